@@ -13,22 +13,22 @@ fn each_systemd_socket_is_served_under_its_name() {
     let (six, at_six) = systemd::tcp("[::1]:0");
     let (local, at_local) = systemd::unix(&rgun.scratch().join("local"));
     let rgun = rgun.socket("web", four).socket("six", six).socket("local", local);
-    let daemon = rgun.at(at_four.clone()).serving();
+    let daemon = rgun.at(at_four.clone()).start_ready();
 
     for (index, (name, address)) in
         [("web", &at_four), ("six", &at_six), ("local", &at_local)].iter().enumerate()
     {
-        let answer = Client::connect(address).unwrap().get("/echo");
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.said("listener"), index.to_string(), "{name}");
-        let line = daemon.log.wait(&format!("rgun.listener={name}"));
+        let response = Client::connect(address).unwrap().get("/echo");
+        assert_eq!(response.status, 200);
+        assert_eq!(response.value("listener"), index.to_string(), "{name}");
+        let line = daemon.log.wait_for(&format!("rgun.listener={name}"));
         assert!(line.contains("listening on "), "{line}");
     }
     let Address::Tcp(address) = at_four else { panic!("TCP") };
-    daemon.log.wait(&format!("listening on {address}"));
-    let peer = Client::connect(&at_six).unwrap().get("/echo").said("peer");
+    daemon.log.wait_for(&format!("listening on {address}"));
+    let peer = Client::connect(&at_six).unwrap().get("/echo").value("peer");
     assert!(peer.starts_with("::1 "), "{peer}");
-    let peer = Client::connect(&at_local).unwrap().get("/echo").said("peer");
+    let peer = Client::connect(&at_local).unwrap().get("/echo").value("peer");
     assert_eq!(peer.trim(), "0", "a client on a unix socket has no address");
 }
 
@@ -38,14 +38,14 @@ fn a_systemd_socket_outlives_the_daemon() {
     let path = rgun.scratch().join("local");
     let (socket, address) = systemd::unix(&path);
     let kept = socket.try_clone().unwrap();
-    let mut daemon = rgun.socket("local", socket).at(address.clone()).serving();
-    daemon.stops();
+    let mut daemon = rgun.socket("local", socket).at(address.clone()).start_ready();
+    daemon.stop();
     assert!(path.exists(), "the socket's file is systemd's");
     // Who connects between two lives waits in the backlog.
     let mut early = Client::connect(&address).unwrap();
-    early.ask("/hello");
-    let _next = Rgun::fake().socket("local", kept).at(address).serving();
-    assert_eq!(early.answer().status, 200);
+    early.send_get("/hello");
+    let _next = Rgun::fake().socket("local", kept).at(address).start_ready();
+    assert_eq!(early.response().status, 200);
 }
 
 #[test]
@@ -55,9 +55,9 @@ fn sockets_with_another_listen_pid_are_ignored() {
     let (theirs, _) = systemd::tcp("127.0.0.1:0");
     let bind = format!("unix:{}", path.display());
     let rgun = rgun.socket("theirs", theirs).listen_pid("1").flags(["--bind", bind.as_str()]);
-    let daemon = rgun.at(Address::Unix(path)).serving();
+    let daemon = rgun.at(Address::Unix(path)).start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
-    daemon.log.wait_for(1, "listening on ");
+    daemon.log.wait_for_count(1, "listening on ");
     assert_eq!(daemon.log.count("listening on "), 1);
 }
 
@@ -65,8 +65,8 @@ fn sockets_with_another_listen_pid_are_ignored() {
 fn bind_is_ignored_with_a_warning_beside_systemd_sockets() {
     let (socket, address) = systemd::tcp("127.0.0.1:0");
     let rgun = Rgun::fake().socket("web", socket).flags(["--bind", "127.0.0.1:1"]);
-    let daemon = rgun.at(address).serving();
-    let line = daemon.log.wait("has no effect");
+    let daemon = rgun.at(address).start_ready();
+    let line = daemon.log.wait_for("has no effect");
     assert!(
         line.contains("WARN") && line.contains("127.0.0.1:1") && line.contains("ListenStream="),
         "{line}"
@@ -120,9 +120,9 @@ fn own_socket_files_are_replaced_and_removed() {
     let path = rgun.scratch().join("socket");
     // What a crash leaves behind.
     drop(systemd::unix(&path));
-    let mut daemon = rgun.serving();
+    let mut daemon = rgun.start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
-    daemon.stops();
+    daemon.stop();
     assert!(!path.exists(), "its own socket's file is removed");
 }
 
@@ -131,7 +131,7 @@ fn several_addresses_can_be_bound() {
     let rgun = Rgun::fake();
     let other = rgun.scratch().join("other");
     let bind = format!("unix:{}", other.display());
-    let daemon = rgun.flags(["--bind", bind.as_str()]).serving();
+    let daemon = rgun.flags(["--bind", bind.as_str()]).start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
     assert_eq!(Client::connect(&Address::Unix(other)).unwrap().get("/hello").status, 200);
 }

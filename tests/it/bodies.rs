@@ -4,15 +4,10 @@
 use std::fs;
 use std::time::Instant;
 
-use crate::support::{Broken, Client, DEADLINE, Daemon, Rgun, until};
+use crate::support::{Client, DEADLINE, Daemon, ReadError, Rgun, pattern, wait_until};
 
 const INLINE: usize = 64 * 1024;
 const IN_MEMORY: usize = 16 * 1024 * 1024;
-
-/// As the fake's: the byte at `i` is `i % 251`.
-pub(crate) fn pattern(len: usize) -> Vec<u8> {
-    (0..=250).cycle().take(len).collect()
-}
 
 fn post(client: &mut Client, len: usize) {
     let head = format!("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: {len}\r\n\r\n");
@@ -35,14 +30,14 @@ fn echoed(daemon: &Daemon, body: &[u8], chunk: Option<usize>) -> (String, Vec<u8
             client.send("0\r\n\r\n");
         }
     }
-    let answer = client.answer();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    (answer.field("x-body").to_owned(), answer.body)
+    let response = client.response();
+    assert_eq!(response.status, 200, "{}", response.text());
+    (response.field("x-body").to_owned(), response.body)
 }
 
 #[test]
 fn bodies_over_64_kib_are_passed_as_a_descriptor() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     for (len, how) in [(1, "inline"), (INLINE - 1, "inline"), (INLINE, "inline"), (INLINE + 1, "file")] {
         for chunk in [None, Some(1000), Some(INLINE * 2)] {
             let body = pattern(len);
@@ -57,7 +52,7 @@ fn bodies_over_64_kib_are_passed_as_a_descriptor() {
 fn a_body_on_either_side_of_16_mib_arrives_whole() {
     let directory = Rgun::fake();
     let spool = directory.scratch().path().display().to_string();
-    let daemon = directory.variable("CACHE_DIRECTORY", &spool).serving();
+    let daemon = directory.variable("CACHE_DIRECTORY", &spool).start_ready();
     for len in [IN_MEMORY, IN_MEMORY + 1, IN_MEMORY + 3_000_000] {
         let body = pattern(len);
         let (by, echo) = echoed(&daemon, &body, None);
@@ -73,14 +68,14 @@ fn a_large_upload_waits_on_disk_in_a_file_without_a_name() {
     let rgun = Rgun::fake();
     let spool = rgun.scratch().join("spool");
     fs::create_dir(&spool).unwrap();
-    let daemon = rgun.variable("CACHE_DIRECTORY", &spool.display().to_string()).serving();
+    let daemon = rgun.variable("CACHE_DIRECTORY", &spool.display().to_string()).start_ready();
     let before = daemon.rss();
     let len = IN_MEMORY * 3;
     let mut client = daemon.connect();
     post(&mut client, len);
     client.send(pattern(len - 1));
     let prefix = format!("{}/#", spool.display());
-    until("the spool file is there", || {
+    wait_until("the spool file is there", || {
         daemon
             .descriptors()
             .iter()
@@ -92,14 +87,14 @@ fn a_large_upload_waits_on_disk_in_a_file_without_a_name() {
     assert_eq!(fs::read_dir(&spool).unwrap().count(), 0);
     // Cut off by its client, it is gone.
     drop(client);
-    until("the spool file is closed", || {
+    wait_until("the spool file is closed", || {
         (!daemon.descriptors().iter().any(|link| link.starts_with(&prefix))).then_some(())
     });
 }
 
 #[test]
 fn one_byte_chunks_are_spooled_in_larger_writes() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let writes = || -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/io", daemon.pid())).unwrap();
         let count = text.lines().find_map(|line| line.strip_prefix("syscw: "));
@@ -113,8 +108,8 @@ fn one_byte_chunks_are_spooled_in_larger_writes() {
         chunks.extend_from_slice(&[b'1', b'\r', b'\n', *byte, b'\r', b'\n']);
     }
     client.send(chunks).send("0\r\n\r\n");
-    let answer = client.answer();
-    assert_eq!((answer.field("x-body"), answer.body == body), ("file", true));
+    let response = client.response();
+    assert_eq!((response.field("x-body"), response.body == body), ("file", true));
     let writes = writes() - before;
     assert!(writes < 1000, "{writes} writes for {} chunks", body.len());
 }
@@ -123,24 +118,24 @@ fn one_byte_chunks_are_spooled_in_larger_writes() {
 fn a_missing_spool_directory_is_507_and_logged() {
     let rgun = Rgun::fake();
     let missing = rgun.scratch().join("missing").display().to_string();
-    let daemon = rgun.variable("CACHE_DIRECTORY", &missing).serving();
+    let daemon = rgun.variable("CACHE_DIRECTORY", &missing).start_ready();
     let mut client = daemon.connect();
     post(&mut client, IN_MEMORY + 1);
     // The daemon may close before it has read everything.
     drop(client.try_send(pattern(IN_MEMORY + 1)));
-    let answer = client.answer();
-    answer.is_a_refusal(507);
-    assert!(daemon.log.wait(answer.field("x-request-id")).contains("ERROR"));
+    let response = client.response();
+    response.assert_error(507);
+    assert!(daemon.log.wait_for(response.field("x-request-id")).contains("ERROR"));
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn a_declared_length_over_the_limit_is_413() {
-    let daemon = Rgun::fake().set("limits.body", "100KiB").serving();
+    let daemon = Rgun::fake().set("limits.body", "100KiB").start_ready();
     let mut client = daemon.connect();
     post(&mut client, 100 * 1024 + 1);
-    client.answer().is_a_refusal(413);
-    client.is_closed();
+    client.response().assert_error(413);
+    client.assert_closed();
     let body = pattern(100 * 1024);
     assert!(echoed(&daemon, &body, None).1 == body, "the limit itself is allowed");
 }
@@ -148,42 +143,42 @@ fn a_declared_length_over_the_limit_is_413() {
 #[test]
 fn a_chunked_body_over_the_limit_is_413() {
     for limit in [1024, 100 * 1024] {
-        let daemon = Rgun::fake().set("limits.body", &limit.to_string()).serving();
+        let daemon = Rgun::fake().set("limits.body", &limit.to_string()).start_ready();
         let body = pattern(limit);
         assert!(echoed(&daemon, &body, Some(700)).1 == body, "the limit itself is allowed");
         let mut client = daemon.connect();
         client.send("POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
         client.send(format!("{:x}\r\n", limit + 1)).send(pattern(limit + 1));
-        client.answer().is_a_refusal(413);
-        client.is_closed();
+        client.response().assert_error(413);
+        client.assert_closed();
     }
 }
 
-/// Closed with unread input, a TCP connection is reset, and the answer with it (RFC 9112 §9.6).
+/// Closed with unread input, a TCP connection is reset, and the response with it (RFC 9112 §9.6).
 #[test]
 fn a_client_refused_in_mid_upload_can_read_the_response() {
-    let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().serving();
+    let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().start_ready();
     for _ in 0..10 {
         let mut client = daemon.connect();
         post(&mut client, 2_000_000);
         client.send(pattern(2_000_000));
-        client.answer().is_a_refusal(413);
-        client.is_closed();
+        client.response().assert_error(413);
+        client.assert_closed();
     }
     let mut client = daemon.connect();
     client.send("POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
     client.send(format!("{:x}\r\n", 2_000_000)).send(pattern(2_000_000));
-    client.answer().is_a_refusal(413);
-    client.is_closed();
+    client.response().assert_error(413);
+    client.assert_closed();
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nHost: test\r\nX: ").send(pattern(500_000).escape_ascii().to_string());
-    assert!(matches!(client.answer().status, 400 | 431));
-    client.is_closed();
+    assert!(matches!(client.response().status, 400 | 431));
+    client.assert_closed();
 }
 
 #[test]
 fn a_client_that_keeps_sending_after_a_refusal_is_cut_off() {
-    let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().serving();
+    let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().start_ready();
     let mut client = daemon.connect();
     post(&mut client, 2_000_000_000);
     let begun = Instant::now();
@@ -194,17 +189,17 @@ fn a_client_that_keeps_sending_after_a_refusal_is_cut_off() {
 
 #[test]
 fn a_body_that_stalls_is_408() {
-    let daemon = Rgun::fake().set("timeouts.body", "200ms").serving();
+    let daemon = Rgun::fake().set("timeouts.body", "200ms").start_ready();
     let mut client = daemon.connect();
     post(&mut client, 10);
     client.send("abc");
-    client.answer().is_a_refusal(408);
-    client.is_closed();
+    client.response().assert_error(408);
+    client.assert_closed();
 }
 
 #[test]
 fn a_truncated_upload_never_reaches_a_worker() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let worker = daemon.worker();
     for sent in [0, 10, INLINE + 10, INLINE * 20] {
         let mut client = daemon.connect();
@@ -214,9 +209,9 @@ fn a_truncated_upload_never_reaches_a_worker() {
         drop(client);
         let mut client = daemon.connect();
         client.send("POST /die HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
-        client.send(format!("{:x}\r\n", sent + 1)).send(pattern(sent)).finish();
-        if let Ok(answer) = client.try_answer("POST") {
-            answer.is_a_refusal(400);
+        client.send(format!("{:x}\r\n", sent + 1)).send(pattern(sent)).shutdown_write();
+        if let Ok(response) = client.try_response("POST") {
+            response.assert_error(400);
         }
     }
     assert_eq!(daemon.worker(), worker);
@@ -224,7 +219,7 @@ fn a_truncated_upload_never_reaches_a_worker() {
 
 #[test]
 fn spool_files_are_closed_after_the_request() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
     let open =
         |daemon: &Daemon| daemon.descriptors().iter().filter(|link| link.contains("rgun-body")).count();
@@ -232,60 +227,60 @@ fn spool_files_are_closed_after_the_request() {
         let body = pattern(INLINE * 3);
         assert!(echoed(&daemon, &body, None).1 == body);
     }
-    until("the bodies are closed", || (open(&daemon) == 0).then_some(()));
+    wait_until("the bodies are closed", || (open(&daemon) == 0).then_some(()));
 }
 
 #[test]
 fn an_application_may_leave_a_body_unread() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     for len in [10, INLINE * 4] {
         client.send(format!("POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: {len}\r\n\r\n"));
         client.send(pattern(len));
-        assert_eq!(client.answer().text(), "Hello, world!");
+        assert_eq!(client.response().text(), "Hello, world!");
     }
 }
 
 #[test]
 fn a_file_is_sent_by_its_descriptor() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     for len in [1, 1000, 256 * 1024 + 1, 5_000_000] {
-        let answer = client.get(&format!("/file/{len}"));
-        assert_eq!(answer.field("content-length"), len.to_string());
-        assert!(answer.body == pattern(len), "{len} bytes came changed");
+        let response = client.get(&format!("/file/{len}"));
+        assert_eq!(response.field("content-length"), len.to_string());
+        assert!(response.body == pattern(len), "{len} bytes came changed");
     }
 }
 
 #[test]
 fn a_short_file_leaves_the_response_incomplete() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
-    let broken = client.ask("/file-short/1000000").try_answer("GET");
-    assert!(broken.is_err(), "{broken:?}");
+    let error = client.send_get("/file-short/1000000").try_response("GET");
+    assert!(error.is_err(), "{error:?}");
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 /// What follows a file, a fault too, is not lost with it.
 #[test]
 fn an_exception_after_a_file_leaves_it_incomplete() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     for count in 1..=10 {
         // It may be known before the head has left, and is a 500 then.
-        match daemon.connect().ask("/file-raise/100000").try_answer("GET") {
-            Ok(answer) => drop(answer.is_a_refusal(500)),
-            Err(broken) => assert!(matches!(broken, Broken::Truncated(_)), "{broken:?}"),
+        match daemon.connect().send_get("/file-raise/100000").try_response("GET") {
+            Ok(response) => drop(response.assert_error(500)),
+            Err(error) => assert!(matches!(error, ReadError::Truncated(_)), "{error:?}"),
         }
-        daemon.log.wait_for(count, "Fake: boom rgun.request_id");
+        daemon.log.wait_for_count(count, "Fake: boom rgun.request_id");
     }
 }
 
 #[test]
 fn response_bodies_of_all_sizes_arrive_unchanged() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     for len in [0, 1, 16 * 1024, 16 * 1024 + 1, INLINE, INLINE + 1, 3_000_000] {
-        let answer = client.get(&format!("/large/{len}"));
-        assert!(answer.body == pattern(len), "{len} bytes came changed");
+        let response = client.get(&format!("/large/{len}"));
+        assert!(response.body == pattern(len), "{len} bytes came changed");
     }
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::support::daemon::python;
-use crate::support::{Rgun, skipped};
+use crate::support::binaries::python;
+use crate::support::{Rgun, report_skipped};
 
 const GOOD: &str =
     "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'']\n";
@@ -15,12 +15,12 @@ fn check(rgun: Rgun) -> (i32, String, String) {
 }
 
 fn of_the_fake(what: &str) -> Rgun {
-    Rgun::fake().fake_does(what).checking()
+    Rgun::fake().fake_behaviour(what).check_as_self()
 }
 
 #[test]
 fn a_sound_application_exits_0_and_names_the_interpreter() {
-    let (code, log, printed) = check(Rgun::python(GOOD).checking());
+    let (code, log, printed) = check(Rgun::python(GOOD).check_as_self());
     assert_eq!(code, 0, "{log}");
     assert!(printed.starts_with("app:application is sound: ") && printed.contains("CPython 3."), "{printed}");
     assert_eq!(log, "");
@@ -29,7 +29,7 @@ fn a_sound_application_exits_0_and_names_the_interpreter() {
 #[test]
 fn an_undeclared_factory_is_sound_with_a_warning() {
     let source = format!("{GOOD}def make():\n    return application\n");
-    let (code, log, printed) = check(Rgun::python(&source).target("app:make").checking());
+    let (code, log, printed) = check(Rgun::python(&source).target("app:make").check_as_self());
     assert_eq!(code, 0, "{log}");
     let (warning, verdict) = printed.split_once('\n').expect("two lines");
     assert!(warning.starts_with("warning: app:make takes no arguments"), "{printed}");
@@ -40,7 +40,7 @@ fn an_undeclared_factory_is_sound_with_a_warning() {
 #[test]
 fn an_import_that_raises_exits_78_with_one_traceback() {
     let (code, log, printed) =
-        check(Rgun::python("import json\nraise RuntimeError('no database')\n").checking());
+        check(Rgun::python("import json\nraise RuntimeError('no database')\n").check_as_self());
     assert_eq!((code, printed.as_str()), (78, ""), "{log}");
     assert!(log.starts_with("error: "), "{log}");
     assert_eq!(log.matches("Traceback (most recent call last)").count(), 1, "{log}");
@@ -80,7 +80,7 @@ fn a_failure_reported_by_the_worker_is_the_verdict() {
 
 #[test]
 fn a_wrong_configuration_is_refused_before_a_start() {
-    let rgun = Rgun::python(GOOD).checking().flags(["--workers", "-3"]);
+    let rgun = Rgun::python(GOOD).check_as_self().flags(["--workers", "-3"]);
     let (code, log, _) = check(rgun);
     assert_eq!(code, 64, "{log}");
     assert!(log.contains("workers") && log.contains("-3"), "{log}");
@@ -90,7 +90,7 @@ fn a_wrong_configuration_is_refused_before_a_start() {
 fn is_root(what: &str) -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
-        skipped(&format!("{what}: needs root"));
+        report_skipped(&format!("{what}: needs root"));
     }
     is_root
 }
@@ -117,12 +117,12 @@ fn root_without_a_unit_has_to_name_a_user() {
     if !is_root("a check by root") {
         return;
     }
-    let rgun = systemctl(Rgun::fake().checking_as_the_unit(), "other.service", "User=nobody");
+    let rgun = systemctl(Rgun::fake().check(), "other.service", "User=nobody");
     let (code, log, printed) = check(rgun);
     assert_eq!((code, printed.as_str()), (64, ""), "{log}");
     assert!(log.contains("as root") && log.contains("--user") && log.contains("--unit"), "{log}");
     for flags in [["--user", "no-such-user"], ["--unit", "no-such-unit"]] {
-        let rgun = systemctl(Rgun::fake().checking_as_the_unit(), "other.service", "User=nobody");
+        let rgun = systemctl(Rgun::fake().check(), "other.service", "User=nobody");
         let (code, log, _) = check(rgun.flags(flags));
         assert_eq!(code, 64, "{log}");
         assert!(log.contains(flags[0]) && log.contains(flags[1]), "{log}");
@@ -134,7 +134,7 @@ fn a_directory_closed_to_the_units_user_is_named() {
     if !is_root("a check as another user") {
         return;
     }
-    let rgun = systemctl(Rgun::fake().checking_as_the_unit(), "shop.service", "User=nobody");
+    let rgun = systemctl(Rgun::fake().check(), "shop.service", "User=nobody");
     permit(rgun.scratch().path(), 0o700);
     let home = rgun.scratch().path().display().to_string();
     let (code, log, printed) = check(rgun.flags(["--unit", "shop"]));
@@ -148,7 +148,7 @@ fn an_unreadable_configuration_and_parent_are_named() {
     if !is_root("a check as another user") {
         return;
     }
-    let rgun = systemctl(Rgun::fake().checking_as_the_unit(), "shop.service", "User=nobody");
+    let rgun = systemctl(Rgun::fake().check(), "shop.service", "User=nobody");
     let site = rgun.scratch().join("home/site");
     fs::create_dir_all(&site).unwrap();
     permit(&rgun.scratch().join("home"), 0o700);
@@ -169,7 +169,7 @@ fn environment_and_directory_come_from_the_unit() {
     if !is_root("a check as another user") {
         return;
     }
-    let rgun = Rgun::python(GOOD).checking_as_the_unit();
+    let rgun = Rgun::python(GOOD).check();
     let directory = rgun.scratch().path().display().to_string();
     rgun.scratch().write(
         "unit.py",

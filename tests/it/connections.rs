@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Daemon, Rgun, until};
+use crate::support::{Client, Daemon, Rgun, wait_until};
 
 /// A head that has begun keeps its connection, as long as `timeouts.header` lets it.
 fn begin(client: &mut Client) {
@@ -12,7 +12,7 @@ fn begin(client: &mut Client) {
 
 #[test]
 fn clients_over_the_limit_wait_and_are_warned_of_once() {
-    let daemon = Rgun::fake().set("limits.connections", "16").serving();
+    let daemon = Rgun::fake().set("limits.connections", "16").start_ready();
     let warning = "16 connections are open, as many as may be";
     for nr in 1..=2 {
         let mut open: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
@@ -23,28 +23,28 @@ fn clients_over_the_limit_wait_and_are_warned_of_once() {
         // One after the other, in the place of one that ends.
         for round in 0..10 {
             let mut waits = daemon.connect();
-            waits.ask("/hello");
+            waits.send_get("/hello");
             if round == 0 {
-                daemon.log.wait_for(nr, warning);
+                daemon.log.wait_for_count(nr, warning);
             }
-            assert!(waits.is_silent());
+            assert!(waits.receives_nothing());
             drop(open.remove(0));
-            assert_eq!(waits.answer().status, 200);
+            assert_eq!(waits.response().status, 200);
             begin(&mut waits);
             open.push(waits);
         }
-        daemon.log.wait_for(nr, warning);
+        daemon.log.wait_for_count(nr, warning);
         assert_eq!(daemon.log.count(warning), nr, "{}", daemon.log.text());
         drop(open);
         // All of them have ended before the next come.
-        until("there is room", || {
+        wait_until("there is room", || {
             (daemon.descriptors().iter().filter(|to| to.starts_with("socket")).count() < 12).then_some(())
         });
     }
     assert!(daemon.log.text().contains("raise limits.connections, or LimitNOFILE="));
 }
 
-/// Clients that have got an answer and keep their connections, each idle for longer than the next.
+/// Clients that have got a response and keep their connections, each idle for longer than the next.
 fn idle_clients(daemon: &Daemon, count: usize) -> Vec<Client> {
     let mut clients: Vec<_> = (0..count).map(|_| daemon.connect()).collect();
     for client in &mut clients {
@@ -55,7 +55,7 @@ fn idle_clients(daemon: &Daemon, count: usize) -> Vec<Client> {
 
 #[test]
 fn the_longest_idle_connection_is_evicted() {
-    let daemon = Rgun::fake().set("limits.connections", "4").serving();
+    let daemon = Rgun::fake().set("limits.connections", "4").start_ready();
     let mut clients = idle_clients(&daemon, 4);
     // Again: it is the youngest now.
     assert_eq!(clients[0].get("/slow/20").status, 200);
@@ -63,7 +63,7 @@ fn the_longest_idle_connection_is_evicted() {
     let mut new = daemon.connect();
     assert_eq!(new.get("/hello").status, 200);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}, and not timeouts.keepalive", begun.elapsed());
-    clients[1].is_closed();
+    clients[1].assert_closed();
     for kept in [0, 2, 3] {
         assert_eq!(clients[kept].get("/hello").status, 200, "client {kept}");
     }
@@ -71,41 +71,41 @@ fn the_longest_idle_connection_is_evicted() {
 
 #[test]
 fn a_connection_without_a_request_is_evicted() {
-    let daemon = Rgun::fake().set("limits.connections", "4").set("timeouts.header", "60s").serving();
+    let daemon = Rgun::fake().set("limits.connections", "4").set("timeouts.header", "60s").start_ready();
     let mut silent: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
     let begun = Instant::now();
     assert_eq!(daemon.get("/hello").status, 200);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     // They have come within a millisecond, which is as exactly as is known for how long each is silent.
-    let closed = silent.iter_mut().filter_map(|client| (!client.is_silent()).then_some(client));
-    let closed: Vec<_> = closed.map(Client::is_closed).collect();
+    let closed = silent.iter_mut().filter_map(|client| (!client.receives_nothing()).then_some(client));
+    let closed: Vec<_> = closed.map(Client::assert_closed).collect();
     assert_eq!(closed.len(), 1);
 }
 
 #[test]
 fn busy_connections_are_not_evicted() {
-    let daemon = Rgun::fake().flags(["--threads", "2"]).set("limits.connections", "3").serving();
+    let daemon = Rgun::fake().flags(["--threads", "2"]).set("limits.connections", "3").start_ready();
     let mut clients = idle_clients(&daemon, 3);
-    clients[0].ask("/stream/4/800").head();
+    clients[0].send_get("/stream/4/800").response_head();
     begin(&mut clients[1]);
     let mut new = daemon.connect();
     assert_eq!(new.get("/hello").status, 200, "in the place of the third");
-    clients[2].is_closed();
+    clients[2].assert_closed();
     begin(&mut new);
     let mut waits = daemon.connect();
-    waits.ask("/hello");
-    assert_eq!(clients[0].rest_in_chunks(), "part 0\npart 1\npart 2\npart 3\n");
-    assert!(waits.is_silent(), "it has just become idle");
+    waits.send_get("/hello");
+    assert_eq!(clients[0].chunked_text(), "part 0\npart 1\npart 2\npart 3\n");
+    assert!(waits.receives_nothing(), "it has just become idle");
     for client in [&mut clients[1], &mut new] {
-        assert_eq!(client.send("st\r\n\r\n").answer().status, 200);
+        assert_eq!(client.send("st\r\n\r\n").response().status, 200);
     }
-    assert_eq!(waits.answer().status, 200);
-    clients[0].is_closed();
+    assert_eq!(waits.response().status, 200);
+    clients[0].assert_closed();
 }
 
 #[test]
 fn an_idle_connection_is_evicted_without_descriptors() {
-    let daemon = Rgun::fake().set("limits.connections", "1000").serving();
+    let daemon = Rgun::fake().set("limits.connections", "1000").start_ready();
     let mut clients = idle_clients(&daemon, 4);
     let limit = daemon.descriptors().len();
     let set = Command::new("prlimit")
@@ -118,33 +118,33 @@ fn an_idle_connection_is_evicted_without_descriptors() {
         clients.push(new);
     }
     for closed in clients.iter_mut().take(2) {
-        closed.is_closed();
+        closed.assert_closed();
     }
-    daemon.log.wait_for(1, "cannot accept for now");
+    daemon.log.wait_for_count(1, "cannot accept for now");
     assert_eq!(daemon.log.count("cannot accept for now"), 1, "{}", daemon.log.text());
 }
 
 #[test]
 fn connections_per_client_over_the_limit_are_closed() {
-    let daemon = Rgun::fake().over_tcp().set("limits.connections_per_client", "2").serving();
+    let daemon = Rgun::fake().over_tcp().set("limits.connections_per_client", "2").start_ready();
     let mut clients = idle_clients(&daemon, 2);
     for _ in 0..3 {
-        daemon.connect().is_closed();
+        daemon.connect().assert_closed();
     }
-    let line = daemon.log.wait("limits.connections_per_client");
+    let line = daemon.log.wait_for("limits.connections_per_client");
     assert!(line.contains("WARN") && line.contains("the last of 127.0.0.1"), "{line}");
     drop(clients.remove(0));
-    until("one more may come", || {
+    wait_until("one more may come", || {
         let mut client = daemon.connect();
         client.try_send("GET /hello HTTP/1.1\r\nHost: test\r\n\r\n").ok()?;
-        client.try_answer("GET").ok().map(|answer| assert_eq!(answer.status, 200))
+        client.try_response("GET").ok().map(|response| assert_eq!(response.status, 200))
     });
     assert_eq!(clients[0].get("/hello").status, 200, "and the others stay");
 }
 
 #[test]
 fn unix_clients_are_not_limited_per_address() {
-    let daemon = Rgun::fake().set("limits.connections_per_client", "1").serving();
+    let daemon = Rgun::fake().set("limits.connections_per_client", "1").start_ready();
     let mut clients = idle_clients(&daemon, 5);
     for client in &mut clients {
         assert_eq!(client.get("/hello").status, 200);

@@ -6,45 +6,45 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Answer, Broken, Daemon, Rgun, until};
+use crate::support::{Daemon, ReadError, Response, Rgun, wait_until};
 
 /// How the client of a lie fares.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
     /// 502.
     BadGateway,
-    /// The answer had been proper before the lie.
+    /// The response had been proper before the lie.
     Served,
-    /// Either: the lie came with the answer's end, or on another way that may be faster or slower.
+    /// Either: the lie came with the response's end, or on another way that may be faster or slower.
     ServedOrNot,
-    /// The connection ends within the answer.
+    /// The connection ends within the response.
     BrokenOff,
 }
 
-fn fate(outcome: &Result<Answer, Broken>) -> Fate {
+fn fate(outcome: &Result<Response, ReadError>) -> Fate {
     match outcome {
-        Ok(answer) if answer.status == 200 => Fate::Served,
-        Ok(answer) => {
-            answer.is_a_refusal(502);
+        Ok(response) if response.status == 200 => Fate::Served,
+        Ok(response) => {
+            response.assert_error(502);
             Fate::BadGateway
         }
-        Err(Broken::Nothing | Broken::Truncated(_)) => Fate::BrokenOff,
-        Err(Broken::Silence) => panic!("no answer at all"),
+        Err(ReadError::Closed | ReadError::Truncated(_)) => Fate::BrokenOff,
+        Err(ReadError::TimedOut) => panic!("no answer at all"),
     }
 }
 
 /// Asks for the lie, then for the truth.
 fn lie(path: &str, expected: Fate) {
-    lie_of(&Rgun::fake().serving(), path, expected);
+    lie_of(&Rgun::fake().start_ready(), path, expected);
 }
 
 fn lie_of(daemon: &Daemon, path: &str, expected: Fate) {
     let worker = daemon.worker();
-    let outcome = daemon.connect().ask(path).try_answer("GET");
+    let outcome = daemon.connect().send_get(path).try_response("GET");
     let found = fate(&outcome);
     let fits = found == expected || (expected == Fate::ServedOrNot && found != Fate::BrokenOff);
     assert!(fits, "{path}: {found:?} instead of {expected:?}: {outcome:?}");
-    let line = daemon.log.wait("broke the channel's contract and was killed");
+    let line = daemon.log.wait_for("broke the channel's contract and was killed");
     assert!(line.contains("ERROR") && line.contains("rgun.worker=0"), "{line}");
     assert_eq!(daemon.get("/hello").status, 200, "after {path}");
     assert_ne!(daemon.worker(), worker, "{path}");
@@ -93,11 +93,11 @@ lies! {
 #[test]
 fn breaches_after_the_head_leave_an_incomplete_response() {
     for path in ["/lie-length-header/stream", "/lie-file", "/lie-file/huge", "/lie-empty-chunks"] {
-        let daemon = Rgun::fake().serving();
+        let daemon = Rgun::fake().start_ready();
         let worker = daemon.worker();
-        let found = fate(&daemon.connect().ask(path).try_answer("GET"));
+        let found = fate(&daemon.connect().send_get(path).try_response("GET"));
         assert!(matches!(found, Fate::BadGateway | Fate::BrokenOff), "{path}: {found:?}");
-        daemon.log.wait("broke the channel's contract and was killed");
+        daemon.log.wait_for("broke the channel's contract and was killed");
         assert_eq!(daemon.get("/hello").status, 200, "after {path}");
         assert_ne!(daemon.worker(), worker, "{path}");
     }
@@ -106,17 +106,21 @@ fn breaches_after_the_head_leave_an_incomplete_response() {
 #[test]
 fn early_hints_with_framing_fields_are_refused() {
     for name in ["transfer-encoding", "content-length", "connection"] {
-        lie_of(&Rgun::fake().fake_does("asgi").serving(), &format!("/lie-hints/{name}"), Fate::BadGateway);
+        lie_of(
+            &Rgun::fake().fake_behaviour("asgi").start_ready(),
+            &format!("/lie-hints/{name}"),
+            Fate::BadGateway,
+        );
     }
 }
 
-/// Lies that keep a worker from ever taking another request. The answer before them was proper, so it shows only when
+/// Lies that keep a worker from ever taking another request. The response before them was proper, so it shows only when
 /// something is given to it: that goes to another worker.
 #[test]
 fn requests_avoid_a_worker_that_claims_nothing() {
     for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
         let daemon = Rgun::fake().flags(["--workers", "2"]).start();
-        daemon.log.wait_for(2, "is ready after");
+        daemon.log.wait_for_count(2, "is ready after");
         assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
         for _ in 0..20 {
             assert_eq!(daemon.get("/hello").status, 200, "{path}");
@@ -127,7 +131,7 @@ fn requests_avoid_a_worker_that_claims_nothing() {
 #[test]
 fn the_only_worker_is_replaced_when_it_claims_nothing() {
     for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
-        let daemon = Rgun::fake().flags(["--timeout", "400ms"]).serving();
+        let daemon = Rgun::fake().flags(["--timeout", "400ms"]).start_ready();
         assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
         // It may yet take the first one: the lie about sleepers works when it goes to sleep again.
         let statuses: Vec<u16> = (0..4).map(|_| daemon.get("/hello").status).collect();
@@ -140,65 +144,65 @@ fn the_only_worker_is_replaced_when_it_claims_nothing() {
 #[test]
 fn requests_avoid_a_worker_stopped_by_sigstop() {
     let daemon = Rgun::fake().flags(["--workers", "2", "--timeout", "1s"]).start();
-    daemon.log.wait_for(2, "is ready after");
+    daemon.log.wait_for_count(2, "is ready after");
     let worker = daemon.worker();
     kill(Pid::from_raw(i32::try_from(worker).unwrap()), Signal::SIGSTOP).unwrap();
-    until("the worker is stopped", || {
+    wait_until("the worker is stopped", || {
         let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
         stat.contains(") T ").then_some(())
     });
     let mut clients: Vec<_> = (0..10).map(|_| daemon.connect()).collect();
     for client in &mut clients {
-        client.ask("/slow/20");
+        client.send_get("/slow/20");
     }
     for client in &mut clients {
-        assert_eq!(client.answer().text(), "slow");
+        assert_eq!(client.response().text(), "slow");
     }
 }
 
 #[test]
 fn a_response_for_another_exchange_is_survived() {
-    let daemon = Rgun::fake().flags(["--threads", "2"]).serving();
+    let daemon = Rgun::fake().flags(["--threads", "2"]).start_ready();
     let mut victim = daemon.connect();
-    victim.ask("/slow/1000");
+    victim.send_get("/slow/1000");
     let mut liar = daemon.connect();
-    liar.ask("/lie-exchange/other");
+    liar.send_get("/lie-exchange/other");
     // Within one worker the daemon cannot know better at once; it knows when the exchange is answered a second time.
-    drop(victim.try_answer("GET"));
-    drop(liar.try_answer("GET"));
+    drop(victim.try_response("GET"));
+    drop(liar.try_response("GET"));
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn a_worker_that_ignores_credit_is_killed() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
     let before = daemon.rss();
     let mut client = daemon.connect();
-    client.ask("/flood/64").head();
+    client.send_get("/flood/64").response_head();
     // Nobody reads. The worker is killed for it, or is made to wait: either way there is a bound.
-    daemon.log.wait("broke the channel's contract and was killed");
+    daemon.log.wait_for("broke the channel's contract and was killed");
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < 16 * 1024 * 1024, "{grown} bytes held for a client that does not read");
-    let broken = loop {
-        if let Err(broken) = client.read() {
-            break broken;
+    let error = loop {
+        if let Err(error) = client.read() {
+            break error;
         }
     };
-    assert!(matches!(broken, Broken::Nothing), "{broken:?}");
+    assert!(matches!(error, ReadError::Closed), "{error:?}");
     assert!(!client.received().ends_with(b"0\r\n\r\n"), "a complete-looking end");
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn a_second_ready_is_ignored() {
-    let daemon = Rgun::fake().fake_does("ready-twice").serving();
+    let daemon = Rgun::fake().fake_behaviour("ready-twice").start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn garbage_instead_of_booting_is_a_failed_boot() {
-    let (code, log, _) = Rgun::fake().fake_does("garbage").run();
+    let (code, log, _) = Rgun::fake().fake_behaviour("garbage").run();
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("did not boot"), "{log}");
 }

@@ -2,56 +2,56 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Rgun, until};
+use crate::support::{Rgun, wait_until};
 
 #[test]
 fn a_request_over_its_deadline_is_504() {
-    let daemon = Rgun::fake().flags(["--timeout", "400ms"]).serving();
+    let daemon = Rgun::fake().flags(["--timeout", "400ms"]).start_ready();
     let worker = daemon.worker();
     let begun = Instant::now();
-    let answer = daemon.get("/hang");
+    let response = daemon.get("/hang");
     let took = begun.elapsed();
-    answer.is_a_refusal(504);
+    response.assert_error(504);
     assert!(took >= Duration::from_millis(400), "{took:?} is early");
     assert!(took < Duration::from_secs(3), "{took:?} is late");
     // One entry: its first line says what happened, the fields follow the stacks.
-    assert!(daemon.log.wait("GET /hang 504").contains("ERROR"));
-    let fields = daemon.log.wait(answer.field("x-request-id"));
+    assert!(daemon.log.wait_for("GET /hang 504").contains("ERROR"));
+    let fields = daemon.log.wait_for(response.field("x-request-id"));
     assert!(fields.contains("fake stack") && fields.contains("rgun.worker=0"), "{fields}");
-    daemon.log.wait("worker 0 has a request over its deadline; it is being replaced");
+    daemon.log.wait_for("worker 0 has a request over its deadline; it is being replaced");
     assert_ne!(daemon.worker(), worker);
-    daemon.log.wait("worker 0 has been replaced");
-    until("the stuck process is gone", || (!daemon.descendants().contains(&worker)).then_some(()));
+    daemon.log.wait_for("worker 0 has been replaced");
+    wait_until("the stuck process is gone", || (!daemon.descendants().contains(&worker)).then_some(()));
 }
 
 #[test]
 fn other_requests_are_served_beside_a_stuck_one() {
     let daemon = Rgun::fake().flags(["--timeout", "700ms", "--workers", "2"]).start();
-    daemon.log.wait_for(2, "is ready after");
+    daemon.log.wait_for_count(2, "is ready after");
     let mut stuck = daemon.connect();
-    stuck.ask("/hang");
+    stuck.send_get("/hang");
     let mut client = daemon.connect();
     let mut served = 0;
-    while stuck.is_silent() {
+    while stuck.receives_nothing() {
         assert_eq!(client.get("/slow/20").text(), "slow");
         served += 1;
     }
-    stuck.answer().is_a_refusal(504);
+    stuck.response().assert_error(504);
     assert!(served > 5, "{served} requests in the 700 ms");
 }
 
 /// Replaced first, killed second: what runs beside the stuck one in the same process may finish.
 #[test]
 fn other_threads_of_a_stuck_worker_finish() {
-    let daemon = Rgun::fake().flags(["--timeout", "600ms", "--threads", "2"]).serving();
+    let daemon = Rgun::fake().flags(["--timeout", "600ms", "--threads", "2"]).start_ready();
     let mut stuck = daemon.connect();
-    stuck.ask("/hang");
+    stuck.send_get("/hang");
     let mut client = daemon.connect();
     // Requests of 200 ms one after the other: one of them is under way when the deadline passes.
-    while stuck.is_silent() {
+    while stuck.receives_nothing() {
         assert_eq!(client.get("/slow/200").text(), "slow");
     }
-    stuck.answer().is_a_refusal(504);
+    stuck.response().assert_error(504);
     for _ in 0..3 {
         assert_eq!(client.get("/slow/200").text(), "slow");
     }
@@ -59,70 +59,70 @@ fn other_threads_of_a_stuck_worker_finish() {
 
 #[test]
 fn requests_behind_a_stuck_one_reach_the_successor() {
-    let daemon = Rgun::fake().flags(["--timeout", "500ms"]).serving();
+    let daemon = Rgun::fake().flags(["--timeout", "500ms"]).start_ready();
     let mut warm = daemon.connect();
     for _ in 0..300 {
         assert_eq!(warm.get("/hello").status, 200);
     }
     let worker = daemon.worker();
     let mut stuck = daemon.connect();
-    stuck.ask("/hang");
+    stuck.send_get("/hang");
     let mut waiting: Vec<_> = (0..8).map(|_| daemon.connect()).collect();
     for client in &mut waiting {
-        client.ask("/pid");
+        client.send_get("/pid");
     }
     for client in &mut waiting {
-        let answer = client.answer();
-        assert_eq!(answer.status, 200);
+        let response = client.response();
+        assert_eq!(response.status, 200);
         // Those that were sent before the stuck one arrived may have been faster.
-        if answer.said("pid") == worker.to_string() {
-            assert!(stuck.is_silent());
+        if response.value("pid") == worker.to_string() {
+            assert!(stuck.receives_nothing());
         }
     }
-    stuck.answer().is_a_refusal(504);
+    stuck.response().assert_error(504);
 }
 
 #[test]
 fn a_stalled_response_body_is_left_incomplete() {
-    let daemon = Rgun::fake().flags(["--timeout", "300ms"]).serving();
+    let daemon = Rgun::fake().flags(["--timeout", "300ms"]).start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
-    let broken = client.ask("/hang-mid-body").try_answer("GET");
-    assert!(broken.is_err(), "{broken:?}");
+    let error = client.send_get("/hang-mid-body").try_response("GET");
+    assert!(error.is_err(), "{error:?}");
     // One entry, whose fields follow the stacks.
-    assert!(daemon.log.wait("GET /hang-mid-body broke off in mid-body").contains("ERROR"));
-    assert!(daemon.log.wait("rgun.path=/hang-mid-body").contains("rgun.status=200"));
+    assert!(daemon.log.wait_for("GET /hang-mid-body broke off in mid-body").contains("ERROR"));
+    assert!(daemon.log.wait_for("rgun.path=/hang-mid-body").contains("rgun.status=200"));
     assert_ne!(daemon.worker(), worker);
 }
 
 #[test]
 fn time_in_the_queue_does_not_count_towards_the_deadline() {
-    let daemon = Rgun::fake().flags(["--timeout", "900ms"]).serving();
+    let daemon = Rgun::fake().flags(["--timeout", "900ms"]).start_ready();
     let mut clients: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
     for client in &mut clients {
-        client.ask("/slow/400");
+        client.send_get("/slow/400");
     }
     for client in &mut clients {
-        assert_eq!(client.answer().text(), "slow", "1600 ms in all, and none ran for 900");
+        assert_eq!(client.response().text(), "slow", "1600 ms in all, and none ran for 900");
     }
 }
 
 #[test]
 fn a_zero_timeout_disables_the_deadline() {
-    let daemon = Rgun::fake().flags(["--timeout", "0"]).serving();
+    let daemon = Rgun::fake().flags(["--timeout", "0"]).start_ready();
     assert_eq!(daemon.get("/slow/500").text(), "slow");
 }
 
 /// A client that is slow is not an application that is.
 #[test]
 fn a_slow_reader_does_not_exceed_the_deadline() {
-    let daemon = Rgun::fake().flags(["--timeout", "300ms"]).serving();
+    let daemon = Rgun::fake().flags(["--timeout", "300ms"]).start_ready();
     let mut client = daemon.connect();
     // Small enough for the daemon to take it off the worker's hands.
-    client.ask("/large/400000").head();
+    client.send_get("/large/400000").response_head();
     let other = daemon.get("/slow/200");
     assert_eq!(other.text(), "slow");
     let other = daemon.get("/slow/200");
     assert_eq!(other.text(), "slow");
-    assert!(client.take(400_000).is_ok());
+    assert!(client.read_exact(400_000).is_ok());
 }

@@ -9,7 +9,7 @@ use crate::support::{Client, Daemon, Rgun};
 /// A client whose request runs: its head has come, its end has not.
 fn running(daemon: &Daemon, milliseconds: u32) -> Client {
     let mut client = daemon.connect();
-    assert_eq!(client.ask(&format!("/stream/2/{milliseconds}")).head().status, 200);
+    assert_eq!(client.send_get(&format!("/stream/2/{milliseconds}")).response_head().status, 200);
     client
 }
 
@@ -20,7 +20,7 @@ fn warm(daemon: &Daemon) {
     for _ in 0..20 {
         client.send(&batch);
         for _ in 0..20 {
-            assert_eq!(client.answer().status, 200);
+            assert_eq!(client.response().status, 200);
         }
     }
 }
@@ -28,181 +28,184 @@ fn warm(daemon: &Daemon) {
 #[test]
 fn a_slow_request_delays_nobody_while_a_worker_is_idle() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
-    daemon.log.wait_for(2, "is ready after");
+    daemon.log.wait_for_count(2, "is ready after");
     warm(&daemon);
     for _ in 0..3 {
         let mut slow = daemon.connect();
-        slow.ask("/slow/1500");
+        slow.send_get("/slow/1500");
         let clients: Vec<_> = (0..24)
             .map(|_| {
                 let mut client = daemon.connect();
-                client.ask("/hello");
+                client.send_get("/hello");
                 client
             })
             .collect();
         for mut client in clients {
-            assert_eq!(client.answer().status, 200);
+            assert_eq!(client.response().status, 200);
         }
-        assert!(slow.is_silent(), "the fast ones were answered after the slow one");
-        assert_eq!(slow.answer().text(), "slow");
+        assert!(slow.receives_nothing(), "the fast ones were answered after the slow one");
+        assert_eq!(slow.response().text(), "slow");
     }
 }
 
 #[test]
 fn prefetched_requests_of_a_dead_worker_are_reassigned() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
-    daemon.log.wait_for(2, "is ready after");
+    daemon.log.wait_for_count(2, "is ready after");
     warm(&daemon);
     let mut dying = daemon.connect();
-    dying.ask("/die");
+    dying.send_get("/die");
     let clients: Vec<_> = (0..24)
         .map(|_| {
             let mut client = daemon.connect();
-            client.ask("/hello");
+            client.send_get("/hello");
             client
         })
         .collect();
     for mut client in clients {
-        assert_eq!(client.answer().status, 200, "it had not been started");
+        assert_eq!(client.response().status, 200, "it had not been started");
     }
-    dying.answer().is_a_refusal(502);
+    dying.response().assert_error(502);
 }
 
 #[test]
 fn all_slots_of_a_worker_run_at_once() {
-    let daemon = Rgun::fake().flags(["--threads", "4"]).serving();
+    let daemon = Rgun::fake().flags(["--threads", "4"]).start_ready();
     warm(&daemon);
     let begun = Instant::now();
     let clients: Vec<_> = (0..4)
         .map(|_| {
             let mut client = daemon.connect();
-            client.ask("/slow/600");
+            client.send_get("/slow/600");
             client
         })
         .collect();
     for mut client in clients {
-        assert_eq!(client.answer().text(), "slow");
+        assert_eq!(client.response().text(), "slow");
     }
     assert!(begun.elapsed().as_millis() < 1200, "{:?}", begun.elapsed());
 }
 
 #[test]
 fn a_request_abandoned_in_the_queue_never_runs() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let worker = daemon.worker();
     let mut slow = running(&daemon, 300);
     for _ in 0..5 {
         let mut leaving = daemon.connect();
-        leaving.ask("/die");
+        leaving.send_get("/die");
         drop(leaving);
     }
-    assert_eq!(slow.rest_in_chunks(), "part 0\npart 1\n");
+    assert_eq!(slow.chunked_text(), "part 0\npart 1\n");
     assert_eq!(daemon.worker(), worker, "nobody died of a request that nobody waited for");
 }
 
 #[test]
 fn a_full_queue_is_503_at_once_with_retry_after() {
-    let daemon = Rgun::fake().set("limits.queue", "1").serving();
+    let daemon = Rgun::fake().set("limits.queue", "1").start_ready();
     let mut slow = running(&daemon, 400);
     let mut waiting: Vec<_> = (0..8).map(|_| daemon.connect()).collect();
     for client in &mut waiting {
-        client.ask("/hello");
+        client.send_get("/hello");
     }
-    let answers: Vec<_> = waiting.iter_mut().map(Client::answer).collect();
-    let (served, shed): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    let responses: Vec<_> = waiting.iter_mut().map(Client::response).collect();
+    let (served, shed): (Vec<_>, Vec<_>) = responses.iter().partition(|response| response.status == 200);
     // One waits in the queue, and one or two ahead of time at the worker.
     assert!((1..=3).contains(&served.len()), "{} served, {} shed", served.len(), shed.len());
-    for answer in shed {
-        answer.is_a_refusal(503);
-        let pause: u32 = answer.field("retry-after").parse().unwrap();
+    for response in shed {
+        response.assert_error(503);
+        let pause: u32 = response.field("retry-after").parse().unwrap();
         assert!((1..60).contains(&pause), "{pause}");
-        assert!(daemon.log.wait(answer.field("x-request-id")).contains("WARN"));
+        assert!(daemon.log.wait_for(response.field("x-request-id")).contains("WARN"));
     }
-    slow.rest_in_chunks();
+    slow.chunked_text();
 }
 
-/// A client of uvicorn's benchmark, or of a busy minute: each asks, waits for its answer, and asks again.
+/// A client of uvicorn's benchmark, or of a busy minute: each asks, waits for its response, and asks again.
 #[test]
 fn four_thousand_waiting_clients_are_all_served() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut clients: Vec<_> = (0..4096).map(|_| daemon.connect()).collect();
     for _ in 0..2 {
         let mut slow = running(&daemon, 500);
         for client in &mut clients {
-            client.ask("/hello");
+            client.send_get("/hello");
         }
         for (number, client) in clients.iter_mut().enumerate() {
-            assert_eq!(client.answer().status, 200, "client {number}");
+            assert_eq!(client.response().status, 200, "client {number}");
         }
-        slow.rest_in_chunks();
+        slow.chunked_text();
     }
 }
 
 #[test]
 fn a_request_with_too_long_a_wait_is_503_at_once() {
-    let daemon = Rgun::fake().set("timeouts.queue", "2s").serving();
+    let daemon = Rgun::fake().set("timeouts.queue", "2s").start_ready();
     let mut clients: Vec<_> = (0..20).map(|_| daemon.connect()).collect();
     let begun = Instant::now();
     for client in &mut clients {
-        client.ask("/slow/1000");
+        client.send_get("/slow/1000");
     }
-    assert_eq!(clients[0].answer().text(), "slow");
+    assert_eq!(clients[0].response().text(), "slow");
     // Nineteen wait, of which one is taken each second.
     let asked = Instant::now();
-    let answer = daemon.get("/hello");
-    answer.is_a_refusal(503);
+    let response = daemon.get("/hello");
+    response.assert_error(503);
     assert!(asked.elapsed().as_millis() < 500, "{:?}", asked.elapsed());
-    let pause: u32 = answer.field("retry-after").parse().unwrap();
+    let pause: u32 = response.field("retry-after").parse().unwrap();
     assert!((2..=30).contains(&pause), "{pause}");
-    let answers: Vec<_> = clients.iter_mut().skip(1).map(Client::answer).collect();
-    assert!((1..=3).contains(&answers.iter().filter(|answer| answer.status == 200).count()), "{answers:?}");
+    let responses: Vec<_> = clients.iter_mut().skip(1).map(Client::response).collect();
+    assert!(
+        (1..=3).contains(&responses.iter().filter(|response| response.status == 200).count()),
+        "{responses:?}"
+    );
     assert!(begun.elapsed().as_millis() < 5000, "{:?}", begun.elapsed());
     assert_eq!(daemon.get("/hello").status, 200, "and it is over with the overload");
 }
 
 #[test]
 fn a_burst_behind_slow_first_requests_is_served() {
-    let daemon = Rgun::fake().set("timeouts.queue", "4s").serving();
+    let daemon = Rgun::fake().set("timeouts.queue", "4s").start_ready();
     let mut slow: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
     for client in &mut slow {
-        client.ask("/slow/400");
+        client.send_get("/slow/400");
     }
     let mut clients: Vec<_> = (0..200).map(|_| daemon.connect()).collect();
     for client in &mut clients {
-        client.ask("/hello");
+        client.send_get("/hello");
     }
     for client in slow.iter_mut().chain(&mut clients) {
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
 }
 
 #[test]
 fn a_request_over_its_queue_timeout_is_503() {
-    let daemon = Rgun::fake().set("timeouts.queue", "150ms").serving();
+    let daemon = Rgun::fake().set("timeouts.queue", "150ms").start_ready();
     let mut slow = running(&daemon, 500);
-    let answer = daemon.get("/die");
-    answer.is_a_refusal(503);
-    assert!(answer.has("retry-after"));
-    assert_eq!(slow.rest_in_chunks(), "part 0\npart 1\n", "and the worker never saw it");
+    let response = daemon.get("/die");
+    response.assert_error(503);
+    assert!(response.has("retry-after"));
+    assert_eq!(slow.chunked_text(), "part 0\npart 1\n", "and the worker never saw it");
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn the_queue_is_first_in_first_out() {
-    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
+    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).start_ready();
     let mut slow = running(&daemon, 400);
     // One connection's requests come one after the other; so do these connections', by what the daemon has said.
     let mut clients = Vec::new();
     for number in 0..4 {
         let mut client = daemon.connect();
-        client.ask(&format!("/nothing/{number}"));
+        client.send_get(&format!("/nothing/{number}"));
         clients.push(client);
     }
-    slow.rest_in_chunks();
+    slow.chunked_text();
     for client in &mut clients {
-        assert_eq!(client.answer().status, 404);
+        assert_eq!(client.response().status, 404);
     }
-    daemon.log.wait_for(4, "GET /nothing/");
+    daemon.log.wait_for_count(4, "GET /nothing/");
     let text = daemon.log.text();
     let order: Vec<_> = (0..4).map(|number| text.find(&format!("GET /nothing/{number} ")).unwrap()).collect();
     assert!(order.is_sorted(), "{text}");
@@ -214,28 +217,28 @@ fn requests_wait_for_a_booting_worker() {
     let daemon = rgun.start();
     let mut clients: Vec<_> = (0..5).map(|_| daemon.connect()).collect();
     for client in &mut clients {
-        client.ask("/hello");
+        client.send_get("/hello");
     }
     for client in &mut clients {
-        assert!(client.is_silent());
+        assert!(client.receives_nothing());
     }
     gate.open("");
     for client in &mut clients {
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
 }
 
 #[test]
 fn nothing_is_lost_or_mixed_up_under_load() {
-    let daemon = Rgun::fake().flags(["--workers", "2", "--threads", "2"]).serving();
+    let daemon = Rgun::fake().flags(["--workers", "2", "--threads", "2"]).start_ready();
     thread::scope(|scope| {
         for thread in 0..6 {
             let daemon = &daemon;
             scope.spawn(move || {
                 let mut client = daemon.connect();
                 for round in 0..150 {
-                    let answer = client.get(&format!("/echo?{thread}-{round}"));
-                    assert_eq!(answer.said("query"), format!("{thread}-{round}"));
+                    let response = client.get(&format!("/echo?{thread}-{round}"));
+                    assert_eq!(response.value("query"), format!("{thread}-{round}"));
                     let len = (thread * 977 + round * 4099) % 200_000;
                     if round % 10 == 0 {
                         assert_eq!(client.get(&format!("/large/{len}")).body.len(), len);
@@ -249,7 +252,7 @@ fn nothing_is_lost_or_mixed_up_under_load() {
 
 #[test]
 fn a_slot_is_busy_until_its_exchange_is_done() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.get("/done-later/300").text(), "early", "the answer does not wait for close()");
     let begun = Instant::now();

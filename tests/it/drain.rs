@@ -4,173 +4,173 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Broken, Rgun};
+use crate::support::{ReadError, Rgun};
 
 #[test]
 fn running_and_queued_requests_are_finished() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     let mut streaming = daemon.connect();
-    streaming.ask("/stream/3/150").head();
+    streaming.send_get("/stream/3/150").response_head();
     let mut waiting: Vec<_> = (0..3).map(|_| daemon.connect()).collect();
     for client in &mut waiting {
-        client.ask("/slow/50");
+        client.send_get("/slow/50");
     }
     daemon.signal(Signal::SIGTERM);
-    assert_eq!(streaming.rest_in_chunks(), "part 0\npart 1\npart 2\n");
+    assert_eq!(streaming.chunked_text(), "part 0\npart 1\npart 2\n");
     for client in &mut waiting {
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.text().as_str()), (200, "slow"));
-        assert_eq!(answer.field("connection"), "close");
-        client.is_closed();
+        let response = client.response();
+        assert_eq!((response.status, response.text().as_str()), (200, "slow"));
+        assert_eq!(response.field("connection"), "close");
+        client.assert_closed();
     }
-    assert_eq!(daemon.exit().code(), Some(0));
-    daemon.log.wait("stopping: finishing the requests under way");
-    daemon.log.wait("stopped");
+    assert_eq!(daemon.wait_exit().code(), Some(0));
+    daemon.log.wait_for("stopping: finishing the requests under way");
+    daemon.log.wait_for("stopped");
 }
 
 #[test]
 fn a_recently_used_connection_may_send_one_more_request() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
     daemon.signal(Signal::SIGTERM);
-    daemon.log.wait("stopping: ");
-    let answer = client.get("/hello");
-    assert_eq!(answer.status, 200, "it was under way when the daemon began to stop");
-    assert_eq!(answer.field("connection"), "close");
-    assert_eq!(daemon.exit().code(), Some(0));
+    daemon.log.wait_for("stopping: ");
+    let response = client.get("/hello");
+    assert_eq!(response.status, 200, "it was under way when the daemon began to stop");
+    assert_eq!(response.field("connection"), "close");
+    assert_eq!(daemon.wait_exit().code(), Some(0));
 }
 
 /// Of a socket that systemd keeps, the next daemon takes it (`activation`).
 #[test]
 fn clients_in_the_backlog_of_an_own_socket_are_served() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     // So that it accepts nobody.
     daemon.signal(Signal::SIGSTOP);
     let mut clients: Vec<_> = (0..5).map(|_| daemon.connect()).collect();
     for client in &mut clients {
-        client.ask("/hello");
+        client.send_get("/hello");
     }
     daemon.signal(Signal::SIGTERM);
     daemon.signal(Signal::SIGCONT);
     for client in &mut clients {
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
-    assert_eq!(daemon.exit().code(), Some(0));
+    assert_eq!(daemon.wait_exit().code(), Some(0));
 }
 
 #[test]
 fn an_upload_under_way_is_finished() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n");
-    client.take("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
+    client.read_exact("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
     client.send("abc");
     daemon.signal(Signal::SIGTERM);
-    daemon.log.wait("stopping: ");
-    assert_eq!(client.send("def").answer().text(), "abcdef");
-    assert_eq!(daemon.exit().code(), Some(0));
+    daemon.log.wait_for("stopping: ");
+    assert_eq!(client.send("def").response().text(), "abcdef");
+    assert_eq!(daemon.wait_exit().code(), Some(0));
 }
 
 #[test]
 fn an_idle_connection_does_not_delay_the_stop() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
     let _silent = daemon.connect();
     let begun = Instant::now();
-    daemon.stops();
+    daemon.stop();
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
-    client.is_closed();
+    client.assert_closed();
 }
 
 #[test]
 fn a_worker_that_dies_in_a_drain_is_replaced() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     let mut dying = daemon.connect();
-    dying.ask("/stream/2/150").head();
+    dying.send_get("/stream/2/150").response_head();
     let mut last = daemon.connect();
-    last.ask("/die");
+    last.send_get("/die");
     let mut waiting = daemon.connect();
-    waiting.ask("/hello");
+    waiting.send_get("/hello");
     daemon.signal(Signal::SIGTERM);
-    assert_eq!(dying.rest_in_chunks(), "part 0\npart 1\n");
-    last.answer().is_a_refusal(502);
-    assert_eq!(waiting.answer().status, 200);
-    assert_eq!(daemon.exit().code(), Some(0));
+    assert_eq!(dying.chunked_text(), "part 0\npart 1\n");
+    last.response().assert_error(502);
+    assert_eq!(waiting.response().status, 200);
+    assert_eq!(daemon.wait_exit().code(), Some(0));
 }
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
-    client.ask("/hang-mid-body").head();
+    client.send_get("/hang-mid-body").response_head();
     daemon.signal(Signal::SIGTERM);
-    daemon.log.wait("stopping: ");
+    daemon.log.wait_for("stopping: ");
     let begun = Instant::now();
     daemon.signal_until_exit(Signal::SIGTERM);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert!(matches!(client.take(1000), Err(Broken::Nothing)));
+    assert!(matches!(client.read_exact(1000), Err(ReadError::Closed)));
 }
 
 #[test]
 fn signals_in_quick_succession_are_one_stop() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
-    client.ask("/stream/3/150").head();
+    client.send_get("/stream/3/150").response_head();
     daemon.signal(Signal::SIGTERM);
-    daemon.log.wait("stopping: ");
+    daemon.log.wait_for("stopping: ");
     daemon.signal(Signal::SIGTERM);
     daemon.signal(Signal::SIGINT);
-    assert_eq!(client.rest_in_chunks(), "part 0\npart 1\npart 2\n");
-    assert_eq!(daemon.exit().code(), Some(0));
+    assert_eq!(client.chunked_text(), "part 0\npart 1\npart 2\n");
+    assert_eq!(daemon.wait_exit().code(), Some(0));
 }
 
 #[test]
 fn sigquit_stops_at_once() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
-    client.ask("/hang-mid-body").head();
+    client.send_get("/hang-mid-body").response_head();
     let begun = Instant::now();
     daemon.signal(Signal::SIGQUIT);
-    daemon.exit();
+    daemon.wait_exit();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[test]
 fn sigint_drains_as_sigterm_does() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
-    client.ask("/stream/2/100").head();
+    client.send_get("/stream/2/100").response_head();
     daemon.signal(Signal::SIGINT);
-    assert_eq!(client.rest_in_chunks(), "part 0\npart 1\n");
-    assert_eq!(daemon.exit().code(), Some(0));
+    assert_eq!(client.chunked_text(), "part 0\npart 1\n");
+    assert_eq!(daemon.wait_exit().code(), Some(0));
 }
 
 #[test]
 fn a_drain_ends_at_its_timeout() {
-    let mut daemon = Rgun::fake().flags(["--graceful-timeout", "400ms"]).serving();
+    let mut daemon = Rgun::fake().flags(["--graceful-timeout", "400ms"]).start_ready();
     let mut client = daemon.connect();
-    client.ask("/hang-mid-body").head();
+    client.send_get("/hang-mid-body").response_head();
     let mut other = daemon.connect();
-    other.ask("/hello");
+    other.send_get("/hello");
     let begun = Instant::now();
     daemon.signal(Signal::SIGTERM);
-    let status = daemon.exit();
+    let status = daemon.wait_exit();
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(6), "{took:?}");
     assert_eq!(status.code(), Some(0), "it stopped because it was asked to");
-    daemon.log.wait("not every request was answered within timeouts.drain");
-    let body = client.take(1000);
-    assert!(matches!(body, Err(Broken::Nothing)), "{body:?}");
+    daemon.log.wait_for("not every request was answered within timeouts.drain");
+    let body = client.read_exact(1000);
+    assert!(matches!(body, Err(ReadError::Closed)), "{body:?}");
 }
 
 #[test]
 fn a_worker_that_ignores_stop_is_killed() {
-    let mut daemon = Rgun::fake().fake_does("deaf").flags(["--graceful-timeout", "600ms"]).serving();
+    let mut daemon = Rgun::fake().fake_behaviour("deaf").flags(["--graceful-timeout", "600ms"]).start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
     let begun = Instant::now();
-    daemon.stops();
+    daemon.stop();
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }
 
@@ -178,17 +178,17 @@ fn a_worker_that_ignores_stop_is_killed() {
 fn a_daemon_with_a_booting_worker_stops_at_once() {
     let (rgun, _gate) = Rgun::fake().gated();
     let mut daemon = rgun.start();
-    daemon.log.wait("listening on ");
+    daemon.log.wait_for("listening on ");
     let begun = Instant::now();
-    daemon.stops();
+    daemon.stop();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[test]
 fn workers_exit_by_themselves_when_stopped() {
     let mut daemon = Rgun::fake().flags(["--workers", "3", "--log-level", "debug"]).start();
-    daemon.log.wait_for(3, "is ready after");
-    daemon.stops();
+    daemon.log.wait_for_count(3, "is ready after");
+    daemon.stop();
     daemon.log.wait_for_end();
     let text = daemon.log.text();
     let good =

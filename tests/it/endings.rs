@@ -1,4 +1,4 @@
-//! Requests that get no answer, or not all of it: each has its one entry, and that says who ended it.
+//! Requests that get no response, or not all of it: each has its one entry, and that says who ended it.
 
 use nix::sys::signal::Signal;
 
@@ -32,10 +32,10 @@ fn access() -> Rgun {
 
 #[test]
 fn a_client_that_leaves_a_running_request_is_logged() {
-    let mut daemon = access().serving();
+    let mut daemon = access().start_ready();
     drop(ask(&daemon, "/slow/300?secret=1", "left-running"));
-    daemon.log.wait("GET /slow/300: the client left after ");
-    daemon.stops();
+    daemon.log.wait_for("GET /slow/300: the client left after ");
+    daemon.stop();
     let entry = entry(&daemon, "left-running");
     has(&entry, &["INFO", "GET /slow/300: the client left", "rgun.worker=0", "rgun.duration_us="]);
     assert!(!entry.contains("rgun.status") && !entry.contains("secret"), "{entry}");
@@ -43,12 +43,12 @@ fn a_client_that_leaves_a_running_request_is_logged() {
 
 #[test]
 fn a_client_that_leaves_the_queue_is_logged() {
-    let mut daemon = access().serving();
+    let mut daemon = access().start_ready();
     let mut running = ask(&daemon, "/slow/500", "runs");
     drop(ask(&daemon, "/hello", "left-queued"));
-    daemon.log.wait("GET /hello: the client left after ");
-    assert_eq!(running.answer().text(), "slow");
-    daemon.stops();
+    daemon.log.wait_for("GET /hello: the client left after ");
+    assert_eq!(running.response().text(), "slow");
+    daemon.stop();
     let left = entry(&daemon, "left-queued");
     has(&left, &["INFO"]);
     assert!(!left.contains("rgun.status") && !left.contains("rgun.worker"), "{left}");
@@ -57,26 +57,26 @@ fn a_client_that_leaves_the_queue_is_logged() {
 
 #[test]
 fn a_client_that_leaves_in_mid_body_is_logged() {
-    let mut daemon = access().serving();
+    let mut daemon = access().start_ready();
     let mut client = ask(&daemon, "/hang-mid-body", "left-mid-body");
-    client.head();
-    client.take(10).unwrap();
+    client.response_head();
+    client.read_exact(10).unwrap();
     drop(client);
-    daemon.log.wait("GET /hang-mid-body 200: broken off in mid-body: the client left after ");
+    daemon.log.wait_for("GET /hang-mid-body 200: broken off in mid-body: the client left after ");
     // Its worker hangs, so that there is nothing to wait for.
     daemon.signal(Signal::SIGQUIT);
-    daemon.exit();
+    daemon.wait_exit();
     has(&entry(&daemon, "left-mid-body"), &["INFO", "rgun.status=200", "rgun.bytes=10", "rgun.worker=0"]);
 }
 
 #[test]
 fn an_abandoned_request_is_a_debug_line_by_default() {
     for (level, said) in [("info", 0), ("debug", 1)] {
-        let mut daemon = Rgun::fake().flags(["--log-level", level]).serving();
+        let mut daemon = Rgun::fake().flags(["--log-level", level]).start_ready();
         drop(ask(&daemon, "/slow/100", "left"));
         // It is served after the other, whose client has been missed by then.
         assert_eq!(daemon.get("/hello").status, 200);
-        daemon.stops();
+        daemon.stop();
         daemon.log.wait_for_end();
         assert_eq!(daemon.log.count("GET /slow/100: the client left after "), said, "{level}");
     }
@@ -84,19 +84,19 @@ fn an_abandoned_request_is_a_debug_line_by_default() {
 
 #[test]
 fn requests_aborted_by_a_drain_timeout_are_warnings() {
-    let mut daemon = Rgun::fake().flags(["--graceful-timeout", "400ms"]).serving();
+    let mut daemon = Rgun::fake().flags(["--graceful-timeout", "400ms"]).start_ready();
     let mut running = ask(&daemon, "/hang", "cut-running");
     let mut waiting = ask(&daemon, "/hello", "cut-queued");
     let mut sending = daemon.connect();
     sending.send("POST /body HTTP/1.1\r\nHost: test\r\nX-Request-Id: cut-upload\r\n");
     sending.send("Content-Length: 6\r\nExpect: 100-continue\r\n\r\n");
-    sending.take("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
+    sending.read_exact("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
     daemon.signal(Signal::SIGTERM);
-    daemon.exit();
-    running.is_closed();
-    waiting.is_closed();
-    // There is room for an answer still.
-    sending.answer().is_a_refusal(503);
+    daemon.wait_exit();
+    running.assert_closed();
+    waiting.assert_closed();
+    // There is room for a response still.
+    sending.response().assert_error(503);
     let running = entry(&daemon, "cut-running");
     has(&running, &["WARN", "GET /hang: cut off after ", ", the daemon stops", "rgun.worker=0"]);
     assert!(!running.contains("rgun.status"), "{running}");
@@ -108,12 +108,14 @@ fn requests_aborted_by_a_drain_timeout_are_warnings() {
 #[test]
 fn responses_aborted_by_a_drain_timeout_are_warnings() {
     for arguments in [&[][..], &["--access-logfile", "-"]] {
-        let mut daemon =
-            Rgun::fake().flags(["--graceful-timeout", "300ms"]).flags(arguments.iter().copied()).serving();
+        let mut daemon = Rgun::fake()
+            .flags(["--graceful-timeout", "300ms"])
+            .flags(arguments.iter().copied())
+            .start_ready();
         let mut client = ask(&daemon, "/hang-mid-body", "cut-mid-body");
-        client.head();
+        client.response_head();
         daemon.signal(Signal::SIGTERM);
-        daemon.exit();
+        daemon.wait_exit();
         let entry = entry(&daemon, "cut-mid-body");
         has(&entry, &["WARN", "GET /hang-mid-body 200: broken off in mid-body: cut off after ", "stops"]);
     }
@@ -121,15 +123,15 @@ fn responses_aborted_by_a_drain_timeout_are_warnings() {
 
 #[test]
 fn requests_aborted_by_sigquit_are_logged() {
-    let mut daemon = Rgun::fake().serving();
+    let mut daemon = Rgun::fake().start_ready();
     let _running = ask(&daemon, "/hang", "stopped-running");
     let _waiting = ask(&daemon, "/hello", "stopped-queued");
     let mut sending = daemon.connect();
     sending.send("POST /body HTTP/1.1\r\nHost: test\r\nX-Request-Id: stopped-upload\r\n");
     sending.send("Content-Length: 6\r\nExpect: 100-continue\r\n\r\n");
-    sending.take("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
+    sending.read_exact("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
     daemon.signal(Signal::SIGQUIT);
-    daemon.exit();
+    daemon.wait_exit();
     // Its worker is killed at the same time: what it had may be told of that, or of the end.
     let running = entry(&daemon, "stopped-running");
     has(&running, &["WARN", "GET /hang"]);
@@ -138,23 +140,23 @@ fn requests_aborted_by_sigquit_are_logged() {
         "{running}"
     );
     has(&entry(&daemon, "stopped-queued"), &["WARN", ": cut off after ", ", the daemon stops"]);
-    // It may have had the time for an answer.
+    // It may have had the time for a response.
     has(&entry(&daemon, "stopped-upload"), &["WARN", "POST /body", "the daemon stops"]);
 }
 
 #[test]
 fn a_response_that_is_not_read_is_logged_as_such() {
-    let mut daemon = access().set("timeouts.body", "1s").serving();
+    let mut daemon = access().set("timeouts.body", "1s").start_ready();
     let mut client = ask(&daemon, "/large/50000000", "not-taken");
-    client.head();
-    daemon.log.wait("the client did not take its answer");
-    daemon.stops();
+    client.response_head();
+    daemon.log.wait_for("the client did not take its answer");
+    daemon.stop();
     has(&entry(&daemon, "not-taken"), &["INFO", "GET /large/50000000 200: broken off in mid-body: cut off"]);
 }
 
 #[test]
 fn complete_responses_have_one_entry_each() {
-    let mut daemon = access().serving();
+    let mut daemon = access().start_ready();
     let mut client = daemon.connect();
     let asked = [
         ("GET", "/hello"),
@@ -168,10 +170,10 @@ fn complete_responses_have_one_entry_each() {
     for (number, (method, path)) in asked.iter().enumerate() {
         let id = format!("answered-{number}");
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: test\r\nX-Request-Id: {id}\r\n\r\n"));
-        client.answer_to(method);
+        client.response_to(method);
     }
     drop(client);
-    daemon.stops();
+    daemon.stop();
     for (number, (method, path)) in asked.iter().enumerate() {
         let entry = entry(&daemon, &format!("answered-{number}"));
         has(&entry, &["INFO", &format!("{method} {path} "), "rgun.status=", "rgun.queue_us="]);

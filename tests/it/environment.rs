@@ -6,14 +6,14 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::systemd::{self, Notified};
-use crate::support::{Rgun, Scratch, until};
+use crate::support::systemd::{self, NotifySocket};
+use crate::support::{Rgun, Scratch, wait_until};
 
 #[test]
 fn workers_do_not_inherit_systemds_variables() {
     let (socket, address) = systemd::tcp("127.0.0.1:0");
     let rgun = Rgun::fake().socket("web", socket);
-    let mut notified = Notified::at(rgun.scratch());
+    let mut notified = NotifySocket::at(rgun.scratch());
     let daemon = rgun
         .variable("NOTIFY_SOCKET", &notified.name)
         .variable("WATCHDOG_USEC", "10000000")
@@ -22,7 +22,7 @@ fn workers_do_not_inherit_systemds_variables() {
         .variable("INHERITED", "yes")
         .flags(["--env", "OWN=set"])
         .at(address)
-        .serving();
+        .start_ready();
     notified.wait("READY=1");
     let worker = daemon.worker();
     let environment = fs::read(format!("/proc/{worker}/environ")).unwrap();
@@ -41,9 +41,9 @@ fn workers_do_not_inherit_systemds_variables() {
 #[test]
 fn a_worker_has_no_socket_but_its_control_socket() {
     let (socket, address) = systemd::tcp("127.0.0.1:0");
-    let daemon = Rgun::fake().socket("web", socket).at(address).serving();
+    let daemon = Rgun::fake().socket("web", socket).at(address).start_ready();
     let mut client = daemon.connect();
-    let worker = client.get("/pid").said("pid");
+    let worker = client.get("/pid").value("pid");
     let links = fs::read_dir(format!("/proc/{worker}/fd")).unwrap().flatten();
     let sockets: Vec<_> = links
         .filter_map(|link| Some((link.file_name(), fs::read_link(link.path()).ok()?)))
@@ -55,7 +55,7 @@ fn a_worker_has_no_socket_but_its_control_socket() {
 
 #[test]
 fn a_worker_has_its_own_directory_and_process_group() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let worker = daemon.worker();
     let directory = fs::read_link(format!("/proc/{worker}/cwd")).unwrap();
     assert_eq!(directory, daemon.scratch().path());
@@ -70,19 +70,19 @@ fn a_removed_application_directory_is_named() {
     let rgun = Rgun::fake();
     let app = rgun.scratch().join("app");
     fs::create_dir(&app).unwrap();
-    let daemon = rgun.flags(["--chdir", app.to_str().expect("ASCII")]).serving();
+    let daemon = rgun.flags(["--chdir", app.to_str().expect("ASCII")]).start_ready();
     let worker = daemon.worker();
     fs::remove_dir(&app).unwrap();
     kill(Pid::from_raw(worker.cast_signed()), Signal::SIGKILL).unwrap();
-    let line = daemon.log.wait("cannot start a worker in");
+    let line = daemon.log.wait_for("cannot start a worker in");
     assert!(line.contains(app.to_str().unwrap()) && line.contains("app.directory"), "{line}");
     assert!(line.contains("No such file or directory"), "{line}");
     assert_eq!(daemon.log.count("cannot run the interpreter"), 0);
     daemon.signal(Signal::SIGHUP);
-    let line = daemon.log.wait("app.directory = ");
+    let line = daemon.log.wait_for("app.directory = ");
     assert!(line.contains("does not exist"), "{line}");
     fs::create_dir(&app).unwrap();
-    until("it heals", || (daemon.get("/pid").status == 200).then_some(()));
+    wait_until("it heals", || (daemon.get("/pid").status == 200).then_some(()));
 }
 
 #[test]

@@ -1,31 +1,31 @@
 //! What comes before a request is one: heads and bodies that are refused, each with an id and an entry in the journal,
 //! and limits that hold however the bytes come.
 
-use crate::support::{Answer, Broken, Client, Daemon, Rgun};
+use crate::support::{Client, Daemon, ReadError, Response, Rgun};
 
 /// Whoever takes what follows a refused message for a request of its own kills the worker.
 const SMUGGLED: &str = "GET /die HTTP/1.1\r\nHost: test\r\n\r\n";
 
 const CHUNKED: &str = "POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// The answer to a request that is refused: it is the last on its connection, and nothing after it was served.
-fn refused(daemon: &Daemon, request: impl AsRef<[u8]>, status: u16) -> Answer {
+/// The response to a request that is refused: it is the last on its connection, and nothing after it was served.
+fn refused(daemon: &Daemon, request: impl AsRef<[u8]>, status: u16) -> Response {
     let worker = daemon.worker();
     let mut client = daemon.connect();
     client.send(request).send(SMUGGLED);
-    let answer = client.answer();
-    answer.is_a_refusal(status);
-    assert_eq!(answer.field("connection"), "close");
-    client.is_closed();
+    let response = client.response();
+    response.assert_error(status);
+    assert_eq!(response.field("connection"), "close");
+    client.assert_closed();
     assert_eq!(daemon.worker(), worker, "nobody died");
-    answer
+    response
 }
 
-/// The journal's one entry for an answer.
-fn entry(daemon: &Daemon, answer: &Answer) -> String {
-    let id = answer.field("x-request-id");
-    let entry = daemon.log.wait(id);
-    daemon.log.wait_for(1, id);
+/// The journal's one entry for a response.
+fn entry(daemon: &Daemon, response: &Response) -> String {
+    let id = response.field("x-request-id");
+    let entry = daemon.log.wait_for(id);
+    daemon.log.wait_for_count(1, id);
     assert_eq!(daemon.log.count(id), 1, "{}", daemon.log.text());
     entry
 }
@@ -37,7 +37,7 @@ fn a_malformed_request_has_an_id_and_an_entry() {
         .set("limits.headers", "5")
         .set("limits.request_line", "200")
         .set("timeouts.header", "200ms")
-        .serving();
+        .start_ready();
     let long = "x".repeat(1100);
     let cases = [
         ("bad_request_line", 400, "GET /s3cret path HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
@@ -58,71 +58,75 @@ fn a_malformed_request_has_an_id_and_an_entry() {
         ("too_many_fields", 431, format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(6))),
     ];
     for (kind, status, request) in cases {
-        let answer = refused(&daemon, &request, status);
-        assert!(answer.has("date"), "RFC 9110 §6.6.1");
-        let entry = entry(&daemon, &answer);
+        let response = refused(&daemon, &request, status);
+        assert!(response.has("date"), "RFC 9110 §6.6.1");
+        let entry = entry(&daemon, &response);
         for fact in ["INFO", kind, &format!("refused with {status}: ")] {
             assert!(entry.contains(fact), "{fact}: {entry}");
         }
         assert!(!entry.contains(char::is_control), "{entry:?}");
     }
     let mut client = daemon.connect();
-    let answer = client.send("GET /hello?s3cret HTTP/1.1\r\nHo").answer();
-    answer.is_a_refusal(408);
-    let entry = entry(&daemon, &answer);
+    let response = client.send("GET /hello?s3cret HTTP/1.1\r\nHo").response();
+    response.assert_error(408);
+    let entry = entry(&daemon, &response);
     assert!(entry.contains("slow_head") && entry.contains("GET /hello\""), "{entry}");
     assert!(!entry.contains("s3cret"), "a query may hold secrets: {entry}");
-    client.is_closed();
+    client.assert_closed();
 }
 
 #[test]
 fn a_refused_request_is_answered_in_order() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
-    client.ask("/slow/100").ask("/hello").send("GET / HTTP/1.1\r\nHost: a b\r\n\r\n").ask("/die");
-    assert_eq!(client.answer().text(), "slow");
-    assert_eq!(client.answer().text(), "Hello, world!");
-    client.answer().is_a_refusal(400);
-    client.is_closed();
+    client
+        .send_get("/slow/100")
+        .send_get("/hello")
+        .send("GET / HTTP/1.1\r\nHost: a b\r\n\r\n")
+        .send_get("/die");
+    assert_eq!(client.response().text(), "slow");
+    assert_eq!(client.response().text(), "Hello, world!");
+    client.response().assert_error(400);
+    client.assert_closed();
 }
 
 #[test]
 fn an_incomplete_second_head_is_408() {
-    let daemon = Rgun::fake().set("timeouts.header", "200ms").set("timeouts.keepalive", "1h").serving();
+    let daemon = Rgun::fake().set("timeouts.header", "200ms").set("timeouts.keepalive", "1h").start_ready();
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nHost: test\r\n\r\nGET /hello HTTP/1.1\r\nHo");
-    assert_eq!(client.answer().status, 200);
-    client.answer().is_a_refusal(408);
-    client.is_closed();
+    assert_eq!(client.response().status, 200);
+    client.response().assert_error(408);
+    client.assert_closed();
     // One that comes in time is served, however it was cut.
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nHost: test\r\n\r\nGET /hello HTTP/1.1\r\nHo");
-    assert_eq!(client.answer().status, 200);
-    assert_eq!(client.send("st: test\r\n\r\n").answer().status, 200);
+    assert_eq!(client.response().status, 200);
+    assert_eq!(client.send("st: test\r\n\r\n").response().status, 200);
 }
 
 #[test]
 fn the_header_timeout_pauses_during_a_request() {
-    let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
+    let daemon = Rgun::fake().set("timeouts.header", "200ms").start_ready();
     let mut client = daemon.connect();
     client.send("GET /slow/1500 HTTP/1.1\r\nHost: test\r\n\r\nGET /hello HTTP/1.1\r\nHo");
-    assert_eq!(client.answer().text(), "slow");
-    assert_eq!(client.send("st: test\r\n\r\n").answer().status, 200);
+    assert_eq!(client.response().text(), "slow");
+    assert_eq!(client.send("st: test\r\n\r\n").response().status, 200);
 }
 
 #[test]
 fn a_method_counts_towards_the_limit_of_the_request_line() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     refused(&daemon, format!("{} / HTTP/1.1\r\nHost: test\r\n\r\n", "M".repeat(20_000)), 414);
     let mut client = daemon.connect();
     client.send(format!("{} /echo HTTP/1.1\r\nHost: test\r\n\r\n", "M".repeat(200)));
-    assert!(client.answer().text().starts_with("MMM"));
+    assert!(client.response().text().starts_with("MMM"));
 }
 
 #[test]
 fn a_length_over_u64_is_413() {
     for limit in ["1KiB", "off"] {
-        let daemon = Rgun::fake().set("limits.body", limit).serving();
+        let daemon = Rgun::fake().set("limits.body", limit).start_ready();
         for length in [u128::from(u64::MAX), u128::from(u64::MAX) - 1, u128::MAX] {
             let head = format!("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n");
             refused(&daemon, head, 413);
@@ -132,31 +136,31 @@ fn a_length_over_u64_is_413() {
 
 #[test]
 fn a_later_minor_version_is_served_as_1_1() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     for _ in 0..2 {
-        let answer = client.send("GET /echo HTTP/1.2\r\nHost: test\r\n\r\n").answer();
-        assert!(answer.text().starts_with("GET /echo 11\n"), "{}", answer.text());
+        let response = client.send("GET /echo HTTP/1.2\r\nHost: test\r\n\r\n").response();
+        assert!(response.text().starts_with("GET /echo 11\n"), "{}", response.text());
     }
 }
 
 #[test]
 fn a_malformed_host_is_400() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     for host in ["a b", "a/b", "user@a", "a:b", "[::1", "a,b c", "b\u{fc}cher", "a\"b"] {
         refused(&daemon, format!("GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n"), 400);
     }
     let mut client = daemon.connect();
     for host in ["a", "a.example:8000", "[::1]:80", "10.0.0.1", ""] {
-        let answer = client.send(format!("GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n")).answer();
-        assert_eq!(answer.status, 200, "{host:?}");
+        let response = client.send(format!("GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n")).response();
+        assert_eq!(response.status, 200, "{host:?}");
     }
 }
 
 #[test]
 fn a_malformed_chunk_is_400_and_smuggles_nothing() {
-    let asgi = || Rgun::fake().fake_does("asgi").set("workers.concurrency", "10");
-    for daemon in [Rgun::fake().serving(), asgi().serving()] {
+    let asgi = || Rgun::fake().fake_behaviour("asgi").set("workers.concurrency", "10");
+    for daemon in [Rgun::fake().start_ready(), asgi().start_ready()] {
         let zeros = "0".repeat(300);
         for body in [
             "5\x00\r\nhello\r\n0\r\n\r\n",
@@ -171,8 +175,8 @@ fn a_malformed_chunk_is_400_and_smuggles_nothing() {
             "5\r\nhello\r\n0\r\nX: y\r\n\n",
             "5\r\nhello\r\n0\r\nX : y\r\n\r\n",
         ] {
-            let answer = refused(&daemon, format!("{CHUNKED}{body}"), 400);
-            let entry = entry(&daemon, &answer);
+            let response = refused(&daemon, format!("{CHUNKED}{body}"), 400);
+            let entry = entry(&daemon, &response);
             assert!(entry.contains("bad_chunk") && entry.contains("POST /body"), "{body:?}: {entry}");
         }
     }
@@ -180,22 +184,22 @@ fn a_malformed_chunk_is_400_and_smuggles_nothing() {
 
 #[test]
 fn a_head_that_ends_with_the_connection_is_no_request() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
-    client.send("GET /die HTTP/1.1\r\nHost: te").finish();
-    assert!(matches!(client.try_answer("GET"), Err(Broken::Nothing)));
+    client.send("GET /die HTTP/1.1\r\nHost: te").shutdown_write();
+    assert!(matches!(client.try_response("GET"), Err(ReadError::Closed)));
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn many_requests_in_one_write_are_all_served() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut client: Client = daemon.connect();
     let one =
         "POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\r\n";
     client.send(one.repeat(400));
     for _ in 0..400 {
-        assert_eq!(client.answer().text(), "abc");
+        assert_eq!(client.response().text(), "abc");
     }
     assert_eq!(client.get("/hello").status, 200);
 }

@@ -1,9 +1,9 @@
 //! HTTP/1.1 at the edge: RFC 9112's framing to the letter, limits with their own status codes, time limits.
 
-use crate::support::{Broken, Client, Daemon, Rgun};
+use crate::support::{Client, Daemon, ReadError, Rgun};
 
 fn daemon() -> Daemon {
-    Rgun::fake().serving()
+    Rgun::fake().start_ready()
 }
 
 #[test]
@@ -11,27 +11,27 @@ fn a_connection_serves_many_requests() {
     let daemon = daemon();
     let mut client = daemon.connect();
     for _ in 0..50 {
-        let answer = client.get("/hello");
-        assert_eq!((answer.status, answer.text().as_str()), (200, "Hello, world!"));
-        assert_eq!(answer.field("content-length"), "13");
-        assert!(answer.has("date"), "RFC 9110 §6.6.1");
+        let response = client.get("/hello");
+        assert_eq!((response.status, response.text().as_str()), (200, "Hello, world!"));
+        assert_eq!(response.field("content-length"), "13");
+        assert!(response.has("date"), "RFC 9110 §6.6.1");
     }
 }
 
 #[test]
 fn pipelined_requests_are_answered_in_their_order() {
-    let daemon = Rgun::fake().flags(["--workers", "2"]).serving();
+    let daemon = Rgun::fake().flags(["--workers", "2"]).start_ready();
     let mut client = daemon.connect();
     let paths =
         ["/slow/150", "/hello", "/status/204", "/slow/50", "/nothing-here", "/large/100000", "/hello"];
     for path in paths {
-        client.ask(path);
+        client.send_get(path);
     }
-    let answers: Vec<_> = paths.iter().map(|_| client.answer()).collect();
-    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    let responses: Vec<_> = paths.iter().map(|_| client.response()).collect();
+    let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
     assert_eq!(statuses, [200, 200, 204, 200, 404, 200, 200]);
-    assert_eq!(answers[0].text(), "slow");
-    assert_eq!(answers[5].body.len(), 100_000);
+    assert_eq!(responses[0].text(), "slow");
+    assert_eq!(responses[5].body.len(), 100_000);
 }
 
 #[test]
@@ -41,16 +41,16 @@ fn a_request_in_single_bytes_is_served() {
     for byte in b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" {
         client.send([*byte]);
     }
-    assert_eq!(client.answer().text(), "abc");
+    assert_eq!(client.response().text(), "abc");
 }
 
 #[test]
 fn http_1_0_needs_no_host_and_closes() {
     let daemon = daemon();
     let mut client = daemon.connect();
-    let answer = client.send("GET /hello HTTP/1.0\r\n\r\n").answer();
-    assert_eq!((answer.status, answer.text().as_str()), (200, "Hello, world!"));
-    client.is_closed();
+    let response = client.send("GET /hello HTTP/1.0\r\n\r\n").response();
+    assert_eq!((response.status, response.text().as_str()), (200, "Hello, world!"));
+    client.assert_closed();
 }
 
 #[test]
@@ -58,8 +58,8 @@ fn http_1_0_may_ask_for_keep_alive() {
     let daemon = daemon();
     let mut client = daemon.connect();
     for _ in 0..2 {
-        let answer = client.send("GET /hello HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").answer();
-        assert_eq!(answer.field("connection"), "keep-alive");
+        let response = client.send("GET /hello HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").response();
+        assert_eq!(response.field("connection"), "keep-alive");
     }
 }
 
@@ -67,9 +67,9 @@ fn http_1_0_may_ask_for_keep_alive() {
 fn http_1_0_gets_a_stream_without_chunks() {
     let daemon = daemon();
     let mut client = daemon.connect();
-    let answer = client.send("GET /stream/3 HTTP/1.0\r\n\r\n").answer();
-    assert!(!answer.has("transfer-encoding"), "RFC 9112 §6.1: {:?}", answer.fields);
-    assert_eq!(answer.text(), "part 0\npart 1\npart 2\n");
+    let response = client.send("GET /stream/3 HTTP/1.0\r\n\r\n").response();
+    assert!(!response.has("transfer-encoding"), "RFC 9112 §6.1: {:?}", response.fields);
+    assert_eq!(response.text(), "part 0\npart 1\npart 2\n");
 }
 
 /// RFC 9112 §9.3: only the end of the connection ends such a body, so keep-alive must not be promised.
@@ -77,18 +77,18 @@ fn http_1_0_gets_a_stream_without_chunks() {
 fn http_1_0_keep_alive_ends_after_a_body_without_length() {
     let daemon = daemon();
     let mut client = daemon.connect();
-    let answer = client.send("GET /stream/3/30 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").answer();
-    assert!(!answer.has("content-length") && !answer.has("transfer-encoding"));
-    assert_eq!(answer.field("connection"), "close");
-    client.is_closed();
+    let response = client.send("GET /stream/3/30 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").response();
+    assert!(!response.has("content-length") && !response.has("transfer-encoding"));
+    assert_eq!(response.field("connection"), "close");
+    client.assert_closed();
 }
 
 #[test]
 fn http_1_1_gets_a_stream_in_chunks() {
     let daemon = daemon();
-    let answer = daemon.get("/stream/3/30");
-    assert_eq!(answer.field("transfer-encoding"), "chunked");
-    assert_eq!(answer.text(), "part 0\npart 1\npart 2\n");
+    let response = daemon.get("/stream/3/30");
+    assert_eq!(response.field("transfer-encoding"), "chunked");
+    assert_eq!(response.text(), "part 0\npart 1\npart 2\n");
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn the_reason_phrase_is_the_applications_or_standard() {
             let mut client = daemon.connect();
             client.send(format!("GET {path} HTTP/{version}\r\nHost: test\r\nConnection: close\r\n\r\n"));
             while client.read().is_ok() {}
-            let answer = String::from_utf8_lossy(client.received()).into_owned();
-            assert_eq!(answer.lines().next(), Some(format!("HTTP/{version} {line}").as_str()), "{path}");
+            let response = String::from_utf8_lossy(client.received()).into_owned();
+            assert_eq!(response.lines().next(), Some(format!("HTTP/{version} {line}").as_str()), "{path}");
         }
     }
 }
@@ -116,16 +116,16 @@ fn the_reason_phrase_is_the_applications_or_standard() {
 fn a_request_without_host_is_refused() {
     let daemon = daemon();
     let mut client = daemon.connect();
-    client.send("GET /hello HTTP/1.1\r\n\r\n").answer().is_a_refusal(400);
-    client.is_closed();
+    client.send("GET /hello HTTP/1.1\r\n\r\n").response().assert_error(400);
+    client.assert_closed();
 }
 
 #[test]
 fn a_request_with_two_hosts_is_refused() {
     let daemon = daemon();
     let mut client = daemon.connect();
-    client.send("GET /hello HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").answer().is_a_refusal(400);
-    client.is_closed();
+    client.send("GET /hello HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").response().assert_error(400);
+    client.assert_closed();
 }
 
 /// RFC 9112 §6.3 and §11.2: what two parsers could understand differently must not be taken. `/die` follows in each:
@@ -155,14 +155,14 @@ fn ambiguous_framing_smuggles_no_request() {
     for (what, rest) in cases {
         let mut client = daemon.connect();
         client.send(format!("POST /body HTTP/1.1\r\nHost: test\r\n{rest}{SMUGGLED}"));
-        match client.try_answer("POST") {
+        match client.try_response("POST") {
             // RFC 9112 §6.1 allows to go by the chunks alone, if the connection ends with that.
-            Ok(answer) if answer.status == 200 && what.contains("TE") => {}
-            Ok(answer) => assert!(matches!(answer.status, 400 | 501), "{what}: {}", answer.status),
-            Err(Broken::Nothing) => {}
-            Err(broken) => panic!("{what}: {broken:?}"),
+            Ok(response) if response.status == 200 && what.contains("TE") => {}
+            Ok(response) => assert!(matches!(response.status, 400 | 501), "{what}: {}", response.status),
+            Err(ReadError::Closed) => {}
+            Err(error) => panic!("{what}: {error:?}"),
         }
-        client.is_closed();
+        client.assert_closed();
     }
     assert_eq!(daemon.worker(), worker, "nobody died");
 }
@@ -177,11 +177,11 @@ fn chunks_in_http_1_0_are_refused() {
         "POST /body HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n\
          GET /die HTTP/1.1\r\nHost: test\r\n\r\n",
     );
-    match client.try_answer("POST") {
-        Ok(answer) => assert_eq!(answer.status, 400),
-        Err(broken) => assert!(matches!(broken, Broken::Nothing), "{broken:?}"),
+    match client.try_response("POST") {
+        Ok(response) => assert_eq!(response.status, 400),
+        Err(error) => assert!(matches!(error, ReadError::Closed), "{error:?}"),
     }
-    client.is_closed();
+    client.assert_closed();
     assert_eq!(daemon.worker(), worker);
 }
 
@@ -192,11 +192,11 @@ fn bytes_other_than_http_are_refused() {
         ["\x16\x03\x01\x02\0\x01\0\x01\u{fc}", "GET\r\n\r\n", "GET /hello HTTP/9.9\r\n\r\n", "{}\r\n\r\n"]
     {
         let mut client = daemon.connect();
-        client.send(garbage).finish();
-        match client.try_answer("GET") {
-            Ok(answer) => assert!(matches!(answer.status, 400 | 505), "{garbage:?}: {}", answer.status),
-            Err(Broken::Nothing) => {}
-            Err(broken) => panic!("{garbage:?}: {broken:?}"),
+        client.send(garbage).shutdown_write();
+        match client.try_response("GET") {
+            Ok(response) => assert!(matches!(response.status, 400 | 505), "{garbage:?}: {}", response.status),
+            Err(ReadError::Closed) => {}
+            Err(error) => panic!("{garbage:?}: {error:?}"),
         }
     }
     assert_eq!(daemon.get("/hello").status, 200);
@@ -206,9 +206,9 @@ fn bytes_other_than_http_are_refused() {
 fn connect_is_405() {
     let daemon = daemon();
     let mut client = daemon.connect();
-    let answer = client.send("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n").answer();
-    answer.is_a_refusal(405);
-    assert!(answer.field("allow").contains("GET"), "RFC 9110 §15.5.6");
+    let response = client.send("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n").response();
+    response.assert_error(405);
+    assert!(response.field("allow").contains("GET"), "RFC 9110 §15.5.6");
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn targets_arrive_unchanged() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let echo = |client: &mut Client, line: &str| {
-        client.send(format!("{line}\r\nHost: test\r\n\r\n")).answer().text()
+        client.send(format!("{line}\r\nHost: test\r\n\r\n")).response().text()
     };
     let text = echo(&mut client, "GET /echo/%2F/../a//b;c=%20?x=1&y=%26?z HTTP/1.1");
     assert!(text.starts_with("GET /echo/%2F/../a//b;c=%20 11\nquery: x=1&y=%26?z\n"), "{text}");
@@ -224,21 +224,22 @@ fn targets_arrive_unchanged() {
     assert!(text.starts_with("GET /echo 11\nquery: a\n"), "the absolute form, RFC 9112 §3.2.2: {text}");
     let text = echo(&mut client, "PROPFIND /echo HTTP/1.1");
     assert!(text.starts_with("PROPFIND /echo 11\n"), "{text}");
-    let answer = client.send("OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n").answer();
-    assert_eq!(answer.status, 404, "the application's to answer");
+    let response = client.send("OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n").response();
+    assert_eq!(response.status, 404, "the application's to answer");
 }
 
 #[test]
 fn fields_over_the_size_limit_are_431() {
-    let daemon = Rgun::fake().set("limits.header", "4KiB").serving();
+    let daemon = Rgun::fake().set("limits.header", "4KiB").start_ready();
     let filler = "x".repeat(4 * 1024);
     let mut client = daemon.connect();
-    let answer = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\nX: {filler}\r\n\r\n")).answer();
-    assert_eq!(answer.status, 431);
+    let response =
+        client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\nX: {filler}\r\n\r\n")).response();
+    assert_eq!(response.status, 431);
     let fits = &filler[..3 * 1024];
     let mut client = daemon.connect();
-    let answer = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\nX: {fits}\r\n\r\n")).answer();
-    assert_eq!(answer.status, 200);
+    let response = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\nX: {fits}\r\n\r\n")).response();
+    assert_eq!(response.status, 200);
 }
 
 #[test]
@@ -246,91 +247,92 @@ fn a_head_far_over_the_limit_is_431_before_it_is_complete() {
     let daemon = daemon();
     let mut client = daemon.connect();
     client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\nX: {}", "x".repeat(40 * 1024)));
-    assert_eq!(client.answer().status, 431);
-    client.is_closed();
+    assert_eq!(client.response().status, 431);
+    client.assert_closed();
 }
 
 #[test]
 fn too_many_fields_are_431() {
-    let daemon = Rgun::fake().set("limits.headers", "20").serving();
+    let daemon = Rgun::fake().set("limits.headers", "20").start_ready();
     let fields = |count: usize| "X: y\r\n".repeat(count);
     let mut client = daemon.connect();
-    let answer = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\n{}\r\n", fields(20))).answer();
-    assert_eq!(answer.status, 431);
+    let response = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\n{}\r\n", fields(20))).response();
+    assert_eq!(response.status, 431);
     let mut client = daemon.connect();
-    let answer = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\n{}\r\n", fields(19))).answer();
-    assert_eq!(answer.status, 200);
+    let response = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\n{}\r\n", fields(19))).response();
+    assert_eq!(response.status, 200);
 }
 
 #[test]
 fn a_long_target_is_414() {
-    let daemon = Rgun::fake().set("limits.request_line", "1KiB").serving();
+    let daemon = Rgun::fake().set("limits.request_line", "1KiB").start_ready();
     let mut client = daemon.connect();
-    client.ask(&format!("/{}", "x".repeat(1024))).answer().is_a_refusal(414);
+    client.send_get(&format!("/{}", "x".repeat(1024))).response().assert_error(414);
     assert_eq!(daemon.get(&format!("/{}", "x".repeat(900))).status, 404);
 }
 
 #[test]
 fn an_incomplete_head_is_408() {
-    let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
+    let daemon = Rgun::fake().set("timeouts.header", "200ms").start_ready();
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nHo");
-    let answer = client.answer();
-    assert_eq!(answer.status, 408);
-    assert_eq!(answer.field("connection"), "close");
-    client.is_closed();
+    let response = client.response();
+    assert_eq!(response.status, 408);
+    assert_eq!(response.field("connection"), "close");
+    client.assert_closed();
 }
 
 #[test]
 fn a_head_that_drips_is_408() {
-    let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
+    let daemon = Rgun::fake().set("timeouts.header", "200ms").start_ready();
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nX: ");
     // Each byte comes in time; all of them do not. Sending fails when the daemon has closed.
-    while client.is_silent() {
+    while client.receives_nothing() {
         if client.try_send("x").is_err() {
             break;
         }
     }
-    assert_eq!(client.answer().status, 408);
+    assert_eq!(client.response().status, 408);
 }
 
 #[test]
 fn a_silent_connection_is_closed() {
-    let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
-    daemon.connect().is_closed();
+    let daemon = Rgun::fake().set("timeouts.header", "200ms").start_ready();
+    daemon.connect().assert_closed();
 }
 
 #[test]
 fn an_idle_connection_is_closed_after_keepalive() {
-    let daemon = Rgun::fake().set("timeouts.keepalive", "200ms").serving();
+    let daemon = Rgun::fake().set("timeouts.keepalive", "200ms").start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
-    client.is_closed();
+    client.assert_closed();
 }
 
 #[test]
 fn a_slow_application_keeps_its_connection() {
-    let daemon = Rgun::fake().set("timeouts.keepalive", "100ms").set("timeouts.header", "100ms").serving();
+    let daemon =
+        Rgun::fake().set("timeouts.keepalive", "100ms").set("timeouts.header", "100ms").start_ready();
     assert_eq!(daemon.get("/slow/1300").text(), "slow");
 }
 
 #[test]
 fn without_keep_alive_each_response_closes() {
-    let daemon = Rgun::fake().set("timeouts.keepalive", "0s").serving();
+    let daemon = Rgun::fake().set("timeouts.keepalive", "0s").start_ready();
     let mut client = daemon.connect();
-    let answer = client.get("/hello");
-    assert_eq!(answer.field("connection"), "close");
-    client.is_closed();
+    let response = client.get("/hello");
+    assert_eq!(response.field("connection"), "close");
+    client.assert_closed();
 }
 
 #[test]
 fn connection_close_closes_after_the_response() {
     let daemon = daemon();
     let mut client = daemon.connect();
-    let answer = client.send("GET /hello HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").answer();
-    assert_eq!(answer.field("connection"), "close", "RFC 9112 §9.6");
-    client.is_closed();
+    let response = client.send("GET /hello HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").response();
+    assert_eq!(response.field("connection"), "close", "RFC 9112 §9.6");
+    client.assert_closed();
 }
 
 #[test]
@@ -338,21 +340,21 @@ fn expect_100_continue_is_answered_before_the_body() {
     let daemon = daemon();
     let mut client = daemon.connect();
     client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
-    let interim = client.take("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
+    let interim = client.read_exact("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
     assert_eq!(interim, b"HTTP/1.1 100 Continue\r\n\r\n");
-    assert!(client.is_silent());
-    assert_eq!(client.send("body").answer().text(), "body");
+    assert!(client.receives_nothing());
+    assert_eq!(client.send("body").response().text(), "body");
 }
 
 #[test]
 fn expect_100_continue_over_the_limit_is_413() {
-    let daemon = Rgun::fake().set("limits.body", "1KiB").serving();
+    let daemon = Rgun::fake().set("limits.body", "1KiB").start_ready();
     let mut client = daemon.connect();
     client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 4096\r\nExpect: 100-continue\r\n\r\n");
-    let answer = client.answer();
-    answer.is_a_refusal(413);
-    assert!(answer.interim.is_empty(), "RFC 9110 §10.1.1: {:?}", answer.interim);
-    client.is_closed();
+    let response = client.response();
+    response.assert_error(413);
+    assert!(response.interim.is_empty(), "RFC 9110 §10.1.1: {:?}", response.interim);
+    client.assert_closed();
 }
 
 #[test]
@@ -360,10 +362,10 @@ fn head_is_answered_without_a_body() {
     let daemon = daemon();
     let mut client = daemon.connect();
     for (path, length) in [("/hello", "13"), ("/large/100000", "100000"), ("/file/5000", "5000")] {
-        let answer = client.send(format!("HEAD {path} HTTP/1.1\r\nHost: test\r\n\r\n")).answer_to("HEAD");
-        assert_eq!((answer.status, answer.field("content-length")), (200, length), "{path}");
+        let response = client.send(format!("HEAD {path} HTTP/1.1\r\nHost: test\r\n\r\n")).response_to("HEAD");
+        assert_eq!((response.status, response.field("content-length")), (200, length), "{path}");
     }
-    // The connection is in step: what follows is an answer and not a body.
+    // The connection is in step: what follows is a response and not a body.
     assert_eq!(client.get("/hello").text(), "Hello, world!");
 }
 
@@ -372,9 +374,9 @@ fn responses_204_and_304_have_no_body() {
     let daemon = daemon();
     let mut client = daemon.connect();
     for status in [204, 304] {
-        let answer = client.get(&format!("/status/{status}"));
-        assert_eq!(answer.status, status);
-        assert!(!answer.has("transfer-encoding"), "RFC 9112 §6.1: {:?}", answer.fields);
+        let response = client.get(&format!("/status/{status}"));
+        assert_eq!(response.status, status);
+        assert!(!response.has("transfer-encoding"), "RFC 9112 §6.1: {:?}", response.fields);
     }
     assert_eq!(client.get("/hello").text(), "Hello, world!");
 }
@@ -384,12 +386,12 @@ fn a_chunked_upload_arrives_with_its_length() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let head = "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let text = client.send(head).send("5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\n\r\n").answer().text();
+    let text = client.send(head).send("5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\n\r\n").response().text();
     assert!(text.contains("body: 11\n") && text.contains("content-length: 11\n"), "{text}");
     assert!(!text.contains("transfer-encoding"), "the body has been decoded: {text}");
     let head = head.replace("/echo", "/body");
-    let answer = client.send(head).send("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n").answer();
-    assert_eq!(answer.text(), "hello world");
+    let response = client.send(head).send("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n").response();
+    assert_eq!(response.text(), "hello world");
 }
 
 #[test]
@@ -397,7 +399,7 @@ fn request_trailers_are_not_fields() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let head = "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n";
-    let text = client.send(head).send("3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n").answer().text();
+    let text = client.send(head).send("3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n").response().text();
     assert!(text.contains("body: 3\n"), "{text}");
     assert!(!text.to_lowercase().contains("x-sum: 1"), "RFC 9110 §6.5.1: {text}");
     assert_eq!(client.get("/hello").status, 200);
@@ -411,8 +413,8 @@ fn each_response_has_its_own_request_id() {
     for path in ["/hello", "/hello", "/nothing", "/raise", "/stream/2", "/status/204"] {
         ids.push(client.get(path).field("x-request-id").to_owned());
     }
-    let last = daemon.connect().send("GET /hello HTTP/1.1\r\n\r\n").answer();
-    ids.push(last.is_a_refusal(400).field("x-request-id").to_owned());
+    let last = daemon.connect().send("GET /hello HTTP/1.1\r\n\r\n").response();
+    ids.push(last.assert_error(400).field("x-request-id").to_owned());
     let count = ids.len();
     ids.sort();
     ids.dedup();
@@ -425,10 +427,10 @@ fn a_proxys_request_id_is_kept_if_it_is_safe() {
     let mut client = daemon.connect();
     let mut with_id = |id: &str| {
         let head = format!("GET /echo HTTP/1.1\r\nHost: test\r\nX-Request-ID: {id}\r\n\r\n");
-        let answer = client.send(head).answer();
+        let response = client.send(head).response();
         // The worker makes HTTP_X_REQUEST_ID of this one, whatever the field said.
-        assert_eq!(answer.said("request id"), answer.field("x-request-id"));
-        answer.field("x-request-id").to_owned()
+        assert_eq!(response.value("request id"), response.field("x-request-id"));
+        response.field("x-request-id").to_owned()
     };
     assert_eq!(with_id("7f3a.b_C-9"), "7f3a.b_C-9");
     for unsafe_id in ["a b", "a\"b", "<script>", "\u{e9}", &"x".repeat(129)] {

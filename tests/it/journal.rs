@@ -1,15 +1,15 @@
 //! Every answer can be found again: one entry, under the id that the client was given.
 
 use crate::support::systemd::{Journald, may_replace_journald};
-use crate::support::{Answer, Daemon, Rgun, skipped, until};
+use crate::support::{Daemon, Response, Rgun, report_skipped, wait_until};
 
 #[test]
 fn the_access_log_has_each_request_once_under_its_id() {
-    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
-    let answer = daemon.get("/large/100000?secret=1");
-    assert_eq!(answer.body.len(), 100_000);
-    let id = answer.field("x-request-id");
-    let line = daemon.log.wait(id);
+    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).start_ready();
+    let response = daemon.get("/large/100000?secret=1");
+    assert_eq!(response.body.len(), 100_000);
+    let id = response.field("x-request-id");
+    let line = daemon.log.wait_for(id);
     for fact in [
         "GET /large/100000 200",
         "rgun.status=200",
@@ -20,71 +20,71 @@ fn the_access_log_has_each_request_once_under_its_id() {
         assert!(line.contains(fact), "{fact}: {line}");
     }
     assert!(!line.contains("secret"), "a query may hold secrets: {line}");
-    daemon.log.wait_for(1, id);
+    daemon.log.wait_for_count(1, id);
     assert_eq!(daemon.log.count(id), 1);
 }
 
 #[test]
 fn there_is_no_access_log_by_default() {
-    let mut daemon = Rgun::fake().serving();
-    let answer = daemon.get("/hello");
-    daemon.stops();
+    let mut daemon = Rgun::fake().start_ready();
+    let response = daemon.get("/hello");
+    daemon.stop();
     daemon.log.wait_for_end();
-    assert_eq!(daemon.log.count(answer.field("x-request-id")), 0);
+    assert_eq!(daemon.log.count(response.field("x-request-id")), 0);
 }
 
 #[test]
 fn an_exception_is_one_entry_with_its_traceback() {
-    let daemon = Rgun::fake().serving();
-    let answer = daemon.get("/raise");
-    answer.is_a_refusal(500);
-    let line = daemon.log.wait("GET /raise 500: Fake: boom");
+    let daemon = Rgun::fake().start_ready();
+    let response = daemon.get("/raise");
+    response.assert_error(500);
+    let line = daemon.log.wait_for("GET /raise 500: Fake: boom");
     assert!(line.contains("ERROR"), "{line}");
-    daemon.log.wait("File \"fake.py\", line 2, in app");
+    daemon.log.wait_for("File \"fake.py\", line 2, in app");
     // On stderr an entry's fields follow its text, which is the traceback.
-    daemon.log.wait(answer.field("x-request-id"));
-    daemon.log.wait_for(1, "Traceback");
+    daemon.log.wait_for(response.field("x-request-id"));
+    daemon.log.wait_for_count(1, "Traceback");
     assert_eq!(daemon.log.count("Traceback"), 1);
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn an_exception_in_mid_body_is_logged() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
-    let broken = client.ask("/raise-mid-body/100").try_answer("GET");
-    assert!(broken.is_err(), "{broken:?}");
-    let line = daemon.log.wait("GET /raise-mid-body/100 200: broken off in mid-body: Fake: boom");
+    let error = client.send_get("/raise-mid-body/100").try_response("GET");
+    assert!(error.is_err(), "{error:?}");
+    let line = daemon.log.wait_for("GET /raise-mid-body/100 200: broken off in mid-body: Fake: boom");
     assert!(line.contains("ERROR"), "{line}");
-    daemon.log.wait("File \"fake.py\", line 2, in app");
-    daemon.log.wait_for(1, "Traceback");
+    daemon.log.wait_for("File \"fake.py\", line 2, in app");
+    daemon.log.wait_for_count(1, "Traceback");
     assert_eq!(daemon.log.count("Traceback"), 1);
 }
 
 #[test]
 fn an_exception_after_the_response_names_its_request() {
-    let daemon = Rgun::fake().serving();
-    let answer = daemon.get("/raise-late");
-    assert_eq!((answer.status, answer.text().as_str()), (200, "Hello, world!"));
-    let entry = daemon.log.wait("raised after its answer was complete: Fake: boom");
+    let daemon = Rgun::fake().start_ready();
+    let response = daemon.get("/raise-late");
+    assert_eq!((response.status, response.text().as_str()), (200, "Hello, world!"));
+    let entry = daemon.log.wait_for("raised after its answer was complete: Fake: boom");
     assert!(entry.contains("GET /raise-late"), "{entry}");
-    let fields = daemon.log.wait("rgun.request_id");
-    assert!(fields.contains(answer.field("x-request-id")), "{fields}");
+    let fields = daemon.log.wait_for("rgun.request_id");
+    assert!(fields.contains(response.field("x-request-id")), "{fields}");
     assert!(fields.contains("rgun.path=/raise-late") && fields.contains("rgun.method=GET"), "{fields}");
 }
 
 #[test]
 fn a_line_break_in_a_path_stays_escaped_in_the_log() {
-    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
-    let answer = daemon.get("/hello%0aERROR%20all%20lost");
-    let line = daemon.log.wait(answer.field("x-request-id"));
+    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).start_ready();
+    let response = daemon.get("/hello%0aERROR%20all%20lost");
+    let line = daemon.log.wait_for(response.field("x-request-id"));
     assert!(line.contains("/hello%0aERROR"), "{line}");
 }
 
-/// The answer to a body over limits.body.
-fn too_large(daemon: &Daemon) -> Answer {
+/// The response to a body over limits.body.
+fn too_large(daemon: &Daemon) -> Response {
     let head = "POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\n";
-    daemon.connect().send(head).answer()
+    daemon.connect().send(head).response()
 }
 
 /// How many requests the entries with these words stand for.
@@ -98,10 +98,10 @@ fn counted(log: &str, what: &str) -> u64 {
 
 #[test]
 fn a_refused_request_is_logged_at_the_default_level() {
-    let daemon = Rgun::fake().set("limits.body", "10").serving();
-    let answer = too_large(&daemon);
-    answer.is_a_refusal(413);
-    let line = daemon.log.wait(answer.field("x-request-id"));
+    let daemon = Rgun::fake().set("limits.body", "10").start_ready();
+    let response = too_large(&daemon);
+    response.assert_error(413);
+    let line = daemon.log.wait_for(response.field("x-request-id"));
     for fact in ["INFO", "POST /hello 413: the request's body is larger than limits.body", "rgun.status=413"]
     {
         assert!(line.contains(fact), "{fact}: {line}");
@@ -110,48 +110,48 @@ fn a_refused_request_is_logged_at_the_default_level() {
 
 #[test]
 fn equal_refusals_are_counted_in_one_entry() {
-    let daemon = Rgun::fake().set("limits.body", "10").serving();
+    let daemon = Rgun::fake().set("limits.body", "10").start_ready();
     for _ in 0..100 {
-        too_large(&daemon).is_a_refusal(413);
+        too_large(&daemon).assert_error(413);
     }
-    until("all are told of", || (counted(&daemon.log.text(), "POST /hello 413") == 100).then_some(()));
+    wait_until("all are told of", || (counted(&daemon.log.text(), "POST /hello 413") == 100).then_some(()));
     let entries = daemon.log.count("POST /hello 413");
     assert!(entries < 50, "{entries} entries of 100 requests");
 }
 
 #[test]
 fn with_an_access_log_each_refused_request_has_its_entry() {
-    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).set("limits.body", "10").serving();
+    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).set("limits.body", "10").start_ready();
     for _ in 0..10 {
-        let answer = too_large(&daemon);
-        daemon.log.wait(answer.is_a_refusal(413).field("x-request-id"));
+        let response = too_large(&daemon);
+        daemon.log.wait_for(response.assert_error(413).field("x-request-id"));
     }
 }
 
 #[test]
 fn shed_requests_are_counted_in_one_warning() {
-    let daemon = Rgun::fake().set("limits.queue", "1").serving();
+    let daemon = Rgun::fake().set("limits.queue", "1").start_ready();
     let mut running = daemon.connect();
-    running.ask("/hang");
+    running.send_get("/hang");
     let mut queued = daemon.connect();
-    until("one runs and one waits", || {
-        queued.ask("/hello");
+    wait_until("one runs and one waits", || {
+        queued.send_get("/hello");
         (daemon.get("/shed").status == 503).then_some(())
     });
     for _ in 0..50 {
-        daemon.get("/shed").is_a_refusal(503);
+        daemon.get("/shed").assert_error(503);
     }
-    until("all are told of", || (counted(&daemon.log.text(), "GET /shed 503") >= 51).then_some(()));
-    assert!(daemon.log.wait("GET /shed 503").contains("WARN"));
+    wait_until("all are told of", || (counted(&daemon.log.text(), "GET /shed 503") >= 51).then_some(()));
+    assert!(daemon.log.wait_for("GET /shed 503").contains("WARN"));
     assert!(daemon.log.count("GET /shed 503") < 40);
     daemon.signal(nix::sys::signal::Signal::SIGQUIT);
 }
 
 #[test]
 fn control_characters_in_a_path_are_escaped_on_stderr() {
-    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
-    let answer = daemon.connect().ask("/a\u{9b}2J\u{202e}b").answer();
-    let line = daemon.log.wait(answer.field("x-request-id"));
+    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).start_ready();
+    let response = daemon.connect().send_get("/a\u{9b}2J\u{202e}b").response();
+    let line = daemon.log.wait_for(response.field("x-request-id"));
     assert!(line.contains("GET /a\\u{9b}2J\\u{202e}b 404 "), "{line}");
     assert!(line.contains("rgun.path=/a\\u{9b}2J\\u{202e}b "), "{line}");
     assert!(!line.contains(['\u{9b}', '\u{202e}']), "{line:?}");
@@ -160,7 +160,9 @@ fn control_characters_in_a_path_are_escaped_on_stderr() {
 #[test]
 fn control_characters_in_a_path_have_a_raw_journal_field() {
     if !may_replace_journald() {
-        return skipped("a path with controls in the journal: takes root, to put a journald in its place");
+        return report_skipped(
+            "a path with controls in the journal: takes root, to put a journald in its place",
+        );
     }
     let rgun = Rgun::fake().flags(["--access-logfile", "-"]);
     let journald = Journald::at(rgun.scratch());

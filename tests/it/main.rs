@@ -12,6 +12,7 @@ mod support;
 
 mod activation;
 mod asgi;
+mod asgi_uploads;
 mod backpressure;
 mod bodies;
 mod check;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::Rgun;
-use crate::support::systemd::Notified;
+use crate::support::systemd::NotifySocket;
 
-fn notified(rgun: Rgun) -> (Rgun, Notified) {
-    let systemd = Notified::at(rgun.scratch());
+fn notified(rgun: Rgun) -> (Rgun, NotifySocket) {
+    let systemd = NotifySocket::at(rgun.scratch());
     (rgun.variable("NOTIFY_SOCKET", &systemd.name), systemd)
 }
 
@@ -19,31 +19,31 @@ fn ready_is_sent_once_a_worker_is_ready() {
     let daemon = rgun.start();
     systemd.wait("STATUS=starting: booting fake:app");
     let mut early = daemon.connect();
-    early.ask("/hello");
-    let so_far = systemd.so_far();
+    early.send_get("/hello");
+    let so_far = systemd.received();
     assert!(!so_far.iter().any(|line| line == "READY=1"), "{so_far:?}");
 
     gate.open("");
     systemd.wait("READY=1");
     systemd.wait("STATUS=1/1 workers ready");
-    assert_eq!(early.answer().status, 200, "who came early is served");
+    assert_eq!(early.response().status, 200, "who came early is served");
 }
 
 #[test]
 fn a_failed_boot_is_in_the_status_without_ready() {
-    let (rgun, mut systemd) = notified(Rgun::fake().fake_does("failed"));
+    let (rgun, mut systemd) = notified(Rgun::fake().fake_behaviour("failed"));
     let mut daemon = rgun.start();
     let at = systemd.wait("STATUS=0/1 workers ready: loading it raised Fake (fake.py, line 1)");
-    let (_, line) = &systemd.said[at];
+    let (_, line) = &systemd.assignments[at];
     assert!(line.contains("retry in"), "{line}");
-    let answer = daemon.get("/hello");
-    let body = answer.is_a_refusal(503).text();
+    let response = daemon.get("/hello");
+    let body = response.assert_error(503).text();
     assert!(!body.contains("fake application"), "{body}");
-    let line = daemon.log.wait(answer.field("x-request-id"));
+    let line = daemon.log.wait_for(response.field("x-request-id"));
     assert!(line.contains("the fake application does not load"), "the log has the reason: {line}");
-    daemon.log.wait_for(2, "did not boot");
-    daemon.stops();
-    assert!(!systemd.so_far().iter().any(|line| line == "READY=1"));
+    daemon.log.wait_for_count(2, "did not boot");
+    daemon.stop();
+    assert!(!systemd.received().iter().any(|line| line == "READY=1"));
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_slow_start_extends_its_timeout() {
     let (rgun, mut systemd) = notified(rgun);
     let _daemon = rgun.start();
     let at = systemd.wait("EXTEND_TIMEOUT_USEC=");
-    let (_, line) = &systemd.said[at];
+    let (_, line) = &systemd.assignments[at];
     let micros: u64 = line.rsplit('=').next().unwrap().parse().unwrap();
     assert!(micros >= 1_000_000, "{line}");
     gate.open("");
@@ -62,42 +62,42 @@ fn a_slow_start_extends_its_timeout() {
 #[test]
 fn stopping_is_sent_before_the_drain_status() {
     let (rgun, mut systemd) = notified(Rgun::fake());
-    let mut daemon = rgun.serving();
+    let mut daemon = rgun.start_ready();
     systemd.wait("READY=1");
     let mut client = daemon.connect();
-    client.ask("/stream/2/300").head();
+    client.send_get("/stream/2/300").response_head();
     daemon.signal(Signal::SIGTERM);
     let stopping = systemd.wait("STOPPING=1");
     systemd.wait_from(stopping, "EXTEND_TIMEOUT_USEC=");
     systemd.wait("STATUS=stopping: ");
-    assert!(daemon.exit().success());
-    assert!(!systemd.so_far()[stopping..].iter().any(|line| line == "READY=1"));
+    assert!(daemon.wait_exit().success());
+    assert!(!systemd.received()[stopping..].iter().any(|line| line == "READY=1"));
 }
 
 #[test]
 fn the_status_follows_a_workers_death_and_successor() {
     let (rgun, mut systemd) = notified(Rgun::fake());
-    let daemon = rgun.serving();
+    let daemon = rgun.start_ready();
     let ready = systemd.wait("STATUS=1/1 workers ready");
-    daemon.get("/die").is_a_refusal(502);
+    daemon.get("/die").assert_error(502);
     let dead = systemd.wait_from(ready + 1, "STATUS=0/1 workers ready");
     systemd.wait_from(dead, "STATUS=1/1 workers ready");
-    let said = systemd.so_far();
+    let said = systemd.received();
     assert_eq!(said.iter().filter(|line| *line == "READY=1").count(), 1, "{said:?}");
 }
 
 #[test]
 fn the_watchdog_is_pinged_within_its_period() {
     let (rgun, mut systemd) = notified(Rgun::fake().variable("WATCHDOG_USEC", "1000000"));
-    let daemon = rgun.serving();
+    let daemon = rgun.start_ready();
     let mut client = daemon.connect();
     // A worker that is busy is no reason to stop.
-    client.ask("/stream/3/700").head();
+    client.send_get("/stream/3/700").response_head();
     let mut at = systemd.wait("READY=1");
-    let mut last = systemd.said[at].0;
+    let mut last = systemd.assignments[at].0;
     for _ in 0..3 {
         at = systemd.wait_from(at + 1, "WATCHDOG=1");
-        let now = systemd.said[at].0;
+        let now = systemd.assignments[at].0;
         assert!(now - last < Duration::from_secs(1), "{:?} without a ping", now - last);
         last = now;
     }
@@ -108,10 +108,10 @@ fn the_watchdog_is_pinged_within_its_period() {
 fn a_watchdog_for_another_process_is_not_pinged() {
     let watchdog = Rgun::fake().variable("WATCHDOG_USEC", "20000").variable("WATCHDOG_PID", "1");
     let (rgun, mut systemd) = notified(watchdog);
-    let mut daemon = rgun.serving();
+    let mut daemon = rgun.start_ready();
     assert_eq!(daemon.get("/slow/200").status, 200);
-    daemon.stops();
-    let said = systemd.so_far();
+    daemon.stop();
+    let said = systemd.received();
     assert!(!said.iter().any(|line| line.starts_with("WATCHDOG")), "{said:?}");
 }
 
@@ -122,17 +122,17 @@ fn a_secret_in_an_exception_is_only_in_the_log() {
     let (rgun, mut systemd) = notified(Rgun::python(source));
     let daemon = rgun.start();
     let at = systemd.wait("STATUS=0/1 workers ready: importing app raised RuntimeError (");
-    let (_, line) = &systemd.said[at];
+    let (_, line) = &systemd.assignments[at];
     assert!(line.contains("app.py, line 4)"), "{line}");
-    let answer = daemon.get("/");
-    let body = answer.is_a_refusal(503).text();
+    let response = daemon.get("/");
+    let body = response.assert_error(503).text();
     assert!(body.contains("the application is not available at the moment"), "{body}");
-    for text in [&body, &format!("{:?}", answer.fields)] {
+    for text in [&body, &format!("{:?}", response.fields)] {
         assert!(!text.contains("hunter2") && !text.contains("RuntimeError"), "{text}");
     }
-    let line = daemon.log.wait(answer.field("x-request-id"));
+    let line = daemon.log.wait_for(response.field("x-request-id"));
     assert!(line.contains("postgres://shop:hunter2@db/shop"), "{line}");
-    let told = systemd.so_far();
+    let told = systemd.received();
     assert!(!told.iter().any(|line| line.contains("hunter2")), "{told:?}");
 }
 
@@ -141,12 +141,12 @@ fn a_secret_in_a_failed_reload_is_not_in_the_status() {
     let sound =
         "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'']\n";
     let (rgun, mut systemd) = notified(Rgun::python(sound));
-    let daemon = rgun.serving();
+    let daemon = rgun.start_ready();
     daemon.scratch().write("app.py", "x = {}['hunter2']\n");
     daemon.signal(Signal::SIGHUP);
-    daemon.log.wait("reload failed: importing app raised KeyError: 'hunter2'");
+    daemon.log.wait_for("reload failed: importing app raised KeyError: 'hunter2'");
     systemd.wait("STATUS=1/1 workers ready; reload failed: importing app raised KeyError (");
-    let told = systemd.so_far();
+    let told = systemd.received();
     assert!(!told.iter().any(|line| line.contains("hunter2")), "{told:?}");
     assert_eq!(daemon.get("/").status, 200);
 }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::daemon::old_python;
-use crate::support::{Daemon, Rgun, skipped, systemd};
+use crate::support::binaries::old_python;
+use crate::support::{Daemon, Rgun, report_skipped, systemd};
 
 const USAGE: i32 = 64;
 const CONFIG: i32 = 78;
@@ -74,7 +74,7 @@ fn an_interpreter_other_than_python_is_refused() {
 #[test]
 fn an_interpreter_that_is_too_old_is_refused() {
     let Some(old) = old_python() else {
-        return skipped("a Python that is too old: there is none on this machine");
+        return report_skipped("a Python that is too old: there is none on this machine");
     };
     refused(
         Rgun::python("application = print\n").flags(["--python", old.to_str().unwrap()]),
@@ -189,7 +189,7 @@ fn an_address_in_use_is_refused() {
         &["listen.bind", &bind, "in use", "--bind"],
     );
 
-    let other: Daemon = Rgun::fake().serving();
+    let other: Daemon = Rgun::fake().start_ready();
     let bind = format!("unix:{}", other.scratch().join("socket").display());
     refused(Rgun::fake().flags(["--bind", bind.as_str()]), CONFIG, &["listen.bind", &bind, "in use"]);
     assert_eq!(other.get("/hello").status, 200, "it still has its socket");
@@ -212,7 +212,7 @@ fn a_missing_or_unreadable_directory_is_refused() {
         &["app.directory", "/etc/passwd"],
     );
     if nix::unistd::geteuid().is_root() {
-        return skipped("a directory that may not be read: root may read them all");
+        return report_skipped("a directory that may not be read: root may read them all");
     }
     let rgun = Rgun::fake();
     let locked = rgun.scratch().join("locked");
@@ -227,12 +227,12 @@ fn clients_waiting_for_a_failed_start_get_503() {
     let (rgun, gate) = Rgun::fake().gated();
     let mut daemon = rgun.start();
     let mut client = daemon.connect();
-    client.ask("/hello");
+    client.send_get("/hello");
     gate.open("failed");
-    let answer = client.answer();
-    answer.is_a_refusal(503);
-    assert!(answer.text().contains("the application is not available"), "{}", answer.text());
-    let line = daemon.log.wait(answer.field("x-request-id"));
+    let response = client.response();
+    response.assert_error(503);
+    assert!(response.text().contains("the application is not available"), "{}", response.text());
+    let line = daemon.log.wait_for(response.field("x-request-id"));
     assert!(line.contains("the fake application does not load"), "{line}");
-    assert_eq!(daemon.exit().code(), Some(CONFIG));
+    assert_eq!(daemon.wait_exit().code(), Some(CONFIG));
 }

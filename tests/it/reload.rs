@@ -8,16 +8,15 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
-use crate::support::daemon::Gate;
-use crate::support::systemd::Notified;
-use crate::support::{Daemon, Rgun, until};
+use crate::support::systemd::NotifySocket;
+use crate::support::{Daemon, Gate, Rgun, wait_until};
 
 /// Fake workers whose next lives do what [`next_lives`] says, and a control socket.
 fn rgun() -> Rgun {
     let rgun = Rgun::fake();
     let runtime = rgun.scratch().path().display().to_string();
     let behaviour = format!("@{}", rgun.scratch().join("behaviour").display());
-    rgun.variable("RUNTIME_DIRECTORY", &runtime).fake_does(&behaviour)
+    rgun.variable("RUNTIME_DIRECTORY", &runtime).fake_behaviour(&behaviour)
 }
 
 fn next_lives(daemon: &Daemon, what: &str) {
@@ -52,19 +51,19 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn generation(daemon: &Daemon) -> String {
-    daemon.get("/pid").said("generation")
+    daemon.get("/pid").value("generation")
 }
 
 #[test]
 fn sighup_replaces_the_generation() {
     let daemon = rgun().flags(["--workers", "2"]).start();
-    daemon.log.wait_for(2, "is ready after");
+    daemon.log.wait_for_count(2, "is ready after");
     assert_eq!(generation(&daemon), "1");
     let old = daemon.descendants();
     daemon.signal(Signal::SIGHUP);
-    daemon.log.wait("reloaded: generation 2 serves");
+    daemon.log.wait_for("reloaded: generation 2 serves");
     assert_eq!(generation(&daemon), "2");
-    until("the old workers are gone", || {
+    wait_until("the old workers are gone", || {
         let left = daemon.descendants();
         (left.len() == 2 && old.iter().all(|pid| !left.contains(pid))).then_some(())
     });
@@ -72,7 +71,7 @@ fn sighup_replaces_the_generation() {
 
 #[test]
 fn the_reload_command_waits_for_the_outcome() {
-    let daemon = rgun().serving();
+    let daemon = rgun().start_ready();
     let said = reload(&daemon);
     assert!(said.status.success(), "{said:?}");
     assert!(text(&said.stdout).contains("generation 2 serves"), "{said:?}");
@@ -82,9 +81,9 @@ fn the_reload_command_waits_for_the_outcome() {
 #[test]
 fn a_failed_import_keeps_the_old_generation() {
     let rgun = rgun();
-    let mut systemd = Notified::at(rgun.scratch());
+    let mut systemd = NotifySocket::at(rgun.scratch());
     let name = systemd.name.clone();
-    let daemon = rgun.variable("NOTIFY_SOCKET", &name).serving();
+    let daemon = rgun.variable("NOTIFY_SOCKET", &name).start_ready();
     let worker = daemon.worker();
     next_lives(&daemon, "failed");
     let said = reload(&daemon);
@@ -93,11 +92,11 @@ fn a_failed_import_keeps_the_old_generation() {
     assert!(complaint.contains("the fake application does not load"), "{complaint}");
     assert!(complaint.contains("Fake: boom"), "the traceback's end: {complaint}");
     assert_eq!(daemon.worker(), worker, "untouched");
-    daemon.log.wait("reload failed");
+    daemon.log.wait_for("reload failed");
     systemd.wait("RELOADING=1");
     let at =
         systemd.wait("STATUS=1/1 workers ready; reload failed: loading it raised Fake (fake.py, line 1)");
-    assert!(systemd.said[at].1.contains("generation 1"), "{:?}", systemd.said[at]);
+    assert!(systemd.assignments[at].1.contains("generation 1"), "{:?}", systemd.assignments[at]);
 
     next_lives(&daemon, "");
     assert!(reload(&daemon).status.success(), "repaired");
@@ -110,17 +109,17 @@ fn a_failed_second_worker_keeps_the_old_generation() {
     let daemon = rgun.flags(["--workers", "2"]).start();
     for ready in 1..=2 {
         gate.open("");
-        daemon.log.wait_for(ready, "is ready after");
+        daemon.log.wait_for_count(ready, "is ready after");
     }
     let mut before = daemon.descendants();
     before.sort_unstable();
     let client = begin(&daemon);
     gate.open("");
-    daemon.log.wait_for(3, "is ready after");
+    daemon.log.wait_for_count(3, "is ready after");
     gate.open("failed");
     let said = client.wait_with_output().expect("it ends");
     assert_eq!(said.status.code(), Some(1), "{said:?}");
-    until("only the old ones are left", || {
+    wait_until("only the old ones are left", || {
         let mut left = daemon.descendants();
         left.sort_unstable();
         (left == before).then_some(())
@@ -133,7 +132,7 @@ fn a_wrong_configuration_lists_all_its_errors() {
     let rgun = rgun();
     let path = rgun.scratch().join("rgun.toml");
     std::fs::write(&path, "[timeouts]\nrequest = \"5s\"\n").expect("a new file");
-    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).serving();
+    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready();
     std::fs::write(&path, "[timeouts]\nrequest = \"soon\"\n[limits]\nqueue = -1\n").expect("ours");
     let said = reload(&daemon);
     assert_eq!(said.status.code(), Some(1), "{said:?}");
@@ -141,30 +140,30 @@ fn a_wrong_configuration_lists_all_its_errors() {
     assert!(complaint.contains("timeouts.request") || complaint.contains("request"), "{complaint}");
     assert!(complaint.contains("queue"), "both errors: {complaint}");
     assert_eq!(generation(&daemon), "1");
-    daemon.log.wait_for(1, "is ready after");
+    daemon.log.wait_for_count(1, "is ready after");
     assert_eq!(daemon.log.count("is ready after"), 1, "nobody was booted for it");
 }
 
 #[test]
 fn a_reload_applies_changed_limits_and_counts() {
-    let rgun = rgun().without_count();
+    let rgun = rgun().without_worker_count();
     let path = rgun.scratch().join("rgun.toml");
     std::fs::write(&path, "[workers]\ncount = 1\n[timeouts]\nrequest = \"30s\"\n").expect("a new file");
-    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).serving();
+    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready();
     std::fs::write(&path, "[workers]\ncount = 3\n[timeouts]\nrequest = \"300ms\"\n[limits]\nbody = \"10\"\n")
         .expect("ours");
     assert!(reload(&daemon).status.success());
-    until("three workers", || (daemon.descendants().len() == 3).then_some(()));
-    daemon.get("/hang").is_a_refusal(504);
+    wait_until("three workers", || (daemon.descendants().len() == 3).then_some(()));
+    daemon.get("/hang").assert_error(504);
     let mut client = daemon.connect();
     client.send(b"POST /body HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\nhello world");
-    assert_eq!(client.answer().status, 413);
+    assert_eq!(client.response().status, 413);
 }
 
 #[test]
 fn no_request_is_lost_while_generations_change() {
     let daemon = Arc::new(rgun().flags(["--workers", "2"]).start());
-    daemon.log.wait_for(2, "is ready after");
+    daemon.log.wait_for_count(2, "is ready after");
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..6)
         .map(|number| {
@@ -174,8 +173,8 @@ fn no_request_is_lost_while_generations_change() {
                 let mut client = daemon.connect();
                 while !stop.load(Ordering::Relaxed) {
                     let path = if number % 2 == 0 { "/hello" } else { "/slow/3" };
-                    let answer = client.get(path);
-                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    let response = client.get(path);
+                    assert_eq!(response.status, 200, "{}", response.text());
                     if number == 5 {
                         client = daemon.connect();
                     }
@@ -196,12 +195,12 @@ fn no_request_is_lost_while_generations_change() {
 
 #[test]
 fn a_request_of_the_old_generation_is_finished() {
-    let daemon = rgun().serving();
+    let daemon = rgun().start_ready();
     let mut client = daemon.connect();
-    client.ask("/stream/8/100").head();
+    client.send_get("/stream/8/100").response_head();
     assert!(reload(&daemon).status.success());
     assert_eq!(generation(&daemon), "2");
-    let rest = client.rest_in_chunks();
+    let rest = client.chunked_text();
     assert!(rest.contains("part 7"), "the whole answer: {rest}");
 }
 
@@ -210,14 +209,15 @@ fn a_second_reload_supersedes_the_first() {
     let (rgun, gate) = gated();
     let daemon = rgun.start();
     gate.open("");
-    daemon.log.wait("is ready after");
+    daemon.log.wait_for("is ready after");
     let old = daemon.worker();
     let first = begin(&daemon);
-    daemon.log.wait("generation 2 boots beside");
-    let canary = until("the canary is there", || daemon.descendants().into_iter().find(|pid| *pid != old));
+    daemon.log.wait_for("generation 2 boots beside");
+    let canary =
+        wait_until("the canary is there", || daemon.descendants().into_iter().find(|pid| *pid != old));
     let second = begin(&daemon);
-    daemon.log.wait("generation 3 boots beside");
-    until("the first canary is gone", || (!daemon.descendants().contains(&canary)).then_some(()));
+    daemon.log.wait_for("generation 3 boots beside");
+    wait_until("the first canary is gone", || (!daemon.descendants().contains(&canary)).then_some(()));
     gate.open("");
     let (first, second) =
         (first.wait_with_output().expect("it ends"), second.wait_with_output().expect("it ends"));
@@ -229,11 +229,11 @@ fn a_second_reload_supersedes_the_first() {
 
 #[test]
 fn a_stop_during_a_reload_ends_both() {
-    let mut daemon = rgun().serving();
+    let mut daemon = rgun().start_ready();
     next_lives(&daemon, "never");
     let client = begin(&daemon);
-    daemon.log.wait("generation 2 boots beside");
-    daemon.stops();
+    daemon.log.wait_for("generation 2 boots beside");
+    daemon.stop();
     let said = client.wait_with_output().expect("it ends");
     assert_eq!(said.status.code(), Some(1), "{said:?}");
 }
@@ -241,14 +241,16 @@ fn a_stop_during_a_reload_ends_both() {
 #[test]
 fn a_reload_starts_an_application_that_failed_to_boot() {
     let rgun = rgun();
-    let mut systemd = Notified::at(rgun.scratch());
+    let mut systemd = NotifySocket::at(rgun.scratch());
     let name = systemd.name.clone();
     rgun.scratch().write("behaviour", "failed");
     let daemon = rgun.variable("NOTIFY_SOCKET", &name).start();
-    daemon.log.wait("did not boot");
+    daemon.log.wait_for("did not boot");
     let refused = daemon.get("/hello");
-    refused.is_a_refusal(503);
-    assert!(daemon.log.wait(refused.field("x-request-id")).contains("the fake application does not load"));
+    refused.assert_error(503);
+    assert!(
+        daemon.log.wait_for(refused.field("x-request-id")).contains("the fake application does not load")
+    );
     assert!(refused.has("retry-after"));
     next_lives(&daemon, "");
     assert!(reload(&daemon).status.success());
@@ -259,11 +261,11 @@ fn a_reload_starts_an_application_that_failed_to_boot() {
 #[test]
 fn a_repaired_application_boots_without_a_reload() {
     let rgun = rgun();
-    let mut systemd = Notified::at(rgun.scratch());
+    let mut systemd = NotifySocket::at(rgun.scratch());
     let name = systemd.name.clone();
     rgun.scratch().write("behaviour", "failed");
     let daemon = rgun.variable("NOTIFY_SOCKET", &name).start();
-    daemon.log.wait("did not boot");
+    daemon.log.wait_for("did not boot");
     next_lives(&daemon, "");
     systemd.wait("READY=1");
     assert_eq!(daemon.get("/hello").status, 200);
@@ -274,7 +276,7 @@ fn the_probe_decides_whether_a_reload_succeeds() {
     let rgun = rgun();
     let path = rgun.scratch().join("rgun.toml");
     std::fs::write(&path, "[reload]\nprobe = \"/status/500\"\n").expect("a new file");
-    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).serving();
+    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready();
     let worker = daemon.worker();
     let said = reload(&daemon);
     assert_eq!(said.status.code(), Some(1), "{said:?}");
@@ -295,36 +297,36 @@ def application(environ, start_response):
 #[test]
 fn a_clearly_worse_generation_is_rolled_back() {
     let rgun = Rgun::python(VERSIONED).set("reload.watch", "60s");
-    let mut systemd = Notified::at(rgun.scratch());
+    let mut systemd = NotifySocket::at(rgun.scratch());
     let name = systemd.name.clone();
-    let daemon = rgun.variable("NOTIFY_SOCKET", &name).serving();
+    let daemon = rgun.variable("NOTIFY_SOCKET", &name).start_ready();
     let mut client = daemon.connect();
     for _ in 0..50 {
         assert_eq!(client.get("/").status, 200);
     }
     daemon.scratch().write("app.py", &VERSIONED.replace("bad = False", "bad = True"));
     daemon.signal(Signal::SIGHUP);
-    daemon.log.wait("reloaded: generation 2 serves");
+    daemon.log.wait_for("reloaded: generation 2 serves");
     let mut refused = 0;
-    until("the first generation serves again", || {
-        let answer = client.get("/");
-        refused += u32::from(answer.status == 500);
-        (refused > 0 && answer.status == 200).then_some(())
+    wait_until("the first generation serves again", || {
+        let response = client.get("/");
+        refused += u32::from(response.status == 500);
+        (refused > 0 && response.status == 200).then_some(())
     });
-    let line = daemon.log.wait("generation 1 serves again");
+    let line = daemon.log.wait_for("generation 1 serves again");
     assert!(line.contains("ERROR"), "{line}");
     systemd.wait("STATUS=1/1 workers ready; ");
-    until("only it is left", || (daemon.descendants().len() == 1).then_some(()));
+    wait_until("only it is left", || (daemon.descendants().len() == 1).then_some(()));
 }
 
 #[test]
 fn an_equally_good_generation_is_kept() {
-    let daemon = Rgun::python(VERSIONED).set("reload.watch", "1s").serving();
+    let daemon = Rgun::python(VERSIONED).set("reload.watch", "1s").start_ready();
     daemon.signal(Signal::SIGHUP);
-    daemon.log.wait("reloaded: generation 2 serves");
+    daemon.log.wait_for("reloaded: generation 2 serves");
     assert_eq!(daemon.descendants().len(), 2, "the one before stays at hand");
     let mut client = daemon.connect();
-    until("it leaves", || {
+    wait_until("it leaves", || {
         assert_eq!(client.get("/").status, 200);
         (daemon.descendants().len() == 1).then_some(())
     });
@@ -346,6 +348,6 @@ fn a_reload_without_a_daemon_exits_69() {
 fn a_stale_control_socket_is_replaced() {
     let rgun = rgun();
     rgun.scratch().write("control", "what a crash left behind");
-    let daemon = rgun.serving();
+    let daemon = rgun.start_ready();
     assert!(reload(&daemon).status.success());
 }

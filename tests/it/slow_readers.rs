@@ -1,11 +1,10 @@
-//! Clients that read slowly, or not at all, hold no worker: their answers wait in the daemon's memory and files, which
+//! Clients that read slowly, or not at all, hold no worker: their responses wait in the daemon's memory and files, which
 //! are bounded, and who is too slow is cut off and named.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::bodies::pattern;
-use crate::support::{Client, Daemon, Rgun, until};
+use crate::support::{Client, Daemon, Rgun, pattern, wait_until};
 
 const MIB: u64 = 1024 * 1024;
 const LARGE: usize = 50 * 1024 * 1024;
@@ -22,19 +21,19 @@ fn bounded(rgun: Rgun, memory: &str, disk: &str) -> Rgun {
 }
 
 fn fake_asgi() -> Rgun {
-    Rgun::fake().fake_does("asgi")
+    Rgun::fake().fake_behaviour("asgi")
 }
 
 /// Two clients that have asked for `path` and read no further than its head. A third is answered at once; memory stays
 /// bounded; and when the two read at last, nothing is missing.
 fn two_workers_are_free_for_a_third(rgun: Rgun, path: &str) {
     let daemon = bounded(rgun, "16MiB", "1GiB").start();
-    daemon.log.wait_for(2, "is ready after");
+    daemon.log.wait_for_count(2, "is ready after");
     assert_eq!(daemon.get("/large/3000000").body.len(), 3_000_000);
     let before = daemon.rss();
     let mut slow: Vec<Client> = (0..2).map(|_| daemon.connect()).collect();
     for client in &mut slow {
-        assert_eq!(client.ask(path).head().status, 200);
+        assert_eq!(client.send_get(path).response_head().status, 200);
     }
     let begun = Instant::now();
     assert_eq!(daemon.get("/hello").status, 200);
@@ -47,10 +46,10 @@ fn two_workers_are_free_for_a_third(rgun: Rgun, path: &str) {
     assert!(grown < 40 * MIB, "{} KiB more", grown / 1024);
     let expected = pattern(LARGE);
     for client in &mut slow {
-        assert!(client.take(LARGE).is_ok_and(|body| body == expected), "it came changed");
+        assert!(client.read_exact(LARGE).is_ok_and(|body| body == expected), "it came changed");
         assert_eq!(client.get("/hello").status, 200, "the connection goes on");
     }
-    until("the files are closed", || (n_spooled(&daemon) == 0).then_some(()));
+    wait_until("the files are closed", || (n_spooled(&daemon) == 0).then_some(()));
 }
 
 /// Files without a name that the daemon has open.
@@ -119,83 +118,83 @@ fn clients_that_do_not_read_hold_no_interpreter() {
 #[test]
 fn unread_complete_responses_are_bounded() {
     let daemon = bounded(Rgun::fake(), "8MiB", "1GiB").start();
-    daemon.log.wait_for(2, "is ready after");
+    daemon.log.wait_for_count(2, "is ready after");
     assert_eq!(daemon.get("/large/1000000").body.len(), 1_000_000);
     let before = daemon.rss();
     let mut slow: Vec<Client> = (0..60).map(|_| daemon.connect()).collect();
     for client in &mut slow {
-        assert_eq!(client.ask("/large/1000000").head().status, 200);
+        assert_eq!(client.send_get("/large/1000000").response_head().status, 200);
     }
     assert_eq!(daemon.get("/hello").status, 200);
     // 60 MB in all: what memory has no room for is in files, but for what hyper has of each.
-    until("memory is given back", || (n_spooled(&daemon) > 20).then_some(()));
+    wait_until("memory is given back", || (n_spooled(&daemon) > 20).then_some(()));
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < 50 * MIB, "{} KiB more", grown / 1024);
     let expected = pattern(1_000_000);
     for client in &mut slow {
-        assert!(client.take(expected.len()).unwrap() == expected, "it came changed");
+        assert!(client.read_exact(expected.len()).unwrap() == expected, "it came changed");
     }
 }
 
 #[test]
 fn a_response_outlives_its_worker() {
-    let daemon = bounded(Rgun::fake(), "64MiB", "0").flags(["--workers", "1"]).serving();
+    let daemon = bounded(Rgun::fake(), "64MiB", "0").flags(["--workers", "1"]).start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
-    assert_eq!(client.ask("/large/20000000").head().status, 200);
-    // Its end is not the answer's.
+    assert_eq!(client.send_get("/large/20000000").response_head().status, 200);
+    // Its end is not the response's.
     daemon.get("/hello");
     let pid = i32::try_from(worker).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
-    until("it is gone", || (!daemon.descendants().contains(&worker)).then_some(()));
-    assert!(client.take(20_000_000).unwrap() == pattern(20_000_000), "it came changed");
+    wait_until("it is gone", || (!daemon.descendants().contains(&worker)).then_some(()));
+    assert!(client.read_exact(20_000_000).unwrap() == pattern(20_000_000), "it came changed");
 }
 
 #[test]
 fn a_client_that_never_reads_is_cut_off_and_logged() {
-    let daemon = bounded(Rgun::fake(), "64MiB", "0").set("timeouts.body", "700ms").serving();
+    let daemon = bounded(Rgun::fake(), "64MiB", "0").set("timeouts.body", "700ms").start_ready();
     let mut client = daemon.connect();
-    let id = client.ask("/large/20000000").head().field("x-request-id").to_owned();
-    let entry = daemon.log.wait("the client did not take its answer");
+    let id = client.send_get("/large/20000000").response_head().field("x-request-id").to_owned();
+    let entry = daemon.log.wait_for("the client did not take its answer");
     assert!(entry.contains("INFO") && entry.contains("GET /large/20000000 200: broken off"), "{entry}");
     assert!(entry.contains(&id) && entry.contains("rgun.bytes="), "{entry}");
-    assert!(client.take(20_000_000).is_err(), "it was not cut off");
+    assert!(client.read_exact(20_000_000).is_err(), "it was not cut off");
 }
 
 #[test]
 fn only_clients_below_the_rate_are_cut_off() {
     let rgun = bounded(Rgun::fake(), "64MiB", "0").set("limits.response_rate", "400KiB");
-    let daemon = rgun.set("timeouts.body", "2s").serving();
+    let daemon = rgun.set("timeouts.body", "2s").start_ready();
     let mut slow = daemon.connect();
     let mut quick = daemon.connect();
-    let id = slow.ask("/large/20000000").head().field("x-request-id").to_owned();
-    quick.ask("/large/20000000").head();
+    let id = slow.send_get("/large/20000000").response_head().field("x-request-id").to_owned();
+    quick.send_get("/large/20000000").response_head();
     // Both take something all the time.
     let mut taken = 0;
-    until("the slow one is cut off", || {
+    wait_until("the slow one is cut off", || {
         let block = 200_000.min(20_000_000 - taken);
         taken += block;
-        assert!(quick.take(block).is_ok(), "it was cut off at {taken}");
+        assert!(quick.read_exact(block).is_ok(), "it was cut off at {taken}");
         // Their time is that between two looks of the daemon.
         std::thread::sleep(Duration::from_millis(50));
-        slow.take(1000).ok();
+        slow.read_exact(1000).ok();
         (daemon.log.count("the client did not take its answer") > 0).then_some(())
     });
     assert!(taken < 20_000_000, "it was only cut off by the end");
-    assert!(quick.take(20_000_000 - taken).is_ok());
-    assert!(daemon.log.wait("the client did not take its answer").contains(&id));
+    assert!(quick.read_exact(20_000_000 - taken).is_ok());
+    assert!(daemon.log.wait_for("the client did not take its answer").contains(&id));
 }
 
 #[test]
 fn a_silent_stream_has_no_slow_client() {
-    let daemon = Rgun::fake().set("limits.response_rate", "1MiB").set("timeouts.body", "300ms").serving();
-    let answer = daemon.get("/stream/4/700");
-    assert_eq!(answer.text(), "part 0\npart 1\npart 2\npart 3\n");
+    let daemon = Rgun::fake().set("limits.response_rate", "1MiB").set("timeouts.body", "300ms").start_ready();
+    let response = daemon.get("/stream/4/700");
+    assert_eq!(response.text(), "part 0\npart 1\npart 2\npart 3\n");
 }
 
 #[test]
 fn a_reload_changes_the_response_limits() {
-    let rgun = Rgun::fake().without_count();
+    let rgun = Rgun::fake().without_worker_count();
     let path = rgun.scratch().join("rgun.toml");
     let limits = |memory: &str| {
         let text =
@@ -203,15 +202,15 @@ fn a_reload_changes_the_response_limits() {
         fs::write(&path, text).unwrap();
     };
     limits("1MiB");
-    let daemon = rgun.flags(["--config", path.to_str().unwrap()]).serving();
+    let daemon = rgun.flags(["--config", path.to_str().unwrap()]).start_ready();
     let mut client = daemon.connect();
-    client.ask("/large/20000000").head();
+    client.send_get("/large/20000000").response_head();
     let mut other = daemon.connect();
-    other.ask("/hello");
-    assert!(other.is_silent_for(Duration::from_millis(300)), "the only worker should wait");
+    other.send_get("/hello");
+    assert!(other.receives_nothing_for(Duration::from_millis(300)), "the only worker should wait");
     limits("64MiB");
     daemon.signal(nix::sys::signal::Signal::SIGHUP);
-    daemon.log.wait("generation 2 serves");
-    assert_eq!(other.answer().status, 200);
-    assert!(client.take(20_000_000).unwrap() == pattern(20_000_000), "it came changed");
+    daemon.log.wait_for("generation 2 serves");
+    assert_eq!(other.response().status, 200);
+    assert!(client.read_exact(20_000_000).unwrap() == pattern(20_000_000), "it came changed");
 }

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::systemd::{Journald, may_replace_journald};
-use crate::support::{Daemon, Rgun, skipped, until};
+use crate::support::{Daemon, Rgun, report_skipped, wait_until};
 
 /// More than a pipe and the daemon's queues hold together, at some hundred bytes an entry.
 const FLOOD: usize = 20_000;
@@ -25,8 +25,8 @@ fn flood(daemon: &Daemon) {
 
 /// An access log that is full, of which nothing is read.
 fn stalled() -> Daemon {
-    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
-    daemon.log.hold();
+    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).start_ready();
+    daemon.log.pause_reading();
     flood(&daemon);
     daemon
 }
@@ -34,16 +34,16 @@ fn stalled() -> Daemon {
 fn kills_a_worker_and_gets_another(daemon: &Daemon) {
     let victim = daemon.worker();
     kill(Pid::from_raw(i32::try_from(victim).expect("a pid")), Signal::SIGKILL).expect("it runs");
-    until("another worker answers", || {
-        let answer = daemon.get("/pid");
-        (answer.status == 200 && answer.said("pid") != victim.to_string()).then_some(())
+    wait_until("another worker answers", || {
+        let response = daemon.get("/pid");
+        (response.status == 200 && response.value("pid") != victim.to_string()).then_some(())
     });
 }
 
 fn ends(mut daemon: Daemon, signal: Signal) {
     let begun = Instant::now();
     daemon.signal(signal);
-    let status = daemon.exit();
+    let status = daemon.wait_exit();
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(begun.elapsed() < EXIT, "{:?}", begun.elapsed());
 }
@@ -52,9 +52,9 @@ fn ends(mut daemon: Daemon, signal: Signal) {
 fn workers_are_replaced_while_stderr_is_unread() {
     let mut daemon = stalled();
     kills_a_worker_and_gets_another(&daemon);
-    daemon.log.release();
-    daemon.log.wait("was killed by SIGKILL");
-    daemon.stops();
+    daemon.log.resume_reading();
+    daemon.log.wait_for("was killed by SIGKILL");
+    daemon.stop();
 }
 
 #[test]
@@ -70,8 +70,8 @@ fn sigquit_stops_a_daemon_with_unread_stderr() {
 #[test]
 fn lost_lines_are_counted_once_stderr_is_read() {
     let daemon = stalled();
-    daemon.log.release();
-    daemon.log.wait("lines are missing");
+    daemon.log.resume_reading();
+    daemon.log.wait_for("lines are missing");
     let text = daemon.log.text();
     assert!(text.matches("GET /hello 200").count() < FLOOD, "nothing was lost");
 }
@@ -84,21 +84,21 @@ fn a_printing_worker_runs_while_stderr_is_unread() {
         \x20       sys.stderr.write('x' * 99999 + '\\n')\n\
         \x20   start_response('200 OK', [])\n\
         \x20   return [b'printed']\n";
-    let mut daemon = Rgun::python(source).serving();
-    daemon.log.hold();
+    let mut daemon = Rgun::python(source).start_ready();
+    daemon.log.pause_reading();
     // 10 MB each: more than what the daemon keeps.
     for _ in 0..3 {
         assert_eq!(daemon.get("/").text(), "printed");
     }
-    daemon.log.release();
-    daemon.log.wait("lines are missing");
-    daemon.stops();
+    daemon.log.resume_reading();
+    daemon.log.wait_for("lines are missing");
+    daemon.stop();
 }
 
 #[test]
 fn an_unread_journald_socket_delays_nothing() {
     if !may_replace_journald() {
-        return skipped("a journald that never reads: takes root, to put one in its place");
+        return report_skipped("a journald that never reads: takes root, to put one in its place");
     }
     let rgun = Rgun::fake().flags(["--access-logfile", "-"]);
     let journald = Journald::at(rgun.scratch());
@@ -111,7 +111,7 @@ fn an_unread_journald_socket_delays_nothing() {
 #[test]
 fn lost_entries_are_counted_in_the_journal() {
     if !may_replace_journald() {
-        return skipped("a journald that reads late: takes root, to put one in its place");
+        return report_skipped("a journald that reads late: takes root, to put one in its place");
     }
     let rgun = Rgun::fake().flags(["--access-logfile", "-"]);
     let journald = Journald::at(rgun.scratch());

@@ -2,60 +2,56 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Rgun, until};
-
-fn asgi() -> Rgun {
-    Rgun::fake().fake_does("asgi").set("workers.concurrency", "10")
-}
+use crate::support::Rgun;
 
 #[test]
 fn a_head_is_sent_before_the_body_starts() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
-    let head = client.ask("/events").head();
+    let head = client.send_get("/events").response_head();
     assert_eq!((head.status, head.field("transfer-encoding")), (200, "chunked"));
-    assert!(client.is_silent());
+    assert!(client.receives_nothing());
     assert_eq!(daemon.get("/release").status, 200);
-    assert_eq!(client.rest_in_chunks(), "event");
+    assert_eq!(client.chunked_text(), "event");
     assert_eq!(client.get("/hello").status, 200, "the connection goes on");
 }
 
 #[test]
 fn a_head_request_to_a_stream_ends_with_a_disconnect() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     client.send("HEAD /silent-events HTTP/1.1\r\nHost: test\r\n\r\n");
-    assert_eq!(client.answer_to("HEAD").status, 200);
-    until("it is told", || (daemon.get("/gone").text() == "gone=1 cancelled=0").then_some(()));
+    assert_eq!(client.response_to("HEAD").status, 200);
+    daemon.wait_for_disconnects(1, 0);
     assert_eq!(client.get("/hello").status, 200, "the connection goes on");
 }
 
 #[test]
 fn a_silent_stream_over_its_deadline_is_cut_off() {
-    let daemon = asgi().flags(["--timeout", "400ms"]).serving();
+    let daemon = Rgun::fake_asgi().flags(["--timeout", "400ms"]).start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
     let begun = Instant::now();
-    assert_eq!(client.ask("/silent-events").head().status, 200);
+    assert_eq!(client.send_get("/silent-events").response_head().status, 200);
     // Nothing comes but the end.
-    client.is_closed();
+    client.assert_closed();
     assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
-    assert!(daemon.log.wait("GET /silent-events broke off in mid-body").contains("ERROR"));
-    until("it is cancelled", || (daemon.get("/gone").text() == "gone=0 cancelled=1").then_some(()));
+    assert!(daemon.log.wait_for("GET /silent-events broke off in mid-body").contains("ERROR"));
+    daemon.wait_for_disconnects(0, 1);
     assert_eq!(daemon.log.count("events 504"), 0, "{}", daemon.log.text());
     assert_eq!(daemon.worker(), worker);
 }
 
 #[test]
 fn each_part_of_a_stream_restarts_the_deadline() {
-    for rgun in [Rgun::fake(), asgi()] {
-        let daemon = rgun.flags(["--timeout", "1s"]).serving();
+    for rgun in [Rgun::fake(), Rgun::fake_asgi()] {
+        let daemon = rgun.flags(["--timeout", "1s"]).start_ready();
         let worker = daemon.worker();
         let mut client = daemon.connect();
         let begun = Instant::now();
-        client.ask("/stream/8/200").head();
-        let answer = client.rest_in_chunks();
-        assert!((0..8).map(|nr| format!("part {nr}")).eq(answer.lines()), "{answer}");
+        client.send_get("/stream/8/200").response_head();
+        let response = client.chunked_text();
+        assert!((0..8).map(|nr| format!("part {nr}")).eq(response.lines()), "{response}");
         assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!(daemon.worker(), worker);
         assert_eq!(daemon.log.count("deadline"), 0, "{}", daemon.log.text());
@@ -64,23 +60,23 @@ fn each_part_of_a_stream_restarts_the_deadline() {
 
 #[test]
 fn the_head_of_a_stream_restarts_the_deadline() {
-    let daemon = asgi().flags(["--timeout", "1s"]).serving();
+    let daemon = Rgun::fake_asgi().flags(["--timeout", "1s"]).start_ready();
     let mut client = daemon.connect();
     let begun = Instant::now();
-    assert_eq!(client.ask("/events/600").head().status, 200);
+    assert_eq!(client.send_get("/events/600").response_head().status, 200);
     daemon.get("/release");
-    assert_eq!(client.rest_in_chunks(), "event");
+    assert_eq!(client.chunked_text(), "event");
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[test]
 fn a_stream_paused_over_its_deadline_is_cut_off() {
-    for rgun in [Rgun::fake(), asgi()] {
-        let daemon = rgun.flags(["--timeout", "400ms"]).serving();
+    for rgun in [Rgun::fake(), Rgun::fake_asgi()] {
+        let daemon = rgun.flags(["--timeout", "400ms"]).start_ready();
         let mut client = daemon.connect();
-        let broken = client.ask("/stream/2/60000").try_answer("GET");
-        assert!(broken.is_err(), "{broken:?}");
-        daemon.log.wait("GET /stream/2/60000 broke off in mid-body");
+        let error = client.send_get("/stream/2/60000").try_response("GET");
+        assert!(error.is_err(), "{error:?}");
+        daemon.log.wait_for("GET /stream/2/60000 broke off in mid-body");
         assert_eq!(daemon.log.count("60000 504"), 0, "{}", daemon.log.text());
     }
 }

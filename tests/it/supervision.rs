@@ -5,8 +5,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::systemd::Notified;
-use crate::support::{Daemon, Rgun, until};
+use crate::support::systemd::NotifySocket;
+use crate::support::{Daemon, Rgun, wait_until};
 
 fn configured(rgun: Rgun, toml: &str) -> Rgun {
     let path = rgun.scratch().write("rgun.toml", toml);
@@ -31,58 +31,58 @@ def application(environ, start_response):
 ";
 
 fn names_its_stack(daemon: &Daemon, path: &str, line: &str) {
-    let answer = daemon.get(path);
-    answer.is_a_refusal(504);
-    let id = answer.field("x-request-id").to_owned();
-    assert!(daemon.log.wait("GET /export 504").contains("ERROR"));
+    let response = daemon.get(path);
+    response.assert_error(504);
+    let id = response.field("x-request-id").to_owned();
+    assert!(daemon.log.wait_for("GET /export 504").contains("ERROR"));
     // The fields follow the stacks.
-    let fields = daemon.log.wait(&id);
+    let fields = daemon.log.wait_for(&id);
     assert!(fields.contains("rgun.worker=0"), "{fields}");
-    let stack = daemon.log.wait("in export");
+    let stack = daemon.log.wait_for("in export");
     assert!(stack.contains("app.py") && stack.contains(line), "{stack}");
     assert!(daemon.log.text().contains("<- this request"), "{}", daemon.log.text());
-    daemon.log.wait_for(1, &id);
+    daemon.log.wait_for_count(1, &id);
     assert_eq!(daemon.log.count(&id), 1, "one entry about it");
     assert_eq!(daemon.get("/").text(), "ok", "by the successor");
 }
 
 #[test]
 fn a_504_is_logged_with_the_stacks_of_its_worker() {
-    let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).serving();
+    let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).start_ready();
     names_its_stack(&daemon, "/export", "line 7");
 }
 
 #[test]
 fn stacks_are_dumped_while_c_code_holds_the_gil() {
-    let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).serving();
+    let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).start_ready();
     names_its_stack(&daemon, "/export?c", "line 6");
 }
 
 #[test]
 fn a_slow_request_is_logged_once_with_its_stack() {
     let source = STUCK.replace("time.sleep(60)", "time.sleep(1)");
-    let daemon = Rgun::python(&source).set("log.slow", "200ms").serving();
+    let daemon = Rgun::python(&source).set("log.slow", "200ms").start_ready();
     assert_eq!(daemon.get("/export").text(), "ok");
-    let entry = daemon.log.wait("GET /export is slow");
+    let entry = daemon.log.wait_for("GET /export is slow");
     assert!(entry.contains("WARN"), "{entry}");
-    assert!(daemon.log.wait("in export").contains("app.py"));
+    assert!(daemon.log.wait_for("in export").contains("app.py"));
     assert_eq!(daemon.get("/export").text(), "ok");
-    daemon.log.wait_for(2, "GET /export is slow");
-    daemon.log.wait_for(2, "is slow");
+    daemon.log.wait_for_count(2, "GET /export is slow");
+    daemon.log.wait_for_count(2, "is slow");
     assert_eq!(daemon.log.count("is slow"), 2, "once each");
 }
 
 #[test]
 fn a_hanging_import_is_logged_with_its_stack() {
     let rgun = Rgun::python("import time\ntime.sleep(60)\n").set("timeouts.boot", "700ms");
-    let mut systemd = Notified::at(rgun.scratch());
+    let mut systemd = NotifySocket::at(rgun.scratch());
     let name = systemd.name.clone();
     let daemon = rgun.variable("NOTIFY_SOCKET", &name).start();
-    let entry = daemon.log.wait("did not boot");
+    let entry = daemon.log.wait_for("did not boot");
     assert!(entry.contains("timeouts.boot"), "{entry}");
-    let stack = daemon.log.wait("app.py");
+    let stack = daemon.log.wait_for("app.py");
     assert!(stack.contains("line 2"), "{stack}");
-    daemon.get("/").is_a_refusal(503);
+    daemon.get("/").assert_error(503);
     systemd.wait("STATUS=0/1 workers ready");
 }
 
@@ -90,12 +90,12 @@ fn a_hanging_import_is_logged_with_its_stack() {
 
 #[test]
 fn a_workers_death_is_logged_with_its_request() {
-    let daemon = Rgun::fake().serving();
-    let answer = daemon.get("/abort");
-    answer.is_a_refusal(502);
-    let line = daemon.log.wait("was killed by SIGABRT");
+    let daemon = Rgun::fake().start_ready();
+    let response = daemon.get("/abort");
+    response.assert_error(502);
+    let line = daemon.log.wait_for("was killed by SIGABRT");
     assert!(line.contains("GET /abort"), "{line}");
-    assert!(line.contains(answer.field("x-request-id")), "{line}");
+    assert!(line.contains(response.field("x-request-id")), "{line}");
 }
 
 #[test]
@@ -110,31 +110,31 @@ def application(environ, start_response):
         return [b'second']
     os._exit(3)
 ";
-    let daemon = Rgun::python(source).set("workers.retry", "idempotent").serving();
+    let daemon = Rgun::python(source).set("workers.retry", "idempotent").start_ready();
     assert_eq!(daemon.get("/").text(), "second");
-    daemon.log.wait("retrying GET /: worker 0 died");
+    daemon.log.wait_for("retrying GET /: worker 0 died");
 }
 
 #[test]
 fn a_post_is_not_retried() {
-    let daemon = Rgun::fake().set("workers.retry", "idempotent").serving();
+    let daemon = Rgun::fake().set("workers.retry", "idempotent").start_ready();
     let mut client = daemon.connect();
     client.send("POST /die HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
-    client.answer().is_a_refusal(502);
+    client.response().assert_error(502);
 }
 
 #[test]
 fn a_request_that_killed_two_workers_is_quarantined() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
-    daemon.log.wait_for(2, "is ready after");
-    daemon.get("/die").is_a_refusal(502);
-    daemon.get("/die").is_a_refusal(502);
-    daemon.log.wait("GET /die has killed two workers");
+    daemon.log.wait_for_count(2, "is ready after");
+    daemon.get("/die").assert_error(502);
+    daemon.get("/die").assert_error(502);
+    daemon.log.wait_for("GET /die has killed two workers");
     let refused = daemon.get("/die");
-    refused.is_a_refusal(503);
+    refused.assert_error(503);
     assert!(refused.has("retry-after"));
     assert_eq!(daemon.get("/hello").status, 200, "others are served");
-    daemon.log.wait_for(2, "exited with status 3");
+    daemon.log.wait_for_count(2, "exited with status 3");
     assert_eq!(daemon.log.count("exited with status 3"), 2);
 }
 
@@ -142,16 +142,16 @@ fn a_request_that_killed_two_workers_is_quarantined() {
 
 #[test]
 fn a_worker_is_recycled_after_max_requests() {
-    let daemon = Rgun::fake().flags(["--max-requests", "5"]).serving();
+    let daemon = Rgun::fake().flags(["--max-requests", "5"]).start_ready();
     let first = daemon.worker();
     let mut client = daemon.connect();
     for _ in 0..40 {
         assert_eq!(client.get("/hello").status, 200);
     }
-    daemon.log.wait("has served");
-    until("its successor serves", || (daemon.worker() != first).then_some(()));
+    daemon.log.wait_for("has served");
+    wait_until("its successor serves", || (daemon.worker() != first).then_some(()));
     assert_eq!(daemon.log.count("WARN"), 0, "{}", daemon.log.text());
-    until("one worker is left in the end", || (daemon.descendants().len() == 1).then_some(()));
+    wait_until("one worker is left in the end", || (daemon.descendants().len() == 1).then_some(()));
 }
 
 #[test]
@@ -164,57 +164,57 @@ def application(environ, start_response):
     start_response('200 OK', [])
     return [str(len(kept)).encode()]
 ";
-    let daemon = Rgun::python(source).set("workers.max_memory", "48MiB").serving();
+    let daemon = Rgun::python(source).set("workers.max_memory", "48MiB").start_ready();
     assert_eq!(daemon.get("/grow").text(), "1");
-    daemon.log.wait("workers.max_memory");
-    until("the new worker remembers nothing", || (daemon.get("/").text() == "0").then_some(()));
+    daemon.log.wait_for("workers.max_memory");
+    wait_until("the new worker remembers nothing", || (daemon.get("/").text() == "0").then_some(()));
 }
 
 #[test]
 fn a_worker_is_recycled_after_max_lifetime() {
-    let daemon = Rgun::fake().set("workers.max_lifetime", "1s").serving();
+    let daemon = Rgun::fake().set("workers.max_lifetime", "1s").start_ready();
     let first = daemon.worker();
-    until("another one", || (daemon.worker() != first).then_some(()));
-    daemon.log.wait("workers.max_lifetime");
+    wait_until("another one", || (daemon.worker() != first).then_some(()));
+    daemon.log.wait_for("workers.max_lifetime");
 }
 
 // === count ===
 
 #[test]
 fn signals_add_and_remove_workers() {
-    let daemon = Rgun::fake().serving();
+    let daemon = Rgun::fake().start_ready();
     // One after the other: equal signals that are pending are one (signal(7)).
     for (signal, workers) in [(Signal::SIGTTIN, 2), (Signal::SIGTTIN, 3), (Signal::SIGTTOU, 2)] {
         daemon.signal(signal);
-        until("so many workers", || (daemon.descendants().len() == workers).then_some(()));
+        wait_until("so many workers", || (daemon.descendants().len() == workers).then_some(()));
     }
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn workers_are_added_while_requests_wait() {
-    let rgun = configured(Rgun::fake().without_count(), "[workers]\ncount = { min = 1, max = 3 }\n");
-    let daemon = rgun.serving();
+    let rgun = configured(Rgun::fake().without_worker_count(), "[workers]\ncount = { min = 1, max = 3 }\n");
+    let daemon = rgun.start_ready();
     assert_eq!(daemon.descendants().len(), 1);
     let mut clients: Vec<_> = (0..8)
         .map(|_| {
             let mut client = daemon.connect();
-            client.ask("/slow/1500");
+            client.send_get("/slow/1500");
             client
         })
         .collect();
-    until("a second worker", || (daemon.descendants().len() >= 2).then_some(()));
+    wait_until("a second worker", || (daemon.descendants().len() >= 2).then_some(()));
     for client in &mut clients {
-        assert_eq!(client.answer().text(), "slow");
+        assert_eq!(client.response().text(), "slow");
     }
-    daemon.log.wait("requests waited for");
+    daemon.log.wait_for("requests waited for");
 }
 
 #[test]
 fn idle_workers_exit_and_a_request_restarts_them() {
-    let daemon = Rgun::fake().set("workers.idle_exit", "1s").serving();
-    until("nobody is left", || daemon.descendants().is_empty().then_some(()));
-    daemon.log.wait("the workers leave until the next one");
+    let daemon = Rgun::fake().set("workers.idle_exit", "1s").start_ready();
+    wait_until("nobody is left", || daemon.descendants().is_empty().then_some(()));
+    daemon.log.wait_for("the workers leave until the next one");
     assert_eq!(daemon.get("/hello").status, 200, "it waits, and is answered");
     assert_eq!(daemon.descendants().len(), 1);
 }
@@ -232,7 +232,7 @@ def application(environ, start_response):
 #[test]
 fn preloaded_workers_are_children_of_the_daemon() {
     let daemon = Rgun::python(PRELOADED).flags(["--preload", "--workers", "2"]).start();
-    daemon.log.wait_for(3, "is ready after");
+    daemon.log.wait_for_count(3, "is ready after");
     let said = daemon.get("/").text();
     let pids: Vec<u32> = said.split(' ').map(|pid| pid.parse().expect("a pid")).collect();
     assert_ne!(pids[0], pids[1], "imported elsewhere");
@@ -241,7 +241,7 @@ fn preloaded_workers_are_children_of_the_daemon() {
 
     let pid = Pid::from_raw(i32::try_from(pids[1]).expect("a pid"));
     kill(pid, Signal::SIGKILL).expect("it runs");
-    until("three again", || {
+    wait_until("three again", || {
         let left = daemon.descendants();
         (left.len() == 3 && !left.contains(&pids[1])).then_some(())
     });
@@ -251,14 +251,14 @@ fn preloaded_workers_are_children_of_the_daemon() {
 #[test]
 fn a_reload_with_preload_loads_new_code_in_a_new_zygote() {
     let daemon = Rgun::python(PRELOADED).flags(["--preload", "--workers", "2"]).start();
-    daemon.log.wait_for(3, "is ready after");
+    daemon.log.wait_for_count(3, "is ready after");
     let first = daemon.get("/").text();
     daemon.scratch().write("app.py", &PRELOADED.replace("{born}", "new {born}"));
     daemon.signal(Signal::SIGHUP);
-    daemon.log.wait("reloaded: generation 2 serves");
+    daemon.log.wait_for("reloaded: generation 2 serves");
     let second = daemon.get("/").text();
     assert!(second.starts_with("new "), "{first} then {second}");
-    until("the old ones are gone", || (daemon.descendants().len() == 3).then_some(()));
+    wait_until("the old ones are gone", || (daemon.descendants().len() == 3).then_some(()));
 }
 
 #[test]
@@ -274,10 +274,10 @@ def application(environ, start_response):
 ";
     let daemon =
         Rgun::python(source).flags(["--preload", "--workers", "2"]).set("workers.refork", "20").start();
-    daemon.log.wait_for(3, "is ready after");
+    daemon.log.wait_for_count(3, "is ready after");
     let mut client = daemon.connect();
     let mut in_a_row = 0;
-    until("everybody was forked from a worker that had served twenty", || {
+    wait_until("everybody was forked from a worker that had served twenty", || {
         let said = client.get("/").text();
         let (served, parent) = said.split_once(' ').expect("two numbers");
         assert_eq!(parent.parse::<u32>().expect("a pid"), daemon.pid());
@@ -310,17 +310,17 @@ def application(environ, start_response):
 ";
     let hooks = "[hooks]\npost_fork = \"app:post_fork\"\npost_worker_init = \"app:post_worker_init\"\n\
                  worker_exit = \"app:worker_exit\"\nchild_exit = \"app:child_exit\"\n";
-    let mut daemon = configured(Rgun::python(source), hooks).serving();
+    let mut daemon = configured(Rgun::python(source), hooks).start_ready();
     assert_eq!(daemon.get("/").text(), "ok");
     daemon.signal(Signal::SIGHUP);
-    daemon.log.wait("reloaded: generation 2 serves");
+    daemon.log.wait_for("reloaded: generation 2 serves");
     let notes = || std::fs::read_to_string(daemon.scratch().join("notes")).unwrap_or_default();
-    until("the new one hears of the old one's end", || notes().contains("child_exit 1\n").then_some(()));
+    wait_until("the new one hears of the old one's end", || notes().contains("child_exit 1\n").then_some(()));
     let so_far = notes();
     let lines: Vec<&str> = so_far.lines().collect();
     assert_eq!(lines[..2], ["post_fork True", "post_worker_init 1"], "{lines:?}");
     assert!(lines.contains(&"post_worker_init 2") && lines.contains(&"worker_exit True"), "{lines:?}");
-    daemon.stops();
+    daemon.stop();
 }
 
 // === paths ===
@@ -330,19 +330,19 @@ fn a_path_rule_overrides_timeout_and_concurrency() {
     let toml = "[timeouts]\nrequest = \"300ms\"\n[[timeouts.path]]\nmatch = \"/slow/*\"\nrequest = \"10s\"\n\
                 concurrency = 1\n";
     let daemon = configured(Rgun::fake(), toml).flags(["--workers", "3"]).start();
-    daemon.log.wait_for(3, "is ready after");
+    daemon.log.wait_for_count(3, "is ready after");
     let mut slow: Vec<_> = (0..3)
         .map(|_| {
             let mut client = daemon.connect();
-            client.ask("/slow/600");
+            client.send_get("/slow/600");
             client
         })
         .collect();
     let begun = std::time::Instant::now();
-    daemon.get("/hang").is_a_refusal(504);
+    daemon.get("/hang").assert_error(504);
     assert_eq!(daemon.get("/hello").status, 200, "one at a time leaves two workers");
     for client in &mut slow {
-        assert_eq!(client.answer().text(), "slow");
+        assert_eq!(client.response().text(), "slow");
     }
     assert!(begun.elapsed() >= Duration::from_millis(1800), "one after the other");
 }

@@ -1,34 +1,29 @@
-//! What is said to a client outside of its answers' window: it is bounded, so that one that does not read does not make
+//! What is said to a client outside of its responses' window: it is bounded, so that one that does not read does not make
 //! the daemon grow.
 
 use std::time::{Duration, Instant};
 
-use crate::bodies::pattern;
 use crate::support::websocket::{BINARY, FIN, Frame, PING, PONG, WebSocket, frame};
-use crate::support::{Client, DEADLINE, Daemon, Rgun, until};
+use crate::support::{Client, DEADLINE, Daemon, Rgun, pattern, wait_until};
 
 const MIB: u64 = 1024 * 1024;
 
-fn asgi() -> Rgun {
-    Rgun::fake().fake_does("asgi").set("workers.concurrency", "10")
-}
-
 #[test]
 fn early_hints_are_dropped_while_a_client_does_not_read() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     daemon.get("/hints/0");
     let before = daemon.rss();
     let mut client = daemon.connect();
-    client.ask("/hint-flood/20000");
+    client.send_get("/hint-flood/20000");
     let mut most = before;
-    until("80 MB of hints are said", || {
+    wait_until("80 MB of hints are said", || {
         most = most.max(daemon.rss());
         (daemon.get("/floods").text() == "floods=1").then_some(())
     });
     most = most.max(daemon.rss());
     assert!(most.saturating_sub(before) < 4 * MIB, "{} KiB more", (most - before) / 1024);
     // What it gets is whole.
-    let hint = client.take(4000).unwrap();
+    let hint = client.read_exact(4000).unwrap();
     assert!(hint.starts_with(b"HTTP/1.1 103 Early Hints\r\nlink: </xxx"), "{:?}", &hint[..40]);
 }
 
@@ -60,9 +55,9 @@ fn a_client_that_never_reads_is_no_longer_read() {
         ("hints", b"GET /hints/0 HTTP/1.1\r\nHost: test\r\n\r\n".to_vec()),
     ];
     for (name, request) in kinds {
-        let daemon = asgi().serving();
+        let daemon = Rgun::fake_asgi().start_ready();
         let mut client = daemon.connect();
-        assert_eq!(client.send(&request).head().status, 200, "{name}");
+        assert_eq!(client.send(&request).response_head().status, 200, "{name}");
         drop(client);
         let mut client = daemon.connect();
         let grown = flood(&daemon, &mut client, &request.repeat(100));
@@ -73,10 +68,10 @@ fn a_client_that_never_reads_is_no_longer_read() {
 
 #[test]
 fn pings_of_a_client_that_does_not_read_are_dropped() {
-    let daemon = asgi().set("websocket.ping_interval", "off").serving();
+    let daemon = Rgun::fake_asgi().set("websocket.ping_interval", "off").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let ping = frame(FIN | PING, &[b'p'; 125]);
-    // More than the kernel holds of the answers.
+    // More than the kernel holds of the responses.
     let many = ping.repeat(1000);
     for _ in 0..200 {
         socket.send_raw(&many);
@@ -95,7 +90,7 @@ fn pings_of_a_client_that_does_not_read_are_dropped() {
     let last = frame(FIN | PING, b"last");
     socket.send_raw(&last);
     let is_last = |frame: &Frame| frame.first == FIN | PONG && frame.payload == b"last";
-    assert!((0..400_000).any(|_| is_last(&socket.frame())), "the last ping has an answer");
+    assert!((0..400_000).any(|_| is_last(&socket.read_frame())), "the last ping has an answer");
     socket.send(FIN | BINARY, b"message");
-    assert_eq!(socket.message(), (BINARY, b"message".to_vec()));
+    assert_eq!(socket.read_message(), (BINARY, b"message".to_vec()));
 }

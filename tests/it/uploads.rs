@@ -3,8 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::bodies::pattern;
-use crate::support::{Client, Daemon, Rgun, until};
+use crate::support::{Client, Daemon, Rgun, pattern, wait_until};
 
 const MIB: usize = 1024 * 1024;
 
@@ -31,104 +30,104 @@ fn n_open(daemon: &Daemon, what: &str) -> usize {
 
 #[test]
 fn bodies_spill_to_disk_and_then_are_507() {
-    let daemon = bounded("4MiB", "8MiB").serving();
+    let daemon = bounded("4MiB", "8MiB").start_ready();
     // Memory has room for one of them, the disk for two.
     let mut uploads = Vec::new();
     for (nr, (in_memory, on_disk)) in [(1, 0), (1, 1), (1, 2)].into_iter().enumerate() {
         uploads.push(stalled(&daemon, 900 * MIB, 3 * MIB));
-        until(&format!("upload {nr} waits"), || {
+        wait_until(&format!("upload {nr} waits"), || {
             let open = (n_open(&daemon, "memfd:rgun-body"), n_open(&daemon, "/spool/"));
             (open == (in_memory, on_disk)).then_some(())
         });
     }
     let mut refused = stalled(&daemon, 3 * MIB, 3 * MIB);
-    let answer = refused.answer();
-    answer.is_a_refusal(507);
-    assert!(daemon.log.wait(answer.field("x-request-id")).contains("limits.spool_disk"));
-    refused.is_closed();
+    let response = refused.response();
+    response.assert_error(507);
+    assert!(daemon.log.wait_for(response.field("x-request-id")).contains("limits.spool_disk"));
+    refused.assert_closed();
     // What was refused is free at once; what has left as well.
     uploads.pop();
-    until("it is free", || (n_open(&daemon, "/spool/") == 1).then_some(()));
+    wait_until("it is free", || (n_open(&daemon, "/spool/") == 1).then_some(()));
     let body = pattern(3 * MIB);
     let mut client = stalled(&daemon, body.len(), body.len());
-    assert!(client.answer().body == body);
+    assert!(client.response().body == body);
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn a_body_counts_until_its_exchange_is_done() {
-    let daemon = bounded("2MiB", "0").flags(["--threads", "2"]).serving();
+    let daemon = bounded("2MiB", "0").flags(["--threads", "2"]).start_ready();
     let mut slow = daemon.connect();
     slow.send(format!("POST /slow/1500 HTTP/1.1\r\nHost: test\r\nContent-Length: {MIB}\r\n\r\n"));
     slow.send(pattern(MIB));
-    until("the worker has it", || (n_open(&daemon, "memfd:rgun-body") == 1).then_some(()));
+    wait_until("the worker has it", || (n_open(&daemon, "memfd:rgun-body") == 1).then_some(()));
     let mut refused = stalled(&daemon, 2 * MIB, 2 * MIB);
-    refused.answer().is_a_refusal(507);
-    assert_eq!(slow.answer().status, 200);
+    refused.response().assert_error(507);
+    assert_eq!(slow.response().status, 200);
     let body = pattern(2 * MIB);
-    assert!(stalled(&daemon, body.len(), body.len()).answer().body == body);
+    assert!(stalled(&daemon, body.len(), body.len()).response().body == body);
 }
 
 #[test]
 fn many_small_stalled_bodies_are_bounded() {
-    let daemon = bounded("256KiB", "64MiB").serving();
+    let daemon = bounded("256KiB", "64MiB").start_ready();
     let mut uploads: Vec<_> = (0..50).map(|_| stalled(&daemon, 60_000, 50_000)).collect();
     // Four of them are in memory, the others are not.
-    until("they are on disk", || (n_open(&daemon, "/spool/") >= 40).then_some(()));
+    wait_until("they are on disk", || (n_open(&daemon, "/spool/") >= 40).then_some(()));
     for client in &mut uploads {
         client.send(&pattern(60_000)[50_000..]);
-        assert!(client.answer().body == pattern(60_000));
+        assert!(client.response().body == pattern(60_000));
     }
 }
 
-/// Sends a byte now and then until there is an answer.
+/// Sends a byte now and then until there is a response.
 fn dribbles(daemon: &Daemon, path: &str) {
     let mut client = daemon.connect();
     client.send(format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\n"));
     client.send(pattern(1000));
     let mut n_sent = 0;
-    until("it is refused", || {
+    wait_until("it is refused", || {
         n_sent += 1;
         client.try_send(b"x").ok();
-        (!client.is_silent_for(Duration::from_millis(50))).then_some(())
+        (!client.receives_nothing_for(Duration::from_millis(50))).then_some(())
     });
     assert!(n_sent > 5, "{n_sent} bytes: it was refused before the grace was over");
-    let answer = client.answer();
-    answer.is_a_refusal(408);
-    client.is_closed();
-    let entry = daemon.log.wait(answer.field("x-request-id"));
+    let response = client.response();
+    response.assert_error(408);
+    client.assert_closed();
+    let entry = daemon.log.wait_for(response.field("x-request-id"));
     assert!(entry.contains("INFO") && entry.contains("408"), "{entry}");
 }
 
 #[test]
 fn a_body_below_the_rate_is_408() {
-    let slow = |rgun: Rgun| rgun.set("limits.body_rate", "10KiB").set("timeouts.body", "600ms").serving();
+    let slow = |rgun: Rgun| rgun.set("limits.body_rate", "10KiB").set("timeouts.body", "600ms").start_ready();
     dribbles(&slow(Rgun::fake()), "/body");
-    dribbles(&slow(Rgun::fake().fake_does("asgi")), "/take");
+    dribbles(&slow(Rgun::fake().fake_behaviour("asgi")), "/take");
 }
 
 #[test]
 fn a_slow_body_above_the_rate_is_accepted() {
-    for (rgun, path) in [(Rgun::fake(), "/body"), (Rgun::fake().fake_does("asgi"), "/take")] {
-        let daemon = rgun.set("limits.body_rate", "1KiB").set("timeouts.body", "400ms").serving();
+    for (rgun, path) in [(Rgun::fake(), "/body"), (Rgun::fake().fake_behaviour("asgi"), "/take")] {
+        let daemon = rgun.set("limits.body_rate", "1KiB").set("timeouts.body", "400ms").start_ready();
         let mut client = daemon.connect();
         client.send(format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n"));
         for block in pattern(100_000).chunks(10_000) {
-            assert!(client.is_silent_for(Duration::from_millis(100)));
+            assert!(client.receives_nothing_for(Duration::from_millis(100)));
             client.send(block);
         }
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
 }
 
 #[test]
 fn without_a_rate_a_body_may_be_slow() {
-    let daemon = Rgun::fake().set("limits.body_rate", "off").set("timeouts.body", "300ms").serving();
+    let daemon = Rgun::fake().set("limits.body_rate", "off").set("timeouts.body", "300ms").start_ready();
     let mut client = daemon.connect();
     client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 20\r\n\r\n");
     for _ in 0..20 {
-        assert!(client.is_silent_for(Duration::from_millis(50)));
+        assert!(client.receives_nothing_for(Duration::from_millis(50)));
         client.send(b"x");
     }
-    assert_eq!(client.answer().body.len(), 20);
+    assert_eq!(client.response().body.len(), 20);
 }

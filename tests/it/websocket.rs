@@ -6,27 +6,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::bodies::pattern;
 use crate::support::websocket::{BINARY, CLOSE, FIN, PING, PONG, TEXT, WebSocket, frame, handshake};
-use crate::support::{Daemon, Rgun, until};
-
-fn asgi() -> Rgun {
-    Rgun::fake().fake_does("asgi").set("workers.concurrency", "10")
-}
-
-/// Waits until the application at this path has been told so.
-fn told(daemon: &Daemon, end: &str) {
-    until(end, || daemon.get("/codes").text().lines().any(|line| line.trim_end() == end).then_some(()));
-}
+use crate::support::{Rgun, pattern, wait_until};
 
 // The handshake.
 
 #[test]
 fn a_handshake_reaches_the_application_unchanged() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let fields = "Sec-WebSocket-Protocol: chat, superchat\r\nX-Own: yes\r\nOrigin: http://test\r\n";
     let mut socket = WebSocket::open_with(&daemon, "/scope/a%20b?room=1", fields);
-    let (opcode, scope) = socket.message();
+    let (opcode, scope) = socket.read_message();
     let scope = String::from_utf8(scope).expect("text");
     assert_eq!(opcode, TEXT);
     for line in [
@@ -43,127 +33,127 @@ fn a_handshake_reaches_the_application_unchanged() {
     ] {
         assert!(scope.lines().any(|said| said == line), "{line}: {scope}");
     }
-    assert!(scope.contains(socket.answer.field("x-request-id")), "{scope}");
-    assert!(socket.answer.has("date"));
+    assert!(scope.contains(socket.response.field("x-request-id")), "{scope}");
+    assert!(socket.response.has("date"));
 }
 
 #[test]
 fn the_application_chooses_subprotocol_and_fields() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let offer = "Sec-WebSocket-Protocol: chat\r\n";
     // One that the client did not offer, too, as with uvicorn.
     for chosen in ["chat", "other"] {
         let mut socket = WebSocket::open_with(&daemon, &format!("/subprotocol/{chosen}"), offer);
-        assert_eq!(socket.answer.field("sec-websocket-protocol"), chosen);
-        assert_eq!(socket.answer.field("x-own"), "yes");
-        socket.text("on").says("on");
+        assert_eq!(socket.response.field("sec-websocket-protocol"), chosen);
+        assert_eq!(socket.response.field("x-own"), "yes");
+        socket.send_text("on").assert_text("on");
     }
 }
 
 #[test]
 fn a_malformed_handshake_is_refused() {
-    let daemon = asgi().set("log.access", "true").serving();
+    let daemon = Rgun::fake_asgi().set("log.access", "true").start_ready();
     let without = |name: &str| {
         let lines = handshake("/echo", "");
         let kept: Vec<_> = lines.split("\r\n").filter(|line| !line.starts_with(name)).collect();
-        daemon.connect().send(kept.join("\r\n")).answer()
+        daemon.connect().send(kept.join("\r\n")).response()
     };
-    without("Sec-WebSocket-Key").is_a_refusal(400);
-    let answer = without("Sec-WebSocket-Version");
-    assert_eq!(answer.is_a_refusal(426).field("sec-websocket-version"), "13");
-    assert_eq!(answer.field("upgrade"), "websocket");
+    without("Sec-WebSocket-Key").assert_error(400);
+    let response = without("Sec-WebSocket-Version");
+    assert_eq!(response.assert_error(426).field("sec-websocket-version"), "13");
+    assert_eq!(response.field("upgrade"), "websocket");
     let old = handshake("/echo", "").replace("Version: 13", "Version: 8");
-    assert_eq!(daemon.connect().send(old).answer().is_a_refusal(426).field("sec-websocket-version"), "13");
+    assert_eq!(daemon.connect().send(old).response().assert_error(426).field("sec-websocket-version"), "13");
     let bad = handshake("/echo", "").replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=");
-    daemon.connect().send(bad).answer().is_a_refusal(400);
-    daemon.log.wait("GET /echo 426");
-    daemon.log.wait("GET /echo 400");
+    daemon.connect().send(bad).response().assert_error(400);
+    daemon.log.wait_for("GET /echo 426");
+    daemon.log.wait_for("GET /echo 400");
 }
 
 #[test]
 fn requests_that_are_no_handshake_are_plain_http() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     for change in
         [("Upgrade: websocket\r\n", ""), ("Connection: Upgrade\r\n", ""), ("GET", "POST"), ("1.1", "1.0")]
     {
         let request = handshake("/hello", "").replace(change.0, change.1);
-        assert_eq!(daemon.connect().send(request).answer().text(), "Hello, world!", "{change:?}");
+        assert_eq!(daemon.connect().send(request).response().text(), "Hello, world!", "{change:?}");
     }
     // So does everybody who asks a WSGI application.
-    let daemon = Rgun::fake().serving();
-    assert_eq!(daemon.connect().send(handshake("/hello", "")).answer().text(), "Hello, world!");
+    let daemon = Rgun::fake().start_ready();
+    assert_eq!(daemon.connect().send(handshake("/hello", "")).response().text(), "Hello, world!");
 }
 
 #[test]
 fn a_denied_handshake_keeps_the_connection() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
-    let answer = client.send(handshake("/deny", "")).answer();
-    assert_eq!((answer.status, answer.text().as_str()), (401, "not you"));
-    let answer = client.send(handshake("/refuse", "")).answer();
-    assert_eq!((answer.status, answer.body.len()), (403, 0));
-    client.send(handshake("/raise-first", "")).answer().is_a_refusal(500);
-    daemon.log.wait("Fake: boom");
+    let response = client.send(handshake("/deny", "")).response();
+    assert_eq!((response.status, response.text().as_str()), (401, "not you"));
+    let response = client.send(handshake("/refuse", "")).response();
+    assert_eq!((response.status, response.body.len()), (403, 0));
+    client.send(handshake("/raise-first", "")).response().assert_error(500);
+    daemon.log.wait_for("Fake: boom");
     assert_eq!(client.get("/hello").text(), "Hello, world!");
 }
 
 #[test]
 fn frames_sent_with_the_handshake_are_kept() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     let early =
         [handshake("/echo", "").into_bytes(), frame(FIN | TEXT, b"early"), frame(TEXT, b"ha")].concat();
-    let answer = client.send(early).head();
-    assert_eq!(answer.status, 101);
-    let mut socket = WebSocket { client, answer };
-    socket.says("early");
+    let response = client.send(early).response_head();
+    assert_eq!(response.status, 101);
+    let mut socket = WebSocket { client, response };
+    socket.assert_text("early");
     socket.send(FIN, "lf");
-    assert_eq!(socket.message(), (TEXT, b"half".to_vec()));
+    assert_eq!(socket.read_message(), (TEXT, b"half".to_vec()));
 }
 
 #[test]
 fn a_handshake_may_follow_another_request() {
     for keepalive in ["0s", "75s"] {
-        let daemon = asgi().set("timeouts.keepalive", keepalive).serving();
+        let daemon = Rgun::fake_asgi().set("timeouts.keepalive", keepalive).start_ready();
         let mut client = daemon.connect();
         if keepalive != "0s" {
             assert_eq!(client.get("/hello").status, 200);
         }
-        let answer = client.send(handshake("/echo", "")).head();
-        assert_eq!((answer.status, answer.field("connection")), (101, "Upgrade"), "{keepalive}");
-        let mut socket = WebSocket { client, answer };
-        socket.text("on").says("on");
+        let response = client.send(handshake("/echo", "")).response_head();
+        assert_eq!((response.status, response.field("connection")), (101, "Upgrade"), "{keepalive}");
+        let mut socket = WebSocket { client, response };
+        socket.send_text("on").assert_text("on");
     }
 }
 
 #[test]
 fn open_websockets_take_no_request_slots() {
-    let daemon = asgi().set("workers.concurrency", "2").serving();
+    let daemon = Rgun::fake_asgi().set("workers.concurrency", "2").start_ready();
     let mut sockets: Vec<_> = (0..20).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     for _ in 0..5 {
         assert_eq!(daemon.get("/hello").status, 200);
     }
     for (nr, socket) in sockets.iter_mut().enumerate() {
-        socket.text(&format!("socket {nr}")).says(&format!("socket {nr}"));
+        socket.send_text(&format!("socket {nr}")).assert_text(&format!("socket {nr}"));
     }
 }
 
 #[test]
 fn websockets_have_no_deadline() {
-    let daemon = asgi().set("timeouts.request", "300ms").serving();
+    let daemon = Rgun::fake_asgi().set("timeouts.request", "300ms").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let mut other = daemon.connect();
     // Something that has to wait for the deadline, and longer.
-    other.send("GET /wait HTTP/1.1\r\nHost: test\r\n\r\n").answer().is_a_refusal(504);
+    other.send("GET /wait HTTP/1.1\r\nHost: test\r\n\r\n").response().assert_error(504);
     assert_eq!(daemon.get("/slow/200").status, 200);
-    socket.text("on").says("on");
+    socket.send_text("on").assert_text("on");
 }
 
 // Who holds whom back.
 
 #[test]
 fn a_client_is_read_only_as_the_application_receives() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let before = daemon.rss();
     let mut socket = WebSocket::open(&daemon, "/slow/1");
     let (count, len) = (1500, 20_000);
@@ -171,7 +161,7 @@ fn a_client_is_read_only_as_the_application_receives() {
         for _ in 0..count {
             socket.send(FIN | BINARY, pattern(len));
         }
-        socket.text("end");
+        socket.send_text("end");
         socket
     });
     let mut most = before;
@@ -179,53 +169,53 @@ fn a_client_is_read_only_as_the_application_receives() {
         most = most.max(daemon.rss());
         thread::sleep(Duration::from_millis(5));
     }
-    sent.join().expect("it was sent").says(&format!("messages={count} bytes={}", count * len));
+    sent.join().expect("it was sent").assert_text(&format!("messages={count} bytes={}", count * len));
     let grown = most.saturating_sub(before);
     assert!(grown < 4 << 20, "{} KiB more", grown >> 10);
 }
 
 #[test]
 fn a_client_that_does_not_read_holds_its_application_back() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let before = daemon.rss();
     let mut slow = WebSocket::open(&daemon, "/send/2000/50000");
     let mut other = WebSocket::open(&daemon, "/echo");
     for n in 0..500 {
-        other.text(&format!("{n}")).says(&format!("{n}"));
+        other.send_text(&format!("{n}")).assert_text(&format!("{n}"));
     }
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < 4 << 20, "{} KiB more", grown >> 10);
     let expected = pattern(50_000);
     for _ in 0..2000 {
-        assert!(slow.message() == (BINARY, expected.clone()));
+        assert!(slow.read_message() == (BINARY, expected.clone()));
     }
-    assert_eq!(slow.closed().0, 1000);
+    assert_eq!(slow.read_close().0, 1000);
 }
 
 #[test]
 fn a_client_that_only_sends_is_cut_off() {
-    let daemon = asgi().set("timeouts.body", "1s").serving();
+    let daemon = Rgun::fake_asgi().set("timeouts.body", "1s").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let begun = Instant::now();
     let bytes = frame(FIN | BINARY, &pattern(60_000));
     // Until the echo does not go anywhere any more, and the connection is broken off.
-    until("the end", || socket.client.try_send(&bytes).is_err().then_some(()));
+    wait_until("the end", || socket.client.try_send(&bytes).is_err().then_some(()));
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
-    told(&daemon, "/echo 1006");
+    daemon.wait_for_close("/echo 1006");
 }
 
 #[test]
 fn small_and_empty_messages_are_bounded_both_ways() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let before = daemon.rss();
     let mut socket = WebSocket::open(&daemon, "/send/100000/0");
     assert_eq!(daemon.get("/hello").status, 200);
     for _ in 0..100_000 {
-        assert_eq!(socket.message(), (BINARY, Vec::new()));
+        assert_eq!(socket.read_message(), (BINARY, Vec::new()));
     }
     let mut socket = WebSocket::open(&daemon, "/slow/0");
     let empty: Vec<u8> = frame(FIN | BINARY, b"").repeat(100_000);
-    socket.send_raw(empty).text("end").says("messages=100000 bytes=0");
+    socket.send_raw(empty).send_text("end").assert_text("messages=100000 bytes=0");
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < 4 << 20, "{} KiB more", grown >> 10);
 }
@@ -234,30 +224,37 @@ fn small_and_empty_messages_are_bounded_both_ways() {
 
 #[test]
 fn a_client_that_answers_pings_stays_open() {
-    let daemon = asgi().set("websocket.ping_interval", "300ms").set("websocket.ping_timeout", "2s").serving();
+    let daemon = Rgun::fake_asgi()
+        .set("websocket.ping_interval", "300ms")
+        .set("websocket.ping_timeout", "2s")
+        .start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     for _ in 0..3 {
-        let ping = socket.frame();
+        let ping = socket.read_frame();
         assert_eq!(ping.first, FIN | PING);
         socket.send(FIN | PONG, ping.payload);
     }
-    socket.text("on").says("on");
+    socket.send_text("on").assert_text("on");
 }
 
 #[test]
 fn a_client_that_ignores_pings_is_closed() {
-    let daemon =
-        asgi().set("websocket.ping_interval", "300ms").set("websocket.ping_timeout", "500ms").serving();
+    let daemon = Rgun::fake_asgi()
+        .set("websocket.ping_interval", "300ms")
+        .set("websocket.ping_timeout", "500ms")
+        .start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
-    assert_eq!(socket.frame().first, FIN | PING);
-    assert_eq!(socket.closed(), (1011, "keepalive ping timeout".to_owned()));
-    told(&daemon, "/echo 1006");
+    assert_eq!(socket.read_frame().first, FIN | PING);
+    assert_eq!(socket.read_close(), (1011, "keepalive ping timeout".to_owned()));
+    daemon.wait_for_close("/echo 1006");
 }
 
 #[test]
 fn a_client_that_is_not_read_is_not_taken_for_silent() {
-    let daemon =
-        asgi().set("websocket.ping_interval", "200ms").set("websocket.ping_timeout", "200ms").serving();
+    let daemon = Rgun::fake_asgi()
+        .set("websocket.ping_interval", "200ms")
+        .set("websocket.ping_timeout", "200ms")
+        .start_ready();
     let mut socket = WebSocket::open(&daemon, "/slow/1500");
     // More than is taken ahead: the client's pongs lie behind it.
     for _ in 0..20 {
@@ -266,7 +263,7 @@ fn a_client_that_is_not_read_is_not_taken_for_silent() {
     // Twice as long as each message takes.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(3) {
-        let frame = socket.frame();
+        let frame = socket.read_frame();
         assert_eq!(frame.first, FIN | PING, "{frame:?}");
         socket.send(FIN | PONG, "");
     }
@@ -274,126 +271,126 @@ fn a_client_that_is_not_read_is_not_taken_for_silent() {
 
 #[test]
 fn a_closed_client_is_noticed_while_it_is_not_read() {
-    let daemon = asgi().over_tcp().set("websocket.ping_interval", "200ms").serving();
+    let daemon = Rgun::fake_asgi().over_tcp().set("websocket.ping_interval", "200ms").start_ready();
     WebSocket::open(&daemon, "/stone").send(FIN | BINARY, "unread");
-    told(&daemon, "/stone 1006");
+    daemon.wait_for_close("/stone 1006");
 }
 
 #[test]
 fn without_a_ping_interval_no_pings_are_sent() {
-    let daemon = asgi().flags(["--ws-ping-interval", "0"]).serving();
+    let daemon = Rgun::fake_asgi().flags(["--ws-ping-interval", "0"]).start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     assert_eq!(daemon.get("/slow/1200").status, 200);
-    assert!(socket.client.is_silent());
+    assert!(socket.client.receives_nothing());
 }
 
 // Ends.
 
 #[test]
 fn an_application_closes_with_code_and_reason() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/close/4321/enough");
-    assert_eq!(socket.closed(), (4321, "enough".to_owned()));
-    socket.close(4321, "").is_gone();
+    assert_eq!(socket.read_close(), (4321, "enough".to_owned()));
+    socket.send_close(4321, "").assert_disconnected();
     let mut socket = WebSocket::open(&daemon, "/return");
-    assert_eq!(socket.closed().0, 1000);
-    socket.close(1000, "").is_gone();
+    assert_eq!(socket.read_close().0, 1000);
+    socket.send_close(1000, "").assert_disconnected();
     let mut socket = WebSocket::open(&daemon, "/close-within/1000");
-    assert_eq!(socket.frame().first, TEXT);
-    assert_eq!(socket.closed().0, 1000);
+    assert_eq!(socket.read_frame().first, TEXT);
+    assert_eq!(socket.read_close().0, 1000);
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn messages_after_the_servers_close_are_dropped() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/return");
-    assert_eq!(socket.closed().0, 1000);
+    assert_eq!(socket.read_close().0, 1000);
     for _ in 0..100 {
         socket.send(FIN | BINARY, pattern(30_000));
     }
-    socket.send(FIN | PING, "").close(1000, "").is_gone();
+    socket.send(FIN | PING, "").send_close(1000, "").assert_disconnected();
 }
 
 #[test]
 fn an_unanswered_close_times_out_after_ten_seconds() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/return");
-    assert_eq!(socket.closed().0, 1000);
+    assert_eq!(socket.read_close().0, 1000);
     let begun = Instant::now();
-    socket.is_gone();
+    socket.assert_disconnected();
     let waited = begun.elapsed();
     assert!(waited > Duration::from_millis(9500) && waited < Duration::from_secs(12), "{waited:?}");
 }
 
 #[test]
 fn an_invalid_close_code_becomes_1011() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/lie-code");
-    assert_eq!(socket.closed().0, 1011);
+    assert_eq!(socket.read_close().0, 1011);
 }
 
 #[test]
 fn the_application_gets_the_clients_close_code() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let open = || WebSocket::open(&daemon, "/echo");
-    open().close(1001, "going away").closed();
-    told(&daemon, "/echo 1001 going away");
-    open().send(FIN | CLOSE, "").closed();
-    told(&daemon, "/echo 1005");
+    open().send_close(1001, "going away").read_close();
+    daemon.wait_for_close("/echo 1001 going away");
+    open().send(FIN | CLOSE, "").read_close();
+    daemon.wait_for_close("/echo 1005");
     drop(open());
-    told(&daemon, "/echo 1006");
+    daemon.wait_for_close("/echo 1006");
     // Where it says nothing more either.
     drop(WebSocket::open(&daemon, "/deaf"));
-    told(&daemon, "/deaf 1006");
-    open().send(FIN | TEXT, b"\xff").fails_with(1007);
-    told(&daemon, "/echo 1007 text that is not UTF-8");
-    open().send(FIN | 3, "").fails_with(1002);
-    told(&daemon, "/echo 1002 unknown opcode");
+    daemon.wait_for_close("/deaf 1006");
+    open().send(FIN | TEXT, b"\xff").assert_failed(1007);
+    daemon.wait_for_close("/echo 1007 text that is not UTF-8");
+    open().send(FIN | 3, "").assert_failed(1002);
+    daemon.wait_for_close("/echo 1002 unknown opcode");
 }
 
 #[test]
 fn a_message_over_the_limit_closes_with_1009() {
-    let daemon = asgi().flags(["--ws-max-size", "1000"]).serving();
-    WebSocket::open(&daemon, "/echo").send(FIN | TEXT, "x".repeat(1001)).fails_with(1009);
-    told(&daemon, "/echo 1009 message too big");
+    let daemon = Rgun::fake_asgi().flags(["--ws-max-size", "1000"]).start_ready();
+    WebSocket::open(&daemon, "/echo").send(FIN | TEXT, "x".repeat(1001)).assert_failed(1009);
+    daemon.wait_for_close("/echo 1009 message too big");
 }
 
 #[test]
 fn an_exception_closes_with_1011_and_is_logged_once() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/raise");
-    socket.text("go").fails_with(1011);
-    let id = socket.answer.field("x-request-id").to_owned();
-    let entry = daemon.log.wait("Fake: boom");
+    socket.send_text("go").assert_failed(1011);
+    let id = socket.response.field("x-request-id").to_owned();
+    let entry = daemon.log.wait_for("Fake: boom");
     assert!(entry.contains("/raise 101"), "{entry} {id}");
     assert_eq!(daemon.get("/hello").status, 200);
-    daemon.log.wait_for(1, "/raise 101");
+    daemon.log.wait_for_count(1, "/raise 101");
     assert_eq!(daemon.log.count("/raise 101"), 1, "{}", daemon.log.text());
 }
 
 #[test]
 fn a_dead_worker_closes_its_websockets_with_1011() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut other = WebSocket::open(&daemon, "/echo");
     let mut socket = WebSocket::open(&daemon, "/die");
-    socket.text("go").fails_with(1011);
-    other.fails_with(1011);
-    daemon.log.wait("/die 101: WebSocket aborted: the worker died");
-    until("another worker", || (daemon.get("/hello").status == 200).then_some(()));
+    socket.send_text("go").assert_failed(1011);
+    other.assert_failed(1011);
+    daemon.log.wait_for("/die 101: WebSocket aborted: the worker died");
+    wait_until("another worker", || (daemon.get("/hello").status == 200).then_some(()));
 }
 
 #[test]
 fn handshake_and_close_are_in_the_journal() {
-    let daemon = asgi().set("log.access", "true").serving();
+    let daemon = Rgun::fake_asgi().set("log.access", "true").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
-    daemon.log.wait("GET /echo 101");
-    socket.text("four").says("four");
-    socket.send(TEXT, "two").send(FIN, " parts").message();
-    socket.close(1001, "").closed();
-    let entry = daemon.log.wait("closed with 1001");
+    daemon.log.wait_for("GET /echo 101");
+    socket.send_text("four").assert_text("four");
+    socket.send(TEXT, "two").send(FIN, " parts").read_message();
+    socket.send_close(1001, "").read_close();
+    let entry = daemon.log.wait_for("closed with 1001");
     assert!(entry.contains("2 messages (13 bytes) in, 2 (13 bytes) out"), "{entry}");
-    daemon.log.wait_for(2, "GET /echo 101");
+    daemon.log.wait_for_count(2, "GET /echo 101");
     assert_eq!(daemon.log.count("GET /echo 101"), 2, "{}", daemon.log.text());
 }
 
@@ -401,31 +398,31 @@ fn handshake_and_close_are_in_the_journal() {
 
 #[test]
 fn a_stop_closes_with_1012_and_awaits_the_replies() {
-    let mut daemon = asgi().serving();
+    let mut daemon = Rgun::fake_asgi().start_ready();
     let mut sockets: Vec<_> = (0..5).map(|_| WebSocket::open(&daemon, "/echo")).collect();
-    sockets[0].text("on").says("on");
+    sockets[0].send_text("on").assert_text("on");
     let begun = Instant::now();
     daemon.signal(Signal::SIGTERM);
     for socket in &mut sockets {
-        assert_eq!(socket.closed(), (1012, "Service Restart".to_owned()));
-        socket.close(1012, "").is_gone();
+        assert_eq!(socket.read_close(), (1012, "Service Restart".to_owned()));
+        socket.send_close(1012, "").assert_disconnected();
     }
-    assert!(daemon.exit().success());
+    assert!(daemon.wait_exit().success());
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
 #[test]
 fn a_stop_closes_many_websockets_staggered() {
-    let mut daemon = asgi().serving();
+    let mut daemon = Rgun::fake_asgi().start_ready();
     let sockets: Vec<_> = (0..60).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     let begun = Instant::now();
     let waits: Vec<_> = sockets
         .into_iter()
         .map(|mut socket| {
             thread::spawn(move || {
-                assert_eq!(socket.closed().0, 1012);
+                assert_eq!(socket.read_close().0, 1012);
                 let after = begun.elapsed();
-                socket.close(1012, "").is_gone();
+                socket.send_close(1012, "").assert_disconnected();
                 after
             })
         })
@@ -439,31 +436,31 @@ fn a_stop_closes_many_websockets_staggered() {
     let mut steps: Vec<_> = times.iter().map(|time| time.as_millis() / 100).collect();
     steps.dedup();
     assert!(steps.len() > 8, "{times:?}");
-    assert!(daemon.exit().success());
+    assert!(daemon.wait_exit().success());
 }
 
 #[test]
 fn a_stop_does_not_wait_for_unanswered_closes() {
-    let mut daemon = asgi().set("timeouts.drain", "2s").serving();
+    let mut daemon = Rgun::fake_asgi().set("timeouts.drain", "2s").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let begun = Instant::now();
     daemon.signal(Signal::SIGTERM);
-    assert_eq!(socket.closed().0, 1012);
-    assert!(daemon.exit().success());
+    assert_eq!(socket.read_close().0, 1012);
+    assert!(daemon.wait_exit().success());
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    socket.is_gone();
+    socket.assert_disconnected();
 }
 
 #[test]
 fn a_reload_closes_the_old_generations_websockets() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut old = WebSocket::open(&daemon, "/echo");
-    old.text("on").says("on");
+    old.send_text("on").assert_text("on");
     let worker = daemon.worker();
     daemon.signal(Signal::SIGHUP);
-    assert_eq!(old.closed(), (1012, "Service Restart".to_owned()));
-    old.close(1012, "").is_gone();
+    assert_eq!(old.read_close(), (1012, "Service Restart".to_owned()));
+    old.send_close(1012, "").assert_disconnected();
     assert_ne!(daemon.worker(), worker);
     let mut new = WebSocket::open(&daemon, "/echo");
-    new.text("on").says("on");
+    new.send_text("on").assert_text("on");
 }

@@ -4,22 +4,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::bodies::pattern;
 use crate::support::websocket::{BINARY, CLOSE, FIN, PING, RSV1, TEXT, WebSocket, frame, handshake};
-use crate::support::{Daemon, Rgun, until};
-
-fn asgi() -> Rgun {
-    Rgun::fake().fake_does("asgi").set("workers.concurrency", "10")
-}
+use crate::support::{Rgun, pattern, wait_until};
 
 #[test]
 fn large_messages_sent_with_the_handshake_are_kept() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     // A large body, after which hyper reads much at a time.
     let body = pattern(16 << 20);
     client.send(format!("POST /take HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len()));
-    assert_eq!(client.send(body).answer().status, 200);
+    assert_eq!(client.send(body).response().status, 200);
     // All of it lies there before any of it is read.
     daemon.signal(Signal::SIGSTOP);
     let message = pattern(50_000);
@@ -29,27 +24,28 @@ fn large_messages_sent_with_the_handshake_are_kept() {
     }
     client.send(early);
     daemon.signal(Signal::SIGCONT);
-    let answer = client.head();
-    assert_eq!(answer.status, 101);
-    let mut socket = WebSocket { client, answer };
+    let response = client.response_head();
+    assert_eq!(response.status, 101);
+    let mut socket = WebSocket { client, response };
     for _ in 0..3 {
-        assert!(socket.message() == (BINARY, message.clone()));
+        assert!(socket.read_message() == (BINARY, message.clone()));
     }
 }
 
 #[test]
 fn a_stop_closes_all_within_timeouts_drain() {
-    let mut daemon = asgi().set("timeouts.drain", "1s").set("websocket.close_window", "10s").serving();
+    let mut daemon =
+        Rgun::fake_asgi().set("timeouts.drain", "1s").set("websocket.close_window", "10s").start_ready();
     let mut sockets: Vec<_> = (0..60).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     daemon.signal(Signal::SIGTERM);
     for socket in &mut sockets {
-        assert_eq!(socket.closed(), (1012, "Service Restart".to_owned()));
-        socket.close(1012, "");
+        assert_eq!(socket.read_close(), (1012, "Service Restart".to_owned()));
+        socket.send_close(1012, "");
     }
     for socket in &mut sockets {
-        socket.is_gone();
+        socket.assert_disconnected();
     }
-    assert!(daemon.exit().success());
+    assert!(daemon.wait_exit().success());
 }
 
 #[test]
@@ -60,33 +56,28 @@ fn a_handshake_waits_for_the_first_worker_to_boot() {
         let mut client = daemon.connect();
         client.send(handshake("/echo", ""));
         // When who comes later has been read, so has this one.
-        assert_eq!(daemon.connect().send("nonsense\r\n\r\n").answer().status, 400);
+        assert_eq!(daemon.connect().send("nonsense\r\n\r\n").response().status, 400);
         gate.open(interface);
         if interface == "asgi" {
-            let answer = client.head();
-            assert_eq!(answer.status, 101);
-            WebSocket { client, answer }.text("on").says("on");
+            let response = client.response_head();
+            assert_eq!(response.status, 101);
+            WebSocket { client, response }.send_text("on").assert_text("on");
         } else {
-            // Of a WSGI application, which knows no WebSockets, it gets an ordinary answer.
-            let answer = client.answer();
-            assert_eq!((answer.status, answer.said("upgrade").as_str()), (200, "websocket"));
+            // Of a WSGI application, which knows no WebSockets, it gets an ordinary response.
+            let response = client.response();
+            assert_eq!((response.status, response.value("upgrade").as_str()), (200, "websocket"));
         }
     }
 }
 
-/// Waits until the application at this path has been told so.
-fn told(daemon: &Daemon, end: &str) {
-    until(end, || daemon.get("/codes").text().lines().any(|line| line.trim_end() == end).then_some(()));
-}
-
 #[test]
 fn a_client_that_floods_pings_is_bounded_and_cut_off() {
-    let daemon = asgi().set("timeouts.body", "1s").serving();
+    let daemon = Rgun::fake_asgi().set("timeouts.body", "1s").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let before = daemon.rss();
     let pings = frame(FIN | PING, &[b'p'; 125]).repeat(100);
     let (begun, mut most) = (Instant::now(), before);
-    until("the end", || {
+    wait_until("the end", || {
         let is_over = socket.client.try_send(&pings).is_err();
         most = most.max(daemon.rss());
         is_over.then_some(())
@@ -94,12 +85,12 @@ fn a_client_that_floods_pings_is_bounded_and_cut_off() {
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
     let grown = most.saturating_sub(before);
     assert!(grown < 2 << 20, "{} KiB more", grown >> 10);
-    told(&daemon, "/echo 1006");
+    daemon.wait_for_close("/echo 1006");
 }
 
 #[test]
 fn endless_empty_fragments_delay_nobody() {
-    let daemon = asgi().serving();
+    let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo?whole");
     let before = daemon.rss();
     let nothing = frame(0, b"").repeat(1000);
@@ -108,96 +99,100 @@ fn endless_empty_fragments_delay_nobody() {
         socket.send_raw(&nothing);
     }
     assert_eq!(daemon.get("/hello").status, 200);
-    socket.send(FIN, "b").says("ab");
+    socket.send(FIN, "b").assert_text("ab");
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < 2 << 20, "{} KiB more", grown >> 10);
 }
 
 #[test]
 fn a_client_that_leaves_before_the_accept_is_gone() {
-    let daemon = asgi().set("workers.concurrency", "2").serving();
+    let daemon = Rgun::fake_asgi().set("workers.concurrency", "2").start_ready();
     for path in ["/undecided", "/late"] {
         // More than there are slots.
         let mut clients: Vec<_> = (0..5).map(|_| daemon.connect()).collect();
         for client in &mut clients {
             client.send(handshake(path, ""));
         }
-        until("no slot is free", || {
+        wait_until("no slot is free", || {
             let mut client = daemon.connect();
-            client.ask("/hello").is_silent_for(Duration::from_millis(100)).then_some(())
+            client.send_get("/hello").receives_nothing_for(Duration::from_millis(100)).then_some(())
         });
         drop(clients);
-        told(&daemon, &format!("{path} 1006"));
+        daemon.wait_for_close(&format!("{path} 1006"));
         assert_eq!(daemon.get("/hello").status, 200);
     }
-    WebSocket::open(&daemon, "/echo").text("on").says("on");
+    WebSocket::open(&daemon, "/echo").send_text("on").assert_text("on");
 }
 
 #[test]
 fn a_violating_client_is_closed_without_a_reset() {
-    let daemon = asgi().over_tcp().serving();
+    let daemon = Rgun::fake_asgi().over_tcp().start_ready();
     let before = daemon.descriptors().len();
     let mut socket = WebSocket::open(&daemon, "/echo");
     socket.send(FIN | 3, "");
-    until("it is left", || (daemon.descriptors().len() <= before).then_some(()));
+    wait_until("it is left", || (daemon.descriptors().len() <= before).then_some(()));
     // After a reset nothing can be sent; and elsewhere than here it would have taken away what was not read.
     assert!(socket.client.try_send("x").is_ok());
-    assert_eq!(socket.closed().0, 1002);
+    assert_eq!(socket.read_close().0, 1002);
 }
 
 #[test]
 fn a_stop_does_not_wait_for_an_undecided_handshake() {
-    let mut daemon = asgi().set("timeouts.drain", "1s").serving();
+    let mut daemon = Rgun::fake_asgi().set("timeouts.drain", "1s").start_ready();
     let mut client = daemon.connect();
     client.send(handshake("/undecided", ""));
     assert_eq!(daemon.get("/hello").status, 200);
     daemon.signal(Signal::SIGTERM);
-    assert!(daemon.exit().success());
-    assert!(client.try_answer("GET").is_err());
+    assert!(daemon.wait_exit().success());
+    assert!(client.try_response("GET").is_err());
 }
 
 #[test]
 fn a_late_accept_does_not_delay_a_stop() {
-    let mut daemon = asgi().set("timeouts.drain", "5s").set("timeouts.request", "1s").serving();
+    let mut daemon =
+        Rgun::fake_asgi().set("timeouts.drain", "5s").set("timeouts.request", "1s").start_ready();
     let mut client = daemon.connect();
     // Cancelled at its deadline, it accepts: too late for its client.
     client.send(handshake("/late", ""));
     assert_eq!(daemon.get("/hello").status, 200);
     daemon.signal(Signal::SIGTERM);
-    client.answer().is_a_refusal(504);
-    assert!(daemon.exit().success());
+    client.response().assert_error(504);
+    assert!(daemon.wait_exit().success());
 }
 
 #[test]
 fn a_blocked_event_loop_closes_its_websockets_with_1012() {
-    let daemon = asgi().set("timeouts.drain", "2s").serving();
+    let daemon = Rgun::fake_asgi().set("timeouts.drain", "2s").start_ready();
     let mut sockets: Vec<_> = (0..20).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     let worker = daemon.worker();
     let mut blocked = daemon.connect();
-    blocked.ask("/block/60000");
+    blocked.send_get("/block/60000");
     // Frames wait for a loop that does not turn.
-    until("it is blocked", || {
+    wait_until("it is blocked", || {
         let mut client = daemon.connect();
-        client.ask("/hello");
-        client.is_silent_for(Duration::from_millis(100)).then_some(())
+        client.send_get("/hello");
+        client.receives_nothing_for(Duration::from_millis(100)).then_some(())
     });
     daemon.signal(Signal::SIGHUP);
     for socket in &mut sockets {
-        assert_eq!(socket.closed(), (1012, "Service Restart".to_owned()));
-        socket.close(1012, "").is_gone();
+        assert_eq!(socket.read_close(), (1012, "Service Restart".to_owned()));
+        socket.send_close(1012, "").assert_disconnected();
     }
     let mut new = WebSocket::open(&daemon, "/echo");
-    new.text("on").says("on");
+    new.send_text("on").assert_text("on");
     assert_ne!(daemon.worker(), worker);
 }
 
 /// Every way to end, many times, at random; and then nothing is left of it.
 #[test]
 fn random_endings_leave_no_connection_and_no_slot() {
-    let mut daemon =
-        asgi().set("workers.concurrency", "2").set("websocket.max_connections", "50").over_tcp().serving();
+    let mut daemon = Rgun::fake_asgi()
+        .set("workers.concurrency", "2")
+        .set("websocket.max_connections", "50")
+        .over_tcp()
+        .start_ready();
     daemon.get("/hello");
-    WebSocket::open(&daemon, "/echo").text("on").says("on");
+    WebSocket::open(&daemon, "/echo").send_text("on").assert_text("on");
     let before = daemon.descriptors().len();
     let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
     let mut open = Vec::new();
@@ -206,7 +201,7 @@ fn random_endings_leave_no_connection_and_no_slot() {
         dice ^= dice >> 7;
         dice ^= dice << 17;
         let paths = ["/echo", "/return", "/close/4000/x", "/raise", "/deny", "/send/20/20000", "/once"];
-        // What is sent before the answer would keep the end of the connection from being seen.
+        // What is sent before the response would keep the end of the connection from being seen.
         let path = if dice.is_multiple_of(11) { "/late" } else { paths[(dice >> 8) as usize % paths.len()] };
         let mut client = daemon.connect();
         client.send(handshake(path, "Sec-WebSocket-Extensions: permessage-deflate\r\n"));
@@ -228,7 +223,7 @@ fn random_endings_leave_no_connection_and_no_slot() {
         match dice >> 32 & 3 {
             0 => drop(client),
             1 => {
-                client.finish();
+                client.shutdown_write();
                 open.push(client);
             }
             _ if path == "/late" => drop(client),
@@ -239,21 +234,21 @@ fn random_endings_leave_no_connection_and_no_slot() {
         }
     }
     drop(open);
-    until("no connection is left", || (daemon.descriptors().len() <= before).then_some(()));
+    wait_until("no connection is left", || (daemon.descriptors().len() <= before).then_some(()));
     // Two slots, and none of them is lost.
     let mut waits: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
     for client in &mut waits {
-        client.ask("/slow/300");
+        client.send_get("/slow/300");
     }
-    assert!(waits.iter_mut().all(|client| client.answer().status == 200));
+    assert!(waits.iter_mut().all(|client| client.response().status == 200));
     let mut sockets: Vec<_> = (0..50).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     assert_eq!(daemon.get("/hello").status, 200, "all of them are beside the slots");
     for socket in &mut sockets {
-        socket.text("on").says("on");
+        socket.send_text("on").assert_text("on");
     }
     drop(sockets);
     let begun = Instant::now();
-    daemon.stops();
+    daemon.stop();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let text = daemon.log.text();
     assert!(!text.contains("panicked") && !text.contains("contract"), "{text}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use crate::support::systemd::{Journald, may_replace_journald};
-use crate::support::{Daemon, Rgun, skipped};
+use crate::support::{Daemon, Rgun, report_skipped};
 
 /// Prints what the path says: `line/<character>/<length>`, `die`, `child`, `error`.
 const PRINTER: &str = "\
@@ -44,7 +44,7 @@ fn prints_long_lines(daemon: &Daemon) {
     });
     let whole: Vec<String> = characters.map(|character| character.repeat(LINE)).into();
     for line in &whole {
-        daemon.log.wait_for(LINES, line);
+        daemon.log.wait_for_count(LINES, line);
     }
     let text = daemon.log.text();
     let mut counts = BTreeMap::new();
@@ -63,22 +63,22 @@ fn prints_long_lines(daemon: &Daemon) {
 #[test]
 fn long_lines_of_several_workers_at_once_stay_whole() {
     let daemon = Rgun::python(PRINTER).flags(["--workers", "4"]).start();
-    daemon.log.wait_for(4, "is ready after");
+    daemon.log.wait_for_count(4, "is ready after");
     prints_long_lines(&daemon);
 }
 
 #[test]
 fn long_lines_of_several_forked_workers_at_once_stay_whole() {
     let daemon = Rgun::python(PRINTER).flags(["--workers", "4", "--preload"]).start();
-    daemon.log.wait_for(5, "is ready after");
+    daemon.log.wait_for_count(5, "is ready after");
     prints_long_lines(&daemon);
 }
 
 #[test]
 fn the_last_output_of_a_dying_worker_is_a_line() {
-    let daemon = Rgun::python(PRINTER).serving();
-    daemon.get("/die").is_a_refusal(502);
-    assert_eq!(daemon.log.wait("its last words"), "its last words");
+    let daemon = Rgun::python(PRINTER).start_ready();
+    daemon.get("/die").assert_error(502);
+    assert_eq!(daemon.log.wait_for("its last words"), "its last words");
 }
 
 #[test]
@@ -86,24 +86,24 @@ fn output_at_exit_is_in_the_log() {
     let source = format!(
         "import atexit\natexit.register(lambda: print('goodbye', end='', file=sys.stderr, flush=True))\n{PRINTER}"
     );
-    let mut daemon = Rgun::python(&source).serving();
-    daemon.stops();
+    let mut daemon = Rgun::python(&source).start_ready();
+    daemon.stop();
     daemon.log.wait_for_end();
-    daemon.log.wait_for(1, "goodbye");
+    daemon.log.wait_for_count(1, "goodbye");
     assert_eq!(daemon.log.count("goodbye"), 1);
 }
 
 #[test]
 fn output_of_the_applications_child_is_in_the_log() {
-    let daemon = Rgun::python(PRINTER).serving();
+    let daemon = Rgun::python(PRINTER).start_ready();
     assert_eq!(daemon.get("/child").status, 200);
-    daemon.log.wait("a child speaks");
+    daemon.log.wait_for("a child speaks");
 }
 
 #[test]
 fn a_worker_line_is_a_journal_entry_with_its_fields() {
     if !may_replace_journald() {
-        return skipped("workers' lines in the journal: takes root, to put a journald in its place");
+        return report_skipped("workers' lines in the journal: takes root, to put a journald in its place");
     }
     let rgun = Rgun::python(PRINTER);
     let journald = Journald::at(rgun.scratch());

@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client that hides nothing: tests write the bytes themselves, answers are parsed strictly, and an
-//! answer that breaks off is an outcome of its own. It follows no redirect, retries nothing and keeps no pool.
+//! The HTTP/1.1 client of the integration tests: tests write the bytes themselves, responses are parsed strictly, and
+//! an incomplete response is an error of its own. It follows no redirect, does not retry and keeps no pool.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::DEADLINE;
 
-/// Where a daemon listens.
+/// An address on which the daemon listens.
 #[derive(Debug, Clone)]
 pub(crate) enum Address {
     Tcp(SocketAddr),
@@ -22,7 +22,7 @@ enum Socket {
     Unix(UnixStream),
 }
 
-macro_rules! each {
+macro_rules! on_socket {
     ($self:expr, $socket:ident => $call:expr) => {
         match $self {
             Socket::Tcp($socket) => $call,
@@ -38,36 +38,36 @@ pub(crate) struct Client {
     received: Vec<u8>,
 }
 
-/// A complete answer.
+/// A complete response.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
-    /// Names in lower case.
+    /// Names and values; names are in lower case.
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// Interim answers (1xx) that came before it.
+    /// Interim responses (1xx) that came before it.
     pub(crate) interim: Vec<u16>,
 }
 
-/// Why there is no complete answer.
+/// Why no complete response was read.
 #[derive(Debug)]
-pub(crate) enum Broken {
+pub(crate) enum ReadError {
     /// The connection ended before the first byte.
-    Nothing,
-    /// The connection ended within the answer; the status, if that had come.
+    Closed,
+    /// The connection ended within the response; the status, if that had come.
     Truncated(Option<u16>),
     /// Nothing came for the whole deadline.
-    Silence,
+    TimedOut,
 }
 
-impl Answer {
-    /// The value of a field that must be there once.
+impl Response {
+    /// Returns the value of a field that must occur exactly once.
     pub(crate) fn field(&self, name: &str) -> &str {
         let mut values =
             self.fields.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str());
         match (values.next(), values.next()) {
             (Some(value), None) => value,
-            found => panic!("{name} should be there once, not {found:?}: {:?}", self.fields),
+            found => panic!("{name} must occur once, not {found:?}: {:?}", self.fields),
         }
     }
 
@@ -79,8 +79,8 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The value after `name=` or `name: ` in the body.
-    pub(crate) fn said(&self, name: &str) -> String {
+    /// Returns the value after `name=` or `name: ` in the body.
+    pub(crate) fn value(&self, name: &str) -> String {
         let text = self.text();
         let found = text.split(['\n', ' ']).find_map(|word| word.strip_prefix(&format!("{name}=")));
         let line = || text.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
@@ -88,10 +88,10 @@ impl Answer {
     }
 
     /// What every answer of the daemon's own has.
-    pub(crate) fn is_a_refusal(&self, status: u16) -> &Self {
+    pub(crate) fn assert_error(&self, status: u16) -> &Self {
         assert_eq!(self.status, status, "{}", self.text());
         let id = self.field("x-request-id");
-        assert!(self.text().contains(id), "a person must be able to read the id: {}", self.text());
+        assert!(self.text().contains(id), "the body must contain the request's id: {}", self.text());
         assert!(!self.text().contains("Traceback"), "{}", self.text());
         self
     }
@@ -108,140 +108,140 @@ impl Client {
             Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
         };
         let client = Self { socket, received: Vec::new() };
-        client.patience(DEADLINE);
+        client.set_timeouts(DEADLINE);
         Ok(client)
     }
 
-    fn patience(&self, timeout: Duration) {
-        each!(&self.socket, socket => {
+    fn set_timeouts(&self, timeout: Duration) {
+        on_socket!(&self.socket, socket => {
             socket.set_read_timeout(Some(timeout)).expect("a timeout that is not 0");
             socket.set_write_timeout(Some(DEADLINE)).expect("a timeout that is not 0");
         });
     }
 
-    /// Writes all of it.
+    /// Writes all bytes.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
-        self.try_send(bytes).expect("the daemon takes what it is sent");
+        self.try_send(bytes).expect("the daemon reads");
         self
     }
 
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        each!(&mut self.socket, socket => socket.write_all(bytes.as_ref()))
+        on_socket!(&mut self.socket, socket => socket.write_all(bytes.as_ref()))
     }
 
-    /// From now on `try_send` fails when the daemon takes nothing for so long.
+    /// Lets `try_send` fail when the daemon reads nothing for this time.
     pub(crate) fn write_timeout(&self, timeout: Duration) {
-        each!(&self.socket, socket => socket.set_write_timeout(Some(timeout)).expect("a timeout that is not 0"));
+        on_socket!(&self.socket, socket => socket.set_write_timeout(Some(timeout)).expect("a timeout that is not 0"));
     }
 
-    /// A request without a body, on a connection that stays.
-    pub(crate) fn ask(&mut self, path: &str) -> &mut Self {
+    /// Sends a GET request, and keeps the connection open.
+    pub(crate) fn send_get(&mut self, path: &str) -> &mut Self {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
     }
 
-    pub(crate) fn get(&mut self, path: &str) -> Answer {
-        self.ask(path).answer()
+    pub(crate) fn get(&mut self, path: &str) -> Response {
+        self.send_get(path).response()
     }
 
-    /// The next answer, which must be complete.
-    pub(crate) fn answer(&mut self) -> Answer {
-        self.answer_to("GET")
+    /// The next response, which must be complete.
+    pub(crate) fn response(&mut self) -> Response {
+        self.response_to("GET")
     }
 
-    pub(crate) fn answer_to(&mut self, method: &str) -> Answer {
-        self.try_answer(method).unwrap_or_else(|broken| panic!("no complete answer: {broken:?}"))
+    pub(crate) fn response_to(&mut self, method: &str) -> Response {
+        self.try_response(method).unwrap_or_else(|error| panic!("no complete answer: {error:?}"))
     }
 
-    /// The next answer as far as its head goes: its body stays to be read.
-    pub(crate) fn head(&mut self) -> Answer {
-        self.read_head().unwrap_or_else(|broken| panic!("no head of an answer: {broken:?}"))
+    /// The next response as far as its head goes: its body stays to be read.
+    pub(crate) fn response_head(&mut self) -> Response {
+        self.read_head().unwrap_or_else(|error| panic!("no head of an answer: {error:?}"))
     }
 
-    pub(crate) fn try_answer(&mut self, method: &str) -> Result<Answer, Broken> {
-        let mut answer = self.read_head()?;
-        let truncated = |broken| match broken {
-            Broken::Silence => Broken::Silence,
-            Broken::Nothing | Broken::Truncated(_) => Broken::Truncated(Some(answer.status)),
+    pub(crate) fn try_response(&mut self, method: &str) -> Result<Response, ReadError> {
+        let mut response = self.read_head()?;
+        let truncated = |error| match error {
+            ReadError::TimedOut => ReadError::TimedOut,
+            ReadError::Closed | ReadError::Truncated(_) => ReadError::Truncated(Some(response.status)),
         };
-        let body = if method == "HEAD" || matches!(answer.status, 204 | 304) {
+        let body = if method == "HEAD" || matches!(response.status, 204 | 304) {
             Ok(Vec::new())
-        } else if answer.has("transfer-encoding") {
-            assert_eq!(answer.field("transfer-encoding"), "chunked");
-            assert!(!answer.has("content-length"), "RFC 9112 §6.2: {:?}", answer.fields);
+        } else if response.has("transfer-encoding") {
+            assert_eq!(response.field("transfer-encoding"), "chunked");
+            assert!(!response.has("content-length"), "RFC 9112 §6.2: {:?}", response.fields);
             self.read_chunks()
-        } else if answer.has("content-length") {
-            self.take(answer.field("content-length").parse().expect("a length"))
+        } else if response.has("content-length") {
+            self.read_exact(response.field("content-length").parse().expect("a length"))
         } else {
             self.read_to_end()
         };
-        answer.body = body.map_err(truncated)?;
-        Ok(answer)
+        response.body = body.map_err(truncated)?;
+        Ok(response)
     }
 
     /// The daemon closes the connection and says nothing more.
-    pub(crate) fn is_closed(&mut self) {
+    pub(crate) fn assert_closed(&mut self) {
         match self.read() {
-            Err(Broken::Nothing) => {}
+            Err(ReadError::Closed) => {}
             other => panic!("the connection should end, but {other:?}: {:?}", self.received_text()),
         }
     }
 
-    /// Reads at least once, and says whether the connection goes on.
-    pub(crate) fn read(&mut self) -> Result<(), Broken> {
+    /// Reads once into the buffer. Returns an error at the end of the connection.
+    pub(crate) fn read(&mut self) -> Result<(), ReadError> {
         let mut block = vec![0; 64 * 1024];
-        match each!(&mut self.socket, socket => socket.read(&mut block)) {
-            Ok(0) => Err(Broken::Nothing),
+        match on_socket!(&mut self.socket, socket => socket.read(&mut block)) {
+            Ok(0) => Err(ReadError::Closed),
             Ok(len) => {
                 self.received.extend_from_slice(&block[..len]);
                 Ok(())
             }
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(Broken::Silence),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(ReadError::TimedOut),
                 io::ErrorKind::Interrupted => Ok(()),
-                io::ErrorKind::ConnectionReset => Err(Broken::Nothing),
+                io::ErrorKind::ConnectionReset => Err(ReadError::Closed),
                 _ => panic!("cannot read: {error}"),
             },
         }
     }
 
-    /// Has nothing come that was not read yet?
-    pub(crate) fn is_silent(&mut self) -> bool {
-        self.is_silent_for(Duration::from_millis(1))
+    /// Returns true if nothing unread has arrived.
+    pub(crate) fn receives_nothing(&mut self) -> bool {
+        self.receives_nothing_for(Duration::from_millis(1))
     }
 
-    /// And for so long nothing comes?
-    pub(crate) fn is_silent_for(&mut self, time: Duration) -> bool {
+    /// Returns true if nothing unread has arrived, nor arrives within `time`.
+    pub(crate) fn receives_nothing_for(&mut self, time: Duration) -> bool {
         if !self.received.is_empty() {
             return false;
         }
-        self.patience(time);
-        let silent = matches!(self.read(), Err(Broken::Silence));
-        self.patience(DEADLINE);
-        silent
+        self.set_timeouts(time);
+        let is_silent = matches!(self.read(), Err(ReadError::TimedOut));
+        self.set_timeouts(DEADLINE);
+        is_silent
     }
 
-    /// Sends nothing more.
-    pub(crate) fn finish(&mut self) -> &mut Self {
-        each!(&self.socket, socket => socket.shutdown(Shutdown::Write)).expect("the connection is open");
+    /// Closes the sending half of the connection.
+    pub(crate) fn shutdown_write(&mut self) -> &mut Self {
+        on_socket!(&self.socket, socket => socket.shutdown(Shutdown::Write)).expect("the connection is open");
         self
     }
 
-    /// Ends the connection with a reset. TCP only.
+    /// Resets the connection. TCP only.
     pub(crate) fn reset(self) {
-        let Socket::Tcp(socket) = self.socket else { panic!("a unix socket knows no reset") };
+        let Socket::Tcp(socket) = self.socket else { panic!("a unix socket cannot be reset") };
         let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
         nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Linger, &linger)
-            .expect("it is open");
+            .expect("the socket is open");
     }
 
     /// The rest of a chunked answer whose head was read, as text.
-    pub(crate) fn rest_in_chunks(&mut self) -> String {
-        let body = self.read_chunks().unwrap_or_else(|broken| panic!("no complete answer: {broken:?}"));
+    pub(crate) fn chunked_text(&mut self) -> String {
+        let body = self.read_chunks().unwrap_or_else(|error| panic!("no complete answer: {error:?}"));
         String::from_utf8_lossy(&body).into_owned()
     }
 
-    /// Exactly `len` bytes of what comes next.
-    pub(crate) fn take(&mut self, len: usize) -> Result<Vec<u8>, Broken> {
+    /// Reads exactly `len` bytes.
+    pub(crate) fn read_exact(&mut self, len: usize) -> Result<Vec<u8>, ReadError> {
         while self.received.len() < len {
             self.read()?;
         }
@@ -249,7 +249,7 @@ impl Client {
         Ok(std::mem::replace(&mut self.received, rest))
     }
 
-    /// What has been read from the socket and not taken yet.
+    /// Returns the bytes that were read from the socket but not yet returned.
     pub(crate) fn received(&self) -> &[u8] {
         &self.received
     }
@@ -258,22 +258,22 @@ impl Client {
         String::from_utf8_lossy(&self.received).into_owned()
     }
 
-    fn line(&mut self) -> Result<String, Broken> {
+    fn line(&mut self) -> Result<String, ReadError> {
         loop {
             if let Some(end) = self.received.windows(2).position(|pair| pair == b"\r\n") {
-                let line = self.take(end + 2)?;
+                let line = self.read_exact(end + 2)?;
                 return Ok(String::from_utf8_lossy(&line[..end]).into_owned());
             }
             self.read()?;
         }
     }
 
-    fn read_head(&mut self) -> Result<Answer, Broken> {
+    fn read_head(&mut self) -> Result<Response, ReadError> {
         let mut interim = Vec::new();
         loop {
             let began = |client: &Self| !client.received.is_empty();
             let first = match self.line() {
-                Err(Broken::Nothing) if began(self) => return Err(Broken::Truncated(None)),
+                Err(ReadError::Closed) if began(self) => return Err(ReadError::Truncated(None)),
                 first => first?,
             };
             let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
@@ -281,9 +281,9 @@ impl Client {
             assert!(first.starts_with("HTTP/1."), "not a status line: {first:?}");
             let mut fields = Vec::new();
             loop {
-                let line = self.line().map_err(|broken| match broken {
-                    Broken::Silence => Broken::Silence,
-                    _ => Broken::Truncated(Some(status)),
+                let line = self.line().map_err(|error| match error {
+                    ReadError::TimedOut => ReadError::TimedOut,
+                    _ => ReadError::Truncated(Some(status)),
                 })?;
                 if line.is_empty() {
                     break;
@@ -295,18 +295,18 @@ impl Client {
             if (100..200).contains(&status) && status != 101 {
                 interim.push(status);
             } else {
-                return Ok(Answer { status, fields, body: Vec::new(), interim });
+                return Ok(Response { status, fields, body: Vec::new(), interim });
             }
         }
     }
 
-    fn read_chunks(&mut self) -> Result<Vec<u8>, Broken> {
+    fn read_chunks(&mut self) -> Result<Vec<u8>, ReadError> {
         let mut body = Vec::new();
         loop {
             let size = self.line()?;
             let len =
                 usize::from_str_radix(&size, 16).unwrap_or_else(|_| panic!("not a chunk size: {size:?}"));
-            body.extend(self.take(len)?);
+            body.extend(self.read_exact(len)?);
             let end = self.line()?;
             assert!(end.is_empty(), "a chunk longer than its size, or trailers: {end:?}");
             if len == 0 {
@@ -315,12 +315,12 @@ impl Client {
         }
     }
 
-    fn read_to_end(&mut self) -> Result<Vec<u8>, Broken> {
+    fn read_to_end(&mut self) -> Result<Vec<u8>, ReadError> {
         loop {
             match self.read() {
                 Ok(()) => {}
-                Err(Broken::Nothing) => return Ok(std::mem::take(&mut self.received)),
-                Err(broken) => return Err(broken),
+                Err(ReadError::Closed) => return Ok(std::mem::take(&mut self.received)),
+                Err(error) => return Err(error),
             }
         }
     }

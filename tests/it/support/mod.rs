@@ -1,8 +1,11 @@
-//! What every test stands on: starting `rgun` ([`daemon`]), speaking HTTP to it ([`client`]), and playing systemd
-//! ([`systemd`]). Nothing in here asserts a promise; it only fails when a deadline passes or the set-up is wrong.
+//! Shared by all integration tests: starts `rgun` ([`rgun`]), observes it ([`daemon`], [`log`]), speaks HTTP and
+//! WebSocket to it ([`client`], [`websocket`]), and plays systemd ([`systemd`]).
 
+pub(crate) mod binaries;
 pub(crate) mod client;
 pub(crate) mod daemon;
+pub(crate) mod log;
+pub(crate) mod rgun;
 pub(crate) mod systemd;
 pub(crate) mod websocket;
 
@@ -12,33 +15,38 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, process, thread};
 
-pub(crate) use client::{Answer, Broken, Client};
-pub(crate) use daemon::{Daemon, Rgun};
+pub(crate) use client::{Client, ReadError, Response};
+pub(crate) use daemon::Daemon;
+pub(crate) use rgun::{Gate, Rgun};
 
-/// How long anything may take that the daemon owes us. Generous: a busy machine must not fail a test, and a test
-/// that fails may take its time.
+/// Maximum time to wait for anything the daemon must do. Generous, because a busy machine must not fail a test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Asks until there is an answer, or fails at the deadline. For what can only be asked for (a process list, a
-/// counter of the kernel); whatever announces itself is waited for instead.
-pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+/// Polls until `ask` returns a value, and panics at [`DEADLINE`]. Only for states that send no event, such as a list of
+/// processes or a counter of the kernel.
+pub(crate) fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
-        if let Some(answer) = ask() {
-            return answer;
+        if let Some(response) = ask() {
+            return response;
         }
-        assert!(begun.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Says that something was not tested, past libtest's capture; `tests/run` counts it.
-pub(crate) fn skipped(what: &str) {
+/// Returns `len` bytes of the fake worker's pattern: the byte at `i` is `i % 251`.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    (0..=250).cycle().take(len).collect()
+}
+
+/// Reports a skipped test on stderr, where `tests/run` counts it; libtest does not capture it.
+pub(crate) fn report_skipped(what: &str) {
     writeln!(io::stderr(), "SKIPPED {what}").expect("stderr is open");
 }
 
-/// A directory of a test's own, removed with it. Below the system's temporary directory, because a unix socket's
-/// path has room for 107 bytes (unix(7)).
+/// A temporary directory, removed when dropped. It is below the system's temporary directory, because the path of a
+/// unix socket has at most 107 bytes (unix(7)).
 #[derive(Debug)]
 pub(crate) struct Scratch(PathBuf);
 
@@ -68,7 +76,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What is left behind in a temporary directory does not make a test wrong.
+        // Files left in a temporary directory do not fail a test.
         drop(fs::remove_dir_all(&self.0));
     }
 }

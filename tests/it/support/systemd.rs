@@ -1,4 +1,4 @@
-//! systemd's part in a test: the socket that is notified, and the sockets that are passed.
+//! Plays systemd and journald: receives notifications and entries, and passes sockets.
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -18,35 +18,35 @@ use super::{DEADLINE, Scratch};
 /// The first descriptor that systemd passes (sd_listen_fds(3)).
 const LISTEN_FDS_START: RawFd = 3;
 
-/// `NOTIFY_SOCKET`, at its other end.
+/// The receiving end of `NOTIFY_SOCKET`.
 #[derive(Debug)]
-pub(crate) struct Notified {
+pub(crate) struct NotifySocket {
     socket: UnixDatagram,
-    /// The variable's value.
+    /// Value of `NOTIFY_SOCKET`.
     pub(crate) name: String,
-    /// Everything that was said, one assignment each, with the time.
-    pub(crate) said: Vec<(Instant, String)>,
+    /// All assignments received, each with the time of receipt.
+    pub(crate) assignments: Vec<(Instant, String)>,
 }
 
-impl Notified {
+impl NotifySocket {
     pub(crate) fn at(scratch: &Scratch) -> Self {
         let path = scratch.join("notify");
         let socket = UnixDatagram::bind(&path).expect("a new path");
-        Self { socket, name: path.display().to_string(), said: Vec::new() }
+        Self { socket, name: path.display().to_string(), assignments: Vec::new() }
     }
 
-    /// Takes in the next message; false if none came in time.
-    fn receive(&mut self, patience: Duration) -> bool {
-        self.socket.set_read_timeout(Some(patience)).expect("a timeout that is not 0");
+    /// Receives one message. Returns false if none arrives within `timeout`.
+    fn receive(&mut self, timeout: Duration) -> bool {
+        self.socket.set_read_timeout(Some(timeout)).expect("a timeout that is not 0");
         let mut buffer = [0; 4096];
         match self.socket.recv(&mut buffer) {
             Ok(len) => {
                 let now = Instant::now();
                 let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
-                self.said.extend(text.lines().map(|line| (now, line.to_owned())));
+                self.assignments.extend(text.lines().map(|line| (now, line.to_owned())));
                 true
             }
-            // Nothing came, or a signal did; whoever waits asks again.
+            // Timeout or signal; the caller tries again.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -59,20 +59,22 @@ impl Notified {
         }
     }
 
-    /// Everything that has come so far.
-    pub(crate) fn so_far(&mut self) -> Vec<String> {
+    /// Returns all assignments received so far.
+    pub(crate) fn received(&mut self) -> Vec<String> {
         while self.receive(Duration::from_millis(1)) {}
-        self.said.iter().map(|(_, line)| line.clone()).collect()
+        self.assignments.iter().map(|(_, line)| line.clone()).collect()
     }
 
-    /// Waits for an assignment that begins so, from the `from`th on; its index.
+    /// Waits for an assignment that begins with `beginning`, at index `from` or later, and returns its index.
     pub(crate) fn wait_from(&mut self, from: usize, beginning: &str) -> usize {
         let begun = Instant::now();
         loop {
-            if let Some(at) = self.said.iter().skip(from).position(|(_, line)| line.starts_with(beginning)) {
+            if let Some(at) =
+                self.assignments.iter().skip(from).position(|(_, line)| line.starts_with(beginning))
+            {
                 return from + at;
             }
-            assert!(begun.elapsed() < DEADLINE, "systemd was never told {beginning:?}, but {:?}", self.said);
+            assert!(begun.elapsed() < DEADLINE, "no assignment {beginning:?} among {:?}", self.assignments);
             self.receive(DEADLINE);
         }
     }
@@ -82,7 +84,7 @@ impl Notified {
     }
 }
 
-/// A listening TCP socket, as a socket unit would make it.
+/// Returns a listening TCP socket, as a socket unit creates it.
 pub(crate) fn tcp(address: &str) -> (OwnedFd, Address) {
     let listener =
         TcpListener::bind(address).unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"));
@@ -90,22 +92,22 @@ pub(crate) fn tcp(address: &str) -> (OwnedFd, Address) {
     (listener.into(), address)
 }
 
-/// A listening unix socket.
+/// Returns a listening unix socket.
 pub(crate) fn unix(path: &Path) -> (OwnedFd, Address) {
     let listener = UnixListener::bind(path).expect("a new path");
     (listener.into(), Address::Unix(path.to_owned()))
 }
 
-/// A datagram socket, which is no use to a web server.
+/// Returns a datagram socket, which rgun must refuse.
 pub(crate) fn datagram() -> OwnedFd {
     UdpSocket::bind("127.0.0.1:0").expect("a free port").into()
 }
 
-/// journald, at its native socket.
+/// journald's native socket.
 #[derive(Debug)]
 pub(crate) struct Journald {
     socket: UnixDatagram,
-    /// Where the socket is.
+    /// Directory of the socket.
     pub(crate) directory: PathBuf,
 }
 
@@ -117,7 +119,7 @@ impl Journald {
         Self { socket, directory }
     }
 
-    /// Takes entries until there is one that has all of these in it.
+    /// Receives entries until one contains all of `what`, and returns it.
     pub(crate) fn wait(&self, what: &[&[u8]]) -> Vec<u8> {
         let begun = Instant::now();
         let mut seen = Vec::new();
@@ -126,7 +128,7 @@ impl Journald {
             let left = DEADLINE.saturating_sub(begun.elapsed());
             let shown =
                 || seen.iter().map(|entry: &Vec<u8>| entry.escape_ascii().to_string()).collect::<Vec<_>>();
-            assert!(!left.is_zero(), "{what:?} is in no entry: {:#?}", shown());
+            assert!(!left.is_zero(), "no entry has {what:?}: {:#?}", shown());
             self.socket.set_read_timeout(Some(left)).expect("a timeout that is not 0");
             let Ok(len) = self.socket.recv(&mut buffer) else { continue };
             let entry = buffer[..len].to_vec();
@@ -138,33 +140,33 @@ impl Journald {
     }
 }
 
-/// Whether this user may put a socket in the place of journald's, seen by a process of its own only.
+/// Returns true if this user may mount over /run in a mount namespace, to replace journald's socket.
 pub(crate) fn may_replace_journald() -> bool {
     let probe = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "none", "/run"]).output();
     probe.is_ok_and(|probe| probe.status.success())
 }
 
-/// Becomes the program that is given as argument, with that directory in the place of journald's.
+/// Returns a command that executes its arguments as a program for which `directory` is journald's.
 pub(crate) fn with_journald(directory: &Path) -> Command {
-    const BECOME: &str = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
+    const SCRIPT: &str = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
         mount --bind \"$0\" /run/systemd/journal && \
         export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) && exec \"$@\"";
     let mut command = Command::new("unshare");
-    command.args(["--mount", "/bin/sh", "-c", BECOME]).arg(directory);
+    command.args(["--mount", "/bin/sh", "-c", SCRIPT]).arg(directory);
     command
 }
 
-/// Has the command started with these descriptors at 3, 4, ..., and with an end no later than the calling thread's.
+/// Passes these sockets to the command as descriptors 3, 4, …, and kills it when the calling thread ends.
 ///
-/// `std` passes no descriptors but 0 to 2, so it takes a `pre_exec`.
-#[expect(unsafe_code, reason = "descriptors at given numbers")]
+/// `std` passes only the descriptors 0 to 2, hence `pre_exec`.
+#[expect(unsafe_code, reason = "std cannot pass descriptors at given numbers")]
 pub(crate) fn pass(command: &mut Command, sockets: &[OwnedFd]) {
-    // Out of the way of the numbers they are to have, and closed by exec.
-    let away: Vec<OwnedFd> = sockets
+    // Copies above the target numbers, closed by exec.
+    let copies: Vec<OwnedFd> = sockets
         .iter()
         .map(|socket| {
             let copy = fcntl(socket, FcntlArg::F_DUPFD_CLOEXEC(100)).expect("descriptors are not scarce");
-            // SAFETY: fcntl(2) made this descriptor just now, for us.
+            // SAFETY: fcntl(2) has just created this descriptor, and nothing else owns it.
             unsafe { std::os::fd::FromRawFd::from_raw_fd(copy) }
         })
         .collect();
@@ -173,9 +175,9 @@ pub(crate) fn pass(command: &mut Command, sockets: &[OwnedFd]) {
     unsafe {
         command.pre_exec(move || {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-            for (number, socket) in (LISTEN_FDS_START..).zip(&away) {
+            for (number, socket) in (LISTEN_FDS_START..).zip(&copies) {
                 let copy = nix::unistd::dup2_raw(socket, number)?;
-                // It is the new program's.
+                // The new program owns it.
                 std::mem::forget(copy);
                 debug_assert!(socket.as_raw_fd() > number);
             }

@@ -1,0 +1,284 @@
+//! Uploads to ASGI workers: bodies in parts, sent only as far as the application receives them.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Daemon, ReadError, Rgun, pattern, wait_until};
+
+const MIB: u64 = 1024 * 1024;
+
+/// The head of an upload of known length.
+pub(crate) fn post(path: &str, len: usize) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len}\r\n\r\n")
+}
+
+fn chunked(path: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
+}
+
+#[test]
+fn a_small_body_travels_in_the_frame_and_others_in_parts() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    for (len, how) in [(1, "inline"), (65_536, "inline"), (65_537, "parts"), (200_000, "parts")] {
+        let mut client = daemon.connect();
+        let body = pattern(len);
+        let response = client.send(post("/body", len)).send(&body).response();
+        assert_eq!((response.field("x-body"), response.body == body), (how, true), "{len}");
+        // The same of unknown length, on the same connection.
+        client.send(chunked("/body"));
+        for chunk in body.chunks(50_000) {
+            client.send(format!("{:x}\r\n", chunk.len())).send(chunk).send("\r\n");
+        }
+        let response = client.send("0\r\n\r\n").response();
+        assert_eq!((response.field("x-body"), response.body == body), ("parts", true), "{len}");
+    }
+}
+
+#[test]
+fn an_upload_waits_for_the_first_worker_to_boot() {
+    for (interface, len) in [("asgi", 200_000), ("", 200_000)] {
+        let (rgun, gate) = Rgun::fake().gated();
+        let daemon = rgun.start();
+        let mut client = daemon.connect();
+        let body = pattern(len);
+        let sent = thread::spawn(move || {
+            client.send(post("/body", len)).send(&body);
+            (client, body)
+        });
+        // When who comes later has been read, so has this one.
+        assert_eq!(daemon.connect().send("nonsense\r\n\r\n").response().status, 400);
+        gate.open(interface);
+        let (mut client, body) = sent.join().expect("it was sent");
+        let response = client.response();
+        assert_eq!(response.status, 200, "{interface}: {}", response.text());
+        if interface == "asgi" {
+            assert_eq!((response.field("x-body"), response.body == body), ("parts", true));
+        }
+    }
+}
+
+#[test]
+fn the_fields_of_a_body_in_parts_come_as_they_are() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    let mut client = daemon.connect();
+    let response = client.send(chunked("/echo")).send("3\r\nabc\r\n0\r\n\r\n").response();
+    assert_eq!(response.value("transfer-encoding"), "chunked");
+    assert_eq!(response.value("body"), u64::MAX.to_string(), "not known");
+    assert!(!response.text().contains("content-length"), "{}", response.text());
+}
+
+/// Sends a body of any size from a thread of its own, and watches the daemon's memory until the response is there.
+fn upload_watched(daemon: &Daemon, path: &str, len: usize) -> (String, u64) {
+    let before = daemon.rss();
+    let mut client = daemon.connect();
+    client.send(post(path, len));
+    let sends = thread::spawn(move || {
+        for block in pattern(len).chunks(251 * 100) {
+            client.send(block);
+        }
+        client
+    });
+    let mut most = before;
+    while !sends.is_finished() {
+        most = most.max(daemon.rss());
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut client = sends.join().expect("it was sent");
+    let response = client.response();
+    most = most.max(daemon.rss());
+    assert_eq!(client.get("/hello").status, 200, "the connection goes on");
+    (response.text(), most.saturating_sub(before))
+}
+
+#[test]
+fn a_slow_application_holds_back_its_upload() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    let (report, grown) = upload_watched(&daemon, "/take/5", 20_000_000);
+    assert_eq!(report, "length=20000000 right=true over=false");
+    assert!(grown < 4 * MIB, "{} KiB more", grown / 1024);
+}
+
+#[test]
+fn many_uploads_at_once_arrive_whole() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let (report, _) = upload_watched(&daemon, "/take", 3_000_000);
+                assert_eq!(report, "length=3000000 right=true over=false");
+            });
+        }
+    });
+    assert!(daemon.log.count("ERROR") == 0, "{}", daemon.log.text());
+}
+
+#[test]
+fn an_application_may_respond_while_it_reads_the_body() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    let mut client = daemon.connect();
+    assert_eq!(client.send(post("/answer-first", 200_000)).response_head().status, 200);
+    client.send(pattern(200_000));
+    assert_eq!(client.chunked_text(), "first length=200000 right=true over=false");
+    assert_eq!(client.get("/hello").status, 200);
+}
+
+#[test]
+fn an_unread_body_does_not_delay_the_next_request() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    for len in [66_000, 500_000] {
+        let mut client = daemon.connect();
+        client.send(post("/hello", len)).send(pattern(len)).send_get("/status/204");
+        assert_eq!(client.response().text(), "Hello, world!", "{len}");
+        assert_eq!(client.response().status, 204, "{len}");
+        // The rest comes only after the response.
+        client.send(post("/take-some/10", len)).send(pattern(100));
+        assert!(client.response().text().starts_with("took="), "{len}");
+        client.send(&pattern(len)[100..]);
+        assert_eq!(client.get("/status/204").status, 204, "{len}");
+    }
+}
+
+#[test]
+fn an_unread_body_without_end_closes_the_connection() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    let mut client = daemon.connect();
+    client.send(post("/hello", 100_000_000)).send(pattern(100_000));
+    assert_eq!(client.response().text(), "Hello, world!");
+    let begun = Instant::now();
+    client.assert_closed();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // One that comes as fast as it can is not read to its end either.
+    let mut client = daemon.connect();
+    client.send(post("/hello", 1_000_000_000));
+    let block = pattern(100_000);
+    wait_until("it does not take a gigabyte", || client.try_send(&block).err().map(|_| ()));
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn continue_is_sent_when_the_application_reads_the_body() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    let expecting = |path: &str, len: usize| {
+        let head = post(path, len);
+        format!("{}Expect: 100-continue\r\n\r\n", &head[..head.len() - 2])
+    };
+    for len in [1000, 100_000] {
+        let mut client = daemon.connect();
+        client.send(expecting("/take", len));
+        assert_eq!(client.read_exact(25).unwrap(), b"HTTP/1.1 100 Continue\r\n\r\n");
+        let response = client.send(pattern(len)).response();
+        assert_eq!(response.text(), format!("length={len} right=true over=false"));
+        assert_eq!(client.get("/hello").status, 200);
+        // And not when it does not.
+        let response = client.send(expecting("/status/403", len)).response();
+        assert_eq!((response.status, response.interim.len()), (403, 0));
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn a_body_over_the_limit_is_413_before_and_in_mid_body() {
+    let daemon = Rgun::fake_asgi().set("limits.body", "1MiB").start_ready();
+    let mut client = daemon.connect();
+    client.send(post("/take", 2_000_000)).response().assert_error(413);
+    client.assert_closed();
+    daemon.wait_for_disconnects(0, 0);
+    let mut client = daemon.connect();
+    client.send(chunked("/take"));
+    let block = pattern(50_000);
+    let response = loop {
+        let sent = client.try_send("c350\r\n").and_then(|()| client.try_send(&block));
+        if sent.and_then(|()| client.try_send("\r\n")).is_err() || !client.receives_nothing() {
+            break client.response();
+        }
+    };
+    response.assert_error(413);
+    daemon.wait_for_disconnects(1, 0);
+}
+
+#[test]
+fn a_stalled_body_is_408_only_while_it_is_awaited() {
+    let daemon = Rgun::fake_asgi().set("timeouts.body", "1s").start_ready();
+    let mut client = daemon.connect();
+    client.send(post("/take", 100_000)).send(pattern(1000)).response().assert_error(408);
+    daemon.wait_for_disconnects(1, 0);
+    // The application pauses, not the client.
+    let mut client = daemon.connect();
+    let response = client.send(post("/take/1500", 66_000)).send(pattern(66_000)).response();
+    assert_eq!(response.text(), "length=66000 right=true over=false");
+}
+
+#[test]
+fn a_slow_upload_does_not_count_towards_the_deadline() {
+    let daemon = Rgun::fake_asgi().flags(["--timeout", "600ms"]).start_ready();
+    let mut client = daemon.connect();
+    client.send(post("/take", 100_000));
+    for block in pattern(100_000).chunks(12_550) {
+        thread::sleep(Duration::from_millis(200));
+        client.send(block);
+    }
+    assert_eq!(client.response().text(), "length=100000 right=true over=false");
+}
+
+#[test]
+fn bytes_after_a_body_are_the_next_request() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    let mut client = daemon.connect();
+    let mut bytes = post("/take", 70_000).into_bytes();
+    bytes.extend(pattern(70_000));
+    bytes.extend(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n");
+    bytes.extend(b"more than was announced\r\n\r\n");
+    client.send(bytes);
+    assert_eq!(client.response().text(), "length=70000 right=true over=false");
+    assert_eq!(client.response().text(), "Hello, world!");
+    assert_eq!(client.response().status, 400);
+}
+
+#[test]
+fn a_malformed_body_is_400_and_a_disconnect() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    let mut client = daemon.connect();
+    client.send(chunked("/take")).send("5\r\nhello\r\nno number\r\n");
+    match client.try_response("POST") {
+        Ok(response) => drop(response.assert_error(400)),
+        Err(ReadError::Closed) => {}
+        other => panic!("{other:?}"),
+    }
+    daemon.wait_for_disconnects(1, 0);
+    daemon.connect().send(chunked("/body").replace("chunked", "gzip, chunked")).response().assert_error(501);
+}
+
+#[test]
+fn a_worker_that_dies_in_mid_upload_is_502_and_is_replaced() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    let mut client = daemon.connect();
+    client.send(post("/wait-taking", 1_000_000)).send(pattern(1000));
+    daemon.wait_for_disconnects(0, 0);
+    assert!(
+        daemon.connect().send_get("/die").try_response("GET").is_ok_and(|response| response.status == 502)
+    );
+    client.response().assert_error(502);
+    wait_until("another worker", || (daemon.get("/hello").status == 200).then_some(()));
+}
+
+#[test]
+fn a_decreasing_window_breaches_the_contract() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    let mut client = daemon.connect();
+    client.send(post("/lie-take", 100_000)).response().assert_error(502);
+    daemon.log.wait_for("took back what it had taken");
+    wait_until("another worker", || (daemon.get("/hello").status == 200).then_some(()));
+}
+
+#[test]
+fn a_stopping_daemon_waits_for_an_upload() {
+    let mut daemon = Rgun::fake_asgi().start_ready();
+    let mut client = daemon.connect();
+    client.send(post("/take", 100_000)).send(pattern(50_200));
+    daemon.wait_for_disconnects(0, 0);
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    daemon.log.wait_for("stopping");
+    client.send(&pattern(100_000)[50_200..]);
+    assert_eq!(client.response().text(), "length=100000 right=true over=false");
+    daemon.stop();
+}
