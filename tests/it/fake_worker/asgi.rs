@@ -1,29 +1,29 @@
-//! The fake worker as an ASGI worker: one thread is its event loop, which claims frames and watches the bell; each
-//! exchange has a thread of its own in the place of a task, and an inbox in the place of `receive()`.
+//! The fake worker as an ASGI worker. One thread is the event loop, which claims frames and waits for the eventfd. Each
+//! exchange has a thread in place of a task, and an [`Inbox`] in place of `receive()`.
 //!
-//! All that the fake knows to do with a request it does here as well. In addition:
+//! The paths of `requests.rs` work here too. In addition, where *end* is a disconnect or a cancellation:
 //!
-//! | path | answer |
+//! | path | response |
 //! |---|---|
-//! | `/body` | the request's body, part by part; `x-body: inline` or `parts` says how it came |
-//! | `/take`, `/take/MS` | takes all of the body, MS before each part; `length=… right=…`: is it [`pattern`]? |
-//! | `/take-some/N` | takes N bytes, answers `took=…`, leaves the rest |
-//! | `/answer-first` | head and `first `, then takes all of the body, then as `/take` |
-//! | `/wait`, `/wait-taking` | nothing until the client is gone or it is cancelled, with a report of its stack; the latter takes 100 bytes first |
-//! | `/stubborn/MS` | nothing, whatever it is told; after MS it ends |
+//! | `/body` | the request's body, part by part; `x-body: inline` or `parts` is its transport |
+//! | `/take`, `/take/MS` | receives the whole body, MS before each part; `length=… right=…`, right if it is [`pattern`] |
+//! | `/take-some/N` | receives N bytes, `took=…`, leaves the rest |
+//! | `/answer-first` | head and `first `, then as `/take` |
+//! | `/wait`, `/wait-taking` | nothing until the end; reports its stack if cancelled; the latter opens a window of 100 bytes first |
+//! | `/stubborn/MS` | ignores a cancellation; `at last` after MS |
 //! | `/half-close` | once the client has closed its sending half |
-//! | `/gone` | `gone=… cancelled=…`: how many exchanges were told so |
+//! | `/gone` | `gone=… cancelled=…`: numbers of exchanges with a disconnect, a cancellation |
 //! | `/block/MS` | holds the event loop for MS, then `Hello, world!` |
 //! | `/trailers` | `Hello, world!`, and the trailer `x-sum: 13` |
 //! | `/hints/MS` | early hints, MS later `Hello, world!` |
-//! | `/hint-flood/N` | N early hints of 4 KB one after the other, then nothing until the client is gone or it is cancelled |
-//! | `/floods` | how many of those have said all of their hints |
-//! | `/events`, `/events/MS` | a head alone, then `event`, and the end, when somebody asks for `/release`; MS before each |
-//! | `/silent-events` | a head alone, then nothing until the client is gone or it is cancelled |
+//! | `/hint-flood/N` | N early hints of 4 KB, then nothing until the end |
+//! | `/floods` | how many of those have sent all hints |
+//! | `/events`, `/events/MS` | the head; after a request for `/release` the body `event`; MS before each |
+//! | `/silent-events` | the head, then nothing until the end |
 //! | `/file-trailers/N` | a file of N bytes, and the trailer `x-sum: 13` |
 //! | `/lie-hints/NAME` | early hints with `NAME: 13` |
-//! | `/lie-take` | takes back what it has taken |
-//! | `/codes` | how WebSockets ended, see `websocket.rs`, which has what it does with those |
+//! | `/lie-take` | decreases the window of the body |
+//! | `/codes` | how WebSockets ended, see `websocket.rs` |
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,40 +40,41 @@ use rgun_channel::wake::WaitFlag;
 
 use crate::requests::Exchange;
 use crate::worker::{Slot, Worker};
-use crate::{BROKEN, Outcome, lock, milliseconds, pattern, quit, websocket};
+use crate::{EXIT_SOFTWARE, Outcome, lock, milliseconds, pattern, quit, websocket};
 
-/// Bytes that are taken ahead of what has come.
+/// Window of a request's body in bytes: how far it is accepted ahead of what was received.
 pub(crate) const WINDOW: u64 = 256 * 1024;
 
-/// What the event loop and its tasks share.
+/// The state that the event loop and its tasks share.
 pub(crate) struct Loop {
-    pub(crate) bell: OwnedFd,
-    /// How often the bell has rung, for those who wait for what is rung for.
+    /// The eventfd that the daemon writes to wake the loop.
+    pub(crate) eventfd: OwnedFd,
+    /// Number of wake-ups; waiting tasks check their condition after each.
     pub(crate) rung: Mutex<u64>,
     pub(crate) rings: Condvar,
     pub(crate) gone: AtomicU32,
     pub(crate) cancelled: AtomicU32,
     pub(crate) floods: AtomicU32,
-    /// Events that may be said.
+    /// Events that `/events` may send.
     pub(crate) released: Mutex<u32>,
     pub(crate) releases: Condvar,
-    /// How WebSockets ended.
+    /// The ends of WebSockets: path, code, reason.
     pub(crate) ends: Mutex<VecDeque<String>>,
 }
 
-/// What came of one exchange after its request.
+/// The frames received for an exchange after its request.
 #[derive(Default)]
 pub(crate) struct Inbox {
-    pub(crate) mail: Mutex<Mail>,
+    pub(crate) received: Mutex<Received>,
     pub(crate) came: Condvar,
 }
 
 #[derive(Default)]
-pub(crate) struct Mail {
+pub(crate) struct Received {
     pub(crate) parts: VecDeque<Vec<u8>>,
-    /// A WebSocket has these instead.
+    /// Parts of a WebSocket's messages.
     pub(crate) messages: VecDeque<websocket::Part>,
-    /// Its close code and reason.
+    /// Close code and reason of a WebSocket's disconnect.
     pub(crate) end: Option<(u16, String)>,
     pub(crate) websocket: bool,
     pub(crate) whole: bool,
@@ -82,16 +83,16 @@ pub(crate) struct Mail {
     pub(crate) cancelled: bool,
 }
 
-/// Slots that no exchange has.
-pub(crate) struct Free<'w> {
+/// Slots that no exchange uses.
+pub(crate) struct FreeSlots<'w> {
     pub(crate) slots: Mutex<Vec<Slot<'w>>>,
     pub(crate) came: Condvar,
 }
 
 impl Loop {
-    pub(crate) fn new(bell: OwnedFd) -> Self {
+    pub(crate) fn new(eventfd: OwnedFd) -> Self {
         Self {
-            bell,
+            eventfd,
             rung: Mutex::new(0),
             rings: Condvar::new(),
             gone: AtomicU32::new(0),
@@ -103,13 +104,13 @@ impl Loop {
         }
     }
 
-    /// Has the event loop look.
+    /// Wakes the event loop.
     pub(crate) fn ring(&self) -> Outcome {
-        rustix::io::write(&self.bell, &1_u64.to_ne_bytes())?;
+        rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes())?;
         Ok(())
     }
 
-    /// As [`WaitFlag::wait_until`], for a task.
+    /// [`WaitFlag::wait_until`] for a task.
     pub(crate) fn wait_until(&self, want: WaitFlag<'_>, mut available: impl FnMut() -> bool) {
         loop {
             let seen = *lock(&self.rung);
@@ -126,12 +127,12 @@ impl Loop {
     }
 
     pub(crate) fn sleep(&self) -> Outcome {
-        let mut fds = [rustix::event::PollFd::new(&self.bell, rustix::event::PollFlags::IN)];
+        let mut fds = [rustix::event::PollFd::new(&self.eventfd, rustix::event::PollFlags::IN)];
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        match rustix::io::read(&self.bell, &mut [0; 8]) {
+        match rustix::io::read(&self.eventfd, &mut [0; 8]) {
             Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -141,10 +142,10 @@ impl Loop {
     }
 }
 
-/// The event loop, until it is stopped and every exchange has ended.
+/// Runs the event loop until Stop has been received and all exchanges have ended.
 pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
     let slots = (0..worker.start.concurrency).map(|number| Slot::new(worker, number));
-    let free = Free { slots: Mutex::new(slots.collect::<Outcome<_>>()?), came: Condvar::new() };
+    let free = FreeSlots { slots: Mutex::new(slots.collect::<Outcome<_>>()?), came: Condvar::new() };
     let mut inboxes: HashMap<ExchangeId, Arc<Inbox>> = HashMap::new();
     thread::scope(|scope| {
         let mut frame = Vec::new();
@@ -158,23 +159,23 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
                             thread::sleep(milliseconds(std::str::from_utf8(time)?)?);
                         }
                         let inbox = Arc::new(Inbox::default());
-                        lock(&inbox.mail).websocket = request.websocket;
+                        lock(&inbox.received).websocket = request.websocket;
                         inboxes.insert(id, Arc::clone(&inbox));
                         lock(&worker.running).insert(id);
                         let (frame, free) = (frame.clone(), &free);
                         thread::Builder::new().stack_size(128 * 1024).spawn_scoped(scope, move || {
                             if let Err(error) = task(worker, events, free, &frame, &inbox) {
-                                quit(BROKEN, &error.to_string());
+                                quit(EXIT_SOFTWARE, &error.to_string());
                             }
                         })?;
                     }
                     Submission::Stream(later) => {
-                        // Of an exchange that has ended meanwhile, or of none.
+                        // The exchange may have ended, or never existed.
                         let (StreamFrame::Part { exchange, .. }
                         | StreamFrame::Disconnect { exchange, .. }
                         | StreamFrame::HalfClose { exchange }) = later;
                         if let Some(inbox) = inboxes.get(&exchange) {
-                            inbox.take_in(&later, events);
+                            inbox.receive_frame(&later, events);
                         }
                     }
                 }
@@ -192,8 +193,14 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
     })
 }
 
-/// One exchange, in a slot when there is one.
-pub(crate) fn task(worker: &Worker, events: &Loop, free: &Free<'_>, frame: &[u8], inbox: &Inbox) -> Outcome {
+/// Runs one exchange in a free slot; waits for one.
+pub(crate) fn task(
+    worker: &Worker,
+    events: &Loop,
+    free: &FreeSlots<'_>,
+    frame: &[u8],
+    inbox: &Inbox,
+) -> Outcome {
     let request = Request::decode(frame)?;
     let mut slots = free
         .came
@@ -202,7 +209,7 @@ pub(crate) fn task(worker: &Worker, events: &Loop, free: &Free<'_>, frame: &[u8]
     let Some(mut slot) = slots.pop() else { return Err("no slot after waiting for one".into()) };
     drop(slots);
     let answered = Exchange { id: request.exchange, started: std::time::Instant::now(), slot: &mut slot }
-        .answer_by(events, inbox, &request);
+        .answer_asgi(events, inbox, &request);
     lock(&free.slots).push(slot);
     free.came.notify_one();
     lock(&worker.running).remove(&request.exchange);
@@ -211,51 +218,55 @@ pub(crate) fn task(worker: &Worker, events: &Loop, free: &Free<'_>, frame: &[u8]
 }
 
 impl Inbox {
-    pub(crate) fn take_in(&self, later: &StreamFrame<'_>, events: &Loop) {
-        let mut mail = lock(&self.mail);
+    pub(crate) fn receive_frame(&self, later: &StreamFrame<'_>, events: &Loop) {
+        let mut received = lock(&self.received);
         match later {
-            StreamFrame::Part { bytes, text, more, .. } if mail.websocket => {
+            StreamFrame::Part { bytes, text, more, .. } if received.websocket => {
                 let (bytes, text, more) = (bytes.to_vec(), *text, *more);
-                mail.messages.push_back(websocket::Part { bytes, text, more });
+                received.messages.push_back(websocket::Part { bytes, text, more });
             }
             StreamFrame::Part { bytes, end, .. } => {
-                mail.parts.push_back(bytes.to_vec());
-                mail.whole |= end;
+                received.parts.push_back(bytes.to_vec());
+                received.whole |= end;
             }
-            StreamFrame::HalfClose { .. } => mail.half_closed = true,
+            StreamFrame::HalfClose { .. } => received.half_closed = true,
             StreamFrame::Disconnect { cancel: true, .. } => {
-                mail.cancelled = true;
+                received.cancelled = true;
                 events.cancelled.fetch_add(1, Ordering::SeqCst);
             }
             StreamFrame::Disconnect { code, reason, .. } => {
-                mail.end = Some((*code, String::from_utf8_lossy(reason).into_owned()));
-                mail.gone = true;
+                received.end = Some((*code, String::from_utf8_lossy(reason).into_owned()));
+                received.gone = true;
                 events.gone.fetch_add(1, Ordering::SeqCst);
             }
         }
         self.came.notify_all();
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        let mail = lock(&self.mail);
-        mail.gone || mail.cancelled
+    pub(crate) fn has_ended(&self) -> bool {
+        let received = lock(&self.received);
+        received.gone || received.cancelled
     }
 
-    pub(crate) fn wait_until_over(&self) {
-        let over = self.came.wait_while(lock(&self.mail), |mail| !mail.gone && !mail.cancelled);
+    pub(crate) fn wait_until_ended(&self) {
+        let over =
+            self.came.wait_while(lock(&self.received), |received| !received.gone && !received.cancelled);
         drop(over.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The next part; `None` at the end of the body, or when it is over.
+    /// Waits for the next part of the body. None: the body or the exchange has ended.
     pub(crate) fn part(&self) -> Option<Vec<u8>> {
-        let waits = |mail: &mut Mail| mail.parts.is_empty() && !mail.whole && !mail.gone && !mail.cancelled;
-        let mut mail = self.came.wait_while(lock(&self.mail), waits).unwrap_or_else(PoisonError::into_inner);
-        mail.parts.pop_front()
+        let waits = |received: &mut Received| {
+            received.parts.is_empty() && !received.whole && !received.gone && !received.cancelled
+        };
+        let mut received =
+            self.came.wait_while(lock(&self.received), waits).unwrap_or_else(PoisonError::into_inner);
+        received.parts.pop_front()
     }
 }
 
-/// A body as it comes.
-pub(crate) struct Incoming<'i> {
+/// A request's body while it is received.
+pub(crate) struct RequestBody<'i> {
     pub(crate) inbox: &'i Inbox,
     pub(crate) inline: Option<Vec<u8>>,
     pub(crate) taken: u64,
@@ -263,15 +274,15 @@ pub(crate) struct Incoming<'i> {
 }
 
 impl Exchange<'_, '_> {
-    pub(crate) fn answer_by(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
+    pub(crate) fn answer_asgi(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
         if request.websocket {
-            return self.be_a_websocket(events, inbox, request);
+            return self.serve_websocket(events, inbox, request);
         }
         let path = String::from_utf8_lossy(request.path).into_owned();
         let mut parts = path.trim_start_matches('/').split('/');
         let (name, first) = (parts.next().unwrap_or_default(), parts.next());
         let inline = (!request.body_streams).then(|| request.body.to_vec());
-        let mut body = Incoming { inbox, inline, taken: 0, came: 0 };
+        let mut body = RequestBody { inbox, inline, taken: 0, came: 0 };
         match name {
             "body" => {
                 let how: &[u8] = if request.body_streams { b"parts" } else { b"inline" };
@@ -286,7 +297,7 @@ impl Exchange<'_, '_> {
             }
             "take" => {
                 let pause = first.map_or(Ok(Duration::ZERO), milliseconds)?;
-                let report = self.take_all(&mut body, pause)?;
+                let report = self.receive_all(&mut body, pause)?;
                 self.text(200, &report)
             }
             "take-some" => {
@@ -296,7 +307,7 @@ impl Exchange<'_, '_> {
             }
             "answer-first" => {
                 self.respond(200, None, Body::Inline(b"first "), false, false)?;
-                let report = self.take_all(&mut body, Duration::ZERO)?;
+                let report = self.receive_all(&mut body, Duration::ZERO)?;
                 self.send_inline(report.as_bytes())?;
                 self.finish()
             }
@@ -304,17 +315,19 @@ impl Exchange<'_, '_> {
                 if name == "wait-taking" {
                     self.take(&mut body, 100)?;
                 }
-                inbox.wait_until_over();
-                if lock(&inbox.mail).cancelled {
+                inbox.wait_until_ended();
+                if lock(&inbox.received).cancelled {
                     let text = cancel_report::encode(self.id, "  File \"fake.py\", line 1, in wait\n");
                     self.slot.worker.report(&Report::Warning(text), &[])?;
                 }
                 self.finish()
             }
             "half-close" => {
-                let waits = |mail: &mut Mail| !mail.half_closed && !mail.gone;
-                let closed =
-                    inbox.came.wait_while(lock(&inbox.mail), waits).unwrap_or_else(PoisonError::into_inner);
+                let waits = |received: &mut Received| !received.half_closed && !received.gone;
+                let closed = inbox
+                    .came
+                    .wait_while(lock(&inbox.received), waits)
+                    .unwrap_or_else(PoisonError::into_inner);
                 let is_gone = closed.gone;
                 drop(closed);
                 self.text(200, if is_gone { "gone" } else { "answered all the same" })
@@ -332,21 +345,26 @@ impl Exchange<'_, '_> {
             "block" => self.text(200, "Hello, world!"),
             "trailers" => {
                 self.head(200, &[(b"trailer", b"x-sum")], Body::Inline(b"Hello, world!"), false, false)?;
-                self.say(CompletionKind::Trailers, &[(b"x-sum", b"13")], b"", true)
+                self.send_asgi_frame(CompletionKind::Trailers, &[(b"x-sum", b"13")], b"", true)
             }
             "hints" => {
                 let link = (&b"link"[..], &b"</style.css>; rel=preload"[..]);
-                self.say(CompletionKind::EarlyHints, &[link], b"", false)?;
+                self.send_asgi_frame(CompletionKind::EarlyHints, &[link], b"", false)?;
                 thread::sleep(milliseconds(first.unwrap_or("0"))?);
                 self.text(200, "Hello, world!")
             }
             "hint-flood" => {
                 let value = format!("</{}.css>; rel=preload", "x".repeat(4000));
                 for _ in 0..first.unwrap_or("0").parse()? {
-                    self.say(CompletionKind::EarlyHints, &[(b"link", value.as_bytes())], b"", false)?;
+                    self.send_asgi_frame(
+                        CompletionKind::EarlyHints,
+                        &[(b"link", value.as_bytes())],
+                        b"",
+                        false,
+                    )?;
                 }
                 events.floods.fetch_add(1, Ordering::SeqCst);
-                inbox.wait_until_over();
+                inbox.wait_until_ended();
                 self.finish()
             }
             "floods" => self.text(200, &format!("floods={}", events.floods.load(Ordering::SeqCst))),
@@ -368,7 +386,7 @@ impl Exchange<'_, '_> {
             }
             "silent-events" => {
                 self.head(200, &[], Body::Inline(b""), false, false)?;
-                inbox.wait_until_over();
+                inbox.wait_until_ended();
                 self.finish()
             }
             "file-trailers" => {
@@ -377,41 +395,41 @@ impl Exchange<'_, '_> {
                 let body = Body::File { offset: 0, len: len as u64 };
                 self.head(200, &[(b"trailer", b"x-sum")], body, false, false)?;
                 self.slot.worker.wait_until_taken()?;
-                self.say(CompletionKind::Trailers, &[(b"x-sum", b"13")], b"", true)
+                self.send_asgi_frame(CompletionKind::Trailers, &[(b"x-sum", b"13")], b"", true)
             }
             "lie-hints" => {
                 let field = (first.unwrap_or_default().as_bytes(), &b"13"[..]);
-                self.say(CompletionKind::EarlyHints, &[field], b"", false)?;
+                self.send_asgi_frame(CompletionKind::EarlyHints, &[field], b"", false)?;
                 self.text(200, "Hello, world!")
             }
             "lie-take" => {
                 self.take(&mut body, 100)?;
-                self.say(CompletionKind::WindowUpdate, &[], &50_u64.to_le_bytes(), false)?;
-                inbox.wait_until_over();
+                self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &50_u64.to_le_bytes(), false)?;
+                inbox.wait_until_ended();
                 Ok(())
             }
             _ => self.answer(request),
         }
     }
 
-    /// Says how far the body is taken.
-    pub(crate) fn take(&mut self, body: &mut Incoming<'_>, taken: u64) -> Outcome {
+    /// Sends a window update: the body is accepted up to byte `taken`.
+    pub(crate) fn take(&mut self, body: &mut RequestBody<'_>, taken: u64) -> Outcome {
         if body.inline.is_some() || taken <= body.taken {
             return Ok(());
         }
         body.taken = taken;
-        self.say(CompletionKind::WindowUpdate, &[], &taken.to_le_bytes(), false)
+        self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &taken.to_le_bytes(), false)
     }
 
-    /// What comes next of the body, with so much room for more.
-    pub(crate) fn receive(&mut self, body: &mut Incoming<'_>, window: u64) -> Outcome<Option<Vec<u8>>> {
+    /// Receives the next part of the body, with this window. None at its end.
+    pub(crate) fn receive(&mut self, body: &mut RequestBody<'_>, window: u64) -> Outcome<Option<Vec<u8>>> {
         if let Some(inline) = &mut body.inline {
             let part = std::mem::take(inline);
             body.came += part.len() as u64;
             return Ok((!part.is_empty()).then_some(part));
         }
         let wanted = body.came + window;
-        // As a real worker does: not for every few bytes.
+        // As in the real worker, small updates are not sent.
         if body.taken < wanted - window / 2 || body.taken == body.came {
             self.take(body, wanted)?;
         }
@@ -419,12 +437,12 @@ impl Exchange<'_, '_> {
         let len = part.as_ref().map_or(0, Vec::len) as u64;
         body.came += len;
         if body.came > body.taken {
-            return Err("the daemon sent more than was taken".into());
+            return Err("the daemon sent more than the window".into());
         }
         Ok(part)
     }
 
-    pub(crate) fn take_all(&mut self, body: &mut Incoming<'_>, pause: Duration) -> Outcome<String> {
+    pub(crate) fn receive_all(&mut self, body: &mut RequestBody<'_>, pause: Duration) -> Outcome<String> {
         let expected = pattern(251 * 1024);
         let mut right = true;
         loop {
@@ -433,12 +451,12 @@ impl Exchange<'_, '_> {
             let Some(part) = self.receive(body, WINDOW)? else { break };
             right &= expected.get(at..at + part.len()) == Some(&part[..]);
         }
-        let over = body.inbox.is_over();
+        let over = body.inbox.has_ended();
         Ok(format!("length={} right={right} over={over}", body.came))
     }
 
-    /// What only ASGI workers say.
-    pub(crate) fn say(
+    /// Publishes a frame that only ASGI workers send.
+    pub(crate) fn send_asgi_frame(
         &mut self,
         kind: CompletionKind,
         fields: &[(&[u8], &[u8])],

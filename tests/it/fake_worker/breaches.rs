@@ -2,22 +2,22 @@
 //!
 //! | path | breach |
 //! |---|---|
-//! | `/lie-length` | every word of the completion ring a length beyond it, and a head that says "come and look" |
+//! | `/lie-length` | each word of the completion ring is a length beyond it, and the head is advanced |
 //! | `/lie-head` | a completion head far beyond the ring |
-//! | `/lie-tail`, `/lie-tail/back` | a submission tail far beyond the head / of 0, after a proper answer; claims nothing more |
-//! | `/lie-asleep` | 4 billion sleeping threads, after a proper answer |
-//! | `/lie-chunk/twice`, `/range`, `/length` | a chunk named twice / that does not exist / longer than chunks are |
-//! | `/lie-exchange/unknown`, `/zero`, `/twice` | a head for an exchange that never was / for 0 / after the response had ended |
-//! | `/lie-exchange/other` | waits until another slot runs an exchange, and answers that one as its own |
+//! | `/lie-tail`, `/lie-tail/back` | a submission tail far beyond the head / of 0, after a correct response; then claims nothing |
+//! | `/lie-asleep` | 4 billion sleeping threads, after a correct response |
+//! | `/lie-chunk/twice`, `/range`, `/length` | a chunk sent twice / that does not exist / longer than a chunk |
+//! | `/lie-exchange/unknown`, `/zero`, `/twice` | a head for an unknown exchange / for exchange 0 / after the end of the response |
+//! | `/lie-exchange/other` | waits until another slot runs an exchange, and sends a response to that one |
 //! | `/lie-slot` | a slot that does not exist |
-//! | `/lie-frame` | a record whose frame is 0xff throughout |
+//! | `/lie-frame` | a frame of 0xff bytes |
 //! | `/lie-length-header`, `/more`, `/stream` | `content-length: 5` before 10 bytes / before 3 / before 10 in two parts |
 //! | `/lie-length-header/sign`, `/two` | `content-length: +10` / 10 and 11 |
 //! | `/lie-file`, `/huge`, `/beyond` | a file after bytes / the same, with almost 2^64 bytes / a file whose end is beyond 2^63 |
-//! | `/lie-status/N` | status N, whatever it is |
+//! | `/lie-status/N` | status N |
 //! | `/lie-field/NAME` | `NAME: chunked` beside a length |
 //! | `/lie-reason` | a reason phrase of two lines |
-//! | `/lie-empty-chunks` | a part of chunks without a byte |
+//! | `/lie-empty-chunks` | a part with an empty chunk |
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
@@ -28,11 +28,11 @@ use rgun_channel::wake::Epoch;
 
 use crate::requests::Exchange;
 use crate::worker::{Completions, Worker};
-use crate::{BROKEN, Outcome, PATIENCE, hang, lock, quit};
+use crate::{EXIT_SOFTWARE, Outcome, WAIT_TIMEOUT, hang, lock, quit};
 
 impl Exchange<'_, '_> {
-    /// What no worker of ours would write. Most of these end with the daemon killing this process.
-    pub(crate) fn lie(&mut self, name: &str, how: &str) -> Outcome {
+    /// Breaches of the channel: rings, chunks, exchanges, frames.
+    pub(crate) fn break_contract(&mut self, name: &str, how: &str) -> Outcome {
         let worker = self.slot.worker;
         let (map, geometry) = (&*worker.map, &worker.start.geometry);
         match (name, how) {
@@ -40,16 +40,16 @@ impl Exchange<'_, '_> {
                 let completions = lock(&worker.completion);
                 map.copy_in(geometry.completion_offset(), &vec![0xf8; geometry.completion as usize]);
                 map.u64(Geometry::word(Word::CompletionHead)).fetch_add(64, Ordering::AcqRel);
-                // Nothing may be published after it that would repair the lie; the lock stays taken.
-                ring_and_hang(worker, completions)
+                // The lock is kept, so that nothing published later repairs the ring.
+                wake_daemon_and_hang(worker, completions)
             }
             ("lie-head", _) => {
                 let completions = lock(&worker.completion);
                 map.u64(Geometry::word(Word::CompletionHead)).store(1 << 62, Ordering::Release);
-                ring_and_hang(worker, completions)
+                wake_daemon_and_hang(worker, completions)
             }
             ("lie-tail", _) => {
-                let _claims_nothing_more = lock(&worker.submission);
+                let _submissions = lock(&worker.submission);
                 let tail = if how == "back" { 0 } else { 1 << 62 };
                 map.u64(Geometry::word(Word::SubmissionTail)).store(tail, Ordering::Release);
                 self.text(200, "Hello, world!")?;
@@ -90,12 +90,12 @@ impl Exchange<'_, '_> {
                 answered
             }
             ("lie-frame", _) => worker.publish(&[0xff; 64]),
-            _ => self.lie_in_http(name, how),
+            _ => self.send_invalid_response(name, how),
         }
     }
 
-    /// Answers that are none, in frames that are right.
-    pub(crate) fn lie_in_http(&mut self, name: &str, how: &str) -> Outcome {
+    /// Invalid HTTP responses in well-formed frames.
+    pub(crate) fn send_invalid_response(&mut self, name: &str, how: &str) -> Outcome {
         let ten = Body::Inline(b"0123456789");
         match (name, how) {
             ("lie-length-header", "sign") => self.head(200, &[(b"content-length", b"+10")], ten, true, true),
@@ -114,12 +114,12 @@ impl Exchange<'_, '_> {
                 self.respond(200, None, Body::File { offset: i64::MAX as u64, len: 1 }, true, true)
             }
             ("lie-file", _) => {
-                let (len, announced) = if how == "huge" { (u64::MAX - 4, 5) } else { (4, 14) };
+                let (len, declared) = if how == "huge" { (u64::MAX - 4, 5) } else { (4, 14) };
                 self.send_file(b"file")?;
-                self.respond(200, Some(announced), ten, false, false)?;
+                self.respond(200, Some(declared), ten, false, false)?;
                 self.part(CompletionKind::Body, Body::File { offset: 0, len }, true, true)
             }
-            ("lie-status", _) => self.text(how.parse()?, "no answer"),
+            ("lie-status", _) => self.text(how.parse()?, "invalid"),
             ("lie-field", _) => {
                 let fields = [(&b"content-length"[..], &b"10"[..]), (how.as_bytes(), b"chunked")];
                 self.head(200, &fields, ten, true, true)
@@ -130,7 +130,7 @@ impl Exchange<'_, '_> {
                 let chunk = self.slot.worker.fill_chunk(b"")?;
                 self.part(CompletionKind::Body, Body::Chunks(&[(chunk, 0)]), false, false)
             }
-            _ => self.text(404, "the fake knows no such lie"),
+            _ => self.text(404, "unknown breach"),
         }
     }
 
@@ -138,17 +138,17 @@ impl Exchange<'_, '_> {
         let worker = self.slot.worker;
         let (running, _) = worker
             .running_changed
-            .wait_timeout_while(lock(&worker.running), PATIENCE, |running| running.len() < 2)
+            .wait_timeout_while(lock(&worker.running), WAIT_TIMEOUT, |running| running.len() < 2)
             .unwrap_or_else(PoisonError::into_inner);
         running.iter().copied().find(|id| *id != self.id).ok_or_else(|| "nothing else runs".into())
     }
 }
 
-pub(crate) fn ring_and_hang(worker: &Worker, mut completions: MutexGuard<'_, Completions>) -> ! {
+pub(crate) fn wake_daemon_and_hang(worker: &Worker, mut completions: MutexGuard<'_, Completions>) -> ! {
     if Epoch(worker.reactor.u32(REACTOR_EPOCH)).must_wake(&mut completions.rung)
         && let Err(error) = rustix::io::write(&worker.eventfd, &1_u64.to_ne_bytes())
     {
-        quit(BROKEN, &format!("cannot ring the daemon: {error}"));
+        quit(EXIT_SOFTWARE, &format!("cannot ring the daemon: {error}"));
     }
     hang()
 }

@@ -51,25 +51,25 @@ use worker::{Worker, ignore_stacks_signal, receive, serve};
 
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// How long the fake itself waits for something that the contract says must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum time to wait for anything that the contract guarantees.
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Exit status when the fake, or the daemon towards it, broke the contract unasked (EX_SOFTWARE).
-pub(crate) const BROKEN: i32 = 70;
+/// Exit status for an unintended breach of the contract, by the fake worker or the daemon (EX_SOFTWARE).
+pub(crate) const EXIT_SOFTWARE: i32 = 70;
 
 fn main() {
-    // A thread that dies alone would look like a slot that hangs.
-    panic::set_hook(Box::new(|panic| quit(BROKEN, &panic.to_string())));
+    // If only the panicking thread died, its slot would seem to hang.
+    panic::set_hook(Box::new(|panic| quit(EXIT_SOFTWARE, &panic.to_string())));
     match boot() {
         Ok(()) => {}
-        Err(error) => quit(BROKEN, &error.to_string()),
+        Err(error) => quit(EXIT_SOFTWARE, &error.to_string()),
     }
 }
 
-/// Takes the first message, does what `RGUN_FAKE` says, serves until told to stop.
+/// Receives Start, executes the behaviours of `RGUN_FAKE`, and serves until Stop.
 fn boot() -> Outcome {
-    #[expect(unsafe_code, reason = "the control socket is handed over by number")]
-    // SAFETY: the daemon opened this number for us before exec; nothing else in this process owns it.
+    #[expect(unsafe_code, reason = "the control socket is inherited by number")]
+    // SAFETY: the daemon has opened this descriptor before exec; nothing else in this process owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let received = receive(socket.as_fd(), &mut buffer)?;
@@ -101,14 +101,14 @@ fn boot() -> Outcome {
             "slow-app" => before_ready = milliseconds(argument)?,
             "silent" => return worker.wait_for_stop(),
             "never" => wait_after_booting = true,
-            "failed" => after_booting = Some(After::Failed(FailureKind::App)),
-            "failed-config" => after_booting = Some(After::Failed(FailureKind::Config)),
+            "failed" => after_booting = Some(BootEnd::Failed(FailureKind::App)),
+            "failed-config" => after_booting = Some(BootEnd::Failed(FailureKind::Config)),
             "refused" => {
                 worker.report(&Report::Refused("this fake runs no Python".into()), &[])?;
-                quit(1, "refused, as RGUN_FAKE says")
+                quit(1, "refused, by RGUN_FAKE")
             }
-            "exit" => quit(argument.parse()?, "exits before Booting, as RGUN_FAKE says"),
-            "exit-booting" => after_booting = Some(After::Exit(argument.parse()?)),
+            "exit" => quit(argument.parse()?, "exits before Booting, by RGUN_FAKE"),
+            "exit-booting" => after_booting = Some(BootEnd::Exit(argument.parse()?)),
             "abort" => process::abort(),
             "garbage" => {
                 control::send(&worker.socket, &[0xff; 32], &[])?;
@@ -125,8 +125,8 @@ fn boot() -> Outcome {
     worker.report(&Report::Booting { python: "CPython 3.99.0 (fake)".into() }, &[])?;
     match after_booting {
         None => {}
-        Some(After::Exit(code)) => quit(code, "exits after Booting, as RGUN_FAKE says"),
-        Some(After::Failed(kind)) => {
+        Some(BootEnd::Exit(code)) => quit(code, "exits after Booting, by RGUN_FAKE"),
+        Some(BootEnd::Failed(kind)) => {
             let traceback = match kind {
                 FailureKind::App => {
                     "Traceback (most recent call last):\n  File \"fake.py\", line 1\nFake: boom\n"
@@ -137,7 +137,7 @@ fn boot() -> Outcome {
             let headline = "loading it raised Fake (fake.py, line 1)".to_owned();
             worker
                 .report(&Report::Failed { kind, summary, traceback: traceback.to_owned(), headline }, &[])?;
-            quit(1, "failed, as RGUN_FAKE says")
+            quit(1, "failed, by RGUN_FAKE")
         }
     }
     if wait_after_booting {
@@ -151,8 +151,8 @@ fn boot() -> Outcome {
     serve(&Arc::new(worker), deaf)
 }
 
-/// What happens between Booting and Ready instead of Ready.
-enum After {
+/// The end of a boot that does not reach Ready.
+enum BootEnd {
     Exit(i32),
     Failed(FailureKind),
 }
@@ -172,7 +172,7 @@ pub(crate) fn milliseconds(argument: &str) -> Outcome<Duration> {
     Ok(Duration::from_millis(argument.parse()?))
 }
 
-/// `len` bytes of which every one can be checked by its place: the byte at `i` is `i % 251`.
+/// Returns `len` bytes that can be checked by their position: the byte at `i` is `i % 251`.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..=250).cycle().take(len).collect()
 }
@@ -187,11 +187,7 @@ pub(crate) fn hang() -> ! {
     }
 }
 
-#[expect(
-    clippy::exit,
-    clippy::print_stderr,
-    reason = "a fake that dies on purpose says why, where tests look"
-)]
+#[expect(clippy::exit, clippy::print_stderr, reason = "tests find the reason of an intended exit on stderr")]
 pub(crate) fn quit(code: i32, why: &str) -> ! {
     eprintln!("fake worker {}: {why}", process::id());
     process::exit(code)

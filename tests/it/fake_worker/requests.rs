@@ -7,23 +7,23 @@
 //! | `/echo` | method, version, path, query, peer, request id and fields, one a line |
 //! | `/status/N` | status N, no body |
 //! | `/slow/MS` | `slow` after MS milliseconds |
-//! | `/done-later/MS` | a whole response at once, its slot freed after MS |
-//! | `/body` | the request's body; `x-body: inline` or `file` says how it came |
-//! | `/large/N` | N bytes ([`pattern`]) in slab chunks, under credit |
+//! | `/done-later/MS` | a complete response at once; its exchange is done after MS |
+//! | `/body` | the request's body; `x-body: inline` or `file` is its transport |
+//! | `/large/N` | N bytes ([`pattern`]) in slab chunks, within the window |
 //! | `/stream/N`, `/stream/N/MS` | `part 0` … without a length, one frame a part, MS between them |
 //! | `/file/N` | N bytes of pattern as a descriptor |
-//! | `/file-short/N` | announces N bytes, the descriptor's file has half of them |
-//! | `/file-raise/N` | announces twice N bytes, sends a file of N, then Raised |
+//! | `/file-short/N` | declares N bytes, the descriptor's file has half of them |
+//! | `/file-raise/N` | declares twice N bytes, sends a file of N, then AppRaised |
 //! | `/reason` | 299 `Odd Reason` |
 //! | `/fd-missing` | a file body whose descriptor is never sent |
-//! | `/raise`, `/raise-mid-body/MS` | Raised before the head / MS after head and 10 of 1000 bytes |
-//! | `/raise-late` | Raised when `Hello, world!` is complete |
-//! | `/hang`, `/hang-mid-body` | nothing, for ever / head and 10 of 1000 bytes, then nothing |
+//! | `/raise`, `/raise-mid-body/MS` | AppRaised before the head / MS after head and 10 of 1000 bytes |
+//! | `/raise-late` | AppRaised after a complete `Hello, world!` |
+//! | `/hang`, `/hang-mid-body` | no response / head and 10 of 1000 bytes, then nothing |
 //! | `/die`, `/abort` | exit 3 / SIGABRT before the head |
-//! | `/die-mid-body` | head and 10 of 1000 bytes, exit 3 once the daemon has taken them |
-//! | `/die-after-claim-many/N` | claims until N requests are its own (with this one and what other slots run), then exit 3 |
-//! | `/flood/N` | N MiB without waiting for credit |
-//! | `/garbage-control` | a control message that is none, then `Hello, world!` |
+//! | `/die-mid-body` | head and 10 of 1000 bytes, exit 3 once the daemon has popped them |
+//! | `/die-after-claim-many/N` | claims requests until N are claimed (including those that run), then exit 3 |
+//! | `/flood/N` | N MiB regardless of the window |
+//! | `/garbage-control` | a malformed control message, then `Hello, world!` |
 
 use std::fmt::Write as _;
 use std::fs;
@@ -38,7 +38,7 @@ use rgun_channel::layout::CHUNK_BYTES;
 use crate::worker::Slot;
 use crate::{Outcome, hang, lock, milliseconds, pattern, quit};
 
-/// The exchange that runs in a slot.
+/// An exchange that runs in a slot.
 pub(crate) struct Exchange<'s, 'w> {
     pub(crate) slot: &'s mut Slot<'w>,
     pub(crate) id: ExchangeId,
@@ -112,24 +112,24 @@ impl Exchange<'_, '_> {
                 self.raise()
             }
             "raise-mid-body" => {
-                self.half_a_response()?;
+                self.start_response()?;
                 worker.wait_until_taken()?;
                 thread::sleep(milliseconds(first)?);
                 self.raise()
             }
             "hang" => hang(),
             "hang-mid-body" => {
-                self.half_a_response()?;
+                self.start_response()?;
                 hang()
             }
-            "die" => quit(3, "dies, as asked"),
+            "die" => quit(3, "exits, by the path"),
             "abort" => process::abort(),
             "die-mid-body" => {
-                self.half_a_response()?;
+                self.start_response()?;
                 worker.wait_until_taken()?;
-                quit(3, "dies in the middle of a body, as asked")
+                quit(3, "exits in mid-body, by the path")
             }
-            "die-after-claim-many" => self.claim_many(first.parse()?),
+            "die-after-claim-many" => self.die_after_claiming(first.parse()?),
             "garbage-control" => {
                 control::send(&worker.socket, &[0xff; 32], &[])?;
                 self.text(200, "Hello, world!")
@@ -142,13 +142,13 @@ impl Exchange<'_, '_> {
                 }
                 self.finish()
             }
-            _ if name.starts_with("lie-") => self.lie(name, first),
-            _ => self.text(404, "the fake knows no such path"),
+            _ if name.starts_with("lie-") => self.break_contract(name, first),
+            _ => self.text(404, "unknown path"),
         }
     }
 
-    /// Holds the receiving end until `many` requests are this worker's, then dies with all of them.
-    pub(crate) fn claim_many(&self, many: usize) -> Outcome {
+    /// Claims requests until `many` are claimed in all slots, then exits.
+    pub(crate) fn die_after_claiming(&self, many: usize) -> Outcome {
         let worker = self.slot.worker;
         let mut submission = lock(&worker.submission);
         let mut frame = Vec::new();
@@ -160,7 +160,7 @@ impl Exchange<'_, '_> {
                 worker.sleep_until_submission(|| submission.is_empty());
             }
         }
-        quit(3, &format!("dies with {claimed} requests claimed, as asked"))
+        quit(3, &format!("exits with {claimed} requests claimed, by the path"))
     }
 
     pub(crate) fn echo_body(&mut self, request: &Request<'_>) -> Outcome {
@@ -184,7 +184,7 @@ impl Exchange<'_, '_> {
                 let mut at = 0;
                 while at < request.body_len {
                     match file.read_at(&mut block, at)? {
-                        0 => return Err("the body's file is shorter than announced".into()),
+                        0 => return Err("the body's file is shorter than declared".into()),
                         read => {
                             self.send(&block[..read])?;
                             at += read as u64;

@@ -30,7 +30,7 @@ impl Exchange<'_, '_> {
         self.publish(frame)
     }
 
-    pub(crate) fn half_a_response(&mut self) -> Outcome {
+    pub(crate) fn start_response(&mut self) -> Outcome {
         self.respond(200, Some(1000), Body::Inline(b"0123456789"), false, false)
     }
 
@@ -54,7 +54,7 @@ impl Exchange<'_, '_> {
         self.respond(200, Some(len), Body::File { offset: 0, len }, true, true)
     }
 
-    /// Sends body bytes: small ones inline, large ones in chunks; waits for credit.
+    /// Sends body bytes within the window, small ones inline, large ones in chunks.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Outcome {
         for block in bytes.chunks(CHUNK_BYTES) {
             if block.len() <= CHUNK_BYTES / 4 {

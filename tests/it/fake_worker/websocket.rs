@@ -1,29 +1,30 @@
-//! What the fake worker does with WebSockets, in the place of an ASGI application. Only handshakes come here.
+//! Serves WebSockets, in place of an ASGI application, by the path of the handshake. *End* is a disconnect or a
+//! cancellation.
 //!
-//! | path | what it does |
+//! | path | behaviour |
 //! |---|---|
-//! | `/echo` | says back what comes, part by part as it comes |
-//! | `/echo?whole` | the same, each message in one frame (of as many parts as are needed) |
+//! | `/echo` | echoes each part of a message |
+//! | `/echo?whole` | echoes whole messages |
 //! | `/subprotocol/NAME` | accepts with that subprotocol and `x-own: yes`, then as `/echo` |
-//! | `/scope` | sends one message: version, path, query, flags and fields, as `/echo` of HTTP says them |
+//! | `/scope` | sends one message: version, path, query, flags and fields, as HTTP's `/echo` has them |
 //! | `/deny` | 401 and a body instead of an accept |
 //! | `/refuse` | 403 without a body, as a `websocket.close` before the accept |
-//! | `/undecided` | nothing, until the client is gone or it is cancelled |
-//! | `/late` | accepts when its client is gone or it is cancelled, then as `/echo` |
+//! | `/undecided` | nothing until the end |
+//! | `/late` | accepts at the end, then as `/echo` |
 //! | `/close/CODE/REASON` | accepts and closes |
 //! | `/close-within/CODE` | closes in the middle of a message |
 //! | `/return` | accepts and returns |
 //! | `/send/N/S` | N binary messages of S bytes, then returns |
 //! | `/fragments` | one text message in three parts, cut within a character, then one without bytes; then as `/echo` |
-//! | `/deaf` | accepts, takes the first messages and receives none, until the client is gone |
-//! | `/stone` | does not even take them |
-//! | `/slow/MS` | receives a message every MS, and counts them: `messages=… bytes=…` when `end` comes |
-//! | `/once` | receives one message, then nothing until the client is gone |
+//! | `/deaf` | accepts, opens the window once, receives nothing until the end |
+//! | `/stone` | accepts, never opens the window |
+//! | `/slow/MS` | receives a message every MS; after the message `end` it sends `messages=… bytes=…` |
+//! | `/once` | receives one message, then nothing until the end |
 //! | `/raise`, `/raise-first` | raises after the first message / before the accept |
 //! | `/die` | exit 3 at the first message |
-//! | `/lie-code` | closes with a code that is none |
+//! | `/lie-code` | closes with an invalid code |
 //!
-//! `/codes` over HTTP says how they ended, one a line: the path, the code and the reason.
+//! `/codes` over HTTP lists how they ended, one a line: path, code and reason.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -33,11 +34,11 @@ use std::time::Duration;
 use rgun_channel::frame::{Body, CompletionKind, MESSAGE_COST, Request, encode_field};
 use rgun_channel::layout::CHUNK_BYTES;
 
-use crate::asgi::{Inbox, Loop, Mail};
+use crate::asgi::{Inbox, Loop, Received};
 use crate::requests::{Exchange, echo};
 use crate::{Outcome, lock, milliseconds, pattern, quit};
 
-/// How far messages are taken ahead of what was received.
+/// Window of messages in bytes: how far they are accepted ahead of what was received.
 const WINDOW: u64 = 64 * 1024;
 
 /// A part of a message.
@@ -47,31 +48,31 @@ pub(crate) struct Part {
     pub(crate) more: bool,
 }
 
-/// The application's end of one.
-struct Socket<'i> {
+/// The application's state of a WebSocket.
+struct Session<'i> {
     inbox: &'i Inbox,
     received: u64,
     taken: u64,
 }
 
 impl Exchange<'_, '_> {
-    pub(crate) fn be_a_websocket(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
+    pub(crate) fn serve_websocket(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
         let path = String::from_utf8_lossy(request.path).into_owned();
         let mut parts = path.trim_start_matches('/').split('/');
         let (name, first, second) =
             (parts.next().unwrap_or_default(), parts.next().unwrap_or("0"), parts.next().unwrap_or_default());
-        let mut socket = Socket { inbox, received: 0, taken: 0 };
+        let mut socket = Session { inbox, received: 0, taken: 0 };
         match name {
             "deny" => return self.text(401, "not you"),
             "refuse" => return self.respond(403, None, Body::Inline(b""), true, true),
             "raise-first" => return self.raise(),
             "undecided" => {
-                inbox.wait_until_over();
-                events.note_end(&path, inbox);
+                inbox.wait_until_ended();
+                events.record_close(&path, inbox);
                 return self.finish();
             }
             "late" => {
-                inbox.wait_until_over();
+                inbox.wait_until_ended();
                 self.accept(&[])?;
             }
             "subprotocol" => {
@@ -96,7 +97,7 @@ impl Exchange<'_, '_> {
             "send" => {
                 let bytes = pattern(second.parse()?);
                 for _ in 0..first.parse::<u32>()? {
-                    if inbox.is_over() {
+                    if inbox.has_ended() {
                         break;
                     }
                     self.long_message(&bytes, false)?;
@@ -111,14 +112,14 @@ impl Exchange<'_, '_> {
                 self.echo_messages(&mut socket, false)?;
             }
             "deaf" => {
-                self.say(CompletionKind::WindowUpdate, &[], &WINDOW.to_le_bytes(), false)?;
-                inbox.wait_until_over();
+                self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &WINDOW.to_le_bytes(), false)?;
+                inbox.wait_until_ended();
             }
-            "stone" => inbox.wait_until_over(),
+            "stone" => inbox.wait_until_ended(),
             "slow" => self.count_messages(&mut socket, milliseconds(first)?)?,
             "once" => {
                 self.receive_part(&mut socket)?;
-                inbox.wait_until_over();
+                inbox.wait_until_ended();
             }
             "raise" => {
                 self.receive_part(&mut socket)?;
@@ -126,11 +127,11 @@ impl Exchange<'_, '_> {
             }
             "die" => {
                 self.receive_part(&mut socket)?;
-                quit(3, "dies, as asked");
+                quit(3, "exits, by the path");
             }
-            _ => return Err("the fake knows no such WebSocket".into()),
+            _ => return Err("unknown path of a WebSocket".into()),
         }
-        events.note_end(&path, inbox);
+        events.record_close(&path, inbox);
         self.close(1000, "", true)
     }
 
@@ -146,7 +147,7 @@ impl Exchange<'_, '_> {
         self.publish(frame)
     }
 
-    /// A message, or a part of one, that fits into a frame.
+    /// Sends a message, or a part of one, that fits into a frame.
     fn message(&mut self, bytes: &[u8], text: bool, more: bool) -> Outcome {
         self.wait_for_credit();
         let chunk;
@@ -195,11 +196,11 @@ impl Exchange<'_, '_> {
         inbox: &Inbox,
     ) -> Outcome {
         self.close(code, reason, false)?;
-        events.note_end(path, inbox);
+        events.record_close(path, inbox);
         self.finish()
     }
 
-    fn echo_messages(&mut self, socket: &mut Socket<'_>, whole: bool) -> Outcome {
+    fn echo_messages(&mut self, socket: &mut Session<'_>, whole: bool) -> Outcome {
         let mut message = Vec::new();
         while let Some(Part { bytes, text, more }) = self.receive_part(socket)? {
             if !whole {
@@ -214,7 +215,7 @@ impl Exchange<'_, '_> {
         Ok(())
     }
 
-    fn count_messages(&mut self, socket: &mut Socket<'_>, pause: Duration) -> Outcome {
+    fn count_messages(&mut self, socket: &mut Session<'_>, pause: Duration) -> Outcome {
         let (mut messages, mut count) = (0, 0);
         while let Some(Part { bytes, more, .. }) = self.receive_part(socket)? {
             if bytes == b"end" {
@@ -229,22 +230,23 @@ impl Exchange<'_, '_> {
         Ok(())
     }
 
-    /// What comes next, with room for more behind it; `None` when it is over.
-    fn receive_part(&mut self, socket: &mut Socket<'_>) -> Outcome<Option<Part>> {
+    /// Receives the next part of a message, and opens the window. None at the end.
+    fn receive_part(&mut self, socket: &mut Session<'_>) -> Outcome<Option<Part>> {
         let room = socket.received + WINDOW;
-        // Not for every message.
+        // As in the real worker, small updates are not sent.
         if room - socket.taken >= WINDOW / 4 {
             socket.taken = room;
-            self.say(CompletionKind::WindowUpdate, &[], &room.to_le_bytes(), false)?;
+            self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &room.to_le_bytes(), false)?;
         }
-        let waits = |mail: &mut Mail| mail.messages.is_empty() && !mail.gone && !mail.cancelled;
-        let came = socket.inbox.came.wait_while(lock(&socket.inbox.mail), waits);
+        let waits =
+            |received: &mut Received| received.messages.is_empty() && !received.gone && !received.cancelled;
+        let came = socket.inbox.came.wait_while(lock(&socket.inbox.received), waits);
         let part = came.unwrap_or_else(PoisonError::into_inner).messages.pop_front();
         if let Some(part) = &part {
             socket.received += part.bytes.len() as u64 + MESSAGE_COST;
-            // The daemon may overshoot by one part.
+            // The daemon may exceed the window by one part.
             if socket.received > socket.taken + 64 * 1024 + MESSAGE_COST {
-                return Err("the daemon sent more than was taken".into());
+                return Err("the daemon sent more than the window".into());
             }
         }
         Ok(part)
@@ -252,14 +254,14 @@ impl Exchange<'_, '_> {
 }
 
 impl Loop {
-    /// Notes what an application was told at the end, if it was.
-    fn note_end(&self, path: &str, inbox: &Inbox) {
-        let mail = lock(&inbox.mail);
-        let end = match &mail.end {
+    /// Records the close code that the application has received, if any.
+    fn record_close(&self, path: &str, inbox: &Inbox) {
+        let received = lock(&inbox.received);
+        let end = match &received.end {
             Some((code, reason)) => format!("{path} {code} {reason}"),
-            None => format!("{path} not told"),
+            None => format!("{path} without a code"),
         };
-        drop(mail);
+        drop(received);
         lock(&self.ends).push_back(end);
     }
 

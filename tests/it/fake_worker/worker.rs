@@ -1,4 +1,4 @@
-//! The state that all slots share, one slot, and the loop that reads commands.
+//! The worker's side of the channel: its shared memory, its slots, and the loop that reads commands.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,9 +16,10 @@ use rgun_channel::slab::SlabSender;
 use rgun_channel::wake::{Epoch, Sleepers, SystemFutex, WaitFlag};
 
 use crate::requests::Exchange;
-use crate::{BROKEN, Outcome, PATIENCE, asgi, lock, quit};
+use crate::{EXIT_SOFTWARE, Outcome, WAIT_TIMEOUT, asgi, lock, quit};
 
-/// One thread per slot; this one reads commands. Returns when stopped and every slot has finished.
+/// Starts one thread per slot, or the event loop, and reads commands. Returns after Stop, once all have finished. `deaf`
+/// ignores Stop.
 pub(crate) fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
     let threads = if worker.events.is_some() { 0 } else { worker.start.threads };
     let mut slots: Vec<_> = (0..threads)
@@ -26,7 +27,7 @@ pub(crate) fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
             let worker = Arc::clone(worker);
             thread::Builder::new().name(format!("slot {number}")).spawn(move || {
                 if let Err(error) = Slot::new(&worker, number).and_then(|mut slot| slot.run()) {
-                    quit(BROKEN, &error.to_string());
+                    quit(EXIT_SOFTWARE, &error.to_string());
                 }
             })
         })
@@ -37,7 +38,7 @@ pub(crate) fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
             if let Some(events) = &worker.events
                 && let Err(error) = asgi::run(&worker, events)
             {
-                quit(BROKEN, &error.to_string());
+                quit(EXIT_SOFTWARE, &error.to_string());
             }
         })?);
     }
@@ -45,27 +46,27 @@ pub(crate) fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
     loop {
         let received = receive(worker.socket.as_fd(), &mut buffer)?;
         if received.len == 0 {
-            quit(0, "the daemon has gone");
+            quit(0, "the daemon has closed the control socket");
         }
         match Command::decode(&buffer[..received.len])? {
             Command::Start(_) => return Err("a second Start".into()),
             Command::Body(exchange) => {
                 let fd = received.fds.into_iter().next().ok_or("Body came without a descriptor")?;
                 lock(&worker.bodies).insert(exchange, fd);
-                worker.body_came.notify_all();
+                worker.body_received.notify_all();
             }
             Command::Cancel(exchange) => {
                 lock(&worker.bodies).remove(&exchange);
             }
             Command::Stop if deaf => {}
             Command::Stop => break,
-            Command::DumpStacks(exchange) => worker.tell_stacks(exchange)?,
+            Command::DumpStacks(exchange) => worker.dump_stacks(exchange)?,
             Command::ChildExited { .. } => {}
             Command::Fork(Fork { life, .. }) => {
-                let reason = "a fake cannot fork".to_owned();
+                let reason = "the fake worker cannot fork".to_owned();
                 worker.report(&Report::ForkFailed { life, reason }, &[])?;
             }
-            Command::Promote => quit(64, "a fake cannot be a zygote"),
+            Command::Promote => quit(64, "the fake worker cannot be a zygote"),
         }
     }
     worker.stop.store(true, Ordering::SeqCst);
@@ -79,43 +80,46 @@ pub(crate) fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
     Ok(())
 }
 
-/// What a fake always does, says it.
+/// The stack that DumpStacks writes.
 pub(crate) const STACK: &[u8] =
     b"Thread 0x0000000000000001 (most recent call first):\n  File \"fake.py\", line 1 in fake stack\n";
 
-/// The default would be to die of it. A real worker writes its stacks; the fake says them only when asked.
+/// Ignores the signal at which a real worker writes its stacks; by default it would kill the process.
 pub(crate) fn ignore_stacks_signal() {
-    pub(crate) const SIG_IGN: usize = 1;
+    const SIG_IGN: usize = 1;
     #[expect(unsafe_code, reason = "std has no signal(2)")]
-    // SAFETY: as signal(2) declares it, with the handler as the word it is.
+    // SAFETY: the declaration of signal(2), with the handler as an integer.
     unsafe extern "C" {
         fn signal(number: i32, handler: usize) -> usize;
     }
     #[expect(unsafe_code, reason = "std has no signal(2)")]
-    // SAFETY: SIG_IGN installs no function of ours.
+    // SAFETY: SIG_IGN installs no handler function.
     unsafe {
         signal(STACKS_SIGNAL, SIG_IGN);
     }
 }
 
-/// Everything the slots share.
+/// The state that all slots share.
 pub(crate) struct Worker {
     pub(crate) socket: OwnedFd,
+    /// The pipe for stacks.
     pub(crate) stacks: OwnedFd,
+    /// DumpStacks is ignored.
     pub(crate) mute: bool,
-    /// It is an ASGI worker.
+    /// The event loop of an ASGI worker. None for WSGI.
     pub(crate) events: Option<asgi::Loop>,
     pub(crate) start: Start,
     pub(crate) map: Arc<Map>,
     pub(crate) reactor: Map,
+    /// Wakes the daemon's reactor.
     pub(crate) eventfd: OwnedFd,
     pub(crate) submission: Mutex<SubmissionReceiver>,
     pub(crate) completion: Mutex<Completions>,
     pub(crate) slab: Mutex<SlabSender>,
-    /// Descriptors of request bodies that have come and were not taken yet.
+    /// Received descriptors of request bodies that no exchange has used yet.
     pub(crate) bodies: Mutex<HashMap<ExchangeId, OwnedFd>>,
-    pub(crate) body_came: Condvar,
-    /// What runs now, in any slot.
+    pub(crate) body_received: Condvar,
+    /// Exchanges that run now, in any slot.
     pub(crate) running: Mutex<BTreeSet<ExchangeId>>,
     pub(crate) running_changed: Condvar,
     pub(crate) stop: AtomicBool,
@@ -123,7 +127,7 @@ pub(crate) struct Worker {
 
 pub(crate) struct Completions {
     pub(crate) sender: CompletionSender,
-    /// The last epoch of the reactor for which the eventfd was rung.
+    /// The last epoch of the reactor for which the eventfd was written.
     pub(crate) rung: u32,
 }
 
@@ -150,7 +154,7 @@ impl Worker {
             completion: Mutex::new(Completions { sender, rung: 0 }),
             slab: Mutex::new(SlabSender::new(Arc::clone(&map), &geometry)),
             bodies: Mutex::default(),
-            body_came: Condvar::new(),
+            body_received: Condvar::new(),
             running: Mutex::default(),
             running_changed: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -172,13 +176,13 @@ impl Worker {
             }
             match Command::decode(&buffer[..received.len])? {
                 Command::Stop => return Ok(()),
-                Command::DumpStacks(exchange) => self.tell_stacks(exchange)?,
+                Command::DumpStacks(exchange) => self.dump_stacks(exchange)?,
                 _ => {}
             }
         }
     }
 
-    pub(crate) fn tell_stacks(&self, exchange: Option<ExchangeId>) -> io::Result<()> {
+    pub(crate) fn dump_stacks(&self, exchange: Option<ExchangeId>) -> io::Result<()> {
         if self.mute {
             return Ok(());
         }
@@ -200,7 +204,7 @@ impl Worker {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Claims the next request, asleep while there is none. False: stopped.
+    /// Claims the next request; sleeps while there is none. Returns false after Stop.
     pub(crate) fn claim(&self, frame: &mut Vec<u8>) -> Outcome<bool> {
         loop {
             if self.is_stopped() {
@@ -208,7 +212,7 @@ impl Worker {
             }
             let mut submission = lock(&self.submission);
             if submission.claim(frame)? {
-                // Under the same lock, so that who holds it knows of everything that was claimed.
+                // Under the same lock, so that its holder sees all claimed requests in `running`.
                 lock(&self.running).insert(Request::decode(frame)?.exchange);
                 self.running_changed.notify_all();
                 return Ok(true);
@@ -227,10 +231,10 @@ impl Worker {
         }
     }
 
-    /// Publishes a completion frame, waiting for room, and rings the daemon if it sleeps.
+    /// Publishes a completion frame, waits for room if necessary, and wakes the daemon if it sleeps.
     pub(crate) fn publish(&self, frame: &[u8]) -> Outcome {
         let mut broken = None;
-        self.wait_until(self.want_space(), || {
+        self.wait_until(self.space_flag(), || {
             lock(&self.completion).sender.push(frame).unwrap_or_else(|error| {
                 broken = Some(error);
                 true
@@ -238,11 +242,11 @@ impl Worker {
         });
         match broken {
             Some(error) => Err(error.into()),
-            None => self.ring(),
+            None => self.wake_daemon(),
         }
     }
 
-    pub(crate) fn ring(&self) -> Outcome {
+    pub(crate) fn wake_daemon(&self) -> Outcome {
         let rung = &mut lock(&self.completion).rung;
         if Epoch(self.reactor.u32(REACTOR_EPOCH)).must_wake(rung) {
             rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes())?;
@@ -250,10 +254,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Puts bytes into a chunk, waiting for a free one.
+    /// Copies bytes into a slab chunk; waits for a free one.
     pub(crate) fn fill_chunk(&self, bytes: &[u8]) -> Outcome<u32> {
         let mut filled = Ok(None);
-        self.wait_until(self.want_space(), || {
+        self.wait_until(self.space_flag(), || {
             filled = lock(&self.slab).fill(bytes);
             !matches!(filled, Ok(None))
         });
@@ -267,24 +271,24 @@ impl Worker {
         }
     }
 
-    pub(crate) fn want_space(&self) -> WaitFlag<'_> {
+    pub(crate) fn space_flag(&self) -> WaitFlag<'_> {
         WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait)))
     }
 
-    /// The descriptor of a request's body: it was sent before the frame, but the thread that reads the
-    /// control socket may be behind this one.
+    /// Returns the descriptor of a request's body. It was sent before the frame, but the thread that reads the control
+    /// socket may not have received it yet.
     pub(crate) fn body(&self, exchange: ExchangeId) -> Outcome<OwnedFd> {
         let bodies = lock(&self.bodies);
         let (mut bodies, _) = self
-            .body_came
-            .wait_timeout_while(bodies, PATIENCE, |bodies| !bodies.contains_key(&exchange))
+            .body_received
+            .wait_timeout_while(bodies, WAIT_TIMEOUT, |bodies| !bodies.contains_key(&exchange))
             .unwrap_or_else(PoisonError::into_inner);
         bodies.remove(&exchange).ok_or_else(|| "the body's descriptor did not come".into())
     }
 
-    /// Waits until the daemon has taken everything that was published.
+    /// Waits until the daemon has popped all completions.
     pub(crate) fn wait_until_taken(&self) -> Outcome {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let [head, tail] =
             [Word::CompletionHead, Word::CompletionTail].map(|word| self.map.u64(Geometry::word(word)));
         while head.load(Ordering::Acquire) != tail.load(Ordering::Acquire) {
@@ -297,7 +301,7 @@ impl Worker {
     }
 }
 
-/// One thread of the worker.
+/// One slot: a thread of a WSGI worker, or the place of a task of an ASGI worker.
 pub(crate) struct Slot<'w> {
     pub(crate) worker: &'w Worker,
     pub(crate) number: u32,
