@@ -1,4 +1,4 @@
-//! Sockets come from systemd, by name, and what cannot be used is refused with the remedy.
+//! Sockets passed by systemd, and addresses bound by the daemon itself. Unusable sockets are refused with a remedy.
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
@@ -40,8 +40,8 @@ fn a_systemd_socket_outlives_the_daemon() {
     let kept = socket.try_clone().unwrap();
     let mut daemon = rgun.socket("local", socket).at(address.clone()).start_ready();
     daemon.stop();
-    assert!(path.exists(), "the socket's file is systemd's");
-    // Who connects between two lives waits in the backlog.
+    assert!(path.exists(), "the socket file belongs to systemd");
+    // A client that connects between two daemons waits in the backlog.
     let mut early = Client::connect(&address).unwrap();
     early.send_get("/hello");
     let _next = Rgun::fake().socket("local", kept).at(address).start_ready();
@@ -118,12 +118,12 @@ fn a_bad_socket_is_refused_before_a_worker_starts() {
 fn own_socket_files_are_replaced_and_removed() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().join("socket");
-    // What a crash leaves behind.
+    // A stale socket file, as a crash leaves it.
     drop(systemd::unix(&path));
     let mut daemon = rgun.start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
     daemon.stop();
-    assert!(!path.exists(), "its own socket's file is removed");
+    assert!(!path.exists(), "the daemon removes its own socket file");
 }
 
 #[test]

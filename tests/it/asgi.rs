@@ -22,7 +22,7 @@ fn an_application_gets_a_disconnect_for_a_closed_client() {
         drop(client);
         daemon.wait_for_disconnects(number, 0);
     }
-    // Whose answer is complete needs not to be told.
+    // There is no disconnect after a complete response.
     drop({
         let mut client = daemon.connect();
         client.get("/hello");
@@ -51,17 +51,17 @@ fn a_task_over_its_deadline_is_cancelled() {
     assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
     daemon.wait_for_disconnects(0, 1);
     assert!(daemon.log.wait_for("GET /wait 504").contains("ERROR"));
-    // Also one whose body nobody sends any more.
+    // The same for a request whose body has stalled.
     let mut client = daemon.connect();
     client.send(post("/wait-taking", 100_000)).send(pattern(1000));
     client.response().assert_error(504);
     daemon.wait_for_disconnects(0, 2);
-    // Longer than a stubborn task would be waited for.
+    // Longer than the grace for a task that ignores its cancellation.
     thread::sleep(Duration::from_millis(1500));
     assert_eq!(daemon.worker(), worker);
     daemon.log.wait_for_count(2, " 504");
     assert_eq!(daemon.log.count(" 504"), 2, "{}", daemon.log.text());
-    // Each of these entries has the stack of its task; there is no separate one without the request's id.
+    // Each 504 entry contains its task's stack; there is no separate entry without the request's id.
     assert_eq!(daemon.log.count("in worker 0; its task was at:"), 2, "{}", daemon.log.text());
     assert_eq!(daemon.log.count("in wait"), 2, "{}", daemon.log.text());
     assert_eq!(daemon.log.count("has passed its deadline"), 0, "{}", daemon.log.text());
@@ -76,7 +76,7 @@ fn a_worker_whose_task_ignores_a_cancel_is_replaced() {
     let told = Instant::now();
     daemon.log.wait_for("worker 0 has a request over its deadline; it is being replaced");
     assert!(told.elapsed() > Duration::from_millis(900), "{:?}", told.elapsed());
-    wait_until("another worker", || (daemon.worker() != worker).then_some(()));
+    wait_until("another worker serves", || (daemon.worker() != worker).then_some(()));
     daemon.log.wait_for_count(1, " 504");
     assert_eq!(daemon.log.count(" 504"), 1, "{}", daemon.log.text());
 }
@@ -87,7 +87,7 @@ fn a_blocked_event_loop_is_logged_then_replaced() {
     let worker = daemon.worker();
     let mut client = daemon.connect();
     assert_eq!(client.get("/block/200").status, 200);
-    // Nobody else asks anything: it is asked for a sign of life.
+    // No other request arrives, so the daemon detects the blocked loop by a ping.
     assert_eq!(client.get("/block/1100").status, 200);
     daemon.log.wait_for("event loop of worker 0 has not turned");
     assert_eq!(daemon.worker(), worker);
@@ -98,7 +98,7 @@ fn a_blocked_event_loop_is_logged_then_replaced() {
     daemon.log.wait_for_count(2, "event loop of worker 0 has not turned");
     daemon.log.wait_for("it is being replaced");
     assert!(begun.elapsed() > Duration::from_millis(950), "{:?}", begun.elapsed());
-    assert_eq!(other.response().text(), "Hello, world!", "what the stuck one had not claimed is another's");
+    assert_eq!(other.response().text(), "Hello, world!", "unclaimed requests are reassigned");
     assert_ne!(daemon.worker(), worker);
 }
 
@@ -140,7 +140,7 @@ fn one_worker_holds_a_thousand_exchanges() {
     for _ in 0..200 {
         assert_eq!(one.get("/hello").status, 200);
     }
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?} for 200 beside the thousand", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?} for 200 requests", begun.elapsed());
     drop(clients);
     daemon.wait_for_disconnects(1000, 0);
     assert!(daemon.log.count("ERROR") == 0, "{}", daemon.log.text());
@@ -170,15 +170,15 @@ fn a_client_that_does_not_read_delays_no_other() {
     let mut client = daemon.connect();
     assert_eq!(client.send_get("/large/64000000").response_head().status, 200);
     for _ in 0..200 {
-        assert_eq!(daemon.get("/hello").status, 200, "others go on");
+        assert_eq!(daemon.get("/hello").status, 200, "other clients are served");
     }
     let expected = pattern(64_000_000);
-    let mut most = 0;
+    let mut max_rss = 0;
     for block in expected.chunks(1_000_000) {
-        assert!(client.read_exact(block.len()).unwrap() == block, "it came changed");
-        most = most.max(daemon.rss());
+        assert!(client.read_exact(block.len()).unwrap() == block, "the body was changed");
+        max_rss = max_rss.max(daemon.rss());
     }
-    assert!(most.saturating_sub(before) < 8 * MIB, "{} KiB more", (most - before) / 1024);
+    assert!(max_rss.saturating_sub(before) < 8 * MIB, "{} KiB more", (max_rss - before) / 1024);
     assert_eq!(client.get("/hello").status, 200);
 }
 
@@ -200,7 +200,7 @@ fn trailers_are_sent_to_clients_that_accept_them() {
     }
     let text = String::from_utf8_lossy(client.received());
     assert_eq!(text, "D\r\nHello, world!\r\n0\r\nx-sum: 13\r\n\r\n");
-    // Who does not ask for them gets none.
+    // A client without `TE: trailers` gets none.
     assert_eq!(daemon.get("/trailers").text(), "Hello, world!");
 }
 
@@ -227,7 +227,7 @@ fn early_hints_are_sent_to_http_1_1_clients() {
         let response = client.response();
         assert_eq!((response.text(), response.interim.len()), ("Hello, world!".to_owned(), 0));
     }
-    // Both at once: whichever way it goes, the response is the last.
+    // Hints and response at once: the hints may be dropped, and never follow the response.
     for _ in 0..50 {
         let response = client.get("/hints/0");
         assert_eq!(response.text(), "Hello, world!");

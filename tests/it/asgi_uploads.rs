@@ -7,7 +7,7 @@ use crate::support::{Daemon, ReadError, Rgun, pattern, wait_until};
 
 const MIB: u64 = 1024 * 1024;
 
-/// The head of an upload of known length.
+/// Returns the head of an upload of known length.
 pub(crate) fn post(path: &str, len: usize) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len}\r\n\r\n")
 }
@@ -24,7 +24,7 @@ fn a_small_body_travels_in_the_frame_and_others_in_parts() {
         let body = pattern(len);
         let response = client.send(post("/body", len)).send(&body).response();
         assert_eq!((response.field("x-body"), response.body == body), (how, true), "{len}");
-        // The same of unknown length, on the same connection.
+        // The same with unknown length, on the same connection.
         client.send(chunked("/body"));
         for chunk in body.chunks(50_000) {
             client.send(format!("{:x}\r\n", chunk.len())).send(chunk).send("\r\n");
@@ -45,10 +45,10 @@ fn an_upload_waits_for_the_first_worker_to_boot() {
             client.send(post("/body", len)).send(&body);
             (client, body)
         });
-        // When who comes later has been read, so has this one.
+        // The daemon reads in order: once a later client is answered, this one has been read.
         assert_eq!(daemon.connect().send("nonsense\r\n\r\n").response().status, 400);
         gate.open(interface);
-        let (mut client, body) = sent.join().expect("it was sent");
+        let (mut client, body) = sent.join().expect("the upload is sent");
         let response = client.response();
         assert_eq!(response.status, 200, "{interface}: {}", response.text());
         if interface == "asgi" {
@@ -63,12 +63,12 @@ fn the_fields_of_a_body_in_parts_come_as_they_are() {
     let mut client = daemon.connect();
     let response = client.send(chunked("/echo")).send("3\r\nabc\r\n0\r\n\r\n").response();
     assert_eq!(response.value("transfer-encoding"), "chunked");
-    assert_eq!(response.value("body"), u64::MAX.to_string(), "not known");
+    assert_eq!(response.value("body"), u64::MAX.to_string(), "unknown length");
     assert!(!response.text().contains("content-length"), "{}", response.text());
 }
 
-/// Sends a body of any size from a thread of its own, and watches the daemon's memory until the response is there.
-fn upload_watched(daemon: &Daemon, path: &str, len: usize) -> (String, u64) {
+/// Sends a body from another thread. Returns the response's text, and by how many bytes the daemon's memory has grown.
+fn upload_and_measure(daemon: &Daemon, path: &str, len: usize) -> (String, u64) {
     let before = daemon.rss();
     let mut client = daemon.connect();
     client.send(post(path, len));
@@ -78,22 +78,22 @@ fn upload_watched(daemon: &Daemon, path: &str, len: usize) -> (String, u64) {
         }
         client
     });
-    let mut most = before;
+    let mut max_rss = before;
     while !sends.is_finished() {
-        most = most.max(daemon.rss());
+        max_rss = max_rss.max(daemon.rss());
         thread::sleep(Duration::from_millis(5));
     }
-    let mut client = sends.join().expect("it was sent");
+    let mut client = sends.join().expect("the upload is sent");
     let response = client.response();
-    most = most.max(daemon.rss());
-    assert_eq!(client.get("/hello").status, 200, "the connection goes on");
-    (response.text(), most.saturating_sub(before))
+    max_rss = max_rss.max(daemon.rss());
+    assert_eq!(client.get("/hello").status, 200, "the connection stays open");
+    (response.text(), max_rss.saturating_sub(before))
 }
 
 #[test]
 fn a_slow_application_holds_back_its_upload() {
     let daemon = Rgun::fake_asgi().start_ready();
-    let (report, grown) = upload_watched(&daemon, "/take/5", 20_000_000);
+    let (report, grown) = upload_and_measure(&daemon, "/take/5", 20_000_000);
     assert_eq!(report, "length=20000000 right=true over=false");
     assert!(grown < 4 * MIB, "{} KiB more", grown / 1024);
 }
@@ -104,7 +104,7 @@ fn many_uploads_at_once_arrive_whole() {
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let (report, _) = upload_watched(&daemon, "/take", 3_000_000);
+                let (report, _) = upload_and_measure(&daemon, "/take", 3_000_000);
                 assert_eq!(report, "length=3000000 right=true over=false");
             });
         }
@@ -130,7 +130,7 @@ fn an_unread_body_does_not_delay_the_next_request() {
         client.send(post("/hello", len)).send(pattern(len)).send_get("/status/204");
         assert_eq!(client.response().text(), "Hello, world!", "{len}");
         assert_eq!(client.response().status, 204, "{len}");
-        // The rest comes only after the response.
+        // The rest of the body follows the response.
         client.send(post("/take-some/10", len)).send(pattern(100));
         assert!(client.response().text().starts_with("took="), "{len}");
         client.send(&pattern(len)[100..]);
@@ -147,11 +147,11 @@ fn an_unread_body_without_end_closes_the_connection() {
     let begun = Instant::now();
     client.assert_closed();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    // One that comes as fast as it can is not read to its end either.
+    // A fast upload is not read to its end either.
     let mut client = daemon.connect();
     client.send(post("/hello", 1_000_000_000));
     let block = pattern(100_000);
-    wait_until("it does not take a gigabyte", || client.try_send(&block).err().map(|_| ()));
+    wait_until("the upload is cut off", || client.try_send(&block).err().map(|_| ()));
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
@@ -169,7 +169,7 @@ fn continue_is_sent_when_the_application_reads_the_body() {
         let response = client.send(pattern(len)).response();
         assert_eq!(response.text(), format!("length={len} right=true over=false"));
         assert_eq!(client.get("/hello").status, 200);
-        // And not when it does not.
+        // Without a read there is no 100 Continue.
         let response = client.send(expecting("/status/403", len)).response();
         assert_eq!((response.status, response.interim.len()), (403, 0));
         client.assert_closed();
@@ -202,7 +202,7 @@ fn a_stalled_body_is_408_only_while_it_is_awaited() {
     let mut client = daemon.connect();
     client.send(post("/take", 100_000)).send(pattern(1000)).response().assert_error(408);
     daemon.wait_for_disconnects(1, 0);
-    // The application pauses, not the client.
+    // A pause of the application is not a pause of the client.
     let mut client = daemon.connect();
     let response = client.send(post("/take/1500", 66_000)).send(pattern(66_000)).response();
     assert_eq!(response.text(), "length=66000 right=true over=false");
@@ -258,7 +258,7 @@ fn a_worker_that_dies_in_mid_upload_is_502_and_is_replaced() {
         daemon.connect().send_get("/die").try_response("GET").is_ok_and(|response| response.status == 502)
     );
     client.response().assert_error(502);
-    wait_until("another worker", || (daemon.get("/hello").status == 200).then_some(()));
+    wait_until("another worker serves", || (daemon.get("/hello").status == 200).then_some(()));
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_decreasing_window_breaches_the_contract() {
     let mut client = daemon.connect();
     client.send(post("/lie-take", 100_000)).response().assert_error(502);
     daemon.log.wait_for("took back what it had taken");
-    wait_until("another worker", || (daemon.get("/hello").status == 200).then_some(()));
+    wait_until("another worker serves", || (daemon.get("/hello").status == 200).then_some(()));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! A client that does not read makes the daemon grow as far as it may, then its application wait, and disturbs nobody
-//! else. What the daemon keeps for it is in `slow_readers`.
+//! A client that does not read makes its application wait; the daemon's memory stays bounded and other clients are
+//! served. Tests of the buffers for slow clients are in `slow_readers`.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -9,8 +9,8 @@ use crate::support::{DEADLINE, Daemon, Rgun, pattern};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Waits until the daemon takes no more memory, and says how much it has then.
-fn settled(daemon: &Daemon) -> u64 {
+/// Waits until the daemon's memory no longer grows, and returns it in bytes.
+fn wait_for_stable_rss(daemon: &Daemon) -> u64 {
     let begun = Instant::now();
     let mut last: VecDeque<u64> = VecDeque::new();
     loop {
@@ -21,58 +21,62 @@ fn settled(daemon: &Daemon) -> u64 {
                 return last[0];
             }
         }
-        assert!(begun.elapsed() < DEADLINE, "it goes on growing: {last:?}");
+        assert!(begun.elapsed() < DEADLINE, "memory keeps growing: {last:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Nothing is kept for a client that is slow.
-fn without_room() -> Rgun {
+/// The daemon buffers nothing for slow clients.
+fn without_buffers() -> Rgun {
     Rgun::fake().set("limits.response_memory", "0").set("limits.response_disk", "0")
 }
 
-fn held_back(path: &str, bound: u64) -> (Daemon, crate::support::Client) {
-    let daemon = without_room().flags(["--threads", "2"]).start_ready();
+fn start_unread_response(path: &str, bound: u64) -> (Daemon, crate::support::Client) {
+    let daemon = without_buffers().flags(["--threads", "2"]).start_ready();
     assert_eq!(daemon.get("/large/3000000").body.len(), 3_000_000);
     let before = daemon.rss();
     let mut client = daemon.connect();
     assert_eq!(client.send_get(path).response_head().status, 200);
-    let grown = settled(&daemon).saturating_sub(before);
+    let grown = wait_for_stable_rss(&daemon).saturating_sub(before);
     assert!(grown < bound, "{path}: {} KiB more", grown / 1024);
-    assert_eq!(daemon.get("/hello").status, 200, "others go on");
+    assert_eq!(daemon.get("/hello").status, 200, "other clients are served");
     (daemon, client)
 }
 
 #[test]
 fn a_huge_response_body_waits_in_the_worker() {
-    let (daemon, mut client) = held_back("/large/64000000", 8 * MIB);
+    let (daemon, mut client) = start_unread_response("/large/64000000", 8 * MIB);
     let before = daemon.rss();
-    let mut most = 0;
+    let mut max_rss = 0;
     let expected = pattern(64_000_000);
     for block in expected.chunks(1_000_000) {
-        assert!(client.read_exact(block.len()).unwrap() == block, "it came changed");
-        most = most.max(daemon.rss());
+        assert!(client.read_exact(block.len()).unwrap() == block, "the body was changed");
+        max_rss = max_rss.max(daemon.rss());
     }
-    assert!(most.saturating_sub(before) < 8 * MIB, "{} KiB more while it was read", (most - before) / 1024);
+    assert!(
+        max_rss.saturating_sub(before) < 8 * MIB,
+        "{} KiB more while it was read",
+        (max_rss - before) / 1024
+    );
     assert_eq!(client.get("/hello").status, 200);
 }
 
 #[test]
 fn a_huge_file_waits_on_disk() {
-    let (_daemon, mut client) = held_back("/file/64000000", 8 * MIB);
-    assert!(client.read_exact(64_000_000).unwrap() == pattern(64_000_000), "it came changed");
+    let (_daemon, mut client) = start_unread_response("/file/64000000", 8 * MIB);
+    assert!(client.read_exact(64_000_000).unwrap() == pattern(64_000_000), "the body was changed");
 }
 
 #[test]
 fn an_endless_stream_waits_in_the_worker() {
-    // Each part of seven bytes costs the daemon some fifty more, and the window counts the seven.
-    let (daemon, mut client) = held_back("/stream/4000000000", 16 * MIB);
+    // Each part of 7 bytes costs the daemon some 50 bytes more, which the window does not count.
+    let (daemon, mut client) = start_unread_response("/stream/4000000000", 16 * MIB);
     for _ in 0..20 {
         client.read_exact(1_000_000).unwrap();
     }
     drop(client);
-    // What the worker still sends goes nowhere; the daemon neither keeps it nor waits for it.
-    let before = settled(&daemon);
+    // The daemon discards the rest of the response.
+    let before = wait_for_stable_rss(&daemon);
     assert_eq!(daemon.get("/hello").status, 200);
     assert!(daemon.rss().saturating_sub(before) < 8 * MIB);
 }
@@ -86,36 +90,36 @@ fn many_slow_readers_do_not_delay_others() {
     }
     let mut client = daemon.connect();
     for _ in 0..20 {
-        assert!(client.get("/large/200000").body == pattern(200_000), "it came changed");
+        assert!(client.get("/large/200000").body == pattern(200_000), "the body was changed");
     }
     for client in &mut slow {
-        assert!(client.read_exact(8_000_000).unwrap() == pattern(8_000_000), "it came changed");
+        assert!(client.read_exact(8_000_000).unwrap() == pattern(8_000_000), "the body was changed");
     }
 }
 
 #[test]
 fn a_client_that_never_reads_is_cut_off() {
-    let daemon = without_room().set("timeouts.body", "300ms").start_ready();
+    let daemon = without_buffers().set("timeouts.body", "300ms").start_ready();
     let mut client = daemon.connect();
     client.send_get("/large/64000000").response_head();
-    // Its only slot becomes free again: that is how it shows.
+    // The only slot becomes free, so the response was aborted.
     assert_eq!(daemon.get("/hello").status, 200);
-    assert!(client.read_exact(64_000_000).is_err(), "it was not cut off");
+    assert!(client.read_exact(64_000_000).is_err(), "the client was not cut off");
 }
 
 #[test]
 fn waiting_for_a_slow_client_is_not_service_time() {
-    let daemon = without_room().set("timeouts.request", "3s").start_ready();
+    let daemon = without_buffers().set("timeouts.request", "3s").start_ready();
     let pid = daemon.get("/pid").body;
     let mut client = daemon.connect();
     client.send_get("/large/12000000").response_head();
     let expected = pattern(12_000_000);
     let (slowly, rest) = expected.split_at(8_000_000);
     for block in slowly.chunks(1_000_000) {
-        // A fifth of a second at least.
-        settled(&daemon);
-        assert!(client.read_exact(block.len()).unwrap() == block, "it came changed");
+        // Takes at least 200 ms.
+        wait_for_stable_rss(&daemon);
+        assert!(client.read_exact(block.len()).unwrap() == block, "the body was changed");
     }
-    assert!(client.read_exact(rest.len()).unwrap() == rest, "it came changed");
+    assert!(client.read_exact(rest.len()).unwrap() == rest, "the body was changed");
     assert_eq!(client.get("/pid").body, pid, "the worker was replaced");
 }

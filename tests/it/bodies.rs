@@ -1,5 +1,5 @@
-//! Request bodies: small ones inline, larger ones spooled to memory and then to disk, bounded, and whole or not at
-//! all. Response bodies as files.
+//! Request bodies to WSGI workers: small ones in the frame, larger ones spooled to memory and then to disk, within
+//! limits. Response bodies as files.
 
 use std::fs;
 use std::time::Instant;
@@ -14,7 +14,7 @@ fn post(client: &mut Client, len: usize) {
     client.send(head);
 }
 
-/// Sends a body while its echo is read: neither end could hold all of it.
+/// Sends a body to `/body`, whole or in chunks of this size. Returns how the worker received it, and the echo.
 fn echoed(daemon: &Daemon, body: &[u8], chunk: Option<usize>) -> (String, Vec<u8>) {
     let mut client = daemon.connect();
     match chunk {
@@ -43,7 +43,7 @@ fn bodies_over_64_kib_are_passed_as_a_descriptor() {
             let body = pattern(len);
             let (by, echo) = echoed(&daemon, &body, chunk);
             assert_eq!(by, how, "{len} bytes in chunks of {chunk:?}");
-            assert!(echo == body, "{len} bytes in chunks of {chunk:?} came back changed");
+            assert!(echo == body, "{len} bytes in chunks of {chunk:?} were changed");
         }
     }
 }
@@ -57,7 +57,7 @@ fn a_body_on_either_side_of_16_mib_arrives_whole() {
         let body = pattern(len);
         let (by, echo) = echoed(&daemon, &body, None);
         assert_eq!(by, "file");
-        assert!(echo == body, "{len} bytes came back changed");
+        assert!(echo == body, "{len} bytes were changed");
     }
     let body = pattern(IN_MEMORY + 100_000);
     assert!(echoed(&daemon, &body, Some(300_000)).1 == body);
@@ -85,7 +85,7 @@ fn a_large_upload_waits_on_disk_in_a_file_without_a_name() {
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < IN_MEMORY as u64, "{grown} bytes more in RAM for an upload of {len}");
     assert_eq!(fs::read_dir(&spool).unwrap().count(), 0);
-    // Cut off by its client, it is gone.
+    // The file is closed when the client breaks off the upload.
     drop(client);
     wait_until("the spool file is closed", || {
         (!daemon.descriptors().iter().any(|link| link.starts_with(&prefix))).then_some(())
@@ -121,7 +121,7 @@ fn a_missing_spool_directory_is_507_and_logged() {
     let daemon = rgun.variable("CACHE_DIRECTORY", &missing).start_ready();
     let mut client = daemon.connect();
     post(&mut client, IN_MEMORY + 1);
-    // The daemon may close before it has read everything.
+    // The daemon may close the connection before it has read the whole body.
     drop(client.try_send(pattern(IN_MEMORY + 1)));
     let response = client.response();
     response.assert_error(507);
@@ -154,7 +154,7 @@ fn a_chunked_body_over_the_limit_is_413() {
     }
 }
 
-/// Closed with unread input, a TCP connection is reset, and the response with it (RFC 9112 §9.6).
+/// A TCP connection closed with unread input is reset, and the client loses the response (RFC 9112 §9.6).
 #[test]
 fn a_client_refused_in_mid_upload_can_read_the_response() {
     let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().start_ready();
@@ -183,7 +183,7 @@ fn a_client_that_keeps_sending_after_a_refusal_is_cut_off() {
     post(&mut client, 2_000_000_000);
     let begun = Instant::now();
     while client.try_send(pattern(100_000)).is_ok() {
-        assert!(begun.elapsed() < DEADLINE, "it is still read");
+        assert!(begun.elapsed() < DEADLINE, "the daemon still reads");
     }
 }
 
@@ -203,7 +203,7 @@ fn a_truncated_upload_never_reaches_a_worker() {
     let worker = daemon.worker();
     for sent in [0, 10, INLINE + 10, INLINE * 20] {
         let mut client = daemon.connect();
-        // `/die`: whoever gave the worker half a request would have it die.
+        // A worker that got the truncated request would exit.
         client.send(format!("POST /die HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", sent + 1));
         client.send(pattern(sent));
         drop(client);
@@ -248,7 +248,7 @@ fn a_file_is_sent_by_its_descriptor() {
     for len in [1, 1000, 256 * 1024 + 1, 5_000_000] {
         let response = client.get(&format!("/file/{len}"));
         assert_eq!(response.field("content-length"), len.to_string());
-        assert!(response.body == pattern(len), "{len} bytes came changed");
+        assert!(response.body == pattern(len), "{len} bytes were changed");
     }
 }
 
@@ -261,12 +261,12 @@ fn a_short_file_leaves_the_response_incomplete() {
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
-/// What follows a file, a fault too, is not lost with it.
+/// A fault that follows a file is reported too.
 #[test]
 fn an_exception_after_a_file_leaves_it_incomplete() {
     let daemon = Rgun::fake().start_ready();
     for count in 1..=10 {
-        // It may be known before the head has left, and is a 500 then.
+        // If the fault arrives before the head is sent, the response is a 500.
         match daemon.connect().send_get("/file-raise/100000").try_response("GET") {
             Ok(response) => drop(response.assert_error(500)),
             Err(error) => assert!(matches!(error, ReadError::Truncated(_)), "{error:?}"),
@@ -281,6 +281,6 @@ fn response_bodies_of_all_sizes_arrive_unchanged() {
     let mut client = daemon.connect();
     for len in [0, 1, 16 * 1024, 16 * 1024 + 1, INLINE, INLINE + 1, 3_000_000] {
         let response = client.get(&format!("/large/{len}"));
-        assert!(response.body == pattern(len), "{len} bytes came changed");
+        assert!(response.body == pattern(len), "{len} bytes were changed");
     }
 }

@@ -1,4 +1,4 @@
-//! `rgun check`: the verdict before the deployment.
+//! `rgun check`: exit status and messages.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ fn check(rgun: Rgun) -> (i32, String, String) {
     rgun.run()
 }
 
-fn of_the_fake(what: &str) -> Rgun {
+fn check_fake(what: &str) -> Rgun {
     Rgun::fake().fake_behaviour(what).check_as_self()
 }
 
@@ -49,17 +49,17 @@ fn an_import_that_raises_exits_78_with_one_traceback() {
 
 #[test]
 fn a_worker_that_dies_at_boot_is_reported_by_its_exit() {
-    let (code, log, _) = check(of_the_fake("exit-booting:7"));
+    let (code, log, _) = check(check_fake("exit-booting:7"));
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("exited with status 7"), "{log}");
-    let (code, log, _) = check(of_the_fake("abort"));
+    let (code, log, _) = check(check_fake("abort"));
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("SIGABRT"), "{log}");
 }
 
 #[test]
 fn a_worker_that_is_never_ready_exceeds_timeouts_boot() {
-    let (code, log, _) = check(of_the_fake("never").set("timeouts.boot", "300ms"));
+    let (code, log, _) = check(check_fake("never").set("timeouts.boot", "300ms"));
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("timeouts.boot"), "{log}");
 }
@@ -72,7 +72,7 @@ fn a_failure_reported_by_the_worker_is_the_verdict() {
         ("refused", "this fake runs no Python"),
         ("garbage", "error: the worker "),
     ] {
-        let (code, log, printed) = check(of_the_fake(what));
+        let (code, log, printed) = check(check_fake(what));
         assert_eq!((code, printed.as_str()), (78, ""), "{what}: {log}");
         assert!(log.contains(said), "{what}: {log}");
     }
@@ -86,8 +86,8 @@ fn a_wrong_configuration_is_refused_before_a_start() {
     assert!(log.contains("workers") && log.contains("-3"), "{log}");
 }
 
-/// Whether what only root can do can be tested.
-fn is_root(what: &str) -> bool {
+/// Returns true if the tests run as root; else reports the test as skipped.
+fn require_root(what: &str) -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
         report_skipped(&format!("{what}: needs root"));
@@ -95,8 +95,8 @@ fn is_root(what: &str) -> bool {
     is_root
 }
 
-/// A systemctl that knows one unit, and says this of it.
-fn systemctl(rgun: Rgun, unit: &str, properties: &str) -> Rgun {
+/// Puts a `systemctl` on PATH that knows one unit with these properties.
+fn with_systemctl(rgun: Rgun, unit: &str, properties: &str) -> Rgun {
     let directory = rgun.scratch().join("bin");
     fs::create_dir(&directory).expect("a new directory");
     let text = format!(
@@ -104,25 +104,25 @@ fn systemctl(rgun: Rgun, unit: &str, properties: &str) -> Rgun {
          else echo LoadState=not-found; fi\n"
     );
     let path = rgun.scratch().write("bin/systemctl", &text);
-    permit(&path, 0o755);
+    set_mode(&path, 0o755);
     rgun.variable("PATH", &format!("{}:/usr/bin:/bin", directory.display()))
 }
 
-fn permit(path: &Path, mode: u32) {
+fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a file of ours");
 }
 
 #[test]
 fn root_without_a_unit_has_to_name_a_user() {
-    if !is_root("a check by root") {
+    if !require_root("a check by root") {
         return;
     }
-    let rgun = systemctl(Rgun::fake().check(), "other.service", "User=nobody");
+    let rgun = with_systemctl(Rgun::fake().check(), "other.service", "User=nobody");
     let (code, log, printed) = check(rgun);
     assert_eq!((code, printed.as_str()), (64, ""), "{log}");
     assert!(log.contains("as root") && log.contains("--user") && log.contains("--unit"), "{log}");
     for flags in [["--user", "no-such-user"], ["--unit", "no-such-unit"]] {
-        let rgun = systemctl(Rgun::fake().check(), "other.service", "User=nobody");
+        let rgun = with_systemctl(Rgun::fake().check(), "other.service", "User=nobody");
         let (code, log, _) = check(rgun.flags(flags));
         assert_eq!(code, 64, "{log}");
         assert!(log.contains(flags[0]) && log.contains(flags[1]), "{log}");
@@ -131,11 +131,11 @@ fn root_without_a_unit_has_to_name_a_user() {
 
 #[test]
 fn a_directory_closed_to_the_units_user_is_named() {
-    if !is_root("a check as another user") {
+    if !require_root("a check as another user") {
         return;
     }
-    let rgun = systemctl(Rgun::fake().check(), "shop.service", "User=nobody");
-    permit(rgun.scratch().path(), 0o700);
+    let rgun = with_systemctl(Rgun::fake().check(), "shop.service", "User=nobody");
+    set_mode(rgun.scratch().path(), 0o700);
     let home = rgun.scratch().path().display().to_string();
     let (code, log, printed) = check(rgun.flags(["--unit", "shop"]));
     assert_eq!((code, printed.as_str()), (78, ""), "{log}");
@@ -145,16 +145,16 @@ fn a_directory_closed_to_the_units_user_is_named() {
 
 #[test]
 fn an_unreadable_configuration_and_parent_are_named() {
-    if !is_root("a check as another user") {
+    if !require_root("a check as another user") {
         return;
     }
-    let rgun = systemctl(Rgun::fake().check(), "shop.service", "User=nobody");
+    let rgun = with_systemctl(Rgun::fake().check(), "shop.service", "User=nobody");
     let site = rgun.scratch().join("home/site");
     fs::create_dir_all(&site).unwrap();
-    permit(&rgun.scratch().join("home"), 0o700);
+    set_mode(&rgun.scratch().join("home"), 0o700);
     let config =
         rgun.scratch().write("rgun.toml", &format!("[app]\ntarget = \"fake\"\ndirectory = {site:?}\n"));
-    permit(&config, 0o600);
+    set_mode(&config, 0o600);
     let home = rgun.scratch().join("home").display().to_string();
     let flags = ["check", "--unit", "shop", "--config", "rgun.toml"];
     let (code, log, _) = check(rgun.without_flags().flags(flags));
@@ -166,7 +166,7 @@ fn an_unreadable_configuration_and_parent_are_named() {
 
 #[test]
 fn environment_and_directory_come_from_the_unit() {
-    if !is_root("a check as another user") {
+    if !require_root("a check as another user") {
         return;
     }
     let rgun = Rgun::python(GOOD).check();
@@ -179,7 +179,7 @@ fn environment_and_directory_come_from_the_unit() {
         "User=root\nGroup=65534\nWorkingDirectory={directory}\nEnvironment=RGUN_APP_TARGET=unit \"A=two words\""
     );
     let python = format!("RGUN_APP_PYTHON={}", python_path());
-    let rgun = systemctl(rgun, "shop.service", &format!("{properties} {python}"));
+    let rgun = with_systemctl(rgun, "shop.service", &format!("{properties} {python}"));
     let config = rgun.scratch().write("rgun.toml", "[app]\ninterface = \"wsgi\"\n");
     let flags = ["check", "--unit", "shop", "--config"];
     let rgun = rgun.without_flags().flags(flags).flags([config.to_str().unwrap()]).variable("MINE", "1");
@@ -190,7 +190,7 @@ fn environment_and_directory_come_from_the_unit() {
     assert!(log.contains(&directory) && log.contains("65534") && !log.contains("MINE"), "{log}");
 }
 
-/// The interpreter of the tests, absolute.
+/// Returns the absolute path of the tests' interpreter.
 fn python_path() -> String {
     let name = python();
     if name.contains('/') {

@@ -1,12 +1,12 @@
-//! How many connections there may be, and which one is closed for a new one.
+//! Limits on the number of connections, and the eviction of idle ones.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{Client, Daemon, Rgun, wait_until};
 
-/// A head that has begun keeps its connection, as long as `timeouts.header` lets it.
-fn begin(client: &mut Client) {
+/// Sends half a head. The connection is then not idle until `timeouts.header`.
+fn send_half_a_head(client: &mut Client) {
     client.send("GET /hello HTTP/1.1\r\nHost: te");
 }
 
@@ -18,9 +18,9 @@ fn clients_over_the_limit_wait_and_are_warned_of_once() {
         let mut open: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
         for client in &mut open {
             assert_eq!(client.get("/hello").status, 200);
-            begin(client);
+            send_half_a_head(client);
         }
-        // One after the other, in the place of one that ends.
+        // Each waiting client is accepted when an open connection ends.
         for round in 0..10 {
             let mut waits = daemon.connect();
             waits.send_get("/hello");
@@ -30,21 +30,21 @@ fn clients_over_the_limit_wait_and_are_warned_of_once() {
             assert!(waits.receives_nothing());
             drop(open.remove(0));
             assert_eq!(waits.response().status, 200);
-            begin(&mut waits);
+            send_half_a_head(&mut waits);
             open.push(waits);
         }
         daemon.log.wait_for_count(nr, warning);
         assert_eq!(daemon.log.count(warning), nr, "{}", daemon.log.text());
         drop(open);
-        // All of them have ended before the next come.
-        wait_until("there is room", || {
+        // Wait until all have ended before the next round.
+        wait_until("connections are closed", || {
             (daemon.descriptors().iter().filter(|to| to.starts_with("socket")).count() < 12).then_some(())
         });
     }
     assert!(daemon.log.text().contains("raise limits.connections, or LimitNOFILE="));
 }
 
-/// Clients that have got a response and keep their connections, each idle for longer than the next.
+/// Returns idle clients that have received a response, the longest idle first.
 fn idle_clients(daemon: &Daemon, count: usize) -> Vec<Client> {
     let mut clients: Vec<_> = (0..count).map(|_| daemon.connect()).collect();
     for client in &mut clients {
@@ -57,7 +57,7 @@ fn idle_clients(daemon: &Daemon, count: usize) -> Vec<Client> {
 fn the_longest_idle_connection_is_evicted() {
     let daemon = Rgun::fake().set("limits.connections", "4").start_ready();
     let mut clients = idle_clients(&daemon, 4);
-    // Again: it is the youngest now.
+    // The first client becomes the least idle.
     assert_eq!(clients[0].get("/slow/20").status, 200);
     let begun = Instant::now();
     let mut new = daemon.connect();
@@ -76,7 +76,7 @@ fn a_connection_without_a_request_is_evicted() {
     let begun = Instant::now();
     assert_eq!(daemon.get("/hello").status, 200);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    // They have come within a millisecond, which is as exactly as is known for how long each is silent.
+    // All connected within a millisecond, the resolution of idle times, so any of them may be evicted.
     let closed = silent.iter_mut().filter_map(|client| (!client.receives_nothing()).then_some(client));
     let closed: Vec<_> = closed.map(Client::assert_closed).collect();
     assert_eq!(closed.len(), 1);
@@ -87,15 +87,15 @@ fn busy_connections_are_not_evicted() {
     let daemon = Rgun::fake().flags(["--threads", "2"]).set("limits.connections", "3").start_ready();
     let mut clients = idle_clients(&daemon, 3);
     clients[0].send_get("/stream/4/800").response_head();
-    begin(&mut clients[1]);
+    send_half_a_head(&mut clients[1]);
     let mut new = daemon.connect();
-    assert_eq!(new.get("/hello").status, 200, "in the place of the third");
+    assert_eq!(new.get("/hello").status, 200, "the third connection is evicted");
     clients[2].assert_closed();
-    begin(&mut new);
+    send_half_a_head(&mut new);
     let mut waits = daemon.connect();
     waits.send_get("/hello");
     assert_eq!(clients[0].chunked_text(), "part 0\npart 1\npart 2\npart 3\n");
-    assert!(waits.receives_nothing(), "it has just become idle");
+    assert!(waits.receives_nothing(), "the connection has just become idle");
     for client in [&mut clients[1], &mut new] {
         assert_eq!(client.send("st\r\n\r\n").response().status, 200);
     }
@@ -134,12 +134,12 @@ fn connections_per_client_over_the_limit_are_closed() {
     let line = daemon.log.wait_for("limits.connections_per_client");
     assert!(line.contains("WARN") && line.contains("the last of 127.0.0.1"), "{line}");
     drop(clients.remove(0));
-    wait_until("one more may come", || {
+    wait_until("one more connection is accepted", || {
         let mut client = daemon.connect();
         client.try_send("GET /hello HTTP/1.1\r\nHost: test\r\n\r\n").ok()?;
         client.try_response("GET").ok().map(|response| assert_eq!(response.status, 200))
     });
-    assert_eq!(clients[0].get("/hello").status, 200, "and the others stay");
+    assert_eq!(clients[0].get("/hello").status, 200, "the other connections stay");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Whatever a worker writes into the shared memory or says on its socket, the daemon survives: the client is
-//! answered, the worker is killed and replaced, the next request is served.
+//! Breaches of the channel's contract by a worker: the client gets a response, the worker is killed and replaced, and
+//! the next request is served.
 
 use std::fs;
 
@@ -8,41 +8,41 @@ use nix::unistd::Pid;
 
 use crate::support::{Daemon, ReadError, Response, Rgun, wait_until};
 
-/// How the client of a lie fares.
+/// What the client gets when the worker breaches the contract.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Fate {
-    /// 502.
+enum Outcome {
+    /// A 502.
     BadGateway,
-    /// The response had been proper before the lie.
+    /// A correct response, complete before the breach.
     Served,
-    /// Either: the lie came with the response's end, or on another way that may be faster or slower.
+    /// Either, because breach and end of the response race.
     ServedOrNot,
-    /// The connection ends within the response.
-    BrokenOff,
+    /// An incomplete response.
+    Incomplete,
 }
 
-fn fate(outcome: &Result<Response, ReadError>) -> Fate {
+fn outcome_of(outcome: &Result<Response, ReadError>) -> Outcome {
     match outcome {
-        Ok(response) if response.status == 200 => Fate::Served,
+        Ok(response) if response.status == 200 => Outcome::Served,
         Ok(response) => {
             response.assert_error(502);
-            Fate::BadGateway
+            Outcome::BadGateway
         }
-        Err(ReadError::Closed | ReadError::Truncated(_)) => Fate::BrokenOff,
+        Err(ReadError::Closed | ReadError::Truncated(_)) => Outcome::Incomplete,
         Err(ReadError::TimedOut) => panic!("no answer at all"),
     }
 }
 
-/// Asks for the lie, then for the truth.
-fn lie(path: &str, expected: Fate) {
-    lie_of(&Rgun::fake().start_ready(), path, expected);
+/// Requests a breach of the contract, then a correct response.
+fn assert_breach(path: &str, expected: Outcome) {
+    assert_breach_of(&Rgun::fake().start_ready(), path, expected);
 }
 
-fn lie_of(daemon: &Daemon, path: &str, expected: Fate) {
+fn assert_breach_of(daemon: &Daemon, path: &str, expected: Outcome) {
     let worker = daemon.worker();
     let outcome = daemon.connect().send_get(path).try_response("GET");
-    let found = fate(&outcome);
-    let fits = found == expected || (expected == Fate::ServedOrNot && found != Fate::BrokenOff);
+    let found = outcome_of(&outcome);
+    let fits = found == expected || (expected == Outcome::ServedOrNot && found != Outcome::Incomplete);
     assert!(fits, "{path}: {found:?} instead of {expected:?}: {outcome:?}");
     let line = daemon.log.wait_for("broke the channel's contract and was killed");
     assert!(line.contains("ERROR") && line.contains("rgun.worker=0"), "{line}");
@@ -50,16 +50,16 @@ fn lie_of(daemon: &Daemon, path: &str, expected: Fate) {
     assert_ne!(daemon.worker(), worker, "{path}");
 }
 
-macro_rules! lies {
-    ($($name:ident: $path:literal, $fate:ident;)*) => {
+macro_rules! breaches {
+    ($($name:ident: $path:literal, $outcome:ident;)*) => {
         $(#[test]
         fn $name() {
-            lie($path, Fate::$fate);
+            assert_breach($path, Outcome::$outcome);
         })*
     };
 }
 
-lies! {
+breaches! {
     records_with_impossible_lengths_are_refused: "/lie-length", BadGateway;
     a_completion_head_beyond_the_ring_is_refused: "/lie-head", BadGateway;
     a_chunk_sent_twice_is_refused: "/lie-chunk/twice", BadGateway;
@@ -89,14 +89,14 @@ lies! {
     a_reason_of_two_lines_is_refused: "/lie-reason", BadGateway;
 }
 
-/// The head may have left before the lie.
+/// The head may be sent before the breach.
 #[test]
 fn breaches_after_the_head_leave_an_incomplete_response() {
     for path in ["/lie-length-header/stream", "/lie-file", "/lie-file/huge", "/lie-empty-chunks"] {
         let daemon = Rgun::fake().start_ready();
         let worker = daemon.worker();
-        let found = fate(&daemon.connect().send_get(path).try_response("GET"));
-        assert!(matches!(found, Fate::BadGateway | Fate::BrokenOff), "{path}: {found:?}");
+        let found = outcome_of(&daemon.connect().send_get(path).try_response("GET"));
+        assert!(matches!(found, Outcome::BadGateway | Outcome::Incomplete), "{path}: {found:?}");
         daemon.log.wait_for("broke the channel's contract and was killed");
         assert_eq!(daemon.get("/hello").status, 200, "after {path}");
         assert_ne!(daemon.worker(), worker, "{path}");
@@ -106,16 +106,16 @@ fn breaches_after_the_head_leave_an_incomplete_response() {
 #[test]
 fn early_hints_with_framing_fields_are_refused() {
     for name in ["transfer-encoding", "content-length", "connection"] {
-        lie_of(
+        assert_breach_of(
             &Rgun::fake().fake_behaviour("asgi").start_ready(),
             &format!("/lie-hints/{name}"),
-            Fate::BadGateway,
+            Outcome::BadGateway,
         );
     }
 }
 
-/// Lies that keep a worker from ever taking another request. The response before them was proper, so it shows only when
-/// something is given to it: that goes to another worker.
+/// Breaches after which a worker never claims another request. The response before them is correct, so the daemon
+/// notices them only when a request is not claimed; it assigns this request to another worker.
 #[test]
 fn requests_avoid_a_worker_that_claims_nothing() {
     for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
@@ -133,14 +133,14 @@ fn the_only_worker_is_replaced_when_it_claims_nothing() {
     for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
         let daemon = Rgun::fake().flags(["--timeout", "400ms"]).start_ready();
         assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
-        // It may yet take the first one: the lie about sleepers works when it goes to sleep again.
+        // The worker may claim one more request: the wrong number of sleepers matters once it sleeps again.
         let statuses: Vec<u16> = (0..4).map(|_| daemon.get("/hello").status).collect();
         let lost = statuses.iter().filter(|status| **status != 200).count();
         assert!(lost <= 1 && statuses[3] == 200, "{path}: {statuses:?}");
     }
 }
 
-/// As when a library holds the GIL in C code, or an operator has stopped the process.
+/// A library that holds the GIL in C code has the same effect.
 #[test]
 fn requests_avoid_a_worker_stopped_by_sigstop() {
     let daemon = Rgun::fake().flags(["--workers", "2", "--timeout", "1s"]).start();
@@ -167,7 +167,7 @@ fn a_response_for_another_exchange_is_survived() {
     victim.send_get("/slow/1000");
     let mut liar = daemon.connect();
     liar.send_get("/lie-exchange/other");
-    // Within one worker the daemon cannot know better at once; it knows when the exchange is answered a second time.
+    // Within one worker the daemon notices the swap only when the exchange gets its second response.
     drop(victim.try_response("GET"));
     drop(liar.try_response("GET"));
     assert_eq!(daemon.get("/hello").status, 200);
@@ -180,7 +180,7 @@ fn a_worker_that_ignores_credit_is_killed() {
     let before = daemon.rss();
     let mut client = daemon.connect();
     client.send_get("/flood/64").response_head();
-    // Nobody reads. The worker is killed for it, or is made to wait: either way there is a bound.
+    // The client does not read, so the worker exceeds its window.
     daemon.log.wait_for("broke the channel's contract and was killed");
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < 16 * 1024 * 1024, "{grown} bytes held for a client that does not read");
@@ -190,7 +190,7 @@ fn a_worker_that_ignores_credit_is_killed() {
         }
     };
     assert!(matches!(error, ReadError::Closed), "{error:?}");
-    assert!(!client.received().ends_with(b"0\r\n\r\n"), "a complete-looking end");
+    assert!(!client.received().ends_with(b"0\r\n\r\n"), "the response looks complete");
     assert_eq!(daemon.get("/hello").status, 200);
 }
 

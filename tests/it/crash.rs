@@ -1,4 +1,4 @@
-//! A worker that dies takes down what it had started and nothing else, by name.
+//! Death of a worker: the requests it had started get a 502, all others are served by its successor.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -45,7 +45,7 @@ fn a_death_in_mid_body_leaves_the_response_incomplete() {
     let mut client = daemon.connect();
     match client.send_get("/die-mid-body").try_response("GET") {
         Err(ReadError::Truncated(status)) => assert_eq!(status, Some(200)),
-        // Before the head is on its way the daemon says so; while it is, hyper drops it with the body.
+        // Before the head is sent, the response is a 502; while it is being sent, hyper drops head and body.
         Err(ReadError::Closed) => {}
         Ok(response) => drop(response.assert_error(502)),
         other => panic!("{other:?}"),
@@ -66,7 +66,7 @@ fn a_death_in_mid_stream_omits_the_last_chunk() {
         }
     };
     assert!(matches!(error, ReadError::Closed), "{error:?}");
-    assert!(!client.received().ends_with(b"0\r\n\r\n"), "a complete-looking end");
+    assert!(!client.received().ends_with(b"0\r\n\r\n"), "the response looks complete");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn an_unstarted_upload_reaches_the_successor_whole() {
     last.response().assert_error(502);
     let response = client.response();
     assert_eq!(response.status, 200);
-    assert!(response.body == body, "it came back changed");
+    assert!(response.body == body, "it were changed");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn requests_are_served_between_repeated_crashes() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
     daemon.log.wait_for_count(2, "is ready after");
     let mut client = daemon.connect();
-    // Three paths: one that kills again and again is kept away (see `supervision`).
+    // Three different paths, because a path that kills repeatedly is quarantined (see `supervision`).
     for path in ["/die", "/abort", "/die-after-claim-many/1"] {
         client.get(path).assert_error(502);
         assert_eq!(client.get("/hello").status, 200);
@@ -152,9 +152,9 @@ fn failed_boots_are_retried_until_one_succeeds() {
     assert!(response.has("retry-after"));
     daemon.log.wait_for_count(2, "did not boot");
     daemon.scratch().write("how", "");
-    wait_until("it heals", || (daemon.get("/hello").status == 200).then_some(()));
+    wait_until("a worker serves again", || (daemon.get("/hello").status == 200).then_some(()));
     daemon.log.wait_for_count(1, "Traceback");
-    assert_eq!(daemon.log.count("Traceback"), 1, "the same traceback is not told again");
+    assert_eq!(daemon.log.count("Traceback"), 1, "the same traceback is logged once");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A stuck request is answered 504 in time, its worker is replaced, and everybody else goes on.
+//! Deadlines of WSGI requests: a stuck request gets a 504, its worker is replaced, other requests are served.
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,14 @@ fn a_request_over_its_deadline_is_504() {
     response.assert_error(504);
     assert!(took >= Duration::from_millis(400), "{took:?} is early");
     assert!(took < Duration::from_secs(3), "{took:?} is late");
-    // One entry: its first line says what happened, the fields follow the stacks.
+    // One entry: a summary, the stacks, then the fields.
     assert!(daemon.log.wait_for("GET /hang 504").contains("ERROR"));
     let fields = daemon.log.wait_for(response.field("x-request-id"));
     assert!(fields.contains("fake stack") && fields.contains("rgun.worker=0"), "{fields}");
     daemon.log.wait_for("worker 0 has a request over its deadline; it is being replaced");
     assert_ne!(daemon.worker(), worker);
     daemon.log.wait_for("worker 0 has been replaced");
-    wait_until("the stuck process is gone", || (!daemon.descendants().contains(&worker)).then_some(()));
+    wait_until("the stuck process exits", || (!daemon.descendants().contains(&worker)).then_some(()));
 }
 
 #[test]
@@ -40,14 +40,14 @@ fn other_requests_are_served_beside_a_stuck_one() {
     assert!(served > 5, "{served} requests in the 700 ms");
 }
 
-/// Replaced first, killed second: what runs beside the stuck one in the same process may finish.
+/// The successor starts before the stuck worker is killed, so that its other requests may finish.
 #[test]
 fn other_threads_of_a_stuck_worker_finish() {
     let daemon = Rgun::fake().flags(["--timeout", "600ms", "--threads", "2"]).start_ready();
     let mut stuck = daemon.connect();
     stuck.send_get("/hang");
     let mut client = daemon.connect();
-    // Requests of 200 ms one after the other: one of them is under way when the deadline passes.
+    // Consecutive requests of 200 ms: one of them runs when the deadline passes.
     while stuck.receives_nothing() {
         assert_eq!(client.get("/slow/200").text(), "slow");
     }
@@ -74,7 +74,7 @@ fn requests_behind_a_stuck_one_reach_the_successor() {
     for client in &mut waiting {
         let response = client.response();
         assert_eq!(response.status, 200);
-        // Those that were sent before the stuck one arrived may have been faster.
+        // Requests that the old worker serves must have been claimed before the stuck one.
         if response.value("pid") == worker.to_string() {
             assert!(stuck.receives_nothing());
         }
@@ -89,7 +89,7 @@ fn a_stalled_response_body_is_left_incomplete() {
     let mut client = daemon.connect();
     let error = client.send_get("/hang-mid-body").try_response("GET");
     assert!(error.is_err(), "{error:?}");
-    // One entry, whose fields follow the stacks.
+    // One entry: a summary, the stacks, then the fields.
     assert!(daemon.log.wait_for("GET /hang-mid-body broke off in mid-body").contains("ERROR"));
     assert!(daemon.log.wait_for("rgun.path=/hang-mid-body").contains("rgun.status=200"));
     assert_ne!(daemon.worker(), worker);
@@ -113,12 +113,12 @@ fn a_zero_timeout_disables_the_deadline() {
     assert_eq!(daemon.get("/slow/500").text(), "slow");
 }
 
-/// A client that is slow is not an application that is.
+/// The time of a slow client does not count towards the deadline.
 #[test]
 fn a_slow_reader_does_not_exceed_the_deadline() {
     let daemon = Rgun::fake().flags(["--timeout", "300ms"]).start_ready();
     let mut client = daemon.connect();
-    // Small enough for the daemon to take it off the worker's hands.
+    // Small enough to be buffered in the daemon.
     client.send_get("/large/400000").response_head();
     let other = daemon.get("/slow/200");
     assert_eq!(other.text(), "slow");

@@ -1,19 +1,19 @@
-//! One queue: a request is bound to a worker when it can start, waits visibly and within bounds, and is dropped
-//! when nobody waits for it any more.
+//! The queue: requests are assigned to workers that can start them, wait within limits, and are dropped when their
+//! clients leave.
 
 use std::thread;
 use std::time::Instant;
 
 use crate::support::{Client, Daemon, Rgun};
 
-/// A client whose request runs: its head has come, its end has not.
+/// Returns a client whose request runs: it has received the head, but not the whole body.
 fn running(daemon: &Daemon, milliseconds: u32) -> Client {
     let mut client = daemon.connect();
     assert_eq!(client.send_get(&format!("/stream/2/{milliseconds}")).response_head().status, 200);
     client
 }
 
-/// Makes a worker known as fast, so that it is given work ahead of time.
+/// Sends fast requests, so that the daemon assigns requests to the workers in advance.
 fn warm(daemon: &Daemon) {
     let mut client = daemon.connect();
     let batch = "GET /hello HTTP/1.1\r\nHost: test\r\n\r\n".repeat(20);
@@ -43,7 +43,7 @@ fn a_slow_request_delays_nobody_while_a_worker_is_idle() {
         for mut client in clients {
             assert_eq!(client.response().status, 200);
         }
-        assert!(slow.receives_nothing(), "the fast ones were answered after the slow one");
+        assert!(slow.receives_nothing(), "the slow request was answered first");
         assert_eq!(slow.response().text(), "slow");
     }
 }
@@ -63,7 +63,7 @@ fn prefetched_requests_of_a_dead_worker_are_reassigned() {
         })
         .collect();
     for mut client in clients {
-        assert_eq!(client.response().status, 200, "it had not been started");
+        assert_eq!(client.response().status, 200, "an unstarted request is reassigned");
     }
     dying.response().assert_error(502);
 }
@@ -97,7 +97,7 @@ fn a_request_abandoned_in_the_queue_never_runs() {
         drop(leaving);
     }
     assert_eq!(slow.chunked_text(), "part 0\npart 1\n");
-    assert_eq!(daemon.worker(), worker, "nobody died of a request that nobody waited for");
+    assert_eq!(daemon.worker(), worker, "an abandoned request has reached the worker");
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_full_queue_is_503_at_once_with_retry_after() {
     }
     let responses: Vec<_> = waiting.iter_mut().map(Client::response).collect();
     let (served, shed): (Vec<_>, Vec<_>) = responses.iter().partition(|response| response.status == 200);
-    // One waits in the queue, and one or two ahead of time at the worker.
+    // One waits in the queue, and one or two are prefetched by the worker.
     assert!((1..=3).contains(&served.len()), "{} served, {} shed", served.len(), shed.len());
     for response in shed {
         response.assert_error(503);
@@ -121,7 +121,7 @@ fn a_full_queue_is_503_at_once_with_retry_after() {
     slow.chunked_text();
 }
 
-/// A client of uvicorn's benchmark, or of a busy minute: each asks, waits for its response, and asks again.
+/// Many clients with one request each, as in uvicorn's benchmark.
 #[test]
 fn four_thousand_waiting_clients_are_all_served() {
     let daemon = Rgun::fake().start_ready();
@@ -147,7 +147,7 @@ fn a_request_with_too_long_a_wait_is_503_at_once() {
         client.send_get("/slow/1000");
     }
     assert_eq!(clients[0].response().text(), "slow");
-    // Nineteen wait, of which one is taken each second.
+    // Nineteen requests wait; one is started each second.
     let asked = Instant::now();
     let response = daemon.get("/hello");
     response.assert_error(503);
@@ -160,7 +160,7 @@ fn a_request_with_too_long_a_wait_is_503_at_once() {
         "{responses:?}"
     );
     assert!(begun.elapsed().as_millis() < 5000, "{:?}", begun.elapsed());
-    assert_eq!(daemon.get("/hello").status, 200, "and it is over with the overload");
+    assert_eq!(daemon.get("/hello").status, 200, "the overload is over");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_request_over_its_queue_timeout_is_503() {
     let response = daemon.get("/die");
     response.assert_error(503);
     assert!(response.has("retry-after"));
-    assert_eq!(slow.chunked_text(), "part 0\npart 1\n", "and the worker never saw it");
+    assert_eq!(slow.chunked_text(), "part 0\npart 1\n", "the request has not reached the worker");
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
@@ -194,7 +194,7 @@ fn a_request_over_its_queue_timeout_is_503() {
 fn the_queue_is_first_in_first_out() {
     let daemon = Rgun::fake().flags(["--access-logfile", "-"]).start_ready();
     let mut slow = running(&daemon, 400);
-    // One connection's requests come one after the other; so do these connections', by what the daemon has said.
+    // The clients connect and send one after the other.
     let mut clients = Vec::new();
     for number in 0..4 {
         let mut client = daemon.connect();

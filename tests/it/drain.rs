@@ -1,4 +1,4 @@
-//! SIGTERM: what runs or waits is finished, nobody is reset, and then everything is gone.
+//! Stopping the daemon: running and queued requests are finished, no connection is reset, all processes exit.
 
 use std::time::{Duration, Instant};
 
@@ -41,11 +41,11 @@ fn a_recently_used_connection_may_send_one_more_request() {
     assert_eq!(daemon.wait_exit().code(), Some(0));
 }
 
-/// Of a socket that systemd keeps, the next daemon takes it (`activation`).
+/// With a systemd socket the next daemon serves the backlog, see `activation`.
 #[test]
 fn clients_in_the_backlog_of_an_own_socket_are_served() {
     let mut daemon = Rgun::fake().start_ready();
-    // So that it accepts nobody.
+    // A stopped daemon accepts no connection.
     daemon.signal(Signal::SIGSTOP);
     let mut clients: Vec<_> = (0..5).map(|_| daemon.connect()).collect();
     for client in &mut clients {
@@ -159,7 +159,7 @@ fn a_drain_ends_at_its_timeout() {
     let status = daemon.wait_exit();
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(6), "{took:?}");
-    assert_eq!(status.code(), Some(0), "it stopped because it was asked to");
+    assert_eq!(status.code(), Some(0), "a requested stop");
     daemon.log.wait_for("not every request was answered within timeouts.drain");
     let body = client.read_exact(1000);
     assert!(matches!(body, Err(ReadError::Closed)), "{body:?}");

@@ -1,17 +1,17 @@
-//! Requests that get no response, or not all of it: each has its one entry, and that says who ended it.
+//! Requests without a complete response: each has one entry with the reason.
 
 use nix::sys::signal::Signal;
 
 use crate::support::{Client, Daemon, Rgun};
 
-/// A request under an id by which its entry is found.
-fn ask(daemon: &Daemon, path: &str, id: &str) -> Client {
+/// Sends a request with this id.
+fn send_with_id(daemon: &Daemon, path: &str, id: &str) -> Client {
     let mut client = daemon.connect();
     client.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\nX-Request-Id: {id}\r\n\r\n"));
     client
 }
 
-/// The one entry under this id, when everything has been said.
+/// Waits for the end of the log, and returns the only entry with this id.
 fn entry(daemon: &Daemon, id: &str) -> String {
     daemon.log.wait_for_end();
     let text = daemon.log.text();
@@ -20,61 +20,64 @@ fn entry(daemon: &Daemon, id: &str) -> String {
     lines[0].to_owned()
 }
 
-fn has(entry: &str, facts: &[&str]) {
+fn assert_has(entry: &str, facts: &[&str]) {
     for fact in facts {
         assert!(entry.contains(fact), "{fact}: {entry}");
     }
 }
 
-fn access() -> Rgun {
+fn with_access_log() -> Rgun {
     Rgun::fake().flags(["--access-logfile", "-"])
 }
 
 #[test]
 fn a_client_that_leaves_a_running_request_is_logged() {
-    let mut daemon = access().start_ready();
-    drop(ask(&daemon, "/slow/300?secret=1", "left-running"));
+    let mut daemon = with_access_log().start_ready();
+    drop(send_with_id(&daemon, "/slow/300?secret=1", "left-running"));
     daemon.log.wait_for("GET /slow/300: the client left after ");
     daemon.stop();
     let entry = entry(&daemon, "left-running");
-    has(&entry, &["INFO", "GET /slow/300: the client left", "rgun.worker=0", "rgun.duration_us="]);
+    assert_has(&entry, &["INFO", "GET /slow/300: the client left", "rgun.worker=0", "rgun.duration_us="]);
     assert!(!entry.contains("rgun.status") && !entry.contains("secret"), "{entry}");
 }
 
 #[test]
 fn a_client_that_leaves_the_queue_is_logged() {
-    let mut daemon = access().start_ready();
-    let mut running = ask(&daemon, "/slow/500", "runs");
-    drop(ask(&daemon, "/hello", "left-queued"));
+    let mut daemon = with_access_log().start_ready();
+    let mut running = send_with_id(&daemon, "/slow/500", "runs");
+    drop(send_with_id(&daemon, "/hello", "left-queued"));
     daemon.log.wait_for("GET /hello: the client left after ");
     assert_eq!(running.response().text(), "slow");
     daemon.stop();
     let left = entry(&daemon, "left-queued");
-    has(&left, &["INFO"]);
+    assert_has(&left, &["INFO"]);
     assert!(!left.contains("rgun.status") && !left.contains("rgun.worker"), "{left}");
-    has(&entry(&daemon, "runs"), &["GET /slow/500 200"]);
+    assert_has(&entry(&daemon, "runs"), &["GET /slow/500 200"]);
 }
 
 #[test]
 fn a_client_that_leaves_in_mid_body_is_logged() {
-    let mut daemon = access().start_ready();
-    let mut client = ask(&daemon, "/hang-mid-body", "left-mid-body");
+    let mut daemon = with_access_log().start_ready();
+    let mut client = send_with_id(&daemon, "/hang-mid-body", "left-mid-body");
     client.response_head();
     client.read_exact(10).unwrap();
     drop(client);
     daemon.log.wait_for("GET /hang-mid-body 200: broken off in mid-body: the client left after ");
-    // Its worker hangs, so that there is nothing to wait for.
+    // The worker hangs, so a graceful stop would wait.
     daemon.signal(Signal::SIGQUIT);
     daemon.wait_exit();
-    has(&entry(&daemon, "left-mid-body"), &["INFO", "rgun.status=200", "rgun.bytes=10", "rgun.worker=0"]);
+    assert_has(
+        &entry(&daemon, "left-mid-body"),
+        &["INFO", "rgun.status=200", "rgun.bytes=10", "rgun.worker=0"],
+    );
 }
 
 #[test]
 fn an_abandoned_request_is_a_debug_line_by_default() {
     for (level, said) in [("info", 0), ("debug", 1)] {
         let mut daemon = Rgun::fake().flags(["--log-level", level]).start_ready();
-        drop(ask(&daemon, "/slow/100", "left"));
-        // It is served after the other, whose client has been missed by then.
+        drop(send_with_id(&daemon, "/slow/100", "left"));
+        // Served after the abandoned request, which is logged by then.
         assert_eq!(daemon.get("/hello").status, 200);
         daemon.stop();
         daemon.log.wait_for_end();
@@ -85,8 +88,8 @@ fn an_abandoned_request_is_a_debug_line_by_default() {
 #[test]
 fn requests_aborted_by_a_drain_timeout_are_warnings() {
     let mut daemon = Rgun::fake().flags(["--graceful-timeout", "400ms"]).start_ready();
-    let mut running = ask(&daemon, "/hang", "cut-running");
-    let mut waiting = ask(&daemon, "/hello", "cut-queued");
+    let mut running = send_with_id(&daemon, "/hang", "cut-running");
+    let mut waiting = send_with_id(&daemon, "/hello", "cut-queued");
     let mut sending = daemon.connect();
     sending.send("POST /body HTTP/1.1\r\nHost: test\r\nX-Request-Id: cut-upload\r\n");
     sending.send("Content-Length: 6\r\nExpect: 100-continue\r\n\r\n");
@@ -95,14 +98,17 @@ fn requests_aborted_by_a_drain_timeout_are_warnings() {
     daemon.wait_exit();
     running.assert_closed();
     waiting.assert_closed();
-    // There is room for a response still.
+    // No response has been started, so a 503 can be sent.
     sending.response().assert_error(503);
     let running = entry(&daemon, "cut-running");
-    has(&running, &["WARN", "GET /hang: cut off after ", ", the daemon stops", "rgun.worker=0"]);
+    assert_has(&running, &["WARN", "GET /hang: cut off after ", ", the daemon stops", "rgun.worker=0"]);
     assert!(!running.contains("rgun.status"), "{running}");
     let queued = entry(&daemon, "cut-queued");
-    has(&queued, &["WARN", "GET /hello: cut off after ", ", the daemon stops"]);
-    has(&entry(&daemon, "cut-upload"), &["WARN", "POST /body 503: ", "the daemon stops", "rgun.status=503"]);
+    assert_has(&queued, &["WARN", "GET /hello: cut off after ", ", the daemon stops"]);
+    assert_has(
+        &entry(&daemon, "cut-upload"),
+        &["WARN", "POST /body 503: ", "the daemon stops", "rgun.status=503"],
+    );
 }
 
 #[test]
@@ -112,51 +118,57 @@ fn responses_aborted_by_a_drain_timeout_are_warnings() {
             .flags(["--graceful-timeout", "300ms"])
             .flags(arguments.iter().copied())
             .start_ready();
-        let mut client = ask(&daemon, "/hang-mid-body", "cut-mid-body");
+        let mut client = send_with_id(&daemon, "/hang-mid-body", "cut-mid-body");
         client.response_head();
         daemon.signal(Signal::SIGTERM);
         daemon.wait_exit();
         let entry = entry(&daemon, "cut-mid-body");
-        has(&entry, &["WARN", "GET /hang-mid-body 200: broken off in mid-body: cut off after ", "stops"]);
+        assert_has(
+            &entry,
+            &["WARN", "GET /hang-mid-body 200: broken off in mid-body: cut off after ", "stops"],
+        );
     }
 }
 
 #[test]
 fn requests_aborted_by_sigquit_are_logged() {
     let mut daemon = Rgun::fake().start_ready();
-    let _running = ask(&daemon, "/hang", "stopped-running");
-    let _waiting = ask(&daemon, "/hello", "stopped-queued");
+    let _running = send_with_id(&daemon, "/hang", "stopped-running");
+    let _waiting = send_with_id(&daemon, "/hello", "stopped-queued");
     let mut sending = daemon.connect();
     sending.send("POST /body HTTP/1.1\r\nHost: test\r\nX-Request-Id: stopped-upload\r\n");
     sending.send("Content-Length: 6\r\nExpect: 100-continue\r\n\r\n");
     sending.read_exact("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
     daemon.signal(Signal::SIGQUIT);
     daemon.wait_exit();
-    // Its worker is killed at the same time: what it had may be told of that, or of the end.
+    // The worker is killed at the same time: the entry names its death or the stop.
     let running = entry(&daemon, "stopped-running");
-    has(&running, &["WARN", "GET /hang"]);
+    assert_has(&running, &["WARN", "GET /hang"]);
     assert!(
         [", the daemon stops", "the worker had to go"].iter().any(|why| running.contains(why)),
         "{running}"
     );
-    has(&entry(&daemon, "stopped-queued"), &["WARN", ": cut off after ", ", the daemon stops"]);
-    // It may have had the time for a response.
-    has(&entry(&daemon, "stopped-upload"), &["WARN", "POST /body", "the daemon stops"]);
+    assert_has(&entry(&daemon, "stopped-queued"), &["WARN", ": cut off after ", ", the daemon stops"]);
+    // The response may have been sent in time.
+    assert_has(&entry(&daemon, "stopped-upload"), &["WARN", "POST /body", "the daemon stops"]);
 }
 
 #[test]
 fn a_response_that_is_not_read_is_logged_as_such() {
-    let mut daemon = access().set("timeouts.body", "1s").start_ready();
-    let mut client = ask(&daemon, "/large/50000000", "not-taken");
+    let mut daemon = with_access_log().set("timeouts.body", "1s").start_ready();
+    let mut client = send_with_id(&daemon, "/large/50000000", "not-taken");
     client.response_head();
     daemon.log.wait_for("the client did not take its answer");
     daemon.stop();
-    has(&entry(&daemon, "not-taken"), &["INFO", "GET /large/50000000 200: broken off in mid-body: cut off"]);
+    assert_has(
+        &entry(&daemon, "not-taken"),
+        &["INFO", "GET /large/50000000 200: broken off in mid-body: cut off"],
+    );
 }
 
 #[test]
 fn complete_responses_have_one_entry_each() {
-    let mut daemon = access().start_ready();
+    let mut daemon = with_access_log().start_ready();
     let mut client = daemon.connect();
     let asked = [
         ("GET", "/hello"),
@@ -176,6 +188,6 @@ fn complete_responses_have_one_entry_each() {
     daemon.stop();
     for (number, (method, path)) in asked.iter().enumerate() {
         let entry = entry(&daemon, &format!("answered-{number}"));
-        has(&entry, &["INFO", &format!("{method} {path} "), "rgun.status=", "rgun.queue_us="]);
+        assert_has(&entry, &["INFO", &format!("{method} {path} "), "rgun.status=", "rgun.queue_us="]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a worker inherits: the daemon's environment without systemd's messages, and no socket.
+//! What workers inherit: the daemon's environment without systemd's variables, the directory, no sockets.
 
 use std::fs;
 use std::process::Command;
@@ -82,7 +82,7 @@ fn a_removed_application_directory_is_named() {
     let line = daemon.log.wait_for("app.directory = ");
     assert!(line.contains("does not exist"), "{line}");
     fs::create_dir(&app).unwrap();
-    wait_until("it heals", || (daemon.get("/pid").status == 200).then_some(()));
+    wait_until("a worker serves again", || (daemon.get("/pid").status == 200).then_some(()));
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn a_start_in_a_removed_directory_names_it() {
         .env_remove("PWD")
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&rgun.stderr);
-    assert_eq!(rgun.status.code(), Some(78), "{said}");
+    let stderr = String::from_utf8_lossy(&rgun.stderr);
+    assert_eq!(rgun.status.code(), Some(78), "{stderr}");
     let gone = scratch.join("gone").display().to_string();
-    assert!(said.contains(&format!("current directory, {gone}, is gone")), "{said}");
+    assert!(stderr.contains(&format!("current directory, {gone}, is gone")), "{stderr}");
 }

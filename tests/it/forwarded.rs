@@ -1,5 +1,5 @@
-//! What a proxy says of a request is believed of trusted peers, and of nobody else: scheme, client, id. And fields that
-//! could be taken for a proxy's reach no application.
+//! Fields set by proxies (scheme, client, request id) are accepted only from trusted peers. Fields that could be
+//! confused with them never reach an application.
 
 use nix::sys::signal::Signal;
 
@@ -8,7 +8,7 @@ use crate::support::{Client, Daemon, Response, Rgun, wait_until};
 
 const FORWARDED: &str = "X-Forwarded-Proto: https\r\nX-Forwarded-For: 198.51.100.9, 192.0.2.7\r\n";
 
-/// The fake's echo of a request with these fields.
+/// Sends a request with these fields to the fake worker's `/echo`.
 fn echo(client: &mut Client, fields: &str) -> Response {
     client.send(format!("GET /echo HTTP/1.1\r\nHost: test\r\n{fields}\r\n")).response()
 }
@@ -22,7 +22,7 @@ fn pair(https: &str, peer: &str) -> (String, String) {
     (https.to_owned(), peer.to_owned())
 }
 
-/// Over TCP, trusting these.
+/// Starts a daemon on TCP that trusts these peers.
 fn trusting(trusted: &str) -> Daemon {
     Rgun::fake().over_tcp().set("proxy.trusted", trusted).flags(["--access-logfile", "-"]).start_ready()
 }
@@ -34,7 +34,6 @@ fn a_local_proxy_sets_scheme_and_client() {
         let mut client = daemon.connect();
         let response = echo(&mut client, FORWARDED);
         assert_eq!(scheme_and_client(&response), pair("true", "192.0.2.7 0"));
-        // The application may look at the fields itself.
         assert_eq!(response.value("x-forwarded-for"), "198.51.100.9, 192.0.2.7");
         let line = daemon.log.wait_for(response.field("x-request-id"));
         assert!(line.contains("rgun.client=192.0.2.7"), "{line}");
@@ -46,7 +45,7 @@ fn a_local_proxy_sets_scheme_and_client() {
         );
         let response = echo(&mut client, "X-Forwarded-Proto: http, https\r\n");
         assert_eq!(response.value("https"), "true", "the last value is the peer's own");
-        // Of each request anew.
+        // The fields apply to one request only.
         assert_eq!(echo(&mut client, "").value("https"), "false");
     }
 }
@@ -83,7 +82,6 @@ fn forwarded_fields_of_untrusted_peers_are_ignored() {
         let (https, peer) = scheme_and_client(&response);
         assert_eq!(https, "false", "{trusted:?}");
         assert!(peer.starts_with("127.0.0.1 ") && peer != "127.0.0.1 0", "{trusted:?}: {peer}");
-        // They reach the application as they came.
         assert_eq!(response.value("x-forwarded-proto"), "https");
         let line = daemon.log.wait_for(response.field("x-request-id"));
         assert!(line.contains("rgun.client=127.0.0.1"), "{line}");
@@ -150,7 +148,7 @@ fn a_request_id_is_accepted_from_trusted_peers_only() {
     let response = echo(&mut client, fields);
     let id = response.field("x-request-id");
     assert_eq!(id.len(), 22, "{id}");
-    // The application is told one id, however it asks.
+    // The application gets the same id in the frame and in the field.
     assert_eq!((response.value("request id").as_str(), response.value("x-request-id").as_str()), (id, id));
     assert!(!response.text().contains("second"), "{}", response.text());
     let line = daemon.log.wait_for(id);

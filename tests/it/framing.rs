@@ -1,15 +1,16 @@
-//! What comes before a request is one: heads and bodies that are refused, each with an id and an entry in the journal,
-//! and limits that hold however the bytes come.
+//! Malformed heads and bodies: each is refused with an id and an entry in the log, and limits apply however the bytes
+//! are split.
 
 use crate::support::{Client, Daemon, ReadError, Response, Rgun};
 
-/// Whoever takes what follows a refused message for a request of its own kills the worker.
+/// Sent after a refused message. If it were taken for a request, the worker would exit.
 const SMUGGLED: &str = "GET /die HTTP/1.1\r\nHost: test\r\n\r\n";
 
 const CHUNKED: &str = "POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// The response to a request that is refused: it is the last on its connection, and nothing after it was served.
-fn refused(daemon: &Daemon, request: impl AsRef<[u8]>, status: u16) -> Response {
+/// Sends a request that must be refused with `status`. Asserts that the connection ends and that no later request is
+/// served.
+fn assert_refused(daemon: &Daemon, request: impl AsRef<[u8]>, status: u16) -> Response {
     let worker = daemon.worker();
     let mut client = daemon.connect();
     client.send(request).send(SMUGGLED);
@@ -17,11 +18,11 @@ fn refused(daemon: &Daemon, request: impl AsRef<[u8]>, status: u16) -> Response 
     response.assert_error(status);
     assert_eq!(response.field("connection"), "close");
     client.assert_closed();
-    assert_eq!(daemon.worker(), worker, "nobody died");
+    assert_eq!(daemon.worker(), worker, "the smuggled request was served");
     response
 }
 
-/// The journal's one entry for a response.
+/// Returns the only log entry with the response's id.
 fn entry(daemon: &Daemon, response: &Response) -> String {
     let id = response.field("x-request-id");
     let entry = daemon.log.wait_for(id);
@@ -58,7 +59,7 @@ fn a_malformed_request_has_an_id_and_an_entry() {
         ("too_many_fields", 431, format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(6))),
     ];
     for (kind, status, request) in cases {
-        let response = refused(&daemon, &request, status);
+        let response = assert_refused(&daemon, &request, status);
         assert!(response.has("date"), "RFC 9110 §6.6.1");
         let entry = entry(&daemon, &response);
         for fact in ["INFO", kind, &format!("refused with {status}: ")] {
@@ -98,7 +99,7 @@ fn an_incomplete_second_head_is_408() {
     assert_eq!(client.response().status, 200);
     client.response().assert_error(408);
     client.assert_closed();
-    // One that comes in time is served, however it was cut.
+    // A split head that is completed in time is served.
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nHost: test\r\n\r\nGET /hello HTTP/1.1\r\nHo");
     assert_eq!(client.response().status, 200);
@@ -117,7 +118,7 @@ fn the_header_timeout_pauses_during_a_request() {
 #[test]
 fn a_method_counts_towards_the_limit_of_the_request_line() {
     let daemon = Rgun::fake().start_ready();
-    refused(&daemon, format!("{} / HTTP/1.1\r\nHost: test\r\n\r\n", "M".repeat(20_000)), 414);
+    assert_refused(&daemon, format!("{} / HTTP/1.1\r\nHost: test\r\n\r\n", "M".repeat(20_000)), 414);
     let mut client = daemon.connect();
     client.send(format!("{} /echo HTTP/1.1\r\nHost: test\r\n\r\n", "M".repeat(200)));
     assert!(client.response().text().starts_with("MMM"));
@@ -129,7 +130,7 @@ fn a_length_over_u64_is_413() {
         let daemon = Rgun::fake().set("limits.body", limit).start_ready();
         for length in [u128::from(u64::MAX), u128::from(u64::MAX) - 1, u128::MAX] {
             let head = format!("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n");
-            refused(&daemon, head, 413);
+            assert_refused(&daemon, head, 413);
         }
     }
 }
@@ -148,7 +149,7 @@ fn a_later_minor_version_is_served_as_1_1() {
 fn a_malformed_host_is_400() {
     let daemon = Rgun::fake().start_ready();
     for host in ["a b", "a/b", "user@a", "a:b", "[::1", "a,b c", "b\u{fc}cher", "a\"b"] {
-        refused(&daemon, format!("GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n"), 400);
+        assert_refused(&daemon, format!("GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n"), 400);
     }
     let mut client = daemon.connect();
     for host in ["a", "a.example:8000", "[::1]:80", "10.0.0.1", ""] {
@@ -175,7 +176,7 @@ fn a_malformed_chunk_is_400_and_smuggles_nothing() {
             "5\r\nhello\r\n0\r\nX: y\r\n\n",
             "5\r\nhello\r\n0\r\nX : y\r\n\r\n",
         ] {
-            let response = refused(&daemon, format!("{CHUNKED}{body}"), 400);
+            let response = assert_refused(&daemon, format!("{CHUNKED}{body}"), 400);
             let entry = entry(&daemon, &response);
             assert!(entry.contains("bad_chunk") && entry.contains("POST /body"), "{body:?}: {entry}");
         }

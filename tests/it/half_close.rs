@@ -1,17 +1,17 @@
-//! Clients that have closed their sending half: what has started is answered, what waits may start for a second, and a
-//! client that is gone altogether is no client at all.
+//! Clients that have closed their sending half: running requests are answered, queued ones may start within a second. A
+//! closed connection is a disconnect.
 
 use crate::support::{Client, Daemon, ReadError, Rgun, pattern};
 
-/// A client whose request runs and answers so many parts, one every 400 ms.
+/// Returns a client whose request runs and sends this number of parts, one every 400 ms.
 fn running(daemon: &Daemon, parts: u32) -> Client {
     let mut client = daemon.connect();
     assert_eq!(client.send_get(&format!("/stream/{parts}/400")).response_head().status, 200);
     client
 }
 
-/// Sends a request and nothing more.
-fn ask_last(daemon: &Daemon, path: &str) -> Client {
+/// Sends a request, then closes the sending half.
+fn send_and_half_close(daemon: &Daemon, path: &str) -> Client {
     let mut client = daemon.connect();
     client.send_get(path).shutdown_write();
     client
@@ -28,7 +28,7 @@ fn a_half_closed_request_is_answered_if_it_has_started() {
             ("/slow/300", "slow"),
             ("/stream/3/100", "part 0\npart 1\npart 2\n"),
         ] {
-            let mut client = ask_last(&daemon, path);
+            let mut client = send_and_half_close(&daemon, path);
             assert_eq!(client.response().text(), body, "{interface}");
             client.assert_closed();
         }
@@ -58,7 +58,7 @@ fn a_half_closed_request_may_wait_a_second() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
         let daemon = rgun.start_ready();
         let mut slow = running(&daemon, 2);
-        let mut waiting: Vec<_> = (0..3).map(|_| ask_last(&daemon, "/hello")).collect();
+        let mut waiting: Vec<_> = (0..3).map(|_| send_and_half_close(&daemon, "/hello")).collect();
         for client in &mut waiting {
             assert_eq!(client.response().text(), "Hello, world!");
         }
@@ -71,20 +71,23 @@ fn a_half_closed_request_is_dropped_after_a_longer_wait() {
     let mut daemon = Rgun::fake().flags(["--access-logfile", "-"]).over_tcp().start_ready();
     let worker = daemon.worker();
     let mut slow = running(&daemon, 6);
-    let mut waiting: Vec<_> = (0..3).map(|_| ask_last(&daemon, "/die")).collect();
+    let mut waiting: Vec<_> = (0..3).map(|_| send_and_half_close(&daemon, "/die")).collect();
     for client in &mut waiting {
         assert!(matches!(client.try_response("GET"), Err(ReadError::Closed)));
     }
-    // What has come by now is read, if it has not been yet.
+    // Read what has arrived so far.
     slow.receives_nothing();
-    assert!(!String::from_utf8_lossy(slow.received()).contains("part 4"), "they went when a worker was free");
+    assert!(
+        !String::from_utf8_lossy(slow.received()).contains("part 4"),
+        "dropped only when a worker was free"
+    );
     assert_eq!(slow.chunked_text().lines().count(), 6);
-    assert_eq!(daemon.worker(), worker, "nobody died of a request that nobody waited for");
+    assert_eq!(daemon.worker(), worker, "an abandoned request has reached the worker");
     daemon.log.wait_for_count(3, "GET /die: the client left after 1");
     daemon.stop();
 }
 
-/// What a proxy does whose own clients give up: it closes the whole connection, which over TCP looks the same.
+/// A proxy whose clients give up closes the whole connection. Over TCP this looks like a half-close.
 #[test]
 fn requests_of_closed_clients_never_run_under_overload() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
@@ -98,12 +101,12 @@ fn requests_of_closed_clients_never_run_under_overload() {
                 client
             })
             .collect();
-        // Three parts, in chunks, take 1.2 s.
+        // Four parts, in chunks, take 1.2 s.
         slow.read_exact("7\r\npart 0\n\r\n".len() * 4).unwrap();
         drop(leaving);
         drop(slow);
         assert_eq!(daemon.get("/hello").status, 200);
-        assert_eq!(daemon.worker(), worker, "nobody died of a request that nobody waited for");
+        assert_eq!(daemon.worker(), worker, "an abandoned request has reached the worker");
     }
 }
 
@@ -111,17 +114,20 @@ fn requests_of_closed_clients_never_run_under_overload() {
 fn a_half_close_is_a_disconnect_and_the_response_is_sent() {
     for rgun in [Rgun::fake_asgi(), Rgun::fake_asgi().over_tcp()] {
         let daemon = rgun.start_ready();
-        let mut client = ask_last(&daemon, "/half-close");
+        let mut client = send_and_half_close(&daemon, "/half-close");
         assert_eq!(client.response().text(), "answered all the same");
         client.assert_closed();
         let mut client = daemon.connect();
         client.send_get("/half-close");
-        assert!(client.receives_nothing_for(std::time::Duration::from_millis(100)), "it was told too early");
+        assert!(
+            client.receives_nothing_for(std::time::Duration::from_millis(100)),
+            "the disconnect came too early"
+        );
         assert_eq!(client.shutdown_write().response().text(), "answered all the same");
     }
 }
 
-/// Starts no response, or half of one, and takes the disconnect for the end.
+/// Sends no response, or half of one, and returns after the disconnect.
 const LEAVES: &str = r#"
 async def app(scope, receive, send):
     if scope["type"] != "http":
@@ -137,12 +143,12 @@ async def app(scope, receive, send):
 fn returning_after_a_half_close_is_no_error() {
     let mut daemon =
         Rgun::python(LEAVES).target("app:app").flags(["--access-logfile", "-"]).over_tcp().start_ready();
-    let mut client = ask_last(&daemon, "/nothing");
+    let mut client = send_and_half_close(&daemon, "/nothing");
     assert!(matches!(client.try_response("GET"), Err(ReadError::Closed)));
     let mut client = daemon.connect();
     assert_eq!(client.send_get("/begins").response_head().status, 200);
     assert_eq!(client.read_exact("4\r\nhalf\r\n".len()).unwrap(), b"4\r\nhalf\r\n");
-    // Without a last chunk.
+    // The connection ends without a last chunk.
     client.shutdown_write().assert_closed();
     daemon.log.wait_for("GET /nothing: the client left after ");
     daemon.log.wait_for("GET /begins 200: broken off in mid-body: the client left after ");
@@ -154,7 +160,7 @@ fn returning_after_a_half_close_is_no_error() {
 fn an_application_started_after_a_half_close_gets_it() {
     let daemon = Rgun::fake().fake_behaviour("asgi").set("workers.concurrency", "1").start_ready();
     let slow = running(&daemon, 2);
-    let mut waiting = ask_last(&daemon, "/half-close");
+    let mut waiting = send_and_half_close(&daemon, "/half-close");
     assert_eq!(waiting.response().text(), "answered all the same");
     drop(slow);
 }
@@ -167,13 +173,13 @@ fn a_reset_after_a_half_close_is_a_disconnect() {
     daemon.wait_for_disconnects(0, 0);
     resets.reset();
     daemon.wait_for_disconnects(1, 0);
-    let mut resets = ask_last(&daemon, "/wait");
+    let mut resets = send_and_half_close(&daemon, "/wait");
     assert!(resets.receives_nothing_for(std::time::Duration::from_millis(100)));
     daemon.wait_for_disconnects(1, 0);
     resets.reset();
     daemon.wait_for_disconnects(2, 0);
     let daemon = Rgun::fake_asgi().start_ready();
-    let closes = ask_last(&daemon, "/wait");
+    let closes = send_and_half_close(&daemon, "/wait");
     daemon.wait_for_disconnects(0, 0);
     drop(closes);
     daemon.wait_for_disconnects(1, 0);

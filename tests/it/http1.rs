@@ -1,4 +1,4 @@
-//! HTTP/1.1 at the edge: RFC 9112's framing to the letter, limits with their own status codes, time limits.
+//! HTTP/1.0 and HTTP/1.1: framing (RFC 9112), limits and their status codes, timeouts.
 
 use crate::support::{Client, Daemon, ReadError, Rgun};
 
@@ -72,7 +72,7 @@ fn http_1_0_gets_a_stream_without_chunks() {
     assert_eq!(response.text(), "part 0\npart 1\npart 2\n");
 }
 
-/// RFC 9112 §9.3: only the end of the connection ends such a body, so keep-alive must not be promised.
+/// Only the end of the connection ends such a body, so the response must not offer keep-alive (RFC 9112 §9.3).
 #[test]
 fn http_1_0_keep_alive_ends_after_a_body_without_length() {
     let daemon = daemon();
@@ -128,8 +128,8 @@ fn a_request_with_two_hosts_is_refused() {
     client.assert_closed();
 }
 
-/// RFC 9112 §6.3 and §11.2: what two parsers could understand differently must not be taken. `/die` follows in each:
-/// whoever takes the second half for a request of its own kills the worker.
+/// Messages that two parsers could understand differently must be refused (RFC 9112 §6.3, §11.2). If the `GET /die`
+/// after them were taken for a request, the worker would exit.
 #[test]
 fn ambiguous_framing_smuggles_no_request() {
     const SMUGGLED: &str = "GET /die HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -156,7 +156,7 @@ fn ambiguous_framing_smuggles_no_request() {
         let mut client = daemon.connect();
         client.send(format!("POST /body HTTP/1.1\r\nHost: test\r\n{rest}{SMUGGLED}"));
         match client.try_response("POST") {
-            // RFC 9112 §6.1 allows to go by the chunks alone, if the connection ends with that.
+            // RFC 9112 §6.1 allows using the chunks alone, if the connection is then closed.
             Ok(response) if response.status == 200 && what.contains("TE") => {}
             Ok(response) => assert!(matches!(response.status, 400 | 501), "{what}: {}", response.status),
             Err(ReadError::Closed) => {}
@@ -164,10 +164,10 @@ fn ambiguous_framing_smuggles_no_request() {
         }
         client.assert_closed();
     }
-    assert_eq!(daemon.worker(), worker, "nobody died");
+    assert_eq!(daemon.worker(), worker, "the smuggled request was served");
 }
 
-/// HTTP/1.0 knows no `Transfer-Encoding`: RFC 9112 §6.1 has such a message treated as if its framing were faulty.
+/// A message of HTTP/1.0 with `Transfer-Encoding` is treated as faulty (RFC 9112 §6.1).
 #[test]
 fn chunks_in_http_1_0_are_refused() {
     let daemon = daemon();
@@ -287,7 +287,7 @@ fn a_head_that_drips_is_408() {
     let daemon = Rgun::fake().set("timeouts.header", "200ms").start_ready();
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nX: ");
-    // Each byte comes in time; all of them do not. Sending fails when the daemon has closed.
+    // Each byte arrives in time, but not the whole head. Sending fails once the daemon has closed the connection.
     while client.receives_nothing() {
         if client.try_send("x").is_err() {
             break;
@@ -365,7 +365,7 @@ fn head_is_answered_without_a_body() {
         let response = client.send(format!("HEAD {path} HTTP/1.1\r\nHost: test\r\n\r\n")).response_to("HEAD");
         assert_eq!((response.status, response.field("content-length")), (200, length), "{path}");
     }
-    // The connection is in step: what follows is a response and not a body.
+    // The next bytes on the connection are a response, not a body.
     assert_eq!(client.get("/hello").text(), "Hello, world!");
 }
 
@@ -428,7 +428,7 @@ fn a_proxys_request_id_is_kept_if_it_is_safe() {
     let mut with_id = |id: &str| {
         let head = format!("GET /echo HTTP/1.1\r\nHost: test\r\nX-Request-ID: {id}\r\n\r\n");
         let response = client.send(head).response();
-        // The worker makes HTTP_X_REQUEST_ID of this one, whatever the field said.
+        // The worker sets HTTP_X_REQUEST_ID to this id, whatever the field was.
         assert_eq!(response.value("request id"), response.field("x-request-id"));
         response.field("x-request-id").to_owned()
     };

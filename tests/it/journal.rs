@@ -1,4 +1,4 @@
-//! Every answer can be found again: one entry, under the id that the client was given.
+//! Log entries of requests: one for each, with the id that the client has received.
 
 use crate::support::systemd::{Journald, may_replace_journald};
 use crate::support::{Daemon, Response, Rgun, report_skipped, wait_until};
@@ -41,7 +41,7 @@ fn an_exception_is_one_entry_with_its_traceback() {
     let line = daemon.log.wait_for("GET /raise 500: Fake: boom");
     assert!(line.contains("ERROR"), "{line}");
     daemon.log.wait_for("File \"fake.py\", line 2, in app");
-    // On stderr an entry's fields follow its text, which is the traceback.
+    // On stderr the fields follow the traceback.
     daemon.log.wait_for(response.field("x-request-id"));
     daemon.log.wait_for_count(1, "Traceback");
     assert_eq!(daemon.log.count("Traceback"), 1);
@@ -81,13 +81,13 @@ fn a_line_break_in_a_path_stays_escaped_in_the_log() {
     assert!(line.contains("/hello%0aERROR"), "{line}");
 }
 
-/// The response to a body over limits.body.
+/// Sends a body over `limits.body`, and returns the response.
 fn too_large(daemon: &Daemon) -> Response {
     let head = "POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\n";
     daemon.connect().send(head).response()
 }
 
-/// How many requests the entries with these words stand for.
+/// Returns the number of requests that the entries with `what` stand for.
 fn counted(log: &str, what: &str) -> u64 {
     let more = |line: &str| {
         let (_, more) = line.split_once("(and ")?;
@@ -114,7 +114,7 @@ fn equal_refusals_are_counted_in_one_entry() {
     for _ in 0..100 {
         too_large(&daemon).assert_error(413);
     }
-    wait_until("all are told of", || (counted(&daemon.log.text(), "POST /hello 413") == 100).then_some(()));
+    wait_until("all are counted", || (counted(&daemon.log.text(), "POST /hello 413") == 100).then_some(()));
     let entries = daemon.log.count("POST /hello 413");
     assert!(entries < 50, "{entries} entries of 100 requests");
 }
@@ -141,7 +141,7 @@ fn shed_requests_are_counted_in_one_warning() {
     for _ in 0..50 {
         daemon.get("/shed").assert_error(503);
     }
-    wait_until("all are told of", || (counted(&daemon.log.text(), "GET /shed 503") >= 51).then_some(()));
+    wait_until("all are counted", || (counted(&daemon.log.text(), "GET /shed 503") >= 51).then_some(()));
     assert!(daemon.log.wait_for("GET /shed 503").contains("WARN"));
     assert!(daemon.log.count("GET /shed 503") < 40);
     daemon.signal(nix::sys::signal::Signal::SIGQUIT);
@@ -160,9 +160,7 @@ fn control_characters_in_a_path_are_escaped_on_stderr() {
 #[test]
 fn control_characters_in_a_path_have_a_raw_journal_field() {
     if !may_replace_journald() {
-        return report_skipped(
-            "a path with controls in the journal: takes root, to put a journald in its place",
-        );
+        return report_skipped("a path with controls in the journal: needs root to replace journald");
     }
     let rgun = Rgun::fake().flags(["--access-logfile", "-"]);
     let journald = Journald::at(rgun.scratch());

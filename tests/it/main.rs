@@ -1,12 +1,12 @@
-//! What rgun promises, asked of the real binary over real sockets: one module a promise.
+//! Integration tests: the real binary over real sockets, one module per feature.
 //!
-//! Most tests run the *fake worker* (`fake_worker/main.rs`, an example of `rgun-channel`) where the interpreter belongs:
-//! it answers properly, late, never or with a lie, as the path says. Few need Python itself. Each test has a daemon
-//! of its own, so they run in parallel; they wait for events, with deadlines, and never for time to pass.
+//! Most tests run the *fake worker* (`fake_worker/main.rs`, an example of `rgun-channel`) in place of the interpreter;
+//! the path selects its response. Few tests need Python. Each test has its own daemon, so they run in parallel. They wait
+//! for events, with a deadline; they sleep only where the length of a pause is the subject.
 //!
-//! `tests/run rust` builds what is needed and runs this; by hand `make build PROFILE=fast`, then
+//! `tests/run rust` builds and runs them; by hand `make build PROFILE=fast`, then
 //! `cargo build --profile fast --examples` and `cargo test --profile fast --test it`.
-//! WSGI itself is tested from Python, in `tests/compat`; systemd itself in `tests/e2e`.
+//! `tests/compat` tests WSGI and ASGI with real applications, `tests/e2e` with a real systemd.
 
 mod support;
 

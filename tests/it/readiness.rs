@@ -1,4 +1,4 @@
-//! systemd is told the truth, in time: READY, STATUS, STOPPING, WATCHDOG, EXTEND_TIMEOUT_USEC.
+//! Notifications to systemd: READY, STATUS, STOPPING, WATCHDOG, EXTEND_TIMEOUT_USEC.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn ready_is_sent_once_a_worker_is_ready() {
     gate.open("");
     systemd.wait("READY=1");
     systemd.wait("STATUS=1/1 workers ready");
-    assert_eq!(early.response().status, 200, "who came early is served");
+    assert_eq!(early.response().status, 200, "the early client is served");
 }
 
 #[test]
@@ -82,8 +82,8 @@ fn the_status_follows_a_workers_death_and_successor() {
     daemon.get("/die").assert_error(502);
     let dead = systemd.wait_from(ready + 1, "STATUS=0/1 workers ready");
     systemd.wait_from(dead, "STATUS=1/1 workers ready");
-    let said = systemd.received();
-    assert_eq!(said.iter().filter(|line| *line == "READY=1").count(), 1, "{said:?}");
+    let assignments = systemd.received();
+    assert_eq!(assignments.iter().filter(|line| *line == "READY=1").count(), 1, "{assignments:?}");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn the_watchdog_is_pinged_within_its_period() {
     let (rgun, mut systemd) = notified(Rgun::fake().variable("WATCHDOG_USEC", "1000000"));
     let daemon = rgun.start_ready();
     let mut client = daemon.connect();
-    // A worker that is busy is no reason to stop.
+    // The watchdog is pinged while the worker is busy.
     client.send_get("/stream/3/700").response_head();
     let mut at = systemd.wait("READY=1");
     let mut last = systemd.assignments[at].0;
@@ -111,8 +111,8 @@ fn a_watchdog_for_another_process_is_not_pinged() {
     let mut daemon = rgun.start_ready();
     assert_eq!(daemon.get("/slow/200").status, 200);
     daemon.stop();
-    let said = systemd.received();
-    assert!(!said.iter().any(|line| line.starts_with("WATCHDOG")), "{said:?}");
+    let assignments = systemd.received();
+    assert!(!assignments.iter().any(|line| line.starts_with("WATCHDOG")), "{assignments:?}");
 }
 
 #[test]
@@ -132,8 +132,8 @@ fn a_secret_in_an_exception_is_only_in_the_log() {
     }
     let line = daemon.log.wait_for(response.field("x-request-id"));
     assert!(line.contains("postgres://shop:hunter2@db/shop"), "{line}");
-    let told = systemd.received();
-    assert!(!told.iter().any(|line| line.contains("hunter2")), "{told:?}");
+    let assignments = systemd.received();
+    assert!(!assignments.iter().any(|line| line.contains("hunter2")), "{assignments:?}");
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_secret_in_a_failed_reload_is_not_in_the_status() {
     daemon.signal(Signal::SIGHUP);
     daemon.log.wait_for("reload failed: importing app raised KeyError: 'hunter2'");
     systemd.wait("STATUS=1/1 workers ready; reload failed: importing app raised KeyError (");
-    let told = systemd.received();
-    assert!(!told.iter().any(|line| line.contains("hunter2")), "{told:?}");
+    let assignments = systemd.received();
+    assert!(!assignments.iter().any(|line| line.contains("hunter2")), "{assignments:?}");
     assert_eq!(daemon.get("/").status, 200);
 }

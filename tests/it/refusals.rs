@@ -1,4 +1,5 @@
-//! Bad input: one clear message that names key, value and remedy, and an exit status that systemd does not retry.
+//! Wrong configuration and applications: the message names key, value and remedy, and systemd does not restart on the
+//! exit status.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,19 +10,19 @@ use crate::support::{Daemon, Rgun, report_skipped, systemd};
 const USAGE: i32 = 64;
 const CONFIG: i32 = 78;
 
-/// Runs to the end: exit status and all of these in what is said.
-fn refused(rgun: Rgun, status: i32, says: &[&str]) -> String {
+/// Runs rgun until it exits. Asserts the exit status and that the log has all of `says`; returns the log.
+fn assert_refused(rgun: Rgun, status: i32, says: &[&str]) -> String {
     let (code, log, printed) = rgun.run();
     assert_eq!(code, status, "{log}{printed}");
     for what in says {
-        assert!(log.contains(what), "not a word of {what:?}:\n{log}");
+        assert!(log.contains(what), "{what:?} is missing:\n{log}");
     }
     assert!(!log.contains("panicked"), "{log}");
     log
 }
 
-/// With a file instead of flags.
-fn of_file(text: &str) -> Rgun {
+/// Configures rgun by a file instead of flags.
+fn with_file(text: &str) -> Rgun {
     let rgun = Rgun::fake().without_flags();
     let path = rgun.scratch().write("rgun.toml", text);
     rgun.flags(["--config", path.to_str().expect("a path of ASCII")])
@@ -31,13 +32,13 @@ const APP: &str = "[app]\ntarget = \"fake:app\"\n";
 
 #[test]
 fn a_missing_interpreter_is_refused() {
-    refused(
+    assert_refused(
         Rgun::fake().flags(["--python", "/nonexistent/bin/python"]),
         USAGE,
         &["--python", "/nonexistent/bin/python"],
     );
-    refused(
-        of_file(&format!("{APP}python = \"/nonexistent/bin/python\"\n")),
+    assert_refused(
+        with_file(&format!("{APP}python = \"/nonexistent/bin/python\"\n")),
         CONFIG,
         &["rgun.toml", "app.python", "/nonexistent/bin/python"],
     );
@@ -47,7 +48,7 @@ fn a_missing_interpreter_is_refused() {
 fn an_interpreter_that_cannot_run_is_refused() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().write("python", "no program");
-    refused(
+    assert_refused(
         rgun.flags(["--python", path.to_str().expect("a path of ASCII")]),
         USAGE,
         &["--python", path.to_str().expect("a path of ASCII")],
@@ -55,7 +56,7 @@ fn an_interpreter_that_cannot_run_is_refused() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().write("python", "no program either");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    refused(
+    assert_refused(
         rgun.flags(["--python", path.to_str().expect("a path of ASCII")]),
         CONFIG,
         &["exited with status", path.to_str().expect("a path of ASCII")],
@@ -64,7 +65,7 @@ fn an_interpreter_that_cannot_run_is_refused() {
 
 #[test]
 fn an_interpreter_other_than_python_is_refused() {
-    refused(
+    assert_refused(
         Rgun::fake().flags(["--python", "/bin/true"]),
         CONFIG,
         &["exited with status 0", "while booting", "app.python = /bin/true"],
@@ -76,7 +77,7 @@ fn an_interpreter_that_is_too_old_is_refused() {
     let Some(old) = old_python() else {
         return report_skipped("a Python that is too old: there is none on this machine");
     };
-    refused(
+    assert_refused(
         Rgun::python("application = print\n").flags(["--python", old.to_str().unwrap()]),
         CONFIG,
         &["it is too old", "CPython 3.9 or later", "app.python"],
@@ -85,20 +86,20 @@ fn an_interpreter_that_is_too_old_is_refused() {
 
 #[test]
 fn a_missing_module_is_refused() {
-    let log = refused(Rgun::python("").target("missing.wsgi"), CONFIG, &["app.target", "missing"]);
+    let log = assert_refused(Rgun::python("").target("missing.wsgi"), CONFIG, &["app.target", "missing"]);
     assert!(!log.contains("Traceback"), "a mistake in the configuration has no traceback: {log}");
 }
 
 #[test]
 fn a_missing_attribute_is_refused() {
-    let log = refused(Rgun::python("app = print\n"), CONFIG, &["app.target", "application"]);
+    let log = assert_refused(Rgun::python("app = print\n"), CONFIG, &["app.target", "application"]);
     assert!(!log.contains("Traceback"), "{log}");
     assert!(log.contains("app:app"), "what there is instead: {log}");
 }
 
 #[test]
 fn an_attribute_that_is_not_callable_is_refused() {
-    refused(
+    assert_refused(
         Rgun::python("application = 42\n"),
         CONFIG,
         &["app.target", "app:application", "cannot be called"],
@@ -107,7 +108,7 @@ fn an_attribute_that_is_not_callable_is_refused() {
 
 #[test]
 fn an_import_that_raises_is_logged_with_one_traceback() {
-    let log = refused(
+    let log = assert_refused(
         Rgun::python("import json\n\njson.loads('{')\n").flags(["--workers", "4"]),
         CONFIG,
         &["app.py\", line 3", "JSONDecodeError"],
@@ -117,20 +118,24 @@ fn an_import_that_raises_is_logged_with_one_traceback() {
 
 #[test]
 fn an_import_that_exits_is_logged() {
-    refused(Rgun::python("import os\nos._exit(9)\n"), CONFIG, &["exited with status 9", "while booting"]);
-    refused(Rgun::python("raise SystemExit('not today')\n"), CONFIG, &["not today"]);
+    assert_refused(
+        Rgun::python("import os\nos._exit(9)\n"),
+        CONFIG,
+        &["exited with status 9", "while booting"],
+    );
+    assert_refused(Rgun::python("raise SystemExit('not today')\n"), CONFIG, &["not today"]);
 }
 
 #[test]
 fn an_import_that_never_ends_exceeds_timeouts_boot() {
     let rgun = Rgun::python("import time\nwhile True: time.sleep(1)\n").set("timeouts.boot", "700ms");
-    refused(rgun, CONFIG, &["timeouts.boot"]);
+    assert_refused(rgun, CONFIG, &["timeouts.boot"]);
 }
 
 #[test]
 fn an_unknown_key_suggests_the_nearest() {
-    refused(
-        of_file(&format!("{APP}[workers]\ncuont = 3\n[timeouts]\nrequests = \"3s\"\n")),
+    assert_refused(
+        with_file(&format!("{APP}[workers]\ncuont = 3\n[timeouts]\nrequests = \"3s\"\n")),
         CONFIG,
         &[
             "workers.cuont",
@@ -140,42 +145,46 @@ fn an_unknown_key_suggests_the_nearest() {
             "rgun.toml",
         ],
     );
-    refused(Rgun::fake().set("workers.cuont", "3"), CONFIG, &["RGUN_WORKERS_CUONT", "RGUN_WORKERS_COUNT"]);
-    refused(Rgun::fake().flags(["--worker", "3"]), USAGE, &["--worker", "--workers"]);
+    assert_refused(
+        Rgun::fake().set("workers.cuont", "3"),
+        CONFIG,
+        &["RGUN_WORKERS_CUONT", "RGUN_WORKERS_COUNT"],
+    );
+    assert_refused(Rgun::fake().flags(["--worker", "3"]), USAGE, &["--worker", "--workers"]);
 }
 
 #[test]
 fn an_unknown_unit_lists_the_known_ones() {
     let text = format!("{APP}[timeouts]\nrequest = \"30parsecs\"\n[limits]\nbody = \"1GigaByte\"\n");
-    refused(
-        of_file(&text),
+    assert_refused(
+        with_file(&text),
         CONFIG,
         &["timeouts.request", "30parsecs", "ms", "limits.body", "1GigaByte", "MiB"],
     );
-    refused(Rgun::fake().flags(["--timeout", "soon"]), USAGE, &["--timeout", "soon"]);
+    assert_refused(Rgun::fake().flags(["--timeout", "soon"]), USAGE, &["--timeout", "soon"]);
 }
 
 #[test]
 fn a_negative_count_is_refused() {
-    refused(of_file(&format!("{APP}[workers]\ncount = -2\n")), CONFIG, &["workers.count", "-2"]);
-    refused(Rgun::fake().flags(["--workers", "-2"]), USAGE, &["--workers", "-2"]);
-    refused(Rgun::fake().flags(["--threads", "0"]), USAGE, &["--threads", "0"]);
+    assert_refused(with_file(&format!("{APP}[workers]\ncount = -2\n")), CONFIG, &["workers.count", "-2"]);
+    assert_refused(Rgun::fake().flags(["--workers", "-2"]), USAGE, &["--workers", "-2"]);
+    assert_refused(Rgun::fake().flags(["--threads", "0"]), USAGE, &["--threads", "0"]);
 }
 
 #[test]
 fn all_errors_are_reported_at_once() {
     let text = format!("{APP}interface = \"cgi\"\n[workers]\nthreads = 0\n[log]\nlevel = \"loud\"\n");
-    refused(of_file(&text), CONFIG, &["app.interface", "workers.threads", "log.level"]);
+    assert_refused(with_file(&text), CONFIG, &["app.interface", "workers.threads", "log.level"]);
 }
 
 #[test]
 fn a_missing_or_malformed_file_is_refused() {
-    refused(
+    assert_refused(
         Rgun::fake().without_flags().flags(["--config", "/nonexistent/rgun.toml"]),
         CONFIG,
         &["/nonexistent/rgun.toml"],
     );
-    refused(of_file("[app\n"), CONFIG, &["rgun.toml", "1"]);
+    assert_refused(with_file("[app\n"), CONFIG, &["rgun.toml", "1"]);
 }
 
 #[test]
@@ -183,7 +192,7 @@ fn an_address_in_use_is_refused() {
     let (_socket, address) = systemd::tcp("127.0.0.1:0");
     let crate::support::client::Address::Tcp(taken) = &address else { panic!("TCP") };
     let bind = taken.to_string();
-    refused(
+    assert_refused(
         Rgun::fake().flags(["--bind", bind.as_str()]),
         CONFIG,
         &["listen.bind", &bind, "in use", "--bind"],
@@ -191,7 +200,7 @@ fn an_address_in_use_is_refused() {
 
     let other: Daemon = Rgun::fake().start_ready();
     let bind = format!("unix:{}", other.scratch().join("socket").display());
-    refused(Rgun::fake().flags(["--bind", bind.as_str()]), CONFIG, &["listen.bind", &bind, "in use"]);
+    assert_refused(Rgun::fake().flags(["--bind", bind.as_str()]), CONFIG, &["listen.bind", &bind, "in use"]);
     assert_eq!(other.get("/hello").status, 200, "it still has its socket");
 }
 
@@ -200,14 +209,14 @@ fn a_bind_over_a_regular_file_is_refused() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().write("precious", "content");
     let bind = format!("unix:{}", path.display());
-    refused(rgun.flags(["--bind", bind.as_str()]), CONFIG, &["listen.bind", &bind, "not a socket"]);
+    assert_refused(rgun.flags(["--bind", bind.as_str()]), CONFIG, &["listen.bind", &bind, "not a socket"]);
 }
 
 #[test]
 fn a_missing_or_unreadable_directory_is_refused() {
-    refused(Rgun::fake().flags(["--chdir", "/nonexistent"]), USAGE, &["--chdir", "/nonexistent"]);
-    refused(
-        of_file(&format!("{APP}directory = \"/etc/passwd\"\n")),
+    assert_refused(Rgun::fake().flags(["--chdir", "/nonexistent"]), USAGE, &["--chdir", "/nonexistent"]);
+    assert_refused(
+        with_file(&format!("{APP}directory = \"/etc/passwd\"\n")),
         CONFIG,
         &["app.directory", "/etc/passwd"],
     );
@@ -219,7 +228,7 @@ fn a_missing_or_unreadable_directory_is_refused() {
     fs::create_dir(&locked).unwrap();
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
     let path = locked.display().to_string();
-    refused(rgun.flags(["--chdir", path.as_str()]), USAGE, &["--chdir", &path]);
+    assert_refused(rgun.flags(["--chdir", path.as_str()]), USAGE, &["--chdir", &path]);
 }
 
 #[test]

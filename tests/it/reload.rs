@@ -1,4 +1,4 @@
-//! New code and configuration take over beside the old, or not at all.
+//! Reloads: a new generation replaces the old one without a lost request, or the old one stays.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::support::systemd::NotifySocket;
 use crate::support::{Daemon, Gate, Rgun, wait_until};
 
-/// Fake workers whose next lives do what [`next_lives`] says, and a control socket.
+/// Fake workers whose next boot [`set_next_boot`] decides, and a control socket.
 fn rgun() -> Rgun {
     let rgun = Rgun::fake();
     let runtime = rgun.scratch().path().display().to_string();
@@ -19,27 +19,27 @@ fn rgun() -> Rgun {
     rgun.variable("RUNTIME_DIRECTORY", &runtime).fake_behaviour(&behaviour)
 }
 
-fn next_lives(daemon: &Daemon, what: &str) {
+fn set_next_boot(daemon: &Daemon, what: &str) {
     daemon.scratch().write("behaviour", what);
 }
 
-/// `rgun reload`, to its end.
+/// Runs `rgun reload` until it exits.
 fn reload(daemon: &Daemon) -> Output {
-    order(daemon).output().expect("rgun runs")
+    reload_command(daemon).output().expect("rgun runs")
 }
 
-fn order(daemon: &Daemon) -> Command {
+fn reload_command(daemon: &Daemon) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rgun"));
     command.arg("reload").env_clear().env("RUNTIME_DIRECTORY", daemon.scratch().path());
     command
 }
 
-/// `rgun reload`, still waiting.
-fn begin(daemon: &Daemon) -> Child {
-    order(daemon).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("rgun runs")
+/// Starts `rgun reload`.
+fn start_reload(daemon: &Daemon) -> Child {
+    reload_command(daemon).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("rgun runs")
 }
 
-/// Fake workers that wait at a gate before they boot, and a control socket.
+/// Fake workers that wait at a [`Gate`] before they boot, and a control socket.
 fn gated() -> (Rgun, Gate) {
     let (rgun, gate) = Rgun::fake().gated();
     let runtime = rgun.scratch().path().display().to_string();
@@ -63,7 +63,7 @@ fn sighup_replaces_the_generation() {
     daemon.signal(Signal::SIGHUP);
     daemon.log.wait_for("reloaded: generation 2 serves");
     assert_eq!(generation(&daemon), "2");
-    wait_until("the old workers are gone", || {
+    wait_until("the old workers exit", || {
         let left = daemon.descendants();
         (left.len() == 2 && old.iter().all(|pid| !left.contains(pid))).then_some(())
     });
@@ -72,9 +72,9 @@ fn sighup_replaces_the_generation() {
 #[test]
 fn the_reload_command_waits_for_the_outcome() {
     let daemon = rgun().start_ready();
-    let said = reload(&daemon);
-    assert!(said.status.success(), "{said:?}");
-    assert!(text(&said.stdout).contains("generation 2 serves"), "{said:?}");
+    let output = reload(&daemon);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stdout).contains("generation 2 serves"), "{output:?}");
     assert_eq!(generation(&daemon), "2");
 }
 
@@ -85,21 +85,21 @@ fn a_failed_import_keeps_the_old_generation() {
     let name = systemd.name.clone();
     let daemon = rgun.variable("NOTIFY_SOCKET", &name).start_ready();
     let worker = daemon.worker();
-    next_lives(&daemon, "failed");
-    let said = reload(&daemon);
-    assert_eq!(said.status.code(), Some(1), "{said:?}");
-    let complaint = text(&said.stderr);
-    assert!(complaint.contains("the fake application does not load"), "{complaint}");
-    assert!(complaint.contains("Fake: boom"), "the traceback's end: {complaint}");
-    assert_eq!(daemon.worker(), worker, "untouched");
+    set_next_boot(&daemon, "failed");
+    let output = reload(&daemon);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("the fake application does not load"), "{stderr}");
+    assert!(stderr.contains("Fake: boom"), "the traceback's end: {stderr}");
+    assert_eq!(daemon.worker(), worker, "the old worker stays");
     daemon.log.wait_for("reload failed");
     systemd.wait("RELOADING=1");
     let at =
         systemd.wait("STATUS=1/1 workers ready; reload failed: loading it raised Fake (fake.py, line 1)");
     assert!(systemd.assignments[at].1.contains("generation 1"), "{:?}", systemd.assignments[at]);
 
-    next_lives(&daemon, "");
-    assert!(reload(&daemon).status.success(), "repaired");
+    set_next_boot(&daemon, "");
+    assert!(reload(&daemon).status.success(), "the reload succeeds");
     assert_ne!(daemon.worker(), worker);
 }
 
@@ -113,13 +113,13 @@ fn a_failed_second_worker_keeps_the_old_generation() {
     }
     let mut before = daemon.descendants();
     before.sort_unstable();
-    let client = begin(&daemon);
+    let client = start_reload(&daemon);
     gate.open("");
     daemon.log.wait_for_count(3, "is ready after");
     gate.open("failed");
-    let said = client.wait_with_output().expect("it ends");
-    assert_eq!(said.status.code(), Some(1), "{said:?}");
-    wait_until("only the old ones are left", || {
+    let output = client.wait_with_output().expect("the command exits");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    wait_until("only the old workers are left", || {
         let mut left = daemon.descendants();
         left.sort_unstable();
         (left == before).then_some(())
@@ -133,15 +133,15 @@ fn a_wrong_configuration_lists_all_its_errors() {
     let path = rgun.scratch().join("rgun.toml");
     std::fs::write(&path, "[timeouts]\nrequest = \"5s\"\n").expect("a new file");
     let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready();
-    std::fs::write(&path, "[timeouts]\nrequest = \"soon\"\n[limits]\nqueue = -1\n").expect("ours");
-    let said = reload(&daemon);
-    assert_eq!(said.status.code(), Some(1), "{said:?}");
-    let complaint = text(&said.stderr);
-    assert!(complaint.contains("timeouts.request") || complaint.contains("request"), "{complaint}");
-    assert!(complaint.contains("queue"), "both errors: {complaint}");
+    std::fs::write(&path, "[timeouts]\nrequest = \"soon\"\n[limits]\nqueue = -1\n").expect("a writable file");
+    let output = reload(&daemon);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("timeouts.request") || stderr.contains("request"), "{stderr}");
+    assert!(stderr.contains("queue"), "both errors: {stderr}");
     assert_eq!(generation(&daemon), "1");
     daemon.log.wait_for_count(1, "is ready after");
-    assert_eq!(daemon.log.count("is ready after"), 1, "nobody was booted for it");
+    assert_eq!(daemon.log.count("is ready after"), 1, "no worker was booted");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_reload_applies_changed_limits_and_counts() {
     std::fs::write(&path, "[workers]\ncount = 1\n[timeouts]\nrequest = \"30s\"\n").expect("a new file");
     let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready();
     std::fs::write(&path, "[workers]\ncount = 3\n[timeouts]\nrequest = \"300ms\"\n[limits]\nbody = \"10\"\n")
-        .expect("ours");
+        .expect("a writable file");
     assert!(reload(&daemon).status.success());
     wait_until("three workers", || (daemon.descendants().len() == 3).then_some(()));
     daemon.get("/hang").assert_error(504);
@@ -211,16 +211,18 @@ fn a_second_reload_supersedes_the_first() {
     gate.open("");
     daemon.log.wait_for("is ready after");
     let old = daemon.worker();
-    let first = begin(&daemon);
+    let first = start_reload(&daemon);
     daemon.log.wait_for("generation 2 boots beside");
     let canary =
         wait_until("the canary is there", || daemon.descendants().into_iter().find(|pid| *pid != old));
-    let second = begin(&daemon);
+    let second = start_reload(&daemon);
     daemon.log.wait_for("generation 3 boots beside");
-    wait_until("the first canary is gone", || (!daemon.descendants().contains(&canary)).then_some(()));
+    wait_until("the first canary exits", || (!daemon.descendants().contains(&canary)).then_some(()));
     gate.open("");
-    let (first, second) =
-        (first.wait_with_output().expect("it ends"), second.wait_with_output().expect("it ends"));
+    let (first, second) = (
+        first.wait_with_output().expect("the command exits"),
+        second.wait_with_output().expect("the command exits"),
+    );
     assert!(second.status.success(), "{second:?}");
     assert_eq!(first.status.code(), Some(1));
     assert!(text(&first.stderr).contains("superseded"), "{first:?}");
@@ -230,12 +232,12 @@ fn a_second_reload_supersedes_the_first() {
 #[test]
 fn a_stop_during_a_reload_ends_both() {
     let mut daemon = rgun().start_ready();
-    next_lives(&daemon, "never");
-    let client = begin(&daemon);
+    set_next_boot(&daemon, "never");
+    let client = start_reload(&daemon);
     daemon.log.wait_for("generation 2 boots beside");
     daemon.stop();
-    let said = client.wait_with_output().expect("it ends");
-    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    let output = client.wait_with_output().expect("the command exits");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
 #[test]
@@ -252,7 +254,7 @@ fn a_reload_starts_an_application_that_failed_to_boot() {
         daemon.log.wait_for(refused.field("x-request-id")).contains("the fake application does not load")
     );
     assert!(refused.has("retry-after"));
-    next_lives(&daemon, "");
+    set_next_boot(&daemon, "");
     assert!(reload(&daemon).status.success());
     assert_eq!(daemon.get("/hello").status, 200);
     systemd.wait("READY=1");
@@ -266,7 +268,7 @@ fn a_repaired_application_boots_without_a_reload() {
     rgun.scratch().write("behaviour", "failed");
     let daemon = rgun.variable("NOTIFY_SOCKET", &name).start();
     daemon.log.wait_for("did not boot");
-    next_lives(&daemon, "");
+    set_next_boot(&daemon, "");
     systemd.wait("READY=1");
     assert_eq!(daemon.get("/hello").status, 200);
 }
@@ -278,11 +280,11 @@ fn the_probe_decides_whether_a_reload_succeeds() {
     std::fs::write(&path, "[reload]\nprobe = \"/status/500\"\n").expect("a new file");
     let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready();
     let worker = daemon.worker();
-    let said = reload(&daemon);
-    assert_eq!(said.status.code(), Some(1), "{said:?}");
-    assert!(text(&said.stderr).contains("/status/500"), "{said:?}");
+    let output = reload(&daemon);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("/status/500"), "{output:?}");
     assert_eq!(daemon.worker(), worker);
-    std::fs::write(&path, "[reload]\nprobe = \"/status/404\"\n").expect("ours");
+    std::fs::write(&path, "[reload]\nprobe = \"/status/404\"\n").expect("a writable file");
     assert!(reload(&daemon).status.success());
     assert_eq!(generation(&daemon), "3");
 }
@@ -316,7 +318,7 @@ fn a_clearly_worse_generation_is_rolled_back() {
     let line = daemon.log.wait_for("generation 1 serves again");
     assert!(line.contains("ERROR"), "{line}");
     systemd.wait("STATUS=1/1 workers ready; ");
-    wait_until("only it is left", || (daemon.descendants().len() == 1).then_some(()));
+    wait_until("one worker is left", || (daemon.descendants().len() == 1).then_some(()));
 }
 
 #[test]
@@ -324,9 +326,9 @@ fn an_equally_good_generation_is_kept() {
     let daemon = Rgun::python(VERSIONED).set("reload.watch", "1s").start_ready();
     daemon.signal(Signal::SIGHUP);
     daemon.log.wait_for("reloaded: generation 2 serves");
-    assert_eq!(daemon.descendants().len(), 2, "the one before stays at hand");
+    assert_eq!(daemon.descendants().len(), 2, "the old generation is on standby");
     let mut client = daemon.connect();
-    wait_until("it leaves", || {
+    wait_until("the old generation exits", || {
         assert_eq!(client.get("/").status, 200);
         (daemon.descendants().len() == 1).then_some(())
     });
@@ -335,13 +337,13 @@ fn an_equally_good_generation_is_kept() {
 #[test]
 fn a_reload_without_a_daemon_exits_69() {
     let nowhere = PathBuf::from("/nonexistent");
-    let said = Command::new(env!("CARGO_BIN_EXE_rgun"))
+    let output = Command::new(env!("CARGO_BIN_EXE_rgun"))
         .args(["reload", "--socket"])
         .arg(nowhere.join("control"))
         .output()
         .expect("rgun runs");
-    assert_eq!(said.status.code(), Some(69), "{said:?}");
-    assert!(text(&said.stderr).contains("/nonexistent/control"), "{said:?}");
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    assert!(text(&output.stderr).contains("/nonexistent/control"), "{output:?}");
 }
 
 #[test]

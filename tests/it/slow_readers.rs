@@ -1,5 +1,5 @@
-//! Clients that read slowly, or not at all, hold no worker: their responses wait in the daemon's memory and files, which
-//! are bounded, and who is too slow is cut off and named.
+//! Clients that read slowly or not at all occupy no worker: their responses are buffered in memory and files, within
+//! limits. Clients that are too slow are cut off and logged.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use crate::support::{Client, Daemon, Rgun, pattern, wait_until};
 const MIB: u64 = 1024 * 1024;
 const LARGE: usize = 50 * 1024 * 1024;
 
-/// Of bounded memory, and a spool directory of its own.
-fn bounded(rgun: Rgun, memory: &str, disk: &str) -> Rgun {
+/// Two workers with one slot each, these limits for responses, and a spool directory.
+fn with_limits(rgun: Rgun, memory: &str, disk: &str) -> Rgun {
     let spool = rgun.scratch().join("spool");
     fs::create_dir(&spool).expect("a new directory");
     rgun.flags(["--workers", "2", "--threads", "1"])
@@ -24,10 +24,10 @@ fn fake_asgi() -> Rgun {
     Rgun::fake().fake_behaviour("asgi")
 }
 
-/// Two clients that have asked for `path` and read no further than its head. A third is answered at once; memory stays
-/// bounded; and when the two read at last, nothing is missing.
-fn two_workers_are_free_for_a_third(rgun: Rgun, path: &str) {
-    let daemon = bounded(rgun, "16MiB", "1GiB").start();
+/// Two clients request `path` and read only the head. Asserts that a third is answered at once, that memory stays
+/// bounded, and that the two get their whole bodies later.
+fn assert_workers_stay_free(rgun: Rgun, path: &str) {
+    let daemon = with_limits(rgun, "16MiB", "1GiB").start();
     daemon.log.wait_for_count(2, "is ready after");
     assert_eq!(daemon.get("/large/3000000").body.len(), 3_000_000);
     let before = daemon.rss();
@@ -46,26 +46,26 @@ fn two_workers_are_free_for_a_third(rgun: Rgun, path: &str) {
     assert!(grown < 40 * MIB, "{} KiB more", grown / 1024);
     let expected = pattern(LARGE);
     for client in &mut slow {
-        assert!(client.read_exact(LARGE).is_ok_and(|body| body == expected), "it came changed");
-        assert_eq!(client.get("/hello").status, 200, "the connection goes on");
+        assert!(client.read_exact(LARGE).is_ok_and(|body| body == expected), "the body was changed");
+        assert_eq!(client.get("/hello").status, 200, "the connection stays open");
     }
-    wait_until("the files are closed", || (n_spooled(&daemon) == 0).then_some(()));
+    wait_until("the files are closed", || (count_spool_files(&daemon) == 0).then_some(()));
 }
 
-/// Files without a name that the daemon has open.
-fn n_spooled(daemon: &Daemon) -> usize {
+/// Returns the number of unnamed spool files that the daemon has open.
+fn count_spool_files(daemon: &Daemon) -> usize {
     let is_spooled = |to: &&String| to.contains("/spool/") && to.ends_with("(deleted)");
     daemon.descriptors().iter().filter(is_spooled).count()
 }
 
 #[test]
 fn clients_that_do_not_read_hold_no_worker() {
-    two_workers_are_free_for_a_third(Rgun::fake(), &format!("/large/{LARGE}"));
+    assert_workers_stay_free(Rgun::fake(), &format!("/large/{LARGE}"));
 }
 
 #[test]
 fn clients_that_do_not_read_hold_no_event_loop() {
-    two_workers_are_free_for_a_third(fake_asgi(), &format!("/large/{LARGE}"));
+    assert_workers_stay_free(fake_asgi(), &format!("/large/{LARGE}"));
 }
 
 const APPLICATIONS: &str = r#"
@@ -108,16 +108,16 @@ async def asgi(scope, receive, send):
 #[test]
 fn clients_that_do_not_read_hold_no_interpreter() {
     for path in ["/list", "/iterator", "/bytes"] {
-        two_workers_are_free_for_a_third(Rgun::python(APPLICATIONS).target("app:wsgi"), path);
+        assert_workers_stay_free(Rgun::python(APPLICATIONS).target("app:wsgi"), path);
     }
     for path in ["/parts", "/bytes"] {
-        two_workers_are_free_for_a_third(Rgun::python(APPLICATIONS).target("app:asgi"), path);
+        assert_workers_stay_free(Rgun::python(APPLICATIONS).target("app:asgi"), path);
     }
 }
 
 #[test]
 fn unread_complete_responses_are_bounded() {
-    let daemon = bounded(Rgun::fake(), "8MiB", "1GiB").start();
+    let daemon = with_limits(Rgun::fake(), "8MiB", "1GiB").start();
     daemon.log.wait_for_count(2, "is ready after");
     assert_eq!(daemon.get("/large/1000000").body.len(), 1_000_000);
     let before = daemon.rss();
@@ -126,61 +126,61 @@ fn unread_complete_responses_are_bounded() {
         assert_eq!(client.send_get("/large/1000000").response_head().status, 200);
     }
     assert_eq!(daemon.get("/hello").status, 200);
-    // 60 MB in all: what memory has no room for is in files, but for what hyper has of each.
-    wait_until("memory is given back", || (n_spooled(&daemon) > 20).then_some(()));
+    // 60 MB in all: the excess over memory is in files, except for the bytes that hyper holds of each.
+    wait_until("memory is given back", || (count_spool_files(&daemon) > 20).then_some(()));
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < 50 * MIB, "{} KiB more", grown / 1024);
     let expected = pattern(1_000_000);
     for client in &mut slow {
-        assert!(client.read_exact(expected.len()).unwrap() == expected, "it came changed");
+        assert!(client.read_exact(expected.len()).unwrap() == expected, "the body was changed");
     }
 }
 
 #[test]
 fn a_response_outlives_its_worker() {
-    let daemon = bounded(Rgun::fake(), "64MiB", "0").flags(["--workers", "1"]).start_ready();
+    let daemon = with_limits(Rgun::fake(), "64MiB", "0").flags(["--workers", "1"]).start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
     assert_eq!(client.send_get("/large/20000000").response_head().status, 200);
-    // Its end is not the response's.
+    // The worker has finished the response when the next request is served.
     daemon.get("/hello");
     let pid = i32::try_from(worker).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
-    wait_until("it is gone", || (!daemon.descendants().contains(&worker)).then_some(()));
-    assert!(client.read_exact(20_000_000).unwrap() == pattern(20_000_000), "it came changed");
+    wait_until("the worker exits", || (!daemon.descendants().contains(&worker)).then_some(()));
+    assert!(client.read_exact(20_000_000).unwrap() == pattern(20_000_000), "the body was changed");
 }
 
 #[test]
 fn a_client_that_never_reads_is_cut_off_and_logged() {
-    let daemon = bounded(Rgun::fake(), "64MiB", "0").set("timeouts.body", "700ms").start_ready();
+    let daemon = with_limits(Rgun::fake(), "64MiB", "0").set("timeouts.body", "700ms").start_ready();
     let mut client = daemon.connect();
     let id = client.send_get("/large/20000000").response_head().field("x-request-id").to_owned();
     let entry = daemon.log.wait_for("the client did not take its answer");
     assert!(entry.contains("INFO") && entry.contains("GET /large/20000000 200: broken off"), "{entry}");
     assert!(entry.contains(&id) && entry.contains("rgun.bytes="), "{entry}");
-    assert!(client.read_exact(20_000_000).is_err(), "it was not cut off");
+    assert!(client.read_exact(20_000_000).is_err(), "the client was not cut off");
 }
 
 #[test]
 fn only_clients_below_the_rate_are_cut_off() {
-    let rgun = bounded(Rgun::fake(), "64MiB", "0").set("limits.response_rate", "400KiB");
+    let rgun = with_limits(Rgun::fake(), "64MiB", "0").set("limits.response_rate", "400KiB");
     let daemon = rgun.set("timeouts.body", "2s").start_ready();
     let mut slow = daemon.connect();
     let mut quick = daemon.connect();
     let id = slow.send_get("/large/20000000").response_head().field("x-request-id").to_owned();
     quick.send_get("/large/20000000").response_head();
-    // Both take something all the time.
+    // Both clients read all the time.
     let mut taken = 0;
     wait_until("the slow one is cut off", || {
         let block = 200_000.min(20_000_000 - taken);
         taken += block;
-        assert!(quick.read_exact(block).is_ok(), "it was cut off at {taken}");
-        // Their time is that between two looks of the daemon.
+        assert!(quick.read_exact(block).is_ok(), "cut off at {taken}");
+        // The rate is measured between two checks of the daemon.
         std::thread::sleep(Duration::from_millis(50));
         slow.read_exact(1000).ok();
         (daemon.log.count("the client did not take its answer") > 0).then_some(())
     });
-    assert!(taken < 20_000_000, "it was only cut off by the end");
+    assert!(taken < 20_000_000, "cut off only at the end");
     assert!(quick.read_exact(20_000_000 - taken).is_ok());
     assert!(daemon.log.wait_for("the client did not take its answer").contains(&id));
 }
@@ -212,5 +212,5 @@ fn a_reload_changes_the_response_limits() {
     daemon.signal(nix::sys::signal::Signal::SIGHUP);
     daemon.log.wait_for("generation 2 serves");
     assert_eq!(other.response().status, 200);
-    assert!(client.read_exact(20_000_000).unwrap() == pattern(20_000_000), "it came changed");
+    assert!(client.read_exact(20_000_000).unwrap() == pattern(20_000_000), "the body was changed");
 }

@@ -1,5 +1,5 @@
-//! A log that nobody reads holds up nobody: requests are answered, workers replaced, orders to stop obeyed. What was
-//! lost is counted.
+//! An unread log delays nothing: requests are served, workers replaced, signals to stop obeyed. Lost entries are
+//! counted.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use nix::unistd::Pid;
 use crate::support::systemd::{Journald, may_replace_journald};
 use crate::support::{Daemon, Rgun, report_skipped, wait_until};
 
-/// More than a pipe and the daemon's queues hold together, at some hundred bytes an entry.
+/// More entries, of some hundred bytes each, than a pipe and the daemon's queues hold.
 const FLOOD: usize = 20_000;
 
-/// One second for the last lines, and what the rest of an exit takes on a busy machine.
+/// Maximum time of an exit: one second for the last lines, and the rest on a busy machine.
 const EXIT: Duration = Duration::from_secs(10);
 
-/// Requests that are all noted in the access log.
+/// Sends requests that all have an entry in the access log.
 fn flood(daemon: &Daemon) {
     let mut client = daemon.connect();
     for _ in 0..FLOOD {
@@ -23,15 +23,15 @@ fn flood(daemon: &Daemon) {
     }
 }
 
-/// An access log that is full, of which nothing is read.
-fn stalled() -> Daemon {
+/// Starts a daemon whose access log is full and not read.
+fn start_with_full_log() -> Daemon {
     let daemon = Rgun::fake().flags(["--access-logfile", "-"]).start_ready();
     daemon.log.pause_reading();
     flood(&daemon);
     daemon
 }
 
-fn kills_a_worker_and_gets_another(daemon: &Daemon) {
+fn assert_killed_worker_is_replaced(daemon: &Daemon) {
     let victim = daemon.worker();
     kill(Pid::from_raw(i32::try_from(victim).expect("a pid")), Signal::SIGKILL).expect("it runs");
     wait_until("another worker answers", || {
@@ -40,7 +40,7 @@ fn kills_a_worker_and_gets_another(daemon: &Daemon) {
     });
 }
 
-fn ends(mut daemon: Daemon, signal: Signal) {
+fn assert_exits(mut daemon: Daemon, signal: Signal) {
     let begun = Instant::now();
     daemon.signal(signal);
     let status = daemon.wait_exit();
@@ -50,8 +50,8 @@ fn ends(mut daemon: Daemon, signal: Signal) {
 
 #[test]
 fn workers_are_replaced_while_stderr_is_unread() {
-    let mut daemon = stalled();
-    kills_a_worker_and_gets_another(&daemon);
+    let mut daemon = start_with_full_log();
+    assert_killed_worker_is_replaced(&daemon);
     daemon.log.resume_reading();
     daemon.log.wait_for("was killed by SIGKILL");
     daemon.stop();
@@ -59,17 +59,17 @@ fn workers_are_replaced_while_stderr_is_unread() {
 
 #[test]
 fn sigterm_stops_a_daemon_with_unread_stderr() {
-    ends(stalled(), Signal::SIGTERM);
+    assert_exits(start_with_full_log(), Signal::SIGTERM);
 }
 
 #[test]
 fn sigquit_stops_a_daemon_with_unread_stderr() {
-    ends(stalled(), Signal::SIGQUIT);
+    assert_exits(start_with_full_log(), Signal::SIGQUIT);
 }
 
 #[test]
 fn lost_lines_are_counted_once_stderr_is_read() {
-    let daemon = stalled();
+    let daemon = start_with_full_log();
     daemon.log.resume_reading();
     daemon.log.wait_for("lines are missing");
     let text = daemon.log.text();
@@ -86,7 +86,7 @@ fn a_printing_worker_runs_while_stderr_is_unread() {
         \x20   return [b'printed']\n";
     let mut daemon = Rgun::python(source).start_ready();
     daemon.log.pause_reading();
-    // 10 MB each: more than what the daemon keeps.
+    // 10 MB each: more than the daemon queues.
     for _ in 0..3 {
         assert_eq!(daemon.get("/").text(), "printed");
     }
@@ -98,20 +98,20 @@ fn a_printing_worker_runs_while_stderr_is_unread() {
 #[test]
 fn an_unread_journald_socket_delays_nothing() {
     if !may_replace_journald() {
-        return report_skipped("a journald that never reads: takes root, to put one in its place");
+        return report_skipped("a journald that never reads: needs root to replace journald");
     }
     let rgun = Rgun::fake().flags(["--access-logfile", "-"]);
     let journald = Journald::at(rgun.scratch());
     let daemon = rgun.journald(&journald.directory).start();
     flood(&daemon);
-    kills_a_worker_and_gets_another(&daemon);
-    ends(daemon, Signal::SIGTERM);
+    assert_killed_worker_is_replaced(&daemon);
+    assert_exits(daemon, Signal::SIGTERM);
 }
 
 #[test]
 fn lost_entries_are_counted_in_the_journal() {
     if !may_replace_journald() {
-        return report_skipped("a journald that reads late: takes root, to put one in its place");
+        return report_skipped("a journald that reads late: needs root to replace journald");
     }
     let rgun = Rgun::fake().flags(["--access-logfile", "-"]);
     let journald = Journald::at(rgun.scratch());

@@ -1,4 +1,4 @@
-//! Answers that take their time: the head does not wait for the body, and the deadline is one for each part.
+//! Streamed responses: the head does not wait for the body, and each part restarts the deadline.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ fn a_head_is_sent_before_the_body_starts() {
     assert!(client.receives_nothing());
     assert_eq!(daemon.get("/release").status, 200);
     assert_eq!(client.chunked_text(), "event");
-    assert_eq!(client.get("/hello").status, 200, "the connection goes on");
+    assert_eq!(client.get("/hello").status, 200, "the connection stays open");
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn a_head_request_to_a_stream_ends_with_a_disconnect() {
     client.send("HEAD /silent-events HTTP/1.1\r\nHost: test\r\n\r\n");
     assert_eq!(client.response_to("HEAD").status, 200);
     daemon.wait_for_disconnects(1, 0);
-    assert_eq!(client.get("/hello").status, 200, "the connection goes on");
+    assert_eq!(client.get("/hello").status, 200, "the connection stays open");
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn a_silent_stream_over_its_deadline_is_cut_off() {
     let mut client = daemon.connect();
     let begun = Instant::now();
     assert_eq!(client.send_get("/silent-events").response_head().status, 200);
-    // Nothing comes but the end.
+    // The connection ends without a body.
     client.assert_closed();
     assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
     assert!(daemon.log.wait_for("GET /silent-events broke off in mid-body").contains("ERROR"));

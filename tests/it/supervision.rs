@@ -1,4 +1,4 @@
-//! What a worker's death, age, size or slowness comes to, seen by clients and in the log.
+//! Supervision of workers: stacks, crashes, recycling, their number, preload, hooks and path rules.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use nix::unistd::Pid;
 use crate::support::systemd::NotifySocket;
 use crate::support::{Daemon, Rgun, wait_until};
 
-fn configured(rgun: Rgun, toml: &str) -> Rgun {
+fn with_file(rgun: Rgun, toml: &str) -> Rgun {
     let path = rgun.scratch().write("rgun.toml", toml);
     rgun.flags(["--config", path.to_str().expect("ASCII")])
 }
 
-// === stacks ===
+// Stacks.
 
 const STUCK: &str = "
 import ctypes, time
@@ -30,12 +30,12 @@ def application(environ, start_response):
     return [b'ok']
 ";
 
-fn names_its_stack(daemon: &Daemon, path: &str, line: &str) {
+fn assert_stack_is_logged(daemon: &Daemon, path: &str, line: &str) {
     let response = daemon.get(path);
     response.assert_error(504);
     let id = response.field("x-request-id").to_owned();
     assert!(daemon.log.wait_for("GET /export 504").contains("ERROR"));
-    // The fields follow the stacks.
+    // In the log the fields follow the stacks.
     let fields = daemon.log.wait_for(&id);
     assert!(fields.contains("rgun.worker=0"), "{fields}");
     let stack = daemon.log.wait_for("in export");
@@ -43,19 +43,19 @@ fn names_its_stack(daemon: &Daemon, path: &str, line: &str) {
     assert!(daemon.log.text().contains("<- this request"), "{}", daemon.log.text());
     daemon.log.wait_for_count(1, &id);
     assert_eq!(daemon.log.count(&id), 1, "one entry about it");
-    assert_eq!(daemon.get("/").text(), "ok", "by the successor");
+    assert_eq!(daemon.get("/").text(), "ok", "served by the successor");
 }
 
 #[test]
 fn a_504_is_logged_with_the_stacks_of_its_worker() {
     let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).start_ready();
-    names_its_stack(&daemon, "/export", "line 7");
+    assert_stack_is_logged(&daemon, "/export", "line 7");
 }
 
 #[test]
 fn stacks_are_dumped_while_c_code_holds_the_gil() {
     let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).start_ready();
-    names_its_stack(&daemon, "/export?c", "line 6");
+    assert_stack_is_logged(&daemon, "/export?c", "line 6");
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_slow_request_is_logged_once_with_its_stack() {
     assert_eq!(daemon.get("/export").text(), "ok");
     daemon.log.wait_for_count(2, "GET /export is slow");
     daemon.log.wait_for_count(2, "is slow");
-    assert_eq!(daemon.log.count("is slow"), 2, "once each");
+    assert_eq!(daemon.log.count("is slow"), 2, "one entry each");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_hanging_import_is_logged_with_its_stack() {
     systemd.wait("STATUS=0/1 workers ready");
 }
 
-// === deaths ===
+// Crashes.
 
 #[test]
 fn a_workers_death_is_logged_with_its_request() {
@@ -138,7 +138,7 @@ fn a_request_that_killed_two_workers_is_quarantined() {
     assert_eq!(daemon.log.count("exited with status 3"), 2);
 }
 
-// === wear ===
+// Recycling.
 
 #[test]
 fn a_worker_is_recycled_after_max_requests() {
@@ -174,26 +174,26 @@ def application(environ, start_response):
 fn a_worker_is_recycled_after_max_lifetime() {
     let daemon = Rgun::fake().set("workers.max_lifetime", "1s").start_ready();
     let first = daemon.worker();
-    wait_until("another one", || (daemon.worker() != first).then_some(()));
+    wait_until("another worker serves", || (daemon.worker() != first).then_some(()));
     daemon.log.wait_for("workers.max_lifetime");
 }
 
-// === count ===
+// The number of workers.
 
 #[test]
 fn signals_add_and_remove_workers() {
     let daemon = Rgun::fake().start_ready();
-    // One after the other: equal signals that are pending are one (signal(7)).
+    // One after the other, because equal pending signals are merged (signal(7)).
     for (signal, workers) in [(Signal::SIGTTIN, 2), (Signal::SIGTTIN, 3), (Signal::SIGTTOU, 2)] {
         daemon.signal(signal);
-        wait_until("so many workers", || (daemon.descendants().len() == workers).then_some(()));
+        wait_until("the number of workers", || (daemon.descendants().len() == workers).then_some(()));
     }
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
 fn workers_are_added_while_requests_wait() {
-    let rgun = configured(Rgun::fake().without_worker_count(), "[workers]\ncount = { min = 1, max = 3 }\n");
+    let rgun = with_file(Rgun::fake().without_worker_count(), "[workers]\ncount = { min = 1, max = 3 }\n");
     let daemon = rgun.start_ready();
     assert_eq!(daemon.descendants().len(), 1);
     let mut clients: Vec<_> = (0..8)
@@ -213,13 +213,13 @@ fn workers_are_added_while_requests_wait() {
 #[test]
 fn idle_workers_exit_and_a_request_restarts_them() {
     let daemon = Rgun::fake().set("workers.idle_exit", "1s").start_ready();
-    wait_until("nobody is left", || daemon.descendants().is_empty().then_some(()));
+    wait_until("all workers exit", || daemon.descendants().is_empty().then_some(()));
     daemon.log.wait_for("the workers leave until the next one");
-    assert_eq!(daemon.get("/hello").status, 200, "it waits, and is answered");
+    assert_eq!(daemon.get("/hello").status, 200, "the request waits for a worker");
     assert_eq!(daemon.descendants().len(), 1);
 }
 
-// === preload and hooks ===
+// Preload and hooks.
 
 const PRELOADED: &str = "
 import os
@@ -235,13 +235,13 @@ fn preloaded_workers_are_children_of_the_daemon() {
     daemon.log.wait_for_count(3, "is ready after");
     let said = daemon.get("/").text();
     let pids: Vec<u32> = said.split(' ').map(|pid| pid.parse().expect("a pid")).collect();
-    assert_ne!(pids[0], pids[1], "imported elsewhere");
+    assert_ne!(pids[0], pids[1], "imported in the zygote");
     assert_eq!(pids[2], daemon.pid(), "a child of the daemon");
     assert_eq!(daemon.descendants().len(), 3, "a zygote and two workers");
 
     let pid = Pid::from_raw(i32::try_from(pids[1]).expect("a pid"));
     kill(pid, Signal::SIGKILL).expect("it runs");
-    wait_until("three again", || {
+    wait_until("three processes", || {
         let left = daemon.descendants();
         (left.len() == 3 && !left.contains(&pids[1])).then_some(())
     });
@@ -258,7 +258,7 @@ fn a_reload_with_preload_loads_new_code_in_a_new_zygote() {
     daemon.log.wait_for("reloaded: generation 2 serves");
     let second = daemon.get("/").text();
     assert!(second.starts_with("new "), "{first} then {second}");
-    wait_until("the old ones are gone", || (daemon.descendants().len() == 3).then_some(()));
+    wait_until("the old processes exit", || (daemon.descendants().len() == 3).then_some(()));
 }
 
 #[test]
@@ -310,12 +310,12 @@ def application(environ, start_response):
 ";
     let hooks = "[hooks]\npost_fork = \"app:post_fork\"\npost_worker_init = \"app:post_worker_init\"\n\
                  worker_exit = \"app:worker_exit\"\nchild_exit = \"app:child_exit\"\n";
-    let mut daemon = configured(Rgun::python(source), hooks).start_ready();
+    let mut daemon = with_file(Rgun::python(source), hooks).start_ready();
     assert_eq!(daemon.get("/").text(), "ok");
     daemon.signal(Signal::SIGHUP);
     daemon.log.wait_for("reloaded: generation 2 serves");
     let notes = || std::fs::read_to_string(daemon.scratch().join("notes")).unwrap_or_default();
-    wait_until("the new one hears of the old one's end", || notes().contains("child_exit 1\n").then_some(()));
+    wait_until("child_exit is called", || notes().contains("child_exit 1\n").then_some(()));
     let so_far = notes();
     let lines: Vec<&str> = so_far.lines().collect();
     assert_eq!(lines[..2], ["post_fork True", "post_worker_init 1"], "{lines:?}");
@@ -323,13 +323,13 @@ def application(environ, start_response):
     daemon.stop();
 }
 
-// === paths ===
+// Path rules.
 
 #[test]
 fn a_path_rule_overrides_timeout_and_concurrency() {
     let toml = "[timeouts]\nrequest = \"300ms\"\n[[timeouts.path]]\nmatch = \"/slow/*\"\nrequest = \"10s\"\n\
                 concurrency = 1\n";
-    let daemon = configured(Rgun::fake(), toml).flags(["--workers", "3"]).start();
+    let daemon = with_file(Rgun::fake(), toml).flags(["--workers", "3"]).start();
     daemon.log.wait_for_count(3, "is ready after");
     let mut slow: Vec<_> = (0..3)
         .map(|_| {

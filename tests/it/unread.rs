@@ -1,5 +1,5 @@
-//! What is said to a client outside of its responses' window: it is bounded, so that one that does not read does not make
-//! the daemon grow.
+//! Output outside the window of response bodies (interim responses, heads, trailers, pongs) is bounded if a client does
+//! not read.
 
 use std::time::{Duration, Instant};
 
@@ -15,33 +15,33 @@ fn early_hints_are_dropped_while_a_client_does_not_read() {
     let before = daemon.rss();
     let mut client = daemon.connect();
     client.send_get("/hint-flood/20000");
-    let mut most = before;
-    wait_until("80 MB of hints are said", || {
-        most = most.max(daemon.rss());
+    let mut max_rss = before;
+    wait_until("80 MB of hints are sent", || {
+        max_rss = max_rss.max(daemon.rss());
         (daemon.get("/floods").text() == "floods=1").then_some(())
     });
-    most = most.max(daemon.rss());
-    assert!(most.saturating_sub(before) < 4 * MIB, "{} KiB more", (most - before) / 1024);
-    // What it gets is whole.
+    max_rss = max_rss.max(daemon.rss());
+    assert!(max_rss.saturating_sub(before) < 4 * MIB, "{} KiB more", (max_rss - before) / 1024);
+    // The hints that were sent are complete.
     let hint = client.read_exact(4000).unwrap();
     assert!(hint.starts_with(b"HTTP/1.1 103 Early Hints\r\nlink: </xxx"), "{:?}", &hint[..40]);
 }
 
-/// Sends requests one behind the other until the daemon takes no more of them, and says by how much it has grown.
+/// Sends requests until the daemon no longer reads. Returns by how many bytes its memory has grown.
 fn flood(daemon: &Daemon, client: &mut Client, requests: &[u8]) -> u64 {
     let before = daemon.rss();
     let begun = Instant::now();
     client.write_timeout(Duration::from_millis(500));
-    let mut most = before;
+    let mut max_rss = before;
     while client.try_send(requests).is_ok() {
-        most = most.max(daemon.rss());
+        max_rss = max_rss.max(daemon.rss());
         assert!(
             begun.elapsed() < DEADLINE,
-            "it takes all that it is sent: {} KiB more",
-            (most - before) / 1024
+            "the daemon reads without end: {} KiB more",
+            (max_rss - before) / 1024
         );
     }
-    most.max(daemon.rss()).saturating_sub(before)
+    max_rss.max(daemon.rss()).saturating_sub(before)
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn a_client_that_never_reads_is_no_longer_read() {
         let mut client = daemon.connect();
         let grown = flood(&daemon, &mut client, &request.repeat(100));
         assert!(grown < 4 * MIB, "{name}: {} KiB more", grown / 1024);
-        assert_eq!(daemon.get("/hello").status, 200, "others go on");
+        assert_eq!(daemon.get("/hello").status, 200, "other clients are served");
     }
 }
 
@@ -71,14 +71,14 @@ fn pings_of_a_client_that_does_not_read_are_dropped() {
     let daemon = Rgun::fake_asgi().set("websocket.ping_interval", "off").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let ping = frame(FIN | PING, &[b'p'; 125]);
-    // More than the kernel holds of the responses.
+    // More pongs than the socket's buffers hold.
     let many = ping.repeat(1000);
     for _ in 0..200 {
         socket.send_raw(&many);
     }
     daemon.get("/hello");
     let before = daemon.rss();
-    // One at a time, so that each finds the connection's task idle.
+    // One ping at a time, so that each wakes the connection's idle task.
     let mut other = daemon.connect();
     for _ in 0..20_000 {
         socket.send_raw(&ping);
@@ -86,7 +86,7 @@ fn pings_of_a_client_that_does_not_read_are_dropped() {
     }
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < MIB, "{} KiB more", grown / 1024);
-    // When it reads again, it goes on; the last ping is one of those that were answered.
+    // Once the client reads again, the connection continues; the last ping is always answered.
     let last = frame(FIN | PING, b"last");
     socket.send_raw(&last);
     let is_last = |frame: &Frame| frame.first == FIN | PONG && frame.payload == b"last";

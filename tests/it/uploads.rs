@@ -1,4 +1,4 @@
-//! Uploads that stall or dribble: what all bodies hold together is bounded, and a client that is too slow is told so.
+//! Slow uploads: memory and disk used by all bodies together are bounded, and a client that is too slow gets a 408.
 
 use std::fs;
 use std::time::Duration;
@@ -16,40 +16,40 @@ fn bounded(memory: &str, disk: &str) -> Rgun {
         .variable("CACHE_DIRECTORY", &spool.display().to_string())
 }
 
-/// A client that announces this much and sends that much.
-fn stalled(daemon: &Daemon, announced: usize, sent: usize) -> Client {
+/// Declares a body of `declared` bytes and sends `sent` of them.
+fn start_upload(daemon: &Daemon, declared: usize, sent: usize) -> Client {
     let mut client = daemon.connect();
-    client.send(format!("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: {announced}\r\n\r\n"));
+    client.send(format!("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: {declared}\r\n\r\n"));
     client.try_send(pattern(sent)).ok();
     client
 }
 
-fn n_open(daemon: &Daemon, what: &str) -> usize {
+fn count_open(daemon: &Daemon, what: &str) -> usize {
     daemon.descriptors().iter().filter(|to| to.contains(what)).count()
 }
 
 #[test]
 fn bodies_spill_to_disk_and_then_are_507() {
     let daemon = bounded("4MiB", "8MiB").start_ready();
-    // Memory has room for one of them, the disk for two.
+    // Memory has room for one upload, the disk for two.
     let mut uploads = Vec::new();
     for (nr, (in_memory, on_disk)) in [(1, 0), (1, 1), (1, 2)].into_iter().enumerate() {
-        uploads.push(stalled(&daemon, 900 * MIB, 3 * MIB));
+        uploads.push(start_upload(&daemon, 900 * MIB, 3 * MIB));
         wait_until(&format!("upload {nr} waits"), || {
-            let open = (n_open(&daemon, "memfd:rgun-body"), n_open(&daemon, "/spool/"));
+            let open = (count_open(&daemon, "memfd:rgun-body"), count_open(&daemon, "/spool/"));
             (open == (in_memory, on_disk)).then_some(())
         });
     }
-    let mut refused = stalled(&daemon, 3 * MIB, 3 * MIB);
+    let mut refused = start_upload(&daemon, 3 * MIB, 3 * MIB);
     let response = refused.response();
     response.assert_error(507);
     assert!(daemon.log.wait_for(response.field("x-request-id")).contains("limits.spool_disk"));
     refused.assert_closed();
-    // What was refused is free at once; what has left as well.
+    // A refused upload and an abandoned one free their room at once.
     uploads.pop();
-    wait_until("it is free", || (n_open(&daemon, "/spool/") == 1).then_some(()));
+    wait_until("disk is free again", || (count_open(&daemon, "/spool/") == 1).then_some(()));
     let body = pattern(3 * MIB);
-    let mut client = stalled(&daemon, body.len(), body.len());
+    let mut client = start_upload(&daemon, body.len(), body.len());
     assert!(client.response().body == body);
     assert_eq!(daemon.get("/hello").status, 200);
 }
@@ -60,38 +60,38 @@ fn a_body_counts_until_its_exchange_is_done() {
     let mut slow = daemon.connect();
     slow.send(format!("POST /slow/1500 HTTP/1.1\r\nHost: test\r\nContent-Length: {MIB}\r\n\r\n"));
     slow.send(pattern(MIB));
-    wait_until("the worker has it", || (n_open(&daemon, "memfd:rgun-body") == 1).then_some(()));
-    let mut refused = stalled(&daemon, 2 * MIB, 2 * MIB);
+    wait_until("the worker has it", || (count_open(&daemon, "memfd:rgun-body") == 1).then_some(()));
+    let mut refused = start_upload(&daemon, 2 * MIB, 2 * MIB);
     refused.response().assert_error(507);
     assert_eq!(slow.response().status, 200);
     let body = pattern(2 * MIB);
-    assert!(stalled(&daemon, body.len(), body.len()).response().body == body);
+    assert!(start_upload(&daemon, body.len(), body.len()).response().body == body);
 }
 
 #[test]
 fn many_small_stalled_bodies_are_bounded() {
     let daemon = bounded("256KiB", "64MiB").start_ready();
-    let mut uploads: Vec<_> = (0..50).map(|_| stalled(&daemon, 60_000, 50_000)).collect();
-    // Four of them are in memory, the others are not.
-    wait_until("they are on disk", || (n_open(&daemon, "/spool/") >= 40).then_some(()));
+    let mut uploads: Vec<_> = (0..50).map(|_| start_upload(&daemon, 60_000, 50_000)).collect();
+    // Four of them fit into memory.
+    wait_until("they are on disk", || (count_open(&daemon, "/spool/") >= 40).then_some(()));
     for client in &mut uploads {
         client.send(&pattern(60_000)[50_000..]);
         assert!(client.response().body == pattern(60_000));
     }
 }
 
-/// Sends a byte now and then until there is a response.
-fn dribbles(daemon: &Daemon, path: &str) {
+/// Sends a byte every 50 ms until the 408.
+fn assert_408_for_slow_upload(daemon: &Daemon, path: &str) {
     let mut client = daemon.connect();
     client.send(format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\n"));
     client.send(pattern(1000));
     let mut n_sent = 0;
-    wait_until("it is refused", || {
+    wait_until("a 408", || {
         n_sent += 1;
         client.try_send(b"x").ok();
         (!client.receives_nothing_for(Duration::from_millis(50))).then_some(())
     });
-    assert!(n_sent > 5, "{n_sent} bytes: it was refused before the grace was over");
+    assert!(n_sent > 5, "{n_sent} bytes: refused within the grace");
     let response = client.response();
     response.assert_error(408);
     client.assert_closed();
@@ -102,8 +102,8 @@ fn dribbles(daemon: &Daemon, path: &str) {
 #[test]
 fn a_body_below_the_rate_is_408() {
     let slow = |rgun: Rgun| rgun.set("limits.body_rate", "10KiB").set("timeouts.body", "600ms").start_ready();
-    dribbles(&slow(Rgun::fake()), "/body");
-    dribbles(&slow(Rgun::fake().fake_behaviour("asgi")), "/take");
+    assert_408_for_slow_upload(&slow(Rgun::fake()), "/body");
+    assert_408_for_slow_upload(&slow(Rgun::fake().fake_behaviour("asgi")), "/take");
 }
 
 #[test]

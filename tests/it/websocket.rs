@@ -1,5 +1,5 @@
-//! The life of a WebSocket: its handshake, who holds whom back, its clocks, and every way in which it ends, told to the
-//! client, to the application and to the journal. What the protocol asks for is in `websocket_protocol.rs`.
+//! WebSockets: handshake, backpressure, pings, close, reload and stop, as seen by client, application and log. Tests of
+//! RFC 6455 are in `websocket_protocol.rs`.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ fn a_handshake_reaches_the_application_unchanged() {
 fn the_application_chooses_subprotocol_and_fields() {
     let daemon = Rgun::fake_asgi().start_ready();
     let offer = "Sec-WebSocket-Protocol: chat\r\n";
-    // One that the client did not offer, too, as with uvicorn.
+    // Also one that the client did not offer, as in uvicorn.
     for chosen in ["chat", "other"] {
         let mut socket = WebSocket::open_with(&daemon, &format!("/subprotocol/{chosen}"), offer);
         assert_eq!(socket.response.field("sec-websocket-protocol"), chosen);
@@ -79,7 +79,7 @@ fn requests_that_are_no_handshake_are_plain_http() {
         let request = handshake("/hello", "").replace(change.0, change.1);
         assert_eq!(daemon.connect().send(request).response().text(), "Hello, world!", "{change:?}");
     }
-    // So does everybody who asks a WSGI application.
+    // A WSGI application responds to a handshake as to any request.
     let daemon = Rgun::fake().start_ready();
     assert_eq!(daemon.connect().send(handshake("/hello", "")).response().text(), "Hello, world!");
 }
@@ -143,13 +143,13 @@ fn websockets_have_no_deadline() {
     let daemon = Rgun::fake_asgi().set("timeouts.request", "300ms").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let mut other = daemon.connect();
-    // Something that has to wait for the deadline, and longer.
+    // Another request exceeds the deadline meanwhile.
     other.send("GET /wait HTTP/1.1\r\nHost: test\r\n\r\n").response().assert_error(504);
     assert_eq!(daemon.get("/slow/200").status, 200);
     socket.send_text("on").assert_text("on");
 }
 
-// Who holds whom back.
+// Backpressure.
 
 #[test]
 fn a_client_is_read_only_as_the_application_receives() {
@@ -164,13 +164,13 @@ fn a_client_is_read_only_as_the_application_receives() {
         socket.send_text("end");
         socket
     });
-    let mut most = before;
+    let mut max_rss = before;
     while !sent.is_finished() {
-        most = most.max(daemon.rss());
+        max_rss = max_rss.max(daemon.rss());
         thread::sleep(Duration::from_millis(5));
     }
-    sent.join().expect("it was sent").assert_text(&format!("messages={count} bytes={}", count * len));
-    let grown = most.saturating_sub(before);
+    sent.join().expect("the upload is sent").assert_text(&format!("messages={count} bytes={}", count * len));
+    let grown = max_rss.saturating_sub(before);
     assert!(grown < 4 << 20, "{} KiB more", grown >> 10);
 }
 
@@ -198,8 +198,8 @@ fn a_client_that_only_sends_is_cut_off() {
     let mut socket = WebSocket::open(&daemon, "/echo");
     let begun = Instant::now();
     let bytes = frame(FIN | BINARY, &pattern(60_000));
-    // Until the echo does not go anywhere any more, and the connection is broken off.
-    wait_until("the end", || socket.client.try_send(&bytes).is_err().then_some(()));
+    // Until the echo is stuck and the connection is aborted.
+    wait_until("the daemon closes the connection", || socket.client.try_send(&bytes).is_err().then_some(()));
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
     daemon.wait_for_close("/echo 1006");
 }
@@ -220,7 +220,7 @@ fn small_and_empty_messages_are_bounded_both_ways() {
     assert!(grown < 4 << 20, "{} KiB more", grown >> 10);
 }
 
-// Clocks.
+// Pings.
 
 #[test]
 fn a_client_that_answers_pings_stays_open() {
@@ -256,11 +256,11 @@ fn a_client_that_is_not_read_is_not_taken_for_silent() {
         .set("websocket.ping_timeout", "200ms")
         .start_ready();
     let mut socket = WebSocket::open(&daemon, "/slow/1500");
-    // More than is taken ahead: the client's pongs lie behind it.
+    // More than the window, so that the client's pongs wait behind it.
     for _ in 0..20 {
         socket.send(FIN | BINARY, pattern(20_000));
     }
-    // Twice as long as each message takes.
+    // Twice the time that the application needs for a message.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(3) {
         let frame = socket.read_frame();
@@ -284,7 +284,7 @@ fn without_a_ping_interval_no_pings_are_sent() {
     assert!(socket.client.receives_nothing());
 }
 
-// Ends.
+// Close.
 
 #[test]
 fn an_application_closes_with_code_and_reason() {
@@ -340,7 +340,7 @@ fn the_application_gets_the_clients_close_code() {
     daemon.wait_for_close("/echo 1005");
     drop(open());
     daemon.wait_for_close("/echo 1006");
-    // Where it says nothing more either.
+    // The same while the application does not receive.
     drop(WebSocket::open(&daemon, "/deaf"));
     daemon.wait_for_close("/deaf 1006");
     open().send(FIN | TEXT, b"\xff").assert_failed(1007);
@@ -377,7 +377,7 @@ fn a_dead_worker_closes_its_websockets_with_1011() {
     socket.send_text("go").assert_failed(1011);
     other.assert_failed(1011);
     daemon.log.wait_for("/die 101: WebSocket aborted: the worker died");
-    wait_until("another worker", || (daemon.get("/hello").status == 200).then_some(()));
+    wait_until("another worker serves", || (daemon.get("/hello").status == 200).then_some(()));
 }
 
 #[test]
@@ -394,7 +394,7 @@ fn handshake_and_close_are_in_the_journal() {
     assert_eq!(daemon.log.count("GET /echo 101"), 2, "{}", daemon.log.text());
 }
 
-// Restarts.
+// Stop and reload.
 
 #[test]
 fn a_stop_closes_with_1012_and_awaits_the_replies() {
@@ -428,9 +428,10 @@ fn a_stop_closes_many_websockets_staggered() {
         })
         .collect();
     daemon.signal(Signal::SIGTERM);
-    let mut times: Vec<_> = waits.into_iter().map(|wait| wait.join().expect("it was closed")).collect();
+    let mut times: Vec<_> =
+        waits.into_iter().map(|wait| wait.join().expect("the thread does not panic")).collect();
     times.sort();
-    // 20 ms apart, in steps of the drain's 50 ms.
+    // They are closed 20 ms apart, in steps of 50 ms.
     let (first, last) = (times[0], times[59]);
     assert!(first < Duration::from_millis(500) && last > Duration::from_secs(1), "{times:?}");
     let mut steps: Vec<_> = times.iter().map(|time| time.as_millis() / 100).collect();

@@ -1,4 +1,4 @@
-//! Clients that do with a WebSocket what no client should, and how the daemon and everybody else get over it.
+//! WebSocket clients that flood, violate the protocol or leave at the wrong moment, and stops in such moments.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use crate::support::{Rgun, pattern, wait_until};
 fn large_messages_sent_with_the_handshake_are_kept() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
-    // A large body, after which hyper reads much at a time.
+    // After a large body hyper reads large blocks.
     let body = pattern(16 << 20);
     client.send(format!("POST /take HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len()));
     assert_eq!(client.send(body).response().status, 200);
-    // All of it lies there before any of it is read.
+    // Handshake and frames all arrive before the daemon reads.
     daemon.signal(Signal::SIGSTOP);
     let message = pattern(50_000);
     let mut early = handshake("/echo", "").into_bytes();
@@ -55,7 +55,7 @@ fn a_handshake_waits_for_the_first_worker_to_boot() {
         let daemon = rgun.start();
         let mut client = daemon.connect();
         client.send(handshake("/echo", ""));
-        // When who comes later has been read, so has this one.
+        // The daemon reads in order: once a later client is answered, this one has been read.
         assert_eq!(daemon.connect().send("nonsense\r\n\r\n").response().status, 400);
         gate.open(interface);
         if interface == "asgi" {
@@ -63,7 +63,7 @@ fn a_handshake_waits_for_the_first_worker_to_boot() {
             assert_eq!(response.status, 101);
             WebSocket { client, response }.send_text("on").assert_text("on");
         } else {
-            // Of a WSGI application, which knows no WebSockets, it gets an ordinary response.
+            // A WSGI application responds as to any request.
             let response = client.response();
             assert_eq!((response.status, response.value("upgrade").as_str()), (200, "websocket"));
         }
@@ -76,14 +76,14 @@ fn a_client_that_floods_pings_is_bounded_and_cut_off() {
     let mut socket = WebSocket::open(&daemon, "/echo");
     let before = daemon.rss();
     let pings = frame(FIN | PING, &[b'p'; 125]).repeat(100);
-    let (begun, mut most) = (Instant::now(), before);
-    wait_until("the end", || {
+    let (begun, mut max_rss) = (Instant::now(), before);
+    wait_until("the daemon closes the connection", || {
         let is_over = socket.client.try_send(&pings).is_err();
-        most = most.max(daemon.rss());
+        max_rss = max_rss.max(daemon.rss());
         is_over.then_some(())
     });
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
-    let grown = most.saturating_sub(before);
+    let grown = max_rss.saturating_sub(before);
     assert!(grown < 2 << 20, "{} KiB more", grown >> 10);
     daemon.wait_for_close("/echo 1006");
 }
@@ -108,7 +108,7 @@ fn endless_empty_fragments_delay_nobody() {
 fn a_client_that_leaves_before_the_accept_is_gone() {
     let daemon = Rgun::fake_asgi().set("workers.concurrency", "2").start_ready();
     for path in ["/undecided", "/late"] {
-        // More than there are slots.
+        // More clients than slots.
         let mut clients: Vec<_> = (0..5).map(|_| daemon.connect()).collect();
         for client in &mut clients {
             client.send(handshake(path, ""));
@@ -130,8 +130,8 @@ fn a_violating_client_is_closed_without_a_reset() {
     let before = daemon.descriptors().len();
     let mut socket = WebSocket::open(&daemon, "/echo");
     socket.send(FIN | 3, "");
-    wait_until("it is left", || (daemon.descriptors().len() <= before).then_some(()));
-    // After a reset nothing can be sent; and elsewhere than here it would have taken away what was not read.
+    wait_until("the connection is closed", || (daemon.descriptors().len() <= before).then_some(()));
+    // After a reset sending would fail, and unread input might be lost.
     assert!(socket.client.try_send("x").is_ok());
     assert_eq!(socket.read_close().0, 1002);
 }
@@ -152,7 +152,7 @@ fn a_late_accept_does_not_delay_a_stop() {
     let mut daemon =
         Rgun::fake_asgi().set("timeouts.drain", "5s").set("timeouts.request", "1s").start_ready();
     let mut client = daemon.connect();
-    // Cancelled at its deadline, it accepts: too late for its client.
+    // The application accepts when it is cancelled at its deadline, after the 504.
     client.send(handshake("/late", ""));
     assert_eq!(daemon.get("/hello").status, 200);
     daemon.signal(Signal::SIGTERM);
@@ -167,8 +167,8 @@ fn a_blocked_event_loop_closes_its_websockets_with_1012() {
     let worker = daemon.worker();
     let mut blocked = daemon.connect();
     blocked.send_get("/block/60000");
-    // Frames wait for a loop that does not turn.
-    wait_until("it is blocked", || {
+    // Frames wait for the blocked loop.
+    wait_until("the event loop is blocked", || {
         let mut client = daemon.connect();
         client.send_get("/hello");
         client.receives_nothing_for(Duration::from_millis(100)).then_some(())
@@ -183,7 +183,7 @@ fn a_blocked_event_loop_closes_its_websockets_with_1012() {
     assert_ne!(daemon.worker(), worker);
 }
 
-/// Every way to end, many times, at random; and then nothing is left of it.
+/// Hundreds of WebSockets end in random ways; no connection and no slot stays occupied.
 #[test]
 fn random_endings_leave_no_connection_and_no_slot() {
     let mut daemon = Rgun::fake_asgi()
@@ -201,7 +201,7 @@ fn random_endings_leave_no_connection_and_no_slot() {
         dice ^= dice >> 7;
         dice ^= dice << 17;
         let paths = ["/echo", "/return", "/close/4000/x", "/raise", "/deny", "/send/20/20000", "/once"];
-        // What is sent before the response would keep the end of the connection from being seen.
+        // Bytes sent before the response would hide the end of the connection.
         let path = if dice.is_multiple_of(11) { "/late" } else { paths[(dice >> 8) as usize % paths.len()] };
         let mut client = daemon.connect();
         client.send(handshake(path, "Sec-WebSocket-Extensions: permessage-deflate\r\n"));
@@ -218,7 +218,7 @@ fn random_endings_leave_no_connection_and_no_slot() {
             9 => &frame(FIN | PING, b"hi"),
             _ => b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n",
         };
-        // Some are gone by now.
+        // Some connections have ended by now.
         drop(client.try_send(last));
         match dice >> 32 & 3 {
             0 => drop(client),
@@ -235,14 +235,14 @@ fn random_endings_leave_no_connection_and_no_slot() {
     }
     drop(open);
     wait_until("no connection is left", || (daemon.descriptors().len() <= before).then_some(()));
-    // Two slots, and none of them is lost.
+    // Both slots are free.
     let mut waits: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
     for client in &mut waits {
         client.send_get("/slow/300");
     }
     assert!(waits.iter_mut().all(|client| client.response().status == 200));
     let mut sockets: Vec<_> = (0..50).map(|_| WebSocket::open(&daemon, "/echo")).collect();
-    assert_eq!(daemon.get("/hello").status, 200, "all of them are beside the slots");
+    assert_eq!(daemon.get("/hello").status, 200, "WebSockets take no slots");
     for socket in &mut sockets {
         socket.send_text("on").assert_text("on");
     }

@@ -1,5 +1,5 @@
-//! What RFC 6455 and RFC 7692 ask of a server, case by case in the order of the Autobahn test suite: framing, pings,
-//! reserved bits, opcodes, fragments, UTF-8, closing, sizes, compression.
+//! RFC 6455 and RFC 7692, in the order of the Autobahn test suite: framing, pings, reserved bits, opcodes, fragments,
+//! UTF-8, closing, sizes, compression.
 
 use std::thread;
 
@@ -8,8 +8,8 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use crate::support::websocket::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TEXT, WebSocket, frame};
 use crate::support::{Daemon, Rgun, pattern};
 
-/// Sends these frames on a connection of their own, on which nothing was said before.
-fn fails(daemon: &Daemon, code: u16, frames: &[Vec<u8>]) {
+/// Sends these frames on a new connection, which must be closed with this code.
+fn assert_closes(daemon: &Daemon, code: u16, frames: &[Vec<u8>]) {
     let mut socket = WebSocket::open(daemon, "/echo");
     socket.send_raw(frames.concat()).assert_failed(code);
 }
@@ -59,16 +59,16 @@ fn many_messages_in_one_write_are_answered_in_order() {
 #[test]
 fn a_frame_without_a_mask_is_a_violation() {
     let daemon = Rgun::fake_asgi().start_ready();
-    fails(&daemon, 1002, &[vec![0x81, 0x05, b'H', b'e', b'l', b'l', b'o']]);
-    fails(&daemon, 1002, &[vec![0x89, 0x00]]);
+    assert_closes(&daemon, 1002, &[vec![0x81, 0x05, b'H', b'e', b'l', b'l', b'o']]);
+    assert_closes(&daemon, 1002, &[vec![0x89, 0x00]]);
 }
 
 #[test]
 fn a_length_that_is_not_minimal_is_a_violation() {
     let daemon = Rgun::fake_asgi().start_ready();
-    fails(&daemon, 1002, &[vec![0x82, 0xfe, 0, 5, 0, 0, 0, 0, 1, 2, 3, 4, 5]]);
-    fails(&daemon, 1002, &[[&[0x82, 0xff][..], &5_u64.to_be_bytes(), &[0; 9]].concat()]);
-    fails(&daemon, 1002, &[[&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &[0; 4]].concat()]);
+    assert_closes(&daemon, 1002, &[vec![0x82, 0xfe, 0, 5, 0, 0, 0, 0, 1, 2, 3, 4, 5]]);
+    assert_closes(&daemon, 1002, &[[&[0x82, 0xff][..], &5_u64.to_be_bytes(), &[0; 9]].concat()]);
+    assert_closes(&daemon, 1002, &[[&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &[0; 4]].concat()]);
 }
 
 // 2: pings.
@@ -81,7 +81,7 @@ fn a_ping_is_answered_with_its_payload() {
         let pong = socket.send(FIN | PING, payload).read_frame();
         assert_eq!((pong.first, pong.payload.as_slice()), (FIN | PONG, payload));
     }
-    fails(&daemon, 1002, &[frame(FIN | PING, &[0xfe; 126])]);
+    assert_closes(&daemon, 1002, &[frame(FIN | PING, &[0xfe; 126])]);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn an_unsolicited_pong_is_ignored() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     socket.send(FIN | PONG, "unasked").send(FIN | PONG, "").send_text("on").assert_text("on");
-    fails(&daemon, 1002, &[frame(FIN | PONG, &[0; 126])]);
+    assert_closes(&daemon, 1002, &[frame(FIN | PONG, &[0; 126])]);
 }
 
 // 3: reserved bits.
@@ -109,7 +109,7 @@ fn reserved_bits_are_a_violation() {
     let daemon = Rgun::fake_asgi().start_ready();
     for bits in [0x10, 0x20, 0x30, RSV1, 0x50, 0x60, 0x70] {
         for opcode in [TEXT, BINARY, PING, PONG, CLOSE] {
-            fails(&daemon, 1002, &[frame(FIN | bits | opcode, b"")]);
+            assert_closes(&daemon, 1002, &[frame(FIN | bits | opcode, b"")]);
         }
     }
     let mut socket = WebSocket::open(&daemon, "/echo");
@@ -123,7 +123,7 @@ fn reserved_bits_are_a_violation() {
 fn unknown_opcodes_are_a_violation() {
     let daemon = Rgun::fake_asgi().start_ready();
     for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
-        fails(&daemon, 1002, &[frame(FIN | opcode, b"")]);
+        assert_closes(&daemon, 1002, &[frame(FIN | opcode, b"")]);
     }
 }
 
@@ -147,15 +147,15 @@ fn fragments_with_control_frames_between_are_one_message() {
 #[test]
 fn fragments_out_of_place_are_a_violation() {
     let daemon = Rgun::fake_asgi().start_ready();
-    fails(&daemon, 1002, &[frame(PING, b"half")]);
-    fails(&daemon, 1002, &[frame(PONG, b"half")]);
-    fails(&daemon, 1002, &[frame(CLOSE, b"")]);
-    fails(&daemon, 1002, &[frame(CONTINUATION, b"of nothing")]);
-    fails(&daemon, 1002, &[frame(FIN | CONTINUATION, b"of nothing")]);
-    fails(&daemon, 1002, &[frame(TEXT, b"one"), frame(FIN | TEXT, b"another")]);
-    fails(&daemon, 1002, &[frame(TEXT, b"one"), frame(BINARY, b"another")]);
+    assert_closes(&daemon, 1002, &[frame(PING, b"half")]);
+    assert_closes(&daemon, 1002, &[frame(PONG, b"half")]);
+    assert_closes(&daemon, 1002, &[frame(CLOSE, b"")]);
+    assert_closes(&daemon, 1002, &[frame(CONTINUATION, b"of nothing")]);
+    assert_closes(&daemon, 1002, &[frame(FIN | CONTINUATION, b"of nothing")]);
+    assert_closes(&daemon, 1002, &[frame(TEXT, b"one"), frame(FIN | TEXT, b"another")]);
+    assert_closes(&daemon, 1002, &[frame(TEXT, b"one"), frame(BINARY, b"another")]);
     let whole = [frame(TEXT, b"a"), frame(FIN | CONTINUATION, b"b"), frame(FIN | CONTINUATION, b"c")];
-    fails(&daemon, 1002, &whole);
+    assert_closes(&daemon, 1002, &whole);
 }
 
 #[test]
@@ -185,10 +185,10 @@ fn text_may_be_cut_within_a_character() {
 #[test]
 fn text_that_is_not_utf_8_closes_with_1007() {
     let daemon = Rgun::fake_asgi().start_ready();
-    fails(&daemon, 1007, &[frame(FIN | TEXT, b"\xce\xba\xe1\xbd\xb9\xcf\x83\xed\xa0\x80edited")]);
-    fails(&daemon, 1007, &[frame(FIN | TEXT, b"ends in the middle of \xe4\xb8")]);
-    fails(&daemon, 1007, &[frame(TEXT, b"overlong \xc0"), frame(FIN | CONTINUATION, b"\xaf")]);
-    fails(&daemon, 1007, &[frame(TEXT, b"beyond \xf4"), frame(CONTINUATION, b"\x90")]);
+    assert_closes(&daemon, 1007, &[frame(FIN | TEXT, b"\xce\xba\xe1\xbd\xb9\xcf\x83\xed\xa0\x80edited")]);
+    assert_closes(&daemon, 1007, &[frame(FIN | TEXT, b"ends in the middle of \xe4\xb8")]);
+    assert_closes(&daemon, 1007, &[frame(TEXT, b"overlong \xc0"), frame(FIN | CONTINUATION, b"\xaf")]);
+    assert_closes(&daemon, 1007, &[frame(TEXT, b"beyond \xf4"), frame(CONTINUATION, b"\x90")]);
     let mut socket = WebSocket::open(&daemon, "/echo");
     let bytes = b"\xff\xfe".to_vec();
     assert_eq!(socket.send(FIN | BINARY, &bytes).read_message(), (BINARY, bytes), "bytes may be anything");
@@ -213,11 +213,11 @@ fn a_close_is_answered_with_its_code() {
 fn a_malformed_close_is_a_violation() {
     let daemon = Rgun::fake_asgi().start_ready();
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
-        fails(&daemon, 1002, &[frame(FIN | CLOSE, &code.to_be_bytes())]);
+        assert_closes(&daemon, 1002, &[frame(FIN | CLOSE, &code.to_be_bytes())]);
     }
-    fails(&daemon, 1002, &[frame(FIN | CLOSE, b"\x03")]);
-    fails(&daemon, 1007, &[frame(FIN | CLOSE, b"\x03\xe8\xce\xba\xed\xa0\x80")]);
-    fails(&daemon, 1002, &[frame(FIN | CLOSE, &[3; 126])]);
+    assert_closes(&daemon, 1002, &[frame(FIN | CLOSE, b"\x03")]);
+    assert_closes(&daemon, 1007, &[frame(FIN | CLOSE, b"\x03\xe8\xce\xba\xed\xa0\x80")]);
+    assert_closes(&daemon, 1002, &[frame(FIN | CLOSE, &[3; 126])]);
 }
 
 #[test]
@@ -245,9 +245,9 @@ fn a_message_may_have_max_message_bytes_at_most() {
     }
     assert_eq!(socket.send(FIN | CONTINUATION, "").read_message(), (BINARY, most.clone()));
     socket.send(BINARY, &most).send(CONTINUATION, "").send(FIN | CONTINUATION, "!").assert_failed(1009);
-    // Told by the head alone: what is announced is not waited for.
+    // The head's length is enough: the payload is not awaited.
     let announced = [&[FIN | BINARY, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[1, 2, 3, 4]].concat();
-    fails(&daemon, 1009, &[announced]);
+    assert_closes(&daemon, 1009, &[announced]);
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn messages_of_megabytes_are_not_buffered_whole() {
         .assert_text(&format!("messages=1 bytes={}", bytes.len()));
     let mut socket = WebSocket::open(&daemon, "/send/1/16777216");
     assert!(socket.read_message() == (BINARY, bytes));
-    // The worker's 4 MiB of shared memory for bodies have been in use meanwhile.
+    // This includes the 4 MiB of the worker's slab.
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < 7 << 20, "{} KiB more", grown >> 10);
 }
@@ -288,14 +288,14 @@ fn inflated(bytes: &[u8], len: usize) -> Vec<u8> {
     out
 }
 
-/// The next message, which may be compressed; was it?
+/// Reads the next message and inflates it. Returns also whether it was compressed.
 fn inflated_message(socket: &mut WebSocket, len: usize) -> (Vec<u8>, bool) {
     let mut frame = socket.read_frame();
     let is_compressed = frame.first & RSV1 != 0;
     let mut payload = frame.payload;
     while frame.first & FIN == 0 {
         frame = socket.read_frame();
-        assert_eq!(frame.first & 0x7f, CONTINUATION, "only the first says that it is compressed");
+        assert_eq!(frame.first & 0x7f, CONTINUATION, "only the first frame has RSV1");
         payload.extend_from_slice(&frame.payload);
     }
     (if is_compressed { inflated(&payload, len) } else { payload }, is_compressed)
@@ -315,7 +315,7 @@ fn messages_are_compressed_both_ways_when_negotiated() {
         };
         assert!(came == text.as_bytes(), "{len}");
         assert_eq!(is_compressed, len >= 1024, "{len}");
-        // A sender may leave it.
+        // A sender may leave a message uncompressed.
         socket.send_text(&text);
         assert!(inflated_message(&mut socket, len).0 == text.as_bytes(), "{len}");
     }
@@ -344,7 +344,7 @@ fn a_smaller_server_window_is_respected() {
                  permessage-deflate; server_max_window_bits=9\r\n";
     let mut socket = WebSocket::open_with(&daemon, "/echo?whole", offer);
     assert!(socket.response.field("sec-websocket-extensions").ends_with("; server_max_window_bits=9"));
-    // A repetition farther back than the window does not become shorter.
+    // A repetition beyond the window must not be compressed.
     let bytes = [pattern(251 * 4), pattern(251 * 4)].concat();
     let random: Vec<u8> = (0..2000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for message in [bytes, [random.clone(), random].concat()] {
@@ -376,12 +376,13 @@ fn nothing_is_compressed_unless_negotiated() {
 #[test]
 fn a_message_that_inflates_over_the_limit_closes_with_1009() {
     let daemon = Rgun::fake_asgi().set("websocket.max_message", "1MiB").start_ready();
-    let mut most = WebSocket::open_with(&daemon, "/slow/0", DEFLATE);
-    most.send(FIN | RSV1 | BINARY, deflated(&vec![0; 1 << 20]))
+    let mut largest = WebSocket::open_with(&daemon, "/slow/0", DEFLATE);
+    largest
+        .send(FIN | RSV1 | BINARY, deflated(&vec![0; 1 << 20]))
         .send_text("end")
         .assert_text("messages=1 bytes=1048576");
     let before = daemon.rss();
-    // 64 KiB of zeros, a thousand times over.
+    // 64 MiB of zeros.
     let bomb = deflated(&vec![0; 64 << 20]);
     assert!(bomb.len() < 100_000, "{}", bomb.len());
     let mut socket = WebSocket::open_with(&daemon, "/slow/0", DEFLATE);

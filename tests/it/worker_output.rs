@@ -1,4 +1,4 @@
-//! What workers print is in the log, whole lines of it, whoever else prints at the same time.
+//! Output of workers in the log: lines stay whole when several workers print at the same time.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -6,7 +6,7 @@ use std::thread;
 use crate::support::systemd::{Journald, may_replace_journald};
 use crate::support::{Daemon, Rgun, report_skipped};
 
-/// Prints what the path says: `line/<character>/<length>`, `die`, `child`, `error`.
+/// Prints by path: `line/<character>/<length>`, `die`, `child`, `error`.
 const PRINTER: &str = "\
 import os, subprocess, sys
 def application(environ, start_response):
@@ -25,26 +25,26 @@ def application(environ, start_response):
     return [b'printed']
 ";
 
-/// As journald's `LineMax=`.
-const LINE: usize = 48 << 10;
+/// Length of the lines in bytes: journald's default `LineMax=`.
+const LINE_BYTES: usize = 48 << 10;
 
-const LINES: usize = 20;
+const N_LINES: usize = 20;
 
-/// Four clients have four workers print long lines at the same time; each line is to be whole.
-fn prints_long_lines(daemon: &Daemon) {
+/// Lets four workers print long lines at the same time, and asserts that each line is whole.
+fn assert_long_lines_stay_whole(daemon: &Daemon) {
     let characters = ["a", "b", "c", "d"];
     thread::scope(|scope| {
         for character in characters {
             scope.spawn(move || {
-                for _ in 0..LINES {
-                    assert_eq!(daemon.get(&format!("/line/{character}/{LINE}")).status, 200);
+                for _ in 0..N_LINES {
+                    assert_eq!(daemon.get(&format!("/line/{character}/{LINE_BYTES}")).status, 200);
                 }
             });
         }
     });
-    let whole: Vec<String> = characters.map(|character| character.repeat(LINE)).into();
+    let whole: Vec<String> = characters.map(|character| character.repeat(LINE_BYTES)).into();
     for line in &whole {
-        daemon.log.wait_for_count(LINES, line);
+        daemon.log.wait_for_count(N_LINES, line);
     }
     let text = daemon.log.text();
     let mut counts = BTreeMap::new();
@@ -57,21 +57,21 @@ fn prints_long_lines(daemon: &Daemon) {
         );
         *counts.entry(&line[..1]).or_insert(0) += 1;
     }
-    assert_eq!(counts.into_values().collect::<Vec<_>>(), [LINES; 4]);
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [N_LINES; 4]);
 }
 
 #[test]
 fn long_lines_of_several_workers_at_once_stay_whole() {
     let daemon = Rgun::python(PRINTER).flags(["--workers", "4"]).start();
     daemon.log.wait_for_count(4, "is ready after");
-    prints_long_lines(&daemon);
+    assert_long_lines_stay_whole(&daemon);
 }
 
 #[test]
 fn long_lines_of_several_forked_workers_at_once_stay_whole() {
     let daemon = Rgun::python(PRINTER).flags(["--workers", "4", "--preload"]).start();
     daemon.log.wait_for_count(5, "is ready after");
-    prints_long_lines(&daemon);
+    assert_long_lines_stay_whole(&daemon);
 }
 
 #[test]
@@ -103,13 +103,13 @@ fn output_of_the_applications_child_is_in_the_log() {
 #[test]
 fn a_worker_line_is_a_journal_entry_with_its_fields() {
     if !may_replace_journald() {
-        return report_skipped("workers' lines in the journal: takes root, to put a journald in its place");
+        return report_skipped("workers' lines in the journal: needs root to replace journald");
     }
     let rgun = Rgun::python(PRINTER);
     let journald = Journald::at(rgun.scratch());
     let daemon = rgun.journald(&journald.directory).start();
-    assert_eq!(daemon.get(&format!("/line/x/{LINE}")).status, 200);
-    let message = format!("MESSAGE={}\n", "x".repeat(LINE));
+    assert_eq!(daemon.get(&format!("/line/x/{LINE_BYTES}")).status, 200);
+    let message = format!("MESSAGE={}\n", "x".repeat(LINE_BYTES));
     let names =
         [&b"RGUN_WORKER=0\n"[..], b"RGUN_STREAM=stderr\n", b"PRIORITY=6\n", b"SYSLOG_IDENTIFIER=rgun\n"];
     journald.wait(&[&names[..], &[message.as_bytes(), b"RGUN_PID="]].concat());

@@ -51,8 +51,8 @@ pub(crate) fn binary_with_extension() -> PathBuf {
     built_binary().to_owned()
 }
 
-/// Returns the binary beside an empty file with the extension's name, for tests with the fake worker. It is a hard link,
-/// because the daemon looks for the extension beside its executable with links resolved.
+/// Returns the binary beside an empty file with the extension's name, for tests with the fake worker. It is a hard
+/// link, because the daemon looks for the extension beside its executable with symbolic links resolved.
 pub(crate) fn binary_without_extension() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let link = || -> std::io::Result<PathBuf> {

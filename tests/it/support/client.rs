@@ -31,7 +31,7 @@ macro_rules! on_socket {
     };
 }
 
-/// One connection.
+/// A client connection.
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: Socket,
@@ -45,7 +45,7 @@ pub(crate) struct Response {
     /// Names and values; names are in lower case.
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// Interim responses (1xx) that came before it.
+    /// Status codes of interim responses (1xx) before this one.
     pub(crate) interim: Vec<u16>,
 }
 
@@ -54,9 +54,9 @@ pub(crate) struct Response {
 pub(crate) enum ReadError {
     /// The connection ended before the first byte.
     Closed,
-    /// The connection ended within the response; the status, if that had come.
+    /// The connection ended within the response. The status, if it was read.
     Truncated(Option<u16>),
-    /// Nothing came for the whole deadline.
+    /// Nothing arrived until the timeout.
     TimedOut,
 }
 
@@ -87,7 +87,7 @@ impl Response {
         found.or_else(line).unwrap_or_else(|| panic!("no {name} in {text:?}")).to_owned()
     }
 
-    /// What every answer of the daemon's own has.
+    /// Asserts the properties of all error responses of the daemon: status, request id in field and body, no traceback.
     pub(crate) fn assert_error(&self, status: u16) -> &Self {
         assert_eq!(self.status, status, "{}", self.text());
         let id = self.field("x-request-id");
@@ -143,7 +143,7 @@ impl Client {
         self.send_get(path).response()
     }
 
-    /// The next response, which must be complete.
+    /// Reads the next response, which must be complete.
     pub(crate) fn response(&mut self) -> Response {
         self.response_to("GET")
     }
@@ -152,7 +152,7 @@ impl Client {
         self.try_response(method).unwrap_or_else(|error| panic!("no complete answer: {error:?}"))
     }
 
-    /// The next response as far as its head goes: its body stays to be read.
+    /// Reads the head of the next response, and leaves its body unread.
     pub(crate) fn response_head(&mut self) -> Response {
         self.read_head().unwrap_or_else(|error| panic!("no head of an answer: {error:?}"))
     }
@@ -178,7 +178,7 @@ impl Client {
         Ok(response)
     }
 
-    /// The daemon closes the connection and says nothing more.
+    /// Asserts that the daemon closes the connection without sending anything more.
     pub(crate) fn assert_closed(&mut self) {
         match self.read() {
             Err(ReadError::Closed) => {}
@@ -234,7 +234,7 @@ impl Client {
             .expect("the socket is open");
     }
 
-    /// The rest of a chunked answer whose head was read, as text.
+    /// Reads the rest of a chunked response whose head was read, as text.
     pub(crate) fn chunked_text(&mut self) -> String {
         let body = self.read_chunks().unwrap_or_else(|error| panic!("no complete answer: {error:?}"));
         String::from_utf8_lossy(&body).into_owned()
