@@ -98,8 +98,8 @@ INVALID_VALUE = "RuntimeError: Invalid HTTP header value."
         ("not_a_dict", 0, "TypeError: "),
         ("none", 0, "TypeError: "),
         ("status_text", 0, "TypeError: http.response.start: status is str, not int"),
-        ("status_100", 0, "RuntimeError: http.response.start: status 100 is none"),
-        ("status_1000", 0, "RuntimeError: http.response.start: status 1000 is none"),
+        ("status_100", 0, "RuntimeError: http.response.start: status 100 is not allowed"),
+        ("status_1000", 0, "RuntimeError: http.response.start: status 1000 is not allowed"),
         ("name_text", 0, "TypeError: a header's name is str, not bytes"),
         ("value_text", 0, "TypeError: a header's value is str, not bytes"),
         ("name_space", 0, INVALID_NAME),
@@ -135,7 +135,7 @@ def test_invalid_messages_raise_in_the_application(worker, case, status, summary
 def test_trailers_are_limited_across_messages(worker):
     answer = worker.fetch("/too_many_trailers")
     assert (answer.body, answer.trailers) == (b"body", None)
-    assert failure_of(answer) == "ValueError: http.response.trailers: they are too long"
+    assert failure_of(answer) == "ValueError: http.response.trailers: the trailers are too long"
 
 
 def test_message_that_sends_while_it_is_read_is_rejected(worker):

@@ -18,7 +18,7 @@ pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<
     match status.extract::<i64>() {
         Ok(code @ 200..=999) => Ok(u16::try_from(code).expect("three digits")),
         Ok(code) => Err(PyRuntimeError::new_err(format!(
-            "{message}: status {code} is none that a response can have (200 to 999)"
+            "{message}: status {code} is not allowed for a response (200 to 999)"
         ))),
         Err(_) => Err(PyTypeError::new_err(format!("{message}: status is {}, not int", type_name(status)))),
     }
@@ -190,7 +190,7 @@ pub(super) fn encode_links(links: &Bound<'_, PyAny>) -> PyResult<(u16, Vec<u8>)>
     Ok((head.n_fields, fields))
 }
 
-/// Returns name and value of a header that is a pair of another kind than most.
+/// Returns name and value of a header that is any tuple or list of two.
 fn header_pair<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
     let (name, value) = if let Ok(pair) = pair.cast::<PyTuple>()
         && pair.len() == 2

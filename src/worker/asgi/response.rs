@@ -291,7 +291,7 @@ impl ExchangeState {
         if self.response.encoded_trailers.len() + fields.len() + HEAD_OVERHEAD_BYTES > max_frame
             || n_trailers > MAX_FIELDS
         {
-            return Err(PyValueError::new_err("http.response.trailers: they are too long").into());
+            return Err(PyValueError::new_err("http.response.trailers: the trailers are too long").into());
         }
         self.response.encoded_trailers.extend_from_slice(fields);
         self.response.n_trailers = n_trailers;

@@ -83,7 +83,7 @@ impl Exchange {
 
     #[new]
     fn py_new() -> PyResult<Self> {
-        Err(PyRuntimeError::new_err("rgun makes these itself"))
+        Err(PyRuntimeError::new_err("only rgun creates instances of this class"))
     }
 }
 

@@ -70,6 +70,7 @@ pub(crate) struct Application {
 /// The running exchanges.
 #[derive(Debug)]
 pub(super) struct Exchanges {
+    /// By exchange id.
     pub(super) running: std::collections::HashMap<u64, Py<Exchange>, BuildIdHasher>,
     /// Slots without an exchange.
     pub(super) free_slots: Vec<u32>,
@@ -131,8 +132,8 @@ impl Application {
 
     /// Schedules a tick of the event loop.
     pub(super) fn schedule_tick(&self, py: Python<'_>) {
-        let Some(turn) = self.event_loop.tick.get() else { return };
-        if let Err(error) = self.event_loop.call_soon(py, turn) {
+        let Some(tick) = self.event_loop.tick.get() else { return };
+        if let Err(error) = self.event_loop.call_soon(py, tick) {
             // The exception of a signal handler, or the loop is closed. The eventfd causes another tick.
             self.event_loop.tick_pending.store(false, Ordering::Relaxed);
             self.worker.wake_loop();

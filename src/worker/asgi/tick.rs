@@ -18,8 +18,8 @@ use super::exchange::exit_if_forked_child;
 use super::state::{Application, Exchange, Exchanges, Functions, Stage};
 use crate::wait::monotonic_ns;
 
-/// Maximum number of running exchanges with which a stopping worker checks all tasks in each tick. With thousands of
-/// WebSockets that close one by one the checks would take quadratic time.
+/// A stopping worker with at most this number of running exchanges checks in each tick whether their tasks are done.
+/// With thousands of WebSockets that close one by one the checks would take quadratic time.
 const MAX_REAP_CANDIDATES: usize = 64;
 
 /// Maximum number of frames claimed by one tick, so that other callbacks of the loop run in between.
@@ -67,7 +67,7 @@ impl LoopTick {
 
     #[new]
     fn new() -> PyResult<Self> {
-        Err(PyRuntimeError::new_err("rgun makes these itself"))
+        Err(PyRuntimeError::new_err("only rgun creates instances of this class"))
     }
 }
 
@@ -220,12 +220,12 @@ impl Application {
 
     /// Creates the exchange of a request and its task.
     fn start_exchange(&'static self, py: Python<'_>, request: &Request<'_>) -> Result<(), ProtocolError> {
-        let started = monotonic_ns();
-        self.outbox.wake_if_overdue(&self.worker.output, started);
+        let started_ns = monotonic_ns();
+        self.outbox.wake_if_overdue(&self.worker.output, started_ns);
         let slot =
             self.exchanges(py).free_slots.pop().ok_or(ProtocolError::Frame("more exchanges than slots"))?;
-        self.worker.mark_running(slot, request.exchange, started);
-        let exchange = match Exchange::create(py, self, request, slot, started) {
+        self.worker.mark_running(slot, request.exchange, started_ns);
+        let exchange = match Exchange::create(py, self, request, slot, started_ns) {
             Ok(exchange) => exchange,
             // No memory for an object, so there is no exchange to answer with.
             Err(error) => {
@@ -287,17 +287,17 @@ impl Application {
         if !self.has_blocked.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let unblocked: Vec<_> = {
+        let to_resume: Vec<_> = {
             let exchanges = &mut *self.exchanges(py);
-            let Exchanges { blocked: held_up, n_unchecked: unseen, .. } = exchanges;
-            if *unseen == 0 {
-                *unseen = held_up.len();
+            let Exchanges { blocked, n_unchecked, .. } = exchanges;
+            if *n_unchecked == 0 {
+                *n_unchecked = blocked.len();
             }
-            let count = MAX_RESUMED_PER_TICK.min(*unseen).min(held_up.len());
-            *unseen -= count;
-            held_up.drain(..count).collect()
+            let count = MAX_RESUMED_PER_TICK.min(*n_unchecked).min(blocked.len());
+            *n_unchecked -= count;
+            blocked.drain(..count).collect()
         };
-        for exchange in unblocked {
+        for exchange in to_resume {
             let exchange = exchange.bind(py);
             exchange.get().borrow_mut(py).is_blocked = false;
             if !Exchange::resume(exchange)? {

@@ -147,7 +147,7 @@ fn close_arguments(message: &Bound<'_, PyAny>) -> PyResult<(u16, String)> {
             })?;
             u16::try_from(code).ok().filter(|code| is_sendable_code(*code)).ok_or_else(|| {
                 PyRuntimeError::new_err(format!(
-                    "websocket.close: code {code} is none that may be sent (1000 to 1003, 1007 to 1014, \
+                    "websocket.close: code {code} must not be sent (1000 to 1003, 1007 to 1014, \
                      3000 to 4999; RFC 6455 §7.4)"
                 ))
             })?
