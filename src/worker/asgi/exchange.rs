@@ -26,7 +26,8 @@ impl Exchange {
         awaitable::wake_futures(py, worker, receivers);
     }
 
-    /// Handles a disconnect by the client: `receive()` returns it, `send()` does nothing any more.
+    /// Handles a disconnect by the client: `receive()` returns it; `send()` does nothing any more, or raises for
+    /// a WebSocket.
     pub(super) fn on_disconnect(slf: &Bound<'_, Self>) {
         let py = slf.py();
         let worker = slf.get().borrow(py).application.worker;

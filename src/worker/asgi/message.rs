@@ -52,9 +52,9 @@ pub(super) fn borrow_unchanged<'a>(
     Ok(exchange)
 }
 
-/// Completes a `send()`: raises its exception, or wakes waiting `receive()` calls if the response has ended, and
-/// schedules a tick.
-pub(super) fn complete_send(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -> PyResult<()> {
+/// Finishes a processed message: raises its exception, or wakes waiting `receive()` calls if the response has ended,
+/// and schedules a tick.
+pub(super) fn finish_message(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -> PyResult<()> {
     let py = slf.py();
     let application = slf.get().borrow(py).application;
     match outcome {

@@ -15,7 +15,7 @@ use super::awaitable::{FutureWait, coroutine_methods};
 use super::exchange::{complete, exit_if_forked_child};
 use super::head::to_bytes;
 use super::message::{
-    borrow_unchanged, complete_send, flag, is_truthy, is_type, items, missing_key, required, start_response,
+    borrow_unchanged, finish_message, flag, is_truthy, is_type, items, missing_key, required, start_response,
     type_text,
 };
 use super::receive::ReceiveAwaitable;
@@ -192,7 +192,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
             )));
         }
     };
-    complete_send(slf, outcome)
+    finish_message(slf, outcome)
 }
 
 /// Processes `http.response.trailers`.

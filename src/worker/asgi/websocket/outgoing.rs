@@ -14,7 +14,7 @@ use super::constants::WebSocketMessageTypes;
 use super::{CLOSE_ABNORMAL, ClientDisconnected};
 use crate::asgi::head::{self, to_bytes, type_name};
 use crate::asgi::message::{
-    borrow_unchanged, complete_send, flag, is_type, item, required, start_response, type_text,
+    borrow_unchanged, finish_message, flag, is_type, item, required, start_response, type_text,
 };
 use crate::asgi::response::NO_FIELDS;
 use crate::asgi::state::{Exchange, ExchangeState, PayloadKind, Stage};
@@ -68,7 +68,7 @@ pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, Py
             )));
         }
     };
-    complete_send(slf, outcome)
+    finish_message(slf, outcome)
 }
 
 /// Processes the first message: it accepts the handshake, rejects it, or starts the response that denies it.
@@ -97,7 +97,7 @@ fn answer_handshake(
             kind,
         ));
     };
-    complete_send(slf, outcome)
+    finish_message(slf, outcome)
 }
 
 /// Completes a `send()` that waited while the client disconnected. `message` is `None` if it was processed before.
