@@ -1,7 +1,7 @@
-//! What must hold for any bytes: shared by the fuzz targets (`targets/`) and by the bounded property
-//! test of the normal run (`properties.rs`), so that both check the same.
+//! Properties of the decoders and rings that hold for any bytes. The fuzz targets (`targets/`) and the property tests
+//! of the normal run (`properties.rs`) share these checks.
 //!
-//! A violated promise is a panic, of the code under test or of an assertion here.
+//! A violated property is a panic, in the code under test or in an assertion here.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionReceiver, CompletionSender, SubmissionReceiver, SubmissionSender};
 use rgun_channel::slab::{SlabReceiver, SlabSender};
 
-/// Every decoder on the same bytes: none panics, and what one accepts, its encoder writes again so that
-/// it decodes to the same. Returns how many decoders accepted.
+/// Runs every decoder on the same bytes: none panics, and a value that a decoder accepts is the same after encoding and
+/// decoding it again. Returns how many decoders accepted the bytes.
 pub(crate) fn frame(bytes: &[u8]) -> usize {
     [
         request(bytes),
-        later(bytes),
+        stream_frame(bytes),
         completion(bytes),
         app_error(bytes),
         message(bytes, |bytes| Command::decode(bytes).ok(), Command::encode),
@@ -67,7 +67,7 @@ fn request(bytes: &[u8]) -> bool {
     true
 }
 
-fn later(bytes: &[u8]) -> bool {
+fn stream_frame(bytes: &[u8]) -> bool {
     let Ok(Submission::Stream(first)) = Submission::decode(bytes) else { return false };
     let mut again = Vec::new();
     first.encode(&mut again);
@@ -127,7 +127,8 @@ fn app_error(bytes: &[u8]) -> bool {
     true
 }
 
-/// Encoders cut long texts, so only what is short must come back; the rest must at least be stable.
+/// Checks a control message. Encoders truncate long texts, so only a short message must be the same after a round trip;
+/// a long one must not change in a second one.
 fn message<M: PartialEq + std::fmt::Debug>(
     bytes: &[u8],
     decode: impl Fn(&[u8]) -> Option<M>,
@@ -143,31 +144,31 @@ fn message<M: PartialEq + std::fmt::Debug>(
     true
 }
 
-/// The smallest map: hostile words reach every edge of it soon.
+/// A small map, so that few hostile words reach every edge of it.
 const GEOMETRY: Geometry = Geometry { submission: 4096, completion: 4096, chunks: 2, slots: 1 };
 
-/// Most records that 4096 bytes can hold.
+/// Maximum number of records in 4096 bytes.
 const RECORDS: usize = 4096 / 8;
 
-/// Arbitrary bytes as the control words and rings of a map, changed again between the steps: neither
-/// end of any ring panics (a read or write outside the map would), turns for ever, or lets a byte from
-/// outside its ring into a frame. Returns how many frames were accepted.
+/// Uses the bytes as the control words and rings of a map, which change again between the steps: no end of a ring
+/// panics (a read or write outside the map would), loops forever, or copies a byte from outside its ring into a frame.
+/// Returns how many frames were accepted.
 pub(crate) fn rings(bytes: &[u8]) -> usize {
     thread_local! {
         static MAP: RefCell<Option<Arc<Map>>> = const { RefCell::new(None) };
     }
     let map = MAP.with_borrow_mut(|map| {
         Arc::clone(map.get_or_insert_with(|| {
-            Arc::new(Map::create("fuzz", GEOMETRY.total_bytes()).expect("a map can be made").0)
+            Arc::new(Map::create("fuzz", GEOMETRY.total_bytes()).expect("a map can be created").0)
         }))
     });
     let first = attack(&map, bytes, 0x00);
     let second = attack(&map, bytes, 0xff);
-    assert_eq!(first, second, "bytes from outside the rings decide what is read");
+    assert_eq!(first, second, "bytes outside the rings affect the frames");
     first.len()
 }
 
-/// One run with everything outside rings and words filled with `outside`; gives all frames.
+/// Runs once with all bytes outside rings and words set to `outside`. Returns all frames.
 fn attack(map: &Arc<Map>, bytes: &[u8], outside: u8) -> Vec<Vec<u8>> {
     map.copy_in(0, &vec![outside; GEOMETRY.slab_offset() + 64]);
     for ring in [GEOMETRY.submission_offset(), GEOMETRY.completion_offset()] {
@@ -196,7 +197,7 @@ fn attack(map: &Arc<Map>, bytes: &[u8], outside: u8) -> Vec<Vec<u8>> {
 
         let mut frame = Vec::new();
         for turn in 0.. {
-            assert!(turn <= RECORDS, "the completion ring turns for ever");
+            assert!(turn <= RECORDS, "the completion ring loops forever");
             frame.clear();
             match completions.pop(&mut frame) {
                 Ok(Some(len)) => assert_eq!(len, frame.len()),
@@ -215,7 +216,7 @@ fn attack(map: &Arc<Map>, bytes: &[u8], outside: u8) -> Vec<Vec<u8>> {
             frames.push(frame.clone());
         }
         for turn in 0.. {
-            assert!(turn <= RECORDS, "the submission ring turns for ever");
+            assert!(turn <= RECORDS, "the submission ring loops forever");
             match submissions.claim(&mut frame) {
                 Ok(true) => frames.push(frame.clone()),
                 Ok(false) | Err(_) => break,
@@ -261,7 +262,7 @@ const WORDS: [Word; 9] = [
     Word::FreeTail,
 ];
 
-/// Reads instructions off the fuzzer's bytes; zero after the end.
+/// Reads instructions from the fuzzer's bytes; zeroes after their end.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -271,7 +272,7 @@ impl Input<'_> {
         *byte
     }
 
-    /// Three of the nine words a turn. Steps of 24 stay aligned and pass the capacity; the rest is extreme.
+    /// Overwrites three of the nine words. Multiples of 24 are aligned and exceed the capacity; the others are extreme.
     fn write_words(&mut self, map: &Map) {
         for _ in 0..3 {
             let word = WORDS[usize::from(self.byte()) % WORDS.len()];
@@ -284,7 +285,7 @@ impl Input<'_> {
         }
     }
 
-    /// Up to 63 bytes somewhere in a ring.
+    /// Overwrites up to 63 bytes of a ring.
     fn write_ring(&mut self, map: &Map, ring: usize) {
         let (at, len) = (usize::from(self.byte()) * 8, usize::from(self.byte() & 63));
         let bytes: Vec<u8> = (0..len).map(|_| self.byte()).collect();

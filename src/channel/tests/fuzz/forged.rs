@@ -1,14 +1,14 @@
-//! What must hold for whatever a worker completes: the daemon's half of the channel, from the rings to the bytes on a
-//! client's connection, driven by forged completions. Shared by the fuzz target (`targets/forged.rs`) and by the
-//! bounded property test of the normal run (`forgery.rs`).
+//! Properties of the daemon that hold for any completions of a worker: forged completions drive the daemon's side of
+//! the channel, from the rings to the bytes on a client's connection. The fuzz target (`targets/forged.rs`) and the
+//! property test of the normal run (`forgery.rs`) share this check.
 //!
-//! One edge thread serves all cases, as it does in a daemon; each case has a worker of its own, which this file plays,
-//! and a client. A violated promise is a panic: of the code under test, in any thread, or of an assertion here.
+//! One edge thread serves all cases; each case has a fake worker and a client of its own. A violated property is a
+//! panic, in any thread of the code under test or in an assertion here.
 
-#[path = "answers.rs"]
-mod answers;
 #[path = "forger.rs"]
 mod forger;
+#[path = "responses.rs"]
+mod responses;
 
 use std::io::{ErrorKind, Read, Write as _};
 use std::os::fd::AsFd;
@@ -36,32 +36,32 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use forger::{Forger, head};
 
-/// How long the daemon may take for anything that it owes.
+/// Time limit for every reaction of the daemon.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A second worker's worth of everything; a client that reads nothing soon meets the ends of it.
+/// Small rings and few chunks, so that a client that does not read soon exhausts them.
 const GEOMETRY: Geometry = Geometry { submission: 256 * 1024, completion: 64 * 1024, chunks: 4, slots: 2 };
 
-/// What came of a case.
+/// The outcome of a case.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// Answers that the client took for complete.
+    /// Number of complete responses that the client received.
     pub(crate) complete: usize,
-    /// The worker was condemned.
-    pub(crate) condemned: bool,
+    /// The daemon failed the worker for a breach of contract.
+    pub(crate) failed: bool,
 }
 
-/// The daemon's half, as `run` puts it together.
+/// The daemon's dispatcher and edge thread, set up as in `run`.
 struct Site {
     dispatcher: &'static Dispatcher,
     edge: Edge,
     socket: PathBuf,
-    /// Who was condemned last.
-    condemned: Arc<AtomicU64>,
+    /// Life of the worker that failed last.
+    failed: Arc<AtomicU64>,
     lives: u64,
 }
 
-/// The first panic of any thread, in words.
+/// Message of the first panic in any thread.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 impl Site {
@@ -71,8 +71,8 @@ impl Site {
             PANIC.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| panic.to_string());
             usual(panic);
         }));
-        let condemned = Arc::new(AtomicU64::new(0));
-        let last = Arc::clone(&condemned);
+        let failed = Arc::new(AtomicU64::new(0));
+        let last = Arc::clone(&failed);
         let notice = Box::new(move |notice| {
             if let Notice::ContractBreached(worker, _) = notice {
                 last.store(worker.life.0, Ordering::SeqCst);
@@ -93,7 +93,7 @@ impl Site {
         };
         let server = Server::new(dispatcher, settings(), std::env::temp_dir(), journal);
         let edge = Edge::start(vec![listener], dispatcher, ConnectionTracker::new(limits), server, |_| {});
-        Self { dispatcher, edge: edge.expect("an edge thread"), socket, condemned, lives: 0 }
+        Self { dispatcher, edge: edge.expect("an edge thread"), socket, failed, lives: 0 }
     }
 }
 
@@ -122,20 +122,21 @@ fn settings() -> Settings {
     }
 }
 
-/// Plays one worker and one client by the instructions in `bytes`.
+/// Runs a case: one worker and one client follow the instructions in `bytes`.
 pub(crate) fn forged(bytes: &[u8]) -> Outcome {
     static SITE: OnceLock<Mutex<Site>> = OnceLock::new();
     let mut site =
         SITE.get_or_init(|| Mutex::new(Site::new())).lock().unwrap_or_else(PoisonError::into_inner);
     let mut input = Input(bytes);
     let outcome = site.run(&mut input);
-    site.serves_the_next();
+    site.check_next_worker();
     let panic = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
     assert_eq!(panic, None, "a thread of the daemon panicked");
     outcome
 }
 
-/// Requests that a client may begin with. The path is the case's own: what ends workers repeatedly is shut out.
+/// First requests of a client. Each case has a path of its own, because a request that repeatedly kills its worker is
+/// quarantined.
 const REQUESTS: [(&str, &str); 8] = [
     ("GET", ""),
     ("HEAD", ""),
@@ -170,7 +171,7 @@ impl Site {
         }
         let mut methods = vec![method];
         if is_kept {
-            // Whoever believes the first answer's length finds the second one where that ends.
+            // A wrong length of the first response shows in the parsing of the second.
             request +=
                 &["GET /", &path.to_string(), "/next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"]
                     .concat();
@@ -182,21 +183,21 @@ impl Site {
         while !input.0.is_empty() {
             forger.step(self, input);
         }
-        let has_lied = forger.has_lied.clone();
-        let condemned = self.end(&forger);
-        assert!(condemned || has_lied.is_none(), "a worker that lied was believed: {has_lied:?}");
-        // Only an answer that goes on leaves the connection open.
+        let violation = forger.violation.clone();
+        let failed = self.end(&forger);
+        assert!(failed || violation.is_none(), "a violation was accepted: {violation:?}");
+        // The daemon then closes the connection, unless a response is still being sent.
         client.shutdown(std::net::Shutdown::Write).ok();
         let mut received = Vec::new();
         match client.read_to_end(&mut received) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             Err(error) => {
-                panic!("no end of the answer: {error}; so far {:?}", received.escape_ascii().to_string())
+                panic!("the response does not end: {error}; so far {:?}", received.escape_ascii().to_string())
             }
         }
-        let complete = answers::complete(&received, &methods);
-        Outcome { complete, condemned }
+        let complete = responses::complete(&received, &methods);
+        Outcome { complete, failed }
     }
 
     fn attach(&mut self, interface: Interface) -> Forger {
@@ -230,31 +231,31 @@ impl Site {
             map: theirs,
             exchanges: Vec::new(),
             is_head: false,
-            is_silent: true,
-            has_lied: None,
+            has_sent_nothing: true,
+            violation: None,
         }
     }
 
-    /// The worker is gone, and nobody comes after it. True if it was condemned.
+    /// Detaches the worker without a successor. Returns whether it had failed.
     fn end(&self, forger: &Forger) -> bool {
         self.dispatcher.detach(forger.id);
-        self.dispatcher.set_unavailable(Some("the case is over"));
-        self.is_condemned(forger)
+        self.dispatcher.set_unavailable(Some("the case has ended"));
+        self.has_failed(forger)
     }
 
-    fn is_condemned(&self, forger: &Forger) -> bool {
-        self.condemned.load(Ordering::SeqCst) == forger.id.life.0
+    fn has_failed(&self, forger: &Forger) -> bool {
+        self.failed.load(Ordering::SeqCst) == forger.id.life.0
     }
 
     fn ring(&self) {
         rustix::io::write(self.dispatcher.reactor().doorbell_fd(), &1_u64.to_ne_bytes()).ok();
     }
 
-    /// Whatever happened, nothing of it is left, and another worker's answer comes.
-    fn serves_the_next(&mut self) {
+    /// Checks that no request of the case is left, and sometimes that a correct worker is served.
+    fn check_next_worker(&mut self) {
         let begun = Instant::now();
         while self.dispatcher.load().queued + self.dispatcher.load().running > 0 {
-            assert!(begun.elapsed() < DEADLINE, "{:?} is left", self.dispatcher.load());
+            assert!(begun.elapsed() < DEADLINE, "{:?} are left", self.dispatcher.load());
             std::thread::yield_now();
         }
         if !self.lives.is_multiple_of(16) {
@@ -267,20 +268,20 @@ impl Site {
             .write_all(b"GET /honest HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
             .expect("the daemon reads");
         forger.claim(self);
-        let exchange = forger.exchanges.first().copied().expect("it was given the request");
+        let exchange = forger.exchanges.first().copied().expect("it has claimed the request");
         let mut frame = head(exchange, 1, 9, 200, 1, 0, 0, 0);
         encode_field(b"content-length", b"5", &mut frame).expect("short");
         frame.extend_from_slice(b"hello");
         assert!(forger.completions.push(&frame).expect("a ring"));
         self.ring();
         let mut received = Vec::new();
-        client.read_to_end(&mut received).expect("an answer");
+        client.read_to_end(&mut received).expect("a response");
         assert!(received.starts_with(b"HTTP/1.1 200 OK\r\n") && received.ends_with(b"\r\n\r\nhello"));
-        assert!(!self.end(&forger), "an honest worker is condemned");
+        assert!(!self.end(&forger), "a correct worker failed");
     }
 }
 
-/// Reads instructions off the fuzzer's bytes; zero after the end.
+/// Reads instructions from the fuzzer's bytes; zeroes after their end.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {

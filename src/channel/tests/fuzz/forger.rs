@@ -1,4 +1,4 @@
-//! A worker that forges its completions, from nearly right to any bytes.
+//! A fake worker that sends forged completions, from almost correct ones to arbitrary bytes.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +16,7 @@ use rgun_channel::slab::SlabSender;
 
 use super::{DEADLINE, GEOMETRY, Input, Site};
 
-/// The worker's end, in the hands of whoever forges.
+/// The worker's side of the channel.
 pub(super) struct Forger {
     pub(super) id: WorkerId,
     pub(super) control: OwnedFd,
@@ -24,18 +24,18 @@ pub(super) struct Forger {
     pub(super) submissions: SubmissionReceiver,
     pub(super) completions: CompletionSender,
     pub(super) slab: SlabSender,
-    /// What it has claimed.
+    /// The requests it has claimed.
     pub(super) exchanges: Vec<ExchangeId>,
     /// The first request is a HEAD.
     pub(super) is_head: bool,
-    /// It has said nothing yet.
-    pub(super) is_silent: bool,
-    /// It has said what no honest worker says, whatever came before: it must be condemned.
-    pub(super) has_lied: Option<String>,
+    /// It has not sent a completion yet.
+    pub(super) has_sent_nothing: bool,
+    /// The first completion that violates the contract whatever was sent before: the daemon must fail the worker.
+    pub(super) violation: Option<String>,
 }
 
-/// A completion's fixed part.
-#[expect(clippy::too_many_arguments, reason = "it has as many fields")]
+/// Encodes the fixed part of a completion.
+#[expect(clippy::too_many_arguments, reason = "one for each field")]
 pub(super) fn head(
     exchange: ExchangeId,
     kind: u8,
@@ -84,7 +84,7 @@ fn lengths<'f>(fields: &[(&'f [u8], &'f [u8])]) -> impl Iterator<Item = &'f [u8]
     fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"content-length")).map(|(_, value)| *value)
 }
 
-/// Can no honest worker say these?
+/// Whether these fields violate the contract.
 fn are_impossible(fields: &[(&[u8], &[u8])]) -> bool {
     let is_impossible = |(name, value): &(&[u8], &[u8])| {
         let name = name.to_ascii_lowercase();
@@ -93,15 +93,15 @@ fn are_impossible(fields: &[(&[u8], &[u8])]) -> bool {
     fields.iter().any(is_impossible)
 }
 
-/// Do these say more than one length, or none that is a number? Of an answer's head only: a trailer is not heeded.
-fn are_no_length(fields: &[(&[u8], &[u8])]) -> bool {
+/// Whether a head has different lengths or one that is not a number. (A length in a trailer has no effect.)
+fn have_invalid_length(fields: &[(&[u8], &[u8])]) -> bool {
     let mut lengths = lengths(fields);
     let first = lengths.next();
     let is_number = |value: &[u8]| value.iter().all(u8::is_ascii_digit);
     first.is_some_and(|first| !is_number(first)) || lengths.any(|other| Some(other) != first)
 }
 
-/// Is no file so long, or its length one that is found out?
+/// Whether no file can have this offset and length.
 fn ends_beyond_files(part: &[u8]) -> bool {
     let numbers: Vec<u64> =
         part.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number)).collect();
@@ -111,17 +111,17 @@ fn ends_beyond_files(part: &[u8]) -> bool {
 }
 
 impl Forger {
-    /// Waits for what the client has asked for, and claims it.
+    /// Claims the client's request; waits for it.
     pub(super) fn claim(&mut self, site: &Site) {
         let begun = Instant::now();
-        while self.exchanges.is_empty() && !site.is_condemned(self) {
-            self.claim_what_is_there();
-            assert!(begun.elapsed() < DEADLINE, "it is given nothing");
+        while self.exchanges.is_empty() && !site.has_failed(self) {
+            self.claim_available();
+            assert!(begun.elapsed() < DEADLINE, "no request was assigned");
             std::thread::yield_now();
         }
     }
 
-    fn claim_what_is_there(&mut self) {
+    fn claim_available(&mut self) {
         let mut frame = Vec::new();
         while let Ok(true) = self.submissions.claim(&mut frame) {
             if let Ok(Submission::Request(request)) = Submission::decode(&frame) {
@@ -133,20 +133,20 @@ impl Forger {
     pub(super) fn step(&mut self, site: &Site, input: &mut Input<'_>) {
         match input.byte() % 16 {
             0..10 => {
-                let (frame, is_lie) = self.completion(input);
-                if self.push(site, &frame) && is_lie {
-                    self.has_lied.get_or_insert_with(|| format!("{frame:02x?}"));
+                let (frame, is_violation) = self.completion(input);
+                if self.push(site, &frame) && is_violation {
+                    self.violation.get_or_insert_with(|| format!("{frame:02x?}"));
                 }
             }
             10 => {
-                // Any bytes, for an exchange of its own.
+                // Arbitrary bytes for an exchange that it has claimed.
                 let mut frame = self.exchange(0).0.to_le_bytes().to_vec();
                 let len = usize::from(input.byte());
                 frame.extend((0..len).map(|_| input.byte()));
                 self.push(site, &frame);
             }
             11 => {
-                // (An empty one says that it has hung up, and is no lie.)
+                // Not empty: an empty message is the end of the stream.
                 let message: Vec<u8> = (0..=input.byte() % 32).map(|_| input.byte()).collect();
                 control::send(&self.control, &message, &[]).ok();
             }
@@ -156,13 +156,13 @@ impl Forger {
                 control::send(&self.control, &Report::Ready { interface }.encode(), &[]).ok();
             }
             14 => self.wait_until_taken(site),
-            _ => self.claim_what_is_there(),
+            _ => self.claim_available(),
         }
     }
 
     /// Publishes a frame; false if it does not fit.
     fn push(&mut self, site: &Site, frame: &[u8]) -> bool {
-        self.is_silent = false;
+        self.has_sent_nothing = false;
         let is_published = self.completions.push(frame).unwrap_or(false);
         site.ring();
         is_published
@@ -178,7 +178,7 @@ impl Forger {
         }
     }
 
-    /// A completion that is nearly right; and whether it is certainly a lie.
+    /// Returns an almost correct completion, and whether it certainly violates the contract.
     fn completion(&mut self, input: &mut Input<'_>) -> (Vec<u8>, bool) {
         let kind = match input.byte() {
             common @ 0..0xc0 => 1 + common % 2,
@@ -207,24 +207,24 @@ impl Forger {
         }
         let head_len = frame.len();
         self.body(flags, n_chunks, &mut frame, input);
-        let is_lie = kind == 0
+        let is_violation = kind == 0
             || kind == 8
             || kind == 1 && status != 101 && !(200..=999).contains(&status)
             || usize::from(slot) >= GEOMETRY.slots as usize
             || flags & 6 == 6
             || !reason.is_empty() && (kind != 1 || reason.contains(&b'\n'))
             || matches!(kind, 1 | 5 | 6) && are_impossible(&fields)
-            || kind == 1 && are_no_length(&fields)
+            || kind == 1 && have_invalid_length(&fields)
             || flags & 6 == 2 && ends_beyond_files(&frame[head_len..])
-            || self.is_silent
+            || self.has_sent_nothing
                 && (kind, flags & 6) == (1, 0)
                 && self.exchanges.first() == Some(&exchange)
-                && self.is_other_length(status, flags & 1 != 0, &fields, (frame.len() - head_len) as u64);
-        (frame, is_lie)
+                && self.has_wrong_length(status, flags & 1 != 0, &fields, (frame.len() - head_len) as u64);
+        (frame, is_violation)
     }
 
-    /// Is this first part of an answer longer than it may be, or its end something else than its head announces?
-    fn is_other_length(&self, status: u16, is_end: bool, fields: &[(&[u8], &[u8])], len: u64) -> bool {
+    /// Whether the first part of a response is too long, or ends at another length than the head declares.
+    fn has_wrong_length(&self, status: u16, is_end: bool, fields: &[(&[u8], &[u8])], len: u64) -> bool {
         let announced = lengths(fields).find_map(|value| str::from_utf8(value).ok()?.parse::<u64>().ok());
         let is_bodiless = self.is_head || matches!(status, 204 | 304);
         !self.is_head && is_bodiless && len > 0
@@ -266,7 +266,7 @@ impl Forger {
         frame.extend(std::iter::repeat_n(b'x', len));
     }
 
-    /// A descriptor, before the frame that names it or without one.
+    /// Sends a File report, with a descriptor or without one; a frame may name it later.
     fn send_file(&self, input: &mut Input<'_>) {
         let report = Report::File(self.exchange(input.byte())).encode();
         let opened = match input.byte() % 8 {
@@ -283,12 +283,12 @@ impl Forger {
         control::send(&self.control, &report, if input.byte() < 0xf0 { &fds } else { &[] }).ok();
     }
 
-    /// Until the daemon has taken what was published, or takes nothing more.
+    /// Waits until the daemon has popped all completions, or for 2 ms.
     fn wait_until_taken(&mut self, site: &Site) {
         let word = |word| self.map.u64(Geometry::word(word)).load(Ordering::Acquire);
         let begun = Instant::now();
-        while word(Word::CompletionHead) != word(Word::CompletionTail) && !site.is_condemned(self) {
-            // An answer that has ended stays in the ring until it is done (see `CompletionSender::mark_done`).
+        while word(Word::CompletionHead) != word(Word::CompletionTail) && !site.has_failed(self) {
+            // A completion with END stays in the ring until it is marked DONE (`CompletionSender::mark_done`).
             if begun.elapsed() > Duration::from_millis(2) {
                 return;
             }

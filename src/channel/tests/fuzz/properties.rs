@@ -1,7 +1,8 @@
 //! The checks of `checks.rs` in the normal test run: a fixed number of cases from a fixed seed, on a
-//! stable toolchain, in about a second. The fuzz targets search further; this keeps what they promise.
+//! stable toolchain, in about a second. The fuzz targets search further; these tests keep their findings
+//! fixed.
 #![cfg(not(loom))]
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says with what")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and prints its input")]
 
 mod checks;
 #[path = "../../../../tests/rng.rs"]
@@ -14,7 +15,7 @@ use rgun_channel::PROTOCOL_VERSION;
 
 use self::rng::Rng;
 
-/// Prints the case when a check panics: its bytes are all that is needed to repeat it.
+/// Prints the bytes of the case when a check panics, so that it can be repeated.
 struct Case<'a>(&'static str, &'a [u8]);
 
 impl Drop for Case<'_> {
@@ -25,7 +26,7 @@ impl Drop for Case<'_> {
     }
 }
 
-/// Returns a byte that lengths, flags and kinds care about, or any.
+/// Returns a byte at a boundary of lengths, flags or kinds, or a random one.
 fn odd_byte(rng: &mut Rng) -> u8 {
     const ODD: [u8; 10] = [0, 1, 2, 3, 4, 8, 0x7f, 0x80, 0xfe, 0xff];
     if rng.index(2) == 0 { rng.pick(&ODD) } else { rng.byte() }
@@ -76,7 +77,7 @@ fn mutated_frames_are_refused_or_round_trip() {
         let _case = Case("frame", &bytes);
         accepted += usize::from(checks::frame(&bytes) > 0);
     }
-    // Otherwise the mutations are too wild to say anything, or too tame.
+    // Otherwise the mutations change too much, or too little, to test anything.
     assert!((cases / 10..cases - cases / 10).contains(&accepted), "{accepted} of {cases} were accepted");
 }
 

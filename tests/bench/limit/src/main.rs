@@ -1,8 +1,8 @@
-//! The limit of the benches: hyper answers from a constant, on one thread, with nothing behind it.
+//! The limit of the benchmarks: hyper responds with a constant, on one thread: an upper bound for a server with an
+//! application on the same kernel, runtime and HTTP library.
 //!
-//! `bench-limit ADDRESS [BYTES]` listens there and answers every request with `Hello, world!`, or with BYTES bytes
-//! when given. What a server with an application behind it can reach at most on the same kernel, runtime and HTTP
-//! library; started by `tests/bench/run`. It deliberately has no routes, no limits and no shutdown: a signal ends it.
+//! `bench-limit ADDRESS [BYTES]` answers every request with `Hello, world!`, or with BYTES bytes. `tests/bench/run`
+//! starts it. It has no routes, limits or shutdown: a signal ends it.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::LocalSet;
 
-/// What one wants of a backlog under load; the kernel caps it at `net.core.somaxconn`.
+/// The backlog; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 2048;
 
 /// Parses the command line and serves until a signal ends the process.
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Accepts for ever; each connection is a local task, so nothing is atomic that need not be.
+/// Accepts connections, each served in a local task.
 async fn serve(address: SocketAddr, body: Bytes) -> io::Result<()> {
     let listener = listen(address)?;
     loop {
@@ -49,13 +49,13 @@ async fn serve(address: SocketAddr, body: Bytes) -> io::Result<()> {
                 async move { Ok::<_, Infallible>(answer) }
             });
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            // A load generator that stops in mid-request is no failure of this program; the client counts errors.
+            // A load generator may stop in the middle of a request; it counts errors itself.
             let _ = connection.await;
         });
     }
 }
 
-/// A listening socket with room for every connection of a load generator at once.
+/// Returns a listening socket with a backlog for all connections of a load generator.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -63,7 +63,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// The same head that the hello application gives; hyper adds Content-Length and Date.
+/// Builds a response with the head of the hello application; hyper adds Content-Length and Date.
 fn answer(body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));

@@ -1,7 +1,7 @@
-//! One WebSocket: opened, idle, echoing, closed. Used by `main`, one task each.
+//! One WebSocket client, in a task of its own: it opens, idles, sends messages, and closes as `main` orders.
 //!
-//! Pings are answered whatever it does. It decides nothing about when: orders come from `main`. Every message is
-//! different, and an echo that is not the very message fails, so a server cannot mix up two clients unnoticed.
+//! It always answers pings. Every message is different, and an echo must equal it, so that a server that mixes up two
+//! clients is noticed.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -13,18 +13,18 @@ use tokio::time::timeout;
 
 use crate::frame;
 
-/// The key of RFC 6455 section 1.3, and what every server has to make of it.
+/// The key of RFC 6455 section 1.3, and the server's response to it.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-/// As browsers offer it.
+/// The offer of a browser.
 const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 const OPENING: Duration = Duration::from_secs(30);
 const CLOSING: Duration = Duration::from_secs(2);
 const READ: usize = 4096;
-/// Two numbers in hexadecimal, with which every message begins.
+/// Minimum length of a message: it begins with two numbers in hexadecimal.
 pub(crate) const LEAST: usize = 24;
 
-/// What all clients of a run have in common.
+/// The parameters of all clients.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
@@ -42,11 +42,11 @@ pub(crate) struct Client {
     number: usize,
     sequence: u64,
     bytes: usize,
-    /// Whether permessage-deflate is in use: the server took the offer.
+    /// Whether permessage-deflate is in use: the server accepted the offer.
     pub(crate) deflate: bool,
-    /// Received and not yet looked at.
+    /// Received bytes that are not parsed yet.
     input: Vec<u8>,
-    /// The message that is being put together, and whether one is.
+    /// The current message, and whether it is incomplete (`within`).
     message: Vec<u8>,
     within: bool,
     compressed: bool,
@@ -54,16 +54,16 @@ pub(crate) struct Client {
     output: Vec<u8>,
 }
 
-/// What a received frame completed.
+/// An event that a received frame completes.
 enum Event {
-    /// `Client::message` is whole.
+    /// `Client::message` is complete.
     Message,
-    /// The server closes, with this code if it says one.
+    /// The server closes, with this code if the frame has one.
     Close(Option<u16>),
 }
 
 impl Client {
-    /// Connects and shakes hands.
+    /// Connects and performs the opening handshake.
     pub(crate) async fn open(plan: &Plan, number: usize) -> io::Result<Self> {
         let opened = timeout(OPENING, Self::shake_hands(plan, number)).await;
         opened.unwrap_or_else(|_| Err(failure(number, "no answer to the handshake within 30 s")))
@@ -106,10 +106,10 @@ impl Client {
         })
     }
 
-    /// Only answers pings; returns what ended that: a close, or a message nobody asked for. Cancel safe.
+    /// Answers pings. Returns when the server closes or sends a message. Cancel safe.
     pub(crate) async fn idle(&mut self) -> io::Error {
         match self.event().await {
-            Ok(Event::Message) => failure(self.number, "a message came unasked"),
+            Ok(Event::Message) => failure(self.number, "an unexpected message"),
             Ok(Event::Close(code)) => self.closed(code),
             Err(error) => error,
         }
@@ -125,26 +125,26 @@ impl Client {
         build(&mut self.output, frame::TEXT, &self.sent);
         self.flush().await?;
         match self.event().await? {
-            // What the server compressed is not inflated here: that it is a message will have to do.
+            // A compressed echo is not decompressed, so its content is not compared.
             Event::Message if self.compressed || self.message == self.sent => Ok(()),
-            Event::Message => Err(failure(self.number, "the echo is another message")),
+            Event::Message => Err(failure(self.number, "the echo differs from the message")),
             Event::Close(code) => Err(self.closed(code)),
         }
     }
 
-    /// The closing handshake, as far as the server takes part within two seconds. It is not measured, and a server
-    /// that ends the connection instead has ended it.
+    /// Performs the closing handshake, for at most two seconds. It is not measured, and the server may also end the
+    /// connection instead.
     pub(crate) async fn close(mut self) {
         frame::build(&mut self.output, frame::CLOSE, &1000_u16.to_be_bytes());
-        let farewell = async {
+        let handshake = async {
             self.flush().await?;
             while !matches!(self.event().await?, Event::Close(_)) {}
             Ok::<(), io::Error>(())
         };
-        let _ = timeout(CLOSING, farewell).await;
+        let _ = timeout(CLOSING, handshake).await;
     }
 
-    /// The next event; what was read is kept if the future is dropped, and so is a pong that is not wholly written.
+    /// Returns the next event. Cancel safe: input and an unwritten rest of a pong are kept.
     async fn event(&mut self) -> io::Result<Event> {
         loop {
             while let Some(head) = frame::parse(&self.input).map_err(|why| failure(self.number, why))? {
@@ -162,7 +162,7 @@ impl Client {
         }
     }
 
-    /// Takes one frame in.
+    /// Processes one frame.
     fn take(&mut self, head: &frame::Head) -> io::Result<Option<Event>> {
         let payload = &self.input[head.begin..head.end];
         match head.opcode {
@@ -176,7 +176,7 @@ impl Client {
                 if (opcode == frame::CONTINUATION) != self.within {
                     return Err(failure(
                         self.number,
-                        "a message begins within another, or goes on without a beginning",
+                        "a message begins within another, or a continuation has no beginning",
                     ));
                 }
                 if !self.within {
@@ -184,7 +184,7 @@ impl Client {
                     self.compressed = head.compressed;
                 }
                 if self.compressed && !self.deflate {
-                    return Err(failure(self.number, "a message is compressed, though nobody offered that"));
+                    return Err(failure(self.number, "a message is compressed without negotiation"));
                 }
                 self.message.extend_from_slice(payload);
                 self.within = !head.last;
@@ -196,7 +196,7 @@ impl Client {
         Ok(None)
     }
 
-    /// Writes what is to be written.
+    /// Writes the pending output.
     async fn flush(&mut self) -> io::Result<()> {
         while !self.output.is_empty() {
             let count = self.stream.write(&self.output).await?;
@@ -211,7 +211,7 @@ impl Client {
     }
 }
 
-/// Checks an answer to the handshake (RFC 6455 section 4.1); returns whether permessage-deflate is in use.
+/// Checks the response to the handshake (RFC 6455 section 4.1). Returns whether permessage-deflate is in use.
 fn check_head(head: &str, offered: bool) -> Result<bool, String> {
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap_or_default();
@@ -229,11 +229,11 @@ fn check_head(head: &str, offered: bool) -> Result<bool, String> {
     match field("sec-websocket-extensions") {
         None => Ok(false),
         Some(taken) if offered && taken.starts_with("permessage-deflate") => Ok(true),
-        Some(taken) => Err(format!("the server took the extension {taken:?}, which nobody offered")),
+        Some(taken) => Err(format!("the server accepted the extension {taken:?}, which was not offered")),
     }
 }
 
-/// An error that says which client it befell.
+/// Returns an error with the number of the client.
 fn failure(number: usize, why: &str) -> io::Error {
     io::Error::other(format!("client {number}: {why}"))
 }
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_counts_only_with_the_right_accept() {
+    fn a_handshake_needs_the_right_accept_value() {
         assert_eq!(check_head(&head(&format!("SEC-WebSocket-Accept: {ACCEPT}")), false), Ok(false));
         assert!(check_head(&head("Sec-WebSocket-Accept: AAAA"), false).unwrap_err().contains("AAAA"));
         assert!(check_head("HTTP/1.1 403 Forbidden\r\n\r\n", false).unwrap_err().contains("403"));

@@ -1,8 +1,7 @@
-//! Frames on the wire (RFC 6455 section 5.2) as a client builds and reads them; used by `client`.
+//! Frames (RFC 6455 section 5.2) as a client encodes and parses them.
 //!
-//! No library here: what is sent is the same few bytes over and over, and a client that spends as little as possible
-//! on a message leaves the core to nobody but the kernel. It opens no socket and knows no extension but the bit that
-//! permessage-deflate takes; a compressed message is *sent* as a stored block and never inflated when received.
+//! Written without a library, so that the client spends as little CPU time as possible on a message. Of
+//! permessage-deflate it knows the bit: it sends a message as a stored block, and does not decompress a received one.
 
 /// Opcodes of RFC 6455 section 11.8.
 pub(crate) const CONTINUATION: u8 = 0x0;
@@ -15,24 +14,24 @@ const FIN: u8 = 0x80;
 const COMPRESSED: u8 = 0x40;
 const RESERVED: u8 = 0x30;
 const MASKED: u8 = 0x80;
-/// In the place of a length: two bytes, eight bytes of it follow.
+/// Values of the length byte that announce a length of two or eight bytes.
 const SHORT: u8 = 0x7e;
 const LONG: u8 = 0x7f;
-/// Any key will do for a server; that of the RFC's examples (section 5.7) can be followed by hand.
+/// The masking key, from the RFC's examples (section 5.7). A server accepts any key.
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// The head of a frame that is wholly there.
+/// The head of a complete frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) opcode: u8,
     pub(crate) last: bool,
     pub(crate) compressed: bool,
-    /// Where the payload begins and ends, counted from the frame's first byte.
+    /// Begin and end of the payload, counted from the frame's first byte.
     pub(crate) begin: usize,
     pub(crate) end: usize,
 }
 
-/// The frame that `bytes` begin with, if all of it is there.
+/// Parses the frame at the start of `bytes`; `None` if it is incomplete.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, &'static str> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
     if second & MASKED != 0 {
@@ -58,27 +57,27 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, &'static str> {
     }))
 }
 
-/// Appends one whole, masked frame.
+/// Appends a masked frame.
 pub(crate) fn build(frame: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     append(frame, FIN | opcode, payload);
 }
 
-/// Appends a message that counts as compressed: one stored block (RFC 7692 section 7.2.3.3).
+/// Appends a compressed message that consists of one stored block (RFC 7692 section 7.2.3.3).
 ///
 /// # Panics
 /// With a payload of more than 65535 bytes, which one stored block cannot hold.
 pub(crate) fn build_stored(frame: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
-    let length = u16::try_from(payload.len()).expect("main allows no longer message");
+    let length = u16::try_from(payload.len()).expect("main checks the length");
     let mut block = vec![0];
     block.extend_from_slice(&length.to_le_bytes());
     block.extend_from_slice(&(!length).to_le_bytes());
     block.extend_from_slice(payload);
-    // The empty block that the sender of a message leaves off after its flush begins with this byte.
+    // The first byte of the empty block after a flush; a sender omits the rest of it.
     block.push(0);
     append(frame, FIN | COMPRESSED | opcode, &block);
 }
 
-/// Head, key, and the payload under the key.
+/// Appends head, key and masked payload.
 fn append(frame: &mut Vec<u8>, first: u8, payload: &[u8]) {
     frame.push(first);
     if let Ok(length @ 0..SHORT) = u8::try_from(payload.len()) {
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_there_with_its_last_byte_and_not_before() {
+    fn a_frame_is_parsed_once_its_last_byte_is_there() {
         for (head, length) in [
             (vec![0x81, 0x05], 5),
             (vec![0x82, SHORT, 0x01, 0x00], 256),
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_may_send_is_an_error() {
+    fn invalid_frames_of_a_server_are_errors() {
         assert!(parse(&[0x81, 0x85]).is_err());
         assert!(parse(&[0xa1, 0x05]).is_err());
         assert!(parse(&[0x81, LONG, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err());

@@ -1,11 +1,12 @@
-//! The WebSocket clients of the benches: many on one thread, so that one core of load takes no second one.
+//! The WebSocket clients of the benchmarks: many on one thread, so that they use one core.
 //!
-//! `bench-websocket ADDRESS PATH CONNECTIONS BYTES [deflate]` opens them, 64 at a time, and says so on stdout with a
-//! line of JSON. Then it follows orders on stdin, a line each, and answers each with a line of JSON:
-//! `echo SECONDS`: every client sends a text message of BYTES, waits for its echo, sends the next; `once`: a single
-//! message and its echo on each. Meanwhile and afterwards they are idle and answer pings. End of file closes them.
-//! Anything unexpected ends the program with 1 and a sentence on stderr. Started by `tests/bench/load.py`, which
-//! pins it and sums up its CPU; latencies are from before the write to after the read of the whole echo.
+//! `bench-websocket ADDRESS PATH CONNECTIONS BYTES [deflate]` opens the connections, 64 at a time, and then prints a
+//! line of JSON. After that it reads orders from stdin, one a line, and answers each with a line of JSON.
+//! `echo SECONDS`: every client sends a text message of BYTES, waits for its echo, and sends the next. `once`: every
+//! client sends one message and waits for its echo. Between orders the clients are idle and answer pings. End of file
+//! closes them. After an unexpected event the program exits with 1 and a message on stderr. `tests/bench/load.py`
+//! starts it, pins it to a core and measures its CPU time. A latency is the time from before the write to after the
+//! read of the whole echo.
 
 #![forbid(unsafe_code)]
 
@@ -21,10 +22,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
 const USAGE: &str = "usage: bench-websocket ADDRESS PATH CONNECTIONS BYTES [deflate]";
-/// Less than any server's backlog.
+/// Connections opened at a time: fewer than any server's backlog.
 const OPENING: usize = 64;
 
-/// What all clients are to do.
+/// An order for all clients.
 #[derive(Clone, Copy, Debug)]
 enum Order {
     Idle,
@@ -33,10 +34,10 @@ enum Order {
     Close,
 }
 
-/// How a client did what it was told: microseconds of each message.
+/// The result of an order for one client: latencies in microseconds.
 type Report = io::Result<Vec<u32>>;
 
-/// Says in a sentence what went wrong.
+/// Prints the error, if any.
 fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,7 +67,7 @@ fn start() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Everything, from the first handshake to the last close.
+/// Runs from the first handshake to the last close.
 async fn run(plan: Plan, connections: usize) -> io::Result<()> {
     let clients = open(plan, connections).await?;
     let deflated = clients.iter().filter(|client| client.deflate).count();
@@ -89,7 +90,7 @@ async fn run(plan: Plan, connections: usize) -> io::Result<()> {
         orders.send_replace(order);
         let mut times = Vec::new();
         for _ in 0..connections {
-            times.extend(reports.recv().await.ok_or_else(|| io::Error::other("all clients are gone"))??);
+            times.extend(reports.recv().await.ok_or_else(|| io::Error::other("all clients have ended"))??);
         }
         let seconds = match order {
             Order::Echo { until } => until - begun,
@@ -102,7 +103,7 @@ async fn run(plan: Plan, connections: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// All clients, opened a few at a time; the first failure is everyone's.
+/// Opens all clients, a few at a time. Fails with the first error.
 async fn open(plan: Plan, connections: usize) -> io::Result<Vec<Client>> {
     let mut clients = Vec::with_capacity(connections);
     let mut opening = JoinSet::new();
@@ -119,12 +120,12 @@ async fn open(plan: Plan, connections: usize) -> io::Result<Vec<Client>> {
     Ok(clients)
 }
 
-/// The next one that is open.
+/// Returns the next client that has been opened.
 async fn next(opening: &mut JoinSet<io::Result<Client>>) -> io::Result<Option<Client>> {
     opening.join_next().await.transpose().map_err(io::Error::other)?.transpose()
 }
 
-/// One client's life: idle, but for its orders. A failure is reported and ends it.
+/// Runs one client: it is idle between orders. An error is reported and ends it.
 async fn live(mut client: Client, mut orders: watch::Receiver<Order>, report: mpsc::UnboundedSender<Report>) {
     loop {
         let error = tokio::select! {
@@ -139,14 +140,15 @@ async fn live(mut client: Client, mut orders: watch::Receiver<Order>, report: mp
             (None, Order::Echo { until }) => echo(&mut client, Some(until)).await,
         };
         let failed = done.is_err();
-        // Nobody listens any more only if another one has failed already.
+        // The receiver is dropped after the error of another client.
         if report.send(done).is_err() || failed {
             return;
         }
     }
 }
 
-/// The closed loop, `until` then or once; an echo that comes too late is waited for, and not counted.
+/// Sends messages in a closed loop `until` then, or one without it. The last echo is awaited, but not counted if it is
+/// late.
 async fn echo(client: &mut Client, until: Option<Instant>) -> Report {
     let mut times = Vec::new();
     let mut begin = Instant::now();
@@ -164,7 +166,7 @@ async fn echo(client: &mut Client, until: Option<Instant>) -> Report {
     }
 }
 
-/// An order from its line.
+/// Parses an order.
 fn parse(line: &str, now: Instant) -> io::Result<Order> {
     let seconds = line.strip_prefix("echo ").and_then(|seconds| seconds.parse().ok());
     let length = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -175,7 +177,7 @@ fn parse(line: &str, now: Instant) -> io::Result<Order> {
     }
 }
 
-/// Messages, rate and latencies (nearest rank) as a line of JSON.
+/// Formats the number of messages, the time and latencies (nearest rank) as a line of JSON.
 fn sum_up(mut times: Vec<u32>, seconds: Duration) -> String {
     times.sort_unstable();
     let rank =
@@ -190,11 +192,11 @@ fn sum_up(mut times: Vec<u32>, seconds: Duration) -> String {
     )
 }
 
-/// Lines of stdin by a thread of their own, which ends with it.
+/// Reads the lines of stdin in a thread, which ends with stdin.
 fn read_lines() -> mpsc::UnboundedReceiver<String> {
     let (sender, lines) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
-        // An unreadable line is as good an end as the end of the file.
+        // An unreadable line ends the program like the end of file.
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
                 break;
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_is_none_is_refused() {
+    fn an_unknown_order_is_refused() {
         let now = Instant::now();
         assert!(matches!(parse("once", now), Ok(Order::Once)));
         assert!(

@@ -1,4 +1,4 @@
-//! Fuzz target: any bytes as what a worker completes. The check is shared with the normal test run.
+//! Fuzz target: any bytes as a worker's completions. The check is shared with the normal test run.
 #![no_main]
 
 #[path = "../forged.rs"]

@@ -1,40 +1,42 @@
-//! A client that takes answers apart (RFC 9112), and panics at what is none.
+//! Parses the responses that a client has received (RFC 9112), and panics at a malformed one.
 
-/// Takes apart what a client has received; the answers that look complete to it. Anything that is none is a panic: what
-/// a client would take for the next answer, or not understand.
+/// Parses the responses to requests with these methods. Returns how many are complete.
+///
+/// # Panics
+/// A response is malformed, or bytes follow that a client would take for another response.
 pub(super) fn complete(received: &[u8], methods: &[&str]) -> usize {
     let mut rest = received;
     let mut complete = 0;
     for method in methods {
-        let Some(answer) = Answer::next(&mut rest, method) else {
-            assert!(rest.is_empty(), "no answer: {}", rest.escape_ascii());
+        let Some(response) = Response::next(&mut rest, method) else {
+            assert!(rest.is_empty(), "no response: {}", rest.escape_ascii());
             return complete;
         };
-        if answer.status == 101 {
-            // Frames follow.
+        if response.status == 101 {
+            // WebSocket frames follow.
             return complete + 1;
         }
-        if !answer.is_complete {
+        if !response.is_complete {
             return complete;
         }
         complete += 1;
     }
-    assert!(rest.is_empty(), "more than was asked for: {}", rest.escape_ascii());
+    assert!(rest.is_empty(), "bytes after the last response: {}", rest.escape_ascii());
     complete
 }
 
-struct Answer {
+struct Response {
     status: u16,
     is_complete: bool,
 }
 
-impl Answer {
-    /// The next one that is final (RFC 9112 §6.3); `None` if its head does not come to its end.
+impl Response {
+    /// Returns the next final response (RFC 9112 §6.3); `None` if its head is incomplete.
     fn next(rest: &mut &[u8], method: &str) -> Option<Self> {
         loop {
             let end = rest.windows(4).position(|four| four == b"\r\n\r\n");
             let Some(end) = end else {
-                // A head that breaks off, or nothing.
+                // An incomplete head, or nothing.
                 assert!(rest.is_empty() || rest.starts_with(b"HTTP/1."), "{}", rest.escape_ascii());
                 *rest = &[];
                 return None;
@@ -49,7 +51,9 @@ impl Answer {
             let fields: Vec<(String, &str)> = fields
                 .split("\r\n")
                 .filter(|line| !line.is_empty())
-                .map(|line| line.split_once(':').unwrap_or_else(|| panic!("no field: {line:?} in {head}")))
+                .map(|line| {
+                    line.split_once(':').unwrap_or_else(|| panic!("not a field line: {line:?} in {head}"))
+                })
                 .map(|(name, value)| (name.to_ascii_lowercase(), value.trim()))
                 .collect();
             assert!(fields.iter().all(|(name, _)| name != "x-evil"), "{head}");
@@ -78,14 +82,14 @@ impl Answer {
                 true
             };
             if !is_complete {
-                assert!(rest.is_empty(), "something after an answer that broke off: {}", rest.escape_ascii());
+                assert!(rest.is_empty(), "bytes after an incomplete response: {}", rest.escape_ascii());
             }
             return Some(Self { status, is_complete });
         }
     }
 }
 
-/// Takes a chunked body (RFC 9112 §7.1). False if it breaks off.
+/// Skips a chunked body (RFC 9112 §7.1). Returns false if it is incomplete.
 fn take_chunks(rest: &mut &[u8]) -> bool {
     let line = |rest: &mut &[u8]| {
         let end = rest.windows(2).position(|two| two == b"\r\n")?;
@@ -98,8 +102,7 @@ fn take_chunks(rest: &mut &[u8]) -> bool {
             *rest = &[];
             return false;
         };
-        let size =
-            usize::from_str_radix(&size, 16).unwrap_or_else(|_| panic!("no size of a chunk: {size:?}"));
+        let size = usize::from_str_radix(&size, 16).unwrap_or_else(|_| panic!("not a chunk size: {size:?}"));
         if size == 0 {
             // Trailers, and an empty line.
             loop {
