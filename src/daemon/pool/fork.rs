@@ -36,7 +36,7 @@ impl Pool {
     /// Asks a zygote to fork a worker. Its geometry, application and listeners are the zygote's.
     ///
     /// # Errors
-    /// If the channel cannot be created or the zygote cannot be asked; then nothing is left of the worker.
+    /// If the channel cannot be created or Fork cannot be sent; then the worker's resources are removed.
     pub fn fork(&mut self, spec: &SpawnSpec<'_>, zygote: WorkerId) -> Result<(), SpawnError> {
         let no_zygote = |reason: &str| SpawnError::Zygote(io::Error::new(io::ErrorKind::NotFound, reason));
         let geometry = match self.processes.get(&zygote) {

@@ -4,6 +4,7 @@
 //! The children are the processes in the worker's cgroup, which is kept until it is empty. Without a cgroup they are the
 //! processes in its process group; each is held by a pidfd, because the kernel may reuse the group's id as soon as the
 //! group is empty.
+
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,7 +22,7 @@ use crate::systemd::cgroup::WorkerCgroup;
 /// Maximum number of killed processes that are listed per worker; the others are counted.
 const MAX_LISTED: usize = 16;
 
-/// Time between two kills of the same processes: a cgroup without `cgroup.kill` may have new ones.
+/// Interval at which processes that have not exited yet are killed again.
 const KILL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The leftovers of all workers.

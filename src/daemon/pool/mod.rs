@@ -156,7 +156,7 @@ impl Pool {
     /// Starts a worker or a zygote: creates its channel, cgroup and process, and sends it Start.
     ///
     /// # Errors
-    /// If one of these cannot be created; then none of them is left.
+    /// If one of these cannot be created; then the others are removed.
     pub fn spawn(&mut self, spec: &SpawnSpec<'_>, reactor: &Reactor) -> Result<SpawnedWorker, SpawnError> {
         let (channel, map, worker_socket) = Channel::new(Geometry::standard(spec.slots().max()))?;
         let (worker_ends, daemon_ends) = self.create_output_pipes()?;
@@ -285,7 +285,7 @@ impl Pool {
     fn reap_orphans(&mut self) {
         while self.forks.is_empty()
             && let Ok(Some((pid, exit))) = process::peek_exit(WaitTarget::Any)
-            // A worker that exited just now is left to the call for its own SIGCHLD.
+            // A worker that exited just now is handled at its own SIGCHLD.
             && !self.processes.values().any(|process| process.pid == pid)
         {
             tracing::trace!(rgun.pid = pid.as_raw(), "an orphan of a worker {exit}");

@@ -105,27 +105,20 @@ pub(super) fn spawn(
     spawned.map(|child| Pid::from_raw(child.id().cast_signed()))
 }
 
-/// Returns whether the directory, the interpreter or the system is at fault: `chdir(2)` and `execve(2)` fail alike.
+/// Finds whether the directory, the interpreter or the system is at fault: `chdir(2)` and `execve(2)` fail alike.
 fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
     let directory = &spec.app.directory;
     // `/.` resolves in a directory that may be entered.
     if let Err(source) = directory.join(".").metadata() {
         return SpawnError::Directory { path: directory.clone(), source };
     }
-    let python = &spec.app.python;
-    match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => SpawnError::Interpreter {
-            path: python.path.clone(),
-            source_of_path: python.source.to_string(),
-            source,
-        },
-        _ if source.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32) => SpawnError::Interpreter {
-            path: python.path.clone(),
-            source_of_path: python.source.to_string(),
-            source,
-        },
-        _ => SpawnError::System { resource: "the process", source },
+    let is_interpreter = matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+        || source.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32);
+    if !is_interpreter {
+        return SpawnError::System { resource: "the process", source };
     }
+    let python = &spec.app.python;
+    SpawnError::Interpreter { path: python.path.clone(), source_of_path: python.source.to_string(), source }
 }
 
 /// Enters the cgroup, sets the parent-death signal and places the control socket. Runs between fork and exec: makes

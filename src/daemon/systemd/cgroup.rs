@@ -214,7 +214,7 @@ pub(super) fn read(path: &Path) -> Result<String, CgroupError> {
     })
 }
 
-/// Returns true if another process than this one is in the cgroup.
+/// Returns true if a process other than this one is in the cgroup.
 fn has_other_processes(cgroup: &Path) -> Result<bool, CgroupError> {
     let own = std::process::id().to_string();
     Ok(read(&cgroup.join("cgroup.procs"))?.lines().any(|pid| pid != own))

@@ -197,7 +197,7 @@ impl Worker {
         self.max_requests.filter(|max| max.get() == self.n_served).map(NonZeroU64::get)
     }
 
-    /// Counts a response in the tally, once the worker is admitted: before, it only answers probes.
+    /// Counts a response, if the worker is admitted. Before that it answers probes alone.
     pub(crate) fn count_answer(&mut self, failed: bool) {
         if self.is_admitted {
             self.responses.answered += 1;

@@ -11,12 +11,12 @@ struct WorkerWithChild {
 }
 
 impl WorkerWithChild {
-    fn spawn(exit_command: &str, children: Duration, in_cgroup: bool) -> Self {
+    fn spawn(exit_command: &str, children_timeout: Duration, in_cgroup: bool) -> Self {
         let script =
             format!("cd \"${{0%/*}}\"; sleep 1000 & echo $! >child.new; mv child.new child; {exit_command}");
         let mut fixture = PoolFixture::new(&script, in_cgroup.then_some(&[]));
         let cgroup = in_cgroup.then(|| fixture.create_cgroup_files("g1-w0-1"));
-        let spec = SpawnSpec { children_timeout: children, ..fixture.spec(worker(0, 1)) };
+        let spec = SpawnSpec { children_timeout, ..fixture.spec(worker(0, 1)) };
         fixture.pool.spawn(&spec, &fixture.reactor).unwrap();
         let mut child = None;
         eventually("the child is started", || {
@@ -60,17 +60,20 @@ fn children_of_clean_exit_run_until_timeout_and_are_listed() {
     let name = "children_of_clean_exit_run_until_timeout_and_are_listed";
     in_own_process(module_path!(), name, || {
         for in_cgroup in [false, true] {
-            let mut left = WorkerWithChild::spawn("exit 0", MINUTE, in_cgroup);
-            let pid = left.fixture.next_exit().pid;
-            assert_eq!(left.fixture.pool.kill_leftovers(), []);
-            assert!(left.child_is_running() && left.fixture.pool.has_leftovers(), "in a cgroup: {in_cgroup}");
-            assert!(left.fixture.pool.next_leftover_kill().unwrap() > Instant::now() + MINUTE / 2);
-            left.fixture.pool.leftovers.expire();
-            let killed = left.kill_and_report();
+            let mut parent = WorkerWithChild::spawn("exit 0", MINUTE, in_cgroup);
+            let pid = parent.fixture.next_exit().pid;
+            assert_eq!(parent.fixture.pool.kill_leftovers(), []);
+            assert!(
+                parent.child_is_running() && parent.fixture.pool.has_leftovers(),
+                "in a cgroup: {in_cgroup}"
+            );
+            assert!(parent.fixture.pool.next_leftover_kill().unwrap() > Instant::now() + MINUTE / 2);
+            parent.fixture.pool.leftovers.expire();
+            let killed = parent.kill_and_report();
             assert_eq!((killed.worker, killed.pid, killed.n_processes), (worker(0, 1), pid, 1));
-            assert_eq!(killed.commands, [(left.child.as_raw().unsigned_abs(), "sleep".to_owned())]);
-            left.assert_child_killed();
-            assert!(!left.fixture.pool.has_leftovers());
+            assert_eq!(killed.commands, [(parent.child.as_raw().unsigned_abs(), "sleep".to_owned())]);
+            parent.assert_child_killed();
+            assert!(!parent.fixture.pool.has_leftovers());
         }
     });
 }
@@ -79,17 +82,19 @@ fn children_of_clean_exit_run_until_timeout_and_are_listed() {
 fn children_die_with_failed_killed_or_zero_timeout_worker() {
     let name = "children_die_with_failed_killed_or_zero_timeout_worker";
     in_own_process(module_path!(), name, || {
-        for (ends, children) in [("exit 1", MINUTE), ("kill -9 $$", MINUTE), ("exit 0", Duration::ZERO)] {
-            let mut left = WorkerWithChild::spawn(ends, children, false);
-            left.fixture.next_exit();
-            left.assert_child_killed();
-            assert!(!left.fixture.pool.has_leftovers(), "{ends}");
+        for (exit_command, children_timeout) in
+            [("exit 1", MINUTE), ("kill -9 $$", MINUTE), ("exit 0", Duration::ZERO)]
+        {
+            let mut parent = WorkerWithChild::spawn(exit_command, children_timeout, false);
+            parent.fixture.next_exit();
+            parent.assert_child_killed();
+            assert!(!parent.fixture.pool.has_leftovers(), "{exit_command}");
         }
-        let mut left = WorkerWithChild::spawn("exec sleep 1000", MINUTE, false);
-        left.fixture.pool.kill(worker(0, 1));
-        left.fixture.next_exit();
-        left.assert_child_killed();
-        assert!(!left.fixture.pool.has_leftovers());
+        let mut parent = WorkerWithChild::spawn("exec sleep 1000", MINUTE, false);
+        parent.fixture.pool.kill(worker(0, 1));
+        parent.fixture.next_exit();
+        parent.assert_child_killed();
+        assert!(!parent.fixture.pool.has_leftovers());
     });
 }
 
@@ -97,25 +102,25 @@ fn children_die_with_failed_killed_or_zero_timeout_worker() {
 fn children_that_exit_in_time_leave_no_cgroup() {
     let name = "children_that_exit_in_time_leave_no_cgroup";
     in_own_process(module_path!(), name, || {
-        let mut left = WorkerWithChild::spawn("exit 0", MINUTE, true);
-        left.fixture.next_exit();
-        kill(left.child, Signal::SIGTERM).unwrap();
+        let mut parent = WorkerWithChild::spawn("exit 0", MINUTE, true);
+        parent.fixture.next_exit();
+        kill(parent.child, Signal::SIGTERM).unwrap();
         // The kernel removes the files of a cgroup with the directory.
-        for file in fs::read_dir(left.fixture.directory.join("g1-w0-1")).unwrap() {
+        for file in fs::read_dir(parent.fixture.directory.join("g1-w0-1")).unwrap() {
             fs::remove_file(file.unwrap().path()).unwrap();
         }
-        left.fixture.pool.remove_stale_cgroups();
-        assert!(!left.fixture.directory.join("g1-w0-1").exists() && !left.fixture.pool.has_leftovers());
-        drop(left);
+        parent.fixture.pool.remove_stale_cgroups();
+        assert!(!parent.fixture.directory.join("g1-w0-1").exists() && !parent.fixture.pool.has_leftovers());
+        drop(parent);
 
-        let mut left = WorkerWithChild::spawn("exit 0", MINUTE, false);
-        left.fixture.next_exit();
-        kill(left.child, Signal::SIGTERM).unwrap();
+        let mut parent = WorkerWithChild::spawn("exit 0", MINUTE, false);
+        parent.fixture.next_exit();
+        kill(parent.child, Signal::SIGTERM).unwrap();
         eventually("the child is pruned", || {
-            left.fixture.pool.reap();
-            !left.fixture.pool.has_leftovers()
+            parent.fixture.pool.reap();
+            !parent.fixture.pool.has_leftovers()
         });
-        assert_eq!(left.fixture.pool.kill_leftovers(), []);
+        assert_eq!(parent.fixture.pool.kill_leftovers(), []);
     });
 }
 
@@ -125,25 +130,25 @@ fn grandchildren_are_found_in_the_process_group() {
     in_own_process(module_path!(), name, || {
         let relay =
             "sh -c 'while [ ! -e go ]; do sleep 0.01; done; sleep 1000 & echo $! >grandchild' & exit 0";
-        let mut left = WorkerWithChild::spawn(relay, MINUTE, false);
-        left.fixture.next_exit();
-        kill(left.child, Signal::SIGKILL).unwrap();
-        fs::write(left.fixture.directory.join("go"), "").unwrap();
+        let mut parent = WorkerWithChild::spawn(relay, MINUTE, false);
+        parent.fixture.next_exit();
+        kill(parent.child, Signal::SIGKILL).unwrap();
+        fs::write(parent.fixture.directory.join("go"), "").unwrap();
         let mut grandchild = None;
         eventually("the grandchild is started", || {
-            let text = fs::read_to_string(left.fixture.directory.join("grandchild")).unwrap_or_default();
+            let text = fs::read_to_string(parent.fixture.directory.join("grandchild")).unwrap_or_default();
             grandchild = text.trim().parse::<i32>().ok();
-            left.fixture.pool.reap();
+            parent.fixture.pool.reap();
             grandchild.is_some()
         });
-        left.child = Pid::from_raw(grandchild.unwrap());
+        parent.child = Pid::from_raw(grandchild.unwrap());
         eventually("the relay is pruned", || {
-            left.fixture.pool.reap();
-            left.fixture.pool.leftovers.n_processes() == 1
+            parent.fixture.pool.reap();
+            parent.fixture.pool.leftovers.n_processes() == 1
         });
-        assert!(left.child_is_running() && left.fixture.pool.has_leftovers());
-        assert_eq!(left.fixture.pool.terminate_leftovers(Instant::now()), 1);
-        left.fixture.pool.kill_leftovers();
-        left.assert_child_killed();
+        assert!(parent.child_is_running() && parent.fixture.pool.has_leftovers());
+        assert_eq!(parent.fixture.pool.terminate_leftovers(Instant::now()), 1);
+        parent.fixture.pool.kill_leftovers();
+        parent.assert_child_killed();
     });
 }

@@ -113,18 +113,18 @@ impl PoolFixture {
     fn zygote(&mut self, worker: WorkerId) -> OwnedFd {
         // Before the channel is created: until its exec, a child holds this process's descriptors.
         let pid = child("exec sleep 1000");
-        let (channel, _, theirs) = Channel::new(Geometry::standard(3)).unwrap();
-        let limits = memory_limits::MemoryLimits::default();
+        let (channel, _, worker_socket) = Channel::new(Geometry::standard(3)).unwrap();
+        let memory_limits = memory_limits::MemoryLimits::default();
         let process = WorkerProcess {
             pid,
             role: Role::Zygote,
             channel,
             cgroup: None,
-            memory_limits: limits,
+            memory_limits,
             children_timeout: Duration::ZERO,
         };
         self.pool.processes.insert(worker, process);
-        theirs
+        worker_socket
     }
 
     /// Creates a directory with the files of a cgroup, as the kernel does.
@@ -255,8 +255,8 @@ fn kill_includes_children_and_leaves_no_zombie() {
         let pid = Pid::from_raw(pid.unwrap());
         assert!(is_running(pid));
         fixture.pool.kill(worker(0, 1));
-        let how = fixture.next_exit().status;
-        assert_eq!(how, Exit::Signal { signal: 9, core_dumped: false });
+        let status = fixture.next_exit().status;
+        assert_eq!(status, Exit::Signal { signal: 9, core_dumped: false });
         // This process is a subreaper, so the worker's children are its children now.
         eventually("the orphans are reaped", || {
             assert_eq!(fixture.pool.reap(), []);
