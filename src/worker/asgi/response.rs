@@ -5,18 +5,12 @@
 //! then the next `send()` of the application waits.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rgun_channel::ProtocolError;
-use rgun_channel::control::{Report, send};
-use rgun_channel::frame::{Body, Completion, CompletionKind, MAX_FIELDS, MESSAGE_COST, UNTIL_EOF};
+use rgun_channel::frame::{Body, Completion, CompletionKind, MAX_FIELDS, MESSAGE_COST};
 use rgun_channel::layout::{CHUNK_BYTES, MAX_INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
@@ -25,7 +19,6 @@ use crate::fault::Fault;
 use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
 use crate::python::FormattedError;
 use crate::wait::monotonic_ns;
-use crate::wsgi::file_wrapper::{has_bytes, trusted_length};
 
 /// From this many bytes on, the GIL is released while they are copied into the slab.
 const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
@@ -199,64 +192,6 @@ impl ExchangeState {
         self.push_frame(py, CompletionKind::Trailers, fields, &Body::Inline(&[]), true, false)
     }
 
-    /// Processes `http.response.pathsend`: sends the descriptor, then the frame that refers to it.
-    pub(super) fn send_file(&mut self, py: Python<'_>, path: &Path) -> Result<(), Fault> {
-        let file = open_regular_file(path)?;
-        let len = self.file_length(py, &file)?;
-        self.response.body_bytes = if len == UNTIL_EOF { 0 } else { len };
-        let end = !self.response.has_trailers;
-        let kind = PayloadKind::Body { end };
-        if self.is_bodyless() || len == 0 {
-            self.send_or_queue(py, None, 0, kind)?;
-        } else {
-            let message = Report::File(self.id).encode();
-            let worker = self.application.worker;
-            py.detach(|| send(worker.control, &message, &[file.as_fd()])).map_err(PyErr::from)?;
-            self.send_payload(py, &Body::File { offset: 0, len }, kind, true)?;
-        }
-        self.stage = if end { Stage::Ended } else { Stage::Trailing };
-        Ok(())
-    }
-
-    /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown; without one
-    /// all bytes, and then adds the length to the head if it is known. [`UNTIL_EOF`] if it is not.
-    fn file_length(&mut self, py: Python<'_>, file: &File) -> Result<u64, Fault> {
-        let fd = file.as_fd();
-        match self.response.head.length {
-            Some(_) if self.is_bodyless() => Ok(0),
-            // The application took the length from `stat`, which reports 0 for a file of procfs.
-            Some(0) if has_unreported_content(py, file)? => Err(body_too_long().into()),
-            Some(length) => {
-                let has_enough =
-                    has_bytes(py, fd, length).map_err(|errno| PyErr::from(io::Error::from(errno)))?;
-                if has_enough { Ok(length) } else { Err(body_too_short().into()) }
-            }
-            None => match trusted_length(py, fd, 0) {
-                Some(len) => {
-                    self.announce_length(len)?;
-                    Ok(len)
-                }
-                None if has_unreported_content(py, file)?
-                    || file.metadata().map_err(PyErr::from)?.len() > 0 =>
-                {
-                    Ok(UNTIL_EOF)
-                }
-                None => {
-                    self.announce_length(0)?;
-                    Ok(0)
-                }
-            },
-        }
-    }
-
-    /// Adds a Content-Length to the head, unless the head is sent or trailers follow.
-    fn announce_length(&mut self, len: u64) -> PyResult<()> {
-        if self.response.has_trailers || self.response.is_head_sent {
-            return Ok(());
-        }
-        self.response.head.add_content_length(len, &mut self.response.encoded_fields)
-    }
-
     /// Processes `http.response.early_hint`.
     pub(super) fn send_early_hints(
         &mut self,
@@ -365,7 +300,7 @@ impl ExchangeState {
     }
 
     /// Returns whether the response has no body: one to HEAD, a 204 or a 304 (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
-    fn is_bodyless(&self) -> bool {
+    pub(super) fn is_bodyless(&self) -> bool {
         self.response.is_for_head || matches!(self.response.head.status, 204 | 304)
     }
 
@@ -406,7 +341,7 @@ impl ExchangeState {
     }
 
     /// Sends one frame of a payload. The first frame of a response also has the head.
-    fn send_payload(
+    pub(super) fn send_payload(
         &mut self,
         py: Python<'_>,
         body: &Body<'_>,
@@ -500,29 +435,12 @@ pub(super) struct DeferredDrops {
     functions: Option<Functions>,
 }
 
-/// Opens a regular file. Anything else is refused, without blocking: opening a FIFO would wait for its writer.
-fn open_regular_file(path: &Path) -> PyResult<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if file.metadata()?.is_file() {
-        return Ok(file);
-    }
-    Err(PyValueError::new_err(format!("http.response.pathsend: {} is not a regular file", path.display())))
-}
-
-/// Returns whether the file has content although `stat` reports 0 bytes, as for files of procfs.
-fn has_unreported_content(py: Python<'_>, file: &File) -> PyResult<bool> {
-    if file.metadata()?.len() > 0 {
-        return Ok(false);
-    }
-    let has_content = has_bytes(py, file.as_fd(), 1).map_err(io::Error::from)?;
-    // Checked again: the first bytes may have been written in between.
-    Ok(has_content && file.metadata()?.len() == 0)
-}
-
-fn body_too_long() -> PyErr {
+/// The exception for a body longer than its Content-Length.
+pub(super) fn body_too_long() -> PyErr {
     PyRuntimeError::new_err("Response content longer than Content-Length")
 }
 
-fn body_too_short() -> PyErr {
+/// The exception for a body shorter than its Content-Length.
+pub(super) fn body_too_short() -> PyErr {
     PyRuntimeError::new_err("Response content shorter than Content-Length")
 }

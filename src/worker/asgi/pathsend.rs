@@ -1,0 +1,98 @@
+//! Sends files: the extension "Path Send" of the ASGI HTTP specification. Called by [`super::send`].
+//!
+//! The daemon gets the descriptor on the control socket and sends the file itself.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use rgun_channel::control::{Report, send};
+use rgun_channel::frame::{Body, UNTIL_EOF};
+
+use super::response::{body_too_long, body_too_short};
+use super::state::{ExchangeState, PayloadKind, Stage};
+use crate::fault::Fault;
+use crate::wsgi::file_wrapper::{has_bytes, trusted_length};
+
+impl ExchangeState {
+    /// Processes `http.response.pathsend`: sends the descriptor, then the frame that refers to it.
+    pub(super) fn send_file(&mut self, py: Python<'_>, path: &Path) -> Result<(), Fault> {
+        let file = open_regular_file(path)?;
+        let len = self.file_length(py, &file)?;
+        self.response.body_bytes = if len == UNTIL_EOF { 0 } else { len };
+        let end = !self.response.has_trailers;
+        let kind = PayloadKind::Body { end };
+        if self.is_bodyless() || len == 0 {
+            self.send_or_queue(py, None, 0, kind)?;
+        } else {
+            let message = Report::File(self.id).encode();
+            let worker = self.application.worker;
+            py.detach(|| send(worker.control, &message, &[file.as_fd()])).map_err(PyErr::from)?;
+            self.send_payload(py, &Body::File { offset: 0, len }, kind, true)?;
+        }
+        self.stage = if end { Stage::Ended } else { Stage::Trailing };
+        Ok(())
+    }
+
+    /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown; without one
+    /// all bytes, and then adds the length to the head if it is known. [`UNTIL_EOF`] if it is not.
+    fn file_length(&mut self, py: Python<'_>, file: &File) -> Result<u64, Fault> {
+        let fd = file.as_fd();
+        match self.response.head.length {
+            Some(_) if self.is_bodyless() => Ok(0),
+            // The application took the length from `stat`, which reports 0 for a file of procfs.
+            Some(0) if has_unreported_content(py, file)? => Err(body_too_long().into()),
+            Some(length) => {
+                let has_enough =
+                    has_bytes(py, fd, length).map_err(|errno| PyErr::from(io::Error::from(errno)))?;
+                if has_enough { Ok(length) } else { Err(body_too_short().into()) }
+            }
+            None => match trusted_length(py, fd, 0) {
+                Some(len) => {
+                    self.announce_length(len)?;
+                    Ok(len)
+                }
+                None if has_unreported_content(py, file)?
+                    || file.metadata().map_err(PyErr::from)?.len() > 0 =>
+                {
+                    Ok(UNTIL_EOF)
+                }
+                None => {
+                    self.announce_length(0)?;
+                    Ok(0)
+                }
+            },
+        }
+    }
+
+    /// Adds a Content-Length to the head, unless the head is sent or trailers follow.
+    fn announce_length(&mut self, len: u64) -> PyResult<()> {
+        if self.response.has_trailers || self.response.is_head_sent {
+            return Ok(());
+        }
+        self.response.head.add_content_length(len, &mut self.response.encoded_fields)
+    }
+}
+
+/// Opens a regular file. Anything else is refused, without blocking: opening a FIFO would wait for its writer.
+fn open_regular_file(path: &Path) -> PyResult<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(PyValueError::new_err(format!("http.response.pathsend: {} is not a regular file", path.display())))
+}
+
+/// Returns whether the file has content although `stat` reports 0 bytes, as for files of procfs.
+fn has_unreported_content(py: Python<'_>, file: &File) -> PyResult<bool> {
+    if file.metadata()?.len() > 0 {
+        return Ok(false);
+    }
+    let has_content = has_bytes(py, file.as_fd(), 1).map_err(io::Error::from)?;
+    // Checked again: the first bytes may have been written in between.
+    Ok(has_content && file.metadata()?.len() == 0)
+}
