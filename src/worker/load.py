@@ -260,8 +260,7 @@ def check_patches(is_wsgi, threads, is_zygote):
         return Failure(
             CONFIG,
             "app.target: the ASGI application has the standard library patched by eventlet (monkey "
-            "patching), with which the event loop of asyncio comes to a halt; take the patching out of the "
-            "application",
+            "patching), which blocks the event loop of asyncio; take the patching out of the application",
         ).outcome
     if is_zygote and library == "eventlet":
         return Failure(

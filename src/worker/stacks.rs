@@ -67,8 +67,8 @@ fn install_handler() -> std::io::Result<()> {
     WRITE_STACKS.get_or_init(|| theirs);
     action.sa_sigaction = on_stacks_signal as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-    // SAFETY: `action` is initialized, its handler has the signature that goes without SA_SIGINFO, and calls nothing
-    // that is not async-signal-safe, but for what was a handler before.
+    // SAFETY: `action` is initialized; its handler has the signature of one without SA_SIGINFO, and calls only
+    // async-signal-safe functions and faulthandler's handler.
     match unsafe { libc::sigaction(STACKS_SIGNAL, &raw const action, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),

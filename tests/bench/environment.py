@@ -1,7 +1,7 @@
 """Prepares what the benchmarks need, once, under target/bench: the venv of peers, the limit, the shop, files.
 
-Called by `run` before it measures. What cannot be made is reported and left out; what was made is kept until
-its recipe changes.
+Called by `run` before it measures. A part that cannot be prepared is reported and left out; the others are kept
+until their recipe changes.
 """
 
 import hashlib
@@ -101,9 +101,9 @@ def prepare_shop(base, venv, python):
 
 
 def make_program(base, name):
-    """Builds the crate `name` beside this file: `limit`, the static answer, or `websocket`, the clients.
+    """Builds the crate `name` of this directory: `limit`, the static response, or `websocket`, the clients.
 
-    None if there is no cargo.
+    Returns None if there is no cargo.
     """
     if not shutil.which("cargo"):
         return None

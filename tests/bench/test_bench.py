@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: pytest tests/bench. Needs no peer.
+"""Tests of the benchmarks (pytest tests/bench); they run without peers.
 
 A harness that accepts a wrong response, misses a child's CPU time, or starts its clock late would make every
 table worthless.

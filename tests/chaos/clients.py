@@ -1,7 +1,7 @@
 """Clients that request everything a site has, check every byte of the responses, and record each request.
 
-Used by test_chaos.py, on the machine. They decide what a correct response is. Whether an incorrect one is
-excusable decides the test, which knows what was done to the server meanwhile.
+Used by test_chaos.py, on the machine. They check whether a response is correct. The test, which knows the
+disturbances of the server, decides whether an incorrect one is excusable.
 """
 
 import dataclasses

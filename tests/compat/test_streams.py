@@ -104,7 +104,7 @@ def test_file_can_follow_a_head_sent_alone(start, project):
                 global gate
                 if scope["type"] == "lifespan":
                     raise RuntimeError("no lifespan")
-                # Before Python 3.10 it belongs to the loop that runs when it is made.
+                # Before Python 3.10 an Event belongs to the loop that runs at its creation.
                 gate = gate or asyncio.Event()
                 await send({"type": "http.response.start", "status": 200, "headers": []})
                 if scope["path"] == "/open":

@@ -1,7 +1,7 @@
 """Raw HTTP/1.1 for tests: sends exactly the given bytes and tells a complete response from a truncated one.
 
-Not http.client, which hides what matters here: whether the body ended as its framing says, which headers
-were repeated, and what is left on the connection.
+http.client hides whether the body ended as its framing says, which headers were repeated, and what is left
+on the connection.
 """
 
 import json

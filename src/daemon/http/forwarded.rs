@@ -56,8 +56,8 @@ impl ProxyClaim {
 }
 
 /// Returns the right-most address that is not trusted; if all are trusted, the left-most, because the client is then
-/// within the trusted network. An element that is no address ends the search, because anyone may have written what is
-/// left of it; the client is then the last known hop, as in nginx.
+/// within the trusted network. An element that is not an address ends the search, because any client may have written
+/// the elements left of it; the client is then the last known hop, as in nginx.
 fn client(fields: &GetAll<'_, HeaderValue>, trusted: &TrustedPeers) -> Option<SocketAddr> {
     let mut known = None;
     for element in elements_from_the_right(fields) {

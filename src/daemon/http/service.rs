@@ -35,7 +35,8 @@ impl Service<Request<Incoming>> for ConnService {
     type Future = ResponseFuture;
 
     fn call(&self, request: Request<Incoming>) -> ResponseFuture {
-        // Not in the future: hyper reads on before it polls the future, and `RequestMeta` says what that would cost.
+        // Done here, not in the future: hyper reads ahead before it polls the future, which costs an allocation while the
+        // head exists (see `RequestMeta`).
         let (meta, progress, handshake) = start(&self.context, &self.upgrade_slot, request);
         ResponseFuture::new(Arc::clone(&self.context), meta, progress, handshake)
     }

@@ -128,7 +128,7 @@ pub(super) struct WorkerRecord {
     pub(super) state: TimedState,
     /// It runs no requests: it was never admitted, or has been drained since it was retired.
     pub(super) drained: bool,
-    /// Since when and why it is to be replaced; it serves until its successor is ready. `None` if it is not.
+    /// When its replacement was decided, and why; it serves until its successor is ready. `None` if it is not replaced.
     pub(super) recycle: Option<(Instant, RecycleReason)>,
     /// When it reaches `workers.max_lifetime`; `None` without that limit or before it is admitted.
     pub(super) expires_at: Option<Instant>,

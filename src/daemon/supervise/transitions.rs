@@ -21,7 +21,7 @@ impl Supervisor {
     }
 
     /// Retires a stuck worker and vacates its seat at once, so that a replacement boots while the stuck worker finishes
-    /// what it can.
+    /// its other requests.
     pub(super) fn replace_stuck(&mut self, id: WorkerId, now: Instant) {
         let deadline = Some(after(now, self.live.policy.drain));
         let stable_after = self.live.policy.stable_after;

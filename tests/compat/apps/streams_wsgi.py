@@ -11,7 +11,7 @@ flask = Flask(__name__)
 
 @flask.route("/events")
 def events():
-    """Sends `first`, waits, then sends an event. Without `first` the head has to wait, too."""
+    """Sends `first`, waits, then sends an event. If `first` is empty, the head waits too."""
     marker, first = request.args["id"], request.args["first"]
 
     def parts():

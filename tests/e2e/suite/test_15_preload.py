@@ -19,7 +19,7 @@ IMPORTED_BY = os.getpid()
 def application(environ, start_response):
     if environ["PATH_INFO"] != "/facts":
         return shop(environ, start_response)
-    time.sleep(0.1)  # who asks twice at a time hears two workers
+    time.sleep(0.1)  # so that two simultaneous requests reach two workers
     body = json.dumps({"pid": os.getpid(), "imported_by": IMPORTED_BY, "version": release.VERSION}).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]

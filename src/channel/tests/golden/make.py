@@ -214,7 +214,7 @@ GOLDEN = {
 
 
 def main():
-    """Writes every file anew."""
+    """Writes all files."""
     for name, content in GOLDEN.items():
         lines = [content[at : at + 16].hex(" ") for at in range(0, len(content), 16)]
         (HERE / f"{name}.hex").write_text("\n".join(lines) + "\n")

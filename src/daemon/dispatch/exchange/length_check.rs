@@ -18,7 +18,7 @@ pub(crate) struct LengthCheck {
     forbids_body: bool,
     /// Bytes so far; `None` after a file that is sent up to its end, however long it is.
     received: Option<u64>,
-    /// A file has come, after which nothing may follow.
+    /// A file was received; no other part may follow.
     has_file: bool,
 }
 

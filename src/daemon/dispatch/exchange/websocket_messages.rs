@@ -154,7 +154,7 @@ impl Exchange {
             }
             let credit = match &outgoing {
                 Outgoing::Message { bytes, .. } => {
-                    // The last message that has come releases everything that is not acknowledged.
+                    // The last buffered message releases everything that is not acknowledged.
                     let cost = bytes.len() as u64 + MESSAGE_COST;
                     let unacked = self.response.unacked;
                     let released = if socket.messages.is_empty() { unacked } else { cost.min(unacked) };

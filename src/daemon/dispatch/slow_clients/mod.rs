@@ -93,12 +93,13 @@ impl Exchange {
         }
     }
 
-    /// Forgets past waits; the deadline starts anew.
+    /// Resets the time spent waiting for the client.
     pub(crate) fn reset_client_hold(&mut self) {
         self.hold = ClientHold::default();
     }
 
-    /// Takes over the response from the worker, if one still has it. Returns a job for what is to be written to a file.
+    /// Takes over the response from the worker, if one still has it. Returns a job for the part that does not fit
+    /// into memory.
     fn drain_response(
         &mut self,
         worker: Option<&mut Worker>,

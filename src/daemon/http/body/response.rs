@@ -41,7 +41,7 @@ pub(in crate::http) struct ResponseBody {
     context: Arc<ConnContext>,
     /// The application was notified that the client shut down its sending half.
     sent_half_close: bool,
-    /// The pending journal entry. `None`: not logged, or already handed on with the last piece.
+    /// The pending journal entry. `None`: not logged, or passed to hyper with the last piece.
     record: Option<Box<AccessRecord>>,
     /// Bytes still to come; `None` if unknown, or if there is no record.
     remaining: Option<u64>,

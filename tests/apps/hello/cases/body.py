@@ -37,7 +37,7 @@ def input_read(environ, start_response):
 
 @case("input/read-all", conforming=False)
 def input_read_all(environ, start_response):
-    """read() with no argument: the whole body (wsgiref.validate wants one, applications give none)."""
+    """read() without an argument: the whole body (common, although wsgiref.validate requires an argument)."""
     return echo(start_response, environ["wsgi.input"].read())
 
 

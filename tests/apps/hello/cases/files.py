@@ -92,7 +92,7 @@ def file_offset(environ, start_response):
 
 @case("file/part")
 def file_part(environ, start_response):
-    """A file with more bytes than Content-Length (a range answer): no more than that is sent."""
+    """A file longer than Content-Length (a range response): only Content-Length bytes are sent."""
     start_response("206 Partial Content", [BYTES, ("Content-Length", "1000")])
     return environ["wsgi.file_wrapper"](RecordingFile(environ, temporary(numbered(5000))))
 

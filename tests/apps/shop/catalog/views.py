@@ -48,7 +48,7 @@ def number(request, name, default, highest, kind=int):
 
 @require_GET
 def home(request):
-    """The template view: all products by category, who is logged in, and where to go next."""
+    """The template view: all products by category, the logged-in user, and links."""
     categories = Category.objects.prefetch_related("products")
     return render(request, "catalog/home.html", {"categories": categories, "django": django.get_version()})
 

@@ -88,7 +88,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": DATA_DIR / "shop.sqlite3",
-        # As a deployed site would: opening SQLite anew costs as much as the query of /api/products.
+        # As a deployed site would: opening SQLite for each request costs as much as the query of /api/products.
         "CONN_MAX_AGE": 60,
         "OPTIONS": {"timeout": 20},
     }
@@ -103,7 +103,7 @@ USE_TZ = True
 
 STATIC_URL = "/static/"
 MEDIA_ROOT = DATA_DIR / "uploads"
-# Beside their destination, so that storing a large upload is a rename and not a second copy.
+# In the directory of their destination, so that storing a large upload is a rename and not a second copy.
 FILE_UPLOAD_TEMP_DIR = DATA_DIR / "uploads"
 SECURE_SSL_REDIRECT = os.environ.get("SHOP_SSL_REDIRECT") == "1"
 X_FRAME_OPTIONS = "DENY"
