@@ -1,8 +1,8 @@
-"""Which database files an application writes, as far as its settings tell: SQLite of Django and Flask.
+"""Prints the paths of the SQLite databases in the settings of Django and Flask-SQLAlchemy.
 
-Run by `rgun check` (src/daemon/check/databases.rs) after the application was found sound, with the interpreter and
-as the user of its workers. The paths go to standard output, each with a NUL after it; what the application prints
-does not.
+`rgun check` (src/daemon/check/databases.rs) runs it after the application has been imported, with the
+interpreter and as the user of its workers. The paths go to standard output, each with a NUL after it; the
+application's output does not.
 """
 
 import importlib

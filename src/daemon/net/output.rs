@@ -9,7 +9,7 @@ use super::limits::ConnectionLimits;
 /// Bytes written to a connection, and bytes queued for it.
 #[derive(Debug)]
 pub struct OutputProgress {
-    /// Bytes that the socket accepted since the connection began. Only the connection's task adds to it.
+    /// Bytes that the socket accepted since the connection began. The connection's task adds to it.
     written: AtomicU64,
     /// `written` at the start of the current body, plus that body's bytes handed to hyper since.
     queued: AtomicU64,

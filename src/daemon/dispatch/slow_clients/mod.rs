@@ -41,7 +41,7 @@ const ABSORB_BYTES: u64 = 512 * 1024;
 /// Interval at which the slab chunks of slow clients are copied and freed.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A response of which nothing was taken for this time is aborted if there was no room for it either.
+/// A complete response is aborted if its client has read nothing for this time and there is no room to buffer it.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After a failed write, no file is written for this time.

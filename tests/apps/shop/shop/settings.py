@@ -88,7 +88,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": DATA_DIR / "shop.sqlite3",
-        # As a deployed site would: opening SQLite for each request costs as much as the query of /api/products.
+        # As on a deployed site: opening SQLite for each request costs as much as the query of /api/products.
         "CONN_MAX_AGE": 60,
         "OPTIONS": {"timeout": 20},
     }
