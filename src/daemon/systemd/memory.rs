@@ -211,7 +211,7 @@ impl AsFd for CgroupWatch {
 #[derive(Debug, Default)]
 pub struct ChangedCgroups {
     ids: Vec<WatchId>,
-    /// The inotify queue overflowed: any cgroup may have changed.
+    /// The inotify queue overflowed or cannot be read: any cgroup may have changed.
     overflowed: bool,
 }
 

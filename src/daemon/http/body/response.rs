@@ -175,7 +175,7 @@ impl ResponseBody {
     }
 
     /// Counts a piece that is handed to hyper; attaches the record to the last one.
-    fn to_outgoing(&mut self, data: Data) -> OutgoingData {
+    fn count_outgoing(&mut self, data: Data) -> OutgoingData {
         let Some(record) = &mut self.record else { return OutgoingData { data, record: None } };
         let len = data.len() as u64;
         record.entry.bytes += len;
@@ -217,7 +217,7 @@ impl Body for ResponseBody {
                 }
             }
         }
-        Poll::Ready(piece.map(|piece| piece.map(|frame| frame.map_data(|data| this.to_outgoing(data)))))
+        Poll::Ready(piece.map(|piece| piece.map(|frame| frame.map_data(|data| this.count_outgoing(data)))))
     }
 
     fn is_end_stream(&self) -> bool {
