@@ -13,7 +13,7 @@ pub(crate) enum MainMessage {
     Edge(EdgeNotice),
     /// A client of the control socket asks for a reload.
     Reload(ReplySender),
-    /// The worker has answered `reload.probe`: `Err` has the reason why the answer is not good enough.
+    /// The worker has answered `reload.probe`: `Err` has the reason why the probe failed.
     ProbeFinished(WorkerId, Result<(), String>),
 }
 
@@ -28,7 +28,7 @@ pub(crate) enum Reply {
     Failed(String),
 }
 
-/// Sends replies to one client. A client that has left does not matter: sending then fails, and callers ignore it.
+/// Sends replies to one client. Sending fails if the client has left; callers ignore that.
 pub(crate) type ReplySender = UnboundedSender<Reply>;
 
 /// Returns a sink that passes the dispatcher's notices to the main loop.

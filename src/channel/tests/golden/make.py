@@ -1,8 +1,8 @@
 """Writes the golden bytes of the channel's protocol, version 4, from its tables.
 
-The bytes are built with `struct` from the tables in `src/channel/frame/mod.rs` and `control/mod.rs`, not by the
-Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` has the same values and
-compares. Run it by hand: `python3 src/channel/tests/golden/make.py`.
+The bytes are built with `struct` from the tables in `src/channel/frame/mod.rs` and `control/mod.rs`, not by
+the Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` has the same
+values and compares. Run it by hand: `python3 src/channel/tests/golden/make.py`.
 """
 
 import struct

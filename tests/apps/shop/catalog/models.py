@@ -5,7 +5,7 @@ from django.urls import reverse
 
 
 class Category(models.Model):
-    """A shelf of the shop."""
+    """A category of products."""
 
     name = models.CharField(max_length=60, unique=True)
     slug = models.SlugField(unique=True)
@@ -19,7 +19,7 @@ class Category(models.Model):
 
 
 class Product(models.Model):
-    """One article on a shelf."""
+    """A product."""
 
     category = models.ForeignKey(Category, on_delete=models.PROTECT, related_name="products")
     name = models.CharField(max_length=120, unique=True)
@@ -36,12 +36,12 @@ class Product(models.Model):
         return self.name
 
     def get_absolute_url(self):
-        """The page of this product; the admin links to it."""
+        """Returns the path of the product's page; the admin links to it."""
         return reverse("product", args=[self.slug])
 
 
 class Upload(models.Model):
-    """A file a visitor sent, with what the server reported about it."""
+    """An uploaded file."""
 
     file = models.FileField(upload_to="%Y/%m")
     name = models.CharField(max_length=255)

@@ -1,7 +1,7 @@
-"""The shop's views: ordinary ones, and those that put a server to work.
+"""The shop's views: ordinary ones, and those that test a server (uploads, downloads, streams, errors).
 
-Each is what an application programmer would write, not a benchmark's shortcut. All are plain `def` views, so
-Django runs the same code under WSGI and (in a thread) under ASGI. Nothing here knows which server it runs on.
+All are plain `def` views, so Django runs the same code under WSGI and (in a thread) under ASGI. They do not
+depend on the server.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ def product(request, slug):
 
 @require_GET
 def api_status(request):
-    """JSON without the database: what Django itself costs, so that the server's share is what differs."""
+    """JSON without the database: the cost of Django itself, so that servers can be compared."""
     return JsonResponse(
         {
             "shop": "rgun demo",
@@ -102,17 +102,17 @@ def api_products(request):
 
 
 def stored(name, file, digest, size):
-    """Moves `file`, an uploaded file on disk, under the media root, with its row, and reports it."""
+    """Moves an uploaded file to the media root, adds its row, and returns its description."""
     row = Upload(name=name, size=size, sha256=digest)
     row.file.save(os.path.basename(name) or "unnamed", file, save=True)
     return {"id": row.pk, "name": name, "size": size, "sha256": digest}
 
 
-# Exempt from CSRF: the point is that curl and test clients can post here; a real shop would not.
+# Exempt from CSRF, so that curl and test clients can post here; a real shop must not do this.
 @csrf_exempt
 @require_http_methods(["GET", "POST"])
 def upload(request):
-    """A form, and its target: stores every file of a multipart body by way of request.FILES."""
+    """A form, and its target, which stores every file of a multipart body (request.FILES)."""
     if request.method == "GET":
         return render(request, "catalog/upload.html")
     # Always to a file: a small upload kept in memory would be a second code path to measure.
@@ -153,7 +153,7 @@ def sample_file(mib):
     path = folder / f"{mib}.bin"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        # Renamed into place: two workers may be asked at once, and neither may serve half a file.
+        # Renamed into place: two workers may create it at a time, and neither may serve half a file.
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
             for block in range(mib):
                 file.write(random.Random(block).randbytes(MIB))
@@ -178,7 +178,7 @@ def pieces(count, delay, size):
 
 
 async def async_pieces(count, delay, size):
-    """The same for ASGI, where Django >= 4.2 would collect a plain generator before it sends anything."""
+    """The same for ASGI: Django >= 4.2 would collect a plain generator before it sends anything."""
     for index in range(count):
         if index and delay:
             await asyncio.sleep(delay)
@@ -201,7 +201,7 @@ def stream(request):
 
 @require_GET
 def slow(request):
-    """Sleeps `?s=` seconds, then tells so: a view that waits for something else."""
+    """Sleeps `?s=` seconds and returns the time, like a view that waits for another service."""
     try:
         seconds = number(request, "s", 1, 3600, float)
     except BadParameter as error:
@@ -211,11 +211,11 @@ def slow(request):
 
 
 class DemoError(Exception):
-    """What /error raises, so that a log can be searched for it."""
+    """The exception that /error raises; logs can be searched for its name."""
 
 
 def error(request):
-    """Raises: the answer is 500, and the traceback belongs in the server's log."""
+    """Raises an exception: the response is 500, and the traceback is in the server's log."""
     raise DemoError("this view raises on purpose")
 
 
@@ -224,7 +224,7 @@ SECRET_HEADER = re.compile(r"COOKIE|AUTHORIZATION")
 
 @csrf_exempt
 def meta(request):
-    """What Django makes of the request line, the peer and the headers; secrets are masked."""
+    """Returns Django's view of the request line, the peer and the headers; secrets are masked."""
     return JsonResponse(
         {
             "method": request.method,

@@ -1,1 +1,1 @@
-"""The shop: a small but real Django project that rgun is shown, tested and measured with."""
+"""The shop: a small Django project for demonstrations, tests and benchmarks of rgun."""

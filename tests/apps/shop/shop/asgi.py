@@ -1,4 +1,4 @@
-"""The ASGI entry point: `shop.asgi`. Static files as in wsgi.py, for the same reason."""
+"""The ASGI entry point, `shop.asgi`. It serves static files for the same reason as wsgi.py."""
 
 import os
 

@@ -1,15 +1,15 @@
 """Settings of the shop, for Django 3.2 to 6.x, with nothing but Django installed.
 
-Everything that differs between machines comes from the environment, and each has a default that works:
+Settings that differ between machines come from the environment and have working defaults:
 
 SHOP_DATA     directory of the database, uploads and generated files (default: `data` beside manage.py)
 SHOP_SECRET   Django's SECRET_KEY (default: the file `secret` in SHOP_DATA, which `prepare` writes)
 SHOP_HOSTS    names the shop answers to, separated by spaces or commas (default: loopback names)
-SHOP_ORIGINS  CSRF_TRUSTED_ORIGINS, for a TLS proxy in front, the same way (default: none)
-SHOP_SSL_REDIRECT  1 sends every request that did not come over TLS there (default: off)
+SHOP_ORIGINS  CSRF_TRUSTED_ORIGINS, for a TLS proxy in front, separated likewise (default: none)
+SHOP_SSL_REDIRECT  1 redirects requests without TLS to https (default: off)
 SHOP_DEBUG    1 turns on Django's debug pages (default: off, as in production)
 
-Used by wsgi.py, asgi.py and manage.py. It configures no server: rgun's settings are rgun's.
+Used by wsgi.py, asgi.py and manage.py. It has no settings of the server.
 """
 
 import os
@@ -22,12 +22,12 @@ DATA_DIR = Path(os.environ.get("SHOP_DATA") or BASE_DIR / "data").resolve()
 
 
 def words(name, default=""):
-    """The environment variable `name` as a list: separated by spaces or commas."""
+    """Returns the environment variable `name` as a list: separated by spaces or commas."""
     return os.environ.get(name, default).replace(",", " ").split()
 
 
 def secret_key():
-    """SHOP_SECRET, or what `prepare` left in the data directory; never a key that is in this repository."""
+    """Returns SHOP_SECRET, or the key that `prepare` stored in the data directory."""
     if os.environ.get("SHOP_SECRET"):
         return os.environ["SHOP_SECRET"]
     path = DATA_DIR / "secret"
@@ -55,7 +55,7 @@ INSTALLED_APPS = [
     "catalog",
 ]
 
-# What `django-admin startproject` writes: a measurement with less would flatter every server.
+# As `django-admin startproject` writes it; fewer would make every server look faster.
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -108,8 +108,8 @@ FILE_UPLOAD_TEMP_DIR = DATA_DIR / "uploads"
 SECURE_SSL_REDIRECT = os.environ.get("SHOP_SSL_REDIRECT") == "1"
 X_FRAME_OPTIONS = "DENY"
 
-# Django's default sends the traceback of a failed view by mail and prints nothing when DEBUG is off:
-# here it goes to stderr, where the server, and under systemd the journal, takes it.
+# Without DEBUG, Django's default sends the traceback of a failed view by mail and prints nothing. Here it goes
+# to stderr, which rgun logs.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

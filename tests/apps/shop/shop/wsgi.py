@@ -1,7 +1,7 @@
 """The WSGI entry point: `shop.wsgi` is the target to give a server.
 
-StaticFilesHandler answers /static/ from the installed packages, so that the admin looks right with nothing
-but Django installed and no collectstatic. A real site leaves that to whitenoise or to the server.
+StaticFilesHandler answers /static/ from the installed packages, so that the admin has its styles with nothing
+but Django installed and without collectstatic. A real site leaves that to whitenoise or to the server.
 """
 
 import os

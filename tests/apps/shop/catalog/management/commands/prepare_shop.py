@@ -1,6 +1,6 @@
 """`manage.py prepare_shop`: migrate, sample rows and the demo's admin user, in one process.
 
-Called by the shell program `prepare`, which makes the environment first. Running it again changes nothing.
+Called by the shell script `prepare`, which creates the environment first. Running it again changes nothing.
 """
 
 from decimal import Decimal
@@ -17,7 +17,7 @@ from catalog.models import Category, Product
 ADMIN_NAME = "admin"
 ADMIN_PASSWORD = "shop-demo"
 
-# Small on purpose, and not all ASCII: names have to survive the way from the table to the wire.
+# Few rows; some names are not ASCII, to test their way from the database to the client.
 SHELVES = {
     "Coffee": [
         "Espresso beans",
@@ -35,15 +35,15 @@ SHELVES = {
 
 
 class Command(BaseCommand):
-    """Leaves a database that the shop can be served from."""
+    """Prepares the database of the shop."""
 
     help = "migrate, load the sample rows, create the admin user of the demo"
 
     def handle(self, *args, **options):
-        """Does each step that is not done yet."""
+        """Performs each missing step."""
         call_command("migrate", verbosity=0, interactive=False)
         with connection.cursor() as cursor:
-            # Readers of one worker go on while another writes; a property of the file, so set once here.
+            # With WAL, workers can read while another one writes. It is stored in the file, so set once.
             cursor.execute("PRAGMA journal_mode=WAL")
         with transaction.atomic():
             if not Product.objects.exists():
@@ -58,7 +58,7 @@ class Command(BaseCommand):
         )
 
     def load_rows(self):
-        """The sample rows, the same on every machine."""
+        """Loads the sample rows, the same on every machine."""
         for shelf, names in SHELVES.items():
             category = Category.objects.create(name=shelf, slug=slugify(shelf))
             for index, name in enumerate(names):
