@@ -299,12 +299,12 @@ def stack_of(task, loop):
     if task is None:
         return running_stack()
     tasks, texts = [task], []
-    for each in tasks:  # grows in the loop
+    for current in tasks:  # grows in the loop
         if len(texts) == MAX_TASKS:
             texts.append("and for more tasks\n")
             break
-        text, awaited = waiting_stack(each, loop)
-        texts.append(f"for its task {each.get_name()}, which was at:\n{text}" if texts else text)
+        text, awaited = waiting_stack(current, loop)
+        texts.append(f"for its task {current.get_name()}, which was at:\n{text}" if texts else text)
         for task in awaited:
             if not task.done() and not any(task is known for known in tasks):
                 tasks.append(task)
@@ -317,8 +317,8 @@ def running_stack():
 
     frame = sys._current_frames().get(threading.main_thread().ident)
     stack = traceback.extract_stack(frame)
-    inside = [at for at, entry in enumerate(stack) if is_embedded(entry.filename)]
-    stack = traceback.StackSummary.from_list(stack[inside[-1] + 1 if inside else 0 :])
+    embedded = [index for index, entry in enumerate(stack) if is_embedded(entry.filename)]
+    stack = traceback.StackSummary.from_list(stack[embedded[-1] + 1 if embedded else 0 :])
     return "".join(stack.format())
 
 

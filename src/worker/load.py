@@ -179,8 +179,8 @@ def detect(application):
     ):
         return ASGI
     # ASGI 3 is called with scope, receive and send, ASGI 2 with scope; WSGI with environ and start_response.
-    is_coroutine, wants = call_signature(application)
-    return ASGI if is_coroutine or wants in (1, 3) else WSGI
+    is_coroutine, n_needed = call_signature(application)
+    return ASGI if is_coroutine or n_needed in (1, 3) else WSGI
 
 
 def is_factory(candidate):
@@ -188,7 +188,8 @@ def is_factory(candidate):
     if not callable(candidate):
         return False
     if isinstance(candidate, type):
-        # A class is an application if it is constructed from a request, or if its instances are callable.
+        # A class is a factory if its constructor needs no arguments and its instances are callable. Otherwise
+        # it is an application whose instances each serve one request.
         is_plain = type(candidate).__call__ is type.__call__
         makes_callables = any("__call__" in base.__dict__ for base in candidate.__mro__)
         if not (is_plain and makes_callables):
@@ -213,16 +214,16 @@ def is_factory(candidate):
     return takes_no_arguments(type(candidate).__call__, 1)
 
 
-def takes_no_arguments(call, given):
-    """Returns whether `call` needs no more than `given` arguments, and does not look like an application."""
+def takes_no_arguments(call, n_bound):
+    """Returns whether `call` needs only its `n_bound` bound arguments and is not like an application."""
     if isinstance(call, types.MethodType):
-        call, given = call.__func__, 1
+        call, n_bound = call.__func__, 1
     code = getattr(call, "__code__", None)
     if code is None or code.co_flags & 0x04 or is_coroutine_function(call):  # CO_VARARGS
         return False
-    n_needed = code.co_argcount - given - len(call.__defaults__ or ())
+    n_needed = code.co_argcount - n_bound - len(call.__defaults__ or ())
     has_needed_names = code.co_kwonlyargcount > len(call.__kwdefaults__ or ())
-    first = code.co_varnames[given : given + 1] if code.co_argcount > given else ()
+    first = code.co_varnames[n_bound : n_bound + 1] if code.co_argcount > n_bound else ()
     # These are the first arguments of an application, even if all its arguments have defaults.
     is_application = first in (("environ",), ("env",), ("scope",))
     return n_needed <= 0 and not has_needed_names and not is_application
@@ -282,25 +283,25 @@ def is_double_callable(application):
     while isinstance(application, functools.partial):
         n_given += len(application.args)
         application = application.func
-    is_coroutine, wants = call_signature(application)
-    return not is_coroutine and wants is not None and wants - n_given == 1
+    is_coroutine, n_needed = call_signature(application)
+    return not is_coroutine and n_needed is not None and n_needed - n_given == 1
 
 
 def call_signature(application):
     """Returns whether it is a coroutine function, and how many arguments it needs (None: unknown)."""
-    call, given = application, 0
+    call, n_bound = application, 0
     if isinstance(application, type):
-        call, given = application.__init__, 1
+        call, n_bound = application.__init__, 1
     elif not isinstance(application, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
-        call, given = type(application).__call__, 1
+        call, n_bound = type(application).__call__, 1
     if isinstance(call, types.MethodType):
-        call, given = call.__func__, 1
+        call, n_bound = call.__func__, 1
     code = getattr(call, "__code__", None)
     if is_coroutine_function(call):
         return True, None
     if code is None or code.co_flags & 0x04:  # CO_VARARGS
         return False, None
-    return False, code.co_argcount - given - len(call.__defaults__ or ())
+    return False, code.co_argcount - n_bound - len(call.__defaults__ or ())
 
 
 def is_coroutine_function(call):
