@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{DEADLINE, Daemon, Rgun, pattern};
+use crate::support::{DEADLINE, Daemon, Rgun, assert_same_bytes, pattern};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -50,7 +50,7 @@ fn a_huge_response_body_waits_in_the_worker() {
     let mut max_rss = 0;
     let expected = pattern(64_000_000);
     for block in expected.chunks(1_000_000) {
-        assert!(client.read_exact(block.len()).unwrap() == block, "the body was changed");
+        assert_same_bytes(&client.read_exact(block.len()).unwrap(), block);
         max_rss = max_rss.max(daemon.rss());
     }
     assert!(
@@ -64,7 +64,7 @@ fn a_huge_response_body_waits_in_the_worker() {
 #[test]
 fn a_huge_file_waits_on_disk() {
     let (_daemon, mut client) = start_unread_response("/file/64000000", 8 * MIB);
-    assert!(client.read_exact(64_000_000).unwrap() == pattern(64_000_000), "the body was changed");
+    assert_same_bytes(&client.read_exact(64_000_000).unwrap(), &pattern(64_000_000));
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn many_slow_readers_do_not_delay_others() {
         assert!(client.get("/large/200000").body == pattern(200_000), "the body was changed");
     }
     for client in &mut slow {
-        assert!(client.read_exact(8_000_000).unwrap() == pattern(8_000_000), "the body was changed");
+        assert_same_bytes(&client.read_exact(8_000_000).unwrap(), &pattern(8_000_000));
     }
 }
 
@@ -118,8 +118,8 @@ fn waiting_for_a_slow_client_is_not_service_time() {
     for block in slowly.chunks(1_000_000) {
         // Takes at least 200 ms.
         wait_for_stable_rss(&daemon);
-        assert!(client.read_exact(block.len()).unwrap() == block, "the body was changed");
+        assert_same_bytes(&client.read_exact(block.len()).unwrap(), block);
     }
-    assert!(client.read_exact(rest.len()).unwrap() == rest, "the body was changed");
+    assert_same_bytes(&client.read_exact(rest.len()).unwrap(), rest);
     assert_eq!(client.get("/pid").body, pid, "the worker was replaced");
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Daemon, Rgun, pattern, wait_until};
+use crate::support::{Client, Daemon, Rgun, assert_same_bytes, pattern, wait_until};
 
 const MIB: u64 = 1024 * 1024;
 const LARGE: usize = 50 * 1024 * 1024;
@@ -132,7 +132,7 @@ fn unread_complete_responses_are_bounded() {
     assert!(grown < 50 * MIB, "{} KiB more", grown / 1024);
     let expected = pattern(1_000_000);
     for client in &mut slow {
-        assert!(client.read_exact(expected.len()).unwrap() == expected, "the body was changed");
+        assert_same_bytes(&client.read_exact(expected.len()).unwrap(), &expected);
     }
 }
 
@@ -147,7 +147,7 @@ fn a_response_outlives_its_worker() {
     let pid = i32::try_from(worker).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     wait_until("the worker exits", || (!daemon.descendants().contains(&worker)).then_some(()));
-    assert!(client.read_exact(20_000_000).unwrap() == pattern(20_000_000), "the body was changed");
+    assert_same_bytes(&client.read_exact(20_000_000).unwrap(), &pattern(20_000_000));
 }
 
 #[test]
@@ -212,5 +212,5 @@ fn a_reload_changes_the_response_limits() {
     daemon.signal(nix::sys::signal::Signal::SIGHUP);
     daemon.log.wait_for("generation 2 serves");
     assert_eq!(other.response().status, 200);
-    assert!(client.read_exact(20_000_000).unwrap() == pattern(20_000_000), "the body was changed");
+    assert_same_bytes(&client.read_exact(20_000_000).unwrap(), &pattern(20_000_000));
 }

@@ -40,6 +40,22 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..=250).cycle().take(len).collect()
 }
 
+/// Asserts that the bytes are equal, and names the first difference; `assert_eq!` would print all of them.
+#[track_caller]
+pub(crate) fn assert_same_bytes(actual: &[u8], expected: &[u8]) {
+    let differs = actual.iter().zip(expected).position(|(actual, expected)| actual != expected);
+    let at = differs.unwrap_or_else(|| actual.len().min(expected.len()));
+    let part = |bytes: &[u8]| bytes.iter().skip(at).take(64).copied().collect::<Vec<_>>();
+    assert!(
+        actual == expected,
+        "{} bytes differ from {} at {at}: {:02x?} instead of {:02x?}",
+        actual.len(),
+        expected.len(),
+        part(actual),
+        part(expected)
+    );
+}
+
 /// Reports a skipped test on stderr, where `tests/run` counts it; libtest does not capture it.
 pub(crate) fn report_skipped(what: &str) {
     writeln!(io::stderr(), "SKIPPED {what}").expect("stderr is open");
