@@ -147,7 +147,9 @@ impl Exchange {
             Payload::File(_) => 0,
             Payload::Bytes(_) | Payload::Chunks(_) => payload.len().unwrap_or(0),
         };
-        if !self.is_client_done() {
+        // After a fault the client gets no more parts: earlier ones may have been dropped.
+        let is_discarded = self.is_client_done() || self.fault.is_some();
+        if !is_discarded {
             let is_whole = header.kind == CompletionKind::Respond && header.end;
             self.response.store_payload(payload, is_whole, &worker.buffers.memory);
         }
@@ -158,7 +160,7 @@ impl Exchange {
         if header.end && !std::mem::replace(&mut self.response.ended, true) {
             self.close_upload();
         }
-        if self.response.ended || self.is_client_done() {
+        if self.response.ended || is_discarded {
             // Nothing follows for which the window would have to be kept.
             self.acknowledge_all(worker);
         } else {

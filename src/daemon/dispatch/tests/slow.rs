@@ -319,6 +319,20 @@ fn client_slower_than_the_request_timeout_is_aborted() {
 }
 
 #[test]
+fn parts_after_an_abort_are_discarded() {
+    let mut streaming = Streaming::new(0, 0);
+    streaming.fill_window();
+    streaming.mark_slow();
+    for _ in 0..15 {
+        streaming.tick_after(SECOND);
+    }
+    streaming.send(false, false);
+    assert_eq!(streaming.acked(), streaming.sent());
+    let end = streaming.next();
+    assert!(matches!(end, Poll::Ready(Some(Err(Fault::ClientTooSlow)))), "{end:?}");
+}
+
+#[test]
 fn unread_response_is_dropped_when_there_is_no_room() {
     let mut streaming = Streaming::new(0, 0);
     for _ in 0..10 {
