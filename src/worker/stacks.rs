@@ -132,7 +132,7 @@ pub(crate) fn write_text(py: Python<'_>, file: &OwnedFd, text: &str) -> PyResult
 pub(crate) fn current_thread_id() -> u64 {
     // SAFETY: pthread_self(3) has no preconditions and cannot fail.
     let thread = unsafe { libc::pthread_self() };
-    #[expect(clippy::useless_conversion, reason = "an unsigned long, which 32-bit machines have shorter")]
+    #[expect(clippy::useless_conversion, reason = "an unsigned long: 32 bits on 32-bit machines")]
     u64::from(thread)
 }
 

@@ -1,7 +1,7 @@
 //! The processes of workers and zygotes: spawning, killing, reaping.
 //!
-//! [`Pool`] is used by `run` and `check`, from the main thread alone: `PR_SET_PDEATHSIG` is tied to the *thread* that
-//! forked (prctl(2)), and a pid names its process only until this thread reaps it.
+//! [`Pool`] must be used from one thread, the main thread of `run` and `check`: `PR_SET_PDEATHSIG` is tied to the
+//! *thread* that forked (prctl(2)), and a pid names its process only until this thread reaps it.
 //!
 //! # Invariants
 //! - The daemon is a *subreaper*: it becomes the parent of every orphan of its workers (including the workers that a

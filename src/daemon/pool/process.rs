@@ -1,7 +1,7 @@
-//! Waits for, reaps and signals child processes by pid. `std::process::Child` does not serve, because a zygote forks
-//! workers too.
+//! Waits for, reaps and signals child processes by pid. `std::process::Child` is not usable for all of them,
+//! because a zygote forks workers too.
 //!
-//! A pid names its process until the process is reaped, and the main thread alone reaps. So: look ([`peek_exit`]),
+//! A pid names its process until the main thread reaps the process. So: look ([`peek_exit`]),
 //! act, then [`reap`].
 //!
 //! # Why `unsafe`

@@ -167,7 +167,7 @@ impl Daemon {
             }
             Err(error @ SpawnError::FalseFork { .. }) => vec![misbehaved(zygote, &Chain(&error).to_string())],
             Err(error) => {
-                tracing::debug!(error = %Chain(&error), "a fork came to nothing");
+                tracing::debug!(error = %Chain(&error), "ignoring the report of a fork");
                 Vec::new()
             }
         };

@@ -85,7 +85,7 @@ pub(crate) struct ClientHold {
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) id: ExchangeId,
-    /// The encoded request, kept until the worker is done with it so that another worker can have it.
+    /// The encoded request, kept until the worker is done with it, so that it can be assigned to another one.
     pub(crate) frame: Vec<u8>,
     /// The spooled body, if it travels as a descriptor.
     pub(crate) body: Option<RequestBody>,
@@ -95,7 +95,7 @@ pub(crate) struct Exchange {
     pub(crate) websocket: Option<Box<WebSocketState>>,
     /// Time that the request may run; `None` is no limit.
     pub(crate) timeout: Option<Duration>,
-    /// The path rule of whose permits the exchange has one.
+    /// The path rule whose permit the exchange holds.
     pub(crate) permit: Option<RuleId>,
     /// The exchange is a probe for one worker and may not go to another.
     pub(crate) is_pinned: bool,

@@ -108,8 +108,8 @@ FILE_UPLOAD_TEMP_DIR = DATA_DIR / "uploads"
 SECURE_SSL_REDIRECT = os.environ.get("SHOP_SSL_REDIRECT") == "1"
 X_FRAME_OPTIONS = "DENY"
 
-# Without DEBUG, Django's default sends the traceback of a failed view by mail and prints nothing. Here it goes
-# to stderr, which rgun logs.
+# Without DEBUG, Django's default sends the traceback of a failed view by mail and prints nothing. Here it
+# goes to stderr, which rgun logs.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
