@@ -80,7 +80,7 @@ pub(crate) fn bind<F: FastFunction>(object: &Bound<'_, F::Object>) -> PyResult<P
 /// Entry point for CPython: converts the arguments and calls `F`.
 ///
 /// # Safety
-/// To be called through a function made by [`bind`], attached: `object` is an `F::Object`; `arguments` has `n_arguments`
+/// Call it through a function made by [`bind`], while attached: `object` is an `F::Object`; `arguments` has `n_arguments`
 /// positional arguments, then one for each name in the tuple `names`, unless that is null.
 unsafe extern "C" fn trampoline<F: FastFunction>(
     object: *mut ffi::PyObject,

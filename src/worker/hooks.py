@@ -13,7 +13,7 @@ LOGGER = "rgun"
 
 
 class Server:
-    """The `server` argument of hooks: what the daemon has of gunicorn's arbiter, and its pid."""
+    """The `server` argument of hooks: the attributes of gunicorn's arbiter that rgun provides."""
 
     def __init__(self, pid, cfg, log):
         self.pid = pid

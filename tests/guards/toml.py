@@ -1,4 +1,4 @@
-"""The TOML parser of Python 3.11 and newer, or the package it was made of."""
+"""The TOML parser: that of Python 3.11 and newer, or the package tomli, from which it comes."""
 
 try:
     import tomllib

@@ -10,7 +10,7 @@ use crate::pool::KilledLeftovers;
 use crate::supervise::Event;
 use crate::systemd::notify;
 
-/// Asked of systemd on top of the wait for leftovers (`EXTEND_TIMEOUT_USEC=`).
+/// Time requested from systemd in addition to the wait for leftovers (`EXTEND_TIMEOUT_USEC=`).
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
 impl Daemon {

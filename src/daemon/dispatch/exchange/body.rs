@@ -44,7 +44,7 @@ pub(crate) struct UploadProgress {
     pub(crate) sent: u64,
     /// The last part was sent.
     pub(crate) is_complete: bool,
-    /// The task that sends the parts; woken when it gets credit or need not go on.
+    /// The task that sends the parts; woken when it gets credit or can stop.
     pub(crate) waker: Option<Waker>,
 }
 

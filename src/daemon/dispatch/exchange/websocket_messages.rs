@@ -110,7 +110,7 @@ impl Exchange {
             }
             (kind, _) => {
                 let id = self.id.0;
-                return Err(format!("said {kind:?} out of place of exchange {id}, a WebSocket").into());
+                return Err(format!("sent {kind:?} out of place in exchange {id}, a WebSocket").into());
             }
         }
         if self.response.ended || self.is_client_done() {

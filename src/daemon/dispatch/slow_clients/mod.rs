@@ -205,9 +205,9 @@ impl State {
         slow_clients.jobs.extend(exchange.drain_response(worker, buffers, directory, now));
     }
 
-    /// Aborts a response that nothing is taken of, if its client has delayed the application for longer than the request
+    /// Aborts a response that its client does not read, if this has delayed the application for longer than the request
     /// timeout. A complete response delays no application; it is aborted if memory has been full for a while. While
-    /// files are being written, memory is full only for moments.
+    /// files are being written, memory is full for moments only.
     fn abort_if_stuck(&mut self, watch: &WatchedExchange, buffers: &Buffers, now: Instant) {
         let Some(exchange) = self.exchanges.get(watch.id) else { return };
         let is_stuck = now.saturating_duration_since(watch.last_popped) >= STUCK_TIMEOUT;

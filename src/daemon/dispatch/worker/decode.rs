@@ -117,11 +117,11 @@ fn decode_asgi<'b>(
     body: BodyPart,
 ) -> Result<ReceivedCompletion, ContractBreach> {
     let BodyPart::Inline(body) = body else {
-        return Err(format!("said {:?} with a body elsewhere", header.kind).into());
+        return Err(format!("sent {:?} with a body outside the frame", header.kind).into());
     };
     let may_end = header.kind == CompletionKind::Trailers || header.kind == CompletionKind::Close;
     if !worker.is_asgi() || (header.end || header.done) && !may_end {
-        return Err(format!("said {:?} out of place", header.kind).into());
+        return Err(format!("sent {:?} out of place", header.kind).into());
     }
     let mut received = ReceivedCompletion::bare(header);
     match header.kind {

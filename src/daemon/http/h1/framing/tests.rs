@@ -76,7 +76,7 @@ fn empty_lines_before_a_request_are_ignored() {
     assert_eq!(pass_in_pieces(b"\r\nGET / HTTP/1.1\r\n\r\n", 1, LIMITS).0, b"GET / HTTP/1.1\r\n\r\n");
 }
 
-/// A bare LF there is refused as everywhere else.
+/// A bare LF before a request is refused, as anywhere else in a head.
 #[test]
 fn a_bare_lf_before_a_request_is_refused() {
     for bytes in ["\nGET / HTTP/1.1\r\n\r\n", "\r\n\nGET / HTTP/1.1\r\n\r\n", "\n"] {
