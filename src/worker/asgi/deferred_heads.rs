@@ -36,7 +36,8 @@ impl DeferredHeads {
         }
     }
 
-    /// Starts a wait if there are new heads and no wait; then the caller schedules a tick.
+    /// Starts a wait if there are new heads and no wait is running. Returns whether it did: the caller then schedules a
+    /// tick.
     pub(super) fn begin_wait(&mut self) -> bool {
         if self.unscheduled.is_empty() || !self.scheduled.is_empty() {
             return false;
@@ -46,7 +47,7 @@ impl DeferredHeads {
         true
     }
 
-    /// Ends the wait without sending: the tick could not be scheduled.
+    /// Ends the wait without sending, because the tick could not be scheduled.
     pub(super) fn cancel_wait(&mut self) {
         self.unscheduled.append(&mut self.scheduled);
     }
