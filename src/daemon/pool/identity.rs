@@ -44,7 +44,7 @@ impl UserIdentity {
 /// Switches the process to this user for good. Makes async-signal-safe calls only.
 ///
 /// # Errors
-/// The error of the system call that failed; EPERM if the process is not root's.
+/// The error of the system call that failed; EPERM without root's privileges.
 pub fn switch_user(uid: Uid, gid: Gid, groups: &[Gid]) -> io::Result<()> {
     // The user last: after that the process may not change its groups.
     setgroups(groups)?;

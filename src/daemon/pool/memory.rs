@@ -48,19 +48,20 @@ impl WorkerProcess {
         }
     }
 
-    /// Appends the memory events since the last call to `events`. Returns `Some` if the soft limit was reached.
-    fn poll_memory_events(&mut self, worker: WorkerId, events: &mut Vec<MemoryEvent>) -> Option<()> {
-        let cgroup = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory())?;
-        let counts = cgroup.memory_events().ok()?;
+    /// Appends the memory events since the last call to `events`.
+    fn poll_memory_events(&mut self, worker: WorkerId, events: &mut Vec<MemoryEvent>) {
+        let Some(cgroup) = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory()) else { return };
+        // An unreadable cgroup means that the worker has exited, which `reap` reports.
+        let Ok(counts) = cgroup.memory_events() else { return };
         let last = std::mem::replace(&mut self.memory_limits.last_counts, counts);
         if counts.oom_kill > last.oom_kill {
             events.push(MemoryEvent::OomKill(worker));
         }
-        let soft = self.memory_limits.soft.filter(|_| counts.high > last.high)?;
+        let Some(soft) = self.memory_limits.soft.filter(|_| counts.high > last.high) else { return };
         // The page cache can reach the limit too, and is then reclaimed without harm: only the remaining usage counts.
         // The kernel holds the usage at the limit within some 256 KiB per processor, hence the margin.
-        if cgroup.memory_usage().ok()? < soft - soft / 16 {
-            return None;
+        if !cgroup.memory_usage().is_ok_and(|bytes| bytes >= soft - soft / 16) {
+            return;
         }
         self.memory_limits.soft = None;
         events.push(MemoryEvent::High(worker));
@@ -68,7 +69,6 @@ impl WorkerProcess {
             tracing::warn!(error = %Chain(&error), rgun.pid = self.pid.as_raw(),
                 "cannot lift a worker's memory limit: it is slow until it is replaced");
         }
-        Some(())
     }
 }
 
@@ -124,8 +124,7 @@ impl Pool {
         let mut events = Vec::new();
         for (worker, process) in &mut self.processes {
             if process.memory_limits.watch_id.is_none_or(|id| changed.contains(id)) {
-                // `None` without a new event, and when the cgroup cannot be read: then `reap` reports the exit.
-                let _ = process.poll_memory_events(*worker, &mut events);
+                process.poll_memory_events(*worker, &mut events);
             }
         }
         events

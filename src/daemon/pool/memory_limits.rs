@@ -64,8 +64,8 @@ impl MemoryMonitor {
             if soft.is_some() && !self.absence_logged {
                 self.absence_logged = true;
                 tracing::warn!(
-                    "workers.max_memory: no memory controller (systemd needs Delegate=yes and a kernel with cgroup2's): \
-                     falls back to sampling PSS every 5 s, without a hard limit"
+                    "workers.max_memory: no memory controller (it needs cgroup2 and, under systemd, Delegate=yes): \
+                     sampling PSS every 5 s instead, without a hard limit"
                 );
             }
             return MemoryLimits::default();

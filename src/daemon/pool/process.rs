@@ -1,5 +1,5 @@
-//! Waits for, reaps and signals child processes by pid. `std::process::Child` is not usable for all of them,
-//! because a zygote forks workers too.
+//! Waits for, reaps and signals child processes by pid. `std::process::Child` cannot represent the workers
+//! that a zygote forks.
 //!
 //! A pid names its process until the main thread reaps the process. So: look ([`peek_exit`]),
 //! act, then [`reap`].

@@ -71,7 +71,7 @@ impl SpawnSpec<'_> {
                 config::Interface::Asgi => Interface::Asgi,
             },
             threads: self.threads,
-            // The worker does not tell slots for requests from slots for WebSockets.
+            // The worker does not distinguish slots for requests from slots for WebSockets.
             concurrency: self.slots().concurrency + self.slots().websockets,
             lifespan: match lifespan {
                 config::Lifespan::Auto => Lifespan::Auto,

@@ -21,8 +21,8 @@ pub(super) struct WorkerProcess {
     /// Its cgroup; `None` without delegation.
     pub(super) cgroup: Option<WorkerCgroup>,
     pub(super) memory_limits: MemoryLimits,
-    /// Time that the children may run after the process has exited with status 0. Zero: they are killed with it; set
-    /// when the process is killed.
+    /// Time that the children may run after the process has exited with status 0. Zero: they are killed with it.
+    /// [`Pool::kill`](super::Pool::kill) sets zero.
     pub(super) children_timeout: Duration,
 }
 
@@ -30,7 +30,7 @@ impl WorkerProcess {
     /// Sends SIGKILL to the worker and its children. Must not be called after the process was reaped.
     pub(super) fn kill_all(&self) {
         if let Some(cgroup) = &self.cgroup {
-            // False on a kernel without `cgroup.kill`: then the process group must do.
+            // False on a kernel without `cgroup.kill`: then the process group is killed alone.
             cgroup.kill();
         }
         // Always, because a forked worker enters its cgroup itself and may have failed to.
