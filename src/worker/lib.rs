@@ -28,6 +28,7 @@ mod control;
 mod dispositions;
 mod fastcall;
 mod fault;
+mod file_length;
 mod gil_cell;
 mod head;
 mod hooks;

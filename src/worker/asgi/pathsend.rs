@@ -16,7 +16,7 @@ use rgun_channel::frame::{Body, UNTIL_EOF};
 use super::response::{body_too_long, body_too_short};
 use super::state::{ExchangeState, PayloadKind, Stage};
 use crate::fault::Fault;
-use crate::wsgi::file_wrapper::{has_bytes, trusted_length};
+use crate::file_length::{has_bytes, trusted_length};
 
 impl ExchangeState {
     /// Processes `http.response.pathsend`: sends the descriptor, then the frame that refers to it.

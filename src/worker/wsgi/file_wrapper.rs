@@ -4,15 +4,13 @@
 //! application returns is sent as descriptor and offset, if that yields the bytes of
 //! `iter(lambda: x.read(blksize), b"")`. Any other wrapper, and one that middleware iterates, reads blocks.
 
-use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
-use rustix::fs::{FileType, fstat};
-use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, retry_on_intr};
 
+use crate::file_length::trusted_length;
 use crate::python::load_py;
 
 /// Iterates over a file-like object in blocks.
@@ -81,39 +79,4 @@ pub(crate) fn file_body<'a>(
     // the application closes it meanwhile, fstat or sendmsg fail, or another of its files is sent, as with any fd.)
     let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
     Ok(trusted_length(py, descriptor, offset).map(|len| FileBody { descriptor, offset, len }))
-}
-
-/// Returns the bytes from `offset` to the end of a regular file, if the size of `stat` is right. It is wrong for files of
-/// procfs (0), sysfs (a page) and other file systems that generate files when they are read: there the last byte is
-/// missing, or more bytes follow.
-pub(crate) fn trusted_length(py: Python<'_>, file: BorrowedFd<'_>, offset: u64) -> Option<u64> {
-    let size = size_of(file).filter(|size| *size > 0)?;
-    // The disk may be slow.
-    let n_read = py.detach(|| probe_bytes(file, size - 1)).ok()?;
-    // A growing file has more bytes, but then its size is larger now, too.
-    let is_right = n_read == 1 || n_read == 2 && size_of(file).is_some_and(|later| later > size);
-    is_right.then(|| size.saturating_sub(offset))
-}
-
-/// Returns the size of a regular file according to `stat`.
-fn size_of(file: BorrowedFd<'_>) -> Option<u64> {
-    let stat =
-        fstat(file).ok().filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)?;
-    u64::try_from(stat.st_size).ok()
-}
-
-/// Returns whether a file has at least `len` bytes, by reading, whatever `stat` reports.
-pub(crate) fn has_bytes(py: Python<'_>, file: BorrowedFd<'_>, len: u64) -> rustix::io::Result<bool> {
-    py.detach(|| len.checked_sub(1).map_or(Ok(true), |last| Ok(probe_bytes(file, last)? > 0)))
-}
-
-/// Reads two bytes at `at`; returns how many the file has.
-fn probe_bytes(file: BorrowedFd<'_>, at: u64) -> rustix::io::Result<usize> {
-    let mut bytes = [0; 2];
-    // Bytes that are not in memory come from a disk, and the size of such a file is right.
-    match preadv2(file, &mut [IoSliceMut::new(&mut bytes)], at, ReadWriteFlags::NOWAIT) {
-        Err(Errno::AGAIN) => Ok(1),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => retry_on_intr(|| pread(file, &mut bytes, at)),
-        read => read,
-    }
 }
