@@ -200,10 +200,11 @@ impl Exchange {
                 upload.granted = granted;
                 Ok(upload.waker.take())
             }
-            Some(_) => {
-                Err(format!("took back what it had taken of the body of exchange {}", self.id.0).into())
+            Some(_) => Err(format!("did not raise the credit for the body of exchange {}", self.id.0).into()),
+            None => {
+                Err(format!("gave credit for the body of exchange {}, which it has already", self.id.0)
+                    .into())
             }
-            None => Err(format!("took the body of exchange {}, which it has already", self.id.0).into()),
         }
     }
 }
