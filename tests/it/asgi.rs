@@ -73,9 +73,9 @@ fn a_worker_whose_task_ignores_a_cancel_is_replaced() {
     let worker = daemon.worker();
     let mut client = daemon.connect();
     client.send_get("/stubborn/60000").response().assert_error(504);
-    let told = Instant::now();
+    let answered_at = Instant::now();
     daemon.log.wait_for("worker 0 has a request over its deadline; it is being replaced");
-    assert!(told.elapsed() > Duration::from_millis(900), "{:?}", told.elapsed());
+    assert!(answered_at.elapsed() > Duration::from_millis(900), "{:?}", answered_at.elapsed());
     wait_until("another worker serves", || (daemon.worker() != worker).then_some(()));
     daemon.log.wait_for_count(1, " 504");
     assert_eq!(daemon.log.count(" 504"), 1, "{}", daemon.log.text());

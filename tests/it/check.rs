@@ -66,7 +66,7 @@ fn a_worker_that_is_never_ready_exceeds_timeouts_boot() {
 
 #[test]
 fn a_failure_reported_by_the_worker_is_the_verdict() {
-    for (what, said) in [
+    for (what, expected) in [
         ("failed", "Traceback (most recent call last)"),
         ("failed-config", "the fake application does not load"),
         ("refused", "this fake runs no Python"),
@@ -74,7 +74,7 @@ fn a_failure_reported_by_the_worker_is_the_verdict() {
     ] {
         let (code, log, printed) = check(check_fake(what));
         assert_eq!((code, printed.as_str()), (78, ""), "{what}: {log}");
-        assert!(log.contains(said), "{what}: {log}");
+        assert!(log.contains(expected), "{what}: {log}");
     }
 }
 

@@ -119,7 +119,7 @@ fn an_unstarted_upload_reaches_the_successor_whole() {
     last.response().assert_error(502);
     let response = client.response();
     assert_eq!(response.status, 200);
-    assert!(response.body == body, "it were changed");
+    assert!(response.body == body, "the body was changed");
 }
 
 #[test]

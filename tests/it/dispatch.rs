@@ -257,5 +257,5 @@ fn a_slot_is_busy_until_its_exchange_is_done() {
     assert_eq!(client.get("/done-later/300").text(), "early", "the answer does not wait for close()");
     let begun = Instant::now();
     assert_eq!(client.get("/hello").status, 200);
-    assert!(begun.elapsed().as_millis() > 150, "{:?}: its only slot was not free", begun.elapsed());
+    assert!(begun.elapsed().as_millis() > 150, "{:?}: the only slot was not free", begun.elapsed());
 }

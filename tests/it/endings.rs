@@ -74,14 +74,14 @@ fn a_client_that_leaves_in_mid_body_is_logged() {
 
 #[test]
 fn an_abandoned_request_is_a_debug_line_by_default() {
-    for (level, said) in [("info", 0), ("debug", 1)] {
+    for (level, count) in [("info", 0), ("debug", 1)] {
         let mut daemon = Rgun::fake().flags(["--log-level", level]).start_ready();
         drop(send_with_id(&daemon, "/slow/100", "left"));
         // Served after the abandoned request, which is logged by then.
         assert_eq!(daemon.get("/hello").status, 200);
         daemon.stop();
         daemon.log.wait_for_end();
-        assert_eq!(daemon.log.count("GET /slow/100: the client left after "), said, "{level}");
+        assert_eq!(daemon.log.count("GET /slow/100: the client left after "), count, "{level}");
     }
 }
 

@@ -38,11 +38,7 @@ fn a_local_proxy_sets_scheme_and_client() {
         let line = daemon.log.wait_for(response.field("x-request-id"));
         assert!(line.contains("rgun.client=192.0.2.7"), "{line}");
         let response = echo(&mut client, "X-Forwarded-For: [2001:db8::1]:4711\r\n");
-        assert_eq!(
-            scheme_and_client(&response),
-            pair("false", "2001:db8::1 4711"),
-            "the scheme was not said"
-        );
+        assert_eq!(scheme_and_client(&response), pair("false", "2001:db8::1 4711"), "no scheme was sent");
         let response = echo(&mut client, "X-Forwarded-Proto: http, https\r\n");
         assert_eq!(response.value("https"), "true", "the last value is the peer's own");
         // The fields apply to one request only.
@@ -86,11 +82,11 @@ fn forwarded_fields_of_untrusted_peers_are_ignored() {
         let line = daemon.log.wait_for(response.field("x-request-id"));
         assert!(line.contains("rgun.client=127.0.0.1"), "{line}");
     }
-    let nobody = Rgun::fake().flags(["--no-proxy-headers"]).start_ready();
+    let untrusting = Rgun::fake().flags(["--no-proxy-headers"]).start_ready();
     assert_eq!(
-        scheme_and_client(&echo(&mut nobody.connect(), FORWARDED)),
+        scheme_and_client(&echo(&mut untrusting.connect(), FORWARDED)),
         pair("false", " 0"),
-        "nor of a unix socket"
+        "nor from a unix socket"
     );
 }
 

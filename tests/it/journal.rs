@@ -134,7 +134,7 @@ fn shed_requests_are_counted_in_one_warning() {
     let mut running = daemon.connect();
     running.send_get("/hang");
     let mut queued = daemon.connect();
-    wait_until("one runs and one waits", || {
+    wait_until("one request runs and one waits", || {
         queued.send_get("/hello");
         (daemon.get("/shed").status == 503).then_some(())
     });
@@ -167,7 +167,10 @@ fn control_characters_in_a_path_have_a_raw_journal_field() {
     let daemon = rgun.journald(&journald.directory).start();
     daemon.get("/plain");
     let plain = journald.wait(&[b"RGUN_PATH=/plain\n"]);
-    assert!(!plain.windows(13).any(|part| part == b"RGUN_PATH_RAW"), "only where it differs");
+    assert!(
+        !plain.windows(13).any(|part| part == b"RGUN_PATH_RAW"),
+        "RGUN_PATH_RAW is only for escaped paths"
+    );
     daemon.get("/a\u{9b}2Jb");
     let entry = journald.wait(&[b"RGUN_PATH=/a\\u{9b}2Jb\n", b"MESSAGE=GET /a\\u{9b}2Jb 404\n"]);
     let raw = b"RGUN_PATH_RAW=/a\xc2\x9b2Jb\n";

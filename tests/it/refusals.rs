@@ -201,7 +201,7 @@ fn an_address_in_use_is_refused() {
     let other: Daemon = Rgun::fake().start_ready();
     let bind = format!("unix:{}", other.scratch().join("socket").display());
     assert_refused(Rgun::fake().flags(["--bind", bind.as_str()]), CONFIG, &["listen.bind", &bind, "in use"]);
-    assert_eq!(other.get("/hello").status, 200, "it still has its socket");
+    assert_eq!(other.get("/hello").status, 200, "the first daemon keeps its socket");
 }
 
 #[test]

@@ -171,7 +171,7 @@ fn only_clients_below_the_rate_are_cut_off() {
     quick.send_get("/large/20000000").response_head();
     // Both clients read all the time.
     let mut taken = 0;
-    wait_until("the slow one is cut off", || {
+    wait_until("the slow client is cut off", || {
         let block = 200_000.min(20_000_000 - taken);
         taken += block;
         assert!(quick.read_exact(block).is_ok(), "cut off at {taken}");

@@ -133,7 +133,7 @@ fn a_request_that_killed_two_workers_is_quarantined() {
     let refused = daemon.get("/die");
     refused.assert_error(503);
     assert!(refused.has("retry-after"));
-    assert_eq!(daemon.get("/hello").status, 200, "others are served");
+    assert_eq!(daemon.get("/hello").status, 200, "other requests are served");
     daemon.log.wait_for_count(2, "exited with status 3");
     assert_eq!(daemon.log.count("exited with status 3"), 2);
 }
@@ -149,9 +149,9 @@ fn a_worker_is_recycled_after_max_requests() {
         assert_eq!(client.get("/hello").status, 200);
     }
     daemon.log.wait_for("has served");
-    wait_until("its successor serves", || (daemon.worker() != first).then_some(()));
+    wait_until("the successor serves", || (daemon.worker() != first).then_some(()));
     assert_eq!(daemon.log.count("WARN"), 0, "{}", daemon.log.text());
-    wait_until("one worker is left in the end", || (daemon.descendants().len() == 1).then_some(()));
+    wait_until("one worker is left", || (daemon.descendants().len() == 1).then_some(()));
 }
 
 #[test]
@@ -233,8 +233,8 @@ def application(environ, start_response):
 fn preloaded_workers_are_children_of_the_daemon() {
     let daemon = Rgun::python(PRELOADED).flags(["--preload", "--workers", "2"]).start();
     daemon.log.wait_for_count(3, "is ready after");
-    let said = daemon.get("/").text();
-    let pids: Vec<u32> = said.split(' ').map(|pid| pid.parse().expect("a pid")).collect();
+    let body = daemon.get("/").text();
+    let pids: Vec<u32> = body.split(' ').map(|pid| pid.parse().expect("a pid")).collect();
     assert_ne!(pids[0], pids[1], "imported in the zygote");
     assert_eq!(pids[2], daemon.pid(), "a child of the daemon");
     assert_eq!(daemon.descendants().len(), 3, "a zygote and two workers");
@@ -277,9 +277,9 @@ def application(environ, start_response):
     daemon.log.wait_for_count(3, "is ready after");
     let mut client = daemon.connect();
     let mut in_a_row = 0;
-    wait_until("everybody was forked from a worker that had served twenty", || {
-        let said = client.get("/").text();
-        let (served, parent) = said.split_once(' ').expect("two numbers");
+    wait_until("all workers are forked from a worker that had served twenty requests", || {
+        let body = client.get("/").text();
+        let (served, parent) = body.split_once(' ').expect("two numbers");
         assert_eq!(parent.parse::<u32>().expect("a pid"), daemon.pid());
         let is_heir = served.parse::<u32>().expect("a number") > 20;
         in_a_row = if is_heir { in_a_row + 1 } else { 0 };
@@ -340,9 +340,9 @@ fn a_path_rule_overrides_timeout_and_concurrency() {
         .collect();
     let begun = std::time::Instant::now();
     daemon.get("/hang").assert_error(504);
-    assert_eq!(daemon.get("/hello").status, 200, "one at a time leaves two workers");
+    assert_eq!(daemon.get("/hello").status, 200, "the path rule leaves two workers");
     for client in &mut slow {
         assert_eq!(client.response().text(), "slow");
     }
-    assert!(begun.elapsed() >= Duration::from_millis(1800), "one after the other");
+    assert!(begun.elapsed() >= Duration::from_millis(1800), "one at a time");
 }

@@ -73,7 +73,7 @@ fn many_small_stalled_bodies_are_bounded() {
     let daemon = bounded("256KiB", "64MiB").start_ready();
     let mut uploads: Vec<_> = (0..50).map(|_| start_upload(&daemon, 60_000, 50_000)).collect();
     // Four of them fit into memory.
-    wait_until("they are on disk", || (count_open(&daemon, "/spool/") >= 40).then_some(()));
+    wait_until("the bodies are on disk", || (count_open(&daemon, "/spool/") >= 40).then_some(()));
     for client in &mut uploads {
         client.send(&pattern(60_000)[50_000..]);
         assert!(client.response().body == pattern(60_000));

@@ -31,7 +31,7 @@ fn a_handshake_reaches_the_application_unchanged() {
         "x-own: yes",
         "origin: http://test",
     ] {
-        assert!(scope.lines().any(|said| said == line), "{line}: {scope}");
+        assert!(scope.lines().any(|other| other == line), "{line}: {scope}");
     }
     assert!(scope.contains(socket.response.field("x-request-id")), "{scope}");
     assert!(socket.response.has("date"));

@@ -174,7 +174,10 @@ pub(crate) fn milliseconds(argument: &str) -> Outcome<Duration> {
 
 /// Returns `len` bytes that can be checked by their position: the byte at `i` is `i % 251`.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
-    (0..=250).cycle().take(len).collect()
+    let block: Vec<u8> = (0..=250).collect();
+    let mut bytes = block.repeat(len / block.len() + 1);
+    bytes.truncate(len);
+    bytes
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

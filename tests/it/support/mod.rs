@@ -37,17 +37,22 @@ pub(crate) fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
 
 /// Returns `len` bytes of the fake worker's pattern: the byte at `i` is `i % 251`.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
-    (0..=250).cycle().take(len).collect()
+    let block: Vec<u8> = (0..=250).collect();
+    let mut bytes = block.repeat(len / block.len() + 1);
+    bytes.truncate(len);
+    bytes
 }
 
 /// Asserts that the bytes are equal, and names the first difference; `assert_eq!` would print all of them.
 #[track_caller]
 pub(crate) fn assert_same_bytes(actual: &[u8], expected: &[u8]) {
+    if actual == expected {
+        return;
+    }
     let differs = actual.iter().zip(expected).position(|(actual, expected)| actual != expected);
     let at = differs.unwrap_or_else(|| actual.len().min(expected.len()));
     let part = |bytes: &[u8]| bytes.iter().skip(at).take(64).copied().collect::<Vec<_>>();
-    assert!(
-        actual == expected,
+    panic!(
         "{} bytes differ from {} at {at}: {:02x?} instead of {:02x?}",
         actual.len(),
         expected.len(),
