@@ -13,7 +13,7 @@ fn send_half_a_head(client: &mut Client) {
 #[test]
 fn clients_over_the_limit_wait_and_are_warned_of_once() {
     let daemon = Rgun::fake().set("limits.connections", "16").start_ready();
-    let warning = "16 connections are open, as many as may be";
+    let warning = "16 connections are open, the limit";
     for nr in 1..=2 {
         let mut open: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
         for client in &mut open {

@@ -145,7 +145,7 @@ fn requests_aborted_by_sigquit_are_logged() {
     let running = entry(&daemon, "stopped-running");
     assert_has(&running, &["WARN", "GET /hang"]);
     assert!(
-        [", the daemon stops", "the worker had to go"].iter().any(|why| running.contains(why)),
+        [", the daemon stops", "the worker was stopped"].iter().any(|why| running.contains(why)),
         "{running}"
     );
     assert_has(&entry(&daemon, "stopped-queued"), &["WARN", ": cut off after ", ", the daemon stops"]);
@@ -158,7 +158,7 @@ fn a_response_that_is_not_read_is_logged_as_such() {
     let mut daemon = with_access_log().set("timeouts.body", "1s").start_ready();
     let mut client = send_with_id(&daemon, "/large/50000000", "not-taken");
     client.response_head();
-    daemon.log.wait_for("the client did not take its answer");
+    daemon.log.wait_for("the client did not read its response");
     daemon.stop();
     assert_has(
         &entry(&daemon, "not-taken"),

@@ -202,7 +202,7 @@ async fn explain_death(pool: &mut Pool, config: &Config, booted: bool) -> String
     } else {
         let python = &config.app.python;
         format!(
-            "the worker {how} without a word: is app.python = {} ({}) a CPython 3.9 or newer?",
+            "the worker {how} without a message: is app.python = {} ({}) a CPython 3.9 or newer?",
             python.path.display(),
             python.source
         )

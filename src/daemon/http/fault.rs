@@ -228,7 +228,7 @@ fn exchange_response(fault: &Fault) -> ErrorResponse {
             whole_seconds(*pause),
         ),
         Fault::WorkerKilled(_) => ErrorResponse::unavailable(
-            "the worker had to go before it had finished this request",
+            "the worker was stopped before it had finished this request",
             RETRY_SHORT,
         ),
         Fault::Deadline(_) => {

@@ -428,7 +428,7 @@ impl UnansweredEntry {
         match self.cause {
             UnansweredCause::ClientClosed => format!("{begun}: the client left after {duration:.1?}"),
             UnansweredCause::WriteTimeout => {
-                format!("{begun}: cut off after {duration:.1?}, the client did not take its answer")
+                format!("{begun}: cut off after {duration:.1?}, the client did not read its response")
             }
             UnansweredCause::Shutdown => format!("{begun}: cut off after {duration:.1?}, the daemon stops"),
         }
@@ -455,7 +455,7 @@ mod tests {
             (
                 UnansweredCause::WriteTimeout,
                 sent,
-                " 200: broken off in mid-body: cut off after 1.2s, the client did not take its answer",
+                " 200: broken off in mid-body: cut off after 1.2s, the client did not read its response",
             ),
             (UnansweredCause::Shutdown, None, ": cut off after 1.2s, the daemon stops"),
             (

@@ -104,9 +104,9 @@ impl ConnectionTracker {
             }
             if !self.limit_reported.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
-                    "{max} connections are open, as many as may be: for each further client the one that has been \
-                     idle for longest is closed, and while none is, it waits; raise limits.connections, or \
-                     LimitNOFILE= where that is \"auto\""
+                    "{max} connections are open, the limit: each further client replaces the connection that has been \
+                     idle longest, or waits if none is idle; raise limits.connections, or LimitNOFILE= where that \
+                     is \"auto\""
                 );
             }
             self.evict_idle().await;

@@ -179,7 +179,7 @@ impl OperatorLog {
 
     fn log_recycling(&self, worker: WorkerId, reason: RecycleReason) {
         let what_next = if self.is_zygote(worker) {
-            "it leaves, and another one is started"
+            "it exits, and another one is started"
         } else {
             "it serves until its successor is ready"
         };
@@ -197,7 +197,7 @@ impl OperatorLog {
         let BootFailure { kind, mut summary, traceback, headline: _ } = failure;
         if kind == BootFailureKind::Died && !self.reported.contains(&worker) {
             summary = format!(
-                "{summary} without a word: is app.python = {} a CPython 3.9 or newer?",
+                "{summary} without a message: is app.python = {} a CPython 3.9 or newer?",
                 python(worker)
             );
         }
@@ -290,7 +290,7 @@ fn log_resize(from: u16, to: u16, reason: ResizeReason) {
         }
         ResizeReason::LowLoad => tracing::info!("{from} workers, now {to}: fewer are enough"),
         ResizeReason::IdleExit => {
-            tracing::info!("no request for workers.idle_exit: the workers leave until the next one");
+            tracing::info!("no request for workers.idle_exit: the workers exit until the next one");
         }
         ResizeReason::Request => tracing::info!("a request has come: workers start"),
     }

@@ -19,7 +19,7 @@ pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, request: &Request
     let (status, outcome) = match response {
         ResponseProgress::NotStarted => (Some(504), "504"),
         ResponseProgress::HeadSent(status) => (Some(*status), "broke off in mid-body"),
-        ResponseProgress::Complete => (None, "goes on although nobody waits for it"),
+        ResponseProgress::Complete => (None, "continues although its client does not wait for it"),
     };
     tracing::error!(
         target: "rgun::request",
@@ -48,7 +48,7 @@ pub(super) fn log_stall(worker: WorkerId, pid: Option<u32>, silence: Duration, s
         rgun.worker = seat_field(worker),
         rgun.pid = pid,
         rgun.duration_us = microseconds(silence),
-        "the event loop of worker {} has not turned for {silence:.1?} (timeouts.stall): something in it blocks; {stacks}",
+        "the event loop of worker {} has not turned for {silence:.1?} (timeouts.stall): a call blocks it; {stacks}",
         worker.number.0
     );
 }
