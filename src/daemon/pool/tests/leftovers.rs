@@ -25,6 +25,9 @@ impl WorkerWithChild {
             child.is_some()
         });
         let child = child.unwrap();
+        eventually("the child has become `sleep`", || {
+            fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name.trim() == "sleep")
+        });
         if let Some(cgroup) = cgroup {
             fs::write(cgroup.join("cgroup.procs"), format!("{child}\n")).unwrap();
         }
