@@ -29,7 +29,7 @@ fn outcome_of(outcome: &Result<Response, ReadError>) -> Outcome {
             Outcome::BadGateway
         }
         Err(ReadError::Closed | ReadError::Truncated(_)) => Outcome::Incomplete,
-        Err(ReadError::TimedOut) => panic!("no answer at all"),
+        Err(ReadError::TimedOut) => panic!("no response at all"),
     }
 }
 

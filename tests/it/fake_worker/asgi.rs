@@ -169,13 +169,13 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
                             }
                         })?;
                     }
-                    Submission::Stream(later) => {
+                    Submission::Stream(stream_frame) => {
                         // The exchange may have ended, or never existed.
                         let (StreamFrame::Part { exchange, .. }
                         | StreamFrame::Disconnect { exchange, .. }
-                        | StreamFrame::HalfClose { exchange }) = later;
+                        | StreamFrame::HalfClose { exchange }) = stream_frame;
                         if let Some(inbox) = inboxes.get(&exchange) {
-                            inbox.receive_frame(&later, events);
+                            inbox.receive_frame(&stream_frame, events);
                         }
                     }
                 }
@@ -218,9 +218,9 @@ pub(crate) fn task(
 }
 
 impl Inbox {
-    pub(crate) fn receive_frame(&self, later: &StreamFrame<'_>, events: &Loop) {
+    pub(crate) fn receive_frame(&self, stream_frame: &StreamFrame<'_>, events: &Loop) {
         let mut received = lock(&self.received);
-        match later {
+        match stream_frame {
             StreamFrame::Part { bytes, text, more, .. } if received.websocket => {
                 let (bytes, text, more) = (bytes.to_vec(), *text, *more);
                 received.messages.push_back(websocket::Part { bytes, text, more });
