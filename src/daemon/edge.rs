@@ -15,9 +15,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{oneshot, watch};
 
-use crate::dispatch::{Dispatcher, Link};
+use crate::dispatch::Dispatcher;
 use crate::http::{Server, Settings, serve};
 use crate::journal::daemon_log;
+use crate::link::Link;
 use crate::net::{ConnectionLimits, ConnectionTracker, Listener, accept};
 
 /// Task polls between tokio's checks for IO. Its default of 61 delays completions.

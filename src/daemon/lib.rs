@@ -26,11 +26,12 @@
 //! | [`systemd`] | escape, error_chain | tokio, hyper, rgun_channel |
 //! | [`journal`] | config, escape, id | tokio, hyper, rgun_channel |
 //! | [`net`] | config, systemd, error_chain | hyper, rgun_channel::ring |
-//! | [`dispatch`] | escape, buffer_pool, budget, spool, error_chain, id, supervise | hyper |
+//! | [`link`] | id | tokio, hyper |
+//! | [`dispatch`] | escape, buffer_pool, budget, spool, error_chain, id, link, supervise | hyper |
 //! | [`websocket`] | dispatch, net, journal, id | hyper, http, nix |
 //! | [`http`] | websocket, dispatch, net, journal, escape, error_chain, buffer_pool, budget, spool, id | nix::sys::signal |
-//! | [`pool`] | config, dispatch, journal, id, supervise, systemd, error_chain | hyper, tokio |
-//! | [`edge`] | dispatch, http, journal, net, error_chain | hyper |
+//! | [`pool`] | config, journal, id, link, supervise, systemd, error_chain | hyper, tokio |
+//! | [`edge`] | dispatch, http, journal, link, net, error_chain | hyper |
 //! | [`check`] | everything | - |
 //! | [`run`] | everything | - |
 //!
@@ -51,6 +52,7 @@ pub mod escape;
 pub mod http;
 pub mod id;
 pub mod journal;
+pub mod link;
 pub mod net;
 pub mod pool;
 pub mod run;

@@ -19,10 +19,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::cli::{self, CheckIdentity, Invocation};
 use crate::config::Config;
-use crate::dispatch::{Dispatcher, Notice, Policy, Reactor};
+use crate::dispatch::{Dispatcher, Notice, Policy};
 use crate::edge::register;
 use crate::error_chain::Chain;
 use crate::id::{Generation, Life, WorkerId, WorkerNr};
+use crate::link::Reactor;
 use crate::pool::{self, Pool, SpawnSpec, UserIdentity};
 use crate::run::{MainMessage, StartupError, notice_sink};
 use crate::supervise::Exit;

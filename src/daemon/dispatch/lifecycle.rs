@@ -17,11 +17,11 @@ use super::exchange::body::BodyTransport;
 use super::exchange::table::ExchangeTable;
 use super::exchange::{Exchange, ExchangeState};
 use super::fault::Fault;
-use super::link::Link;
 use super::state::{ASGI, WSGI};
 use super::worker::Worker;
 use super::worker::contract::ContractBreach;
 use super::{Dispatcher, Notice, State};
+use crate::link::Link;
 
 impl Dispatcher {
     /// Attaches a booting worker: its channel is served, but it gets no exchange yet. A zygote never does.

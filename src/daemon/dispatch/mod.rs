@@ -1,7 +1,7 @@
 //! Dispatches requests to workers: one queue for all workers, and one *exchange* per request.
 //!
 //! `http` submits a request and awaits its [`Ticket`]. `edge` calls [`Dispatcher::before_park`] at the end of every turn of
-//! the reactor. `pool` makes a worker's [`Link`]. `run` attaches and detaches workers, sets the [`Policy`], reads the load,
+//! the reactor. `pool` makes a worker's [`Link`](crate::link::Link). `run` attaches and detaches workers, sets the [`Policy`], reads the load,
 //! and gets a [`Notice`] of each event.
 //!
 //! # Invariants
@@ -17,7 +17,7 @@
 //!
 //! # Files
 //! From the bottom up:
-//! - values: [`fault`], [`notice`], [`policy`], [`link`], [`data`], [`tick_rate`];
+//! - values: [`fault`], [`notice`], [`policy`], [`data`], [`tick_rate`];
 //! - [`admission`]: the queue, path rules, the quarantine;
 //! - [`worker`]: one worker's channel and load;
 //! - [`exchange`]: one request, its response, and the table of all exchanges;
@@ -37,13 +37,11 @@ mod finish;
 mod half_close;
 mod handles;
 mod lifecycle;
-mod link;
 mod load_stats;
 mod measure;
 mod notice;
 mod permits;
 mod policy;
-mod reactor;
 mod scheduler;
 mod slow_clients;
 mod state;
@@ -66,9 +64,7 @@ pub use self::fault::{Fault, UploadFault};
 pub use self::handles::ticket::{AppBody, AppResponse, BodyStream, Ticket};
 pub use self::handles::upload::Upload;
 pub use self::handles::websocket::WebSocketHandle;
-pub use self::link::{Link, Slots};
 pub use self::notice::{Notice, NoticeSink, RequestInfo, ResponseProgress};
 pub use self::policy::Policy;
-pub use self::reactor::Reactor;
 use self::state::State;
 pub use self::state::{Dispatcher, LoadSummary};

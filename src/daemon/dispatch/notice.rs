@@ -31,7 +31,7 @@ pub enum Notice {
     SlowRequest(WorkerId, RequestInfo),
     /// The retiring worker has no exchange left, except those past their deadline.
     Drained(WorkerId),
-    /// The worker has served this number of requests, its [`Link::max_requests`](super::Link::max_requests). Sent once.
+    /// The worker has served this number of requests, its [`Link::max_requests`](crate::link::Link::max_requests). Sent once.
     MaxRequestsReached(WorkerId, u64),
     /// A request is queued and no worker is open. Sent once until a worker is admitted.
     WorkerRequested,

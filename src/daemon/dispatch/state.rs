@@ -21,10 +21,10 @@ use super::exchange::table::ExchangeTable;
 use super::load_stats::LoadStats;
 use super::notice::{NoticeSink, RequestInfo};
 use super::policy::Policy;
-use super::reactor::Reactor;
 use super::slow_clients::spill::SlowClients;
 use super::tick_rate::TickRate;
 use super::worker::Worker;
+use crate::link::Reactor;
 
 /// The queue, the exchanges and the workers' channels.
 pub struct Dispatcher {

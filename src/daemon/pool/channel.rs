@@ -9,8 +9,8 @@ use rgun_channel::layout::Geometry;
 use rgun_channel::map::Map;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::dispatch::{Link, Slots};
 use crate::id::{Generation, WorkerId};
+use crate::link::{Link, Slots};
 
 use super::error::SpawnError;
 use super::stacks_file::StacksFile;

@@ -37,9 +37,9 @@ use nix::unistd::Pid;
 use rgun_channel::control::{self, Command, Role};
 use rgun_channel::layout::Geometry;
 
-use crate::dispatch::{Link, Reactor};
 use crate::id::WorkerId;
 use crate::journal::output::{DaemonEnds, WorkerEnds, WorkerOutput};
+use crate::link::{Link, Reactor};
 use crate::supervise::Exit;
 use crate::systemd::cgroup::{Delegation, WorkerCgroup};
 

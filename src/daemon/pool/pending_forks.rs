@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-use crate::dispatch::Slots;
 use crate::id::{Generation, WorkerId};
 use crate::journal::output::DaemonEnds;
+use crate::link::Slots;
 use crate::systemd::cgroup::WorkerCgroup;
 
 use super::channel::Channel;
@@ -54,7 +54,7 @@ pub(super) struct PendingFork {
 }
 
 /// Everything of a [`WorkerProcess`](super::worker::WorkerProcess) but its pid, and the parts of its
-/// [`Link`](crate::dispatch::Link).
+/// [`Link`](crate::link::Link).
 #[derive(Debug)]
 pub(super) struct PreparedWorker {
     pub(super) channel: Channel,

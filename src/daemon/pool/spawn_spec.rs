@@ -7,8 +7,8 @@ use rgun_channel::control::{EventLoop, Hooks, Interface, Lifespan, ListenerInfo,
 use rgun_channel::layout::Geometry;
 
 use crate::config;
-use crate::dispatch::Slots;
 use crate::id::{Generation, WorkerId};
+use crate::link::Slots;
 
 /// The parameters of a new worker or zygote.
 #[derive(Debug, Clone, Copy)]

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::cli::{self, Invocation};
 use crate::config::Config;
-use crate::dispatch::{Dispatcher, Reactor};
+use crate::dispatch::Dispatcher;
 use crate::edge::{Edge, register};
 use crate::escape::escape_path;
 use crate::http::Server;
@@ -26,6 +26,7 @@ use crate::journal::daemon_log::Destination;
 use crate::journal::output::WorkerOutput;
 use crate::journal::requests::Journal;
 use crate::journal::thread::LogThread;
+use crate::link::Reactor;
 use crate::net::{ConnectionTracker, Listener};
 use crate::pool::{self, Pool};
 use crate::supervise::Supervisor;

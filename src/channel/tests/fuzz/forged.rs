@@ -19,11 +19,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rgun::config::Bind;
-use rgun::dispatch::{Dispatcher, Link, Notice, Policy, Reactor, Slots};
+use rgun::dispatch::{Dispatcher, Notice, Policy};
 use rgun::edge::Edge;
 use rgun::http::{RequestLimits, Server, Settings, TrustedPeers, UnderscorePolicy};
 use rgun::id::{Generation, Life, WorkerId, WorkerNr};
 use rgun::journal::requests::Journal;
+use rgun::link::{Link, Reactor, Slots};
 use rgun::net::{self, ConnectionTracker, Listener};
 use rgun::websocket;
 use rgun_channel::control::{self, Interface, Report};

@@ -32,6 +32,7 @@ use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::id::{Generation, Life, WorkerId, WorkerNr};
+use crate::link::{Link, Reactor, Slots};
 
 use super::exchange::ExchangeState;
 use super::tick_rate::TickRate;

@@ -19,6 +19,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 pub(super) use crate::id::WorkerId;
 use crate::id::{Generation, Life, WorkerNr};
+use crate::link::{Link, Reactor, Slots};
 
 pub(super) use super::super::tick_rate::TickRate;
 pub(super) use super::super::*;

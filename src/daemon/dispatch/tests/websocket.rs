@@ -5,6 +5,7 @@ use rgun_channel::frame::{MESSAGE_COST, StreamFrame, Submission};
 use rgun_channel::layout::RESPONSE_WINDOW;
 
 use super::one_worker::*;
+use crate::link::Slots;
 
 /// A frame that the worker receives.
 #[derive(Debug, PartialEq, Eq)]

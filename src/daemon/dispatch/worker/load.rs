@@ -7,9 +7,9 @@ use rgun_channel::frame::ExchangeId;
 use rgun_channel::ring::{Position, SubmissionSender};
 
 use crate::dispatch::exchange::body::BodyTransport;
-use crate::dispatch::link::Slots;
 use crate::dispatch::worker::running::Running;
 use crate::dispatch::worker::service_time::{MAX_PREFETCH_DEPTH, PREFETCH_TIME, ServiceTime};
+use crate::link::Slots;
 
 /// Time after its last progress during which a worker may still publish completions without a wake-up.
 const ACTIVE_TIME: Duration = Duration::from_millis(50);

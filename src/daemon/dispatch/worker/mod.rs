@@ -25,7 +25,6 @@ use crate::supervise::ResponseStats;
 
 use crate::dispatch::data::Buffers;
 use crate::dispatch::exchange::body::BodyTransport;
-use crate::dispatch::link::Link;
 use crate::dispatch::worker::channel::WorkerChannel;
 use crate::dispatch::worker::contract::ContractBreach;
 use crate::dispatch::worker::load::WorkerLoad;
@@ -33,6 +32,7 @@ use crate::dispatch::worker::loop_health::{LoopHealth, LoopWatch};
 use crate::dispatch::worker::outbox::Outbox;
 use crate::dispatch::worker::report_limit::ReportLimiter;
 use crate::dispatch::{Notice, NoticeSink};
+use crate::link::Link;
 
 /// An attached worker.
 #[derive(Debug)]

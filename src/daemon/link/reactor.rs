@@ -51,7 +51,7 @@ impl Reactor {
     }
 
     /// Rings the doorbell, so that the reactor's next poll returns at once.
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         if let Err(error) = self.doorbell.write(1) {
             // EAGAIN: the counter is full, so that the doorbell has rung.
             tracing::trace!(%error, "cannot ring the doorbell, ignoring");

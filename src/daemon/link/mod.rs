@@ -1,4 +1,4 @@
-//! A worker's channel as `pool` makes it. Values only: [`Worker`](super::worker::Worker) takes them over.
+//! What `pool` makes and `dispatch` takes over: a worker's channel, and the reactor's doorbell that all workers ring.
 
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
@@ -8,6 +8,10 @@ use rgun_channel::layout::Geometry;
 use rgun_channel::map::Map;
 
 use crate::id::{Generation, WorkerId};
+
+mod reactor;
+
+pub use self::reactor::Reactor;
 
 /// Numbers of exchanges that a worker can have at a time. The worker's Ready says which interface counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +48,7 @@ pub struct Link {
     pub wake: Arc<OwnedFd>,
     /// The numbers of exchanges for either interface.
     pub slots: Slots,
-    /// Number of requests after which [`Notice::MaxRequestsReached`](super::Notice::MaxRequestsReached) is sent:
-    /// `workers.max_requests` with its jitter. `None` is never.
+    /// Number of requests after which the worker is to be replaced: `workers.max_requests` with its jitter. `None` is
+    /// never.
     pub max_requests: Option<NonZeroU64>,
 }
