@@ -22,7 +22,7 @@ fn check_fake(what: &str) -> Rgun {
 fn a_sound_application_exits_0_and_names_the_interpreter() {
     let (code, log, printed) = check(Rgun::python(GOOD).check_as_self());
     assert_eq!(code, 0, "{log}");
-    assert!(printed.starts_with("app:application is sound: ") && printed.contains("CPython 3."), "{printed}");
+    assert!(printed.starts_with("app:application is ready to serve: ") && printed.contains("CPython 3."), "{printed}");
     assert_eq!(log, "");
 }
 
@@ -34,7 +34,7 @@ fn an_undeclared_factory_is_sound_with_a_warning() {
     let (warning, verdict) = printed.split_once('\n').expect("two lines");
     assert!(warning.starts_with("warning: app:make takes no arguments"), "{printed}");
     assert!(warning.contains("write app:make() (or --factory)"), "{printed}");
-    assert!(verdict.starts_with("app:make is sound"), "{printed}");
+    assert!(verdict.starts_with("app:make is ready to serve"), "{printed}");
 }
 
 #[test]

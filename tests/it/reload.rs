@@ -212,11 +212,11 @@ fn a_second_reload_supersedes_the_first() {
     daemon.log.wait_for("is ready after");
     let old = daemon.worker();
     let first = start_reload(&daemon);
-    daemon.log.wait_for("generation 2 boots beside");
+    daemon.log.wait_for("generation 2 boots;");
     let canary =
         wait_until("the canary is there", || daemon.descendants().into_iter().find(|pid| *pid != old));
     let second = start_reload(&daemon);
-    daemon.log.wait_for("generation 3 boots beside");
+    daemon.log.wait_for("generation 3 boots;");
     wait_until("the first canary exits", || (!daemon.descendants().contains(&canary)).then_some(()));
     gate.open("");
     let (first, second) = (
@@ -234,7 +234,7 @@ fn a_stop_during_a_reload_ends_both() {
     let mut daemon = rgun().start_ready();
     set_next_boot(&daemon, "never");
     let client = start_reload(&daemon);
-    daemon.log.wait_for("generation 2 boots beside");
+    daemon.log.wait_for("generation 2 boots;");
     daemon.stop();
     let output = client.wait_with_output().expect("the command exits");
     assert_eq!(output.status.code(), Some(1), "{output:?}");

@@ -72,12 +72,12 @@ fn check_context(context: &CheckContext) -> Result<String, StartupError> {
         }
     };
     require(&access::required_by(config, invocation.file()))?;
-    let sound = check_boot(config, Some(identity))?;
+    let verdict = check_boot(config, Some(identity))?;
     let databases =
         databases::find(&config.app, identity).map_err(StartupError::system("ask the application"))?;
     require(&databases.iter().flat_map(|path| RequiredAccess::database(path)).collect::<Vec<_>>())?;
     let whose = unit.as_ref().map(|unit| format!(", as {} runs it", unit.name)).unwrap_or_default();
-    Ok(format!("{sound}; checked as {}{whose}", identity.user))
+    Ok(format!("{verdict}; checked as {}{whose}", identity.user))
 }
 
 /// Boots a worker, and returns what to print about it.
@@ -168,7 +168,7 @@ impl Boot<'_> {
                     Notice::Report(_, Report::Ready { interface }) => {
                         let app = &self.config.app;
                         return Ok(format!(
-                            "{warnings}{} is sound: {interface:?} application, {python} ({}, {})",
+                            "{warnings}{} is ready to serve: {interface:?} application, {python} ({}, {})",
                             app.target,
                             app.python.path.display(),
                             app.python.source,

@@ -53,8 +53,8 @@ pub(super) struct PendingFork {
     pub(super) prepared: PreparedWorker,
 }
 
-/// Everything of a [`WorkerProcess`](super::worker::WorkerProcess) but its pid, and the parts of its
-/// [`Link`](crate::link::Link).
+/// The resources of a worker whose process does not exist yet: those of a [`WorkerProcess`](super::worker::WorkerProcess)
+/// without the pid, and the parts of its [`Link`](crate::link::Link).
 #[derive(Debug)]
 pub(super) struct PreparedWorker {
     pub(super) channel: Channel,

@@ -123,7 +123,7 @@ impl OperatorLog {
             ),
             Report::ReloadStarted { generation } => tracing::info!(
                 rgun.generation = generation.0,
-                "reloading: generation {generation} boots beside the one that serves"
+                "reloading: generation {generation} boots; the old workers keep serving"
             ),
             Report::ReloadCompleted { generation, took } => tracing::info!(
                 rgun.generation = generation.0,
@@ -179,7 +179,7 @@ impl OperatorLog {
 
     fn log_recycling(&self, worker: WorkerId, reason: RecycleReason) {
         let what_next = if self.is_zygote(worker) {
-            "it exits, and another one is started"
+            "it exits and is replaced"
         } else {
             "it serves until its successor is ready"
         };
@@ -265,7 +265,7 @@ fn describe_recycling(reason: RecycleReason) -> String {
         }
         RecycleReason::Lifetime => "has reached workers.max_lifetime".to_owned(),
         RecycleReason::Refork => "has served workers.refork requests and becomes the zygote".to_owned(),
-        RecycleReason::Signal { signal } => format!("was asked by {} to leave", name_of_signal(signal)),
+        RecycleReason::Signal { signal } => format!("received {}", name_of_signal(signal)),
     }
 }
 
@@ -284,11 +284,11 @@ fn log_failed_reload(generation: Generation, failure: &BootFailure) {
 
 fn log_resize(from: u16, to: u16, reason: ResizeReason) {
     match reason {
-        ResizeReason::Operator => tracing::info!("{from} workers, now {to}: asked for by a signal"),
+        ResizeReason::Operator => tracing::info!("{from} workers, now {to}: requested by a signal"),
         ResizeReason::QueueWait(waited) => {
             tracing::info!("{from} workers, now {to}: requests waited for {waited:.1?}");
         }
-        ResizeReason::LowLoad => tracing::info!("{from} workers, now {to}: fewer are enough"),
+        ResizeReason::LowLoad => tracing::info!("{from} workers, now {to}: the load needs no more"),
         ResizeReason::IdleExit => {
             tracing::info!("no request for workers.idle_exit: the workers exit until the next one");
         }

@@ -26,7 +26,7 @@ impl Daemon {
                 self.generations.add(generation, invocation.config);
                 self.set_timers();
                 if let Some(client) = client {
-                    let text = format!("generation {generation} boots beside the one that serves");
+                    let text = format!("generation {generation} boots; the old workers keep serving");
                     drop(client.send(Reply::Progress(text)));
                     self.pending_replies.insert(generation, client);
                 }

@@ -75,7 +75,7 @@ def test_sound_application_is_checked_as_the_units_user(app):
     (app / "checked.py").write_text(SOUND)
     code, text = check()
     assert code == 0, text
-    assert "checked:application is sound" in text
+    assert "checked:application is ready to serve" in text
     assert "checked as rgun, as rgun.service runs it" in text
 
 
