@@ -22,7 +22,10 @@ fn check_fake(what: &str) -> Rgun {
 fn a_sound_application_exits_0_and_names_the_interpreter() {
     let (code, log, printed) = check(Rgun::python(GOOD).check_as_self());
     assert_eq!(code, 0, "{log}");
-    assert!(printed.starts_with("app:application is ready to serve: ") && printed.contains("CPython 3."), "{printed}");
+    assert!(
+        printed.starts_with("app:application is ready to serve: ") && printed.contains("CPython 3."),
+        "{printed}"
+    );
     assert_eq!(log, "");
 }
 
