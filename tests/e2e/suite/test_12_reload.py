@@ -198,6 +198,8 @@ def test_reload_during_the_first_boot_replaces_it(app):
     host.deploy(app, 2, "import time; time.sleep(60)")
     host.systemctl("--no-block", "restart", host.SERVICE)
     wait_until("release 2 boots", lambda: host.show("ActiveState") == "activating" and workers())
+    # Until it executes rgun, systemd's own process is the main one, and may have children.
+    wait_until("the daemon listens for commands", pathlib.Path("/run/rgun/control").is_socket)
     host.deploy(app, 3)
     assert wait_for_outcome(start_reload())[0] == 0
     assert served_release() == "3"
