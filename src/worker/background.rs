@@ -151,7 +151,7 @@ impl BackgroundThread {
     }
 
     fn send_report(&self, report: &Report) {
-        // An error means that the daemon is gone, and the control thread ends the process for that.
+        // An error means that the daemon is gone; the control thread notices that too, and ends the process.
         let _ = send(&self.worker.process.control, &report.encode(), &[]);
     }
 }

@@ -40,7 +40,7 @@ fn other_requests_are_served_beside_a_stuck_one() {
     assert!(served > 5, "{served} requests in the 700 ms");
 }
 
-/// The successor starts before the stuck worker is killed, so that its other requests may finish.
+/// The successor starts before the stuck worker is killed, so that the stuck worker's other requests can finish.
 #[test]
 fn other_threads_of_a_stuck_worker_finish() {
     let daemon = Rgun::fake().flags(["--timeout", "600ms", "--threads", "2"]).start_ready();

@@ -114,7 +114,7 @@ async fn receive_and_submit(
     let ConnContext { server, connection, .. } = &*context;
     let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), received_at };
     if stream::should_stream(&incoming, &parts.headers) {
-        // Unknown until the first worker has loaded the application.
+        // Whether the application is WSGI or ASGI is unknown until the first worker has loaded it.
         server.dispatcher.wait_for_interface().await;
         if server.dispatcher.is_asgi() {
             return submit_streaming(server, connection, &parts, incoming, frame_meta);

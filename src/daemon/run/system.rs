@@ -68,7 +68,7 @@ pub(super) fn available_cores() -> usize {
 /// The soft limit of open files.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileLimit {
-    /// The limit at startup, which workers get. `None`: it could not be read, and is unchanged.
+    /// The limit at startup, which workers get. `None` if it could not be read; the limit was then left unchanged.
     pub(super) inherited: Option<u64>,
     /// The daemon's limit now.
     pub(super) own: u64,

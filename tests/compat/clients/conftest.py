@@ -48,7 +48,10 @@ def start(request):
 
 @pytest.fixture(scope="session")
 def serving(start):
-    """A function that serves a framework, each once; at the end their logs must have no complaint."""
+    """Returns a function that starts a framework's daemon on first use.
+
+    At the end no daemon's log may have a complaint.
+    """
     daemons = {}
 
     def serving(name):

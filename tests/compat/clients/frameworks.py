@@ -1,4 +1,4 @@
-"""The frameworks in apps/: each has the same routes, and the target that serves it."""
+"""The frameworks in apps/, each with the target to serve. All have the same routes."""
 
 FRAMEWORKS = {
     "starlette": "with_starlette:app",

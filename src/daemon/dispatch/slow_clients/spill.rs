@@ -20,7 +20,7 @@ use crate::dispatch::exchange::Exchange;
 use crate::dispatch::exchange::response_buffer::Segment;
 use crate::dispatch::tick_rate::TickRate;
 
-/// A response that uses less memory is not written to a file.
+/// A response that uses less memory than this is not written to a file.
 pub(crate) const MIN_SPILL_BYTES: u64 = 64 * 1024;
 
 /// An exchange that has made no progress for this time is checked less often.

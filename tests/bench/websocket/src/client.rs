@@ -21,7 +21,7 @@ const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_wi
 const OPENING: Duration = Duration::from_secs(30);
 const CLOSING: Duration = Duration::from_secs(2);
 const READ: usize = 4096;
-/// Minimum length of a message: it begins with two numbers in hexadecimal.
+/// Minimum length of a message, because every message begins with two hexadecimal numbers.
 pub(crate) const LEAST: usize = 24;
 
 /// The parameters of all clients.

@@ -28,8 +28,8 @@ pub(super) const fn table(others: &[u8]) -> [bool; 256] {
     table
 }
 
-/// Returns the position of the first control byte (RFC 9110 §5.5: CTL), or the length. Checks 16 bytes at a time: most of
-/// a head gets no other check.
+/// Returns the position of the first control byte (RFC 9110 §5.5: CTL), or the length if there is none. Checks 16 bytes
+/// at a time: most of a head gets no other check.
 #[inline]
 pub(super) fn find_control(bytes: &[u8]) -> usize {
     let (chunks, rest) = bytes.as_chunks::<16>();
