@@ -255,7 +255,8 @@ fn run_writer(entries: &Receiver<JournalEntry>, dropped: &AtomicU64, refusals: &
     refusals.take_all(Instant::now()).iter().for_each(write_refusal);
 }
 
-fn microseconds(duration: Duration) -> u64 {
+/// Returns a duration as the journal's fields give it: in microseconds, at most `u64::MAX`.
+pub fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

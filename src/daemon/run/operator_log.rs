@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::dispatch::RequestInfo;
 use crate::id::{Generation, WorkerId, WorkerNr};
+use crate::journal::requests::microseconds;
 use crate::supervise::{
     BootFailure, BootFailureKind, Exit, RecycleReason, Report, ResizeReason, WorkerState, name_of_signal,
 };
@@ -298,9 +299,4 @@ fn log_resize(from: u16, to: u16, reason: ResizeReason) {
 
 fn format_mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
-}
-
-/// The field `rgun.duration_us`.
-pub(super) fn microseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use super::operator_log::{microseconds, seat_field};
+use super::operator_log::seat_field;
 use crate::dispatch::{RequestInfo, ResponseProgress};
 use crate::escape::RequestPath;
 use crate::id::WorkerId;
+use crate::journal::requests::microseconds;
 
 /// Logs a request over its deadline, with the stacks of its worker. This is the only entry about it.
 pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, request: &RequestInfo, stacks: Option<&str>) {
