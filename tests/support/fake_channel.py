@@ -25,7 +25,9 @@ SUBMISSION_HEAD, SUBMISSION_TAIL, COMPLETION_HEAD, COMPLETION_TAIL, TOKENS, WANT
 )
 SLOTS_AT = 4096 + 128 * 9
 SLOT_EXCHANGE, SLOT_THREAD, SLOT_ACKED, SLOT_WANTS_CREDIT = 0, 16, 128, 136
-READY, PAD, AMENDED = 1, 4, 5
+# States of a record. TAKEN is added by the daemon's end when it pops a completion.
+READY, PAD, MARKED_DONE = 1, 4, 5
+TAKEN = 2
 END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE = 1, 2, 4, 8, 16, 32
 RESPOND, BODY, RAISED, TAKE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
 HTTPS, STREAMS, WEBSOCKET = 2, 4, 8
@@ -36,6 +38,9 @@ LITERAL = 255
 F_ADD_SEALS = 1033
 SEALS = 0x1 | 0x2 | 0x4  # SEAL, SHRINK, GROW
 FUTEX_WAKE = 1
+FUTEX_WAKE_OP = 5
+# FUTEX_OP_OR of TAKEN; the comparison (with 0, equal) is never true, so that no waiter is woken.
+OR_TAKEN = 2 << 28 | TAKEN << 12
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}[platform.machine()]
 libc = ctypes.CDLL(None, use_errno=True)
 WORDS = {"<Q": ctypes.c_uint64, "<I": ctypes.c_uint32}
@@ -132,9 +137,8 @@ class Channel:
         self.eventfd = None
         self.exchange = life * 1000
         self.responses = {}
-        # The read position of the completion ring, and the record with which each ended exchange ended.
+        # The read position of the completion ring.
         self.read_to = 0
-        self.ended = {}
         self.files = {}
         self.n_freed = 0
         # True: the test returns chunks and credit itself, by acknowledge().
@@ -261,39 +265,37 @@ class Channel:
 
     def collect(self):
         """Reads all completions."""
-        self.find_late_done()
-        kept = None
         while self.has_completion():
             tail = self.read_to
             at = self.completion_at + tail % COMPLETION
-            length, state = struct.unpack_from("<II", self.map, at)
+            state = self.take_record(at + 4)
+            length = struct.unpack_from("<I", self.map, at)[0]
             frame = self.map[at + 8 : at + 8 + length]
             self.read_to = tail + 8 + length + -length % 8
             if state != PAD:
                 self.take(frame)
-                exchange, flags = struct.unpack_from("<QxB", frame)
-                if flags & END and not flags & DONE:
-                    self.ended[exchange] = tail
-                    kept = tail if kept is None else kept
-        self.find_late_done()
-        self.put(COMPLETION_TAIL, self.read_to if kept is None else kept)
-        self.satisfy(WANTS_SPACE)
-
-    def find_late_done(self):
-        """Finds the DONE flags that the worker has added to records; the tests see each as a frame.
-
-        The real daemon marks a record as read atomically. This one cannot, so the worker may add DONE until
-        it overwrites the record, which is never before the next call.
-        """
-        for exchange, tail in list(self.ended.items()):
-            answer = self.responses[exchange]
-            is_there = self.word(COMPLETION_HEAD) - tail <= COMPLETION
-            state = struct.unpack_from("<I", self.map, self.completion_at + tail % COMPLETION + 4)[0]
-            if is_there and state == AMENDED:
+            if state == MARKED_DONE:
+                # The tests see a DONE that the worker has added to a record as a frame of its own.
+                exchange = struct.unpack_from("<Q", frame)[0]
+                answer = self.responses[exchange]
                 answer.frames.append((BODY, END | DONE, 0))
                 answer.done = True
-            if answer.done or not is_there:
-                del self.ended[exchange]
+            self.put(COMPLETION_TAIL, self.read_to)
+        self.satisfy(WANTS_SPACE)
+
+    def take_record(self, at):
+        """Marks a record as taken, after which the worker adds no DONE to it; returns its state until then.
+
+        Python has no atomic operations, and the worker may add DONE at this moment. futex(2) has one, for the
+        second of its two words.
+        """
+        word = ctypes.addressof(ctypes.c_char.from_buffer(self.map, at))
+        unused = ctypes.c_uint32()
+        woken = libc.syscall(
+            SYS_FUTEX, ctypes.byref(unused), FUTEX_WAKE_OP, 0, None, ctypes.c_void_p(word), OR_TAKEN
+        )
+        assert woken == 0, os.strerror(ctypes.get_errno())
+        return self.word(at, "<I") & ~TAKEN
 
     def take(self, frame):
         """Decodes one completion and adds it to its answer."""

@@ -37,10 +37,20 @@ def watched(fake):
     return worker
 
 
+def stacks_at_the_fifo(ask):
+    """Asks for stacks until they show a thread that waits for its FIFO; returns them."""
+
+    def stacks():
+        text = ask()
+        return text if text and "in wait_for_fifo" in text else None
+
+    return wait_until("the stacks show the wait for the FIFO", stacks)
+
+
 def test_stacks_by_command_show_all_threads(watched, tmp_path):
     exchange = watched.submit(f"/wait?path={make_fifo(tmp_path, 'go')}")
     thread = watched.slot(running(watched, exchange), SLOT_THREAD)
-    text = watched.ask_stacks()
+    text = stacks_at_the_fifo(watched.ask_stacks)
     (stack,) = [stack for stack in text.split("\n\n") if stack.startswith(f"Thread 0x{thread:016x} ")]
     assert "in wait_for_fifo" in stack
     assert text.count("Thread 0x") == 3
@@ -53,8 +63,7 @@ def test_stacks_by_command_show_all_threads(watched, tmp_path):
 def test_stacks_by_signal_show_all_threads(watched, tmp_path):
     exchange = watched.submit(f"/wait?path={make_fifo(tmp_path, 'go')}")
     running(watched, exchange)
-    text = watched.signal_stacks()
-    assert "in wait_for_fifo" in text
+    text = stacks_at_the_fifo(watched.signal_stacks)
     assert text.lower().count("thread 0x") == 3
     (tmp_path / "go").write_text("go")
     assert watched.result(exchange)[0] == 200
@@ -65,7 +74,7 @@ def test_stack_of_one_exchange_has_its_source_lines_only(watched, tmp_path):
     running(watched, first)
     second = watched.submit(f"/wait?path={make_fifo(tmp_path, 'second')}")
     running(watched, second)
-    text = watched.ask_stacks(first)
+    text = stacks_at_the_fifo(lambda: watched.ask_stacks(first))
     thread = watched.slot(running(watched, first), SLOT_THREAD)
     assert text.startswith(f"Thread 0x{thread:016x} (most recent call last):\n")
     assert text.count("Thread 0x") == 1
