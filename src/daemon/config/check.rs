@@ -1,19 +1,19 @@
 //! Merges the sources, checks each value, and collects all errors.
 //!
-//! Each key has a reader in [`read`] that defines its valid values. [`Checker::read`] finds the value of highest
-//! precedence, records an error with its origin, and continues with the default, so that the next key is checked too.
-//! A default that replaces an invalid value is never returned: any error fails the whole check.
+//! Each key has a reader in [`read`] that defines its valid values; the [`Checker`] passes it the value of highest
+//! precedence. A default that replaces an invalid value is never returned: any error fails the whole check.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use super::checker::{Checker, Layers};
 use super::keys::name;
 use super::value::Setting;
 use super::{
-    App, Bind, Config, ConfigError, ConfigErrors, Environment, Hooks, Http, Interface, Layer, Lifespan,
-    Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores,
-    ValueError, WebSocket, Workers, bind, environment, keys, paths, python, read, rules, trusted, units,
+    App, Bind, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Listen, Loaded,
+    Log, Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores, ValueError, WebSocket,
+    Workers, bind, environment, keys, paths, python, read, rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
@@ -26,22 +26,6 @@ const MAX_QUEUED: u32 = 1_000_000;
 const MAX_MESSAGE_BYTES: u64 = 1 << 30;
 /// Maximum of `websocket.max_connections`. Each has a slot in the worker's map, which has 16,384.
 const MAX_WEBSOCKETS: u32 = 16_000;
-
-/// The settings by source, and what relative paths and the interpreter search depend on.
-pub(crate) struct Layers<'a> {
-    /// Settings from flags.
-    pub(crate) command_line: Layer,
-    /// Settings from variables.
-    pub(crate) variables: Layer,
-    /// Settings from the file.
-    pub(crate) file: Layer,
-    /// All variables, because VIRTUAL_ENV and PATH determine the interpreter.
-    pub(crate) environment: &'a Environment,
-    /// The path of the file; `None` if none was read.
-    pub(crate) path: Option<&'a Path>,
-    /// The current directory; absolute.
-    pub(crate) cwd: &'a Path,
-}
 
 /// Checks all settings; `errors` are those found while reading the sources.
 pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loaded, ConfigErrors> {
@@ -102,53 +86,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     }
 }
 
-struct Checker<'a> {
-    layers: &'a Layers<'a>,
-    errors: Vec<ConfigError>,
-    warnings: Vec<String>,
-}
-
-impl<'a> Checker<'a> {
-    /// The setting of highest precedence.
-    fn setting(&self, key: &str) -> Option<&'a Setting> {
-        let Layers { command_line, variables, file, .. } = self.layers;
-        [command_line, variables, file].into_iter().find_map(|layer| layer.get(key))
-    }
-
-    fn read<T>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        reader: impl FnOnce(&Setting) -> Result<T, ValueError>,
-    ) -> T {
-        let Some(setting) = self.setting(key) else { return default };
-        reader(setting).unwrap_or_else(|error| {
-            self.push_error(key, setting, error);
-            default
-        })
-    }
-
-    fn push_error(&mut self, key: &'static str, setting: &Setting, error: ValueError) {
-        self.errors.push(ConfigError {
-            origin: setting.origin.clone(),
-            key: key.to_owned(),
-            value: Some(setting.value.to_string()),
-            reason: error.reason,
-            hint: error.hint,
-        });
-    }
-
-    /// Records an error about a key that is not set.
-    fn push_missing(&mut self, key: &'static str, error: ValueError) {
-        self.errors.push(ConfigError {
-            origin: self.layers.path.map_or_else(|| "rgun".to_owned(), |path| path.display().to_string()),
-            key: key.to_owned(),
-            value: None,
-            reason: error.reason,
-            hint: error.hint,
-        });
-    }
-
+impl Checker<'_> {
     fn target(&mut self) -> Option<Target> {
         if self.setting(name::TARGET).is_none() {
             let error = ValueError::new("is not set")
@@ -450,16 +388,6 @@ impl<'a> Checker<'a> {
                 units::format_duration(slow),
                 units::format_duration(longest)
             ));
-        }
-    }
-
-    /// Reports that `key` has no effect without `other`, unless `other` has an error of its own.
-    fn require(&mut self, key: &'static str, other: &str, reason: &str, hint: &str) {
-        if self.errors.iter().any(|error| error.key == other) {
-            return;
-        }
-        if let Some(setting) = self.setting(key) {
-            self.push_error(key, setting, ValueError::new(reason).with_hint(hint));
         }
     }
 }

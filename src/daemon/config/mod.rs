@@ -13,6 +13,7 @@
 
 mod bind;
 mod check;
+mod checker;
 mod environment;
 mod error;
 mod file;
@@ -29,6 +30,7 @@ mod target;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod trusted;
 pub mod units;
 mod value;
@@ -41,10 +43,11 @@ pub(crate) use environment::{CONFIG_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
 pub use proxy::Proxy;
 pub use settings::{
-    App, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Listen, Log, Loop, PathRule, Python,
-    PythonSource, Reload, Retry, Timeouts, Underscores, WebSocket, Workers,
+    App, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Listen, Log, Loop, Python,
+    PythonSource, Reload, Retry, Underscores, WebSocket, Workers,
 };
 pub use target::Target;
+pub use timeouts::{PathRule, Timeouts};
 pub(crate) use trusted::forwarded_allow_ips;
 pub(crate) use value::{Layer, Setting, Value};
 
@@ -81,5 +84,5 @@ pub(crate) fn load(
         // The file's settings are unknown, so further errors could be wrong.
         Some(None) => return Err(ConfigErrors(errors)),
     };
-    check::check(&check::Layers { command_line, variables, file, environment, path, cwd }, errors)
+    check::check(&checker::Layers { command_line, variables, file, environment, path, cwd }, errors)
 }

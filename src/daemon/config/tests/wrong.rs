@@ -1,6 +1,7 @@
 //! Invalid configurations: all errors are reported at once, with origin, key, value and hint.
 
-use super::super::check::{Layers, check};
+use super::super::check::check;
+use super::super::checker::Layers;
 use super::super::testing::as_nobody;
 use super::*;
 

@@ -1,0 +1,86 @@
+//! The state of one check: [`Checker::read`] finds the value of highest precedence, records an error with its origin, and
+//! continues with the default, so that the next key is checked too.
+//!
+//! `check` and the sections with a file of their own call it.
+
+use std::path::Path;
+
+use super::value::Setting;
+use super::{ConfigError, Environment, Layer, ValueError};
+
+/// The settings by source, and what relative paths and the interpreter search depend on.
+pub(crate) struct Layers<'a> {
+    /// Settings from flags.
+    pub(crate) command_line: Layer,
+    /// Settings from variables.
+    pub(crate) variables: Layer,
+    /// Settings from the file.
+    pub(crate) file: Layer,
+    /// All variables, because VIRTUAL_ENV and PATH determine the interpreter.
+    pub(crate) environment: &'a Environment,
+    /// The path of the file; `None` if none was read.
+    pub(crate) path: Option<&'a Path>,
+    /// The current directory; absolute.
+    pub(crate) cwd: &'a Path,
+}
+
+/// The sources and what was found in them so far.
+pub(super) struct Checker<'a> {
+    pub(super) layers: &'a Layers<'a>,
+    pub(super) errors: Vec<ConfigError>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl<'a> Checker<'a> {
+    /// The setting of highest precedence.
+    pub(super) fn setting(&self, key: &str) -> Option<&'a Setting> {
+        let Layers { command_line, variables, file, .. } = self.layers;
+        [command_line, variables, file].into_iter().find_map(|layer| layer.get(key))
+    }
+
+    /// Reads the value of highest precedence; without a valid one, returns the default.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        reader: impl FnOnce(&Setting) -> Result<T, ValueError>,
+    ) -> T {
+        let Some(setting) = self.setting(key) else { return default };
+        reader(setting).unwrap_or_else(|error| {
+            self.push_error(key, setting, error);
+            default
+        })
+    }
+
+    /// Records an error about a key that is set.
+    pub(super) fn push_error(&mut self, key: &'static str, setting: &Setting, error: ValueError) {
+        self.errors.push(ConfigError {
+            origin: setting.origin.clone(),
+            key: key.to_owned(),
+            value: Some(setting.value.to_string()),
+            reason: error.reason,
+            hint: error.hint,
+        });
+    }
+
+    /// Records an error about a key that is not set.
+    pub(super) fn push_missing(&mut self, key: &'static str, error: ValueError) {
+        self.errors.push(ConfigError {
+            origin: self.layers.path.map_or_else(|| "rgun".to_owned(), |path| path.display().to_string()),
+            key: key.to_owned(),
+            value: None,
+            reason: error.reason,
+            hint: error.hint,
+        });
+    }
+
+    /// Reports that `key` has no effect without `other`, unless `other` has an error of its own.
+    pub(super) fn require(&mut self, key: &'static str, other: &str, reason: &str, hint: &str) {
+        if self.errors.iter().any(|error| error.key == other) {
+            return;
+        }
+        if let Some(setting) = self.setting(key) {
+            self.push_error(key, setting, ValueError::new(reason).with_hint(hint));
+        }
+    }
+}
