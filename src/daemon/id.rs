@@ -1,4 +1,5 @@
-//! The identity of a worker: seat, life and generation. `supervise` assigns these numbers; other modules pass them on.
+//! The identity of a worker: seat, incarnation and generation. `supervise` assigns the numbers, other modules pass them
+//! on.
 
 use std::fmt;
 
@@ -11,9 +12,9 @@ impl WorkerNr {
     pub const ZYGOTE: WorkerNr = WorkerNr(u16::MAX);
 }
 
-/// The number of a worker process, counted from 1. Never reused.
+/// The number of a worker process among all that the daemon has started, counted from 1. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Life(pub u64);
+pub struct Incarnation(pub u64);
 
 /// The number of a load of code and configuration, counted from 1. Every worker belongs to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,8 +25,8 @@ pub struct Generation(pub u64);
 pub struct WorkerId {
     /// The seat.
     pub number: WorkerNr,
-    /// The process.
-    pub life: Life,
+    /// The process in that seat.
+    pub incarnation: Incarnation,
 }
 
 impl fmt::Display for WorkerNr {
@@ -34,7 +35,7 @@ impl fmt::Display for WorkerNr {
     }
 }
 
-impl fmt::Display for Life {
+impl fmt::Display for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -49,6 +50,6 @@ impl fmt::Display for Generation {
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let role = if self.number == WorkerNr::ZYGOTE { "" } else { "worker " };
-        write!(f, "{role}{} (life {})", self.number, self.life)
+        write!(f, "{role}{} (incarnation {})", self.number, self.incarnation)
     }
 }

@@ -23,7 +23,7 @@ pub(crate) enum Job {
     /// [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks).
     Stacks(Option<ExchangeId>),
     /// [`Command::ChildExited`](rgun_channel::control::Command::ChildExited).
-    ChildExited { pid: u32, worker: u16, life: u64 },
+    ChildExited { pid: u32, worker: u16, incarnation: u64 },
 }
 
 /// Maximum number of queued jobs; bounds the memory if a hook never returns.
@@ -125,9 +125,10 @@ impl BackgroundThread {
             Job::Stacks(Some(exchange)) => {
                 self.dump_exchange(py, exchange).map(|it| Some(Report::StacksDumped(it)))
             }
-            Job::ChildExited { pid, worker: number, life } => {
-                self.hooks.child_exit(py, pid, number, life).map(|warning| warning.map(Report::Warning))
-            }
+            Job::ChildExited { pid, worker: number, incarnation } => self
+                .hooks
+                .child_exit(py, pid, number, incarnation)
+                .map(|warning| warning.map(Report::Warning)),
         };
         report.unwrap_or_else(|error| {
             error.write_unraisable(py, None);

@@ -50,8 +50,8 @@ fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
             }
             Ok(Command::Stop) => worker.stop(),
             Ok(Command::DumpStacks(exchange)) => background.submit(Job::Stacks(exchange)),
-            Ok(Command::ChildExited { pid, worker: number, life }) => {
-                background.submit(Job::ChildExited { pid, worker: number, life });
+            Ok(Command::ChildExited { pid, worker: number, incarnation }) => {
+                background.submit(Job::ChildExited { pid, worker: number, incarnation });
             }
             Ok(Command::Promote) => {
                 if worker.promote() {
@@ -59,10 +59,10 @@ fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
                     return;
                 }
             }
-            Ok(Command::Fork(Fork { life, .. })) => {
+            Ok(Command::Fork(Fork { incarnation, .. })) => {
                 let reason = "the process serves, it is no zygote".to_owned();
                 // If the daemon has closed its end, the next receive returns that.
-                let _ = send(worker.control, &Report::ForkFailed { life, reason }.encode(), &[]);
+                let _ = send(worker.control, &Report::ForkFailed { incarnation, reason }.encode(), &[]);
             }
             // A second Start, or a message of a newer protocol: ignored.
             Ok(Command::Start(_)) | Err(_) => {}

@@ -44,7 +44,7 @@ class Worker:
 class Hooks:
     """The hooks of one process. All get the same `server` and `worker` objects."""
 
-    def __init__(self, load, names, directory, number, life, daemon, settings):
+    def __init__(self, load, names, directory, number, incarnation, daemon, settings):
         self.load = load
         # By name, `module:function`; only those that are set.
         self.names = names
@@ -52,7 +52,7 @@ class Hooks:
         self.cfg = types.SimpleNamespace(**settings)
         self.log = logger()
         self.server = Server(daemon, self.cfg, self.log)
-        self.worker = Worker(os.getpid(), number, life, daemon, self.cfg, self.log)
+        self.worker = Worker(os.getpid(), number, incarnation, daemon, self.cfg, self.log)
 
     def call(self, name):
         """Calls a hook about this worker."""
@@ -60,9 +60,9 @@ class Hooks:
             return self.run(name, self.worker)
         return self.run(name, self.server, self.worker)
 
-    def child_exit(self, pid, number, life):
+    def child_exit(self, pid, number, incarnation):
         """Calls child_exit about a worker that has exited."""
-        worker = Worker(pid, number, life, self.server.pid, self.cfg, self.log)
+        worker = Worker(pid, number, incarnation, self.server.pid, self.cfg, self.log)
         return self.run("child_exit", self.server, worker)
 
     def check(self, name):

@@ -1,4 +1,4 @@
-//! Gunicorn's server hooks, called at the points of a worker's life that [`Hooks`](rgun_channel::control::Hooks) names.
+//! Gunicorn's server hooks, called at the points of a worker's lifetime that [`Hooks`](rgun_channel::control::Hooks) names.
 //!
 //! `hooks.py` finds and calls them; it is loaded only if a hook is configured. A hook that fails before the first request
 //! fails the boot, as in gunicorn; a later failure is a warning.
@@ -49,7 +49,8 @@ impl Hooks {
         settings.set_item("chdir", &start.directory)?;
         settings.set_item("pythonpath", start.pythonpath.join(OsStr::new(",")))?;
         settings.set_item("proc_name", "rgun")?;
-        let arguments = (load_py(py)?, names, &start.directory, start.worker, start.life, daemon, settings);
+        let arguments =
+            (load_py(py)?, names, &start.directory, start.worker, start.incarnation, daemon, settings);
         Ok(Self(Some(python_module(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind())))
     }
 
@@ -91,10 +92,10 @@ impl Hooks {
         py: Python<'_>,
         pid: u32,
         number: u16,
-        life: u64,
+        incarnation: u64,
     ) -> PyResult<Option<String>> {
-        let outcome =
-            self.outcome(py, |hooks| hooks.call_method1(intern!(py, "child_exit"), (pid, number, life)))?;
+        let outcome = self
+            .outcome(py, |hooks| hooks.call_method1(intern!(py, "child_exit"), (pid, number, incarnation)))?;
         Ok(outcome.err().map(|failure| failure.as_warning()))
     }
 

@@ -1,7 +1,7 @@
 //! State shared by the threads of a worker: the shared map, the rings, and the stop flag.
 //!
-//! Created by [`crate::lifecycle`] and leaked: threads, pyclass instances and the control thread refer to it for the rest
-//! of the process's life, even if the process becomes a zygote.
+//! Created by [`crate::lifecycle`] and leaked: threads, pyclass instances and the control thread refer to it for the
+//! rest of the process's existence, even if it becomes a zygote.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -117,8 +117,8 @@ impl Worker {
             }
             self.output.wake_daemon();
             sleepers.announce_sleep();
-            // This check between announcing and sleeping prevents a lost wake-up (rgun_channel::wake); `stop` stores its
-            // flag before it wakes, so it is covered, too.
+            // This check between announcing and sleeping prevents a lost wake-up (rgun_channel::wake); `stop` stores
+            // its flag before it wakes, so it is covered, too.
             if self.has_more() || self.is_stopping() {
                 sleepers.cancel_sleep(&SystemFutex);
             } else if slot == MAIN_THREAD_SLOT {

@@ -107,7 +107,7 @@ fn run(
                 if let Some((map, wake)) = fork(py, process, &start, order, received.fds)? {
                     let start = Box::new(Start {
                         worker: order.worker,
-                        life: order.life,
+                        incarnation: order.incarnation,
                         role: Role::Worker,
                         ..*start
                     });
@@ -121,8 +121,8 @@ fn run(
             }
             Ok(Command::DumpStacks(None)) => dump_stacks(py, process)?,
             Ok(Command::DumpStacks(Some(_))) => process.report(&Report::StacksDumped(false))?,
-            Ok(Command::ChildExited { pid, worker, life }) => {
-                if let Some(warning) = hooks.child_exit(py, pid, worker, life)? {
+            Ok(Command::ChildExited { pid, worker, incarnation }) => {
+                if let Some(warning) = hooks.child_exit(py, pid, worker, incarnation)? {
                     process.report(&Report::Warning(warning))?;
                 }
             }
@@ -165,7 +165,7 @@ fn fork(
         (fds.next(), fds.next(), fds.next(), fds.next())
     else {
         let reason = "the daemon sent Fork without its descriptors".to_owned();
-        return process.report(&Report::ForkFailed { life: order.life, reason }).map(|()| None);
+        return process.report(&Report::ForkFailed { incarnation: order.incarnation, reason }).map(|()| None);
     };
     // stdout and stderr come as a pair, or not at all if the daemon writes to a terminal; cgroup.procs comes alone.
     let output = if fds.len() >= 2 { fds.next().zip(fds.next()) } else { None };
@@ -198,12 +198,12 @@ fn fork(
         Ok((pid, _)) => {
             // Only the worker may hold these: the daemon detects its death by their end-of-file.
             drop((control, map, stacks, wake, output, cgroup_procs));
-            process.report(&Report::Forked { life: order.life, pid })?;
+            process.report(&Report::Forked { incarnation: order.incarnation, pid })?;
             Ok(None)
         }
         Err(error) => {
             let reason = error.value(py).to_string();
-            process.report(&Report::ForkFailed { life: order.life, reason })?;
+            process.report(&Report::ForkFailed { incarnation: order.incarnation, reason })?;
             Ok(None)
         }
     }

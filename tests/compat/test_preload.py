@@ -39,7 +39,7 @@ def test_django_connections_are_closed_before_a_fork(fake, project):
     assert worker.get("/") == (200, f"True {worker.pid}".encode())
     worker.send(b"P")
     worker.wait_ready()
-    child = fake.fork(worker, life=3).wait_ready()
+    child = fake.fork(worker, incarnation=3).wait_ready()
     assert child.get("/") == (200, f"False {child.pid}".encode())
 
 
@@ -56,5 +56,5 @@ def test_real_numpy_is_seeded_in_each_worker(fake, project, python):
     if subprocess.run([python, "-c", "import numpy"], check=False, capture_output=True).returncode:
         pytest.skip("SKIPPED: no NumPy beside the interpreter under test")
     zygote = fake.spawn("draws", project(draws=DRAWS), zygote=True).wait_ready()
-    workers = [fake.fork(zygote, number=number, life=2 + number).wait_ready() for number in range(3)]
+    workers = [fake.fork(zygote, number=number, incarnation=2 + number).wait_ready() for number in range(3)]
     assert len({worker.get("/") for worker in workers}) == 3

@@ -27,7 +27,7 @@ def test_prometheus_gauge_of_a_dead_worker_is_removed(fake, project, tmp_path, m
     )
     hooks = {"child_exit": "measured:child_exit"}
     first, second = (
-        fake.spawn("measured", directory, hooks=hooks, number=number, life=number + 1).wait_ready()
+        fake.spawn("measured", directory, hooks=hooks, number=number, incarnation=number + 1).wait_ready()
         for number in range(2)
     )
     files = []

@@ -125,7 +125,7 @@ NAMES = known_names()
 class Channel:
     """The daemon's end of one worker's channel."""
 
-    def __init__(self, daemon, life, slots):
+    def __init__(self, daemon, incarnation, slots):
         self.daemon = daemon
         self.slots = slots
         self.submission_at = SLOTS_AT + 256 * slots
@@ -135,7 +135,7 @@ class Channel:
         self.slab_at = self.free_at + 4096
         self.map = None
         self.eventfd = None
-        self.exchange = life * 1000
+        self.exchange = incarnation * 1000
         self.responses = {}
         # The read position of the completion ring.
         self.read_to = 0

@@ -38,9 +38,9 @@ def text(value):
     return struct.pack("<I", len(value)) + value
 
 
-def encode_child_exited(pid, number, life):
+def encode_child_exited(pid, number, incarnation):
     """Encodes the command ChildExited."""
-    return b"C" + struct.pack("<IHQ", pid, number, life)
+    return b"C" + struct.pack("<IHQ", pid, number, incarnation)
 
 
 def decode(message):
@@ -101,7 +101,7 @@ class FakeDaemon:
         hooks=None,
         warm_up="",
         number=0,
-        life=1,
+        incarnation=1,
         path=(),
         interface="auto",
         concurrency=8,
@@ -112,12 +112,12 @@ class FakeDaemon:
         env=None,
     ):
         """Starts a worker or a zygote as a new process."""
-        worker = Worker(self, number, life, slots=max(threads, concurrency))
+        worker = Worker(self, number, incarnation, slots=max(threads, concurrency))
         theirs = worker.open_channel()
         module, _, attribute = target.partition(":")
         start = b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, worker.slots, 1)
         ways = INTERFACES[interface], 0, LIFESPANS[lifespan], LOOPS[loop]
-        start += struct.pack("<HQBBBBBBII", number, life, zygote, 1, *ways, threads, concurrency)
+        start += struct.pack("<HQBBBBBBII", number, incarnation, zygote, 1, *ways, threads, concurrency)
         start += text(module) + text(attribute or "application") + text(chdir) + text(root_path)
         start += b"".join(text((hooks or {}).get(name, "")) for name in HOOKS) + text(warm_up)
         start += struct.pack("<I", len(path)) + b"".join(map(text, path))
@@ -151,15 +151,17 @@ class FakeDaemon:
         worker.send(start, worker.map_descriptor, *shared_with_all, worker.stacks, worker.eventfd)
         return worker
 
-    def fork(self, zygote, *, number=0, life=2, output=(), entrance=None):
+    def fork(self, zygote, *, number=0, incarnation=2, output=(), entrance=None):
         """Lets a zygote fork a worker; `output`: its stdout and stderr, if not those of the zygote."""
-        worker = Worker(self, number, life, slots=zygote.slots)
+        worker = Worker(self, number, incarnation, slots=zygote.slots)
         theirs = worker.open_channel()
         fds = [theirs.fileno(), worker.map_descriptor, worker.stacks, worker.eventfd, *output]
-        zygote.send(b"Z" + struct.pack("<HQ", number, life), *fds, *([] if entrance is None else [entrance]))
+        zygote.send(
+            b"Z" + struct.pack("<HQ", number, incarnation), *fds, *([] if entrance is None else [entrance])
+        )
         theirs.close()
         name, forked, *rest = zygote.next_report("forked", "fork failed")
-        assert (name, forked) == ("forked", life), rest
+        assert (name, forked) == ("forked", incarnation), rest
         worker.pid = rest[0]
         return worker
 
@@ -210,10 +212,10 @@ def is_readable(descriptor, seconds):
 class Worker(Channel):
     """One worker or zygote process, as its daemon sees it."""
 
-    def __init__(self, daemon, number, life, slots):
-        super().__init__(daemon, life, slots)
+    def __init__(self, daemon, number, incarnation, slots):
+        super().__init__(daemon, incarnation, slots)
         self.number = number
-        self.life = life
+        self.incarnation = incarnation
         self.pid = None
         self.status = None
         # Reports that were received while waiting for another one.

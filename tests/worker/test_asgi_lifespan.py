@@ -312,7 +312,7 @@ def test_forked_workers_have_their_own_loop_and_lifespan(fake):
     zygote = fake.spawn("asgi_cases", WORKER_APPS, zygote=True, warm_up="/scope")
     assert outcome(zygote) == ("ready", ASGI)
     assert any("warm-up request is for WSGI" in warning for warning in zygote.warnings())
-    workers = [fake.fork(zygote, number=number, life=2 + number) for number in range(2)]
+    workers = [fake.fork(zygote, number=number, incarnation=2 + number) for number in range(2)]
     for worker in workers:
         assert outcome(worker) == ("ready", ASGI)
     for worker in workers:
@@ -330,7 +330,7 @@ def test_promoted_worker_runs_lifespan_shutdown_first(fake):
     worker.next_report("promoted")
     assert fake.output().count("lifespan: shutdown") == 1
     assert worker.next_report("ready") == ("ready", ASGI)
-    child = fake.fork(worker, life=9)
+    child = fake.fork(worker, incarnation=9)
     assert outcome(child) == ("ready", ASGI)
     assert child.fetch("/scope").status == 200
     assert child.stop() == 0

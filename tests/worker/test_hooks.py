@@ -9,7 +9,9 @@ from support.waiting import wait_until
 
 
 def test_hooks_are_called_in_order_with_gunicorns_arguments(fake, hook_events):
-    worker = fake.spawn("watched", WORKER_APPS, hooks=ALL_HOOKS, threads=2, number=3, life=9).wait_ready()
+    worker = fake.spawn(
+        "watched", WORKER_APPS, hooks=ALL_HOOKS, threads=2, number=3, incarnation=9
+    ).wait_ready()
     assert worker.get("/who")[0] == 200
     assert worker.stop() == 0
     first, second, third = hook_events()
@@ -120,7 +122,7 @@ def test_worker_exit_runs_when_a_signal_handler_exits(fake, hook_events, project
 
 
 def test_child_exit_runs_in_another_worker_off_its_main_thread(fake, hook_events):
-    worker = fake.spawn("watched", WORKER_APPS, hooks=ALL_HOOKS, number=1, life=2).wait_ready()
+    worker = fake.spawn("watched", WORKER_APPS, hooks=ALL_HOOKS, number=1, incarnation=2).wait_ready()
     worker.send(encode_child_exited(4711, 7, 8))
     wait_until("child_exit is called", lambda: len(hook_events()) == 3)
     event = hook_events()[-1]

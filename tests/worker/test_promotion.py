@@ -29,7 +29,7 @@ def test_promoted_worker_becomes_a_zygote(fake, threads, forked):
     # The kernel may still list a joined thread.
     wait_until("the promoted worker has one thread", lambda: n_threads(worker.pid) == 1)
     assert "rgun: zygote [watched:application]" in worker.proc("cmdline")
-    children = [fake.fork(worker, number=number, life=20 + number).wait_ready() for number in range(2)]
+    children = [fake.fork(worker, number=number, incarnation=20 + number).wait_ready() for number in range(2)]
     for child in children:
         facts = process_facts(child)
         assert facts["pid"] == child.pid
@@ -39,7 +39,7 @@ def test_promoted_worker_becomes_a_zygote(fake, threads, forked):
     # A promoted worker's child can be promoted, too.
     children[0].send(b"P")
     children[0].wait_ready()
-    assert process_facts(fake.fork(children[0], life=30).wait_ready())["seen"][:4] == ["/who"] * 4
+    assert process_facts(fake.fork(children[0], incarnation=30).wait_ready())["seen"][:4] == ["/who"] * 4
     assert children[1].stop() == 0
     assert worker.stop() == 0
 
@@ -58,5 +58,5 @@ def test_promoted_worker_unmaps_its_shared_memory(fake):
 def test_worker_that_is_no_zygote_refuses_to_fork(fake):
     worker = fake.spawn("watched", WORKER_APPS).wait_ready()
     with pytest.raises(AssertionError, match="it is no zygote"):
-        fake.fork(worker, life=2)
+        fake.fork(worker, incarnation=2)
     assert process_facts(worker)["pid"] == worker.pid

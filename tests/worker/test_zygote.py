@@ -16,7 +16,7 @@ from support.waiting import wait_until
 
 
 def test_four_forked_workers_serve(fake, zygote):
-    workers = [fake.fork(zygote, number=number, life=2 + number).wait_ready() for number in range(4)]
+    workers = [fake.fork(zygote, number=number, incarnation=2 + number).wait_ready() for number in range(4)]
     facts = [process_facts(worker) for worker in workers]
     assert [each["pid"] for each in facts] == [worker.pid for worker in workers]
     assert len({worker.pid for worker in workers}) == 4
@@ -60,10 +60,12 @@ def test_fork_handlers_run_in_workers(fake, zygote):
 
 
 def test_killed_worker_does_not_affect_the_others(fake, zygote):
-    first, second = (fake.fork(zygote, number=number, life=2 + number).wait_ready() for number in range(2))
+    first, second = (
+        fake.fork(zygote, number=number, incarnation=2 + number).wait_ready() for number in range(2)
+    )
     assert first.kill() == -9
     assert process_facts(second)["pid"] == second.pid
-    third = fake.fork(zygote, number=0, life=9).wait_ready()
+    third = fake.fork(zygote, number=0, incarnation=9).wait_ready()
     assert process_facts(third)["pid"] == third.pid
 
 
@@ -173,14 +175,14 @@ def test_redirected_stdout_stays_redirected_in_forked_workers(fake, project, tmp
 def test_failed_fork_is_reported_and_the_next_succeeds(fake, zygote):
     reading, writing = os.pipe()
     with pytest.raises(AssertionError, match=r"OSError: \[Errno 9\]"):
-        fake.fork(zygote, life=5, entrance=reading)
+        fake.fork(zygote, incarnation=5, entrance=reading)
     zygote.send(b"Z" + struct.pack("<HQ", 0, 6))
     assert zygote.next_report("fork failed") == (
         "fork failed",
         6,
         "the daemon sent Fork without its descriptors",
     )
-    assert process_facts(fake.fork(zygote, life=7).wait_ready())["main"] is not None
+    assert process_facts(fake.fork(zygote, incarnation=7).wait_ready())["main"] is not None
     for descriptor in (reading, writing):
         os.close(descriptor)
 
@@ -205,10 +207,10 @@ def test_hanging_fork_is_given_up_and_the_next_succeeds(fake, project):
     zygote = fake.spawn("hangs", directory, zygote=True).wait_ready()
     (directory / "hang").touch()
     with pytest.raises(AssertionError, match=r"did not fork the worker in 5 s.*os.register_at_fork"):
-        fake.fork(zygote, life=5)
+        fake.fork(zygote, incarnation=5)
     assert zygote.proc(f"task/{zygote.pid}/children").split() == []
     (directory / "hang").unlink()
-    assert fake.fork(zygote, life=6).wait_ready().get("/") == (200, b"ok")
+    assert fake.fork(zygote, incarnation=6).wait_ready().get("/") == (200, b"ok")
 
 
 def test_forks_leave_no_descriptor_and_no_child(fake, zygote):
@@ -219,8 +221,8 @@ def test_forks_leave_no_descriptor_and_no_child(fake, zygote):
         return [name.split(":")[0].split(" ")[0] for name in descriptors(worker)]
 
     before = descriptors(zygote)
-    for life in range(2, 12):
-        worker = fake.fork(zygote, life=life).wait_ready()
+    for incarnation in range(2, 12):
+        worker = fake.fork(zygote, incarnation=incarnation).wait_ready()
         assert descriptors(zygote) == before
         assert kinds(worker) == kinds(zygote)
         assert json.loads(worker.get("/descriptors")[1]) == len(before) + 1
@@ -258,12 +260,16 @@ def test_stacks_belong_to_their_own_process(fake, zygote, tmp_path):
 def test_boot_hooks_run_in_workers_and_child_exit_in_zygote(fake, hook_events):
     zygote = fake.spawn("watched", WORKER_APPS, zygote=True, hooks=ALL_HOOKS).wait_ready()
     assert hook_events() == []
-    workers = [fake.fork(zygote, number=number, life=5 + number).wait_ready() for number in range(2)]
+    workers = [fake.fork(zygote, number=number, incarnation=5 + number).wait_ready() for number in range(2)]
     for worker in workers:
         events = [event for event in hook_events() if event["in"] == worker.pid]
         assert [event["hook"] for event in events] == ["post_fork", "post_worker_init"]
         for event in events:
-            assert (event["pid"], event["number"], event["age"]) == (worker.pid, worker.number, worker.life)
+            assert (event["pid"], event["number"], event["age"]) == (
+                worker.pid,
+                worker.number,
+                worker.incarnation,
+            )
             assert event["ppid"] == os.getpid()
             assert event["app"] is True
     assert workers[0].stop() == 0
@@ -280,8 +286,8 @@ def test_failing_hook_in_a_forked_worker_fails_that_worker(fake):
     zygote = fake.spawn(
         "watched", WORKER_APPS, zygote=True, hooks={"post_fork": "hooked:raises"}
     ).wait_ready()
-    for life in (2, 3):
-        worker = fake.fork(zygote, life=life)
+    for incarnation in (2, 3):
+        worker = fake.fork(zygote, incarnation=incarnation)
         assert "hooks.post_fork: hooked:raises raised LookupError" in worker.next_report("failed")[2]
         assert worker.wait() == 1
 
@@ -318,7 +324,7 @@ def test_buffered_output_is_written_once_across_forks(fake, project):
         """
     )
     zygote = fake.spawn("prints", directory, zygote=True).wait_ready()
-    for life in (2, 3):
-        fake.fork(zygote, life=life).wait_ready().stop()
+    for incarnation in (2, 3):
+        fake.fork(zygote, incarnation=incarnation).wait_ready().stop()
     zygote.stop()
     assert fake.output().count("printed at the import") == 1

@@ -142,7 +142,7 @@ def test_numpy_is_seeded_in_each_worker(fake, project):
         "generator = python.Random(1)\nrandom, seed = generator.random, generator.seed\n"
     )
     zygote = fake.spawn("draws", directory, zygote=True).wait_ready()
-    workers = [fake.fork(zygote, number=number, life=2 + number).wait_ready() for number in range(3)]
+    workers = [fake.fork(zygote, number=number, incarnation=2 + number).wait_ready() for number in range(3)]
     assert len({worker.get("/") for worker in workers}) == 3
     assert [worker.warnings() for worker in workers] == [[], [], []]
 

@@ -29,8 +29,8 @@ pub enum Command {
         pid: u32,
         /// Its seat.
         worker: u16,
-        /// Its life.
-        life: u64,
+        /// Its incarnation.
+        incarnation: u64,
     },
 }
 
@@ -39,8 +39,8 @@ pub enum Command {
 pub struct Fork {
     /// Its seat.
     pub worker: u16,
-    /// Its life.
-    pub life: u64,
+    /// Its incarnation.
+    pub incarnation: u64,
 }
 
 /// Cause of a boot failure; decides whether the daemon retries.
@@ -88,15 +88,15 @@ pub enum Report {
     Warning(String),
     /// The worker is forked and is a child of the daemon (a subreaper).
     Forked {
-        /// Its life.
-        life: u64,
+        /// Its incarnation.
+        incarnation: u64,
         /// Its process id. The daemon checks that it is one of its children.
         pid: u32,
     },
     /// The worker could not be forked.
     ForkFailed {
-        /// Its life.
-        life: u64,
+        /// Its incarnation.
+        incarnation: u64,
         /// Error text.
         reason: String,
     },
@@ -120,17 +120,17 @@ impl Command {
             Self::Cancel(exchange) => put_id(b'F', *exchange, &mut out),
             Self::Stop => out.push(b'X'),
             Self::DumpStacks(exchange) => put_id(b'K', exchange.unwrap_or(ExchangeId(0)), &mut out),
-            Self::Fork(Fork { worker, life }) => {
+            Self::Fork(Fork { worker, incarnation }) => {
                 out.push(b'Z');
                 out.extend_from_slice(&worker.to_le_bytes());
-                out.extend_from_slice(&life.to_le_bytes());
+                out.extend_from_slice(&incarnation.to_le_bytes());
             }
             Self::Promote => out.push(b'P'),
-            Self::ChildExited { pid, worker, life } => {
+            Self::ChildExited { pid, worker, incarnation } => {
                 out.push(b'C');
                 out.extend_from_slice(&pid.to_le_bytes());
                 out.extend_from_slice(&worker.to_le_bytes());
-                out.extend_from_slice(&life.to_le_bytes());
+                out.extend_from_slice(&incarnation.to_le_bytes());
             }
         }
         out
@@ -151,9 +151,13 @@ impl Command {
                 let exchange = ExchangeId(reader.u64()?);
                 Ok(Self::DumpStacks((exchange.0 != 0).then_some(exchange)))
             }
-            b'Z' => Ok(Self::Fork(Fork { worker: reader.u16()?, life: reader.u64()? })),
+            b'Z' => Ok(Self::Fork(Fork { worker: reader.u16()?, incarnation: reader.u64()? })),
             b'P' => Ok(Self::Promote),
-            b'C' => Ok(Self::ChildExited { pid: reader.u32()?, worker: reader.u16()?, life: reader.u64()? }),
+            b'C' => Ok(Self::ChildExited {
+                pid: reader.u32()?,
+                worker: reader.u16()?,
+                incarnation: reader.u64()?,
+            }),
             _ => Err(ProtocolError::Control("unknown command")),
         }
     }
@@ -185,14 +189,14 @@ impl Report {
                 out.push(b'w');
                 put_text(truncate_utf8(text, MAX_MESSAGE_BYTES / 2), &mut out);
             }
-            Self::Forked { life, pid } => {
+            Self::Forked { incarnation, pid } => {
                 out.push(b'z');
-                out.extend_from_slice(&life.to_le_bytes());
+                out.extend_from_slice(&incarnation.to_le_bytes());
                 out.extend_from_slice(&pid.to_le_bytes());
             }
-            Self::ForkFailed { life, reason } => {
+            Self::ForkFailed { incarnation, reason } => {
                 out.push(b'e');
-                out.extend_from_slice(&life.to_le_bytes());
+                out.extend_from_slice(&incarnation.to_le_bytes());
                 put_text(truncate_utf8(reason, 4096), &mut out);
             }
             Self::Promoted => out.push(b'p'),
@@ -227,8 +231,8 @@ impl Report {
             b'i' => Ok(Self::File(ExchangeId(reader.u64()?))),
             b'k' => Ok(Self::StacksDumped(reader.u8()? != 0)),
             b'w' => Ok(Self::Warning(reader.text()?.to_owned())),
-            b'z' => Ok(Self::Forked { life: reader.u64()?, pid: reader.u32()? }),
-            b'e' => Ok(Self::ForkFailed { life: reader.u64()?, reason: reader.text()?.to_owned() }),
+            b'z' => Ok(Self::Forked { incarnation: reader.u64()?, pid: reader.u32()? }),
+            b'e' => Ok(Self::ForkFailed { incarnation: reader.u64()?, reason: reader.text()?.to_owned() }),
             b'p' => Ok(Self::Promoted),
             b't' => Ok(Self::StopRequested(reader.u8()?)),
             _ => Err(ProtocolError::Control("unknown report")),
@@ -258,7 +262,7 @@ mod tests {
             geometry: Geometry::standard(3),
             generation: 1,
             worker: 2,
-            life: 7,
+            incarnation: 7,
             role: Role::Zygote,
             hooks: Hooks { worker_exit: "gunicorn_conf:worker_exit".into(), ..Hooks::default() },
             warm_up: "/healthz".into(),
@@ -291,9 +295,9 @@ mod tests {
             Command::Stop,
             Command::DumpStacks(None),
             Command::DumpStacks(Some(ExchangeId(8))),
-            Command::Fork(Fork { worker: 3, life: 9 }),
+            Command::Fork(Fork { worker: 3, incarnation: 9 }),
             Command::Promote,
-            Command::ChildExited { pid: 4711, worker: 3, life: 9 },
+            Command::ChildExited { pid: 4711, worker: 3, incarnation: 9 },
         ] {
             assert_eq!(Command::decode(&command.encode()).unwrap(), command);
         }
@@ -310,8 +314,8 @@ mod tests {
             Report::File(ExchangeId(7)),
             Report::StacksDumped(true),
             Report::Warning("a socket is open".into()),
-            Report::Forked { life: 9, pid: 4711 },
-            Report::ForkFailed { life: 9, reason: "no memory".into() },
+            Report::Forked { incarnation: 9, pid: 4711 },
+            Report::ForkFailed { incarnation: 9, reason: "no memory".into() },
             Report::Promoted,
             Report::StopRequested(15),
         ] {

@@ -136,8 +136,8 @@ pub struct Start {
     pub generation: u32,
     /// Seat number, stable over restarts of the process.
     pub worker: u16,
-    /// Number of this process, counted over all workers the daemon has started.
-    pub life: u64,
+    /// The number of this process among all worker processes that the daemon has started.
+    pub incarnation: u64,
     /// Worker or zygote.
     pub role: Role,
     /// Server hooks of the application.
@@ -182,7 +182,7 @@ impl Start {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&self.worker.to_le_bytes());
-        out.extend_from_slice(&self.life.to_le_bytes());
+        out.extend_from_slice(&self.incarnation.to_le_bytes());
         out.extend_from_slice(&[
             self.role as u8,
             u8::from(self.multiprocess),
@@ -232,7 +232,7 @@ impl Start {
             geometry,
             generation: reader.u32()?,
             worker: reader.u16()?,
-            life: reader.u64()?,
+            incarnation: reader.u64()?,
             role: Role::from_byte(reader.u8()?)?,
             multiprocess: reader.u8()? != 0,
             interface: Interface::from_byte(reader.u8()?)?,

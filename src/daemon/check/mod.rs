@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::dispatch::{Dispatcher, Notice, Policy};
 use crate::edge::register;
 use crate::error_chain::Chain;
-use crate::id::{Generation, Life, WorkerId, WorkerNr};
+use crate::id::{Generation, Incarnation, WorkerId, WorkerNr};
 use crate::link::Reactor;
 use crate::pool::{self, Pool, SpawnSpec, UserIdentity};
 use crate::run::{MainMessage, StartupError, notice_sink};
@@ -123,7 +123,7 @@ fn unsound(reason: String) -> StartupError {
 /// A worker that serves nothing.
 fn plan<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
     SpawnSpec {
-        worker: WorkerId { number: WorkerNr(0), life: Life(1) },
+        worker: WorkerId { number: WorkerNr(0), incarnation: Incarnation(1) },
         generation: Generation(1),
         app: &config.app,
         hooks,

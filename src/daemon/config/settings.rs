@@ -28,7 +28,7 @@ pub struct Config {
     pub proxy: Proxy,
     /// Checks of new code during and after a reload.
     pub reload: Reload,
-    /// Functions of the application that are called during a worker's life.
+    /// Functions of the application that are called at points of a worker's lifetime.
     pub hooks: Hooks,
     /// Sockets of rgun's own; unused when systemd passes some.
     pub listen: Listen,

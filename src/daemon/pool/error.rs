@@ -41,20 +41,20 @@ pub enum SpawnError {
     #[error("the zygote cannot fork a worker")]
     Zygote(#[source] io::Error),
     /// A zygote reported a fork that is not valid.
-    #[error("the zygote reported life {life} as process {pid}, but {reason}")]
+    #[error("the zygote reported incarnation {incarnation} as process {pid}, but {reason}")]
     FalseFork {
-        /// The reported life.
-        life: u64,
+        /// The reported incarnation.
+        incarnation: u64,
         /// The reported process id.
         pid: u32,
         /// The check that failed.
         reason: &'static str,
     },
     /// A process reported a failed fork that was not requested of it.
-    #[error("it reported a failed fork of life {life}, which was not requested of it")]
+    #[error("it reported a failed fork of incarnation {incarnation}, which was not requested of it")]
     UnexpectedFailure {
-        /// The reported life.
-        life: u64,
+        /// The reported incarnation.
+        incarnation: u64,
     },
     /// The zygote reported the worker after its fork had timed out; the worker was killed.
     #[error("the zygote forked a worker too late")]

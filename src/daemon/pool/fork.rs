@@ -54,7 +54,7 @@ impl Pool {
                 vec![worker_socket.as_fd(), map.as_fd(), channel.stacks.as_fd(), channel.wake.as_fd()];
             fds.extend(worker_ends.iter().flat_map(|ends| [ends.stdout.as_fd(), ends.stderr.as_fd()]));
             fds.extend(procs.as_ref().map(AsFd::as_fd));
-            let fork = Fork { worker: spec.worker.number.0, life: spec.worker.life.0 };
+            let fork = Fork { worker: spec.worker.number.0, incarnation: spec.worker.incarnation.0 };
             let process = self.processes.get(&zygote).ok_or_else(|| no_zygote("it has exited"))?;
             control::send(&process.channel.control, &Command::Fork(fork).encode(), &fds)
                 .map_err(SpawnError::Zygote)
@@ -77,7 +77,7 @@ impl Pool {
         };
         let deadline = Instant::now() + FORK_TIMEOUT;
         let fork = PendingFork { worker, zygote, deadline, kill_on_arrival: false, prepared };
-        self.forks.pending.insert(worker.life.0, fork);
+        self.forks.pending.insert(worker.incarnation.0, fork);
         Ok(())
     }
 
@@ -86,27 +86,32 @@ impl Pool {
     /// # Errors
     /// If the report is false, not requested, or too late. A pending fork that fails by this is returned by
     /// [`Pool::take_lost_forks`].
-    pub fn on_forked(&mut self, zygote: WorkerId, life: u64, pid: u32) -> Result<SpawnedWorker, SpawnError> {
+    pub fn on_forked(
+        &mut self,
+        zygote: WorkerId,
+        incarnation: u64,
+        pid: u32,
+    ) -> Result<SpawnedWorker, SpawnError> {
         let child = self.unknown_child(pid);
-        if self.forks.take_given_up(life, zygote) {
+        if self.forks.take_given_up(incarnation, zygote) {
             if let Some(pid) = child {
                 process::kill_group(pid);
             }
             self.reap_orphans();
             return Err(SpawnError::TooLate);
         }
-        let Some(fork) = self.forks.pending.get(&life).filter(|fork| fork.zygote == zygote) else {
-            return Err(SpawnError::FalseFork { life, pid, reason: "it was not requested" });
+        let Some(fork) = self.forks.pending.get(&incarnation).filter(|fork| fork.zygote == zygote) else {
+            return Err(SpawnError::FalseFork { incarnation, pid, reason: "it was not requested" });
         };
         let worker = fork.worker;
         let Some(child) = child else {
             let reason = "it is not a child of the daemon, or already known";
-            let error = || SpawnError::FalseFork { life, pid, reason };
-            self.give_up_fork(life, false, error());
+            let error = || SpawnError::FalseFork { incarnation, pid, reason };
+            self.give_up_fork(incarnation, false, error());
             self.reap_orphans();
             return Err(error());
         };
-        let fork = self.forks.pending.remove(&life).expect("the fork was found above");
+        let fork = self.forks.pending.remove(&incarnation).expect("the fork was found above");
         self.extend_fork_deadlines(zygote);
         let PreparedWorker {
             channel,
@@ -137,14 +142,18 @@ impl Pool {
     ///
     /// # Errors
     /// If the fork was not requested of this zygote.
-    pub fn on_fork_failed(&mut self, zygote: WorkerId, life: u64) -> Result<Option<WorkerId>, SpawnError> {
-        if self.forks.take_given_up(life, zygote) {
+    pub fn on_fork_failed(
+        &mut self,
+        zygote: WorkerId,
+        incarnation: u64,
+    ) -> Result<Option<WorkerId>, SpawnError> {
+        if self.forks.take_given_up(incarnation, zygote) {
             return Ok(None);
         }
-        if self.forks.pending.get(&life).is_none_or(|fork| fork.zygote != zygote) {
-            return Err(SpawnError::UnexpectedFailure { life });
+        if self.forks.pending.get(&incarnation).is_none_or(|fork| fork.zygote != zygote) {
+            return Err(SpawnError::UnexpectedFailure { incarnation });
         }
-        let fork = self.forks.pending.remove(&life).expect("the fork was found above");
+        let fork = self.forks.pending.remove(&incarnation).expect("the fork was found above");
         self.extend_fork_deadlines(zygote);
         self.discard_cgroup(fork.prepared.cgroup);
         self.reap_orphans();
@@ -160,16 +169,16 @@ impl Pool {
             .pending
             .iter()
             .filter(|(_, fork)| fork.deadline <= now)
-            .map(|(life, fork)| (*life, fork.zygote))
+            .map(|(incarnation, fork)| (*incarnation, fork.zygote))
             .collect();
-        for (life, zygote) in overdue {
+        for (incarnation, zygote) in overdue {
             let timed_out = self.processes.contains_key(&zygote);
             let (kind, reason) = if timed_out {
                 (io::ErrorKind::TimedOut, "it did not answer")
             } else {
                 (io::ErrorKind::NotFound, "it died")
             };
-            self.give_up_fork(life, timed_out, SpawnError::Zygote(io::Error::new(kind, reason)));
+            self.give_up_fork(incarnation, timed_out, SpawnError::Zygote(io::Error::new(kind, reason)));
         }
         self.forks.given_up.retain(|_, zygote| self.processes.contains_key(zygote));
         self.reap_orphans();
@@ -196,7 +205,7 @@ impl Pool {
 
     /// Marks a pending fork: its worker is killed when the zygote reports it.
     pub(super) fn kill_pending(&mut self, worker: WorkerId) {
-        if let Some(fork) = self.forks.pending.get_mut(&worker.life.0) {
+        if let Some(fork) = self.forks.pending.get_mut(&worker.incarnation.0) {
             fork.kill_on_arrival = true;
         }
     }
@@ -218,11 +227,11 @@ impl Pool {
         }
     }
 
-    fn give_up_fork(&mut self, life: u64, timed_out: bool, error: SpawnError) {
-        let Some(fork) = self.forks.pending.remove(&life) else { return };
+    fn give_up_fork(&mut self, incarnation: u64, timed_out: bool, error: SpawnError) {
+        let Some(fork) = self.forks.pending.remove(&incarnation) else { return };
         let PendingFork { worker, zygote, prepared, .. } = fork;
         if self.processes.contains_key(&zygote) {
-            self.forks.given_up.insert(life, zygote);
+            self.forks.given_up.insert(incarnation, zygote);
         }
         self.discard_cgroup(prepared.cgroup);
         self.forks.lost.push(LostFork { worker, zygote, timed_out, error });

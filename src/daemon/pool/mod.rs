@@ -201,10 +201,10 @@ impl Pool {
 
     fn create_cgroup(&self, spec: &SpawnSpec<'_>) -> Option<WorkerCgroup> {
         let delegation = self.delegation.as_ref()?;
-        let WorkerId { number, life } = spec.worker;
+        let WorkerId { number, incarnation } = spec.worker;
         let name = match spec.role {
-            Role::Worker => format!("g{}-w{}-{}", spec.generation.0, number.0, life.0),
-            Role::Zygote => format!("g{}-z-{}", spec.generation.0, life.0),
+            Role::Worker => format!("g{}-w{}-{}", spec.generation.0, number.0, incarnation.0),
+            Role::Zygote => format!("g{}-z-{}", spec.generation.0, incarnation.0),
         };
         match delegation.create_worker(&name) {
             Ok(cgroup) => Some(cgroup),

@@ -20,9 +20,9 @@ const ZYGOTE_DEATH_GRACE: Duration = Duration::from_millis(200);
 /// Forks by state.
 #[derive(Debug, Default)]
 pub(super) struct PendingForks {
-    /// Forks without a report yet, by the worker's life.
+    /// Forks without a report yet, by the worker's incarnation.
     pub(super) pending: HashMap<u64, PendingFork>,
-    /// Zygotes of the forks that were given up, by life. If such a worker is reported after all, it is killed.
+    /// Zygotes of the forks that were given up, by incarnation. If such a worker is reported after all, it is killed.
     pub(super) given_up: HashMap<u64, WorkerId>,
     /// Forks that were given up, until [`Pool::take_lost_forks`](super::Pool::take_lost_forks) returns them.
     pub(super) lost: Vec<LostFork>,
@@ -80,11 +80,11 @@ impl PendingForks {
         }
     }
 
-    /// Removes a fork that was given up. Returns false if `zygote` has given up no fork of this life.
-    pub(super) fn take_given_up(&mut self, life: u64, zygote: WorkerId) -> bool {
-        let is_given_up = self.given_up.get(&life) == Some(&zygote);
+    /// Removes a fork that was given up. Returns false if `zygote` has given up no fork of this incarnation.
+    pub(super) fn take_given_up(&mut self, incarnation: u64, zygote: WorkerId) -> bool {
+        let is_given_up = self.given_up.get(&incarnation) == Some(&zygote);
         if is_given_up {
-            self.given_up.remove(&life);
+            self.given_up.remove(&incarnation);
         }
         is_given_up
     }

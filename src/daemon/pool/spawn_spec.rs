@@ -13,13 +13,13 @@ use crate::link::Slots;
 /// The parameters of a new worker or zygote.
 #[derive(Debug, Clone, Copy)]
 pub struct SpawnSpec<'a> {
-    /// Number and life of the worker.
+    /// Number and incarnation of the worker.
     pub worker: WorkerId,
     /// The generation of code and configuration.
     pub generation: Generation,
     /// The application.
     pub app: &'a config::App,
-    /// Functions of the application that the worker calls at points of its life.
+    /// Functions of the application that the worker calls at points of its lifetime.
     pub hooks: &'a Hooks,
     /// Number of slots of a WSGI worker.
     pub threads: u32,
@@ -60,7 +60,7 @@ impl SpawnSpec<'_> {
             geometry,
             generation: u32::try_from(self.generation.0).unwrap_or(u32::MAX),
             worker: self.worker.number.0,
-            life: self.worker.life.0,
+            incarnation: self.worker.incarnation.0,
             role: self.role,
             hooks: self.hooks.clone(),
             warm_up: self.warm_up.to_owned(),

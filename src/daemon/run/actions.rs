@@ -73,8 +73,8 @@ impl Daemon {
         let generations = &self.generations;
         let snapshot = self.supervisor.snapshot();
         let python = |worker: WorkerId| {
-            let life = snapshot.workers.iter().find(|life| life.worker == worker);
-            let config = life.and_then(|life| generations.get(life.generation));
+            let entry = snapshot.workers.iter().find(|entry| entry.worker == worker);
+            let config = entry.and_then(|entry| generations.get(entry.generation));
             let python = &config.as_deref().unwrap_or(generations.live()).app.python;
             format!("{} ({})", escape_path(&python.path), python.source)
         };

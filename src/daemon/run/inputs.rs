@@ -82,8 +82,8 @@ impl Daemon {
         Vec::new()
     }
 
-    /// Returns the setting whose number of requests a worker has served: `workers.refork` and `workers.max_requests` share
-    /// one limit. The supervisor ignores `Refork` while another worker is being promoted.
+    /// Returns the setting whose number of requests a worker has served: `workers.refork` and `workers.max_requests`
+    /// share one limit. The supervisor ignores `Refork` while another worker is being promoted.
     fn recycle_reason(&mut self, worker: WorkerId, served: u64) -> RecycleReason {
         let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let is_due = |after: Option<NonZeroU64>| after.is_some_and(|after| served >= after.get());
@@ -97,8 +97,8 @@ impl Daemon {
 
     /// Returns the generation of a worker that has not been reported as exited.
     pub(super) fn generation(&self, worker: WorkerId) -> Option<Generation> {
-        let life = self.supervisor.snapshot().workers.into_iter().find(|life| life.worker == worker);
-        life.map(|life| life.generation)
+        let entry = self.supervisor.snapshot().workers.into_iter().find(|entry| entry.worker == worker);
+        entry.map(|entry| entry.generation)
     }
 
     fn on_report(&mut self, worker: WorkerId, report: control::Report) -> Vec<Event> {
@@ -116,8 +116,10 @@ impl Daemon {
                 self.operator_log.log_warning(worker, &text);
                 Vec::new()
             }
-            control::Report::Forked { life, pid } => self.on_forked(worker, life, pid),
-            control::Report::ForkFailed { life, reason } => self.on_fork_failed(worker, life, &reason),
+            control::Report::Forked { incarnation, pid } => self.on_forked(worker, incarnation, pid),
+            control::Report::ForkFailed { incarnation, reason } => {
+                self.on_fork_failed(worker, incarnation, &reason)
+            }
             control::Report::Promoted if !self.supervisor.is_promoting(worker) => {
                 vec![misbehaved(worker, "claims to be a zygote now, and was not asked to become one")]
             }
@@ -157,8 +159,8 @@ impl Daemon {
         }
     }
 
-    fn on_forked(&mut self, zygote: WorkerId, life: u64, pid: u32) -> Vec<Event> {
-        let mut events = match self.pool.on_forked(zygote, life, pid) {
+    fn on_forked(&mut self, zygote: WorkerId, incarnation: u64, pid: u32) -> Vec<Event> {
+        let mut events = match self.pool.on_forked(zygote, incarnation, pid) {
             Ok(spawned) => {
                 let worker = spawned.link.worker;
                 self.edge.attach(spawned.link);
@@ -175,8 +177,8 @@ impl Daemon {
         events
     }
 
-    fn on_fork_failed(&mut self, zygote: WorkerId, life: u64, reason: &str) -> Vec<Event> {
-        match self.pool.on_fork_failed(zygote, life) {
+    fn on_fork_failed(&mut self, zygote: WorkerId, incarnation: u64, reason: &str) -> Vec<Event> {
+        match self.pool.on_fork_failed(zygote, incarnation) {
             Ok(Some(worker)) => {
                 tracing::warn!(rgun.worker = worker.number.0, "the zygote could not fork a worker: {reason}");
                 let reason = "the zygote could not fork a worker".to_owned();
@@ -241,7 +243,8 @@ impl Daemon {
         events
     }
 
-    /// Asks for a call of `hooks.child_exit` in another process of the application: a zygote if there is one, else a worker.
+    /// Asks for a call of `hooks.child_exit` in another process of the application: a zygote if there is one, else a
+    /// worker.
     fn run_child_exit_hook(&mut self, gone: WorkerId, pid: u32) {
         if self.generations.live().hooks.child_exit.is_none() {
             return;
@@ -261,7 +264,7 @@ impl Daemon {
             );
             return;
         };
-        let command = Command::ChildExited { pid, worker: gone.number.0, life: gone.life.0 };
+        let command = Command::ChildExited { pid, worker: gone.number.0, incarnation: gone.incarnation.0 };
         if let Err(error) = self.dispatcher.command(other.worker, &command) {
             tracing::warn!(%error, rgun.pid = pid, "cannot ask a worker to call hooks.child_exit, ignoring");
         }

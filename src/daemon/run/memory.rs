@@ -28,9 +28,9 @@ impl Daemon {
 
     /// `workers.max_memory` of a worker. `None` if it is not serving or has no limit.
     fn memory_limit(&self, worker: WorkerId) -> Option<u64> {
-        let serves = |life: &WorkerSnapshot| life.worker == worker && life.state == WorkerState::Ready;
-        let life = self.supervisor.snapshot().workers.into_iter().find(serves)?;
-        self.generations.get(life.generation)?.workers.max_memory
+        let serves = |entry: &WorkerSnapshot| entry.worker == worker && entry.state == WorkerState::Ready;
+        let entry = self.supervisor.snapshot().workers.into_iter().find(serves)?;
+        self.generations.get(entry.generation)?.workers.max_memory
     }
 
     /// Reads the memory events of the workers' cgroups.

@@ -304,9 +304,9 @@ mod tests {
     use super::*;
     use crate::dispatch::ResponseProgress;
     use crate::escape::RequestPath;
-    use crate::id::{Life, WorkerNr};
+    use crate::id::{Incarnation, WorkerNr};
 
-    const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
+    const WORKER: WorkerId = WorkerId { number: WorkerNr(0), incarnation: Incarnation(1) };
 
     fn request(exchange: u64) -> RequestInfo {
         RequestInfo {

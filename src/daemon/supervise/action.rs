@@ -11,7 +11,7 @@ use super::{BootFailure, Exit, RecycleReason, SpawnMethod, WorkerState};
 pub enum Action {
     /// Create this worker's process. Answered by `Spawned` or `SpawnFailed`.
     Spawn {
-        /// The worker to create. An earlier life of the same seat may still exist.
+        /// The worker to create. An earlier process of the same seat may still exist.
         worker: WorkerId,
         /// The code and configuration it loads.
         generation: Generation,
@@ -135,7 +135,7 @@ pub enum Report {
     },
     /// A worker or zygote did not boot.
     WorkerBootFailed {
-        /// The worker whose life has ended or is about to.
+        /// The worker, whose process has ended or is about to end.
         worker: WorkerId,
         /// The reason, with the traceback if there is one.
         failure: BootFailure,
@@ -166,7 +166,7 @@ pub enum Report {
         /// The time until its seat is filled again, zero for at once; `None` if it held no seat.
         retry_in: Option<Duration>,
     },
-    /// A worker has a stuck request: it receives no new ones, and its seat gets another life.
+    /// A worker has a stuck request: it receives no new ones, and its seat gets another process.
     Replacing {
         /// The stuck worker.
         worker: WorkerId,
@@ -215,11 +215,11 @@ pub enum Report {
         /// The cause.
         reason: ResizeReason,
     },
-    /// A stuck or recycled worker's seat is served by another life.
+    /// Another process serves the seat of a stuck or recycled worker.
     Replaced {
-        /// The former life, which may still be draining.
+        /// The former process, which may still be draining.
         worker: WorkerId,
-        /// The new life.
+        /// The new process.
         by: WorkerId,
     },
     /// A worker exceeded its deadline: a retiring one did not drain within `timeouts.drain`, a terminating or failed

@@ -1,4 +1,4 @@
-//! The backoff of a seat whose lives end early: doubling, bounded, without jitter.
+//! The backoff of a seat whose processes die early: doubling, bounded, without jitter.
 //!
 //! Jitter is not needed: while no worker is ready, the seats boot one at a time.
 
@@ -13,7 +13,7 @@ pub struct BackoffLimits {
     pub max: Duration,
 }
 
-/// The failures of a seat since its last stable life.
+/// The failures of a seat since its last stable process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Backoff {
     /// Failures in a row that caused a wait.
@@ -37,7 +37,7 @@ impl Backoff {
         if had_free_retry { self.record_failure(limits) } else { Duration::ZERO }
     }
 
-    /// Forgets all failures, after a stable life.
+    /// Forgets all failures, after a stable process.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }

@@ -38,8 +38,8 @@ impl Supervisor {
             if seat.successor.is_some() && seat.current.is_none() {
                 return Some("a successor in a vacant seat");
             }
-            for life in seat.current.into_iter().chain(seat.successor) {
-                match self.workers.get(&life) {
+            for incarnation in seat.current.into_iter().chain(seat.successor) {
+                match self.workers.get(&incarnation) {
                     Some(worker) if usize::from(worker.id.number.0) != idx || worker.is_zygote() => {
                         return Some("a seat is held by a worker of another number");
                     }
@@ -48,31 +48,31 @@ impl Supervisor {
                     }
                     Some(worker) if worker.is_current() => {}
                     Some(_) => return Some("a seat is held by a worker on its way out"),
-                    None => return Some("a seat is held by a life that has ended"),
+                    None => return Some("a seat is held by a process that has ended"),
                 }
             }
-            let worker = |life| self.workers.get(&life);
+            let worker = |incarnation| self.workers.get(&incarnation);
             if seat.successor.and_then(worker).is_some_and(|worker| !worker.is_booting()) {
                 return Some("a booted successor has not taken over its seat");
             }
         }
         let zygote = set.zygote.as_ref().and_then(|seat| seat.current);
-        match zygote.map(|life| self.workers.get(&life)) {
+        match zygote.map(|incarnation| self.workers.get(&incarnation)) {
             None => None,
             Some(Some(worker)) if worker.is_zygote() && (worker.is_booting() || worker.is_standby()) => None,
-            Some(_) => Some("the zygote's seat is held by a worker that is none"),
+            Some(_) => Some("the zygote's seat is held by a worker that is not a zygote"),
         }
     }
 
     fn worker_violation(&self, worker: &WorkerRecord) -> Option<&'static str> {
-        let life = worker.id.life;
-        if life >= self.next_life {
-            return Some("a life that was never assigned");
+        let incarnation = worker.id.incarnation;
+        if incarnation >= self.next_incarnation {
+            return Some("an incarnation that was never assigned");
         }
         let set = self.worker_set(worker.generation);
         let holds = |set: &WorkerSet| {
             let mut seats = set.seats.iter().chain(set.zygote.as_ref());
-            seats.any(|seat| seat.current == Some(life) || seat.successor == Some(life))
+            seats.any(|seat| seat.current == Some(incarnation) || seat.successor == Some(incarnation))
         };
         if worker.is_current() && !set.is_some_and(holds) {
             return Some("a current worker without a seat");

@@ -16,8 +16,9 @@
 //! - [`Event::Tick`] comes at or after [`Supervisor::next_wakeup`]. Deadlines expire on a tick, not on other events,
 //!   and `run` delivers what it has received first: a daemon that was frozen for a minute does not punish its workers.
 //!
-//! A worker is identified by its seat (`number`, stable, shown to operators) and its life (unique while the daemon
-//! runs). Events about a life that has ended are ignored, so nothing needs to be cancelled.
+//! A worker is identified by its seat (`number`, stable, shown to operators) and its incarnation (the number of the
+//! process, never reused while the daemon runs). Events about a process that has ended are ignored, so nothing needs to
+//! be cancelled.
 
 mod action;
 mod autoscaler;

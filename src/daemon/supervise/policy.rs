@@ -38,7 +38,7 @@ pub struct SupervisorPolicy {
     pub drain: Duration,
     /// The least time a worker gets to exit after `Terminate`, even if the drain took all of `drain`.
     pub terminate_grace: Duration,
-    /// The backoff between attempts in a seat whose lives end early.
+    /// The backoff between attempts in a seat whose processes die early.
     pub backoff: BackoffLimits,
     /// A worker that served this long is replaced at once when it dies, and its seat's failures are forgotten. One that
     /// dies earlier is replaced after a backoff, except the first in a row.

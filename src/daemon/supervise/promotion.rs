@@ -30,7 +30,7 @@ impl Supervisor {
 
     /// Asks a drained worker to become the zygote if it is the candidate. Returns false if it is not.
     pub(super) fn try_promote(&mut self, id: WorkerId, now: Instant) -> bool {
-        if self.phase != DaemonPhase::Running || self.live.candidate != Some(id.life) {
+        if self.phase != DaemonPhase::Running || self.live.candidate != Some(id.incarnation) {
             return false;
         }
         let Some(worker) = self.worker_mut(id) else { return false };
@@ -49,7 +49,7 @@ impl Supervisor {
     /// The candidate has become the zygote: retires the previous zygote, and marks the workers that were not forked
     /// from the new one for replacement.
     pub(super) fn finish_promotion(&mut self, id: WorkerId, now: Instant) {
-        if self.live.candidate != Some(id.life) {
+        if self.live.candidate != Some(id.incarnation) {
             return;
         }
         let Some(worker) = self.worker(id) else { return };
@@ -57,10 +57,12 @@ impl Supervisor {
         self.live.candidate = None;
         self.live.reforked = true;
         let Some(seat) = self.live.zygote.as_mut() else { return };
-        let previous = seat.current.replace(id.life);
+        let previous = seat.current.replace(id.incarnation);
         seat.clear();
         self.on_zygote_ready(id, took, now);
-        if let Some(previous) = previous.and_then(|life| self.workers.get(&life)).map(|worker| worker.id) {
+        if let Some(previous) =
+            previous.and_then(|incarnation| self.workers.get(&incarnation)).map(|worker| worker.id)
+        {
             self.retire(previous, None, now);
         }
         for worker in self.workers.values_mut() {
@@ -73,7 +75,7 @@ impl Supervisor {
     /// Cancels the promotion if this worker is the candidate. If it was asked already and failed, no other worker of
     /// this generation is promoted.
     pub(super) fn cancel_promotion(&mut self, id: WorkerId) {
-        if self.live.candidate == Some(id.life) {
+        if self.live.candidate == Some(id.incarnation) {
             let was_asked = |worker: &WorkerRecord| matches!(worker.state, TimedState::Promoting { .. });
             self.live.reforked |= self.worker(id).is_some_and(was_asked);
             self.live.candidate = None;

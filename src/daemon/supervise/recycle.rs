@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::id::{Life, WorkerId};
+use crate::id::{Incarnation, WorkerId};
 
 use super::state::{DaemonPhase, TimedState, WorkerRecord};
 use super::{RecycleReason, Report, Supervisor};
@@ -22,7 +22,7 @@ impl Supervisor {
             if set.zygote.is_none() || set.reforked || set.candidate.is_some() {
                 return;
             }
-            set.candidate = Some(id.life);
+            set.candidate = Some(id.incarnation);
         }
         if let Some(worker) = self.worker_mut(id) {
             worker.recycle = Some((now, reason));
@@ -100,8 +100,8 @@ impl Supervisor {
 
 /// Returns the age at which a worker is replaced: up to a tenth below `limit`, so that workers that were spawned
 /// together are not replaced together.
-pub(super) fn lifetime(limit: Duration, life: Life) -> Duration {
-    // The golden ratio spreads consecutive lives evenly (Knuth, TAOCP 3, section 6.4).
-    let fraction = u16::try_from(life.0.wrapping_mul(40_503) & 0xffff).expect("masked to 16 bits");
+pub(super) fn lifetime(limit: Duration, incarnation: Incarnation) -> Duration {
+    // The golden ratio spreads consecutive incarnations evenly (Knuth, TAOCP 3, section 6.4).
+    let fraction = u16::try_from(incarnation.0.wrapping_mul(40_503) & 0xffff).expect("masked to 16 bits");
     limit.saturating_sub((limit / 10).mul_f64(f64::from(fraction) / 65_536.0))
 }

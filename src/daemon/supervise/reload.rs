@@ -115,9 +115,9 @@ impl Supervisor {
         // After a rollback, the failures from its earlier service no longer count.
         self.live.all_seats_mut().for_each(Seat::clear);
         self.actions.push(Action::GoLive { generation: self.live.generation });
-        let lives: Vec<_> = self.live.open().filter_map(|(_, seat)| seat.current).collect();
-        for life in lives {
-            let standby = self.workers.get(&life).filter(|worker| worker.is_standby());
+        let incarnations: Vec<_> = self.live.open().filter_map(|(_, seat)| seat.current).collect();
+        for incarnation in incarnations {
+            let standby = self.workers.get(&incarnation).filter(|worker| worker.is_standby());
             if let Some(id) = standby.map(|worker| worker.id) {
                 self.admit(id, now);
             }
@@ -138,11 +138,11 @@ impl Supervisor {
                 self.actions.push(Action::Retire { worker: id });
             } else if !worker.is_standby() {
                 // No other code updates the seats of a set that is neither live nor pending.
-                if set.candidate == Some(id.life) {
+                if set.candidate == Some(id.incarnation) {
                     set.candidate = None;
                 }
                 if let Some(seat) = set.seat_mut(id, worker.role) {
-                    seat.vacate(id.life);
+                    seat.vacate(id.incarnation);
                 }
                 self.retire(id, Some(limit), now);
             }

@@ -49,7 +49,7 @@ impl Supervisor {
             return;
         }
         let set = &mut self.live;
-        let is_ready = |life| self.workers.get(&life).is_some_and(WorkerRecord::is_ready);
+        let is_ready = |incarnation| self.workers.get(&incarnation).is_some_and(WorkerRecord::is_ready);
         let count = WorkerCount {
             min: set.min,
             max: set.max,
@@ -123,9 +123,12 @@ impl Supervisor {
         let Some(seat) = self.live.seats.get_mut(idx) else { return };
         seat.clear();
         // The successor first, or it would become the current worker.
-        let lives: Vec<_> = seat.successor.into_iter().chain(seat.current).collect();
-        let ids: Vec<WorkerId> =
-            lives.iter().filter_map(|life| self.workers.get(life)).map(|worker| worker.id).collect();
+        let incarnations: Vec<_> = seat.successor.into_iter().chain(seat.current).collect();
+        let ids: Vec<WorkerId> = incarnations
+            .iter()
+            .filter_map(|incarnation| self.workers.get(incarnation))
+            .map(|worker| worker.id)
+            .collect();
         for id in ids {
             self.retire(id, None, now);
         }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::id::{Generation, Life, WorkerId, WorkerNr};
+use crate::id::{Generation, Incarnation, WorkerId, WorkerNr};
 
 use super::state::{DaemonPhase, ProcessRole, Seat, TimedState, WorkerRecord, after};
 use super::worker_set::WorkerSet;
@@ -79,7 +79,7 @@ impl Supervisor {
     }
 
     /// Returns true if the process limits allow one more worker of this generation: twice the number of its seats, so
-    /// that every seat may have a stuck life beside its current one, and three times in all, so that another
+    /// that every seat may have a stuck process beside its current one, and three times in all, so that another
     /// generation can boot as well.
     pub(super) fn has_room(&self, generation: Generation) -> bool {
         self.worker_set(generation).is_some_and(|set| self.n_workers(generation) < 2 * set.seats.len())
@@ -118,7 +118,9 @@ impl Supervisor {
             return None;
         }
         let is_booting = |seat: &Seat| {
-            seat.current.and_then(|life| self.workers.get(&life)).is_some_and(WorkerRecord::is_booting)
+            seat.current
+                .and_then(|incarnation| self.workers.get(&incarnation))
+                .is_some_and(WorkerRecord::is_booting)
         };
         let n_booting = set.seats.iter().filter(|seat| is_booting(seat)).count();
         if n_booting >= pending.max_boots() {
@@ -130,7 +132,7 @@ impl Supervisor {
     /// Spawns a worker or zygote and gives it the seat, or makes it the successor of the seat's worker.
     fn spawn(&mut self, generation: Generation, number: WorkerNr, now: Instant) {
         let role = if number == WorkerNr::ZYGOTE { ProcessRole::Zygote } else { ProcessRole::Worker };
-        let id = WorkerId { number, life: self.next_life };
+        let id = WorkerId { number, incarnation: self.next_incarnation };
         let Some(set) = self.worker_set(generation) else { return };
         let method = match (role, set.ready_zygote(&self.workers)) {
             (ProcessRole::Zygote, _) => SpawnMethod::ExecZygote,
@@ -155,12 +157,12 @@ impl Supervisor {
             return;
         };
         if seat.current.is_none() {
-            seat.current = Some(id.life);
+            seat.current = Some(id.incarnation);
         } else {
-            seat.successor = Some(id.life);
+            seat.successor = Some(id.incarnation);
         }
-        self.next_life = Life(id.life.0 + 1);
-        self.workers.insert(id.life, worker);
+        self.next_incarnation = Incarnation(id.incarnation.0 + 1);
+        self.workers.insert(id.incarnation, worker);
         self.actions.push(Action::Spawn { worker: id, generation, method });
     }
 

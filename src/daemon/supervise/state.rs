@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::id::{Generation, Life, WorkerId};
+use crate::id::{Generation, Incarnation, WorkerId};
 
 use super::RecycleReason;
 use super::backoff::Backoff;
@@ -223,16 +223,16 @@ impl WorkerRecord {
 /// A stable place for one worker, or for the zygote. A worker gives up its seat before it exits.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seat {
-    /// The life that boots, stands by or serves here; `None` if the seat is vacant.
-    pub(super) current: Option<Life>,
-    /// The life that boots to replace `current`, which serves until then; `None` if there is none.
-    pub(super) successor: Option<Life>,
-    /// The end of the backoff: no life is spawned here earlier. `None` if one may be spawned at once.
+    /// The process that boots, stands by or serves here; `None` if the seat is vacant.
+    pub(super) current: Option<Incarnation>,
+    /// The process that boots to replace `current`, which serves until then; `None` if there is none.
+    pub(super) successor: Option<Incarnation>,
+    /// The end of the backoff: no process is spawned here earlier. `None` if one may be spawned at once.
     pub(super) retry_at: Option<Instant>,
     /// The length of that backoff.
     pub(super) wait: Duration,
     pub(super) backoff: Backoff,
-    /// The reason that the last life here ended early; `None` once a life is ready.
+    /// The reason that the last process here ended early; `None` once a process is ready.
     pub(super) failure: Option<String>,
     /// The stuck worker whose seat this was, until its replacement is ready.
     pub(super) replaces: Option<WorkerId>,
@@ -249,17 +249,17 @@ impl Seat {
         self.retry_at.is_none_or(|at| at <= now)
     }
 
-    /// Takes the seat from `life`; its successor, if there is one, gets it.
-    pub(super) fn vacate(&mut self, life: Life) {
-        if self.successor == Some(life) {
+    /// Takes the seat from `incarnation`; its successor, if there is one, gets it.
+    pub(super) fn vacate(&mut self, incarnation: Incarnation) {
+        if self.successor == Some(incarnation) {
             self.successor = None;
         }
-        if self.current == Some(life) {
+        if self.current == Some(incarnation) {
             self.current = self.successor.take();
         }
     }
 
-    /// Forgets the failures of earlier lives, but not the length of the next backoff.
+    /// Forgets the failures of earlier processes, but not the length of the next backoff.
     pub(super) fn clear(&mut self) {
         self.clear_wait();
         self.failure = None;

@@ -61,7 +61,7 @@ pub struct SeatSnapshot {
     pub worker: Option<WorkerId>,
     /// The end of a vacant seat's backoff; `None` if there is none.
     pub retry_at: Option<Instant>,
-    /// The reason that the last life there ended early; `None` once a life is ready.
+    /// The reason that the last process there ended early; `None` once a process is ready.
     pub failure: Option<String>,
 }
 
@@ -79,7 +79,7 @@ impl Supervisor {
             let number = WorkerNr(number);
             SeatSnapshot {
                 number,
-                worker: seat.current.map(|life| WorkerId { number, life }),
+                worker: seat.current.map(|incarnation| WorkerId { number, incarnation }),
                 retry_at: seat.retry_at.filter(|_| seat.current.is_none()),
                 failure: seat.failure.clone(),
             }
@@ -94,7 +94,7 @@ impl Supervisor {
             unavailable: self.outage.clone(),
             workers: workers.collect(),
             seats: seats.collect(),
-            spawned: self.next_life.0 - 1,
+            spawned: self.next_incarnation.0 - 1,
             boot_failures: self.boot_failures,
             crashes: self.crashes,
         }
@@ -189,7 +189,7 @@ impl Supervisor {
 
     /// Returns true if a worker boots in the seat.
     fn is_boot_in_progress(&self, seat: &Seat) -> bool {
-        let is_booting = |life| self.workers.get(&life).is_some_and(WorkerRecord::is_booting);
+        let is_booting = |incarnation| self.workers.get(&incarnation).is_some_and(WorkerRecord::is_booting);
         seat.successor.is_some() || seat.current.is_some_and(is_booting)
     }
 

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::time::Instant;
 
-use crate::id::{Generation, Life, WorkerId};
+use crate::id::{Generation, Incarnation, WorkerId};
 
 use super::event::{BootFailure, Event};
 use super::reload_state::{PendingReload, RollbackTarget, UnprovenReload};
@@ -45,9 +45,9 @@ pub struct Supervisor {
     /// Set from a reload before the first worker was ready until that generation's first boot has succeeded or failed.
     pub(super) unproven_reload: Option<UnprovenReload>,
     pub(super) next_generation: Generation,
-    /// Every worker whose process exists or is being created, by life.
-    pub(super) workers: BTreeMap<Life, WorkerRecord>,
-    pub(super) next_life: Life,
+    /// Every worker whose process exists or is being created, by incarnation.
+    pub(super) workers: BTreeMap<Incarnation, WorkerRecord>,
+    pub(super) next_incarnation: Incarnation,
     /// The latest instant of any event; an event with an earlier instant is treated as happening then. `None` before
     /// the first event.
     pub(super) clock: Option<Instant>,
@@ -84,7 +84,7 @@ impl Supervisor {
             unproven_reload: None,
             next_generation: Generation(2),
             workers: BTreeMap::new(),
-            next_life: Life(1),
+            next_incarnation: Incarnation(1),
             clock: None,
             ever_ready: false,
             serial_boots: false,
@@ -101,7 +101,7 @@ impl Supervisor {
 
     /// Handles one event and returns the actions to perform, in order.
     ///
-    /// An event is ignored if its worker's life has ended or the worker's state does not expect it. After
+    /// An event is ignored if its worker's process has ended or the worker's state does not expect it. After
     /// [`Action::Exit`] all events are ignored.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
         if self.phase == DaemonPhase::Exited {
@@ -141,7 +141,8 @@ impl Supervisor {
     /// The ends of the backoff of all seats that are vacant or need a successor. A seat whose backoff has passed and
     /// that is still vacant waits for an event, not for time.
     fn retry_times(&self) -> impl Iterator<Item = Instant> {
-        let needs_successor = |life| self.workers.get(&life).is_some_and(|worker| worker.recycle.is_some());
+        let needs_successor =
+            |incarnation| self.workers.get(&incarnation).is_some_and(|worker| worker.recycle.is_some());
         let open = self.live.open().map(|(_, seat)| seat);
         let seats = open.chain(self.live.zygote.as_ref());
         seats.filter(move |seat| seat.current.is_none_or(needs_successor)).filter_map(|seat| seat.retry_at)
@@ -233,11 +234,11 @@ impl Supervisor {
     }
 
     pub(super) fn worker(&self, id: WorkerId) -> Option<&WorkerRecord> {
-        self.workers.get(&id.life).filter(|worker| worker.id == id)
+        self.workers.get(&id.incarnation).filter(|worker| worker.id == id)
     }
 
     pub(super) fn worker_mut(&mut self, id: WorkerId) -> Option<&mut WorkerRecord> {
-        self.workers.get_mut(&id.life).filter(|worker| worker.id == id)
+        self.workers.get_mut(&id.incarnation).filter(|worker| worker.id == id)
     }
 
     /// The ids of all workers; a copy, since the caller may change the map.

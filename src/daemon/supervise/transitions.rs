@@ -16,7 +16,7 @@ impl Supervisor {
         let Some(worker) = self.worker_mut(id) else { return };
         worker.enter(TimedState::Ready, now);
         worker.drained = false;
-        worker.expires_at = limit.map(|limit| after(now, lifetime(limit, id.life)));
+        worker.expires_at = limit.map(|limit| after(now, lifetime(limit, id.incarnation)));
         self.actions.push(Action::Admit { worker: id });
     }
 
@@ -111,7 +111,7 @@ impl Supervisor {
         let Some(worker) = self.worker(id) else { return };
         let (generation, role) = (worker.generation, worker.role);
         if let Some(seat) = self.worker_set_mut(generation).and_then(|set| set.seat_mut(id, role)) {
-            Seat::vacate(seat, id.life);
+            Seat::vacate(seat, id.incarnation);
         }
     }
 
@@ -119,7 +119,7 @@ impl Supervisor {
     pub(super) fn remove(&mut self, id: WorkerId) {
         self.cancel_promotion(id);
         self.vacate(id);
-        self.workers.remove(&id.life);
+        self.workers.remove(&id.incarnation);
     }
 
     /// Ends the state of a worker whose deadline has passed.

@@ -73,11 +73,12 @@ impl Supervisor {
         if let Some(seat) = self.live.seat_mut(id, ProcessRole::Worker) {
             seat.failure = None;
             let stuck = seat.replaces.take();
-            let replaced = seat.current.filter(|_| seat.successor == Some(id.life));
+            let replaced = seat.current.filter(|_| seat.successor == Some(id.incarnation));
             if replaced.is_some() {
                 seat.current = seat.successor.take();
             }
-            let replaced = replaced.and_then(|life| self.workers.get(&life)).map(|worker| worker.id);
+            let replaced =
+                replaced.and_then(|incarnation| self.workers.get(&incarnation)).map(|worker| worker.id);
             for old in stuck.into_iter().chain(replaced) {
                 self.report(Report::Replaced { worker: old, by: id });
             }
@@ -97,7 +98,7 @@ impl Supervisor {
             // It exits by itself, so that its output is complete, unless a thread that its import started prevents
             // that.
             failed.enter(TimedState::Failed { kill_at: after(now, FAILED_EXIT_TIMEOUT) }, now);
-            self.workers.insert(id.life, failed.clone());
+            self.workers.insert(id.incarnation, failed.clone());
             self.vacate(id);
             self.handle_boot_failure(&failed, failure, now);
         } else {

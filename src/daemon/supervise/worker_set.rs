@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::{Generation, Life, WorkerId};
+use crate::id::{Generation, Incarnation, WorkerId};
 
 use super::SupervisorPolicy;
 use super::autoscaler::Autoscaler;
@@ -27,7 +27,7 @@ pub(super) struct WorkerSet {
     /// The zygote's seat; `None` without `workers.preload`.
     pub(super) zygote: Option<Seat>,
     /// The worker that becomes the zygote when it is drained; `None` if there is none.
-    pub(super) candidate: Option<Life>,
+    pub(super) candidate: Option<Incarnation>,
     /// A worker became the zygote, or failed to: no other is promoted.
     pub(super) reforked: bool,
     pub(super) scaler: Autoscaler,
@@ -78,13 +78,13 @@ impl WorkerSet {
     }
 
     /// Returns the zygote if workers can be forked from it.
-    pub(super) fn ready_zygote(&self, workers: &BTreeMap<Life, WorkerRecord>) -> Option<WorkerId> {
-        let life = self.zygote.as_ref()?.current?;
-        workers.get(&life).filter(|worker| worker.is_standby()).map(|worker| worker.id)
+    pub(super) fn ready_zygote(&self, workers: &BTreeMap<Incarnation, WorkerRecord>) -> Option<WorkerId> {
+        let incarnation = self.zygote.as_ref()?.current?;
+        workers.get(&incarnation).filter(|worker| worker.is_standby()).map(|worker| worker.id)
     }
 
     /// Returns true if workers can be spawned: with `workers.preload`, while the zygote is ready.
-    pub(super) fn can_spawn(&self, workers: &BTreeMap<Life, WorkerRecord>) -> bool {
+    pub(super) fn can_spawn(&self, workers: &BTreeMap<Incarnation, WorkerRecord>) -> bool {
         self.zygote.is_none() || self.ready_zygote(workers).is_some()
     }
 

@@ -4,7 +4,7 @@
 //! ```text
 //! rgun.service/            systemd's; delegated by Delegate=
 //!   daemon/                this process
-//!   workers/g1-w0-1/       one worker: generation 1, seat 0, life 1
+//!   workers/g1-w0-1/       one worker: generation 1, seat 0, incarnation 1
 //! ```
 //! A cgroup with controllers enabled below it may not contain processes, so the daemon first moves itself into
 //! `daemon/`. Without delegation (no systemd, or a container without cgroup2) workers stay in the daemon's cgroup; this

@@ -1,4 +1,4 @@
-//! The life of an ASGI worker, from the loaded application to the end of its event loop.
+//! The course of an ASGI worker, from the loaded application to the end of its event loop.
 //!
 //! [`run`] is called by [`crate::lifecycle`].
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("probe")
 
 
 @pytest.fixture(scope="module")
-def life(probe):
+def served(probe):
     """Starts and stops the service; returns the daemon's pid and its entries."""
     since = host.journal_cursor()
     host.restart()
@@ -23,8 +23,8 @@ def life(probe):
     return pid, host.journal(since, _PID=pid)
 
 
-def test_daemon_entries_have_identifier_unit_and_priority(life):
-    _, entries = life
+def test_daemon_entries_have_identifier_unit_and_priority(served):
+    _, entries = served
     assert entries
     for entry in entries:
         assert entry["SYSLOG_IDENTIFIER"] == "rgun", entry
@@ -32,13 +32,13 @@ def test_daemon_entries_have_identifier_unit_and_priority(life):
         assert entry["PRIORITY"] in "01234567", entry
 
 
-def test_ordinary_start_and_stop_log_only_info(life):
-    _, entries = life
+def test_ordinary_start_and_stop_log_only_info(served):
+    _, entries = served
     assert {entry["PRIORITY"] for entry in entries} == {"6"}, host.messages(entries)
 
 
-def test_worker_entries_have_worker_and_pid_fields(life):
-    _, entries = life
+def test_worker_entries_have_worker_and_pid_fields(served):
+    _, entries = served
     seats = {entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry}
     assert len(seats) == 2, entries
     pids = {entry["RGUN_PID"] for entry in entries if "RGUN_PID" in entry}
@@ -47,8 +47,8 @@ def test_worker_entries_have_worker_and_pid_fields(life):
     assert not prefixed, "the prefix of tracing-journald's default"
 
 
-def test_journal_query_by_field_finds_one_worker(life):
-    pid, entries = life
+def test_journal_query_by_field_finds_one_worker(served):
+    pid, entries = served
     seat = next(entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry)
     lines = host.run(
         "journalctl", "-q", "-o", "json", f"RGUN_WORKER={seat}", f"_PID={pid}"

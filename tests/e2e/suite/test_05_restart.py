@@ -49,7 +49,9 @@ def test_restarts_under_load_lose_no_request():
             load.wait_for_more(200)
     print(load)
     assert not load.faults, load
-    assert len(load.daemons) == 4, f"answered by {len(load.daemons)} lives of the daemon, not by 4: {load}"
+    assert len(load.daemons) == 4, (
+        f"answered by {len(load.daemons)} processes of the daemon, not by 4: {load}"
+    )
     # Each of the three clients with a kept connection may repeat one request per restart.
     assert load.retried <= 3 * 3, load
 

@@ -62,9 +62,9 @@ pub(crate) fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
             Command::Stop => break,
             Command::DumpStacks(exchange) => worker.dump_stacks(exchange)?,
             Command::ChildExited { .. } => {}
-            Command::Fork(Fork { life, .. }) => {
+            Command::Fork(Fork { incarnation, .. }) => {
                 let reason = "the fake worker cannot fork".to_owned();
-                worker.report(&Report::ForkFailed { life, reason }, &[])?;
+                worker.report(&Report::ForkFailed { incarnation, reason }, &[])?;
             }
             Command::Promote => quit(64, "the fake worker cannot be a zygote"),
         }

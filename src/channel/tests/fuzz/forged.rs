@@ -22,7 +22,7 @@ use rgun::config::Bind;
 use rgun::dispatch::{Dispatcher, Notice, Policy};
 use rgun::edge::Edge;
 use rgun::http::{RequestLimits, Server, Settings, TrustedPeers, UnderscorePolicy};
-use rgun::id::{Generation, Life, WorkerId, WorkerNr};
+use rgun::id::{Generation, Incarnation, WorkerId, WorkerNr};
 use rgun::journal::requests::Journal;
 use rgun::link::{Link, Reactor, Slots};
 use rgun::net::{self, ConnectionTracker, Listener};
@@ -57,9 +57,9 @@ struct Site {
     dispatcher: &'static Dispatcher,
     edge: Edge,
     socket: PathBuf,
-    /// Life of the worker that failed last.
+    /// The incarnation of the worker that failed last.
     failed: Arc<AtomicU64>,
-    lives: u64,
+    incarnations: u64,
 }
 
 /// Message of the first panic in any thread.
@@ -76,7 +76,7 @@ impl Site {
         let last = Arc::clone(&failed);
         let notice = Box::new(move |notice| {
             if let Notice::ContractBreached(worker, _) = notice {
-                last.store(worker.life.0, Ordering::SeqCst);
+                last.store(worker.incarnation.0, Ordering::SeqCst);
             }
         });
         let policy = Policy { queue: 100, ..Policy::default() };
@@ -94,7 +94,7 @@ impl Site {
         };
         let server = Server::new(dispatcher, settings(), std::env::temp_dir(), journal);
         let edge = Edge::start(vec![listener], dispatcher, ConnectionTracker::new(limits), server, |_| {});
-        Self { dispatcher, edge: edge.expect("an edge thread"), socket, failed, lives: 0 }
+        Self { dispatcher, edge: edge.expect("an edge thread"), socket, failed, incarnations: 0 }
     }
 }
 
@@ -163,7 +163,7 @@ impl Site {
         let version = if is_old { "1.0" } else { "1.1" };
         let mut client = UnixStream::connect(&self.socket).expect("the daemon listens");
         client.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        let path = self.lives;
+        let path = self.incarnations;
         let mut request = format!("{method} /{path} HTTP/{version}\r\nHost: h\r\n{fields}\r\n");
         if fields.starts_with("Content-Length") {
             request.push_str("12345");
@@ -202,9 +202,9 @@ impl Site {
     }
 
     fn attach(&mut self, interface: Interface) -> Forger {
-        self.lives += 1;
+        self.incarnations += 1;
         self.dispatcher.set_unavailable(None);
-        let id = WorkerId { number: WorkerNr(0), life: Life(self.lives) };
+        let id = WorkerId { number: WorkerNr(0), incarnation: Incarnation(self.incarnations) };
         let (map, fd) = Map::create("forged", GEOMETRY.total_bytes()).expect("a map");
         let theirs = Arc::new(Map::attach(fd.as_fd(), GEOMETRY.total_bytes(), true).expect("a map"));
         let (ours, control) = control::pair().expect("a pair");
@@ -245,7 +245,7 @@ impl Site {
     }
 
     fn has_failed(&self, forger: &Forger) -> bool {
-        self.failed.load(Ordering::SeqCst) == forger.id.life.0
+        self.failed.load(Ordering::SeqCst) == forger.id.incarnation.0
     }
 
     fn ring(&self) {
@@ -259,7 +259,7 @@ impl Site {
             assert!(begun.elapsed() < DEADLINE, "{:?} are left", self.dispatcher.load());
             std::thread::yield_now();
         }
-        if !self.lives.is_multiple_of(16) {
+        if !self.incarnations.is_multiple_of(16) {
             return;
         }
         let mut forger = self.attach(Interface::Wsgi);

@@ -287,7 +287,7 @@ fn commands_have_their_golden_bytes() {
         geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
         generation: 17,
         worker: 2,
-        life: 0x0102_0304_0506_0708,
+        incarnation: 0x0102_0304_0506_0708,
         role: Role::Zygote,
         hooks: Hooks {
             post_fork: "hooks:forked".into(),
@@ -320,11 +320,11 @@ fn commands_have_their_golden_bytes() {
         ("command-stop", Command::Stop),
         ("command-stacks", Command::DumpStacks(None)),
         ("command-stacks-exchange", Command::DumpStacks(Some(ExchangeId(0x1122_3344_5566_7788)))),
-        ("command-fork", Command::Fork(Fork { worker: 513, life: 0x0102_0304_0506_0708 })),
+        ("command-fork", Command::Fork(Fork { worker: 513, incarnation: 0x0102_0304_0506_0708 })),
         ("command-promote", Command::Promote),
         (
             "command-child-exited",
-            Command::ChildExited { pid: 4711, worker: 513, life: 0x0102_0304_0506_0708 },
+            Command::ChildExited { pid: 4711, worker: 513, incarnation: 0x0102_0304_0506_0708 },
         ),
     ] {
         let golden = golden(name);
@@ -353,8 +353,8 @@ fn reports_have_their_golden_bytes() {
         ("report-stacks", Report::StacksDumped(true)),
         ("report-stacks-not", Report::StacksDumped(false)),
         ("report-warning", Report::Warning("descriptor 7 is a socket\nof the zygote's".into())),
-        ("report-forked", Report::Forked { life: 0x0102_0304_0506_0708, pid: 4711 }),
-        ("report-fork-failed", Report::ForkFailed { life: 9, reason: "OSError: no memory".into() }),
+        ("report-forked", Report::Forked { incarnation: 0x0102_0304_0506_0708, pid: 4711 }),
+        ("report-fork-failed", Report::ForkFailed { incarnation: 9, reason: "OSError: no memory".into() }),
         ("report-promoted", Report::Promoted),
         ("report-stop-requested", Report::StopRequested(15)),
     ] {

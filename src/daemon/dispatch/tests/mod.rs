@@ -31,14 +31,14 @@ use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::id::{Generation, Life, WorkerId, WorkerNr};
+use crate::id::{Generation, Incarnation, WorkerId, WorkerNr};
 use crate::link::{Link, Reactor, Slots};
 
 use super::exchange::ExchangeState;
 use super::tick_rate::TickRate;
 use super::*;
 
-const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
+const WORKER: WorkerId = WorkerId { number: WorkerNr(0), incarnation: Incarnation(1) };
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Service times in nanoseconds. A worker with the first one gets prefetched requests, one with the second does not.
@@ -158,8 +158,8 @@ impl Rig {
     /// Attaches a worker without admitting it. Returns its index in `workers`.
     fn attach(&mut self, generation: Generation, slots: u32, max_requests: Option<u64>) -> usize {
         let index = self.workers.len();
-        let (number, life) = (u16::try_from(index).unwrap(), index as u64 + 1);
-        let id = WorkerId { number: WorkerNr(number), life: Life(life) };
+        let (number, incarnation) = (u16::try_from(index).unwrap(), index as u64 + 1);
+        let id = WorkerId { number: WorkerNr(number), incarnation: Incarnation(incarnation) };
         let geometry = Geometry::standard(slots);
         let (map, fd) = Map::create("test", geometry.total_bytes()).unwrap();
         let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total_bytes(), true).unwrap());

@@ -18,13 +18,13 @@ use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 use rustix::event::{EventfdFlags, eventfd};
 
 pub(super) use crate::id::WorkerId;
-use crate::id::{Generation, Life, WorkerNr};
+use crate::id::{Generation, Incarnation, WorkerNr};
 use crate::link::{Link, Reactor, Slots};
 
 pub(super) use super::super::tick_rate::TickRate;
 pub(super) use super::super::*;
 
-pub(super) const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
+pub(super) const WORKER: WorkerId = WorkerId { number: WorkerNr(0), incarnation: Incarnation(1) };
 
 /// A dispatcher with one worker, and the worker's end of the channel.
 pub(super) struct Rig {

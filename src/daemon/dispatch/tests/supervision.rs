@@ -62,7 +62,7 @@ fn running_requests_are_listed_without_unclaimed_ones() {
     let running = rig.dispatcher.running_requests(WORKER);
     assert_eq!(running.iter().map(|info| info.path.to_string()).collect::<Vec<_>>(), ["/running"]);
     assert_eq!(running[0].thread, None);
-    let gone = WorkerId { number: WorkerNr(0), life: Life(7) };
+    let gone = WorkerId { number: WorkerNr(0), incarnation: Incarnation(7) };
     assert_eq!(rig.dispatcher.running_requests(gone), []);
 }
 
@@ -332,8 +332,8 @@ fn zygote_reports_arrive_and_it_gets_no_requests() {
     let mut rig = Rig::with(base_policy(), 0);
     let zygote = rig.attach(Generation(1), 1, None);
     let _ticket = rig.submit(b"/");
-    for life in 0..500 {
-        rig.workers[zygote].report(&Report::Forked { life, pid: 1 });
+    for incarnation in 0..500 {
+        rig.workers[zygote].report(&Report::Forked { incarnation, pid: 1 });
         assert!(rig.dispatcher.pump_control(rig.workers[zygote].id));
     }
     let forked = rig
@@ -350,11 +350,11 @@ fn unlimited_fork_reports_are_a_breach() {
     let mut rig = Rig::with(base_policy(), 0);
     let zygote = rig.attach(Generation(1), 1, None);
     let id = rig.workers[zygote].id;
-    let refused = (0..100_000).find(|life| {
-        rig.workers[zygote].report(&Report::Forked { life: *life, pid: 1 });
+    let refused = (0..100_000).find(|incarnation| {
+        rig.workers[zygote].report(&Report::Forked { incarnation: *incarnation, pid: 1 });
         !rig.dispatcher.pump_control(id)
     });
-    assert!(refused.is_some_and(|life| life >= 1024), "{refused:?}");
+    assert!(refused.is_some_and(|incarnation| incarnation >= 1024), "{refused:?}");
     let last = rig.take_notices().pop();
     assert!(matches!(last, Some(Notice::ContractBreached(..))), "{last:?}");
 }

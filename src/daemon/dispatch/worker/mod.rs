@@ -1,4 +1,4 @@
-//! One attached worker: its channel, its load and its life. It refers to exchanges by id and position.
+//! One attached worker: its channel, its load and its state. It refers to exchanges by id and position.
 
 pub(super) mod channel;
 pub(super) mod contract;

@@ -107,7 +107,7 @@ mod tests {
     fn fork_reports_are_limited_in_rate_only() {
         let start = Instant::now();
         let mut budget = ReportLimiter::new(start);
-        let forked = Report::Forked { life: 1, pid: 1 };
+        let forked = Report::Forked { incarnation: 1, pid: 1 };
         for second in 0..10_000 {
             let now = start + Duration::from_secs(second);
             for _ in 0..CREDIT_PER_SECOND {
@@ -137,7 +137,7 @@ mod tests {
         let mut budget = ReportLimiter::new(start);
         budget.expect_stacks();
         assert_eq!(
-            count_admitted(&Report::Forked { life: 1, pid: 1 }, &mut budget, start),
+            count_admitted(&Report::Forked { incarnation: 1, pid: 1 }, &mut budget, start),
             MAX_CREDIT as usize
         );
         assert_eq!(count_admitted(&Report::StacksDumped(false), &mut budget, start), 1);

@@ -26,7 +26,7 @@ fn fork_sends_the_worker_its_descriptors() {
         let spec = SpawnSpec { threads: 8, ..fixture.spec(worker(3, 2)) };
         fixture.pool.fork(&spec, worker(0, 1)).unwrap();
         let (command, fds) = receive_command(&zygote);
-        assert_eq!(command, Command::Fork(Fork { worker: 3, life: 2 }));
+        assert_eq!(command, Command::Fork(Fork { worker: 3, incarnation: 2 }));
         let [control, map, stacks, _wake]: [OwnedFd; 4] = fds.try_into().unwrap();
         let pid = child("exec sleep 1000");
         let spawned = fixture.pool.on_forked(worker(0, 1), 2, to_u32(pid)).unwrap();
@@ -112,13 +112,13 @@ fn forked_report_must_name_an_unknown_child() {
         let known = fixture.spawn(worker(1, 3)).pid;
         let parent = std::os::unix::process::parent_id();
         let pids = [0, 1, known, std::process::id(), parent, u32::MAX, i32::MAX.cast_unsigned()];
-        for (pid, life) in pids.into_iter().zip(10_u64..) {
-            fixture.pool.fork(&fixture.spec(worker(2, life)), worker(0, 1)).unwrap();
-            let error = fixture.pool.on_forked(worker(0, 1), life, pid).unwrap_err();
+        for (pid, incarnation) in pids.into_iter().zip(10_u64..) {
+            fixture.pool.fork(&fixture.spec(worker(2, incarnation)), worker(0, 1)).unwrap();
+            let error = fixture.pool.on_forked(worker(0, 1), incarnation, pid).unwrap_err();
             assert!(matches!(error, SpawnError::FalseFork { .. }), "{pid}: {error}");
             let lost = fixture.pool.take_lost_forks();
             assert_eq!(lost.len(), 1, "{pid}");
-            assert_eq!((lost[0].worker, lost[0].timed_out), (worker(2, life), false));
+            assert_eq!((lost[0].worker, lost[0].timed_out), (worker(2, incarnation), false));
         }
         // A fork that was not requested, or not of this zygote.
         let pid = child("exec sleep 1000");
@@ -165,8 +165,8 @@ fn pending_forks_are_lost_when_their_zygote_dies() {
     in_own_process(module_path!(), "pending_forks_are_lost_when_their_zygote_dies", || {
         let mut fixture = PoolFixture::new("", None);
         let zygote = fixture.zygote(worker(0, 1));
-        for life in [2, 3] {
-            fixture.pool.fork(&fixture.spec(worker(1, life)), worker(0, 1)).unwrap();
+        for incarnation in [2, 3] {
+            fixture.pool.fork(&fixture.spec(worker(1, incarnation)), worker(0, 1)).unwrap();
         }
         let pid = child("exec sleep 1000");
         fixture.pool.kill(worker(0, 1));
@@ -231,8 +231,8 @@ fn each_report_of_a_zygote_restarts_the_fork_timeout() {
     in_own_process(module_path!(), "each_report_of_a_zygote_restarts_the_fork_timeout", || {
         let mut fixture = PoolFixture::new("", None);
         let (_slow, _hanging) = (fixture.zygote(worker(0, 1)), fixture.zygote(worker(0, 2)));
-        for (life, zygote) in [(3, 1), (4, 1), (5, 1), (6, 2)] {
-            fixture.pool.fork(&fixture.spec(worker(1, life)), worker(0, zygote)).unwrap();
+        for (incarnation, zygote) in [(3, 1), (4, 1), (5, 1), (6, 2)] {
+            fixture.pool.fork(&fixture.spec(worker(1, incarnation)), worker(0, zygote)).unwrap();
         }
         fixture.pool.forks.expire();
         fixture.pool.on_forked(worker(0, 1), 3, to_u32(child("exec sleep 1000"))).unwrap();

@@ -22,7 +22,7 @@ use rgun_channel::frame::ExchangeId;
 
 use super::*;
 use crate::config::{self, App, Python, PythonSource, Target};
-use crate::id::{Generation, Life, WorkerNr};
+use crate::id::{Generation, Incarnation, WorkerNr};
 use crate::supervise::SpawnFault;
 use crate::systemd::cgroup::Controller;
 use crate::systemd::scratch_dir;
@@ -166,8 +166,8 @@ impl Drop for PoolFixture {
     }
 }
 
-fn worker(number: u16, life: u64) -> WorkerId {
-    WorkerId { number: WorkerNr(number), life: Life(life) }
+fn worker(number: u16, incarnation: u64) -> WorkerId {
+    WorkerId { number: WorkerNr(number), incarnation: Incarnation(incarnation) }
 }
 
 /// Starts a child of this process that leads its own process group, as a forked worker does.

@@ -231,8 +231,8 @@ impl World {
         let code = self.codes.get(&generation).ok_or("an unknown generation")?.clone();
         ensure(!code.forgotten, "a worker of a forgotten generation")?;
         ensure(self.n_configured() <= 3, "more than two generations beside the live one")?;
-        ensure(self.newest < worker.life, "a reused life")?;
-        self.newest = worker.life;
+        ensure(self.newest < worker.incarnation, "a reused incarnation")?;
+        self.newest = worker.incarnation;
         let is_zygote = method == SpawnMethod::ExecZygote;
         ensure(
             is_zygote == (worker.number == WorkerNr::ZYGOTE),
@@ -286,7 +286,7 @@ impl World {
             self.plan(Event::SpawnFailed { worker, fault, reason }, spawn);
             return;
         }
-        let pid = u32::try_from(worker.life.0).expect("a history is short");
+        let pid = u32::try_from(worker.incarnation.0).expect("a history is short");
         self.plan(Event::Spawned { worker, pid }, spawn);
 
         // A slow boot within its limit; half of it leaves time for a late tick.

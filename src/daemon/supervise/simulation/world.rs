@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
-use crate::id::{Generation, Life, WorkerId};
+use crate::id::{Generation, Incarnation, WorkerId};
 use crate::rng::Rng;
 
 use super::super::*;
@@ -88,7 +88,7 @@ pub(super) struct World {
     plan: BTreeMap<(Instant, u64), Event>,
     n_planned: u64,
     pub(super) processes: BTreeMap<WorkerId, Process>,
-    pub(super) newest: Life,
+    pub(super) newest: Incarnation,
     pub(super) ready_sent: bool,
     pub(super) n_stopping_sent: u32,
     pub(super) unavailable: bool,
@@ -136,7 +136,7 @@ impl World {
             plan: BTreeMap::new(),
             n_planned: 0,
             processes: BTreeMap::new(),
-            newest: Life(0),
+            newest: Incarnation(0),
             ready_sent: false,
             n_stopping_sent: 0,
             unavailable: false,

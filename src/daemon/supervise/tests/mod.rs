@@ -12,7 +12,7 @@ mod worker_events;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
-use crate::id::{Generation, Life, WorkerId, WorkerNr};
+use crate::id::{Generation, Incarnation, WorkerId, WorkerNr};
 
 use super::*;
 
@@ -37,7 +37,7 @@ impl Harness {
         Harness { supervisor: Supervisor::new(policy), start: now, now, pid: 100 }
     }
 
-    /// Starts `count` workers, all ready: lives 1 to `count` in seats 0 to `count - 1`.
+    /// Starts `count` workers, all ready: incarnations 1 to `count` in seats 0 to `count - 1`.
     fn ready(count: u16) -> Self {
         let mut harness = Harness::new(count);
         harness.send(Event::Started);
@@ -106,12 +106,16 @@ fn policy(count: u16) -> SupervisorPolicy {
     SupervisorPolicy::new("mysite.wsgi".to_owned(), count, Some(60 * SECOND), 30 * SECOND)
 }
 
-fn worker(number: u16, life: u64) -> WorkerId {
-    WorkerId { number: WorkerNr(number), life: Life(life) }
+fn worker(number: u16, incarnation: u64) -> WorkerId {
+    WorkerId { number: WorkerNr(number), incarnation: Incarnation(incarnation) }
 }
 
-fn spawn(number: u16, life: u64) -> Action {
-    Action::Spawn { worker: worker(number, life), generation: Generation(1), method: SpawnMethod::Exec }
+fn spawn(number: u16, incarnation: u64) -> Action {
+    Action::Spawn {
+        worker: worker(number, incarnation),
+        generation: Generation(1),
+        method: SpawnMethod::Exec,
+    }
 }
 
 fn import_error() -> BootFailure {
@@ -148,9 +152,9 @@ fn abort(worker: WorkerId, why: AbortReason) -> Action {
     Action::Kill { worker, abort: Some(why) }
 }
 
-fn spawn_of(generation: u64, number: u16, life: u64) -> Action {
+fn spawn_of(generation: u64, number: u16, incarnation: u64) -> Action {
     let generation = Generation(generation);
-    Action::Spawn { worker: worker(number, life), generation, method: SpawnMethod::Exec }
+    Action::Spawn { worker: worker(number, incarnation), generation, method: SpawnMethod::Exec }
 }
 
 fn admits(actions: &[Action]) -> Vec<WorkerId> {

@@ -8,21 +8,21 @@ fn preloading(count: u16) -> SupervisorPolicy {
     SupervisorPolicy { preload: true, ..policy(count) }
 }
 
-fn zygote(life: u64) -> WorkerId {
-    WorkerId { number: WorkerNr::ZYGOTE, life: Life(life) }
+fn zygote(incarnation: u64) -> WorkerId {
+    WorkerId { number: WorkerNr::ZYGOTE, incarnation: Incarnation(incarnation) }
 }
 
-fn exec_zygote(generation: u64, life: u64) -> Action {
+fn exec_zygote(generation: u64, incarnation: u64) -> Action {
     let generation = Generation(generation);
-    Action::Spawn { worker: zygote(life), generation, method: SpawnMethod::ExecZygote }
+    Action::Spawn { worker: zygote(incarnation), generation, method: SpawnMethod::ExecZygote }
 }
 
-fn fork(generation: u64, number: u16, life: u64, from: WorkerId) -> Action {
+fn fork(generation: u64, number: u16, incarnation: u64, from: WorkerId) -> Action {
     let generation = Generation(generation);
-    Action::Spawn { worker: worker(number, life), generation, method: SpawnMethod::Fork(from) }
+    Action::Spawn { worker: worker(number, incarnation), generation, method: SpawnMethod::Fork(from) }
 }
 
-/// Starts a zygote (life 1) and `count` workers (lives 2 to `count` + 1).
+/// Starts a zygote (incarnation 1) and `count` workers (incarnations 2 to `count` + 1).
 fn preloaded(count: u16) -> Harness {
     let mut harness = Harness::with(preloading(count));
     harness.send(Event::Started);
@@ -296,8 +296,8 @@ fn refork_is_ignored_without_preload() {
 
 #[test]
 fn zygote_is_displayed_without_a_number() {
-    assert_eq!(zygote(7).to_string(), "zygote (life 7)");
-    assert_eq!(worker(3, 8).to_string(), "worker 3 (life 8)");
+    assert_eq!(zygote(7).to_string(), "zygote (incarnation 7)");
+    assert_eq!(worker(3, 8).to_string(), "worker 3 (incarnation 8)");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Starts `count` workers of generation 1 (lives 1 to `count`) and a reload to `policy`.
+/// Starts `count` workers of generation 1 (incarnations 1 to `count`) and a reload to `policy`.
 fn reloading(count: u16, policy: SupervisorPolicy) -> (Harness, Vec<Action>) {
     let mut harness = Harness::ready(count);
     harness.advance(20 * SECOND);
@@ -135,7 +135,7 @@ fn any_failure_before_the_switch_fails_only_the_reload() {
         assert_eq!((admits(&actions), retires(&actions)), (vec![], vec![]), "{actions:?}");
         let is_stop = kind == BootFailureKind::Stopped;
         assert_eq!(actions.contains(&Action::NotifyReady), !is_stop, "{actions:?}");
-        let is_old = |id: &&WorkerId| id.life.0 <= 3;
+        let is_old = |id: &&WorkerId| id.incarnation.0 <= 3;
         assert_eq!(kills(&actions).iter().chain(&terminations(&actions)).find(is_old), None);
         let snapshot = harness.supervisor.snapshot();
         assert_eq!((snapshot.ready, snapshot.pending), (3, None), "{kind:?}");
@@ -150,8 +150,8 @@ fn failed_reload_terminates_standby_and_kills_booting() {
     let actions = harness.fail_boot(worker(2, 6));
     assert_eq!(terminations(&actions), [worker(0, 4)]);
     assert_eq!(kills(&actions), [worker(1, 5)]);
-    for life in [worker(0, 4), worker(1, 5), worker(2, 6)] {
-        harness.exit(life);
+    for incarnation in [worker(0, 4), worker(1, 5), worker(2, 6)] {
+        harness.exit(incarnation);
     }
     assert_eq!(harness.supervisor.snapshot().workers.len(), 3);
 }

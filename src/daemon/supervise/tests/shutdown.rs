@@ -135,11 +135,11 @@ fn stop_now_kills_all_workers_and_exits_when_reaped() {
     let kills: Vec<_> = actions
         .iter()
         .filter_map(|action| match action {
-            Action::Kill { worker, .. } => Some(worker.life.0),
+            Action::Kill { worker, .. } => Some(worker.incarnation.0),
             _ => None,
         })
         .collect();
-    assert_eq!(kills, [1, 2], "life 3 has no process yet");
+    assert_eq!(kills, [1, 2], "incarnation 3 has no process yet");
     assert_eq!(harness.spawned(worker(0, 3)), [kill(worker(0, 3))]);
     for id in [worker(0, 1), worker(1, 2)] {
         assert!(!harness.exit(id).iter().any(|action| matches!(action, Action::Exit { .. })));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Two workers of generation 2 (lives 3 and 4) serve, two of generation 1 (lives 1 and 2) are kept for a rollback.
+/// Two workers of generation 2 (incarnations 3 and 4) serve, two of generation 1 (incarnations 1 and 2) are kept for a rollback.
 fn watching() -> Harness {
     let mut harness = Harness::ready(2);
     harness.advance(20 * SECOND);

@@ -119,12 +119,12 @@ fn failed_first_boot_is_retried_in_one_seat_if_configured() {
     let mut harness = Harness::with(SupervisorPolicy { exit_on_first_boot_failure: false, ..policy(9) });
     harness.send(Event::Started);
     let mut expected = 100 * MS;
-    for life in 1..=10 {
-        let id = worker(0, life);
+    for incarnation in 1..=10 {
+        let id = worker(0, incarnation);
         let actions = harness.fail_boot(id);
         harness.exit(id);
-        assert_eq!(harness.wakeup(), Some(expected), "attempt {life}");
-        let already_reported = life > 1;
+        assert_eq!(harness.wakeup(), Some(expected), "attempt {incarnation}");
+        let already_reported = incarnation > 1;
         let report = Report::WorkerBootFailed {
             worker: id,
             failure: import_error(),
@@ -133,7 +133,7 @@ fn failed_first_boot_is_retried_in_one_seat_if_configured() {
         };
         assert!(actions.contains(&Action::Report(report)), "{actions:?}");
         assert_eq!(actions.iter().any(|action| matches!(action, Action::Unavailable(_))), !already_reported);
-        assert_eq!(spawns(&harness.advance(expected).tick()), [worker(0, life + 1)]);
+        assert_eq!(spawns(&harness.advance(expected).tick()), [worker(0, incarnation + 1)]);
         expected = (expected * 2).min(30 * SECOND);
     }
     let recovered = harness.boot(worker(0, 11));
@@ -145,16 +145,16 @@ fn failed_first_boot_is_retried_in_one_seat_if_configured() {
 fn dead_worker_is_replaced_after_backoff_if_short_lived() {
     let mut harness = Harness::ready(3);
     let exit = Exit::Signal { signal: 9, core_dumped: false };
-    // (life, seconds it served, milliseconds until its replacement)
-    for (life, seconds, wait) in [(2, 10, 0), (4, 9, 0), (5, 9, 100), (6, 9, 200), (7, 10, 0)] {
+    // (incarnation, seconds it served, milliseconds until its replacement)
+    for (incarnation, seconds, wait) in [(2, 10, 0), (4, 9, 0), (5, 9, 100), (6, 9, 200), (7, 10, 0)] {
         let (lived, wait) = (seconds * SECOND, wait * MS);
-        let id = worker(1, life);
+        let id = worker(1, incarnation);
         let actions = harness.advance(lived).send(Event::Exited { worker: id, exit });
         let retry_in = Some(wait);
         let report = Report::WorkerExited { worker: id, exit, state: WorkerState::Ready, retry_in };
         assert!(actions.contains(&Action::Report(report)), "{actions:?}");
         let again = if wait.is_zero() { actions } else { harness.advance(wait).tick() };
-        let next = worker(1, life.max(3) + 1);
+        let next = worker(1, incarnation.max(3) + 1);
         assert_eq!(spawns(&again), [next], "after serving {lived:?}");
         assert!(again.iter().all(|action| !matches!(action, Action::Kill { .. } | Action::Retire { .. })));
         harness.boot(next);
@@ -162,7 +162,7 @@ fn dead_worker_is_replaced_after_backoff_if_short_lived() {
 }
 
 #[test]
-fn stable_life_resets_the_backoff() {
+fn stable_process_resets_the_backoff() {
     let mut harness = Harness::ready(1);
     harness.exit(worker(0, 1));
     harness.boot(worker(0, 2));
@@ -180,10 +180,10 @@ fn crash_loop_shows_its_reason_and_backoff_in_status() {
     let mut harness = Harness::ready(1);
     harness.exit(worker(0, 1));
     harness.boot(worker(0, 2));
-    let mut life = 2;
+    let mut incarnation = 2;
     let mut outage = None;
     for _ in 0..5 {
-        let actions = harness.exit(worker(0, life));
+        let actions = harness.exit(worker(0, incarnation));
         outage = outage.or_else(|| {
             let is_outage = actions.iter().any(|action| matches!(action, Action::Unavailable(Some(_))));
             is_outage.then(|| harness.wakeup())
@@ -194,8 +194,8 @@ fn crash_loop_shows_its_reason_and_backoff_in_status() {
         }
         let wait = harness.wakeup().expect("a retry is scheduled");
         harness.advance(wait).tick();
-        life += 1;
-        harness.boot(worker(0, life));
+        incarnation += 1;
+        harness.boot(worker(0, incarnation));
     }
     assert_eq!(
         outage,
@@ -208,9 +208,10 @@ fn crash_loop_shows_its_reason_and_backoff_in_status() {
 fn failing_replacements_fall_back_to_serial_boots() {
     let mut harness = Harness::ready(4);
     harness.advance(20 * SECOND);
-    let lives: Vec<_> = (0..4).flat_map(|n| spawns(&harness.exit(worker(n, u64::from(n) + 1)))).collect();
-    assert_eq!(lives.len(), 4, "all are replaced at once");
-    let n_reported: usize = lives
+    let incarnations: Vec<_> =
+        (0..4).flat_map(|n| spawns(&harness.exit(worker(n, u64::from(n) + 1)))).collect();
+    assert_eq!(incarnations.len(), 4, "all are replaced at once");
+    let n_reported: usize = incarnations
         .iter()
         .map(|id| {
             let actions = harness.fail_boot(*id);
@@ -236,7 +237,11 @@ fn boot_failure_in_one_seat_causes_no_outage() {
     let failed = harness.fail_boot(worker(1, 3));
     assert!(!failed.iter().any(|action| matches!(action, Action::Unavailable(_))), "{failed:?}");
     assert_eq!(status(&failed), Some("1/2 workers ready: ImportError (x.py, line 1) (retry in 100 ms)"));
-    assert_eq!(spawns(&harness.advance(100 * MS).tick()), [worker(1, 4)], "while life 3 is still exiting");
+    assert_eq!(
+        spawns(&harness.advance(100 * MS).tick()),
+        [worker(1, 4)],
+        "while incarnation 3 is still exiting"
+    );
     let late = harness.advance(900 * MS).tick();
     assert!(late.contains(&kill(worker(1, 3))), "it did not exit by itself: {late:?}");
 }
@@ -319,12 +324,12 @@ fn healthy_retirement_is_kept_while_a_worker_is_ready() {
 #[test]
 fn stuck_retirement_is_aborted_before_a_healthy_one() {
     let mut harness = Harness::ready(2);
-    for (number, life) in [(0, 1), (1, 2)] {
-        let worker = worker(number, life);
+    for (number, incarnation) in [(0, 1), (1, 2)] {
+        let worker = worker(number, incarnation);
         harness
             .advance(SECOND)
             .send(Event::RecycleDue { worker, reason: RecycleReason::Requests { served: 1000 } });
-        harness.boot(WorkerId { life: Life(life + 2), ..worker });
+        harness.boot(WorkerId { incarnation: Incarnation(incarnation + 2), ..worker });
     }
     assert_eq!(spawns(&harness.advance(20 * SECOND).exit(worker(0, 3))), [worker(0, 5)]);
     let full = harness.send(Event::DeadlineExceeded { worker: worker(1, 4) });

@@ -67,7 +67,7 @@ def raise_close(environ, start_response):
 
 @case("raise/system-exit")
 def raise_system_exit(environ, start_response):
-    """sys.exit() in a view: 500; the worker lives or is replaced, and no request is lost."""
+    """Calls sys.exit() in a view: 500; the worker keeps serving or is replaced, and no request is lost."""
     sys.exit(3)
 
 
