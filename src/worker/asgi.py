@@ -301,10 +301,10 @@ def stack_of(task, loop):
     tasks, texts = [task], []
     for current in tasks:  # grows in the loop
         if len(texts) == MAX_TASKS:
-            texts.append("and for more tasks\n")
+            texts.append("it awaits more tasks\n")
             break
         text, awaited = waiting_stack(current, loop)
-        texts.append(f"for its task {current.get_name()}, which was at:\n{text}" if texts else text)
+        texts.append(f"it awaits task {current.get_name()}, which was at:\n{text}" if texts else text)
         for task in awaited:
             if not task.done() and not any(task is known for known in tasks):
                 tasks.append(task)

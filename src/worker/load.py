@@ -253,22 +253,23 @@ def check_patches(is_wsgi, threads, is_zygote):
     if is_wsgi and threads > 1:
         return Failure(
             CONFIG,
-            f"workers.threads = {threads}: the application has the standard library patched by {library} "
-            "(monkey patching), and patched threads cannot serve requests; set workers.threads (--threads) "
-            "to 1 and workers.count (--workers) to more, or take the patching out of the application",
+            f"workers.threads = {threads}: {library} patches the application's standard library "
+            "(monkey patching), and patched threads cannot serve requests; set workers.threads "
+            "(--threads) to 1 and workers.count (--workers) to more, or remove the patching from the "
+            "application",
         ).outcome
     if not is_wsgi and library == "eventlet":
         return Failure(
             CONFIG,
-            "app.target: the ASGI application has the standard library patched by eventlet (monkey "
-            "patching), which blocks the event loop of asyncio; take the patching out of the application",
+            "app.target: eventlet patches the ASGI application's standard library (monkey patching), which "
+            "blocks the event loop of asyncio; remove the patching from the application",
         ).outcome
     if is_zygote and library == "eventlet":
         return Failure(
             CONFIG,
-            "workers.preload: the application has the standard library patched by eventlet (monkey "
-            "patching), which cannot be forked; set workers.preload to false (leave --preload out), or take "
-            "the patching out of the application",
+            "workers.preload: eventlet patches the application's standard library (monkey patching), and a "
+            "process that it patched cannot be forked; set workers.preload to false (do not give --preload), "
+            "or remove the patching from the application",
         ).outcome
     return None
 

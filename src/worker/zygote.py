@@ -51,7 +51,7 @@ def warm_up(load, application, environ, target):
     return None
 
 
-def settle(own):
+def freeze(own):
     """Exempts all objects from garbage collection, so that the collector's marks do not unshare their pages.
 
     Returns the warnings: sockets that forked workers share, and threads that they lack.
@@ -210,7 +210,7 @@ def fork(cgroup_procs):
 def quiet_fork():
     """fork(2) with the handlers of pthread_atfork(3) and os.register_at_fork.
 
-    Suppresses the warning of Python 3.12 about threads: `settle` has reported them.
+    Suppresses the warning of Python 3.12 about threads: `freeze` has reported them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

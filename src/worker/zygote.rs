@@ -1,7 +1,7 @@
 //! The zygote: imports the application once and forks workers (`workers.preload`).
 //!
-//! Its main thread reads the control socket, so that it has no other thread: after a fork only the forking thread exists
-//! in the child, and locks held by others stay locked.
+//! Its main thread reads the control socket, so that it has no other thread: after a fork only the forking thread
+//! exists in the child, and locks held by others stay locked.
 //!
 //! A worker is forked twice: the intermediate process exits at once, and the daemon, a subreaper, becomes the worker's
 //! parent. `os.fork()` runs the handlers of pthread_atfork(3) and `os.register_at_fork`, on which OpenBLAS, grpc and
@@ -94,7 +94,7 @@ fn run(
     }
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let own = [process.control.as_raw_fd()];
-    let warnings: Vec<String> = python_module(py)?.call_method1(intern!(py, "settle"), (own,))?.extract()?;
+    let warnings: Vec<String> = python_module(py)?.call_method1(intern!(py, "freeze"), (own,))?.extract()?;
     for warning in warnings {
         process.report(&Report::Warning(warning))?;
     }
@@ -185,7 +185,8 @@ fn fork(
             }
             dispositions::reinstall(py, &handled)?;
             if let Err(error) = adopt_by_daemon(process.daemon, intermediate.and_then(Pid::from_raw)) {
-                let failure = BootFailure::internal(format!("a forked worker cannot settle in: {error}"));
+                let failure =
+                    BootFailure::internal(format!("the forked worker is not a child of the daemon: {error}"));
                 return report_failure(process, failure);
             }
             let warning: Option<String> =
@@ -209,7 +210,8 @@ fn fork(
     }
 }
 
-/// Waits, in a forked worker, for the exit of the intermediate process, then sets up the worker as a child of the daemon.
+/// Waits, in a forked worker, for the exit of the intermediate process, then sets up the worker as a child of the
+/// daemon.
 fn adopt_by_daemon(daemon: Pid, intermediate: Option<Pid>) -> io::Result<()> {
     if let Some(intermediate) = intermediate
         && getppid() == Some(intermediate)

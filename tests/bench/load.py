@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
             self.pool.remove(self)
         if self.waiting and not self.waiting.done():
             self.waiting.set_exception(
-                ConnectionResetError(f"closed in mid-request after {len(self.data)} bytes")
+                ConnectionResetError(f"closed within a request after {len(self.data)} bytes")
             )
 
     def data_received(self, data):

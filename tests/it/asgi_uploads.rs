@@ -265,7 +265,7 @@ fn a_worker_that_dies_in_mid_upload_is_502_and_is_replaced() {
 fn a_decreasing_window_breaches_the_contract() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
-    client.send(post("/lie-take", 100_000)).response().assert_error(502);
+    client.send(post("/breach-take", 100_000)).response().assert_error(502);
     daemon.log.wait_for("did not raise the credit");
     wait_until("another worker serves", || (daemon.get("/hello").status == 200).then_some(()));
 }

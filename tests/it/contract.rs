@@ -60,39 +60,40 @@ macro_rules! breaches {
 }
 
 breaches! {
-    records_with_impossible_lengths_are_refused: "/lie-length", BadGateway;
-    a_completion_head_beyond_the_ring_is_refused: "/lie-head", BadGateway;
-    a_chunk_sent_twice_is_refused: "/lie-chunk/twice", BadGateway;
-    a_chunk_that_does_not_exist_is_refused: "/lie-chunk/range", BadGateway;
-    a_chunk_over_the_chunk_size_is_refused: "/lie-chunk/length", BadGateway;
-    a_response_to_an_unknown_exchange_is_refused: "/lie-exchange/unknown", BadGateway;
-    a_response_to_exchange_zero_is_refused: "/lie-exchange/zero", BadGateway;
-    a_second_response_is_refused: "/lie-exchange/twice", ServedOrNot;
-    a_slot_that_does_not_exist_is_refused: "/lie-slot", BadGateway;
-    a_malformed_frame_is_refused: "/lie-frame", BadGateway;
+    records_with_impossible_lengths_are_refused: "/breach-length", BadGateway;
+    a_completion_head_beyond_the_ring_is_refused: "/breach-head", BadGateway;
+    a_chunk_sent_twice_is_refused: "/breach-chunk/twice", BadGateway;
+    a_chunk_that_does_not_exist_is_refused: "/breach-chunk/range", BadGateway;
+    a_chunk_over_the_chunk_size_is_refused: "/breach-chunk/length", BadGateway;
+    a_response_to_an_unknown_exchange_is_refused: "/breach-exchange/unknown", BadGateway;
+    a_response_to_exchange_zero_is_refused: "/breach-exchange/zero", BadGateway;
+    a_second_response_is_refused: "/breach-exchange/twice", ServedOrNot;
+    a_slot_that_does_not_exist_is_refused: "/breach-slot", BadGateway;
+    a_malformed_frame_is_refused: "/breach-frame", BadGateway;
     a_missing_file_descriptor_is_refused: "/fd-missing", BadGateway;
     a_malformed_control_message_is_refused: "/garbage-control", ServedOrNot;
-    a_length_below_the_body_is_refused: "/lie-length-header", BadGateway;
-    a_length_above_the_body_is_refused: "/lie-length-header/more", BadGateway;
-    a_length_with_a_sign_is_refused: "/lie-length-header/sign", BadGateway;
-    two_different_lengths_are_refused: "/lie-length-header/two", BadGateway;
-    a_file_range_over_the_largest_offset_is_refused: "/lie-file/beyond", BadGateway;
-    an_informational_final_status_is_refused: "/lie-status/100", BadGateway;
-    an_unknown_informational_status_is_refused: "/lie-status/199", BadGateway;
-    a_101_without_a_handshake_is_refused: "/lie-status/101", BadGateway;
-    a_status_over_999_is_refused: "/lie-status/1000", BadGateway;
-    a_204_with_a_length_is_refused: "/lie-status/204", BadGateway;
-    a_transfer_coding_beside_a_length_is_refused: "/lie-field/transfer-encoding", BadGateway;
-    a_transfer_coding_in_any_case_is_refused: "/lie-field/Transfer-Encoding", BadGateway;
-    a_connection_field_is_refused: "/lie-field/connection", BadGateway;
-    an_upgrade_field_is_refused: "/lie-field/upgrade", BadGateway;
-    a_reason_of_two_lines_is_refused: "/lie-reason", BadGateway;
+    a_length_below_the_body_is_refused: "/breach-length-header", BadGateway;
+    a_length_above_the_body_is_refused: "/breach-length-header/more", BadGateway;
+    a_length_with_a_sign_is_refused: "/breach-length-header/sign", BadGateway;
+    two_different_lengths_are_refused: "/breach-length-header/two", BadGateway;
+    a_file_range_over_the_largest_offset_is_refused: "/breach-file/beyond", BadGateway;
+    an_informational_final_status_is_refused: "/breach-status/100", BadGateway;
+    an_unknown_informational_status_is_refused: "/breach-status/199", BadGateway;
+    a_101_without_a_handshake_is_refused: "/breach-status/101", BadGateway;
+    a_status_over_999_is_refused: "/breach-status/1000", BadGateway;
+    a_204_with_a_length_is_refused: "/breach-status/204", BadGateway;
+    a_transfer_coding_beside_a_length_is_refused: "/breach-field/transfer-encoding", BadGateway;
+    a_transfer_coding_in_any_case_is_refused: "/breach-field/Transfer-Encoding", BadGateway;
+    a_connection_field_is_refused: "/breach-field/connection", BadGateway;
+    an_upgrade_field_is_refused: "/breach-field/upgrade", BadGateway;
+    a_reason_of_two_lines_is_refused: "/breach-reason", BadGateway;
 }
 
 /// The head may be sent before the breach.
 #[test]
 fn breaches_after_the_head_leave_an_incomplete_response() {
-    for path in ["/lie-length-header/stream", "/lie-file", "/lie-file/huge", "/lie-empty-chunks"] {
+    for path in ["/breach-length-header/stream", "/breach-file", "/breach-file/huge", "/breach-empty-chunks"]
+    {
         let daemon = Rgun::fake().start_ready();
         let worker = daemon.worker();
         let found = outcome_of(&daemon.connect().send_get(path).try_response("GET"));
@@ -108,7 +109,7 @@ fn early_hints_with_framing_fields_are_refused() {
     for name in ["transfer-encoding", "content-length", "connection"] {
         assert_breach_of(
             &Rgun::fake().fake_behaviour("asgi").start_ready(),
-            &format!("/lie-hints/{name}"),
+            &format!("/breach-hints/{name}"),
             Outcome::BadGateway,
         );
     }
@@ -118,7 +119,7 @@ fn early_hints_with_framing_fields_are_refused() {
 /// notices them only when a request is not claimed; it assigns this request to another worker.
 #[test]
 fn requests_avoid_a_worker_that_claims_nothing() {
-    for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
+    for path in ["/breach-tail", "/breach-tail/back", "/breach-asleep"] {
         let daemon = Rgun::fake().flags(["--workers", "2"]).start();
         daemon.log.wait_for_count(2, "is ready after");
         assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
@@ -130,7 +131,7 @@ fn requests_avoid_a_worker_that_claims_nothing() {
 
 #[test]
 fn the_only_worker_is_replaced_when_it_claims_nothing() {
-    for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
+    for path in ["/breach-tail", "/breach-tail/back", "/breach-asleep"] {
         let daemon = Rgun::fake().flags(["--timeout", "400ms"]).start_ready();
         assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
         // The worker may claim one more request: the wrong number of sleepers matters once it sleeps again.
@@ -165,11 +166,11 @@ fn a_response_for_another_exchange_is_survived() {
     let daemon = Rgun::fake().flags(["--threads", "2"]).start_ready();
     let mut victim = daemon.connect();
     victim.send_get("/slow/1000");
-    let mut liar = daemon.connect();
-    liar.send_get("/lie-exchange/other");
+    let mut breaching = daemon.connect();
+    breaching.send_get("/breach-exchange/other");
     // Within one worker the daemon notices the swap only when the exchange gets its second response.
     drop(victim.try_response("GET"));
-    drop(liar.try_response("GET"));
+    drop(breaching.try_response("GET"));
     assert_eq!(daemon.get("/hello").status, 200);
 }
 

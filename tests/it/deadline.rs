@@ -90,7 +90,7 @@ fn a_stalled_response_body_is_left_incomplete() {
     let error = client.send_get("/hang-mid-body").try_response("GET");
     assert!(error.is_err(), "{error:?}");
     // One entry: a summary, the stacks, then the fields.
-    assert!(daemon.log.wait_for("GET /hang-mid-body broke off in mid-body").contains("ERROR"));
+    assert!(daemon.log.wait_for("GET /hang-mid-body aborted within the body").contains("ERROR"));
     assert!(daemon.log.wait_for("rgun.path=/hang-mid-body").contains("rgun.status=200"));
     assert_ne!(daemon.worker(), worker);
 }

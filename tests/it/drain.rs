@@ -167,7 +167,8 @@ fn a_drain_ends_at_its_timeout() {
 
 #[test]
 fn a_worker_that_ignores_stop_is_killed() {
-    let mut daemon = Rgun::fake().fake_behaviour("deaf").flags(["--graceful-timeout", "600ms"]).start_ready();
+    let mut daemon =
+        Rgun::fake().fake_behaviour("ignore-stop").flags(["--graceful-timeout", "600ms"]).start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
     let begun = Instant::now();
     daemon.stop();

@@ -62,7 +62,7 @@ fn a_client_that_leaves_in_mid_body_is_logged() {
     client.response_head();
     client.read_exact(10).unwrap();
     drop(client);
-    daemon.log.wait_for("GET /hang-mid-body 200: broken off in mid-body: the client left after ");
+    daemon.log.wait_for("GET /hang-mid-body 200: aborted within the body: the client left after ");
     // The worker hangs, so a graceful stop would wait.
     daemon.signal(Signal::SIGQUIT);
     daemon.wait_exit();
@@ -101,10 +101,10 @@ fn requests_aborted_by_a_drain_timeout_are_warnings() {
     // No response has been started, so a 503 can be sent.
     sending.response().assert_error(503);
     let running = entry(&daemon, "cut-running");
-    assert_has(&running, &["WARN", "GET /hang: cut off after ", ", the daemon stops", "rgun.worker=0"]);
+    assert_has(&running, &["WARN", "GET /hang: the daemon stopped after ", "rgun.worker=0"]);
     assert!(!running.contains("rgun.status"), "{running}");
     let queued = entry(&daemon, "cut-queued");
-    assert_has(&queued, &["WARN", "GET /hello: cut off after ", ", the daemon stops"]);
+    assert_has(&queued, &["WARN", "GET /hello: the daemon stopped after "]);
     assert_has(
         &entry(&daemon, "cut-upload"),
         &["WARN", "POST /body 503: ", "the daemon stops", "rgun.status=503"],
@@ -125,7 +125,7 @@ fn responses_aborted_by_a_drain_timeout_are_warnings() {
         let entry = entry(&daemon, "cut-mid-body");
         assert_has(
             &entry,
-            &["WARN", "GET /hang-mid-body 200: broken off in mid-body: cut off after ", "stops"],
+            &["WARN", "GET /hang-mid-body 200: aborted within the body: the daemon stopped after "],
         );
     }
 }
@@ -148,7 +148,7 @@ fn requests_aborted_by_sigquit_are_logged() {
         [", the daemon stops", "the worker was stopped"].iter().any(|why| running.contains(why)),
         "{running}"
     );
-    assert_has(&entry(&daemon, "stopped-queued"), &["WARN", ": cut off after ", ", the daemon stops"]);
+    assert_has(&entry(&daemon, "stopped-queued"), &["WARN", ": the daemon stopped after "]);
     // The response may have been sent in time.
     assert_has(&entry(&daemon, "stopped-upload"), &["WARN", "POST /body", "the daemon stops"]);
 }
@@ -162,7 +162,7 @@ fn a_response_that_is_not_read_is_logged_as_such() {
     daemon.stop();
     assert_has(
         &entry(&daemon, "not-taken"),
-        &["INFO", "GET /large/50000000 200: broken off in mid-body: cut off"],
+        &["INFO", "GET /large/50000000 200: aborted within the body: connection closed after "],
     );
 }
 

@@ -151,7 +151,7 @@ fn returning_after_a_half_close_is_no_error() {
     // The connection ends without a last chunk.
     client.shutdown_write().assert_closed();
     daemon.log.wait_for("GET /nothing: the client left after ");
-    daemon.log.wait_for("GET /begins 200: broken off in mid-body: the client left after ");
+    daemon.log.wait_for("GET /begins 200: aborted within the body: the client left after ");
     daemon.stop();
     assert_eq!(daemon.log.count("ERROR"), 0, "{}", daemon.log.text());
 }

@@ -54,7 +54,7 @@ fn an_exception_in_mid_body_is_logged() {
     let mut client = daemon.connect();
     let error = client.send_get("/raise-mid-body/100").try_response("GET");
     assert!(error.is_err(), "{error:?}");
-    let line = daemon.log.wait_for("GET /raise-mid-body/100 200: broken off in mid-body: Fake: boom");
+    let line = daemon.log.wait_for("GET /raise-mid-body/100 200: aborted within the body: Fake: boom");
     assert!(line.contains("ERROR"), "{line}");
     daemon.log.wait_for("File \"fake.py\", line 2, in app");
     daemon.log.wait_for_count(1, "Traceback");

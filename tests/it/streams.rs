@@ -36,7 +36,7 @@ fn a_silent_stream_over_its_deadline_is_cut_off() {
     // The connection ends without a body.
     client.assert_closed();
     assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
-    assert!(daemon.log.wait_for("GET /silent-events broke off in mid-body").contains("ERROR"));
+    assert!(daemon.log.wait_for("GET /silent-events aborted within the body").contains("ERROR"));
     daemon.wait_for_disconnects(0, 1);
     assert_eq!(daemon.log.count("events 504"), 0, "{}", daemon.log.text());
     assert_eq!(daemon.worker(), worker);
@@ -76,7 +76,7 @@ fn a_stream_paused_over_its_deadline_is_cut_off() {
         let mut client = daemon.connect();
         let error = client.send_get("/stream/2/60000").try_response("GET");
         assert!(error.is_err(), "{error:?}");
-        daemon.log.wait_for("GET /stream/2/60000 broke off in mid-body");
+        daemon.log.wait_for("GET /stream/2/60000 aborted within the body");
         assert_eq!(daemon.log.count("60000 504"), 0, "{}", daemon.log.text());
     }
 }

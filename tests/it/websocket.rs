@@ -272,8 +272,8 @@ fn a_client_that_is_not_read_is_not_taken_for_silent() {
 #[test]
 fn a_closed_client_is_noticed_while_it_is_not_read() {
     let daemon = Rgun::fake_asgi().over_tcp().set("websocket.ping_interval", "200ms").start_ready();
-    WebSocket::open(&daemon, "/stone").send(FIN | BINARY, "unread");
-    daemon.wait_for_close("/stone 1006");
+    WebSocket::open(&daemon, "/never-reads").send(FIN | BINARY, "unread");
+    daemon.wait_for_close("/never-reads 1006");
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn an_unanswered_close_times_out_after_ten_seconds() {
 #[test]
 fn an_invalid_close_code_becomes_1011() {
     let daemon = Rgun::fake_asgi().start_ready();
-    let mut socket = WebSocket::open(&daemon, "/lie-code");
+    let mut socket = WebSocket::open(&daemon, "/breach-code");
     assert_eq!(socket.read_close().0, 1011);
 }
 
@@ -341,8 +341,8 @@ fn the_application_gets_the_clients_close_code() {
     drop(open());
     daemon.wait_for_close("/echo 1006");
     // The same while the application does not receive.
-    drop(WebSocket::open(&daemon, "/deaf"));
-    daemon.wait_for_close("/deaf 1006");
+    drop(WebSocket::open(&daemon, "/stops-reading"));
+    daemon.wait_for_close("/stops-reading 1006");
     open().send(FIN | TEXT, b"\xff").assert_failed(1007);
     daemon.wait_for_close("/echo 1007 text that is not UTF-8");
     open().send(FIN | 3, "").assert_failed(1002);

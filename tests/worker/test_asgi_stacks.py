@@ -110,7 +110,7 @@ def test_nested_and_circular_tasks_are_shown_once(worker):
 
     def are_shown():
         stack = worker.ask_stacks(exchange)
-        return (stack.count("for its task"), stack.count("in waits_for_each_other")) == (2, 2)
+        return (stack.count("it awaits task"), stack.count("in waits_for_each_other")) == (2, 2)
 
     wait_until("both are shown, and once", are_shown)
     cancelled(worker, exchange)

@@ -134,9 +134,12 @@ pub(crate) fn unread_variables(environment: &Environment) -> Vec<&str> {
     variables.filter(is_unread).map(|(variable, _)| variable).collect()
 }
 
-/// Whether the variable is one that Kubernetes sets for a Service whose name begins with `rgun-` (or a container
-/// runtime for a linked container): `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT`, `<NAME>_SERVICE_PORT_<PORT'S NAME>`,
-/// `<NAME>_PORT` with a URL, `<NAME>_PORT_<N>_<PROTOCOL>` and that with `_PROTO`, `_PORT` or `_ADDR`.
+/// Returns whether Kubernetes set the variable for a Service whose name begins with `rgun-` (or a container runtime for
+/// a linked container). Such variables are not settings. Their forms:
+///
+/// - `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT`, `<NAME>_SERVICE_PORT_<PORT NAME>`
+/// - `<NAME>_PORT`, with a URL as its value
+/// - `<NAME>_PORT_<NUMBER>_<PROTOCOL>`, alone or followed by `_PROTO`, `_PORT` or `_ADDR`
 fn is_service_link(variable: &str, value: &OsStr) -> bool {
     let is_url = || value.as_encoded_bytes().windows(3).any(|bytes| bytes == b"://");
     if variable.ends_with("_SERVICE_HOST") || variable.contains("_SERVICE_PORT") {

@@ -285,14 +285,14 @@ pub struct Hooks {
 /// `[limits]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum number of requests that wait for a worker; one more is answered 503. `None` is `"auto"`: derived from the
-    /// memory.
+    /// Maximum number of requests that wait for a worker; one more is answered 503. `None` is `"auto"`: derived from
+    /// the memory.
     pub queue: Option<usize>,
     /// Bytes of a request's body; more is answered 413 (RFC 9110 §15.5.14). `None` is `"off"`.
     pub body: Option<u64>,
-    /// Bytes of a request's header section, all fields together; more is answered 431 (RFC 6585 §5).
+    /// Maximum size, in bytes, of a request's header fields together; more is answered 431 (RFC 6585 §5).
     pub header: usize,
-    /// Number of a request's header fields; more is answered 431.
+    /// Maximum number of a request's header fields, whatever their size; more are answered 431.
     pub headers: usize,
     /// Bytes of the request line; more is answered 414 (RFC 9112 §3).
     pub request_line: usize,
@@ -304,8 +304,8 @@ pub struct Limits {
     pub response_memory: Option<u64>,
     /// Bytes of all responses together that may be buffered in files. `None` is `"auto"`.
     pub response_disk: Option<u64>,
-    /// Minimum rate at which a client reads its response, in bytes per second over `timeouts.body`; a slower one is cut off.
-    /// `None` is `"off"`.
+    /// Minimum rate at which a client reads its response, in bytes per second over `timeouts.body`; a slower one is cut
+    /// off. `None` is `"off"`.
     pub response_rate: Option<u64>,
     /// Bytes of all request bodies together that may be buffered in memory. `None` is `"auto"`.
     pub spool_memory: Option<u64>,

@@ -1,13 +1,14 @@
 //! Parses and formats durations and sizes with a unit: `"30s"`, `"16MiB"`.
 //!
-//! A duration without a unit is refused, because `30` may mean seconds and `5000` milliseconds. A size without a unit is
-//! bytes. Units of size are powers of 1024 with their IEC names, because "MB" is ambiguous.
+//! A duration without a unit is refused, because `30` may mean seconds and `5000` milliseconds. A size without a unit
+//! is bytes. Units of size are powers of 1024 with their IEC names, because "MB" is ambiguous.
 
 use std::time::Duration;
 
 use super::ValueError;
 
-/// Maximum duration: a year. `Instant` cannot add arbitrary durations, and a longer one is a mistake.
+/// Maximum duration of a setting: a year. An operator who writes more has mistyped, and adding much more to an
+/// `Instant` overflows.
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];

@@ -33,8 +33,8 @@ enum PopOutcome {
 
 impl Dispatcher {
     /// Ends the reactor's turn: collects completions, assigns queued requests, wakes the workers and announces sleep.
-    /// tokio's `on_thread_park` calls this, so that it must not block for longer than [`COMPLETION_WAIT`]. A task that it
-    /// wakes keeps the reactor from sleeping.
+    /// tokio's `on_thread_park` calls this, so that it must not block for longer than [`COMPLETION_WAIT`]. A task that
+    /// it wakes keeps the reactor from sleeping.
     pub fn before_park(&self) {
         let mut state = self.lock();
         let mut has_waited = false;
@@ -156,7 +156,9 @@ impl Dispatcher {
         let Completion { exchange: id, kind, done, .. } = completion.header;
         let exchange = match state.exchanges.get_mut(id) {
             Some(exchange) if exchange.is_assigned_to(index) => exchange,
-            _ => return Err(format!("answered exchange {}, which is not its own", id.0).into()),
+            _ => {
+                return Err(format!("sent a frame for exchange {}, which is not assigned to it", id.0).into());
+            }
         };
         let mut waker = exchange.receive(completion, worker, &self.notice)?;
         *has_freed_slot |= worker.on_received(exchange, kind, now);
@@ -199,8 +201,8 @@ impl Dispatcher {
 }
 
 impl Worker {
-    /// Reacts to a completion that an exchange has received. Returns whether that freed a slot: an accepted WebSocket is
-    /// parked.
+    /// Reacts to a completion that an exchange has received. Returns whether that freed a slot: an accepted WebSocket
+    /// is parked.
     fn on_received(&mut self, exchange: &mut Exchange, kind: CompletionKind, now: Instant) -> bool {
         let is_head = kind == CompletionKind::Respond;
         if is_head && exchange.is_accepted_websocket() {
@@ -218,7 +220,7 @@ impl Worker {
         if is_part && !exchange.has_ended() && !exchange.is_accepted_websocket() {
             // Each part restarts the deadline: a stream may run as long as it sends something.
             self.load.restart_clock(exchange.position(), now);
-            exchange.reset_client_hold();
+            exchange.reset_client_wait();
         }
         if is_head && exchange.is_client_done() && !self.is_asgi() && exchange.is_cancellable() {
             self.channel.send_cancel(exchange.id);

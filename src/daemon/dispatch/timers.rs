@@ -145,7 +145,7 @@ impl Dispatcher {
         }
         if exchange.waits_for_credit() {
             // `slow_clients` limits this wait.
-            exchange.extend_client_hold(worker, now);
+            exchange.extend_client_wait(worker, now);
             return true;
         }
         if exchange.waits_for_client() {
@@ -158,7 +158,8 @@ impl Dispatcher {
 
     /// Answers 504 to an overdue request, and cancels it if possible.
     fn fail_overdue(&self, worker: &mut Worker, exchange: &mut Exchange, now: Instant) {
-        // A task may go on after its response (Starlette's background tasks): no client waits, and no thread is occupied.
+        // A task may go on after its response (Starlette's background tasks): no client waits, and no thread is
+        // occupied.
         if worker.is_asgi() && exchange.has_ended() {
             return;
         }
@@ -245,7 +246,8 @@ impl State {
             if is_overdue(&id) {
                 return Some(id);
             }
-            // Later ones have waited for less time, unless this one is a retry, whose wait has restarted.
+            // The queue is in order of submission, except for retries: a retry is at the front, but its wait began
+            // when its first worker died. So only a first attempt proves that all requests behind it are younger.
             if waits(&id).is_some_and(|(_, retried)| !retried) {
                 break;
             }

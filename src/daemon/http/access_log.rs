@@ -26,12 +26,12 @@ pub(super) struct AccessRecord {
     /// Time at which the request's head was complete.
     pub(super) received_at: Instant,
     pub(super) context: Arc<ConnContext>,
-    /// False: only a response that was cut off is logged.
+    /// False: only an aborted response is logged.
     pub(super) log_access: bool,
 }
 
 impl AccessRecord {
-    /// Logs the response as complete, or as cut off if the connection is closed.
+    /// Logs the response as complete, or as aborted if the connection is closed.
     pub(super) fn finish(self) {
         if self.context.connection.is_closed() {
             let cause = unanswered_cause(&self.context.connection);
@@ -63,7 +63,7 @@ impl AccessRecord {
         });
     }
 
-    /// Logs an error in mid-body. The client has the head already, so it cannot receive an error response.
+    /// Logs an error within the body. The client has the head already, so it cannot receive an error response.
     pub(super) fn log_failure(self, error: &BodyError) {
         let (summary, traceback) = match error {
             BodyError::Fault(Fault::ClientHalfClosed) => {
@@ -83,7 +83,7 @@ impl AccessRecord {
             status,
             duration: self.received_at.elapsed(),
             worker,
-            summary: format!("broken off in mid-body: {summary}"),
+            summary: format!("aborted within the body: {summary}"),
             traceback,
             log_access: self.log_access,
         });

@@ -27,9 +27,9 @@ pub(super) const YIELD_AFTER_BYTES: usize = 256 * 1024;
 pub struct RequestLimits {
     /// `limits.body`: bytes of a body; `None`: no limit.
     pub body: Option<u64>,
-    /// `limits.header`: bytes of all fields together.
+    /// `limits.header`: size limit, bytes of all fields together.
     pub header: usize,
-    /// `limits.headers`: number of fields.
+    /// `limits.headers`: count limit, number of fields.
     pub headers: usize,
     /// `limits.request_line`: bytes of the request line.
     pub request_line: usize,

@@ -268,11 +268,11 @@ impl Violation {
             }
             Self::FieldsTooLong => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "the request's fields are longer than limits.header",
+                "the request's header fields are longer than limits.header",
             ),
             Self::TooManyFields => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "the request has more fields than limits.headers",
+                "the request has more header fields than limits.headers",
             ),
             Self::Host => (StatusCode::BAD_REQUEST, "the Host field names no host"),
             Self::BodyTooLong => {

@@ -63,7 +63,7 @@ pub(super) fn application_response(
         AppBody::File(file) => BodySource::File(Box::new(FileReader::new(*file, server.dispatcher))),
         AppBody::Stream(stream) => BodySource::Stream(stream),
     };
-    // Only a body that takes several writes can be cut off; for others the record is not worth its allocation.
+    // Only a body that takes several writes can be aborted; for others the record is not worth its allocation.
     let may_be_cut_off = match &source {
         BodySource::Stream(_) | BodySource::FileInStream(..) | BodySource::File(_) => true,
         BodySource::Bytes(data) => data.len() > MAX_UNTRACKED_BODY,

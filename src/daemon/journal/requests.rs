@@ -1,8 +1,8 @@
 //! One entry per request: the access log, responses that the daemon gave in place of the application, and requests that
 //! ended without a response. Refused requests are counted ([`refusals`](super::refusals)).
 //!
-//! The thread "journal" formats the entries behind a bounded queue, to keep that off the reactor. It waits for room in the
-//! log while the log makes progress. When the queue is full, entries are dropped and counted.
+//! The thread "journal" formats the entries behind a bounded queue, to keep that off the reactor. It waits for room in
+//! the log while the log makes progress. When the queue is full, entries are dropped and counted.
 
 use std::io;
 use std::sync::Arc;
@@ -165,7 +165,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Starts the thread. It writes everything and ends when the last clone is dropped; join the handle to wait for that.
+    /// Starts the thread. It writes everything and ends when the last clone is dropped; join the handle to wait for
+    /// that.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -419,19 +420,19 @@ fn write_websocket(closed: &WebSocketEntry) {
 }
 
 impl UnansweredEntry {
-    /// Returns the text after the path: ` 200: broken off in mid-body: the client left after 1.2s`.
+    /// Returns the text after the path: ` 200: aborted within the body: the client left after 1.2s`.
     fn end(&self) -> String {
         let begun = match self.sent {
-            Some(PartialResponse { status, .. }) => format!(" {status}: broken off in mid-body"),
+            Some(PartialResponse { status, .. }) => format!(" {status}: aborted within the body"),
             None => String::new(),
         };
         let duration = self.duration;
         match self.cause {
             UnansweredCause::ClientClosed => format!("{begun}: the client left after {duration:.1?}"),
             UnansweredCause::WriteTimeout => {
-                format!("{begun}: cut off after {duration:.1?}, the client did not read its response")
+                format!("{begun}: connection closed after {duration:.1?}, the client did not read")
             }
-            UnansweredCause::Shutdown => format!("{begun}: cut off after {duration:.1?}, the daemon stops"),
+            UnansweredCause::Shutdown => format!("{begun}: the daemon stopped after {duration:.1?}"),
         }
     }
 }
@@ -452,18 +453,18 @@ mod tests {
         let sent = Some(PartialResponse { status: 200, bytes: 10 });
         for (cause, sent, expected) in [
             (UnansweredCause::ClientClosed, None, ": the client left after 1.2s"),
-            (UnansweredCause::ClientClosed, sent, " 200: broken off in mid-body: the client left after 1.2s"),
+            (
+                UnansweredCause::ClientClosed,
+                sent,
+                " 200: aborted within the body: the client left after 1.2s",
+            ),
             (
                 UnansweredCause::WriteTimeout,
                 sent,
-                " 200: broken off in mid-body: cut off after 1.2s, the client did not read its response",
+                " 200: aborted within the body: connection closed after 1.2s, the client did not read",
             ),
-            (UnansweredCause::Shutdown, None, ": cut off after 1.2s, the daemon stops"),
-            (
-                UnansweredCause::Shutdown,
-                sent,
-                " 200: broken off in mid-body: cut off after 1.2s, the daemon stops",
-            ),
+            (UnansweredCause::Shutdown, None, ": the daemon stopped after 1.2s"),
+            (UnansweredCause::Shutdown, sent, " 200: aborted within the body: the daemon stopped after 1.2s"),
         ] {
             let duration = Duration::from_millis(1234);
             let unanswered = UnansweredEntry {

@@ -64,7 +64,7 @@ pub(super) enum Directive {
     CloseIdle = 1,
     /// `timeouts.header` expired: answer 408.
     HeadTimeout = 2,
-    /// End the connection now, even in mid-response.
+    /// End the connection now, even within a response.
     Abort = 3,
 }
 
@@ -131,7 +131,7 @@ pub struct Connection {
     directive: AtomicU8,
     /// A request was answered before all of it was read.
     has_unread_input: AtomicBool,
-    /// A response was cut off: close with a reset.
+    /// A response was aborted: close with a reset.
     reset: AtomicBool,
     /// The client shut down its sending half while a request was in flight.
     half_closed: AtomicBool,
@@ -187,7 +187,7 @@ impl Connection {
         }
     }
 
-    /// Makes the connection end with a reset, because the response was cut off: to HTTP/1.0 a plain close ends a body
+    /// Makes the connection end with a reset, because the response was aborted: to HTTP/1.0 a plain close ends a body
     /// without a length (RFC 9112 §6.3).
     pub fn mark_reset(&self) {
         self.reset.store(true, Ordering::Relaxed);
@@ -294,8 +294,8 @@ impl Connection {
         self.registry.now()
     }
 
-    /// Wakes the connection's task at this coarse time or up to half a second later. Replaces the previous alarm; `None`
-    /// cancels it.
+    /// Wakes the connection's task at this coarse time or up to half a second later. Replaces the previous alarm;
+    /// `None` cancels it.
     pub fn set_alarm(&self, time: Option<u32>) {
         self.alarm.time.store(time.unwrap_or_default(), Ordering::Relaxed);
         self.alarm.is_set.store(time.is_some(), Ordering::Relaxed);
@@ -308,8 +308,8 @@ impl Connection {
         }
     }
 
-    /// True if the connection must end now, even in mid-response. For a task that does not poll its stream's read half,
-    /// which returns an error then.
+    /// True if the connection must end now, even within a response. For a task that does not poll its stream's read
+    /// half, which returns an error then.
     pub fn should_abort(&self) -> bool {
         self.directive() == Directive::Abort
     }

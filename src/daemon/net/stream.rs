@@ -60,7 +60,7 @@ impl ClientStream {
         }
     }
 
-    /// Marks a response in flight as cut off. Returns the error to end the connection with.
+    /// Marks a response in flight as aborted. Returns the error to end the connection with.
     pub fn abort(&self) -> io::Error {
         if self.connection.is_responding() {
             self.connection.mark_reset();

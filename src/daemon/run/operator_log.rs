@@ -272,13 +272,12 @@ fn describe_recycling(reason: RecycleReason) -> String {
 
 fn log_failed_reload(generation: Generation, failure: &BootFailure) {
     match failure.kind {
-        BootFailureKind::Superseded | BootFailureKind::Stopped => tracing::info!(
-            rgun.generation = generation.0,
-            "generation {generation} does not take over: {failure}"
-        ),
+        BootFailureKind::Superseded | BootFailureKind::Stopped => {
+            tracing::info!(rgun.generation = generation.0, "generation {generation} is discarded: {failure}")
+        }
         _ => tracing::error!(
             rgun.generation = generation.0,
-            "reload failed: {failure}; generation {generation} does not take over"
+            "reload failed: {failure}; generation {generation} is discarded"
         ),
     }
 }

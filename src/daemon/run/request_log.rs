@@ -19,7 +19,7 @@ pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, request: &Request
     // A client that has its whole response, or has left, has an entry with a status elsewhere.
     let (status, outcome) = match response {
         ResponseProgress::NotStarted => (Some(504), "504"),
-        ResponseProgress::HeadSent(status) => (Some(*status), "broke off in mid-body"),
+        ResponseProgress::HeadSent(status) => (Some(*status), "aborted within the body"),
         ResponseProgress::Complete => (None, "continues although its client does not wait for it"),
     };
     tracing::error!(

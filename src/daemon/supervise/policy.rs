@@ -15,9 +15,9 @@ pub struct SupervisorPolicy {
     pub count: NonZeroU16,
     /// The lowest number of workers. Between `min` and `count` the number follows the load.
     pub min: NonZeroU16,
-    /// `workers.threads`: the number of requests that make one worker busy. The number of workers shrinks when fewer
-    /// can run the peak load. It is used for ASGI as well, although an ASGI worker accepts a thousand requests: how
-    /// many its event loop can serve is unknown.
+    /// `workers.threads`: the number of requests at which one worker counts as busy. The autoscaler removes a worker
+    /// when the others, each with this many requests, can run the peak load. This is used for ASGI too: an ASGI
+    /// worker accepts a thousand requests, but how many its event loop can serve at a time is unknown.
     pub slots: NonZeroU32,
     /// `workers.preload`: workers are forked from a zygote.
     pub preload: bool,

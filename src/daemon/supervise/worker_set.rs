@@ -26,7 +26,8 @@ pub(super) struct WorkerSet {
     pub(super) asleep: bool,
     /// The zygote's seat; `None` without `workers.preload`.
     pub(super) zygote: Option<Seat>,
-    /// The worker that becomes the zygote when it is drained; `None` if there is none.
+    /// The worker chosen to become the next zygote (`workers.refork`), which it does once drained; `None` if no worker
+    /// is chosen.
     pub(super) candidate: Option<Incarnation>,
     /// A worker became the zygote, or failed to: no other is promoted.
     pub(super) reforked: bool,

@@ -1,7 +1,7 @@
 //! The times at which a WebSocket acts by itself: a ping, the ping's timeout, a close for a restart, the close timeout.
 //!
-//! Times are milliseconds of the connection's clock ([`Connection::coarse_now`](crate::net::Connection::coarse_now)), which
-//! wraps; the connection's alarm wakes the task at [`ConnTimers::next`].
+//! Times are milliseconds of the connection's clock ([`Connection::coarse_now`](crate::net::Connection::coarse_now)),
+//! which wraps; the connection's alarm wakes the task at [`ConnTimers::next`].
 
 use std::time::Duration;
 
@@ -72,12 +72,13 @@ impl ConnTimers {
         self.ping_sent = None;
     }
 
-    /// Notes that a ping was sent.
+    /// Called when a ping was sent: starts the wait for its pong, unless no pong is expected.
     pub(super) fn on_ping(&mut self, now: u32, settings: &WebSocketSettings) {
         if settings.ping_timeout.is_some() && self.is_reading {
             self.ping_sent = Some(now);
         } else {
-            // The pong is not awaited. A client that is gone is still detected: its machine answers with a reset.
+            // No pong is awaited: there is no timeout, or nothing is read. The next ping is sent an interval from now.
+            // A vanished client is still detected, because its machine answers the ping with a TCP reset.
             self.last_input = now;
         }
     }

@@ -45,9 +45,9 @@ impl Outbox {
         }
     }
 
-    /// Called at the end of each response: wakes the daemon if it is the first one in this kernel tick. Under low load
-    /// there are no other responses to wait for, and the application may block the loop before the tick ends. Under
-    /// high load the daemon is awake anyway.
+    /// Called at the end of each response. The first response in a tick of the kernel's clock wakes the daemon at once;
+    /// the others are left to the wake-up at the end of the loop's iteration. Under low load there is nothing to batch,
+    /// and the application may block the loop; under high load the daemon is awake anyway.
     pub(super) fn on_response_end(&self, output: &Output) {
         let tick = coarse_now();
         if self.last_end_tick.load(Ordering::Relaxed) != tick {

@@ -30,8 +30,8 @@ enum HeaderName {
     HopByHop,
 }
 
-/// Cache of checked header names, by the identity of the `str` object: applications and frameworks use the same literals
-/// for every response. The reference held by the cache keeps the address from being reused.
+/// Cache of checked header names, by the identity of the `str` object: applications and frameworks use the same
+/// literals for every response. The reference held by the cache keeps the address from being reused.
 #[derive(Debug, Default)]
 pub(crate) struct HeadCache {
     names: GilCell<Vec<Option<CachedName>>>,
@@ -184,8 +184,8 @@ enum EncodedField {
     Dropped,
 }
 
-/// Parses the status: the code, and the reason phrase (RFC 9112 §4) or the canonical one. `bytes` must be empty and holds
-/// the phrase afterwards.
+/// Parses the status: the code, and the reason phrase (RFC 9112 §4) or the canonical one. `bytes` must be empty and
+/// holds the phrase afterwards.
 fn status_line<'b>(status: &Bound<'_, PyString>, bytes: &'b mut Vec<u8>) -> PyResult<(u16, &'b [u8])> {
     let line = append_latin1(status, bytes).ok().and_then(|()| match &**bytes {
         [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..]
@@ -249,7 +249,7 @@ fn warn_hop_by_hop(py: Python<'_>, name: &Bound<'_, PyString>) {
         py,
         &WARNED,
         &format!(
-            "the application sent the hop-by-hop header {name}; such headers are dropped (PEP 3333), said once"
+            "the application sent the hop-by-hop header {name}; such headers are dropped (PEP 3333; logged once)"
         ),
     );
 }

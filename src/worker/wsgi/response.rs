@@ -345,7 +345,7 @@ impl Response {
         if taken.len() < data.len() {
             static WARNED: AtomicBool = AtomicBool::new(false);
             let text = format!(
-                "the application gave more body than its Content-Length of {length}; the rest is cut off, said once"
+                "the application gave more body than its Content-Length of {length}; the rest is dropped (logged once)"
             );
             warn_once(py, &WARNED, &text);
         }

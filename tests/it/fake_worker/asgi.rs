@@ -21,8 +21,8 @@
 //! | `/events`, `/events/MS` | the head; after a request for `/release` the body `event`; MS before each |
 //! | `/silent-events` | the head, then nothing until the end |
 //! | `/file-trailers/N` | a file of N bytes, and the trailer `x-sum: 13` |
-//! | `/lie-hints/NAME` | early hints with `NAME: 13` |
-//! | `/lie-take` | decreases the window of the body |
+//! | `/breach-hints/NAME` | early hints with `NAME: 13` |
+//! | `/breach-take` | decreases the window of the body |
 //! | `/codes` | how WebSockets ended, see `websocket.rs` |
 
 use std::collections::{HashMap, VecDeque};
@@ -397,12 +397,12 @@ impl Exchange<'_, '_> {
                 self.slot.worker.wait_until_taken()?;
                 self.send_asgi_frame(CompletionKind::Trailers, &[(b"x-sum", b"13")], b"", true)
             }
-            "lie-hints" => {
+            "breach-hints" => {
                 let field = (first.unwrap_or_default().as_bytes(), &b"13"[..]);
                 self.send_asgi_frame(CompletionKind::EarlyHints, &[field], b"", false)?;
                 self.text(200, "Hello, world!")
             }
-            "lie-take" => {
+            "breach-take" => {
                 self.take(&mut body, 100)?;
                 self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &50_u64.to_le_bytes(), false)?;
                 inbox.wait_until_ended();

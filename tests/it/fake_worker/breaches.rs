@@ -2,22 +2,22 @@
 //!
 //! | path | breach |
 //! |---|---|
-//! | `/lie-length` | each word of the completion ring is a length beyond it, and the head is advanced |
-//! | `/lie-head` | a completion head far beyond the ring |
-//! | `/lie-tail`, `/lie-tail/back` | a submission tail far beyond the head / of 0, after a correct response; then claims nothing |
-//! | `/lie-asleep` | 4 billion sleeping threads, after a correct response |
-//! | `/lie-chunk/twice`, `/range`, `/length` | a chunk sent twice / that does not exist / longer than a chunk |
-//! | `/lie-exchange/unknown`, `/zero`, `/twice` | a head for an unknown exchange / for exchange 0 / after the end of the response |
-//! | `/lie-exchange/other` | waits until another slot runs an exchange, and sends a response to that one |
-//! | `/lie-slot` | a slot that does not exist |
-//! | `/lie-frame` | a frame of 0xff bytes |
-//! | `/lie-length-header`, `/more`, `/stream` | `content-length: 5` before 10 bytes / before 3 / before 10 in two parts |
-//! | `/lie-length-header/sign`, `/two` | `content-length: +10` / 10 and 11 |
-//! | `/lie-file`, `/huge`, `/beyond` | a file after bytes / the same, with almost 2^64 bytes / a file whose end is beyond 2^63 |
-//! | `/lie-status/N` | status N |
-//! | `/lie-field/NAME` | `NAME: chunked` beside a length |
-//! | `/lie-reason` | a reason phrase of two lines |
-//! | `/lie-empty-chunks` | a part with an empty chunk |
+//! | `/breach-length` | each word of the completion ring is a length beyond it, and the head is advanced |
+//! | `/breach-head` | a completion head far beyond the ring |
+//! | `/breach-tail`, `/breach-tail/back` | a submission tail far beyond the head / of 0, after a correct response; then claims nothing |
+//! | `/breach-asleep` | 4 billion sleeping threads, after a correct response |
+//! | `/breach-chunk/twice`, `/range`, `/length` | a chunk sent twice / that does not exist / longer than a chunk |
+//! | `/breach-exchange/unknown`, `/zero`, `/twice` | a head for an unknown exchange / for exchange 0 / after the end of the response |
+//! | `/breach-exchange/other` | waits until another slot runs an exchange, and sends a response to that one |
+//! | `/breach-slot` | a slot that does not exist |
+//! | `/breach-frame` | a frame of 0xff bytes |
+//! | `/breach-length-header`, `/more`, `/stream` | `content-length: 5` before 10 bytes / before 3 / before 10 in two parts |
+//! | `/breach-length-header/sign`, `/two` | `content-length: +10` / 10 and 11 |
+//! | `/breach-file`, `/huge`, `/beyond` | a file after bytes / the same, with almost 2^64 bytes / a file whose end is beyond 2^63 |
+//! | `/breach-status/N` | status N |
+//! | `/breach-field/NAME` | `NAME: chunked` beside a length |
+//! | `/breach-reason` | a reason phrase of two lines |
+//! | `/breach-empty-chunks` | a part with an empty chunk |
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
@@ -36,31 +36,31 @@ impl Exchange<'_, '_> {
         let worker = self.slot.worker;
         let (map, geometry) = (&*worker.map, &worker.start.geometry);
         match (name, how) {
-            ("lie-length", _) => {
+            ("breach-length", _) => {
                 let completions = lock(&worker.completion);
                 map.copy_in(geometry.completion_offset(), &vec![0xf8; geometry.completion as usize]);
                 map.u64(Geometry::word(Word::CompletionHead)).fetch_add(64, Ordering::AcqRel);
                 // The lock is kept, so that nothing published later repairs the ring.
                 wake_daemon_and_hang(worker, completions)
             }
-            ("lie-head", _) => {
+            ("breach-head", _) => {
                 let completions = lock(&worker.completion);
                 map.u64(Geometry::word(Word::CompletionHead)).store(1 << 62, Ordering::Release);
                 wake_daemon_and_hang(worker, completions)
             }
-            ("lie-tail", _) => {
+            ("breach-tail", _) => {
                 let _submissions = lock(&worker.submission);
                 let tail = if how == "back" { 0 } else { 1 << 62 };
                 map.u64(Geometry::word(Word::SubmissionTail)).store(tail, Ordering::Release);
                 self.text(200, "Hello, world!")?;
                 hang()
             }
-            ("lie-asleep", _) => {
+            ("breach-asleep", _) => {
                 map.u32(Geometry::word(Word::Asleep)).store(u32::MAX, Ordering::Release);
                 self.text(200, "Hello, world!")
             }
-            ("lie-chunk", _) => {
-                let chunk = worker.fill_chunk(b"lie")?;
+            ("breach-chunk", _) => {
+                let chunk = worker.fill_chunk(b"bad")?;
                 let chunks = match how {
                     "range" => vec![(geometry.chunks, 3)],
                     "length" => vec![(chunk, u32::try_from(CHUNK_BYTES + 1)?)],
@@ -68,7 +68,7 @@ impl Exchange<'_, '_> {
                 };
                 self.respond(200, None, Body::Chunks(&chunks), true, true)
             }
-            ("lie-exchange", "unknown" | "zero" | "other") => {
+            ("breach-exchange", "unknown" | "zero" | "other") => {
                 let own = self.id;
                 self.id = match how {
                     "unknown" => ExchangeId(u64::MAX),
@@ -79,17 +79,17 @@ impl Exchange<'_, '_> {
                 self.id = own;
                 self.text(200, "Hello, world!")
             }
-            ("lie-exchange", _) => {
+            ("breach-exchange", _) => {
                 self.text(200, "Hello, world!")?;
                 self.text(200, "Hello again")
             }
-            ("lie-slot", _) => {
+            ("breach-slot", _) => {
                 let own = std::mem::replace(&mut self.slot.number, geometry.slots);
                 let answered = self.text(200, "from nowhere");
                 self.slot.number = own;
                 answered
             }
-            ("lie-frame", _) => worker.publish(&[0xff; 64]),
+            ("breach-frame", _) => worker.publish(&[0xff; 64]),
             _ => self.send_invalid_response(name, how),
         }
     }
@@ -98,34 +98,36 @@ impl Exchange<'_, '_> {
     pub(crate) fn send_invalid_response(&mut self, name: &str, how: &str) -> Outcome {
         let ten = Body::Inline(b"0123456789");
         match (name, how) {
-            ("lie-length-header", "sign") => self.head(200, &[(b"content-length", b"+10")], ten, true, true),
-            ("lie-length-header", "two") => {
+            ("breach-length-header", "sign") => {
+                self.head(200, &[(b"content-length", b"+10")], ten, true, true)
+            }
+            ("breach-length-header", "two") => {
                 let lengths = [(&b"content-length"[..], &b"10"[..]), (b"content-length", b"11")];
                 self.head(200, &lengths, ten, true, true)
             }
-            ("lie-length-header", "more") => self.respond(200, Some(5), Body::Inline(b"012"), true, true),
-            ("lie-length-header", "stream") => {
+            ("breach-length-header", "more") => self.respond(200, Some(5), Body::Inline(b"012"), true, true),
+            ("breach-length-header", "stream") => {
                 self.respond(200, Some(5), Body::Inline(b"012"), false, false)?;
                 self.part(CompletionKind::Body, Body::Inline(b"3456789"), true, true)
             }
-            ("lie-length-header", _) => self.respond(200, Some(5), ten, true, true),
-            ("lie-file", "beyond") => {
+            ("breach-length-header", _) => self.respond(200, Some(5), ten, true, true),
+            ("breach-file", "beyond") => {
                 self.send_file(b"file")?;
                 self.respond(200, None, Body::File { offset: i64::MAX as u64, len: 1 }, true, true)
             }
-            ("lie-file", _) => {
+            ("breach-file", _) => {
                 let (len, declared) = if how == "huge" { (u64::MAX - 4, 5) } else { (4, 14) };
                 self.send_file(b"file")?;
                 self.respond(200, Some(declared), ten, false, false)?;
                 self.part(CompletionKind::Body, Body::File { offset: 0, len }, true, true)
             }
-            ("lie-status", _) => self.text(how.parse()?, "invalid"),
-            ("lie-field", _) => {
+            ("breach-status", _) => self.text(how.parse()?, "invalid"),
+            ("breach-field", _) => {
                 let fields = [(&b"content-length"[..], &b"10"[..]), (how.as_bytes(), b"chunked")];
                 self.head(200, &fields, ten, true, true)
             }
-            ("lie-reason", _) => self.reason(b"OK\r\nx-evil: 1"),
-            ("lie-empty-chunks", _) => {
+            ("breach-reason", _) => self.reason(b"OK\r\nx-evil: 1"),
+            ("breach-empty-chunks", _) => {
                 self.respond(200, None, Body::Inline(b""), false, false)?;
                 let chunk = self.slot.worker.fill_chunk(b"")?;
                 self.part(CompletionKind::Body, Body::Chunks(&[(chunk, 0)]), false, false)

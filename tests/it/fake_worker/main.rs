@@ -24,7 +24,7 @@
 //! | `abort` | aborts before Booting |
 //! | `garbage` | sends a malformed message, then waits for Stop |
 //! | `ready-twice` | sends Ready a second time |
-//! | `deaf` | serves, and ignores Stop |
+//! | `ignore-stop` | serves, and ignores Stop |
 //! | `asgi` | is an ASGI worker, see `asgi.rs` |
 //! | `mute` | serves, and ignores DumpStacks and the signal for it |
 //!
@@ -89,7 +89,7 @@ fn boot() -> Outcome {
     let mut worker = Worker::new(socket, *start, map.as_fd(), reactor.as_fd(), eventfd, stacks)?;
 
     let mut wake = Some(wake);
-    let mut deaf = false;
+    let mut ignores_stop = false;
     let mut ready = 1;
     let mut before_ready = Duration::ZERO;
     let mut wait_after_booting = false;
@@ -115,7 +115,7 @@ fn boot() -> Outcome {
                 return worker.wait_for_stop();
             }
             "ready-twice" => ready = 2,
-            "deaf" => deaf = true,
+            "ignore-stop" => ignores_stop = true,
             "mute" => worker.mute = true,
             "asgi" => worker.events = wake.take().map(asgi::Loop::new),
             unknown => quit(64, &format!("RGUN_FAKE: unknown behaviour {unknown:?}")),
@@ -148,7 +148,7 @@ fn boot() -> Outcome {
         let interface = if worker.events.is_some() { Interface::Asgi } else { Interface::Wsgi };
         worker.report(&Report::Ready { interface }, &[])?;
     }
-    serve(&Arc::new(worker), deaf)
+    serve(&Arc::new(worker), ignores_stop)
 }
 
 /// The end of a boot that does not reach Ready.

@@ -1,4 +1,4 @@
-//! Selects the response by the request's path. Paths that begin with `/lie-` are in `breaches.rs`.
+//! Selects the response by the request's path. Paths that begin with `/breach-` are in `breaches.rs`.
 //!
 //! | path | response |
 //! |---|---|
@@ -127,7 +127,7 @@ impl Exchange<'_, '_> {
             "die-mid-body" => {
                 self.start_response()?;
                 worker.wait_until_taken()?;
-                quit(3, "exits in mid-body, by the path")
+                quit(3, "exits within the body, as the path asks")
             }
             "die-after-claim-many" => self.die_after_claiming(first.parse()?),
             "garbage-control" => {
@@ -142,7 +142,7 @@ impl Exchange<'_, '_> {
                 }
                 self.finish()
             }
-            _ if name.starts_with("lie-") => self.break_contract(name, first),
+            _ if name.starts_with("breach-") => self.break_contract(name, first),
             _ => self.text(404, "unknown path"),
         }
     }

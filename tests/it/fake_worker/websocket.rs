@@ -16,13 +16,13 @@
 //! | `/return` | accepts and returns |
 //! | `/send/N/S` | N binary messages of S bytes, then returns |
 //! | `/fragments` | one text message in three parts, cut within a character, then one without bytes; then as `/echo` |
-//! | `/deaf` | accepts, opens the window once, receives nothing until the end |
-//! | `/stone` | accepts, never opens the window |
+//! | `/stops-reading` | accepts, opens the window once, receives nothing until the end |
+//! | `/never-reads` | accepts, never opens the window |
 //! | `/slow/MS` | receives a message every MS; after the message `end` it sends `messages=… bytes=…` |
 //! | `/once` | receives one message, then nothing until the end |
 //! | `/raise`, `/raise-first` | raises after the first message / before the accept |
 //! | `/die` | exit 3 at the first message |
-//! | `/lie-code` | closes with an invalid code |
+//! | `/breach-code` | closes with an invalid code |
 //!
 //! `/codes` over HTTP lists how they ended, one a line: path, code and reason.
 
@@ -92,7 +92,7 @@ impl Exchange<'_, '_> {
                 self.message(b"half a mess", true, true)?;
                 return self.close_and_wait(first.parse()?, "", events, &path, inbox);
             }
-            "lie-code" => return self.close_and_wait(1005, "", events, &path, inbox),
+            "breach-code" => return self.close_and_wait(1005, "", events, &path, inbox),
             "return" => {}
             "send" => {
                 let bytes = pattern(second.parse()?);
@@ -111,11 +111,11 @@ impl Exchange<'_, '_> {
                 self.message(b"", true, false)?;
                 self.echo_messages(&mut socket, false)?;
             }
-            "deaf" => {
+            "stops-reading" => {
                 self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &WINDOW.to_le_bytes(), false)?;
                 inbox.wait_until_ended();
             }
-            "stone" => inbox.wait_until_ended(),
+            "never-reads" => inbox.wait_until_ended(),
             "slow" => self.count_messages(&mut socket, milliseconds(first)?)?,
             "once" => {
                 self.receive_part(&mut socket)?;

@@ -18,9 +18,9 @@ use rgun_channel::wake::{Epoch, Sleepers, SystemFutex, WaitFlag};
 use crate::requests::Exchange;
 use crate::{EXIT_SOFTWARE, Outcome, WAIT_TIMEOUT, asgi, lock, quit};
 
-/// Starts one thread per slot, or the event loop, and reads commands. Returns after Stop, once all have finished. `deaf`
-/// ignores Stop.
-pub(crate) fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
+/// Starts one thread per slot, or the event loop, and reads commands. Returns after Stop, once all have finished; never
+/// if the worker `ignores_stop`.
+pub(crate) fn serve(worker: &Arc<Worker>, ignores_stop: bool) -> Outcome {
     let threads = if worker.events.is_some() { 0 } else { worker.start.threads };
     let mut slots: Vec<_> = (0..threads)
         .map(|number| {
@@ -58,7 +58,7 @@ pub(crate) fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
             Command::Cancel(exchange) => {
                 lock(&worker.bodies).remove(&exchange);
             }
-            Command::Stop if deaf => {}
+            Command::Stop if ignores_stop => {}
             Command::Stop => break,
             Command::DumpStacks(exchange) => worker.dump_stacks(exchange)?,
             Command::ChildExited { .. } => {}

@@ -74,7 +74,7 @@ pub(crate) struct Attempt {
 
 /// Time during which the worker waited for credit, that is, for the client to read.
 #[derive(Debug, Default)]
-pub(crate) struct ClientHold {
+pub(crate) struct ClientWait {
     /// Start of the current wait; `None` while the worker has credit.
     pub(crate) since: Option<Instant>,
     /// Length of the earlier waits together.
@@ -114,7 +114,7 @@ pub(crate) struct Exchange {
     /// The list of slow clients has the exchange.
     pub(crate) is_watched: bool,
     pub(crate) response: ResponseState,
-    pub(crate) hold: ClientHold,
+    pub(crate) client_wait: ClientWait,
     /// The fault that ended the exchange instead of a complete response.
     pub(crate) fault: Option<Box<Fault>>,
 }
@@ -145,7 +145,7 @@ impl Exchange {
             waker: None,
             is_watched: false,
             response: ResponseState::default(),
-            hold: ClientHold::default(),
+            client_wait: ClientWait::default(),
             fault: None,
         }
     }
@@ -290,7 +290,7 @@ impl Exchange {
         self.state = ExchangeState::Queued;
         (self.submitted_at, self.ready_at) = (now, now);
         self.response = ResponseState::default();
-        self.hold = ClientHold::default();
+        self.client_wait = ClientWait::default();
         true
     }
 

@@ -35,7 +35,7 @@ impl Exchange {
         let ReceivedCompletion { header, head, payload, error, granted, fields } = completion;
         self.attempt.slot = header.slot;
         if self.response.ended && header.kind == CompletionKind::Respond {
-            return Err(format!("answered exchange {} twice", self.id.0).into());
+            return Err(format!("sent a second response for exchange {}", self.id.0).into());
         }
         if self.is_accepted_websocket()
             && !matches!(header.kind, CompletionKind::AppRaised | CompletionKind::WindowUpdate)
@@ -53,7 +53,7 @@ impl Exchange {
             CompletionKind::EarlyHints => return Ok(self.add_hints(fields)),
             CompletionKind::Trailers => self.on_trailers(fields)?,
             CompletionKind::Close => {
-                return Err(format!("closed exchange {}, which is no WebSocket", self.id.0).into());
+                return Err(format!("sent Close for exchange {}, which is not a WebSocket", self.id.0).into());
             }
         }
         self.on_payload(&header, payload, worker)?;
@@ -66,7 +66,7 @@ impl Exchange {
         head: Option<Box<ResponseHead>>,
     ) -> Result<(), ContractBreach> {
         if self.response.head_received {
-            return Err(format!("sent the head of exchange {} twice", self.id.0).into());
+            return Err(format!("sent a second head for exchange {}", self.id.0).into());
         }
         self.response.head_received = true;
         if header.status == STATUS_WEBSOCKET_ACCEPTED {
@@ -89,7 +89,7 @@ impl Exchange {
         if is_due && (self.response.head_received || is_early_end) {
             return Ok(());
         }
-        Err(format!("sent body of exchange {} out of turn", self.id.0).into())
+        Err(format!("sent a body part of exchange {} before the head or after the end", self.id.0).into())
     }
 
     fn on_exception(
@@ -103,7 +103,8 @@ impl Exchange {
         if self.response.n_raised > MAX_RAISED {
             return Err(format!("raised {} times in exchange {}", self.response.n_raised, self.id.0).into());
         }
-        // The daemon has the bytes that have not been sent; they must not use up the window of the slot's next exchange.
+        // The daemon has the bytes that have not been sent; they must not use up the window of the slot's next
+        // exchange.
         self.acknowledge_all(worker);
         let waker = if self.response.ended {
             // For the journal only: the client has its response.
@@ -127,7 +128,11 @@ impl Exchange {
     fn on_trailers(&mut self, fields: Option<Box<HeaderMap>>) -> Result<(), ContractBreach> {
         let response = &mut self.response;
         if !response.head_received || response.ended || response.trailers.is_some() {
-            return Err(format!("sent trailers of exchange {} out of turn", self.id.0).into());
+            return Err(format!(
+                "sent trailers of exchange {} before the head, after the end or twice",
+                self.id.0
+            )
+            .into());
         }
         if response.client != ClientState::Done {
             response.trailers = fields;
@@ -154,7 +159,7 @@ impl Exchange {
             self.response.store_payload(payload, is_whole, &worker.buffers.memory);
         }
         if self.response.unacked > RESPONSE_WINDOW && len > 0 {
-            return Err(format!("sent body of exchange {} beyond its window", self.id.0).into());
+            return Err(format!("sent more body of exchange {} than its window allows", self.id.0).into());
         }
         self.response.unacked += len;
         if header.end && !std::mem::replace(&mut self.response.ended, true) {
@@ -167,7 +172,7 @@ impl Exchange {
             self.absorb(worker, len);
         }
         if header.done && !self.response.ended {
-            return Err(format!("was done with exchange {} without ending its answer", self.id.0).into());
+            return Err(format!("finished exchange {} without ending its response", self.id.0).into());
         }
         Ok(())
     }
@@ -200,11 +205,15 @@ impl Exchange {
                 upload.granted = granted;
                 Ok(upload.waker.take())
             }
-            Some(_) => Err(format!("did not raise the credit for the body of exchange {}", self.id.0).into()),
-            None => {
-                Err(format!("gave credit for the body of exchange {}, which it has already", self.id.0)
+            Some(_) => {
+                Err(format!("did not increase the credit for the request body of exchange {}", self.id.0)
                     .into())
             }
+            None => Err(format!(
+                "gave credit for the request body of exchange {}, which it has received completely",
+                self.id.0
+            )
+            .into()),
         }
     }
 }

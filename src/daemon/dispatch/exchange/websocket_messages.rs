@@ -28,10 +28,16 @@ impl Exchange {
     /// Turns the exchange into a WebSocket: the application has accepted the handshake.
     pub(super) fn accept_websocket(&mut self, header: &Completion) -> Result<(), ContractBreach> {
         let Some(socket) = &mut self.websocket else {
-            return Err(format!("accepted exchange {}, which is no WebSocket's", self.id.0).into());
+            return Err(format!(
+                "sent status 101 for exchange {}, which is not a WebSocket handshake",
+                self.id.0
+            )
+            .into());
         };
         if header.end || header.done {
-            return Err(format!("ended exchange {} with its accept", self.id.0).into());
+            return Err(
+                format!("ended exchange {} in the frame that accepts its WebSocket", self.id.0).into()
+            );
         }
         socket.is_accepted = true;
         // A WebSocket is never reported as slow.
@@ -78,7 +84,9 @@ impl Exchange {
             if header.kind == CompletionKind::Body && header.done && is_empty {
                 return Ok(None);
             }
-            return Err(format!("went on with exchange {}, which it had closed", self.id.0).into());
+            return Err(
+                format!("sent a frame for the WebSocket of exchange {} after its close", self.id.0).into()
+            );
         }
         match (header.kind, payload) {
             // After Disconnect, the worker ends the exchange without a close.
@@ -88,9 +96,7 @@ impl Exchange {
                 self.response.ended = true;
             }
             (CompletionKind::Body, _) if header.end || header.done => {
-                return Err(
-                    format!("ended the message of exchange {} as if it were a body", self.id.0).into()
-                );
+                return Err(format!("ended the WebSocket of exchange {} without a close", self.id.0).into());
             }
             (CompletionKind::Body, Payload::Bytes(bytes)) => {
                 self.queue_message(vec![bytes], header)?;
@@ -110,7 +116,7 @@ impl Exchange {
             }
             (kind, _) => {
                 let id = self.id.0;
-                return Err(format!("sent {kind:?} out of place in exchange {id}, a WebSocket").into());
+                return Err(format!("sent {kind:?} for exchange {id}, which is a WebSocket").into());
             }
         }
         if self.response.ended || self.is_client_done() {
@@ -125,7 +131,7 @@ impl Exchange {
     /// Queues the part of a message that came with one completion.
     fn queue_message(&mut self, chunks: Vec<Bytes>, header: &Completion) -> Result<(), ContractBreach> {
         if self.response.unacked > RESPONSE_WINDOW {
-            return Err(format!("sent messages of exchange {} beyond its window", self.id.0).into());
+            return Err(format!("sent more messages of exchange {} than its window allows", self.id.0).into());
         }
         let len: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         self.response.unacked += len + MESSAGE_COST;

@@ -62,6 +62,7 @@ impl AppBody {
 pub struct Ticket {
     dispatcher: &'static Dispatcher,
     id: ExchangeId,
+    /// The exchange needs nothing more from this handle: dropping it tells the dispatcher nothing.
     is_settled: bool,
     /// Early hints that the last poll found.
     hints: Option<Box<HeaderMap>>,
@@ -72,6 +73,7 @@ pub struct Ticket {
 pub struct BodyStream {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) id: ExchangeId,
+    /// The exchange needs nothing more from this handle: dropping it tells the dispatcher nothing.
     pub(super) is_settled: bool,
     /// Length of the body in bytes, if it was complete when its head was taken.
     body_len: Option<u64>,
@@ -186,8 +188,8 @@ impl BodyStream {
     /// Returns the next piece; `None` when the body is complete.
     ///
     /// # Errors
-    /// The fault that ended the exchange. The caller must reset the connection, so that the client does not take the body
-    /// for complete.
+    /// The fault that ended the exchange. The caller must reset the connection, so that the client does not take the
+    /// body for complete.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Fault>>> {
         if self.is_settled {
             return Poll::Ready(None);
@@ -212,8 +214,8 @@ impl BodyStream {
                     && let Some(worker) = state.workers.get_mut(credit.worker).and_then(Option::as_mut)
                 {
                     worker.channel.acknowledge(credit.slot, credit.bytes);
-                    if exchange.hold.since.is_some() && !exchange.waits_for_credit() {
-                        exchange.end_client_hold(worker, Instant::now());
+                    if exchange.client_wait.since.is_some() && !exchange.waits_for_credit() {
+                        exchange.end_client_wait(worker, Instant::now());
                     }
                 }
                 if matches!(piece, BodyPiece::Bytes(_)) {

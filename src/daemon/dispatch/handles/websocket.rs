@@ -26,6 +26,7 @@ const MAX_CLOSE_GAP: Duration = Duration::from_millis(20);
 pub struct WebSocketHandle {
     dispatcher: &'static Dispatcher,
     id: ExchangeId,
+    /// The application needs no `websocket.disconnect` any more: it was sent one, or has closed the WebSocket.
     is_settled: bool,
 }
 
@@ -73,8 +74,8 @@ impl WebSocketHandle {
     }
 
     /// Sends a part of a message of at most [`MAX_PART`](crate::dispatch::MAX_PART) bytes to the application, after
-    /// [`WebSocketHandle::poll_room`] returned true. Text is UTF-8 as a whole. Returns false when the application accepts
-    /// no more.
+    /// [`WebSocketHandle::poll_room`] returned true. Text is UTF-8 as a whole. Returns false when the application
+    /// accepts no more.
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8], text: bool, more: bool) -> Poll<bool> {
         let part = StreamFrame::Part { exchange: self.id, bytes, end: false, text, more };
         self.dispatcher.poll_part(cx, &part, bytes.len() as u64 + MESSAGE_COST)
@@ -82,10 +83,10 @@ impl WebSocketHandle {
 
     /// Sends `websocket.disconnect` to the application, unless it has ended the exchange.
     pub fn disconnect(mut self, code: u16, reason: &[u8]) {
-        self.settle(code, reason);
+        self.send_disconnect(code, reason);
     }
 
-    fn settle(&mut self, code: u16, reason: &[u8]) {
+    fn send_disconnect(&mut self, code: u16, reason: &[u8]) {
         if !std::mem::replace(&mut self.is_settled, true) {
             self.dispatcher.disconnect(self.id, code, reason);
         }
@@ -94,7 +95,7 @@ impl WebSocketHandle {
 
 impl Drop for WebSocketHandle {
     fn drop(&mut self) {
-        self.settle(ABNORMAL_CLOSURE, b"");
+        self.send_disconnect(ABNORMAL_CLOSURE, b"");
     }
 }
 

@@ -9,7 +9,7 @@
 //! A response may use as much memory as is still free: the first gets half of `limits.response_memory`, the second half
 //! of the rest, so there is always some left for the next. The excess goes to files, which share `limits.response_disk`
 //! in the same way. Beyond that, bytes are not acknowledged and the worker waits for the client; this is the normal case
-//! for endless streams. [`ClientHold`] counts the wait.
+//! for endless streams. [`ClientWait`] counts the wait.
 //!
 //! Blocking threads write the files, one block of each response at a time; [`Dispatcher::start_writes`] starts them.
 
@@ -24,7 +24,7 @@ use rgun_channel::frame::ExchangeId;
 use crate::error_chain::Chain;
 
 use crate::dispatch::data::Buffers;
-use crate::dispatch::exchange::{ClientHold, Exchange, ExchangeState};
+use crate::dispatch::exchange::{ClientWait, Exchange, ExchangeState};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::slow_clients::spill::{MIN_SPILL_BYTES, SpillJob, SpillResult, WatchedExchange};
 use crate::dispatch::tick_rate::TickRate;
@@ -70,32 +70,32 @@ impl Exchange {
     }
 
     /// Counts the wait so far if the worker waits for the client.
-    fn update_client_hold(&mut self, worker: Option<&mut Worker>, now: Instant) {
+    fn update_client_wait(&mut self, worker: Option<&mut Worker>, now: Instant) {
         if let Some(worker) = worker
             && self.waits_for_credit()
         {
-            self.extend_client_hold(worker, now);
+            self.extend_client_wait(worker, now);
         }
     }
 
     /// Ends the wait of the worker for the client, and does not count it towards the deadline.
-    pub(crate) fn end_client_hold(&mut self, worker: &mut Worker, now: Instant) {
-        self.extend_client_hold(worker, now);
-        self.hold.since = None;
+    pub(crate) fn end_client_wait(&mut self, worker: &mut Worker, now: Instant) {
+        self.extend_client_wait(worker, now);
+        self.client_wait.since = None;
     }
 
     /// Extends the deadline by the time that the worker has waited for the client so far.
-    pub(crate) fn extend_client_hold(&mut self, worker: &mut Worker, now: Instant) {
-        if let Some(since) = self.hold.since.replace(now) {
+    pub(crate) fn extend_client_wait(&mut self, worker: &mut Worker, now: Instant) {
+        if let Some(since) = self.client_wait.since.replace(now) {
             let waited = now.saturating_duration_since(since);
-            self.hold.total += waited;
+            self.client_wait.total += waited;
             worker.load.extend_clock(self.position(), waited);
         }
     }
 
     /// Resets the time spent waiting for the client.
-    pub(crate) fn reset_client_hold(&mut self) {
-        self.hold = ClientHold::default();
+    pub(crate) fn reset_client_wait(&mut self) {
+        self.client_wait = ClientWait::default();
     }
 
     /// Takes over the response from the worker, if one still has it. Returns a job for the part that does not fit
@@ -108,20 +108,20 @@ impl Exchange {
         now: Instant,
     ) -> Option<SpillJob> {
         if self.response.buffer.is_writing() {
-            self.update_client_hold(worker, now);
+            self.update_client_wait(worker, now);
             return None;
         }
         let allowed = buffers.memory.free();
         if self.response.buffer.in_memory() <= allowed {
             if let Some(worker) = worker {
                 self.acknowledge_all(worker);
-                if self.hold.since.is_some() {
-                    self.end_client_hold(worker, now);
+                if self.client_wait.since.is_some() {
+                    self.end_client_wait(worker, now);
                 }
             }
             return None;
         }
-        self.update_client_hold(worker, now);
+        self.update_client_wait(worker, now);
         let directory = directory?;
         if self.response.buffer.on_disk() > buffers.disk.free() {
             return None;
@@ -214,7 +214,7 @@ impl State {
         let is_full = buffers.memory.free() == 0
             && now.saturating_duration_since(self.slow_clients.last_room) >= STUCK_TIMEOUT;
         let lacks_memory = is_full && exchange.has_ended() && !exchange.response.buffer.is_writing();
-        let is_held = exchange.timeout.is_some_and(|limit| exchange.hold.total > limit);
+        let is_held = exchange.timeout.is_some_and(|limit| exchange.client_wait.total > limit);
         if is_stuck && (lacks_memory || is_held && exchange.waits_for_credit()) {
             self.abort_slow_client(watch.id, now);
         }
@@ -231,7 +231,7 @@ impl State {
         {
             exchange.release_response(worker);
             // The application may still use the rest of its time, and has to notice.
-            exchange.reset_client_hold();
+            exchange.reset_client_wait();
             worker.load.restart_clock(exchange.position(), now);
             if worker.is_asgi() {
                 worker.send_disconnect(exchange);
@@ -305,7 +305,7 @@ impl Dispatcher {
                 {
                     worker.channel.acknowledge(leaving.slot, leaving.bytes);
                     if !exchange.waits_for_credit() {
-                        exchange.end_client_hold(worker, now);
+                        exchange.end_client_wait(worker, now);
                     }
                 }
             }

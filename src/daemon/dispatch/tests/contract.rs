@@ -58,7 +58,7 @@ fn empty_parts_are_a_breach() {
     rig.complete(exchange, CompletionKind::Respond, b"", false, false);
     rig.complete(exchange, CompletionKind::Body, b"", false, false);
     rig.dispatcher.before_park();
-    assert!(rig.take_breach().contains("out of turn"));
+    assert!(rig.take_breach().contains("before the head"));
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn running_requests_are_listed_without_unclaimed_ones() {
     let mut rig = Rig::with(base_policy(), 0);
     rig.attach(Generation(1), 2, None);
     rig.dispatcher.admit(WORKER);
-    let _tickets = [rig.submit(b"/running"), rig.submit(b"/lying")];
+    let _tickets = [rig.submit(b"/running"), rig.submit(b"/unclaimed")];
     rig.claim().unwrap();
     let running = rig.dispatcher.running_requests(WORKER);
     assert_eq!(running.iter().map(|info| info.path.to_string()).collect::<Vec<_>>(), ["/running"]);
@@ -70,7 +70,7 @@ fn running_requests_are_listed_without_unclaimed_ones() {
 fn slow_request_is_reported_once() {
     let mut rig = Rig::with(Policy { slow: Some(SECOND), ..base_policy() }, 2);
     let start = Instant::now();
-    let _tickets = [rig.submit(b"/slow"), rig.submit(b"/lying")];
+    let _tickets = [rig.submit(b"/slow"), rig.submit(b"/unclaimed")];
     let (exchange, _) = rig.claim().unwrap();
     rig.dispatcher.tick(start + SECOND / 2);
     assert_eq!(slow_paths(&rig.take_notices()).len(), 0);

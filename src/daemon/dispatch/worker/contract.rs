@@ -4,7 +4,7 @@ use std::fmt;
 
 use rgun_channel::ProtocolError;
 
-/// A breach of the channel's contract, as a phrase whose subject is the worker: "sent the head of exchange 7 twice".
+/// A breach of the channel's contract, as a phrase whose subject is the worker: "sent a second head for exchange 7".
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ContractBreach(String);
 

@@ -86,7 +86,7 @@ fn decode_head(
     encoded_fields: &Bytes,
     n_fields: u16,
 ) -> Result<Box<ResponseHead>, ContractBreach> {
-    let status = StatusCode::from_u16(status).map_err(|_| format!("impossible status {status}"))?;
+    let status = StatusCode::from_u16(status).map_err(|_| format!("sent the invalid status {status}"))?;
     let (fields, length) = header_map(encoded_fields, n_fields)?;
     let is_impossible = match length {
         // RFC 9110 §8.6: a 204 has no Content-Length; one that says 0 is harmless.
@@ -95,7 +95,7 @@ fn decode_head(
         ContentLength::Invalid => true,
     };
     if is_impossible {
-        return Err(format!("sent an impossible length with status {}", status.as_u16()).into());
+        return Err(format!("sent an invalid Content-Length with status {}", status.as_u16()).into());
     }
     let reason = (!reason.is_empty()).then(|| reason.into());
     Ok(Box::new(ResponseHead { status, reason, fields, length }))
@@ -117,11 +117,13 @@ fn decode_asgi<'b>(
     body: BodyPart,
 ) -> Result<ReceivedCompletion, ContractBreach> {
     let BodyPart::Inline(body) = body else {
-        return Err(format!("sent {:?} with a body outside the frame", header.kind).into());
+        return Err(format!("sent {:?} with a body in the slab or in a file", header.kind).into());
     };
     let may_end = header.kind == CompletionKind::Trailers || header.kind == CompletionKind::Close;
     if !worker.is_asgi() || (header.end || header.done) && !may_end {
-        return Err(format!("sent {:?} out of place", header.kind).into());
+        return Err(
+            format!("sent {:?}, which its interface or this exchange does not allow", header.kind).into()
+        );
     }
     let mut received = ReceivedCompletion::bare(header);
     match header.kind {
@@ -132,7 +134,7 @@ fn decode_asgi<'b>(
             let shared = buffer_pool::copy(slice(fields));
             let (fields, length) = header_map(&shared, n_fields)?;
             if header.kind == CompletionKind::EarlyHints && length != ContentLength::Absent {
-                return Err("sent a length with early hints".into());
+                return Err("sent a Content-Length with early hints".into());
             }
             received.fields = Some(Box::new(fields));
         }
@@ -155,8 +157,9 @@ fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, ContentLengt
         let (name, role) = match name {
             FieldName::Known(index) => known_name(index),
             FieldName::Literal(name) => {
-                let name = HeaderName::from_bytes(name)
-                    .map_err(|_| format!("sent the field name {:?}", String::from_utf8_lossy(name)))?;
+                let name = HeaderName::from_bytes(name).map_err(|_| {
+                    format!("sent the invalid field name {:?}", String::from_utf8_lossy(name))
+                })?;
                 let role = FieldRole::of(&name);
                 (name, role)
             }
@@ -165,11 +168,11 @@ fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, ContentLengt
             FieldRole::EndToEnd => {}
             FieldRole::ContentLength => length = length.combine(value),
             FieldRole::HopByHop => {
-                return Err(format!("sent the field {name}, which is the connection's").into());
+                return Err(format!("sent the hop-by-hop field {name}").into());
             }
         }
         let value = HeaderValue::from_maybe_shared(encoded.slice_ref(value))
-            .map_err(|_| format!("sent an impossible value for the field {name}"))?;
+            .map_err(|_| format!("sent an invalid value of the field {name}"))?;
         map.append(name, value);
     }
     Ok((map, length))

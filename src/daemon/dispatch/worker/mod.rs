@@ -300,7 +300,7 @@ impl Worker {
             return Err(format!("sent no descriptor for the file of exchange {}", id.0).into());
         };
         if !self.load.is_running(id) {
-            return Err(format!("sent a file for exchange {}, which is not its own", id.0).into());
+            return Err(format!("sent a file for exchange {}, which is not assigned to it", id.0).into());
         }
         self.channel.store_file(id, fd)
     }

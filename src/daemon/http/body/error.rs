@@ -4,10 +4,10 @@ use std::io;
 
 use crate::dispatch::Fault;
 
-/// An error in mid-body. hyper then closes the connection, so that the client sees an incomplete response.
+/// An error within the body. hyper then closes the connection, so that the client sees an incomplete response.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::http) enum BodyError {
-    #[error("the exchange failed in mid-body: {0:?}")]
+    #[error("the exchange failed within the body: {0:?}")]
     Fault(Fault),
     #[error("cannot read the file")]
     File(#[source] io::Error),

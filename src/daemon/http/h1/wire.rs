@@ -6,8 +6,8 @@
 //! A head is delivered when it is complete and accepted, a body as it arrives. Bytes after a message are buffered until
 //! hyper reads the next one. Usually a head arrives in one piece and is checked in place, in hyper's buffer.
 //!
-//! A refused head never reaches hyper. hyper reads [`STAND_IN`] in its place, and the service answers that with the error
-//! response: after the responses to earlier requests, with a request id and a journal entry like every response.
+//! A refused head never reaches hyper. hyper reads [`STAND_IN`] in its place, and the service answers that with the
+//! error response: after the responses to earlier requests, with a request id and a journal entry like every response.
 //!
 //! hyper does not read while a request is served; [`Wire::watch_client`] does, to notice a client that closed.
 
@@ -167,7 +167,7 @@ impl Wire {
                 }
             };
             match outcome {
-                // After end of input in mid-head there is no request to answer.
+                // After end of input within a head there is no request to answer.
                 ReadOutcome::Accepted | ReadOutcome::Eof => return Poll::Ready(Ok(())),
                 ReadOutcome::Buffered => {}
             }
@@ -186,8 +186,8 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Watches the client while its request is served: reads ahead, up to a limit, and reports a reset as an error. After
-    /// an orderly end of input the request is still answered.
+    /// Watches the client while its request is served: reads ahead, up to a limit, and reports a reset as an error.
+    /// After an orderly end of input the request is still answered.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let connection = &self.context.connection;
         if connection.should_abort() {

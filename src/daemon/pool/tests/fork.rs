@@ -256,11 +256,11 @@ fn fork_reports_of_other_processes_are_rejected() {
     in_own_process(module_path!(), "fork_reports_of_other_processes_are_rejected", || {
         let mut fixture = PoolFixture::new("exec sleep 1000", None);
         let _zygote = fixture.zygote(worker(0, 1));
-        let (other, liar) = (worker(0, 2), worker(1, 3));
+        let (other, false_sender) = (worker(0, 2), worker(1, 3));
         let _other = fixture.zygote(other);
-        fixture.spawn(liar);
+        fixture.spawn(false_sender);
         fixture.pool.fork(&fixture.spec(worker(2, 4)), worker(0, 1)).unwrap();
-        for sender in [liar, other] {
+        for sender in [false_sender, other] {
             let error = fixture.pool.on_fork_failed(sender, 4).unwrap_err();
             assert!(error.to_string().contains("not requested of it"), "{error}");
         }
@@ -270,7 +270,7 @@ fn fork_reports_of_other_processes_are_rejected() {
         fixture.pool.forks.expire();
         assert_eq!(fixture.pool.take_lost_forks().len(), 1);
         let innocent = child("exec sleep 1000");
-        for sender in [liar, other] {
+        for sender in [false_sender, other] {
             fixture.pool.on_fork_failed(sender, 4).unwrap_err();
             let error = fixture.pool.on_forked(sender, 4, to_u32(innocent)).unwrap_err();
             assert!(matches!(error, SpawnError::FalseFork { .. }), "{error}");
