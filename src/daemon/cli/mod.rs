@@ -73,7 +73,7 @@ impl Invocation {
     /// All errors at once.
     pub fn reread(&self) -> Result<Self, ConfigErrors> {
         let mut again = self.sources.read()?;
-        if again.config.listen != self.config.listen {
+        if again.config.listen.addresses() != self.config.listen.addresses() {
             again.warnings.push(format!(
                 "{} has changed, which needs a restart: a reload keeps the sockets",
                 config::name::BIND

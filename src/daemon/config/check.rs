@@ -11,9 +11,9 @@ use super::checker::{Checker, Layers};
 use super::keys::name;
 use super::value::Setting;
 use super::{
-    App, Bind, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Listen, Loaded,
-    Log, Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores, ValueError, WebSocket,
-    Workers, bind, environment, keys, paths, python, read, rules, trusted, units,
+    App, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Loaded, Log, Loop,
+    PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores, ValueError, WebSocket, Workers,
+    certificates, keys, listeners, paths, python, read, rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
@@ -47,7 +47,8 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let websocket = checker.websocket();
     let underscores = checker.read(name::UNDERSCORES, Underscores::Drop, read::underscores);
     let proxy = checker.read(name::TRUSTED, Proxy::default(), trusted::read);
-    let listen = checker.listen(base);
+    let mut tls = certificates::check(&mut checker);
+    let listen = listeners::check(&mut checker, base, &mut tls);
     let reload = checker.reload();
     let hooks = checker.hooks();
     let log = checker.log();
@@ -77,6 +78,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                 reload,
                 hooks,
                 listen,
+                tls,
                 log,
                 origin: layers.path.map(Path::to_owned),
             },
@@ -208,19 +210,7 @@ impl Checker<'_> {
 
     fn paths(&mut self) -> Vec<PathRule> {
         let Some(setting) = self.setting(name::PATH_RULES) else { return Vec::new() };
-        let mut errors = Vec::new();
-        let rules = rules::read(setting, &mut errors);
-        self.errors.extend(errors.into_iter().map(|fault| {
-            let rules::RuleError { idx, key, origin, value, error } = fault;
-            let dot = if key.is_empty() { "" } else { "." };
-            ConfigError {
-                origin: origin.to_owned(),
-                key: format!("{}[{idx}]{dot}{key}", name::PATH_RULES),
-                value: value.map(ToString::to_string),
-                reason: error.reason,
-                hint: error.hint,
-            }
-        }));
+        let rules = rules::read(setting, &mut self.errors);
         rules.unwrap_or_else(|error| {
             self.push_error(name::PATH_RULES, setting, error);
             Vec::new()
@@ -297,30 +287,6 @@ impl Checker<'_> {
             level: self.read(name::LEVEL, defaults.level, read::level),
             access: self.read(name::ACCESS, defaults.access, read::boolean),
             slow: self.read(name::SLOW, defaults.slow, read::timeout_or_off),
-        }
-    }
-
-    /// The addresses to listen on. `PORT`, which some platforms set, is used if neither a setting nor systemd names one.
-    fn listen(&mut self, base: &Path) -> Listen {
-        let environment = self.layers.environment;
-        if self.setting(name::BIND).is_some() || environment.value("LISTEN_FDS").is_some() {
-            return self.read(name::BIND, Listen::default(), |setting| read::listen(setting, base));
-        }
-        let Some(port) = environment.value(environment::PORT) else { return Listen::default() };
-        let port = port.to_string_lossy();
-        match bind::port(&port) {
-            Ok(port) => Listen { bind: vec![Bind::any(port)], explicit: false },
-            Err(error) => {
-                let hint = "set PORT to a number from 0 to 65535, or name an address with --bind";
-                self.errors.push(ConfigError {
-                    origin: environment::PORT.to_owned(),
-                    key: name::BIND.to_owned(),
-                    value: Some(format!("{port:?}")),
-                    reason: error.reason,
-                    hint: Some(hint.to_owned()),
-                });
-                Listen::default()
-            }
         }
     }
 

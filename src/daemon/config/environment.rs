@@ -84,6 +84,13 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
                 reason: "cannot be set by a variable".to_owned(),
                 hint: Some("write [[timeouts.path]] in the file, once for each pattern".to_owned()),
             }),
+            Some(&name::LISTENERS) => errors.push(ConfigError {
+                origin: variable.to_owned(),
+                key: name::LISTENERS.to_owned(),
+                value: None,
+                reason: "cannot be set by a variable".to_owned(),
+                hint: Some("write [listen.NAME] in the file, once for each socket".to_owned()),
+            }),
             Some(key) => insert(&mut layer, key, variable, value, errors),
             None if is_service_link(variable, value) => {}
             None => errors.extend(unknown_variable(variable)),
@@ -104,7 +111,11 @@ fn insert(
         Some(text) => {
             layer.insert(key, Setting::variable(variable, text.to_owned()));
         }
-        None if matches!(key, name::DIRECTORY | name::PYTHON | name::PYTHONPATH) => {
+        None if matches!(
+            key,
+            name::DIRECTORY | name::PYTHON | name::PYTHONPATH | name::CERT | name::KEY | name::CLIENT_CA
+        ) =>
+        {
             let setting = Setting { value: Value::os(value), ..Setting::variable(variable, String::new()) };
             layer.insert(key, setting);
         }
@@ -195,7 +206,8 @@ mod tests {
 
     #[test]
     fn every_key_has_its_variable() {
-        for key in keys::KEYS.iter().filter(|key| !matches!(**key, name::ENV | name::PATH_RULES)) {
+        let is_table = |key: &str| matches!(key, name::ENV | name::PATH_RULES | name::LISTENERS);
+        for key in keys::KEYS.iter().filter(|key| !is_table(key)) {
             let variable = keys::variable_name(key);
             let (layer, errors) = layer(&[(&variable, "x")]);
             assert_eq!(errors, [], "{variable}");
@@ -225,7 +237,9 @@ mod tests {
             ("RGUN_WORKERS_PRELAOD", "is not a variable", Some("did you mean RGUN_WORKERS_PRELOAD?")),
             ("RGUN_HOOKS_PRE_FORK", "is not a variable", Some("ExecStartPre=")),
             ("RGUN_TIMEOUTS_PATH", "cannot be set", Some("[[timeouts.path]]")),
-            ("RGUN_TLS_CERT", "does not have yet", Some("unset it")),
+            ("RGUN_ADMIN_BIND", "does not have yet", Some("unset it")),
+            ("RGUN_LISTEN_NAME", "cannot be set", Some("[listen.NAME]")),
+            ("RGUN_TLS_CERTS", "is not a variable", Some("did you mean RGUN_TLS_CERT?")),
             ("RGUN_APP_ENV", "cannot be set", Some("Environment=")),
         ] {
             let (layer, errors) = layer(&[(variable, "1")]);

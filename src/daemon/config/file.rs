@@ -98,6 +98,11 @@ impl TomlReader<'_> {
     ) {
         let at = key.span().start;
         let full = format!("{section}.{}", key.get_ref());
+        if let DeValue::Table(table) = content.get_ref()
+            && keys::is_table_name(&full)
+        {
+            return self.named_table(at, key.get_ref(), table);
+        }
         match keys::lookup(section, key.get_ref()) {
             Lookup::Known(known) => {
                 let value = match content.get_ref() {
@@ -121,17 +126,32 @@ impl TomlReader<'_> {
             .iter()
             .map(|item| {
                 let DeValue::Table(table) = item.get_ref() else { return None };
-                let keys = table.iter().map(|(key, content)| {
-                    let setting = self.setting(key.span().start, value(content.get_ref()));
-                    (key.get_ref().to_string(), setting)
-                });
-                Some(TableEntry { origin: self.origin(item.span().start), keys: keys.collect() })
+                Some(self.entry(item.span().start, table))
             })
             .collect();
         match entries {
             Some(entries) if !entries.is_empty() => Value::Tables(entries),
             _ => Value::List(items.iter().map(|item| value(item.get_ref())).collect()),
         }
+    }
+
+    /// Adds a table `[listen.NAME]`.
+    fn named_table(&mut self, at: usize, name: &str, table: &DeTable<'_>) {
+        let entry = self.entry(at, table);
+        let setting = self.setting(at, Value::Named(Vec::new()));
+        let setting = self.layer.entry(name::LISTENERS).or_insert(setting);
+        if let Value::Named(entries) = &mut setting.value {
+            entries.push((name.to_owned(), entry));
+        }
+    }
+
+    /// Converts a table, keeping the line of each key.
+    fn entry(&self, at: usize, table: &DeTable<'_>) -> TableEntry {
+        let keys = table.iter().map(|(key, content)| {
+            let setting = self.setting(key.span().start, value(content.get_ref()));
+            (key.get_ref().to_string(), setting)
+        });
+        TableEntry { origin: self.origin(at), keys: keys.collect() }
     }
 
     fn setting(&self, at: usize, value: Value) -> Setting {
@@ -224,7 +244,7 @@ mod tests {
     #[test]
     fn unknown_names_are_reported_with_line_and_hint() {
         let (_, errors) = parsed(
-            "target = \"a\"\n[app]\ntagret = \"b\"\n[workers]\nthreads = 2\npreloda = true\n[worker]\ncount = 2\n[tls]\n",
+            "target = \"a\"\n[app]\ntagret = \"b\"\n[workers]\nthreads = 2\npreloda = true\n[worker]\ncount = 2\n[admin]\n",
         );
         assert_eq!(
             errors,
@@ -232,7 +252,7 @@ mod tests {
              /etc/rgun/rgun.toml:3: app.tagret = \"b\": is not a key\n    hint: did you mean \"target\"?\n\
              /etc/rgun/rgun.toml:6: workers.preloda = true: is not a key\n    hint: did you mean \"preload\"?\n\
              /etc/rgun/rgun.toml:7: [worker]: is not a section\n    hint: did you mean [workers]?\n\
-             /etc/rgun/rgun.toml:9: [tls]: is not in this version of rgun yet\n    hint: remove it: it would have no effect"
+             /etc/rgun/rgun.toml:9: [admin]: is not in this version of rgun yet\n    hint: remove it: it would have no effect"
         );
     }
 
@@ -272,7 +292,7 @@ mod tests {
 
     #[test]
     fn planned_sections_are_refused_as_not_in_this_version() {
-        for section in ["tls", "static", "admin"] {
+        for section in ["static", "admin"] {
             let (_, errors) = parsed(&format!("[{section}]\nx = 1\n"));
             assert!(errors.contains("not in this version"), "{section}: {errors}");
         }

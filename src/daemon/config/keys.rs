@@ -64,6 +64,13 @@ pub(crate) mod name {
     pub(crate) const WORKER_EXIT: &str = "hooks.worker_exit";
     pub(crate) const CHILD_EXIT: &str = "hooks.child_exit";
     pub(crate) const BIND: &str = "listen.bind";
+    /// The tables `[listen.NAME]`; their keys are in `listen`.
+    pub(crate) const LISTENERS: &str = "listen.NAME";
+    pub(crate) const CERT: &str = "tls.cert";
+    pub(crate) const KEY: &str = "tls.key";
+    pub(crate) const MIN_VERSION: &str = "tls.min_version";
+    pub(crate) const CLIENT_AUTH: &str = "tls.client_auth";
+    pub(crate) const CLIENT_CA: &str = "tls.client_ca";
     pub(crate) const LEVEL: &str = "log.level";
     pub(crate) const ACCESS: &str = "log.access";
     pub(crate) const SLOW: &str = "log.slow";
@@ -129,6 +136,12 @@ pub(crate) const KEYS: &[&str] = &[
     name::WORKER_EXIT,
     name::CHILD_EXIT,
     name::BIND,
+    name::LISTENERS,
+    name::CERT,
+    name::KEY,
+    name::MIN_VERSION,
+    name::CLIENT_AUTH,
+    name::CLIENT_CA,
     name::LEVEL,
     name::ACCESS,
     name::SLOW,
@@ -146,11 +159,12 @@ pub(crate) const SECTIONS: &[&str] = &[
     "reload",
     "hooks",
     "listen",
+    "tls",
     "log",
 ];
 
 /// Sections planned for a later version.
-pub(crate) const PLANNED_SECTIONS: &[&str] = &["tls", "static", "admin"];
+pub(crate) const PLANNED_SECTIONS: &[&str] = &["static", "admin"];
 
 /// Former names of keys: section, old name, key.
 const RENAMED: &[(&str, &str, &str)] =
@@ -161,6 +175,9 @@ const GUNICORN_NAMES: &[(&str, &str)] = &[
     ("access_log", name::ACCESS),
     ("accesslog", name::ACCESS),
     ("address", name::BIND),
+    ("ca_certs", name::CLIENT_CA),
+    ("cert_reqs", name::CLIENT_AUTH),
+    ("certfile", name::CERT),
     ("application", name::TARGET),
     ("chdir", name::DIRECTORY),
     ("environment", name::ENV),
@@ -168,6 +185,7 @@ const GUNICORN_NAMES: &[(&str, &str)] = &[
     ("graceful_timeout", name::DRAIN),
     ("header_map", name::UNDERSCORES),
     ("keep_alive", name::KEEPALIVE),
+    ("keyfile", name::KEY),
     ("limit_request_field_size", name::HEADER),
     ("limit_request_fields", name::HEADERS),
     ("limit_request_line", name::REQUEST_LINE),
@@ -201,7 +219,7 @@ const UNSUPPORTED_HOOKS: &[(&[&str], &str)] = &[
         &["pre_request", "post_request"],
         "wrap the application in a middleware, or let log.access write each request",
     ),
-    (&["ssl_context"], "TLS is not in this version of rgun yet"),
+    (&["ssl_context"], "rgun's daemon runs no Python: certificates and versions are set in [tls]"),
 ];
 
 /// The result of [`lookup`].
@@ -220,6 +238,11 @@ pub(crate) fn lookup(section: &str, key: &str) -> Lookup {
         return Lookup::Known(known);
     }
     Lookup::Unknown(unknown_key_hint(section, key))
+}
+
+/// Whether a table of this name is one of [`name::LISTENERS`], and not a key with a wrong type.
+pub(crate) fn is_table_name(full: &str) -> bool {
+    full.starts_with("listen.") && (full == name::LISTENERS || !KEYS.contains(&full))
 }
 
 /// The hint for a section that does not exist.
@@ -346,7 +369,7 @@ mod tests {
         assert_eq!(section_hint("timeout"), "did you mean [timeouts]?");
         assert_eq!(
             section_hint("database"),
-            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [reload] [hooks] [listen] [log]"
+            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [reload] [hooks] [listen] [tls] [log]"
         );
     }
 

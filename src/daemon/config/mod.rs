@@ -12,13 +12,17 @@
 //! A value that a source of higher precedence overrides is not checked; an unknown key is an error in every source.
 
 mod bind;
+mod certificates;
 mod check;
 mod checker;
+mod entry;
 mod environment;
 mod error;
 mod file;
 mod fs;
 mod keys;
+mod listen;
+mod listeners;
 mod paths;
 mod proxy;
 mod python;
@@ -31,6 +35,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod tls;
 mod trusted;
 pub mod units;
 mod value;
@@ -41,13 +46,15 @@ pub use bind::Bind;
 pub use environment::Environment;
 pub(crate) use environment::{CONFIG_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
+pub use listen::{Listen, NamedListener};
 pub use proxy::Proxy;
 pub use settings::{
-    App, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Listen, Log, Loop, Python,
-    PythonSource, Reload, Retry, Underscores, WebSocket, Workers,
+    App, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Log, Loop, Python, PythonSource,
+    Reload, Retry, Underscores, WebSocket, Workers,
 };
 pub use target::Target;
 pub use timeouts::{PathRule, Timeouts};
+pub use tls::{CertificateFiles, ClientAuth, Tls, TlsVersion};
 pub(crate) use trusted::forwarded_allow_ips;
 pub(crate) use value::{Layer, Setting, Value};
 

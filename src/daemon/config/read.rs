@@ -3,14 +3,10 @@
 //! `check` calls them and adds key and origin to their errors. They define which values are valid.
 
 use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
-use std::path::Path;
 use std::time::Duration;
 
 use super::value::{Setting, Source};
-use super::{
-    Bind, Count, Interface, Level, Lifespan, Listen, Loop, Retry, Target, Underscores, Value, ValueError, fs,
-    units,
-};
+use super::{Count, Interface, Level, Lifespan, Loop, Retry, Target, Underscores, Value, ValueError, units};
 
 /// Minimum of `workers.max_memory`. A bare interpreter with the extension takes more, so that a lower limit would replace
 /// workers endlessly.
@@ -286,7 +282,7 @@ pub(super) fn level(setting: &Setting) -> Result<Level, ValueError> {
     }
 }
 
-fn unknown_choice(word: &str, choices: &[&str]) -> ValueError {
+pub(super) fn unknown_choice(word: &str, choices: &[&str]) -> ValueError {
     let all = choices.iter().map(|choice| format!("\"{choice}\"")).collect::<Vec<_>>().join(", ");
     let error = ValueError::new("is not one of the choices");
     match super::keys::nearest(word, choices.iter().copied()) {
@@ -331,35 +327,6 @@ pub(super) fn strings(setting: &Setting) -> Result<Vec<&str>, ValueError> {
             .collect(),
         other => Err(ValueError::new(format!("must be a string or a list of strings, not {}", other.kind()))),
     }
-}
-
-pub(super) fn listen(setting: &Setting, base: &Path) -> Result<Listen, ValueError> {
-    let mut bind: Vec<Bind> = Vec::new();
-    for text in strings(setting)? {
-        let mut address = text.parse().map_err(|error: ValueError| ValueError {
-            reason: format!("{text:?} {}", error.reason),
-            ..error
-        })?;
-        if let Bind::Unix { path } = &mut address
-            && path.is_relative()
-        {
-            if setting.source != Source::CommandLine {
-                return Err(ValueError::new(format!(
-                    "{text:?} is relative, which only the command line allows"
-                ))
-                .with_hint(format!("write the full path, e.g. \"unix:/run/{}\"", path.display())));
-            }
-            *path = fs::absolute(base, path);
-        }
-        if bind.contains(&address) {
-            return Err(ValueError::new(format!("has {address} twice")));
-        }
-        bind.push(address);
-    }
-    if bind.is_empty() {
-        return Err(ValueError::new("names no address").with_hint("leave the key out for 127.0.0.1:8000"));
-    }
-    Ok(Listen { bind, explicit: true })
 }
 
 /// The variables of `app.env` from one source: a table in the file, `NAME=value` on the command line.

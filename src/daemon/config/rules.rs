@@ -1,39 +1,21 @@
 //! `[[timeouts.path]]`: converts tables to [`PathRule`]s.
 //!
-//! `check` calls [`read()`] and adds the section to the keys. Like a section, an entry keeps the lines of its keys and
-//! refuses unknown ones, and an error in one entry does not hide errors in the next. `dispatch` matches requests;
-//! this module refuses rules that can never match.
+//! `check` calls [`read()`]. `dispatch` matches requests; this module refuses rules that can never match.
 
 use std::num::NonZeroU32;
 
-use super::keys::nearest;
-use super::value::{Setting, TableEntry};
-use super::{PathRule, Value, ValueError, read};
+use super::entry::EntryReader;
+use super::keys::name;
+use super::value::Setting;
+use super::{ConfigError, PathRule, Value, ValueError, read};
 
 const MATCH: &str = "match";
 const REQUEST: &str = "request";
 const CONCURRENCY: &str = "concurrency";
 pub(super) const KEYS: [&str; 3] = [MATCH, REQUEST, CONCURRENCY];
 
-/// An error in an entry.
-pub(super) struct RuleError<'a> {
-    /// The index of the entry, from 0.
-    pub(super) idx: usize,
-    /// The key within the entry; empty for an error of the entry as a whole.
-    pub(super) key: &'a str,
-    /// File and line.
-    pub(super) origin: &'a str,
-    /// The invalid value; `None` if the key is missing.
-    pub(super) value: Option<&'a Value>,
-    /// The reason and the hint.
-    pub(super) error: ValueError,
-}
-
 /// Returns the rules in the order of the file. Errors in entries go to `errors`.
-pub(super) fn read<'a>(
-    setting: &'a Setting,
-    errors: &mut Vec<RuleError<'a>>,
-) -> Result<Vec<PathRule>, ValueError> {
+pub(super) fn read(setting: &Setting, errors: &mut Vec<ConfigError>) -> Result<Vec<PathRule>, ValueError> {
     const HINT: &str = "write [[timeouts.path]], in two pairs of brackets, once for each pattern";
     let entries =
         match &setting.value {
@@ -53,11 +35,8 @@ pub(super) fn read<'a>(
     let mut rules: Vec<PathRule> = Vec::new();
     for (idx, entry) in entries.iter().enumerate() {
         let found = errors.len();
-        let rule = RuleReader { idx, entry, errors }.rule();
-        if errors.len() > found {
-            continue;
-        }
-        let Some(rule) = rule else { continue };
+        let mut reader = EntryReader { entry, label: format!("{}[{idx}]", name::PATH_RULES), errors };
+        let Some(rule) = rule(&mut reader) else { continue };
         if let Some(earlier) = rules.iter().find(|earlier| covers(&earlier.pattern, &rule.pattern)) {
             let error = if earlier.pattern == rule.pattern {
                 ValueError::new("is a duplicate; the first matching rule applies")
@@ -69,81 +48,33 @@ pub(super) fn read<'a>(
                 ))
                 .with_hint("put the narrower pattern first")
             };
-            let of = entry.keys.iter().find(|(key, _)| key == MATCH).map(|(_, setting)| setting);
-            errors.push(RuleError {
-                idx,
-                key: MATCH,
-                origin: of.map_or(&entry.origin, |setting| &setting.origin),
-                value: of.map(|setting| &setting.value),
-                error,
-            });
-            continue;
+            let setting = reader.setting(MATCH);
+            reader.fault(MATCH, setting, error);
         }
-        rules.push(rule);
+        if errors.len() == found {
+            rules.push(rule);
+        }
     }
     Ok(rules)
 }
 
-struct RuleReader<'a, 'f> {
-    idx: usize,
-    entry: &'a TableEntry,
-    errors: &'f mut Vec<RuleError<'a>>,
-}
-
-impl<'a> RuleReader<'a, '_> {
-    fn rule(mut self) -> Option<PathRule> {
-        let entry = self.entry;
-        for (key, setting) in entry.keys.iter().filter(|(key, _)| !KEYS.contains(&key.as_str())) {
-            let hint = match nearest(key, KEYS) {
-                Some(near) => format!("did you mean \"{near}\"?"),
-                None => format!("the keys of [[timeouts.path]] are {}", KEYS.join(", ")),
-            };
-            self.fault(key, Some(setting), ValueError::new("is not a key").with_hint(hint));
-        }
-        let pattern = self.key(MATCH, pattern);
-        let request = self.key(REQUEST, read::timeout_or_off);
-        let concurrency = self.key(CONCURRENCY, |setting| {
-            read::whole(setting, 1, u32::MAX).map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN))
-        });
-        if !self.is_set(MATCH) {
-            let hint = "name the paths: match = \"/admin/*\"";
-            self.fault(MATCH, None, ValueError::new("is not set").with_hint(hint));
-        }
-        if !self.is_set(REQUEST) && !self.is_set(CONCURRENCY) {
-            let hint = "add request = \"600s\", concurrency = 2, or both";
-            self.fault("", None, ValueError::new("limits nothing").with_hint(hint));
-        }
-        Some(PathRule { pattern: pattern?, request, concurrency })
+fn rule(reader: &mut EntryReader<'_, '_>) -> Option<PathRule> {
+    let found = reader.errors.len();
+    reader.refuse_unknown("[[timeouts.path]]", &KEYS);
+    let pattern = reader.key(MATCH, pattern);
+    let request = reader.key(REQUEST, read::timeout_or_off);
+    let concurrency = reader.key(CONCURRENCY, |setting| {
+        read::whole(setting, 1, u32::MAX).map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN))
+    });
+    if reader.setting(MATCH).is_none() {
+        let hint = "name the paths: match = \"/admin/*\"";
+        reader.fault(MATCH, None, ValueError::new("is not set").with_hint(hint));
     }
-
-    fn is_set(&self, key: &str) -> bool {
-        self.entry.keys.iter().any(|(name, _)| name == key)
+    if reader.setting(REQUEST).is_none() && reader.setting(CONCURRENCY).is_none() {
+        let hint = "add request = \"600s\", concurrency = 2, or both";
+        reader.fault("", None, ValueError::new("limits nothing").with_hint(hint));
     }
-
-    fn key<T>(
-        &mut self,
-        key: &'static str,
-        reader: impl FnOnce(&Setting) -> Result<T, ValueError>,
-    ) -> Option<T> {
-        let (_, setting) = self.entry.keys.iter().find(|(name, _)| name == key)?;
-        match reader(setting) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.fault(key, Some(setting), error);
-                None
-            }
-        }
-    }
-
-    fn fault(&mut self, key: &'a str, setting: Option<&'a Setting>, error: ValueError) {
-        self.errors.push(RuleError {
-            idx: self.idx,
-            key,
-            origin: setting.map_or(&self.entry.origin, |setting| &setting.origin),
-            value: setting.map(|setting| &setting.value),
-            error,
-        });
-    }
+    (reader.errors.len() == found).then_some(PathRule { pattern: pattern?, request, concurrency })
 }
 
 fn pattern(setting: &Setting) -> Result<String, ValueError> {

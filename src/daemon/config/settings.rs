@@ -7,7 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Bind, Proxy, Target, Timeouts, bind};
+use super::{Listen, Proxy, Target, Timeouts, Tls};
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +30,10 @@ pub struct Config {
     pub reload: Reload,
     /// Functions of the application that are called at points of a worker's lifetime.
     pub hooks: Hooks,
-    /// Sockets of rgun's own; unused when systemd passes some.
+    /// Sockets of rgun's own, and what is spoken on which socket.
     pub listen: Listen,
+    /// Certificates and the versions of the protocol.
+    pub tls: Tls,
     /// Log level, access log and slow log.
     pub log: Log,
     /// The file that was read; `None` when there was none.
@@ -384,25 +386,6 @@ pub enum Underscores {
     Refuse,
     /// Passes them to the application.
     Allow,
-}
-
-/// `[listen]`: only without socket activation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// Addresses to listen on; at least one, none twice.
-    pub bind: Vec<Bind>,
-    /// Whether the configuration names the addresses. If false, sockets from systemd replace them silently; if true,
-    /// such sockets are a contradiction that the caller must report.
-    pub explicit: bool,
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Self {
-            bind: vec![Bind::Tcp { host: bind::DEFAULT_HOST.to_owned(), port: bind::DEFAULT_PORT }],
-            explicit: false,
-        }
-    }
 }
 
 /// `[log]`.

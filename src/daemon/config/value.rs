@@ -61,6 +61,8 @@ pub(crate) enum Value {
     Table(Vec<(String, Value)>),
     /// An array of tables (`[[timeouts.path]]`), with the origin of each key.
     Tables(Vec<TableEntry>),
+    /// The tables of a section by name (`[listen.https]`), in the order of the file.
+    Named(Vec<(String, TableEntry)>),
     /// A value of a type that no key accepts: a float, a date, or a number of more than 128 bits.
     Other {
         /// The type's name, with its article.
@@ -70,7 +72,7 @@ pub(crate) enum Value {
     },
 }
 
-/// One table of an array of tables.
+/// A table whose keys have origins: one of an array of tables, or a table with a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableEntry {
     /// File and line of its start.
@@ -105,6 +107,7 @@ impl Value {
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
             Self::Tables(_) => "a list of tables",
+            Self::Named(_) => "tables",
             Self::Other { kind, .. } => kind,
         }
     }
@@ -132,6 +135,10 @@ impl fmt::Display for Value {
                     table(formatter, entry.keys.iter().map(|(name, setting)| (name, &setting.value)))?;
                 }
                 formatter.write_str("]")
+            }
+            Self::Named(entries) => {
+                let names: Vec<_> = entries.iter().map(|(name, _)| format!("[{name}]")).collect();
+                formatter.write_str(&names.join(" "))
             }
             Self::Other { text, .. } => formatter.write_str(text),
         }

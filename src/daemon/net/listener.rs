@@ -16,7 +16,7 @@ use crate::systemd::listen::{InheritedListener, InheritedSocket};
 /// A non-blocking listening socket.
 #[derive(Debug)]
 pub struct Listener {
-    /// `FileDescriptorName=` of an inherited socket, else the address.
+    /// `FileDescriptorName=` of an inherited socket, or the NAME of `[listen.NAME]`, else the address.
     pub name: String,
     socket: ListenerSocket,
     /// Bound by the daemon, not inherited.
@@ -38,20 +38,20 @@ pub(super) enum Acceptor {
     Unix(tokio::net::UnixListener),
 }
 
-/// An error of binding an address.
+/// An error of binding an address. The caller adds the key.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process listens on the address.
     #[error(
-        "listen.bind: {0} is in use by another process; stop it, or choose another address with --bind \
+        "{0} is in use by another process; stop it, or choose another address with --bind \
          (`ss -ltnp` shows who it is)"
     )]
     InUse(Bind),
     /// The path exists and is not a socket.
-    #[error("listen.bind: {0} exists and is not a socket; remove it or choose another path")]
+    #[error("{0} exists and is not a socket; remove it or choose another path")]
     NotASocket(Bind),
     /// The host name cannot be resolved.
-    #[error("listen.bind: cannot resolve the host of {bind}; use an address such as 127.0.0.1")]
+    #[error("cannot resolve the host of {bind}; use an address such as 127.0.0.1")]
     Resolve {
         /// The configured address.
         bind: Bind,
@@ -60,7 +60,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// Another error of the operating system.
-    #[error("listen.bind: cannot listen on {bind}")]
+    #[error("cannot listen on {bind}")]
     System {
         /// The configured address.
         bind: Bind,
@@ -87,21 +87,22 @@ impl Listener {
         Self { name: inherited.name, socket, is_own: false, unlink_path: None }
     }
 
-    /// Binds an address.
+    /// Binds an address. `name` is that of its table; `None` for an address of `listen.bind`.
     ///
     /// # Errors
     /// Returns an error whose text names the remedy.
-    pub fn bind(bind: &Bind) -> Result<Self, BindError> {
+    pub fn bind(bind: &Bind, name: Option<&str>) -> Result<Self, BindError> {
+        let named = |address: String| name.map_or(address, str::to_owned);
         match bind {
             Bind::Tcp { host, port } => {
                 let listener = bind_tcp(bind, host, *port)?;
-                let name = listener.local_addr().map_or_else(|_| bind.to_string(), |a| a.to_string());
+                let name = named(listener.local_addr().map_or_else(|_| bind.to_string(), |a| a.to_string()));
                 Ok(Self { name, socket: ListenerSocket::Tcp(listener), is_own: true, unlink_path: None })
             }
             Bind::Unix { path } => {
                 let listener = bind_unix(bind, path)?;
                 Ok(Self {
-                    name: bind.to_string(),
+                    name: named(bind.to_string()),
                     socket: ListenerSocket::Unix(listener),
                     is_own: true,
                     unlink_path: Some(path.clone()),

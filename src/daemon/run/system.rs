@@ -7,11 +7,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rgun_channel::control::ListenerInfo;
 
 use super::error::StartupError;
-use crate::config::{Bind, Config};
+use crate::cli;
+use crate::config::{Bind, Config, name};
 use crate::error_chain::Chain;
 use crate::journal::daemon_log::Destination;
 use crate::net::Listener;
-use crate::systemd::{cgroup::Delegation, listen, memory};
+use crate::systemd::listen::{self, InheritedListener};
+use crate::systemd::{cgroup::Delegation, memory};
 
 /// Facts about the host, read once at startup.
 #[derive(Debug)]
@@ -46,9 +48,15 @@ pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
 pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, StartupError> {
     let inherited = listen::take_listeners().map_err(|error| StartupError::config(&error))?;
     if inherited.is_empty() {
-        let bind = |bind: &Bind| Listener::bind(bind).map_err(|error| StartupError::config(&error));
-        return config.listen.bind.iter().map(bind).collect();
+        let bind = |(name, bind): (Option<&str>, &Bind)| {
+            Listener::bind(bind, name).map_err(|error| {
+                let key = name.map_or_else(|| name::BIND.to_owned(), |name| format!("listen.{name}.bind"));
+                StartupError { status: cli::EX_CONFIG, reason: format!("{key}: {}", Chain(&error)) }
+            })
+        };
+        return config.listen.addresses().into_iter().map(bind).collect();
     }
+    check_names(config, &inherited)?;
     if config.listen.explicit {
         let ignored: Vec<String> = config.listen.bind.iter().map(ToString::to_string).collect();
         tracing::warn!(
@@ -58,6 +66,27 @@ pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, StartupError> 
         );
     }
     Ok(inherited.into_iter().map(Listener::inherited).collect())
+}
+
+/// Compares the names of the tables with those of the sockets that systemd passed.
+fn check_names(config: &Config, inherited: &[InheritedListener]) -> Result<(), StartupError> {
+    for table in &config.listen.named {
+        if inherited.iter().any(|socket| socket.name == table.name) {
+            continue;
+        }
+        let passed: Vec<_> = inherited.iter().map(|socket| socket.name.as_str()).collect();
+        let text = format!(
+            "[listen.{name}]: systemd passed no socket with this name, but {passed}; write FileDescriptorName={name} \
+             in the socket unit",
+            name = table.name,
+            passed = passed.join(", ")
+        );
+        if table.bind.is_empty() {
+            return Err(StartupError { status: cli::EX_CONFIG, reason: text });
+        }
+        tracing::warn!("{text}");
+    }
+    Ok(())
 }
 
 /// Cores this process may use (sched_getaffinity(2)).

@@ -29,11 +29,12 @@ fn manual_describes_every_key_and_no_other() {
             described.push(format!("{section} {key}"));
         }
     }
-    let keys = keys::KEYS.iter().filter(|key| **key != name::PATH_RULES);
+    let keys = keys::KEYS.iter().filter(|key| !matches!(**key, name::PATH_RULES | name::LISTENERS));
     let keys =
         keys.map(|key| key.split_once('.').unwrap()).map(|(section, key)| format!("[{section}] {key}"));
     let rules = rules::KEYS.map(|key| format!("[[{}]] {key}", name::PATH_RULES));
-    let mut expected: Vec<_> = keys.chain(rules).collect();
+    let listeners = listeners::KEYS.map(|key| format!("[{}] {key}", name::LISTENERS));
+    let mut expected: Vec<_> = keys.chain(rules).chain(listeners).collect();
     described.sort();
     expected.sort();
     assert_eq!(described, expected);
@@ -42,7 +43,8 @@ fn manual_describes_every_key_and_no_other() {
 #[test]
 fn keys_that_texts_for_users_name_exist() {
     // Attributes of objects and files that look like a key.
-    let others = ["http.disconnect", "http.response", "app.py", "log.yaml", "http.server"];
+    let others =
+        ["http.disconnect", "http.response", "app.py", "log.yaml", "http.server", "tls.crt", "tls.key"];
     for (file, text) in TEXTS {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '_'));
         for word in words.map(|word| word.trim_matches('.')) {
@@ -51,7 +53,8 @@ fn keys_that_texts_for_users_name_exist() {
                 continue;
             }
             let known = keys::KEYS.contains(&word)
-                || rest.strip_prefix("path.").is_some_and(|key| rules::KEYS.contains(&key));
+                || rest.strip_prefix("path.").is_some_and(|key| rules::KEYS.contains(&key))
+                || section == "listen" && ["NAME", "http", "https"].contains(&rest);
             assert!(known, "{file}: {word}");
         }
     }

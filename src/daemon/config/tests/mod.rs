@@ -9,6 +9,7 @@ use super::*;
 
 mod manual;
 mod packaged;
+mod sockets;
 mod wrong;
 
 /// A temporary directory with an application directory and an interpreter.

@@ -17,11 +17,26 @@ fn commented(line: &str) -> Option<&str> {
     line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
 }
 
-/// The commented example of an array of tables, which has no default, and the text without it.
-fn without_example(text: &str) -> (String, String) {
-    let (before, rest) = text.split_once("#[[timeouts.path]]\n").expect("an example of [[timeouts.path]]");
+/// Headers of the commented examples of tables, which have no default.
+const EXAMPLES: [&str; 2] = ["#[[timeouts.path]]", "#[listen.https]"];
+
+/// Keys whose commented value is an example, not the default.
+const EXAMPLE_KEYS: [&str; 3] = ["cert = ", "key = ", "client_ca = "];
+
+/// The commented example of a table, and the text without it.
+fn without_example(text: &str, header: &str) -> (String, String) {
+    let (before, rest) = text.split_once(&format!("{header}\n")).expect("an example of the table");
     let (example, after) = rest.split_once("\n\n").expect("a blank line after it");
-    (format!("{before}\n{after}"), format!("#[[timeouts.path]]\n{example}\n"))
+    (format!("{before}\n{after}"), format!("{header}\n{example}\n"))
+}
+
+/// The text of a commented example, as it would be without the comment signs.
+fn uncommented_example(example: &str) -> String {
+    let lines = example.lines().filter_map(|line| line.strip_prefix('#'));
+    lines
+        .filter(|line| line.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()))
+        .map(|line| line.to_owned() + "\n")
+        .collect()
 }
 
 #[test]
@@ -31,8 +46,13 @@ fn commented_keys_of_the_packaged_file_are_the_defaults() {
     let plain = case.load(&text, &[], Layer::new()).unwrap().config;
     assert_eq!(plain.app.target.to_string(), "welcome:application");
     let mut n_keys = 0;
-    for line in without_example(&text).0.lines() {
+    let examples = EXAMPLES.iter().fold(text.clone(), |text, header| without_example(&text, header).0);
+    for line in examples.lines() {
         let Some(key) = commented(line) else { continue };
+        if EXAMPLE_KEYS.iter().any(|example| key.starts_with(example)) {
+            n_keys += 1;
+            continue;
+        }
         let with = text.replacen(&format!("\n{line}\n"), &format!("\n{key}\n"), 1);
         assert_ne!(with, text, "{key}");
         let mut config =
@@ -43,15 +63,13 @@ fn commented_keys_of_the_packaged_file_are_the_defaults() {
         n_keys += 1;
     }
     let active = 3;
-    let array_of_tables = 1;
-    assert_eq!(n_keys + active + array_of_tables, keys::KEYS.len());
+    assert_eq!(n_keys + active + EXAMPLES.len(), keys::KEYS.len());
 }
 
 #[test]
 fn packaged_path_rule_example_is_valid_and_complete() {
-    let (_, example) = without_example(&packaged(&Case::new()));
-    let lines = example.lines().map(|line| line.strip_prefix('#').unwrap().trim_start_matches(' '));
-    let written = lines.filter(|line| line.contains(['[', '='])).collect::<Vec<_>>().join("\n");
+    let (_, example) = without_example(&packaged(&Case::new()), EXAMPLES[0]);
+    let written = uncommented_example(&example);
     let rules = Case::new().with(&written).unwrap().timeouts.paths;
     let [PathRule { request: Some(Some(_)), concurrency: Some(_), .. }] = rules.as_slice() else {
         panic!("{written}{rules:?}")
@@ -59,10 +77,24 @@ fn packaged_path_rule_example_is_valid_and_complete() {
 }
 
 #[test]
+fn packaged_tls_example_is_valid_and_complete() {
+    let text = packaged(&Case::new());
+    let (_, listener) = without_example(&text, EXAMPLES[1]);
+    let (_, rest) = text.split_once("[tls]\n").expect("a section [tls]");
+    let (section, _) = rest.split_once("\n\n").expect("a blank line after it");
+    let written = uncommented_example(&listener) + "[tls]\n" + &uncommented_example(section);
+    let config =
+        Case::new().with(&written.replace("client_auth = \"off\"", "client_auth = \"required\"")).unwrap();
+    let [NamedListener { bind, tls: true, .. }] = config.listen.named.as_slice() else { panic!("{written}") };
+    assert_eq!((bind.len(), config.tls.certificates.len()), (1, 1));
+    assert!(config.tls.client_ca.is_some());
+}
+
+#[test]
 fn packaged_file_has_every_key_with_a_comment() {
     let text = packaged(&Case::new());
     let uncommented = |line: &str| match line {
-        "#[[timeouts.path]]" => "[[timeouts.path]]".to_owned(),
+        line if EXAMPLES.contains(&line) => line.trim_start_matches('#').to_owned(),
         line => commented(line).unwrap_or(line).to_owned(),
     };
     let all: String = text.lines().map(|line| uncommented(line) + "\n").collect();

@@ -1,0 +1,128 @@
+//! Reads `[tls]`: certificates, protocol versions and client certificates. Only names and paths are checked here.
+
+use std::path::{Path, PathBuf};
+
+use super::checker::{Checker, Layers};
+use super::keys::name;
+use super::paths::path;
+use super::read::{text, unknown_choice};
+use super::value::{Setting, Source};
+use super::{CertificateFiles, ClientAuth, Environment, Tls, TlsVersion, Value, ValueError, fs};
+
+/// systemd's variable for the directory with a unit's credentials (systemd.exec(5)).
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
+/// Beginning of a path in the directory with the unit's credentials.
+const CREDENTIAL_PREFIX: &str = "$CREDENTIALS_DIRECTORY/";
+
+/// Credentials that are used without `tls.cert`: certificate and key.
+const DEFAULT_CREDENTIALS: [&str; 2] = ["tls.crt", "tls.key"];
+
+/// Checks the section.
+pub(super) fn check(checker: &mut Checker<'_>) -> Tls {
+    let Layers { environment, cwd, .. } = checker.layers;
+    let files = |setting: &Setting| files(setting, cwd, environment);
+    let certs = checker.read(name::CERT, Vec::new(), files);
+    let keys = checker.read(name::KEY, Vec::new(), files);
+    check_keys(checker, certs.len(), keys.len());
+    // Without keys, each certificate's file has its key too, as in gunicorn and uvicorn.
+    let keys = if keys.is_empty() { certs.clone() } else { keys };
+    let client_ca = checker.read(name::CLIENT_CA, None, |setting| file(setting, cwd, environment).map(Some));
+    let client_auth = checker.read(name::CLIENT_AUTH, ClientAuth::Off, read_client_auth);
+    if client_auth == ClientAuth::Off {
+        let hint = "add client_auth = \"required\" or \"optional\" to [tls], or leave client_ca out";
+        checker.require(name::CLIENT_CA, name::CLIENT_AUTH, "has no effect without tls.client_auth", hint);
+    } else if checker.setting(name::CLIENT_CA).is_none() {
+        let hint =
+            "add client_ca = \"/etc/ssl/mysite/clients.pem\" to [tls]: the authorities that issue them";
+        checker.require(name::CLIENT_AUTH, name::CLIENT_CA, "needs tls.client_ca", hint);
+    }
+    let pairs = certs.into_iter().zip(keys);
+    Tls {
+        certificates: pairs.map(|(cert, key)| CertificateFiles { cert, key }).collect(),
+        min_version: checker.read(name::MIN_VERSION, TlsVersion::default(), read_min_version),
+        client_auth,
+        client_ca,
+    }
+}
+
+/// Reports keys without certificates. `certs` and `keys` are their numbers.
+fn check_keys(checker: &mut Checker<'_>, certs: usize, keys: usize) {
+    if keys == 0 || certs == keys {
+        return;
+    }
+    let (reason, hint) = if certs == 0 {
+        ("has no effect without tls.cert".to_owned(), "add cert to [tls]".to_owned())
+    } else {
+        (
+            format!("names {keys} files, tls.cert {certs}"),
+            "write both as lists in the same order, a key for each certificate".to_owned(),
+        )
+    };
+    checker.require(name::KEY, name::CERT, &reason, &hint);
+}
+
+/// Returns the certificate of the unit's credentials, if it has the default ones.
+pub(super) fn credentials(environment: &Environment) -> Option<CertificateFiles> {
+    let directory = Path::new(environment.value(CREDENTIALS_DIRECTORY)?);
+    let [cert, key] = DEFAULT_CREDENTIALS.map(|name| directory.join(name));
+    (cert.exists() || key.exists()).then_some(CertificateFiles { cert, key })
+}
+
+/// Reads the path of a file; with [`CREDENTIAL_PREFIX`], in the directory with the unit's credentials.
+fn file(setting: &Setting, cwd: &Path, environment: &Environment) -> Result<PathBuf, ValueError> {
+    let path = Path::new(path(setting)?);
+    if let Some(name) = path.to_str().and_then(|text| text.strip_prefix(CREDENTIAL_PREFIX)) {
+        let directory = environment.value(CREDENTIALS_DIRECTORY).ok_or_else(|| {
+            ValueError::new("is a credential, and $CREDENTIALS_DIRECTORY is not set")
+                .with_hint(format!("write LoadCredential={name}:/path in the unit"))
+        })?;
+        return Ok(Path::new(directory).join(name));
+    }
+    if path.as_os_str().is_empty() {
+        return Err(ValueError::new("is empty").with_hint("name a file in PEM format"));
+    }
+    if path.is_relative() && setting.source != Source::CommandLine {
+        return Err(ValueError::new(format!(
+            "{} is relative, which only the command line allows",
+            path.display()
+        ))
+        .with_hint(format!("write the full path, or {CREDENTIAL_PREFIX}NAME for a credential of the unit")));
+    }
+    Ok(fs::absolute(cwd, path))
+}
+
+/// Reads a list of files, or one.
+fn files(setting: &Setting, cwd: &Path, environment: &Environment) -> Result<Vec<PathBuf>, ValueError> {
+    let read = |value: &Value| file(&Setting { value: value.clone(), ..setting.clone() }, cwd, environment);
+    let files = match &setting.value {
+        Value::List(items) => items.iter().map(read).collect::<Result<Vec<_>, _>>()?,
+        Value::Text(text) if setting.source == Source::Environment => {
+            text.split(',').map(|part| read(&Value::text(part.trim()))).collect::<Result<Vec<_>, _>>()?
+        }
+        value => vec![read(value)?],
+    };
+    if files.is_empty() {
+        return Err(ValueError::new("names no file").with_hint("leave the key out for a server without TLS"));
+    }
+    Ok(files)
+}
+
+fn read_min_version(setting: &Setting) -> Result<TlsVersion, ValueError> {
+    match text(setting)? {
+        "1.2" => Ok(TlsVersion::Tls12),
+        "1.3" => Ok(TlsVersion::Tls13),
+        "1.0" | "1.1" => Err(ValueError::new("is an obsolete version (RFC 8996), which rgun does not speak")
+            .with_hint("write \"1.2\"")),
+        other => Err(unknown_choice(other, &["1.2", "1.3"])),
+    }
+}
+
+fn read_client_auth(setting: &Setting) -> Result<ClientAuth, ValueError> {
+    match text(setting)? {
+        "off" => Ok(ClientAuth::Off),
+        "optional" => Ok(ClientAuth::Optional),
+        "required" => Ok(ClientAuth::Required),
+        other => Err(unknown_choice(other, &["off", "optional", "required"])),
+    }
+}

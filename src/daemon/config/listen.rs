@@ -1,0 +1,72 @@
+//! The checked `[listen]` section and its tables `[listen.NAME]`; `listeners` reads them.
+//!
+//! A socket has the name of its table, or, from systemd, its `FileDescriptorName=`. Without a table it is a socket of
+//! `listen.bind`, or one that systemd passed under another name.
+
+use super::Bind;
+use super::bind::{DEFAULT_HOST, DEFAULT_PORT};
+
+/// `[listen]`, with the tables `[listen.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Addresses to listen on without socket activation; at least one, none twice.
+    pub bind: Vec<Bind>,
+    /// Whether the configuration names the addresses. If false, sockets from systemd replace them silently; if true,
+    /// such sockets are a contradiction that the caller must report.
+    pub explicit: bool,
+    /// The tables, in the order of the file.
+    pub named: Vec<NamedListener>,
+    /// Whether clients speak TLS on sockets without a table.
+    pub tls: bool,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            bind: vec![Bind::Tcp { host: DEFAULT_HOST.to_owned(), port: DEFAULT_PORT }],
+            explicit: false,
+            named: Vec::new(),
+            tls: false,
+        }
+    }
+}
+
+/// `[listen.NAME]`: a named socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedListener {
+    /// The table's name.
+    pub name: String,
+    /// Addresses to listen on without systemd; empty: systemd passes the socket.
+    pub bind: Vec<Bind>,
+    /// Whether clients speak TLS on it.
+    pub tls: bool,
+}
+
+impl Listen {
+    /// Returns the addresses to bind without systemd, each with the name of its table. The default address is not used
+    /// beside tables.
+    pub fn addresses(&self) -> Vec<(Option<&str>, &Bind)> {
+        let is_used = self.explicit || self.named.is_empty();
+        let unnamed = self.bind.iter().filter(|_| is_used).map(|bind| (None, bind));
+        let named = self
+            .named
+            .iter()
+            .flat_map(|listener| listener.bind.iter().map(|bind| (Some(listener.name.as_str()), bind)));
+        unnamed.chain(named).collect()
+    }
+
+    /// Returns the table of a socket; `None` if it has none.
+    pub fn table(&self, name: &str) -> Option<&NamedListener> {
+        self.named.iter().find(|listener| listener.name == name)
+    }
+
+    /// True if clients speak TLS on the socket of this name.
+    pub fn speaks_tls(&self, name: &str) -> bool {
+        self.table(name).map_or(self.tls, |listener| listener.tls)
+    }
+
+    /// True if clients may speak TLS on any socket: one with a table, or one without, which may come from systemd.
+    pub fn has_tls(&self) -> bool {
+        self.tls || self.named.iter().any(|listener| listener.tls)
+    }
+}

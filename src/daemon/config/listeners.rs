@@ -1,0 +1,181 @@
+//! Reads `[listen]` and `[listen.NAME]`: the addresses to listen on, and what is spoken on each socket.
+
+use std::path::Path;
+
+use super::bind;
+use super::certificates::credentials;
+use super::checker::Checker;
+use super::entry::EntryReader;
+use super::keys::name;
+use super::read::{boolean, strings};
+use super::value::{Setting, Source, TableEntry};
+use super::{Bind, ConfigError, Listen, NamedListener, Tls, Value, ValueError, environment, fs};
+
+const BIND: &str = "bind";
+const TLS: &str = "tls";
+pub(super) const KEYS: [&str; 2] = [BIND, TLS];
+
+/// Maximum length of a name: that of `FileDescriptorName=` (systemd.socket(5)).
+const MAX_NAME_BYTES: usize = 255;
+
+/// Checks the sockets, and which of them have TLS. The unit's credentials are used if a table asks for TLS and `tls.cert` is
+/// not set.
+pub(super) fn check(checker: &mut Checker<'_>, base: &Path, tls: &mut Tls) -> Listen {
+    let unnamed = unnamed_sockets(checker, base);
+    let tables = match checker.setting(name::LISTENERS) {
+        None => Vec::new(),
+        Some(setting) => tables(setting, base, &mut checker.errors).unwrap_or_else(|error| {
+            checker.push_error(name::LISTENERS, setting, error);
+            Vec::new()
+        }),
+    };
+    if tls.certificates.is_empty() && tables.iter().any(ListenerTable::wants_tls) {
+        tls.certificates.extend(credentials(checker.layers.environment));
+    }
+    // An invalid `tls.cert` has been reported.
+    let has_certificate = !tls.certificates.is_empty() || checker.setting(name::CERT).is_some();
+    resolve(unnamed, tables, has_certificate, &mut checker.errors)
+}
+
+/// Returns the addresses of `listen.bind`. `PORT`, which some platforms set, is used if neither a setting nor systemd names
+/// one.
+fn unnamed_sockets(checker: &mut Checker<'_>, base: &Path) -> Listen {
+    let environment = checker.layers.environment;
+    if checker.setting(name::BIND).is_some() || environment.value("LISTEN_FDS").is_some() {
+        return checker.read(name::BIND, Listen::default(), |setting| {
+            let bind = addresses(setting, base)?;
+            Ok(Listen { bind, explicit: true, ..Listen::default() })
+        });
+    }
+    let Some(port) = environment.value(environment::PORT) else { return Listen::default() };
+    let port = port.to_string_lossy();
+    match bind::port(&port) {
+        Ok(port) => Listen { bind: vec![Bind::any(port)], ..Listen::default() },
+        Err(error) => {
+            let hint = "set PORT to a number from 0 to 65535, or name an address with --bind";
+            checker.errors.push(ConfigError {
+                origin: environment::PORT.to_owned(),
+                key: name::BIND.to_owned(),
+                value: Some(format!("{port:?}")),
+                reason: error.reason,
+                hint: Some(hint.to_owned()),
+            });
+            Listen::default()
+        }
+    }
+}
+
+/// Reads a list of addresses. Relative paths of unix sockets are relative to `base`.
+fn addresses(setting: &Setting, base: &Path) -> Result<Vec<Bind>, ValueError> {
+    let mut bind: Vec<Bind> = Vec::new();
+    for text in strings(setting)? {
+        let mut address = text.parse().map_err(|error: ValueError| ValueError {
+            reason: format!("{text:?} {}", error.reason),
+            ..error
+        })?;
+        if let Bind::Unix { path } = &mut address
+            && path.is_relative()
+        {
+            if setting.source != Source::CommandLine {
+                return Err(ValueError::new(format!(
+                    "{text:?} is relative, which only the command line allows"
+                ))
+                .with_hint(format!("write the full path, e.g. \"unix:/run/{}\"", path.display())));
+            }
+            *path = fs::absolute(base, path);
+        }
+        if bind.contains(&address) {
+            return Err(ValueError::new(format!("has {address} twice")));
+        }
+        bind.push(address);
+    }
+    if bind.is_empty() {
+        return Err(ValueError::new("names no address").with_hint("leave the key out for 127.0.0.1:8000"));
+    }
+    Ok(bind)
+}
+
+/// A table before the defaults are known.
+struct ListenerTable<'a> {
+    entry: &'a TableEntry,
+    name: &'a str,
+    bind: Vec<Bind>,
+    tls: Option<bool>,
+}
+
+impl ListenerTable<'_> {
+    /// True if the table has `tls = true`.
+    fn wants_tls(&self) -> bool {
+        self.tls == Some(true)
+    }
+}
+
+/// Reads the tables `[listen.NAME]`. Errors in tables go to `errors`.
+fn tables<'a>(
+    setting: &'a Setting,
+    base: &Path,
+    errors: &mut Vec<ConfigError>,
+) -> Result<Vec<ListenerTable<'a>>, ValueError> {
+    let Value::Named(entries) = &setting.value else {
+        return Err(ValueError::new(format!("must be a table, not {}", setting.value.kind()))
+            .with_hint("write [listen.https], with a name for the socket, and bind and tls below it"));
+    };
+    Ok(entries.iter().filter_map(|(name, entry)| table(name, entry, base, errors)).collect())
+}
+
+fn table<'a>(
+    name: &'a str,
+    entry: &'a TableEntry,
+    base: &Path,
+    errors: &mut Vec<ConfigError>,
+) -> Option<ListenerTable<'a>> {
+    let found = errors.len();
+    let mut reader = reader(name, entry, errors);
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(|c: char| c.is_control() || c == ':') {
+        let hint = "use a name that FileDescriptorName= of a socket unit may have, e.g. [listen.https]";
+        reader.fault("", None, ValueError::new("cannot be the name of a socket").with_hint(hint));
+    }
+    reader.refuse_unknown("[listen.NAME]", &KEYS);
+    let bind = reader.key(BIND, |setting| addresses(setting, base)).unwrap_or_default();
+    let tls = reader.key(TLS, boolean);
+    (errors.len() == found).then_some(ListenerTable { entry, name, bind, tls })
+}
+
+fn reader<'a, 'f>(
+    name: &str,
+    entry: &'a TableEntry,
+    errors: &'f mut Vec<ConfigError>,
+) -> EntryReader<'a, 'f> {
+    EntryReader { entry, label: format!("listen.{name}"), errors }
+}
+
+/// Completes the tables: a socket without `tls` speaks TLS if none has `tls = true` and there is a certificate.
+fn resolve(
+    listen: Listen,
+    tables: Vec<ListenerTable<'_>>,
+    has_certificate: bool,
+    errors: &mut Vec<ConfigError>,
+) -> Listen {
+    let tls = has_certificate && !tables.iter().any(ListenerTable::wants_tls);
+    let mut resolved = Listen { tls, named: Vec::new(), ..listen };
+    for ListenerTable { entry, name, bind, tls } in tables {
+        let mut reader = reader(name, entry, errors);
+        if tls == Some(true) && !has_certificate {
+            let setting = reader.setting(TLS);
+            let error = ValueError::new("has no certificate").with_hint(
+                "write [tls] with cert = \"/etc/ssl/mysite/fullchain.pem\" and key = \"/etc/ssl/mysite/privkey.pem\", \
+                 or LoadCredential=tls.crt:… and LoadCredential=tls.key:… in the unit",
+            );
+            reader.fault(TLS, setting, error);
+        }
+        let taken = resolved.addresses().into_iter().find(|(_, address)| bind.contains(address));
+        if let Some((other, address)) = taken {
+            let other = other.map_or_else(|| name::BIND.to_owned(), |other| format!("[listen.{other}]"));
+            let error = ValueError::new(format!("has {address}, which {other} has too"));
+            let setting = reader.setting(BIND);
+            reader.fault(BIND, setting, error);
+        }
+        resolved.named.push(NamedListener { name: name.to_owned(), bind, tls: tls.unwrap_or(resolved.tls) });
+    }
+    resolved
+}

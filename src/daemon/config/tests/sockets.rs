@@ -1,0 +1,140 @@
+//! `[listen.NAME]` and `[tls]`.
+
+use super::*;
+
+const CERT: &str = "[tls]\ncert = \"/c.pem\"\nkey = \"/k.pem\"\n";
+
+fn tls_of(config: &Config) -> Vec<(&str, bool)> {
+    let named = config.listen.named.iter().map(|listener| (listener.name.as_str(), listener.tls));
+    std::iter::once(("", config.listen.tls)).chain(named).collect()
+}
+
+#[test]
+fn sockets_without_tls_follow_the_certificate_and_others() {
+    let case = Case::new();
+    for (text, expected) in [
+        ("", vec![("", false)]),
+        (CERT, vec![("", true)]),
+        ("[listen.http]\nbind = \":80\"\n", vec![("", false), ("http", false)]),
+        (&format!("[listen.a]\nbind = \":80\"\n{CERT}"), vec![("", true), ("a", true)]),
+        (
+            &format!("[listen.http]\nbind = \":80\"\n[listen.https]\ntls = true\n{CERT}"),
+            vec![("", false), ("http", false), ("https", true)],
+        ),
+        (&format!("[listen.http]\ntls = false\n{CERT}"), vec![("", true), ("http", false)]),
+    ] {
+        assert_eq!(tls_of(&case.with(text).unwrap()), expected, "{text}");
+    }
+}
+
+#[test]
+fn tables_replace_the_default_address() {
+    let case = Case::new();
+    let addresses = |text: &str| {
+        let config = case.with(text).unwrap();
+        let addresses = config.listen.addresses().into_iter();
+        addresses.map(|(name, bind)| format!("{} {bind}", name.unwrap_or("-"))).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses(""), ["- 127.0.0.1:8000"]);
+    assert_eq!(
+        addresses("[listen.b]\nbind = [\":80\", \"[::]:80\"]\n[listen.a]\n"),
+        ["b 0.0.0.0:80", "b [::]:80"]
+    );
+    assert_eq!(
+        addresses("[listen]\nbind = \":81\"\n[listen.a]\nbind = \":80\"\n"),
+        ["- 0.0.0.0:81", "a 0.0.0.0:80"]
+    );
+    assert_eq!(addresses("[listen.\"rgun.socket\"]\n[listen.a]\n"), [] as [&str; 0]);
+}
+
+#[test]
+fn invalid_listener_is_reported_with_line_and_key() {
+    let case = Case::new();
+    for (text, expected) in [
+        ("[listen.a]\ntsl = true\n", "5: listen.a.tsl = true: is not a key\n    hint: did you mean \"tls\"?"),
+        (
+            "[listen.a]\nbind = 80\n",
+            "5: listen.a.bind = 80: must be a string or a list of strings, not a number",
+        ),
+        (
+            "[listen.a]\nbind = \"unix:x\"\n",
+            "5: listen.a.bind = \"unix:x\": \"unix:x\" is relative, which only the command line allows\n    hint: write the full path, e.g. \"unix:/run/x\"",
+        ),
+        (
+            "[listen.a]\nbind = \":80\"\n[listen.b]\nbind = \":80\"\n",
+            "7: listen.b.bind = \":80\": has 0.0.0.0:80, which [listen.a] has too",
+        ),
+        (
+            "[listen]\nbind = \":80\"\n[listen.b]\nbind = \":80\"\n",
+            "7: listen.b.bind = \":80\": has 0.0.0.0:80, which listen.bind has too",
+        ),
+        (
+            "[listen.\"a:b\"]\n",
+            "4: listen.a:b: cannot be the name of a socket\n    hint: use a name that FileDescriptorName= of a socket unit may have, e.g. [listen.https]",
+        ),
+        (
+            "[listen]\nNAME = 3\n",
+            "5: listen.NAME = 3: must be a table, not a number\n    hint: write [listen.https], with a name for the socket, and bind and tls below it",
+        ),
+        (
+            "[listen.bind]\ntls = true\n",
+            "4: listen.bind = { tls = true }: must be a string or a list of strings, not a table",
+        ),
+    ] {
+        let error = case.with(text).unwrap_err().replace("@/rgun.toml:", "");
+        assert_eq!(error, expected, "{text}");
+    }
+    let error = case.with("[listen.a]\ntls = true\n").unwrap_err();
+    assert!(
+        error.contains("rgun.toml:5: listen.a.tls = true: has no certificate")
+            && error.contains("LoadCredential="),
+        "{error}"
+    );
+}
+
+#[test]
+fn certificates_are_paired_with_keys_in_order() {
+    let case = Case::new();
+    let pairs = |text: &str| {
+        let tls = case.with(&format!("[tls]\n{text}\n")).unwrap().tls;
+        let pairs =
+            tls.certificates.iter().map(|files| format!("{} {}", files.cert.display(), files.key.display()));
+        pairs.collect::<Vec<_>>()
+    };
+    assert_eq!(pairs("cert = \"/a\""), ["/a /a"]);
+    assert_eq!(pairs("cert = [\"/a\", \"/b\"]\nkey = [\"/c\", \"/d\"]"), ["/a /c", "/b /d"]);
+    for (text, expected) in [
+        ("key = \"/k\"", "tls.key = \"/k\": has no effect without tls.cert"),
+        ("cert = \"/a\"\nkey = [\"/b\", \"/c\"]", "tls.key = [\"/b\", \"/c\"]: names 2 files, tls.cert 1"),
+        ("cert = []", "tls.cert = []: names no file"),
+        ("cert = \"\"", "tls.cert = \"\": is empty"),
+        ("cert = \"a.pem\"", "tls.cert = \"a.pem\": a.pem is relative, which only the command line allows"),
+        ("cert = \"$CREDENTIALS_DIRECTORY/a\"", "is a credential, and $CREDENTIALS_DIRECTORY is not set"),
+        ("cert = \"/a\"\nmin_version = \"1.1\"", "is an obsolete version (RFC 8996)"),
+        ("cert = \"/a\"\nmin_version = 1.2", "must be a string, not a fraction"),
+        ("cert = \"/a\"\nclient_auth = \"require\"", "did you mean \"required\"?"),
+        ("cert = \"/a\"\nclient_auth = \"required\"", "client_auth = \"required\": needs tls.client_ca"),
+        ("cert = \"/a\"\nclient_ca = \"/b\"", "client_ca = \"/b\": has no effect without tls.client_auth"),
+    ] {
+        let error = case.with(&format!("[tls]\n{text}\n")).unwrap_err();
+        assert!(error.contains(expected), "{text}\n{error}");
+    }
+}
+
+#[test]
+fn credentials_of_the_unit_serve_a_socket_with_tls() {
+    let case = Case::new();
+    case.place.file("credentials/tls.crt", b"", 0o400);
+    case.place.file("credentials/tls.key", b"", 0o400);
+    let directory = case.place.join("credentials").display().to_string();
+    let load = |text: &str| {
+        let text = format!("{SOUND}{text}");
+        case.load(&text, &[("CREDENTIALS_DIRECTORY", &directory)], Layer::new()).unwrap().config.tls
+    };
+    let files = |name: &str| PathBuf::from(format!("{directory}/{name}"));
+    let default = CertificateFiles { cert: files("tls.crt"), key: files("tls.key") };
+    assert_eq!(load("[listen.https]\ntls = true\n").certificates, [default]);
+    assert_eq!(load("[listen.https]\nbind = \":443\"\n").certificates, []);
+    let named = load("[tls]\ncert = \"$CREDENTIALS_DIRECTORY/site\"\n");
+    assert_eq!(named.certificates, [CertificateFiles { cert: files("site"), key: files("site") }]);
+}
