@@ -1,8 +1,8 @@
 //! The edge thread: one reactor that accepts connections, speaks HTTP, dispatches, and serves the workers' rings.
 //!
 //! `run` starts it and controls it through [`Edge`]. The reactor is a tokio `current_thread` runtime: the only one with
-//! a hook at the end of each turn (`on_thread_park`), where completions are collected and doorbells rung. Doing that for
-//! each push costs a sixth of the throughput.
+//! a hook at the end of each turn (`on_thread_park`), where completions are collected and doorbells rung. Doing that
+//! for each push costs a sixth of the throughput.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -240,7 +240,8 @@ impl EdgeThread {
             ended = &mut timers => ended,
             ended = &mut sweeper => ended,
         };
-        // A panic in a connection's task ends that connection. Without one of these two tasks no timeout works.
+        // A panic in a connection's task ends that connection. If one of these two tasks ended, timeouts would no
+        // longer work.
         if let Err(error) = ended {
             std::panic::resume_unwind(error.into_panic());
         }
@@ -254,7 +255,7 @@ struct AbortOnPanic;
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("the edge thread panicked, which is a bug of rgun's; aborting");
+            tracing::error!("the edge thread panicked, which is a bug in rgun; aborting");
             daemon_log::flush();
             std::process::abort();
         }

@@ -31,15 +31,15 @@ fn explain_missing_directory(environment: &Environment, error: &std::io::Error) 
     let what = if error.kind() == std::io::ErrorKind::NotFound {
         "is gone".to_owned()
     } else {
-        format!("cannot be found out: {error}")
+        format!("is unknown: {error}")
     };
     format!(
-        "rgun: the current directory{named} {what}\n    hint: change to the application's directory anew\n"
+        "rgun: the current directory{named} {what}\n    hint: change to the application's directory again\n"
     )
 }
 
 fn fail(text: &str, status: u8) -> ExitCode {
-    // If stderr is closed, the exit status still says it.
+    // If stderr is closed, the exit status still reports the failure.
     let _ = std::io::stderr().write_all(text.as_bytes());
     ExitCode::from(status)
 }

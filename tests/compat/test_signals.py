@@ -92,7 +92,7 @@ def test_sigterm_to_all_processes_loses_no_request(server, tmp_path):
     running = Waiting(server, tmp_path / "gate")
     for pid in (*children(server.process.pid), server.process.pid):
         os.kill(pid, signal.SIGTERM)
-    server.wait_for_log("stopping: finishing the requests under way")
+    server.wait_for_log("stopping: finishing running requests")
     assert running.answer() == (200, b'"waited"', True)
     assert server.stop() == 0
 

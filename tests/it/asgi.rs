@@ -89,13 +89,13 @@ fn a_blocked_event_loop_is_logged_then_replaced() {
     assert_eq!(client.get("/block/200").status, 200);
     // No other request arrives, so the daemon detects the blocked loop by a ping.
     assert_eq!(client.get("/block/1100").status, 200);
-    daemon.log.wait_for("event loop of worker 0 has not turned");
+    daemon.log.wait_for("event loop of worker 0 has been blocked");
     assert_eq!(daemon.worker(), worker);
     client.send_get("/block/60000");
     let begun = Instant::now();
     let mut other = daemon.connect();
     other.send_get("/hello");
-    daemon.log.wait_for_count(2, "event loop of worker 0 has not turned");
+    daemon.log.wait_for_count(2, "event loop of worker 0 has been blocked");
     daemon.log.wait_for("it is being replaced");
     assert!(begun.elapsed() > Duration::from_millis(950), "{:?}", begun.elapsed());
     assert_eq!(other.response().text(), "Hello, world!", "unclaimed requests are reassigned");
@@ -107,7 +107,7 @@ fn an_idle_event_loop_is_not_blocked() {
     let daemon = Rgun::fake_asgi().set("timeouts.stall", "200ms").start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.get("/slow/1500").text(), "slow");
-    assert_eq!(daemon.log.count("has not turned"), 0, "{}", daemon.log.text());
+    assert_eq!(daemon.log.count("has been blocked"), 0, "{}", daemon.log.text());
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn running_and_queued_requests_are_finished() {
         client.assert_closed();
     }
     assert_eq!(daemon.wait_exit().code(), Some(0));
-    daemon.log.wait_for("stopping: finishing the requests under way");
+    daemon.log.wait_for("stopping: finishing running requests");
     daemon.log.wait_for("stopped");
 }
 

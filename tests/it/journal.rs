@@ -66,7 +66,7 @@ fn an_exception_after_the_response_names_its_request() {
     let daemon = Rgun::fake().start_ready();
     let response = daemon.get("/raise-late");
     assert_eq!((response.status, response.text().as_str()), (200, "Hello, world!"));
-    let entry = daemon.log.wait_for("raised after its answer was complete: Fake: boom");
+    let entry = daemon.log.wait_for("raised after its response was complete: Fake: boom");
     assert!(entry.contains("GET /raise-late"), "{entry}");
     let fields = daemon.log.wait_for("rgun.request_id");
     assert!(fields.contains(response.field("x-request-id")), "{fields}");

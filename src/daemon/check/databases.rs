@@ -40,7 +40,7 @@ pub(super) fn find(app: &App, identity: &UserIdentity) -> io::Result<Vec<PathBuf
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    // Processes that it started would keep the pipe open. ESRCH: none is left.
+    // Processes that the application started would keep the pipe open. ESRCH: none is left.
     let group = nix::unistd::Pid::from_raw(child.id().cast_signed());
     match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
         Ok(()) | Err(nix::errno::Errno::ESRCH) => {}

@@ -1,7 +1,7 @@
 //! The user, groups, environment and directory in which `rgun check` runs the application.
 //!
-//! A check as root would run the application as root, and root can read everything. It therefore runs as the user of the
-//! unit with the same configuration.
+//! A check as root would run the application as root, and root can read everything. It therefore runs as the user of
+//! the unit with the same configuration.
 
 use std::ffi::{CString, OsString};
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub(super) fn resolve_context(
         let flag = wanted.user.as_ref().map(|_| "--user").or(wanted.unit.as_ref().map(|_| "--unit"));
         return match flag {
             Some(flag) => {
-                Err(usage(format!("{flag}: only root can check as somebody else; run it with sudo")))
+                Err(usage(format!("{flag}: only root can check as another user; run it with sudo")))
             }
             None => Ok(CheckContext { invocation: invocation.clone(), identity: None, unit: None }),
         };
@@ -112,7 +112,7 @@ fn unit_for_file(file: &Path) -> Option<String> {
 fn explain_missing_user(invocation: &Invocation) -> String {
     let why = match invocation.file() {
         Some(file) => match unit_for_file(file) {
-            Some(unit) => format!("there is no unit {unit} that would say as whom"),
+            Some(unit) => format!("there is no unit {unit} to take the user from"),
             None => format!("no unit is known to read {}", file.display()),
         },
         None => "no unit belongs to an application that is named on the command line".to_owned(),

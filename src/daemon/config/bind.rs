@@ -88,7 +88,7 @@ fn unix(path: &str) -> Result<Bind, ValueError> {
     }
     if path.len() > MAX_PATH_BYTES {
         return Err(ValueError::new(format!(
-            "has a path of {} bytes; the kernel takes {MAX_PATH_BYTES} (unix(7))",
+            "has a path of {} bytes; the kernel accepts {MAX_PATH_BYTES} (unix(7))",
             path.len()
         )));
     }
@@ -145,7 +145,7 @@ fn tcp(text: &str) -> Result<Bind, ValueError> {
 }
 
 pub(super) fn port(text: &str) -> Result<u16, ValueError> {
-    // Digits only: `u16::from_str` also takes "+80".
+    // Digits only: `u16::from_str` also accepts "+80".
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(port) if digits => Ok(port),

@@ -270,7 +270,7 @@ mod tests {
             let error = as_nobody(check).unwrap_err();
             assert!(error.reason.contains("cannot be executed"), "{error}");
         } else {
-            eprintln!("SKIPPED: takes root to become somebody else");
+            eprintln!("SKIPPED: needs root to become another user");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::value::{Setting, Source};
 use super::{Count, Interface, Level, Lifespan, Loop, Retry, Target, Underscores, Value, ValueError, units};
 
-/// Minimum of `workers.max_memory`. A bare interpreter with the extension takes more, so that a lower limit would replace
+/// Minimum of `workers.max_memory`. The bare interpreter with the extension uses more, so a lower limit would replace
 /// workers endlessly.
 const MIN_WORKER_MEMORY: u64 = 16 << 20;
 
@@ -25,7 +25,7 @@ pub(super) fn whole(setting: &Setting, min: u32, max: u32) -> Result<u32, ValueE
     let n = match &setting.value {
         Value::Integer(n) => *n,
         Value::Text(text) if setting.source != Source::File => {
-            // `i128::from_str` also takes "+3".
+            // `i128::from_str` also accepts "+3".
             let n = if text.starts_with('+') { None } else { text.parse().ok() };
             n.ok_or_else(|| ValueError::new("is not a whole number"))?
         }
@@ -152,7 +152,7 @@ pub(super) fn memory_or_off(setting: &Setting) -> Result<Option<u64>, ValueError
     match size {
         Some(bytes) if bytes < MIN_WORKER_MEMORY => {
             let error = ValueError::new(format!(
-                "is less than {}, which is about what Python takes alone",
+                "is less than {}, about what the interpreter alone needs",
                 units::format_size(MIN_WORKER_MEMORY)
             ));
             // A plain 512 probably means MiB.

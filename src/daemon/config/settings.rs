@@ -306,8 +306,8 @@ pub struct Limits {
     pub response_memory: Option<u64>,
     /// Bytes of all responses together that may be buffered in files. `None` is `"auto"`.
     pub response_disk: Option<u64>,
-    /// Minimum rate at which a client reads its response, in bytes per second over `timeouts.body`; a slower one is cut
-    /// off. `None` is `"off"`.
+    /// Minimum rate at which a client reads its response, in bytes per second over `timeouts.body`; the connection of a
+    /// slower one is closed. `None` is `"off"`.
     pub response_rate: Option<u64>,
     /// Bytes of all request bodies together that may be buffered in memory. `None` is `"auto"`.
     pub spool_memory: Option<u64>,

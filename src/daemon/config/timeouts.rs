@@ -6,8 +6,8 @@ use std::time::Duration;
 /// `[timeouts]`. `None` is `"off"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the start of the application on a request to the start of its response, and the longest pause within the
-    /// response; then 504, or the connection is cut. Gunicorn's `timeout`.
+    /// Maximum time for the application to begin its response; then 504. Also the longest pause within the response;
+    /// then the connection is closed. Gunicorn's `timeout`.
     pub request: Option<Duration>,
     /// Maximum time that a request waits for a worker; then 503.
     pub queue: Option<Duration>,
@@ -33,10 +33,10 @@ pub struct Timeouts {
 pub struct PathRule {
     /// `match`: a percent-encoded path without the query; `*` matches any bytes, including `/`.
     pub pattern: String,
-    /// Overrides `timeouts.request`; `None` does not, `Some(None)` is `"off"`.
+    /// Overrides `timeouts.request`. `None`: does not override it; `Some(None)`: no limit (`"off"`).
     pub request: Option<Option<Duration>>,
-    /// Maximum number of these requests that run at a time in all workers together; others wait outside the queue. `None`
-    /// is no limit.
+    /// Maximum number of these requests that run at a time in all workers together; others wait outside the queue.
+    /// `None` is no limit.
     pub concurrency: Option<NonZeroU32>,
 }
 

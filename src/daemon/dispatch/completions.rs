@@ -57,11 +57,11 @@ impl Dispatcher {
             }
             self.reactor.epoch().announce_awake();
         }
-        // A worker that publishes without end must not keep the reactor from its sockets. The next turn goes on here.
+        // A worker that publishes without end must not keep the reactor from its sockets. The next turn continues.
         self.reactor.ring();
     }
 
-    /// Collects completions and wakes the workers in the middle of a turn. Called by tasks that make it long.
+    /// Collects completions and wakes the workers in the middle of a turn. Called by tasks that run for long.
     pub fn poll_now(&self) {
         let mut state = self.lock();
         self.collect_completions(&mut state, Instant::now());

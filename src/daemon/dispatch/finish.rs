@@ -1,4 +1,5 @@
-//! The end of an exchange: with a fault, or because its client is gone. It leaves the queue, its path rule and its worker.
+//! The end of an exchange: with a fault, or because its client is gone. The exchange is removed from the queue, its
+//! path rule and its worker.
 
 use std::time::Instant;
 
@@ -45,8 +46,8 @@ impl State {
         }
     }
 
-    /// Ends an exchange whose client is gone. A request that has not started never will: then the index of the worker
-    /// that has room again is returned.
+    /// Ends an exchange whose client is gone. If the request has not started, it is removed from its worker; returns
+    /// the index of that worker, which has room again.
     pub(super) fn abandon(&mut self, id: ExchangeId, now: Instant) -> Option<usize> {
         let exchange = self.exchanges.get_mut(id)?;
         exchange.mark_client_gone();

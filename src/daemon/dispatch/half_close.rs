@@ -1,5 +1,6 @@
-//! Clients that have closed their sending half. A FIN alone does not tell a client that waits for its response from one
-//! that has left: a request that has started goes on, and one that waits may start, but only for a second.
+//! Clients that have closed their sending half. A FIN alone does not distinguish a client that waits for its response
+//! from one that has left. So a request that has started continues, and one that waits may start, but only for a
+//! second.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,8 @@ use rgun_channel::frame::ExchangeId;
 use super::exchange::ExchangeState;
 use super::{Dispatcher, State};
 
-/// Time from its submission in which a request of a half-closed client may start. A client that still waits has closed
-/// right after its request; under overload, when waiting takes longer, most clients that close have left.
+/// A request of a half-closed client may start within this time of its submission. A client that still wants the
+/// response has closed its half right after the request; one that closes later, as during an overload, has mostly left.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {

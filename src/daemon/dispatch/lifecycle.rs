@@ -119,8 +119,8 @@ impl Dispatcher {
         }
     }
 
-    /// Expects one more report of the worker's stacks, which does not count towards its limit. The caller must call this
-    /// before it asks, because the report may come at once.
+    /// Expects one more report of the worker's stacks, which does not count towards its limit. The caller must call
+    /// this before it asks, because the report may come at once.
     pub fn expect_stacks(&self, id: WorkerId) {
         let mut state = self.lock();
         if let Some(index) = state.worker_index(id)
@@ -318,7 +318,7 @@ impl State {
         }
     }
 
-    /// Clears the quarantine of requests like this one, which is answered well.
+    /// Clears the quarantine of requests like this one, which has succeeded.
     pub(super) fn clear_quarantine(&mut self, id: ExchangeId) {
         if let Some(request) = self.exchanges.get(id).and_then(Exchange::request) {
             self.quarantine.record_success(request.method, request.path);

@@ -1,18 +1,18 @@
 //! Dispatches requests to workers: one queue for all workers, and one *exchange* per request.
 //!
-//! `http` submits a request and awaits its [`Ticket`]. `edge` calls [`Dispatcher::before_park`] at the end of every turn of
-//! the reactor. `pool` makes a worker's [`Link`](crate::link::Link). `run` attaches and detaches workers, sets the [`Policy`], reads the load,
-//! and gets a [`Notice`] of each event.
+//! `http` submits a request and awaits its [`Ticket`]. `edge` calls [`Dispatcher::before_park`] at the end of every
+//! turn of the reactor. `pool` makes a worker's [`Link`](crate::link::Link). `run` attaches and detaches workers, sets
+//! the [`Policy`], reads the load, and gets a [`Notice`] of each event.
 //!
 //! # Invariants
 //! - A request is assigned to a worker only when it can start: when a slot is idle, or a little ahead of time
 //!   (*prefetched*) when the application answers within a millisecond. A prefetched record that would have to wait is
 //!   *revoked* (`revoke_stalled`, `steal`).
 //! - Every exchange is answered exactly once: by the application, or by a [`Fault`].
-//! - An exchange stays in the table until the client has everything or is gone, and the worker has sent DONE or is gone.
-//!   A completion for an id that is not in the table is therefore a breach of contract, never a late response.
-//! - An exchange with a [permit](admission::rules) keeps it until its worker is done. An exchange held by its rule is not
-//!   in the queue.
+//! - An exchange stays in the table until the client has everything or is gone, and the worker has sent DONE or is
+//!   gone. A completion for an id that is not in the table is therefore a breach of contract, never a late response.
+//! - An exchange with a [permit](admission::rules) keeps it until its worker is done. An exchange held by its rule is
+//!   not in the queue.
 //! - Workers are woken at the end of the reactor's turn, not per push.
 //!
 //! # Files
@@ -23,8 +23,8 @@
 //! - [`exchange`]: one request, its response, and the table of all exchanges;
 //! - [`state`]: everything behind the dispatcher's lock;
 //! - operations: [`submit`] and [`finish`] begin and end an exchange, [`scheduler`] chooses its worker, [`completions`]
-//!   collects completions, [`lifecycle`] attaches and removes workers, [`timers`] checks deadlines, [`slow_clients`] takes
-//!   responses of slow clients off their workers, [`handles`] is what `http` holds of an exchange.
+//!   collects completions, [`lifecycle`] attaches and removes workers, [`timers`] checks deadlines, [`slow_clients`]
+//!   takes responses of slow clients off their workers, [`handles`] are what `http` uses an exchange by.
 //!
 //! A file imports only files below it.
 

@@ -15,23 +15,24 @@ pub enum Notice {
     Report(WorkerId, Report),
     /// The worker broke the channel's contract, in this way, and was removed.
     ContractBreached(WorkerId, String),
-    /// The worker closed its control socket, as every exit does first, and was removed.
+    /// The worker closed its control socket, which every exit does, and was removed.
     ControlSocketClosed(WorkerId),
     /// The request exceeded its deadline in a WSGI worker. Its client has been answered.
     DeadlineExceeded(WorkerId, RequestInfo),
     /// The request exceeded its deadline in an ASGI worker. Its client has been answered, and its task is cancelled.
     TaskDeadlineExceeded(WorkerId, RequestInfo),
-    /// The cancelled task has not ended within a second: only the worker's end can end it.
+    /// The cancelled task has not ended within a second: only killing the worker can end it.
     CancelIgnored(WorkerId, RequestInfo),
     /// The ASGI worker's event loop has not run for this time, longer than `timeouts.stall`. Sent once for each stall.
     LoopStalled(WorkerId, Duration),
-    /// The event loop has not run for twice `timeouts.stall`: only the worker's end can end that.
+    /// The event loop has not run for twice `timeouts.stall`: only killing the worker can end that.
     LoopStuck(WorkerId, Duration),
     /// The request has been running for longer than `log.slow`. Sent once for each attempt.
     SlowRequest(WorkerId, RequestInfo),
     /// The retiring worker has no exchange left, except those past their deadline.
     Drained(WorkerId),
-    /// The worker has served this number of requests, its [`Link::max_requests`](crate::link::Link::max_requests). Sent once.
+    /// The worker has served this number of requests, its [`Link::max_requests`](crate::link::Link::max_requests). Sent
+    /// once.
     MaxRequestsReached(WorkerId, u64),
     /// A request is queued and no worker is open. Sent once until a worker is admitted.
     WorkerRequested,

@@ -49,8 +49,8 @@ impl Dispatcher {
     /// Assigns queued exchanges to a worker that has room, then steals for its idle slots.
     pub(super) fn refill(&self, state: &mut State, index: usize, now: Instant) {
         while let Some(id) = state.queue.peek(now) {
-            let carriage = state.transport(id);
-            let has_room = state.workers[index].as_ref().is_some_and(|worker| worker.has_room(carriage));
+            let transport = state.transport(id);
+            let has_room = state.workers[index].as_ref().is_some_and(|worker| worker.has_room(transport));
             if !has_room || !self.assign(state, index, id, now) {
                 return;
             }
@@ -82,8 +82,8 @@ impl Dispatcher {
     /// Assigns queued exchanges to the workers that have room.
     pub(super) fn refill_all(&self, state: &mut State, now: Instant) {
         while let Some(id) = state.queue.peek(now) {
-            let carriage = state.transport(id);
-            let Some(index) = state.choose_worker(carriage) else { return };
+            let transport = state.transport(id);
+            let Some(index) = state.choose_worker(transport) else { return };
             if !self.assign(state, index, id, now) {
                 return;
             }
@@ -107,14 +107,14 @@ impl State {
 
     /// Returns the worker that can start a request soonest, if one has room: with an idle slot before without, the least
     /// busy first, a stalled one last.
-    pub(super) fn choose_worker(&self, carriage: BodyTransport) -> Option<usize> {
+    pub(super) fn choose_worker(&self, transport: BodyTransport) -> Option<usize> {
         let mut best: Option<(usize, Rank)> = None;
         for (index, worker) in self.workers.iter().enumerate() {
             let Some(worker) = worker else { continue };
-            if !worker.has_room(carriage) {
+            if !worker.has_room(transport) {
                 continue;
             }
-            let rank = (worker.load.is_stalled, worker.idle_slots() == 0, worker.load.rank(carriage));
+            let rank = (worker.load.is_stalled, worker.idle_slots() == 0, worker.load.rank(transport));
             if best.is_none_or(|(_, other)| rank < other) {
                 best = Some((index, rank));
             }

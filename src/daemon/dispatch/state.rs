@@ -34,7 +34,7 @@ pub struct Dispatcher {
     pub(super) timer_wakeup: Notify,
     /// Interface of the worker that was admitted last: [`UNKNOWN`], [`WSGI`] or [`ASGI`].
     pub(super) interface: AtomicU8,
-    /// Notified when the interface is known, or when there is no use in waiting for it.
+    /// Notified when the interface is known, or when requests are rejected anyway.
     pub(super) interface_known: Notify,
     /// The memory and disk that the responses of all workers share.
     pub(super) buffers: &'static Buffers,

@@ -11,20 +11,20 @@ use super::worker::Worker;
 use super::worker::loop_health::LoopHealth;
 use super::{Dispatcher, Notice, State};
 
-/// While records may stall.
+/// Interval while records may stall.
 const FAST_TICK: Duration = Duration::from_millis(1);
 
-/// While requests may time out.
+/// Interval while requests may time out.
 const SLOW_TICK: Duration = Duration::from_millis(50);
 
-/// While there are only open WebSockets: only their event loops are checked.
+/// Interval while there are only open WebSockets: only their event loops are checked.
 const PARKED_TICK: Duration = Duration::from_secs(1);
 
 /// Time for a cancelled task to end, and to run its `finally` blocks.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
-    /// Runs the timers for ever. Sleeps while there is nothing to watch, so that an idle daemon uses no CPU.
+    /// Runs the timers forever. Sleeps while there is nothing to watch, so that an idle daemon uses no CPU.
     pub async fn run_timers(&'static self) {
         loop {
             let rate = self.tick(Instant::now());

@@ -74,7 +74,7 @@ impl RequestFault {
             // RFC 9110 §9.3.6: an origin server that is no tunnel.
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"),
             Self::Target => (StatusCode::BAD_REQUEST, "the request's target is not a path"),
-            Self::TargetHost => (StatusCode::BAD_REQUEST, "the request's target names an impossible host"),
+            Self::TargetHost => (StatusCode::BAD_REQUEST, "the host in the request's target is not valid"),
             // RFC 9112 §3.2.
             Self::NoHost => (StatusCode::BAD_REQUEST, "the Host field is missing"),
             Self::ManyHosts => (StatusCode::BAD_REQUEST, "there is more than one Host field"),
@@ -92,7 +92,7 @@ impl RequestFault {
                 (StatusCode::PAYLOAD_TOO_LARGE, "the request's body is larger than limits.body")
             }
             Self::BodyTooSlow => (StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time"),
-            Self::BodyBroken => (StatusCode::BAD_REQUEST, "the request's body breaks off"),
+            Self::BodyBroken => (StatusCode::BAD_REQUEST, "the request's body is incomplete"),
         }
     }
 }
@@ -182,7 +182,7 @@ impl Refusal {
             Self::Framing(violation) => ErrorResponse::new(violation.status_and_reason()),
             Self::WrongLength(_) => ErrorResponse::new((
                 StatusCode::BAD_GATEWAY,
-                "the application's answer is not as long as its Content-Length says",
+                "the application's response is not as long as its Content-Length",
             )),
             Self::Spool(_) => ErrorResponse {
                 retry_after: Some(RETRY_LONG),
@@ -224,7 +224,7 @@ fn exchange_response(fault: &Fault) -> ErrorResponse {
             ErrorResponse::unavailable("the application is not available at the moment", RETRY_LONG)
         }
         Fault::Quarantined(pause) => ErrorResponse::unavailable(
-            "requests like this one have ended workers; they are refused for a while",
+            "requests like this one have crashed workers; they are refused for a while",
             whole_seconds(*pause),
         ),
         Fault::WorkerKilled(_) => ErrorResponse::unavailable(
@@ -236,7 +236,7 @@ fn exchange_response(fault: &Fault) -> ErrorResponse {
         }
         Fault::ClientTooSlow => ErrorResponse::new((
             StatusCode::REQUEST_TIMEOUT,
-            "the client took its answer too slowly, and there was no room to keep it",
+            "the client read its response too slowly, and there was no room to buffer it",
         )),
         Fault::WorkerDied(_) => {
             ErrorResponse::new((StatusCode::BAD_GATEWAY, "the worker died while it had this request"))
@@ -274,7 +274,7 @@ impl Violation {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "the request has more header fields than limits.headers",
             ),
-            Self::Host => (StatusCode::BAD_REQUEST, "the Host field names no host"),
+            Self::Host => (StatusCode::BAD_REQUEST, "the Host field is not a valid host"),
             Self::BodyTooLong => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "the request's body is longer than any that could be served")
             }

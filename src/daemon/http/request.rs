@@ -81,7 +81,7 @@ pub(super) fn start(
     (meta, progress, handshake)
 }
 
-/// Checks a head and makes its fields those that the application shall see.
+/// Checks a head and changes its fields into those that the application receives.
 fn check_head(
     context: &ConnContext,
     parts: &mut request::Parts,

@@ -31,7 +31,7 @@ const MAX_UNTRACKED_BODY: usize = 16 * 1024;
 
 /// Refuses a response whose `Content-Length` is not the length of its body. hyper trusts the field (`encode_headers`),
 /// so the client would read the rest of the body as the next response. Responses to HEAD and 304 have no body and may
-/// declare a length (RFC 9110 §8.6); of a stream hyper counts the bytes.
+/// declare a length (RFC 9110 §8.6); hyper counts the bytes of a stream.
 pub(super) fn check_content_length(method: &Method, response: &AppResponse) -> Result<(), Refusal> {
     let AppResponse { head, body, worker, .. } = response;
     if *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
@@ -88,8 +88,8 @@ pub(super) fn application_response(
         ContentLength::Absent | ContentLength::Invalid => None,
     };
     let body = ResponseBody::new(source, context, record, declared);
-    // To HTTP/1.0 only the end of the connection ends a body without a length (RFC 9112 §9.3). hyper closes then, but
-    // would have promised keep-alive.
+    // For an HTTP/1.0 client, only the end of the connection ends a body without a length (RFC 9112 §9.3). hyper closes
+    // the connection, but would send `keep-alive` nevertheless.
     let ends_by_close = meta.is_http_10 && declared.is_none() && body.size_hint().exact().is_none();
     let mut response = Response::new(body);
     *response.status_mut() = head.status;

@@ -1,7 +1,7 @@
 //! The daemon's log: connects `tracing` to journald or stderr. `run` starts it.
 //!
-//! The logging thread formats the entry and puts it into a bounded [`LogQueue`]; a thread of the queue writes it. A full
-//! pipe or a hanging journald therefore blocks neither supervision nor requests. (`tracing-journald` and
+//! The logging thread formats the entry and puts it into a bounded [`LogQueue`]; a thread of the queue writes it. A
+//! full pipe or a hanging journald therefore blocks neither supervision nor requests. (`tracing-journald` and
 //! `tracing-subscriber` write on the logging thread.) Panic messages go the same way.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -173,8 +173,8 @@ impl<S: Subscriber> Layer<S> for QueueLayer {
 fn report_dropped(lines: u64) {
     tracing::warn!(
         rgun.dropped = lines,
-        "the log was not read fast enough: {lines} lines are missing; look at journald, or at whoever reads rgun's \
-         stderr and stdout"
+        "the log was not read fast enough: {lines} lines are missing; check journald, or the process that reads \
+         rgun's stderr and stdout"
     );
 }
 
@@ -182,13 +182,13 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("<unnamed>");
     let place = info.location().map(|place| format!(" at {place}")).unwrap_or_default();
-    let what = info.payload_as_str().unwrap_or("something that is no text");
+    let what = info.payload_as_str().unwrap_or("a value that is not text");
     let backtrace = Backtrace::capture();
     let backtrace = match backtrace.status() {
         BacktraceStatus::Captured => format!("\n{backtrace}"),
         _ => String::new(),
     };
-    tracing::error!("thread {name} panicked{place}, which is a bug of rgun's: {what}{backtrace}");
+    tracing::error!("thread {name} panicked{place}, which is a bug in rgun: {what}{backtrace}");
     if name == "main" {
         // The process ends with this thread.
         flush();
@@ -222,8 +222,8 @@ fn is_device(stat: nix::Result<FileStat>) -> bool {
     stat.is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR)
 }
 
-/// Whether stderr is the journal's stream: `JOURNAL_STREAM` then has its device and inode (systemd.exec(5)). They differ
-/// if stderr was redirected.
+/// Whether stderr is the journal's stream: `JOURNAL_STREAM` then has its device and inode (systemd.exec(5)). They
+/// differ if stderr was redirected.
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = fstat(io::stderr()) else { return false };

@@ -5,7 +5,7 @@ use std::fmt;
 /// Defines the enum, its tokens and the list of all of them.
 macro_rules! refusal_kinds {
     ($($(#[$doc:meta])* $name:ident => $token:literal,)*) => {
-        /// The reason for refusing a request before the application had it.
+        /// The reason for refusing a request before it reached the application.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum RefusalKind {
             $($(#[$doc])* $name,)*
@@ -48,7 +48,7 @@ refusal_kinds! {
     BadHandshake => "bad_handshake",
     /// The request line is longer than `limits.request_line`.
     RequestLineTooLong => "request_line_too_long",
-    /// The head is longer than `limits.header`, or a part of it than a frame can hold.
+    /// The head is longer than `limits.header`, or a part of it is longer than a frame can hold.
     HeadTooLong => "head_too_long",
     /// There are more fields than `limits.headers`.
     TooManyFields => "too_many_fields",

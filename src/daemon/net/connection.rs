@@ -58,7 +58,7 @@ impl Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Directive {
-    /// Go on.
+    /// Nothing to do.
     None = 0,
     /// Report end of input, if the connection is between requests.
     CloseIdle = 1,

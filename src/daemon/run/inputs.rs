@@ -43,7 +43,8 @@ impl Daemon {
             }
             Notice::ContractBreached(worker, reason) => return vec![Event::Misbehaved { worker, reason }],
             Notice::ControlSocketClosed(worker) => {
-                // A process closes its descriptors some time before it can be waited for: a core dump may lie between.
+                // A process closes its descriptors some time before it can be reaped: it may write a core dump in
+                // between.
                 self.awaiting_exit.push((worker, Instant::now() + EXIT_TIMEOUT));
                 return self.reap();
             }
@@ -121,7 +122,7 @@ impl Daemon {
                 self.on_fork_failed(worker, incarnation, &reason)
             }
             control::Report::Promoted if !self.supervisor.is_promoting(worker) => {
-                vec![misbehaved(worker, "claims to be a zygote now, and was not asked to become one")]
+                vec![misbehaved(worker, "reported that it has become a zygote, which was not requested")]
             }
             control::Report::Promoted => {
                 self.pool.on_promoted(worker);

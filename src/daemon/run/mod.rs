@@ -89,7 +89,7 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     let destination = match daemon_log::start(config.log.level) {
         Ok(destination) => destination,
         Err(error) => {
-            // If stderr is closed, the exit status still says it.
+            // If stderr is closed, the exit status still reports the failure.
             let _ = writeln!(std::io::stderr(), "rgun: cannot start the log: {error}");
             return ExitCode::from(OS_ERROR);
         }

@@ -111,16 +111,16 @@ impl OperatorLog {
             Report::Replaced { worker, by } => self.log_replaced(worker, by),
             Report::Recycling { worker, reason } => self.log_recycling(worker, reason),
             Report::Overdue { worker, state, waited } => {
-                log_worker!(warn, self, worker, "({}) used up its {waited:.1?}", state.as_str());
+                log_worker!(warn, self, worker, "has been {} for {waited:.1?}, its limit", state.as_str());
             }
             Report::RetirementAborted { worker } => log_worker!(
                 warn,
                 self,
                 worker,
-                "was killed before it had finished its requests: there is no room for one more process"
+                "was killed before it had finished its requests: its replacement would exceed the process limit"
             ),
             Report::DrainTimedOut { waited } => tracing::warn!(
-                "not every request was answered within timeouts.drain ({waited:.1?}); the rest is cut off"
+                "not every request was answered within timeouts.drain ({waited:.1?}): aborting the others"
             ),
             Report::ReloadStarted { generation } => tracing::info!(
                 rgun.generation = generation.0,
@@ -134,7 +134,7 @@ impl OperatorLog {
             Report::ReloadFailed { generation, failure } => log_failed_reload(generation, &failure),
             Report::RolledBack { from, to, reason } => tracing::error!(
                 rgun.generation = to.0,
-                "generation {from} answers worse than the one before it ({reason}): generation {to} serves again"
+                "generation {from} failed ({reason}): rolled back to generation {to}, which serves again"
             ),
             Report::Resized { from, to, reason } => log_resize(from, to, reason),
         }
@@ -292,7 +292,7 @@ fn log_resize(from: u16, to: u16, reason: ResizeReason) {
         ResizeReason::IdleExit => {
             tracing::info!("no request for workers.idle_exit: the workers exit until the next one");
         }
-        ResizeReason::Request => tracing::info!("a request has come: workers start"),
+        ResizeReason::Request => tracing::info!("a request has arrived: starting workers"),
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, request: &Request
     );
 }
 
-/// Logs an event loop that has not turned for `timeouts.stall`, with the stacks of its worker.
+/// Logs an event loop that has been blocked for `timeouts.stall`, with the stacks of its worker.
 pub(super) fn log_stall(worker: WorkerId, pid: Option<u32>, silence: Duration, stacks: Option<&str>) {
     let stacks = match stacks {
         Some(stacks) => format!("Python stacks:\n{}", stacks.trim_end()),
@@ -49,7 +49,7 @@ pub(super) fn log_stall(worker: WorkerId, pid: Option<u32>, silence: Duration, s
         rgun.worker = seat_field(worker),
         rgun.pid = pid,
         rgun.duration_us = microseconds(silence),
-        "the event loop of worker {} has not turned for {silence:.1?} (timeouts.stall): a call blocks it; {stacks}",
+        "the event loop of worker {} has been blocked for {silence:.1?} (timeouts.stall) by a call; {stacks}",
         worker.number.0
     );
 }
@@ -110,7 +110,7 @@ pub(super) fn log_late_exception(worker: WorkerId, request: &RequestInfo, summar
         rgun.path = %path,
         rgun.path_raw = path.raw(),
         rgun.worker = worker.number.0,
-        "{method} {path}: the application raised after its answer was complete: {summary}\n{}",
+        "{method} {path}: the application raised after its response was complete: {summary}\n{}",
         traceback.trim_end()
     );
 }

@@ -63,7 +63,7 @@ impl StopRequests {
         match self.first {
             None => {
                 self.first = Some(Instant::now());
-                tracing::info!("stopping: finishing the requests under way");
+                tracing::info!("stopping: finishing running requests");
                 vec![Event::Stop]
             }
             Some(first) if first.elapsed() < STOP_REPEAT_WINDOW => Vec::new(),

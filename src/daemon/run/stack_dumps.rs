@@ -2,8 +2,8 @@
 //!
 //! The main loop starts a dump with [`StackDumps::request`] and passes on the worker's answer
 //! ([`StackDumps::on_answer`]), the stacks of cancelled tasks ([`StackDumps::on_task_stack`]), timeouts
-//! ([`StackDumps::on_timeout`]) and the worker's exit ([`StackDumps::on_exit`]). A dump ends with a [`StackDumpResult`],
-//! which `stack_log` logs.
+//! ([`StackDumps::on_timeout`]) and the worker's exit ([`StackDumps::on_exit`]). A dump ends with a
+//! [`StackDumpResult`], which `stack_log` logs.
 //!
 //! The first request goes over the control socket: the worker writes its stacks under the GIL, which is safe. If C code
 //! holds the GIL, no answer comes; a worker that is going to be replaced anyway then gets a signal after
@@ -37,8 +37,8 @@ const SLOW_LOG_TIMEOUT: Duration = Duration::from_secs(10);
 /// much as all of them.
 const MAX_POSTPONED: usize = 8;
 
-/// In the header of each stack that `faulthandler` writes. The stack of a single thread is written by `traceback`, in the
-/// other order.
+/// In the header of each stack that `faulthandler` writes. The stack of a single thread is written by `traceback`, in
+/// the other order.
 const ALL_THREADS_MARK: &str = "(most recent call first)";
 
 /// The reason for a request.
@@ -48,7 +48,7 @@ pub(super) enum DumpReason {
     Deadline(RequestInfo),
     /// A request ran over its deadline in an ASGI worker, which cancels the request's task and goes on.
     TaskDeadline(RequestInfo),
-    /// The event loop has not turned for this long.
+    /// The event loop has been blocked for this long.
     Stall(Duration),
     /// A request has been running for longer than `log.slow`.
     Slow(RequestInfo),
@@ -194,7 +194,8 @@ impl StackDumps {
         }
     }
 
-    /// Delays the worker's kill until its dump has ended, at most a second. Returns false if there is no dump to wait for.
+    /// Delays the worker's kill until its dump has ended, at most a second. Returns false if there is no dump to wait
+    /// for.
     pub(super) fn delay_kill(&mut self, worker: WorkerId) -> bool {
         match self.active.get_mut(&worker) {
             Some(dump) if dump.step != DumpStep::OneThread => {

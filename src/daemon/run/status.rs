@@ -13,7 +13,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct StatusLine {
     /// The supervisor's part.
     text: String,
-    /// The last reload was rejected, and the wrong key. `None` after a reload that was accepted.
+    /// A note with the wrong key, if the last reload was rejected; `None` after a reload that was accepted.
     rejected_reload: Option<String>,
     /// The line last sent.
     sent: String,

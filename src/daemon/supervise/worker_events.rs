@@ -294,7 +294,7 @@ impl Supervisor {
         }
         if worker.generation != self.live.generation {
             if self.pending.as_ref().is_some_and(|pending| pending.set.generation == worker.generation) {
-                let add_context = |text| format!("{text} while it stood by to take over");
+                let add_context = |text| format!("{text} while it was in standby");
                 let (summary, headline) = (add_context(failure.summary), add_context(failure.headline));
                 self.fail_reload(BootFailure { summary, headline, ..failure }, now);
             }

@@ -91,7 +91,7 @@ impl Delegation {
     pub fn acquire() -> Result<Self, CgroupError> {
         let own = own_cgroup()?;
         // systemd marks a delegated cgroup with an extended attribute, but only since 251 and not in every container.
-        // So test what it means: the cgroup is a service's, holds no other process and is writable.
+        // So test for what delegation means: the cgroup is a service's, has no other process in it and is writable.
         let name = own.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         // DelegateSubgroup= (systemd 254) starts the daemon in `daemon/` already.
         let (root, inside) = match own.parent() {
@@ -152,8 +152,8 @@ impl WorkerCgroup {
         OpenOptions::new().write(true).open(self.file("cgroup.procs"))
     }
 
-    /// Sends SIGKILL to all processes in the cgroup (`cgroup.kill`, Linux 5.14). Returns false if the kernel has no such
-    /// file.
+    /// Sends SIGKILL to all processes in the cgroup (`cgroup.kill`, Linux 5.14). Returns false if the kernel has no
+    /// such file.
     pub fn kill(&self) -> bool {
         write(&self.file("cgroup.kill"), "1").is_ok()
     }

@@ -54,7 +54,7 @@ impl ConnTimers {
         self.is_reading
     }
 
-    /// Notes whether the client's input is read from now on.
+    /// Sets whether the client's input is read from now on.
     pub(super) fn set_reading(&mut self, is_reading: bool, now: u32) {
         if is_reading && !self.is_reading {
             // The client was silent because its input was not read.

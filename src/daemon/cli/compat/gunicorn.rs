@@ -57,7 +57,7 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("umask", Value, Refused("rgun does not change its umask", "in the unit, write UMask={}")).short('m'),
     flag("initgroups", Switch, Ignored("User= of the unit sets the supplementary groups")),
     flag("pid", Value, Ignored("systemd knows the main process: systemctl show -p MainPID rgun")).short('p'),
-    flag("backlog", Value, Ignored("Backlog= of the socket unit sets the kernel's queue, limits.queue rgun's")),
+    flag("backlog", Value, Ignored("Backlog= of the socket unit sets the length of the kernel's queue, limits.queue that of rgun's")),
     flag("name", Value, Ignored("the unit's name identifies the service")).short('n'),
     flag("worker-tmp-dir", Value, Ignored("workers' heartbeats are in shared memory, not in files")),
     flag("error-logfile", Value, Ignored(JOURNAL)).alias("log-file").accepted(&["-"]),
@@ -79,7 +79,7 @@ pub(super) const FLAGS: &[CompatFlag] = &[
         "worker-connections",
         Value,
         Ignored(
-            "workers have no connections; limits.connections bounds the daemon's, workers.concurrency the requests \
+            "workers have no connections; limits.connections limits the daemon's, and workers.concurrency limits the requests \
              that an ASGI worker runs at a time",
         ),
     ),

@@ -117,8 +117,8 @@ impl ApplicationFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Listening")]
 pub(super) struct ListenFlags {
-    /// HOST:PORT, HOST (port 8000), :PORT (all IPv4 addresses) or unix:PATH; may be repeated, or several separated by
-    /// commas [default: 127.0.0.1:8000; with PORT in the environment 0.0.0.0:$PORT].
+    /// HOST:PORT, HOST (port 8000), :PORT (all IPv4 addresses) or unix:PATH; may be repeated; several addresses are
+    /// separated by commas [default: 127.0.0.1:8000; with PORT in the environment 0.0.0.0:$PORT].
     #[arg(short, long, value_name = "ADDRESS")]
     bind: Vec<String>,
 

@@ -396,7 +396,7 @@ fn env_flag_without_a_value_is_refused() {
 fn unreadable_directory_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: takes root to become somebody else");
+        eprintln!("SKIPPED: needs root to become another user");
         return;
     }
     let case = Case::new();

@@ -25,8 +25,8 @@ const RETENTION_TIME: Duration = Duration::from_mins(10);
 /// `Retry-After` of requests that arrive during a trial.
 const TRIAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Bound of the table. After the crash of a worker with a thousand coroutines it holds the newest requests, since most
-/// crashes follow soon after the start of their request.
+/// Maximum number of fingerprints in the table. After the crash of a worker with a thousand coroutines the table has
+/// the newest requests, since most crashes follow soon after the start of the request that causes them.
 pub(crate) const MAX_FINGERPRINTS: usize = 64;
 
 /// The fingerprints with a recorded crash.

@@ -2,9 +2,9 @@
 //!
 //! The queue is ordered by age: a request that is revoked from a worker, or was held by its path's concurrency limit,
 //! gets the position that it would have had. The oldest request is served first. Once it has waited for half of
-//! `timeouts.queue`, the newest is served first, until the oldest wait is below a quarter of the timeout. During an
-//! overload the requests that are served are then served in time; the others, whose clients have mostly given up, time
-//! out. Oldest first, every request would be late for as long as the overload lasts ("Controlled Delay", ACM Queue
+//! `timeouts.queue`, the newest is served first, until the oldest wait is below a quarter of the timeout. So during an
+//! overload some requests are served in time; the others, whose clients have mostly given up, time out. With the
+//! oldest always first, every request would be late for as long as the overload lasts ("Controlled Delay", ACM Queue
 //! 10/5; Facebook's "Fail at Scale", ACM Queue 13/8). A non-empty queue alone does not mean overload: behind a busy
 //! proxy each request waits a little, and all are served in time. Without a timeout the oldest is always first.
 
@@ -24,7 +24,8 @@ pub(crate) struct Queue {
     timeout: Option<Duration>,
     /// The newest request is served first.
     newest_first: bool,
-    /// When a worker became able to serve the queue again. None if one always could, since the queue was last empty.
+    /// When a worker could serve the queue again, after a time in which none could. None if a worker could serve it all
+    /// the time since the queue was last empty.
     served_since: Option<Instant>,
     estimate: WaitEstimate,
 }

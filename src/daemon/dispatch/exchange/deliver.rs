@@ -24,7 +24,7 @@ impl Exchange {
         let is_accepted =
             self.is_accepted_websocket() && matches!(self.fault.as_deref(), Some(Fault::Raised { .. }));
         if self.fault.is_some() && !(is_accepted && self.response.head.is_some()) {
-            // Nothing has been sent to the client, so that the fault replaces a head that may be here.
+            // Nothing has been sent to the client, so the fault replaces a head that may already be in `self.response`.
             return self.poll_fault();
         }
         let Some(head) = self.response.head.take() else {

@@ -303,7 +303,7 @@ impl Exchange {
             && self.fault.is_none()
             && let Some(worker) = self.attempt.worker
         {
-            // DONE without END, which `receive` already refuses: the client must not wait for ever.
+            // DONE without END, which `receive` already refuses: the client must not wait forever.
             self.fault = Some(Box::new(Fault::WorkerDied(worker)));
         }
     }

@@ -82,7 +82,7 @@ impl Exchange {
 
     fn check_body_order(&self, header: &Completion, payload: &Payload) -> Result<(), ContractBreach> {
         let is_empty = payload.len() == Some(0);
-        // After END only DONE may follow; empty parts could otherwise be sent for ever.
+        // After END only DONE may follow; empty parts could otherwise be sent forever.
         let is_due = if self.response.ended { is_empty && header.done } else { !is_empty || header.end };
         // After Disconnect, a worker may end the exchange without sending a head.
         let is_early_end = self.attempt.disconnect_sent && is_empty && header.end && header.done;
@@ -166,7 +166,7 @@ impl Exchange {
             self.close_upload();
         }
         if self.response.ended || is_discarded {
-            // Nothing follows for which the window would have to be kept.
+            // Nothing follows that would need the window.
             self.acknowledge_all(worker);
         } else {
             self.absorb(worker, len);

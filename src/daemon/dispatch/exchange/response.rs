@@ -1,4 +1,4 @@
-//! What an exchange holds of its response, between the worker that sends it and the client that reads it.
+//! The response's state in its exchange, between the worker that sends it and the client that reads it.
 
 use http::HeaderMap;
 use rgun_channel::frame::MAX_FIELDS;

@@ -1,4 +1,4 @@
-//! What an exchange holds of its WebSocket. Values only; `websocket_messages` says what may come when.
+//! The WebSocket's state in its exchange. Values only; `websocket_messages` checks the order of the messages.
 
 use std::collections::VecDeque;
 use std::time::Duration;

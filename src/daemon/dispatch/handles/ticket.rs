@@ -1,4 +1,4 @@
-//! What a connection holds of an exchange: first a [`Ticket`] for the response's head, then perhaps a [`BodyStream`].
+//! A connection's handle to an exchange: first a [`Ticket`] for the response's head, then perhaps a [`BodyStream`].
 //!
 //! Dropping either before its end abandons the exchange: a request that has not started never will, and what the worker
 //! still sends for it is discarded.

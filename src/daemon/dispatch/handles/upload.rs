@@ -34,8 +34,8 @@ impl Upload {
         self.dispatcher
     }
 
-    /// Returns the credit in bytes as soon as there is some, or `None` when the application accepts no more of the body.
-    /// In both cases the task is woken when that changes.
+    /// Returns the credit in bytes as soon as there is some, or `None` when the application accepts no more of the
+    /// body. In both cases the task is woken when that changes.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
         self.dispatcher.poll_room(self.id, cx)
     }
@@ -47,7 +47,7 @@ impl Upload {
         self.dispatcher.poll_part(cx, &part, bytes.len() as u64)
     }
 
-    /// Ends the body before its end: the application gets `http.disconnect`, and the client the fault's status, unless
+    /// Aborts the body: the application gets `http.disconnect`, and the client the fault's status, unless
     /// it has a response already.
     pub fn fail(&self, fault: Fault) {
         let mut state = self.dispatcher.lock();

@@ -1,4 +1,4 @@
-//! What `websocket` holds of an exchange whose handshake the application has accepted.
+//! The handle by which `websocket` uses an exchange whose handshake the application has accepted.
 //!
 //! A handshake is an ordinary request until the application answers it. Once accepted (status 101), the exchange
 //! carries messages both ways, and its worker *parks* it: it takes none of the slots that requests use, has no

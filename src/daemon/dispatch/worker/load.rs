@@ -105,8 +105,8 @@ impl WorkerLoad {
         self.slots.saturating_sub(self.n_assigned())
     }
 
-    /// Returns a rank by which to choose among equals: requests per slot in 256ths, then WebSockets. A handshake goes to
-    /// the worker with the fewest WebSockets first.
+    /// Returns a rank by which to choose among equals: requests per slot in 256ths, then WebSockets. A handshake goes
+    /// to the worker with the fewest WebSockets first.
     pub(crate) fn rank(&self, transport: BodyTransport) -> (u32, u32) {
         let per_slot = self.n_assigned().saturating_mul(256) / self.slots;
         let n_websockets = u32::try_from(self.websockets.len()).unwrap_or(u32::MAX);
@@ -231,8 +231,8 @@ impl WorkerLoad {
         (wait > MIN_STEAL_WAIT).then_some(wait)
     }
 
-    /// Returns whether records may lie unclaimed in the ring, or completions without a wake-up. A worker that has claimed
-    /// everything and made no progress lately runs something slow, which needs no attention.
+    /// Returns whether the ring may have unclaimed records, or completions that no wake-up announced. A worker that has
+    /// claimed everything and made no progress lately runs something slow, which needs no attention.
     pub(super) fn needs_fast_tick(&self, submissions: &SubmissionSender, now: Instant) -> bool {
         let is_quick = self.n_assigned() > self.slots || self.service_time.is_short();
         let is_active = now.saturating_duration_since(self.last_progress) < ACTIVE_TIME;

@@ -107,8 +107,8 @@ impl Worker {
         if self.is_open() { self.load.idle_slots() } else { 0 }
     }
 
-    /// Returns whether the worker would start at once what another has not claimed. An event loop with idle slots may
-    /// still be busy.
+    /// Returns whether the worker would at once start a request that another worker has not claimed. An event loop with
+    /// idle slots may still be busy.
     pub(crate) fn can_help(&self) -> bool {
         self.idle_slots() > 0 && !(self.is_asgi() && self.load.is_stalled)
     }
@@ -135,7 +135,7 @@ impl Worker {
                 | io::ErrorKind::BrokenPipe
                 | io::ErrorKind::ConnectionReset
                 | io::ErrorKind::NotConnected => Ok(None),
-                _ => Err(format!("does not take descriptors: {error}").into()),
+                _ => Err(format!("does not accept descriptors: {error}").into()),
             };
         }
         let Some(position) = self.channel.submissions.push(frame)? else {

@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-/// A slot's prefetched requests, apart from one, add up to at most this service time. With the running request there are
-/// at most [`MAX_PREFETCH_DEPTH`]. Requests are prefetched only if no worker has an idle slot, and are revoked if the
-/// one before them is slow.
+/// Limit on the sum of the service times of the requests prefetched for one slot, without the first of them. With the
+/// running request a slot has at most [`MAX_PREFETCH_DEPTH`] requests. Requests are prefetched only if no worker has an
+/// idle slot, and are revoked if the one before them is slow.
 ///
-/// Measured on one core, daemon and worker sharing it: a hello application costs 4 % less CPU per request 64 deep
-/// than 16 deep, and a Django view of 200 µs a fifth less 5 deep than 1 deep, because there are fewer switches
-/// between daemon and worker. Above a millisecond the gain is too small to measure.
+/// Measured on one core, daemon and worker sharing it: a hello application costs 4 % less CPU per request at depth 64
+/// than at depth 16, and a Django view of 200 µs a fifth less at depth 5 than at depth 1, because there are fewer
+/// switches between daemon and worker. Above a millisecond the gain is too small to measure.
 pub(crate) const PREFETCH_TIME: Duration = Duration::from_millis(1);
 pub(crate) const MAX_PREFETCH_DEPTH: u32 = 64;
 
@@ -35,8 +35,8 @@ impl ServiceTime {
     /// Records the service time of one request, in nanoseconds.
     pub(crate) fn record(&mut self, service: u64) {
         let service = service.min(MAX_SERVICE_NANOS);
-        // Weighted by 1/8, as TCP smooths its round-trip time (RFC 6298 §2), but a steep rise counts at once: nothing must
-        // be prefetched to a worker that has become slow.
+        // Weighted by 1/8, as TCP smooths its round-trip time (RFC 6298 §2), but a steep rise counts at once: nothing
+        // must be prefetched to a worker that has become slow.
         self.0 = if service > self.0 * 8 { service } else { (self.0 * 7 + service) / 8 };
     }
 

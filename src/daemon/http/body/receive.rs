@@ -54,7 +54,7 @@ impl RequestBytes {
     }
 }
 
-/// Limits and resources of a body's receipt.
+/// Limits and resources for receiving a body.
 #[derive(Debug, Clone)]
 pub(in crate::http) struct ReceiveLimits<'a> {
     /// `limits.body`; `None`: no limit.
@@ -177,7 +177,7 @@ async fn next_data(
         match next {
             None => return Ok(None),
             Some(Err(error)) => {
-                tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body broke off");
+                tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body ended early");
                 return Err(h1::violation_of(&error)
                     .map_or(Refusal::Client(RequestFault::BodyBroken), Refusal::Framing));
             }

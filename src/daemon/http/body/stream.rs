@@ -223,7 +223,7 @@ impl BodyPump {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(None) => self.lookahead = Some(Lookahead::End),
                 Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body broke off");
+                    tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body ended early");
                     return Err(match h1::violation_of(&error) {
                         Some(Violation::Chunk(reason)) => UploadFault::Malformed(reason),
                         _ => UploadFault::Truncated,

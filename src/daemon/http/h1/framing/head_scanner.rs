@@ -45,8 +45,8 @@ pub(super) enum BodyLength {
 const MAX_CONTENT_LENGTH: u64 = u64::MAX - 2;
 
 impl HeadScanner {
-    /// Scans the bytes not scanned before. Returns the end of the head if it is complete. Replaces a minor version above 1
-    /// by 1 in place: hyper does not know it, and it is compatible (RFC 9110 §2.5).
+    /// Scans the bytes not scanned before. Returns the end of the head if it is complete. Replaces a minor version
+    /// above 1 by 1 in place: hyper does not know it, and it is compatible (RFC 9110 §2.5).
     pub(super) fn scan(&mut self, bytes: &mut [u8], limits: HeadLimits) -> Result<Option<usize>, Violation> {
         if self.fields_start == 0 && !self.scan_request_line(bytes, limits)? {
             return Ok(None);
@@ -176,9 +176,7 @@ impl HeadScanner {
             (Some(_), Some(_)) => {
                 Err(Violation::Length("there are both Transfer-Encoding and Content-Length"))
             }
-            (Some(_), None) if self.is_http_10 => {
-                Err(Violation::Length("HTTP/1.0 knows no Transfer-Encoding"))
-            }
+            (Some(_), None) if self.is_http_10 => Err(Violation::Length("HTTP/1.0 has no Transfer-Encoding")),
             (Some(TransferCoding::Chunked), None) => Ok(BodyLength::Chunked),
             (Some(TransferCoding::BelowChunked), None) => Err(Violation::Coding),
             (Some(TransferCoding::Other), None) => {
