@@ -111,7 +111,7 @@ class Server:
             return self.load.Failure(
                 self.load.CONFIG,
                 "app.loop: uvloop does not run an application whose standard library is patched by "
-                f"{library} (monkey patching); set app.loop to auto or asyncio, or take the patching out of "
+                f"{library} (monkey patching); set app.loop to auto or asyncio, or remove the patching from "
                 "the application",
             ).outcome
         if library is None and self.event_loop != "asyncio":

@@ -60,7 +60,7 @@ fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
                 }
             }
             Ok(Command::Fork(Fork { incarnation, .. })) => {
-                let reason = "the process serves, it is no zygote".to_owned();
+                let reason = "the process is a worker, not a zygote".to_owned();
                 // If the daemon has closed its end, the next receive returns that.
                 let _ = send(worker.control, &Report::ForkFailed { incarnation, reason }.encode(), &[]);
             }

@@ -9,8 +9,8 @@
 //!
 //! # Two levels
 //! Each signal has a Python callable, for libraries that save the handler and restore it later (`asyncio.run` does with
-//! SIGINT), or call it from theirs. A C handler replaces Python's: it has the same effect, restarts system calls and does
-//! not wait for the main thread to run Python code. A handler installed by the application replaces both.
+//! SIGINT), or call it from theirs. A C handler replaces Python's: it has the same effect, restarts system calls and
+//! does not wait for the main thread to run Python code. A handler installed by the application replaces both.
 //!
 //! # Forks
 //! The handlers work in one process, [`OWNER`]. In a process that the application forks they are removed ([`restore`]);
@@ -78,9 +78,9 @@ pub(crate) fn handled_signals(py: Python<'_>) -> PyResult<Vec<c_int>> {
 ///
 /// # Errors
 /// As [`install`].
-pub(crate) fn reinstall(py: Python<'_>, held: &[c_int]) -> PyResult<()> {
+pub(crate) fn reinstall(py: Python<'_>, signals: &[c_int]) -> PyResult<()> {
     set_owner();
-    held.iter().try_for_each(|signal| install_handler(py, *signal))
+    signals.iter().try_for_each(|signal| install_handler(py, *signal))
 }
 
 /// Restores the handlers of an ordinary Python program, in a process forked by the application.
@@ -136,24 +136,21 @@ fn is_stop_signal(signal: c_int) -> bool {
 
 /// Returns the Python callable that Python reports as the signal's handler, for libraries that save or call it.
 fn python_handler(py: Python<'_>, signal: c_int) -> PyResult<&Bound<'_, PyCFunction>> {
-    static REQUEST: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
-    static ORDER: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
-    let cell = if is_stop_signal(signal) { &REQUEST } else { &ORDER };
-    let made = cell.get_or_try_init(py, || {
-        let (name, does) = if is_stop_signal(signal) {
-            (c"rgun_finish_and_leave", true)
-        } else {
-            (c"rgun_do_nothing", false)
-        };
+    static STOP_HANDLER: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
+    static IGNORE_HANDLER: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
+    let stops = is_stop_signal(signal);
+    let cell = if stops { &STOP_HANDLER } else { &IGNORE_HANDLER };
+    let handler = cell.get_or_try_init(py, || {
+        let name = if stops { c"rgun_finish_and_leave" } else { c"rgun_do_nothing" };
         let call = move |arguments: &Bound<'_, pyo3::types::PyTuple>, _: Option<&Bound<'_, _>>| {
-            if does {
+            if stops {
                 // A handler of the application may call this without arguments.
                 on_stop_signal(arguments.get_item(0).and_then(|number| number.extract()).unwrap_or(SIGTERM));
             }
         };
         PyCFunction::new_closure(py, Some(name), None, call).map(Bound::unbind)
     })?;
-    Ok(made.bind(py))
+    Ok(handler.bind(py))
 }
 
 fn is_handled(py: Python<'_>, signal: c_int) -> PyResult<bool> {

@@ -51,7 +51,7 @@ pub(crate) fn parse_content_length(value: &[u8]) -> PyResult<u64> {
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| {
             PyValueError::new_err(format!(
-                "Content-Length is no number: {}",
+                "Content-Length is not a number: {}",
                 String::from_utf8_lossy(value).escape_debug()
             ))
         })

@@ -17,8 +17,8 @@ use crate::{asgi, control, dispositions, serve, title, wsgi};
 ///
 /// # Errors
 /// `SystemExit` with an exit code, or of a signal handler; anything else is a bug.
-pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, birth: WorkerInit) -> PyResult<NextRole> {
-    let WorkerInit { start, map, wake, application } = birth;
+pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: WorkerInit) -> PyResult<NextRole> {
+    let WorkerInit { start, map, wake, application } = init;
     title::set(&format!("rgun: worker {} [{}:{}]", start.worker, start.module, start.attribute));
     let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
     let hooks: &'static Hooks = Box::leak(Box::new(hooks));

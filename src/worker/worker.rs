@@ -69,7 +69,7 @@ struct Slot {
 
 impl Worker {
     /// Creates a worker over a new map.
-    pub(crate) fn new(start: Start, process: &'static Process, map: Map, bell: OwnedFd) -> Self {
+    pub(crate) fn new(start: Start, process: &'static Process, map: Map, eventfd: OwnedFd) -> Self {
         let geometry = start.geometry;
         let map = Arc::new(map);
         Self {
@@ -81,7 +81,7 @@ impl Worker {
             control: &process.control,
             signals: SignalMask::current(),
             bodies: SpooledBodies::default(),
-            eventfd: Mutex::new(Some(bell)),
+            eventfd: Mutex::new(Some(eventfd)),
             map,
             stopping: AtomicBool::new(false),
             promoted: AtomicBool::new(false),
@@ -206,7 +206,7 @@ impl Worker {
         }
         self.bodies.clear();
         if let Err(error) = self.map.release() {
-            let text = format!("rgun: cannot let go of a worker's shared memory: {error}, ignoring\n");
+            let text = format!("rgun: cannot release a worker's shared memory: {error}, ignoring\n");
             // A closed stderr is ignored.
             let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
         }
@@ -287,7 +287,7 @@ impl Worker {
 
     /// Exits after a protocol violation by the daemon, with a line on stderr.
     pub(crate) fn abort_on_protocol_error(&self, error: &ProtocolError) -> ! {
-        let text = format!("rgun: worker {} gives up, the channel is broken: {error}\n", self.start.worker);
+        let text = format!("rgun: worker {} exits: the daemon violated the channel's protocol: {error}\n", self.start.worker);
         // A closed stderr is ignored.
         let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
         exit_now(crate::python::EX_SOFTWARE)

@@ -49,7 +49,7 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
     if !start.warm_up.is_empty() && interface == Interface::Asgi {
         // It needs an event loop and lifespan, whose threads and sockets must not exist when workers are forked.
         let warning =
-            "the warm-up request is for WSGI applications; an ASGI application is imported, no more";
+            "the warm-up request is for WSGI applications; an ASGI application is only imported";
         process.report(&Report::Warning(warning.to_owned()))?;
     } else if !start.warm_up.is_empty() {
         let environ = wsgi::environ_of(py, &start, &start.warm_up)?;
@@ -197,7 +197,7 @@ fn fork(
             Ok(Some((Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?, wake)))
         }
         Ok((pid, _)) => {
-            // Only the worker may hold these: the daemon detects its death by their end-of-file.
+            // Only the worker may have these descriptors open: the daemon detects its death by their end-of-file.
             drop((control, map, stacks, wake, output, cgroup_procs));
             process.report(&Report::Forked { incarnation: order.incarnation, pid })?;
             Ok(None)

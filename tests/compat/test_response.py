@@ -246,8 +246,8 @@ def test_application_overrides_date_and_server(server):
         ("huge", "longer than 65535 bytes"),
         ("many-huge", "headers have"),
         ("too-many", "the response has 4096 headers, more than the 4095 that are sent"),
-        ("negative-length", "Content-Length is no number: -1"),
-        ("plus-length", "Content-Length is no number: +3"),
+        ("negative-length", "Content-Length is not a number: -1"),
+        ("plus-length", "Content-Length is not a number: +3"),
     ],
 )
 def test_invalid_header_is_500(probe, case, why):

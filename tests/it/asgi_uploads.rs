@@ -266,7 +266,7 @@ fn a_decreasing_window_breaches_the_contract() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     client.send(post("/breach-take", 100_000)).response().assert_error(502);
-    daemon.log.wait_for("did not raise the credit");
+    daemon.log.wait_for("did not increase the credit");
     wait_until("another worker serves", || (daemon.get("/hello").status == 200).then_some(()));
 }
 

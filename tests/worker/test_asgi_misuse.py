@@ -110,7 +110,7 @@ INVALID_VALUE = "RuntimeError: Invalid HTTP header value."
         ("triple", 0, "ValueError: headers contain (b'x-a', b'b', b'c'), which is not a pair"),
         ("single", 0, "ValueError: headers contain b'x-a', which is not a pair"),
         ("headers_number", 0, "TypeError: 'int' object is not iterable"),
-        ("length_word", 0, "ValueError: Content-Length is no number: many"),
+        ("length_word", 0, "ValueError: Content-Length is not a number: many"),
         ("lengths_differ", 0, "RuntimeError: two Content-Length headers that differ"),
         ("headers_huge", 0, "ValueError: the response's headers have 24"),
         ("headers_many", 0, "ValueError: more headers than the 4095 that are sent"),

@@ -198,7 +198,7 @@ fn status_line<'b>(status: &Bound<'_, PyString>, bytes: &'b mut Vec<u8>) -> PyRe
     });
     match line {
         Some((code, _)) if code < 200 => Err(PyValueError::new_err(format!(
-            "status {} is an interim response, which is the server's to send",
+            "status {} is an interim response, which only the server may send",
             status.repr()?
         ))),
         Some((_, rest)) if !is_reason(rest) => Err(PyValueError::new_err(format!(

@@ -123,19 +123,19 @@ impl Input {
 
 #[pymethods]
 impl Input {
-    /// Up to `size` bytes; all that is left without a size, or with None or a negative one.
+    /// Reads up to `size` bytes; the rest without a size, or with None or a negative one.
     #[pyo3(signature = (size=None))]
     fn read<'py>(&mut self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         self.read_bytes(py, size_limit(size))
     }
 
-    /// One line, of at most `size` bytes.
+    /// Reads one line, of at most `size` bytes.
     #[pyo3(signature = (size=None))]
     fn readline<'py>(&mut self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         self.read_one_line(py, size_limit(size))
     }
 
-    /// The lines that are left; with a hint, no further one once they have that many bytes.
+    /// Reads the remaining lines; with a hint, stops once they have that many bytes.
     #[pyo3(signature = (hint=None))]
     fn readlines<'py>(&mut self, py: Python<'py>, hint: Option<isize>) -> PyResult<Bound<'py, PyList>> {
         let hint = size_limit(hint).filter(|hint| *hint > 0);

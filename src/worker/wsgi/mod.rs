@@ -1,8 +1,8 @@
 //! WSGI, PEP 3333: one exchange from its frame to DONE.
 //!
 //! [`environ`] builds the dictionary, [`input`] reads the body, [`start_response`] takes the head and `write()` data,
-//! [`head`] checks and encodes the head, [`response`] sends it, [`file_wrapper`] passes files as descriptors. This module
-//! calls the application and iterates over its result.
+//! [`head`] checks and encodes the head, [`response`] sends it, [`file_wrapper`] passes files as descriptors. This
+//! module calls the application and iterates over its result.
 
 mod application;
 pub(crate) mod environ;
@@ -65,17 +65,17 @@ impl SlotRunner {
         Self { application: served, slot, reusable: None, recent: EnvironCache::default() }
     }
 
-    /// Runs one exchange. Failures of the application are answered; only a protocol violation is an error. `free` is the
-    /// start time, if known; None reads the clock.
+    /// Runs one exchange. Failures of the application are answered; only a protocol violation is an error. `started`
+    /// is the start time, if known; None reads the clock.
     pub(crate) fn serve(
         &mut self,
         py: Python<'_>,
         frame: &[u8],
-        free: Option<u64>,
+        started: Option<u64>,
     ) -> Result<ExchangeTiming, ProtocolError> {
         let worker = self.application.worker;
         let request = Request::decode(frame)?;
-        let started = free.unwrap_or_else(monotonic_ns);
+        let started = started.unwrap_or_else(monotonic_ns);
         worker.mark_running(self.slot, request.exchange, started);
         let environ = self.application.environ.build(py, &worker.bodies, &mut self.recent, &request);
         let outcome = environ.and_then(|environ| Ok((environ, self.open_functions(py, &request, started)?)));

@@ -41,7 +41,7 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("workers", "max_requests_jitter = 50", "is added to workers.max_requests, which is not set", "1000"),
     ("workers", "max_requests_jitter = -1", "workers.max_requests_jitter = -1: is negative", "from 0"),
     ("workers", "max_memory = 512", "max_memory = 512: is less than 16MiB", "write \"512MiB\""),
-    ("workers", "max_memory = \"1MiB\"", "is less than 16MiB, which is about what Python", "\"512MiB\""),
+    ("workers", "max_memory = \"1MiB\"", "is less than 16MiB, about what the interpreter", "\"512MiB\""),
     ("workers", "max_memory = 0", "is zero", "\"off\""),
     ("workers", "max_memory = \"50%\"", "\"%\" is not a unit of size", "GiB"),
     ("workers", "max_lifetime = 3600", "has no unit", "\"3600s\""),

@@ -63,7 +63,7 @@ def length_too_long_body(environ, start_response):
 
 @case("length/bad", conforming=False)
 def length_bad(environ, start_response):
-    """Content-Length that is no number: 500."""
+    """Content-Length that is not a number: 500."""
     start_response("200 OK", [TEXT, ("Content-Length", "many")])
     return [b"bad\n"]
 
