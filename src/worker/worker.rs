@@ -287,7 +287,10 @@ impl Worker {
 
     /// Exits after a protocol violation by the daemon, with a line on stderr.
     pub(crate) fn abort_on_protocol_error(&self, error: &ProtocolError) -> ! {
-        let text = format!("rgun: worker {} exits: the daemon violated the channel's protocol: {error}\n", self.start.worker);
+        let text = format!(
+            "rgun: worker {} exits: the daemon violated the channel's protocol: {error}\n",
+            self.start.worker
+        );
         // A closed stderr is ignored.
         let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
         exit_now(crate::python::EX_SOFTWARE)

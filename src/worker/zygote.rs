@@ -48,8 +48,7 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
     let start = Box::new(Start { interface, ..*start });
     if !start.warm_up.is_empty() && interface == Interface::Asgi {
         // It needs an event loop and lifespan, whose threads and sockets must not exist when workers are forked.
-        let warning =
-            "the warm-up request is for WSGI applications; an ASGI application is only imported";
+        let warning = "the warm-up request is for WSGI applications; an ASGI application is only imported";
         process.report(&Report::Warning(warning.to_owned()))?;
     } else if !start.warm_up.is_empty() {
         let environ = wsgi::environ_of(py, &start, &start.warm_up)?;
