@@ -19,6 +19,7 @@
 //! | [`buffer_pool`] | - | tokio, hyper, tracing |
 //! | [`budget`] | - | tokio, hyper, tracing |
 //! | [`spool`] | - | tokio, hyper, tracing |
+//! | [`files`] | buffer_pool | tokio, hyper, tracing |
 //! | [`id`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`config`] | - | tokio, hyper, tracing, rgun_channel, std::env::var(, std::env::var_os(, std::env::current_dir( |
 //! | [`cli`] | config, error_chain | tokio, hyper, tracing, rgun_channel |
@@ -29,7 +30,7 @@
 //! | [`link`] | id | tokio, hyper |
 //! | [`dispatch`] | escape, buffer_pool, budget, spool, error_chain, id, link, supervise | hyper |
 //! | [`websocket`] | dispatch, net, journal, id | hyper, http, nix |
-//! | [`http`] | websocket, dispatch, net, journal, escape, error_chain, buffer_pool, budget, spool, id | nix::sys::signal |
+//! | [`http`] | files, websocket, dispatch, net, journal, escape, error_chain, buffer_pool, budget, spool, id | nix::sys::signal |
 //! | [`pool`] | config, journal, id, link, supervise, systemd, error_chain | hyper, tokio |
 //! | [`edge`] | dispatch, http, journal, link, net, error_chain | hyper |
 //! | [`check`] | everything | - |
@@ -49,6 +50,7 @@ pub mod dispatch;
 pub mod edge;
 pub mod error_chain;
 pub mod escape;
+pub mod files;
 pub mod http;
 pub mod id;
 pub mod journal;

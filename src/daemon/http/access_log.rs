@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::dispatch::Fault;
 use crate::error_chain::Chain;
 use crate::escape::RequestPath;
+use crate::files::FileFault;
 use crate::id::WorkerId;
 use crate::journal::requests::{
     AccessEntry, FailureEntry, LoggedRequest, PartialResponse, RefusalRecord, UnansweredCause,
@@ -108,8 +109,15 @@ pub(super) fn log_refusal(
         ) => (Some(*worker), reason.clone(), String::new()),
         Refusal::Exchange(Fault::Unavailable(why)) => (None, format!("{reason}: {why}"), String::new()),
         Refusal::WrongLength(worker) => (*worker, reason.clone(), String::new()),
-        Refusal::Spool(error) => (None, format!("{reason}: {error}"), String::new()),
-        Refusal::Client(..) | Refusal::Framing(_) | Refusal::Exchange(_) => {
+        Refusal::Spool(error) | Refusal::File(FileFault::Exhausted(error) | FileFault::Failed(error)) => {
+            (None, format!("{reason}: {error}"), String::new())
+        }
+        Refusal::OutsideFile { worker, value } => (
+            *worker,
+            format!("{reason}: \"{value}\" is in none of the directories of app.sendfile_roots"),
+            String::new(),
+        ),
+        Refusal::Client(..) | Refusal::Framing(_) | Refusal::Exchange(_) | Refusal::File(_) => {
             (None, reason.clone(), String::new())
         }
     };

@@ -15,6 +15,7 @@ use crate::websocket;
 
 use super::body::rate::MinDataRate;
 use super::body::spool::SpoolBudgets;
+use super::file_server::{FileServer, FileSettings};
 use super::forwarded::TrustedPeers;
 use super::h1::framing::Violation;
 use super::request_id::RequestIds;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub websocket: websocket::WebSocketSettings,
     /// Every request is logged; otherwise only failures.
     pub log_access: bool,
+    /// The directories from which files are sent.
+    pub files: FileSettings,
 }
 
 /// The state shared by all connections that were opened under the same settings.
@@ -88,6 +91,8 @@ pub struct Server {
     pub(super) clock: Clock,
     pub(super) journal: Journal,
     pub(super) log_access: bool,
+    /// `None`: no directory is configured.
+    pub(super) files: Option<Arc<FileServer>>,
 }
 
 impl RequestLimits {
@@ -114,7 +119,7 @@ impl Server {
         spool: PathBuf,
         journal: Journal,
     ) -> Arc<Self> {
-        let Settings { limits, underscores, trusted, websocket, log_access } = settings;
+        let Settings { limits, underscores, trusted, websocket, log_access, files } = settings;
         // Leaked: one per process, and bodies refer to it.
         let spools: &'static SpoolBudgets = Box::leak(Box::default());
         spools.set_limits(&limits);
@@ -131,12 +136,13 @@ impl Server {
             clock: Clock::new(),
             journal,
             log_access,
+            files: FileServer::new(files),
         })
     }
 
     /// Returns a server with other settings, for connections opened from now on; open ones keep theirs.
     pub fn with_settings(&self, settings: Settings) -> Arc<Self> {
-        let Settings { limits, underscores, trusted, websocket, log_access } = settings;
+        let Settings { limits, underscores, trusted, websocket, log_access, files } = settings;
         self.spool_budgets.set_limits(&limits);
         Arc::new(Self {
             spool_budgets: self.spool_budgets,
@@ -151,6 +157,7 @@ impl Server {
             clock: self.clock,
             journal: self.journal.clone(),
             log_access,
+            files: FileServer::new(files),
         })
     }
 }

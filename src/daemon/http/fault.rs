@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::dispatch::{Fault, UploadFault};
+use crate::files::FileFault;
 use crate::id::WorkerId;
 use crate::journal::refusal_kind::RefusalKind;
 
@@ -26,6 +27,15 @@ pub enum Refusal {
     WrongLength(Option<WorkerId>),
     /// The body could not be stored in memory or on disk; the error's text.
     Spool(String),
+    /// No file can be sent.
+    File(FileFault),
+    /// The application named a file that is outside of `app.sendfile_roots`.
+    OutsideFile {
+        /// The worker.
+        worker: Option<WorkerId>,
+        /// The value of `X-Sendfile` or `X-Accel-Redirect`, escaped.
+        value: String,
+    },
 }
 
 /// A defect of a request.
@@ -153,7 +163,7 @@ impl Refusal {
             Self::Client(fault) => fault.kind(),
             Self::Framing(violation) => violation.kind(),
             Self::Spool(_) => RefusalKind::NoRoomForBody,
-            Self::WrongLength(_) => return None,
+            Self::WrongLength(_) | Self::File(_) | Self::OutsideFile { .. } => return None,
             Self::Exchange(fault) => match fault {
                 Fault::TooLong(_) => RefusalKind::HeadTooLong,
                 Fault::QueueFull => RefusalKind::QueueFull,
@@ -184,6 +194,11 @@ impl Refusal {
                 StatusCode::BAD_GATEWAY,
                 "the application's response is not as long as its Content-Length",
             )),
+            Self::File(fault) => file_response(fault),
+            Self::OutsideFile { .. } => ErrorResponse::new((
+                StatusCode::BAD_GATEWAY,
+                "the application's answer names a file that may not be sent",
+            )),
             Self::Spool(_) => ErrorResponse {
                 retry_after: Some(RETRY_LONG),
                 ..ErrorResponse::new((
@@ -202,6 +217,28 @@ fn upload_status_and_reason(fault: UploadFault) -> (StatusCode, &'static str) {
         UploadFault::TooSlow => RequestFault::BodyTooSlow.status_and_reason(),
         UploadFault::Truncated => RequestFault::BodyBroken.status_and_reason(),
         UploadFault::Malformed(reason) => (StatusCode::BAD_REQUEST, reason),
+    }
+}
+
+fn file_response(fault: &FileFault) -> ErrorResponse {
+    match fault {
+        FileFault::NotFound => ErrorResponse::new((StatusCode::NOT_FOUND, "there is no such file")),
+        FileFault::Method => {
+            ErrorResponse::new((StatusCode::METHOD_NOT_ALLOWED, "files are served to GET and HEAD"))
+        }
+        FileFault::Denied => ErrorResponse::new((StatusCode::FORBIDDEN, "the file may not be read")),
+        FileFault::PreconditionFailed => ErrorResponse::new((
+            StatusCode::PRECONDITION_FAILED,
+            "the file is not the one that the request is for",
+        )),
+        FileFault::Unsatisfiable(_) => ErrorResponse::new((
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "the file has none of the requested bytes",
+        )),
+        FileFault::Exhausted(_) => ErrorResponse::unavailable("the file cannot be read now", RETRY_LONG),
+        FileFault::Failed(_) => {
+            ErrorResponse::new((StatusCode::INTERNAL_SERVER_ERROR, "the file cannot be read"))
+        }
     }
 }
 

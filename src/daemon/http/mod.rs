@@ -8,6 +8,7 @@ mod body;
 mod conn;
 mod context;
 pub mod fault;
+mod file_server;
 mod forwarded;
 mod h1;
 mod handshake;
@@ -21,4 +22,5 @@ mod service;
 
 pub use conn::serve;
 pub use context::{RequestLimits, Server, Settings, UnderscorePolicy};
+pub use file_server::FileSettings;
 pub use forwarded::TrustedPeers;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use http::{Request, request};
+use http::{HeaderMap, Request, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use rgun_channel::frame;
@@ -14,12 +14,14 @@ use rgun_channel::frame::ExchangeId;
 
 use crate::buffer_pool;
 use crate::dispatch::Ticket;
+use crate::files::{FileOutcome, LookupMode};
 use crate::net::{Connection, Phase};
 
 use super::body::receive::{self, ReceiveLimits, RequestBytes};
 use super::body::stream::{self, BodyPump, StreamLimits};
 use super::context::{ConnContext, Server};
 use super::fault::Refusal;
+use super::file_server::{self, FileResponse, FileServer, Located};
 use super::handshake::{Handshake, UpgradeSlot, is_handshake};
 use super::head;
 use super::request_id::RequestId;
@@ -29,10 +31,30 @@ use super::request_meta::{FrameMeta, RequestMeta, RequestOrigin, path};
 pub(super) enum RequestProgress {
     /// Submitted to the dispatcher, or refused.
     Submitted(Result<Ticket, Refusal>),
-    /// Its body must be received before it can be submitted. Boxed: the future is large and rare.
-    Receiving(Pin<Box<dyn Future<Output = Result<Ticket, Refusal>> + Send>>),
+    /// Its body must be received before it can be submitted, or a file be looked up on a blocking thread. Boxed: the
+    /// future is large and rare.
+    Receiving(Pin<Box<dyn Future<Output = Result<Admitted, Refusal>> + Send>>),
+    /// Answered with a file.
+    File(Box<FileResponse>),
     /// Its client is treated as gone; the connection is about to close.
     Abandoned,
+}
+
+/// Facts about a request that few requests need for their response.
+#[derive(Debug)]
+pub(super) enum RequestExtra {
+    /// The request is a WebSocket handshake.
+    Handshake(Handshake),
+    /// The fields about ranges and preconditions, for a file that the application may name.
+    Conditions(HeaderMap),
+}
+
+/// The end of [`RequestProgress::Receiving`].
+pub(super) enum Admitted {
+    /// The request was submitted to the dispatcher.
+    Ticket(Ticket),
+    /// The request is answered with a file.
+    File(Box<FileResponse>),
 }
 
 /// Checks a request's head and submits the request, unless its body must be received first.
@@ -40,7 +62,7 @@ pub(super) fn start(
     context: &Arc<ConnContext>,
     upgrade_slot: &OnceLock<UpgradeSlot>,
     request: Request<Incoming>,
-) -> (RequestMeta, RequestProgress, Option<Box<Handshake>>) {
+) -> (RequestMeta, RequestProgress, Option<Box<RequestExtra>>) {
     let ConnContext { server, connection, .. } = &**context;
     connection.set_phase(Phase::Busy);
     let received_at = Instant::now();
@@ -48,17 +70,23 @@ pub(super) fn start(
         let meta = RequestMeta::for_refused_head(server, received_at);
         return (meta, RequestProgress::Submitted(Err(Refusal::Framing(refused.violation))), None);
     }
-    let (mut parts, incoming) = request.into_parts();
+    let (mut parts, mut incoming) = request.into_parts();
     let (meta, checked) = check_head(context, &mut parts, received_at);
+    if let (Some(files), Ok(())) = (&server.files, &checked) {
+        match start_file(context, files, &meta, parts, incoming) {
+            Ok(progress) => return (meta, progress, None),
+            Err(request) => (parts, incoming) = request,
+        }
+    }
     let has_body = !incoming.is_end_stream();
-    let mut handshake = None;
+    let mut extra = conditions_for_files(server, &parts);
     let progress = match checked {
         Err(refusal) => RequestProgress::Submitted(Err(refusal)),
         Ok(()) if !has_body && server.dispatcher.accepts_handshakes() && is_handshake(&parts) => {
             let slot = Arc::clone(upgrade_slot.get_or_init(UpgradeSlot::default));
             let checked = Handshake::new(&parts, server.websocket.compression, slot);
             RequestProgress::Submitted(checked.and_then(|checked| {
-                handshake = Some(Box::new(checked));
+                extra = Some(Box::new(RequestExtra::Handshake(checked)));
                 submit_handshake(server, connection, &parts, meta.frame_meta())
             }))
         }
@@ -74,11 +102,83 @@ pub(super) fn start(
         }
         Ok(()) => {
             let (id, origin) = (meta.id.clone(), meta.origin.clone());
-            let receiving = receive_and_submit(Arc::clone(context), parts, incoming, id, origin, received_at);
-            RequestProgress::Receiving(Box::pin(receiving))
+            let request = RequestHead { parts, id, origin, received_at };
+            RequestProgress::Receiving(Box::pin(receive_and_submit(Arc::clone(context), request, incoming)))
         }
     };
-    (meta, progress, handshake)
+    (meta, progress, extra)
+}
+
+/// Returns the fields that decide which part of a file is sent, in case that the application names one.
+fn conditions_for_files(server: &Server, parts: &request::Parts) -> Option<Box<RequestExtra>> {
+    server.files.as_ref()?.sendfile.as_ref()?;
+    file_server::conditions(&parts.headers).map(|fields| Box::new(RequestExtra::Conditions(fields)))
+}
+
+/// Answers a request whose path belongs to `[[static]]`. The request is returned if the application answers it.
+fn start_file(
+    context: &Arc<ConnContext>,
+    files: &Arc<FileServer>,
+    meta: &RequestMeta,
+    parts: request::Parts,
+    incoming: Incoming,
+) -> Result<RequestProgress, (request::Parts, Incoming)> {
+    let found = files.mounts.as_ref().and_then(|mounts| mounts.find(path(&parts)));
+    let Some((idx, mount)) = found else { return Err((parts, incoming)) };
+    if mount.falls_back_to_app() && is_handshake(&parts) {
+        return Err((parts, incoming));
+    }
+    let leaves_input_unread = !incoming.is_end_stream();
+    let outcome = mount.serve(&file_server::file_request(&parts, meta.received_at), LookupMode::Cached);
+    if matches!(outcome, FileOutcome::NeedsDisk) {
+        let request = RequestHead {
+            parts,
+            id: meta.id.clone(),
+            origin: meta.origin.clone(),
+            received_at: meta.received_at,
+        };
+        let looking_up = find_or_submit(Arc::clone(context), Arc::clone(files), idx, request, incoming);
+        return Ok(RequestProgress::Receiving(Box::pin(looking_up)));
+    }
+    match file_server::settled(outcome) {
+        None => Err((parts, incoming)),
+        Some(Err(refusal)) => Ok(RequestProgress::Submitted(Err(refusal))),
+        Some(Ok(answer)) => {
+            buffer_pool::recycle(parts.headers);
+            Ok(RequestProgress::File(FileResponse::of_static(answer, leaves_input_unread)))
+        }
+    }
+}
+
+/// A request's head and the facts about it.
+struct RequestHead {
+    parts: request::Parts,
+    id: RequestId,
+    origin: Option<Box<RequestOrigin>>,
+    received_at: Instant,
+}
+
+/// Looks a file up on a blocking thread, and submits the request if the application answers it.
+async fn find_or_submit(
+    context: Arc<ConnContext>,
+    files: Arc<FileServer>,
+    mount: usize,
+    request: RequestHead,
+    incoming: Incoming,
+) -> Result<Admitted, Refusal> {
+    let RequestHead { parts, id, origin, received_at } = request;
+    let has_body = !incoming.is_end_stream();
+    let parts = match files.serve_blocking(mount, parts, Instant::now()).await? {
+        Located::File(answer) => return Ok(Admitted::File(FileResponse::of_static(answer, has_body))),
+        Located::App(parts) => parts,
+    };
+    if has_body {
+        return receive_and_submit(context, RequestHead { parts, id, origin, received_at }, incoming).await;
+    }
+    let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), received_at };
+    let empty = RequestBytes::Inline(bytes::Bytes::new());
+    submit(&context.server, &context.connection, &parts, empty, frame_meta, Instant::now())
+        .map(Admitted::Ticket)
 }
 
 /// Checks a head and changes its fields into those that the application receives.
@@ -105,23 +205,21 @@ fn check_head(
 /// Receives a body whole and submits the request, or submits it streamed if the application turns out to be ASGI.
 async fn receive_and_submit(
     context: Arc<ConnContext>,
-    mut parts: request::Parts,
+    request: RequestHead,
     incoming: Incoming,
-    id: RequestId,
-    origin: Option<Box<RequestOrigin>>,
-    received_at: Instant,
-) -> Result<Ticket, Refusal> {
+) -> Result<Admitted, Refusal> {
+    let RequestHead { mut parts, id, origin, received_at } = request;
     let ConnContext { server, connection, .. } = &*context;
     let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), received_at };
     if stream::should_stream(&incoming, &parts.headers) {
         // Whether the application is WSGI or ASGI is unknown until the first worker has loaded it.
         server.dispatcher.wait_for_interface().await;
         if server.dispatcher.is_asgi() {
-            return submit_streaming(server, connection, &parts, incoming, frame_meta);
+            return submit_streaming(server, connection, &parts, incoming, frame_meta).map(Admitted::Ticket);
         }
     }
     let body = receive_body(server, &mut parts, incoming).await?;
-    submit(server, connection, &parts, body, frame_meta, Instant::now())
+    submit(server, connection, &parts, body, frame_meta, Instant::now()).map(Admitted::Ticket)
 }
 
 /// Receives the body; sets `Content-Length` if it was chunked.

@@ -7,21 +7,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{Method, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::ext::ReasonPhrase;
 
-use crate::dispatch::{AppBody, AppResponse, ContentLength, Data};
+use crate::dispatch::{AppBody, AppResponse, ContentLength, Data, ResponseHead};
+use crate::files::{FileBody, FileFault};
+use crate::id::WorkerId;
 use crate::journal::requests::AccessEntry;
 use crate::websocket;
 
 use super::access_log::{AccessRecord, log_refusal, logged_request};
 use super::body::file::FileReader;
+use super::body::multipart::MultipartReader;
 use super::body::response::{BodySource, ResponseBody};
 use super::context::ConnContext;
 use super::fault::{ErrorResponse, Refusal, RequestFault};
+use super::file_server::FileResponse;
 use super::handshake::Handshake;
 use super::request_meta::RequestMeta;
 
@@ -55,17 +59,62 @@ pub(super) fn application_response(
     meta: &RequestMeta,
     response: AppResponse,
 ) -> Response<ResponseBody> {
-    let ConnContext { server, connection, .. } = &*context;
     let AppResponse { head, body, worker, waited } = response;
     let source = match body {
         AppBody::Empty => BodySource::Empty,
         AppBody::Bytes(data) => BodySource::Bytes(data),
-        AppBody::File(file) => BodySource::File(Box::new(FileReader::new(*file, server.dispatcher))),
+        AppBody::File(file) => BodySource::File(Box::new(FileReader::new(*file, context.server.dispatcher))),
         AppBody::Stream(stream) => BodySource::Stream(stream),
     };
+    send(context, meta, Answer { head, source, worker, waited, must_close: false })
+}
+
+/// Builds a response with a file.
+pub(super) fn file_response(
+    context: Arc<ConnContext>,
+    meta: &RequestMeta,
+    response: FileResponse,
+) -> Response<ResponseBody> {
+    let FileResponse { answer, worker, waited, leaves_input_unread } = response;
+    let dispatcher = context.server.dispatcher;
+    let source = match answer.body {
+        FileBody::Empty => BodySource::Empty,
+        FileBody::One(fd, range) => BodySource::File(Box::new(FileReader::of_range(fd, range, dispatcher))),
+        FileBody::Several(parts) => BodySource::Multipart(Box::new(MultipartReader::new(parts, dispatcher))),
+    };
+    let head = Box::new(ResponseHead {
+        status: answer.status,
+        reason: None,
+        fields: answer.fields,
+        length: answer.len.map_or(ContentLength::Absent, ContentLength::Bytes),
+    });
+    if leaves_input_unread {
+        context.connection.mark_unread_input();
+    }
+    send(context, meta, Answer { head, source, worker, waited, must_close: leaves_input_unread })
+}
+
+/// A response before it is put into hyper's types.
+struct Answer {
+    head: Box<ResponseHead>,
+    source: BodySource,
+    /// The worker that answered; `None`: the daemon.
+    worker: Option<WorkerId>,
+    /// Time for which the request waited for the worker.
+    waited: Duration,
+    /// The connection cannot serve another request.
+    must_close: bool,
+}
+
+fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Response<ResponseBody> {
+    let ConnContext { server, connection, .. } = &*context;
+    let Answer { head, source, worker, waited, must_close } = answer;
     // Only a body that takes several writes can be aborted; for others the record is not worth its allocation.
     let may_be_cut_off = match &source {
-        BodySource::Stream(_) | BodySource::FileInStream(..) | BodySource::File(_) => true,
+        BodySource::Stream(_)
+        | BodySource::FileInStream(..)
+        | BodySource::File(_)
+        | BodySource::Multipart(_) => true,
         BodySource::Bytes(data) => data.len() > MAX_UNTRACKED_BODY,
         BodySource::Empty => false,
     };
@@ -81,7 +130,7 @@ pub(super) fn application_response(
         let (received_at, log_access) = (meta.received_at, server.log_access);
         Box::new(AccessRecord { entry, received_at, context: Arc::clone(&context), log_access })
     });
-    let must_close = connection.is_draining() || !server.limits.keepalive;
+    let must_close = must_close || connection.is_draining() || !server.limits.keepalive;
     // Responses to HEAD and 304 have no body, even if they declare a length; hyper knows the request.
     let declared = match head.length {
         ContentLength::Bytes(len) => Some(len),
@@ -193,6 +242,18 @@ pub(super) fn error_response(
     }
     if *refusal == Refusal::Client(RequestFault::Connect) {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
+    }
+    match refusal {
+        Refusal::File(FileFault::Method) => {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        // RFC 9110 §14.4.
+        Refusal::File(FileFault::Unsatisfiable(len)) => {
+            if let Ok(range) = HeaderValue::try_from(format!("bytes */{len}")) {
+                headers.insert(CONTENT_RANGE, range);
+            }
+        }
+        _ => {}
     }
     if must_close {
         set_close(&mut response, meta);

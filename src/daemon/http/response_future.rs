@@ -16,11 +16,13 @@ use super::access_log::log_unanswered;
 use super::body::response::ResponseBody;
 use super::context::{ConnContext, X_REQUEST_ID};
 use super::fault::Refusal;
+use super::file_server::{FileResponse, Redirection, redirect};
 use super::h1::early_hints;
-use super::handshake::Handshake;
-use super::request::RequestProgress;
+use super::request::{Admitted, RequestExtra, RequestProgress};
 use super::request_meta::RequestMeta;
-use super::response::{application_response, check_content_length, error_response, switching_protocols};
+use super::response::{
+    application_response, check_content_length, error_response, file_response, switching_protocols,
+};
 
 /// The response to one request. Dropping it early logs the request as unanswered.
 ///
@@ -29,10 +31,16 @@ pub(super) struct ResponseFuture {
     /// Taken when the response is built, which then logs the request.
     request: Option<(Arc<ConnContext>, RequestMeta)>,
     progress: RequestProgress,
-    /// Set for a WebSocket handshake.
-    handshake: Option<Box<Handshake>>,
+    /// Facts that few requests need.
+    extra: Option<Box<RequestExtra>>,
     /// Expires when a request that has not started, and whose client has shut down its sending half, is given up.
     half_close_timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// The content of a response.
+enum Outcome {
+    App(AppResponse),
+    File(Box<FileResponse>),
 }
 
 impl ResponseFuture {
@@ -40,9 +48,9 @@ impl ResponseFuture {
         context: Arc<ConnContext>,
         meta: RequestMeta,
         progress: RequestProgress,
-        handshake: Option<Box<Handshake>>,
+        extra: Option<Box<RequestExtra>>,
     ) -> Self {
-        Self { request: Some((context, meta)), progress, handshake, half_close_timer: None }
+        Self { request: Some((context, meta)), progress, extra, half_close_timer: None }
     }
 
     fn is_shut_down(&self) -> bool {
@@ -52,19 +60,24 @@ impl ResponseFuture {
     }
 
     /// Polls until the response's content is decided; `None` if the connection ends without a response.
-    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<AppResponse, Refusal>>> {
+    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Outcome, Refusal>>> {
         if let RequestProgress::Receiving(receiving) = &mut self.progress {
             let mut received = ready!(receiving.as_mut().poll(cx));
             if matches!(received, Err(Refusal::Client(..))) && self.is_shut_down() {
                 // The body ends early because of the daemon, not the client.
                 received = Err(Refusal::Exchange(Fault::Unavailable("the daemon stops".into())));
             }
-            self.progress = RequestProgress::Submitted(received);
+            self.progress = match received {
+                Ok(Admitted::Ticket(ticket)) => RequestProgress::Submitted(Ok(ticket)),
+                Ok(Admitted::File(file)) => RequestProgress::File(file),
+                Err(refusal) => RequestProgress::Submitted(Err(refusal)),
+            };
         }
         let ticket = match &mut self.progress {
             RequestProgress::Submitted(Ok(ticket)) => ticket,
             RequestProgress::Submitted(Err(refusal)) => return Poll::Ready(Some(Err(refusal.clone()))),
             RequestProgress::Abandoned => return Poll::Ready(None),
+            RequestProgress::File(_) => return Poll::Ready(self.take_file().map(Ok)),
             RequestProgress::Receiving(_) => unreachable!("replaced above when it is ready"),
         };
         match Pin::new(&mut *ticket).poll(cx) {
@@ -72,7 +85,8 @@ impl ResponseFuture {
                 self.abandon();
                 Poll::Ready(None)
             }
-            Poll::Ready(outcome) => Poll::Ready(Some(outcome.map_err(Refusal::Exchange))),
+            Poll::Ready(Ok(response)) => self.poll_redirection(cx, response),
+            Poll::Ready(Err(fault)) => Poll::Ready(Some(Err(Refusal::Exchange(fault)))),
             Poll::Pending => {
                 if let (Some(hints), Some((context, meta))) = (ticket.take_hints(), &self.request)
                     && !meta.is_http_10
@@ -96,7 +110,7 @@ impl ResponseFuture {
         if !context.connection.is_half_closed() {
             return;
         }
-        if self.handshake.is_some() {
+        if matches!(self.extra.as_deref(), Some(RequestExtra::Handshake(_))) {
             return self.abandon();
         }
         let Some(until) = ticket.half_close() else {
@@ -106,6 +120,42 @@ impl ResponseFuture {
         let timer = self.half_close_timer.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
         if timer.as_mut().poll(cx).is_ready() && ticket.revoke() {
             self.abandon();
+        }
+    }
+
+    /// Takes the file of a request that is answered with one.
+    fn take_file(&mut self) -> Option<Outcome> {
+        match std::mem::replace(&mut self.progress, RequestProgress::Abandoned) {
+            RequestProgress::File(file) => Some(Outcome::File(file)),
+            _ => None,
+        }
+    }
+
+    /// Replaces the application's response by a file if it names one.
+    fn poll_redirection(
+        &mut self,
+        cx: &mut Context<'_>,
+        response: AppResponse,
+    ) -> Poll<Option<Result<Outcome, Refusal>>> {
+        let Some((context, meta)) = &self.request else { return Poll::Ready(None) };
+        let Some(files) = &context.server.files else { return Poll::Ready(Some(Ok(Outcome::App(response)))) };
+        let conditions = match self.extra.as_deref() {
+            Some(RequestExtra::Handshake(_)) => return Poll::Ready(Some(Ok(Outcome::App(response)))),
+            Some(RequestExtra::Conditions(fields)) => Some(fields),
+            None => None,
+        };
+        let Some(roots) = &files.sendfile else { return Poll::Ready(Some(Ok(Outcome::App(response)))) };
+        match redirect(roots, meta, conditions, response) {
+            Redirection::Unchanged(response) => Poll::Ready(Some(Ok(Outcome::App(response)))),
+            Redirection::File(file) => Poll::Ready(Some(Ok(Outcome::File(file)))),
+            Redirection::Refused(refusal) => Poll::Ready(Some(Err(refusal))),
+            Redirection::NeedsDisk(request, origin) => {
+                let sending = Arc::clone(files).send_blocking(request);
+                self.progress = RequestProgress::Receiving(Box::pin(async move {
+                    Ok(Admitted::File(origin.response(sending.await?)))
+                }));
+                self.poll_outcome(cx)
+            }
         }
     }
 
@@ -131,13 +181,21 @@ impl Future for ResponseFuture {
         // An interim response must not follow the final one.
         drop(context.connection.interim.take());
         let mut response = match outcome {
-            Ok(response) => match (&this.handshake, check_content_length(&meta.method, &response)) {
-                (_, Err(refusal)) => error_response(context, &meta, &refusal),
-                (Some(handshake), Ok(())) if response.head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    switching_protocols(context, &meta, response, handshake)
+            Ok(Outcome::File(file)) => file_response(context, &meta, *file),
+            Ok(Outcome::App(response)) => {
+                match (&this.extra, check_content_length(&meta.method, &response)) {
+                    (_, Err(refusal)) => error_response(context, &meta, &refusal),
+                    (Some(extra), Ok(())) if response.head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                        match &**extra {
+                            RequestExtra::Handshake(handshake) => {
+                                switching_protocols(context, &meta, response, handshake)
+                            }
+                            RequestExtra::Conditions(_) => application_response(context, &meta, response),
+                        }
+                    }
+                    (_, Ok(())) => application_response(context, &meta, response),
                 }
-                (_, Ok(())) => application_response(context, &meta, response),
-            },
+            }
             Err(refusal) => error_response(context, &meta, &refusal),
         };
         // Replaces the application's own, so that the client and the journal have the same id.
@@ -153,6 +211,7 @@ impl Drop for ResponseFuture {
             RequestProgress::Submitted(Ok(ticket)) => ticket.worker(),
             RequestProgress::Submitted(Err(_))
             | RequestProgress::Receiving(_)
+            | RequestProgress::File(_)
             | RequestProgress::Abandoned => None,
         };
         log_unanswered(&context, &meta, worker);

@@ -37,7 +37,7 @@ impl Service<Request<Incoming>> for ConnService {
     fn call(&self, request: Request<Incoming>) -> ResponseFuture {
         // Done here, not in the future: hyper reads ahead before it polls the future, which costs an allocation while the
         // head exists (see `RequestMeta`).
-        let (meta, progress, handshake) = start(&self.context, &self.upgrade_slot, request);
-        ResponseFuture::new(Arc::clone(&self.context), meta, progress, handshake)
+        let (meta, progress, extra) = start(&self.context, &self.upgrade_slot, request);
+        ResponseFuture::new(Arc::clone(&self.context), meta, progress, extra)
     }
 }

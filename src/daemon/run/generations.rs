@@ -160,6 +160,7 @@ pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Se
             compression: config.websocket.compression,
         },
         log_access: config.log.access,
+        files: http::FileSettings::default(),
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use rgun::config::Bind;
 use rgun::dispatch::{Dispatcher, Notice, Policy};
 use rgun::edge::Edge;
-use rgun::http::{RequestLimits, Server, Settings, TrustedPeers, UnderscorePolicy};
+use rgun::http::{FileSettings, RequestLimits, Server, Settings, TrustedPeers, UnderscorePolicy};
 use rgun::id::{Generation, Incarnation, WorkerId, WorkerNr};
 use rgun::journal::requests::Journal;
 use rgun::link::{Link, Reactor, Slots};
@@ -120,6 +120,7 @@ fn settings() -> Settings {
             compression: false,
         },
         log_access: true,
+        files: FileSettings::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +51,16 @@ impl FileReader {
             dispatcher,
             _reservation: held,
         }
+    }
+
+    /// Reads a range of a file.
+    pub(in crate::http) fn of_range(
+        fd: Arc<OwnedFd>,
+        range: Range<u64>,
+        dispatcher: &'static Dispatcher,
+    ) -> Self {
+        let len = Some(range.end.saturating_sub(range.start));
+        Self::new(FilePart { fd, offset: range.start, len, reservation: None }, dispatcher)
     }
 
     /// Returns the bytes still to be read; `None` if unknown.

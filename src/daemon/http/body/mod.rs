@@ -6,6 +6,7 @@
 
 pub(super) mod error;
 pub(super) mod file;
+pub(super) mod multipart;
 pub(super) mod rate;
 pub(super) mod receive;
 pub(super) mod response;

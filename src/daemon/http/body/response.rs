@@ -14,6 +14,7 @@ use crate::net::Phase;
 
 use super::error::BodyError;
 use super::file::FileReader;
+use super::multipart::MultipartReader;
 
 /// A body of unknown length is ended only when at most this much of it is unwritten. The journal cannot report the loss
 /// of these bytes, so they must fit into a client's socket buffer.
@@ -32,6 +33,8 @@ pub(in crate::http) enum BodySource {
     FileInStream(Box<FileReader>, BodyStream),
     /// A file.
     File(Box<FileReader>),
+    /// Several ranges of a file.
+    Multipart(Box<MultipartReader>),
 }
 
 /// The body of a response. Dropping it ends the response: the connection becomes idle.
@@ -97,7 +100,10 @@ impl ResponseBody {
     fn must_wait_for_write(&self) -> bool {
         let ConnContext { server, connection, .. } = &*self.context;
         match &self.source {
-            BodySource::Stream(_) | BodySource::FileInStream(..) | BodySource::File(_) => {
+            BodySource::Stream(_)
+            | BodySource::FileInStream(..)
+            | BodySource::File(_)
+            | BodySource::Multipart(_) => {
                 server.dispatcher.response_memory().is_tight() && connection.output.unsent() > 0
             }
             BodySource::Empty | BodySource::Bytes(_) => false,
@@ -117,6 +123,10 @@ impl ResponseBody {
                 }
                 BodySource::File(file) => {
                     let read = ready!(file.poll_read(cx)).map_err(BodyError::File);
+                    return Poll::Ready(read.transpose().map(|data| data.map(Frame::data)));
+                }
+                BodySource::Multipart(parts) => {
+                    let read = ready!(parts.poll_read(cx)).map_err(BodyError::File);
                     return Poll::Ready(read.transpose().map(|data| data.map(Frame::data)));
                 }
                 BodySource::FileInStream(file, _) => {
@@ -224,7 +234,10 @@ impl Body for ResponseBody {
         match &self.source {
             BodySource::Empty => true,
             BodySource::Bytes(data) => data.is_empty(),
-            BodySource::Stream(_) | BodySource::FileInStream(..) | BodySource::File(_) => false,
+            BodySource::Stream(_)
+            | BodySource::FileInStream(..)
+            | BodySource::File(_)
+            | BodySource::Multipart(_) => false,
         }
     }
 
@@ -236,6 +249,7 @@ impl Body for ResponseBody {
                 stream.body_len().map_or_else(SizeHint::default, SizeHint::with_exact)
             }
             BodySource::File(file) => file.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
+            BodySource::Multipart(parts) => SizeHint::with_exact(parts.remaining()),
             BodySource::FileInStream(..) => SizeHint::default(),
         }
     }

@@ -1,0 +1,211 @@
+//! Conditional requests (RFC 9110 §13): compares a request's preconditions with a file's validators.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::encoding::Encoding;
+use super::root::{FileTime, OpenFile};
+
+/// Archives and reproducible builds give all files one time before this one (1980-01-02): it says nothing about a
+/// change.
+const MIN_MEANINGFUL_TIME: i64 = 315_619_200;
+
+/// The validators of one representation of a file.
+#[derive(Debug)]
+pub(super) struct Validators {
+    /// A strong entity tag, different for each content coding (RFC 9110 §8.8.3.3).
+    pub(super) etag: HeaderValue,
+    /// The time of the last modification in whole seconds; `None` if it is meaningless.
+    modified: Option<SystemTime>,
+}
+
+impl Validators {
+    pub(super) fn of(file: &OpenFile, encoding: Option<Encoding>) -> Self {
+        let is_meaningful = file.modified.seconds >= MIN_MEANINGFUL_TIME;
+        let FileTime { seconds, nanoseconds } = if is_meaningful { file.modified } else { file.changed };
+        let dash = if encoding.is_some() { "-" } else { "" };
+        let coding = encoding.map_or("", Encoding::token);
+        let tag = format!("\"{seconds:x}-{nanoseconds:x}-{:x}{dash}{coding}\"", file.len);
+        let modified = u64::try_from(seconds).ok().filter(|_| is_meaningful);
+        Self {
+            etag: HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\"")),
+            modified: modified.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+        }
+    }
+
+    /// Returns the value of `Last-Modified`.
+    pub(super) fn last_modified(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from(httpdate::fmt_http_date(self.modified?)).ok()
+    }
+}
+
+/// The result of a request's preconditions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Precondition {
+    /// They hold: the request is served.
+    Holds,
+    /// The client has the current representation: 304.
+    NotModified,
+    /// The client asked for another representation than the current one: 412.
+    Fails,
+}
+
+/// Evaluates the preconditions of a GET or HEAD in the order of RFC 9110 §13.2.2.
+pub(super) fn evaluate(headers: &HeaderMap, validators: &Validators) -> Precondition {
+    let is_match = match lists_tag(headers, &IF_MATCH, |tag| tag == validators.etag.as_bytes()) {
+        Some(matches) => matches,
+        None => date(headers, &IF_UNMODIFIED_SINCE)
+            .zip(validators.modified)
+            .is_none_or(|(since, modified)| modified <= since),
+    };
+    if !is_match {
+        return Precondition::Fails;
+    }
+    let is_known = match lists_tag(headers, &IF_NONE_MATCH, |tag| {
+        // Weak comparison (RFC 9110 §8.8.3.2).
+        tag.strip_prefix(b"W/").unwrap_or(tag) == validators.etag.as_bytes()
+    }) {
+        Some(matches) => matches,
+        None => date(headers, &IF_MODIFIED_SINCE)
+            .zip(validators.modified)
+            .is_some_and(|(since, modified)| modified <= since),
+    };
+    if is_known { Precondition::NotModified } else { Precondition::Holds }
+}
+
+/// Returns true if the request's `Range` may be served: there is no `If-Range`, or it names exactly the current
+/// representation (RFC 9110 §13.1.5).
+pub(super) fn range_applies(headers: &HeaderMap, validators: &Validators) -> bool {
+    let Some(value) = headers.get(IF_RANGE) else { return true };
+    if headers.get_all(IF_RANGE).iter().nth(1).is_some() {
+        return false;
+    }
+    let value = value.as_bytes().trim_ascii();
+    value == validators.etag.as_bytes()
+        || validators.modified.is_some_and(|modified| httpdate::fmt_http_date(modified).as_bytes() == value)
+}
+
+/// Returns whether the field lists `*` or a tag that matches; `None` without the field.
+fn lists_tag(headers: &HeaderMap, name: &HeaderName, matches: impl Fn(&[u8]) -> bool) -> Option<bool> {
+    let mut values = headers.get_all(name).iter().peekable();
+    values.peek()?;
+    Some(values.any(|value| {
+        let value = value.as_bytes().trim_ascii();
+        value == b"*" || tags(value).any(&matches)
+    }))
+}
+
+/// Splits a list of entity tags, which may have commas in them.
+fn tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut is_quoted = false;
+    list.split(move |byte| {
+        is_quoted ^= *byte == b'"';
+        *byte == b',' && !is_quoted
+    })
+    .map(<[u8]>::trim_ascii)
+}
+
+/// Returns the date; `None` without the field, or if it is invalid or repeated.
+fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    if values.next().is_some() {
+        return None;
+    }
+    httpdate::parse_http_date(value.trim()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAG: &str = "\"5e0be100-0-a\"";
+    const DATE: &str = "Wed, 01 Jan 2020 00:00:00 GMT";
+    const LATER: &str = "Wed, 01 Jan 2020 00:00:01 GMT";
+    const EARLIER: &str = "Tue, 31 Dec 2019 23:59:59 GMT";
+
+    fn validators() -> Validators {
+        let modified = httpdate::parse_http_date(DATE).unwrap();
+        Validators { etag: HeaderValue::from_static(TAG), modified: Some(modified) }
+    }
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn preconditions_are_evaluated_in_the_order_of_the_rfc() {
+        use Precondition::{Fails, Holds, NotModified};
+        let weak = format!("W/{TAG}");
+        let list = format!("\"a,b\", {TAG}");
+        for (fields, expected) in [
+            (&[][..], Holds),
+            (&[("if-none-match", TAG)], NotModified),
+            (&[("if-none-match", weak.as_str())], NotModified),
+            (&[("if-none-match", list.as_str())], NotModified),
+            (&[("if-none-match", "\"a\""), ("if-none-match", TAG)], NotModified),
+            (&[("if-none-match", "*")], NotModified),
+            (&[("if-none-match", "\"a\"")], Holds),
+            (&[("if-none-match", "\"a\""), ("if-modified-since", LATER)], Holds),
+            (&[("if-none-match", "")], Holds),
+            (&[("if-modified-since", DATE)], NotModified),
+            (&[("if-modified-since", LATER)], NotModified),
+            (&[("if-modified-since", EARLIER)], Holds),
+            (&[("if-modified-since", "yesterday")], Holds),
+            (&[("if-modified-since", DATE), ("if-modified-since", DATE)], Holds),
+            (&[("if-match", TAG)], Holds),
+            (&[("if-match", "*")], Holds),
+            (&[("if-match", weak.as_str())], Fails),
+            (&[("if-match", "\"a\"")], Fails),
+            (&[("if-match", TAG), ("if-none-match", TAG)], NotModified),
+            (&[("if-match", TAG), ("if-unmodified-since", EARLIER)], Holds),
+            (&[("if-unmodified-since", DATE)], Holds),
+            (&[("if-unmodified-since", EARLIER)], Fails),
+            (&[("if-unmodified-since", "x")], Holds),
+        ] {
+            assert_eq!(evaluate(&headers(fields), &validators()), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn if_range_compares_strongly_and_exactly() {
+        let weak = format!("W/{TAG}");
+        for (fields, expected) in [
+            (&[][..], true),
+            (&[("if-range", TAG)], true),
+            (&[("if-range", DATE)], true),
+            (&[("if-range", weak.as_str())], false),
+            (&[("if-range", "\"a\"")], false),
+            (&[("if-range", LATER)], false),
+            (&[("if-range", EARLIER)], false),
+            (&[("if-range", TAG), ("if-range", TAG)], false),
+            (&[("if-range", "")], false),
+        ] {
+            assert_eq!(range_applies(&headers(fields), &validators()), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_meaningful_time_has_no_last_modified() {
+        let file = |modified| OpenFile {
+            fd: std::fs::File::open("/dev/null").unwrap().into(),
+            len: 10,
+            modified: FileTime { seconds: modified, nanoseconds: 0 },
+            changed: FileTime { seconds: 1_577_836_800, nanoseconds: 5 },
+        };
+        for modified in [-1, 0, 1, 315_532_800] {
+            let validators = Validators::of(&file(modified), None);
+            assert_eq!(validators.last_modified(), None, "{modified}");
+            assert_eq!(validators.etag, "\"5e0be100-5-a\"");
+        }
+        let validators = Validators::of(&file(1_577_836_800), Some(Encoding::Brotli));
+        assert_eq!(validators.last_modified().unwrap(), DATE);
+        assert_eq!(validators.etag, "\"5e0be100-0-a-br\"");
+    }
+}

@@ -1,0 +1,294 @@
+//! `[[static]]`: a prefix of paths that is served from a directory.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use http::header::HeaderValue;
+use http::{HeaderMap, Method};
+
+use crate::buffer_pool;
+
+use super::answer::{FileAnswer, Representation};
+use super::encoding;
+use super::fault::FileFault;
+use super::hashed_name::is_hashed;
+use super::media_type::{MediaType, has_known_extension};
+use super::path::{Dotfiles, RelativePath, file_name};
+use super::root::{FoundEntry, Links, LookupError, LookupMode, OpenFile, Root};
+
+/// Seconds by which a precompressed file may be older than its original: tools copy them in any order.
+const MAX_VARIANT_AGE: i64 = 2;
+
+/// One `[[static]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountSettings {
+    /// The prefix; begins and ends with `/`.
+    pub url: String,
+    /// The directory.
+    pub directory: PathBuf,
+    /// The symlinks that are followed.
+    pub links: Links,
+    /// Names of files that answer for their directory; the first that exists does.
+    pub index: Vec<String>,
+    /// The answer to a path without a file.
+    pub fallback: Fallback,
+    /// Time for which clients may use a file without asking again; zero: they must ask. `None`: no `Cache-Control`.
+    pub max_age: Option<Duration>,
+    /// The files that never change.
+    pub immutable: Immutable,
+    /// Precompressed files (`.br`, `.zst`, `.gz`) are used.
+    pub precompressed: bool,
+}
+
+/// The answer to a path without a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fallback {
+    /// 404.
+    NotFound,
+    /// The application's.
+    App,
+    /// This file, below the directory: the page of a single-page application.
+    File(String),
+}
+
+/// The files that never change under their name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Immutable {
+    /// Those with a hash in their name.
+    Hashed,
+    /// All.
+    All,
+    /// None.
+    Nothing,
+}
+
+/// A request for a file.
+#[derive(Debug, Clone, Copy)]
+pub struct FileRequest<'r> {
+    /// The method.
+    pub method: &'r Method,
+    /// The path as sent.
+    pub path: &'r [u8],
+    /// The query, without its `?`.
+    pub query: Option<&'r str>,
+    /// The fields.
+    pub headers: &'r HeaderMap,
+    /// Time at which the request arrived.
+    pub now: Instant,
+}
+
+/// The result of a request for a file.
+#[derive(Debug)]
+pub enum FileOutcome {
+    /// The answer.
+    Answer(Box<FileAnswer>),
+    /// No file is sent.
+    Refused(FileFault),
+    /// The application answers.
+    App,
+    /// The request must be served again with [`LookupMode::Blocking`], on a blocking thread.
+    NeedsDisk,
+}
+
+/// A mounted directory.
+#[derive(Debug)]
+pub struct Mount {
+    settings: MountSettings,
+    root: Root,
+    /// `Cache-Control` of files that may change.
+    cache_control: Option<HeaderValue>,
+    /// `Cache-Control` of pages: `index` and `fallback`.
+    page_cache_control: Option<HeaderValue>,
+}
+
+/// The mounts of a server, the longest prefix first.
+#[derive(Debug)]
+pub struct Mounts(Box<[Mount]>);
+
+impl Mounts {
+    /// Creates the mounts; `None` without any. Directories are opened at their first request.
+    pub fn new(mut settings: Vec<MountSettings>) -> Option<Self> {
+        settings.sort_by_key(|mount| std::cmp::Reverse(mount.url.len()));
+        Some(Self(settings.into_iter().map(Mount::new).collect())).filter(|mounts| !mounts.0.is_empty())
+    }
+
+    /// Returns the mount of a path and its index; `None`: the path is the application's.
+    pub fn find(&self, path: &[u8]) -> Option<(usize, &Mount)> {
+        self.0.iter().enumerate().find(|(_, mount)| path.starts_with(mount.settings.url.as_bytes()))
+    }
+
+    /// Returns the mount at an index that [`Mounts::find`] returned.
+    pub fn get(&self, idx: usize) -> Option<&Mount> {
+        self.0.get(idx)
+    }
+}
+
+impl Mount {
+    fn new(settings: MountSettings) -> Self {
+        let cache_control = settings.max_age.map(|max_age| match max_age.as_secs() {
+            0 => HeaderValue::from_static("no-cache"),
+            seconds => HeaderValue::try_from(format!("public, max-age={seconds}"))
+                .unwrap_or(HeaderValue::from_static("no-cache")),
+        });
+        Self {
+            root: Root::new(settings.directory.clone(), settings.links),
+            page_cache_control: cache_control.as_ref().map(|_| HeaderValue::from_static("no-cache")),
+            cache_control,
+            settings,
+        }
+    }
+
+    /// Returns true if paths without a file are the application's.
+    pub fn falls_back_to_app(&self) -> bool {
+        self.settings.fallback == Fallback::App
+    }
+
+    /// Answers a request whose path begins with the mount's prefix.
+    pub fn serve(&self, request: &FileRequest<'_>, mode: LookupMode) -> FileOutcome {
+        if *request.method != Method::GET && *request.method != Method::HEAD {
+            return match self.settings.fallback {
+                Fallback::App => FileOutcome::App,
+                Fallback::NotFound | Fallback::File(_) => FileOutcome::Refused(FileFault::Method),
+            };
+        }
+        let answer = match self.find_file(request, mode) {
+            Ok(Located::File(file)) => {
+                file.answer(request.method, request.headers, buffer_pool::header_map(12))
+            }
+            Ok(Located::Redirect) => {
+                FileAnswer::redirect(request.path, request.query).ok_or(FileFault::NotFound)
+            }
+            Err(LookupError::NotFound) => match &self.settings.fallback {
+                Fallback::App => return FileOutcome::App,
+                Fallback::NotFound | Fallback::File(_) => Err(FileFault::NotFound),
+            },
+            Err(LookupError::NeedsDisk) => return FileOutcome::NeedsDisk,
+            Err(error) => Err(error.into()),
+        };
+        match answer {
+            Ok(answer) => FileOutcome::Answer(Box::new(answer)),
+            Err(fault) => FileOutcome::Refused(fault),
+        }
+    }
+
+    fn find_file(&self, request: &FileRequest<'_>, mode: LookupMode) -> Result<Located, LookupError> {
+        let below = request.path.get(self.settings.url.len()..).unwrap_or_default();
+        let directory = &self.root.directory(mode, request.now)?;
+        let lookup = Lookup { mount: self, request, directory, mode };
+        let found = match RelativePath::decode(below, Dotfiles::Hidden) {
+            Some(path) => lookup.resolve(&path),
+            None => Err(LookupError::NotFound),
+        };
+        match (found, &self.settings.fallback) {
+            (Err(LookupError::NotFound), Fallback::File(page)) if !has_known_extension(below) => {
+                lookup.page(page.as_bytes())
+            }
+            (found, _) => found,
+        }
+    }
+}
+
+impl From<LookupError> for FileFault {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::NotFound => Self::NotFound,
+            LookupError::Denied => Self::Denied,
+            LookupError::Exhausted(error) => Self::Exhausted(error.to_string()),
+            LookupError::Failed(error) => Self::Failed(error.to_string()),
+            LookupError::NeedsDisk => Self::Failed("the lookup needs the disk".to_owned()),
+        }
+    }
+}
+
+/// What a path names.
+enum Located {
+    File(Box<Representation>),
+    /// A directory with an index; the path lacks its last slash.
+    Redirect,
+}
+
+/// One lookup below a mount.
+struct Lookup<'l> {
+    mount: &'l Mount,
+    request: &'l FileRequest<'l>,
+    directory: &'l OwnedFd,
+    mode: LookupMode,
+}
+
+impl Lookup<'_> {
+    fn resolve(&self, path: &RelativePath) -> Result<Located, LookupError> {
+        match self.open(path.as_bytes())? {
+            FoundEntry::File(file) if !path.names_directory => self.file(file, path.as_bytes()),
+            FoundEntry::File(_) => Err(LookupError::NotFound),
+            FoundEntry::Directory => {
+                for name in &self.mount.settings.index {
+                    match self.page(&path.join(name)) {
+                        Err(LookupError::NotFound) => {}
+                        Ok(_) if !path.names_directory => return Ok(Located::Redirect),
+                        found => return found,
+                    }
+                }
+                Err(LookupError::NotFound)
+            }
+        }
+    }
+
+    fn open(&self, path: &[u8]) -> Result<FoundEntry, LookupError> {
+        self.mount.root.open(self.directory.as_fd(), path, self.mode)
+    }
+
+    /// Opens the file of a page: an index or the fallback.
+    fn page(&self, path: &[u8]) -> Result<Located, LookupError> {
+        let FoundEntry::File(file) = self.open(path)? else { return Err(LookupError::NotFound) };
+        self.represent(file, path, self.mount.page_cache_control.clone())
+    }
+
+    fn file(&self, file: OpenFile, path: &[u8]) -> Result<Located, LookupError> {
+        let is_immutable = match self.mount.settings.immutable {
+            Immutable::All => true,
+            Immutable::Nothing => false,
+            Immutable::Hashed => is_hashed(file_name(path)),
+        };
+        let cache_control = if is_immutable {
+            Some(HeaderValue::from_static("public, max-age=31536000, immutable"))
+        } else {
+            self.mount.cache_control.clone()
+        };
+        self.represent(file, path, cache_control)
+    }
+
+    /// Chooses between the file and its precompressed copies.
+    fn represent(
+        &self,
+        file: OpenFile,
+        path: &[u8],
+        cache_control: Option<HeaderValue>,
+    ) -> Result<Located, LookupError> {
+        let MediaType { value, is_compressible } = MediaType::of(path);
+        let varies = self.mount.settings.precompressed && is_compressible;
+        let mut chosen = (file, None);
+        let encodings = varies.then(|| encoding::accepted(self.request.headers));
+        for encoding in encodings.into_iter().flatten() {
+            match self.open(&[path, encoding.suffix().as_bytes()].concat()) {
+                Ok(FoundEntry::File(copy))
+                    if copy.modified.seconds + MAX_VARIANT_AGE >= chosen.0.modified.seconds =>
+                {
+                    chosen = (copy, Some(encoding));
+                    break;
+                }
+                Err(LookupError::NeedsDisk) => return Err(LookupError::NeedsDisk),
+                // One that is stale, unreadable or no file is as good as none.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let (file, encoding) = chosen;
+        Ok(Located::File(Box::new(Representation {
+            file,
+            content_type: Some(value),
+            encoding,
+            cache_control,
+            varies,
+        })))
+    }
+}

@@ -1,0 +1,220 @@
+//! A directory below which files are opened, and what keeps a path within it.
+//!
+//! The kernel resolves every path with `openat2(2)`, so that neither `..` nor a symlink leaves the directory, even while
+//! someone renames directories. On the reactor a path is resolved from the kernel's cache alone (`RESOLVE_CACHED`); if
+//! that needs the disk, the caller repeats the lookup on a blocking thread.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
+use rustix::io::Errno;
+
+/// Age at which the directory itself is looked up again: a deployment may have replaced it.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Attempts at a path that is renamed while it is resolved.
+const MAX_ATTEMPTS: u32 = 4;
+
+/// `follow_links`: the symlinks that are followed below a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Links {
+    /// None.
+    #[default]
+    Refused,
+    /// Those whose target is below the directory.
+    Inside,
+    /// All.
+    Followed,
+}
+
+/// Whether a lookup may wait for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookupMode {
+    /// It must not: it fails with [`LookupError::NeedsDisk`].
+    Cached,
+    /// It may; it runs on a blocking thread.
+    Blocking,
+}
+
+/// The reason for which a path was not opened.
+#[derive(Debug)]
+pub enum LookupError {
+    /// The lookup must be repeated with [`LookupMode::Blocking`].
+    NeedsDisk,
+    /// No regular file or directory is there, or the path leaves the directory.
+    NotFound,
+    /// The daemon's user may not read it.
+    Denied,
+    /// Descriptors or memory are short.
+    Exhausted(io::Error),
+    /// The disk failed, or the kernel lacks `openat2(2)`.
+    Failed(io::Error),
+}
+
+impl From<Errno> for LookupError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::XDEV
+            | Errno::NAMETOOLONG
+            | Errno::NXIO
+            | Errno::NODEV => Self::NotFound,
+            Errno::ACCESS | Errno::PERM => Self::Denied,
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM => Self::Exhausted(errno.into()),
+            other => Self::Failed(other.into()),
+        }
+    }
+}
+
+/// What is at a path.
+#[derive(Debug)]
+pub(super) enum FoundEntry {
+    File(OpenFile),
+    Directory,
+}
+
+/// A regular file that was opened, and its state then.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) fd: OwnedFd,
+    /// Bytes.
+    pub(super) len: u64,
+    pub(super) modified: FileTime,
+    /// The time of the last change of the inode.
+    pub(super) changed: FileTime,
+}
+
+/// Seconds since 1970 and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FileTime {
+    pub(super) seconds: i64,
+    pub(super) nanoseconds: u32,
+}
+
+/// A directory below which files are opened.
+#[derive(Debug)]
+pub(super) struct Root {
+    path: PathBuf,
+    links: Links,
+    opened: Mutex<Option<OpenDirectory>>,
+}
+
+#[derive(Debug)]
+struct OpenDirectory {
+    fd: Arc<OwnedFd>,
+    checked_at: Instant,
+}
+
+impl Root {
+    /// Does not open the directory yet.
+    pub(super) fn new(path: PathBuf, links: Links) -> Self {
+        Self { path, links, opened: Mutex::new(None) }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the open directory.
+    ///
+    /// # Errors
+    /// In cached mode [`LookupError::NeedsDisk`] if it was not opened, or once for each [`REOPEN_INTERVAL`].
+    pub(super) fn directory(&self, mode: LookupMode, now: Instant) -> Result<Arc<OwnedFd>, LookupError> {
+        if mode == LookupMode::Cached {
+            let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            let directory = opened.as_mut().ok_or(LookupError::NeedsDisk)?;
+            if now.saturating_duration_since(directory.checked_at) >= REOPEN_INTERVAL {
+                // One request looks it up again; those that arrive meanwhile use the open one.
+                directory.checked_at = now;
+                return Err(LookupError::NeedsDisk);
+            }
+            return Ok(Arc::clone(&directory.fd));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = Arc::new(openat(CWD, &self.path, flags, Mode::empty())?);
+        let directory = OpenDirectory { fd: Arc::clone(&fd), checked_at: now };
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory);
+        Ok(fd)
+    }
+
+    /// Opens what is at `path` below `directory`, if it is a regular file. Anything else is not opened, because that alone
+    /// can have an effect (a FIFO, a device).
+    pub(super) fn open(
+        &self,
+        directory: BorrowedFd<'_>,
+        path: &[u8],
+        mode: LookupMode,
+    ) -> Result<FoundEntry, LookupError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let probe = self.resolve(directory, path, OFlags::PATH, mode)?;
+            let seen = fstat(&probe)?;
+            match FileType::from_raw_mode(seen.st_mode) {
+                FileType::Directory => return Ok(FoundEntry::Directory),
+                FileType::RegularFile => {}
+                _ => return Err(LookupError::NotFound),
+            }
+            let fd =
+                self.resolve(directory, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, mode)?;
+            let stat = fstat(&fd)?;
+            if (stat.st_dev, stat.st_ino) == (seen.st_dev, seen.st_ino) {
+                return Ok(FoundEntry::File(OpenFile::new(fd, &stat)));
+            }
+            // It was replaced in between.
+        }
+        Err(LookupError::NotFound)
+    }
+
+    fn resolve(
+        &self,
+        directory: BorrowedFd<'_>,
+        path: &[u8],
+        flags: OFlags,
+        mode: LookupMode,
+    ) -> Result<OwnedFd, LookupError> {
+        let mut resolve = ResolveFlags::NO_MAGICLINKS;
+        match self.links {
+            Links::Refused => resolve |= ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+            Links::Inside => resolve |= ResolveFlags::BENEATH,
+            Links::Followed => {}
+        }
+        if mode == LookupMode::Cached {
+            resolve |= ResolveFlags::CACHED;
+        }
+        for _ in 0..MAX_ATTEMPTS {
+            match openat2(directory, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+                Ok(fd) => return Ok(fd),
+                // EINVAL: a kernel before 5.12 does not know RESOLVE_CACHED.
+                Err(Errno::AGAIN | Errno::INVAL) if mode == LookupMode::Cached => {
+                    return Err(LookupError::NeedsDisk);
+                }
+                // A directory on the way was renamed meanwhile.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Err(LookupError::NotFound)
+    }
+}
+
+impl OpenFile {
+    fn new(fd: OwnedFd, stat: &Stat) -> Self {
+        Self {
+            fd,
+            len: u64::try_from(stat.st_size).unwrap_or_default(),
+            modified: FileTime {
+                seconds: stat.st_mtime,
+                nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+            },
+            changed: FileTime {
+                seconds: stat.st_ctime,
+                nanoseconds: u32::try_from(stat.st_ctime_nsec).unwrap_or_default(),
+            },
+        }
+    }
+}

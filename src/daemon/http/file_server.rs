@@ -1,0 +1,243 @@
+//! Answers with files: those of `[[static]]`, and those that the application names (`app.sendfile_roots`).
+//!
+//! A file whose path is in the kernel's cache is found at once, on the reactor. Any other lookup runs on a blocking thread.
+//! No worker is needed for a static file.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{
+    HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
+};
+use http::{HeaderMap, HeaderValue, request};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::buffer_pool;
+use crate::dispatch::AppResponse;
+use crate::files::{
+    FileAnswer, FileFault, FileOutcome, FileRequest, LookupMode, MountSettings, Mounts, SendfileRequest,
+    SendfileRoot, SendfileRoots, SendfileTarget, SentFor,
+};
+use crate::id::WorkerId;
+
+use super::fault::Refusal;
+use super::request_meta::{RequestMeta, path};
+
+/// Most lookups that wait for a disk at a time; a dead network disk must not take all blocking threads.
+const MAX_BLOCKING_LOOKUPS: usize = 32;
+
+/// Maximum time of a lookup that waits for a disk, with its wait for a thread; then 503.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The request's fields that decide which part of a file is sent, or whether it is.
+const CONDITIONS: [HeaderName; 6] =
+    [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
+
+/// The settings about files.
+#[derive(Debug, Clone, Default)]
+pub struct FileSettings {
+    /// `[[static]]`.
+    pub mounts: Vec<MountSettings>,
+    /// `app.sendfile_roots`.
+    pub sendfile_roots: Vec<SendfileRoot>,
+}
+
+/// The directories from which files are sent.
+#[derive(Debug)]
+pub(super) struct FileServer {
+    pub(super) mounts: Option<Mounts>,
+    pub(super) sendfile: Option<SendfileRoots>,
+    lookups: Arc<Semaphore>,
+}
+
+/// An answer with a file, and who gave it.
+#[derive(Debug)]
+pub(super) struct FileResponse {
+    pub(super) answer: FileAnswer,
+    /// The worker whose application named the file; `None` for a static file.
+    pub(super) worker: Option<WorkerId>,
+    /// Time for which the request waited for that worker.
+    pub(super) waited: Duration,
+    /// The request has a body, which is not read.
+    pub(super) leaves_input_unread: bool,
+}
+
+/// The result of a lookup.
+pub(super) enum Located {
+    /// The answer.
+    File(FileAnswer),
+    /// The application answers the request with this head.
+    App(request::Parts),
+}
+
+impl FileResponse {
+    /// An answer without the application. `leaves_input_unread`: the request has a body.
+    pub(super) fn of_static(answer: FileAnswer, leaves_input_unread: bool) -> Box<Self> {
+        Box::new(Self { answer, worker: None, waited: Duration::ZERO, leaves_input_unread })
+    }
+}
+
+impl FileServer {
+    /// Creates the server; `None` without any directory.
+    pub(super) fn new(settings: FileSettings) -> Option<Arc<Self>> {
+        let mounts = Mounts::new(settings.mounts);
+        let sendfile = SendfileRoots::new(settings.sendfile_roots);
+        let lookups = Arc::new(Semaphore::new(MAX_BLOCKING_LOOKUPS));
+        (mounts.is_some() || sendfile.is_some()).then(|| Arc::new(Self { mounts, sendfile, lookups }))
+    }
+
+    /// Runs a lookup on a blocking thread.
+    async fn run_blocking<T: Send + 'static>(
+        &self,
+        lookup: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let is_slow = |_| exhausted("the disk does not answer");
+        timeout(LOOKUP_TIMEOUT, async {
+            let permit = Arc::clone(&self.lookups).acquire_owned().await;
+            let permit = permit.map_err(|_| exhausted("the daemon stops"))?;
+            let lookup = tokio::task::spawn_blocking(move || {
+                // Held until the thread is free, which the timeout does not change.
+                let _permit = permit;
+                lookup()
+            });
+            lookup.await.map_err(|error| Refusal::File(FileFault::Failed(error.to_string())))
+        })
+        .await
+        .map_err(is_slow)?
+    }
+
+    /// Answers a request of the mount at an index.
+    pub(super) async fn serve_blocking(
+        self: Arc<Self>,
+        mount: usize,
+        parts: request::Parts,
+        now: Instant,
+    ) -> Result<Located, Refusal> {
+        let server = Arc::clone(&self);
+        let served = self.run_blocking(move || {
+            let mount = server.mounts.as_ref().and_then(|mounts| mounts.get(mount));
+            let outcome = mount.map(|mount| mount.serve(&file_request(&parts, now), LookupMode::Blocking));
+            (outcome.unwrap_or(FileOutcome::App), parts)
+        });
+        let (outcome, parts) = served.await?;
+        match settled(outcome) {
+            Some(answer) => answer.map(Located::File),
+            None => Ok(Located::App(parts)),
+        }
+    }
+
+    /// Answers with a file that the application named.
+    pub(super) async fn send_blocking(
+        self: Arc<Self>,
+        request: Box<SendfileRequest>,
+    ) -> Result<FileAnswer, Refusal> {
+        let server = Arc::clone(&self);
+        let outcome = self
+            .run_blocking(move || {
+                let roots = server.sendfile.as_ref();
+                roots.map(|roots| roots.serve(&request, LookupMode::Blocking))
+            })
+            .await?;
+        outcome.and_then(settled).unwrap_or(Err(Refusal::File(FileFault::NotFound)))
+    }
+}
+
+fn exhausted(reason: &str) -> Refusal {
+    Refusal::File(FileFault::Exhausted(reason.to_owned()))
+}
+
+/// Returns the answer, or `None` if the application answers.
+pub(super) fn settled(outcome: FileOutcome) -> Option<Result<FileAnswer, Refusal>> {
+    match outcome {
+        FileOutcome::Answer(answer) => Some(Ok(*answer)),
+        FileOutcome::Refused(fault) => Some(Err(Refusal::File(fault))),
+        FileOutcome::App => None,
+        // A blocking lookup does not ask for one.
+        FileOutcome::NeedsDisk => Some(Err(exhausted("the disk does not answer"))),
+    }
+}
+
+/// Returns a request's head as `files` sees it.
+pub(super) fn file_request(parts: &request::Parts, now: Instant) -> FileRequest<'_> {
+    FileRequest {
+        method: &parts.method,
+        path: path(parts),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+        now,
+    }
+}
+
+/// Returns a copy of the fields that [`SendfileRoots`] needs; `None` if the request has none of them. The head itself is
+/// not kept (see `RequestMeta`).
+pub(super) fn conditions(headers: &HeaderMap) -> Option<HeaderMap> {
+    let mut kept: Option<HeaderMap> = None;
+    for name in CONDITIONS {
+        for value in headers.get_all(&name) {
+            let value = HeaderValue::from_maybe_shared(buffer_pool::copy(value.as_bytes()));
+            if let Ok(value) = value {
+                kept.get_or_insert_default().append(name.clone(), value);
+            }
+        }
+    }
+    kept
+}
+
+/// What becomes of a response of the application.
+#[derive(Debug)]
+pub(super) enum Redirection {
+    /// It is sent as it is.
+    Unchanged(AppResponse),
+    /// This file is sent instead of its body.
+    File(Box<FileResponse>),
+    /// It names a file that cannot be sent.
+    Refused(Refusal),
+    /// The file must be looked up on a blocking thread.
+    NeedsDisk(Box<SendfileRequest>, FileOrigin),
+}
+
+/// Whose file is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileOrigin {
+    pub(super) worker: Option<WorkerId>,
+    pub(super) waited: Duration,
+}
+
+impl FileOrigin {
+    pub(super) fn response(self, answer: FileAnswer) -> Box<FileResponse> {
+        let Self { worker, waited } = self;
+        Box::new(FileResponse { answer, worker, waited, leaves_input_unread: false })
+    }
+}
+
+/// Replaces a response in which the application names a file.
+pub(super) fn redirect(
+    roots: &SendfileRoots,
+    meta: &RequestMeta,
+    conditions: Option<&HeaderMap>,
+    mut response: AppResponse,
+) -> Redirection {
+    let request = SentFor {
+        method: meta.method.clone(),
+        conditions: conditions.cloned().unwrap_or_default(),
+        now: Instant::now(),
+    };
+    let head = &mut response.head;
+    let file = match roots.target(head.status, &mut head.fields, request) {
+        SendfileTarget::Absent => return Redirection::Unchanged(response),
+        SendfileTarget::Outside(value) => {
+            return Redirection::Refused(Refusal::OutsideFile { worker: response.worker, value });
+        }
+        SendfileTarget::File(file) => file,
+    };
+    let origin = FileOrigin { worker: response.worker, waited: response.waited };
+    match roots.serve(&file, LookupMode::Cached) {
+        FileOutcome::NeedsDisk => Redirection::NeedsDisk(file, origin),
+        outcome => match settled(outcome) {
+            Some(Ok(answer)) => Redirection::File(origin.response(answer)),
+            Some(Err(refusal)) => Redirection::Refused(refusal),
+            None => Redirection::Refused(Refusal::File(FileFault::NotFound)),
+        },
+    }
+}
