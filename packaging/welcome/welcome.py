@@ -63,7 +63,7 @@ NOT_FOUND = "Not found. This is rgun's welcome page; it has one address, /.\n"
 
 
 def application(environ, start_response):
-    """Answer / with the page and other paths with 404 (PEP 3333)."""
+    """Answers / with the page and other paths with 404 (PEP 3333)."""
     if environ.get("PATH_INFO", "") not in ("", "/"):
         return reply(environ, start_response, "404 Not Found", "text/plain", NOT_FOUND)
     if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
@@ -89,7 +89,7 @@ def application(environ, start_response):
 
 
 def reply(environ, start_response, status, kind, text, headers=()):
-    """Send text; a HEAD gets the same head, Content-Length included, and no body (RFC 9110 section 9.3.2)."""
+    """Sends text; a HEAD gets the same head with Content-Length, and no body (RFC 9110 section 9.3.2)."""
     body = text.encode("utf-8")
     start_response(
         status,

@@ -18,7 +18,7 @@ LONG_SECONDS = 0.1
 
 
 def answer(start_response, body):
-    """A whole answer."""
+    """Responds with a complete body."""
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
 
@@ -73,7 +73,7 @@ def short(environ, start_response):
 
 
 def long(environ, start_response):
-    """A view that waits 0.1 s for something else."""
+    """A view that sleeps 0.1 s, as if it waited for another service."""
     time.sleep(LONG_SECONDS)
     return answer(start_response, b"long")
 

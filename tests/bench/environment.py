@@ -1,7 +1,7 @@
 """Prepares what the benchmarks need, once, under target/bench: the venv of peers, the limit, the shop, files.
 
-Called by `run` before it measures. A part that cannot be prepared is reported and left out; the others are
-kept until their recipe changes.
+Called by `run` before it measures. A part that cannot be prepared is reported and left out; prepared
+parts are kept until their recipe changes.
 """
 
 import hashlib

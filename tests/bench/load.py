@@ -32,7 +32,7 @@ def percentile(values, share):
 def wrk(url, connections, seconds, core=None):
     """Runs a closed loop: keep-alive connections, each with one request at a time.
 
-    wrk runs on `core`, by default on our own.
+    wrk runs on `core`, by default on the core of this process.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = ["taskset", "-c", str(core)] if core is not None else []
@@ -52,7 +52,7 @@ def wrk(url, connections, seconds, core=None):
     if errors:
         raise BenchError("wrk counted errors: " + ", ".join(f"{n} {key}" for key, n in errors.items()))
     if not counts["requests"]:
-        raise BenchError("not one request was answered")
+        raise BenchError("no request was answered")
     return counts
 
 
@@ -255,11 +255,11 @@ class OpenLoop:
             connection.transport.close()
 
 
-def open_loop(port, arrivals, connections, seed, latest=0.005):
-    """Runs the open loop; fails if the client itself is late by more than `latest` seconds at p99."""
+def open_loop(port, arrivals, connections, seed, max_lag=0.005):
+    """Runs the open loop; fails if the client itself is late by more than `max_lag` seconds at p99."""
     loop = OpenLoop(port, seed)
     asyncio.run(loop.run(arrivals, connections))
-    if percentile(loop.lag, 0.99) > latest:
+    if percentile(loop.lag, 0.99) > max_lag:
         raise BenchError(f"the client itself was late: p99 {percentile(loop.lag, 0.99) * 1000:.1f} ms")
     if loop.failures:
         raise BenchError(

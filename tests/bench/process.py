@@ -64,7 +64,7 @@ def busy_seconds():
 
 
 class Server:
-    """One run of one server; a context manager that leaves no process over."""
+    """One run of one server; a context manager that leaves no process behind."""
 
     def __init__(self, argv, directory, environment, port, core, log):
         """`log` is the file that gets all output."""
@@ -191,7 +191,7 @@ class Server:
         return len(tree(self.process.pid))
 
 
-class Quiet:
+class Measurement:
     """A measured period: the CPU time of the server, and how busy the cores were with other processes.
 
     `foreign` is the share of one core used by neither the server nor this process and its children: a few per

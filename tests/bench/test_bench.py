@@ -80,14 +80,14 @@ def test_open_loop_latency_counts_from_intended_start(answering):
             time.sleep(0.05)
         return 200, b"ok"
 
-    done = load.open_loop(answering(one_at_a_time), [(0.0, "/short")] * 5, 2, 0, latest=1)
+    done = load.open_loop(answering(one_at_a_time), [(0.0, "/short")] * 5, 2, 0, max_lag=1)
     assert max(done.times["/short"]) >= 0.25
     assert min(done.times["/short"]) < 0.2
 
 
 def test_status_other_than_200_fails_the_open_loop(answering):
     with pytest.raises(process.BenchError, match="status 503"):
-        load.open_loop(answering(lambda _: (503, b"")), [(0.0, "/short")], 1, 0, latest=1)
+        load.open_loop(answering(lambda _: (503, b"")), [(0.0, "/short")], 1, 0, max_lag=1)
 
 
 def test_upload_that_lost_bytes_fails(answering):

@@ -121,7 +121,7 @@ def clients(program):
 def test_echo_messages_differ_and_are_counted(fake_server, clients):
     server = fake_server()
     with clients(server) as some:
-        assert some.order("once")["messages"] == 4
+        assert some.command("once")["messages"] == 4
         counts = some.echo(0.1)
     texts = [payload for first, payload in server.frames if first == 0x80 | TEXT]
     assert len(texts) == len(set(texts))
@@ -151,7 +151,7 @@ def test_fragmented_echo_with_a_ping_counts_once(fake_server, clients):
 
     server = fake_server(in_pieces)
     with clients(server, 1) as one:
-        assert one.order("once")["messages"] == 1
+        assert one.command("once")["messages"] == 1
     assert (0x80 | PONG, b"there?") in server.frames
 
 
@@ -163,9 +163,9 @@ def test_idle_client_answers_pings_and_rejects_messages(fake_server, clients):
             assert time.monotonic() < deadline, server.frames
             time.sleep(0.001)
     with clients(fake_server(welcome=frame(TEXT, b"spam")), 1) as one:
-        # The message may arrive before or after the order.
+        # The message may arrive before or after the command.
         with pytest.raises(process.BenchError, match=r"an unexpected message|differs from the message"):
-            one.order("once")
+            one.command("once")
 
 
 def test_close_by_the_server_fails_with_its_code(fake_server, clients):
@@ -186,7 +186,7 @@ def test_deflate_is_offered_and_used_only_on_request(fake_server, clients):
     server = fake_server(lambda payload: frame(TEXT, payload, first=0xC0))
     with clients(server, deflate=True) as some:
         assert some.deflated == 4
-        assert some.order("once")["messages"] == 4
+        assert some.command("once")["messages"] == 4
     # RSV1, and a stored block of 64 bytes (RFC 7692 section 7.2.3.3).
     assert all(first == 0xC0 | TEXT for first, _ in server.frames[:4])
     assert all(payload[:5] == b"\x00\x40\x00\xbf\xff" for _, payload in server.frames[:4])
@@ -212,11 +212,11 @@ class FakeProcess:
 
 def test_running_clients_are_not_counted_as_foreign_load():
     server, child = FakeProcess(), FakeProcess()
-    with process.Quiet(server, child) as quiet:
+    with process.Measurement(server, child) as measured:
         # More than the machine can have used, so no time is left for other processes.
         child.used = 10.0
-    assert quiet.foreign == 0
-    assert quiet.child_busy > 1
+    assert measured.foreign == 0
+    assert measured.child_busy > 1
 
 
 def test_server_settles_only_when_idle(tmp_path):

@@ -43,7 +43,7 @@ class WebSockets:
         """Closes all WebSockets."""
         self.end()
 
-    def order(self, text, seconds=0.0):
+    def command(self, text, seconds=0.0):
         """Sends a command that takes `seconds`; returns the clients' counts."""
         # If the program has ended, answer() raises with its message.
         with contextlib.suppress(BrokenPipeError):
@@ -53,7 +53,7 @@ class WebSockets:
 
     def echo(self, seconds):
         """Runs a closed loop on all WebSockets."""
-        counts = self.order(f"echo {seconds}", seconds)
+        counts = self.command(f"echo {seconds}", seconds)
         if not counts["messages"]:
             raise BenchError("not one message was echoed")
         return counts

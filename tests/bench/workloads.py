@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import load
 from app_asgi import CHUNKS
 from environment import APPS, HERE
-from process import BenchError, Quiet
+from process import BenchError, Measurement
 from websocket_load import WebSockets
 
 MIB = load.MIB
@@ -102,22 +102,22 @@ def closed_loop(
             also(server)
             url = f"http://127.0.0.1:{server.port}{path}"
             load.wrk(url, connections, 1)
-            with Quiet(server) as quiet:
+            with Measurement(server) as measured:
                 counts = load.wrk(url, connections, round(run.seconds) or 1)
             figures = {
                 "requests_per_s": counts["rate"],
-                "cpu_us_per_request": quiet.server_seconds * 1e6 / counts["requests"],
+                "cpu_us_per_request": measured.server_seconds * 1e6 / counts["requests"],
                 "p50_ms": counts["p50_us"] / 1000,
                 "p99_ms": counts["p99_us"] / 1000,
                 "pss_mib": server.pss_mib(),
                 "boot_ms": boot,
                 "client_busy": counts["client_busy"],
-                "foreign_busy": quiet.foreign,
+                "foreign_busy": measured.foreign,
             }
             if beside:
-                with Quiet(server) as quiet:
+                with Measurement(server) as measured:
                     counts = load.wrk(url, connections, round(run.seconds) or 1, run.server_core)
-                figures["cpu_us_beside"] = quiet.server_seconds * 1e6 / counts["requests"]
+                figures["cpu_us_beside"] = measured.server_seconds * 1e6 / counts["requests"]
             return figures
 
     return measure
@@ -131,14 +131,14 @@ def transfer(prepare, once):
             server.wait_ready("/short")
             prepare(run, server)
             buffer = memoryview(bytearray(MIB))
-            with Quiet(server) as quiet:
+            with Measurement(server) as measured:
                 count, elapsed = load.timed(lambda: once(server, buffer), run.seconds)
-            cpu = quiet.server_seconds
+            cpu = measured.server_seconds
             return {
                 "mib_per_s": count * TRANSFER_MIB / elapsed,
                 "cpu_ms_per_transfer": cpu * 1000 / count,
                 "pss_mib": server.pss_mib(),
-                "foreign_busy": quiet.foreign,
+                "foreign_busy": measured.foreign,
             }
 
     return measure
@@ -194,7 +194,7 @@ def wait_for_websockets(run, server):
     """Waits until a WebSocket echoes; returns the milliseconds since the start."""
     boot = server.wait_ready("/sse")
     with WebSockets(run.websocket, server.port, 8) as some:
-        some.order("once")
+        some.command("once")
     return boot
 
 
@@ -204,17 +204,17 @@ def measure_echo(run, name):
         boot = wait_for_websockets(run, server)
         with WebSockets(run.websocket, server.port, CONNECTIONS) as clients:
             clients.echo(1)
-            with Quiet(server, clients) as quiet:
+            with Measurement(server, clients) as measured:
                 counts = clients.echo(run.seconds)
             return {
                 "messages_per_s": counts["messages"] / counts["seconds"],
-                "cpu_us_per_message": quiet.server_seconds * 1e6 / counts["messages"],
+                "cpu_us_per_message": measured.server_seconds * 1e6 / counts["messages"],
                 "p50_ms": counts["p50_us"] / 1000,
                 "p99_ms": counts["p99_us"] / 1000,
                 "pss_mib": server.pss_mib(),
                 "boot_ms": boot,
-                "client_busy": quiet.child_busy,
-                "foreign_busy": quiet.foreign,
+                "client_busy": measured.child_busy,
+                "foreign_busy": measured.foreign,
             }
 
 
@@ -237,7 +237,7 @@ def measure_websockets(run, name):
                     continue  # The server does not support permessage-deflate.
                 for key, use in ((f"{kind}_kib", False), (f"{kind}_used_kib", True)):
                     if use:
-                        clients.order("once")
+                        clients.command("once")
                     server.settle()
                     figures[key] = (server.pss_mib() - before) * 1024 / run.websockets
     return figures
@@ -269,9 +269,9 @@ def measure_mixed(run, name):
         server.wait_ready("/short")
         load.wrk(f"http://127.0.0.1:{server.port}/short", 16, 1)
         arrivals = mixed_arrivals(run.seconds, run.number)
-        with Quiet(server) as quiet:
+        with Measurement(server) as measured:
             done = load.open_loop(server.port, arrivals, CONNECTIONS, run.number)
-        return {**latency_figures(done.times), "retries": done.retries, "foreign_busy": quiet.foreign}
+        return {**latency_figures(done.times), "retries": done.retries, "foreign_busy": measured.foreign}
 
 
 def mixed_ideal(seconds, rounds):
@@ -341,7 +341,7 @@ WORKLOADS = {
         ASGI,
         RATE,
         "requests_per_s",
-        note="each event is one `await send()` with more_body; an event on its own has to arrive on its own",
+        note="each event is one `await send()` with more_body; a single event must arrive at once",
     ),
     "asgi-websocket-echo": Workload(
         f"WebSocket echo of 64 bytes of text, one worker, {CONNECTIONS} connections",
@@ -377,7 +377,7 @@ WORKLOADS = {
         RATE,
         "requests_per_s",
         max_rounds=3,
-        note="mostly the ORM: between servers only what separates the rows of django-json is at stake",
+        note="mostly the ORM: servers can differ only by as much as in django-json",
     ),
     "upload": Workload(
         f"upload of {TRANSFER_MIB} MiB, one at a time, one worker",

@@ -19,7 +19,7 @@ from troubles import Troubles
 HERE = pathlib.Path(__file__).resolve().parent
 DIRECTORY = pathlib.Path("/srv/shop")
 CLIENTS = 8
-# The least share of ordinary requests with their expected status: always answering 503 is no success.
+# The minimum share of ordinary requests with their expected status: always answering 503 is no success.
 MIN_SERVED = 0.8
 # MiB that the daemon's memory may grow under load: allocators keep some.
 MAX_GROWTH_MIB = 12
@@ -86,7 +86,7 @@ def ready(processes):
 
 
 def check_leftovers(processes):
-    """Checks that the chaos has left no process and no cgroup over, and that a stop leaves none at all."""
+    """Checks that the chaos has left no process and no cgroup behind, and that a stop leaves none at all."""
     tree = host.cgroup_directory(host.show("ControlGroup"))
     leaves = [path for path in (tree / "workers").iterdir() if path.is_dir()]
     assert len(leaves) == processes, leaves

@@ -19,8 +19,8 @@ KINDS = {
     "preloaded wsgi": ("signalled:wsgi", ("--workers", "1", "--preload")),
     "preloaded asgi": ("signalled:asgi", ("--workers", "1", "--preload")),
 }
-LEAVE = (signal.SIGTERM, signal.SIGINT)
-ORDERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+EXIT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+DAEMON_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
 
 def start_kind(start, kind):
@@ -67,7 +67,7 @@ class Waiting:
         return answer
 
 
-@pytest.mark.parametrize("number", LEAVE)
+@pytest.mark.parametrize("number", EXIT_SIGNALS)
 @pytest.mark.parametrize("path", ["wait", "sleep"])
 def test_sigterm_to_a_worker_finishes_requests_then_replaces(server, tmp_path, number, path):
     running = Waiting(server, tmp_path / "gate", path)
@@ -81,7 +81,7 @@ def test_sigterm_to_a_worker_finishes_requests_then_replaces(server, tmp_path, n
     assert "was killed" not in server.log()
 
 
-@pytest.mark.parametrize("number", LEAVE)
+@pytest.mark.parametrize("number", EXIT_SIGNALS)
 def test_view_that_signals_its_own_process_is_answered(server, number):
     pid = server.get(f"/kill?number={number:d}").json()
     wait_until("the worker exits", lambda: not exists(pid))
@@ -122,7 +122,7 @@ def test_sigterm_to_workers_first_answers_queued_requests(start, tmp_path):
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("number", ORDERS)
+@pytest.mark.parametrize("number", DAEMON_SIGNALS)
 def test_daemon_signals_are_ignored_by_workers(shared_server, tmp_path, number):
     running = Waiting(shared_server, tmp_path / "gate")
     for pid in children(shared_server.process.pid):
@@ -133,7 +133,7 @@ def test_daemon_signals_are_ignored_by_workers(shared_server, tmp_path, number):
 
 def test_daemon_signals_are_ignored_while_python_starts(start, python, tmp_path):
     interpreter = tmp_path / "python"
-    orders = "".join(f"kill -{number:d} $$\n" for number in ORDERS)
+    orders = "".join(f"kill -{number:d} $$\n" for number in DAEMON_SIGNALS)
     interpreter.write_text(f'#!/bin/sh\n{orders}exec {python} "$@"\n')
     interpreter.chmod(0o755)
     server = start(
@@ -158,7 +158,7 @@ def test_sigterm_to_the_zygote_replaces_it_alone(start, target):
     assert server.get("/who").json()["imported_by"] != before["imported_by"]
 
 
-@pytest.mark.parametrize("number", LEAVE)
+@pytest.mark.parametrize("number", EXIT_SIGNALS)
 @pytest.mark.parametrize("preload", [(), ("--preload",)])
 def test_signal_to_a_booting_worker_ends_it_and_retries(start, tmp_path, number, preload):
     gate = tmp_path / "boot"

@@ -1,4 +1,4 @@
-"""Documents: what they link to and name exists, and says what they say."""
+"""Documents: what they link to or name exists, and agrees with them."""
 
 import re
 

@@ -8,13 +8,13 @@ from rust_source import PACKAGES, TOP, files
 
 MAX_TEST_NAME = 55
 
-# Constants that name a mood instead of a quantity.
-MOODS = re.compile(
+# Names of constants that do not name a quantity.
+VAGUE = re.compile(
     r"^(PATIENCE|LONGEST|MOST|ENOUGH|SMALL|SOON|LATER|TURN|ROOM|JOINED|DREGS|SENTENCE|POLITE|FORCED|GENTLE|NOBODY|ALL)$"
     r"|^(MOST|LONGEST|LAST)_|_(PATIENCE|WORDS)$"
 )
 
-# Types that are named by a participle, so that nobody knows of what.
+# Names of types that are only a participle, which does not say what the type is.
 PARTICIPLES = re.compile(
     "Told|Asked|Seen|Served|Had|Taken|Held|Given|Gone|Described|Declared|Received|Leaving|Beginning|Speaking"
     "|Through|Answering|Started|Parting|Agreed|Unborn|Coming|Awaited|Attached|Broken|Carried|Leftover|Found"
@@ -74,17 +74,17 @@ def participle_types():
     ]
 
 
-def moody_constants():
+def vague_constants():
     """Constants name a quantity: MAX_*, MIN_*, *_TIMEOUT, *_INTERVAL, *_BYTES."""
     return [
         Breach(f"{file}:{file.line(found.start())}", found.group(1))
         for file in product_files()
         for found in re.finditer(r"\bconst\s+([A-Z][A-Z0-9_]*)\s*:", file.code)
-        if MOODS.search(found.group(1))
+        if VAGUE.search(found.group(1))
     ]
 
 
-def riddling_docs():
+def incomplete_summaries():
     """A doc comment's first sentence is a statement with a subject or a verb, and more than one word."""
     found = []
     for file in product_files():
@@ -137,8 +137,8 @@ CHECKS = [
     mutating_predicates,
     repeated_type_names,
     participle_types,
-    moody_constants,
-    riddling_docs,
+    vague_constants,
+    incomplete_summaries,
     dialect,
     long_test_names,
 ]

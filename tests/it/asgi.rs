@@ -14,9 +14,9 @@ fn an_application_gets_a_disconnect_for_a_closed_client() {
     let mut waits = daemon.connect();
     waits.send_get("/wait");
     let mut uploads = daemon.connect();
-    uploads.send(post("/take", 1_000_000)).send(pattern(1000));
+    uploads.send(post("/receive", 1_000_000)).send(pattern(1000));
     let mut pauses = daemon.connect();
-    pauses.send(post("/wait-taking", 1_000_000)).send(pattern(1000));
+    pauses.send(post("/wait-receiving", 1_000_000)).send(pattern(1000));
     daemon.wait_for_disconnects(0, 0);
     for (number, client) in [(1, waits), (2, uploads), (3, pauses)] {
         drop(client);
@@ -33,7 +33,7 @@ fn an_application_gets_a_disconnect_for_a_closed_client() {
 }
 
 #[test]
-fn a_client_closed_in_mid_stream_is_a_disconnect() {
+fn a_client_closed_within_a_stream_is_a_disconnect() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.send_get("/stream/100000000").response_head().status, 200);
@@ -53,7 +53,7 @@ fn a_task_over_its_deadline_is_cancelled() {
     assert!(daemon.log.wait_for("GET /wait 504").contains("ERROR"));
     // The same for a request whose body has stalled.
     let mut client = daemon.connect();
-    client.send(post("/wait-taking", 100_000)).send(pattern(1000));
+    client.send(post("/wait-receiving", 100_000)).send(pattern(1000));
     client.response().assert_error(504);
     daemon.wait_for_disconnects(0, 2);
     // Longer than the grace for a task that ignores its cancellation.
@@ -72,7 +72,7 @@ fn a_worker_whose_task_ignores_a_cancel_is_replaced() {
     let daemon = Rgun::fake_asgi().flags(["--timeout", "400ms"]).start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
-    client.send_get("/stubborn/60000").response().assert_error(504);
+    client.send_get("/ignore-cancel/60000").response().assert_error(504);
     let answered_at = Instant::now();
     daemon.log.wait_for("worker 0 has a request over its deadline; it is being replaced");
     assert!(answered_at.elapsed() > Duration::from_millis(900), "{:?}", answered_at.elapsed());

@@ -93,7 +93,7 @@ fn upload_and_measure(daemon: &Daemon, path: &str, len: usize) -> (String, u64) 
 #[test]
 fn a_slow_application_holds_back_its_upload() {
     let daemon = Rgun::fake_asgi().start_ready();
-    let (report, grown) = upload_and_measure(&daemon, "/take/5", 20_000_000);
+    let (report, grown) = upload_and_measure(&daemon, "/receive/5", 20_000_000);
     assert_eq!(report, "length=20000000 right=true over=false");
     assert!(grown < 4 * MIB, "{} KiB more", grown / 1024);
 }
@@ -104,7 +104,7 @@ fn many_uploads_at_once_arrive_whole() {
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let (report, _) = upload_and_measure(&daemon, "/take", 3_000_000);
+                let (report, _) = upload_and_measure(&daemon, "/receive", 3_000_000);
                 assert_eq!(report, "length=3000000 right=true over=false");
             });
         }
@@ -131,7 +131,7 @@ fn an_unread_body_does_not_delay_the_next_request() {
         assert_eq!(client.response().text(), "Hello, world!", "{len}");
         assert_eq!(client.response().status, 204, "{len}");
         // The rest of the body follows the response.
-        client.send(post("/take-some/10", len)).send(pattern(100));
+        client.send(post("/receive-some/10", len)).send(pattern(100));
         assert!(client.response().text().starts_with("took="), "{len}");
         client.send(&pattern(len)[100..]);
         assert_eq!(client.get("/status/204").status, 204, "{len}");
@@ -151,7 +151,7 @@ fn an_unread_body_without_end_closes_the_connection() {
     let mut client = daemon.connect();
     client.send(post("/hello", 1_000_000_000));
     let block = pattern(100_000);
-    wait_until("the upload is cut off", || client.try_send(&block).err().map(|_| ()));
+    wait_until("the upload is aborted", || client.try_send(&block).err().map(|_| ()));
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
@@ -164,7 +164,7 @@ fn continue_is_sent_when_the_application_reads_the_body() {
     };
     for len in [1000, 100_000] {
         let mut client = daemon.connect();
-        client.send(expecting("/take", len));
+        client.send(expecting("/receive", len));
         assert_eq!(client.read_exact(25).unwrap(), b"HTTP/1.1 100 Continue\r\n\r\n");
         let response = client.send(pattern(len)).response();
         assert_eq!(response.text(), format!("length={len} right=true over=false"));
@@ -177,14 +177,14 @@ fn continue_is_sent_when_the_application_reads_the_body() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_413_before_and_in_mid_body() {
+fn a_body_over_the_limit_is_413_at_its_head_or_within() {
     let daemon = Rgun::fake_asgi().set("limits.body", "1MiB").start_ready();
     let mut client = daemon.connect();
-    client.send(post("/take", 2_000_000)).response().assert_error(413);
+    client.send(post("/receive", 2_000_000)).response().assert_error(413);
     client.assert_closed();
     daemon.wait_for_disconnects(0, 0);
     let mut client = daemon.connect();
-    client.send(chunked("/take"));
+    client.send(chunked("/receive"));
     let block = pattern(50_000);
     let response = loop {
         let sent = client.try_send("c350\r\n").and_then(|()| client.try_send(&block));
@@ -200,11 +200,11 @@ fn a_body_over_the_limit_is_413_before_and_in_mid_body() {
 fn a_stalled_body_is_408_only_while_it_is_awaited() {
     let daemon = Rgun::fake_asgi().set("timeouts.body", "1s").start_ready();
     let mut client = daemon.connect();
-    client.send(post("/take", 100_000)).send(pattern(1000)).response().assert_error(408);
+    client.send(post("/receive", 100_000)).send(pattern(1000)).response().assert_error(408);
     daemon.wait_for_disconnects(1, 0);
     // A pause of the application is not a pause of the client.
     let mut client = daemon.connect();
-    let response = client.send(post("/take/1500", 66_000)).send(pattern(66_000)).response();
+    let response = client.send(post("/receive/1500", 66_000)).send(pattern(66_000)).response();
     assert_eq!(response.text(), "length=66000 right=true over=false");
 }
 
@@ -212,7 +212,7 @@ fn a_stalled_body_is_408_only_while_it_is_awaited() {
 fn a_slow_upload_does_not_count_towards_the_deadline() {
     let daemon = Rgun::fake_asgi().flags(["--timeout", "600ms"]).start_ready();
     let mut client = daemon.connect();
-    client.send(post("/take", 100_000));
+    client.send(post("/receive", 100_000));
     for block in pattern(100_000).chunks(12_550) {
         thread::sleep(Duration::from_millis(200));
         client.send(block);
@@ -224,7 +224,7 @@ fn a_slow_upload_does_not_count_towards_the_deadline() {
 fn bytes_after_a_body_are_the_next_request() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
-    let mut bytes = post("/take", 70_000).into_bytes();
+    let mut bytes = post("/receive", 70_000).into_bytes();
     bytes.extend(pattern(70_000));
     bytes.extend(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n");
     bytes.extend(b"more than was announced\r\n\r\n");
@@ -238,7 +238,7 @@ fn bytes_after_a_body_are_the_next_request() {
 fn a_malformed_body_is_400_and_a_disconnect() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
-    client.send(chunked("/take")).send("5\r\nhello\r\nno number\r\n");
+    client.send(chunked("/receive")).send("5\r\nhello\r\nno number\r\n");
     match client.try_response("POST") {
         Ok(response) => drop(response.assert_error(400)),
         Err(ReadError::Closed) => {}
@@ -249,10 +249,10 @@ fn a_malformed_body_is_400_and_a_disconnect() {
 }
 
 #[test]
-fn a_worker_that_dies_in_mid_upload_is_502_and_is_replaced() {
+fn a_worker_death_within_an_upload_is_502() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
-    client.send(post("/wait-taking", 1_000_000)).send(pattern(1000));
+    client.send(post("/wait-receiving", 1_000_000)).send(pattern(1000));
     daemon.wait_for_disconnects(0, 0);
     assert!(
         daemon.connect().send_get("/die").try_response("GET").is_ok_and(|response| response.status == 502)
@@ -265,7 +265,7 @@ fn a_worker_that_dies_in_mid_upload_is_502_and_is_replaced() {
 fn a_decreasing_window_breaches_the_contract() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
-    client.send(post("/breach-take", 100_000)).response().assert_error(502);
+    client.send(post("/breach-window", 100_000)).response().assert_error(502);
     daemon.log.wait_for("did not increase the credit");
     wait_until("another worker serves", || (daemon.get("/hello").status == 200).then_some(()));
 }
@@ -274,7 +274,7 @@ fn a_decreasing_window_breaches_the_contract() {
 fn a_stopping_daemon_waits_for_an_upload() {
     let mut daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
-    client.send(post("/take", 100_000)).send(pattern(50_200));
+    client.send(post("/receive", 100_000)).send(pattern(50_200));
     daemon.wait_for_disconnects(0, 0);
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     daemon.log.wait_for("stopping");

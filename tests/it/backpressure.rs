@@ -98,13 +98,13 @@ fn many_slow_readers_do_not_delay_others() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_cut_off() {
+fn a_client_that_never_reads_is_disconnected() {
     let daemon = without_buffers().set("timeouts.body", "300ms").start_ready();
     let mut client = daemon.connect();
     client.send_get("/large/64000000").response_head();
     // The only slot becomes free, so the response was aborted.
     assert_eq!(daemon.get("/hello").status, 200);
-    assert!(client.read_exact(64_000_000).is_err(), "the client was not cut off");
+    assert!(client.read_exact(64_000_000).is_err(), "the connection was not closed");
 }
 
 #[test]

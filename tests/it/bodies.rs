@@ -156,7 +156,7 @@ fn a_chunked_body_over_the_limit_is_413() {
 
 /// A TCP connection closed with unread input is reset, and the client loses the response (RFC 9112 §9.6).
 #[test]
-fn a_client_refused_in_mid_upload_can_read_the_response() {
+fn a_client_refused_within_an_upload_can_read_its_response() {
     let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().start_ready();
     for _ in 0..10 {
         let mut client = daemon.connect();
@@ -177,7 +177,7 @@ fn a_client_refused_in_mid_upload_can_read_the_response() {
 }
 
 #[test]
-fn a_client_that_keeps_sending_after_a_refusal_is_cut_off() {
+fn sending_on_after_a_refusal_ends_the_connection() {
     let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().start_ready();
     let mut client = daemon.connect();
     post(&mut client, 2_000_000_000);

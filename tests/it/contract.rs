@@ -122,7 +122,7 @@ fn requests_avoid_a_worker_that_claims_nothing() {
     for path in ["/breach-tail", "/breach-tail/back", "/breach-asleep"] {
         let daemon = Rgun::fake().flags(["--workers", "2"]).start();
         daemon.log.wait_for_count(2, "is ready after");
-        assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
+        assert_eq!(daemon.get(path).status, 200, "{path}: the response was correct");
         for _ in 0..20 {
             assert_eq!(daemon.get("/hello").status, 200, "{path}");
         }
@@ -133,7 +133,7 @@ fn requests_avoid_a_worker_that_claims_nothing() {
 fn the_only_worker_is_replaced_when_it_claims_nothing() {
     for path in ["/breach-tail", "/breach-tail/back", "/breach-asleep"] {
         let daemon = Rgun::fake().flags(["--timeout", "400ms"]).start_ready();
-        assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
+        assert_eq!(daemon.get(path).status, 200, "{path}: the response was correct");
         // The worker may claim one more request: the wrong number of sleepers matters once it sleeps again.
         let statuses: Vec<u16> = (0..4).map(|_| daemon.get("/hello").status).collect();
         let lost = statuses.iter().filter(|status| **status != 200).count();

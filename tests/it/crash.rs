@@ -40,7 +40,7 @@ fn a_worker_killed_while_idle_is_replaced() {
 }
 
 #[test]
-fn a_death_in_mid_body_leaves_the_response_incomplete() {
+fn a_worker_death_within_a_body_truncates_it() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     match client.send_get("/die-mid-body").try_response("GET") {
@@ -54,7 +54,7 @@ fn a_death_in_mid_body_leaves_the_response_incomplete() {
 }
 
 #[test]
-fn a_death_in_mid_stream_omits_the_last_chunk() {
+fn a_worker_death_within_a_stream_omits_the_last_chunk() {
     let daemon = Rgun::fake().start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();

@@ -56,7 +56,7 @@ fn a_client_that_leaves_the_queue_is_logged() {
 }
 
 #[test]
-fn a_client_that_leaves_in_mid_body_is_logged() {
+fn a_client_that_leaves_within_a_body_is_logged() {
     let mut daemon = with_access_log().start_ready();
     let mut client = send_with_id(&daemon, "/hang-mid-body", "left-mid-body");
     client.response_head();

@@ -205,7 +205,7 @@ fn a_half_close_ends_an_idle_connection() {
 }
 
 #[test]
-fn a_half_close_in_mid_body_is_400() {
+fn a_half_close_within_a_body_is_400() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
         let daemon = rgun.start_ready();
         let worker = daemon.worker();

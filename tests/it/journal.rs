@@ -49,7 +49,7 @@ fn an_exception_is_one_entry_with_its_traceback() {
 }
 
 #[test]
-fn an_exception_in_mid_body_is_logged() {
+fn an_exception_within_a_body_is_logged() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     let error = client.send_get("/raise-mid-body/100").try_response("GET");

@@ -201,7 +201,7 @@ fn a_request_of_the_old_generation_is_finished() {
     assert!(reload(&daemon).status.success());
     assert_eq!(generation(&daemon), "2");
     let rest = client.chunked_text();
-    assert!(rest.contains("part 7"), "the whole answer: {rest}");
+    assert!(rest.contains("part 7"), "the whole response: {rest}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Clients that read slowly or not at all occupy no worker: their responses are buffered in memory and files, within
-//! limits. Clients that are too slow are cut off and logged.
+//! limits. Clients that are too slow are disconnected and logged.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -151,18 +151,21 @@ fn a_response_outlives_its_worker() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_cut_off_and_logged() {
+fn a_client_that_never_reads_is_disconnected_and_logged() {
     let daemon = with_limits(Rgun::fake(), "64MiB", "0").set("timeouts.body", "700ms").start_ready();
     let mut client = daemon.connect();
     let id = client.send_get("/large/20000000").response_head().field("x-request-id").to_owned();
     let entry = daemon.log.wait_for("the client did not read");
-    assert!(entry.contains("INFO") && entry.contains("GET /large/20000000 200: broken off"), "{entry}");
+    assert!(
+        entry.contains("INFO") && entry.contains("GET /large/20000000 200: aborted within the body"),
+        "{entry}"
+    );
     assert!(entry.contains(&id) && entry.contains("rgun.bytes="), "{entry}");
-    assert!(client.read_exact(20_000_000).is_err(), "the client was not cut off");
+    assert!(client.read_exact(20_000_000).is_err(), "the connection was not closed");
 }
 
 #[test]
-fn only_clients_below_the_rate_are_cut_off() {
+fn only_clients_below_the_rate_are_disconnected() {
     let rgun = with_limits(Rgun::fake(), "64MiB", "0").set("limits.response_rate", "400KiB");
     let daemon = rgun.set("timeouts.body", "2s").start_ready();
     let mut slow = daemon.connect();
@@ -171,16 +174,16 @@ fn only_clients_below_the_rate_are_cut_off() {
     quick.send_get("/large/20000000").response_head();
     // Both clients read all the time.
     let mut taken = 0;
-    wait_until("the slow client is cut off", || {
+    wait_until("the slow client is disconnected", || {
         let block = 200_000.min(20_000_000 - taken);
         taken += block;
-        assert!(quick.read_exact(block).is_ok(), "cut off at {taken}");
+        assert!(quick.read_exact(block).is_ok(), "disconnected at {taken}");
         // The rate is measured between two checks of the daemon.
         std::thread::sleep(Duration::from_millis(50));
         slow.read_exact(1000).ok();
         (daemon.log.count("the client did not read") > 0).then_some(())
     });
-    assert!(taken < 20_000_000, "cut off only at the end");
+    assert!(taken < 20_000_000, "disconnected only at the end");
     assert!(quick.read_exact(20_000_000 - taken).is_ok());
     assert!(daemon.log.wait_for("the client did not read").contains(&id));
 }

@@ -27,7 +27,7 @@ fn a_head_request_to_a_stream_ends_with_a_disconnect() {
 }
 
 #[test]
-fn a_silent_stream_over_its_deadline_is_cut_off() {
+fn a_silent_stream_over_its_deadline_is_aborted() {
     let daemon = Rgun::fake_asgi().flags(["--timeout", "400ms"]).start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -70,7 +70,7 @@ fn the_head_of_a_stream_restarts_the_deadline() {
 }
 
 #[test]
-fn a_stream_paused_over_its_deadline_is_cut_off() {
+fn a_stream_paused_over_its_deadline_is_aborted() {
     for rgun in [Rgun::fake(), Rgun::fake_asgi()] {
         let daemon = rgun.flags(["--timeout", "400ms"]).start_ready();
         let mut client = daemon.connect();

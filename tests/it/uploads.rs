@@ -103,12 +103,12 @@ fn assert_408_for_slow_upload(daemon: &Daemon, path: &str) {
 fn a_body_below_the_rate_is_408() {
     let slow = |rgun: Rgun| rgun.set("limits.body_rate", "10KiB").set("timeouts.body", "600ms").start_ready();
     assert_408_for_slow_upload(&slow(Rgun::fake()), "/body");
-    assert_408_for_slow_upload(&slow(Rgun::fake().fake_behaviour("asgi")), "/take");
+    assert_408_for_slow_upload(&slow(Rgun::fake().fake_behaviour("asgi")), "/receive");
 }
 
 #[test]
 fn a_slow_body_above_the_rate_is_accepted() {
-    for (rgun, path) in [(Rgun::fake(), "/body"), (Rgun::fake().fake_behaviour("asgi"), "/take")] {
+    for (rgun, path) in [(Rgun::fake(), "/body"), (Rgun::fake().fake_behaviour("asgi"), "/receive")] {
         let daemon = rgun.set("limits.body_rate", "1KiB").set("timeouts.body", "400ms").start_ready();
         let mut client = daemon.connect();
         client.send(format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n"));

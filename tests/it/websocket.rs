@@ -193,7 +193,7 @@ fn a_client_that_does_not_read_holds_its_application_back() {
 }
 
 #[test]
-fn a_client_that_only_sends_is_cut_off() {
+fn a_client_that_only_sends_is_disconnected() {
     let daemon = Rgun::fake_asgi().set("timeouts.body", "1s").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let begun = Instant::now();

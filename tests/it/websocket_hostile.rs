@@ -13,7 +13,7 @@ fn large_messages_sent_with_the_handshake_are_kept() {
     let mut client = daemon.connect();
     // After a large body hyper reads large blocks.
     let body = pattern(16 << 20);
-    client.send(format!("POST /take HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len()));
+    client.send(format!("POST /receive HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len()));
     assert_eq!(client.send(body).response().status, 200);
     // Handshake and frames all arrive before the daemon reads.
     daemon.signal(Signal::SIGSTOP);
@@ -71,7 +71,7 @@ fn a_handshake_waits_for_the_first_worker_to_boot() {
 }
 
 #[test]
-fn a_client_that_floods_pings_is_bounded_and_cut_off() {
+fn a_client_that_floods_pings_is_disconnected() {
     let daemon = Rgun::fake_asgi().set("timeouts.body", "1s").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let before = daemon.rss();

@@ -239,7 +239,7 @@ class Channel:
         self.wake()
 
     def wake(self):
-        """Adds a token, which wakes one sleeping thread, and rings the eventfd for an event loop.
+        """Adds a token, which wakes one sleeping thread, and writes to the eventfd, which wakes a loop.
 
         Python has no compare-and-swap to decrement the count of sleepers, so there may be one token too many,
         which wakes a thread in vain.
@@ -254,7 +254,7 @@ class Channel:
         os.write(self.eventfd, struct.pack("<Q", 1))
 
     def satisfy(self, at):
-        """Clears a want flag and rings the worker if it was set."""
+        """Clears a want flag and writes to the worker's eventfd if it was set."""
         flag = self.word(at, "<I")
         if flag & 1:
             self.put(at, flag + 1, "<I")
@@ -284,10 +284,10 @@ class Channel:
         self.satisfy(WANTS_SPACE)
 
     def take_record(self, at):
-        """Marks a record as taken, after which the worker adds no DONE to it; returns its state until then.
+        """Marks a record as taken, after which the worker adds no DONE to it; returns its previous state.
 
-        Python has no atomic operations, and the worker may add DONE at this moment. futex(2) has one, for the
-        second of its two words.
+        Python has no atomic operations, and the worker may add DONE at this moment. FUTEX_WAKE_OP of
+        futex(2) changes its second word atomically.
         """
         word = ctypes.addressof(ctypes.c_char.from_buffer(self.map, at))
         unused = ctypes.c_uint32()

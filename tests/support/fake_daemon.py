@@ -71,7 +71,7 @@ def decode(message):
 
 
 class FakeDaemon:
-    """The daemon to its workers: their parent, or the subreaper that adopts them."""
+    """Plays the daemon for its workers: it is their parent, or the subreaper that adopts them."""
 
     n_open = 0
 
@@ -166,7 +166,7 @@ class FakeDaemon:
         return worker
 
     def wait_for_completion(self, seconds):
-        """Announces sleep and waits until a worker rings, for `seconds` at most."""
+        """Announces sleep and waits until a worker signals a completion, for `seconds` at most."""
         (epoch,) = struct.unpack("<I", self.page[:4])
         WORDS["<I"].from_buffer(self.page).value = (epoch + 2) | 1
         if any(worker.has_completion() for worker in self.workers if worker.map is not None):

@@ -193,7 +193,7 @@ def test_send_and_receive_fail_after_the_exchange(worker):
 def test_forked_child_that_returns_answers_nothing(worker):
     answer = worker.fetch("/forks")
     assert (answer.status, answer.body, answer.raised) == (200, b'"parent"', [])
-    assert "a process that the application forked came back" in worker.daemon.output()
+    assert "a process that the application forked returned into the server" in worker.daemon.output()
 
 
 def test_frames_for_unknown_exchanges_are_ignored(worker):

@@ -69,7 +69,8 @@ def test_exhausted_slab_suspends_only_large_sends(worker):
         # Together more than the slab; each exchange may have 1 MiB unacknowledged.
         exchanges = [worker.submit(f"/large?{3 * 1024 * 1024}") for _ in range(4)]
         wait_until(
-            "all is lent", lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS
+            "all chunks are lent",
+            lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS,
         )
         assert json_of(worker.fetch("/ignore")) == "ignored"
     finally:

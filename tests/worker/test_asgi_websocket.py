@@ -258,7 +258,9 @@ def test_credit_bounds_consecutive_large_messages(worker):
         worker.message(exchange, part, more=True)
     whole = 3 * (60_000 + MESSAGE_COST) + MESSAGE_COST
     worker.wait_for_response(
-        exchange, lambda answer: answer.taken == whole - MESSAGE_COST + WINDOW, "paid at once"
+        exchange,
+        lambda answer: answer.taken == whole - MESSAGE_COST + WINDOW,
+        "credit for the message is granted at once",
     )
     worker.message(exchange, b"")
     # The message waits for the application, and with it the credit for the next one.
@@ -340,7 +342,8 @@ def test_exhausted_slab_suspends_send_without_loss(worker):
     try:
         exchanges = [handshake(worker, f"/large?{3 * 1024 * 1024}") for _ in range(5)]
         wait_until(
-            "all is lent", lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS
+            "all chunks are lent",
+            lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS,
         )
         assert json_of(worker.fetch("/ignore")) == "ignored"
     finally:

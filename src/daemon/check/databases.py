@@ -19,19 +19,19 @@ found = []
 
 
 def django():
-    """Of Django's settings."""
+    """Finds the databases of Django's settings."""
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return
     for database in conf.settings.DATABASES.values():
         engine, name = database.get("ENGINE", ""), str(database.get("NAME") or "")
-        # A URI says for itself whether it is written.
+        # A URI is skipped, because it may open the database read-only.
         if engine.endswith(("sqlite3", "spatialite")) and name and not name.startswith((":memory:", "file:")):
             found.append(name)
 
 
 def flask(application):
-    """Of Flask-SQLAlchemy's setting."""
+    """Finds the database of Flask-SQLAlchemy's setting."""
     config = getattr(application, "config", None)
     url = config.get("SQLALCHEMY_DATABASE_URI") if hasattr(config, "get") else None
     prefix = "sqlite:///"
@@ -48,6 +48,6 @@ try:
     django()
     flask(application)
 finally:
-    # Threads of the application do not hold this up.
+    # Exits without waiting for threads of the application.
     os.write(out, b"".join(os.fsencode(os.path.abspath(path)) + b"\0" for path in found))
     os._exit(0)

@@ -158,7 +158,7 @@ def do_forked():
         ours.recv()
         until = time.monotonic() + 15
         while process.is_alive() and time.monotonic() < until:
-            # Repeated: forked by a thread, CPython 3.13 handles SIGINT only while it waits.
+            # Repeated, because CPython 3.13 in a child forked by a thread handles SIGINT only while it waits.
             os.kill(process.pid, number)
             process.join(0.1)
         statuses[number.name] = process.exitcode

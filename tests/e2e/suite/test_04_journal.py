@@ -39,8 +39,8 @@ def test_ordinary_start_and_stop_log_only_info(served):
 
 def test_worker_entries_have_worker_and_pid_fields(served):
     _, entries = served
-    seats = {entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry}
-    assert len(seats) == 2, entries
+    workers = {entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry}
+    assert len(workers) == 2, entries
     pids = {entry["RGUN_PID"] for entry in entries if "RGUN_PID" in entry}
     assert len(pids) == 2, entries
     prefixed = {name for entry in entries for name in entry if name.startswith("F_")}
@@ -49,12 +49,12 @@ def test_worker_entries_have_worker_and_pid_fields(served):
 
 def test_journal_query_by_field_finds_one_worker(served):
     pid, entries = served
-    seat = next(entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry)
+    worker = next(entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry)
     lines = host.run(
-        "journalctl", "-q", "-o", "json", f"RGUN_WORKER={seat}", f"_PID={pid}"
+        "journalctl", "-q", "-o", "json", f"RGUN_WORKER={worker}", f"_PID={pid}"
     ).stdout.splitlines()
     assert lines
-    assert len(lines) == sum(entry.get("RGUN_WORKER") == seat for entry in entries)
+    assert len(lines) == sum(entry.get("RGUN_WORKER") == worker for entry in entries)
 
 
 def test_application_output_is_in_the_units_journal():

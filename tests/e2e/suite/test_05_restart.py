@@ -62,7 +62,7 @@ def test_running_request_is_finished_across_a_restart():
     host.systemctl("restart", host.SERVICE)
     answer = running.result()
     assert answer.status == 200
-    assert answer["x-probe-daemon"] == str(before), "answered, but not by the daemon that had it"
+    assert answer["x-probe-daemon"] == str(before), "answered, but not by the daemon that had received it"
     assert host.main_pid() != before
 
 

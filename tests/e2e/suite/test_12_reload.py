@@ -73,7 +73,7 @@ def test_running_request_is_finished_by_the_old_code(app):
     host.deploy(app, 2)
     host.reload()
     assert served_release() == "2"
-    assert exists(pid), "the old worker left with a request"
+    assert exists(pid), "the old worker exited with a request running"
     assert running.result().json()["pid"] == pid
     wait_until("the old worker has exited", lambda: not exists(pid))
 
@@ -249,7 +249,7 @@ def test_watched_release_with_more_errors_is_rolled_back(app):
         load.faults.clear()
         load.wait_for_more(100)
         assert not load.faults, load
-    assert before > 0, "the new release was to answer 500 before it was taken back"
+    assert before > 0, "the new release should answer 500 before the rollback"
     assert "back" in host.status_text(), host.status_text()
     assert any(entry["PRIORITY"] in "34" for entry in host.journal_of_service(since)), host.service_log(since)
     host.deploy(app, 3)

@@ -14,8 +14,8 @@ def app(trouble_app):
     host.restart()
 
 
-@pytest.mark.parametrize(("path", "sign"), [("/segfault", "SIGSEGV"), ("/leave", "status 3")])
-def test_crash_is_502_with_request_and_cause_in_the_journal(path, sign):
+@pytest.mark.parametrize(("path", "cause"), [("/segfault", "SIGSEGV"), ("/leave", "status 3")])
+def test_crash_is_502_with_request_and_cause_in_the_journal(path, cause):
     daemon, since = host.main_pid(), host.journal_cursor()
     answer = host.get(path)
     assert answer.status == 502
@@ -25,7 +25,7 @@ def test_crash_is_502_with_request_and_cause_in_the_journal(path, sign):
     )
     assert len(entries) == 1, host.messages(entries)
     assert entries[0]["RGUN_PATH"] == path
-    wait_until("the cause is in the journal", lambda: sign in host.service_log(since))
+    wait_until("the cause is in the journal", lambda: cause in host.service_log(since))
     assert {host.get("/").status for _ in range(20)} == {200}
     assert host.main_pid() == daemon
 

@@ -12,9 +12,9 @@ EX_USAGE, EX_CONFIG = 64, 78
 DROP_IN = pathlib.Path("/run/systemd/system/rgun.service.d/check.conf")
 
 # Reports its process by an exception, which a check prints.
-TELL = """
+REPORT = """
 import json, os
-raise RuntimeError("TOLD" + json.dumps({
+raise RuntimeError("FACTS" + json.dumps({
     "uid": os.getresuid(), "gid": os.getresgid(), "groups": sorted(os.getgroups()),
     "environment": dict(os.environ), "directory": os.getcwd(),
 }))
@@ -68,7 +68,7 @@ def drop_in(enabled):
 
 def reported(text):
     """Returns what the application reports about its process."""
-    return json.loads(text.rpartition("TOLD")[2].splitlines()[0])
+    return json.loads(text.rpartition("FACTS")[2].splitlines()[0])
 
 
 def test_sound_application_is_checked_as_the_units_user(app):
@@ -81,7 +81,7 @@ def test_sound_application_is_checked_as_the_units_user(app):
 
 def test_check_uses_the_units_user_groups_and_environment(app, drop_in):
     drop_in('SupplementaryGroups=video\nEnvironment=A=1 "B=two words"\nEnvironmentFile=-/etc/no-such-file')
-    (app / "checked.py").write_text(TELL)
+    (app / "checked.py").write_text(REPORT)
     code, text = check()
     assert code == EX_CONFIG
     process = reported(text)
@@ -100,7 +100,7 @@ def test_check_uses_the_units_user_groups_and_environment(app, drop_in):
 
 def test_check_without_systemctl_reads_the_unit_files(app, drop_in, tmp_path):
     drop_in("SupplementaryGroups=video")
-    (app / "checked.py").write_text(TELL)
+    (app / "checked.py").write_text(REPORT)
     systemctl = tmp_path / "systemctl"
     systemctl.write_text("#!/bin/sh\nexit 1\n")
     systemctl.chmod(0o755)
@@ -110,24 +110,24 @@ def test_check_without_systemctl_reads_the_unit_files(app, drop_in, tmp_path):
 
 
 def test_user_flag_overrides_the_units_user(app):
-    (app / "checked.py").write_text(TELL)
+    (app / "checked.py").write_text(REPORT)
     _, text = check("--user", "daemon")
     assert reported(text)["uid"] == user_id("daemon", "-u") * 3
     assert reported(text)["groups"] == sorted(user_id("daemon", "-G"))
 
 
 def test_check_as_root_without_a_unit_requires_user(app):
-    (app / "checked.py").write_text(TELL)
+    (app / "checked.py").write_text(REPORT)
     code, text = check("checked", "--chdir", str(app))
     assert code == EX_USAGE
     assert "--user" in text
-    assert "TOLD" not in text, "it was not imported"
+    assert "FACTS" not in text, "it was not imported"
     code, text = check("checked", "--chdir", str(app), "--user", "rgun")
     assert reported(text)["uid"] == user_id("rgun", "-u") * 3
 
 
 def test_unprivileged_check_runs_as_the_caller(app):
-    (app / "checked.py").write_text(TELL)
+    (app / "checked.py").write_text(REPORT)
     done = host.run("runuser", "-u", "daemon", "--", "rgun", "check", check=False)
     assert reported(done.stderr)["uid"] == user_id("daemon", "-u") * 3
     done = host.run("runuser", "-u", "daemon", "--", "rgun", "check", "--user", "root", check=False)

@@ -6,13 +6,13 @@
 //! | path | response |
 //! |---|---|
 //! | `/body` | the request's body, part by part; `x-body: inline` or `parts` is its transport |
-//! | `/take`, `/take/MS` | receives the whole body, MS before each part; `length=… right=…`, right if it is [`pattern`] |
-//! | `/take-some/N` | receives N bytes, `took=…`, leaves the rest |
-//! | `/answer-first` | head and `first `, then as `/take` |
-//! | `/wait`, `/wait-taking` | nothing until the end; reports its stack if cancelled; the latter opens a window of 100 bytes first |
-//! | `/stubborn/MS` | ignores a cancellation; `at last` after MS |
+//! | `/receive`, `/receive/MS` | receives the whole body, MS before each part; `length=… right=…`, right if it is [`pattern`] |
+//! | `/receive-some/N` | receives N bytes, `took=…`, leaves the rest |
+//! | `/answer-first` | head and `first `, then as `/receive` |
+//! | `/wait`, `/wait-receiving` | nothing until the end; reports its stack if cancelled; the latter opens a window of 100 bytes first |
+//! | `/ignore-cancel/MS` | ignores a cancellation; `at last` after MS |
 //! | `/half-close` | once the client has closed its sending half |
-//! | `/gone` | `gone=… cancelled=…`: numbers of exchanges with a disconnect, a cancellation |
+//! | `/disconnects` | `gone=… cancelled=…`: numbers of exchanges with a disconnect, a cancellation |
 //! | `/block/MS` | holds the event loop for MS, then `Hello, world!` |
 //! | `/trailers` | `Hello, world!`, and the trailer `x-sum: 13` |
 //! | `/hints/MS` | early hints, MS later `Hello, world!` |
@@ -22,7 +22,7 @@
 //! | `/silent-events` | the head, then nothing until the end |
 //! | `/file-trailers/N` | a file of N bytes, and the trailer `x-sum: 13` |
 //! | `/breach-hints/NAME` | early hints with `NAME: 13` |
-//! | `/breach-take` | decreases the window of the body |
+//! | `/breach-window` | decreases the window of the body |
 //! | `/codes` | how WebSockets ended, see `websocket.rs` |
 
 use std::collections::{HashMap, VecDeque};
@@ -50,8 +50,8 @@ pub(crate) struct Loop {
     /// The eventfd that the daemon writes to wake the loop.
     pub(crate) eventfd: OwnedFd,
     /// Number of wake-ups; waiting tasks check their condition after each.
-    pub(crate) rung: Mutex<u64>,
-    pub(crate) rings: Condvar,
+    pub(crate) n_wakes: Mutex<u64>,
+    pub(crate) wakes_changed: Condvar,
     pub(crate) gone: AtomicU32,
     pub(crate) cancelled: AtomicU32,
     pub(crate) floods: AtomicU32,
@@ -93,8 +93,8 @@ impl Loop {
     pub(crate) fn new(eventfd: OwnedFd) -> Self {
         Self {
             eventfd,
-            rung: Mutex::new(0),
-            rings: Condvar::new(),
+            n_wakes: Mutex::new(0),
+            wakes_changed: Condvar::new(),
             gone: AtomicU32::new(0),
             cancelled: AtomicU32::new(0),
             floods: AtomicU32::new(0),
@@ -113,7 +113,7 @@ impl Loop {
     /// [`WaitFlag::wait_until`] for a task.
     pub(crate) fn wait_until(&self, want: WaitFlag<'_>, mut available: impl FnMut() -> bool) {
         loop {
-            let seen = *lock(&self.rung);
+            let seen = *lock(&self.n_wakes);
             if available() {
                 return;
             }
@@ -121,8 +121,8 @@ impl Loop {
             if available() {
                 return;
             }
-            let rung = self.rings.wait_while(lock(&self.rung), |rung| *rung == seen);
-            drop(rung.unwrap_or_else(PoisonError::into_inner));
+            let n_wakes = self.wakes_changed.wait_while(lock(&self.n_wakes), |n_wakes| *n_wakes == seen);
+            drop(n_wakes.unwrap_or_else(PoisonError::into_inner));
         }
     }
 
@@ -136,8 +136,8 @@ impl Loop {
             Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
             Err(errno) => return Err(errno.into()),
         }
-        *lock(&self.rung) += 1;
-        self.rings.notify_all();
+        *lock(&self.n_wakes) += 1;
+        self.wakes_changed.notify_all();
         Ok(())
     }
 }
@@ -295,12 +295,12 @@ impl Exchange<'_, '_> {
                 }
                 self.finish()
             }
-            "take" => {
+            "receive" => {
                 let pause = first.map_or(Ok(Duration::ZERO), milliseconds)?;
                 let report = self.receive_all(&mut body, pause)?;
                 self.text(200, &report)
             }
-            "take-some" => {
+            "receive-some" => {
                 let most = first.unwrap_or("0").parse()?;
                 while body.came < most && self.receive(&mut body, most)?.is_some() {}
                 self.text(200, &format!("took={}", body.came))
@@ -311,8 +311,8 @@ impl Exchange<'_, '_> {
                 self.send_inline(report.as_bytes())?;
                 self.finish()
             }
-            "wait" | "wait-taking" => {
-                if name == "wait-taking" {
+            "wait" | "wait-receiving" => {
+                if name == "wait-receiving" {
                     self.take(&mut body, 100)?;
                 }
                 inbox.wait_until_ended();
@@ -332,11 +332,11 @@ impl Exchange<'_, '_> {
                 drop(closed);
                 self.text(200, if is_gone { "gone" } else { "answered all the same" })
             }
-            "stubborn" => {
+            "ignore-cancel" => {
                 thread::sleep(milliseconds(first.unwrap_or("0"))?);
                 self.text(200, "at last")
             }
-            "gone" => {
+            "disconnects" => {
                 let count = |count: &AtomicU32| count.load(Ordering::SeqCst);
                 let (gone, cancelled) = (count(&events.gone), count(&events.cancelled));
                 self.text(200, &format!("gone={gone} cancelled={cancelled}"))
@@ -402,7 +402,7 @@ impl Exchange<'_, '_> {
                 self.send_asgi_frame(CompletionKind::EarlyHints, &[field], b"", false)?;
                 self.text(200, "Hello, world!")
             }
-            "breach-take" => {
+            "breach-window" => {
                 self.take(&mut body, 100)?;
                 self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &50_u64.to_le_bytes(), false)?;
                 inbox.wait_until_ended();

@@ -147,7 +147,7 @@ impl Exchange<'_, '_> {
 }
 
 pub(crate) fn wake_daemon_and_hang(worker: &Worker, mut completions: MutexGuard<'_, Completions>) -> ! {
-    if Epoch(worker.reactor.u32(REACTOR_EPOCH)).must_wake(&mut completions.rung)
+    if Epoch(worker.reactor.u32(REACTOR_EPOCH)).must_wake(&mut completions.last_epoch)
         && let Err(error) = rustix::io::write(&worker.eventfd, &1_u64.to_ne_bytes())
     {
         quit(EXIT_SOFTWARE, &format!("cannot ring the daemon: {error}"));

@@ -105,9 +105,9 @@ fn boot() -> Outcome {
             "failed-config" => after_booting = Some(BootEnd::Failed(FailureKind::Config)),
             "refused" => {
                 worker.report(&Report::Refused("this fake runs no Python".into()), &[])?;
-                quit(1, "refused, by RGUN_FAKE")
+                quit(1, "refused, as RGUN_FAKE requests")
             }
-            "exit" => quit(argument.parse()?, "exits before Booting, by RGUN_FAKE"),
+            "exit" => quit(argument.parse()?, "exits before Booting, as RGUN_FAKE requests"),
             "exit-booting" => after_booting = Some(BootEnd::Exit(argument.parse()?)),
             "abort" => process::abort(),
             "garbage" => {
@@ -125,7 +125,7 @@ fn boot() -> Outcome {
     worker.report(&Report::Booting { python: "CPython 3.99.0 (fake)".into() }, &[])?;
     match after_booting {
         None => {}
-        Some(BootEnd::Exit(code)) => quit(code, "exits after Booting, by RGUN_FAKE"),
+        Some(BootEnd::Exit(code)) => quit(code, "exits after Booting, as RGUN_FAKE requests"),
         Some(BootEnd::Failed(kind)) => {
             let traceback = match kind {
                 FailureKind::App => {
@@ -137,7 +137,7 @@ fn boot() -> Outcome {
             let headline = "loading it raised Fake (fake.py, line 1)".to_owned();
             worker
                 .report(&Report::Failed { kind, summary, traceback: traceback.to_owned(), headline }, &[])?;
-            quit(1, "failed, by RGUN_FAKE")
+            quit(1, "failed, as RGUN_FAKE requests")
         }
     }
     if wait_after_booting {

@@ -122,7 +122,7 @@ impl Exchange<'_, '_> {
                 self.start_response()?;
                 hang()
             }
-            "die" => quit(3, "exits, by the path"),
+            "die" => quit(3, "exits, as the path requests"),
             "abort" => process::abort(),
             "die-mid-body" => {
                 self.start_response()?;
@@ -160,7 +160,7 @@ impl Exchange<'_, '_> {
                 worker.sleep_until_submission(|| submission.is_empty());
             }
         }
-        quit(3, &format!("exits with {claimed} requests claimed, by the path"))
+        quit(3, &format!("exits with {claimed} requests claimed, as the path requests"))
     }
 
     pub(crate) fn echo_body(&mut self, request: &Request<'_>) -> Outcome {

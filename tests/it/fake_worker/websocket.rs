@@ -127,7 +127,7 @@ impl Exchange<'_, '_> {
             }
             "die" => {
                 self.receive_part(&mut socket)?;
-                quit(3, "exits, by the path");
+                quit(3, "exits, as the path requests");
             }
             _ => return Err("unknown path of a WebSocket".into()),
         }

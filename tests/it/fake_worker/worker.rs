@@ -128,7 +128,7 @@ pub(crate) struct Worker {
 pub(crate) struct Completions {
     pub(crate) sender: CompletionSender,
     /// The last epoch of the reactor for which the eventfd was written.
-    pub(crate) rung: u32,
+    pub(crate) last_epoch: u32,
 }
 
 impl Worker {
@@ -151,7 +151,7 @@ impl Worker {
             reactor: Map::attach(reactor, REACTOR_PAGE_BYTES, false)?,
             eventfd,
             submission: Mutex::new(SubmissionReceiver::new(Arc::clone(&map), &geometry)),
-            completion: Mutex::new(Completions { sender, rung: 0 }),
+            completion: Mutex::new(Completions { sender, last_epoch: 0 }),
             slab: Mutex::new(SlabSender::new(Arc::clone(&map), &geometry)),
             bodies: Mutex::default(),
             body_received: Condvar::new(),
@@ -247,8 +247,8 @@ impl Worker {
     }
 
     pub(crate) fn wake_daemon(&self) -> Outcome {
-        let rung = &mut lock(&self.completion).rung;
-        if Epoch(self.reactor.u32(REACTOR_EPOCH)).must_wake(rung) {
+        let last_epoch = &mut lock(&self.completion).last_epoch;
+        if Epoch(self.reactor.u32(REACTOR_EPOCH)).must_wake(last_epoch) {
             rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes())?;
         }
         Ok(())

@@ -149,12 +149,12 @@ impl Client {
     }
 
     pub(crate) fn response_to(&mut self, method: &str) -> Response {
-        self.try_response(method).unwrap_or_else(|error| panic!("no complete answer: {error:?}"))
+        self.try_response(method).unwrap_or_else(|error| panic!("no complete response: {error:?}"))
     }
 
     /// Reads the head of the next response, and leaves its body unread.
     pub(crate) fn response_head(&mut self) -> Response {
-        self.read_head().unwrap_or_else(|error| panic!("no head of an answer: {error:?}"))
+        self.read_head().unwrap_or_else(|error| panic!("no response head: {error:?}"))
     }
 
     pub(crate) fn try_response(&mut self, method: &str) -> Result<Response, ReadError> {
@@ -236,7 +236,7 @@ impl Client {
 
     /// Reads the rest of a chunked response whose head was read, as text.
     pub(crate) fn chunked_text(&mut self) -> String {
-        let body = self.read_chunks().unwrap_or_else(|error| panic!("no complete answer: {error:?}"));
+        let body = self.read_chunks().unwrap_or_else(|error| panic!("no complete response: {error:?}"));
         String::from_utf8_lossy(&body).into_owned()
     }
 

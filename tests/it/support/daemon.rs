@@ -72,7 +72,7 @@ impl Daemon {
     /// Waits until the fake ASGI worker has received this many disconnects and cancellations.
     pub(crate) fn wait_for_disconnects(&self, gone: u32, cancelled: u32) {
         let expected = format!("gone={gone} cancelled={cancelled}");
-        wait_until(&expected, || (self.get("/gone").text() == expected).then_some(()));
+        wait_until(&expected, || (self.get("/disconnects").text() == expected).then_some(()));
     }
 
     /// Waits until the fake worker has noted this end of a WebSocket: `PATH CODE REASON`.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent / "v4"
 
-# Indices of src/channel/header.rs, by number on purpose: a moved entry must be seen.
+# Indices of src/channel/header.rs, as numbers on purpose, so that a moved entry is noticed.
 HOST, COOKIE, CONTENT_TYPE, CONTENT_LENGTH, SET_COOKIE, LINK, ACCEPT_RANGES = 0, 6, 9, 10, 72, 76, 83
 LITERAL = 255
 GET, POST, LITERAL_METHOD = 1, 3, 0

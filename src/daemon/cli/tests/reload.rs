@@ -50,7 +50,10 @@ fn reread_keeps_flags_and_variables_and_reads_the_new_file() {
 
     shell.default_file(&format!("{SITE}[workers]\ncount = 7\nthreads = 7\n[timeouts]\nrequest = \"9s\"\n"));
     let again = start.reread().unwrap();
-    assert_eq!(again.config.workers.count, start.config.workers.count, "the command line wins as before");
+    assert_eq!(
+        again.config.workers.count, start.config.workers.count,
+        "the command line still takes precedence"
+    );
     assert_eq!(again.config.workers.threads.get(), 4, "so does the environment");
     assert_eq!(again.config.timeouts.request, Some(Duration::from_secs(9)));
     assert_eq!(again.config.app.directory, shell.place.join("app"));

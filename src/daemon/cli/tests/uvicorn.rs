@@ -58,7 +58,7 @@ fn host_and_port_are_an_address_with_uvicorns_defaults() {
         assert_eq!(shell.addresses(&format!("a {flags}")), [address], "{flags}");
     }
     shell.default_file(&format!("{SITE}[listen]\nbind = \":9\"\n"));
-    assert_eq!(shell.addresses("--port 8001"), ["127.0.0.1:8001"], "a flag wins over the file");
+    assert_eq!(shell.addresses("--port 8001"), ["127.0.0.1:8001"], "a flag takes precedence over the file");
 }
 
 #[test]

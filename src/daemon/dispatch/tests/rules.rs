@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use super::*;
 
-fn concurrency_rule(pattern: &str, most: u32) -> Rule {
-    Rule { pattern: pattern.to_owned(), request: None, concurrency: NonZeroU32::new(most) }
+fn concurrency_rule(pattern: &str, limit: u32) -> Rule {
+    Rule { pattern: pattern.to_owned(), request: None, concurrency: NonZeroU32::new(limit) }
 }
 
 fn timeout_rule(pattern: &str, request: Option<Duration>) -> Rule {

@@ -1,4 +1,4 @@
-//! Notices and measurements for the supervisor: deadlines, slow requests, load, probes, worn workers.
+//! Notices and measurements for the supervisor: deadlines, slow requests, load, probes, workers due for recycling.
 
 use rgun_channel::layout::{SLOT_EXCHANGE, SLOT_THREAD};
 

@@ -1,7 +1,7 @@
 """WSGI applications for protocol tests: one small case per path, served by `cases:application`.
 
 Each case does one thing that PEP 3333 allows or forbids, or that happens in real applications. Its docstring
-says what a server owes the client. `/` lists all cases. Tests that talk to a server are in tests/compat; this
+says what a server must do. `/` lists all cases. Tests that talk to a server are in tests/compat; this
 package only provides the behaviour, deterministic and without dependencies.
 
 A case is found by the longest prefix of the path that is a name, so `/status/204` is a case and

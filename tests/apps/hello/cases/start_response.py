@@ -104,7 +104,7 @@ def start_response_not_str(environ, start_response):
 
 @case("start-response/hop-by-hop", conforming=False)
 def start_response_hop_by_hop(environ, start_response):
-    """Transfer-Encoding and Connection are the server's (PEP 3333): 500 or left out, never a broken frame."""
+    """Transfer-Encoding and Connection are the server's (PEP 3333): dropped, or the response is a 500."""
     start_response("200 OK", [TEXT, ("Transfer-Encoding", "chunked"), ("Connection", "close")])
     return [b"hop\n"]
 

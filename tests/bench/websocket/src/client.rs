@@ -1,4 +1,4 @@
-//! One WebSocket client, in a task of its own: it opens, idles, sends messages, and closes as `main` orders.
+//! One WebSocket client, in a task of its own: it opens, idles, sends messages, and closes as `main` commands.
 //!
 //! It always answers pings. Every message is different, and an echo must equal it, so that a server that mixes up two
 //! clients is noticed.
@@ -18,18 +18,18 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// The offer of a browser.
 const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
-const OPENING: Duration = Duration::from_secs(30);
-const CLOSING: Duration = Duration::from_secs(2);
-const READ: usize = 4096;
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const READ_BYTES: usize = 4096;
 /// Minimum length of a message, because every message begins with two hexadecimal numbers.
-pub(crate) const LEAST: usize = 24;
+pub(crate) const MIN_MESSAGE_BYTES: usize = 24;
 
 /// The parameters of all clients.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
     pub(crate) path: String,
-    /// The length of a message, at least [`LEAST`].
+    /// The length of a message, at least [`MIN_MESSAGE_BYTES`].
     pub(crate) bytes: usize,
     /// Whether permessage-deflate is offered.
     pub(crate) deflate: bool,
@@ -65,7 +65,7 @@ enum Event {
 impl Client {
     /// Connects and performs the opening handshake.
     pub(crate) async fn open(plan: &Plan, number: usize) -> io::Result<Self> {
-        let opened = timeout(OPENING, Self::shake_hands(plan, number)).await;
+        let opened = timeout(OPEN_TIMEOUT, Self::shake_hands(plan, number)).await;
         opened.unwrap_or_else(|_| Err(failure(number, "no answer to the handshake within 30 s")))
     }
 
@@ -79,7 +79,7 @@ impl Client {
             if plan.deflate { OFFER } else { "" },
         );
         stream.write_all(request.as_bytes()).await?;
-        let mut input = Vec::with_capacity(READ);
+        let mut input = Vec::with_capacity(READ_BYTES);
         let end = loop {
             if let Some(at) = input.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
@@ -141,7 +141,7 @@ impl Client {
             while !matches!(self.event().await?, Event::Close(_)) {}
             Ok::<(), io::Error>(())
         };
-        let _ = timeout(CLOSING, handshake).await;
+        let _ = timeout(CLOSE_TIMEOUT, handshake).await;
     }
 
     /// Returns the next event. Cancel safe: input and an unwritten rest of a pong are kept.
@@ -155,7 +155,7 @@ impl Client {
                 }
             }
             self.flush().await?;
-            self.input.reserve(READ);
+            self.input.reserve(READ_BYTES);
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Err(failure(self.number, "the connection ended without a close frame"));
             }

@@ -15,8 +15,8 @@ const COMPRESSED: u8 = 0x40;
 const RESERVED: u8 = 0x30;
 const MASKED: u8 = 0x80;
 /// Values of the length byte that announce a length of two or eight bytes.
-const SHORT: u8 = 0x7e;
-const LONG: u8 = 0x7f;
+const LENGTH_16: u8 = 0x7e;
+const LENGTH_64: u8 = 0x7f;
 /// The masking key, from the RFC's examples (section 5.7). A server accepts any key.
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -41,8 +41,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, &'static str> {
         return Err("a frame has a reserved bit set");
     }
     let (begin, length) = match *second {
-        SHORT => (4, rest.first_chunk().map(|length| u64::from(u16::from_be_bytes(*length)))),
-        LONG => (10, rest.first_chunk().map(|length| u64::from_be_bytes(*length))),
+        LENGTH_16 => (4, rest.first_chunk().map(|length| u64::from(u16::from_be_bytes(*length)))),
+        LENGTH_64 => (10, rest.first_chunk().map(|length| u64::from_be_bytes(*length))),
         length => (2, Some(u64::from(length))),
     };
     let Some(length) = length else { return Ok(None) };
@@ -80,13 +80,13 @@ pub(crate) fn build_stored(frame: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
 /// Appends head, key and masked payload.
 fn append(frame: &mut Vec<u8>, first: u8, payload: &[u8]) {
     frame.push(first);
-    if let Ok(length @ 0..SHORT) = u8::try_from(payload.len()) {
+    if let Ok(length @ 0..LENGTH_16) = u8::try_from(payload.len()) {
         frame.push(MASKED | length);
     } else if let Ok(length) = u16::try_from(payload.len()) {
-        frame.push(MASKED | SHORT);
+        frame.push(MASKED | LENGTH_16);
         frame.extend_from_slice(&length.to_be_bytes());
     } else {
-        frame.push(MASKED | LONG);
+        frame.push(MASKED | LENGTH_64);
         frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
     }
     frame.extend_from_slice(&KEY);
@@ -118,8 +118,8 @@ mod tests {
     fn a_frame_is_parsed_once_its_last_byte_is_there() {
         for (head, length) in [
             (vec![0x81, 0x05], 5),
-            (vec![0x82, SHORT, 0x01, 0x00], 256),
-            (vec![0x01, LONG, 0, 0, 0, 0, 0, 1, 0, 0], 65536),
+            (vec![0x82, LENGTH_16, 0x01, 0x00], 256),
+            (vec![0x01, LENGTH_64, 0, 0, 0, 0, 0, 1, 0, 0], 65536),
         ] {
             let begin = head.len();
             let mut frame = head;
@@ -138,6 +138,6 @@ mod tests {
     fn invalid_frames_of_a_server_are_errors() {
         assert!(parse(&[0x81, 0x85]).is_err());
         assert!(parse(&[0xa1, 0x05]).is_err());
-        assert!(parse(&[0x81, LONG, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err());
+        assert!(parse(&[0x81, LENGTH_64, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err());
     }
 }

@@ -1,10 +1,10 @@
 //! The WebSocket clients of the benchmarks: many on one thread, so that they use one core.
 //!
 //! `bench-websocket ADDRESS PATH CONNECTIONS BYTES [deflate]` opens the connections, 64 at a time, and then prints a
-//! line of JSON. After that it reads orders from stdin, one a line, and answers each with a line of JSON.
+//! line of JSON. After that it reads commands from stdin, one a line, and answers each with a line of JSON.
 //! `echo SECONDS`: every client sends a text message of BYTES, waits for its echo, and sends the next. `once`: every
-//! client sends one message and waits for its echo. Between orders the clients are idle and answer pings. End of file
-//! closes them. After an unexpected event the program exits with 1 and a message on stderr. `tests/bench/load.py`
+//! client sends one message and waits for its echo. Between commands the clients are idle and answer pings. End of file
+//! closes them. After an unexpected event the program exits with 1 and a message on stderr. `tests/bench/websocket_load.py`
 //! starts it, pins it to a core and measures its CPU time. A latency is the time from before the write to after the
 //! read of the whole echo.
 
@@ -17,24 +17,24 @@ use std::io::{self, BufRead as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use client::{Client, LEAST, Plan};
+use client::{Client, MIN_MESSAGE_BYTES, Plan};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
 const USAGE: &str = "usage: bench-websocket ADDRESS PATH CONNECTIONS BYTES [deflate]";
 /// Connections opened at a time: fewer than any server's backlog.
-const OPENING: usize = 64;
+const MAX_OPENING: usize = 64;
 
-/// An order for all clients.
+/// A command for all clients.
 #[derive(Clone, Copy, Debug)]
-enum Order {
+enum Command {
     Idle,
     Echo { until: Instant },
     Once,
     Close,
 }
 
-/// The result of an order for one client: latencies in microseconds.
+/// The result of a command for one client: latencies in microseconds.
 type Report = io::Result<Vec<u32>>;
 
 /// Prints the error, if any.
@@ -59,8 +59,8 @@ fn start() -> Result<(), Box<dyn std::error::Error>> {
         _ => return Err(USAGE.into()),
     };
     let plan = Plan { address: address.parse()?, path: path.clone(), bytes: bytes.parse()?, deflate };
-    if !(LEAST..=usize::from(u16::MAX)).contains(&plan.bytes) {
-        return Err(format!("BYTES is {bytes}: from {LEAST} to {}", u16::MAX).into());
+    if !(MIN_MESSAGE_BYTES..=usize::from(u16::MAX)).contains(&plan.bytes) {
+        return Err(format!("BYTES is {bytes}: from {MIN_MESSAGE_BYTES} to {}", u16::MAX).into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, run(plan, connections.parse()?))?;
@@ -71,11 +71,11 @@ fn start() -> Result<(), Box<dyn std::error::Error>> {
 async fn run(plan: Plan, connections: usize) -> io::Result<()> {
     let clients = open(plan, connections).await?;
     let deflated = clients.iter().filter(|client| client.deflate).count();
-    let (orders, listen) = watch::channel(Order::Idle);
+    let (commands, received_commands) = watch::channel(Command::Idle);
     let (report, mut reports) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
     for client in clients {
-        tasks.spawn_local(live(client, listen.clone(), report.clone()));
+        tasks.spawn_local(run_client(client, received_commands.clone(), report.clone()));
     }
     println!(r#"{{"open":{connections},"deflate":{deflated}}}"#);
     let mut lines = read_lines();
@@ -86,19 +86,19 @@ async fn run(plan: Plan, connections: usize) -> io::Result<()> {
         };
         let Some(line) = line else { break };
         let begun = Instant::now();
-        let order = parse(&line, begun)?;
-        orders.send_replace(order);
+        let command = parse(&line, begun)?;
+        commands.send_replace(command);
         let mut times = Vec::new();
         for _ in 0..connections {
             times.extend(reports.recv().await.ok_or_else(|| io::Error::other("all clients have ended"))??);
         }
-        let seconds = match order {
-            Order::Echo { until } => until - begun,
+        let seconds = match command {
+            Command::Echo { until } => until - begun,
             _ => begun.elapsed(),
         };
-        println!("{}", sum_up(times, seconds));
+        println!("{}", summarize(times, seconds));
     }
-    orders.send_replace(Order::Close);
+    commands.send_replace(Command::Close);
     while tasks.join_next().await.is_some() {}
     Ok(())
 }
@@ -108,7 +108,7 @@ async fn open(plan: Plan, connections: usize) -> io::Result<Vec<Client>> {
     let mut clients = Vec::with_capacity(connections);
     let mut opening = JoinSet::new();
     for number in 0..connections {
-        if opening.len() == OPENING {
+        if opening.len() == MAX_OPENING {
             clients.extend(next(&mut opening).await?);
         }
         let plan = plan.clone();
@@ -125,19 +125,19 @@ async fn next(opening: &mut JoinSet<io::Result<Client>>) -> io::Result<Option<Cl
     opening.join_next().await.transpose().map_err(io::Error::other)?.transpose()
 }
 
-/// Runs one client: it is idle between orders. An error is reported and ends it.
-async fn live(mut client: Client, mut orders: watch::Receiver<Order>, report: mpsc::UnboundedSender<Report>) {
+/// Runs one client: it is idle between commands. An error is reported and ends it.
+async fn run_client(mut client: Client, mut commands: watch::Receiver<Command>, report: mpsc::UnboundedSender<Report>) {
     loop {
         let error = tokio::select! {
-            changed = orders.changed() => changed.err().map(io::Error::other),
+            changed = commands.changed() => changed.err().map(io::Error::other),
             error = client.idle() => Some(error),
         };
-        let done = match (error, *orders.borrow_and_update()) {
+        let done = match (error, *commands.borrow_and_update()) {
             (Some(error), _) => Err(error),
-            (None, Order::Idle) => continue,
-            (None, Order::Close) => return client.close().await,
-            (None, Order::Once) => echo(&mut client, None).await,
-            (None, Order::Echo { until }) => echo(&mut client, Some(until)).await,
+            (None, Command::Idle) => continue,
+            (None, Command::Close) => return client.close().await,
+            (None, Command::Once) => echo(&mut client, None).await,
+            (None, Command::Echo { until }) => echo(&mut client, Some(until)).await,
         };
         let failed = done.is_err();
         // The receiver is dropped after the error of another client.
@@ -166,19 +166,19 @@ async fn echo(client: &mut Client, until: Option<Instant>) -> Report {
     }
 }
 
-/// Parses an order.
-fn parse(line: &str, now: Instant) -> io::Result<Order> {
+/// Parses a command.
+fn parse(line: &str, now: Instant) -> io::Result<Command> {
     let seconds = line.strip_prefix("echo ").and_then(|seconds| seconds.parse().ok());
     let length = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     match (line, length) {
-        ("once", _) => Ok(Order::Once),
-        (_, Some(length)) => Ok(Order::Echo { until: now + length }),
-        _ => Err(io::Error::other(format!("no such order: {line:?}; there are `echo SECONDS` and `once`"))),
+        ("once", _) => Ok(Command::Once),
+        (_, Some(length)) => Ok(Command::Echo { until: now + length }),
+        _ => Err(io::Error::other(format!("no such command: {line:?}; there are `echo SECONDS` and `once`"))),
     }
 }
 
 /// Formats the number of messages, the time and latencies (nearest rank) as a line of JSON.
-fn sum_up(mut times: Vec<u32>, seconds: Duration) -> String {
+fn summarize(mut times: Vec<u32>, seconds: Duration) -> String {
     times.sort_unstable();
     let rank =
         |share: usize| times.get((times.len() * share).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
@@ -212,17 +212,17 @@ mod tests {
 
     #[test]
     fn percentiles_are_the_nearest_rank() {
-        let line = sum_up((1..=200).rev().collect(), Duration::from_millis(500));
+        let line = summarize((1..=200).rev().collect(), Duration::from_millis(500));
         assert_eq!(line, r#"{"messages":200,"seconds":0.5,"p50_us":100,"p99_us":198,"max_us":200}"#);
-        assert!(sum_up(Vec::new(), Duration::ZERO).starts_with(r#"{"messages":0,"#));
+        assert!(summarize(Vec::new(), Duration::ZERO).starts_with(r#"{"messages":0,"#));
     }
 
     #[test]
-    fn an_unknown_order_is_refused() {
+    fn an_unknown_command_is_refused() {
         let now = Instant::now();
-        assert!(matches!(parse("once", now), Ok(Order::Once)));
+        assert!(matches!(parse("once", now), Ok(Command::Once)));
         assert!(
-            matches!(parse("echo 0.5", now), Ok(Order::Echo { until }) if until - now == Duration::from_millis(500))
+            matches!(parse("echo 0.5", now), Ok(Command::Echo { until }) if until - now == Duration::from_millis(500))
         );
         for line in ["echo", "echo x", "echo -1", "quit"] {
             assert!(parse(line, now).is_err(), "{line}");

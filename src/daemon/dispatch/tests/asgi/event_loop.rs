@@ -81,8 +81,8 @@ fn event_loop_with_empty_ring_is_pinged() {
     let begun = Instant::now();
     for seconds in 0..40 {
         rig.dispatcher.tick(begun + Duration::from_secs(seconds));
-        if let Some(heard) = rig.next_frame() {
-            assert_eq!(heard, WorkerFrame::Disconnect(ExchangeId(0)), "a ping: no exchange has this id");
+        if let Some(frame) = rig.next_frame() {
+            assert_eq!(frame, WorkerFrame::Disconnect(ExchangeId(0)), "a ping: no exchange has this id");
         }
     }
     assert!(rig.notices.try_recv().is_err(), "the loop answers pings");

@@ -238,15 +238,15 @@ fn frames_for_a_full_ring_are_sent_later_in_order() {
     rig.dispatcher.before_park();
     assert_eq!(task.take(), 0, "there is no room yet");
     drop(leaves);
-    let mut heard = Vec::new();
+    let mut frames = Vec::new();
     loop {
         rig.dispatcher.before_park();
         let Some(next) = rig.next_frame() else { break };
-        heard.push(next);
+        frames.push(next);
     }
     assert!(task.take() > 0);
-    assert_eq!(heard.iter().filter(|heard| matches!(heard, WorkerFrame::Part(..))).count(), sent);
-    assert_eq!(heard.iter().filter(|heard| **heard == WorkerFrame::Disconnect(left)).count(), 1);
+    assert_eq!(frames.iter().filter(|frame| matches!(frame, WorkerFrame::Part(..))).count(), sent);
+    assert_eq!(frames.iter().filter(|frame| **frame == WorkerFrame::Disconnect(left)).count(), 1);
     assert_eq!(send(&upload, &task, b"rest", true), Poll::Ready(true));
     assert_eq!(rig.next_frame(), Some(WorkerFrame::Part(id, b"rest".to_vec(), true)));
 }
