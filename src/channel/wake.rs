@@ -2,16 +2,16 @@
 //!
 //! All three protocols have the same shape. The sleeper *announces* its sleep, fences, checks once more for work, and
 //! only then sleeps; the waker *publishes* work, fences, and only then checks for an announcement. Both sides store,
-//! `fence(SeqCst)`, then load (Dekker), so at least one of them sees the other: the sleeper finds the work, or the waker
-//! finds the sleeper.
+//! `fence(SeqCst)`, then load (Dekker), so at least one of them sees the other: the sleeper finds the work, or the
+//! waker finds the sleeper.
 //!
 //! - [`Sleepers`]: worker threads asleep on the submission ring; the daemon wakes one for each record.
 //! - [`Epoch`]: the daemon asleep in `epoll_wait(2)`; workers write to its eventfd, each at most once per sleep.
 //! - [`WaitFlag`]: worker threads that wait for space or credit; the daemon wakes all of them.
 //!
 //! An event loop (an ASGI worker) is one sleeper that sleeps in `epoll_wait(2)` instead of on a futex. It announces
-//! ([`Sleepers::announce_loop_sleep`], [`WaitFlag::announce_wait`]), checks once more and returns to its loop; the daemon
-//! writes to the worker's eventfd ([`Waker::EventFd`]) where it would wake a futex. Once woken, the loop checks
+//! ([`Sleepers::announce_loop_sleep`], [`WaitFlag::announce_wait`]), checks once more and returns to its loop; the
+//! daemon writes to the worker's eventfd ([`Waker::EventFd`]) where it would wake a futex. Once woken, the loop checks
 //! everything it waits for. It uses no tokens.
 //!
 //! The protocols take borrowed atomics and a [`Futex`], so that loom checks the same code
@@ -129,8 +129,8 @@ impl Sleepers<'_> {
         self.asleep.load(Ordering::Relaxed) != 0
     }
 
-    /// Event loop, step 1: announces that it returns to its loop. The caller checks for work once more, then either calls
-    /// [`Sleepers::announce_loop_awake`] (there is work) or returns to its loop, which polls the eventfd.
+    /// Event loop, step 1: announces that it returns to its loop. The caller checks for work once more, then either
+    /// calls [`Sleepers::announce_loop_awake`] (there is work) or returns to its loop, which polls the eventfd.
     pub fn announce_loop_sleep(&self) {
         self.asleep.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -165,8 +165,8 @@ impl Sleepers<'_> {
         }
     }
 
-    /// Sleeper, step 2b: sleeps until a token is granted. Calls `interrupted` when a signal ends the sleep early (Python
-    /// signal handlers run there), then sleeps again.
+    /// Sleeper, step 2b: sleeps until a token is granted. Calls `interrupted` when a signal ends the sleep early
+    /// (Python signal handlers run there), then sleeps again.
     pub fn sleep(&self, futex: &impl Futex, mut interrupted: impl FnMut()) {
         while !self.take_token() {
             if futex.wait(self.tokens, 0) {
@@ -214,8 +214,8 @@ impl Epoch<'_> {
         }
     }
 
-    /// Worker: after publishing a completion, returns whether to write to the daemon's eventfd. `woken_epoch` is the last
-    /// epoch for which this worker did (initially 0: even, so no sleep).
+    /// Worker: after publishing a completion, returns whether to write to the daemon's eventfd. `woken_epoch` is the
+    /// last epoch for which this worker did (initially 0: even, so no sleep).
     pub fn must_wake(&self, woken_epoch: &mut u32) -> bool {
         fence(Ordering::SeqCst);
         let epoch = self.0.load(Ordering::Relaxed);
@@ -230,9 +230,9 @@ impl Epoch<'_> {
 /// Worker threads wait for a resource of the daemon: space in the completion ring, a free chunk, response credit.
 ///
 /// The word is the futex: even = no waiter, odd = perhaps a waiter. Every notification of an odd word makes it the next
-/// even number. A plain flag is not enough: threads that wait for different resources share the word. One that announces
-/// itself just after a notification would set the flag to the value that another, about to sleep, still expects, and that
-/// one would miss its notification.
+/// even number. A plain flag is not enough, because threads that wait for different resources share the word: a
+/// notification clears the flag before thread A sleeps, thread B sets it again, and the futex lets A sleep, which has
+/// missed its notification.
 #[derive(Debug, Clone, Copy)]
 pub struct WaitFlag<'a>(
     /// The word.

@@ -198,9 +198,9 @@ pub(crate) fn register_fork_hook(py: Python<'_>) -> PyResult<()> {
 /// `os.fork()`) or a response. The channel belongs to its parent.
 pub(crate) fn exit_forked_child(py: Python<'_>, error: Option<&PyErr>) -> ! {
     let error = error.map(|error| error.clone_ref(py).into_value(py));
-    let left = load_py(py).and_then(|module| module.call_method1(intern!(py, "leave_child"), (error,)));
+    let failed = load_py(py).and_then(|module| module.call_method1(intern!(py, "leave_child"), (error,)));
     // Returns only if the call failed.
-    drop(left);
+    drop(failed);
     exit_now(EX_SOFTWARE)
 }
 

@@ -151,9 +151,9 @@ def running_threads():
 def fork(cgroup_procs):
     """Forks twice, so that the new process becomes a child of the daemon, which is a subreaper.
 
-    Returns (0, pid of the intermediate process) in the new process, and (its pid, None) here, once the
-    intermediate process has exited. `cgroup_procs` is a descriptor of the new process's cgroup, or None: the
-    intermediate process joins it, so that no instruction of the new one runs outside.
+    Returns (0, pid of the intermediate process) in the new process. Returns (pid of the new process, None) in
+    the zygote, once the intermediate process has exited. `cgroup_procs` is a descriptor of the new process's
+    cgroup, or None: the intermediate process joins it, so that no instruction of the new one runs outside.
     """
     # Buffered output would be written again by every worker.
     for stream in (sys.stdout, sys.stderr):

@@ -1,7 +1,7 @@
 """Turns rounds into tables: medians, spread, ratios. Pure; `run` prints and writes.
 
 A figure is the median of its rounds. Its spread is half the distance between the smallest and the largest
-round, in per cent of the median. Two figures that differ by less than their spreads do not differ.
+round, in per cent of the median. If two figures differ by less than their spreads, the difference is noise.
 """
 
 import statistics

@@ -26,7 +26,7 @@ fn warm(daemon: &Daemon) {
 }
 
 #[test]
-fn a_slow_request_delays_nobody_while_a_worker_is_idle() {
+fn a_slow_request_delays_no_other_while_a_worker_is_idle() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
     daemon.log.wait_for_count(2, "is ready after");
     warm(&daemon);

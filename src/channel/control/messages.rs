@@ -27,7 +27,7 @@ pub enum Command {
     ChildExited {
         /// Its process id.
         pid: u32,
-        /// Its seat.
+        /// Number of its seat.
         worker: u16,
         /// Its incarnation.
         incarnation: u64,
@@ -37,7 +37,7 @@ pub enum Command {
 /// Identity of the worker to fork. Everything else is as in the zygote's [`Start`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fork {
-    /// Its seat.
+    /// Number of the worker's seat.
     pub worker: u16,
     /// Its incarnation.
     pub incarnation: u64,

@@ -287,7 +287,7 @@ fn failure(errors: &ConfigErrors, status: u8) -> Failure {
     Failure { text: format!("{errors}\n"), status, stdout: false }
 }
 
-/// Whether the error is on the command line, and not in a file or a variable.
+/// Returns whether the error is in an argument, not in a file or a variable.
 fn is_on_command_line(error: &ConfigError) -> bool {
     error.origin.starts_with("--") || error.origin == flags::APP
 }

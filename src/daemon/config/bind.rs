@@ -64,7 +64,7 @@ impl FromStr for Bind {
         }
         if text.starts_with("fd:") {
             return Err(ValueError::new("names a descriptor; rgun takes sockets from systemd by LISTEN_FDS")
-                .with_hint("leave it out: rgun uses the sockets of a socket unit automatically"));
+                .with_hint("remove it: rgun uses the sockets of a socket unit automatically"));
         }
         tcp(text.strip_prefix("tcp://").unwrap_or(text))
     }

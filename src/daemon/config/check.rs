@@ -290,7 +290,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Warns about `SCRIPT_NAME`, which gunicorn reads. In a daemon's environment, a CGI variable is usually an accident.
+    /// Warns about `SCRIPT_NAME`, which gunicorn reads. In a daemon's environment, a CGI variable is usually an
+    /// accident.
     fn warn_about_script_name(&mut self) {
         if self.setting(name::ROOT_PATH).is_none()
             && let Some(path) = self.layers.environment.value("SCRIPT_NAME")
@@ -330,7 +331,7 @@ impl Checker<'_> {
                 name::REFORK,
                 name::PRELOAD,
                 "has no effect without workers.preload",
-                "add preload = true to [workers], or leave refork out",
+                "add preload = true to [workers], or remove refork",
             );
         }
         if workers.max_requests_jitter > 0 && workers.max_requests.is_none() {

@@ -1,5 +1,5 @@
-//! The state of one check: [`Checker::read`] finds the value of highest precedence, records an error with its origin, and
-//! continues with the default, so that the next key is checked too.
+//! The state of one check: [`Checker::read`] finds the value of highest precedence, records an error with its origin,
+//! and continues with the default, so that the next key is checked too.
 //!
 //! `check` and the sections with a file of their own call it.
 
@@ -24,7 +24,7 @@ pub(crate) struct Layers<'a> {
     pub(crate) cwd: &'a Path,
 }
 
-/// The sources and what was found in them so far.
+/// The sources of the settings, and the errors and warnings found so far.
 pub(super) struct Checker<'a> {
     pub(super) layers: &'a Layers<'a>,
     pub(super) errors: Vec<ConfigError>,

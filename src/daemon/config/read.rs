@@ -312,7 +312,7 @@ pub(super) fn root_path(setting: &Setting) -> Result<String, ValueError> {
 
 /// A list of strings, one string, or (outside the file) strings separated by commas.
 pub(super) fn strings(setting: &Setting) -> Result<Vec<&str>, ValueError> {
-    let of = |item: &'_ Value| {
+    let wrong_item = |item: &'_ Value| {
         ValueError::new(format!("must be a list of strings, but has {} in it", item.kind()))
     };
     match &setting.value {
@@ -322,7 +322,7 @@ pub(super) fn strings(setting: &Setting) -> Result<Vec<&str>, ValueError> {
             .iter()
             .map(|item| match item {
                 Value::Text(text) => Ok(text.as_str()),
-                other => Err(of(other)),
+                other => Err(wrong_item(other)),
             })
             .collect(),
         other => Err(ValueError::new(format!("must be a string or a list of strings, not {}", other.kind()))),

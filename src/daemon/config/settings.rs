@@ -122,7 +122,7 @@ pub enum Interface {
 /// Whether an ASGI application's lifespan is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lifespan {
-    /// Runs the lifespan unless the application raises at its start; that means it does not support lifespan.
+    /// Runs the lifespan; an application that raises at its start is served without it.
     #[default]
     Auto,
     /// Runs the lifespan; an application that raises does not boot.

@@ -72,7 +72,8 @@ impl Dispatcher {
         state.tick_rate
     }
 
-    /// Returns prefetched records that their worker has not claimed in time to the queue, for the next idle slot.
+    /// Revokes prefetched records that their worker has not claimed in time, and queues them again for the next idle
+    /// slot.
     fn revoke_stalled(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };

@@ -39,7 +39,7 @@ impl TrustedPeers {
 /// The origin of a request according to a trusted peer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct ProxyClaim {
-    /// The client's address, with port 0 if unknown. `None`: the peer itself.
+    /// The client's address; port 0 if the port is unknown. `None`: the client is the peer itself.
     pub(super) client: Option<SocketAddr>,
     /// True if the client used TLS; `None` if the peer did not report it.
     pub(super) https: Option<bool>,
@@ -96,7 +96,8 @@ fn elements_from_the_right<'h>(fields: &GetAll<'h, HeaderValue>) -> impl Iterato
         .filter(|element| !element.is_empty())
 }
 
-/// Parses an address in the forms that proxies write: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`.
+/// Parses an address in the forms that proxies write: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`,
+/// `[2001:db8::1]:4711`.
 fn address(element: &[u8]) -> Option<SocketAddr> {
     let text = str::from_utf8(element).ok()?;
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);

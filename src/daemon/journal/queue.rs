@@ -1,8 +1,9 @@
 //! A bounded queue of entries for one descriptor or journald, with a thread that writes them.
 //!
-//! [`LogQueue::push`] never waits: without room the entry is dropped and counted. [`LogQueue::push_waiting`] waits for room
-//! while the reader makes progress; it is for threads other than main and edge, and may fill half of the queue only, so
-//! that it leaves room for [`LogQueue::push`]. The number of dropped entries is logged when there is room again.
+//! [`LogQueue::push`] never waits: without room the entry is dropped and counted. [`LogQueue::push_waiting`] waits for
+//! room while the reader makes progress; it is for threads other than main and edge, and may fill half of the queue
+//! only, so that it leaves room for [`LogQueue::push`]. The number of dropped entries is logged when there is room
+//! again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -43,7 +44,7 @@ struct QueueState {
     waiting: usize,
     /// When the writer took the entry that it is writing. `None` while it writes nothing.
     writing: Option<Instant>,
-    /// The last entry could not be written. A report about dropped lines could not be either.
+    /// The last entry could not be written, so a report about dropped lines could not be written either.
     is_broken: bool,
 }
 

@@ -1,9 +1,9 @@
-//! Children of workers that have exited with status 0. They may run for `workers.children_timeout`, then they are killed
-//! and logged. (The children of a worker that fails or is killed are killed with it.)
+//! Children of workers that have exited with status 0. They may run for `workers.children_timeout`, then they are
+//! killed and logged. (The children of a worker that fails or is killed are killed with it.)
 //!
-//! The children are the processes in the worker's cgroup, which is kept until it is empty. Without a cgroup they are the
-//! processes in its process group; each is held by a pidfd, because the kernel may reuse the group's id as soon as the
-//! group is empty.
+//! The children are the processes in the worker's cgroup, which is kept until it is empty. Without a cgroup they are
+//! the processes in its process group; each is held by a pidfd, because the kernel may reuse the group's id as soon as
+//! the group is empty.
 
 use std::fs;
 use std::io;
@@ -71,8 +71,8 @@ pub struct KilledLeftovers {
 }
 
 impl Leftovers {
-    /// Tracks the children of a worker that was just reaped; they may run for `timeout`. Returns the worker's cgroup if it
-    /// is empty.
+    /// Tracks the children of a worker that was just reaped; they may run for `timeout`. Returns the worker's cgroup if
+    /// it is empty.
     pub(super) fn track(
         &mut self,
         worker: WorkerId,
@@ -192,7 +192,7 @@ impl ProcessSet {
         match self {
             Self::Cgroup(cgroup) => {
                 if !cgroup.kill() {
-                    // Linux before 5.14. Processes that these start meanwhile are killed the next time.
+                    // Linux before 5.14. Processes that the listed ones start meanwhile are killed by the next call.
                     for pid in listed {
                         signal_one(*pid, Signal::SIGKILL);
                     }

@@ -120,7 +120,7 @@ impl OperatorLog {
                 "was killed before it had finished its requests: its replacement would exceed the process limit"
             ),
             Report::DrainTimedOut { waited } => tracing::warn!(
-                "not every request was answered within timeouts.drain ({waited:.1?}): aborting the others"
+                "requests are still running after timeouts.drain ({waited:.1?}): aborting them"
             ),
             Report::ReloadStarted { generation } => tracing::info!(
                 rgun.generation = generation.0,

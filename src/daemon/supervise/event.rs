@@ -157,7 +157,7 @@ pub struct LoadSample {
     pub running: usize,
     /// The highest number of requests that ran at the same time.
     pub max_running: usize,
-    /// The time since the last request ended; zero while there is one.
+    /// The time since the last request ended; zero while a request waits or runs.
     pub idle_for: Duration,
     /// The responses of each generation since it went live; generations without a response are left out.
     pub responses: Vec<(Generation, ResponseStats)>,

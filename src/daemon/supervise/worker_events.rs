@@ -36,7 +36,7 @@ impl Supervisor {
         }
     }
 
-    /// A worker or zygote is booted, or a worker has become the zygote.
+    /// A worker or zygote has booted, or a worker has become the zygote.
     pub(super) fn on_ready(&mut self, id: WorkerId, now: Instant) {
         let live = self.live.generation;
         let Some(worker) = self.worker_mut(id) else { return };

@@ -23,8 +23,8 @@ pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
-/// Sends `RELOADING=1` and `MONOTONIC_USEC=` in one message, as `Type=notify-reload` requires: a reload begins. [`ready`]
-/// must follow when it has succeeded or failed.
+/// Sends `RELOADING=1` and `MONOTONIC_USEC=` in one message, as `Type=notify-reload` requires: a reload begins.
+/// [`ready`] must follow when it has succeeded or failed.
 pub fn reloading() {
     send(&reloading_states());
 }
@@ -57,7 +57,7 @@ fn to_status_line(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Sends `EXTEND_TIMEOUT_USEC=`: start or stop takes this much longer.
+/// Sends `EXTEND_TIMEOUT_USEC=`: systemd waits this much longer for the start or the stop.
 pub fn extend_timeout(by: Duration) {
     let microseconds = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
     send(&[NotifyState::ExtendTimeoutUsec(microseconds)]);

@@ -9,8 +9,8 @@ use super::extension::{DeflateParams, MAX_WINDOW_BITS};
 /// The end of a compressed message, which a sender omits (RFC 7692 §7.2.1).
 const SYNC_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// Unused compressors that are kept, and as many decompressors. Short messages need one of each; each message that
-/// takes longer to arrive or to leave needs its own.
+/// Maximum number of unused compressors that are kept, and of unused decompressors. Short messages share one of each; a
+/// message that is not transferred at once occupies its own until it is complete.
 const MAX_SPARE_STATES: usize = 4;
 
 /// Unused decompressors (50 KiB each) and compressors (300 KiB each).

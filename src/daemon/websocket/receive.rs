@@ -147,7 +147,7 @@ impl Receiver {
         pool: &DeflatePool,
     ) -> Result<(usize, PayloadStep), WebSocketError> {
         let max_message = self.max_message;
-        let (frame, message) = self.open();
+        let (frame, message) = self.open_frame();
         let Some(inflater) = &mut message.inflater else { unreachable!("the message is compressed") };
         let bytes = input.get_mut(..frame.available(input.len())).unwrap_or_default();
         frame.mask.apply(bytes);
@@ -178,7 +178,7 @@ impl Receiver {
 
     /// Unmasks payload of the open frame in place. Returns how many bytes of `input` are used up.
     fn unmask(&mut self, input: &mut [u8]) -> Result<(usize, PayloadStep), WebSocketError> {
-        let (frame, message) = self.open();
+        let (frame, message) = self.open_frame();
         let len = frame.available(input.len());
         let bytes = input.get_mut(..len).unwrap_or_default();
         frame.mask.apply(bytes);
@@ -200,7 +200,7 @@ impl Receiver {
         Ok((len, step))
     }
 
-    fn open(&mut self) -> (&mut OpenFrame, &mut IncomingMessage) {
+    fn open_frame(&mut self) -> (&mut OpenFrame, &mut IncomingMessage) {
         match (&mut self.frame, &mut self.message) {
             (Some(frame), Some(message)) => (frame, message),
             _ => unreachable!("an open data frame belongs to a message"),

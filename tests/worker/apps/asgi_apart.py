@@ -9,7 +9,7 @@ import sys
 import time
 
 import asgi_cases  # noqa: F401 (registers the cases that every test uses)
-from asgi_registry import SEEN, application, case, finish, gate, start, tell
+from asgi_registry import SEEN, application, case, finish, gate, send_json, start
 
 __all__ = ["application"]
 
@@ -21,13 +21,13 @@ async def keeps_a_secret(scope, receive, send):
     """Responds outside of a turn, and blocks the loop until other requests have arrived."""
     variable.set("a secret")
     await gate(scope).wait()
-    await tell(send, variable.get())
+    await send_json(send, variable.get())
     time.sleep(0.3)
 
 
 @case
 async def looks_for_secrets(scope, receive, send):
-    await tell(send, variable.get())
+    await send_json(send, variable.get())
 
 
 def n_futures():
@@ -49,7 +49,7 @@ async def gives_up(scope, receive, send):
         waiting.cancel()
         await asyncio.wait([waiting])
     del waiting
-    await tell(send, n_futures() - before)
+    await send_json(send, n_futures() - before)
 
 
 @case
@@ -77,7 +77,7 @@ async def forks_and_awaits(scope, receive, send):
         time.sleep(0.2)  # until there are requests to claim
         await waiting
     _, status = os.waitpid(pid, 0)
-    await tell(send, os.WEXITSTATUS(status))
+    await send_json(send, os.WEXITSTATUS(status))
 
 
 @case

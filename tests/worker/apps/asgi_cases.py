@@ -7,19 +7,19 @@ import json
 import pathlib
 
 import asgi_response_cases  # noqa: F401 (registers its cases)
-from asgi_registry import CASES, SEEN, application, case, finish, gate, start, tell, variable
+from asgi_registry import CASES, SEEN, application, case, finish, gate, send_json, start, variable
 
 
 @case
 async def scope(scope, receive, send):
-    await tell(send, {"keys": list(scope), **scope})
+    await send_json(send, {"keys": list(scope), **scope})
 
 
 @case
 async def types(scope, receive, send):
     names = {key: type(value).__name__ for key, value in scope.items()}
     names["header"] = [type(scope["headers"]).__name__, type(scope["headers"][0]).__name__]
-    await tell(send, names)
+    await send_json(send, names)
 
 
 @case
@@ -29,7 +29,7 @@ async def spoil(scope, receive, send):
     for name in ("asgi", "extensions", "state"):
         scope[name]["spoiled"] = True
     scope["state"]["list"].append(1)
-    await tell(send, [*seen, len(scope["state"]["list"])])
+    await send_json(send, [*seen, len(scope["state"]["list"])])
 
 
 @case
@@ -55,7 +55,7 @@ async def events(scope, receive, send):
         if seen[-1]["type"] == "http.disconnect":
             break
     SEEN[:] = seen
-    await tell(send, "not sent")
+    await send_json(send, "not sent")
 
 
 @case
@@ -64,7 +64,7 @@ async def events_then_answer(scope, receive, send):
     events = []
     while not events or events[-1]["type"] != "http.disconnect":
         events.append(await receive())
-    await tell(send, events)
+    await send_json(send, events)
 
 
 @case
@@ -87,7 +87,7 @@ class ClientDisconnect(Exception):
 
 @case
 async def seen(scope, receive, send):
-    await tell(send, SEEN)
+    await send_json(send, SEEN)
 
 
 @case
@@ -114,13 +114,13 @@ async def written_oddly(scope, receive, send):
 @case
 async def ignore(scope, receive, send):
     """Responds without reading the body."""
-    await tell(send, "ignored")
+    await send_json(send, "ignored")
 
 
 @case
 async def one_part(scope, receive, send):
     event = await receive()
-    await tell(send, [len(event["body"]), event["more_body"]])
+    await send_json(send, [len(event["body"]), event["more_body"]])
 
 
 @case
@@ -134,13 +134,13 @@ async def slow_reader(scope, receive, send):
         total += len(event["body"])
         if not event["more_body"]:
             break
-    await tell(send, total)
+    await send_json(send, total)
 
 
 @case
 async def open_gate(scope, receive, send):
     gate(scope).set()
-    await tell(send, "open")
+    await send_json(send, "open")
 
 
 @case
@@ -178,7 +178,7 @@ async def task(scope, receive, send):
         current.get_name(),
         type(asyncio.get_running_loop()).__module__,
     ]
-    await tell(send, [*names, before, isinstance(current, asyncio.Task)])
+    await send_json(send, [*names, before, isinstance(current, asyncio.Task)])
 
 
 @case
@@ -194,7 +194,7 @@ async def timeout(scope, receive, send):
         async with asyncio.TaskGroup() as group:
             made = [group.create_task(asyncio.sleep(0, number)) for number in range(3)]
         assert [each.result() for each in made] == [0, 1, 2]
-    await tell(send, "in time")
+    await send_json(send, "in time")
 
 
 @case
@@ -204,13 +204,13 @@ async def at_once(scope, receive, send):
     if len(SEEN) == 3:
         gate(scope).set()
     await gate(scope).wait()
-    await tell(send, len(SEEN))
+    await send_json(send, len(SEEN))
 
 
 @case
 async def forget(scope, receive, send):
     SEEN.clear()
-    await tell(send, "forgotten")
+    await send_json(send, "forgotten")
 
 
 @case
@@ -242,14 +242,14 @@ async def stubborn(scope, receive, send):
     try:
         await asyncio.sleep(1000)
     except asyncio.CancelledError:
-        await tell(send, "still here")
+        await send_json(send, "still here")
 
 
 @case
 async def busy(scope, receive, send):
     """Blocks the loop's thread until the test closes its end of a FIFO."""
     pathlib.Path(scope["query_string"].decode()).read_bytes()
-    await tell(send, "done")
+    await send_json(send, "done")
 
 
 @case

@@ -6,7 +6,7 @@ import os
 import sys
 
 import asgi_cases  # noqa: F401 (registers the cases that every test uses)
-from asgi_registry import SEEN, application, case, finish, start, tell
+from asgi_registry import SEEN, application, case, finish, send_json, start
 
 __all__ = ["application"]
 
@@ -70,7 +70,7 @@ async def no_trailers(scope, receive, send):
 
 @case
 async def returns(scope, receive, send):
-    await tell(send, "answered")
+    await send_json(send, "answered")
     return "a value"
 
 
@@ -139,7 +139,7 @@ async def forgiven(scope, receive, send):
     try:
         await send(BODY)
     except RuntimeError as error:
-        await tell(send, str(error))
+        await send_json(send, str(error))
 
 
 @case
@@ -160,7 +160,7 @@ async def arguments(scope, receive, send):
 async def later(scope, receive, send):
     """Keeps send() and receive() for a later request."""
     SEEN[:] = [send, receive]
-    await tell(send, "kept")
+    await send_json(send, "kept")
 
 
 @case
@@ -173,7 +173,7 @@ async def use_kept(scope, receive, send):
         outcome = str(error)
     event = await kept_receive()
     SEEN.clear()
-    await tell(send, [outcome, event])
+    await send_json(send, [outcome, event])
 
 
 @case
@@ -183,7 +183,7 @@ async def forks(scope, receive, send):
     if child == 0:
         return
     await asyncio.get_running_loop().run_in_executor(None, os.waitpid, child, 0)
-    await tell(send, "parent")
+    await send_json(send, "parent")
 
 
 def leave_looking_at(caller=None):

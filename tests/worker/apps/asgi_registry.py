@@ -39,7 +39,7 @@ async def finish(send, body=b"", **more):
     await send({"type": "http.response.body", "body": body, **more})
 
 
-async def tell(send, value):
+async def send_json(send, value):
     await start(send, headers=[(b"content-type", b"application/json")])
     await finish(send, json.dumps(value, default=jsonable).encode())
 

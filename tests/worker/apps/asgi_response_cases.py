@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from asgi_registry import SEEN, case, finish, gate, start, tell
+from asgi_registry import SEEN, case, finish, gate, send_json, start
 
 
 @case
@@ -143,7 +143,7 @@ async def directory(scope, receive, send):
 @case
 async def hints(scope, receive, send):
     await send({"type": "http.response.early_hint", "links": [b"</a.css>; rel=preload", b"</b.js>"]})
-    await tell(send, "hinted")
+    await send_json(send, "hinted")
 
 
 @case

@@ -33,7 +33,7 @@ async def accept(receive, send, **more):
     await send({"type": "websocket.accept", **more})
 
 
-async def tell(send, value):
+async def send_json(send, value):
     await send({"type": "websocket.send", "text": json.dumps(value, default=jsonable)})
 
 
@@ -43,7 +43,7 @@ async def tell(send, value):
 @case
 async def scope(scope, receive, send):
     await accept(receive, send)
-    await tell(send, {"keys": list(scope), **scope})
+    await send_json(send, {"keys": list(scope), **scope})
 
 
 @case
@@ -53,7 +53,7 @@ async def spoil(scope, receive, send):
     seen = [scope[name].get("spoiled") for name in ("asgi", "extensions", "state")]
     for name in ("asgi", "extensions", "state"):
         scope[name]["spoiled"] = True
-    await tell(send, seen)
+    await send_json(send, seen)
 
 
 @case
@@ -70,7 +70,7 @@ async def frugal(scope, receive, send):
     await accept(receive, send)
     await receive()
     gc.collect()
-    await tell(send, reference() is None)
+    await send_json(send, reference() is None)
 
 
 # ---------------------------------------------------------------- receive
@@ -129,7 +129,7 @@ async def in_tasks(scope, receive, send):
     try:
         await asyncio.wait_for(receive(), 0.01)
     except asyncio.TimeoutError:
-        await tell(send, "timeout")
+        await send_json(send, "timeout")
     await send({**await asyncio.create_task(receive()), "type": "websocket.send"})
     sends = [send({"type": "websocket.send", "text": f"{n}"}) for n in range(3)]
     await asyncio.gather(*sends)
@@ -405,7 +405,7 @@ async def speaks(scope, receive, send):
     loop, n_made = asyncio.get_running_loop(), COUNTED[0]
     message = {"type": "websocket.send", "bytes": b"s" * int(scope["query_string"])}
     await asyncio.gather(*[loop.create_task(other(message)) for other in SENDS])
-    await tell(send, COUNTED[0] - n_made)
+    await send_json(send, COUNTED[0] - n_made)
 
 
 COUNTED = [0]

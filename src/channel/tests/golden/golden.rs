@@ -30,7 +30,7 @@ fn golden(name: &str) -> Vec<u8> {
     text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
 
-/// As in the files, so that a failure shows both sides at the same place.
+/// Formats bytes as the golden files do, so that a failure shows both in the same format.
 fn hex(bytes: &[u8]) -> String {
     format!("{bytes:02x?}")
 }

@@ -14,15 +14,14 @@ pub(super) const TLS: Handling =
 /// The PROXY protocol.
 const PROXY: Handling =
     NotYet("have the proxy send X-Forwarded-For and X-Forwarded-Proto, and leave the flag out");
-const STATSD: Handling = NotYet("leave it out");
+const STATSD: Handling = NotYet("remove it");
 /// `--http-protocols`, `--http2`.
-pub(super) const HTTP2: Handling =
-    NotYet("leave it out; a proxy in front of rgun can speak HTTP/2 to clients");
+pub(super) const HTTP2: Handling = NotYet("remove it; a proxy in front of rgun can speak HTTP/2 to clients");
 const LOG_CONFIG: Handling =
-    NotYet("leave it out; the application configures its own logging, which goes to the journal");
+    NotYet("remove it; the application configures its own logging, which goes to the journal");
 /// `--reload` and what belongs to it.
 pub(super) const RELOAD: Handling = NotYet(
-    "leave it out: rgun does not watch files. systemctl reload rgun, or SIGHUP in the foreground, loads new code \
+    "remove it: rgun does not watch files. systemctl reload rgun, or SIGHUP in the foreground, loads new code \
      without losing a request",
 );
 const SYSLOG: Handling = Ignored("journald forwards to syslog (ForwardToSyslog= in journald.conf)");
@@ -37,7 +36,7 @@ const PASTE: Handling = Refused(
 );
 const LENIENT: Handling = Refused(
     "rgun's parser has no lenient mode: messages that two parsers read differently allow request smuggling",
-    "leave it out, and fix the client",
+    "remove it, and fix the client",
 );
 
 /// Of gunicorn 27's `config.py`.
@@ -91,7 +90,7 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag(
         "logger-class",
         Value,
-        Refused("rgun's log is not written in Python", "leave it out; the application's own logging is not touched"),
+        Refused("rgun's log is not written in Python", "remove it; the application's own logging is not touched"),
     ),
     flag("dirty-app", Value, DIRTY),
     flag("dirty-workers", Value, DIRTY).accepted(&["0"]),
@@ -110,7 +109,7 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("reload-engine", Value, RELOAD),
     flag("reload-extra-file", Value, RELOAD),
     flag("print-config", Switch, NotYet("rgun check checks the configuration")),
-    flag("access-logformat", Value, NotYet("leave it out; entries of the access log have named fields")),
+    flag("access-logformat", Value, NotYet("remove it; entries of the access log have named fields")),
     flag("log-config", Value, LOG_CONFIG),
     flag("log-config-json", Value, LOG_CONFIG),
     flag("statsd-host", Value, STATSD),
@@ -125,7 +124,7 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("ssl-version", Value, TLS),
     flag("proxy-allow-from", Value, PROXY),
     flag("proxy-protocol", Optional, PROXY).accepted(&["off"]),
-    flag("forwarder-headers", Value, NotYet("leave it out; the path under which the application is published is --root-path"))
+    flag("forwarder-headers", Value, NotYet("remove it; the path under which the application is published is --root-path"))
         .accepted(&["SCRIPT_NAME,PATH_INFO", ""]),
     flag("protocol", Value, NotYet("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass"))
         .accepted(&["http"]),
@@ -136,6 +135,6 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("http2-initial-window-size", Value, HTTP2),
     flag("http2-max-frame-size", Value, HTTP2),
     flag("http2-max-header-list-size", Value, HTTP2),
-    flag("asgi-loop", Value, NotYet("leave it out")).accepted(&["auto"]),
-    flag("asgi-lifespan", Value, NotYet("leave it out: rgun runs the lifespan if the application supports it")).accepted(&["auto"]),
+    flag("asgi-loop", Value, NotYet("remove it")).accepted(&["auto"]),
+    flag("asgi-lifespan", Value, NotYet("remove it: rgun runs the lifespan if the application supports it")).accepted(&["auto"]),
 ];

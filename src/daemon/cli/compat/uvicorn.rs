@@ -250,7 +250,7 @@ pub(super) const FLAGS: &[CompatFlag] = &[
         ArgKind::Value,
         Refused(
             "rgun takes sockets from systemd by LISTEN_FDS, not by number",
-            "leave it out: rgun uses the sockets of a socket unit automatically; elsewhere use --uds or --bind",
+            "remove it: rgun uses the sockets of a socket unit automatically; elsewhere use --uds or --bind",
         ),
     ),
     flag(

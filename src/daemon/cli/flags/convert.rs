@@ -82,9 +82,7 @@ pub(super) fn worker_class_interface(class: &str) -> Result<&'static str, String
             "serve the tornado application with its own HTTPServer; rgun serves WSGI and ASGI applications"
                 .to_owned(),
         ),
-        _ => Err(
-            "leave it out, or use --interface wsgi or --interface asgi; every WSGI worker takes --threads"
-                .to_owned(),
-        ),
+        _ => Err("remove it, or use --interface wsgi or --interface asgi; every WSGI worker takes --threads"
+            .to_owned()),
     }
 }

@@ -130,9 +130,9 @@ impl Exchange {
         let len: u64 = data.iter().map(|data| data.len() as u64).sum();
         match buffers.disk.reserve(len) {
             _ if data.is_empty() => None,
-            Some(held) => {
+            Some(reservation) => {
                 let file = self.response.buffer.append_target();
-                Some(SpillJob { id: self.id, data, file, reservation: held, directory: directory.clone() })
+                Some(SpillJob { id: self.id, data, file, reservation, directory: directory.clone() })
             }
             None => {
                 self.response.buffer.restore(data);

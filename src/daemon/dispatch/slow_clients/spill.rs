@@ -120,9 +120,9 @@ pub(crate) struct SpillResult {
 impl SpillJob {
     /// Writes the data; blocks.
     pub(crate) fn run(self) -> SpillResult {
-        let Self { id, data, file, reservation: held, directory } = self;
+        let Self { id, data, file, reservation, directory } = self;
         let written = match write(&data, file, &directory) {
-            Ok((file, start)) => Ok(Segment { file, start, len: held.bytes(), reservation: held }),
+            Ok((file, start)) => Ok(Segment { file, start, len: reservation.bytes(), reservation }),
             Err(error) => Err((error, data)),
         };
         SpillResult { id, written }

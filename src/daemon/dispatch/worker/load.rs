@@ -145,7 +145,8 @@ impl WorkerLoad {
         self.running.contains(id)
     }
 
-    /// Parks an accepted WebSocket, which frees its slot, unless `websockets` are parked already. It has no deadline.
+    /// Parks an accepted WebSocket, which frees its slot, unless the maximum number is parked already. The WebSocket
+    /// has no deadline from then on.
     pub(crate) fn park(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
         if self.websockets.len() < self.offered.websockets as usize {
             self.remove(position, now);

@@ -1,8 +1,8 @@
 //! Limits the reports that a worker may send on its control socket; more are a breach of contract.
 //!
 //! Reports pass through an unbounded channel to the main loop, and many are logged: a faulty worker must fill neither.
-//! Reports of the worker's lifecycle are limited in number. Replies (stacks, forks) and warnings are limited in rate, by
-//! credit. Stacks that the daemon has requested cost nothing, since the daemon limits its requests.
+//! Reports of the worker's lifecycle are limited in number. Replies (stacks, forks) and warnings are limited in rate,
+//! by credit. Stacks that the daemon has requested cost nothing, since the daemon limits its requests.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ impl ReportLimiter {
         }
     }
 
-    /// Notes a request for stacks: one report of stacks is free.
+    /// Notes a request for stacks: one report of stacks costs no credit.
     pub(crate) fn expect_stacks(&mut self) {
         self.stack_requests = self.stack_requests.saturating_add(1);
     }
@@ -63,7 +63,7 @@ impl ReportLimiter {
                     left.ok_or_else(|| format!("sent more than {MAX_LIFECYCLE_REPORTS} lifecycle reports"))?;
                 return Ok(());
             }
-            // Limited to one for each exchange, where it is received.
+            // The channel limits these to one for each exchange.
             Report::File(_) => return Ok(()),
             Report::StacksDumped(_) if self.stack_requests > 0 => {
                 self.stack_requests -= 1;

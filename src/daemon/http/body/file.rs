@@ -41,7 +41,7 @@ pub(in crate::http) struct FileReader {
 
 impl FileReader {
     pub(in crate::http) fn new(part: FilePart, dispatcher: &'static Dispatcher) -> Self {
-        let FilePart { fd, offset, len, reservation: held } = part;
+        let FilePart { fd, offset, len, reservation } = part;
         Self {
             fd,
             offset,
@@ -49,7 +49,7 @@ impl FileReader {
             blocking_read: None,
             bytes_since_yield: 0,
             dispatcher,
-            _reservation: held,
+            _reservation: reservation,
         }
     }
 
@@ -63,7 +63,7 @@ impl FileReader {
         Self::new(FilePart { fd, offset: range.start, len, reservation: None }, dispatcher)
     }
 
-    /// Returns the bytes still to be read; `None` if unknown.
+    /// Returns the number of bytes still to be read; `None` if unknown.
     pub(super) fn remaining(&self) -> Option<u64> {
         self.remaining
     }
@@ -114,8 +114,8 @@ impl FileReader {
         self.offset = self.offset.saturating_add(bytes.len() as u64);
         self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(bytes.len() as u64));
         self.bytes_since_yield += bytes.len();
-        let held = memory.charge(bytes.len() as u64);
-        Poll::Ready(Ok(Some(Data::with_reservation(bytes, Some(held)))))
+        let reservation = memory.charge(bytes.len() as u64);
+        Poll::Ready(Ok(Some(Data::with_reservation(bytes, Some(reservation)))))
     }
 
     /// Reads from the page cache; fails with `WouldBlock` if the pages are not in memory.
@@ -127,8 +127,9 @@ impl FileReader {
     }
 }
 
-/// A buffer of [`FILE_BLOCK`] bytes that returns to [`FREE_BLOCKS`] when hyper has written it: a new one would be mapped,
-/// zeroed, faulted in and unmapped each time, which costs more than reading the file. Smaller buffers are not kept.
+/// A buffer of [`FILE_BLOCK`] bytes that returns to [`FREE_BLOCKS`] when hyper has written it: a new one would be
+/// mapped, zeroed, faulted in and unmapped each time, which costs more than reading the file. Smaller buffers are not
+/// kept.
 #[derive(Debug)]
 struct FileBlock {
     bytes: Box<[u8]>,

@@ -150,7 +150,7 @@ impl Spool {
 
     /// Moves the body from memory to a file with room for `more` bytes.
     async fn move_to_file(&mut self, more: u64) -> Result<(), SpoolError> {
-        let held = self.budgets.disk.reserve(self.len + more).ok_or(SpoolError::Full)?;
+        let reservation = self.budgets.disk.reserve(self.len + more).ok_or(SpoolError::Full)?;
         let directory = self.directory.clone();
         let created = tokio::task::spawn_blocking(move || unnamed_file(&directory)).await;
         let created = created.map_err(io::Error::other).flatten();
@@ -167,7 +167,7 @@ impl Spool {
             Ok::<_, io::Error>(file)
         });
         self.file = copied.await.map_err(io::Error::other).flatten().map_err(failed)?;
-        self.reservation = held;
+        self.reservation = reservation;
         self.in_memory = false;
         self.block_reservation = self.budgets.memory.reserve(FILE_BLOCK as u64);
         if self.block_reservation.is_some() {
@@ -184,9 +184,9 @@ impl Spool {
         } else if !self.block.is_empty() {
             self.write_block().await?;
         }
-        let Self { mut file, reservation: held, directory, .. } = self;
+        let Self { mut file, reservation, directory, .. } = self;
         file.seek(SeekFrom::Start(0)).map_err(|source| SpoolError::Write { directory, source })?;
-        Ok(RequestBody { fd: file.into(), reservation: Some(held) })
+        Ok(RequestBody { fd: file.into(), reservation: Some(reservation) })
     }
 }
 

@@ -102,7 +102,7 @@ impl Exchange {
             let exchange = &mut *slf.get().borrow_mut(py);
             let Some(websocket) = exchange.websocket.as_deref_mut() else { return Ok(()) };
             if exchange.stage >= Stage::Ended || exchange.is_disconnected {
-                // The daemon may have sent it before it knew of the close.
+                // The daemon may have sent the part before it knew of the close.
                 return Ok(());
             }
             let is_complete = websocket.add_part(py, bytes, text, more)?;

@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 
-from .registry import TEXT, case, kept, plain, tell
+from .registry import TEXT, case, kept, plain, respond_json
 
 
 @case
@@ -74,21 +74,21 @@ def closed_file(environ, start_response):
 @case
 def descriptors(environ, start_response):
     """Counts the worker's open descriptors."""
-    return tell(start_response, len(os.listdir("/proc/self/fd")))
+    return respond_json(start_response, len(os.listdir("/proc/self/fd")))
 
 
 @case
 def read_twice(environ, start_response):
     """Reads the body by one read(), then reads again at its end."""
     stream = environ["wsgi.input"]
-    return tell(start_response, [len(stream.read()), len(stream.read()), len(stream.readline())])
+    return respond_json(start_response, [len(stream.read()), len(stream.read()), len(stream.readline())])
 
 
 @case
 def read_none(environ, start_response):
     """Calls read(), readline() and readlines() with None."""
     stream = environ["wsgi.input"]
-    return tell(
+    return respond_json(
         start_response,
         [
             stream.readline(None).decode(),
@@ -108,7 +108,9 @@ def read_types(environ, start_response):
             stream.read(size)
         except TypeError:
             refused.append(repr(size))
-    return tell(start_response, [refused, type(stream.read(1)).__name__, type(stream.readline()).__name__])
+    return respond_json(
+        start_response, [refused, type(stream.read(1)).__name__, type(stream.readline()).__name__]
+    )
 
 
 @case
@@ -121,4 +123,4 @@ def keep_input(environ, start_response):
 @case
 def read_kept(environ, start_response):
     """Reads the input stream of an earlier request."""
-    return tell(start_response, [len(kept[0].read()), len(environ["wsgi.input"].read())])
+    return respond_json(start_response, [len(kept[0].read()), len(environ["wsgi.input"].read())])

@@ -4,7 +4,7 @@ import json
 import sys
 from urllib.parse import parse_qs
 
-from .registry import CASES, TEXT, case, kept, tell
+from .registry import CASES, TEXT, case, kept, respond_json
 
 
 def header_case(name, headers):
@@ -149,7 +149,7 @@ def use_kept(environ, start_response):
             outcomes.append("accepted")
         except RuntimeError as error:
             outcomes.append(str(error))
-    return tell(start_response, outcomes)
+    return respond_json(start_response, outcomes)
 
 
 @case

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from .registry import EVENTS, case, plain, query, tell
+from .registry import EVENTS, case, plain, query, respond_json
 
 # Applications have such handlers for SIGTERM. Only the main thread may install one.
 signal.signal(signal.SIGUSR2, lambda *_: sys.exit(5))
@@ -17,7 +17,7 @@ signal.signal(signal.SIGUSR2, lambda *_: sys.exit(5))
 @case
 def identity(environ, start_response):
     """Returns how the worker has set up the interpreter: sys.path, argv, thread, faulthandler."""
-    return tell(
+    return respond_json(
         start_response,
         {
             "pid": os.getpid(),
@@ -36,7 +36,7 @@ def identity(environ, start_response):
 @case
 def pid(environ, start_response):
     """Returns the process id."""
-    return tell(start_response, os.getpid())
+    return respond_json(start_response, os.getpid())
 
 
 @case
@@ -45,7 +45,7 @@ def handle_signal(environ, start_response):
     signal.signal(
         signal.SIGUSR1, lambda *_: (EVENTS.append("signal handled"), print("signal handled", flush=True))
     )
-    return tell(start_response, os.getpid())
+    return respond_json(start_response, os.getpid())
 
 
 @case
@@ -56,7 +56,7 @@ def handle_signal_badly(environ, start_response):
         raise ValueError("fault in the handler")
 
     signal.signal(signal.SIGUSR1, handler)
-    return tell(start_response, os.getpid())
+    return respond_json(start_response, os.getpid())
 
 
 @case
@@ -81,7 +81,7 @@ def fork_and_return(environ, start_response):
             sys.exit(7)
         return plain(start_response, b"from the child\n")
     _, status = os.waitpid(child, 0)
-    return tell(start_response, os.WEXITSTATUS(status))
+    return respond_json(start_response, os.WEXITSTATUS(status))
 
 
 @case
@@ -108,7 +108,7 @@ barrier = threading.Barrier(3)
 def meet(environ, start_response):
     """Returns when three requests run here concurrently."""
     barrier.wait(10)
-    return tell(start_response, threading.current_thread().name)
+    return respond_json(start_response, threading.current_thread().name)
 
 
 @case

@@ -31,7 +31,7 @@ def query(environ, name, default=""):
     return parse_qs(environ["QUERY_STRING"]).get(name, [default])[-1]
 
 
-def tell(start_response, value):
+def respond_json(start_response, value):
     """Responds with JSON."""
     body = json.dumps(value).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
@@ -47,4 +47,4 @@ def plain(start_response, body=b"ok\n"):
 @case
 def events(environ, start_response):
     """Returns the recorded events."""
-    return tell(start_response, EVENTS)
+    return respond_json(start_response, EVENTS)

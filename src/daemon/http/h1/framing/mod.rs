@@ -1,14 +1,15 @@
 //! Checks the framing of HTTP/1 requests (RFC 9112) before hyper sees them: where each message ends, and whether it is
 //! well formed.
 //!
-//! Pure state, no IO: `wire` passes in the bytes it has read, and [`Framing::accept`] returns how many of them hyper may
-//! read. A head is accepted whole or not at all, a body as it arrives. Nothing beyond the end of a message is accepted,
-//! so that the next request is checked only when hyper reads it.
+//! Pure state, no IO: `wire` passes in the bytes it has read, and [`Framing::accept`] returns how many of them hyper
+//! may read. A head is accepted whole or not at all, a body as it arrives. Nothing beyond the end of a message is
+//! accepted, so that the next request is checked only when hyper reads it.
 //!
-//! It refuses what hyper would refuse, because hyper's own responses have no request id; and what hyper accepts although
-//! two parsers could disagree about it: a body with two lengths, spaces and control bytes around a chunk's size, an
-//! invalid Host, and a bare LF anywhere. RFC 9112 §2.2 allows a recipient to take a bare LF for a line end, also in the
-//! empty lines before a request, but then a proxy in front that does not could see another message.
+//! It refuses what hyper would refuse, because hyper's own responses have no request id; and what hyper accepts
+//! although two parsers could disagree about it: a body with two lengths, spaces and control bytes around a chunk's
+//! size, an invalid Host, and a bare LF anywhere. RFC 9112 §2.2 allows a recipient to treat a bare LF as a line end,
+//! also in the empty lines before a request. But if a proxy in front does not, the proxy and rgun see different
+//! messages.
 
 mod bytes;
 mod chunk_scanner;
