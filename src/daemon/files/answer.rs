@@ -212,7 +212,7 @@ fn field_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Returns a delimiter that whoever wrote the file could not know.
+/// Returns a random delimiter, so that no file can be written to contain it.
 fn boundary() -> String {
     // Each `RandomState` is seeded from the system's randomness.
     format!("{:016x}", RandomState::new().build_hasher().finish())

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::encoding::Encoding;
 use super::root::{FileTime, OpenFile};
 
-/// Archives and reproducible builds give all files one time before this one (1980-01-02): it says nothing about a
-/// change.
+/// The first modification time that is trusted, 1980-01-02. Archives and reproducible builds give all files the same
+/// earlier time, which does not change with the content.
 const MIN_MEANINGFUL_TIME: i64 = 315_619_200;
 
 /// The validators of one representation of a file.

@@ -29,7 +29,7 @@ pub struct MountSettings {
     pub directory: PathBuf,
     /// The symlinks that are followed.
     pub links: Links,
-    /// Names of files that answer for their directory; the first that exists does.
+    /// Names of index files, in the order in which they are tried.
     pub index: Vec<String>,
     /// The answer to a path without a file.
     pub fallback: Fallback,
@@ -44,9 +44,9 @@ pub struct MountSettings {
 /// The answer to a path without a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fallback {
-    /// 404.
+    /// A response with status 404.
     NotFound,
-    /// The application's.
+    /// The application's response.
     App,
     /// This file, below the directory: the page of a single-page application.
     File(String),
@@ -57,9 +57,9 @@ pub enum Fallback {
 pub enum Immutable {
     /// Those with a hash in their name.
     Hashed,
-    /// All.
+    /// All files.
     All,
-    /// None.
+    /// No file.
     Nothing,
 }
 
@@ -153,10 +153,10 @@ impl Mount {
             };
         }
         let answer = match self.find_file(request, mode) {
-            Ok(Located::File(file)) => {
+            Ok(FoundPath::File(file)) => {
                 file.answer(request.method, request.headers, buffer_pool::header_map(12))
             }
-            Ok(Located::Redirect) => {
+            Ok(FoundPath::Redirect) => {
                 FileAnswer::redirect(request.path, request.query).ok_or(FileFault::NotFound)
             }
             Err(LookupError::NotFound) => match &self.settings.fallback {
@@ -172,10 +172,10 @@ impl Mount {
         }
     }
 
-    fn find_file(&self, request: &FileRequest<'_>, mode: LookupMode) -> Result<Located, LookupError> {
+    fn find_file(&self, request: &FileRequest<'_>, mode: LookupMode) -> Result<FoundPath, LookupError> {
         let below = request.path.get(self.settings.url.len()..).unwrap_or_default();
         let directory = &self.root.directory(mode, request.now)?;
-        let lookup = Lookup { mount: self, request, directory, mode };
+        let lookup = MountLookup { mount: self, request, directory, mode };
         let found = match RelativePath::decode(below, Dotfiles::Hidden) {
             Some(path) => lookup.resolve(&path),
             None => Err(LookupError::NotFound),
@@ -201,23 +201,23 @@ impl From<LookupError> for FileFault {
     }
 }
 
-/// What a path names.
-enum Located {
+/// The entry that a path names.
+enum FoundPath {
     File(Box<Representation>),
     /// A directory with an index; the path lacks its last slash.
     Redirect,
 }
 
 /// One lookup below a mount.
-struct Lookup<'l> {
+struct MountLookup<'l> {
     mount: &'l Mount,
     request: &'l FileRequest<'l>,
     directory: &'l OwnedFd,
     mode: LookupMode,
 }
 
-impl Lookup<'_> {
-    fn resolve(&self, path: &RelativePath) -> Result<Located, LookupError> {
+impl MountLookup<'_> {
+    fn resolve(&self, path: &RelativePath) -> Result<FoundPath, LookupError> {
         match self.open(path.as_bytes())? {
             FoundEntry::File(file) if !path.names_directory => self.file(file, path.as_bytes()),
             FoundEntry::File(_) => Err(LookupError::NotFound),
@@ -225,7 +225,7 @@ impl Lookup<'_> {
                 for name in &self.mount.settings.index {
                     match self.page(&path.join(name)) {
                         Err(LookupError::NotFound) => {}
-                        Ok(_) if !path.names_directory => return Ok(Located::Redirect),
+                        Ok(_) if !path.names_directory => return Ok(FoundPath::Redirect),
                         found => return found,
                     }
                 }
@@ -239,12 +239,12 @@ impl Lookup<'_> {
     }
 
     /// Opens the file of a page: an index or the fallback.
-    fn page(&self, path: &[u8]) -> Result<Located, LookupError> {
+    fn page(&self, path: &[u8]) -> Result<FoundPath, LookupError> {
         let FoundEntry::File(file) = self.open(path)? else { return Err(LookupError::NotFound) };
         self.represent(file, path, self.mount.page_cache_control.clone())
     }
 
-    fn file(&self, file: OpenFile, path: &[u8]) -> Result<Located, LookupError> {
+    fn file(&self, file: OpenFile, path: &[u8]) -> Result<FoundPath, LookupError> {
         let is_immutable = match self.mount.settings.immutable {
             Immutable::All => true,
             Immutable::Nothing => false,
@@ -264,7 +264,7 @@ impl Lookup<'_> {
         file: OpenFile,
         path: &[u8],
         cache_control: Option<HeaderValue>,
-    ) -> Result<Located, LookupError> {
+    ) -> Result<FoundPath, LookupError> {
         let MediaType { value, is_compressible } = MediaType::of(path);
         let varies = self.mount.settings.precompressed && is_compressible;
         let mut chosen = (file, None);
@@ -283,7 +283,7 @@ impl Lookup<'_> {
             }
         }
         let (file, encoding) = chosen;
-        Ok(Located::File(Box::new(Representation {
+        Ok(FoundPath::File(Box::new(Representation {
             file,
             content_type: Some(value),
             encoding,

@@ -1,8 +1,8 @@
 //! A directory below which files are opened, and what keeps a path within it.
 //!
-//! The kernel resolves every path with `openat2(2)`, so that neither `..` nor a symlink leaves the directory, even while
-//! someone renames directories. On the reactor a path is resolved from the kernel's cache alone (`RESOLVE_CACHED`); if
-//! that needs the disk, the caller repeats the lookup on a blocking thread.
+//! The kernel resolves every path with `openat2(2)`, so that neither `..` nor a symlink leaves the directory, even
+//! while someone renames directories. On the reactor a path is resolved from the kernel's cache alone
+//! (`RESOLVE_CACHED`); if that needs the disk, the caller repeats the lookup on a blocking thread.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -22,12 +22,12 @@ const MAX_ATTEMPTS: u32 = 4;
 /// `follow_links`: the symlinks that are followed below a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Links {
-    /// None.
+    /// No symlink.
     #[default]
     Refused,
     /// Those whose target is below the directory.
     Inside,
-    /// All.
+    /// All symlinks.
     Followed,
 }
 
@@ -72,7 +72,7 @@ impl From<Errno> for LookupError {
     }
 }
 
-/// What is at a path.
+/// The entry at a path.
 #[derive(Debug)]
 pub(super) enum FoundEntry {
     File(OpenFile),
@@ -83,7 +83,7 @@ pub(super) enum FoundEntry {
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) fd: OwnedFd,
-    /// Bytes.
+    /// Length in bytes.
     pub(super) len: u64,
     pub(super) modified: FileTime,
     /// The time of the last change of the inode.
@@ -112,7 +112,7 @@ struct OpenDirectory {
 }
 
 impl Root {
-    /// Does not open the directory yet.
+    /// Creates a root. The first lookup opens the directory.
     pub(super) fn new(path: PathBuf, links: Links) -> Self {
         Self { path, links, opened: Mutex::new(None) }
     }
@@ -143,8 +143,8 @@ impl Root {
         Ok(fd)
     }
 
-    /// Opens what is at `path` below `directory`, if it is a regular file. Anything else is not opened, because that alone
-    /// can have an effect (a FIFO, a device).
+    /// Opens what is at `path` below `directory`, if it is a regular file. Anything else is not opened, because that
+    /// alone can have an effect (a FIFO, a device).
     pub(super) fn open(
         &self,
         directory: BorrowedFd<'_>,

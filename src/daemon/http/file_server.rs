@@ -1,7 +1,7 @@
 //! Answers with files: those of `[[static]]`, and those that the application names (`app.sendfile_roots`).
 //!
-//! A file whose path is in the kernel's cache is found at once, on the reactor. Any other lookup runs on a blocking thread.
-//! No worker is needed for a static file.
+//! A file whose path is in the kernel's cache is found at once, on the reactor. Any other lookup runs on a blocking
+//! thread. No worker is needed for a static file.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::header::{
     HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
 };
-use http::{HeaderMap, HeaderValue, request};
+use http::{HeaderMap, HeaderValue, Method, request};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -22,7 +22,6 @@ use crate::files::{
 use crate::id::WorkerId;
 
 use super::fault::Refusal;
-use super::request_meta::{RequestMeta, path};
 
 /// Most lookups that wait for a disk at a time; a dead network disk must not take all blocking threads.
 const MAX_BLOCKING_LOOKUPS: usize = 32;
@@ -51,7 +50,7 @@ pub(super) struct FileServer {
     lookups: Arc<Semaphore>,
 }
 
-/// An answer with a file, and who gave it.
+/// A response with a file, and its origin.
 #[derive(Debug)]
 pub(super) struct FileResponse {
     pub(super) answer: FileAnswer,
@@ -64,7 +63,7 @@ pub(super) struct FileResponse {
 }
 
 /// The result of a lookup.
-pub(super) enum Located {
+pub(super) enum FileOrApp {
     /// The answer.
     File(FileAnswer),
     /// The application answers the request with this head.
@@ -113,7 +112,7 @@ impl FileServer {
         mount: usize,
         parts: request::Parts,
         now: Instant,
-    ) -> Result<Located, Refusal> {
+    ) -> Result<FileOrApp, Refusal> {
         let server = Arc::clone(&self);
         let served = self.run_blocking(move || {
             let mount = server.mounts.as_ref().and_then(|mounts| mounts.get(mount));
@@ -122,8 +121,8 @@ impl FileServer {
         });
         let (outcome, parts) = served.await?;
         match settled(outcome) {
-            Some(answer) => answer.map(Located::File),
-            None => Ok(Located::App(parts)),
+            Some(answer) => answer.map(FileOrApp::File),
+            None => Ok(FileOrApp::App(parts)),
         }
     }
 
@@ -162,15 +161,15 @@ pub(super) fn settled(outcome: FileOutcome) -> Option<Result<FileAnswer, Refusal
 pub(super) fn file_request(parts: &request::Parts, now: Instant) -> FileRequest<'_> {
     FileRequest {
         method: &parts.method,
-        path: path(parts),
+        path: parts.uri.path().as_bytes(),
         query: parts.uri.query(),
         headers: &parts.headers,
         now,
     }
 }
 
-/// Returns a copy of the fields that [`SendfileRoots`] needs; `None` if the request has none of them. The head itself is
-/// not kept (see `RequestMeta`).
+/// Returns a copy of the fields that [`SendfileRoots`] needs; `None` if the request has none of them. The head itself
+/// is not kept (see `RequestMeta`).
 pub(super) fn conditions(headers: &HeaderMap) -> Option<HeaderMap> {
     let mut kept: Option<HeaderMap> = None;
     for name in CONDITIONS {
@@ -184,23 +183,25 @@ pub(super) fn conditions(headers: &HeaderMap) -> Option<HeaderMap> {
     kept
 }
 
-/// What becomes of a response of the application.
+/// The decision about a response of the application.
 #[derive(Debug)]
 pub(super) enum Redirection {
-    /// It is sent as it is.
+    /// The response is sent as it is.
     Unchanged(AppResponse),
-    /// This file is sent instead of its body.
+    /// This file is sent instead of the response's body.
     File(Box<FileResponse>),
-    /// It names a file that cannot be sent.
+    /// The response names a file that cannot be sent.
     Refused(Refusal),
     /// The file must be looked up on a blocking thread.
     NeedsDisk(Box<SendfileRequest>, FileOrigin),
 }
 
-/// Whose file is sent.
+/// The origin of a file that is sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileOrigin {
+    /// The worker whose application named the file.
     pub(super) worker: Option<WorkerId>,
+    /// Time for which the request waited for that worker.
     pub(super) waited: Duration,
 }
 
@@ -214,12 +215,12 @@ impl FileOrigin {
 /// Replaces a response in which the application names a file.
 pub(super) fn redirect(
     roots: &SendfileRoots,
-    meta: &RequestMeta,
+    method: &Method,
     conditions: Option<&HeaderMap>,
     mut response: AppResponse,
 ) -> Redirection {
     let request = SentFor {
-        method: meta.method.clone(),
+        method: method.clone(),
         conditions: conditions.cloned().unwrap_or_default(),
         now: Instant::now(),
     };

@@ -21,7 +21,7 @@ use super::body::receive::{self, ReceiveLimits, RequestBytes};
 use super::body::stream::{self, BodyPump, StreamLimits};
 use super::context::{ConnContext, Server};
 use super::fault::Refusal;
-use super::file_server::{self, FileResponse, FileServer, Located};
+use super::file_server::{self, FileOrApp, FileResponse, FileServer};
 use super::handshake::{Handshake, UpgradeSlot, is_handshake};
 use super::head;
 use super::request_id::RequestId;
@@ -169,8 +169,8 @@ async fn find_or_submit(
     let RequestHead { parts, id, origin, received_at } = request;
     let has_body = !incoming.is_end_stream();
     let parts = match files.serve_blocking(mount, parts, Instant::now()).await? {
-        Located::File(answer) => return Ok(Admitted::File(FileResponse::of_static(answer, has_body))),
-        Located::App(parts) => parts,
+        FileOrApp::File(answer) => return Ok(Admitted::File(FileResponse::of_static(answer, has_body))),
+        FileOrApp::App(parts) => parts,
     };
     if has_body {
         return receive_and_submit(context, RequestHead { parts, id, origin, received_at }, incoming).await;

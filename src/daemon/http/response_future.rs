@@ -38,7 +38,7 @@ pub(super) struct ResponseFuture {
 }
 
 /// The content of a response.
-enum Outcome {
+enum ResponseSource {
     App(AppResponse),
     File(Box<FileResponse>),
 }
@@ -60,7 +60,7 @@ impl ResponseFuture {
     }
 
     /// Polls until the response's content is decided; `None` if the connection ends without a response.
-    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Outcome, Refusal>>> {
+    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ResponseSource, Refusal>>> {
         if let RequestProgress::Receiving(receiving) = &mut self.progress {
             let mut received = ready!(receiving.as_mut().poll(cx));
             if matches!(received, Err(Refusal::Client(..))) && self.is_shut_down() {
@@ -124,9 +124,9 @@ impl ResponseFuture {
     }
 
     /// Takes the file of a request that is answered with one.
-    fn take_file(&mut self) -> Option<Outcome> {
+    fn take_file(&mut self) -> Option<ResponseSource> {
         match std::mem::replace(&mut self.progress, RequestProgress::Abandoned) {
-            RequestProgress::File(file) => Some(Outcome::File(file)),
+            RequestProgress::File(file) => Some(ResponseSource::File(file)),
             _ => None,
         }
     }
@@ -136,18 +136,22 @@ impl ResponseFuture {
         &mut self,
         cx: &mut Context<'_>,
         response: AppResponse,
-    ) -> Poll<Option<Result<Outcome, Refusal>>> {
+    ) -> Poll<Option<Result<ResponseSource, Refusal>>> {
         let Some((context, meta)) = &self.request else { return Poll::Ready(None) };
-        let Some(files) = &context.server.files else { return Poll::Ready(Some(Ok(Outcome::App(response)))) };
+        let Some(files) = &context.server.files else {
+            return Poll::Ready(Some(Ok(ResponseSource::App(response))));
+        };
         let conditions = match self.extra.as_deref() {
-            Some(RequestExtra::Handshake(_)) => return Poll::Ready(Some(Ok(Outcome::App(response)))),
+            Some(RequestExtra::Handshake(_)) => return Poll::Ready(Some(Ok(ResponseSource::App(response)))),
             Some(RequestExtra::Conditions(fields)) => Some(fields),
             None => None,
         };
-        let Some(roots) = &files.sendfile else { return Poll::Ready(Some(Ok(Outcome::App(response)))) };
-        match redirect(roots, meta, conditions, response) {
-            Redirection::Unchanged(response) => Poll::Ready(Some(Ok(Outcome::App(response)))),
-            Redirection::File(file) => Poll::Ready(Some(Ok(Outcome::File(file)))),
+        let Some(roots) = &files.sendfile else {
+            return Poll::Ready(Some(Ok(ResponseSource::App(response))));
+        };
+        match redirect(roots, &meta.method, conditions, response) {
+            Redirection::Unchanged(response) => Poll::Ready(Some(Ok(ResponseSource::App(response)))),
+            Redirection::File(file) => Poll::Ready(Some(Ok(ResponseSource::File(file)))),
             Redirection::Refused(refusal) => Poll::Ready(Some(Err(refusal))),
             Redirection::NeedsDisk(request, origin) => {
                 let sending = Arc::clone(files).send_blocking(request);
@@ -181,8 +185,8 @@ impl Future for ResponseFuture {
         // An interim response must not follow the final one.
         drop(context.connection.interim.take());
         let mut response = match outcome {
-            Ok(Outcome::File(file)) => file_response(context, &meta, *file),
-            Ok(Outcome::App(response)) => {
+            Ok(ResponseSource::File(file)) => file_response(context, &meta, *file),
+            Ok(ResponseSource::App(response)) => {
                 match (&this.extra, check_content_length(&meta.method, &response)) {
                     (_, Err(refusal)) => error_response(context, &meta, &refusal),
                     (Some(extra), Ok(())) if response.head.status == StatusCode::SWITCHING_PROTOCOLS => {

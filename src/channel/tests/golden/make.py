@@ -71,13 +71,13 @@ def text(value):
 
 
 def record(state, frame):
-    """A record of a ring, filled up to 8 bytes."""
+    """A record of a ring, padded to a multiple of 8 bytes."""
     return struct.pack("<II", len(frame), state) + frame + bytes(-len(frame) % 8)
 
 
 END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE = 1, 2, 4, 8, 16, 32
 ZYGOTE, ON, UVLOOP = 1, 1, 2
-RESPOND, BODY, RAISED, TAKE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
+RESPOND, BODY, RAISED, WINDOW_UPDATE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
 PART, DISCONNECT = 2, 3
 UNKNOWN_LENGTH = (1 << 64) - 1
 
@@ -120,7 +120,7 @@ GOLDEN = {
     "disconnect-cancel": later(0x0102030405060708, DISCONNECT, 1),
     "disconnect-half": later(10, DISCONNECT, 2),
     "disconnect-websocket": later(11, DISCONNECT, 0, 1001, b"going away"),
-    "take": completion(10, TAKE, 0, slot=999, rest=struct.pack("<Q", 262144)),
+    "take": completion(10, WINDOW_UPDATE, 0, slot=999, rest=struct.pack("<Q", 262144)),
     "hints": completion(10, HINTS, 0, fields=[(LINK, b"</a.css>; rel=preload")], slot=1),
     "trailers": completion(10, TRAILERS, END | DONE, fields=[(b"x-sum", b"13")]),
     "message": completion(11, BODY, TEXT | MORE, rest="né".encode()),
