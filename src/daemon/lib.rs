@@ -21,6 +21,7 @@
 //! | [`spool`] | - | tokio, hyper, tracing |
 //! | [`files`] | buffer_pool | tokio, hyper, tracing |
 //! | [`id`] | - | tokio, hyper, tracing, rgun_channel |
+//! | [`negotiation`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`config`] | - | tokio, hyper, tracing, rgun_channel, std::env::var(, std::env::var_os(, std::env::current_dir( |
 //! | [`cli`] | config, error_chain | tokio, hyper, tracing, rgun_channel |
 //! | [`supervise`] | id | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
@@ -28,9 +29,9 @@
 //! | [`journal`] | config, escape, id | tokio, hyper, rgun_channel |
 //! | [`net`] | config, systemd, error_chain | hyper, rgun_channel::ring |
 //! | [`link`] | id | tokio, hyper |
-//! | [`dispatch`] | escape, buffer_pool, budget, spool, error_chain, id, link, supervise | hyper |
+//! | [`dispatch`] | escape, buffer_pool, budget, spool, error_chain, id, link, negotiation, supervise | hyper |
 //! | [`websocket`] | dispatch, net, journal, id | hyper, http, nix |
-//! | [`http`] | files, websocket, dispatch, net, journal, escape, error_chain, buffer_pool, budget, spool, id | nix::sys::signal |
+//! | [`http`] | files, websocket, dispatch, net, journal, escape, error_chain, buffer_pool, budget, spool, id, negotiation | nix::sys::signal |
 //! | [`pool`] | config, journal, id, link, supervise, systemd, error_chain | hyper, tokio |
 //! | [`edge`] | dispatch, http, journal, link, net, error_chain | hyper |
 //! | [`check`] | everything | - |
@@ -55,6 +56,7 @@ pub mod http;
 pub mod id;
 pub mod journal;
 pub mod link;
+pub mod negotiation;
 pub mod net;
 pub mod pool;
 pub mod run;

@@ -86,6 +86,9 @@ pub(super) fn required_by(config: &Config, file: Option<&Path>) -> Vec<RequiredA
     needs.push(RequiredAccess::run("app.python", &app.python.path));
     let pythonpath = app.pythonpath.iter().filter(|path| path.exists());
     needs.extend(pythonpath.map(|path| RequiredAccess::enter("app.pythonpath", path)));
+    needs.extend(
+        config.errors.iter().map(|page| RequiredAccess::read(format!("errors.{}", page.status), &page.path)),
+    );
     needs
 }
 

@@ -13,7 +13,7 @@ use super::value::Setting;
 use super::{
     App, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Loaded, Log, Loop,
     PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores, ValueError, WebSocket, Workers,
-    certificates, keys, listeners, paths, python, read, rules, trusted, units,
+    certificates, error_pages, health, keys, listeners, paths, python, read, rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
@@ -47,11 +47,10 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let websocket = checker.websocket();
     let underscores = checker.read(name::UNDERSCORES, Underscores::Drop, read::underscores);
     let proxy = checker.read(name::TRUSTED, Proxy::default(), trusted::read);
+    let (health, pages) = (health::read(&mut checker), error_pages::read(&mut checker));
     let mut tls = certificates::check(&mut checker);
     let listen = listeners::check(&mut checker, base, &mut tls);
-    let reload = checker.reload();
-    let hooks = checker.hooks();
-    let log = checker.log();
+    let (reload, hooks, log) = (checker.reload(), checker.hooks(), checker.log());
     checker.check_combinations(&workers, &timeouts, log);
     checker.warn_about_script_name();
     let Checker { errors, warnings, .. } = checker;
@@ -75,6 +74,8 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                 websocket,
                 http: Http { underscores },
                 proxy,
+                health,
+                errors: pages,
                 reload,
                 hooks,
                 listen,
@@ -204,6 +205,13 @@ impl Checker<'_> {
             drain: self.read(name::DRAIN, defaults.drain, |setting| {
                 read::timeout_or_zero(setting, "write \"0s\" to abort requests at once, or a maximum time")
             }),
+            drain_delay: self.read(name::DRAIN_DELAY, defaults.drain_delay, |setting| {
+                read::timeout_or_zero(
+                    setting,
+                    "write \"0s\" to drain at once, or the time load balancers need",
+                )
+            }),
+            boot_page: self.read(name::BOOT_PAGE, defaults.boot_page, read::timeout_or_off),
             paths: self.paths(),
         }
     }

@@ -77,26 +77,32 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
                         .to_owned(),
                 ),
             }),
-            Some(&name::PATH_RULES) => errors.push(ConfigError {
-                origin: variable.to_owned(),
-                key: name::PATH_RULES.to_owned(),
-                value: None,
-                reason: "cannot be set by a variable".to_owned(),
-                hint: Some("write [[timeouts.path]] in the file, once for each pattern".to_owned()),
-            }),
-            Some(&name::LISTENERS) => errors.push(ConfigError {
-                origin: variable.to_owned(),
-                key: name::LISTENERS.to_owned(),
-                value: None,
-                reason: "cannot be set by a variable".to_owned(),
-                hint: Some("write [listen.NAME] in the file, once for each socket".to_owned()),
-            }),
+            Some(&key @ name::PATH_RULES) => {
+                errors.push(not_settable(variable, key, "[[timeouts.path]]", "once for each pattern"));
+            }
+            Some(&key @ name::LISTENERS) => {
+                errors.push(not_settable(variable, key, "[listen.NAME]", "once for each socket"));
+            }
+            Some(&key @ name::ERROR_PAGES) => {
+                errors.push(not_settable(variable, key, "[errors]", "with a line for each status"));
+            }
             Some(key) => insert(&mut layer, key, variable, value, errors),
             None if is_service_link(variable, value) => {}
             None => errors.extend(unknown_variable(variable)),
         }
     }
     layer
+}
+
+/// The error for a variable of a table, which only the file can have.
+fn not_settable(variable: &str, key: &str, table: &str, how: &str) -> ConfigError {
+    ConfigError {
+        origin: variable.to_owned(),
+        key: key.to_owned(),
+        value: None,
+        reason: "cannot be set by a variable".to_owned(),
+        hint: Some(format!("write {table} in the file, {how}")),
+    }
 }
 
 fn insert(
@@ -206,7 +212,8 @@ mod tests {
 
     #[test]
     fn every_key_has_its_variable() {
-        let is_table = |key: &str| matches!(key, name::ENV | name::PATH_RULES | name::LISTENERS);
+        let is_table =
+            |key: &str| matches!(key, name::ENV | name::PATH_RULES | name::LISTENERS | name::ERROR_PAGES);
         for key in keys::KEYS.iter().filter(|key| !is_table(key)) {
             let variable = keys::variable_name(key);
             let (layer, errors) = layer(&[(&variable, "x")]);

@@ -85,6 +85,9 @@ impl TomlReader<'_> {
         if !keys::SECTIONS.contains(&name) {
             return self.error(at, shown, None, "is not a section", Some(keys::section_hint(name)));
         }
+        if name == keys::ERRORS_SECTION {
+            return self.error_pages(at, table);
+        }
         for (key, content) in table {
             self.key(name, key, content);
         }
@@ -118,6 +121,17 @@ impl TomlReader<'_> {
                 self.error(at, full, value, "is not a key", hint);
             }
         }
+    }
+
+    /// Reads `[errors]`, whose keys are statuses, as one value that keeps the line of each.
+    fn error_pages(&mut self, at: usize, table: &DeTable<'_>) {
+        let keys = table.iter().map(|(key, content)| {
+            let setting = self.setting(key.span().start, value(content.get_ref()));
+            (key.get_ref().to_string(), setting)
+        });
+        let entry = TableEntry { origin: self.origin(at), keys: keys.collect() };
+        let setting = self.setting(at, Value::Tables(vec![entry]));
+        self.layer.insert(name::ERROR_PAGES, setting);
     }
 
     /// Converts an array of tables, keeping the line of each key; any other array becomes a plain list.

@@ -34,6 +34,8 @@ pub(crate) mod name {
     pub(crate) const STALL: &str = "timeouts.stall";
     pub(crate) const BOOT: &str = "timeouts.boot";
     pub(crate) const DRAIN: &str = "timeouts.drain";
+    pub(crate) const DRAIN_DELAY: &str = "timeouts.drain_delay";
+    pub(crate) const BOOT_PAGE: &str = "timeouts.boot_page";
     /// The array of tables; its entries' keys are in `rules`.
     pub(crate) const PATH_RULES: &str = "timeouts.path";
     pub(crate) const QUEUE: &str = "limits.queue";
@@ -57,6 +59,10 @@ pub(crate) mod name {
     pub(crate) const CLOSE_WINDOW: &str = "websocket.close_window";
     pub(crate) const UNDERSCORES: &str = "http.underscores";
     pub(crate) const TRUSTED: &str = "proxy.trusted";
+    pub(crate) const HEALTH_PATH: &str = "health.path";
+    pub(crate) const HEALTH_LIVE_PATH: &str = "health.live_path";
+    /// All keys of the section, which are statuses; read by `error_pages`.
+    pub(crate) const ERROR_PAGES: &str = "errors.STATUS";
     pub(crate) const PROBE: &str = "reload.probe";
     pub(crate) const WATCH: &str = "reload.watch";
     pub(crate) const POST_FORK: &str = "hooks.post_fork";
@@ -107,6 +113,8 @@ pub(crate) const KEYS: &[&str] = &[
     name::STALL,
     name::BOOT,
     name::DRAIN,
+    name::DRAIN_DELAY,
+    name::BOOT_PAGE,
     name::PATH_RULES,
     name::QUEUE,
     name::BODY,
@@ -129,6 +137,9 @@ pub(crate) const KEYS: &[&str] = &[
     name::CLOSE_WINDOW,
     name::UNDERSCORES,
     name::TRUSTED,
+    name::HEALTH_PATH,
+    name::HEALTH_LIVE_PATH,
+    name::ERROR_PAGES,
     name::PROBE,
     name::WATCH,
     name::POST_FORK,
@@ -156,12 +167,17 @@ pub(crate) const SECTIONS: &[&str] = &[
     "websocket",
     "http",
     "proxy",
+    "health",
+    ERRORS_SECTION,
     "reload",
     "hooks",
     "listen",
     "tls",
     "log",
 ];
+
+/// The section whose keys are not fixed.
+pub(crate) const ERRORS_SECTION: &str = "errors";
 
 /// Sections planned for a later version.
 pub(crate) const PLANNED_SECTIONS: &[&str] = &["static", "admin"];
@@ -369,7 +385,7 @@ mod tests {
         assert_eq!(section_hint("timeout"), "did you mean [timeouts]?");
         assert_eq!(
             section_hint("database"),
-            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [reload] [hooks] [listen] [tls] [log]"
+            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [health] [errors] [reload] [hooks] [listen] [tls] [log]"
         );
     }
 

@@ -7,10 +7,11 @@
 //! This module does not log, read the process's environment or current directory (both are arguments), or start an
 //! interpreter: a worker finds out whether the application can be imported. Outside the configuration file it only
 //! looks at the application's directory and interpreter, because a missing directory is a configuration error, not
-//! a boot failure.
+//! a boot failure, and reads the pages of `[errors]`.
 //!
 //! A value that a source of higher precedence overrides is not checked; an unknown key is an error in every source.
 
+mod answers;
 mod bind;
 mod certificates;
 mod check;
@@ -18,8 +19,10 @@ mod checker;
 mod entry;
 mod environment;
 mod error;
+mod error_pages;
 mod file;
 mod fs;
+mod health;
 mod keys;
 mod listen;
 mod listeners;
@@ -42,6 +45,7 @@ mod value;
 
 use std::path::Path;
 
+pub use answers::{ErrorPage, ErrorStatus, Health};
 pub use bind::Bind;
 pub use environment::Environment;
 pub(crate) use environment::{CONFIG_VARIABLE, unread_variables};

@@ -7,7 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Listen, Proxy, Target, Timeouts, Tls};
+use super::{ErrorPage, Health, Listen, Proxy, Target, Timeouts, Tls};
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub struct Config {
     pub http: Http,
     /// The peers whose X-Forwarded-* fields are trusted.
     pub proxy: Proxy,
+    /// The health answers of the daemon.
+    pub health: Health,
+    /// `[errors]`: pages in place of the daemon's own.
+    pub errors: Vec<ErrorPage>,
     /// Checks of new code during and after a reload.
     pub reload: Reload,
     /// Functions of the application that are called at points of a worker's lifetime.

@@ -24,6 +24,11 @@ pub struct Timeouts {
     pub boot: Option<Duration>,
     /// Maximum time for running requests to finish on stop and reload. Zero aborts them at once.
     pub drain: Duration,
+    /// Time that the daemon goes on serving after a stop request, with its health answer at 503. Zero drains at once.
+    pub drain_delay: Duration,
+    /// Maximum time that a browser's navigation waits for the first worker of all; then it gets a page that reloads
+    /// itself.
+    pub boot_page: Option<Duration>,
     /// `[[timeouts.path]]`: limits for single paths; the first matching rule applies.
     pub paths: Vec<PathRule>,
 }
@@ -51,6 +56,8 @@ impl Default for Timeouts {
             stall: Some(Duration::from_secs(10)),
             boot: Some(Duration::from_mins(1)),
             drain: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
+            boot_page: Some(Duration::from_secs(2)),
             paths: Vec::new(),
         }
     }

@@ -24,7 +24,7 @@
 //! - [`state`]: everything behind the dispatcher's lock;
 //! - operations: [`submit`] and [`finish`] begin and end an exchange, [`scheduler`] chooses its worker, [`completions`]
 //!   collects completions, [`lifecycle`] attaches and removes workers, [`timers`] checks deadlines, [`slow_clients`]
-//!   takes responses of slow clients off their workers, [`handles`] are what `http` uses an exchange by.
+//!   takes responses of slow clients off their workers, [`readiness`] answers health checks, [`handles`] are what `http` uses an exchange by.
 //!
 //! A file imports only files below it.
 
@@ -42,6 +42,7 @@ mod measure;
 mod notice;
 mod permits;
 mod policy;
+mod readiness;
 mod scheduler;
 mod slow_clients;
 mod state;
@@ -66,5 +67,6 @@ pub use self::handles::upload::Upload;
 pub use self::handles::websocket::WebSocketHandle;
 pub use self::notice::{Notice, NoticeSink, RequestInfo, ResponseProgress};
 pub use self::policy::Policy;
+pub use self::readiness::Readiness;
 use self::state::State;
 pub use self::state::{Dispatcher, LoadSummary};

@@ -25,6 +25,7 @@ use super::slow_clients::spill::SlowClients;
 use super::tick_rate::TickRate;
 use super::worker::Worker;
 use crate::link::Reactor;
+use crate::supervise::Presence;
 
 /// The queue, the exchanges and the workers' channels.
 pub struct Dispatcher {
@@ -60,6 +61,8 @@ pub(super) struct State {
     pub(super) load_stats: LoadStats,
     /// The reason why no worker will serve soon: requests are rejected, not queued. `None` queues them.
     pub(super) unavailable: Option<Arc<str>>,
+    /// The daemon's presence, for health checks.
+    pub(super) presence: Presence,
     /// [`Notice::WorkerRequested`](super::Notice::WorkerRequested) was sent, and no worker admitted since.
     pub(super) worker_requested: bool,
     /// The buffer into which completions are popped.
@@ -110,6 +113,7 @@ impl Dispatcher {
                 quarantine: Quarantine::default(),
                 load_stats: LoadStats::new(now),
                 unavailable: None,
+                presence: Presence::default(),
                 worker_requested: false,
                 completion_frame: Vec::with_capacity(64 * 1024),
                 max_frame: Geometry::standard(1).max_submission_frame(),

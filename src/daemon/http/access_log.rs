@@ -117,9 +117,11 @@ pub(super) fn log_refusal(
             format!("{reason}: \"{value}\" is in none of the directories of app.sendfile_roots"),
             String::new(),
         ),
-        Refusal::Client(..) | Refusal::Framing(_) | Refusal::Exchange(_) | Refusal::File(_) => {
-            (None, reason.clone(), String::new())
-        }
+        Refusal::Client(..)
+        | Refusal::Framing(_)
+        | Refusal::FirstBoot
+        | Refusal::Exchange(_)
+        | Refusal::File(_) => (None, reason.clone(), String::new()),
     };
     let request = logged_request(connection, meta);
     if let (Some(head), Some(kind)) = (context.refused_head.get(), refusal.kind()) {

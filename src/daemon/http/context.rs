@@ -15,9 +15,11 @@ use crate::websocket;
 
 use super::body::rate::MinDataRate;
 use super::body::spool::SpoolBudgets;
+use super::error_page::ErrorPages;
 use super::file_server::{FileServer, FileSettings};
 use super::forwarded::TrustedPeers;
 use super::h1::framing::Violation;
+use super::health::HealthPaths;
 use super::request_id::RequestIds;
 
 /// A body yields to other tasks after this many bytes, a fraction of a millisecond.
@@ -69,6 +71,12 @@ pub struct Settings {
     pub trusted: TrustedPeers,
     /// Settings of WebSockets.
     pub websocket: websocket::WebSocketSettings,
+    /// `[health]`; `None` if both paths are off.
+    pub health: Option<Box<HealthPaths>>,
+    /// `[errors]`; `None` without pages.
+    pub error_pages: Option<Arc<ErrorPages>>,
+    /// `timeouts.boot_page`.
+    pub boot_page: Option<Duration>,
     /// Every request is logged; otherwise only failures.
     pub log_access: bool,
     /// The directories from which files are sent.
@@ -93,6 +101,9 @@ pub struct Server {
     pub(super) log_access: bool,
     /// `None`: no directory is configured.
     pub(super) files: Option<Arc<FileServer>>,
+    pub(super) health: Option<Box<HealthPaths>>,
+    pub(super) error_pages: Option<Arc<ErrorPages>>,
+    pub(super) boot_page: Option<Duration>,
 }
 
 impl RequestLimits {
@@ -119,7 +130,17 @@ impl Server {
         spool: PathBuf,
         journal: Journal,
     ) -> Arc<Self> {
-        let Settings { limits, underscores, trusted, websocket, log_access, files } = settings;
+        let Settings {
+            limits,
+            underscores,
+            trusted,
+            websocket,
+            health,
+            error_pages,
+            boot_page,
+            log_access,
+            files,
+        } = settings;
         // Leaked: one per process, and bodies refer to it.
         let spools: &'static SpoolBudgets = Box::leak(Box::default());
         spools.set_limits(&limits);
@@ -137,12 +158,25 @@ impl Server {
             journal,
             log_access,
             files: FileServer::new(files),
+            health,
+            error_pages,
+            boot_page,
         })
     }
 
     /// Returns a server with other settings, for connections opened from now on; open ones keep theirs.
     pub fn with_settings(&self, settings: Settings) -> Arc<Self> {
-        let Settings { limits, underscores, trusted, websocket, log_access, files } = settings;
+        let Settings {
+            limits,
+            underscores,
+            trusted,
+            websocket,
+            health,
+            error_pages,
+            boot_page,
+            log_access,
+            files,
+        } = settings;
         self.spool_budgets.set_limits(&limits);
         Arc::new(Self {
             spool_budgets: self.spool_budgets,
@@ -158,6 +192,9 @@ impl Server {
             journal: self.journal.clone(),
             log_access,
             files: FileServer::new(files),
+            health,
+            error_pages,
+            boot_page,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::dispatch::{Fault, UploadFault};
+use crate::dispatch::{Fault, Readiness, UploadFault};
 use crate::files::FileFault;
 use crate::id::WorkerId;
 use crate::journal::refusal_kind::RefusalKind;
@@ -25,6 +25,8 @@ pub enum Refusal {
     Exchange(Fault),
     /// The `Content-Length` of the application's response is not the length of its body.
     WrongLength(Option<WorkerId>),
+    /// The request is a browser's navigation, and the first worker takes longer than `timeouts.boot_page` to boot.
+    FirstBoot,
     /// The body could not be stored in memory or on disk; the error's text.
     Spool(String),
     /// No file can be sent.
@@ -57,6 +59,8 @@ pub enum RequestFault {
     WebSocketVersion,
     /// A handshake has no valid `Sec-WebSocket-Key`.
     WebSocketKey,
+    /// A health check has a body, or another method than GET and HEAD.
+    HealthMethod,
     /// The body is larger than `limits.body`.
     BodyTooLarge,
     /// The body did not arrive within `timeouts.body`, or slower than `limits.body_rate`.
@@ -68,7 +72,7 @@ pub enum RequestFault {
 impl RequestFault {
     fn kind(self) -> RefusalKind {
         match self {
-            Self::Connect => RefusalKind::BadMethod,
+            Self::Connect | Self::HealthMethod => RefusalKind::BadMethod,
             Self::Target | Self::TargetHost => RefusalKind::BadTarget,
             Self::NoHost | Self::ManyHosts => RefusalKind::BadHost,
             Self::Underscore => RefusalKind::BadField,
@@ -98,6 +102,9 @@ impl RequestFault {
             Self::WebSocketKey => {
                 (StatusCode::BAD_REQUEST, "the Sec-WebSocket-Key is missing, or not 16 bytes in base64")
             }
+            Self::HealthMethod => {
+                (StatusCode::METHOD_NOT_ALLOWED, "a health check is a GET or HEAD request without a body")
+            }
             Self::BodyTooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "the request's body is larger than limits.body")
             }
@@ -105,6 +112,15 @@ impl RequestFault {
             Self::BodyBroken => (StatusCode::BAD_REQUEST, "the request's body is incomplete"),
         }
     }
+}
+
+/// The result of a health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HealthResult {
+    /// Of `health.live_path`: the daemon runs.
+    Alive,
+    /// Of `health.path`.
+    Readiness(Readiness),
 }
 
 /// The daemon's own response to a request.
@@ -116,11 +132,13 @@ pub struct ErrorResponse {
     pub reason: String,
     /// `Retry-After` (RFC 9110 §10.2.3).
     pub retry_after: Option<Duration>,
+    /// A browser shall repeat the request after `retry_after`.
+    pub refresh: bool,
 }
 
 impl ErrorResponse {
     fn new((status, reason): (StatusCode, &str)) -> Self {
-        Self { status, reason: reason.to_owned(), retry_after: None }
+        Self { status, reason: reason.to_owned(), retry_after: None, refresh: false }
     }
 
     /// 503 with `Retry-After`.
@@ -149,6 +167,9 @@ impl ErrorResponse {
 /// `Retry-After` when capacity is missing: long enough for a queue to move, short enough for a person to wait.
 const RETRY_SHORT: Duration = Duration::from_secs(1);
 
+/// `Retry-After` while the application boots for the first time: short, since a person watches.
+const RETRY_BOOT: Duration = Duration::from_secs(2);
+
 /// `Retry-After` when no worker or no disk space is available.
 const RETRY_LONG: Duration = Duration::from_secs(5);
 
@@ -163,6 +184,7 @@ impl Refusal {
             Self::Client(fault) => fault.kind(),
             Self::Framing(violation) => violation.kind(),
             Self::Spool(_) => RefusalKind::NoRoomForBody,
+            Self::FirstBoot => RefusalKind::FirstBoot,
             Self::WrongLength(_) | Self::File(_) | Self::OutsideFile { .. } => return None,
             Self::Exchange(fault) => match fault {
                 Fault::TooLong(_) => RefusalKind::HeadTooLong,
@@ -199,6 +221,13 @@ impl Refusal {
                 StatusCode::BAD_GATEWAY,
                 "the application's answer names a file that may not be sent",
             )),
+            Self::FirstBoot => ErrorResponse {
+                refresh: true,
+                ..ErrorResponse::unavailable(
+                    "the application is starting; this page reloads by itself",
+                    RETRY_BOOT,
+                )
+            },
             Self::Spool(_) => ErrorResponse {
                 retry_after: Some(RETRY_LONG),
                 ..ErrorResponse::new((
@@ -207,6 +236,30 @@ impl Refusal {
                 ))
             },
             Self::Exchange(fault) => exchange_response(fault),
+        }
+    }
+}
+
+/// Returns the status of a health answer, and its text.
+pub(super) fn health_status_and_text(health: HealthResult) -> (StatusCode, &'static str) {
+    match health {
+        HealthResult::Alive => (StatusCode::OK, "alive\n"),
+        HealthResult::Readiness(Readiness::Ready) => (StatusCode::OK, "ready\n"),
+        // A load balancer must go on sending requests: nothing else ends the sleep.
+        HealthResult::Readiness(Readiness::Asleep) => {
+            (StatusCode::OK, "asleep: the next request starts a worker\n")
+        }
+        HealthResult::Readiness(Readiness::Leaving) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n")
+        }
+        HealthResult::Readiness(Readiness::FirstBoot) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the application is starting\n")
+        }
+        HealthResult::Readiness(Readiness::BootFailed) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the application does not start; the log has the reason\n")
+        }
+        HealthResult::Readiness(Readiness::NoWorker) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "no worker is ready\n")
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Checks of a request's head beyond its framing, and its conversion from hyper's types to the channel's.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
+use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Version, request};
+
+use crate::negotiation::ErrorFormat;
 
 use super::context::{UnderscorePolicy, X_REQUEST_ID};
 use super::fault::{Refusal, RequestFault};
@@ -121,6 +123,11 @@ pub(super) fn fields(
 /// Sets the length of a chunked body that was received whole. Frameworks need it: Django reads nothing without it.
 pub(super) fn set_content_length(headers: &mut HeaderMap, len: u64) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
+}
+
+/// Returns the format in which the client wants an error response. Called only for one.
+pub(super) fn error_format(headers: &HeaderMap) -> ErrorFormat {
+    ErrorFormat::of_accept(headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes))
 }
 
 /// Returns the channel's code of the version: 10 or 11.

@@ -15,13 +15,15 @@ use rgun_channel::frame::ExchangeId;
 use crate::buffer_pool;
 use crate::dispatch::Ticket;
 use crate::files::{FileOutcome, LookupMode};
+use crate::negotiation::ErrorFormat;
 use crate::net::{Connection, Phase};
 
 use super::body::receive::{self, ReceiveLimits, RequestBytes};
 use super::body::stream::{self, BodyPump, StreamLimits};
 use super::context::{ConnContext, Server};
-use super::fault::Refusal;
+use super::fault::{HealthResult, Refusal};
 use super::file_server::{self, FileOrApp, FileResponse, FileServer};
+use super::first_boot::FirstBoot;
 use super::handshake::{Handshake, UpgradeSlot, is_handshake};
 use super::head;
 use super::request_id::RequestId;
@@ -33,7 +35,11 @@ pub(super) enum RequestProgress {
     Submitted(Result<Ticket, Refusal>),
     /// Its body must be received before it can be submitted, or a file be looked up on a blocking thread. Boxed: the
     /// future is large and rare.
-    Receiving(Pin<Box<dyn Future<Output = Result<Admitted, Refusal>> + Send>>),
+    Receiving(Pin<Box<dyn Future<Output = Result<Admitted, LateRefusal>> + Send>>),
+    /// Submitted by a browser before the first worker was ready: it gets a page if the boot takes long.
+    FirstBoot(Box<FirstBoot>),
+    /// A health check, which the daemon answers.
+    Health(HealthResult),
     /// Answered with a file.
     File(Box<FileResponse>),
     /// Its client is treated as gone; the connection is about to close.
@@ -57,6 +63,35 @@ pub(super) enum Admitted {
     File(Box<FileResponse>),
 }
 
+/// The refusal of a request that was not submitted at once.
+pub(super) struct LateRefusal {
+    pub(super) refusal: Refusal,
+    /// The format of the error response.
+    pub(super) format: ErrorFormat,
+}
+
+impl From<Refusal> for LateRefusal {
+    /// Returns a refusal as text, for a request whose head is not kept.
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, format: ErrorFormat::Text }
+    }
+}
+
+impl RequestProgress {
+    /// Returns the ticket, if the request is submitted.
+    pub(super) fn ticket(&self) -> Option<&Ticket> {
+        match self {
+            Self::Submitted(Ok(ticket)) => Some(ticket),
+            Self::FirstBoot(waiting) => Some(&waiting.ticket),
+            Self::Submitted(Err(_))
+            | Self::Receiving(_)
+            | Self::Health(_)
+            | Self::File(_)
+            | Self::Abandoned => None,
+        }
+    }
+}
+
 /// Checks a request's head and submits the request, unless its body must be received first.
 pub(super) fn start(
     context: &Arc<ConnContext>,
@@ -71,17 +106,23 @@ pub(super) fn start(
         return (meta, RequestProgress::Submitted(Err(Refusal::Framing(refused.violation))), None);
     }
     let (mut parts, mut incoming) = request.into_parts();
-    let (meta, checked) = check_head(context, &mut parts, received_at);
+    let (mut meta, checked) = check_head(context, &mut parts, received_at);
+    let has_body = !incoming.is_end_stream();
+    if let (Some(paths), Ok(())) = (&server.health, &checked)
+        && let Some(checked) = paths.check(&parts, has_body, server.dispatcher)
+    {
+        let refuse = |refusal| RequestProgress::Submitted(Err(refusal));
+        return (meta, checked.map_or_else(refuse, RequestProgress::Health), None);
+    }
     if let (Some(files), Ok(())) = (&server.files, &checked) {
-        match start_file(context, files, &meta, parts, incoming) {
+        match start_file(context, files, &mut meta, parts, incoming) {
             Ok(progress) => return (meta, progress, None),
             Err(request) => (parts, incoming) = request,
         }
     }
-    let has_body = !incoming.is_end_stream();
     let mut extra = conditions_for_files(server, &parts);
     let progress = match checked {
-        Err(refusal) => RequestProgress::Submitted(Err(refusal)),
+        Err(refusal) => refuse(&mut meta, &parts, refusal),
         Ok(()) if !has_body && server.dispatcher.accepts_handshakes() && is_handshake(&parts) => {
             let slot = Arc::clone(upgrade_slot.get_or_init(UpgradeSlot::default));
             let checked = Handshake::new(&parts, server.websocket.compression, slot);
@@ -90,15 +131,12 @@ pub(super) fn start(
                 submit_handshake(server, connection, &parts, meta.frame_meta())
             }))
         }
-        Ok(()) if !has_body => {
-            let empty = RequestBytes::Inline(bytes::Bytes::new());
-            let submitted = submit(server, connection, &parts, empty, meta.frame_meta(), received_at);
-            buffer_pool::recycle(parts.headers);
-            RequestProgress::Submitted(submitted)
-        }
+        Ok(()) if !has_body => submit_bodiless(context, parts, &mut meta),
         Ok(()) if server.dispatcher.is_asgi() && stream::should_stream(&incoming, &parts.headers) => {
-            let submitted = submit_streaming(server, connection, &parts, incoming, meta.frame_meta());
-            RequestProgress::Submitted(submitted)
+            match submit_streaming(server, connection, &parts, incoming, meta.frame_meta()) {
+                Ok(ticket) => RequestProgress::Submitted(Ok(ticket)),
+                Err(refusal) => refuse(&mut meta, &parts, refusal),
+            }
         }
         Ok(()) => {
             let (id, origin) = (meta.id.clone(), meta.origin.clone());
@@ -107,6 +145,31 @@ pub(super) fn start(
         }
     };
     (meta, progress, extra)
+}
+
+/// Refuses a request, in the format that the client wants.
+fn refuse(meta: &mut RequestMeta, parts: &request::Parts, refusal: Refusal) -> RequestProgress {
+    meta.error_format = head::error_format(&parts.headers);
+    RequestProgress::Submitted(Err(refusal))
+}
+
+/// Submits a request without a body.
+fn submit_bodiless(context: &ConnContext, parts: request::Parts, meta: &mut RequestMeta) -> RequestProgress {
+    let ConnContext { server, connection, .. } = context;
+    let empty = RequestBytes::Inline(bytes::Bytes::new());
+    let submitted = submit(server, connection, &parts, empty, meta.frame_meta(), meta.received_at);
+    let progress = match submitted {
+        Ok(ticket) if server.dispatcher.awaits_first_worker() => {
+            match FirstBoot::new(ticket, &parts, server.boot_page) {
+                Ok(waiting) => RequestProgress::FirstBoot(Box::new(waiting)),
+                Err(ticket) => RequestProgress::Submitted(Ok(ticket)),
+            }
+        }
+        Ok(ticket) => RequestProgress::Submitted(Ok(ticket)),
+        Err(refusal) => refuse(meta, &parts, refusal),
+    };
+    buffer_pool::recycle(parts.headers);
+    progress
 }
 
 /// Returns the fields that decide which part of a file is sent, in case that the application names one.
@@ -119,7 +182,7 @@ fn conditions_for_files(server: &Server, parts: &request::Parts) -> Option<Box<R
 fn start_file(
     context: &Arc<ConnContext>,
     files: &Arc<FileServer>,
-    meta: &RequestMeta,
+    meta: &mut RequestMeta,
     parts: request::Parts,
     incoming: Incoming,
 ) -> Result<RequestProgress, (request::Parts, Incoming)> {
@@ -142,7 +205,7 @@ fn start_file(
     }
     match file_server::settled(outcome) {
         None => Err((parts, incoming)),
-        Some(Err(refusal)) => Ok(RequestProgress::Submitted(Err(refusal))),
+        Some(Err(refusal)) => Ok(refuse(meta, &parts, refusal)),
         Some(Ok(answer)) => {
             buffer_pool::recycle(parts.headers);
             Ok(RequestProgress::File(FileResponse::of_static(answer, leaves_input_unread)))
@@ -165,10 +228,12 @@ async fn find_or_submit(
     mount: usize,
     request: RequestHead,
     incoming: Incoming,
-) -> Result<Admitted, Refusal> {
+) -> Result<Admitted, LateRefusal> {
     let RequestHead { parts, id, origin, received_at } = request;
     let has_body = !incoming.is_end_stream();
-    let parts = match files.serve_blocking(mount, parts, Instant::now()).await? {
+    let format = head::error_format(&parts.headers);
+    let located = files.serve_blocking(mount, parts, Instant::now()).await;
+    let parts = match located.map_err(|refusal| LateRefusal { refusal, format })? {
         FileOrApp::File(answer) => return Ok(Admitted::File(FileResponse::of_static(answer, has_body))),
         FileOrApp::App(parts) => parts,
     };
@@ -179,6 +244,7 @@ async fn find_or_submit(
     let empty = RequestBytes::Inline(bytes::Bytes::new());
     submit(&context.server, &context.connection, &parts, empty, frame_meta, Instant::now())
         .map(Admitted::Ticket)
+        .map_err(|refusal| LateRefusal { refusal, format })
 }
 
 /// Checks a head and changes its fields into those that the application receives.
@@ -207,19 +273,31 @@ async fn receive_and_submit(
     context: Arc<ConnContext>,
     request: RequestHead,
     incoming: Incoming,
-) -> Result<Admitted, Refusal> {
+) -> Result<Admitted, LateRefusal> {
     let RequestHead { mut parts, id, origin, received_at } = request;
-    let ConnContext { server, connection, .. } = &*context;
     let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), received_at };
+    let submitted = receive_then_submit(&context, &mut parts, incoming, frame_meta).await;
+    submitted
+        .map(Admitted::Ticket)
+        .map_err(|refusal| LateRefusal { refusal, format: head::error_format(&parts.headers) })
+}
+
+async fn receive_then_submit(
+    context: &ConnContext,
+    parts: &mut request::Parts,
+    incoming: Incoming,
+    frame_meta: FrameMeta<'_>,
+) -> Result<Ticket, Refusal> {
+    let ConnContext { server, connection, .. } = context;
     if stream::should_stream(&incoming, &parts.headers) {
         // Whether the application is WSGI or ASGI is unknown until the first worker has loaded it.
         server.dispatcher.wait_for_interface().await;
         if server.dispatcher.is_asgi() {
-            return submit_streaming(server, connection, &parts, incoming, frame_meta).map(Admitted::Ticket);
+            return submit_streaming(server, connection, parts, incoming, frame_meta);
         }
     }
-    let body = receive_body(server, &mut parts, incoming).await?;
-    submit(server, connection, &parts, body, frame_meta, Instant::now()).map(Admitted::Ticket)
+    let body = receive_body(server, parts, incoming).await?;
+    submit(server, connection, parts, body, frame_meta, Instant::now())
 }
 
 /// Receives the body; sets `Content-Length` if it was chunked.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use http::{Method, request};
 
+use crate::negotiation::ErrorFormat;
 use crate::net::Peer;
 
 use super::context::{ConnContext, Server};
@@ -21,6 +22,8 @@ pub(super) struct RequestMeta {
     pub(super) path: SmallPath,
     /// The request's version is HTTP/1.0.
     pub(super) is_http_10: bool,
+    /// The format of an error response. Text until the request has failed.
+    pub(super) error_format: ErrorFormat,
     /// Time at which the head was complete.
     pub(super) received_at: Instant,
 }
@@ -55,6 +58,7 @@ impl RequestMeta {
             method: parts.method.clone(),
             path: SmallPath::new(path(parts)),
             is_http_10: parts.version == http::Version::HTTP_10,
+            error_format: ErrorFormat::Text,
             received_at,
         }
     }
@@ -68,6 +72,7 @@ impl RequestMeta {
             method: Method::GET,
             path: SmallPath::new(b""),
             is_http_10: false,
+            error_format: ErrorFormat::Text,
             received_at,
         }
     }

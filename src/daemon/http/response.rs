@@ -2,12 +2,13 @@
 //!
 //! `response_future` calls it once per request.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{
-    ALLOW, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, REFRESH, RETRY_AFTER,
+    SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
 };
 use http::{Method, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -24,7 +25,8 @@ use super::body::file::FileReader;
 use super::body::multipart::MultipartReader;
 use super::body::response::{BodySource, ResponseBody};
 use super::context::ConnContext;
-use super::fault::{ErrorResponse, Refusal, RequestFault};
+use super::error_page;
+use super::fault::{ErrorResponse, HealthResult, Refusal, RequestFault, health_status_and_text};
 use super::file_server::FileResponse;
 use super::handshake::Handshake;
 use super::request_meta::RequestMeta;
@@ -218,27 +220,27 @@ pub(super) fn error_response(
     let error = refusal.to_response();
     log_refusal(&context, meta, refusal, &error);
     let has_unread_input = error.leaves_input_unread();
-    let ErrorResponse { status, reason, retry_after } = error;
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _infallible = write!(
-        text,
-        "{} {}\n{reason}\nrequest id: {}\n",
-        status.as_u16(),
-        status.canonical_reason().unwrap_or_default(),
-        meta.id.as_str()
-    );
+    let (content_type, text) =
+        error_page::render(&error, meta.id.as_str(), meta.error_format, server.error_pages.as_deref());
+    let ErrorResponse { status, retry_after, refresh, reason: _ } = error;
     if has_unread_input {
         connection.mark_unread_input();
     }
     let must_close = connection.is_draining() || has_unread_input || !server.limits.keepalive;
-    let text = BodySource::Bytes(Data::with_reservation(text.into(), None));
+    let text = BodySource::Bytes(Data::with_reservation(text, None));
     let mut response = Response::new(ResponseBody::new(text, context, None, None));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(VARY, HeaderValue::from_static("accept"));
     if let Some(pause) = retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
+        if refresh {
+            headers.insert(REFRESH, HeaderValue::from(pause.as_secs()));
+        }
+    }
+    if *refusal == Refusal::Client(RequestFault::HealthMethod) {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
     if *refusal == Refusal::Client(RequestFault::Connect) {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
@@ -264,6 +266,26 @@ pub(super) fn error_response(
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.append(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    response
+}
+
+/// Builds the answer to a health check. It is not logged.
+pub(super) fn health_response(
+    context: Arc<ConnContext>,
+    meta: &RequestMeta,
+    health: HealthResult,
+) -> Response<ResponseBody> {
+    let must_close = context.connection.is_draining() || !context.server.limits.keepalive;
+    let (status, text) = health_status_and_text(health);
+    let text = BodySource::Bytes(Data::with_reservation(Bytes::from_static(text.as_bytes()), None));
+    let mut response = Response::new(ResponseBody::new(text, context, None, None));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if must_close {
+        set_close(&mut response, meta);
     }
     response
 }

@@ -9,19 +9,21 @@ use std::task::{Context, Poll, ready};
 use http::{Response, StatusCode};
 use tokio::time::{Sleep, sleep_until};
 
-use crate::dispatch::{AppResponse, Fault};
+use crate::dispatch::{AppResponse, Fault, Ticket};
+use crate::negotiation::ErrorFormat;
 use crate::net::CloseReason;
 
 use super::access_log::log_unanswered;
 use super::body::response::ResponseBody;
 use super::context::{ConnContext, X_REQUEST_ID};
-use super::fault::Refusal;
+use super::fault::{HealthResult, Refusal};
 use super::file_server::{FileResponse, Redirection, redirect};
 use super::h1::early_hints;
-use super::request::{Admitted, RequestExtra, RequestProgress};
+use super::request::{Admitted, LateRefusal, RequestExtra, RequestProgress};
 use super::request_meta::RequestMeta;
 use super::response::{
-    application_response, check_content_length, error_response, file_response, switching_protocols,
+    application_response, check_content_length, error_response, file_response, health_response,
+    switching_protocols,
 };
 
 /// The response to one request. Dropping it early logs the request as unanswered.
@@ -39,8 +41,12 @@ pub(super) struct ResponseFuture {
 
 /// The content of a response.
 enum ResponseSource {
+    /// The application's.
     App(AppResponse),
+    /// A file.
     File(Box<FileResponse>),
+    /// The answer to a health check.
+    Health(HealthResult),
 }
 
 impl ResponseFuture {
@@ -59,23 +65,48 @@ impl ResponseFuture {
             .is_some_and(|(context, _)| context.connection.close_reason() == CloseReason::Shutdown)
     }
 
+    fn set_error_format(&mut self, format: ErrorFormat) {
+        if let Some((_, meta)) = &mut self.request {
+            meta.error_format = format;
+        }
+    }
+
+    /// Polls a request that is received or looked up. Ready when that is decided.
+    fn poll_receiving(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let RequestProgress::Receiving(receiving) = &mut self.progress else { return Poll::Ready(()) };
+        self.progress = match ready!(receiving.as_mut().poll(cx)) {
+            Ok(Admitted::Ticket(ticket)) => RequestProgress::Submitted(Ok(ticket)),
+            Ok(Admitted::File(file)) => RequestProgress::File(file),
+            Err(LateRefusal { mut refusal, format }) => {
+                self.set_error_format(format);
+                if matches!(refusal, Refusal::Client(..)) && self.is_shut_down() {
+                    // The body ends early because of the daemon, not the client.
+                    refusal = Refusal::Exchange(Fault::Unavailable("the daemon stops".into()));
+                }
+                RequestProgress::Submitted(Err(refusal))
+            }
+        };
+        Poll::Ready(())
+    }
+
     /// Polls until the response's content is decided; `None` if the connection ends without a response.
     fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ResponseSource, Refusal>>> {
-        if let RequestProgress::Receiving(receiving) = &mut self.progress {
-            let mut received = ready!(receiving.as_mut().poll(cx));
-            if matches!(received, Err(Refusal::Client(..))) && self.is_shut_down() {
-                // The body ends early because of the daemon, not the client.
-                received = Err(Refusal::Exchange(Fault::Unavailable("the daemon stops".into())));
-            }
-            self.progress = match received {
-                Ok(Admitted::Ticket(ticket)) => RequestProgress::Submitted(Ok(ticket)),
-                Ok(Admitted::File(file)) => RequestProgress::File(file),
-                Err(refusal) => RequestProgress::Submitted(Err(refusal)),
-            };
+        if let RequestProgress::Receiving(_) = &self.progress {
+            ready!(self.poll_receiving(cx));
         }
         let ticket = match &mut self.progress {
             RequestProgress::Submitted(Ok(ticket)) => ticket,
             RequestProgress::Submitted(Err(refusal)) => return Poll::Ready(Some(Err(refusal.clone()))),
+            RequestProgress::FirstBoot(waiting) => match waiting.poll_expired(cx) {
+                Poll::Ready(true) => {
+                    self.set_error_format(ErrorFormat::Html);
+                    return Poll::Ready(Some(Err(Refusal::FirstBoot)));
+                }
+                Poll::Ready(false) | Poll::Pending => &mut waiting.ticket,
+            },
+            RequestProgress::Health(health) => {
+                return Poll::Ready(Some(Ok(ResponseSource::Health(*health))));
+            }
             RequestProgress::Abandoned => return Poll::Ready(None),
             RequestProgress::File(_) => return Poll::Ready(self.take_file().map(Ok)),
             RequestProgress::Receiving(_) => unreachable!("replaced above when it is ready"),
@@ -86,7 +117,11 @@ impl ResponseFuture {
                 Poll::Ready(None)
             }
             Poll::Ready(Ok(response)) => self.poll_redirection(cx, response),
-            Poll::Ready(Err(fault)) => Poll::Ready(Some(Err(Refusal::Exchange(fault)))),
+            Poll::Ready(Err(fault)) => {
+                let format = ticket.error_format();
+                self.set_error_format(format);
+                Poll::Ready(Some(Err(Refusal::Exchange(fault))))
+            }
             Poll::Pending => {
                 if let (Some(hints), Some((context, meta))) = (ticket.take_hints(), &self.request)
                     && !meta.is_http_10
@@ -103,10 +138,7 @@ impl ResponseFuture {
     /// Gives up a request whose client has shut down its sending half: at once if it is a handshake, else if it has not
     /// started when the timer expires. A client may half-close and still wait for its response.
     fn poll_half_close(&mut self, cx: &mut Context<'_>) {
-        let (RequestProgress::Submitted(Ok(ticket)), Some((context, _))) = (&self.progress, &self.request)
-        else {
-            return;
-        };
+        let (Some(ticket), Some((context, _))) = (self.progress.ticket(), &self.request) else { return };
         if !context.connection.is_half_closed() {
             return;
         }
@@ -186,6 +218,7 @@ impl Future for ResponseFuture {
         drop(context.connection.interim.take());
         let mut response = match outcome {
             Ok(ResponseSource::File(file)) => file_response(context, &meta, *file),
+            Ok(ResponseSource::Health(health)) => health_response(context, &meta, health),
             Ok(ResponseSource::App(response)) => {
                 match (&this.extra, check_content_length(&meta.method, &response)) {
                     (_, Err(refusal)) => error_response(context, &meta, &refusal),
@@ -211,13 +244,7 @@ impl Future for ResponseFuture {
 impl Drop for ResponseFuture {
     fn drop(&mut self) {
         let Some((context, meta)) = self.request.take() else { return };
-        let worker = match &self.progress {
-            RequestProgress::Submitted(Ok(ticket)) => ticket.worker(),
-            RequestProgress::Submitted(Err(_))
-            | RequestProgress::Receiving(_)
-            | RequestProgress::File(_)
-            | RequestProgress::Abandoned => None,
-        };
+        let worker = self.progress.ticket().and_then(Ticket::worker);
         log_unanswered(&context, &meta, worker);
     }
 }

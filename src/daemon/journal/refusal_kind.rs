@@ -56,6 +56,8 @@ refusal_kinds! {
     BodyTooLong => "body_too_long",
     /// The head did not arrive within `timeouts.header`.
     SlowHead => "slow_head",
+    /// A browser's request came while the application booted for the first time.
+    FirstBoot => "first_boot",
     /// The body did not arrive within `timeouts.body` or at `limits.body_rate`.
     SlowBody => "slow_body",
     /// The body ended too early.

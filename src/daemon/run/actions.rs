@@ -56,6 +56,7 @@ impl Daemon {
                 self.edge.drain(deadline, edge_notice_sink(&self.messages_tx));
             }
             Action::Unavailable(reason) => self.dispatcher.set_unavailable(reason.as_deref()),
+            Action::Presence(presence) => self.dispatcher.set_presence(presence),
             Action::Report(report) => self.log_report(report),
             // Handled by the caller.
             Action::Exit { .. } => {}

@@ -94,6 +94,7 @@ pub(super) fn policy(config: &Config, host: &Host) -> SupervisorPolicy {
         watch: config.reload.watch,
         max_lifetime: config.workers.max_lifetime,
         idle_exit: config.workers.idle_exit,
+        drain_delay: config.timeouts.drain_delay,
         boots_at_once: cores,
         exit_on_first_boot_failure: !host.is_supervised,
         slots: config.workers.threads.into(),
@@ -159,9 +160,29 @@ pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Se
             ping_timeout: config.websocket.ping_timeout,
             compression: config.websocket.compression,
         },
+        health: http::HealthPaths::new(config.health.path.as_deref(), config.health.live_path.as_deref()),
+        error_pages: error_pages(&config.errors),
+        boot_page: config.timeouts.boot_page,
         log_access: config.log.access,
         files: http::FileSettings::default(),
     }
+}
+
+/// The operator's pages.
+fn error_pages(pages: &[config::ErrorPage]) -> Option<Arc<http::ErrorPages>> {
+    if pages.is_empty() {
+        return None;
+    }
+    let mut by_status = http::ErrorPages::default();
+    for config::ErrorPage { status, html, .. } in pages {
+        let html = bytes::Bytes::from(html.clone());
+        match status {
+            config::ErrorStatus::Status(status) => drop(by_status.statuses.insert(*status, html)),
+            config::ErrorStatus::ClientErrors => by_status.client_errors = Some(html),
+            config::ErrorStatus::ServerErrors => by_status.server_errors = Some(html),
+        }
+    }
+    Some(Arc::new(by_status))
 }
 
 /// The limits of connections.

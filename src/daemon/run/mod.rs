@@ -173,8 +173,8 @@ impl Daemon {
                 biased;
                 Some(message) = self.messages_rx.recv() => self.on_message(message),
                 Some(()) = self.signals.child.recv() => self.reap(),
-                Some(()) = self.signals.terminate.recv() => stops.on_signal(),
-                Some(()) = self.signals.interrupt.recv() => stops.on_signal(),
+                Some(()) = self.signals.terminate.recv() => stops.on_signal(self.supervisor.stop_effect()),
+                Some(()) = self.signals.interrupt.recv() => stops.on_signal(self.supervisor.stop_effect()),
                 Some(()) = self.signals.quit.recv() => vec![Event::StopNow],
                 Some(()) = self.signals.hangup.recv() => self.reload(None),
                 Some(()) = self.signals.more.recv() => vec![Event::Adjust { by: 1 }],

@@ -119,6 +119,9 @@ impl OperatorLog {
                 worker,
                 "was killed before it had finished its requests: its replacement would exceed the process limit"
             ),
+            Report::DepartureEnded => {
+                tracing::info!("timeouts.drain_delay has passed: finishing running requests");
+            }
             Report::DrainTimedOut { waited } => tracing::warn!(
                 "requests are still running after timeouts.drain ({waited:.1?}): aborting them"
             ),
@@ -273,7 +276,7 @@ fn describe_recycling(reason: RecycleReason) -> String {
 fn log_failed_reload(generation: Generation, failure: &BootFailure) {
     match failure.kind {
         BootFailureKind::Superseded | BootFailureKind::Stopped => {
-            tracing::info!(rgun.generation = generation.0, "generation {generation} is discarded: {failure}")
+            tracing::info!(rgun.generation = generation.0, "generation {generation} is discarded: {failure}");
         }
         _ => tracing::error!(
             rgun.generation = generation.0,

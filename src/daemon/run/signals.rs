@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal as SignalNumber;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::supervise::Event;
+use crate::supervise::{Event, StopEffect};
 
-/// A stop signal this soon after the first one is the same request: timeout(1) and process managers signal the process
+/// A stop signal this soon after the last one is the same request: timeout(1) and process managers signal the process
 /// and then its group.
 const STOP_REPEAT_WINDOW: Duration = Duration::from_millis(300);
 
@@ -52,25 +52,38 @@ impl SignalStreams {
     }
 }
 
-/// The first SIGTERM or SIGINT drains; a second one stops at once.
+/// The first SIGTERM or SIGINT drains, after `timeouts.drain_delay`. The next one ends that delay, or stops at once if
+/// there is none.
 #[derive(Debug, Default)]
 pub(super) struct StopRequests {
-    first: Option<Instant>,
+    /// The last one that had an effect.
+    last: Option<Instant>,
 }
 
 impl StopRequests {
-    pub(super) fn on_signal(&mut self) -> Vec<Event> {
-        match self.first {
-            None => {
-                self.first = Some(Instant::now());
-                tracing::info!("stopping: finishing running requests");
-                vec![Event::Stop]
+    /// Handles a signal; `effect` is what a stop does now.
+    pub(super) fn on_signal(&mut self, effect: StopEffect) -> Vec<Event> {
+        let is_first = self.last.is_none();
+        if self.last.is_some_and(|last| last.elapsed() < STOP_REPEAT_WINDOW) {
+            return Vec::new();
+        }
+        self.last = Some(Instant::now());
+        match effect {
+            StopEffect::Depart(delay) => tracing::info!(
+                "stopping: serving for another {delay:?} so that load balancers leave (timeouts.drain_delay), \
+                 then finishing running requests; another SIGTERM skips the delay"
+            ),
+            StopEffect::EndDeparture => {
+                tracing::info!("asked to stop again: finishing running requests");
             }
-            Some(first) if first.elapsed() < STOP_REPEAT_WINDOW => Vec::new(),
-            Some(_) => {
+            StopEffect::Drain | StopEffect::None if is_first => {
+                tracing::info!("stopping: finishing running requests");
+            }
+            StopEffect::Drain | StopEffect::None => {
                 tracing::warn!("asked to stop again: stopping now");
-                vec![Event::StopNow]
+                return vec![Event::StopNow];
             }
         }
+        vec![Event::Stop]
     }
 }

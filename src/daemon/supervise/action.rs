@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::id::{Generation, WorkerId};
 
-use super::{BootFailure, Exit, RecycleReason, SpawnMethod, WorkerState};
+use super::{BootFailure, Exit, Presence, RecycleReason, SpawnMethod, WorkerState};
 
 /// One step for `run` to perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,8 @@ pub enum Action {
     /// Answer requests 503 with this short reason instead of queueing them, because no worker is expected to be ready
     /// soon. `None` queues them again.
     Unavailable(Option<String>),
+    /// Make the health answer report this, because it changed.
+    Presence(Presence),
     /// Log this for the operator.
     Report(Report),
     /// Exit. The last action.
@@ -238,7 +240,9 @@ pub enum Report {
         /// The killed worker.
         worker: WorkerId,
     },
-    /// Requests were left when `timeouts.drain` had passed since the stop request.
+    /// `timeouts.drain_delay` has passed since the stop request: the drain begins.
+    DepartureEnded,
+    /// Requests were left when `timeouts.drain` had passed since the stop request, or since the end of the departure.
     DrainTimedOut {
         /// The time since the stop request.
         waited: Duration,

@@ -54,6 +54,6 @@ pub use self::event::{
     name_of_signal,
 };
 pub use self::policy::SupervisorPolicy;
-pub use self::state::{SpawnMethod, WorkerState};
+pub use self::state::{Presence, SpawnMethod, StopEffect, WorkerState};
 pub use self::status::{SeatSnapshot, Snapshot, WorkerSnapshot};
 pub use self::supervisor::Supervisor;

@@ -1,11 +1,11 @@
 //! Notifications about the daemon as a whole: READY=, RELOADING=, STOPPING=, STATUS= and EXTEND_TIMEOUT_USEC= for
-//! systemd, and for the edge whether requests are refused. Only changes are sent.
+//! systemd, and for the edge whether requests are refused and whether the daemon is about to leave. Only changes are sent.
 
 use std::mem;
 use std::time::{Duration, Instant};
 
 use super::state::{DaemonPhase, after};
-use super::{Action, Supervisor};
+use super::{Action, Presence, Supervisor};
 
 impl Supervisor {
     /// Sends the first `READY=1`, unless it was sent before or the daemon stops.
@@ -46,7 +46,7 @@ impl Supervisor {
     pub(super) fn extend_timeout(&mut self, now: Instant) {
         let needs_time = match self.phase {
             DaemonPhase::Running => self.notify.is_reloading || (!self.ever_ready && self.boot_failures == 0),
-            DaemonPhase::Draining { .. } | DaemonPhase::Stopping => true,
+            DaemonPhase::Departing { .. } | DaemonPhase::Draining { .. } | DaemonPhase::Stopping => true,
             DaemonPhase::NotStarted | DaemonPhase::Exited => false,
         };
         if !needs_time {
@@ -57,16 +57,31 @@ impl Supervisor {
         }
     }
 
-    /// Sends the status line and the reason for refusing requests, if they changed.
+    /// Sends the status line, the presence and the reason for refusing requests, if they changed.
     pub(super) fn publish(&mut self) {
         if self.phase == DaemonPhase::Exited {
             return;
         }
         self.publish_unavailable();
+        let presence = self.presence();
+        if mem::replace(&mut self.notify.presence, presence) != presence {
+            self.actions.push(Action::Presence(presence));
+        }
         let status = self.status_line();
         if self.notify.status != status {
             self.notify.status.clone_from(&status);
             self.actions.push(Action::Status(status));
+        }
+    }
+
+    fn presence(&self) -> Presence {
+        match self.phase {
+            DaemonPhase::NotStarted | DaemonPhase::Running if self.live.asleep => Presence::Asleep,
+            DaemonPhase::NotStarted | DaemonPhase::Running => Presence::Present,
+            DaemonPhase::Departing { .. }
+            | DaemonPhase::Draining { .. }
+            | DaemonPhase::Stopping
+            | DaemonPhase::Exited => Presence::Leaving,
         }
     }
 

@@ -36,6 +36,8 @@ pub struct SupervisorPolicy {
     /// `timeouts.drain`: bounds the daemon's stop, and the retirement of a worker that a reload replaced, that is
     /// stuck, or whose place under the process limit is needed.
     pub drain: Duration,
+    /// `timeouts.drain_delay`: how long the daemon goes on serving after a stop request; zero: not at all.
+    pub drain_delay: Duration,
     /// The least time a worker gets to exit after `Terminate`, even if the drain took all of `drain`.
     pub terminate_grace: Duration,
     /// The backoff between attempts in a seat whose processes die early.
@@ -63,6 +65,7 @@ impl SupervisorPolicy {
             boots_at_once: count,
             boot,
             drain,
+            drain_delay: Duration::ZERO,
             // In proportion to the drain timeout; the unit's TimeoutStopSec= allows for both.
             terminate_grace: (drain / 6).clamp(Duration::from_millis(200), Duration::from_secs(5)),
             backoff: BackoffLimits { initial: Duration::from_millis(100), max: Duration::from_secs(30) },

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::id::WorkerId;
 
-use super::state::{DaemonPhase, ProcessRole, TimedState, WorkerRecord, after};
+use super::state::{ProcessRole, TimedState, WorkerRecord, after};
 use super::{Action, RecycleReason, Report, SpawnMethod, Supervisor};
 
 impl Supervisor {
@@ -30,7 +30,7 @@ impl Supervisor {
 
     /// Asks a drained worker to become the zygote if it is the candidate. Returns false if it is not.
     pub(super) fn try_promote(&mut self, id: WorkerId, now: Instant) -> bool {
-        if self.phase != DaemonPhase::Running || self.live.candidate != Some(id.incarnation) {
+        if !self.phase.is_serving() || self.live.candidate != Some(id.incarnation) {
             return false;
         }
         let Some(worker) = self.worker_mut(id) else { return false };

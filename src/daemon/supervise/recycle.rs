@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use crate::id::{Incarnation, WorkerId};
 
-use super::state::{DaemonPhase, TimedState, WorkerRecord};
+use super::state::{TimedState, WorkerRecord};
 use super::{RecycleReason, Report, Supervisor};
 
 impl Supervisor {
     /// Marks a worker for replacement; it serves until its successor is ready.
     pub(super) fn on_recycle_due(&mut self, id: WorkerId, reason: RecycleReason, now: Instant) {
-        if self.phase != DaemonPhase::Running {
+        if !self.phase.is_serving() {
             return;
         }
         if !self.worker(id).is_some_and(|worker| worker.is_ready() && worker.recycle.is_none()) {
@@ -34,7 +34,7 @@ impl Supervisor {
     /// delayed; a zygote has no requests and exits at once.
     pub(super) fn on_stop_requested(&mut self, id: WorkerId, signal: i32, now: Instant) {
         // A stopping daemon terminates all workers anyway, once the queue is answered.
-        if self.phase != DaemonPhase::Running {
+        if !self.phase.is_serving() {
             return;
         }
         let Some(worker) = self.worker(id) else { return };
@@ -68,7 +68,7 @@ impl Supervisor {
 
     /// Marks the workers that have reached `workers.max_lifetime`.
     pub(super) fn recycle_expired(&mut self, now: Instant) {
-        if self.phase != DaemonPhase::Running {
+        if !self.phase.is_serving() {
             return;
         }
         for id in self.ids() {
@@ -81,8 +81,7 @@ impl Supervisor {
     /// Returns the worker whose successor boots next: none while another worker boots, or while a reload is about to
     /// replace all of them.
     pub(super) fn next_to_succeed(&self, now: Instant) -> Option<WorkerId> {
-        if self.phase != DaemonPhase::Running || self.pending.is_some() || !self.live.can_spawn(&self.workers)
-        {
+        if !self.phase.is_serving() || self.pending.is_some() || !self.live.can_spawn(&self.workers) {
             return None;
         }
         let is_booting = |worker: &WorkerRecord| worker.is_booting() && !worker.is_zygote();

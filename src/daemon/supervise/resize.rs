@@ -17,7 +17,7 @@ use super::{LoadSample, Report, ResizeReason, Supervisor};
 impl Supervisor {
     /// Acts on a load sample: rolls back, puts the workers to sleep, adds or removes workers.
     pub(super) fn on_load(&mut self, load: &LoadSample, now: Instant) {
-        if self.phase != DaemonPhase::Running {
+        if !self.phase.is_serving() {
             return;
         }
         if self.live.asleep {
@@ -64,7 +64,7 @@ impl Supervisor {
 
     /// Shifts the range of the number of workers and the current number by the same difference.
     pub(super) fn adjust_count(&mut self, by: i32, now: Instant) {
-        if !matches!(self.phase, DaemonPhase::NotStarted | DaemonPhase::Running) {
+        if self.phase != DaemonPhase::NotStarted && !self.phase.is_serving() {
             return;
         }
         let shifted = |n: u16| {

@@ -1,14 +1,28 @@
 //! Stops the daemon: by request, at once, or because its start failed. A failed start drains the edge as well, so that
 //! clients that have connected get a 503 with the reason instead of a reset.
+//!
+//! A stop by request begins with the departure, if `timeouts.drain_delay` is set: everything is served as before, but the
+//! health answer is 503. There is none before the first worker was ready, because no load balancer sends requests then.
 
 use std::time::{Duration, Instant};
 
 use super::event::{BootFailure, BootFailureKind};
 use super::state::{DaemonPhase, FatalExit, TimedState, WorkerRecord, after};
-use super::{AbortReason, Action, Report, Supervisor};
+use super::{AbortReason, Action, Report, StopEffect, Supervisor};
 
 impl Supervisor {
-    /// Drains the edge; the workers are asked to exit when it is drained.
+    /// Returns what [`Event::Stop`](super::Event::Stop) does now.
+    pub fn stop_effect(&self) -> StopEffect {
+        let delay = self.live.policy.drain_delay;
+        match self.phase {
+            DaemonPhase::Running if self.ever_ready && !delay.is_zero() => StopEffect::Depart(delay),
+            DaemonPhase::NotStarted | DaemonPhase::Running => StopEffect::Drain,
+            DaemonPhase::Departing { .. } => StopEffect::EndDeparture,
+            DaemonPhase::Draining { .. } | DaemonPhase::Stopping | DaemonPhase::Exited => StopEffect::None,
+        }
+    }
+
+    /// Drains the edge, after a departure if there is one; the workers are asked to exit when it is drained.
     pub(super) fn stop(&mut self, now: Instant) {
         match self.phase {
             DaemonPhase::NotStarted => {
@@ -19,9 +33,24 @@ impl Supervisor {
             DaemonPhase::Running => {
                 self.notify_stopping();
                 self.cancel_reloads(now);
-                self.drain_edge(self.live.policy.drain, now);
+                if let StopEffect::Depart(delay) = self.stop_effect() {
+                    self.phase = DaemonPhase::Departing { drain_at: after(now, delay) };
+                } else {
+                    self.drain_edge(self.live.policy.drain, now);
+                }
             }
+            DaemonPhase::Departing { .. } => self.drain_edge(self.live.policy.drain, now),
             DaemonPhase::Draining { .. } | DaemonPhase::Stopping | DaemonPhase::Exited => {}
+        }
+    }
+
+    /// Drains the edge if the departure's time has passed.
+    pub(super) fn expire_departure(&mut self, now: Instant) {
+        if let DaemonPhase::Departing { drain_at } = self.phase
+            && drain_at <= now
+        {
+            self.report(Report::DepartureEnded);
+            self.drain_edge(self.live.policy.drain, now);
         }
     }
 
@@ -30,7 +59,10 @@ impl Supervisor {
         self.notify_stopping();
         self.cancel_reloads(now);
         match self.phase {
-            DaemonPhase::NotStarted | DaemonPhase::Running | DaemonPhase::Draining { .. } => {
+            DaemonPhase::NotStarted
+            | DaemonPhase::Running
+            | DaemonPhase::Departing { .. }
+            | DaemonPhase::Draining { .. } => {
                 self.actions.push(Action::DrainEdge { deadline: now });
             }
             DaemonPhase::Stopping | DaemonPhase::Exited => {}

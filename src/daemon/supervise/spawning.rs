@@ -64,7 +64,7 @@ impl Supervisor {
     /// Returns true if vacant seats are filled in this phase.
     pub(super) fn fills_vacancies(&self) -> bool {
         match self.phase {
-            DaemonPhase::Running => true,
+            DaemonPhase::Running | DaemonPhase::Departing { .. } => true,
             // Queued requests are still answered, unless the start failed.
             DaemonPhase::Draining { .. } => self.fatal_exit.is_none(),
             DaemonPhase::NotStarted | DaemonPhase::Stopping | DaemonPhase::Exited => false,
@@ -75,7 +75,7 @@ impl Supervisor {
     /// drains, where one worker suffices to empty the queue.
     pub(super) fn boots_serially(&self) -> bool {
         let is_canary = (!self.ever_ready || self.serial_boots) && !self.any_ready();
-        is_canary || self.phase != DaemonPhase::Running
+        is_canary || !self.phase.is_serving()
     }
 
     /// Returns true if the process limits allow one more worker of this generation: twice the number of its seats, so

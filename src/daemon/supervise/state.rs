@@ -286,12 +286,49 @@ pub(super) enum DaemonPhase {
     NotStarted,
     /// Serving, or trying to.
     Running,
+    /// Serving for a last time, so that load balancers leave (`timeouts.drain_delay`).
+    Departing {
+        /// When the edge is drained.
+        drain_at: Instant,
+    },
     /// The edge accepts no connections and finishes its requests; workers still serve them.
     Draining { since: Instant, deadline: Instant },
     /// Every worker was asked to exit or killed.
     Stopping,
     /// `Exit` was returned.
     Exited,
+}
+
+impl DaemonPhase {
+    /// Returns true while the edge accepts connections and the workers are maintained.
+    pub(super) fn is_serving(self) -> bool {
+        matches!(self, DaemonPhase::Running | DaemonPhase::Departing { .. })
+    }
+}
+
+/// The daemon's presence, as its health answer reports it in addition to the number of open workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Presence {
+    /// It serves, or tries to.
+    #[default]
+    Present,
+    /// No worker runs until a request arrives (`workers.idle_exit`).
+    Asleep,
+    /// It stops: load balancers shall send nothing more.
+    Leaving,
+}
+
+/// The effect of a stop request in the daemon's current phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopEffect {
+    /// The drain begins.
+    Drain,
+    /// The drain begins after this time.
+    Depart(Duration),
+    /// The drain begins now, although its delay is not over.
+    EndDeparture,
+    /// None: the drain has begun.
+    None,
 }
 
 /// The exit of a daemon whose start failed.
@@ -314,6 +351,8 @@ pub(super) struct NotifyState {
     pub(super) status: String,
     /// The reason that the edge refuses requests; `None` while it queues them.
     pub(super) unavailable: Option<String>,
+    /// The presence that the edge reports.
+    pub(super) presence: Presence,
     /// When systemd is next asked for more time; `None` while it need not be.
     pub(super) extend_at: Option<Instant>,
 }

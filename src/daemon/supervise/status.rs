@@ -107,6 +107,9 @@ impl Supervisor {
         let line = match self.phase {
             DaemonPhase::NotStarted => "starting".to_owned(),
             DaemonPhase::Running => self.serving_line(),
+            DaemonPhase::Departing { .. } => {
+                format!("stopping: serving until load balancers have left; {}", self.workers_line())
+            }
             DaemonPhase::Draining { .. } | DaemonPhase::Stopping | DaemonPhase::Exited => {
                 self.stopping_line()
             }

@@ -125,10 +125,10 @@ impl Supervisor {
             return None;
         }
         let workers = self.workers.values().filter_map(WorkerRecord::deadline);
-        let is_running = self.phase == DaemonPhase::Running;
+        let is_running = self.phase.is_serving();
         let expiries = self.workers.values().filter_map(WorkerRecord::expiry).filter(|_| is_running);
         let drain = match self.phase {
-            DaemonPhase::Draining { deadline, .. } => Some(deadline),
+            DaemonPhase::Draining { deadline: at, .. } | DaemonPhase::Departing { drain_at: at } => Some(at),
             DaemonPhase::NotStarted | DaemonPhase::Running | DaemonPhase::Stopping | DaemonPhase::Exited => {
                 None
             }
@@ -224,6 +224,7 @@ impl Supervisor {
         while let Some(id) = self.next_overdue(now) {
             self.expire_worker(id, now);
         }
+        self.expire_departure(now);
         self.expire_drain(now);
     }
 

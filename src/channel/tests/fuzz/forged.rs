@@ -119,6 +119,9 @@ fn settings() -> Settings {
             ping_timeout: None,
             compression: false,
         },
+        health: None,
+        error_pages: None,
+        boot_page: None,
         log_access: true,
         files: FileSettings::default(),
     }

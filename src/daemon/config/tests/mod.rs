@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::testing::TestDir;
 use super::*;
 
+mod answers;
 mod manual;
 mod packaged;
 mod sockets;
@@ -65,7 +66,20 @@ fn missing_keys_have_the_documented_defaults() {
         }
     );
     let seconds = Duration::from_secs;
-    let Timeouts { request, queue, header, body, keepalive, boot, drain, stall, paths } = config.timeouts;
+    let Timeouts {
+        request,
+        queue,
+        header,
+        body,
+        keepalive,
+        boot,
+        drain,
+        stall,
+        paths,
+        drain_delay,
+        boot_page,
+    } = config.timeouts;
+    assert_eq!((drain_delay, boot_page), (Duration::ZERO, Some(Duration::from_secs(2))));
     assert_eq!((paths, stall), (vec![], Some(seconds(10))));
     assert_eq!((request, queue, boot), (Some(seconds(30)), Some(seconds(30)), Some(seconds(60))));
     assert_eq!((header, body, keepalive, drain), (seconds(10), seconds(60), seconds(75), seconds(30)));

@@ -7,6 +7,9 @@ use super::*;
 
 /// Section, line, and parts of the expected error: reason and hint.
 const WRONG: &[(&str, &str, &str, &str)] = &[
+    ("health", "path = \"healthz\"", "health.path = \"healthz\": is not a path", "\"/-/healthz\""),
+    ("health", "path = \"/health?x=1\"", "contains '?'; a path alone", "\"/-/healthz\""),
+    ("timeouts", "drain_delay = \"off\"", "timeouts.drain_delay", "\"0s\" to drain at once"),
     ("workers", "count = 0", "workers.count = 0: is out of range", "\"auto\", a number, or { min = 1"),
     ("workers", "count = -1", "workers.count = -1: is negative", "from 1 to 65535"),
     ("workers", "count = 70000", "is out of range: write a number from 1 to 65535", "\"auto\""),

@@ -23,6 +23,7 @@ use rgun_channel::ring::Position;
 
 use crate::escape::RequestPath;
 use crate::id::WorkerId;
+use crate::negotiation::ErrorFormat;
 
 use crate::dispatch::admission::rules::RuleId;
 use crate::dispatch::exchange::body::{BodyTransport, UploadProgress};
@@ -170,6 +171,13 @@ impl Exchange {
             elapsed: assigned_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
             response: self.response_progress(),
         }
+    }
+
+    /// Returns the format in which the client wants an error response.
+    pub(crate) fn error_format(&self) -> ErrorFormat {
+        let Some(request) = self.request() else { return ErrorFormat::Text };
+        let accept = request.fields().filter(|(name, _)| name.as_bytes() == b"accept");
+        ErrorFormat::of_accept(accept.map(|(_, value)| value))
     }
 
     pub(crate) fn has_body_fd(&self) -> bool {

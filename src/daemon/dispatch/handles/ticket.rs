@@ -12,6 +12,7 @@ use http::HeaderMap;
 use rgun_channel::frame::ExchangeId;
 
 use crate::id::WorkerId;
+use crate::negotiation::ErrorFormat;
 
 use crate::dispatch::Dispatcher;
 use crate::dispatch::data::Data;
@@ -64,6 +65,9 @@ pub struct Ticket {
     id: ExchangeId,
     /// The exchange needs nothing more from this handle: dropping it tells the dispatcher nothing.
     is_settled: bool,
+    /// The format of an error response to this request. Set with the fault: it is read from the request's frame, so that
+    /// requests without a fault do not pay for it.
+    error_format: ErrorFormat,
     /// Early hints that the last poll found.
     hints: Option<Box<HeaderMap>>,
 }
@@ -81,12 +85,17 @@ pub struct BodyStream {
 
 impl Ticket {
     pub(crate) fn new(dispatcher: &'static Dispatcher, id: ExchangeId) -> Self {
-        Self { dispatcher, id, is_settled: false, hints: None }
+        Self { dispatcher, id, is_settled: false, error_format: ErrorFormat::Text, hints: None }
     }
 
     /// Returns the early hints (RFC 8297) that the last poll found instead of the head.
     pub fn take_hints(&mut self) -> Option<Box<HeaderMap>> {
         self.hints.take()
+    }
+
+    /// Returns the format of an error response, once the ticket has resolved to a fault.
+    pub fn error_format(&self) -> ErrorFormat {
+        self.error_format
     }
 
     /// Returns the sending end of the request's body, if that travels in parts.
@@ -130,6 +139,7 @@ impl Future for Ticket {
         let poll = exchange.poll_head(cx.waker());
         let hints = if poll.is_pending() { exchange.take_hints() } else { None };
         if matches!(poll, Poll::Ready(Err(_))) {
+            self.error_format = exchange.error_format();
             state.release(self.id);
         }
         state.exchanges.remove_if_finished(self.id);

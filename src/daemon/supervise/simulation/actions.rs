@@ -113,6 +113,14 @@ impl World {
                 ensure(self.unavailable || reason.is_some(), "an outage ends that did not begin")?;
                 self.unavailable = reason.is_some();
             }
+            Action::Presence(presence) => {
+                ensure(*presence != self.presence, "the same presence again")?;
+                let is_back = self.presence == Presence::Leaving;
+                ensure(!is_back, "a daemon that was about to leave comes back")?;
+                let is_leaving = *presence == Presence::Leaving;
+                ensure(is_leaving == (self.n_stopping_sent == 1), "leaving is not stopping")?;
+                self.presence = *presence;
+            }
             Action::Exit { status, reason } => {
                 ensure((*status == 0) == reason.is_none(), "a reason for status 0, or none for a failure")?;
                 self.exit = Some(*status);

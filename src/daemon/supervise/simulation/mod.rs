@@ -108,10 +108,11 @@ fn fact(report: &Report) -> &'static str {
         Report::Overdue { state, .. } => state.as_str(),
         Report::RetirementAborted { .. } => "retirement aborted",
         Report::DrainTimedOut { .. } => "drain timed out",
+        Report::DepartureEnded => "departure ended",
     }
 }
 
-const ALL_FACTS: [&str; 38] = [
+const ALL_FACTS: [&str; 39] = [
     "ready",
     "zygote ready",
     "zygote promoted",
@@ -144,6 +145,7 @@ const ALL_FACTS: [&str; 38] = [
     "failed",
     "retirement aborted",
     "drain timed out",
+    "departure ended",
     // Facts that are not reports.
     "reload before the first ready worker",
     "reload without faults",

@@ -92,6 +92,7 @@ pub(super) struct World {
     pub(super) ready_sent: bool,
     pub(super) n_stopping_sent: u32,
     pub(super) unavailable: bool,
+    pub(super) presence: Presence,
     pub(super) exit: Option<u8>,
     /// A tick was sent before events that were due: a killed worker may have been abandoned too early.
     ticked_early: bool,
@@ -140,6 +141,7 @@ impl World {
             ready_sent: false,
             n_stopping_sent: 0,
             unavailable: false,
+            presence: Presence::Present,
             exit: None,
             ticked_early: false,
             recovered: false,
@@ -481,6 +483,7 @@ fn random_code(rng: &mut Rng, exit_on_first_boot_failure: bool, boot_failures: u
         exit_on_first_boot_failure,
         min,
         preload: rng.percent(30),
+        drain_delay: if rng.percent(30) { Duration::from_secs(rng.below(40)) } else { Duration::ZERO },
         probe: rng.percent(30),
         watch: rng.percent(30).then(|| Duration::from_secs(1 + rng.below(60))),
         max_lifetime: rng.percent(20).then(|| boots + Duration::from_secs(10 + rng.below(60))),

@@ -21,6 +21,7 @@ fn failed_first_boot_drains_and_exits_with_78() {
             Action::NotifyStopping,
             Action::Unavailable(Some(import_error().summary)),
             Action::DrainEdge { deadline },
+            Action::Presence(Presence::Leaving),
             Action::Status(format!("failed to start: {headline}")),
         ]
     );
@@ -42,6 +43,7 @@ fn stop_drains_the_edge_terminates_workers_and_exits() {
             Action::NotifyStopping,
             Action::DrainEdge { deadline },
             Action::ExtendTimeout(30 * SECOND),
+            Action::Presence(Presence::Leaving),
             Action::Status("stopping: 2 workers draining".to_owned()),
         ]
     );
@@ -53,6 +55,71 @@ fn stop_drains_the_edge_terminates_workers_and_exits() {
     harness.send(Event::Exited { worker: worker(0, 1), exit: Exit::Code(0) });
     let last = harness.send(Event::Exited { worker: worker(1, 2), exit: Exit::Code(0) });
     assert_eq!(last.last(), Some(&Action::Exit { status: 0, reason: None }));
+}
+
+fn departing(delay: Duration) -> (Harness, Vec<Action>) {
+    let mut harness = Harness::with(SupervisorPolicy { drain_delay: delay, ..policy(1) });
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    assert_eq!(harness.supervisor.stop_effect(), StopEffect::Depart(delay));
+    let actions = harness.send(Event::Stop);
+    (harness, actions)
+}
+
+#[test]
+fn drain_delay_serves_on_before_the_drain() {
+    let (mut harness, actions) = departing(20 * SECOND);
+    assert_eq!(
+        actions,
+        [
+            Action::NotifyStopping,
+            Action::ExtendTimeout(30 * SECOND),
+            Action::Presence(Presence::Leaving),
+            Action::Status("stopping: serving until load balancers have left; 1/1 workers ready".to_owned()),
+        ]
+    );
+    let extended = harness.advance(15 * SECOND).tick();
+    assert_eq!(extended, [Action::ExtendTimeout(30 * SECOND)]);
+    let crashed = harness.exit(worker(0, 1));
+    assert!(crashed.contains(&spawn(0, 2)), "workers are still replaced: {crashed:?}");
+    let drained = harness.advance(5 * SECOND).tick();
+    let deadline = harness.now + 30 * SECOND;
+    assert_eq!(drained[..2], [Action::Report(Report::DepartureEnded), Action::DrainEdge { deadline }]);
+}
+
+#[test]
+fn second_stop_ends_the_drain_delay() {
+    let (mut harness, _) = departing(20 * SECOND);
+    assert_eq!(harness.supervisor.stop_effect(), StopEffect::EndDeparture);
+    let actions = harness.advance(SECOND).send(Event::Stop);
+    let deadline = harness.now + 30 * SECOND;
+    assert_eq!(actions[0], Action::DrainEdge { deadline });
+    assert_eq!(harness.supervisor.stop_effect(), StopEffect::None);
+}
+
+#[test]
+fn stop_now_during_the_drain_delay_kills_the_workers() {
+    let (mut harness, _) = departing(20 * SECOND);
+    let actions = harness.send(Event::StopNow);
+    let now = harness.now;
+    assert!(actions.contains(&Action::DrainEdge { deadline: now }), "{actions:?}");
+    assert!(actions.iter().any(|action| matches!(action, Action::Kill { .. })), "{actions:?}");
+}
+
+#[test]
+fn reload_during_the_drain_delay_is_refused() {
+    let (mut harness, _) = departing(20 * SECOND);
+    let actions = harness.send(Event::Reload { policy: policy(1) });
+    assert!(matches!(actions[0], Action::AnswerReload { outcome: Err(_), .. }), "{actions:?}");
+}
+
+#[test]
+fn stop_before_the_first_ready_worker_has_no_delay() {
+    let mut harness = Harness::with(SupervisorPolicy { drain_delay: 20 * SECOND, ..policy(1) });
+    harness.send(Event::Started);
+    assert_eq!(harness.supervisor.stop_effect(), StopEffect::Drain);
+    let actions = harness.send(Event::Stop);
+    assert!(actions.iter().any(|action| matches!(action, Action::DrainEdge { .. })), "{actions:?}");
 }
 
 #[test]

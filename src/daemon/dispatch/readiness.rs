@@ -1,0 +1,51 @@
+//! The dispatcher's answer to health checks.
+
+use std::sync::atomic::Ordering;
+
+use crate::supervise::Presence;
+
+use super::Dispatcher;
+use super::state::UNKNOWN;
+
+/// Whether requests are served now, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// A worker is open, although it may be busy.
+    Ready,
+    /// No worker runs; the next request starts one (`workers.idle_exit`).
+    Asleep,
+    /// The daemon stops.
+    Leaving,
+    /// No worker has been ready since the start; one boots.
+    FirstBoot,
+    /// The workers do not boot.
+    BootFailed,
+    /// No worker is open, but one will be soon.
+    NoWorker,
+}
+
+impl Dispatcher {
+    /// Sets the presence that [`Dispatcher::readiness`] reports.
+    pub fn set_presence(&self, presence: Presence) {
+        self.lock().presence = presence;
+    }
+
+    /// Returns whether requests are served now. A full queue counts as served: if a load balancer removed a busy server,
+    /// the others would have its load too.
+    pub fn readiness(&self) -> Readiness {
+        let state = self.lock();
+        match state.presence {
+            Presence::Leaving => Readiness::Leaving,
+            _ if state.has_open_worker() => Readiness::Ready,
+            Presence::Asleep => Readiness::Asleep,
+            Presence::Present if state.unavailable.is_some() => Readiness::BootFailed,
+            Presence::Present if self.awaits_first_worker() => Readiness::FirstBoot,
+            Presence::Present => Readiness::NoWorker,
+        }
+    }
+
+    /// Returns whether no worker has been admitted since the daemon's start.
+    pub fn awaits_first_worker(&self) -> bool {
+        self.interface.load(Ordering::Relaxed) == UNKNOWN
+    }
+}

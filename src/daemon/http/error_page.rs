@@ -1,0 +1,166 @@
+//! The text of the daemon's own responses, in the format that the client prefers, and the operator's pages (`[errors]`).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+
+use crate::negotiation::ErrorFormat;
+
+use super::fault::ErrorResponse;
+
+/// `[errors]`: HTML pages in place of the daemon's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ErrorPages {
+    /// By status.
+    pub statuses: BTreeMap<u16, Bytes>,
+    /// For the other statuses of 400 to 499.
+    pub client_errors: Option<Bytes>,
+    /// For the other statuses of 500 to 599.
+    pub server_errors: Option<Bytes>,
+}
+
+impl ErrorPages {
+    /// Returns the page for a status.
+    fn page(&self, status: StatusCode) -> Option<&Bytes> {
+        let class = if status.is_client_error() { &self.client_errors } else { &self.server_errors };
+        self.statuses.get(&status.as_u16()).or(class.as_ref())
+    }
+}
+
+/// Renders a response. Returns its content type and its body.
+pub(super) fn render(
+    error: &ErrorResponse,
+    request_id: &str,
+    format: ErrorFormat,
+    pages: Option<&ErrorPages>,
+) -> (HeaderValue, Bytes) {
+    let title = error.status.canonical_reason().unwrap_or_default();
+    let status = error.status.as_u16();
+    let (content_type, body) = match format {
+        ErrorFormat::Text => (
+            "text/plain; charset=utf-8",
+            format!("{status} {title}\n{}\nrequest id: {request_id}\n", error.reason),
+        ),
+        ErrorFormat::Json => ("application/problem+json", problem(error, title, request_id)),
+        ErrorFormat::Html => {
+            let content_type = HeaderValue::from_static("text/html; charset=utf-8");
+            return match pages.and_then(|pages| pages.page(error.status)) {
+                Some(page) => (content_type, page.clone()),
+                None => (content_type, html(error, title, request_id).into()),
+            };
+        }
+    };
+    (HeaderValue::from_static(content_type), body.into())
+}
+
+/// Renders a problem (RFC 9457); `request_id` is an extension member.
+fn problem(error: &ErrorResponse, title: &str, request_id: &str) -> String {
+    format!(
+        "{{\"type\":\"about:blank\",\"title\":{},\"status\":{},\"detail\":{},\"request_id\":{}}}\n",
+        json_string(title),
+        error.status.as_u16(),
+        json_string(&error.reason),
+        json_string(request_id),
+    )
+}
+
+/// Quotes a JSON string (RFC 8259 §7).
+fn json_string(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if u32::from(c) < 0x20 => {
+                // Writing to a String cannot fail.
+                let _infallible = write!(quoted, "\\u{:04x}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn html(error: &ErrorResponse, title: &str, request_id: &str) -> String {
+    let status = error.status.as_u16();
+    let (title, reason, id) = (escape_html(title), escape_html(&error.reason), escape_html(request_id));
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n<meta name=\"robots\" content=\"noindex\">\n\
+         <title>{status} {title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{status} {title}</h1>\n\
+         <p>{reason}</p>\n<p><small>request id: {id}</small></p>\n</body>\n</html>\n"
+    )
+}
+
+const STYLE: &str = ":root{color-scheme:light dark}\
+                     body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:15vh auto;padding:0 1rem}\
+                     h1{font-size:1.5rem}small{opacity:.6}";
+
+/// Escapes text for an element's content and for attributes.
+fn escape_html(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hostile() -> ErrorResponse {
+        ErrorResponse {
+            status: StatusCode::BAD_REQUEST,
+            reason: "<script>alert(\"1\" & '2')</script>\n".to_owned(),
+            retry_after: None,
+            refresh: false,
+        }
+    }
+
+    fn body(format: ErrorFormat, pages: Option<&ErrorPages>) -> String {
+        let (_, body) = render(&hostile(), "a\"<b>\\", format, pages);
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn html_escapes_everything() {
+        let page = body(ErrorFormat::Html, None);
+        assert!(
+            page.contains("&lt;script&gt;alert(&quot;1&quot; &amp; &#39;2&#39;)&lt;/script&gt;"),
+            "{page}"
+        );
+        assert!(page.contains("a&quot;&lt;b&gt;\\"), "{page}");
+        assert!(!page.contains("<script") && !page.contains("<b>"), "{page}");
+    }
+
+    #[test]
+    fn json_escapes_quotes_and_control_characters() {
+        let problem = body(ErrorFormat::Json, None);
+        assert!(problem.contains(r#""detail":"<script>alert(\"1\" & '2')</script>\u000a""#), "{problem}");
+        assert!(problem.contains(r#""request_id":"a\"<b>\\""#), "{problem}");
+        assert!(problem.contains(r#""status":400"#), "{problem}");
+    }
+
+    #[test]
+    fn page_of_the_status_precedes_that_of_its_class() {
+        let page = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let mut pages = ErrorPages { client_errors: Some(page("class")), ..ErrorPages::default() };
+        assert_eq!(body(ErrorFormat::Html, Some(&pages)), "class");
+        pages.statuses.insert(400, page("status"));
+        assert_eq!(body(ErrorFormat::Html, Some(&pages)), "status");
+        assert!(body(ErrorFormat::Text, Some(&pages)).starts_with("400 Bad Request\n"), "only for browsers");
+        let pages = ErrorPages { server_errors: Some(page("other")), ..ErrorPages::default() };
+        assert!(body(ErrorFormat::Html, Some(&pages)).starts_with("<!doctype html>"));
+    }
+}
