@@ -78,6 +78,7 @@ install: ## copy the built files below DESTDIR and PREFIX
 	install -D -m644 packaging/man/rgun.8 $(DESTDIR)$(PREFIX)/share/man/man8/rgun.8
 	install -D -m644 packaging/man/rgun.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/rgun.toml.5
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE packaging/doc/*.md
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun/examples packaging/examples/*
 	@# The installed README is in the directory of the guides that it links to.
 	sed -i 's|](packaging/doc/|](|g' $(DESTDIR)$(PREFIX)/share/doc/rgun/README.md
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/rgun.socket systemd/rgun.service

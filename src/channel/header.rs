@@ -94,6 +94,18 @@ pub const NAMES: [&str; 84] = [
     "accept-ranges",
 ];
 
+/// Index of `x-request-id` in [`NAMES`].
+pub const X_REQUEST_ID: u8 = {
+    let mut index = 0;
+    while !matches!(NAMES[index].as_bytes(), b"x-request-id") {
+        index += 1;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "fewer than 255 names")]
+    {
+        index as u8
+    }
+};
+
 /// Methods, RFC 9110 §9 and RFC 5789. Index 0 is [`METHOD_LITERAL`].
 pub const METHODS: [&str; 10] =
     ["", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];

@@ -19,7 +19,7 @@ use crate::dispatch::Dispatcher;
 use crate::http::{Server, Settings, serve};
 use crate::journal::daemon_log;
 use crate::link::Link;
-use crate::net::{ConnectionLimits, ConnectionTracker, Listener, accept};
+use crate::net::{ConnectionLimits, ConnectionTracker, Listener, ProxyProtocol, TrustedPeers, accept};
 
 /// Task polls between tokio's checks for IO. Its default of 61 delays completions.
 const EVENT_INTERVAL: u32 = 31;
@@ -38,6 +38,8 @@ pub struct Edge {
     /// Dropped to end the thread.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// The PROXY protocol of each listener, by its name.
+    proxy_protocols: Vec<(String, Arc<ProxyProtocol>)>,
     /// The running drain.
     drain: Option<tokio::task::AbortHandle>,
 }
@@ -85,6 +87,10 @@ impl Edge {
         let (stop, stopped) = oneshot::channel::<()>();
         let (stop_accepting, is_stopping) = watch::channel(false);
         let server = Arc::new(RwLock::new(server));
+        let proxy_protocols = listeners
+            .iter()
+            .map(|listener| (listener.name.clone(), Arc::clone(&listener.proxy_protocol)))
+            .collect();
         let edge_thread = EdgeThread {
             dispatcher,
             connections: Arc::clone(&connections),
@@ -104,12 +110,22 @@ impl Edge {
             stop_accepting,
             stop: Some(stop),
             thread: Some(thread),
+            proxy_protocols,
             drain: None,
         })
     }
 
-    /// Changes the settings: those of HTTP for new connections, the limits for all.
-    pub fn reconfigure(&self, settings: Settings, limits: ConnectionLimits) {
+    /// Changes the settings: those of HTTP for new connections, the limits for all. `proxy_senders` returns the peers that
+    /// may send a PROXY header to the listener of a name; `None`: its connections have none.
+    pub fn reconfigure(
+        &self,
+        settings: Settings,
+        limits: ConnectionLimits,
+        proxy_senders: impl Fn(&str) -> Option<TrustedPeers>,
+    ) {
+        for (name, protocol) in &self.proxy_protocols {
+            protocol.set(proxy_senders(name));
+        }
         let mut server = self.server.write().unwrap_or_else(PoisonError::into_inner);
         *server = server.with_settings(settings);
         self.connections.set_limits(limits);
@@ -224,7 +240,7 @@ impl EdgeThread {
             let (server, connections) = (Arc::clone(&server), Arc::clone(&connections));
             let (stop, notice) = (stop_accepting.clone(), notice.clone());
             tokio::spawn(async move {
-                let serve_one = |stream| {
+                let serve_one = move |stream| {
                     let server = Arc::clone(&server.read().unwrap_or_else(PoisonError::into_inner));
                     tokio::spawn(serve(server, stream));
                 };

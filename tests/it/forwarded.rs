@@ -136,6 +136,147 @@ fn forwarded_allow_ips_works_as_variable_and_flag() {
     assert_eq!(peer(both.flags(["--proxy-headers", "--forwarded-allow-ips", "127.0.0.1"])), "true");
 }
 
+const FORWARDED_ELEMENTS: &str = "Forwarded: for=198.51.100.9;proto=http\r\n\
+     Forwarded: for=\"192.0.2.7:4711\";proto=https;host=shop.example, for=127.0.0.1;proto=http;host=inner\r\n";
+
+#[test]
+fn only_the_configured_family_of_fields_is_read() {
+    let both = format!("{FORWARDED_ELEMENTS}X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.8\r\n");
+    for (headers, expected) in
+        [("forwarded", pair("true", "192.0.2.7 4711")), ("x-forwarded", pair("true", "192.0.2.8 0"))]
+    {
+        let daemon = Rgun::fake().over_tcp().set("proxy.headers", headers).start_ready();
+        let response = echo(&mut daemon.connect(), &both);
+        assert_eq!(scheme_and_client(&response), expected, "{headers}");
+        assert_eq!(response.value("host"), "test", "host is not in proxy.fields");
+        // Both are passed on as they are.
+        assert_eq!(response.value("x-forwarded-for"), "192.0.2.8");
+        assert!(response.text().contains("forwarded: for=198.51.100.9;proto=http\n"), "{}", response.text());
+        let other = if headers == "forwarded" { FORWARDED } else { FORWARDED_ELEMENTS };
+        let (https, peer) = scheme_and_client(&echo(&mut daemon.connect(), other));
+        assert!(https == "false" && peer.starts_with("127.0.0.1 "), "{headers}: {https} {peer}");
+    }
+    let daemon = Rgun::fake().set("proxy.headers", "off").start_ready();
+    let fields = format!("{both}X-Request-ID: of-a-proxy\r\n");
+    let response = echo(&mut daemon.connect(), &fields);
+    assert_eq!(scheme_and_client(&response), pair("false", " 0"));
+    assert_eq!(response.field("x-request-id"), "of-a-proxy", "ids are of no family");
+}
+
+#[test]
+fn forwarded_follows_a_chain_and_stops_at_garbage() {
+    let daemon = Rgun::fake()
+        .over_tcp()
+        .set("proxy.headers", "forwarded")
+        .set("proxy.fields", "for,proto,host")
+        .set("proxy.trusted", "loopback,10.0.0.0/8")
+        .start_ready();
+    let mut client = daemon.connect();
+    let response = echo(&mut client, FORWARDED_ELEMENTS);
+    assert_eq!(response.value("host"), "shop.example", "of the element that names the client");
+    for (value, peer) in [
+        ("for=192.0.2.66, for=192.0.2.7, for=10.0.0.1", "192.0.2.7 0"),
+        ("for=\"[2001:db8::1]:80\", for=10.0.0.1", "2001:db8::1 80"),
+        ("for=\"192.0.2.66, for=\"192.0.2.7\"", "192.0.2.7 0"),
+        ("for=192.0.2.66, \", for=10.0.0.1", "10.0.0.1 0"),
+        ("for=192.0.2.66, for=unknown;proto=https, for=10.0.0.1", "10.0.0.1 0"),
+    ] {
+        assert_eq!(echo(&mut client, &format!("Forwarded: {value}\r\n")).value("peer"), peer, "{value}");
+    }
+}
+
+const PUBLISHED: &str = "X-Forwarded-Host: evil.example, shop.example\r\nX-Forwarded-Port: 8443\r\n\
+     X-Forwarded-Prefix: /shop/\r\nX-Forwarded-Proto: https\r\n";
+
+/// Returns host, server port and root path as the application gets them.
+fn published(response: &Response) -> [String; 3] {
+    ["host", "server port", "root path"].map(|name| response.value(name))
+}
+
+#[test]
+fn host_port_and_prefix_are_used_only_if_chosen() {
+    for (fields, trusted, expected) in [
+        ("for,proto", "loopback", ["test", "0", ""]),
+        ("", "loopback", ["test", "0", ""]),
+        ("host", "loopback", ["shop.example", "0", ""]),
+        ("port", "loopback", ["test:8443", "8443", ""]),
+        ("prefix", "loopback", ["test", "0", "/shop"]),
+        ("host,port,prefix,proto", "loopback", ["shop.example:8443", "8443", "/shop"]),
+        ("host,port,prefix,proto", "10.0.0.1", ["test", "0", ""]),
+    ] {
+        let rgun = Rgun::fake().over_tcp().set("proxy.fields", fields).set("proxy.trusted", trusted);
+        let daemon = rgun.start_ready();
+        let mut client = daemon.connect();
+        let response = echo(&mut client, PUBLISHED);
+        assert_eq!(published(&response), expected, "{fields} {trusted}");
+        assert_eq!(
+            response.value("https"),
+            fields
+                .contains("proto")
+                .to_string()
+                .replace("true", if trusted == "loopback" { "true" } else { "false" })
+        );
+        assert_eq!(response.value("x-forwarded-prefix"), "/shop/");
+        assert_eq!(published(&echo(&mut client, "")), ["test", "0", ""], "for one request only");
+    }
+}
+
+#[test]
+fn unusable_host_port_and_prefix_are_ignored() {
+    let daemon = Rgun::fake().set("proxy.fields", "host,port,prefix,proto").start_ready();
+    let mut client = daemon.connect();
+    for fields in [
+        "X-Forwarded-Host: a b\r\nX-Forwarded-Port: 0\r\nX-Forwarded-Prefix: //evil.example\r\n",
+        "X-Forwarded-Host: user@evil\r\nX-Forwarded-Port: 99999\r\nX-Forwarded-Prefix: /a/../b\r\n",
+        "X-Forwarded-Host: ,\r\nX-Forwarded-Port: x\r\nX-Forwarded-Prefix: https://evil.example\r\n",
+    ] {
+        assert_eq!(published(&echo(&mut client, fields)), ["test", "0", ""], "{fields}");
+    }
+    let default = "X-Forwarded-Host: a.example:8000\r\nX-Forwarded-Port: 443\r\nX-Forwarded-Proto: https\r\n";
+    assert_eq!(published(&echo(&mut client, default)), ["a.example", "443", ""], "the scheme's own port");
+    let no_host = "GET /echo HTTP/1.0\r\nX-Forwarded-Port: 8080\r\n\r\n";
+    let response = daemon.connect().send(no_host).response();
+    assert_eq!(response.value("server port"), "8080");
+    assert!(!response.text().contains("host:"), "{}", response.text());
+    let two = "GET /echo HTTP/1.1\r\nHost: a\r\nHost: b\r\nX-Forwarded-Host: c\r\n\r\n";
+    assert_eq!(daemon.connect().send(two).response().status, 400, "the request itself must be valid");
+}
+
+#[test]
+fn other_proto_fields_count_only_without_x_forwarded_proto() {
+    let daemon = Rgun::fake().start_ready();
+    let mut client = daemon.connect();
+    for (fields, https) in [
+        ("X-Forwarded-Ssl: on\r\n", "true"),
+        ("X-Forwarded-Protocol: ssl\r\n", "true"),
+        ("X-Forwarded-Proto: http\r\nX-Forwarded-Ssl: on\r\n", "false"),
+    ] {
+        assert_eq!(echo(&mut client, fields).value("https"), https, "{fields}");
+    }
+}
+
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+#[test]
+fn trace_context_is_passed_on_and_its_ids_logged() {
+    let daemon = trusting("");
+    let mut client = daemon.connect();
+    let fields = format!("traceparent: {TRACEPARENT}\r\ntracestate: vendor=1\r\ntracestate: other=2\r\n");
+    let response = echo(&mut client, &fields);
+    assert_eq!(response.value("traceparent"), TRACEPARENT);
+    assert!(response.text().contains("tracestate: vendor=1\ntracestate: other=2\n"), "{}", response.text());
+    let line = daemon.log.wait_for(response.field("x-request-id"));
+    let ids = "rgun.trace_id=\"4bf92f3577b34da6a3ce929d0e0e4736\" rgun.parent_id=\"00f067aa0ba902b7\"";
+    assert!(line.contains(ids), "{line}");
+    let response = echo(&mut client, "traceparent: 00-evil\r\n");
+    assert_eq!(response.value("traceparent"), "00-evil");
+    let line = daemon.log.wait_for(response.field("x-request-id"));
+    assert!(!line.contains("trace_id"), "{line}");
+    let raising = format!("GET /raise HTTP/1.1\r\nHost: test\r\n{fields}\r\n");
+    let response = daemon.connect().send(raising).response();
+    assert!(daemon.log.wait_for(response.field("x-request-id")).contains(ids));
+}
+
 #[test]
 fn a_request_id_is_accepted_from_trusted_peers_only() {
     let daemon = trusting("10.0.0.0/8");

@@ -31,6 +31,7 @@ mod health;
 mod http1;
 mod journal;
 mod own_answers;
+mod proxy_protocol;
 mod readiness;
 mod refusals;
 mod reload;

@@ -185,12 +185,14 @@ class Channel:
         length=None,
         peer=("", 0),
         websocket=False,
+        root_path="",
+        server_port=0,
     ):
         """Submits a request and returns the exchange's id. With `length` the body follows in parts."""
         self.exchange += 1
         path, _, query = path.partition("?")
         path, query, request_id = path.encode(), query.encode(), b"id-%d" % self.exchange
-        method, host = method.encode(), peer[0].encode()
+        method, host, root = method.encode(), peer[0].encode(), root_path.encode()
         known = {b"GET": 1, b"HEAD": 2, b"POST": 3}.get(method, 0)
         literal = b"" if known else method
         body_length = len(body) if length is None else length
@@ -198,8 +200,8 @@ class Channel:
         flags |= WEBSOCKET if websocket else 0
         head = struct.pack("<QQQBBBBHH6HHH", self.exchange, body_length, 0, 1, known, version, flags,
                            len(headers), 0, len(literal), len(path), len(query), len(host), len(request_id),
-                           0, peer[1], 0)  # fmt: skip
-        frame = head + literal + path + query + host + request_id
+                           len(root), peer[1], server_port)  # fmt: skip
+        frame = head + literal + path + query + host + request_id + root
         for name, value in headers:
             frame += struct.pack("<BH", LITERAL, len(name)) + name + struct.pack("<H", len(value)) + value
         self.publish(frame + (body if length is None else b""))

@@ -21,8 +21,11 @@ def test_scope_has_the_keys_and_values_of_uvicorn(worker):
         *("method", "path", "raw_path", "query_string", "extensions"),
     ]
     headers = [tuple(latin(part) for part in pair) for pair in scope.pop("headers")]
+    name, request_id = headers.pop()
+    assert (name, request_id[:3]) == (b"x-request-id", b"id-")
     assert headers == [(b"host", b"h"), (b"x-two", b"1"), (b"x-two", b"2"), (b"x_under", b"kept")]
     extensions = scope.pop("extensions")
+    assert extensions.pop("rgun") == {"request_id": request_id.decode()}
     assert set(extensions) == {
         *("http.response.pathsend", "http.response.early_hint", "http.response.trailers"),
     }
@@ -47,7 +50,7 @@ def test_scope_values_are_not_taken_from_earlier_requests(worker):
     for host, accept in [(b"a", b"x"), (b"a", b"x"), (b"b", b"x"), (b"b", long), (b"b", long), (b"a", None)]:
         fields = [(b"host", host), (b"accept", accept)] if accept else [(b"host", host)]
         headers = json_of(worker.fetch("/scope", headers=fields))["headers"]
-        assert [tuple(latin(part) for part in pair) for pair in headers] == fields
+        assert [tuple(latin(part) for part in pair) for pair in headers[:-1]] == fields
     # Ports with a common low byte.
     for client in [("192.0.2.1", 64), ("192.0.2.1", 64), ("192.0.2.2", 64), ("192.0.2.2", 128), ("::1", 64)]:
         assert json_of(worker.fetch("/scope", peer=client))["client"] == list(client)
@@ -62,6 +65,20 @@ def test_scope_values_are_not_taken_from_earlier_requests(worker):
     for number in range(100):
         worker.fetch("/scope/" + "l" * 99 + str(number))
     assert json_of(worker.fetch(""))["path"] == ""
+
+
+def test_request_id_of_a_proxy_is_in_the_headers_once(worker):
+    fields = [(b"x-request-id", b"of-a-proxy"), (b"host", b"h")]
+    headers = json_of(worker.fetch("/scope", headers=fields))["headers"]
+    assert [tuple(latin(part) for part in pair) for pair in headers] == fields
+
+
+def test_scope_has_what_a_proxy_reports(worker):
+    scope = json_of(worker.fetch("/scope?q", root_path="/shop", server_port=8443))
+    assert (scope["root_path"], scope["server"]) == ("/shop", ["127.0.0.1", 8443])
+    assert (scope["path"], latin(scope["raw_path"])) == ("/shop/scope", b"/shop/scope")
+    scope = json_of(worker.fetch("/scope"))
+    assert (scope["root_path"], scope["server"], scope["path"]) == ("", ["127.0.0.1", 8000], "/scope")
 
 
 def test_scope_values_have_the_specified_types(worker):

@@ -39,7 +39,9 @@ def test_scope_has_the_keys_and_values_of_uvicorn(worker):
         *("type", "asgi", "http_version", "scheme", "server", "client", "root_path", "path", "raw_path"),
         *("query_string", "headers", "subprotocols", "state", "extensions"),
     ]
-    assert [tuple(latin(part) for part in pair) for pair in scope.pop("headers")] == headers
+    *sent, (name, request_id) = [tuple(latin(part) for part in pair) for pair in scope.pop("headers")]
+    assert (sent, name) == (headers, b"x-request-id")
+    assert scope["extensions"].pop("rgun") == {"request_id": request_id.decode()}
     assert latin(scope.pop("raw_path")) == b"/scope"
     assert latin(scope.pop("query_string")) == b"a=%20b"
     assert scope == {

@@ -13,10 +13,10 @@
 //! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https, 4 the body comes in parts, 8 WebSocket | |
 //! | 28 | 2 | number of fields | |
 //! | 30 | 2 | listener, index of [`crate::control::Start::listeners`] | |
-//! | 32 | 2·6 | lengths: literal method, path, query, peer address, request id, (reserved) | |
+//! | 32 | 2·6 | lengths: literal method, path, query, peer address, request id, root path | |
 //! | 44 | 2 | peer port | |
-//! | 46 | 2 | reserved, 0 | |
-//! | 48 | | method, path, query, peer, request id; fields; body to the end (unless a descriptor) | |
+//! | 46 | 2 | server port, if a proxy reports it | else 0 |
+//! | 48 | | method, path, query, peer, request id, root path; fields; body to the end (unless a descriptor) | |
 //!
 //! An ASGI worker gets further frames for an exchange that it has claimed ([`StreamFrame`]), 32 bytes then the variable part:
 //!

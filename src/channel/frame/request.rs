@@ -54,6 +54,11 @@ pub struct Request<'a> {
     pub peer: &'a [u8],
     /// The client's port; 0 on a unix socket.
     pub peer_port: u16,
+    /// The port that the client connected to, if a proxy reports it; 0: the listener's.
+    pub server_port: u16,
+    /// The path below which a proxy publishes the application; empty: the configured one. Begins with `/`, does not end
+    /// with it, and is not percent-encoded.
+    pub root_path: &'a [u8],
     /// The request id that the response and the journal carry.
     pub request_id: &'a [u8],
     /// Number of fields.
@@ -82,6 +87,8 @@ impl<'a> Request<'a> {
             query: b"",
             peer: b"",
             peer_port: 0,
+            server_port: 0,
+            root_path: b"",
             request_id: b"",
             n_fields: 0,
             encoded_fields: b"",
@@ -118,13 +125,13 @@ impl<'a> Request<'a> {
             ("query", self.query),
             ("peer address", self.peer),
             ("request id", self.request_id),
-            ("", b""),
+            ("root path", self.root_path),
         ] {
             out.extend_from_slice(&u16_len(what, part.len())?.to_le_bytes());
         }
         out.extend_from_slice(&self.peer_port.to_le_bytes());
-        out.extend_from_slice(&[0, 0]);
-        for part in [method, self.path, self.query, self.peer, self.request_id] {
+        out.extend_from_slice(&self.server_port.to_le_bytes());
+        for part in [method, self.path, self.query, self.peer, self.request_id, self.root_path] {
             out.extend_from_slice(part);
         }
         let n_fields = encode_fields(fields, out)?;
@@ -149,9 +156,10 @@ impl<'a> Request<'a> {
         let listener = reader.u16()?;
         let lengths =
             [reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?];
-        let [method_len, path_len, query_len, peer_len, request_id_len, _] = lengths.map(usize::from);
+        let [method_len, path_len, query_len, peer_len, request_id_len, root_path_len] =
+            lengths.map(usize::from);
         let peer_port = reader.u16()?;
-        reader.u16()?;
+        let server_port = reader.u16()?;
         if kind != KIND_REQUEST || exchange.0 == 0 {
             return Err(ProtocolError::Frame("not a request"));
         }
@@ -161,6 +169,7 @@ impl<'a> Request<'a> {
         let query = reader.bytes(query_len)?;
         let peer = reader.bytes(peer_len)?;
         let request_id = reader.bytes(request_id_len)?;
+        let root_path = reader.bytes(root_path_len)?;
         let before = reader.0;
         for _ in 0..n_fields {
             read_field(&mut reader)?;
@@ -187,6 +196,8 @@ impl<'a> Request<'a> {
             query,
             peer,
             peer_port,
+            server_port,
+            root_path,
             request_id,
             n_fields,
             encoded_fields: fields,
@@ -225,6 +236,8 @@ mod tests {
             query: b"q=1",
             peer: b"::1",
             peer_port: 54_321,
+            server_port: 8443,
+            root_path: b"/shop",
             request_id: b"abc",
             body: b"body",
             ..Request::new(ExchangeId(9))

@@ -13,7 +13,8 @@ use super::value::Setting;
 use super::{
     App, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Loaded, Log, Loop,
     PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores, ValueError, WebSocket, Workers,
-    certificates, error_pages, health, keys, listeners, paths, python, read, rules, trusted, units,
+    certificates, error_pages, forwarding, health, keys, listeners, paths, python, read, rules, trusted,
+    units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
@@ -46,7 +47,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let limits = checker.limits();
     let websocket = checker.websocket();
     let underscores = checker.read(name::UNDERSCORES, Underscores::Drop, read::underscores);
-    let proxy = checker.read(name::TRUSTED, Proxy::default(), trusted::read);
+    let proxy = checker.proxy();
     let (health, pages) = (health::read(&mut checker), error_pages::read(&mut checker));
     let mut tls = certificates::check(&mut checker);
     let listen = listeners::check(&mut checker, base, &mut tls);
@@ -253,6 +254,11 @@ impl Checker<'_> {
                     )
                 })
             }),
+            queue_per_client: self.read(
+                name::QUEUE_PER_CLIENT,
+                defaults.queue_per_client,
+                read::count_or_off,
+            ),
             connections_per_client: self.read(
                 name::CONNECTIONS_PER_CLIENT,
                 defaults.connections_per_client,
@@ -311,6 +317,19 @@ impl Checker<'_> {
                 name::ROOT_PATH,
                 keys::variable_name(name::ROOT_PATH)
             ));
+        }
+    }
+
+    fn proxy(&mut self) -> Proxy {
+        let default = Proxy::default();
+        let trusted = self.read(name::TRUSTED, default.trusted, trusted::read);
+        let headers = self.read(name::FORWARDING_HEADERS, default.headers, forwarding::headers);
+        Proxy {
+            fields: self
+                .read(name::FORWARDED_FIELDS, default.fields, |setting| forwarding::fields(setting, headers)),
+            protocol_trusted: self.read(name::PROTOCOL_TRUSTED, trusted.clone(), trusted::read),
+            trusted,
+            headers,
         }
     }
 

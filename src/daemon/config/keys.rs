@@ -39,6 +39,7 @@ pub(crate) mod name {
     /// The array of tables; its entries' keys are in `rules`.
     pub(crate) const PATH_RULES: &str = "timeouts.path";
     pub(crate) const QUEUE: &str = "limits.queue";
+    pub(crate) const QUEUE_PER_CLIENT: &str = "limits.queue_per_client";
     pub(crate) const BODY: &str = "limits.body";
     pub(crate) const HEADER: &str = "limits.header";
     pub(crate) const HEADERS: &str = "limits.headers";
@@ -59,6 +60,9 @@ pub(crate) mod name {
     pub(crate) const CLOSE_WINDOW: &str = "websocket.close_window";
     pub(crate) const UNDERSCORES: &str = "http.underscores";
     pub(crate) const TRUSTED: &str = "proxy.trusted";
+    pub(crate) const FORWARDING_HEADERS: &str = "proxy.headers";
+    pub(crate) const FORWARDED_FIELDS: &str = "proxy.fields";
+    pub(crate) const PROTOCOL_TRUSTED: &str = "proxy.protocol_trusted";
     pub(crate) const HEALTH_PATH: &str = "health.path";
     pub(crate) const HEALTH_LIVE_PATH: &str = "health.live_path";
     /// All keys of the section, which are statuses; read by `error_pages`.
@@ -77,6 +81,7 @@ pub(crate) mod name {
     pub(crate) const MIN_VERSION: &str = "tls.min_version";
     pub(crate) const CLIENT_AUTH: &str = "tls.client_auth";
     pub(crate) const CLIENT_CA: &str = "tls.client_ca";
+    pub(crate) const PROXY_PROTOCOL: &str = "listen.proxy_protocol";
     pub(crate) const LEVEL: &str = "log.level";
     pub(crate) const ACCESS: &str = "log.access";
     pub(crate) const SLOW: &str = "log.slow";
@@ -117,6 +122,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::BOOT_PAGE,
     name::PATH_RULES,
     name::QUEUE,
+    name::QUEUE_PER_CLIENT,
     name::BODY,
     name::HEADER,
     name::HEADERS,
@@ -137,6 +143,9 @@ pub(crate) const KEYS: &[&str] = &[
     name::CLOSE_WINDOW,
     name::UNDERSCORES,
     name::TRUSTED,
+    name::FORWARDING_HEADERS,
+    name::FORWARDED_FIELDS,
+    name::PROTOCOL_TRUSTED,
     name::HEALTH_PATH,
     name::HEALTH_LIVE_PATH,
     name::ERROR_PAGES,
@@ -153,6 +162,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::MIN_VERSION,
     name::CLIENT_AUTH,
     name::CLIENT_CA,
+    name::PROXY_PROTOCOL,
     name::LEVEL,
     name::ACCESS,
     name::SLOW,
@@ -210,7 +220,10 @@ const GUNICORN_NAMES: &[(&str, &str)] = &[
     ("module", name::TARGET),
     ("port", name::BIND),
     ("preload_app", name::PRELOAD),
+    ("proxy_allow_ips", name::PROTOCOL_TRUSTED),
+    ("proxy_protocol", name::PROXY_PROTOCOL),
     ("raw_env", name::ENV),
+    ("secure_scheme_headers", name::FORWARDED_FIELDS),
     ("timeout", name::REQUEST),
     ("loop_factory", name::LOOP),
     ("worker_class", name::INTERFACE),

@@ -18,6 +18,8 @@ pub struct Listen {
     pub named: Vec<NamedListener>,
     /// Whether clients speak TLS on sockets without a table.
     pub tls: bool,
+    /// Whether each connection to a socket without a table begins with a PROXY header.
+    pub proxy_protocol: bool,
 }
 
 impl Default for Listen {
@@ -27,6 +29,7 @@ impl Default for Listen {
             explicit: false,
             named: Vec::new(),
             tls: false,
+            proxy_protocol: false,
         }
     }
 }
@@ -40,6 +43,8 @@ pub struct NamedListener {
     pub bind: Vec<Bind>,
     /// Whether clients speak TLS on it.
     pub tls: bool,
+    /// Whether each connection begins with a PROXY header.
+    pub proxy_protocol: bool,
 }
 
 impl Listen {
@@ -63,6 +68,11 @@ impl Listen {
     /// True if clients speak TLS on the socket of this name.
     pub fn speaks_tls(&self, name: &str) -> bool {
         self.table(name).map_or(self.tls, |listener| listener.tls)
+    }
+
+    /// True if each connection to the socket of this name begins with a PROXY header.
+    pub fn requires_proxy_header(&self, name: &str) -> bool {
+        self.table(name).map_or(self.proxy_protocol, |listener| listener.proxy_protocol)
     }
 
     /// True if clients may speak TLS on any socket: one with a table, or one without, which may come from systemd.

@@ -13,7 +13,8 @@ use super::{Bind, ConfigError, Listen, NamedListener, Tls, Value, ValueError, en
 
 const BIND: &str = "bind";
 const TLS: &str = "tls";
-pub(super) const KEYS: [&str; 2] = [BIND, TLS];
+const PROXY_PROTOCOL: &str = "proxy_protocol";
+pub(super) const KEYS: [&str; 3] = [BIND, TLS, PROXY_PROTOCOL];
 
 /// Maximum length of a name: that of `FileDescriptorName=` (systemd.socket(5)).
 const MAX_NAME_BYTES: usize = 255;
@@ -21,7 +22,10 @@ const MAX_NAME_BYTES: usize = 255;
 /// Checks the sockets, and which of them have TLS. The unit's credentials are used if a table asks for TLS and `tls.cert` is
 /// not set.
 pub(super) fn check(checker: &mut Checker<'_>, base: &Path, tls: &mut Tls) -> Listen {
-    let unnamed = unnamed_sockets(checker, base);
+    let unnamed = Listen {
+        proxy_protocol: checker.read(name::PROXY_PROTOCOL, false, boolean),
+        ..unnamed_sockets(checker, base)
+    };
     let tables = match checker.setting(name::LISTENERS) {
         None => Vec::new(),
         Some(setting) => tables(setting, base, &mut checker.errors).unwrap_or_else(|error| {
@@ -101,6 +105,7 @@ struct ListenerTable<'a> {
     name: &'a str,
     bind: Vec<Bind>,
     tls: Option<bool>,
+    proxy_protocol: Option<bool>,
 }
 
 impl ListenerTable<'_> {
@@ -138,7 +143,8 @@ fn table<'a>(
     reader.refuse_unknown("[listen.NAME]", &KEYS);
     let bind = reader.key(BIND, |setting| addresses(setting, base)).unwrap_or_default();
     let tls = reader.key(TLS, boolean);
-    (errors.len() == found).then_some(ListenerTable { entry, name, bind, tls })
+    let proxy_protocol = reader.key(PROXY_PROTOCOL, boolean);
+    (errors.len() == found).then_some(ListenerTable { entry, name, bind, tls, proxy_protocol })
 }
 
 fn reader<'a, 'f>(
@@ -158,7 +164,7 @@ fn resolve(
 ) -> Listen {
     let tls = has_certificate && !tables.iter().any(ListenerTable::wants_tls);
     let mut resolved = Listen { tls, named: Vec::new(), ..listen };
-    for ListenerTable { entry, name, bind, tls } in tables {
+    for ListenerTable { entry, name, bind, tls, proxy_protocol } in tables {
         let mut reader = reader(name, entry, errors);
         if tls == Some(true) && !has_certificate {
             let setting = reader.setting(TLS);
@@ -175,7 +181,12 @@ fn resolve(
             let setting = reader.setting(BIND);
             reader.fault(BIND, setting, error);
         }
-        resolved.named.push(NamedListener { name: name.to_owned(), bind, tls: tls.unwrap_or(resolved.tls) });
+        resolved.named.push(NamedListener {
+            name: name.to_owned(),
+            bind,
+            tls: tls.unwrap_or(resolved.tls),
+            proxy_protocol: proxy_protocol.unwrap_or(resolved.proxy_protocol),
+        });
     }
     resolved
 }

@@ -21,6 +21,7 @@ mod environment;
 mod error;
 mod error_pages;
 mod file;
+mod forwarding;
 mod fs;
 mod health;
 mod keys;
@@ -51,7 +52,7 @@ pub use environment::Environment;
 pub(crate) use environment::{CONFIG_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
 pub use listen::{Listen, NamedListener};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
 pub use settings::{
     App, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Log, Loop, Python, PythonSource,
     Reload, Retry, Underscores, WebSocket, Workers,

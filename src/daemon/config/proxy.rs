@@ -1,27 +1,81 @@
-//! The checked `[proxy]` section; `trusted` parses it.
+//! The checked `[proxy]` section; `trusted` and `forwarding` parse it.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// `[proxy]`: the peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Request-ID` are trusted.
+/// `[proxy]`: whose reports about requests are used, and which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// Trusts all peers.
+    /// The peers whose forwarding fields and `X-Request-ID` are used.
+    pub trusted: TrustedProxies,
+    /// The family of fields that they write.
+    pub headers: ProxyHeaders,
+    /// The reported values that are used; no duplicates.
+    pub fields: Vec<ProxyField>,
+    /// The peers that may send a PROXY header. As `trusted`, unless the configuration names others.
+    pub protocol_trusted: TrustedProxies,
+}
+
+/// A set of peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedProxies {
+    /// All peers.
     pub all: bool,
-    /// Trusts peers on unix sockets.
+    /// Peers on unix sockets.
     pub unix: bool,
-    /// Trusts peers with an address in one of these; no duplicates.
+    /// Peers with an address in one of these; no duplicates.
     pub networks: Vec<IpNet>,
 }
 
-impl Proxy {
-    /// Trusts no peer.
+/// The family of forwarding fields that is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ProxyHeaders {
+    /// `X-Forwarded-*`.
+    #[default]
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// No family: forwarding fields have no effect.
+    Off,
+}
+
+/// A value that a proxy can report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyField {
+    /// The client's address.
+    For,
+    /// The scheme that the client used.
+    Proto,
+    /// The host that the client asked for.
+    Host,
+    /// The port that the client connected to.
+    Port,
+    /// The path below which the application is published.
+    Prefix,
+}
+
+/// `proxy.fields` by default. The others are passed on by many proxies as their clients sent them.
+pub(super) const DEFAULT_FIELDS: [ProxyField; 2] = [ProxyField::For, ProxyField::Proto];
+
+impl TrustedProxies {
+    /// No peer.
     pub const NONE: Self = Self { all: false, unix: false, networks: Vec::new() };
 }
 
-impl Default for Proxy {
-    /// Trusts peers on this machine: `["loopback", "unix"]`.
+impl Default for TrustedProxies {
+    /// The peers on this machine: `["loopback", "unix"]`.
     fn default() -> Self {
         Self { all: false, unix: true, networks: loopback().to_vec() }
+    }
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Self {
+            trusted: TrustedProxies::default(),
+            headers: ProxyHeaders::default(),
+            fields: DEFAULT_FIELDS.to_vec(),
+            protocol_trusted: TrustedProxies::default(),
+        }
     }
 }
 

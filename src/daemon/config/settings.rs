@@ -294,6 +294,8 @@ pub struct Limits {
     /// Maximum number of requests that wait for a worker; one more is answered 503. `None` is `"auto"`: derived from
     /// the memory.
     pub queue: Option<usize>,
+    /// Maximum number of requests of one address that wait for a worker; one more is answered 429. `None` is `"off"`.
+    pub queue_per_client: Option<NonZeroU32>,
     /// Bytes of a request's body; more is answered 413 (RFC 9110 §15.5.14). `None` is `"off"`.
     pub body: Option<u64>,
     /// Maximum size, in bytes, of a request's header fields together; more is answered 431 (RFC 6585 §5).
@@ -326,6 +328,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             queue: None,
+            queue_per_client: None,
             body: Some(1 << 30),
             header: 16 << 10,
             headers: 100,

@@ -1,4 +1,4 @@
-//! `proxy.trusted`, the peers whose forwarding fields are trusted, and gunicorn's and uvicorn's `--forwarded-allow-ips`.
+//! `proxy.trusted` and `proxy.protocol_trusted`, the peers whose reports are used, and gunicorn's and uvicorn's `--forwarded-allow-ips`.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::proxy::loopback;
 use super::value::Setting;
-use super::{Proxy, Value, ValueError, read};
+use super::{TrustedProxies, Value, ValueError, read};
 
 /// The keyword for the loopback networks.
 const LOOPBACK_PEERS: &str = "loopback";
@@ -17,21 +17,20 @@ const ALL_PEERS: &str = "all";
 
 const EXAMPLES: &str = "write \"loopback\", \"unix\", an address, a network as \"10.0.0.0/8\", or \"all\"";
 
-pub(super) fn read(setting: &Setting) -> Result<Proxy, ValueError> {
-    let mut proxy = Proxy::NONE;
-    // Outside the file, an empty string is an empty list.
-    if setting.value == Value::text("") {
-        return Ok(proxy);
+pub(super) fn read(setting: &Setting) -> Result<TrustedProxies, ValueError> {
+    let mut peers = TrustedProxies::NONE;
+    if setting.is_empty_text() {
+        return Ok(peers);
     }
     for word in read::strings(setting)? {
         match word {
-            ALL_PEERS => proxy.all = true,
-            UNIX_PEERS => proxy.unix = true,
-            LOOPBACK_PEERS => loopback().into_iter().for_each(|network| add(&mut proxy.networks, network)),
-            other => add(&mut proxy.networks, network(other)?),
+            ALL_PEERS => peers.all = true,
+            UNIX_PEERS => peers.unix = true,
+            LOOPBACK_PEERS => loopback().into_iter().for_each(|network| add(&mut peers.networks, network)),
+            other => add(&mut peers.networks, network(other)?),
         }
     }
-    Ok(proxy)
+    Ok(peers)
 }
 
 fn add(networks: &mut Vec<IpNet>, network: IpNet) {
@@ -86,7 +85,7 @@ mod tests {
     use super::*;
     use crate::config::value::Source;
 
-    fn read_from(value: Value, source: Source) -> Result<Proxy, ValueError> {
+    fn read_from(value: Value, source: Source) -> Result<TrustedProxies, ValueError> {
         read(&Setting { value, origin: "x".to_owned(), source })
     }
 
@@ -96,7 +95,7 @@ mod tests {
 
     #[test]
     fn peers_are_keywords_addresses_and_networks() {
-        let proxy = read_from(
+        let peers = read_from(
             Value::list([
                 "loopback",
                 "unix",
@@ -109,14 +108,14 @@ mod tests {
             Source::File,
         );
         let expected = networks(&["127.0.0.0/8", "::1/128", "10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"]);
-        assert_eq!(proxy.unwrap(), Proxy { all: false, unix: true, networks: expected });
+        assert_eq!(peers.unwrap(), TrustedProxies { all: false, unix: true, networks: expected });
         let default = read_from(Value::list(["loopback", "unix"]), Source::File).unwrap();
-        assert_eq!(default, Proxy::default());
-        assert_eq!(read_from(Value::list::<String>([]), Source::File).unwrap(), Proxy::NONE);
+        assert_eq!(default, TrustedProxies::default());
+        assert_eq!(read_from(Value::list::<String>([]), Source::File).unwrap(), TrustedProxies::NONE);
         assert!(read_from(Value::text("all"), Source::File).unwrap().all);
         let variable = read_from(Value::text("10.0.0.0/8, unix"), Source::Environment).unwrap();
-        assert_eq!(variable, Proxy { all: false, unix: true, networks: networks(&["10.0.0.0/8"]) });
-        assert_eq!(read_from(Value::text(""), Source::Environment).unwrap(), Proxy::NONE);
+        assert_eq!(variable, TrustedProxies { all: false, unix: true, networks: networks(&["10.0.0.0/8"]) });
+        assert_eq!(read_from(Value::text(""), Source::Environment).unwrap(), TrustedProxies::NONE);
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub(crate) enum Source {
 }
 
 impl Setting {
+    /// True for an empty string, which is an empty list outside the file.
+    pub(super) fn is_empty_text(&self) -> bool {
+        self.value == Value::text("")
+    }
+
     /// A setting from a flag.
     pub(crate) fn flag(origin: &str, value: Value) -> Self {
         Self { value, origin: origin.to_owned(), source: Source::CommandLine }

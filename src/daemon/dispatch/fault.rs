@@ -12,6 +12,8 @@ pub enum Fault {
     TooLong(&'static str),
     /// As many requests wait as `limits.queue` allows.
     QueueFull,
+    /// As many requests of this client wait as `limits.queue_per_client` allows.
+    ClientQueueFull,
     /// The request would wait for this time, longer than `timeouts.queue`.
     QueueTooSlow(Duration),
     /// The request has waited for longer than `timeouts.queue`.

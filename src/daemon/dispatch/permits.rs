@@ -48,6 +48,9 @@ impl State {
     fn set_policy(&mut self, policy: Policy, now: Instant) {
         self.queue.set_timeout(policy.queue_timeout);
         self.rules = Rules::new(&policy.rules);
+        if policy.queue_per_client.is_none() {
+            self.client_queue.clear();
+        }
         self.policy = policy;
         // Requests that are queued or run get a permit, even if the new rule allows fewer. The worker keeps the deadlines
         // of those that run.

@@ -1,5 +1,6 @@
 //! The part of the configuration that the dispatcher uses.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use super::data::Buffers;
 pub struct Policy {
     /// `limits.queue`: number of requests that may wait.
     pub queue: usize,
+    /// `limits.queue_per_client`: number of requests of one client that may wait; `None` is no limit.
+    pub queue_per_client: Option<NonZeroU32>,
     /// `timeouts.queue`: time that a request may wait; `None` is no limit.
     pub queue_timeout: Option<Duration>,
     /// `timeouts.request`: time that a request may run; `None` is no limit.

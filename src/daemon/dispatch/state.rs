@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::id::WorkerId;
 
+use super::admission::client_queue::ClientQueue;
 use super::admission::quarantine::Quarantine;
 use super::admission::queue::Queue;
 use super::admission::rules::Rules;
@@ -58,6 +59,7 @@ pub(super) struct State {
     /// The path rules, with the permits in use and the exchanges held.
     pub(super) rules: Rules,
     pub(super) quarantine: Quarantine,
+    pub(super) client_queue: ClientQueue,
     pub(super) load_stats: LoadStats,
     /// The reason why no worker will serve soon: requests are rejected, not queued. `None` queues them.
     pub(super) unavailable: Option<Arc<str>>,
@@ -111,6 +113,7 @@ impl Dispatcher {
                 rules: Rules::new(&policy.rules),
                 policy,
                 quarantine: Quarantine::default(),
+                client_queue: ClientQueue::default(),
                 load_stats: LoadStats::new(now),
                 unavailable: None,
                 presence: Presence::default(),

@@ -52,7 +52,8 @@ impl Dispatcher {
         let is_trial = !state.quarantine.is_empty() && state.check_quarantine(request, now)?;
         let (timeout, rule) = state.classify(request.path);
         let (id, frame) = state.encode(request, fields)?;
-        let route = match state.route(BodyTransport::of(request, body.is_some()), rule, now) {
+        let transport = BodyTransport::of(request, body.is_some());
+        let route = match state.route(transport, rule, (request.peer, id), now) {
             Ok(route) => route,
             Err(fault) => {
                 state.exchanges.recycle_frame(frame);
@@ -158,7 +159,7 @@ impl Dispatcher {
 }
 
 impl State {
-    /// Chooses where a request goes.
+    /// Chooses where a request goes. `client` is its client's address as text.
     ///
     /// # Errors
     /// The request cannot start now and may not wait.
@@ -166,6 +167,7 @@ impl State {
         &mut self,
         transport: BodyTransport,
         rule: Option<RuleId>,
+        (client, id): (&[u8], ExchangeId),
         now: Instant,
     ) -> Result<Route, Fault> {
         // A request held by its path's concurrency limit is not in the worker queue.
@@ -179,8 +181,20 @@ impl State {
         }
         match self.rejection(full_rule.is_some(), now) {
             Some(fault) => Err(fault),
+            None if !self.admits_client(client, id) => Err(Fault::ClientQueueFull),
             None => Ok(full_rule.map_or(Route::Queue, Route::Hold)),
         }
+    }
+
+    /// Returns false if as many requests of the client wait as may; otherwise notes that this one will.
+    fn admits_client(&mut self, client: &[u8], id: ExchangeId) -> bool {
+        let Some(max) = self.policy.queue_per_client else { return true };
+        let exchanges = &self.exchanges;
+        self.client_queue.admit(client, id, max, |id| {
+            exchanges.get(id).is_some_and(|exchange| {
+                matches!(exchange.state, ExchangeState::Queued | ExchangeState::Held(_))
+            })
+        })
     }
 
     /// Returns why a request that cannot start now may not wait. `is_held`: it would wait for a permit, not for a worker,

@@ -168,6 +168,7 @@ pub(super) fn logged_request(connection: &Connection, meta: &RequestMeta) -> Log
         path: RequestPath::new(meta.path.as_bytes()),
         client: client.address.clone(),
         client_request_id: origin.and_then(|origin| origin.client_id.clone()),
+        trace: origin.and_then(|origin| origin.trace.clone()),
     }
 }
 

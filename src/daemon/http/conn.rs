@@ -9,6 +9,7 @@ use crate::net::{ClientStream, Connection};
 use crate::websocket;
 
 use super::context::{ConnContext, Server};
+use super::forwarded::ForwardingHeaders;
 use super::h1::Wire;
 use super::service::ConnService;
 
@@ -56,8 +57,10 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream) -> HttpConn {
     if limits.headers != HYPER_MAX_HEADERS {
         builder.max_headers(limits.headers);
     }
-    let trusts_peer = server.trusted.trusts(connection.peer.ip);
-    let context = Arc::new(ConnContext { server, connection, trusts_peer, refused_head: OnceLock::new() });
+    let trusts_peer = server.forwarding.trusted.trusts(connection.peer.ip);
+    let reads_forwarded = trusts_peer && server.forwarding.headers != ForwardingHeaders::Off;
+    let refused_head = OnceLock::new();
+    let context = Arc::new(ConnContext { server, connection, trusts_peer, reads_forwarded, refused_head });
     let wire = Wire::new(stream, Arc::clone(&context));
     builder.serve_connection(TokioIo::new(wire), ConnService { context, upgrade_slot: OnceLock::new() })
 }

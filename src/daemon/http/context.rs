@@ -17,7 +17,7 @@ use super::body::rate::MinDataRate;
 use super::body::spool::SpoolBudgets;
 use super::error_page::ErrorPages;
 use super::file_server::{FileServer, FileSettings};
-use super::forwarded::TrustedPeers;
+use super::forwarded::ForwardingSettings;
 use super::h1::framing::Violation;
 use super::health::HealthPaths;
 use super::request_id::RequestIds;
@@ -67,8 +67,8 @@ pub struct Settings {
     pub limits: RequestLimits,
     /// `http.underscores`.
     pub underscores: UnderscorePolicy,
-    /// `proxy.trusted`.
-    pub trusted: TrustedPeers,
+    /// `[proxy]`.
+    pub forwarding: ForwardingSettings,
     /// Settings of WebSockets.
     pub websocket: websocket::WebSocketSettings,
     /// `[health]`; `None` if both paths are off.
@@ -89,7 +89,7 @@ pub struct Server {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) limits: RequestLimits,
     pub(super) underscores: UnderscorePolicy,
-    pub(super) trusted: TrustedPeers,
+    pub(super) forwarding: ForwardingSettings,
     pub(super) websocket: websocket::WebSocketSettings,
     pub(super) websockets: Arc<websocket::WebSocketResources>,
     /// Directory for spooled files, on a disk.
@@ -133,7 +133,7 @@ impl Server {
         let Settings {
             limits,
             underscores,
-            trusted,
+            forwarding,
             websocket,
             health,
             error_pages,
@@ -150,7 +150,7 @@ impl Server {
             dispatcher,
             limits,
             underscores,
-            trusted,
+            forwarding,
             websocket,
             spool_dir: spool,
             ids: Arc::new(RequestIds::new()),
@@ -169,7 +169,7 @@ impl Server {
         let Settings {
             limits,
             underscores,
-            trusted,
+            forwarding,
             websocket,
             health,
             error_pages,
@@ -183,7 +183,7 @@ impl Server {
             dispatcher: self.dispatcher,
             limits,
             underscores,
-            trusted,
+            forwarding,
             websocket,
             websockets: Arc::clone(&self.websockets),
             spool_dir: self.spool_dir.clone(),
@@ -204,8 +204,10 @@ impl Server {
 pub(super) struct ConnContext {
     pub(super) server: Arc<Server>,
     pub(super) connection: Arc<Connection>,
-    /// The peer's `X-Forwarded-*` and `X-Request-ID` fields are used (`proxy.trusted`).
+    /// The peer is in `proxy.trusted`: its `X-Request-ID` is used.
     pub(super) trusts_peer: bool,
+    /// The peer's forwarding fields are used, too (`proxy.headers`).
+    pub(super) reads_forwarded: bool,
     /// Set when a head was refused: hyper got a stand-in request in its place, the last of the connection.
     pub(super) refused_head: OnceLock<RefusedHead>,
 }

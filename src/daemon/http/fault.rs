@@ -189,6 +189,7 @@ impl Refusal {
             Self::Exchange(fault) => match fault {
                 Fault::TooLong(_) => RefusalKind::HeadTooLong,
                 Fault::QueueFull => RefusalKind::QueueFull,
+                Fault::ClientQueueFull => RefusalKind::ClientQueueFull,
                 Fault::QueueTooSlow(_) => RefusalKind::QueueTooSlow,
                 Fault::QueueTimeout => RefusalKind::QueueTimeout,
                 Fault::Unavailable(_) => RefusalKind::ApplicationUnavailable,
@@ -302,6 +303,11 @@ fn exchange_response(fault: &Fault) -> ErrorResponse {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             &format!("the request's {part} is too long"),
         )),
+        // RFC 6585 §4.
+        Fault::ClientQueueFull => ErrorResponse {
+            retry_after: Some(RETRY_SHORT),
+            ..ErrorResponse::new((StatusCode::TOO_MANY_REQUESTS, "too many of your requests are waiting"))
+        },
         Fault::QueueFull => ErrorResponse::unavailable("too many requests are waiting", RETRY_SHORT),
         // By then half of the queue is served.
         Fault::QueueTooSlow(wait) => ErrorResponse::unavailable(

@@ -15,7 +15,9 @@ pub(super) struct HeaderScan<'h> {
     n_hosts: usize,
     /// The first `X-Request-ID` field.
     pub(super) request_id: Option<&'h HeaderValue>,
-    /// There is an `X-Forwarded-For` or `X-Forwarded-Proto` field.
+    /// The first `traceparent` field.
+    pub(super) traceparent: Option<&'h HeaderValue>,
+    /// There is a field of a proxy, of either family.
     pub(super) is_forwarded: bool,
     /// There is a `Proxy` field.
     has_proxy: bool,
@@ -35,7 +37,17 @@ impl<'h> HeaderScan<'h> {
                 b"host" => scan.n_hosts += 1,
                 b"proxy" => scan.has_proxy = true,
                 b"x-request-id" => scan.request_id = scan.request_id.or(Some(value)),
-                b"x-forwarded-for" | b"x-forwarded-proto" => scan.is_forwarded = true,
+                b"traceparent" => scan.traceparent = scan.traceparent.or(Some(value)),
+                b"forwarded"
+                | b"x-forwarded-for"
+                | b"x-forwarded-proto"
+                | b"x-forwarded-protocol"
+                | b"x-forwarded-ssl"
+                | b"x-forwarded-host"
+                | b"x-forwarded-port"
+                | b"x-forwarded-prefix" => {
+                    scan.is_forwarded = true;
+                }
                 _ => {}
             }
         }

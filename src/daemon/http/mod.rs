@@ -22,10 +22,11 @@ mod request_meta;
 mod response;
 mod response_future;
 mod service;
+mod trace_context;
 
 pub use conn::serve;
 pub use context::{RequestLimits, Server, Settings, UnderscorePolicy};
 pub use error_page::ErrorPages;
 pub use file_server::FileSettings;
-pub use forwarded::TrustedPeers;
+pub use forwarded::{ForwardedField, ForwardingHeaders, ForwardingSettings};
 pub use health::HealthPaths;

@@ -265,6 +265,9 @@ fn check_head(
         head::remove_unsafe(&mut parts.headers, underscores);
     }
     let checked = checked.and_then(|()| head::set_host(parts));
+    if let Some(origin) = &meta.origin {
+        origin.set_host(&mut parts.headers, context.connection.https);
+    }
     (meta, checked)
 }
 
@@ -362,7 +365,9 @@ fn build_frame<'p>(
         query: parts.uri.query().unwrap_or_default().as_bytes(),
         peer: client.address.as_bytes(),
         peer_port: client.port,
-        https: origin.is_some_and(|origin| origin.https),
+        https: origin.and_then(|origin| origin.https).unwrap_or(connection.https),
+        server_port: origin.and_then(|origin| origin.port).unwrap_or(0),
+        root_path: origin.and_then(|origin| origin.root_path.as_deref()).unwrap_or_default(),
         request_id: id.as_bytes(),
         ..frame::Request::new(ExchangeId(0))
     }

@@ -68,12 +68,12 @@ impl RequestId {
     }
 }
 
-/// True if an id from a trusted peer can be used in fields and logs: letters, digits and `._-`, at most
+/// True if an id from a trusted peer can be used in fields and logs: letters, digits and `._-@`, at most
 /// [`MAX_ID_BYTES`].
 pub(super) fn is_acceptable(id: &HeaderValue) -> bool {
     !id.is_empty()
         && id.len() <= MAX_ID_BYTES
-        && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+        && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-@".contains(byte))
 }
 
 /// Returns a rejected id for the log: escaped and cut to [`MAX_ID_BYTES`].
@@ -106,9 +106,9 @@ mod tests {
     #[test]
     fn an_id_is_accepted_if_it_is_short_and_plain() {
         let ids = RequestIds::new();
-        let kept = HeaderValue::from_static("7f3-A_b.c");
+        let kept = HeaderValue::from_static("7f3-A_b.c@d");
         assert!(is_acceptable(&kept));
-        assert_eq!(ids.for_request(Some(&kept)).as_str(), "7f3-A_b.c");
+        assert_eq!(ids.for_request(Some(&kept)).as_str(), "7f3-A_b.c@d");
         for bad in [&b""[..], b"a b", b"a\tb", b"a\"b", b"a\xff", &[b'x'; 129]] {
             assert!(!is_acceptable(&HeaderValue::from_bytes(bad).unwrap()), "{}", bad.escape_ascii());
         }

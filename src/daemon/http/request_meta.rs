@@ -2,21 +2,24 @@
 
 use std::time::Instant;
 
-use http::{Method, request};
+use http::header::HOST;
+use http::{HeaderMap, HeaderValue, Method, request};
 
 use crate::negotiation::ErrorFormat;
 use crate::net::Peer;
 
 use super::context::{ConnContext, Server};
-use super::forwarded::ProxyClaim;
+use super::forwarded::{ProxyClaim, host_with_port};
 use super::head;
 use super::request_id::{self, RequestId};
+use super::trace_context;
+use crate::journal::trace_ids::TraceIds;
 
 /// The facts about a request that are kept until its response is complete. The head itself is not kept: its fields and
 /// target share hyper's read buffer, and while they live each read-ahead for the next request allocates another buffer.
 pub(super) struct RequestMeta {
     pub(super) id: RequestId,
-    /// `None` for most requests: the peer is the client, and no `X-Request-ID` was discarded.
+    /// `None` for most requests: the peer is the client, no `X-Request-ID` was discarded, and there is no trace.
     pub(super) origin: Option<Box<RequestOrigin>>,
     pub(super) method: Method,
     pub(super) path: SmallPath,
@@ -35,21 +38,23 @@ impl RequestMeta {
         scan: &head::HeaderScan<'_>,
         received_at: Instant,
     ) -> Self {
-        let ConnContext { server, trusts_peer, .. } = context;
+        let ConnContext { server, trusts_peer, reads_forwarded, .. } = context;
         let accepted_id = scan.request_id.filter(|id| *trusts_peer && request_id::is_acceptable(id));
         let discarded_id = scan.request_id.filter(|_| accepted_id.is_none());
         let id = server.ids.for_request(accepted_id);
-        let is_forwarded = scan.is_forwarded && *trusts_peer;
-        let origin = (is_forwarded || discarded_id.is_some()).then(|| {
-            let ProxyClaim { client, https } = if is_forwarded {
-                ProxyClaim::read(&parts.headers, &server.trusted)
-            } else {
-                ProxyClaim::default()
-            };
+        let is_forwarded = scan.is_forwarded && *reads_forwarded;
+        let origin = (is_forwarded || discarded_id.is_some() || scan.traceparent.is_some()).then(|| {
+            let claim =
+                if is_forwarded { server.forwarding.read(&parts.headers) } else { ProxyClaim::default() };
+            let ProxyClaim { client, https, host, port, root_path } = claim;
             Box::new(RequestOrigin {
                 client: client.map(Peer::from),
-                https: https.unwrap_or(false),
+                https,
+                host,
+                port,
+                root_path,
                 client_id: discarded_id.map(request_id::escaped),
+                trace: scan.traceparent.and_then(trace_context::parse),
             })
         });
         Self {
@@ -88,10 +93,33 @@ impl RequestMeta {
 pub(super) struct RequestOrigin {
     /// The client that a trusted proxy names; `None`: the peer itself.
     pub(super) client: Option<Peer>,
-    /// A trusted proxy reports that the client used TLS.
-    pub(super) https: bool,
+    /// True if the client used TLS, as a trusted proxy reports; `None` if none does.
+    pub(super) https: Option<bool>,
+    /// The host that the client asked for, as a trusted proxy reports.
+    pub(super) host: Option<HeaderValue>,
+    /// The port that the client connected to, as a trusted proxy reports.
+    pub(super) port: Option<u16>,
+    /// The path below which a trusted proxy publishes the application; `None`: `app.root_path`.
+    pub(super) root_path: Option<Box<[u8]>>,
     /// The client's `X-Request-ID`, escaped for the log; `None` if it became the request's id, or none was sent.
     pub(super) client_id: Option<String>,
+    /// The ids of `traceparent`, from any client.
+    pub(super) trace: Option<Box<TraceIds>>,
+}
+
+impl RequestOrigin {
+    /// Replaces `Host` by the host, or its port by the port, that a trusted proxy reports. `connection_https`: whether the
+    /// client used TLS, if no proxy reports it.
+    pub(super) fn set_host(&self, headers: &mut HeaderMap, connection_https: bool) {
+        let https = self.https.unwrap_or(connection_https);
+        let host = match (self.port, self.host.as_ref().or(headers.get(HOST))) {
+            (Some(port), Some(host)) => host_with_port(host, port, https),
+            _ => self.host.clone(),
+        };
+        if let Some(host) = host {
+            headers.insert(HOST, host);
+        }
+    }
 }
 
 /// The parts of a request's frame that do not come from its head.

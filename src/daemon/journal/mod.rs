@@ -17,3 +17,4 @@ pub mod refusals;
 pub mod requests;
 mod sink;
 pub mod thread;
+pub mod trace_ids;

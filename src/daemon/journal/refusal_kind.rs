@@ -66,6 +66,8 @@ refusal_kinds! {
     NoRoomForBody => "no_room_for_body",
     /// The queue is full.
     QueueFull => "queue_full",
+    /// As many requests of this client wait as `limits.queue_per_client` allows.
+    ClientQueueFull => "client_queue_full",
     /// The request would wait in the queue for longer than `timeouts.queue`.
     QueueTooSlow => "queue_too_slow",
     /// The request waited in the queue for longer than `timeouts.queue`.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::escape::RequestPath;
 
 use super::refusal_kind::RefusalKind;
+use super::trace_ids::TraceIds;
 
 /// A request that the daemon refused.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub(super) struct RefusedRequest {
     pub(super) path: RequestPath,
     /// The `X-Request-ID` that the client sent, if the request did not get it as its id.
     pub(super) client_request_id: Option<String>,
+    /// The ids of its trace, if it has one.
+    pub(super) trace: Option<Box<TraceIds>>,
 }
 
 /// Time in which there is one entry for each kind and client.

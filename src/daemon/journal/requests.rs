@@ -17,6 +17,7 @@ use super::daemon_log;
 use super::refusal_kind::RefusalKind;
 use super::refusals::{RefusalEntry, Refusals, RefusedRequest};
 use super::thread::LogThread;
+use super::trace_ids::TraceIds;
 
 pub use super::refusals::RefusalRecord;
 
@@ -36,6 +37,8 @@ pub struct LoggedRequest {
     pub client: String,
     /// The client's `X-Request-ID`, if it was not taken as the request id. Printable.
     pub client_request_id: Option<String>,
+    /// The ids of its trace, if it has one.
+    pub trace: Option<Box<TraceIds>>,
 }
 
 /// A response of the application.
@@ -186,8 +189,8 @@ impl Journal {
 
     /// Logs a refused request with method and path, as [`Journal::refused`].
     pub fn refused_request(&self, kind: RefusalKind, status: u16, detail: String, request: LoggedRequest) {
-        let LoggedRequest { id, method, path, client, client_request_id } = request;
-        let request = RefusedRequest { method, path, client_request_id };
+        let LoggedRequest { id, method, path, client, client_request_id, trace } = request;
+        let request = RefusedRequest { method, path, client_request_id, trace };
         self.refuse(RefusalRecord { id, client, kind, status, detail }, Some(request));
     }
 
@@ -263,7 +266,7 @@ pub fn microseconds(duration: Duration) -> u64 {
 
 fn write_access(access: &AccessEntry) {
     let AccessEntry { request, status, bytes, duration, queued, worker } = access;
-    let LoggedRequest { id, method, path, client, client_request_id } = request;
+    let LoggedRequest { id, method, path, client, client_request_id, trace } = request;
     tracing::info!(
         target: "rgun::access",
         {
@@ -278,6 +281,8 @@ fn write_access(access: &AccessEntry) {
         rgun.worker = worker.map(|worker| worker.number.0),
         rgun.client = %client,
         rgun.client_request_id = client_request_id.as_deref(),
+        rgun.trace_id = trace.as_ref().map(|ids| &*ids.trace_id),
+        rgun.parent_id = trace.as_ref().map(|ids| &*ids.parent_id),
         },
         "{method} {path} {status}"
     );
@@ -285,7 +290,7 @@ fn write_access(access: &AccessEntry) {
 
 fn write_failure(failure: &FailureEntry) {
     let FailureEntry { request, status, duration, worker, summary, traceback, log_access } = failure;
-    let LoggedRequest { id, method, path, client, client_request_id } = request;
+    let LoggedRequest { id, method, path, client, client_request_id, trace } = request;
     let separator = if traceback.is_empty() { "" } else { "\n" };
     let traceback = traceback.trim_end();
     macro_rules! entry {
@@ -302,6 +307,8 @@ fn write_failure(failure: &FailureEntry) {
                 rgun.worker = worker.map(|worker| worker.number.0),
                 rgun.client = %client,
                 rgun.client_request_id = client_request_id.as_deref(),
+                rgun.trace_id = trace.as_ref().map(|ids| &*ids.trace_id),
+                rgun.parent_id = trace.as_ref().map(|ids| &*ids.parent_id),
                 },
                 "{method} {path} {status}: {summary}{separator}{traceback}"
             )
@@ -326,6 +333,7 @@ fn write_refusal(entry: &RefusalEntry) {
         Some(RefusedRequest { method, path, .. }) => format!("{method} {path} {status}"),
         None => format!("refused with {status}"),
     };
+    let trace = request.and_then(|request| request.trace.as_ref());
     let others = entry.count_suffix();
     let ids = (!entry.ids.is_empty()).then(|| entry.ids.join(" "));
     macro_rules! entry {
@@ -343,6 +351,8 @@ fn write_refusal(entry: &RefusalEntry) {
                 rgun.request_ids = ids.as_ref().map(tracing::field::display),
                 rgun.client = %client,
                 rgun.client_request_id = request.and_then(|request| request.client_request_id.as_deref()),
+                rgun.trace_id = trace.map(|ids| &*ids.trace_id),
+                rgun.parent_id = trace.map(|ids| &*ids.parent_id),
                 },
                 "{what}: {detail}{others}"
             )
@@ -357,7 +367,7 @@ fn write_refusal(entry: &RefusalEntry) {
 
 fn write_unanswered(unanswered: &UnansweredEntry) {
     let UnansweredEntry { request, sent, duration, worker, cause, log_access } = unanswered;
-    let LoggedRequest { id, method, path, client, client_request_id } = request;
+    let LoggedRequest { id, method, path, client, client_request_id, trace } = request;
     let end = unanswered.end();
     macro_rules! entry {
         ($level:ident) => {
@@ -374,6 +384,8 @@ fn write_unanswered(unanswered: &UnansweredEntry) {
                 rgun.worker = worker.map(|worker| worker.number.0),
                 rgun.client = %client,
                 rgun.client_request_id = client_request_id.as_deref(),
+                rgun.trace_id = trace.as_ref().map(|ids| &*ids.trace_id),
+                rgun.parent_id = trace.as_ref().map(|ids| &*ids.parent_id),
                 },
                 "{method} {path}{end}"
             )
@@ -390,7 +402,7 @@ fn write_unanswered(unanswered: &UnansweredEntry) {
 
 fn write_websocket(closed: &WebSocketEntry) {
     let WebSocketEntry { request, code, duration, received, sent, worker, log_access } = closed;
-    let LoggedRequest { id, method, path, client, client_request_id } = request;
+    let LoggedRequest { id, method, path, client, client_request_id, trace } = request;
     macro_rules! entry {
         ($level:ident) => {
             tracing::$level!(
@@ -410,6 +422,8 @@ fn write_websocket(closed: &WebSocketEntry) {
                 rgun.worker = worker.map(|worker| worker.number.0),
                 rgun.client = %client,
                 rgun.client_request_id = client_request_id.as_deref(),
+                rgun.trace_id = trace.as_ref().map(|ids| &*ids.trace_id),
+                rgun.parent_id = trace.as_ref().map(|ids| &*ids.parent_id),
                 },
                 "{method} {path} 101 closed with {code} after {duration:.1?}: {} messages ({} bytes) in, {} ({} bytes) out",
                 received.messages, received.bytes, sent.messages, sent.bytes
@@ -449,6 +463,7 @@ mod tests {
             path: RequestPath::new(b"/x"),
             client: String::new(),
             client_request_id: None,
+            trace: None,
         };
         let sent = Some(PartialResponse { status: 200, bytes: 10 });
         for (cause, sent, expected) in [

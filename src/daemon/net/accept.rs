@@ -1,15 +1,22 @@
 //! The accept loop of one listener, run by `edge`.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use super::listener::{Acceptor, Listener};
-use super::peer::Peer;
+use super::peer::{Client, Peer};
+use super::proxy_protocol::{self, ProxyHeader, ProxyProtocol, ReceiveError};
 use super::stream::{ClientSocket, ClientStream};
 use super::tracker::ConnectionTracker;
+use crate::error_chain::Chain;
+
+/// Time that a PROXY header may still take when the daemon stops.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Minimum interval between two log lines about missing descriptors or memory.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -25,15 +32,12 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 pub async fn accept(
     listener: &Listener,
     index: u16,
-    tracker: &ConnectionTracker,
+    tracker: &Arc<ConnectionTracker>,
     mut stop: watch::Receiver<bool>,
-    serve: impl Fn(ClientStream),
+    serve: impl Fn(ClientStream) + Clone + Send + 'static,
 ) -> io::Result<()> {
     let acceptor = listener.acceptor()?;
-    let start = |socket, peer| {
-        let connection = tracker.register(peer, index);
-        serve(ClientStream::new(socket, connection));
-    };
+    let start = Start { tracker, index, serve };
     let mut shortage = ShortageLog::default();
     loop {
         let accepted = tokio::select! {
@@ -42,7 +46,7 @@ pub async fn accept(
             accepted = acceptor.accept() => accepted,
         };
         match accepted {
-            Ok((_, peer)) if !tracker.admit(&peer) => {}
+            Ok((_, peer)) if !is_admitted(listener, tracker, &peer) => {}
             Ok((socket, peer)) => {
                 tokio::select! {
                     biased;
@@ -50,7 +54,7 @@ pub async fn accept(
                     _ = stop.wait_for(|stop| *stop) => {}
                     () = tracker.wait_for_capacity() => {}
                 }
-                start(socket, peer);
+                start.connection(listener, socket, peer, &stop);
             }
             Err(error) => match AcceptError::from(&error) {
                 AcceptError::Connection => {
@@ -66,20 +70,38 @@ pub async fn accept(
         }
     }
     if listener.is_own() {
-        drain_backlog(&acceptor, start).await;
+        drain_backlog(listener, &acceptor, &start, &stop).await;
     }
     Ok(())
 }
 
+/// Returns false for a connection that is closed at once: its client has too many, or may not send a PROXY header.
+fn is_admitted(listener: &Listener, tracker: &ConnectionTracker, peer: &Peer) -> bool {
+    if !listener.proxy_protocol.is_required() {
+        return tracker.admit(peer);
+    }
+    let is_trusted = listener.proxy_protocol.trusts(peer);
+    if !is_trusted {
+        listener.proxy_protocol.report(&listener.name, peer, "proxy.protocol_trusted does not name it");
+    }
+    is_trusted
+}
+
 /// Accepts the connections in the backlog: the kernel ends them when the socket is closed.
-async fn drain_backlog(acceptor: &Acceptor, start: impl Fn(ClientSocket, Peer)) {
+async fn drain_backlog(
+    listener: &Listener,
+    acceptor: &Acceptor,
+    start: &Start<'_, impl Fn(ClientStream) + Clone + Send + 'static>,
+    stop: &watch::Receiver<bool>,
+) {
     // The reactor learns only in its next turn whether the backlog is empty.
     tokio::task::yield_now().await;
     loop {
         tokio::select! {
             biased;
             accepted = acceptor.accept() => match accepted {
-                Ok((socket, peer)) => start(socket, peer),
+                Ok((_, peer)) if listener.proxy_protocol.is_required() && !is_admitted(listener, start.tracker, &peer) => {}
+                Ok((socket, peer)) => start.connection(listener, socket, peer, stop),
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept what is left in the backlog, ignoring");
                     break;
@@ -87,6 +109,86 @@ async fn drain_backlog(acceptor: &Acceptor, start: impl Fn(ClientSocket, Peer)) 
             },
             () = std::future::ready(()) => break,
         }
+    }
+}
+
+/// Starts to serve connections.
+#[derive(Clone, Copy)]
+struct Start<'t, S> {
+    tracker: &'t Arc<ConnectionTracker>,
+    index: u16,
+    serve: S,
+}
+
+impl<S: Fn(ClientStream) + Clone + Send + 'static> Start<'_, S> {
+    /// Serves a connection, after its PROXY header if the listener requires one.
+    fn connection(
+        &self,
+        listener: &Listener,
+        socket: ClientSocket,
+        peer: Peer,
+        stop: &watch::Receiver<bool>,
+    ) {
+        if !listener.proxy_protocol.is_required() {
+            let connection = self.tracker.register(peer.into(), self.index);
+            return (self.serve)(ClientStream::new(socket, connection));
+        }
+        tokio::spawn(serve_proxied(
+            ProxiedConnection {
+                socket,
+                proxy: peer,
+                protocol: Arc::clone(&listener.proxy_protocol),
+                listener: listener.name.clone(),
+                index: self.index,
+            },
+            Arc::clone(self.tracker),
+            stop.clone(),
+            self.serve.clone(),
+        ));
+    }
+}
+
+/// A connection whose PROXY header is still to come.
+struct ProxiedConnection {
+    socket: ClientSocket,
+    /// The peer, which will name the client.
+    proxy: Peer,
+    protocol: Arc<ProxyProtocol>,
+    /// The listener's name.
+    listener: String,
+    /// The listener's number.
+    index: u16,
+}
+
+/// Receives a PROXY header, and serves the connection as that of the client that it names.
+async fn serve_proxied(
+    pending: ProxiedConnection,
+    tracker: Arc<ConnectionTracker>,
+    mut stop: watch::Receiver<bool>,
+    serve: impl Fn(ClientStream),
+) {
+    let ProxiedConnection { socket, proxy, protocol, listener, index } = pending;
+    // Counted, so that a drain and the limit include it. Dropped when the connection is registered.
+    let _reservation = tracker.reserve();
+    let late = || "its PROXY header did not arrive within timeouts.header".to_owned();
+    let received = tokio::select! {
+        received = timeout(tracker.header_timeout(), proxy_protocol::receive(&socket)) => match received {
+            Ok(Err(ReceiveError::Empty)) => return,
+            Ok(received) => received.map_err(|error| Chain(&error).to_string()),
+            Err(_) => Err(late()),
+        },
+        // The header of a connection that was accepted before the stop is on its way.
+        () = async { drop(stop.wait_for(|stop| *stop).await); sleep(STOP_GRACE).await } => Err(late()),
+    };
+    match received {
+        Ok(ProxyHeader { source, https }) => {
+            let peer = source.map_or(proxy, Peer::from);
+            if tracker.admit(&peer) {
+                let connection = tracker.register(Client { peer, https }, index);
+                serve(ClientStream::new(socket, connection));
+            }
+        }
+        Err(reason) => protocol.report(&listener, &proxy, &reason),
     }
 }
 

@@ -158,7 +158,7 @@ mod tests {
         };
         let connections = ConnectionTracker::new(limits);
         let client = peer("192.0.2.1");
-        let open = connections.register(client.clone(), 0);
+        let open = connections.register(client.clone().into(), 0);
         assert!(connections.admit(&client));
         connections.set_limits(ConnectionLimits { per_client: NonZeroU32::new(1), ..limits });
         assert!(!connections.admit(&client));

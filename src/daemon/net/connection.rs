@@ -13,7 +13,7 @@ use super::eviction::Evictable;
 use super::interim::InterimSlot;
 use super::limits::ConnectionLimits;
 use super::output::OutputProgress;
-use super::peer::Peer;
+use super::peer::{Client, Peer};
 use super::registry::Registry;
 
 /// Time before an idle connection may be closed because the daemon stops or needs room: the client may be sending its
@@ -114,6 +114,8 @@ impl Alarm {
 pub struct Connection {
     /// The client's address.
     pub peer: Peer,
+    /// The client used TLS on its connection to a proxy, which says so in its PROXY header.
+    pub https: bool,
     /// Index of the listener that accepted it.
     pub listener: u16,
     registry: Arc<Registry<Self>>,
@@ -149,10 +151,12 @@ pub struct Connection {
 
 impl Connection {
     /// Creates the state of a connection that has just been accepted.
-    pub(super) fn new(peer: Peer, listener: u16, key: usize, registry: Arc<Registry<Self>>) -> Self {
+    pub(super) fn new(client: Client, listener: u16, key: usize, registry: Arc<Registry<Self>>) -> Self {
         let now = registry.now();
+        let Client { peer, https } = client;
         Self {
             peer,
+            https,
             listener,
             registry,
             key,

@@ -6,10 +6,12 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rgun_channel::control::ListenerInfo;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::proxy_protocol::ProxyProtocol;
 use crate::config::Bind;
 use crate::systemd::listen::{InheritedListener, InheritedSocket};
 
@@ -18,6 +20,8 @@ use crate::systemd::listen::{InheritedListener, InheritedSocket};
 pub struct Listener {
     /// `FileDescriptorName=` of an inherited socket, or the NAME of `[listen.NAME]`, else the address.
     pub name: String,
+    /// The PROXY protocol on it. Shared, because a reload changes it.
+    pub proxy_protocol: Arc<ProxyProtocol>,
     socket: ListenerSocket,
     /// Bound by the daemon, not inherited.
     is_own: bool,
@@ -84,7 +88,13 @@ impl Listener {
             InheritedSocket::Tcp(listener) => ListenerSocket::Tcp(listener),
             InheritedSocket::Unix(listener) => ListenerSocket::Unix(listener),
         };
-        Self { name: inherited.name, socket, is_own: false, unlink_path: None }
+        Self {
+            name: inherited.name,
+            proxy_protocol: Arc::default(),
+            socket,
+            is_own: false,
+            unlink_path: None,
+        }
     }
 
     /// Binds an address. `name` is that of its table; `None` for an address of `listen.bind`.
@@ -97,12 +107,14 @@ impl Listener {
             Bind::Tcp { host, port } => {
                 let listener = bind_tcp(bind, host, *port)?;
                 let name = named(listener.local_addr().map_or_else(|_| bind.to_string(), |a| a.to_string()));
-                Ok(Self { name, socket: ListenerSocket::Tcp(listener), is_own: true, unlink_path: None })
+                let socket = ListenerSocket::Tcp(listener);
+                Ok(Self { name, proxy_protocol: Arc::default(), socket, is_own: true, unlink_path: None })
             }
             Bind::Unix { path } => {
                 let listener = bind_unix(bind, path)?;
                 Ok(Self {
                     name: named(bind.to_string()),
+                    proxy_protocol: Arc::default(),
                     socket: ListenerSocket::Unix(listener),
                     is_own: true,
                     unlink_path: Some(path.clone()),

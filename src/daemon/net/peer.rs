@@ -20,6 +20,21 @@ impl Peer {
     }
 }
 
+/// The client of a connection, as far as it is known before the first byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Client {
+    /// Its address.
+    pub(super) peer: Peer,
+    /// A PROXY header says that it used TLS.
+    pub(super) https: bool,
+}
+
+impl From<Peer> for Client {
+    fn from(peer: Peer) -> Self {
+        Self { peer, https: false }
+    }
+}
+
 impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
         // A dual-stack listener reports an IPv4 client as `::ffff:192.0.2.1`.

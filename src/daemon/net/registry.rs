@@ -99,6 +99,23 @@ impl<C> Registry<C> {
         connection
     }
 
+    /// Counts a connection whose client is not known yet.
+    pub(super) fn reserve(&self) {
+        let mut slots = self.lock();
+        slots.count += 1;
+        let is_first = slots.count == 1;
+        drop(slots);
+        if is_first {
+            self.opened.notify_one();
+        }
+    }
+
+    /// Undoes [`Registry::reserve`].
+    pub(super) fn release(&self) {
+        self.lock().count -= 1;
+        self.closed.notify_waiters();
+    }
+
     /// Removes a connection. Called when it is dropped.
     pub(super) fn unregister(&self, key: usize, peer: &Peer) {
         let mut slots = self.lock();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::connection::{Connection, Directive};
 use super::eviction::EvictionCandidates;
 use super::limits::ConnectionLimits;
-use super::peer::Peer;
+use super::peer::{Client, Peer};
 use super::registry::Registry;
 
 /// Tracks all connections of the daemon.
@@ -34,6 +34,16 @@ const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Interval at which all timeouts are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A place among `limits.connections`.
+#[derive(Debug)]
+pub(super) struct ConnectionReservation(Arc<Registry<Connection>>);
+
+impl Drop for ConnectionReservation {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
 
 impl ConnectionTracker {
     /// Creates a tracker without connections.
@@ -118,11 +128,22 @@ impl ConnectionTracker {
         self.registry.count()
     }
 
+    /// Counts a connection that is accepted, but whose client is not known yet, until the result is dropped.
+    pub(super) fn reserve(&self) -> ConnectionReservation {
+        self.registry.reserve();
+        ConnectionReservation(Arc::clone(&self.registry))
+    }
+
+    /// Returns `timeouts.header`.
+    pub(super) fn header_timeout(&self) -> Duration {
+        self.limits().header
+    }
+
     /// Adds a connection that was accepted; dropping the last reference to it removes it.
-    pub(super) fn register(&self, peer: Peer, listener: u16) -> Arc<Connection> {
+    pub(super) fn register(&self, client: Client, listener: u16) -> Arc<Connection> {
         self.tick();
         let registry = Arc::clone(&self.registry);
-        self.registry.register(|key| Connection::new(peer, listener, key, registry))
+        self.registry.register(|key| Connection::new(client, listener, key, registry))
     }
 
     /// Checks the timeouts of all connections, forever; sleeps while there is none.

@@ -142,6 +142,9 @@ fn start_edge(
     );
     let connections = ConnectionTracker::new(generations::net_limits(config, auto_limits));
     let settings = generations::http_settings(config, &buffers);
+    for listener in &listeners {
+        listener.proxy_protocol.set(generations::proxy_senders(config, &listener.name));
+    }
     let server = Server::new(dispatcher, settings, system::spool_directory(), journal);
     let edge = Edge::start(listeners, dispatcher, connections, server, edge_notice_sink(messages))
         .map_err(StartupError::system("start the edge thread"))?;

@@ -116,6 +116,7 @@ pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, buffers: &Buffe
     });
     dispatch::Policy {
         queue: config.limits.queue.unwrap_or(auto.queue),
+        queue_per_client: config.limits.queue_per_client,
         queue_timeout: config.timeouts.queue,
         request_timeout: config.timeouts.request,
         slow: config.log.slow,
@@ -149,11 +150,7 @@ pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Se
             config::Underscores::Refuse => http::UnderscorePolicy::Refuse,
             config::Underscores::Allow => http::UnderscorePolicy::Allow,
         },
-        trusted: http::TrustedPeers {
-            all: config.proxy.all,
-            unix: config.proxy.unix,
-            networks: config.proxy.networks.clone(),
-        },
+        forwarding: forwarding_settings(&config.proxy),
         websocket: websocket::WebSocketSettings {
             max_message: config.websocket.max_message as u64,
             ping_interval: config.websocket.ping_interval,
@@ -183,6 +180,38 @@ fn error_pages(pages: &[config::ErrorPage]) -> Option<Arc<http::ErrorPages>> {
         }
     }
     Some(Arc::new(by_status))
+}
+
+fn forwarding_settings(proxy: &config::Proxy) -> http::ForwardingSettings {
+    http::ForwardingSettings {
+        trusted: trusted_peers(&proxy.trusted),
+        headers: match proxy.headers {
+            config::ProxyHeaders::Off => http::ForwardingHeaders::Off,
+            config::ProxyHeaders::XForwarded => http::ForwardingHeaders::XForwarded,
+            config::ProxyHeaders::Forwarded => http::ForwardingHeaders::Forwarded,
+        },
+        fields: proxy
+            .fields
+            .iter()
+            .map(|field| match field {
+                config::ProxyField::For => http::ForwardedField::For,
+                config::ProxyField::Proto => http::ForwardedField::Proto,
+                config::ProxyField::Host => http::ForwardedField::Host,
+                config::ProxyField::Port => http::ForwardedField::Port,
+                config::ProxyField::Prefix => http::ForwardedField::Prefix,
+            })
+            .collect(),
+    }
+}
+
+/// Returns the peers that may send a PROXY header to the listener of this name; `None`: its connections have none.
+pub(super) fn proxy_senders(config: &Config, listener: &str) -> Option<net::TrustedPeers> {
+    let is_required = config.listen.requires_proxy_header(listener);
+    is_required.then(|| trusted_peers(&config.proxy.protocol_trusted))
+}
+
+fn trusted_peers(peers: &config::TrustedProxies) -> net::TrustedPeers {
+    net::TrustedPeers { all: peers.all, unix: peers.unix, networks: peers.networks.clone() }
 }
 
 /// The limits of connections.

@@ -70,6 +70,7 @@ impl Daemon {
         self.edge.reconfigure(
             generations::http_settings(&config, &buffers),
             generations::net_limits(&config, auto_limits),
+            |name| generations::proxy_senders(&config, name),
         );
         daemon_log::set_level(config.log.level);
     }

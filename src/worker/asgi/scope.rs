@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use rgun_channel::ProtocolError;
 use rgun_channel::control::{ListenerInfo, Start};
 use rgun_channel::frame::{FieldName, Request};
-use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, method_index};
+use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, X_REQUEST_ID, method_index};
 
 use crate::object_cache;
 use crate::percent::percent_decode;
@@ -143,6 +143,10 @@ struct ScopeKeys {
     raw_path: Py<PyString>,
     query_string: Py<PyString>,
     extensions: Py<PyString>,
+    rgun: Py<PyString>,
+    request_id: Py<PyString>,
+    root_path: Py<PyString>,
+    server: Py<PyString>,
     http_1_0: Py<PyString>,
     http_2: Py<PyString>,
     subprotocols: Py<PyString>,
@@ -193,6 +197,10 @@ impl ScopeBuilder {
                 raw_path: string("raw_path"),
                 query_string: string("query_string"),
                 extensions: string("extensions"),
+                rgun: string("rgun"),
+                request_id: string("request_id"),
+                root_path: string("root_path"),
+                server: string("server"),
                 http_1_0: string("1.0"),
                 http_2: string("2"),
                 subprotocols: string("subprotocols"),
@@ -242,19 +250,53 @@ impl ScopeBuilder {
                 method => scope.set_item(&keys.method, &self.methods[usize::from(method)])?,
             }
         }
-        let make = || self.build_paths(py, request.path);
+        let make = || build_paths(py, request.path, &self.root_path);
         cache.path(request.path, make, |(path, raw_path)| {
             scope.set_item(&keys.raw_path, raw_path)?;
             scope.set_item(&keys.path, path)
         })?;
+        if request.server_port != 0 || !request.root_path.is_empty() {
+            self.set_published(py, &scope, request)?;
+        }
         if !request.query.is_empty() {
             scope.set_item(&keys.query_string, PyBytes::new(py, request.query))?;
         }
-        scope.set_item(&keys.extensions, kind.extensions.bind(py).copy()?)?;
+        let extensions = kind.extensions.bind(py).copy()?;
+        let own = PyDict::new(py);
+        own.set_item(&keys.request_id, latin1(py, request.request_id)?)?;
+        extensions.set_item(&keys.rgun, own)?;
+        scope.set_item(&keys.extensions, extensions)?;
         Ok(scope)
     }
 
-    /// Builds the headers as received: repeated fields stay separate; the daemon has lower-cased the names.
+    /// Sets the values that follow from where a proxy publishes the application.
+    fn set_published(
+        &self,
+        py: Python<'_>,
+        scope: &Bound<'_, PyDict>,
+        request: &Request<'_>,
+    ) -> PyResult<()> {
+        let keys = &self.keys;
+        if request.server_port != 0
+            && let Some(server) = scope.get_item(&keys.server)?
+        {
+            let (name, port) = server.extract::<(Bound<'_, PyString>, Option<u16>)>()?;
+            // A unix socket has a path in place of the name, and no port.
+            if port.is_some() {
+                scope.set_item(&keys.server, (name, request.server_port))?;
+            }
+        }
+        if !request.root_path.is_empty() {
+            let (path, raw_path) = build_paths(py, request.path, request.root_path)?;
+            scope.set_item(&keys.root_path, latin1(py, request.root_path)?)?;
+            scope.set_item(&keys.path, path)?;
+            scope.set_item(&keys.raw_path, raw_path)?;
+        }
+        Ok(())
+    }
+
+    /// Builds the headers as received: repeated fields stay separate; the daemon has lower-cased the names. Appends the
+    /// request id, if the client sent none: the daemon has replaced what it sent.
     fn build_headers<'py>(
         &self,
         py: Python<'py>,
@@ -262,6 +304,7 @@ impl ScopeBuilder {
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyList>> {
         let headers = PyList::empty(py);
+        let mut has_id = false;
         for (name, value) in request.fields() {
             let pair = match name {
                 FieldName::Known(index) => cache.field(py, index, value, || {
@@ -274,23 +317,28 @@ impl ScopeBuilder {
                     PyTuple::new(py, [&PyBytes::new(py, name), &PyBytes::new(py, value)])?
                 }
             };
+            has_id |= matches!(name, FieldName::Known(X_REQUEST_ID));
             headers.append(pair)?;
+        }
+        if !has_id && !request.request_id.is_empty() {
+            let name = self.field_names[usize::from(X_REQUEST_ID)].bind(py);
+            headers.append(PyTuple::new(py, [name, &PyBytes::new(py, request.request_id)])?)?;
         }
         Ok(headers)
     }
+}
 
-    /// Builds `path` and `raw_path`. Both begin with `root_path`, whether or not a proxy has stripped it: so does
-    /// uvicorn, and Starlette expects it.
-    fn build_paths(&self, py: Python<'_>, path: &[u8]) -> PyResult<(Py<PyString>, Py<PyBytes>)> {
-        if self.root_path.is_empty() {
-            return Ok((decode_path(py, path)?.unbind(), PyBytes::new(py, path).unbind()));
-        }
-        let raw = PyBytes::new(py, &[&self.root_path, path].concat()).unbind();
-        // Only the request's part is percent-encoded.
-        let path = if path.contains(&b'%') { percent_decode(path) } else { path.to_vec() };
-        let path = [&*self.root_path, &path].concat();
-        Ok((PyString::new(py, &String::from_utf8_lossy(&path)).unbind(), raw))
+/// Builds `path` and `raw_path`. Both begin with `root_path`, whether or not a proxy has stripped it: so does uvicorn, and
+/// Starlette expects it.
+fn build_paths(py: Python<'_>, path: &[u8], root: &[u8]) -> PyResult<(Py<PyString>, Py<PyBytes>)> {
+    if root.is_empty() {
+        return Ok((decode_path(py, path)?.unbind(), PyBytes::new(py, path).unbind()));
     }
+    let raw = PyBytes::new(py, &[root, path].concat()).unbind();
+    // Only the request's part is percent-encoded.
+    let path = if path.contains(&b'%') { percent_decode(path) } else { path.to_vec() };
+    let path = [root, &path].concat();
+    Ok((PyString::new(py, &String::from_utf8_lossy(&path)).unbind(), raw))
 }
 
 /// Returns the subprotocols that the client offers, in its order of preference (RFC 6455 §11.3.4).

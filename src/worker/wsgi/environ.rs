@@ -8,7 +8,9 @@ use pyo3::types::{PyDict, PyString};
 use rgun_channel::ProtocolError;
 use rgun_channel::control::{ListenerInfo, Start};
 use rgun_channel::frame::{FieldName, Request};
-use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, index_of, method_index};
+use rgun_channel::header::{
+    METHOD_GET, METHOD_LITERAL, METHODS, NAMES, X_REQUEST_ID, index_of, method_index,
+};
 
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
@@ -42,6 +44,8 @@ pub(crate) struct Environ {
 #[derive(Debug)]
 struct EnvironKeys {
     request_method: Py<PyString>,
+    script_name: Py<PyString>,
+    server_port: Py<PyString>,
     path_info: Py<PyString>,
     query_string: Py<PyString>,
     raw_uri: Py<PyString>,
@@ -60,6 +64,8 @@ impl EnvironKeys {
         let string = |text: &str| PyString::intern(py, text).unbind();
         Self {
             request_method: string("REQUEST_METHOD"),
+            script_name: string("SCRIPT_NAME"),
+            server_port: string("SERVER_PORT"),
             path_info: string("PATH_INFO"),
             query_string: string("QUERY_STRING"),
             raw_uri: string("RAW_URI"),
@@ -130,6 +136,9 @@ impl Environ {
             method => environ.set_item(&keys.request_method, &self.methods[usize::from(method)])?,
         }
         self.set_target(py, &environ, cache, request)?;
+        if request.server_port != 0 || !request.root_path.is_empty() {
+            self.set_published(py, &environ, request)?;
+        }
         if request.version == 10 {
             environ.set_item(&keys.server_protocol, &keys.http_1_0)?;
         }
@@ -162,7 +171,7 @@ impl Environ {
         let keys = &self.keys;
         let make = || {
             let raw = latin1(py, request.path)?;
-            let path = self.path_info(py, request.path)?.unwrap_or_else(|| raw.clone());
+            let path = path_info(py, request.path, &self.root_path)?.unwrap_or_else(|| raw.clone());
             Ok((raw.unbind(), path.unbind()))
         };
         cache.path(request.path, make, |(raw, path)| {
@@ -178,18 +187,24 @@ impl Environ {
         })
     }
 
-    /// Returns `PATH_INFO` if it differs from the raw path.
-    fn path_info<'py>(&self, py: Python<'py>, path: &[u8]) -> PyResult<Option<Bound<'py, PyString>>> {
-        if path == b"*" {
-            // OPTIONS * (RFC 9110 §9.3.7) has no path; REQUEST_URI has the asterisk.
-            return latin1(py, b"").map(Some);
+    /// Sets the entries that follow from where a proxy publishes the application.
+    fn set_published(
+        &self,
+        py: Python<'_>,
+        environ: &Bound<'_, PyDict>,
+        request: &Request<'_>,
+    ) -> PyResult<()> {
+        let keys = &self.keys;
+        if request.server_port != 0 {
+            environ.set_item(&keys.server_port, decimal(py, request.server_port.into())?)?;
         }
-        if self.root_path.is_empty() && !path.contains(&b'%') {
-            return Ok(None);
+        if !request.root_path.is_empty() {
+            environ.set_item(&keys.script_name, latin1(py, request.root_path)?)?;
+            if let Some(path) = path_info(py, request.path, request.root_path)? {
+                environ.set_item(&keys.path_info, path)?;
+            }
         }
-        let decoded = percent_decode(path);
-        // If the prefix is missing, a proxy has stripped it.
-        latin1(py, strip_root(&decoded, &self.root_path).unwrap_or(&decoded)).map(Some)
+        Ok(())
     }
 
     /// Sets the header fields. Returns whether there was a Content-Length.
@@ -314,18 +329,6 @@ fn listener_templates(
     Ok([template.unbind(), secure.unbind()])
 }
 
-/// Index of `x-request-id` in [`NAMES`].
-const X_REQUEST_ID: u8 = {
-    let mut index = 0;
-    while !matches!(NAMES[index].as_bytes(), b"x-request-id") {
-        index += 1;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "fewer than 255 names")]
-    {
-        index as u8
-    }
-};
-
 /// Converts `accept-language` to `HTTP_ACCEPT_LANGUAGE`. Names are ASCII (RFC 9110 §5.1).
 fn cgi_name(name: &[u8]) -> String {
     let mut key = String::with_capacity(5 + name.len());
@@ -349,6 +352,20 @@ fn append_field(
         None => value.clone().into_any(),
     };
     environ.set_item(key, joined)
+}
+
+/// Returns `PATH_INFO` below a root path if it differs from the raw path.
+fn path_info<'py>(py: Python<'py>, path: &[u8], root: &[u8]) -> PyResult<Option<Bound<'py, PyString>>> {
+    if path == b"*" {
+        // OPTIONS * (RFC 9110 §9.3.7) has no path; REQUEST_URI has the asterisk.
+        return latin1(py, b"").map(Some);
+    }
+    if root.is_empty() && !path.contains(&b'%') {
+        return Ok(None);
+    }
+    let decoded = percent_decode(path);
+    // If the prefix is missing, a proxy has stripped it.
+    latin1(py, strip_root(&decoded, root).unwrap_or(&decoded)).map(Some)
 }
 
 /// Strips the root path if the path begins with it, up to the end of a segment: `/app` is no prefix of `/apple`.

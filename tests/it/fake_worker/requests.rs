@@ -200,7 +200,7 @@ impl Exchange<'_, '_> {
 pub(crate) fn echo(request: &Request<'_>) -> Result<String, std::fmt::Error> {
     let text = String::from_utf8_lossy;
     let mut lines = format!(
-        "{} {} {}\nquery: {}\npeer: {} {}\nrequest id: {}\nlistener: {}\nhttps: {}\nbody: {}\n",
+        "{} {} {}\nquery: {}\npeer: {} {}\nrequest id: {}\nlistener: {}\nhttps: {}\nserver port: {}\nroot path: {}\nbody: {}\n",
         text(request.method),
         text(request.path),
         request.version,
@@ -210,6 +210,8 @@ pub(crate) fn echo(request: &Request<'_>) -> Result<String, std::fmt::Error> {
         text(request.request_id),
         request.listener,
         request.https,
+        request.server_port,
+        text(request.root_path),
         request.body_len,
     );
     for (name, value) in request.fields() {

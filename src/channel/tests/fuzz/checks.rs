@@ -56,9 +56,10 @@ fn request(bytes: &[u8]) -> bool {
         (
             (request.exchange, request.body_len, request.received, request.version, request.body_is_fd),
             (request.https, request.listener, request.peer_port, request.n_fields),
-            (request.body_streams, request.websocket),
+            (request.body_streams, request.websocket, request.server_port),
             [request.method, request.path, request.query, request.peer, request.request_id, request.body]
                 .map(<[u8]>::to_vec),
+            request.root_path.to_vec(),
         )
     };
     assert_eq!(parts(&first), parts(&second));

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use rgun::config::Bind;
 use rgun::dispatch::{Dispatcher, Notice, Policy};
 use rgun::edge::Edge;
-use rgun::http::{FileSettings, RequestLimits, Server, Settings, TrustedPeers, UnderscorePolicy};
+use rgun::http::{FileSettings, ForwardingSettings, RequestLimits, Server, Settings, UnderscorePolicy};
 use rgun::id::{Generation, Incarnation, WorkerId, WorkerNr};
 use rgun::journal::requests::Journal;
 use rgun::link::{Link, Reactor, Slots};
@@ -112,7 +112,7 @@ fn settings() -> Settings {
             spool_disk: 0,
         },
         underscores: UnderscorePolicy::Drop,
-        trusted: TrustedPeers::default(),
+        forwarding: ForwardingSettings::default(),
         websocket: websocket::WebSocketSettings {
             max_message: 1 << 20,
             ping_interval: None,

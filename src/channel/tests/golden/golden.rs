@@ -60,8 +60,8 @@ fn assert_request(name: &str, request: Request<'_>, expected: &[Field]) {
         "{name}"
     );
     assert_eq!(
-        (decoded.body_streams, decoded.websocket),
-        (request.body_streams, request.websocket),
+        (decoded.body_streams, decoded.websocket, decoded.root_path, decoded.server_port),
+        (request.body_streams, request.websocket, request.root_path, request.server_port),
         "{name}"
     );
     assert!(matches!(Submission::decode(&golden), Ok(Submission::Request(_))), "{name}");
@@ -146,6 +146,14 @@ fn requests_have_their_golden_bytes() {
     streamed.body_len = UNKNOWN_LENGTH;
     streamed.body_streams = true;
     assert_request("request-streamed", streamed, &[]);
+    let mut published = Request::new(ExchangeId(12));
+    published.path = b"/x";
+    published.https = true;
+    published.peer = b"192.0.2.7";
+    published.request_id = b"id";
+    published.root_path = b"/shop";
+    published.server_port = 8443;
+    assert_request("request-published", published, &[]);
     let mut websocket = Request::new(ExchangeId(11));
     websocket.path = b"/ws";
     websocket.https = true;
@@ -283,7 +291,7 @@ fn asgi_completions_have_their_golden_bytes() {
 #[test]
 fn commands_have_their_golden_bytes() {
     let start = Start {
-        protocol: 4,
+        protocol: 5,
         geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
         generation: 17,
         worker: 2,

@@ -1,4 +1,4 @@
-"""Writes the golden bytes of the channel's protocol, version 4, from its tables.
+"""Writes the golden bytes of the channel's protocol, version 5, from its tables.
 
 The bytes are built with `struct` from the tables in `src/channel/frame/mod.rs` and `control/mod.rs`, not by
 the Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` has the same
@@ -8,7 +8,7 @@ values and compares. Run it by hand: `python3 src/channel/tests/golden/make.py`.
 import struct
 from pathlib import Path
 
-HERE = Path(__file__).parent / "v4"
+HERE = Path(__file__).parent / "v5"
 
 # Indices of src/channel/header.rs, as numbers on purpose, so that a moved entry is noticed.
 HOST, COOKIE, CONTENT_TYPE, CONTENT_LENGTH, SET_COOKIE, LINK, ACCEPT_RANGES = 0, 6, 9, 10, 72, 76, 83
@@ -25,7 +25,17 @@ def field(name, value):
 
 
 def request(
-    exchange, method, path, query=b"", peer=b"", request_id=b"", literal=b"", fields=(), body=b"", **fixed
+    exchange,
+    method,
+    path,
+    query=b"",
+    peer=b"",
+    request_id=b"",
+    root_path=b"",
+    literal=b"",
+    fields=(),
+    body=b"",
+    **fixed,
 ):
     """A submission frame."""
     head = struct.pack(
@@ -39,13 +49,13 @@ def request(
         fixed.get("flags", 0),
         len(fields),
         fixed.get("listener", 0),
-        *(len(part) for part in (literal, path, query, peer, request_id)),
-        0,
+        *(len(part) for part in (literal, path, query, peer, request_id, root_path)),
         fixed.get("port", 0),
-        0,
+        fixed.get("server_port", 0),
     )
     assert len(head) == 48
-    return head + literal + path + query + peer + request_id + b"".join(field(*f) for f in fields) + body
+    texts = literal + path + query + peer + request_id + root_path
+    return head + texts + b"".join(field(*f) for f in fields) + body
 
 
 def later(exchange, kind, flags=0, code=0, rest=b""):
@@ -112,6 +122,9 @@ GOLDEN = {
         flags=1,
     ),
     "request-streamed": request(10, POST, b"/up", body_len=UNKNOWN_LENGTH, flags=4),
+    "request-published": request(
+        12, GET, b"/x", peer=b"192.0.2.7", request_id=b"id", root_path=b"/shop", server_port=8443, flags=2
+    ),
     "request-websocket": request(11, GET, b"/ws", fields=[(HOST, b"example.org")], flags=10),
     "part": later(10, PART, rest=b"part"),
     "part-last": later(10, PART, 1),
@@ -163,7 +176,7 @@ GOLDEN = {
         rest=text("ValueError: nö") + text('Traceback (most recent call last):\n  File "a.py", line 1\n'),
     ),
     "command-start": b"S"
-    + struct.pack("<6I", 4, 262144, 131072, 64, 3, 17)
+    + struct.pack("<6I", 5, 262144, 131072, 64, 3, 17)
     + struct.pack("<HQBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 0, ON, UVLOOP, 3, 1000)
     + text("mysite.wsgi")
     + text("application")

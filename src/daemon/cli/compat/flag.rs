@@ -22,8 +22,6 @@ pub(super) enum ArgKind {
     Switch,
     /// A required value.
     Value,
-    /// An optional value.
-    Optional,
 }
 
 /// The handling of a flag. In the texts, `{}` is replaced by its value.

@@ -3,17 +3,16 @@
 //! The list is that of gunicorn 27's `config.py`, without the flags in `flags` and without settings that have no flag.
 //! Flags that uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`) are in this table only.
 
-use super::flag::ArgKind::{Optional, Switch, Value};
+use super::flag::ArgKind::{Switch, Value};
 use super::flag::Handling::{self, Ignored, NotYet, Refused};
 use super::flag::{CompatFlag, flag};
+use crate::cli::error::flag_error;
+use crate::config::ConfigError;
 
 const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in the foreground";
 /// `--certfile`, `--ssl-certfile` and the like.
 pub(super) const TLS: Handling =
     NotYet("let a proxy in front of rgun (nginx, Caddy) terminate TLS, and leave the flag out");
-/// The PROXY protocol.
-const PROXY: Handling =
-    NotYet("have the proxy send X-Forwarded-For and X-Forwarded-Proto, and leave the flag out");
 const STATSD: Handling = NotYet("remove it");
 /// `--http-protocols`, `--http2`.
 pub(super) const HTTP2: Handling = NotYet("remove it; a proxy in front of rgun can speak HTTP/2 to clients");
@@ -38,6 +37,20 @@ const LENIENT: Handling = Refused(
     "rgun's parser has no lenient mode: messages that two parsers read differently allow request smuggling",
     "remove it, and fix the client",
 );
+
+/// Returns whether `--proxy-protocol` with this value requires a PROXY header.
+pub(in crate::cli) fn requires_proxy_header(value: &str) -> Result<bool, ConfigError> {
+    match value {
+        "auto" | "v1" | "v2" | "true" => Ok(true),
+        "off" | "none" | "false" => Ok(false),
+        // Without a value it was a switch up to gunicorn 23, and stood before APP.
+        other => Err(flag_error(
+            &format!("--proxy-protocol {other}"),
+            "is not one of the choices",
+            "write --proxy-protocol=auto or =off; before APP, the value must not be left out",
+        )),
+    }
+}
 
 /// Of gunicorn 27's `config.py`.
 pub(super) const FLAGS: &[CompatFlag] = &[
@@ -122,8 +135,6 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("cert-reqs", Value, TLS).accepted(&["0"]),
     flag("ciphers", Value, TLS),
     flag("ssl-version", Value, TLS),
-    flag("proxy-allow-from", Value, PROXY),
-    flag("proxy-protocol", Optional, PROXY).accepted(&["off"]),
     flag("forwarder-headers", Value, NotYet("remove it; the path under which the application is published is --root-path"))
         .accepted(&["SCRIPT_NAME,PATH_INFO", ""]),
     flag("protocol", Value, NotYet("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass"))

@@ -2,18 +2,18 @@
 //!
 //! A flag that is safe to ignore, because rgun or systemd replaces it, is accepted with a warning that says so. A flag
 //! that is unsafe to ignore (`--user`, TLS, trust in a proxy) is refused with a hint. A flag that describes what rgun
-//! does (`--proxy-protocol off`, `--no-server-header`) is accepted silently.
+//! does (`--http-protocols h1`, `--no-server-header`) is accepted silently.
 //!
 //! The tables are in `gunicorn` and `uvicorn`. A flag of both servers is in one table only, because it means the same
 //! in both. Abbreviated flags are refused.
 
 mod flag;
-mod gunicorn;
+pub(super) mod gunicorn;
 pub(super) mod uvicorn;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use self::flag::ArgKind::{Optional, Switch, Value};
+use self::flag::ArgKind::{Switch, Value};
 use self::flag::CompatFlag;
 use self::flag::Handling::{Ignored, NoOp, NotYet, Refused};
 use super::error::flag_error;
@@ -48,7 +48,6 @@ fn to_arg(flag: &CompatFlag) -> Arg {
     match flag.arg_kind {
         Switch => arg.action(ArgAction::SetTrue),
         Value => arg.action(ArgAction::Append).allow_hyphen_values(flag.accepted.contains(&"-")),
-        Optional => arg.action(ArgAction::Append).num_args(0..=1).default_missing_value("auto"),
     }
 }
 
@@ -64,7 +63,7 @@ pub(super) fn evaluate(
         let value = match flag.arg_kind {
             Switch if !matches.get_flag(flag.long) => continue,
             Switch => None,
-            Value | Optional => {
+            Value => {
                 // The last one applies, as in gunicorn and uvicorn.
                 match matches.get_many::<String>(flag.long).and_then(Iterator::last) {
                     None => continue,

@@ -9,9 +9,9 @@ use clap::Args;
 
 use super::convert::{fractional_seconds, level, seconds, worker_class_interface};
 use super::settings::FlagSettings;
-use crate::cli::compat::uvicorn;
+use crate::cli::compat::{gunicorn, uvicorn};
 use crate::cli::error::flag_error;
-use crate::config::{ConfigError, Value, name};
+use crate::config::{ConfigError, Value, forwarded_allow_ips, name};
 
 fn text(flag: Option<&String>) -> Option<Value> {
     flag.map(Value::text)
@@ -126,6 +126,15 @@ pub(super) struct ListenFlags {
     /// all, "" for none [env: FORWARDED_ALLOW_IPS] [default: those on this machine].
     #[arg(long, value_name = "LIST")]
     forwarded_allow_ips: Option<String>,
+
+    /// Each connection begins with a PROXY header; v1, v2 and auto (also without a value) accept both versions
+    /// [default: off].
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, default_missing_value = "auto")]
+    proxy_protocol: Option<String>,
+
+    /// Proxies that may send a PROXY header, as in --forwarded-allow-ips [default: those trusted there].
+    #[arg(long, value_name = "LIST")]
+    proxy_allow_from: Option<String>,
 }
 
 impl ListenFlags {
@@ -145,6 +154,15 @@ impl ListenFlags {
         if let Some((flag, peers)) = uvicorn.trusted(self.forwarded_allow_ips.as_deref()) {
             settings.set(name::TRUSTED, flag, Some(peers));
         }
+        let required = self.proxy_protocol.as_deref().map(gunicorn::requires_proxy_header);
+        match required.transpose() {
+            Ok(required) => {
+                settings.set(name::PROXY_PROTOCOL, "--proxy-protocol", required.map(Value::Boolean));
+            }
+            Err(error) => errors.push(error),
+        }
+        let senders = self.proxy_allow_from.as_deref().map(forwarded_allow_ips);
+        settings.set(name::PROTOCOL_TRUSTED, "--proxy-allow-from", senders);
     }
 }
 

@@ -97,29 +97,29 @@ fn script_name_variable_is_warned_about_without_root_path() {
 fn gunicorn_and_uvicorn_flags_set_trusted_proxies() {
     let shell = Shell::new();
     let proxy = |variables: &[(&str, &str)], line: &str| {
-        shell.run_with(variables, &line.split(' ').collect::<Vec<_>>()).unwrap().config.proxy
+        shell.run_with(variables, &line.split(' ').collect::<Vec<_>>()).unwrap().config.proxy.trusted
     };
     let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    let near = config::Proxy::default();
-    let one = config::Proxy { all: false, unix: true, networks: networks(&["10.0.0.1/32"]) };
+    let near = config::TrustedProxies::default();
+    let one = config::TrustedProxies { all: false, unix: true, networks: networks(&["10.0.0.1/32"]) };
     for (line, expected) in [
         ("a", &near),
         ("a --proxy-headers", &near),
-        ("a --no-proxy-headers", &config::Proxy::NONE),
-        ("a --proxy-headers --no-proxy-headers", &config::Proxy::NONE),
+        ("a --no-proxy-headers", &config::TrustedProxies::NONE),
+        ("a --proxy-headers --no-proxy-headers", &config::TrustedProxies::NONE),
         ("a --no-proxy-headers --proxy-headers", &near),
         ("a --forwarded-allow-ips 10.0.0.1", &one),
         ("a --proxy-headers --forwarded-allow-ips=10.0.0.1", &one),
-        ("a --no-proxy-headers --forwarded-allow-ips=10.0.0.1", &config::Proxy::NONE),
-        ("a --forwarded-allow-ips=", &config::Proxy::NONE),
+        ("a --no-proxy-headers --forwarded-allow-ips=10.0.0.1", &config::TrustedProxies::NONE),
+        ("a --forwarded-allow-ips=", &config::TrustedProxies::NONE),
     ] {
         assert_eq!(&proxy(&[], line), expected, "{line}");
     }
     assert!(proxy(&[], "a --forwarded-allow-ips *").all);
     let variable = [("FORWARDED_ALLOW_IPS", "10.0.0.1")];
     assert_eq!(proxy(&variable, "a"), one);
-    assert_eq!(proxy(&variable, "a --no-proxy-headers"), config::Proxy::NONE);
-    assert_eq!(proxy(&[("FORWARDED_ALLOW_IPS", "")], "a"), config::Proxy::NONE);
+    assert_eq!(proxy(&variable, "a --no-proxy-headers"), config::TrustedProxies::NONE);
+    assert_eq!(proxy(&[("FORWARDED_ALLOW_IPS", "")], "a"), config::TrustedProxies::NONE);
 }
 
 #[test]

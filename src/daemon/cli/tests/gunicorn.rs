@@ -218,8 +218,6 @@ fn unsupported_flags_are_refused_as_not_in_this_version() {
         "--print-config",
         "--access-logformat %s",
         "--statsd-host localhost:8125",
-        "--proxy-protocol",
-        "--proxy-protocol v2",
         "--asgi-loop uvloop",
         "--http-protocols h1,h2",
         "--log-config x.ini",
@@ -231,6 +229,28 @@ fn unsupported_flags_are_refused_as_not_in_this_version() {
     assert!(shell.refused("a --reload").contains("systemctl reload rgun"));
     let text = shell.refused("a --reload --daemon -k gevent --access-logfile x");
     assert_eq!(text.lines().filter(|line| line.starts_with("--")).count(), 4, "{text}");
+}
+
+#[test]
+fn proxy_protocol_flags_set_listener_and_senders() {
+    let shell = Shell::new();
+    for (line, required) in [
+        ("a", false),
+        ("a --proxy-protocol", true),
+        ("a --proxy-protocol auto", true),
+        ("--proxy-protocol=v1 a", true),
+        ("--proxy-protocol v2 a", true),
+        ("--proxy-protocol off a", false),
+    ] {
+        assert_eq!(shell.accepted(line).config.listen.proxy_protocol, required, "{line}");
+    }
+    let text = shell.refused("--proxy-protocol app:application");
+    assert!(text.contains("--proxy-protocol=auto"), "{text}");
+    let proxy = shell.accepted("a --proxy-protocol --proxy-allow-from 10.0.0.1").config.proxy;
+    assert_eq!(proxy.protocol_trusted.networks, ["10.0.0.1/32".parse().unwrap()]);
+    assert!(proxy.protocol_trusted.unix && proxy.trusted == config::TrustedProxies::default());
+    let proxy = shell.accepted("a --forwarded-allow-ips 10.0.0.2").config.proxy;
+    assert_eq!(proxy.protocol_trusted, proxy.trusted);
 }
 
 #[test]

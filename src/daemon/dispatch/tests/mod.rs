@@ -196,6 +196,11 @@ impl Rig {
         self.dispatcher.submit(&request, iter::empty(), None, now)
     }
 
+    fn submit_from(&self, peer: &[u8], path: &[u8]) -> Result<Ticket, Fault> {
+        let request = Request { peer, path, ..Request::new(ExchangeId(0)) };
+        self.dispatcher.submit(&request, iter::empty(), None, Instant::now())
+    }
+
     fn upload(&self, path: &[u8]) -> Ticket {
         let request = Request { path, body_is_fd: true, body_len: 1, ..Request::new(ExchangeId(0)) };
         let body = File::open("/dev/null").unwrap().into();

@@ -187,3 +187,15 @@ fn rejected_request_takes_no_permit() {
     assert_eq!(rig.submit_at("GET", b"/export/1", Instant::now()).unwrap_err(), Fault::QueueFull);
     assert_eq!(rig.dispatcher.lock().rules.n_permits(), 0);
 }
+
+#[test]
+fn held_requests_count_for_their_client_until_they_start() {
+    let rule = concurrency_rule("/export*", 1);
+    let policy = Policy { queue_per_client: NonZeroU32::new(1), rules: vec![rule], ..base_policy() };
+    let mut rig = Rig::with(policy, 1);
+    let _running = rig.submit_from(b"192.0.2.1", b"/export/1").unwrap();
+    let _held = rig.submit_from(b"192.0.2.1", b"/export/2").unwrap();
+    assert_eq!(rig.submit_from(b"192.0.2.1", b"/export/3").unwrap_err(), Fault::ClientQueueFull);
+    assert_eq!(rig.answer(), b"/export/1");
+    let _next = rig.submit_from(b"192.0.2.1", b"/export/4").unwrap();
+}

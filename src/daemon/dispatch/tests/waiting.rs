@@ -214,3 +214,19 @@ fn requests_waiting_for_the_first_worker_are_not_shed() {
     let tickets: Result<Vec<_>, _> = tickets.collect();
     assert_eq!(tickets.expect("nothing is shed").len(), 500);
 }
+
+#[test]
+fn client_with_too_many_waiting_requests_is_rejected_alone() {
+    let policy = Policy { queue_per_client: std::num::NonZeroU32::new(1), ..base_policy() };
+    let rig = Rig::with(policy, 0);
+    let first = rig.submit_from(b"192.0.2.1", b"/1").unwrap();
+    assert_eq!(rig.submit_from(b"192.0.2.1", b"/2").unwrap_err(), Fault::ClientQueueFull);
+    let _others = [b"192.0.2.2", b"192.0.2.3"].map(|peer| rig.submit_from(peer, b"/").unwrap());
+    let _unix = [rig.submit_from(b"", b"/").unwrap(), rig.submit_from(b"", b"/").unwrap()];
+    // A client that leaves makes room for itself, and so does a request that starts.
+    drop(first);
+    let _again = rig.submit_from(b"192.0.2.1", b"/3").unwrap();
+    assert_eq!(rig.submit_from(b"192.0.2.1", b"/4").unwrap_err(), Fault::ClientQueueFull);
+    rig.dispatcher.set_policy(base_policy());
+    let _more = [b"/5", b"/6"].map(|path| rig.submit_from(b"192.0.2.1", path).unwrap());
+}

@@ -1,57 +1,34 @@
-//! The client and scheme that trusted proxies report: `X-Forwarded-For` and `X-Forwarded-Proto`.
+//! `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, the fields that most proxies write.
 //!
-//! Any client can send these fields. They are read only if `proxy.trusted` names the peer, and only as far as trusted
-//! hops wrote them: `X-Forwarded-For` from the right to the first address that is not trusted, which is the client; of
-//! `X-Forwarded-Proto` the last value, which the peer wrote. Pure functions, called by `request_meta`.
+//! Of `X-Forwarded-For` the search goes from the right to the first address that is not trusted. Of each other field the
+//! last value counts, which the peer wrote. Without `X-Forwarded-Proto`, `X-Forwarded-Ssl: on` and
+//! `X-Forwarded-Protocol: ssl` mean https, as they do in gunicorn.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::HeaderValue;
 use http::header::{GetAll, HeaderMap, HeaderName};
-use ipnet::IpNet;
 
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+use super::ForwardingSettings;
+use super::claim::{self, ProxyClaim};
+use crate::net::TrustedPeers;
 
-/// `proxy.trusted`: the peers whose forwarding fields are used.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TrustedPeers {
-    /// Every peer.
-    pub all: bool,
-    /// Peers on a unix socket.
-    pub unix: bool,
-    /// Peers with an address in one of these.
-    pub networks: Vec<IpNet>,
-}
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PROTOCOL: HeaderName = HeaderName::from_static("x-forwarded-protocol");
+const X_FORWARDED_SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-impl TrustedPeers {
-    /// True if the peer is trusted; `None` is a peer on a unix socket. The address must be canonical (no IPv4-mapped
-    /// IPv6).
-    pub(super) fn trusts(&self, peer: Option<IpAddr>) -> bool {
-        match peer {
-            _ if self.all => true,
-            None => self.unix,
-            Some(address) => self.networks.iter().any(|network| network.contains(&address)),
-        }
-    }
-}
-
-/// The origin of a request according to a trusted peer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct ProxyClaim {
-    /// The client's address; port 0 if the port is unknown. `None`: the client is the peer itself.
-    pub(super) client: Option<SocketAddr>,
-    /// True if the client used TLS; `None` if the peer did not report it.
-    pub(super) https: Option<bool>,
-}
-
-impl ProxyClaim {
-    /// Reads the fields of a request from a trusted peer.
-    pub(super) fn read(headers: &HeaderMap, trusted: &TrustedPeers) -> Self {
-        Self {
-            client: client(&headers.get_all(X_FORWARDED_FOR), trusted),
-            https: https(&headers.get_all(X_FORWARDED_PROTO)),
-        }
+/// Reads the fields of a request from a trusted peer.
+pub(super) fn read(headers: &HeaderMap, settings: &ForwardingSettings) -> ProxyClaim {
+    ProxyClaim {
+        client: client(&headers.get_all(X_FORWARDED_FOR), &settings.trusted),
+        https: https(headers),
+        host: last(headers, X_FORWARDED_HOST).and_then(claim::host),
+        port: last(headers, X_FORWARDED_PORT).and_then(claim::port),
+        root_path: last(headers, X_FORWARDED_PREFIX).and_then(claim::root_path),
     }
 }
 
@@ -65,7 +42,7 @@ fn client(fields: &GetAll<'_, HeaderValue>, trusted: &TrustedPeers) -> Option<So
         if element == b"unix:" && trusted.trusts(None) {
             continue;
         }
-        let Some(address) = address(element) else { break };
+        let Some(address) = claim::address(element) else { break };
         known = Some(address);
         if !trusted.trusts(Some(address.ip())) {
             break;
@@ -74,16 +51,22 @@ fn client(fields: &GetAll<'_, HeaderValue>, trusted: &TrustedPeers) -> Option<So
     known
 }
 
-/// Returns whether the last value is a TLS scheme; `None` if it is no known scheme.
-fn https(fields: &GetAll<'_, HeaderValue>) -> Option<bool> {
-    let last = elements_from_the_right(fields).next()?;
-    let is = |schemes: [&str; 2]| schemes.iter().any(|scheme| last.eq_ignore_ascii_case(scheme.as_bytes()));
-    // Some proxies send the WebSocket's scheme with a handshake.
-    match (is(["https", "wss"]), is(["http", "ws"])) {
-        (true, _) => Some(true),
-        (_, true) => Some(false),
-        _ => None,
+/// Returns whether the client used TLS. `X-Forwarded-Proto` alone decides if it is there: a proxy that writes this field
+/// may pass on the others from its client.
+fn https(headers: &HeaderMap) -> Option<bool> {
+    if headers.contains_key(X_FORWARDED_PROTO) {
+        return claim::parse_scheme(last(headers, X_FORWARDED_PROTO)?);
     }
+    match last(headers, X_FORWARDED_PROTOCOL) {
+        Some(protocol) if protocol.eq_ignore_ascii_case(b"ssl") => Some(true),
+        Some(protocol) => claim::parse_scheme(protocol),
+        None => last(headers, X_FORWARDED_SSL)?.eq_ignore_ascii_case(b"on").then_some(true),
+    }
+}
+
+/// Returns the last element of all fields of a name.
+fn last(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {
+    elements_from_the_right(&headers.get_all(name)).next()
 }
 
 /// Returns the elements of a list over all its fields, the last one first, without empty ones (RFC 9110 §5.6.1).
@@ -96,19 +79,6 @@ fn elements_from_the_right<'h>(fields: &GetAll<'h, HeaderValue>) -> impl Iterato
         .filter(|element| !element.is_empty())
 }
 
-/// Parses an address in the forms that proxies write: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`,
-/// `[2001:db8::1]:4711`.
-fn address(element: &[u8]) -> Option<SocketAddr> {
-    let text = str::from_utf8(element).ok()?;
-    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
-    let bare = || text.parse::<IpAddr>().ok().or_else(bracketed);
-    let (ip, port) = match text.parse::<SocketAddr>() {
-        Ok(both) => (both.ip(), both.port()),
-        Err(_) => (bare()?, 0),
-    };
-    Some(SocketAddr::new(ip.to_canonical(), port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +87,10 @@ mod tests {
     fn trusted(networks: &[&str]) -> TrustedPeers {
         let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
         TrustedPeers { all: false, unix: true, networks }
+    }
+
+    fn read_all(headers: &HeaderMap, trusted: &TrustedPeers) -> ProxyClaim {
+        read(headers, &ForwardingSettings { trusted: trusted.clone(), ..ForwardingSettings::default() })
     }
 
     fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
@@ -129,7 +103,7 @@ mod tests {
 
     fn found(values: &[&str], trusted: &TrustedPeers) -> Option<String> {
         let headers = headers(&X_FORWARDED_FOR, values);
-        let client = ProxyClaim::read(&headers, trusted).client?;
+        let client = read_all(&headers, trusted).client?;
         Some(if client.port() == 0 { client.ip().to_string() } else { client.to_string() })
     }
 
@@ -221,27 +195,41 @@ mod tests {
             (&[], None),
         ] {
             let headers = headers(&X_FORWARDED_PROTO, values);
-            assert_eq!(ProxyClaim::read(&headers, &trusted(&NEAR)).https, https, "{values:?}");
+            assert_eq!(read_all(&headers, &trusted(&NEAR)).https, https, "{values:?}");
         }
     }
 
     #[test]
-    fn peers_are_trusted_by_network_by_socket_or_all() {
-        let near = trusted(&NEAR);
-        for (address, trusts) in [
-            ("127.0.0.1", true),
-            ("127.9.9.9", true),
-            ("::1", true),
-            ("10.255.0.1", true),
-            ("11.0.0.1", false),
-            ("::2", false),
-            ("0.0.0.0", false),
+    fn other_scheme_fields_count_without_x_forwarded_proto() {
+        for (fields, https) in [
+            (&[("x-forwarded-ssl", "on")][..], Some(true)),
+            (&[("x-forwarded-ssl", "off")], None),
+            (&[("x-forwarded-protocol", "ssl")], Some(true)),
+            (&[("x-forwarded-protocol", "https")], Some(true)),
+            (&[("x-forwarded-protocol", "http")], Some(false)),
+            (&[("x-forwarded-protocol", "http"), ("x-forwarded-ssl", "on")], Some(false)),
+            (&[("x-forwarded-proto", "http"), ("x-forwarded-ssl", "on")], Some(false)),
+            (&[("x-forwarded-proto", "http"), ("x-forwarded-protocol", "ssl")], Some(false)),
+            (&[("x-forwarded-proto", "ftp"), ("x-forwarded-ssl", "on")], None),
+            (&[("x-forwarded-proto", ""), ("x-forwarded-ssl", "on")], None),
         ] {
-            assert_eq!(near.trusts(address.parse().ok()), trusts, "{address}");
+            let headers = fields
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            assert_eq!(read_all(&headers.collect(), &trusted(&NEAR)).https, https, "{fields:?}");
         }
-        assert!(near.trusts(None) && !TrustedPeers::default().trusts(None));
-        let all = TrustedPeers { all: true, ..TrustedPeers::default() };
-        assert!(all.trusts(None) && all.trusts("192.0.2.1".parse().ok()));
+    }
+
+    #[test]
+    fn the_last_host_port_and_prefix_count() {
+        let mut headers = headers(&X_FORWARDED_HOST, &["evil.example, a.example:8443"]);
+        headers.append(X_FORWARDED_PORT, HeaderValue::from_static("1, 8443"));
+        headers.append(X_FORWARDED_PREFIX, HeaderValue::from_static("//evil"));
+        headers.append(X_FORWARDED_PREFIX, HeaderValue::from_static("/shop/"));
+        let claim = read_all(&headers, &trusted(&NEAR));
+        assert_eq!(claim.host.unwrap(), "a.example:8443");
+        assert_eq!(claim.port, Some(8443));
+        assert_eq!(claim.root_path.as_deref(), Some(&b"/shop"[..]));
     }
 
     #[test]
@@ -297,7 +285,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(&bytes).unwrap());
             headers.append(X_FORWARDED_PROTO, HeaderValue::from_bytes(&bytes).unwrap());
-            let ProxyClaim { client, https } = ProxyClaim::read(&headers, &near);
+            let ProxyClaim { client, https, .. } = read_all(&headers, &near);
             assert!(
                 https.is_none()
                     || bytes.to_ascii_lowercase().windows(2).any(|pair| pair == b"ws" || pair == b"tp")

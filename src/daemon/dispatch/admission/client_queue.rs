@@ -1,0 +1,105 @@
+//! `limits.queue_per_client`: counts the waiting requests of each client address.
+//!
+//! Without the limit nothing is counted. Requests are noted when they begin to wait and forgotten when their client's next
+//! request asks, so that a request that stops waiting needs no look-up.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use rgun_channel::frame::ExchangeId;
+
+/// Clients that are noted before those without a waiting request are forgotten.
+const MIN_SWEEP: usize = 256;
+
+/// The waiting requests by client.
+#[derive(Debug, Default)]
+pub(crate) struct ClientQueue {
+    /// Requests that have begun to wait; some may have stopped since.
+    noted: HashMap<IpAddr, Vec<ExchangeId>>,
+    /// Number of clients at which all that have stopped waiting are forgotten.
+    sweep_at: usize,
+}
+
+impl ClientQueue {
+    /// Notes a request that is about to wait; returns false if `max` others of its client wait. `client` is the address as
+    /// text; clients on unix sockets, which have none, are not limited.
+    pub(crate) fn admit(
+        &mut self,
+        client: &[u8],
+        id: ExchangeId,
+        max: NonZeroU32,
+        is_waiting: impl Fn(ExchangeId) -> bool,
+    ) -> bool {
+        let Some(key) = client_key(client) else { return true };
+        if self.noted.len() >= self.sweep_at.max(MIN_SWEEP) && !self.noted.contains_key(&key) {
+            self.noted.retain(|_, ids| ids.iter().any(|id| is_waiting(*id)));
+            self.sweep_at = 2 * self.noted.len();
+        }
+        let ids = self.noted.entry(key).or_default();
+        ids.retain(|id| is_waiting(*id));
+        if ids.len() as u64 >= u64::from(max.get()) {
+            return false;
+        }
+        ids.push(id);
+        true
+    }
+
+    /// Forgets all requests: the limit is off.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Returns the key under which a client's requests are counted. An IPv6 host may use any address of its /64 network
+/// (RFC 8981), so the network is the key.
+fn client_key(client: &[u8]) -> Option<IpAddr> {
+    match str::from_utf8(client).ok()?.parse().ok()? {
+        IpAddr::V6(address) => Some(IpAddr::V6((address.to_bits() >> 64 << 64).into())),
+        address @ IpAddr::V4(_) => Some(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: NonZeroU32 = NonZeroU32::new(2).unwrap();
+
+    #[test]
+    fn a_client_may_have_as_many_waiting_as_the_limit() {
+        let mut clients = ClientQueue::default();
+        let all = |_| true;
+        assert!(clients.admit(b"192.0.2.1", ExchangeId(1), TWO, all));
+        assert!(clients.admit(b"192.0.2.1", ExchangeId(2), TWO, all));
+        assert!(!clients.admit(b"192.0.2.1", ExchangeId(3), TWO, all));
+        assert!(clients.admit(b"192.0.2.2", ExchangeId(4), TWO, all));
+        let not_the_first = |id| id != ExchangeId(1);
+        assert!(clients.admit(b"192.0.2.1", ExchangeId(5), TWO, not_the_first));
+        assert!(!clients.admit(b"192.0.2.1", ExchangeId(6), TWO, not_the_first));
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_client_and_a_unix_socket_none() {
+        let mut clients = ClientQueue::default();
+        for id in 1..=2 {
+            assert!(clients.admit(b"2001:db8:0:1::1", ExchangeId(id), TWO, |_| true));
+        }
+        assert!(!clients.admit(b"2001:db8:0:1:ffff::2", ExchangeId(3), TWO, |_| true));
+        assert!(clients.admit(b"2001:db8:0:2::1", ExchangeId(4), TWO, |_| true));
+        for id in 5..10 {
+            assert!(clients.admit(b"", ExchangeId(id), TWO, |_| true));
+        }
+    }
+
+    #[test]
+    fn clients_without_a_waiting_request_are_forgotten() {
+        let mut clients = ClientQueue::default();
+        for id in 0..100_000_u32 {
+            let address = std::net::Ipv4Addr::from(id).to_string();
+            let waits = |other: ExchangeId| other.0 + 10 > u64::from(id);
+            assert!(clients.admit(address.as_bytes(), ExchangeId(id.into()), TWO, waits));
+        }
+        assert!(clients.noted.len() <= MIN_SWEEP, "{}", clients.noted.len());
+    }
+}

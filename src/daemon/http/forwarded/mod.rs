@@ -1,0 +1,89 @@
+//! What trusted proxies report about a request: `X-Forwarded-*`, or `Forwarded` (RFC 7239), never both.
+//!
+//! Any client can send these fields. They are read only if `proxy.trusted` names the peer, and only as far as trusted
+//! hops wrote them: the addresses from the right to the first one that is not trusted, which is the client. Pure
+//! functions, called by `request_meta`.
+
+mod claim;
+mod rfc7239;
+mod x_forwarded;
+
+pub(super) use claim::{ProxyClaim, host_with_port};
+
+use http::HeaderMap;
+
+use crate::net::TrustedPeers;
+
+/// `[proxy]` as requests see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ForwardingSettings {
+    /// `proxy.trusted`: the peers whose fields are used.
+    pub trusted: TrustedPeers,
+    /// `proxy.headers`.
+    pub headers: ForwardingHeaders,
+    /// `proxy.fields`.
+    pub fields: ForwardedFields,
+}
+
+/// `proxy.headers`: the family of fields that trusted peers write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ForwardingHeaders {
+    /// None is read.
+    Off,
+    /// `X-Forwarded-For` and its kind.
+    #[default]
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+/// `proxy.fields`: the reported values that are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForwardedFields(u8);
+
+/// A value that a proxy can report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ForwardedField {
+    /// The client's address.
+    For = 1,
+    /// Whether the client used TLS.
+    Proto = 2,
+    /// The host that the client asked for.
+    Host = 4,
+    /// The port that the client connected to. Only in `X-Forwarded-*`.
+    Port = 8,
+    /// The path below which the proxy publishes the application. Only in `X-Forwarded-*`.
+    Prefix = 16,
+}
+
+impl ForwardedFields {
+    pub(super) fn contains(self, field: ForwardedField) -> bool {
+        self.0 & field as u8 != 0
+    }
+}
+
+impl Default for ForwardedFields {
+    /// `["for", "proto"]`.
+    fn default() -> Self {
+        [ForwardedField::For, ForwardedField::Proto].into_iter().collect()
+    }
+}
+
+impl FromIterator<ForwardedField> for ForwardedFields {
+    fn from_iter<I: IntoIterator<Item = ForwardedField>>(fields: I) -> Self {
+        Self(fields.into_iter().fold(0, |bits, field| bits | field as u8))
+    }
+}
+
+impl ForwardingSettings {
+    /// Reads what a trusted peer reports about a request.
+    pub(super) fn read(&self, headers: &HeaderMap) -> ProxyClaim {
+        let claim = match self.headers {
+            ForwardingHeaders::Off => ProxyClaim::default(),
+            ForwardingHeaders::XForwarded => x_forwarded::read(headers, self),
+            ForwardingHeaders::Forwarded => rfc7239::read(headers, self),
+        };
+        claim.restricted_to(self.fields)
+    }
+}

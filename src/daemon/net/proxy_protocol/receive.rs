@@ -1,0 +1,68 @@
+//! Reads a PROXY header from a socket, and not one byte more.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::Interest;
+
+use super::header::{self, HeaderError, ProxyHeader};
+use crate::net::stream::ClientSocket;
+
+/// Bytes that are looked at in one go. Most headers are shorter.
+const PEEK_BYTES: usize = 256;
+
+/// The reason for not receiving a header.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::net) enum ReceiveError {
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// Nothing was sent: health checks of load balancers do that.
+    #[error("it ended without a byte")]
+    Empty,
+    #[error("it ended before its PROXY header was complete")]
+    Eof,
+    #[error("reading its PROXY header failed")]
+    Io(#[from] io::Error),
+}
+
+/// Receives the header that a connection must begin with. The caller limits the time.
+pub(in crate::net) async fn receive(socket: &ClientSocket) -> Result<ProxyHeader, ReceiveError> {
+    let mut received = Vec::new();
+    let mut buffer = [0; PEEK_BYTES];
+    loop {
+        let peeked = peek(socket, &mut buffer).await?;
+        let next = match buffer.get(..peeked).unwrap_or_default() {
+            [] if received.is_empty() => return Err(ReceiveError::Empty),
+            [] => return Err(ReceiveError::Eof),
+            next => next,
+        };
+        let (len, is_complete) = header::measure(&received, next)?;
+        received.extend_from_slice(next.get(..len).unwrap_or_default());
+        take(socket, buffer.get_mut(..len).unwrap_or_default())?;
+        if is_complete {
+            return Ok(header::parse(&received)?);
+        }
+    }
+}
+
+/// Copies what can be read without taking it. Returns 0 at the end of input.
+async fn peek(socket: &ClientSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut peek = |fd| recv(fd, buffer, MsgFlags::MSG_PEEK).map_err(io::Error::from);
+    match socket {
+        ClientSocket::Tcp(socket) => socket.async_io(Interest::READABLE, || peek(socket.as_raw_fd())).await,
+        ClientSocket::Unix(socket) => socket.async_io(Interest::READABLE, || peek(socket.as_raw_fd())).await,
+    }
+}
+
+/// Takes bytes that were peeked: they are there.
+fn take(socket: &ClientSocket, bytes: &mut [u8]) -> io::Result<()> {
+    let mut taken = 0;
+    while let Some(rest) = bytes.get_mut(taken..).filter(|rest| !rest.is_empty()) {
+        taken += match socket {
+            ClientSocket::Tcp(socket) => socket.try_read(rest)?,
+            ClientSocket::Unix(socket) => socket.try_read(rest)?,
+        };
+    }
+    Ok(())
+}
