@@ -115,6 +115,43 @@ fn clients_that_do_not_read_hold_no_interpreter() {
     }
 }
 
+/// `/free` returns the seconds from the last part of `/parts` to the call of its `close()`.
+const TIMED: &str = r#"
+import time
+times = {}
+
+class Parts:
+    def __iter__(self):
+        for _ in range(64):
+            times["last part"] = time.monotonic()
+            yield b"x" * 65536
+
+    def close(self):
+        times["free"] = time.monotonic()
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/free":
+        start_response("200 OK", [])
+        return [str(times["free"] - times["last part"]).encode()]
+    start_response("200 OK", [("Content-Length", str(64 * 65536))])
+    return Parts()
+"#;
+
+#[test]
+fn a_byte_a_second_holds_no_thread_after_the_last_part() {
+    let daemon = Rgun::python(TIMED).flags(["--workers", "1", "--threads", "1"]).start_ready();
+    let mut slow = daemon.connect();
+    assert_eq!(slow.send_get("/parts").response_head().status, 200);
+    let begun = Instant::now();
+    for _ in 0..3 {
+        slow.read_exact(1).expect("one byte");
+        let free: f64 = daemon.get("/free").text().parse().expect("seconds");
+        // Milliseconds on an idle machine; the client alone would take 48 days.
+        assert!(free < 1.0, "{free} s");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn unread_complete_responses_are_bounded() {
     let daemon = with_limits(Rgun::fake(), "8MiB", "1GiB").start();

@@ -12,7 +12,7 @@ use super::listener::{Acceptor, Listener};
 use super::peer::{Client, Peer};
 use super::proxy_protocol::{self, ProxyHeader, ProxyProtocol, ReceiveError};
 use super::stream::{ClientSocket, ClientStream};
-use super::tracker::ConnectionTracker;
+use super::tracker::{ConnectionReservation, ConnectionTracker};
 use crate::error_chain::Chain;
 
 /// Time that a PROXY header may still take when the daemon stops.
@@ -140,6 +140,7 @@ impl<S: Fn(ClientStream) + Clone + Send + 'static> Start<'_, S> {
                 protocol: Arc::clone(&listener.proxy_protocol),
                 listener: listener.name.clone(),
                 index: self.index,
+                reservation: self.tracker.reserve(),
             },
             Arc::clone(self.tracker),
             stop.clone(),
@@ -158,6 +159,8 @@ struct ProxiedConnection {
     listener: String,
     /// The listener's number.
     index: u16,
+    /// Its place among all connections until it is registered: a drain and the limit include it.
+    reservation: ConnectionReservation,
 }
 
 /// Receives a PROXY header, and serves the connection as that of the client that it names.
@@ -167,9 +170,7 @@ async fn serve_proxied(
     mut stop: watch::Receiver<bool>,
     serve: impl Fn(ClientStream),
 ) {
-    let ProxiedConnection { socket, proxy, protocol, listener, index } = pending;
-    // Counted, so that a drain and the limit include it. Dropped when the connection is registered.
-    let _reservation = tracker.reserve();
+    let ProxiedConnection { socket, proxy, protocol, listener, index, reservation } = pending;
     let late = || "its PROXY header did not arrive within timeouts.header".to_owned();
     let received = tokio::select! {
         received = timeout(tracker.header_timeout(), proxy_protocol::receive(&socket)) => match received {
@@ -185,6 +186,7 @@ async fn serve_proxied(
             let peer = source.map_or(proxy, Peer::from);
             if tracker.admit(&peer) {
                 let connection = tracker.register(Client { peer, https }, index);
+                drop(reservation);
                 serve(ClientStream::new(socket, connection));
             }
         }
