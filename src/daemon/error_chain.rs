@@ -7,7 +7,8 @@ use std::fmt;
 
 /// The error and its causes, outermost first, separated by `: `.
 ///
-/// Some libraries print their source themselves: a level that ends with the rest of the chain replaces it.
+/// Some libraries print their source themselves: if a level already ends with the rest of the chain, the rest is not
+/// repeated.
 #[derive(Debug, Clone, Copy)]
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 

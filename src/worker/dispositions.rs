@@ -40,7 +40,7 @@ const SIGNALS: [c_int; 7] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN,
 /// Process id of the process that installed the handlers; 0 before.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 
-/// Set once that process is ready: the daemon handles [`STOP_REQUESTED`] from then on.
+/// Set once the process in [`OWNER`] is ready: the daemon handles [`STOP_REQUESTED`] from then on.
 static READY: AtomicBool = AtomicBool::new(false);
 
 /// Kind byte of `Report::StopRequested`; the signal's number follows. Written without allocating.
@@ -65,13 +65,13 @@ pub(crate) fn set_ready() {
 /// # Errors
 /// An error of Python.
 pub(crate) fn handled_signals(py: Python<'_>) -> PyResult<Vec<c_int>> {
-    let mut held = Vec::new();
+    let mut handled = Vec::new();
     for signal in SIGNALS {
         if is_handled(py, signal)? {
-            held.push(signal);
+            handled.push(signal);
         }
     }
-    Ok(held)
+    Ok(handled)
 }
 
 /// Installs the handlers of a zygote ([`handled_signals`]) again in a worker forked from it.

@@ -1,7 +1,8 @@
-//! Gunicorn's server hooks, called at the points of a worker's lifetime that [`Hooks`](rgun_channel::control::Hooks) names.
+//! Gunicorn's server hooks, called at the points of a worker's lifetime that [`Hooks`](rgun_channel::control::Hooks)
+//! names.
 //!
-//! `hooks.py` finds and calls them; it is loaded only if a hook is configured. A hook that fails before the first request
-//! fails the boot, as in gunicorn; a later failure is a warning.
+//! `hooks.py` finds and calls them; it is loaded only if a hook is configured. A hook that fails before the first
+//! request fails the boot, as in gunicorn; a later failure is a warning.
 
 use std::ffi::OsStr;
 
@@ -22,8 +23,8 @@ pub(crate) struct Hooks(
 );
 
 impl Hooks {
-    /// Creates the hooks of the worker described by `start`. Called after `sys.path` is prepared, since it creates the
-    /// logger.
+    /// Creates the hooks of the worker described by `start`. Called after `sys.path` is prepared, because creating the
+    /// logger imports a module.
     ///
     /// # Errors
     /// An error of Python.

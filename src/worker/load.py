@@ -44,7 +44,7 @@ def prepare(directory, pythonpath):
 
 
 def load(module, attribute, factory, interface, directory):
-    """Returns application, interface, warning or None, None; or three times None and a Failure's outcome."""
+    """Returns (application, interface, warning or None, None), or (None, None, None, a Failure's outcome)."""
     warning = None
     try:
         application = find(module, attribute, directory)

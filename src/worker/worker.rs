@@ -247,7 +247,7 @@ impl Worker {
         self.slot(slot).sent.load(Ordering::Relaxed).saturating_sub(acked)
     }
 
-    /// Returns the flag to wait on for [`Worker::unacked`] to fall.
+    /// Returns the flag on which a thread waits until [`Worker::unacked`] decreases.
     pub(crate) fn credit_flag(&self, slot: u32) -> WaitFlag<'_> {
         WaitFlag(self.map.u32(Geometry::slot(slot, SLOT_CREDIT_WAIT)))
     }

@@ -50,9 +50,9 @@ fn bodies_over_64_kib_are_passed_as_a_descriptor() {
 
 #[test]
 fn a_body_on_either_side_of_16_mib_arrives_whole() {
-    let directory = Rgun::fake();
-    let spool = directory.scratch().path().display().to_string();
-    let daemon = directory.variable("CACHE_DIRECTORY", &spool).start_ready();
+    let rgun = Rgun::fake();
+    let spool = rgun.scratch().path().display().to_string();
+    let daemon = rgun.variable("CACHE_DIRECTORY", &spool).start_ready();
     for len in [IN_MEMORY, IN_MEMORY + 1, IN_MEMORY + 3_000_000] {
         let body = pattern(len);
         let (by, echo) = echoed(&daemon, &body, None);

@@ -223,10 +223,10 @@ fn idle_workers_exit_and_a_request_restarts_them() {
 
 const PRELOADED: &str = "
 import os
-born = os.getpid()
+imported_by = os.getpid()
 def application(environ, start_response):
     start_response('200 OK', [])
-    return [f'{born} {os.getpid()} {os.getppid()}'.encode()]
+    return [f'{imported_by} {os.getpid()} {os.getppid()}'.encode()]
 ";
 
 #[test]
@@ -253,7 +253,7 @@ fn a_reload_with_preload_loads_new_code_in_a_new_zygote() {
     let daemon = Rgun::python(PRELOADED).flags(["--preload", "--workers", "2"]).start();
     daemon.log.wait_for_count(3, "is ready after");
     let first = daemon.get("/").text();
-    daemon.scratch().write("app.py", &PRELOADED.replace("{born}", "new {born}"));
+    daemon.scratch().write("app.py", &PRELOADED.replace("{imported_by}", "new {imported_by}"));
     daemon.signal(Signal::SIGHUP);
     daemon.log.wait_for("reloaded: generation 2 serves");
     let second = daemon.get("/").text();

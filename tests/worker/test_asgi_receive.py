@@ -144,6 +144,6 @@ def test_receive_after_the_response_is_a_disconnect(worker):
 
 def test_cancelled_receive_loses_no_event(worker):
     exchange = worker.submit("/receive_in_tasks", "POST", length=4)
-    worker.wait_for_response(exchange, lambda answer: answer.body == b"timeout", "given up")
+    worker.wait_for_response(exchange, lambda answer: answer.body == b"timeout", "the receive is cancelled")
     worker.part(exchange, b"body", end=True)
     assert worker.wait_done(exchange).body == b"timeoutbody"

@@ -164,7 +164,9 @@ def test_incomplete_message_is_never_received(worker):
 
 def test_receive_and_send_work_in_tasks(worker):
     exchange = open_websocket(worker, "/in_tasks")
-    worker.wait_for_response(exchange, lambda answer: answer.messages == ['"timeout"'], "given up")
+    worker.wait_for_response(
+        exchange, lambda answer: answer.messages == ['"timeout"'], "the receive is cancelled"
+    )
     worker.message(exchange, "kept")
     assert worker.wait_done(exchange).messages == ['"timeout"', "kept", "0", "1", "2"]
 
@@ -235,7 +237,7 @@ def test_credit_grows_as_the_application_receives(worker):
     for times in range(1, 4):
         open_gate(worker, "credit-16")
         worker.wait_for_response(
-            exchange, lambda answer, n=times: answer.taken >= WINDOW + n * STEP, "taken on"
+            exchange, lambda answer, n=times: answer.taken >= WINDOW + n * STEP, "more credit is granted"
         )
         assert worker.responses[exchange].taken == WINDOW + times * STEP
     drained(worker, exchange, "credit-16")
@@ -249,7 +251,7 @@ def test_empty_messages_use_credit(worker):
     json_of(worker.fetch("/forget"))
     assert worker.responses[exchange].taken == WINDOW, "nothing was received"
     open_gate(worker, gate)
-    worker.wait_for_response(exchange, lambda answer: answer.taken == WINDOW + STEP, "taken on")
+    worker.wait_for_response(exchange, lambda answer: answer.taken == WINDOW + STEP, "more credit is granted")
     drained(worker, exchange, gate)
 
 
@@ -272,7 +274,9 @@ def test_credit_bounds_consecutive_large_messages(worker):
     assert worker.responses[exchange].taken == whole - MESSAGE_COST + WINDOW
     open_gate(worker, "pile-1")
     worker.wait_for_response(
-        exchange, lambda answer: answer.taken == whole + 60_000 + MESSAGE_COST + WINDOW, "paid"
+        exchange,
+        lambda answer: answer.taken == whole + 60_000 + MESSAGE_COST + WINDOW,
+        "credit for the next message",
     )
     drained(worker, exchange, "pile-1")
 

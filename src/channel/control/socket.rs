@@ -59,7 +59,7 @@ pub struct ReceivedMessage {
 /// Receives one message into `buffer` (of [`MAX_MESSAGE_BYTES`] bytes).
 ///
 /// When the peer exits with unread messages, `unix(7)` reports ECONNRESET once, *ahead* of the messages that the peer
-/// sent before. That error is skipped, so that its last messages are not lost: they follow, then the end.
+/// sent before. That error is skipped, so that the peer's last messages are not lost: they follow, then the end.
 ///
 /// # Errors
 /// Errors of `recvmsg(2)`: `WouldBlock` on a non-blocking socket without a message; `InvalidData` when the message or

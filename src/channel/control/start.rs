@@ -165,7 +165,7 @@ pub struct Start {
     pub factory: bool,
     /// Directory to put on `sys.path`; not necessarily UTF-8.
     pub directory: OsString,
-    /// Directories to put on `sys.path` before it.
+    /// Directories to put on `sys.path` before `directory`.
     pub pythonpath: Vec<OsString>,
     /// `SCRIPT_NAME` / `root_path`.
     pub root_path: String,

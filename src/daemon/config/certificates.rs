@@ -30,7 +30,7 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Tls {
     let client_ca = checker.read(name::CLIENT_CA, None, |setting| file(setting, cwd, environment).map(Some));
     let client_auth = checker.read(name::CLIENT_AUTH, ClientAuth::Off, read_client_auth);
     if client_auth == ClientAuth::Off {
-        let hint = "add client_auth = \"required\" or \"optional\" to [tls], or leave client_ca out";
+        let hint = "add client_auth = \"required\" or \"optional\" to [tls], or remove client_ca";
         checker.require(name::CLIENT_CA, name::CLIENT_AUTH, "has no effect without tls.client_auth", hint);
     } else if checker.setting(name::CLIENT_CA).is_none() {
         let hint =
@@ -103,7 +103,7 @@ fn files(setting: &Setting, cwd: &Path, environment: &Environment) -> Result<Vec
         value => vec![read(value)?],
     };
     if files.is_empty() {
-        return Err(ValueError::new("names no file").with_hint("leave the key out for a server without TLS"));
+        return Err(ValueError::new("names no file").with_hint("remove the key for a server without TLS"));
     }
     Ok(files)
 }

@@ -366,7 +366,7 @@ impl Checker<'_> {
                 name::MAX_REQUESTS_JITTER,
                 name::MAX_REQUESTS,
                 "is added to workers.max_requests, which is not set",
-                "set max_requests (--max-requests) as well, e.g. to 1000, or leave the jitter out",
+                "set max_requests (--max-requests) as well, e.g. to 1000, or remove the jitter",
             );
         }
         let longest = timeouts

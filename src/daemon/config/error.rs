@@ -11,7 +11,7 @@ use std::fmt;
 pub struct ConfigError {
     /// File and line, flag, or variable: `/etc/rgun/rgun.toml:12`, `--timeout`, `RGUN_TIMEOUTS_REQUEST`.
     pub origin: String,
-    /// The full key, as `timeouts.request`; empty for an error of the file as a whole, or of a flag without a key.
+    /// The full key, such as `timeouts.request`; empty for an error of the file as a whole, or of a flag without a key.
     pub key: String,
     /// The value as written, in quotes if it is text. `None` if it is missing or may be a secret.
     pub value: Option<String>,

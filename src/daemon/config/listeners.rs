@@ -94,7 +94,7 @@ fn addresses(setting: &Setting, base: &Path) -> Result<Vec<Bind>, ValueError> {
         bind.push(address);
     }
     if bind.is_empty() {
-        return Err(ValueError::new("names no address").with_hint("leave the key out for 127.0.0.1:8000"));
+        return Err(ValueError::new("names no address").with_hint("remove the key for 127.0.0.1:8000"));
     }
     Ok(bind)
 }

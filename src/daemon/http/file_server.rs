@@ -23,7 +23,7 @@ use crate::id::WorkerId;
 
 use super::fault::Refusal;
 
-/// Most lookups that wait for a disk at a time; a dead network disk must not take all blocking threads.
+/// Maximum number of lookups that wait for a disk at a time; a dead network disk must not occupy all blocking threads.
 const MAX_BLOCKING_LOOKUPS: usize = 32;
 
 /// Maximum time of a lookup that waits for a disk, with its wait for a thread; then 503.
@@ -96,7 +96,7 @@ impl FileServer {
             let permit = Arc::clone(&self.lookups).acquire_owned().await;
             let permit = permit.map_err(|_| exhausted("the daemon stops"))?;
             let lookup = tokio::task::spawn_blocking(move || {
-                // Held until the thread is free, which the timeout does not change.
+                // The permit is kept until the thread is free, even after the timeout.
                 let _permit = permit;
                 lookup()
             });

@@ -48,7 +48,8 @@ pub enum Action {
     AnswerReload {
         /// The generation that the reload created.
         generation: Generation,
-        /// `Ok` once it serves; else why it does not, for the client that requested the reload and for STATUS=.
+        /// `Ok` once the generation serves; else the reason why it does not, for the client that requested the reload
+        /// and for STATUS=.
         outcome: Result<(), BootFailure>,
     },
     /// Send `RELOADING=1` with MONOTONIC_USEC=. `NotifyReady` follows when the reload ends, whatever its outcome.

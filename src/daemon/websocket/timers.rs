@@ -139,7 +139,7 @@ impl ConnTimers {
         times.min_by_key(|at| at.wrapping_sub(now).cast_signed())
     }
 
-    /// When a ping is to be sent, or when the one that was sent expires.
+    /// Returns the time at which a ping must be sent, or at which the pending one expires.
     fn ping_at(&self, settings: &WebSocketSettings) -> Option<u32> {
         let interval = settings.ping_interval?;
         match self.ping_sent {
@@ -149,7 +149,8 @@ impl ConnTimers {
     }
 }
 
-/// Adds to a time of the clock, which wraps. A longer duration than half of the clock's range is cut to that.
+/// Adds a duration to a time of the clock, which wraps. A duration of more than half of the clock's range is shortened
+/// to half.
 fn add(time: u32, duration: Duration) -> u32 {
     time.wrapping_add(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).min(i32::MAX as u32))
 }

@@ -52,7 +52,8 @@ impl HeadCache {
         {
             return Ok(with(known));
         }
-        // Creating and dropping Python objects can run a finalizer, which may come back here: the cell is not borrowed.
+        // Creating and dropping Python objects can run a finalizer, which may call this method: the cell is not
+        // borrowed.
         let known = check_name(name)?;
         let result = with(&known);
         let new = Some((name.clone().unbind(), known));

@@ -130,8 +130,8 @@ impl StartResponse {
     }
 }
 
-/// Returns the exception of `exc_info` with its traceback, to be raised: the head is sent, so the application's error page
-/// cannot be.
+/// Returns the exception of `exc_info` with its traceback, to be raised: the head is sent, so the application's error
+/// page cannot be sent any more.
 fn reraise(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
     let exc_info = exc_info
         .cast::<PyTuple>()

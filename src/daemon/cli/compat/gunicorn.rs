@@ -12,13 +12,13 @@ use crate::config::ConfigError;
 const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in the foreground";
 /// `--certfile`, `--ssl-certfile` and the like.
 pub(super) const TLS: Handling =
-    NotYet("let a proxy in front of rgun (nginx, Caddy) terminate TLS, and leave the flag out");
+    NotYet("let a proxy in front of rgun (nginx, Caddy) terminate TLS, and remove the flag");
 const STATSD: Handling = NotYet("remove it");
 /// `--http-protocols`, `--http2`.
 pub(super) const HTTP2: Handling = NotYet("remove it; a proxy in front of rgun can speak HTTP/2 to clients");
 const LOG_CONFIG: Handling =
     NotYet("remove it; the application configures its own logging, which goes to the journal");
-/// `--reload` and what belongs to it.
+/// `--reload` and the flags that configure it.
 pub(super) const RELOAD: Handling = NotYet(
     "remove it: rgun does not watch files. systemctl reload rgun, or SIGHUP in the foreground, loads new code \
      without losing a request",

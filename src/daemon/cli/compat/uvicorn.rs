@@ -102,7 +102,7 @@ impl UvicornFlags {
                 errors.push(flag_error(
                     &uds,
                     &format!("contradicts {tcp}"),
-                    "leave one of them out; to listen at both, write --bind for each",
+                    "remove one of them; to listen at both, write --bind for each",
                 ));
                 return None;
             }
@@ -113,7 +113,7 @@ impl UvicornFlags {
             errors.push(flag_error(
                 &typed,
                 &format!("contradicts --bind {}", bind.join(" --bind ")),
-                "leave one of them out; to listen at both, write --bind for each",
+                "remove one of them; to listen at both, write --bind for each",
             ));
             return None;
         }
@@ -215,7 +215,7 @@ impl UvicornFlags {
                 errors.push(flag_error(
                     "--no-access-log",
                     "contradicts --access-logfile -",
-                    "leave one of them out",
+                    "remove one of them",
                 ));
                 return ("--no-access-log", None);
             }

@@ -104,7 +104,7 @@ impl ApplicationFlags {
                 errors.push(flag_error(
                     &format!("--interface {typed}"),
                     &format!("contradicts --worker-class {class}, which is {its}"),
-                    "leave one of them out",
+                    "remove one of them",
                 ));
                 ("--interface", None)
             }

@@ -274,7 +274,7 @@ fn contradictory_settings_are_reported_once() {
     assert_eq!(
         errors,
         "RGUN_WORKERS_MAX_REQUESTS_JITTER: workers.max_requests_jitter = \"5\": is added to workers.max_requests, \
-         which is not set\n    hint: set max_requests (--max-requests) as well, e.g. to 1000, or leave the jitter out"
+         which is not set\n    hint: set max_requests (--max-requests) as well, e.g. to 1000, or remove the jitter"
     );
 }
 

@@ -86,7 +86,8 @@ impl Dispatcher {
         let mut state = self.lock();
         let state = &mut *state;
         if bytes.len() > MAX_PART {
-            // A bug of the caller. The part would never fit into the ring; failing the exchange loses no bytes unseen.
+            // A bug of the caller. The part would never fit into the ring; the exchange fails, so that no bytes are
+            // lost silently.
             let exchange = state.exchanges.get_mut(id);
             if let Some(waker) = exchange.and_then(|exchange| exchange.fail(Fault::TooLong("part"))) {
                 waker.wake();

@@ -339,7 +339,7 @@ fn zygote_reports_arrive_and_it_gets_no_requests() {
     let forked = rig
         .take_notices()
         .iter()
-        .filter(|notices| matches!(notices, Notice::Report(_, Report::Forked { .. })))
+        .filter(|notice| matches!(notice, Notice::Report(_, Report::Forked { .. })))
         .count();
     assert_eq!(forked, 500);
     assert_eq!(rig.workers[zygote].claim(), None);

@@ -138,7 +138,7 @@ impl WorkerChannel {
         self.files.remove(&id)
     }
 
-    /// Drops the descriptor of an exchange that the worker is done with.
+    /// Drops the descriptor of an exchange that the worker has finished.
     pub(super) fn drop_file(&mut self, id: ExchangeId) {
         // Usually there is none; the id need not be hashed to find out.
         if !self.files.is_empty() {

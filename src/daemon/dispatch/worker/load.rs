@@ -220,7 +220,7 @@ impl WorkerLoad {
 
     /// Returns how many threads to wake for `n_published` new records.
     pub(super) fn threads_to_wake(&self, n_published: u32) -> u32 {
-        // If one thread is not enough after all, `check_stall` finds out within a tick.
+        // If one thread is not enough, `check_stall` notices it within a tick.
         if self.service_time.needs_one_thread() { 1 } else { n_published }
     }
 

@@ -185,13 +185,13 @@ impl Worker {
         self.loop_watch.check(&mut self.outbox, &mut self.channel.submissions, stall, progress, now)
     }
 
-    /// Removes an exchange that the worker is done with.
+    /// Removes an exchange that the worker has finished.
     pub(crate) fn finish(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
         self.load.finish(id, position, now);
         self.channel.drop_file(id);
     }
 
-    /// Counts a request that the worker is done with. Returns the number of all when it reaches `max_requests`.
+    /// Counts a request that the worker has finished. Returns the total when it reaches `max_requests`.
     pub(crate) fn count_served(&mut self) -> Option<u64> {
         self.n_served += 1;
         self.max_requests.filter(|max| max.get() == self.n_served).map(NonZeroU64::get)

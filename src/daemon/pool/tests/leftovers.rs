@@ -1,10 +1,11 @@
-//! Tests of leftovers.
+//! Processes that exited workers leave behind: how they are found, killed and reported.
 
 use super::*;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// A worker that starts a child, writes the child's pid to `child`, and exits. In a cgroup, the test writes the files.
+/// A worker that starts a child, writes the child's pid to `child`, and exits. If the worker has a cgroup, the test
+/// writes the cgroup's files in place of the kernel.
 struct WorkerWithChild {
     fixture: PoolFixture,
     child: Pid,

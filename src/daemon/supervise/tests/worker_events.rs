@@ -467,12 +467,12 @@ fn boot_timeout_is_reported_with_python_stacks() {
         Some("Thread 0x7f (most recent call first):\n  File \"db.py\", line 3 in connect".to_owned());
     let failed = harness.advance(200 * MS).send(Event::StacksDumped { worker: slow, stacks: stacks.clone() });
     assert_eq!(failed[0], kill(slow));
-    let actions = failed.iter().find_map(|action| match action {
+    let failure = failed.iter().find_map(|action| match action {
         Action::Report(Report::WorkerBootFailed { failure, .. }) => Some(failure),
         _ => None,
     });
-    let actions = actions.expect("a boot failure");
-    assert_eq!((actions.kind, &actions.traceback), (BootFailureKind::Timeout, &stacks));
+    let failure = failure.expect("a boot failure");
+    assert_eq!((failure.kind, &failure.traceback), (BootFailureKind::Timeout, &stacks));
     assert_eq!(harness.send(Event::StacksDumped { worker: slow, stacks }), [], "only once");
 }
 

@@ -12,8 +12,8 @@ use crate::websocket::receive::ClientEvent;
 
 use super::{CloseFrame, CloseState, Disconnected, PendingPart, WebSocketConn};
 
-/// Bytes read at once, unless the open frame is longer. Kept small, for the connection must store what the application
-/// does not take.
+/// Bytes read at once, unless the open frame is longer. Few, because the connection must store what the application
+/// does not receive.
 const READ_BYTES: usize = 16 * 1024;
 
 impl WebSocketConn {

@@ -216,7 +216,7 @@ impl WebSocketConn {
         }
     }
 
-    /// Ends the connection at once, as the daemon has ordered.
+    /// Ends the connection at once, because the daemon aborts it.
     fn abort(&mut self, cx: &mut Context<'_>) -> Disconnected {
         if self.is_open() && self.connection().is_draining() {
             self.close(close_code::RESTART, RESTART_REASON);

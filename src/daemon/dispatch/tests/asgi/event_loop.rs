@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn overdue_task_is_cancelled_then_reported_as_ignoring_it() {
     let mut rig = Rig::asgi(2);
-    let tickets = [rig.submit(b"/yields"), rig.submit(b"/stubborn")];
+    let tickets = [rig.submit(b"/yields"), rig.submit(b"/uncancelled")];
     let ids: Vec<_> = (0..2)
         .map(|_| match rig.next_frame() {
             Some(WorkerFrame::Request(id, _)) => id,
@@ -124,14 +124,14 @@ fn each_request_keeps_its_own_deadline() {
         tickets.push(rig.dispatcher.submit(&request, iter::empty(), None, now).unwrap());
         ids.push(rig.claim().unwrap().0);
     }
-    let told_at = |rig: &mut Rig, seconds| {
+    let notices_at = |rig: &mut Rig, seconds| {
         rig.dispatcher.tick(at(seconds));
         let mut notices: Vec<_> = rig
             .notices
             .try_iter()
             .filter_map(|notice| match notice {
                 Notice::TaskDeadlineExceeded(_, info) => Some(format!("overdue {}", info.path)),
-                Notice::CancelIgnored(_, info) => Some(format!("stubborn {}", info.path)),
+                Notice::CancelIgnored(_, info) => Some(format!("uncancelled {}", info.path)),
                 Notice::SlowRequest(_, info) => Some(format!("slow {}", info.path)),
                 _ => None,
             })
@@ -146,16 +146,16 @@ fn each_request_keeps_its_own_deadline() {
         (9, "slow /b"),
         (10, "slow /c"),
         (11, "overdue /a"),
-        (13, "stubborn /a"),
+        (13, "uncancelled /a"),
         (14, ""),
         (16, "overdue /b"),
     ] {
-        assert_eq!(told_at(&mut rig, seconds), expected, "after {seconds} s");
+        assert_eq!(notices_at(&mut rig, seconds), expected, "after {seconds} s");
     }
     // A part of the response restarts the deadline.
     rig.complete(ids[2], CompletionKind::Respond, b"part", false, false);
     rig.complete(ids[2], CompletionKind::Body, b"part", false, false);
     rig.dispatcher.before_park();
-    assert_eq!(told_at(&mut rig, 9), "");
-    assert_eq!(told_at(&mut rig, 25), "overdue /c, stubborn /b");
+    assert_eq!(notices_at(&mut rig, 9), "");
+    assert_eq!(notices_at(&mut rig, 25), "overdue /c, uncancelled /b");
 }

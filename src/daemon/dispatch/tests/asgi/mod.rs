@@ -278,7 +278,7 @@ fn disconnect_is_sent_once_and_not_after_the_end() {
     let Some(WorkerFrame::Request(id, _)) = rig.next_frame() else { panic!("no request arrived") };
     drop(dropped);
     assert_eq!(rig.next_frame(), Some(WorkerFrame::Disconnect(id)));
-    // Completions after the disconnect are ignored, and no breach.
+    // Completions after the disconnect are ignored; they are no breach.
     rig.complete(id, CompletionKind::Respond, b"part", false, false);
     rig.complete(id, CompletionKind::Body, b"", true, true);
     let ended = rig.submit(b"/ended");
