@@ -46,12 +46,12 @@ pub struct Hooks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Lifespan {
-    /// Run if the application supports it; an exception at startup means that it does not.
+    /// The protocol is run; an application that raises at startup is served without it.
     #[default]
     Auto = 0,
-    /// Required: an exception at startup fails the boot.
+    /// The protocol is run; an exception at startup fails the boot.
     On = 1,
-    /// Not run.
+    /// The protocol is not run.
     Off = 2,
 }
 

@@ -5,7 +5,8 @@
 //! that a reload can read the configuration again ([`Invocation::reread`]).
 //!
 //! `flags` has the flags that rgun supports, in gunicorn's spelling. `compat` has uvicorn's spelling of some of them,
-//! and tables of the other flags of gunicorn and uvicorn, each with its handling. No flag of either is silently dropped.
+//! and tables of the other flags of gunicorn and uvicorn, each with its handling. No flag of either is silently
+//! dropped.
 
 mod compat;
 mod error;
@@ -252,8 +253,8 @@ fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure {
     }
 }
 
-/// The argument that clap refuses because it is not UTF-8, which clap's error does not name. The values of some flags
-/// need not be UTF-8: the argument is the one that is refused when it is the only such one.
+/// Finds the argument that clap refuses because it is not UTF-8; clap's error does not name it. The values of some
+/// flags need not be UTF-8, so each candidate is tried while all other arguments are valid.
 fn find_invalid_utf8(args: &[OsString]) -> Option<&OsString> {
     args.iter().enumerate().filter(|(_, arg)| arg.to_str().is_none()).find_map(|(idx, arg)| {
         let mut others: Vec<OsString> =
@@ -264,8 +265,8 @@ fn find_invalid_utf8(args: &[OsString]) -> Option<&OsString> {
     })
 }
 
-/// Finds a flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn ignores, or with one hyphen (`-bind`).
-/// Returns it as typed, and in the correct spelling.
+/// Finds a flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn ignores, or with one hyphen
+/// (`-bind`). Returns it as typed, and in the correct spelling.
 fn find_misspelled_flag(args: &[OsString]) -> Option<(String, String)> {
     let command = compat::add_flags(Cli::command());
     let is_flag = |word: &str| command.get_arguments().any(|arg| arg.get_long() == Some(word));

@@ -256,7 +256,7 @@ const UNSUPPORTED_HOOKS: &[(&[&str], &str)] = &[
 pub(crate) enum Lookup {
     /// A key of this version.
     Known(&'static str),
-    /// Not a key, with a hint.
+    /// The name is not a key. The hint suggests one.
     Unknown(Option<String>),
 }
 

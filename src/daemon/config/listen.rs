@@ -41,7 +41,7 @@ pub struct NamedListener {
     pub name: String,
     /// Addresses to listen on without systemd; empty: systemd passes the socket.
     pub bind: Vec<Bind>,
-    /// Whether clients speak TLS on it.
+    /// Whether clients speak TLS on this socket.
     pub tls: bool,
     /// Whether each connection begins with a PROXY header.
     pub proxy_protocol: bool,
@@ -49,7 +49,7 @@ pub struct NamedListener {
 
 impl Listen {
     /// Returns the addresses to bind without systemd, each with the name of its table. The default address is not used
-    /// beside tables.
+    /// if there are tables.
     pub fn addresses(&self) -> Vec<(Option<&str>, &Bind)> {
         let is_used = self.explicit || self.named.is_empty();
         let unnamed = self.bind.iter().filter(|_| is_used).map(|bind| (None, bind));

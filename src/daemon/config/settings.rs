@@ -389,7 +389,7 @@ pub enum Underscores {
     /// Removes them.
     #[default]
     Drop,
-    /// Answers a request that has one with 400.
+    /// Answers 400 to a request with such a field.
     Refuse,
     /// Passes them to the application.
     Allow,

@@ -12,7 +12,7 @@ use rgun_channel::slab::Chunk;
 
 use crate::budget::{Budget, Reservation};
 
-/// Bytes charged for each piece beside its own: its queue entry and reference counts.
+/// Bytes charged for each piece in addition to its own: its queue entry and reference counts.
 const OVERHEAD: u64 = 64;
 
 /// Bytes of a block in which small pieces are collected.

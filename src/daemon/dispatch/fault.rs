@@ -10,7 +10,7 @@ use crate::id::WorkerId;
 pub enum Fault {
     /// This part of the request is too long for a frame.
     TooLong(&'static str),
-    /// As many requests wait as `limits.queue` allows.
+    /// The number of waiting requests is at `limits.queue`.
     QueueFull,
     /// As many requests of this client wait as `limits.queue_per_client` allows.
     ClientQueueFull,

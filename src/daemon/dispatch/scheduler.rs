@@ -12,7 +12,7 @@ use super::worker::Worker;
 use super::{Dispatcher, State};
 
 /// Times that a request may be moved from a worker that does not claim it. If one worker is slow to wake and another
-/// never wakes, 16 moves reach the former often enough.
+/// never wakes, 16 moves reach the slow one often enough.
 const MAX_MOVES: u8 = 16;
 
 impl Dispatcher {
@@ -105,8 +105,8 @@ impl State {
         Some((self.exchanges.get_mut(id)?, self.workers.get_mut(worker)?.as_mut()?))
     }
 
-    /// Returns the worker that can start a request soonest, if one has room: with an idle slot before without, the least
-    /// busy first, a stalled one last.
+    /// Returns the worker that can start a request soonest, if one has room: with an idle slot before without, the
+    /// least busy first, a stalled one last.
     pub(super) fn choose_worker(&self, transport: BodyTransport) -> Option<usize> {
         let mut best: Option<(usize, Rank)> = None;
         for (index, worker) in self.workers.iter().enumerate() {

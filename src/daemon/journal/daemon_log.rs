@@ -83,7 +83,7 @@ fn filter(level: Level) -> Targets {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    // Of libraries only warnings and errors.
+    // Libraries log only warnings and errors.
     Targets::new().with_default(filter.min(LevelFilter::WARN)).with_target("rgun", filter)
 }
 

@@ -84,7 +84,7 @@ impl Pool {
     /// Handles [`Report::Forked`](control::Report::Forked): checks the report and adopts the worker.
     ///
     /// # Errors
-    /// If the report is false, not requested, or too late. A pending fork that fails by this is returned by
+    /// If the report is false, not requested, or too late. A pending fork that fails because of this is returned by
     /// [`Pool::take_lost_forks`].
     pub fn on_forked(
         &mut self,
@@ -193,8 +193,8 @@ impl Pool {
         self.forks.pending.values().map(|fork| fork.deadline).min()
     }
 
-    /// Handles [`Report::Promoted`](control::Report::Promoted): the worker has become a zygote. Allows forks from it and
-    /// lifts its memory limits. The caller has checked that the promotion was requested
+    /// Handles [`Report::Promoted`](control::Report::Promoted): the worker has become a zygote. Allows forks from it
+    /// and lifts its memory limits. The caller has checked that the promotion was requested
     /// ([`Supervisor::is_promoting`](crate::supervise::Supervisor::is_promoting)).
     pub fn on_promoted(&mut self, worker: WorkerId) {
         if let Some(process) = self.processes.get_mut(&worker) {

@@ -26,7 +26,8 @@ impl StacksFile {
         self.0.seek(SeekFrom::Start(0)).map(drop)
     }
 
-    /// Reads the stacks without moving the file position, as the worker may still be writing. `None` if the file is empty.
+    /// Reads the stacks without moving the file position, because the worker may still be writing. `None` if the file
+    /// is empty.
     pub(super) fn read(&self) -> io::Result<Option<String>> {
         let mut bytes = Vec::new();
         PositionedReader { file: &self.0, offset: 0 }.take(MAX_STACKS_BYTES).read_to_end(&mut bytes)?;

@@ -1,4 +1,5 @@
-//! Reads the host at startup: sockets, cores, limits of descriptors and memory, the delegated cgroup, the spool directory.
+//! Reads the host at startup: sockets, cores, limits of descriptors and memory, the delegated cgroup, the spool
+//! directory.
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ pub(super) struct Host {
     pub(super) auto_limits: AutoLimits,
 }
 
-/// Takes over the cgroup that systemd delegates. `None` without one: the daemon works without.
+/// Takes over the cgroup that systemd delegates. `None` if there is none; the daemon works without it.
 pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
     match Delegation::acquire() {
         Ok(delegation) => Some(delegation),
@@ -148,8 +149,8 @@ fn queue_limit(memory: Option<u64>) -> usize {
 const MIN_QUEUE: usize = 1000;
 const MAX_QUEUE: usize = 100_000;
 
-/// `limits.connections = "auto"`: half of the descriptors that the workers' channels leave, so that every connection may
-/// also have a spooled body or a file open.
+/// `limits.connections = "auto"`: half of the descriptors that the workers' channels leave, so that every connection
+/// may also have a spooled body or a file open.
 fn connection_limit(files: u64, workers: NonZeroU16) -> usize {
     let own = 64 + 8 * u64::from(workers.get());
     usize::try_from(files.saturating_sub(own) / 2).unwrap_or(usize::MAX).max(16)

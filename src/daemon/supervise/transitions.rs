@@ -41,8 +41,8 @@ impl Supervisor {
         self.actions.push(Action::Retire { worker: id });
     }
 
-    /// Removes a worker that is not needed: one that serves finishes its requests, within `limit` if there is one; one
-    /// without requests is terminated; one that boots is killed.
+    /// Removes a worker that is not needed. A serving worker finishes its requests, within `limit` if it is set; a
+    /// worker without requests is terminated; a booting worker is killed.
     pub(super) fn retire(&mut self, id: WorkerId, limit: Option<Duration>, now: Instant) {
         let deadline = limit.map(|limit| after(now, limit));
         let Some(worker) = self.worker_mut(id) else { return };

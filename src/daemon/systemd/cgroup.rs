@@ -63,7 +63,7 @@ impl Controller {
 /// A failed cgroup operation. The daemon works without cgroups, so none is fatal.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    /// Not started by systemd with `Delegate=`.
+    /// The daemon was not started by systemd, or its unit lacks `Delegate=`.
     #[error("the service's cgroup is not delegated (Delegate= is not set, or this is not a systemd service)")]
     NotDelegated,
     /// No cgroup2 file system is mounted.

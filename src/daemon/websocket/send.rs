@@ -11,7 +11,8 @@ use super::deflate::{DeflatePool, Deflater};
 use super::extension::DeflateParams;
 use super::frame::{Control, Data, MAX_CONTROL_PAYLOAD, OpCode, write_head};
 
-/// Bytes of a payload that is copied into the buffer; for a longer one, another slice in the write costs less.
+/// Maximum length of a payload that is copied into the buffer; a longer one costs less as a slice of its own in the
+/// write.
 const MAX_COPY_BYTES: usize = 4096;
 
 /// Bytes in the buffer above which no more messages are accepted.

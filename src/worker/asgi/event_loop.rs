@@ -38,7 +38,7 @@ impl EventLoop {
     /// creates tasks, its keywords, and whether tasks are eager.
     pub(super) fn new(
         object: &Bound<'_, PyAny>,
-        over: Py<PyAny>,
+        stopped: Py<PyAny>,
         (new_task, task_keywords, is_eager): (Py<PyAny>, Py<PyDict>, bool),
     ) -> PyResult<Self> {
         let py = object.py();
@@ -49,7 +49,7 @@ impl EventLoop {
                 .call_method0(intern!(py, "copy_context"))?
                 .unbind(),
             create_future: object.getattr(intern!(py, "create_future"))?.unbind(),
-            stopped: over,
+            stopped,
             object: object.clone().unbind(),
             new_task,
             task_keywords,

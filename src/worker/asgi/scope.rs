@@ -328,7 +328,7 @@ impl ScopeBuilder {
     }
 }
 
-/// Builds `path` and `raw_path`. Both begin with `root_path`, whether or not a proxy has stripped it: so does uvicorn, and
+/// Builds `path` and `raw_path`. Both begin with `root_path`, whether or not a proxy has stripped it, as in uvicorn;
 /// Starlette expects it.
 fn build_paths(py: Python<'_>, path: &[u8], root: &[u8]) -> PyResult<(Py<PyString>, Py<PyBytes>)> {
     if root.is_empty() {

@@ -46,7 +46,7 @@ pub(crate) struct Application {
     pub(super) app: Py<PyAny>,
     /// Coroutine function of `asgi.py` that calls the application and completes the exchange.
     pub(super) call: Py<PyAny>,
-    /// The same for a WebSocket.
+    /// The coroutine function that does this for a WebSocket.
     pub(super) call_websocket: Py<PyAny>,
     pub(super) event_loop: EventLoop,
     pub(super) scope_builder: ScopeBuilder,

@@ -4,16 +4,16 @@
 //! empty. The [service time] that a worker reports is no substitute: it is wrong for event loops, follows each slow
 //! request at once, and can be forged.
 //!
-//! No request is shed without an estimate: if the queue has not been in use for long enough, or no worker is open. A slot
-//! that was busy for all of the observed time may become free at any moment, so one request per slot is always expected
-//! to be served in time.
+//! No request is shed without an estimate: if the queue has not been in use for long enough, or no worker is open. A
+//! slot that was busy for all of the observed time may become free at any moment, so one request per slot is always
+//! expected to be served in time.
 //!
 //! [service time]: crate::dispatch::worker::service_time::ServiceTime
 
 use std::time::{Duration, Instant};
 
 /// Divisor: there is no estimate until the queue has been in use for this fraction of `timeouts.queue`. The first
-/// requests to a worker are slow, as they import modules and fill caches.
+/// requests to a worker are slow, because they import modules and fill caches.
 const MIN_OBSERVED_FRACTION: u32 = 4;
 
 /// Counts the requests that have left the queue since it was last empty.

@@ -22,7 +22,7 @@ pub(crate) struct LengthCheck {
     has_file: bool,
 }
 
-/// A body that does not match its head, as the object of "the worker sent".
+/// A body that does not match its head. The text completes a sentence that begins with "the worker sent".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LengthError {
     BodyForbidden,

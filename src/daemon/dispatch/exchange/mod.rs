@@ -228,13 +228,13 @@ impl Exchange {
         matches!(self.state, ExchangeState::Assigned { worker, .. } if worker == index)
     }
 
-    /// Returns whether a Cancel has an effect on a WSGI worker. Not before the head: the worker ignores it until then,
-    /// and would lose a request body that its slot is about to take.
+    /// Returns whether a WSGI worker acts on a Cancel. Before the head the worker ignores it, and would drop a request
+    /// body that a slot is about to take.
     pub(crate) fn is_cancellable(&self) -> bool {
         self.response.head_received && !self.response.ended
     }
 
-    /// Returns whether the application cannot go on before the client reads, or sends more of the request.
+    /// Returns whether the application waits until the client reads, or sends more of the request.
     pub(crate) fn waits_for_client(&self) -> bool {
         self.waits_for_credit() || self.upload.as_ref().is_some_and(|upload| upload.awaits_client())
     }
@@ -316,7 +316,7 @@ impl Exchange {
         }
     }
 
-    /// Returns the waker if the exchange has ended, well or not.
+    /// Returns the waker if the exchange has ended, with or without a fault.
     pub(crate) fn take_waker_if_settled(&mut self) -> Option<Waker> {
         if self.fault.is_some() || self.response.ended { self.waker.take() } else { None }
     }

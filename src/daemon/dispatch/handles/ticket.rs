@@ -43,7 +43,7 @@ pub enum AppBody {
     Bytes(Data),
     /// A file.
     File(Box<FilePart>),
-    /// A stream, as the body is not complete or has several pieces.
+    /// A stream, because the body is not complete or has several pieces.
     Stream(BodyStream),
 }
 
@@ -63,7 +63,7 @@ impl AppBody {
 pub struct Ticket {
     dispatcher: &'static Dispatcher,
     id: ExchangeId,
-    /// The exchange needs nothing more from this handle: dropping it tells the dispatcher nothing.
+    /// The exchange needs nothing more from this handle, so dropping it does not notify the dispatcher.
     is_settled: bool,
     /// The format of an error response to this request. Set with the fault: it is read from the request's frame, so that
     /// requests without a fault do not pay for it.
@@ -77,7 +77,7 @@ pub struct Ticket {
 pub struct BodyStream {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) id: ExchangeId,
-    /// The exchange needs nothing more from this handle: dropping it tells the dispatcher nothing.
+    /// The exchange needs nothing more from this handle, so dropping it does not notify the dispatcher.
     pub(super) is_settled: bool,
     /// Length of the body in bytes, if it was complete when its head was taken.
     body_len: Option<u64>,

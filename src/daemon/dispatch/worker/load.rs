@@ -17,7 +17,7 @@ const ACTIVE_TIME: Duration = Duration::from_millis(50);
 /// A prefetched record that was next to start for longer than this, and than twice the usual service time, is stalled.
 const THREAD_STALL_TIMEOUT: Duration = Duration::from_millis(1);
 
-/// The same for an event loop. One iteration with many tasks takes its time, and another busy loop is no faster.
+/// The corresponding time for an event loop. An iteration with many tasks is long, and another busy loop is no faster.
 const LOOP_STALL_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// A wait in a worker's ring that is worth the wake-up of another worker.

@@ -1,7 +1,7 @@
 //! Stores a request's body that is too large for a frame: in a memfd first, in a file if it grows or memory is short.
 //!
-//! A body counts against [`SpoolBudgets`] from its first byte until the worker is done with the request. Without room the
-//! request is answered 507, and what its body held is released at once.
+//! A body counts against [`SpoolBudgets`] from its first byte until the worker is done with the request. Without room
+//! the request is answered 507, and what its body held is released at once.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -20,7 +20,7 @@ const MAX_IN_MEMORY: u64 = 16 * 1024 * 1024;
 /// Bytes collected before they are written to a file on a blocking thread.
 const FILE_BLOCK: usize = 1024 * 1024;
 
-/// The same while memory is short.
+/// The value of [`FILE_BLOCK`] while memory is short.
 const SMALL_FILE_BLOCK: usize = 64 * 1024;
 
 /// Bytes collected before they are written to the memfd, so that small pieces need no system call each.

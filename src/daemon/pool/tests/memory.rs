@@ -145,7 +145,7 @@ fn kernel_reports_soft_limit_and_kills_at_hard_limit() {
         return;
     };
     in_own_process(module_path!(), "kernel_reports_soft_limit_and_kills_at_hard_limit", || {
-        // `tail` holds its input in memory, as its output is not read.
+        // `tail` holds its input in memory, because its output is not read.
         let hold = "{ head -c 36M /dev/zero | tail -c 36M | sleep 1000; } &";
         let wait = |file: &str| format!("until [ -e {file} ]; do sleep 0.02; done");
         let script = [

@@ -83,8 +83,8 @@ pub struct WebSocketConn {
     receiver: Receiver,
     sender: Sender,
     state: CloseState,
-    /// Input that was read and not parsed, as the application did not take more. Input that came with the handshake may
-    /// be longer than one part.
+    /// Input that was read and not parsed, because the application did not receive more. Input that came with the
+    /// handshake may be longer than one part.
     unparsed: Vec<u8>,
     /// A parsed part that waits for room in the worker's ring. Nothing is parsed while it waits.
     pending_part: Option<Box<PendingPart>>,
