@@ -33,7 +33,7 @@ impl Budget {
         self.limit.load(Ordering::Relaxed).saturating_sub(self.used())
     }
 
-    /// Whether at most a quarter is left. Callers then buffer less.
+    /// Returns whether at most a quarter is left; callers then buffer less.
     pub fn is_tight(&self) -> bool {
         self.free() <= self.limit.load(Ordering::Relaxed) / 4
     }

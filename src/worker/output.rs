@@ -1,10 +1,10 @@
 //! The worker's ends of completion ring and slab, and waking the daemon.
 //!
 //! # When the daemon is woken
-//! The daemon's reactor announces its sleep ([`Epoch`]); only then does the worker write to the reactor's eventfd, once per
-//! sleep. After a quick response the wake-up may be deferred to the next one, so that the daemon is woken once for both.
-//! The caller that defers it must wake the daemon when there is no next request ([`crate::serve`]), before it sleeps
-//! ([`crate::worker::Worker::wait_and_claim`]), before it waits for space, and once the oldest completion is
+//! The daemon's reactor announces its sleep ([`Epoch`]); only then does the worker write to the reactor's eventfd, once
+//! per sleep. After a quick response the wake-up may be deferred to the next one, so that the daemon is woken once for
+//! both. The caller that defers it must wake the daemon when there is no next request ([`crate::serve`]), before it
+//! sleeps ([`crate::worker::Worker::wait_and_claim`]), before it waits for space, and once the oldest completion is
 //! [`MAX_WAKEUP_DELAY_NS`] old. If the next exchange takes long, the daemon still sees the completion: it polls every
 //! millisecond while this worker's submission ring has records.
 
@@ -22,9 +22,9 @@ use crate::process::Process;
 use crate::python::lock;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 
-/// Maximum delay of a deferred wake-up, nanoseconds. A wake-up is deferred only while there is a next record, so while all
-/// workers are busy: half a millisecond is then little compared with the wait for a slot. Measured with a Django view of
-/// 200 µs, everything on one core: every wake-up of the daemon costs two context switches.
+/// Maximum delay of a deferred wake-up, nanoseconds. A wake-up is deferred only while there is a next record, so while
+/// all workers are busy: half a millisecond is then little compared with the wait for a slot. Measured with a Django
+/// view of 200 µs, everything on one core: every wake-up of the daemon costs two context switches.
 pub(crate) const MAX_WAKEUP_DELAY_NS: u64 = 500_000;
 
 /// From this many bytes on, the GIL is released while they are copied into the slab.
@@ -112,14 +112,14 @@ impl Output {
             Epoch(self.process.reactor.u32(REACTOR_EPOCH)).must_wake(&mut ring.woken_epoch)
         };
         if must_ring {
-            // EAGAIN means that the counter is at its maximum, so the eventfd is readable already; an open eventfd has no
-            // other errors (eventfd(2)).
+            // EAGAIN means that the counter is at its maximum, so the eventfd is readable already; an open eventfd has
+            // no other errors (eventfd(2)).
             let _ = rustix::io::write(&self.process.eventfd, &1_u64.to_ne_bytes());
         }
     }
 
-    /// Copies the front of `bytes` into free chunks: at least one, at most [`MAX_CHUNKS_PER_FRAME`]. Waits for the first
-    /// without the GIL. Returns the number of bytes copied.
+    /// Copies the front of `bytes` into free chunks: at least one, at most [`MAX_CHUNKS_PER_FRAME`]. Waits for the
+    /// first without the GIL. Returns the number of bytes copied.
     pub(crate) fn fill_chunks(
         &self,
         py: Python<'_>,
@@ -156,7 +156,8 @@ impl Output {
         outcome
     }
 
-    /// Copies the front of `bytes` into free chunks, at most [`MAX_CHUNKS_PER_FRAME`]. Returns the number of bytes copied.
+    /// Copies the front of `bytes` into free chunks, at most [`MAX_CHUNKS_PER_FRAME`]. Returns the number of bytes
+    /// copied.
     pub(crate) fn try_fill_chunks(
         &self,
         bytes: &[u8],
@@ -172,7 +173,7 @@ impl Output {
         Ok(taken)
     }
 
-    /// Returns the flag to wait on for ring space or chunks.
+    /// Returns the flag on which a thread waits for ring space or chunks.
     pub(crate) fn space_flag(&self) -> WaitFlag<'_> {
         WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait)))
     }

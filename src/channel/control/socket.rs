@@ -94,7 +94,7 @@ mod tests {
     use crate::frame::ExchangeId;
 
     #[test]
-    fn messages_of_an_exited_peer_arrive_despite_its_unread() {
+    fn messages_of_an_exited_peer_arrive_despite_unread_ones() {
         let (ours, theirs) = pair().unwrap();
         send(&ours, &Command::Stop.encode(), &[]).unwrap();
         send(&theirs, &Report::Refused("too old".into()).encode(), &[]).unwrap();

@@ -5,14 +5,14 @@ use std::ops::Range;
 use http::HeaderMap;
 use http::header::RANGE;
 
-/// Most ranges of one request. More are an attack on servers that copy for each (RFC 9110 §17.15), and get the whole
-/// file.
+/// Maximum number of ranges in one request. A request with more gets the whole file: it may be an attack on servers
+/// that copy for each range (RFC 9110 §17.15).
 const MAX_RANGES: usize = 64;
 
 /// The parts of a representation to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RequestedRange {
-    /// All of it: there is no `Range`, or it is invalid, or not worth its parts.
+    /// The whole: there is no `Range`, or it is invalid, or its parts are not smaller than the whole.
     Whole,
     /// One range, of at least one byte.
     One(Range<u64>),

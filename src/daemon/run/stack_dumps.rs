@@ -37,8 +37,8 @@ const SLOW_LOG_TIMEOUT: Duration = Duration::from_secs(10);
 /// much as all of them.
 const MAX_POSTPONED: usize = 8;
 
-/// In the header of each stack that `faulthandler` writes. The stack of a single thread is written by `traceback`, in
-/// the other order.
+/// Part of the header of each stack that `faulthandler` writes. The stack of a single thread is written by `traceback`,
+/// most recent call last.
 const ALL_THREADS_MARK: &str = "(most recent call first)";
 
 /// The reason for a request.

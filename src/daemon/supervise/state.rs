@@ -23,7 +23,7 @@ pub enum WorkerState {
     Standby,
     /// It finishes its requests and receives no new ones. Ends when it is drained, or with SIGKILL at its deadline.
     Retiring,
-    /// It is drained and was asked to become the zygote. Ends when it has, or with SIGKILL.
+    /// It is drained and was asked to become the zygote. Ends when it is the zygote, or with SIGKILL.
     Promoting,
     /// It reported a boot failure and is about to exit. Killed if it does not.
     Failed,
