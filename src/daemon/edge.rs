@@ -115,8 +115,8 @@ impl Edge {
         })
     }
 
-    /// Changes the settings: those of HTTP for new connections, the limits for all. `proxy_senders` returns the peers that
-    /// may send a PROXY header to the listener of a name; `None`: its connections have none.
+    /// Changes the settings: those of HTTP for new connections, the limits for all. `proxy_senders` returns the peers
+    /// that may send a PROXY header to the listener with the given name, or `None` if its connections have no header.
     pub fn reconfigure(
         &self,
         settings: Settings,

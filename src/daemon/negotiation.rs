@@ -1,8 +1,8 @@
-//! Content negotiation (RFC 9110 §12.5): the format of the daemon's own responses by `Accept`.
+//! Content negotiation (RFC 9110 §12.5): chooses the format of the daemon's own responses by the request's `Accept`.
 //!
-//! `dispatch` and `http` call it, for a response that the daemon makes itself: never for one of the application.
+//! Called by `dispatch` and `http`. Does not concern the application's responses.
 
-/// The format of a response of the daemon's own.
+/// The format of the daemon's own error responses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ErrorFormat {
     /// `text/plain`: for programs that accept anything.
@@ -14,7 +14,7 @@ pub enum ErrorFormat {
     Html,
 }
 
-/// The media types that the formats satisfy. Of formats that the client likes equally, the first is chosen.
+/// The formats and their media types. Of the formats that the client prefers equally, the first is chosen.
 const OFFERS: [(&str, &str, ErrorFormat); 4] = [
     ("text", "plain", ErrorFormat::Text),
     ("application", "problem+json", ErrorFormat::Json),
@@ -23,14 +23,15 @@ const OFFERS: [(&str, &str, ErrorFormat); 4] = [
 ];
 
 impl ErrorFormat {
-    /// Chooses the format by the values of all `Accept` fields; text if there is none, or none that fits.
+    /// Chooses the format by the values of all `Accept` fields; text if there is no field, or if the fields allow none
+    /// of the formats.
     pub fn of_accept<'v>(values: impl Iterator<Item = &'v [u8]>) -> Self {
         let text: Vec<_> = values.map(String::from_utf8_lossy).collect();
         let ranges: Vec<_> = elements(text.iter().map(AsRef::as_ref)).filter_map(MediaRange::parse).collect();
         let mut best = (Preference::default(), Self::Text);
         for (kind, subtype, format) in OFFERS {
             let matching = ranges.iter().enumerate().filter(|(_, range)| range.matches(kind, subtype));
-            // RFC 9110 §12.5.1: the most specific range decides about a type.
+            // RFC 9110 §12.5.1: of the ranges that match a type, the most specific one has its weight.
             let Some((idx, range)) =
                 matching.max_by_key(|(idx, range)| (range.specificity(), usize::MAX - idx))
             else {
@@ -83,7 +84,7 @@ impl<'a> MediaRange<'a> {
 }
 
 /// Returns the elements of a list field, without their parameters, and their weights in thousandths. Malformed elements
-/// are left out.
+/// are skipped.
 fn elements<'a>(values: impl Iterator<Item = &'a str>) -> impl Iterator<Item = (&'a str, u16)> {
     values.flat_map(|value| value.split(',')).take(MAX_ELEMENTS).filter_map(|element| {
         let mut parts = element.split(';').map(str::trim);
@@ -96,7 +97,8 @@ fn elements<'a>(values: impl Iterator<Item = &'a str>) -> impl Iterator<Item = (
     })
 }
 
-/// Parses a weight (RFC 9110 §12.4.2): 0 to 1 with at most three decimals. Returns thousandths; `None` if it is malformed.
+/// Parses a weight (RFC 9110 §12.4.2): 0 to 1 with at most three decimals. Returns thousandths; `None` if it is
+/// malformed.
 fn weight(text: &str) -> Option<u16> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
     if decimals.len() > 3 || !decimals.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -110,10 +112,10 @@ fn weight(text: &str) -> Option<u16> {
     }
 }
 
-/// The weight of an element without one, in thousandths.
+/// The weight of an element that states none, in thousandths.
 const FULL_WEIGHT: u16 = 1000;
 
-/// Elements that are read; clients send fewer than twenty.
+/// Maximum number of elements that are read; clients send fewer than twenty.
 const MAX_ELEMENTS: usize = 64;
 
 #[cfg(test)]
@@ -163,7 +165,7 @@ mod tests {
             ("application/*", ErrorFormat::Json),
             ("text/*", ErrorFormat::Text),
             ("text/html;level=1;q=0.3, application/json;q=0.2", ErrorFormat::Html),
-            // Nothing fits.
+            // The client accepts none of the formats.
             ("image/png", ErrorFormat::Text),
             ("text/html;q=0", ErrorFormat::Text),
         ] {

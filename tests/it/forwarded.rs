@@ -149,7 +149,7 @@ fn only_the_configured_family_of_fields_is_read() {
         let response = echo(&mut daemon.connect(), &both);
         assert_eq!(scheme_and_client(&response), expected, "{headers}");
         assert_eq!(response.value("host"), "test", "host is not in proxy.fields");
-        // Both are passed on as they are.
+        // Both reach the application unchanged.
         assert_eq!(response.value("x-forwarded-for"), "192.0.2.8");
         assert!(response.text().contains("forwarded: for=198.51.100.9;proto=http\n"), "{}", response.text());
         let other = if headers == "forwarded" { FORWARDED } else { FORWARDED_ELEMENTS };
@@ -164,7 +164,7 @@ fn only_the_configured_family_of_fields_is_read() {
 }
 
 #[test]
-fn forwarded_follows_a_chain_and_stops_at_garbage() {
+fn forwarded_is_read_along_trusted_proxies_up_to_a_malformed_element() {
     let daemon = Rgun::fake()
         .over_tcp()
         .set("proxy.headers", "forwarded")
@@ -188,13 +188,13 @@ fn forwarded_follows_a_chain_and_stops_at_garbage() {
 const PUBLISHED: &str = "X-Forwarded-Host: evil.example, shop.example\r\nX-Forwarded-Port: 8443\r\n\
      X-Forwarded-Prefix: /shop/\r\nX-Forwarded-Proto: https\r\n";
 
-/// Returns host, server port and root path as the application gets them.
+/// Returns the host, the server port and the root path that the application got.
 fn published(response: &Response) -> [String; 3] {
     ["host", "server port", "root path"].map(|name| response.value(name))
 }
 
 #[test]
-fn host_port_and_prefix_are_used_only_if_chosen() {
+fn host_port_and_prefix_are_used_only_if_listed_in_fields() {
     for (fields, trusted, expected) in [
         ("for,proto", "loopback", ["test", "0", ""]),
         ("", "loopback", ["test", "0", ""]),
@@ -243,7 +243,7 @@ fn unusable_host_port_and_prefix_are_ignored() {
 }
 
 #[test]
-fn other_proto_fields_count_only_without_x_forwarded_proto() {
+fn other_scheme_fields_are_used_only_without_x_forwarded_proto() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     for (fields, https) in [

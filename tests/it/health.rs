@@ -63,7 +63,7 @@ fn health_of_a_failing_application_has_no_traceback() {
     daemon.log.wait_for("did not boot");
     let (status, text) = health(&daemon);
     assert_eq!(status, 503);
-    assert_eq!(text, "the application does not start; the log has the reason\n");
+    assert_eq!(text, "the application fails to start; the log has the reason\n");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn health_of_a_sleeping_application_is_200() {
 }
 
 #[test]
-fn health_checks_have_the_method_get_or_head() {
+fn health_checks_allow_only_get_and_head() {
     let daemon = checked().start_ready();
     let mut client = daemon.connect();
     let head = client.send("HEAD /-/healthz HTTP/1.1\r\nHost: a\r\n\r\n").response_to("HEAD");
@@ -110,7 +110,7 @@ fn health_checks_are_not_in_the_access_log() {
 }
 
 #[test]
-fn drain_delay_serves_on_with_health_at_503() {
+fn requests_are_served_during_the_drain_delay_while_health_is_503() {
     let rgun = checked().set("timeouts.drain_delay", "60s").over_tcp();
     let mut systemd = NotifySocket::at(rgun.scratch());
     let mut daemon = rgun.variable("NOTIFY_SOCKET", &systemd.name).start_ready();
@@ -125,7 +125,7 @@ fn drain_delay_serves_on_with_health_at_503() {
     assert_eq!(response.status, 200, "a new connection is served");
     assert!(!response.has("connection"), "and stays open");
 
-    // A repetition within 300 ms is the same request.
+    // A second signal within 300 ms would count as the same request.
     std::thread::sleep(Duration::from_millis(350));
     daemon.signal(Signal::SIGTERM);
     daemon.log.wait_for("asked to stop again: finishing running requests");

@@ -63,7 +63,7 @@ fn each_kind_of_refusal_is_answered_by_accept() {
         let content_type = response.assert_error(status).field("content-type");
         assert_eq!(content_type, "text/html; charset=utf-8", "{request}");
     }
-    // A head that was not parsed has no Accept.
+    // Without a parsed head there is no Accept.
     let mut client = daemon.connect();
     let response =
         client.send(format!("GET /\x01 HTTP/1.1\r\nHost: a\r\nAccept: {BROWSER}\r\n\r\n")).response();
@@ -147,7 +147,7 @@ fn a_browser_gets_a_page_while_the_first_worker_boots() {
 }
 
 #[test]
-fn a_short_boot_answers_the_browser_itself() {
+fn a_browser_gets_the_response_after_a_short_boot() {
     let (rgun, gate) = Rgun::fake().set("timeouts.boot_page", "60s").gated();
     let daemon = rgun.start();
     daemon.log.wait_for("listening on");

@@ -15,7 +15,7 @@ fn proxied() -> Rgun {
     Rgun::fake().over_tcp().set("listen.proxy_protocol", "true").flags(["--access-logfile", "-"])
 }
 
-/// A header of version 2: command with version, family with transport, addresses and TLVs.
+/// A header of version 2. `command` includes the version, `family` the transport; `rest` is the addresses and TLVs.
 fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let len = u16::try_from(rest.len()).expect("short").to_be_bytes();
     [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &len, rest].concat()
@@ -26,7 +26,7 @@ fn tcp4(tlvs: &[u8]) -> Vec<u8> {
     v2(0x21, 0x11, &[&addresses[..], tlvs].concat())
 }
 
-/// Returns client and scheme of a request after this header.
+/// Returns the client and the scheme that the application gets for a request after this header.
 fn client_after(daemon: &Daemon, header: &[u8]) -> (String, String) {
     let response = daemon.connect().send([header, GET.as_bytes()].concat()).response();
     assert_eq!(response.status, 200, "{}", header.escape_ascii());
@@ -125,7 +125,7 @@ fn an_unfinished_header_ends_with_timeouts_header() {
         assert_refused(&daemon, part);
     }
     assert!(daemon.log.wait_for("within timeouts.header").contains(REFUSED));
-    // A client that leaves early is no concern of the log's timeouts.
+    // A client that closes the connection early is not logged as a timeout.
     let mut client = daemon.connect();
     client.send("PROXY ").shutdown_write();
     client.assert_closed();
@@ -137,7 +137,7 @@ fn a_peer_that_may_not_send_a_header_is_closed() {
     for (key, peers) in [("proxy.trusted", "10.0.0.1"), ("proxy.protocol_trusted", "unix")] {
         let daemon = proxied().set(key, peers).start_ready();
         assert_refused(&daemon, format!("{V1}{GET}").as_bytes());
-        daemon.log.wait_for("proxy.protocol_trusted does not name it");
+        daemon.log.wait_for("proxy.protocol_trusted does not list the peer");
     }
     let daemon = proxied().set("proxy.trusted", "").set("proxy.protocol_trusted", "127.0.0.1").start_ready();
     assert_eq!(client_after(&daemon, V1.as_bytes()).0, "192.0.2.7 4711");
@@ -157,7 +157,7 @@ fn a_proxied_client_is_trusted_by_its_own_address() {
 }
 
 #[test]
-fn the_clients_address_counts_for_the_connection_limit() {
+fn the_connection_limit_applies_to_the_clients_address() {
     let daemon = proxied().set("limits.connections_per_client", "1").start_ready();
     let mut first = daemon.connect();
     assert_eq!(first.send(format!("{V1}{GET}")).response().status, 200);
@@ -174,7 +174,7 @@ fn the_clients_address_counts_for_the_connection_limit() {
 }
 
 #[test]
-fn a_connection_without_its_header_yet_counts() {
+fn a_connection_counts_before_its_header_has_arrived() {
     let daemon = proxied().set("limits.connections", "2").start_ready();
     let mut waiting = [daemon.connect(), daemon.connect()];
     daemon.log.wait_for("2 connections are open, the limit");

@@ -115,7 +115,7 @@ fn clients_that_do_not_read_hold_no_interpreter() {
     }
 }
 
-/// `/free` returns the seconds from the last part of `/parts` to the call of its `close()`.
+/// `/free` returns the seconds between the last part of `/parts` and the call of `close()` on its iterable.
 const TIMED: &str = r#"
 import time
 times = {}
@@ -138,7 +138,7 @@ def application(environ, start_response):
 "#;
 
 #[test]
-fn a_byte_a_second_holds_no_thread_after_the_last_part() {
+fn a_client_of_a_byte_a_second_occupies_no_thread_after_the_last_part() {
     let daemon = Rgun::python(TIMED).flags(["--workers", "1", "--threads", "1"]).start_ready();
     let mut slow = daemon.connect();
     assert_eq!(slow.send_get("/parts").response_head().status, 200);

@@ -73,7 +73,7 @@ def test_request_id_of_a_proxy_is_in_the_headers_once(worker):
     assert [tuple(latin(part) for part in pair) for pair in headers] == fields
 
 
-def test_scope_has_what_a_proxy_reports(worker):
+def test_scope_has_the_values_that_a_proxy_reports(worker):
     scope = json_of(worker.fetch("/scope?q", root_path="/shop", server_port=8443))
     assert (scope["root_path"], scope["server"]) == ("/shop", ["127.0.0.1", 8443])
     assert (scope["path"], latin(scope["raw_path"])) == ("/shop/scope", b"/shop/scope")

@@ -54,10 +54,10 @@ pub struct Request<'a> {
     pub peer: &'a [u8],
     /// The client's port; 0 on a unix socket.
     pub peer_port: u16,
-    /// The port that the client connected to, if a proxy reports it; 0: the listener's.
+    /// The port that the client connected to, if a proxy reports it; 0 stands for the listener's port.
     pub server_port: u16,
-    /// The path below which a proxy publishes the application; empty: the configured one. Begins with `/`, does not end
-    /// with it, and is not percent-encoded.
+    /// The path below which a proxy publishes the application; if empty, the configured one applies. Begins with `/`,
+    /// does not end with `/`, and is not percent-encoded.
     pub root_path: &'a [u8],
     /// The request id that the response and the journal carry.
     pub request_id: &'a [u8],

@@ -8,16 +8,16 @@ use std::path::PathBuf;
 pub struct Health {
     /// The path answered 200 while a worker can serve, else 503; percent-encoded, without a query.
     pub path: Option<String>,
-    /// The path answered 200 while the daemon runs; another one than `path`.
+    /// The path answered 200 while the daemon runs; differs from `path`.
     pub live_path: Option<String>,
 }
 
 /// A page of `[errors]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorPage {
-    /// The responses that it is for.
+    /// The responses that have the page as their body.
     pub status: ErrorStatus,
-    /// Its file.
+    /// The file of the page.
     pub path: PathBuf,
     /// The file's content.
     pub html: String,

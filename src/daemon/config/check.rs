@@ -209,7 +209,7 @@ impl Checker<'_> {
             drain_delay: self.read(name::DRAIN_DELAY, defaults.drain_delay, |setting| {
                 read::timeout_or_zero(
                     setting,
-                    "write \"0s\" to drain at once, or the time load balancers need",
+                    "write \"0s\" to drain at once, or the time that load balancers need to stop sending requests",
                 )
             }),
             boot_page: self.read(name::BOOT_PAGE, defaults.boot_page, read::timeout_or_off),

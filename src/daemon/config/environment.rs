@@ -94,7 +94,7 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
     layer
 }
 
-/// The error for a variable of a table, which only the file can have.
+/// Returns the error for a variable that would set a table: tables can only be in the file.
 fn not_settable(variable: &str, key: &str, table: &str, how: &str) -> ConfigError {
     ConfigError {
         origin: variable.to_owned(),

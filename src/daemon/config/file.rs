@@ -123,7 +123,7 @@ impl TomlReader<'_> {
         }
     }
 
-    /// Reads `[errors]`, whose keys are statuses, as one value that keeps the line of each.
+    /// Reads `[errors]`, whose keys are statuses, as one value that contains the line number of each key.
     fn error_pages(&mut self, at: usize, table: &DeTable<'_>) {
         let keys = table.iter().map(|(key, content)| {
             let setting = self.setting(key.span().start, value(content.get_ref()));

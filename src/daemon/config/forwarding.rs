@@ -1,4 +1,4 @@
-//! `proxy.headers` and `proxy.fields`: which reports of trusted proxies are used.
+//! `proxy.headers` and `proxy.fields`: which fields of trusted proxies are used.
 
 use super::proxy::{ProxyField, ProxyHeaders};
 use super::value::Setting;
@@ -23,7 +23,7 @@ pub(super) fn headers(setting: &Setting) -> Result<ProxyHeaders, ValueError> {
     }
 }
 
-/// Reads `proxy.fields`; `headers` is the family that they are in.
+/// Reads `proxy.fields`; `headers` is the value of `proxy.headers`.
 pub(super) fn fields(setting: &Setting, headers: ProxyHeaders) -> Result<Vec<ProxyField>, ValueError> {
     let mut fields = Vec::new();
     if setting.is_empty_text() {
@@ -36,7 +36,7 @@ pub(super) fn fields(setting: &Setting, headers: ProxyHeaders) -> Result<Vec<Pro
         let is_missing = matches!(field, ProxyField::Port | ProxyField::Prefix);
         if is_missing && headers == ProxyHeaders::Forwarded {
             return Err(ValueError::new(format!("{word:?} is not in a Forwarded field (RFC 7239)"))
-                .with_hint("leave it out, or write proxy.headers = \"x-forwarded\""));
+                .with_hint("remove it, or write proxy.headers = \"x-forwarded\""));
         }
         if !fields.contains(&field) {
             fields.push(field);

@@ -65,7 +65,7 @@ pub(crate) mod name {
     pub(crate) const PROTOCOL_TRUSTED: &str = "proxy.protocol_trusted";
     pub(crate) const HEALTH_PATH: &str = "health.path";
     pub(crate) const HEALTH_LIVE_PATH: &str = "health.live_path";
-    /// All keys of the section, which are statuses; read by `error_pages`.
+    /// Stands for all keys of `[errors]`, which are statuses; read by `error_pages`.
     pub(crate) const ERROR_PAGES: &str = "errors.STATUS";
     pub(crate) const PROBE: &str = "reload.probe";
     pub(crate) const WATCH: &str = "reload.watch";

@@ -7,11 +7,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub struct Proxy {
     /// The peers whose forwarding fields and `X-Request-ID` are used.
     pub trusted: TrustedProxies,
-    /// The family of fields that they write.
+    /// The kind of fields that these peers write.
     pub headers: ProxyHeaders,
     /// The reported values that are used; no duplicates.
     pub fields: Vec<ProxyField>,
-    /// The peers that may send a PROXY header. As `trusted`, unless the configuration names others.
+    /// The peers that may send a PROXY header; the same as `trusted` by default.
     pub protocol_trusted: TrustedProxies,
 }
 
@@ -26,7 +26,7 @@ pub struct TrustedProxies {
     pub networks: Vec<IpNet>,
 }
 
-/// The family of forwarding fields that is read.
+/// The kind of forwarding fields that is read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ProxyHeaders {
     /// `X-Forwarded-*`.
@@ -34,7 +34,7 @@ pub enum ProxyHeaders {
     XForwarded,
     /// `Forwarded` (RFC 7239).
     Forwarded,
-    /// No family: forwarding fields have no effect.
+    /// Neither: forwarding fields have no effect.
     Off,
 }
 
@@ -53,7 +53,7 @@ pub enum ProxyField {
     Prefix,
 }
 
-/// `proxy.fields` by default. The others are passed on by many proxies as their clients sent them.
+/// The default of `proxy.fields`. Many proxies forward the other fields as their clients sent them.
 pub(super) const DEFAULT_FIELDS: [ProxyField; 2] = [ProxyField::For, ProxyField::Proto];
 
 impl TrustedProxies {

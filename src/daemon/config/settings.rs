@@ -294,7 +294,8 @@ pub struct Limits {
     /// Maximum number of requests that wait for a worker; one more is answered 503. `None` is `"auto"`: derived from
     /// the memory.
     pub queue: Option<usize>,
-    /// Maximum number of requests of one address that wait for a worker; one more is answered 429. `None` is `"off"`.
+    /// Maximum number of requests from one address that wait for a worker; further ones are answered 429. `None` is
+    /// `"off"`.
     pub queue_per_client: Option<NonZeroU32>,
     /// Bytes of a request's body; more is answered 413 (RFC 9110 §15.5.14). `None` is `"off"`.
     pub body: Option<u64>,

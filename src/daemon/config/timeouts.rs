@@ -24,10 +24,11 @@ pub struct Timeouts {
     pub boot: Option<Duration>,
     /// Maximum time for running requests to finish on stop and reload. Zero aborts them at once.
     pub drain: Duration,
-    /// Time that the daemon goes on serving after a stop request, with its health answer at 503. Zero drains at once.
+    /// Time for which the daemon continues to serve after a stop request, while `health.path` answers 503. Zero drains
+    /// at once.
     pub drain_delay: Duration,
-    /// Maximum time that a browser's navigation waits for the first worker of all; then it gets a page that reloads
-    /// itself.
+    /// Maximum time that a browser's navigation waits until the first worker since the daemon's start is ready; then it
+    /// gets a page that reloads itself.
     pub boot_page: Option<Duration>,
     /// `[[timeouts.path]]`: limits for single paths; the first matching rule applies.
     pub paths: Vec<PathRule>,

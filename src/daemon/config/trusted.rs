@@ -1,4 +1,5 @@
-//! `proxy.trusted` and `proxy.protocol_trusted`, the peers whose reports are used, and gunicorn's and uvicorn's `--forwarded-allow-ips`.
+//! `proxy.trusted` and `proxy.protocol_trusted`: the peers that are trusted to name the client. Also parses the flag
+//! `--forwarded-allow-ips` of gunicorn and uvicorn.
 
 use std::net::IpAddr;
 

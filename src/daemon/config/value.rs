@@ -33,7 +33,7 @@ pub(crate) enum Source {
 }
 
 impl Setting {
-    /// True for an empty string, which is an empty list outside the file.
+    /// True for an empty string, which means an empty list in variables and flags.
     pub(super) fn is_empty_text(&self) -> bool {
         self.value == Value::text("")
     }

@@ -12,7 +12,7 @@ pub enum Fault {
     TooLong(&'static str),
     /// The number of waiting requests is at `limits.queue`.
     QueueFull,
-    /// As many requests of this client wait as `limits.queue_per_client` allows.
+    /// The request's client already has `limits.queue_per_client` waiting requests.
     ClientQueueFull,
     /// The request would wait for this time, longer than `timeouts.queue`.
     QueueTooSlow(Duration),

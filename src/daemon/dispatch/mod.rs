@@ -24,7 +24,8 @@
 //! - [`state`]: everything behind the dispatcher's lock;
 //! - operations: [`submit`] and [`finish`] begin and end an exchange, [`scheduler`] chooses its worker, [`completions`]
 //!   collects completions, [`lifecycle`] attaches and removes workers, [`timers`] checks deadlines, [`slow_clients`]
-//!   takes responses of slow clients off their workers, [`readiness`] answers health checks, [`handles`] are what `http` uses an exchange by.
+//!   takes responses of slow clients off their workers, [`readiness`] answers health checks, and `http` uses an
+//!   exchange through [`handles`].
 //!
 //! A file imports only files below it.
 

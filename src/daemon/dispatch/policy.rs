@@ -12,16 +12,17 @@ use super::data::Buffers;
 pub struct Policy {
     /// `limits.queue`: number of requests that may wait.
     pub queue: usize,
-    /// `limits.queue_per_client`: number of requests of one client that may wait; `None` is no limit.
+    /// `limits.queue_per_client`: maximum number of waiting requests of one client; `None` is no limit.
     pub queue_per_client: Option<NonZeroU32>,
     /// `timeouts.queue`: time that a request may wait; `None` is no limit.
     pub queue_timeout: Option<Duration>,
     /// `timeouts.request`: time that a request may run; `None` is no limit.
     pub request_timeout: Option<Duration>,
-    /// `log.slow`: running time after which [`Notice::SlowRequest`](super::Notice::SlowRequest) is sent; `None` is never.
+    /// `log.slow`: running time after which [`Notice::SlowRequest`](super::Notice::SlowRequest) is sent; `None` is
+    /// never.
     pub slow: Option<Duration>,
-    /// `timeouts.stall`: time after which [`Notice::LoopStalled`](super::Notice::LoopStalled) is sent for a blocked event
-    /// loop; `None` is never.
+    /// `timeouts.stall`: time after which [`Notice::LoopStalled`](super::Notice::LoopStalled) is sent for a blocked
+    /// event loop; `None` is never.
     pub stall: Option<Duration>,
     /// `websocket.close_window`: time over which the WebSockets of a stopping worker are closed.
     pub close_window: Duration,

@@ -16,9 +16,9 @@ pub enum Readiness {
     Asleep,
     /// The daemon stops.
     Leaving,
-    /// No worker has been ready since the start; one boots.
+    /// A worker is booting, and none has been ready since the daemon's start.
     FirstBoot,
-    /// The workers do not boot.
+    /// The workers fail to boot.
     BootFailed,
     /// No worker is open, but one will be soon.
     NoWorker,
@@ -30,8 +30,8 @@ impl Dispatcher {
         self.lock().presence = presence;
     }
 
-    /// Returns whether requests are served now. A full queue counts as served: if a load balancer removed a busy server,
-    /// the others would have its load too.
+    /// Returns whether requests are served now. They are also if the queue is full: if a load balancer removed a busy
+    /// server, the other servers would get its load as well.
     pub fn readiness(&self) -> Readiness {
         let state = self.lock();
         match state.presence {

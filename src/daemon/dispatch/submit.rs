@@ -33,12 +33,12 @@ enum Route {
 impl Dispatcher {
     /// Assigns a request to a worker, or queues it.
     ///
-    /// `request.exchange` is ignored: the dispatcher chooses the id. `body` is the spooled body, if it does not travel in
-    /// the frame. `now` is when the request was complete: its waiting time counts from there.
+    /// `request.exchange` is ignored: the dispatcher chooses the id. `body` is the spooled body, if it does not travel
+    /// in the frame. `now` is when the request was complete: its waiting time counts from there.
     ///
     /// # Errors
-    /// The queue is full or too slow, no worker will serve soon, a part of the head is too long for a frame, or requests
-    /// like this one are quarantined.
+    /// The queue is full or too slow, no worker will serve soon, a part of the head is too long for a frame, or
+    /// requests like this one are quarantined.
     pub fn submit<'f>(
         &'static self,
         request: &Request<'_>,
@@ -186,7 +186,8 @@ impl State {
         }
     }
 
-    /// Returns false if as many requests of the client wait as may; otherwise notes that this one will.
+    /// Returns false if the client already has `limits.queue_per_client` waiting requests; otherwise notes that the
+    /// request will wait.
     fn admits_client(&mut self, client: &[u8], id: ExchangeId) -> bool {
         let Some(max) = self.policy.queue_per_client else { return true };
         let exchanges = &self.exchanges;
@@ -197,8 +198,8 @@ impl State {
         })
     }
 
-    /// Returns why a request that cannot start now may not wait. `is_held`: it would wait for a permit, not for a worker,
-    /// and its wait cannot be estimated.
+    /// Returns why a request that cannot start now may not wait. `is_held`: it would wait for a permit, not for a
+    /// worker, and its wait cannot be estimated.
     fn rejection(&mut self, is_held: bool, now: Instant) -> Option<Fault> {
         if let Some(reason) = &self.unavailable {
             return Some(Fault::Unavailable(Arc::clone(reason)));

@@ -204,9 +204,9 @@ impl Server {
 pub(super) struct ConnContext {
     pub(super) server: Arc<Server>,
     pub(super) connection: Arc<Connection>,
-    /// The peer is in `proxy.trusted`: its `X-Request-ID` is used.
+    /// Whether the peer is in `proxy.trusted`, so that its `X-Request-ID` is used.
     pub(super) trusts_peer: bool,
-    /// The peer's forwarding fields are used, too (`proxy.headers`).
+    /// Whether the peer's forwarding fields are used: it is in `proxy.trusted`, and `proxy.headers` is not off.
     pub(super) reads_forwarded: bool,
     /// Set when a head was refused: hyper got a stand-in request in its place, the last of the connection.
     pub(super) refused_head: OnceLock<RefusedHead>,

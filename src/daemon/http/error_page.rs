@@ -1,4 +1,5 @@
-//! The text of the daemon's own responses, in the format that the client prefers, and the operator's pages (`[errors]`).
+//! The bodies of the daemon's own error responses, in the format that the client prefers; the operator's pages
+//! (`[errors]`) replace the HTML ones.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,14 +11,14 @@ use crate::negotiation::ErrorFormat;
 
 use super::fault::ErrorResponse;
 
-/// `[errors]`: HTML pages in place of the daemon's.
+/// `[errors]`: HTML pages that replace the daemon's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ErrorPages {
-    /// By status.
+    /// The pages for single statuses.
     pub statuses: BTreeMap<u16, Bytes>,
-    /// For the other statuses of 400 to 499.
+    /// The page for all other statuses from 400 to 499.
     pub client_errors: Option<Bytes>,
-    /// For the other statuses of 500 to 599.
+    /// The page for all other statuses from 500 to 599.
     pub server_errors: Option<Bytes>,
 }
 
@@ -55,7 +56,7 @@ pub(super) fn render(
     (HeaderValue::from_static(content_type), body.into())
 }
 
-/// Renders a problem (RFC 9457); `request_id` is an extension member.
+/// Renders an error as a problem object (RFC 9457), to which `request_id` is added as an extension member.
 fn problem(error: &ErrorResponse, title: &str, request_id: &str) -> String {
     format!(
         "{{\"type\":\"about:blank\",\"title\":{},\"status\":{},\"detail\":{},\"request_id\":{}}}\n",
@@ -66,7 +67,7 @@ fn problem(error: &ErrorResponse, title: &str, request_id: &str) -> String {
     )
 }
 
-/// Quotes a JSON string (RFC 8259 §7).
+/// Returns text as a quoted JSON string (RFC 8259 §7).
 fn json_string(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');

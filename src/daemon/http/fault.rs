@@ -59,7 +59,7 @@ pub enum RequestFault {
     WebSocketVersion,
     /// A handshake has no valid `Sec-WebSocket-Key`.
     WebSocketKey,
-    /// A health check has a body, or another method than GET and HEAD.
+    /// A health check has a body, or a method other than GET and HEAD.
     HealthMethod,
     /// The body is larger than `limits.body`.
     BodyTooLarge,
@@ -117,9 +117,9 @@ impl RequestFault {
 /// The result of a health check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HealthResult {
-    /// Of `health.live_path`: the daemon runs.
+    /// The result for `health.live_path`: the daemon runs.
     Alive,
-    /// Of `health.path`.
+    /// The result for `health.path`.
     Readiness(Readiness),
 }
 
@@ -132,7 +132,7 @@ pub struct ErrorResponse {
     pub reason: String,
     /// `Retry-After` (RFC 9110 §10.2.3).
     pub retry_after: Option<Duration>,
-    /// A browser shall repeat the request after `retry_after`.
+    /// Whether the HTML page reloads itself after `retry_after`.
     pub refresh: bool,
 }
 
@@ -167,7 +167,7 @@ impl ErrorResponse {
 /// `Retry-After` when capacity is missing: long enough for a queue to move, short enough for a person to wait.
 const RETRY_SHORT: Duration = Duration::from_secs(1);
 
-/// `Retry-After` while the application boots for the first time: short, since a person watches.
+/// `Retry-After` while the application boots for the first time. Short, because a person is waiting.
 const RETRY_BOOT: Duration = Duration::from_secs(2);
 
 /// `Retry-After` when no worker or no disk space is available.
@@ -225,7 +225,7 @@ impl Refusal {
             Self::FirstBoot => ErrorResponse {
                 refresh: true,
                 ..ErrorResponse::unavailable(
-                    "the application is starting; this page reloads by itself",
+                    "the application is starting; this page reloads itself",
                     RETRY_BOOT,
                 )
             },
@@ -246,7 +246,7 @@ pub(super) fn health_status_and_text(health: HealthResult) -> (StatusCode, &'sta
     match health {
         HealthResult::Alive => (StatusCode::OK, "alive\n"),
         HealthResult::Readiness(Readiness::Ready) => (StatusCode::OK, "ready\n"),
-        // A load balancer must go on sending requests: nothing else ends the sleep.
+        // 200, because only a request starts a worker again: a load balancer must continue to send requests.
         HealthResult::Readiness(Readiness::Asleep) => {
             (StatusCode::OK, "asleep: the next request starts a worker\n")
         }
@@ -257,7 +257,7 @@ pub(super) fn health_status_and_text(health: HealthResult) -> (StatusCode, &'sta
             (StatusCode::SERVICE_UNAVAILABLE, "the application is starting\n")
         }
         HealthResult::Readiness(Readiness::BootFailed) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the application does not start; the log has the reason\n")
+            (StatusCode::SERVICE_UNAVAILABLE, "the application fails to start; the log has the reason\n")
         }
         HealthResult::Readiness(Readiness::NoWorker) => {
             (StatusCode::SERVICE_UNAVAILABLE, "no worker is ready\n")

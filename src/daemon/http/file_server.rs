@@ -26,7 +26,7 @@ use super::fault::Refusal;
 /// Maximum number of lookups that wait for a disk at a time; a dead network disk must not occupy all blocking threads.
 const MAX_BLOCKING_LOOKUPS: usize = 32;
 
-/// Maximum time of a lookup that waits for a disk, with its wait for a thread; then 503.
+/// Maximum time of a lookup that waits for a disk, including its wait for a thread; after it the answer is 503.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The request's fields that decide which part of a file is sent, or whether it is.

@@ -1,7 +1,6 @@
-//! The wait of a browser while the first worker of all boots: a page that reloads itself, instead of a blank tab.
-//!
-//! Only navigations get it. A program's request waits in the queue as always, and so does a form that was sent, which a
-//! reload would send again.
+//! While the first worker since the daemon's start boots, a waiting browser gets a page that reloads itself, instead of
+//! a blank tab. Only navigations get the page. The requests of programs wait in the queue as always, and so do
+//! submitted forms, because a reload would submit them again.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -24,7 +23,8 @@ pub(super) struct FirstBoot {
     timer: Pin<Box<Sleep>>,
 }
 
-/// Sent by browsers: "navigate" for a page, another word for what a page loads (Fetch Metadata Request Headers).
+/// Browsers send "navigate" in this field for a page, and other words for what a page loads (Fetch Metadata Request
+/// Headers).
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 fn is_navigation(parts: &request::Parts) -> bool {
@@ -38,7 +38,7 @@ impl FirstBoot {
     /// Begins the wait. `limit` is `timeouts.boot_page`.
     ///
     /// # Errors
-    /// Returns the ticket of a request that is no navigation, or if there is no limit.
+    /// Returns the ticket if the request is no navigation or there is no limit.
     pub(super) fn new(
         ticket: Ticket,
         parts: &request::Parts,
@@ -50,7 +50,7 @@ impl FirstBoot {
         }
     }
 
-    /// Returns true when the time is up and the request has not started; it never will.
+    /// Resolves when the time is over: to true if the request was still waiting, and it will not start after that.
     pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.timer.as_mut().poll(cx).map(|()| self.ticket.revoke())
     }

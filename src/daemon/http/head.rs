@@ -17,7 +17,7 @@ pub(super) struct HeaderScan<'h> {
     pub(super) request_id: Option<&'h HeaderValue>,
     /// The first `traceparent` field.
     pub(super) traceparent: Option<&'h HeaderValue>,
-    /// There is a field of a proxy, of either family.
+    /// Whether there is a forwarding field of either kind.
     pub(super) is_forwarded: bool,
     /// There is a `Proxy` field.
     has_proxy: bool,
@@ -61,8 +61,8 @@ impl<'h> HeaderScan<'h> {
 }
 
 /// Removes fields that collide in a CGI environment: `Proxy`, which becomes `HTTP_PROXY`, where many libraries find
-/// their outgoing proxy (CVE-2016-5385); and names with an underscore, unless they are allowed, because `X_Real_IP` gets
-/// the same key as the `X-Real-IP` that a proxy has set.
+/// their outgoing proxy (CVE-2016-5385); and names with an underscore, unless they are allowed, because `X_Real_IP`
+/// gets the same key as the `X-Real-IP` that a proxy has set.
 pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: UnderscorePolicy) {
     headers.remove("proxy");
     if underscores == UnderscorePolicy::Allow {
@@ -137,7 +137,7 @@ pub(super) fn set_content_length(headers: &mut HeaderMap, len: u64) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
 }
 
-/// Returns the format in which the client wants an error response. Called only for one.
+/// Returns the format in which the client wants an error response. Called only once a request has failed.
 pub(super) fn error_format(headers: &HeaderMap) -> ErrorFormat {
     ErrorFormat::of_accept(headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes))
 }

@@ -16,7 +16,7 @@ pub struct HealthPaths {
 }
 
 impl HealthPaths {
-    /// Returns `None` without a path, so that a request then costs one comparison.
+    /// Returns `None` if both paths are off, so that a request costs only one comparison then.
     pub fn new(ready: Option<&str>, live: Option<&str>) -> Option<Box<Self>> {
         if ready.is_none() && live.is_none() {
             return None;
@@ -24,7 +24,7 @@ impl HealthPaths {
         Some(Box::new(Self { ready: ready.map(Box::from), live: live.map(Box::from) }))
     }
 
-    /// Answers a health check; `None` if the request is none. The query is ignored.
+    /// Answers a health check; `None` if the request is not a health check. The query is ignored.
     ///
     /// # Errors
     /// The request has a body, or its method is neither GET nor HEAD.

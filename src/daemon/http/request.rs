@@ -36,7 +36,8 @@ pub(super) enum RequestProgress {
     /// Its body must be received before it can be submitted, or a file be looked up on a blocking thread. Boxed: the
     /// future is large and rare.
     Receiving(Pin<Box<dyn Future<Output = Result<Admitted, LateRefusal>> + Send>>),
-    /// Submitted by a browser before the first worker was ready: it gets a page if the boot takes long.
+    /// A browser's request that was submitted before the first worker was ready. If the boot takes long, the browser
+    /// gets a page.
     FirstBoot(Box<FirstBoot>),
     /// A health check, which the daemon answers.
     Health(HealthResult),

@@ -68,7 +68,7 @@ impl RequestId {
     }
 }
 
-/// True if an id from a trusted peer can be used in fields and logs: letters, digits and `._-@`, at most
+/// True if an id from a trusted peer may be used in fields and logs: it consists of letters, digits and `._-@`, at most
 /// [`MAX_ID_BYTES`].
 pub(super) fn is_acceptable(id: &HeaderValue) -> bool {
     !id.is_empty()

@@ -19,13 +19,14 @@ use crate::journal::trace_ids::TraceIds;
 /// target share hyper's read buffer, and while they live each read-ahead for the next request allocates another buffer.
 pub(super) struct RequestMeta {
     pub(super) id: RequestId,
-    /// `None` for most requests: the peer is the client, no `X-Request-ID` was discarded, and there is no trace.
+    /// `None` for most requests: those whose peer is the client, without a discarded `X-Request-ID` and without a
+    /// trace.
     pub(super) origin: Option<Box<RequestOrigin>>,
     pub(super) method: Method,
     pub(super) path: SmallPath,
     /// The request's version is HTTP/1.0.
     pub(super) is_http_10: bool,
-    /// The format of an error response. Text until the request has failed.
+    /// The format of an error response. Read only once the request has failed; text until then.
     pub(super) error_format: ErrorFormat,
     /// Time at which the head was complete.
     pub(super) received_at: Instant,
@@ -93,7 +94,7 @@ impl RequestMeta {
 pub(super) struct RequestOrigin {
     /// The client that a trusted proxy names; `None`: the peer itself.
     pub(super) client: Option<Peer>,
-    /// True if the client used TLS, as a trusted proxy reports; `None` if none does.
+    /// Whether the client used TLS, as a trusted proxy reports; `None` if no proxy says so.
     pub(super) https: Option<bool>,
     /// The host that the client asked for, as a trusted proxy reports.
     pub(super) host: Option<HeaderValue>,
@@ -103,13 +104,13 @@ pub(super) struct RequestOrigin {
     pub(super) root_path: Option<Box<[u8]>>,
     /// The client's `X-Request-ID`, escaped for the log; `None` if it became the request's id, or none was sent.
     pub(super) client_id: Option<String>,
-    /// The ids of `traceparent`, from any client.
+    /// The ids in the `traceparent` field, which any client may set.
     pub(super) trace: Option<Box<TraceIds>>,
 }
 
 impl RequestOrigin {
-    /// Replaces `Host` by the host, or its port by the port, that a trusted proxy reports. `connection_https`: whether the
-    /// client used TLS, if no proxy reports it.
+    /// Replaces `Host`, or its port, by the host or the port that a trusted proxy reports. `connection_https` says
+    /// whether the client used TLS if no proxy reports that.
     pub(super) fn set_host(&self, headers: &mut HeaderMap, connection_https: bool) {
         let https = self.https.unwrap_or(connection_https);
         let host = match (self.port, self.host.as_ref().or(headers.get(HOST))) {

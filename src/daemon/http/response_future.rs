@@ -41,9 +41,9 @@ pub(super) struct ResponseFuture {
 
 /// The content of a response.
 enum ResponseSource {
-    /// The application's.
+    /// The application's response.
     App(AppResponse),
-    /// A file.
+    /// A static file.
     File(Box<FileResponse>),
     /// The answer to a health check.
     Health(HealthResult),

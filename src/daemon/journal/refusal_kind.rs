@@ -56,7 +56,7 @@ refusal_kinds! {
     BodyTooLong => "body_too_long",
     /// The head did not arrive within `timeouts.header`.
     SlowHead => "slow_head",
-    /// A browser's request came while the application booted for the first time.
+    /// A browser's request arrived while the application booted for the first time, and got a page that reloads itself.
     FirstBoot => "first_boot",
     /// The body did not arrive within `timeouts.body` or at `limits.body_rate`.
     SlowBody => "slow_body",
@@ -66,7 +66,7 @@ refusal_kinds! {
     NoRoomForBody => "no_room_for_body",
     /// The queue is full.
     QueueFull => "queue_full",
-    /// As many requests of this client wait as `limits.queue_per_client` allows.
+    /// The request's client already has `limits.queue_per_client` waiting requests.
     ClientQueueFull => "client_queue_full",
     /// The request would wait in the queue for longer than `timeouts.queue`.
     QueueTooSlow => "queue_too_slow",

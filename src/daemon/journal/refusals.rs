@@ -38,7 +38,7 @@ pub(super) struct RefusedRequest {
     pub(super) path: RequestPath,
     /// The `X-Request-ID` that the client sent, if the request did not get it as its id.
     pub(super) client_request_id: Option<String>,
-    /// The ids of its trace, if it has one.
+    /// The ids of the request's trace, if it has one.
     pub(super) trace: Option<Box<TraceIds>>,
 }
 

@@ -37,7 +37,7 @@ pub struct LoggedRequest {
     pub client: String,
     /// The client's `X-Request-ID`, if it was not taken as the request id. Printable.
     pub client_request_id: Option<String>,
-    /// The ids of its trace, if it has one.
+    /// The ids of the request's trace, if it has one.
     pub trace: Option<Box<TraceIds>>,
 }
 

@@ -15,7 +15,7 @@ use super::stream::{ClientSocket, ClientStream};
 use super::tracker::{ConnectionReservation, ConnectionTracker};
 use crate::error_chain::Chain;
 
-/// Time that a PROXY header may still take when the daemon stops.
+/// Maximum time for which a PROXY header is still awaited after the daemon was asked to stop.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Minimum interval between two log lines about missing descriptors or memory.
@@ -75,14 +75,15 @@ pub async fn accept(
     Ok(())
 }
 
-/// Returns false for a connection that is closed at once: its client has too many, or may not send a PROXY header.
+/// Returns false for a connection that must be closed at once: its client has too many connections, or the peer may not
+/// send a PROXY header.
 fn is_admitted(listener: &Listener, tracker: &ConnectionTracker, peer: &Peer) -> bool {
     if !listener.proxy_protocol.is_required() {
         return tracker.admit(peer);
     }
     let is_trusted = listener.proxy_protocol.trusts(peer);
     if !is_trusted {
-        listener.proxy_protocol.report(&listener.name, peer, "proxy.protocol_trusted does not name it");
+        listener.proxy_protocol.report(&listener.name, peer, "proxy.protocol_trusted does not list the peer");
     }
     is_trusted
 }
@@ -152,18 +153,18 @@ impl<S: Fn(ClientStream) + Clone + Send + 'static> Start<'_, S> {
 /// A connection whose PROXY header is still to come.
 struct ProxiedConnection {
     socket: ClientSocket,
-    /// The peer, which will name the client.
+    /// The peer, whose header will name the client.
     proxy: Peer,
     protocol: Arc<ProxyProtocol>,
     /// The listener's name.
     listener: String,
     /// The listener's number.
     index: u16,
-    /// Its place among all connections until it is registered: a drain and the limit include it.
+    /// Counts the connection until it is registered, so that a drain and `limits.connections` include it.
     reservation: ConnectionReservation,
 }
 
-/// Receives a PROXY header, and serves the connection as that of the client that it names.
+/// Receives a PROXY header, and serves the connection as one from the client that the header names.
 async fn serve_proxied(
     pending: ProxiedConnection,
     tracker: Arc<ConnectionTracker>,

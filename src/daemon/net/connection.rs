@@ -114,7 +114,7 @@ impl Alarm {
 pub struct Connection {
     /// The client's address.
     pub peer: Peer,
-    /// The client used TLS on its connection to a proxy, which says so in its PROXY header.
+    /// Whether the client used TLS on its connection to the proxy, as the PROXY header says.
     pub https: bool,
     /// Index of the listener that accepted it.
     pub listener: u16,

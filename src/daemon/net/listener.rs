@@ -20,7 +20,7 @@ use crate::systemd::listen::{InheritedListener, InheritedSocket};
 pub struct Listener {
     /// `FileDescriptorName=` of an inherited socket, or the NAME of `[listen.NAME]`, else the address.
     pub name: String,
-    /// The PROXY protocol on it. Shared, because a reload changes it.
+    /// The PROXY protocol on this listener. Shared, because a reload changes it.
     pub proxy_protocol: Arc<ProxyProtocol>,
     socket: ListenerSocket,
     /// Bound by the daemon, not inherited.

@@ -20,12 +20,12 @@ impl Peer {
     }
 }
 
-/// The client of a connection, as far as it is known before the first byte.
+/// The client of a connection, as known before the first byte of TLS or HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Client {
-    /// Its address.
+    /// The client's address.
     pub(super) peer: Peer,
-    /// A PROXY header says that it used TLS.
+    /// Whether a PROXY header says that the client used TLS.
     pub(super) https: bool,
 }
 

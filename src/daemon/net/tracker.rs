@@ -35,7 +35,7 @@ const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval at which all timeouts are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A place among `limits.connections`.
+/// Counts a connection towards `limits.connections` until it is dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionReservation(Arc<Registry<Connection>>);
 
@@ -128,7 +128,7 @@ impl ConnectionTracker {
         self.registry.count()
     }
 
-    /// Counts a connection that is accepted, but whose client is not known yet, until the result is dropped.
+    /// Counts an accepted connection whose client is not known yet, until the reservation is dropped.
     pub(super) fn reserve(&self) -> ConnectionReservation {
         self.registry.reserve();
         ConnectionReservation(Arc::clone(&self.registry))

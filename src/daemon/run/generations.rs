@@ -165,7 +165,7 @@ pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Se
     }
 }
 
-/// The operator's pages.
+/// Returns the operator's error pages (`[errors]`).
 fn error_pages(pages: &[config::ErrorPage]) -> Option<Arc<http::ErrorPages>> {
     if pages.is_empty() {
         return None;
@@ -204,7 +204,8 @@ fn forwarding_settings(proxy: &config::Proxy) -> http::ForwardingSettings {
     }
 }
 
-/// Returns the peers that may send a PROXY header to the listener of this name; `None`: its connections have none.
+/// Returns the peers that may send a PROXY header to the listener with this name; `None` if its connections have no
+/// header.
 pub(super) fn proxy_senders(config: &Config, listener: &str) -> Option<net::TrustedPeers> {
     let is_required = config.listen.requires_proxy_header(listener);
     is_required.then(|| trusted_peers(&config.proxy.protocol_trusted))
@@ -254,8 +255,8 @@ pub(super) fn hooks(config: &Config) -> control::Hooks {
     }
 }
 
-/// The number of requests after which the dispatcher reports a worker for recycling: the smaller one of `workers.refork`
-/// (if no worker has become the zygote yet) and `workers.max_requests`. `None`: never.
+/// The number of requests after which the dispatcher reports a worker for recycling: the smaller one of
+/// `workers.refork` (if no worker has become the zygote yet) and `workers.max_requests`. `None`: never.
 pub(super) fn max_requests(workers: &Workers, has_reforked: bool) -> Option<NonZeroU64> {
     let refork = workers.refork.filter(|_| workers.preload && !has_reforked);
     [refork, max_requests_with_jitter(workers)].into_iter().flatten().min()

@@ -7,8 +7,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::supervise::{Event, StopEffect};
 
-/// A stop signal this soon after the last one is the same request: timeout(1) and process managers signal the process
-/// and then its group.
+/// A stop signal within this time after the last one counts as the same request: timeout(1) and process managers signal
+/// the process and then its group.
 const STOP_REPEAT_WINDOW: Duration = Duration::from_millis(300);
 
 /// A stream for each handled signal.
@@ -56,7 +56,7 @@ impl SignalStreams {
 /// there is none.
 #[derive(Debug, Default)]
 pub(super) struct StopRequests {
-    /// The last one that had an effect.
+    /// Time of the last stop signal that had an effect.
     last: Option<Instant>,
 }
 

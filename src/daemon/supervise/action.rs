@@ -95,7 +95,7 @@ pub enum Action {
     /// Answer requests 503 with this short reason instead of queueing them, because no worker is expected to be ready
     /// soon. `None` queues them again.
     Unavailable(Option<String>),
-    /// Make the health answer report this, because it changed.
+    /// Report this presence in the answers to health checks, because it has changed.
     Presence(Presence),
     /// Log this for the operator.
     Report(Report),
@@ -243,7 +243,8 @@ pub enum Report {
     },
     /// `timeouts.drain_delay` has passed since the stop request: the drain begins.
     DepartureEnded,
-    /// Requests were left when `timeouts.drain` had passed since the stop request, or since the end of the departure.
+    /// Requests were still running when `timeouts.drain` had passed since the stop request, or since the end of the
+    /// departure.
     DrainTimedOut {
         /// The time since the stop request.
         waited: Duration,

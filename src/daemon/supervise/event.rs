@@ -109,7 +109,7 @@ pub enum Event {
     Load(LoadSample),
     /// A request arrived while no worker is admitted.
     WorkerRequested,
-    /// Stop after all requests are answered (the first SIGTERM or SIGINT). During a departure: end that.
+    /// Stop after all requests are answered (the first SIGTERM or SIGINT). During a departure, this ends the departure.
     Stop,
     /// Stop now (a second SIGTERM or SIGINT, or SIGQUIT).
     StopNow,

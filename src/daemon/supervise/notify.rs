@@ -1,5 +1,6 @@
 //! Notifications about the daemon as a whole: READY=, RELOADING=, STOPPING=, STATUS= and EXTEND_TIMEOUT_USEC= for
-//! systemd, and for the edge whether requests are refused and whether the daemon is about to leave. Only changes are sent.
+//! systemd, and tells the edge whether requests are refused and whether the daemon is about to leave. Only changes are
+//! sent.
 
 use std::mem;
 use std::time::{Duration, Instant};

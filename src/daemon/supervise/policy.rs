@@ -36,7 +36,7 @@ pub struct SupervisorPolicy {
     /// `timeouts.drain`: bounds the daemon's stop, and the retirement of a worker that a reload replaced, that is
     /// stuck, or whose place under the process limit is needed.
     pub drain: Duration,
-    /// `timeouts.drain_delay`: how long the daemon goes on serving after a stop request; zero: not at all.
+    /// `timeouts.drain_delay`: how long the daemon continues to serve after a stop request; zero is not at all.
     pub drain_delay: Duration,
     /// The least time a worker gets to exit after `Terminate`, even if the drain took all of `drain`.
     pub terminate_grace: Duration,

@@ -1,8 +1,8 @@
 //! Stops the daemon: by request, at once, or because its start failed. A failed start drains the edge as well, so that
 //! clients that have connected get a 503 with the reason instead of a reset.
-//!
-//! A stop by request begins with the departure, if `timeouts.drain_delay` is set: everything is served as before, but the
-//! health answer is 503. There is none before the first worker was ready, because no load balancer sends requests then.
+//! A requested stop begins with the departure, if `timeouts.drain_delay` is set: everything is served as before, but
+//! health checks are answered 503. Before the first worker is ready there is no departure, because no load balancer
+//! sends requests then.
 
 use std::time::{Duration, Instant};
 

@@ -214,7 +214,7 @@ impl WorkerRecord {
         )
     }
 
-    /// Returns true if it was not reaped in time after SIGKILL.
+    /// Returns true if the process was not reaped in time after SIGKILL.
     pub(super) fn is_abandoned(&self) -> bool {
         matches!(self.state, TimedState::Killed { abandoned: true, .. })
     }
@@ -286,9 +286,9 @@ pub(super) enum DaemonPhase {
     NotStarted,
     /// Serving, or trying to.
     Running,
-    /// Serving for a last time, so that load balancers leave (`timeouts.drain_delay`).
+    /// The departure: still serving for `timeouts.drain_delay`, so that load balancers stop sending requests.
     Departing {
-        /// When the edge is drained.
+        /// Time at which the drain begins.
         drain_at: Instant,
     },
     /// The edge accepts no connections and finishes its requests; workers still serve them.
@@ -306,15 +306,15 @@ impl DaemonPhase {
     }
 }
 
-/// The daemon's presence, as its health answer reports it in addition to the number of open workers.
+/// Whether the daemon is there to serve. Answers to health checks depend on this and on the number of open workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Presence {
-    /// It serves, or tries to.
+    /// The daemon serves, or tries to.
     #[default]
     Present,
     /// No worker runs until a request arrives (`workers.idle_exit`).
     Asleep,
-    /// It stops: load balancers shall send nothing more.
+    /// The daemon is stopping: load balancers should send nothing more.
     Leaving,
 }
 
@@ -323,11 +323,11 @@ pub enum Presence {
 pub enum StopEffect {
     /// The drain begins.
     Drain,
-    /// The drain begins after this time.
+    /// The departure begins; the drain follows after this time.
     Depart(Duration),
     /// The drain begins now, although its delay is not over.
     EndDeparture,
-    /// None: the drain has begun.
+    /// There is no effect, because the drain has begun.
     None,
 }
 
@@ -351,7 +351,7 @@ pub(super) struct NotifyState {
     pub(super) status: String,
     /// The reason that the edge refuses requests; `None` while it queues them.
     pub(super) unavailable: Option<String>,
-    /// The presence that the edge reports.
+    /// The presence that the edge reports to health checks.
     pub(super) presence: Presence,
     /// When systemd is next asked for more time; `None` while it need not be.
     pub(super) extend_at: Option<Instant>,

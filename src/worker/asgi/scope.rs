@@ -269,7 +269,7 @@ impl ScopeBuilder {
         Ok(scope)
     }
 
-    /// Sets the values that follow from where a proxy publishes the application.
+    /// Sets the values that depend on the host, port and path under which a proxy publishes the application.
     fn set_published(
         &self,
         py: Python<'_>,
@@ -281,7 +281,7 @@ impl ScopeBuilder {
             && let Some(server) = scope.get_item(&keys.server)?
         {
             let (name, port) = server.extract::<(Bound<'_, PyString>, Option<u16>)>()?;
-            // A unix socket has a path in place of the name, and no port.
+            // The address of a unix socket is a path in place of the name, without a port.
             if port.is_some() {
                 scope.set_item(&keys.server, (name, request.server_port))?;
             }
@@ -295,8 +295,8 @@ impl ScopeBuilder {
         Ok(())
     }
 
-    /// Builds the headers as received: repeated fields stay separate; the daemon has lower-cased the names. Appends the
-    /// request id, if the client sent none: the daemon has replaced what it sent.
+    /// Builds the headers as received: repeated fields stay separate, and the daemon has lower-cased the names. Appends
+    /// `x-request-id` if there is none; the daemon has already replaced the value of one that the client sent.
     fn build_headers<'py>(
         &self,
         py: Python<'py>,

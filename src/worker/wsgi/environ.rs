@@ -187,7 +187,7 @@ impl Environ {
         })
     }
 
-    /// Sets the entries that follow from where a proxy publishes the application.
+    /// Sets the entries that depend on the host, port and path under which a proxy publishes the application.
     fn set_published(
         &self,
         py: Python<'_>,

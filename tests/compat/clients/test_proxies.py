@@ -15,7 +15,7 @@ from support.paths import CLIENTS_APPS
 from support.waiting import DEADLINE, wait_until
 from websockets.sync.client import connect
 
-# The client's address: on loopback, but not the one from which proxies connect.
+# The client's address; another loopback address than the one from which proxies connect.
 CLIENT = "127.0.0.9"
 
 HTTP_PROXIES = ("nginx", "caddy", "haproxy", "apache")
@@ -80,7 +80,7 @@ def proxy(request, home, daemon):
 
 @pytest.fixture(scope="module", params=STREAM_PROXIES)
 def stream_proxy(request, home, proxied_daemon):
-    """Each proxy that passes on connections with a PROXY header."""
+    """Each proxy that forwards connections with a PROXY header."""
     proxy = run(request.param, home, proxied_daemon.tcp_address)
     yield proxy
     proxy.stop()
@@ -114,7 +114,7 @@ def test_client_scheme_host_and_id_are_reported(proxy):
     assert len(seen["id"]) > 22
 
 
-def test_lies_of_the_client_are_not_believed(proxy):
+def test_forwarding_fields_of_the_client_are_not_trusted(proxy):
     _, seen = fetch(
         proxy,
         Host="shop.example",
@@ -136,7 +136,7 @@ def test_host_port_and_prefix_of_the_client_are_replaced(proxy):
         X_Forwarded_Prefix="/evil",
     )
     headers = seen["headers"]
-    # What proxy.fields would take: the last value.
+    # The last value is the one that proxy.fields would take.
     assert headers.get("x-forwarded-host", "shop.example").split(",")[-1].strip() == "shop.example"
     assert headers.get("x-forwarded-port", str(proxy.port)) == str(proxy.port)
     assert "evil" not in headers.get("x-forwarded-prefix", "")
@@ -154,7 +154,7 @@ def test_connections_to_rgun_are_kept(proxy):
     assert proxy.relay.connections - before <= 3
 
 
-def test_websocket_passes_both_ways(proxy):
+def test_websocket_messages_pass_in_both_directions(proxy):
     with connect(f"ws://127.0.0.1:{proxy.port}/ws", open_timeout=DEADLINE) as socket:
         for message in ("text", b"binary", "x" * 100_000):
             socket.send(message)
@@ -191,7 +191,7 @@ def test_proxy_header_names_the_client(stream_proxy):
     client.close()
 
 
-def test_websocket_passes_behind_a_proxy_header(stream_proxy):
+def test_websocket_works_after_a_proxy_header(stream_proxy):
     with connect(f"ws://127.0.0.1:{stream_proxy.port}/ws", open_timeout=DEADLINE) as socket:
         socket.send("x" * 100_000)
         assert socket.recv(DEADLINE) == "x" * 100_000

@@ -12,12 +12,12 @@
 //! | `/wait`, `/wait-receiving` | nothing until the end; reports its stack if cancelled; the latter opens a window of 100 bytes first |
 //! | `/ignore-cancel/MS` | ignores a cancellation; `at last` after MS |
 //! | `/half-close` | once the client has closed its sending half |
-//! | `/disconnects` | `gone=… cancelled=…`: numbers of exchanges with a disconnect, a cancellation |
+//! | `/disconnects` | `gone=… cancelled=…`: the numbers of exchanges that got a disconnect and a cancellation |
 //! | `/block/MS` | holds the event loop for MS, then `Hello, world!` |
 //! | `/trailers` | `Hello, world!`, and the trailer `x-sum: 13` |
 //! | `/hints/MS` | early hints, MS later `Hello, world!` |
 //! | `/hint-flood/N` | N early hints of 4 KB, then nothing until the end |
-//! | `/floods` | how many of those have sent all hints |
+//! | `/floods` | the number of requests for `/hint-flood` that have sent all their hints |
 //! | `/events`, `/events/MS` | the head; after a request for `/release` the body `event`; MS before each |
 //! | `/silent-events` | the head, then nothing until the end |
 //! | `/file-trailers/N` | a file of N bytes, and the trailer `x-sum: 13` |

@@ -43,7 +43,7 @@ pub(in crate::cli) fn requires_proxy_header(value: &str) -> Result<bool, ConfigE
     match value {
         "auto" | "v1" | "v2" | "true" => Ok(true),
         "off" | "none" | "false" => Ok(false),
-        // Without a value it was a switch up to gunicorn 23, and stood before APP.
+        // Up to gunicorn 23 the flag had no value, so APP may follow it.
         other => Err(flag_error(
             &format!("--proxy-protocol {other}"),
             "is not one of the choices",
@@ -54,7 +54,7 @@ pub(in crate::cli) fn requires_proxy_header(value: &str) -> Result<bool, ConfigE
 
 /// Of gunicorn 27's `config.py`.
 pub(super) const FLAGS: &[CompatFlag] = &[
-    // Tasks of systemd.
+    // What systemd does instead.
     flag(
         "daemon",
         Switch,

@@ -132,7 +132,7 @@ pub(super) struct ListenFlags {
     #[arg(long, value_name = "VERSION", num_args = 0..=1, default_missing_value = "auto")]
     proxy_protocol: Option<String>,
 
-    /// Proxies that may send a PROXY header, as in --forwarded-allow-ips [default: those trusted there].
+    /// Proxies that may send a PROXY header, written as in --forwarded-allow-ips [default: the proxies listed there].
     #[arg(long, value_name = "LIST")]
     proxy_allow_from: Option<String>,
 }

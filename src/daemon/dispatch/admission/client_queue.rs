@@ -1,7 +1,6 @@
 //! `limits.queue_per_client`: counts the waiting requests of each client address.
-//!
-//! Without the limit nothing is counted. Requests are noted when they begin to wait and forgotten when their client's next
-//! request asks, so that a request that stops waiting needs no look-up.
+//! Without the limit nothing is counted. A request is noted when it begins to wait. When it stops waiting nothing is
+//! looked up; it is forgotten when the next request of its client arrives.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,21 +8,21 @@ use std::num::NonZeroU32;
 
 use rgun_channel::frame::ExchangeId;
 
-/// Clients that are noted before those without a waiting request are forgotten.
+/// Minimum number of noted clients at which those without a waiting request are forgotten.
 const MIN_SWEEP: usize = 256;
 
-/// The waiting requests by client.
+/// The waiting requests of each client.
 #[derive(Debug, Default)]
 pub(crate) struct ClientQueue {
     /// Requests that have begun to wait; some may have stopped since.
     noted: HashMap<IpAddr, Vec<ExchangeId>>,
-    /// Number of clients at which all that have stopped waiting are forgotten.
+    /// Number of noted clients at which those without a waiting request are forgotten next.
     sweep_at: usize,
 }
 
 impl ClientQueue {
-    /// Notes a request that is about to wait; returns false if `max` others of its client wait. `client` is the address as
-    /// text; clients on unix sockets, which have none, are not limited.
+    /// Notes a request that is about to wait; returns false if `max` others of its client wait. `client` is the address
+    /// as text; clients on unix sockets, which have none, are not limited.
     pub(crate) fn admit(
         &mut self,
         client: &[u8],
@@ -67,7 +66,7 @@ mod tests {
     const TWO: NonZeroU32 = NonZeroU32::new(2).unwrap();
 
     #[test]
-    fn a_client_may_have_as_many_waiting_as_the_limit() {
+    fn waiting_requests_of_a_client_are_limited() {
         let mut clients = ClientQueue::default();
         let all = |_| true;
         assert!(clients.admit(b"192.0.2.1", ExchangeId(1), TWO, all));

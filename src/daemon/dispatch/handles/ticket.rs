@@ -65,8 +65,8 @@ pub struct Ticket {
     id: ExchangeId,
     /// The exchange needs nothing more from this handle, so dropping it does not notify the dispatcher.
     is_settled: bool,
-    /// The format of an error response to this request. Set with the fault: it is read from the request's frame, so that
-    /// requests without a fault do not pay for it.
+    /// The format of an error response to this request. Read from the request's frame only when the fault is set,
+    /// because most requests have no fault.
     error_format: ErrorFormat,
     /// Early hints that the last poll found.
     hints: Option<Box<HeaderMap>>,

@@ -1,4 +1,4 @@
-//! A proxy's report about a request, and the checks of its values.
+//! What a proxy's fields say about the origin of a request, and the checks of their values.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,7 +12,7 @@ use crate::http::h1::framing::is_host;
 pub(in crate::http) struct ProxyClaim {
     /// The client's address, with port 0 if unknown. `None`: the peer itself.
     pub(in crate::http) client: Option<SocketAddr>,
-    /// True if the client used TLS; `None` if the peer did not report it.
+    /// Whether the client used TLS; `None` if the peer did not say.
     pub(in crate::http) https: Option<bool>,
     /// The host that the client asked for, possibly with a port. Valid as a `Host` field.
     pub(in crate::http) host: Option<HeaderValue>,
@@ -49,8 +49,8 @@ pub(super) fn address(element: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip.to_canonical(), port))
 }
 
-/// Returns whether a scheme is one of TLS; `None` if it is unknown. Some proxies send the WebSocket's scheme with a
-/// handshake.
+/// Returns whether a scheme uses TLS; `None` if the scheme is unknown. With a WebSocket handshake some proxies send
+/// `ws` or `wss`.
 pub(super) fn parse_scheme(scheme: &[u8]) -> Option<bool> {
     let is = |schemes: [&str; 2]| schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()));
     match (is(["https", "wss"]), is(["http", "ws"])) {
@@ -60,22 +60,21 @@ pub(super) fn parse_scheme(scheme: &[u8]) -> Option<bool> {
     }
 }
 
-/// Returns a host as a `Host` field, if it is a valid one and not empty.
+/// Returns a host as the value of a `Host` field, if it is valid and not empty.
 pub(super) fn host(value: &[u8]) -> Option<HeaderValue> {
     let is_valid = !value.is_empty() && is_host(value);
     is_valid.then(|| HeaderValue::from_bytes(value).ok())?
 }
 
-/// Parses a port; 0 is none.
+/// Parses a port; `None` if it is 0 or not a number.
 pub(super) fn port(value: &[u8]) -> Option<u16> {
     let text = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     text.parse().ok().filter(|port| *port != 0)
 }
 
-/// Returns the path of `X-Forwarded-Prefix` without slashes at its end, if it has one.
-///
-/// Applications build links from it, so it has only letters, digits and `-._~` between single slashes: a link to
-/// `//evil.example` would lead to another host, and `..` to another application.
+/// Returns the path of `X-Forwarded-Prefix` without the slashes at its end; `None` if it is not a path.
+/// Applications build links from the path, so only letters, digits and `-._~` between single slashes are accepted: a
+/// link to `//evil.example` would lead to another host, and `..` to another application.
 pub(super) fn root_path(value: &[u8]) -> Option<Box<[u8]>> {
     let end = value.iter().rposition(|byte| *byte != b'/')?;
     let path = value.get(..=end)?.strip_prefix(b"/")?;
@@ -86,7 +85,7 @@ pub(super) fn root_path(value: &[u8]) -> Option<Box<[u8]>> {
     path.split(|byte| *byte == b'/').all(is_segment).then(|| value[..=end].into())
 }
 
-/// Returns a `Host` field with this port in place of its own, or without one if it is the scheme's default.
+/// Returns a `Host` field with its port replaced by the given one, or removed if the given one is the scheme's default.
 pub(in crate::http) fn host_with_port(host: &HeaderValue, port: u16, https: bool) -> Option<HeaderValue> {
     let host = host.as_bytes();
     // A colon after the last bracket precedes the port; those before it belong to an IPv6 address.

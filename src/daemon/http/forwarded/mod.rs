@@ -1,7 +1,6 @@
-//! What trusted proxies report about a request: `X-Forwarded-*`, or `Forwarded` (RFC 7239), never both.
-//!
-//! Any client can send these fields. They are read only if `proxy.trusted` names the peer, and only as far as trusted
-//! hops wrote them: the addresses from the right to the first one that is not trusted, which is the client. Pure
+//! The forwarding fields of trusted proxies: `X-Forwarded-*`, or `Forwarded` (RFC 7239), never both.
+//! Any client can send these fields. They are read only if `proxy.trusted` lists the peer, and only what trusted
+//! proxies have added: the addresses from the right to the first one that is not trusted, which is the client's. Pure
 //! functions, called by `request_meta`.
 
 mod claim;
@@ -14,7 +13,7 @@ use http::HeaderMap;
 
 use crate::net::TrustedPeers;
 
-/// `[proxy]` as requests see it.
+/// The part of `[proxy]` that requests need.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ForwardingSettings {
     /// `proxy.trusted`: the peers whose fields are used.
@@ -25,12 +24,12 @@ pub struct ForwardingSettings {
     pub fields: ForwardedFields,
 }
 
-/// `proxy.headers`: the family of fields that trusted peers write.
+/// `proxy.headers`: the kind of fields that trusted peers write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ForwardingHeaders {
-    /// None is read.
+    /// Neither kind is read.
     Off,
-    /// `X-Forwarded-For` and its kind.
+    /// `X-Forwarded-For` and the other `X-Forwarded-*` fields.
     #[default]
     XForwarded,
     /// `Forwarded` (RFC 7239).

@@ -3,8 +3,8 @@
 //! ```text
 //! Forwarded: for=192.0.2.60;proto=https;host=a.example, for="[2001:db8::1]:4711"
 //! ```
-//! The list is read from its right end, where the trusted proxies have appended: a client can make the left of the list
-//! anything, an open quote too, and must not change what is read to the right of it.
+//! The list is read from its right end, where the trusted proxies have appended: a client may write anything into the
+//! left part of the list, even an open quote, and must not affect what is read to the right of that.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use http::header::{FORWARDED, HeaderMap};
 use super::ForwardingSettings;
 use super::claim::{self, ProxyClaim};
 
-/// The parameters of one element that are used, as written by one proxy.
+/// The used parameters of one element, which one proxy has written.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Element<'h> {
     client: Option<Cow<'h, [u8]>>,
@@ -21,11 +21,11 @@ struct Element<'h> {
     host: Option<Cow<'h, [u8]>>,
 }
 
-/// Reads the field of a request from a trusted peer.
-///
-/// The client is the right-most address that is not trusted; if all are trusted, the left-most. The proxy that was
-/// connected to it has written the same element, so scheme and host are taken from there. An element without an address
-/// (`unknown`, `_hidden`, malformed) ends the search: any client may have written what is left of it.
+/// Reads the `Forwarded` fields of a request that a trusted peer has sent.
+/// The client is the right-most address that is not trusted; if all are trusted, the left-most. Scheme and host are
+/// taken from the element with the client's address, because the proxy that the client connected to has written it. An
+/// element without an address (`unknown`, `_hidden`, malformed) ends the search: any client may have written the
+/// elements to its left.
 pub(super) fn read(headers: &HeaderMap, settings: &ForwardingSettings) -> ProxyClaim {
     let mut claim = ProxyClaim::default();
     for value in headers.get_all(FORWARDED).iter().rev() {
@@ -49,14 +49,14 @@ pub(super) fn read(headers: &HeaderMap, settings: &ForwardingSettings) -> ProxyC
     claim
 }
 
-/// Splits a list before its last element, which is trimmed; `None` if its end is not the end of an element.
+/// Splits a list before its last element and trims that element; `None` if the list ends within a quoted string.
 fn split_last(list: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let mut at = list.len();
     let mut in_quotes = false;
     while at > 0 {
         at -= 1;
         match list[at] {
-            // Read from the right, a quote that is not escaped closes a string or opens the one that it has closed.
+            // Read from the right, the first quote that is not escaped ends a string, and the next one begins it.
             b'"' if !is_escaped(list, at) => in_quotes = !in_quotes,
             // Only strings have escapes.
             b'"' if !in_quotes => return None,
@@ -72,7 +72,7 @@ fn is_escaped(list: &[u8], at: usize) -> bool {
     list[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
-/// Parses an element: `name=value` pairs, separated by semicolons, each name at most once.
+/// Parses an element: `name=value` pairs that are separated by semicolons, with each name at most once.
 fn parse(element: &[u8]) -> Option<Element<'_>> {
     let mut parsed = Element::default();
     let mut rest = element;
@@ -98,10 +98,10 @@ fn parse(element: &[u8]) -> Option<Element<'_>> {
     }
 }
 
-/// Returns the value at the beginning, unquoted, and what follows it.
+/// Returns the unquoted value at the beginning of the bytes, and the bytes that follow it.
 fn take_value(bytes: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let Some(quoted) = bytes.strip_prefix(b"\"") else {
-        // RFC 7239 §4 demands quotes for colons and brackets; some proxies leave them out.
+        // RFC 7239 §4 requires quotes around colons and brackets; some proxies omit the quotes.
         let is_value = |byte: u8| is_token(byte) || b":[]".contains(&byte);
         let end = bytes.iter().position(|byte| !is_value(*byte)).unwrap_or(bytes.len());
         return (end > 0).then(|| (Cow::Borrowed(&bytes[..end]), &bytes[end..]));
@@ -127,7 +127,7 @@ fn take_value(bytes: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     }
 }
 
-/// Returns the address of a node (RFC 7239 §6); a port that is obfuscated is 0.
+/// Returns the address of a node (RFC 7239 §6), with port 0 in place of an obfuscated port.
 fn node_address(node: &[u8]) -> Option<std::net::SocketAddr> {
     let obfuscated = node.windows(2).rposition(|pair| pair == b":_");
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
@@ -137,7 +137,7 @@ fn node_address(node: &[u8]) -> Option<std::net::SocketAddr> {
     }
 }
 
-/// True for the characters of a token (RFC 9110 §5.6.2).
+/// True if the byte may be in a token (RFC 9110 §5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

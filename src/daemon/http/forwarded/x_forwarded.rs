@@ -1,7 +1,6 @@
 //! `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, the fields that most proxies write.
-//!
-//! Of `X-Forwarded-For` the search goes from the right to the first address that is not trusted. Of each other field the
-//! last value counts, which the peer wrote. Without `X-Forwarded-Proto`, `X-Forwarded-Ssl: on` and
+//! In `X-Forwarded-For` the client is the first address from the right that is not trusted. Of each other field the
+//! last value is used, because the peer itself has written it. Without `X-Forwarded-Proto`, `X-Forwarded-Ssl: on` and
 //! `X-Forwarded-Protocol: ssl` mean https, as they do in gunicorn.
 
 use std::net::SocketAddr;
@@ -21,7 +20,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// Reads the fields of a request from a trusted peer.
+/// Reads the fields of a request that a trusted peer has sent.
 pub(super) fn read(headers: &HeaderMap, settings: &ForwardingSettings) -> ProxyClaim {
     ProxyClaim {
         client: client(&headers.get_all(X_FORWARDED_FOR), &settings.trusted),
@@ -51,8 +50,8 @@ fn client(fields: &GetAll<'_, HeaderValue>, trusted: &TrustedPeers) -> Option<So
     known
 }
 
-/// Returns whether the client used TLS. `X-Forwarded-Proto` alone decides if it is there: a proxy that writes this field
-/// may pass on the others from its client.
+/// Returns whether the client used TLS. If there is an `X-Forwarded-Proto`, the other fields are ignored: a proxy that
+/// writes this one may forward the others as its client sent them.
 fn https(headers: &HeaderMap) -> Option<bool> {
     if headers.contains_key(X_FORWARDED_PROTO) {
         return claim::parse_scheme(last(headers, X_FORWARDED_PROTO)?);
@@ -64,7 +63,7 @@ fn https(headers: &HeaderMap) -> Option<bool> {
     }
 }
 
-/// Returns the last element of all fields of a name.
+/// Returns the last list element of the last field with this name.
 fn last(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {
     elements_from_the_right(&headers.get_all(name)).next()
 }
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn other_scheme_fields_count_without_x_forwarded_proto() {
+    fn other_scheme_fields_are_used_without_x_forwarded_proto() {
         for (fields, https) in [
             (&[("x-forwarded-ssl", "on")][..], Some(true)),
             (&[("x-forwarded-ssl", "off")], None),
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_host_port_and_prefix_count() {
+    fn the_last_host_port_and_prefix_are_used() {
         let mut headers = headers(&X_FORWARDED_HOST, &["evil.example, a.example:8443"]);
         headers.append(X_FORWARDED_PORT, HeaderValue::from_static("1, 8443"));
         headers.append(X_FORWARDED_PREFIX, HeaderValue::from_static("//evil"));

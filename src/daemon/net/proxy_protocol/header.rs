@@ -1,7 +1,7 @@
 //! Where a PROXY header ends, and what it says. Pure functions.
-//!
-//! The specification is HAProxy's `doc/proxy-protocol.txt`. `ppp` parses a complete header; this module finds its end, so
-//! that no byte behind it is read: it belongs to the client's connection.
+//! The specification is HAProxy's `doc/proxy-protocol.txt`; the sections in this module are its sections. `ppp` parses
+//! a complete header. This module finds the end of the header, because the bytes after it belong to TLS or HTTP and
+//! must not be read.
 
 use std::net::SocketAddr;
 
@@ -11,26 +11,26 @@ use ppp::{v1, v2};
 const MAX_LINE: usize = 107;
 /// Bytes of version 2 before the addresses (§2.2).
 const V2_FIXED: usize = 16;
-/// Longest accepted header of version 2: nginx has the same limit.
+/// Longest accepted header of version 2, the same as in nginx.
 const MAX_V2: usize = 4096;
 /// The command of a connection that the proxy opened for itself, such as a health check (§2.2).
 const V2_LOCAL: u8 = 0x20;
-/// A TLV about the client's TLS (§2.2.5).
+/// The type of the TLV (type, length, value) about the client's TLS (§2.2.5).
 const PP2_TYPE_SSL: u8 = 0x20;
-/// Set in the first byte of that TLV if the client used TLS.
+/// The bit that is set in the first byte of `PP2_TYPE_SSL` if the client used TLS.
 const PP2_CLIENT_SSL: u8 = 1;
 
 /// The client that a header names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::net) struct ProxyHeader {
-    /// The client's address. `None`: the proxy speaks for itself (LOCAL) or does not know it (UNKNOWN, a unix socket); the
-    /// connection's own peer counts.
+    /// The client's address. `None` if the proxy opened the connection for itself (LOCAL) or the client has no IP
+    /// address (UNKNOWN, a unix socket); then the peer is the client.
     pub(in crate::net) source: Option<SocketAddr>,
-    /// The client used TLS on its connection to the proxy.
+    /// Whether the client used TLS on its connection to the proxy.
     pub(in crate::net) https: bool,
 }
 
-/// A defect of a header. The text completes "closed a connection: …".
+/// A defect of a header. The messages are written to follow "closed a connection: ".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(in crate::net) enum HeaderError {
     #[error("it does not begin with a PROXY header")]
@@ -41,7 +41,8 @@ pub(in crate::net) enum HeaderError {
     TooLong,
 }
 
-/// Returns how many of the bytes `next` belong to the header that begins with `header`, and whether it is complete then.
+/// Returns how many bytes of `next` belong to the header, of which `header` was received before, and whether they
+/// complete it.
 pub(super) fn measure(header: &[u8], next: &[u8]) -> Result<(usize, bool), HeaderError> {
     let byte = |at: usize| header.get(at).or_else(|| next.get(at - header.len())).copied();
     let len = header.len() + next.len();

@@ -1,7 +1,7 @@
 //! The PROXY protocol (versions 1 and 2): a proxy sends the client's address before the first byte of its connection.
-//!
-//! `accept` reads the header before anything else sees the socket, TLS too. It is required on a listener that is set so,
-//! because a client that could leave it out could choose its address. Peers outside `proxy.protocol_trusted` are closed.
+//! `accept` reads the header before TLS and HTTP read from the socket. A listener with `proxy_protocol` requires the
+//! header on each connection; if it were optional, any client could choose its own address. Connections of peers that
+//! are not in `proxy.protocol_trusted` are closed.
 
 mod header;
 mod receive;
@@ -36,7 +36,7 @@ struct RejectedHeaders {
 }
 
 impl ProxyProtocol {
-    /// Requires a header, from these peers only; `None`: the listener's connections have none.
+    /// Requires a header, which only these peers may send; with `None`, the listener's connections have no header.
     pub fn set(&self, senders: Option<TrustedPeers>) {
         let is_required = senders.is_some();
         if let Some(senders) = senders {
@@ -54,7 +54,7 @@ impl ProxyProtocol {
         lock(&self.trusted).trusts(peer.ip)
     }
 
-    /// Logs that a connection is closed because its header is missing or refused, at a limited rate.
+    /// Logs at a limited rate that a connection is closed because its header is missing, invalid or not allowed.
     pub(super) fn report(&self, listener: &str, peer: &Peer, reason: &str) {
         let Some(count) = self.count_rejected(Instant::now()) else { return };
         let peer = if peer.address.is_empty() { "a unix socket" } else { &peer.address };

@@ -9,15 +9,15 @@ use tokio::io::Interest;
 use super::header::{self, HeaderError, ProxyHeader};
 use crate::net::stream::ClientSocket;
 
-/// Bytes that are looked at in one go. Most headers are shorter.
+/// Maximum number of bytes that are peeked at once. Most headers are shorter.
 const PEEK_BYTES: usize = 256;
 
-/// The reason for not receiving a header.
+/// The reason why no header was received.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::net) enum ReceiveError {
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// Nothing was sent: health checks of load balancers do that.
+    /// The peer sent nothing, as health checks of load balancers do.
     #[error("it ended without a byte")]
     Empty,
     #[error("it ended before its PROXY header was complete")]
@@ -26,7 +26,7 @@ pub(in crate::net) enum ReceiveError {
     Io(#[from] io::Error),
 }
 
-/// Receives the header that a connection must begin with. The caller limits the time.
+/// Receives the header that a connection begins with. The caller limits the time.
 pub(in crate::net) async fn receive(socket: &ClientSocket) -> Result<ProxyHeader, ReceiveError> {
     let mut received = Vec::new();
     let mut buffer = [0; PEEK_BYTES];
@@ -46,7 +46,7 @@ pub(in crate::net) async fn receive(socket: &ClientSocket) -> Result<ProxyHeader
     }
 }
 
-/// Copies what can be read without taking it. Returns 0 at the end of input.
+/// Copies the bytes that can be read and leaves them in the socket. Returns 0 at the end of input.
 async fn peek(socket: &ClientSocket, buffer: &mut [u8]) -> io::Result<usize> {
     let mut peek = |fd| recv(fd, buffer, MsgFlags::MSG_PEEK).map_err(io::Error::from);
     match socket {
@@ -55,7 +55,7 @@ async fn peek(socket: &ClientSocket, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Takes bytes that were peeked: they are there.
+/// Reads bytes that were peeked before, so that they are certainly there.
 fn take(socket: &ClientSocket, bytes: &mut [u8]) -> io::Result<()> {
     let mut taken = 0;
     while let Some(rest) = bytes.get_mut(taken..).filter(|rest| !rest.is_empty()) {

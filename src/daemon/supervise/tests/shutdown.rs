@@ -67,7 +67,7 @@ fn departing(delay: Duration) -> (Harness, Vec<Action>) {
 }
 
 #[test]
-fn drain_delay_serves_on_before_the_drain() {
+fn requests_are_served_during_the_drain_delay() {
     let (mut harness, actions) = departing(20 * SECOND);
     assert_eq!(
         actions,
