@@ -39,6 +39,7 @@ mod slow_readers;
 mod stalled_log;
 mod streams;
 mod supervision;
+mod takeover;
 mod unread;
 mod uploads;
 mod websocket;

@@ -9,7 +9,7 @@ use crate::frame::{ExchangeId, Reader, put_text};
 pub enum Command {
     /// Boots the process. Always the first message.
     Start(Box<Start>),
-    /// Carries the descriptor of an exchange's body; the exchange's frame follows on the ring.
+    /// Carries the descriptor of an exchange's body, or the socket of a takeover; the exchange's frame follows on the ring.
     Body(ExchangeId),
     /// Cancels an exchange. If the worker has not started it, its body's descriptor is closed. If it is running, its
     /// client has disconnected: the worker stops reading the application's iterable, closes it and sends DONE.

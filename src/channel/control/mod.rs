@@ -7,7 +7,7 @@
 //! | from | message | descriptors |
 //! |---|---|---|
 //! | daemon | [`Command::Start`] | shared map, reactor page, reactor eventfd, stacks, wake |
-//! | daemon | [`Command::Body`] | the spooled request body, positioned at 0 |
+//! | daemon | [`Command::Body`] | the spooled request body, positioned at 0; or the application's end of a socket pair ([`Request::takeover`](crate::frame::Request::takeover)) |
 //! | daemon | [`Command::Cancel`] | |
 //! | daemon | [`Command::Stop`] | |
 //! | daemon | [`Command::DumpStacks`] | |

@@ -60,6 +60,9 @@ pub struct Completion {
     pub text: bool,
     /// The WebSocket message continues in the next frame.
     pub more: bool,
+    /// The exception of [`CompletionKind::AppRaised`] is one with which applications end a request whose connection they
+    /// have taken over ([`Request::takeover`](super::Request::takeover)).
+    pub ends_takeover: bool,
     /// Status code (RFC 9110 §15); 101 accepts a WebSocket; the close code of [`CompletionKind::Close`]; else 0.
     pub status: u16,
     /// Nanoseconds from claim to this frame; valid if `done`.
@@ -111,6 +114,7 @@ const DONE: u8 = 8;
 const FLAGS_OFFSET: usize = 9;
 const TEXT: u8 = 16;
 const MORE: u8 = 32;
+const ENDS_TAKEOVER: u8 = 64;
 
 /// The body of a completion frame, for encoding.
 #[derive(Debug, Clone, Copy)]
@@ -167,6 +171,7 @@ impl Completion {
             | flag(self.done, DONE)
             | flag(self.text, TEXT)
             | flag(self.more, MORE)
+            | flag(self.ends_takeover, ENDS_TAKEOVER)
             | body_flag;
         out.extend_from_slice(&[kind, flags]);
         out.extend_from_slice(&self.status.to_le_bytes());
@@ -226,6 +231,7 @@ impl Completion {
                 done: flags & DONE != 0,
                 text: flags & TEXT != 0,
                 more: flags & MORE != 0,
+                ends_takeover: flags & ENDS_TAKEOVER != 0,
                 status,
                 service,
                 slot,
@@ -312,6 +318,7 @@ mod tests {
             done: false,
             text: true,
             more: true,
+            ends_takeover: true,
             status: 201,
             service: 42,
             slot: 7,
@@ -348,6 +355,7 @@ mod tests {
                 done: true,
                 text: false,
                 more: false,
+                ends_takeover: false,
                 status: 299,
                 service: 0,
                 slot: 0,

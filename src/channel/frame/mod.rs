@@ -10,13 +10,18 @@
 //! | 24 | 1 | kind: 1 = request | |
 //! | 25 | 1 | method, index of [`METHODS`](crate::header::METHODS), 0 = literal | |
 //! | 26 | 1 | version: 10 or 11 | |
-//! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https, 4 the body comes in parts, 8 WebSocket | |
+//! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https, 4 the body comes in parts, 8 WebSocket; 1 and 8 together: takeover | |
 //! | 28 | 2 | number of fields | |
 //! | 30 | 2 | listener, index of [`crate::control::Start::listeners`] | |
 //! | 32 | 2·6 | lengths: literal method, path, query, peer address, request id, root path | |
 //! | 44 | 2 | peer port | |
 //! | 46 | 2 | server port, if a proxy reports it | else 0 |
 //! | 48 | | method, path, query, peer, request id, root path; fields; body to the end (unless a descriptor) | |
+//!
+//! A *takeover* is a WebSocket handshake for a WSGI worker. It has no body; its descriptor is one end of a stream socket
+//! pair, which the application finds in its environ. When the application writes a response with status 101 to it, the
+//! daemon switches the client's connection over to the socket. It then discards what the worker sends for the exchange,
+//! until DONE. If the application writes nothing to the socket, its response in the ring counts.
 //!
 //! An ASGI worker gets further frames for an exchange that it has claimed ([`StreamFrame`]), 32 bytes then the variable part:
 //!
@@ -39,7 +44,7 @@
 //! |---|---|---|
 //! | 0 | 8 | exchange id |
 //! | 8 | 1 | kind: 1 respond (head, perhaps with body), 2 body, 3 application error, 4 window update, 5 early hints, 6 trailers, 7 close |
-//! | 9 | 1 | flags: 1 END of the response, 2 body is a descriptor, 4 body is slab chunks, 8 DONE: the slot is free, 16 text message, 32 the message continues |
+//! | 9 | 1 | flags: 1 END of the response, 2 body is a descriptor, 4 body is slab chunks, 8 DONE: the slot is free, 16 text message, 32 the message continues, 64 the exception ends a takeover |
 //! | 10 | 2 | status |
 //! | 12 | 2 | number of fields |
 //! | 14 | 2 | number of slab chunks |

@@ -205,6 +205,12 @@ impl<'a> Request<'a> {
         })
     }
 
+    /// Returns whether the application may take over the client's connection: the descriptor that was sent on the control
+    /// socket is not a body, but a socket.
+    pub const fn takeover(&self) -> bool {
+        self.websocket && self.body_is_fd
+    }
+
     /// Iterates over the fields in order.
     pub fn fields(&self) -> Fields<'a> {
         fields(self.encoded_fields, self.n_fields)

@@ -153,7 +153,7 @@ impl Dispatcher {
     ) -> Result<Option<Waker>, ContractBreach> {
         let Some(worker) = &mut state.workers[index] else { return Ok(None) };
         let completion = decode::decode(worker, frame, &self.notice)?;
-        let Completion { exchange: id, kind, done, .. } = completion.header;
+        let Completion { exchange: id, kind, done, service, .. } = completion.header;
         let exchange = match state.exchanges.get_mut(id) {
             Some(exchange) if exchange.is_assigned_to(index) => exchange,
             _ => {
@@ -173,7 +173,7 @@ impl Dispatcher {
             *has_freed_slot = true;
             state.load_stats.last_active = now;
             permit = exchange.permit.take();
-            if let Some(served) = worker.on_done(exchange, now) {
+            if let Some(served) = worker.on_done(exchange, service, now) {
                 (self.notice)(Notice::MaxRequestsReached(worker_id, served));
             }
             // A response that is still missing will not come any more.
@@ -228,9 +228,13 @@ impl Worker {
         false
     }
 
-    /// Finishes an exchange that the worker is done with. Returns the number of requests served when it reaches
-    /// `max_requests`.
-    fn on_done(&mut self, exchange: &mut Exchange, now: Instant) -> Option<u64> {
+    /// Finishes an exchange that the worker is done with, `service` nanoseconds after it started. Returns the number of
+    /// requests served when it reaches `max_requests`.
+    fn on_done(&mut self, exchange: &mut Exchange, service: u64, now: Instant) -> Option<u64> {
+        // The life of a connection says nothing about the next request.
+        if !exchange.is_taken_over() {
+            self.load.record_service_time(service);
+        }
         self.finish(exchange.id, exchange.position(), now);
         exchange.mark_worker_done();
         if !exchange.attempt.deadline_exceeded {

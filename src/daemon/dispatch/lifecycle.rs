@@ -285,7 +285,7 @@ impl State {
     }
 
     /// Rejects waiting requests whose body travels in a way that the application's new interface does not accept. A
-    /// WebSocket handshake becomes an ordinary request for WSGI.
+    /// WebSocket handshake becomes a takeover for WSGI.
     fn reject_incompatible(&mut self, is_asgi: bool, now: Instant) {
         let is_incompatible = |transport| match transport {
             BodyTransport::Inline | BodyTransport::WebSocket => false,
@@ -296,7 +296,7 @@ impl State {
         for id in waiting {
             let Some(exchange) = self.exchanges.get_mut(id) else { continue };
             if !is_asgi {
-                exchange.downgrade_to_http();
+                exchange.offer_takeover();
             }
             if is_incompatible(exchange.transport()) {
                 let reason = "its interface has just changed";

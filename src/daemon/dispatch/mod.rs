@@ -61,8 +61,10 @@ pub use self::exchange::body::MAX_PART;
 pub use self::exchange::response_parts::{
     BodyPiece, ContentLength, FilePart, Payload, RequestBody, ResponseHead,
 };
+pub use self::exchange::takeover::TakeoverEvent;
 pub use self::exchange::websocket::Outgoing;
 pub use self::fault::{Fault, UploadFault};
+pub use self::handles::takeover::TakeoverHandle;
 pub use self::handles::ticket::{AppBody, AppResponse, BodyStream, Ticket};
 pub use self::handles::upload::Upload;
 pub use self::handles::websocket::WebSocketHandle;

@@ -23,7 +23,15 @@ impl Dispatcher {
         if !worker_state.load.accepts(exchange.transport()) {
             return false;
         }
-        let body = exchange.body.as_ref().map(|body| body.fd.as_fd());
+        let socket = match exchange.open_socket() {
+            Ok(socket) => socket,
+            Err(error) => {
+                // No descriptor is free: as if the ring had no room.
+                tracing::debug!(%error, "cannot make a socket pair, the request waits");
+                return false;
+            }
+        };
+        let body = exchange.body.as_ref().map(|body| body.fd.as_fd()).or(socket.as_ref().map(AsFd::as_fd));
         let pushed = worker_state.push(id, &exchange.frame, body, exchange.timeout, now);
         match pushed {
             Ok(Some(position)) => {
@@ -32,6 +40,12 @@ impl Dispatcher {
                 exchange.attempt.worker = Some(worker_state.id);
                 if exchange.half_closed {
                     worker_state.send_half_close(exchange);
+                }
+                if socket.is_some()
+                    && let Some(waker) = &exchange.waker
+                {
+                    // The connection's task takes the other end.
+                    waker.wake_by_ref();
                 }
                 let wait = now.saturating_duration_since(exchange.ready_at);
                 state.load_stats.record_wait(wait);

@@ -61,11 +61,13 @@ impl Dispatcher {
             }
         };
         let mut exchange = Exchange::new(id, frame, body, timeout, now);
-        if request.body_streams || request.websocket {
+        if request.body_streams || request.websocket && !request.takeover() {
             exchange.upload = Some(Box::default());
         }
         if request.websocket {
-            exchange.websocket = Some(Box::<WebSocketState>::default());
+            let is_takeover = request.takeover();
+            let socket = if is_takeover { WebSocketState::for_takeover() } else { WebSocketState::default() };
+            exchange.websocket = Some(Box::new(socket));
         }
         if let Route::Hold(rule) = route {
             exchange.state = ExchangeState::Held(rule);

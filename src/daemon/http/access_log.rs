@@ -101,14 +101,16 @@ pub(super) fn log_refusal(
     let ConnContext { server, connection, .. } = context;
     let ErrorResponse { status, reason, .. } = response;
     let (worker, summary, traceback) = match refusal {
-        Refusal::Exchange(Fault::Raised { worker, summary, traceback }) => {
+        Refusal::Exchange(Fault::Raised { worker, summary, traceback, .. }) => {
             (Some(*worker), summary.clone(), traceback.clone())
         }
         Refusal::Exchange(
             Fault::Deadline(worker) | Fault::WorkerDied(worker) | Fault::WorkerKilled(worker),
         ) => (Some(*worker), reason.clone(), String::new()),
         Refusal::Exchange(Fault::Unavailable(why)) => (None, format!("{reason}: {why}"), String::new()),
-        Refusal::WrongLength(worker) => (*worker, reason.clone(), String::new()),
+        Refusal::WrongLength(worker) | Refusal::Takeover(worker, _) => {
+            (*worker, reason.clone(), String::new())
+        }
         Refusal::Spool(error) | Refusal::File(FileFault::Exhausted(error) | FileFault::Failed(error)) => {
             (None, format!("{reason}: {error}"), String::new())
         }

@@ -67,11 +67,11 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream) -> HttpConn {
 
 /// Returns the WebSocket if the last response was a 101. hyper then leaves the socket open and returns what it has read
 /// beyond the handshake.
-fn upgraded(http_conn: HttpConn) -> Option<Box<websocket::WebSocketConn>> {
+fn upgraded(http_conn: HttpConn) -> Option<websocket::UpgradedConn> {
     let Parts { io, read_buf, service, .. } = http_conn.into_parts();
     let accepted = service.take_upgrade()?;
     let (stream, buffered) = io.into_inner().into_parts();
-    Some(websocket::serve(stream, &[&*read_buf, &*buffered].concat(), *accepted))
+    Some(websocket::serve(stream, &[&*read_buf, &*buffered].concat(), accepted))
 }
 
 /// Marks a connection as closed before the requests in flight on it are dropped.

@@ -25,6 +25,8 @@ pub enum Refusal {
     Exchange(Fault),
     /// The `Content-Length` of the application's response is not the length of its body.
     WrongLength(Option<WorkerId>),
+    /// A WSGI application wrote something to its socket that is not a response, in the way that this sentence says.
+    Takeover(Option<WorkerId>, &'static str),
     /// The request is a browser's navigation, and the first worker takes longer than `timeouts.boot_page` to boot.
     FirstBoot,
     /// The body could not be stored in memory or on disk; the error's text.
@@ -185,7 +187,9 @@ impl Refusal {
             Self::Framing(violation) => violation.kind(),
             Self::Spool(_) => RefusalKind::NoRoomForBody,
             Self::FirstBoot => RefusalKind::FirstBoot,
-            Self::WrongLength(_) | Self::File(_) | Self::OutsideFile { .. } => return None,
+            Self::WrongLength(_) | Self::Takeover(..) | Self::File(_) | Self::OutsideFile { .. } => {
+                return None;
+            }
             Self::Exchange(fault) => match fault {
                 Fault::TooLong(_) => RefusalKind::HeadTooLong,
                 Fault::QueueFull => RefusalKind::QueueFull,
@@ -213,6 +217,7 @@ impl Refusal {
         match self {
             Self::Client(fault) => ErrorResponse::new(fault.status_and_reason()),
             Self::Framing(violation) => ErrorResponse::new(violation.status_and_reason()),
+            Self::Takeover(_, reason) => ErrorResponse::new((StatusCode::BAD_GATEWAY, *reason)),
             Self::WrongLength(_) => ErrorResponse::new((
                 StatusCode::BAD_GATEWAY,
                 "the application's response is not as long as its Content-Length",

@@ -8,19 +8,40 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Version, request};
 
-use crate::websocket::{self, AcceptedHandshake, DeflateParams};
+use crate::websocket::{self, AcceptedUpgrade, DeflateParams};
 
 use super::fault::{Refusal, RequestFault};
+use super::takeover::Takeover;
 
 /// Holds an accepted WebSocket until hyper releases the connection.
-pub(super) type UpgradeSlot = Arc<Mutex<Option<Box<AcceptedHandshake>>>>;
+pub(super) type UpgradeSlot = Arc<Mutex<Option<AcceptedUpgrade>>>;
+
+/// A request with which the client asks for a WebSocket.
+#[derive(Debug)]
+pub(super) struct Upgrade {
+    /// `None` if the application is WSGI, which does not leave the handshake to the daemon.
+    pub(super) handshake: Option<Handshake>,
+    /// The answer that a WSGI application gives on its socket.
+    pub(super) takeover: Takeover,
+    slot: UpgradeSlot,
+}
+
+impl Upgrade {
+    pub(super) fn new(handshake: Option<Handshake>, slot: UpgradeSlot) -> Self {
+        Self { handshake, takeover: Takeover::default(), slot }
+    }
+
+    /// Hands the WebSocket to the connection, which continues with it after the 101.
+    pub(super) fn fill_slot(&self, accepted: AcceptedUpgrade) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
+    }
+}
 
 /// A valid handshake that the application may accept.
 #[derive(Debug)]
 pub(super) struct Handshake {
     accept: HeaderValue,
     pub(super) deflate: Option<DeflateParams>,
-    slot: UpgradeSlot,
 }
 
 /// True if the request is a WebSocket handshake, which is a GET of HTTP/1.1 (RFC 6455 §4.1). Other protocols in
@@ -41,7 +62,7 @@ fn contains_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 impl Handshake {
     /// Checks the other requirements of RFC 6455 §4.2.1.
-    pub(super) fn new(parts: &request::Parts, compression: bool, slot: UpgradeSlot) -> Result<Self, Refusal> {
+    pub(super) fn new(parts: &request::Parts, compression: bool) -> Result<Self, Refusal> {
         let headers = &parts.headers;
         if single_value(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
             return Err(Refusal::Client(RequestFault::WebSocketVersion));
@@ -53,7 +74,7 @@ impl Handshake {
         let accept = HeaderValue::from_str(&websocket::accept(key)).expect("base64 is a field value");
         let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
         let deflate = if compression { websocket::negotiate(offers) } else { None };
-        Ok(Self { accept, deflate, slot })
+        Ok(Self { accept, deflate })
     }
 
     /// Turns the fields of the application's accept into those of the 101. A subprotocol that the client did not offer is
@@ -70,11 +91,6 @@ impl Handshake {
         {
             fields.insert(SEC_WEBSOCKET_EXTENSIONS, value);
         }
-    }
-
-    /// Hands the WebSocket to the connection, which continues with it after the 101.
-    pub(super) fn fill_slot(&self, accepted: AcceptedHandshake) {
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(accepted));
     }
 }
 
@@ -117,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_handshake_without_its_version_or_key_is_refused() {
-        let refusal = |parts| Handshake::new(&parts, true, UpgradeSlot::default()).err();
+        let refusal = |parts| Handshake::new(&parts, true).err();
         let version = Some(Refusal::Client(RequestFault::WebSocketVersion));
         let key = Some(Refusal::Client(RequestFault::WebSocketKey));
         assert_eq!(refusal(parts(|_| {})), None);
@@ -139,7 +155,7 @@ mod tests {
             (true, Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover")),
             (false, None),
         ] {
-            let handshake = Handshake::new(&parts, compression, UpgradeSlot::default()).unwrap();
+            let handshake = Handshake::new(&parts, compression).unwrap();
             let mut fields = HeaderMap::new();
             for (name, value) in [
                 (UPGRADE, "h2c"),

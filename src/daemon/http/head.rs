@@ -23,6 +23,8 @@ pub(super) struct HeaderScan<'h> {
     has_proxy: bool,
     /// A field's name has an underscore.
     has_underscore: bool,
+    /// There is an `Upgrade` field.
+    pub(super) has_upgrade: bool,
 }
 
 impl<'h> HeaderScan<'h> {
@@ -36,6 +38,7 @@ impl<'h> HeaderScan<'h> {
             match name {
                 b"host" => scan.n_hosts += 1,
                 b"proxy" => scan.has_proxy = true,
+                b"upgrade" => scan.has_upgrade = true,
                 b"x-request-id" => scan.request_id = scan.request_id.or(Some(value)),
                 b"traceparent" => scan.traceparent = scan.traceparent.or(Some(value)),
                 b"forwarded"

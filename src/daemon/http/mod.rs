@@ -22,6 +22,7 @@ mod request_meta;
 mod response;
 mod response_future;
 mod service;
+mod takeover;
 mod trace_context;
 
 pub use conn::serve;

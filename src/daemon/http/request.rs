@@ -24,7 +24,7 @@ use super::context::{ConnContext, Server};
 use super::fault::{HealthResult, Refusal};
 use super::file_server::{self, FileOrApp, FileResponse, FileServer};
 use super::first_boot::FirstBoot;
-use super::handshake::{Handshake, UpgradeSlot, is_handshake};
+use super::handshake::{Handshake, Upgrade, UpgradeSlot, is_handshake};
 use super::head;
 use super::request_id::RequestId;
 use super::request_meta::{FrameMeta, RequestMeta, RequestOrigin, path};
@@ -51,7 +51,7 @@ pub(super) enum RequestProgress {
 #[derive(Debug)]
 pub(super) enum RequestExtra {
     /// The request is a WebSocket handshake.
-    Handshake(Handshake),
+    Handshake(Upgrade),
     /// The fields about ranges and preconditions, for a file that the application may name.
     Conditions(HeaderMap),
 }
@@ -91,6 +91,19 @@ impl RequestProgress {
             | Self::Abandoned => None,
         }
     }
+
+    /// As [`RequestProgress::ticket`], to change it.
+    pub(super) fn ticket_mut(&mut self) -> Option<&mut Ticket> {
+        match self {
+            Self::Submitted(Ok(ticket)) => Some(ticket),
+            Self::FirstBoot(waiting) => Some(&mut waiting.ticket),
+            Self::Submitted(Err(_))
+            | Self::Receiving(_)
+            | Self::Health(_)
+            | Self::File(_)
+            | Self::Abandoned => None,
+        }
+    }
 }
 
 /// Checks a request's head and submits the request, unless its body must be received first.
@@ -107,7 +120,7 @@ pub(super) fn start(
         return (meta, RequestProgress::Submitted(Err(Refusal::Framing(refused.violation))), None);
     }
     let (mut parts, mut incoming) = request.into_parts();
-    let (mut meta, checked) = check_head(context, &mut parts, received_at);
+    let (mut meta, has_upgrade, checked) = check_head(context, &mut parts, received_at);
     let has_body = !incoming.is_end_stream();
     if let (Some(paths), Ok(())) = (&server.health, &checked)
         && let Some(checked) = paths.check(&parts, has_body, server.dispatcher)
@@ -124,12 +137,12 @@ pub(super) fn start(
     let mut extra = conditions_for_files(server, &parts);
     let progress = match checked {
         Err(refusal) => refuse(&mut meta, &parts, refusal),
-        Ok(()) if !has_body && server.dispatcher.accepts_handshakes() && is_handshake(&parts) => {
+        Ok(()) if has_upgrade && !has_body && is_handshake(&parts) => {
             let slot = Arc::clone(upgrade_slot.get_or_init(UpgradeSlot::default));
-            let checked = Handshake::new(&parts, server.websocket.compression, slot);
-            RequestProgress::Submitted(checked.and_then(|checked| {
-                extra = Some(Box::new(RequestExtra::Handshake(checked)));
-                submit_handshake(server, connection, &parts, meta.frame_meta())
+            let submitted = submit_handshake(server, connection, &parts, meta.frame_meta());
+            RequestProgress::Submitted(submitted.map(|(ticket, handshake)| {
+                extra = Some(Box::new(RequestExtra::Handshake(Upgrade::new(handshake, slot))));
+                ticket
             }))
         }
         Ok(()) if !has_body => submit_bodiless(context, parts, &mut meta),
@@ -248,17 +261,19 @@ async fn find_or_submit(
         .map_err(|refusal| LateRefusal { refusal, format })
 }
 
-/// Checks a head and changes its fields into those that the application receives.
+/// Checks a head and changes its fields into those that the application receives. Also returns whether there is an
+/// `Upgrade` field.
 fn check_head(
     context: &ConnContext,
     parts: &mut request::Parts,
     received_at: Instant,
-) -> (RequestMeta, Result<(), Refusal>) {
+) -> (RequestMeta, bool, Result<(), Refusal>) {
     let underscores = context.server.underscores;
     let scan = head::HeaderScan::of(&parts.headers);
     let meta = RequestMeta::new(context, parts, &scan, received_at);
     let checked = head::check(parts, &scan, underscores);
     let (has_id, has_unsafe) = (scan.request_id.is_some(), scan.has_unsafe(underscores));
+    let has_upgrade = scan.has_upgrade;
     if has_id {
         head::set_request_id(&mut parts.headers, meta.id.clone().into_value());
     }
@@ -269,7 +284,7 @@ fn check_head(
     if let Some(origin) = &meta.origin {
         origin.set_host(&mut parts.headers, context.connection.https);
     }
-    (meta, checked)
+    (meta, has_upgrade, checked)
 }
 
 /// Receives a body whole and submits the request, or submits it streamed if the application turns out to be ASGI.
@@ -403,14 +418,20 @@ fn submit_streaming(
     submitted.map_err(Refusal::Exchange)
 }
 
-/// Submits the handshake of a WebSocket.
+/// Submits the handshake of a WebSocket. `None`: to a WSGI application, which checks the handshake itself, and may answer
+/// it like any request.
 fn submit_handshake(
     server: &Server,
     connection: &Connection,
     parts: &request::Parts,
     frame_meta: FrameMeta<'_>,
-) -> Result<Ticket, Refusal> {
-    let frame = frame::Request { websocket: true, ..build_frame(server, connection, parts, frame_meta) };
+) -> Result<(Ticket, Option<Handshake>), Refusal> {
+    let is_takeover = !server.dispatcher.accepts_handshakes();
+    let handshake =
+        if is_takeover { None } else { Some(Handshake::new(parts, server.websocket.compression)?) };
+    let frame = build_frame(server, connection, parts, frame_meta);
+    let frame = frame::Request { websocket: true, body_is_fd: is_takeover, ..frame };
     let fields = head::fields(&parts.headers, true);
-    server.dispatcher.submit(&frame, fields, None, frame_meta.received_at).map_err(Refusal::Exchange)
+    let submitted = server.dispatcher.submit(&frame, fields, None, frame_meta.received_at);
+    submitted.map(|ticket| (ticket, handshake)).map_err(Refusal::Exchange)
 }

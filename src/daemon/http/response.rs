@@ -28,7 +28,7 @@ use super::context::ConnContext;
 use super::error_page;
 use super::fault::{ErrorResponse, HealthResult, Refusal, RequestFault, health_status_and_text};
 use super::file_server::FileResponse;
-use super::handshake::Handshake;
+use super::handshake::Upgrade;
 use super::request_meta::RequestMeta;
 
 /// A body in memory of at most this many bytes gets no access record unless every request is logged: the socket takes
@@ -177,22 +177,25 @@ pub(super) fn switching_protocols(
     context: Arc<ConnContext>,
     meta: &RequestMeta,
     response: AppResponse,
-    handshake: &Handshake,
+    upgrade: &mut Upgrade,
 ) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*context;
     let AppResponse { mut head, body, worker, waited } = response;
-    handshake.set_response_fields(&mut head.fields);
-    if let AppBody::Stream(stream) = body {
-        handshake.fill_slot(websocket::AcceptedHandshake {
-            websocket: stream.into_websocket(),
-            deflate: handshake.deflate,
-            settings: server.websocket,
-            resources: Arc::clone(&server.websockets),
-            request: logged_request(connection, meta),
-            worker,
-            handshake_at: meta.received_at,
-            log_access: server.log_access,
-        });
+    let accepted = websocket::AcceptedRequest {
+        settings: server.websocket,
+        resources: Arc::clone(&server.websockets),
+        request: logged_request(connection, meta),
+        worker,
+        handshake_at: meta.received_at,
+        log_access: server.log_access,
+    };
+    if let Some(taken) = upgrade.takeover.take_connection() {
+        upgrade.fill_slot(websocket::AcceptedUpgrade::Takeover(Box::new(taken), Box::new(accepted)));
+    } else if let (Some(handshake), AppBody::Stream(stream)) = (&upgrade.handshake, body) {
+        handshake.set_response_fields(&mut head.fields);
+        let (websocket, deflate) = (stream.into_websocket(), handshake.deflate);
+        let accepted = Box::new(websocket::AcceptedHandshake { websocket, deflate, accepted });
+        upgrade.fill_slot(websocket::AcceptedUpgrade::Messages(accepted));
     }
     if server.log_access {
         server.journal.access(AccessEntry {

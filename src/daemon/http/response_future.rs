@@ -25,6 +25,7 @@ use super::response::{
     application_response, check_content_length, error_response, file_response, health_response,
     switching_protocols,
 };
+use super::takeover::TakeoverOutcome;
 
 /// The response to one request. Dropping it early logs the request as unanswered.
 ///
@@ -95,7 +96,13 @@ impl ResponseFuture {
             ready!(self.poll_receiving(cx));
         }
         let ticket = match &mut self.progress {
-            RequestProgress::Submitted(Ok(ticket)) => ticket,
+            RequestProgress::Submitted(Ok(ticket)) => match self.extra.as_deref_mut() {
+                Some(RequestExtra::Handshake(upgrade)) => {
+                    let polled = upgrade.takeover.poll(ticket, cx);
+                    return self.on_upgrade_polled(cx, polled);
+                }
+                Some(RequestExtra::Conditions(_)) | None => ticket,
+            },
             RequestProgress::Submitted(Err(refusal)) => return Poll::Ready(Some(Err(refusal.clone()))),
             RequestProgress::FirstBoot(waiting) => match waiting.poll_expired(cx) {
                 Poll::Ready(true) => {
@@ -111,19 +118,32 @@ impl ResponseFuture {
             RequestProgress::File(_) => return Poll::Ready(self.take_file().map(Ok)),
             RequestProgress::Receiving(_) => unreachable!("replaced above when it is ready"),
         };
-        match Pin::new(&mut *ticket).poll(cx) {
+        let polled = Pin::new(ticket).poll(cx);
+        self.on_polled(cx, polled)
+    }
+
+    /// Handles the result of polling the exchange.
+    fn on_polled(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<Result<AppResponse, Fault>>,
+    ) -> Poll<Option<Result<ResponseSource, Refusal>>> {
+        match polled {
             Poll::Ready(Err(Fault::ClientHalfClosed)) => {
                 self.abandon();
                 Poll::Ready(None)
             }
             Poll::Ready(Ok(response)) => self.poll_redirection(cx, response),
             Poll::Ready(Err(fault)) => {
-                let format = ticket.error_format();
-                self.set_error_format(format);
+                if let Some(ticket) = self.progress.ticket() {
+                    let format = ticket.error_format();
+                    self.set_error_format(format);
+                }
                 Poll::Ready(Some(Err(Refusal::Exchange(fault))))
             }
             Poll::Pending => {
-                if let (Some(hints), Some((context, meta))) = (ticket.take_hints(), &self.request)
+                if let Some(ticket) = self.progress.ticket_mut()
+                    && let (Some(hints), Some((context, meta))) = (ticket.take_hints(), &self.request)
                     && !meta.is_http_10
                 {
                     // RFC 9110 §15.2: not to HTTP/1.0.
@@ -135,6 +155,33 @@ impl ResponseFuture {
         }
     }
 
+    /// Handles the result of polling a handshake, which a WSGI application may answer on its socket.
+    fn on_upgrade_polled(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<TakeoverOutcome>,
+    ) -> Poll<Option<Result<ResponseSource, Refusal>>> {
+        match polled {
+            Poll::Pending => self.on_polled(cx, Poll::Pending),
+            Poll::Ready(TakeoverOutcome::NotUsed(outcome)) => self.on_polled(cx, Poll::Ready(outcome)),
+            Poll::Ready(TakeoverOutcome::Answered(response)) => {
+                Poll::Ready(Some(Ok(ResponseSource::App(response))))
+            }
+            Poll::Ready(TakeoverOutcome::Malformed(worker, reason)) => {
+                Poll::Ready(Some(Err(Refusal::Takeover(worker, reason))))
+            }
+            Poll::Ready(TakeoverOutcome::TakenOver(response)) => {
+                let progress = std::mem::replace(&mut self.progress, RequestProgress::Abandoned);
+                if let (RequestProgress::Submitted(Ok(ticket)), Some(RequestExtra::Handshake(upgrade))) =
+                    (progress, self.extra.as_deref_mut())
+                {
+                    upgrade.takeover.settle(ticket);
+                }
+                Poll::Ready(Some(Ok(ResponseSource::App(response))))
+            }
+        }
+    }
+
     /// Gives up a request whose client has shut down its sending half: at once if it is a handshake, else if it has not
     /// started when the timer expires. A client may half-close and still wait for its response.
     fn poll_half_close(&mut self, cx: &mut Context<'_>) {
@@ -142,7 +189,9 @@ impl ResponseFuture {
         if !context.connection.is_half_closed() {
             return;
         }
-        if matches!(self.extra.as_deref(), Some(RequestExtra::Handshake(_))) {
+        let is_handshake = matches!(self.extra.as_deref(),
+            Some(RequestExtra::Handshake(upgrade)) if upgrade.handshake.is_some());
+        if is_handshake {
             return self.abandon();
         }
         let Some(until) = ticket.half_close() else {
@@ -220,12 +269,12 @@ impl Future for ResponseFuture {
             Ok(ResponseSource::File(file)) => file_response(context, &meta, *file),
             Ok(ResponseSource::Health(health)) => health_response(context, &meta, health),
             Ok(ResponseSource::App(response)) => {
-                match (&this.extra, check_content_length(&meta.method, &response)) {
+                match (&mut this.extra, check_content_length(&meta.method, &response)) {
                     (_, Err(refusal)) => error_response(context, &meta, &refusal),
                     (Some(extra), Ok(())) if response.head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                        match &**extra {
-                            RequestExtra::Handshake(handshake) => {
-                                switching_protocols(context, &meta, response, handshake)
+                        match &mut **extra {
+                            RequestExtra::Handshake(upgrade) => {
+                                switching_protocols(context, &meta, response, upgrade)
                             }
                             RequestExtra::Conditions(_) => application_response(context, &meta, response),
                         }

@@ -24,7 +24,7 @@ pub(super) struct ConnService {
 
 impl ConnService {
     /// Takes the WebSocket that the last request accepted, if any.
-    pub(super) fn take_upgrade(&self) -> Option<Box<websocket::AcceptedHandshake>> {
+    pub(super) fn take_upgrade(&self) -> Option<websocket::AcceptedUpgrade> {
         self.upgrade_slot.get()?.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dispatch::Fault;
-use crate::id::WorkerId;
-use crate::journal::requests::{FailureEntry, LoggedRequest, Traffic, WebSocketEntry};
+use crate::journal::requests::{FailureEntry, Traffic, WebSocketEntry};
 
-use super::WebSocketResources;
 use super::frame::close_code;
+use super::{AcceptedRequest, WebSocketResources};
 
 /// Writes one entry: a failure as soon as the application has failed, else the summary when it is dropped.
 #[derive(Debug)]
@@ -20,14 +19,8 @@ pub(super) struct CloseLog {
 }
 
 impl CloseLog {
-    /// `log_access`: connections that end without a failure have an entry, too.
-    pub(super) fn new(
-        resources: Arc<WebSocketResources>,
-        request: LoggedRequest,
-        worker: Option<WorkerId>,
-        handshake_at: Instant,
-        log_access: bool,
-    ) -> Self {
+    pub(super) fn new(accepted: AcceptedRequest) -> Self {
+        let AcceptedRequest { resources, request, worker, handshake_at, log_access, .. } = accepted;
         let entry = WebSocketEntry {
             request,
             worker,
@@ -51,6 +44,31 @@ impl CloseLog {
     pub(super) fn count_sent(&mut self, len: usize, more: bool) {
         if let Some(entry) = &mut self.entry {
             entry.sent.count(len, more);
+        }
+    }
+
+    /// Counts bytes of frames from the client, and the messages that they complete.
+    pub(super) fn count_received_frames(&mut self, len: usize, messages: u64) {
+        if let Some(entry) = &mut self.entry {
+            entry.received.bytes += len as u64;
+            entry.received.messages += messages;
+        }
+    }
+
+    /// Counts bytes of frames to the client, and the messages that they complete.
+    pub(super) fn count_sent_frames(&mut self, len: usize, messages: u64) {
+        if let Some(entry) = &mut self.entry {
+            entry.sent.bytes += len as u64;
+            entry.sent.messages += messages;
+        }
+    }
+
+    /// Sets the close code of the entry, unless it has one.
+    pub(super) fn set_first_code(&mut self, code: u16) {
+        if let Some(entry) = &mut self.entry
+            && entry.code == close_code::ABNORMAL
+        {
+            entry.code = code;
         }
     }
 

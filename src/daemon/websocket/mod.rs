@@ -8,6 +8,8 @@
 //! [`serve`] takes over the connection until its end. [`receive`] and [`send`] translate between bytes and messages and
 //! know neither socket nor clock; [`conn`] has both.
 //!
+//! A WSGI application speaks the protocol itself, on a socket: [`relay`] passes bytes on.
+//!
 //! A message is not stored here: it is forwarded as it arrives, in parts of at most
 //! [`dispatch::MAX_PART`](crate::dispatch::MAX_PART), and only its length is compared with the limit. All connections share the
 //! buffers for input and output; a connection owns bytes only while the client or the application does not take them.
@@ -23,20 +25,27 @@ mod extension;
 mod frame;
 mod key;
 mod receive;
+mod relay;
 mod send;
 mod timers;
 mod utf8;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use crate::dispatch::{Dispatcher, MAX_PART};
-use crate::journal::requests::Journal;
+use crate::id::WorkerId;
+use crate::journal::requests::{Journal, LoggedRequest};
+use crate::net::ClientStream;
 
-pub use self::conn::{AcceptedHandshake, WebSocketConn, serve};
+pub use self::conn::{AcceptedHandshake, WebSocketConn};
 use self::deflate::{DeflatePool, InflateBuffer};
 pub use self::extension::{DeflateParams, negotiate};
 pub use self::key::{accept, is_key};
+pub use self::relay::{RelayConn, TakenConnection};
 
 /// Settings that a reload can change, for connections accepted afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +58,64 @@ pub struct WebSocketSettings {
     pub ping_timeout: Option<Duration>,
     /// `websocket.compression`: accept permessage-deflate.
     pub compression: bool,
+}
+
+/// Facts about an accepted WebSocket from its handshake.
+#[derive(Debug)]
+pub struct AcceptedRequest {
+    /// The settings at the time of the handshake; a reload does not change them.
+    pub settings: WebSocketSettings,
+    /// Shared with all other WebSockets.
+    pub resources: Arc<WebSocketResources>,
+    /// The handshake request, for the journal.
+    pub request: LoggedRequest,
+    /// The worker that serves the connection, for the journal.
+    pub worker: Option<WorkerId>,
+    /// When the handshake request had been received.
+    pub handshake_at: Instant,
+    /// `log.access`: log the end of connections that end without a failure, too.
+    pub log_access: bool,
+}
+
+/// An accepted WebSocket, which the connection continues with after its 101.
+#[derive(Debug)]
+pub enum AcceptedUpgrade {
+    /// An ASGI application exchanges messages.
+    Messages(Box<AcceptedHandshake>),
+    /// A WSGI application exchanges bytes.
+    Takeover(Box<TakenConnection>, Box<AcceptedRequest>),
+}
+
+/// A WebSocket connection. The future completes when it has ended.
+#[derive(Debug)]
+pub enum UpgradedConn {
+    /// Speaks the protocol for an ASGI application.
+    Messages(Box<WebSocketConn>),
+    /// Passes bytes to and from a WSGI application.
+    Relay(Box<RelayConn>),
+}
+
+/// Serves a WebSocket until its end. `early_input` are the client's bytes that were read with the handshake.
+pub fn serve(stream: ClientStream, early_input: &[u8], accepted: AcceptedUpgrade) -> UpgradedConn {
+    match accepted {
+        AcceptedUpgrade::Messages(accepted) => {
+            UpgradedConn::Messages(conn::serve(stream, early_input, *accepted))
+        }
+        AcceptedUpgrade::Takeover(taken, accepted) => {
+            UpgradedConn::Relay(relay::serve(stream, early_input, *taken, *accepted))
+        }
+    }
+}
+
+impl Future for UpgradedConn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut *self {
+            Self::Messages(conn) => Pin::new(&mut **conn).poll(cx),
+            Self::Relay(conn) => Pin::new(&mut **conn).poll(cx),
+        }
+    }
 }
 
 /// The resources that all WebSockets share.
@@ -89,6 +156,11 @@ impl WebSocketResources {
     /// Creates the resources, without a connection.
     pub fn new(dispatcher: &'static Dispatcher, journal: Journal) -> Arc<Self> {
         Arc::new(Self { dispatcher, journal, pool: DeflatePool::default(), scratch: Mutex::new(None) })
+    }
+
+    /// Collects what the workers have completed, in the middle of a turn of the reactor.
+    fn poll_dispatcher(&self) {
+        self.dispatcher.poll_now();
     }
 
     fn take_scratch(&self) -> Scratch {

@@ -417,6 +417,7 @@ impl ExchangeState {
             done,
             text: false,
             more: false,
+            ends_takeover: false,
             status: if kind == CompletionKind::Respond { self.response.head.status } else { 0 },
             service: if done { monotonic_ns().saturating_sub(self.started_ns) } else { 0 },
             slot: u16::try_from(self.slot).unwrap_or(u16::MAX),

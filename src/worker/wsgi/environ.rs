@@ -262,7 +262,9 @@ impl Environ {
         bodies: &SpooledBodies,
         request: &Request<'_>,
     ) -> PyResult<()> {
-        if request.body_is_fd {
+        if request.takeover() {
+            // The descriptor is no body.
+        } else if request.body_is_fd {
             let file = py.detach(|| bodies.take(request.exchange));
             environ.set_item(&self.keys.input, Input::file(file, request.body_len).into_pyobject(py)?)?;
         } else if !request.body.is_empty() {

@@ -1,16 +1,18 @@
 //! WSGI, PEP 3333: one exchange from its frame to DONE.
 //!
 //! [`environ`] builds the dictionary, [`input`] reads the body, [`start_response`] takes the head and `write()` data,
-//! [`head`] checks and encodes the head, [`response`] sends it, [`file_wrapper`] passes files as descriptors. This
-//! module calls the application and iterates over its result.
+//! [`head`] checks and encodes the head, [`response`] sends it, [`file_wrapper`] passes files as descriptors,
+//! [`takeover`] offers the connection. This module calls the application and iterates over its result.
 
 mod application;
 pub(crate) mod environ;
 pub(crate) mod file_wrapper;
 pub(crate) mod head;
 pub(crate) mod input;
+mod misuse;
 pub(crate) mod response;
 pub(crate) mod start_response;
+mod takeover;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -28,6 +30,7 @@ use environ::{Environ, EnvironCache};
 use file_wrapper::FileWrapper;
 use response::{ExchangeTiming, Response, ResponseStage};
 use start_response::{ResponseFunctions, StartResponse};
+use takeover::TakeoverSocket;
 
 pub(crate) use application::WsgiApplication;
 
@@ -78,17 +81,28 @@ impl SlotRunner {
         let started = started.unwrap_or_else(monotonic_ns);
         worker.mark_running(self.slot, request.exchange, started);
         let environ = self.application.environ.build(py, &worker.bodies, &mut self.recent, &request);
-        let outcome = environ.and_then(|environ| Ok((environ, self.open_functions(py, &request, started)?)));
+        let outcome = environ.and_then(|environ| {
+            let socket = request
+                .takeover()
+                .then(|| TakeoverSocket::offer(py, &worker.bodies, request.exchange, &environ))
+                .transpose()?;
+            Ok((environ, socket, self.open_functions(py, &request, started)?))
+        });
         match outcome {
-            Ok((environ, functions)) => {
-                run_application(py, self.application, environ.into_any(), &functions)?;
+            Ok((environ, socket, functions)) => {
+                let ran = run_application(py, self.application, environ.into_any(), &functions);
+                if let Some(socket) = socket {
+                    socket.close(py);
+                }
+                ran?;
                 let finished = functions.object.get().response.borrow(py).timing();
                 // If the application kept a reference, the next exchange gets a new one.
                 self.reusable = functions.try_reuse(py);
                 Ok(finished)
             }
             Err(error) => {
-                // Most likely out of memory.
+                // Most likely out of memory. A takeover's socket may not have been taken.
+                worker.bodies.discard(request.exchange);
                 let mut response = Response::new(self.application, self.slot);
                 response.begin(&request, started);
                 response.send_error(py, &FormattedError::from_exception(py, &error), true)?;
@@ -253,7 +267,12 @@ fn report_fault(
     let described = match fault {
         Fault::Channel(broken) => return Err(broken.clone()),
         Fault::Python(error) if is_forked_child() => exit_forked_child(py, Some(error)),
-        Fault::Python(error) => FormattedError::from_exception(py, error),
+        Fault::Python(error) => {
+            if takeover::ends_takeover(py, error) {
+                start_response.get().response.borrow_mut(py).mark_takeover_end();
+            }
+            FormattedError::from_exception(py, error)
+        }
         Fault::App(described) => {
             return start_response.get().response.borrow_mut(py).send_error(py, described, done);
         }

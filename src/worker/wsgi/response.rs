@@ -12,7 +12,7 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicBool;
 
-use pyo3::exceptions::{PyAssertionError, PyBrokenPipeError, PyRuntimeError};
+use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use rgun_channel::ProtocolError;
@@ -22,6 +22,7 @@ use rgun_channel::layout::{MAX_INLINE_BODY, RESPONSE_WINDOW};
 
 use super::application::WsgiApplication;
 use super::file_wrapper::FileBody;
+use super::misuse::{client_gone, response_complete, start_response_missing};
 use crate::fault::Fault;
 use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
 use crate::python::{FormattedError, exit_forked_child, is_forked_child, warn_once};
@@ -64,6 +65,10 @@ pub(crate) struct Response {
     ended_at: u64,
     /// The request's method is HEAD.
     is_head: bool,
+    /// The application may have taken over the connection.
+    may_take_over: bool,
+    /// The application has raised an exception with which a takeover ends.
+    ends_takeover: bool,
     stage: ResponseStage,
     head: ResponseHead,
     /// The reason phrase unless canonical, then the encoded fields.
@@ -86,6 +91,8 @@ impl Response {
             started: 0,
             ended_at: 0,
             is_head: false,
+            may_take_over: false,
+            ends_takeover: false,
             stage: ResponseStage::Done,
             head: ResponseHead::default(),
             fields: Vec::new(),
@@ -101,6 +108,8 @@ impl Response {
         self.started = started;
         self.ended_at = started;
         self.is_head = request.method == b"HEAD";
+        self.may_take_over = request.takeover();
+        self.ends_takeover = false;
         self.stage = ResponseStage::Unstarted;
         self.head = ResponseHead::default();
         self.body_bytes = 0;
@@ -326,6 +335,11 @@ impl Response {
         Ok(())
     }
 
+    /// Notes that the application has raised an exception with which a takeover ends.
+    pub(crate) fn mark_takeover_end(&mut self) {
+        self.ends_takeover = self.may_take_over;
+    }
+
     /// HEAD, 204 and 304 have no body (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
     fn has_no_body(&self) -> bool {
         self.is_head || matches!(self.head.status, 204 | 304)
@@ -379,6 +393,7 @@ impl Response {
             done,
             text: false,
             more: false,
+            ends_takeover: self.ends_takeover && kind == CompletionKind::AppRaised,
             status: if kind == CompletionKind::Respond { self.head.status } else { 0 },
             service: if done { self.ended_at.saturating_sub(self.started) } else { 0 },
             slot: u16::try_from(self.slot).unwrap_or(u16::MAX),
@@ -471,19 +486,4 @@ fn exit_if_forked_child(py: Python<'_>) {
     if is_forked_child() {
         exit_forked_child(py, None);
     }
-}
-
-fn start_response_missing() -> Fault {
-    Fault::App(FormattedError::from_message(
-        "the application gave a body without calling start_response() (PEP 3333)",
-    ))
-}
-
-fn response_complete() -> PyErr {
-    PyRuntimeError::new_err("the response is complete; start_response() and write() belong to one request")
-}
-
-/// Returns the exception of `write()` after the client has disconnected.
-pub(crate) fn client_gone() -> PyErr {
-    PyBrokenPipeError::new_err("the client has gone")
 }

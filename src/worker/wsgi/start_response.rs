@@ -9,7 +9,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTraceback, PyTuple};
 
-use super::response::{Response, ResponseStage, client_gone};
+use super::misuse::client_gone;
+use super::response::{Response, ResponseStage};
 use crate::fastcall::{Arguments, FastFunction, bind};
 use crate::fault::Fault;
 use crate::gil_cell::GilCell;

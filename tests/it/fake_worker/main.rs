@@ -34,6 +34,7 @@ mod asgi;
 mod breaches;
 mod requests;
 mod response;
+mod takeover;
 mod websocket;
 mod worker;
 

@@ -23,6 +23,7 @@
 //! | `/die-mid-body` | head and 10 of 1000 bytes, exit 3 once the daemon has popped them |
 //! | `/die-after-claim-many/N` | claims requests until N are claimed (including those that run), then exit 3 |
 //! | `/flood/N` | N MiB regardless of the window |
+//! | `/takeover/WHAT` | on a handshake, on its socket, see `takeover.rs` |
 //! | `/garbage-control` | a malformed control message, then `Hello, world!` |
 
 use std::fmt::Write as _;
@@ -130,6 +131,7 @@ impl Exchange<'_, '_> {
                 quit(3, "exits within the body, as the path asks")
             }
             "die-after-claim-many" => self.die_after_claiming(first.parse()?),
+            "takeover" => self.take_over(request, first),
             "garbage-control" => {
                 control::send(&worker.socket, &[0xff; 32], &[])?;
                 self.text(200, "Hello, world!")

@@ -137,7 +137,18 @@ impl Exchange<'_, '_> {
     ) -> Outcome<Completion> {
         let service = u64::try_from(self.started.elapsed().as_nanos())?;
         let slot = u16::try_from(self.slot.number)?;
-        Ok(Completion { exchange: self.id, kind, end, done, text: false, more: false, status, service, slot })
+        Ok(Completion {
+            exchange: self.id,
+            kind,
+            end,
+            done,
+            text: false,
+            more: false,
+            ends_takeover: false,
+            status,
+            service,
+            slot,
+        })
     }
 
     pub(crate) fn publish(&mut self, frame: Vec<u8>) -> Outcome {

@@ -159,6 +159,10 @@ fn requests_have_their_golden_bytes() {
     websocket.https = true;
     websocket.websocket = true;
     assert_request("request-websocket", websocket, &[(b"host", b"example.org")]);
+    let takeover =
+        Request { websocket: true, body_is_fd: true, path: b"/ws", ..Request::new(ExchangeId(12)) };
+    assert!(takeover.takeover() && !websocket.takeover());
+    assert_request("request-takeover", takeover, &[(b"host", b"example.org")]);
 }
 
 #[test]
@@ -212,6 +216,7 @@ const fn completion(exchange: u64, kind: CompletionKind) -> Completion {
         done: false,
         text: false,
         more: false,
+        ends_takeover: false,
         status: 0,
         service: 0,
         slot: 0,
@@ -266,6 +271,10 @@ fn completions_have_their_golden_bytes() {
     let decoded = assert_completion("raised", raised, &[], &Body::Inline(&bytes));
     let BodyPart::Inline(range) = decoded.body else { panic!("{decoded:?}") };
     assert_eq!(AppError::decode(&golden("raised")[range]).unwrap(), error);
+    let mut bytes = Vec::new();
+    AppError { summary: "ConnectionError", traceback: "" }.encode(&mut bytes);
+    let raised = last(Completion { ends_takeover: true, ..completion(12, AppRaised) });
+    assert_completion("raised-takeover", raised, &[], &Body::Inline(&bytes));
 }
 
 #[test]

@@ -85,7 +85,7 @@ def record(state, frame):
     return struct.pack("<II", len(frame), state) + frame + bytes(-len(frame) % 8)
 
 
-END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE = 1, 2, 4, 8, 16, 32
+END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE, ENDS_TAKEOVER = 1, 2, 4, 8, 16, 32, 64
 ZYGOTE, ON, UVLOOP = 1, 1, 2
 RESPOND, BODY, RAISED, WINDOW_UPDATE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
 PART, DISCONNECT = 2, 3
@@ -126,6 +126,7 @@ GOLDEN = {
         12, GET, b"/x", peer=b"192.0.2.7", request_id=b"id", root_path=b"/shop", server_port=8443, flags=2
     ),
     "request-websocket": request(11, GET, b"/ws", fields=[(HOST, b"example.org")], flags=10),
+    "request-takeover": request(12, GET, b"/ws", fields=[(HOST, b"example.org")], flags=9),
     "part": later(10, PART, rest=b"part"),
     "part-last": later(10, PART, 1),
     "part-message": later(11, PART, 6, rest="né".encode()),
@@ -174,6 +175,9 @@ GOLDEN = {
         END | DONE,
         service=7,
         rest=text("ValueError: nö") + text('Traceback (most recent call last):\n  File "a.py", line 1\n'),
+    ),
+    "raised-takeover": completion(
+        12, RAISED, END | DONE | ENDS_TAKEOVER, rest=text("ConnectionError") + text("")
     ),
     "command-start": b"S"
     + struct.pack("<6I", 5, 262144, 131072, 64, 3, 17)

@@ -12,7 +12,7 @@ pub const MAX_PART: usize = 64 * 1024;
 pub(crate) enum BodyTransport {
     /// In the request's frame.
     Inline,
-    /// As a descriptor of a spooled file; WSGI only.
+    /// As a descriptor of a spooled file, or of a takeover's socket; WSGI only.
     Descriptor,
     /// In parts, as the application reads it; ASGI only.
     Parts,
@@ -23,7 +23,9 @@ pub(crate) enum BodyTransport {
 impl BodyTransport {
     /// Returns how the body of a request travels. `is_spooled`: it is in a file.
     pub(crate) fn of(request: &Request<'_>, is_spooled: bool) -> Self {
-        if request.websocket {
+        if request.takeover() {
+            Self::Descriptor
+        } else if request.websocket {
             Self::WebSocket
         } else if request.body_streams {
             Self::Parts

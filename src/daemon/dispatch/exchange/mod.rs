@@ -11,6 +11,7 @@ pub(super) mod response;
 pub(super) mod response_buffer;
 pub(super) mod response_parts;
 pub(super) mod table;
+pub(super) mod takeover;
 pub(super) mod websocket;
 mod websocket_messages;
 
@@ -180,14 +181,16 @@ impl Exchange {
         ErrorFormat::of_accept(accept.map(|(_, value)| value))
     }
 
+    /// Returns whether a descriptor goes to the worker ahead of the exchange's record.
     pub(crate) fn has_body_fd(&self) -> bool {
-        self.body.is_some()
+        self.transport() == BodyTransport::Descriptor
     }
 
     /// Returns how the request's body travels.
     pub(crate) fn transport(&self) -> BodyTransport {
-        if self.websocket.is_some() {
-            return BodyTransport::WebSocket;
+        if let Some(socket) = &self.websocket {
+            let is_takeover = socket.takeover.is_some();
+            return if is_takeover { BodyTransport::Descriptor } else { BodyTransport::WebSocket };
         }
         match (&self.upload, &self.body) {
             (Some(_), _) => BodyTransport::Parts,
@@ -284,6 +287,10 @@ impl Exchange {
             self.response.client == ClientState::AwaitingHead && !self.response.ended && self.fault.is_none();
         let has_read_body = self.upload.as_ref().is_some_and(|upload| upload.granted > 0);
         if has_read_body || self.is_retry || self.is_pinned || !is_unseen || self.is_accepted_websocket() {
+            return false;
+        }
+        // The application may have written to its socket.
+        if self.may_take_over() {
             return false;
         }
         // The dead worker may have moved the file's offset, which belongs to the file, not to the descriptor.

@@ -32,8 +32,11 @@ impl Exchange {
         worker: &mut Worker,
         notice: &NoticeSink,
     ) -> Result<Option<Waker>, ContractBreach> {
+        self.attempt.slot = completion.header.slot;
+        if self.is_taken_over() {
+            return self.receive_after_takeover(completion, worker, notice);
+        }
         let ReceivedCompletion { header, head, payload, error, granted, fields } = completion;
-        self.attempt.slot = header.slot;
         if self.response.ended && header.kind == CompletionKind::Respond {
             return Err(format!("sent a second response for exchange {}", self.id.0).into());
         }
@@ -46,8 +49,8 @@ impl Exchange {
             CompletionKind::Respond => self.on_head(&header, head)?,
             CompletionKind::Body => self.check_body_order(&header, &payload)?,
             CompletionKind::AppRaised => {
-                let Some((summary, traceback)) = error.map(|error| *error) else { return Ok(None) };
-                return self.on_exception(summary, traceback, worker, notice);
+                let Some(error) = error else { return Ok(None) };
+                return self.on_exception(*error, header.ends_takeover, worker, notice);
             }
             CompletionKind::WindowUpdate => return self.grant_upload(granted),
             CompletionKind::EarlyHints => return Ok(self.add_hints(fields)),
@@ -94,15 +97,12 @@ impl Exchange {
 
     fn on_exception(
         &mut self,
-        summary: String,
-        traceback: String,
+        (summary, traceback): (String, String),
+        ends_takeover: bool,
         worker: &mut Worker,
         notice: &NoticeSink,
     ) -> Result<Option<Waker>, ContractBreach> {
-        self.response.n_raised += 1;
-        if self.response.n_raised > MAX_RAISED {
-            return Err(format!("raised {} times in exchange {}", self.response.n_raised, self.id.0).into());
-        }
+        self.count_exception()?;
         // The daemon has the bytes that have not been sent; they must not use up the window of the slot's next
         // exchange.
         self.acknowledge_all(worker);
@@ -114,15 +114,25 @@ impl Exchange {
         } else if self.half_closed && summary.is_empty() {
             self.fail(Fault::ClientHalfClosed)
         } else if self.fault.is_none() {
-            // An exception after the client has left is not counted as a failure of the application.
-            self.response.app_failed |= !self.is_client_done();
-            self.fail(Fault::Raised { worker: worker.id, summary, traceback })
+            // An exception after the client has left is not counted as a failure of the application, nor is one that may
+            // end a takeover which the connection has not noticed yet.
+            let ends_takeover = ends_takeover && self.may_take_over();
+            self.response.app_failed |= !self.is_client_done() && !ends_takeover;
+            self.fail(Fault::Raised { worker: worker.id, summary, traceback, ends_takeover })
         } else {
             return Ok(None);
         };
         self.response.ended = true;
         self.close_upload();
         Ok(waker)
+    }
+
+    pub(super) fn count_exception(&mut self) -> Result<(), ContractBreach> {
+        self.response.n_raised += 1;
+        if self.response.n_raised > MAX_RAISED {
+            return Err(format!("raised {} times in exchange {}", self.response.n_raised, self.id.0).into());
+        }
+        Ok(())
     }
 
     fn on_trailers(&mut self, fields: Option<Box<HeaderMap>>) -> Result<(), ContractBreach> {

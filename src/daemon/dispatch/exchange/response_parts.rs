@@ -39,7 +39,8 @@ pub enum ContentLength {
 
 impl ContentLength {
     /// Adds another Content-Length of the same head.
-    pub(crate) fn combine(self, value: &[u8]) -> Self {
+    #[must_use]
+    pub fn combine(self, value: &[u8]) -> Self {
         // Digits only: `parse` accepts a sign.
         let digits = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit));
         let len = digits.and_then(|value| str::from_utf8(value).ok()?.parse().ok());

@@ -1,6 +1,7 @@
 //! The WebSocket's state in its exchange. Values only; `websocket_messages` checks the order of the messages.
 
 use std::collections::VecDeque;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub enum Outgoing {
 pub(crate) struct WebSocketState {
     /// The application has accepted the handshake.
     pub(crate) is_accepted: bool,
+    /// The application is WSGI and may take over the connection; `None`: it is ASGI and speaks in messages.
+    pub(crate) takeover: Option<TakeoverOffer>,
     /// Events from the application that the connection has not taken.
     pub(crate) messages: VecDeque<Outgoing>,
     /// [`Outgoing::GoingAway`] that the connection has not taken.
@@ -47,7 +50,19 @@ pub(crate) struct WebSocketState {
     pub(crate) is_closing: bool,
 }
 
+/// The socket on which a WSGI application may answer a handshake, and then speak the protocol itself.
+#[derive(Debug, Default)]
+pub(crate) struct TakeoverOffer {
+    /// The daemon's end of the socket pair, until the connection takes it. `None` also before the exchange is assigned.
+    pub(crate) socket: Option<UnixStream>,
+}
+
 impl WebSocketState {
+    /// Creates the state of a handshake that goes to a WSGI application.
+    pub(crate) fn for_takeover() -> Self {
+        Self { takeover: Some(TakeoverOffer::default()), ..Self::default() }
+    }
+
     /// Drops the messages and the queue's memory.
     pub(crate) fn drop_messages(&mut self) {
         self.messages = VecDeque::new();

@@ -22,12 +22,12 @@ const MAX_SPARE_MESSAGES: usize = 16;
 impl Exchange {
     /// Returns whether the application has accepted the exchange as a WebSocket.
     pub(crate) fn is_accepted_websocket(&self) -> bool {
-        self.websocket.as_ref().is_some_and(|socket| socket.is_accepted)
+        self.websocket.as_ref().is_some_and(|socket| socket.is_accepted && socket.takeover.is_none())
     }
 
     /// Turns the exchange into a WebSocket: the application has accepted the handshake.
     pub(super) fn accept_websocket(&mut self, header: &Completion) -> Result<(), ContractBreach> {
-        let Some(socket) = &mut self.websocket else {
+        let Some(socket) = self.websocket.as_mut().filter(|socket| socket.takeover.is_none()) else {
             return Err(format!(
                 "sent status 101 for exchange {}, which is not a WebSocket handshake",
                 self.id.0
@@ -46,23 +46,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Turns a handshake into an ordinary request, because the application is WSGI (RFC 9110 §7.8 allows that).
-    pub(crate) fn downgrade_to_http(&mut self) {
-        if self.websocket.take().is_none() {
-            return;
-        }
-        self.upload = None;
-        let mut frame = Vec::new();
-        let Some(request) = self.request() else { return };
-        let fields = request.fields().map(|(name, value)| (name.as_bytes(), value));
-        // A request that was encoded once can be encoded again.
-        if (Request { websocket: false, ..request }).encode(fields, &mut frame).is_ok() {
-            self.frame = frame;
-        }
-    }
-
     /// Drops all of the request but method, path and id, which name it in the log.
-    fn trim_request(&mut self) {
+    pub(super) fn trim_request(&mut self) {
         let mut frame = Vec::new();
         let Some(Request { method, path, request_id, .. }) = self.request() else { return };
         let name = Request { method, path, request_id, websocket: true, ..Request::new(self.id) };

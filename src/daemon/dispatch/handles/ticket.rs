@@ -61,10 +61,10 @@ impl AppBody {
 /// A future of an exchange's response.
 #[derive(Debug)]
 pub struct Ticket {
-    dispatcher: &'static Dispatcher,
-    id: ExchangeId,
+    pub(super) dispatcher: &'static Dispatcher,
+    pub(super) id: ExchangeId,
     /// The exchange needs nothing more from this handle, so dropping it does not notify the dispatcher.
-    is_settled: bool,
+    pub(super) is_settled: bool,
     /// The format of an error response to this request. Read from the request's frame only when the fault is set,
     /// because most requests have no fault.
     error_format: ErrorFormat,
@@ -112,6 +112,15 @@ impl Ticket {
     /// Revokes the request. Returns false if it has started; if true, the caller shall drop the ticket.
     pub fn revoke(&self) -> bool {
         self.dispatcher.revoke(self.id)
+    }
+
+    /// Returns the time from the request's submission to its assignment to a worker; zero before that.
+    pub fn waited(&self) -> Duration {
+        let state = self.dispatcher.lock();
+        let exchange = state.exchanges.get(self.id);
+        let assigned =
+            exchange.and_then(|exchange| Some((exchange.attempt.assigned_at?, exchange.submitted_at)));
+        assigned.map_or(Duration::ZERO, |(assigned_at, submitted_at)| assigned_at - submitted_at)
     }
 
     /// Returns the worker that has the request or has finished it.
@@ -249,7 +258,7 @@ impl Drop for BodyStream {
 
 impl Dispatcher {
     /// Ends an exchange whose client is gone, and assigns queued requests to the slot it leaves.
-    fn abandon(&self, id: ExchangeId) {
+    pub(super) fn abandon(&self, id: ExchangeId) {
         let mut state = self.lock();
         let state = &mut *state;
         let now = Instant::now();

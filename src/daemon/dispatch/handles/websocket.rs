@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use rgun_channel::frame::{ExchangeId, MESSAGE_COST, StreamFrame};
 
+use crate::dispatch::exchange::ExchangeState;
 use crate::dispatch::exchange::table::ExchangeTable;
 use crate::dispatch::exchange::websocket::{ABNORMAL_CLOSURE, Outgoing};
-use crate::dispatch::exchange::{Exchange, ExchangeState};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::handles::ticket::BodyStream;
 use crate::dispatch::worker::Worker;
@@ -139,9 +139,13 @@ impl State {
 }
 
 impl Worker {
-    /// Returns the WebSockets that the worker has accepted, parked or not.
+    /// Returns the WebSockets that the worker has accepted, parked or not, and the connections that its application has
+    /// taken over.
     fn accepted_websockets(&self, exchanges: &ExchangeTable) -> impl Iterator<Item = ExchangeId> {
-        let is_accepted = |id: &ExchangeId| exchanges.get(*id).is_some_and(Exchange::is_accepted_websocket);
+        let is_accepted = |id: &ExchangeId| {
+            let exchange = exchanges.get(*id);
+            exchange.is_some_and(|exchange| exchange.is_accepted_websocket() || exchange.is_taken_over())
+        };
         self.load.parked().chain(self.load.assigned_ids().filter(is_accepted))
     }
 }

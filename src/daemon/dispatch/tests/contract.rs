@@ -35,6 +35,7 @@ fn too_many_fields_are_a_breach_and_no_panic() {
         done: true,
         text: false,
         more: false,
+        ends_takeover: false,
         status,
         service: 0,
         slot: 0,

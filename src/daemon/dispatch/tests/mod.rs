@@ -9,6 +9,7 @@ mod random;
 mod rules;
 mod slow;
 mod supervision;
+mod takeover;
 mod waiting;
 mod websocket;
 
@@ -99,6 +100,7 @@ impl FakeWorker {
             done,
             text: false,
             more: false,
+            ends_takeover: false,
             status,
             service: self.service,
             slot: 0,

@@ -119,6 +119,7 @@ impl Rig {
             done,
             text: false,
             more: false,
+            ends_takeover: false,
             status,
             service: 1000,
             slot: 0,

@@ -72,7 +72,18 @@ impl Rig {
 
     fn send_frame(&mut self, exchange: ExchangeId, slot: u16, app_frame: &AppFrame<'_>) {
         let &AppFrame { kind, status, body, text, more, end, done } = app_frame;
-        let head = Completion { exchange, kind, end, done, text, more, status, service: 1000, slot };
+        let head = Completion {
+            exchange,
+            kind,
+            end,
+            done,
+            text,
+            more,
+            ends_takeover: false,
+            status,
+            service: 1000,
+            slot,
+        };
         let (mut frame, body) = (Vec::new(), Body::Inline(body));
         head.encode(0, &body, &mut frame);
         body.encode(&mut frame);

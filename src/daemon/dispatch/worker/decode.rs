@@ -43,9 +43,6 @@ pub(crate) fn decode(
     if usize::from(header.slot) >= n_slots {
         return Err(format!("used slot {} of {n_slots}", header.slot).into());
     }
-    if header.done {
-        worker.load.record_service_time(header.service);
-    }
     let slice = |range: Range<usize>| bytes.get(range).unwrap_or_default();
     if header.kind == CompletionKind::AppRaised {
         let BodyPart::Inline(range) = body else {

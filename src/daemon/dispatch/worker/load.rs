@@ -156,6 +156,11 @@ impl WorkerLoad {
         }
     }
 
+    /// Removes the deadline of an exchange: its application has taken over the connection.
+    pub(crate) fn lift_limit(&mut self, position: Option<Position>) {
+        self.running.lift_limit(position);
+    }
+
     /// Returns the parked WebSockets.
     pub(crate) fn parked(&self) -> impl Iterator<Item = ExchangeId> {
         self.websockets.iter().copied()

@@ -12,18 +12,14 @@
 
 mod input;
 
+use bytes::Bytes;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
-
-use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
 use crate::dispatch::{Fault, Outgoing, WebSocketHandle};
-use crate::id::WorkerId;
-use crate::journal::requests::LoggedRequest;
 use crate::net::{ClientStream, Connection, Phase};
 
 use super::close_log::CloseLog;
@@ -32,13 +28,13 @@ use super::frame::{MAX_CLOSE_REASON, WebSocketError, close_code, is_sendable_cod
 use super::receive::Receiver;
 use super::send::Sender;
 use super::timers::{ConnTimers, Due};
-use super::{Scratch, WebSocketResources, WebSocketSettings};
+use super::{AcceptedRequest, Scratch, WebSocketResources, WebSocketSettings};
 
 /// Bytes of messages, both ways, after which other connections have their turn: a fraction of a millisecond.
-const YIELD_AFTER_BYTES: usize = 256 * 1024;
+pub(super) const YIELD_AFTER_BYTES: usize = 256 * 1024;
 
 /// Reason of a close with [`close_code::RESTART`].
-const RESTART_REASON: &[u8] = b"Service Restart";
+pub(super) const RESTART_REASON: &[u8] = b"Service Restart";
 
 /// A handshake that the application has accepted.
 #[derive(Debug)]
@@ -47,18 +43,8 @@ pub struct AcceptedHandshake {
     pub websocket: WebSocketHandle,
     /// Parameters of permessage-deflate; None without compression.
     pub deflate: Option<DeflateParams>,
-    /// The settings at the time of the handshake; a reload does not change them.
-    pub settings: WebSocketSettings,
-    /// Shared with all other WebSockets.
-    pub resources: Arc<WebSocketResources>,
-    /// The handshake request, for the journal.
-    pub request: LoggedRequest,
-    /// The worker that serves the connection, for the journal.
-    pub worker: Option<WorkerId>,
-    /// When the handshake request had been received.
-    pub handshake_at: Instant,
-    /// `log.access`: log the end of connections that end without a failure, too.
-    pub log_access: bool,
+    /// Facts from the handshake.
+    pub accepted: AcceptedRequest,
 }
 
 /// Progress of the closing handshake (RFC 6455 §7.1).
@@ -112,20 +98,16 @@ enum CloseFrame {
 }
 
 /// The connection has ended without a closing handshake.
-struct Disconnected;
+pub(super) struct Disconnected;
 
 /// Serves a WebSocket until its end. `early_input` are the client's bytes that were read with the handshake.
-pub fn serve(stream: ClientStream, early_input: &[u8], accepted: AcceptedHandshake) -> Box<WebSocketConn> {
-    let AcceptedHandshake {
-        websocket,
-        deflate,
-        settings,
-        resources,
-        request,
-        worker,
-        handshake_at,
-        log_access,
-    } = accepted;
+pub(super) fn serve(
+    stream: ClientStream,
+    early_input: &[u8],
+    accepted: AcceptedHandshake,
+) -> Box<WebSocketConn> {
+    let AcceptedHandshake { websocket, deflate, accepted } = accepted;
+    let (settings, resources) = (accepted.settings, Arc::clone(&accepted.resources));
     stream.connection().set_phase(Phase::WebSocket);
     // The daemon's stop is announced once, to the WebSockets that are open then.
     let is_stopping = stream.connection().is_draining();
@@ -141,7 +123,7 @@ pub fn serve(stream: ClientStream, early_input: &[u8], accepted: AcceptedHandsha
         pending_part: None,
         pending_pong: None,
         close_frame: None,
-        log: CloseLog::new(Arc::clone(&resources), request, worker, handshake_at, log_access),
+        log: CloseLog::new(accepted),
         resources,
     })
 }

@@ -449,7 +449,18 @@ impl Rig {
     fn hint(&mut self, exchange: ExchangeId, fields: &[(String, Vec<u8>)]) {
         let kind = CompletionKind::EarlyHints;
         let (end, done, text, more) = (false, false, false, false);
-        let head = Completion { exchange, kind, end, done, text, more, status: 0, service: 0, slot: 0 };
+        let head = Completion {
+            exchange,
+            kind,
+            end,
+            done,
+            text,
+            more,
+            ends_takeover: false,
+            status: 0,
+            service: 0,
+            slot: 0,
+        };
         let (mut frame, body) = (Vec::new(), Body::Inline(b""));
         head.encode(u16::try_from(fields.len()).unwrap(), &body, &mut frame);
         for (name, value) in fields {

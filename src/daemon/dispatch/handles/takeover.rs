@@ -1,0 +1,77 @@
+//! What `http` and `websocket` hold of an exchange whose WSGI application may take over the connection, or has done so.
+//!
+//! A connection that was taken over keeps its thread until the application returns, and has no deadline. When its worker
+//! stops, it is asked to close, as WebSockets of ASGI applications are.
+
+use std::os::unix::net::UnixStream;
+use std::task::{Context, Poll};
+
+use rgun_channel::frame::ExchangeId;
+
+use crate::dispatch::exchange::ExchangeState;
+use crate::dispatch::exchange::takeover::TakeoverEvent;
+use crate::dispatch::fault::Fault;
+use crate::dispatch::handles::ticket::Ticket;
+use crate::dispatch::{Dispatcher, State};
+
+/// The connection's end of a takeover. One task uses it.
+#[derive(Debug)]
+pub struct TakeoverHandle {
+    dispatcher: &'static Dispatcher,
+    id: ExchangeId,
+    is_settled: bool,
+}
+
+impl Ticket {
+    /// Takes the daemon's end of the socket on which the application may answer; `None` before the request has a worker,
+    /// or if the application is not WSGI. A pending poll of the ticket is woken when it is there.
+    pub fn take_socket(&self) -> Option<UnixStream> {
+        self.dispatcher.lock().exchanges.get_mut(self.id)?.take_socket()
+    }
+
+    /// Notes that the application has taken over the connection; `None` if it has returned already.
+    pub fn take_over(mut self) -> Option<TakeoverHandle> {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return None;
+        }
+        let mut state = self.dispatcher.lock();
+        let State { exchanges, workers, .. } = &mut *state;
+        if let Some(exchange) = exchanges.get_mut(self.id)
+            && let ExchangeState::Assigned { worker, .. } = exchange.state
+            && let Some(Some(worker)) = workers.get_mut(worker)
+        {
+            exchange.take_over(worker);
+        }
+        Some(TakeoverHandle { dispatcher: self.dispatcher, id: self.id, is_settled: false })
+    }
+}
+
+impl TakeoverHandle {
+    /// Returns the next event. Nothing follows [`TakeoverEvent::Ended`] or an error.
+    ///
+    /// # Errors
+    /// The fault that has ended the exchange: the application raised, or its worker died.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<TakeoverEvent, Fault>> {
+        if self.is_settled {
+            return Poll::Pending;
+        }
+        let mut state = self.dispatcher.lock();
+        let Some(exchange) = state.exchanges.get_mut(self.id) else {
+            unreachable!("an exchange stays until its takeover is settled")
+        };
+        let polled = exchange.poll_takeover(cx.waker());
+        if matches!(polled, Poll::Ready(Ok(TakeoverEvent::Ended) | Err(_))) {
+            self.is_settled = true;
+            state.exchanges.remove_if_finished(self.id);
+        }
+        polled
+    }
+}
+
+impl Drop for TakeoverHandle {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.dispatcher.abandon(self.id);
+        }
+    }
+}

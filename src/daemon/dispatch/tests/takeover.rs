@@ -1,0 +1,184 @@
+//! Handshakes for a WSGI application, which may take over the connection.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use rgun_channel::control::ReceivedMessage;
+
+use super::one_worker::*;
+
+impl Rig {
+    fn offer(&self) -> Ticket {
+        let request =
+            Request { path: b"/ws", websocket: true, body_is_fd: true, ..Request::new(ExchangeId(0)) };
+        self.dispatcher.submit(&request, iter::empty(), None, Instant::now()).unwrap()
+    }
+
+    /// Returns the application's end of the socket pair, which the worker receives.
+    fn receive_socket(&self) -> UnixStream {
+        let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
+        let ReceivedMessage { fds, .. } = control::receive(&self.control, &mut buffer).unwrap();
+        let [socket] = <[OwnedFd; 1]>::try_from(fds).unwrap();
+        socket.into()
+    }
+
+    /// Has the worker claim a handshake whose application takes over the connection.
+    fn taken_over(&mut self) -> (TakeoverHandle, ExchangeId) {
+        let ticket = self.offer();
+        let (id, _) = self.claim().unwrap();
+        (ticket.take_over().unwrap(), id)
+    }
+}
+
+fn next(handle: &mut TakeoverHandle) -> Poll<Result<TakeoverEvent, Fault>> {
+    handle.poll_event(&mut Context::from_waker(Waker::noop()))
+}
+
+fn is_pending(ticket: &mut Ticket) -> bool {
+    Pin::new(ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+#[test]
+fn both_ends_of_the_pair_are_connected() {
+    let mut rig = Rig::new();
+    let ticket = rig.offer();
+    let mut ours = ticket.take_socket().unwrap();
+    assert!(ticket.take_socket().is_none(), "it is taken once");
+    let mut theirs = rig.receive_socket();
+    theirs.write_all(b"101").unwrap();
+    let mut bytes = [0; 3];
+    ours.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"101");
+    drop(theirs);
+    assert_eq!(ours.read(&mut bytes).unwrap(), 0, "the daemon keeps no copy of the application's end");
+    rig.claim().unwrap();
+}
+
+#[test]
+fn unused_socket_leaves_an_ordinary_response() {
+    let mut rig = Rig::new();
+    let mut ticket = rig.offer();
+    let (id, _) = rig.claim().unwrap();
+    rig.complete(id, CompletionKind::Respond, b"plain", true, true);
+    rig.dispatcher.before_park();
+    assert!(!is_pending(&mut ticket));
+    assert!(ticket.take_over().is_none());
+}
+
+#[test]
+fn deadline_ends_with_the_takeover() {
+    let mut rig = Rig::new();
+    let late = Instant::now() + Duration::from_mins(1);
+    let (mut handle, id) = rig.taken_over();
+    rig.dispatcher.tick(late);
+    assert!(next(&mut handle).is_pending());
+    rig.complete(id, CompletionKind::Respond, b"dropped", true, true);
+    rig.dispatcher.before_park();
+    assert_eq!(next(&mut handle), Poll::Ready(Ok(TakeoverEvent::Ended)));
+    assert!(rig.notices.try_iter().next().is_none());
+    // Before it the deadline holds.
+    let mut ticket = rig.offer();
+    rig.claim().unwrap();
+    rig.dispatcher.tick(late + Duration::from_mins(1));
+    let polled = Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(polled, Poll::Ready(Err(Fault::Deadline(_)))));
+}
+
+#[test]
+fn discarded_response_does_not_fill_the_window() {
+    let mut rig = Rig::new();
+    let (_handle, id) = rig.taken_over();
+    rig.complete(id, CompletionKind::Respond, b"", false, false);
+    for _ in 0..1000 {
+        rig.complete(id, CompletionKind::Body, &[0; 10_000], false, false);
+        rig.dispatcher.before_park();
+    }
+    assert_eq!(rig.acked(), 10_000_000);
+    rig.complete(id, CompletionKind::Body, b"", true, true);
+    rig.dispatcher.before_park();
+    assert_eq!(rig.dispatcher.load().running, 0);
+}
+
+#[test]
+fn life_of_a_connection_is_no_service_time() {
+    let mut rig = Rig::new();
+    let (_handle, id) = rig.taken_over();
+    // The rig reports a microsecond, which would allow to prefetch.
+    rig.complete(id, CompletionKind::Respond, b"", true, true);
+    rig.dispatcher.before_park();
+    let (_first, mut second) = (rig.submit(b"/1"), rig.submit(b"/2"));
+    assert!(is_pending(&mut second));
+    assert_eq!(rig.dispatcher.load().queued, 1);
+    rig.claim().unwrap();
+}
+
+#[test]
+fn takeover_keeps_its_slot_and_is_closed_on_retirement() {
+    let mut rig = Rig::new();
+    let (mut handle, id) = rig.taken_over();
+    assert_eq!(rig.dispatcher.load().running, 1);
+    rig.dispatcher.retire(WORKER);
+    assert!(matches!(next(&mut handle), Poll::Ready(Ok(TakeoverEvent::GoingAway { .. }))));
+    assert!(next(&mut handle).is_pending());
+    assert!(!rig.notices.try_iter().any(|notice| matches!(notice, Notice::Drained(_))));
+    rig.complete(id, CompletionKind::Respond, b"", true, true);
+    rig.dispatcher.before_park();
+    assert!(rig.notices.try_iter().any(|notice| matches!(notice, Notice::Drained(_))));
+}
+
+#[test]
+fn exception_of_a_takeover_is_a_fault() {
+    let mut rig = Rig::new();
+    let (mut handle, id) = rig.taken_over();
+    let mut error = Vec::new();
+    rgun_channel::frame::AppError { summary: "Boom", traceback: "" }.encode(&mut error);
+    rig.complete(id, CompletionKind::AppRaised, &error, true, true);
+    rig.dispatcher.before_park();
+    assert!(matches!(next(&mut handle), Poll::Ready(Err(Fault::Raised { .. }))));
+}
+
+#[test]
+fn worker_death_ends_the_takeover() {
+    let mut rig = Rig::new();
+    let (mut handle, _) = rig.taken_over();
+    rig.dispatcher.detach(WORKER);
+    assert_eq!(next(&mut handle), Poll::Ready(Err(Fault::WorkerDied(WORKER))));
+}
+
+#[test]
+fn messages_of_a_takeover_are_a_breach() {
+    for kind in [CompletionKind::WindowUpdate, CompletionKind::Trailers, CompletionKind::Close] {
+        let mut rig = Rig::new();
+        let (_handle, id) = rig.taken_over();
+        rig.complete(id, kind, b"", false, false);
+        rig.dispatcher.before_park();
+        assert!(rig.take_breach().contains("sent"), "{kind:?}");
+    }
+}
+
+#[test]
+fn handshake_before_the_boot_becomes_a_takeover() {
+    let mut rig = Rig::booting(1);
+    let request = Request { path: b"/ws", websocket: true, ..Request::new(ExchangeId(0)) };
+    let ticket = rig.dispatcher.submit(&request, iter::empty(), None, Instant::now()).unwrap();
+    assert!(ticket.take_socket().is_none());
+    rig.dispatcher.admit(WORKER);
+    let mut frame = Vec::new();
+    assert!(rig.submissions.claim(&mut frame).unwrap());
+    assert!(Request::decode(&frame).unwrap().takeover());
+    assert!(ticket.take_socket().is_some());
+}
+
+#[test]
+fn revoked_handshake_gets_another_pair() {
+    let mut rig = Rig::new();
+    let ticket = rig.offer();
+    let mut first = ticket.take_socket().unwrap();
+    rig.dispatcher.retire(WORKER);
+    drop(rig.receive_socket());
+    assert_eq!(first.read(&mut [0]).unwrap(), 0);
+    assert!(rig.commands().iter().any(|command| matches!(command, Command::Cancel(_))));
+    rig.dispatcher.admit(WORKER);
+    assert!(ticket.take_socket().is_some());
+    rig.claim().unwrap();
+}

@@ -1,0 +1,24 @@
+//! The faults of applications that call `start_response()` and `write()` in the wrong order (PEP 3333).
+
+use pyo3::PyErr;
+use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError};
+
+use crate::fault::Fault;
+use crate::python::FormattedError;
+
+/// Returns the fault of a body without a head.
+pub(super) fn start_response_missing() -> Fault {
+    Fault::App(FormattedError::from_message(
+        "the application gave a body without calling start_response() (PEP 3333)",
+    ))
+}
+
+/// Returns the exception of `start_response()` and `write()` after the end.
+pub(super) fn response_complete() -> PyErr {
+    PyRuntimeError::new_err("the response is complete; start_response() and write() belong to one request")
+}
+
+/// Returns the exception of `write()` after the client has disconnected.
+pub(super) fn client_gone() -> PyErr {
+    PyBrokenPipeError::new_err("the client has gone")
+}

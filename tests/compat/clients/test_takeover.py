@@ -1,0 +1,305 @@
+"""WSGI applications that take over a connection: flask-sock, simple-websocket, Flask-SocketIO."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import signal
+import socket
+import threading
+
+import pytest
+import socketio
+from support.http_client import Connection
+from support.waiting import DEADLINE, wait_until
+from support.websocket_client import WebSocket
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
+from websockets.sync.client import connect
+
+MIB = 1 << 20
+HANDSHAKE = [
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ("Sec-WebSocket-Version", "13"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(start):
+    return start("with_flask_sock", "--threads", "8", "--access-logfile", "-")
+
+
+@pytest.fixture
+def own(start):
+    """A daemon of one test, which may kill or reload it."""
+    return start("with_flask_sock", "--threads", "8")
+
+
+def close_code(ws):
+    """Waits for the end of a connection and returns the close code that the client has received."""
+    with pytest.raises(ConnectionClosed) as closed:
+        ws.recv(DEADLINE)
+    return closed.value.rcvd.code if closed.value.rcvd else None
+
+
+def wait_for(server, marker, expected):
+    wait_until(
+        f"{expected} of {marker}\n{server.log()}", lambda: server.get(f"/seen/{marker}").json() == expected
+    )
+
+
+# ------------------------------------------------ frameworks
+
+
+@pytest.mark.parametrize("compression", ["deflate", None])
+def test_flask_sock_echoes_messages_of_any_size(server, compression):
+    with connect(f"{server.ws}/echo", compression=compression, max_size=None) as ws:
+        for size in (0, 1, 125, 126, 65_535, 65_536, 3 * MIB):
+            for message in (secrets.token_bytes(size), "æ" * size):
+                ws.send(message)
+                assert ws.recv(DEADLINE) == message, size
+
+
+def test_response_has_the_fields_of_app_and_daemon(server):
+    with connect(f"{server.ws}/hand/raw/x", compression=None) as ws:
+        headers = ws.response.headers
+        assert (headers["X-By"], headers["Upgrade"]) == ("hand", "websocket")
+        assert headers["X-Request-ID"]
+        assert headers["Date"]
+
+
+def test_simple_websocket_negotiates_a_subprotocol(server):
+    with connect(f"{server.ws}/simple", subprotocols=["other", "chat"]) as ws:
+        assert (ws.subprotocol, ws.recv(DEADLINE)) == ("chat", "werkzeug chat")
+        assert close_code(ws) == 1000
+
+
+@pytest.mark.parametrize("code", [1000, 3999])
+def test_close_of_the_app_reaches_the_client(server, code):
+    with connect(f"{server.ws}/close/{code}") as ws:
+        assert close_code(ws) == code
+    server.wait_for_log(f"/close/{code} 101 closed with {code}")
+
+
+def test_close_of_the_client_reaches_the_app(server, marker):
+    with connect(f"{server.ws}/record/{marker}") as ws:
+        wait_for(server, marker, ["open"])
+        ws.close(4321, "enough")
+    wait_for(server, marker, ["open", 4321])
+    server.wait_for_log(f"/record/{marker} 101 closed with 4321")
+
+
+def test_handler_that_returns_at_once_is_heard(server):
+    for _ in range(50):
+        with connect(f"{server.ws}/immediate") as ws:
+            assert ws.recv(DEADLINE) == "bye"
+            assert close_code(ws) == 1000
+
+
+def test_exception_after_the_switch_is_logged(server):
+    with connect(f"{server.ws}/raise") as ws:
+        ws.send("on")
+        assert ws.recv(DEADLINE) == "on"
+        assert close_code(ws) is None
+    server.wait_for_log("ValueError: the handler fails")
+
+
+def test_socketio_switches_from_polling_to_websocket(start):
+    server = start("with_socketio:app", "--threads", "8", "--access-logfile", "-")
+    for transports in (["polling", "websocket"], ["websocket"], ["polling"]):
+        shouted, welcome = threading.Event(), []
+        client = socketio.Client()
+        client.on("welcome", welcome.append)
+        client.on("shouted", lambda text, heard=shouted: text == "HEY" and heard.set())
+        client.connect(server.url, transports=transports, wait_timeout=DEADLINE)
+        assert client.call("shout", "hey", timeout=DEADLINE) == 3
+        assert shouted.wait(DEADLINE)
+        assert client.transport() == transports[-1]
+        assert welcome
+        client.disconnect()
+    server.wait_for_log("/socket.io/ 101 closed with", 2)
+    assert server.stop() == 0
+    assert "Traceback" not in server.log(), server.log()
+
+
+# ------------------------------------------------ the socket
+
+
+def test_only_a_handshake_has_a_socket(server):
+    both = {"gunicorn.socket": "socket", "werkzeug.socket": "socket"}
+    with server.connect() as client:
+        assert client.request("GET", "/hand/environ/x", headers=HANDSHAKE).json() == both
+        # The connection goes on.
+        assert client.request("GET", "/hand/environ/x").json() == {}
+        assert client.request("POST", "/hand/environ/x", headers=HANDSHAKE).json() == {}
+        assert client.request("GET", "/hand/environ/x", headers=HANDSHAKE[1:]).json() == {}
+        assert (
+            client.request("GET", "/hand/environ/x", headers=[("Upgrade", "h2c"), *HANDSHAKE[1:]]).json()
+            == {}
+        )
+
+
+@pytest.mark.parametrize("how", ["length", "chunked", "close"])
+def test_other_response_on_the_socket_is_served(server, how):
+    with server.connect() as client:
+        response = client.request("GET", f"/hand/reject/{how}", headers=HANDSHAKE)
+        assert (response.status, response.body, response["x-why"]) == (403, b"no!!!", "no")
+        assert response["x-request-id"]
+        assert not response.all("transfer-encoding")
+        assert client.request("GET", "/hand/ignore/me").body == b"plain me"
+    with pytest.raises(InvalidStatus), connect(f"{server.ws}/hand/reject/{how}"):
+        pass
+
+
+@pytest.mark.parametrize("how", ["nonsense", "half"])
+def test_anything_else_on_the_socket_is_a_502(server, how):
+    with server.connect() as client:
+        assert client.request("GET", f"/hand/reject/{how}", headers=HANDSHAKE).status == 502
+    server.wait_for_log(f"/hand/reject/{how} 502")
+
+
+def test_unused_socket_leaves_the_response_as_it_is(server):
+    with server.connect() as client:
+        for _ in range(3):
+            response = client.request("GET", "/hand/ignore/it", headers=HANDSHAKE)
+            assert (response.status, response.body) == (200, b"plain it")
+        assert client.request("GET", "/hand/raise/value", headers=HANDSHAKE).status == 500
+        assert client.request("GET", "/hand/raise/stop", headers=HANDSHAKE).status == 500
+        assert client.request("GET", "/hand/raise/gone", headers=HANDSHAKE).status == 500
+    server.wait_for_log("ConnectionError: by hand")
+
+
+@pytest.mark.parametrize("how", ["response", "stop", "gone", "value"])
+def test_response_after_the_switch_is_discarded(server, how):
+    for _ in range(10):
+        with WebSocket(server.tcp_address, f"/hand/accepted/{how}") as ws:
+            assert ws.status == 101
+            assert ws.read_text() == "hi"
+            assert ws.wait_for_close() == 1000
+            assert ws.connection.read_to_end() == b""
+    is_logged = f"/hand/accepted/{how} 101: WebSocket aborted" in server.log()
+    assert is_logged == (how == "value"), server.log()
+
+
+def test_bytes_pass_unchanged_and_ends_pass_both_ways(server):
+    """Not frames: a relay that does not look at them passes them on, and half-closes."""
+    with Connection(server.tcp_address) as client:
+        head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE)
+        client.send(f"GET /hand/raw/x HTTP/1.1\r\nHost: x\r\n{head}\r\nearly ".encode())
+        assert client.head()[0] == 101
+        client.send(b"late")
+        assert client.read_exactly(10) == b"EARLY LATE"
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.read_to_end() == b"END"
+
+
+def test_socket_detached_and_closed_ends_the_connection(server):
+    with WebSocket(server.tcp_address, "/hand/detach/x") as ws:
+        assert ws.connection.read_to_end() == b""
+
+
+# ------------------------------------------------ back-pressure, limits
+
+
+def test_client_that_does_not_read_slows_the_app(server):
+    count, size = 200, 64 * 1024
+    with connect(f"{server.ws}/flood/{count}/{size}", compression=None, max_queue=1) as ws:
+        for number in range(count):
+            assert ws.recv(DEADLINE) == number.to_bytes(4, "big") * (size // 4)
+        ws.send("enough")
+        assert close_code(ws) == 1000
+
+
+def test_large_upload_arrives_whole(server):
+    parts = [secrets.token_bytes(256 * 1024) for _ in range(64)]
+    with connect(f"{server.ws}/sum", compression=None) as ws:
+        for part in parts:
+            ws.send(part)
+        ws.send("end")
+        assert ws.recv(DEADLINE) == hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def test_deadline_ends_at_the_switch(start):
+    server = start("with_flask_sock", "--threads", "2", "--timeout", "1")
+    with connect(f"{server.ws}/sleep/2.5") as ws:
+        assert [ws.recv(DEADLINE), ws.recv(DEADLINE)] == ["asleep", "awake"]
+    assert "deadline" not in server.log()
+
+
+def test_200_connections_use_200_threads(start):
+    server = start("with_flask_sock", "--threads", "201")
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(connect(f"{server.ws}/echo")) for _ in range(200)]
+        for number, ws in enumerate(sockets):
+            ws.send(str(number))
+        assert [ws.recv(DEADLINE) for ws in sockets] == [str(number) for number in range(200)]
+        assert server.get("/pid").status == 200
+    wait_until("all threads are free", lambda: all(server.get("/pid").status == 200 for _ in range(5)))
+
+
+def test_busy_threads_make_requests_wait(start):
+    server = start("with_flask_sock", "--threads", "1")
+    with connect(f"{server.ws}/echo") as ws, server.connect() as client:
+        client.send(b"GET /pid HTTP/1.1\r\nHost: x\r\n\r\n")
+        ws.send("still")
+        assert ws.recv(DEADLINE) == "still"
+        ws.close()
+        assert client.response().status == 200
+
+
+# ------------------------------------------------ ends
+
+
+def test_client_that_disappears_frees_its_thread(server, marker):
+    with WebSocket(server.tcp_address, f"/record/{marker}"):
+        wait_for(server, marker, ["open"])
+    wait_for(server, marker, ["open", 1005])
+
+
+def test_client_that_resets_frees_its_thread(server, marker):
+    with WebSocket(server.tcp_address, f"/record/{marker}") as ws:
+        wait_for(server, marker, ["open"])
+        linger = b"\1\0\0\0\0\0\0\0"
+        ws.connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    wait_for(server, marker, ["open", 1005])
+
+
+def test_killed_worker_closes_the_client(own):
+    pid = int(own.get("/pid").text)
+    with connect(f"{own.ws}/echo") as ws:
+        ws.send("on")
+        assert ws.recv(DEADLINE) == "on"
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ConnectionClosedError):
+            ws.recv(DEADLINE)
+    wait_until("another worker serves", lambda: own.get("/pid").text != str(pid))
+
+
+def test_reload_closes_with_1012_and_the_app_hears_of_it(own, marker):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(connect(f"{own.ws}/record/{marker}")) for _ in range(3)]
+        wait_for(own, marker, ["open"] * 3)
+        pid = own.get("/pid").text
+        own.reload()
+        assert [close_code(ws) for ws in sockets] == [1012] * 3
+    wait_until("the new worker serves", lambda: own.get("/pid").text != pid)
+    own.wait_for_log("reloaded: generation 2 serves")
+
+
+def test_close_frame_of_a_reload_follows_a_whole_frame(own):
+    """The application never completes its frame: the connection ends without a close frame."""
+    with WebSocket(own.tcp_address, "/hand/pieces/x") as ws:
+        assert ws.read_text() == "hello"
+        assert ws.read(4) == b"\x82\x7e\x10\x00"
+        own.reload()
+        assert ws.connection.read_to_end() == b""
+
+
+def test_stop_closes_with_1012(own):
+    with connect(f"{own.ws}/echo") as ws:
+        ws.send("on")
+        assert ws.recv(DEADLINE) == "on"
+        own.terminate()
+        assert close_code(ws) == 1012
+    assert own.stop() == 0
