@@ -1,7 +1,6 @@
 //! A cell for state that is used only by a thread attached to the interpreter, so by one thread at a time.
-//!
-//! `Mutex` and PyO3 classes that are not `frozen` count borrows with atomic instructions, of which an ASGI request took
-//! some forty: 4 % of its CPU time. The GIL makes them unnecessary.
+//! `Mutex` and PyO3 classes that are not `frozen` count borrows with atomic instructions. An ASGI request needed about
+//! forty of them, 4 % of its CPU time. The GIL makes them unnecessary.
 //!
 //! # Why `unsafe`
 //! PyO3 0.30 has no safe type for data guarded by the GIL (`GILProtected` was removed, since there are interpreters
@@ -20,8 +19,8 @@ pub(crate) struct GilCell<T>(RefCell<T>);
 
 // SAFETY: the borrow count is read and written only with a `Python<'_>`, which one thread has at a time (`bootstrap.py`
 // rejects interpreters without a GIL). A borrow is tied to that token and is not `Send`, so the same thread returns it,
-// attached; if that thread detaches meanwhile, the count keeps other threads out. `T: Send`, because any attached thread
-// may take the value out.
+// attached; if that thread detaches meanwhile, the count keeps other threads out. `T: Send`, because any attached
+// thread may take the value out.
 unsafe impl<T: Send> Sync for GilCell<T> {}
 
 /// Omits the value: the caller may not be attached.

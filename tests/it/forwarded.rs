@@ -160,11 +160,11 @@ fn only_the_configured_family_of_fields_is_read() {
     let fields = format!("{both}X-Request-ID: of-a-proxy\r\n");
     let response = echo(&mut daemon.connect(), &fields);
     assert_eq!(scheme_and_client(&response), pair("false", " 0"));
-    assert_eq!(response.field("x-request-id"), "of-a-proxy", "ids are of no family");
+    assert_eq!(response.field("x-request-id"), "of-a-proxy", "the id does not depend on proxy.headers");
 }
 
 #[test]
-fn forwarded_is_read_along_trusted_proxies_up_to_a_malformed_element() {
+fn forwarded_is_read_up_to_a_malformed_element() {
     let daemon = Rgun::fake()
         .over_tcp()
         .set("proxy.headers", "forwarded")
@@ -173,7 +173,7 @@ fn forwarded_is_read_along_trusted_proxies_up_to_a_malformed_element() {
         .start_ready();
     let mut client = daemon.connect();
     let response = echo(&mut client, FORWARDED_ELEMENTS);
-    assert_eq!(response.value("host"), "shop.example", "of the element that names the client");
+    assert_eq!(response.value("host"), "shop.example", "the host of the element that names the client");
     for (value, peer) in [
         ("for=192.0.2.66, for=192.0.2.7, for=10.0.0.1", "192.0.2.7 0"),
         ("for=\"[2001:db8::1]:80\", for=10.0.0.1", "2001:db8::1 80"),
@@ -243,7 +243,7 @@ fn unusable_host_port_and_prefix_are_ignored() {
 }
 
 #[test]
-fn other_scheme_fields_are_used_only_without_x_forwarded_proto() {
+fn x_forwarded_proto_precedes_other_scheme_fields() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     for (fields, https) in [

@@ -110,7 +110,7 @@ fn health_checks_are_not_in_the_access_log() {
 }
 
 #[test]
-fn requests_are_served_during_the_drain_delay_while_health_is_503() {
+fn drain_delay_serves_requests_while_health_is_503() {
     let rgun = checked().set("timeouts.drain_delay", "60s").over_tcp();
     let mut systemd = NotifySocket::at(rgun.scratch());
     let mut daemon = rgun.variable("NOTIFY_SOCKET", &systemd.name).start_ready();

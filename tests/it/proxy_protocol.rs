@@ -209,7 +209,11 @@ fn a_reload_changes_the_header_for_new_connections() {
     let daemon = rgun.flags(["--config", file.to_str().expect("ASCII")]).start_ready();
     let mut open = daemon.connect();
     assert_eq!(open.send(GET).response().status, 200);
-    assert_eq!(daemon.connect().send(format!("{V1}{GET}")).response().status, 400, "it is no HTTP");
+    assert_eq!(
+        daemon.connect().send(format!("{V1}{GET}")).response().status,
+        400,
+        "a PROXY header is not HTTP"
+    );
     daemon.scratch().write("rgun.toml", "[listen]\nproxy_protocol = true\n");
     daemon.signal(Signal::SIGHUP);
     wait_until("new connections need a header", || {
@@ -217,6 +221,6 @@ fn a_reload_changes_the_header_for_new_connections() {
         client.send(format!("{V1}{GET}"));
         client.try_response("GET").ok().filter(|response| response.status == 200)
     });
-    assert_eq!(open.send(GET).response().status, 200, "an open one keeps what it began with");
+    assert_eq!(open.send(GET).response().status, 200, "an open connection keeps its setting");
     assert!(open.receives_nothing_for(Duration::from_millis(20)));
 }

@@ -138,7 +138,7 @@ def application(environ, start_response):
 "#;
 
 #[test]
-fn a_client_of_a_byte_a_second_occupies_no_thread_after_the_last_part() {
+fn very_slow_reader_occupies_no_thread_after_the_last_part() {
     let daemon = Rgun::python(TIMED).flags(["--workers", "1", "--threads", "1"]).start_ready();
     let mut slow = daemon.connect();
     assert_eq!(slow.send_get("/parts").response_head().status, 200);

@@ -132,7 +132,7 @@ pub struct Start {
     pub protocol: u32,
     /// Layout of the shared map sent with this message.
     pub geometry: Geometry,
-    /// The load of code and configuration that the worker belongs to.
+    /// The worker's generation: the number of the load of code and configuration that it runs.
     pub generation: u32,
     /// Seat number, stable over restarts of the process.
     pub worker: u16,

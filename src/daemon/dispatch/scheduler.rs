@@ -11,8 +11,8 @@ use super::exchange::{Exchange, ExchangeState};
 use super::worker::Worker;
 use super::{Dispatcher, State};
 
-/// Times that a request may be moved from a worker that does not claim it. If one worker is slow to wake and another
-/// never wakes, 16 moves reach the slow one often enough.
+/// Maximum number of times that a request is moved from a worker that does not claim it. If one worker is slow to wake
+/// and another never wakes, 16 moves reach the slow one often enough.
 const MAX_MOVES: u8 = 16;
 
 impl Dispatcher {

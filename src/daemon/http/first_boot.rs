@@ -50,7 +50,7 @@ impl FirstBoot {
         }
     }
 
-    /// Resolves when the time is over: to true if the request was still waiting, and it will not start after that.
+    /// Waits until the time has passed. Returns true if the request was still waiting then; it will not start any more.
     pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.timer.as_mut().poll(cx).map(|()| self.ticket.revoke())
     }

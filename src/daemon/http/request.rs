@@ -56,7 +56,7 @@ pub(super) enum RequestExtra {
     Conditions(HeaderMap),
 }
 
-/// The end of [`RequestProgress::Receiving`].
+/// The outcome of [`RequestProgress::Receiving`].
 pub(super) enum Admitted {
     /// The request was submitted to the dispatcher.
     Ticket(Ticket),

@@ -21,9 +21,9 @@ use crate::systemd::{cgroup::Delegation, memory};
 pub(super) struct Host {
     /// Cores this process may use.
     pub(super) cores: usize,
-    /// systemd started the daemon: a first boot that fails is then retried instead of ending it.
+    /// Whether systemd started the daemon. If so, a first boot that fails is retried; else the daemon exits.
     pub(super) is_supervised: bool,
-    /// The listeners, as workers get to know them.
+    /// The listeners, as described to workers.
     pub(super) listeners: Vec<ListenerInfo>,
     /// The limits for keys that are `"auto"`.
     pub(super) auto_limits: AutoLimits,

@@ -18,7 +18,7 @@ pub struct BackoffLimits {
 pub(super) struct Backoff {
     /// Failures in a row that caused a wait.
     streak: u32,
-    /// An early death was already replaced without a wait.
+    /// Whether an early death was already replaced without a wait.
     used_free_retry: bool,
 }
 

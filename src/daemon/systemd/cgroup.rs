@@ -220,7 +220,7 @@ fn has_other_processes(cgroup: &Path) -> Result<bool, CgroupError> {
     Ok(read(&cgroup.join("cgroup.procs"))?.lines().any(|pid| pid != own))
 }
 
-/// Enables the available controllers one by one: one write for all would fail as a whole.
+/// Enables the available controllers one by one, because a single write for all fails if one of them cannot be enabled.
 fn enable_controllers(cgroup: &Path) {
     let available = read(&cgroup.join("cgroup.controllers")).unwrap_or_default();
     for controller in Controller::ENABLED.map(Controller::name) {

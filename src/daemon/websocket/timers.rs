@@ -177,7 +177,7 @@ mod tests {
         let mut timers = ConnTimers::new(start, false);
         assert_eq!(timers.due(start + 19_999, &SETTINGS, true, true), None);
         assert_eq!(timers.next(start, &SETTINGS, true, true), Some(start + 20_000));
-        assert_eq!(timers.due(start + 20_000, &SETTINGS, true, false), None, "the write timeout watches");
+        assert_eq!(timers.due(start + 20_000, &SETTINGS, true, false), None, "the write timeout applies");
         assert_eq!(timers.due(start + 20_000, &SETTINGS, true, true), Some(Due::Ping));
         timers.on_ping(start + 20_000, &SETTINGS);
         let timeout = start.wrapping_add(25_000);

@@ -383,7 +383,7 @@ fn late_ready_is_accepted_before_the_tick() {
 }
 
 #[test]
-fn clock_that_goes_back_stands_still() {
+fn time_stands_still_while_the_clock_goes_back() {
     let mut harness = Harness::ready(1);
     harness.advance(20 * SECOND).tick();
     harness.now = harness.start;
