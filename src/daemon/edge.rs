@@ -16,10 +16,14 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{oneshot, watch};
 
 use crate::dispatch::Dispatcher;
-use crate::http::{Server, Settings, serve};
+use crate::http::{Server, Settings, refuse_plain_http, serve};
 use crate::journal::daemon_log;
 use crate::link::Link;
-use crate::net::{ConnectionLimits, ConnectionTracker, Listener, ProxyProtocol, TrustedPeers, accept};
+use crate::net::{
+    ConnectionLimits, ConnectionTracker, HandshakeOutcome, HandshakeThreads, Listener, ListenerTls,
+    NewConnection, ProxyProtocol, TrustedPeers, accept,
+};
+use crate::tls::TlsContext;
 
 /// Task polls between tokio's checks for IO. Its default of 61 delays completions.
 const EVENT_INTERVAL: u32 = 31;
@@ -40,6 +44,8 @@ pub struct Edge {
     thread: Option<JoinHandle<()>>,
     /// The PROXY protocol of each listener, by its name.
     proxy_protocols: Vec<(String, Arc<ProxyProtocol>)>,
+    /// The TLS settings of each listener, by its name.
+    listener_tls: Vec<(String, Arc<ListenerTls>)>,
     /// The running drain.
     drain: Option<tokio::task::AbortHandle>,
 }
@@ -91,6 +97,8 @@ impl Edge {
             .iter()
             .map(|listener| (listener.name.clone(), Arc::clone(&listener.proxy_protocol)))
             .collect();
+        let listener_tls =
+            listeners.iter().map(|listener| (listener.name.clone(), Arc::clone(&listener.tls))).collect();
         let edge_thread = EdgeThread {
             dispatcher,
             connections: Arc::clone(&connections),
@@ -111,18 +119,24 @@ impl Edge {
             stop: Some(stop),
             thread: Some(thread),
             proxy_protocols,
+            listener_tls,
             drain: None,
         })
     }
 
-    /// Changes the settings: those of HTTP for new connections, the limits for all. `proxy_senders` returns the peers
-    /// that may send a PROXY header to the listener with the given name, or `None` if its connections have no header.
+    /// Changes the settings: those of HTTP and TLS for new connections, the limits for all. `tls` returns the settings of
+    /// the listener with the given name, or `None` if it has no TLS. `proxy_senders` returns the peers that may send a
+    /// PROXY header to it, or `None` if its connections have no header.
     pub fn reconfigure(
         &self,
         settings: Settings,
         limits: ConnectionLimits,
+        tls: impl Fn(&str) -> Option<Arc<TlsContext>>,
         proxy_senders: impl Fn(&str) -> Option<TrustedPeers>,
     ) {
+        for (name, slot) in &self.listener_tls {
+            slot.set(tls(name));
+        }
         for (name, protocol) in &self.proxy_protocols {
             protocol.set(proxy_senders(name));
         }
@@ -235,14 +249,28 @@ impl EdgeThread {
         };
         let mut timers = tokio::spawn(dispatcher.run_timers());
         let mut sweeper = tokio::spawn(Arc::clone(&connections).sweep());
+        let handshakes = match HandshakeThreads::new() {
+            Ok(threads) => Arc::new(threads),
+            Err(error) => {
+                tracing::error!(%error, "cannot create the threads for TLS");
+                return;
+            }
+        };
         for (index, listener) in listeners.into_iter().enumerate() {
             let index = u16::try_from(index).unwrap_or(u16::MAX);
             let (server, connections) = (Arc::clone(&server), Arc::clone(&connections));
-            let (stop, notice) = (stop_accepting.clone(), notice.clone());
+            let (stop, notice, handshakes) =
+                (stop_accepting.clone(), notice.clone(), Arc::clone(&handshakes));
             tokio::spawn(async move {
-                let serve_one = move |stream| {
+                let serve_one = move |connection: NewConnection| {
                     let server = Arc::clone(&server.read().unwrap_or_else(PoisonError::into_inner));
-                    tokio::spawn(serve(server, stream));
+                    match connection.tls() {
+                        None => drop(tokio::spawn(serve(server, connection.into_stream()))),
+                        Some(tls) => {
+                            let tls = Arc::clone(tls);
+                            tokio::spawn(serve_tls(server, connection, tls, Arc::clone(&handshakes)));
+                        }
+                    }
                 };
                 if let Err(error) = accept(&listener, index, &connections, stop, serve_one).await {
                     notice(EdgeNotice::AcceptFailed { listener: listener.name.clone(), error });
@@ -261,6 +289,25 @@ impl EdgeThread {
         if let Err(error) = ended {
             std::panic::resume_unwind(error.into_panic());
         }
+    }
+}
+
+/// Performs the TLS handshake of a connection and serves it.
+async fn serve_tls(
+    server: Arc<Server>,
+    connection: NewConnection,
+    tls: Arc<TlsContext>,
+    threads: Arc<HandshakeThreads>,
+) {
+    let client = connection.connection().peer.address.clone();
+    // Boxed, so that it takes up no room while requests are served.
+    match Box::pin(connection.handshake(&tls, &threads)).await {
+        Ok(HandshakeOutcome::Complete(stream)) => {
+            drop((tls, threads));
+            serve(server, stream).await;
+        }
+        Ok(HandshakeOutcome::PlainHttp(stream)) => refuse_plain_http(server, stream).await,
+        Err(error) => tracing::debug!(client, %error, "a TLS handshake failed"),
     }
 }
 

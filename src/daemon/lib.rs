@@ -27,13 +27,14 @@
 //! | [`supervise`] | id | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
 //! | [`systemd`] | escape, error_chain | tokio, hyper, rgun_channel |
 //! | [`journal`] | config, escape, id | tokio, hyper, rgun_channel |
-//! | [`net`] | config, systemd, error_chain | hyper, rgun_channel::ring |
+//! | [`tls`] | config | tokio, hyper, rgun_channel::ring |
+//! | [`net`] | config, systemd, tls, error_chain | hyper, rgun_channel::ring |
 //! | [`link`] | id | tokio, hyper |
 //! | [`dispatch`] | escape, buffer_pool, budget, spool, error_chain, id, link, negotiation, supervise | hyper |
 //! | [`websocket`] | dispatch, net, journal, id | hyper, http, nix |
-//! | [`http`] | files, websocket, dispatch, net, journal, escape, error_chain, buffer_pool, budget, spool, id, negotiation | nix::sys::signal |
+//! | [`http`] | files, websocket, dispatch, net, tls, journal, escape, error_chain, buffer_pool, budget, spool, id, negotiation | nix::sys::signal |
 //! | [`pool`] | config, journal, id, link, supervise, systemd, error_chain | hyper, tokio |
-//! | [`edge`] | dispatch, http, journal, link, net, error_chain | hyper |
+//! | [`edge`] | dispatch, http, journal, link, net, tls, error_chain | hyper |
 //! | [`check`] | everything | - |
 //! | [`run`] | everything | - |
 //!
@@ -63,6 +64,7 @@ pub mod run;
 pub mod spool;
 pub mod supervise;
 pub mod systemd;
+pub mod tls;
 pub mod websocket;
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ mod serve;
 mod signal_mask;
 mod stacks;
 mod title;
+mod tls;
 mod wait;
 mod worker;
 mod wsgi;

@@ -10,13 +10,13 @@
 //! | 24 | 1 | kind: 1 = request | |
 //! | 25 | 1 | method, index of [`METHODS`](crate::header::METHODS), 0 = literal | |
 //! | 26 | 1 | version: 10 or 11 | |
-//! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https, 4 the body comes in parts, 8 WebSocket; 1 and 8 together: takeover | |
+//! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https, 4 the body comes in parts, 8 WebSocket; 1 and 8 together: takeover; 16 a TLS block follows | |
 //! | 28 | 2 | number of fields | |
 //! | 30 | 2 | listener, index of [`crate::control::Start::listeners`] | |
 //! | 32 | 2·6 | lengths: literal method, path, query, peer address, request id, root path | |
 //! | 44 | 2 | peer port | |
 //! | 46 | 2 | server port, if a proxy reports it | else 0 |
-//! | 48 | | method, path, query, peer, request id, root path; fields; body to the end (unless a descriptor) | |
+//! | 48 | | method, path, query, peer, request id, root path; with flag 16 `len u16` and a TLS block ([`TlsInfo`]); fields; body to the end (unless a descriptor) | |
 //!
 //! A *takeover* is a WebSocket handshake for a WSGI worker. It has no body; its descriptor is one end of a stream socket
 //! pair, which the application finds in its environ. When the application writes a response with status 101 to it, the
@@ -77,6 +77,7 @@ mod field;
 mod reader;
 mod request;
 mod stream;
+mod tls;
 
 #[cfg(not(loom))]
 pub(crate) use completion::add_done;
@@ -88,6 +89,7 @@ pub use field::{FieldName, Fields, TooLong, encode_field, encode_known_field, fi
 pub(crate) use reader::{Reader, put_bytes, put_text};
 pub use request::{Request, UNKNOWN_LENGTH};
 pub use stream::{MESSAGE_COST, StreamFrame, Submission};
+pub use tls::{ClientCert, TlsInfo};
 
 /// Identifies an exchange on its channel, and in the daemon while it lives. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

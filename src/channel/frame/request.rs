@@ -17,6 +17,7 @@ const FLAG_BODY_FD: u8 = 1;
 const FLAG_HTTPS: u8 = 2;
 const FLAG_BODY_STREAMS: u8 = 4;
 const FLAG_WEBSOCKET: u8 = 8;
+const FLAG_TLS: u8 = 16;
 
 /// Value of [`Request::body_len`] for a streamed body without Content-Length (chunked, RFC 9112 §7.1).
 pub const UNKNOWN_LENGTH: u64 = u64::MAX;
@@ -61,6 +62,8 @@ pub struct Request<'a> {
     pub root_path: &'a [u8],
     /// The request id that the response and the journal carry.
     pub request_id: &'a [u8],
+    /// The TLS block ([`TlsInfo`](super::TlsInfo)) of the connection; empty without TLS.
+    pub tls: &'a [u8],
     /// Number of fields.
     pub n_fields: u16,
     /// The encoded fields; empty while encoding. Read with [`Request::fields`].
@@ -90,6 +93,7 @@ impl<'a> Request<'a> {
             server_port: 0,
             root_path: b"",
             request_id: b"",
+            tls: b"",
             n_fields: 0,
             encoded_fields: b"",
             body: b"",
@@ -116,7 +120,8 @@ impl<'a> Request<'a> {
         let flags = flag(self.body_is_fd, FLAG_BODY_FD)
             | flag(self.https, FLAG_HTTPS)
             | flag(self.body_streams, FLAG_BODY_STREAMS)
-            | flag(self.websocket, FLAG_WEBSOCKET);
+            | flag(self.websocket, FLAG_WEBSOCKET)
+            | flag(!self.tls.is_empty(), FLAG_TLS);
         out.extend_from_slice(&[KIND_REQUEST, method_index, self.version, flags, 0, 0]);
         out.extend_from_slice(&self.listener.to_le_bytes());
         for (what, part) in [
@@ -133,6 +138,10 @@ impl<'a> Request<'a> {
         out.extend_from_slice(&self.server_port.to_le_bytes());
         for part in [method, self.path, self.query, self.peer, self.request_id, self.root_path] {
             out.extend_from_slice(part);
+        }
+        if !self.tls.is_empty() {
+            out.extend_from_slice(&u16_len("TLS block", self.tls.len())?.to_le_bytes());
+            out.extend_from_slice(self.tls);
         }
         let n_fields = encode_fields(fields, out)?;
         if let Some(count) = out.get_mut(28..30) {
@@ -170,6 +179,7 @@ impl<'a> Request<'a> {
         let peer = reader.bytes(peer_len)?;
         let request_id = reader.bytes(request_id_len)?;
         let root_path = reader.bytes(root_path_len)?;
+        let tls = if flags & FLAG_TLS != 0 { read_tls_block(&mut reader)? } else { b"" };
         let before = reader.0;
         for _ in 0..n_fields {
             read_field(&mut reader)?;
@@ -199,6 +209,7 @@ impl<'a> Request<'a> {
             server_port,
             root_path,
             request_id,
+            tls,
             n_fields,
             encoded_fields: fields,
             body,
@@ -215,6 +226,11 @@ impl<'a> Request<'a> {
     pub fn fields(&self) -> Fields<'a> {
         fields(self.encoded_fields, self.n_fields)
     }
+}
+
+fn read_tls_block<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], ProtocolError> {
+    let len = reader.u16()?;
+    reader.bytes(len.into())
 }
 
 fn known_method(index: u8) -> Result<&'static [u8], ProtocolError> {
@@ -245,6 +261,7 @@ mod tests {
             server_port: 8443,
             root_path: b"/shop",
             request_id: b"abc",
+            tls: b"block",
             body: b"body",
             ..Request::new(ExchangeId(9))
         };

@@ -89,6 +89,13 @@ pub(super) fn required_by(config: &Config, file: Option<&Path>) -> Vec<RequiredA
     needs.extend(
         config.errors.iter().map(|page| RequiredAccess::read(format!("errors.{}", page.status), &page.path)),
     );
+    if config.listen.has_tls() {
+        for files in &config.tls.certificates {
+            needs.push(RequiredAccess::read("tls.cert", &files.cert));
+            needs.push(RequiredAccess::read("tls.key", &files.key));
+        }
+        needs.extend(config.tls.client_ca.iter().map(|path| RequiredAccess::read("tls.client_ca", path)));
+    }
     needs
 }
 

@@ -25,7 +25,7 @@ use crate::error_chain::Chain;
 use crate::id::{Generation, Incarnation, WorkerId, WorkerNr};
 use crate::link::Reactor;
 use crate::pool::{self, Pool, SpawnSpec, UserIdentity};
-use crate::run::{MainMessage, StartupError, notice_sink};
+use crate::run::{MainMessage, StartupError, load_tls, notice_sink};
 use crate::supervise::Exit;
 
 use access::RequiredAccess;
@@ -40,7 +40,7 @@ pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     let mut warnings = invocation.warnings.clone();
     let outcome = identity::resolve_context(invocation, wanted).and_then(|context| {
         warnings.clone_from(&context.invocation.warnings);
-        check_context(&context)
+        check_context(&context, &mut warnings)
     });
     let (status, verdict) = match outcome {
         Ok(verdict) => (0, verdict),
@@ -58,9 +58,11 @@ pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
 }
 
 /// Boots a worker as this user. Before that, checks what the user can read; after that, which databases it can write.
-fn check_context(context: &CheckContext) -> Result<String, StartupError> {
+fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<String, StartupError> {
     let CheckContext { invocation, identity, unit } = context;
     let config = &invocation.config;
+    let tls = load_tls(config, None).map_err(|error| unsound(error.to_string()))?;
+    warnings.extend(tls.map(|tls| tls.warnings).unwrap_or_default());
     let Some(identity) = identity else { return check_boot(config, None) };
     let require = |needs: &[RequiredAccess]| {
         let problems = access::find_problems(identity, unit.as_ref(), needs)

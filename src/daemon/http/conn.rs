@@ -8,9 +8,10 @@ use hyper_util::rt::TokioIo;
 use crate::net::{ClientStream, Connection};
 use crate::websocket;
 
-use super::context::{ConnContext, Server};
+use super::context::{ConnContext, RefusedHead, Server};
 use super::forwarded::ForwardingHeaders;
 use super::h1::Wire;
+use super::h1::framing::Violation;
 use super::service::ConnService;
 
 /// Bytes of a head that are neither in its request line nor in its fields: two CRLFs.
@@ -23,7 +24,19 @@ const HYPER_MAX_HEADERS: usize = 100;
 pub async fn serve(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
     // Boxed, so that it does not take up room in this future while a WebSocket is served.
-    let mut serving = Box::new(http1_connection(server, stream));
+    let serving = Box::new(http1_connection(server, stream, None));
+    serve_http1(connection, serving).await;
+}
+
+/// Answers a client that speaks HTTP without TLS to a listener with TLS: 400, whatever it asks for.
+pub async fn refuse_plain_http(server: Arc<Server>, stream: ClientStream) {
+    let connection = Arc::clone(stream.connection());
+    let refused = RefusedHead { violation: Violation::PlainHttp, excerpt: String::new() };
+    let serving = Box::new(http1_connection(server, stream, Some(refused)));
+    serve_http1(connection, serving).await;
+}
+
+async fn serve_http1(connection: Arc<Connection>, mut serving: Box<HttpConn>) {
     // Dropped before `serving`, so that requests in flight find the close reason when they are dropped.
     let mut close_guard = CloseGuard { connection: Arc::clone(&connection), has_finished: false };
     match (&mut *serving).await {
@@ -42,8 +55,10 @@ pub async fn serve(server: Arc<Server>, stream: ClientStream) {
 
 type HttpConn = http1::Connection<TokioIo<Wire>, ConnService>;
 
-fn http1_connection(server: Arc<Server>, stream: ClientStream) -> HttpConn {
+/// Creates the connection. With `refused`, every head is refused before it is read.
+fn http1_connection(server: Arc<Server>, stream: ClientStream, refused: Option<RefusedHead>) -> HttpConn {
     let connection = Arc::clone(stream.connection());
+    let tls = stream.tls_session().cloned();
     let limits = &server.limits;
     let mut builder = http1::Builder::new();
     builder
@@ -59,9 +74,12 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream) -> HttpConn {
     }
     let trusts_peer = server.forwarding.trusted.trusts(connection.peer.ip);
     let reads_forwarded = trusts_peer && server.forwarding.headers != ForwardingHeaders::Off;
-    let refused_head = OnceLock::new();
-    let context = Arc::new(ConnContext { server, connection, trusts_peer, reads_forwarded, refused_head });
+    let is_refused = refused.is_some();
+    let refused_head = refused.map_or_else(OnceLock::new, OnceLock::from);
+    let context =
+        Arc::new(ConnContext { server, connection, trusts_peer, reads_forwarded, tls, refused_head });
     let wire = Wire::new(stream, Arc::clone(&context));
+    let wire = if is_refused { wire.refusing_all() } else { wire };
     builder.serve_connection(TokioIo::new(wire), ConnService { context, upgrade_slot: OnceLock::new() })
 }
 

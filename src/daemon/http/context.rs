@@ -11,6 +11,7 @@ use http::header::HeaderName;
 use crate::dispatch::Dispatcher;
 use crate::journal::requests::Journal;
 use crate::net::Connection;
+use crate::tls::TlsSession;
 use crate::websocket;
 
 use super::body::rate::MinDataRate;
@@ -208,8 +209,17 @@ pub(super) struct ConnContext {
     pub(super) trusts_peer: bool,
     /// Whether the peer's forwarding fields are used: it is in `proxy.trusted`, and `proxy.headers` is not off.
     pub(super) reads_forwarded: bool,
+    /// The TLS session of the connection; `None` without TLS.
+    pub(super) tls: Option<Arc<TlsSession>>,
     /// Set when a head was refused: hyper got a stand-in request in its place, the last of the connection.
     pub(super) refused_head: OnceLock<RefusedHead>,
+}
+
+impl ConnContext {
+    /// True if the client used TLS, to this daemon or, by the PROXY header, to a proxy.
+    pub(super) fn is_https(&self) -> bool {
+        self.tls.is_some() || self.connection.https
+    }
 }
 
 /// A head that was refused.

@@ -383,6 +383,10 @@ impl Violation {
                 StatusCode::NOT_IMPLEMENTED,
                 "the request's body is in a transfer coding that is not served here",
             ),
+            Self::PlainHttp => (
+                StatusCode::BAD_REQUEST,
+                "this port speaks TLS, and the request came without it: use https://",
+            ),
             Self::SlowHead => {
                 (StatusCode::REQUEST_TIMEOUT, "the request's head took longer than timeouts.header")
             }
@@ -404,6 +408,7 @@ impl Violation {
             Self::Coding => RefusalKind::BadCoding,
             Self::Chunk(_) => RefusalKind::BadChunk,
             Self::SlowHead => RefusalKind::SlowHead,
+            Self::PlainHttp => RefusalKind::PlainHttp,
         }
     }
 }

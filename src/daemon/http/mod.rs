@@ -25,7 +25,7 @@ mod service;
 mod takeover;
 mod trace_context;
 
-pub use conn::serve;
+pub use conn::{refuse_plain_http, serve};
 pub use context::{RequestLimits, Server, Settings, UnderscorePolicy};
 pub use error_page::ErrorPages;
 pub use file_server::FileSettings;

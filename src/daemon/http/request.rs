@@ -17,6 +17,7 @@ use crate::dispatch::Ticket;
 use crate::files::{FileOutcome, LookupMode};
 use crate::negotiation::ErrorFormat;
 use crate::net::{Connection, Phase};
+use crate::tls::TlsSession;
 
 use super::body::receive::{self, ReceiveLimits, RequestBytes};
 use super::body::stream::{self, BodyPump, StreamLimits};
@@ -139,7 +140,7 @@ pub(super) fn start(
         Err(refusal) => refuse(&mut meta, &parts, refusal),
         Ok(()) if has_upgrade && !has_body && is_handshake(&parts) => {
             let slot = Arc::clone(upgrade_slot.get_or_init(UpgradeSlot::default));
-            let submitted = submit_handshake(server, connection, &parts, meta.frame_meta());
+            let submitted = submit_handshake(server, connection, &parts, meta.frame_meta(context));
             RequestProgress::Submitted(submitted.map(|(ticket, handshake)| {
                 extra = Some(Box::new(RequestExtra::Handshake(Upgrade::new(handshake, slot))));
                 ticket
@@ -147,7 +148,7 @@ pub(super) fn start(
         }
         Ok(()) if !has_body => submit_bodiless(context, parts, &mut meta),
         Ok(()) if server.dispatcher.is_asgi() && stream::should_stream(&incoming, &parts.headers) => {
-            match submit_streaming(server, connection, &parts, incoming, meta.frame_meta()) {
+            match submit_streaming(server, connection, &parts, incoming, meta.frame_meta(context)) {
                 Ok(ticket) => RequestProgress::Submitted(Ok(ticket)),
                 Err(refusal) => refuse(&mut meta, &parts, refusal),
             }
@@ -171,7 +172,7 @@ fn refuse(meta: &mut RequestMeta, parts: &request::Parts, refusal: Refusal) -> R
 fn submit_bodiless(context: &ConnContext, parts: request::Parts, meta: &mut RequestMeta) -> RequestProgress {
     let ConnContext { server, connection, .. } = context;
     let empty = RequestBytes::Inline(bytes::Bytes::new());
-    let submitted = submit(server, connection, &parts, empty, meta.frame_meta(), meta.received_at);
+    let submitted = submit(server, connection, &parts, empty, meta.frame_meta(context), meta.received_at);
     let progress = match submitted {
         Ok(ticket) if server.dispatcher.awaits_first_worker() => {
             match FirstBoot::new(ticket, &parts, server.boot_page) {
@@ -254,7 +255,8 @@ async fn find_or_submit(
     if has_body {
         return receive_and_submit(context, RequestHead { parts, id, origin, received_at }, incoming).await;
     }
-    let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), received_at };
+    let tls = context.tls.as_deref();
+    let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), tls, received_at };
     let empty = RequestBytes::Inline(bytes::Bytes::new());
     submit(&context.server, &context.connection, &parts, empty, frame_meta, Instant::now())
         .map(Admitted::Ticket)
@@ -282,7 +284,7 @@ fn check_head(
     }
     let checked = checked.and_then(|()| head::set_host(parts));
     if let Some(origin) = &meta.origin {
-        origin.set_host(&mut parts.headers, context.connection.https);
+        origin.set_host(&mut parts.headers, context.is_https());
     }
     (meta, has_upgrade, checked)
 }
@@ -294,7 +296,8 @@ async fn receive_and_submit(
     incoming: Incoming,
 ) -> Result<Admitted, LateRefusal> {
     let RequestHead { mut parts, id, origin, received_at } = request;
-    let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), received_at };
+    let tls = context.tls.as_deref();
+    let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), tls, received_at };
     let submitted = receive_then_submit(&context, &mut parts, incoming, frame_meta).await;
     submitted
         .map(Admitted::Ticket)
@@ -369,7 +372,7 @@ fn build_frame<'p>(
     server: &Server,
     connection: &'p Connection,
     parts: &'p request::Parts,
-    FrameMeta { id, origin, received_at }: FrameMeta<'p>,
+    FrameMeta { id, origin, tls, received_at }: FrameMeta<'p>,
 ) -> frame::Request<'p> {
     let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
     frame::Request {
@@ -381,9 +384,10 @@ fn build_frame<'p>(
         query: parts.uri.query().unwrap_or_default().as_bytes(),
         peer: client.address.as_bytes(),
         peer_port: client.port,
-        https: origin.and_then(|origin| origin.https).unwrap_or(connection.https),
+        https: origin.and_then(|origin| origin.https).unwrap_or(tls.is_some() || connection.https),
         server_port: origin.and_then(|origin| origin.port).unwrap_or(0),
         root_path: origin.and_then(|origin| origin.root_path.as_deref()).unwrap_or_default(),
+        tls: tls.map_or(b"", TlsSession::block),
         request_id: id.as_bytes(),
         ..frame::Request::new(ExchangeId(0))
     }

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, request};
 
 use crate::negotiation::ErrorFormat;
 use crate::net::Peer;
+use crate::tls::TlsSession;
 
 use super::context::{ConnContext, Server};
 use super::forwarded::{ProxyClaim, host_with_port};
@@ -84,8 +85,9 @@ impl RequestMeta {
     }
 
     /// Returns the parts of the request's frame that do not come from its head.
-    pub(super) fn frame_meta(&self) -> FrameMeta<'_> {
-        FrameMeta { id: &self.id, origin: self.origin.as_deref(), received_at: self.received_at }
+    pub(super) fn frame_meta<'a>(&'a self, context: &'a ConnContext) -> FrameMeta<'a> {
+        let tls = context.tls.as_deref();
+        FrameMeta { id: &self.id, origin: self.origin.as_deref(), tls, received_at: self.received_at }
     }
 }
 
@@ -128,6 +130,8 @@ impl RequestOrigin {
 pub(super) struct FrameMeta<'a> {
     pub(super) id: &'a RequestId,
     pub(super) origin: Option<&'a RequestOrigin>,
+    /// The TLS session of the connection.
+    pub(super) tls: Option<&'a TlsSession>,
     /// Time at which the head was complete.
     pub(super) received_at: Instant,
 }

@@ -58,6 +58,8 @@ refusal_kinds! {
     SlowHead => "slow_head",
     /// A browser's request arrived while the application booted for the first time, and got a page that reloads itself.
     FirstBoot => "first_boot",
+    /// The listener has TLS, and the client sent HTTP without it.
+    PlainHttp => "plain_http",
     /// The body did not arrive within `timeouts.body` or at `limits.body_rate`.
     SlowBody => "slow_body",
     /// The body ended too early.

@@ -8,12 +8,14 @@ use nix::errno::Errno;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::handshake::NewConnection;
 use super::listener::{Acceptor, Listener};
 use super::peer::{Client, Peer};
 use super::proxy_protocol::{self, ProxyHeader, ProxyProtocol, ReceiveError};
-use super::stream::{ClientSocket, ClientStream};
+use super::socket::ClientSocket;
 use super::tracker::{ConnectionReservation, ConnectionTracker};
 use crate::error_chain::Chain;
+use crate::tls::TlsContext;
 
 /// Maximum time for which a PROXY header is still awaited after the daemon was asked to stop.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -34,7 +36,7 @@ pub async fn accept(
     index: u16,
     tracker: &Arc<ConnectionTracker>,
     mut stop: watch::Receiver<bool>,
-    serve: impl Fn(ClientStream) + Clone + Send + 'static,
+    serve: impl Fn(NewConnection) + Clone + Send + 'static,
 ) -> io::Result<()> {
     let acceptor = listener.acceptor()?;
     let start = Start { tracker, index, serve };
@@ -92,7 +94,7 @@ fn is_admitted(listener: &Listener, tracker: &ConnectionTracker, peer: &Peer) ->
 async fn drain_backlog(
     listener: &Listener,
     acceptor: &Acceptor,
-    start: &Start<'_, impl Fn(ClientStream) + Clone + Send + 'static>,
+    start: &Start<'_, impl Fn(NewConnection) + Clone + Send + 'static>,
     stop: &watch::Receiver<bool>,
 ) {
     // The reactor learns only in its next turn whether the backlog is empty.
@@ -121,7 +123,7 @@ struct Start<'t, S> {
     serve: S,
 }
 
-impl<S: Fn(ClientStream) + Clone + Send + 'static> Start<'_, S> {
+impl<S: Fn(NewConnection) + Clone + Send + 'static> Start<'_, S> {
     /// Serves a connection, after its PROXY header if the listener requires one.
     fn connection(
         &self,
@@ -132,13 +134,14 @@ impl<S: Fn(ClientStream) + Clone + Send + 'static> Start<'_, S> {
     ) {
         if !listener.proxy_protocol.is_required() {
             let connection = self.tracker.register(peer.into(), self.index);
-            return (self.serve)(ClientStream::new(socket, connection));
+            return (self.serve)(NewConnection { socket, connection, tls: listener.tls.get() });
         }
         tokio::spawn(serve_proxied(
             ProxiedConnection {
                 socket,
                 proxy: peer,
                 protocol: Arc::clone(&listener.proxy_protocol),
+                tls: listener.tls.get(),
                 listener: listener.name.clone(),
                 index: self.index,
                 reservation: self.tracker.reserve(),
@@ -156,6 +159,8 @@ struct ProxiedConnection {
     /// The peer, whose header will name the client.
     proxy: Peer,
     protocol: Arc<ProxyProtocol>,
+    /// The TLS settings for what follows the header.
+    tls: Option<Arc<TlsContext>>,
     /// The listener's name.
     listener: String,
     /// The listener's number.
@@ -169,9 +174,9 @@ async fn serve_proxied(
     pending: ProxiedConnection,
     tracker: Arc<ConnectionTracker>,
     mut stop: watch::Receiver<bool>,
-    serve: impl Fn(ClientStream),
+    serve: impl Fn(NewConnection),
 ) {
-    let ProxiedConnection { socket, proxy, protocol, listener, index, reservation } = pending;
+    let ProxiedConnection { socket, proxy, protocol, tls, listener, index, reservation } = pending;
     let late = || "its PROXY header did not arrive within timeouts.header".to_owned();
     let received = tokio::select! {
         received = timeout(tracker.header_timeout(), proxy_protocol::receive(&socket)) => match received {
@@ -188,7 +193,7 @@ async fn serve_proxied(
             if tracker.admit(&peer) {
                 let connection = tracker.register(Client { peer, https }, index);
                 drop(reservation);
-                serve(ClientStream::new(socket, connection));
+                serve(NewConnection { socket, connection, tls });
             }
         }
         Err(reason) => protocol.report(&listener, &proxy, &reason),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rgun_channel::control::ListenerInfo;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::handshake::ListenerTls;
 use super::proxy_protocol::ProxyProtocol;
 use crate::config::Bind;
 use crate::systemd::listen::{InheritedListener, InheritedSocket};
@@ -22,6 +23,8 @@ pub struct Listener {
     pub name: String,
     /// The PROXY protocol on this listener. Shared, because a reload changes it.
     pub proxy_protocol: Arc<ProxyProtocol>,
+    /// Its TLS settings.
+    pub tls: Arc<ListenerTls>,
     socket: ListenerSocket,
     /// Bound by the daemon, not inherited.
     is_own: bool,
@@ -91,6 +94,7 @@ impl Listener {
         Self {
             name: inherited.name,
             proxy_protocol: Arc::default(),
+            tls: Arc::default(),
             socket,
             is_own: false,
             unlink_path: None,
@@ -108,13 +112,21 @@ impl Listener {
                 let listener = bind_tcp(bind, host, *port)?;
                 let name = named(listener.local_addr().map_or_else(|_| bind.to_string(), |a| a.to_string()));
                 let socket = ListenerSocket::Tcp(listener);
-                Ok(Self { name, proxy_protocol: Arc::default(), socket, is_own: true, unlink_path: None })
+                Ok(Self {
+                    name,
+                    proxy_protocol: Arc::default(),
+                    tls: Arc::default(),
+                    socket,
+                    is_own: true,
+                    unlink_path: None,
+                })
             }
             Bind::Unix { path } => {
                 let listener = bind_unix(bind, path)?;
                 Ok(Self {
                     name: named(bind.to_string()),
                     proxy_protocol: Arc::default(),
+                    tls: Arc::default(),
                     socket: ListenerSocket::Unix(listener),
                     is_own: true,
                     unlink_path: Some(path.clone()),

@@ -1,12 +1,14 @@
 //! Transport: listeners, the accept loop, and connections as far as they are bytes and timeouts.
 //!
-//! `run` creates the [`Listener`]s, `edge` runs [`accept()`], and `http` reads from and writes to a [`ClientStream`].
+//! `run` creates the [`Listener`]s, `edge` runs [`accept()`] and the TLS handshake, if the listener has one
+//! ([`NewConnection`]), and `http` reads from and writes to a [`ClientStream`].
 //! A [`ConnectionTracker`] holds all connections, counts them and checks their timeouts.
 
 mod accept;
 mod client_limit;
 mod connection;
 mod eviction;
+mod handshake;
 mod interim;
 mod limits;
 mod listener;
@@ -14,12 +16,15 @@ mod output;
 mod peer;
 mod proxy_protocol;
 mod registry;
+mod socket;
 mod stream;
+mod tls_socket;
 mod tracker;
 mod trusted;
 
 pub use accept::accept;
 pub use connection::{CloseReason, Connection, Phase};
+pub use handshake::{HandshakeOutcome, HandshakeThreads, ListenerTls, NewConnection};
 pub use interim::InterimSlot;
 pub use limits::ConnectionLimits;
 pub use listener::{BindError, Listener};

@@ -1,6 +1,5 @@
-//! The byte stream of an accepted connection: a TCP or unix socket that follows the tracker's directives.
-//!
-//! [`ClientSocket`] has one variant per transport.
+//! The byte stream of an accepted connection: a TCP or unix socket, with or without TLS, that follows the tracker's
+//! directives.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,21 +10,23 @@ use std::task::{Context, Poll, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 
 use super::connection::{Connection, Directive, Phase};
+use super::socket::ClientSocket;
+use super::tls_socket::TlsSocket;
+use crate::tls::TlsSession;
 
-/// The socket of an accepted connection.
+/// The transport of a connection's bytes.
 #[derive(Debug)]
-pub(super) enum ClientSocket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+enum StreamIo {
+    Plain(ClientSocket),
+    Tls(Box<TlsSocket>),
 }
 
 /// An accepted connection.
 #[derive(Debug)]
 pub struct ClientStream {
-    socket: ClientSocket,
+    io: StreamIo,
     connection: Arc<Connection>,
     /// The unwritten rest of an interim response; empty if there is none.
     interim: Vec<u8>,
@@ -33,16 +34,36 @@ pub struct ClientStream {
 
 macro_rules! with_socket {
     ($self:ident, $socket:ident => $call:expr) => {
-        match &mut $self.socket {
-            ClientSocket::Tcp($socket) => $call,
-            ClientSocket::Unix($socket) => $call,
+        match &mut $self.io {
+            StreamIo::Plain(ClientSocket::Tcp($socket)) => $call,
+            StreamIo::Plain(ClientSocket::Unix($socket)) => $call,
+            StreamIo::Tls($socket) => $call,
         }
     };
 }
 
 impl ClientStream {
     pub(super) fn new(socket: ClientSocket, connection: Arc<Connection>) -> Self {
-        Self { socket, connection, interim: Vec::new() }
+        Self { io: StreamIo::Plain(socket), connection, interim: Vec::new() }
+    }
+
+    pub(super) fn with_tls(socket: TlsSocket, connection: Arc<Connection>) -> Self {
+        Self { io: StreamIo::Tls(Box::new(socket)), connection, interim: Vec::new() }
+    }
+
+    /// Returns what the TLS handshake has agreed; `None` without TLS.
+    pub fn tls_session(&self) -> Option<&Arc<TlsSession>> {
+        match &self.io {
+            StreamIo::Plain(_) => None,
+            StreamIo::Tls(socket) => Some(socket.session()),
+        }
+    }
+
+    fn socket(&self) -> &ClientSocket {
+        match &self.io {
+            StreamIo::Plain(socket) => socket,
+            StreamIo::Tls(socket) => socket.socket(),
+        }
     }
 
     /// Returns the state that the connection shares with its requests and the tracker.
@@ -71,7 +92,7 @@ impl ClientStream {
     /// True if the client reset the connection or closed both halves, so that it cannot read a response. A TCP client
     /// that closed in an orderly way looks like one that has only shut down its sending half.
     pub fn is_hung_up(&self) -> bool {
-        let fd = match &self.socket {
+        let fd = match self.socket() {
             ClientSocket::Tcp(socket) => socket.as_fd(),
             ClientSocket::Unix(socket) => socket.as_fd(),
         };
@@ -111,7 +132,7 @@ impl Drop for ClientStream {
     fn drop(&mut self) {
         // Unix sockets have no reset (unix(7)).
         if self.connection.is_reset()
-            && let ClientSocket::Tcp(socket) = &self.socket
+            && let ClientSocket::Tcp(socket) = self.socket()
             && let Err(error) = socket.set_zero_linger()
         {
             tracing::debug!(%error, "cannot reset a connection, closing it");
@@ -150,19 +171,28 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Records the outcome of a write for the timeouts.
+    /// Records the outcome of a write for the timeouts. Over TLS, the records are counted instead.
     fn record_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let StreamIo::Tls(_) = self.io {
+            return self.or_abort(written);
+        }
         match &written {
             Poll::Ready(Ok(bytes)) => self.connection.on_written(*bytes),
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
                 self.connection.on_write_blocked();
-                if self.connection.directive() == Directive::Abort {
-                    return Poll::Ready(Err(self.abort()));
-                }
+                return self.or_abort(written);
             }
         }
         written
+    }
+
+    /// Fails instead of waiting if the connection must end now.
+    fn or_abort<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_pending() && self.connection.should_abort() {
+            return Poll::Ready(Err(self.abort()));
+        }
+        polled
     }
 }
 
@@ -212,7 +242,7 @@ impl AsyncWrite for ClientStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper flushes when it has nothing more to write and whenever it waits for a response: the places where an
-        // interim response may go. Nothing else is buffered here.
+        // interim response may go.
         let this = &mut *self;
         if this.interim.is_empty() {
             this.interim = this.connection.interim.take();
@@ -220,13 +250,21 @@ impl AsyncWrite for ClientStream {
                 this.connection.interim.set_in_flight(true);
             }
         }
-        this.poll_write_interim(cx)
+        ready!(this.poll_write_interim(cx))?;
+        match &mut this.io {
+            StreamIo::Plain(_) => Poll::Ready(Ok(())),
+            StreamIo::Tls(socket) => {
+                let flushed = Pin::new(socket).poll_flush(cx);
+                this.or_abort(flushed)
+            }
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.connection.phase() != Phase::Lingering {
-            ready!(with_socket!(this, socket => Pin::new(socket).poll_shutdown(cx)))?;
+            let shut_down = with_socket!(this, socket => Pin::new(socket).poll_shutdown(cx));
+            ready!(this.or_abort(shut_down))?;
             if !this.connection.has_unread_input() {
                 return Poll::Ready(Ok(()));
             }

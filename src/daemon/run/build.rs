@@ -32,6 +32,7 @@ use crate::pool::{self, Pool};
 use crate::supervise::Supervisor;
 use crate::systemd::cgroup::Delegation;
 use crate::systemd::notify;
+use crate::tls::TlsContext;
 
 impl Daemon {
     /// Builds the daemon and the runtime of its main thread. The order matters: signal handlers come first, so that a
@@ -50,7 +51,8 @@ impl Daemon {
             .map_err(StartupError::system("make the main reactor"))?;
         let entered = runtime.enter();
         let signals = SignalStreams::new().map_err(StartupError::system("handle signals"))?;
-        let listeners = system::listeners(config)?;
+        let tls = load_tls(config)?;
+        let listeners = listeners(config, tls.as_ref())?;
         let extension = pool::find_extension()
             .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: error.to_string() })?;
         log_start(config, &listeners);
@@ -74,7 +76,7 @@ impl Daemon {
         drop(entered);
         let daemon = Self {
             invocation: invocation.clone(),
-            generations: Generations::new(config.clone()),
+            generations: Generations::new(config.clone(), tls),
             host,
             supervisor: Supervisor::new(policy),
             pool,
@@ -98,6 +100,25 @@ impl Daemon {
     }
 }
 
+/// Opens the listeners, with their TLS settings.
+fn listeners(config: &Config, tls: Option<&Arc<TlsContext>>) -> Result<Vec<Listener>, StartupError> {
+    let listeners = system::listeners(config)?;
+    for listener in &listeners {
+        listener.tls.set(generations::listener_tls(config, tls, &listener.name));
+    }
+    Ok(listeners)
+}
+
+/// Reads the certificates, and logs what the operator should know about them.
+fn load_tls(config: &Config) -> Result<Option<Arc<TlsContext>>, StartupError> {
+    let loaded = generations::load_tls(config, None)
+        .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: error.to_string() })?;
+    for warning in loaded.iter().flat_map(|loaded| &loaded.warnings) {
+        tracing::warn!("{warning}");
+    }
+    Ok(loaded.map(|loaded| loaded.context))
+}
+
 fn log_start(config: &Config, listeners: &[Listener]) {
     let python = &config.app.python;
     tracing::info!(
@@ -112,7 +133,8 @@ fn log_start(config: &Config, listeners: &[Listener]) {
         python.source,
     );
     for listener in listeners {
-        tracing::info!(rgun.listener = %listener.name, "listening on {}", listener.address());
+        let with_tls = if config.listen.speaks_tls(&listener.name) { " with TLS" } else { "" };
+        tracing::info!(rgun.listener = %listener.name, "listening on {}{with_tls}", listener.address());
     }
 }
 

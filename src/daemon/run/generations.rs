@@ -11,6 +11,7 @@ use rgun_channel::control;
 use crate::config::{self, Config, Retry, Target, Workers};
 use crate::id::Generation;
 use crate::supervise::SupervisorPolicy;
+use crate::tls::{LoadedTls, TlsContext, TlsError};
 use crate::{dispatch, http, net, websocket};
 
 use super::buffer_limits::BufferLimits;
@@ -22,21 +23,27 @@ pub(super) struct Generations {
     configs: BTreeMap<Generation, Arc<Config>>,
     /// The configuration that requests get.
     live: Arc<Config>,
+    /// The certificates that each generation's configuration names; none if it has no TLS.
+    tls: BTreeMap<Generation, Arc<TlsContext>>,
+    /// The certificates of new connections.
+    live_tls: Option<Arc<TlsContext>>,
     /// Generations with a zygote that served before (`workers.refork`).
     reforked: HashSet<Generation>,
 }
 
 impl Generations {
     /// Starts with generation 1, which is live.
-    pub(super) fn new(config: Config) -> Self {
+    pub(super) fn new(config: Config, tls: Option<Arc<TlsContext>>) -> Self {
         let live = Arc::new(config);
         let configs = BTreeMap::from([(Generation(1), Arc::clone(&live))]);
-        Self { configs, live, reforked: HashSet::new() }
+        let contexts = tls.iter().map(|tls| (Generation(1), Arc::clone(tls))).collect();
+        Self { configs, live, tls: contexts, live_tls: tls, reforked: HashSet::new() }
     }
 
     /// Adds a generation that is about to boot.
-    pub(super) fn add(&mut self, generation: Generation, config: Config) {
+    pub(super) fn add(&mut self, generation: Generation, config: Config, tls: Option<Arc<TlsContext>>) {
         self.configs.insert(generation, Arc::new(config));
+        self.tls.extend(tls.map(|tls| (generation, tls)));
     }
 
     /// Returns the configuration of a generation.
@@ -48,7 +55,13 @@ impl Generations {
     pub(super) fn go_live(&mut self, generation: Generation) -> Option<Arc<Config>> {
         let config = self.get(generation)?;
         self.live = Arc::clone(&config);
+        self.live_tls = self.tls.get(&generation).cloned();
         Some(config)
+    }
+
+    /// Returns the certificates of new connections; `None` without TLS.
+    pub(super) fn live_tls(&self) -> Option<&Arc<TlsContext>> {
+        self.live_tls.as_ref()
     }
 
     /// Returns the live configuration.
@@ -59,6 +72,7 @@ impl Generations {
     /// Removes a generation of which no worker will be spawned any more.
     pub(super) fn forget(&mut self, generation: Generation) {
         self.configs.remove(&generation);
+        self.tls.remove(&generation);
         self.reforked.remove(&generation);
     }
 
@@ -213,6 +227,29 @@ pub(super) fn proxy_senders(config: &Config, listener: &str) -> Option<net::Trus
 
 fn trusted_peers(peers: &config::TrustedProxies) -> net::TrustedPeers {
     net::TrustedPeers { all: peers.all, unix: peers.unix, networks: peers.networks.clone() }
+}
+
+/// Reads the certificates, if any listener has TLS. `previous` are those that they replace.
+///
+/// # Errors
+/// A file is missing or unusable.
+pub(crate) fn load_tls(
+    config: &Config,
+    previous: Option<&TlsContext>,
+) -> Result<Option<LoadedTls>, TlsError> {
+    if config.listen.has_tls() { TlsContext::load(&config.tls, ALPN, previous) } else { Ok(None) }
+}
+
+/// The application protocols (RFC 7301), the preferred one first.
+const ALPN: &[&[u8]] = &[b"http/1.1"];
+
+/// Returns the certificates for the listener of this name; `None`: without TLS.
+pub(super) fn listener_tls(
+    config: &Config,
+    tls: Option<&Arc<TlsContext>>,
+    listener: &str,
+) -> Option<Arc<TlsContext>> {
+    tls.filter(|_| config.listen.speaks_tls(listener)).cloned()
 }
 
 /// The limits of connections.

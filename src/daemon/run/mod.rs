@@ -69,6 +69,7 @@ use self::control_socket::ControlSocket;
 use self::error::OS_ERROR;
 pub(crate) use self::error::StartupError;
 use self::generations::Generations;
+pub(crate) use self::generations::load_tls;
 use self::messages::ReplySender;
 pub(crate) use self::messages::{MainMessage, notice_sink};
 use self::operator_log::OperatorLog;

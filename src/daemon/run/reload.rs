@@ -17,13 +17,24 @@ impl Daemon {
     pub(super) fn reload(&mut self, client: Option<ReplySender>) -> Vec<Event> {
         match self.invocation.reread() {
             Ok(invocation) => {
-                for warning in &invocation.warnings {
+                let tls = match generations::load_tls(
+                    &invocation.config,
+                    self.generations.live_tls().map(|tls| &**tls),
+                ) {
+                    Ok(tls) => tls,
+                    Err(error) => {
+                        self.refuse_reload(client, error.key, error.to_string());
+                        return Vec::new();
+                    }
+                };
+                let tls_warnings = tls.iter().flat_map(|tls| &tls.warnings);
+                for warning in invocation.warnings.iter().chain(tls_warnings) {
                     tracing::warn!("{warning}");
                 }
                 self.status.set_rejected_reload(None);
                 let policy = generations::policy(&invocation.config, &self.host);
                 let generation = self.supervisor.next_generation();
-                self.generations.add(generation, invocation.config);
+                self.generations.add(generation, invocation.config, tls.map(|tls| tls.context));
                 self.set_timers();
                 if let Some(client) = client {
                     let text = format!("generation {generation} boots; the old workers keep serving");
@@ -33,18 +44,21 @@ impl Daemon {
                 vec![Event::Reload { policy }]
             }
             Err(errors) => {
-                let reason = errors.to_string();
-                tracing::error!("reload refused, the configuration is wrong; nothing has changed: {reason}");
                 // Without the value: every user may read STATUS=, and a misplaced secret could be in it.
                 let place = errors.0.first().map(ConfigError::place).unwrap_or_default();
-                let note = format!("reload refused: {place} is wrong; the log says what");
-                self.status.set_rejected_reload(Some(note));
-                self.send_status();
-                if let Some(client) = client {
-                    drop(client.send(Reply::Failed(reason)));
-                }
+                self.refuse_reload(client, &place, errors.to_string());
                 Vec::new()
             }
+        }
+    }
+
+    /// Refuses a reload whose configuration is wrong. `place` names the wrong setting.
+    fn refuse_reload(&mut self, client: Option<ReplySender>, place: &str, reason: String) {
+        tracing::error!("reload refused, the configuration is wrong; nothing has changed: {reason}");
+        self.status.set_rejected_reload(Some(format!("reload refused: {place} is wrong; the log says what")));
+        self.send_status();
+        if let Some(client) = client {
+            drop(client.send(Reply::Failed(reason)));
         }
     }
 
@@ -70,7 +84,8 @@ impl Daemon {
         self.edge.reconfigure(
             generations::http_settings(&config, &buffers),
             generations::net_limits(&config, auto_limits),
-            |name| generations::proxy_senders(&config, name),
+            |listener| generations::listener_tls(&config, self.generations.live_tls(), listener),
+            |listener| generations::proxy_senders(&config, listener),
         );
         daemon_log::set_level(config.log.level);
     }

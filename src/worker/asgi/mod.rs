@@ -36,6 +36,7 @@ mod scope;
 mod send;
 mod state;
 mod tick;
+mod tls_scope;
 mod websocket;
 
 pub(crate) use run::run;

@@ -9,9 +9,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use rgun_channel::ProtocolError;
 use rgun_channel::control::{ListenerInfo, Start};
-use rgun_channel::frame::{FieldName, Request};
+use rgun_channel::frame::{FieldName, Request, TlsInfo};
 use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, X_REQUEST_ID, method_index};
 
+use super::tls_scope::tls_extension;
 use crate::object_cache;
 use crate::percent::percent_decode;
 use crate::python::latin1;
@@ -150,6 +151,7 @@ struct ScopeKeys {
     http_1_0: Py<PyString>,
     http_2: Py<PyString>,
     subprotocols: Py<PyString>,
+    tls: Py<PyString>,
 }
 
 impl ScopeBuilder {
@@ -204,6 +206,7 @@ impl ScopeBuilder {
                 http_1_0: string("1.0"),
                 http_2: string("2"),
                 subprotocols: string("subprotocols"),
+                tls: string("tls"),
             },
             root_path: start.root_path.clone().into_bytes(),
             state: state.unbind(),
@@ -261,10 +264,7 @@ impl ScopeBuilder {
         if !request.query.is_empty() {
             scope.set_item(&keys.query_string, PyBytes::new(py, request.query))?;
         }
-        let extensions = kind.extensions.bind(py).copy()?;
-        let own = PyDict::new(py);
-        own.set_item(&keys.request_id, latin1(py, request.request_id)?)?;
-        extensions.set_item(&keys.rgun, own)?;
+        let extensions = self.build_extensions(py, kind, request)?;
         scope.set_item(&keys.extensions, extensions)?;
         Ok(scope)
     }
@@ -293,6 +293,25 @@ impl ScopeBuilder {
             scope.set_item(&keys.raw_path, raw_path)?;
         }
         Ok(())
+    }
+
+    fn build_extensions<'py>(
+        &self,
+        py: Python<'py>,
+        kind: &ScopeKind,
+        request: &Request<'_>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let keys = &self.keys;
+        let extensions = kind.extensions.bind(py).copy()?;
+        let own = PyDict::new(py);
+        own.set_item(&keys.request_id, latin1(py, request.request_id)?)?;
+        extensions.set_item(&keys.rgun, own)?;
+        if !request.tls.is_empty() {
+            let info =
+                TlsInfo::decode(request.tls).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+            extensions.set_item(&keys.tls, tls_extension(py, &info)?)?;
+        }
+        Ok(extensions)
     }
 
     /// Builds the headers as received: repeated fields stay separate, and the daemon has lower-cased the names. Appends

@@ -7,13 +7,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use rgun_channel::ProtocolError;
 use rgun_channel::control::{ListenerInfo, Start};
-use rgun_channel::frame::{FieldName, Request};
+use rgun_channel::frame::{FieldName, Request, TlsInfo};
 use rgun_channel::header::{
     METHOD_GET, METHOD_LITERAL, METHODS, NAMES, X_REQUEST_ID, index_of, method_index,
 };
 
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
+use super::tls_environ::TlsKeys;
 use crate::bodies::SpooledBodies;
 use crate::object_cache::ObjectCache;
 use crate::percent::percent_decode;
@@ -33,6 +34,7 @@ pub(crate) struct Environ {
     /// Method strings, by index of [`METHODS`].
     methods: Vec<Py<PyString>>,
     keys: EnvironKeys,
+    tls_keys: TlsKeys,
     root_path: Vec<u8>,
     /// Index of `content-length` in [`NAMES`].
     content_length: u8,
@@ -104,6 +106,7 @@ impl Environ {
             names,
             methods: METHODS.iter().map(|method| string(method)).collect(),
             keys: EnvironKeys::new(py),
+            tls_keys: TlsKeys::new(py),
             root_path: start.root_path.clone().into_bytes(),
             content_length: index_of(b"content-length").expect("in the table"),
             cookie: index_of(b"cookie").expect("in the table"),
@@ -158,6 +161,11 @@ impl Environ {
         let request_id = latin1(py, request.request_id)?;
         environ.set_item(&self.names[usize::from(X_REQUEST_ID)], &request_id)?;
         environ.set_item(&keys.request_id, request_id)?;
+        if !request.tls.is_empty() {
+            let info = TlsInfo::decode(request.tls)
+                .map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))?;
+            self.tls_keys.set(py, &environ, &info)?;
+        }
         Ok(environ)
     }
 

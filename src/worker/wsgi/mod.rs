@@ -13,6 +13,7 @@ mod misuse;
 pub(crate) mod response;
 pub(crate) mod start_response;
 mod takeover;
+mod tls_environ;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;

@@ -11,8 +11,9 @@ use rgun_channel::control::{
     Command, EventLoop, FailureKind, Fork, Hooks, Interface, Lifespan, ListenerInfo, Report, Role, Start,
 };
 use rgun_channel::frame::{
-    AppError, Body, BodyPart, Completion, CompletionKind, DecodedCompletion, ExchangeId, FieldName, Request,
-    StreamFrame, Submission, UNKNOWN_LENGTH, UNTIL_EOF, chunks, decode_window_update, encode_field, fields,
+    AppError, Body, BodyPart, ClientCert, Completion, CompletionKind, DecodedCompletion, ExchangeId,
+    FieldName, Request, StreamFrame, Submission, TlsInfo, UNKNOWN_LENGTH, UNTIL_EOF, chunks,
+    decode_window_update, encode_field, fields,
 };
 use rgun_channel::header::NAMES;
 use rgun_channel::layout::{
@@ -59,6 +60,7 @@ fn assert_request(name: &str, request: Request<'_>, expected: &[Field]) {
         (request.peer, request.peer_port, request.request_id, request.body),
         "{name}"
     );
+    assert_eq!(decoded.tls, request.tls, "{name}");
     assert_eq!(
         (decoded.body_streams, decoded.websocket, decoded.root_path, decoded.server_port),
         (request.body_streams, request.websocket, request.root_path, request.server_port),
@@ -163,6 +165,33 @@ fn requests_have_their_golden_bytes() {
         Request { websocket: true, body_is_fd: true, path: b"/ws", ..Request::new(ExchangeId(12)) };
     assert!(takeover.takeover() && !websocket.takeover());
     assert_request("request-takeover", takeover, &[(b"host", b"example.org")]);
+}
+
+#[test]
+fn requests_over_tls_have_their_golden_bytes() {
+    let info = TlsInfo {
+        version: 0x0304,
+        cipher_suite: 0x1302,
+        server_name: "example.org",
+        server_cert: "server",
+        client: None,
+    };
+    let block = info.encode(&[]).unwrap();
+    let request = Request { https: true, tls: &block, ..Request::new(ExchangeId(12)) };
+    assert_request("request-tls", request, &[(b"host", b"example.org")]);
+    let client = ClientCert {
+        subject: "CN=Zoë",
+        issuer: "CN=CA",
+        serial: "0A1B",
+        not_before: "Nov  9 08:00:00 2026 GMT",
+        not_after: "Nov  9 08:00:00 2027 GMT",
+        encoded_chain: b"",
+    };
+    let info =
+        TlsInfo { version: 0x0303, cipher_suite: 0xC02F, server_name: "", client: Some(client), ..info };
+    let block = info.encode(&["leaf", "intermediate"]).unwrap();
+    let request = Request { https: true, tls: &block, ..Request::new(ExchangeId(13)) };
+    assert_request("request-client-cert", request, &[]);
 }
 
 #[test]

@@ -33,6 +33,7 @@ def request(
     request_id=b"",
     root_path=b"",
     literal=b"",
+    tls=b"",
     fields=(),
     body=b"",
     **fixed,
@@ -54,8 +55,25 @@ def request(
         fixed.get("server_port", 0),
     )
     assert len(head) == 48
-    texts = literal + path + query + peer + request_id + root_path
-    return head + texts + b"".join(field(*f) for f in fields) + body
+    variable = literal + path + query + peer + request_id + root_path + (short(tls) if tls else b"")
+    return head + variable + b"".join(field(*f) for f in fields) + body
+
+
+def short(value):
+    """A part of a TLS block."""
+    return struct.pack("<H", len(value)) + value
+
+
+def tls_block(version, suite, server_name, server_cert, client=b""):
+    """What the handshake agreed, with the client's certificate if there is one."""
+    head = struct.pack("<HH", version, suite) + short(server_name) + short(server_cert)
+    return head + bytes([bool(client)]) + client
+
+
+def client_cert(subject, issuer, serial, not_before, not_after, chain):
+    """A client's certificate in a TLS block."""
+    names = short(subject.encode()) + short(issuer.encode()) + short(serial)
+    return names + short(not_before) + short(not_after) + b"".join(short(pem) for pem in chain)
 
 
 def later(exchange, kind, flags=0, code=0, rest=b""):
@@ -127,6 +145,34 @@ GOLDEN = {
     ),
     "request-websocket": request(11, GET, b"/ws", fields=[(HOST, b"example.org")], flags=10),
     "request-takeover": request(12, GET, b"/ws", fields=[(HOST, b"example.org")], flags=9),
+    "request-tls": request(
+        12,
+        GET,
+        b"/",
+        tls=tls_block(0x0304, 0x1302, b"example.org", b"server"),
+        fields=[(HOST, b"example.org")],
+        flags=18,
+    ),
+    "request-client-cert": request(
+        13,
+        GET,
+        b"/",
+        tls=tls_block(
+            0x0303,
+            0xC02F,
+            b"",
+            b"server",
+            client_cert(
+                "CN=Zoë",
+                "CN=CA",
+                b"0A1B",
+                b"Nov  9 08:00:00 2026 GMT",
+                b"Nov  9 08:00:00 2027 GMT",
+                [b"leaf", b"intermediate"],
+            ),
+        ),
+        flags=18,
+    ),
     "part": later(10, PART, rest=b"part"),
     "part-last": later(10, PART, 1),
     "part-message": later(11, PART, 6, rest="né".encode()),

@@ -71,6 +71,14 @@ impl Wire {
         }
     }
 
+    /// Makes hyper read the stand-in before anything is received: the context says what is refused.
+    pub(in crate::http) fn refusing_all(mut self) -> Self {
+        self.buffered.extend_from_slice(STAND_IN);
+        self.accepted_len = STAND_IN.len();
+        self.has_refused = true;
+        self
+    }
+
     /// Returns the stream and the input that was not delivered.
     pub(in crate::http) fn into_parts(self) -> (ClientStream, BytesMut) {
         (self.stream, self.buffered)
@@ -245,11 +253,11 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.has_refused {
-            return Poll::Ready(Ok(()));
-        }
         if this.accepted_len > 0 {
             this.deliver(buf);
+            return Poll::Ready(Ok(()));
+        }
+        if this.has_refused {
             return Poll::Ready(Ok(()));
         }
         if this.framing.is_mid_body() { this.poll_body(cx, buf) } else { this.poll_head(cx, buf) }

@@ -7,7 +7,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
 
 use super::header::{self, HeaderError, ProxyHeader};
-use crate::net::stream::ClientSocket;
+use crate::net::socket::ClientSocket;
 
 /// Maximum number of bytes that are peeked at once. Most headers are shorter.
 const PEEK_BYTES: usize = 256;

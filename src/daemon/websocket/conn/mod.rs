@@ -237,7 +237,12 @@ impl WebSocketConn {
                 }
             }
             if self.sender.is_empty() {
-                return Ok(true);
+                // Over TLS, the last records may still be in the stream's buffer.
+                return match Pin::new(&mut self.stream).poll_flush(cx) {
+                    Poll::Pending => Ok(false),
+                    Poll::Ready(Ok(())) => Ok(true),
+                    Poll::Ready(Err(_)) => Err(Disconnected),
+                };
             }
             match Pin::new(&mut self.stream).poll_write_vectored(cx, &self.sender.unwritten()) {
                 Poll::Pending => return Ok(false),

@@ -38,4 +38,6 @@ pub enum Violation {
     Chunk(&'static str),
     /// The head took longer than `timeouts.header`.
     SlowHead,
+    /// The listener has TLS, and the client sent HTTP without it.
+    PlainHttp,
 }

@@ -1,0 +1,200 @@
+//! The TLS handshake of a new connection, before HTTP.
+//!
+//! A handshake costs a signature and a key exchange, up to milliseconds of processor time. The reactor's thread spends
+//! that on no client: it reads the client's first message, and threads of lower priority compute the answer, so that
+//! requests under way go first. A handshake must be complete within `timeouts.header`; while it is not, the connection
+//! counts as idle and is closed first when there is no room for another one.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Poll;
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::Interest;
+use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::rustls::server::Acceptor;
+
+use super::connection::{Connection, Directive, Phase};
+use super::socket::ClientSocket;
+use super::stream::ClientStream;
+use super::tls_socket::{RecordTransport, TlsSocket};
+use crate::tls::{TlsContext, TlsSession};
+
+/// A connection that has been accepted, and from which nothing has been read.
+#[derive(Debug)]
+pub struct NewConnection {
+    pub(super) socket: ClientSocket,
+    pub(super) connection: Arc<Connection>,
+    /// `None`: without TLS.
+    pub(super) tls: Option<Arc<TlsContext>>,
+}
+
+/// The TLS settings of a listener's new connections; a reload replaces them.
+#[derive(Debug, Default)]
+pub struct ListenerTls(RwLock<Option<Arc<TlsContext>>>);
+
+impl ListenerTls {
+    /// Replaces the settings; `None`: connections have no TLS.
+    pub fn set(&self, tls: Option<Arc<TlsContext>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = tls;
+    }
+
+    /// Returns the settings for a connection.
+    pub(super) fn get(&self) -> Option<Arc<TlsContext>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The outcome of a handshake.
+#[derive(Debug)]
+pub enum HandshakeOutcome {
+    /// It is complete.
+    Complete(ClientStream),
+    /// The client speaks HTTP without TLS. Nothing has been read.
+    PlainHttp(ClientStream),
+}
+
+/// The first byte of a TLS record with a handshake message (RFC 8446 §5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+impl NewConnection {
+    /// Returns the stream of a connection without TLS.
+    pub fn into_stream(self) -> ClientStream {
+        ClientStream::new(self.socket, self.connection)
+    }
+
+    /// Returns the state that the connection shares with the tracker.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Returns the TLS settings; `None` for a connection without TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsContext>> {
+        self.tls.as_ref()
+    }
+
+    /// Performs the handshake.
+    ///
+    /// # Errors
+    /// The client broke the protocol, is not allowed, left, or was too slow.
+    pub async fn handshake(
+        self,
+        tls: &TlsContext,
+        threads: &HandshakeThreads,
+    ) -> io::Result<HandshakeOutcome> {
+        let connection = Arc::clone(&self.connection);
+        bounded(&connection, self.unbounded_handshake(tls, threads)).await
+    }
+
+    async fn unbounded_handshake(
+        self,
+        tls: &TlsContext,
+        threads: &HandshakeThreads,
+    ) -> io::Result<HandshakeOutcome> {
+        match first_byte(&self.socket).await? {
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // A method (RFC 9110 §9.1). Anything else gets an alert.
+            Some(byte) if byte != HANDSHAKE_RECORD && byte.is_ascii_alphabetic() => {
+                return Ok(HandshakeOutcome::PlainHttp(self.into_stream()));
+            }
+            Some(_) => {}
+        }
+        let Self { socket, connection, .. } = self;
+        let transport = RecordTransport { socket, connection: Arc::clone(&connection) };
+        let started = LazyConfigAcceptor::new(Acceptor::default(), transport).await?;
+        let identity = tls.choose(&started.client_hello()).ok_or(io::ErrorKind::NotFound)?;
+        let config = Arc::clone(identity.config());
+        let accepting = threads.run(move || started.into_stream(config)).await?;
+        let stream = accepting.await?;
+        let session = TlsSession::new(stream.get_ref().1, identity)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        // `timeouts.header` starts again, for the first request.
+        connection.set_phase(Phase::New);
+        let socket = TlsSocket::new(stream, Arc::new(session));
+        Ok(HandshakeOutcome::Complete(ClientStream::with_tls(socket, connection)))
+    }
+}
+
+/// Ends the future when the tracker ends the connection.
+async fn bounded<T>(connection: &Connection, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        connection.register_waker(cx.waker());
+        match future.as_mut().poll(cx) {
+            Poll::Pending if connection.directive() != Directive::None => {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            polled => polled,
+        }
+    })
+    .await
+}
+
+/// Waits for the first byte and returns it without reading it; `None` at the end of input.
+async fn first_byte(socket: &ClientSocket) -> io::Result<Option<u8>> {
+    let mut byte = [0];
+    let mut peek = |fd| recv(fd, &mut byte, MsgFlags::MSG_PEEK).map_err(io::Error::from);
+    let received = match socket {
+        ClientSocket::Tcp(socket) => socket.async_io(Interest::READABLE, || peek(socket.as_raw_fd())).await,
+        ClientSocket::Unix(socket) => socket.async_io(Interest::READABLE, || peek(socket.as_raw_fd())).await,
+    };
+    let [byte] = byte;
+    Ok((received? > 0).then_some(byte))
+}
+
+/// Threads that compute handshakes: one for each core, and as many handshakes at a time; others wait in order of
+/// arrival. A thread starts when there is work for it and ends after a while without any.
+pub struct HandshakeThreads(Runtime);
+
+/// Time without work after which a thread ends.
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
+
+/// Addition to the nice value of the threads (sched(7)): under load they get a third of the time of the threads that
+/// serve requests.
+const NICE_INCREMENT: i32 = 5;
+
+impl HandshakeThreads {
+    /// Creates the pool, without threads.
+    ///
+    /// # Errors
+    /// The runtime cannot be created.
+    pub fn new() -> io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Builder::new_current_thread()
+            .max_blocking_threads(cores)
+            .thread_keep_alive(KEEP_ALIVE)
+            .thread_name("tls")
+            .on_thread_start(lower_priority)
+            .build()
+            .map(Self)
+    }
+
+    /// Runs a computation on one of the threads.
+    async fn run<T: Send + 'static>(&self, compute: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        self.0.spawn_blocking(compute).await.map_err(io::Error::other)
+    }
+
+    /// Ends the pool; a computation that is running is not waited for.
+    pub fn stop(self) {
+        self.0.shutdown_background();
+    }
+}
+
+impl fmt::Debug for HandshakeThreads {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("HandshakeThreads").finish_non_exhaustive()
+    }
+}
+
+/// Lowers the priority of this thread: on Linux, the nice value is a thread's, not a process's (setpriority(2)).
+fn lower_priority() {
+    if let Err(error) = rustix::process::nice(NICE_INCREMENT) {
+        tracing::debug!(%error, "cannot lower the priority of the TLS threads, ignoring");
+    }
+}

@@ -1,0 +1,35 @@
+//! TLS: certificates and keys from their files, the choice among them, and what a handshake has agreed.
+//!
+//! `run` and `check` load a [`TlsContext`]; `net` performs handshakes with it. rustls implements the protocol with the
+//! cryptography of AWS-LC. A context is immutable: a reload loads another one for new connections, and both share the
+//! keys of session tickets, so that clients resume their sessions.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `pem.rs` | reading certificates and keys from PEM files |
+//! | `identity.rs` | a certificate with its key, and checks of both |
+//! | `names.rs` | the choice of a certificate by the client's server name |
+//! | `clients.rs` | authorities of client certificates |
+//! | `tickets.rs` | keys of session tickets |
+//! | `context.rs` | the context |
+//! | `certificate_text.rs` | certificates as texts for applications |
+//! | `session.rs` | the block of a request's frame that describes its TLS session |
+
+mod certificate_text;
+mod clients;
+mod context;
+mod error;
+mod identity;
+mod names;
+mod pem;
+mod session;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod tickets;
+
+pub use context::{LoadedTls, TlsContext};
+pub use error::TlsError;
+pub use identity::Identity;
+pub use session::{SessionError, TlsSession};

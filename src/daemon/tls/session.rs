@@ -1,0 +1,107 @@
+//! Describes a TLS session for the application.
+
+use rgun_channel::frame::{ClientCert, TlsInfo, TooLong};
+use rustls::ServerConnection;
+use rustls::pki_types::CertificateDer;
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+use super::certificate_text::{openssl_time, pem};
+use super::identity::Identity;
+
+/// Maximum size of the client's certificates, PEM, that an application receives: they are a part of each request's frame.
+const MAX_CHAIN_BYTES: usize = 24 << 10;
+
+/// A TLS session as far as requests need it.
+#[derive(Debug)]
+pub struct TlsSession {
+    block: Box<[u8]>,
+    is_http2: bool,
+}
+
+/// The application protocol of HTTP/2 (RFC 9113 §3.2).
+const HTTP2: &[u8] = b"h2";
+
+impl TlsSession {
+    /// Describes a connection after its handshake. `identity` is the certificate that was chosen.
+    ///
+    /// # Errors
+    /// The client's certificate is too large, or its names cannot be read.
+    pub fn new(connection: &ServerConnection, identity: &Identity) -> Result<Self, SessionError> {
+        let mut info = TlsInfo {
+            version: connection.protocol_version().map_or(0, u16::from),
+            cipher_suite: connection.negotiated_cipher_suite().map_or(0, |suite| u16::from(suite.suite())),
+            server_name: connection.server_name().unwrap_or_default(),
+            server_cert: identity.pem(),
+            client: None,
+        };
+        let is_http2 = connection.alpn_protocol() == Some(HTTP2);
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let Some(leaf) = chain.first() else {
+            return Ok(Self { block: info.encode(&[])?.into(), is_http2 });
+        };
+        let parsed = Certificate::from_der(leaf)?;
+        let certificate = parsed.tbs_certificate();
+        let (subject, issuer) = (certificate.subject().to_string(), certificate.issuer().to_string());
+        let serial = certificate.serial_number().as_bytes();
+        let serial: String = serial.iter().map(|byte| format!("{byte:02X}")).collect();
+        let (not_before, not_after) =
+            (openssl_time(certificate.validity().not_before), openssl_time(certificate.validity().not_after));
+        info.client = Some(ClientCert {
+            subject: &subject,
+            issuer: &issuer,
+            serial: &serial,
+            not_before: &not_before,
+            not_after: &not_after,
+            encoded_chain: b"",
+        });
+        let chain = bounded(chain)?;
+        let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
+        Ok(Self { block: info.encode(&chain)?.into(), is_http2 })
+    }
+
+    /// Returns the block for the frames of this connection's requests.
+    pub fn block(&self) -> &[u8] {
+        &self.block
+    }
+
+    /// True if client and server agreed on HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.is_http2
+    }
+}
+
+/// A client certificate that the application cannot receive.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// It is too large.
+    #[error("the client's certificate has more than {MAX_CHAIN_BYTES} bytes")]
+    TooLarge,
+    /// A part of it is too long for the frame.
+    #[error("the client's certificate is too large: {0:?}")]
+    TooLong(TooLong),
+    /// Its names cannot be read.
+    #[error("the client's certificate cannot be read: {0}")]
+    Unreadable(#[from] x509_cert::der::Error),
+}
+
+impl From<TooLong> for SessionError {
+    fn from(error: TooLong) -> Self {
+        Self::TooLong(error)
+    }
+}
+
+/// Returns as much of the chain as fits, PEM, at least the client's own certificate.
+fn bounded(chain: &[CertificateDer<'_>]) -> Result<Vec<String>, SessionError> {
+    let mut size = 0;
+    let mut taken = Vec::new();
+    for certificate in chain {
+        let text = pem(certificate)?;
+        size += text.len();
+        if size > MAX_CHAIN_BYTES {
+            break;
+        }
+        taken.push(text);
+    }
+    if taken.is_empty() { Err(SessionError::TooLarge) } else { Ok(taken) }
+}

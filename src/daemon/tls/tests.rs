@@ -1,0 +1,282 @@
+//! Loading of files, and handshakes in memory with a client of rustls.
+
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, DnType, KeyPair};
+use rgun_channel::frame::TlsInfo;
+use rustls::client::Resumption;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::Acceptor;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection};
+
+use super::testing::{NOW, TestCert, authority, section, self_signed};
+use super::{LoadedTls, TlsContext, TlsError, TlsSession};
+use crate::config::testing::TestDir;
+use crate::config::{ClientAuth, Tls, TlsVersion};
+
+const HTTP1: &[&[u8]] = &[b"http/1.1"];
+
+fn load(tls: &Tls) -> LoadedTls {
+    TlsContext::load(tls, HTTP1, None).unwrap().unwrap()
+}
+
+fn refused(tls: &Tls) -> TlsError {
+    TlsContext::load(tls, HTTP1, None).unwrap_err()
+}
+
+/// A client that trusts these certificates.
+fn client(trusted: &[&TestCert], identity: Option<&TestCert>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    for TestCert { cert, .. } in trusted {
+        roots.add(CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = builder.with_root_certificates(roots);
+    match identity {
+        None => builder.with_no_client_auth(),
+        Some(TestCert { cert, key }) => {
+            let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<_, _>>().unwrap();
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+    }
+}
+
+/// Both ends of a connection, or the error of the end that refused it.
+fn handshake(
+    context: &TlsContext,
+    config: &Arc<ClientConfig>,
+    name: &str,
+) -> Result<(ClientConnection, ServerConnection, TlsSession), rustls::Error> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = ClientConnection::new(Arc::clone(config), name)?;
+    let mut acceptor = Acceptor::default();
+    let accepted = loop {
+        let mut sent = Vec::new();
+        client.write_tls(&mut sent).unwrap();
+        acceptor.read_tls(&mut sent.as_slice()).unwrap();
+        if let Some(accepted) = acceptor.accept().map_err(|(error, _)| error)? {
+            break accepted;
+        }
+    };
+    let identity = context.choose(&accepted.client_hello()).unwrap();
+    let mut server = accepted.into_connection(Arc::clone(identity.config())).map_err(|(error, _)| error)?;
+    for _ in 0..4 {
+        let mut sent = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut sent).unwrap();
+        }
+        let mut unread = sent.as_slice();
+        while !unread.is_empty() {
+            client.read_tls(&mut unread).unwrap();
+            client.process_new_packets()?;
+        }
+        let mut sent = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut sent).unwrap();
+        }
+        let mut unread = sent.as_slice();
+        while !unread.is_empty() {
+            server.read_tls(&mut unread).unwrap();
+            server.process_new_packets()?;
+        }
+    }
+    assert!(!client.is_handshaking() && !server.is_handshaking());
+    let session = TlsSession::new(&server, identity).unwrap();
+    Ok((client, server, session))
+}
+
+fn presented(context: &TlsContext, config: &Arc<ClientConfig>, name: &str) -> String {
+    let (_, _, session) = handshake(context, config, name).unwrap();
+    TlsInfo::decode(session.block()).unwrap().server_cert.to_owned()
+}
+
+#[test]
+fn sni_chooses_the_certificate() {
+    let place = TestDir::new();
+    let certs = [
+        self_signed(&["example.org"], NOW),
+        self_signed(&["*.example.org"], NOW),
+        self_signed(&["example.net"], NOW),
+    ];
+    let config = Arc::new(client(&[&certs[0], &certs[1], &certs[2]], None));
+    let expected = certs.each_ref().map(|cert| cert.cert.clone());
+    let LoadedTls { context, warnings } = load(&section(&place, &certs));
+    assert_eq!(warnings, [] as [&str; 0]);
+    for (name, number) in [("example.org", 0), ("www.example.org", 1), ("example.net", 2)] {
+        assert_eq!(presented(&context, &config, name), expected[number], "{name}");
+    }
+    // The first one is presented for another name, and the client refuses it.
+    let error = handshake(&context, &config, "example.com").map(drop).unwrap_err();
+    assert!(matches!(error, rustls::Error::InvalidCertificate(_)), "{error}");
+}
+
+#[test]
+fn min_version_refuses_older_clients() {
+    let place = TestDir::new();
+    let certs = [self_signed(&["localhost"], NOW)];
+    let mut tls = section(&place, &certs);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(certs[0].cert.as_bytes()).unwrap()).unwrap();
+    let old =
+        ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS12]);
+    let old = Arc::new(old.unwrap().with_root_certificates(roots).with_no_client_auth());
+    let (_, _, session) = handshake(&load(&tls).context, &old, "localhost").unwrap();
+    assert_eq!(TlsInfo::decode(session.block()).unwrap().version, 0x0303);
+    tls.min_version = TlsVersion::Tls13;
+    assert!(handshake(&load(&tls).context, &old, "localhost").is_err());
+    let new = Arc::new(client(&[&certs[0]], None));
+    let (_, _, session) = handshake(&load(&tls).context, &new, "localhost").unwrap();
+    assert_eq!(TlsInfo::decode(session.block()).unwrap().version, 0x0304);
+}
+
+#[test]
+fn alpn_is_negotiated_by_the_servers_preference() {
+    let place = TestDir::new();
+    let certs = [self_signed(&["localhost"], NOW)];
+    let tls = section(&place, &certs);
+    let both = TlsContext::load(&tls, &[b"h2", b"http/1.1"], None).unwrap().unwrap().context;
+    let only_http1 = load(&tls).context;
+    for (offered, context, http2) in [
+        (&[&b"http/1.1"[..], b"h2"][..], &both, Some(true)),
+        (&[b"http/1.1"], &both, Some(false)),
+        (&[], &both, Some(false)),
+        (&[b"h2", b"http/1.1"], &only_http1, Some(false)),
+        (&[b"h2"], &only_http1, None),
+    ] {
+        let mut config = client(&[&certs[0]], None);
+        config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
+        let session = handshake(context, &Arc::new(config), "localhost").map(|(_, _, session)| session);
+        assert_eq!(session.ok().map(|session| session.is_http2()), http2, "{offered:?}");
+    }
+}
+
+fn client_cert(issuer: &rcgen::Issuer<'static, KeyPair>, authority: &TestCert) -> TestCert {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::OrganizationName, "Example, Inc.");
+    params.distinguished_name.push(DnType::CommonName, "Zoë");
+    params.serial_number = Some(rcgen::SerialNumber::from(0x0A1B));
+    params.not_before = rcgen::date_time_ymd(2020, 2, 9);
+    params.not_after = rcgen::date_time_ymd(2120, 12, 31);
+    let key = KeyPair::generate().unwrap();
+    let cert = params.signed_by(&key, issuer).unwrap();
+    TestCert { cert: cert.pem() + &authority.cert, key: key.serialize_pem() }
+}
+
+#[test]
+fn client_certificate_is_described_or_required() {
+    let place = TestDir::new();
+    let certs = [self_signed(&["localhost"], NOW)];
+    let (ca, issuer) = authority("Test CA");
+    let (_, stranger) = authority("Stranger");
+    let mut tls = section(&place, &certs);
+    tls.client_ca = Some(place.file("ca.pem", ca.cert.as_bytes(), 0o644));
+    let known = client_cert(&issuer, &ca);
+    let unknown = client_cert(&stranger, &ca);
+    let anonymous = Arc::new(client(&[&certs[0]], None));
+    let with = |identity| Arc::new(client(&[&certs[0]], Some(identity)));
+
+    tls.client_auth = ClientAuth::Optional;
+    let optional = load(&tls).context;
+    let (_, _, session) = handshake(&optional, &anonymous, "localhost").unwrap();
+    assert_eq!(TlsInfo::decode(session.block()).unwrap().client, None);
+    let (_, _, session) = handshake(&optional, &with(&known), "localhost").unwrap();
+    let info = TlsInfo::decode(session.block()).unwrap();
+    let cert = info.client.unwrap();
+    assert_eq!((cert.subject, cert.issuer, cert.serial), ("O=Example\\, Inc.,CN=Zoë", "CN=Test CA", "0A1B"));
+    assert_eq!((cert.not_before, cert.not_after), ("Feb  9 00:00:00 2020 GMT", "Dec 31 00:00:00 2120 GMT"));
+    assert_eq!(cert.chain().collect::<String>().replace('\r', ""), known.cert.replace('\r', ""));
+    assert!(handshake(&optional, &with(&unknown), "localhost").is_err());
+
+    tls.client_auth = ClientAuth::Required;
+    let required = load(&tls).context;
+    assert!(handshake(&required, &anonymous, "localhost").is_err());
+    assert!(handshake(&required, &with(&unknown), "localhost").is_err());
+    assert!(handshake(&required, &with(&known), "localhost").is_ok());
+}
+
+#[test]
+fn sessions_are_resumed_over_a_reload_with_the_same_policy() {
+    let place = TestDir::new();
+    let certs = [self_signed(&["localhost"], NOW)];
+    let (ca, _) = authority("Test CA");
+    let mut tls = section(&place, &certs);
+    let first = load(&tls).context;
+    let reloaded = TlsContext::load(&tls, HTTP1, Some(&first)).unwrap().unwrap().context;
+    let stranger = load(&tls).context;
+    tls.client_ca = Some(place.file("ca.pem", ca.cert.as_bytes(), 0o644));
+    tls.client_auth = ClientAuth::Optional;
+    let stricter = TlsContext::load(&tls, HTTP1, Some(&first)).unwrap().unwrap().context;
+    for (second, resumed) in [(&first, true), (&reloaded, true), (&stranger, false), (&stricter, false)] {
+        let mut config = client(&[&certs[0]], None);
+        config.resumption = Resumption::in_memory_sessions(8);
+        let config = Arc::new(config);
+        let kinds = [&first, second].map(|context| {
+            let (_, server, _) = handshake(context, &config, "localhost").unwrap();
+            server.handshake_kind().unwrap()
+        });
+        assert_ne!(kinds[0], HandshakeKind::Resumed);
+        assert_eq!(kinds[1] == HandshakeKind::Resumed, resumed);
+    }
+}
+
+#[test]
+fn certificate_that_is_not_valid_now_is_a_warning() {
+    let place = TestDir::new();
+    let warnings = |years| load(&section(&place, &[self_signed(&["localhost"], years)])).warnings;
+    let [expired] = &*warnings((2001, 2002)) else { panic!() };
+    assert!(expired.contains("expired on 2002-01-01T00:00:00Z") && expired.contains("tls.cert"), "{expired}");
+    let [early] = &*warnings((2100, 2101)) else { panic!() };
+    assert!(early.contains("is not valid before 2100-01-01T00:00:00Z"), "{early}");
+    let [nameless] = &*load(&section(&place, &[self_signed(&[], NOW)])).warnings else { panic!() };
+    assert!(nameless.contains("has no host name"), "{nameless}");
+}
+
+#[test]
+fn key_that_everyone_can_read_is_a_warning() {
+    let place = TestDir::new();
+    let cert = self_signed(&["localhost"], NOW);
+    let mut tls = section(&place, &[TestCert { cert: cert.cert.clone(), key: cert.key.clone() }]);
+    tls.certificates[0].key = place.file("open.key", cert.key.as_bytes(), 0o644);
+    let [warning] = &*load(&tls).warnings else { panic!() };
+    assert!(warning.contains("every user of this machine can read it (mode 0644): chmod o="), "{warning}");
+}
+
+#[test]
+fn unusable_file_is_refused_with_the_remedy() {
+    let place = TestDir::new();
+    let good = self_signed(&["localhost"], NOW);
+    let other = self_signed(&["localhost"], NOW);
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    let damaged = good.cert.replacen("MII", "MIX", 1);
+    for (cert, key, part, hint) in [
+        (&*good.cert, &*other.key, "tls.key", "first certificate in the file must be the server's"),
+        (&good.cert, encrypted, "is encrypted", "openssl pkey -in"),
+        (&good.cert, legacy, "is encrypted", "LoadCredentialEncrypted="),
+        (&good.cert, &good.cert, "has no private key", "it has a certificate"),
+        (&good.cert, "", "has no private key", "-----BEGIN PRIVATE KEY-----"),
+        (&good.key, &good.key, "has no certificate", "-----BEGIN CERTIFICATE-----"),
+        ("\x30\u{82}", &good.key, "has no certificate", ""),
+        ("", &good.key, "has no certificate", ""),
+        (&damaged, &good.key, "has an invalid certificate", ""),
+        ("-----BEGIN CERTIFICATE-----\nMII", &good.key, "is not in PEM format", ""),
+    ] {
+        let error = refused(&section(&place, &[TestCert { cert: cert.to_owned(), key: key.to_owned() }]));
+        let text = error.to_string();
+        assert!(text.contains(part) && text.contains(hint), "{text}");
+    }
+    let mut tls = section(&place, &[good]);
+    tls.certificates[0].key = place.join("missing");
+    assert!(refused(&tls).to_string().contains("cannot be read: No such file"));
+    tls.certificates[0].key = place.path().to_owned();
+    assert!(refused(&tls).to_string().contains("is not a file"));
+    tls.certificates[0].key = tls.certificates[0].cert.with_extension("key");
+    tls.client_auth = ClientAuth::Required;
+    tls.client_ca = Some(place.file("empty", b"", 0o644));
+    assert!(refused(&tls).to_string().starts_with("tls.client_ca = "));
+}

@@ -1,0 +1,34 @@
+//! The keys that session tickets are encrypted with (RFC 8446 §4.6.1, RFC 5077).
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::server::ProducesTickets;
+
+/// Keys that rustls replaces every six hours; a ticket is accepted for up to twelve. They are never stored.
+#[derive(Clone)]
+pub(super) struct TicketKeys {
+    keys: Arc<dyn ProducesTickets>,
+    /// See [`ClientPolicy::fingerprint`](super::clients::ClientPolicy::fingerprint).
+    policy: Arc<[u8]>,
+}
+
+impl TicketKeys {
+    /// Returns the previous keys if clients are treated alike, so that they resume their sessions, else new ones.
+    pub(super) fn reuse_or_new(previous: Option<&Self>, policy: &[u8]) -> Result<Self, rustls::Error> {
+        match previous {
+            Some(previous) if *previous.policy == *policy => Ok(previous.clone()),
+            _ => Ok(Self { keys: rustls::crypto::aws_lc_rs::Ticketer::new()?, policy: policy.into() }),
+        }
+    }
+
+    pub(super) fn ticketer(&self) -> Arc<dyn ProducesTickets> {
+        Arc::clone(&self.keys)
+    }
+}
+
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TicketKeys").finish_non_exhaustive()
+    }
+}
