@@ -121,6 +121,34 @@ fn a_full_queue_is_503_at_once_with_retry_after() {
     slow.chunked_text();
 }
 
+#[test]
+fn a_client_with_too_many_waiting_requests_gets_429() {
+    let daemon = Rgun::fake().set("limits.queue_per_client", "1").start_ready();
+    let mut slow = running(&daemon, 400);
+    // Named by a trusted proxy, which is the peer on the unix socket.
+    let send = |client: &str| {
+        let mut connection = daemon.connect();
+        let request = format!("GET /hello HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: {client}\r\n\r\n");
+        connection.send(request);
+        connection
+    };
+    let mut greedy: Vec<_> = (0..8).map(|_| send("192.0.2.1")).collect();
+    let mut others: Vec<_> = (2..6).map(|host| send(&format!("192.0.2.{host}"))).collect();
+    let responses: Vec<_> = greedy.iter_mut().map(Client::response).collect();
+    let (served, shed): (Vec<_>, Vec<_>) = responses.iter().partition(|response| response.status == 200);
+    // One waits in the queue, and one or two are prefetched by the worker.
+    assert!((1..=3).contains(&served.len()), "{} served, {} shed", served.len(), shed.len());
+    for response in shed {
+        response.assert_error(429);
+        assert_eq!(response.field("retry-after"), "1");
+        assert!(!response.has("connection"), "the connection stays open");
+    }
+    for client in &mut others {
+        assert_eq!(client.response().status, 200);
+    }
+    slow.chunked_text();
+}
+
 /// Many clients with one request each, as in uvicorn's benchmark.
 #[test]
 fn four_thousand_waiting_clients_are_all_served() {

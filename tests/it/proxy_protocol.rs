@@ -177,9 +177,9 @@ fn the_connection_limit_applies_to_the_clients_address() {
 fn a_connection_counts_before_its_header_has_arrived() {
     let daemon = proxied().set("limits.connections", "2").start_ready();
     let mut waiting = [daemon.connect(), daemon.connect()];
-    daemon.log.wait_for("2 connections are open, the limit");
     let mut third = daemon.connect();
     third.send(format!("{V1}{GET}"));
+    daemon.log.wait_for("2 connections are open, the limit");
     assert!(third.receives_nothing());
     let [first, _] = &mut waiting;
     first.send("x");

@@ -67,8 +67,8 @@ mod tests {
 
     #[test]
     fn fields_are_read_once_each() {
-        let read = |value| fields(&setting(value), ProxyHeaders::XForwarded);
         use ProxyField::{For, Host, Port, Prefix, Proto};
+        let read = |value| fields(&setting(value), ProxyHeaders::XForwarded);
         let all = Value::list(["for", "proto", "host", "port", "prefix", "for"]);
         assert_eq!(read(all).unwrap(), [For, Proto, Host, Port, Prefix]);
         assert_eq!(read(Value::text("host")).unwrap(), [Host]);

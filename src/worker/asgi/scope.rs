@@ -336,7 +336,10 @@ impl ScopeBuilder {
                     PyTuple::new(py, [&PyBytes::new(py, name), &PyBytes::new(py, value)])?
                 }
             };
-            has_id |= matches!(name, FieldName::Known(X_REQUEST_ID));
+            has_id |= match name {
+                FieldName::Known(index) => index == X_REQUEST_ID,
+                FieldName::Literal(name) => name == b"x-request-id",
+            };
             headers.append(pair)?;
         }
         if !has_id && !request.request_id.is_empty() {

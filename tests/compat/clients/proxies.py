@@ -181,11 +181,17 @@ class Proxy:
 
 
 class Relay:
-    """Forwards connections to an address and counts them."""
+    """Passes connections on to an address and counts them. Listens on `path`, without one on a port."""
 
-    def __init__(self, target):
+    def __init__(self, target, path=None):
         self.target, self.connections = target, 0
-        self.server = socket.create_server(("127.0.0.1", 0))
+        if path is None:
+            self.server = socket.create_server(("127.0.0.1", 0))
+        else:
+            self.server = socket.socket(socket.AF_UNIX)
+            self.server.bind(str(path))
+            path.chmod(0o666)
+            self.server.listen()
         self.address = self.server.getsockname()
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -196,7 +202,8 @@ class Relay:
             except OSError:
                 return
             self.connections += 1
-            upstream = socket.create_connection(self.target)
+            upstream = socket.socket(socket.AF_UNIX if isinstance(self.target, str) else socket.AF_INET)
+            upstream.connect(self.target)
             for source, sink in ((client, upstream), (upstream, client)):
                 threading.Thread(target=self.copy, args=(source, sink), daemon=True).start()
 

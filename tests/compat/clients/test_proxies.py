@@ -31,21 +31,16 @@ def home():
     shutil.rmtree(path)
 
 
-def serve(home, name, *flags):
-    """Starts a daemon on a unix socket and on TCP."""
-    path = home / f"{name}.sock"
-    where = ("--bind", "127.0.0.1:0", "--forwarded-allow-ips", "127.0.0.1")
-    daemon = Daemon(
-        "proxied:application", "--workers", "1", *where, *flags, chdir=CLIENTS_APPS, bind=f"unix:{path}"
-    )
-    daemon.wait_ready()
-    path.chmod(0o666)
-    return daemon
+def serve(path, *flags):
+    """Starts a daemon on TCP and a unix socket that trusts only the peers from which proxies connect."""
+    flags = ("--workers", "1", "--forwarded-allow-ips", "127.0.0.1", "--bind", "127.0.0.1:0", *flags)
+    daemon = Daemon("proxied:application", *flags, chdir=CLIENTS_APPS, bind=f"unix:{path}")
+    return daemon.wait_ready()
 
 
 @pytest.fixture(scope="module")
 def daemon(home):
-    daemon = serve(home, "http")
+    daemon = serve(home / "rgun.sock")
     yield daemon
     stop_all([daemon])
 
@@ -53,7 +48,7 @@ def daemon(home):
 @pytest.fixture(scope="module")
 def proxied_daemon(home):
     """A daemon that requires PROXY headers."""
-    daemon = serve(home, "stream", "--proxy-protocol")
+    daemon = serve(home / "proxied.sock", "--proxy-protocol")
     yield daemon
     stop_all([daemon])
 
@@ -69,12 +64,14 @@ def run(name, home, upstream):
 def proxy(request, home, daemon):
     """Each proxy that speaks HTTP to rgun, over TCP and over a unix socket."""
     name, transport = request.param.split()
-    relay = Relay(daemon.tcp_address) if transport == "tcp" else None
-    proxy = run(name, home, relay.address if relay else daemon.unix_path)
-    proxy.name, proxy.relay = name, relay
-    yield proxy
-    proxy.stop()
-    if relay:
+    path = None if transport == "tcp" else home / f"{name}.sock"
+    relay = Relay(daemon.unix_path if path else daemon.tcp_address, path)
+    try:
+        proxy = run(name, home, relay.address)
+        proxy.relay = relay
+        yield proxy
+        proxy.stop()
+    finally:
         relay.stop()
 
 
@@ -143,8 +140,6 @@ def test_host_port_and_prefix_of_the_client_are_replaced(proxy):
 
 
 def test_connections_to_rgun_are_kept(proxy):
-    if proxy.relay is None:
-        pytest.skip("only connections over TCP are counted")
     before = proxy.relay.connections
     for _ in range(3):
         client = connection(proxy)
