@@ -11,10 +11,10 @@ use super::checker::{Checker, Layers};
 use super::keys::name;
 use super::value::Setting;
 use super::{
-    App, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Loaded, Log, Loop,
-    PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores, ValueError, WebSocket, Workers,
-    certificates, error_pages, forwarding, health, keys, listeners, paths, python, read, rules, trusted,
-    units,
+    App, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Listen, Loaded, Log,
+    Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, TrustedProxies, Underscores, ValueError,
+    WebSocket, Workers, certificates, error_pages, forwarding, health, keys, listeners, paths, python, read,
+    rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
@@ -53,6 +53,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let listen = listeners::check(&mut checker, base, &mut tls);
     let (reload, hooks, log) = (checker.reload(), checker.hooks(), checker.log());
     checker.check_combinations(&workers, &timeouts, log);
+    checker.check_proxy_senders(&listen, &proxy);
     checker.warn_about_script_name();
     let Checker { errors, warnings, .. } = checker;
     match (directory, target, python) {
@@ -352,6 +353,17 @@ impl Checker<'_> {
     }
 
     /// Reports settings that are valid alone but have no effect together.
+    /// Reports sockets that would close every connection.
+    fn check_proxy_senders(&mut self, listen: &Listen, proxy: &Proxy) {
+        let is_required = listen.proxy_protocol || listen.named.iter().any(|socket| socket.proxy_protocol);
+        if is_required && proxy.protocol_trusted == TrustedProxies::NONE {
+            let error = ValueError::new("names nobody, so that sockets with proxy_protocol serve nobody");
+            let error =
+                error.with_hint("name the proxies, e.g. protocol_trusted = [\"loopback\"] in [proxy]");
+            self.push_missing(name::PROTOCOL_TRUSTED, error);
+        }
+    }
+
     fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: Log) {
         if workers.refork.is_some() && !workers.preload {
             self.require(

@@ -116,7 +116,6 @@ async fn drain_backlog(
 }
 
 /// Starts to serve connections.
-#[derive(Clone, Copy)]
 struct Start<'t, S> {
     tracker: &'t Arc<ConnectionTracker>,
     index: u16,

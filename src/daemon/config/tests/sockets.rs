@@ -28,6 +28,33 @@ fn sockets_without_tls_follow_the_certificate_and_others() {
 }
 
 #[test]
+fn a_table_has_the_proxy_protocol_of_listen_unless_it_says() {
+    let case = Case::new();
+    for (text, expected) in [
+        ("[listen.a]\nbind = \":80\"\n", [false, false, false]),
+        (
+            "[listen]\nproxy_protocol = true\n[listen.a]\n[listen.b]\nproxy_protocol = false\n",
+            [true, true, false],
+        ),
+        ("[listen.a]\nproxy_protocol = true\n[listen.b]\n", [false, true, false]),
+    ] {
+        let listen = case.with(text).unwrap().listen;
+        assert_eq!(["other", "a", "b"].map(|name| listen.requires_proxy_header(name)), expected, "{text}");
+    }
+}
+
+#[test]
+fn proxy_protocol_without_anybody_to_send_it_is_an_error() {
+    let case = Case::new();
+    for listen in ["[listen]\nproxy_protocol = true\n", "[listen.a]\nproxy_protocol = true\n"] {
+        let error = case.with(&format!("{listen}[proxy]\ntrusted = []\n")).unwrap_err().to_string();
+        assert!(error.contains("proxy.protocol_trusted: names nobody"), "{error}");
+        let text = format!("{listen}[proxy]\ntrusted = []\nprotocol_trusted = \"10.0.0.1\"\n");
+        assert!(case.with(&text).is_ok(), "{text}");
+    }
+}
+
+#[test]
 fn tables_replace_the_default_address() {
     let case = Case::new();
     let addresses = |text: &str| {
