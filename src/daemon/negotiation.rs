@@ -1,6 +1,8 @@
-//! Content negotiation (RFC 9110 §12.5): chooses the format of the daemon's own responses by the request's `Accept`.
+//! Content negotiation (RFC 9110 §12.5): the format of the daemon's own responses by `Accept`, and the coding of a compressed
+//! response by `Accept-Encoding`.
 //!
-//! Called by `dispatch` and `http`. Does not concern the application's responses.
+//! `dispatch` and `http` call it: for a response that the daemon makes itself, and for each request while `[compression]`
+//! is on.
 
 /// The format of the daemon's own error responses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -80,6 +82,52 @@ impl<'a> MediaRange<'a> {
 
     fn specificity(&self) -> u8 {
         u8::from(self.kind != "*") + u8::from(self.subtype != "*")
+    }
+}
+
+/// A content coding (RFC 9110 §8.4.1) that the daemon encodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    /// RFC 8878.
+    Zstd,
+    /// RFC 7932.
+    Brotli,
+    /// RFC 1952.
+    Gzip,
+}
+
+impl Coding {
+    /// Returns the name in `Content-Encoding`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Brotli => "br",
+            Self::Gzip => "gzip",
+        }
+    }
+
+    /// Chooses one of `offered` by the values of all `Accept-Encoding` fields: the one of highest weight, of several the
+    /// first. `None` for a client that prefers the body as it is, or accepts nothing else.
+    pub fn of_accept_encoding<'v>(values: impl Iterator<Item = &'v [u8]>, offered: &[Self]) -> Option<Self> {
+        let text: Vec<_> = values.map(String::from_utf8_lossy).collect();
+        let accepted: Vec<_> = elements(text.iter().map(AsRef::as_ref)).collect();
+        let weight_of = |name: &str| {
+            accepted.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, weight)| *weight)
+        };
+        let any = weight_of("*");
+        let weight = |coding: Self| {
+            let alias = (coding == Self::Gzip).then(|| weight_of("x-gzip")).flatten();
+            weight_of(coding.as_str()).or(alias).or(any).unwrap_or(0)
+        };
+        let mut best = (weight_of("identity").unwrap_or(0), None);
+        for coding in offered {
+            // A coding as good as none wins.
+            let weight = weight(*coding);
+            if weight > best.0 || weight > 0 && weight == best.0 && best.1.is_none() {
+                best = (weight, Some(*coding));
+            }
+        }
+        best.1
     }
 }
 
@@ -171,6 +219,35 @@ mod tests {
         ] {
             assert_eq!(format_of(accept), format, "{accept}");
         }
+    }
+
+    #[test]
+    fn coding_is_chosen_by_weight_then_by_the_servers_order() {
+        let all = [Coding::Zstd, Coding::Brotli, Coding::Gzip];
+        for (accept, coding) in [
+            // Chromium and Firefox; Safari; curl --compressed; requests; httpx.
+            ("gzip, deflate, br, zstd", Some(Coding::Zstd)),
+            ("gzip, deflate, br", Some(Coding::Brotli)),
+            ("deflate, gzip, br, zstd", Some(Coding::Zstd)),
+            ("gzip, deflate", Some(Coding::Gzip)),
+            ("gzip;q=1.0, br;q=0.9, zstd;q=0", Some(Coding::Gzip)),
+            ("*", Some(Coding::Zstd)),
+            ("*;q=0.5, zstd;q=0, br;q=0.4", Some(Coding::Gzip)),
+            ("identity, gzip;q=0.5", None),
+            ("identity;q=0.5, gzip;q=0.5", Some(Coding::Gzip)),
+            ("identity;q=0", None),
+            ("X-GZIP", Some(Coding::Gzip)),
+            ("gzip;q=0", None),
+            ("deflate, compress", None),
+            ("", None),
+            ("gzipped, brr;q=1", None),
+        ] {
+            let chosen = Coding::of_accept_encoding(std::iter::once(accept.as_bytes()), &all);
+            assert_eq!(chosen, coding, "{accept}");
+        }
+        let both = [&b"gzip"[..], b"br"].into_iter();
+        assert_eq!(Coding::of_accept_encoding(both, &[Coding::Gzip, Coding::Brotli]), Some(Coding::Gzip));
+        assert_eq!(Coding::of_accept_encoding(std::iter::empty(), &all), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod asgi_uploads;
 mod backpressure;
 mod bodies;
 mod check;
+mod compression;
 mod connections;
 mod contract;
 mod crash;

@@ -1,4 +1,4 @@
-//! The checked `[health]` and `[errors]` sections: what the daemon answers itself.
+//! The checked `[health]`, `[errors]` and `[compression]` sections: what the daemon answers itself or adds to responses.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -41,5 +41,45 @@ impl fmt::Display for ErrorStatus {
             Self::ClientErrors => formatter.write_str("4xx"),
             Self::ServerErrors => formatter.write_str("5xx"),
         }
+    }
+}
+
+/// `[compression]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compression {
+    /// In the order of preference, none twice. Empty is `"off"`.
+    pub algorithms: Vec<Algorithm>,
+    /// Media types in lower case, each with at most one `*` for any text.
+    pub types: Vec<String>,
+    /// Bytes of the smallest body that is compressed.
+    pub min_size: u64,
+    /// From 1, fast, to 9, small.
+    pub level: u8,
+}
+
+/// A content coding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// `zstd`.
+    Zstd,
+    /// `br`.
+    Brotli,
+    /// `gzip`.
+    Gzip,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        let types = [
+            "text/*",
+            "application/json",
+            "application/*+json",
+            "application/javascript",
+            "application/xml",
+            "application/*+xml",
+            "application/wasm",
+            "image/svg+xml",
+        ];
+        Self { algorithms: Vec::new(), types: types.map(str::to_owned).to_vec(), min_size: 1 << 10, level: 4 }
     }
 }

@@ -13,8 +13,8 @@ use super::value::Setting;
 use super::{
     App, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Listen, Loaded, Log,
     Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, TrustedProxies, Underscores, ValueError,
-    WebSocket, Workers, certificates, error_pages, forwarding, health, keys, listeners, paths, python, read,
-    rules, trusted, units,
+    WebSocket, Workers, certificates, compression, error_pages, forwarding, health, keys, listeners, paths,
+    python, read, rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
@@ -42,13 +42,12 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let root_path = checker.read(name::ROOT_PATH, String::new(), read::root_path);
     let env = checker.env();
     let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
-    let workers = checker.workers();
-    let timeouts = checker.timeouts();
-    let limits = checker.limits();
-    let websocket = checker.websocket();
+    let (workers, timeouts) = (checker.workers(), checker.timeouts());
+    let (limits, websocket) = (checker.limits(), checker.websocket());
     let underscores = checker.read(name::UNDERSCORES, Underscores::Drop, read::underscores);
     let proxy = checker.proxy();
     let (health, pages) = (health::read(&mut checker), error_pages::read(&mut checker));
+    let compression = compression::read(&mut checker);
     let mut tls = certificates::check(&mut checker);
     let listen = listeners::check(&mut checker, base, &mut tls);
     let (reload, hooks, log) = (checker.reload(), checker.hooks(), checker.log());
@@ -78,6 +77,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                 proxy,
                 health,
                 errors: pages,
+                compression,
                 reload,
                 hooks,
                 listen,

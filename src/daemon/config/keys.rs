@@ -82,6 +82,10 @@ pub(crate) mod name {
     pub(crate) const CLIENT_AUTH: &str = "tls.client_auth";
     pub(crate) const CLIENT_CA: &str = "tls.client_ca";
     pub(crate) const PROXY_PROTOCOL: &str = "listen.proxy_protocol";
+    pub(crate) const COMPRESSION_ALGORITHMS: &str = "compression.algorithms";
+    pub(crate) const COMPRESSION_TYPES: &str = "compression.types";
+    pub(crate) const COMPRESSION_MIN_SIZE: &str = "compression.min_size";
+    pub(crate) const COMPRESSION_LEVEL: &str = "compression.level";
     pub(crate) const LEVEL: &str = "log.level";
     pub(crate) const ACCESS: &str = "log.access";
     pub(crate) const SLOW: &str = "log.slow";
@@ -166,6 +170,10 @@ pub(crate) const KEYS: &[&str] = &[
     name::LEVEL,
     name::ACCESS,
     name::SLOW,
+    name::COMPRESSION_ALGORITHMS,
+    name::COMPRESSION_TYPES,
+    name::COMPRESSION_MIN_SIZE,
+    name::COMPRESSION_LEVEL,
 ];
 
 /// The sections of this version.
@@ -184,6 +192,7 @@ pub(crate) const SECTIONS: &[&str] = &[
     "listen",
     "tls",
     "log",
+    "compression",
 ];
 
 /// The section whose keys are not fixed.
@@ -398,7 +407,7 @@ mod tests {
         assert_eq!(section_hint("timeout"), "did you mean [timeouts]?");
         assert_eq!(
             section_hint("database"),
-            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [health] [errors] [reload] [hooks] [listen] [tls] [log]"
+            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [health] [errors] [reload] [hooks] [listen] [tls] [log] [compression]"
         );
     }
 

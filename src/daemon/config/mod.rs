@@ -16,6 +16,7 @@ mod bind;
 mod certificates;
 mod check;
 mod checker;
+mod compression;
 mod entry;
 mod environment;
 mod error;
@@ -46,7 +47,7 @@ mod value;
 
 use std::path::Path;
 
-pub use answers::{ErrorPage, ErrorStatus, Health};
+pub use answers::{Algorithm, Compression, ErrorPage, ErrorStatus, Health};
 pub use bind::Bind;
 pub use environment::Environment;
 pub(crate) use environment::{CONFIG_VARIABLE, unread_variables};

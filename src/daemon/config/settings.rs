@@ -7,7 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ErrorPage, Health, Listen, Proxy, Target, Timeouts, Tls};
+use super::{Compression, ErrorPage, Health, Listen, Proxy, Target, Timeouts, Tls};
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Config {
     pub health: Health,
     /// `[errors]`: pages in place of the daemon's own.
     pub errors: Vec<ErrorPage>,
+    /// Compression of the application's responses.
+    pub compression: Compression,
     /// Checks of new code during and after a reload.
     pub reload: Reload,
     /// Functions of the application that are called at points of a worker's lifetime.

@@ -76,7 +76,7 @@ impl AccessRecord {
                 (summary.clone(), traceback.clone())
             }
             BodyError::Fault(fault) => (Refusal::Exchange(fault.clone()).to_response().reason, String::new()),
-            BodyError::File(_) => (Chain(error).to_string(), String::new()),
+            BodyError::File(_) | BodyError::Compression(_) => (Chain(error).to_string(), String::new()),
         };
         let AccessEntry { request, status, worker, .. } = self.entry;
         self.context.server.journal.failure(FailureEntry {

@@ -16,6 +16,7 @@ use crate::websocket;
 
 use super::body::rate::MinDataRate;
 use super::body::spool::SpoolBudgets;
+use super::compression::policy::CompressionPolicy;
 use super::error_page::ErrorPages;
 use super::file_server::{FileServer, FileSettings};
 use super::forwarded::ForwardingSettings;
@@ -76,6 +77,8 @@ pub struct Settings {
     pub health: Option<Box<HealthPaths>>,
     /// `[errors]`; `None` without pages.
     pub error_pages: Option<Arc<ErrorPages>>,
+    /// `[compression]`; `None` if it is off.
+    pub compression: Option<Box<CompressionPolicy>>,
     /// `timeouts.boot_page`.
     pub boot_page: Option<Duration>,
     /// Every request is logged; otherwise only failures.
@@ -104,6 +107,7 @@ pub struct Server {
     pub(super) files: Option<Arc<FileServer>>,
     pub(super) health: Option<Box<HealthPaths>>,
     pub(super) error_pages: Option<Arc<ErrorPages>>,
+    pub(super) compression: Option<Box<CompressionPolicy>>,
     pub(super) boot_page: Option<Duration>,
 }
 
@@ -138,6 +142,7 @@ impl Server {
             websocket,
             health,
             error_pages,
+            compression,
             boot_page,
             log_access,
             files,
@@ -161,6 +166,7 @@ impl Server {
             files: FileServer::new(files),
             health,
             error_pages,
+            compression,
             boot_page,
         })
     }
@@ -174,6 +180,7 @@ impl Server {
             websocket,
             health,
             error_pages,
+            compression,
             boot_page,
             log_access,
             files,
@@ -195,6 +202,7 @@ impl Server {
             files: FileServer::new(files),
             health,
             error_pages,
+            compression,
             boot_page,
         })
     }

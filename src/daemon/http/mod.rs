@@ -5,6 +5,7 @@
 
 mod access_log;
 mod body;
+mod compression;
 mod conn;
 mod context;
 mod error_page;
@@ -25,6 +26,7 @@ mod service;
 mod takeover;
 mod trace_context;
 
+pub use compression::policy::CompressionPolicy;
 pub use conn::{refuse_plain_http, serve};
 pub use context::{RequestLimits, Server, Settings, UnderscorePolicy};
 pub use error_page::ErrorPages;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, request};
 
-use crate::negotiation::ErrorFormat;
+use crate::negotiation::{Coding, ErrorFormat};
 use crate::net::Peer;
 use crate::tls::TlsSession;
 
@@ -27,6 +27,8 @@ pub(super) struct RequestMeta {
     pub(super) path: SmallPath,
     /// The request's version is HTTP/1.0.
     pub(super) is_http_10: bool,
+    /// The coding in which a response may be compressed; `None` also while `[compression]` is off.
+    pub(super) coding: Option<Coding>,
     /// The format of an error response. Read only once the request has failed; text until then.
     pub(super) error_format: ErrorFormat,
     /// Time at which the head was complete.
@@ -65,6 +67,7 @@ impl RequestMeta {
             method: parts.method.clone(),
             path: SmallPath::new(path(parts)),
             is_http_10: parts.version == http::Version::HTTP_10,
+            coding: server.compression.as_ref().and_then(|compression| compression.choose(&parts.headers)),
             error_format: ErrorFormat::Text,
             received_at,
         }
@@ -79,6 +82,7 @@ impl RequestMeta {
             method: Method::GET,
             path: SmallPath::new(b""),
             is_http_10: false,
+            coding: None,
             error_format: ErrorFormat::Text,
             received_at,
         }

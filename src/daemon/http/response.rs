@@ -24,6 +24,7 @@ use super::access_log::{AccessRecord, log_refusal, logged_request};
 use super::body::file::FileReader;
 use super::body::multipart::MultipartReader;
 use super::body::response::{BodySource, ResponseBody};
+use super::compression;
 use super::context::ConnContext;
 use super::error_page;
 use super::fault::{ErrorResponse, HealthResult, Refusal, RequestFault, health_status_and_text};
@@ -61,13 +62,16 @@ pub(super) fn application_response(
     meta: &RequestMeta,
     response: AppResponse,
 ) -> Response<ResponseBody> {
-    let AppResponse { head, body, worker, waited } = response;
-    let source = match body {
+    let AppResponse { mut head, body, worker, waited } = response;
+    let mut source = match body {
         AppBody::Empty => BodySource::Empty,
         AppBody::Bytes(data) => BodySource::Bytes(data),
         AppBody::File(file) => BodySource::File(Box::new(FileReader::new(*file, context.server.dispatcher))),
         AppBody::Stream(stream) => BodySource::Stream(stream),
     };
+    if let Some(policy) = &context.server.compression {
+        source = compression::apply(policy, meta, &mut head, source, context.server.dispatcher);
+    }
     send(context, meta, Answer { head, source, worker, waited, must_close: false })
 }
 
@@ -116,7 +120,8 @@ fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Respon
         BodySource::Stream(_)
         | BodySource::FileInStream(..)
         | BodySource::File(_)
-        | BodySource::Multipart(_) => true,
+        | BodySource::Multipart(_)
+        | BodySource::Compressed(_) => true,
         BodySource::Bytes(data) => data.len() > MAX_UNTRACKED_BODY,
         BodySource::Empty => false,
     };

@@ -10,6 +10,7 @@ use rgun_channel::control;
 
 use crate::config::{self, Config, Retry, Target, Workers};
 use crate::id::Generation;
+use crate::negotiation::Coding;
 use crate::supervise::SupervisorPolicy;
 use crate::tls::{LoadedTls, TlsContext, TlsError};
 use crate::{dispatch, http, net, websocket};
@@ -173,10 +174,22 @@ pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Se
         },
         health: http::HealthPaths::new(config.health.path.as_deref(), config.health.live_path.as_deref()),
         error_pages: error_pages(&config.errors),
+        compression: compression(&config.compression),
         boot_page: config.timeouts.boot_page,
         log_access: config.log.access,
         files: http::FileSettings::default(),
     }
+}
+
+/// The settings of compression.
+fn compression(config: &config::Compression) -> Option<Box<http::CompressionPolicy>> {
+    let coding = |algorithm: &config::Algorithm| match algorithm {
+        config::Algorithm::Zstd => Coding::Zstd,
+        config::Algorithm::Brotli => Coding::Brotli,
+        config::Algorithm::Gzip => Coding::Gzip,
+    };
+    let codings = config.algorithms.iter().map(coding).collect();
+    http::CompressionPolicy::new(codings, &config.types, config.min_size, config.level)
 }
 
 /// Returns the operator's error pages (`[errors]`).

@@ -15,6 +15,7 @@
 //! | `/file-short/N` | declares N bytes, the descriptor's file has half of them |
 //! | `/file-raise/N` | declares twice N bytes, sends a file of N, then AppRaised |
 //! | `/reason` | 299 `Odd Reason` |
+//! | `/with/NAME/VALUE` | 4000 bytes with that field; `%22` in VALUE is a quote, `%2F` a slash |
 //! | `/fd-missing` | a file body whose descriptor is never sent |
 //! | `/raise`, `/raise-mid-body/MS` | AppRaised before the head / MS after head and 10 of 1000 bytes |
 //! | `/raise-late` | AppRaised after a complete `Hello, world!` |
@@ -106,6 +107,11 @@ impl Exchange<'_, '_> {
                 self.raise()
             }
             "reason" => self.reason(b"Odd Reason"),
+            "with" => {
+                let value = second.unwrap_or_default().replace("%22", "\"").replace("%2F", "/");
+                let fields = [(first.as_bytes(), value.as_bytes()), (&b"content-length"[..], &b"4000"[..])];
+                self.head(200, &fields, Body::Inline(&pattern(4000)), true, true)
+            }
             "fd-missing" => self.respond_file(1000),
             "raise" => self.raise(),
             "raise-late" => {

@@ -121,6 +121,7 @@ fn settings() -> Settings {
         },
         health: None,
         error_pages: None,
+        compression: None,
         boot_page: None,
         log_access: true,
         files: FileSettings::default(),

@@ -7,6 +7,19 @@ use super::*;
 
 /// Section, line, and parts of the expected error: reason and hint.
 const WRONG: &[(&str, &str, &str, &str)] = &[
+    ("compression", "algorithms = [\"brotli\"]", "\"brotli\" is not one of the choices", "\"br\""),
+    (
+        "compression",
+        "algorithms = [\"gzpi\"]",
+        "\"gzpi\" is not one of the choices",
+        "did you mean \"gzip\"?",
+    ),
+    ("compression", "algorithms = [\"gzip\", \"gzip\"]", "has \"gzip\" twice", "remove"),
+    ("compression", "types = [\"text\"]", "\"text\" is not a media type", "\"text/*\""),
+    ("compression", "types = [\"*/*\"]", "has more than one \"*\"", "\"text/*\""),
+    ("compression", "types = []", "is empty", "\"off\""),
+    ("compression", "level = 11", "is out of range: write a number from 1 to 9", ""),
+    ("compression", "min_size = 0", "compression.min_size = 0: is zero", "1 byte"),
     ("health", "path = \"healthz\"", "health.path = \"healthz\": is not a path", "\"/-/healthz\""),
     ("health", "path = \"/health?x=1\"", "contains '?'; a path alone", "\"/-/healthz\""),
     ("timeouts", "drain_delay = \"off\"", "timeouts.drain_delay", "\"0s\" to drain at once"),

@@ -9,6 +9,8 @@ use crate::dispatch::Fault;
 pub(in crate::http) enum BodyError {
     #[error("the exchange failed within the body: {0:?}")]
     Fault(Fault),
+    #[error("cannot compress the body")]
+    Compression(#[source] io::Error),
     #[error("cannot read the file")]
     File(#[source] io::Error),
 }

@@ -9,8 +9,9 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::dispatch::{BodyPiece, BodyStream, Data};
 use crate::http::access_log::AccessRecord;
+use crate::http::compression::body::CompressedBody;
 use crate::http::context::ConnContext;
-use crate::net::Phase;
+use crate::net::{Connection, Phase};
 
 use super::error::BodyError;
 use super::file::FileReader;
@@ -35,6 +36,112 @@ pub(in crate::http) enum BodySource {
     File(Box<FileReader>),
     /// Several ranges of a file.
     Multipart(Box<MultipartReader>),
+    /// Another source, compressed.
+    Compressed(Box<CompressedBody<Self>>),
+}
+
+impl BodySource {
+    /// Returns the number of bytes; `None` if it is unknown.
+    pub(in crate::http) fn len(&self) -> Option<u64> {
+        match self {
+            Self::Empty => Some(0),
+            Self::Bytes(data) => Some(data.len() as u64),
+            Self::Stream(stream) => stream.body_len(),
+            Self::File(file) => file.remaining(),
+            Self::Multipart(parts) => Some(parts.remaining()),
+            Self::FileInStream(..) | Self::Compressed(_) => None,
+        }
+    }
+
+    /// Returns the next piece; `None` at the end. `sent_half_close`: the application was notified that the client shut down
+    /// its sending half.
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &Connection,
+        sent_half_close: &mut bool,
+    ) -> Poll<Option<Result<Frame<Data>, BodyError>>> {
+        loop {
+            match self {
+                Self::Empty => return Poll::Ready(None),
+                Self::Compressed(body) => {
+                    let poll_source = |source: &mut Self, cx: &mut Context<'_>| {
+                        source.poll_piece(cx, connection, sent_half_close)
+                    };
+                    let piece = ready!(body.poll_piece(cx, poll_source));
+                    if body.is_done() {
+                        *self = Self::Empty;
+                    }
+                    return Poll::Ready(piece);
+                }
+                Self::Bytes(_) => {
+                    let Self::Bytes(data) = std::mem::replace(self, Self::Empty) else {
+                        continue;
+                    };
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Self::File(file) => {
+                    let read = ready!(file.poll_read(cx)).map_err(BodyError::File);
+                    return Poll::Ready(read.transpose().map(|data| data.map(Frame::data)));
+                }
+                Self::Multipart(parts) => {
+                    let read = ready!(parts.poll_read(cx)).map_err(BodyError::File);
+                    return Poll::Ready(read.transpose().map(|data| data.map(Frame::data)));
+                }
+                Self::FileInStream(file, _) => {
+                    let read = ready!(file.poll_read(cx)).map_err(BodyError::File);
+                    if let Some(data) = read.transpose() {
+                        return Poll::Ready(Some(data.map(Frame::data)));
+                    }
+                    self.resume_stream();
+                }
+                Self::Stream(stream) => {
+                    if connection.is_half_closed() && !*sent_half_close {
+                        *sent_half_close = true;
+                        stream.half_close();
+                    }
+                    let piece = match ready!(stream.poll_piece(cx)) {
+                        None => return Poll::Ready(None),
+                        Some(Err(fault)) => return Poll::Ready(Some(Err(BodyError::Fault(fault)))),
+                        Some(Ok(piece)) => piece,
+                    };
+                    if let Some(frame) = self.take_piece(piece) {
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns a stream's piece as a frame; `None` for a file, which becomes the source.
+    fn take_piece(&mut self, piece: BodyPiece) -> Option<Frame<Data>> {
+        let Self::Stream(stream) = self else { return None };
+        match piece {
+            BodyPiece::Bytes(data) => {
+                if stream.is_settled() {
+                    *self = Self::Empty;
+                }
+                Some(Frame::data(data))
+            }
+            BodyPiece::File(file) | BodyPiece::Spilled(file) => {
+                let file = Box::new(FileReader::new(*file, stream.dispatcher()));
+                // The stream is kept: trailers or an error may follow the file.
+                if let Self::Stream(stream) = std::mem::replace(self, Self::Empty) {
+                    *self = Self::FileInStream(file, stream);
+                }
+                None
+            }
+            // hyper sends those named in the head's `Trailer`, to clients that sent `TE: trailers`.
+            BodyPiece::Trailers(trailers) => Some(Frame::trailers(*trailers)),
+        }
+    }
+
+    /// Continues with the stream after a file in it was read.
+    fn resume_stream(&mut self) {
+        if let Self::FileInStream(_, stream) = std::mem::replace(self, Self::Empty) {
+            *self = Self::Stream(stream);
+        }
+    }
 }
 
 /// The body of a response. Dropping it ends the response: the connection becomes idle.
@@ -103,84 +210,11 @@ impl ResponseBody {
             BodySource::Stream(_)
             | BodySource::FileInStream(..)
             | BodySource::File(_)
-            | BodySource::Multipart(_) => {
+            | BodySource::Multipart(_)
+            | BodySource::Compressed(_) => {
                 server.dispatcher.response_memory().is_tight() && connection.output.unsent() > 0
             }
             BodySource::Empty | BodySource::Bytes(_) => false,
-        }
-    }
-
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Data>, BodyError>>> {
-        loop {
-            match &mut self.source {
-                BodySource::Empty => return Poll::Ready(None),
-                BodySource::Bytes(_) => {
-                    let BodySource::Bytes(data) = std::mem::replace(&mut self.source, BodySource::Empty)
-                    else {
-                        continue;
-                    };
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                BodySource::File(file) => {
-                    let read = ready!(file.poll_read(cx)).map_err(BodyError::File);
-                    return Poll::Ready(read.transpose().map(|data| data.map(Frame::data)));
-                }
-                BodySource::Multipart(parts) => {
-                    let read = ready!(parts.poll_read(cx)).map_err(BodyError::File);
-                    return Poll::Ready(read.transpose().map(|data| data.map(Frame::data)));
-                }
-                BodySource::FileInStream(file, _) => {
-                    let read = ready!(file.poll_read(cx)).map_err(BodyError::File);
-                    if let Some(data) = read.transpose() {
-                        return Poll::Ready(Some(data.map(Frame::data)));
-                    }
-                    self.resume_stream();
-                }
-                BodySource::Stream(stream) => {
-                    if self.context.connection.is_half_closed() && !self.sent_half_close {
-                        self.sent_half_close = true;
-                        stream.half_close();
-                    }
-                    let piece = match ready!(stream.poll_piece(cx)) {
-                        None => return Poll::Ready(None),
-                        Some(Err(fault)) => return Poll::Ready(Some(Err(BodyError::Fault(fault)))),
-                        Some(Ok(piece)) => piece,
-                    };
-                    if let Some(frame) = self.take_piece(piece) {
-                        return Poll::Ready(Some(Ok(frame)));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns a stream's piece as a frame; `None` for a file, which becomes the source.
-    fn take_piece(&mut self, piece: BodyPiece) -> Option<Frame<Data>> {
-        let BodySource::Stream(stream) = &self.source else { return None };
-        match piece {
-            BodyPiece::Bytes(data) => {
-                if stream.is_settled() {
-                    self.source = BodySource::Empty;
-                }
-                Some(Frame::data(data))
-            }
-            BodyPiece::File(file) | BodyPiece::Spilled(file) => {
-                let file = Box::new(FileReader::new(*file, stream.dispatcher()));
-                // The stream is kept: trailers or an error may follow the file.
-                if let BodySource::Stream(stream) = std::mem::replace(&mut self.source, BodySource::Empty) {
-                    self.source = BodySource::FileInStream(file, stream);
-                }
-                None
-            }
-            // hyper sends those named in the head's `Trailer`, to clients that sent `TE: trailers`.
-            BodyPiece::Trailers(trailers) => Some(Frame::trailers(*trailers)),
-        }
-    }
-
-    /// Continues with the stream after a file in it was read.
-    fn resume_stream(&mut self) {
-        if let BodySource::FileInStream(_, stream) = std::mem::replace(&mut self.source, BodySource::Empty) {
-            self.source = BodySource::Stream(stream);
         }
     }
 
@@ -210,7 +244,8 @@ impl Body for ResponseBody {
             this.context.connection.output.request_wake();
             return Poll::Pending;
         }
-        let piece = ready!(this.poll_piece(cx));
+        let Self { source, context, sent_half_close, .. } = this;
+        let piece = ready!(source.poll_piece(cx, &context.connection, sent_half_close));
         match &piece {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
@@ -237,21 +272,13 @@ impl Body for ResponseBody {
             BodySource::Stream(_)
             | BodySource::FileInStream(..)
             | BodySource::File(_)
-            | BodySource::Multipart(_) => false,
+            | BodySource::Multipart(_)
+            | BodySource::Compressed(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            BodySource::Empty => SizeHint::with_exact(0),
-            BodySource::Bytes(data) => SizeHint::with_exact(data.len() as u64),
-            BodySource::Stream(stream) => {
-                stream.body_len().map_or_else(SizeHint::default, SizeHint::with_exact)
-            }
-            BodySource::File(file) => file.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
-            BodySource::Multipart(parts) => SizeHint::with_exact(parts.remaining()),
-            BodySource::FileInStream(..) => SizeHint::default(),
-        }
+        self.source.len().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
