@@ -41,6 +41,7 @@ mod stalled_log;
 mod streams;
 mod supervision;
 mod takeover;
+mod tls;
 mod unread;
 mod uploads;
 mod websocket;

@@ -150,7 +150,10 @@ async fn first_byte(socket: &ClientSocket) -> io::Result<Option<u8>> {
 
 /// Threads that compute handshakes: one for each core, and as many handshakes at a time; others wait in order of
 /// arrival. A thread starts when there is work for it and ends after a while without any.
-pub struct HandshakeThreads(Runtime);
+pub struct HandshakeThreads {
+    /// Taken when the pool is dropped.
+    runtime: Option<Runtime>,
+}
 
 /// Time without work after which a thread ends.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
@@ -172,17 +175,22 @@ impl HandshakeThreads {
             .thread_name("tls")
             .on_thread_start(lower_priority)
             .build()
-            .map(Self)
+            .map(|runtime| Self { runtime: Some(runtime) })
     }
 
     /// Runs a computation on one of the threads.
     async fn run<T: Send + 'static>(&self, compute: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-        self.0.spawn_blocking(compute).await.map_err(io::Error::other)
+        let runtime = self.runtime.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        runtime.spawn_blocking(compute).await.map_err(io::Error::other)
     }
+}
 
-    /// Ends the pool; a computation that is running is not waited for.
-    pub fn stop(self) {
-        self.0.shutdown_background();
+impl Drop for HandshakeThreads {
+    fn drop(&mut self) {
+        // A runtime that is dropped waits for its threads, which the reactor must not do.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A running `rgun`: its connections, signals, processes and memory.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::Instant;
@@ -52,6 +53,14 @@ impl Daemon {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Returns the address of a daemon that listens on TCP.
+    pub(crate) fn tcp_address(&self) -> SocketAddr {
+        match &self.address {
+            Address::Tcp(address) => *address,
+            Address::Unix(path) => panic!("a test with TCP, not {}", path.display()),
+        }
     }
 
     /// Connects as soon as the daemon listens.
