@@ -53,7 +53,8 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
         }
     } else {
         worker.close_eventfd();
-        let served = wsgi::WsgiApplication::new(py, worker, application.clone_ref(py))?;
+        let hints = wsgi::early_hints_function(py)?;
+        let served = wsgi::WsgiApplication::new(py, worker, application.clone_ref(py), &hints)?;
         if worker.is_stopping() {
             Ok(())
         } else {

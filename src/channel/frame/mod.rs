@@ -54,7 +54,7 @@
 //! | 28 | 4 | reserved, 0 |
 //! | 32 | | reason phrase; fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor ([`UNTIL_EOF`]), or body bytes |
 //!
-//! Some completions come from ASGI workers only. `window update` has the number of request body bytes for which the
+//! Some completions come from ASGI workers only, except early hints. `window update` has the number of request body bytes for which the
 //! application has room, counted from the body's start (u64, as the inline body); the daemon sends parts up to that
 //! number. `early hints` has the fields of a 103 (RFC 8297), `trailers` the fields after the body. `close` ends a
 //! WebSocket with the code in `status` and the reason as inline body.

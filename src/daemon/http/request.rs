@@ -52,7 +52,7 @@ pub(super) enum RequestProgress {
 #[derive(Debug)]
 pub(super) enum RequestExtra {
     /// The request is a WebSocket handshake.
-    Handshake(Upgrade),
+    Handshake(Box<Upgrade>),
     /// The fields about ranges and preconditions, for a file that the application may name.
     Conditions(HeaderMap),
 }
@@ -142,7 +142,7 @@ pub(super) fn start(
             let slot = Arc::clone(upgrade_slot.get_or_init(UpgradeSlot::default));
             let submitted = submit_handshake(server, connection, &parts, meta.frame_meta(context));
             RequestProgress::Submitted(submitted.map(|(ticket, handshake)| {
-                extra = Some(Box::new(RequestExtra::Handshake(Upgrade::new(handshake, slot))));
+                extra = Some(Box::new(RequestExtra::Handshake(Box::new(Upgrade::new(handshake, slot)))));
                 ticket
             }))
         }

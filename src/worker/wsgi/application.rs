@@ -17,7 +17,7 @@ pub(crate) struct WsgiApplication {
 }
 
 impl WsgiApplication {
-    /// Prepares to serve `callable`.
+    /// Prepares to serve `callable`. `early_hints` is the function of that name.
     ///
     /// # Errors
     /// Python cannot create the shared objects.
@@ -25,8 +25,9 @@ impl WsgiApplication {
         py: Python<'_>,
         worker: &'static Worker,
         callable: Py<PyAny>,
+        early_hints: &Bound<'_, PyAny>,
     ) -> PyResult<&'static Self> {
-        let environ = Environ::new(py, &worker.start)?;
+        let environ = Environ::new(py, &worker.start, early_hints)?;
         Ok(Box::leak(Box::new(Self { worker, callable, environ, heads: HeadCache::default() })))
     }
 }

@@ -84,10 +84,10 @@ impl EnvironKeys {
 }
 
 impl Environ {
-    /// Prepares templates, keys and names.
-    pub(crate) fn new(py: Python<'_>, start: &Start) -> PyResult<Self> {
+    /// Prepares templates, keys and names. `early_hints` is the function of that name.
+    pub(crate) fn new(py: Python<'_>, start: &Start, early_hints: &Bound<'_, PyAny>) -> PyResult<Self> {
         let string = |text: &str| PyString::intern(py, text).unbind();
-        let template = base_template(py, start)?;
+        let template = base_template(py, start, early_hints)?;
         let templates = start
             .listeners
             .iter()
@@ -283,7 +283,11 @@ impl Environ {
 }
 
 /// Makes the entries that all requests share, and the placeholders that each request overwrites.
-fn base_template<'py>(py: Python<'py>, start: &Start) -> PyResult<Bound<'py, PyDict>> {
+fn base_template<'py>(
+    py: Python<'py>,
+    start: &Start,
+    early_hints: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
     let string = |text: &str| PyString::intern(py, text);
     let template = PyDict::new(py);
     for (key, value) in [
@@ -313,6 +317,7 @@ fn base_template<'py>(py: Python<'py>, start: &Start) -> PyResult<Bound<'py, PyD
     template.set_item(string("wsgi.run_once"), false)?;
     template.set_item(string("wsgi.input_terminated"), true)?;
     template.set_item(string("wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;
+    template.set_item(string("wsgi.early_hints"), early_hints)?;
     // Shared by all requests without a body: an empty input has no state.
     template.set_item(string("wsgi.input"), Input::memory(py, b"").into_pyobject(py)?)?;
     Ok(template)

@@ -8,14 +8,14 @@ use std::sync::atomic::AtomicBool;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 use rgun_channel::frame::{MAX_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 use rgun_channel::status::{canonical_reason, is_reason};
 
 use crate::gil_cell::GilCell;
 use crate::head::{ResponseHead, is_control, is_token, parse_content_length};
-use crate::python::{append_latin1, type_name, warn_once};
+use crate::python::{append_latin1, latin1, type_name, warn_once};
 
 /// A checked header name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +119,30 @@ impl HeadCache {
         Ok(head)
     }
 
+    /// Checks the fields of early hints, (name, value) pairs of `str` or `bytes`, and encodes them into `fields`. Returns
+    /// how many there are.
+    pub(crate) fn encode_hints(
+        &self,
+        py: Python<'_>,
+        headers: &Bound<'_, PyAny>,
+        fields: &mut Vec<u8>,
+    ) -> PyResult<u16> {
+        let (mut head, mut value) = (ResponseHead::default(), Vec::new());
+        for pair in headers.try_iter()? {
+            let (name, text): (Bound<'_, PyAny>, Bound<'_, PyAny>) = pair?.extract()?;
+            let (name, text) = (native_string(py, name)?, native_string(py, text)?);
+            let name = name.cast::<PyString>().map_err(|_| {
+                PyTypeError::new_err(format!("a header's name is {}, not str", type_name(&name)))
+            })?;
+            read_value(name, &text, &mut value)?;
+            self.encode_header(py, name, value.trim_ascii(), &mut head, fields)?;
+            if head.length.is_some() || head.n_fields >= MAX_FIELDS {
+                return Err(PyValueError::new_err("early hints have no Content-Length, and few fields"));
+            }
+        }
+        Ok(head.n_fields)
+    }
+
     /// Encodes one header into `fields` and counts it in `head`.
     fn encode_header(
         &self,
@@ -176,6 +200,14 @@ fn read_value(name: &Bound<'_, PyString>, text: &Bound<'_, PyAny>, value: &mut V
         )));
     }
     Ok(())
+}
+
+/// Decodes `bytes` as ISO-8859-1; returns any other object as it is.
+fn native_string<'py>(py: Python<'py>, text: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    match text.cast::<PyBytes>() {
+        Ok(bytes) => Ok(latin1(py, bytes.as_bytes())?.into_any()),
+        Err(_) => Ok(text),
+    }
 }
 
 /// Result of encoding one header.

@@ -2,9 +2,10 @@
 //!
 //! [`environ`] builds the dictionary, [`input`] reads the body, [`start_response`] takes the head and `write()` data,
 //! [`head`] checks and encodes the head, [`response`] sends it, [`file_wrapper`] passes files as descriptors,
-//! [`takeover`] offers the connection. This module calls the application and iterates over its result.
+//! [`takeover`] offers the connection, [`early_hints`] sends a 103. This module calls the application and iterates over its result.
 
 mod application;
+mod early_hints;
 pub(crate) mod environ;
 pub(crate) mod file_wrapper;
 pub(crate) mod head;
@@ -35,6 +36,11 @@ use takeover::TakeoverSocket;
 
 pub(crate) use application::WsgiApplication;
 
+/// Returns `wsgi.early_hints`.
+pub(crate) fn early_hints_function(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    wrap_pyfunction!(early_hints::early_hints, py).map(Bound::into_any)
+}
+
 /// Builds the environ of the warm-up request of a zygote: GET `target` (path and query) from this host.
 ///
 /// # Errors
@@ -50,7 +56,12 @@ pub(crate) fn environ_of<'py>(py: Python<'py>, start: &Start, target: &str) -> P
         .encode([(&b"host"[..], host.as_bytes())].into_iter(), &mut frame)
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
     let request = Request::decode(&frame).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    Environ::new(py, start)?.build(py, &SpooledBodies::default(), &mut EnvironCache::default(), &request)
+    Environ::new(py, start, &early_hints_function(py)?)?.build(
+        py,
+        &SpooledBodies::default(),
+        &mut EnvironCache::default(),
+        &request,
+    )
 }
 
 /// Runs the exchanges of one slot, and keeps the objects that they reuse.
@@ -118,9 +129,12 @@ impl SlotRunner {
         request: &Request<'_>,
         started: u64,
     ) -> PyResult<ResponseFunctions> {
-        let functions = match self.reusable.take() {
-            Some(spare) => spare,
-            None => ResponseFunctions::new(py, Response::new(self.application, self.slot))?,
+        let functions = if let Some(spare) = self.reusable.take() {
+            spare
+        } else {
+            let new = ResponseFunctions::new(py, Response::new(self.application, self.slot))?;
+            early_hints::set_current(py, &new.object);
+            new
         };
         functions.object.get().response.borrow_mut(py).begin(request, started);
         Ok(functions)

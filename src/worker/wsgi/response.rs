@@ -22,6 +22,7 @@ use rgun_channel::layout::{MAX_INLINE_BODY, RESPONSE_WINDOW};
 
 use super::application::WsgiApplication;
 use super::file_wrapper::FileBody;
+use super::head::HeadCache;
 use super::misuse::{client_gone, response_complete, start_response_missing};
 use crate::fault::Fault;
 use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
@@ -385,7 +386,12 @@ impl Response {
         self.worker().mark_idle(self.slot);
     }
 
-    fn completion(&self, kind: CompletionKind, end: bool, done: bool) -> Completion {
+    /// Returns the cache of checked header names.
+    pub(super) fn heads(&self) -> &'static HeadCache {
+        &self.application.heads
+    }
+
+    pub(super) fn completion(&self, kind: CompletionKind, end: bool, done: bool) -> Completion {
         Completion {
             exchange: self.exchange,
             kind,

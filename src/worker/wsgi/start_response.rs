@@ -44,8 +44,8 @@ impl ResponseFunctions {
     pub(crate) fn try_reuse(self, py: Python<'_>) -> Option<Self> {
         let count = |function: &Py<PyAny>| reference_count(function, py);
         let has_write = self.object.get().write.borrow(py).as_ref().is_some_and(|write| count(write) == 1);
-        // One reference here, and one from each function.
-        if has_write && count(&self.start_response) == 1 && reference_count(&self.object, py) == 3 {
+        // One reference here, one from each function, and one from `early_hints`.
+        if has_write && count(&self.start_response) == 1 && reference_count(&self.object, py) == 4 {
             return Some(self);
         }
         // Breaks the reference cycle.

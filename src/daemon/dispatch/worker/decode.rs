@@ -105,7 +105,7 @@ impl ReceivedCompletion {
     }
 }
 
-/// Decodes the kinds that only ASGI workers send.
+/// Decodes the kinds that only ASGI workers send, and early hints.
 fn decode_asgi<'b>(
     worker: &Worker,
     header: Completion,
@@ -117,7 +117,8 @@ fn decode_asgi<'b>(
         return Err(format!("sent {:?} with a body in the slab or in a file", header.kind).into());
     };
     let may_end = header.kind == CompletionKind::Trailers || header.kind == CompletionKind::Close;
-    if !worker.is_asgi() || (header.end || header.done) && !may_end {
+    let is_allowed = worker.is_asgi() || header.kind == CompletionKind::EarlyHints;
+    if !is_allowed || (header.end || header.done) && !may_end {
         return Err(
             format!("sent {:?}, which its interface or this exchange does not allow", header.kind).into()
         );

@@ -76,6 +76,8 @@ pub struct RelayConn {
     to_app: Direction,
     /// The worker or the daemon stops: a close frame follows the application's current frame.
     close_is_due: bool,
+    /// The client has answered our close frame: the connection ends once the application has the answer.
+    is_close_answered: bool,
     timers: ConnTimers,
     log: CloseLog,
 }
@@ -115,6 +117,7 @@ pub(super) fn serve(
         to_client: Direction::default(),
         to_app: Direction::default(),
         close_is_due: false,
+        is_close_answered: false,
         log: CloseLog::new(accepted),
     });
     conn.pass_to_app(early_input);
@@ -197,6 +200,11 @@ impl RelayConn {
                 progress += self.read_from_app(cx, scratch);
             }
             if self.flush_to_app(cx) {
+                if self.is_close_answered {
+                    // The client now waits for the connection's end (RFC 6455 §7.1.1).
+                    self.end_input(cx);
+                    continue;
+                }
                 progress += self.read_from_client(cx, scratch)?;
             }
             if progress == before {
@@ -373,18 +381,21 @@ impl RelayConn {
                 Ok(buffer.filled().len())
             }
             Poll::Ready(Ok(())) => {
-                self.to_app.has_ended = true;
-                if self.state == RelayState::Closing {
-                    // The client has closed in reply to our close frame.
-                    self.enter_flushing();
-                }
-                // The application reads the end, and may still write. Shutting down a socket pair does not block, and
-                // fails only if the application has closed its end.
-                drop(Pin::new(&mut self.socket).poll_shutdown(cx));
+                self.end_input(cx);
                 Ok(1)
             }
             Poll::Ready(Err(_)) => Err(Disconnected),
         }
+    }
+
+    /// Ends the application's input. It may still write, unless our close frame is sent.
+    fn end_input(&mut self, cx: &mut Context<'_>) {
+        self.to_app.has_ended = true;
+        if self.state == RelayState::Closing {
+            self.enter_flushing();
+        }
+        // Shutting down a socket pair does not block, and fails only if the application has closed its end.
+        drop(Pin::new(&mut self.socket).poll_shutdown(cx));
     }
 
     /// Queues bytes of the client.
@@ -392,6 +403,7 @@ impl RelayConn {
         let passed = self.to_app.frames.scan(bytes, false);
         self.to_app.pending.extend_from_slice(bytes);
         self.log.count_received_frames(bytes.len(), passed.messages);
+        self.is_close_answered |= passed.close_code.is_some() && self.state == RelayState::Closing;
         self.log_close(passed.close_code);
     }
 

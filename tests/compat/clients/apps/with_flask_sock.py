@@ -156,14 +156,6 @@ def by_hand(environ, start_response):
             connection.sendall(data.upper())
         connection.sendall(b"END")
         return []
-    if case == "pieces":
-        # A frame in single bytes, then one that the application never completes.
-        for byte in b"\x81\x05hello\x82\x7e\x10\x00":
-            connection.sendall(bytes([byte]))
-            time.sleep(0.01)
-        while connection.recv(65536):
-            pass
-        return []
     if case == "detach":
         os.close(connection.detach())
         return []
