@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{oneshot, watch};
 
 use crate::dispatch::Dispatcher;
-use crate::http::{Server, Settings, refuse_plain_http, serve};
+use crate::http::{Server, Settings, refuse_plain_http, serve, serve_negotiated};
 use crate::journal::daemon_log;
 use crate::link::Link;
 use crate::net::{
@@ -304,7 +304,7 @@ async fn serve_tls(
     match Box::pin(connection.handshake(&tls, &threads)).await {
         Ok(HandshakeOutcome::Complete(stream)) => {
             drop((tls, threads));
-            serve(server, stream).await;
+            serve_negotiated(server, stream).await;
         }
         Ok(HandshakeOutcome::PlainHttp(stream)) => refuse_plain_http(server, stream).await,
         Err(error) => tracing::debug!(client, %error, "a TLS handshake failed"),

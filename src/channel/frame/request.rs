@@ -34,7 +34,7 @@ pub struct Request<'a> {
     pub received: u64,
     /// The method as received (RFC 9110 §9: case-sensitive).
     pub method: &'a [u8],
-    /// The HTTP version: 10 or 11.
+    /// The HTTP version: 10, 11 or 20.
     pub version: u8,
     /// The body is a descriptor, sent on the control socket before this frame was published.
     pub body_is_fd: bool,

@@ -12,15 +12,17 @@ use super::keys::name;
 use super::value::Setting;
 use super::{
     App, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Listen, Loaded, Log,
-    Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, TrustedProxies, Underscores, ValueError,
-    WebSocket, Workers, certificates, compression, error_pages, forwarding, health, keys, listeners, paths,
-    python, read, rules, trusted, units,
+    Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers,
+    certificates, compression, error_pages, forwarding, health, keys, listeners, paths, python, read, rules,
+    trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
 const MAX_HEAD_BYTES: u64 = 64 << 10;
 /// Maximum of `limits.headers`. No browser or proxy sends more header fields.
 const MAX_HEADERS: u32 = 1000;
+/// Maximum of `limits.streams`. The bodies of that many requests fit into the window of a connection (2^31 bytes).
+const MAX_STREAMS: u32 = 10_000;
 /// Maximum of `limits.queue`. Each waiting request holds a connection, so more than a million is a mistake.
 const MAX_QUEUED: u32 = 1_000_000;
 /// Maximum of `websocket.max_message`. A worker assembles each message in its memory.
@@ -44,7 +46,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
     let (workers, timeouts) = (checker.workers(), checker.timeouts());
     let (limits, websocket) = (checker.limits(), checker.websocket());
-    let underscores = checker.read(name::UNDERSCORES, Underscores::Drop, read::underscores);
+    let http = checker.http();
     let proxy = checker.proxy();
     let (health, pages) = (health::read(&mut checker), error_pages::read(&mut checker));
     let compression = compression::read(&mut checker);
@@ -73,7 +75,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                 timeouts,
                 limits,
                 websocket,
-                http: Http { underscores },
+                http,
                 proxy,
                 health,
                 errors: pages,
@@ -265,6 +267,8 @@ impl Checker<'_> {
                 defaults.connections_per_client,
                 read::count_or_off,
             ),
+            streams: self
+                .read(name::STREAMS, defaults.streams, |setting| read::whole(setting, 1, MAX_STREAMS)),
             response_memory: self.read(
                 name::RESPONSE_MEMORY,
                 defaults.response_memory,
@@ -275,6 +279,14 @@ impl Checker<'_> {
             spool_memory: self.read(name::SPOOL_MEMORY, defaults.spool_memory, read::capacity_or_auto),
             spool_disk: self.read(name::SPOOL_DISK, defaults.spool_disk, read::capacity_or_auto),
             body_rate: self.read(name::BODY_RATE, defaults.body_rate, read::bytes_or_off),
+        }
+    }
+
+    fn http(&mut self) -> Http {
+        let defaults = Http::default();
+        Http {
+            underscores: self.read(name::UNDERSCORES, defaults.underscores, read::underscores),
+            http2: self.read(name::HTTP2, defaults.http2, read::boolean),
         }
     }
 

@@ -46,6 +46,7 @@ pub(crate) mod name {
     pub(crate) const REQUEST_LINE: &str = "limits.request_line";
     pub(crate) const CONNECTIONS: &str = "limits.connections";
     pub(crate) const CONNECTIONS_PER_CLIENT: &str = "limits.connections_per_client";
+    pub(crate) const STREAMS: &str = "limits.streams";
     pub(crate) const RESPONSE_MEMORY: &str = "limits.response_memory";
     pub(crate) const RESPONSE_DISK: &str = "limits.response_disk";
     pub(crate) const RESPONSE_RATE: &str = "limits.response_rate";
@@ -59,6 +60,7 @@ pub(crate) mod name {
     pub(crate) const MAX_CONNECTIONS: &str = "websocket.max_connections";
     pub(crate) const CLOSE_WINDOW: &str = "websocket.close_window";
     pub(crate) const UNDERSCORES: &str = "http.underscores";
+    pub(crate) const HTTP2: &str = "http.http2";
     pub(crate) const TRUSTED: &str = "proxy.trusted";
     pub(crate) const FORWARDING_HEADERS: &str = "proxy.headers";
     pub(crate) const FORWARDED_FIELDS: &str = "proxy.fields";
@@ -133,6 +135,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::REQUEST_LINE,
     name::CONNECTIONS,
     name::CONNECTIONS_PER_CLIENT,
+    name::STREAMS,
     name::RESPONSE_MEMORY,
     name::RESPONSE_DISK,
     name::RESPONSE_RATE,
@@ -146,6 +149,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::MAX_CONNECTIONS,
     name::CLOSE_WINDOW,
     name::UNDERSCORES,
+    name::HTTP2,
     name::TRUSTED,
     name::FORWARDING_HEADERS,
     name::FORWARDED_FIELDS,

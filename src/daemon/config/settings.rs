@@ -311,6 +311,8 @@ pub struct Limits {
     pub connections: Option<usize>,
     /// Maximum number of open connections of one address; one more is closed. `None` is `"off"`.
     pub connections_per_client: Option<NonZeroU32>,
+    /// Maximum number of requests that one connection of HTTP/2 may have open; one more is refused by the protocol.
+    pub streams: u32,
     /// Bytes of all responses together that may be buffered in memory for slow clients. `None` is `"auto"`.
     pub response_memory: Option<u64>,
     /// Bytes of all responses together that may be buffered in files. `None` is `"auto"`.
@@ -338,6 +340,7 @@ impl Default for Limits {
             request_line: 8 << 10,
             connections: None,
             connections_per_client: None,
+            streams: 100,
             response_memory: None,
             response_disk: None,
             response_rate: Some(256),
@@ -380,10 +383,18 @@ impl Default for WebSocket {
 }
 
 /// `[http]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http {
     /// Handling of field names with an underscore: in CGI they map to the same variable as those with a hyphen.
     pub underscores: Underscores,
+    /// Whether HTTP/2 is served: over TLS, and in clear text to clients that begin with it (RFC 9113 §3.3).
+    pub http2: bool,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { underscores: Underscores::Drop, http2: true }
+    }
 }
 
 /// Handling of header fields with an underscore in their name.

@@ -1,17 +1,23 @@
-//! Serves one connection: its HTTP requests, then the WebSocket that the last of them may open.
+//! Serves one connection: its HTTP requests, then the WebSocket that the last of them may open, or HTTP/2 from its preface
+//! on.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use hyper::server::conn::http1::{self, Parts};
 use hyper_util::rt::TokioIo;
 
 use crate::net::{ClientStream, Connection};
 use crate::websocket;
 
+use super::close_guard::CloseGuard;
 use super::context::{ConnContext, RefusedHead, Server};
 use super::forwarded::ForwardingHeaders;
 use super::h1::Wire;
 use super::h1::framing::Violation;
+use super::h2;
 use super::service::ConnService;
 
 /// Bytes of a head that are neither in its request line nor in its fields: two CRLFs.
@@ -28,6 +34,19 @@ pub async fn serve(server: Arc<Server>, stream: ClientStream) {
     serve_http1(connection, serving).await;
 }
 
+/// Serves a connection with TLS until it is closed, in the version of HTTP that its handshake has agreed (ALPN, RFC 7301).
+pub async fn serve_negotiated(server: Arc<Server>, stream: ClientStream) {
+    let is_http2 = stream.tls_session().is_some_and(|session| session.is_http2());
+    match server.http2.filter(|_| is_http2) {
+        None => serve(server, stream).await,
+        Some(settings) => {
+            let mut close_guard = CloseGuard::new(stream.connection());
+            Box::pin(h2::serve(server, settings, stream, Bytes::new())).await;
+            close_guard.finish();
+        }
+    }
+}
+
 /// Answers a client that speaks HTTP without TLS to a listener with TLS: 400, whatever it asks for.
 pub async fn refuse_plain_http(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
@@ -38,19 +57,19 @@ pub async fn refuse_plain_http(server: Arc<Server>, stream: ClientStream) {
 
 async fn serve_http1(connection: Arc<Connection>, mut serving: Box<HttpConn>) {
     // Dropped before `serving`, so that requests in flight find the close reason when they are dropped.
-    let mut close_guard = CloseGuard { connection: Arc::clone(&connection), has_finished: false };
+    let mut close_guard = CloseGuard::new(&connection);
     match (&mut *serving).await {
-        Ok(()) => {
-            if let Some(socket) = upgraded(*serving) {
-                socket.await;
-            }
-        }
+        Ok(()) => match continuation(*serving) {
+            None => {}
+            Some(Continuation::WebSocket(socket)) => socket.await,
+            Some(Continuation::Http2(serving)) => serving.await,
+        },
         Err(error) => {
             tracing::debug!(client = %connection.peer.address, error = %crate::error_chain::Chain(&error),
                 "a connection ended early");
         }
     }
-    close_guard.has_finished = true;
+    close_guard.finish();
 }
 
 type HttpConn = http1::Connection<TokioIo<Wire>, ConnService>;
@@ -76,35 +95,42 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, refused: Option<R
     let reads_forwarded = trusts_peer && server.forwarding.headers != ForwardingHeaders::Off;
     let is_refused = refused.is_some();
     let refused_head = refused.map_or_else(OnceLock::new, OnceLock::from);
-    let context =
-        Arc::new(ConnContext { server, connection, trusts_peer, reads_forwarded, tls, refused_head });
+    let context = Arc::new(ConnContext {
+        server,
+        connection,
+        trusts_peer,
+        reads_forwarded,
+        tls,
+        refused_head,
+        stream_signals: None,
+    });
     let wire = Wire::new(stream, Arc::clone(&context));
     let wire = if is_refused { wire.refusing_all() } else { wire };
     builder.serve_connection(TokioIo::new(wire), ConnService { context, upgrade_slot: OnceLock::new() })
 }
 
-/// Returns the WebSocket if the last response was a 101. hyper then leaves the socket open and returns what it has read
-/// beyond the handshake.
-fn upgraded(http_conn: HttpConn) -> Option<websocket::UpgradedConn> {
+/// The protocol that follows HTTP/1 on a connection.
+enum Continuation {
+    /// The last response was a 101.
+    WebSocket(websocket::UpgradedConn),
+    /// The connection began with the preface of HTTP/2.
+    Http2(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+/// Returns the protocol that follows, if hyper has left the socket open for one; hyper also returns what it has read
+/// beyond HTTP/1.
+fn continuation(http_conn: HttpConn) -> Option<Continuation> {
     let Parts { io, read_buf, service, .. } = http_conn.into_parts();
-    let accepted = service.take_upgrade()?;
-    let (stream, buffered) = io.into_inner().into_parts();
-    Some(websocket::serve(stream, &[&*read_buf, &*buffered].concat(), accepted))
-}
-
-/// Marks a connection as closed before the requests in flight on it are dropped.
-struct CloseGuard {
-    connection: Arc<Connection>,
-    /// The connection's future completed. Otherwise the reactor dropped it because the daemon stops.
-    has_finished: bool,
-}
-
-impl Drop for CloseGuard {
-    fn drop(&mut self) {
-        if self.has_finished {
-            self.connection.mark_closed();
-        } else {
-            self.connection.mark_shutdown();
-        }
+    let wire = io.into_inner();
+    let server = &service.context.server;
+    if let (true, Some(settings)) = (wire.is_http2(), server.http2) {
+        let server = Arc::clone(server);
+        let (stream, buffered) = wire.into_parts();
+        let serving = h2::serve(server, settings, stream, buffered.freeze());
+        return Some(Continuation::Http2(Box::pin(serving)));
     }
+    let accepted = service.take_upgrade()?;
+    let (stream, buffered) = wire.into_parts();
+    let socket = websocket::serve(stream, &[&*read_buf, &*buffered].concat(), accepted);
+    Some(Continuation::WebSocket(socket))
 }

@@ -21,6 +21,7 @@ use super::error_page::ErrorPages;
 use super::file_server::{FileServer, FileSettings};
 use super::forwarded::ForwardingSettings;
 use super::h1::framing::Violation;
+use super::h2::signals::StreamSignals;
 use super::health::HealthPaths;
 use super::request_id::RequestIds;
 
@@ -62,6 +63,13 @@ pub enum UnderscorePolicy {
     Allow,
 }
 
+/// The settings of HTTP/2 (`http.http2`).
+#[derive(Debug, Clone, Copy)]
+pub struct Http2Settings {
+    /// `limits.streams`: requests that one connection may have open.
+    pub max_streams: u32,
+}
+
 /// The settings that a reload replaces.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -69,6 +77,8 @@ pub struct Settings {
     pub limits: RequestLimits,
     /// `http.underscores`.
     pub underscores: UnderscorePolicy,
+    /// None: HTTP/2 is off.
+    pub http2: Option<Http2Settings>,
     /// `[proxy]`.
     pub forwarding: ForwardingSettings,
     /// Settings of WebSockets.
@@ -93,6 +103,7 @@ pub struct Server {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) limits: RequestLimits,
     pub(super) underscores: UnderscorePolicy,
+    pub(super) http2: Option<Http2Settings>,
     pub(super) forwarding: ForwardingSettings,
     pub(super) websocket: websocket::WebSocketSettings,
     pub(super) websockets: Arc<websocket::WebSocketResources>,
@@ -138,6 +149,7 @@ impl Server {
         let Settings {
             limits,
             underscores,
+            http2,
             forwarding,
             websocket,
             health,
@@ -156,6 +168,7 @@ impl Server {
             dispatcher,
             limits,
             underscores,
+            http2,
             forwarding,
             websocket,
             spool_dir: spool,
@@ -176,6 +189,7 @@ impl Server {
         let Settings {
             limits,
             underscores,
+            http2,
             forwarding,
             websocket,
             health,
@@ -191,6 +205,7 @@ impl Server {
             dispatcher: self.dispatcher,
             limits,
             underscores,
+            http2,
             forwarding,
             websocket,
             websockets: Arc::clone(&self.websockets),
@@ -221,6 +236,8 @@ pub(super) struct ConnContext {
     pub(super) tls: Option<Arc<TlsSession>>,
     /// Set when a head was refused: hyper got a stand-in request in its place, the last of the connection.
     pub(super) refused_head: OnceLock<RefusedHead>,
+    /// Set if `connection` is a stream of HTTP/2.
+    pub(super) stream_signals: Option<StreamSignals>,
 }
 
 impl ConnContext {

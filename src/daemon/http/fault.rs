@@ -55,6 +55,10 @@ pub enum RequestFault {
     NoHost,
     /// There is more than one Host field.
     ManyHosts,
+    /// The Host field differs from the `:authority` of a request of HTTP/2.
+    HostConflict,
+    /// A CONNECT is for another protocol than "websocket", or the application does not serve WebSockets (RFC 8441 §4).
+    Protocol,
     /// A field's name has an underscore, and `http.underscores` is "refuse".
     Underscore,
     /// A handshake is for another version of the WebSocket protocol than 13.
@@ -74,9 +78,9 @@ pub enum RequestFault {
 impl RequestFault {
     fn kind(self) -> RefusalKind {
         match self {
-            Self::Connect | Self::HealthMethod => RefusalKind::BadMethod,
+            Self::Connect | Self::Protocol | Self::HealthMethod => RefusalKind::BadMethod,
             Self::Target | Self::TargetHost => RefusalKind::BadTarget,
-            Self::NoHost | Self::ManyHosts => RefusalKind::BadHost,
+            Self::NoHost | Self::ManyHosts | Self::HostConflict => RefusalKind::BadHost,
             Self::Underscore => RefusalKind::BadField,
             Self::WebSocketVersion | Self::WebSocketKey => RefusalKind::BadHandshake,
             Self::BodyTooLarge => RefusalKind::BodyTooLong,
@@ -94,6 +98,12 @@ impl RequestFault {
             // RFC 9112 §3.2.
             Self::NoHost => (StatusCode::BAD_REQUEST, "the Host field is missing"),
             Self::ManyHosts => (StatusCode::BAD_REQUEST, "there is more than one Host field"),
+            // RFC 9113 §8.3.1.
+            Self::HostConflict => {
+                (StatusCode::BAD_REQUEST, "the Host field differs from the request's :authority")
+            }
+            // RFC 9220 §3.
+            Self::Protocol => (StatusCode::NOT_IMPLEMENTED, "the protocol of the CONNECT is not served here"),
             Self::Underscore => {
                 (StatusCode::BAD_REQUEST, "the name of a field has an underscore, which is refused here")
             }

@@ -1,4 +1,5 @@
-//! The HTTP side of a WebSocket handshake (RFC 6455 §4.2): checks the request and sets the fields of the 101.
+//! The HTTP side of a WebSocket handshake: checks the request and sets the fields of the 101 (RFC 6455 §4.2), or of the
+//! 2xx on a stream of HTTP/2 (RFC 8441 §5).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,7 +7,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, Method, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request};
 
 use crate::websocket::{self, AcceptedUpgrade, DeflateParams};
 
@@ -40,7 +41,8 @@ impl Upgrade {
 /// A valid handshake that the application may accept.
 #[derive(Debug)]
 pub(super) struct Handshake {
-    accept: HeaderValue,
+    /// The value of `Sec-WebSocket-Accept`. None on a stream, where neither side sends keys.
+    accept: Option<HeaderValue>,
     pub(super) deflate: Option<DeflateParams>,
 }
 
@@ -67,11 +69,7 @@ impl Handshake {
         if single_value(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
             return Err(Refusal::Client(RequestFault::WebSocketVersion));
         }
-        let key = single_value(headers, &SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().trim_ascii());
-        let Some(key) = key.filter(|key| websocket::is_key(key)) else {
-            return Err(Refusal::Client(RequestFault::WebSocketKey));
-        };
-        let accept = HeaderValue::from_str(&websocket::accept(key)).expect("base64 is a field value");
+        let accept = if parts.version == Version::HTTP_2 { None } else { Some(accept_value(headers)?) };
         let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
         let deflate = if compression { websocket::negotiate(offers) } else { None };
         Ok(Self { accept, deflate })
@@ -83,15 +81,33 @@ impl Handshake {
         for own in [CONTENT_LENGTH, TRANSFER_ENCODING, SEC_WEBSOCKET_EXTENSIONS] {
             fields.remove(own);
         }
-        fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        fields.insert(SEC_WEBSOCKET_ACCEPT, self.accept.clone());
+        if let Some(accept) = &self.accept {
+            fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            fields.insert(SEC_WEBSOCKET_ACCEPT, accept.clone());
+        } else {
+            fields.remove(SEC_WEBSOCKET_ACCEPT);
+        }
         if let Some(deflate) = self.deflate
             && let Ok(value) = HeaderValue::from_str(&deflate.to_string())
         {
             fields.insert(SEC_WEBSOCKET_EXTENSIONS, value);
         }
     }
+
+    /// Returns the status of the response: the application's 101, or on a stream that of a new response, 200.
+    pub(super) fn status<B>(&self, application: StatusCode, response: &Response<B>) -> StatusCode {
+        if self.accept.is_some() { application } else { response.status() }
+    }
+}
+
+/// Checks the key and returns the value of `Sec-WebSocket-Accept`.
+fn accept_value(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
+    let key = single_value(headers, &SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().trim_ascii());
+    let Some(key) = key.filter(|key| websocket::is_key(key)) else {
+        return Err(Refusal::Client(RequestFault::WebSocketKey));
+    };
+    Ok(HeaderValue::from_str(&websocket::accept(key)).expect("base64 is a field value"))
 }
 
 /// Returns the field's value if it occurs exactly once.

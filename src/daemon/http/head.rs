@@ -145,9 +145,13 @@ pub(super) fn error_format(headers: &HeaderMap) -> ErrorFormat {
     ErrorFormat::of_accept(headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes))
 }
 
-/// Returns the channel's code of the version: 10 or 11.
+/// Returns the channel's code of the version: 10, 11 or 20.
 pub(super) fn version_code(version: Version) -> u8 {
-    if version == Version::HTTP_10 { 10 } else { 11 }
+    match version {
+        Version::HTTP_10 => 10,
+        Version::HTTP_2 => 20,
+        _ => 11,
+    }
 }
 
 #[cfg(test)]

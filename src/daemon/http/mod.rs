@@ -1,10 +1,11 @@
 //! The HTTP server: turns requests into exchanges and the application's responses into HTTP responses.
 //!
-//! `edge` calls [`serve`] with each accepted stream. hyper parses and writes the messages. The wire format of HTTP/1 is
-//! handled in [`h1`]: the checks before hyper sees a message, and what hyper does not write.
+//! `edge` calls [`serve`] with each accepted stream. For HTTP/1, hyper parses and writes the messages, and [`h1`] has the
+//! checks before hyper sees a message, and what hyper does not write. For HTTP/2 that is the h2 crate and [`h2`].
 
 mod access_log;
 mod body;
+mod close_guard;
 mod compression;
 mod conn;
 mod context;
@@ -14,6 +15,7 @@ mod file_server;
 mod first_boot;
 mod forwarded;
 mod h1;
+mod h2;
 mod handshake;
 mod head;
 mod health;
@@ -27,8 +29,8 @@ mod takeover;
 mod trace_context;
 
 pub use compression::policy::CompressionPolicy;
-pub use conn::{refuse_plain_http, serve};
-pub use context::{RequestLimits, Server, Settings, UnderscorePolicy};
+pub use conn::{refuse_plain_http, serve, serve_negotiated};
+pub use context::{Http2Settings, RequestLimits, Server, Settings, UnderscorePolicy};
 pub use error_page::ErrorPages;
 pub use file_server::FileSettings;
 pub use forwarded::{ForwardedField, ForwardingHeaders, ForwardingSettings};

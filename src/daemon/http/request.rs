@@ -7,8 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::{HeaderMap, Request, request};
-use http_body::Body as _;
-use hyper::body::Incoming;
 use rgun_channel::frame;
 use rgun_channel::frame::ExchangeId;
 
@@ -19,13 +17,14 @@ use crate::negotiation::ErrorFormat;
 use crate::net::{Connection, Phase};
 use crate::tls::TlsSession;
 
+use super::body::client::ClientBody;
 use super::body::receive::{self, ReceiveLimits, RequestBytes};
 use super::body::stream::{self, BodyPump, StreamLimits};
 use super::context::{ConnContext, Server};
-use super::fault::{HealthResult, Refusal};
+use super::fault::{HealthResult, Refusal, RequestFault};
 use super::file_server::{self, FileOrApp, FileResponse, FileServer};
 use super::first_boot::FirstBoot;
-use super::handshake::{Handshake, Upgrade, UpgradeSlot, is_handshake};
+use super::handshake::{Handshake, Upgrade, UpgradeSlot};
 use super::head;
 use super::request_id::RequestId;
 use super::request_meta::{FrameMeta, RequestMeta, RequestOrigin, path};
@@ -108,10 +107,10 @@ impl RequestProgress {
 }
 
 /// Checks a request's head and submits the request, unless its body must be received first.
-pub(super) fn start(
+pub(super) fn start<B: ClientBody>(
     context: &Arc<ConnContext>,
     upgrade_slot: &OnceLock<UpgradeSlot>,
-    request: Request<Incoming>,
+    request: Request<B>,
 ) -> (RequestMeta, RequestProgress, Option<Box<RequestExtra>>) {
     let ConnContext { server, connection, .. } = &**context;
     connection.set_phase(Phase::Busy);
@@ -121,7 +120,7 @@ pub(super) fn start(
         return (meta, RequestProgress::Submitted(Err(Refusal::Framing(refused.violation))), None);
     }
     let (mut parts, mut incoming) = request.into_parts();
-    let (mut meta, has_upgrade, checked) = check_head(context, &mut parts, received_at);
+    let (mut meta, has_upgrade, checked) = check_head::<B>(context, &mut parts, received_at);
     let has_body = !incoming.is_end_stream();
     if let (Some(paths), Ok(())) = (&server.health, &checked)
         && let Some(checked) = paths.check(&parts, has_body, server.dispatcher)
@@ -138,13 +137,15 @@ pub(super) fn start(
     let mut extra = conditions_for_files(server, &parts);
     let progress = match checked {
         Err(refusal) => refuse(&mut meta, &parts, refusal),
-        Ok(()) if has_upgrade && !has_body && is_handshake(&parts) => {
+        Ok(()) if (B::IS_STREAM || has_upgrade) && !has_body && B::is_handshake(&parts) => {
             let slot = Arc::clone(upgrade_slot.get_or_init(UpgradeSlot::default));
-            let submitted = submit_handshake(server, connection, &parts, meta.frame_meta(context));
-            RequestProgress::Submitted(submitted.map(|(ticket, handshake)| {
-                extra = Some(Box::new(RequestExtra::Handshake(Box::new(Upgrade::new(handshake, slot)))));
-                ticket
-            }))
+            match start_handshake::<B>(context, parts, &meta) {
+                Err(refusal) => RequestProgress::Submitted(Err(refusal)),
+                Ok((progress, handshake)) => {
+                    extra = Some(Box::new(RequestExtra::Handshake(Box::new(Upgrade::new(handshake, slot)))));
+                    progress
+                }
+            }
         }
         Ok(()) if !has_body => submit_bodiless(context, parts, &mut meta),
         Ok(()) if server.dispatcher.is_asgi() && stream::should_stream(&incoming, &parts.headers) => {
@@ -194,16 +195,17 @@ fn conditions_for_files(server: &Server, parts: &request::Parts) -> Option<Box<R
 }
 
 /// Answers a request whose path belongs to `[[static]]`. The request is returned if the application answers it.
-fn start_file(
+#[expect(clippy::result_large_err, reason = "the error is the request itself, which is served next")]
+fn start_file<B: ClientBody>(
     context: &Arc<ConnContext>,
     files: &Arc<FileServer>,
     meta: &mut RequestMeta,
     parts: request::Parts,
-    incoming: Incoming,
-) -> Result<RequestProgress, (request::Parts, Incoming)> {
+    incoming: B,
+) -> Result<RequestProgress, (request::Parts, B)> {
     let found = files.mounts.as_ref().and_then(|mounts| mounts.find(path(&parts)));
     let Some((idx, mount)) = found else { return Err((parts, incoming)) };
-    if mount.falls_back_to_app() && is_handshake(&parts) {
+    if mount.falls_back_to_app() && B::is_handshake(&parts) {
         return Err((parts, incoming));
     }
     let leaves_input_unread = !incoming.is_end_stream();
@@ -237,12 +239,12 @@ struct RequestHead {
 }
 
 /// Looks a file up on a blocking thread, and submits the request if the application answers it.
-async fn find_or_submit(
+async fn find_or_submit<B: ClientBody>(
     context: Arc<ConnContext>,
     files: Arc<FileServer>,
     mount: usize,
     request: RequestHead,
-    incoming: Incoming,
+    incoming: B,
 ) -> Result<Admitted, LateRefusal> {
     let RequestHead { parts, id, origin, received_at } = request;
     let has_body = !incoming.is_end_stream();
@@ -265,15 +267,16 @@ async fn find_or_submit(
 
 /// Checks a head and changes its fields into those that the application receives. Also returns whether there is an
 /// `Upgrade` field.
-fn check_head(
+fn check_head<B: ClientBody>(
     context: &ConnContext,
     parts: &mut request::Parts,
     received_at: Instant,
 ) -> (RequestMeta, bool, Result<(), Refusal>) {
     let underscores = context.server.underscores;
+    let prepared = B::prepare_head(parts, &context.server.limits);
     let scan = head::HeaderScan::of(&parts.headers);
     let meta = RequestMeta::new(context, parts, &scan, received_at);
-    let checked = head::check(parts, &scan, underscores);
+    let checked = prepared.and_then(|()| head::check(parts, &scan, underscores));
     let (has_id, has_unsafe) = (scan.request_id.is_some(), scan.has_unsafe(underscores));
     let has_upgrade = scan.has_upgrade;
     if has_id {
@@ -290,10 +293,10 @@ fn check_head(
 }
 
 /// Receives a body whole and submits the request, or submits it streamed if the application turns out to be ASGI.
-async fn receive_and_submit(
+async fn receive_and_submit<B: ClientBody>(
     context: Arc<ConnContext>,
     request: RequestHead,
-    incoming: Incoming,
+    incoming: B,
 ) -> Result<Admitted, LateRefusal> {
     let RequestHead { mut parts, id, origin, received_at } = request;
     let tls = context.tls.as_deref();
@@ -304,10 +307,10 @@ async fn receive_and_submit(
         .map_err(|refusal| LateRefusal { refusal, format: head::error_format(&parts.headers) })
 }
 
-async fn receive_then_submit(
+async fn receive_then_submit<B: ClientBody>(
     context: &ConnContext,
     parts: &mut request::Parts,
-    incoming: Incoming,
+    incoming: B,
     frame_meta: FrameMeta<'_>,
 ) -> Result<Ticket, Refusal> {
     let ConnContext { server, connection, .. } = context;
@@ -323,10 +326,10 @@ async fn receive_then_submit(
 }
 
 /// Receives the body; sets `Content-Length` if it was chunked.
-async fn receive_body(
+async fn receive_body<B: ClientBody>(
     server: &Server,
     parts: &mut request::Parts,
-    incoming: Incoming,
+    incoming: B,
 ) -> Result<RequestBytes, Refusal> {
     let is_chunked = incoming.size_hint().exact().is_none();
     let limits = ReceiveLimits {
@@ -394,11 +397,11 @@ fn build_frame<'p>(
 }
 
 /// Submits a request whose body follows as the application reads it; starts the task that pumps the body.
-fn submit_streaming(
+fn submit_streaming<B: ClientBody>(
     server: &Server,
     connection: &Arc<Connection>,
     parts: &request::Parts,
-    incoming: Incoming,
+    incoming: B,
     frame_meta: FrameMeta<'_>,
 ) -> Result<Ticket, Refusal> {
     let body_len = stream::declared_len(&incoming, server.limits.body)?;
@@ -422,20 +425,46 @@ fn submit_streaming(
     submitted.map_err(Refusal::Exchange)
 }
 
-/// Submits the handshake of a WebSocket. `None`: to a WSGI application, which checks the handshake itself, and may answer
-/// it like any request.
+/// Submits the handshake of a WebSocket. A WSGI application checks the handshake itself, which is then not returned, and
+/// may answer it like any request. On a stream it is submitted only when the application is known to be ASGI: a CONNECT
+/// cannot become an ordinary request.
+fn start_handshake<B: ClientBody>(
+    context: &Arc<ConnContext>,
+    parts: request::Parts,
+    meta: &RequestMeta,
+) -> Result<(RequestProgress, Option<Handshake>), Refusal> {
+    let ConnContext { server, connection, .. } = &**context;
+    let is_takeover = !B::IS_STREAM && !server.dispatcher.accepts_handshakes();
+    let handshake =
+        if is_takeover { None } else { Some(Handshake::new(&parts, server.websocket.compression)?) };
+    if !B::IS_STREAM {
+        let ticket = submit_handshake(server, connection, &parts, meta.frame_meta(context), is_takeover)?;
+        return Ok((RequestProgress::Submitted(Ok(ticket)), handshake));
+    }
+    let (context, id) = (Arc::clone(context), meta.id.clone());
+    let (origin, received_at) = (meta.origin.clone(), meta.received_at);
+    let submitting = async move {
+        let ConnContext { server, connection, .. } = &*context;
+        server.dispatcher.wait_for_interface().await;
+        if !server.dispatcher.accepts_handshakes() {
+            return Err(Refusal::Client(RequestFault::Protocol).into());
+        }
+        let tls = context.tls.as_deref();
+        let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), tls, received_at };
+        Ok(Admitted::Ticket(submit_handshake(server, connection, &parts, frame_meta, false)?))
+    };
+    Ok((RequestProgress::Receiving(Box::pin(submitting)), handshake))
+}
+
 fn submit_handshake(
     server: &Server,
     connection: &Connection,
     parts: &request::Parts,
     frame_meta: FrameMeta<'_>,
-) -> Result<(Ticket, Option<Handshake>), Refusal> {
-    let is_takeover = !server.dispatcher.accepts_handshakes();
-    let handshake =
-        if is_takeover { None } else { Some(Handshake::new(parts, server.websocket.compression)?) };
+    is_takeover: bool,
+) -> Result<Ticket, Refusal> {
     let frame = build_frame(server, connection, parts, frame_meta);
     let frame = frame::Request { websocket: true, body_is_fd: is_takeover, ..frame };
     let fields = head::fields(&parts.headers, true);
-    let submitted = server.dispatcher.submit(&frame, fields, None, frame_meta.received_at);
-    submitted.map(|ticket| (ticket, handshake)).map_err(Refusal::Exchange)
+    server.dispatcher.submit(&frame, fields, None, frame_meta.received_at).map_err(Refusal::Exchange)
 }

@@ -177,7 +177,7 @@ fn set_reason(response: &mut Response<ResponseBody>, reason: Option<Box<[u8]>>) 
     response.extensions_mut().insert(reason.unwrap_or(ReasonPhrase::from_static(b"")));
 }
 
-/// Builds the 101 of a WebSocket that the application accepted, and hands the WebSocket to the connection.
+/// Builds the 101, or 200 on a stream, of a WebSocket that the application accepted, and hands the WebSocket to the connection.
 pub(super) fn switching_protocols(
     context: Arc<ConnContext>,
     meta: &RequestMeta,
@@ -202,20 +202,23 @@ pub(super) fn switching_protocols(
         let accepted = Box::new(websocket::AcceptedHandshake { websocket, deflate, accepted });
         upgrade.fill_slot(websocket::AcceptedUpgrade::Messages(accepted));
     }
+    let mut response = Response::new(());
+    // `None`: a WSGI application has written its own 101, on a connection of HTTP/1.1.
+    let handshake = upgrade.handshake.as_ref();
+    *response.status_mut() =
+        handshake.map_or(head.status, |handshake| handshake.status(head.status, &response));
+    *response.headers_mut() = head.fields;
     if server.log_access {
         server.journal.access(AccessEntry {
             request: logged_request(connection, meta),
-            status: head.status.as_u16(),
+            status: response.status().as_u16(),
             bytes: 0,
             duration: meta.received_at.elapsed(),
             queued: waited,
             worker,
         });
     }
-    let mut response = Response::new(ResponseBody::new(BodySource::Empty, context, None, None));
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.fields;
-    response
+    response.map(|()| ResponseBody::new(BodySource::Empty, context, None, None))
 }
 
 /// Builds the daemon's own response to a request that was refused or failed, and logs it.

@@ -147,7 +147,10 @@ impl ResponseFuture {
                     && !meta.is_http_10
                 {
                     // RFC 9110 §15.2: not to HTTP/1.0.
-                    context.connection.interim.push(early_hints::encode(&hints));
+                    match &context.stream_signals {
+                        None => context.connection.interim.push(early_hints::encode(&hints)),
+                        Some(signals) => signals.push_hints(hints),
+                    }
                 }
                 self.poll_half_close(cx);
                 Poll::Pending

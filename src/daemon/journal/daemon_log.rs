@@ -83,8 +83,12 @@ fn filter(level: Level) -> Targets {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    // Libraries log only warnings and errors.
-    Targets::new().with_default(filter.min(LevelFilter::WARN)).with_target("rgun", filter)
+    // Libraries log only warnings and errors; h2 none, because it warns of what a client does: a flood of the log.
+    let h2 = if filter >= LevelFilter::DEBUG { LevelFilter::WARN } else { LevelFilter::OFF };
+    Targets::new()
+        .with_default(filter.min(LevelFilter::WARN))
+        .with_target("rgun", filter)
+        .with_target("h2", h2)
 }
 
 /// Returns a filter that [`set_level`] can change.

@@ -15,6 +15,7 @@ use super::limits::ConnectionLimits;
 use super::output::OutputProgress;
 use super::peer::{Client, Peer};
 use super::registry::Registry;
+use super::streams::StreamTable;
 
 /// Time before an idle connection may be closed because the daemon stops or needs room: the client may be sending its
 /// next request at this moment, and would see a reset.
@@ -109,7 +110,16 @@ impl Alarm {
     }
 }
 
-/// The shared state of one connection.
+/// The carrier of a connection's bytes.
+#[derive(Debug)]
+enum Role {
+    /// A socket. `key` is its key in the registry, `streams` are set once it is multiplexed.
+    Socket { key: usize, streams: OnceLock<Box<StreamTable<Connection>>> },
+    /// A stream of a multiplexed connection. `key` is its key among that connection's streams.
+    Stream { key: usize, socket: Arc<Connection> },
+}
+
+/// The shared state of one connection, or of one stream of a multiplexed connection.
 #[derive(Debug)]
 pub struct Connection {
     /// The client's address.
@@ -119,8 +129,7 @@ pub struct Connection {
     /// Index of the listener that accepted it.
     pub listener: u16,
     registry: Arc<Registry<Self>>,
-    /// Key in the registry.
-    key: usize,
+    role: Role,
     phase: AtomicU8,
     /// Coarse time at which the phase began, or at which a write first blocked.
     phase_since: AtomicU32,
@@ -152,6 +161,10 @@ pub struct Connection {
 impl Connection {
     /// Creates the state of a connection that has just been accepted.
     pub(super) fn new(client: Client, listener: u16, key: usize, registry: Arc<Registry<Self>>) -> Self {
+        Self::with_role(client, listener, Role::Socket { key, streams: OnceLock::new() }, registry)
+    }
+
+    fn with_role(client: Client, listener: u16, role: Role, registry: Arc<Registry<Self>>) -> Self {
         let now = registry.now();
         let Client { peer, https } = client;
         Self {
@@ -159,7 +172,7 @@ impl Connection {
             https,
             listener,
             registry,
-            key,
+            role,
             phase: AtomicU8::new(Phase::New as u8),
             phase_since: AtomicU32::new(now),
             write_blocked: AtomicBool::new(false),
@@ -174,6 +187,40 @@ impl Connection {
             shut_down: AtomicBool::new(false),
             alarm: Alarm::default(),
             waker: OnceLock::new(),
+        }
+    }
+
+    /// Opens a stream of this multiplexed connection, which is busy until all its streams are dropped.
+    pub fn open_stream(self: &Arc<Self>) -> Arc<Self> {
+        let Role::Socket { streams, .. } = &self.role else {
+            unreachable!("a stream has no streams of its own")
+        };
+        let stream = streams.get_or_init(Box::default).add(|key| {
+            let role = Role::Stream { key, socket: Arc::clone(self) };
+            let client = Client { peer: self.peer.clone(), https: self.https };
+            Self::with_role(client, self.listener, role, Arc::clone(&self.registry))
+        });
+        self.set_phase(Phase::Busy);
+        stream
+    }
+
+    /// Returns the streams, if the connection is multiplexed.
+    fn streams(&self) -> Option<&StreamTable<Self>> {
+        match &self.role {
+            Role::Socket { streams, .. } => streams.get().map(|streams| &**streams),
+            Role::Stream { .. } => None,
+        }
+    }
+
+    /// Returns the number of open streams.
+    pub fn stream_count(&self) -> usize {
+        self.streams().map_or(0, StreamTable::count)
+    }
+
+    /// Makes all streams end now, even in mid-response.
+    pub fn abort_streams(&self) {
+        if let Some(streams) = self.streams() {
+            streams.for_each(|stream| stream.set_directive(Directive::Abort));
         }
     }
 
@@ -197,14 +244,24 @@ impl Connection {
         self.reset.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_reset(&self) -> bool {
+    /// True once [`Connection::mark_reset`] was called.
+    pub fn is_reset(&self) -> bool {
         self.reset.load(Ordering::Relaxed)
     }
 
     /// Marks the connection as closed: nothing is read from it or written to it any more.
-    /// [`Connection::close_reason`] then returns the reason.
+    /// [`Connection::close_reason`] then returns the reason. So do those of its streams.
     pub fn mark_closed(&self) {
         self.closed.store(true, Ordering::Relaxed);
+        if let Some(streams) = self.streams() {
+            streams.for_each(|stream| {
+                for (flag, of_socket) in [(&stream.reset, &self.reset), (&stream.shut_down, &self.shut_down)]
+                {
+                    flag.fetch_or(of_socket.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                stream.mark_closed();
+            });
+        }
     }
 
     /// Marks the connection as closed by a shutdown that did not wait for its request.
@@ -276,8 +333,8 @@ impl Connection {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes that the socket accepted.
-    pub(super) fn on_written(&self, bytes: usize) {
+    /// Counts bytes that the socket accepted, or that a stream's flow control let pass.
+    pub fn on_written(&self, bytes: usize) {
         if self.write_blocked.load(Ordering::Relaxed) {
             self.write_blocked.store(false, Ordering::Relaxed);
         }
@@ -287,7 +344,7 @@ impl Connection {
     }
 
     /// Starts the write timeout, unless it runs already: a write would have blocked.
-    pub(super) fn on_write_blocked(&self) {
+    pub fn on_write_blocked(&self) {
         if !self.write_blocked.swap(true, Ordering::Relaxed) {
             self.phase_since.store(self.registry.now(), Ordering::Relaxed);
         }
@@ -310,6 +367,12 @@ impl Connection {
         if self.alarm.take_due(self.registry.now()) {
             self.wake();
         }
+    }
+
+    /// True if a timeout, the drain or a lack of room closes this connection between its requests. For a task that closes it
+    /// by a message of its protocol; [`ClientStream`](super::ClientStream) otherwise reports the end of input.
+    pub fn should_close_idle(&self) -> bool {
+        self.directive() == Directive::CloseIdle && matches!(self.phase(), Phase::New | Phase::Idle)
     }
 
     /// True if the connection must end now, even within a response. For a task that does not poll its stream's read
@@ -336,7 +399,8 @@ impl Connection {
         self.wake();
     }
 
-    fn wake(&self) {
+    /// Wakes the connection's task.
+    pub fn wake(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
@@ -356,6 +420,9 @@ impl Connection {
     /// Issues the directive of an expired timeout. Called by the tracker's sweep.
     pub(super) fn check_timeouts(&self, limits: &ConnectionLimits) {
         self.check_alarm();
+        if let Some(streams) = self.streams() {
+            streams.for_each(|stream| stream.check_timeouts(limits));
+        }
         let age = self.age();
         let is_blocked = self.write_blocked.load(Ordering::Relaxed);
         let is_too_slow = self.output.sample_rate(is_blocked, limits, self.registry.now());
@@ -380,6 +447,11 @@ impl Connection {
     /// drains.
     pub(super) fn close_if_idle(&self) {
         self.check_alarm();
+        if let Some(streams) = self.streams() {
+            // Its task announces the drain to the client.
+            self.wake();
+            streams.for_each(Self::check_alarm);
+        }
         match self.phase() {
             Phase::New | Phase::Idle if self.age() > IDLE_GRACE => self.set_directive(Directive::CloseIdle),
             Phase::Lingering if self.age() > LINGER_TIMEOUT => self.set_directive(Directive::Abort),
@@ -410,6 +482,15 @@ impl AsRef<Peer> for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.registry.unregister(self.key, &self.peer);
+        match &self.role {
+            Role::Socket { key, .. } => self.registry.unregister(*key, &self.peer),
+            Role::Stream { key, socket } => {
+                if socket.streams().is_some_and(|streams| streams.remove(*key))
+                    && socket.phase() == Phase::Busy
+                {
+                    socket.set_phase(Phase::Idle);
+                }
+            }
+        }
     }
 }

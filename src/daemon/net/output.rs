@@ -43,6 +43,11 @@ impl OutputProgress {
         wake
     }
 
+    /// Returns the bytes that the socket accepted since the connection began.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     /// Begins a response's body: [`OutputProgress::unsent`] counts from here.
     pub fn begin_body(&self) {
         self.queued.store(self.written.load(Ordering::Relaxed), Ordering::Relaxed);

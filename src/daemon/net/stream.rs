@@ -23,6 +23,12 @@ enum StreamIo {
     Tls(Box<TlsSocket>),
 }
 
+/// A byte stream to a client: a connection, or a stream of a multiplexed one.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Returns the state that it shares with the tracker.
+    fn connection(&self) -> &Arc<Connection>;
+}
+
 /// An accepted connection.
 #[derive(Debug)]
 pub struct ClientStream {
@@ -40,6 +46,12 @@ macro_rules! with_socket {
             StreamIo::Tls($socket) => $call,
         }
     };
+}
+
+impl Transport for ClientStream {
+    fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
 }
 
 impl ClientStream {

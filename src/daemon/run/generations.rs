@@ -165,6 +165,7 @@ pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Se
             config::Underscores::Refuse => http::UnderscorePolicy::Refuse,
             config::Underscores::Allow => http::UnderscorePolicy::Allow,
         },
+        http2: config.http.http2.then_some(http::Http2Settings { max_streams: config.limits.streams }),
         forwarding: forwarding_settings(&config.proxy),
         websocket: websocket::WebSocketSettings {
             max_message: config.websocket.max_message as u64,
@@ -250,11 +251,15 @@ pub(crate) fn load_tls(
     config: &Config,
     previous: Option<&TlsContext>,
 ) -> Result<Option<LoadedTls>, TlsError> {
-    if config.listen.has_tls() { TlsContext::load(&config.tls, ALPN, previous) } else { Ok(None) }
+    let alpn = if config.http.http2 { ALPN } else { ALPN_OF_HTTP1 };
+    if config.listen.has_tls() { TlsContext::load(&config.tls, alpn, previous) } else { Ok(None) }
 }
 
 /// The application protocols (RFC 7301), the preferred one first.
-const ALPN: &[&[u8]] = &[b"http/1.1"];
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// The application protocols without HTTP/2.
+const ALPN_OF_HTTP1: &[&[u8]] = &[b"http/1.1"];
 
 /// Returns the certificates for the listener of this name; `None`: without TLS.
 pub(super) fn listener_tls(

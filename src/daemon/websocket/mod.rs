@@ -41,7 +41,7 @@ use crate::id::WorkerId;
 use crate::journal::requests::{Journal, LoggedRequest};
 use crate::net::ClientStream;
 
-pub use self::conn::{AcceptedHandshake, WebSocketConn};
+pub use self::conn::{AcceptedHandshake, WebSocketConn, serve as serve_messages};
 use self::deflate::{DeflatePool, InflateBuffer};
 pub use self::extension::{DeflateParams, negotiate};
 pub use self::key::{accept, is_key};
@@ -90,7 +90,7 @@ pub enum AcceptedUpgrade {
 #[derive(Debug)]
 pub enum UpgradedConn {
     /// Speaks the protocol for an ASGI application.
-    Messages(Box<WebSocketConn>),
+    Messages(Box<WebSocketConn<ClientStream>>),
     /// Passes bytes to and from a WSGI application.
     Relay(Box<RelayConn>),
 }

@@ -59,6 +59,7 @@ struct EnvironKeys {
     input: Py<PyString>,
     request_id: Py<PyString>,
     http_1_0: Py<PyString>,
+    http_2: Py<PyString>,
 }
 
 impl EnvironKeys {
@@ -79,6 +80,7 @@ impl EnvironKeys {
             input: string("wsgi.input"),
             request_id: string("rgun.request_id"),
             http_1_0: string("HTTP/1.0"),
+            http_2: string("HTTP/2.0"),
         }
     }
 }
@@ -142,8 +144,10 @@ impl Environ {
         if request.server_port != 0 || !request.root_path.is_empty() {
             self.set_published(py, &environ, request)?;
         }
-        if request.version == 10 {
-            environ.set_item(&keys.server_protocol, &keys.http_1_0)?;
+        match request.version {
+            10 => environ.set_item(&keys.server_protocol, &keys.http_1_0)?,
+            20 => environ.set_item(&keys.server_protocol, &keys.http_2)?,
+            _ => {}
         }
         if !request.peer.is_empty() {
             let (address, port) = cache.client(request.peer, request.peer_port, || {

@@ -36,8 +36,9 @@ def start(request):
     """A function that serves an application and waits until it is ready."""
     daemons = []
 
-    def start(target, *flags):
-        env = request.getfixturevalue("database") if "django" in target else None
+    def start(target, *flags, env=None):
+        database = request.getfixturevalue("database") if "django" in target else {}
+        env = {**database, **(env or {})}
         daemon = Daemon(target, "--workers", "1", *flags, chdir=CLIENTS_APPS, bind="127.0.0.1:0", env=env)
         daemons.append(daemon)
         return daemon.wait_ready()

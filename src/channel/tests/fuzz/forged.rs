@@ -111,6 +111,7 @@ fn settings() -> Settings {
             spool_memory: 16 << 20,
             spool_disk: 0,
         },
+        http2: None,
         underscores: UnderscorePolicy::Drop,
         forwarding: ForwardingSettings::default(),
         websocket: websocket::WebSocketSettings {

@@ -14,8 +14,9 @@ const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in t
 pub(super) const TLS: Handling =
     NotYet("let a proxy in front of rgun (nginx, Caddy) terminate TLS, and remove the flag");
 const STATSD: Handling = NotYet("remove it");
-/// `--http-protocols`, `--http2`.
-pub(super) const HTTP2: Handling = NotYet("remove it; a proxy in front of rgun can speak HTTP/2 to clients");
+/// The sizes of HTTP/2.
+const HTTP2_SIZE: Handling =
+    Ignored("rgun sets the windows and frames of HTTP/2 itself, heads are limited by limits.header");
 const LOG_CONFIG: Handling =
     NotYet("remove it; the application configures its own logging, which goes to the journal");
 /// `--reload` and the flags that configure it.
@@ -96,6 +97,18 @@ pub(super) const FLAGS: &[CompatFlag] = &[
         ),
     ),
     flag("http-parser", Value, Ignored("rgun has one parser, hyper's")).accepted(&["auto", "fast"]),
+    flag("http2-initial-window-size", Value, HTTP2_SIZE),
+    flag("http2-max-frame-size", Value, HTTP2_SIZE),
+    flag("http2-max-header-list-size", Value, HTTP2_SIZE),
+    flag(
+        "http2-cleartext",
+        Value,
+        Refused(
+            "RFC 9113 has removed the upgrade to HTTP/2 in clear text",
+            "have the client begin with HTTP/2 (prior knowledge), which http.http2 allows",
+        ),
+    )
+    .accepted(&["off", "prior-knowledge"]),
     flag("asgi-disconnect-grace-period", Value, Ignored("the application receives http.disconnect and decides itself when to stop")),
     flag("suppress-ragged-eofs", Switch, Ignored("it is for TLS, which this version does not have")),
     flag("do-handshake-on-connect", Switch, Ignored("it is for TLS, which this version does not have")),
@@ -140,12 +153,6 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("protocol", Value, NotYet("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass"))
         .accepted(&["http"]),
     flag("uwsgi-allow-from", Value, NotYet("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass")),
-    flag("http-protocols", Value, HTTP2).accepted(&["h1"]),
-    flag("http2-cleartext", Value, HTTP2).accepted(&["off"]),
-    flag("http2-max-concurrent-streams", Value, HTTP2),
-    flag("http2-initial-window-size", Value, HTTP2),
-    flag("http2-max-frame-size", Value, HTTP2),
-    flag("http2-max-header-list-size", Value, HTTP2),
     flag("asgi-loop", Value, NotYet("remove it")).accepted(&["auto"]),
     flag("asgi-lifespan", Value, NotYet("remove it: rgun runs the lifespan if the application supports it")).accepted(&["auto"]),
 ];

@@ -15,7 +15,7 @@ use clap::Args;
 use super::flag::ArgKind::{self, Switch};
 use super::flag::Handling::{Ignored, NoOp, Refused};
 use super::flag::{CompatFlag, flag};
-use super::gunicorn::{HTTP2, RELOAD, TLS};
+use super::gunicorn::{RELOAD, TLS};
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Environment, Target, Value, forwarded_allow_ips};
 
@@ -299,6 +299,7 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("server-header", Switch, Ignored("rgun sends no Server header; the application may")),
     flag("no-server-header", Switch, NoOp),
     flag("date-header", Switch, NoOp),
+    flag("http2", Switch, NoOp),
     flag(
         "no-date-header",
         Switch,
@@ -313,7 +314,6 @@ pub(super) const FLAGS: &[CompatFlag] = &[
         ),
     ),
     // Planned for a later version.
-    flag("http2", Switch, HTTP2),
     flag("reload-dir", ArgKind::Value, RELOAD),
     flag("reload-include", ArgKind::Value, RELOAD),
     flag("reload-exclude", ArgKind::Value, RELOAD),

@@ -51,6 +51,20 @@ pub(super) fn underscores(map: &str) -> Value {
     Value::text(if map == "dangerous" { "allow" } else { map })
 }
 
+/// Maps gunicorn's `--http-protocols` to a value of `http.http2`. HTTP/1.1 is always served.
+pub(super) fn http2(protocols: &str) -> Value {
+    let mut has_http2 = false;
+    for protocol in protocols.split(',') {
+        match protocol.trim() {
+            "h1" => {}
+            "h2" => has_http2 = true,
+            // `config` reports the value.
+            _ => return Value::text(protocols),
+        }
+    }
+    Value::Boolean(has_http2)
+}
+
 /// Maps gunicorn's log levels to those of `log.level`.
 pub(super) fn level(level: &str) -> Value {
     Value::text(match level.to_ascii_lowercase().as_str() {

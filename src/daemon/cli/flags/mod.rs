@@ -18,7 +18,7 @@ use groups::{
 
 use super::compat::uvicorn;
 use super::error::flag_error;
-use crate::config::{ConfigError, Layer, name};
+use crate::config::{ConfigError, Layer, Value, name};
 use settings::FlagSettings;
 
 /// The origin, in messages, of the application on the command line.
@@ -149,6 +149,14 @@ pub(super) struct Flags {
     #[arg(long, hide = true)]
     header_map: Option<String>,
 
+    /// Gunicorn's name for `http.http2`.
+    #[arg(long, hide = true)]
+    http_protocols: Option<String>,
+
+    /// Gunicorn's name for `limits.streams`.
+    #[arg(long, allow_negative_numbers = true, hide = true)]
+    http2_max_concurrent_streams: Option<String>,
+
     /// Gunicorn's name for `rgun check`.
     #[arg(long, hide = true)]
     check_config: bool,
@@ -176,6 +184,10 @@ impl Flags {
         self.application.add_to(&mut settings, uvicorn, errors);
         self.listen.add_to(&mut settings, uvicorn, errors);
         settings.set(name::UNDERSCORES, "--header-map", self.header_map.as_deref().map(convert::underscores));
+        let protocols = self.http_protocols.as_deref().map(convert::http2);
+        settings.set(name::HTTP2, "--http-protocols", protocols);
+        let streams = self.http2_max_concurrent_streams.as_deref().map(Value::text);
+        settings.set(name::STREAMS, "--http2-max-concurrent-streams", streams);
         self.workers.add_to(&mut settings, uvicorn);
         self.timeouts.add_to(&mut settings, uvicorn);
         self.limits.add_to(&mut settings, uvicorn, warnings);

@@ -137,6 +137,20 @@ fn header_map_sets_the_handling_of_underscores() {
 }
 
 #[test]
+fn http_protocols_switches_http2_on_and_off() {
+    let shell = Shell::new();
+    for (typed, is_on) in [("h1", false), ("h1,h2", true), ("h2, h1", true)] {
+        let invocation = shell.run_with(&[], &["a", "--http-protocols", typed]).unwrap();
+        assert_eq!(invocation.config.http.http2, is_on, "{typed}");
+    }
+    assert!(shell.refused("a --http-protocols h1,h3").contains("--http-protocols: http.http2 = \"h1,h3\""));
+    assert!(shell.accepted("a --http2").config.http.http2);
+    let limits = shell.accepted("a --http2-max-concurrent-streams 7").config.limits;
+    assert_eq!(limits.streams, 7);
+    assert!(shell.refused("a --http2-max-concurrent-streams 0").contains("limits.streams"));
+}
+
+#[test]
 fn paths_need_not_be_utf8() {
     use std::os::unix::ffi::OsStringExt;
     let shell = Shell::new();

@@ -174,7 +174,7 @@ fn flags_asking_for_the_default_give_no_warning() {
     for flag in [
         "--log-file -",
         "--error-logfile=-",
-        "--http-protocols h1",
+        "--http2-cleartext prior-knowledge",
         "--proxy-protocol off",
         "--proxy-protocol=off",
         "--asgi-loop auto",
@@ -202,6 +202,7 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("--paste x.ini", "--paste x.ini", "loadapp"),
         ("--logger-class x.Y", "--logger-class x.Y", "logging"),
         ("--strip-header-spaces", "--strip-header-spaces", "smuggling"),
+        ("--http2-cleartext upgrade", "--http2-cleartext upgrade", "prior knowledge"),
     ] {
         let text = shell.refused(&format!("a {flag}"));
         assert!(text.starts_with(&format!("{typed}: ")), "{flag}: {text}");
@@ -219,7 +220,6 @@ fn unsupported_flags_are_refused_as_not_in_this_version() {
         "--access-logformat %s",
         "--statsd-host localhost:8125",
         "--asgi-loop uvloop",
-        "--http-protocols h1,h2",
         "--log-config x.ini",
         "--forwarder-headers X-USER",
     ] {

@@ -294,7 +294,6 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("--fd 3", "socket unit"),
         ("--env-file /etc/shop.env", "EnvironmentFile= with the full path of /etc/shop.env"),
         ("--header X-Served-By:me", "middleware"),
-        ("--http2", "HTTP/2"),
         ("--reload", "systemctl reload rgun"),
         ("--reload-dir src", "systemctl reload rgun"),
         ("--reload-include *.html", "systemctl reload rgun"),

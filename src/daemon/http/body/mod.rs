@@ -4,6 +4,7 @@
 //! sent on as the application reads it ([`stream`]). A response's body ([`response`]) comes from memory, a worker, or
 //! a file ([`mod@file`]).
 
+pub(super) mod client;
 pub(super) mod error;
 pub(super) mod file;
 pub(super) mod multipart;

@@ -14,18 +14,16 @@ use std::pin::Pin;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body::Body as _;
-use hyper::body::Incoming;
 use rgun_channel::layout::MAX_INLINE_BODY;
 use tokio::time::timeout;
 
 use crate::dispatch::{Dispatcher, RequestBody};
 
+use super::client::ClientBody;
 use super::rate::{DataRate, MinDataRate};
 use super::spool::{Spool, SpoolBudgets, SpoolError};
 use crate::http::context::YIELD_AFTER_BYTES;
 use crate::http::fault::{Refusal, RequestFault};
-use crate::http::h1;
 
 /// Bytes of a body in memory that are not counted against the budget.
 const MAX_UNCOUNTED: usize = 16 * 1024;
@@ -76,10 +74,10 @@ impl ReceiveLimits<'_> {
     }
 }
 
-/// Receives a body. hyper sends `100 Continue` (RFC 9110 §10.1.1) at the first read, so after the declared length was
+/// Receives a body. The first read makes `100 Continue` be sent (RFC 9110 §10.1.1), so after the declared length was
 /// checked.
-pub(in crate::http) async fn receive(
-    mut incoming: Incoming,
+pub(in crate::http) async fn receive<B: ClientBody>(
+    mut incoming: B,
     limits: &ReceiveLimits<'_>,
 ) -> Result<RequestBytes, Refusal> {
     let declared = incoming.size_hint().exact();
@@ -122,9 +120,9 @@ pub(in crate::http) async fn receive(
 }
 
 /// Spools the bytes in `collected` and the rest of the body.
-async fn spool_rest(
+async fn spool_rest<B: ClientBody>(
     collected: Vec<u8>,
-    mut incoming: Incoming,
+    mut incoming: B,
     limits: &ReceiveLimits<'_>,
     mut rate: DataRate,
 ) -> Result<RequestBytes, Refusal> {
@@ -154,8 +152,8 @@ fn inline_capacity(len: u64) -> usize {
 }
 
 /// Returns the next data; `None` at the end. Trailers are dropped: neither WSGI nor ASGI can receive them.
-async fn next_data(
-    incoming: &mut Incoming,
+async fn next_data<B: ClientBody>(
+    incoming: &mut B,
     min: MinDataRate,
     rate: &mut DataRate,
 ) -> Result<Option<Bytes>, Refusal> {
@@ -178,7 +176,7 @@ async fn next_data(
             None => return Ok(None),
             Some(Err(error)) => {
                 tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body ended early");
-                return Err(h1::violation_of(&error)
+                return Err(B::violation_of(&error)
                     .map_or(Refusal::Client(RequestFault::BodyBroken), Refusal::Framing));
             }
             Some(Ok(frame)) => {

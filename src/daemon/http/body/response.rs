@@ -165,6 +165,13 @@ pub(in crate::http) struct OutgoingData {
     record: Option<Box<AccessRecord>>,
 }
 
+#[cfg(test)]
+impl From<Data> for OutgoingData {
+    fn from(data: Data) -> Self {
+        Self { data, record: None }
+    }
+}
+
 impl Buf for OutgoingData {
     fn remaining(&self) -> usize {
         self.data.remaining()

@@ -1,10 +1,10 @@
 //! Streams a request's body to an ASGI application, reading from the client only as fast as the application receives.
 //!
 //! ```text
-//! hyper ──Incoming──▶ BodyPump ──Upload (dispatch)──▶ worker: receive()
+//! client ──ClientBody──▶ BodyPump ──Upload (dispatch)──▶ worker: receive()
 //! ```
 //! The pump is a task of its own, because an application may send its response while it still receives the request.
-//! hyper sends `100 Continue` (RFC 9110 §10.1.1) at the first read, so when the application first receives.
+//! The first read makes `100 Continue` be sent (RFC 9110 §10.1.1), so when the application first receives.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,18 +15,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::EXPECT;
-use http_body::Body as _;
-use hyper::body::Incoming;
 use rgun_channel::layout::MAX_INLINE_BODY;
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::dispatch::{Dispatcher, Fault, MAX_PART, Upload, UploadFault};
 use crate::net::Connection;
 
+use super::client::ClientBody;
 use super::rate::{DataRate, MinDataRate};
 use crate::http::context::YIELD_AFTER_BYTES;
 use crate::http::fault::{Refusal, RequestFault};
-use crate::http::h1;
 use crate::http::h1::framing::Violation;
 
 /// Bytes of an unwanted body that are read and dropped to keep the connection usable; with more to come it is closed
@@ -36,9 +34,9 @@ const MAX_DISCARD: usize = 1024 * 1024;
 /// Longest time spent on that.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Moves one body from hyper to the dispatcher.
-pub(in crate::http) struct BodyPump {
-    incoming: Incoming,
+/// Moves one body from the client to the dispatcher.
+pub(in crate::http) struct BodyPump<B> {
+    incoming: B,
     /// The client waits for `100 Continue`, which was not sent yet.
     awaits_continue: bool,
     connection: Arc<Connection>,
@@ -80,19 +78,19 @@ pub(in crate::http) struct StreamLimits {
 
 /// True if an ASGI application should receive this body streamed: a small one of known length travels in the request's
 /// frame, unless the client waits for `100 Continue`.
-pub(in crate::http) fn should_stream(incoming: &Incoming, headers: &HeaderMap) -> bool {
+pub(in crate::http) fn should_stream(incoming: &impl ClientBody, headers: &HeaderMap) -> bool {
     let is_small = incoming.size_hint().exact().is_some_and(|len| len <= MAX_INLINE_BODY as u64);
     !is_small || expects_continue(headers)
 }
 
 /// True if the client waits for `100 Continue`.
-fn expects_continue(headers: &HeaderMap) -> bool {
+pub(in crate::http) fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Returns the declared length; `None` if the body is chunked. Fails if it exceeds the limit.
 pub(in crate::http) fn declared_len(
-    incoming: &Incoming,
+    incoming: &impl ClientBody,
     max_body: Option<u64>,
 ) -> Result<Option<u64>, Refusal> {
     let declared = incoming.size_hint().exact();
@@ -102,9 +100,9 @@ pub(in crate::http) fn declared_len(
     Ok(declared)
 }
 
-impl BodyPump {
+impl<B: ClientBody> BodyPump<B> {
     pub(in crate::http) fn new(
-        incoming: Incoming,
+        incoming: B,
         headers: &HeaderMap,
         connection: Arc<Connection>,
         dispatcher: &'static Dispatcher,
@@ -224,7 +222,7 @@ impl BodyPump {
                 Poll::Ready(None) => self.lookahead = Some(Lookahead::End),
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body ended early");
-                    return Err(match h1::violation_of(&error) {
+                    return Err(match B::violation_of(&error) {
                         Some(Violation::Chunk(reason)) => UploadFault::Malformed(reason),
                         _ => UploadFault::Truncated,
                     });
@@ -258,7 +256,7 @@ impl BodyPump {
 }
 
 /// Returns true if the body ended within [`MAX_DISCARD`].
-async fn read_to_end(incoming: &mut Incoming) -> bool {
+async fn read_to_end(incoming: &mut impl ClientBody) -> bool {
     let mut dropped = 0;
     while dropped <= MAX_DISCARD {
         match poll_fn(|cx| Pin::new(&mut *incoming).poll_frame(cx)).await {

@@ -39,12 +39,18 @@ pub(in crate::http) struct Wire {
     has_refused: bool,
     /// The client closed its sending half.
     input_ended: bool,
+    /// The connection began with the preface of HTTP/2; hyper finds the end of input in its place.
+    found_http2: bool,
 }
 
 /// Delivered to hyper in place of a refused head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
 /// Delivered in place of a refused HEAD request, whose response has no content (RFC 9110 §9.3.2).
 const STAND_IN_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nconnection: close\r\n\r\n";
+
+/// The first line of the preface of HTTP/2 (RFC 9113 §3.4), which no version of HTTP/1 allows: a refused head is the only
+/// place where it is looked for.
+const HTTP2_PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 /// Bytes of one read into `buffered`; also the limit of read-ahead while a request is served.
 const READ_BLOCK_BYTES: usize = 8 * 1024;
@@ -68,6 +74,7 @@ impl Wire {
             accepted_len: 0,
             has_refused: false,
             input_ended: false,
+            found_http2: false,
         }
     }
 
@@ -77,6 +84,11 @@ impl Wire {
         self.accepted_len = STAND_IN.len();
         self.has_refused = true;
         self
+    }
+
+    /// True if the client speaks HTTP/2, to which the stream and the input that was not delivered must be passed.
+    pub(in crate::http) fn is_http2(&self) -> bool {
+        self.found_http2
     }
 
     /// Returns the stream and the input that was not delivered.
@@ -182,8 +194,21 @@ impl Wire {
         }
     }
 
-    /// Records the refused head and delivers the stand-in.
+    /// Records the refused head and delivers the stand-in. Delivers nothing if it is the preface of HTTP/2.
+    #[cold]
     fn refuse(&mut self, violation: Violation, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // RFC 9113 §3.3: with prior knowledge a client begins with the preface. After a response, or with TLS, where the
+        // handshake decides, it is an ordinary violation.
+        if violation == Violation::Version
+            && self.buffered.starts_with(HTTP2_PREFACE_LINE)
+            && self.context.server.http2.is_some()
+            && self.context.tls.is_none()
+            && self.context.connection.output.written() == 0
+        {
+            self.found_http2 = true;
+            self.has_refused = true;
+            return Poll::Ready(Ok(()));
+        }
         let excerpt = excerpt(&self.buffered);
         let stand_in = if self.buffered.starts_with(b"HEAD ") { STAND_IN_HEAD } else { STAND_IN };
         // Set once at most: nothing is read after it.
@@ -288,6 +313,9 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.found_http2 {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

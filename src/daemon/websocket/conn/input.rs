@@ -3,9 +3,10 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::ReadBuf;
 
 use crate::dispatch::MAX_PART;
+use crate::net::Transport;
 use crate::websocket::Scratch;
 use crate::websocket::frame::close_code;
 use crate::websocket::receive::ClientEvent;
@@ -16,7 +17,7 @@ use super::{CloseFrame, CloseState, Disconnected, PendingPart, WebSocketConn};
 /// does not receive.
 const READ_BYTES: usize = 16 * 1024;
 
-impl WebSocketConn {
+impl<T: Transport> WebSocketConn<T> {
     /// Reads at most once, and sends the application the messages it has room for. Returns the progress: bytes and
     /// messages.
     pub(super) fn read(

@@ -17,10 +17,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::io::AsyncWrite;
 
 use crate::dispatch::{Fault, Outgoing, WebSocketHandle};
-use crate::net::{ClientStream, Connection, Phase};
+use crate::net::{Connection, Phase, Transport};
 
 use super::close_log::CloseLog;
 use super::extension::DeflateParams;
@@ -60,8 +59,9 @@ enum CloseState {
 
 /// A WebSocket connection. The future completes when it has ended.
 #[derive(Debug)]
-pub struct WebSocketConn {
-    stream: ClientStream,
+pub struct WebSocketConn<T> {
+    /// A socket, or a stream of HTTP/2 (RFC 8441).
+    stream: T,
     /// The exchange with the application. None once either side has ended it.
     app: Option<WebSocketHandle>,
     settings: WebSocketSettings,
@@ -101,11 +101,11 @@ enum CloseFrame {
 pub(super) struct Disconnected;
 
 /// Serves a WebSocket until its end. `early_input` are the client's bytes that were read with the handshake.
-pub(super) fn serve(
-    stream: ClientStream,
+pub fn serve<T: Transport>(
+    stream: T,
     early_input: &[u8],
     accepted: AcceptedHandshake,
-) -> Box<WebSocketConn> {
+) -> Box<WebSocketConn<T>> {
     let AcceptedHandshake { websocket, deflate, accepted } = accepted;
     let (settings, resources) = (accepted.settings, Arc::clone(&accepted.resources));
     stream.connection().set_phase(Phase::WebSocket);
@@ -128,7 +128,7 @@ pub(super) fn serve(
     })
 }
 
-impl Future for WebSocketConn {
+impl<T: Transport> Future for WebSocketConn<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -153,7 +153,7 @@ impl Future for WebSocketConn {
     }
 }
 
-impl WebSocketConn {
+impl<T: Transport> WebSocketConn<T> {
     fn connection(&self) -> &Arc<Connection> {
         self.stream.connection()
     }

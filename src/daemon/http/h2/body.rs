@@ -1,0 +1,96 @@
+//! A request's body as it arrives on a stream.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::request;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::http::body::client::ClientBody;
+use crate::http::context::{ConnContext, RequestLimits};
+use crate::http::fault::Refusal;
+use crate::http::h1::framing::Violation;
+
+use super::head;
+use super::meter::Meter;
+
+/// The body of a request on a stream. Its trailers are dropped: neither WSGI nor ASGI can receive them.
+pub(super) struct StreamBody {
+    /// None: there is no body.
+    pub(super) received: Option<RecvStream>,
+    /// Bytes still to come according to `Content-Length`; h2 checks that as many arrive.
+    pub(super) declared: Option<u64>,
+    /// The client waits for a 100, which the first read asks for if it finds nothing.
+    pub(super) awaits_continue: bool,
+    pub(super) context: Arc<ConnContext>,
+    pub(super) meter: Arc<Meter>,
+}
+
+impl Body for StreamBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let this = &mut *self;
+        let Some(received) = &mut this.received else { return Poll::Ready(None) };
+        let data = received.poll_data(cx);
+        if data.is_pending()
+            && std::mem::take(&mut this.awaits_continue)
+            && let Some(signals) = &this.context.stream_signals
+        {
+            signals.request_continue();
+            this.context.connection.wake();
+        }
+        match ready!(data) {
+            Some(Ok(data)) => {
+                let len = data.len();
+                // Taken: it goes to the worker or a file, each of which has its own bounds.
+                received.flow_control().release_capacity(len)?;
+                this.meter.add_useful(len);
+                this.declared = this.declared.map(|declared| declared.saturating_sub(len as u64));
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            None => {
+                // Reading them ends the stream.
+                let trailers = ready!(received.poll_trailers(cx));
+                this.received = None;
+                Poll::Ready(trailers.err().map(Err))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.received.as_ref().is_none_or(RecvStream::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.is_end_stream() {
+            return SizeHint::with_exact(0);
+        }
+        self.declared.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl ClientBody for StreamBody {
+    const IS_STREAM: bool = true;
+
+    fn prepare_head(head: &mut request::Parts, limits: &RequestLimits) -> Result<(), Refusal> {
+        head::prepare(head, limits)
+    }
+
+    fn is_handshake(parts: &request::Parts) -> bool {
+        head::is_websocket(parts)
+    }
+
+    /// h2 resets a stream itself when its framing is violated.
+    fn violation_of(_: &h2::Error) -> Option<Violation> {
+        None
+    }
+}

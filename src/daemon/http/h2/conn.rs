@@ -1,0 +1,193 @@
+//! Serves one connection: accepts its streams, announces the drain, closes it while idle, and ends abuse.
+
+use std::future::poll_fn;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream};
+use http::Request;
+
+use crate::error_chain::Chain;
+use crate::http::close_guard::CloseGuard;
+use crate::http::context::{ConnContext, Http2Settings, RequestLimits, Server};
+use crate::http::forwarded::ForwardingHeaders;
+use crate::net::{ClientStream, Connection, Phase};
+use crate::tls::TlsSession;
+
+use super::data::StreamData;
+use super::meter::{Meter, MeteredStream};
+use super::signals::StreamSignals;
+use super::{MAX_SEND_BUFFER, STREAM_WINDOW, stream};
+
+/// Bytes that HTTP/2 counts for each field beside its name and value (RFC 9113 §6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+/// Errors of a client that make h2 reset a stream, after which it ends the connection.
+const MAX_ERROR_RESETS: usize = 128;
+
+type H2Connection = h2::server::Connection<MeteredStream, StreamData>;
+
+/// Serves a connection that begins with the preface. `early` is the input that was read before. Returns when nothing more
+/// is to be read or written.
+pub(in crate::http) async fn serve(
+    server: Arc<Server>,
+    settings: Http2Settings,
+    stream: ClientStream,
+    early: Bytes,
+) {
+    let connection = Arc::clone(stream.connection());
+    let tls = stream.tls_session().cloned();
+    // `timeouts.header` runs until the first request.
+    connection.set_phase(Phase::New);
+    let meter = Meter::new();
+    let handshake = builder(&server.limits, settings, server.dispatcher.accepts_handshakes())
+        .handshake(MeteredStream::new(stream, early, Arc::clone(&meter)));
+    let served = match handshake.await {
+        Ok(mut h2) => {
+            let trusts_peer = server.forwarding.trusted.trusts(connection.peer.ip);
+            let mut driver = Driver {
+                trusts_peer,
+                tls,
+                reads_forwarded: trusts_peer && server.forwarding.headers != ForwardingHeaders::Off,
+                server,
+                connection: Arc::clone(&connection),
+                meter,
+                stage: Stage::Serving,
+            };
+            // Declared after `h2`, so dropped before: h2 holds pieces of responses, with their journal entries.
+            let mut close_guard = CloseGuard::new(&connection);
+            let served = poll_fn(|cx| driver.poll(cx, &mut h2)).await;
+            close_guard.finish();
+            served
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::debug!(client = %connection.peer.address, error = %Chain(&error),
+            "a connection of HTTP/2 ended early");
+    }
+}
+
+fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: bool) -> Builder {
+    // h2 answers a longer head by a bare 431; one that is within the limits of HTTP/1.1 must reach the checks.
+    let list_size = limits.header + limits.request_line + FIELD_OVERHEAD * (limits.headers + 1);
+    let window = u64::from(settings.max_streams) * u64::from(STREAM_WINDOW);
+    let mut builder = Builder::new();
+    builder
+        .max_header_list_size(u32::try_from(list_size).unwrap_or(u32::MAX))
+        .max_concurrent_streams(settings.max_streams)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(u32::try_from(window).unwrap_or(MAX_WINDOW).min(MAX_WINDOW))
+        .max_send_buffer_size(MAX_SEND_BUFFER)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS));
+    if serves_websockets {
+        builder.enable_connect_protocol();
+    }
+    builder
+}
+
+/// RFC 9113 §6.9.1.
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+/// The progress of a connection towards its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// A GOAWAY asks the client to open no more streams; those that are open are served.
+    Draining,
+    /// All streams are ordered to end now, and have one turn for a last frame.
+    Aborting,
+    /// The last GOAWAY is being sent.
+    Closing,
+}
+
+struct Driver {
+    server: Arc<Server>,
+    connection: Arc<Connection>,
+    trusts_peer: bool,
+    reads_forwarded: bool,
+    tls: Option<Arc<TlsSession>>,
+    meter: Arc<Meter>,
+    stage: Stage,
+}
+
+impl Driver {
+    fn poll(&mut self, cx: &mut Context<'_>, h2: &mut H2Connection) -> Poll<Result<(), h2::Error>> {
+        self.connection.register_waker(cx.waker());
+        self.meter.begin_turn();
+        self.follow_directives(cx, h2);
+        loop {
+            match h2.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => self.open_stream(request, respond),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => break,
+            }
+        }
+        if self.stage == Stage::Closing && self.connection.should_abort() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.stage != Stage::Closing
+            && let Some(abuse) = self.meter.abuse()
+        {
+            tracing::debug!(client = %self.connection.peer.address, abuse, "ending an abusive connection");
+            self.close(h2, Reason::ENHANCE_YOUR_CALM);
+            cx.waker().wake_by_ref();
+        } else if self.meter.is_turn_over() {
+            // A fast client must not keep the reactor from its other tasks and from worker completions.
+            self.server.dispatcher.poll_now();
+        }
+        Poll::Pending
+    }
+
+    /// Follows the tracker's directive, and announces the drain.
+    fn follow_directives(&mut self, cx: &mut Context<'_>, h2: &mut H2Connection) {
+        if self.connection.should_abort() {
+            match self.stage {
+                Stage::Serving | Stage::Draining => {
+                    self.stage = Stage::Aborting;
+                    self.meter.stop_reading();
+                    self.connection.abort_streams();
+                    cx.waker().wake_by_ref();
+                }
+                Stage::Aborting => self.close(h2, Reason::NO_ERROR),
+                Stage::Closing => {}
+            }
+        } else if self.connection.should_close_idle() {
+            self.close(h2, Reason::NO_ERROR);
+        } else if self.stage == Stage::Serving && self.connection.is_draining() {
+            self.stage = Stage::Draining;
+            h2.graceful_shutdown();
+        }
+    }
+
+    /// Ends the connection once its output is written. Open streams are cut off.
+    fn close(&mut self, h2: &mut H2Connection, reason: Reason) {
+        if self.stage != Stage::Closing {
+            self.stage = Stage::Closing;
+            h2.abrupt_shutdown(reason);
+        }
+    }
+
+    fn open_stream(&mut self, request: Request<RecvStream>, respond: SendResponse<StreamData>) {
+        let head_len: usize = request
+            .headers()
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD)
+            .sum();
+        self.meter.add_useful(head_len + FIELD_OVERHEAD);
+        let context = Arc::new(ConnContext {
+            server: Arc::clone(&self.server),
+            connection: self.connection.open_stream(),
+            trusts_peer: self.trusts_peer,
+            reads_forwarded: self.reads_forwarded,
+            tls: self.tls.clone(),
+            refused_head: OnceLock::new(),
+            stream_signals: Some(StreamSignals::default()),
+        });
+        let (socket, meter) = (Arc::clone(&self.connection), Arc::clone(&self.meter));
+        tokio::spawn(stream::serve(context, socket, request, respond, meter));
+    }
+}

@@ -1,0 +1,105 @@
+//! Bytes in h2's queue of a stream.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+
+use crate::http::body::response::OutgoingData;
+
+/// The payload of DATA frames: a piece of a response's body or a part of one, or bytes of a WebSocket. A piece is released,
+/// and its journal entry written, when h2 has written its last part.
+#[derive(Debug)]
+pub(super) enum StreamData {
+    /// No bytes: only the end of the stream.
+    End,
+    Whole(OutgoingData),
+    Part(Part),
+    Bytes(Bytes),
+}
+
+/// A range of a piece that flow control lets pass in several parts.
+#[derive(Debug)]
+pub(super) struct Part {
+    piece: Arc<OutgoingData>,
+    start: usize,
+    end: usize,
+}
+
+impl StreamData {
+    /// Splits off the first `len` bytes, and returns them; all of them if there are not more.
+    pub(super) fn take(self, len: usize) -> (Self, Option<Self>) {
+        if self.remaining() <= len {
+            return (self, None);
+        }
+        let part = match self {
+            Self::End => return (Self::End, None),
+            Self::Bytes(mut bytes) => {
+                let first = bytes.split_to(len);
+                return (Self::Bytes(first), Some(Self::Bytes(bytes)));
+            }
+            Self::Whole(piece) => {
+                let end = piece.remaining();
+                Part { piece: Arc::new(piece), start: 0, end }
+            }
+            Self::Part(part) => part,
+        };
+        let Part { piece, start, end } = part;
+        let first = Part { piece: Arc::clone(&piece), start, end: start + len };
+        (Self::Part(first), Some(Self::Part(Part { piece, start: start + len, end })))
+    }
+}
+
+impl Buf for StreamData {
+    fn remaining(&self) -> usize {
+        match self {
+            Self::End => 0,
+            Self::Whole(piece) => piece.remaining(),
+            Self::Part(Part { start, end, .. }) => end - start,
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::End => &[],
+            Self::Whole(piece) => piece.chunk(),
+            // A piece is one chunk.
+            Self::Part(Part { piece, start, end }) => piece.chunk().get(*start..*end).unwrap_or_default(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::End => {}
+            Self::Whole(piece) => piece.advance(count),
+            Self::Part(part) => part.start = part.end.min(part.start + count),
+            Self::Bytes(bytes) => bytes.advance(count),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::Data;
+
+    fn bytes(data: &mut StreamData) -> Vec<u8> {
+        data.copy_to_bytes(data.remaining()).to_vec()
+    }
+
+    #[test]
+    fn a_piece_is_taken_in_parts_without_a_loss() {
+        let piece = OutgoingData::from(Data::with_reservation(Bytes::from_static(b"some bytes"), None));
+        let (mut first, rest) = StreamData::Whole(piece).take(4);
+        let (mut second, rest) = rest.unwrap().take(3);
+        let (mut third, rest) = rest.unwrap().take(100);
+        assert!(rest.is_none());
+        assert_eq!((first.remaining(), second.remaining(), third.remaining()), (4, 3, 3));
+        second.advance(1);
+        assert_eq!([bytes(&mut first), bytes(&mut second), bytes(&mut third)].concat(), b"somebytes");
+        let (mut first, rest) = StreamData::Bytes(Bytes::from_static(b"text")).take(1);
+        assert_eq!((bytes(&mut first), bytes(&mut rest.unwrap())), (b"t".to_vec(), b"ext".to_vec()));
+        assert!(StreamData::End.take(0).1.is_none());
+    }
+}

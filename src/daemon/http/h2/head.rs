@@ -1,0 +1,237 @@
+//! Checks a request's head on a stream: nothing reaches the application that HTTP/1.1's framing would refuse.
+//!
+//! h2 refuses already (RFC 9113 §8): uppercase names, control bytes, unknown, repeated, missing and misplaced pseudo-header
+//! fields, connection-specific fields, `TE` other than "trailers", and a body that is not as long as `Content-Length`. It
+//! resets the stream. What is refused here is answered, with a request id and an entry in the journal.
+
+use h2::ext::Protocol;
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::{HeaderMap, HeaderValue, Method, request};
+
+use crate::http::context::RequestLimits;
+use crate::http::fault::{Refusal, RequestFault};
+use crate::http::h1::framing::{self, Violation};
+
+/// Bytes of a field's line in HTTP/1.1 beside its name and value: ": " and CRLF.
+const FIELD_LINE_BYTES: usize = 4;
+
+/// Bytes of a request line in HTTP/1.1 beside method and target: two spaces and the version.
+const REQUEST_LINE_BYTES: usize = " / HTTP/1.1".len() - 1;
+
+/// Checks the head and gives it the form of HTTP/1.1: `Host` from `:authority` and as the first field (as ASGI asks for),
+/// one `Cookie` field (RFC 9113 §8.2.3), and GET for a WebSocket handshake (RFC 8441 §5).
+pub(super) fn prepare(parts: &mut request::Parts, limits: &RequestLimits) -> Result<(), Refusal> {
+    check_size(parts, limits).map_err(Refusal::Framing)?;
+    check_length(&parts.headers).map_err(Refusal::Framing)?;
+    let host = host(parts)?;
+    join_cookies(&mut parts.headers);
+    if let Some(protocol) = parts.extensions.get::<Protocol>() {
+        // RFC 8441 §4: the value is case-sensitive there, and a token of RFC 9110 §7.8, which is not.
+        if !protocol.as_str().eq_ignore_ascii_case("websocket") {
+            return Err(Refusal::Client(RequestFault::Protocol));
+        }
+        parts.method = Method::GET;
+    } else if parts.method == Method::CONNECT {
+        return Err(Refusal::Client(RequestFault::Connect));
+    }
+    let mut headers = HeaderMap::with_capacity(parts.headers.len() + 1);
+    headers.insert(HOST, host);
+    let mut last = None;
+    for (name, value) in std::mem::take(&mut parts.headers) {
+        // A value without a name belongs to the name before it.
+        last = name.or(last);
+        if let Some(name) = last.as_ref().filter(|name| **name != HOST) {
+            headers.append(name, value);
+        }
+    }
+    parts.headers = headers;
+    Ok(())
+}
+
+/// True for a WebSocket handshake, once [`prepare`] has accepted it.
+pub(super) fn is_websocket(parts: &request::Parts) -> bool {
+    parts.extensions.get::<Protocol>().is_some()
+}
+
+/// Checks the head against the limits, as long as it would be in HTTP/1.1, and the ends of the values (RFC 9113 §8.2.1).
+fn check_size(parts: &request::Parts, limits: &RequestLimits) -> Result<(), Violation> {
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if parts.method.as_str().len() + target + REQUEST_LINE_BYTES > limits.request_line {
+        return Err(Violation::RequestLineTooLong);
+    }
+    let mut bytes = 0;
+    for (name, value) in &parts.headers {
+        bytes += name.as_str().len() + value.len() + FIELD_LINE_BYTES;
+        let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        if is_space(value.as_bytes().first()) || is_space(value.as_bytes().last()) {
+            return Err(Violation::Field("a header field begins or ends with a space"));
+        }
+    }
+    if bytes > limits.header {
+        return Err(Violation::FieldsTooLong);
+    }
+    if parts.headers.len() > limits.headers {
+        return Err(Violation::TooManyFields);
+    }
+    Ok(())
+}
+
+/// Checks `Content-Length`; h2 accepts equal ones, and has checked that the body fits.
+fn check_length(headers: &HeaderMap) -> Result<(), Violation> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(()) };
+    if lengths.next().is_some() {
+        return Err(Violation::Length("there is more than one Content-Length"));
+    }
+    if length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit) {
+        return Err(Violation::Length("Content-Length is not a number"));
+    }
+    Ok(())
+}
+
+/// Returns the request's host. RFC 9113 §8.3.1: `:authority`, from which `Host` must not differ; `Host` alone is what a
+/// proxy from HTTP/1.1 may send.
+fn host(parts: &request::Parts) -> Result<HeaderValue, Refusal> {
+    let refuse = |fault| Err(Refusal::Client(fault));
+    let mut fields = parts.headers.get_all(HOST).iter();
+    let (field, authority) = (fields.next(), parts.uri.authority());
+    if fields.next().is_some() {
+        return refuse(RequestFault::ManyHosts);
+    }
+    match (authority, field) {
+        (None, None) => refuse(RequestFault::NoHost),
+        (None, Some(field)) if framing::is_host(field.as_bytes()) => Ok(field.clone()),
+        (None, Some(_)) => Err(Refusal::Framing(Violation::Host)),
+        (Some(authority), Some(field))
+            if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            refuse(RequestFault::HostConflict)
+        }
+        // An empty host or user information, which the `http` crate accepts.
+        (Some(authority), _) if !framing::is_host(authority.as_str().as_bytes()) => {
+            refuse(RequestFault::TargetHost)
+        }
+        (Some(authority), _) => {
+            HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Client(RequestFault::TargetHost))
+        }
+    }
+}
+
+/// Joins the crumbs of a cookie, which a client may send as fields of their own for compression.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in headers.get_all(COOKIE).iter().skip(1) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    let joined = HeaderValue::from_bytes(&joined).expect("joined field values are a field value");
+    headers.insert(COOKIE, joined);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::header::HeaderName;
+
+    use super::*;
+
+    const LIMITS: RequestLimits = RequestLimits {
+        body: None,
+        header: 200,
+        headers: 5,
+        request_line: 40,
+        body_timeout: Duration::ZERO,
+        body_rate: None,
+        spool_memory: 0,
+        spool_disk: 0,
+        keepalive: true,
+    };
+
+    fn parts(target: &str, fields: &[(&'static str, &str)]) -> request::Parts {
+        let mut parts = http::Request::builder().uri(target).body(()).unwrap().into_parts().0;
+        for (name, value) in fields {
+            parts.headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        parts
+    }
+
+    fn prepared(target: &str, fields: &[(&'static str, &str)]) -> Result<request::Parts, Refusal> {
+        let mut parts = parts(target, fields);
+        prepare(&mut parts, &LIMITS).map(|()| parts)
+    }
+
+    #[test]
+    fn host_is_the_authority_and_the_first_field() {
+        let fields = [("accept", "*/*"), ("host", "A.example"), ("accept", "b")];
+        let parts = prepared("http://a.example/", &fields).unwrap();
+        let fields: Vec<_> =
+            parts.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(fields, [("host", "a.example"), ("accept", "*/*"), ("accept", "b")]);
+        let parts = prepared("/", &[("accept", "*/*"), ("host", "b:8")]).unwrap();
+        assert_eq!(parts.headers.iter().next().unwrap().1, "b:8");
+    }
+
+    #[test]
+    fn ambiguous_and_invalid_hosts_are_refused() {
+        let client = |fault| Some(Refusal::Client(fault));
+        for (target, fields, refusal) in [
+            ("/", &[][..], client(RequestFault::NoHost)),
+            ("/", &[("host", "a"), ("host", "a")], client(RequestFault::ManyHosts)),
+            ("/", &[("host", "a b")], Some(Refusal::Framing(Violation::Host))),
+            ("http://a/", &[("host", "b")], client(RequestFault::HostConflict)),
+            ("http://a/", &[("host", "a:80")], client(RequestFault::HostConflict)),
+            ("http://me@a/", &[], client(RequestFault::TargetHost)),
+            ("http://a/", &[("host", "a"), ("host", "a")], client(RequestFault::ManyHosts)),
+        ] {
+            assert_eq!(prepared(target, fields).err(), refusal, "{target} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_field() {
+        let fields = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=3; d=4")];
+        let parts = prepared("http://a/", &fields).unwrap();
+        assert_eq!(parts.headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3; d=4"]);
+    }
+
+    #[test]
+    fn a_head_over_a_limit_is_refused() {
+        let long = "x".repeat(200);
+        for (target, fields, violation) in [
+            ("http://a/123456789012345678901234567890", &[][..], Violation::RequestLineTooLong),
+            ("http://a/", &[("x", &*long)], Violation::FieldsTooLong),
+            ("http://a/", &[("x", "y"); 6], Violation::TooManyFields),
+            ("http://a/", &[("x", " y")], Violation::Field("a header field begins or ends with a space")),
+            ("http://a/", &[("x", "y\t")], Violation::Field("a header field begins or ends with a space")),
+            (
+                "http://a/",
+                &[("content-length", "1"), ("content-length", "1")],
+                Violation::Length("there is more than one Content-Length"),
+            ),
+            ("http://a/", &[("content-length", "+1")], Violation::Length("Content-Length is not a number")),
+            ("http://a/", &[("content-length", "")], Violation::Length("Content-Length is not a number")),
+        ] {
+            assert_eq!(prepared(target, fields).err(), Some(Refusal::Framing(violation)), "{target}");
+        }
+        // "GET /1234567890123456789012345 HTTP/1.1" and its CRLF are 41 bytes, 39 without.
+        assert!(prepared("http://a/1234567890123456789012345", &[]).is_ok());
+    }
+
+    #[test]
+    fn connect_is_refused_unless_it_is_for_a_websocket() {
+        let connect = |protocol: Option<&'static str>| {
+            let mut parts = parts("http://a/chat", &[]);
+            parts.method = Method::CONNECT;
+            if let Some(protocol) = protocol {
+                parts.extensions.insert(Protocol::from_static(protocol));
+            }
+            prepare(&mut parts, &LIMITS).map(|()| (parts.method.clone(), is_websocket(&parts)))
+        };
+        assert_eq!(connect(Some("websocket")), Ok((Method::GET, true)));
+        assert_eq!(connect(Some("connect-udp")), Err(Refusal::Client(RequestFault::Protocol)));
+        assert_eq!(connect(None), Err(Refusal::Client(RequestFault::Connect)));
+    }
+}

@@ -1,0 +1,226 @@
+//! Measures what a connection costs against what it is used for, and recognises floods.
+//!
+//! h2 does not report the frames that it handles itself (PING, SETTINGS, WINDOW_UPDATE and others). [`MeteredStream`] counts
+//! the bytes that arrive, [`Meter`] compares them with those of heads and bodies.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::http::context::YIELD_AFTER_BYTES;
+use crate::net::{ClientStream, Phase};
+
+/// Requests that may end before their response, beyond those that were answered: a page that is left has that many open.
+pub(super) const MAX_EARLY_RESETS: i32 = 200;
+
+/// Bytes that a connection may receive beside [`MAX_OVERHEAD`].
+const FREE_BYTES: u64 = 1024 * 1024;
+
+/// Bytes received for each byte of heads and bodies, both ways, above which a connection is abused: frames of nine bytes
+/// with a few bytes of payload stay below it.
+const MAX_OVERHEAD: u64 = 8;
+
+/// Bytes that are read and dropped after the last one was written.
+const MAX_LINGER_BYTES: usize = 256 * 1024;
+
+/// The use of one connection. Its task and those of its streams share it.
+#[derive(Debug)]
+pub(super) struct Meter {
+    /// Bytes received.
+    received: AtomicU64,
+    /// Bytes of heads and bodies, received and sent.
+    useful: AtomicU64,
+    /// Requests that may still end before their response.
+    reset_credit: AtomicI32,
+    /// Bytes received in the current turn of the connection's task.
+    in_turn: AtomicUsize,
+    /// Nothing more is read.
+    has_stopped: AtomicBool,
+}
+
+impl Meter {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            received: AtomicU64::new(0),
+            useful: AtomicU64::new(0),
+            reset_credit: AtomicI32::new(MAX_EARLY_RESETS),
+            in_turn: AtomicUsize::new(0),
+            has_stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// Counts bytes of a head or a body.
+    pub(super) fn add_useful(&self, bytes: usize) {
+        self.useful.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a request that was answered.
+    pub(super) fn on_response(&self) {
+        let credit = self.reset_credit.load(Ordering::Relaxed);
+        self.reset_credit.store(MAX_EARLY_RESETS.min(credit + 1), Ordering::Relaxed);
+    }
+
+    /// Counts a request that ended before its response. Returns true if there were too many.
+    pub(super) fn on_early_reset(&self) -> bool {
+        self.reset_credit.fetch_sub(1, Ordering::Relaxed) <= 0
+    }
+
+    /// Returns the kind of abuse, for the log.
+    pub(super) fn abuse(&self) -> Option<&'static str> {
+        let allowed = FREE_BYTES + MAX_OVERHEAD * self.useful.load(Ordering::Relaxed);
+        if self.received.load(Ordering::Relaxed) > allowed {
+            return Some("it sends frames that carry nothing");
+        }
+        (self.reset_credit.load(Ordering::Relaxed) < 0).then_some("it resets most of its requests")
+    }
+
+    /// Begins a turn of the connection's task.
+    pub(super) fn begin_turn(&self) {
+        self.in_turn.store(0, Ordering::Relaxed);
+    }
+
+    /// Returns whether the turn has read as much as it may.
+    pub(super) fn is_turn_over(&self) -> bool {
+        self.in_turn.load(Ordering::Relaxed) >= YIELD_AFTER_BYTES
+    }
+
+    /// Ends the input: what is written is still flushed.
+    pub(super) fn stop_reading(&self) {
+        self.has_stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A connection's stream as h2 reads and writes it.
+#[derive(Debug)]
+pub(super) struct MeteredStream {
+    stream: ClientStream,
+    /// Input that was read before.
+    early: Bytes,
+    meter: Arc<Meter>,
+    /// Bytes dropped since the output was shut down; None before.
+    lingered: Option<usize>,
+}
+
+impl MeteredStream {
+    pub(super) fn new(stream: ClientStream, early: Bytes, meter: Arc<Meter>) -> Self {
+        Self { stream, early, meter, lingered: None }
+    }
+}
+
+impl AsyncRead for MeteredStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.meter.has_stopped.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        if this.meter.is_turn_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let read = if this.early.is_empty() {
+            Pin::new(&mut this.stream).poll_read(cx, buf)
+        } else {
+            let len = this.early.len().min(buf.remaining());
+            buf.put_slice(this.early.get(..len).unwrap_or_default());
+            this.early.advance(len);
+            Poll::Ready(Ok(()))
+        };
+        let len = buf.filled().len() - before;
+        this.meter.received.fetch_add(len as u64, Ordering::Relaxed);
+        this.meter.in_turn.fetch_add(len, Ordering::Relaxed);
+        read
+    }
+}
+
+impl AsyncWrite for MeteredStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// A client may be sending at any time, and a socket closed with unread input resets the connection, so that the client
+    /// could lose the GOAWAY. The input that is dropped for that is bounded: the client of a flood does not stop.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.lingered.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.stream.connection().set_phase(Phase::Lingering);
+        }
+        let lingered = this.lingered.get_or_insert(0);
+        let mut dropped = [MaybeUninit::uninit(); 4096];
+        while *lingered < MAX_LINGER_BYTES {
+            let mut dropped = ReadBuf::uninit(&mut dropped);
+            // Ends with an error at the end of `Phase::Lingering`.
+            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut dropped)) {
+                Ok(()) if !dropped.filled().is_empty() => *lingered += dropped.filled().len(),
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_without_payload_are_abuse_after_the_free_bytes() {
+        let meter = Meter::new();
+        let receive = |bytes| {
+            meter.received.fetch_add(bytes, Ordering::Relaxed);
+        };
+        receive(FREE_BYTES);
+        assert_eq!(meter.abuse(), None);
+        receive(1);
+        assert!(meter.abuse().is_some());
+        meter.add_useful(1);
+        assert_eq!(meter.abuse(), None);
+        receive(7);
+        assert_eq!(meter.abuse(), None);
+        receive(1);
+        assert!(meter.abuse().is_some());
+    }
+
+    #[test]
+    fn early_resets_are_abuse_when_they_outnumber_responses() {
+        let meter = Meter::new();
+        for _ in 0..10 * MAX_EARLY_RESETS {
+            meter.on_response();
+            assert!(!meter.on_early_reset());
+        }
+        // The last one took the credit that was full before it.
+        for _ in 1..MAX_EARLY_RESETS {
+            assert!(!meter.on_early_reset());
+        }
+        assert_eq!(meter.abuse(), None);
+        assert!(meter.on_early_reset());
+        assert!(meter.abuse().is_some());
+    }
+}

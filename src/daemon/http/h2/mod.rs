@@ -1,0 +1,73 @@
+//! HTTP/2 (RFC 9113), by the h2 crate: framing, HPACK and flow control are its work.
+//!
+//! ```text
+//! ClientStream ──▶ MeteredStream ──▶ h2 ──▶ conn: one task      accepts streams, announces the drain, ends abuse
+//!                                    │ ▲
+//!                                    ▼ └──── stream: a task each  request ▶ response ▶ body, or a WebSocket (tunnel)
+//! ```
+//! The `h2` crate is used directly: hyper's server cannot send interim responses (103 and 100), and it ends the whole
+//! connection when one stream sends a CONNECT with a body.
+//!
+//! # How it begins
+//! Over TLS by ALPN; in clear text when a connection begins with the preface (prior knowledge, RFC 9113 §3.3). HTTP/1's
+//! framing refuses the preface's first line in any case, so only there it is compared; HTTP/1.1 pays nothing. `Upgrade: h2c`
+//! is not offered: RFC 9113 has removed it.
+//!
+//! # Requests that share a connection
+//! Each stream has a [`Connection`](crate::net::Connection) of its own below that of the socket, and so its own phase, close
+//! reason, output progress and timeouts. The code from [`start`](super::request::start) to the journal does not know the
+//! difference.
+//!
+//! | rule | on the socket | on a stream |
+//! |---|---|---|
+//! | `timeouts.header` | until the head of the first request is complete | - |
+//! | `timeouts.keepalive` | while no stream is open; heads that arrive slowly count as none | - |
+//! | `timeouts.body`, `limits.body_rate` | - | the request's body, as in HTTP/1.1 |
+//! | `timeouts.body`, `limits.response_rate` | while the socket takes nothing | while the client's flow control passes nothing |
+//! | `limits.connections`, `limits.connections_per_client`, eviction | counts; evicted while no stream is open | - |
+//! | drain | GOAWAY, then closed when its streams have ended, aborted at the deadline | a WebSocket is closed with 1012 |
+//! | reload | keeps its settings | keeps its connection's settings |
+//! | journal | - | one entry per request |
+//!
+//! A connection that is closed while idle gets a GOAWAY, so that a client which is just sending a request knows that it
+//! was not processed. A stalled stream is reset (CANCEL), and its neighbours go on: one slow stream never holds another.
+//! To that end the window of the connection is as large as those of all its streams together.
+//!
+//! # Bounds
+//! A client can make one connection hold, beside the tasks of `limits.streams` requests (100):
+//!
+//! | what | at most |
+//! |---|---|
+//! | request bodies that the application has not taken | [`STREAM_WINDOW`] per stream |
+//! | bookkeeping of small DATA frames among them | half of that again (h2's budget, RUSTSEC-2026-0258) |
+//! | heads | `limits.header` + `limits.request_line` + 32 bytes per field, per stream; h2 ends the connection at four times that |
+//! | response bodies that the client does not take | [`MAX_SEND_BUFFER`] per stream in h2, and one piece, charged to `limits.response_memory` |
+//! | streams that were reset, remembered to ignore late frames | 50 for one second |
+//!
+//! # Abuse
+//! | attack | answer |
+//! |---|---|
+//! | streams reset before h2 has passed them on (CVE-2023-44487) | ENHANCE_YOUR_CALM after 20 (h2) |
+//! | streams reset before their response, by the client or by h2 because of an error of the client (CVE-2025-8671) | ENHANCE_YOUR_CALM when they outnumber the responses by [`MAX_EARLY_RESETS`](meter::MAX_EARLY_RESETS) |
+//! | frames that carry nothing: PING, SETTINGS, WINDOW_UPDATE, PRIORITY, padding, unknown types, tiny windows | ENHANCE_YOUR_CALM when the bytes received exceed 1 MiB and eight times those of heads and bodies ([`meter`]) |
+//! | CONTINUATION without end, HPACK bomb | h2's limits of frames and of the list |
+//! | a flood of any kind that keeps the reactor busy | a turn reads at most 256 KiB |
+
+mod body;
+mod conn;
+mod data;
+mod date;
+mod head;
+mod meter;
+pub(super) mod signals;
+mod stream;
+mod tunnel;
+
+pub(super) use self::conn::serve;
+
+/// Bytes that a client may send on a stream beyond what was taken (SETTINGS_INITIAL_WINDOW_SIZE): 35 Mbit/s at 30 ms of
+/// round trip, and no more than HTTP/1.1 holds for a request.
+const STREAM_WINDOW: u32 = 128 * 1024;
+
+/// Bytes of a response that h2 holds per stream until the socket takes them.
+const MAX_SEND_BUFFER: usize = 128 * 1024;

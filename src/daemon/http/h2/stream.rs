@@ -1,0 +1,310 @@
+//! Serves one stream: a request, its response, and the response's body or a WebSocket.
+//!
+//! The stream's task ends early when the client resets the stream, when the connection ends, or at the tracker's directive:
+//! the client has not read for too long, or the deadline of the daemon's drain has passed.
+
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Buf;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
+
+use crate::http::body::response::ResponseBody;
+use crate::http::body::stream::expects_continue;
+use crate::http::context::ConnContext;
+use crate::http::handshake::UpgradeSlot;
+use crate::http::request::start;
+use crate::http::response_future::ResponseFuture;
+use crate::net::Connection;
+use crate::websocket;
+
+use super::body::StreamBody;
+use super::data::StreamData;
+use super::meter::Meter;
+use super::tunnel::Tunnel;
+use super::{MAX_SEND_BUFFER, date, head};
+
+/// Serves a stream to its end.
+pub(super) async fn serve(
+    context: Arc<ConnContext>,
+    socket: Arc<Connection>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<StreamData>,
+    meter: Arc<Meter>,
+) {
+    let connection = Arc::clone(&context.connection);
+    let is_head = *request.method() == Method::HEAD;
+    let (request, tunnelled) = with_body(request, &context, &meter);
+    let upgrade_slot = OnceLock::new();
+    let (meta, progress, handshake) = start(&context, &upgrade_slot, request);
+    let mut future = ResponseFuture::new(Arc::clone(&context), meta, progress, handshake);
+    let Some(response) = poll_fn(|cx| poll_response(cx, &context, &mut future, &mut respond)).await else {
+        connection.mark_closed();
+        if meter.on_early_reset() {
+            // Its task ends it.
+            socket.wake();
+        }
+        respond.send_reset(Reason::CANCEL);
+        return;
+    };
+    drop(future);
+    meter.on_response();
+    let accepted = upgrade_slot.get().and_then(take_accepted);
+    if tunnelled.is_some() && accepted.is_none() && response.status().is_success() {
+        // On a stream any 2xx would accept the WebSocket.
+        respond.send_reset(Reason::CONNECT_ERROR);
+        return;
+    }
+    let (response, body) = match &accepted {
+        Some(_) => (finish_head(response), None),
+        None => split_response(response, is_head),
+    };
+    let is_end = body.is_none() && accepted.is_none();
+    let send = match respond.send_response(response, is_end) {
+        Ok(send) => send,
+        Err(error) => {
+            tracing::debug!(%error, "cannot send a response on a stream");
+            connection.mark_closed();
+            return;
+        }
+    };
+    match (accepted, tunnelled, body) {
+        (Some(accepted), Some(received), _) => {
+            let tunnel = Tunnel::new(send, received, connection, meter);
+            websocket::serve_messages(tunnel, &[], *accepted).await;
+        }
+        (_, _, Some(body)) => send_body(send, body, &connection, &meter).await,
+        _ => {}
+    }
+}
+
+/// Returns the request with its body. The input of a WebSocket is returned apart: it is no body, and read only after the
+/// application has accepted.
+fn with_body(
+    request: Request<RecvStream>,
+    context: &Arc<ConnContext>,
+    meter: &Arc<Meter>,
+) -> (Request<StreamBody>, Option<RecvStream>) {
+    let (parts, received) = request.into_parts();
+    let (received, tunnelled) =
+        if head::is_websocket(&parts) { (None, Some(received)) } else { (Some(received), None) };
+    let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let body = StreamBody {
+        received,
+        declared,
+        awaits_continue: expects_continue(&parts.headers),
+        context: Arc::clone(context),
+        meter: Arc::clone(meter),
+    };
+    (Request::from_parts(parts, body), tunnelled)
+}
+
+fn take_accepted(slot: &UpgradeSlot) -> Option<Box<websocket::AcceptedHandshake>> {
+    match slot.lock().unwrap_or_else(PoisonError::into_inner).take()? {
+        websocket::AcceptedUpgrade::Messages(accepted) => Some(accepted),
+        // Only a handshake of HTTP/1.1 is passed to a WSGI application.
+        websocket::AcceptedUpgrade::Takeover(..) => None,
+    }
+}
+
+/// Polls for the response and sends interim ones meanwhile. `None` if the stream ends before it.
+fn poll_response(
+    cx: &mut Context<'_>,
+    context: &ConnContext,
+    future: &mut ResponseFuture,
+    respond: &mut SendResponse<StreamData>,
+) -> Poll<Option<Response<ResponseBody>>> {
+    let connection = &context.connection;
+    connection.register_waker(cx.waker());
+    if connection.should_abort() {
+        connection.mark_reset();
+        return Poll::Ready(None);
+    }
+    if let Poll::Ready(response) = Pin::new(future).poll(cx) {
+        let Ok(response) = response;
+        return Poll::Ready(Some(response));
+    }
+    if let Some(signals) = &context.stream_signals {
+        if signals.take_continue() {
+            send_interim(respond, StatusCode::CONTINUE, HeaderMap::new());
+        }
+        if let Some(fields) = signals.take_hints() {
+            send_interim(respond, StatusCode::EARLY_HINTS, *fields);
+        }
+    }
+    // An error means that the connection has ended.
+    respond.poll_reset(cx).map(|_| None)
+}
+
+fn send_interim(respond: &mut SendResponse<StreamData>, status: StatusCode, mut fields: HeaderMap) {
+    remove_connection_fields(&mut fields);
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
+    if let Err(error) = respond.send_informational(response) {
+        tracing::debug!(%error, "cannot send an interim response, ignoring");
+    }
+}
+
+/// The fields that belong to a connection of HTTP/1 (RFC 9113 §8.2.2), which an application may send nevertheless.
+const CONNECTION_FIELDS: [HeaderName; 7] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
+fn remove_connection_fields(fields: &mut HeaderMap) {
+    for name in CONNECTION_FIELDS {
+        fields.remove(name);
+    }
+}
+
+/// Returns a response's head as it is sent; its body is dropped.
+fn finish_head<B>(response: Response<B>) -> Response<()> {
+    let mut head = response.map(drop);
+    *head.version_mut() = http::Version::HTTP_2;
+    *head.extensions_mut() = http::Extensions::new();
+    remove_connection_fields(head.headers_mut());
+    head.headers_mut().entry(DATE).or_insert_with(date::now);
+    head
+}
+
+/// Returns a response's head as it is sent, and its body if it has one.
+fn split_response(response: Response<ResponseBody>, is_head: bool) -> (Response<()>, Option<ResponseBody>) {
+    let (parts, body) = response.into_parts();
+    let mut head = finish_head(Response::from_parts(parts, ()));
+    // RFC 9110 §6.4.1.
+    let is_bodiless = is_head || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if head.status() == StatusCode::NO_CONTENT {
+        // RFC 9110 §8.6.
+        head.headers_mut().remove(CONTENT_LENGTH);
+    } else if !is_bodiless && let Some(len) = body.size_hint().exact() {
+        head.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(len));
+    }
+    let has_body = !is_bodiless && !body.is_end_stream();
+    (head, has_body.then_some(body))
+}
+
+/// Sends a body as far as the client's flow control lets it pass, and resets the stream if the body or the client fails.
+async fn send_body(send: SendStream<StreamData>, body: ResponseBody, connection: &Connection, meter: &Meter) {
+    let mut sender = BodySender { send, body, current: None, is_last: false, connection, meter };
+    let reset = match poll_fn(|cx| sender.poll(cx)).await {
+        SendOutcome::Complete => return,
+        SendOutcome::ClientGone => None,
+        SendOutcome::BodyFailed => Some(Reason::INTERNAL_ERROR),
+        SendOutcome::Stalled => {
+            connection.mark_reset();
+            Some(Reason::CANCEL)
+        }
+    };
+    // Before the body is dropped, which writes its journal entry.
+    connection.mark_closed();
+    if let Some(reason) = reset {
+        sender.send.send_reset(reason);
+    }
+}
+
+/// The reason why nothing more of a body is sent.
+enum SendOutcome {
+    Complete,
+    /// The client reset the stream, or the connection has ended.
+    ClientGone,
+    /// The body ended early; its journal entry is written.
+    BodyFailed,
+    /// The client takes nothing, or the deadline of the drain has passed.
+    Stalled,
+}
+
+struct BodySender<'a> {
+    send: SendStream<StreamData>,
+    body: ResponseBody,
+    /// The piece to send next.
+    current: Option<StreamData>,
+    /// Nothing follows `current`.
+    is_last: bool,
+    connection: &'a Connection,
+    meter: &'a Meter,
+}
+
+impl BodySender<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SendOutcome> {
+        if self.connection.should_abort() {
+            return Poll::Ready(SendOutcome::Stalled);
+        }
+        if self.send.poll_reset(cx).is_ready() {
+            return Poll::Ready(SendOutcome::ClientGone);
+        }
+        loop {
+            if let Some(data) = self.current.take() {
+                if let Some(outcome) = ready!(self.poll_send(cx, data)) {
+                    return Poll::Ready(outcome);
+                }
+                continue;
+            }
+            let sent = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => self.send.send_data(StreamData::End, true),
+                Some(Err(_)) => return Poll::Ready(SendOutcome::BodyFailed),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        self.is_last = self.body.is_end_stream();
+                        self.current = Some(StreamData::Whole(data));
+                        continue;
+                    }
+                    Err(frame) => {
+                        let mut trailers = frame.into_trailers().unwrap_or_default();
+                        remove_connection_fields(&mut trailers);
+                        self.send.send_trailers(trailers)
+                    }
+                },
+            };
+            let outcome = if sent.is_ok() { SendOutcome::Complete } else { SendOutcome::ClientGone };
+            return Poll::Ready(outcome);
+        }
+    }
+
+    /// Sends as much of a piece as may pass, and stores the rest. Returns the outcome when the stream has ended.
+    ///
+    /// Capacity is reserved only for bytes that are at hand: what a stream has reserved is missing to the others of its
+    /// connection.
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: StreamData) -> Poll<Option<SendOutcome>> {
+        let len = data.remaining();
+        let mut capacity = 0;
+        if len > 0 {
+            self.send.reserve_capacity(len.min(MAX_SEND_BUFFER));
+            capacity = self.send.capacity();
+        }
+        while capacity == 0 && len > 0 {
+            match self.send.poll_capacity(cx) {
+                Poll::Pending => {
+                    self.current = Some(data);
+                    self.connection.on_write_blocked();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Some(Ok(_))) => capacity = self.send.capacity(),
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Some(SendOutcome::ClientGone)),
+            }
+        }
+        let (part, rest) = data.take(capacity);
+        let sent_len = part.remaining();
+        let is_end = self.is_last && rest.is_none();
+        self.current = rest;
+        if self.send.send_data(part, is_end).is_err() {
+            return Poll::Ready(Some(SendOutcome::ClientGone));
+        }
+        if sent_len > 0 {
+            self.connection.on_written(sent_len);
+            self.meter.add_useful(sent_len);
+        }
+        Poll::Ready(is_end.then_some(SendOutcome::Complete))
+    }
+}

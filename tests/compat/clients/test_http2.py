@@ -1,0 +1,442 @@
+"""HTTP/2 with prior knowledge: requests that share a connection, as h2, httpx and curl send them."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import subprocess
+import time
+
+import httpx
+import pytest
+from h2.exceptions import ProtocolError
+from support.http2_client import Http2Connection, StreamWebSocket
+from support.waiting import DEADLINE, wait_until
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def server(start):
+    return start("streams:application")
+
+
+@pytest.fixture
+def connection(server):
+    with Http2Connection(server.tcp_address) as connection:
+        yield connection
+
+
+def test_application_sees_only_another_version(connection):
+    fields = [("cookie", "a=1"), ("x-b", "c"), ("cookie", "b=2"), ("te", "trailers")]
+    response = connection.get("/scope/a%2fb?q=1", headers=fields)
+    assert (response.status, response["content-type"] if response.all("content-type") else None) == (
+        200,
+        None,
+    )
+    scope = response.json()
+    assert scope["http_version"] == "2"
+    assert (scope["method"], scope["scheme"], scope["raw_path"]) == ("GET", "http", "/scope/a%2fb")
+    assert scope["query"] == "q=1"
+    assert scope["headers"][0] == ["host", "test"]
+    received = [field for field in scope["headers"] if field[0] in ("cookie", "x-b", "te")]
+    assert received == [["cookie", "a=1; b=2"], ["x-b", "c"], ["te", "trailers"]]
+    assert not [name for name, _ in scope["headers"] if name.startswith(":")]
+    assert not response.all("connection")
+    assert not response.all("keep-alive")
+    assert response["date"]
+    assert response["x-request-id"]
+    assert response["content-length"]
+
+
+def test_wsgi_receives_large_bodies_with_their_length(start):
+    server = start("streams:wsgi")
+    body = os.urandom(3 * MIB)
+    with Http2Connection(server.tcp_address) as connection:
+        assert connection.get("/").json()["protocol"] == "HTTP/2.0"
+        facts = connection.request("POST", "/", body=body).json()
+        assert facts["length"] == len(body)
+        assert facts["content_length"] == str(len(body))
+        assert facts["digest"] == hashlib.sha256(body).hexdigest()
+        # A CONNECT for a WebSocket is no request that a WSGI application could get.
+        assert StreamWebSocket(connection, "/").stream.reset == 1
+
+
+def test_slow_request_does_not_hold_up_the_others(connection):
+    waiting = [connection.begin("GET", f"/wait/{number}") for number in range(50)]
+    for _ in range(20):
+        assert connection.get("/counts").status == 200
+    assert not any(connection.streams[number].is_over for number in waiting)
+    for number in range(50):
+        connection.get(f"/open/{number}")
+    assert [connection.response(number).body for number in waiting] == [b"opened"] * 50
+
+
+def test_upload_is_received_whole_in_any_size(connection):
+    for size in (0, 1, 65536, 65537, 5 * MIB):
+        body = os.urandom(size)
+        for headers in ([], [("content-length", str(size))]):
+            response = connection.request("POST", "/upload", headers, body=body)
+            expected = {"length": size, "digest": hashlib.sha256(body).hexdigest()}
+            assert response.json() == expected, (size, headers)
+
+
+def test_stuck_uploads_leave_the_connection_usable(server):
+    """Of 60 bodies as much as a window waits for the application; another upload is not held up."""
+    with Http2Connection(server.tcp_address) as connection:
+        connection.wait("SETTINGS", lambda: connection.settings_seen)
+        held = [connection.begin("POST", "/hold/stuck", end=False) for _ in range(60)]
+        for number in held:
+            window = connection.h2.local_flow_control_window(number)
+            while window:
+                size = min(window, connection.h2.max_outbound_frame_size)
+                connection.h2.send_data(number, bytes(size))
+                connection.flush()
+                window = connection.h2.local_flow_control_window(number)
+        assert connection.request("POST", "/upload", body=bytes(MIB)).json()["length"] == MIB
+        connection.get("/open/stuck")
+        for number in held:
+            connection.h2.end_stream(number)
+            connection.flush()
+        assert {connection.response(number).json()["length"] for number in held} == {131072}
+
+
+def test_download_goes_past_one_that_is_not_read(server):
+    with Http2Connection(server.tcp_address, credit=False) as connection:
+        # Without credit its window of 65,535 bytes is used up.
+        stuck = connection.begin("GET", "/download/50")
+        connection.wait("the window", lambda: len(connection.streams[stuck].body) == 65535)
+        connection.h2.increment_flow_control_window(10 * MIB)
+        connection.flush()
+        connection.credit = True
+        assert len(connection.get("/download/50").body) == 50 * 65536
+        assert len(connection.streams[stuck].body) == 65535
+        connection.h2.increment_flow_control_window(10 * MIB, stuck)
+        connection.flush()
+        body = connection.response(stuck).body
+        assert len(body) == 50 * 65536
+        assert body == bytes(range(256)) * 256 * 50
+
+
+def test_large_response_in_one_piece_is_complete(connection):
+    response = connection.get(f"/whole/{10 * MIB}")
+    assert response["content-length"] == str(10 * MIB)
+    assert len(response.body) == 10 * MIB
+
+
+def test_trailers_follow_the_body(connection):
+    response = connection.get("/trailers", headers=[("te", "trailers")])
+    assert response.body == b"body"
+    assert response.trailers == [("x-digest", "abc"), ("x-more", "1")]
+
+
+def test_request_trailers_are_dropped(connection):
+    number = connection.begin("POST", "/upload", end=False)
+    connection.h2.send_data(number, b"abc")
+    connection.h2.send_headers(number, [("x-checksum", "1")], end_stream=True)
+    connection.flush()
+    assert connection.response(number).json()["length"] == 3
+
+
+def test_early_hints_arrive_before_the_response(connection):
+    number = connection.begin("GET", "/hints")
+    stream = connection.streams[number]
+    connection.wait("103", lambda: stream.interim)
+    assert stream.status is None
+    (hints,) = stream.interim
+    assert (hints[":status"], hints["link"]) == ("103", "</style.css>; rel=preload; as=style")
+    connection.get("/open/hints")
+    assert connection.response(number).body == b"after hints"
+
+
+def test_expected_continue_is_sent_when_the_body_is_wanted(connection):
+    number = connection.begin("POST", "/hold/continue", [("expect", "100-continue")], end=False)
+    stream = connection.streams[number]
+    assert connection.get("/counts").status == 200
+    assert not stream.interim
+    connection.get("/open/continue")
+    connection.wait("100", lambda: stream.interim)
+    assert stream.interim == [{":status": "100"}]
+    connection.send_body(number, b"abc")
+    assert connection.response(number).json()["length"] == 3
+
+
+def test_heads_without_a_body_end_the_stream(connection):
+    for method, path, status in [
+        ("HEAD", "/whole/5", 200),
+        ("GET", "/status/204", 204),
+        ("GET", "/status/304", 304),
+    ]:
+        response = connection.request(method, path)
+        assert (response.status, response.body, response.ended) == (status, b"", True), path
+    assert connection.request("HEAD", "/whole/5")["content-length"] == "5"
+    assert connection.get("/status/204").all("content-length") == []
+
+
+def test_daemons_own_answers_leave_the_connection_open(connection):
+    too_long = connection.get("/" + "x" * 9000)
+    assert too_long.status == 414
+    assert too_long["x-request-id"] in too_long.body.decode()
+    assert connection.get("/scope", headers=[("x", "y" * 17000)]).status == 431
+    assert connection.get("/scope", headers=[(f"x-{number}", "") for number in range(101)]).status == 431
+    assert connection.get("/scope").status == 200
+
+
+def test_failure_within_a_body_resets_its_stream_alone(connection):
+    number = connection.begin("GET", "/breaks")
+    connection.wait("the body", lambda: connection.streams[number].body == b"part")
+    connection.get("/open/breaks")
+    response = connection.response(number)
+    # INTERNAL_ERROR
+    assert (response.status, response.ended, response.reset) == (200, False, 2)
+    assert connection.get("/scope").status == 200
+
+
+def test_reset_reaches_the_application_as_disconnect(connection):
+    before = connection.get("/counts").json()["disconnected"]
+    number = connection.begin("GET", "/wait/forever")
+    connection.get("/counts")
+    connection.h2.reset_stream(number)
+    connection.flush()
+    wait_until("http.disconnect", lambda: connection.get("/counts").json()["disconnected"] == before + 1)
+
+
+def test_end_of_the_connection_disconnects_all_requests(server):
+    with Http2Connection(server.tcp_address) as connection:
+        before = connection.get("/counts").json()["disconnected"]
+        for _ in range(5):
+            connection.begin("GET", "/wait/never")
+        connection.get("/counts")
+    with Http2Connection(server.tcp_address) as connection:
+        wait_until("http.disconnect", lambda: connection.get("/counts").json()["disconnected"] == before + 5)
+
+
+@pytest.mark.parametrize(
+    ("what", "pseudo", "fields", "outcome"),
+    [
+        ("no host", {":authority": None}, [], 400),
+        ("host without authority", {":authority": None}, [("host", "test")], 200),
+        ("host that differs", {}, [("host", "other")], 400),
+        ("host that is the same", {}, [("host", "test")], 200),
+        ("two hosts", {}, [("host", "test"), ("host", "test")], 400),
+        ("invalid host", {":authority": None}, [("host", "a b")], 400),
+        ("user information", {":authority": "me@test"}, [], 400),
+        ("path without slash", {":path": "scope"}, [], (400, "reset")),
+        ("empty path", {":path": ""}, [], "reset"),
+        ("star", {":path": "*"}, [], 400),
+        ("connect", {":method": "CONNECT", ":scheme": None, ":path": None}, [], 405),
+        ("no method", {":method": None}, [], "reset"),
+        ("no scheme", {":scheme": None}, [], "reset"),
+        ("no path", {":path": None}, [], (400, "reset")),
+        ("unknown pseudo-header", {":x": "y"}, [], "reset"),
+        ("pseudo-header of responses", {":status": "200"}, [], "reset"),
+        ("pseudo-header after a field", {}, [("x", "y"), (":path", "/scope")], "reset"),
+        ("repeated pseudo-header", {}, [(":path", "/scope")], "reset"),
+        ("protocol without connect", {":protocol": "websocket"}, [], "reset"),
+        ("other protocol", {":method": "CONNECT", ":protocol": "connect-udp"}, [], 501),
+        ("connection", {}, [("connection", "close")], "reset"),
+        ("keep-alive", {}, [("keep-alive", "5")], "reset"),
+        ("proxy-connection", {}, [("proxy-connection", "close")], "reset"),
+        ("upgrade", {}, [("upgrade", "websocket")], "reset"),
+        ("transfer-encoding", {}, [("transfer-encoding", "chunked")], "reset"),
+        ("te", {}, [("te", "gzip")], "reset"),
+        ("uppercase", {}, [("X-Upper", "a")], "reset"),
+        ("empty name", {}, [("", "a")], "reset"),
+        ("space in a name", {}, [("x y", "a")], "reset"),
+        ("colon in a name", {}, [("x:y", "a")], "reset"),
+        ("line feed in a value", {}, [("x", "a\nb")], "reset"),
+        ("return in a value", {}, [("x", "a\rb")], "reset"),
+        ("null in a value", {}, [("x", "a\0b")], "reset"),
+        ("line feed in the path", {":path": "/scope\n"}, [], "reset"),
+        ("space in the path", {":path": "/sc ope"}, [], "reset"),
+        ("leading space in a value", {}, [("x", " a")], 400),
+        ("trailing tab in a value", {}, [("x", "a\t")], 400),
+        ("length without a body", {}, [("content-length", "1")], "reset"),
+        ("two equal lengths", {}, [("content-length", "0"), ("content-length", "0")], 400),
+        ("two lengths", {}, [("content-length", "0"), ("content-length", "1")], "reset"),
+        ("length with a sign", {}, [("content-length", "+0")], (400, "reset")),
+        ("underscore", {}, [("x_real_ip", "1")], 200),
+    ],
+)
+def test_table_of_heads_decides_what_is_served(server, what, pseudo, fields, outcome):
+    """A refused request is answered, or its stream reset, and never reaches the application."""
+    head = {":method": "GET", ":scheme": "http", ":authority": "test", ":path": "/scope"} | pseudo
+    head = [(name, value) for name, value in head.items() if value is not None]
+    with Http2Connection(server.tcp_address) as connection:
+        begun = connection.get("/counts").json()["begun"]
+        number = connection.begin("GET", "/", fields, pseudo=head)
+        stream = connection.streams[number]
+        while not stream.is_over and connection.pump():
+            pass
+        result = stream.status if stream.ended else "reset"
+        assert result in (outcome if isinstance(outcome, tuple) else (outcome,)), (what, stream)
+    with Http2Connection(server.tcp_address) as connection:
+        served = 1 if result == 200 else 0
+        assert connection.get("/counts").json()["begun"] == begun + served + 1, what
+
+
+def test_body_that_differs_from_its_length_resets_the_stream(connection):
+    for body, end in [(b"too long", False), (b"x", True)]:
+        number = connection.begin("POST", "/upload", [("content-length", "2")], end=False)
+        connection.h2.send_data(number, body, end_stream=end)
+        connection.flush()
+        stream = connection.response(number)
+        assert stream.reset == 1 or stream.status == 400, stream
+    assert connection.get("/scope").status == 200
+
+
+def test_websocket_messages_pass_both_ways(connection):
+    with_protocol = [("sec-websocket-protocol", "chat, other")]
+    socket = StreamWebSocket(connection, "/chat", with_protocol)
+    assert (socket.status, socket.stream["sec-websocket-protocol"]) == (200, "chat")
+    for absent in ("sec-websocket-accept", "upgrade", "connection", "content-length"):
+        assert not socket.stream.all(absent), absent
+    assert '"http_version": "2"' in socket.read_text()
+    for text in ("one", "two", "x" * 100):
+        socket.send(text)
+        assert socket.read_text() == text
+    # The connection serves other requests beside it.
+    assert connection.get("/scope").status == 200
+    socket.send(b"\x03\xe8", 8)
+    assert socket.read_frame() == (8, b"\x03\xe8")
+    connection.wait("the stream's end", lambda: socket.stream.is_over)
+    assert connection.get("/scope").status == 200
+
+
+def test_denied_and_malformed_websockets_are_answered(connection):
+    assert StreamWebSocket(connection, "/denied").status == 403
+    assert StreamWebSocket(connection, "/chat", [("sec-websocket-version", "8")]).status == 426
+    assert StreamWebSocket(connection, "/chat", protocol="chat").status == 501
+    assert connection.get("/scope").status == 200
+
+
+def test_many_small_messages_wait_for_a_deaf_application(connection):
+    """Input that is not read is bounded by the window, and other streams go on."""
+    socket = StreamWebSocket(connection, "/deaf")
+    message = bytes([0x82, 0x80]) + bytes(4)
+    for _ in range(20000):
+        connection.h2.send_data(socket.connection.number, message)
+    connection.flush()
+    assert connection.get("/scope").status == 200
+    connection.get("/open/deaf")
+    assert "http_version" in socket.read_text()
+    for _ in range(20000):
+        assert socket.read_frame() == (2, b"")
+
+
+def test_httpx_downloads_and_uploads_concurrently(server):
+    async def work():
+        async with httpx.AsyncClient(
+            http1=False, http2=True, base_url=server.url, timeout=DEADLINE
+        ) as client:
+            uploads = [client.post("/upload", content=bytes([n]) * MIB) for n in range(10)]
+            downloads = [client.get("/download/16") for _ in range(10)]
+            return await asyncio.gather(*uploads, *downloads)
+
+    responses = asyncio.run(work())
+    assert {response.http_version for response in responses} == {"HTTP/2"}
+    assert [response.json()["length"] for response in responses[:10]] == [MIB] * 10
+    assert [len(response.content) for response in responses[10:]] == [MIB] * 10
+
+
+def test_h2load_gets_every_answer(server):
+    if not shutil.which("h2load"):
+        pytest.skip("h2load is not installed (nghttp2-client)")
+    for path, count in (("/scope", 5000), ("/whole/100000", 500), ("/download/2", 500)):
+        command = ["h2load", "-n", str(count), "-c", "5", "-m", "50", server.url + path]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE * 4)
+        assert f"{count} succeeded, 0 failed, 0 errored" in done.stdout, done.stdout
+
+
+def test_h2spec_finds_no_violation(server):
+    if not shutil.which("h2spec"):
+        pytest.skip("h2spec is not installed, and no Debian package has it")
+    host, port = server.tcp_address
+    command = ["h2spec", "-h", host, "-p", str(port), "-P", "/scope", "-o", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout
+
+
+def test_curl_speaks_http2_with_prior_knowledge(server):
+    command = [
+        "curl",
+        "-sS",
+        "--http2-prior-knowledge",
+        "-w",
+        "%{http_version} %{http_code}",
+        "-o",
+        "/dev/null",
+    ]
+    for words in (
+        [server.url + "/scope"],
+        ["-I", server.url + "/whole/5"],
+        ["-d", "x" * 100_000, server.url + "/upload"],
+    ):
+        done = subprocess.run(
+            [*command, *words], capture_output=True, text=True, check=True, timeout=DEADLINE
+        )
+        assert done.stdout == "2 200", (words, done)
+    # It asks for the upgrade, and stays with HTTP/1.1.
+    done = subprocess.run(
+        ["curl", "-sS", "--http2", *command[3:], server.url + "/scope"], capture_output=True, text=True
+    )
+    assert done.stdout == "1.1 200"
+
+
+def test_reload_keeps_open_streams_and_connections(start):
+    server = start("streams:application")
+    with Http2Connection(server.tcp_address) as connection:
+        number = connection.begin("GET", "/wait/reload")
+        connection.get("/counts")
+        server.reload()
+        server.wait_for_log("is ready", 2)
+        assert connection.get("/counts").status == 200
+        assert not connection.streams[number].is_over
+        assert connection.goaway is None
+        connection.h2.reset_stream(number)
+        connection.flush()
+
+
+def test_stop_announces_itself_and_finishes_requests(start):
+    server = start("streams:application")
+    with Http2Connection(server.tcp_address) as connection, Http2Connection(server.tcp_address) as idle:
+        number = connection.begin("GET", "/download/200")
+        connection.wait("the response", lambda: connection.streams[number].status)
+        assert idle.get("/counts").status == 200
+        server.terminate()
+        assert len(connection.response(number).body) == 200 * 65536
+        assert connection.wait_closed() == 0
+        assert idle.wait_closed() == 0
+    assert server.stop() == 0
+
+
+def test_stop_closes_websockets_with_1012(start):
+    server = start("streams:application")
+    with Http2Connection(server.tcp_address) as connection:
+        socket = StreamWebSocket(connection, "/chat")
+        socket.read_text()
+        server.terminate()
+        assert socket.wait_for_close() == 1012
+    assert server.stop() == 0
+
+
+def test_idle_connection_is_closed_with_goaway(start):
+    server = start("streams:application", "--keep-alive", "1")
+    with Http2Connection(server.tcp_address) as connection:
+        assert connection.get("/counts").status == 200
+        began = time.monotonic()
+        assert connection.wait_closed() == 0
+        assert 0.5 < time.monotonic() - began < DEADLINE / 2
+
+
+def test_http2_can_be_switched_off(start):
+    server = start("streams:application", env={"RGUN_HTTP_HTTP2": "false"})
+    with Http2Connection(server.tcp_address) as connection:
+        while not connection.closed:
+            try:
+                connection.pump()
+            except ProtocolError:
+                # The response is of HTTP/1.1.
+                break
+        assert connection.goaway is None
+        assert not connection.settings_seen
