@@ -5,6 +5,8 @@ import http.client
 import json
 import pathlib
 import shutil
+import ssl
+import subprocess
 import tempfile
 import uuid
 
@@ -31,10 +33,10 @@ def home():
     shutil.rmtree(path)
 
 
-def serve(path, *flags):
+def serve(path, *flags, env=None):
     """Starts a daemon on TCP and a unix socket that trusts only the peers from which proxies connect."""
     flags = ("--workers", "1", "--forwarded-allow-ips", "127.0.0.1", "--bind", "127.0.0.1:0", *flags)
-    daemon = Daemon("proxied:application", *flags, chdir=CLIENTS_APPS, bind=f"unix:{path}")
+    daemon = Daemon("proxied:application", *flags, chdir=CLIENTS_APPS, bind=f"unix:{path}", env=env)
     return daemon.wait_ready()
 
 
@@ -81,6 +83,39 @@ def stream_proxy(request, home, proxied_daemon):
     proxy = run(request.param, home, proxied_daemon.tcp_address)
     yield proxy
     proxy.stop()
+
+
+@pytest.fixture(scope="module", params=STREAM_PROXIES)
+def tls_proxy(request, home):
+    """Each proxy that passes on connections, in front of a daemon that speaks TLS after the PROXY header."""
+    certificate = home / "certificate.pem"
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ),
+            *("-days", "2", "-subj", "/CN=shop.example", "-keyout", certificate, "-out", home / "part"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with certificate.open("a") as file:
+        file.write((home / "part").read_text())
+    env = {"RGUN_TLS_CERT": str(certificate)}
+    daemon = serve(home / f"tls-{request.param}.sock", "--proxy-protocol", env=env)
+    try:
+        proxy = run(request.param, home, daemon.tcp_address)
+        yield proxy
+        proxy.stop()
+    finally:
+        stop_all([daemon])
 
 
 def connection(proxy):
@@ -195,3 +230,15 @@ def test_websocket_works_after_a_proxy_header(stream_proxy):
 def test_health_checks_do_not_disturb_the_log(stream_proxy, proxied_daemon):
     fetch(stream_proxy)
     assert "PROXY header" not in proxied_daemon.log()
+
+
+def test_tls_follows_the_proxy_header(tls_proxy):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    address = "127.0.0.1", tls_proxy.port
+    client = http.client.HTTPSConnection(
+        *address, context=context, source_address=(CLIENT, 0), timeout=DEADLINE
+    )
+    _, seen = get(client)
+    assert (seen["client"], seen["scheme"]) == (CLIENT, "https")
+    client.close()

@@ -47,7 +47,7 @@ fn a_table_has_the_proxy_protocol_of_listen_unless_it_says() {
 fn proxy_protocol_without_anybody_to_send_it_is_an_error() {
     let case = Case::new();
     for listen in ["[listen]\nproxy_protocol = true\n", "[listen.a]\nproxy_protocol = true\n"] {
-        let error = case.with(&format!("{listen}[proxy]\ntrusted = []\n")).unwrap_err().to_string();
+        let error = case.with(&format!("{listen}[proxy]\ntrusted = []\n")).unwrap_err();
         assert!(error.contains("proxy.protocol_trusted: names nobody"), "{error}");
         let text = format!("{listen}[proxy]\ntrusted = []\nprotocol_trusted = \"10.0.0.1\"\n");
         assert!(case.with(&text).is_ok(), "{text}");
