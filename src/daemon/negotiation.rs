@@ -65,7 +65,7 @@ struct Preference {
 struct MediaRange<'a> {
     kind: &'a str,
     subtype: &'a str,
-    /// In thousandths.
+    /// The weight in thousandths.
     weight: u16,
 }
 

@@ -5,13 +5,13 @@ import pytest
 
 def pytest_addoption(parser):
     """Adds the options of tests/chaos/run."""
-    parser.addoption("--seed", type=int, default=1, help="of the random choices")
-    parser.addoption("--seconds", type=float, default=40, help="of chaos, both halves together")
-    parser.addoption("--reloads", type=int, default=20, help="of the small application")
+    parser.addoption("--seed", type=int, default=1, help="seed of the random choices")
+    parser.addoption("--seconds", type=float, default=40, help="seconds of chaos, for both halves together")
+    parser.addoption("--reloads", type=int, default=20, help="number of reloads of the small application")
 
 
 def pytest_report_header(config):
-    """The seed, which repeats the run."""
+    """Prints the options; the same seed repeats the run."""
     return "chaos: " + ", ".join(
         f"{name} {config.getoption(name)}" for name in ("seed", "seconds", "reloads")
     )

@@ -54,7 +54,7 @@ DRAWS = """
 
 def test_real_numpy_is_seeded_in_each_worker(fake, project, python):
     if subprocess.run([python, "-c", "import numpy"], check=False, capture_output=True).returncode:
-        pytest.skip("SKIPPED: no NumPy beside the interpreter under test")
+        pytest.skip("SKIPPED: the interpreter under test has no NumPy")
     zygote = fake.spawn("draws", project(draws=DRAWS), zygote=True).wait_ready()
     workers = [fake.fork(zygote, number=number, incarnation=2 + number).wait_ready() for number in range(3)]
     assert len({worker.get("/") for worker in workers}) == 3

@@ -88,9 +88,9 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(StartupError::system("make a reactor"))?;
+        .map_err(StartupError::system("create the reactor"))?;
     let (messages_tx, messages_rx) = unbounded_channel();
-    let reactor = Reactor::new().map_err(StartupError::system("make the shared page"))?;
+    let reactor = Reactor::new().map_err(StartupError::system("create the reactor's shared page"))?;
     let dispatcher = Dispatcher::new(Policy::default(), reactor, notice_sink(&messages_tx));
     let mut pool = Pool::new(extension, None);
     if let Some(identity) = identity {

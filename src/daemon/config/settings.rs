@@ -24,7 +24,7 @@ pub struct Config {
     pub websocket: WebSocket,
     /// Which header fields reach the application.
     pub http: Http,
-    /// The peers whose X-Forwarded-* fields are trusted.
+    /// Which forwarding fields of which proxies are used.
     pub proxy: Proxy,
     /// The health answers of the daemon.
     pub health: Health,
@@ -36,9 +36,9 @@ pub struct Config {
     pub reload: Reload,
     /// Functions of the application that are called at points of a worker's lifetime.
     pub hooks: Hooks,
-    /// Sockets of rgun's own, and what is spoken on which socket.
+    /// The sockets that rgun opens itself, and the protocols of all sockets.
     pub listen: Listen,
-    /// Certificates and the versions of the protocol.
+    /// Certificates and TLS versions.
     pub tls: Tls,
     /// Log level, access log and slow log.
     pub log: Log,

@@ -59,7 +59,7 @@ pub struct MultipartRanges {
 #[derive(Debug)]
 pub(super) struct Representation {
     pub(super) file: OpenFile,
-    /// `None`: the fields have the application's.
+    /// `None` if `fields` already contains that of the application.
     pub(super) content_type: Option<HeaderValue>,
     /// The content coding of a precompressed file.
     pub(super) encoding: Option<Encoding>,

@@ -388,7 +388,7 @@ impl Connection {
     /// Stores the waker of the connection's task; later calls do nothing, because the task stays the same.
     pub fn register_waker(&self, waker: &Waker) {
         if self.waker.get().is_none() {
-            // Fails only if it was set meanwhile, to the same waker.
+            // Fails only if the same waker was stored meanwhile.
             drop(self.waker.set(waker.clone()));
         }
     }

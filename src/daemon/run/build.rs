@@ -48,7 +48,7 @@ impl Daemon {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(StartupError::system("make the main reactor"))?;
+            .map_err(StartupError::system("create the main reactor"))?;
         let entered = runtime.enter();
         let signals = SignalStreams::new().map_err(StartupError::system("handle signals"))?;
         let tls = load_tls(config)?;
@@ -159,7 +159,7 @@ fn start_edge(
     let buffers = BufferLimits::measure(&config.limits, system::spool_directory());
     let dispatcher = Dispatcher::new(
         generations::dispatch_policy(config, auto_limits, &buffers),
-        Reactor::new().map_err(StartupError::system("make the reactor's shared page"))?,
+        Reactor::new().map_err(StartupError::system("create the reactor's shared page"))?,
         notice_sink(messages),
     );
     let connections = ConnectionTracker::new(generations::net_limits(config, auto_limits));

@@ -5,7 +5,7 @@ A deploy changes the module `release`: code that raises there is a broken deploy
 
 import os
 
-import release  # noqa: F401 (a broken one must break the boot)
+import release  # noqa: F401 (a broken release must fail the boot)
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "chaotic_settings"
 

@@ -48,12 +48,12 @@ pub(in crate::cli) fn requires_proxy_header(value: &str) -> Result<bool, ConfigE
         other => Err(flag_error(
             &format!("--proxy-protocol {other}"),
             "is not one of the choices",
-            "write --proxy-protocol=auto or =off; before APP, the value must not be left out",
+            "write --proxy-protocol=auto or =off; before APP, the value cannot be omitted",
         )),
     }
 }
 
-/// Of gunicorn 27's `config.py`.
+/// The unsupported flags of gunicorn 27's `config.py`.
 pub(super) const FLAGS: &[CompatFlag] = &[
     // What systemd does instead.
     flag(

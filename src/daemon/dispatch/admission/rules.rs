@@ -215,7 +215,7 @@ mod tests {
             ("*.pdf", "/a/b.pdf/c", false),
             ("/a*/b", "/a/b", true),
             ("/a*/b", "/a/x/y/b", true),
-            // The two ends must not share bytes.
+            // Prefix and suffix must not overlap.
             ("/ab*bc", "/abc", false),
             ("/ab*bc", "/abbc", true),
             ("/*/edit/*", "/posts/1/edit/2", true),

@@ -5,8 +5,8 @@
 //! is answered like a request.
 //!
 //! # Disconnect
-//! `receive()` first returns the messages received before the disconnect, then `websocket.disconnect`, at each further
-//! call again. `send()` raises [`ClientDisconnected`] at once, an `OSError` as the specification demands since 2.4.
+//! `receive()` first returns the messages received before the disconnect, then `websocket.disconnect` at this and each
+//! further call. `send()` raises [`ClientDisconnected`] at once, an `OSError` as the specification demands since 2.4.
 //! Only `websocket.close` of an open WebSocket is ignored: frameworks and applications close in a `finally`. An
 //! exception that only says that the client has disconnected ends the exchange without an error.
 //!

@@ -91,13 +91,13 @@ class Closing:
     """An iterable that records, in close(), how many chunks were read."""
 
     def __init__(self, environ, chunks):
-        """Over `chunks`, any iterable of bytes."""
+        """Wraps `chunks`, any iterable of bytes."""
         self.environ = environ
         self.chunks = iter(chunks)
         self.given = 0
 
     def __iter__(self):
-        """Itself, as an iterator."""
+        """Returns itself, which is an iterator."""
         return self
 
     def __next__(self):
