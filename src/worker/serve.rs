@@ -18,7 +18,7 @@ use crate::wsgi::{SlotRunner, WsgiApplication};
 /// Serves until the daemon stops the worker.
 ///
 /// # Errors
-/// A thread cannot be started; the `SystemExit` of a signal handler.
+/// A thread cannot be started, or a signal handler raised `SystemExit`.
 pub(crate) fn run(py: Python<'_>, served: &'static WsgiApplication) -> PyResult<()> {
     let threading = py.import("threading")?;
     let mut threads = Vec::new();

@@ -1,5 +1,5 @@
-//! Handshakes that a WSGI application answers on its socket: the bytes that client and application see, and every way in
-//! which the connection may end. Real frameworks are in `tests/compat/clients`.
+//! Handshakes that a WSGI application answers on its socket: the bytes that client and application see, and every way
+//! in which the connection may end. Real frameworks are in `tests/compat/clients`.
 
 use nix::sys::signal::Signal;
 
@@ -12,7 +12,7 @@ fn switch_has_the_fields_of_app_and_daemon() {
     let mut socket = WebSocket::open(&daemon, "/takeover/echo");
     assert_eq!(socket.response.field("x-own"), "yes");
     assert!(socket.response.has("x-request-id") && socket.response.has("date"));
-    // Bytes pass as they are, masked.
+    // The bytes pass unchanged, so the client's mask is still on them.
     let message = frame(FIN | TEXT, b"hello");
     socket.send_raw(&message);
     assert_eq!(socket.client.read_exact(message.len()).unwrap(), message);
@@ -47,7 +47,7 @@ fn end_right_after_the_switch_loses_nothing() {
 fn megabytes_pass_both_ways_at_once() {
     let daemon = Rgun::fake().start_ready();
     let mut socket = WebSocket::open(&daemon, "/takeover/echo");
-    // More than all buffers on the way hold: what comes back must be read meanwhile.
+    // More than all buffers on the way can contain, so the client must read while it sends.
     let block = pattern(64 * 1024);
     for _ in 0..128 {
         socket.send_raw(&block);
@@ -97,7 +97,7 @@ fn death_of_the_worker_closes_the_client() {
 }
 
 #[test]
-fn client_that_does_not_read_is_cut_off() {
+fn connection_of_a_client_that_does_not_read_is_closed() {
     let daemon = Rgun::fake().set("timeouts.body", "1s").start_ready();
     let note = daemon.scratch().join("note");
     let socket = WebSocket::open(&daemon, &format!("/takeover/flood?{}", note.display()));
@@ -118,10 +118,11 @@ fn reload_closes_with_1012_between_frames() {
         (frame.first, frame.payload)
     };
     assert_eq!((first, &payload[..2]), (FIN | CLOSE, &1012_u16.to_be_bytes()[..]));
-    // The application gets the client's reply, and what it echoes is dropped.
+    // The application gets the client's reply; what it echoes is dropped.
     idle.send_close(1012, "");
     idle.client.assert_closed();
-    // No close frame may come within another frame; the client's patience ends the connection.
+    // A close frame must not be sent within another frame; the client ends the connection when it has waited long
+    // enough.
     assert_eq!(busy.client.read_exact(9).unwrap(), b"\x82\x7e\xff\xffbegun");
     drop(busy);
     daemon.log.wait_for("reloaded");

@@ -41,8 +41,8 @@ pub fn decode_window_update(body: &[u8]) -> Result<u64, ProtocolError> {
         .map_err(|_| ProtocolError::Frame("window update has no number"))
 }
 
-/// Maximum number of header fields of a response. (A header map of the `http` crate panics beyond 2^15.) Worker and daemon
-/// both check it.
+/// Maximum number of header fields of a response. (A header map of the `http` crate panics beyond 2^15.) Worker and
+/// daemon both check it.
 pub const MAX_FIELDS: u16 = 4096;
 
 /// The fixed part of a completion frame.
@@ -60,8 +60,8 @@ pub struct Completion {
     pub text: bool,
     /// The WebSocket message continues in the next frame.
     pub more: bool,
-    /// The exception of [`CompletionKind::AppRaised`] is one with which applications end a request whose connection they
-    /// have taken over ([`Request::takeover`](super::Request::takeover)).
+    /// The exception of [`CompletionKind::AppRaised`] is of a type that applications raise to end a request whose
+    /// connection they have taken over ([`Request::takeover`](super::Request::takeover)).
     pub ends_takeover: bool,
     /// Status code (RFC 9110 §15); 101 accepts a WebSocket; the close code of [`CompletionKind::Close`]; else 0.
     pub status: u16,
@@ -147,8 +147,8 @@ impl Completion {
         self.encode_with_reason(0, n_fields, body, out);
     }
 
-    /// As [`Completion::encode`], for a [`CompletionKind::Respond`] with a reason phrase of `reason_len` bytes, which the
-    /// caller appends before the fields.
+    /// As [`Completion::encode`], for a [`CompletionKind::Respond`] with a reason phrase of `reason_len` bytes, which
+    /// the caller appends before the fields.
     pub fn encode_with_reason(&self, reason_len: u16, n_fields: u16, body: &Body<'_>, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.exchange.0.to_le_bytes());

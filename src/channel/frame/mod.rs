@@ -18,12 +18,13 @@
 //! | 46 | 2 | server port, if a proxy reports it | else 0 |
 //! | 48 | | method, path, query, peer, request id, root path; with flag 16 `len u16` and a TLS block ([`TlsInfo`]); fields; body to the end (unless a descriptor) | |
 //!
-//! A *takeover* is a WebSocket handshake for a WSGI worker. It has no body; its descriptor is one end of a stream socket
-//! pair, which the application finds in its environ. When the application writes a response with status 101 to it, the
-//! daemon switches the client's connection over to the socket. It then discards what the worker sends for the exchange,
-//! until DONE. If the application writes nothing to the socket, its response in the ring counts.
+//! A *takeover* is a WebSocket handshake for a WSGI worker. It has no body; its descriptor is one end of a stream
+//! socket pair, which the application finds in its environ. When the application writes a response with status 101 to
+//! the socket, the daemon connects the client's connection to it, and discards what the worker sends for the exchange
+//! until DONE. If the application writes nothing to the socket, its response in the ring is used.
 //!
-//! An ASGI worker gets further frames for an exchange that it has claimed ([`StreamFrame`]), 32 bytes then the variable part:
+//! An ASGI worker gets further frames for an exchange that it has claimed ([`StreamFrame`]), 32 bytes then the variable
+//! part:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -35,8 +36,8 @@
 //! | 28 | 4 | reserved, 0 |
 //! | 32 | | bytes of the part, or the close reason |
 //!
-//! A field is `name u8` (index of [`NAMES`](crate::header::NAMES), or [`LITERAL`](crate::header::LITERAL) followed by `len u16` and the
-//! lower-case name), `len u16`, value.
+//! A field is `name u8` (index of [`NAMES`](crate::header::NAMES), or [`LITERAL`](crate::header::LITERAL) followed by
+//! `len u16` and the lower-case name), `len u16`, value.
 //!
 //! Completion (worker → daemon), 32 bytes then the variable part:
 //!

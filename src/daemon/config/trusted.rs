@@ -16,7 +16,8 @@ const UNIX_PEERS: &str = "unix";
 /// The keyword for all peers.
 const ALL_PEERS: &str = "all";
 
-const EXAMPLES: &str = "write \"loopback\", \"unix\", an address, a network such as \"10.0.0.0/8\", or \"all\"";
+const EXAMPLES: &str =
+    "write \"loopback\", \"unix\", an address, a network such as \"10.0.0.0/8\", or \"all\"";
 
 pub(super) fn read(setting: &Setting) -> Result<TrustedProxies, ValueError> {
     let mut peers = TrustedProxies::NONE;

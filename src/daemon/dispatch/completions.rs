@@ -229,9 +229,9 @@ impl Worker {
     }
 
     /// Finishes an exchange that the worker is done with, `service` nanoseconds after it started. Returns the number of
-    /// requests served when it reaches `max_requests`.
+    /// served requests when that reaches `max_requests`.
     fn on_done(&mut self, exchange: &mut Exchange, service: u64, now: Instant) -> Option<u64> {
-        // The life of a connection says nothing about the next request.
+        // How long a connection was open says nothing about the next request.
         if !exchange.is_taken_over() {
             self.load.record_service_time(service);
         }

@@ -40,7 +40,8 @@ pub enum Fault {
         summary: String,
         /// The formatted traceback, perhaps empty.
         traceback: String,
-        /// The exception is one with which applications end a request whose connection they have taken over.
+        /// Whether the exception is of a type that applications raise to end a request whose connection they have taken
+        /// over.
         ends_takeover: bool,
     },
     /// The client has closed its sending half, and the application has therefore ended without a complete response.

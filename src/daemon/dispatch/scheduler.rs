@@ -26,8 +26,8 @@ impl Dispatcher {
         let socket = match exchange.open_socket() {
             Ok(socket) => socket,
             Err(error) => {
-                // No descriptor is free: as if the ring had no room.
-                tracing::debug!(%error, "cannot make a socket pair, the request waits");
+                // No descriptor is free. The request waits, as it does when the ring is full.
+                tracing::debug!(%error, "cannot create a socket pair, the request waits");
                 return false;
             }
         };

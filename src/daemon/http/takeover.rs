@@ -1,8 +1,7 @@
-//! A handshake that a WSGI application answers itself, on the socket in its environ: reads that answer.
-//!
-//! `flask-sock`, `simple-websocket` and Flask-SocketIO write a 101 there and then speak WebSocket; the response that the
-//! application returns afterwards is discarded. Any other response on the socket is served as if the application had
-//! returned it. If nothing is written, the application's own response counts.
+//! Reads the answer to a handshake that a WSGI application writes to the socket in its environ.
+//! `flask-sock`, `simple-websocket` and Flask-SocketIO write a 101 to the socket and then speak WebSocket on it; the
+//! response that the application returns afterwards is discarded. Any other response on the socket is served as if the
+//! application had returned it. If nothing is written, the response that the application returns is used.
 
 use std::future::Future;
 use std::io;
@@ -22,33 +21,33 @@ use crate::websocket::TakenConnection;
 /// Status of a response after which the application speaks another protocol (RFC 9110 §15.2.2).
 const SWITCHING: u16 = 101;
 
-/// Longest head of an answer, bytes.
+/// Longest head of an answer, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Most fields of an answer.
+/// Maximum number of fields of an answer.
 const MAX_HEAD_FIELDS: usize = 128;
 
-/// Longest answer that is no 101, bytes with its head.
+/// Longest answer with another status than 101, in bytes, including its head.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// Bytes read at a time.
+/// Number of bytes that are read at once.
 const READ_BYTES: usize = 4096;
 
 /// The two places where a WSGI application may answer a handshake.
 #[derive(Debug, Default)]
 pub(super) struct Takeover {
-    /// The daemon's end of the socket pair, once the application can have the other.
+    /// The daemon's end of the socket pair; `None` before the application can have the other end.
     socket: Option<AppSocket>,
-    /// The application's own response, or the fault that ended the exchange.
+    /// The response that the application returned, or the fault that ended the exchange.
     returned: Option<Result<AppResponse, Fault>>,
-    /// Set by a 101.
+    /// The connection that the application has taken over with a 101.
     taken: Option<TakenConnection>,
 }
 
 /// The outcome of a handshake.
 #[derive(Debug)]
 pub(super) enum TakeoverOutcome {
-    /// Nothing was written to the socket: the application's own response.
+    /// Nothing was written to the socket. Contains the response that the application returned, or the fault.
     NotUsed(Result<AppResponse, Fault>),
     /// The application answered on the socket, with another status than 101.
     Answered(AppResponse),
@@ -59,9 +58,9 @@ pub(super) enum TakeoverOutcome {
 }
 
 impl Takeover {
-    /// Polls both places.
+    /// Polls the socket and the ticket.
     pub(super) fn poll(&mut self, ticket: &mut Ticket, cx: &mut Context<'_>) -> Poll<TakeoverOutcome> {
-        // First, because the application writes to its socket before it returns.
+        // The ticket first: once it has resolved, everything that the application wrote can be read.
         if self.returned.is_none()
             && let Poll::Ready(returned) = Pin::new(&mut *ticket).poll(cx)
         {
@@ -160,8 +159,8 @@ impl AppSocket {
         Ok(Self { stream, received: Vec::new(), head: None, has_ended: false })
     }
 
-    /// Reads the answer; `None` if there is none. `has_returned`: the application has returned, so that nothing follows
-    /// what can be read now.
+    /// Reads the answer; `None` if there is none. If `has_returned`, the application has returned, and nothing follows
+    /// the bytes that can be read now.
     fn poll_answer(&mut self, cx: &mut Context<'_>, has_returned: bool) -> Poll<Option<SocketAnswer>> {
         loop {
             match self.next_answer() {
@@ -178,7 +177,7 @@ impl AppSocket {
                 };
             }
             if self.poll_fill(cx).is_pending() {
-                // tokio knows that the socket is readable only after its next look at all sockets.
+                // tokio does not know yet that the socket is readable: it finds out at its next poll of all sockets.
                 if has_returned && self.fill_now() {
                     continue;
                 }
@@ -198,7 +197,7 @@ impl AppSocket {
         Poll::Ready(())
     }
 
-    /// Reads without asking tokio. Returns whether there was anything to read, if only the end.
+    /// Reads without asking tokio. Returns whether bytes or the end were read.
     fn fill_now(&mut self) -> bool {
         let mut block = [0; READ_BYTES];
         match rustix::io::read(&self.stream, &mut block) {
@@ -221,7 +220,7 @@ impl AppSocket {
                 let rest = std::mem::take(&mut self.received);
                 return Ok(Some(SocketAnswer::Switch { head: switching_head(head), rest }));
             }
-            // Interim responses are dropped: the final one follows.
+            // Interim responses are dropped; the final response follows them.
             if !head.status.is_informational() {
                 let framing = AnswerFraming::of(&head)?;
                 self.head = Some((ordinary_head(head), framing));
@@ -234,7 +233,7 @@ impl AppSocket {
     }
 }
 
-const NO_RESPONSE: &str = "the application wrote something to the connection that is no HTTP response";
+const NO_RESPONSE: &str = "the application wrote something other than an HTTP response to the connection";
 const TRUNCATED: &str = "the application did not finish the response that it wrote to the connection";
 const TOO_LONG: &str = "the response that the application wrote to the connection is too long";
 
@@ -263,7 +262,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Box<ResponseHead>, usize)>, &'stat
     Ok(Some((Box::new(ResponseHead { status, reason, fields: map, length: ContentLength::Absent }), len)))
 }
 
-/// Makes the head of a 101 as hyper needs it.
+/// Turns the head of a 101 into the form that hyper needs.
 fn switching_head(mut head: Box<ResponseHead>) -> Box<ResponseHead> {
     for framing in [CONTENT_LENGTH, TRANSFER_ENCODING] {
         head.fields.remove(framing);
@@ -291,7 +290,7 @@ fn ordinary_head(mut head: Box<ResponseHead>) -> Box<ResponseHead> {
 enum AnswerFraming {
     Length(usize),
     Chunked,
-    /// The application closes its end.
+    /// The body ends when the application closes its end.
     Close,
 }
 

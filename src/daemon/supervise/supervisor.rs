@@ -42,7 +42,8 @@ pub struct Supervisor {
     pub(super) pending: Option<PendingReload>,
     /// The previous generation while `reload.watch` lasts; never set together with `pending`.
     pub(super) rollback: Option<RollbackTarget>,
-    /// Set from a reload before the first worker was ready until that generation's first boot has succeeded or failed.
+    /// Set when a reload is requested before any worker was ready; cleared when the first boot of its generation has
+    /// succeeded or failed.
     pub(super) unproven_reload: Option<UnprovenReload>,
     pub(super) next_generation: Generation,
     /// Every worker whose process exists or is being created, by incarnation.

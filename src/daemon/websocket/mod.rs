@@ -8,11 +8,12 @@
 //! [`serve`] takes over the connection until its end. [`receive`] and [`send`] translate between bytes and messages and
 //! know neither socket nor clock; [`conn`] has both.
 //!
-//! A WSGI application speaks the protocol itself, on a socket: [`relay`] passes bytes on.
+//! A WSGI application speaks the protocol itself, on a socket; [`relay`] forwards the bytes.
 //!
 //! A message is not stored here: it is forwarded as it arrives, in parts of at most
-//! [`dispatch::MAX_PART`](crate::dispatch::MAX_PART), and only its length is compared with the limit. All connections share the
-//! buffers for input and output; a connection owns bytes only while the client or the application does not take them.
+//! [`dispatch::MAX_PART`](crate::dispatch::MAX_PART), and only its length is compared with the limit. All connections
+//! share the buffers for input and output; a connection owns bytes only while the client or the application does not
+//! take them.
 //!
 //! The frame codec is tungstenite's, deflate is zlib-rs'. The rest is written here because the libraries store whole
 //! messages (tungstenite, yawc: 16 MiB for each client that announces one) or cannot be polled together with another
@@ -71,13 +72,13 @@ pub struct AcceptedRequest {
     pub request: LoggedRequest,
     /// The worker that serves the connection, for the journal.
     pub worker: Option<WorkerId>,
-    /// When the handshake request had been received.
+    /// Time at which the handshake request was received completely.
     pub handshake_at: Instant,
-    /// `log.access`: log the end of connections that end without a failure, too.
+    /// `log.access`: whether connections that end without a failure are logged as well.
     pub log_access: bool,
 }
 
-/// An accepted WebSocket, which the connection continues with after its 101.
+/// An accepted WebSocket, as which the connection continues after its 101.
 #[derive(Debug)]
 pub enum AcceptedUpgrade {
     /// An ASGI application exchanges messages.
@@ -91,11 +92,11 @@ pub enum AcceptedUpgrade {
 pub enum UpgradedConn {
     /// Speaks the protocol for an ASGI application.
     Messages(Box<WebSocketConn<ClientStream>>),
-    /// Passes bytes to and from a WSGI application.
+    /// Forwards bytes to and from a WSGI application.
     Relay(Box<RelayConn>),
 }
 
-/// Serves a WebSocket until its end. `early_input` are the client's bytes that were read with the handshake.
+/// Serves a WebSocket until its end. `early_input` is the client's bytes that were read with the handshake.
 pub fn serve(stream: ClientStream, early_input: &[u8], accepted: AcceptedUpgrade) -> UpgradedConn {
     match accepted {
         AcceptedUpgrade::Messages(accepted) => {

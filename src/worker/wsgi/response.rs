@@ -68,7 +68,7 @@ pub(crate) struct Response {
     is_head: bool,
     /// The application may have taken over the connection.
     may_take_over: bool,
-    /// The application has raised an exception with which a takeover ends.
+    /// The application has raised an exception of a type that ends a takeover.
     ends_takeover: bool,
     stage: ResponseStage,
     head: ResponseHead,
@@ -336,7 +336,7 @@ impl Response {
         Ok(())
     }
 
-    /// Notes that the application has raised an exception with which a takeover ends.
+    /// Notes that the application has raised an exception of a type that ends a takeover.
     pub(crate) fn mark_takeover_end(&mut self) {
         self.ends_takeover = self.may_take_over;
     }

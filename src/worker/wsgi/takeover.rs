@@ -1,8 +1,8 @@
 //! The socket with which an application may take over the connection of a WebSocket handshake.
-//!
-//! `flask-sock`, `simple-websocket` and Flask-SocketIO look for it in the environ, under the names that Werkzeug and
-//! gunicorn use. It is one end of a socket pair; the daemon has the other and passes on what is written, once that begins
-//! with a response of status 101. As under gunicorn, it is closed when the application returns.
+//! `flask-sock`, `simple-websocket` and Flask-SocketIO look for the socket in the environ, under the names that
+//! Werkzeug and gunicorn use. It is one end of a socket pair; the daemon has the other. Once the application has
+//! written a response with status 101, the daemon forwards everything to the client. As under gunicorn, the socket is
+//! closed when the application returns.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 
@@ -34,13 +34,13 @@ impl TakeoverSocket {
         Ok(Self(socket.unbind()))
     }
 
-    /// Closes the socket. Threads of the application that read from it get its end.
+    /// Closes the socket. Threads of the application that read from it get the end of the input.
     pub(super) fn close(self, py: Python<'_>) {
         let socket = self.0.bind(py);
         let shut_down = socket.call_method1(intern!(py, "shutdown"), (libc::SHUT_RDWR,));
         let closed = shut_down.and_then(|_| socket.call_method0(intern!(py, "close")));
         if let Err(error) = closed
-            // Closed by the application, or by the daemon, whose client has left.
+            // The application has closed the socket, or the daemon has, because the client has left.
             && !error.is_instance_of::<PyOSError>(py)
         {
             error.write_unraisable(py, Some(socket));
@@ -48,20 +48,20 @@ impl TakeoverSocket {
     }
 }
 
-/// Makes a blocking Python socket of a descriptor.
+/// Creates a blocking Python socket from a descriptor.
 fn python_socket(py: Python<'_>, descriptor: OwnedFd) -> PyResult<Bound<'_, PyAny>> {
     let module = py.import(intern!(py, "socket"))?;
     // Python closes the descriptor with the object, and also if it cannot make one: it is bound by then.
     let arguments = (libc::AF_UNIX, libc::SOCK_STREAM, 0, descriptor.into_raw_fd());
     let socket = module.getattr(intern!(py, "socket"))?.call1(arguments)?;
-    // Not the application's default timeout, which is for its own connections.
+    // Blocking, even if the application has set a default timeout, which is meant for its own connections.
     socket.call_method1(intern!(py, "settimeout"), (py.None(),))?;
     Ok(socket)
 }
 
-/// Returns whether applications end a request like this after they have taken over its connection: `flask-sock` and
-/// `engineio` raise `StopIteration` for gunicorn, `engineio` raises `ConnectionError` for Werkzeug, and writing to a client
-/// that has left raises one, too.
+/// Returns whether applications raise such an exception to end a request whose connection they have taken over:
+/// `flask-sock` and `engineio` raise `StopIteration` under gunicorn, `engineio` raises `ConnectionError` under
+/// Werkzeug, and so does writing to a client that has left.
 pub(super) fn ends_takeover(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyStopIteration>(py) || error.is_instance_of::<PyConnectionError>(py)
 }

@@ -93,7 +93,7 @@ def test_close_of_the_client_reaches_the_app(server, marker):
     server.wait_for_log(f"/record/{marker} 101 closed with 4321")
 
 
-def test_handler_that_returns_at_once_is_heard(server):
+def test_message_of_a_handler_that_returns_at_once_arrives(server):
     for _ in range(50):
         with connect(f"{server.ws}/immediate") as ws:
             assert ws.recv(DEADLINE) == "bye"
@@ -133,7 +133,7 @@ def test_only_a_handshake_has_a_socket(server):
     both = {"gunicorn.socket": "socket", "werkzeug.socket": "socket"}
     with server.connect() as client:
         assert client.request("GET", "/hand/environ/x", headers=HANDSHAKE).json() == both
-        # The connection goes on.
+        # The connection can be used again.
         assert client.request("GET", "/hand/environ/x").json() == {}
         assert client.request("POST", "/hand/environ/x", headers=HANDSHAKE).json() == {}
         assert client.request("GET", "/hand/environ/x", headers=HANDSHAKE[1:]).json() == {}
@@ -186,7 +186,7 @@ def test_response_after_the_switch_is_discarded(server, how):
 
 
 def test_bytes_pass_unchanged_and_ends_pass_both_ways(server):
-    """Not frames: a relay that does not look at them passes them on, and half-closes."""
+    """Bytes that are not frames are forwarded, and so is the end of either direction."""
     with Connection(server.tcp_address) as client:
         head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE)
         client.send(f"GET /hand/raw/x HTTP/1.1\r\nHost: x\r\n{head}\r\nearly ".encode())
@@ -279,7 +279,7 @@ def test_killed_worker_closes_the_client(own):
     wait_until("another worker serves", lambda: own.get("/pid").text != str(pid))
 
 
-def test_reload_closes_with_1012_and_the_app_hears_of_it(own, marker):
+def test_reload_closes_client_and_application_with_1012(own, marker):
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(connect(f"{own.ws}/record/{marker}")) for _ in range(3)]
         wait_for(own, marker, ["open"] * 3)

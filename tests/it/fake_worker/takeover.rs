@@ -1,17 +1,17 @@
-//! Answers a handshake on its socket, in place of a WSGI application, by the path after `/takeover/`. Then the socket is
-//! closed and the exchange ends with a response that nobody sees.
+//! Answers a handshake on its socket, in place of a WSGI application; the path after `/takeover/` decides how. Then the
+//! socket is closed and the exchange ends with a response that is discarded.
 //!
 //! | path | behaviour |
 //! |---|---|
 //! | `echo` | 101, then what it reads |
 //! | `together` | 101 and a text frame `hi` in one write, and the end |
-//! | `drip` | the same in single bytes |
-//! | `die` | 101, then exit 3 when the first bytes come |
+//! | `drip` | like `together`, but in single bytes |
+//! | `die` | 101, then the process exits with 3 when the first bytes arrive |
 //! | `mid-frame` | 101 and the beginning of a frame, then nothing until the client has ended |
 //! | `flood` | 101, then binary frames until writing fails; then the first byte of the file that the query names |
 //! | `refuse` | 403 `no` |
 //! | `endless` | 200, then bytes without an end |
-//! | `noise` | bytes that are no HTTP |
+//! | `noise` | bytes that are not HTTP |
 //! | `silent` | nothing: its response in the ring is `Hello, world!` |
 
 use std::fs;
@@ -34,7 +34,7 @@ const HI: &[u8] = b"\x81\x02hi";
 impl Exchange<'_, '_> {
     pub(crate) fn take_over(&mut self, request: &Request<'_>, what: &str) -> Outcome {
         let mut socket = UnixStream::from(self.slot.worker.body(request.exchange)?);
-        // Whatever ends the connection is no error of the fake.
+        // No error of the connection is an error of the fake worker.
         drop(speak(&mut socket, what, &String::from_utf8_lossy(request.query)));
         drop(socket);
         self.text(200, "Hello, world!")

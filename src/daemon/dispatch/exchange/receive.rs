@@ -114,7 +114,7 @@ impl Exchange {
         } else if self.half_closed && summary.is_empty() {
             self.fail(Fault::ClientHalfClosed)
         } else if self.fault.is_none() {
-            // An exception after the client has left is not counted as a failure of the application, nor is one that may
+            // Neither an exception after the client has left counts as a failure of the application, nor one that may
             // end a takeover which the connection has not noticed yet.
             let ends_takeover = ends_takeover && self.may_take_over();
             self.response.app_failed |= !self.is_client_done() && !ends_takeover;

@@ -1,8 +1,7 @@
 //! A handshake as an exchange with a WSGI application, which may take over the client's connection.
-//!
-//! The application has one end of a socket pair, the connection has the other. Until the application writes to it, this is
-//! an ordinary request. From the moment when the connection has seen a response with status 101 there, the exchange has no
-//! deadline, what the worker sends for it is discarded, and it ends with DONE.
+//! The application has one end of a socket pair, the connection has the other. Until the application writes to its end,
+//! the exchange is an ordinary request. Once the connection has read a response with status 101 from the other end, the
+//! exchange has no deadline, what the worker sends for it is discarded, and it ends with DONE.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,9 +23,9 @@ use crate::dispatch::worker::decode::ReceivedCompletion;
 /// An event of a connection that the application has taken over.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TakeoverEvent {
-    /// The worker or the daemon is about to stop: the connection shall close. Sent once.
+    /// The worker or the daemon is about to stop, so the connection must close. Sent once.
     GoingAway {
-        /// Time from now after which to close.
+        /// Time from now until the connection must close.
         after: Duration,
     },
     /// The application has returned.
@@ -50,7 +49,7 @@ impl Exchange {
         }
     }
 
-    /// Returns whether the application can find a socket in its environ.
+    /// Returns whether the application gets a socket in its environ.
     pub(crate) fn may_take_over(&self) -> bool {
         self.websocket.as_ref().is_some_and(|socket| socket.takeover.is_some())
     }
@@ -60,7 +59,7 @@ impl Exchange {
         self.websocket.as_ref().is_some_and(|socket| socket.is_accepted && socket.takeover.is_some())
     }
 
-    /// Makes the socket pair of a takeover, and returns the application's end. `None`: the exchange is no takeover.
+    /// Creates the socket pair of a takeover, and returns the application's end; `None` if the exchange is no takeover.
     pub(crate) fn open_socket(&mut self) -> io::Result<Option<OwnedFd>> {
         let Some(takeover) = self.websocket.as_mut().and_then(|socket| socket.takeover.as_mut()) else {
             return Ok(None);
@@ -118,7 +117,7 @@ impl Exchange {
         Ok(if self.response.ended { self.waker.take() } else { None })
     }
 
-    /// Gives the worker credit for a part that is discarded, and notes the end.
+    /// Discards a part of the response: gives the worker credit for it, and notes the end if it is the last.
     fn discard(&mut self, header: &Completion, payload: &Payload, worker: &mut Worker) {
         if !matches!(payload, Payload::File(_)) {
             worker.channel.acknowledge(header.slot, payload.len().unwrap_or(0));

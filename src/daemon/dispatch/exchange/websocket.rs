@@ -40,7 +40,8 @@ pub enum Outgoing {
 pub(crate) struct WebSocketState {
     /// The application has accepted the handshake.
     pub(crate) is_accepted: bool,
-    /// The application is WSGI and may take over the connection; `None`: it is ASGI and speaks in messages.
+    /// The offer to a WSGI application to take over the connection; `None` for an ASGI application, which exchanges
+    /// messages.
     pub(crate) takeover: Option<TakeoverOffer>,
     /// Events from the application that the connection has not taken.
     pub(crate) messages: VecDeque<Outgoing>,

@@ -1,7 +1,7 @@
-//! What `http` and `websocket` hold of an exchange whose WSGI application may take over the connection, or has done so.
-//!
-//! A connection that was taken over keeps its thread until the application returns, and has no deadline. When its worker
-//! stops, it is asked to close, as WebSockets of ASGI applications are.
+//! The handle with which `http` and `websocket` refer to an exchange whose WSGI application may take over the
+//! connection, or has taken it over. A connection that was taken over occupies a thread of the worker until the
+//! application returns, and has no deadline. When its worker stops, it is asked to close, like the WebSockets of ASGI
+//! applications.
 
 use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll};
@@ -23,8 +23,8 @@ pub struct TakeoverHandle {
 }
 
 impl Ticket {
-    /// Takes the daemon's end of the socket on which the application may answer; `None` before the request has a worker,
-    /// or if the application is not WSGI. A pending poll of the ticket is woken when it is there.
+    /// Takes the daemon's end of the socket on which the application may answer; `None` before the request has a
+    /// worker, or if the application is not WSGI. A pending poll of the ticket is woken when the socket exists.
     pub fn take_socket(&self) -> Option<UnixStream> {
         self.dispatcher.lock().exchanges.get_mut(self.id)?.take_socket()
     }

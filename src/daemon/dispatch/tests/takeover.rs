@@ -76,7 +76,7 @@ fn deadline_ends_with_the_takeover() {
     rig.dispatcher.before_park();
     assert_eq!(next(&mut handle), Poll::Ready(Ok(TakeoverEvent::Ended)));
     assert!(rig.notices.try_iter().next().is_none());
-    // Before it the deadline holds.
+    // Before the takeover the deadline applies.
     let mut ticket = rig.offer();
     rig.claim().unwrap();
     rig.dispatcher.tick(late + Duration::from_mins(1));
@@ -100,10 +100,10 @@ fn discarded_response_does_not_fill_the_window() {
 }
 
 #[test]
-fn life_of_a_connection_is_no_service_time() {
+fn duration_of_a_takeover_is_no_service_time() {
     let mut rig = Rig::new();
     let (_handle, id) = rig.taken_over();
-    // The rig reports a microsecond, which would allow to prefetch.
+    // The rig reports a microsecond, with which requests would be prefetched.
     rig.complete(id, CompletionKind::Respond, b"", true, true);
     rig.dispatcher.before_park();
     let (_first, mut second) = (rig.submit(b"/1"), rig.submit(b"/2"));

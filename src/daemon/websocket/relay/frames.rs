@@ -1,7 +1,7 @@
-//! Follows the frames of a WebSocket (RFC 6455 §5.2) in bytes that pass by, in either direction: where one ends, how many
-//! messages there were, and the code of the close frame.
+//! Finds the frames of a WebSocket (RFC 6455 §5.2) in the bytes of one direction: the end of each frame, the number of
+//! messages, and the code of the close frame.
 //!
-//! The application and the client check the frames. If the bytes are none, the scanner stops to follow them.
+//! The application and the client check the frames. If the bytes are not frames, the scanner stops following them.
 
 use std::io::Cursor;
 
@@ -19,20 +19,20 @@ const CODE_BYTES: usize = 2;
 pub(super) struct FrameScanner {
     /// The beginning of an incomplete head.
     head: Vec<u8>,
-    /// Bytes of the current frame's payload that have not passed.
+    /// Number of payload bytes of the current frame that are still to come.
     payload_left: u64,
-    /// The current frame is a close frame, with this mask and the beginning of its payload.
+    /// The mask and the beginning of the payload of the current frame, if it is a close frame.
     close: Option<([u8; 4], Vec<u8>)>,
-    /// The bytes are no frames.
+    /// Whether the bytes were found not to be frames.
     is_lost: bool,
 }
 
 /// The result of one scan.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Passed {
-    /// Bytes that were scanned.
+    /// Number of scanned bytes.
     pub(super) len: usize,
-    /// Complete messages.
+    /// Number of completed messages.
     pub(super) messages: u64,
     /// The code of a close frame; 1005 if it has none.
     pub(super) close_code: Option<u16>,
@@ -44,7 +44,7 @@ impl FrameScanner {
         !self.is_lost && self.head.is_empty() && self.payload_left == 0
     }
 
-    /// Returns whether the bytes are no frames.
+    /// Returns whether the bytes were found not to be frames.
     pub(super) fn is_lost(&self) -> bool {
         self.is_lost
     }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_frames_are_let_pass() {
+    fn bytes_that_are_no_frames_pass() {
         let mut scanner = FrameScanner::default();
         assert_eq!(scanner.scan(b"\x83\x00hello", false).len, 7);
         assert!(!scanner.is_between_frames() && scanner.is_lost());

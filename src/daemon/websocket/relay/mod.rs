@@ -1,17 +1,17 @@
-//! A WebSocket that a WSGI application speaks itself: passes bytes between the client's connection and the application's
-//! socket, from the accepted handshake to the end.
+//! Forwards the bytes of a WebSocket between the client's connection and the socket of a WSGI application, from the
+//! accepted handshake to the end.
 //!
 //! ```text
 //! client ──bytes──▶ ClientStream ──▶ UnixStream ──▶ application
 //!        ◀──bytes── ClientStream ◀── UnixStream ◀── application
 //! ```
-//! Nothing is read from a side while the other does not take what was read before, so that each slows the other down.
-//! Frames are looked at only to count messages, and to find the place for the one frame that the daemon adds: the close
-//! frame with code 1012, when the worker or the daemon stops.
+//! Nothing is read from one side while the other has not taken what was read before, so that each side slows the other
+//! down. Frames are parsed only to count messages, and to find a place for the one frame that the daemon adds: the
+//! close frame with code 1012, when the worker or the daemon stops.
 //!
 //! ```text
 //! Open ──the application closes its end──────────────────────────────▶ Flushing ──all is written──▶ end
-//!  └──our close frame──▶ Closing ──the client or the application ends──────▲
+//!  └──close frame──▶ Closing ──the client or the application ends──────▲
 //! ```
 //! The close timeout ends Closing and Flushing.
 
@@ -51,30 +51,30 @@ pub struct TakenConnection {
     pub fault: Option<Fault>,
 }
 
-/// Progress of the end.
+/// The progress of closing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RelayState {
-    /// Bytes pass both ways.
+    /// Bytes pass in both directions.
     Open,
-    /// Our close frame is queued or sent: what the application still writes is dropped.
+    /// The daemon's close frame is queued or sent; what the application still writes is dropped.
     Closing,
     /// The rest of the output is written, and nothing more is read.
     Flushing,
 }
 
-/// A connection whose bytes are passed on. The future completes when it has ended.
+/// A connection whose bytes are forwarded. The future completes when the connection has ended.
 #[derive(Debug)]
 pub struct RelayConn {
     stream: ClientStream,
     socket: UnixStream,
-    /// The exchange. None once the application has returned, or its worker is gone.
+    /// The exchange; `None` once the application has returned or its worker is gone.
     app: Option<TakeoverHandle>,
     settings: WebSocketSettings,
     resources: Arc<WebSocketResources>,
     state: RelayState,
     to_client: Direction,
     to_app: Direction,
-    /// The worker or the daemon stops: a close frame follows the application's current frame.
+    /// Whether the worker or the daemon stops, so that a close frame follows the application's current frame.
     close_is_due: bool,
     /// The client has answered our close frame: the connection ends once the application has the answer.
     is_close_answered: bool,
@@ -82,19 +82,19 @@ pub struct RelayConn {
     log: CloseLog,
 }
 
-/// One direction: what was read and could not be written yet.
+/// The bytes of one direction that were read and could not be written yet.
 #[derive(Debug, Default)]
 struct Direction {
     /// Bytes that the receiver has not taken.
     pending: Vec<u8>,
-    /// Bytes of `pending` that are written.
+    /// Number of bytes of `pending` that have been written.
     n_written: usize,
     frames: FrameScanner,
     /// The sender has ended.
     has_ended: bool,
 }
 
-/// Passes bytes until the connection ends. `early_input` are the client's bytes that were read with the handshake.
+/// Forwards bytes until the connection ends. `early_input` is the client's bytes that were read with the handshake.
 pub(super) fn serve(
     stream: ClientStream,
     early_input: &[u8],
@@ -143,7 +143,7 @@ impl Direction {
     fn advance(&mut self, len: usize) {
         self.n_written += len;
         if self.n_written >= self.pending.len() {
-            // The memory is not kept: most connections are idle most of the time.
+            // Frees the memory, because most connections are idle most of the time.
             self.pending = Vec::new();
             self.n_written = 0;
         }
@@ -176,7 +176,7 @@ impl RelayConn {
         self.stream.connection()
     }
 
-    /// Passes bytes both ways until both block or [`YIELD_AFTER_BYTES`] have passed.
+    /// Forwards bytes in both directions until both block or [`YIELD_AFTER_BYTES`] have passed.
     fn drive(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<Poll<()>, Disconnected> {
         if self.connection().should_abort() {
             return Err(self.abort(cx));
@@ -192,7 +192,8 @@ impl RelayConn {
                 if is_blocked {
                     return Ok(Poll::Pending);
                 }
-                // What the client still sends is dropped: a reset could destroy what was written.
+                // Reads and drops what the client still sends: with unread bytes the kernel would reset the connection,
+                // and the client could lose what was written.
                 self.connection().mark_unread_input();
                 return Ok(Pin::new(&mut self.stream).poll_shutdown(cx).map(drop));
             }
@@ -249,7 +250,7 @@ impl RelayConn {
         self.timers.start_close_timeout(now);
     }
 
-    /// Looks for events of the exchange.
+    /// Handles events of the exchange.
     fn poll_app(&mut self, cx: &mut Context<'_>) {
         let Some(app) = &mut self.app else { return };
         let Poll::Ready(event) = app.poll_event(cx) else { return };
@@ -270,8 +271,8 @@ impl RelayConn {
         self.start_end_timeout();
     }
 
-    /// Limits the time until the socket ends after the application has. The worker closes it, or its death does; a child
-    /// process of the application might keep it open.
+    /// Limits the time between the application's end and the end of its socket. The worker closes the socket, or the
+    /// kernel does when the worker dies; but a child process of the application might keep it open.
     fn start_end_timeout(&mut self) {
         self.timers.start_close_timeout(self.connection().coarse_now());
     }
@@ -301,7 +302,7 @@ impl RelayConn {
         }
     }
 
-    /// Writes what the client has not taken. Returns false if it does not take all of it.
+    /// Writes the pending bytes to the client. Returns false if some are left.
     fn flush_to_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Disconnected> {
         while !self.to_client.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, self.to_client.unwritten()) {
@@ -318,13 +319,13 @@ impl RelayConn {
         }
     }
 
-    /// Writes what the application has not taken. Returns false if it does not take all of it.
+    /// Writes the pending bytes to the application. Returns false if some are left.
     fn flush_to_app(&mut self, cx: &mut Context<'_>) -> bool {
         while !self.to_app.is_empty() {
             match Pin::new(&mut self.socket).poll_write(cx, self.to_app.unwritten()) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(len)) if len > 0 => self.to_app.advance(len),
-                // The application has closed its end: what it has written before is still to be read.
+                // The application has closed its end; what it wrote before must still be read.
                 Poll::Ready(_) => self.to_app = Direction { has_ended: true, ..Direction::default() },
             }
         }
@@ -351,7 +352,7 @@ impl RelayConn {
         }
     }
 
-    /// Queues bytes of the application; after our close frame they are dropped.
+    /// Queues bytes of the application; after the daemon's close frame they are dropped.
     fn pass_to_client(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && self.state == RelayState::Open {
             let passed = self.to_client.frames.scan(bytes, self.close_is_due);

@@ -1,4 +1,4 @@
-"""WSGI applications that take over the connection: flask-sock, simple-websocket, by hand."""
+"""WSGI applications that take over the connection: flask-sock, simple-websocket, and without a library."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ flask = Flask(__name__)
 sock = Sock(flask)
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-# What handlers have recorded, by marker.
+# The messages that handlers have recorded, by marker.
 SEEN = {}
 LOCK = threading.Lock()
 
@@ -127,7 +127,7 @@ REJECTIONS = {
 
 
 def by_hand(environ, start_response):
-    """Applications without a library, by path."""
+    """An application without a library for each path."""
     _, _, case, argument = environ["PATH_INFO"].split("/", 3)
     if case == "reject":
         environ["werkzeug.socket"].sendall(REJECTIONS[argument])
@@ -151,7 +151,7 @@ def by_hand(environ, start_response):
             return [b"x" * 1_000_000]
         raise {"stop": StopIteration, "gone": ConnectionError, "value": ValueError}[argument]("by hand")
     if case == "raw":
-        # Bytes that are no frames, both ways, until the client ends.
+        # Bytes that are not frames, in both directions, until the client ends.
         while data := connection.recv(65536):
             connection.sendall(data.upper())
         connection.sendall(b"END")
@@ -163,7 +163,7 @@ def by_hand(environ, start_response):
 
 
 def application(environ, start_response):
-    """By hand below /hand, else Flask."""
+    """Paths below /hand are answered without a library, all others by Flask."""
     if environ["PATH_INFO"].startswith("/hand/"):
         return by_hand(environ, start_response)
     return flask(environ, start_response)
