@@ -123,7 +123,7 @@ fn a_reload_changes_the_trusted_peers() {
     assert_eq!(
         scheme_and_client(&echo(&mut open, FORWARDED)),
         pair("false", " 0"),
-        "an open one keeps what it began with"
+        "an open connection keeps its setting"
     );
 }
 
@@ -140,7 +140,7 @@ const FORWARDED_ELEMENTS: &str = "Forwarded: for=198.51.100.9;proto=http\r\n\
      Forwarded: for=\"192.0.2.7:4711\";proto=https;host=shop.example, for=127.0.0.1;proto=http;host=inner\r\n";
 
 #[test]
-fn only_the_configured_family_of_fields_is_read() {
+fn only_the_configured_kind_of_fields_is_read() {
     let both = format!("{FORWARDED_ELEMENTS}X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.8\r\n");
     for (headers, expected) in
         [("forwarded", pair("true", "192.0.2.7 4711")), ("x-forwarded", pair("true", "192.0.2.8 0"))]

@@ -25,9 +25,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts connections until `stop` is true; then, from a socket that systemd does not keep, those in the backlog.
 /// `index` is the listener's number, which the application receives; `serve` receives each connection.
-///
-/// A connection is accepted before there is room for it, because only then an idle one should be closed for it: there
-/// may be one more than `limits.connections` per listener.
+/// If there is no room, a connection is accepted first and an idle one is closed then. So there may be one connection
+/// more than `limits.connections` per listener.
 ///
 /// # Errors
 /// The listener cannot be registered, or `accept(2)` failed permanently.

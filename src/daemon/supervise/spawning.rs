@@ -86,7 +86,8 @@ impl Supervisor {
             && self.n_all_workers() < self.max_workers()
     }
 
-    /// The limit for all generations together: three times the largest set, also of workers that still exist.
+    /// The limit for all generations together: three times the largest number of seats of a generation that still has
+    /// workers.
     fn max_workers(&self) -> usize {
         let sets = self.worker_sets().map(|set| set.seats.len());
         let existing = self.workers.values().map(|worker| worker.set_size);
