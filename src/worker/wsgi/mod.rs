@@ -2,7 +2,8 @@
 //!
 //! [`environ`] builds the dictionary, [`input`] reads the body, [`start_response`] takes the head and `write()` data,
 //! [`head`] checks and encodes the head, [`response`] sends it, [`file_wrapper`] passes files as descriptors,
-//! [`takeover`] offers the connection, [`early_hints`] sends a 103. This module calls the application and iterates over its result.
+//! [`takeover`] offers the client's connection, [`early_hints`] sends a 103. This module calls the application and
+//! iterates over its result.
 
 mod application;
 mod early_hints;
