@@ -1,4 +1,5 @@
 //! Reads the answer to a handshake that a WSGI application writes to the socket in its environ.
+//!
 //! `flask-sock`, `simple-websocket` and Flask-SocketIO write a 101 to the socket and then speak WebSocket on it; the
 //! response that the application returns afterwards is discarded. Any other response on the socket is served as if the
 //! application had returned it. If nothing is written, the response that the application returns is used.

@@ -25,6 +25,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts connections until `stop` is true; then, from a socket that systemd does not keep, those in the backlog.
 /// `index` is the listener's number, which the application receives; `serve` receives each connection.
+///
 /// If there is no room, a connection is accepted first and an idle one is closed then. So there may be one connection
 /// more than `limits.connections` per listener.
 ///

@@ -1,7 +1,8 @@
 //! The handle with which `http` and `websocket` refer to an exchange whose WSGI application may take over the
-//! connection, or has taken it over. A connection that was taken over occupies a thread of the worker until the
-//! application returns, and has no deadline. When its worker stops, it is asked to close, like the WebSockets of ASGI
-//! applications.
+//! connection, or has taken it over.
+//!
+//! A connection that was taken over occupies a thread of the worker until the application returns, and has no
+//! deadline. When its worker stops, it is asked to close, like the WebSockets of ASGI applications.
 
 use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll};
