@@ -41,8 +41,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let interface = checker.read(name::INTERFACE, Interface::Auto, read::interface);
     let lifespan = checker.read(name::LIFESPAN, Lifespan::Auto, read::lifespan);
     let event_loop = checker.read(name::LOOP, Loop::Auto, read::event_loop);
-    let root_path = checker.read(name::ROOT_PATH, String::new(), read::root_path);
-    let env = checker.env();
+    let (root_path, env) = (checker.read(name::ROOT_PATH, String::new(), read::root_path), checker.env());
     let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
     let (workers, timeouts) = (checker.workers(), checker.timeouts());
     let (limits, websocket) = (checker.limits(), checker.websocket());
