@@ -46,14 +46,13 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let (workers, timeouts) = (checker.workers(), checker.timeouts());
     let (limits, websocket) = (checker.limits(), checker.websocket());
     let http = checker.http();
-    let proxy = checker.proxy();
     let (health, pages) = (health::read(&mut checker), error_pages::read(&mut checker));
     let compression = compression::read(&mut checker);
     let mut tls = certificates::check(&mut checker);
     let listen = listeners::check(&mut checker, base, &mut tls);
+    let proxy = checker.proxy(&listen);
     let (reload, hooks, log) = (checker.reload(), checker.hooks(), checker.log());
     checker.check_combinations(&workers, &timeouts, log);
-    checker.check_proxy_senders(&listen, &proxy);
     checker.warn_about_script_name();
     let Checker { errors, warnings, .. } = checker;
     match (directory, target, python) {
@@ -332,17 +331,19 @@ impl Checker<'_> {
         }
     }
 
-    fn proxy(&mut self) -> Proxy {
+    fn proxy(&mut self, listen: &Listen) -> Proxy {
         let default = Proxy::default();
         let trusted = self.read(name::TRUSTED, default.trusted, trusted::read);
         let headers = self.read(name::FORWARDING_HEADERS, default.headers, forwarding::headers);
-        Proxy {
+        let proxy = Proxy {
             fields: self
                 .read(name::FORWARDED_FIELDS, default.fields, |setting| forwarding::fields(setting, headers)),
             protocol_trusted: self.read(name::PROTOCOL_TRUSTED, trusted.clone(), trusted::read),
             trusted,
             headers,
-        }
+        };
+        self.check_proxy_senders(listen, &proxy);
+        proxy
     }
 
     fn reload(&mut self) -> Reload {
