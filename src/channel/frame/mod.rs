@@ -55,10 +55,10 @@
 //! | 28 | 4 | reserved, 0 |
 //! | 32 | | reason phrase; fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor ([`UNTIL_EOF`]), or body bytes |
 //!
-//! Some completions come from ASGI workers only, except early hints. `window update` has the number of request body bytes for which the
-//! application has room, counted from the body's start (u64, as the inline body); the daemon sends parts up to that
-//! number. `early hints` has the fields of a 103 (RFC 8297), `trailers` the fields after the body. `close` ends a
-//! WebSocket with the code in `status` and the reason as inline body.
+//! The following completions come from ASGI workers only, except `early hints`. `window update` has the number of
+//! request body bytes for which the application has room, counted from the body's start (u64, as the inline body); the
+//! daemon sends parts up to that number. `early hints` has the fields of a 103 (RFC 8297), `trailers` the fields after
+//! the body. `close` ends a WebSocket with the code in `status` and the reason as inline body.
 //!
 //! A `respond` with status 101 accepts a WebSocket; any other `respond` denies it and is an ordinary response. On an
 //! accepted WebSocket the `body` frames (without END) and the `part` frames are messages, each of which costs its bytes

@@ -1,4 +1,4 @@
-//! Notes that a connection is closed, before its requests in flight learn it.
+//! Marks a connection as closed before its running requests are dropped.
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
-//! Serves one connection: its HTTP requests, then the WebSocket that the last of them may open, or HTTP/2 from its preface
-//! on.
+//! Serves one connection: its HTTP/1 requests and then the WebSocket that the last of them may open, or HTTP/2.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -34,7 +33,8 @@ pub async fn serve(server: Arc<Server>, stream: ClientStream) {
     serve_http1(connection, serving).await;
 }
 
-/// Serves a connection with TLS until it is closed, in the version of HTTP that its handshake has agreed (ALPN, RFC 7301).
+/// Serves a connection with TLS until it is closed, in the version of HTTP that its handshake has agreed (ALPN, RFC
+/// 7301).
 pub async fn serve_negotiated(server: Arc<Server>, stream: ClientStream) {
     let is_http2 = stream.tls_session().is_some_and(|session| session.is_http2());
     match server.http2.filter(|_| is_http2) {

@@ -79,7 +79,7 @@ fn compress_whole(level: u8, coding: Coding, head: &mut ResponseHead, data: Data
 fn mark(head: &mut ResponseHead, coding: Coding, len: Option<u64>) {
     let fields = &mut head.fields;
     fields.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
-    // A range of the compressed bytes cannot be had from the application.
+    // The application cannot serve a range of the compressed bytes.
     fields.remove(ACCEPT_RANGES);
     // RFC 9110 §8.8.1: a strong validator belongs to the exact bytes.
     if let Some(tag) = fields.get(ETAG).map(HeaderValue::as_bytes)

@@ -8,7 +8,7 @@ use http::header::{
 use crate::dispatch::ResponseHead;
 use crate::negotiation::Coding;
 
-/// Fields that describe the bytes of the body, and would be false for other ones (RFC 9530, RFC 3230, RFC 1864).
+/// Fields that describe the bytes of the body, and would be wrong for compressed ones (RFC 9530, RFC 3230, RFC 1864).
 const DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
