@@ -23,7 +23,7 @@ pub(super) struct StreamBody {
     pub(super) received: Option<RecvStream>,
     /// Bytes still to come according to `Content-Length`; h2 checks that as many arrive.
     pub(super) declared: Option<u64>,
-    /// The client waits for a 100, which the first read asks for if it finds nothing.
+    /// The client waits for a 100; the first read that finds no data has it sent.
     pub(super) awaits_continue: bool,
     pub(super) context: Arc<ConnContext>,
     pub(super) meter: Arc<Meter>,
@@ -50,7 +50,7 @@ impl Body for StreamBody {
         match ready!(data) {
             Some(Ok(data)) => {
                 let len = data.len();
-                // Taken: it goes to the worker or a file, each of which has its own bounds.
+                // Counts as taken, because it goes to the worker or a file, which have their own limits.
                 received.flow_control().release_capacity(len)?;
                 this.meter.add_useful(len);
                 this.declared = this.declared.map(|declared| declared.saturating_sub(len as u64));

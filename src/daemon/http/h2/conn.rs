@@ -24,13 +24,13 @@ use super::{MAX_SEND_BUFFER, STREAM_WINDOW, stream};
 /// Bytes that HTTP/2 counts for each field beside its name and value (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Errors of a client that make h2 reset a stream, after which it ends the connection.
+/// Number of streams reset because of the client's errors after which h2 ends the connection.
 const MAX_ERROR_RESETS: usize = 128;
 
 type H2Connection = h2::server::Connection<MeteredStream, StreamData>;
 
-/// Serves a connection that begins with the preface. `early` is the input that was read before. Returns when nothing more
-/// is to be read or written.
+/// Serves a connection that begins with the preface. `early` is the input that was read before. Returns when there is
+/// nothing more to read or write.
 pub(in crate::http) async fn serve(
     server: Arc<Server>,
     settings: Http2Settings,
@@ -56,7 +56,8 @@ pub(in crate::http) async fn serve(
                 meter,
                 stage: Stage::Serving,
             };
-            // Declared after `h2`, so dropped before: h2 holds pieces of responses, with their journal entries.
+            // Declared after `h2` and therefore dropped before it, because h2 contains pieces of responses with their
+            // journal entries.
             let mut close_guard = CloseGuard::new(&connection);
             let served = poll_fn(|cx| driver.poll(cx, &mut h2)).await;
             close_guard.finish();
@@ -71,7 +72,8 @@ pub(in crate::http) async fn serve(
 }
 
 fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: bool) -> Builder {
-    // h2 answers a longer head by a bare 431; one that is within the limits of HTTP/1.1 must reach the checks.
+    // h2 answers a longer head with a 431 without content. A head within the limits of HTTP/1.1 must reach the daemon's
+    // own checks.
     let list_size = limits.header + limits.request_line + FIELD_OVERHEAD * (limits.headers + 1);
     let window = u64::from(settings.max_streams) * u64::from(STREAM_WINDOW);
     let mut builder = Builder::new();
@@ -97,7 +99,7 @@ enum Stage {
     Serving,
     /// A GOAWAY asks the client to open no more streams; those that are open are served.
     Draining,
-    /// All streams are ordered to end now, and have one turn for a last frame.
+    /// All streams were ordered to end, and have one turn of the reactor to send a last frame.
     Aborting,
     /// The last GOAWAY is being sent.
     Closing,
@@ -163,7 +165,7 @@ impl Driver {
         }
     }
 
-    /// Ends the connection once its output is written. Open streams are cut off.
+    /// Ends the connection once its output is written. Open streams are reset.
     fn close(&mut self, h2: &mut H2Connection, reason: Reason) {
         if self.stage != Stage::Closing {
             self.stage = Stage::Closing;

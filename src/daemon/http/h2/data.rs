@@ -6,8 +6,8 @@ use bytes::{Buf, Bytes};
 
 use crate::http::body::response::OutgoingData;
 
-/// The payload of DATA frames: a piece of a response's body or a part of one, or bytes of a WebSocket. A piece is released,
-/// and its journal entry written, when h2 has written its last part.
+/// The payload of DATA frames: a piece of a response's body or a part of one, or bytes of a WebSocket. A piece is
+/// released, and its journal entry written, when h2 has written its last part.
 #[derive(Debug)]
 pub(super) enum StreamData {
     /// No bytes: only the end of the stream.
@@ -17,7 +17,7 @@ pub(super) enum StreamData {
     Bytes(Bytes),
 }
 
-/// A range of a piece that flow control lets pass in several parts.
+/// A part of a piece that flow control splits.
 #[derive(Debug)]
 pub(super) struct Part {
     piece: Arc<OutgoingData>,
@@ -26,7 +26,7 @@ pub(super) struct Part {
 }
 
 impl StreamData {
-    /// Splits off the first `len` bytes, and returns them; all of them if there are not more.
+    /// Splits off and returns the first `len` bytes, or all bytes if there are fewer.
     pub(super) fn take(self, len: usize) -> (Self, Option<Self>) {
         if self.remaining() <= len {
             return (self, None);

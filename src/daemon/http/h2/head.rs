@@ -1,8 +1,9 @@
-//! Checks a request's head on a stream: nothing reaches the application that HTTP/1.1's framing would refuse.
+//! Checks a request's head on a stream, so that the application gets no head that the framing of HTTP/1.1 would refuse.
 //!
-//! h2 refuses already (RFC 9113 §8): uppercase names, control bytes, unknown, repeated, missing and misplaced pseudo-header
-//! fields, connection-specific fields, `TE` other than "trailers", and a body that is not as long as `Content-Length`. It
-//! resets the stream. What is refused here is answered, with a request id and an entry in the journal.
+//! h2 refuses already (RFC 9113 §8): uppercase names, control bytes, unknown, repeated, missing and misplaced
+//! pseudo-header fields, connection-specific fields, `TE` other than "trailers", and a body that is not as long as
+//! `Content-Length`. It resets the stream. What is refused here is answered, with a request id and an entry in the
+//! journal.
 
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
@@ -18,15 +19,15 @@ const FIELD_LINE_BYTES: usize = 4;
 /// Bytes of a request line in HTTP/1.1 beside method and target: two spaces and the version.
 const REQUEST_LINE_BYTES: usize = " / HTTP/1.1".len() - 1;
 
-/// Checks the head and gives it the form of HTTP/1.1: `Host` from `:authority` and as the first field (as ASGI asks for),
-/// one `Cookie` field (RFC 9113 §8.2.3), and GET for a WebSocket handshake (RFC 8441 §5).
+/// Checks the head and gives it the form of HTTP/1.1: `Host` from `:authority` and as the first field (as ASGI asks
+/// for), one `Cookie` field (RFC 9113 §8.2.3), and GET for a WebSocket handshake (RFC 8441 §5).
 pub(super) fn prepare(parts: &mut request::Parts, limits: &RequestLimits) -> Result<(), Refusal> {
     check_size(parts, limits).map_err(Refusal::Framing)?;
     check_length(&parts.headers).map_err(Refusal::Framing)?;
     let host = host(parts)?;
     join_cookies(&mut parts.headers);
     if let Some(protocol) = parts.extensions.get::<Protocol>() {
-        // RFC 8441 §4: the value is case-sensitive there, and a token of RFC 9110 §7.8, which is not.
+        // By RFC 8441 §4 the value is case-sensitive; by RFC 9110 §7.8 it is not.
         if !protocol.as_str().eq_ignore_ascii_case("websocket") {
             return Err(Refusal::Client(RequestFault::Protocol));
         }
@@ -53,7 +54,8 @@ pub(super) fn is_websocket(parts: &request::Parts) -> bool {
     parts.extensions.get::<Protocol>().is_some()
 }
 
-/// Checks the head against the limits, as long as it would be in HTTP/1.1, and the ends of the values (RFC 9113 §8.2.1).
+/// Checks the head against the limits, as long as it would be in HTTP/1.1, and the ends of the values (RFC 9113
+/// §8.2.1).
 fn check_size(parts: &request::Parts, limits: &RequestLimits) -> Result<(), Violation> {
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if parts.method.as_str().len() + target + REQUEST_LINE_BYTES > limits.request_line {
@@ -89,8 +91,8 @@ fn check_length(headers: &HeaderMap) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Returns the request's host. RFC 9113 §8.3.1: `:authority`, from which `Host` must not differ; `Host` alone is what a
-/// proxy from HTTP/1.1 may send.
+/// Returns the request's host (RFC 9113 §8.3.1): `:authority`, from which `Host` must not differ, or `Host` alone, as
+/// proxies that translate from HTTP/1.1 may send it.
 fn host(parts: &request::Parts) -> Result<HeaderValue, Refusal> {
     let refuse = |fault| Err(Refusal::Client(fault));
     let mut fields = parts.headers.get_all(HOST).iter();
@@ -117,7 +119,7 @@ fn host(parts: &request::Parts) -> Result<HeaderValue, Refusal> {
     }
 }
 
-/// Joins the crumbs of a cookie, which a client may send as fields of their own for compression.
+/// Joins the `Cookie` fields: for better compression a client may send each cookie in its own field.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
     let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) else { return };

@@ -1,7 +1,7 @@
-//! Measures what a connection costs against what it is used for, and recognises floods.
+//! Compares the bytes that a connection receives with the bytes that are of use, and recognises floods.
 //!
-//! h2 does not report the frames that it handles itself (PING, SETTINGS, WINDOW_UPDATE and others). [`MeteredStream`] counts
-//! the bytes that arrive, [`Meter`] compares them with those of heads and bodies.
+//! h2 does not report the frames that it handles itself (PING, SETTINGS, WINDOW_UPDATE and others). [`MeteredStream`]
+//! counts the bytes that arrive, [`Meter`] compares their number with that of the bytes in heads and bodies.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,17 +16,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::http::context::YIELD_AFTER_BYTES;
 use crate::net::{ClientStream, Phase};
 
-/// Requests that may end before their response, beyond those that were answered: a page that is left has that many open.
+/// Maximum excess of requests that ended before their response over requests that were answered. A browser that leaves
+/// a page may have that many open.
 pub(super) const MAX_EARLY_RESETS: i32 = 200;
 
-/// Bytes that a connection may receive beside [`MAX_OVERHEAD`].
+/// Number of bytes that a connection may receive in addition to those that [`MAX_OVERHEAD`] allows.
 const FREE_BYTES: u64 = 1024 * 1024;
 
-/// Bytes received for each byte of heads and bodies, both ways, above which a connection is abused: frames of nine bytes
-/// with a few bytes of payload stay below it.
+/// Bytes received for each byte of heads and bodies, both ways, above which a connection is abused: frames of nine
+/// bytes with a few bytes of payload stay below it.
 const MAX_OVERHEAD: u64 = 8;
 
-/// Bytes that are read and dropped after the last one was written.
+/// Maximum number of bytes that are read and dropped after the output has ended.
 const MAX_LINGER_BYTES: usize = 256 * 1024;
 
 /// The use of one connection. Its task and those of its streams share it.
@@ -103,7 +104,7 @@ pub(super) struct MeteredStream {
     /// Input that was read before.
     early: Bytes,
     meter: Arc<Meter>,
-    /// Bytes dropped since the output was shut down; None before.
+    /// Number of bytes dropped since the output was shut down; `None` before that.
     lingered: Option<usize>,
 }
 
@@ -164,8 +165,9 @@ impl AsyncWrite for MeteredStream {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// A client may be sending at any time, and a socket closed with unread input resets the connection, so that the client
-    /// could lose the GOAWAY. The input that is dropped for that is bounded: the client of a flood does not stop.
+    /// A client may be sending at any time, and a socket closed with unread input resets the connection, so that the
+    /// client could lose the GOAWAY. The input that is dropped for that is bounded: the client of a flood does not
+    /// stop.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingered.is_none() {

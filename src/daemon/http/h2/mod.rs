@@ -1,4 +1,4 @@
-//! HTTP/2 (RFC 9113), by the h2 crate: framing, HPACK and flow control are its work.
+//! HTTP/2 (RFC 9113). The h2 crate does framing, HPACK and flow control.
 //!
 //! ```text
 //! ClientStream ──▶ MeteredStream ──▶ h2 ──▶ conn: one task      accepts streams, announces the drain, ends abuse
@@ -9,14 +9,14 @@
 //! connection when one stream sends a CONNECT with a body.
 //!
 //! # How it begins
-//! Over TLS by ALPN; in clear text when a connection begins with the preface (prior knowledge, RFC 9113 §3.3). HTTP/1's
-//! framing refuses the preface's first line in any case, so only there it is compared; HTTP/1.1 pays nothing. `Upgrade: h2c`
-//! is not offered: RFC 9113 has removed it.
+//! Over TLS, ALPN selects HTTP/2; in clear text a connection begins with the preface (prior knowledge, RFC 9113 §3.3).
+//! The framing of HTTP/1 refuses the preface's first line anyway, so only refused heads are compared with it, and
+//! HTTP/1.1 costs no more. `Upgrade: h2c` is not offered: RFC 9113 has removed it.
 //!
 //! # Requests that share a connection
-//! Each stream has a [`Connection`](crate::net::Connection) of its own below that of the socket, and so its own phase, close
-//! reason, output progress and timeouts. The code from [`start`](super::request::start) to the journal does not know the
-//! difference.
+//! Each stream has a [`Connection`](crate::net::Connection) of its own below that of the socket, and so its own phase,
+//! close reason, output progress and timeouts. The code from [`start`](super::request::start) to the journal does not
+//! know the difference.
 //!
 //! | rule | on the socket | on a stream |
 //! |---|---|---|
@@ -30,8 +30,8 @@
 //! | journal | - | one entry per request |
 //!
 //! A connection that is closed while idle gets a GOAWAY, so that a client which is just sending a request knows that it
-//! was not processed. A stalled stream is reset (CANCEL), and its neighbours go on: one slow stream never holds another.
-//! To that end the window of the connection is as large as those of all its streams together.
+//! was not processed. A stalled stream is reset (CANCEL) and the others continue: a slow stream never delays another,
+//! because the window of the connection is as large as those of all its streams together.
 //!
 //! # Bounds
 //! A client can make one connection hold, beside the tasks of `limits.streams` requests (100):

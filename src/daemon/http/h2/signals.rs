@@ -1,4 +1,4 @@
-//! What a request passes to its stream's task: interim responses, which only that task can send.
+//! The interim responses that a request asks its stream's task to send; only that task can send them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};

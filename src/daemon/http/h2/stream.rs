@@ -1,7 +1,7 @@
 //! Serves one stream: a request, its response, and the response's body or a WebSocket.
 //!
-//! The stream's task ends early when the client resets the stream, when the connection ends, or at the tracker's directive:
-//! the client has not read for too long, or the deadline of the daemon's drain has passed.
+//! The stream's task ends early when the client resets the stream, when the connection ends, or at the tracker's
+//! directive: the client has not read for too long, or the deadline of the daemon's drain has passed.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
@@ -47,7 +47,7 @@ pub(super) async fn serve(
     let Some(response) = poll_fn(|cx| poll_response(cx, &context, &mut future, &mut respond)).await else {
         connection.mark_closed();
         if meter.on_early_reset() {
-            // Its task ends it.
+            // The WebSocket's task ends the stream.
             socket.wake();
         }
         respond.send_reset(Reason::CANCEL);
@@ -84,8 +84,8 @@ pub(super) async fn serve(
     }
 }
 
-/// Returns the request with its body. The input of a WebSocket is returned apart: it is no body, and read only after the
-/// application has accepted.
+/// Returns the request with its body. The input of a WebSocket is returned separately: it is not a body, and is read
+/// only after the application has accepted the handshake.
 fn with_body(
     request: Request<RecvStream>,
     context: &Arc<ConnContext>,
@@ -152,7 +152,8 @@ fn send_interim(respond: &mut SendResponse<StreamData>, status: StatusCode, mut 
     }
 }
 
-/// The fields that belong to a connection of HTTP/1 (RFC 9113 §8.2.2), which an application may send nevertheless.
+/// The fields that belong to a connection of HTTP/1 (RFC 9113 §8.2.2). An application may send them although it must
+/// not.
 const CONNECTION_FIELDS: [HeaderName; 7] = [
     CONNECTION,
     TRANSFER_ENCODING,
@@ -195,7 +196,8 @@ fn split_response(response: Response<ResponseBody>, is_head: bool) -> (Response<
     (head, has_body.then_some(body))
 }
 
-/// Sends a body as far as the client's flow control lets it pass, and resets the stream if the body or the client fails.
+/// Sends a body as far as the client's flow control lets it pass, and resets the stream if the body or the client
+/// fails.
 async fn send_body(send: SendStream<StreamData>, body: ResponseBody, connection: &Connection, meter: &Meter) {
     let mut sender = BodySender { send, body, current: None, is_last: false, connection, meter };
     let reset = match poll_fn(|cx| sender.poll(cx)).await {

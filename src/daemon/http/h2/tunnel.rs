@@ -15,13 +15,13 @@ use super::MAX_SEND_BUFFER;
 use super::data::StreamData;
 use super::meter::Meter;
 
-/// The byte stream within a stream. If it is dropped before it was shut down, the stream is reset.
+/// The bytes of a WebSocket within a stream. If the tunnel is dropped before it was shut down, the stream is reset.
 pub(super) struct Tunnel {
     send: SendStream<StreamData>,
     received: RecvStream,
     connection: Arc<Connection>,
     meter: Arc<Meter>,
-    /// Input of a DATA frame that was not read.
+    /// The rest of a DATA frame that was not read yet.
     unread: Bytes,
     is_shut_down: bool,
 }
@@ -64,7 +64,7 @@ impl AsyncRead for Tunnel {
         buf.put_slice(this.unread.get(..len).unwrap_or_default());
         this.unread.advance(len);
         this.meter.add_useful(len);
-        // Only what was read: a client whose WebSocket is not read must not go on sending.
+        // Gives credit only for what was read, so that a client whose WebSocket is not read stops sending.
         Poll::Ready(this.received.flow_control().release_capacity(len).map_err(broken))
     }
 }
