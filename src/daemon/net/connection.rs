@@ -217,7 +217,7 @@ impl Connection {
         self.streams().map_or(0, StreamTable::count)
     }
 
-    /// Makes all streams end now, even in mid-response.
+    /// Makes all streams end now, even within a response.
     pub fn abort_streams(&self) {
         if let Some(streams) = self.streams() {
             streams.for_each(|stream| stream.set_directive(Directive::Abort));
@@ -369,8 +369,9 @@ impl Connection {
         }
     }
 
-    /// True if a timeout, the drain or a lack of room closes this connection between its requests. For a task that closes it
-    /// by a message of its protocol; [`ClientStream`](super::ClientStream) otherwise reports the end of input.
+    /// True if a timeout, the drain or a lack of room closes this connection between its requests. For a task that
+    /// closes it by a message of its protocol; [`ClientStream`](super::ClientStream) otherwise reports the end of
+    /// input.
     pub fn should_close_idle(&self) -> bool {
         self.directive() == Directive::CloseIdle && matches!(self.phase(), Phase::New | Phase::Idle)
     }

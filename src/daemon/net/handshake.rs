@@ -1,9 +1,9 @@
 //! The TLS handshake of a new connection, before HTTP.
 //!
-//! A handshake costs a signature and a key exchange, up to milliseconds of processor time. The reactor's thread spends
-//! that on no client: it reads the client's first message, and threads of lower priority compute the answer, so that
-//! requests under way go first. A handshake must be complete within `timeouts.header`; while it is not, the connection
-//! counts as idle and is closed first when there is no room for another one.
+//! A handshake costs a signature and a key exchange, up to milliseconds of processor time. The reactor's thread only
+//! reads the client's first message; threads of lower priority compute the answer, so that running requests go first. A
+//! handshake must be complete within `timeouts.header`; while it is not, the connection counts as idle and is closed
+//! first when there is no room for another one.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -82,7 +82,7 @@ impl NewConnection {
     /// Performs the handshake.
     ///
     /// # Errors
-    /// The client broke the protocol, is not allowed, left, or was too slow.
+    /// The client violated the protocol, is not allowed, left, or was too slow.
     pub async fn handshake(
         self,
         tls: &TlsContext,

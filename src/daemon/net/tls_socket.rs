@@ -3,8 +3,8 @@
 //! ```text
 //! ClientStream ──▶ TlsSocket ──▶ rustls (records) ──▶ RecordTransport (timeouts, bytes) ──▶ socket
 //! ```
-//! rustls accepts output while the socket would block, so writes are counted, and blocked ones noticed, below it: there
-//! the bytes of the records pass.
+//! rustls accepts output while the socket would block. Written bytes and blocked writes are therefore counted below
+//! rustls, where the records are written to the socket.
 
 use std::io;
 use std::pin::Pin;
@@ -54,8 +54,8 @@ impl AsyncRead for TlsSocket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            // Many clients close without the closing alert (RFC 9112 §9.8). Requests have lengths of their own, so that
-            // a cut-off one is noticed without it.
+            // Many clients close without the closing alert (RFC 9112 §9.8). An incomplete request is noticed without
+            // it, by its length.
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
             polled => polled,
         }

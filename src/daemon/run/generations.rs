@@ -261,7 +261,7 @@ const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// The application protocols without HTTP/2.
 const ALPN_OF_HTTP1: &[&[u8]] = &[b"http/1.1"];
 
-/// Returns the certificates for the listener of this name; `None`: without TLS.
+/// Returns the certificates for the listener with this name; `None` if it has no TLS.
 pub(super) fn listener_tls(
     config: &Config,
     tls: Option<&Arc<TlsContext>>,

@@ -14,7 +14,7 @@ use super::identity::{parse, validity_warning};
 use super::pem::{self, CLIENT_CA};
 use crate::config::ClientAuth;
 
-/// The demands on clients: the verifier, and the bytes that it depends on. Sessions may be resumed under the same
+/// The requirements on clients: the verifier, and the bytes that it depends on. Sessions may be resumed under the same
 /// policy only, because a resumed session keeps the client's certificate without verifying it again.
 pub(super) struct ClientPolicy {
     /// `None`: clients are not asked for a certificate.

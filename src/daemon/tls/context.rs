@@ -67,7 +67,7 @@ impl TlsContext {
             let mut config = server_config(tls.min_version, &provider, &clients)?;
             config.cert_resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&key)));
             config.ticketer = tickets.ticketer();
-            // Clients without tickets are not worth memory for their sessions.
+            // Sessions of clients without tickets are not kept, because they would need memory.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
             Ok(Identity { key, config: Arc::new(config), pem })

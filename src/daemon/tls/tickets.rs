@@ -14,7 +14,8 @@ pub(super) struct TicketKeys {
 }
 
 impl TicketKeys {
-    /// Returns the previous keys if clients are treated alike, so that they resume their sessions, else new ones.
+    /// Returns the previous keys if the policy for clients is the same, so that clients can resume their sessions;
+    /// otherwise new keys.
     pub(super) fn reuse_or_new(previous: Option<&Self>, policy: &[u8]) -> Result<Self, rustls::Error> {
         match previous {
             Some(previous) if *previous.policy == *policy => Ok(previous.clone()),
