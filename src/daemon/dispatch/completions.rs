@@ -1,4 +1,5 @@
-//! The reactor's turns: collects what the workers have completed at the end of each, and wakes the workers.
+//! The reactor's turns: collects what the workers have completed at the beginning and the end of each, and wakes the
+//! workers.
 
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ impl Dispatcher {
         let mut state = self.lock();
         let mut has_waited = false;
         for _ in 0..MAX_ROUNDS {
-            let woken = self.collect_completions(&mut state, Instant::now());
+            let woken = self.collect_now(&mut state);
             state.ring_doorbells();
             if woken {
                 return;
@@ -64,13 +65,22 @@ impl Dispatcher {
     /// Collects completions and wakes the workers in the middle of a turn. Called by tasks that run for long.
     pub fn poll_now(&self) {
         let mut state = self.lock();
-        self.collect_completions(&mut state, Instant::now());
+        self.collect_now(&mut state);
         state.ring_doorbells();
     }
 
-    /// Announces that the reactor is awake. tokio's `on_thread_unpark` calls this.
+    /// Announces that the reactor is awake, and collects the completions that woke it. tokio's `on_thread_unpark` calls
+    /// this. Their tasks run in this turn: those that `before_park` wakes make tokio poll its sockets first, which is a
+    /// system call of its own.
     pub fn after_park(&self) {
         self.reactor.epoch().announce_awake();
+        self.poll_now();
+    }
+
+    /// Collects completions if there may be any. Otherwise does not read the clock.
+    fn collect_now(&self, state: &mut State) -> bool {
+        let has_work = |worker: &Worker| !worker.channel.has_no_completions() || worker.has_backlog();
+        state.workers.iter().flatten().any(has_work) && self.collect_completions(state, Instant::now())
     }
 
     /// Pops everything that the workers have completed. Returns whether a task was woken.
