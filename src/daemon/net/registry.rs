@@ -15,8 +15,7 @@ use super::peer::Peer;
 /// Open connections, the coarse clock and the drain flag.
 #[derive(Debug)]
 pub(super) struct Registry<C> {
-    start: Instant,
-    /// The coarse clock: milliseconds since `start`, updated by the reactor's turns.
+    /// The coarse clock in milliseconds, updated by the reactor's turns.
     now: AtomicU32,
     /// The daemon drains.
     draining: AtomicBool,
@@ -41,8 +40,7 @@ impl<C> Registry<C> {
     pub(super) fn new() -> Self {
         let clients = ClientLimit::default();
         Self {
-            start: Instant::now(),
-            now: AtomicU32::new(0),
+            now: AtomicU32::new(coarse_ms()),
             draining: AtomicBool::new(false),
             slots: Mutex::new(RegistrySlots { connections: Vec::new(), free: Vec::new(), count: 0, clients }),
             closed: Notify::new(),
@@ -61,10 +59,7 @@ impl<C> Registry<C> {
 
     /// Updates the coarse clock.
     pub(super) fn tick(&self) {
-        let elapsed = self.start.elapsed().as_millis();
-        // Wraps after 49 days; differences are taken modulo 2^32.
-        #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 is meant")]
-        self.now.store(elapsed as u32, Ordering::Relaxed);
+        self.now.store(coarse_ms(), Ordering::Relaxed);
     }
 
     pub(super) fn begin_drain(&self) {
@@ -172,5 +167,16 @@ impl<C> Registry<C> {
     /// Completes when the first connection is opened.
     pub(super) fn opened(&self) -> impl Future<Output = ()> + '_ {
         self.opened.notified()
+    }
+}
+
+/// Reads the coarse clock: as of the kernel's last tick, a few milliseconds ago at most. A turn is shorter, but this takes
+/// 6 ns, and the exact clock 32 ns.
+fn coarse_ms() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    // Wraps after 49 days; differences are taken modulo 2^32.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "modulo 2^32 is meant")]
+    {
+        (now.tv_sec * 1000 + now.tv_nsec / 1_000_000) as u32
     }
 }
