@@ -10,9 +10,16 @@ use crate::buffer_pool;
 /// restarts and machines for every practical purpose, without a random number per request.
 #[derive(Debug)]
 pub(super) struct RequestIds {
-    prefix: [u8; 16],
+    prefix: [u8; PREFIX_BYTES],
+    /// Number of ids generated.
     count: AtomicU64,
 }
+
+/// Length of the random part of an id.
+const PREFIX_BYTES: usize = 16;
+
+/// Fewest digits of the counter in an id.
+const MIN_COUNTER_DIGITS: usize = 6;
 
 /// Longest id accepted from a trusted peer, in bytes.
 const MAX_ID_BYTES: usize = 128;
@@ -26,7 +33,7 @@ impl RequestIds {
     pub(super) fn new() -> Self {
         // `RandomState` is seeded by the kernel, so no random crate is needed; a clock could repeat.
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
-        let mut prefix = [0; 16];
+        let mut prefix = [0; PREFIX_BYTES];
         write_hex(random, &mut prefix);
         Self { prefix, count: AtomicU64::new(0) }
     }
@@ -37,13 +44,12 @@ impl RequestIds {
             return RequestId(given.clone());
         }
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut digits = [0; 32];
-        let (prefix, counter) = digits.split_at_mut(16);
+        let n_digits = (count.ilog2() as usize / 4 + 1).max(MIN_COUNTER_DIGITS);
+        let mut digits = [0; PREFIX_BYTES + 16];
+        let (prefix, counter) = digits.split_at_mut(PREFIX_BYTES);
         prefix.copy_from_slice(&self.prefix);
-        write_hex(count, counter);
-        let leading = counter.iter().take(10).take_while(|digit| **digit == b'0').count();
-        digits.copy_within(16 + leading.., 16);
-        let id = digits.get(..digits.len() - leading).unwrap_or_default();
+        write_hex(count, counter.get_mut(..n_digits).unwrap_or_default());
+        let id = digits.get(..PREFIX_BYTES + n_digits).unwrap_or_default();
         RequestId(
             HeaderValue::from_maybe_shared(buffer_pool::copy(id))
                 .expect("hexadecimal digits are a field value"),
@@ -82,7 +88,7 @@ pub(super) fn escaped(id: &HeaderValue) -> String {
     bytes.get(..MAX_ID_BYTES).unwrap_or(bytes).escape_ascii().to_string()
 }
 
-/// Writes a number as hexadecimal digits with leading zeros.
+/// Writes the last digits of a hexadecimal number, with leading zeros.
 fn write_hex(mut value: u64, digits: &mut [u8]) {
     for digit in digits.iter_mut().rev() {
         *digit = b"0123456789abcdef"[(value & 15) as usize];
@@ -101,6 +107,13 @@ mod tests {
         assert_ne!(first.as_str(), second.as_str());
         assert_eq!(first.as_str().len(), 22);
         assert!(first.as_str().ends_with("000001"));
+        for (count, digits) in
+            [(0xff_ffff, "ffffff"), (0x100_0000, "1000000"), (u64::MAX, "ffffffffffffffff")]
+        {
+            ids.count.store(count - 1, Ordering::Relaxed);
+            let id = ids.for_request(None);
+            assert_eq!(id.as_str().get(PREFIX_BYTES..), Some(digits));
+        }
     }
 
     #[test]
