@@ -33,8 +33,7 @@ impl<'h> HeaderScan<'h> {
         let mut scan = Self::default();
         for (name, value) in headers {
             let name = name.as_str().as_bytes();
-            // Without an early exit, so that the loop is vectorized.
-            scan.has_underscore |= name.iter().fold(0, |found, byte| found | u8::from(*byte == b'_')) > 0;
+            scan.has_underscore |= has_underscore(name);
             match name {
                 b"host" => scan.n_hosts += 1,
                 b"proxy" => scan.has_proxy = true,
@@ -60,6 +59,21 @@ impl<'h> HeaderScan<'h> {
     /// True if [`remove_unsafe`] has fields to remove.
     pub(super) fn has_unsafe(&self, underscores: UnderscorePolicy) -> bool {
         self.has_proxy || self.has_underscore && underscores == UnderscorePolicy::Drop
+    }
+}
+
+/// Checks eight bytes at a time, the last eight overlapping the others: for names, which are short, this takes a quarter
+/// of the 64 instructions of a vectorized loop or of `memchr`.
+fn has_underscore(name: &[u8]) -> bool {
+    let in_word = |word: &[u8; 8]| {
+        let difference = u64::from_ne_bytes(*word) ^ u64::from_ne_bytes([b'_'; 8]);
+        // The high bit of a byte is set if the byte is zero, or follows one that is.
+        difference.wrapping_sub(u64::from_ne_bytes([0x01; 8])) & !difference & u64::from_ne_bytes([0x80; 8])
+            != 0
+    };
+    match name.last_chunk() {
+        Some(last) => in_word(last) || name.as_chunks().0.iter().any(in_word),
+        None => name.contains(&b'_'),
     }
 }
 
@@ -204,6 +218,19 @@ mod tests {
         assert_eq!(refused, Err(Refusal::Client(RequestFault::Underscore)));
         let plain = parts(Method::GET, "/");
         assert_eq!(check(&plain, &HeaderScan::of(&plain.headers), UnderscorePolicy::Refuse), Ok(()));
+    }
+
+    #[test]
+    fn underscore_is_found_at_each_place_of_a_name() {
+        for len in 0..40 {
+            let plain = "x-9^a~q".repeat(6);
+            assert!(!has_underscore(&plain.as_bytes()[..len]), "{len}");
+            for at in 0..len {
+                let mut name = plain.as_bytes()[..len].to_vec();
+                name[at] = b'_';
+                assert!(has_underscore(&name), "{at} of {len}");
+            }
+        }
     }
 
     #[test]
