@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::ExchangeId;
 use super::field::read_field;
-use super::reader::{Reader, put_text};
+use super::reader::{ArrayWriter, Reader, put_text};
 use crate::ProtocolError;
 use crate::status::is_reason;
 
@@ -150,8 +150,6 @@ impl Completion {
     /// As [`Completion::encode`], for a [`CompletionKind::Respond`] with a reason phrase of `reason_len` bytes, which
     /// the caller appends before the fields.
     pub fn encode_with_reason(&self, reason_len: u16, n_fields: u16, body: &Body<'_>, out: &mut Vec<u8>) {
-        out.clear();
-        out.extend_from_slice(&self.exchange.0.to_le_bytes());
         let kind = match self.kind {
             CompletionKind::Respond => 1,
             CompletionKind::Body => 2,
@@ -173,14 +171,18 @@ impl Completion {
             | flag(self.more, MORE)
             | flag(self.ends_takeover, ENDS_TAKEOVER)
             | body_flag;
-        out.extend_from_slice(&[kind, flags]);
-        out.extend_from_slice(&self.status.to_le_bytes());
-        out.extend_from_slice(&n_fields.to_le_bytes());
-        out.extend_from_slice(&n_chunks.to_le_bytes());
-        out.extend_from_slice(&self.service.to_le_bytes());
-        out.extend_from_slice(&self.slot.to_le_bytes());
-        out.extend_from_slice(&reason_len.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        let mut fixed = [0; HEAD_BYTES];
+        let mut writer = ArrayWriter(&mut fixed);
+        writer.put(self.exchange.0.to_le_bytes());
+        writer.put([kind, flags]);
+        writer.put(self.status.to_le_bytes());
+        writer.put(n_fields.to_le_bytes());
+        writer.put(n_chunks.to_le_bytes());
+        writer.put(self.service.to_le_bytes());
+        writer.put(self.slot.to_le_bytes());
+        writer.put(reason_len.to_le_bytes());
+        out.clear();
+        out.extend_from_slice(&fixed);
     }
 
     /// Decodes a frame.

@@ -14,6 +14,21 @@ pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
+/// Fills an array with values in order: cheaper than appending each of them, which checks the capacity each time.
+#[derive(Debug)]
+pub(super) struct ArrayWriter<'a>(pub(super) &'a mut [u8]);
+
+impl ArrayWriter<'_> {
+    /// # Panics
+    /// If the array is full.
+    pub(super) fn put<const N: usize>(&mut self, bytes: [u8; N]) {
+        let unwritten = std::mem::take(&mut self.0);
+        let (place, rest) = unwritten.split_first_chunk_mut().expect("the array has room for all values");
+        *place = bytes;
+        self.0 = rest;
+    }
+}
+
 /// Reads values off the front of a slice; every read is checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);

@@ -2,7 +2,7 @@
 
 use super::ExchangeId;
 use super::field::{Fields, TooLong, encode_fields, fields, read_field, u16_len};
-use super::reader::Reader;
+use super::reader::{ArrayWriter, Reader};
 use crate::ProtocolError;
 use crate::header::{METHOD_LITERAL, METHODS};
 
@@ -112,18 +112,19 @@ impl<'a> Request<'a> {
     ) -> Result<(), TooLong> {
         let method_index = crate::header::method_index(self.method);
         let method: &[u8] = if method_index == METHOD_LITERAL { self.method } else { b"" };
-        out.clear();
-        out.extend_from_slice(&self.exchange.0.to_le_bytes());
-        out.extend_from_slice(&self.body_len.to_le_bytes());
-        out.extend_from_slice(&self.received.to_le_bytes());
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let flags = flag(self.body_is_fd, FLAG_BODY_FD)
             | flag(self.https, FLAG_HTTPS)
             | flag(self.body_streams, FLAG_BODY_STREAMS)
             | flag(self.websocket, FLAG_WEBSOCKET)
             | flag(!self.tls.is_empty(), FLAG_TLS);
-        out.extend_from_slice(&[KIND_REQUEST, method_index, self.version, flags, 0, 0]);
-        out.extend_from_slice(&self.listener.to_le_bytes());
+        let mut fixed = [0; HEAD_BYTES];
+        let mut writer = ArrayWriter(&mut fixed);
+        writer.put(self.exchange.0.to_le_bytes());
+        writer.put(self.body_len.to_le_bytes());
+        writer.put(self.received.to_le_bytes());
+        writer.put([KIND_REQUEST, method_index, self.version, flags, 0, 0]);
+        writer.put(self.listener.to_le_bytes());
         for (what, part) in [
             ("method", method),
             ("path", self.path),
@@ -132,10 +133,12 @@ impl<'a> Request<'a> {
             ("request id", self.request_id),
             ("root path", self.root_path),
         ] {
-            out.extend_from_slice(&u16_len(what, part.len())?.to_le_bytes());
+            writer.put(u16_len(what, part.len())?.to_le_bytes());
         }
-        out.extend_from_slice(&self.peer_port.to_le_bytes());
-        out.extend_from_slice(&self.server_port.to_le_bytes());
+        writer.put(self.peer_port.to_le_bytes());
+        writer.put(self.server_port.to_le_bytes());
+        out.clear();
+        out.extend_from_slice(&fixed);
         for part in [method, self.path, self.query, self.peer, self.request_id, self.root_path] {
             out.extend_from_slice(part);
         }
