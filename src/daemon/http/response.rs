@@ -88,12 +88,13 @@ pub(super) fn file_response(
         FileBody::One(fd, range) => BodySource::File(Box::new(FileReader::of_range(fd, range, dispatcher))),
         FileBody::Several(parts) => BodySource::Multipart(Box::new(MultipartReader::new(parts, dispatcher))),
     };
-    let head = Box::new(ResponseHead {
+    let head = ResponseHead {
         status: answer.status,
         reason: None,
         fields: answer.fields,
         length: answer.len.map_or(ContentLength::Absent, ContentLength::Bytes),
-    });
+    };
+    let head = head.into_box();
     if leaves_input_unread {
         context.connection.mark_unread_input();
     }
@@ -115,6 +116,7 @@ struct Answer {
 fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*context;
     let Answer { head, source, worker, waited, must_close } = answer;
+    let head = ResponseHead::unbox(head);
     // Only a body that takes several writes can be aborted; for others the record is not worth its allocation.
     let may_be_cut_off = match &source {
         BodySource::Stream(_)

@@ -1,5 +1,6 @@
 //! Parts of a response: as a completion brings them, and as the client takes them. Values only.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -24,6 +25,44 @@ pub struct ResponseHead {
     pub fields: HeaderMap,
     /// The Content-Length among the fields.
     pub length: ContentLength,
+}
+
+/// Boxes of former heads in the pool; more are freed.
+const MAX_SPARE_HEADS: usize = 256;
+
+thread_local! {
+    static SPARE_HEADS: RefCell<Vec<Box<ResponseHead>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl ResponseHead {
+    /// Boxes a head in the memory of a former one. Heads are allocated and freed in batches, which misses the allocator's
+    /// own cache: 300 instructions per response.
+    pub fn into_box(self) -> Box<Self> {
+        match SPARE_HEADS.with_borrow_mut(Vec::pop) {
+            Some(mut spare) => {
+                *spare = self;
+                spare
+            }
+            None => Box::new(self),
+        }
+    }
+
+    /// Takes the head out and keeps the box for another one.
+    pub fn unbox(mut boxed: Box<Self>) -> Self {
+        let empty = Self {
+            status: StatusCode::OK,
+            reason: None,
+            fields: HeaderMap::new(),
+            length: ContentLength::Absent,
+        };
+        let head = std::mem::replace(&mut *boxed, empty);
+        SPARE_HEADS.with_borrow_mut(|spare| {
+            if spare.len() < MAX_SPARE_HEADS {
+                spare.push(boxed);
+            }
+        });
+        head
+    }
 }
 
 /// A response's Content-Length (RFC 9110 §8.6).

@@ -95,7 +95,7 @@ fn decode_head(
         return Err(format!("sent an invalid Content-Length with status {}", status.as_u16()).into());
     }
     let reason = (!reason.is_empty()).then(|| reason.into());
-    Ok(Box::new(ResponseHead { status, reason, fields, length }))
+    Ok(ResponseHead { status, reason, fields, length }.into_box())
 }
 
 impl ReceivedCompletion {
