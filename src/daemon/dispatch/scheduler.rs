@@ -47,8 +47,11 @@ impl Dispatcher {
                     // The connection's task takes the other end.
                     waker.wake_by_ref();
                 }
-                let wait = now.saturating_duration_since(exchange.ready_at);
-                state.load_stats.record_wait(wait);
+                let ready_at = exchange.ready_at;
+                // Most requests do not wait.
+                if ready_at != now {
+                    state.load_stats.record_wait(now.saturating_duration_since(ready_at));
+                }
                 state.unrung_submissions += 1;
                 true
             }

@@ -60,7 +60,7 @@ impl Dispatcher {
                 return Err(fault);
             }
         };
-        let mut exchange = Exchange::new(id, frame, body, timeout, now);
+        let exchange = state.exchanges.insert(Exchange::new(id, frame, body, timeout, now));
         if request.body_streams || request.websocket && !request.takeover() {
             exchange.upload = Some(Box::default());
         }
@@ -76,7 +76,6 @@ impl Dispatcher {
             exchange.permit = Some(rule);
             state.rules.take_permit(rule);
         }
-        state.exchanges.insert(exchange);
         if is_trial {
             state.quarantine.start_trial(request.method, request.path, id);
         }
@@ -128,9 +127,7 @@ impl Dispatcher {
         let Some(index) = state.worker_index(worker) else { return Err(Fault::WorkerDied(worker)) };
         let (timeout, _) = state.classify(request.path);
         let (id, frame) = state.encode(request, fields)?;
-        let mut exchange = Exchange::new(id, frame, None, timeout, now);
-        exchange.is_pinned = true;
-        state.exchanges.insert(exchange);
+        state.exchanges.insert(Exchange::new(id, frame, None, timeout, now)).is_pinned = true;
         if !self.assign(state, index, id, now) {
             let is_there = state.worker_index(worker).is_some();
             state.fail(id, Fault::QueueFull, now);

@@ -168,7 +168,9 @@ impl Future for Ticket {
             (Some(data), None) => AppBody::Bytes(data),
             (None, None) => AppBody::Empty,
         };
-        let waited = assigned_at.map_or(Duration::ZERO, |assigned_at| assigned_at - submitted_at);
+        // Most requests do not wait.
+        let waited = assigned_at.filter(|assigned_at| *assigned_at != submitted_at);
+        let waited = waited.map_or(Duration::ZERO, |assigned_at| assigned_at - submitted_at);
         Poll::Ready(Ok(AppResponse { head, body, worker, waited }))
     }
 }
