@@ -51,19 +51,21 @@ impl HeadScanner {
         if self.fields_start == 0 && !self.scan_request_line(bytes, limits)? {
             return Ok(None);
         }
-        while let Some(rest) = bytes.get(self.pos..) {
+        while let Some(mut rest) = bytes.get(self.pos..) {
             if self.colon == 0 {
                 let len = token_len(rest);
                 self.pos += len;
                 match rest.get(len..).unwrap_or_default() {
-                    [b':', ..] if self.pos > self.line_start => self.colon = self.pos,
+                    [b':', value @ ..] if self.pos > self.line_start => {
+                        self.colon = self.pos;
+                        self.pos += 1;
+                        rest = value;
+                    }
                     [b'\r', b'\n', ..] if self.pos == self.line_start => return Ok(Some(self.pos + 2)),
                     [] => break,
                     [b'\r'] if self.pos == self.line_start => return Ok(None),
                     rest => return Err(self.bad_name(rest)),
                 }
-                self.pos += 1;
-                continue;
             }
             let len = find_control(rest);
             self.pos += len;
@@ -127,7 +129,8 @@ impl HeadScanner {
         })
     }
 
-    /// Checks the fields that matter to the framing.
+    /// Checks the fields that matter to the framing. Inlined, so that the slices are not made for the others.
+    #[inline]
     fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Violation> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") && !host::is_valid(value.trim_ascii()) => {

@@ -62,10 +62,13 @@ fn is_literal(address: &[u8]) -> bool {
 fn is_port(port: &[u8]) -> bool {
     match port {
         [] | [b':'] => true,
-        [b':', digits @ ..] => {
-            digits.iter().all(u8::is_ascii_digit)
-                && str::from_utf8(digits).is_ok_and(|digits| digits.parse::<u16>().is_ok())
-        }
+        [b':', digits @ ..] => digits
+            .iter()
+            .try_fold(0_u16, |port, digit| {
+                let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+                port.checked_mul(10)?.checked_add(digit.into())
+            })
+            .is_some(),
         _ => false,
     }
 }
