@@ -45,16 +45,16 @@ impl ResponseHead {
 /// # Errors
 /// A `ValueError` for anything else.
 pub(crate) fn parse_content_length(value: &[u8]) -> PyResult<u64> {
-    str::from_utf8(value)
-        .ok()
-        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| {
-            PyValueError::new_err(format!(
-                "Content-Length is not a number: {}",
-                String::from_utf8_lossy(value).escape_debug()
-            ))
-        })
+    let length = value.iter().try_fold(0_u64, |length, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        length.checked_mul(10)?.checked_add(digit.into())
+    });
+    length.filter(|_| !value.is_empty()).ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "Content-Length is not a number: {}",
+            String::from_utf8_lossy(value).escape_debug()
+        ))
+    })
 }
 
 /// Returns whether the byte may be in a token (RFC 9110 §5.6.2).

@@ -32,6 +32,7 @@ mod file_length;
 mod gil_cell;
 mod head;
 mod hooks;
+mod last_dict;
 mod lifecycle;
 mod object_cache;
 mod output;

@@ -67,6 +67,16 @@ impl<F, C, P> std::fmt::Debug for ObjectCache<F, C, P> {
 }
 
 impl<F, C, P> ObjectCache<F, C, P> {
+    /// Returns whether [`ObjectCache::field`] keeps this value.
+    pub(crate) fn keeps_field(&self, index: u8, value: &[u8]) -> bool {
+        value.len() <= MAX_VALUE_BYTES && matches!(self.fields.get(usize::from(index)), Some(Some(_)))
+    }
+
+    /// Returns whether [`ObjectCache::path`] keeps this path.
+    pub(crate) fn keeps_path(path: &[u8]) -> bool {
+        path.len() <= MAX_PATH_BYTES
+    }
+
     /// Returns the object for a field value; calls `make` if the value differs from the last one.
     pub(crate) fn field<'py>(
         &mut self,
@@ -121,7 +131,7 @@ impl<F, C, P> ObjectCache<F, C, P> {
         make: impl FnOnce() -> PyResult<P>,
         with: impl FnOnce(&P) -> PyResult<R>,
     ) -> PyResult<R> {
-        if path.len() > MAX_PATH_BYTES {
+        if !Self::keeps_path(path) {
             return with(&make()?);
         }
         let end = &path[path.len().saturating_sub(8)..];

@@ -129,6 +129,11 @@ def test_trusted_proxy_sets_scheme_https_and_port(start, trusted):
     assert (plain["wsgi.url_scheme"], plain.get("HTTPS")) == ("http", None)
 
 
+def test_client_named_by_a_proxy_is_that_of_one_request(server):
+    for fields, address in [([("X-Forwarded-For", "192.0.2.7")], "192.0.2.7"), ([], "")] * 2:
+        assert environ(server, headers=fields)["REMOTE_ADDR"] == address
+
+
 def test_proxy_scheme_keeps_the_port_of_a_tcp_listener(start):
     server = start("cases", HELLO, ("--workers", "1", "--bind", "127.0.0.1:0")).wait_ready()
     address = server.tcp_address
@@ -169,6 +174,29 @@ def test_environ_values_are_not_taken_from_earlier_requests(server):
         values = environ(server, "/environ" + path)
         decoded = path.replace("%41", "A")
         assert (values["PATH_INFO"], values["RAW_URI"]) == ("/environ" + decoded, "/environ" + path)
+
+
+def test_environ_has_the_fields_of_its_own_request_only(server):
+    browser = [("User-Agent", "u"), ("Accept", "a"), ("Accept-Language", "l"), ("Accept-Encoding", "e")]
+    browser += [("Referer", "r"), ("Origin", "o"), ("Content-Type", "text/x-test")]
+    # A value that is too long for the cache, then a short one of the same field.
+    repeated = [("Accept", "l" * 300), ("Accept", "a"), ("Referer", "r"), ("X-One", "1")]
+    few = [("Accept", "a")]
+    for fields in [few, browser, few, browser[:5], browser, repeated, few, repeated, [], browser]:
+        expected = {}
+        for name, value in fields:
+            key = "CONTENT_TYPE" if name == "Content-Type" else "HTTP_" + name.upper().replace("-", "_")
+            expected[key] = f"{expected[key]},{value}" if key in expected else value
+        values = environ(server, headers=fields)
+        sent = {key: value for key, value in values.items() if key.startswith(("HTTP_", "CONTENT_"))}
+        del sent["HTTP_HOST"], sent["HTTP_X_REQUEST_ID"]
+        assert sent == expected
+
+
+def test_environ_without_a_query_has_none_of_earlier_requests(server):
+    for target, query in [("/environ?a=1", "a=1"), ("/environ", ""), ("/environ?a=1", "a=1")]:
+        values = environ(server, target)
+        assert (values["QUERY_STRING"], values["RAW_URI"], values["REQUEST_URI"]) == (query, target, target)
 
 
 def test_content_type_and_length_have_no_http_prefix(server):

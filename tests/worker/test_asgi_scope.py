@@ -54,6 +54,7 @@ def test_scope_values_are_not_taken_from_earlier_requests(worker):
     # Ports with a common low byte.
     for client in [("192.0.2.1", 64), ("192.0.2.1", 64), ("192.0.2.2", 64), ("192.0.2.2", 128), ("::1", 64)]:
         assert json_of(worker.fetch("/scope", peer=client))["client"] == list(client)
+        assert json_of(worker.fetch("/scope", peer=("", 0)))["client"] is None
     # Paths of equal length, with equal endings, and too long for the cache.
     for path in ["/a/the-same", "/b/the-same", "/b/the-same", *["/" + "a" * 99] * 2, "/a%41/the-same"]:
         scope = json_of(worker.fetch("/scope" + path))

@@ -13,12 +13,27 @@ use rgun_channel::frame::{FieldName, Request, TlsInfo};
 use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, X_REQUEST_ID, method_index};
 
 use super::tls_scope::tls_extension;
-use crate::object_cache;
+use crate::last_dict::LastDict;
+use crate::object_cache::ObjectCache;
 use crate::percent::percent_decode;
 use crate::python::latin1;
 
 /// Cached scope values: `(name, value)` of fields, clients, `path` with `raw_path`.
-pub(super) type ScopeCache = object_cache::ObjectCache<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;
+type ValueCache = ObjectCache<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;
+
+/// What is kept of earlier requests.
+#[derive(Debug, Default)]
+pub(super) struct ScopeCache {
+    values: ValueCache,
+    /// By listener: of HTTP and of WebSockets.
+    last: Vec<[Option<LastScope>; 2]>,
+}
+
+/// A copy of a template with the [`CLIENT`], [`PATH`] and [`RAW_PATH`] of the last request.
+type LastScope = LastDict<3>;
+const CLIENT: usize = 0;
+const PATH: usize = 1;
+const RAW_PATH: usize = 2;
 
 /// Builds scopes.
 #[derive(Debug)]
@@ -130,6 +145,31 @@ impl ScopeKind {
     }
 }
 
+impl ScopeKind {
+    /// Returns the last scope of this kind and of the request's listener.
+    fn last_scope<'c>(
+        &self,
+        py: Python<'_>,
+        last: &'c mut Vec<[Option<LastScope>; 2]>,
+        request: &Request<'_>,
+    ) -> PyResult<&'c mut LastScope> {
+        let listener = usize::from(request.listener);
+        if listener >= last.len() {
+            last.resize_with(listener + 1, Default::default);
+        }
+        match &mut last[listener][usize::from(request.websocket)] {
+            Some(last) => Ok(last),
+            none => {
+                let template = self.templates.get(listener).or_else(|| self.templates.first());
+                let template = template.ok_or_else(|| {
+                    PyRuntimeError::new_err(ProtocolError::Frame("no such listener").to_string())
+                })?;
+                Ok(none.insert(LastScope::new(template.bind(py))?))
+            }
+        }
+    }
+}
+
 /// Interned keys and values.
 #[derive(Debug)]
 struct ScopeKeys {
@@ -222,27 +262,38 @@ impl ScopeBuilder {
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
         let kind = if request.websocket { &self.websocket } else { &self.http };
-        let template =
-            kind.templates.get(usize::from(request.listener)).or_else(|| kind.templates.first()).ok_or_else(
-                || PyRuntimeError::new_err(ProtocolError::Frame("no such listener").to_string()),
-            )?;
-        let scope = template.bind(py).copy()?;
+        let ScopeCache { values, last } = cache;
+        let last = kind.last_scope(py, last, request)?;
+        if request.peer.is_empty() {
+            last.set(CLIENT, &[&keys.client], py.None().bind(py))?;
+        } else {
+            let client = values.client(request.peer, request.peer_port, || {
+                Ok((latin1(py, request.peer)?, request.peer_port).into_pyobject(py)?.unbind())
+            })?;
+            last.set(CLIENT, &[&keys.client], client.bind(py))?;
+        }
+        let make = || build_paths(py, request.path, &self.root_path);
+        let scope = values.path(request.path, make, |(path, raw_path)| {
+            if ValueCache::keeps_path(request.path) {
+                last.set(PATH, &[&keys.path], path.bind(py))?;
+                last.set(RAW_PATH, &[&keys.raw_path], raw_path.bind(py))?;
+                return last.copy(py);
+            }
+            let scope = last.copy(py)?;
+            scope.set_item(&keys.path, path)?;
+            scope.set_item(&keys.raw_path, raw_path)?;
+            Ok(scope)
+        })?;
         scope.set_item(&keys.asgi, kind.asgi.bind(py).copy()?)?;
         match request.version {
             10 => scope.set_item(&keys.http_version, &keys.http_1_0)?,
             20 => scope.set_item(&keys.http_version, &keys.http_2)?,
             _ => {}
         }
-        if !request.peer.is_empty() {
-            let client = cache.client(request.peer, request.peer_port, || {
-                Ok((latin1(py, request.peer)?, request.peer_port).into_pyobject(py)?.unbind())
-            })?;
-            scope.set_item(&keys.client, client)?;
-        }
         if request.https {
             scope.set_item(&keys.scheme, &kind.secure_scheme)?;
         }
-        scope.set_item(&keys.headers, self.build_headers(py, cache, request)?)?;
+        scope.set_item(&keys.headers, self.build_headers(py, values, request)?)?;
         scope.set_item(&keys.state, self.state.bind(py).copy()?)?;
         if request.websocket {
             scope.set_item(&keys.subprotocols, subprotocols(py, request)?)?;
@@ -253,11 +304,6 @@ impl ScopeBuilder {
                 method => scope.set_item(&keys.method, &self.methods[usize::from(method)])?,
             }
         }
-        let make = || build_paths(py, request.path, &self.root_path);
-        cache.path(request.path, make, |(path, raw_path)| {
-            scope.set_item(&keys.raw_path, raw_path)?;
-            scope.set_item(&keys.path, path)
-        })?;
         if request.server_port != 0 || !request.root_path.is_empty() {
             self.set_published(py, &scope, request)?;
         }
@@ -319,14 +365,14 @@ impl ScopeBuilder {
     fn build_headers<'py>(
         &self,
         py: Python<'py>,
-        cache: &mut ScopeCache,
+        values: &mut ValueCache,
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyList>> {
         let headers = PyList::empty(py);
         let mut has_id = false;
         for (name, value) in request.fields() {
             let pair = match name {
-                FieldName::Known(index) => cache.field(py, index, value, || {
+                FieldName::Known(index) => values.field(py, index, value, || {
                     PyTuple::new(
                         py,
                         [self.field_names[usize::from(index)].bind(py), &PyBytes::new(py, value)],

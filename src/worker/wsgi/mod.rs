@@ -11,6 +11,7 @@ pub(crate) mod environ;
 pub(crate) mod file_wrapper;
 pub(crate) mod head;
 pub(crate) mod input;
+mod last_environ;
 mod misuse;
 pub(crate) mod response;
 pub(crate) mod start_response;
