@@ -96,6 +96,9 @@ pub(super) fn required_by(config: &Config, file: Option<&Path>) -> Vec<RequiredA
         }
         needs.extend(config.tls.client_ca.iter().map(|path| RequiredAccess::read("tls.client_ca", path)));
     }
+    let mounts = config.static_mounts.iter().map(|mount| ("directory of [[static]]", &mount.directory));
+    let roots = config.app.sendfile_roots.iter().map(|root| ("app.sendfile_roots", &root.directory));
+    needs.extend(mounts.chain(roots).map(|(what, directory)| RequiredAccess::enter(what, directory)));
     needs
 }
 

@@ -1,10 +1,10 @@
 //! `rgun check`: boots one worker as the daemon would, and prints whether it became ready. Nothing is served.
 //!
 //! For root, the check runs as the user of the systemd unit ([`identity`]), and also prints what this user cannot read
-//! ([`access`]) or write ([`databases`]).
+//! ([`access`]) or write; [`app_settings`] names the databases.
 
 mod access;
-mod databases;
+mod app_settings;
 mod identity;
 mod unit;
 
@@ -29,6 +29,7 @@ use crate::run::{MainMessage, StartupError, load_tls, notice_sink};
 use crate::supervise::Exit;
 
 use access::RequiredAccess;
+use app_settings::AppSettings;
 use identity::CheckContext;
 
 /// Time for the worker to exit after a Stop command.
@@ -57,13 +58,18 @@ pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     ExitCode::from(if printed.is_ok() { status } else { 1 })
 }
 
-/// Boots a worker as this user. Before that, checks what the user can read; after that, which databases it can write.
+/// Boots a worker as this user. Before that, checks what the user can read; after that, which databases it can write, and
+/// whether something serves the application's static files.
 fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<String, StartupError> {
     let CheckContext { invocation, identity, unit } = context;
     let config = &invocation.config;
     let tls = load_tls(config, None).map_err(|error| unsound(error.to_string()))?;
     warnings.extend(tls.map(|tls| tls.warnings).unwrap_or_default());
-    let Some(identity) = identity else { return check_boot(config, None) };
+    let Some(identity) = identity else {
+        let verdict = check_boot(config, None)?;
+        read_settings(config, None, warnings)?;
+        return Ok(verdict);
+    };
     let require = |needs: &[RequiredAccess]| {
         let problems = access::find_problems(identity, unit.as_ref(), needs)
             .map_err(StartupError::system("check as another user"))?;
@@ -75,11 +81,22 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
     };
     require(&access::required_by(config, invocation.file()))?;
     let verdict = check_boot(config, Some(identity))?;
-    let databases =
-        databases::find(&config.app, identity).map_err(StartupError::system("ask the application"))?;
-    require(&databases.iter().flat_map(|path| RequiredAccess::database(path)).collect::<Vec<_>>())?;
+    let settings = read_settings(config, Some(identity), warnings)?;
+    require(&settings.databases.iter().flat_map(|path| RequiredAccess::database(path)).collect::<Vec<_>>())?;
     let whose = unit.as_ref().map(|unit| format!(", as {} runs it", unit.name)).unwrap_or_default();
     Ok(format!("{verdict}; checked as {}{whose}", identity.user))
+}
+
+/// Reads the application's settings; warns if nothing serves its static files.
+fn read_settings(
+    config: &Config,
+    identity: Option<&UserIdentity>,
+    warnings: &mut Vec<String>,
+) -> Result<AppSettings, StartupError> {
+    let settings = app_settings::read(&config.app, identity);
+    let settings = settings.map_err(StartupError::system("ask the application"))?;
+    warnings.extend(settings.static_warning(config));
+    Ok(settings)
 }
 
 /// Boots a worker, and returns what to print about it.

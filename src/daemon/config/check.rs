@@ -12,9 +12,9 @@ use super::keys::name;
 use super::value::Setting;
 use super::{
     App, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Listen, Loaded, Log,
-    Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers,
-    certificates, compression, error_pages, forwarding, health, keys, listeners, paths, python, read, rules,
-    trusted, units,
+    Loop, PathRule, Proxy, Python, Reload, SendfileDirectory, StaticMount, Target, Timeouts, TrustedProxies,
+    ValueError, WebSocket, Workers, certificates, compression, error_pages, forwarding, health, keys,
+    listeners, mounts, paths, python, read, rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
@@ -33,16 +33,16 @@ const MAX_WEBSOCKETS: u32 = 16_000;
 /// Checks all settings; `errors` are those found while reading the sources.
 pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loaded, ConfigErrors> {
     let mut checker = Checker { layers, errors, warnings: Vec::new() };
-    let directory = checker.directory();
-    let target = checker.target();
+    let (directory, target) = (checker.directory(), checker.target());
     let python = checker.python(directory.as_deref());
     // If the directory is invalid, the result is an error, so its replacement has no effect.
     let base = directory.as_deref().unwrap_or(layers.cwd);
     let interface = checker.read(name::INTERFACE, Interface::Auto, read::interface);
     let lifespan = checker.read(name::LIFESPAN, Lifespan::Auto, read::lifespan);
     let event_loop = checker.read(name::LOOP, Loop::Auto, read::event_loop);
-    let (root_path, env) = (checker.read(name::ROOT_PATH, String::new(), read::root_path), checker.env());
+    let root_path = checker.read(name::ROOT_PATH, String::new(), read::root_path);
     let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
+    let (env, (sendfile_roots, static_mounts)) = (checker.env(), checker.files());
     let (workers, timeouts) = (checker.workers(), checker.timeouts());
     let (limits, websocket) = (checker.limits(), checker.websocket());
     let http = checker.http();
@@ -53,7 +53,6 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let proxy = checker.proxy(&listen);
     let (reload, hooks, log) = (checker.reload(), checker.hooks(), checker.log());
     checker.check_combinations(&workers, &timeouts, log);
-    checker.warn_about_script_name();
     let Checker { errors, warnings, .. } = checker;
     match (directory, target, python) {
         (Some(directory), Some(target), Some(python)) if errors.is_empty() => Ok(Loaded {
@@ -68,7 +67,9 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                     root_path,
                     env,
                     pythonpath,
+                    sendfile_roots,
                 },
+                static_mounts,
                 workers,
                 timeouts,
                 limits,
@@ -92,6 +93,17 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
 }
 
 impl Checker<'_> {
+    /// `app.sendfile_roots` and `[[static]]`.
+    fn files(&mut self) -> (Vec<SendfileDirectory>, Vec<StaticMount>) {
+        let roots = self.read(name::SENDFILE_ROOTS, Vec::new(), mounts::sendfile_roots);
+        let Some(setting) = self.setting(name::STATIC) else { return (roots, Vec::new()) };
+        let mounts = mounts::read(setting, &mut self.errors).unwrap_or_else(|error| {
+            self.push_error(name::STATIC, setting, error);
+            Vec::new()
+        });
+        (roots, mounts)
+    }
+
     fn target(&mut self) -> Option<Target> {
         if self.setting(name::TARGET).is_none() {
             let error = ValueError::new("is not set")
@@ -377,6 +389,7 @@ impl Checker<'_> {
     }
 
     fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: Log) {
+        self.warn_about_script_name();
         if workers.refork.is_some() && !workers.preload {
             self.require(
                 name::REFORK,

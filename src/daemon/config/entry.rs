@@ -1,11 +1,11 @@
-//! Reads the keys of one table: an element of `[[timeouts.path]]`, or `[listen.NAME]`.
+//! Reads the keys of one table: an element of `[[timeouts.path]]` or `[[static]]`, or `[listen.NAME]`.
 //!
 //! Like a section, a table keeps the lines of its keys and refuses unknown ones, and an error in one table does not hide
 //! errors in the next.
 
 use super::keys::nearest;
 use super::value::{Setting, TableEntry};
-use super::{ConfigError, ValueError};
+use super::{ConfigError, Value, ValueError};
 
 /// A table that is being read.
 pub(super) struct EntryReader<'a, 'f> {
@@ -15,6 +15,22 @@ pub(super) struct EntryReader<'a, 'f> {
     pub(super) label: String,
     /// Receives the errors.
     pub(super) errors: &'f mut Vec<ConfigError>,
+}
+
+/// Returns the entries of an array of tables.
+pub(super) fn entries<'a>(setting: &'a Setting, hint: &str) -> Result<&'a [TableEntry], ValueError> {
+    match &setting.value {
+        Value::Tables(entries) => Ok(entries),
+        Value::List(items) if items.is_empty() => Ok(&[]),
+        Value::List(items) => {
+            let other =
+                items.iter().find(|item| !matches!(item, Value::Table(_))).map_or("a table", Value::kind);
+            Err(ValueError::new(format!("must be a list of tables, but has {other} in it")).with_hint(hint))
+        }
+        other => {
+            Err(ValueError::new(format!("must be a list of tables, not {}", other.kind())).with_hint(hint))
+        }
+    }
 }
 
 impl<'a> EntryReader<'a, '_> {

@@ -72,8 +72,17 @@ struct TomlReader<'a> {
 impl TomlReader<'_> {
     fn section(&mut self, section: &Spanned<std::borrow::Cow<'_, str>>, content: &Spanned<DeValue<'_>>) {
         let at = section.span().start;
-        let name = section.get_ref().as_ref();
+        let name: &str = section.get_ref().as_ref();
         let shown = format!("[{name}]");
+        if name == name::STATIC {
+            let value = match content.get_ref() {
+                DeValue::Array(items) => self.tables(items),
+                content => value(content),
+            };
+            let setting = self.setting(at, value);
+            self.layer.insert(name::STATIC, setting);
+            return;
+        }
         let DeValue::Table(table) = content.get_ref() else {
             let value = Some(value(content.get_ref()).to_string());
             let hint = keys::stray_key_hint(name).unwrap_or_else(|| keys::section_hint(name));
@@ -306,10 +315,8 @@ mod tests {
 
     #[test]
     fn planned_sections_are_refused_as_not_in_this_version() {
-        for section in ["static", "admin"] {
-            let (_, errors) = parsed(&format!("[{section}]\nx = 1\n"));
-            assert!(errors.contains("not in this version"), "{section}: {errors}");
-        }
+        let (_, errors) = parsed("[admin]\nx = 1\n");
+        assert!(errors.contains("not in this version"), "{errors}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) mod name {
     pub(crate) const ROOT_PATH: &str = "app.root_path";
     pub(crate) const ENV: &str = "app.env";
     pub(crate) const PYTHONPATH: &str = "app.pythonpath";
+    pub(crate) const SENDFILE_ROOTS: &str = "app.sendfile_roots";
     pub(crate) const COUNT: &str = "workers.count";
     pub(crate) const THREADS: &str = "workers.threads";
     pub(crate) const CONCURRENCY: &str = "workers.concurrency";
@@ -88,6 +89,8 @@ pub(crate) mod name {
     pub(crate) const COMPRESSION_TYPES: &str = "compression.types";
     pub(crate) const COMPRESSION_MIN_SIZE: &str = "compression.min_size";
     pub(crate) const COMPRESSION_LEVEL: &str = "compression.level";
+    /// An array of tables outside of any section; its entries' keys are in `mounts`.
+    pub(crate) const STATIC: &str = "static";
     pub(crate) const LEVEL: &str = "log.level";
     pub(crate) const ACCESS: &str = "log.access";
     pub(crate) const SLOW: &str = "log.slow";
@@ -104,6 +107,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::ROOT_PATH,
     name::ENV,
     name::PYTHONPATH,
+    name::SENDFILE_ROOTS,
     name::COUNT,
     name::THREADS,
     name::CONCURRENCY,
@@ -203,7 +207,7 @@ pub(crate) const SECTIONS: &[&str] = &[
 pub(crate) const ERRORS_SECTION: &str = "errors";
 
 /// Sections planned for a later version.
-pub(crate) const PLANNED_SECTIONS: &[&str] = &["static", "admin"];
+pub(crate) const PLANNED_SECTIONS: &[&str] = &["admin"];
 
 /// Former names of keys: section, old name, key.
 const RENAMED: &[(&str, &str, &str)] =
@@ -289,6 +293,9 @@ pub(crate) fn is_table_name(full: &str) -> bool {
 
 /// The hint for a section that does not exist.
 pub(crate) fn section_hint(section: &str) -> String {
+    if nearest(section, [name::STATIC]).is_some() {
+        return format!("did you mean [[{}]]?", name::STATIC);
+    }
     match nearest(section, SECTIONS.iter().copied()) {
         Some(near) => format!("did you mean [{near}]?"),
         None => format!("the sections are {}", list_sections(SECTIONS)),

@@ -28,12 +28,14 @@ mod health;
 mod keys;
 mod listen;
 mod listeners;
+mod mounts;
 mod paths;
 mod proxy;
 mod python;
 mod read;
 mod rules;
 mod settings;
+mod static_mounts;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -58,6 +60,7 @@ pub use settings::{
     App, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Log, Loop, Python, PythonSource,
     Reload, Retry, Underscores, WebSocket, Workers,
 };
+pub use static_mounts::{FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount};
 pub use target::Target;
 pub use timeouts::{PathRule, Timeouts};
 pub use tls::{CertificateFiles, ClientAuth, Tls, TlsVersion};

@@ -4,10 +4,10 @@
 
 use std::num::NonZeroU32;
 
-use super::entry::EntryReader;
+use super::entry::{self, EntryReader};
 use super::keys::name;
 use super::value::Setting;
-use super::{ConfigError, PathRule, Value, ValueError, read};
+use super::{ConfigError, PathRule, ValueError, read};
 
 const MATCH: &str = "match";
 const REQUEST: &str = "request";
@@ -17,21 +17,7 @@ pub(super) const KEYS: [&str; 3] = [MATCH, REQUEST, CONCURRENCY];
 /// Returns the rules in the order of the file. Errors in entries go to `errors`.
 pub(super) fn read(setting: &Setting, errors: &mut Vec<ConfigError>) -> Result<Vec<PathRule>, ValueError> {
     const HINT: &str = "write [[timeouts.path]], in two pairs of brackets, once for each pattern";
-    let entries =
-        match &setting.value {
-            Value::Tables(entries) => entries,
-            Value::List(items) if items.is_empty() => return Ok(Vec::new()),
-            Value::List(items) => {
-                let other =
-                    items.iter().find(|item| !matches!(item, Value::Table(_))).map_or("a table", Value::kind);
-                return Err(ValueError::new(format!("must be a list of tables, but has {other} in it"))
-                    .with_hint(HINT));
-            }
-            other => {
-                return Err(ValueError::new(format!("must be a list of tables, not {}", other.kind()))
-                    .with_hint(HINT));
-            }
-        };
+    let entries = entry::entries(setting, HINT)?;
     let mut rules: Vec<PathRule> = Vec::new();
     for (idx, entry) in entries.iter().enumerate() {
         let found = errors.len();

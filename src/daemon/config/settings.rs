@@ -7,13 +7,17 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Compression, ErrorPage, Health, Listen, Proxy, Target, Timeouts, Tls};
+use super::{
+    Compression, ErrorPage, Health, Listen, Proxy, SendfileDirectory, StaticMount, Target, Timeouts, Tls,
+};
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The application and its interpreter.
     pub app: App,
+    /// `[[static]]`.
+    pub static_mounts: Vec<StaticMount>,
     /// Number, capacity and replacement of workers.
     pub workers: Workers,
     /// Time limits of requests, connections, boots and shutdown.
@@ -69,6 +73,8 @@ pub struct App {
     pub env: Vec<(String, String)>,
     /// Entries to put before the rest of `sys.path`, absolute, in this order. As in PYTHONPATH, they need not exist.
     pub pythonpath: Vec<PathBuf>,
+    /// Directories whose files the application may name in `X-Sendfile` or `X-Accel-Redirect`.
+    pub sendfile_roots: Vec<SendfileDirectory>,
 }
 
 /// The interpreter, and how it was found.

@@ -59,7 +59,6 @@ fn header_value(essence: &'static str) -> HeaderValue {
 
 fn is_compressible(essence: &str) -> bool {
     match essence.split_once('/') {
-        Some(("text", _)) => true,
         Some(("image", kind)) => matches!(kind, "svg+xml" | "x-icon" | "bmp" | "vnd.microsoft.icon"),
         Some(("font", kind)) => matches!(kind, "ttf" | "otf" | "sfnt"),
         Some(("audio" | "video", _)) => false,

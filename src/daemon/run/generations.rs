@@ -16,6 +16,7 @@ use crate::tls::{LoadedTls, TlsContext, TlsError};
 use crate::{dispatch, http, net, websocket};
 
 use super::buffer_limits::BufferLimits;
+use super::file_settings::file_settings;
 use super::system::{AutoLimits, Host};
 
 /// The configurations by generation, until no worker of it will be spawned any more.
@@ -178,7 +179,7 @@ pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Se
         compression: compression(&config.compression),
         boot_page: config.timeouts.boot_page,
         log_access: config.log.access,
-        files: http::FileSettings::default(),
+        files: file_settings(config),
     }
 }
 

@@ -29,6 +29,7 @@ mod buffer_limits;
 mod build;
 mod control_socket;
 mod error;
+mod file_settings;
 mod generations;
 mod inputs;
 mod leftovers;

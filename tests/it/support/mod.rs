@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod log;
 pub(crate) mod rgun;
+pub(crate) mod site;
 pub(crate) mod systemd;
 pub(crate) mod websocket;
 

@@ -5,13 +5,14 @@ use super::*;
 const MANUAL: &str = include_str!("../../../../packaging/man/rgun.toml.5");
 
 /// Texts for users that name keys, by file.
-const TEXTS: [(&str, &str); 8] = [
+const TEXTS: [(&str, &str); 9] = [
     ("rgun.toml.5", MANUAL),
     ("rgun.8", include_str!("../../../../packaging/man/rgun.8")),
     ("rgun.toml", include_str!("../../../../packaging/etc/rgun.toml")),
     ("journal.md", include_str!("../../../../packaging/doc/journal.md")),
     ("migrating.md", include_str!("../../../../packaging/doc/migrating.md")),
     ("nginx.md", include_str!("../../../../packaging/doc/nginx.md")),
+    ("static-files.md", include_str!("../../../../packaging/doc/static-files.md")),
     ("tuning.md", include_str!("../../../../packaging/doc/tuning.md")),
     ("README.md", include_str!("../../../../README.md")),
 ];
@@ -34,7 +35,8 @@ fn manual_describes_every_key_and_no_other() {
         keys.map(|key| key.split_once('.').unwrap()).map(|(section, key)| format!("[{section}] {key}"));
     let rules = rules::KEYS.map(|key| format!("[[{}]] {key}", name::PATH_RULES));
     let listeners = listeners::KEYS.map(|key| format!("[{}] {key}", name::LISTENERS));
-    let mut expected: Vec<_> = keys.chain(rules).chain(listeners).collect();
+    let mounts = mounts::KEYS.map(|key| format!("[[{}]] {key}", name::STATIC));
+    let mut expected: Vec<_> = keys.chain(rules).chain(listeners).chain(mounts).collect();
     described.sort();
     expected.sort();
     assert_eq!(described, expected);

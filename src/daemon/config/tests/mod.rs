@@ -11,6 +11,7 @@ mod answers;
 mod manual;
 mod packaged;
 mod sockets;
+mod static_mounts;
 mod wrong;
 
 /// A temporary directory with an application directory and an interpreter.
@@ -63,6 +64,7 @@ fn missing_keys_have_the_documented_defaults() {
             event_loop: Loop::Auto,
             env: vec![],
             pythonpath: vec![],
+            sendfile_roots: Vec::new(),
         }
     );
     let seconds = Duration::from_secs;

@@ -18,7 +18,7 @@ fn commented(line: &str) -> Option<&str> {
 }
 
 /// Headers of the commented examples of tables, which have no default.
-const EXAMPLES: [&str; 2] = ["#[[timeouts.path]]", "#[listen.https]"];
+const EXAMPLES: [&str; 3] = ["#[[timeouts.path]]", "#[listen.https]", "#[[static]]"];
 
 /// Keys whose commented value is an example, not the default.
 const EXAMPLE_KEYS: [&str; 3] = ["cert = ", "key = ", "client_ca = "];
@@ -63,9 +63,9 @@ fn commented_keys_of_the_packaged_file_are_the_defaults() {
         n_keys += 1;
     }
     let active = 3;
-    // The keys of [errors] are statuses.
-    let error_pages = 1;
-    assert_eq!(n_keys + active + EXAMPLES.len() + error_pages, keys::KEYS.len());
+    // The keys of [errors] are statuses; `[[static]]` is no key of a section.
+    let (error_pages, static_mounts) = (1, 1);
+    assert_eq!(n_keys + active + EXAMPLES.len() + error_pages - static_mounts, keys::KEYS.len());
 }
 
 #[test]
@@ -76,6 +76,20 @@ fn packaged_path_rule_example_is_valid_and_complete() {
     let [PathRule { request: Some(Some(_)), concurrency: Some(_), .. }] = rules.as_slice() else {
         panic!("{written}{rules:?}")
     };
+}
+
+#[test]
+fn packaged_static_example_has_the_defaults() {
+    let case = Case::new();
+    let (_, example) = without_example(&packaged(&case), EXAMPLES[2]);
+    let directory = case.place.path().display().to_string();
+    let written = uncommented_example(&example).replace("/srv/mysite/static", &directory);
+    let mounts = |text: &str| case.with(text).unwrap().static_mounts;
+    let plain = format!("[[static]]\nurl = \"/static/\"\ndirectory = \"{directory}\"\n");
+    assert_eq!(mounts(&written), mounts(&plain));
+    for key in mounts::KEYS {
+        assert!(written.contains(&format!("{key} = ")), "{key}");
+    }
 }
 
 #[test]

@@ -76,6 +76,7 @@ impl PoolFixture {
             event_loop: config::Loop::Auto,
             env: Vec::new(),
             pythonpath: Vec::new(),
+            sendfile_roots: Vec::new(),
         };
         let delegation = controllers.map(|controllers| Delegation::fake(directory.clone(), controllers));
         Self {

@@ -1,0 +1,110 @@
+//! Static files that change, and the life of the daemon around them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use nix::sys::signal::Signal;
+
+use crate::support::site::{get, site, start, with_mount};
+use crate::support::{Rgun, report_skipped, wait_until};
+
+#[test]
+fn files_are_served_while_no_worker_serves() {
+    let (rgun, gate) = Rgun::fake().gated();
+    let daemon = with_mount(rgun, "/static/", "").start();
+    let mut client = daemon.connect();
+    assert_eq!(client.get("/static/css/a.css").text(), "body {}\n", "the worker boots");
+    gate.open("");
+    assert_eq!(client.get("/hello").text(), "Hello, world!");
+    let mut busy = daemon.connect();
+    busy.send_get("/slow/2000");
+    assert_eq!(client.get("/static/css/a.css").text(), "body {}\n", "the worker is busy");
+    assert!(busy.receives_nothing());
+}
+
+#[test]
+fn the_access_log_has_static_files_without_a_worker() {
+    let daemon = with_mount(Rgun::fake().flags(["--access-logfile", "-"]), "/static/", "").start_ready();
+    let mut client = daemon.connect();
+    let response = client.get("/static/large.bin");
+    let line = daemon.log.wait_for(response.field("x-request-id"));
+    for fact in ["GET /static/large.bin 200", "rgun.status=200", "rgun.bytes=1048576"] {
+        assert!(line.contains(fact), "{fact}: {line}");
+    }
+    assert!(!line.contains("rgun.worker="), "{line}");
+    let missing = client.get("/static/no");
+    let line = daemon.log.wait_for(missing.field("x-request-id"));
+    assert!(line.contains("GET /static/no 404"), "{line}");
+    let known = get(&mut client, "/static/css/a.css", &[("If-None-Match", "*")]);
+    assert!(daemon.log.wait_for(known.field("x-request-id")).contains("/static/css/a.css 304"));
+}
+
+#[test]
+fn a_file_that_is_replaced_is_sent_as_it_was() {
+    let daemon = with_mount(Rgun::fake().over_tcp(), "/static/", "").start_ready();
+    let huge = site(&daemon).join("huge.bin");
+    fs::write(&huge, vec![b'a'; 64 << 20]).unwrap();
+    let mut client = daemon.connect();
+    assert_eq!(client.send_get("/static/huge.bin").response_head().status, 200);
+    fs::write(site(&daemon).join("new"), "new").unwrap();
+    fs::rename(site(&daemon).join("new"), &huge).unwrap();
+    assert!(client.read_exact(64 << 20).unwrap().iter().all(|byte| *byte == b'a'));
+    assert_eq!(client.get("/static/huge.bin").text(), "new");
+}
+
+#[test]
+fn a_file_that_is_truncated_ends_the_connection() {
+    let daemon = with_mount(Rgun::fake().over_tcp(), "/static/", "").start_ready();
+    let huge = site(&daemon).join("huge.bin");
+    fs::write(&huge, vec![b'a'; 64 << 20]).unwrap();
+    let mut client = daemon.connect();
+    assert_eq!(client.send_get("/static/huge.bin").response_head().status, 200);
+    fs::File::options().write(true).open(&huge).unwrap().set_len(10).unwrap();
+    assert!(client.read_exact(64 << 20).is_err(), "the client must see that the file is incomplete");
+    daemon.log.wait_for("/static/huge.bin 200: aborted within the body");
+    assert_eq!(daemon.get("/static/css/a.css").status, 200);
+}
+
+#[test]
+fn a_directory_that_is_replaced_is_found_again() {
+    let daemon = start("/static/", "");
+    let mut client = daemon.connect();
+    assert_eq!(client.get("/static/css/a.css").status, 200);
+    fs::rename(site(&daemon), daemon.scratch().join("old")).unwrap();
+    fs::create_dir_all(site(&daemon).join("css")).unwrap();
+    fs::write(site(&daemon).join("css/a.css"), "new").unwrap();
+    wait_until("the new directory", || (client.get("/static/css/a.css").text() == "new").then_some(()));
+}
+
+#[test]
+fn an_unreadable_file_is_answered_403() {
+    let daemon = start("/static/", "");
+    let path = site(&daemon).join("css/a.css");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::read(&path).is_ok() {
+        return report_skipped("a file without permissions: root reads it");
+    }
+    daemon.get("/static/css/a.css").assert_error(403);
+}
+
+#[test]
+fn a_drain_lets_a_download_finish() {
+    let mut daemon = with_mount(Rgun::fake().over_tcp(), "/static/", "").start_ready();
+    fs::write(site(&daemon).join("huge.bin"), vec![b'a'; 32 << 20]).unwrap();
+    let mut client = daemon.connect();
+    assert_eq!(client.send_get("/static/huge.bin").response_head().status, 200);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(client.read_exact(32 << 20).unwrap().len(), 32 << 20);
+    drop(client);
+    assert!(daemon.wait_exit().success());
+}
+
+#[test]
+fn invalid_mounts_exit_78_with_key_and_remedy() {
+    let rgun = Rgun::fake();
+    let path = rgun.scratch().write("rgun.toml", "[[static]]\nurl = \"static\"\ndirectory = \"/no/such\"\n");
+    let (code, log, _) = rgun.flags(["--config", path.to_str().unwrap()]).run();
+    assert_eq!(code, 78, "{log}");
+    assert!(log.contains("static[0].url = \"static\"") && log.contains("write \"/static/\""), "{log}");
+    assert!(log.contains("/no/such") && log.contains("mkdir -p /no/such"), "{log}");
+}
