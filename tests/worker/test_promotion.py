@@ -57,6 +57,6 @@ def test_promoted_worker_unmaps_its_shared_memory(fake):
 
 def test_worker_that_is_no_zygote_refuses_to_fork(fake):
     worker = fake.spawn("watched", WORKER_APPS).wait_ready()
-    with pytest.raises(AssertionError, match="it is no zygote"):
+    with pytest.raises(AssertionError, match="not a zygote"):
         fake.fork(worker, incarnation=2)
     assert process_facts(worker)["pid"] == worker.pid
