@@ -317,7 +317,7 @@ pub struct Limits {
     pub connections: Option<usize>,
     /// Maximum number of open connections of one address; one more is closed. `None` is `"off"`.
     pub connections_per_client: Option<NonZeroU32>,
-    /// Maximum number of requests that one connection of HTTP/2 may have open; one more is refused by the protocol.
+    /// HTTP/2: maximum number of requests that are open on one connection; the protocol refuses further ones.
     pub streams: u32,
     /// Bytes of all responses together that may be buffered in memory for slow clients. `None` is `"auto"`.
     pub response_memory: Option<u64>,

@@ -10,7 +10,7 @@ pub struct TlsError {
     pub key: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// What is wrong, to follow the file's name: "cannot be read".
+    /// The defect, worded to follow the file's name: "cannot be read".
     pub reason: String,
     /// The remedy: a full sentence without a period.
     pub hint: Option<String>,
