@@ -126,3 +126,22 @@ fn read_client_auth(setting: &Setting) -> Result<ClientAuth, ValueError> {
         other => Err(unknown_choice(other, &["off", "optional", "required"])),
     }
 }
+
+/// Reads the value of `Strict-Transport-Security` (RFC 6797 §6.1); "off" is `None`.
+pub(super) fn hsts(setting: &Setting) -> Result<Option<String>, ValueError> {
+    const EXAMPLE: &str = "write e.g. \"max-age=31536000; includeSubDomains\", or \"off\"";
+    let value = text(setting)?;
+    if value == "off" {
+        return Ok(None);
+    }
+    let mut directives = value.split(';').map(str::trim);
+    let is_number = |age: &str| !age.is_empty() && age.bytes().all(|byte| byte.is_ascii_digit());
+    if !directives.any(|directive| directive.strip_prefix("max-age=").is_some_and(is_number)) {
+        return Err(ValueError::new("has no max-age, the seconds for which browsers use https only")
+            .with_hint(EXAMPLE));
+    }
+    if value.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
+        return Err(ValueError::new("has characters that no header field may have").with_hint(EXAMPLE));
+    }
+    Ok(Some(value.to_owned()))
+}

@@ -297,6 +297,8 @@ impl Checker<'_> {
         Http {
             underscores: self.read(name::UNDERSCORES, defaults.underscores, read::underscores),
             http2: self.read(name::HTTP2, defaults.http2, read::boolean),
+            redirect_to_https: self.read(name::REDIRECT_TO_HTTPS, defaults.redirect_to_https, read::boolean),
+            hsts: self.read(name::HSTS, defaults.hsts, certificates::hsts),
         }
     }
 

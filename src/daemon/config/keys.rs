@@ -62,6 +62,8 @@ pub(crate) mod name {
     pub(crate) const CLOSE_WINDOW: &str = "websocket.close_window";
     pub(crate) const UNDERSCORES: &str = "http.underscores";
     pub(crate) const HTTP2: &str = "http.http2";
+    pub(crate) const REDIRECT_TO_HTTPS: &str = "http.redirect_to_https";
+    pub(crate) const HSTS: &str = "http.hsts";
     pub(crate) const TRUSTED: &str = "proxy.trusted";
     pub(crate) const FORWARDING_HEADERS: &str = "proxy.headers";
     pub(crate) const FORWARDED_FIELDS: &str = "proxy.fields";
@@ -154,6 +156,8 @@ pub(crate) const KEYS: &[&str] = &[
     name::CLOSE_WINDOW,
     name::UNDERSCORES,
     name::HTTP2,
+    name::REDIRECT_TO_HTTPS,
+    name::HSTS,
     name::TRUSTED,
     name::FORWARDING_HEADERS,
     name::FORWARDED_FIELDS,

@@ -389,17 +389,21 @@ impl Default for WebSocket {
 }
 
 /// `[http]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
     /// Handling of field names with an underscore: in CGI they map to the same variable as those with a hyphen.
     pub underscores: Underscores,
     /// Whether HTTP/2 is served: over TLS, and in clear text to clients that begin with it (RFC 9113 §3.3).
     pub http2: bool,
+    /// Redirects requests without TLS to the same URL with `https`.
+    pub redirect_to_https: bool,
+    /// `Strict-Transport-Security` of responses over TLS (RFC 6797). `None` is `"off"`.
+    pub hsts: Option<String>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { underscores: Underscores::Drop, http2: true }
+        Self { underscores: Underscores::Drop, http2: true, redirect_to_https: false, hsts: None }
     }
 }
 

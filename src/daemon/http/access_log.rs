@@ -1,7 +1,7 @@
 //! The journal's entries about requests: responses, refusals, and requests that got no response.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::dispatch::Fault;
 use crate::error_chain::Chain;
@@ -100,6 +100,9 @@ pub(super) fn log_refusal(
 ) {
     let ConnContext { server, connection, .. } = context;
     let ErrorResponse { status, reason, .. } = response;
+    if let Refusal::HttpsRedirect(_) = refusal {
+        return log_redirect(context, meta, status.as_u16());
+    }
     let (worker, summary, traceback) = match refusal {
         Refusal::Exchange(Fault::Raised { worker, summary, traceback, .. }) => {
             (Some(*worker), summary.clone(), traceback.clone())
@@ -122,6 +125,7 @@ pub(super) fn log_refusal(
         Refusal::Client(..)
         | Refusal::Framing(_)
         | Refusal::FirstBoot
+        | Refusal::HttpsRedirect(_)
         | Refusal::Exchange(_)
         | Refusal::File(_) => (None, reason.clone(), String::new()),
     };
@@ -143,6 +147,21 @@ pub(super) fn log_refusal(
             summary,
             traceback,
             log_access: server.log_access,
+        });
+    }
+}
+
+/// Logs a redirect, which is no failure: only if every request is logged.
+fn log_redirect(context: &ConnContext, meta: &RequestMeta, status: u16) {
+    let ConnContext { server, connection, .. } = context;
+    if server.log_access {
+        server.journal.access(AccessEntry {
+            request: logged_request(connection, meta),
+            status,
+            bytes: 0,
+            duration: meta.received_at.elapsed(),
+            queued: Duration::ZERO,
+            worker: None,
         });
     }
 }

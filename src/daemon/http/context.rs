@@ -23,6 +23,7 @@ use super::forwarded::ForwardingSettings;
 use super::h1::framing::Violation;
 use super::h2::signals::StreamSignals;
 use super::health::HealthPaths;
+use super::https::HttpsPolicy;
 use super::request_id::RequestIds;
 
 /// A body yields to other tasks after this many bytes, a fraction of a millisecond.
@@ -91,6 +92,8 @@ pub struct Settings {
     pub compression: Option<Box<CompressionPolicy>>,
     /// `timeouts.boot_page`.
     pub boot_page: Option<Duration>,
+    /// `http.redirect_to_https` and `http.hsts`; `None`: both are off.
+    pub https: Option<Box<HttpsPolicy>>,
     /// Every request is logged; otherwise only failures.
     pub log_access: bool,
     /// The directories from which files are sent.
@@ -117,6 +120,7 @@ pub struct Server {
     /// `None`: no directory is configured.
     pub(super) files: Option<Arc<FileServer>>,
     pub(super) health: Option<Box<HealthPaths>>,
+    pub(super) https: Option<Box<HttpsPolicy>>,
     pub(super) error_pages: Option<Arc<ErrorPages>>,
     pub(super) compression: Option<Box<CompressionPolicy>>,
     pub(super) boot_page: Option<Duration>,
@@ -153,6 +157,7 @@ impl Server {
             forwarding,
             websocket,
             health,
+            https,
             error_pages,
             compression,
             boot_page,
@@ -178,6 +183,7 @@ impl Server {
             log_access,
             files: FileServer::new(files),
             health,
+            https,
             error_pages,
             compression,
             boot_page,
@@ -193,6 +199,7 @@ impl Server {
             forwarding,
             websocket,
             health,
+            https,
             error_pages,
             compression,
             boot_page,
@@ -216,6 +223,7 @@ impl Server {
             log_access,
             files: FileServer::new(files),
             health,
+            https,
             error_pages,
             compression,
             boot_page,

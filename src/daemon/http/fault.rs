@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use crate::dispatch::{Fault, Readiness, UploadFault};
 use crate::files::FileFault;
@@ -21,6 +21,8 @@ pub enum Refusal {
     Client(RequestFault),
     /// The message is malformed, or its head exceeded a limit or its timeout.
     Framing(Violation),
+    /// The client used no TLS, and `http.redirect_to_https` is set; the URL to go to.
+    HttpsRedirect(HeaderValue),
     /// The exchange failed.
     Exchange(Fault),
     /// The `Content-Length` of the application's response is not the length of its body.
@@ -197,9 +199,11 @@ impl Refusal {
             Self::Framing(violation) => violation.kind(),
             Self::Spool(_) => RefusalKind::NoRoomForBody,
             Self::FirstBoot => RefusalKind::FirstBoot,
-            Self::WrongLength(_) | Self::Takeover(..) | Self::File(_) | Self::OutsideFile { .. } => {
-                return None;
-            }
+            Self::WrongLength(_)
+            | Self::Takeover(..)
+            | Self::File(_)
+            | Self::OutsideFile { .. }
+            | Self::HttpsRedirect(_) => return None,
             Self::Exchange(fault) => match fault {
                 Fault::TooLong(_) => RefusalKind::HeadTooLong,
                 Fault::QueueFull => RefusalKind::QueueFull,
@@ -227,6 +231,9 @@ impl Refusal {
         match self {
             Self::Client(fault) => ErrorResponse::new(fault.status_and_reason()),
             Self::Framing(violation) => ErrorResponse::new(violation.status_and_reason()),
+            Self::HttpsRedirect(_) => {
+                ErrorResponse::new((StatusCode::PERMANENT_REDIRECT, "this site is served over https://"))
+            }
             Self::Takeover(_, reason) => ErrorResponse::new((StatusCode::BAD_GATEWAY, *reason)),
             Self::WrongLength(_) => ErrorResponse::new((
                 StatusCode::BAD_GATEWAY,

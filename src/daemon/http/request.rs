@@ -128,6 +128,10 @@ pub(super) fn start<B: ClientBody>(
         let refuse = |refusal| RequestProgress::Submitted(Err(refusal));
         return (meta, checked.map_or_else(refuse, RequestProgress::Health), None);
     }
+    let checked = checked.and_then(|()| match &server.https {
+        Some(policy) => policy.check(&parts, meta.is_https(context)),
+        None => Ok(()),
+    });
     if let (Some(files), Ok(())) = (&server.files, &checked) {
         match start_file(context, files, &mut meta, parts, incoming) {
             Ok(progress) => return (meta, progress, None),

@@ -88,6 +88,11 @@ impl RequestMeta {
         }
     }
 
+    /// True if the client used TLS, as a trusted proxy reports or to this daemon.
+    pub(super) fn is_https(&self, context: &ConnContext) -> bool {
+        self.origin.as_ref().and_then(|origin| origin.https).unwrap_or(context.is_https())
+    }
+
     /// Returns the parts of the request's frame that do not come from its head.
     pub(super) fn frame_meta<'a>(&'a self, context: &'a ConnContext) -> FrameMeta<'a> {
         let tls = context.tls.as_deref();

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, REFRESH, RETRY_AFTER,
-    SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, REFRESH,
+    RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
 };
-use http::{Method, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::ext::ReasonPhrase;
 
@@ -30,6 +30,7 @@ use super::error_page;
 use super::fault::{ErrorResponse, HealthResult, Refusal, RequestFault, health_status_and_text};
 use super::file_server::FileResponse;
 use super::handshake::Upgrade;
+use super::https;
 use super::request_meta::RequestMeta;
 
 /// A body in memory of at most this many bytes gets no access record unless every request is logged: the socket takes
@@ -116,7 +117,10 @@ struct Answer {
 fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*context;
     let Answer { head, source, worker, waited, must_close } = answer;
-    let head = ResponseHead::unbox(head);
+    let mut head = ResponseHead::unbox(head);
+    if let Some(policy) = &server.https {
+        https::set_hsts(&mut head.fields, policy.hsts(meta.is_https(&context)));
+    }
     // Only a body that takes several writes can be aborted; for others the record is not worth its allocation.
     let may_be_cut_off = match &source {
         BodySource::Stream(_)
@@ -240,18 +244,36 @@ pub(super) fn error_response(
         connection.mark_unread_input();
     }
     let must_close = connection.is_draining() || has_unread_input || !server.limits.keepalive;
+    let hsts = server.https.as_ref().and_then(|policy| policy.hsts(meta.is_https(&context)));
     let text = BodySource::Bytes(Data::with_reservation(text, None));
     let mut response = Response::new(ResponseBody::new(text, context, None, None));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
     headers.insert(VARY, HeaderValue::from_static("accept"));
+    https::set_hsts(headers, hsts);
     if let Some(pause) = retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
         if refresh {
             headers.insert(REFRESH, HeaderValue::from(pause.as_secs()));
         }
     }
+    set_refusal_fields(headers, refusal);
+    if must_close {
+        set_close(&mut response, meta);
+    }
+    if *refusal == Refusal::Client(RequestFault::WebSocketVersion) {
+        // RFC 9110 §15.5.22, RFC 6455 §4.2.2.
+        let headers = response.headers_mut();
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.append(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    response
+}
+
+/// Sets the fields that explain a refusal, apart from those of the connection.
+fn set_refusal_fields(headers: &mut HeaderMap, refusal: &Refusal) {
     if *refusal == Refusal::Client(RequestFault::HealthMethod) {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
@@ -268,19 +290,11 @@ pub(super) fn error_response(
                 headers.insert(CONTENT_RANGE, range);
             }
         }
+        Refusal::HttpsRedirect(location) => {
+            headers.insert(LOCATION, location.clone());
+        }
         _ => {}
     }
-    if must_close {
-        set_close(&mut response, meta);
-    }
-    if *refusal == Refusal::Client(RequestFault::WebSocketVersion) {
-        // RFC 9110 §15.5.22, RFC 6455 §4.2.2.
-        let headers = response.headers_mut();
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.append(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-    }
-    response
 }
 
 /// Builds the answer to a health check. It is not logged.

@@ -174,6 +174,7 @@ pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Se
             ping_timeout: config.websocket.ping_timeout,
             compression: config.websocket.compression,
         },
+        https: http::HttpsPolicy::new(config.http.redirect_to_https, config.http.hsts.as_deref()),
         health: http::HealthPaths::new(config.health.path.as_deref(), config.health.live_path.as_deref()),
         error_pages: error_pages(&config.errors),
         compression: compression(&config.compression),

@@ -4,15 +4,17 @@
 //! Flags that uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`) are in this table only.
 
 use super::flag::ArgKind::{Switch, Value};
-use super::flag::Handling::{self, Ignored, NotYet, Refused};
+use super::flag::Handling::{self, Ignored, NoOp, NotYet, Refused};
 use super::flag::{CompatFlag, flag};
 use crate::cli::error::flag_error;
 use crate::config::ConfigError;
 
 const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in the foreground";
-/// `--certfile`, `--ssl-certfile` and the like.
-pub(super) const TLS: Handling =
-    NotYet("let a proxy in front of rgun (nginx, Caddy) terminate TLS, and remove the flag");
+/// `--ciphers`, `--ssl-ciphers`.
+pub(super) const CIPHERS: Handling = Refused(
+    "rgun offers the cipher suites that have forward secrecy and authenticated encryption, and no others",
+    "remove it",
+);
 const STATSD: Handling = NotYet("remove it");
 /// The sizes of HTTP/2.
 const HTTP2_SIZE: Handling =
@@ -110,8 +112,16 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     )
     .accepted(&["off", "prior-knowledge"]),
     flag("asgi-disconnect-grace-period", Value, Ignored("the application receives http.disconnect and decides itself when to stop")),
-    flag("suppress-ragged-eofs", Switch, Ignored("it is for TLS, which this version does not have")),
-    flag("do-handshake-on-connect", Switch, Ignored("it is for TLS, which this version does not have")),
+    flag("suppress-ragged-eofs", Switch, NoOp),
+    flag("do-handshake-on-connect", Switch, NoOp),
+    flag("ciphers", Value, CIPHERS),
+    // The numbers of `ssl.PROTOCOL_TLS` and `ssl.PROTOCOL_TLS_SERVER`, which choose the version themselves.
+    flag(
+        "ssl-version",
+        Value,
+        Refused("rgun speaks TLS 1.2 and 1.3", "remove it; RGUN_TLS_MIN_VERSION=1.3 refuses TLS 1.2"),
+    )
+    .accepted(&["2", "17", "TLS", "TLS_SERVER"]),
     flag("spew", Switch, Refused("rgun does not trace lines", "run the application under python -m trace")),
     flag(
         "logger-class",
@@ -142,12 +152,6 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("statsd-prefix", Value, STATSD),
     flag("dogstatsd-tags", Value, STATSD),
     flag("enable-backlog-metric", Switch, STATSD),
-    flag("keyfile", Value, TLS),
-    flag("certfile", Value, TLS),
-    flag("ca-certs", Value, TLS),
-    flag("cert-reqs", Value, TLS).accepted(&["0"]),
-    flag("ciphers", Value, TLS),
-    flag("ssl-version", Value, TLS),
     flag("forwarder-headers", Value, NotYet("remove it; the path under which the application is published is --root-path"))
         .accepted(&["SCRIPT_NAME,PATH_INFO", ""]),
     flag("protocol", Value, NotYet("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass"))

@@ -15,7 +15,7 @@ use clap::Args;
 use super::flag::ArgKind::{self, Switch};
 use super::flag::Handling::{Ignored, NoOp, Refused};
 use super::flag::{CompatFlag, flag};
-use super::gunicorn::{RELOAD, TLS};
+use super::gunicorn::{CIPHERS, RELOAD};
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Environment, Target, Value, forwarded_allow_ips};
 
@@ -318,12 +318,17 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("reload-include", ArgKind::Value, RELOAD),
     flag("reload-exclude", ArgKind::Value, RELOAD),
     flag("reload-delay", ArgKind::Value, RELOAD),
-    flag("ssl-keyfile", ArgKind::Value, TLS),
-    flag("ssl-certfile", ArgKind::Value, TLS),
-    flag("ssl-keyfile-password", ArgKind::Value, TLS).secret(),
-    flag("ssl-cert-reqs", ArgKind::Value, TLS).accepted(&["0"]),
-    flag("ssl-ca-certs", ArgKind::Value, TLS),
-    flag("ssl-ciphers", ArgKind::Value, TLS),
+    flag(
+        "ssl-keyfile-password",
+        ArgKind::Value,
+        Refused(
+            "rgun reads no encrypted keys",
+            "decrypt the key (openssl pkey -in FILE -out FILE.plain), or keep it encrypted by systemd \
+             (LoadCredentialEncrypted=)",
+        ),
+    )
+    .secret(),
+    flag("ssl-ciphers", ArgKind::Value, CIPHERS).accepted(&["TLSv1"]),
 ];
 
 /// Uvicorn's options, which can be variables too: `--port` is `UVICORN_PORT`.

@@ -100,3 +100,13 @@ pub(super) fn worker_class_interface(class: &str) -> Result<&'static str, String
             .to_owned()),
     }
 }
+
+/// Converts the numbers of Python's `ssl.CERT_NONE`, `CERT_OPTIONAL` and `CERT_REQUIRED`.
+pub(super) fn client_auth(mode: &str) -> Value {
+    Value::text(match mode {
+        "0" => "off",
+        "1" => "optional",
+        "2" => "required",
+        other => other,
+    })
+}

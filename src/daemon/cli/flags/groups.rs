@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::convert::{fractional_seconds, level, seconds, worker_class_interface};
+use super::convert::{client_auth, fractional_seconds, level, seconds, worker_class_interface};
 use super::settings::FlagSettings;
 use crate::cli::compat::{gunicorn, uvicorn};
 use crate::cli::error::flag_error;
@@ -163,6 +163,36 @@ impl ListenFlags {
         }
         let senders = self.proxy_allow_from.as_deref().map(forwarded_allow_ips);
         settings.set(name::PROTOCOL_TRUSTED, "--proxy-allow-from", senders);
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS")]
+pub(super) struct TlsFlags {
+    /// PEM file with the certificate and its intermediate ones: clients speak TLS.
+    #[arg(long, alias = "ssl-certfile", value_name = "PATH")]
+    certfile: Option<OsString>,
+
+    /// PEM file with its private key [default: the file of the certificate].
+    #[arg(long, alias = "ssl-keyfile", value_name = "PATH")]
+    keyfile: Option<OsString>,
+
+    /// PEM file with the authorities whose client certificates are valid.
+    #[arg(long, alias = "ssl-ca-certs", value_name = "PATH")]
+    ca_certs: Option<OsString>,
+
+    /// Client certificates: 0 or off, 1 or optional, 2 or required [default: 0].
+    #[arg(long, alias = "ssl-cert-reqs", value_name = "MODE", allow_negative_numbers = true)]
+    cert_reqs: Option<String>,
+}
+
+impl TlsFlags {
+    pub(super) fn add_to(&self, settings: &mut FlagSettings) {
+        let path = |path: &Option<OsString>| path.as_deref().map(Value::os);
+        settings.set(name::CERT, "--certfile", path(&self.certfile));
+        settings.set(name::KEY, "--keyfile", path(&self.keyfile));
+        settings.set(name::CLIENT_CA, "--ca-certs", path(&self.ca_certs));
+        settings.set(name::CLIENT_AUTH, "--cert-reqs", self.cert_reqs.as_deref().map(client_auth));
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser};
 use groups::{
-    ApplicationFlags, LimitFlags, ListenFlags, LogFlags, TimeoutFlags, WebSocketFlags, WorkerFlags,
+    ApplicationFlags, LimitFlags, ListenFlags, LogFlags, TimeoutFlags, TlsFlags, WebSocketFlags, WorkerFlags,
 };
 
 use super::compat::uvicorn;
@@ -131,6 +131,9 @@ pub(super) struct Flags {
     listen: ListenFlags,
 
     #[command(flatten)]
+    tls: TlsFlags,
+
+    #[command(flatten)]
     workers: WorkerFlags,
 
     #[command(flatten)]
@@ -183,6 +186,7 @@ impl Flags {
         settings.set(name::TARGET, APP, uvicorn.target(app.as_deref(), errors));
         self.application.add_to(&mut settings, uvicorn, errors);
         self.listen.add_to(&mut settings, uvicorn, errors);
+        self.tls.add_to(&mut settings);
         settings.set(name::UNDERSCORES, "--header-map", self.header_map.as_deref().map(convert::underscores));
         let protocols = self.http_protocols.as_deref().map(convert::http2);
         settings.set(name::HTTP2, "--http-protocols", protocols);

@@ -2,6 +2,7 @@
 
 use super::super::compat::uvicorn::OPTIONS;
 use super::*;
+use crate::config::ClientAuth;
 
 impl Shell {
     /// The addresses that a valid line listens on.
@@ -282,6 +283,8 @@ fn flags_asking_for_the_default_give_no_warning() {
         "--no-proxy-headers",
         "--reset-contextvars",
         "--ssl-cert-reqs 0",
+        "--ssl-ciphers TLSv1",
+        "--ssl-version 17",
     ] {
         shell.accepted(&format!("a {flag}"));
     }
@@ -300,17 +303,34 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("--reload-exclude tests", "systemctl reload rgun"),
         ("--reload-delay 0.5", "systemctl reload rgun"),
         ("--log-config log.yaml", "own logging"),
-        ("--ssl-keyfile k.pem", "terminate TLS"),
-        ("--ssl-certfile c.pem", "terminate TLS"),
-        ("--ssl-ca-certs ca.pem", "terminate TLS"),
-        ("--ssl-ciphers TLSv1", "terminate TLS"),
-        ("--ssl-cert-reqs 2", "terminate TLS"),
-        ("--ssl-version 17", "terminate TLS"),
+        ("--ssl-ciphers HIGH", "remove it"),
+        ("--ssl-version 5", "RGUN_TLS_MIN_VERSION"),
     ] {
         let text = shell.refused(&format!("a {flag}"));
         let (first, hint) = text.split_once("\n    hint: ").unwrap_or_else(|| panic!("{text}"));
         assert!(first.starts_with(&format!("{flag}: ")) && hint.contains(remedy), "{flag}: {text}");
     }
+}
+
+#[test]
+fn certificate_flags_of_both_servers_set_the_tls_keys() {
+    let shell = Shell::new();
+    for line in [
+        "a --certfile c.pem --keyfile /k.pem --ca-certs ca.pem --cert-reqs 2",
+        "a --ssl-certfile c.pem --ssl-keyfile /k.pem --ssl-ca-certs ca.pem --ssl-cert-reqs 2",
+    ] {
+        let config = shell.accepted(line).config;
+        let [files] = &*config.tls.certificates else { panic!("{line}") };
+        assert!(files.cert.is_absolute() && files.cert.ends_with("c.pem"), "{line}");
+        assert_eq!(files.key, Path::new("/k.pem"), "{line}");
+        assert!(config.tls.client_ca.is_some_and(|path| path.is_absolute()), "{line}");
+        assert_eq!(config.tls.client_auth, ClientAuth::Required, "{line}");
+        assert!(config.listen.tls, "{line}");
+    }
+    let config = shell.accepted("a --certfile /both.pem").config;
+    assert_eq!(config.tls.certificates[0].key, Path::new("/both.pem"));
+    let text = shell.refused("a --keyfile k.pem");
+    assert!(text.starts_with("--keyfile: tls.key = \"k.pem\": has no effect without tls.cert"), "{text}");
 }
 
 #[test]
@@ -358,7 +378,7 @@ fn help_shows_only_rguns_flags_within_78_columns() {
     let help = Shell::new().run("--help").unwrap_err().text;
     let (options, after) = help.split_once("Examples:").unwrap();
     assert!(after.contains("uvicorn's --host and --port"), "{after}");
-    for flag in ["--host", "--app-dir", "--http2", "--ssl-keyfile"] {
+    for flag in ["--host", "--app-dir", "--http2", "--ssl-"] {
         assert!(!options.contains(flag), "{flag}\n{options}");
     }
     for line in after.lines() {

@@ -5,7 +5,7 @@ use super::*;
 const MANUAL: &str = include_str!("../../../../packaging/man/rgun.toml.5");
 
 /// Texts for users that name keys, by file.
-const TEXTS: [(&str, &str); 9] = [
+const TEXTS: [(&str, &str); 10] = [
     ("rgun.toml.5", MANUAL),
     ("rgun.8", include_str!("../../../../packaging/man/rgun.8")),
     ("rgun.toml", include_str!("../../../../packaging/etc/rgun.toml")),
@@ -13,6 +13,7 @@ const TEXTS: [(&str, &str); 9] = [
     ("migrating.md", include_str!("../../../../packaging/doc/migrating.md")),
     ("nginx.md", include_str!("../../../../packaging/doc/nginx.md")),
     ("static-files.md", include_str!("../../../../packaging/doc/static-files.md")),
+    ("tls.md", include_str!("../../../../packaging/doc/tls.md")),
     ("tuning.md", include_str!("../../../../packaging/doc/tuning.md")),
     ("README.md", include_str!("../../../../README.md")),
 ];
@@ -52,6 +53,8 @@ fn keys_that_texts_for_users_name_exist() {
         "log.yaml",
         "http.server",
         "tls.crt",
+        "http.webroot",
+        "tls.md",
         "tls.key",
         "health.md",
     ];

@@ -141,6 +141,8 @@ fn certificates_are_paired_with_keys_in_order() {
         ("cert = \"/a\"\nmin_version = 1.2", "must be a string, not a fraction"),
         ("cert = \"/a\"\nclient_auth = \"require\"", "did you mean \"required\"?"),
         ("cert = \"/a\"\nclient_auth = \"required\"", "client_auth = \"required\": needs tls.client_ca"),
+        ("cert = \"/a\"\n[http]\nhsts = \"includeSubDomains\"", "has no max-age"),
+        ("cert = \"/a\"\n[http]\nhsts = \"max-age=1\\n\"", "has characters that no header field may have"),
         ("cert = \"/a\"\nclient_ca = \"/b\"", "client_ca = \"/b\": has no effect without tls.client_auth"),
     ] {
         let error = case.with(&format!("[tls]\n{text}\n")).unwrap_err();

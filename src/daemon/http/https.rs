@@ -1,0 +1,120 @@
+//! `http.redirect_to_https` and `http.hsts`: sends clients to TLS, and tells browsers to stay there.
+
+use http::header::{HOST, HeaderMap, HeaderName};
+use http::{HeaderValue, request};
+
+use super::fault::{Refusal, RequestFault};
+
+/// The settings. `Server` has none if both are off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpsPolicy {
+    /// `http.redirect_to_https`.
+    redirect: bool,
+    /// `http.hsts`.
+    hsts: Option<HeaderValue>,
+}
+
+/// RFC 6797 §6.1.
+const STRICT_TRANSPORT_SECURITY: HeaderName = HeaderName::from_static("strict-transport-security");
+
+/// Where certificate authorities look for their challenge (RFC 8555 §8.3): a client that asks for it may not get a valid
+/// certificate yet.
+const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
+
+impl HttpsPolicy {
+    /// Returns `None` if both settings are off, so that a request costs only one comparison then.
+    pub fn new(redirect: bool, hsts: Option<&str>) -> Option<Box<Self>> {
+        // The configuration has checked the value's characters.
+        let hsts = hsts.and_then(|value| HeaderValue::from_str(value).ok());
+        (redirect || hsts.is_some()).then(|| Box::new(Self { redirect, hsts }))
+    }
+
+    /// Refuses a request that came without TLS, with a redirect.
+    pub(super) fn check(&self, parts: &request::Parts, is_https: bool) -> Result<(), Refusal> {
+        if !self.redirect || is_https || parts.uri.path().starts_with(ACME_CHALLENGE) {
+            return Ok(());
+        }
+        // An HTTP/1.0 client need not name the host.
+        let missing = Refusal::Client(RequestFault::NoHost);
+        Err(location(parts).map_or(missing, Refusal::HttpsRedirect))
+    }
+
+    /// Returns the `Strict-Transport-Security` of a response, only over TLS (RFC 6797 §7.2).
+    pub(super) fn hsts(&self, is_https: bool) -> Option<HeaderValue> {
+        self.hsts.clone().filter(|_| is_https)
+    }
+}
+
+/// Sets the field, unless the application has.
+pub(super) fn set_hsts(headers: &mut HeaderMap, hsts: Option<HeaderValue>) {
+    if let Some(value) = hsts
+        && !headers.contains_key(&STRICT_TRANSPORT_SECURITY)
+    {
+        headers.insert(STRICT_TRANSPORT_SECURITY, value);
+    }
+}
+
+/// Returns the URL with `https`, on its default port: the port of the request is that of plain HTTP.
+fn location(parts: &request::Parts) -> Option<HeaderValue> {
+    let host = parts.headers.get(HOST)?.as_bytes();
+    let bracket = host.iter().rposition(|byte| *byte == b']');
+    let colon =
+        host.iter().rposition(|byte| *byte == b':').filter(|colon| bracket.is_none_or(|at| *colon > at));
+    let host = host.get(..colon.unwrap_or(host.len())).filter(|host| !host.is_empty())?;
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = if target.starts_with('/') { target } else { "/" };
+    HeaderValue::from_bytes(&[b"https://", host, target.as_bytes()].concat()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(target: &str, host: Option<&str>, is_https: bool) -> Option<String> {
+        let mut request = http::Request::builder().uri(target);
+        if let Some(host) = host {
+            request = request.header(HOST, host);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let policy = HttpsPolicy::new(true, None).unwrap();
+        policy.check(&parts, is_https).err().map(|refusal| match refusal {
+            Refusal::HttpsRedirect(location) => location.to_str().unwrap().to_owned(),
+            other => format!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn plain_request_is_redirected_to_the_same_url() {
+        for (target, host, location) in [
+            ("/a%20b?q=1", "example.org", "https://example.org/a%20b?q=1"),
+            ("/", "example.org:8080", "https://example.org/"),
+            ("//evil.test/x", "example.org", "https://example.org//evil.test/x"),
+            ("/", "[2001:db8::1]:80", "https://[2001:db8::1]/"),
+            ("/", "[2001:db8::1]", "https://[2001:db8::1]/"),
+            ("*", "example.org", "https://example.org/"),
+        ] {
+            assert_eq!(check(target, Some(host), false).as_deref(), Some(location), "{target} {host}");
+        }
+        assert_eq!(check("/", None, false).as_deref(), Some("Client(NoHost)"));
+        assert_eq!(check("/", Some(":80"), false).as_deref(), Some("Client(NoHost)"));
+    }
+
+    #[test]
+    fn https_and_acme_challenges_are_not_redirected() {
+        assert_eq!(check("/", Some("example.org"), true), None);
+        assert_eq!(check("/.well-known/acme-challenge/token", Some("example.org"), false), None);
+        assert!(check("/.well-known/acme-challenge", Some("example.org"), false).is_some());
+        assert_eq!(HttpsPolicy::new(false, None), None);
+    }
+
+    #[test]
+    fn hsts_of_the_application_is_kept() {
+        let configured = || Some(HeaderValue::from_static("max-age=60"));
+        let mut headers = HeaderMap::new();
+        set_hsts(&mut headers, configured());
+        assert_eq!(headers[&STRICT_TRANSPORT_SECURITY], "max-age=60");
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=0"));
+        set_hsts(&mut headers, configured());
+        assert_eq!(headers[&STRICT_TRANSPORT_SECURITY], "max-age=0");
+    }
+}
