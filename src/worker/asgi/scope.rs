@@ -21,7 +21,7 @@ use crate::python::latin1;
 /// Cached scope values: `(name, value)` of fields, clients, `path` with `raw_path`.
 type ValueCache = ObjectCache<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;
 
-/// What is kept of earlier requests.
+/// The values of earlier requests that are kept.
 #[derive(Debug, Default)]
 pub(super) struct ScopeCache {
     values: ValueCache,

@@ -15,7 +15,9 @@ use rgun_channel::header::{
 
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
-use super::last_environ::{FieldSet, LastEnviron, PATH_INFO, RAW_URI, REMOTE_ADDR, REMOTE_PORT};
+use super::last_environ::{
+    FieldSet, LastEnviron, MAX_REMOVED_FIELDS, PATH_INFO, RAW_URI, REMOTE_ADDR, REMOTE_PORT, SentFields,
+};
 use super::tls_environ::TlsKeys;
 use crate::bodies::SpooledBodies;
 use crate::object_cache::ObjectCache;
@@ -25,28 +27,13 @@ use crate::python::{decimal, latin1};
 /// A slot's cached strings: field values, clients as (address, port), paths as (raw, `PATH_INFO`).
 type StringCache = ObjectCache<PyString, (Py<PyString>, Py<PyString>), (Py<PyString>, Py<PyString>)>;
 
-/// What a slot keeps of its requests.
+/// The values of its requests that a slot keeps.
 #[derive(Debug, Default)]
 pub(crate) struct EnvironCache {
     strings: StringCache,
     /// By listener: for http and for https.
     last: Vec<[Option<LastEnviron>; 2]>,
 }
-
-/// The header fields of one request, in part set by [`Environ::keep_fields`].
-#[derive(Debug, Default)]
-struct SentFields {
-    /// Fields whose first value is set.
-    kept: FieldSet,
-    /// There are others.
-    has_more: bool,
-    /// There is a Content-Length.
-    has_length: bool,
-}
-
-/// Fields of earlier requests that are removed from an environ one by one. With more, the slot begins with a new copy of
-/// the template.
-const MAX_REMOVED_FIELDS: u32 = 3;
 
 /// Builds environs.
 #[derive(Debug)]

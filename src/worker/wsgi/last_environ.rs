@@ -22,6 +22,21 @@ pub(super) const REMOTE_PORT: usize = NAMES.len() + 3;
 pub(super) type FieldSet = u128;
 const _: () = assert!(NAMES.len() <= FieldSet::BITS as usize);
 
+/// The header fields of one request.
+#[derive(Debug, Default)]
+pub(super) struct SentFields {
+    /// Fields whose first value is set.
+    pub(super) kept: FieldSet,
+    /// There are others.
+    pub(super) has_more: bool,
+    /// There is a Content-Length.
+    pub(super) has_length: bool,
+}
+
+/// Fields of earlier requests that are removed from an environ one by one. With more, the slot begins with a new copy of
+/// the template.
+pub(super) const MAX_REMOVED_FIELDS: u32 = 3;
+
 /// A copy of a template with the values of the last request.
 #[derive(Debug)]
 pub(crate) struct LastEnviron {

@@ -31,6 +31,7 @@ pub struct ResponseHead {
 const MAX_SPARE_HEADS: usize = 256;
 
 thread_local! {
+    #[expect(clippy::vec_box, reason = "the boxes are what is reused")]
     static SPARE_HEADS: RefCell<Vec<Box<ResponseHead>>> = const { RefCell::new(Vec::new()) };
 }
 
