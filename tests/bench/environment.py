@@ -27,7 +27,7 @@ PEERS = ["gunicorn", "uvicorn[standard]", "granian"]
 # C extensions without wheels for every Python. fastwsgi needs pkg_resources of setuptools.
 OPTIONAL = {"bjoern": ["bjoern"], "fastwsgi": ["setuptools<81", "fastwsgi"]}
 # Required programs and their Debian packages.
-DEBIAN = {"wrk": "wrk", "taskset": "util-linux"}
+DEBIAN = {"wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux"}
 LIBEV = "libev-dev"
 
 
@@ -50,7 +50,7 @@ def run(*command, **options):
 
 
 def install_programs():
-    """Installs wrk and taskset from Debian as root; exits if they are missing otherwise."""
+    """Installs wrk, h2load and taskset from Debian as root; exits if they are missing otherwise."""
     missing = [package for program, package in DEBIAN.items() if not shutil.which(program)]
     if not missing:
         return

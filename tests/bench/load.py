@@ -11,6 +11,7 @@ import heapq
 import json
 import math
 import random
+import re
 import resource
 import socket
 import subprocess
@@ -54,6 +55,22 @@ def wrk(url, connections, seconds, core=None):
     if not counts["requests"]:
         raise BenchError("no request was answered")
     return counts
+
+
+def h2load(url, connections, streams, seconds):
+    """Runs a closed loop of HTTP/2 with prior knowledge: `streams` requests at a time on each connection."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", url]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    counted = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", run.stdout)
+    if run.returncode or not counted:
+        raise BenchError(f"h2load failed: {(run.stderr or run.stdout).strip()[-200:]}")
+    requests, *failures = map(int, counted.groups())
+    if any(failures) or not requests:
+        raise BenchError(f"h2load counted errors: {counted[0]}")
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"requests": requests, "rate": requests / seconds, "client_busy": used / seconds}
 
 
 def read_head(connection):

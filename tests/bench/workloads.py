@@ -123,6 +123,29 @@ def closed_loop(
     return measure
 
 
+def http2_loop(task, path, check, connections, streams):
+    """Returns a measurement by h2load on `path`."""
+
+    def measure(run, name):
+        with run.start(name, **task) as server:
+            boot = server.wait_ready(path)
+            expect(server, path, check)
+            url = f"http://127.0.0.1:{server.port}{path}"
+            load.h2load(url, connections, streams, 1)
+            with Measurement(server) as measured:
+                counts = load.h2load(url, connections, streams, round(run.seconds) or 1)
+            return {
+                "requests_per_s": counts["rate"],
+                "cpu_us_per_request": measured.server_seconds * 1e6 / counts["requests"],
+                "pss_mib": server.pss_mib(),
+                "boot_ms": boot,
+                "client_busy": counts["client_busy"],
+                "foreign_busy": measured.foreign,
+            }
+
+    return measure
+
+
 def transfer(prepare, once):
     """Returns a measurement of one large body at a time."""
 
@@ -334,6 +357,13 @@ WORKLOADS = {
         HELLO_RATE,
         "requests_per_s",
         note=BESIDE,
+    ),
+    "asgi-h2-hello": Workload(
+        "ASGI hello by HTTP/2 in clear text, one worker, 8 connections with 8 requests at a time",
+        http2_loop(ASGI_HELLO, "/", lambda body: body == b"Hello, world!", 8, 8),
+        ("rgun", "granian"),
+        ("requests_per_s", "cpu_us_per_request", "pss_mib"),
+        "requests_per_s",
     ),
     "asgi-sse": Workload(
         f"ASGI, {len(CHUNKS)} server-sent events each, one worker, {CONNECTIONS} keep-alive connections",

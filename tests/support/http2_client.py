@@ -70,12 +70,14 @@ class PatientConnection(H2Connection):
 
 
 class Http2Connection:
-    """A client connection with prior knowledge."""
+    """A client connection with prior knowledge, or over TLS."""
 
-    def __init__(self, address, window=65535, credit=True):
-        """`credit`: received bytes are given back to flow control at once."""
+    def __init__(self, address, window=65535, credit=True, tls=None):
+        """`credit`: received bytes are given back to flow control at once. `tls`: an SSLContext."""
         self.credit = credit
         self.socket = socket.create_connection(address, DEADLINE)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self.h2 = PatientConnection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self.h2.config.validate_outbound_headers = False
         self.h2.config.normalize_outbound_headers = False

@@ -4,13 +4,15 @@ import asyncio
 import hashlib
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 import time
 
 import httpx
 import pytest
 from h2.exceptions import ProtocolError
-from support.http2_client import Http2Connection, StreamWebSocket
+from support.http2_client import PREFACE, Http2Connection, StreamWebSocket
 from support.waiting import DEADLINE, wait_until
 
 MIB = 1024 * 1024
@@ -287,19 +289,19 @@ def test_body_that_differs_from_its_length_resets_the_stream(connection):
 
 def test_websocket_messages_pass_both_ways(connection):
     with_protocol = [("sec-websocket-protocol", "chat, other")]
-    socket = StreamWebSocket(connection, "/chat", with_protocol)
-    assert (socket.status, socket.stream["sec-websocket-protocol"]) == (200, "chat")
+    websocket = StreamWebSocket(connection, "/chat", with_protocol)
+    assert (websocket.status, websocket.stream["sec-websocket-protocol"]) == (200, "chat")
     for absent in ("sec-websocket-accept", "upgrade", "connection", "content-length"):
-        assert not socket.stream.all(absent), absent
-    assert '"http_version": "2"' in socket.read_text()
+        assert not websocket.stream.all(absent), absent
+    assert '"http_version": "2"' in websocket.read_text()
     for text in ("one", "two", "x" * 100):
-        socket.send(text)
-        assert socket.read_text() == text
+        websocket.send(text)
+        assert websocket.read_text() == text
     # The connection serves other requests beside it.
     assert connection.get("/scope").status == 200
-    socket.send(b"\x03\xe8", 8)
-    assert socket.read_frame() == (8, b"\x03\xe8")
-    connection.wait("the stream's end", lambda: socket.stream.is_over)
+    websocket.send(b"\x03\xe8", 8)
+    assert websocket.read_frame() == (8, b"\x03\xe8")
+    connection.wait("the stream's end", lambda: websocket.stream.is_over)
     assert connection.get("/scope").status == 200
 
 
@@ -312,16 +314,16 @@ def test_denied_and_malformed_websockets_are_answered(connection):
 
 def test_many_small_messages_wait_for_a_deaf_application(connection):
     """Input that is not read is bounded by the window, and other streams go on."""
-    socket = StreamWebSocket(connection, "/deaf")
+    websocket = StreamWebSocket(connection, "/deaf")
     message = bytes([0x82, 0x80]) + bytes(4)
     for _ in range(20000):
-        connection.h2.send_data(socket.connection.number, message)
+        connection.h2.send_data(websocket.connection.number, message)
     connection.flush()
     assert connection.get("/scope").status == 200
     connection.get("/open/deaf")
-    assert "http_version" in socket.read_text()
+    assert "http_version" in websocket.read_text()
     for _ in range(20000):
-        assert socket.read_frame() == (2, b"")
+        assert websocket.read_frame() == (2, b"")
 
 
 def test_httpx_downloads_and_uploads_concurrently(server):
@@ -337,6 +339,68 @@ def test_httpx_downloads_and_uploads_concurrently(server):
     assert {response.http_version for response in responses} == {"HTTP/2"}
     assert [response.json()["length"] for response in responses[:10]] == [MIB] * 10
     assert [len(response.content) for response in responses[10:]] == [MIB] * 10
+
+
+@pytest.fixture(scope="module")
+def secure(start, tmp_path_factory):
+    """The application behind TLS."""
+    place = tmp_path_factory.mktemp("tls")
+    key, cert = place / "key.pem", place / "cert.pem"
+    kind = [
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+    ]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2"]
+    command = ["openssl", "req", *kind, *names, "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    config = place / "rgun.toml"
+    config.write_text(f'[tls]\ncert = ["{cert}"]\nkey = ["{key}"]\n')
+    server = start("streams:application", "--config", config)
+    context = ssl.create_default_context(cafile=cert)
+    context.set_alpn_protocols(["h2"])
+    server.tls, server.cert = context, cert
+    return server
+
+
+def test_tls_client_that_offers_http2_gets_it(secure):
+    with Http2Connection(secure.tcp_address, tls=secure.tls) as connection:
+        assert connection.socket.selected_alpn_protocol() == "h2"
+        scope = connection.get("/scope").json()
+        assert (scope["http_version"], scope["scheme"]) == ("2", "https")
+        body = os.urandom(3 * MIB)
+        digest = hashlib.sha256(body).hexdigest()
+        assert connection.request("POST", "/upload", body=body).json()["digest"] == digest
+        assert len(connection.get("/download/50").body) == 50 * 65536
+        websocket = StreamWebSocket(connection, "/chat")
+        facts = websocket.read_text()
+        assert '"scheme": "wss"' in facts
+        assert '"http_version": "2"' in facts
+    context = ssl.create_default_context(cafile=secure.cert)
+    url = f"https://localhost:{secure.tcp_address[1]}/scope"
+    with httpx.Client(http2=True, verify=context) as client:
+        response = client.get(url)
+        assert (response.http_version, response.json()["scheme"]) == ("HTTP/2", "https")
+    with httpx.Client(verify=context) as client:
+        assert client.get(url).http_version == "HTTP/1.1"
+
+
+def test_tls_without_alpn_stays_with_http1(secure):
+    """The preface is no request there: the handshake has decided."""
+    context = ssl.create_default_context(cafile=secure.cert)
+    with socket.create_connection(secure.tcp_address, DEADLINE) as plain:
+        peer = context.wrap_socket(plain, server_hostname="localhost")
+        assert peer.selected_alpn_protocol() is None
+        peer.sendall(PREFACE)
+        received = b""
+        while data := peer.recv(65536):
+            received += data
+        assert received.startswith(b"HTTP/1.1 505")
 
 
 def test_h2load_gets_every_answer(server):
@@ -413,10 +477,10 @@ def test_stop_announces_itself_and_finishes_requests(start):
 def test_stop_closes_websockets_with_1012(start):
     server = start("streams:application")
     with Http2Connection(server.tcp_address) as connection:
-        socket = StreamWebSocket(connection, "/chat")
-        socket.read_text()
+        websocket = StreamWebSocket(connection, "/chat")
+        websocket.read_text()
         server.terminate()
-        assert socket.wait_for_close() == 1012
+        assert websocket.wait_for_close() == 1012
     assert server.stop() == 0
 
 
