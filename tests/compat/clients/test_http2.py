@@ -447,6 +447,18 @@ def test_curl_speaks_http2_with_prior_knowledge(server):
     assert done.stdout == "1.1 200"
 
 
+def test_curl_gets_the_answer_that_refuses_its_upload(start):
+    server = start("streams:application", env={"RGUN_LIMITS_BODY": "100KiB"})
+    command = ["curl", "-sS", "--http2-prior-knowledge", "-w", "%{http_code}", "-o", "/dev/null", "-d", "@-"]
+    upload = bytes(5 * MIB).replace(b"\0", b"x")
+    command = [*command, server.url + "/upload"]
+    done = subprocess.run(command, input=upload, capture_output=True, check=False, timeout=DEADLINE)
+    assert done.stdout == b"413", done
+    with Http2Connection(server.tcp_address) as connection:
+        assert connection.request("POST", "/upload", body=upload).status == 413
+        assert connection.get("/counts").status == 200
+
+
 def test_reload_keeps_open_streams_and_connections(start):
     server = start("streams:application")
     with Http2Connection(server.tcp_address) as connection:

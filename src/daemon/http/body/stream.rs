@@ -29,10 +29,10 @@ use crate::http::h1::framing::Violation;
 
 /// Bytes of an unwanted body that are read and dropped to keep the connection usable; with more to come it is closed
 /// (RFC 9112 §9.3).
-const MAX_DISCARD: usize = 1024 * 1024;
+pub(in crate::http) const MAX_DISCARD: usize = 1024 * 1024;
 
 /// Longest time spent on that.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+pub(in crate::http) const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Moves one body from the client to the dispatcher.
 pub(in crate::http) struct BodyPump<B> {

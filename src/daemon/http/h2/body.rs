@@ -1,5 +1,6 @@
 //! A request's body as it arrives on a stream.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -8,8 +9,11 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::request;
 use http_body::{Body, Frame, SizeHint};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use crate::http::body::client::ClientBody;
+use crate::http::body::stream::{DISCARD_TIMEOUT, MAX_DISCARD};
 use crate::http::context::{ConnContext, RequestLimits};
 use crate::http::fault::Refusal;
 use crate::http::h1::framing::Violation;
@@ -75,6 +79,32 @@ impl Body for StreamBody {
             return SizeHint::with_exact(0);
         }
         self.declared.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for StreamBody {
+    /// Keeps the stream for a moment if the client is still sending. The RST_STREAM (NO_ERROR, RFC 9113 §8.1) that otherwise
+    /// follows the response at once makes some clients miss the response.
+    fn drop(&mut self) {
+        if let (Some(received), Ok(runtime)) = (self.received.take(), Handle::try_current())
+            && !received.is_end_stream()
+        {
+            let discarding = discard_rest(received, Arc::clone(&self.meter));
+            runtime.spawn(timeout(DISCARD_TIMEOUT, discarding));
+        }
+    }
+}
+
+/// Reads and drops what the client still sends, up to [`MAX_DISCARD`].
+async fn discard_rest(mut received: RecvStream, meter: Arc<Meter>) {
+    let mut discarded = 0;
+    while discarded <= MAX_DISCARD {
+        let Some(Ok(data)) = poll_fn(|cx| received.poll_data(cx)).await else { return };
+        discarded += data.len();
+        meter.add_useful(data.len());
+        if received.flow_control().release_capacity(data.len()).is_err() {
+            return;
+        }
     }
 }
 
