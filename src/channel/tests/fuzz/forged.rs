@@ -112,6 +112,7 @@ fn settings() -> Settings {
             spool_disk: 0,
         },
         http2: None,
+        https: None,
         underscores: UnderscorePolicy::Drop,
         forwarding: ForwardingSettings::default(),
         websocket: websocket::WebSocketSettings {
