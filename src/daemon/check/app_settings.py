@@ -1,9 +1,9 @@
-"""Prints the paths of the SQLite databases in the settings of Django and Flask-SQLAlchemy, and Django's STATIC_URL.
+"""Prints the SQLite databases in the settings of Django and Flask-SQLAlchemy, and Django's STATIC_URL.
 
 `rgun check` (src/daemon/check/app_settings.rs) runs it after the application has been imported, with the
-interpreter and as the user of its workers. The values go to standard output, each as a name, "=" and the value with a
-NUL after it: "database", "static_url" if nothing in the application serves it, and "static_root". The application's
-output does not go there.
+interpreter and as the user of its workers. The values go to standard output, each as a name, "=" and the
+value with a NUL after it: "database", "static_url" if nothing in the application serves it, and
+"static_root". The application's output does not go there.
 """
 
 import importlib
@@ -50,7 +50,7 @@ def django_static(application):
 
 
 def is_view(url):
-    """Tells whether a view of Django's own serves the URL, as `urlpatterns` may have it while DEBUG is set."""
+    """Tells whether a view of Django's own serves the URL, as `urlpatterns` may have it with DEBUG."""
     from django.urls import Resolver404, resolve
 
     try:
