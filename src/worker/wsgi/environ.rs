@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use rgun_channel::ProtocolError;
 use rgun_channel::control::{ListenerInfo, Start};
-use rgun_channel::frame::{FieldName, Request, TlsInfo};
+use rgun_channel::frame::{FieldName, Request};
 use rgun_channel::header::{
     METHOD_GET, METHOD_LITERAL, METHODS, NAMES, X_REQUEST_ID, index_of, method_index,
 };
@@ -174,9 +174,7 @@ impl Environ {
         environ.set_item(&self.names[usize::from(X_REQUEST_ID)], &request_id)?;
         environ.set_item(&keys.request_id, request_id)?;
         if !request.tls.is_empty() {
-            let info = TlsInfo::decode(request.tls)
-                .map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))?;
-            self.tls_keys.set(py, &environ, &info)?;
+            self.tls_keys.set(py, &environ, request.tls)?;
         }
         Ok(environ)
     }

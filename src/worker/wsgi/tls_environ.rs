@@ -1,5 +1,6 @@
 //! The variables of `environ` that describe the client's TLS session, with the names of Apache's `mod_ssl`.
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use rgun_channel::frame::{ClientCert, TlsInfo};
@@ -39,13 +40,9 @@ impl TlsKeys {
         }
     }
 
-    /// Sets the variables. The texts of a certificate are UTF-8, as PEP 3333 wants them: their bytes as ISO-8859-1.
-    pub(super) fn set(
-        &self,
-        py: Python<'_>,
-        environ: &Bound<'_, PyDict>,
-        info: &TlsInfo<'_>,
-    ) -> PyResult<()> {
+    /// Sets the variables for a frame's TLS block. The texts of a certificate are UTF-8, as PEP 3333 wants them: their bytes as ISO-8859-1.
+    pub(super) fn set(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, block: &[u8]) -> PyResult<()> {
+        let info = TlsInfo::decode(block).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         environ.set_item(&self.protocol, protocol_name(info.version))?;
         environ.set_item(&self.cipher, cipher_name(info.cipher_suite))?;
         if !info.server_name.is_empty() {
