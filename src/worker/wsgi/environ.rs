@@ -173,9 +173,7 @@ impl Environ {
         let request_id = latin1(py, request.request_id)?;
         environ.set_item(&self.names[usize::from(X_REQUEST_ID)], &request_id)?;
         environ.set_item(&keys.request_id, request_id)?;
-        if !request.tls.is_empty() {
-            self.tls_keys.set(py, &environ, request.tls)?;
-        }
+        self.tls_keys.set(py, &environ, request.tls)?;
         Ok(environ)
     }
 

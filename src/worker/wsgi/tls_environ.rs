@@ -42,6 +42,9 @@ impl TlsKeys {
 
     /// Sets the variables for a frame's TLS block. The texts of a certificate are UTF-8, as PEP 3333 wants them: their bytes as ISO-8859-1.
     pub(super) fn set(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, block: &[u8]) -> PyResult<()> {
+        if block.is_empty() {
+            return Ok(());
+        }
         let info = TlsInfo::decode(block).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         environ.set_item(&self.protocol, protocol_name(info.version))?;
         environ.set_item(&self.cipher, cipher_name(info.cipher_suite))?;
