@@ -25,9 +25,9 @@ APPS = HERE.parent / "apps"
 # Not gunicorn[fast]: its C parser saves 8 % of gunicorn's CPU, but makes pip choose an older gunicorn.
 PEERS = ["gunicorn", "uvicorn[standard]", "granian"]
 # C extensions without wheels for every Python. fastwsgi needs pkg_resources of setuptools.
-OPTIONAL = {"bjoern": ["bjoern"], "fastwsgi": ["setuptools<81", "fastwsgi"]}
+OPTIONAL = {"bjoern": ["bjoern"], "fastwsgi": ["setuptools<81", "fastwsgi"], "h2corn": ["h2corn"]}
 # Required programs and their Debian packages.
-DEBIAN = {"wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux"}
+DEBIAN = {"wrk": "wrk", "taskset": "util-linux", "openssl": "openssl", "h2load": "nghttp2-client"}
 LIBEV = "libev-dev"
 
 
@@ -50,7 +50,7 @@ def run(*command, **options):
 
 
 def install_programs():
-    """Installs wrk, h2load and taskset from Debian as root; exits if they are missing otherwise."""
+    """Installs the required programs from Debian as root; exits if they are missing otherwise."""
     missing = [package for program, package in DEBIAN.items() if not shutil.which(program)]
     if not missing:
         return
@@ -127,6 +127,18 @@ def make_file(base, mib):
     return path, digest.hexdigest()
 
 
+def make_certificate(base):
+    """Makes a certificate of 127.0.0.1 with an ECDSA key; returns both paths."""
+    certificate, key = base / "certificate.pem", base / "key.pem"
+    if not certificate.exists():
+        run(
+            *["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"],
+            *["-nodes", "-days", "3650", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
+            *["-keyout", key, "-out", certificate],
+        )
+    return certificate, key
+
+
 def prepare(base, python, rgun):
     """Prepares everything and returns the Tools."""
     install_programs()
@@ -141,7 +153,8 @@ def prepare(base, python, rgun):
         missing["rgun"] = f"no such file {rgun}: run `make optimized` first, or give --rgun PATH"
     for name, why in missing.items():
         skipped(name, why)
-    return Tools(str(venv / "bin"), str(rgun), str(limit), str(websocket), missing)
+    paths = (venv / "bin", rgun, limit, websocket, *make_certificate(base))
+    return Tools(*map(str, paths), missing)
 
 
 def describe(tools, cores):
@@ -153,6 +166,7 @@ def describe(tools, cores):
         "httptools",
         "websockets",
         "granian",
+        "h2corn",
         "bjoern",
         "fastwsgi",
         "Django",

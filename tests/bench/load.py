@@ -30,14 +30,15 @@ def percentile(values, share):
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
-def wrk(url, connections, seconds, core=None):
+def wrk(url, connections, seconds, core=None, headers=()):
     """Runs a closed loop: keep-alive connections, each with one request at a time.
 
-    wrk runs on `core`, by default on the core of this process.
+    wrk runs on `core`, by default on the core of this process. `headers` are lines.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = ["taskset", "-c", str(core)] if core is not None else []
     command += ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    command += [word for line in headers for word in ("-H", line)]
     command += ["-s", str(Path(__file__).with_name("wrk.lua")), url]
     run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -58,7 +59,7 @@ def wrk(url, connections, seconds, core=None):
 
 
 def h2load(url, connections, streams, seconds):
-    """Runs a closed loop of HTTP/2 with prior knowledge: `streams` requests at a time on each connection."""
+    """Runs a closed loop of HTTP/2: `streams` requests at a time on each connection."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", url]
     run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
@@ -69,6 +70,9 @@ def h2load(url, connections, streams, seconds):
     requests, *failures = map(int, counted.groups())
     if any(failures) or not requests:
         raise BenchError(f"h2load counted errors: {counted[0]}")
+    protocol = re.search(r"Application protocol: (\S+)", run.stdout)
+    if not protocol or not protocol[1].startswith("h2"):
+        raise BenchError(f"h2load spoke {protocol and protocol[1]} instead of HTTP/2")
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"requests": requests, "rate": requests / seconds, "client_busy": used / seconds}
 

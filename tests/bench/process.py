@@ -6,8 +6,10 @@ like a worker. Command lines are in servers.py.
 """
 
 import contextlib
+import http.client
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -63,10 +65,22 @@ def busy_seconds():
     return sum(fields[index] for index in (0, 1, 2, 5, 6)) / TICK
 
 
+def https_get(port, path, timeout):
+    """Sends a GET request over TLS, without a check of the certificate; returns status and body."""
+    context = ssl._create_unverified_context()
+    context.set_alpn_protocols(["http/1.1"])
+    with contextlib.closing(
+        http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=context)
+    ) as https:
+        https.request("GET", path, headers={"Connection": "close"})
+        response = https.getresponse()
+        return response.status, response.read()
+
+
 class Server:
     """One run of one server; a context manager that leaves no process behind."""
 
-    def __init__(self, argv, directory, environment, port, core, log):
+    def __init__(self, argv, directory, environment, port, core, log, scheme="http"):
         """`log` is the file that gets all output."""
         self.argv = argv
         self.directory = directory
@@ -74,6 +88,7 @@ class Server:
         self.port = port
         self.core = core
         self.log = log
+        self.scheme = scheme
         self.process = None
         self.started = 0.0
         self.known = {}
@@ -130,6 +145,8 @@ class Server:
 
     def get(self, path, timeout=10):
         """Sends a GET request; returns status and body."""
+        if self.scheme == "https":
+            return https_get(self.port, path, timeout)
         response = http_client.request(("127.0.0.1", self.port), "GET", path, timeout=timeout)
         return response.status, response.body
 
@@ -143,7 +160,7 @@ class Server:
                 status, _ = self.get(path)
                 if status == 200:
                     return (time.perf_counter() - self.started) * 1000
-            except (OSError, ValueError):
+            except (OSError, ValueError, http.client.HTTPException):
                 pass
             time.sleep(0.001)
         raise BenchError(f"no 200 from {path} within {timeout} s: {self.tail()}")

@@ -23,6 +23,13 @@ class Task:
     threads: int = 1
     body: int = 0
     websockets: int = 0
+    tls: bool = False
+    http2: bool = False
+
+    @property
+    def scheme(self):
+        """The scheme of its URL."""
+        return "https" if self.tls else "http"
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,13 @@ class Tools:
     rgun: str
     limit: str
     websocket: str
+    certificate: str
+    key: str
     missing: dict
+
+    def tls(self, task, certificate, key):
+        """Returns a server's flags for TLS, of the given names; none without TLS."""
+        return [certificate, self.certificate, key, self.key] if task.tls else []
 
 
 def rgun(task, tools):
@@ -53,6 +66,7 @@ def rgun(task, tools):
             *threads,
         ],
         *["--chdir", task.directory, "--python", f"{tools.bin}/python", "--log-level", "warning"],
+        *tools.tls(task, "--certfile", "--keyfile"),
     ]
 
 
@@ -112,8 +126,8 @@ def granian(task, tools):
             "--port",
             str(task.port),
         ],
-        *["--workers", str(task.workers), *threads, "--http", "1", *sockets, "--log-level", "warning"],
-        task.target,
+        *["--workers", str(task.workers), *threads, "--http", "auto" if task.http2 else "1", *sockets],
+        *["--log-level", "warning", *tools.tls(task, "--ssl-certificate", "--ssl-keyfile"), task.target],
     ]
 
 
@@ -128,6 +142,18 @@ def uvicorn(task, tools):
     return [
         *[f"{tools.bin}/uvicorn", task.target, "--host", "127.0.0.1", "--port", str(task.port), *workers],
         *["--log-level", "warning", "--no-access-log", "--app-dir", task.directory],
+        *tools.tls(task, "--ssl-certfile", "--ssl-keyfile"),
+    ]
+
+
+def h2corn(task, tools):
+    """h2corn, with uvloop; its access log is off by default."""
+    if task.interface != "asgi":
+        return None
+    return [
+        *[f"{tools.bin}/h2corn", task.target, "--bind", f"127.0.0.1:{task.port}", "--loop", "uvloop"],
+        *["--workers", str(task.workers), "--app-dir", task.directory],
+        *tools.tls(task, "--certfile", "--keyfile"),
     ]
 
 
@@ -164,6 +190,7 @@ SERVERS = {
     "granian": granian,
     "uvicorn": uvicorn,
     "uvicorn-websockets": uvicorn_websockets,
+    "h2corn": h2corn,
     "fastwsgi": fastwsgi,
     "bjoern": bjoern,
 }

@@ -16,6 +16,7 @@ import pytest
 import report
 import servers
 import workloads
+from goals import GOALS
 
 
 @pytest.fixture
@@ -186,11 +187,11 @@ def test_lower_is_better_inverts_the_ratio():
 
 def test_goals_print_reached_or_missed():
     made = {"hello": rows(rgun=[150.0], granian=[75.0])}
-    text = report.goals(workloads.GOALS, made)
+    text = report.goals(GOALS, made)
     assert "reached  hello req/s >= 1.4 x granian: 2.00" in text
     assert "reached  hello CPU us/req <= 7: 5.00" in text
     assert "MISSED" in report.goals((("hello", "requests_per_s", ">=", 3, "granian"),), made)
-    assert report.goals(workloads.GOALS, {}) == ""
+    assert report.goals(GOALS, {}) == ""
 
 
 def test_goal_may_name_another_row_than_rgun():
@@ -221,14 +222,16 @@ def test_workloads_and_goals_name_known_servers_and_figures():
     for workload in workloads.WORKLOADS.values():
         assert set(workload.servers) <= set(servers.SERVERS)
         assert {workload.main, *workload.columns} <= set(report.HEADS)
-    for name, figure, _, _, peer, *mine in workloads.GOALS:
+    for name, figure, _, _, peer, *mine in GOALS:
         assert figure in workloads.WORKLOADS[name].columns
         peers = [peer] if isinstance(peer, str) else peer or ()
         assert {"rgun", *peers, *mine} <= set(workloads.WORKLOADS[name].servers)
 
 
 def test_rgun_command_line_is_the_documented_one():
-    tools = servers.Tools(bin="/v/bin", rgun="/r/rgun", limit="", websocket="", missing={})
+    tools = servers.Tools(
+        bin="/v/bin", rgun="/r/rgun", limit="", websocket="", certificate="", key="", missing={}
+    )
     task = servers.Task("shop.wsgi:application", "/d", 8000, workers=4)
     assert " ".join(servers.SERVERS["rgun"](task, tools)) == (
         "/r/rgun shop.wsgi:application --bind 127.0.0.1:8000 --workers 4 "

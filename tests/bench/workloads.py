@@ -23,6 +23,8 @@ from websocket_load import WebSockets
 MIB = load.MIB
 TRANSFER_MIB = 100
 CONNECTIONS = 64
+H2_CONNECTIONS = 8
+H2_STREAMS = 16
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ def expect(server, path, check):
         raise BenchError(f"{path} answered {status} {body[:60]!r}")
 
 
+def is_hello(body):
+    """Whether this is the body of the application tests/apps/hello."""
+    return body == b"Hello, world!"
+
+
 def expect_first(server):
     """Checks that the server passes on a single event at once."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
@@ -86,7 +93,14 @@ def expect_first(server):
 
 
 def closed_loop(
-    task, path, check, connections=CONNECTIONS, threads_of=(), also=lambda server: None, beside=False
+    task,
+    path,
+    check,
+    connections=CONNECTIONS,
+    threads_of=(),
+    also=lambda server: None,
+    beside=False,
+    headers=(),
 ):
     """Returns a measurement by wrk on `path`; `also` is a further check before the load.
 
@@ -100,10 +114,10 @@ def closed_loop(
             boot = server.wait_ready(path)
             expect(server, path, check)
             also(server)
-            url = f"http://127.0.0.1:{server.port}{path}"
-            load.wrk(url, connections, 1)
+            url = f"{server.scheme}://127.0.0.1:{server.port}{path}"
+            load.wrk(url, connections, 1, headers=headers)
             with Measurement(server) as measured:
-                counts = load.wrk(url, connections, round(run.seconds) or 1)
+                counts = load.wrk(url, connections, round(run.seconds) or 1, headers=headers)
             figures = {
                 "requests_per_s": counts["rate"],
                 "cpu_us_per_request": measured.server_seconds * 1e6 / counts["requests"],
@@ -130,7 +144,7 @@ def http2_loop(task, path, check, connections, streams):
         with run.start(name, **task) as server:
             boot = server.wait_ready(path)
             expect(server, path, check)
-            url = f"http://127.0.0.1:{server.port}{path}"
+            url = f"{server.scheme}://127.0.0.1:{server.port}{path}"
             load.h2load(url, connections, streams, 1)
             with Measurement(server) as measured:
                 counts = load.h2load(url, connections, streams, round(run.seconds) or 1)
@@ -307,30 +321,6 @@ def mixed_ideal(seconds, rounds):
 
 UVICORNS = ("uvicorn", "uvicorn-websockets")
 
-# Goals: workload, figure, relation, number, and the row that it is a multiple of (None: absolute; several:
-# the best of them).
-GOALS = (
-    ("hello", "requests_per_s", ">=", 1.4, "granian"),
-    ("hello", "cpu_us_per_request", "<=", 7, None),
-    ("asgi-hello", "requests_per_s", ">=", 1.8, "granian"),
-    ("asgi-hello", "requests_per_s", ">=", 2, "uvicorn"),
-    ("asgi-hello", "cpu_us_per_request", "<=", 8, None),
-    ("asgi-sse", "requests_per_s", ">=", 1.5, ("uvicorn", "granian")),
-    ("asgi-websocket-echo", "messages_per_s", ">=", 1, (*UVICORNS, "granian")),
-    ("rss-websocket", "plain_kib", "<=", 1, UVICORNS),
-    ("rss-websocket", "deflate_kib", "<=", 1, UVICORNS),
-    ("django-json", "requests_per_s", ">=", 2, "gunicorn-gthread"),
-    ("django-json", "requests_per_s", ">=", 1.15, "granian"),
-    ("upload", "mib_per_s", ">=", 1, "gunicorn-sync"),
-    ("upload", "mib_per_s", ">=", 1, "gunicorn-gthread"),
-    ("download", "mib_per_s", ">=", 1, "gunicorn-sync"),
-    ("download", "mib_per_s", ">=", 1, "gunicorn-gthread"),
-    ("rss-idle", "main_rss_mib", "<=", 12, None),
-    ("rss-idle", "django_pss_mib", "<=", 1, "gunicorn-preload", "rgun-preload"),
-    ("death", "over_boot_ms", "<=", 50, None),
-    ("death", "replaced_ms", "<=", 100, None, "rgun-preload"),
-)
-
 RATE = ("requests_per_s", "cpu_us_per_request", "p50_ms", "p99_ms", "pss_mib")
 HELLO_RATE = ("requests_per_s", "cpu_us_per_request", "cpu_us_beside", "p50_ms", "p99_ms", "pss_mib")
 BESIDE = "beside: CPU us/req with the client on the server's core instead of another one"
@@ -344,7 +334,7 @@ GTHREAD = {"gunicorn-gthread": {"threads": 4}}
 WORKLOADS = {
     "hello": Workload(
         f"WSGI hello, one worker, {CONNECTIONS} keep-alive connections",
-        closed_loop(HELLO, "/", lambda body: body == b"Hello, world!", threads_of=GTHREAD, beside=True),
+        closed_loop(HELLO, "/", is_hello, threads_of=GTHREAD, beside=True),
         ("limit", *DJANGO),
         HELLO_RATE,
         "requests_per_s",
@@ -352,18 +342,11 @@ WORKLOADS = {
     ),
     "asgi-hello": Workload(
         f"ASGI hello, one worker, {CONNECTIONS} keep-alive connections",
-        closed_loop(ASGI_HELLO, "/", lambda body: body == b"Hello, world!", beside=True),
+        closed_loop(ASGI_HELLO, "/", is_hello, beside=True),
         ("limit", *ASGI),
         HELLO_RATE,
         "requests_per_s",
         note=BESIDE,
-    ),
-    "asgi-h2-hello": Workload(
-        "ASGI hello by HTTP/2 in clear text, one worker, 8 connections with 8 requests at a time",
-        http2_loop(ASGI_HELLO, "/", lambda body: body == b"Hello, world!", 8, 8),
-        ("rgun", "granian"),
-        ("requests_per_s", "cpu_us_per_request", "pss_mib"),
-        "requests_per_s",
     ),
     "asgi-sse": Workload(
         f"ASGI, {len(CHUNKS)} server-sent events each, one worker, {CONNECTIONS} keep-alive connections",
@@ -392,6 +375,28 @@ WORKLOADS = {
         max_rounds=2,
         needs=("websocket",),
         note="each: accepted, then idle; used: the same after 1 KiB echoed; deflate: of those that compress",
+    ),
+    "tls-hello": Workload(
+        f"ASGI hello over TLS, one worker, {CONNECTIONS} keep-alive connections",
+        closed_loop({**ASGI_HELLO, "tls": True}, "/", is_hello),
+        ASGI,
+        RATE,
+        "requests_per_s",
+    ),
+    "tls-handshake": Workload(
+        f"ASGI hello over TLS, one worker, {CONNECTIONS} connections of one request, no resumption",
+        closed_loop({**ASGI_HELLO, "tls": True}, "/", is_hello, headers=("Connection: close",)),
+        ASGI,
+        RATE,
+        "requests_per_s",
+        note="a new connection with a full handshake for each request; ECDSA key on P-256",
+    ),
+    "http2-hello": Workload(
+        f"ASGI hello over HTTP/2 and TLS, one worker, {H2_CONNECTIONS} connections of {H2_STREAMS} streams",
+        http2_loop({**ASGI_HELLO, "tls": True, "http2": True}, "/", is_hello, H2_CONNECTIONS, H2_STREAMS),
+        ("rgun", "granian", "h2corn"),
+        ("requests_per_s", "cpu_us_per_request", "pss_mib"),
+        "requests_per_s",
     ),
     "django-json": Workload(
         "Django JSON view without database, default middleware, one worker",

@@ -1,5 +1,7 @@
 //! Describes a TLS session for the application.
 
+use std::fmt::Write as _;
+
 use rgun_channel::frame::{ClientCert, TlsInfo, TooLong};
 use rustls::ServerConnection;
 use rustls::pki_types::CertificateDer;
@@ -44,7 +46,11 @@ impl TlsSession {
         let certificate = parsed.tbs_certificate();
         let (subject, issuer) = (certificate.subject().to_string(), certificate.issuer().to_string());
         let serial = certificate.serial_number().as_bytes();
-        let serial: String = serial.iter().map(|byte| format!("{byte:02X}")).collect();
+        let serial = serial.iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a String cannot fail.
+            let _infallible = write!(hex, "{byte:02X}");
+            hex
+        });
         let (not_before, not_after) =
             (openssl_time(certificate.validity().not_before), openssl_time(certificate.validity().not_after));
         info.client = Some(ClientCert {

@@ -1,0 +1,30 @@
+"""The goals of the benchmarks, which `report` compares with the results."""
+
+from workloads import UVICORNS
+
+# Goals: workload, figure, relation, number, and the row that it is a multiple of (None: absolute; several:
+# the best of them).
+GOALS = (
+    ("hello", "requests_per_s", ">=", 1.4, "granian"),
+    ("hello", "cpu_us_per_request", "<=", 7, None),
+    ("asgi-hello", "requests_per_s", ">=", 1.8, "granian"),
+    ("asgi-hello", "requests_per_s", ">=", 2, "uvicorn"),
+    ("asgi-hello", "cpu_us_per_request", "<=", 8, None),
+    ("asgi-sse", "requests_per_s", ">=", 1.5, ("uvicorn", "granian")),
+    ("asgi-websocket-echo", "messages_per_s", ">=", 1, (*UVICORNS, "granian")),
+    ("rss-websocket", "plain_kib", "<=", 1, UVICORNS),
+    ("rss-websocket", "deflate_kib", "<=", 1, UVICORNS),
+    ("tls-hello", "requests_per_s", ">=", 1.5, "granian"),
+    ("tls-handshake", "requests_per_s", ">=", 1.5, "granian"),
+    ("http2-hello", "requests_per_s", ">=", 1.5, "granian"),
+    ("django-json", "requests_per_s", ">=", 2, "gunicorn-gthread"),
+    ("django-json", "requests_per_s", ">=", 1.15, "granian"),
+    ("upload", "mib_per_s", ">=", 1, "gunicorn-sync"),
+    ("upload", "mib_per_s", ">=", 1, "gunicorn-gthread"),
+    ("download", "mib_per_s", ">=", 1, "gunicorn-sync"),
+    ("download", "mib_per_s", ">=", 1, "gunicorn-gthread"),
+    ("rss-idle", "main_rss_mib", "<=", 12, None),
+    ("rss-idle", "django_pss_mib", "<=", 1, "gunicorn-preload", "rgun-preload"),
+    ("death", "over_boot_ms", "<=", 50, None),
+    ("death", "replaced_ms", "<=", 100, None, "rgun-preload"),
+)
