@@ -19,6 +19,7 @@ class Daemon:
         """`bind` is `unix:PATH`, or `127.0.0.1:0` for a port that the kernel chooses."""
         self.lines = []
         self.log_grew = threading.Condition()
+        self.is_https = "--certfile" in flags
         self.unix_path = bind[len("unix:") :] if bind.startswith("unix:") else None
         where = ("--chdir", chdir, "--python", python, "--bind", bind)
         self.process = subprocess.Popen(
@@ -79,12 +80,12 @@ class Daemon:
     @property
     def url(self):
         """The base of HTTP URLs."""
-        return "http://{}:{}".format(*self.tcp_address)
+        return "{}://{}:{}".format("https" if self.is_https else "http", *self.tcp_address)
 
     @property
     def ws(self):
         """The base of WebSocket URLs."""
-        return "ws://{}:{}".format(*self.tcp_address)
+        return self.url.replace("http", "ws", 1)
 
     def connect(self):
         """Returns a new client connection."""

@@ -32,6 +32,32 @@ def database(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """The flags for a certificate of 127.0.0.1 that nobody has signed."""
+    home = tmp_path_factory.mktemp("certificate")
+    certificate, key = home / "certificate.pem", home / "key.pem"
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
+            *("-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return "--certfile", certificate, "--keyfile", key
+
+
+@pytest.fixture(scope="session")
 def start(request):
     """A function that serves an application and waits until it is ready."""
     daemons = []

@@ -1,61 +1,38 @@
-"""Headless Chromium opens a page, which posts its findings."""
+"""Headless Chromium opens a page, which posts its findings: over HTTP, and over HTTPS with HTTP/2."""
 
-import os
-import shutil
-import signal
-import subprocess
 import time
 
 import httpx
 import pytest
+from chromium import Chromium
 from support.waiting import DEADLINE
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
-
-@pytest.fixture(scope="module")
-def server(start):
-    return start("browser:app")
+@pytest.fixture(scope="module", params=["http", "https"])
+def server(request, start, certificate):
+    return start("browser:app", *(certificate if request.param == "https" else ()))
 
 
 @pytest.fixture(scope="module")
 def findings(server, tmp_path_factory):
     """A function that waits for a finding of the page."""
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
-    home = tmp_path_factory.mktemp("chromium")
-    # Chromium's log is shown if the page posts nothing.
-    with (home / "log").open("w+") as log:
-        browser = subprocess.Popen(
-            [
-                *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-                *("--no-first-run", f"--user-data-dir={home}/profile", "--remote-debugging-port=0"),
-                f"{server.url}/page",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={**os.environ, "HOME": str(home)},
-        )
+    with (
+        Chromium(tmp_path_factory.mktemp("chromium"), f"{server.url}/page") as chromium,
+        httpx.Client(base_url=server.url, timeout=DEADLINE, verify=False) as client,
+    ):
 
         def findings(name, enough=bool):
             deadline = time.monotonic() + 2 * DEADLINE
             while True:
-                found = httpx.get(f"{server.url}/findings", timeout=DEADLINE).json()
+                found = client.get("/findings").json()
                 assert "error" not in found, found
                 if name in found and enough(found[name]):
                     return found[name]
-                if browser.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    pytest.fail(f"no {name} in {found}\n{log.read()}\n{server.log()}")
+                if not chromium.is_running() or time.monotonic() > deadline:
+                    pytest.fail(f"no {name} in {found}\n{chromium.output()}\n{server.log()}")
                 time.sleep(0.05)
 
-        try:
-            yield findings
-        finally:
-            os.killpg(browser.pid, signal.SIGKILL)
-            browser.wait()
+        yield findings
 
 
 def test_text_and_binary_messages_are_echoed(findings):
@@ -72,6 +49,10 @@ def test_close_code_of_the_page_reaches_both_sides(findings):
     result = findings("messages")
     assert result["closed"] == {"code": 4002, "reason": "bye", "wasClean": True}
     assert result["heard"] == [[4002, "bye"]]
+
+
+def test_page_over_https_is_transferred_by_http_2(server, findings):
+    assert findings("protocol") == ("h2" if server.url.startswith("https") else "http/1.1")
 
 
 def test_rejected_handshake_closes_with_1006(findings):
