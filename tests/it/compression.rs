@@ -34,6 +34,15 @@ fn decode(coding: &str, encoded: &[u8]) -> Vec<u8> {
     decoded
 }
 
+/// The first `count` parts of the application's stream.
+fn parts(count: usize) -> String {
+    let mut text = String::new();
+    for n in 0..count {
+        text.extend(["part ", &n.to_string(), "\n"]);
+    }
+    text
+}
+
 #[test]
 fn compression_is_off_by_default() {
     let daemon = Rgun::fake().start_ready();
@@ -145,7 +154,7 @@ fn each_part_of_a_stream_is_flushed() {
         assert_eq!(head.field("content-encoding"), coding);
         let mut encoded = Vec::new();
         for n in 0..3 {
-            let expected: String = (0..=n).map(|n| format!("part {n}\n")).collect();
+            let expected = parts(n + 1);
             while decode(coding, &encoded) != expected.as_bytes() {
                 encoded.extend(read_chunk(&mut client));
             }
@@ -248,6 +257,6 @@ fn a_stream_of_many_parts_is_decoded() {
     client.send("GET /stream/200/2 HTTP/1.1\r\nHost: a\r\nAccept-Encoding: zstd\r\n\r\n");
     client.response_head();
     let encoded = read_rest(&mut client);
-    let expected: String = (0..200).map(|n| format!("part {n}\n")).collect();
+    let expected = parts(200);
     assert_same_bytes(&decode("zstd", &encoded), expected.as_bytes());
 }

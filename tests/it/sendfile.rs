@@ -21,14 +21,17 @@ def application(environ, start_response):
 fn start(prefixed: bool) -> Daemon {
     let rgun = Rgun::python(SOURCE);
     let media = rgun.scratch().join("media");
-    fs::create_dir_all(media.join("sub")).unwrap();
-    fs::write(media.join("a b.txt"), "0123456789").unwrap();
-    fs::write(media.join("sub/x.pdf"), "%PDF").unwrap();
+    fs::create_dir_all(media.join("sub")).expect("the scratch directory is writable");
+    fs::write(media.join("a b.txt"), "0123456789").expect("the scratch directory is writable");
+    fs::write(media.join("sub/x.pdf"), "%PDF").expect("the scratch directory is writable");
     rgun.scratch().write("secret.txt", "secret");
-    std::os::unix::fs::symlink("../secret.txt", media.join("link")).unwrap();
-    let roots = if prefixed { format!("{{ \"/protected/\" = {media:?} }}") } else { format!("[{media:?}]") };
+    std::os::unix::fs::symlink("../secret.txt", media.join("link"))
+        .expect("the scratch directory is writable");
+    let directory = media.display();
+    let roots =
+        if prefixed { format!("{{ \"/protected/\" = '{directory}' }}") } else { format!("['{directory}']") };
     let path = rgun.scratch().write("rgun.toml", &format!("[app]\nsendfile_roots = {roots}\n"));
-    rgun.flags(["--config", path.to_str().unwrap()]).start_ready()
+    rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready()
 }
 
 fn media(daemon: &Daemon, name: &str) -> String {

@@ -236,7 +236,7 @@ fn precompressed_files_have_tags_of_their_own() {
 fn a_precompressed_file_older_than_its_file_is_not_used() {
     let daemon = start("/static/", "");
     let old = fs::File::options().write(true).open(site(&daemon).join("app.js.br")).unwrap();
-    old.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(60)).unwrap();
+    old.set_modified(std::time::SystemTime::now() - std::time::Duration::from_mins(1)).unwrap();
     let response = get(&mut daemon.connect(), "/static/app.js", &[("Accept-Encoding", "br")]);
     assert_eq!((response.text().as_str(), response.has("content-encoding")), ("plain javascript", false));
 }

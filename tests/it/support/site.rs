@@ -9,7 +9,7 @@ use super::{Client, Daemon, Response, Rgun, Scratch, pattern};
 pub(crate) fn make_site(scratch: &Scratch) -> PathBuf {
     let site = scratch.join("site");
     for directory in ["", "css", "docs", "empty", ".git", ".well-known/acme-challenge", "sub"] {
-        fs::create_dir_all(site.join(directory)).unwrap();
+        fs::create_dir_all(site.join(directory)).expect("the scratch directory is writable");
     }
     for (name, content) in [
         ("css/a.css", "body {}\n"),
@@ -23,13 +23,13 @@ pub(crate) fn make_site(scratch: &Scratch) -> PathBuf {
         (".well-known/acme-challenge/token", "token.key"),
         ("index.html", "<p>page"),
     ] {
-        fs::write(site.join(name), content).unwrap();
+        fs::write(site.join(name), content).expect("the scratch directory is writable");
     }
     for (suffix, content) in [("", "plain javascript"), (".br", "BROTLI"), (".zst", "ZSTD!"), (".gz", "GZIP")]
     {
-        fs::write(site.join(format!("app.js{suffix}")), content).unwrap();
+        fs::write(site.join(format!("app.js{suffix}")), content).expect("the scratch directory is writable");
     }
-    fs::write(site.join("large.bin"), pattern(1 << 20)).unwrap();
+    fs::write(site.join("large.bin"), pattern(1 << 20)).expect("the scratch directory is writable");
     scratch.write("secret.txt", "outside");
     site
 }
@@ -56,6 +56,9 @@ pub(crate) fn get(client: &mut Client, path: &str, fields: &[(&str, &str)]) -> R
 }
 
 pub(crate) fn request(client: &mut Client, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
-    let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let mut lines = String::new();
+    for (name, value) in fields {
+        lines.extend([name, ": ", value, "\r\n"]);
+    }
     client.send(format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{lines}\r\n")).response_to(method)
 }
