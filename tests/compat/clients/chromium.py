@@ -55,8 +55,9 @@ class Chromium:
         self.log.seek(0)
         return self.log.read()
 
+    @contextlib.contextmanager
     def page(self):
-        """Returns the first page, driven by the DevTools protocol."""
+        """The first page, driven by the DevTools protocol."""
         port_file = self.profile / "DevToolsActivePort"
         wait_until("Chromium listens for DevTools", lambda: port_file.exists() and port_file.read_text())
         port = int(port_file.read_text().split()[0])
@@ -69,25 +70,20 @@ class Chromium:
             pages = [target for target in targets if target["type"] == "page"]
             return pages and pages[0]["webSocketDebuggerUrl"]
 
-        return Page(wait_until("Chromium has a page", address))
+        with connect(wait_until("Chromium has a page", address), max_size=None) as socket:
+            yield Page(socket)
 
 
 class Page:
     """A page of the browser; `problems` has its errors, and the responses and requests that failed."""
 
-    def __init__(self, address):
-        self.socket = connect(address, max_size=None)
+    def __init__(self, socket):
+        self.socket = socket
         self.number = 0
         self.problems = []
         self.protocols = {}
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.socket.close()
 
     def call(self, method, **parameters):
         """Calls a method and returns its result; records the events that come before it."""

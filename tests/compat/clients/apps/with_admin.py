@@ -55,6 +55,13 @@ from django.core.wsgi import get_wsgi_application  # noqa: E402 (needs the setti
 application = get_wsgi_application()
 
 from django.contrib import admin  # noqa: E402 (needs the applications)
+from django.http import HttpResponse  # noqa: E402
 from django.urls import path  # noqa: E402
 
-urlpatterns = [path("admin/", admin.site.urls)]
+
+def favicon(request):
+    """Every browser asks for it."""
+    return HttpResponse(status=204)
+
+
+urlpatterns = [path("admin/", admin.site.urls), path("favicon.ico", favicon)]
