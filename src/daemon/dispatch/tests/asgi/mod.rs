@@ -394,7 +394,7 @@ fn invalid_window_updates_are_contract_breaches() {
 
 #[test]
 fn asgi_frames_from_a_wsgi_worker_are_breaches() {
-    for kind in [CompletionKind::WindowUpdate, CompletionKind::EarlyHints, CompletionKind::Trailers] {
+    for kind in [CompletionKind::WindowUpdate, CompletionKind::Trailers] {
         let mut rig = Rig::new();
         let _ticket = rig.submit(b"/");
         let (id, _) = rig.claim().unwrap();
