@@ -27,8 +27,16 @@ PEERS = ["gunicorn", "uvicorn[standard]", "granian"]
 # C extensions without wheels for every Python. fastwsgi needs pkg_resources of setuptools.
 OPTIONAL = {"bjoern": ["bjoern"], "fastwsgi": ["setuptools<81", "fastwsgi"], "h2corn": ["h2corn"]}
 # Required programs and their Debian packages.
-DEBIAN = {"wrk": "wrk", "taskset": "util-linux", "openssl": "openssl", "h2load": "nghttp2-client"}
+DEBIAN = {
+    "wrk": "wrk",
+    "taskset": "util-linux",
+    "openssl": "openssl",
+    "h2load": "nghttp2-client",
+    "nginx": "nginx-light",
+}
 LIBEV = "libev-dev"
+# Names and sizes.
+STATIC_FILES = {"10KiB.bin": 10 * 1024, "1MiB.bin": MIB}
 
 
 def say(text):
@@ -139,12 +147,21 @@ def make_certificate(base):
     return certificate, key
 
 
+def make_static(base):
+    """Makes the files of the static workloads, which any user may read."""
+    directory = base / "static"
+    directory.mkdir(exist_ok=True)
+    for name, size in STATIC_FILES.items():
+        (directory / name).write_bytes(b"x" * size)
+
+
 def prepare(base, python, rgun):
     """Prepares everything and returns the Tools."""
     install_programs()
     base.mkdir(parents=True, exist_ok=True)
     venv, missing = make_venv(base, python)
     prepare_shop(base, venv, python)
+    make_static(base)
     limit, websocket = make_program(base, "limit"), make_program(base, "websocket")
     for name, program in (("limit", limit), ("websocket", websocket)):
         if program is None:

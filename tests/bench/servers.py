@@ -5,6 +5,7 @@ threads; access logs are off, and the manual's recommendations for speed are fol
 operator would. `None` instead of a command line means that the server cannot do this workload.
 """
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ class Task:
     websockets: int = 0
     tls: bool = False
     http2: bool = False
+    # A directory that is served at /static/.
+    static: str = ""
 
     @property
     def scheme(self):
@@ -67,6 +70,39 @@ def rgun(task, tools):
         ],
         *["--chdir", task.directory, "--python", f"{tools.bin}/python", "--log-level", "warning"],
         *tools.tls(task, "--certfile", "--keyfile"),
+        *mount(task),
+    ]
+
+
+def mount(task):
+    """Returns rgun's flags for `Task.static`."""
+    if not task.static:
+        return []
+    text = f'[[static]]\nurl = "/static/"\ndirectory = "{task.static}"\n'
+    return ["--config", written(text)]
+
+
+def written(text):
+    """Writes a configuration to a file of its own and returns the path."""
+    with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="rgun-bench-", delete=False) as file:
+        file.write(text)
+    return file.name
+
+
+def nginx(task, tools):
+    """nginx with one worker process: files by sendfile, or the body of tests/apps/hello."""
+    tls = f"ssl_certificate {tools.certificate}; ssl_certificate_key {tools.key};" if task.tls else ""
+    hello = "location = / { default_type text/plain; return 200 'Hello, world!'; }"
+    static = f"location /static/ {{ alias {task.static}/; }}" if task.static else ""
+    listen = f"listen 127.0.0.1:{task.port}{' ssl' if task.tls else ''};"
+    options = "access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;"
+    return [
+        *["nginx", "-e", "stderr", "-c"],
+        written(
+            f"worker_processes 1; daemon off; pid {tempfile.gettempdir()}/rgun-bench-{task.port}.pid;\n"
+            f"events {{ worker_connections 1024; }}\n"
+            f"http {{ {options} server {{ {listen} {tls} {hello} {static} }} }}\n"
+        ),
     ]
 
 
@@ -116,6 +152,7 @@ def granian(task, tools):
     threads = ["--blocking-threads", str(task.threads)] if task.interface == "wsgi" else []
     # An open WebSocket counts towards its backpressure limit.
     sockets = ["--ws", "--backpressure", str(task.websockets + 1024)] if task.websockets else ["--no-ws"]
+    static = ["--static-path-route", "/static", "--static-path-mount", task.static] if task.static else []
     return [
         *[
             f"{tools.bin}/granian",
@@ -127,7 +164,8 @@ def granian(task, tools):
             str(task.port),
         ],
         *["--workers", str(task.workers), *threads, "--http", "auto" if task.http2 else "1", *sockets],
-        *["--log-level", "warning", *tools.tls(task, "--ssl-certificate", "--ssl-keyfile"), task.target],
+        *["--log-level", "warning", *tools.tls(task, "--ssl-certificate", "--ssl-keyfile"), *static],
+        task.target,
     ]
 
 
@@ -193,6 +231,7 @@ SERVERS = {
     "h2corn": h2corn,
     "fastwsgi": fastwsgi,
     "bjoern": bjoern,
+    "nginx": nginx,
 }
 
 # The program that each server needs, as named in `Tools.missing`.

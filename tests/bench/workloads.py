@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import load
 from app_asgi import CHUNKS
-from environment import APPS, HERE
+from environment import APPS, HERE, ROOT, STATIC_FILES
 from process import BenchError, Measurement
 from websocket_load import WebSockets
 
@@ -59,6 +59,7 @@ class Workload:
 
 HELLO = {"target": "wsgi:application", "directory": str(APPS / "hello"), "body": 13}
 ASGI_HELLO = {**HELLO, "target": "asgi:application", "interface": "asgi"}
+STATIC = {**HELLO, "body": 0, "static": str(ROOT / "target" / "bench" / "static")}
 SHOP = {"target": "shop.wsgi:application", "directory": str(APPS / "shop")}
 APP = {"target": "app:application", "directory": str(HERE)}
 APP_ASGI = {"target": "app_asgi:application", "directory": str(HERE), "interface": "asgi"}
@@ -379,14 +380,14 @@ WORKLOADS = {
     "tls-hello": Workload(
         f"ASGI hello over TLS, one worker, {CONNECTIONS} keep-alive connections",
         closed_loop({**ASGI_HELLO, "tls": True}, "/", is_hello),
-        ASGI,
+        (*ASGI, "nginx"),
         RATE,
         "requests_per_s",
     ),
     "tls-handshake": Workload(
         f"ASGI hello over TLS, one worker, {CONNECTIONS} connections of one request, no resumption",
         closed_loop({**ASGI_HELLO, "tls": True}, "/", is_hello, headers=("Connection: close",)),
-        ASGI,
+        (*ASGI, "nginx"),
         RATE,
         "requests_per_s",
         note="a new connection with a full handshake for each request; ECDSA key on P-256",
@@ -398,6 +399,24 @@ WORKLOADS = {
         ("requests_per_s", "cpu_us_per_request", "pss_mib"),
         "requests_per_s",
     ),
+    **{
+        f"static-{label}": Workload(
+            f"static file of {size} by the server itself, {connections} keep-alive connections",
+            closed_loop(
+                STATIC,
+                f"/static/{name}",
+                lambda body, name=name: body == b"x" * STATIC_FILES[name],
+                connections=connections,
+            ),
+            ("rgun", "granian", "nginx"),
+            RATE,
+            "requests_per_s",
+        )
+        for label, size, name, connections in (
+            ("10kib", "10 KiB", "10KiB.bin", CONNECTIONS),
+            ("1mib", "1 MiB", "1MiB.bin", 16),
+        )
+    },
     "django-json": Workload(
         "Django JSON view without database, default middleware, one worker",
         closed_loop(SHOP, "/api/status", lambda body: b'"ok"' in body, threads_of=GTHREAD),
