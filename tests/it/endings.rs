@@ -145,7 +145,7 @@ fn requests_aborted_by_sigquit_are_logged() {
     let running = entry(&daemon, "stopped-running");
     assert_has(&running, &["WARN", "GET /hang"]);
     assert!(
-        [", the daemon stops", "the worker was stopped"].iter().any(|why| running.contains(why)),
+        ["the daemon stopped", "the worker was stopped"].iter().any(|why| running.contains(why)),
         "{running}"
     );
     assert_has(&entry(&daemon, "stopped-queued"), &["WARN", ": the daemon stopped after "]);

@@ -315,7 +315,7 @@ fn a_clearly_worse_generation_is_rolled_back() {
         refused += u32::from(response.status == 500);
         (refused > 0 && response.status == 200).then_some(())
     });
-    let line = daemon.log.wait_for("generation 1 serves again");
+    let line = daemon.log.wait_for("rolled back to generation 1");
     assert!(line.contains("ERROR"), "{line}");
     systemd.wait("STATUS=1/1 workers ready; ");
     wait_until("one worker is left", || (daemon.descendants().len() == 1).then_some(()));
