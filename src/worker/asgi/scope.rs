@@ -9,10 +9,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use rgun_channel::ProtocolError;
 use rgun_channel::control::{ListenerInfo, Start};
-use rgun_channel::frame::{FieldName, Request, TlsInfo};
+use rgun_channel::frame::{FieldName, Request};
 use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, X_REQUEST_ID, method_index};
 
-use super::tls_scope::tls_extension;
+use super::tls_scope::LastExtension;
 use crate::last_dict::LastDict;
 use crate::object_cache::ObjectCache;
 use crate::percent::percent_decode;
@@ -27,6 +27,7 @@ pub(super) struct ScopeCache {
     values: ValueCache,
     /// By listener: of HTTP and of WebSockets.
     last: Vec<[Option<LastScope>; 2]>,
+    tls: LastExtension,
 }
 
 /// A copy of a template with the [`CLIENT`], [`PATH`] and [`RAW_PATH`] of the last request.
@@ -262,7 +263,7 @@ impl ScopeBuilder {
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
         let kind = if request.websocket { &self.websocket } else { &self.http };
-        let ScopeCache { values, last } = cache;
+        let ScopeCache { values, last, tls } = cache;
         let last = kind.last_scope(py, last, request)?;
         if request.peer.is_empty() {
             last.set(CLIENT, &[&keys.client], py.None().bind(py))?;
@@ -310,7 +311,7 @@ impl ScopeBuilder {
         if !request.query.is_empty() {
             scope.set_item(&keys.query_string, PyBytes::new(py, request.query))?;
         }
-        let extensions = self.build_extensions(py, kind, request)?;
+        let extensions = self.build_extensions(py, kind, tls, request)?;
         scope.set_item(&keys.extensions, extensions)?;
         Ok(scope)
     }
@@ -345,6 +346,7 @@ impl ScopeBuilder {
         &self,
         py: Python<'py>,
         kind: &ScopeKind,
+        tls: &mut LastExtension,
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
@@ -353,9 +355,7 @@ impl ScopeBuilder {
         own.set_item(&keys.request_id, latin1(py, request.request_id)?)?;
         extensions.set_item(&keys.rgun, own)?;
         if !request.tls.is_empty() {
-            let info =
-                TlsInfo::decode(request.tls).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-            extensions.set_item(&keys.tls, tls_extension(py, &info)?)?;
+            extensions.set_item(&keys.tls, tls.copy(py, request.tls)?)?;
         }
         Ok(extensions)
     }
