@@ -213,7 +213,7 @@ def test_protocol_error_ends_the_worker(fakes, python, frame):
     worker = fake.spawn("asgi_cases", WORKER_APPS).wait_ready()
     worker.publish(frame)
     assert worker.wait() == 70
-    assert "the channel is broken" in fake.output()
+    assert "violated the channel's protocol" in fake.output()
 
 
 def test_largest_head_has_room_for_content_length(worker):

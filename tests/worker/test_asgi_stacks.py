@@ -119,4 +119,4 @@ def test_nested_and_circular_tasks_are_shown_once(worker):
 def test_long_lists_of_tasks_are_truncated(worker):
     report = cancelled(worker, waiting(worker, "/gathers_many", times=15))
     assert report.count("in innermost\n") == 15
-    assert report.endswith("and for more tasks\n")
+    assert report.endswith("it awaits more tasks\n")
