@@ -2,7 +2,7 @@
 //!
 //! Timeouts need no timer per request: a connection stores its phase and the coarse time, which costs two relaxed
 //! stores, and the tracker's sweep checks all connections twice a second. A timeout is therefore up to half a
-//! second late, never early.
+//! second late; it is early by at most one tick of the kernel's coarse clock, 10 ms.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
