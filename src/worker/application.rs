@@ -64,7 +64,7 @@ impl BootFailure {
 /// Checks whether gevent or eventlet has patched what the application's threads, or a fork, depend on.
 ///
 /// # Errors
-/// An error of Python.
+/// A Python error.
 pub(crate) fn check_monkey_patching(
     py: Python<'_>,
     start: &Start,
@@ -77,7 +77,7 @@ pub(crate) fn check_monkey_patching(
 /// Imports the application with `load.py` and detects its interface. Reports a warning to the daemon, if any.
 ///
 /// # Errors
-/// An error of Python; exceptions of the application are a [`BootFailure`].
+/// A Python error; exceptions of the application are a [`BootFailure`].
 pub(crate) fn load(
     py: Python<'_>,
     process: &Process,

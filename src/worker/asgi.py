@@ -222,7 +222,7 @@ class Lifespan:
         if self.has_received:
             # The application has called receive(), so it supports lifespan and has failed.
             self.server.warn(
-                "the application's lifespan (app.lifespan is auto: going on without it)", self.error
+                "the application's lifespan (app.lifespan is auto: continuing without it)", self.error
             )
         return None
 
@@ -350,7 +350,7 @@ def waiting_stack(task, loop):
 def awaited_tasks(task, frames):
     """Returns the tasks that a task awaits: found in its Future and in the frames that created that Future.
 
-    Before 3.14 asyncio has no public API for this. The search knows the internals of asyncio (gather, wait,
+    Before 3.14 asyncio has no public API for this. The search knows asyncio internals (gather, wait,
     wait_for, shield, TaskGroup) and anyio; with other libraries it finds fewer tasks.
     """
     future = getattr(task, "_fut_waiter", None)

@@ -168,5 +168,5 @@ impl JobQueue {
     }
 }
 
-/// Stack size of the thread, bytes: the default of Python's threads, since it runs Python code.
+/// Stack size of the thread, bytes: the default of Python threads, since it runs Python code.
 const STACK_BYTES: usize = 8 * 1024 * 1024;

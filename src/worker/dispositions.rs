@@ -49,7 +49,7 @@ const STOP_REQUESTED: u8 = b't';
 /// Installs all handlers. Called on the main thread, before any code of the application runs.
 ///
 /// # Errors
-/// An error of Python or of sigaction(2).
+/// A Python error, or one of sigaction(2).
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     set_owner();
     SIGNALS.iter().try_for_each(|signal| install_handler(py, *signal))
@@ -63,7 +63,7 @@ pub(crate) fn set_ready() {
 /// Returns the signals whose handlers the application has not replaced. Called before a worker is forked.
 ///
 /// # Errors
-/// An error of Python.
+/// A Python error.
 pub(crate) fn handled_signals(py: Python<'_>) -> PyResult<Vec<c_int>> {
     let mut handled = Vec::new();
     for signal in SIGNALS {
@@ -86,7 +86,7 @@ pub(crate) fn reinstall(py: Python<'_>, signals: &[c_int]) -> PyResult<()> {
 /// Restores the handlers of an ordinary Python program, in a process forked by the application.
 ///
 /// # Errors
-/// An error of Python.
+/// A Python error.
 pub(crate) fn restore(py: Python<'_>) -> PyResult<()> {
     let module = py.import(intern!(py, "_signal"))?;
     for signal in handled_signals(py)? {

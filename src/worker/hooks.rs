@@ -27,7 +27,7 @@ impl Hooks {
     /// logger imports a module.
     ///
     /// # Errors
-    /// An error of Python.
+    /// A Python error.
     pub(crate) fn new(py: Python<'_>, start: &Start, daemon: i32) -> PyResult<Self> {
         let configured = &start.hooks;
         let names = PyDict::new(py);
@@ -58,7 +58,7 @@ impl Hooks {
     /// Calls a hook about this worker.
     ///
     /// # Errors
-    /// An error of Python; the failure of a hook is a [`BootFailure`].
+    /// A Python error; the failure of a hook is a [`BootFailure`].
     pub(crate) fn call(&self, py: Python<'_>, name: &str) -> PyResult<Result<(), BootFailure>> {
         self.outcome(py, |hooks| hooks.call_method1(intern!(py, "call"), (name,)))
     }
@@ -66,7 +66,7 @@ impl Hooks {
     /// Checks that the hooks which are called late exist. Returns the warnings.
     ///
     /// # Errors
-    /// An error of Python.
+    /// A Python error.
     pub(crate) fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let mut warnings = Vec::new();
         for name in ["worker_exit", "child_exit"] {
@@ -87,7 +87,7 @@ impl Hooks {
     /// Calls `child_exit` for another worker. Returns the warning if it fails.
     ///
     /// # Errors
-    /// An error of Python.
+    /// A Python error.
     pub(crate) fn child_exit(
         &self,
         py: Python<'_>,

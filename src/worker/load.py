@@ -262,7 +262,7 @@ def check_patches(is_wsgi, threads, is_zygote):
         return Failure(
             CONFIG,
             "app.target: eventlet patches the ASGI application's standard library (monkey patching), which "
-            "blocks the event loop of asyncio; remove the patching from the application",
+            "blocks the asyncio event loop; remove the patching from the application",
         ).outcome
     if is_zygote and library == "eventlet":
         return Failure(

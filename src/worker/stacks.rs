@@ -95,7 +95,7 @@ extern "C" fn on_stacks_signal(signal: libc::c_int) {
 /// Writes the stacks of all threads except this one.
 ///
 /// # Errors
-/// An error of Python.
+/// A Python error.
 pub(crate) fn write_all(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
     python_module(py)?.call_method1(intern!(py, "write_all"), (file.as_raw_fd(),)).map(drop)
 }
@@ -103,7 +103,7 @@ pub(crate) fn write_all(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
 /// Writes the stacks of all threads, including this one.
 ///
 /// # Errors
-/// An error of Python.
+/// A Python error.
 pub(crate) fn write_current(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
     let arguments = PyDict::new(py);
     arguments.set_item("file", file.as_raw_fd())?;
@@ -114,7 +114,7 @@ pub(crate) fn write_current(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
 /// Writes the stack of one thread; false if there is no such thread.
 ///
 /// # Errors
-/// An error of Python.
+/// A Python error.
 pub(crate) fn write_one(py: Python<'_>, file: &OwnedFd, thread: u64) -> PyResult<bool> {
     python_module(py)?.call_method1(intern!(py, "write_one"), (file.as_raw_fd(), thread))?.extract()
 }
@@ -122,7 +122,7 @@ pub(crate) fn write_one(py: Python<'_>, file: &OwnedFd, thread: u64) -> PyResult
 /// Writes a formatted stack.
 ///
 /// # Errors
-/// An error of Python.
+/// A Python error.
 pub(crate) fn write_text(py: Python<'_>, file: &OwnedFd, text: &str) -> PyResult<bool> {
     let bytes = PyBytes::new(py, text.as_bytes());
     python_module(py)?.call_method1(intern!(py, "write"), (file.as_raw_fd(), bytes)).map(|_| true)

@@ -28,7 +28,7 @@ use crate::signal_mask::SignalMask;
 use crate::stacks::current_thread_id;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 
-/// A worker.
+/// The channel to the daemon and the state that all threads of this worker share.
 #[derive(Debug)]
 pub(crate) struct Worker {
     /// The Start message.

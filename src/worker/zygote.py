@@ -41,11 +41,12 @@ def warm_up(load, application, environ, target):
                 close()
     except BaseException as error:  # noqa: BLE001 (the workers may serve other requests)
         summary, trace = load.describe(error)
-        return f"the warm-up request GET {target} raised {summary}; going on without it\n{trace}"
-    status = begun[0] if begun else "nothing"
-    if not str(status).startswith(("2", "3")):
+        return f"the warm-up request GET {target} raised {summary}; continuing without a warm-up\n{trace}"
+    status = str(begun[0]) if begun else ""
+    if not status.startswith(("2", "3")):
+        outcome = f"was answered with {status}" if begun else "got no response"
         return (
-            f"the warm-up request GET {target} was answered {status}: objects that the application creates "
+            f"the warm-up request GET {target} {outcome}: objects that the application creates "
             "at its first successful request will not be shared between workers"
         )
     return None
@@ -54,7 +55,8 @@ def warm_up(load, application, environ, target):
 def freeze(own):
     """Exempts all objects from garbage collection, so that the collector's marks do not unshare their pages.
 
-    Returns the warnings: sockets that forked workers share, and threads that they lack.
+    Returns warnings: database connections that could not be closed, sockets that forked workers would share,
+    threads that they would lack.
     """
     found = close_databases()
     gc.collect()
@@ -62,13 +64,13 @@ def freeze(own):
     sockets = open_sockets(own)
     if sockets:
         found.append(
-            "the application has open sockets before its workers are forked, which all workers would share: "
+            "the application opened sockets before its workers were forked; all workers would share them: "
             f"{', '.join(sockets)}; open them at the first request, or in hooks.post_worker_init"
         )
     threads = running_threads()
     if threads:
         found.append(
-            "the application has started threads before its workers are forked, which no worker will have: "
+            "the application started threads before its workers were forked; no worker will have them: "
             f"{', '.join(threads)}; start them at the first request, or in hooks.post_worker_init"
         )
     return found
@@ -210,7 +212,7 @@ def fork(cgroup_procs):
 def quiet_fork():
     """fork(2) with the handlers of pthread_atfork(3) and os.register_at_fork.
 
-    Suppresses the warning of Python 3.12 about threads: `freeze` has reported them.
+    Suppresses the Python 3.12 warning about threads: `freeze` has reported them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,6 +1,6 @@
 //! The zygote: imports the application once and forks workers (`workers.preload`).
 //!
-//! Its main thread reads the control socket, so that it has no other thread: after a fork only the forking thread
+//! Its main thread reads the control socket, so it has no other thread: after a fork only the forking thread
 //! exists in the child, and locks held by others stay locked.
 //!
 //! A worker is forked twice: the intermediate process exits at once, and the daemon, a subreaper, becomes the worker's
@@ -225,7 +225,7 @@ fn adopt_by_daemon(daemon: Pid, intermediate: Option<Pid>) -> io::Result<()> {
     // Not earlier: the death signal refers to the current parent (prctl(2)).
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if getppid() != Some(daemon) {
-        return Err(io::Error::other("its parent is not the daemon, which has died or is no subreaper"));
+        return Err(io::Error::other("its parent is not the daemon, which has died or is not a subreaper"));
     }
     // Its own process group, so that the daemon can kill it with its children.
     Ok(setpgid(None, None)?)

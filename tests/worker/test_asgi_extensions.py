@@ -1,4 +1,4 @@
-"""ASGI extensions of HTTP: pathsend, early hints, trailers."""
+"""ASGI extensions for HTTP: pathsend, early hints, trailers."""
 
 import os
 

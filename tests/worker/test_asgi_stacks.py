@@ -70,7 +70,7 @@ def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
     assert json_of(worker.wait_done(exchange)) == "done"
 
 
-# ------------------------------------------------ tasks of a request's own
+# ------------------------------------------------ a request's own tasks
 
 
 def waiting(worker, path, until="in innermost\n", times=1):

@@ -62,7 +62,7 @@ def test_scope_has_the_keys_and_values_of_uvicorn(worker):
 def test_scope_over_tls_is_wss_without_subprotocols(worker):
     scope = only_message(worker, "/p/%C3%A6", https=True)
     assert (scope["scheme"], scope["subprotocols"], scope["path"]) == ("wss", [], "/p/æ")
-    # The scheme of a plain request is still https.
+    # An ordinary HTTP request over TLS still has the scheme https.
     assert json_of(worker.fetch("/scope", https=True))["scheme"] == "https"
 
 

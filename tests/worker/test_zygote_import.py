@@ -33,9 +33,9 @@ def test_warm_up_request_reaches_the_application_once(fake):
     ("source", "words"),
     [
         ("raise ValueError('cold')", ["raised ValueError: cold", "Traceback", "line"]),
-        ("start_response('404 Not Found', []); return []", ["was answered 404 Not Found"]),
+        ("start_response('404 Not Found', []); return []", ["was answered with 404 Not Found"]),
         ("start_response('200 OK', []); return None", ["raised TypeError"]),
-        ("return []", ["was answered nothing"]),
+        ("return []", ["got no response"]),
         ("start_response('200 OK', []); yield b'x'; raise KeyError('late')", ["raised KeyError: 'late'"]),
         ("import sys; sys.exit('no')", ["raised SystemExit: no"]),
     ],

@@ -1,5 +1,5 @@
 //! The events of a running exchange: body parts, disconnects, the deadline, the end of the application, space to send.
-//! Called by [`super::tick`] and by `asgi.py`. Messages of WebSockets are in [`super::websocket`].
+//! Called by [`super::tick`] and by `asgi.py`. WebSocket messages are in [`super::websocket`].
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::intern;

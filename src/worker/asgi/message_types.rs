@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-/// Types of HTTP messages.
+/// HTTP message types.
 #[derive(Debug)]
 pub(super) struct HttpMessageTypes {
     pub(super) start: CachedType,

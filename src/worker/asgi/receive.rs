@@ -2,7 +2,7 @@
 //!
 //! A body comes with its request, or in parts within a window. The window opens at the first `receive()` and advances
 //! whenever [`MIN_UPDATE_BYTES`] of it were received. An event is made when the call is awaited, not when `receive()`
-//! is called, so that a cancelled wait loses nothing.
+//! is called, so a cancelled wait loses nothing.
 
 use std::ffi::CStr;
 

@@ -1,7 +1,7 @@
 //! The application's `send()`: checks the order of HTTP messages and reads them.
 //!
 //! ASGI HTTP specification, "Response Start" and "Response Body"; extensions "Path Send", "Early Hints", "Trailers".
-//! The messages of WebSockets are in [`super::websocket`]. A violation raises the same exception as in uvicorn.
+//! WebSocket messages are in [`super::websocket`]. A violation raises the same exception as in uvicorn.
 
 use std::ffi::CStr;
 use std::path::PathBuf;

@@ -5,7 +5,7 @@
 //! [`super::tick`].
 //!
 //! An [`Exchange`] is borrowed for a few instructions at a time and never while Python code of the application runs,
-//! so that the application may call `receive()` and `send()` from anywhere.
+//! so the application may call `receive()` and `send()` from anywhere.
 //!
 //! ```text
 //!   Unstarted ──start──▶ Prepared ──first bytes──▶ Streaming ──▶ (Trailing) ──▶ Ended ──▶ Done

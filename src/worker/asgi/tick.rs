@@ -50,7 +50,7 @@ enum TickReason {
 #[pymethods]
 impl LoopTick {
     fn __call__(&self, py: Python<'_>) {
-        // A forked child that still runs its parent's loop is woken by the eventfd, too.
+        // A forked child that is still running its parent's loop is woken by the eventfd, too.
         exit_if_forked_child(py, None);
         let worker = self.application.worker;
         if self.reason == TickReason::Eventfd {

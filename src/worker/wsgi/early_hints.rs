@@ -1,6 +1,6 @@
 //! `wsgi.early_hints`: sends a 103 (RFC 8297) ahead of the response, as gunicorn does.
 //!
-//! One function serves all requests of the worker, so that it costs a request nothing: it finds the response of the request
+//! One function serves all requests of the worker, so it costs a request nothing: it finds the response of the request
 //! that the calling thread serves. In any other thread it does nothing.
 
 use std::cell::RefCell;

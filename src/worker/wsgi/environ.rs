@@ -369,7 +369,7 @@ impl Environ {
         request: &Request<'_>,
     ) -> PyResult<()> {
         if request.takeover() {
-            // The descriptor is no body.
+            // The descriptor is not a body.
         } else if request.body_is_fd {
             let file = py.detach(|| bodies.take(request.exchange));
             environ.set_item(&self.keys.input, Input::file(file, request.body_len).into_pyobject(py)?)?;
@@ -481,7 +481,7 @@ fn path_info<'py>(py: Python<'py>, path: &[u8], root: &[u8]) -> PyResult<Option<
     latin1(py, strip_root(&decoded, root).unwrap_or(&decoded)).map(Some)
 }
 
-/// Strips the root path if the path begins with it, up to the end of a segment: `/app` is no prefix of `/apple`.
+/// Strips the root path if the path begins with it, up to the end of a segment: `/app` is not a prefix of `/apple`.
 fn strip_root<'p>(path: &'p [u8], root: &[u8]) -> Option<&'p [u8]> {
     path.strip_prefix(root).filter(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
 }

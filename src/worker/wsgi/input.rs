@@ -1,7 +1,7 @@
 //! `wsgi.input`: the request body, in memory or in a file spooled by the daemon.
 //!
 //! PEP 3333, "Input and Error Streams". The end of the body is the end of the stream
-//! (`wsgi.input_terminated`). Files are read with `pread(2)`, without the GIL, so that processes which share the
+//! (`wsgi.input_terminated`). Files are read with `pread(2)`, without the GIL, so processes which share the
 //! descriptor do not share a position.
 
 use std::os::fd::OwnedFd;

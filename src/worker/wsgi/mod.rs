@@ -46,7 +46,7 @@ pub(crate) fn early_hints_function(py: Python<'_>) -> PyResult<Bound<'_, PyAny>>
 /// Builds the environ of the warm-up request of a zygote: GET `target` (path and query) from this host.
 ///
 /// # Errors
-/// An error of Python.
+/// A Python error.
 pub(crate) fn environ_of<'py>(py: Python<'py>, start: &Start, target: &str) -> PyResult<Bound<'py, PyDict>> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut request = Request::new(ExchangeId(1));

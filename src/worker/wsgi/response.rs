@@ -1,4 +1,4 @@
-//! One response: from the head that the application passes to the frames that carry it.
+//! The life of a response, from the application's `start_response` call to the frames sent to the daemon.
 //!
 //! ```text
 //!   Unstarted ──start_response──▶ Prepared ──first bytes──▶ Streaming ──▶ Ended ──▶ Done
@@ -6,8 +6,8 @@
 //!   Cancelled: the client has disconnected; only DONE is sent
 //! ```
 //! The head goes out with the first body bytes (PEP 3333 "Handling the Content-Length Header" and "The
-//! start_response() Callable"), so that an error before them still becomes a 500. *Ended*: the response is
-//! complete, the application may still run. *Done*: the slot is free.
+//! start_response() Callable"), so an error before them still becomes a 500. *Ended*: the response is
+//! complete, but the application may still be running. *Done*: the slot is free.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicBool;
@@ -116,12 +116,12 @@ impl Response {
         self.body_bytes = 0;
     }
 
-    /// The worker.
+    /// Returns the worker that serves the response.
     pub(crate) fn worker(&self) -> &'static Worker {
         self.application.worker
     }
 
-    /// Returns whether the head is sent.
+    /// Returns whether the head has been sent.
     pub(crate) fn is_sent(&self) -> bool {
         self.stage > ResponseStage::Prepared
     }

@@ -1,4 +1,4 @@
-"""Cases of isolation: contexts, cancelled waits, forks."""
+"""Isolation cases: contexts, cancelled waits, forks."""
 
 import asyncio
 import contextlib

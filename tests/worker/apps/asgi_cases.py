@@ -1,4 +1,4 @@
-"""Cases of ASGI requests, one per path, which answer JSON; and applications of other shapes."""
+"""ASGI request cases, one per path, which answer JSON; and applications of other shapes."""
 
 import asyncio
 import collections
@@ -183,7 +183,7 @@ async def task(scope, receive, send):
 
 @case
 async def timeout(scope, receive, send):
-    """Uses asyncio.timeout() and TaskGroup, which need a task of asyncio."""
+    """Uses asyncio.timeout() and TaskGroup, which need an asyncio task."""
     if hasattr(asyncio, "timeout"):
         try:
             async with asyncio.timeout(0.01):
@@ -262,7 +262,7 @@ async def sends_from_tasks(scope, receive, send):
 
 
 class Double:
-    """An application of ASGI 2."""
+    """An ASGI 2 application."""
 
     def __init__(self, scope):
         self.scope = scope
@@ -276,7 +276,7 @@ def double(scope):
 
 
 class Instance:
-    """An application of ASGI 3 that is an object."""
+    """An ASGI 3 application that is an object."""
 
     async def __call__(self, scope, receive, send):
         await CASES["/scope"](scope, receive, send)

@@ -1,4 +1,4 @@
-"""Cases of ASGI applications by path, the application that calls them, and what they use."""
+"""ASGI application cases by path, the application that calls them, and what they use."""
 
 import asyncio
 import contextvars

@@ -1,4 +1,4 @@
-"""Cases of ASGI responses: parts, lengths, headers, extensions."""
+"""ASGI response cases: parts, lengths, headers, extensions."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""Cases of stacks: requests that await tasks, each in another way."""
+"""Stack cases: requests that await tasks, each in another way."""
 
 import asyncio
 

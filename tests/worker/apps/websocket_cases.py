@@ -1,4 +1,4 @@
-"""Cases of WebSockets, one per path; a later request to `/seen` returns what they have recorded."""
+"""WebSocket cases, one per path; a later request to `/seen` returns what they have recorded."""
 
 import asyncio
 import gc

@@ -53,7 +53,7 @@ impl WebSocketEventTemplates {
     }
 }
 
-/// Types of WebSocket messages.
+/// WebSocket message types.
 #[derive(Debug)]
 pub(super) struct WebSocketMessageTypes {
     pub(super) accept: Py<PyString>,

@@ -44,7 +44,7 @@ pub(super) struct WebSocket {
     messages: VecDeque<Message>,
     /// Parts of the incomplete message.
     partial: Vec<u8>,
-    /// Cost of `partial` that is not credited yet.
+    /// Cost of `partial` that has not been credited yet.
     partial_cost: u64,
     /// Total cost of received messages and credited parts.
     credited: u64,
