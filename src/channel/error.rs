@@ -37,7 +37,7 @@ pub enum ProtocolError {
     Chunk {
         /// The chunk's number.
         chunk: u32,
-        /// The violation.
+        /// The violation, worded to follow the chunk's number.
         why: &'static str,
     },
     /// A control message could not be decoded.

@@ -1,6 +1,6 @@
 //! Shared memory: a sealed memfd, mapped by daemon and worker.
 //!
-//! Turns offsets into pointers. Each offset is checked (`assert!`), so that a caller's wrong arithmetic is a panic, not
+//! Turns offsets into pointers. Each offset is checked (`assert!`), so a caller's wrong arithmetic is a panic, not
 //! undefined behaviour.
 //!
 //! # Why `unsafe`
@@ -172,7 +172,7 @@ impl Map {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
         // SAFETY: exactly the range of this mapping is replaced, in one step, by memory that is at least as accessible;
-        // all access is atomic or by copying, so that no reference sees its value change.
+        // all access is atomic or by copying, so no reference sees its value change.
         unsafe { mmap_anonymous(self.base.as_ptr().cast(), self.len, prot, flags) }?;
         Ok(())
     }

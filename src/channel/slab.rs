@@ -6,7 +6,7 @@
 //!
 //! The daemon lends a received chunk to the HTTP stack without a copy ([`Chunk::bytes`]): the bytes go from shared memory
 //! to `writev(2)`. When a client is slow, the daemon copies its chunks and returns them
-//! ([`SlabReceiver::reclaim_overdue`]), so that slow clients hold no part of the slab. A worker that writes into a chunk
+//! ([`SlabReceiver::reclaim_overdue`]), so slow clients hold no part of the slab. A worker that writes into a chunk
 //! it does not own races with those reads; the daemon's code does not interpret the bytes, so the worst outcome is that
 //! the worker's own client receives garbage.
 

@@ -235,7 +235,7 @@ impl Epoch<'_> {
 /// missed its notification.
 #[derive(Debug, Clone, Copy)]
 pub struct WaitFlag<'a>(
-    /// The word.
+    /// The word that both sides share.
     pub &'a AtomicU32,
 );
 

@@ -83,7 +83,7 @@ fn is_printable(character: char) -> bool {
     !is_hiding && pair.escape_debug().eq(pair.chars())
 }
 
-/// Whether a character is printable for the standard library but invisible, so that two paths would look alike: Unicode's
+/// Whether a character is printable for the standard library but invisible, so two paths would look alike: Unicode's
 /// Default_Ignorable_Code_Point (with the emoji selector U+FE0F) and the blank Braille pattern.
 fn is_invisible(character: char) -> bool {
     matches!(

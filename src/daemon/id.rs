@@ -23,7 +23,7 @@ pub struct Generation(pub u64);
 /// Identifies a worker process. During a replacement, two processes share a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId {
-    /// The seat.
+    /// The number of the seat.
     pub number: WorkerNr,
     /// The process in that seat.
     pub incarnation: Incarnation,

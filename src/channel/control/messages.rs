@@ -11,17 +11,18 @@ pub enum Command {
     Start(Box<Start>),
     /// Carries the descriptor of an exchange's body, or the socket of a takeover; the exchange's frame follows on the ring.
     Body(ExchangeId),
-    /// Cancels an exchange. If the worker has not started it, its body's descriptor is closed. If it is running, its
-    /// client has disconnected: the worker stops reading the application's iterable, closes it and sends DONE.
+    /// Cancels an exchange of a WSGI worker. If the worker has not started the exchange, the descriptor of its body is
+    /// closed. If the exchange is running, its client has disconnected: the worker stops reading the application's
+    /// iterable, closes it and sends DONE.
     Cancel(ExchangeId),
-    /// Stops the worker: it claims no more requests, finishes the running ones and exits with 0.
+    /// Stops the worker: it claims no more requests, finishes the running ones and exits with status 0.
     Stop,
     /// Requests the stacks of all threads, or of one exchange's thread or task. The worker writes them with the GIL
     /// held and answers with [`Report::StacksDumped`].
     DumpStacks(Option<ExchangeId>),
     /// Forks a worker; for a zygote.
     Fork(Fork),
-    /// Makes a zygote of a drained worker.
+    /// Turns a drained worker into a zygote.
     Promote,
     /// Reports the exit of another worker, for `hooks.child_exit`.
     ChildExited {
@@ -139,7 +140,7 @@ impl Command {
     /// Decodes a message.
     ///
     /// # Errors
-    /// The bytes are no command, or a [`Start`] of another [`crate::PROTOCOL_VERSION`].
+    /// The bytes are not a command, or a [`Start`] of another [`crate::PROTOCOL_VERSION`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(bytes);
         match reader.u8()? {
@@ -208,7 +209,7 @@ impl Report {
     /// Decodes a message.
     ///
     /// # Errors
-    /// The bytes are no report.
+    /// The bytes are not a report.
     pub fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(bytes);
         match reader.u8()? {

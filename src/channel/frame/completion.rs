@@ -48,7 +48,7 @@ pub const MAX_FIELDS: u16 = 4096;
 /// The fixed part of a completion frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
-    /// The exchange.
+    /// The exchange that the frame belongs to.
     pub exchange: ExchangeId,
     /// The kind of frame.
     pub kind: CompletionKind,

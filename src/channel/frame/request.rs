@@ -25,7 +25,7 @@ pub const UNKNOWN_LENGTH: u64 = u64::MAX;
 /// A request, as the daemon writes it and the worker reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The exchange.
+    /// The exchange of the request.
     pub exchange: ExchangeId,
     /// Length of the body in bytes, inline or in the descriptor. Of a streamed body: its Content-Length, or
     /// [`UNKNOWN_LENGTH`].

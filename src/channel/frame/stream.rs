@@ -25,7 +25,7 @@ pub const MESSAGE_COST: u64 = 64;
 pub enum StreamFrame<'a> {
     /// A part of the request's body, or a WebSocket message or a part of one.
     Part {
-        /// The exchange.
+        /// The exchange that the frame belongs to.
         exchange: ExchangeId,
         /// The bytes; may be empty.
         bytes: &'a [u8],
@@ -38,7 +38,7 @@ pub enum StreamFrame<'a> {
     },
     /// The client has disconnected: `http.disconnect`, `websocket.disconnect`.
     Disconnect {
-        /// The exchange.
+        /// The exchange that the frame belongs to.
         exchange: ExchangeId,
         /// RFC 6455 §7.4; 0 for HTTP.
         code: u16,
@@ -50,7 +50,7 @@ pub enum StreamFrame<'a> {
     /// The client has closed its sending side: `http.disconnect` follows the request's body, and the response is still
     /// sent. Not for WebSockets.
     HalfClose {
-        /// The exchange.
+        /// The exchange that the frame belongs to.
         exchange: ExchangeId,
     },
 }

@@ -50,7 +50,7 @@ def django_static(application):
 
 
 def is_view(url):
-    """Tells whether a view of Django's own serves the URL, as `urlpatterns` may have it with DEBUG."""
+    """Tells whether one of Django's own views serves the URL, as `urlpatterns` may have it with DEBUG."""
     from django.urls import Resolver404, resolve
 
     try:

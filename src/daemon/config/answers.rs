@@ -26,7 +26,7 @@ pub struct ErrorPage {
 /// The status or class of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorStatus {
-    /// One status.
+    /// One status code.
     Status(u16),
     /// `4xx`.
     ClientErrors,

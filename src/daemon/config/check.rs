@@ -378,18 +378,18 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports settings that are valid alone but have no effect together.
     /// Reports sockets that would close every connection.
     fn check_proxy_senders(&mut self, listen: &Listen, proxy: &Proxy) {
         let is_required = listen.proxy_protocol || listen.named.iter().any(|socket| socket.proxy_protocol);
         if is_required && proxy.protocol_trusted == TrustedProxies::NONE {
-            let error = ValueError::new("names nobody, so that sockets with proxy_protocol serve nobody");
+            let error = ValueError::new("names nobody, so sockets with proxy_protocol serve nobody");
             let error =
                 error.with_hint("name the proxies, e.g. protocol_trusted = [\"loopback\"] in [proxy]");
             self.push_missing(name::PROTOCOL_TRUSTED, error);
         }
     }
 
+    /// Reports settings that are valid alone but have no effect together.
     fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: Log) {
         self.warn_about_script_name();
         if workers.refork.is_some() && !workers.preload {

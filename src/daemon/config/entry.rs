@@ -9,7 +9,7 @@ use super::{ConfigError, Value, ValueError};
 
 /// A table that is being read.
 pub(super) struct EntryReader<'a, 'f> {
-    /// The table.
+    /// The table whose keys are read.
     pub(super) entry: &'a TableEntry,
     /// The table's name in messages: `timeouts.path[0]`.
     pub(super) label: String,

@@ -7,7 +7,7 @@
 //!
 //! A candidate that exists but cannot be executed, such as a symlink left dangling by an upgrade of the system's Python,
 //! ends the search with an error: the next candidate would lack the application's packages. Version and implementation
-//! (CPython, not free-threaded) are not checked here, because that needs to run it.
+//! (CPython, not free-threaded) are not checked here, because that requires running the interpreter.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -420,7 +420,8 @@ pub(super) fn bytes_or_off(setting: &Setting) -> Result<Option<u64>, ValueError>
     }
 }
 
-/// A size of a buffer; `None` is `"auto"`. No buffer is 0 and not "off", which could mean no limit.
+/// A size of a buffer; `None` is `"auto"`. To disable the buffer, write 0; "off" is rejected, because it could
+/// mean "no limit".
 pub(super) fn capacity_or_auto(setting: &Setting) -> Result<Option<u64>, ValueError> {
     if is_auto(setting) {
         return Ok(None);

@@ -24,7 +24,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Size, number and rate limits of requests, responses and connections.
     pub limits: Limits,
-    /// Limits and keepalive of WebSockets.
+    /// WebSocket limits and keepalive.
     pub websocket: WebSocket,
     /// Which header fields reach the application.
     pub http: Http,

@@ -1,18 +1,18 @@
-//! The checked `[[static]]` and `app.sendfile_roots`: directories from which the daemon sends files.
+//! The validated `[[static]]` tables and `app.sendfile_roots`: directories from which the daemon sends files.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One `[[static]]`.
+/// One `[[static]]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticMount {
     /// The prefix of the paths; begins and ends with `/`.
     pub url: String,
     /// The directory; absolute. Existed and was readable when checked.
     pub directory: PathBuf,
-    /// Names of files that answer for their directory.
+    /// Names of the files served for a request to a directory.
     pub index: Vec<String>,
-    /// The answer to a path without a file.
+    /// The response to a request for a path that has no file.
     pub fallback: StaticFallback,
     /// The symlinks that are followed.
     pub follow_links: FollowLinks,
@@ -24,14 +24,14 @@ pub struct StaticMount {
     pub precompressed: bool,
 }
 
-/// The answer to a path without a file.
+/// The response to a request for a path that has no file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StaticFallback {
     /// The request is answered 404.
     NotFound,
-    /// The application's.
+    /// The application answers the request.
     App,
-    /// A file below the directory.
+    /// This file below the directory is sent.
     File(String),
 }
 

@@ -26,9 +26,9 @@ pub(crate) struct Setting {
 pub(crate) enum Source {
     /// The TOML file.
     File,
-    /// A variable.
+    /// An environment variable.
     Environment,
-    /// A flag.
+    /// A command-line flag.
     CommandLine,
 }
 
@@ -52,7 +52,7 @@ impl Setting {
 /// A value of a TOML type that a key may have; the environment and the command line only have text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Value {
-    /// A string.
+    /// A string in UTF-8.
     Text(String),
     /// A string from the command line or a variable that is not UTF-8, for paths.
     Bytes(OsString),

@@ -12,12 +12,12 @@ use super::worker::contract::ContractBreach;
 use super::worker::decode;
 use super::{Dispatcher, Notice, State};
 
-/// While every worker has more than it can start, the reactor waits up to this long for completions alone before it
-/// polls its sockets: a request could not start anyway, and each poll interrupts a worker that shares the core. (A
-/// network card moderates its interrupts for the same reason.)
+/// While every worker has more than it can start, the reactor waits up to this long (rounded up to a whole
+/// millisecond) for completions alone before it polls its sockets: a request could not start anyway, and each poll
+/// interrupts a worker that shares the core. (A network card moderates its interrupts for the same reason.)
 const COMPLETION_WAIT: Duration = Duration::from_micros(500);
 
-/// Frames taken from one worker at a time. A completion ring holds fewer, so that only a worker that publishes while it
+/// Frames taken from one worker at a time. A completion ring holds fewer, so only a worker that publishes while it
 /// is read reaches the limit.
 const MAX_FRAMES: u32 = 16 * 1024;
 
@@ -34,8 +34,8 @@ enum PopOutcome {
 
 impl Dispatcher {
     /// Ends the reactor's turn: collects completions, assigns queued requests, wakes the workers and announces sleep.
-    /// tokio's `on_thread_park` calls this, so that it must not block for longer than [`COMPLETION_WAIT`]. A task that
-    /// it wakes keeps the reactor from sleeping.
+    /// tokio's `on_thread_park` calls this, so it must not block for longer than [`COMPLETION_WAIT`], rounded up to
+    /// 1 ms. A task that it wakes keeps the reactor from sleeping.
     pub fn before_park(&self) {
         let mut state = self.lock();
         let mut has_waited = false;

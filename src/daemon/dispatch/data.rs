@@ -77,7 +77,7 @@ impl Data {
         Self { bytes: Location::Collected(Box::new((block, 0))), _reservation: Some(reservation) }
     }
 
-    /// Appends a small piece to a block. Returns false if this is no block or has no room.
+    /// Appends a small piece to a block. Returns false if this is not a block or has no room.
     pub(super) fn append(&mut self, piece: &[u8]) -> bool {
         match &mut self.bytes {
             Location::Collected(collected)

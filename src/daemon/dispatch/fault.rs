@@ -34,7 +34,7 @@ pub enum Fault {
     WorkerKilled(WorkerId),
     /// The application raised.
     Raised {
-        /// The worker.
+        /// The worker that ran the application.
         worker: WorkerId,
         /// Type and message of the exception.
         summary: String,

@@ -38,14 +38,14 @@ pub enum Notice {
     WorkerRequested,
     /// The worker is gone with requests that it had claimed. Not sent without any.
     WorkerDied {
-        /// The worker.
+        /// The worker that exited.
         worker: WorkerId,
         /// The claimed requests that were not past their deadline, in the order of their assignment.
         requests: Vec<RequestInfo>,
     },
     /// Requests of this method and path have crashed workers repeatedly, and are rejected for a while.
     Quarantined {
-        /// The method.
+        /// The request method.
         method: String,
         /// The path, without the query.
         path: RequestPath,
@@ -56,9 +56,9 @@ pub enum Notice {
     Retried(WorkerId, RequestInfo),
     /// The application raised after its response was complete, for example in `close()`.
     RaisedAfterEnd {
-        /// The worker.
+        /// The worker that ran the request.
         worker: WorkerId,
-        /// The request.
+        /// The request whose response was complete.
         request: RequestInfo,
         /// Type and message of the exception.
         summary: String,
@@ -73,11 +73,11 @@ pub type NoticeSink = Box<dyn Fn(Notice) + Send + Sync>;
 /// A request in a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestInfo {
-    /// The exchange.
+    /// The exchange of the request.
     pub exchange: ExchangeId,
     /// The id that the response and the journal carry.
     pub request_id: String,
-    /// The method.
+    /// The request method.
     pub method: String,
     /// The path as sent, without the query.
     pub path: RequestPath,

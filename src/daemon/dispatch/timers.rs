@@ -139,7 +139,8 @@ impl Dispatcher {
         }
     }
 
-    /// Extends the deadline of an exchange whose worker waits for the client. Returns whether it does.
+    /// Extends the deadline of an exchange whose worker waits for the client. Returns true if the deadline was
+    /// extended.
     fn extend_deadline(worker: &mut Worker, exchange: &mut Exchange, now: Instant) -> bool {
         if exchange.attempt.deadline_exceeded {
             return false;

@@ -47,7 +47,7 @@ pub enum FileBody {
 /// The content of a `multipart/byteranges` body (RFC 9110 §14.6).
 #[derive(Debug)]
 pub struct MultipartRanges {
-    /// The file.
+    /// The file that the parts are read from.
     pub fd: Arc<OwnedFd>,
     /// The delimiter and the fields before each part, and its bytes in the file.
     pub parts: VecDeque<(Bytes, Range<u64>)>,

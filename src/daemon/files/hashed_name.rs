@@ -9,7 +9,7 @@ const BASE64_LEN: usize = 8;
 /// `ManifestStaticFilesStorage`), `main.8e0d62a1.js` (webpack) and `index-BfQ3xZ1a.js` (Vite).
 ///
 /// A false positive keeps an old file in browsers for a year, a false negative costs a request: words and dates do not
-/// count, so that about a third of Vite's names are not recognised (`immutable = true` is for these).
+/// count, so about a third of Vite's names are not recognised (`immutable = true` is for these).
 pub(super) fn is_hashed(name: &[u8]) -> bool {
     let Ok(name) = str::from_utf8(name) else { return false };
     let mut parts = name.split('.');

@@ -20,12 +20,12 @@ use super::root::{FoundEntry, Links, LookupError, LookupMode, OpenFile, Root};
 /// Seconds by which a precompressed file may be older than its original: tools copy them in any order.
 const MAX_VARIANT_AGE: i64 = 2;
 
-/// One `[[static]]`.
+/// The settings of one `[[static]]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountSettings {
     /// The prefix; begins and ends with `/`.
     pub url: String,
-    /// The directory.
+    /// The directory whose files are served.
     pub directory: PathBuf,
     /// The symlinks that are followed.
     pub links: Links,
@@ -66,13 +66,13 @@ pub enum Immutable {
 /// A request for a file.
 #[derive(Debug, Clone, Copy)]
 pub struct FileRequest<'r> {
-    /// The method.
+    /// The request method.
     pub method: &'r Method,
     /// The path as sent.
     pub path: &'r [u8],
     /// The query, without its `?`.
     pub query: Option<&'r str>,
-    /// The fields.
+    /// The header fields.
     pub headers: &'r HeaderMap,
     /// Time at which the request arrived.
     pub now: Instant,
@@ -81,7 +81,7 @@ pub struct FileRequest<'r> {
 /// The result of a request for a file.
 #[derive(Debug)]
 pub enum FileOutcome {
-    /// The answer.
+    /// The response for the file.
     Answer(Box<FileAnswer>),
     /// No file is sent.
     Refused(FileFault),

@@ -1,6 +1,6 @@
 //! A directory below which files are opened, and what keeps a path within it.
 //!
-//! The kernel resolves every path with `openat2(2)`, so that neither `..` nor a symlink leaves the directory, even
+//! The kernel resolves every path with `openat2(2)`, so neither `..` nor a symlink leaves the directory, even
 //! while someone renames directories. On the reactor a path is resolved from the kernel's cache alone
 //! (`RESOLVE_CACHED`); if that needs the disk, the caller repeats the lookup on a blocking thread.
 

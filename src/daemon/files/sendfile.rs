@@ -39,7 +39,7 @@ const SERVER_FIELDS: [&str; 6] = [
 pub struct SendfileRoot {
     /// The prefix of `X-Accel-Redirect` for this directory; begins and ends with `/`. `None`: `X-Sendfile` only.
     pub url: Option<String>,
-    /// The directory.
+    /// The directory whose files the application may name.
     pub directory: PathBuf,
 }
 
@@ -76,7 +76,7 @@ pub enum SendfileTarget {
 /// The request that the application answered.
 #[derive(Debug)]
 pub struct SentFor {
-    /// The method.
+    /// The request method.
     pub method: Method,
     /// The request's fields for ranges and preconditions.
     pub conditions: HeaderMap,

@@ -151,7 +151,7 @@ pub(super) fn log_refusal(
     }
 }
 
-/// Logs a redirect, which is no failure: only if every request is logged.
+/// Logs a redirect, which is not a failure: only if every request is logged.
 fn log_redirect(context: &ConnContext, meta: &RequestMeta, status: u16) {
     let ConnContext { server, connection, .. } = context;
     if server.log_access {

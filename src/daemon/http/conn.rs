@@ -33,7 +33,7 @@ pub async fn serve(server: Arc<Server>, stream: ClientStream) {
     serve_http1(connection, serving).await;
 }
 
-/// Serves a connection with TLS until it is closed, in the version of HTTP that its handshake has agreed (ALPN, RFC
+/// Serves a connection with TLS until it is closed, in the HTTP version that its handshake has agreed (ALPN, RFC
 /// 7301).
 pub async fn serve_negotiated(server: Arc<Server>, stream: ClientStream) {
     let is_http2 = stream.tls_session().is_some_and(|session| session.is_http2());
@@ -113,7 +113,7 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, refused: Option<R
 enum Continuation {
     /// The last response was a 101.
     WebSocket(websocket::UpgradedConn),
-    /// The connection began with the preface of HTTP/2.
+    /// The connection began with the HTTP/2 preface.
     Http2(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 

@@ -64,7 +64,7 @@ pub enum UnderscorePolicy {
     Allow,
 }
 
-/// The settings of HTTP/2 (`http.http2`).
+/// The HTTP/2 settings (`http.http2`).
 #[derive(Debug, Clone, Copy)]
 pub struct Http2Settings {
     /// `limits.streams`: requests that one connection may have open.
@@ -82,7 +82,7 @@ pub struct Settings {
     pub http2: Option<Http2Settings>,
     /// `[proxy]`.
     pub forwarding: ForwardingSettings,
-    /// Settings of WebSockets.
+    /// The WebSocket settings.
     pub websocket: websocket::WebSocketSettings,
     /// `[health]`; `None` if both paths are off.
     pub health: Option<Box<HealthPaths>>,
@@ -244,7 +244,7 @@ pub(super) struct ConnContext {
     pub(super) tls: Option<Arc<TlsSession>>,
     /// Set when a head was refused: hyper got a stand-in request in its place, the last of the connection.
     pub(super) refused_head: OnceLock<RefusedHead>,
-    /// Set if `connection` is a stream of HTTP/2.
+    /// Set if `connection` is an HTTP/2 stream.
     pub(super) stream_signals: Option<StreamSignals>,
 }
 

@@ -27,7 +27,8 @@ pub enum Refusal {
     Exchange(Fault),
     /// The `Content-Length` of the application's response is not the length of its body.
     WrongLength(Option<WorkerId>),
-    /// A WSGI application wrote something to its socket that is not a response, in the way that this sentence says.
+    /// A WSGI application wrote something other than an HTTP response to its socket; the text says what is wrong with
+    /// it.
     Takeover(Option<WorkerId>, &'static str),
     /// The request is a browser's navigation, and the first worker takes longer than `timeouts.boot_page` to boot.
     FirstBoot,
@@ -37,7 +38,7 @@ pub enum Refusal {
     File(FileFault),
     /// The application named a file that is outside of `app.sendfile_roots`.
     OutsideFile {
-        /// The worker.
+        /// The worker whose application answered the request.
         worker: Option<WorkerId>,
         /// The value of `X-Sendfile` or `X-Accel-Redirect`, escaped.
         value: String,
@@ -57,7 +58,7 @@ pub enum RequestFault {
     NoHost,
     /// There is more than one Host field.
     ManyHosts,
-    /// The Host field differs from the `:authority` of a request of HTTP/2.
+    /// The Host field differs from the `:authority` of an HTTP/2 request.
     HostConflict,
     /// A CONNECT is for another protocol than "websocket", or the application does not serve WebSockets (RFC 8441 §4).
     Protocol,
@@ -93,7 +94,7 @@ impl RequestFault {
 
     fn status_and_reason(self) -> (StatusCode, &'static str) {
         match self {
-            // RFC 9110 §9.3.6: an origin server that is no tunnel.
+            // RFC 9110 §9.3.6: an origin server that is not a tunnel.
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"),
             Self::Target => (StatusCode::BAD_REQUEST, "the request's target is not a path"),
             Self::TargetHost => (StatusCode::BAD_REQUEST, "the host in the request's target is not valid"),
@@ -161,7 +162,7 @@ impl ErrorResponse {
         Self { retry_after: Some(retry_after), ..response }
     }
 
-    /// True if the rest of the request may still arrive, so that the connection cannot serve another one.
+    /// True if the rest of the request may still arrive, so the connection cannot serve another one.
     pub(super) fn leaves_input_unread(&self) -> bool {
         matches!(
             self.status,

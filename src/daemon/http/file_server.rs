@@ -64,7 +64,7 @@ pub(super) struct FileResponse {
 
 /// The result of a lookup.
 pub(super) enum FileOrApp {
-    /// The answer.
+    /// The file server answers the request, with a file or without a body.
     File(FileAnswer),
     /// The application answers the request with this head.
     App(request::Parts),

@@ -1,5 +1,5 @@
 //! The HTTP side of a WebSocket handshake: checks the request and sets the fields of the 101 (RFC 6455 §4.2), or of the
-//! 2xx on a stream of HTTP/2 (RFC 8441 §5).
+//! 2xx on an HTTP/2 stream (RFC 8441 §5).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -46,7 +46,7 @@ pub(super) struct Handshake {
     pub(super) deflate: Option<DeflateParams>,
 }
 
-/// True if the request is a WebSocket handshake, which is a GET of HTTP/1.1 (RFC 6455 §4.1). Other protocols in
+/// True if the request is a WebSocket handshake, which is an HTTP/1.1 GET (RFC 6455 §4.1). Other protocols in
 /// `Upgrade` are ignored, as a server may (RFC 9110 §7.8).
 pub(super) fn is_handshake(parts: &request::Parts) -> bool {
     parts.headers.contains_key(UPGRADE)

@@ -107,7 +107,7 @@ pub(super) fn check(
     if !is_target {
         return refuse(RequestFault::Target);
     }
-    // RFC 9112 §3.2: 400 for a request of HTTP/1.1 without Host, or with more than one.
+    // RFC 9112 §3.2: 400 for an HTTP/1.1 request without Host, or with more than one.
     match scan.n_hosts {
         0 if parts.version == Version::HTTP_11 => {
             return refuse(RequestFault::NoHost);

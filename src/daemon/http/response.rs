@@ -167,7 +167,7 @@ fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Respon
 fn set_close(response: &mut Response<ResponseBody>, meta: &RequestMeta) {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     if meta.is_http_10 {
-        // To an HTTP/1.0 client that asked for it, hyper adds `keep-alive` to a response of HTTP/1.1.
+        // To an HTTP/1.0 client that asked for it, hyper adds `keep-alive` to an HTTP/1.1 response.
         *response.version_mut() = Version::HTTP_10;
     }
 }
@@ -209,7 +209,7 @@ pub(super) fn switching_protocols(
         upgrade.fill_slot(websocket::AcceptedUpgrade::Messages(accepted));
     }
     let mut response = Response::new(());
-    // `None`: a WSGI application has written its own 101, on a connection of HTTP/1.1.
+    // `None`: a WSGI application has written its own 101, on an HTTP/1.1 connection.
     let handshake = upgrade.handshake.as_ref();
     *response.status_mut() =
         handshake.map_or(head.status, |handshake| handshake.status(head.status, &response));

@@ -2,7 +2,7 @@
 //!
 //! [`LogQueue::push`] never waits: without room the entry is dropped and counted. [`LogQueue::push_waiting`] waits for
 //! room while the reader makes progress; it is for threads other than main and edge, and may fill half of the queue
-//! only, so that it leaves room for [`LogQueue::push`]. The number of dropped entries is logged when there is room
+//! only, so it leaves room for [`LogQueue::push`]. The number of dropped entries is logged when there is room
 //! again.
 
 use std::collections::VecDeque;

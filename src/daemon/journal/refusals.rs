@@ -32,7 +32,7 @@ pub struct RefusalRecord {
 /// Method and path of a refused request, if its head was valid.
 #[derive(Debug, Clone)]
 pub(super) struct RefusedRequest {
-    /// The method.
+    /// The request method, as sent.
     pub(super) method: String,
     /// The path.
     pub(super) path: RequestPath,

@@ -29,7 +29,7 @@ const MAX_QUEUED: usize = 4096;
 pub struct LoggedRequest {
     /// The request id.
     pub id: String,
-    /// The method.
+    /// The request method, as sent.
     pub method: String,
     /// The path as sent, without the query, which may hold secrets.
     pub path: RequestPath,
@@ -44,7 +44,7 @@ pub struct LoggedRequest {
 /// A response of the application.
 #[derive(Debug)]
 pub struct AccessEntry {
-    /// The request.
+    /// The request that was answered.
     pub request: LoggedRequest,
     /// Status code.
     pub status: u16,
@@ -54,14 +54,14 @@ pub struct AccessEntry {
     pub duration: Duration,
     /// The part of it spent waiting for a worker.
     pub queued: Duration,
-    /// The worker.
+    /// The worker that ran the request; `None` if there was none.
     pub worker: Option<WorkerId>,
 }
 
 /// A response of the daemon in place of the application.
 #[derive(Debug)]
 pub struct FailureEntry {
-    /// The request.
+    /// The request that was answered.
     pub request: LoggedRequest,
     /// Status code.
     pub status: u16,
@@ -80,7 +80,7 @@ pub struct FailureEntry {
 /// A request that got no response, or only a part of it.
 #[derive(Debug)]
 pub struct UnansweredEntry {
-    /// The request.
+    /// The request that failed.
     pub request: LoggedRequest,
     /// The part of the response that was sent. `None`: nothing.
     pub sent: Option<PartialResponse>,
@@ -127,7 +127,7 @@ pub struct WebSocketEntry {
     pub received: Traffic,
     /// Messages to the client.
     pub sent: Traffic,
-    /// The worker.
+    /// The worker that served the WebSocket; `None` if there was none.
     pub worker: Option<WorkerId>,
     /// `log.access`: the entry is at level info.
     pub log_access: bool,

@@ -17,7 +17,7 @@ pub struct LogThread {
 /// An error of [`LogThread::join_timeout`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinFailure {
-    /// The thread still runs.
+    /// The thread is still running.
     TimedOut,
     /// The thread panicked.
     Panicked,

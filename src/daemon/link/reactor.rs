@@ -37,8 +37,8 @@ impl Reactor {
         Ok(Self { page, page_fd, doorbell, doorbell_epoll })
     }
 
-    /// Blocks until the doorbell rings or `timeout`, less than a second, is up. Kernels before 5.11, without
-    /// `epoll_pwait2(2)`, round it up to a millisecond.
+    /// Blocks until the doorbell rings or `timeout`, less than a second, is up. rustix rounds `timeout` up to a whole
+    /// millisecond: without its feature `linux_5_11` it calls `epoll_wait(2)`.
     pub fn wait_for_doorbell(&self, timeout: Duration) {
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let mut event = Vec::with_capacity(1);
@@ -46,14 +46,14 @@ impl Reactor {
         if let Err(error) =
             epoll::wait(&self.doorbell_epoll, rustix::buffer::spare_capacity(&mut event), Some(&timeout))
         {
-            tracing::trace!(%error, "waiting for the doorbell ended early, ignoring");
+            tracing::trace!(%error, "the wait for the doorbell ended early, ignoring");
         }
     }
 
     /// Rings the doorbell, so that the reactor's next poll returns at once.
     pub(crate) fn ring(&self) {
         if let Err(error) = self.doorbell.write(1) {
-            // EAGAIN: the counter is full, so that the doorbell has rung.
+            // EAGAIN: the counter is full, so the doorbell has rung.
             tracing::trace!(%error, "cannot ring the doorbell, ignoring");
         }
     }

@@ -285,7 +285,7 @@ impl Connection {
         }
     }
 
-    /// True while a response is in flight, so that closing the connection would cut it off.
+    /// True while a response is in flight, so closing the connection would cut it off.
     pub(super) fn is_responding(&self) -> bool {
         matches!(self.phase(), Phase::Busy | Phase::WebSocket) || self.write_blocked.load(Ordering::Relaxed)
     }

@@ -101,7 +101,7 @@ impl ClientStream {
         io::ErrorKind::TimedOut.into()
     }
 
-    /// True if the client reset the connection or closed both halves, so that it cannot read a response. A TCP client
+    /// True if the client reset the connection or closed both halves, so it cannot read a response. A TCP client
     /// that closed in an orderly way looks like one that has only shut down its sending half.
     pub fn is_hung_up(&self) -> bool {
         let fd = match self.socket() {

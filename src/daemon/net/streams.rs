@@ -2,7 +2,7 @@
 //! reach them.
 //!
 //! A stream is a [`Connection`](super::connection::Connection) of its own below that of the socket: with its own phase, output progress, timeouts and
-//! close reason, so that code that serves one request need not know whether it shares its socket. It does not count
+//! close reason, so code that serves one request need not know whether it shares its socket. It does not count
 //! towards `limits.connections`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

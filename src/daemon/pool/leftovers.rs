@@ -226,7 +226,7 @@ fn signal_one(pid: u32, signal: Signal) {
     }
 }
 
-/// Lists the running processes of a group that existed a moment ago, so that its id cannot have been reused.
+/// Lists the running processes of a group that existed a moment ago, so its id cannot have been reused.
 fn members_of(group: Pid) -> Vec<(Pid, OwnedFd)> {
     // The usual case, at the cost of one system call.
     if killpg(group, None) == Err(Errno::ESRCH) {

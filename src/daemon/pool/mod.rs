@@ -233,9 +233,9 @@ impl Pool {
         self.processes.is_empty() && self.forks.is_empty()
     }
 
-    /// Reaps the workers that have exited, and orphans. Call at SIGCHLD.
+    /// Reaps exited workers and orphans. Call on SIGCHLD.
     ///
-    /// Kills the children of each worker, unless it exited with status 0: then they may run for
+    /// Kills the children of each exited worker. If the worker exited with status 0, they may run on for
     /// [`SpawnSpec::children_timeout`].
     pub fn reap(&mut self) -> Vec<WorkerExit> {
         let mut exits = Vec::new();
@@ -245,7 +245,7 @@ impl Pool {
                 let oom_killed = process.was_oom_killed(status);
                 if is_child {
                     if !process.keeps_children(status) {
-                        // Before it is reaped, while its pid still is the id of its process group.
+                        // Before the worker is reaped, while its pid is still the id of its process group.
                         process.kill_all();
                     }
                     process::reap(process.pid);

@@ -17,7 +17,7 @@ pub struct SpawnSpec<'a> {
     pub worker: WorkerId,
     /// The generation of code and configuration.
     pub generation: Generation,
-    /// The application.
+    /// The application that the worker loads.
     pub app: &'a config::App,
     /// Functions of the application that the worker calls at points of its lifetime.
     pub hooks: &'a Hooks,

@@ -90,7 +90,7 @@ impl Daemon {
         daemon_log::set_level(config.log.level);
     }
 
-    /// Sends `reload.probe` to a worker that is not admitted yet.
+    /// Sends `reload.probe` to a worker that has not been admitted yet.
     pub(super) fn probe(&self, worker: WorkerId) {
         let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let path = config.and_then(|config| config.reload.probe.clone());

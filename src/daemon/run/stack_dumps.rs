@@ -59,7 +59,7 @@ pub(super) enum DumpReason {
 /// The end of a dump.
 #[derive(Debug)]
 pub(super) struct StackDumpResult {
-    /// The worker.
+    /// The worker whose stacks were requested.
     pub(super) worker: WorkerId,
     /// The reasons for the requests.
     pub(super) reasons: Vec<DumpReason>,

@@ -197,7 +197,7 @@ pub enum Report {
     ReloadFailed {
         /// The generation that does not go live.
         generation: Generation,
-        /// The reason.
+        /// The failure that stops the reload.
         failure: BootFailure,
     },
     /// The live generation failed more requests than the previous one, which is live again.
@@ -215,7 +215,7 @@ pub enum Report {
         from: u16,
         /// The number now; 0 while no worker is desired (`workers.idle_exit`).
         to: u16,
-        /// The cause.
+        /// The event that changed the number.
         reason: ResizeReason,
     },
     /// Another process serves the seat of a stuck or recycled worker.

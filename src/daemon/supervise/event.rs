@@ -48,7 +48,7 @@ pub enum Event {
         /// The end of the process.
         exit: Exit,
     },
-    /// A request in this worker has exceeded its deadline and still runs; the client has received its 504.
+    /// A request in this worker has exceeded its deadline and is still running; the client has received its 504.
     DeadlineExceeded {
         /// The worker that runs the request.
         worker: WorkerId,
@@ -77,7 +77,7 @@ pub enum Event {
     RecycleDue {
         /// The worker to replace.
         worker: WorkerId,
-        /// The limit.
+        /// The limit that the worker has reached.
         reason: RecycleReason,
     },
     /// The worker's process received a signal that asks it to exit. It is ready, or about to be.
@@ -101,7 +101,7 @@ pub enum Event {
     },
     /// The operator changes the number of workers until the next reload (SIGTTIN, SIGTTOU).
     Adjust {
-        /// The difference.
+        /// The number of workers to add; negative: to remove.
         by: i32,
     },
     /// The load since the last sample. Sent every second while `workers.count` is a range, `workers.idle_exit` is set,
@@ -223,7 +223,7 @@ pub enum SpawnFault {
 /// A worker's failure to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootFailure {
-    /// The cause.
+    /// The kind of failure.
     pub kind: BootFailureKind,
     /// One line, such as `ImportError: No module named 'mysite'`. It may quote the application's exception and so
     /// contain its secrets: only for the journal and for clients that may control the daemon.
@@ -287,7 +287,7 @@ pub fn name_of_signal(signal: i32) -> String {
     signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
-/// The signals that usually end a process; the numbers of Linux on x86, Arm and RISC-V (signal(7)).
+/// The signals that usually end a process; the Linux numbers on x86, Arm and RISC-V (signal(7)).
 fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         1 => "SIGHUP",

@@ -23,7 +23,7 @@ pub(super) enum ReloadStage {
     Canary,
     /// The canary runs the `reload.probe` request.
     Probing {
-        /// The canary.
+        /// The canary that runs the probe.
         worker: WorkerId,
         /// When the reload fails without an answer; `None` without `timeouts.boot`.
         deadline: Option<Instant>,

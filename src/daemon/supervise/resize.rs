@@ -88,7 +88,7 @@ impl Supervisor {
             return;
         }
         self.live.asleep = false;
-        // The request waits for the first worker, so that one boots alone.
+        // The request waits for the first worker, so one boots alone.
         self.serial_boots = true;
         let to = self.live.target;
         self.report(Report::Resized { from: 0, to, reason: ResizeReason::Request });

@@ -40,7 +40,7 @@ pub struct Snapshot {
 /// The state of one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerSnapshot {
-    /// The worker.
+    /// The worker that this describes.
     pub worker: WorkerId,
     /// The code and configuration it has loaded.
     pub generation: Generation,

@@ -16,7 +16,7 @@ use nix::sys::socket::{
 pub struct InheritedListener {
     /// `FileDescriptorName=` of the socket unit; `unknown` if systemd passed none.
     pub name: String,
-    /// The socket.
+    /// The listening socket that systemd passed.
     pub socket: InheritedSocket,
 }
 

@@ -6,7 +6,7 @@ pub mod listen;
 pub mod memory;
 pub mod notify;
 
-/// Environment variables of systemd's protocols that are meant for the daemon and not passed on to workers
+/// Environment variables of the systemd protocols that are meant for the daemon and not passed on to workers
 /// (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)).
 pub const OWN_VARIABLES: [&str; 10] = [
     "LISTEN_FDS",

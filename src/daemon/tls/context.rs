@@ -29,7 +29,7 @@ pub struct TlsContext {
 /// A context, and what the operator should know about its files.
 #[derive(Debug)]
 pub struct LoadedTls {
-    /// The context.
+    /// The context for new connections.
     pub context: Arc<TlsContext>,
     /// For the log, one sentence each.
     pub warnings: Vec<String>,

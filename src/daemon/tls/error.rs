@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub struct TlsError {
     /// The key that names the file, as `tls.cert`.
     pub key: &'static str,
-    /// The file.
+    /// The file that is at fault.
     pub path: PathBuf,
     /// The defect, worded to follow the file's name: "cannot be read".
     pub reason: String,

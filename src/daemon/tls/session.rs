@@ -21,7 +21,7 @@ pub struct TlsSession {
     is_http2: bool,
 }
 
-/// The application protocol of HTTP/2 (RFC 9113 §3.2).
+/// The ALPN protocol name of HTTP/2 (RFC 9113 §3.2).
 const HTTP2: &[u8] = b"h2";
 
 impl TlsSession {

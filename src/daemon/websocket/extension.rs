@@ -97,7 +97,7 @@ mod tests {
     const PLAIN: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
     #[test]
-    fn offers_of_browsers_are_accepted_without_context() {
+    fn browser_offers_are_accepted_with_no_context_takeover() {
         for offer in [
             "permessage-deflate",
             "permessage-deflate; client_max_window_bits",

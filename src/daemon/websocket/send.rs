@@ -37,7 +37,7 @@ pub(super) struct Sender {
 
 #[derive(Debug)]
 struct OutgoingMessage {
-    /// No frame of the message was encoded yet.
+    /// No frame of the message has been encoded yet.
     is_first_frame: bool,
     /// None if the message is not compressed.
     deflater: Option<Box<Deflater>>,

@@ -16,9 +16,9 @@ pub(super) const CIPHERS: Handling = Refused(
     "remove it",
 );
 const STATSD: Handling = NotYet("remove it");
-/// The sizes of HTTP/2.
+/// The HTTP/2 window and frame sizes.
 const HTTP2_SIZE: Handling =
-    Ignored("rgun sets the windows and frames of HTTP/2 itself, heads are limited by limits.header");
+    Ignored("rgun sets the HTTP/2 windows and frames itself; heads are limited by limits.header");
 const LOG_CONFIG: Handling =
     NotYet("remove it; the application configures its own logging, which goes to the journal");
 /// `--reload` and the flags that configure it.

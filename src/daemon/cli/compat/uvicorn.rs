@@ -244,7 +244,7 @@ pub(in crate::cli) fn interface(typed: &str) -> &str {
 
 /// Flags of uvicorn 0.54's `main.py`, without those in `gunicorn`.
 pub(super) const FLAGS: &[CompatFlag] = &[
-    // Tasks of systemd.
+    // systemd does this.
     flag(
         "fd",
         ArgKind::Value,
@@ -394,7 +394,7 @@ pub(in crate::cli) fn warn_about_variables(environment: &Environment, warnings: 
         let is_meant = |value: &OsStr| !value.as_bytes().windows(3).any(|bytes| bytes == b"://");
         if environment.value(&variable).is_some_and(is_meant) {
             warnings.push(format!(
-                "{variable}: ignored; use the flag on the command line, or the variable of its key, RGUN_<SECTION>_<KEY>"
+                "{variable}: ignored; use the command-line flag, or rgun's own variable RGUN_<SECTION>_<KEY>"
             ));
         }
     }

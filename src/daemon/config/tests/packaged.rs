@@ -63,7 +63,7 @@ fn commented_keys_of_the_packaged_file_are_the_defaults() {
         n_keys += 1;
     }
     let active = 3;
-    // The keys of [errors] are statuses; `[[static]]` is no key of a section.
+    // The keys of [errors] are statuses; `[[static]]` is not a key of a section.
     let (error_pages, static_mounts) = (1, 1);
     assert_eq!(n_keys + active + EXAMPLES.len() + error_pages - static_mounts, keys::KEYS.len());
 }

@@ -86,7 +86,7 @@ impl Quarantine {
         self.fingerprints.iter_mut().find(|fingerprint| fingerprint.matches(method, path))
     }
 
-    /// Decides about a request. `is_running` tells whether a trial still runs.
+    /// Decides about a request. `is_running` tells whether a trial is still running.
     pub(crate) fn admission(
         &self,
         method: &[u8],

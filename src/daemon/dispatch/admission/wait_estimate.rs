@@ -1,7 +1,7 @@
 //! Estimates how long a newly queued request would wait, from the rate at which requests have left the queue.
 //!
 //! The rate is the number of requests assigned to a worker within the last `timeouts.queue`, while the queue was not
-//! empty. The [service time] that a worker reports is no substitute: it is wrong for event loops, follows each slow
+//! empty. The [service time] that a worker reports is not a substitute: it is wrong for event loops, follows each slow
 //! request at once, and can be forged.
 //!
 //! No request is shed without an estimate: if the queue has not been in use for long enough, or no worker is open. A

@@ -83,7 +83,7 @@ pub(crate) struct ClientWait {
     pub(crate) total: Duration,
 }
 
-/// One exchange.
+/// One request with its response, from admission to its end.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) id: ExchangeId,

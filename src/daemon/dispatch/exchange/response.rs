@@ -67,7 +67,7 @@ impl ResponseState {
                 self.buffer.push(data, memory);
             }
             Payload::Chunks(chunks) => {
-                // Empty chunks cost nothing of the window, so that a worker could pile them up.
+                // Empty chunks cost nothing of the window, so a worker could pile them up.
                 for chunk in chunks.into_iter().filter(|chunk| !chunk.bytes().is_empty()) {
                     self.buffer.push(Data::lent(chunk, memory), memory);
                 }

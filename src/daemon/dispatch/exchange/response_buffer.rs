@@ -329,11 +329,11 @@ mod tests {
     fn many_small_pieces_are_collected() {
         let mut buffer = ResponseBuffer::default();
         let n_pieces = 20_000;
-        for nr in 0..n_pieces {
-            buffer.push(Data::small(format!("{nr}\n").into()), budget());
+        for n in 0..n_pieces {
+            buffer.push(Data::small(format!("{n}\n").into()), budget());
         }
         assert!(buffer.rest.len() < MAX_SEPARATE_PIECES + 10, "{}", buffer.rest.len());
-        let expected = (0..n_pieces).map(|nr| nr.to_string() + "\n").collect::<Vec<_>>().concat();
+        let expected = (0..n_pieces).map(|n| n.to_string() + "\n").collect::<Vec<_>>().concat();
         assert_eq!(buffer.len(), expected.len() as u64);
         assert_eq!(drained(&mut buffer).concat(), expected);
     }

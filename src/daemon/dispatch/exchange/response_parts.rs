@@ -109,7 +109,7 @@ impl ContentLength {
 /// A file, or a part of it, that is sent from its descriptor.
 #[derive(Debug)]
 pub struct FilePart {
-    /// The descriptor.
+    /// The open file.
     pub fd: Arc<OwnedFd>,
     /// First byte.
     pub offset: u64,
@@ -139,7 +139,7 @@ impl FilePart {
 /// A spooled request body, which travels as a descriptor.
 #[derive(Debug)]
 pub struct RequestBody {
-    /// The descriptor.
+    /// The file with the body, in memory or on disk.
     pub fd: OwnedFd,
     /// Its share of the limit for all spooled bodies; `None` if it is not counted.
     pub reservation: Option<Reservation>,
@@ -159,7 +159,7 @@ pub enum Payload {
     Bytes(Bytes),
     /// Chunks of the worker's slab.
     Chunks(Vec<Arc<Chunk>>),
-    /// A file.
+    /// A file, or a part of it.
     File(Box<FilePart>),
 }
 

@@ -1,6 +1,6 @@
 //! The table of all exchanges.
 //!
-//! An id is never used twice, so that a completion for an exchange that is no longer in the table is detected.
+//! An id is never used twice, so a completion for an exchange that is no longer in the table is detected.
 
 use rgun_channel::frame::ExchangeId;
 

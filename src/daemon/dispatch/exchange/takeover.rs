@@ -60,7 +60,8 @@ impl Exchange {
         self.websocket.as_ref().is_some_and(|socket| socket.is_accepted && socket.takeover.is_some())
     }
 
-    /// Creates the socket pair of a takeover, and returns the application's end; `None` if the exchange is no takeover.
+    /// Creates the socket pair of a takeover, and returns the application's end; `None` if the exchange is not
+    /// a takeover.
     pub(crate) fn open_socket(&mut self) -> io::Result<Option<OwnedFd>> {
         let Some(takeover) = self.websocket.as_mut().and_then(|socket| socket.takeover.as_mut()) else {
             return Ok(None);

@@ -41,7 +41,7 @@ pub enum AppBody {
     Empty,
     /// All of it, in one piece.
     Bytes(Data),
-    /// A file.
+    /// A file, or a part of it.
     File(Box<FilePart>),
     /// A stream, because the body is not complete or has several pieces.
     Stream(BodyStream),

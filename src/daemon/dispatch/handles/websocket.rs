@@ -130,9 +130,9 @@ impl State {
         let ids: Vec<_> = worker.accepted_websockets(&self.exchanges).collect();
         let count = u32::try_from(ids.len()).unwrap_or(u32::MAX).max(1);
         let gap = MAX_CLOSE_GAP.min(self.policy.close_window / count);
-        for (nr, id) in (0..).zip(ids) {
+        for (index, id) in (0..).zip(ids) {
             if let Some(exchange) = self.exchanges.get_mut(id) {
-                exchange.begin_close(gap * nr);
+                exchange.begin_close(gap * index);
             }
         }
     }

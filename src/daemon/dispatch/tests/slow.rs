@@ -107,7 +107,7 @@ impl Streaming {
     fn check_content(&mut self) -> usize {
         let (bytes, n_spilled) = self.read();
         assert_eq!(bytes.len(), self.sent());
-        assert!(bytes.chunks(PART).zip(0..).all(|(part, nr)| part.iter().all(|byte| *byte == nr)));
+        assert!(bytes.chunks(PART).zip(0..).all(|(part, n)| part.iter().all(|byte| *byte == n)));
         n_spilled
     }
 

@@ -49,7 +49,7 @@ fn drained_queue_is_served_oldest_first_again() {
     }
 }
 
-/// Four clients send a new request after each response, and three of them always wait: that is no overload.
+/// Four clients send a new request after each response, and three of them always wait: that is not an overload.
 #[test]
 fn busy_queue_that_moves_is_served_oldest_first() {
     let mut rig = Rig::with(timeout_policy(), 1);

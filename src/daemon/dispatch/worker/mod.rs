@@ -325,7 +325,7 @@ impl Worker {
         if let Some(fd) = self.channel.take_file(id) {
             return Ok(fd);
         }
-        // The worker sent it before the completion, so that it is in the socket if it has not been read yet.
+        // The worker sent it before the completion, so it is in the socket if it has not been read yet.
         self.pump_control(notice)?;
         let fd = self.channel.take_file(id);
         fd.ok_or_else(|| format!("named a file for exchange {} and sent no descriptor", id.0).into())

@@ -12,7 +12,7 @@ use rgun_channel::ring::{Position, SubmissionSender};
 /// Interval at which exchanges past their deadline are returned again.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Exchanges in the order of assignment, which is that of their positions. An event loop may have thousands, so that
+/// Exchanges in the order of assignment, which is that of their positions. An event loop may have thousands, so
 /// frequent operations search by position.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -172,7 +172,7 @@ impl Running {
     /// Returns the oldest exchange that the worker has not claimed.
     pub(crate) fn first_unclaimed(&self, submissions: &SubmissionSender) -> Option<ExchangeId> {
         let unclaimed = |entry: &&RunningEntry| !submissions.is_claimed(entry.position);
-        // The worker claims records in order, so that a search from the end visits only unclaimed ones.
+        // The worker claims records in order, so a search from the end visits only unclaimed ones.
         self.entries.iter().rev().take_while(unclaimed).last().map(|entry| entry.id)
     }
 

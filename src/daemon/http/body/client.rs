@@ -1,4 +1,4 @@
-//! A request's body as its client sends it, by either version of HTTP.
+//! A request's body as its client sends it, in either HTTP version.
 
 use bytes::Bytes;
 use http::request;
@@ -10,12 +10,12 @@ use crate::http::fault::Refusal;
 use crate::http::h1::framing::Violation;
 use crate::http::{h1, handshake};
 
-/// A request's body, and what the version of HTTP that brought it decides about the request. The code that serves requests
+/// A request's body, and what the HTTP version that brought it decides about the request. The code that serves requests
 /// is compiled once for each version.
 pub(in crate::http) trait ClientBody:
     Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Unpin + Send + 'static
 {
-    /// The request came on a stream of HTTP/2.
+    /// The request came on an HTTP/2 stream.
     const IS_STREAM: bool;
 
     /// Checks the head for what the parser of this version accepts and the application must not receive, and gives the

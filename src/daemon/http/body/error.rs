@@ -4,7 +4,7 @@ use std::io;
 
 use crate::dispatch::Fault;
 
-/// An error within the body. hyper then closes the connection, so that the client sees an incomplete response.
+/// An error within the body. hyper then closes the connection, so the client sees an incomplete response.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::http) enum BodyError {
     #[error("the exchange failed within the body: {0:?}")]

@@ -32,7 +32,7 @@ pub(in crate::http) enum BodySource {
     Stream(BodyStream),
     /// A file that is one part of a stream; the stream continues after it.
     FileInStream(Box<FileReader>, BodyStream),
-    /// A file.
+    /// A file, or one range of it.
     File(Box<FileReader>),
     /// Several ranges of a file.
     Multipart(Box<MultipartReader>),

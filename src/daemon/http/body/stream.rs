@@ -37,7 +37,7 @@ pub(in crate::http) const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Moves one body from the client to the dispatcher.
 pub(in crate::http) struct BodyPump<B> {
     incoming: B,
-    /// The client waits for `100 Continue`, which was not sent yet.
+    /// The client waits for `100 Continue`, which has not been sent yet.
     awaits_continue: bool,
     connection: Arc<Connection>,
     dispatcher: &'static Dispatcher,

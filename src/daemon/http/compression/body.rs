@@ -30,9 +30,9 @@ const PIECE_BYTES: usize = 16 * 1024;
 pub(in crate::http) struct CompressedBody<S> {
     source: S,
     encoder: Encoder,
-    /// Bytes of the source that are not encoded yet.
+    /// Bytes of the source that have not been encoded yet.
     input: Option<Data>,
-    /// Encoded bytes that were not returned yet.
+    /// Encoded bytes that have not been returned yet.
     output: Vec<u8>,
     /// The encoder holds input that was not flushed.
     is_unflushed: bool,

@@ -39,7 +39,7 @@ pub(in crate::http) struct Wire {
     has_refused: bool,
     /// The client closed its sending half.
     input_ended: bool,
-    /// The connection began with the preface of HTTP/2; hyper gets the end of input instead.
+    /// The connection began with the HTTP/2 preface; hyper gets the end of input instead.
     found_http2: bool,
 }
 
@@ -48,7 +48,7 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
 /// Delivered in place of a refused HEAD request, whose response has no content (RFC 9110 §9.3.2).
 const STAND_IN_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nconnection: close\r\n\r\n";
 
-/// The first line of the preface of HTTP/2 (RFC 9113 §3.4). HTTP/1 does not allow it, so only refused heads are
+/// The first line of the HTTP/2 preface (RFC 9113 §3.4). HTTP/1 does not allow it, so only refused heads are
 /// compared with it.
 const HTTP2_PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
@@ -194,7 +194,7 @@ impl Wire {
         }
     }
 
-    /// Records the refused head and delivers the stand-in. Delivers nothing if it is the preface of HTTP/2.
+    /// Records the refused head and delivers the stand-in. Delivers nothing if it is the HTTP/2 preface.
     #[cold]
     fn refuse(&mut self, violation: Violation, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         // RFC 9113 §3.3: with prior knowledge a client begins with the preface. After a response, or with TLS, where

@@ -67,12 +67,12 @@ pub(in crate::http) async fn serve(
     };
     if let Err(error) = served {
         tracing::debug!(client = %connection.peer.address, error = %Chain(&error),
-            "a connection of HTTP/2 ended early");
+            "an HTTP/2 connection ended early");
     }
 }
 
 fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: bool) -> Builder {
-    // h2 answers a longer head with a 431 without content. A head within the limits of HTTP/1.1 must reach the daemon's
+    // h2 answers a longer head with a 431 without content. A head within the HTTP/1.1 limits must reach the daemon's
     // own checks.
     let list_size = limits.header + limits.request_line + FIELD_OVERHEAD * (limits.headers + 1);
     let window = u64::from(settings.max_streams) * u64::from(STREAM_WINDOW);

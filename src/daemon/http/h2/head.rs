@@ -1,4 +1,4 @@
-//! Checks a request's head on a stream, so that the application gets no head that the framing of HTTP/1.1 would refuse.
+//! Checks a request's head on a stream, so that the application gets no head that the HTTP/1.1 framing would refuse.
 //!
 //! h2 refuses already (RFC 9113 §8): uppercase names, control bytes, unknown, repeated, missing and misplaced
 //! pseudo-header fields, connection-specific fields, `TE` other than "trailers", and a body that is not as long as
@@ -19,7 +19,7 @@ const FIELD_LINE_BYTES: usize = 4;
 /// Bytes of a request line in HTTP/1.1 beside method and target: two spaces and the version.
 const REQUEST_LINE_BYTES: usize = " / HTTP/1.1".len() - 1;
 
-/// Checks the head and gives it the form of HTTP/1.1: `Host` from `:authority` and as the first field (as ASGI asks
+/// Checks the head and gives it the HTTP/1.1 form: `Host` from `:authority` and as the first field (as ASGI asks
 /// for), one `Cookie` field (RFC 9113 §8.2.3), and GET for a WebSocket handshake (RFC 8441 §5).
 pub(super) fn prepare(parts: &mut request::Parts, limits: &RequestLimits) -> Result<(), Refusal> {
     check_size(parts, limits).map_err(Refusal::Framing)?;

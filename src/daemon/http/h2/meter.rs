@@ -165,7 +165,7 @@ impl AsyncWrite for MeteredStream {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// A client may be sending at any time, and a socket closed with unread input resets the connection, so that the
+    /// A client may be sending at any time, and a socket closed with unread input resets the connection, so the
     /// client could lose the GOAWAY. The input that is dropped for that is bounded: the client of a flood does not
     /// stop.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

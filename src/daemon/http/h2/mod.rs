@@ -10,7 +10,7 @@
 //!
 //! # How it begins
 //! Over TLS, ALPN selects HTTP/2; in clear text a connection begins with the preface (prior knowledge, RFC 9113 §3.3).
-//! The framing of HTTP/1 refuses the preface's first line anyway, so only refused heads are compared with it, and
+//! The HTTP/1 framing refuses the preface's first line anyway, so only refused heads are compared with it, and
 //! HTTP/1.1 costs no more. `Upgrade: h2c` is not offered: RFC 9113 has removed it.
 //!
 //! # Requests that share a connection

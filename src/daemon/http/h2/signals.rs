@@ -16,7 +16,7 @@ pub(in crate::http) struct StreamSignals {
 }
 
 impl StreamSignals {
-    /// Asks for a 103; replaces one that is not sent yet.
+    /// Asks for a 103; replaces one that has not been sent yet.
     pub(in crate::http) fn push_hints(&self, fields: Box<HeaderMap>) {
         *self.hints.lock().unwrap_or_else(PoisonError::into_inner) = Some(fields);
         self.has_hints.store(true, Ordering::Relaxed);
@@ -35,7 +35,7 @@ impl StreamSignals {
         self.wants_continue.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether a 100 is to be sent, once.
+    /// Returns true if a 100 has been requested, and clears the request.
     pub(super) fn take_continue(&self) -> bool {
         self.wants_continue.swap(false, Ordering::Relaxed)
     }

@@ -108,7 +108,7 @@ fn with_body(
 fn take_accepted(slot: &UpgradeSlot) -> Option<Box<websocket::AcceptedHandshake>> {
     match slot.lock().unwrap_or_else(PoisonError::into_inner).take()? {
         websocket::AcceptedUpgrade::Messages(accepted) => Some(accepted),
-        // Only a handshake of HTTP/1.1 is passed to a WSGI application.
+        // Only an HTTP/1.1 handshake is passed to a WSGI application.
         websocket::AcceptedUpgrade::Takeover(..) => None,
     }
 }
@@ -152,7 +152,7 @@ fn send_interim(respond: &mut SendResponse<StreamData>, status: StatusCode, mut 
     }
 }
 
-/// The fields that belong to a connection of HTTP/1 (RFC 9113 §8.2.2). An application may send them although it must
+/// The fields that belong to an HTTP/1 connection (RFC 9113 §8.2.2). An application may send them although it must
 /// not.
 const CONNECTION_FIELDS: [HeaderName; 7] = [
     CONNECTION,

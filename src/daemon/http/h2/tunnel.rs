@@ -1,4 +1,4 @@
-//! A stream of HTTP/2 as the transport of a WebSocket (RFC 8441).
+//! An HTTP/2 stream as the transport of a WebSocket (RFC 8441).
 
 use std::io;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ pub(super) struct Tunnel {
     received: RecvStream,
     connection: Arc<Connection>,
     meter: Arc<Meter>,
-    /// The rest of a DATA frame that was not read yet.
+    /// The rest of a DATA frame that has not been read yet.
     unread: Bytes,
     is_shut_down: bool,
 }

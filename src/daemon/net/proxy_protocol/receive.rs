@@ -55,7 +55,7 @@ async fn peek(socket: &ClientSocket, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Reads bytes that were peeked before, so that they are certainly there.
+/// Reads bytes that were peeked before, so they are certainly there.
 fn take(socket: &ClientSocket, bytes: &mut [u8]) -> io::Result<()> {
     let mut taken = 0;
     while let Some(rest) = bytes.get_mut(taken..).filter(|rest| !rest.is_empty()) {

@@ -257,7 +257,7 @@ impl World {
                 process.is_zygote() && process.reported_ready && !process.killed && !process.terminated;
             ensure(
                 is_able && process.generation == generation,
-                "a fork of a process that is no ready zygote",
+                "a fork of a process that is not a ready zygote",
             )?;
         }
         let process = Process {

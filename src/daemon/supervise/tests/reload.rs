@@ -256,7 +256,7 @@ fn reload_before_first_ready_replaces_the_failing_code() {
     harness.spawned(worker(0, 2));
     let actions = harness.send(Event::Reload { policy: policy(2) });
     assert!(actions.contains(&Action::GoLive { generation: Generation(2) }), "{actions:?}");
-    assert!(!actions.contains(&Action::NotifyReloading), "READY=1 was not sent yet: {actions:?}");
+    assert!(!actions.contains(&Action::NotifyReloading), "READY=1 has not been sent yet: {actions:?}");
     assert_eq!(kills(&actions), [worker(0, 2)], "it boots the wrong code");
     assert_eq!(actions.iter().filter(|a| **a == spawn_of(2, 0, 3)).count(), 1, "{actions:?}");
     let recovered = harness.boot(worker(0, 3));

@@ -38,7 +38,7 @@ fn equally_good_generation_stays_live() {
     }
     assert_eq!(harness.wakeup(), Some(SECOND));
     let over = harness.advance(SECOND).tick();
-    assert_eq!(terminations(&over), [worker(0, 1)], "the other worker is not drained yet");
+    assert_eq!(terminations(&over), [worker(0, 1)], "the other worker has not drained yet");
     assert!(over.contains(&Action::ForgetGeneration { generation: Generation(1) }));
     assert_eq!(status(&over), Some("2/2 workers ready, 1 retiring"));
     harness.exit(worker(0, 1));

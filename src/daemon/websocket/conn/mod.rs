@@ -60,7 +60,7 @@ enum CloseState {
 /// A WebSocket connection. The future completes when it has ended.
 #[derive(Debug)]
 pub struct WebSocketConn<T> {
-    /// A socket, or a stream of HTTP/2 (RFC 8441).
+    /// A socket, or an HTTP/2 stream (RFC 8441).
     stream: T,
     /// The exchange with the application. None once either side has ended it.
     app: Option<WebSocketHandle>,

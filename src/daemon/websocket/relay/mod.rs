@@ -5,7 +5,7 @@
 //! client ──bytes──▶ ClientStream ──▶ UnixStream ──▶ application
 //!        ◀──bytes── ClientStream ◀── UnixStream ◀── application
 //! ```
-//! Nothing is read from one side while the other has not taken what was read before, so that each side slows the other
+//! Nothing is read from one side while the other has not taken what was read before, so each side slows the other
 //! down. Frames are parsed only to count messages, and to find a place for the one frame that the daemon adds: the
 //! close frame with code 1012, when the worker or the daemon stops.
 //!

@@ -278,7 +278,7 @@ fn disconnect_is_sent_once_and_not_after_the_end() {
     let Some(WorkerFrame::Request(id, _)) = rig.next_frame() else { panic!("no request arrived") };
     drop(dropped);
     assert_eq!(rig.next_frame(), Some(WorkerFrame::Disconnect(id)));
-    // Completions after the disconnect are ignored; they are no breach.
+    // Completions after the disconnect are ignored; they are not a breach.
     rig.complete(id, CompletionKind::Respond, b"part", false, false);
     rig.complete(id, CompletionKind::Body, b"", true, true);
     let ended = rig.submit(b"/ended");
@@ -479,8 +479,7 @@ fn unread_early_hints_are_bounded_in_number_and_size() {
         let mut ticket = rig.submit(b"/");
         let Some(WorkerFrame::Request(exchange, _)) = rig.next_frame() else { panic!("no request arrived") };
         for round in 0..90 {
-            let fields: Vec<_> =
-                (0..n_fields).map(|nr| (format!("x-{round}-{nr}"), vec![b'v'; len])).collect();
+            let fields: Vec<_> = (0..n_fields).map(|n| (format!("x-{round}-{n}"), vec![b'v'; len])).collect();
             rig.hint(exchange, &fields);
         }
         assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -33,13 +33,13 @@ pub(super) const fn table(others: &[u8]) -> [bool; 256] {
 #[inline]
 pub(super) fn find_control(bytes: &[u8]) -> usize {
     let (chunks, rest) = bytes.as_chunks::<16>();
-    for (nr, chunk) in chunks.iter().enumerate() {
+    for (index, chunk) in chunks.iter().enumerate() {
         let chunk = u8x16::new(*chunk);
         let is_above_controls = chunk.max(u8x16::splat(b' ')).simd_eq(chunk);
         let is_delete = chunk.simd_eq(u8x16::splat(0x7f));
         let found = (!is_above_controls | is_delete).to_bitmask();
         if found != 0 {
-            return nr * 16 + found.trailing_zeros() as usize;
+            return index * 16 + found.trailing_zeros() as usize;
         }
     }
     let tail = rest.iter().position(u8::is_ascii_control).unwrap_or(rest.len());

@@ -3,7 +3,7 @@
 //!
 //! Pure state, no IO: `wire` passes in the bytes it has read, and [`Framing::accept`] returns how many of them hyper
 //! may read. A head is accepted whole or not at all, a body as it arrives. Nothing beyond the end of a message is
-//! accepted, so that the next request is checked only when hyper reads it.
+//! accepted, so the next request is checked only when hyper reads it.
 //!
 //! It refuses what hyper would refuse, because hyper's own responses have no request id; and what hyper accepts
 //! although two parsers could disagree about it: a body with two lengths, spaces and control bytes around a chunk's

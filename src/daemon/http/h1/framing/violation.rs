@@ -16,7 +16,7 @@ pub(in crate::http) struct HeadLimits {
 pub enum Violation {
     /// The request line is malformed.
     RequestLine(&'static str),
-    /// The version of HTTP is not 1.x.
+    /// The HTTP version is not 1.x.
     Version,
     /// The request line exceeds `limits.request_line`.
     RequestLineTooLong,
