@@ -59,7 +59,7 @@ def wrk(url, connections, seconds, core=None, headers=()):
 
 
 def h2load(url, connections, streams, seconds):
-    """Runs a closed loop of HTTP/2: `streams` requests at a time on each connection."""
+    """Runs an HTTP/2 closed loop: `streams` requests at a time on each connection."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", url]
     run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)

@@ -212,7 +212,7 @@ class Measurement:
     """A measured period: the CPU time of the server, and how busy the cores were with other processes.
 
     `foreign` is the share of one core used by neither the server nor this process and its children: a few per
-    cent on a quiet machine. With much more, rates are unreliable; CPU time per request still is not.
+    cent on a quiet machine. With much more, rates are unreliable; CPU time per request is still reliable.
     """
 
     def __init__(self, server, child=None):

@@ -114,7 +114,7 @@ def table(name, workload, rows):
         text.append("  " + "  ".join(cells).rstrip())
     text += invalid
     if full:
-        text.append("  * the client's core was full: the server could perhaps do more")
+        text.append("  * the client's core was saturated; the server may be able to do more")
     if foreign >= NOISY:
         text.append(f"  NOISY: other processes took up to {foreign * 100:.0f} % of a core meanwhile")
     if workload.note:
@@ -123,7 +123,7 @@ def table(name, workload, rows):
 
 
 def goals(wanted, results):
-    """Returns one line per goal with figures: reached or MISSED, with the number.
+    """Returns a line for each goal that has figures: "reached" or "MISSED", and the measured value.
 
     A goal is about the row `rgun` unless its sixth element names another. Several peers mean the best of
     them; all must have figures, because a goal would be easier to reach without the best.

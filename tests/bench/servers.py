@@ -170,7 +170,7 @@ def granian(task, tools):
 
 
 def uvicorn(task, tools):
-    """uvicorn[standard]: uvloop, httptools, and its default implementation of WebSockets.
+    """uvicorn[standard]: uvloop, httptools, and its default WebSocket implementation.
 
     `zttp` and `zuvloop` are left out: experimental according to its release notes.
     """

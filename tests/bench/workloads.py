@@ -106,7 +106,7 @@ def closed_loop(
     """Returns a measurement by wrk on `path`; `also` is a further check before the load.
 
     With `beside` the CPU time per request is measured again with the client on the server's core. The
-    difference is the cost of different cores (a constant response of hyper takes 5.1 us, and 3.3 us on its
+    difference is the cost of different cores (a constant hyper response takes 5.1 us, and 3.3 us on its
     client's core; two virtual cores of a Xeon, Linux 6.18). It explains a figure and is not a goal.
     """
 
@@ -237,7 +237,7 @@ def wait_for_websockets(run, server):
 
 
 def measure_echo(run, name):
-    """Measures a closed loop of WebSocket messages."""
+    """Measures a WebSocket closed loop."""
     with run.start(name, **APP_ASGI, websockets=CONNECTIONS) as server:
         boot = wait_for_websockets(run, server)
         with WebSockets(run.websocket, server.port, CONNECTIONS) as clients:

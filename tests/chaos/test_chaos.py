@@ -19,7 +19,7 @@ from troubles import Troubles
 HERE = pathlib.Path(__file__).resolve().parent
 DIRECTORY = pathlib.Path("/srv/shop")
 CLIENTS = 8
-# The minimum share of ordinary requests with their expected status: always answering 503 is no success.
+# The minimum share of ordinary requests with their expected status: always answering 503 is not success.
 MIN_SERVED = 0.8
 # MiB that the daemon's memory may grow under load: allocators keep some.
 MAX_GROWTH_MIB = 12

@@ -25,7 +25,7 @@ def test_reloads_under_load_lose_no_request(trouble_app, option):
     took = time.monotonic() - began
     print(f"{count} reloads in {took:.1f} s, {load}; the daemon's KiB: {sizes[0]} to {sizes[-1]}")
     assert not load.faults, load
-    assert load.retried == 0, f"a reload is no reason to close a kept connection: {load}"
+    assert load.retried == 0, f"a reload is not a reason to close a kept connection: {load}"
     assert host.main_pid() == daemon
     wait_until("two workers are left", lambda: len(children(daemon)) == 2)
     tree = host.cgroup_directory(host.show("ControlGroup"))

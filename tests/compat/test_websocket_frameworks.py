@@ -1,4 +1,4 @@
-"""WebSockets of Starlette and FastAPI on each event loop, with a fake daemon."""
+"""Starlette and FastAPI WebSockets on each event loop, with a fake daemon."""
 
 import json
 
@@ -87,7 +87,7 @@ def test_close_denial_and_failure_reach_the_client(worker):
     assert dict(answer.fields)[b"x-by"] == b"starlette"
     answer = run_websocket(worker, "/aborts")
     assert (answer.status, answer.body, answer.raised) == (402, b"no money", [])
-    assert failure_of(run_websocket(worker, "/fails")) == "ValueError: in a WebSocket of Starlette's"
+    assert failure_of(run_websocket(worker, "/fails")) == "ValueError: in a Starlette WebSocket"
 
 
 def test_endpoint_class_gets_json_and_the_close_code(worker):

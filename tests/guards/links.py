@@ -26,7 +26,7 @@ def documents():
 
 
 def has_definition(source, label):
-    """Whether the source defines the name; a label that is no single name is not looked for."""
+    """Whether the source defines the name; a label that is not a single name is not looked for."""
     return not re.fullmatch(r"\w+", label) or re.search(DEFINITION.format(label), source.read_text())
 
 

@@ -90,7 +90,7 @@ def unused_dependencies():
             if not re.search(rf"\b{name.replace('-', '_')}(::|;|\s*\{{|!)|#\[{name}\b", code):
                 unused.append(Breach(f"{package}/Cargo.toml", name, "is used nowhere"))
     for name in sorted(set(workspace["dependencies"]) - declared):
-        unused.append(Breach("Cargo.toml", name, "is no package's dependency"))
+        unused.append(Breach("Cargo.toml", name, "is not a dependency of any package"))
     return unused
 
 

@@ -20,7 +20,7 @@ PARTICIPLES = re.compile(
     "|Through|Answering|Started|Parting|Agreed|Unborn|Coming|Awaited|Attached|Broken|Carried|Leftover|Found"
 )
 
-# Words of prose that are no terms of the field.
+# Words of prose that are not terms of the field.
 DIALECT = re.compile(
     r"\b(told|heard|so many|of ours|goes by|go by|through with|lets? lie|come[s]? to|who|whoever|whom|nobody"
     r"|somebody|as many as|what is (?:found|asked|told|said|wanted)|is over|looks? at the clock)\b",
@@ -42,7 +42,7 @@ def mutating_predicates():
                 continue
             if function.takes_mut_self or not re.match(r"(Py)?(Result<)?bool\b", function.returns):
                 found.append(
-                    Breach(f"{file}:{function.line}", function.name, "is no question with the answer bool")
+                    Breach(f"{file}:{function.line}", function.name, "is not a question with the answer bool")
                 )
     return found
 

@@ -14,7 +14,7 @@ fn send_half_a_head(client: &mut Client) {
 fn clients_over_the_limit_wait_and_are_warned_of_once() {
     let daemon = Rgun::fake().set("limits.connections", "16").start_ready();
     let warning = "16 connections are open, the limit";
-    for nr in 1..=2 {
+    for n in 1..=2 {
         let mut open: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
         for client in &mut open {
             assert_eq!(client.get("/hello").status, 200);
@@ -25,7 +25,7 @@ fn clients_over_the_limit_wait_and_are_warned_of_once() {
             let mut waits = daemon.connect();
             waits.send_get("/hello");
             if round == 0 {
-                daemon.log.wait_for_count(nr, warning);
+                daemon.log.wait_for_count(n, warning);
             }
             assert!(waits.receives_nothing());
             drop(open.remove(0));
@@ -33,8 +33,8 @@ fn clients_over_the_limit_wait_and_are_warned_of_once() {
             send_half_a_head(&mut waits);
             open.push(waits);
         }
-        daemon.log.wait_for_count(nr, warning);
-        assert_eq!(daemon.log.count(warning), nr, "{}", daemon.log.text());
+        daemon.log.wait_for_count(n, warning);
+        assert_eq!(daemon.log.count(warning), n, "{}", daemon.log.text());
         drop(open);
         // Wait until all have ended before the next round.
         wait_until("connections are closed", || {

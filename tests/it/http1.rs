@@ -167,7 +167,7 @@ fn ambiguous_framing_smuggles_no_request() {
     assert_eq!(daemon.worker(), worker, "the smuggled request was served");
 }
 
-/// A message of HTTP/1.0 with `Transfer-Encoding` is treated as faulty (RFC 9112 §6.1).
+/// An HTTP/1.0 message with `Transfer-Encoding` is treated as faulty (RFC 9112 §6.1).
 #[test]
 fn chunks_in_http_1_0_are_refused() {
     let daemon = daemon();

@@ -1,5 +1,5 @@
-//! An unread log delays nothing: requests are served, workers replaced, signals to stop obeyed. Lost entries are
-//! counted.
+//! An unread log delays nothing: requests are served, workers are replaced and stop signals are obeyed. Lost entries
+//! are counted.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use nix::unistd::Pid;
 use crate::support::systemd::{Journald, may_replace_journald};
 use crate::support::{Daemon, Rgun, report_skipped, wait_until};
 
-/// More entries, of some hundred bytes each, than a pipe and the daemon's queues hold.
+/// More entries, a few hundred bytes each, than a pipe and the daemon's queues hold.
 const FLOOD: usize = 20_000;
 
-/// Maximum time of an exit: one second for the last lines, and the rest on a busy machine.
+/// The longest an exit may take: one second for the last lines; the rest is slack for a busy machine.
 const EXIT: Duration = Duration::from_secs(10);
 
 /// Sends requests that all have an entry in the access log.

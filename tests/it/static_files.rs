@@ -179,7 +179,7 @@ fn several_ranges_are_sent_as_multipart() {
     assert_eq!(response.text(), expected);
     assert_eq!(response.field("content-length"), expected.len().to_string());
     let whole = get(&mut client, "/static/a%20b.txt", &[("Range", "bytes=0-,0-,0-,0-")]);
-    assert_eq!((whole.status, whole.body.len()), (200, 10), "overlapping ranges are no amplification");
+    assert_eq!((whole.status, whole.body.len()), (200, 10), "overlapping ranges do not amplify");
     let large = get(&mut client, "/static/large.bin", &[("Range", "bytes=0-299999,500000-799999")]);
     assert_eq!(large.status, 206);
     assert!(large.body.len() > 600_000 && large.body.len() < 600_500);

@@ -51,7 +51,7 @@ fn each_part_of_a_stream_restarts_the_deadline() {
         let begun = Instant::now();
         client.send_get("/stream/8/200").response_head();
         let response = client.chunked_text();
-        assert!((0..8).map(|nr| format!("part {nr}")).eq(response.lines()), "{response}");
+        assert!((0..8).map(|n| format!("part {n}")).eq(response.lines()), "{response}");
         assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!(daemon.worker(), worker);
         assert_eq!(daemon.log.count("deadline"), 0, "{}", daemon.log.text());

@@ -33,9 +33,9 @@ fn bodies_spill_to_disk_and_then_are_507() {
     let daemon = bounded("4MiB", "8MiB").start_ready();
     // Memory has room for one upload, the disk for two.
     let mut uploads = Vec::new();
-    for (nr, (in_memory, on_disk)) in [(1, 0), (1, 1), (1, 2)].into_iter().enumerate() {
+    for (n, (in_memory, on_disk)) in [(1, 0), (1, 1), (1, 2)].into_iter().enumerate() {
         uploads.push(start_upload(&daemon, 900 * MIB, 3 * MIB));
-        wait_until(&format!("upload {nr} waits"), || {
+        wait_until(&format!("upload {n} waits"), || {
             let open = (count_open(&daemon, "memfd:rgun-body"), count_open(&daemon, "/spool/"));
             (open == (in_memory, on_disk)).then_some(())
         });

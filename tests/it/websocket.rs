@@ -133,8 +133,8 @@ fn open_websockets_take_no_request_slots() {
     for _ in 0..5 {
         assert_eq!(daemon.get("/hello").status, 200);
     }
-    for (nr, socket) in sockets.iter_mut().enumerate() {
-        socket.send_text(&format!("socket {nr}")).assert_text(&format!("socket {nr}"));
+    for (n, socket) in sockets.iter_mut().enumerate() {
+        socket.send_text(&format!("socket {n}")).assert_text(&format!("socket {n}"));
     }
 }
 

@@ -143,7 +143,7 @@ class Http2Connection:
         return True
 
     def handle(self, event):
-        """Applies one event of h2."""
+        """Applies one h2 event."""
         stream = self.streams.get(getattr(event, "stream_id", None))
         if isinstance(event, ConnectionTerminated):
             self.goaway = int(event.error_code)
@@ -253,7 +253,7 @@ class StreamTransport:
 
 
 class StreamWebSocket(WebSocket):
-    """A WebSocket on a stream of HTTP/2."""
+    """A WebSocket on an HTTP/2 stream."""
 
     def __init__(self, connection, path, headers=(), protocol="websocket"):
         connection.wait("SETTINGS", lambda: connection.settings_seen)

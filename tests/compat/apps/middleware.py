@@ -1,4 +1,4 @@
-"""A response behind `?N` middlewares of Starlette, each of which runs the application in a task."""
+"""A response behind `?N` Starlette middlewares, each of which runs the application in a task."""
 
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import Response

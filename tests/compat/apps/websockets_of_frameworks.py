@@ -1,4 +1,4 @@
-"""WebSockets of Starlette and FastAPI, as in their documentation."""
+"""Starlette and FastAPI WebSockets, as in their documentation."""
 
 import asyncio
 
@@ -80,7 +80,7 @@ async def aborts(websocket):
 
 async def fails(websocket):
     await websocket.accept()
-    raise ValueError("in a WebSocket of Starlette's")
+    raise ValueError("in a Starlette WebSocket")
 
 
 class Counter(WebSocketEndpoint):

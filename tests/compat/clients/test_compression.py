@@ -57,7 +57,7 @@ def test_types_that_are_not_listed_are_sent_as_they_are(server):
 
 
 def test_compressed_events_arrive_one_by_one(server):
-    """The stream has no end, so that events without a flush would never arrive."""
+    """The stream has no end, so events without a flush would never arrive."""
     marker = uuid.uuid4().hex
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "gzip"}
     with (

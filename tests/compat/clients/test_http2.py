@@ -60,7 +60,7 @@ def test_wsgi_receives_large_bodies_with_their_length(start):
         assert facts["length"] == len(body)
         assert facts["content_length"] == str(len(body))
         assert facts["digest"] == hashlib.sha256(body).hexdigest()
-        # A CONNECT for a WebSocket is no request that a WSGI application could get.
+        # A CONNECT for a WebSocket is not a request that a WSGI application could get.
         assert StreamWebSocket(connection, "/").stream.reset == 1
 
 
@@ -327,7 +327,7 @@ def test_tls_client_that_offers_http2_gets_it(secure):
 
 
 def test_tls_without_alpn_stays_with_http1(secure):
-    """The preface is no request there: the handshake has decided."""
+    """The preface is not a request there: the handshake has decided."""
     context = ssl.create_default_context(cafile=secure.cert)
     with socket.create_connection(secure.tcp_address, DEADLINE) as plain:
         peer = context.wrap_socket(plain, server_hostname="localhost")
@@ -448,7 +448,7 @@ def test_http2_can_be_switched_off(start):
             try:
                 connection.pump()
             except ProtocolError:
-                # The response is of HTTP/1.1.
+                # It is an HTTP/1.1 response.
                 break
         assert connection.goaway is None
         assert not connection.settings_seen

@@ -1,4 +1,4 @@
-"""Heads of HTTP/2 that are served, answered by the daemon, or reset: as strict as HTTP/1.1."""
+"""HTTP/2 heads that are served, answered by the daemon, or reset: as strict as HTTP/1.1."""
 
 import pytest
 from support.http2_client import Http2Connection

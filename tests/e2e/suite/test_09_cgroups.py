@@ -20,7 +20,7 @@ def test_daemon_and_workers_have_their_own_leaf_cgroups():
     for pid, place in places.items():
         assert place.startswith(top + "/"), f"process {pid} is in {place}, not below {top}"
         inner = [entry for entry in host.cgroup_directory(place).iterdir() if entry.is_dir()]
-        assert not inner, f"{place} is no leaf"
+        assert not inner, f"{place} is not a leaf"
     assert len(set(places.values())) == 3, places
     assert host.cgroup_directory(top).joinpath("cgroup.procs").read_text() == ""
 

@@ -41,7 +41,7 @@ def test_upgrade_under_load_loses_no_request_and_keeps_config(newer):
         load.wait_for_more(100)
     print(load)
     assert not load.faults, load
-    assert host.main_pid() not in (0, before), "the old program still runs"
+    assert host.main_pid() not in (0, before), "the old program is still running"
     assert host.CONFIG.read_text() == mine
     assert host.show("ActiveState", host.SOCKET) == "active"
     assert host.systemctl("is-enabled", host.SOCKET).stdout.strip() == "enabled"

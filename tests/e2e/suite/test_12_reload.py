@@ -61,7 +61,7 @@ def test_reloads_under_load_lose_no_request(app):
             load.wait_for_more(100)
     print(load)
     assert not load.faults, load
-    assert load.retried == 0, f"a reload is no reason to close a kept connection: {load}"
+    assert load.retried == 0, f"a reload is not a reason to close a kept connection: {load}"
     assert load.bodies == {b"1", b"2", b"3", b"4"}
     assert host.main_pid() == daemon
     wait_until("the old workers have exited", lambda: not workers() & first and len(workers()) == 2)

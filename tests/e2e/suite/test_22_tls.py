@@ -1,4 +1,4 @@
-"""TLS on a socket of systemd, with keys that only root can read: the units of tls.md."""
+"""TLS on a systemd socket, with keys that only root can read: the units of tls.md."""
 
 import hashlib
 import pathlib

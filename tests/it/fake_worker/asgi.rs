@@ -66,7 +66,7 @@ pub(crate) struct Loop {
 #[derive(Default)]
 pub(crate) struct Inbox {
     pub(crate) received: Mutex<Received>,
-    pub(crate) came: Condvar,
+    pub(crate) arrived: Condvar,
 }
 
 #[derive(Default)]
@@ -86,7 +86,7 @@ pub(crate) struct Received {
 /// Slots that no exchange uses.
 pub(crate) struct FreeSlots<'w> {
     pub(crate) slots: Mutex<Vec<Slot<'w>>>,
-    pub(crate) came: Condvar,
+    pub(crate) freed: Condvar,
 }
 
 impl Loop {
@@ -145,7 +145,7 @@ impl Loop {
 /// Runs the event loop until Stop has been received and all exchanges have ended.
 pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
     let slots = (0..worker.start.concurrency).map(|number| Slot::new(worker, number));
-    let free = FreeSlots { slots: Mutex::new(slots.collect::<Outcome<_>>()?), came: Condvar::new() };
+    let free = FreeSlots { slots: Mutex::new(slots.collect::<Outcome<_>>()?), freed: Condvar::new() };
     let mut inboxes: HashMap<ExchangeId, Arc<Inbox>> = HashMap::new();
     thread::scope(|scope| {
         let mut frame = Vec::new();
@@ -203,7 +203,7 @@ pub(crate) fn task(
 ) -> Outcome {
     let request = Request::decode(frame)?;
     let mut slots = free
-        .came
+        .freed
         .wait_while(lock(&free.slots), |slots| slots.is_empty())
         .unwrap_or_else(PoisonError::into_inner);
     let Some(mut slot) = slots.pop() else { return Err("no slot after waiting for one".into()) };
@@ -211,7 +211,7 @@ pub(crate) fn task(
     let answered = Exchange { id: request.exchange, started: std::time::Instant::now(), slot: &mut slot }
         .answer_asgi(events, inbox, &request);
     lock(&free.slots).push(slot);
-    free.came.notify_one();
+    free.freed.notify_one();
     lock(&worker.running).remove(&request.exchange);
     events.ring()?;
     answered
@@ -240,7 +240,7 @@ impl Inbox {
                 events.gone.fetch_add(1, Ordering::SeqCst);
             }
         }
-        self.came.notify_all();
+        self.arrived.notify_all();
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -250,7 +250,7 @@ impl Inbox {
 
     pub(crate) fn wait_until_ended(&self) {
         let over =
-            self.came.wait_while(lock(&self.received), |received| !received.gone && !received.cancelled);
+            self.arrived.wait_while(lock(&self.received), |received| !received.gone && !received.cancelled);
         drop(over.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -260,7 +260,7 @@ impl Inbox {
             received.parts.is_empty() && !received.whole && !received.gone && !received.cancelled
         };
         let mut received =
-            self.came.wait_while(lock(&self.received), waits).unwrap_or_else(PoisonError::into_inner);
+            self.arrived.wait_while(lock(&self.received), waits).unwrap_or_else(PoisonError::into_inner);
         received.parts.pop_front()
     }
 }
@@ -269,8 +269,8 @@ impl Inbox {
 pub(crate) struct RequestBody<'i> {
     pub(crate) inbox: &'i Inbox,
     pub(crate) inline: Option<Vec<u8>>,
-    pub(crate) taken: u64,
-    pub(crate) came: u64,
+    pub(crate) window_end: u64,
+    pub(crate) received: u64,
 }
 
 impl Exchange<'_, '_> {
@@ -282,7 +282,7 @@ impl Exchange<'_, '_> {
         let mut parts = path.trim_start_matches('/').split('/');
         let (name, first) = (parts.next().unwrap_or_default(), parts.next());
         let inline = (!request.body_streams).then(|| request.body.to_vec());
-        let mut body = RequestBody { inbox, inline, taken: 0, came: 0 };
+        let mut body = RequestBody { inbox, inline, window_end: 0, received: 0 };
         match name {
             "body" => {
                 let how: &[u8] = if request.body_streams { b"parts" } else { b"inline" };
@@ -302,8 +302,8 @@ impl Exchange<'_, '_> {
             }
             "receive-some" => {
                 let most = first.unwrap_or("0").parse()?;
-                while body.came < most && self.receive(&mut body, most)?.is_some() {}
-                self.text(200, &format!("took={}", body.came))
+                while body.received < most && self.receive(&mut body, most)?.is_some() {}
+                self.text(200, &format!("took={}", body.received))
             }
             "answer-first" => {
                 self.respond(200, None, Body::Inline(b"first "), false, false)?;
@@ -325,7 +325,7 @@ impl Exchange<'_, '_> {
             "half-close" => {
                 let waits = |received: &mut Received| !received.half_closed && !received.gone;
                 let closed = inbox
-                    .came
+                    .arrived
                     .wait_while(lock(&inbox.received), waits)
                     .unwrap_or_else(PoisonError::into_inner);
                 let is_gone = closed.gone;
@@ -412,31 +412,31 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// Sends a window update: the body is accepted up to byte `taken`.
-    pub(crate) fn take(&mut self, body: &mut RequestBody<'_>, taken: u64) -> Outcome {
-        if body.inline.is_some() || taken <= body.taken {
+    /// Sends a window update: the body is accepted up to byte `window_end`.
+    pub(crate) fn take(&mut self, body: &mut RequestBody<'_>, window_end: u64) -> Outcome {
+        if body.inline.is_some() || window_end <= body.window_end {
             return Ok(());
         }
-        body.taken = taken;
-        self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &taken.to_le_bytes(), false)
+        body.window_end = window_end;
+        self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &window_end.to_le_bytes(), false)
     }
 
     /// Receives the next part of the body, with this window. None at its end.
     pub(crate) fn receive(&mut self, body: &mut RequestBody<'_>, window: u64) -> Outcome<Option<Vec<u8>>> {
         if let Some(inline) = &mut body.inline {
             let part = std::mem::take(inline);
-            body.came += part.len() as u64;
+            body.received += part.len() as u64;
             return Ok((!part.is_empty()).then_some(part));
         }
-        let wanted = body.came + window;
+        let window_end = body.received + window;
         // As in the real worker, small updates are not sent.
-        if body.taken < wanted - window / 2 || body.taken == body.came {
-            self.take(body, wanted)?;
+        if body.window_end < window_end - window / 2 || body.window_end == body.received {
+            self.take(body, window_end)?;
         }
         let part = body.inbox.part();
         let len = part.as_ref().map_or(0, Vec::len) as u64;
-        body.came += len;
-        if body.came > body.taken {
+        body.received += len;
+        if body.received > body.window_end {
             return Err("the daemon sent more than the window".into());
         }
         Ok(part)
@@ -447,12 +447,12 @@ impl Exchange<'_, '_> {
         let mut right = true;
         loop {
             thread::sleep(pause);
-            let at = usize::try_from(body.came % 251)?;
+            let at = usize::try_from(body.received % 251)?;
             let Some(part) = self.receive(body, WINDOW)? else { break };
             right &= expected.get(at..at + part.len()) == Some(&part[..]);
         }
         let over = body.inbox.has_ended();
-        Ok(format!("length={} right={right} over={over}", body.came))
+        Ok(format!("length={} right={right} over={over}", body.received))
     }
 
     /// Publishes a frame that only ASGI workers send.

@@ -24,7 +24,7 @@
 //! | `/die-mid-body` | head and 10 of 1000 bytes, exit 3 once the daemon has popped them |
 //! | `/die-after-claim-many/N` | claims requests until N are claimed (including those that run), then exit 3 |
 //! | `/flood/N` | N MiB regardless of the window |
-//! | `/takeover/WHAT` | on a handshake, on its socket, see `takeover.rs` |
+//! | `/takeover/WHAT` | answers a WebSocket handshake on the client's socket as WHAT says; see `takeover.rs` |
 //! | `/garbage-control` | a malformed control message, then `Hello, world!` |
 
 use std::fmt::Write as _;

@@ -52,7 +52,7 @@ pub(crate) struct Part {
 struct Session<'i> {
     inbox: &'i Inbox,
     received: u64,
-    taken: u64,
+    window_end: u64,
 }
 
 impl Exchange<'_, '_> {
@@ -61,7 +61,7 @@ impl Exchange<'_, '_> {
         let mut parts = path.trim_start_matches('/').split('/');
         let (name, first, second) =
             (parts.next().unwrap_or_default(), parts.next().unwrap_or("0"), parts.next().unwrap_or_default());
-        let mut socket = Session { inbox, received: 0, taken: 0 };
+        let mut socket = Session { inbox, received: 0, window_end: 0 };
         match name {
             "deny" => return self.text(401, "not you"),
             "refuse" => return self.respond(403, None, Body::Inline(b""), true, true),
@@ -232,20 +232,20 @@ impl Exchange<'_, '_> {
 
     /// Receives the next part of a message, and opens the window. None at the end.
     fn receive_part(&mut self, socket: &mut Session<'_>) -> Outcome<Option<Part>> {
-        let room = socket.received + WINDOW;
+        let window_end = socket.received + WINDOW;
         // As in the real worker, small updates are not sent.
-        if room - socket.taken >= WINDOW / 4 {
-            socket.taken = room;
-            self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &room.to_le_bytes(), false)?;
+        if window_end - socket.window_end >= WINDOW / 4 {
+            socket.window_end = window_end;
+            self.send_asgi_frame(CompletionKind::WindowUpdate, &[], &window_end.to_le_bytes(), false)?;
         }
         let waits =
             |received: &mut Received| received.messages.is_empty() && !received.gone && !received.cancelled;
-        let came = socket.inbox.came.wait_while(lock(&socket.inbox.received), waits);
-        let part = came.unwrap_or_else(PoisonError::into_inner).messages.pop_front();
+        let guard = socket.inbox.arrived.wait_while(lock(&socket.inbox.received), waits);
+        let part = guard.unwrap_or_else(PoisonError::into_inner).messages.pop_front();
         if let Some(part) = &part {
             socket.received += part.bytes.len() as u64 + MESSAGE_COST;
             // The daemon may exceed the window by one part.
-            if socket.received > socket.taken + 64 * 1024 + MESSAGE_COST {
+            if socket.received > socket.window_end + 64 * 1024 + MESSAGE_COST {
                 return Err("the daemon sent more than the window".into());
             }
         }

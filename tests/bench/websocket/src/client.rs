@@ -1,6 +1,6 @@
 //! One WebSocket client, in a task of its own: it opens, idles, sends messages, and closes as `main` commands.
 //!
-//! It always answers pings. Every message is different, and an echo must equal it, so that a server that mixes up two
+//! It always answers pings. Every message is different, and an echo must equal it, so a server that mixes up two
 //! clients is noticed.
 
 use std::io::{self, Write as _};
@@ -44,7 +44,7 @@ pub(crate) struct Client {
     bytes: usize,
     /// Whether permessage-deflate is in use: the server accepted the offer.
     pub(crate) deflate: bool,
-    /// Received bytes that are not parsed yet.
+    /// Received bytes that have not been parsed yet.
     input: Vec<u8>,
     /// The current message, and whether it is incomplete (`within`).
     message: Vec<u8>,

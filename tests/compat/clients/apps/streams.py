@@ -1,4 +1,4 @@
-"""Bare ASGI and WSGI for tests of HTTP/2: each path shows one thing that requests on a stream can do."""
+"""Bare ASGI and WSGI for HTTP/2 tests: each path shows one thing that requests on a stream can do."""
 
 import asyncio
 import hashlib
