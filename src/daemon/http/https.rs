@@ -31,7 +31,7 @@ impl HttpsPolicy {
 
     /// Refuses a request that came without TLS, with a redirect.
     pub(super) fn check(&self, parts: &request::Parts, is_https: bool) -> Result<(), Refusal> {
-        if !self.redirect || is_https || parts.uri.path().starts_with(ACME_CHALLENGE) {
+        if !self.redirect || is_https || is_acme_challenge(parts.uri.path()) {
             return Ok(());
         }
         // An HTTP/1.0 client need not name the host.
@@ -43,6 +43,15 @@ impl HttpsPolicy {
     pub(super) fn hsts(&self, is_https: bool) -> Option<HeaderValue> {
         self.hsts.clone().filter(|_| is_https)
     }
+}
+
+/// Returns true for the path of a challenge: the prefix and one token, in base64url (RFC 8555 §8.1). Anything longer could
+/// name another page, for example with `..`.
+fn is_acme_challenge(path: &str) -> bool {
+    path.strip_prefix(ACME_CHALLENGE).is_some_and(|token| {
+        !token.is_empty()
+            && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    })
 }
 
 /// Sets the field, unless the application has.
@@ -103,7 +112,10 @@ mod tests {
     fn https_and_acme_challenges_are_not_redirected() {
         assert_eq!(check("/", Some("example.org"), true), None);
         assert_eq!(check("/.well-known/acme-challenge/token", Some("example.org"), false), None);
-        assert!(check("/.well-known/acme-challenge", Some("example.org"), false).is_some());
+        for path in ["", "/", "/../../secret", "/%2e%2e/%2e%2e/secret", "/a/../b", "/.", "/token/"] {
+            let target = format!("/.well-known/acme-challenge{path}");
+            assert!(check(&target, Some("example.org"), false).is_some(), "{path}");
+        }
         assert_eq!(HttpsPolicy::new(false, None), None);
     }
 
