@@ -282,7 +282,7 @@ class Channel:
                 answer = self.responses[exchange]
                 answer.frames.append((BODY, END | DONE, 0))
                 answer.done = True
-            self.put(COMPLETION_TAIL, self.read_to)
+        self.put(COMPLETION_TAIL, self.read_to)
         self.satisfy(WANTS_SPACE)
 
     def take_record(self, at):

@@ -69,6 +69,7 @@ def test_application_output_is_in_the_units_journal():
 
 
 def test_concurrent_long_lines_stay_whole_and_name_their_worker():
+    wait_until("both workers are ready", lambda: host.status_text().startswith("2/2 "))
     since = host.journal_cursor()
     letters, times = "abcd", 10
     with concurrent.futures.ThreadPoolExecutor(len(letters)) as clients:
