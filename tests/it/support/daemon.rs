@@ -154,6 +154,12 @@ impl Daemon {
             .filter_map(|link| Some(fs::read_link(link.path()).ok()?.to_string_lossy().into_owned()))
             .collect()
     }
+
+    /// Returns the highest number of an open descriptor of the daemon.
+    pub(crate) fn highest_descriptor(&self) -> usize {
+        let links = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs").flatten();
+        links.filter_map(|link| link.file_name().to_str()?.parse().ok()).max().expect("it has descriptors")
+    }
 }
 
 impl Drop for Daemon {
