@@ -7,6 +7,7 @@ import sys
 import httpx
 import pytest
 from frameworks import FRAMEWORKS
+from support.certificate import make_certificate
 from support.daemon import Daemon, stop_all
 from support.paths import CLIENTS_APPS
 from support.waiting import DEADLINE
@@ -34,26 +35,7 @@ def database(tmp_path_factory):
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     """The flags for a certificate of 127.0.0.1 that nobody has signed."""
-    home = tmp_path_factory.mktemp("certificate")
-    certificate, key = home / "certificate.pem", home / "key.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ),
-            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
-            *("-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = make_certificate(tmp_path_factory.mktemp("certificate"))
     return "--certfile", certificate, "--keyfile", key
 
 

@@ -6,12 +6,12 @@ import json
 import pathlib
 import shutil
 import ssl
-import subprocess
 import tempfile
 import uuid
 
 import pytest
 from proxies import Proxy, Relay
+from support.certificate import make_certificate
 from support.daemon import Daemon, stop_all
 from support.paths import CLIENTS_APPS
 from support.waiting import DEADLINE, wait_until
@@ -88,26 +88,11 @@ def stream_proxy(request, home, proxied_daemon):
 @pytest.fixture(scope="module", params=STREAM_PROXIES)
 def tls_proxy(request, home):
     """Each proxy that passes on connections, in front of a daemon that speaks TLS after the PROXY header."""
+    # One file with both, as HAProxy wants it.
     certificate = home / "certificate.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ),
-            *("-days", "2", "-subj", "/CN=shop.example", "-keyout", certificate, "-out", home / "part"),
-        ],
-        check=True,
-        capture_output=True,
+    certificate.write_text(
+        "".join(part.read_text() for part in make_certificate(home / "tls", "shop.example"))
     )
-    with certificate.open("a") as file:
-        file.write((home / "part").read_text())
     env = {"RGUN_TLS_CERT": str(certificate)}
     daemon = serve(home / f"tls-{request.param}.sock", "--proxy-protocol", env=env)
     try:

@@ -7,6 +7,7 @@ import ssl
 import host
 import pytest
 from support import http_client
+from support.certificate import make_certificate
 
 UNITS = pathlib.Path("/run/systemd/system")
 HTTPS = ("127.0.0.1", 8443)
@@ -34,14 +35,9 @@ CREDENTIALS = (
 LISTENERS = "[listen.http]\n[listen.https]\ntls = true\n"
 
 
-def make_certificate(directory, name):
+def replace_certificate(directory, name):
     """Makes a certificate of `name`, whose key only root can read; returns the fingerprint."""
-    directory.mkdir(parents=True, exist_ok=True)
-    key, certificate = directory / "tls.key", directory / "tls.crt"
-    host.run(
-        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-        *("-days", "2", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)),
-    )
+    certificate, key = make_certificate(directory, name)
     key.chmod(0o600)
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest()
 
@@ -49,7 +45,7 @@ def make_certificate(directory, name):
 @pytest.fixture(scope="module", autouse=True)
 def app(live_app):
     """live.py with a second socket for HTTPS, whose certificate and key are credentials."""
-    make_certificate(pathlib.Path("/root/tls"), "first.example")
+    replace_certificate(pathlib.Path("/root/tls"), "first.example")
     (UNITS / "rgun-https.socket").write_text(SOCKET)
     drop_ins = UNITS / "rgun.service.d"
     drop_ins.mkdir(parents=True, exist_ok=True)
@@ -109,7 +105,7 @@ def test_plain_http_on_the_tls_port_is_answered_with_400(app):
 
 
 def test_new_certificate_after_a_restart_refuses_no_connection(app):
-    fingerprint = make_certificate(pathlib.Path("/root/tls"), "second.example")
+    fingerprint = replace_certificate(pathlib.Path("/root/tls"), "second.example")
     with host.load() as load:
         host.restart()
         load.wait_for_more(50)
@@ -122,7 +118,7 @@ def test_new_certificate_after_a_restart_refuses_no_connection(app):
 
 def test_reload_takes_new_files_and_keeps_open_connections(app):
     directory = pathlib.Path("/etc/rgun/tls")
-    make_certificate(directory, "third.example")
+    replace_certificate(directory, "third.example")
     host.run("chgrp", "-R", "rgun", str(directory))
     (directory / "tls.key").chmod(0o640)
     files = f'[tls]\ncert = "{directory}/tls.crt"\nkey = "{directory}/tls.key"\n'
@@ -132,7 +128,7 @@ def test_reload_takes_new_files_and_keeps_open_connections(app):
     connection, third = connect()
     with connection:
         assert connection.request("GET", "/").status == 200
-        fourth = make_certificate(directory, "fourth.example")
+        fourth = replace_certificate(directory, "fourth.example")
         host.run("chgrp", "-R", "rgun", str(directory))
         (directory / "tls.key").chmod(0o640)
         host.reload()
@@ -149,7 +145,7 @@ def test_reload_with_a_foreign_key_fails_and_changes_nothing(app):
     directory = pathlib.Path("/etc/rgun/tls")
     _, before = connect()
     certificate = (directory / "tls.crt").read_text()
-    make_certificate(directory, "fifth.example")
+    replace_certificate(directory, "fifth.example")
     host.run("chgrp", "-R", "rgun", str(directory))
     (directory / "tls.key").chmod(0o640)
     (directory / "tls.crt").write_text(certificate)

@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    fn head(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHead {
+    pub(super) fn head(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHead {
         let fields = fields
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));

@@ -99,27 +99,12 @@ pub(super) fn has_element(fields: &HeaderMap, name: &HeaderName, element: &[u8])
 
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
-
-    use crate::dispatch::ContentLength;
-
+    use super::super::tests::head;
     use super::*;
 
     fn compression() -> CompressionPolicy {
         let types = ["text/*", "application/json", "application/*+json"].map(str::to_owned);
         CompressionPolicy::new(vec![Coding::Gzip], &types, 1000, 4).map(|policy| *policy).unwrap()
-    }
-
-    fn head(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHead {
-        let fields = fields
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        ResponseHead {
-            status: StatusCode::from_u16(status).unwrap(),
-            reason: None,
-            fields: fields.collect(),
-            length: ContentLength::Absent,
-        }
     }
 
     #[test]
