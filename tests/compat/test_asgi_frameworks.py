@@ -25,7 +25,7 @@ def starlette(request, start_shared, python, loop):
     server = start_shared(f"with_starlette:{request.param}", COMPAT_APPS, flags).wait_ready()
     yield server
     assert server.stop() == 0
-    assert "starlette: shutdown" in server.log()
+    server.wait_for_log("starlette: shutdown")
     assert "Task was destroyed" not in server.log()
 
 
@@ -33,7 +33,7 @@ def test_starlette_requests_have_the_lifespan_state(starlette):
     assert starlette.get("/").body == b"GET / a pool"
     assert starlette.get("/nothing").status == 404
     assert starlette.request("HEAD", "/").body == b""
-    assert "starlette: startup" in starlette.log()
+    starlette.wait_for_log("starlette: startup")
 
 
 def test_starlette_streams(starlette):

@@ -15,7 +15,7 @@ def test_deadline_report_names_the_line_holding_the_gil(start):
     assert server.get("/hold_gil?seconds=30").status == 504
     # The stack comes by signal, because the command gets no reply.
     server.wait_for_log("in hold_gil")
-    assert 'watched.py", line' in server.log()
+    server.wait_for_log('watched.py", line')
     server.wait_for_log("is ready", 2)
     assert server.get("/who").json()["pid"] != pid
 
