@@ -98,7 +98,7 @@ pub struct Sleepers<'a> {
 }
 
 impl Sleepers<'_> {
-    /// Waker: after publishing work, wakes up to `max` threads; returns how many.
+    /// After publishing work, wakes at most `max` threads. Returns the number of threads woken.
     pub fn wake(&self, futex: &impl Futex, max: u32) -> u32 {
         fence(Ordering::SeqCst);
         let mut asleep = self.asleep.load(Ordering::Relaxed);

@@ -171,13 +171,13 @@ extern "C" fn on_stop_signal(signal: c_int) {
     // SAFETY: the control socket keeps this number for as long as the process lives (`crate::process`).
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
     let report = [STOP_REQUESTED, u8::try_from(signal).unwrap_or_default()];
-    // Blocks on a full socket: the daemon reads it soon. Without a daemon the process is about to exit.
+    // Blocks while the socket is full, until the daemon drains it. Without a daemon the process is about to exit.
     let _ = rustix::net::send(control, &report, SendFlags::NOSIGNAL);
     // SAFETY: as above.
     unsafe { errno.write(before) };
 }
 
-/// Handler of the ignored signals.
+/// Handler for signals that a worker ignores.
 extern "C" fn on_ignored_signal(signal: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     if current_pid() != OWNER.load(Ordering::SeqCst) {
         raise_with_default(signal);

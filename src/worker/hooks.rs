@@ -63,7 +63,7 @@ impl Hooks {
         self.outcome(py, |hooks| hooks.call_method1(intern!(py, "call"), (name,)))
     }
 
-    /// Checks that the hooks which are called late exist. Returns the warnings.
+    /// Checks that the exit hooks, which are called only at exit, exist. Returns the warnings.
     ///
     /// # Errors
     /// A Python error.

@@ -16,7 +16,7 @@ use crate::{asgi, control, dispositions, serve, title, wsgi};
 /// Boots and serves until the daemon stops the worker or promotes it to a zygote.
 ///
 /// # Errors
-/// `SystemExit` with an exit code, or of a signal handler; anything else is a bug.
+/// `SystemExit` with an exit code, or raised by a signal handler; anything else is a bug.
 pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: WorkerInit) -> PyResult<NextRole> {
     let WorkerInit { start, map, wake, application } = init;
     title::set(&format!("rgun: worker {} [{}:{}]", start.worker, start.module, start.attribute));

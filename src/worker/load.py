@@ -215,18 +215,21 @@ def is_factory(candidate):
 
 
 def takes_no_arguments(call, n_bound):
-    """Returns whether `call` needs only its `n_bound` bound arguments and is not like an application."""
+    """Returns whether `call` can be called with no arguments besides the `n_bound` bound ones.
+
+    False also if its first parameter is named like that of an application: `environ`, `env` or `scope`.
+    """
     if isinstance(call, types.MethodType):
         call, n_bound = call.__func__, 1
     code = getattr(call, "__code__", None)
     if code is None or code.co_flags & 0x04 or is_coroutine_function(call):  # CO_VARARGS
         return False
     n_needed = code.co_argcount - n_bound - len(call.__defaults__ or ())
-    has_needed_names = code.co_kwonlyargcount > len(call.__kwdefaults__ or ())
+    has_required_keywords = code.co_kwonlyargcount > len(call.__kwdefaults__ or ())
     first = code.co_varnames[n_bound : n_bound + 1] if code.co_argcount > n_bound else ()
     # These are the first arguments of an application, even if all its arguments have defaults.
     is_application = first in (("environ",), ("env",), ("scope",))
-    return n_needed <= 0 and not has_needed_names and not is_application
+    return n_needed <= 0 and not has_required_keywords and not is_application
 
 
 def patching_library():

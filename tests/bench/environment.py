@@ -58,7 +58,7 @@ def run(*command, **options):
 
 
 def install_programs():
-    """Installs the required programs from Debian as root; exits if they are missing otherwise."""
+    """Installs missing programs if run as root on Debian; otherwise exits with the command to run."""
     missing = [package for program, package in DEBIAN.items() if not shutil.which(program)]
     if not missing:
         return
@@ -72,7 +72,7 @@ def install_programs():
 
 
 def make_venv(base, python):
-    """Makes the venv of the peers; returns it, and the optional peers that did not build with the reasons."""
+    """Makes the venv of the peers; returns its path, and why each failed optional peer did not build."""
     wanted = json.dumps(
         [PEERS, OPTIONAL, run(python, "-VV"), (APPS / "shop" / "requirements.txt").read_text()]
     )

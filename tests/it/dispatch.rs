@@ -214,7 +214,7 @@ fn a_request_over_its_queue_timeout_is_503() {
     let response = daemon.get("/die");
     response.assert_error(503);
     assert!(response.has("retry-after"));
-    assert_eq!(slow.chunked_text(), "part 0\npart 1\n", "the request has not reached the worker");
+    assert_eq!(slow.chunked_text(), "part 0\npart 1\n", "/die was not sent to the worker");
     assert_eq!(daemon.get("/hello").status, 200);
 }
 

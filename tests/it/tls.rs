@@ -29,7 +29,7 @@ fn self_signed(names: &[&str]) -> TestCert {
     TestCert { cert: cert.pem(), key: key.serialize_pem() }
 }
 
-/// Makes an authority, and a certificate of a client that it signs.
+/// Makes a CA and a client certificate signed by it.
 fn authority_and_client() -> (TestCert, TestCert) {
     let mut params = CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -45,7 +45,7 @@ fn authority_and_client() -> (TestCert, TestCert) {
 }
 
 /// The fake worker behind TLS on a free port, with a control socket. `toml` is added to `[tls]`.
-fn rgun(certs: &[&TestCert], toml: &str) -> Rgun {
+fn tls_rgun(certs: &[&TestCert], toml: &str) -> Rgun {
     let rgun = Rgun::fake().over_tcp();
     let (cert, key) = write(&rgun, certs);
     let text = format!("[tls]\ncert = {cert:?}\nkey = {key:?}\n{toml}\n");
@@ -149,7 +149,7 @@ fn read_to_end(mut socket: TcpStream) -> String {
 #[test]
 fn requests_are_served_over_tls_and_kept_alive() {
     let cert = self_signed(&["localhost"]);
-    let daemon = rgun(&[&cert], "").start_ready();
+    let daemon = tls_rgun(&[&cert], "").start_ready();
     let mut client = connect(&daemon, &Arc::new(client(&[&cert], None)), "localhost");
     for _ in 0..3 {
         assert_eq!(get(&mut client, "/hello").unwrap().0, 200);
@@ -161,7 +161,7 @@ fn requests_are_served_over_tls_and_kept_alive() {
 #[test]
 fn large_response_arrives_whole_over_tls() {
     let cert = self_signed(&["localhost"]);
-    let daemon = rgun(&[&cert], "").start_ready();
+    let daemon = tls_rgun(&[&cert], "").start_ready();
     let mut client = connect(&daemon, &Arc::new(client(&[&cert], None)), "localhost");
     let (status, body) = get(&mut client, "/file/3000000").unwrap();
     assert_eq!((status, body.len()), (200, 3_000_000));
@@ -169,9 +169,9 @@ fn large_response_arrives_whole_over_tls() {
 }
 
 #[test]
-fn sni_chooses_and_an_unknown_name_gets_the_first() {
+fn sni_selects_the_certificate_and_defaults_to_the_first() {
     let (first, second) = (self_signed(&["one.test"]), self_signed(&["*.two.test"]));
-    let daemon = rgun(&[&first, &second], "").start_ready();
+    let daemon = tls_rgun(&[&first, &second], "").start_ready();
     let config = Arc::new(client(&[&first, &second], None));
     for (name, cert) in [("one.test", &first), ("www.two.test", &second)] {
         let mut client = connect(&daemon, &config, name);
@@ -189,7 +189,7 @@ fn sni_chooses_and_an_unknown_name_gets_the_first() {
 #[test]
 fn plain_http_on_a_tls_port_is_answered_400() {
     let cert = self_signed(&["localhost"]);
-    let daemon = rgun(&[&cert], "").start_ready();
+    let daemon = tls_rgun(&[&cert], "").start_ready();
     let mut socket = tcp(daemon.tcp_address());
     socket.write_all(b"POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello").unwrap();
     let text = read_to_end(socket);
@@ -199,9 +199,9 @@ fn plain_http_on_a_tls_port_is_answered_400() {
 }
 
 #[test]
-fn bytes_that_are_no_handshake_get_an_alert() {
+fn invalid_handshake_bytes_are_closed_or_alerted() {
     let cert = self_signed(&["localhost"]);
-    let daemon = rgun(&[&cert], "").start_ready();
+    let daemon = tls_rgun(&[&cert], "").start_ready();
     for bytes in [
         &b"\x16\x03\x01\x00\x02\x01\x00"[..],
         b"\x16\x03\x01\xff\xff",
@@ -221,7 +221,7 @@ fn bytes_that_are_no_handshake_get_an_alert() {
 }
 
 #[test]
-fn client_certificates_are_demanded_as_configured() {
+fn client_certificates_are_requested_as_configured() {
     let cert = self_signed(&["localhost"]);
     let (ca, known) = authority_and_client();
     let (_, unknown) = authority_and_client();
@@ -247,7 +247,7 @@ fn client_certificates_are_demanded_as_configured() {
 #[test]
 fn reload_presents_new_certificates_and_keeps_connections() {
     let (old, new) = (self_signed(&["localhost"]), self_signed(&["localhost"]));
-    let daemon = rgun(&[&old], "").start_ready();
+    let daemon = tls_rgun(&[&old], "").start_ready();
     let mut config = client(&[&old, &new], None);
     config.resumption = Resumption::in_memory_sessions(8);
     let config = Arc::new(config);
@@ -259,7 +259,7 @@ fn reload_presents_new_certificates_and_keeps_connections() {
     let (succeeded, text) = reload(&daemon);
     assert!(succeeded, "{text}");
     assert_eq!(get(&mut open, "/hello").unwrap().0, 200);
-    // The session of before the reload is resumed; a client without one gets the new certificate.
+    // The session from before the reload is resumed; a client without one gets the new certificate.
     let mut resumed = connect(&daemon, &config, "localhost");
     assert_eq!(get(&mut resumed, "/hello").unwrap().0, 200);
     assert_eq!(resumed.conn.handshake_kind(), Some(HandshakeKind::Resumed));
@@ -271,7 +271,7 @@ fn reload_presents_new_certificates_and_keeps_connections() {
 #[test]
 fn reload_with_a_bad_certificate_changes_nothing() {
     let (good, other) = (self_signed(&["localhost"]), self_signed(&["localhost"]));
-    let daemon = rgun(&[&good], "").start_ready();
+    let daemon = tls_rgun(&[&good], "").start_ready();
     daemon.scratch().write("0.key", &other.key);
     let (succeeded, text) = reload(&daemon);
     assert!(!succeeded && text.contains("is not the key of the certificate"), "{text}");
@@ -282,9 +282,9 @@ fn reload_with_a_bad_certificate_changes_nothing() {
 }
 
 #[test]
-fn bad_certificate_refuses_the_start_with_status_78() {
+fn missing_key_fails_the_start_with_status_78() {
     let cert = self_signed(&["localhost"]);
-    let rgun = rgun(&[&cert], "");
+    let rgun = tls_rgun(&[&cert], "");
     std::fs::remove_file(rgun.scratch().join("0.key")).unwrap();
     let (status, text, _) = rgun.run();
     assert_eq!(status, 78);
@@ -294,7 +294,7 @@ fn bad_certificate_refuses_the_start_with_status_78() {
 #[test]
 fn check_warns_about_a_key_that_everyone_can_read() {
     let cert = self_signed(&["localhost"]);
-    let rgun = rgun(&[&cert], "").check_as_self();
+    let rgun = tls_rgun(&[&cert], "").check_as_self();
     let (_, text, printed) = rgun.run();
     assert!((text + &printed).contains("every user of this machine can read it"));
 }
@@ -302,10 +302,10 @@ fn check_warns_about_a_key_that_everyone_can_read() {
 #[test]
 fn slow_handshake_is_closed_after_the_header_timeout() {
     let cert = self_signed(&["localhost"]);
-    let daemon = rgun(&[&cert], "[timeouts]\nheader = \"1s\"").start_ready();
+    let daemon = tls_rgun(&[&cert], "[timeouts]\nheader = \"1s\"").start_ready();
     let config = Arc::new(client(&[&cert], None));
     let begun = Instant::now();
-    // Nothing, a part of a first message, and one byte every now and then.
+    // No bytes, a part of the first message, and one byte every 100 ms.
     let mut silent = tcp(daemon.tcp_address());
     let mut partial = tcp(daemon.tcp_address());
     partial.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
@@ -326,13 +326,13 @@ fn slow_handshake_is_closed_after_the_header_timeout() {
 }
 
 #[test]
-fn connection_closes_with_the_closing_alert() {
+fn connection_closes_with_close_notify() {
     let cert = self_signed(&["localhost"]);
-    let daemon = rgun(&[&cert], "").start_ready();
+    let daemon = tls_rgun(&[&cert], "").start_ready();
     let mut client = connect(&daemon, &Arc::new(client(&[&cert], None)), "localhost");
     client.write_all(b"GET /hello HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
-    // rustls reports a connection that ends without the alert as an error.
+    // rustls reports a connection that ends without close_notify as an error.
     client.read_to_string(&mut text).unwrap();
     assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
 }
@@ -340,7 +340,7 @@ fn connection_closes_with_the_closing_alert() {
 #[test]
 fn half_closed_client_still_gets_its_response() {
     let cert = self_signed(&["localhost"]);
-    let daemon = rgun(&[&cert], "").start_ready();
+    let daemon = tls_rgun(&[&cert], "").start_ready();
     let mut client = connect(&daemon, &Arc::new(client(&[&cert], None)), "localhost");
     send(&mut client, "/slow/300").unwrap();
     client.conn.send_close_notify();
@@ -353,9 +353,10 @@ fn half_closed_client_still_gets_its_response() {
 #[test]
 fn idle_tls_connection_ends_when_the_daemon_stops() {
     let cert = self_signed(&["localhost"]);
-    let mut daemon = rgun(&[&cert], "").start_ready();
+    let mut daemon = tls_rgun(&[&cert], "").start_ready();
     let mut client = connect(&daemon, &Arc::new(client(&[&cert], None)), "localhost");
     assert_eq!(get(&mut client, "/hello").unwrap().0, 200);
+    // This connection never starts a handshake. The stop does not wait for it.
     let _silent = tcp(daemon.tcp_address());
     daemon.signal(Signal::SIGTERM);
     let mut rest = Vec::new();
@@ -371,11 +372,11 @@ fn openssl(daemon: &Daemon, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
-/// Protocol versions and cipher suites that are offered, and those that must not be: what testssl.sh looks for.
+/// The protocol versions and cipher suites that are accepted, and those that must be rejected, as testssl.sh tests them.
 #[test]
-fn only_modern_versions_and_ciphers_are_offered() {
+fn only_modern_versions_and_ciphers_are_accepted() {
     let cert = self_signed(&["localhost"]);
-    let daemon = rgun(&[&cert], "").start_ready();
+    let daemon = tls_rgun(&[&cert], "").start_ready();
     let agreed = |arguments: &[&str]| {
         let text = openssl(&daemon, arguments);
         text.lines().find_map(|line| line.trim().strip_prefix("New, ").map(str::to_owned)).unwrap_or_default()
@@ -405,7 +406,7 @@ fn only_modern_versions_and_ciphers_are_offered() {
         let found = agreed(arguments);
         assert!(found.is_empty() || found.contains("(NONE)"), "{arguments:?}: {found}");
     }
-    // No renegotiation by the client (RFC 5746), no compression.
+    // The server sends renegotiation_info (RFC 5746) and disables compression.
     let text = openssl(&daemon, &["-tls1_2"]);
     assert!(
         text.contains("Secure Renegotiation IS supported") && text.contains("Compression: NONE"),

@@ -80,7 +80,7 @@ pub enum BodyPart {
     Chunks(Range<usize>),
     /// In a file whose descriptor was sent on the control socket.
     File {
-        /// First byte.
+        /// Offset of the first byte.
         offset: u64,
         /// Number of bytes, or [`UNTIL_EOF`].
         len: u64,
@@ -125,7 +125,7 @@ pub enum Body<'a> {
     Chunks(&'a [(u32, u32)]),
     /// A file whose descriptor was sent on the control socket before.
     File {
-        /// First byte.
+        /// Offset of the first byte.
         offset: u64,
         /// Number of bytes, or [`UNTIL_EOF`].
         len: u64,

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::keys::{self, Lookup, name};
-use super::value::{Setting, Source, TableEntry};
+use super::value::{HUGE_NUMBER, Setting, Source, TableEntry};
 use super::{ConfigError, Layer, Value};
 
 /// Reads the file at `path`; `None` if it cannot be read or is not TOML. Errors go to `errors`.
@@ -222,7 +222,7 @@ fn value(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::text(text.as_ref()),
         DeValue::Integer(n) => i128::from_str_radix(n.as_str(), n.radix())
-            .map_or_else(|_| Value::Other { kind: "a huge number", text: n.to_string() }, Value::Integer),
+            .map_or_else(|_| Value::Other { kind: HUGE_NUMBER, text: n.to_string() }, Value::Integer),
         DeValue::Boolean(yes) => Value::Boolean(*yes),
         DeValue::Float(n) => Value::Other { kind: "a fraction", text: n.to_string() },
         DeValue::Datetime(date) => Value::Other { kind: "a date or time", text: date.to_string() },

@@ -5,7 +5,7 @@
 use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
-use super::value::{Setting, Source};
+use super::value::{HUGE_NUMBER, Setting, Source};
 use super::{Count, Interface, Level, Lifespan, Loop, Retry, Target, Underscores, Value, ValueError, units};
 
 /// Minimum of `workers.max_memory`. The bare interpreter with the extension uses more, so a lower limit would replace
@@ -29,6 +29,8 @@ pub(super) fn whole(setting: &Setting, min: u32, max: u32) -> Result<u32, ValueE
             let n = if text.starts_with('+') { None } else { text.parse().ok() };
             n.ok_or_else(|| ValueError::new("is not a whole number"))?
         }
+        Value::Other { kind: HUGE_NUMBER, text } if text.starts_with('-') => i128::MIN,
+        Value::Other { kind: HUGE_NUMBER, .. } => i128::MAX,
         Value::Text(text) if text.parse::<i128>().is_ok() => {
             return Err(ValueError::new("must be a number, not a string")
                 .with_hint(format!("write {text} without quotes")));

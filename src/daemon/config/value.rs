@@ -77,6 +77,9 @@ pub(crate) enum Value {
     },
 }
 
+/// The kind of a [`Value::Other`] that is a whole number of more than 128 bits.
+pub(super) const HUGE_NUMBER: &str = "a number of more than 128 bits";
+
 /// A table whose keys have origins: one of an array of tables, or a table with a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableEntry {

@@ -107,13 +107,13 @@ pub struct Mount {
 pub struct Mounts(Box<[Mount]>);
 
 impl Mounts {
-    /// Creates the mounts; `None` without any. Directories are opened at their first request.
+    /// Creates the mounts. Returns `None` if there are none. A directory is opened at its first request.
     pub fn new(mut settings: Vec<MountSettings>) -> Option<Self> {
         settings.sort_by_key(|mount| std::cmp::Reverse(mount.url.len()));
         Some(Self(settings.into_iter().map(Mount::new).collect())).filter(|mounts| !mounts.0.is_empty())
     }
 
-    /// Returns the mount of a path and its index; `None`: the path is the application's.
+    /// Returns the mount of a path and its index, or `None` if the application serves the path.
     pub fn find(&self, path: &[u8]) -> Option<(usize, &Mount)> {
         self.0.iter().enumerate().find(|(_, mount)| path.starts_with(mount.settings.url.as_bytes()))
     }

@@ -356,8 +356,8 @@ fn dechunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
 mod tests {
     use super::*;
 
-    /// Returns the answer in these bytes, which the application has written before it closed its end.
-    fn read(bytes: &[u8]) -> Result<Option<SocketAnswer>, &'static str> {
+    /// Returns the answer in bytes that the application wrote before closing its end.
+    fn parse_answer(bytes: &[u8]) -> Result<Option<SocketAnswer>, &'static str> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _context = runtime.enter();
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -369,7 +369,7 @@ mod tests {
     }
 
     fn response(bytes: &[u8]) -> (u16, HeaderMap, Bytes) {
-        match read(bytes) {
+        match parse_answer(bytes) {
             Ok(Some(SocketAnswer::Response { head, body })) => (head.status.as_u16(), head.fields, body),
             other => panic!("{other:?}"),
         }
@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn switch_keeps_its_fields_and_the_bytes_after_it() {
         let bytes = b"HTTP/1.1 101 \r\nSec-WebSocket-Accept: abc\r\nContent-Length: 4\r\n\r\n\x81\x00";
-        let Ok(Some(SocketAnswer::Switch { head, rest })) = read(bytes) else { panic!("no switch") };
+        let Ok(Some(SocketAnswer::Switch { head, rest })) = parse_answer(bytes) else { panic!("no switch") };
         assert_eq!(rest, b"\x81\x00");
         let value = |name: &str| head.fields.get(name).map(|value| value.to_str().unwrap().to_owned());
         assert_eq!(value("sec-websocket-accept").as_deref(), Some("abc"));
@@ -414,7 +414,7 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nno",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno",
         ] {
-            assert!(matches!(read(bytes), Ok(None)), "{bytes:?}");
+            assert!(matches!(parse_answer(bytes), Ok(None)), "{bytes:?}");
         }
     }
 
@@ -429,7 +429,7 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n", TOO_LONG),
             (long.as_bytes(), TOO_LONG),
         ] {
-            assert_eq!(read(bytes).err(), Some(reason));
+            assert_eq!(parse_answer(bytes).err(), Some(reason));
         }
     }
 }

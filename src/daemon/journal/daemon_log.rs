@@ -60,7 +60,7 @@ struct LogOutputs {
 /// The log of this process.
 static LOG: OnceLock<LogOutputs> = OnceLock::new();
 
-/// Changes the filter set by [`start`].
+/// Replaces the filter that [`start`] installed.
 static SET_FILTER: OnceLock<Box<dyn Fn(Targets) + Send + Sync>> = OnceLock::new();
 
 thread_local! {

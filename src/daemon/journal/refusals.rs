@@ -276,49 +276,49 @@ mod tests {
         assert!(refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.5"), start).is_some());
         let next = refusals
             .admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start + WINDOW)
-            .expect("a second is over");
+            .expect("the window has passed");
         assert_eq!((next.n_more, next.count_suffix().as_str()), (132, " (and 132 more within 1 s)"));
         assert_eq!(next.ids.len(), MAX_IDS);
     }
 
     #[test]
-    fn count_of_a_silent_client_is_logged_after_a_second() {
+    fn suppressed_refusals_are_logged_after_a_second() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         for _ in 0..4 {
             refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start);
         }
         assert!(refusals.take_due(start).is_empty());
         assert_eq!(refusals.next_due(), Some(start + WINDOW));
-        let told = refusals.take_due(start + WINDOW);
-        assert_eq!(told.iter().map(|entry| (entry.n_more, entry.ids.len())).collect::<Vec<_>>(), [(2, 2)]);
+        let due = refusals.take_due(start + WINDOW);
+        assert_eq!(due.iter().map(|entry| (entry.n_more, entry.ids.len())).collect::<Vec<_>>(), [(2, 2)]);
         // The entry started a new window.
         assert!(refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start + WINDOW).is_none());
         assert_eq!(refusals.take_due(start + 2 * WINDOW).len(), 1);
         assert!(refusals.take_due(start + 3 * WINDOW).is_empty());
-        assert_eq!(refusals.next_due(), None, "nothing is remembered of a client that is gone");
+        assert_eq!(refusals.next_due(), None, "the idle client's entry is dropped");
     }
 
     #[test]
     fn entries_for_many_addresses_are_bounded_and_all_counted() {
         let (refusals, start) = (Refusals::default(), Instant::now());
-        let (mut entries, mut told) = (0, 0);
+        let (mut entries, mut n_reported) = (0, 0);
         let seconds = 30;
         for second in 0..seconds {
             let now = start + second * WINDOW;
             for entry in refusals.take_due(now) {
-                (entries, told) = (entries + 1, told + 1 + entry.n_more);
+                (entries, n_reported) = (entries + 1, n_reported + 1 + entry.n_more);
             }
             for number in 0..2000 {
                 let client = format!("10.{second}.{}.{}", number / 256, number % 256);
                 if let Some(entry) = refusals.admit(entry(RefusalKind::BadRequestLine, &client), now) {
-                    (entries, told) = (entries + 1, told + 1 + entry.n_more);
+                    (entries, n_reported) = (entries + 1, n_reported + 1 + entry.n_more);
                 }
             }
         }
         for entry in refusals.take_all(start + seconds * WINDOW) {
-            (entries, told) = (entries + 1, told + 1 + entry.n_more);
+            (entries, n_reported) = (entries + 1, n_reported + 1 + entry.n_more);
         }
-        assert_eq!(told, 2000 * u64::from(seconds));
+        assert_eq!(n_reported, 2000 * u64::from(seconds));
         assert!(entries <= seconds * (MAX_ENTRIES + 1) + 1, "{entries}");
     }
 
@@ -331,8 +331,8 @@ mod tests {
             assert_eq!(admitted.is_some(), (number as usize) < MAX_WINDOWS, "{number}");
         }
         assert_eq!(refusals.lock().windows.len(), MAX_WINDOWS);
-        let told = refusals.take_all(start + 20 * WINDOW);
-        let [one] = told.as_slice() else { panic!("{told:?}") };
+        let due = refusals.take_all(start + 20 * WINDOW);
+        let [one] = due.as_slice() else { panic!("{due:?}") };
         assert_eq!(one.count_suffix(), " (and 975 more within 1 s, from several clients)");
     }
 }

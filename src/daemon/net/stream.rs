@@ -25,7 +25,7 @@ enum StreamIo {
 
 /// A byte stream to a client: a connection, or a stream of a multiplexed one.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
-    /// Returns the state that it shares with the tracker.
+    /// Returns the state shared with the tracker.
     fn connection(&self) -> &Arc<Connection>;
 }
 

@@ -245,7 +245,7 @@ fn trusted_peers(peers: &config::TrustedProxies) -> net::TrustedPeers {
     net::TrustedPeers { all: peers.all, unix: peers.unix, networks: peers.networks.clone() }
 }
 
-/// Reads the certificates, if any listener has TLS. `previous` are those that they replace.
+/// Reads the certificates, if any listener has TLS. `previous` are the ones being replaced.
 ///
 /// # Errors
 /// A file is missing or unusable.
@@ -253,7 +253,7 @@ pub(crate) fn load_tls(
     config: &Config,
     previous: Option<&TlsContext>,
 ) -> Result<Option<LoadedTls>, TlsError> {
-    let alpn = if config.http.http2 { ALPN } else { ALPN_OF_HTTP1 };
+    let alpn = if config.http.http2 { ALPN } else { HTTP1_ALPN };
     if config.listen.has_tls() { TlsContext::load(&config.tls, alpn, previous) } else { Ok(None) }
 }
 
@@ -261,7 +261,7 @@ pub(crate) fn load_tls(
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// The application protocols without HTTP/2.
-const ALPN_OF_HTTP1: &[&[u8]] = &[b"http/1.1"];
+const HTTP1_ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// Returns the certificates for the listener with this name; `None` if it has no TLS.
 pub(super) fn listener_tls(
@@ -272,7 +272,7 @@ pub(super) fn listener_tls(
     tls.filter(|_| config.listen.speaks_tls(listener)).cloned()
 }
 
-/// The limits of connections.
+/// The connection limits of a configuration.
 pub(super) fn net_limits(config: &Config, auto: AutoLimits) -> net::ConnectionLimits {
     net::ConnectionLimits {
         header: config.timeouts.header,

@@ -36,8 +36,8 @@ pub(crate) fn authority(name: &str) -> (TestCert, Issuer<'static, KeyPair>) {
     (pem, Issuer::new(params, key))
 }
 
-/// Valid in every test.
-pub(crate) const NOW: (i32, i32) = (2020, 2120);
+/// Years of validity that include every test run.
+pub(crate) const VALID_YEARS: (i32, i32) = (2020, 2120);
 
 /// Writes certificates into a directory, and returns the section that names them.
 pub(crate) fn section(place: &TestDir, certificates: &[TestCert]) -> Tls {

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::Acceptor;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection};
 
-use super::testing::{NOW, TestCert, authority, section, self_signed};
+use super::testing::{TestCert, VALID_YEARS, authority, section, self_signed};
 use super::{LoadedTls, TlsContext, TlsError, TlsSession};
 use crate::config::testing::TestDir;
 use crate::config::{ClientAuth, Tls, TlsVersion};
@@ -98,9 +98,9 @@ fn presented(context: &TlsContext, config: &Arc<ClientConfig>, name: &str) -> St
 fn sni_chooses_the_certificate() {
     let place = TestDir::new();
     let certs = [
-        self_signed(&["example.org"], NOW),
-        self_signed(&["*.example.org"], NOW),
-        self_signed(&["example.net"], NOW),
+        self_signed(&["example.org"], VALID_YEARS),
+        self_signed(&["*.example.org"], VALID_YEARS),
+        self_signed(&["example.net"], VALID_YEARS),
     ];
     let config = Arc::new(client(&[&certs[0], &certs[1], &certs[2]], None));
     let expected = certs.each_ref().map(|cert| cert.cert.clone());
@@ -117,7 +117,7 @@ fn sni_chooses_the_certificate() {
 #[test]
 fn min_version_refuses_older_clients() {
     let place = TestDir::new();
-    let certs = [self_signed(&["localhost"], NOW)];
+    let certs = [self_signed(&["localhost"], VALID_YEARS)];
     let mut tls = section(&place, &certs);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
@@ -137,7 +137,7 @@ fn min_version_refuses_older_clients() {
 #[test]
 fn alpn_is_negotiated_by_the_servers_preference() {
     let place = TestDir::new();
-    let certs = [self_signed(&["localhost"], NOW)];
+    let certs = [self_signed(&["localhost"], VALID_YEARS)];
     let tls = section(&place, &certs);
     let both = TlsContext::load(&tls, &[b"h2", b"http/1.1"], None).unwrap().unwrap().context;
     let only_http1 = load(&tls).context;
@@ -170,7 +170,7 @@ fn client_cert(issuer: &rcgen::Issuer<'static, KeyPair>, authority: &TestCert) -
 #[test]
 fn client_certificate_is_described_or_required() {
     let place = TestDir::new();
-    let certs = [self_signed(&["localhost"], NOW)];
+    let certs = [self_signed(&["localhost"], VALID_YEARS)];
     let (ca, issuer) = authority("Test CA");
     let (_, stranger) = authority("Stranger");
     let mut tls = section(&place, &certs);
@@ -202,7 +202,7 @@ fn client_certificate_is_described_or_required() {
 #[test]
 fn sessions_are_resumed_over_a_reload_with_the_same_policy() {
     let place = TestDir::new();
-    let certs = [self_signed(&["localhost"], NOW)];
+    let certs = [self_signed(&["localhost"], VALID_YEARS)];
     let (ca, _) = authority("Test CA");
     let mut tls = section(&place, &certs);
     let first = load(&tls).context;
@@ -232,14 +232,14 @@ fn certificate_that_is_not_valid_now_is_a_warning() {
     assert!(expired.contains("expired on 2002-01-01T00:00:00Z") && expired.contains("tls.cert"), "{expired}");
     let [early] = &*warnings((2100, 2101)) else { panic!() };
     assert!(early.contains("is not valid before 2100-01-01T00:00:00Z"), "{early}");
-    let [nameless] = &*load(&section(&place, &[self_signed(&[], NOW)])).warnings else { panic!() };
+    let [nameless] = &*load(&section(&place, &[self_signed(&[], VALID_YEARS)])).warnings else { panic!() };
     assert!(nameless.contains("has no host name"), "{nameless}");
 }
 
 #[test]
 fn key_that_everyone_can_read_is_a_warning() {
     let place = TestDir::new();
-    let cert = self_signed(&["localhost"], NOW);
+    let cert = self_signed(&["localhost"], VALID_YEARS);
     let mut tls = section(&place, &[TestCert { cert: cert.cert.clone(), key: cert.key.clone() }]);
     tls.certificates[0].key = place.file("open.key", cert.key.as_bytes(), 0o644);
     let [warning] = &*load(&tls).warnings else { panic!() };
@@ -249,8 +249,8 @@ fn key_that_everyone_can_read_is_a_warning() {
 #[test]
 fn unusable_file_is_refused_with_the_remedy() {
     let place = TestDir::new();
-    let good = self_signed(&["localhost"], NOW);
-    let other = self_signed(&["localhost"], NOW);
+    let good = self_signed(&["localhost"], VALID_YEARS);
+    let other = self_signed(&["localhost"], VALID_YEARS);
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
     let damaged = good.cert.replacen("MII", "MIX", 1);

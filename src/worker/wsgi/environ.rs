@@ -436,7 +436,7 @@ fn listener_templates(
     // From CGI; read by wsgiref and others.
     secure.set_item(string("HTTPS"), string("on"))?;
     if !listener.path.is_empty() {
-        // A unix socket has no port: with the scheme's default, URLs have none.
+        // A unix socket has no port. The scheme's default port keeps `:port` out of reconstructed URLs.
         secure.set_item(string("SERVER_PORT"), string("443"))?;
     }
     Ok([template.unbind(), secure.unbind()])

@@ -56,9 +56,9 @@ impl FileWrapper {
 /// A part of a regular file.
 #[derive(Debug)]
 pub(crate) struct FileBody<'a> {
-    /// Open as long as the wrapper is.
+    /// Valid while the wrapper is open.
     pub(crate) descriptor: BorrowedFd<'a>,
-    /// First byte.
+    /// Offset of the first byte to send.
     pub(crate) offset: u64,
     /// Bytes from there to the end of the file.
     pub(crate) len: u64,

@@ -240,7 +240,7 @@ impl Response {
             self.head.add_content_length(total as u64, &mut self.fields)?;
         }
         if self.stage != ResponseStage::Prepared {
-            // write() was called before, or start_response was not.
+            // write() has already sent data, or start_response was not called.
             for part in parts {
                 self.send_chunk(py, part)?;
             }

@@ -29,7 +29,7 @@ def connection(server):
         yield connection
 
 
-def test_application_sees_only_another_version(connection):
+def test_scope_differs_from_http1_only_in_version(connection):
     fields = [("cookie", "a=1"), ("x-b", "c"), ("cookie", "b=2"), ("te", "trailers")]
     response = connection.get("/scope/a%2fb?q=1", headers=fields)
     assert (response.status, response["content-type"] if response.all("content-type") else None) == (
@@ -74,7 +74,7 @@ def test_slow_request_does_not_hold_up_the_others(connection):
     assert [connection.response(number).body for number in waiting] == [b"opened"] * 50
 
 
-def test_upload_is_received_whole_in_any_size(connection):
+def test_upload_of_any_size_is_received_whole(connection):
     for size in (0, 1, 65536, 65537, 5 * MIB):
         body = os.urandom(size)
         for headers in ([], [("content-length", str(size))]):
@@ -84,7 +84,7 @@ def test_upload_is_received_whole_in_any_size(connection):
 
 
 def test_stuck_uploads_leave_the_connection_usable(server):
-    """Of 60 bodies as much as a window waits for the application; another upload is not held up."""
+    """60 uploads fill their stream windows and stall; another upload still completes."""
     with Http2Connection(server.tcp_address) as connection:
         connection.wait("SETTINGS", lambda: connection.settings_seen)
         held = [connection.begin("POST", "/hold/stuck", end=False) for _ in range(60)]
@@ -103,11 +103,11 @@ def test_stuck_uploads_leave_the_connection_usable(server):
         assert {connection.response(number).json()["length"] for number in held} == {131072}
 
 
-def test_download_goes_past_one_that_is_not_read(server):
+def test_unread_download_does_not_block_another(server):
     with Http2Connection(server.tcp_address, credit=False) as connection:
-        # Without credit its window of 65,535 bytes is used up.
+        # The client sends no WINDOW_UPDATE, so the response stops after 65,535 bytes.
         stuck = connection.begin("GET", "/download/50")
-        connection.wait("the window", lambda: len(connection.streams[stuck].body) == 65535)
+        connection.wait("65,535 bytes", lambda: len(connection.streams[stuck].body) == 65535)
         connection.h2.increment_flow_control_window(10 * MIB)
         connection.flush()
         connection.credit = True
@@ -151,7 +151,7 @@ def test_early_hints_arrive_before_the_response(connection):
     assert connection.response(number).body == b"after hints"
 
 
-def test_expected_continue_is_sent_when_the_body_is_wanted(connection):
+def test_100_is_sent_when_the_application_reads_the_body(connection):
     number = connection.begin("POST", "/hold/continue", [("expect", "100-continue")], end=False)
     stream = connection.streams[number]
     assert connection.get("/counts").status == 200
@@ -163,7 +163,7 @@ def test_expected_continue_is_sent_when_the_body_is_wanted(connection):
     assert connection.response(number).json()["length"] == 3
 
 
-def test_heads_without_a_body_end_the_stream(connection):
+def test_response_head_without_a_body_ends_the_stream(connection):
     for method, path, status in [
         ("HEAD", "/whole/5", 200),
         ("GET", "/status/204", 204),
@@ -184,7 +184,7 @@ def test_daemons_own_answers_leave_the_connection_open(connection):
     assert connection.get("/scope").status == 200
 
 
-def test_failure_within_a_body_resets_its_stream_alone(connection):
+def test_failure_within_a_body_resets_only_its_stream(connection):
     number = connection.begin("GET", "/breaks")
     connection.wait("the body", lambda: connection.streams[number].body == b"part")
     connection.get("/open/breaks")
@@ -213,7 +213,7 @@ def test_end_of_the_connection_disconnects_all_requests(server):
         wait_until("http.disconnect", lambda: connection.get("/counts").json()["disconnected"] == before + 5)
 
 
-def test_body_that_differs_from_its_length_resets_the_stream(connection):
+def test_body_unlike_its_content_length_is_refused(connection):
     for body, end in [(b"too long", False), (b"x", True)]:
         number = connection.begin("POST", "/upload", [("content-length", "2")], end=False)
         connection.h2.send_data(number, body, end_stream=end)
@@ -233,7 +233,7 @@ def test_websocket_messages_pass_both_ways(connection):
     for text in ("one", "two", "x" * 100):
         websocket.send(text)
         assert websocket.read_text() == text
-    # The connection serves other requests beside it.
+    # The connection serves other requests meanwhile.
     assert connection.get("/scope").status == 200
     websocket.send(b"\x03\xe8", 8)
     assert websocket.read_frame() == (8, b"\x03\xe8")
@@ -248,15 +248,15 @@ def test_denied_and_malformed_websockets_are_answered(connection):
     assert connection.get("/scope").status == 200
 
 
-def test_many_small_messages_wait_for_a_deaf_application(connection):
-    """Input that is not read is bounded by the window, and other streams go on."""
-    websocket = StreamWebSocket(connection, "/deaf")
+def test_unread_websocket_messages_wait_for_the_application(connection):
+    """The application reads no messages at first; other streams are served, and no message is lost."""
+    websocket = StreamWebSocket(connection, "/unread")
     message = bytes([0x82, 0x80]) + bytes(4)
     for _ in range(20000):
         connection.h2.send_data(websocket.connection.number, message)
     connection.flush()
     assert connection.get("/scope").status == 200
-    connection.get("/open/deaf")
+    connection.get("/open/unread")
     assert "http_version" in websocket.read_text()
     for _ in range(20000):
         assert websocket.read_frame() == (2, b"")
@@ -326,8 +326,8 @@ def test_tls_client_that_offers_http2_gets_it(secure):
         assert client.get(url).http_version == "HTTP/1.1"
 
 
-def test_tls_without_alpn_stays_with_http1(secure):
-    """The preface is not a request there: the handshake has decided."""
+def test_tls_connection_without_alpn_speaks_http1(secure):
+    """Without ALPN the connection is HTTP/1.1, so the preface is answered 505."""
     context = ssl.create_default_context(cafile=secure.cert)
     with socket.create_connection(secure.tcp_address, DEADLINE) as plain:
         peer = context.wrap_socket(plain, server_hostname="localhost")
@@ -376,14 +376,14 @@ def test_curl_speaks_http2_with_prior_knowledge(server):
             [*command, *words], capture_output=True, text=True, check=True, timeout=DEADLINE
         )
         assert done.stdout == "2 200", (words, done)
-    # It asks for the upgrade, and stays with HTTP/1.1.
+    # `curl --http2` offers `Upgrade: h2c`; the daemon ignores it.
     done = subprocess.run(
         ["curl", "-sS", "--http2", *command[3:], server.url + "/scope"], capture_output=True, text=True
     )
     assert done.stdout == "1.1 200"
 
 
-def test_curl_gets_the_answer_that_refuses_its_upload(start):
+def test_curl_receives_413_during_its_upload(start):
     server = start("streams:application", env={"RGUN_LIMITS_BODY": "100KiB"})
     command = ["curl", "-sS", "--http2-prior-knowledge", "-w", "%{http_code}", "-o", "/dev/null", "-d", "@-"]
     upload = bytes(5 * MIB).replace(b"\0", b"x")
@@ -409,7 +409,7 @@ def test_reload_keeps_open_streams_and_connections(start):
         connection.flush()
 
 
-def test_stop_announces_itself_and_finishes_requests(start):
+def test_stop_sends_goaway_and_finishes_requests(start):
     server = start("streams:application")
     with Http2Connection(server.tcp_address) as connection, Http2Connection(server.tcp_address) as idle:
         number = connection.begin("GET", "/download/200")

@@ -1,4 +1,4 @@
-"""HTTP/2 heads that are served, answered by the daemon, or reset: as strict as HTTP/1.1."""
+"""HTTP/2 heads that are served, answered by the daemon, or reset, as strictly as with HTTP/1.1."""
 
 import pytest
 from support.http2_client import Http2Connection
@@ -56,8 +56,8 @@ def server(start):
         ("underscore", {}, [("x_real_ip", "1")], 200),
     ],
 )
-def test_table_of_heads_decides_what_is_served(server, what, pseudo, fields, outcome):
-    """A refused request is answered, or its stream reset, and never reaches the application."""
+def test_head_is_served_refused_or_reset(server, what, pseudo, fields, outcome):
+    """The application never receives a request that the daemon answers, or whose stream it resets."""
     head = {":method": "GET", ":scheme": "http", ":authority": "test", ":path": "/scope"} | pseudo
     head = [(name, value) for name, value in head.items() if value is not None]
     with Http2Connection(server.tcp_address) as connection:

@@ -93,7 +93,7 @@ def test_close_of_the_client_reaches_the_app(server, marker):
     server.wait_for_log(f"/record/{marker} 101 closed with 4321")
 
 
-def test_message_of_a_handler_that_returns_at_once_arrives(server):
+def test_message_of_a_returning_handler_arrives(server):
     for _ in range(50):
         with connect(f"{server.ws}/immediate") as ws:
             assert ws.recv(DEADLINE) == "bye"
@@ -111,15 +111,15 @@ def test_exception_after_the_switch_is_logged(server):
 def test_socketio_switches_from_polling_to_websocket(start):
     server = start("with_socketio:app", "--threads", "8", "--access-logfile", "-")
     for transports in (["polling", "websocket"], ["websocket"], ["polling"]):
-        shouted, welcome = threading.Event(), []
+        shouted, welcomes = threading.Event(), []
         client = socketio.Client()
-        client.on("welcome", welcome.append)
-        client.on("shouted", lambda text, heard=shouted: text == "HEY" and heard.set())
+        client.on("welcome", welcomes.append)
+        client.on("shouted", lambda text, event=shouted: text == "HEY" and event.set())
         client.connect(server.url, transports=transports, wait_timeout=DEADLINE)
         assert client.call("shout", "hey", timeout=DEADLINE) == 3
         assert shouted.wait(DEADLINE)
         assert client.transport() == transports[-1]
-        assert welcome
+        assert welcomes
         client.disconnect()
     server.wait_for_log("/socket.io/ 101 closed with", 2)
     assert server.stop() == 0
@@ -129,7 +129,7 @@ def test_socketio_switches_from_polling_to_websocket(start):
 # ------------------------------------------------ the socket
 
 
-def test_only_a_handshake_has_a_socket(server):
+def test_only_a_handshake_gets_a_socket_in_environ(server):
     both = {"gunicorn.socket": "socket", "werkzeug.socket": "socket"}
     with server.connect() as client:
         assert client.request("GET", "/hand/environ/x", headers=HANDSHAKE).json() == both
@@ -143,23 +143,23 @@ def test_only_a_handshake_has_a_socket(server):
         )
 
 
-@pytest.mark.parametrize("how", ["length", "chunked", "close"])
-def test_other_response_on_the_socket_is_served(server, how):
+@pytest.mark.parametrize("answer", ["length", "chunked", "close"])
+def test_other_response_on_the_socket_is_served(server, answer):
     with server.connect() as client:
-        response = client.request("GET", f"/hand/reject/{how}", headers=HANDSHAKE)
+        response = client.request("GET", f"/hand/reject/{answer}", headers=HANDSHAKE)
         assert (response.status, response.body, response["x-why"]) == (403, b"no!!!", "no")
         assert response["x-request-id"]
         assert not response.all("transfer-encoding")
         assert client.request("GET", "/hand/ignore/me").body == b"plain me"
-    with pytest.raises(InvalidStatus), connect(f"{server.ws}/hand/reject/{how}"):
+    with pytest.raises(InvalidStatus), connect(f"{server.ws}/hand/reject/{answer}"):
         pass
 
 
-@pytest.mark.parametrize("how", ["nonsense", "half"])
-def test_anything_else_on_the_socket_is_a_502(server, how):
+@pytest.mark.parametrize("answer", ["nonsense", "half"])
+def test_invalid_response_on_the_socket_is_a_502(server, answer):
     with server.connect() as client:
-        assert client.request("GET", f"/hand/reject/{how}", headers=HANDSHAKE).status == 502
-    server.wait_for_log(f"/hand/reject/{how} 502")
+        assert client.request("GET", f"/hand/reject/{answer}", headers=HANDSHAKE).status == 502
+    server.wait_for_log(f"/hand/reject/{answer} 502")
 
 
 def test_unused_socket_leaves_the_response_as_it_is(server):
@@ -173,16 +173,16 @@ def test_unused_socket_leaves_the_response_as_it_is(server):
     server.wait_for_log("ConnectionError: by hand")
 
 
-@pytest.mark.parametrize("how", ["response", "stop", "gone", "value"])
-def test_response_after_the_switch_is_discarded(server, how):
+@pytest.mark.parametrize("end", ["response", "stop", "gone", "value"])
+def test_response_after_the_switch_is_discarded(server, end):
     for _ in range(10):
-        with WebSocket(server.tcp_address, f"/hand/accepted/{how}") as ws:
+        with WebSocket(server.tcp_address, f"/hand/accepted/{end}") as ws:
             assert ws.status == 101
             assert ws.read_text() == "hi"
             assert ws.wait_for_close() == 1000
             assert ws.connection.read_to_end() == b""
-    is_logged = f"/hand/accepted/{how} 101: WebSocket aborted" in server.log()
-    assert is_logged == (how == "value"), server.log()
+    is_logged = f"/hand/accepted/{end} 101: WebSocket aborted" in server.log()
+    assert is_logged == (end == "value"), server.log()
 
 
 def test_bytes_pass_unchanged_and_ends_pass_both_ways(server):

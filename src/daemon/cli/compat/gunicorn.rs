@@ -115,7 +115,7 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("suppress-ragged-eofs", Switch, NoOp),
     flag("do-handshake-on-connect", Switch, NoOp),
     flag("ciphers", Value, CIPHERS),
-    // The numbers of `ssl.PROTOCOL_TLS` and `ssl.PROTOCOL_TLS_SERVER`, which choose the version themselves.
+    // The values of `ssl.PROTOCOL_TLS` and `ssl.PROTOCOL_TLS_SERVER`, which negotiate the version.
     flag(
         "ssl-version",
         Value,

@@ -108,12 +108,12 @@ pub(super) struct Check {
     #[arg(short, long, value_name = "USER", help_heading = "As root")]
     pub(super) user: Option<String>,
 
-    /// As root: check as this unit. Without it: rgun.service, or the instance rgun@x of /etc/rgun/x.toml.
+    /// As root: check with this unit's user and settings [default: rgun.service, or rgun@x for /etc/rgun/x.toml].
     #[arg(long, value_name = "UNIT", help_heading = "As root")]
     pub(super) unit: Option<String>,
 }
 
-/// The flags of a start.
+/// The flags of `rgun` without a subcommand.
 #[derive(Debug, Args)]
 pub(super) struct Flags {
     /// The application: module, module:attribute or module:factory(). Without an attribute: "application".

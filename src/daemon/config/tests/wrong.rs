@@ -70,7 +70,12 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("workers", "threads = 0", "workers.threads = 0: is out of range", ""),
     ("workers", "threads = -3", "workers.threads = -3: is negative", "from 1"),
     ("workers", "concurrency = 0", "workers.concurrency = 0: is out of range", ""),
-    ("workers", "concurrency = 99999999999999999999999999999999999999999", "a huge number", ""),
+    (
+        "workers",
+        "concurrency = 99999999999999999999999999999999999999999",
+        "is out of range: write a number from 1 to",
+        "",
+    ),
     ("timeouts", "request = 30", "timeouts.request = 30: has no unit", "write \"30s\""),
     ("timeouts", "request = \"30\"", "timeouts.request = \"30\": has no unit", "write \"30s\""),
     ("timeouts", "request = \"30MiB\"", "\"MiB\" is not a unit of time", "ms, s, m or h"),

@@ -293,7 +293,7 @@ impl Rig {
         assert!(queued.is_sorted(), "{queued:?}");
         let waiting: Vec<_> = state.rules.held().collect();
         assert_eq!(waiting.len(), state.rules.n_held());
-        let mut given = 0;
+        let mut n_running = 0;
         let mut permits = 0;
         let (mut n_queued, mut n_waiting) = (0, 0);
         for exchange in state.exchanges.iter_mut() {
@@ -307,14 +307,14 @@ impl Rig {
                 ExchangeState::Assigned { worker, .. } => {
                     let worker = state.workers[worker].as_ref().expect("the worker is attached");
                     assert!(worker.has(id), "{exchange:?}");
-                    given += 1;
+                    n_running += 1;
                 }
                 ExchangeState::Finished => assert!(exchange.permit.is_none(), "{exchange:?}"),
             }
         }
         assert_eq!((n_queued, n_waiting), (queued.len(), waiting.len()));
         assert_eq!(
-            given,
+            n_running,
             state.workers.iter().flatten().map(|worker| worker.load.n_running()).sum::<usize>()
         );
         assert_eq!(permits, state.rules.n_permits());

@@ -359,10 +359,10 @@ fn worker_death_ends_the_websocket() {
 }
 
 #[test]
-fn worker_with_invalid_messages_is_failed() {
+fn invalid_messages_fail_the_worker() {
     let cases: [(&str, &[AppFrame<'_>]); 5] = [
         ("a second accept", &[ACCEPT, ACCEPT]),
-        ("an end of a body", &[ACCEPT, AppFrame { body: b"x", end: true, ..MESSAGE }]),
+        ("a body end instead of a message", &[ACCEPT, AppFrame { body: b"x", end: true, ..MESSAGE }]),
         ("a message after the close", &[ACCEPT, CLOSE, AppFrame { body: b"x", ..MESSAGE }]),
         ("a close without end", &[ACCEPT, AppFrame { end: false, ..CLOSE }]),
         ("an accept that ends", &[AppFrame { end: true, ..ACCEPT }]),

@@ -117,7 +117,8 @@ impl Worker {
         self.load.is_saturated()
     }
 
-    /// Pushes a request into the ring; returns `None` when that is full. `timeout` is how long it may run.
+    /// Pushes a request into the ring. `timeout` is how long the request may run. Returns `None` if the ring or the
+    /// control socket is full, or if the worker has closed the socket.
     pub(crate) fn push(
         &mut self,
         id: ExchangeId,

@@ -10,15 +10,16 @@ use rgun_channel::control::Report;
 
 use crate::dispatch::worker::contract::ContractBreach;
 
-/// Lifecycle reports of one worker: booting, ready, failed. An honest worker sends fewer.
+/// Maximum number of lifecycle reports of one worker: booting, ready, failed. A correct worker sends fewer.
 const MAX_LIFECYCLE_REPORTS: u32 = 16;
 
-/// Credit for other reports, and how much returns each second. A zygote that forks all workers of a large machine sends
-/// a few hundred reports at once.
+/// Maximum credit for other reports. A zygote that forks all workers of a large machine sends a few hundred at once.
 const MAX_CREDIT: u32 = 1024;
+
+/// Credit regained per second.
 const CREDIT_PER_SECOND: u32 = 64;
 
-/// Credit for a warning, which is a text and is logged; other reports cost 1.
+/// Cost of a warning, whose text is logged; another report costs 1.
 const WARNING_COST: u32 = 16;
 
 /// The limits of one worker.

@@ -1,8 +1,8 @@
-//! A body that is compressed as hyper polls it.
+//! A body that is compressed piece by piece, as the connection asks for data.
 //!
-//! Input is encoded in small steps between which other tasks run. What has been encoded is flushed whenever the source has
-//! nothing more at the moment: an event of a stream reaches the client when the application sends it, and a large body,
-//! whose next piece is there, is not cut into flushed blocks.
+//! Input is encoded in steps of [`STEP_BYTES`]; after [`YIELD_AFTER_BYTES`] the task yields. When the source is pending,
+//! the encoder is flushed: a streamed event reaches the client at once, while a body whose next piece is ready is
+//! compressed without flushes.
 
 use std::mem;
 use std::task::{Context, Poll};
@@ -19,13 +19,13 @@ use super::encoder::Encoder;
 /// Bytes of input that are encoded at a time.
 const STEP_BYTES: usize = 16 * 1024;
 
-/// Bytes of input after which the task yields: a millisecond or two.
-const YIELD_AFTER_INPUT: usize = 64 * 1024;
+/// Bytes of input after which the task yields. Encoding them takes 1 to 2 ms.
+const YIELD_AFTER_BYTES: usize = 64 * 1024;
 
-/// Bytes of output that make a piece, unless a flush ends it.
+/// Output size at which a piece is returned; a flush returns less.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// A source of type `S`, and the encoder of its bytes.
+/// Compresses the frames of `source`.
 #[derive(Debug)]
 pub(in crate::http) struct CompressedBody<S> {
     source: S,
@@ -39,7 +39,7 @@ pub(in crate::http) struct CompressedBody<S> {
     stage: EncodingStage,
     /// Bytes encoded since the task last yielded.
     bytes_since_yield: usize,
-    /// Polled when the task yields.
+    /// Polled when the task yields; charges encoded bytes to `limits.response_memory`.
     dispatcher: &'static Dispatcher,
     /// The encoder's share of `limits.response_memory`.
     _memory: Reservation,
@@ -50,7 +50,7 @@ pub(in crate::http) struct CompressedBody<S> {
 enum EncodingStage {
     /// The source may have more.
     Open,
-    /// The source has ended, and the rest is in the output. The source's trailers follow it.
+    /// The source has ended, and the rest of the body is in `output`. The source's trailers follow the body.
     Finished(Option<Box<Frame<Data>>>),
     /// Everything was returned.
     Done,
@@ -105,7 +105,7 @@ impl<S> CompressedBody<S> {
                 return Poll::Ready(None);
             }
             if self.input.is_some() {
-                if self.bytes_since_yield >= YIELD_AFTER_INPUT {
+                if self.bytes_since_yield >= YIELD_AFTER_BYTES {
                     self.bytes_since_yield = 0;
                     self.dispatcher.poll_now();
                     cx.waker().wake_by_ref();
@@ -134,7 +134,7 @@ impl<S> CompressedBody<S> {
         }
     }
 
-    /// Encodes the beginning of the input.
+    /// Encodes the next [`STEP_BYTES`] of the input.
     fn encode_step(&mut self) -> Result<(), BodyError> {
         let Some(input) = &mut self.input else { return Ok(()) };
         let step = input.get(..STEP_BYTES).unwrap_or(input);
@@ -149,7 +149,7 @@ impl<S> CompressedBody<S> {
         Ok(())
     }
 
-    /// Ends the stream after the source has ended.
+    /// Writes the end of the compressed stream.
     fn finish(&mut self, trailers: Option<Box<Frame<Data>>>) -> Result<(), BodyError> {
         self.encoder.finish(&mut self.output).map_err(BodyError::Compression)?;
         self.stage = EncodingStage::Finished(trailers);
@@ -158,7 +158,7 @@ impl<S> CompressedBody<S> {
 
     fn take_output(&mut self) -> Frame<Data> {
         let bytes = Bytes::from(mem::take(&mut self.output));
-        let held = self.dispatcher.response_memory().charge(bytes.len() as u64);
-        Frame::data(Data::with_reservation(bytes, Some(held)))
+        let reservation = self.dispatcher.response_memory().charge(bytes.len() as u64);
+        Frame::data(Data::with_reservation(bytes, Some(reservation)))
     }
 }

@@ -14,14 +14,14 @@ use crate::negotiation::Coding;
 /// Bytes by which the output grows.
 const OUTPUT_BLOCK: usize = 8 * 1024;
 
-/// log₂ of the largest window: 128 KiB. The defaults, 4 MiB for br and 2 MiB for zstd, would be spent on each
-/// connection, for pages that are smaller.
+/// log₂ of the largest window: 128 KiB. The defaults, 4 MiB for br and 2 MiB for zstd, would be allocated for each
+/// response, although most pages are smaller.
 const MAX_WINDOW_LOG: u32 = 17;
 
 /// log₂ of the smallest window that all encoders accept.
 const MIN_WINDOW_LOG: u32 = 10;
 
-/// Highest quality of br; with a higher one its hash tables take 16 MiB and more.
+/// Highest quality of br. With a higher quality br's hash tables take 16 MiB and more.
 const MAX_BROTLI_QUALITY: u8 = 6;
 
 /// Encodes one body.

@@ -1,7 +1,7 @@
 //! `[compression]`: compresses the application's responses, and changes their heads.
 //!
-//! A small body is compressed whole when the response is built. Every other one is compressed piece by piece, as hyper
-//! polls it ([`body`]).
+//! A small body is compressed whole when the response is built. Every other body is compressed piece by piece, as the
+//! connection asks for data ([`body`]).
 
 pub(super) mod body;
 mod encoder;
@@ -20,7 +20,7 @@ use self::policy::{CompressionPolicy, has_element};
 use super::body::response::BodySource;
 use super::request_meta::RequestMeta;
 
-/// A body in memory of at most this many bytes is compressed at once: a millisecond at most.
+/// A body in memory of at most this many bytes is compressed whole, which takes a millisecond at most.
 const MAX_WHOLE_BODY: usize = 32 * 1024;
 
 /// Compresses a response if its client and its head allow that. Changes the head accordingly.
@@ -39,7 +39,7 @@ pub(super) fn apply(
         return source;
     }
     add_vary(&mut head.fields);
-    // HTTP/1.0 clients are old proxies, which may not know `Vary`.
+    // HTTP/1.0 clients may be old proxies, which may not know `Vary`.
     let Some(coding) = meta.coding.filter(|_| meta.method != Method::HEAD && !meta.is_http_10) else {
         return source;
     };
@@ -52,14 +52,14 @@ pub(super) fn apply(
             let Some(memory) = dispatcher.response_memory().reserve(Encoder::memory(coding)) else {
                 return source;
             };
-            mark(head, coding, None);
+            set_encoding_fields(head, coding, None);
             let encoder = Encoder::new(coding, policy.level, len);
             BodySource::Compressed(Box::new(CompressedBody::new(source, encoder, memory, dispatcher)))
         }
     }
 }
 
-/// Compresses a small body, unless that makes it larger.
+/// Compresses a small body if that makes it smaller.
 fn compress_whole(level: u8, coding: Coding, head: &mut ResponseHead, data: Data) -> BodySource {
     let mut encoder = Encoder::new(coding, level, Some(data.len() as u64));
     let mut encoded = Vec::new();
@@ -71,12 +71,12 @@ fn compress_whole(level: u8, coding: Coding, head: &mut ResponseHead, data: Data
     if encoded.len() >= data.len() {
         return BodySource::Bytes(data);
     }
-    mark(head, coding, Some(encoded.len() as u64));
+    set_encoding_fields(head, coding, Some(encoded.len() as u64));
     BodySource::Bytes(Data::with_reservation(Bytes::from(encoded), None))
 }
 
-/// Changes a head to that of the compressed body.
-fn mark(head: &mut ResponseHead, coding: Coding, len: Option<u64>) {
+/// Changes the fields of a head to those of the compressed body. `len` is its length if it is known.
+fn set_encoding_fields(head: &mut ResponseHead, coding: Coding, len: Option<u64>) {
     let fields = &mut head.fields;
     fields.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
     // The application cannot serve a range of the compressed bytes.
@@ -129,7 +129,7 @@ mod tests {
     fn entity_tag_is_weakened_and_length_dropped() {
         for (tag, expected) in [("\"a\"", Some("W/\"a\"")), ("W/\"a\"", Some("W/\"a\"")), ("a", None)] {
             let mut head = head(200, &[("etag", tag), ("content-length", "5"), ("accept-ranges", "bytes")]);
-            mark(&mut head, Coding::Brotli, None);
+            set_encoding_fields(&mut head, Coding::Brotli, None);
             assert_eq!(head.fields.get(ETAG).map(|tag| tag.to_str().unwrap()), expected, "{tag}");
             assert_eq!(head.fields.get(CONTENT_ENCODING).unwrap(), "br");
             assert!(!head.fields.contains_key(CONTENT_LENGTH) && !head.fields.contains_key(ACCEPT_RANGES));

@@ -25,7 +25,7 @@ pub struct CompressionPolicy {
     types: Vec<TypePattern>,
     /// Bytes of the smallest body that is compressed.
     min_size: u64,
-    /// From 1, fast, to 9, small.
+    /// From 1 (fastest) to 9 (smallest output).
     pub(super) level: u8,
 }
 
@@ -54,7 +54,7 @@ impl TypePattern {
 }
 
 impl CompressionPolicy {
-    /// Creates the settings; `None` without codings, so that a request then costs one comparison.
+    /// Creates the settings. Returns `None` if there are no codings, so that a request then costs one comparison.
     pub fn new(codings: Vec<Coding>, types: &[String], min_size: u64, level: u8) -> Option<Box<Self>> {
         if codings.is_empty() {
             return None;
@@ -63,7 +63,7 @@ impl CompressionPolicy {
         Some(Box::new(Self { codings, types, min_size, level }))
     }
 
-    /// Returns the coding that a request accepts.
+    /// Returns the preferred coding that a request accepts.
     pub(in crate::http) fn choose(&self, headers: &HeaderMap) -> Option<Coding> {
         let values = headers.get_all(ACCEPT_ENCODING);
         Coding::of_accept_encoding(values.iter().map(HeaderValue::as_bytes), &self.codings)
@@ -90,7 +90,7 @@ impl CompressionPolicy {
     }
 }
 
-/// Returns whether a list field has an element, apart from case.
+/// Returns whether a list field has an element, ignoring case.
 pub(super) fn has_element(fields: &HeaderMap, name: &HeaderName, element: &[u8]) -> bool {
     let mut elements =
         fields.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn types_are_matched_without_parameters_and_case() {
+    fn types_are_matched_ignoring_parameters_and_case() {
         for (content_type, expected) in [
             ("text/html", true),
             ("Text/HTML; charset=utf-8", true),

@@ -23,14 +23,14 @@ pub(super) const MAX_EARLY_RESETS: i32 = 200;
 /// Number of bytes that a connection may receive in addition to those that [`MAX_OVERHEAD`] allows.
 const FREE_BYTES: u64 = 1024 * 1024;
 
-/// Bytes received for each byte of heads and bodies, both ways, above which a connection is abused: frames of nine
-/// bytes with a few bytes of payload stay below it.
+/// Maximum number of bytes received per byte of heads and bodies (received and sent). DATA frames, whose header has nine
+/// bytes, stay below it even with a few bytes of payload.
 const MAX_OVERHEAD: u64 = 8;
 
 /// Maximum number of bytes that are read and dropped after the output has ended.
 const MAX_LINGER_BYTES: usize = 256 * 1024;
 
-/// The use of one connection. Its task and those of its streams share it.
+/// The counters of one connection, shared by its task and those of its streams.
 #[derive(Debug)]
 pub(super) struct Meter {
     /// Bytes received.
@@ -86,12 +86,12 @@ impl Meter {
         self.in_turn.store(0, Ordering::Relaxed);
     }
 
-    /// Returns whether the turn has read as much as it may.
+    /// Returns whether this turn has read [`YIELD_AFTER_BYTES`].
     pub(super) fn is_turn_over(&self) -> bool {
         self.in_turn.load(Ordering::Relaxed) >= YIELD_AFTER_BYTES
     }
 
-    /// Ends the input: what is written is still flushed.
+    /// Stops reading. Pending output is still flushed.
     pub(super) fn stop_reading(&self) {
         self.has_stopped.store(true, Ordering::Relaxed);
     }
@@ -101,7 +101,7 @@ impl Meter {
 #[derive(Debug)]
 pub(super) struct MeteredStream {
     stream: ClientStream,
-    /// Input that was read before.
+    /// Bytes that were read before the connection was recognised as HTTP/2.
     early: Bytes,
     meter: Arc<Meter>,
     /// Number of bytes dropped since the output was shut down; `None` before that.

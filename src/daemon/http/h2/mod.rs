@@ -5,41 +5,41 @@
 //!                                    │ ▲
 //!                                    ▼ └──── stream: a task each  request ▶ response ▶ body, or a WebSocket (tunnel)
 //! ```
-//! The `h2` crate is used directly: hyper's server cannot send interim responses (103 and 100), and it ends the whole
+//! The `h2` crate is used directly: hyper's HTTP/2 server cannot send interim responses (103 and 100), and it ends the whole
 //! connection when one stream sends a CONNECT with a body.
 //!
-//! # How it begins
+//! # Protocol selection
 //! Over TLS, ALPN selects HTTP/2; in clear text a connection begins with the preface (prior knowledge, RFC 9113 §3.3).
-//! The HTTP/1 framing refuses the preface's first line anyway, so only refused heads are compared with it, and
-//! HTTP/1.1 costs no more. `Upgrade: h2c` is not offered: RFC 9113 has removed it.
+//! The HTTP/1 framing rejects the preface's first line, so the preface is looked for only in rejected heads, at no cost
+//! to HTTP/1.1. `Upgrade: h2c` is not offered: RFC 9113 has removed it.
 //!
 //! # Requests that share a connection
 //! Each stream has a [`Connection`](crate::net::Connection) of its own below that of the socket, and so its own phase,
-//! close reason, output progress and timeouts. The code from [`start`](super::request::start) to the journal does not
-//! know the difference.
+//! close reason, output progress and timeouts. The code from [`start`](super::request::start) to the journal is the
+//! same for both protocols.
 //!
 //! | rule | on the socket | on a stream |
 //! |---|---|---|
 //! | `timeouts.header` | until the head of the first request is complete | - |
-//! | `timeouts.keepalive` | while no stream is open; heads that arrive slowly count as none | - |
+//! | `timeouts.keepalive` | while no stream is open; a stream counts once its head is complete | - |
 //! | `timeouts.body`, `limits.body_rate` | - | the request's body, as in HTTP/1.1 |
-//! | `timeouts.body`, `limits.response_rate` | while the socket takes nothing | while the client's flow control passes nothing |
-//! | `limits.connections`, `limits.connections_per_client`, eviction | counts; evicted while no stream is open | - |
+//! | `timeouts.body`, `limits.response_rate` | while the socket accepts no bytes | while the client grants no window |
+//! | `limits.connections`, `limits.connections_per_client`, eviction | counted; may be evicted while no stream is open | - |
 //! | drain | GOAWAY, then closed when its streams have ended, aborted at the deadline | a WebSocket is closed with 1012 |
 //! | reload | keeps its settings | keeps its connection's settings |
 //! | journal | - | one entry per request |
 //!
-//! A connection that is closed while idle gets a GOAWAY, so that a client which is just sending a request knows that it
-//! was not processed. A stalled stream is reset (CANCEL) and the others continue: a slow stream never delays another,
-//! because the window of the connection is as large as those of all its streams together.
+//! A connection that is closed while idle gets a GOAWAY, so that a client which has just sent a request knows that the
+//! request was not processed. A stalled stream is reset (CANCEL) and the others continue. A slow upload never delays
+//! another: the connection's window is as large as those of all its streams together.
 //!
 //! # Bounds
-//! A client can make one connection hold, beside the tasks of `limits.streams` requests (100):
+//! In addition to the tasks of `limits.streams` requests (100), a client can make one connection hold:
 //!
 //! | what | at most |
 //! |---|---|
 //! | request bodies that the application has not taken | [`STREAM_WINDOW`] per stream |
-//! | bookkeeping of small DATA frames among them | half of that again (h2's budget, RUSTSEC-2026-0258) |
+//! | bookkeeping of small DATA frames in these bodies | half the connection's window (h2's budget, RUSTSEC-2026-0258) |
 //! | heads | `limits.header` + `limits.request_line` + 32 bytes per field, per stream; h2 ends the connection at four times that |
 //! | response bodies that the client does not take | [`MAX_SEND_BUFFER`] per stream in h2, and one piece, charged to `limits.response_memory` |
 //! | streams that were reset, remembered to ignore late frames | 50 for one second |
@@ -49,9 +49,9 @@
 //! |---|---|
 //! | streams reset before h2 has passed them on (CVE-2023-44487) | ENHANCE_YOUR_CALM after 20 (h2) |
 //! | streams reset before their response, by the client or by h2 because of an error of the client (CVE-2025-8671) | ENHANCE_YOUR_CALM when they outnumber the responses by [`MAX_EARLY_RESETS`](meter::MAX_EARLY_RESETS) |
-//! | frames that carry nothing: PING, SETTINGS, WINDOW_UPDATE, PRIORITY, padding, unknown types, tiny windows | ENHANCE_YOUR_CALM when the bytes received exceed 1 MiB and eight times those of heads and bodies ([`meter`]) |
-//! | CONTINUATION without end, HPACK bomb | h2's limits of frames and of the list |
-//! | a flood of any kind that keeps the reactor busy | a turn reads at most 256 KiB |
+//! | frames that carry nothing: PING, SETTINGS, WINDOW_UPDATE, PRIORITY, padding, unknown types | ENHANCE_YOUR_CALM when the bytes received exceed 1 MiB plus eight times those of heads and bodies ([`meter`]) |
+//! | CONTINUATION without end, HPACK bomb | h2's limits on CONTINUATION frames and on the header list size |
+//! | a flood of any kind that keeps the reactor busy | each poll of the connection reads at most 256 KiB |
 
 mod body;
 mod conn;
@@ -65,8 +65,8 @@ mod tunnel;
 
 pub(super) use self::conn::serve;
 
-/// Bytes that a client may send on a stream beyond what was taken (SETTINGS_INITIAL_WINDOW_SIZE): 35 Mbit/s at 30 ms of
-/// round trip, and no more than HTTP/1.1 holds for a request.
+/// Bytes that a client may send on a stream before the application has read earlier bytes
+/// (SETTINGS_INITIAL_WINDOW_SIZE): 35 Mbit/s at a round-trip time of 30 ms, and no more than HTTP/1.1 holds for a request.
 const STREAM_WINDOW: u32 = 128 * 1024;
 
 /// Bytes of a response that h2 holds per stream until the socket takes them.

@@ -297,7 +297,7 @@ impl World {
         let pid = u32::try_from(worker.incarnation.0).expect("a history is short");
         self.plan(Event::Spawned { worker, pid }, spawn);
 
-        // A slow boot within its limit; half of it leaves time for a late tick.
+        // Imports take at most half of `timeouts.boot`, so that a late tick does not time the boot out.
         let limit = code.policy.boot.unwrap_or(Duration::from_secs(20));
         let import =
             if matches!(method, SpawnMethod::Fork(_)) { Duration::from_millis(50) } else { limit / 2 };

@@ -42,9 +42,9 @@ fn recycled_worker_serves_until_its_successor_is_ready() {
 fn recycled_workers_are_replaced_one_at_a_time() {
     let mut harness = Harness::ready(3);
     let limit = 1 << 20;
-    let wears = [MAX_REQUESTS, RecycleReason::Memory { bytes: limit + 1, limit }, MAX_REQUESTS];
+    let reasons = [MAX_REQUESTS, RecycleReason::Memory { bytes: limit + 1, limit }, MAX_REQUESTS];
     let mut all = Vec::new();
-    for (number, reason) in (0..).zip(wears) {
+    for (number, reason) in (0..).zip(reasons) {
         let worker = worker(number, u64::from(number) + 1);
         all.extend(harness.advance(MS).send(Event::RecycleDue { worker, reason }));
     }

@@ -44,8 +44,8 @@ async def websocket(scope, receive, send):
         return
     chosen = scope["subprotocols"][0] if scope["subprotocols"] else None
     await send({"type": "websocket.accept", "subprotocol": chosen})
-    if scope["path"] == "/deaf":
-        await gate("deaf").wait()
+    if scope["path"] == "/unread":
+        await gate("unread").wait()
     facts = {"http_version": scope["http_version"], "scheme": scope["scheme"], "path": scope["path"]}
     await send({"type": "websocket.send", "text": json.dumps(facts)})
     while (message := await receive())["type"] == "websocket.receive":
