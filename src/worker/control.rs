@@ -1,7 +1,7 @@
 //! The native thread that reads the control socket.
 //!
-//! It is started before the application is imported and never touches Python, so it handles commands whatever holds the
-//! GIL. Commands that need Python go to the background thread ([`crate::background`]). When the daemon is gone the
+//! The thread is started before the application is imported and never touches Python, so it handles commands whatever
+//! holds the GIL. Commands that need Python go to the background thread ([`crate::background`]). When the daemon is gone the
 //! process exits at once. A zygote reads its socket on its main thread ([`crate::zygote`]).
 
 use std::io;

@@ -5,7 +5,8 @@
 //! | SIGTERM, SIGINT | default effect: the process ends | [`Report::StopRequested`](rgun_channel::control::Report::StopRequested): the daemon stops the worker after its running requests |
 //! | SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU | ignored | ignored: they are commands to the daemon, and a process manager sends them to all processes |
 //!
-//! They are handlers and not `SIG_IGN`, which programs started by the application would inherit over execve(2).
+//! Ignored signals have handlers instead of `SIG_IGN`, which programs started by the application would inherit over
+//! execve(2).
 //!
 //! # Two levels
 //! Each signal has a Python callable, for libraries that save the handler and restore it later (`asyncio.run` does with

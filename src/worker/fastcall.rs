@@ -31,7 +31,7 @@ pub(crate) trait FastFunction {
     /// The type of the object.
     type Object: PyClass;
 
-    /// Its `__name__`. The object has a method of the same name that accepts keywords; it is called where
+    /// The function's `__name__`. The object has a method of the same name that accepts keywords; it is called where
     /// [`FastFunction::call`] returns None, and raises the exception for wrong arguments.
     const NAME: &'static CStr;
 

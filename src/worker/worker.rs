@@ -118,7 +118,7 @@ impl Worker {
             self.output.wake_daemon();
             sleepers.announce_sleep();
             // This check between announcing and sleeping prevents a lost wake-up (rgun_channel::wake); `stop` stores
-            // its flag before it wakes, so it is covered, too.
+            // its flag before it wakes, so a stop is not missed either.
             if self.has_more() || self.is_stopping() {
                 sleepers.cancel_sleep(&SystemFutex);
             } else if slot == MAIN_THREAD_SLOT {

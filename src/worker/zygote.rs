@@ -1,6 +1,6 @@
 //! The zygote: imports the application once and forks workers (`workers.preload`).
 //!
-//! Its main thread reads the control socket, so it has no other thread: after a fork only the forking thread
+//! The zygote's main thread reads the control socket, so the zygote has no other thread: after a fork only the forking thread
 //! exists in the child, and locks held by others stay locked.
 //!
 //! A worker is forked twice: the intermediate process exits at once, and the daemon, a subreaper, becomes the worker's
@@ -47,7 +47,7 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
     }
     let start = Box::new(Start { interface, ..*start });
     if !start.warm_up.is_empty() && interface == Interface::Asgi {
-        // It needs an event loop and lifespan, whose threads and sockets must not exist when workers are forked.
+        // The warm-up would need an event loop and lifespan, whose threads and sockets must not exist when workers are forked.
         let warning = "the warm-up request is for WSGI applications; an ASGI application is only imported";
         process.report(&Report::Warning(warning.to_owned()))?;
     } else if !start.warm_up.is_empty() {
@@ -217,7 +217,7 @@ fn adopt_by_daemon(daemon: Pid, intermediate: Option<Pid>) -> io::Result<()> {
     {
         match pidfd_open(intermediate, PidfdFlags::empty()) {
             Ok(exit) => await_readable(&exit)?,
-            // It has been reaped.
+            // The intermediate process has been reaped.
             Err(rustix::io::Errno::SRCH) => {}
             Err(error) => return Err(error.into()),
         }
@@ -227,7 +227,7 @@ fn adopt_by_daemon(daemon: Pid, intermediate: Option<Pid>) -> io::Result<()> {
     if getppid() != Some(daemon) {
         return Err(io::Error::other("its parent is not the daemon, which has died or is not a subreaper"));
     }
-    // Its own process group, so that the daemon can kill it with its children.
+    // The worker gets a process group of its own, so that the daemon can kill it with its children.
     Ok(setpgid(None, None)?)
 }
 

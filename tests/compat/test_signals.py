@@ -99,7 +99,7 @@ def test_sigterm_to_all_processes_loses_no_request(server, tmp_path):
 
 def test_sigterm_to_workers_first_answers_queued_requests(start, tmp_path):
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1")).wait_ready()
-    # These are accepted already; in the foreground the listener closes with the daemon.
+    # These connections are accepted already; in the foreground the listener closes with the daemon.
     connections = [server.connect() for _ in range(3)]
     assert [connection.request("GET", "/who").status for connection in connections] == [200] * 3
     running = Waiting(server, tmp_path / "gate")

@@ -262,7 +262,7 @@ fn messages_of_megabytes_are_not_buffered_whole() {
         .assert_text(&format!("messages=1 bytes={}", bytes.len()));
     let mut socket = WebSocket::open(&daemon, "/send/1/16777216");
     assert!(socket.read_message() == (BINARY, bytes));
-    // This includes the 4 MiB of the worker's slab.
+    // The limit includes the 4 MiB of the worker's slab.
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < 7 << 20, "{} KiB more", grown >> 10);
 }

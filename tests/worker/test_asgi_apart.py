@@ -37,7 +37,7 @@ def test_cancelled_sends_leave_no_future(worker):
 def test_forked_child_on_the_parents_loop_takes_no_requests(worker):
     exchange = worker.submit("/forks_and_awaits")
     worker.wait_claimed()
-    # These wake the child, too.
+    # These writes wake the child, too.
     others = [worker.submit("/echo", "POST", body=b"%d" % number) for number in range(5)]
     assert json_of(worker.wait_done(exchange)) == 70
     assert [worker.wait_done(other).body for other in others] == [b"%d" % number for number in range(5)]

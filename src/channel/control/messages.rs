@@ -26,11 +26,11 @@ pub enum Command {
     Promote,
     /// Reports the exit of another worker, for `hooks.child_exit`.
     ChildExited {
-        /// Its process id.
+        /// Process id of the exited worker.
         pid: u32,
         /// Number of its seat.
         worker: u16,
-        /// Its incarnation.
+        /// Incarnation of the exited worker.
         incarnation: u64,
     },
 }
@@ -40,7 +40,7 @@ pub enum Command {
 pub struct Fork {
     /// Number of the worker's seat.
     pub worker: u16,
-    /// Its incarnation.
+    /// The worker's incarnation.
     pub incarnation: u64,
 }
 
@@ -89,14 +89,14 @@ pub enum Report {
     Warning(String),
     /// The worker is forked and is a child of the daemon (a subreaper).
     Forked {
-        /// Its incarnation.
+        /// The forked worker's incarnation.
         incarnation: u64,
-        /// Its process id. The daemon checks that it is one of its children.
+        /// The forked worker's process id. The daemon checks that this process is one of its children.
         pid: u32,
     },
     /// The worker could not be forked.
     ForkFailed {
-        /// Its incarnation.
+        /// The incarnation of the worker to fork.
         incarnation: u64,
         /// Error text.
         reason: String,

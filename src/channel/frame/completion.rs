@@ -52,7 +52,7 @@ pub struct Completion {
     pub exchange: ExchangeId,
     /// The kind of frame.
     pub kind: CompletionKind,
-    /// This is the last frame of the response.
+    /// Whether this frame is the last of the response.
     pub end: bool,
     /// The exchange's slot is free: the application has returned, the iterable is closed.
     pub done: bool,

@@ -29,7 +29,7 @@ pub enum StreamFrame<'a> {
         exchange: ExchangeId,
         /// The bytes; may be empty.
         bytes: &'a [u8],
-        /// This is the last part of the body.
+        /// Whether this part is the last of the body.
         end: bool,
         /// The message is text (valid UTF-8); else binary. Messages only.
         text: bool,

@@ -1,6 +1,6 @@
 //! Reads the settings of a systemd unit that decide what the application can do: user, environment, sandbox.
 //!
-//! They come from `systemctl show`. Without a running manager (in a chroot, while an image is built) the unit's files are
+//! The settings come from `systemctl show`. Without a running manager (in a chroot, while an image is built) the unit's files are
 //! read instead (systemd.unit(5)).
 
 use std::ffi::{OsStr, OsString};

@@ -1,6 +1,6 @@
 //! Finds the interpreter the workers run.
 //!
-//! It is the configured one, or else the first of: `$VIRTUAL_ENV/bin/python`, `.venv/bin/python` and `venv/bin/python` in the
+//! The interpreter is the configured one, or else the first of: `$VIRTUAL_ENV/bin/python`, `.venv/bin/python` and `venv/bin/python` in the
 //! application's directory, `python3` on PATH. The path is never canonicalized: a virtual environment's
 //! `bin/python` is a symlink, and Python looks for `pyvenv.cfg` beside the path it was started with (PEP 405), so the
 //! symlink's target would be the wrong Python.

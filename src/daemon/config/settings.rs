@@ -229,7 +229,7 @@ pub enum Count {
     /// Two per core plus one, as gunicorn's "How Many Workers?" advises.
     #[default]
     Auto,
-    /// This many.
+    /// This number of workers.
     Fixed(NonZeroU16),
     /// Scales with the time that requests wait in the queue.
     Range {

@@ -31,7 +31,7 @@ pub enum StaticFallback {
     NotFound,
     /// The application answers the request.
     App,
-    /// This file below the directory is sent.
+    /// The file with this path below the directory is sent.
     File(String),
 }
 
@@ -40,7 +40,7 @@ pub enum StaticFallback {
 pub enum FollowLinks {
     /// No link is followed.
     No,
-    /// Those whose target is below the directory.
+    /// Links whose target is below the directory are followed.
     Inside,
     /// All links are followed, also those that lead out of the directory.
     Yes,
@@ -49,7 +49,7 @@ pub enum FollowLinks {
 /// The files that never change under their name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImmutableFiles {
-    /// Those with a hash in their name.
+    /// Files with a hash in their name.
     Hashed,
     /// All files.
     All,

@@ -37,10 +37,10 @@ pub enum TlsVersion {
 /// Whether clients are asked for a certificate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// They are not asked.
+    /// Clients are not asked.
     #[default]
     Off,
-    /// They are asked, and may have none.
+    /// Clients are asked, and may have no certificate.
     Optional,
     /// A client without a valid certificate cannot connect.
     Required,

@@ -85,7 +85,7 @@ pub(super) const HUGE_NUMBER: &str = "a number of more than 128 bits";
 pub(crate) struct TableEntry {
     /// File and line of its start.
     pub(crate) origin: String,
-    /// Its keys, sorted by name.
+    /// The table's keys, sorted by name.
     pub(crate) keys: Vec<(String, Setting)>,
 }
 

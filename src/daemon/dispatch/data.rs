@@ -1,8 +1,8 @@
 //! A piece of a response body between the worker and the client, charged to `limits.response_memory` until it is
 //! dropped.
 //!
-//! A piece is in the worker's slab or in the daemon's memory. The slab moves the pieces of slow clients to memory,
-//! without the knowledge of their holders. hyper writes a piece without copying it.
+//! A piece is in the worker's slab or in the daemon's memory. The slab moves the pieces of slow clients to memory;
+//! their holders do not notice. A connection writes a piece without copying it.
 
 use std::ops::Deref;
 use std::sync::Arc;

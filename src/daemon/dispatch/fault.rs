@@ -8,7 +8,7 @@ use crate::id::WorkerId;
 /// The reason for an error response of the daemon. `http::fault` maps it to a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// This part of the request is too long for a frame.
+    /// The named part of the request is too long for a frame.
     TooLong(&'static str),
     /// The number of waiting requests is at `limits.queue`.
     QueueFull,

@@ -102,7 +102,7 @@ impl Dispatcher {
         let mut state = self.lock();
         let Some(index) = state.worker_index(id) else { return };
         let now = Instant::now();
-        // It may have completed exchanges before it died.
+        // The worker may have completed exchanges before it died.
         self.collect_completions(&mut state, now);
         self.remove_worker(&mut state, index, now);
     }
@@ -140,7 +140,7 @@ impl Dispatcher {
             Ok(true) => true,
             Ok(false) => {
                 let now = Instant::now();
-                // It may have completed exchanges before it closed the socket.
+                // The worker may have completed exchanges before it closed the socket.
                 self.collect_completions(&mut state, now);
                 // A breach of contract among them has removed the worker already.
                 if state.worker_index(id).is_some() {

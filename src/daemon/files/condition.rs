@@ -44,7 +44,7 @@ impl Validators {
 /// The result of a request's preconditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Precondition {
-    /// They hold: the request is served.
+    /// The preconditions hold: the request is served.
     Holds,
     /// The client has the current representation: 304.
     NotModified,

@@ -48,14 +48,14 @@ pub enum Fallback {
     NotFound,
     /// The application's response.
     App,
-    /// This file, below the directory: the page of a single-page application.
+    /// The file with this path below the directory: the page of a single-page application.
     File(String),
 }
 
 /// The files that never change under their name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Immutable {
-    /// Those with a hash in their name.
+    /// Files with a hash in their name.
     Hashed,
     /// All files.
     All,

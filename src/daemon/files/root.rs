@@ -25,7 +25,7 @@ pub enum Links {
     /// No symlink.
     #[default]
     Refused,
-    /// Those whose target is below the directory.
+    /// Symlinks whose target is below the directory.
     Inside,
     /// All symlinks.
     Followed,
@@ -34,9 +34,9 @@ pub enum Links {
 /// Whether a lookup may wait for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookupMode {
-    /// It must not: it fails with [`LookupError::NeedsDisk`].
+    /// The lookup must not wait: it fails with [`LookupError::NeedsDisk`].
     Cached,
-    /// It may; it runs on a blocking thread.
+    /// The lookup may wait: it runs on a blocking thread.
     Blocking,
 }
 
@@ -165,7 +165,7 @@ impl Root {
             if (stat.st_dev, stat.st_ino) == (seen.st_dev, seen.st_ino) {
                 return Ok(FoundEntry::File(OpenFile::new(fd, &stat)));
             }
-            // It was replaced in between.
+            // The file was replaced in between.
         }
         Err(LookupError::NotFound)
     }

@@ -65,11 +65,11 @@ pub struct SendfileRequest {
 /// Whether a response of the application names a file.
 #[derive(Debug)]
 pub enum SendfileTarget {
-    /// It does not.
+    /// The response names no file.
     Absent,
-    /// It names this one.
+    /// The response names this file.
     File(Box<SendfileRequest>),
-    /// It names one that is outside of the roots: the value.
+    /// The response names a file outside of the roots: the field's value.
     Outside(String),
 }
 

@@ -22,7 +22,7 @@ use super::request_meta::RequestMeta;
 /// The pending entry of a request whose response has begun. Exactly one method that logs consumes it.
 #[derive(Debug)]
 pub(super) struct AccessRecord {
-    /// Its `bytes` grow while the body is passed to hyper.
+    /// The entry; its `bytes` grow while the body is written.
     pub(super) entry: AccessEntry,
     /// Time at which the request's head was complete.
     pub(super) received_at: Instant,

@@ -22,7 +22,7 @@ use super::service::ConnService;
 /// Bytes of a head that are neither in its request line nor in its fields: two CRLFs.
 const HEAD_CRLF_BYTES: usize = 4;
 
-/// hyper's default, up to which it parses fields without an allocation.
+/// hyper's default limit of fields. Up to this number, it parses fields without an allocation.
 const HYPER_MAX_HEADERS: usize = 100;
 
 /// Serves a connection until it is closed.
@@ -117,8 +117,8 @@ enum Continuation {
     Http2(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
-/// Returns the protocol that follows, if hyper has left the socket open for one; hyper also returns what it has read
-/// beyond HTTP/1.
+/// Returns the protocol that follows, if hyper has left the socket open for one. hyper also returns the bytes that it has
+/// read beyond the last HTTP/1 message.
 fn continuation(http_conn: HttpConn) -> Option<Continuation> {
     let Parts { io, read_buf, service, .. } = http_conn.into_parts();
     let wire = io.into_inner();

@@ -55,12 +55,12 @@ pub struct RequestLimits {
 /// `http.underscores`: the treatment of fields with an underscore in their name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UnderscorePolicy {
-    /// They are removed.
+    /// The fields are removed.
     #[default]
     Drop,
     /// The request is answered 400.
     Refuse,
-    /// They are passed to the application.
+    /// The fields are passed to the application.
     Allow,
 }
 
@@ -242,7 +242,7 @@ pub(super) struct ConnContext {
     pub(super) reads_forwarded: bool,
     /// The TLS session of the connection; `None` without TLS.
     pub(super) tls: Option<Arc<TlsSession>>,
-    /// Set when a head was refused: hyper got a stand-in request in its place, the last of the connection.
+    /// Set when a head was refused (HTTP/1): hyper received a stand-in request instead, the last of the connection.
     pub(super) refused_head: OnceLock<RefusedHead>,
     /// Set if `connection` is an HTTP/2 stream.
     pub(super) stream_signals: Option<StreamSignals>,

@@ -141,7 +141,7 @@ pub(super) enum HealthResult {
 /// The daemon's own response to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorResponse {
-    /// Its status.
+    /// The status of the response.
     pub status: StatusCode,
     /// One sentence for the client. It must not quote the application's exceptions: anyone may read it.
     pub reason: String,

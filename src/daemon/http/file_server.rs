@@ -188,7 +188,7 @@ pub(super) fn conditions(headers: &HeaderMap) -> Option<HeaderMap> {
 pub(super) enum Redirection {
     /// The response is sent as it is.
     Unchanged(AppResponse),
-    /// This file is sent instead of the response's body.
+    /// A file is sent instead of the response's body.
     File(Box<FileResponse>),
     /// The response names a file that cannot be sent.
     Refused(Refusal),

@@ -14,7 +14,7 @@ use crate::websocket::{self, AcceptedUpgrade, DeflateParams};
 use super::fault::{Refusal, RequestFault};
 use super::takeover::Takeover;
 
-/// Holds an accepted WebSocket until hyper releases the connection.
+/// Holds an accepted WebSocket until the HTTP exchange has ended: with HTTP/1, when hyper releases the connection.
 pub(super) type UpgradeSlot = Arc<Mutex<Option<AcceptedUpgrade>>>;
 
 /// A request with which the client asks for a WebSocket.

@@ -33,8 +33,8 @@ use super::request_meta::{FrameMeta, RequestMeta, RequestOrigin, path};
 pub(super) enum RequestProgress {
     /// Submitted to the dispatcher, or refused.
     Submitted(Result<Ticket, Refusal>),
-    /// Its body must be received before it can be submitted, or a file be looked up on a blocking thread. Boxed: the
-    /// future is large and rare.
+    /// The body must be received before the request can be submitted, or a file must be looked up on a blocking thread.
+    /// Boxed, because the future is large and rare.
     Receiving(Pin<Box<dyn Future<Output = Result<Admitted, LateRefusal>> + Send>>),
     /// A browser's request that was submitted before the first worker was ready. If the boot takes long, the browser
     /// gets a page.
@@ -43,7 +43,7 @@ pub(super) enum RequestProgress {
     Health(HealthResult),
     /// Answered with a file.
     File(Box<FileResponse>),
-    /// Its client is treated as gone; the connection is about to close.
+    /// The client is treated as gone; the connection is about to close.
     Abandoned,
 }
 

@@ -17,7 +17,7 @@ use super::trace_context;
 use crate::journal::trace_ids::TraceIds;
 
 /// The facts about a request that are kept until its response is complete. The head itself is not kept: its fields and
-/// target share hyper's read buffer, and while they live each read-ahead for the next request allocates another buffer.
+/// target share hyper's read buffer. While they live, hyper allocates another buffer for each read-ahead.
 pub(super) struct RequestMeta {
     pub(super) id: RequestId,
     /// `None` for most requests: those whose peer is the client, without a discarded `X-Request-ID` and without a

@@ -1,6 +1,5 @@
-//! Builds the responses that hyper writes: the application's, the 101 of a WebSocket, and the daemon's error responses.
-//!
-//! `response_future` calls it once per request.
+//! Builds the responses that the connection writes: the application's, the 101 of a WebSocket, and the daemon's error
+//! responses. `response_future` calls this module once per request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +37,8 @@ use super::request_meta::RequestMeta;
 const MAX_UNTRACKED_BODY: usize = 16 * 1024;
 
 /// Refuses a response whose `Content-Length` is not the length of its body. hyper trusts the field (`encode_headers`),
-/// so the client would read the rest of the body as the next response. Responses to HEAD and 304 have no body and may
-/// declare a length (RFC 9110 §8.6); hyper counts the bytes of a stream.
+/// so an HTTP/1 client would read the rest of the body as the next response. Responses to HEAD and 304 have no body and
+/// may declare a length (RFC 9110 §8.6). The bytes of a streamed body are counted as they are written.
 pub(super) fn check_content_length(method: &Method, response: &AppResponse) -> Result<(), Refusal> {
     let AppResponse { head, body, worker, .. } = response;
     if *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
@@ -102,7 +101,7 @@ pub(super) fn file_response(
     send(context, meta, Answer { head, source, worker, waited, must_close: leaves_input_unread })
 }
 
-/// A response before it is put into hyper's types.
+/// A response before it is converted to an [`http::Response`].
 struct Answer {
     head: Box<ResponseHead>,
     source: BodySource,
@@ -144,7 +143,7 @@ fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Respon
         Box::new(AccessRecord { entry, received_at, context: Arc::clone(&context), log_access })
     });
     let must_close = must_close || connection.is_draining() || !server.limits.keepalive;
-    // Responses to HEAD and 304 have no body, even if they declare a length; hyper knows the request.
+    // Responses to HEAD and 304 have no body, even if they declare a length. The connection omits their bodies.
     let declared = match head.length {
         ContentLength::Bytes(len) => Some(len),
         ContentLength::Absent | ContentLength::Invalid => None,
@@ -178,7 +177,7 @@ fn set_reason(response: &mut Response<ResponseBody>, reason: Option<Box<[u8]>>) 
     if reason.is_none() && response.status().canonical_reason().is_some() {
         return;
     }
-    // The dispatcher accepts no control bytes, and hyper refuses nothing else.
+    // `ReasonPhrase` only refuses control bytes, and the dispatcher has refused those already.
     let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.into_vec()).ok());
     response.extensions_mut().insert(reason.unwrap_or(ReasonPhrase::from_static(b"")));
 }

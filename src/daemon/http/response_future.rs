@@ -1,4 +1,4 @@
-//! The future that hyper polls for a request's response.
+//! The future of a request's response. The connection polls it: hyper for HTTP/1, the stream's task for HTTP/2.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -261,7 +261,7 @@ impl Future for ResponseFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        // Without an outcome the future stays pending until hyper drops it with the connection.
+        // Without an outcome the future stays pending until it is dropped with its connection or stream.
         let Some(outcome) = ready!(this.poll_outcome(cx)) else { return Poll::Pending };
         let Some((context, meta)) = this.request.take() else {
             unreachable!("a future is not polled again after it was ready")

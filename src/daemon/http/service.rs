@@ -1,4 +1,4 @@
-//! The service that hyper calls for each request of a connection.
+//! The service that hyper calls for each request of an HTTP/1 connection.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock, PoisonError};

@@ -263,7 +263,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Box<ResponseHead>, usize)>, &'stat
     Ok(Some((Box::new(ResponseHead { status, reason, fields: map, length: ContentLength::Absent }), len)))
 }
 
-/// Turns the head of a 101 into the form that hyper needs.
+/// Prepares the head of a 101 for the connection: removes body framing and restores the upgrade fields.
 fn switching_head(mut head: Box<ResponseHead>) -> Box<ResponseHead> {
     for framing in [CONTENT_LENGTH, TRANSFER_ENCODING] {
         head.fields.remove(framing);
@@ -275,7 +275,7 @@ fn switching_head(mut head: Box<ResponseHead>) -> Box<ResponseHead> {
     head
 }
 
-/// Removes the fields that belong to the connection (RFC 9110 §7.6.1), and the length, which hyper sets.
+/// Removes the fields that belong to the connection (RFC 9110 §7.6.1), and the length, which the connection sets.
 fn ordinary_head(mut head: Box<ResponseHead>) -> Box<ResponseHead> {
     for own in [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE] {
         head.fields.remove(own);

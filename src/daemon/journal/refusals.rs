@@ -62,9 +62,9 @@ pub(super) struct RefusalEntry {
     pub(super) request: Option<RefusedRequest>,
     /// Number of further requests that this entry counts.
     pub(super) n_more: u64,
-    /// Their ids, at most [`MAX_IDS`].
+    /// Ids of the counted requests, at most [`MAX_IDS`].
     pub(super) ids: Vec<String>,
-    /// They are from several clients.
+    /// The counted requests are from several clients.
     pub(super) from_many_clients: bool,
 }
 

@@ -52,7 +52,7 @@ pub async fn accept(
             Ok((socket, peer)) => {
                 tokio::select! {
                     biased;
-                    // It is served without room for it: its client is connected already.
+                    // The client is connected already, so it is served even at the connection limit.
                     _ = stop.wait_for(|stop| *stop) => {}
                     () = tracker.wait_for_capacity() => {}
                 }

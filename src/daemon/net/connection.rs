@@ -449,7 +449,7 @@ impl Connection {
     pub(super) fn close_if_idle(&self) {
         self.check_alarm();
         if let Some(streams) = self.streams() {
-            // Its task announces the drain to the client.
+            // The connection's task announces the drain to the client.
             self.wake();
             streams.for_each(Self::check_alarm);
         }

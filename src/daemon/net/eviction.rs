@@ -66,7 +66,7 @@ impl<C: Evictable> EvictionCandidates<C> {
 
     fn take_candidate(&mut self) -> Option<Arc<C>> {
         while let Some((since, connection)) = self.candidates.pop() {
-            // It may have served a request since the scan.
+            // The connection may have served a request since the scan.
             if let Some(connection) = connection.upgrade()
                 && connection.is_idle_since(since)
             {

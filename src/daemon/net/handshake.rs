@@ -54,7 +54,7 @@ impl ListenerTls {
 /// The outcome of a handshake.
 #[derive(Debug)]
 pub enum HandshakeOutcome {
-    /// It is complete.
+    /// The handshake is complete.
     Complete(ClientStream),
     /// The client speaks HTTP without TLS. Nothing has been read.
     PlainHttp(ClientStream),

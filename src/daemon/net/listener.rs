@@ -23,7 +23,7 @@ pub struct Listener {
     pub name: String,
     /// The PROXY protocol on this listener. Shared, because a reload changes it.
     pub proxy_protocol: Arc<ProxyProtocol>,
-    /// Its TLS settings.
+    /// The TLS settings of this listener.
     pub tls: Arc<ListenerTls>,
     socket: ListenerSocket,
     /// Bound by the daemon, not inherited.

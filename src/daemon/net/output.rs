@@ -11,7 +11,7 @@ use super::limits::ConnectionLimits;
 pub struct OutputProgress {
     /// Bytes that the socket accepted since the connection began. The connection's task adds to it.
     written: AtomicU64,
-    /// `written` at the start of the current body, plus that body's bytes handed to hyper since.
+    /// `written` at the start of the current body, plus that body's bytes queued for writing since.
     queued: AtomicU64,
     /// The next write wakes the connection's task.
     wake_on_write: AtomicBool,
@@ -53,14 +53,14 @@ impl OutputProgress {
         self.queued.store(self.written.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Counts bytes of the body that were handed to hyper.
+    /// Counts bytes of the body that were queued for writing.
     pub fn add_queued(&self, bytes: usize) {
         let handed = self.queued.load(Ordering::Relaxed);
         self.queued.store(handed.wrapping_add(bytes as u64), Ordering::Relaxed);
     }
 
-    /// Returns the bytes of the body that are handed to hyper and not written. May be too low, never too high: the head
-    /// and the chunk framing are counted when written, not when queued.
+    /// Returns how many bytes of the body are queued and not written. May be too low, never too high: the head and the
+    /// framing are counted when written, not when queued.
     pub fn unsent(&self) -> u64 {
         self.queued.load(Ordering::Relaxed).saturating_sub(self.written.load(Ordering::Relaxed))
     }

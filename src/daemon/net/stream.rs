@@ -253,8 +253,8 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes when it has nothing more to write and whenever it waits for a response: the places where an
-        // interim response may go.
+        // hyper flushes after its last write and whenever it waits for a response. Only there may an interim response
+        // be sent.
         let this = &mut *self;
         if this.interim.is_empty() {
             this.interim = this.connection.interim.take();

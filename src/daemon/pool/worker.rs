@@ -18,7 +18,7 @@ pub(super) struct WorkerProcess {
     pub(super) pid: Pid,
     pub(super) role: Role,
     pub(super) channel: Channel,
-    /// Its cgroup; `None` without delegation.
+    /// The worker's cgroup; `None` without delegation.
     pub(super) cgroup: Option<WorkerCgroup>,
     pub(super) memory_limits: MemoryLimits,
     /// Time that the children may run after the process has exited with status 0. Zero: they are killed with it.

@@ -155,7 +155,7 @@ pub enum Report {
         worker: WorkerId,
         /// The end of its process.
         exit: Exit,
-        /// Its state before the exit.
+        /// The worker's state before the exit.
         state: WorkerState,
         /// The time until its seat is filled again, zero for at once; `None` if this exit does not cause that.
         retry_in: Option<Duration>,

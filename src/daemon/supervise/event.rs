@@ -17,7 +17,7 @@ pub enum Event {
     Spawned {
         /// The worker of the `Spawn`.
         worker: WorkerId,
-        /// Its process id, for status output; actions name the worker, never the pid.
+        /// The worker's process id, for status output; actions name the worker, never the pid.
         pid: u32,
     },
     /// `Spawn` failed. Need not be sent for a fork in progress whose zygote was reaped.
@@ -122,24 +122,24 @@ pub enum Event {
 /// The reason for replacing a healthy worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecycleReason {
-    /// It reached `workers.max_requests` (with its jitter).
+    /// The worker reached `workers.max_requests` (with its jitter).
     Requests {
         /// The number of requests it served.
         served: u64,
     },
-    /// It reached `workers.max_memory`.
+    /// The worker reached `workers.max_memory`.
     Memory {
         /// The bytes it uses.
         bytes: u64,
         /// The limit in bytes.
         limit: u64,
     },
-    /// It reached `workers.max_lifetime`. The supervisor finds this itself.
+    /// The worker reached `workers.max_lifetime`. The supervisor itself notices this.
     Lifetime,
-    /// It served `workers.refork` requests and may become the zygote; or another worker has, and this one is replaced
-    /// by a fork of that. Ignored without `workers.preload`.
+    /// The worker served `workers.refork` requests and may become the zygote; or another worker became the zygote, and
+    /// this worker is replaced by one that is forked from it. Ignored without `workers.preload`.
     Refork,
-    /// It received a signal ([`Event::StopRequested`]).
+    /// The worker received a signal ([`Event::StopRequested`]).
     Signal {
         /// The signal's number.
         signal: i32,
@@ -168,16 +168,16 @@ pub struct LoadSample {
 pub struct ResponseStats {
     /// All responses, including the daemon's own.
     pub answered: u64,
-    /// Those with a status of 500 or above, truncated ones, and those whose worker died or exceeded its deadline.
+    /// Responses with a status of 500 or above, truncated ones, and those whose worker died or exceeded its deadline.
     pub failed: u64,
 }
 
 /// The end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It exited with this status.
+    /// The process exited with this status.
     Code(i32),
-    /// It was killed by a signal.
+    /// The process was killed by a signal.
     Signal {
         /// The signal's number.
         signal: i32,

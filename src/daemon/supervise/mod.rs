@@ -1,6 +1,6 @@
 //! The supervisor: decides which workers exist, when they are replaced, when the daemon is ready and when it exits.
 //!
-//! It is a pure state machine. `run` owns one [`Supervisor`], passes every [`Event`] to it with the instant it
+//! The supervisor is a pure state machine. `run` owns one [`Supervisor`], passes every [`Event`] to it with the instant it
 //! happened, and performs the returned [`Action`]s in order. There is no IO, clock, randomness, logging or process in
 //! this module, so the simulation plays thousands of histories in a few seconds. Requests (queue, deadlines, 502, 504)
 //! are decided by `dispatch`; processes are created, killed and reaped by `pool`.

@@ -11,23 +11,24 @@ use super::backoff::Backoff;
 /// The state of a worker, as reported to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WorkerState {
-    /// Its process is being created. Ends when `run` reports success or failure.
+    /// The process is being created. Ends when `run` reports success or failure.
     Spawning,
-    /// Its process imports the application. Ends with readiness, a boot failure, its exit, or `timeouts.boot`.
+    /// The process imports the application. Ends with readiness, a boot failure, its exit, or `timeouts.boot`.
     Booting,
-    /// It receives requests. Ends with its exit, a stuck request, a contract violation, a ready successor, or the
+    /// The worker receives requests. Ends with its exit, a stuck request, a contract violation, a ready successor, or the
     /// daemon's shutdown.
     Ready,
-    /// It is booted and receives no requests: its generation is not live yet, or is kept for rollback, or it is a
+    /// The worker is booted and receives no requests: its generation is not live yet, or is kept for rollback, or it is a
     /// zygote. Ends when its generation goes live or is retired, or with its exit.
     Standby,
-    /// It finishes its requests and receives no new ones. Ends when it is drained, or with SIGKILL at its deadline.
+    /// The worker finishes its requests and receives no new ones. Ends when it is drained, or with SIGKILL at its
+    /// deadline.
     Retiring,
-    /// It is drained and was asked to become the zygote. Ends when it is the zygote, or with SIGKILL.
+    /// The worker is drained and was asked to become the zygote. Ends when it is the zygote, or with SIGKILL.
     Promoting,
-    /// It reported a boot failure and is about to exit. Killed if it does not.
+    /// The worker reported a boot failure and is about to exit. Killed if it does not.
     Failed,
-    /// It was asked to exit. Killed if it does not.
+    /// The worker was asked to exit. Killed if it does not.
     Terminating,
     /// SIGKILL was sent. Ends when the process is reaped.
     Killed,
@@ -126,7 +127,7 @@ pub(super) struct WorkerRecord {
     /// When `state` was entered.
     pub(super) since: Instant,
     pub(super) state: TimedState,
-    /// It runs no requests: it was never admitted, or has been drained since it was retired.
+    /// The worker runs no requests: it was never admitted, or has been drained since it was retired.
     pub(super) drained: bool,
     /// When its replacement was decided, and why; it serves until its successor is ready. `None` if it is not replaced.
     pub(super) recycle: Option<(Instant, RecycleReason)>,

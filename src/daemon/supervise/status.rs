@@ -44,11 +44,11 @@ pub struct WorkerSnapshot {
     pub worker: WorkerId,
     /// The code and configuration it has loaded.
     pub generation: Generation,
-    /// Its process id; `None` until the process exists.
+    /// The worker's process id; `None` until the process exists.
     pub pid: Option<u32>,
-    /// Its state.
+    /// The worker's state.
     pub state: WorkerState,
-    /// When it entered that state.
+    /// When the worker entered that state.
     pub since: Instant,
 }
 

@@ -17,7 +17,7 @@ impl Supervisor {
         worker.pid = Some(pid);
         match worker.state {
             TimedState::Spawning { deadline } => worker.enter(TimedState::Booting { deadline }, now),
-            // It was to be killed before its process existed.
+            // A kill was requested before the process existed.
             TimedState::Killed { abandon_at: None, .. } => self.kill(id, now),
             _ => {}
         }
@@ -95,7 +95,7 @@ impl Supervisor {
         let Some(worker) = self.worker(id) else { return };
         if worker.is_booting() {
             let mut failed = worker.clone();
-            // It exits by itself, so that its output is complete, unless a thread that its import started prevents
+            // The worker exits by itself, so that its output is complete. A thread that its import started may prevent
             // that.
             failed.enter(TimedState::Failed { kill_at: after(now, FAILED_EXIT_TIMEOUT) }, now);
             self.workers.insert(id.incarnation, failed.clone());

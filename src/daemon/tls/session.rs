@@ -80,13 +80,13 @@ impl TlsSession {
 /// A client certificate that the application cannot receive.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// It is too large.
+    /// The certificate chain is too large.
     #[error("the client's certificate has more than {MAX_CHAIN_BYTES} bytes")]
     TooLarge,
-    /// A part of it is too long for the frame.
+    /// A part of the certificate is too long for the frame.
     #[error("the client's certificate is too large: {0:?}")]
     TooLong(TooLong),
-    /// Its names cannot be read.
+    /// The certificate's names cannot be read.
     #[error("the client's certificate cannot be read: {0}")]
     Unreadable(#[from] x509_cert::der::Error),
 }

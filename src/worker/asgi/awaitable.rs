@@ -1,6 +1,6 @@
 //! The awaitables that `send()` and `receive()` return: without a coroutine, and without a Future unless they wait.
 //!
-//! They are their own iterators: `await` calls `__next__`, and a `StopIteration` with the value ends it. `send`,
+//! An awaitable is its own iterator: `await` calls `__next__`, and a `StopIteration` with the value ends it. `send`,
 //! `throw` and `close` make them `collections.abc.Coroutine`s, which `asyncio.create_task()` accepts.
 
 use pyo3::exceptions::PyStopIteration;

@@ -93,7 +93,7 @@ impl ExchangeState {
                 return Err(body_too_long().into());
             }
             if !more && self.response.body_bytes + (len as u64) < length {
-                // This part is not sent either: the response is reset anyway.
+                // The part is not sent, because the response is reset anyway.
                 return Err(body_too_short().into());
             }
         } else if !self.response.is_head_sent && !more && len > MAX_INLINE_BODY && !self.response.has_trailers

@@ -166,7 +166,7 @@ impl Application {
             } else {
                 error.write_unraisable(py, Some(self.event_loop.object().bind(py)));
             }
-            // It may have ended a task without completing its exchange.
+            // The exception may have ended a task without completing its exchange.
             self.reap_done(py).unwrap_or_else(|error| self.worker.abort_on_protocol_error(&error));
             // The scheduled tick may have been lost.
             self.worker.wake_loop();

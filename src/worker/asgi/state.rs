@@ -180,11 +180,11 @@ impl Application {
 pub(super) enum Stage {
     /// The application has not sent `http.response.start`.
     Unstarted,
-    /// It has sent the start and no body; the head may have been sent to the daemon.
+    /// The application has sent the start and no body; the head may have been sent to the daemon.
     Prepared,
-    /// It has sent a part of the body.
+    /// The application has sent a part of the body.
     Streaming,
-    /// It has sent the whole body and announced trailers.
+    /// The application has sent the whole body and announced trailers.
     Trailing,
     /// The WebSocket is accepted and not closed.
     Open,

@@ -448,7 +448,7 @@ def test_http2_can_be_switched_off(start):
             try:
                 connection.pump()
             except ProtocolError:
-                # It is an HTTP/1.1 response.
+                # The response is HTTP/1.1.
                 break
         assert connection.goaway is None
         assert not connection.settings_seen

@@ -26,7 +26,7 @@ pub(crate) struct Daemon {
     mark: String,
     pub(super) address: Address,
     pub(crate) log: Arc<Log>,
-    /// Its exit status, once it has been waited for.
+    /// The daemon's exit status, once it has been waited for.
     ended: Option<ExitStatus>,
 }
 
@@ -165,7 +165,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if self.ended.is_none() {
-            // Its workers die with it (PR_SET_PDEATHSIG).
+            // The workers die with the daemon (PR_SET_PDEATHSIG).
             drop(self.child.kill());
             drop(self.child.wait());
         }

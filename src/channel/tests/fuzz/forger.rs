@@ -28,7 +28,7 @@ pub(super) struct Forger {
     pub(super) exchanges: Vec<ExchangeId>,
     /// The first request is a HEAD.
     pub(super) is_head: bool,
-    /// It has not sent a completion yet.
+    /// The forger has not sent a completion yet.
     pub(super) has_sent_nothing: bool,
     /// The first completion that violates the contract whatever was sent before: the daemon must fail the worker.
     pub(super) violation: Option<String>,

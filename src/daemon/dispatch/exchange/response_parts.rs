@@ -111,11 +111,11 @@ impl ContentLength {
 pub struct FilePart {
     /// The open file.
     pub fd: Arc<OwnedFd>,
-    /// First byte.
+    /// Offset of the first byte.
     pub offset: u64,
     /// Number of bytes; `None` is up to the end of the file.
     pub len: Option<u64>,
-    /// Its share of `limits.response_disk`, if the daemon made the file.
+    /// The file's share of `limits.response_disk`, if the daemon made the file.
     pub reservation: Option<Reservation>,
 }
 
@@ -141,7 +141,7 @@ impl FilePart {
 pub struct RequestBody {
     /// The file with the body, in memory or on disk.
     pub fd: OwnedFd,
-    /// Its share of the limit for all spooled bodies; `None` if it is not counted.
+    /// The body's share of the limit for all spooled bodies; `None` if it is not counted.
     pub reservation: Option<Reservation>,
 }
 
@@ -189,7 +189,7 @@ pub(crate) type CreditedPiece = (BodyPiece, Option<Credit>);
 /// A response at the time its head is taken.
 #[derive(Debug)]
 pub(crate) struct ResponseStart {
-    /// Boxed: it is moved ten times on its way to hyper.
+    /// Boxed, because a head is moved ten times on its way to the connection.
     pub(crate) head: Box<ResponseHead>,
     /// The body, if all of it is there in one piece.
     pub(crate) body: Option<Data>,

@@ -47,7 +47,7 @@ fn deadline_notice_names_request_and_thread() {
             response: ResponseProgress::NotStarted,
         }
     );
-    // It is reported once.
+    // The slow request is reported once.
     rig.dispatcher.tick(start + 12 * SECOND);
     assert_eq!(rig.take_notices().len(), 0);
 }

@@ -127,7 +127,7 @@ impl FileReader {
     }
 }
 
-/// A buffer of [`FILE_BLOCK`] bytes that returns to [`FREE_BLOCKS`] when hyper has written it: a new one would be
+/// A buffer of [`FILE_BLOCK`] bytes that returns to [`FREE_BLOCKS`] when its bytes are written: a new one would be
 /// mapped, zeroed, faulted in and unmapped each time, which costs more than reading the file. Smaller buffers are not
 /// kept.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! A response's body as hyper polls it: bytes in memory, a stream from a worker, or a file.
+//! The body of a response: bytes in memory, a stream from a worker, or a file.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -131,7 +131,7 @@ impl BodySource {
                 }
                 None
             }
-            // hyper sends those named in the head's `Trailer`, to clients that sent `TE: trailers`.
+            // With HTTP/1, hyper sends only trailers that the head's `Trailer` names, and only after `TE: trailers`.
             BodyPiece::Trailers(trailers) => Some(Frame::trailers(*trailers)),
         }
     }
@@ -151,13 +151,13 @@ pub(in crate::http) struct ResponseBody {
     context: Arc<ConnContext>,
     /// The application was notified that the client shut down its sending half.
     sent_half_close: bool,
-    /// The pending journal entry. `None`: not logged, or passed to hyper with the last piece.
+    /// The pending journal entry. `None`: not logged, or attached to the last piece.
     record: Option<Box<AccessRecord>>,
     /// Bytes still to come; `None` if unknown, or if there is no record.
     remaining: Option<u64>,
 }
 
-/// A piece of a body in hyper's write queue.
+/// A piece of a body in the connection's write queue.
 #[derive(Debug)]
 pub(in crate::http) struct OutgoingData {
     data: Data,
@@ -210,7 +210,7 @@ impl ResponseBody {
         body
     }
 
-    /// True if memory is short and hyper still holds unwritten bytes of this response: the next write wakes the task.
+    /// True if memory is short and bytes of this response are still unwritten: the next write wakes the task.
     fn must_wait_for_write(&self) -> bool {
         let ConnContext { server, connection, .. } = &*self.context;
         match &self.source {
@@ -225,7 +225,7 @@ impl ResponseBody {
         }
     }
 
-    /// Counts a piece that is handed to hyper; attaches the record to the last one.
+    /// Counts a piece that is about to be queued for writing; attaches the record to the last piece.
     fn count_outgoing(&mut self, data: Data) -> OutgoingData {
         let Some(record) = &mut self.record else { return OutgoingData { data, record: None } };
         let len = data.len() as u64;
@@ -291,8 +291,8 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        // hyper drops a body after its last byte (which may be before its end is polled), or at once if it sends none
-        // (HEAD); otherwise only with the connection.
+        // A connection drops a body after its last byte (maybe before it has polled the body's end), or at once if it
+        // sends no body (HEAD). Otherwise the body is dropped with its connection or stream.
         if let Some(record) = self.record.take() {
             record.finish();
         }

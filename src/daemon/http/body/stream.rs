@@ -245,7 +245,7 @@ impl<B: ClientBody> BodyPump<B> {
 
     /// Reads and drops the rest of the body, or marks the connection to be closed.
     pub(in crate::http) async fn drain_rest(mut self) {
-        // A client that waits for `100 Continue` has sent nothing, and a read would make hyper send one.
+        // A client that waits for `100 Continue` has sent no body yet, and reading it would send the 100.
         let is_complete = matches!(self.lookahead, Some(Lookahead::End))
             || !self.awaits_continue
                 && timeout(DISCARD_TIMEOUT, read_to_end(&mut self.incoming)).await.unwrap_or(false);

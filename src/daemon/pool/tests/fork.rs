@@ -91,7 +91,7 @@ fn worker_without_process_group_is_killed_by_pid() {
         let mut fixture = PoolFixture::new("", None);
         let _zygote = fixture.zygote(worker(0, 1));
         fixture.pool.fork(&fixture.spec(worker(1, 2)), worker(0, 1)).unwrap();
-        // Its parent has exited, so this subreaper is its parent. Its process group is this test's.
+        // The child's parent exits, so this subreaper becomes its parent. The child stays in this test's process group.
         let script = "sleep 1000 >/dev/null 2>&1 & echo $!";
         let output = Program::new("/bin/sh").args(["-c", script]).output().unwrap();
         let pid = Pid::from_raw(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap());
@@ -172,7 +172,7 @@ fn pending_forks_are_lost_when_their_zygote_dies() {
         fixture.pool.kill(worker(0, 1));
         assert_eq!(fixture.next_exit().worker, worker(0, 1));
         drop(zygote);
-        // Its last report is read after its exit was reaped.
+        // The zygote's last report is read after its exit was reaped.
         fixture.pool.on_forked(worker(0, 1), 2, to_u32(pid)).unwrap();
         assert!(!fixture.pool.is_empty());
         let due = fixture.pool.next_fork_deadline().unwrap();

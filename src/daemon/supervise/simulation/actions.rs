@@ -210,7 +210,7 @@ impl World {
         match self.rng.below(3) {
             _ if succeeds => self.plan(Event::Ready { worker }, wait),
             0 => self.plan(Event::Exited { worker, exit: Exit::Code(1) }, wait),
-            // It does not answer.
+            // The worker does not answer.
             _ => {}
         }
         Ok(())

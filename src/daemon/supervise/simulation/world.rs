@@ -42,9 +42,9 @@ pub(super) struct Process {
     pub(super) terminated: bool,
     pub(super) killed: bool,
     pub(super) promoted: bool,
-    /// Since when it retires without a deadline; `None` if it does not.
+    /// Since when the worker has been retiring without a deadline; `None` if it is not.
     pub(super) unbounded_since: Option<Instant>,
-    /// It has no requests.
+    /// The worker has no requests.
     pub(super) drained: bool,
 }
 

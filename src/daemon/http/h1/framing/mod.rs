@@ -5,8 +5,8 @@
 //! may read. A head is accepted whole or not at all, a body as it arrives. Nothing beyond the end of a message is
 //! accepted, so the next request is checked only when hyper reads it.
 //!
-//! It refuses what hyper would refuse, because hyper's own responses have no request id; and what hyper accepts
-//! although two parsers could disagree about it: a body with two lengths, spaces and control bytes around a chunk's
+//! The framing refuses messages that hyper would refuse, because hyper's own responses have no request id; and messages
+//! that hyper accepts although two parsers could disagree about them: a body with two lengths, spaces and control bytes around a chunk's
 //! size, an invalid Host, and a bare LF anywhere. RFC 9112 §2.2 allows a recipient to treat a bare LF as a line end,
 //! also in the empty lines before a request. But if a proxy in front does not, the proxy and rgun see different
 //! messages.
