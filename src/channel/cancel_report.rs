@@ -30,7 +30,7 @@ mod tests {
     }
 
     #[test]
-    fn other_warnings_are_no_cancel_reports() {
+    fn other_warnings_are_not_cancel_reports() {
         for text in ["a socket is open", "exchange seven has passed its deadline", "exchange 7 is over"] {
             assert_eq!(decode(text), None, "{text}");
         }

@@ -107,20 +107,20 @@ mod tests {
     #[test]
     fn charge_beyond_the_limit_leaves_no_reservations() {
         let budget = budget(100);
-        let held = budget.charge(150);
+        let reservation = budget.charge(150);
         assert_eq!((budget.free(), budget.is_tight()), (0, true));
         assert!(budget.reserve(1).is_none());
-        drop(held);
+        drop(reservation);
         assert!(budget.reserve(100).is_some() && !budget.is_tight());
     }
 
     #[test]
     fn lower_limit_keeps_existing_reservations() {
         let budget = budget(100);
-        let held = budget.reserve(80).unwrap();
+        let reservation = budget.reserve(80).unwrap();
         budget.set_limit(50);
-        assert_eq!((budget.free(), held.bytes()), (0, 80));
-        drop(held);
+        assert_eq!((budget.free(), reservation.bytes()), (0, 80));
+        drop(reservation);
         assert_eq!(budget.free(), 50);
     }
 }

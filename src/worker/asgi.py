@@ -149,7 +149,7 @@ class Server:
         self.loop.run_until_complete(self.stopped)
 
     def close(self):
-        """Runs lifespan's shutdown, then ends what is left on the loop. Returns the warnings."""
+        """Runs lifespan's shutdown, then cancels the tasks left on the loop. Returns the warnings."""
         loop = self.loop
         for step in (
             lambda: self.lifespan and loop.run_until_complete(self.lifespan.shutdown()),
@@ -294,7 +294,7 @@ MAX_TASKS = 16
 def stack_of(task, loop):
     """Formats the stack of a task, innermost frame last, then those of the tasks that it awaits, recursively.
 
-    `task` is None while an eager task is created: then it is what the loop's thread runs.
+    `task` is None while an eager task is created, which the loop's thread then runs.
     """
     if task is None:
         return running_stack()

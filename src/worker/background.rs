@@ -64,15 +64,15 @@ impl BackgroundThread {
 
     /// Queues a job. If it cannot be queued, a request for stacks is answered at once.
     pub(crate) fn submit(&'static self, job: Job) {
-        let taken = {
+        let is_queued = {
             let state = &mut *lock(&self.state);
-            let taken = !state.closed && state.jobs.len() < MAX_JOBS && state.ensure_thread(self);
-            if taken {
+            let can_queue = !state.closed && state.jobs.len() < MAX_JOBS && state.ensure_thread(self);
+            if can_queue {
                 state.jobs.push_back(job);
             }
-            taken
+            can_queue
         };
-        if taken {
+        if is_queued {
             self.changed.notify_all();
         } else if let Job::Stacks(_) = job {
             self.send_report(&Report::StacksDumped(false));

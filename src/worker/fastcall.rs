@@ -97,12 +97,13 @@ unsafe extern "C" fn trampoline<F: FastFunction>(
             let n_arguments = n_arguments.unsigned_abs();
             let at = |at: usize| Borrowed::from_ptr(py, *arguments.add(at));
             if names.is_none() && n_arguments <= MAX_ARGUMENTS {
-                let given = std::array::from_fn(|position| (position < n_arguments).then(|| at(position)));
-                if let Some(result) = F::call(&object, given) {
+                let positional =
+                    std::array::from_fn(|position| (position < n_arguments).then(|| at(position)));
+                if let Some(result) = F::call(&object, positional) {
                     return result.map(Bound::unbind);
                 }
             }
-            let given = PyTuple::new(py, (0..n_arguments).map(at))?;
+            let positional = PyTuple::new(py, (0..n_arguments).map(at))?;
             let keywords = PyDict::new(py);
             if let Some(names) = names {
                 for (index, name) in names.cast_unchecked::<PyTuple>().iter().enumerate() {
@@ -110,7 +111,7 @@ unsafe extern "C" fn trampoline<F: FastFunction>(
                 }
             }
             let method = object.as_any().getattr(F::NAME)?;
-            method.call(given, Some(&keywords)).map(Bound::unbind)
+            method.call(positional, Some(&keywords)).map(Bound::unbind)
         }
     };
     // The thread is attached already; PyO3 needs the token.

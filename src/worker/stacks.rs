@@ -62,9 +62,9 @@ fn install_handler() -> std::io::Result<()> {
         return Err(std::io::Error::other("faulthandler has installed no plain signal handler"));
     }
     // SAFETY: a handler without SA_SIGINFO has this signature (sigaction(2)), and functions have the size of pointers.
-    let theirs =
+    let handler =
         unsafe { std::mem::transmute::<libc::sighandler_t, extern "C" fn(libc::c_int)>(action.sa_sigaction) };
-    WRITE_STACKS.get_or_init(|| theirs);
+    WRITE_STACKS.get_or_init(|| handler);
     action.sa_sigaction = on_stacks_signal as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
     // SAFETY: `action` is initialized; its handler has the signature of one without SA_SIGINFO, and calls only

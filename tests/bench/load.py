@@ -1,7 +1,7 @@
 """The clients: wrk for closed loops, raw sockets for large bodies, asyncio for the open loop.
 
 Each returns counts and raises for every response that is not as expected; workloads.py turns that into a row
-of the table. They are not those of tests/support, because their cost is part of what is measured.
+of the table. They are not those of tests/support, because their cost is part of the measurement.
 """
 
 import asyncio

@@ -30,7 +30,7 @@ class BenchError(Exception):
 
 
 def read_stat(pid):
-    """Returns the fields of /proc/PID/stat after the name (proc(5)), or None without such a process."""
+    """Returns the fields of /proc/PID/stat after the name (proc(5)), or None if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             # The name may contain spaces and parentheses, so fields 3 and up follow the last one.

@@ -1,7 +1,7 @@
-"""The workloads: what is served, and how one round of one server is measured.
+"""The workloads: the requests and applications, and the measurement of one round of one server.
 
 A round starts the server, waits for its first 200, warms it up, measures, and stops it. So only one server
-runs at a time, and what is random at a start (hash seed, memory layout) varies between rounds. A round
+runs at a time, and random properties of a start (hash seed, memory layout) vary between rounds. A round
 returns its figures as a dict, whose names have the unit; a wrong response raises BenchError and makes the row
 invalid.
 """

@@ -47,7 +47,7 @@ def test_messages_subprotocols_and_headers(worker):
 
 
 @pytest.mark.parametrize("code", [1000, 1005, 1006, 1012, 4321])
-def test_uncaught_disconnect_is_no_error(worker, code):
+def test_uncaught_disconnect_is_not_an_error(worker, code):
     exchange = open_websocket(worker, "/uncaught")
     worker.message(exchange, "hello")
     worker.wait_for_response(exchange, lambda answer: answer.messages == ["hello"], "echoed")
@@ -59,7 +59,7 @@ def test_uncaught_disconnect_is_no_error(worker, code):
     assert disconnect(worker, exchange, code).raised == []
 
 
-def test_close_in_finally_is_no_error(worker):
+def test_close_in_finally_is_not_an_error(worker):
     exchange = open_websocket(worker, "/closes_finally")
     worker.message(exchange, "hello")
     worker.wait_for_response(exchange, lambda answer: answer.messages == ['{"heard":"hello"}'], "heard")

@@ -35,7 +35,7 @@ def layer_table():
 
 
 def layers():
-    """Each module of the daemon, at any depth, uses only what the table in src/daemon/lib.rs allows."""
+    """Each module of the daemon, at any depth, uses only what src/daemon/lib.rs allows it to use."""
     rows = layer_table()
     imports = Imports("src/daemon")
     modules = {parts[0] for parts in imports.files if parts and not {"tests", "testing"} & set(parts)}

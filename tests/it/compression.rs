@@ -16,7 +16,7 @@ fn get(daemon: &Daemon, path: &str, accept: &str) -> Response {
     client.send(request).response()
 }
 
-/// Decodes what is there, complete or not; the coding is `Content-Encoding`.
+/// Decodes `encoded`, which may be truncated. `coding` is the value of `Content-Encoding`.
 fn decode(coding: &str, encoded: &[u8]) -> Vec<u8> {
     let mut decoder: Box<dyn DecodeV2> = match coding {
         "zstd" => Box::new(ZstdDecoder::new()),

@@ -184,7 +184,7 @@ fn a_malformed_chunk_is_400_and_smuggles_nothing() {
 }
 
 #[test]
-fn a_head_that_ends_with_the_connection_is_no_request() {
+fn truncated_head_at_the_end_of_input_is_not_a_request() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     client.send("GET /die HTTP/1.1\r\nHost: te").shutdown_write();

@@ -75,7 +75,7 @@ fn a_half_closed_request_is_dropped_after_a_longer_wait() {
     for client in &mut waiting {
         assert!(matches!(client.try_response("GET"), Err(ReadError::Closed)));
     }
-    // Read what has arrived so far.
+    // Read the bytes that have arrived so far.
     slow.receives_nothing();
     assert!(
         !String::from_utf8_lossy(slow.received()).contains("part 4"),
@@ -140,7 +140,7 @@ async def app(scope, receive, send):
 "#;
 
 #[test]
-fn returning_after_a_half_close_is_no_error() {
+fn returning_after_a_half_close_is_not_an_error() {
     let mut daemon =
         Rgun::python(LEAVES).target("app:app").flags(["--access-logfile", "-"]).over_tcp().start_ready();
     let mut client = send_and_half_close(&daemon, "/nothing");

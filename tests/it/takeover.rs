@@ -69,7 +69,7 @@ fn other_response_on_the_socket_keeps_the_connection() {
 }
 
 #[test]
-fn answer_that_is_no_response_is_a_502() {
+fn invalid_response_on_the_socket_is_a_502() {
     let daemon = Rgun::fake().start_ready();
     for path in ["/takeover/noise", "/takeover/endless"] {
         let mut client = daemon.connect();
@@ -118,7 +118,7 @@ fn reload_closes_with_1012_between_frames() {
         (frame.first, frame.payload)
     };
     assert_eq!((first, &payload[..2]), (FIN | CLOSE, &1012_u16.to_be_bytes()[..]));
-    // The application gets the client's reply; what it echoes is dropped.
+    // The application gets the client's reply. The daemon drops the application's echo of it.
     idle.send_close(1012, "");
     idle.client.assert_closed();
     // A close frame must not be sent within another frame; the client ends the connection when it has waited long

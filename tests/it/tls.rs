@@ -393,7 +393,7 @@ fn only_modern_versions_and_ciphers_are_accepted() {
         let found = agreed(arguments);
         assert!(found.contains(expected), "{arguments:?}: {found}");
     }
-    // Seclevel 0 lets OpenSSL offer what it disables by default.
+    // With SECLEVEL=0, OpenSSL offers versions and ciphers that it disables by default.
     for arguments in [
         &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"][..],
         &["-tls1", "-cipher", "ALL:@SECLEVEL=0"],

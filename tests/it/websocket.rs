@@ -71,7 +71,7 @@ fn a_malformed_handshake_is_refused() {
 }
 
 #[test]
-fn requests_that_are_no_handshake_are_plain_http() {
+fn requests_that_are_not_handshakes_are_plain_http() {
     let daemon = Rgun::fake_asgi().start_ready();
     for change in
         [("Upgrade: websocket\r\n", ""), ("Connection: Upgrade\r\n", ""), ("GET", "POST"), ("1.1", "1.0")]

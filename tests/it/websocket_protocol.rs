@@ -238,13 +238,13 @@ fn frames_after_a_close_are_ignored() {
 fn a_message_may_have_max_message_bytes_at_most() {
     let daemon = Rgun::fake_asgi().set("websocket.max_message", "100000").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo?whole");
-    let most = pattern(100_000);
-    assert_eq!(socket.send(FIN | BINARY, &most).read_message(), (BINARY, most.clone()));
-    for piece in most.chunks(30_000) {
-        socket.send(if piece.as_ptr() == most.as_ptr() { BINARY } else { CONTINUATION }, piece);
+    let largest = pattern(100_000);
+    assert_eq!(socket.send(FIN | BINARY, &largest).read_message(), (BINARY, largest.clone()));
+    for piece in largest.chunks(30_000) {
+        socket.send(if piece.as_ptr() == largest.as_ptr() { BINARY } else { CONTINUATION }, piece);
     }
-    assert_eq!(socket.send(FIN | CONTINUATION, "").read_message(), (BINARY, most.clone()));
-    socket.send(BINARY, &most).send(CONTINUATION, "").send(FIN | CONTINUATION, "!").assert_failed(1009);
+    assert_eq!(socket.send(FIN | CONTINUATION, "").read_message(), (BINARY, largest.clone()));
+    socket.send(BINARY, &largest).send(CONTINUATION, "").send(FIN | CONTINUATION, "!").assert_failed(1009);
     // The head's length is enough: the payload is not awaited.
     let announced = [&[FIN | BINARY, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[1, 2, 3, 4]].concat();
     assert_closes(&daemon, 1009, &[announced]);

@@ -1,4 +1,4 @@
-"""A daemon in plain Python, for tests that must see or order what the real one does by itself.
+"""A daemon in plain Python, for tests that must observe or control steps that the real daemon does by itself.
 
 It starts workers and zygotes by the bootstrap, sends commands, and reads reports and stacks (the messages of
 `src/channel/control/mod.rs`). Requests and completions are in `fake_channel`.

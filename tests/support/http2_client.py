@@ -137,7 +137,7 @@ class Http2Connection:
             return False
         for event in self.h2.receive_data(data):
             self.handle(event)
-        # If the daemon has closed, what it sent before is still to be read.
+        # If the daemon has closed the connection, the bytes that it sent before must still be read.
         with contextlib.suppress(OSError):
             self.flush()
         return True

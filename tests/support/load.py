@@ -80,7 +80,7 @@ class Load:
         self.target = target
         self.answered = 0
         self.retried = 0
-        # Descriptions of what was not a complete 200.
+        # Descriptions of the responses that were not a complete 200.
         self.faults = []
         # The values of X-Probe-Daemon, which names the daemon's process (tests/e2e/suite/probe.py).
         self.daemons = set()

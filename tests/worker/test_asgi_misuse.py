@@ -149,14 +149,14 @@ def test_message_that_sends_while_it_is_read_is_rejected(worker):
 
 @pytest.mark.parametrize("case", ["length", "length_in_parts"])
 @pytest.mark.parametrize(
-    ("given", "why"),
+    ("sizes", "why"),
     [("10-12", "longer than Content-Length"), ("10-8", "shorter than Content-Length")],
 )
-def test_body_of_wrong_length_never_looks_complete(worker, case, given, why):
-    exchange = worker.submit(f"/{case}?{given}")
+def test_body_of_wrong_length_never_looks_complete(worker, case, sizes, why):
+    exchange = worker.submit(f"/{case}?{sizes}")
     if case == "length_in_parts":
         worker.wait_for_response(exchange, lambda answer: answer.body, "begun")
-        worker.fetch(f"/open_gate?{given}")
+        worker.fetch(f"/open_gate?{sizes}")
     answer = worker.wait_done(exchange)
     assert failure_of(answer) == f"RuntimeError: Response content {why}"
     # Without a head the daemon answers 500.

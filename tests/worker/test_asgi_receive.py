@@ -113,7 +113,7 @@ def test_half_close_is_a_disconnect_after_the_body(worker, early):
 
 
 @pytest.mark.parametrize("query", ["", "?begin", "?begin-and-raise"])
-def test_returning_after_a_half_close_is_no_error(worker, query):
+def test_returning_after_a_half_close_is_not_an_error(worker, query):
     exchange = worker.submit(f"/begins_and_leaves{query}")
     worker.half_close(exchange)
     answer = worker.wait_done(exchange)

@@ -91,7 +91,7 @@ LEAVING = """
     HANDLERS = {
         "function": leave,
         "method": Leaving().leave,
-        "lambda": lambda *given: sys.exit(5),
+        "lambda": lambda *arguments: sys.exit(5),
         "partial": functools.partial(lambda name, number, frame: sys.exit(5), "bound"),
         "default": lambda number, frame, code=5: sys.exit(code),
     }

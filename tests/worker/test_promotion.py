@@ -55,7 +55,7 @@ def test_promoted_worker_unmaps_its_shared_memory(fake):
     assert len(maps) == 1
 
 
-def test_worker_that_is_no_zygote_refuses_to_fork(fake):
+def test_worker_that_is_not_a_zygote_refuses_to_fork(fake):
     worker = fake.spawn("watched", WORKER_APPS).wait_ready()
     with pytest.raises(AssertionError, match="not a zygote"):
         fake.fork(worker, incarnation=2)

@@ -224,9 +224,9 @@ def test_stack_signal_does_not_interrupt_system_calls(fake, project, tmp_path):
                 return got, ctypes.get_errno()
 
             def application(environ, start_response):
-                told = read_as_libraries_do(environ["QUERY_STRING"])
+                outcome = read_as_libraries_do(environ["QUERY_STRING"])
                 start_response("200 OK", [])
-                return [repr(told).encode()]
+                return [repr(outcome).encode()]
         """
     )
     worker = fake.spawn("reads", directory).wait_ready()

@@ -1,4 +1,4 @@
-//! The TLS block of a request frame: what the handshake of its connection has agreed.
+//! The TLS block of a request frame: the result of the connection's handshake.
 //!
 //! | size | field |
 //! |---|---|

@@ -176,7 +176,7 @@ fn describe_owner(path: &Path) -> String {
     format!("mode {:o}, {user}:{group}", metadata.mode() & 0o7777)
 }
 
-/// Returns a sentence if the unit's sandbox denies what the user itself may do.
+/// Returns a sentence if the unit's sandbox denies an access that the user has.
 fn find_sandbox_problem(unit: &Unit, need: &RequiredAccess) -> Option<String> {
     let RequiredAccess { what, path, flags } = need;
     let (name, shown) = (&unit.name, path.display());

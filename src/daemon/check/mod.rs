@@ -58,8 +58,8 @@ pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     ExitCode::from(if printed.is_ok() { status } else { 1 })
 }
 
-/// Boots a worker as this user. Before that, checks what the user can read; after that, which databases it can write, and
-/// whether something serves the application's static files.
+/// Boots a worker as this user. Before that, checks which files the user can read; after that, which databases it can
+/// write, and whether something serves the application's static files.
 fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<String, StartupError> {
     let CheckContext { invocation, identity, unit } = context;
     let config = &invocation.config;

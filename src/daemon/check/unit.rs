@@ -173,11 +173,11 @@ impl Unit {
         }
     }
 
-    /// Whether the sandbox allows the service to write there.
+    /// Returns whether the sandbox allows the service to write to `path`.
     pub(super) fn allows_writing(&self, path: &Path) -> bool {
-        let given = self.directories.iter().flat_map(|(_, paths)| paths).chain(&self.writable);
-        let mut given = given.map(PathBuf::as_path).chain([Path::new("/tmp"), Path::new("/var/tmp")]);
-        !self.is_strict || given.any(|given| path.starts_with(given))
+        let writable = self.directories.iter().flat_map(|(_, paths)| paths).chain(&self.writable);
+        let mut writable = writable.map(PathBuf::as_path).chain([Path::new("/tmp"), Path::new("/var/tmp")]);
+        !self.is_strict || writable.any(|directory| path.starts_with(directory))
     }
 
     /// Returns the environment variables, including those of `EnvironmentFile=`.
@@ -209,7 +209,7 @@ impl Unit {
     }
 }
 
-/// Returns the output of `systemctl show`. `None` without a running manager.
+/// Returns the output of `systemctl show`. `None` if no manager runs.
 fn systemctl_show(name: &str) -> Option<String> {
     let mut command = Command::new("systemctl");
     command.args(["show", "--no-pager", "--property", PROPERTIES, "--", name]);

@@ -1,5 +1,4 @@
-//! The reactor's turns: collects what the workers have completed at the beginning and the end of each, and wakes the
-//! workers.
+//! The reactor's turns: collects the workers' completions at the beginning and the end of each turn, and wakes the workers.
 
 use std::task::Waker;
 use std::time::{Duration, Instant};

@@ -36,7 +36,7 @@ impl State {
         }
     }
 
-    /// Drops what is buffered of a response whose client got a fault instead, and gives the worker credit for it.
+    /// Drops the buffered part of a response whose client got a fault instead, and returns its credit to the worker.
     pub(super) fn release(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         if let ExchangeState::Assigned { worker, .. } = exchange.state

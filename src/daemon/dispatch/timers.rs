@@ -40,7 +40,7 @@ impl Dispatcher {
         }
     }
 
-    /// Runs what is due. Returns how soon to run again.
+    /// Runs the timers that are due. Returns the rate at which to call `tick` next.
     pub(super) fn tick(&self, now: Instant) -> TickRate {
         let mut state = self.lock();
         let state = &mut *state;

@@ -44,7 +44,7 @@ impl Validators {
 /// The result of a request's preconditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Precondition {
-    /// The preconditions hold: the request is served.
+    /// All preconditions hold: the request is served.
     Holds,
     /// The client has the current representation: 304.
     NotModified,
@@ -87,7 +87,7 @@ pub(super) fn range_applies(headers: &HeaderMap, validators: &Validators) -> boo
         || validators.modified.is_some_and(|modified| httpdate::fmt_http_date(modified).as_bytes() == value)
 }
 
-/// Returns whether the field lists `*` or a tag that matches; `None` without the field.
+/// Returns whether the field lists `*` or a tag that matches; `None` if the field is missing.
 fn lists_tag(headers: &HeaderMap, name: &HeaderName, matches: impl Fn(&[u8]) -> bool) -> Option<bool> {
     let mut values = headers.get_all(name).iter().peekable();
     values.peek()?;
@@ -107,7 +107,7 @@ fn tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     .map(<[u8]>::trim_ascii)
 }
 
-/// Returns the date; `None` without the field, or if it is invalid or repeated.
+/// Returns the date; `None` if the field is missing, invalid or repeated.
 fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;

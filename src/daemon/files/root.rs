@@ -143,8 +143,8 @@ impl Root {
         Ok(fd)
     }
 
-    /// Opens what is at `path` below `directory`, if it is a regular file. Anything else is not opened, because that
-    /// alone can have an effect (a FIFO, a device).
+    /// Opens the regular file at `path` below `directory`. Other kinds of files are not opened, because opening a FIFO or
+    /// a device can have an effect.
     pub(super) fn open(
         &self,
         directory: BorrowedFd<'_>,

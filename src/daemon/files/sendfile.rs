@@ -85,7 +85,7 @@ pub struct SentFor {
 }
 
 impl SendfileRoots {
-    /// Creates the roots; `None` without any. Directories are opened at their first file.
+    /// Creates the roots. Returns `None` if there are none. A directory is opened when a file in it is first sent.
     pub fn new(mut roots: Vec<SendfileRoot>) -> Option<Self> {
         // The longest first, so that a directory within another one has its own prefix.
         roots.sort_by_key(|root| {

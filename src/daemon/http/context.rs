@@ -86,7 +86,7 @@ pub struct Settings {
     pub websocket: websocket::WebSocketSettings,
     /// `[health]`; `None` if both paths are off.
     pub health: Option<Box<HealthPaths>>,
-    /// `[errors]`; `None` without pages.
+    /// `[errors]`; `None` if there are no pages.
     pub error_pages: Option<Arc<ErrorPages>>,
     /// `[compression]`; `None` if it is off.
     pub compression: Option<Box<CompressionPolicy>>,

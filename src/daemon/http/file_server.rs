@@ -78,7 +78,7 @@ impl FileResponse {
 }
 
 impl FileServer {
-    /// Creates the server; `None` without any directory.
+    /// Creates the server. Returns `None` if there are no directories.
     pub(super) fn new(settings: FileSettings) -> Option<Arc<Self>> {
         let mounts = Mounts::new(settings.mounts);
         let sendfile = SendfileRoots::new(settings.sendfile_roots);

@@ -38,10 +38,10 @@ impl RequestIds {
         Self { prefix, count: AtomicU64::new(0) }
     }
 
-    /// Returns a request's id: `given`, the one of a trusted peer that passed [`is_acceptable`], or a new one.
-    pub(super) fn for_request(&self, given: Option<&HeaderValue>) -> RequestId {
-        if let Some(given) = given {
-            return RequestId(given.clone());
+    /// Returns a request's id: `received`, which a trusted peer sent and [`is_acceptable`] accepts, or a new one.
+    pub(super) fn for_request(&self, received: Option<&HeaderValue>) -> RequestId {
+        if let Some(received) = received {
+            return RequestId(received.clone());
         }
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let n_digits = (count.ilog2() as usize / 4 + 1).max(MIN_COUNTER_DIGITS);

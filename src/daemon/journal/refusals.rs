@@ -79,7 +79,7 @@ struct RefusalState {
     overflow: BTreeMap<RefusalKind, CountedRefusals>,
     /// When the first request came to `overflow`. `None` while it is empty.
     overflow_since: Option<Instant>,
-    /// The time before which no window ends. `None` without windows.
+    /// The time before which no window ends. `None` if there are no windows.
     windows_due: Option<Instant>,
     /// When the count in `entries` started.
     since: Option<Instant>,

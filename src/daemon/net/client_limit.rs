@@ -48,9 +48,9 @@ impl ClientLimit {
 
     /// Returns false if the client has reached the limit, and records that for the log.
     pub(super) fn admit(&mut self, peer: &Peer) -> bool {
-        let Some(most) = self.max_per_client else { return true };
+        let Some(max) = self.max_per_client else { return true };
         let Some(client) = client_key(peer) else { return true };
-        if self.counts.get(&client).is_none_or(|count| *count < most.get()) {
+        if self.counts.get(&client).is_none_or(|count| *count < max.get()) {
             return true;
         }
         self.rejected.count += 1;
@@ -87,12 +87,12 @@ impl ClientLimit {
         if *count == 0 || next.is_some_and(|next| now < next) {
             return None;
         }
-        let most = self.max_per_client?;
+        let max = self.max_per_client?;
         *next = Some(now + REPORT_INTERVAL);
         let count = std::mem::take(count);
         let plural = if count == 1 { " was" } else { "s were" };
         Some(format!(
-            "{count} connection{plural} closed at once, the last of {client}: its client has {most} open, as many as \
+            "{count} connection{plural} closed at once, the last of {client}: its client has {max} open, as many as \
              limits.connections_per_client allows"
         ))
     }

@@ -63,7 +63,7 @@ impl ClientStream {
         Self { io: StreamIo::Tls(Box::new(socket)), connection, interim: Vec::new() }
     }
 
-    /// Returns what the TLS handshake has agreed; `None` without TLS.
+    /// Returns the result of the TLS handshake; `None` without TLS.
     pub fn tls_session(&self) -> Option<&Arc<TlsSession>> {
         match &self.io {
             StreamIo::Plain(_) => None,

@@ -37,7 +37,7 @@ impl TlsSocket {
         Self { stream, session }
     }
 
-    /// Returns what the handshake has agreed.
+    /// Returns the parameters that the handshake has negotiated, and the client's certificate.
     pub(super) fn session(&self) -> &Arc<TlsSession> {
         &self.session
     }

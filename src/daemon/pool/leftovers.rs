@@ -127,7 +127,7 @@ impl Leftovers {
         });
     }
 
-    /// Returns when [`Leftovers::kill_due`] is due; `None` without leftovers.
+    /// Returns when [`Leftovers::kill_due`] is due; `None` if there are no leftovers.
     pub(super) fn next_kill(&self) -> Option<Instant> {
         self.entries.iter().map(|entry| entry.kill_at).min()
     }

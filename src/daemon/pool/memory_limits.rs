@@ -23,7 +23,7 @@ pub enum MemoryEvent {
 /// The watch over all workers, and warnings that are logged once.
 #[derive(Debug, Default)]
 pub(super) struct MemoryMonitor {
-    /// `None` without a memory controller, or if inotify fails: then the events are polled.
+    /// `None` if there is no memory controller, or if inotify fails: then the events are polled.
     pub(super) watch: Option<CgroupWatch>,
     /// The absence of a memory controller was logged.
     pub(super) absence_logged: bool,
@@ -34,7 +34,7 @@ pub(super) struct MemoryMonitor {
 /// The memory limits and event counts of one worker.
 #[derive(Debug, Default)]
 pub(super) struct MemoryLimits {
-    /// Bytes at which [`MemoryEvent::High`] is sent; `None` without a soft limit, or after it was lifted.
+    /// Bytes at which [`MemoryEvent::High`] is sent; `None` if there is no soft limit, or after the limit was lifted.
     pub(super) soft: Option<u64>,
     /// The cgroup's watch; `None` if it must be polled.
     pub(super) watch_id: Option<WatchId>,

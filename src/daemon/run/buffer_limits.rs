@@ -1,4 +1,4 @@
-//! Limits for buffered response and request bodies, in memory and on disk: configured, or a part of what the host has.
+//! Limits for buffered response and request bodies, in memory and on disk: configured, or a part of the host's resources.
 
 use std::path::{Path, PathBuf};
 

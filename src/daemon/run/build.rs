@@ -109,7 +109,7 @@ fn listeners(config: &Config, tls: Option<&Arc<TlsContext>>) -> Result<Vec<Liste
     Ok(listeners)
 }
 
-/// Reads the certificates, and logs what the operator should know about them.
+/// Reads the certificates, and logs warnings about them.
 fn load_tls(config: &Config) -> Result<Option<Arc<TlsContext>>, StartupError> {
     let loaded = generations::load_tls(config, None)
         .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: error.to_string() })?;

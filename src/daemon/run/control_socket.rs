@@ -30,7 +30,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_COMMAND_BYTES: usize = 64;
 
 impl ControlSocket {
-    /// Listens in the runtime directory. Returns `None` without one.
+    /// Listens in the runtime directory. Returns `None` if there is no runtime directory.
     ///
     /// # Errors
     /// The error of `bind(2)`, with the path.

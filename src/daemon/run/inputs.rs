@@ -218,7 +218,7 @@ impl Daemon {
     /// Collects the processes that have exited.
     pub(super) fn reap(&mut self) -> Vec<Event> {
         let ended = self.pool.reap();
-        self.awaiting_exit.retain(|(worker, _)| ended.iter().all(|gone| gone.worker != *worker));
+        self.awaiting_exit.retain(|(worker, _)| ended.iter().all(|exit| exit.worker != *worker));
         let mut events = Vec::new();
         for WorkerExit { worker, status: exit, oom_killed, pid } in ended {
             // The worker's last messages and completions come before its exit.
@@ -246,7 +246,7 @@ impl Daemon {
 
     /// Asks for a call of `hooks.child_exit` in another process of the application: a zygote if there is one, else a
     /// worker.
-    fn run_child_exit_hook(&mut self, gone: WorkerId, pid: u32) {
+    fn run_child_exit_hook(&mut self, exited: WorkerId, pid: u32) {
         if self.generations.live().hooks.child_exit.is_none() {
             return;
         }
@@ -256,16 +256,17 @@ impl Daemon {
             WorkerState::Standby => self.operator_log.is_zygote(other.worker),
             _ => false,
         };
-        let others = snapshot.workers.iter().filter(|other| other.worker != gone).filter(is_able);
+        let others = snapshot.workers.iter().filter(|other| other.worker != exited).filter(is_able);
         let Some(other) = others.min_by_key(|other| !self.operator_log.is_zygote(other.worker)) else {
             tracing::warn!(
                 rgun.pid = pid,
                 "hooks.child_exit is not called for {}: no other process of the application is ready",
-                self.operator_log.name(gone)
+                self.operator_log.name(exited)
             );
             return;
         };
-        let command = Command::ChildExited { pid, worker: gone.number.0, incarnation: gone.incarnation.0 };
+        let command =
+            Command::ChildExited { pid, worker: exited.number.0, incarnation: exited.incarnation.0 };
         if let Err(error) = self.dispatcher.command(other.worker, &command) {
             tracing::warn!(%error, rgun.pid = pid, "cannot ask a worker to call hooks.child_exit, ignoring");
         }

@@ -123,7 +123,7 @@ struct Daemon {
     edge: Edge,
     /// The thread that writes the entries of requests.
     journal: LogThread,
-    /// `None` without a runtime directory.
+    /// `None` if there is no runtime directory.
     control_socket: Option<ControlSocket>,
     messages_tx: UnboundedSender<MainMessage>,
     messages_rx: UnboundedReceiver<MainMessage>,

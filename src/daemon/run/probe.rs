@@ -31,8 +31,8 @@ pub(super) async fn probe(
         Ok(answer) if answer.head.status.as_u16() < 500 => Ok(()),
         Ok(answer) => Err(failed(&path, &format!("{} is not below 500", answer.head.status))),
         Err(fault) => {
-            let told = crate::http::fault::Refusal::Exchange(fault).to_response();
-            Err(failed(&path, &told.reason))
+            let response = crate::http::fault::Refusal::Exchange(fault).to_response();
+            Err(failed(&path, &response.reason))
         }
     }
 }

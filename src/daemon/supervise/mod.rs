@@ -14,7 +14,7 @@
 //!   the probe has one only with `timeouts.boot`.
 //! - [`Action::DrainEdge`] is answered by [`Event::EdgeDrained`], at once if the edge is idle.
 //! - [`Event::Tick`] comes at or after [`Supervisor::next_wakeup`]. Deadlines expire on a tick, not on other events,
-//!   and `run` delivers what it has received first: a daemon that was frozen for a minute does not punish its workers.
+//!   and `run` delivers the events that it has received first: a daemon that was frozen for a minute does not punish its workers.
 //!
 //! A worker is identified by its seat (`number`, stable, shown to operators) and its incarnation (the number of the
 //! process, never reused while the daemon runs). Events about a process that has ended are ignored, so nothing needs to

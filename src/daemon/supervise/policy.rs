@@ -25,13 +25,13 @@ pub struct SupervisorPolicy {
     pub probe: bool,
     /// `reload.watch`: how long the previous generation is kept for a rollback; `None` if it is not.
     pub watch: Option<Duration>,
-    /// `workers.max_lifetime`; `None` without a limit.
+    /// `workers.max_lifetime`; `None` if there is no limit.
     pub max_lifetime: Option<Duration>,
     /// `workers.idle_exit`; `None` if idle workers stay.
     pub idle_exit: Option<Duration>,
     /// The number of workers of a pending reload that boot at the same time: the number of cores.
     pub boots_at_once: NonZeroU16,
-    /// `timeouts.boot`: from `Spawn` to `Ready`; `None` without a limit.
+    /// `timeouts.boot`: from `Spawn` to `Ready`; `None` if there is no limit.
     pub boot: Option<Duration>,
     /// `timeouts.drain`: bounds the daemon's stop, and the retirement of a worker that a reload replaced, that is
     /// stuck, or whose place under the process limit is needed.

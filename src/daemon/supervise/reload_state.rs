@@ -25,7 +25,7 @@ pub(super) enum ReloadStage {
     Probing {
         /// The canary that runs the probe.
         worker: WorkerId,
-        /// When the reload fails without an answer; `None` without `timeouts.boot`.
+        /// When the reload fails without an answer; `None` if `timeouts.boot` is off.
         deadline: Option<Instant>,
     },
     /// The other workers boot.

@@ -55,11 +55,11 @@ impl WorkerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimedState {
     Spawning {
-        /// `None` without `timeouts.boot`.
+        /// `None` if `timeouts.boot` is off.
         deadline: Option<Instant>,
     },
     Booting {
-        /// `None` without `timeouts.boot`.
+        /// `None` if `timeouts.boot` is off.
         deadline: Option<Instant>,
     },
     /// `timeouts.boot` has passed and its stacks are being dumped; reported as booting.
@@ -131,7 +131,7 @@ pub(super) struct WorkerRecord {
     pub(super) drained: bool,
     /// When its replacement was decided, and why; it serves until its successor is ready. `None` if it is not replaced.
     pub(super) recycle: Option<(Instant, RecycleReason)>,
-    /// When it reaches `workers.max_lifetime`; `None` without that limit or before it is admitted.
+    /// When it reaches `workers.max_lifetime`; `None` if there is no limit, or before the worker is admitted.
     pub(super) expires_at: Option<Instant>,
 }
 

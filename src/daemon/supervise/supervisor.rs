@@ -16,7 +16,7 @@
 //!   All generations together have at most three times as many, so that a reload can boot meanwhile. Zygotes are
 //!   counted separately.
 //! - **Atomic switch.** Traffic moves to a new generation in one step, when all of its workers are ready (`reload`).
-//! - **Terminate what is healthy, kill what is stuck.** A surplus worker is asked to exit, so that its lifespan
+//! - **Terminate healthy workers, kill stuck ones.** A surplus worker is asked to exit, so that its lifespan
 //!   shutdown and atexit handlers run; a stuck worker would not read the request.
 
 use std::collections::BTreeMap;

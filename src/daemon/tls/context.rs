@@ -26,7 +26,7 @@ pub struct TlsContext {
     tickets: TicketKeys,
 }
 
-/// A context, and what the operator should know about its files.
+/// A context, and warnings for the operator about its files.
 #[derive(Debug)]
 pub struct LoadedTls {
     /// The context for new connections.
@@ -40,7 +40,7 @@ const ONLY_TLS13: &[&SupportedProtocolVersion] = &[&TLS13];
 
 impl TlsContext {
     /// Reads the files of `[tls]`. `alpn` are the application protocols (RFC 7301), the preferred one first; `previous`
-    /// is the context that this one replaces, whose sessions can be resumed. `None` without certificates.
+    /// is the context that this one replaces, whose sessions can be resumed. `None` if there are no certificates.
     ///
     /// # Errors
     /// A file is missing or unusable.

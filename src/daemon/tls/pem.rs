@@ -20,13 +20,13 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 /// Reads a file. `key` names it in messages.
 pub(super) fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     let failed = |error: io::Error| {
-        let told = TlsError::new(key, path, format!("cannot be read: {error}"));
+        let failure = TlsError::new(key, path, format!("cannot be read: {error}"));
         match error.kind() {
-            io::ErrorKind::PermissionDenied => told.with_hint(
+            io::ErrorKind::PermissionDenied => failure.with_hint(
                 "the user rgun runs as must be able to read it: give it to the group (chgrp rgun, chmod 640), or use \
                  LoadCredential= in the unit",
             ),
-            _ => told,
+            _ => failure,
         }
     };
     let metadata = fs::metadata(path).map_err(failed)?;

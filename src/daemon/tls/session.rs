@@ -97,17 +97,17 @@ impl From<TooLong> for SessionError {
     }
 }
 
-/// Returns as much of the chain as fits, PEM, at least the client's own certificate.
+/// Returns the first certificates of the chain in PEM, at most [`MAX_CHAIN_BYTES`] together. The first is the client's own.
 fn bounded(chain: &[CertificateDer<'_>]) -> Result<Vec<String>, SessionError> {
     let mut size = 0;
-    let mut taken = Vec::new();
+    let mut texts = Vec::new();
     for certificate in chain {
         let text = pem(certificate)?;
         size += text.len();
         if size > MAX_CHAIN_BYTES {
             break;
         }
-        taken.push(text);
+        texts.push(text);
     }
-    if taken.is_empty() { Err(SessionError::TooLarge) } else { Ok(taken) }
+    if texts.is_empty() { Err(SessionError::TooLarge) } else { Ok(texts) }
 }

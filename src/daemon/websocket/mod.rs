@@ -159,7 +159,7 @@ impl WebSocketResources {
         Arc::new(Self { dispatcher, journal, pool: DeflatePool::default(), scratch: Mutex::new(None) })
     }
 
-    /// Collects what the workers have completed, in the middle of a turn of the reactor.
+    /// Collects the workers' completions in the middle of a turn of the reactor.
     fn poll_dispatcher(&self) {
         self.dispatcher.poll_now();
     }

@@ -25,7 +25,7 @@ const MIN_DEFLATE_BYTES: usize = 1024;
 /// The encoder of one connection's output.
 #[derive(Debug)]
 pub(super) struct Sender {
-    /// None without compression.
+    /// `None` if messages are not compressed.
     deflate: Option<DeflateParams>,
     /// The message whose last part is still to come.
     message: Option<OutgoingMessage>,

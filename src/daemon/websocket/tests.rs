@@ -145,11 +145,11 @@ fn received_events_do_not_depend_on_how_bytes_are_split() {
 #[test]
 fn message_that_inflates_over_the_limit_is_rejected() {
     let bomb = frame(0xc2, &deflated(&vec![0; 1 << 20]));
-    for (most, came) in [(1 << 20, 1 << 20), ((1 << 20) - 1, 0)] {
-        let got = receive(&bomb, &mut || 10, most, 4096);
+    for (limit, expected) in [(1 << 20, 1 << 20), ((1 << 20) - 1, 0)] {
+        let got = receive(&bomb, &mut || 10, limit, 4096);
         match got.as_slice() {
-            [Received::Message(bytes, false)] => assert_eq!(bytes.len(), came),
-            [Received::Violation(1009)] => assert_eq!(came, 0),
+            [Received::Message(bytes, false)] => assert_eq!(bytes.len(), expected),
+            [Received::Violation(1009)] => assert_eq!(expected, 0),
             other => panic!("{} came", other.len()),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::WebSocketSettings;
 
-/// Time for a client to answer a close frame, and to take what is sent before the connection ends; as in uvicorn.
+/// Time for a client to answer a close frame, and to read the last output before the connection ends; as in uvicorn.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -101,8 +101,8 @@ impl ConnTimers {
         self.close_deadline = Some(add(now, CLOSE_TIMEOUT));
     }
 
-    /// Returns what is due now. `is_open`: no close frame was sent or received. `is_flushed`: the client has taken all
-    /// output; if it has not, the write timeout watches the connection, and no ping is sent.
+    /// Returns the action that is due now. `is_open`: no close frame was sent or received. `is_flushed`: the client has
+    /// read all output; otherwise the write timeout watches the connection, and no ping is sent.
     pub(super) fn due(
         &self,
         now: u32,

@@ -156,12 +156,12 @@ impl Response {
             ResponseStage::Ended | ResponseStage::Done => return Err(response_complete()),
         }
         self.head = self.application.heads.encode(py, status, headers, &mut self.fields, &mut self.frame)?;
-        let most = self.worker().start.geometry.max_completion_frame();
-        if self.fields.len() + HEAD_OVERHEAD_BYTES > most {
+        let max_frame = self.worker().start.geometry.max_completion_frame();
+        if self.fields.len() + HEAD_OVERHEAD_BYTES > max_frame {
             return Err(pyo3::exceptions::PyValueError::new_err(format!(
                 "the response's headers have {} bytes, more than the {} that fit",
                 self.fields.len(),
-                most - HEAD_OVERHEAD_BYTES
+                max_frame - HEAD_OVERHEAD_BYTES
             )));
         }
         self.stage = ResponseStage::Prepared;
@@ -356,16 +356,16 @@ impl Response {
             return data;
         };
         let room = usize::try_from(length - self.body_bytes).unwrap_or(usize::MAX);
-        let taken = &data[..data.len().min(room)];
-        if taken.len() < data.len() {
+        let clipped = &data[..data.len().min(room)];
+        if clipped.len() < data.len() {
             static WARNED: AtomicBool = AtomicBool::new(false);
             let text = format!(
                 "the application gave more body than its Content-Length of {length}; the rest is dropped (logged once)"
             );
             warn_once(py, &WARNED, &text);
         }
-        self.body_bytes += taken.len() as u64;
-        taken
+        self.body_bytes += clipped.len() as u64;
+        clipped
     }
 
     /// Fails if the body is shorter than its Content-Length: it must not look complete.

@@ -52,7 +52,7 @@ def call(application, path, method="GET", body=b"", query=""):
 
     result = application(environ, start_response)
     try:
-        # Not list(), because start_response() checks what has been sent so far.
+        # Not list(), because start_response() checks which chunks have been sent so far.
         for chunk in result:
             chunks.append(chunk)
     finally:

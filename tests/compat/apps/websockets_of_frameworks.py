@@ -32,7 +32,7 @@ async def echo(websocket):
 
 
 async def uncaught(websocket):
-    """Does not catch the disconnect, as most code does not."""
+    """Does not catch the disconnect, like most applications."""
     await websocket.accept()
     while True:
         await websocket.send_text(await websocket.receive_text())
@@ -109,9 +109,9 @@ async def token(websocket: WebSocket, token: str = ""):
 
 
 @api.websocket("/rooms/{number}")
-async def room(websocket: WebSocket, number: int, given: str = Depends(token)):
+async def room(websocket: WebSocket, number: int, sent_token: str = Depends(token)):
     await websocket.accept()
-    await websocket.send_json([number, given])
+    await websocket.send_json([number, sent_token])
     if await websocket.receive_text() == "expel me":
         raise WebSocketException(4002, "expelled")
 

@@ -42,7 +42,7 @@ use crate::requests::Exchange;
 use crate::worker::{Slot, Worker};
 use crate::{EXIT_SOFTWARE, Outcome, lock, milliseconds, pattern, quit, websocket};
 
-/// Window of a request's body in bytes: how far it is accepted ahead of what was received.
+/// Maximum bytes of a request's body that the daemon may send before the application has received them.
 pub(crate) const WINDOW: u64 = 256 * 1024;
 
 /// The state that the event loop and its tasks share.
@@ -301,8 +301,8 @@ impl Exchange<'_, '_> {
                 self.text(200, &report)
             }
             "receive-some" => {
-                let most = first.unwrap_or("0").parse()?;
-                while body.received < most && self.receive(&mut body, most)?.is_some() {}
+                let limit = first.unwrap_or("0").parse()?;
+                while body.received < limit && self.receive(&mut body, limit)?.is_some() {}
                 self.text(200, &format!("took={}", body.received))
             }
             "answer-first" => {

@@ -3,7 +3,7 @@
 //!
 //! | path | behaviour |
 //! |---|---|
-//! | `echo` | 101, then what it reads |
+//! | `echo` | 101, then every byte that it reads |
 //! | `together` | 101 and a text frame `hi` in one write, and the end |
 //! | `drip` | like `together`, but in single bytes |
 //! | `die` | 101, then the process exits with 3 when the first bytes arrive |

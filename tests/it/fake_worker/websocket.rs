@@ -38,7 +38,7 @@ use crate::asgi::{Inbox, Loop, Received};
 use crate::requests::{Exchange, echo};
 use crate::{Outcome, lock, milliseconds, pattern, quit};
 
-/// Window of messages in bytes: how far they are accepted ahead of what was received.
+/// Maximum bytes of messages that the daemon may send before the application has received them.
 const WINDOW: u64 = 64 * 1024;
 
 /// A part of a message.

@@ -254,7 +254,7 @@ fn proxy_protocol_flags_set_listener_and_senders() {
 }
 
 #[test]
-fn max_requests_of_zero_is_no_limit() {
+fn max_requests_of_zero_means_no_limit() {
     let shell = Shell::new();
     for line in
         ["a", "a --max-requests 0", "a --max-requests 0 --max-requests-jitter 0", "a --max-requests off"]

@@ -53,7 +53,7 @@ impl Default for LengthCheck {
 }
 
 impl LengthCheck {
-    /// Notes what the head says about the body.
+    /// Notes the length that the head declares, and whether its status forbids a body.
     pub(crate) fn expect(&mut self, head: &ResponseHead) {
         self.forbids_body = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         // RFC 9110 §15.4.5: the Content-Length of a 304 is that of the 200.

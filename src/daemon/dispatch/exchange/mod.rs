@@ -1,7 +1,7 @@
 //! An exchange: one request on its way to a worker, and the response on its way back to the client.
 //!
-//! `receive` takes what the worker sends, `deliver` hands it to the client, `websocket_messages` does both for an
-//! accepted WebSocket. The dispatcher's other files move an exchange from one [`ExchangeState`] to the next.
+//! `receive` stores the worker's completions, `deliver` hands the response to the client, `websocket_messages` does both
+//! for an accepted WebSocket. The dispatcher's other files move an exchange from one [`ExchangeState`] to the next.
 
 pub(super) mod body;
 mod deliver;

@@ -2,7 +2,7 @@
 //!
 //! The application has one end of a socket pair, the connection has the other. Until the application writes to its end,
 //! the exchange is an ordinary request. Once the connection has read a response with status 101 from the other end, the
-//! exchange has no deadline, what the worker sends for it is discarded, and it ends with DONE.
+//! exchange has no deadline, its completions are discarded, and it ends with DONE.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,7 +1,7 @@
 //! A connection's handle to an exchange: first a [`Ticket`] for the response's head, then perhaps a [`BodyStream`].
 //!
-//! Dropping either before its end abandons the exchange: a request that has not started never will, and what the worker
-//! still sends for it is discarded.
+//! Dropping either before its end abandons the exchange: a request that has not started never starts, and the rest of
+//! its response is discarded.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,6 +1,6 @@
 //! The exchanges with slow clients, and the jobs that write their responses to files.
 //!
-//! [`slow_clients`](crate::dispatch::slow_clients) decides which exchanges are watched and what is written.
+//! [`slow_clients`](crate::dispatch::slow_clients) decides which exchanges are watched and which bytes are written.
 
 use std::fs::File;
 use std::io;

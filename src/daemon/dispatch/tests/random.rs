@@ -22,12 +22,12 @@ struct History {
 
 impl History {
     fn policy(rng: &mut Rng) -> Policy {
-        let most = NonZeroU32::new(u32::try_from(1 + rng.index(3)).unwrap());
+        let concurrency = NonZeroU32::new(u32::try_from(1 + rng.index(3)).unwrap());
         let rule = |pattern: &str, concurrency| Rule { pattern: pattern.into(), request: None, concurrency };
         let rules = match rng.index(3) {
             0 => Vec::new(),
-            1 => vec![rule("/export/*", most)],
-            _ => vec![rule("/a", NonZeroU32::new(1)), rule("*", most)],
+            1 => vec![rule("/export/*", concurrency)],
+            _ => vec![rule("/a", NonZeroU32::new(1)), rule("*", concurrency)],
         };
         Policy {
             queue: 20,

@@ -100,7 +100,7 @@ fn discarded_response_does_not_fill_the_window() {
 }
 
 #[test]
-fn duration_of_a_takeover_is_no_service_time() {
+fn takeover_does_not_count_as_service_time() {
     let mut rig = Rig::new();
     let (_handle, id) = rig.taken_over();
     // The rig reports a microsecond, with which requests would be prefetched.

@@ -119,7 +119,7 @@ impl WorkerChannel {
     }
 
     /// Sends Cancel: the worker closes a body that was sent ahead of its record, and ends a response at its next part.
-    /// The worker may ignore it, because the daemon discards what it still sends for the exchange.
+    /// The worker may ignore Cancel, because the daemon discards further completions of the exchange.
     pub(crate) fn send_cancel(&self, id: ExchangeId) {
         if let Err(error) = self.send_command(&Command::Cancel(id), &[]) {
             tracing::debug!(%error, "cannot send Cancel to a worker, ignoring");

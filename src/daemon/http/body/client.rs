@@ -10,15 +10,15 @@ use crate::http::fault::Refusal;
 use crate::http::h1::framing::Violation;
 use crate::http::{h1, handshake};
 
-/// A request's body, and what the HTTP version that brought it decides about the request. The code that serves requests
-/// is compiled once for each version.
+/// A request's body, and the checks that depend on the HTTP version. The code that serves requests is compiled once for
+/// each version.
 pub(in crate::http) trait ClientBody:
     Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Unpin + Send + 'static
 {
     /// The request came on an HTTP/2 stream.
     const IS_STREAM: bool;
 
-    /// Checks the head for what the parser of this version accepts and the application must not receive, and gives the
+    /// Refuses heads that this version's parser accepts although the application must not receive them, and gives the
     /// head the form that the rest of the code expects.
     ///
     /// # Errors

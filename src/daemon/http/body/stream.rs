@@ -120,7 +120,7 @@ impl<B: ClientBody> BodyPump<B> {
         }
     }
 
-    /// Sends the body to the application as it receives, and drops what it does not receive.
+    /// Sends the body to the application as fast as it calls `receive`, and drops the bytes that it does not receive.
     pub(in crate::http) async fn run(mut self, upload: Upload, limits: StreamLimits) {
         let mut bytes_since_yield = 0;
         loop {

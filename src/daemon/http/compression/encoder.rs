@@ -64,7 +64,7 @@ impl Encoder {
         }
     }
 
-    /// Encodes all of `input`. Appends to `output` what is complete.
+    /// Encodes all of `input`. Appends the finished output to `output`; the encoder may keep a rest.
     pub(in crate::http) fn encode(&mut self, input: &[u8], output: &mut Vec<u8>) -> io::Result<()> {
         let mut input = PartialBuffer::new(input);
         while !input.unwritten().is_empty() {
@@ -117,7 +117,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Decodes what is there, complete or not.
+    /// Decodes `input`, which may be truncated.
     pub(in crate::http::compression) fn decode(coding: Coding, input: &[u8]) -> Vec<u8> {
         let mut decoder: Box<dyn DecodeV2> = match coding {
             Coding::Zstd => Box::new(ZstdDecoder::new()),

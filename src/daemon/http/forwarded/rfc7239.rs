@@ -4,7 +4,7 @@
 //! Forwarded: for=192.0.2.60;proto=https;host=a.example, for="[2001:db8::1]:4711"
 //! ```
 //! The list is read from its right end, where the trusted proxies have appended: a client may write anything into the
-//! left part of the list, even an open quote, and must not affect what is read to the right of that.
+//! left part of the list, even an open quote, and must not affect how the elements to its right are read.
 
 use std::borrow::Cow;
 

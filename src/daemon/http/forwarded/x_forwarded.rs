@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_element_that_is_no_address_ends_the_search() {
+    fn invalid_address_ends_the_search() {
         let near = trusted(&NEAR);
         for garbage in [
             "unknown",

@@ -78,7 +78,7 @@ impl Wire {
         }
     }
 
-    /// Makes hyper read the stand-in before anything is received: the context says what is refused.
+    /// Makes hyper read the stand-in before any bytes of the client. The context has the reason for the refusal.
     pub(in crate::http) fn refusing_all(mut self) -> Self {
         self.buffered.extend_from_slice(STAND_IN);
         self.accepted_len = STAND_IN.len();
@@ -96,7 +96,7 @@ impl Wire {
         (self.stream, self.buffered)
     }
 
-    /// Reads into hyper's buffer, and moves what the framing does not accept yet to `buffered`.
+    /// Reads into hyper's buffer, and moves the bytes that the framing does not accept yet to `buffered`.
     fn poll_read_direct(
         &mut self,
         cx: &mut Context<'_>,

@@ -95,7 +95,7 @@ impl Drop for StreamBody {
     }
 }
 
-/// Reads and drops what the client still sends, up to [`MAX_DISCARD`].
+/// Reads and drops the rest of a body, up to [`MAX_DISCARD`].
 async fn discard_rest(mut received: RecvStream, meter: Arc<Meter>) {
     let mut discarded = 0;
     while discarded <= MAX_DISCARD {

@@ -64,7 +64,7 @@ impl AsyncRead for Tunnel {
         buf.put_slice(this.unread.get(..len).unwrap_or_default());
         this.unread.advance(len);
         this.meter.add_useful(len);
-        // Gives credit only for what was read, so that a client whose WebSocket is not read stops sending.
+        // Gives credit only for bytes that were read, so that a client whose WebSocket is not read stops sending.
         Poll::Ready(this.received.flow_control().release_capacity(len).map_err(broken))
     }
 }
@@ -107,7 +107,7 @@ impl AsyncWrite for Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        // RFC 8441 §5: the equivalent of a connection's reset. Without it h2 sends what is queued, then the same reset.
+        // RFC 8441 §5: the equivalent of a connection's reset. Otherwise h2 would send its queue before the same reset.
         if !self.is_shut_down && self.connection.is_reset() {
             self.send.send_reset(Reason::CANCEL);
         }

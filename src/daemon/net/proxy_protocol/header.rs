@@ -1,4 +1,4 @@
-//! Where a PROXY header ends, and what it says. Pure functions.
+//! Finds the end of a PROXY header and parses it. Pure functions.
 //! The specification is HAProxy's `doc/proxy-protocol.txt`; the sections in this module are its sections. `ppp` parses
 //! a complete header. This module finds the end of the header, because the bytes after it belong to TLS or HTTP and
 //! must not be read.
@@ -235,25 +235,25 @@ mod tests {
         ] {
             let sent = [&header[..], b"GET / HTTP/1.1\r\n\r\n"].concat();
             for _ in 0..200 {
-                let mut taken = Vec::new();
+                let mut header_bytes = Vec::new();
                 let mut at = 0;
                 loop {
                     let next = &sent[at..sent.len().min(at + 1 + rng.index(40))];
-                    let (len, is_complete) = measure(&taken, next).unwrap();
-                    taken.extend_from_slice(&next[..len]);
+                    let (len, is_complete) = measure(&header_bytes, next).unwrap();
+                    header_bytes.extend_from_slice(&next[..len]);
                     at += len;
                     if is_complete {
                         break;
                     }
                     assert_eq!(len, next.len());
                 }
-                assert_eq!(taken.escape_ascii().to_string(), header.escape_ascii().to_string());
+                assert_eq!(header_bytes.escape_ascii().to_string(), header.escape_ascii().to_string());
             }
         }
     }
 
     #[test]
-    fn other_bytes_are_no_header() {
+    fn other_bytes_are_not_a_header() {
         for bytes in [
             &b"GET / HTTP/1.1\r\n"[..],
             b"\x16\x03\x01",

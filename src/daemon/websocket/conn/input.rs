@@ -13,8 +13,8 @@ use crate::websocket::receive::ClientEvent;
 
 use super::{CloseFrame, CloseState, Disconnected, PendingPart, WebSocketConn};
 
-/// Bytes read at once, unless the open frame is longer. Few, because the connection must store what the application
-/// does not receive.
+/// Bytes read at once, unless the open frame is longer. Few, because the connection must store the bytes that the
+/// application does not receive.
 const READ_BYTES: usize = 16 * 1024;
 
 impl<T: Transport> WebSocketConn<T> {
@@ -97,8 +97,8 @@ impl<T: Transport> WebSocketConn<T> {
         is_reading
     }
 
-    /// Parses `scratch.input` from `start` to `end` while the application has room. Moves `start` behind what it has
-    /// parsed, and returns the progress: inflated bytes and events.
+    /// Parses `scratch.input` from `start` to `end` while the application has room. Moves `start` behind the
+    /// parsed bytes, and returns the progress: inflated bytes and events.
     fn process_input(
         &mut self,
         cx: &mut Context<'_>,

@@ -40,7 +40,7 @@ pub(super) const RESTART_REASON: &[u8] = b"Service Restart";
 pub struct AcceptedHandshake {
     /// The exchange with the application.
     pub websocket: WebSocketHandle,
-    /// Parameters of permessage-deflate; None without compression.
+    /// Parameters of permessage-deflate; `None` if messages are not compressed.
     pub deflate: Option<DeflateParams>,
     /// Facts from the handshake.
     pub accepted: AcceptedRequest,
@@ -252,7 +252,7 @@ impl<T: Transport> WebSocketConn<T> {
         }
     }
 
-    /// Encodes what the application sends while the output has room. Returns the progress: bytes and messages.
+    /// Encodes the application's messages while the output has room. Returns the progress: bytes and messages.
     fn send_outgoing(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> usize {
         let mut progress = 0;
         while self.is_open() && self.sender.can_send_message() {

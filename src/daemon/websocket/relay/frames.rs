@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_frames_pass() {
+    fn bytes_that_are_not_frames_pass() {
         let mut scanner = FrameScanner::default();
         assert_eq!(scanner.scan(b"\x83\x00hello", false).len, 7);
         assert!(!scanner.is_between_frames() && scanner.is_lost());

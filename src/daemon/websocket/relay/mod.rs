@@ -5,7 +5,7 @@
 //! client ──bytes──▶ ClientStream ──▶ UnixStream ──▶ application
 //!        ◀──bytes── ClientStream ◀── UnixStream ◀── application
 //! ```
-//! Nothing is read from one side while the other has not taken what was read before, so each side slows the other
+//! Bytes are read from one side only after the other side has accepted all earlier ones, so each side slows the other
 //! down. Frames are parsed only to count messages, and to find a place for the one frame that the daemon adds: the
 //! close frame with code 1012, when the worker or the daemon stops.
 //!
@@ -56,7 +56,7 @@ pub struct TakenConnection {
 enum RelayState {
     /// Bytes pass in both directions.
     Open,
-    /// The daemon's close frame is queued or sent; what the application still writes is dropped.
+    /// The daemon's close frame is queued or sent; further bytes of the application are dropped.
     Closing,
     /// The rest of the output is written, and nothing more is read.
     Flushing,
@@ -192,8 +192,8 @@ impl RelayConn {
                 if is_blocked {
                     return Ok(Poll::Pending);
                 }
-                // Reads and drops what the client still sends: with unread bytes the kernel would reset the connection,
-                // and the client could lose what was written.
+                // Reads and drops further bytes of the client: with unread bytes the kernel would reset the connection,
+                // and the client could lose the last output.
                 self.connection().mark_unread_input();
                 return Ok(Pin::new(&mut self.stream).poll_shutdown(cx).map(drop));
             }
@@ -325,7 +325,7 @@ impl RelayConn {
             match Pin::new(&mut self.socket).poll_write(cx, self.to_app.unwritten()) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(len)) if len > 0 => self.to_app.advance(len),
-                // The application has closed its end; what it wrote before must still be read.
+                // The application has closed its end. The bytes that it wrote before must still be read.
                 Poll::Ready(_) => self.to_app = Direction { has_ended: true, ..Direction::default() },
             }
         }

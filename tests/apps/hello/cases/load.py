@@ -16,7 +16,7 @@ from .registry import (
 active = 0
 
 
-most = 0
+max_active = 0
 
 
 active_lock = threading.Lock()
@@ -25,10 +25,10 @@ active_lock = threading.Lock()
 @case("sleep")
 def sleep(environ, start_response):
     """Sleeps `?ms=` milliseconds; reports the current and the largest number of concurrent requests."""
-    global active, most
+    global active, max_active
     with active_lock:
         active += 1
-        most = max(most, active)
+        max_active = max(max_active, active)
         now = active
     try:
         event(environ, "sleeping")
@@ -37,7 +37,7 @@ def sleep(environ, start_response):
         with active_lock:
             active -= 1
     event(environ, "slept")
-    return answer_json(start_response, {"pid": os.getpid(), "active": now, "most": most})
+    return answer_json(start_response, {"pid": os.getpid(), "active": now, "max_active": max_active})
 
 
 @case("spin")

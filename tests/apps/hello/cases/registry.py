@@ -94,7 +94,7 @@ class Closing:
         """Wraps `chunks`, any iterable of bytes."""
         self.environ = environ
         self.chunks = iter(chunks)
-        self.given = 0
+        self.n_sent = 0
 
     def __iter__(self):
         """Returns itself, which is an iterator."""
@@ -103,9 +103,9 @@ class Closing:
     def __next__(self):
         """Counts and returns the next chunk."""
         chunk = next(self.chunks)
-        self.given += 1
+        self.n_sent += 1
         return chunk
 
     def close(self):
         """Records an event; a server must call this exactly once."""
-        event(self.environ, "close", given=self.given)
+        event(self.environ, "close", n_sent=self.n_sent)

@@ -9,7 +9,7 @@ SHOP_ORIGINS  CSRF_TRUSTED_ORIGINS, for a TLS proxy in front, separated likewise
 SHOP_SSL_REDIRECT  1 redirects requests without TLS to https (default: off)
 SHOP_DEBUG    1 turns on Django's debug pages (default: off, as in production)
 
-Used by wsgi.py, asgi.py and manage.py. It has no settings of the server.
+Used by wsgi.py, asgi.py and manage.py. It contains no settings of the server that runs it.
 """
 
 import os

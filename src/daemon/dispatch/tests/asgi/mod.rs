@@ -127,13 +127,13 @@ fn send(upload: &Upload, task: &Arc<WakeCounter>, bytes: &[u8], end: bool) -> Po
 
 #[test]
 fn worker_gets_as_many_requests_as_its_interface_has_slots() {
-    for (interface, most) in [(Interface::Asgi, 3), (Interface::Wsgi, 1)] {
+    for (interface, n_slots) in [(Interface::Asgi, 3), (Interface::Wsgi, 1)] {
         let mut rig = Rig::booting(3);
         rig.report_ready(interface);
         rig.dispatcher.admit(WORKER);
         let tickets: Vec<_> = (0..5).map(|_| rig.submit(b"/")).collect();
-        let given = iter::from_fn(|| rig.next_frame()).count();
-        assert_eq!(given, most, "{interface:?}");
+        let n_assigned = iter::from_fn(|| rig.next_frame()).count();
+        assert_eq!(n_assigned, n_slots, "{interface:?}");
         drop(tickets);
     }
 }
@@ -312,10 +312,10 @@ fn half_close_is_reported_once_and_response_is_delivered() {
 #[test]
 fn unstarted_request_is_revoked_and_frees_its_slot() {
     let mut rig = Rig::asgi(1);
-    let given = rig.submit(b"/given");
+    let assigned = rig.submit(b"/assigned");
     let next = rig.submit(b"/next");
-    assert!(given.half_close().is_some() && given.revoke());
-    drop(given);
+    assert!(assigned.half_close().is_some() && assigned.revoke());
+    drop(assigned);
     // The worker gets a half-close of an exchange that it does not know.
     assert!(matches!(rig.next_frame(), Some(WorkerFrame::HalfClose(_))));
     let Some(WorkerFrame::Request(id, path)) = rig.next_frame() else { panic!("no request arrived") };
@@ -325,7 +325,7 @@ fn unstarted_request_is_revoked_and_frees_its_slot() {
 }
 
 #[test]
-fn end_without_head_after_half_close_is_no_failure() {
+fn end_without_head_after_half_close_is_not_a_failure() {
     let mut rig = Rig::asgi(2);
     let (ticket, id) = rig.claim_streaming();
     ticket.half_close();
