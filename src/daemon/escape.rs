@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn printable_text_is_shown_as_it_is() {
+    fn printable_text_is_unchanged() {
         for text in [
             "",
             "GET /hello?",

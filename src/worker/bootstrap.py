@@ -12,7 +12,7 @@ import sys
 
 CONTROL = 3
 EX_CONFIG = 78
-# Beside the extension: the file of this process's main module, which does nothing when it is run.
+# The file of this process's main module, in the directory of the extension. It does nothing when it is run.
 MAIN_MODULE = "rgun_main.py"
 
 

@@ -9,7 +9,7 @@ import statistics
 HEADS = {
     "requests_per_s": "req/s",
     "cpu_us_per_request": "CPU us/req",
-    "cpu_us_beside": "beside",
+    "cpu_us_same_core": "same core",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
     "pss_mib": "PSS MiB",

@@ -147,7 +147,7 @@ def rows(**rates):
     """Returns rows of the hello table with these rates."""
     figures = {
         "cpu_us_per_request": 5.0,
-        "cpu_us_beside": 5.0,
+        "cpu_us_same_core": 5.0,
         "p50_ms": 1.0,
         "p99_ms": 2.0,
         "pss_mib": 20.0,

@@ -100,12 +100,12 @@ def closed_loop(
     connections=CONNECTIONS,
     threads_of=(),
     also=lambda server: None,
-    beside=False,
+    same_core=False,
     headers=(),
 ):
     """Returns a measurement by wrk on `path`; `also` is a further check before the load.
 
-    With `beside` the CPU time per request is measured again with the client on the server's core. The
+    With `same_core` the CPU time per request is measured again with the client on the server's core. The
     difference is the cost of different cores (a constant hyper response takes 5.1 us, and 3.3 us on its
     client's core; two virtual cores of a Xeon, Linux 6.18). It explains a figure and is not a goal.
     """
@@ -129,10 +129,10 @@ def closed_loop(
                 "client_busy": counts["client_busy"],
                 "foreign_busy": measured.foreign,
             }
-            if beside:
+            if same_core:
                 with Measurement(server) as measured:
                     counts = load.wrk(url, connections, round(run.seconds) or 1, run.server_core)
-                figures["cpu_us_beside"] = measured.server_seconds * 1e6 / counts["requests"]
+                figures["cpu_us_same_core"] = measured.server_seconds * 1e6 / counts["requests"]
             return figures
 
     return measure
@@ -323,8 +323,8 @@ def mixed_ideal(seconds, rounds):
 UVICORNS = ("uvicorn", "uvicorn-websockets")
 
 RATE = ("requests_per_s", "cpu_us_per_request", "p50_ms", "p99_ms", "pss_mib")
-HELLO_RATE = ("requests_per_s", "cpu_us_per_request", "cpu_us_beside", "p50_ms", "p99_ms", "pss_mib")
-BESIDE = "beside: CPU us/req with the client on the server's core instead of another one"
+HELLO_RATE = ("requests_per_s", "cpu_us_per_request", "cpu_us_same_core", "p50_ms", "p99_ms", "pss_mib")
+SAME_CORE = "same core: CPU us/req with the client on the server's core instead of another one"
 TRANSFER = ("mib_per_s", "cpu_ms_per_transfer", "pss_mib")
 SMALL_PEERS = ("granian", "fastwsgi", "bjoern")
 ASGI = ("rgun", "granian", "uvicorn")
@@ -335,19 +335,19 @@ GTHREAD = {"gunicorn-gthread": {"threads": 4}}
 WORKLOADS = {
     "hello": Workload(
         f"WSGI hello, one worker, {CONNECTIONS} keep-alive connections",
-        closed_loop(HELLO, "/", is_hello, threads_of=GTHREAD, beside=True),
+        closed_loop(HELLO, "/", is_hello, threads_of=GTHREAD, same_core=True),
         ("limit", *DJANGO),
         HELLO_RATE,
         "requests_per_s",
-        note=BESIDE,
+        note=SAME_CORE,
     ),
     "asgi-hello": Workload(
         f"ASGI hello, one worker, {CONNECTIONS} keep-alive connections",
-        closed_loop(ASGI_HELLO, "/", is_hello, beside=True),
+        closed_loop(ASGI_HELLO, "/", is_hello, same_core=True),
         ("limit", *ASGI),
         HELLO_RATE,
         "requests_per_s",
-        note=BESIDE,
+        note=SAME_CORE,
     ),
     "asgi-sse": Workload(
         f"ASGI, {len(CHUNKS)} server-sent events each, one worker, {CONNECTIONS} keep-alive connections",
@@ -460,7 +460,7 @@ WORKLOADS = {
         "requests_per_s",
     ),
     "mixed": Workload(
-        "p99 of 0.2 ms views (200/s) beside 100 ms views (20/s), open loop, 4 workers x 1 thread",
+        "p99 of 0.2 ms views (200/s) together with 100 ms views (20/s), open loop, 4 workers x 1 thread",
         measure_mixed,
         DJANGO,
         ("short_p50_ms", "short_p99_ms", "short_max_ms", "long_p99_ms", "retries"),

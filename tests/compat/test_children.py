@@ -15,10 +15,10 @@ def serving(start):
     """A function that starts a daemon and lets its worker start a program."""
     started = []
 
-    def serving(*flags, stubborn="", **settings):
+    def serving(*flags, ignores_sigterm="", **settings):
         server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1", *flags), settings)
         server.wait_for_log("worker 0 is ready")
-        facts = server.get(f"/start?stubborn={stubborn}").json()
+        facts = server.get(f"/start?ignores_sigterm={ignores_sigterm}").json()
         started.append(facts["child"])
         return server, facts["worker"], facts["child"]
 
@@ -49,7 +49,7 @@ def test_children_of_a_replaced_worker_may_finish(serving, flags, leaves):
 
 
 def test_children_past_their_timeout_are_killed_and_logged(serving):
-    server, worker, child = serving(RGUN_WORKERS_CHILDREN_TIMEOUT="500ms", stubborn="yes")
+    server, worker, child = serving(RGUN_WORKERS_CHILDREN_TIMEOUT="500ms", ignores_sigterm="yes")
     os.kill(worker, signal.SIGTERM)
     line = server.wait_for_log("left processes behind")
     assert f"worker 0 (pid {worker})" in line
@@ -81,7 +81,7 @@ def test_stop_terminates_children(serving):
 
 
 def test_stop_waits_for_stubborn_children_until_the_drain_ends(serving):
-    server, _, child = serving(RGUN_TIMEOUTS_DRAIN="2s", stubborn="yes")
+    server, _, child = serving(RGUN_TIMEOUTS_DRAIN="2s", ignores_sigterm="yes")
     server.process.terminate()
     server.wait_for_log("waiting for what workers have left behind (")
     assert is_running(child)
@@ -94,7 +94,9 @@ def test_stop_waits_for_stubborn_children_until_the_drain_ends(serving):
 
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGQUIT])
 def test_second_stop_signal_does_not_wait_for_children(serving, again):
-    server, _, child = serving(RGUN_TIMEOUTS_DRAIN="60s", RGUN_WORKERS_CHILDREN_TIMEOUT="60s", stubborn="yes")
+    server, _, child = serving(
+        RGUN_TIMEOUTS_DRAIN="60s", RGUN_WORKERS_CHILDREN_TIMEOUT="60s", ignores_sigterm="yes"
+    )
     server.process.terminate()
     server.wait_for_log("waiting for what workers have left behind")
 

@@ -95,7 +95,7 @@ def test_exception_after_the_head_cuts_the_response(threaded_probe):
     threaded_probe.wait_for_log("ValueError: told to")
 
 
-def test_exc_info_before_the_head_replaces_it(server):
+def test_exc_info_before_the_head_replaces_the_head(server):
     response = server.get("/exc-info/before")
     assert (response.status, response.body) == (500, b"replaced\n")
     assert response.all("x-first") == []

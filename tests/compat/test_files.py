@@ -89,7 +89,7 @@ def test_middleware_can_iterate_the_wrapper(server):
     assert server.get("/file/iterated").body == numbered(20_000)
 
 
-def test_head_for_a_file_has_its_length_and_closes_it(server, marker):
+def test_head_for_a_file_has_a_length_and_closes_the_file(server, marker):
     with server.connect() as connection:
         response = connection.request("HEAD", f"/file?size=5000&id={marker}")
         assert response["content-length"] == "5000"
@@ -130,7 +130,7 @@ def test_hundred_files_leave_no_descriptor_open(probe):
 
 
 @pytest.mark.parametrize("name", BY_DESCRIPTOR + BY_READING)
-def test_file_like_object_is_sent_as_it_reads(likes, name):
+def test_file_like_object_is_sent_as_read_returns_it(likes, name):
     if name.startswith("django") and importlib.util.find_spec("django") is None:
         pytest.skip("SKIPPED: no django here")
     if name == "of_sysfs" and not os.path.exists(SYSFS):

@@ -358,15 +358,15 @@ def test_slow_client_delays_no_other_and_loses_no_byte(threaded_server):
 
 
 def test_slow_readers_do_not_block_other_clients(server):
-    """With one thread: the daemon buffers whole responses, and the thread serves on."""
-    lazy = []
+    """The server has one thread. The daemon buffers whole responses, so the thread serves other requests."""
+    unread = []
     for _ in range(4):
         connection = server.connect()
         connection.send(b"GET /big?mib=1 HTTP/1.1\r\nHost: h\r\n\r\n")
         assert connection.head()[0] == 200
-        lazy.append(connection)
+        unread.append(connection)
     assert len(server.get("/big/chunks?mib=3").body) == 3 << 20
-    for connection in lazy:
+    for connection in unread:
         assert len(connection.read_exactly(1 << 20)) == 1 << 20
         connection.socket.close()
 

@@ -144,7 +144,7 @@ def test_daemon_signals_are_ignored_while_python_starts(start, python, tmp_path)
 
 
 @pytest.mark.parametrize("target", ["signalled:wsgi", "signalled:asgi"])
-def test_sigterm_to_the_zygote_replaces_it_alone(start, target):
+def test_sigterm_to_the_zygote_replaces_only_the_zygote(start, target):
     server = start(target, COMPAT_APPS, ("--workers", "1", "--preload"))
     server.wait_for_log("worker 0 is ready")
     before = server.get("/who").json()
@@ -160,7 +160,7 @@ def test_sigterm_to_the_zygote_replaces_it_alone(start, target):
 
 @pytest.mark.parametrize("number", EXIT_SIGNALS)
 @pytest.mark.parametrize("preload", [(), ("--preload",)])
-def test_signal_to_a_booting_worker_ends_it_and_retries(start, tmp_path, number, preload):
+def test_signal_to_a_booting_worker_retries_the_boot(start, tmp_path, number, preload):
     gate = tmp_path / "boot"
     begun = tmp_path / "boot.begun"
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1", *preload), {"BOOT_GATE": str(gate)})
@@ -200,7 +200,7 @@ def test_application_handler_may_call_the_servers(start):
     assert server.get("/who").json()["pid"] != pid
 
 
-def test_restoring_sigint_does_not_make_it_fatal(start):
+def test_asyncio_run_keeps_the_sigint_handler(start):
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1")).wait_ready()
     # asyncio.run() replaces Python's handler of SIGINT and restores it.
     assert server.get("/asyncio").json() is False

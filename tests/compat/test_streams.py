@@ -91,7 +91,7 @@ def test_wsgi_stream_at_its_deadline_is_504_or_cut(start, python):
         assert f"{target.partition('?')[0]} 504" not in server.log()
 
 
-def test_file_can_follow_a_head_sent_alone(start, project):
+def test_file_can_follow_a_head_without_body(start, project):
     server = start(
         "late_file:application",
         project(

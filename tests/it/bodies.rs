@@ -263,7 +263,7 @@ fn a_short_file_leaves_the_response_incomplete() {
 
 /// A fault that follows a file is reported too.
 #[test]
-fn an_exception_after_a_file_leaves_it_incomplete() {
+fn an_exception_after_a_file_truncates_the_response() {
     let daemon = Rgun::fake().start_ready();
     for count in 1..=10 {
         // If the fault arrives before the head is sent, the response is a 500.

@@ -130,7 +130,7 @@ fn requests_avoid_a_worker_that_claims_nothing() {
 }
 
 #[test]
-fn the_only_worker_is_replaced_when_it_claims_nothing() {
+fn an_only_worker_that_claims_nothing_is_replaced() {
     for path in ["/breach-tail", "/breach-tail/back", "/breach-asleep"] {
         let daemon = Rgun::fake().flags(["--timeout", "400ms"]).start_ready();
         assert_eq!(daemon.get(path).status, 200, "{path}: the response was correct");

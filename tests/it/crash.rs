@@ -40,7 +40,7 @@ fn a_worker_killed_while_idle_is_replaced() {
 }
 
 #[test]
-fn a_worker_death_within_a_body_truncates_it() {
+fn a_worker_death_within_a_body_truncates_the_body() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     match client.send_get("/die-mid-body").try_response("GET") {

@@ -125,16 +125,16 @@ fn a_full_queue_is_503_at_once_with_retry_after() {
 fn a_client_with_too_many_waiting_requests_gets_429() {
     let daemon = Rgun::fake().set("limits.queue_per_client", "1").start_ready();
     let mut slow = running(&daemon, 400);
-    // Named by a trusted proxy, which is the peer on the unix socket.
+    // A trusted proxy, here the peer on the unix socket, names the client.
     let send = |client: &str| {
         let mut connection = daemon.connect();
         let request = format!("GET /hello HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: {client}\r\n\r\n");
         connection.send(request);
         connection
     };
-    let mut greedy: Vec<_> = (0..8).map(|_| send("192.0.2.1")).collect();
+    let mut crowding: Vec<_> = (0..8).map(|_| send("192.0.2.1")).collect();
     let mut others: Vec<_> = (2..6).map(|host| send(&format!("192.0.2.{host}"))).collect();
-    let responses: Vec<_> = greedy.iter_mut().map(Client::response).collect();
+    let responses: Vec<_> = crowding.iter_mut().map(Client::response).collect();
     let (served, shed): (Vec<_>, Vec<_>) = responses.iter().partition(|response| response.status == 200);
     // One waits in the queue, and one or two are prefetched by the worker.
     assert!((1..=3).contains(&served.len()), "{} served, {} shed", served.len(), shed.len());

@@ -86,7 +86,7 @@ fn a_removed_application_directory_is_named() {
 }
 
 #[test]
-fn a_start_in_a_removed_directory_names_it() {
+fn a_start_in_a_removed_directory_fails_with_status_78() {
     let scratch = Scratch::new();
     let shell = "mkdir gone && cd gone && rmdir ../gone && exec \"$0\" fake:app";
     let rgun = Command::new("/bin/sh")

@@ -157,7 +157,7 @@ fn returning_after_a_half_close_is_not_an_error() {
 }
 
 #[test]
-fn an_application_started_after_a_half_close_gets_it() {
+fn an_application_started_late_receives_the_half_close() {
     let daemon = Rgun::fake().fake_behaviour("asgi").set("workers.concurrency", "1").start_ready();
     let slow = running(&daemon, 2);
     let mut waiting = send_and_half_close(&daemon, "/half-close");

@@ -40,7 +40,7 @@ fn the_access_log_has_static_files_without_a_worker() {
 }
 
 #[test]
-fn a_file_that_is_replaced_is_sent_as_it_was() {
+fn a_file_replaced_while_sent_keeps_its_old_content() {
     let daemon = with_mount(Rgun::fake().over_tcp(), "/static/", "").start_ready();
     let huge = site(&daemon).join("huge.bin");
     fs::write(&huge, vec![b'a'; 64 << 20]).unwrap();

@@ -29,5 +29,5 @@ def daemon_binary():
 
 
 def extension():
-    """Returns the path of the Python extension, which is beside the daemon."""
+    """Returns the path of the Python extension, which is in the daemon's directory."""
     return daemon_binary().parent / "rgun_worker.abi3.so"

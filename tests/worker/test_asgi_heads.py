@@ -64,7 +64,7 @@ def test_response_without_a_body_ends_with_its_head(worker, case):
     assert ([frame[0] for frame in answer.frames], answer.raised) == ([RESPOND, BODY], [])
 
 
-def test_file_can_follow_a_head_sent_alone(worker):
+def test_file_can_follow_a_head_without_body(worker):
     exchange, _ = begin(worker, "/late_file/1")
     open_gate(worker, "late_file/1")
     answer = worker.wait_done(exchange)
@@ -72,7 +72,7 @@ def test_file_can_follow_a_head_sent_alone(worker):
     assert ([frame[0] for frame in answer.frames][:2], answer.fields) == ([RESPOND, BODY], [])
 
 
-def test_trailers_can_follow_a_head_sent_alone(worker):
+def test_trailers_can_follow_a_head_without_body(worker):
     exchange, _ = begin(worker, "/late_trailers/1")
     open_gate(worker, "late_trailers/1")
     answer = worker.wait_done(exchange)

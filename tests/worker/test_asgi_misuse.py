@@ -33,7 +33,7 @@ def test_exception_before_the_first_byte_sends_no_head(worker, case):
     assert answer.trace.count("Traceback") == 1
 
 
-def test_exception_during_the_body_cuts_it(worker):
+def test_exception_during_the_body_truncates_the_body(worker):
     answer = worker.fetch("/raises_late")
     assert (answer.status, answer.body) == (200, b"part")
     assert failure_of(answer) == "ValueError: in the body"

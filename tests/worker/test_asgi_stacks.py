@@ -26,7 +26,7 @@ def test_task_at_its_deadline_is_reported_and_cancelled(worker):
 
 
 def test_response_after_cancellation_is_dropped(worker):
-    exchange = worker.submit("/stubborn")
+    exchange = worker.submit("/ignores_cancellation")
     worker.fetch("/ignore")
     worker.disconnect(exchange, cancel=True)
     worker.next_report("warning")

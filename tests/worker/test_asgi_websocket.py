@@ -394,7 +394,7 @@ def test_denial_is_an_ordinary_response(worker):
 # ------------------------------------------------ many that idle
 
 
-def test_scope_is_freed_when_the_application_drops_it(worker):
+def test_scope_dropped_by_the_application_is_freed(worker):
     exchange = open_websocket(worker, "/frugal")
     worker.message(exchange, "now")
     assert worker.wait_done(exchange).messages == ["true"]

@@ -35,7 +35,7 @@ impl CompletionSender {
         Ok(self.push_positioned(frame)?.is_some())
     }
 
-    /// As [`CompletionSender::push`], and returns the position for [`CompletionSender::mark_done`].
+    /// Pushes like [`CompletionSender::push`], and returns the position for [`CompletionSender::mark_done`].
     ///
     /// # Errors
     /// As [`CompletionSender::push`].

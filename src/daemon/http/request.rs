@@ -92,7 +92,7 @@ impl RequestProgress {
         }
     }
 
-    /// As [`RequestProgress::ticket`], to change it.
+    /// Returns the ticket like [`RequestProgress::ticket`], for changes.
     pub(super) fn ticket_mut(&mut self) -> Option<&mut Ticket> {
         match self {
             Self::Submitted(Ok(ticket)) => Some(ticket),

@@ -181,7 +181,7 @@ pub enum Report {
         /// The limit it reached, or the signal it received.
         reason: RecycleReason,
     },
-    /// A reload has started: a new generation boots beside the live one.
+    /// A reload has started: a new generation boots alongside the live one.
     ReloadStarted {
         /// The new generation.
         generation: Generation,

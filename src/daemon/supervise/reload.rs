@@ -1,4 +1,4 @@
-//! Reloads: boots a new generation beside the live one (canary, probe, then the rest) and switches all traffic to it at
+//! Reloads: boots a new generation alongside the live one (canary, probe, then the rest) and switches all traffic to it at
 //! once, or leaves the live one untouched. After the switch, `reload.watch` may roll back to the previous generation.
 //!
 //! The live generation is not changed before all new workers are ready, so a failed reload has nothing to undo. If no

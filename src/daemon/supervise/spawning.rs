@@ -25,7 +25,7 @@ impl Supervisor {
         while let Some(number) = self.next_reload_seat() {
             let Some(pending) = &self.pending else { return };
             // A reload waits for room; no request is aborted for it. The wait ends: only workers of the live generation
-            // retire without a deadline, and the limit leaves room beside all of them.
+            // retire without a deadline, and the limit exceeds their number.
             if !self.has_room(pending.set.generation) {
                 return;
             }
@@ -79,8 +79,8 @@ impl Supervisor {
     }
 
     /// Returns true if the process limits allow one more worker of this generation: twice the number of its seats, so
-    /// that every seat may have a stuck process beside its current one, and three times in all, so that another
-    /// generation can boot as well.
+    /// that every seat may have a stuck process in addition to its current one. All generations together may have three
+    /// times as many, so that another generation can boot as well.
     pub(super) fn has_room(&self, generation: Generation) -> bool {
         self.worker_set(generation).is_some_and(|set| self.n_workers(generation) < 2 * set.seats.len())
             && self.n_all_workers() < self.max_workers()

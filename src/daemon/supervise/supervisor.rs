@@ -11,7 +11,7 @@
 //!   all vacancies share its backoff: an import error is reported once instead of once per seat, and a recovering
 //!   database sees one connection instead of one per seat.
 //! - **Process limits.** A generation has at most twice as many workers as seats, including those on their way out: a
-//!   stuck worker gives up its seat, so each seat may have a replacement beside it. When the replacements are stuck
+//!   stuck worker gives up its seat, so each seat may have a replacement as well. When the replacements are stuck
 //!   too, the worker that has been retiring longest is killed, so that no seat stays empty until the drain timeout.
 //!   All generations together have at most three times as many, so that a reload can boot meanwhile. Zygotes are
 //!   counted separately.
@@ -38,7 +38,7 @@ pub struct Supervisor {
     pub(super) phase: DaemonPhase,
     /// The generation that receives requests.
     pub(super) live: WorkerSet,
-    /// The generation that boots beside the live one; `None` while no reload is in progress.
+    /// The generation that boots alongside the live one; `None` while no reload is in progress.
     pub(super) pending: Option<PendingReload>,
     /// The previous generation while `reload.watch` lasts; never set together with `pending`.
     pub(super) rollback: Option<RollbackTarget>,

@@ -172,11 +172,11 @@ fn client_certificate_is_described_or_required() {
     let place = TestDir::new();
     let certs = [self_signed(&["localhost"], VALID_YEARS)];
     let (ca, issuer) = authority("Test CA");
-    let (_, stranger) = authority("Stranger");
+    let (_, other_ca) = authority("Other CA");
     let mut tls = section(&place, &certs);
     tls.client_ca = Some(place.file("ca.pem", ca.cert.as_bytes(), 0o644));
     let known = client_cert(&issuer, &ca);
-    let unknown = client_cert(&stranger, &ca);
+    let unknown = client_cert(&other_ca, &ca);
     let anonymous = Arc::new(client(&[&certs[0]], None));
     let with = |identity| Arc::new(client(&[&certs[0]], Some(identity)));
 
@@ -207,11 +207,11 @@ fn sessions_are_resumed_over_a_reload_with_the_same_policy() {
     let mut tls = section(&place, &certs);
     let first = load(&tls).context;
     let reloaded = TlsContext::load(&tls, HTTP1, Some(&first)).unwrap().unwrap().context;
-    let stranger = load(&tls).context;
+    let other_ca = load(&tls).context;
     tls.client_ca = Some(place.file("ca.pem", ca.cert.as_bytes(), 0o644));
     tls.client_auth = ClientAuth::Optional;
     let stricter = TlsContext::load(&tls, HTTP1, Some(&first)).unwrap().unwrap().context;
-    for (second, resumed) in [(&first, true), (&reloaded, true), (&stranger, false), (&stricter, false)] {
+    for (second, resumed) in [(&first, true), (&reloaded, true), (&other_ca, false), (&stricter, false)] {
         let mut config = client(&[&certs[0]], None);
         config.resumption = Resumption::in_memory_sessions(8);
         let config = Arc::new(config);

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_connection_waits_for_the_close_timeout_alone() {
+    fn closing_connection_has_only_the_close_timeout() {
         let mut timers = ConnTimers::new(0, true);
         assert_eq!(timers.due(0, &SETTINGS, true, true), Some(Due::Restart));
         timers.start_close_timeout(0);

@@ -170,8 +170,8 @@ def do_files():
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
-def do_start(stubborn=""):
+def do_start(ignores_sigterm=""):
     """Starts a program in the worker's process group and does not wait for it."""
-    ignore = "trap '' TERM; " if stubborn else ""
+    ignore = "trap '' TERM; " if ignores_sigterm else ""
     child = subprocess.Popen(["sh", "-c", f"{ignore}while :; do sleep 0.1; done"], stdout=subprocess.DEVNULL)
     return {"worker": os.getpid(), "child": child.pid}

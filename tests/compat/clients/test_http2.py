@@ -304,7 +304,7 @@ def secure(start, tmp_path_factory):
     return server
 
 
-def test_tls_client_that_offers_http2_gets_it(secure):
+def test_tls_client_that_offers_h2_gets_http2(secure):
     with Http2Connection(secure.tcp_address, tls=secure.tls) as connection:
         assert connection.socket.selected_alpn_protocol() == "h2"
         scope = connection.get("/scope").json()

@@ -162,7 +162,7 @@ def test_invalid_response_on_the_socket_is_a_502(server, answer):
     server.wait_for_log(f"/hand/reject/{answer} 502")
 
 
-def test_unused_socket_leaves_the_response_as_it_is(server):
+def test_unused_socket_does_not_change_the_response(server):
     with server.connect() as client:
         for _ in range(3):
             response = client.request("GET", "/hand/ignore/it", headers=HANDSHAKE)

@@ -86,7 +86,7 @@ def test_lost_client_is_a_disconnect_with_1006(framework, marker):
     assert wait_for_records(framework, marker) == ["cancelled" if framework.name == "quart" else 1006]
 
 
-def test_exception_in_a_websocket_closes_it_and_is_logged(framework):
+def test_exception_closes_the_websocket_and_is_logged(framework):
     with connect(f"{framework.ws}/ws/fail") as socket:
         # Some frameworks close with their own codes.
         assert closed(socket)[0] == {"litestar": 4500, "quart": 1000}.get(framework.name, 1011)

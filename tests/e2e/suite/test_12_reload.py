@@ -194,7 +194,7 @@ def test_later_reload_supersedes_a_running_one(app):
     assert "superseded" in output, output
 
 
-def test_reload_during_the_first_boot_replaces_it(app):
+def test_reload_during_the_first_boot_replaces_the_boot(app):
     host.deploy(app, 2, "import time; time.sleep(60)")
     host.systemctl("--no-block", "restart", host.SERVICE)
     wait_until("release 2 boots", lambda: host.show("ActiveState") == "activating" and workers())

@@ -62,11 +62,11 @@ def test_worker_over_max_memory_is_replaced_without_loss():
 
 def test_out_of_memory_request_is_502_and_other_worker_serves(controller):
     daemon, since = host.main_pid(), host.journal_cursor()
-    beside, other = host.start_slow_request(3)
+    other_request, other = host.start_slow_request(3)
     (victim,) = set(host.two_workers()) - {other}
     answer = host.get("/grow/400")
     assert answer.status == 502
-    assert beside.result().json()["pid"] == other
+    assert other_request.result().json()["pid"] == other
     entries = wait_until(
         "the request is in the journal",
         lambda: host.journal(since, RGUN_REQUEST_ID=answer["x-request-id"]),

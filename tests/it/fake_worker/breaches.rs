@@ -15,7 +15,7 @@
 //! | `/breach-length-header/sign`, `/two` | `content-length: +10` / 10 and 11 |
 //! | `/breach-file`, `/huge`, `/beyond` | a file after bytes / the same, with almost 2^64 bytes / a file whose end is beyond 2^63 |
 //! | `/breach-status/N` | status N |
-//! | `/breach-field/NAME` | `NAME: chunked` beside a length |
+//! | `/breach-field/NAME` | `NAME: chunked` in addition to a length |
 //! | `/breach-reason` | a reason phrase of two lines |
 //! | `/breach-empty-chunks` | a part with an empty chunk |
 

@@ -39,7 +39,7 @@ pub(super) fn fake_worker() -> PathBuf {
     path
 }
 
-/// Returns the binary where it was built, beside the extension.
+/// Returns the path of the binary where it was built, in the directory of the extension.
 pub(crate) fn binary_with_extension() -> PathBuf {
     let extension = build_directory().join("rgun_worker.abi3.so");
     assert!(
@@ -51,8 +51,8 @@ pub(crate) fn binary_with_extension() -> PathBuf {
     built_binary().to_owned()
 }
 
-/// Returns the binary beside an empty file with the extension's name, for tests with the fake worker. It is a hard
-/// link, because the daemon looks for the extension beside its executable with symbolic links resolved.
+/// Returns the path of a binary next to an empty file with the extension's name, for tests with the fake worker. The
+/// binary is a hard link, because the daemon looks for the extension beside its executable with symbolic links resolved.
 pub(crate) fn binary_without_extension() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let link = || -> std::io::Result<PathBuf> {
@@ -73,7 +73,7 @@ pub(crate) fn binary_without_extension() -> PathBuf {
         Ok(binary)
     };
     let made =
-        || link().unwrap_or_else(|error| panic!("cannot put the binary beside an empty extension: {error}"));
+        || link().unwrap_or_else(|error| panic!("cannot put the binary next to an empty extension: {error}"));
     BINARY.get_or_init(made).clone()
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{Client, Daemon, Response, Rgun, Scratch, pattern};
 
-/// A site below the scratch directory, and a secret beside it.
+/// Makes a site below the scratch directory, and a secret file next to the site.
 pub(crate) fn make_site(scratch: &Scratch) -> PathBuf {
     let site = scratch.join("site");
     for directory in ["", "css", "docs", "empty", ".git", ".well-known/acme-challenge", "sub"] {

@@ -237,7 +237,7 @@ async def inner(receive):
 
 
 @case
-async def stubborn(scope, receive, send):
+async def ignores_cancellation(scope, receive, send):
     """Catches its cancellation and responds."""
     try:
         await asyncio.sleep(1000)

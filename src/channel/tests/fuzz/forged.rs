@@ -273,7 +273,7 @@ impl Site {
         let mut client = UnixStream::connect(&self.socket).expect("the daemon listens");
         client.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         client
-            .write_all(b"GET /honest HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            .write_all(b"GET /correct HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
             .expect("the daemon reads");
         forger.claim(self);
         let exchange = forger.exchanges.first().copied().expect("it has claimed the request");

@@ -28,7 +28,7 @@ fn sockets_without_tls_follow_the_certificate_and_others() {
 }
 
 #[test]
-fn a_table_has_the_proxy_protocol_of_listen_unless_it_says() {
+fn a_table_inherits_the_proxy_protocol_of_listen() {
     let case = Case::new();
     for (text, expected) in [
         ("[listen.a]\nbind = \":80\"\n", [false, false, false]),
@@ -44,7 +44,7 @@ fn a_table_has_the_proxy_protocol_of_listen_unless_it_says() {
 }
 
 #[test]
-fn proxy_protocol_without_anybody_to_send_it_is_an_error() {
+fn proxy_protocol_without_a_trusted_peer_is_an_error() {
     let case = Case::new();
     for listen in ["[listen]\nproxy_protocol = true\n", "[listen.a]\nproxy_protocol = true\n"] {
         let error = case.with(&format!("{listen}[proxy]\ntrusted = []\n")).unwrap_err();

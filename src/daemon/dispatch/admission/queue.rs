@@ -78,7 +78,7 @@ impl Queue {
         }
     }
 
-    /// As [`Queue::insert`], for an exchange that was revoked from a worker before it started.
+    /// Inserts an exchange that was revoked from a worker before it started.
     pub(crate) fn reinsert(&mut self, id: ExchangeId, ready_at: Instant) {
         self.insert(id, ready_at);
         self.estimate.undo_departure();
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(next(&mut queue, start + 7 * SECOND), Some(4));
     }
 
-    /// As with a benchmark, or a proxy's pool of connections: each response is followed by a new request.
+    /// The load of a benchmark, or of a proxy's pool of connections: each response is followed by a new request.
     #[test]
     fn busy_queue_in_time_is_served_oldest_first() {
         let mut now = Instant::now();

@@ -35,7 +35,7 @@ impl fmt::Display for LengthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BodyForbidden => f.write_str("body with a status that has none"),
-            Self::BesideFile => f.write_str("body beside a file"),
+            Self::BesideFile => f.write_str("body bytes in addition to a file"),
             Self::Overflow => f.write_str("more body than can be counted"),
             Self::Mismatch { received, expected } => {
                 write!(f, "body of {received:?} bytes and announced {expected:?}")
@@ -163,10 +163,10 @@ mod tests {
         let any = || announced(StatusCode::OK, ContentLength::Absent);
         assert!(all(any(), &[bytes(0), file(1), bytes(0)], false));
         let max = i64::MAX as u64;
-        for beside in
+        for extra in
             [[bytes(1), file(1)], [file(1), bytes(1)], [file(UNTIL_EOF), bytes(1)], [file(max), file(max)]]
         {
-            assert!(!all(any(), &beside, false), "{beside:?}");
+            assert!(!all(any(), &extra, false), "{extra:?}");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! room. The daemon sends parts up to there and reads no more from the client. So a slow application slows its client
 //! down, and no more is buffered than the worker's window and one read of the connection.
 //!
-//! `http` runs a task that holds an [`Upload`] beside the exchange's ticket; the task ends when a poll returns that the
+//! `http` runs a task that holds an [`Upload`], in addition to the exchange's ticket; the task ends when a poll returns that the
 //! application accepts no more.
 
 use std::task::{Context, Poll};

@@ -328,7 +328,7 @@ fn readmitted_worker_serves_and_drains_again() {
 }
 
 #[test]
-fn zygote_reports_arrive_and_it_gets_no_requests() {
+fn zygote_reports_and_gets_no_requests() {
     let mut rig = Rig::with(base_policy(), 0);
     let zygote = rig.attach(Generation(1), 1, None);
     let _ticket = rig.submit(b"/");

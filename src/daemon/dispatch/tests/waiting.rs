@@ -216,7 +216,7 @@ fn requests_waiting_for_the_first_worker_are_not_shed() {
 }
 
 #[test]
-fn client_with_too_many_waiting_requests_is_rejected_alone() {
+fn only_a_client_with_too_many_queued_requests_is_rejected() {
     let policy = Policy { queue_per_client: std::num::NonZeroU32::new(1), ..base_policy() };
     let rig = Rig::with(policy, 0);
     let first = rig.submit_from(b"192.0.2.1", b"/1").unwrap();

@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn a_client_cannot_choose_its_address() {
         let hops = ["for=10.0.0.1", "for=\"127.0.0.1:80\";proto=http", "by=_x;for=\"[::1]\"", ""];
-        let lies = [
+        let forged = [
             "for=6.6.6.6",
             "for=10.6.6.6",
             "for=\"",
@@ -289,7 +289,7 @@ mod tests {
         let mut rng = Rng::new(0x9E37_79B9_7F4A_7C15);
         for round in 0..20_000 {
             let mut values: Vec<String> = (0..rng.index(3))
-                .map(|_| (0..rng.index(4)).map(|_| rng.pick(&lies)).collect::<Vec<_>>().join(","))
+                .map(|_| (0..rng.index(4)).map(|_| rng.pick(&forged)).collect::<Vec<_>>().join(","))
                 .collect();
             let (written, expected) = rng.pick(&[
                 ("for=192.0.2.1;proto=http", "192.0.2.1"),

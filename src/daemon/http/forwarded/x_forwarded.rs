@@ -235,7 +235,7 @@ mod tests {
     fn a_client_cannot_choose_its_address() {
         let near = trusted(&NEAR);
         let hops = ["10.0.0.1", "127.0.0.1:80", "[::1]", "::1", "::ffff:10.2.2.2", "unix:", ""];
-        let lies = [
+        let forged = [
             "198.51.100.66",
             "10.6.6.6",
             "127.0.0.1",
@@ -255,7 +255,7 @@ mod tests {
         for round in 0..20_000 {
             // A client, which may send fields of its own, behind hops each of which appends to them or adds one.
             let sent: Vec<String> = (0..rng.index(3))
-                .map(|_| (0..rng.index(4)).map(|_| rng.pick(&lies)).collect::<Vec<_>>().join(","))
+                .map(|_| (0..rng.index(4)).map(|_| rng.pick(&forged)).collect::<Vec<_>>().join(","))
                 .collect();
             let mut values = sent;
             let client = rng.pick(&["192.0.2.1", "2001:db8::1", "[2001:db8::1]:4711"]);

@@ -21,7 +21,7 @@ use super::meter::{Meter, MeteredStream};
 use super::signals::StreamSignals;
 use super::{MAX_SEND_BUFFER, STREAM_WINDOW, stream};
 
-/// Bytes that HTTP/2 counts for each field beside its name and value (RFC 9113 §6.5.2).
+/// Bytes that HTTP/2 counts for each field in addition to its name and value (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
 /// Number of streams reset because of the client's errors after which h2 ends the connection.

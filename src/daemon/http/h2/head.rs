@@ -13,10 +13,10 @@ use crate::http::context::RequestLimits;
 use crate::http::fault::{Refusal, RequestFault};
 use crate::http::h1::framing::{self, Violation};
 
-/// Bytes of a field's line in HTTP/1.1 beside its name and value: ": " and CRLF.
+/// Bytes of a field's line in HTTP/1.1 in addition to its name and value: ": " and CRLF.
 const FIELD_LINE_BYTES: usize = 4;
 
-/// Bytes of a request line in HTTP/1.1 beside method and target: two spaces and the version.
+/// Bytes of a request line in HTTP/1.1 in addition to method and target: two spaces and the version.
 const REQUEST_LINE_BYTES: usize = " / HTTP/1.1".len() - 1;
 
 /// Checks the head and gives it the HTTP/1.1 form: `Host` from `:authority` and as the first field (as ASGI asks

@@ -150,12 +150,12 @@ fn exit_before_the_forked_report_is_still_returned() {
 
         // Unknown children are reaped as soon as no fork is pending.
         fixture.pool.fork(&fixture.spec(worker(1, 3)), worker(0, 1)).unwrap();
-        let stranger = child("exit 0");
-        wait_for_exit(stranger);
+        let unknown_child = child("exit 0");
+        wait_for_exit(unknown_child);
         assert_eq!(fixture.pool.reap(), []);
-        assert!(process::is_child(stranger));
+        assert!(process::is_child(unknown_child));
         assert_eq!(fixture.pool.on_fork_failed(worker(0, 1), 3).unwrap(), Some(worker(1, 3)));
-        assert!(!process::is_child(stranger));
+        assert!(!process::is_child(unknown_child));
         fixture.pool.on_fork_failed(worker(0, 1), 3).expect_err("already reported");
     });
 }

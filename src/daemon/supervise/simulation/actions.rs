@@ -238,7 +238,7 @@ impl World {
     fn spawn(&mut self, worker: WorkerId, generation: Generation, method: SpawnMethod) -> Check {
         let code = self.codes.get(&generation).ok_or("an unknown generation")?.clone();
         ensure(!code.forgotten, "a worker of a forgotten generation")?;
-        ensure(self.n_configured() <= 3, "more than two generations beside the live one")?;
+        ensure(self.n_configured() <= 3, "more than two generations alongside the live one")?;
         ensure(self.newest < worker.incarnation, "a reused incarnation")?;
         self.newest = worker.incarnation;
         let is_zygote = method == SpawnMethod::ExecZygote;

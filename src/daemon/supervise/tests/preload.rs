@@ -35,7 +35,7 @@ fn preloaded(count: u16) -> Harness {
 }
 
 #[test]
-fn zygote_boots_first_and_workers_are_forked_from_it() {
+fn zygote_boots_first_and_forks_the_workers() {
     let mut harness = Harness::with(preloading(3));
     let started = harness.send(Event::Started);
     assert_eq!(started[0], exec_zygote(1, 1));

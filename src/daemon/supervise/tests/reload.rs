@@ -1,4 +1,4 @@
-//! Reloads: the new generation boots beside the old one and takes over completely or not at all.
+//! Reloads: the new generation boots alongside the old one and takes over completely or not at all.
 
 use super::*;
 

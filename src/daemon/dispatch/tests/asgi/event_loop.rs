@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn overdue_task_is_cancelled_then_reported_as_ignoring_it() {
+fn overdue_task_that_ignores_cancellation_is_reported() {
     let mut rig = Rig::asgi(2);
     let tickets = [rig.submit(b"/yields"), rig.submit(b"/uncancelled")];
     let ids: Vec<_> = (0..2)
