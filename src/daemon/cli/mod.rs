@@ -65,6 +65,7 @@ struct Sources {
     environment: Environment,
     file: Option<PathBuf>,
     cwd: PathBuf,
+    program: Option<PathBuf>,
 }
 
 impl Invocation {
@@ -99,8 +100,9 @@ impl Invocation {
 
 impl Sources {
     fn read(&self) -> Result<Invocation, ConfigErrors> {
-        let Self { flags, environment, file, cwd } = self;
-        let Loaded { config, warnings } = config::load(flags.clone(), environment, file.as_deref(), cwd)?;
+        let Self { flags, environment, file, cwd, program } = self;
+        let Loaded { config, warnings } =
+            config::load(flags.clone(), environment, file.as_deref(), cwd, program.as_deref())?;
         Ok(Invocation { config, warnings, sources: self.clone() })
     }
 }
@@ -188,7 +190,9 @@ where
         None if environment.value("RGUN_APP_TARGET").is_some() => None,
         None => return Err(no_application(default_file)),
     };
-    let sources = Sources { flags: layer, environment: environment.clone(), file, cwd: cwd.to_owned() };
+    let program = args.first().and_then(|name| config::find_program(name, environment, cwd));
+    let sources =
+        Sources { flags: layer, environment: environment.clone(), file, cwd: cwd.to_owned(), program };
     let mut invocation = Box::new(sources.read().map_err(|errors| {
         let status = if errors.0.iter().all(is_on_command_line) { EX_USAGE } else { EX_CONFIG };
         failure(&errors, status)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::checker::{Checker, Layers};
 use super::keys::name;
+use super::python::Search;
 use super::value::Setting;
 use super::{
     App, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Listen, Loaded, Log,
@@ -131,7 +132,7 @@ impl Checker<'_> {
     }
 
     fn python(&mut self, directory: Option<&Path>) -> Option<Python> {
-        let Layers { environment, cwd, .. } = self.layers;
+        let Layers { environment, cwd, program, .. } = self.layers;
         if let Some(setting) = self.setting(name::PYTHON) {
             let absolute = paths::path(setting).is_ok_and(|path| Path::new(path).is_absolute());
             // A relative path needs a valid directory; an invalid one has been reported already.
@@ -144,7 +145,8 @@ impl Checker<'_> {
                 python::configured(paths::path(setting)?, base, environment, cwd).map(Some)
             });
         }
-        match python::search(directory?, environment, cwd, &mut self.warnings) {
+        let search = Search { program: *program, directory: directory?, environment, cwd };
+        match search.run(&mut self.warnings) {
             Ok(python) => Some(python),
             Err(error) => {
                 self.push_missing(name::PYTHON, error);

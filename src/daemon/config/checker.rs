@@ -16,12 +16,14 @@ pub(crate) struct Layers<'a> {
     pub(crate) variables: Layer,
     /// Settings from the file.
     pub(crate) file: Layer,
-    /// All variables, because VIRTUAL_ENV and PATH determine the interpreter.
+    /// All variables, because some determine the interpreter.
     pub(crate) environment: &'a Environment,
     /// The path of the file; `None` if none was read.
     pub(crate) path: Option<&'a Path>,
     /// The current directory; absolute.
     pub(crate) cwd: &'a Path,
+    /// The path that `rgun` was started by, absolute, its last component not resolved; `None` if it is unknown.
+    pub(crate) program: Option<&'a Path>,
 }
 
 /// The sources of the settings, and the errors and warnings found so far.

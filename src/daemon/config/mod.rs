@@ -56,9 +56,10 @@ pub(crate) use environment::{CONFIG_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
 pub use listen::{Listen, NamedListener};
 pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
+pub(crate) use python::find_program;
 pub use settings::{
     App, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Log, Loop, Python, PythonSource,
-    Reload, Retry, Underscores, WebSocket, Workers,
+    Reload, Retry, SearchedDirectory, Underscores, WebSocket, Workers,
 };
 pub use static_mounts::{FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount};
 pub use target::Target;
@@ -81,7 +82,8 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Merges and checks the sources: `command_line` over `environment` over the file over the defaults.
+/// Merges and checks the sources: `command_line` over `environment` over the file over the defaults. `program` is the
+/// path that `rgun` was started by.
 ///
 /// # Errors
 /// All errors at once. The exception is a file that cannot be read or is not TOML: then only this and errors in the
@@ -91,6 +93,7 @@ pub(crate) fn load(
     environment: &Environment,
     path: Option<&Path>,
     cwd: &Path,
+    program: Option<&Path>,
 ) -> Result<Loaded, ConfigErrors> {
     let mut errors = Vec::new();
     let variables = environment::read(environment, &mut errors);
@@ -100,5 +103,5 @@ pub(crate) fn load(
         // The file's settings are unknown, so further errors could be wrong.
         Some(None) => return Err(ConfigErrors(errors)),
     };
-    check::check(&checker::Layers { command_line, variables, file, environment, path, cwd }, errors)
+    check::check(&checker::Layers { command_line, variables, file, environment, path, cwd, program }, errors)
 }

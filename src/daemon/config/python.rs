@@ -1,9 +1,14 @@
 //! Finds the interpreter the workers run.
 //!
-//! The interpreter is the configured one, or else the first of: `$VIRTUAL_ENV/bin/python`, `.venv/bin/python` and `venv/bin/python` in the
-//! application's directory, `python3` on PATH. The path is never canonicalized: a virtual environment's
-//! `bin/python` is a symlink, and Python looks for `pyvenv.cfg` beside the path it was started with (PEP 405), so the
-//! symlink's target would be the wrong Python.
+//! The interpreter is the configured one, or else the first of:
+//!
+//! 1. `bin/python` of the virtual environment that contains the started `rgun`;
+//! 2. that of the environment that `$VIRTUAL_ENV`, `$UV_PROJECT_ENVIRONMENT` or `$CONDA_PREFIX` names;
+//! 3. that of `.venv`, `venv`, `env` or `.env` in the application's directory, in its parent, in the current directory;
+//! 4. `python3` on PATH.
+//!
+//! The path is never canonicalized: a virtual environment's `bin/python` is a symlink, and Python looks for `pyvenv.cfg`
+//! beside the path it was started with (PEP 405), so the symlink's target would be the wrong Python.
 //!
 //! A candidate that exists but cannot be executed, such as a symlink left dangling by an upgrade of the system's Python,
 //! ends the search with an error: the next candidate would lack the application's packages. Version and implementation
@@ -15,7 +20,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::AccessFlags;
 
 use super::fs::{absolute, check_access};
-use super::{Environment, Python, PythonSource, ValueError};
+use super::{Environment, Python, PythonSource, SearchedDirectory, ValueError};
 
 /// Resolves a configured name: a path, relative to the application's `directory`, or a bare name to search on PATH, as
 /// in execvp(3).
@@ -53,43 +58,101 @@ pub(crate) fn configured(
     Ok(Python { path, source: PythonSource::Configured })
 }
 
-/// Searches for an interpreter if none is configured. Warns if `$VIRTUAL_ENV` has none.
-pub(crate) fn search(
-    directory: &Path,
-    environment: &Environment,
-    cwd: &Path,
-    warnings: &mut Vec<String>,
-) -> Result<Python, ValueError> {
-    let virtual_env = environment.value("VIRTUAL_ENV").map(|prefix| absolute(cwd, Path::new(prefix)));
-    let prefixes = [
-        (virtual_env, PythonSource::VirtualEnv),
-        (Some(directory.join(".venv")), PythonSource::DotVenv),
-        (Some(directory.join("venv")), PythonSource::Venv),
-    ];
-    let mut passed_over = Vec::new();
-    for (prefix, source) in prefixes {
-        let Some(path) = prefix.map(|prefix| prefix.join("bin/python")) else { continue };
-        if path.symlink_metadata().is_ok() {
-            check_executable(&path).map_err(|error| unusable_candidate(&path, source, &error))?;
-            return Ok(Python { path, source });
+/// The folders in which people create a virtual environment.
+const FOLDERS: [&str; 4] = [".venv", "venv", "env", ".env"];
+
+/// Variables that name an environment, strongest first: activation, `poetry run`, `pipenv run` and `uv run` set the
+/// first; the project's owner sets the second for uv; conda sets the third.
+const VARIABLES: [&str; 3] = ["VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "CONDA_PREFIX"];
+
+/// A search for an interpreter; none is configured.
+pub(crate) struct Search<'a> {
+    /// The path that `rgun` was started by.
+    pub(crate) program: Option<&'a Path>,
+    /// The application's directory.
+    pub(crate) directory: &'a Path,
+    /// The variables of the start.
+    pub(crate) environment: &'a Environment,
+    /// The current directory of the start.
+    pub(crate) cwd: &'a Path,
+}
+
+impl Search<'_> {
+    /// Returns the first interpreter. Warns about variables that name an environment without one.
+    pub(crate) fn run(&self, warnings: &mut Vec<String>) -> Result<Python, ValueError> {
+        let mut searched = Vec::new();
+        for (prefix, source) in self.prefixes() {
+            let path = prefix.join("bin/python");
+            if path.symlink_metadata().is_ok() {
+                check_executable(&path).map_err(|error| unusable_candidate(&path, source, &error))?;
+                return Ok(Python { path, source });
+            }
+            if let PythonSource::Variable(variable) = source {
+                warnings.push(format!(
+                    "${variable} is set, but there is no {}; continuing the search",
+                    path.display()
+                ));
+            }
+            searched.push(prefix.display().to_string());
         }
-        if source == PythonSource::VirtualEnv {
-            warnings.push(format!(
-                "$VIRTUAL_ENV is set, but there is no {}; continuing the search",
-                path.display()
-            ));
+        match find_on_path(OsStr::new("python3"), self.environment, self.cwd) {
+            Some(path) => Ok(Python { path, source: PythonSource::Path }),
+            None => Err(ValueError::new(format!(
+                "no interpreter found: there is no bin/python in {}, and no python3 on PATH ({})",
+                searched.join(", "),
+                display_path_variable(self.environment)
+            ))
+            .with_hint("name one with app.python (--python), or create one: python3 -m venv .venv")),
         }
-        passed_over.push(path.display().to_string());
     }
-    match find_on_path(OsStr::new("python3"), environment, cwd) {
-        Some(path) => Ok(Python { path, source: PythonSource::Path }),
-        None => Err(ValueError::new(format!(
-            "no interpreter found: there is no {}, and no python3 on PATH ({})",
-            passed_over.join(", no "),
-            display_path_variable(environment)
-        ))
-        .with_hint("name one with app.python (--python), or create one: python3 -m venv .venv")),
+
+    /// The environments to search, in this order; any of them may be missing.
+    fn prefixes(&self) -> Vec<(PathBuf, PythonSource)> {
+        let Self { directory, environment, cwd, .. } = *self;
+        let mut prefixes = Vec::new();
+        prefixes.extend(self.own_environment().map(|prefix| (prefix, PythonSource::SameEnvironment)));
+        for variable in VARIABLES {
+            // Many users have conda's base environment always active; the project's own environment is meant then.
+            if variable == "CONDA_PREFIX"
+                && environment.value("CONDA_DEFAULT_ENV").is_some_and(|name| name == "base")
+            {
+                continue;
+            }
+            // uv takes a relative path from the project, which is the application's directory.
+            let base = if variable == "UV_PROJECT_ENVIRONMENT" { directory } else { cwd };
+            let prefix = environment.value(variable).map(|prefix| absolute(base, Path::new(prefix)));
+            prefixes.extend(prefix.map(|prefix| (prefix, PythonSource::Variable(variable))));
+        }
+        let mut directories = vec![(directory, SearchedDirectory::Application)];
+        directories.extend(directory.parent().map(|parent| (parent, SearchedDirectory::Parent)));
+        directories.push((cwd, SearchedDirectory::Current));
+        for (idx, &(place, searched)) in directories.iter().enumerate() {
+            if directories[..idx].iter().any(|(earlier, _)| *earlier == place) {
+                continue;
+            }
+            let folders =
+                FOLDERS.iter().map(|&folder| (place.join(folder), PythonSource::Folder(folder, searched)));
+            prefixes.extend(folders);
+        }
+        prefixes
     }
+
+    /// The virtual environment or conda environment that contains the started `rgun`. A link to it from elsewhere, as
+    /// pipx and `uv tool` make, is not followed: their environment contains rgun alone, not the application.
+    fn own_environment(&self) -> Option<PathBuf> {
+        let prefix = self.program?.parent()?.parent()?;
+        let is_environment = prefix.join("pyvenv.cfg").is_file() || prefix.join("conda-meta").is_dir();
+        is_environment.then(|| prefix.to_owned())
+    }
+}
+
+/// Returns the path by which a program called `name` (`argv[0]`) was started, absolute; execvp(3) has found it on PATH
+/// if `name` has no slash.
+pub(crate) fn find_program(name: &OsStr, environment: &Environment, cwd: &Path) -> Option<PathBuf> {
+    if name.as_encoded_bytes().contains(&b'/') {
+        return Some(absolute(cwd, Path::new(name)));
+    }
+    find_on_path(name, environment, cwd)
 }
 
 fn check_executable(path: &Path) -> Result<(), ValueError> {
@@ -155,40 +218,104 @@ mod tests {
     fn find(place: &TestDir, variables: &[(&str, String)]) -> (Result<Python, ValueError>, Vec<String>) {
         let mut warnings = Vec::new();
         let environment = variables.iter().map(|(name, value)| (*name, value.clone())).collect();
-        (search(&place.join("app"), &environment, place.path(), &mut warnings), warnings)
+        let search = Search {
+            program: Some(&place.join("own/bin/rgun")),
+            directory: &place.join("sites/app"),
+            environment: &environment,
+            cwd: &place.join("cwd"),
+        };
+        (search.run(&mut warnings), warnings)
     }
 
     #[test]
     fn search_takes_the_first_existing_interpreter() {
         let place = TestDir::new();
         let text = |path: &str| place.join(path).display().to_string();
-        let variables =
-            [("VIRTUAL_ENV", text("active")), ("PATH", format!("{}:{}", text("nothing"), text("usr/bin")))];
+        let variables = [
+            ("VIRTUAL_ENV", text("active")),
+            ("UV_PROJECT_ENVIRONMENT", "of-uv".to_owned()),
+            ("CONDA_PREFIX", text("conda")),
+            ("PATH", format!("{}:{}", text("nothing"), text("usr/bin"))),
+        ];
         for (path, source) in [
             ("usr/bin/python3", PythonSource::Path),
-            ("app/venv/bin/python", PythonSource::Venv),
-            ("app/.venv/bin/python", PythonSource::DotVenv),
-            ("active/bin/python", PythonSource::VirtualEnv),
+            ("cwd/.env/bin/python", PythonSource::Folder(".env", SearchedDirectory::Current)),
+            ("cwd/.venv/bin/python", PythonSource::Folder(".venv", SearchedDirectory::Current)),
+            ("sites/venv/bin/python", PythonSource::Folder("venv", SearchedDirectory::Parent)),
+            ("sites/app/env/bin/python", PythonSource::Folder("env", SearchedDirectory::Application)),
+            ("sites/app/venv/bin/python", PythonSource::Folder("venv", SearchedDirectory::Application)),
+            ("sites/app/.venv/bin/python", PythonSource::Folder(".venv", SearchedDirectory::Application)),
+            ("conda/bin/python", PythonSource::Variable("CONDA_PREFIX")),
+            ("sites/app/of-uv/bin/python", PythonSource::Variable("UV_PROJECT_ENVIRONMENT")),
+            ("active/bin/python", PythonSource::Variable("VIRTUAL_ENV")),
+            ("own/bin/python", PythonSource::SameEnvironment),
         ] {
             let path = place.python(path);
-            let (found, warnings) = find(&place, &variables);
+            place.file("own/pyvenv.cfg", b"", 0o644);
+            let (found, _) = find(&place, &variables);
             assert_eq!(found.unwrap(), Python { path, source });
-            let nowhere = source != PythonSource::VirtualEnv;
-            assert_eq!(warnings.len(), usize::from(nowhere), "{warnings:?}");
         }
+    }
+
+    #[test]
+    fn variable_naming_no_environment_is_warned_about() {
+        let place = TestDir::new();
+        place.python("usr/bin/python3");
+        let variables = [
+            ("CONDA_PREFIX", "/no/such/conda".to_owned()),
+            ("PATH", place.join("usr/bin").display().to_string()),
+        ];
+        let (found, warnings) = find(&place, &variables);
+        assert_eq!(found.unwrap().source, PythonSource::Path);
+        let warning =
+            "$CONDA_PREFIX is set, but there is no /no/such/conda/bin/python; continuing the search";
+        assert_eq!(warnings, [warning]);
+    }
+
+    #[test]
+    fn interpreter_beside_rgun_needs_an_environment() {
+        let place = TestDir::new();
+        place.python("usr/bin/python3");
+        place.python("own/bin/python");
+        let variables = [("PATH", place.join("usr/bin").display().to_string())];
+        // Without pyvenv.cfg it is a directory of programs, such as /usr/local/bin.
+        assert_eq!(find(&place, &variables).0.unwrap().source, PythonSource::Path);
+        std::fs::create_dir(place.join("own/conda-meta")).unwrap();
+        assert_eq!(find(&place, &variables).0.unwrap().source, PythonSource::SameEnvironment);
+    }
+
+    #[test]
+    fn file_named_dot_env_is_no_environment() {
+        let place = TestDir::new();
+        place.python("usr/bin/python3");
+        place.file("sites/app/.env", b"SECRET=1\n", 0o600);
+        let variables = [("PATH", place.join("usr/bin").display().to_string())];
+        assert_eq!(find(&place, &variables).0.unwrap().source, PythonSource::Path);
+    }
+
+    #[test]
+    fn program_is_found_by_its_path_or_on_path() {
+        let place = TestDir::new();
+        let rgun = place.python("bin/rgun");
+        let environment = [("PATH", place.join("bin"))].into_iter().collect();
+        let find = |name: &str| find_program(OsStr::new(name), &environment, place.path());
+        assert_eq!(find("rgun"), Some(rgun.clone()));
+        assert_eq!(find("bin/rgun"), Some(rgun));
+        assert_eq!(find("/opt/bin/rgun"), Some(PathBuf::from("/opt/bin/rgun")));
+        assert_eq!(find("nothing"), None);
     }
 
     #[test]
     fn symlink_to_the_interpreter_is_not_resolved() {
         let place = TestDir::new();
         let real = place.python("usr/bin/python3.11");
-        std::fs::create_dir_all(place.join("app/.venv/bin")).unwrap();
-        let link = place.join("app/.venv/bin/python");
+        std::fs::create_dir_all(place.join("sites/app/.venv/bin")).unwrap();
+        let link = place.join("sites/app/.venv/bin/python");
         std::os::unix::fs::symlink(real, &link).unwrap();
         assert_eq!(find(&place, &[]).0.unwrap().path, link);
         let named = configured(
             OsStr::new(".venv/bin/python"),
-            &place.join("app"),
+            &place.join("sites/app"),
             &Environment::default(),
             Path::new("/"),
         );
@@ -199,8 +326,9 @@ mod tests {
     fn a_broken_virtual_environment_ends_the_search() {
         let place = TestDir::new();
         place.python("usr/bin/python3");
-        std::fs::create_dir_all(place.join("app/.venv/bin")).unwrap();
-        std::os::unix::fs::symlink("/nonexistent/python3.9", place.join("app/.venv/bin/python")).unwrap();
+        std::fs::create_dir_all(place.join("sites/app/.venv/bin")).unwrap();
+        std::os::unix::fs::symlink("/nonexistent/python3.9", place.join("sites/app/.venv/bin/python"))
+            .unwrap();
         let (found, _) = find(&place, &[("PATH", place.join("usr/bin").display().to_string())]);
         let error = found.unwrap_err();
         assert!(error.reason.contains("symlink to /nonexistent/python3.9"), "{error}");
@@ -214,7 +342,7 @@ mod tests {
         for path in [None, Some(place.join("usr/bin").display().to_string())] {
             let variables: Vec<_> = path.iter().map(|path| ("PATH", path.clone())).collect();
             let error = as_is(&place, &variables);
-            assert!(error.reason.contains("app/.venv/bin/python, no "), "{error}");
+            assert!(error.reason.contains("sites/app/.venv, "), "{error}");
             assert!(error.reason.contains(path.as_deref().unwrap_or("PATH (not set)")), "{error}");
             assert!(error.hint.unwrap().contains("--python"));
         }

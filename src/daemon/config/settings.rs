@@ -97,24 +97,45 @@ impl fmt::Display for Python {
 pub enum PythonSource {
     /// `app.python`, `--python` or `RGUN_APP_PYTHON`.
     Configured,
-    /// `$VIRTUAL_ENV`.
-    VirtualEnv,
-    /// `.venv` in the application's directory.
-    DotVenv,
-    /// `venv` in the application's directory.
-    Venv,
+    /// The virtual environment that contains the started `rgun`.
+    SameEnvironment,
+    /// The environment that this variable names.
+    Variable(&'static str),
+    /// An environment's usual folder in one of the searched directories.
+    Folder(&'static str, SearchedDirectory),
     /// `python3` on PATH.
     Path,
 }
 
+/// A directory in which a virtual environment is searched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchedDirectory {
+    /// The application's directory.
+    Application,
+    /// The directory that contains the application's directory.
+    Parent,
+    /// The directory in which rgun was started.
+    Current,
+}
+
 impl fmt::Display for PythonSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configured => formatter.write_str("as configured"),
+            Self::SameEnvironment => formatter.write_str("from the virtual environment of rgun"),
+            Self::Variable(variable) => write!(formatter, "from ${variable}"),
+            Self::Folder(folder, directory) => write!(formatter, "from {folder} in {directory}"),
+            Self::Path => formatter.write_str("python3 on PATH"),
+        }
+    }
+}
+
+impl fmt::Display for SearchedDirectory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Self::Configured => "as configured",
-            Self::VirtualEnv => "from $VIRTUAL_ENV",
-            Self::DotVenv => "from .venv in the application's directory",
-            Self::Venv => "from venv in the application's directory",
-            Self::Path => "python3 on PATH",
+            Self::Application => "the application's directory",
+            Self::Parent => "the parent of the application's directory",
+            Self::Current => "the current directory",
         })
     }
 }

@@ -29,7 +29,8 @@ pub(super) struct ApplicationFlags {
     #[arg(long, value_name = "DIR")]
     chdir: Option<OsString>,
 
-    /// The interpreter [default: $VIRTUAL_ENV, .venv or venv in the directory, python3 on PATH].
+    /// The interpreter [default: that of rgun's own virtual environment, $VIRTUAL_ENV, .venv or venv in the directory, …,
+    /// python3 on PATH].
     #[arg(long, value_name = "PATH")]
     python: Option<OsString>,
 

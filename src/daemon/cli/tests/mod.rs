@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::testing::TestDir;
-use crate::config::{Count, Interface, Level, PythonSource};
+use crate::config::{Count, Interface, Level, PythonSource, SearchedDirectory};
 
 mod guides;
 mod gunicorn;
@@ -82,7 +82,7 @@ fn application_alone_is_served_with_the_defaults() {
     assert_eq!(config.app.target.to_string(), "mysite.wsgi:application");
     assert_eq!(config.app.directory, shell.place.path());
     assert_eq!(config.app.python.path, shell.place.join(".venv/bin/python"));
-    assert_eq!(config.app.python.source, PythonSource::DotVenv);
+    assert_eq!(config.app.python.source, PythonSource::Folder(".venv", SearchedDirectory::Application));
     assert_eq!((config.workers.count, config.origin), (Count::Auto, None));
 }
 

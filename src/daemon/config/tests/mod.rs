@@ -31,7 +31,7 @@ impl Case {
         let text = text.replace("{app}", &self.place.join("app").display().to_string());
         let path = self.place.file("rgun.toml", text.as_bytes(), 0o644);
         let environment = variables.iter().copied().collect();
-        load(flags, &environment, Some(&path), self.place.path())
+        load(flags, &environment, Some(&path), self.place.path(), None)
             .map_err(|errors| errors.to_string().replace(&self.place.path().display().to_string(), "@"))
     }
 
@@ -56,7 +56,10 @@ fn missing_keys_have_the_documented_defaults() {
         config.app,
         App {
             target: "mysite.wsgi:application".parse().unwrap(),
-            python: Python { path: app.join(".venv/bin/python"), source: PythonSource::DotVenv },
+            python: Python {
+                path: app.join(".venv/bin/python"),
+                source: PythonSource::Folder(".venv", SearchedDirectory::Application)
+            },
             directory: app,
             interface: Interface::Auto,
             root_path: String::new(),

@@ -440,6 +440,7 @@ fn unreadable_directory_is_refused() {
             environment: &environment,
             path: None,
             cwd: Path::new("/"),
+            program: None,
         };
         (check(&layers, errors).unwrap_err().to_string(), case)
     });
