@@ -4,7 +4,7 @@
 //! precedence. A default that replaces an invalid value is never returned: any error fails the whole check.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 
 use super::checker::{Checker, Layers};
@@ -12,10 +12,10 @@ use super::keys::name;
 use super::python::Search;
 use super::value::Setting;
 use super::{
-    App, Config, ConfigError, ConfigErrors, Hooks, Http, Interface, Lifespan, Limits, Listen, Loaded, Log,
-    Loop, PathRule, Proxy, Python, Reload, SendfileDirectory, StaticMount, Target, Timeouts, TrustedProxies,
-    ValueError, WebSocket, Workers, certificates, compression, error_pages, forwarding, health, keys,
-    listeners, mounts, paths, python, read, rules, trusted, units,
+    App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Count, Hooks, Http, Interface, Lifespan,
+    Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, SendfileDirectory, StaticMount,
+    Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers, certificates, compression, error_pages,
+    forwarding, health, keys, listeners, mounts, paths, python, read, rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
@@ -46,13 +46,12 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let (env, (sendfile_roots, static_mounts)) = (checker.env(), checker.files());
     let (workers, timeouts) = (checker.workers(), checker.timeouts());
     let (limits, websocket) = (checker.limits(), checker.websocket());
-    let http = checker.http();
-    let (health, pages) = (health::read(&mut checker), error_pages::read(&mut checker));
-    let compression = compression::read(&mut checker);
+    let (http, health, pages) = (checker.http(), health::read(&mut checker), error_pages::read(&mut checker));
     let mut tls = certificates::check(&mut checker);
     let listen = listeners::check(&mut checker, base, &mut tls);
     let proxy = checker.proxy(&listen);
-    let (reload, hooks, log) = (checker.reload(), checker.hooks(), checker.log());
+    let (compression, reload, hooks) = (compression::read(&mut checker), checker.reload(), checker.hooks());
+    let (log, app_argument) = (checker.log(), checker.app_argument_defaults());
     checker.check_combinations(&workers, &timeouts, log);
     let Checker { errors, warnings, .. } = checker;
     match (directory, target, python) {
@@ -86,6 +85,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                 tls,
                 log,
                 origin: layers.path.map(Path::to_owned),
+                app_argument,
             },
             warnings,
         }),
@@ -175,8 +175,19 @@ impl Checker<'_> {
         merged.into_iter().collect()
     }
 
+    fn app_argument_defaults(&self) -> AppArgumentDefaults {
+        let is_named = self.layers.command_line.contains_key(name::TARGET);
+        AppArgumentDefaults {
+            one_worker: is_named && self.setting(name::COUNT).is_none(),
+            untimed_asgi: is_named && self.setting(name::REQUEST).is_none(),
+        }
+    }
+
     fn workers(&mut self) -> Workers {
-        let defaults = Workers::default();
+        let mut defaults = Workers::default();
+        if self.app_argument_defaults().one_worker {
+            defaults.count = Count::Fixed(NonZeroU16::MIN);
+        }
         Workers {
             count: self.read(name::COUNT, defaults.count, read::count),
             threads: self.read(name::THREADS, defaults.threads, |setting| {

@@ -58,8 +58,8 @@ pub use listen::{Listen, NamedListener};
 pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
 pub(crate) use python::find_program;
 pub use settings::{
-    App, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Log, Loop, Python, PythonSource,
-    Reload, Retry, SearchedDirectory, Underscores, WebSocket, Workers,
+    App, AppArgumentDefaults, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Log, Loop,
+    Python, PythonSource, Reload, Retry, SearchedDirectory, Underscores, WebSocket, Workers,
 };
 pub use static_mounts::{FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount};
 pub use target::Target;

@@ -48,6 +48,17 @@ pub struct Config {
     pub log: Log,
     /// The file that was read; `None` when there was none.
     pub origin: Option<PathBuf>,
+    /// Which settings are the defaults of a command line with APP.
+    pub app_argument: AppArgumentDefaults,
+}
+
+/// Defaults that hold only if the command line names the application, as it does for gunicorn and uvicorn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AppArgumentDefaults {
+    /// `workers.count` is 1: an application that keeps state in memory breaks with more.
+    pub one_worker: bool,
+    /// `timeouts.request` applies to WSGI only: uvicorn has no request timeout.
+    pub untimed_asgi: bool,
 }
 
 /// `[app]`.

@@ -61,6 +61,20 @@ impl Generations {
         Some(config)
     }
 
+    /// Notes that workers of the generation serve ASGI. Returns its configuration if that has changed it and is live.
+    pub(super) fn note_asgi(&mut self, generation: Generation) -> Option<Arc<Config>> {
+        let config = self.configs.get_mut(&generation)?;
+        if !config.app_argument.untimed_asgi || config.timeouts.request.is_none() {
+            return None;
+        }
+        let is_live = Arc::ptr_eq(config, &self.live);
+        Arc::make_mut(config).timeouts.request = None;
+        is_live.then(|| {
+            self.live = Arc::clone(config);
+            Arc::clone(config)
+        })
+    }
+
     /// Returns the certificates of new connections; `None` without TLS.
     pub(super) fn live_tls(&self) -> Option<&Arc<TlsContext>> {
         self.live_tls.as_ref()
@@ -333,6 +347,33 @@ fn max_requests_with_jitter(workers: &Workers) -> Option<NonZeroU64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn configuration(args: &[&str]) -> Config {
+        let place = config::testing::TestDir::new();
+        place.python(".venv/bin/python");
+        let args = std::iter::once("rgun").chain(args.iter().copied());
+        match crate::cli::parse(args, &config::Environment::default(), place.path()) {
+            Ok(crate::cli::Command::Serve(invocation)) => invocation.config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn asgi_removes_the_default_request_timeout_of_app() {
+        let first = Generation(1);
+        let mut generations = Generations::new(configuration(&["app"]), None);
+        assert!(generations.live().timeouts.request.is_some());
+        let changed = generations.note_asgi(first).expect("the live configuration");
+        assert_eq!((changed.timeouts.request, generations.live().timeouts.request), (None, None));
+        assert_eq!(generations.note_asgi(first), None, "the second worker changes nothing");
+        // A reload's generation is not live while it boots.
+        generations.add(Generation(2), configuration(&["app"]), None);
+        assert_eq!(generations.note_asgi(Generation(2)), None);
+        assert_eq!(generations.go_live(Generation(2)).expect("generation 2").timeouts.request, None);
+        let mut timed = Generations::new(configuration(&["app", "--timeout", "9"]), None);
+        assert_eq!(timed.note_asgi(first), None);
+        assert_eq!(timed.live().timeouts.request, Some(std::time::Duration::from_secs(9)));
+    }
 
     #[test]
     fn max_requests_jitter_is_within_bounds() {

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use rgun_channel::cancel_report;
-use rgun_channel::control::{self, Command, FailureKind};
+use rgun_channel::control::{self, Command, FailureKind, Interface};
 
 use super::messages::MainMessage;
 use super::stack_dumps::DumpReason;
@@ -139,7 +139,10 @@ impl Daemon {
                 tracing::debug!(rgun.worker = worker.number.0, rgun.python = %python, "worker is booting");
                 Vec::new()
             }
-            control::Report::Ready { .. } => vec![Event::Ready { worker }],
+            control::Report::Ready { interface } => {
+                self.note_interface(worker, interface);
+                vec![Event::Ready { worker }]
+            }
             control::Report::Refused(summary) => {
                 vec![Event::BootFailed {
                     worker,
@@ -157,6 +160,19 @@ impl Daemon {
             }
             // Consumed by the dispatcher.
             control::Report::File(_) => Vec::new(),
+        }
+    }
+
+    /// Adopts the defaults of the application's interface, and logs what is served when the first worker is ready.
+    fn note_interface(&mut self, worker: WorkerId, interface: Interface) {
+        let Some(generation) = self.generation(worker) else { return };
+        if interface == Interface::Asgi
+            && let Some(config) = self.generations.note_asgi(generation)
+        {
+            self.set_dispatch_policy(&config);
+        }
+        if let Some(config) = self.generations.get(generation) {
+            self.operator_log.log_first_ready(&config, interface, self.host.cores);
         }
     }
 

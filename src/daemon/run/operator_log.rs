@@ -3,8 +3,12 @@
 //! The main loop notes what happens to a worker, so that the entry about its end can name it.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
+use rgun_channel::control::Interface;
+
+use crate::config::{Config, Count, units};
 use crate::dispatch::RequestInfo;
 use crate::id::{Generation, WorkerId, WorkerNr};
 use crate::journal::requests::microseconds;
@@ -25,6 +29,8 @@ pub(super) struct OperatorLog {
     oom_killed: HashSet<WorkerId>,
     /// Workers that others are forked from.
     zygotes: HashSet<WorkerId>,
+    /// Whether a worker has been ready since the start.
+    was_ready: bool,
 }
 
 /// Logs a message about a worker: its name, then the text, with its seat and pid as fields.
@@ -140,6 +146,13 @@ impl OperatorLog {
                 "generation {from} failed ({reason}): rolled back to generation {to}, which serves again"
             ),
             Report::Resized { from, to, reason } => log_resize(from, to, reason),
+        }
+    }
+
+    /// Logs what is served, and with which capacity and deadline, when the first worker since the start is ready.
+    pub(super) fn log_first_ready(&mut self, config: &Config, interface: Interface, cores: usize) {
+        if !std::mem::replace(&mut self.was_ready, true) {
+            tracing::info!(rgun.app = %config.app.target, "{}", describe_service(config, interface, cores));
         }
     }
 
@@ -261,6 +274,31 @@ pub(super) fn seat_field(worker: WorkerId) -> Option<u16> {
     (worker.number != WorkerNr::ZYGOTE).then_some(worker.number.0)
 }
 
+/// `mysite.wsgi:application is WSGI: 5 workers with 1 thread each, request timeout 30s`. Defaults that only a command
+/// line with APP has are named with the flag that changes them.
+fn describe_service(config: &Config, interface: Interface, cores: usize) -> String {
+    let is_asgi = interface == Interface::Asgi;
+    let workers = match config.workers.count.bounds(cores) {
+        (min, max) if min < max => format!("{min} to {max} workers"),
+        (_, count) if count.get() == 1 => "1 worker".to_owned(),
+        (_, count) => format!("{count} workers"),
+    };
+    let threads = match config.workers.threads.get() {
+        _ if is_asgi => String::new(),
+        1 => " with 1 thread".to_owned(),
+        threads => format!(" with {threads} threads"),
+    };
+    let each = if is_asgi || config.workers.count == Count::Fixed(NonZeroU16::MIN) { "" } else { " each" };
+    let more = if config.app_argument.one_worker { " (--workers starts more)" } else { "" };
+    let timeout = match config.timeouts.request {
+        Some(timeout) => format!("request timeout {}", units::format_duration(timeout)),
+        None if config.app_argument.untimed_asgi => "no request timeout (--timeout sets one)".to_owned(),
+        None => "no request timeout".to_owned(),
+    };
+    let interface = if is_asgi { "ASGI" } else { "WSGI" };
+    format!("{} is {interface}: {workers}{threads}{each}{more}, {timeout}", config.app.target)
+}
+
 fn describe_recycling(reason: RecycleReason) -> String {
     match reason {
         RecycleReason::Requests { served } => format!("has served {served} requests (workers.max_requests)"),
@@ -301,4 +339,51 @@ fn log_resize(from: u16, to: u16, reason: ResizeReason) {
 
 fn format_mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{self, Command};
+    use crate::config::testing::TestDir;
+
+    fn described(args: &[&str], interface: Interface) -> String {
+        let place = TestDir::new();
+        place.python(".venv/bin/python");
+        let args = std::iter::once("rgun").chain(args.iter().copied());
+        match cli::parse(args, &crate::config::Environment::default(), place.path()) {
+            Ok(Command::Serve(invocation)) => describe_service(&invocation.config, interface, 4),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn service_is_described_with_capacity_and_timeout() {
+        use Interface::{Asgi, Wsgi};
+        for (args, interface, text) in [
+            (
+                &["a"][..],
+                Wsgi,
+                "a:application is WSGI: 1 worker with 1 thread (--workers starts more), request timeout 30s",
+            ),
+            (
+                &["a", "-w", "auto"],
+                Wsgi,
+                "a:application is WSGI: 9 workers with 1 thread each, request timeout 30s",
+            ),
+            (
+                &["a", "-w", "1", "--threads", "8"],
+                Wsgi,
+                "a:application is WSGI: 1 worker with 8 threads, request timeout 30s",
+            ),
+            (
+                &["a", "-w", "2-4", "-t", "0"],
+                Asgi,
+                "a:application is ASGI: 2 to 4 workers, no request timeout",
+            ),
+            (&["a", "-w", "2", "-t", "90"], Asgi, "a:application is ASGI: 2 workers, request timeout 90s"),
+        ] {
+            assert_eq!(described(args, interface), text);
+        }
+    }
 }

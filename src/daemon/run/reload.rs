@@ -4,7 +4,7 @@ use super::buffer_limits::BufferLimits;
 use super::messages::{MainMessage, Reply, ReplySender};
 use super::system::spool_directory;
 use super::{Daemon, generations, probe};
-use crate::config::ConfigError;
+use crate::config::{Config, ConfigError};
 use crate::id::{Generation, WorkerId};
 use crate::journal::daemon_log;
 use crate::supervise::{BootFailure, Event};
@@ -78,9 +78,8 @@ impl Daemon {
     /// Applies a generation's configuration to new requests and connections.
     pub(super) fn go_live(&mut self, generation: Generation) {
         let Some(config) = self.generations.go_live(generation) else { return };
-        let buffers = BufferLimits::measure(&config.limits, spool_directory());
+        let buffers = self.set_dispatch_policy(&config);
         let auto_limits = self.host.auto_limits;
-        self.dispatcher.set_policy(generations::dispatch_policy(&config, auto_limits, &buffers));
         self.edge.reconfigure(
             generations::http_settings(&config, &buffers),
             generations::net_limits(&config, auto_limits),
@@ -88,6 +87,13 @@ impl Daemon {
             |listener| generations::proxy_senders(&config, listener),
         );
         daemon_log::set_level(config.log.level);
+    }
+
+    /// Applies the limits and deadlines of a configuration to new and waiting requests. Returns the buffers' limits.
+    pub(super) fn set_dispatch_policy(&self, config: &Config) -> BufferLimits {
+        let buffers = BufferLimits::measure(&config.limits, spool_directory());
+        self.dispatcher.set_policy(generations::dispatch_policy(config, self.host.auto_limits, &buffers));
+        buffers
     }
 
     /// Sends `reload.probe` to a worker that has not been admitted yet.

@@ -201,7 +201,7 @@ impl TlsFlags {
 #[command(next_help_heading = "Workers")]
 pub(super) struct WorkerFlags {
     /// Worker processes: a number, a range such as 1-9 to scale with the load, or auto for two per core plus one
-    /// [default: auto].
+    /// [default: 1 with APP, else auto].
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     workers: Option<String>,
 
@@ -245,7 +245,8 @@ impl WorkerFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Timeouts")]
 pub(super) struct TimeoutFlags {
-    /// Maximum time the application may take for a request: 120 (seconds), 500ms, 2m; 0 for no limit [default: 30].
+    /// Maximum time the application may take for a request: 120 (seconds), 500ms, 2m; 0 for no limit
+    /// [default: 30; none for ASGI with APP].
     #[arg(short, long, value_name = "TIME", allow_negative_numbers = true)]
     timeout: Option<String>,
 

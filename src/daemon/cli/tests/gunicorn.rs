@@ -275,7 +275,7 @@ fn max_requests_of_zero_means_no_limit() {
 fn gunicorn_cmd_args_variable_is_warned_about() {
     let invocation = Shell::new().run_with(&[("GUNICORN_CMD_ARGS", "--workers 3")], &["a"]).unwrap();
     assert!(invocation.warnings[0].starts_with("GUNICORN_CMD_ARGS: ignored"), "{:?}", invocation.warnings);
-    assert_eq!(invocation.config.workers.count, Count::Auto);
+    assert_eq!(invocation.config.workers.count, Count::Fixed(NonZeroU16::MIN));
 }
 
 /// The flags of gunicorn 27.0.1, from the add_setting table of its `config.py`.

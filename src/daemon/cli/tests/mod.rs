@@ -1,11 +1,11 @@
 //! Parsing of command lines.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
 
 use super::*;
 use crate::config::testing::TestDir;
-use crate::config::{Count, Interface, Level, PythonSource, SearchedDirectory};
+use crate::config::{AppArgumentDefaults, Count, Interface, Level, PythonSource, SearchedDirectory};
 
 mod guides;
 mod gunicorn;
@@ -83,7 +83,26 @@ fn application_alone_is_served_with_the_defaults() {
     assert_eq!(config.app.directory, shell.place.path());
     assert_eq!(config.app.python.path, shell.place.join(".venv/bin/python"));
     assert_eq!(config.app.python.source, PythonSource::Folder(".venv", SearchedDirectory::Application));
-    assert_eq!((config.workers.count, config.origin), (Count::Auto, None));
+    assert_eq!((config.workers.count, config.origin), (Count::Fixed(NonZeroU16::MIN), None));
+}
+
+#[test]
+fn app_argument_has_the_defaults_of_gunicorn_and_uvicorn() {
+    let shell = Shell::new();
+    let file = shell.place.file("f.toml", b"[app]\ntarget = \"a\"\n", 0o644).display().to_string();
+    let with = |variables: &[(&str, &str)], args: &[&str]| {
+        let config = shell.run_with(variables, args).unwrap().config;
+        let AppArgumentDefaults { one_worker, untimed_asgi } = config.app_argument;
+        (config.workers.count, one_worker, untimed_asgi)
+    };
+    let one = Count::Fixed(NonZeroU16::MIN);
+    assert_eq!(with(&[], &["a"]), (one, true, true));
+    assert_eq!(with(&[], &["a", "-w", "1", "-t", "9"]), (one, false, false));
+    assert_eq!(with(&[], &["a", "-w", "auto"]), (Count::Auto, false, true));
+    assert_eq!(with(&[("WEB_CONCURRENCY", "1")], &["a"]), (one, false, true));
+    assert_eq!(with(&[("RGUN_TIMEOUTS_REQUEST", "30s")], &["a"]), (one, true, false));
+    assert_eq!(with(&[], &["-c", &file]), (Count::Auto, false, false));
+    assert_eq!(with(&[("RGUN_APP_TARGET", "a")], &[]), (Count::Auto, false, false));
 }
 
 #[test]
