@@ -70,7 +70,7 @@ pub(super) struct Representation {
 }
 
 impl Representation {
-    /// Answers a request with this representation. `fields` are those of the response that the file does not determine.
+    /// Answers a request with this representation. `fields` are the response's fields that the file does not determine.
     ///
     /// # Errors
     /// When a precondition fails or no range can be served.
@@ -98,7 +98,7 @@ impl Representation {
                 body: FileBody::Empty,
             });
         }
-        // RFC 9110 §14.2: a Range has a meaning for GET alone.
+        // RFC 9110 §14.2: Range is defined only for GET.
         let requested = if *method == Method::GET && condition::range_applies(headers, &validators) {
             range::requested(headers, self.file.len)
         } else {
@@ -156,7 +156,7 @@ impl Representation {
 }
 
 impl FileAnswer {
-    /// Redirects to the same path with a slash after it. `target` is the path with the query.
+    /// Redirects to the same path and query, with a slash after the path.
     pub(super) fn redirect(path: &[u8], query: Option<&str>) -> Option<Self> {
         let path = str::from_utf8(path).ok()?;
         // Two slashes at the start would name another host.
@@ -212,7 +212,7 @@ fn field_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Returns a random delimiter, so that no file can be written to contain it.
+/// Returns a random delimiter. Nobody can guess it and write a file that contains it.
 fn boundary() -> String {
     // Each `RandomState` is seeded from the system's randomness.
     format!("{:016x}", RandomState::new().build_hasher().finish())

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::encoding::Encoding;
 use super::root::{FileTime, OpenFile};
 
-/// The first modification time that is trusted, 1980-01-02. Archives and reproducible builds give all files the same
-/// earlier time, which does not change with the content.
+/// The earliest modification time that is trusted, 1980-01-02. Archives and reproducible builds give all files the same
+/// time before it, which does not change with the content.
 const MIN_MEANINGFUL_TIME: i64 = 315_619_200;
 
 /// The validators of one representation of a file.
@@ -48,7 +48,7 @@ pub(super) enum Precondition {
     Holds,
     /// The client has the current representation: 304.
     NotModified,
-    /// The client asked for another representation than the current one: 412.
+    /// The request is only for another representation than the current one: 412.
     Fails,
 }
 

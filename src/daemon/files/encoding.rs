@@ -11,7 +11,7 @@ pub(super) enum Encoding {
     Gzip,
 }
 
-/// The best compression first: the order among codings that a client likes equally.
+/// The best compression first: the order of preference among codings of equal weight.
 const ENCODINGS: [Encoding; 3] = [Encoding::Brotli, Encoding::Zstd, Encoding::Gzip];
 
 impl Encoding {
@@ -38,7 +38,7 @@ impl Encoding {
     }
 }
 
-/// Returns the codings that the client accepts and does not like less than none, the preferred one first.
+/// Returns the codings that the client accepts and prefers to `identity`, in descending order of weight.
 pub(super) fn accepted(headers: &HeaderMap) -> impl Iterator<Item = Encoding> + use<> {
     let mut weights: [Option<u16>; 3] = [None; 3];
     let (mut any, mut identity) = (None, None);
@@ -69,7 +69,7 @@ pub(super) fn accepted(headers: &HeaderMap) -> impl Iterator<Item = Encoding> + 
 
 const MAX_WEIGHT: u16 = 1000;
 
-/// Returns the weight in thousandths if the parameter is one (RFC 9110 §12.4.2); 0 for an invalid one.
+/// Returns the weight in thousandths if the parameter is a weight (RFC 9110 §12.4.2); 0 if the weight is invalid.
 fn quality(parameter: &str) -> Option<u16> {
     let (name, value) = parameter.split_once('=')?;
     if !name.trim().eq_ignore_ascii_case("q") {

@@ -1,6 +1,6 @@
-//! The reasons for which a file is not sent.
+//! The reasons why a file is not sent.
 
-/// The reason for which a request for a file is refused. `http` chooses the status code.
+/// The reason why a request for a file is refused. `http` chooses the status code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileFault {
     /// No file is served at this path.
@@ -13,7 +13,7 @@ pub enum FileFault {
     PreconditionFailed,
     /// No range of the request begins within the file, which has this many bytes (RFC 9110 §14.4).
     Unsatisfiable(u64),
-    /// Descriptors or memory are short; the error's text.
+    /// The system lacks descriptors or memory; the error's text.
     Exhausted(String),
     /// The file cannot be read; the error's text.
     Failed(String),

@@ -34,10 +34,10 @@ fn essence(path: &[u8]) -> Option<&'static str> {
     let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0)?;
     let extension = str::from_utf8(name.get(dot + 1..)?).ok()?;
     match extension {
-        // Where the crate's data is behind the standards: RFC 9239 §6.1.3, RFC 8259.
+        // The crate's data does not follow RFC 9239 §6.1.3 and RFC 8259 yet.
         "mjs" => Some("text/javascript"),
         "map" => Some("application/json"),
-        // A precompressed file that is asked for by its own name must not be taken for its content.
+        // A precompressed file that is requested by its own name is sent as a compressed file, not as its content.
         "br" | "zst" => Some(UNKNOWN),
         _ => mime_guess::from_ext(extension).first_raw(),
     }

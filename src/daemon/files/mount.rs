@@ -17,7 +17,7 @@ use super::media_type::{MediaType, has_known_extension};
 use super::path::{Dotfiles, RelativePath, file_name};
 use super::root::{FoundEntry, Links, LookupError, LookupMode, OpenFile, Root};
 
-/// Seconds by which a precompressed file may be older than its original: tools copy them in any order.
+/// Seconds by which a precompressed file may be older than its original, because tools copy the files in any order.
 const MAX_VARIANT_AGE: i64 = 2;
 
 /// The settings of one `[[static]]` table.
@@ -278,7 +278,7 @@ impl MountLookup<'_> {
                     break;
                 }
                 Err(LookupError::NeedsDisk) => return Err(LookupError::NeedsDisk),
-                // One that is stale, unreadable or no file is as good as none.
+                // A copy that is stale, unreadable or not a regular file is ignored.
                 Ok(_) | Err(_) => {}
             }
         }

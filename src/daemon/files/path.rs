@@ -22,7 +22,7 @@ pub(super) struct RelativePath {
 }
 
 impl RelativePath {
-    /// Decodes the part of a URL's path after a mount's prefix. `None`: it can name no file that is served.
+    /// Decodes the part of a URL's path after a mount's prefix. Returns `None` if it cannot name a file that is served.
     ///
     /// A slash that is percent-encoded is refused, because proxies and servers disagree about its meaning; so is a
     /// backslash, which some clients turn into a slash.

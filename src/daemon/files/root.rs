@@ -1,8 +1,8 @@
-//! A directory below which files are opened, and what keeps a path within it.
+//! A directory below which files are opened. No path leaves it.
 //!
 //! The kernel resolves every path with `openat2(2)`, so neither `..` nor a symlink leaves the directory, even
-//! while someone renames directories. On the reactor a path is resolved from the kernel's cache alone
-//! (`RESOLVE_CACHED`); if that needs the disk, the caller repeats the lookup on a blocking thread.
+//! while someone renames directories. On the reactor a path is resolved only from the kernel's cache
+//! (`RESOLVE_CACHED`); if that is not enough, the caller repeats the lookup on a blocking thread.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
 use rustix::io::Errno;
 
-/// Age at which the directory itself is looked up again: a deployment may have replaced it.
+/// Time after which the directory itself is looked up again: a deployment may have replaced it.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Attempts at a path that is renamed while it is resolved.
+/// Number of attempts to resolve a path that is renamed meanwhile.
 const MAX_ATTEMPTS: u32 = 4;
 
 /// `follow_links`: the symlinks that are followed below a directory.
@@ -40,7 +40,7 @@ pub enum LookupMode {
     Blocking,
 }
 
-/// The reason for which a path was not opened.
+/// The reason why a path was not opened.
 #[derive(Debug)]
 pub enum LookupError {
     /// The lookup must be repeated with [`LookupMode::Blocking`].
@@ -49,7 +49,7 @@ pub enum LookupError {
     NotFound,
     /// The daemon's user may not read it.
     Denied,
-    /// Descriptors or memory are short.
+    /// The system lacks descriptors or memory.
     Exhausted(io::Error),
     /// The disk failed, or the kernel lacks `openat2(2)`.
     Failed(io::Error),
@@ -79,7 +79,7 @@ pub(super) enum FoundEntry {
     Directory,
 }
 
-/// A regular file that was opened, and its state then.
+/// An open regular file, and its state when it was opened.
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) fd: OwnedFd,

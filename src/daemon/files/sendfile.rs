@@ -22,7 +22,7 @@ const X_SENDFILE: HeaderName = HeaderName::from_static("x-sendfile");
 /// A path of a URL, percent-encoded (nginx).
 const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 
-/// Fields of the application that speak about its own body, or to the server in front of it.
+/// Fields of the application that describe its own body, or instruct the server in front of it.
 const REPLACED_FIELDS: [HeaderName; 6] =
     [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE, ETAG, LAST_MODIFIED, TRANSFER_ENCODING];
 const SERVER_FIELDS: [&str; 6] = [
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn x_accel_without_prefixes_is_left_to_a_proxy() {
+    fn x_accel_redirect_without_prefixes_is_left_unchanged() {
         let roots = SendfileRoots::new(vec![SendfileRoot { url: None, directory: "/srv".into() }]).unwrap();
         let mut fields = HeaderMap::new();
         fields.insert("x-accel-redirect", HeaderValue::from_static("/protected/x"));

@@ -91,7 +91,7 @@ impl AccessRecord {
     }
 }
 
-/// Logs a refusal: counted with others of its kind, or as an entry of its own.
+/// Logs a refusal, either counted with others of its kind or as a separate entry.
 pub(super) fn log_refusal(
     context: &ConnContext,
     meta: &RequestMeta,
@@ -151,7 +151,7 @@ pub(super) fn log_refusal(
     }
 }
 
-/// Logs a redirect, which is not a failure: only if every request is logged.
+/// Logs a redirect if every request is logged; a redirect is not a failure.
 fn log_redirect(context: &ConnContext, meta: &RequestMeta, status: u16) {
     let ConnContext { server, connection, .. } = context;
     if server.log_access {

@@ -28,13 +28,13 @@ const HYPER_MAX_HEADERS: usize = 100;
 /// Serves a connection until it is closed.
 pub async fn serve(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
-    // Boxed, so that it does not take up room in this future while a WebSocket is served.
+    // Boxed, so that the HTTP/1 connection does not enlarge this future while a WebSocket is served.
     let serving = Box::new(http1_connection(server, stream, None));
     serve_http1(connection, serving).await;
 }
 
-/// Serves a connection with TLS until it is closed, in the HTTP version that its handshake has agreed (ALPN, RFC
-/// 7301).
+/// Serves a connection with TLS until it is closed, in the HTTP version that its handshake has negotiated (ALPN,
+/// RFC 7301).
 pub async fn serve_negotiated(server: Arc<Server>, stream: ClientStream) {
     let is_http2 = stream.tls_session().is_some_and(|session| session.is_http2());
     match server.http2.filter(|_| is_http2) {
@@ -47,7 +47,7 @@ pub async fn serve_negotiated(server: Arc<Server>, stream: ClientStream) {
     }
 }
 
-/// Answers a client that speaks HTTP without TLS to a listener with TLS: 400, whatever it asks for.
+/// Answers 400 to any request of a client that speaks HTTP without TLS to a listener with TLS.
 pub async fn refuse_plain_http(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
     let refused = RefusedHead { violation: Violation::PlainHttp, excerpt: String::new() };
@@ -81,7 +81,7 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, refused: Option<R
     let limits = &server.limits;
     let mut builder = http1::Builder::new();
     builder
-        // The tracker's sweep does that without a timer per request.
+        // The tracker's sweep checks `timeouts.header` without a timer per request.
         .header_read_timeout(None)
         // `Wire` watches the client while a request is served.
         .half_close(true)

@@ -2,7 +2,7 @@
 //!
 //! `flask-sock`, `simple-websocket` and Flask-SocketIO write a 101 to the socket and then speak WebSocket on it; the
 //! response that the application returns afterwards is discarded. Any other response on the socket is served as if the
-//! application had returned it. If nothing is written, the response that the application returns is used.
+//! application had returned it. If the application writes nothing to the socket, the response that it returns is used.
 
 use std::future::Future;
 use std::io;
@@ -37,7 +37,7 @@ const READ_BYTES: usize = 4096;
 /// The two places where a WSGI application may answer a handshake.
 #[derive(Debug, Default)]
 pub(super) struct Takeover {
-    /// The daemon's end of the socket pair; `None` before the application can have the other end.
+    /// The daemon's end of the socket pair; `None` until the pair is created for the worker.
     socket: Option<AppSocket>,
     /// The response that the application returned, or the fault that ended the exchange.
     returned: Option<Result<AppResponse, Fault>>,
@@ -52,7 +52,7 @@ pub(super) enum TakeoverOutcome {
     NotUsed(Result<AppResponse, Fault>),
     /// The application answered on the socket, with another status than 101.
     Answered(AppResponse),
-    /// The application wrote something else to the socket.
+    /// The response on the socket is invalid, incomplete or too long; with the reason.
     Malformed(Option<WorkerId>, &'static str),
     /// The application answered with a 101. [`Takeover::settle`] must be called.
     TakenOver(AppResponse),
@@ -93,7 +93,7 @@ impl Takeover {
         Poll::Ready(match answer {
             SocketAnswer::Switch { head, rest } => {
                 let Some(AppSocket { stream, .. }) = self.socket.take() else {
-                    unreachable!("the answer was read from it")
+                    unreachable!("the answer was read from this socket")
                 };
                 let fault = match self.returned.take() {
                     Some(Err(fault)) => Some(fault).filter(|fault| !ends_takeover(fault)),
@@ -160,8 +160,8 @@ impl AppSocket {
         Ok(Self { stream, received: Vec::new(), head: None, has_ended: false })
     }
 
-    /// Reads the answer; `None` if there is none. If `has_returned`, the application has returned, and nothing follows
-    /// the bytes that can be read now.
+    /// Reads the answer; `None` if there is none. `has_returned`: the application has returned, so no bytes follow those
+    /// that can be read now.
     fn poll_answer(&mut self, cx: &mut Context<'_>, has_returned: bool) -> Poll<Option<SocketAnswer>> {
         loop {
             match self.next_answer() {
@@ -178,7 +178,7 @@ impl AppSocket {
                 };
             }
             if self.poll_fill(cx).is_pending() {
-                // tokio does not know yet that the socket is readable: it finds out at its next poll of all sockets.
+                // tokio learns only at its next poll of all sockets that this socket is readable.
                 if has_returned && self.fill_now() {
                     continue;
                 }
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_malformed() {
+    fn malformed_and_too_long_answers_fail() {
         let long = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(MAX_HEAD_BYTES));
         for (bytes, reason) in [
             (&b"\x81\x05hello"[..], NO_RESPONSE),

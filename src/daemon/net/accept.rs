@@ -23,11 +23,11 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Minimum interval between two log lines about missing descriptors or memory.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts connections until `stop` is true; then, from a socket that systemd does not keep, those in the backlog.
+/// Accepts connections until `stop` is true. Then, if systemd does not keep the socket, accepts those in the backlog.
 /// `index` is the listener's number, which the application receives; `serve` receives each connection.
 ///
-/// If there is no room, a connection is accepted first and an idle one is closed then. So there may be one connection
-/// more than `limits.connections` per listener.
+/// At the connection limit, a connection is accepted before an idle one is closed for it. So there may be one connection
+/// per listener more than `limits.connections`.
 ///
 /// # Errors
 /// The listener cannot be registered, or `accept(2)` failed permanently.
@@ -106,7 +106,7 @@ async fn drain_backlog(
                 Ok((_, peer)) if listener.proxy_protocol.is_required() && !is_admitted(listener, start.tracker, &peer) => {}
                 Ok((socket, peer)) => start.connection(listener, socket, peer, stop),
                 Err(error) => {
-                    tracing::debug!(%error, "cannot accept what is left in the backlog, ignoring");
+                    tracing::debug!(%error, "cannot accept the rest of the backlog, ignoring");
                     break;
                 }
             },
@@ -152,13 +152,13 @@ impl<S: Fn(NewConnection) + Clone + Send + 'static> Start<'_, S> {
     }
 }
 
-/// A connection whose PROXY header is still to come.
+/// A connection whose PROXY header has not been received.
 struct ProxiedConnection {
     socket: ClientSocket,
-    /// The peer, whose header will name the client.
+    /// The peer that will send the header.
     proxy: Peer,
     protocol: Arc<ProxyProtocol>,
-    /// The TLS settings for what follows the header.
+    /// The TLS settings for the bytes after the header.
     tls: Option<Arc<TlsContext>>,
     /// The listener's name.
     listener: String,

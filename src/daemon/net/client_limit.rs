@@ -1,6 +1,6 @@
 //! `limits.connections_per_client`: counts connections per client address and rejects a client that has too many.
 //!
-//! Without the limit nothing is counted. The tracker calls this under its lock.
+//! If there is no limit, nothing is counted. The tracker calls this module under its lock.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_connection_makes_room_for_one_of_its_client() {
+    fn a_closed_connection_lets_its_client_open_another() {
         let mut counts = limited(2);
         for _ in 0..2 {
             assert!(counts.admit(&peer("192.0.2.1")));

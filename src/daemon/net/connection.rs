@@ -83,7 +83,7 @@ impl Directive {
 /// The reason why a connection was closed with a request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The client closed or reset it.
+    /// The client closed or reset the connection.
     ClientClosed,
     /// The client did not read its response in time.
     WriteTimeout,
@@ -126,7 +126,7 @@ pub struct Connection {
     pub peer: Peer,
     /// Whether the client used TLS on its connection to the proxy, as the PROXY header says.
     pub https: bool,
-    /// Index of the listener that accepted it.
+    /// Index of the listener that accepted the connection.
     pub listener: u16,
     registry: Arc<Registry<Self>>,
     role: Role,
@@ -148,9 +148,9 @@ pub struct Connection {
     half_closed: AtomicBool,
     /// The client is treated as gone, although it may still read.
     abandoned: AtomicBool,
-    /// Nothing is read from it or written to it any more.
+    /// Nothing is read from the connection or written to it any more.
     closed: AtomicBool,
-    /// The daemon's shutdown closed it.
+    /// The daemon's shutdown closed the connection.
     shut_down: AtomicBool,
     /// Set by a WebSocket.
     alarm: Alarm,
@@ -250,7 +250,7 @@ impl Connection {
     }
 
     /// Marks the connection as closed: nothing is read from it or written to it any more.
-    /// [`Connection::close_reason`] then returns the reason. So do those of its streams.
+    /// [`Connection::close_reason`] then returns the reason. Also marks the connection's streams as closed.
     pub fn mark_closed(&self) {
         self.closed.store(true, Ordering::Relaxed);
         if let Some(streams) = self.streams() {
@@ -285,7 +285,7 @@ impl Connection {
         }
     }
 
-    /// True while a response is in flight, so closing the connection would cut it off.
+    /// True while a response is in flight, so closing the connection would truncate it.
     pub(super) fn is_responding(&self) -> bool {
         matches!(self.phase(), Phase::Busy | Phase::WebSocket) || self.write_blocked.load(Ordering::Relaxed)
     }
@@ -333,7 +333,7 @@ impl Connection {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes that the socket accepted, or that a stream's flow control let pass.
+    /// Counts bytes that the socket accepted, or that were sent within a stream's window.
     pub fn on_written(&self, bytes: usize) {
         if self.write_blocked.load(Ordering::Relaxed) {
             self.write_blocked.store(false, Ordering::Relaxed);
@@ -370,8 +370,8 @@ impl Connection {
     }
 
     /// True if a timeout, the drain or a lack of room closes this connection between its requests. For a task that
-    /// closes it by a message of its protocol; [`ClientStream`](super::ClientStream) otherwise reports the end of
-    /// input.
+    /// closes the connection by a message of its protocol; for other tasks, [`ClientStream`](super::ClientStream) reports
+    /// the end of input.
     pub fn should_close_idle(&self) -> bool {
         self.directive() == Directive::CloseIdle && matches!(self.phase(), Phase::New | Phase::Idle)
     }

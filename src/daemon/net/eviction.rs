@@ -7,10 +7,10 @@ use std::sync::{Arc, Weak};
 
 /// A connection that can be closed to make room for a new one.
 pub(super) trait Evictable {
-    /// Returns the coarse time since which it has been idle; `None` if it must not be closed now.
+    /// Returns the coarse time since which the connection has been idle; `None` if it must not be closed now.
     fn idle_since(&self, now: u32) -> Option<u32>;
 
-    /// Returns whether it is in the same idle period as when [`Evictable::idle_since`] returned `since`.
+    /// Returns whether the connection is in the same idle period as when [`Evictable::idle_since`] returned `since`.
     fn is_idle_since(&self, since: u32) -> bool;
 }
 

@@ -31,7 +31,7 @@ use crate::tls::{TlsContext, TlsSession};
 pub struct NewConnection {
     pub(super) socket: ClientSocket,
     pub(super) connection: Arc<Connection>,
-    /// `None`: without TLS.
+    /// `None` if the connection has no TLS.
     pub(super) tls: Option<Arc<TlsContext>>,
 }
 
@@ -99,7 +99,7 @@ impl NewConnection {
     ) -> io::Result<HandshakeOutcome> {
         match first_byte(&self.socket).await? {
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // A method (RFC 9110 §9.1). Anything else gets an alert.
+            // The first letter of a method (RFC 9110 §9.1). Other bytes get an alert.
             Some(byte) if byte != HANDSHAKE_RECORD && byte.is_ascii_alphabetic() => {
                 return Ok(HandshakeOutcome::PlainHttp(self.into_stream()));
             }
@@ -148,8 +148,8 @@ async fn first_byte(socket: &ClientSocket) -> io::Result<Option<u8>> {
     Ok((received? > 0).then_some(byte))
 }
 
-/// Threads that compute handshakes: one for each core, and as many handshakes at a time; others wait in order of
-/// arrival. A thread starts when there is work for it and ends after a while without any.
+/// Threads that compute handshakes, at most one per core. Further handshakes wait in order of arrival. A thread starts
+/// when there is work for it and ends after [`KEEP_ALIVE`] without work.
 pub struct HandshakeThreads {
     /// Taken when the pool is dropped.
     runtime: Option<Runtime>,

@@ -3,15 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Holds at most one interim response. A second one is dropped while the first is unsent: they are hints, and must not
+/// Holds at most one interim response. While it is unsent, further ones are dropped: they are only hints, and must not
 /// pile up for a client that does not read.
 #[derive(Debug, Default)]
 pub struct InterimSlot {
-    /// `bytes` is not empty. Spares the lock in the usual case.
+    /// True if `bytes` is not empty. Avoids the lock in the usual case.
     is_full: AtomicBool,
     /// The encoded response, not yet taken by the stream.
     bytes: Mutex<Vec<u8>>,
-    /// The stream has taken one and not written all of it.
+    /// The stream has taken an interim response and not written all of it.
     in_flight: AtomicBool,
 }
 

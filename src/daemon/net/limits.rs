@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Timeouts and numbers of connections.
+/// Timeouts of connections, and their maximum numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
     /// `timeouts.header`: from the first byte of a head to its end.

@@ -101,7 +101,7 @@ impl Listener {
         }
     }
 
-    /// Binds an address. `name` is that of its table; `None` for an address of `listen.bind`.
+    /// Binds an address. `name` is the name of its table; `None` for an address of `listen.bind`.
     ///
     /// # Errors
     /// Returns an error whose text names the remedy.
@@ -151,7 +151,7 @@ impl Listener {
     }
 
     /// Returns `SERVER_NAME` and `SERVER_PORT` (PEP 3333), which must not be empty. A unix socket has neither: it gets
-    /// `localhost` and the scheme's default port, so that a URL built from them has no odd port.
+    /// `localhost` and the scheme's default port, which URLs built from them omit.
     pub fn info(&self) -> ListenerInfo {
         match &self.socket {
             ListenerSocket::Tcp(listener) => match listener.local_addr() {
@@ -210,7 +210,7 @@ fn bind_tcp(bind: &Bind, host: &str, port: u16) -> Result<TcpListener, BindError
 
 fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Without it a restart fails while old connections are in TIME_WAIT (socket(7)).
+    // Without SO_REUSEADDR, a restart fails while old connections are in TIME_WAIT (socket(7)).
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -1,4 +1,4 @@
-//! Transport: listeners, the accept loop, and connections as far as they are bytes and timeouts.
+//! Transport: listeners, the accept loop, and the bytes and timeouts of connections.
 //!
 //! `run` creates the [`Listener`]s, `edge` runs [`accept()`] and the TLS handshake, if the listener has one
 //! ([`NewConnection`]), and `http` reads from and writes to a [`ClientStream`].

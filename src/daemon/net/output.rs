@@ -17,7 +17,7 @@ pub struct OutputProgress {
     wake_on_write: AtomicBool,
     /// Coarse time at which the current rate window began.
     window_start: AtomicU32,
-    /// `written` at that time.
+    /// `written` when the rate window began.
     window_start_written: AtomicU64,
 }
 
@@ -32,7 +32,7 @@ impl OutputProgress {
         }
     }
 
-    /// Counts bytes that the socket accepted. Returns true if the task asked to be woken by that.
+    /// Counts bytes that the socket accepted. Returns true if the task asked to be woken at this write.
     pub(super) fn count_written(&self, bytes: usize) -> bool {
         let written = self.written.load(Ordering::Relaxed);
         self.written.store(written.wrapping_add(bytes as u64), Ordering::Relaxed);

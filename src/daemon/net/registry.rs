@@ -1,6 +1,7 @@
 //! The registry of open connections: their keys and number, and the state that all of them read.
 //!
-//! Generic over the connection, which holds a reference back and removes itself when it is dropped.
+//! The registry is generic over the connection type. A connection refers to the registry, and removes itself when it is
+//! dropped.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -159,7 +160,7 @@ impl<C> Registry<C> {
         self.closed.notified()
     }
 
-    /// Wakes those that wait for [`Registry::closed`].
+    /// Wakes the tasks that wait for [`Registry::closed`].
     pub(super) fn notify_closed(&self) {
         self.closed.notify_waiters();
     }
@@ -170,8 +171,8 @@ impl<C> Registry<C> {
     }
 }
 
-/// Reads the coarse clock: as of the kernel's last tick, a few milliseconds ago at most. A turn is shorter, but this takes
-/// 6 ns, and the exact clock 32 ns.
+/// Reads the coarse clock in milliseconds. It shows the time of the kernel's last tick, a few milliseconds ago at most.
+/// Reading it takes 6 ns; the exact clock takes 32 ns.
 fn coarse_ms() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     // Wraps after 49 days; differences are taken modulo 2^32.

@@ -1,5 +1,4 @@
-//! The streams of a multiplexed connection (HTTP/2): which are open, so that the tracker's sweep and the connection's end
-//! reach them.
+//! The open streams of a multiplexed connection (HTTP/2). The tracker's sweep and the connection's end reach them here.
 //!
 //! A stream is a [`Connection`](super::connection::Connection) of its own below that of the socket: with its own phase, output progress, timeouts and
 //! close reason, so code that serves one request need not know whether it shares its socket. It does not count
@@ -7,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// The open streams of one connection, by key. Generic, as the registry is: a stream refers back to its connection.
+/// The open streams of one connection, by key. Generic like the registry, because a stream refers to its connection.
 #[derive(Debug)]
 pub(super) struct StreamTable<C>(Mutex<StreamSlots<C>>);
 
@@ -44,7 +43,7 @@ impl<C> StreamTable<C> {
         stream
     }
 
-    /// Removes a stream. Returns whether none is left.
+    /// Removes a stream. Returns true if it was the last one.
     pub(super) fn remove(&self, key: usize) -> bool {
         let mut slots = self.lock();
         if slots.streams.get_mut(key).and_then(Option::take).is_some() {

@@ -54,8 +54,8 @@ impl AsyncRead for TlsSocket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            // Many clients close without the closing alert (RFC 9112 §9.8). An incomplete request is noticed without
-            // it, by its length.
+            // Many clients close without close_notify (RFC 9112 §9.8). An incomplete request is noticed by its length
+            // instead.
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
             polled => polled,
         }
@@ -83,7 +83,7 @@ impl AsyncWrite for TlsSocket {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Sends the closing alert and shuts down the sending half (RFC 8446 §6.1). The client may still send.
+    /// Sends close_notify and shuts down the sending half (RFC 8446 §6.1). The client may still send.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }

@@ -1,4 +1,4 @@
-//! Every open connection: how many there may be, their timeouts, and the drain.
+//! Every open connection: their maximum number, their timeouts, and the drain.
 //!
 //! `accept` waits here for capacity and registers connections; `edge` runs [`ConnectionTracker::sweep`], moves the
 //! coarse clock and drains.
@@ -23,7 +23,7 @@ pub struct ConnectionTracker {
     limit_reported: AtomicBool,
 }
 
-/// The limit warning is logged again only after this fraction of the limit, one eighth, was free.
+/// The limit warning is logged again only after one eighth of the limit was free.
 const REARM_FRACTION: usize = 8;
 
 /// Interval at which an idle connection is evicted while a new one waits for capacity.
@@ -82,7 +82,7 @@ impl ConnectionTracker {
     }
 
     /// Evicts the connection that has been idle longest, if any may be evicted. Returns when a connection was closed,
-    /// or after [`EVICT_INTERVAL`]: the evicted one may have received a request instead of closing.
+    /// or after [`EVICT_INTERVAL`]: the chosen connection may have received a request instead of closing.
     pub(super) async fn evict_idle(&self) {
         let closed = self.registry.closed();
         self.close_longest_idle();
@@ -105,7 +105,7 @@ impl ConnectionTracker {
         loop {
             let (count, max) = (self.count(), self.limits().connections);
             if count < max {
-                // A single closed connection is not the end of the shortage.
+                // While the number stays near the limit, the warning is not repeated.
                 if self.limit_reported.load(Ordering::Relaxed) && count + max.div_ceil(REARM_FRACTION) <= max
                 {
                     self.limit_reported.store(false, Ordering::Relaxed);
@@ -146,7 +146,7 @@ impl ConnectionTracker {
         self.registry.register(|key| Connection::new(client, listener, key, registry))
     }
 
-    /// Checks the timeouts of all connections, forever; sleeps while there is none.
+    /// Checks the timeouts of all connections, forever. Sleeps while no connection is open.
     pub async fn sweep(self: Arc<Self>) {
         loop {
             let opened = self.registry.opened();

@@ -31,7 +31,7 @@ pub struct TlsContext {
 pub struct LoadedTls {
     /// The context for new connections.
     pub context: Arc<TlsContext>,
-    /// For the log, one sentence each.
+    /// Warnings for the log, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -78,8 +78,8 @@ impl TlsContext {
         Ok(Some(LoadedTls { context: Arc::new(context), warnings }))
     }
 
-    /// Returns the certificate for a client: by its server name, and of several for this name the first one whose kind
-    /// of signature the client supports.
+    /// Returns the certificate for a client's server name; of several, the first whose signature scheme the client
+    /// supports.
     pub fn choose(&self, hello: &ClientHello<'_>) -> Option<&Identity> {
         let candidates = self.names.candidates(hello.server_name());
         let candidates = || candidates.iter().filter_map(|position| self.identities.get(*position));
@@ -89,7 +89,7 @@ impl TlsContext {
     }
 }
 
-/// Returns the settings that all certificates share. Its resolver is replaced.
+/// Returns the settings that all certificates share. The caller replaces the resolver.
 fn server_config(
     min_version: TlsVersion,
     provider: &Arc<CryptoProvider>,

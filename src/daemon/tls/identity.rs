@@ -1,4 +1,4 @@
-//! A certificate with its private key, and what an operator should know about them.
+//! A certificate with its private key, and warnings about them for the operator.
 
 use std::collections::BTreeSet;
 use std::fs;

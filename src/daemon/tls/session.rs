@@ -14,7 +14,7 @@ use super::identity::Identity;
 /// Maximum size of the client's certificates, PEM, that an application receives: they are a part of each request's frame.
 const MAX_CHAIN_BYTES: usize = 24 << 10;
 
-/// A TLS session as far as requests need it.
+/// The facts about a TLS session that requests need.
 #[derive(Debug)]
 pub struct TlsSession {
     block: Box<[u8]>,

@@ -1,4 +1,4 @@
-//! Loading of files, and handshakes in memory with a client of rustls.
+//! Loading of files, and handshakes in memory with rustls as the client.
 
 use std::sync::Arc;
 
@@ -95,7 +95,7 @@ fn presented(context: &TlsContext, config: &Arc<ClientConfig>, name: &str) -> St
 }
 
 #[test]
-fn sni_chooses_the_certificate() {
+fn sni_selects_the_certificate() {
     let place = TestDir::new();
     let certs = [
         self_signed(&["example.org"], VALID_YEARS),
@@ -109,7 +109,7 @@ fn sni_chooses_the_certificate() {
     for (name, number) in [("example.org", 0), ("www.example.org", 1), ("example.net", 2)] {
         assert_eq!(presented(&context, &config, name), expected[number], "{name}");
     }
-    // The first one is presented for another name, and the client refuses it.
+    // For another name the first certificate is presented, and the client refuses it.
     let error = handshake(&context, &config, "example.com").map(drop).unwrap_err();
     assert!(matches!(error, rustls::Error::InvalidCertificate(_)), "{error}");
 }

@@ -27,7 +27,7 @@ pub(super) struct StreamBody {
     pub(super) received: Option<RecvStream>,
     /// Bytes still to come according to `Content-Length`; h2 checks that as many arrive.
     pub(super) declared: Option<u64>,
-    /// The client waits for a 100; the first read that finds no data has it sent.
+    /// The client waits for a 100; the first read that finds no data requests it.
     pub(super) awaits_continue: bool,
     pub(super) context: Arc<ConnContext>,
     pub(super) meter: Arc<Meter>,
@@ -54,7 +54,7 @@ impl Body for StreamBody {
         match ready!(data) {
             Some(Ok(data)) => {
                 let len = data.len();
-                // Counts as taken, because it goes to the worker or a file, which have their own limits.
+                // The window is returned at once: the data goes to the worker or a file, which have their own limits.
                 received.flow_control().release_capacity(len)?;
                 this.meter.add_useful(len);
                 this.declared = this.declared.map(|declared| declared.saturating_sub(len as u64));
@@ -62,7 +62,7 @@ impl Body for StreamBody {
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
             None => {
-                // Reading them ends the stream.
+                // Reading the trailers ends the stream.
                 let trailers = ready!(received.poll_trailers(cx));
                 this.received = None;
                 Poll::Ready(trailers.err().map(Err))

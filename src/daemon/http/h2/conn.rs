@@ -29,8 +29,8 @@ const MAX_ERROR_RESETS: usize = 128;
 
 type H2Connection = h2::server::Connection<MeteredStream, StreamData>;
 
-/// Serves a connection that begins with the preface. `early` is the input that was read before. Returns when there is
-/// nothing more to read or write.
+/// Serves a connection that begins with the preface. `early` has the bytes that were read while the protocol was
+/// recognised. Returns when the connection is closed.
 pub(in crate::http) async fn serve(
     server: Arc<Server>,
     settings: Http2Settings,
@@ -97,9 +97,9 @@ const MAX_WINDOW: u32 = (1 << 31) - 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Serving,
-    /// A GOAWAY asks the client to open no more streams; those that are open are served.
+    /// A GOAWAY asks the client to open no more streams; open streams are served to their end.
     Draining,
-    /// All streams were ordered to end, and have one turn of the reactor to send a last frame.
+    /// All streams were directed to end; they have one turn of the reactor to send a last frame.
     Aborting,
     /// The last GOAWAY is being sent.
     Closing,

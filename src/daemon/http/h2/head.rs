@@ -1,9 +1,8 @@
 //! Checks a request's head on a stream, so that the application gets no head that the HTTP/1.1 framing would refuse.
 //!
-//! h2 refuses already (RFC 9113 §8): uppercase names, control bytes, unknown, repeated, missing and misplaced
+//! h2 itself resets a stream (RFC 9113 §8) for uppercase names, control bytes, unknown, repeated, missing and misplaced
 //! pseudo-header fields, connection-specific fields, `TE` other than "trailers", and a body that is not as long as
-//! `Content-Length`. It resets the stream. What is refused here is answered, with a request id and an entry in the
-//! journal.
+//! `Content-Length`. A head that this module refuses is answered, with a request id and an entry in the journal.
 
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
@@ -54,8 +53,8 @@ pub(super) fn is_websocket(parts: &request::Parts) -> bool {
     parts.extensions.get::<Protocol>().is_some()
 }
 
-/// Checks the head against the limits, as long as it would be in HTTP/1.1, and the ends of the values (RFC 9113
-/// §8.2.1).
+/// Checks the length that the head would have in HTTP/1.1 against the limits, and that no value begins or ends with
+/// whitespace (RFC 9113 §8.2.1).
 fn check_size(parts: &request::Parts, limits: &RequestLimits) -> Result<(), Violation> {
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if parts.method.as_str().len() + target + REQUEST_LINE_BYTES > limits.request_line {
@@ -78,7 +77,7 @@ fn check_size(parts: &request::Parts, limits: &RequestLimits) -> Result<(), Viol
     Ok(())
 }
 
-/// Checks `Content-Length`; h2 accepts equal ones, and has checked that the body fits.
+/// Checks `Content-Length`, of which h2 accepts several equal ones. h2 itself compares it with the body.
 fn check_length(headers: &HeaderMap) -> Result<(), Violation> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(()) };
@@ -218,12 +217,12 @@ mod tests {
         ] {
             assert_eq!(prepared(target, fields).err(), Some(Refusal::Framing(violation)), "{target}");
         }
-        // "GET /1234567890123456789012345 HTTP/1.1" and its CRLF are 41 bytes, 39 without.
+        // "GET /1234567890123456789012345 HTTP/1.1" has 39 bytes, 41 with its CRLF.
         assert!(prepared("http://a/1234567890123456789012345", &[]).is_ok());
     }
 
     #[test]
-    fn connect_is_refused_unless_it_is_for_a_websocket() {
+    fn connect_is_refused_except_for_a_websocket() {
         let connect = |protocol: Option<&'static str>| {
             let mut parts = parts("http://a/chat", &[]);
             parts.method = Method::CONNECT;

@@ -8,7 +8,7 @@ use http::HeaderMap;
 /// The interim responses that a stream's task is to send.
 #[derive(Debug, Default)]
 pub(in crate::http) struct StreamSignals {
-    /// `hints` holds fields. Spares the lock in the usual case.
+    /// True if `hints` has fields. Avoids the lock in the usual case.
     has_hints: AtomicBool,
     /// The fields of a 103 (RFC 8297).
     hints: Mutex<Option<Box<HeaderMap>>>,

@@ -196,8 +196,7 @@ fn split_response(response: Response<ResponseBody>, is_head: bool) -> (Response<
     (head, has_body.then_some(body))
 }
 
-/// Sends a body as far as the client's flow control lets it pass, and resets the stream if the body or the client
-/// fails.
+/// Sends a body within the client's flow-control windows. Resets the stream if the body or the client fails.
 async fn send_body(send: SendStream<StreamData>, body: ResponseBody, connection: &Connection, meter: &Meter) {
     let mut sender = BodySender { send, body, current: None, is_last: false, connection, meter };
     let reset = match poll_fn(|cx| sender.poll(cx)).await {
@@ -216,14 +215,14 @@ async fn send_body(send: SendStream<StreamData>, body: ResponseBody, connection:
     }
 }
 
-/// The reason why nothing more of a body is sent.
+/// The reason why the sending of a body has ended.
 enum SendOutcome {
     Complete,
     /// The client reset the stream, or the connection has ended.
     ClientGone,
     /// The body ended early; its journal entry is written.
     BodyFailed,
-    /// The client takes nothing, or the deadline of the drain has passed.
+    /// The client does not read, or the deadline of the drain has passed.
     Stalled,
 }
 
@@ -274,10 +273,10 @@ impl BodySender<'_> {
         }
     }
 
-    /// Sends as much of a piece as may pass, and stores the rest. Returns the outcome when the stream has ended.
+    /// Sends as much of a piece as the windows allow, and stores the rest. Returns the outcome when the stream has ended.
     ///
-    /// Capacity is reserved only for bytes that are at hand: what a stream has reserved is missing to the others of its
-    /// connection.
+    /// Capacity is reserved only for bytes that are ready to be sent, because the connection's other streams cannot use
+    /// reserved capacity.
     fn poll_send(&mut self, cx: &mut Context<'_>, data: StreamData) -> Poll<Option<SendOutcome>> {
         let len = data.remaining();
         let mut capacity = 0;

@@ -74,7 +74,7 @@ pub(super) fn parse(header: &[u8]) -> Result<ProxyHeader, HeaderError> {
 
 fn parse_v1(line: &[u8]) -> Result<ProxyHeader, HeaderError> {
     let line = line.strip_suffix(b"\r\n").ok_or(HeaderError::Malformed)?;
-    // Whatever follows UNKNOWN must be ignored (§2.1).
+    // The bytes after UNKNOWN must be ignored (§2.1).
     if line == b"PROXY UNKNOWN" || line.starts_with(b"PROXY UNKNOWN ") {
         return Ok(ProxyHeader::default());
     }
@@ -89,7 +89,7 @@ fn parse_v1(line: &[u8]) -> Result<ProxyHeader, HeaderError> {
 }
 
 fn parse_v2(header: &[u8]) -> Result<ProxyHeader, HeaderError> {
-    // What follows LOCAL must be ignored, even its address family (§2.2).
+    // The bytes after LOCAL must be ignored, even its address family (§2.2).
     if header.get(v2::PROTOCOL_PREFIX.len()) == Some(&V2_LOCAL) {
         return Ok(ProxyHeader::default());
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn local_unix_and_unknown_keep_the_connections_own_peer() {
+    fn local_unix_and_unknown_name_no_client() {
         for header in [
             v2_header(0x20, 0x00, &[]),
             v2_header(0x20, 0x11, &[]),

@@ -1,4 +1,4 @@
-//! Reads a PROXY header from a socket, and not one byte more.
+//! Reads a PROXY header from a socket, and no byte beyond it.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -18,7 +18,7 @@ pub(in crate::net) enum ReceiveError {
     #[error(transparent)]
     Header(#[from] HeaderError),
     /// The peer sent nothing, as health checks of load balancers do.
-    #[error("it ended without a byte")]
+    #[error("it ended before its first byte")]
     Empty,
     #[error("it ended before its PROXY header was complete")]
     Eof,
@@ -55,7 +55,7 @@ async fn peek(socket: &ClientSocket, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Reads bytes that were peeked before, so they are certainly there.
+/// Reads bytes that were peeked before and are therefore in the socket's buffer.
 fn take(socket: &ClientSocket, bytes: &mut [u8]) -> io::Result<()> {
     let mut taken = 0;
     while let Some(rest) = bytes.get_mut(taken..).filter(|rest| !rest.is_empty()) {
