@@ -19,7 +19,7 @@ pub(crate) fn interpreter_version(py: Python<'_>) -> PyResult<String> {
     Ok(format!("CPython {}", version.split_whitespace().next().unwrap_or("?")))
 }
 
-/// Reason for which the application cannot be served.
+/// The reason why the application cannot be served.
 #[derive(Debug)]
 pub(crate) struct BootFailure {
     /// Cause, which decides whether the daemon retries.
@@ -61,7 +61,7 @@ impl BootFailure {
     }
 }
 
-/// Checks whether gevent or eventlet has patched what the application's threads, or a fork, depend on.
+/// Checks whether gevent or eventlet has patched modules on which the application's threads, or a fork, depend.
 ///
 /// # Errors
 /// A Python error.
@@ -92,7 +92,7 @@ pub(crate) fn load(
     let (application, found, warning, failure): (Py<PyAny>, Option<String>, Option<String>, Py<PyAny>) =
         load_py(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
     if is_forked_child() {
-        // The application forked while it was imported, and the child came back: the parent boots.
+        // The application forked while it was imported, and this is the child: only the parent boots.
         exit_forked_child(py, None);
     }
     if let Some(warning) = warning {

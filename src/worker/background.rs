@@ -136,7 +136,8 @@ impl BackgroundThread {
         })
     }
 
-    /// Writes the stack of an exchange's task or thread. False if the exchange is no longer running, also afterwards.
+    /// Writes the stack of an exchange's task or thread. Returns false if the exchange does not run, or has
+    /// ended meanwhile.
     fn dump_exchange(&self, py: Python<'_>, exchange: ExchangeId) -> PyResult<bool> {
         if let Some(application) = self.asgi.get() {
             let Some(stack) = application.stack_of(py, exchange)? else { return Ok(false) };
@@ -158,7 +159,7 @@ impl BackgroundThread {
 }
 
 impl JobQueue {
-    /// Starts the thread unless it runs; false if it cannot be started.
+    /// Starts the thread unless it runs. Returns false if it cannot be started.
     fn ensure_thread(&mut self, background: &'static BackgroundThread) -> bool {
         if self.thread.is_none() {
             let builder = Builder::new().name("rgun-helper".to_owned()).stack_size(STACK_BYTES);

@@ -16,8 +16,8 @@ pub(crate) struct SpooledBodies {
 }
 
 impl SpooledBodies {
-    /// Takes the body of an exchange. It was sent before the exchange's frame, so it has arrived or is about to. Called
-    /// without the GIL.
+    /// Takes the body of an exchange, and waits for it if necessary: the daemon sends the body before the exchange's
+    /// frame. Called without the GIL.
     pub(crate) fn take(&self, exchange: ExchangeId) -> OwnedFd {
         let mut waiting = lock(&self.waiting);
         loop {

@@ -41,7 +41,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
         Role::Zygote => NextRole::Zygote(start),
     };
     let reactor_page = Map::attach(reactor.as_fd(), REACTOR_PAGE_BYTES, false)?;
-    // The mappings stay without the descriptors.
+    // The mappings remain valid without the descriptors.
     drop((map, reactor));
     let process = Process {
         control,

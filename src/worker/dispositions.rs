@@ -186,7 +186,8 @@ extern "C" fn on_ignored_signal(signal: c_int, info: *mut libc::siginfo_t, _: *m
     // SAFETY: with SA_SIGINFO the kernel passes a valid pointer (sigaction(2)).
     let is_of_the_kernel = unsafe { (*info).si_code } > 0;
     if is_of_the_kernel && matches!(signal, SIGTTIN | SIGTTOU) {
-        // Sent by the terminal to a background process that uses it: without the stop, it would retry forever.
+        // The terminal sends this signal to a background process that uses it. The process must stop, or it would retry
+        // forever.
         // SAFETY: raise(3) has no preconditions.
         unsafe { libc::raise(libc::SIGSTOP) };
     }

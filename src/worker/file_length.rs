@@ -27,7 +27,7 @@ fn size_of(file: BorrowedFd<'_>) -> Option<u64> {
     u64::try_from(stat.st_size).ok()
 }
 
-/// Returns whether a file has at least `len` bytes, by reading, whatever `stat` reports.
+/// Returns whether a file has at least `len` bytes. Reads the file, because `stat` may be wrong.
 pub(crate) fn has_bytes(py: Python<'_>, file: BorrowedFd<'_>, len: u64) -> rustix::io::Result<bool> {
     py.detach(|| len.checked_sub(1).map_or(Ok(true), |last| Ok(probe_bytes(file, last)? > 0)))
 }

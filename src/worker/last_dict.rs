@@ -1,14 +1,14 @@
 //! A dictionary with the values of the last request, which the next one copies.
 //!
-//! Requests repeat most values: the path, the client, what a browser sends with each request. To copy a dictionary that
-//! has them costs a few instructions per entry, to set one 220. Without this a WSGI worker takes 1 k of 9 k instructions
-//! more for the smallest request, an ASGI worker 0.4 k of 21 k.
+//! Requests repeat most values: the path, the client, a browser's header fields. Copying an entry of a dictionary costs a
+//! few instructions, setting one costs 220. Without this module the smallest request would cost a WSGI worker 1 k more
+//! instructions (of 9 k), and an ASGI worker 0.4 k more (of 21 k).
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-/// A copy of a template, with values of the last request at `N` places. Set values that are kept anyway
-/// ([`crate::object_cache`]): these stay until the next request.
+/// A copy of a template, with values of the last request at `N` places. Set only values that are kept anyway
+/// ([`crate::object_cache`]), because they stay here until the next request.
 pub(crate) struct LastDict<const N: usize> {
     /// Never given to the application.
     dict: Py<PyDict>,
@@ -34,7 +34,7 @@ impl<const N: usize> LastDict<N> {
         if last.as_ref().is_some_and(|last| last.is(value)) {
             return Ok(());
         }
-        // If setting fails, the next request must not take the value for set.
+        // If setting fails, the next request must not assume that the value is set.
         *last = None;
         for key in keys {
             self.dict.bind(value.py()).set_item(key, value)?;

@@ -33,7 +33,7 @@ const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 /// Maximum chunks per frame: 1 MiB, so that the daemon can begin to write while the rest is copied.
 const MAX_CHUNKS_PER_FRAME: usize = 16;
 
-/// The worker's ends of completion ring and slab.
+/// The worker's ends of the completion ring and the slab.
 #[derive(Debug)]
 pub(crate) struct Output {
     map: Arc<Map>,

@@ -183,7 +183,7 @@ pub(crate) fn clear_forked_child() {
 }
 
 /// Installs a fork hook that marks children for [`is_forked_child`] and restores their signal handlers. Called once per
-/// interpreter: forks inherit it.
+/// interpreter, because forked processes inherit the hook.
 pub(crate) fn register_fork_hook(py: Python<'_>) -> PyResult<()> {
     let mark = PyCFunction::new_closure(py, None, None, |arguments, _| {
         FORKED.store(true, Ordering::Relaxed);
@@ -273,7 +273,7 @@ impl FormattedError {
     }
 }
 
-/// Cuts the middle out of a text longer than `max` bytes: its top shows the origin, its bottom the error.
+/// Removes the middle of a text that is longer than `max` bytes: the start shows the origin, the end the error.
 fn cut_middle(text: String, max: usize) -> String {
     const MARK: &str = "\n  [...]\n";
     if text.len() <= max {

@@ -11,7 +11,7 @@ use std::fs;
 pub(crate) fn set(title: &str) {
     let Some((start, end)) = argument_area() else { return };
     let room = end - start;
-    // The last byte stays NUL: otherwise the kernel reads on into the environment.
+    // The last byte stays NUL: otherwise the kernel would also show the environment.
     let shown = &title.as_bytes()[..title.len().min(room.saturating_sub(1))];
     let area = start as *mut u8;
     // SAFETY: [start, end) is the argument area that the kernel reports for this process: mapped, writable (it is

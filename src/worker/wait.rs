@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::thread::{Timespec, futex};
 
 /// Maximum delay of a signal handler. A signal between the last check for signals and the system call does not interrupt
-/// it, and no futex call closes that gap as `ppoll(2)` does.
+/// the call. Futexes have no call that closes this gap, as `ppoll(2)` does.
 const MAX_SIGNAL_DELAY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A futex for waits on Python's main thread: signal handlers run while it waits.

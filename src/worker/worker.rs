@@ -28,12 +28,12 @@ use crate::signal_mask::SignalMask;
 use crate::stacks::current_thread_id;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 
-/// The channel to the daemon and the state that all threads of this worker share.
+/// The channel to the daemon, and the state that all threads of this worker share.
 #[derive(Debug)]
 pub(crate) struct Worker {
     /// The Start message.
     pub(crate) start: Start,
-    /// The process it runs in.
+    /// The state of the worker's process.
     pub(crate) process: &'static Process,
     /// The control socket of `process`.
     pub(crate) control: &'static OwnedFd,

@@ -126,7 +126,7 @@ fn run(
                 }
             }
             Ok(Command::Stop) => return Ok(NextRole::End),
-            // Promote: it is a zygote already. The others are for workers.
+            // Promote is ignored, because this is a zygote already. The other commands are for workers.
             Ok(Command::Promote | Command::Start(_) | Command::Body(_) | Command::Cancel(_)) | Err(_) => {}
         }
     }
@@ -222,7 +222,7 @@ fn adopt_by_daemon(daemon: Pid, intermediate: Option<Pid>) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    // Not earlier: the death signal refers to the current parent (prctl(2)).
+    // Must follow the wait: the death signal refers to the current parent (prctl(2)).
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if getppid() != Some(daemon) {
         return Err(io::Error::other("its parent is not the daemon, which has died or is not a subreaper"));

@@ -11,9 +11,9 @@ use super::worker::contract::ContractBreach;
 use super::worker::decode;
 use super::{Dispatcher, Notice, State};
 
-/// While every worker has more than it can start, the reactor waits up to this long (rounded up to a whole
-/// millisecond) for completions alone before it polls its sockets: a request could not start anyway, and each poll
-/// interrupts a worker that shares the core. (A network card moderates its interrupts for the same reason.)
+/// While every worker has more than it can start, the reactor waits only for completions before it polls its sockets, for
+/// this time (rounded up to a whole millisecond): a request could not start anyway, and each poll interrupts a worker
+/// that shares the core. (A network card moderates its interrupts for the same reason.)
 const COMPLETION_WAIT: Duration = Duration::from_micros(500);
 
 /// Frames taken from one worker at a time. A completion ring holds fewer, so only a worker that publishes while it
@@ -69,8 +69,8 @@ impl Dispatcher {
     }
 
     /// Announces that the reactor is awake, and collects the completions that woke it. tokio's `on_thread_unpark` calls
-    /// this. Their tasks run in this turn: those that `before_park` wakes make tokio poll its sockets first, which is a
-    /// system call of its own.
+    /// this. The tasks woken here run in this turn; for tasks that `before_park` wakes, tokio first polls its sockets, which
+    /// costs a system call.
     pub fn after_park(&self) {
         self.reactor.epoch().announce_awake();
         self.poll_now();
@@ -191,7 +191,7 @@ impl Dispatcher {
         if exchange.is_pinned
             && let Some(waker) = waker.take()
         {
-            // A probe's task belongs to another runtime: it does not keep this reactor from sleeping.
+            // A probe's task belongs to another runtime, so waking it does not keep this reactor from sleeping.
             waker.wake();
         }
         let is_drained = done && worker.is_retiring && worker.is_drained(&state.exchanges);
@@ -215,7 +215,7 @@ impl Worker {
     fn on_received(&mut self, exchange: &mut Exchange, kind: CompletionKind, now: Instant) -> bool {
         let is_head = kind == CompletionKind::Respond;
         if is_head && exchange.is_accepted_websocket() {
-            // One past its deadline is being cancelled, and keeps its slot until it ends.
+            // A WebSocket past its deadline is being cancelled, and keeps its slot until it ends.
             let can_park = !exchange.attempt.deadline_exceeded;
             if can_park {
                 self.load.park(exchange.id, exchange.position(), now);
@@ -227,7 +227,7 @@ impl Worker {
         }
         let is_part = is_head || kind == CompletionKind::Body;
         if is_part && !exchange.has_ended() && !exchange.is_accepted_websocket() {
-            // Each part restarts the deadline: a stream may run as long as it sends something.
+            // Each part restarts the deadline: a stream may run as long as it sends parts.
             self.load.restart_clock(exchange.position(), now);
             exchange.reset_client_wait();
         }

@@ -1,4 +1,4 @@
-//! The reasons for which the daemon answers a request in the application's place. Values only.
+//! The reasons why the daemon answers a request in the application's place. Values only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub enum Fault {
     QueueTooSlow(Duration),
     /// The request has waited for longer than `timeouts.queue`.
     QueueTimeout,
-    /// No worker is open, nor will be soon, for this reason.
+    /// No worker is open or will be soon; with the reason.
     Unavailable(Arc<str>),
     /// The request ran for longer than its timeout in this worker.
     Deadline(WorkerId),
@@ -57,6 +57,6 @@ pub enum UploadFault {
     TooSlow,
     /// The client closed the connection within the body.
     Truncated,
-    /// The chunked coding is malformed, in the way that this sentence says.
+    /// The chunked coding is malformed; the text describes the defect.
     Malformed(&'static str),
 }

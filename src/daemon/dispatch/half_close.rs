@@ -1,5 +1,5 @@
 //! Clients that have closed their sending half. A FIN alone does not distinguish a client that waits for its response
-//! from one that has left. So a request that has started continues, and one that waits may start, but only for a
+//! from one that has left. So a request that has started continues, and a waiting request may start only within a
 //! second.
 
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use super::{Dispatcher, State};
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
-    /// Notes that the exchange's client has closed its sending half, and sends that, once, to an ASGI application. If
-    /// the request has not started, returns the time until which it may.
+    /// Notes that the exchange's client has closed its sending half, and notifies an ASGI application once. If the request
+    /// has not started, returns the time until which it may start.
     pub(super) fn half_close(&self, id: ExchangeId) -> Option<Instant> {
         let mut state = self.lock();
         let State { exchanges, workers, .. } = &mut *state;
@@ -48,7 +48,7 @@ impl Dispatcher {
                 if !worker_state.revoke(id, position) {
                     return false;
                 }
-                // In no queue: the caller drops the ticket, which ends the exchange.
+                // The exchange enters no queue: the caller drops the ticket, which ends the exchange.
                 exchange.state = ExchangeState::Queued;
                 self.refill(state, worker, Instant::now());
                 true

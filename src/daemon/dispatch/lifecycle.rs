@@ -1,4 +1,4 @@
-//! Attaches, admits, retires and removes workers, and decides what becomes of the exchanges they had.
+//! Attaches, admits, retires and removes workers. Queues, retries or fails the exchanges of a removed worker.
 
 use std::collections::HashSet;
 use std::io;
@@ -24,7 +24,7 @@ use super::{Dispatcher, Notice, State};
 use crate::link::Link;
 
 impl Dispatcher {
-    /// Attaches a booting worker: its channel is served, but it gets no exchange yet. A zygote never does.
+    /// Attaches a booting worker: its channel is served, but it gets no exchange yet. A zygote never gets one.
     pub fn attach(&self, link: Link) {
         let mut state = self.lock();
         let worker = Worker::new(link, self.buffers);
@@ -34,7 +34,7 @@ impl Dispatcher {
         }
     }
 
-    /// Admits a worker, perhaps one that was retired: it gets exchanges.
+    /// Admits a worker, which may have been retired before: it gets exchanges from now on.
     pub fn admit(&self, id: WorkerId) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -58,7 +58,7 @@ impl Dispatcher {
         state.ring_doorbells();
     }
 
-    /// Retires a worker: it gets no more exchanges, and those that it has not claimed return to the queue.
+    /// Retires a worker: it gets no more exchanges, and its unclaimed exchanges return to the queue.
     pub fn retire(&self, id: WorkerId) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -120,7 +120,7 @@ impl Dispatcher {
     }
 
     /// Expects one more report of the worker's stacks, which does not count towards its limit. The caller must call
-    /// this before it asks, because the report may come at once.
+    /// this before it requests the stacks, because the report may come at once.
     pub fn expect_stacks(&self, id: WorkerId) {
         let mut state = self.lock();
         if let Some(index) = state.worker_index(id)
@@ -185,7 +185,7 @@ impl Dispatcher {
             }
         }
         state.load_stats.retain_stats(worker.generation, worker.responses);
-        // A retiring worker was asked to exit, in the end by force. One that was never admitted had only probes.
+        // A retiring worker was asked to exit, or killed. A worker that was never admitted had only probes.
         let is_crash = worker.is_admitted && !worker.is_retiring;
         self.report_lost(state, &worker, &started, now);
         let has_blocked = is_crash && self.record_crashes(state, &started, now);
@@ -247,7 +247,7 @@ impl Dispatcher {
 
 impl State {
     /// Queues a request whose worker died for a retry, if that is enabled and safe: the method is idempotent (RFC 9110
-    /// §9.2.2) and the client has nothing of a response.
+    /// §9.2.2) and the client has received no part of a response.
     fn requeue_for_retry(&mut self, id: ExchangeId, now: Instant) -> bool {
         let State { policy, exchanges, quarantine, queue, unavailable, .. } = self;
         if !policy.retry_idempotent || unavailable.is_some() {
@@ -266,7 +266,7 @@ impl State {
         true
     }
 
-    /// Rejects waiting requests that have just been quarantined, also those that wait in a worker's ring: they would
+    /// Rejects waiting requests that have just been quarantined, including those in a worker's ring, because they would
     /// crash more workers.
     fn reject_quarantined(&mut self, now: Instant) {
         for index in 0..self.workers.len() {

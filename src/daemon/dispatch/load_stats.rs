@@ -8,11 +8,11 @@ use crate::supervise::ResponseStats;
 /// Load since the last sample, and the responses of workers that have exited.
 #[derive(Debug)]
 pub(super) struct LoadStats {
-    /// Longest wait of a request that was assigned to a worker or has timed out.
+    /// Maximum wait of a request that was assigned to a worker or has timed out.
     pub(super) longest_wait: Duration,
-    /// Most requests that ran at a time.
+    /// Maximum number of requests that ran at the same time.
     pub(super) max_running: usize,
-    /// When there was last a request or response.
+    /// Time of the last request or response.
     pub(super) last_active: Instant,
     /// Responses of workers that have exited.
     pub(super) past_responses: Vec<(Generation, ResponseStats)>,

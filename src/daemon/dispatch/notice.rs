@@ -13,7 +13,7 @@ use crate::id::WorkerId;
 pub enum Notice {
     /// A report from the worker's control socket.
     Report(WorkerId, Report),
-    /// The worker broke the channel's contract, in this way, and was removed.
+    /// The worker broke the channel's contract and was removed; with the description of the breach.
     ContractBreached(WorkerId, String),
     /// The worker closed its control socket, which every exit does, and was removed.
     ControlSocketClosed(WorkerId),
@@ -36,7 +36,7 @@ pub enum Notice {
     MaxRequestsReached(WorkerId, u64),
     /// A request is queued and no worker is open. Sent once until a worker is admitted.
     WorkerRequested,
-    /// The worker is gone with requests that it had claimed. Not sent without any.
+    /// The worker is gone with requests that it had claimed. Not sent if there were none.
     WorkerDied {
         /// The worker that exited.
         worker: WorkerId,
@@ -52,7 +52,7 @@ pub enum Notice {
         /// Time for which they are rejected.
         duration: Duration,
     },
-    /// The worker died while it had this request, which is retried in another.
+    /// The worker died while it had this request, which is retried in another worker.
     Retried(WorkerId, RequestInfo),
     /// The application raised after its response was complete, for example in `close()`.
     RaisedAfterEnd {
@@ -96,6 +96,6 @@ pub enum ResponseProgress {
     NotStarted,
     /// The head with this status, and perhaps a part of the body: the daemon can only abort it.
     HeadSent(u16),
-    /// Everything, or the client is gone.
+    /// The whole response, or the client is gone.
     Complete,
 }

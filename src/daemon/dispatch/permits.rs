@@ -1,4 +1,4 @@
-//! Path rules at work: which rule applies to a request, releasing permits, and applying a new policy to open requests.
+//! Applies path rules: finds the rule of a request, releases permits, and applies a new policy to open requests.
 
 use std::time::{Duration, Instant};
 

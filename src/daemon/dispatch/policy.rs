@@ -29,7 +29,7 @@ pub struct Policy {
     /// `timeouts.path`: the first rule that matches counts.
     pub rules: Vec<Rule>,
     /// `workers.retry = "idempotent"`: an idempotent request whose worker died is retried, once, if its client has
-    /// nothing of a response.
+    /// received no part of a response.
     pub retry_idempotent: bool,
     /// `limits.response_memory`: bytes of memory for responses that their clients have not taken.
     pub response_memory: u64,

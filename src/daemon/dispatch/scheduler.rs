@@ -12,7 +12,7 @@ use super::worker::Worker;
 use super::{Dispatcher, State};
 
 /// Maximum number of times that a request is moved from a worker that does not claim it. If one worker is slow to wake
-/// and another never wakes, 16 moves reach the slow one often enough.
+/// and another never wakes, 16 moves give the slow one enough chances.
 const MAX_MOVES: u8 = 16;
 
 impl Dispatcher {
@@ -109,7 +109,7 @@ impl Dispatcher {
     }
 }
 
-/// A worker's rank as a choice, lowest first: it is stalled, it has no idle slot, its load.
+/// A worker's rank; the lowest is chosen. Compares whether it is stalled, whether it has no idle slot, and its load.
 type Rank = (bool, bool, (u32, u32));
 
 impl State {
@@ -122,8 +122,8 @@ impl State {
         Some((self.exchanges.get_mut(id)?, self.workers.get_mut(worker)?.as_mut()?))
     }
 
-    /// Returns the worker that can start a request soonest, if one has room: with an idle slot before without, the
-    /// least busy first, a stalled one last.
+    /// Returns the worker that can start a request soonest, if one has room. Prefers workers that are not stalled, then
+    /// those with an idle slot, then the least busy.
     pub(super) fn choose_worker(&self, transport: BodyTransport) -> Option<usize> {
         let mut best: Option<(usize, Rank)> = None;
         for (index, worker) in self.workers.iter().enumerate() {

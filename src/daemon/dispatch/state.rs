@@ -158,7 +158,7 @@ impl Dispatcher {
         }
     }
 
-    /// Returns whether a WebSocket handshake is submitted as such. True also while the interface is unknown: if the
+    /// Returns whether a WebSocket handshake is submitted as a handshake. True also while the interface is unknown: if the
     /// application turns out to be WSGI, the handshake is downgraded to an ordinary request.
     pub fn accepts_handshakes(&self) -> bool {
         self.interface.load(Ordering::Relaxed) != WSGI
@@ -173,8 +173,8 @@ impl Dispatcher {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under this lock is a bug. Every method restores the state's invariants before it can panic, and a
-        // daemon that goes on is better than one that rejects every request.
+        // A panic under this lock is a bug. Every method restores the state's invariants before it can panic, and it is
+        // better to continue than to reject every request.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

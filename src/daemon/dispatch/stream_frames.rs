@@ -1,4 +1,4 @@
-//! Stream frames to an ASGI worker that end an exchange: its client has left, or closed its half, or it is cancelled.
+//! Stream frames to an ASGI worker about the end of an exchange: disconnect, half-close and cancellation.
 
 use rgun_channel::frame::StreamFrame;
 

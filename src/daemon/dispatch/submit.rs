@@ -21,7 +21,7 @@ use super::{Dispatcher, Notice, State};
 /// `event_interval` tasks before it parks.
 const MAX_UNRUNG: u32 = 64;
 
-/// Where a new request goes.
+/// The destination of a new request.
 enum Route {
     /// To the worker with this index.
     Worker(usize),
@@ -111,7 +111,7 @@ impl Dispatcher {
         }
     }
 
-    /// Assigns a probe to this worker and no other, admitted or not. No limit applies to it but its deadline.
+    /// Assigns a probe to this worker only, whether the worker is admitted or not. Only the probe's deadline limits it.
     ///
     /// # Errors
     /// The worker is gone or has no room, or a part of the head is too long for a frame.
@@ -197,8 +197,8 @@ impl State {
         })
     }
 
-    /// Returns why a request that cannot start now may not wait. `is_held`: it would wait for a permit, not for a
-    /// worker, and its wait cannot be estimated.
+    /// Returns why a request that cannot start now may not wait. `is_held`: the request would wait for a permit, not for a
+    /// worker, so its wait cannot be estimated.
     fn rejection(&mut self, is_held: bool, now: Instant) -> Option<Fault> {
         if let Some(reason) = &self.unavailable {
             return Some(Fault::Unavailable(Arc::clone(reason)));

@@ -84,7 +84,7 @@ impl Dispatcher {
             if !is_stalled {
                 continue;
             }
-            // Wake its sleeping threads before revoking anything.
+            // Wake the worker's sleeping threads before revoking a record.
             if worker.wake_more() {
                 continue;
             }
@@ -106,7 +106,7 @@ impl Dispatcher {
         self.refill_all(state, now);
     }
 
-    /// Enforces the deadline of each request, and reports retiring workers that are drained by that.
+    /// Enforces the deadline of each request, and reports retiring workers that are drained as a result.
     fn enforce_deadlines(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };

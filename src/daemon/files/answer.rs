@@ -212,7 +212,7 @@ fn field_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Returns a random delimiter. Nobody can guess it and write a file that contains it.
+/// Returns a random delimiter, which cannot be guessed to write a file that contains it.
 fn boundary() -> String {
     // Each `RandomState` is seeded from the system's randomness.
     format!("{:016x}", RandomState::new().build_hasher().finish())

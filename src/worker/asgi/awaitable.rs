@@ -1,4 +1,4 @@
-//! The awaitables that `send()` and `receive()` return: without a coroutine, and without a Future unless they wait.
+//! The awaitables that `send()` and `receive()` return. They need no coroutine, and a Future only if they wait.
 //!
 //! An awaitable is its own iterator: `await` calls `__next__`, and a `StopIteration` with the value ends it. `send`,
 //! `throw` and `close` make them `collections.abc.Coroutine`s, which `asyncio.create_task()` accepts.
@@ -49,7 +49,7 @@ impl CompletedSend {
     fn close(&self) {}
 }
 
-/// Returns the exception for the arguments of `throw()`: an instance, or a type with a value.
+/// Returns the exception that `throw()` was called with: an instance, or a type with a value.
 pub(super) fn exception_from_throw(
     kind: &Bound<'_, PyAny>,
     value: Option<&Bound<'_, PyAny>>,

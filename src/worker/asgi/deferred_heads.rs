@@ -4,11 +4,11 @@
 //! (an event stream), the head is sent alone after [`MAX_ITERATIONS`] iterations of the event loop. To count them, a
 //! tick schedules another tick at the end of the loop's queue, behind the callbacks of the application.
 //!
-//! A response that is sent without a pause costs a push and a pop: its head is the last one when its body comes.
+//! A response that is sent without a pause costs a push and a pop: when its body comes, its head is the last in the list.
 
 use rgun_channel::frame::ExchangeId;
 
-/// Exchanges with deferred heads. Some of them may have sent their bodies since, or have ended.
+/// Exchanges with deferred heads. Some of them may meanwhile have sent their bodies, or have ended.
 #[derive(Debug, Default)]
 pub(super) struct DeferredHeads {
     /// Heads that came since the wait began.
@@ -29,7 +29,7 @@ impl DeferredHeads {
         self.unscheduled.push(id);
     }
 
-    /// Removes a head that is about to be sent, if it is the last one; others are skipped when they are due.
+    /// Removes a head that is about to be sent, if it is the last one. Other heads that were sent are skipped when due.
     pub(super) fn remove(&mut self, id: ExchangeId) {
         if self.unscheduled.last() == Some(&id) {
             self.unscheduled.pop();

@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 pub(super) struct EventLoop {
     pub(super) object: Py<PyAny>,
     pub(super) call_soon: Py<PyAny>,
-    /// Context of ticks, and so of the tasks that they create. A tick must not run in the context of the request that
+    /// Context of ticks, and of the tasks that they create. A tick must not run in the context of the request that
     /// scheduled it.
     pub(super) context: Py<PyAny>,
     pub(super) create_future: Py<PyAny>,

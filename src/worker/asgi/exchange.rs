@@ -26,8 +26,8 @@ impl Exchange {
         awaitable::wake_futures(py, worker, receivers);
     }
 
-    /// Handles a disconnect by the client: `receive()` returns it; `send()` does nothing any more, or raises for
-    /// a WebSocket.
+    /// Handles a disconnect by the client: `receive()` returns the disconnect; `send()` has no effect any more, or raises
+    /// for a WebSocket.
     pub(super) fn on_disconnect(slf: &Bound<'_, Self>) {
         let py = slf.py();
         let worker = slf.get().borrow(py).application.worker;
@@ -118,8 +118,8 @@ impl Exchange {
             let exchange = slf.get().borrow(py);
             (exchange.is_disconnected || exchange.is_half_closed, exchange.half_close_fault())
         };
-        // A cancellation at the deadline, after which the client has its 504; or the exception by which a framework
-        // says that the client has disconnected (Starlette's ClientDisconnect).
+        // A cancellation at the deadline, after which the client gets a 504; or the exception with which a framework
+        // reports that the client has disconnected (Starlette's ClientDisconnect).
         if is_closed_by_client && is_client_disconnect(error.value(py).as_any(), MAX_GROUP_DEPTH) {
             return half_close_fault;
         }
@@ -197,8 +197,8 @@ impl Exchange {
 }
 
 impl ExchangeState {
-    /// Returns the fault of an incomplete response after a half-close. It has no text: the application may have taken
-    /// the half-close for a disconnect.
+    /// Returns the fault of an incomplete response after a half-close. The fault has no text, because the application may
+    /// have mistaken the half-close for a disconnect.
     fn half_close_fault(&self) -> Option<FormattedError> {
         let is_incomplete = self.is_half_closed && !self.is_disconnected && self.stage < Stage::Ended;
         is_incomplete.then(|| FormattedError::from_message(""))

@@ -86,7 +86,7 @@ pub(super) fn encode_accept(
         })?;
         let text = text.encode_utf8()?;
         let bytes = text.as_bytes();
-        // RFC 6455 §4.1. An empty one means none, as in uvicorn.
+        // RFC 6455 §4.1. An empty subprotocol means none, as in uvicorn.
         if !bytes.iter().all(|byte| is_token(*byte)) {
             return Err(PyRuntimeError::new_err(format!(
                 "websocket.accept: subprotocol {} is not a token (RFC 6455 §4.1)",

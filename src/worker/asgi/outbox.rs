@@ -1,7 +1,7 @@
 //! The queue before the completion ring: keeps frames in order and never blocks the event loop.
 //!
-//! Frames are pushed into the ring while it has space. Once one finds none, it and all later frames wait here until
-//! the daemon announces space. The queue is bounded: while it is not empty, no exchange sends body
+//! Frames are pushed into the ring while it has space. When the ring is full, further frames wait here until the daemon
+//! announces space. The queue is bounded: while it is not empty, no exchange sends body
 //! ([`super::response`]).
 
 use std::collections::VecDeque;

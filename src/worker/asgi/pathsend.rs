@@ -38,8 +38,8 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown; without one
-    /// all bytes, and then adds the length to the head if it is known. [`UNTIL_EOF`] if it is not.
+    /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown. If the head has
+    /// no length, returns the file's length and adds it to the head, or returns [`UNTIL_EOF`] if it is unknown.
     fn file_length(&mut self, py: Python<'_>, file: &File) -> Result<u64, Fault> {
         let fd = file.as_fd();
         match self.response.head.length {
@@ -78,7 +78,7 @@ impl ExchangeState {
     }
 }
 
-/// Opens a regular file. Anything else is refused, without blocking: opening a FIFO would wait for its writer.
+/// Opens a regular file. Other kinds of files are refused without blocking: opening a FIFO would wait for its writer.
 fn open_regular_file(path: &Path) -> PyResult<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {

@@ -2,7 +2,7 @@
 //!
 //! A body comes with its request, or in parts within a window. The window opens at the first `receive()` and advances
 //! whenever [`MIN_UPDATE_BYTES`] of it were received. An event is made when the call is awaited, not when `receive()`
-//! is called, so a cancelled wait loses nothing.
+//! is called, so a cancelled wait loses no event.
 
 use std::ffi::CStr;
 
@@ -143,7 +143,7 @@ impl ExchangeState {
         Some(HttpEvent::Body { part: Some(part), more: !body.is_fully_received })
     }
 
-    /// Sends the offset up to which the daemon may send.
+    /// Tells the daemon the offset up to which it may send.
     pub(super) fn send_window_update(&self, py: Python<'_>, window_end: u64) -> Result<(), ProtocolError> {
         let bytes = window_end.to_le_bytes();
         self.push_frame(

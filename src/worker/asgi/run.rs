@@ -26,7 +26,7 @@ use crate::python::load_py;
 use crate::worker::Worker;
 
 /// Runs lifespan's startup, reports Ready, serves until the daemon stops the worker, and runs lifespan's shutdown.
-/// Calls `on_start` before it serves. The inner error is why the application cannot be served.
+/// Calls `on_start` before it serves. The inner error is the reason why the application cannot be served.
 ///
 /// # Errors
 /// An exception of the worker's own Python code, or the `SystemExit` of a signal handler.
@@ -157,8 +157,8 @@ impl Application {
         Ok(())
     }
 
-    /// Runs the loop until all exchanges have ended. The exception of a signal handler leaves the loop wherever it is;
-    /// the loop is then run again to finish the running exchanges.
+    /// Runs the loop until all exchanges have ended. The exception of a signal handler interrupts the loop, which is then
+    /// run again to finish the running exchanges.
     fn run_loop(&self, py: Python<'_>, server: &Bound<'_, PyAny>) {
         while let Err(error) = server.call_method0(intern!(py, "run")) {
             if error.is_instance_of::<PySystemExit>(py) {

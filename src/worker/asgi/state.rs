@@ -76,7 +76,7 @@ pub(super) struct Exchanges {
     pub(super) free_slots: Vec<u32>,
     /// Running exchanges that wait for credit, ring space or chunks; the one that has waited longest is first.
     pub(super) blocked: VecDeque<Py<Exchange>>,
-    /// Number of blocked exchanges, from the front, that were not resumed since the last wake-up by the daemon.
+    /// Number of blocked exchanges at the front that have not been resumed since the last wake-up by the daemon.
     pub(super) n_unchecked: usize,
     /// Running exchanges whose heads wait for their bodies.
     pub(super) heads: DeferredHeads,

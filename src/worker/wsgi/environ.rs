@@ -27,7 +27,7 @@ use crate::python::{decimal, latin1};
 /// A slot's cached strings: field values, clients as (address, port), paths as (raw, `PATH_INFO`).
 type StringCache = ObjectCache<PyString, (Py<PyString>, Py<PyString>), (Py<PyString>, Py<PyString>)>;
 
-/// The values of its requests that a slot keeps.
+/// The values that a slot keeps from its earlier requests.
 #[derive(Debug, Default)]
 pub(crate) struct EnvironCache {
     strings: StringCache,
@@ -315,8 +315,8 @@ impl Environ {
         Ok(fields)
     }
 
-    /// Sets the header fields but the first values of those in `kept`, which are set. A repeated field is joined (RFC 9110
-    /// §5.3).
+    /// Sets the header fields, except the first values of those in `kept`, which are set already. A repeated field is
+    /// joined (RFC 9110 §5.3).
     fn set_fields(
         &self,
         py: Python<'_>,
@@ -369,7 +369,7 @@ impl Environ {
         request: &Request<'_>,
     ) -> PyResult<()> {
         if request.takeover() {
-            // The descriptor is not a body.
+            // The descriptor is the socket of a takeover, not a body.
         } else if request.body_is_fd {
             let file = py.detach(|| bodies.take(request.exchange));
             environ.set_item(&self.keys.input, Input::file(file, request.body_len).into_pyobject(py)?)?;
@@ -433,7 +433,7 @@ fn listener_templates(
     template.set_item(string("SERVER_PORT"), latin1(py, listener.port.as_bytes())?)?;
     let secure = template.copy()?;
     secure.set_item(string("wsgi.url_scheme"), string("https"))?;
-    // From CGI; read by wsgiref and others.
+    // A variable of CGI that wsgiref and others read.
     secure.set_item(string("HTTPS"), string("on"))?;
     if !listener.path.is_empty() {
         // A unix socket has no port. The scheme's default port keeps `:port` out of reconstructed URLs.

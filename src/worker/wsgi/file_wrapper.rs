@@ -39,7 +39,7 @@ impl FileWrapper {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let block = self.filelike.call_method1(py, intern!(py, "read"), (self.blksize,))?;
-        // A non-blocking file returns None if it has no data yet: not its end, and no bytes either.
+        // A non-blocking file returns None if it has no data yet, which is neither its end nor bytes.
         let is_end = !block.is_none(py) && !block.bind(py).is_truthy()?;
         if is_end { Err(PyStopIteration::new_err(())) } else { Ok(block) }
     }

@@ -123,7 +123,7 @@ impl Input {
 
 #[pymethods]
 impl Input {
-    /// Reads up to `size` bytes; the rest without a size, or with None or a negative one.
+    /// Reads up to `size` bytes, or the rest if `size` is missing, None or negative.
     #[pyo3(signature = (size=None))]
     fn read<'py>(&mut self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         self.read_bytes(py, size_limit(size))

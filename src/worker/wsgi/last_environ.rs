@@ -1,4 +1,4 @@
-//! The values of a slot's last request, in an environ that its next request copies.
+//! An environ with the values of a slot's last request, which the slot's next request copies.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -27,9 +27,9 @@ const _: () = assert!(NAMES.len() <= FieldSet::BITS as usize);
 pub(super) struct SentFields {
     /// Fields whose first value is set.
     pub(super) kept: FieldSet,
-    /// There are others.
+    /// The request has other fields as well.
     pub(super) has_more: bool,
-    /// There is a Content-Length.
+    /// The request has a Content-Length.
     pub(super) has_length: bool,
 }
 

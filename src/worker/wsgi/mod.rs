@@ -83,7 +83,7 @@ impl SlotRunner {
     }
 
     /// Runs one exchange. Failures of the application are answered; only a protocol violation is an error. `started`
-    /// is the start time, if known; None reads the clock.
+    /// is the start time if it is known; otherwise the clock is read.
     pub(crate) fn serve(
         &mut self,
         py: Python<'_>,
@@ -115,7 +115,7 @@ impl SlotRunner {
                 Ok(finished)
             }
             Err(error) => {
-                // Most likely out of memory. A takeover's socket may not have been taken.
+                // Most likely memory is exhausted. The socket of a takeover may still be unclaimed.
                 worker.bodies.discard(request.exchange);
                 let mut response = Response::new(self.application, self.slot);
                 response.begin(&request, started);

@@ -136,7 +136,7 @@ impl Response {
         ExchangeTiming { ended_at: self.ended_at, service: self.ended_at.saturating_sub(self.started) }
     }
 
-    /// Takes the head from `start_response`; with `replace`, also another one if none is sent.
+    /// Takes the head from `start_response`. With `replace`, replaces an earlier head that has not been sent.
     pub(crate) fn prepare(
         &mut self,
         py: Python<'_>,
@@ -178,7 +178,7 @@ impl Response {
             | ResponseStage::Ended
             | ResponseStage::Cancelled => {}
         }
-        // Not before the head: a response needs one.
+        // Before the head is sent, a disconnect is not noted: the daemon expects a head.
         if self.is_sent() && self.worker().is_cancelled(self.slot, self.exchange) {
             self.stage = ResponseStage::Cancelled;
         }
@@ -189,7 +189,7 @@ impl Response {
         if self.stage == ResponseStage::Ended {
             return Ok(self.stage);
         }
-        // The body is complete (or may not be sent): the client need not wait for close().
+        // The body is complete, or must not be sent. The client need not wait for close().
         let end = self.has_no_body() || self.head.length == Some(self.body_bytes);
         if end || !data.is_empty() {
             self.send_body(py, data, end, false)?;
@@ -236,7 +236,7 @@ impl Response {
             && self.head.length.is_none()
             && total > 0
         {
-            // As in the response to GET.
+            // The length of the response to GET (RFC 9110 §9.3.2).
             self.head.add_content_length(total as u64, &mut self.fields)?;
         }
         if self.stage != ResponseStage::Prepared {
@@ -321,7 +321,7 @@ impl Response {
         done: bool,
     ) -> Result<(), ProtocolError> {
         if self.stage == ResponseStage::Cancelled {
-            // The application may raise because its client has disconnected: not reported.
+            // Not reported, because the application may have raised the exception when its client disconnected.
             return if done { self.send_done(py) } else { Ok(()) };
         }
         exit_if_forked_child(py);

@@ -21,7 +21,7 @@ use crate::python::{FormattedError, reference_count, type_name};
 #[derive(Debug)]
 pub(crate) struct StartResponse {
     pub(crate) response: GilCell<Response>,
-    /// `write`, created once for reuse. It refers to this object: a reference cycle.
+    /// `write`, created once for reuse. It refers to this object, which is a reference cycle.
     write: GilCell<Option<Py<PyAny>>>,
 }
 
@@ -90,7 +90,7 @@ impl FastFunction for WriteFunction {
 
 #[pymethods]
 impl StartResponse {
-    /// Takes status and headers; nothing is sent before the first body bytes, or the end.
+    /// Stores status and headers. They are sent with the first body bytes, or at the end.
     #[pyo3(signature = (status, headers, exc_info=None))]
     fn start_response<'py>(
         slf: &Bound<'py, Self>,
@@ -121,7 +121,7 @@ impl StartResponse {
         })?;
         let mut response = self.response.try_borrow_mut(py)?;
         match response.send_chunk(py, data.as_bytes()) {
-            // An iterable is not read any further; a loop around write() needs an exception.
+            // The worker stops reading an iterable, but only an exception ends a loop around write().
             Ok(ResponseStage::Cancelled) => Err(client_gone()),
             Ok(_) => Ok(()),
             Err(Fault::Python(error)) => Err(error),

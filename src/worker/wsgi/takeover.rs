@@ -52,7 +52,7 @@ impl TakeoverSocket {
 /// Creates a blocking Python socket from a descriptor.
 fn python_socket(py: Python<'_>, descriptor: OwnedFd) -> PyResult<Bound<'_, PyAny>> {
     let module = py.import(intern!(py, "socket"))?;
-    // Python closes the descriptor with the object, and also if it cannot make one: it is bound by then.
+    // Python closes the descriptor with the object, and also if it fails to make the object.
     let arguments = (libc::AF_UNIX, libc::SOCK_STREAM, 0, descriptor.into_raw_fd());
     let socket = module.getattr(intern!(py, "socket"))?.call1(arguments)?;
     // Blocking, even if the application has set a default timeout, which is meant for its own connections.

@@ -13,7 +13,7 @@ from support.waiting import DEADLINE, wait_until
 from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-# The certificates of tests are signed by nobody.
+# The certificates of tests are self-signed.
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
     *("--remote-debugging-port=0", "--ignore-certificate-errors"),
@@ -24,7 +24,7 @@ class Chromium:
     """A running browser; its log is shown when a test fails."""
 
     def __init__(self, home, url="about:blank"):
-        """`home` is an empty directory; skips the test without a browser."""
+        """`home` is an empty directory. Skips the test if no browser is installed."""
         if CHROMIUM is None:
             pytest.skip("there is no chromium: apt-get install chromium")
         self.profile = home / "profile"
@@ -75,7 +75,7 @@ class Chromium:
 
 
 class Page:
-    """A page of the browser; `problems` has its errors, and the responses and requests that failed."""
+    """A page of the browser. `problems` lists its errors, error responses and failed requests."""
 
     def __init__(self, socket):
         self.socket = socket
@@ -130,7 +130,7 @@ class Page:
         )
 
     def has_value(self, expression):
-        """Whether an expression is true; false while the document changes."""
+        """Returns whether an expression is true; false while the document changes."""
         with contextlib.suppress(AssertionError):
             return self.evaluate(expression)
         return False

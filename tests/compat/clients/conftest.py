@@ -34,7 +34,7 @@ def database(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    """The flags for a certificate of 127.0.0.1 that nobody has signed."""
+    """The flags for a self-signed certificate of 127.0.0.1."""
     certificate, key = make_certificate(tmp_path_factory.mktemp("certificate"))
     return "--certfile", certificate, "--keyfile", key
 

@@ -54,7 +54,7 @@ CADDY = "{{\n\tadmin off\n\tauto_https off\n}}\n{example}"
 
 
 def adapted(name, *pairs):
-    """Returns an example with each pair's first string, which must be in it, replaced by the second."""
+    """Returns an example in which each pair's first string, which must occur, is replaced by the second."""
     text = (EXAMPLES / name).read_text()
     for old, new in pairs:
         assert old in text, f"{name} has no {old!r}"
@@ -63,7 +63,7 @@ def adapted(name, *pairs):
 
 
 def program(name):
-    """Returns the path of a program; also finds programs that only root has on its PATH."""
+    """Returns the path of a program; also searches the directories that only root has on PATH."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if path is None:
         pytest.skip(f"there is no {name}: tests/run as root installs it")
@@ -181,7 +181,7 @@ class Proxy:
 
 
 class Relay:
-    """Passes connections on to an address and counts them. Listens on `path`, without one on a port."""
+    """Forwards connections to an address and counts them. Listens on `path`, or else on a port."""
 
     def __init__(self, target, path=None):
         self.target, self.connections = target, 0

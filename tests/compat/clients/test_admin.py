@@ -21,7 +21,7 @@ User.objects.create_superuser("ada", password="a secret")
 
 @pytest.fixture(scope="module")
 def admin(tmp_path_factory, certificate):
-    """The admin with the superuser ada, and nothing but the daemon for static files."""
+    """The admin with the superuser ada. Only the daemon serves static files."""
     home = tmp_path_factory.mktemp("admin")
     environment = {"ADMIN_DATABASE": str(home / "database"), "ADMIN_STATIC": str(home / "static")}
     command = [sys.executable, "-B", "-c", PREPARE]

@@ -51,7 +51,7 @@ def test_close_code_of_the_page_reaches_both_sides(findings):
     assert result["heard"] == [[4002, "bye"]]
 
 
-def test_page_over_https_is_transferred_by_http_2(server, findings):
+def test_page_over_https_is_loaded_over_http2(server, findings):
     assert findings("protocol") == ("h2" if server.url.startswith("https") else "http/1.1")
 
 

@@ -49,7 +49,7 @@ def test_httpx_decodes_gzip(server):
         assert small.json() == {"framework": "starlette"}
 
 
-def test_types_that_are_not_listed_are_sent_as_they_are(server):
+def test_types_that_are_not_listed_are_not_compressed(server):
     with httpx.Client(base_url=server.url, timeout=DEADLINE) as client:
         answer = client.get("/blocks/2")
         assert "content-encoding" not in answer.headers
@@ -57,7 +57,7 @@ def test_types_that_are_not_listed_are_sent_as_they_are(server):
 
 
 def test_compressed_events_arrive_one_by_one(server):
-    """The stream has no end, so events without a flush would never arrive."""
+    """The stream has no end, so an event that the daemon does not flush would never arrive."""
     marker = uuid.uuid4().hex
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "gzip"}
     with (

@@ -98,8 +98,8 @@ def test_several_urls_share_a_connection(server):
     assert output.decode().split("\n")[1::2] == ["1", "0", "0", "0", "0"]
 
 
-def test_upgrade_by_hand_gets_the_accept_key_of_the_rfc(server):
-    """The key and the accept value of RFC 6455 section 1.3, then two frames and a close frame."""
+def test_handshake_of_the_rfc_gets_its_accept_value(server):
+    """Sends the key of RFC 6455 section 1.3, then two frames and a close frame."""
     fields = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",

@@ -1,4 +1,4 @@
-"""The HAProxy example of packaging/doc/health.md, run by HAProxy: a server leaves before it stops."""
+"""The HAProxy example of packaging/doc/health.md: HAProxy takes a server out of service before it stops."""
 
 import contextlib
 import re
@@ -31,7 +31,7 @@ def free_port():
 
 @contextlib.contextmanager
 def balancer(servers, directory):
-    """HAProxy with the configuration of the guide in front of these servers; the URL of its frontend."""
+    """Runs HAProxy with the guide's configuration for these servers; yields the URL of its frontend."""
     guide = (TOP / "packaging/doc/health.md").read_text()
     text = re.search(r"```haproxy\n(.*?)```", guide, re.S)[1]
     port = free_port()
@@ -69,7 +69,7 @@ def test_no_request_fails_while_a_server_leaves(start, tmp_path):
         until = time.monotonic() + DEADLINE
         while servers[0].process.poll() is None:
             assert time.monotonic() < until, servers[0].log()
-            # A connection each: HAProxy chooses a server for each of them.
+            # A connection for each request: HAProxy chooses a server per connection.
             statuses.add(httpx.get(f"{url}/json", timeout=DEADLINE).status_code)
         assert servers[0].stop() == 0
         statuses.add(client.get("/json").status_code)

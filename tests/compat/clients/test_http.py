@@ -85,7 +85,7 @@ def test_server_sent_events_stream_until_client_disconnects(framework, client, m
     assert wait_for_records(framework, marker) == ["stream closed"]
 
 
-def test_abandoned_and_waiting_long_polls_are_answered(framework, client, marker):
+def test_long_poll_after_an_abandoned_one_is_answered(framework, client, marker):
     with contextlib.ExitStack() as stack:
         waiting = []
         for _ in range(5):
@@ -115,7 +115,7 @@ def test_uploads_of_unknown_length_arrive_whole(client, size):
     assert response.json() == {"size": size, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def test_uploads_at_once_do_not_mix(framework):
+def test_concurrent_uploads_do_not_mix(framework):
     bodies = [bytes([number]) * (MIB + number) for number in range(8)]
 
     async def all_of_them():

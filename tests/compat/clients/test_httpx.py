@@ -69,7 +69,7 @@ def test_long_polls_do_not_block_other_requests(server, marker):
 
 
 def test_slow_reader_receives_the_whole_stream(server):
-    """More than all buffers hold: the application has to wait, and nothing is lost."""
+    """The stream is larger than all buffers, so the application has to wait. No bytes are lost."""
 
     async def work(client):
         digest = hashlib.sha256()

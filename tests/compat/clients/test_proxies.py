@@ -17,7 +17,7 @@ from support.paths import CLIENTS_APPS
 from support.waiting import DEADLINE, wait_until
 from websockets.sync.client import connect
 
-# The client's address; another loopback address than the one from which proxies connect.
+# The client's address. Proxies connect from another loopback address.
 CLIENT = "127.0.0.9"
 
 HTTP_PROXIES = ("nginx", "caddy", "haproxy", "apache")
@@ -34,7 +34,7 @@ def home():
 
 
 def serve(path, *flags, env=None):
-    """Starts a daemon on TCP and a unix socket that trusts only the peers from which proxies connect."""
+    """Starts a daemon on TCP and a unix socket. It trusts only the peers from which proxies connect."""
     flags = ("--workers", "1", "--forwarded-allow-ips", "127.0.0.1", "--bind", "127.0.0.1:0", *flags)
     daemon = Daemon("proxied:application", *flags, chdir=CLIENTS_APPS, bind=f"unix:{path}", env=env)
     return daemon.wait_ready()
@@ -87,8 +87,8 @@ def stream_proxy(request, home, proxied_daemon):
 
 @pytest.fixture(scope="module", params=STREAM_PROXIES)
 def tls_proxy(request, home):
-    """Each proxy that passes on connections, in front of a daemon that speaks TLS after the PROXY header."""
-    # One file with both, as HAProxy wants it.
+    """Each proxy that forwards connections, in front of a daemon that speaks TLS after the PROXY header."""
+    # Certificate and key in one file, as HAProxy requires.
     certificate = home / "certificate.pem"
     certificate.write_text(
         "".join(part.read_text() for part in make_certificate(home / "tls", "shop.example"))
@@ -108,7 +108,7 @@ def connection(proxy):
 
 
 def get(client, path="/", **fields):
-    """Returns the response and its content."""
+    """Returns the response and its decoded JSON."""
     client.request("GET", path, headers={name.replace("_", "-"): value for name, value in fields.items()})
     response = client.getresponse()
     return response, json.loads(response.read())
@@ -127,7 +127,7 @@ def test_client_scheme_host_and_id_are_reported(proxy):
     assert (seen["client"], seen["scheme"]) == (CLIENT, "http")
     assert seen["headers"]["host"] == "shop.example"
     assert response.getheader("x-request-id") == seen["id"] == seen["headers"]["x-request-id"]
-    # The id is the proxy's, not one of rgun's 22 digits.
+    # The proxy chose the id; one of rgun's would have 22 digits.
     assert len(seen["id"]) > 22
 
 
@@ -153,13 +153,13 @@ def test_host_port_and_prefix_of_the_client_are_replaced(proxy):
         X_Forwarded_Prefix="/evil",
     )
     headers = seen["headers"]
-    # The last value is the one that proxy.fields would take.
+    # With proxy.fields, rgun would use the last value.
     assert headers.get("x-forwarded-host", "shop.example").split(",")[-1].strip() == "shop.example"
     assert headers.get("x-forwarded-port", str(proxy.port)) == str(proxy.port)
     assert "evil" not in headers.get("x-forwarded-prefix", "")
 
 
-def test_connections_to_rgun_are_kept(proxy):
+def test_connections_to_rgun_are_reused(proxy):
     before = proxy.relay.connections
     for _ in range(3):
         client = connection(proxy)
@@ -212,7 +212,7 @@ def test_websocket_works_after_a_proxy_header(stream_proxy):
         assert socket.recv(DEADLINE) == "x" * 100_000
 
 
-def test_health_checks_do_not_disturb_the_log(stream_proxy, proxied_daemon):
+def test_health_checks_are_not_logged(stream_proxy, proxied_daemon):
     fetch(stream_proxy)
     assert "PROXY header" not in proxied_daemon.log()
 

@@ -32,7 +32,7 @@ def server(start):
 
 @pytest.fixture
 def own(start):
-    """A daemon of one test, which may kill or reload it."""
+    """A daemon for one test, which may kill its worker or reload the daemon."""
     return start("with_flask_sock", "--threads", "8")
 
 
@@ -61,7 +61,7 @@ def test_flask_sock_echoes_messages_of_any_size(server, compression):
                 assert ws.recv(DEADLINE) == message, size
 
 
-def test_response_has_the_fields_of_app_and_daemon(server):
+def test_switch_has_the_fields_of_application_and_daemon(server):
     with server.connect() as client:
         head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE)
         client.send(f"GET /hand/raw/x HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
@@ -185,8 +185,8 @@ def test_response_after_the_switch_is_discarded(server, end):
     assert is_logged == (end == "value"), server.log()
 
 
-def test_bytes_pass_unchanged_and_ends_pass_both_ways(server):
-    """Bytes that are not frames are forwarded, and so is the end of either direction."""
+def test_other_protocols_pass_unchanged_in_both_directions(server):
+    """The daemon forwards bytes that are not WebSocket frames, and the end of input of either side."""
     with Connection(server.tcp_address) as client:
         head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE)
         client.send(f"GET /hand/raw/x HTTP/1.1\r\nHost: x\r\n{head}\r\nearly ".encode())
@@ -205,7 +205,7 @@ def test_socket_detached_and_closed_ends_the_connection(server):
 # ------------------------------------------------ back-pressure, limits
 
 
-def test_client_that_does_not_read_slows_the_app(server):
+def test_flood_to_a_slow_reader_arrives_in_order(server):
     count, size = 200, 64 * 1024
     with connect(f"{server.ws}/flood/{count}/{size}", compression=None, max_queue=1) as ws:
         for number in range(count):
@@ -241,7 +241,7 @@ def test_200_connections_use_200_threads(start):
     wait_until("all threads are free", lambda: all(server.get("/pid").status == 200 for _ in range(5)))
 
 
-def test_busy_threads_make_requests_wait(start):
+def test_request_waits_for_a_thread_busy_with_a_websocket(start):
     server = start("with_flask_sock", "--threads", "1")
     with connect(f"{server.ws}/echo") as ws, server.connect() as client:
         client.send(b"GET /pid HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -251,16 +251,16 @@ def test_busy_threads_make_requests_wait(start):
         assert client.response().status == 200
 
 
-# ------------------------------------------------ ends
+# ------------------------------------------------ the end of a connection
 
 
-def test_client_that_disappears_frees_its_thread(server, marker):
+def test_closed_connection_ends_the_handler(server, marker):
     with WebSocket(server.tcp_address, f"/record/{marker}"):
         wait_for(server, marker, ["open"])
     wait_for(server, marker, ["open", 1005])
 
 
-def test_client_that_resets_frees_its_thread(server, marker):
+def test_reset_connection_ends_the_handler(server, marker):
     with WebSocket(server.tcp_address, f"/record/{marker}") as ws:
         wait_for(server, marker, ["open"])
         linger = b"\1\0\0\0\0\0\0\0"

@@ -18,16 +18,16 @@ def connect(url, **more):
 
 
 def closed(socket):
-    """Waits for the close, with no message before it; returns code and reason."""
+    """Waits for the close frame, which must be the next one; returns its code and reason."""
     with pytest.raises(ConnectionClosed) as caught:
         socket.recv(DEADLINE)
     return caught.value.rcvd.code, caught.value.rcvd.reason
 
 
-def test_text_and_bytes_come_back_as_what_they_were(framework):
+def test_text_and_binary_messages_keep_their_type(framework):
     messages = ["hello", "grüß\N{SNOWMAN}\N{GRINNING FACE}", b"\x00\xff", "", b"", "last"]
     if framework.name == "quart":
-        messages.remove(b"")  # which Quart takes for a missing text
+        messages.remove(b"")  # Quart mistakes it for a missing text
     with connect(f"{framework.ws}/ws/echo") as socket:
         for message in messages:
             socket.send(message)

@@ -75,7 +75,7 @@ def test_fragmented_messages_are_joined(server, compression):
         for parts in (["a", "b", "c"], ["", "x", ""], [b"\x00", b"", b"\xff" * 70_000]):
             socket.send(parts)
             assert socket.recv(DEADLINE) == type(parts[0])().join(parts)
-        # Fragments that split letters of two bytes.
+        # The fragments split characters of two bytes.
         letters = "grüße".encode()
         socket.send((letters[start : start + 1] for start in range(len(letters))), text=True)
         assert socket.recv(DEADLINE) == "grüße"

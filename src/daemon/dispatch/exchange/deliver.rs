@@ -17,8 +17,8 @@ impl Exchange {
         self.response.hints.take()
     }
 
-    /// Returns the head once the worker has sent it, with the body if that is there in one piece: then the client is
-    /// done.
+    /// Returns the head once the worker has sent it. If the body is complete and in one piece, returns it as well; the
+    /// client is then done.
     pub(crate) fn poll_head(&mut self, waker: &Waker) -> Poll<Result<ResponseStart, Fault>> {
         // The application sent an accept, and the messages after it, before it raised: the client gets them.
         let is_accepted =

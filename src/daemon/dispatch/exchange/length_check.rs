@@ -1,4 +1,4 @@
-//! Compares a response's body with the length that its head announces.
+//! Compares a response's body with the length that its head declares.
 //!
 //! A mismatch is a breach of contract: the client finds the next response on its connection by the announced length
 //! (RFC 9112 §6.3).

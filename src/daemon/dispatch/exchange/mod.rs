@@ -280,8 +280,10 @@ impl Exchange {
         self.response.head_received
     }
 
-    /// Resets the exchange after its worker died, so that another worker can have it. Returns false if that is not
-    /// possible: it was retried before, or the client or the application has seen a part of it.
+    /// Resets the exchange after its worker died, so that another worker can have it. Returns false if a retry is not
+    /// possible: the exchange is a probe, a WebSocket or a possible takeover, it was retried before, it has a fault, the
+    /// response has ended or the client has its head, the application has read parts of the body, or the body's file
+    /// cannot be rewound.
     pub(crate) fn reset_for_retry(&mut self, now: Instant) -> bool {
         let is_unseen =
             self.response.client == ClientState::AwaitingHead && !self.response.ended && self.fault.is_none();
@@ -378,7 +380,7 @@ mod tests {
 
     #[test]
     fn exchange_is_at_most_eight_cache_lines() {
-        // Thousands may be in the table at a time.
+        // Thousands of exchanges may be in the table at a time.
         assert!(size_of::<Exchange>() <= 512, "{} bytes", size_of::<Exchange>());
     }
 }

@@ -189,7 +189,7 @@ impl Exchange {
 
     /// Compares the body so far with the announced length.
     fn check_length(&mut self, part: &Payload, is_end: bool) -> Result<(), ContractBreach> {
-        // A worker that knows that the client is gone may leave out the rest.
+        // A worker that knows that the client is gone may omit the rest.
         let is_cut_short = self.attempt.disconnect_sent || self.is_client_done() || self.fault.is_some();
         let frame = &self.frame;
         let is_head = || Request::decode(frame).is_ok_and(|request| request.method == b"HEAD");

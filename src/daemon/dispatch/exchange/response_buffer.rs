@@ -3,7 +3,7 @@
 //! ```text
 //! worker ──▶ [data] [data] ... [segment] [segment] [being written] [data] ──▶ (read from the left) ──▶ client
 //! ```
-//! [`slow_clients`](crate::dispatch::slow_clients) decides what goes to a file and when.
+//! [`slow_clients`](crate::dispatch::slow_clients) decides which pieces go to a file, and when.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -37,7 +37,7 @@ pub(crate) struct ResponseBuffer {
     is_writing: bool,
     /// Number of entries popped so far, which shows whether the client reads.
     pub(crate) n_popped: u64,
-    /// The client does not keep up.
+    /// The client reads more slowly than the worker sends.
     pub(crate) is_client_slow: bool,
 }
 

@@ -191,9 +191,9 @@ pub(crate) type CreditedPiece = (BodyPiece, Option<Credit>);
 pub(crate) struct ResponseStart {
     /// Boxed, because a head is moved ten times on its way to the connection.
     pub(crate) head: Box<ResponseHead>,
-    /// The body, if all of it is there in one piece.
+    /// The body, if it is complete and in one piece.
     pub(crate) body: Option<Data>,
-    /// The file that is the body, if all of it is there.
+    /// The file that is the whole body.
     pub(crate) file: Option<Box<FilePart>>,
     /// Nothing follows.
     pub(crate) is_complete: bool,

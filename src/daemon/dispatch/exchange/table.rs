@@ -29,7 +29,7 @@ impl ExchangeTable {
         self.n_live == 0
     }
 
-    /// Returns an id for [`ExchangeTable::insert`]. If that does not follow at once, the id is void.
+    /// Returns an id for [`ExchangeTable::insert`]. The id is void if the insertion does not follow at once.
     pub(crate) fn next_id(&mut self) -> ExchangeId {
         self.n_issued += 1;
         let index = self.free.last().copied().unwrap_or_else(|| {

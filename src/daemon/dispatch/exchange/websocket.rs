@@ -28,7 +28,7 @@ pub enum Outgoing {
         /// At most a control frame's worth of UTF-8, unless the worker breaks the contract.
         reason: Bytes,
     },
-    /// The worker or the daemon is about to stop: the connection shall close with 1012. Sent once.
+    /// The worker or the daemon is about to stop: the connection must close with 1012. Sent once.
     GoingAway {
         /// Time from now after which to close.
         after: Duration,

@@ -1,8 +1,8 @@
 //! A request's body on its way to an ASGI application, which reads it in parts.
 //!
 //! The worker grants *credit*: the number of bytes, counted from the body's beginning, for which the application has
-//! room. The daemon sends parts up to there and reads no more from the client. So a slow application slows its client
-//! down, and no more is buffered than the worker's window and one read of the connection.
+//! room. The daemon sends parts within the credit and reads no further from the client. So a slow application slows its
+//! client down, and at most the worker's window and one read of the connection are buffered.
 //!
 //! `http` runs a task that holds an [`Upload`], in addition to the exchange's ticket; the task ends when a poll returns that the
 //! application accepts no more.
@@ -124,7 +124,7 @@ impl Dispatcher {
 }
 
 impl State {
-    /// Sends an ASGI worker, once, that the exchange's client is gone.
+    /// Notifies an ASGI worker, once, that the exchange's client is gone.
     pub(crate) fn send_disconnect(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let ExchangeState::Assigned { worker, .. } = exchange.state else { return };

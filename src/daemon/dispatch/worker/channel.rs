@@ -1,4 +1,4 @@
-//! The daemon's end of one worker's shared memory and control socket. No policy: [`Worker`](super::Worker) has that.
+//! The daemon's end of one worker's shared memory and control socket, without policy, which [`Worker`](super::Worker) has.
 
 use std::collections::HashMap;
 use std::io;
@@ -140,7 +140,7 @@ impl WorkerChannel {
 
     /// Drops the descriptor of an exchange that the worker has finished.
     pub(super) fn drop_file(&mut self, id: ExchangeId) {
-        // Usually there is none; the id need not be hashed to find out.
+        // Usually there is no descriptor, so the id need not be hashed.
         if !self.files.is_empty() {
             self.files.remove(&id);
         }

@@ -1,4 +1,4 @@
-//! How busy one worker is: its slots, the exchanges in them, its service time. [`Worker`](super::Worker) decides by it.
+//! The load of one worker: its slots, their exchanges, its service time. [`Worker`](super::Worker) decides by the load.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -14,19 +14,19 @@ use crate::link::Slots;
 /// Time after its last progress during which a worker may still publish completions without a wake-up.
 const ACTIVE_TIME: Duration = Duration::from_millis(50);
 
-/// A prefetched record that was next to start for longer than this, and than twice the usual service time, is stalled.
+/// A prefetched record is stalled if it has been the next to start for longer than this and twice the service time.
 const THREAD_STALL_TIMEOUT: Duration = Duration::from_millis(1);
 
-/// The corresponding time for an event loop. An iteration with many tasks is long, and another busy loop is no faster.
+/// The corresponding time for an event loop, whose iteration with many tasks is long. Another busy loop is no faster.
 const LOOP_STALL_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// A wait in a worker's ring that is worth the wake-up of another worker.
+/// Minimum wait in a worker's ring that is worth the wake-up of another worker.
 const MIN_STEAL_WAIT: Duration = Duration::from_micros(50);
 
 /// The slots of a worker and their use.
 #[derive(Debug)]
 pub(crate) struct WorkerLoad {
-    /// Slots for either interface; the worker's Ready says which one counts.
+    /// Number of slots for each interface; the worker's Ready reports the interface.
     offered: Slots,
     /// Slots for requests. Not zero.
     slots: u32,
@@ -41,7 +41,7 @@ pub(crate) struct WorkerLoad {
     last_progress: Instant,
     /// The next record to start, and when it was first seen there.
     next_unclaimed: Option<(ExchangeId, Instant)>,
-    /// The worker left prefetched records unclaimed: nothing is prefetched until it finishes something.
+    /// The worker left prefetched records unclaimed: nothing is prefetched until it finishes a request.
     pub(crate) is_stalled: bool,
 }
 
@@ -217,7 +217,7 @@ impl WorkerLoad {
 
     /// Notes the service time that a completion reports, in nanoseconds as the worker measured it.
     pub(crate) fn record_service_time(&mut self, service: u64) {
-        // The time of an ASGI task does not say when the next can start, and nothing is prefetched.
+        // The time of an ASGI task does not predict when the next can start, and nothing is prefetched.
         if !self.is_asgi {
             self.service_time.record(service);
         }
@@ -238,7 +238,7 @@ impl WorkerLoad {
     }
 
     /// Returns whether the ring may have unclaimed records, or completions that no wake-up announced. A worker that has
-    /// claimed everything and made no progress lately runs something slow, which needs no attention.
+    /// claimed all records and made no progress lately runs a slow request, which needs no attention.
     pub(super) fn needs_fast_tick(&self, submissions: &SubmissionSender, now: Instant) -> bool {
         let is_quick = self.n_assigned() > self.slots || self.service_time.is_short();
         let is_active = now.saturating_duration_since(self.last_progress) < ACTIVE_TIME;
@@ -246,7 +246,8 @@ impl WorkerLoad {
             && (is_quick && is_active || self.running.first_unclaimed(submissions).is_some())
     }
 
-    /// Returns whether the worker may hold a completion back because it has more to do. Only quick workers do.
+    /// Returns whether the worker may delay the wake-up for a completion because it has another request. Only workers with
+    /// short requests do.
     pub(crate) fn may_defer(&self) -> bool {
         self.running.len() > 1 && self.service_time.is_short()
     }

@@ -59,7 +59,7 @@ impl LoopWatch {
                     self.last_sign = Some(now);
                     return LoopHealth::Healthy;
                 }
-                // Exchanges that await something publish nothing either. A ping tells them from a blocked loop.
+                // Exchanges that await an event publish nothing either. A ping distinguishes them from a blocked loop.
                 let last_sign = *self.last_sign.get_or_insert(now);
                 if now.saturating_duration_since(last_sign.max(progress)) > stall / 2 {
                     self.last_sign = Some(now);

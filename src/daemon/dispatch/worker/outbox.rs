@@ -96,7 +96,7 @@ impl Outbox {
         Ok(true)
     }
 
-    /// Returns the last record, unless the worker has consumed it. A revoked record has to be consumed, too.
+    /// Returns the last record, unless the worker has consumed it. The worker must consume revoked records, too.
     pub(super) fn last_unread(&self, submissions: &SubmissionSender) -> Option<Position> {
         self.last_published.filter(|last| !submissions.is_consumed(*last))
     }

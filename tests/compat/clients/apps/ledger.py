@@ -28,7 +28,7 @@ async def ticks(marker):
 
 
 def numbers(count):
-    """Returns an asynchronous generator of that many lines."""
+    """Returns an asynchronous generator of `count` lines."""
 
     async def lines():
         for number in range(count):

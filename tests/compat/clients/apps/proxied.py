@@ -1,4 +1,4 @@
-"""Bare ASGI behind a proxy: what the proxy reports, an echo over WebSocket, uploads with their progress."""
+"""Bare ASGI behind a proxy: the values that the proxy reports, a WebSocket echo, uploads with progress."""
 
 import hashlib
 import json

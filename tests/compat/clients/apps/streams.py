@@ -1,4 +1,4 @@
-"""Bare ASGI and WSGI for HTTP/2 tests: each path shows one thing that requests on a stream can do."""
+"""Bare ASGI and WSGI for HTTP/2 tests, with one path for each case."""
 
 import asyncio
 import hashlib
@@ -109,7 +109,7 @@ async def wait_for_disconnect(receive):
 
 
 async def on_hold(name, scope, receive, send):
-    """Receives nothing until the gate opens; then the whole body."""
+    """Waits until the gate opens, then receives the whole body."""
     await gate(name).wait()
     await on_upload(name, scope, receive, send)
 

@@ -60,7 +60,7 @@ from django.urls import path  # noqa: E402
 
 
 def favicon(request):
-    """Every browser asks for it."""
+    """Answers the request that every browser makes."""
     return HttpResponse(status=204)
 
 

@@ -85,7 +85,7 @@ async def stream(marker: str):
 
 @get("/sse/{marker}")
 async def sse(request: Request, marker: str):
-    """BlackSheep sends on until the application checks for a disconnect."""
+    """Checks for a disconnect itself, because BlackSheep would otherwise continue to send."""
 
     async def parts():
         async with contextlib.aclosing(ticks(marker)) as events:

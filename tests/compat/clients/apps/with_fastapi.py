@@ -38,7 +38,7 @@ class Order(BaseModel):
 
 @app.get("/json")
 def json():
-    """Without `async`, so in a thread."""
+    """Runs in a thread, because the function is not `async`."""
     return {"framework": "fastapi"}
 
 

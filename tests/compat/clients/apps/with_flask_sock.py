@@ -127,7 +127,7 @@ REJECTIONS = {
 
 
 def by_hand(environ, start_response):
-    """An application without a library for each path."""
+    """Answers each path without a library."""
     _, _, case, argument = environ["PATH_INFO"].split("/", 3)
     if case == "reject":
         environ["werkzeug.socket"].sendall(REJECTIONS[argument])
@@ -144,7 +144,7 @@ def by_hand(environ, start_response):
         raise {"stop": StopIteration, "gone": ConnectionError, "value": ValueError}[argument]("by hand")
     connection = accept(environ)
     if case == "accepted":
-        # Ends the request in each of the ways that frameworks have.
+        # Ends the request in one of the ways in which frameworks do.
         connection.sendall(b"\x81\x02hi\x88\x02\x03\xe8")
         if argument == "response":
             start_response("200 OK", [])
