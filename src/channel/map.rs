@@ -44,8 +44,8 @@ impl Map {
         Ok((map, fd))
     }
 
-    /// Creates a map like [`Map::create`], but later mappings of its memfd can only be read-only (`F_SEAL_FUTURE_WRITE`,
-    /// Linux 5.1).
+    /// Creates a map like [`Map::create`], but later mappings of its memfd can only be read-only
+    /// (`F_SEAL_FUTURE_WRITE`, Linux 5.1).
     ///
     /// # Errors
     /// As [`Map::create`].

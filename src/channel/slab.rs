@@ -227,8 +227,8 @@ impl Chunk {
 
     /// Copies the bytes and returns the chunk to the worker. Later calls do nothing.
     ///
-    /// All readers of the chunk must be on the caller's thread: another thread could read the bytes that the worker writes
-    /// next.
+    /// All readers of the chunk must be on the caller's thread: another thread could read the bytes that the worker
+    /// writes next.
     pub fn copy_and_return(&self) {
         let mut is_first = false;
         self.copy.get_or_init(|| {

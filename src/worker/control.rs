@@ -1,8 +1,8 @@
 //! The native thread that reads the control socket.
 //!
 //! The thread is started before the application is imported and never touches Python, so it handles commands whatever
-//! holds the GIL. Commands that need Python go to the background thread ([`crate::background`]). When the daemon is gone the
-//! process exits at once. A zygote reads its socket on its main thread ([`crate::zygote`]).
+//! holds the GIL. Commands that need Python go to the background thread ([`crate::background`]). When the daemon is
+//! gone the process exits at once. A zygote reads its socket on its main thread ([`crate::zygote`]).
 
 use std::io;
 

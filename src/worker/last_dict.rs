@@ -1,8 +1,8 @@
 //! A dictionary with the values of the last request, which the next one copies.
 //!
-//! Requests repeat most values: the path, the client, a browser's header fields. Copying an entry of a dictionary costs a
-//! few instructions, setting one costs 220. Without this module the smallest request would cost a WSGI worker 1 k more
-//! instructions (of 9 k), and an ASGI worker 0.4 k more (of 21 k).
+//! Requests repeat most values: the path, the client, a browser's header fields. Copying an entry of a dictionary costs
+//! a few instructions, setting one costs 220. Without this module the smallest request would cost a WSGI worker 1 k
+//! more instructions (of 9 k), and an ASGI worker 0.4 k more (of 21 k).
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};

@@ -1,7 +1,7 @@
 //! The zygote: imports the application once and forks workers (`workers.preload`).
 //!
-//! The zygote's main thread reads the control socket, so the zygote has no other thread: after a fork only the forking thread
-//! exists in the child, and locks held by others stay locked.
+//! The zygote's main thread reads the control socket, so the zygote has no other thread: after a fork only the forking
+//! thread exists in the child, and locks held by others stay locked.
 //!
 //! A worker is forked twice: the intermediate process exits at once, and the daemon, a subreaper, becomes the worker's
 //! parent. `os.fork()` runs the handlers of pthread_atfork(3) and `os.register_at_fork`, on which OpenBLAS, grpc and
@@ -47,7 +47,8 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
     }
     let start = Box::new(Start { interface, ..*start });
     if !start.warm_up.is_empty() && interface == Interface::Asgi {
-        // The warm-up would need an event loop and lifespan, whose threads and sockets must not exist when workers are forked.
+        // The warm-up would need an event loop and lifespan, whose threads and sockets must not exist when workers are
+        // forked.
         let warning = "the warm-up request is for WSGI applications; an ASGI application is only imported";
         process.report(&Report::Warning(warning.to_owned()))?;
     } else if !start.warm_up.is_empty() {

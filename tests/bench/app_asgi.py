@@ -6,7 +6,7 @@ wait in its `receive()`. Hello is in tests/apps/hello.
 
 EVENTS = 100
 HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-# About the size of a line of a log, a price, or a token of a chat.
+# About the size of a log line, a price, or a token of a chat.
 CHUNKS = [
     {
         "type": "http.response.body",

@@ -35,7 +35,7 @@ DEBIAN = {
     "nginx": "nginx-light",
 }
 LIBEV = "libev-dev"
-# Names and sizes.
+# File names and their sizes.
 STATIC_FILES = {"10KiB.bin": 10 * 1024, "1MiB.bin": MIB}
 
 
@@ -45,7 +45,7 @@ def say(text):
 
 
 def skipped(what, why):
-    """Announces something that is left out."""
+    """Announces a part that is omitted."""
     say(f"SKIPPED {what}: {why}")
 
 
@@ -82,7 +82,7 @@ def make_venv(base, python):
         if stored["wanted"] == wanted:
             return venv, stored["missing"]
     say(f"making {venv} with {python}: Django, {', '.join(PEERS)}, {', '.join(OPTIONAL)}")
-    # The shop's program makes the venv, so that its Django is the one of its users.
+    # The shop's program makes the venv, so that Django has the version that the shop's users get.
     shutil.rmtree(venv, ignore_errors=True)
     prepare_shop(base, venv, python)
     pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -104,7 +104,7 @@ def make_venv(base, python):
 
 
 def prepare_shop(base, venv, python):
-    """Prepares the shop by its own program; quick the second time."""
+    """Prepares the shop by its own program, which is quick if the shop is prepared already."""
     run(APPS / "shop" / "prepare", venv, base / "shop", env={**os.environ, "PYTHON": str(python)})
 
 

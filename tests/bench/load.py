@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
         self.data = b""
 
     def connection_made(self, transport):
-        """Part of asyncio.Protocol."""
+        """Stores the connection's transport (asyncio.Protocol)."""
         self.transport = transport
 
     def connection_lost(self, error):
@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
 
 
 class OpenLoop:
-    """Sends requests at fixed times, whatever the responses; latency counts from the intended time."""
+    """Sends requests at fixed times, even if responses are late; latency counts from the intended time."""
 
     def __init__(self, port, seed):
         """Picks idle connections at random, by `seed`."""
@@ -289,18 +289,18 @@ def open_loop(port, arrivals, connections, seed, max_lag=0.005):
     return loop
 
 
-def timed(action, seconds, least=3):
-    """Repeats `action` for `seconds`, at least `least` times; returns the count and the duration."""
+def timed(action, seconds, min_count=3):
+    """Repeats `action` for `seconds`, at least `min_count` times; returns the count and the duration."""
     begin = time.perf_counter()
     count = 0
-    while count < least or time.perf_counter() - begin < seconds:
+    while count < min_count or time.perf_counter() - begin < seconds:
         action()
         count += 1
     return count, time.perf_counter() - begin
 
 
 def free_port():
-    """Returns a port that was just free."""
+    """Returns a port that is free at the moment."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -26,7 +26,7 @@ PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 class BenchError(Exception):
-    """Makes a row of the table invalid; its text is shown there."""
+    """An error that makes a row of the table invalid. The row shows the text."""
 
 
 def read_stat(pid):
@@ -111,7 +111,7 @@ class Server:
         return self
 
     def __exit__(self, *_):
-        """Sends SIGTERM; after ten seconds kills what is left and sets `stuck`."""
+        """Sends SIGTERM; after ten seconds kills the remaining processes and sets `stuck`."""
         self.known = {pid: fields[START] for pid, fields in tree(self.process.pid).items()}
         if self.process.poll() is None:
             self.process.terminate()
@@ -128,12 +128,12 @@ class Server:
             for pid in filter(self.is_ours, self.known):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            # They are neither our children nor one process group, so there is no event to wait for.
+            # The processes are neither our children nor one process group, so there is no event to wait for.
             time.sleep(0.005)
         self.process.wait()
 
     def is_ours(self, pid):
-        """Whether `pid` is still the same running process, and neither a zombie nor a reused pid."""
+        """Returns whether `pid` is still the same running process, and neither a zombie nor a reused pid."""
         fields = read_stat(pid)
         return bool(fields) and fields[0] not in "ZX" and fields[START] == self.known[pid]
 
@@ -216,7 +216,7 @@ class Measurement:
     """
 
     def __init__(self, server, child=None):
-        """`child` is a client that keeps running, so its time is not among that of reaped children."""
+        """`child` is a client that keeps running; its time is not among that of reaped children."""
         self.server = server
         self.child = child
         self.server_seconds = 0.0

@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Task:
-    """What to serve: everything that a command line depends on."""
+    """A workload's demands on a server: everything that a command line depends on."""
 
     target: str
     directory: str
@@ -48,14 +48,14 @@ class Tools:
     missing: dict
 
     def tls(self, task, certificate, key):
-        """Returns a server's flags for TLS, of the given names; none without TLS."""
+        """Returns a server's flags for TLS, whose names are the arguments; no flags without TLS."""
         return [certificate, self.certificate, key, self.key] if task.tls else []
 
 
 def rgun(task, tools):
     """rgun of this work tree."""
     threads = ["--threads", str(task.threads)] if task.threads > 1 else []
-    # Otherwise it reserves a second descriptor per connection, for a request's body.
+    # Otherwise the server reserves a second descriptor per connection, for a request's body.
     environment = ["env", f"RGUN_LIMITS_CONNECTIONS={task.websockets + 64}"] if task.websockets else []
     return [
         *[
@@ -150,7 +150,7 @@ def granian(task, tools):
     and not available since Python 3.12.
     """
     threads = ["--blocking-threads", str(task.threads)] if task.interface == "wsgi" else []
-    # An open WebSocket counts towards its backpressure limit.
+    # An open WebSocket counts towards the server's backpressure limit.
     sockets = ["--ws", "--backpressure", str(task.websockets + 1024)] if task.websockets else ["--no-ws"]
     static = ["--static-path-route", "/static", "--static-path-mount", task.static] if task.static else []
     return [
@@ -211,7 +211,7 @@ def fastwsgi(task, tools):
 
 
 def small(task, tools, program):
-    """Servers that are libraries, started by our own program; one thread per worker."""
+    """Servers that are libraries, started by a program of this directory; one thread per worker."""
     if task.interface != "wsgi" or task.threads > 1:
         return None
     return [f"{tools.bin}/python", str(HERE / program), task.target, str(task.port), str(task.workers)]

@@ -1,4 +1,4 @@
-"""The application of `slow_clients`: a short response, and one that a slow client cannot take at once."""
+"""The application of `slow_clients`: a short response, and one that a slow client cannot receive at once."""
 
 LARGE = b"x" * (256 * 1024)
 

@@ -202,7 +202,7 @@ class FakeProcess:
     """A stand-in for clients or a server with a given CPU time."""
 
     def __init__(self):
-        """Nothing used yet."""
+        """Starts with a CPU time of zero."""
         self.used = 0.0
 
     def cpu_seconds(self):
@@ -235,7 +235,7 @@ def test_server_settles_only_when_idle(tmp_path):
 
 
 class FakeServer:
-    """A server as expect_first() expects it."""
+    """A fake server with the attributes that expect_first() uses."""
 
     def __init__(self, port):
         """On 127.0.0.1."""

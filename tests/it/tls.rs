@@ -372,7 +372,8 @@ fn openssl(daemon: &Daemon, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
-/// The protocol versions and cipher suites that are accepted, and those that must be rejected, as testssl.sh tests them.
+/// The protocol versions and cipher suites that are accepted, and those that must be rejected, as testssl.sh tests
+/// them.
 #[test]
 fn only_modern_versions_and_ciphers_are_accepted() {
     let cert = self_signed(&["localhost"]);

@@ -53,7 +53,7 @@ def test_disconnect_ends_an_abandoned_response(worker, cancel):
         wait_until("the application has returned", lambda: json_of(worker.fetch("/seen")) == ["returned"])
         assert not worker.responses[exchange].done
         worker.disconnect(exchange, cancel=cancel)
-        # There is no credit, so only the disconnect can end the exchange.
+        # The client grants no credit, so only the disconnect can end the exchange.
         worker.wait_done(exchange)
     finally:
         worker.is_slow = False

@@ -1,4 +1,4 @@
-"""When an ASGI response's head is sent: with the body if that follows at once, else before it."""
+"""When the head of an ASGI response is sent: with a body that follows at once, otherwise before it."""
 
 import subprocess
 

@@ -40,7 +40,7 @@ def test_credit_grows_as_the_application_receives(worker):
     for _ in range(4):
         worker.part(exchange, b"p" * 65_536)
     worker.wait_for_response(exchange, lambda answer: answer.taken >= 5 * 65_536, "the first part is taken")
-    # The application has not received the others, so there is no credit for them.
+    # The application has not received the other parts, so the worker grants no credit for them.
     assert json_of(worker.fetch("/one_part")) == [0, False]
     assert worker.responses[exchange].taken == 5 * 65_536
     for number in range(3):

@@ -52,7 +52,7 @@ def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
     writers = []
 
     def is_read():
-        # ENXIO: the application has not opened it yet.
+        # ENXIO: the application has not opened the FIFO yet.
         with contextlib.suppress(OSError):
             writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         return writers

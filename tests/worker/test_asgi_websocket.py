@@ -212,7 +212,7 @@ def test_text_that_is_not_utf8_is_a_protocol_error(fakes, python, frame):
     assert "is not UTF-8" in fake.output()
 
 
-# ------------------------------------------------ credit for what comes
+# ------------------------------------------------ credit for received messages
 
 
 def drained(worker, exchange, gate):
@@ -391,7 +391,7 @@ def test_denial_is_an_ordinary_response(worker):
     assert (answer.status, answer.body, answer.raised) == (401, b"partpart", [])
 
 
-# ------------------------------------------------ many that idle
+# ------------------------------------------------ many idle WebSockets
 
 
 def test_scope_dropped_by_the_application_is_freed(worker):

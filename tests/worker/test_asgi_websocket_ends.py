@@ -1,4 +1,4 @@
-"""How ASGI WebSockets end: misuse, disconnects, returning or raising applications, deadlines."""
+"""The ends of ASGI WebSockets: misuse, disconnects, applications that return or raise, deadlines."""
 
 import pytest
 from support.asgi_exchanges import (
@@ -121,7 +121,7 @@ def test_other_exceptions_are_reported_after_a_disconnect(worker):
     assert "WebSocketDisconnect" in failure_of(run_websocket(worker, "/raises_before_it_is_gone"))
 
 
-# ------------------------------------------------ how it ends
+# ------------------------------------------------ the end of the application
 
 
 def test_return_closes_an_open_websocket(worker):

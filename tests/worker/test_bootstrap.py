@@ -112,7 +112,7 @@ def test_main_module_does_nothing_when_run(python):
 
 
 def test_sigint_before_the_extension_loads_kills_silently(python, tmp_path):
-    """Until the extension is loaded, SIGINT has Python's handler."""
+    """Before the extension is loaded, Python handles SIGINT."""
     extension = tmp_path / "slow.py"
     extension.write_text("")
     code = (

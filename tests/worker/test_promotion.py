@@ -33,7 +33,7 @@ def test_promoted_worker_becomes_a_zygote(fake, threads, forked):
     for child in children:
         facts = process_facts(child)
         assert facts["pid"] == child.pid
-        # The worker has inherited what its zygote recorded.
+        # The worker has inherited its zygote's records.
         assert facts["seen"][:3] == ["/who"] * 3
         assert facts["parent"] == os.getpid()
     # A promoted worker's child can be promoted, too.

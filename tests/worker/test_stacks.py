@@ -12,7 +12,7 @@ from support.paths import WORKER_APPS
 from support.processes import make_fifo, wchan
 from support.waiting import wait_until
 
-# The kernel function of a reader of an empty pipe; "" where the kernel does not say.
+# The kernel function in which a reader of an empty pipe waits; "" if the kernel does not report it.
 WAITS_FOR_A_PIPE = ("pipe_read", "anon_pipe_read", "pipe_wait", "")
 
 
@@ -54,7 +54,7 @@ def test_stacks_by_command_show_all_threads(watched, tmp_path):
     (stack,) = [stack for stack in text.split("\n\n") if stack.startswith(f"Thread 0x{thread:016x} ")]
     assert "in wait_for_fifo" in stack
     assert text.count("Thread 0x") == 3
-    # The thread that writes the stacks is left out.
+    # The thread that writes the stacks is omitted.
     assert "Current thread" not in text
     (tmp_path / "go").write_text("go")
     assert watched.result(exchange)[0] == 200

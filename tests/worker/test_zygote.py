@@ -146,7 +146,7 @@ def test_forked_worker_has_its_own_stdout_and_stderr(fake, project, entrance):
     assert os.read(stderr[0], 100) == b"to stderr\n"
     assert os.read(cgroup[0], 100) == (b"0" if entrance else b"")
     assert worker.stop() == 0
-    # No other process has them open, not even the zygote.
+    # No other process has the descriptors open, not even the zygote.
     assert os.read(stdout[0], 100) == os.read(stderr[0], 100) == b""
     assert "to std" not in fake.output()
     assert zygote.stop() == 0

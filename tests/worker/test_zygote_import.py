@@ -1,4 +1,4 @@
-"""The zygote's import: the warm-up request, and what a fork does not carry over."""
+"""The zygote's import: the warm-up request, and the resources that a fork does not duplicate."""
 
 import pytest
 from support.paths import WORKER_APPS

@@ -147,8 +147,8 @@ impl Completion {
         self.encode_with_reason(0, n_fields, body, out);
     }
 
-    /// Encodes like [`Completion::encode`], for a [`CompletionKind::Respond`] with a reason phrase of `reason_len` bytes,
-    /// which the caller appends before the fields.
+    /// Encodes like [`Completion::encode`], for a [`CompletionKind::Respond`] with a reason phrase of `reason_len`
+    /// bytes, which the caller appends before the fields.
     pub fn encode_with_reason(&self, reason_len: u16, n_fields: u16, body: &Body<'_>, out: &mut Vec<u8>) {
         let kind = match self.kind {
             CompletionKind::Respond => 1,

@@ -20,7 +20,8 @@
 //!
 //! A *takeover* is a WebSocket handshake for a WSGI worker. It has no body; its descriptor is one end of a stream
 //! socket pair, which the application finds in its environ. When the application writes a response with status 101 to
-//! the socket, the daemon connects the client's connection to it, and discards the exchange's completions until DONE. If the application writes nothing to the socket, its response in the ring is used.
+//! the socket, the daemon connects the client's connection to it, and discards the exchange's completions until DONE.
+//! If the application writes nothing to the socket, its response in the ring is used.
 //!
 //! An ASGI worker gets further frames for an exchange that it has claimed ([`StreamFrame`]), 32 bytes then the variable
 //! part:

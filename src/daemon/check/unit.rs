@@ -1,7 +1,7 @@
 //! Reads the settings of a systemd unit that decide what the application can do: user, environment, sandbox.
 //!
-//! The settings come from `systemctl show`. Without a running manager (in a chroot, while an image is built) the unit's files are
-//! read instead (systemd.unit(5)).
+//! The settings come from `systemctl show`. Without a running manager (in a chroot, while an image is built) the unit's
+//! files are read instead (systemd.unit(5)).
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

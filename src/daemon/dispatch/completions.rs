@@ -1,4 +1,5 @@
-//! The reactor's turns: collects the workers' completions at the beginning and the end of each turn, and wakes the workers.
+//! The reactor's turns: collects the workers' completions at the beginning and the end of each turn, and wakes the
+//! workers.
 
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -11,9 +12,9 @@ use super::worker::contract::ContractBreach;
 use super::worker::decode;
 use super::{Dispatcher, Notice, State};
 
-/// While every worker has more than it can start, the reactor waits only for completions before it polls its sockets, for
-/// this time (rounded up to a whole millisecond): a request could not start anyway, and each poll interrupts a worker
-/// that shares the core. (A network card moderates its interrupts for the same reason.)
+/// While every worker has more than it can start, the reactor waits only for completions before it polls its sockets,
+/// for this time (rounded up to a whole millisecond): a request could not start anyway, and each poll interrupts a
+/// worker that shares the core. (A network card moderates its interrupts for the same reason.)
 const COMPLETION_WAIT: Duration = Duration::from_micros(500);
 
 /// Frames taken from one worker at a time. A completion ring holds fewer, so only a worker that publishes while it
@@ -69,8 +70,8 @@ impl Dispatcher {
     }
 
     /// Announces that the reactor is awake, and collects the completions that woke it. tokio's `on_thread_unpark` calls
-    /// this. The tasks woken here run in this turn; for tasks that `before_park` wakes, tokio first polls its sockets, which
-    /// costs a system call.
+    /// this. The tasks woken here run in this turn; for tasks that `before_park` wakes, tokio first polls its sockets,
+    /// which costs a system call.
     pub fn after_park(&self) {
         self.reactor.epoch().announce_awake();
         self.poll_now();

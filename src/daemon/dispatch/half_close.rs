@@ -14,8 +14,8 @@ use super::{Dispatcher, State};
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
-    /// Notes that the exchange's client has closed its sending half, and notifies an ASGI application once. If the request
-    /// has not started, returns the time until which it may start.
+    /// Notes that the exchange's client has closed its sending half, and notifies an ASGI application once. If the
+    /// request has not started, returns the time until which it may start.
     pub(super) fn half_close(&self, id: ExchangeId) -> Option<Instant> {
         let mut state = self.lock();
         let State { exchanges, workers, .. } = &mut *state;

@@ -158,8 +158,8 @@ impl Dispatcher {
         }
     }
 
-    /// Returns whether a WebSocket handshake is submitted as a handshake. True also while the interface is unknown: if the
-    /// application turns out to be WSGI, the handshake is downgraded to an ordinary request.
+    /// Returns whether a WebSocket handshake is submitted as a handshake. True also while the interface is unknown: if
+    /// the application turns out to be WSGI, the handshake is downgraded to an ordinary request.
     pub fn accepts_handshakes(&self) -> bool {
         self.interface.load(Ordering::Relaxed) != WSGI
     }

@@ -197,8 +197,8 @@ impl State {
         })
     }
 
-    /// Returns why a request that cannot start now may not wait. `is_held`: the request would wait for a permit, not for a
-    /// worker, so its wait cannot be estimated.
+    /// Returns why a request that cannot start now may not wait. `is_held`: the request would wait for a permit, not
+    /// for a worker, so its wait cannot be estimated.
     fn rejection(&mut self, is_held: bool, now: Instant) -> Option<Fault> {
         if let Some(reason) = &self.unavailable {
             return Some(Fault::Unavailable(Arc::clone(reason)));

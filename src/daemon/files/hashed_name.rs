@@ -8,8 +8,8 @@ const BASE64_LEN: usize = 8;
 /// Returns true if a part of the name between `.` or `-` is a hash, as in `base.55e7cbb9ba48.css` (Django's
 /// `ManifestStaticFilesStorage`), `main.8e0d62a1.js` (webpack) and `index-BfQ3xZ1a.js` (Vite).
 ///
-/// A false positive keeps an old file in browsers for a year, a false negative only costs a request. So words and dates do
-/// not count as hashes, and about a third of Vite's names are not recognised (`immutable = true` is for these).
+/// A false positive keeps an old file in browsers for a year, a false negative only costs a request. So words and dates
+/// do not count as hashes, and about a third of Vite's names are not recognised (`immutable = true` is for these).
 pub(super) fn is_hashed(name: &[u8]) -> bool {
     let Ok(name) = str::from_utf8(name) else { return false };
     let mut parts = name.split('.');

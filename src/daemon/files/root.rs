@@ -143,8 +143,8 @@ impl Root {
         Ok(fd)
     }
 
-    /// Opens the regular file at `path` below `directory`. Other kinds of files are not opened, because opening a FIFO or
-    /// a device can have an effect.
+    /// Opens the regular file at `path` below `directory`. Other kinds of files are not opened, because opening a FIFO
+    /// or a device can have an effect.
     pub(super) fn open(
         &self,
         directory: BorrowedFd<'_>,

@@ -117,8 +117,8 @@ enum Continuation {
     Http2(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
-/// Returns the protocol that follows, if hyper has left the socket open for one. hyper also returns the bytes that it has
-/// read beyond the last HTTP/1 message.
+/// Returns the protocol that follows, if hyper has left the socket open for one. hyper also returns the bytes that it
+/// has read beyond the last HTTP/1 message.
 fn continuation(http_conn: HttpConn) -> Option<Continuation> {
     let Parts { io, read_buf, service, .. } = http_conn.into_parts();
     let wire = io.into_inner();

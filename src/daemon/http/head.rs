@@ -1,4 +1,5 @@
-//! Checks of a request's head beyond its framing, and its conversion from the types of the `http` crate to the channel's.
+//! Checks of a request's head beyond its framing, and its conversion from the types of the `http` crate to the
+//! channel's.
 
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Version, request};
@@ -91,7 +92,8 @@ pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: UnderscorePoli
     }
 }
 
-/// Refuses a head that RFC 9110 or 9112 requires to be refused, although the parser (framing and hyper, or h2) accepts it.
+/// Refuses a head that RFC 9110 or 9112 requires to be refused, although the parser (framing and hyper, or h2) accepts
+/// it.
 pub(super) fn check(
     parts: &request::Parts,
     scan: &HeaderScan<'_>,

@@ -1,7 +1,7 @@
 //! The HTTP server: turns requests into exchanges and the application's responses into HTTP responses.
 //!
-//! `edge` calls [`serve`] with each accepted stream. For HTTP/1, hyper parses and writes the messages; [`h1`] checks them
-//! before hyper does, and writes what hyper cannot. For HTTP/2, the h2 crate and [`h2`] do the same.
+//! `edge` calls [`serve`] with each accepted stream. For HTTP/1, hyper parses and writes the messages; [`h1`] checks
+//! them before hyper does, and writes what hyper cannot. For HTTP/2, the h2 crate and [`h2`] do the same.
 
 mod access_log;
 mod body;

@@ -37,8 +37,8 @@ impl Reactor {
         Ok(Self { page, page_fd, doorbell, doorbell_epoll })
     }
 
-    /// Blocks until the doorbell rings or `timeout` elapses. Whole seconds of `timeout` are ignored. rustix rounds it up
-    /// to a whole millisecond: without its feature `linux_5_11` it calls `epoll_wait(2)`.
+    /// Blocks until the doorbell rings or `timeout` elapses. Whole seconds of `timeout` are ignored. rustix rounds it
+    /// up to a whole millisecond: without its feature `linux_5_11` it calls `epoll_wait(2)`.
     pub fn wait_for_doorbell(&self, timeout: Duration) {
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let mut event = Vec::with_capacity(1);

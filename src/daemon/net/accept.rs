@@ -26,8 +26,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Accepts connections until `stop` is true. Then, if systemd does not keep the socket, accepts those in the backlog.
 /// `index` is the listener's number, which the application receives; `serve` receives each connection.
 ///
-/// At the connection limit, a connection is accepted before an idle one is closed for it. So there may be one connection
-/// per listener more than `limits.connections`.
+/// At the connection limit, a connection is accepted before an idle one is closed for it. So there may be one
+/// connection per listener more than `limits.connections`.
 ///
 /// # Errors
 /// The listener cannot be registered, or `accept(2)` failed permanently.

@@ -370,8 +370,8 @@ impl Connection {
     }
 
     /// True if a timeout, the drain or a lack of room closes this connection between its requests. For a task that
-    /// closes the connection by a message of its protocol; for other tasks, [`ClientStream`](super::ClientStream) reports
-    /// the end of input.
+    /// closes the connection by a message of its protocol; for other tasks, [`ClientStream`](super::ClientStream)
+    /// reports the end of input.
     pub fn should_close_idle(&self) -> bool {
         self.directive() == Directive::CloseIdle && matches!(self.phase(), Phase::New | Phase::Idle)
     }

@@ -208,8 +208,8 @@ impl ClientStream {
     }
 }
 
-/// Slices of at most this many bytes together are copied into one slice: for a head with a short body, `send` takes 150 ns
-/// less of kernel time than `writev` (measured over loopback, Linux 6.18).
+/// Slices of at most this many bytes together are copied into one slice: for a head with a short body, `send` takes 150
+/// ns less of kernel time than `writev` (measured over loopback, Linux 6.18).
 const COALESCE_MAX: usize = 2048;
 
 /// Copies the slices into `buffer`. Returns `None` if they do not fit.

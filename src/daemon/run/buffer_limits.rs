@@ -1,4 +1,5 @@
-//! Limits for buffered response and request bodies, in memory and on disk: configured, or a part of the host's resources.
+//! Limits for buffered response and request bodies, in memory and on disk: configured, or a part of the host's
+//! resources.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! The supervisor's decisions. `run` performs them in order; when one fails, it reports that with an event.
+//! The supervisor's decisions. `run` performs them in order, and reports a failure with an event.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ pub enum Action {
         /// A worker whose boot exceeded `timeouts.boot`.
         worker: WorkerId,
     },
-    /// Ask this worker to become the zygote of its generation. Answered by `Ready` when it has.
+    /// Ask this worker to become the zygote of its generation. Answered by `Ready` when it is the zygote.
     Promote {
         /// A drained worker.
         worker: WorkerId,
@@ -39,7 +39,7 @@ pub enum Action {
         /// A new generation, or after a rollback the previous one.
         generation: Generation,
     },
-    /// Drop this generation's configuration: none of its workers will be spawned any more.
+    /// Drop this generation's configuration: no more of its workers will be spawned.
     ForgetGeneration {
         /// A generation that is not live.
         generation: Generation,
@@ -48,8 +48,8 @@ pub enum Action {
     AnswerReload {
         /// The generation that the reload created.
         generation: Generation,
-        /// `Ok` once the generation serves; else the reason why it does not, for the client that requested the reload
-        /// and for STATUS=.
+        /// `Ok` once the generation serves; otherwise the failure, for the client that requested the reload and for
+        /// STATUS=.
         outcome: Result<(), BootFailure>,
     },
     /// Send `RELOADING=1` with MONOTONIC_USEC=. `NotifyReady` follows when the reload ends, whatever its outcome.
@@ -67,7 +67,7 @@ pub enum Action {
     },
     /// Ask this worker over the control socket to run its lifespan shutdown and atexit handlers and exit.
     Terminate {
-        /// A worker or zygote that runs no requests, or has to leave them with the daemon's shutdown.
+        /// A worker or zygote that runs no requests, or whose requests are abandoned because the daemon shuts down.
         worker: WorkerId,
     },
     /// Send SIGKILL to all processes in this worker's cgroup.
@@ -86,8 +86,8 @@ pub enum Action {
     Status(String),
     /// Send `EXTEND_TIMEOUT_USEC=` with this duration: a start, reload or stop is still in progress.
     ExtendTimeout(Duration),
-    /// Stop accepting connections and answer the queued and running requests. Answered by `EdgeDrained`. If it is sent
-    /// again, only the deadline changes.
+    /// Stop accepting connections and answer the queued and running requests. Answered by `EdgeDrained`. A repetition
+    /// only changes the deadline.
     DrainEdge {
         /// When the remaining connections are closed.
         deadline: Instant,
@@ -111,7 +111,7 @@ pub enum Action {
 /// The reason for aborting a worker's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortReason {
-    /// The retiring worker did not finish them within `timeouts.drain`.
+    /// The retiring worker did not finish its requests within `timeouts.drain`.
     DrainTimeout,
     /// The retiring worker had to make room for a replacement under the process limit.
     ProcessLimit,
@@ -145,7 +145,7 @@ pub enum Report {
         /// The time until the seat's next attempt; `None` if there is none, because the daemon exits, the reload has
         /// failed, or the previous generation takes over again.
         retry_in: Option<Duration>,
-        /// The same failure was reported before and no worker was ready since, so the traceback can be left out.
+        /// The same failure was reported before and no worker has been ready since, so the traceback can be omitted.
         already_reported: bool,
     },
     /// A booted worker's process has exited. Unexpected in the states `Ready`, `Standby` and `Retiring`. (An exit while
@@ -256,7 +256,7 @@ pub enum Report {
 pub enum ResizeReason {
     /// SIGTTIN or SIGTTOU.
     Operator,
-    /// The longest time a request waited for a worker.
+    /// A request waited for a worker; with the longest wait.
     QueueWait(Duration),
     /// Fewer workers were enough for a while.
     LowLoad,

@@ -9,9 +9,9 @@ use super::{LoadSample, ResizeReason};
 pub(super) struct Autoscaler {
     /// Consecutive increases while requests kept waiting.
     streak: u32,
-    /// Since when one worker fewer would have sufficed; `None` if it would not.
+    /// Since when one worker fewer would have sufficed; `None` if all workers are needed.
     spare_since: Option<Instant>,
-    /// All workers were ready at the last sample, so the waits of the next one are not due to booting workers.
+    /// All workers were ready at the last sample, so waits in the next sample are not due to booting workers.
     was_all_ready: bool,
 }
 
@@ -24,12 +24,13 @@ pub(super) struct WorkerCount {
     pub(super) current: u16,
     /// Requests that make one worker busy.
     pub(super) slots: u32,
-    /// All of them are ready.
+    /// All workers are ready.
     pub(super) is_all_ready: bool,
 }
 
 impl Autoscaler {
-    /// Returns the number of workers that the load needs and why; `None` to keep the current number.
+    /// Returns the number of workers that the load needs, and the reason for the change; `None` to keep the current
+    /// number.
     pub(super) fn observe(
         &mut self,
         load: &LoadSample,

@@ -13,7 +13,7 @@ pub struct BackoffLimits {
     pub max: Duration,
 }
 
-/// The failures of a seat since its last stable process.
+/// The failures in a seat since its last stable process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Backoff {
     /// Failures in a row that caused a wait.

@@ -1,5 +1,5 @@
-//! The supervisor's inputs. `run` builds them from signals, child exits and the workers' control messages. They are not
-//! filtered: the supervisor ignores what a worker's state does not allow.
+//! The supervisor's inputs. `run` builds them from signals, child exits and the workers' control messages, without
+//! filtering: the supervisor ignores events that a worker's state does not allow.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::id::{Generation, WorkerId};
 
 use super::SupervisorPolicy;
 
-/// An occurrence (in the past tense) or an order of the operator.
+/// An occurrence (named in the past tense) or an order of the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The daemon has its listeners, so workers can be spawned.
@@ -20,7 +20,7 @@ pub enum Event {
         /// The worker's process id, for status output; actions name the worker, never the pid.
         pid: u32,
     },
-    /// `Spawn` failed. Need not be sent for a fork in progress whose zygote was reaped.
+    /// `Spawn` failed. Need not be sent for a fork whose zygote was reaped before it reported the outcome.
     SpawnFailed {
         /// The worker of the `Spawn`.
         worker: WorkerId,
@@ -151,7 +151,7 @@ pub enum RecycleReason {
 pub struct LoadSample {
     /// Requests that wait for a worker.
     pub queued: usize,
-    /// The longest time that a request waited or has been waiting for a worker.
+    /// The longest wait of a request for a worker, finished or not.
     pub longest_wait: Duration,
     /// Requests that run.
     pub running: usize,
@@ -159,7 +159,7 @@ pub struct LoadSample {
     pub max_running: usize,
     /// The time since the last request ended; zero while a request waits or runs.
     pub idle_for: Duration,
-    /// The responses of each generation since it went live; generations without a response are left out.
+    /// The responses of each generation since it went live; generations without a response are omitted.
     pub responses: Vec<(Generation, ResponseStats)>,
 }
 

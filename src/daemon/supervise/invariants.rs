@@ -96,7 +96,8 @@ impl Supervisor {
             }
             // `run` has to answer `Spawn`.
             TimedState::Killed { abandon_at: None, .. } => worker.pid.is_none(),
-            // The timeouts of its requests bound it; not allowed for a stuck worker or for old code.
+            // The timeouts of the worker's requests bound its retirement; not allowed for a stuck worker or for old
+            // code.
             TimedState::Retiring { deadline: None, stuck } => !stuck && is_live,
             _ => worker.is_abandoned(),
         };

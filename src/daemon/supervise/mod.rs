@@ -1,9 +1,9 @@
 //! The supervisor: decides which workers exist, when they are replaced, when the daemon is ready and when it exits.
 //!
-//! The supervisor is a pure state machine. `run` owns one [`Supervisor`], passes every [`Event`] to it with the instant it
-//! happened, and performs the returned [`Action`]s in order. There is no IO, clock, randomness, logging or process in
-//! this module, so the simulation plays thousands of histories in a few seconds. Requests (queue, deadlines, 502, 504)
-//! are decided by `dispatch`; processes are created, killed and reaped by `pool`.
+//! The supervisor is a pure state machine. `run` owns one [`Supervisor`], passes every [`Event`] to it with the instant
+//! it happened, and performs the returned [`Action`]s in order. There is no IO, clock, randomness, logging or process
+//! in this module, so the simulation plays thousands of histories in a few seconds. Requests (queue, deadlines, 502,
+//! 504) are decided by `dispatch`; processes are created, killed and reaped by `pool`.
 //!
 //! `run` guarantees:
 //! - Each [`Action::Spawn`] is answered by [`Event::Spawned`] or [`Event::SpawnFailed`] before any other event about
@@ -14,7 +14,8 @@
 //!   the probe has one only with `timeouts.boot`.
 //! - [`Action::DrainEdge`] is answered by [`Event::EdgeDrained`], at once if the edge is idle.
 //! - [`Event::Tick`] comes at or after [`Supervisor::next_wakeup`]. Deadlines expire on a tick, not on other events,
-//!   and `run` delivers the events that it has received first: a daemon that was frozen for a minute does not punish its workers.
+//!   and `run` delivers the events that it has received first: a daemon that was frozen for a minute does not punish
+//!   its workers.
 //!
 //! A worker is identified by its seat (`number`, stable, shown to operators) and its incarnation (the number of the
 //! process, never reused while the daemon runs). Events about a process that has ended are ignored, so nothing needs to

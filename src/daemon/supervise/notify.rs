@@ -43,7 +43,7 @@ impl Supervisor {
     /// Asks systemd for more time while a start, reload or stop is in progress (sd_notify(3)), a little at a time:
     /// if the daemon hangs, TimeoutStartSec= (which also bounds a reload) and TimeoutStopSec= still apply.
     ///
-    /// After a failed boot it does not ask: the unit decides how long a start may be retried.
+    /// Does not ask after a failed boot: the unit decides how long a start may be retried.
     pub(super) fn extend_timeout(&mut self, now: Instant) {
         let needs_time = match self.phase {
             DaemonPhase::Running => self.notify.is_reloading || (!self.ever_ready && self.boot_failures == 0),

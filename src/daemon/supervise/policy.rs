@@ -23,7 +23,7 @@ pub struct SupervisorPolicy {
     pub preload: bool,
     /// The canary of a reload must answer `reload.probe`.
     pub probe: bool,
-    /// `reload.watch`: how long the previous generation is kept for a rollback; `None` if it is not.
+    /// `reload.watch`: how long the previous generation is kept for a rollback; `None` if it is not kept.
     pub watch: Option<Duration>,
     /// `workers.max_lifetime`; `None` if there is no limit.
     pub max_lifetime: Option<Duration>,
@@ -36,14 +36,14 @@ pub struct SupervisorPolicy {
     /// `timeouts.drain`: bounds the daemon's stop, and the retirement of a worker that a reload replaced, that is
     /// stuck, or whose place under the process limit is needed.
     pub drain: Duration,
-    /// `timeouts.drain_delay`: how long the daemon continues to serve after a stop request; zero is not at all.
+    /// `timeouts.drain_delay`: how long the daemon continues to serve after a stop request; may be zero.
     pub drain_delay: Duration,
-    /// The least time a worker gets to exit after `Terminate`, even if the drain took all of `drain`.
+    /// The minimum time that a worker gets to exit after `Terminate`, even if the drain used all of `drain`.
     pub terminate_grace: Duration,
     /// The backoff between attempts in a seat whose processes die early.
     pub backoff: BackoffLimits,
-    /// A worker that served this long is replaced at once when it dies, and its seat's failures are forgotten. One that
-    /// dies earlier is replaced after a backoff, except the first in a row.
+    /// A worker that served this long is replaced at once when it dies, and its seat's failures are forgotten. A worker
+    /// that dies earlier is replaced after a backoff, except the first in a row.
     pub stable_after: Duration,
     /// Exit with 78 if the very first boot fails in a way that a retry would not change.
     pub exit_on_first_boot_failure: bool,

@@ -21,7 +21,7 @@ impl Supervisor {
             seat.failure = None;
         }
         if self.serial_boots {
-            // The seats were waiting for the zygote.
+            // The seats wait for the zygote before their workers are forked.
             for seat in self.live.seats.iter_mut().filter(|seat| seat.current.is_none()) {
                 seat.clear_wait();
             }
@@ -72,8 +72,8 @@ impl Supervisor {
         }
     }
 
-    /// Cancels the promotion if this worker is the candidate. If it was asked already and failed, no other worker of
-    /// this generation is promoted.
+    /// Cancels the promotion if this worker is the candidate. If the worker was asked already and failed, no other
+    /// worker of this generation is promoted.
     pub(super) fn cancel_promotion(&mut self, id: WorkerId) {
         if self.live.candidate == Some(id.incarnation) {
             let was_asked = |worker: &WorkerRecord| matches!(worker.state, TimedState::Promoting { .. });

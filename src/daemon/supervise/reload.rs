@@ -1,5 +1,6 @@
-//! Reloads: boots a new generation alongside the live one (canary, probe, then the rest) and switches all traffic to it at
-//! once, or leaves the live one untouched. After the switch, `reload.watch` may roll back to the previous generation.
+//! Reloads: boots a new generation alongside the live one (canary, probe, then the rest) and switches all traffic to it
+//! at once, or leaves the live one untouched. After the switch, `reload.watch` may roll back to the previous
+//! generation.
 //!
 //! The live generation is not changed before all new workers are ready, so a failed reload has nothing to undo. If no
 //! live worker is ready, the new generation goes live with its first ready worker.
@@ -21,7 +22,7 @@ impl Supervisor {
         self.next_generation
     }
 
-    /// Starts a reload; one in progress is superseded.
+    /// Starts a reload, which supersedes a reload in progress.
     pub(super) fn start_reload(&mut self, policy: SupervisorPolicy, now: Instant) {
         let generation = self.next_generation;
         self.next_generation = Generation(generation.0 + 1);
@@ -256,5 +257,5 @@ impl Supervisor {
     }
 }
 
-/// Characters of a failure in STATUS=, so that the rest of the line is not cut off.
+/// Maximum number of characters of a failure in STATUS=, so that the rest of the line is not cut off.
 const MAX_NOTE_CHARS: usize = 160;

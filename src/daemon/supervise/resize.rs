@@ -1,9 +1,9 @@
 //! Changes the number of workers: with the load (`autoscaler`), by the operator's signals, and to none after
 //! `workers.idle_exit`.
 //!
-//! The measure is the time in the queue, not the CPU: a worker that waits for its database uses none, and busy workers
-//! suffice while no request waits. A wait adds workers at once, in doubling steps; a minute of spare capacity removes
-//! one, because a boot costs more than an idle process.
+//! The measure is the time in the queue, not the CPU time: a worker that waits for its database uses none, and busy
+//! workers suffice while no request waits. A wait adds workers at once, in doubling steps; a minute of spare capacity
+//! removes one worker, because a boot costs more than an idle process.
 
 use std::time::Instant;
 
@@ -122,7 +122,7 @@ impl Supervisor {
     fn close_seat(&mut self, idx: usize, now: Instant) {
         let Some(seat) = self.live.seats.get_mut(idx) else { return };
         seat.clear();
-        // The successor first, or it would become the current worker.
+        // The successor is retired first, or it would become the current worker.
         let incarnations: Vec<_> = seat.successor.into_iter().chain(seat.current).collect();
         let ids: Vec<WorkerId> = incarnations
             .iter()

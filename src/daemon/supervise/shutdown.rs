@@ -11,7 +11,7 @@ use super::state::{DaemonPhase, FatalExit, TimedState, WorkerRecord, after};
 use super::{AbortReason, Action, Report, StopEffect, Supervisor};
 
 impl Supervisor {
-    /// Returns what [`Event::Stop`](super::Event::Stop) does now.
+    /// Returns the effect that [`Event::Stop`](super::Event::Stop) would have now.
     pub fn stop_effect(&self) -> StopEffect {
         let delay = self.live.policy.drain_delay;
         match self.phase {
@@ -104,10 +104,10 @@ impl Supervisor {
         self.actions.push(Action::DrainEdge { deadline });
     }
 
-    /// The edge has no requests left.
+    /// Stops the workers, because the edge has no requests left.
     pub(super) fn on_edge_drained(&mut self, now: Instant) {
         if let DaemonPhase::Draining { deadline, .. } = self.phase {
-            // The workers' shutdown may use the time that the requests did not need.
+            // The workers may use the drain time that the requests did not need.
             self.stop_workers(deadline.max(after(now, self.live.policy.terminate_grace)), now);
         }
     }
@@ -122,7 +122,7 @@ impl Supervisor {
         }
     }
 
-    /// Asks every worker to exit, and kills those that would not.
+    /// Asks every worker to exit, and kills those that cannot read the request.
     fn stop_workers(&mut self, kill_at: Instant, now: Instant) {
         self.phase = DaemonPhase::Stopping;
         for id in self.ids() {

@@ -24,8 +24,8 @@ impl Supervisor {
         }
         while let Some(number) = self.next_reload_seat() {
             let Some(pending) = &self.pending else { return };
-            // A reload waits for room; no request is aborted for it. The wait ends: only workers of the live generation
-            // retire without a deadline, and the limit exceeds their number.
+            // A reload waits for room; no request is aborted for it. The wait is finite, because only workers of the
+            // live generation retire without a deadline, and the limit exceeds their number.
             if !self.has_room(pending.set.generation) {
                 return;
             }
@@ -201,7 +201,7 @@ impl Supervisor {
     /// Bounds retirements without a deadline by `timeouts.drain`, those retiring longest first, so that at least `n`
     /// workers on their way out have a deadline. With a generation, only its workers count.
     fn bound_retirements(&mut self, generation: Option<Generation>, n: usize, now: Instant) {
-        // At least 1 ms: a tick must not leave a deadline that has passed.
+        // At least 1 ms, so that no deadline has passed when the tick ends.
         let limit = self.live.policy.drain.max(Duration::from_millis(1));
         let is_departing = |worker: &WorkerRecord| {
             worker.is_exiting() || matches!(worker.state, TimedState::Retiring { .. })
@@ -221,7 +221,7 @@ impl Supervisor {
         }
     }
 
-    /// The live, pending and previous sets, as far as they exist.
+    /// Returns the live set, and the pending and previous sets if they exist.
     pub(super) fn worker_sets(&self) -> impl Iterator<Item = &WorkerSet> {
         let pending = self.pending.as_ref().map(|pending| &pending.set);
         let rollback = self.rollback.as_ref().map(|rollback| &rollback.set);
@@ -240,5 +240,5 @@ impl Supervisor {
     }
 }
 
-/// The zygotes of one generation: one to fork from and one on its way out.
+/// Number of zygotes of one generation: the one to fork from, and one that is about to exit.
 pub(super) const MAX_ZYGOTES: usize = 2;

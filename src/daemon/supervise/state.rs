@@ -15,11 +15,11 @@ pub enum WorkerState {
     Spawning,
     /// The process imports the application. Ends with readiness, a boot failure, its exit, or `timeouts.boot`.
     Booting,
-    /// The worker receives requests. Ends with its exit, a stuck request, a contract violation, a ready successor, or the
-    /// daemon's shutdown.
+    /// The worker receives requests. Ends with its exit, a stuck request, a contract violation, a ready successor, or
+    /// the daemon's shutdown.
     Ready,
-    /// The worker is booted and receives no requests: its generation is not live yet, or is kept for rollback, or it is a
-    /// zygote. Ends when its generation goes live or is retired, or with its exit.
+    /// The worker is booted and receives no requests: its generation is not live yet, or is kept for rollback, or it is
+    /// a zygote. Ends when its generation goes live or is retired, or with its exit.
     Standby,
     /// The worker finishes its requests and receives no new ones. Ends when it is drained, or with SIGKILL at its
     /// deadline.
@@ -71,7 +71,7 @@ pub(super) enum TimedState {
     Retiring {
         /// `None` while its requests' own timeouts bound it: a recycled or surplus worker may finish them.
         deadline: Option<Instant>,
-        /// One of its threads or tasks exceeded its deadline, so it is killed instead of asked to exit.
+        /// A thread or task of the worker exceeded its deadline, so the worker is killed instead of asked to exit.
         stuck: bool,
     },
     Promoting {
@@ -230,7 +230,7 @@ pub(super) struct Seat {
     pub(super) successor: Option<Incarnation>,
     /// The end of the backoff: no process is spawned here earlier. `None` if one may be spawned at once.
     pub(super) retry_at: Option<Instant>,
-    /// The length of that backoff.
+    /// The length of the backoff that ends at that time.
     pub(super) wait: Duration,
     pub(super) backoff: Backoff,
     /// The reason that the last process here ended early; `None` once a process is ready.
@@ -285,7 +285,7 @@ impl Seat {
 pub(super) enum DaemonPhase {
     /// Before `Started`.
     NotStarted,
-    /// Serving, or trying to.
+    /// The daemon serves, or tries to.
     Running,
     /// The departure: still serving for `timeouts.drain_delay`, so that load balancers stop sending requests.
     Departing {
@@ -307,7 +307,7 @@ impl DaemonPhase {
     }
 }
 
-/// Whether the daemon is there to serve. Answers to health checks depend on this and on the number of open workers.
+/// Whether the daemon serves. Answers to health checks depend on this and on the number of open workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Presence {
     /// The daemon serves, or tries to.
@@ -315,7 +315,7 @@ pub enum Presence {
     Present,
     /// No worker runs until a request arrives (`workers.idle_exit`).
     Asleep,
-    /// The daemon is stopping: load balancers should send nothing more.
+    /// The daemon is stopping: load balancers should send no more requests.
     Leaving,
 }
 

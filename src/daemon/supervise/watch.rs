@@ -1,7 +1,7 @@
 //! Decides whether a new generation fails clearly more requests than the previous one.
 //!
-//! The decision is a test of two proportions with a pooled variance. A difference of three standard errors occurs by chance
-//! once in 740 tests; since a watch makes many tests, the difference must also exceed an absolute threshold.
+//! The decision is a test of two proportions with a pooled variance. A difference of three standard errors occurs by
+//! chance once in 740 tests; since a watch makes many tests, the difference must also exceed an absolute threshold.
 
 use super::ResponseStats;
 

@@ -14,8 +14,8 @@ use super::identity::{parse, validity_warning};
 use super::pem::{self, CLIENT_CA};
 use crate::config::ClientAuth;
 
-/// The requirements on clients, and a fingerprint of them. A session is resumed only under the same requirements, because
-/// a resumed session keeps the client's certificate without verifying it again.
+/// The requirements on clients, and a fingerprint of them. A session is resumed only under the same requirements,
+/// because a resumed session keeps the client's certificate without verifying it again.
 pub(super) struct ClientPolicy {
     /// `None`: clients are not asked for a certificate.
     pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,

@@ -97,7 +97,8 @@ impl From<TooLong> for SessionError {
     }
 }
 
-/// Returns the first certificates of the chain in PEM, at most [`MAX_CHAIN_BYTES`] together. The first is the client's own.
+/// Returns the first certificates of the chain in PEM, at most [`MAX_CHAIN_BYTES`] together. The first is the client's
+/// own.
 fn bounded(chain: &[CertificateDer<'_>]) -> Result<Vec<String>, SessionError> {
     let mut size = 0;
     let mut texts = Vec::new();

@@ -4,7 +4,8 @@
 //! (an event stream), the head is sent alone after [`MAX_ITERATIONS`] iterations of the event loop. To count them, a
 //! tick schedules another tick at the end of the loop's queue, behind the callbacks of the application.
 //!
-//! A response that is sent without a pause costs a push and a pop: when its body comes, its head is the last in the list.
+//! A response that is sent without a pause costs a push and a pop: when its body comes, its head is the last in the
+//! list.
 
 use rgun_channel::frame::ExchangeId;
 

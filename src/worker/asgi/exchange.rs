@@ -26,8 +26,8 @@ impl Exchange {
         awaitable::wake_futures(py, worker, receivers);
     }
 
-    /// Handles a disconnect by the client: `receive()` returns the disconnect; `send()` has no effect any more, or raises
-    /// for a WebSocket.
+    /// Handles a disconnect by the client: `receive()` returns the disconnect; `send()` has no effect any more, or
+    /// raises for a WebSocket.
     pub(super) fn on_disconnect(slf: &Bound<'_, Self>) {
         let py = slf.py();
         let worker = slf.get().borrow(py).application.worker;
@@ -197,8 +197,8 @@ impl Exchange {
 }
 
 impl ExchangeState {
-    /// Returns the fault of an incomplete response after a half-close. The fault has no text, because the application may
-    /// have mistaken the half-close for a disconnect.
+    /// Returns the fault of an incomplete response after a half-close. The fault has no text, because the application
+    /// may have mistaken the half-close for a disconnect.
     fn half_close_fault(&self) -> Option<FormattedError> {
         let is_incomplete = self.is_half_closed && !self.is_disconnected && self.stage < Stage::Ended;
         is_incomplete.then(|| FormattedError::from_message(""))

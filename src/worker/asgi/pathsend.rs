@@ -38,8 +38,8 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown. If the head has
-    /// no length, returns the file's length and adds it to the head, or returns [`UNTIL_EOF`] if it is unknown.
+    /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown. If the head
+    /// has no length, returns the file's length and adds it to the head, or returns [`UNTIL_EOF`] if it is unknown.
     fn file_length(&mut self, py: Python<'_>, file: &File) -> Result<u64, Fault> {
         let fd = file.as_fd();
         match self.response.head.length {

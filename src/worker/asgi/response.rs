@@ -304,8 +304,8 @@ impl ExchangeState {
         self.response.is_for_head || matches!(self.response.head.status, 204 | 304)
     }
 
-    /// Returns whether the client has read enough for more to be sent. Otherwise announces to the daemon that the worker
-    /// waits for credit.
+    /// Returns whether the client has read enough for more to be sent. Otherwise announces to the daemon that the
+    /// worker waits for credit.
     fn has_credit(&self) -> bool {
         let (worker, slot) = (self.application.worker, self.slot);
         if worker.unacked(slot) <= RESPONSE_WINDOW {

@@ -157,8 +157,8 @@ impl Application {
         Ok(())
     }
 
-    /// Runs the loop until all exchanges have ended. The exception of a signal handler interrupts the loop, which is then
-    /// run again to finish the running exchanges.
+    /// Runs the loop until all exchanges have ended. The exception of a signal handler interrupts the loop, which is
+    /// then run again to finish the running exchanges.
     fn run_loop(&self, py: Python<'_>, server: &Bound<'_, PyAny>) {
         while let Err(error) = server.call_method0(intern!(py, "run")) {
             if error.is_instance_of::<PySystemExit>(py) {

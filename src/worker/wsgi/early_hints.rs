@@ -1,7 +1,7 @@
 //! `wsgi.early_hints`: sends a 103 (RFC 8297) ahead of the response, as gunicorn does.
 //!
-//! All requests of the worker share one function, so a request without hints pays nothing. The function finds the response
-//! of the request that the calling thread serves. In a thread without a request it does nothing.
+//! All requests of the worker share one function, so a request without hints pays nothing. The function finds the
+//! response of the request that the calling thread serves. In a thread without a request it does nothing.
 
 use std::cell::RefCell;
 

@@ -40,7 +40,8 @@ impl TlsKeys {
         }
     }
 
-    /// Sets the variables for a frame's TLS block. The texts of a certificate are UTF-8, whose bytes are decoded as ISO-8859-1 (PEP 3333).
+    /// Sets the variables for a frame's TLS block. The texts of a certificate are UTF-8, whose bytes are decoded as
+    /// ISO-8859-1 (PEP 3333).
     pub(super) fn set(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, block: &[u8]) -> PyResult<()> {
         if block.is_empty() {
             return Ok(());

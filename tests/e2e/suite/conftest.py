@@ -51,7 +51,7 @@ def probe(enabled):
 
 
 def probe_directory():
-    """Copies the probe application to where the user rgun can read it; returns the directory."""
+    """Copies the probe application to a directory that the user rgun can read; returns the directory."""
     directory = pathlib.Path("/srv/probe")
     directory.mkdir(parents=True, exist_ok=True)
     shutil.copy(host.HERE / "probe.py", directory)

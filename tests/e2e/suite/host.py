@@ -31,7 +31,7 @@ DROP_IN = pathlib.Path("/run/systemd/system/rgun.service.d/test.conf")
 
 
 def run(*command, check=True, timeout=60):
-    """Runs a command and returns it completed, with its output as text; a failure shows the output."""
+    """Runs a command; returns the completed process with its output as text. A failure shows the output."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
@@ -198,7 +198,7 @@ def load(path="/", clients=6, address=ADDRESS):
 
 
 def port_is_closed():
-    """Whether connections to the service's port are refused."""
+    """Returns whether connections to the service's port are refused."""
     try:
         socket.create_connection(ADDRESS, timeout=5).close()
     except ConnectionRefusedError:
@@ -207,7 +207,7 @@ def port_is_closed():
 
 
 def try_request(path):
-    """Sends a request and reads whatever is returned until the connection ends."""
+    """Sends a request; returns all bytes up to the end of the connection."""
     with contextlib.suppress(ConnectionError), http_client.Connection(ADDRESS, 20) as connection:
         connection.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         connection.read_to_end()

@@ -1,4 +1,4 @@
-"""What the package installs, and what it leaves unchanged."""
+"""The installation of the package: its files, users and units; it starts no service."""
 
 import pathlib
 import pwd

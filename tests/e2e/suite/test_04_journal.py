@@ -1,4 +1,4 @@
-"""What `journalctl -u rgun` shows, and the fields for queries."""
+"""The entries that `journalctl -u rgun` shows, and the fields for queries."""
 
 import concurrent.futures
 

@@ -37,13 +37,13 @@ def test_killing_workers_fails_only_requests_in_flight():
     kills = 4
     with host.load() as load:
         for _ in range(kills):
-            # A worker that has answered, so one that is ready and not booting.
+            # This worker has answered, so it is ready and not booting.
             victim = host.get("/").json()["pid"]
             os.kill(victim, signal.SIGKILL)
             wait_until("the worker has exited", lambda pid=victim: not exists(pid))
             load.wait_for_more(100)
     print(load)
     assert all(fault.startswith("502 ") for fault in load.faults), load
-    # With threads = 1 a worker runs one request; others in its ring go to another worker.
+    # With threads = 1 a worker runs one request; other requests in its ring go to another worker.
     assert len(load.faults) <= kills, load
     assert host.main_pid() == daemon

@@ -1,4 +1,4 @@
-"""One cgroup per worker below the service's cgroup, and none left over afterwards."""
+"""One cgroup per worker below the service's cgroup, each removed with its worker."""
 
 import os
 import pathlib

@@ -227,7 +227,7 @@ def test_reload_without_a_daemon_exits_69(app):
 
 
 def is_free_of_faults(load):
-    """Whether the next fifty responses have no fault, so that no request of the bad release is left."""
+    """Returns whether the next fifty responses have no fault: the bad release then serves no request."""
     before, answered = len(load.faults), load.answered
     wait_until("further responses", lambda: load.answered >= answered + 50)
     return len(load.faults) == before

@@ -51,7 +51,7 @@ def test_idempotent_request_is_retried_if_configured(trouble_app):
     mark.unlink(missing_ok=True)
     host.deploy(trouble_app, 2, ONCE.format(mark=str(mark)))
     host.reload()
-    # The first attempt makes a file and dies; the retry finds it and responds.
+    # The first attempt makes a file and dies; the retry finds the file and responds.
     answer = host.get("/")
     assert answer.status == 200
     assert mark.exists()

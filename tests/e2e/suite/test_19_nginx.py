@@ -83,7 +83,7 @@ def app(live_app):
 
 
 def refused():
-    """Whether nginx does not listen yet."""
+    """Returns whether nginx does not listen yet."""
     try:
         get("/")
     except ConnectionRefusedError:

@@ -40,7 +40,7 @@ def user_id(name, *options):
 
 @pytest.fixture
 def app(enabled, tmp_path_factory):
-    """An application's directory, readable for the service's user."""
+    """The directory of an application, which the service's user can read."""
     directory = pathlib.Path("/srv/checked")
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)
@@ -67,7 +67,7 @@ def drop_in(enabled):
 
 
 def reported(text):
-    """Returns what the application reports about its process."""
+    """Returns the application's report about its process."""
     return json.loads(text.rpartition("FACTS")[2].splitlines()[0])
 
 

@@ -104,7 +104,7 @@ def test_plain_http_on_the_tls_port_is_answered_with_400(app):
     assert "https" in answer.text.lower()
 
 
-def test_new_certificate_after_a_restart_refuses_no_connection(app):
+def test_restart_with_a_new_certificate_loses_no_connection(app):
     fingerprint = replace_certificate(pathlib.Path("/root/tls"), "second.example")
     with host.load() as load:
         host.restart()
@@ -116,7 +116,7 @@ def test_new_certificate_after_a_restart_refuses_no_connection(app):
     assert presented == fingerprint
 
 
-def test_reload_takes_new_files_and_keeps_open_connections(app):
+def test_reload_uses_new_files_and_keeps_open_connections(app):
     directory = pathlib.Path("/etc/rgun/tls")
     replace_certificate(directory, "third.example")
     host.run("chgrp", "-R", "rgun", str(directory))

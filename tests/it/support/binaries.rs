@@ -52,7 +52,8 @@ pub(crate) fn binary_with_extension() -> PathBuf {
 }
 
 /// Returns the path of a binary next to an empty file with the extension's name, for tests with the fake worker. The
-/// binary is a hard link, because the daemon looks for the extension beside its executable with symbolic links resolved.
+/// binary is a hard link, because the daemon looks for the extension beside its executable with symbolic links
+/// resolved.
 pub(crate) fn binary_without_extension() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let link = || -> std::io::Result<PathBuf> {

@@ -70,7 +70,7 @@ async def gives_up_sending(scope, receive, send):
 
 @case
 async def forks_and_awaits(scope, receive, send):
-    """Forks a child that goes on awaiting on its parent's loop, while the parent waits for it."""
+    """Forks a child that continues to await on its parent's loop, while the parent waits for the child."""
     waiting = asyncio.get_running_loop().create_future()
     pid = os.fork()
     if pid == 0:
@@ -91,7 +91,7 @@ async def returns_too_early(scope, receive, send):
 
 @case
 async def is_interrupted(scope, receive, send):
-    """Raises in the server's own frames, as a signal handler may, by a profiler."""
+    """Makes a profiler raise in the server's own frames, as a signal handler may."""
 
     def profile(frame, event, function):
         if event == "c_call" and function.__name__ == "_complete":

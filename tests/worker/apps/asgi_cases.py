@@ -82,7 +82,7 @@ async def begins_and_leaves(scope, receive, send):
 
 
 class ClientDisconnect(Exception):
-    """Named as in Starlette."""
+    """An exception with the name of Starlette's."""
 
 
 @case

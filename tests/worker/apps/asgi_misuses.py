@@ -203,7 +203,7 @@ async def exits_showing_its_frame(scope, receive, send):
 
 
 class Proxy:
-    """Like werkzeug's LocalProxy without an object."""
+    """Behaves like werkzeug's LocalProxy without an object."""
 
     @property
     def __class__(self):
@@ -266,7 +266,7 @@ async def full_head(scope, receive, send):
     """Sends headers of `?SIZE` encoded bytes, and a body that gets a Content-Length."""
     size = int(scope["query_string"])
     names = [b"x-%d" % number for number in range(size // 60_000 + 1)]
-    # A header costs 5 bytes besides its name and its value.
+    # A header costs 5 bytes in addition to its name and value.
     values = size - sum(5 + len(name) for name in names)
     each = values // len(names)
     headers = [(name, b"v" * each) for name in names[1:]]

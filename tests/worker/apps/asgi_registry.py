@@ -1,4 +1,4 @@
-"""ASGI application cases by path, the application that calls them, and what they use."""
+"""The registry of ASGI cases by path, the application that calls them, and helpers of the cases."""
 
 import asyncio
 import contextvars
@@ -14,7 +14,7 @@ STARTED = {"lifespan": 0}
 GATES = {}
 
 
-# What a case has recorded for a later request.
+# Values that a case has recorded for a later request.
 SEEN = []
 
 

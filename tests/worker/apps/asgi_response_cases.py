@@ -25,7 +25,7 @@ async def paced(scope, receive, send):
 
 @case
 async def head_only(scope, receive, send):
-    """An empty part sends the head."""
+    """Sends an empty part, which sends the head."""
     await start(send, 201)
     await finish(send, b"", more_body=True)
     await gate(scope).wait()

@@ -1,4 +1,4 @@
-"""WebSocket cases, one per path; a later request to `/seen` returns what they have recorded."""
+"""WebSocket cases, one per path; a later request to `/seen` returns their records."""
 
 import asyncio
 import gc
@@ -101,7 +101,7 @@ async def events(scope, receive, send):
 
 @case
 async def sizes(scope, receive, send):
-    """Receives as many messages as the query says each time the gate opens."""
+    """Receives the number of messages in the query each time the gate opens."""
     await accept(receive, send)
     total = 0
     while True:
@@ -282,7 +282,7 @@ async def script_then_receive(scope, receive, send):
 
 @case
 async def large(scope, receive, send):
-    """Sends messages of as many bytes as the query says; the text has letters of two bytes."""
+    """Sends messages of the number of bytes in the query; the text has characters of two bytes."""
     await accept(receive, send)
     size = int(scope["query_string"])
     await send({"type": "websocket.send", "bytes": bytes(range(256)) * (size // 256)})
@@ -321,7 +321,7 @@ async def sends_after_disconnect(scope, receive, send):
             SEEN.append(type(error).__name__)
 
 
-# ---------------------------------------------------------------- how it ends
+# ---------------------------------------------------------------- ends
 
 
 @case
@@ -345,7 +345,7 @@ async def raises(scope, receive, send):
 
 
 class WebSocketDisconnect(Exception):
-    """Named as Starlette's exception for a disconnect."""
+    """An exception with the name of Starlette's for a disconnect."""
 
 
 def group_of(*exceptions):

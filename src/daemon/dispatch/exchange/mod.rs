@@ -1,7 +1,8 @@
 //! An exchange: one request on its way to a worker, and the response on its way back to the client.
 //!
-//! `receive` stores the worker's completions, `deliver` hands the response to the client, `websocket_messages` does both
-//! for an accepted WebSocket. The dispatcher's other files move an exchange from one [`ExchangeState`] to the next.
+//! `receive` stores the worker's completions, `deliver` hands the response to the client, `websocket_messages` does
+//! both for an accepted WebSocket. The dispatcher's other files move an exchange from one [`ExchangeState`] to the
+//! next.
 
 pub(super) mod body;
 mod deliver;
@@ -281,9 +282,9 @@ impl Exchange {
     }
 
     /// Resets the exchange after its worker died, so that another worker can have it. Returns false if a retry is not
-    /// possible: the exchange is a probe, a WebSocket or a possible takeover, it was retried before, it has a fault, the
-    /// response has ended or the client has its head, the application has read parts of the body, or the body's file
-    /// cannot be rewound.
+    /// possible: the exchange is a probe, a WebSocket or a possible takeover, it was retried before, it has a fault,
+    /// the response has ended or the client has its head, the application has read parts of the body, or the body's
+    /// file cannot be rewound.
     pub(crate) fn reset_for_retry(&mut self, now: Instant) -> bool {
         let is_unseen =
             self.response.client == ClientState::AwaitingHead && !self.response.ended && self.fault.is_none();

@@ -4,8 +4,8 @@
 //! room. The daemon sends parts within the credit and reads no further from the client. So a slow application slows its
 //! client down, and at most the worker's window and one read of the connection are buffered.
 //!
-//! `http` runs a task that holds an [`Upload`], in addition to the exchange's ticket; the task ends when a poll returns that the
-//! application accepts no more.
+//! `http` runs a task that holds an [`Upload`], in addition to the exchange's ticket; the task ends when a poll returns
+//! that the application accepts no more.
 
 use std::task::{Context, Poll};
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! The daemon's end of one worker's shared memory and control socket, without policy, which [`Worker`](super::Worker) has.
+//! The daemon's end of one worker's shared memory and control socket, without policy, which [`Worker`](super::Worker)
+//! has.
 
 use std::collections::HashMap;
 use std::io;

@@ -246,8 +246,8 @@ impl WorkerLoad {
             && (is_quick && is_active || self.running.first_unclaimed(submissions).is_some())
     }
 
-    /// Returns whether the worker may delay the wake-up for a completion because it has another request. Only workers with
-    /// short requests do.
+    /// Returns whether the worker may delay the wake-up for a completion because it has another request. Only workers
+    /// with short requests do.
     pub(crate) fn may_defer(&self) -> bool {
         self.running.len() > 1 && self.service_time.is_short()
     }

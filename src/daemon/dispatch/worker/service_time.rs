@@ -15,8 +15,8 @@ use std::time::Duration;
 pub(crate) const PREFETCH_TIME: Duration = Duration::from_millis(1);
 pub(crate) const MAX_PREFETCH_DEPTH: u32 = 64;
 
-/// Below this service time one thread of the worker is woken for all requests: it has served them before a second thread
-/// is awake, which would only compete for the GIL.
+/// Below this service time one thread of the worker is woken for all requests: it has served them before a second
+/// thread is awake, which would only compete for the GIL.
 const SINGLE_THREAD_TIME: Duration = Duration::from_micros(100);
 
 /// Upper bound of a recorded time (78 hours), so that sums and products do not overflow.

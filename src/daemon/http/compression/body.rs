@@ -1,8 +1,8 @@
 //! A body that is compressed piece by piece, as the connection asks for data.
 //!
-//! Input is encoded in steps of [`STEP_BYTES`]; after [`YIELD_AFTER_BYTES`] the task yields. When the source is pending,
-//! the encoder is flushed: a streamed event reaches the client at once, while a body whose next piece is ready is
-//! compressed without flushes.
+//! Input is encoded in steps of [`STEP_BYTES`]; after [`YIELD_AFTER_BYTES`] the task yields. When the source is
+//! pending, the encoder is flushed: a streamed event reaches the client at once, while a body whose next piece is ready
+//! is compressed without flushes.
 
 use std::mem;
 use std::task::{Context, Poll};

@@ -23,8 +23,8 @@ pub(super) const MAX_EARLY_RESETS: i32 = 200;
 /// Number of bytes that a connection may receive in addition to those that [`MAX_OVERHEAD`] allows.
 const FREE_BYTES: u64 = 1024 * 1024;
 
-/// Maximum number of bytes received per byte of heads and bodies (received and sent). DATA frames, whose header has nine
-/// bytes, stay below it even with a few bytes of payload.
+/// Maximum number of bytes received per byte of heads and bodies (received and sent). DATA frames, whose header has
+/// nine bytes, stay below it even with a few bytes of payload.
 const MAX_OVERHEAD: u64 = 8;
 
 /// Maximum number of bytes that are read and dropped after the output has ended.

@@ -5,8 +5,8 @@
 //!                                    │ ▲
 //!                                    ▼ └──── stream: a task each  request ▶ response ▶ body, or a WebSocket (tunnel)
 //! ```
-//! The `h2` crate is used directly: hyper's HTTP/2 server cannot send interim responses (103 and 100), and it ends the whole
-//! connection when one stream sends a CONNECT with a body.
+//! The `h2` crate is used directly: hyper's HTTP/2 server cannot send interim responses (103 and 100), and it ends the
+//! whole connection when one stream sends a CONNECT with a body.
 //!
 //! # Protocol selection
 //! Over TLS, ALPN selects HTTP/2; in clear text a connection begins with the preface (prior knowledge, RFC 9113 §3.3).
@@ -66,7 +66,8 @@ mod tunnel;
 pub(super) use self::conn::serve;
 
 /// Bytes that a client may send on a stream before the application has read earlier bytes
-/// (SETTINGS_INITIAL_WINDOW_SIZE): 35 Mbit/s at a round-trip time of 30 ms, and no more than HTTP/1.1 holds for a request.
+/// (SETTINGS_INITIAL_WINDOW_SIZE): 35 Mbit/s at a round-trip time of 30 ms, and no more than HTTP/1.1 holds for a
+/// request.
 const STREAM_WINDOW: u32 = 128 * 1024;
 
 /// Bytes of a response that h2 holds per stream until the socket takes them.

@@ -273,7 +273,8 @@ impl BodySender<'_> {
         }
     }
 
-    /// Sends as much of a piece as the windows allow, and stores the rest. Returns the outcome when the stream has ended.
+    /// Sends as much of a piece as the windows allow, and stores the rest. Returns the outcome when the stream has
+    /// ended.
     ///
     /// Capacity is reserved only for bytes that are ready to be sent, because the connection's other streams cannot use
     /// reserved capacity.

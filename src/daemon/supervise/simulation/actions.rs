@@ -166,7 +166,7 @@ impl World {
         let process = self.process(worker, "Kill")?;
         ensure(process.exists && !process.killed, "Kill before Spawned, or twice")?;
         let is_healthy = process.ever_admitted && !process.stuck && !process.terminated;
-        // A worker that is merely not needed is terminated, not killed.
+        // A healthy worker that is no longer needed is terminated, not killed.
         let may_kill = matches!(
             event,
             Event::Tick

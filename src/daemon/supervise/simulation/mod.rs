@@ -6,7 +6,7 @@
 //! hold, no reload reduces the number of ready workers, each reload is answered once, and the invariants hold after
 //! each event. At the end all workers are ready once faults have stopped, and a stop leaves no process and exits
 //! exactly once. A failure prints its seed: `RGUN_SIMULATION_SEED=… cargo test -p rgun supervise::simulation` plays
-//! that history alone.
+//! only that history.
 
 mod actions;
 mod world;
@@ -43,7 +43,7 @@ fn random_histories_keep_all_invariants() {
 /// The number of histories that covers all facts.
 const HISTORIES: u64 = 5000;
 
-/// The facts of all histories together. They must cover everything: an empty history would pass each check.
+/// The facts of all histories together. Each fact must occur, because an empty history would pass each check.
 #[derive(Debug, Default)]
 struct Coverage {
     histories: u64,
@@ -74,7 +74,7 @@ impl Coverage {
     }
 }
 
-/// The fact that a report is counted as.
+/// Returns the fact as which a report is counted.
 fn fact(report: &Report) -> &'static str {
     match report {
         Report::WorkerReady { .. } => "ready",

@@ -257,7 +257,7 @@ impl World {
         }
         let is_planned = planned.is_some_and(|at| at <= self.now);
         let is_due = wakeup.is_some_and(|at| at <= self.now);
-        // Usually due events come before the tick, as `run` guarantees; the wrong order must not break anything.
+        // Due events usually come before the tick, as `run` guarantees. The wrong order must not break an invariant.
         if is_due && (!is_planned || self.rng.percent(10)) {
             self.ticked_early |= is_planned;
             self.send(Event::Tick)?;
@@ -477,7 +477,7 @@ fn random_code(rng: &mut Rng, exit_on_first_boot_failure: bool, boot_failures: u
     let boot = (!rng.percent(20)).then(|| Duration::from_secs(1 + rng.below(60)));
     let drain = Duration::from_secs(rng.below(30));
     let min = if rng.percent(60) { count } else { one_to(rng, count.get()) };
-    // Long enough to replace all workers one by one, or the replacements would never end.
+    // Long enough to replace all workers one by one; otherwise the replacements would never end.
     let boots = boot.unwrap_or(Duration::from_secs(20)) / 2 * (u32::from(count.get()) + 6);
     let policy = SupervisorPolicy {
         exit_on_first_boot_failure,

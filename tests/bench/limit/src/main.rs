@@ -49,7 +49,7 @@ async fn serve(address: SocketAddr, body: Bytes) -> io::Result<()> {
                 async move { Ok::<_, Infallible>(answer) }
             });
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            // A load generator may stop in the middle of a request; it counts errors itself.
+            // A load generator may stop in the middle of a request, and counts errors itself.
             let _ = connection.await;
         });
     }

@@ -1,7 +1,7 @@
 //! One WebSocket client, in a task of its own: it opens, idles, sends messages, and closes as `main` commands.
 //!
-//! It always answers pings. Every message is different, and an echo must equal it, so a server that mixes up two
-//! clients is noticed.
+//! The client always answers pings. Every message is different, and an echo must equal its message, so a server that
+//! mixes up two clients is noticed.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -58,7 +58,7 @@ pub(crate) struct Client {
 enum Event {
     /// `Client::message` is complete.
     Message,
-    /// The server closes, with this code if the frame has one.
+    /// The server closes, with this code if its close frame has a code.
     Close(Option<u16>),
 }
 

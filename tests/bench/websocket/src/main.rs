@@ -125,7 +125,7 @@ async fn next(opening: &mut JoinSet<io::Result<Client>>) -> io::Result<Option<Cl
     opening.join_next().await.transpose().map_err(io::Error::other)?.transpose()
 }
 
-/// Runs one client: it is idle between commands. An error is reported and ends it.
+/// Runs one client, which is idle between commands. An error is reported and ends the client.
 async fn run_client(mut client: Client, mut commands: watch::Receiver<Command>, report: mpsc::UnboundedSender<Report>) {
     loop {
         let error = tokio::select! {
@@ -147,8 +147,8 @@ async fn run_client(mut client: Client, mut commands: watch::Receiver<Command>, 
     }
 }
 
-/// Sends messages in a closed loop `until` then, or one without it. The last echo is awaited, but not counted if it is
-/// late.
+/// Sends messages in a closed loop `until` this time, or one message without it. The last echo is awaited, but not
+/// counted if it is late.
 async fn echo(client: &mut Client, until: Option<Instant>) -> Report {
     let mut times = Vec::new();
     let mut begin = Instant::now();
