@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::RecvStream;
-use http::request;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, request};
 use http_body::{Body, Frame, SizeHint};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -16,7 +16,7 @@ use crate::http::body::client::ClientBody;
 use crate::http::body::stream::{DISCARD_TIMEOUT, MAX_DISCARD};
 use crate::http::context::{ConnContext, RequestLimits};
 use crate::http::fault::Refusal;
-use crate::http::h1::framing::Violation;
+use crate::http::h1::framing::{FORBIDDEN_TRAILERS, Violation};
 
 use super::head;
 use super::meter::Meter;
@@ -65,7 +65,13 @@ impl Body for StreamBody {
                 // Reading the trailers ends the stream.
                 let trailers = ready!(received.poll_trailers(cx));
                 this.received = None;
-                Poll::Ready(trailers.err().map(Err))
+                Poll::Ready(match trailers {
+                    Ok(Some(trailers)) if has_forbidden(&trailers) => {
+                        Some(Err(Reason::PROTOCOL_ERROR.into()))
+                    }
+                    Ok(_) => None,
+                    Err(error) => Some(Err(error)),
+                })
             }
         }
     }
@@ -80,6 +86,12 @@ impl Body for StreamBody {
         }
         self.declared.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
+}
+
+/// True if the trailers have a field that HTTP/1.1 refuses there. h2 has dropped their pseudo-header fields, and has
+/// refused connection-specific ones.
+fn has_forbidden(trailers: &HeaderMap) -> bool {
+    FORBIDDEN_TRAILERS.iter().any(|name| trailers.contains_key(*name))
 }
 
 impl Drop for StreamBody {

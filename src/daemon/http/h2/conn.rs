@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -23,6 +24,9 @@ use super::{MAX_SEND_BUFFER, STREAM_WINDOW, stream};
 
 /// Bytes that HTTP/2 counts for each field in addition to its name and value (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
+
+/// Heads up to this many times the HTTP/1.1 limits reach the daemon's own checks, whose 431 or 414 has an error page.
+const OVERSIZE_FACTOR: usize = 2;
 
 /// Number of streams reset because of the client's errors after which h2 ends the connection.
 const MAX_ERROR_RESETS: usize = 128;
@@ -72,9 +76,9 @@ pub(in crate::http) async fn serve(
 }
 
 fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: bool) -> Builder {
-    // h2 answers a longer head with a 431 without content. A head within the HTTP/1.1 limits must reach the daemon's
-    // own checks.
-    let list_size = limits.header + limits.request_line + FIELD_OVERHEAD * (limits.headers + 1);
+    // h2 answers a longer head with a 431 without content.
+    let list_size =
+        OVERSIZE_FACTOR * (limits.header + limits.request_line + FIELD_OVERHEAD * (limits.headers + 1));
     let window = u64::from(settings.max_streams) * u64::from(STREAM_WINDOW);
     let mut builder = Builder::new();
     builder
@@ -90,6 +94,10 @@ fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: b
     builder
 }
 
+/// Time for which a draining connection waits for the answer to its PING, one round trip. Streams that the client opens
+/// later are ignored.
+pub(super) const DRAIN_PING_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// RFC 9113 §6.9.1.
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 
@@ -97,8 +105,11 @@ const MAX_WINDOW: u32 = (1 << 31) - 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Serving,
-    /// A GOAWAY asks the client to open no more streams; open streams are served to their end.
-    Draining,
+    /// A GOAWAY asks the client to open no more streams; those that it opens nevertheless are served until the second
+    /// GOAWAY. `since` is the coarse time of the first one; `None` once h2 has been asked for the second.
+    Draining {
+        since: Option<u32>,
+    },
     /// All streams were directed to end; they have one turn of the reactor to send a last frame.
     Aborting,
     /// The last GOAWAY is being sent.
@@ -148,7 +159,7 @@ impl Driver {
     fn follow_directives(&mut self, cx: &mut Context<'_>, h2: &mut H2Connection) {
         if self.connection.should_abort() {
             match self.stage {
-                Stage::Serving | Stage::Draining => {
+                Stage::Serving | Stage::Draining { .. } => {
                     self.stage = Stage::Aborting;
                     self.meter.stop_reading();
                     self.connection.abort_streams();
@@ -159,9 +170,26 @@ impl Driver {
             }
         } else if self.connection.should_close_idle() {
             self.close(h2, Reason::NO_ERROR);
-        } else if self.stage == Stage::Serving && self.connection.is_draining() {
-            self.stage = Stage::Draining;
-            h2.graceful_shutdown();
+        } else if self.connection.is_draining() {
+            self.drain(h2);
+        }
+    }
+
+    /// Announces the drain. Called repeatedly: the drain wakes its connections.
+    fn drain(&mut self, h2: &mut H2Connection) {
+        let now = self.connection.coarse_now();
+        match self.stage {
+            Stage::Serving => {
+                self.stage = Stage::Draining { since: Some(now) };
+                h2.graceful_shutdown();
+            }
+            Stage::Draining { since: Some(since) }
+                if u128::from(now.wrapping_sub(since)) >= DRAIN_PING_TIMEOUT.as_millis() =>
+            {
+                self.stage = Stage::Draining { since: None };
+                self.meter.acknowledge_drain_ping();
+            }
+            Stage::Draining { .. } | Stage::Aborting | Stage::Closing => {}
         }
     }
 

@@ -1,8 +1,13 @@
 //! Checks a request's head on a stream, so that the application gets no head that the HTTP/1.1 framing would refuse.
 //!
-//! h2 itself resets a stream (RFC 9113 §8) for uppercase names, control bytes, unknown, repeated, missing and misplaced
-//! pseudo-header fields, connection-specific fields, `TE` other than "trailers", and a body that is not as long as
-//! `Content-Length`. A head that this module refuses is answered, with a request id and an entry in the journal.
+//! A head that this module refuses is answered, with a request id and an entry in the journal. h2 itself refuses some
+//! requests before, without either:
+//!
+//! | h2 finds | and answers |
+//! |---|---|
+//! | missing, repeated and misplaced pseudo-header fields, connection-specific fields, `TE` other than "trailers", a body that is not as long as `Content-Length`, trailers without the end of the stream | RST_STREAM (PROTOCOL_ERROR), as RFC 9113 §8.1.1 asks for |
+//! | uppercase and other invalid characters in a name, control bytes in a value, unknown pseudo-header fields, an invalid method, a path that is not UTF-8 | GOAWAY (PROTOCOL_ERROR), which RFC 9113 §5.4.1 allows: its HPACK decoder stops there, and the requests that follow cannot be decoded |
+//! | a fragment in the path, pseudo-header fields in trailers | nothing: it drops them, so rgun cannot see them, and they have no effect |
 
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};

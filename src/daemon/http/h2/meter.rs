@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::http::context::YIELD_AFTER_BYTES;
 use crate::net::{ClientStream, Phase};
 
+use super::frame_cursor::FrameCursor;
+
 /// Maximum excess of requests that ended before their response over requests that were answered. A browser that leaves
 /// a page may have that many open.
 pub(super) const MAX_EARLY_RESETS: i32 = 200;
@@ -30,6 +32,10 @@ const MAX_OVERHEAD: u64 = 8;
 /// Maximum number of bytes that are read and dropped after the output has ended.
 const MAX_LINGER_BYTES: usize = 256 * 1024;
 
+/// The client's acknowledgement of the PING that h2 sends after the first GOAWAY of a drain. h2 sends the second GOAWAY
+/// when it reads this frame, and has no other way to be asked for it.
+const DRAIN_PING_ACK: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0\x0b\x7b\xa2\xf0\x8b\x9b\xfe\x54";
+
 /// The counters of one connection, shared by its task and those of its streams.
 #[derive(Debug)]
 pub(super) struct Meter {
@@ -43,6 +49,8 @@ pub(super) struct Meter {
     in_turn: AtomicUsize,
     /// Nothing more is read.
     has_stopped: AtomicBool,
+    /// [`DRAIN_PING_ACK`] is to be read before the next frame.
+    wants_drain_ack: AtomicBool,
 }
 
 impl Meter {
@@ -53,6 +61,7 @@ impl Meter {
             reset_credit: AtomicI32::new(MAX_EARLY_RESETS),
             in_turn: AtomicUsize::new(0),
             has_stopped: AtomicBool::new(false),
+            wants_drain_ack: AtomicBool::new(false),
         })
     }
 
@@ -95,14 +104,23 @@ impl Meter {
     pub(super) fn stop_reading(&self) {
         self.has_stopped.store(true, Ordering::Relaxed);
     }
+
+    /// Acts as if the client had answered the PING of the drain. If it has, or does so later, h2 ignores the second
+    /// answer.
+    pub(super) fn acknowledge_drain_ping(&self) {
+        self.wants_drain_ack.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A connection's stream as h2 reads and writes it.
 #[derive(Debug)]
 pub(super) struct MeteredStream {
     stream: ClientStream,
-    /// Bytes that were read before the connection was recognised as HTTP/2.
+    /// Bytes that were read before, to be delivered next: at first those from before the connection was recognised as
+    /// HTTP/2.
     early: Bytes,
+    /// Follows the input that was delivered.
+    cursor: FrameCursor,
     meter: Arc<Meter>,
     /// Number of bytes dropped since the output was shut down; `None` before that.
     lingered: Option<usize>,
@@ -110,7 +128,7 @@ pub(super) struct MeteredStream {
 
 impl MeteredStream {
     pub(super) fn new(stream: ClientStream, early: Bytes, meter: Arc<Meter>) -> Self {
-        Self { stream, early, meter, lingered: None }
+        Self { stream, early, cursor: FrameCursor::new(), meter, lingered: None }
     }
 }
 
@@ -129,17 +147,34 @@ impl AsyncRead for MeteredStream {
             return Poll::Pending;
         }
         let before = buf.filled().len();
+        let wants_ack = this.meter.wants_drain_ack.load(Ordering::Relaxed);
+        if wants_ack && this.cursor.is_between_frames() && buf.remaining() >= DRAIN_PING_ACK.len() {
+            this.meter.wants_drain_ack.store(false, Ordering::Relaxed);
+            buf.put_slice(DRAIN_PING_ACK);
+            return Poll::Ready(Ok(()));
+        }
         let read = if this.early.is_empty() {
-            Pin::new(&mut this.stream).poll_read(cx, buf)
+            let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+            let len = buf.filled().len() - before;
+            this.meter.received.fetch_add(len as u64, Ordering::Relaxed);
+            this.meter.in_turn.fetch_add(len, Ordering::Relaxed);
+            read
         } else {
             let len = this.early.len().min(buf.remaining());
             buf.put_slice(this.early.get(..len).unwrap_or_default());
             this.early.advance(len);
             Poll::Ready(Ok(()))
         };
-        let len = buf.filled().len() - before;
-        this.meter.received.fetch_add(len as u64, Ordering::Relaxed);
-        this.meter.in_turn.fetch_add(len, Ordering::Relaxed);
+        let input = buf.filled().get(before..).unwrap_or_default();
+        if !wants_ack {
+            this.cursor.advance(input);
+            return read;
+        }
+        let len = this.cursor.advance_to_boundary(input);
+        if let Some(rest) = input.get(len..).filter(|rest| !rest.is_empty()) {
+            this.early = [rest, &this.early].concat().into();
+            buf.set_filled(before + len);
+        }
         read
     }
 }
