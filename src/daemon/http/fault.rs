@@ -382,6 +382,10 @@ impl Violation {
             Self::Version => {
                 (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.0 and HTTP/1.1 are served here")
             }
+            Self::Http2Off => (
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                "HTTP/2 is switched off here (http.http2); use HTTP/1.1",
+            ),
             Self::RequestLineTooLong => {
                 (StatusCode::URI_TOO_LONG, "the request line is longer than limits.request_line")
             }
@@ -415,7 +419,7 @@ impl Violation {
     fn kind(self) -> RefusalKind {
         match self {
             Self::RequestLine(_) => RefusalKind::BadRequestLine,
-            Self::Version => RefusalKind::BadVersion,
+            Self::Version | Self::Http2Off => RefusalKind::BadVersion,
             Self::RequestLineTooLong => RefusalKind::RequestLineTooLong,
             Self::Field(_) => RefusalKind::BadField,
             Self::FieldsTooLong => RefusalKind::HeadTooLong,

@@ -199,9 +199,10 @@ impl Wire {
     fn refuse(&mut self, violation: Violation, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         // RFC 9113 §3.3: with prior knowledge a client begins with the preface. After a response, or with TLS, where
         // the handshake decides, it is an ordinary violation.
-        if violation == Violation::Version
-            && self.buffered.starts_with(HTTP2_PREFACE_LINE)
-            && self.context.server.http2.is_some()
+        let is_preface = violation == Violation::Version && self.buffered.starts_with(HTTP2_PREFACE_LINE);
+        let is_http2_on = self.context.server.http2.is_some();
+        if is_preface
+            && is_http2_on
             && self.context.tls.is_none()
             && self.context.connection.output.written() == 0
         {
@@ -209,6 +210,7 @@ impl Wire {
             self.has_refused = true;
             return Poll::Ready(Ok(()));
         }
+        let violation = if is_preface && !is_http2_on { Violation::Http2Off } else { violation };
         let excerpt = excerpt(&self.buffered);
         let stand_in = if self.buffered.starts_with(b"HEAD ") { STAND_IN_HEAD } else { STAND_IN };
         // Set once at most: nothing is read after it.

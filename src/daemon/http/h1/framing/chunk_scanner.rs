@@ -17,6 +17,9 @@ pub(super) struct ChunkScanner {
     /// Bytes of trailers so far.
     trailers: usize,
     n_trailers: usize,
+    /// The beginning of the current trailer's name, in lower case, and the name's length.
+    name: [u8; MAX_FORBIDDEN_NAME],
+    name_len: usize,
 }
 
 /// The element that the next byte belongs to.
@@ -56,6 +59,12 @@ const MAX_DIGITS: u8 = 16;
 /// Bytes of extensions in one body. Extensions have no effect here, and none is known to be in use.
 const MAX_EXTENSIONS: usize = 16 * 1024 - 1;
 
+/// Fields that decide the end of a message or its host; no trailer may have their names (RFC 9110 §6.5.1).
+pub(in crate::http) const FORBIDDEN_TRAILERS: [&str; 3] = ["content-length", "transfer-encoding", "host"];
+
+/// Length of the longest of [`FORBIDDEN_TRAILERS`].
+const MAX_FORBIDDEN_NAME: usize = 17;
+
 impl ChunkScanner {
     pub(super) fn new(limits: HeadLimits) -> Self {
         Self {
@@ -66,6 +75,8 @@ impl ChunkScanner {
             extensions: 0,
             trailers: 0,
             n_trailers: 0,
+            name: [0; MAX_FORBIDDEN_NAME],
+            name_len: 0,
         }
     }
 
@@ -141,9 +152,17 @@ impl ChunkScanner {
             (ChunkState::Trailer, b'\r') => return Ok(ChunkState::EndLf),
             (ChunkState::Trailer, _) if is_token(byte) => {
                 self.n_trailers += 1;
+                self.name_len = 0;
+                self.add_to_name(byte);
                 ChunkState::TrailerName
             }
-            (ChunkState::TrailerName, _) if is_token(byte) => ChunkState::TrailerName,
+            (ChunkState::TrailerName, _) if is_token(byte) => {
+                self.add_to_name(byte);
+                ChunkState::TrailerName
+            }
+            (ChunkState::TrailerName, b':') if self.has_forbidden_name() => {
+                return Err("a trailer of the body would change the message's length, coding or host");
+            }
             (ChunkState::TrailerName, b':') => ChunkState::TrailerValue,
             (ChunkState::TrailerValue, b'\r') => ChunkState::TrailerLf,
             (ChunkState::TrailerValue, _) if byte == b'\t' || !byte.is_ascii_control() => {
@@ -157,6 +176,18 @@ impl ChunkScanner {
             return Err("the body's trailers are longer than limits.header, or more than limits.headers");
         }
         Ok(next)
+    }
+
+    fn add_to_name(&mut self, byte: u8) {
+        if let Some(place) = self.name.get_mut(self.name_len) {
+            *place = byte.to_ascii_lowercase();
+        }
+        self.name_len += 1;
+    }
+
+    fn has_forbidden_name(&self) -> bool {
+        let name = self.name.get(..self.name_len);
+        name.is_some_and(|name| FORBIDDEN_TRAILERS.iter().any(|forbidden| forbidden.as_bytes() == name))
     }
 }
 

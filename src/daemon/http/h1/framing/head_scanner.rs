@@ -202,7 +202,8 @@ fn request_line(line: &mut [u8]) -> Result<bool, Violation> {
     };
     let (target, version) = rest.split_at_mut(plain + space);
     let is_plain = space == 0 && target.first() == Some(&b'/');
-    if !is_plain && Uri::try_from(&*target).is_err() {
+    // `Uri` drops a fragment, which no request target has (RFC 9112 §3.2).
+    if !is_plain && (target.contains(&b'#') || Uri::try_from(&*target).is_err()) {
         return malformed("the request's target is malformed");
     }
     match version {

@@ -110,6 +110,8 @@ fn a_malformed_request_line_is_refused() {
         "GET / HTTP/1.1\rX",
         "GET / HTTP/1.1\nX:y",
         "GET http:// HTTP/1.1",
+        "GET /a#b HTTP/1.1",
+        "GET http://a/#b HTTP/1.1",
         "\u{16}\u{3}\u{1}",
         "{}",
         "GET a\\b: HTTP/1.1",
@@ -251,6 +253,9 @@ fn malformed_chunks_are_refused_where_they_go_wrong() {
         ("0\r\n", " folded"),
         ("0\r\n", ": a"),
         ("0\r\nX", "\r\n"),
+        ("0\r\nHost", ": a"),
+        ("0\r\nX: a\r\nContent-Length", ":1"),
+        ("0\r\nTRANSFER-ENCODING", ": chunked"),
         ("0\r\nX: a\r\n\r", "X"),
     ] {
         // An empty second part: the last byte of the first part is the malformed one.
@@ -276,6 +281,7 @@ fn extensions_and_trailers_are_bounded() {
     bounded(format!("0\r\nX: {}", "x".repeat(1000)));
     bounded(format!("0\r\n{}", "X: y\r\n".repeat(11)));
     passes(&format!("{head}0\r\n{}\r\n", "X: y\r\n".repeat(10)));
+    passes(&format!("{head}0\r\nHosts: a\r\nX-Transfer-Encoding: b\r\nHos: c\r\n\r\n"));
 }
 
 #[test]

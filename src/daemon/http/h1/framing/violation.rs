@@ -18,6 +18,8 @@ pub enum Violation {
     RequestLine(&'static str),
     /// The HTTP version is not 1.x.
     Version,
+    /// The client speaks HTTP/2 (RFC 9113 §3.4), which `http.http2` has switched off.
+    Http2Off,
     /// The request line exceeds `limits.request_line`.
     RequestLineTooLong,
     /// A field's line is malformed.
