@@ -27,7 +27,8 @@ def test_scope_has_the_keys_and_values_of_uvicorn(worker):
     extensions = scope.pop("extensions")
     assert extensions.pop("rgun") == {"request_id": request_id.decode()}
     assert set(extensions) == {
-        *("http.response.pathsend", "http.response.early_hint", "http.response.trailers"),
+        *("http.response.pathsend", "http.response.zerocopysend"),
+        *("http.response.early_hint", "http.response.trailers"),
     }
     assert latin(scope.pop("raw_path")) == b"/scope"
     assert latin(scope.pop("query_string")) == b"a=%20b"

@@ -12,6 +12,7 @@ pub(super) struct HttpMessageTypes {
     pub(super) body: CachedType,
     pub(super) hint: Py<PyString>,
     pub(super) file: Py<PyString>,
+    pub(super) zero_copy: Py<PyString>,
     pub(super) trailers: Py<PyString>,
 }
 
@@ -23,6 +24,7 @@ impl HttpMessageTypes {
             body: CachedType { expected: string("http.response.body"), last_seen: OnceLock::new() },
             hint: string("http.response.early_hint"),
             file: string("http.response.pathsend"),
+            zero_copy: string("http.response.zerocopysend"),
             trailers: string("http.response.trailers"),
         }
     }

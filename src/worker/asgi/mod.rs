@@ -2,7 +2,7 @@
 //!
 //! [`mod@run`] creates the loop and runs lifespan. [`tick`] claims submissions and starts exchanges ([`create`]) with
 //! their scopes ([`scope`]); [`exchange`] handles the events of a running one. The application calls [`receive`] and
-//! [`send`]. [`response`] encodes messages as frames, [`pathsend`] sends files, [`head`] checks status and headers,
+//! [`send`]. [`response`] encodes messages as frames, [`pathsend`] and [`zerocopysend`] send files, [`head`] checks status and headers,
 //! [`deferred_heads`] holds heads that wait for their bodies, [`outbox`] holds frames that wait for ring space.
 //! [`websocket`] has the code that only WebSockets need. [`state`] has the data of all these modules. `asgi.py` has
 //! code that is clearer in Python and not hot.
@@ -38,6 +38,7 @@ mod state;
 mod tick;
 mod tls_scope;
 mod websocket;
+mod zerocopysend;
 
 pub(crate) use run::run;
 pub(crate) use state::Application;

@@ -4,7 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -29,13 +29,24 @@ impl ExchangeState {
         if self.is_bodyless() || len == 0 {
             self.send_or_queue(py, None, 0, kind)?;
         } else {
-            let message = Report::File(self.id).encode();
-            let worker = self.application.worker;
-            py.detach(|| send(worker.control, &message, &[file.as_fd()])).map_err(PyErr::from)?;
-            self.send_payload(py, &Body::File { offset: 0, len }, kind, true)?;
+            self.send_descriptor(py, file.as_fd(), (0, len), kind)?;
         }
         self.stage = if end { Stage::Ended } else { Stage::Trailing };
         Ok(())
+    }
+
+    /// Sends a descriptor, then the frame that refers to it. The range is the first byte and the number of bytes.
+    pub(super) fn send_descriptor(
+        &mut self,
+        py: Python<'_>,
+        file: BorrowedFd<'_>,
+        (offset, len): (u64, u64),
+        kind: PayloadKind,
+    ) -> Result<(), Fault> {
+        let message = Report::File(self.id).encode();
+        let worker = self.application.worker;
+        py.detach(|| send(worker.control, &message, &[file])).map_err(PyErr::from)?;
+        Ok(self.send_payload(py, &Body::File { offset, len }, kind, true)?)
     }
 
     /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown. If the head
@@ -70,7 +81,7 @@ impl ExchangeState {
     }
 
     /// Adds a Content-Length to the head, unless the head is sent or trailers follow.
-    fn announce_length(&mut self, len: u64) -> PyResult<()> {
+    pub(super) fn announce_length(&mut self, len: u64) -> PyResult<()> {
         if self.response.has_trailers || self.response.is_head_sent {
             return Ok(());
         }

@@ -195,6 +195,14 @@ struct ScopeKeys {
     tls: Py<PyString>,
 }
 
+/// The extensions of the ASGI HTTP specification that are offered.
+const HTTP_EXTENSIONS: [&str; 4] = [
+    "http.response.pathsend",
+    "http.response.zerocopysend",
+    "http.response.early_hint",
+    "http.response.trailers",
+];
+
 impl ScopeBuilder {
     /// Prepares the templates. `asgi` is the value for that key of the scope, `state` that of lifespan.
     pub(super) fn new(
@@ -207,14 +215,7 @@ impl ScopeBuilder {
         let websocket_asgi = asgi.copy()?;
         // Since 2.4 `send()` may raise an `OSError` after a disconnect.
         websocket_asgi.set_item(string("spec_version"), string("2.4"))?;
-        let http = ScopeKind::new(
-            py,
-            start,
-            ["http", "http", "https"],
-            &HTTP_KEYS,
-            asgi,
-            &["http.response.pathsend", "http.response.early_hint", "http.response.trailers"],
-        )?;
+        let http = ScopeKind::new(py, start, ["http", "http", "https"], &HTTP_KEYS, asgi, &HTTP_EXTENSIONS)?;
         let websocket = ScopeKind::new(
             py,
             start,

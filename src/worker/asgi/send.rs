@@ -1,6 +1,7 @@
 //! The application's `send()`: checks the order of HTTP messages and reads them.
 //!
-//! ASGI HTTP specification, "Response Start" and "Response Body"; extensions "Path Send", "Early Hints", "Trailers".
+//! ASGI HTTP specification, "Response Start" and "Response Body"; extensions "Path Send", "Zero Copy
+//! Send", "Early Hints", "Trailers".
 //! WebSocket messages are in [`super::websocket`]. A violation raises the same exception as in uvicorn.
 
 use std::ffi::CStr;
@@ -20,6 +21,7 @@ use super::message::{
 };
 use super::receive::ReceiveAwaitable;
 use super::state::{Application, Exchange, Stage};
+use super::zerocopysend::{self, FileRange, send_block};
 use super::{head, websocket};
 use crate::fastcall::{Arguments, FastFunction};
 use crate::fault::Fault;
@@ -60,17 +62,20 @@ impl Exchange {
         if is_disconnected && !is_websocket {
             return Ok(application.completed_send.bind(py).clone().into_any());
         }
-        let message = if can_send || is_disconnected {
-            process(slf, message, is_websocket)?;
-            if slf.get().borrow(py).response.pending.is_none() {
+        let (message, range) = if can_send || is_disconnected {
+            let range = process(slf, message, is_websocket)?;
+            if range.is_none() && slf.get().borrow(py).response.pending.is_none() {
                 return Ok(application.completed_send.bind(py).clone().into_any());
             }
-            None
+            (None, range)
         } else {
-            Some(message.clone().unbind())
+            (Some(message.clone().unbind()), None)
         };
-        Application::mark_blocked(slf);
-        let sending = SendAwaitable { exchange: slf.clone().unbind(), message, wait: FutureWait::default() };
+        if range.is_none() {
+            Application::mark_blocked(slf);
+        }
+        let sending =
+            SendAwaitable { exchange: slf.clone().unbind(), message, range, wait: FutureWait::default() };
         Ok(Bound::new(py, sending)?.into_any())
     }
 
@@ -94,6 +99,8 @@ struct SendAwaitable {
     exchange: Py<Exchange>,
     /// The message; `None` once it is processed.
     message: Option<Py<PyAny>>,
+    /// The rest of a file that is sent in blocks.
+    range: Option<Box<FileRange>>,
     wait: FutureWait,
 }
 
@@ -117,10 +124,20 @@ impl SendAwaitable {
                 return Ok(None);
             }
             if can_send && let Some(message) = self.message.take() {
-                process(exchange, message.bind(py), is_websocket)?;
+                self.range = process(exchange, message.bind(py), is_websocket)?;
+            } else if can_send
+                && let Some(range) = &mut self.range
+                && send_block(exchange, range)?
+            {
+                self.range = None;
             }
-            if self.message.is_none() && exchange.get().borrow(py).response.pending.is_none() {
+            let is_sent = exchange.get().borrow(py).response.pending.is_none();
+            if is_sent && self.message.is_none() && self.range.is_none() {
                 return Ok(None);
+            }
+            if is_sent && can_send {
+                // There may be space for the next block.
+                continue;
             }
             let future = exchange.get().borrow(py).application.event_loop.create_future(py)?;
             exchange.get().borrow_mut(py).senders.push(future.clone().unbind());
@@ -138,10 +155,14 @@ impl SendAwaitable {
     }
 }
 
-/// Processes a message.
-fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: bool) -> PyResult<()> {
+/// Processes a message. Returns the part of a file that must be sent in blocks.
+fn process(
+    slf: &Bound<'_, Exchange>,
+    message: &Bound<'_, PyAny>,
+    is_websocket: bool,
+) -> PyResult<Option<Box<FileRange>>> {
     if is_websocket {
-        return websocket::process(slf, message);
+        return websocket::process(slf, message).map(|()| None);
     }
     let py = slf.py();
     let (application, stage) = {
@@ -166,7 +187,8 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
     let outcome = match stage {
         Stage::Unstarted if types.start.matches(&kind)? => {
             let status = status.ok_or_else(|| missing_key(intern!(py, "status")))?;
-            return start_response(slf, &status, headers.as_ref(), is_truthy(trailers.as_ref())?);
+            return start_response(slf, &status, headers.as_ref(), is_truthy(trailers.as_ref())?)
+                .map(|()| None);
         }
         Stage::Unstarted if has_type(&types.hint)? => {
             let (n_links, links) = head::encode_links(&required(message, intern!(py, "links"))?)?;
@@ -182,17 +204,15 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
             let path = required(message, intern!(py, "path"))?.extract::<PathBuf>()?;
             borrow_unchanged(slf, stage)?.send_file(py, &path)
         }
+        Stage::Prepared | Stage::Streaming if has_type(&types.zero_copy)? => {
+            return zerocopysend::process(slf, message, stage);
+        }
         Stage::Prepared | Stage::Streaming => return Err(unexpected_message("http.response.body", &kind)),
         Stage::Trailing if has_type(&types.trailers)? => process_trailers(slf, message, headers.as_ref())?,
         Stage::Trailing => return Err(unexpected_message("http.response.trailers", &kind)),
-        Stage::Open | Stage::Ended | Stage::Done => {
-            return Err(PyRuntimeError::new_err(format!(
-                "Unexpected ASGI message '{}' sent, after response already completed.",
-                kind.str()?
-            )));
-        }
+        Stage::Open | Stage::Ended | Stage::Done => return Err(late_message(&kind)?),
     };
-    finish_message(slf, outcome)
+    finish_message(slf, outcome).map(|()| None)
 }
 
 /// Processes `http.response.trailers`.
@@ -206,6 +226,13 @@ fn process_trailers(
     let status = slf.get().try_borrow(py)?.response.head.status;
     let (ResponseHead { n_fields, .. }, fields) = head::encode_head(status, headers, Vec::new())?;
     Ok(borrow_unchanged(slf, Stage::Trailing)?.add_trailers(py, n_fields, &fields, more))
+}
+
+/// The exception for a message after the end of the response.
+fn late_message(kind: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    let kind = kind.str()?;
+    let text = format!("Unexpected ASGI message '{kind}' sent, after response already completed.");
+    Ok(PyRuntimeError::new_err(text))
 }
 
 /// The exception for a message that is not allowed now.
