@@ -323,6 +323,17 @@ def test_client_that_never_reads_is_cut_off(start):
     attacker.socket.close()
 
 
+def test_memory_of_slow_streams_is_returned(start):
+    """glibc would keep what a hundred buffered responses have used."""
+    server = start("streams:application")
+    with Http2Connection(server.tcp_address, window=0) as connection:
+        connection.wait("SETTINGS", lambda: connection.settings_seen)
+        for _ in range(100):
+            connection.begin("GET", "/download/50")
+        wait_until("the responses are buffered", lambda: memory(server) > 200 * MIB)
+    wait_until("their memory is returned", lambda: memory(server) < 64 * MIB)
+
+
 def test_incomplete_connection_start_times_out(start):
     server = start("streams:application", env={"RGUN_TIMEOUTS_HEADER": "1s"})
     for part in (b"PRI", PREFACE[:16], PREFACE[:20], PREFACE, PREFACE + frame(HEADERS, 0, 1, head())):
