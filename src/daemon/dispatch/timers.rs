@@ -6,6 +6,7 @@ use rgun_channel::frame::ExchangeId;
 
 use super::exchange::{Exchange, ExchangeState};
 use super::fault::Fault;
+use super::slow_clients::heap::{HeapTrim, trim};
 use super::tick_rate::TickRate;
 use super::worker::Worker;
 use super::worker::loop_health::LoopHealth;
@@ -26,10 +27,18 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 impl Dispatcher {
     /// Runs the timers forever. Sleeps while there is nothing to watch, so that an idle daemon uses no CPU.
     pub async fn run_timers(&'static self) {
+        let mut heap = HeapTrim::default();
         loop {
-            let rate = self.tick(Instant::now());
+            let now = Instant::now();
+            let rate = self.tick(now);
             self.start_writes();
+            if heap.update(self.buffers.memory.used(), now) {
+                tokio::task::spawn_blocking(trim);
+            }
             match rate {
+                TickRate::Idle if heap.is_pending() => {
+                    drop(tokio::time::timeout(PARKED_TICK, self.timer_wakeup.notified()).await);
+                }
                 TickRate::Fast => tokio::time::sleep(FAST_TICK).await,
                 TickRate::Slow => drop(tokio::time::timeout(SLOW_TICK, self.timer_wakeup.notified()).await),
                 TickRate::Parked => {

@@ -1,0 +1,98 @@
+//! Returns the memory of buffered responses to the kernel once they are gone.
+//!
+//! glibc keeps freed memory below the last piece in use, however much that is: after a hundred slow downloads the daemon
+//! would hold hundreds of megabytes. [`HeapTrim`] decides when the memory is returned, from the bytes that
+//! `limits.response_memory` counts.
+
+use std::time::{Duration, Instant};
+
+use nix::libc;
+
+/// Buffered responses that used less memory than this are not worth a trim.
+const MIN_TRIM_BYTES: u64 = 32 * 1024 * 1024;
+
+/// A trim follows when less than this fraction of the most memory that was used is still in use.
+const FREED_FRACTION: u64 = 8;
+
+/// Time without a new need for memory before a trim: it is likely to be used again soon.
+const QUIET_TIME: Duration = Duration::from_secs(2);
+
+/// Decides when to trim the heap.
+#[derive(Debug, Default)]
+pub(crate) struct HeapTrim {
+    /// The most bytes in use since the last trim.
+    peak: u64,
+    /// Since when most of them have been free.
+    free_since: Option<Instant>,
+}
+
+impl HeapTrim {
+    /// Takes note of the bytes in use. Returns true if the heap is to be trimmed now.
+    pub(crate) fn update(&mut self, used: u64, now: Instant) -> bool {
+        self.peak = self.peak.max(used);
+        if !self.is_pending() || used > self.peak / FREED_FRACTION {
+            self.free_since = None;
+            return false;
+        }
+        let since = *self.free_since.get_or_insert(now);
+        let is_due = now.saturating_duration_since(since) >= QUIET_TIME;
+        if is_due {
+            *self = Self { peak: used, free_since: None };
+        }
+        is_due
+    }
+
+    /// True while a trim will follow, so [`HeapTrim::update`] must be called again.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.peak >= MIN_TRIM_BYTES
+    }
+}
+
+/// Returns free memory to the kernel. Takes about 0.1 ms for each megabyte, during which other threads wait if they
+/// allocate from the part of the heap that is being trimmed.
+pub(crate) fn trim() {
+    #[expect(unsafe_code, reason = "malloc_trim of libc")]
+    // SAFETY: malloc_trim may be called from any thread at any time (malloc_trim(3), "MT-Safe"), and frees no memory
+    // that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn heap_is_trimmed_once_after_much_memory_was_freed() {
+        let (mut heap, now) = (HeapTrim::default(), Instant::now());
+        assert!(!heap.update(0, now) && !heap.is_pending());
+        assert!(!heap.update(2 * MIN_TRIM_BYTES, now) && heap.is_pending());
+        // Still in use, then free for less than the quiet time.
+        assert!(!heap.update(MIN_TRIM_BYTES, now + 10 * SECOND));
+        assert!(!heap.update(100, now + 11 * SECOND));
+        assert!(!heap.update(100, now + 12 * SECOND));
+        assert!(heap.update(100, now + 13 * SECOND));
+        assert!(!heap.is_pending() && !heap.update(100, now + 20 * SECOND));
+    }
+
+    #[test]
+    fn memory_that_is_used_again_puts_the_trim_off() {
+        let (mut heap, now) = (HeapTrim::default(), Instant::now());
+        heap.update(MIN_TRIM_BYTES, now);
+        assert!(!heap.update(0, now + SECOND));
+        assert!(!heap.update(MIN_TRIM_BYTES, now + 2 * SECOND));
+        assert!(!heap.update(0, now + 4 * SECOND));
+        assert!(!heap.update(0, now + 5 * SECOND));
+        assert!(heap.update(0, now + 6 * SECOND));
+    }
+
+    #[test]
+    fn small_responses_cause_no_trim() {
+        let (mut heap, now) = (HeapTrim::default(), Instant::now());
+        assert!(!heap.update(MIN_TRIM_BYTES - 1, now));
+        assert!(!heap.update(0, now + SECOND) && !heap.update(0, now + 10 * SECOND));
+    }
+}
