@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Strea
 use crate::support::{DEADLINE, Daemon, Rgun, pattern};
 
 /// A certificate and its key, PEM.
-struct TestCert {
-    cert: String,
-    key: String,
+pub(crate) struct TestCert {
+    pub(crate) cert: String,
+    pub(crate) key: String,
 }
 
-fn self_signed(names: &[&str]) -> TestCert {
+pub(crate) fn self_signed(names: &[&str]) -> TestCert {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let key = KeyPair::generate().expect("a key");
     let cert = CertificateParams::new(names).expect("valid names").self_signed(&key).expect("a certificate");
@@ -45,7 +45,7 @@ fn authority_and_client() -> (TestCert, TestCert) {
 }
 
 /// The fake worker behind TLS on a free port, with a control socket. `toml` is added to `[tls]`.
-fn tls_rgun(certs: &[&TestCert], toml: &str) -> Rgun {
+pub(crate) fn tls_rgun(certs: &[&TestCert], toml: &str) -> Rgun {
     let rgun = Rgun::fake().over_tcp();
     let (cert, key) = write(&rgun, certs);
     let text = format!("[tls]\ncert = {cert:?}\nkey = {key:?}\n{toml}\n");
@@ -84,7 +84,7 @@ fn client(trusted: &[&TestCert], identity: Option<&TestCert>) -> ClientConfig {
 
 type TlsClient = StreamOwned<ClientConnection, TcpStream>;
 
-fn tcp(address: SocketAddr) -> TcpStream {
+pub(crate) fn tcp(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect_timeout(&address, DEADLINE).expect("the daemon listens");
     socket.set_read_timeout(Some(DEADLINE)).expect("a timeout that is not 0");
     socket
@@ -362,55 +362,4 @@ fn idle_tls_connection_ends_when_the_daemon_stops() {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).unwrap();
     assert_eq!(daemon.wait_exit().code(), Some(0));
-}
-
-/// Runs `openssl s_client` with these arguments; returns what it prints.
-fn openssl(daemon: &Daemon, arguments: &[&str]) -> String {
-    let mut command = Command::new("openssl");
-    command.args(["s_client", "-connect", &daemon.tcp_address().to_string(), "-servername", "localhost"]);
-    let output = command.args(arguments).stdin(Stdio::null()).output().expect("openssl is installed");
-    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
-}
-
-/// The protocol versions and cipher suites that are accepted, and those that must be rejected, as testssl.sh tests
-/// them.
-#[test]
-fn only_modern_versions_and_ciphers_are_accepted() {
-    let cert = self_signed(&["localhost"]);
-    let daemon = tls_rgun(&[&cert], "").start_ready();
-    let agreed = |arguments: &[&str]| {
-        let text = openssl(&daemon, arguments);
-        text.lines().find_map(|line| line.trim().strip_prefix("New, ").map(str::to_owned)).unwrap_or_default()
-    };
-    for (arguments, expected) in [
-        (&["-tls1_3"][..], "TLSv1.3, Cipher is TLS_AES_256_GCM_SHA384"),
-        (
-            &["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"],
-            "TLSv1.3, Cipher is TLS_CHACHA20_POLY1305_SHA256",
-        ),
-        (&["-tls1_2"], "Cipher is ECDHE-ECDSA-AES256-GCM-SHA384"),
-        (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"], "Cipher is ECDHE-ECDSA-AES128-GCM-SHA256"),
-    ] {
-        let found = agreed(arguments);
-        assert!(found.contains(expected), "{arguments:?}: {found}");
-    }
-    // With SECLEVEL=0, OpenSSL offers versions and ciphers that it disables by default.
-    for arguments in [
-        &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"][..],
-        &["-tls1", "-cipher", "ALL:@SECLEVEL=0"],
-        &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-SHA384:@SECLEVEL=0"],
-        &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"],
-        &["-tls1_2", "-cipher", "AES128-GCM-SHA256:AES256-SHA:@SECLEVEL=0"],
-        &["-tls1_2", "-cipher", "DHE-RSA-AES128-GCM-SHA256:@SECLEVEL=0"],
-        &["-tls1_2", "-cipher", "NULL:aNULL:@SECLEVEL=0"],
-    ] {
-        let found = agreed(arguments);
-        assert!(found.is_empty() || found.contains("(NONE)"), "{arguments:?}: {found}");
-    }
-    // The server sends renegotiation_info (RFC 5746) and disables compression.
-    let text = openssl(&daemon, &["-tls1_2"]);
-    assert!(
-        text.contains("Secure Renegotiation IS supported") && text.contains("Compression: NONE"),
-        "{text}"
-    );
 }
