@@ -1,4 +1,4 @@
-//! `[compression]`: raw responses, decoded by the library's decoders.
+//! `[compression]`: raw responses, decoded by the decoders of the library that rgun compresses with.
 
 use compression_codecs::core::util::{PartialBuffer, WriteBuffer};
 use compression_codecs::{BrotliDecoder, DecodeV2, GzipDecoder, ZstdDecoder};
@@ -72,7 +72,7 @@ fn each_coding_is_decoded_at_each_size() {
 }
 
 #[test]
-fn the_client_chooses_then_the_order_of_the_setting() {
+fn the_coding_follows_the_weights_then_the_setting() {
     let daemon = compressing().start_ready();
     for (accept, coding) in [
         ("gzip, deflate, br, zstd", Some("zstd")),
@@ -92,7 +92,7 @@ fn the_client_chooses_then_the_order_of_the_setting() {
 }
 
 #[test]
-fn responses_that_must_not_change_are_sent_as_they_are() {
+fn responses_that_must_not_change_are_not_compressed() {
     let daemon = compressing().start_ready();
     for path in [
         "/hello",
@@ -136,7 +136,7 @@ fn the_head_describes_the_compressed_body() {
     let vary: Vec<_> =
         response.fields.iter().filter(|(name, _)| name == "vary").map(|(_, value)| value).collect();
     assert_eq!(vary, ["Cookie", "accept-encoding"]);
-    // One connection: the framing stays in step.
+    // All requests share one connection, so each response must be framed correctly.
     let mut client = daemon.connect();
     for path in ["/large/300000", "/hello", "/stream/3", "/large/4000", "/hello"] {
         client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n"));
@@ -189,7 +189,7 @@ fn read_rest(client: &mut crate::support::Client) -> Vec<u8> {
 }
 
 #[test]
-fn a_stream_that_fails_is_cut_off_without_an_end() {
+fn a_stream_that_fails_has_no_final_chunk() {
     let daemon = compressing().start_ready();
     for path in ["/raise-mid-body/50", "/die-mid-body"] {
         let mut client = daemon.connect();

@@ -1,4 +1,4 @@
-//! `[[static]]`: what a client gets, by raw bytes, and what it must not get.
+//! `[[static]]`: raw responses for files that a client may get, and for files that it must not get.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -275,7 +275,7 @@ fn a_directory_answers_with_its_index_or_redirects() {
     assert_eq!(off.get("/static/docs/").status, 404, "no listing");
     let list = start("/", "index = [\"none.html\", \"index.html\"]");
     assert_eq!(list.get("/docs/").text(), "<p>docs");
-    // Never the name of another host.
+    // The redirect must not name another host.
     let response = list.get("//docs");
     assert!(!response.has("location"), "{:?}", response.fields);
 }

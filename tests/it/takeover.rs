@@ -32,7 +32,7 @@ fn bytes_sent_with_the_handshake_are_kept() {
 }
 
 #[test]
-fn end_right_after_the_switch_loses_nothing() {
+fn end_right_after_the_switch_loses_no_bytes() {
     let daemon = Rgun::fake().start_ready();
     for path in ["/takeover/together", "/takeover/drip"] {
         for _ in 0..20 {

@@ -29,7 +29,7 @@ use super::sink::{JOURNALD, Journald, Sink};
 /// Time for the last entries before the exit: a log without a reader must not use up `TimeoutStopSec=`.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
     /// journald's native socket.
@@ -83,7 +83,7 @@ fn filter(level: Level) -> Targets {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    // Libraries log only warnings and errors; h2 none, because it warns of what a client does: a flood of the log.
+    // Libraries log only warnings and errors. h2 logs nothing, because clients could flood the log with its warnings.
     let h2 = if filter >= LevelFilter::DEBUG { LevelFilter::WARN } else { LevelFilter::OFF };
     Targets::new()
         .with_default(filter.min(LevelFilter::WARN))
@@ -137,11 +137,11 @@ pub fn flush() {
     if let OutputRoute::Lines(stdout) = stdout {
         is_written &= stdout.flush(FLUSH_TIMEOUT.saturating_sub(begun.elapsed()));
     }
-    // A log without a reader: the loss cannot be logged either.
+    // The log has no reader, so the loss cannot be logged either.
     let _ = is_written;
 }
 
-/// Makes this thread wait for room in the queue when it logs. Not for the main and edge threads.
+/// Makes this thread wait for room in the queue when it logs. The main and edge threads must not call this.
 pub(super) fn wait_when_full() {
     WAITS_WHEN_FULL.set(true);
 }
@@ -221,13 +221,13 @@ fn stdout_route(destination: Destination, queue: &Arc<LogQueue>) -> io::Result<O
     LogQueue::start(sink, "stdout", report_dropped).map(OutputRoute::Lines)
 }
 
-/// Whether this is a terminal or `/dev/null`. Workers inherit it, because programs check for a terminal.
+/// Returns whether this is a terminal or `/dev/null`. Workers inherit it, because programs check for a terminal.
 fn is_device(stat: nix::Result<FileStat>) -> bool {
     stat.is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR)
 }
 
-/// Whether stderr is the journal's stream: `JOURNAL_STREAM` then has its device and inode (systemd.exec(5)). They
-/// differ if stderr was redirected.
+/// Returns whether stderr is the journal's stream: `JOURNAL_STREAM` then has its device and inode (systemd.exec(5)).
+/// They differ if stderr was redirected.
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = fstat(io::stderr()) else { return false };

@@ -121,7 +121,7 @@ pub(super) struct NativeEntry {
 }
 
 impl NativeEntry {
-    /// Starts an entry with the fields that all have. `priority`: as in syslog(3).
+    /// Starts an entry with the fields that all entries have. `priority` is that of syslog(3).
     pub(super) fn new(priority: u8) -> Self {
         let mut entry = Self { bytes: Vec::with_capacity(512) };
         entry.field("PRIORITY", priority.to_string().as_bytes());
@@ -132,7 +132,7 @@ impl NativeEntry {
     /// Appends a field. `name`: capitals, digits and underscores.
     pub(super) fn field(&mut self, name: &str, value: &[u8]) {
         self.bytes.extend_from_slice(name.as_bytes());
-        // The binary form, for values with line feeds: length and bytes.
+        // Values with line feeds need the binary form: length and bytes.
         if value.contains(&b'\n') {
             self.bytes.push(b'\n');
             self.bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());

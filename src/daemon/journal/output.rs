@@ -10,7 +10,7 @@
 //! One copy, and `_PID=` is the daemon's: entries name the worker in `RGUN_WORKER` and `RGUN_PID`. A process that outlives
 //! the daemon gets EPIPE.
 //!
-//! A terminal is inherited: programs check whether they have one.
+//! A terminal is inherited, because programs check whether they have one.
 
 use std::collections::HashMap;
 use std::io;
@@ -35,7 +35,7 @@ const MAX_LINE: usize = 48 << 10;
 /// Bytes per read: the capacity of a pipe.
 const READ_BYTES: usize = 64 << 10;
 
-/// Reads from each stream at shutdown: enough for a full pipe, and bounded if a process goes on writing.
+/// Maximum number of reads from each stream at shutdown: enough for a full pipe, even if a process continues to write.
 const MAX_FINAL_READS: usize = 4;
 
 /// Priority of a line without a prefix such as `<3>` (sd-daemon(3)): informational.
@@ -53,7 +53,7 @@ pub struct WorkerOutput {
 
 #[derive(Debug)]
 struct Shared {
-    /// Written when `inbox` has something.
+    /// Written to when `inbox` is not empty.
     wake: OwnedFd,
     inbox: Mutex<Inbox>,
 }
@@ -225,7 +225,7 @@ impl OutputReader {
 
     /// Adds the new streams. Returns true when the thread is to end.
     fn take_inbox(&mut self) -> bool {
-        // EAGAIN: no new wakeup.
+        // EAGAIN: the counter is zero, so there was no new wakeup.
         let _ = nix::unistd::read(&self.shared.wake, &mut [0; 8]);
         let Inbox { streams, stop: end } = std::mem::take(&mut *self.shared.inbox());
         for stream in streams {

@@ -46,7 +46,7 @@ impl UserIdentity {
 /// # Errors
 /// The error of the system call that failed; EPERM without root's privileges.
 pub fn switch_user(uid: Uid, gid: Gid, groups: &[Gid]) -> io::Result<()> {
-    // The user last: after that the process may not change its groups.
+    // The user must be set last: afterwards the process may not change its groups.
     setgroups(groups)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;

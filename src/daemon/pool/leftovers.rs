@@ -40,7 +40,7 @@ struct WorkerLeftovers {
     processes: ProcessSet,
     /// When the worker's exit was reaped.
     exited_at: Instant,
-    /// When the processes are killed, or killed again.
+    /// When the processes are killed for the first time, or again.
     kill_at: Instant,
     /// The processes were killed and reported.
     is_killed: bool,
@@ -192,14 +192,15 @@ impl ProcessSet {
         match self {
             Self::Cgroup(cgroup) => {
                 if !cgroup.kill() {
-                    // Linux before 5.14. Processes that the listed ones start meanwhile are killed by the next call.
+                    // Linux before 5.14 has no `cgroup.kill`. Processes that the listed ones start meanwhile are killed
+                    // by the next call.
                     for pid in listed {
                         signal_one(*pid, Signal::SIGKILL);
                     }
                 }
             }
             Self::Group(group, members) => {
-                // The id is still this group's if one of the known members is in it.
+                // The id still belongs to this group if one of its known members is running in it.
                 let is_member =
                     |(pid, process): &(Pid, OwnedFd)| is_running(process) && group_of(*pid) == Some(*group);
                 if members.iter().any(is_member)
@@ -267,7 +268,7 @@ fn is_running(process: &OwnedFd) -> bool {
     }
 }
 
-/// Returns the command name of a process. Not its arguments, which may hold secrets.
+/// Returns the command name of a process, without its arguments, which may contain secrets.
 fn command_of(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name: String =

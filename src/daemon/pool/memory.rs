@@ -58,7 +58,7 @@ impl WorkerProcess {
             events.push(MemoryEvent::OomKill(worker));
         }
         let Some(soft) = self.memory_limits.soft.filter(|_| counts.high > last.high) else { return };
-        // The page cache can reach the limit too, and is then reclaimed without harm: only the remaining usage counts.
+        // The page cache can also reach the limit, and is then reclaimed without harm, so only the other usage counts.
         // The kernel holds the usage at the limit within some 256 KiB per processor, hence the margin.
         if !cgroup.memory_usage().is_ok_and(|bytes| bytes >= soft - soft / 16) {
             return;
@@ -78,8 +78,8 @@ impl Pool {
         self.delegation.as_ref().is_some_and(|delegation| delegation.has(Controller::Memory))
     }
 
-    /// Returns the bytes of memory that a worker and its children use; `None` if unknown. Without a cgroup the worker
-    /// alone is counted.
+    /// Returns the bytes of memory that a worker and its children use; `None` if unknown. Without a cgroup only the
+    /// worker is counted.
     pub fn memory_usage(&mut self, worker: WorkerId) -> Option<u64> {
         let process = self.processes.get(&worker)?;
         if let Some(cgroup) = process.cgroup.as_ref().filter(|cgroup| cgroup.has_memory())

@@ -40,7 +40,7 @@ pub(super) struct MemoryLimits {
     pub(super) watch_id: Option<WatchId>,
     /// The event counts of the last poll.
     pub(super) last_counts: MemoryEventCounts,
-    /// Kills counted before the worker started: the cgroup may be an old one of the same name.
+    /// Number of kills before the worker started, because the cgroup may be an old one of the same name.
     pub(super) initial_oom_kills: u64,
 }
 

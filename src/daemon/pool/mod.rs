@@ -101,7 +101,7 @@ pub struct WorkerExit {
 impl Pool {
     /// Creates a pool without processes and makes this process a subreaper.
     pub fn new(extension: PathBuf, delegation: Option<Delegation>) -> Self {
-        // Fails only on kernels older than 3.4.
+        // `PR_SET_CHILD_SUBREAPER` fails only on kernels older than 3.4.
         if let Err(errno) = nix::sys::prctl::set_child_subreaper(true) {
             tracing::warn!(error = %errno, "cannot become a subreaper: preloaded workers will not work, ignoring");
         }

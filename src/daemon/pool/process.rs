@@ -1,8 +1,8 @@
 //! Waits for, reaps and signals child processes by pid. `std::process::Child` cannot represent the workers
 //! that a zygote forks.
 //!
-//! A pid names its process until the main thread reaps the process. So: look ([`peek_exit`]),
-//! act, then [`reap`].
+//! A pid names its process until the main thread reaps the process. So callers first peek ([`peek_exit`]), then act,
+//! then [`reap`].
 //!
 //! # Why `unsafe`
 //! nix's `waitid` fails on a process that a real-time signal has killed, and its `kill` cannot send such a signal
@@ -88,7 +88,7 @@ pub(super) fn kill_group(pid: Pid) {
         Err(nix::errno::Errno::ESRCH) => signal::kill(pid, Signal::SIGKILL),
         outcome => outcome,
     };
-    // ESRCH: all have exited already.
+    // ESRCH: all processes of the group have exited already.
     if let Err(errno) = killed
         && errno != nix::errno::Errno::ESRCH
     {

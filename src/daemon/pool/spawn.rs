@@ -125,7 +125,7 @@ fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
 /// async-signal-safe calls only.
 fn set_up_child(procs: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<()> {
     if let Some(procs) = procs {
-        // "0" is the writing process itself (cgroups(7)).
+        // "0" stands for the writing process (cgroups(7)).
         // SAFETY: the descriptor is open: the parent keeps the file open until the child has called exec.
         let procs = unsafe { std::os::fd::BorrowedFd::borrow_raw(procs) };
         nix::unistd::write(procs, b"0")?;

@@ -21,7 +21,7 @@ pub(super) struct WorkerProcess {
     /// The worker's cgroup; `None` without delegation.
     pub(super) cgroup: Option<WorkerCgroup>,
     pub(super) memory_limits: MemoryLimits,
-    /// Time that the children may run after the process has exited with status 0. Zero: they are killed with it.
+    /// Time that the children may run after the process has exited with status 0. If zero, they are killed with it.
     /// [`Pool::kill`](super::Pool::kill) sets zero.
     pub(super) children_timeout: Duration,
 }
@@ -30,14 +30,14 @@ impl WorkerProcess {
     /// Sends SIGKILL to the worker and its children. Must not be called after the process was reaped.
     pub(super) fn kill_all(&self) {
         if let Some(cgroup) = &self.cgroup {
-            // False on a kernel without `cgroup.kill`: then the process group is killed alone.
+            // Fails on a kernel without `cgroup.kill`: then only the process group is killed.
             cgroup.kill();
         }
-        // Always, because a forked worker enters its cgroup itself and may have failed to.
+        // The process group is killed in any case, because a forked worker may have failed to enter its cgroup.
         process::kill_group(self.pid);
     }
 
-    /// Returns true if the process exited such that its children may go on running.
+    /// Returns true if the process exited in such a way that its children may continue to run.
     pub(super) fn keeps_children(&self, exit: Exit) -> bool {
         exit == Exit::Code(0) && !self.children_timeout.is_zero()
     }

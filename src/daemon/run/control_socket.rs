@@ -26,7 +26,7 @@ pub(super) struct ControlSocket {
 /// Time for a client to send its command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longer than any command.
+/// Maximum length of a command; longer than any valid one.
 const MAX_COMMAND_BYTES: usize = 64;
 
 impl ControlSocket {
@@ -60,7 +60,7 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // systemd may have removed it with its directory.
+        // systemd may have removed the socket with its directory.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -90,7 +90,7 @@ async fn handle_client(mut client: UnixStream, messages: UnboundedSender<MainMes
     };
     let (replies_tx, replies_rx) = unbounded_channel();
     match command.as_str() {
-        // Fails only when the main loop has ended.
+        // Sending fails only when the main loop has ended.
         "reload" => drop(messages.send(MainMessage::Reload(replies_tx))),
         other => {
             let text =

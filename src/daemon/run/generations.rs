@@ -1,5 +1,5 @@
 //! The configurations of the live generations, and the settings that `supervise`, `dispatch`, `http`, `net` and workers
-//! get from them.
+//! derive from them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -19,11 +19,11 @@ use super::buffer_limits::BufferLimits;
 use super::file_settings::file_settings;
 use super::system::{AutoLimits, Host};
 
-/// The configurations by generation, until no worker of it will be spawned any more.
+/// The configurations by generation. Each is kept as long as workers of its generation may be spawned.
 #[derive(Debug)]
 pub(super) struct Generations {
     configs: BTreeMap<Generation, Arc<Config>>,
-    /// The configuration that requests get.
+    /// The configuration that applies to new requests.
     live: Arc<Config>,
     /// The certificates that each generation's configuration names; none if it has no TLS.
     tls: BTreeMap<Generation, Arc<TlsContext>>,
@@ -85,7 +85,7 @@ impl Generations {
         &self.live
     }
 
-    /// Removes a generation of which no worker will be spawned any more.
+    /// Removes a generation whose workers are no longer spawned.
     pub(super) fn forget(&mut self, generation: Generation) {
         self.configs.remove(&generation);
         self.tls.remove(&generation);
@@ -153,7 +153,7 @@ pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, buffers: &Buffe
         stall: config.timeouts.stall,
         rules: rules.collect(),
         retry_idempotent: config.workers.retry == Retry::Idempotent,
-        // At most half of the drain, so that the clients closed last still have time to answer.
+        // At most half of the drain timeout, so that the clients closed last still have time to answer.
         close_window: config.websocket.close_window.min(config.timeouts.drain / 2),
         response_memory: buffers.response_memory,
         response_disk: buffers.response_disk,

@@ -158,12 +158,13 @@ impl Daemon {
                 let failure = BootFailure { kind, summary, headline, traceback };
                 vec![Event::BootFailed { worker, failure }]
             }
-            // Consumed by the dispatcher.
+            // The dispatcher handles these reports.
             control::Report::File(_) => Vec::new(),
         }
     }
 
-    /// Adopts the defaults of the application's interface, and logs what is served when the first worker is ready.
+    /// Adopts the defaults of the application's interface. When the first worker is ready, logs the application that is
+    /// served.
     fn note_interface(&mut self, worker: WorkerId, interface: Interface) {
         let Some(generation) = self.generation(worker) else { return };
         if interface == Interface::Asgi
@@ -210,7 +211,7 @@ impl Daemon {
     /// Collects the forks that failed or timed out.
     pub(super) fn collect_lost_forks(&mut self) -> Vec<Event> {
         let lost = self.pool.take_lost_forks();
-        // A hanging zygote first, so that no other worker is forked from it.
+        // A hanging zygote is reported first, so that no other worker is forked from it.
         let hanging = lost.iter().filter(|lost| lost.timed_out);
         let why = "did not answer when it was asked to fork a worker";
         let mut events: Vec<_> = hanging.map(|lost| misbehaved(lost.zygote, why)).collect();

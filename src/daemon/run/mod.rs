@@ -91,7 +91,7 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     let destination = match daemon_log::start(config.log.level) {
         Ok(destination) => destination,
         Err(error) => {
-            // If stderr is closed, the exit status still reports the failure.
+            // If stderr is closed, only the exit status reports the failure.
             let _ = writeln!(std::io::stderr(), "rgun: cannot start the log: {error}");
             return ExitCode::from(OS_ERROR);
         }
@@ -231,12 +231,12 @@ impl Daemon {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let mut actions = self.supervisor.handle(event, Instant::now());
-            // Spawning takes milliseconds: other actions first.
+            // Other actions come first, because spawning takes milliseconds.
             actions.sort_by_key(|action| matches!(action, Action::Spawn { .. }));
             for action in actions {
                 if let Action::Exit { status, reason } = action {
                     if let Some(reason) = reason {
-                        // At debug level: the failure was logged when it happened, with its traceback.
+                        // At debug level, because the failure was logged with its traceback when it happened.
                         tracing::debug!(rgun.reason = %reason, "giving up");
                         notify::status(&reason);
                     }
@@ -263,7 +263,7 @@ impl Daemon {
     }
 }
 
-/// Resolves when the descriptor is readable; never without one.
+/// Resolves when the descriptor is readable; never if there is no descriptor.
 async fn readable(fd: Option<&AsyncFd<Arc<OwnedFd>>>) {
     match fd {
         Some(fd) => match fd.readable().await {

@@ -21,7 +21,7 @@ use crate::supervise::{
 pub(super) struct OperatorLog {
     /// The process id of each worker.
     pids: HashMap<WorkerId, u32>,
-    /// Workers that sent a message: `app.python` is then an interpreter.
+    /// Workers that sent a message, which shows that `app.python` is an interpreter.
     reported: HashSet<WorkerId>,
     /// The requests that a worker was running when its control socket closed.
     lost_requests: HashMap<WorkerId, Vec<RequestInfo>>,
@@ -63,7 +63,7 @@ impl OperatorLog {
         self.lost_requests.insert(worker, requests);
     }
 
-    /// Notes that the OOM killer was in the worker's cgroup.
+    /// Notes that the OOM killer has killed a process in the worker's cgroup.
     pub(super) fn note_oom_kill(&mut self, worker: WorkerId) {
         self.oom_killed.insert(worker);
     }
@@ -149,7 +149,7 @@ impl OperatorLog {
         }
     }
 
-    /// Logs what is served, and with which capacity and deadline, when the first worker since the start is ready.
+    /// Logs the application, its capacity and its deadline when the first worker since the start is ready.
     pub(super) fn log_first_ready(&mut self, config: &Config, interface: Interface, cores: usize) {
         if !std::mem::replace(&mut self.was_ready, true) {
             tracing::info!(rgun.app = %config.app.target, "{}", describe_service(config, interface, cores));
@@ -238,7 +238,7 @@ impl OperatorLog {
         let pid = self.pid(worker);
         let lost = self.lost_requests.remove(&worker).unwrap_or_default();
         let oom_killed = self.oom_killed.contains(&worker);
-        // A worker in standby is the zygote, or will serve (again): it was not asked to exit.
+        // A worker in standby is the zygote or will serve again; it was not asked to exit.
         let expected = !matches!(state, WorkerState::Ready | WorkerState::Standby | WorkerState::Retiring)
             || (state == WorkerState::Retiring && exit == Exit::Code(0));
         let (number, name) = (worker.number.0, self.name(worker));

@@ -1,4 +1,4 @@
-//! Reloads, apart from the supervisor's part: reading the configuration again, the probe, going live, the reply.
+//! The parts of a reload outside of the supervisor: reading the configuration again, the probe, going live, the reply.
 
 use super::buffer_limits::BufferLimits;
 use super::messages::{MainMessage, Reply, ReplySender};
@@ -44,7 +44,7 @@ impl Daemon {
                 vec![Event::Reload { policy }]
             }
             Err(errors) => {
-                // Without the value: every user may read STATUS=, and a misplaced secret could be in it.
+                // The value is omitted, because every user may read STATUS=, and a misplaced secret could be in it.
                 let place = errors.0.first().map(ConfigError::place).unwrap_or_default();
                 self.refuse_reload(client, &place, errors.to_string());
                 Vec::new()
@@ -106,7 +106,7 @@ impl Daemon {
                 Some(path) => probe::probe(dispatcher, worker, path).await,
                 None => Ok(()),
             };
-            // Fails only when the main loop has ended.
+            // Sending fails only when the main loop has ended.
             drop(messages.send(MainMessage::ProbeFinished(worker, outcome)));
         });
     }

@@ -61,7 +61,7 @@ pub(super) struct StopRequests {
 }
 
 impl StopRequests {
-    /// Handles a signal; `effect` is what a stop does now.
+    /// Handles a signal; `effect` is the effect that a stop request has now.
     pub(super) fn on_signal(&mut self, effect: StopEffect) -> Vec<Event> {
         let is_first = self.last.is_none();
         if self.last.is_some_and(|last| last.elapsed() < STOP_REPEAT_WINDOW) {

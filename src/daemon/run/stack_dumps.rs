@@ -33,8 +33,8 @@ const TASK_STACK_TIMEOUT: Duration = Duration::from_millis(250);
 /// Time for an answer for the slow log.
 const SLOW_LOG_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Slow requests of one worker that wait for the end of the current dump. When everything is slow, a few stacks show as
-/// much as all of them.
+/// Maximum number of slow requests of one worker that wait for the end of the current dump. When all requests are slow,
+/// a few stacks show as much as all of them.
 const MAX_POSTPONED: usize = 8;
 
 /// Part of the header of each stack that `faulthandler` writes. The stack of a single thread is written by `traceback`,
@@ -99,10 +99,10 @@ struct StackDump {
 enum DumpStep {
     /// All threads were requested over the control socket. Next: the signal.
     Requested,
-    /// As `Requested`, but without the signal, while the worker cancels a task. Ends with the stacks, or becomes
+    /// Like `Requested`, but without the signal, while the worker cancels a task. Ends with the stacks, or becomes
     /// `Requested` if the worker has to be replaced after all.
     Cancelling,
-    /// The signal was sent. Ends with whatever the worker has written.
+    /// The signal was sent. Ends with the stacks that the worker has written so far.
     Signalled,
     /// The thread of one request was requested over the control socket. Ends with the answer.
     OneThread,
@@ -133,7 +133,7 @@ impl StackDumps {
         if let Err(error) = pool.request_stacks(worker, exchange) {
             tracing::debug!(%error, "cannot ask a worker for its stacks");
             if step == DumpStep::OneThread {
-                // The worker is exiting: the entry about its exit says more.
+                // The worker is exiting; the entry about its exit has more information.
                 return abandoned;
             }
         }
@@ -150,7 +150,7 @@ impl StackDumps {
     ) -> Option<StackDumpResult> {
         let step = self.active.get(&worker)?.step;
         let stacks = if is_written { pool.read_stacks(worker) } else { None };
-        // An answer without all threads is a late one, to an abandoned dump.
+        // An answer without the stacks of all threads is late and belongs to an abandoned dump.
         let has_all_threads = stacks.as_deref().is_some_and(|stacks| stacks.contains(ALL_THREADS_MARK));
         if !has_all_threads && step != DumpStep::OneThread {
             return None;

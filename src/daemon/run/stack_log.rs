@@ -17,7 +17,7 @@ impl Daemon {
         abandoned.map(|result| self.log_stacks(result)).unwrap_or_default()
     }
 
-    /// Logs the result of a dump, once per reason, and does what waited for it.
+    /// Logs the result of a dump, once per reason, and performs the steps that waited for it.
     pub(super) fn log_stacks(&mut self, result: StackDumpResult) -> Vec<Event> {
         let StackDumpResult { worker, reasons, stacks, task_stacks, kill, postponed, skipped } = result;
         let stacks = stacks.as_deref();
@@ -56,8 +56,8 @@ impl Daemon {
     }
 }
 
-/// The stacks in the entry of a request over its deadline: its task's, if there is one, then those of all threads. The
-/// latter are written once: `first` is the id of the request whose entry has them.
+/// Returns the stacks in the entry of a request over its deadline: the stack of its task, if there is one, then those
+/// of all threads. The latter are written only once: `first` is the id of the request whose entry has them.
 fn deadline_stacks(
     request: &RequestInfo,
     task_stacks: &[(ExchangeId, String)],
@@ -104,8 +104,8 @@ fn stack_of_thread(stacks: &str, thread: Option<u64>) -> Option<String> {
     Some(std::iter::once(head).chain(frames).flat_map(|line| [line, "\n"]).collect())
 }
 
-/// Whether a line is the header of this thread's stack: `Thread 0x00007f3a5c7ff640 (most recent call first):`, or
-/// `Current thread 0x…`.
+/// Returns whether a line is the header of this thread's stack: `Thread 0x00007f3a5c7ff640 (most recent call first):`,
+/// or `Current thread 0x…`.
 fn is_thread_header(line: &str, thread: u64) -> bool {
     let rest = line.strip_prefix("Current thread 0x").or_else(|| line.strip_prefix("Thread 0x"));
     let digits = rest.map(|rest| rest.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or_default());

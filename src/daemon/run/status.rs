@@ -17,7 +17,7 @@ pub(super) struct StatusLine {
     rejected_reload: Option<String>,
     /// The line last sent.
     sent: String,
-    /// When to send it again. `None` while idle: an idle daemon does not wake up.
+    /// When to send the line again. `None` while idle, so that an idle daemon does not wake up.
     due: Option<Instant>,
 }
 
@@ -32,7 +32,7 @@ impl StatusLine {
         self.rejected_reload = note;
     }
 
-    /// When [`StatusLine::send`] must be called again.
+    /// Returns when [`StatusLine::send`] must be called again.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }

@@ -102,7 +102,7 @@ impl Inflater {
                 return Ok(consumed);
             }
             if used == 0 && written == 0 && status != Status::StreamEnd {
-                // There is input and room for output, but no progress.
+                // Deflate made no progress, although there is input and room for output.
                 return Err(InvalidDeflate);
             }
         }
@@ -146,7 +146,7 @@ impl Deflater {
         Self { state, is_poolable }
     }
 
-    /// Compresses `bytes` and appends the output to `out`; with `end`, all that is still inside the compressor.
+    /// Compresses `bytes` and appends the output to `out`. With `end`, also appends the bytes inside the compressor.
     pub(super) fn deflate(&mut self, bytes: &[u8], end: bool, out: &mut Vec<u8>) {
         let flush = if end { FlushCompress::Sync } else { FlushCompress::None };
         let mut consumed = 0;
@@ -154,7 +154,7 @@ impl Deflater {
             out.reserve(1024.max((bytes.len() - consumed) / 2));
             let before = self.state.total_in();
             let input = bytes.get(consumed..).unwrap_or_default();
-            // Compressing accepts any input.
+            // Compression cannot fail: any input is valid.
             let status = self.state.compress_vec(input, out, flush);
             debug_assert!(status.is_ok(), "{status:?}");
             consumed += usize::try_from(self.state.total_in() - before).unwrap_or_default();

@@ -14,7 +14,7 @@ pub(super) struct WebSocketError {
     pub(super) reason: &'static str,
 }
 
-/// The client's frames violate the protocol.
+/// The error for frames of the client that violate the protocol.
 pub(super) const fn protocol_error(reason: &'static str) -> WebSocketError {
     WebSocketError { code: close_code::PROTOCOL, reason }
 }

@@ -13,7 +13,7 @@
 //! A message is not stored here: it is forwarded as it arrives, in parts of at most
 //! [`dispatch::MAX_PART`](crate::dispatch::MAX_PART), and only its length is compared with the limit. All connections
 //! share the buffers for input and output; a connection owns bytes only while the client or the application does not
-//! take them.
+//! accept them.
 //!
 //! The frame codec is tungstenite's, deflate is zlib-rs'. The rest is written here because the libraries store whole
 //! messages (tungstenite, yawc: 16 MiB for each client that announces one) or cannot be polled together with another
@@ -66,7 +66,7 @@ pub struct WebSocketSettings {
 pub struct AcceptedRequest {
     /// The settings at the time of the handshake; a reload does not change them.
     pub settings: WebSocketSettings,
-    /// Shared with all other WebSockets.
+    /// The resources that all WebSockets share.
     pub resources: Arc<WebSocketResources>,
     /// The handshake request, for the journal.
     pub request: LoggedRequest,
@@ -125,7 +125,8 @@ pub struct WebSocketResources {
     dispatcher: &'static Dispatcher,
     journal: Journal,
     pool: DeflatePool,
-    /// None while a connection is being polled. One is enough, since one thread polls them all.
+    /// `None` while a connection is being polled. One set of buffers is enough, because one thread polls all
+    /// connections.
     scratch: Mutex<Option<Scratch>>,
 }
 

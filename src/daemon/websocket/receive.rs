@@ -62,7 +62,7 @@ enum PayloadStep {
         text: bool,
         more: bool,
     },
-    /// There is nothing to deliver yet, and perhaps more to parse.
+    /// There is no event yet; the input may have more to parse.
     Continue,
     NeedInput,
 }

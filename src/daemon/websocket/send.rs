@@ -86,7 +86,7 @@ impl Sender {
         if let Some(deflater) = &mut deflater {
             work.clear();
             deflater.deflate(&bytes, !more, work);
-            // The compressor may keep all of a part until later ones.
+            // The compressor may keep a whole part until later parts come.
             if !(more && work.is_empty()) {
                 write_head(OpCode::Data(opcode), !more, rsv1, work.len(), &mut self.output);
                 self.output.extend_from_slice(work);
@@ -139,7 +139,7 @@ impl Sender {
         self.written += from_output;
         self.large_payload.advance((len - from_output).min(self.large_payload.len()));
         if self.large_payload.is_empty() {
-            // An empty slice would keep the whole payload alive.
+            // An empty slice would keep the payload's memory allocated.
             self.large_payload = Bytes::new();
         }
         if self.is_empty() {

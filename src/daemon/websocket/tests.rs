@@ -176,7 +176,7 @@ fn written(sender: &mut Sender) -> Vec<u8> {
     let mut out = Vec::new();
     while !sender.is_empty() {
         let bytes: Vec<u8> = sender.unwritten().iter().flat_map(|slice| slice.to_vec()).collect();
-        // Like a socket that takes little at once.
+        // Behaves like a socket that accepts few bytes at once.
         let len = bytes.len().min(1000);
         out.extend_from_slice(&bytes[..len]);
         sender.advance(len);
@@ -199,7 +199,7 @@ fn parts_are_sent_as_one_message_with_and_without_deflate() {
                 out.extend(written(&mut sender));
                 at = end;
             }
-            // Client frames differ from server frames by the mask alone.
+            // Client frames differ from server frames only by the mask.
             let came = receive(&masked(&out), &mut || 100, 1 << 20, 4096);
             let whole = [Received::Message(text.to_vec(), true)];
             assert!(came == whole, "{cuts:?}, {params:?}");

@@ -16,11 +16,11 @@ pub(super) struct ConnTimers {
     last_input: u32,
     /// When the unanswered ping was sent. None while nothing is read, since the pong would not be seen.
     ping_sent: Option<u32>,
-    /// The application takes messages, so the client's input is read.
+    /// The application receives messages, so the client's input is read.
     is_reading: bool,
     /// When to close with code 1012, because the worker or the daemon stops.
     restart_at: Option<u32>,
-    /// When to give up waiting for the client's close frame, or for the client to take the last output.
+    /// When to stop waiting for the client's close frame, or for the client to read the last output.
     close_deadline: Option<u32>,
 }
 

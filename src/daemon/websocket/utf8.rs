@@ -9,7 +9,7 @@ pub(super) struct Utf8Validator {
     len: usize,
 }
 
-/// The text is not UTF-8, whatever follows.
+/// The error for text that is not UTF-8, whatever bytes follow.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InvalidUtf8;
 

@@ -23,7 +23,7 @@
 //! | `/file-trailers/N` | a file of N bytes, and the trailer `x-sum: 13` |
 //! | `/breach-hints/NAME` | early hints with `NAME: 13` |
 //! | `/breach-window` | decreases the window of the body |
-//! | `/codes` | how WebSockets ended, see `websocket.rs` |
+//! | `/codes` | the ends of WebSockets, see `websocket.rs` |
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -193,7 +193,7 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
     })
 }
 
-/// Runs one exchange in a free slot; waits for one.
+/// Waits for a free slot, and runs one exchange in it.
 pub(crate) fn task(
     worker: &Worker,
     events: &Loop,

@@ -28,7 +28,8 @@
 //! | `asgi` | is an ASGI worker, see `asgi.rs` |
 //! | `mute` | serves, and ignores DumpStacks and the signal for it |
 //!
-//! DumpStacks always writes the same stack; for an exchange only while it runs. It exits 64 instead of being a zygote.
+//! DumpStacks always writes the same stack; for an exchange only while it runs. The fake worker cannot be a zygote: it
+//! exits with status 64.
 
 mod asgi;
 mod breaches;
@@ -52,14 +53,14 @@ use worker::{Worker, ignore_stacks_signal, receive, serve};
 
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Maximum time to wait for anything that the contract guarantees.
+/// Maximum time to wait for an event that the contract guarantees.
 pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Exit status for an unintended breach of the contract, by the fake worker or the daemon (EX_SOFTWARE).
 pub(crate) const EXIT_SOFTWARE: i32 = 70;
 
 fn main() {
-    // If only the panicking thread died, its slot would seem to hang.
+    // A panic exits the process: if only the panicking thread ended, its slot would seem to hang.
     panic::set_hook(Box::new(|panic| quit(EXIT_SOFTWARE, &panic.to_string())));
     match boot() {
         Ok(()) => {}

@@ -34,7 +34,7 @@ const HI: &[u8] = b"\x81\x02hi";
 impl Exchange<'_, '_> {
     pub(crate) fn take_over(&mut self, request: &Request<'_>, what: &str) -> Outcome {
         let mut socket = UnixStream::from(self.slot.worker.body(request.exchange)?);
-        // No error of the connection is an error of the fake worker.
+        // Errors of the connection are not errors of the fake worker.
         drop(speak(&mut socket, what, &String::from_utf8_lossy(request.query)));
         drop(socket);
         self.text(200, "Hello, world!")

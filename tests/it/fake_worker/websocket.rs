@@ -6,7 +6,7 @@
 //! | `/echo` | echoes each part of a message |
 //! | `/echo?whole` | echoes whole messages |
 //! | `/subprotocol/NAME` | accepts with that subprotocol and `x-own: yes`, then as `/echo` |
-//! | `/scope` | sends one message: version, path, query, flags and fields, as HTTP's `/echo` has them |
+//! | `/scope` | sends one message: version, path, query, flags and fields, in the format of HTTP's `/echo` |
 //! | `/deny` | 401 and a body instead of an accept |
 //! | `/refuse` | 403 without a body, as a `websocket.close` before the accept |
 //! | `/undecided` | nothing until the end |

@@ -1,5 +1,5 @@
 //! The HTTP/1.1 client of the integration tests: tests write the bytes themselves, responses are parsed strictly, and
-//! an incomplete response is an error of its own. It follows no redirect, does not retry and keeps no pool.
+//! an incomplete response is a separate error. The client follows no redirect, does not retry and keeps no pool.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -49,7 +49,7 @@ pub(crate) struct Response {
     pub(crate) interim: Vec<u16>,
 }
 
-/// Why no complete response was read.
+/// The reason why no complete response was read.
 #[derive(Debug)]
 pub(crate) enum ReadError {
     /// The connection ended before the first byte.

@@ -22,7 +22,7 @@ pub(super) const MARK: &str = "IT_MARK";
 pub(crate) struct Daemon {
     child: Child,
     scratch: Scratch,
-    /// The value of [`MARK`] in its environment.
+    /// The value of [`MARK`] in the daemon's environment.
     mark: String,
     pub(super) address: Address,
     pub(crate) log: Arc<Log>,
@@ -96,7 +96,7 @@ impl Daemon {
         kill(Pid::from_raw(pid), signal).expect("the process exists until it is waited for");
     }
 
-    /// Repeats the signal until the daemon exits: it ignores a second one that comes soon after the first.
+    /// Repeats the signal until the daemon exits, because the daemon ignores a second signal soon after the first.
     pub(crate) fn signal_until_exit(&mut self, signal: Signal) -> ExitStatus {
         wait_until("the daemon exits", || {
             let ended = self.child.try_wait().expect("a child of ours");
@@ -147,7 +147,7 @@ impl Daemon {
         pages * 4096
     }
 
-    /// Returns the targets of its open descriptors (proc(5), fd).
+    /// Returns the targets of the daemon's open descriptors (proc(5), fd).
     pub(crate) fn descriptors(&self) -> Vec<String> {
         let links = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs").flatten();
         links

@@ -20,7 +20,7 @@ pub(crate) use client::{Client, ReadError, Response};
 pub(crate) use daemon::Daemon;
 pub(crate) use rgun::{Gate, Rgun};
 
-/// Maximum time to wait for anything the daemon must do. Generous, because a busy machine must not fail a test.
+/// Maximum time to wait for any action of the daemon. Generous, because a busy machine must not fail a test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Polls until `ask` returns a value, and panics at [`DEADLINE`]. Only for states that send no event, such as a list of
@@ -44,7 +44,7 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Asserts that the bytes are equal, and names the first difference; `assert_eq!` would print all of them.
+/// Asserts that the bytes are equal, and names the first difference; `assert_eq!` would print all bytes.
 #[track_caller]
 pub(crate) fn assert_same_bytes(actual: &[u8], expected: &[u8]) {
     if actual == expected {

@@ -28,7 +28,7 @@ pub(crate) struct Rgun {
 }
 
 impl Rgun {
-    /// Without flags, variables and sockets.
+    /// Creates a builder without flags, variables and sockets.
     fn new(binary: PathBuf) -> Self {
         Self {
             scratch: Scratch::new(),
@@ -96,7 +96,7 @@ impl Rgun {
         self
     }
 
-    /// Runs `rgun check` as the user that runs the tests; root has to be named.
+    /// Runs `rgun check` as the user that runs the tests; a check as root requires `--user`.
     pub(crate) fn check_as_self(self) -> Self {
         let rgun = self.check();
         if nix::unistd::geteuid().is_root() { rgun.flags(["--user", "root"]) } else { rgun }
@@ -139,7 +139,7 @@ impl Rgun {
         self
     }
 
-    /// Sets `LISTEN_PID`, which is else the daemon's pid.
+    /// Sets `LISTEN_PID`, which is otherwise the daemon's pid.
     pub(crate) fn listen_pid(mut self, pid: &str) -> Self {
         pid.clone_into(&mut self.listen_pid);
         self
@@ -151,7 +151,7 @@ impl Rgun {
         self
     }
 
-    /// Sets the address that the test connects to; else a unix socket is bound.
+    /// Sets the address that the test connects to; otherwise a unix socket is bound.
     pub(crate) fn at(mut self, address: Address) -> Self {
         self.address = Some(address);
         self
@@ -167,7 +167,7 @@ impl Rgun {
         &self.scratch
     }
 
-    /// Starts the daemon without waiting for anything.
+    /// Starts the daemon and does not wait.
     pub(crate) fn start(mut self) -> Daemon {
         let address = match self.address.take() {
             Some(address) => address,

@@ -46,7 +46,7 @@ impl NotifySocket {
                 self.assignments.extend(text.lines().map(|line| (now, line.to_owned())));
                 true
             }
-            // Timeout or signal; the caller tries again.
+            // A timeout or a signal; the caller tries again.
             Err(error)
                 if matches!(
                     error.kind(),

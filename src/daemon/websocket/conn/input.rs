@@ -1,4 +1,4 @@
-//! The client's input: read, parsed and sent to the application while that has room.
+//! The client's input: read, parsed and sent to the application while it has room.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -125,7 +125,7 @@ impl<T: Transport> WebSocketConn<T> {
             progress += 1;
             let can_continue = match event {
                 ClientEvent::Part { bytes, text, more } => {
-                    // What was read is counted by `read`.
+                    // `read` has counted these bytes.
                     progress += bytes.len().saturating_sub(used);
                     self.on_part(cx, bytes, text, more)
                 }

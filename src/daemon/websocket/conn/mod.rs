@@ -182,7 +182,7 @@ impl<T: Transport> WebSocketConn<T> {
                 if is_blocked || self.has_output() {
                     return Ok(Poll::Pending);
                 }
-                // The connection ends, whether or not this succeeds.
+                // The connection ends even if the shutdown fails.
                 return Ok(Pin::new(&mut self.stream).poll_shutdown(cx).map(drop));
             }
             progress += self.read(cx, scratch)?;
@@ -206,7 +206,7 @@ impl<T: Transport> WebSocketConn<T> {
                 return Disconnected;
             }
         }
-        // A connection that is closing has written everything; a reset could destroy it on its way.
+        // A closing connection has written all output; a reset could discard output that the client has not received.
         if self.connection().phase() == Phase::WebSocket {
             self.connection().mark_reset();
         }

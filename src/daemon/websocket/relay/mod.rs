@@ -104,7 +104,7 @@ pub(super) fn serve(
     let TakenConnection { socket, early_output, handle, fault } = taken;
     stream.connection().set_phase(Phase::WebSocket);
     let is_stopping = stream.connection().is_draining();
-    // The application sends pings itself if it wants any.
+    // Pings are up to the application.
     let settings = WebSocketSettings { ping_interval: None, ping_timeout: None, ..accepted.settings };
     let mut conn = Box::new(RelayConn {
         timers: ConnTimers::new(stream.connection().coarse_now(), is_stopping),
@@ -220,7 +220,7 @@ impl RelayConn {
         }
     }
 
-    /// Ends the connection at once, as the daemon has ordered.
+    /// Ends the connection at once, because the daemon aborts it.
     fn abort(&mut self, cx: &mut Context<'_>) -> Disconnected {
         self.close_is_due = true;
         self.queue_close();
