@@ -7,6 +7,8 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::python::{has_same_entries, reference_count};
+
 /// A copy of a template, with values of the last request at `N` places. Set only values that are kept anyway
 /// ([`crate::object_cache`]), because they stay here until the next request.
 pub(crate) struct LastDict<const N: usize> {
@@ -41,6 +43,17 @@ impl<const N: usize> LastDict<N> {
         }
         *last = Some(value.clone().unbind());
         Ok(())
+    }
+
+    /// Returns whether the dictionary at a place can be in the next copy, too: the application has kept no reference to
+    /// it, and it has the entries of `template`, from which it was copied.
+    pub(crate) fn can_repeat(&self, py: Python<'_>, place: usize, template: &Py<PyDict>) -> bool {
+        /// References of `dict` and `values`.
+        const OWN_REFERENCES: isize = 2;
+        self.values[place].as_ref().is_some_and(|value| {
+            reference_count(value, py) == OWN_REFERENCES
+                && value.bind(py).cast().is_ok_and(|value| has_same_entries(value, template.bind(py)))
+        })
     }
 
     /// Returns a copy for the application.

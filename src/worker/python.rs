@@ -158,6 +158,28 @@ pub(crate) fn values_of<'py, const N: usize>(
     Ok(values)
 }
 
+/// Returns whether two dictionaries have the same objects as keys and values, in the same order.
+pub(crate) fn has_same_entries(one: &Bound<'_, PyDict>, other: &Bound<'_, PyDict>) -> bool {
+    let (mut one_at, mut one_key, mut one_value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+    let (mut other_at, mut other_key, mut other_value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+    if one.len() != other.len() {
+        return false;
+    }
+    // SAFETY: two dictionaries, and we are attached; both positions are 0 at first. The borrowed references are only
+    // compared.
+    unsafe {
+        while ffi::PyDict_Next(one.as_ptr(), &raw mut one_at, &raw mut one_key, &raw mut one_value) != 0 {
+            let has_other =
+                ffi::PyDict_Next(other.as_ptr(), &raw mut other_at, &raw mut other_key, &raw mut other_value)
+                    != 0;
+            if !has_other || one_key != other_key || one_value != other_value {
+                return false;
+            }
+        }
+    }
+    true
+}
+
 /// Returns the name of an object's type, for messages.
 pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> String {
     value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())

@@ -69,6 +69,31 @@ def test_scope_values_are_not_taken_from_earlier_requests(worker):
     assert json_of(worker.fetch(""))["path"] == ""
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["replace", "remove", "exchange", "own-add", "own-exchange", "own-replace", "asgi-replace"],
+)
+def test_changed_extensions_are_not_those_of_the_next_request(worker, change):
+    def fetch(query):
+        asgi, extensions = json_of(worker.fetch(f"/spoil_extensions?{query}"))
+        return asgi, extensions, extensions["rgun"].pop("request_id")
+
+    *first, first_id = fetch("nothing")
+    *changed, changed_id = fetch(change)
+    *after, after_id = fetch("nothing")
+    assert first == changed == after
+    assert len({first_id, changed_id, after_id}) == 3
+
+
+@pytest.mark.parametrize("part", ["scope", "extensions", "rgun"])
+def test_kept_scope_keeps_its_request_id(worker, part):
+    n_kept = len(json_of(worker.fetch(f"/keep_scope?{part}")))
+    kept = [json_of(worker.fetch(f"/keep_scope?{part}")) for _ in range(3)]
+    assert [len(ids) for ids in kept] == [n_kept + 1, n_kept + 2, n_kept + 3]
+    assert len(set(kept[-1])) == n_kept + 3
+    assert kept[-1][:-1] == kept[-2]
+
+
 def test_request_id_of_a_proxy_is_in_the_headers_once(worker):
     fields = [(b"x-request-id", b"of-a-proxy"), (b"host", b"h")]
     headers = json_of(worker.fetch("/scope", headers=fields))["headers"]

@@ -25,6 +25,7 @@ mod event_loop;
 mod event_templates;
 mod exchange;
 mod head;
+mod last_scope;
 mod message;
 mod message_types;
 mod outbox;

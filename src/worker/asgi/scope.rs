@@ -12,8 +12,8 @@ use rgun_channel::control::{ListenerInfo, Start};
 use rgun_channel::frame::{FieldName, Request};
 use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, X_REQUEST_ID, method_index};
 
+use super::last_scope::{CLIENT, ExtensionKeys, LastScope, PATH, RAW_PATH};
 use super::tls_scope::LastExtension;
-use crate::last_dict::LastDict;
 use crate::object_cache::ObjectCache;
 use crate::percent::percent_decode;
 use crate::python::latin1;
@@ -29,12 +29,6 @@ pub(super) struct ScopeCache {
     last: Vec<[Option<LastScope>; 2]>,
     tls: LastExtension,
 }
-
-/// A copy of a template with the [`CLIENT`], [`PATH`] and [`RAW_PATH`] of the last request.
-type LastScope = LastDict<3>;
-const CLIENT: usize = 0;
-const PATH: usize = 1;
-const RAW_PATH: usize = 2;
 
 /// Builds scopes.
 #[derive(Debug)]
@@ -93,7 +87,7 @@ const WEBSOCKET_KEYS: [&str; 14] = [
 struct ScopeKind {
     /// One template for each listener.
     templates: Vec<Py<PyDict>>,
-    /// Copied into each scope, as are `extensions`: middleware may change the copies.
+    /// Templates: middleware may change what is in a scope.
     asgi: Py<PyDict>,
     extensions: Py<PyDict>,
     /// Scheme of a request over TLS.
@@ -165,7 +159,7 @@ impl ScopeKind {
                 let template = template.ok_or_else(|| {
                     PyRuntimeError::new_err(ProtocolError::Frame("no such listener").to_string())
                 })?;
-                Ok(none.insert(LastScope::new(template.bind(py))?))
+                Ok(none.insert(LastScope::new(template.bind(py), self.extensions.bind(py))?))
             }
         }
     }
@@ -174,7 +168,7 @@ impl ScopeKind {
 /// Interned keys and values.
 #[derive(Debug)]
 struct ScopeKeys {
-    asgi: Py<PyString>,
+    extension: ExtensionKeys,
     http_version: Py<PyString>,
     client: Py<PyString>,
     scheme: Py<PyString>,
@@ -184,9 +178,6 @@ struct ScopeKeys {
     path: Py<PyString>,
     raw_path: Py<PyString>,
     query_string: Py<PyString>,
-    extensions: Py<PyString>,
-    rgun: Py<PyString>,
-    request_id: Py<PyString>,
     root_path: Py<PyString>,
     server: Py<PyString>,
     http_1_0: Py<PyString>,
@@ -230,7 +221,12 @@ impl ScopeBuilder {
             field_names: NAMES.iter().map(|name| PyBytes::new(py, name.as_bytes()).unbind()).collect(),
             methods: METHODS.iter().map(|method| string(method)).collect(),
             keys: ScopeKeys {
-                asgi: string("asgi"),
+                extension: ExtensionKeys {
+                    asgi: string("asgi"),
+                    extensions: string("extensions"),
+                    rgun: string("rgun"),
+                    request_id: string("request_id"),
+                },
                 http_version: string("http_version"),
                 client: string("client"),
                 scheme: string("scheme"),
@@ -240,9 +236,6 @@ impl ScopeBuilder {
                 path: string("path"),
                 raw_path: string("raw_path"),
                 query_string: string("query_string"),
-                extensions: string("extensions"),
-                rgun: string("rgun"),
-                request_id: string("request_id"),
                 root_path: string("root_path"),
                 server: string("server"),
                 http_1_0: string("1.0"),
@@ -266,27 +259,25 @@ impl ScopeBuilder {
         let kind = if request.websocket { &self.websocket } else { &self.http };
         let ScopeCache { values, last, tls } = cache;
         let last = kind.last_scope(py, last, request)?;
-        if request.peer.is_empty() {
-            last.set(CLIENT, &[&keys.client], py.None().bind(py))?;
-        } else {
-            let client = values.client(request.peer, request.peer_port, || {
-                Ok((latin1(py, request.peer)?, request.peer_port).into_pyobject(py)?.unbind())
-            })?;
-            last.set(CLIENT, &[&keys.client], client.bind(py))?;
-        }
+        self.set_client(py, last, values, request)?;
+        last.set_asgi(py, &keys.extension, &kind.asgi)?;
+        let tls = match request.tls {
+            [] => None,
+            block => Some((&keys.tls, tls.copy(py, block)?)),
+        };
+        last.set_extensions(py, &keys.extension, &latin1(py, request.request_id)?, tls)?;
         let make = || build_paths(py, request.path, &self.root_path);
         let scope = values.path(request.path, make, |(path, raw_path)| {
             if ValueCache::keeps_path(request.path) {
-                last.set(PATH, &[&keys.path], path.bind(py))?;
-                last.set(RAW_PATH, &[&keys.raw_path], raw_path.bind(py))?;
-                return last.copy(py);
+                last.values.set(PATH, &[&keys.path], path.bind(py))?;
+                last.values.set(RAW_PATH, &[&keys.raw_path], raw_path.bind(py))?;
+                return last.values.copy(py);
             }
-            let scope = last.copy(py)?;
+            let scope = last.values.copy(py)?;
             scope.set_item(&keys.path, path)?;
             scope.set_item(&keys.raw_path, raw_path)?;
             Ok(scope)
         })?;
-        scope.set_item(&keys.asgi, kind.asgi.bind(py).copy()?)?;
         match request.version {
             10 => scope.set_item(&keys.http_version, &keys.http_1_0)?,
             20 => scope.set_item(&keys.http_version, &keys.http_2)?,
@@ -312,9 +303,24 @@ impl ScopeBuilder {
         if !request.query.is_empty() {
             scope.set_item(&keys.query_string, PyBytes::new(py, request.query))?;
         }
-        let extensions = self.build_extensions(py, kind, tls, request)?;
-        scope.set_item(&keys.extensions, extensions)?;
         Ok(scope)
+    }
+
+    fn set_client(
+        &self,
+        py: Python<'_>,
+        last: &mut LastScope,
+        values: &mut ValueCache,
+        request: &Request<'_>,
+    ) -> PyResult<()> {
+        let key = &self.keys.client;
+        if request.peer.is_empty() {
+            return last.values.set(CLIENT, &[key], py.None().bind(py));
+        }
+        let client = values.client(request.peer, request.peer_port, || {
+            Ok((latin1(py, request.peer)?, request.peer_port).into_pyobject(py)?.unbind())
+        })?;
+        last.values.set(CLIENT, &[key], client.bind(py))
     }
 
     /// Sets the values that depend on the host, port and path under which a proxy publishes the application.
@@ -341,24 +347,6 @@ impl ScopeBuilder {
             scope.set_item(&keys.raw_path, raw_path)?;
         }
         Ok(())
-    }
-
-    fn build_extensions<'py>(
-        &self,
-        py: Python<'py>,
-        kind: &ScopeKind,
-        tls: &mut LastExtension,
-        request: &Request<'_>,
-    ) -> PyResult<Bound<'py, PyDict>> {
-        let keys = &self.keys;
-        let extensions = kind.extensions.bind(py).copy()?;
-        let own = PyDict::new(py);
-        own.set_item(&keys.request_id, latin1(py, request.request_id)?)?;
-        extensions.set_item(&keys.rgun, own)?;
-        if !request.tls.is_empty() {
-            extensions.set_item(&keys.tls, tls.copy(py, request.tls)?)?;
-        }
-        Ok(extensions)
     }
 
     /// Builds the headers as received: repeated fields stay separate, and the daemon has lower-cased the names. Appends

@@ -33,6 +33,47 @@ async def spoil(scope, receive, send):
 
 
 @case
+async def spoil_extensions(scope, receive, send):
+    """Returns the extensions, after it has changed them in the way that the query names."""
+    extensions = scope["extensions"]
+    seen = json.dumps([scope["asgi"], extensions])
+    own, change = extensions["rgun"], scope["query_string"]
+    if change == b"replace":
+        extensions["http.response.trailers"] = {"spoiled": True}
+    elif change == b"remove":
+        del extensions["http.response.trailers"]
+    elif change == b"exchange":
+        extensions["spoiled"] = extensions.pop("http.response.trailers")
+    elif change == b"own-add":
+        own["spoiled"] = True
+    elif change == b"own-exchange":
+        own["spoiled"] = own.pop("request_id")
+    elif change == b"own-replace":
+        extensions["rgun"] = {"request_id": "spoiled"}
+    elif change == b"asgi-replace":
+        scope["asgi"]["version"] = "spoiled"
+    await send_json(send, json.loads(seen))
+
+
+@case
+async def keep_scope(scope, receive, send):
+    """Keeps what the query names, and returns what it has kept before."""
+    parts = {b"scope": scope, b"extensions": scope["extensions"], b"rgun": scope["extensions"]["rgun"]}
+    kept = parts[scope["query_string"]]
+    await send_json(send, [find_request_id(part) for part in KEPT])
+    KEPT.append(kept)
+
+
+KEPT = []
+
+
+def find_request_id(part):
+    """Returns the request id in a scope, or in a part of it."""
+    part = part.get("extensions", part)
+    return part.get("rgun", part)["request_id"]
+
+
+@case
 async def echo(scope, receive, send):
     body, parts = b"", []
     while True:
