@@ -16,6 +16,7 @@ use rgun_channel::frame::{Request, StreamFrame, Submission};
 
 use super::exchange::exit_if_forked_child;
 use super::state::{Application, Exchange, Exchanges, Functions, Stage};
+use crate::fastcall;
 use crate::wait::monotonic_ns;
 
 /// A stopping worker with at most this number of running exchanges checks in each tick whether their tasks are done.
@@ -266,10 +267,14 @@ impl Application {
         let mut scope_cache = self.scope_cache.take(py);
         let scope = self.scope_builder.build(py, scope_cache.get_or_insert_default(), request);
         self.scope_cache.put(py, scope_cache);
-        let scope = scope?;
+        let scope = scope?.into_any();
         let Functions { receive, send } = exchange.get().borrow_mut(py).take_functions(py);
         let call = if request.websocket { &self.call_websocket } else { &self.call };
-        let coroutine = call.bind(py).call1((&self.app, scope, receive, send, exchange))?;
+        let arguments = [self.app.bind(py), &scope, receive.bind(py), send.bind(py), exchange.as_any()];
+        let coroutine = fastcall::call(call.bind(py), arguments);
+        // The coroutine decides how long these live; it may start below.
+        drop((scope, receive, send));
+        let coroutine = coroutine?;
         self.event_loop.new_task.bind(py).call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
     }
 

@@ -27,6 +27,7 @@ use rgun_channel::control::Start;
 use rgun_channel::frame::{ExchangeId, Request};
 
 use crate::bodies::SpooledBodies;
+use crate::fastcall;
 use crate::fault::Fault;
 use crate::python::{FormattedError, exit_forked_child, is_forked_child, type_name};
 use crate::wait::monotonic_ns;
@@ -151,8 +152,7 @@ fn run_application(
     functions: &ResponseFunctions,
 ) -> Result<(), ProtocolError> {
     let start_response = functions.object.bind(py);
-    let called = PyTuple::new(py, [&environ, functions.start_response.bind(py)])
-        .and_then(|arguments| served.callable.bind(py).call1(arguments));
+    let called = fastcall::call(served.callable.bind(py), [&environ, functions.start_response.bind(py)]);
     drop(environ);
     let result = match called {
         Ok(result) => result,
