@@ -87,12 +87,12 @@ def test_endless_recursion_is_500(probe):
 
 def test_exception_after_the_head_cuts_the_response(threaded_probe):
     with threaded_probe.connect() as connection:
-        connection.send(b"GET /raise_when_told HTTP/1.1\r\nHost: h\r\n\r\n")
+        connection.send(b"GET /raise_on_request HTTP/1.1\r\nHost: h\r\n\r\n")
         assert connection.head()[0] == 200
         assert connection.chunk() == b"one\n"
-        threaded_probe.get("/tell_it")
+        threaded_probe.get("/let_it_raise")
         assert connection.chunk() is None
-    threaded_probe.wait_for_log("ValueError: told to")
+    threaded_probe.wait_for_log("ValueError: as requested")
 
 
 def test_exc_info_before_the_head_replaces_the_head(server):

@@ -78,7 +78,7 @@ FACTORIES_SOURCE = """
 
     provider = Provider()
 
-    # None of these is a factory.
+    # None of these objects is a factory.
     def with_default_arguments(environ=None, start_response=None):
         return wsgi(environ, start_response)
 

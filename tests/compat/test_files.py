@@ -14,7 +14,7 @@ BY_DESCRIPTOR = [
     *("plain", "unbuffered", "read_only", "from_its_position", "written_and_not_flushed", "own_close"),
     *("named_temporary", "django_file", "django_file_over_named_temporary"),
 ]
-# Objects that must be read: other bytes than their descriptor's, no descriptor, or no known length.
+# Objects that must be read: bytes other than their descriptor's, no descriptor, or no known length.
 BY_READING = [
     *("first_hundred", "a_range", "deciphering", "buffered_with_its_own_read", "device", "of_sysfs"),
     *("over_a_raw_with_its_own_read", "object_with_its_own_read", "named_temporary_with_its_own_read"),

@@ -331,7 +331,7 @@ def test_304_has_no_body(server, case):
         assert connection.is_open()
 
 
-# --- large ones, slow clients ---
+# --- large responses, slow clients ---
 
 
 @pytest.mark.parametrize("mib", [1, 5, 40])

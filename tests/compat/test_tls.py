@@ -1,4 +1,4 @@
-"""TLS as applications see it: Apache's variables in the WSGI environ, and ASGI's TLS extension."""
+"""The TLS session as applications receive it: Apache's variables for WSGI, and ASGI's TLS extension."""
 
 import json
 import ssl
@@ -86,7 +86,7 @@ def test_environ_over_tls_has_apaches_variables(place):
 def test_environ_describes_the_client_certificate(place):
     values = fetch(place, "app:wsgi", client="client")
     assert values["SSL_CLIENT_VERIFY"] == "SUCCESS"
-    # PEP 3333: the bytes of UTF-8 as ISO-8859-1.
+    # PEP 3333: the bytes of UTF-8, decoded as ISO-8859-1.
     subject = values["SSL_CLIENT_S_DN"].encode("latin-1").decode()
     assert subject == "CN=Zoë,O=Example\\, Inc."
     assert values["SSL_CLIENT_I_DN"] == "CN=Test CA"

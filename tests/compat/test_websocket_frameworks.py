@@ -53,7 +53,7 @@ def test_uncaught_disconnect_is_not_an_error(worker, code):
     worker.wait_for_response(exchange, lambda answer: answer.messages == ["hello"], "echoed")
     answer = disconnect(worker, exchange, code)
     assert (answer.raised, answer.closed) == ([], None)
-    # Here the client disconnects before the message is echoed.
+    # In this case the client disconnects before the message is echoed.
     exchange = open_websocket(worker, "/uncaught")
     worker.message(exchange, "hello")
     assert disconnect(worker, exchange, code).raised == []

@@ -1,4 +1,4 @@
-"""ASGI exchanges as the fake daemon plays them: requests, gates and WebSockets of the applications in apps/.
+"""ASGI exchanges with the fake daemon: requests, gates and WebSockets of the applications in apps/.
 
 The applications answer JSON, in which bytes are `{"bytes": latin1}`; a request to `/seen` returns what an
 earlier one has recorded, and `/open_gate?NAME` lets one go on that waits.
@@ -30,12 +30,12 @@ def latin(value):
 
 
 def recorded(worker):
-    """Returns what an earlier exchange has recorded."""
+    """Returns the record of an earlier exchange."""
     return json_of(worker.fetch("/seen"))
 
 
 def open_gate(worker, name):
-    """Lets the exchanges go on that wait at this gate."""
+    """Lets the exchanges that wait at this gate continue."""
     assert json_of(worker.fetch(f"/open_gate?{name}")) == "open"
 
 

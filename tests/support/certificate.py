@@ -1,4 +1,4 @@
-"""Certificates that nobody has signed, made by openssl."""
+"""Self-signed certificates, made by openssl."""
 
 import subprocess
 

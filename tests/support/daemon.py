@@ -1,4 +1,4 @@
-"""A real rgun in the foreground, started as a user would, and its log."""
+"""A real rgun in the foreground, started as a user would start it, and its log."""
 
 import os
 import re

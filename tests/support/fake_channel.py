@@ -87,13 +87,13 @@ class Answer:
 
     def __init__(self):
         self.status = 0
-        # The reason phrase, if it is not the usual one of the status.
+        # The reason phrase, if it is not the standard phrase of the status.
         self.reason = b""
         self.fields = []
         self.body = b""
         self.hints = []
         self.trailers = None
-        # Of a WebSocket: complete messages, the incomplete one, and code and reason of the close.
+        # A WebSocket's complete messages, its incomplete message, and the code and reason of its close.
         self.messages = []
         self.message = b""
         self.closed = None
@@ -102,7 +102,7 @@ class Answer:
         self.trace = ""
         # Offset and length of a file.
         self.file = None
-        # How many bytes of its body or its messages the daemon may send in total.
+        # Total number of bytes of the body or the messages that the daemon may send.
         self.taken = 0
         self.end = self.done = False
         # (kind, flags, status) of each completion.
@@ -141,7 +141,7 @@ class Channel:
         self.read_to = 0
         self.files = {}
         self.n_freed = 0
-        # True: the test returns chunks and credit itself, by acknowledge().
+        # Whether the test itself returns chunks and credit, by acknowledge().
         self.is_slow = False
         self.unacked = []
 
@@ -166,7 +166,7 @@ class Channel:
         return next((number for number in slots if self.slot(number, SLOT_EXCHANGE) == exchange), None)
 
     def wait_claimed(self):
-        """Waits until the worker has claimed everything in the submission ring."""
+        """Waits until the worker has claimed all records in the submission ring."""
         deadline = time.monotonic() + DEADLINE
         while self.word(SUBMISSION_TAIL) != self.word(SUBMISSION_HEAD):
             assert time.monotonic() < deadline, f"the worker claims nothing\n{self.daemon.output()}"

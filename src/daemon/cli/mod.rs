@@ -38,7 +38,7 @@ pub enum Command {
     },
 }
 
-/// The identity to check as; without flags the unit's.
+/// The identity to check as. If there are no flags, the unit's identity is used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckIdentity {
     /// `--user`.
@@ -52,9 +52,9 @@ pub struct CheckIdentity {
 pub struct Invocation {
     /// The checked configuration.
     pub config: Config,
-    /// For the log, one sentence each: ignored flags and variables, and what to use instead.
+    /// Warnings for the log, one sentence each: ignored flags and variables, and their replacements.
     pub warnings: Vec<String>,
-    /// For reading the configuration again.
+    /// The sources, for reading the configuration again.
     sources: Sources,
 }
 

@@ -1,4 +1,4 @@
-//! The checked `[health]`, `[errors]` and `[compression]` sections: what the daemon answers itself or adds to responses.
+//! The checked `[health]`, `[errors]` and `[compression]` sections: the daemon's own answers, and compressed responses.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ pub struct Compression {
     pub types: Vec<String>,
     /// Bytes of the smallest body that is compressed.
     pub min_size: u64,
-    /// From 1, fast, to 9, small.
+    /// From 1 (fastest) to 9 (smallest output).
     pub level: u8,
 }
 

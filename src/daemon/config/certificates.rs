@@ -25,7 +25,7 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Tls {
     let certs = checker.read(name::CERT, Vec::new(), files);
     let keys = checker.read(name::KEY, Vec::new(), files);
     check_keys(checker, certs.len(), keys.len());
-    // Without keys, each certificate's file has its key too, as in gunicorn and uvicorn.
+    // Without `tls.key`, each certificate's file also contains its key, as in gunicorn and uvicorn.
     let keys = if keys.is_empty() { certs.clone() } else { keys };
     let client_ca = checker.read(name::CLIENT_CA, None, |setting| file(setting, cwd, environment).map(Some));
     let client_auth = checker.read(name::CLIENT_AUTH, ClientAuth::Off, read_client_auth);
@@ -46,7 +46,7 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Tls {
     }
 }
 
-/// Reports keys without certificates. `certs` and `keys` are their numbers.
+/// Reports keys without certificates. `certs` and `keys` are the numbers of files.
 fn check_keys(checker: &mut Checker<'_>, certs: usize, keys: usize) {
     if keys == 0 || certs == keys {
         return;

@@ -402,7 +402,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports settings that are valid alone but have no effect together.
+    /// Reports settings that are valid each, but have no effect together.
     fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: Log) {
         self.warn_about_script_name();
         if workers.refork.is_some() && !workers.preload {

@@ -49,7 +49,7 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
     if let Some(count) = environment.value(WEB_CONCURRENCY) {
         insert(&mut layer, name::COUNT, WEB_CONCURRENCY, count, errors);
     }
-    // An empty list is not unset: gunicorn and uvicorn take it for "trust no peer".
+    // An empty list is not the same as an unset variable: in gunicorn and uvicorn it means "trust no peer".
     if let Some(list) = environment.0.get(OsStr::new(FORWARDED_ALLOW_IPS)) {
         insert(&mut layer, name::TRUSTED, FORWARDED_ALLOW_IPS, list, errors);
     }
@@ -135,8 +135,8 @@ fn insert(
     }
 }
 
-/// The names of variables that begin with `RGUN_` and that rgun does not read. Without a warning they would be
-/// settings without an effect.
+/// Returns the names of variables that begin with `RGUN_` and that rgun does not read. The caller warns about them,
+/// because they have no effect.
 pub(crate) fn unread_variables(environment: &Environment) -> Vec<&str> {
     let is_unread = |(variable, value): &(&str, &OsStr)| {
         variable.starts_with("RGUN_")

@@ -71,7 +71,7 @@ fn read_page(path: &Path) -> Result<String, ValueError> {
             "name a file that the user rgun runs as can read; it is read at start and at each reload",
         )
     };
-    // Opened without waiting, or a named pipe would hang the start.
+    // Checked before the file is opened, because opening a named pipe would block the start.
     if !path.metadata().map_err(unreadable)?.is_file() {
         return Err(ValueError::new("is not a file").with_hint("name an HTML file"));
     }

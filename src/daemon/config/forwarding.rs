@@ -1,4 +1,4 @@
-//! `proxy.headers` and `proxy.fields`: which fields of trusted proxies are used.
+//! Reads `proxy.headers` and `proxy.fields`: the fields of trusted proxies that are used.
 
 use super::proxy::{ProxyField, ProxyHeaders};
 use super::value::Setting;

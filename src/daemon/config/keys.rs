@@ -311,7 +311,7 @@ pub(crate) fn stray_key_hint(key: &str) -> Option<String> {
     other_section_hint(key).or_else(|| gunicorn_hint(key))
 }
 
-/// The key that `word` alone names: a key's name without its section, or gunicorn's name for a key.
+/// Returns the key that `word` names without a section: a key's bare name, or gunicorn's name for a key.
 pub(crate) fn key_of_word(word: &str) -> Option<&'static str> {
     let is_named = |full: &&str| full.split_once('.').is_some_and(|(_, name)| name == word);
     let gunicorn = || GUNICORN_NAMES.iter().find(|(theirs, _)| *theirs == word).map(|(_, full)| *full);

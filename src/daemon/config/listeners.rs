@@ -1,4 +1,4 @@
-//! Reads `[listen]` and `[listen.NAME]`: the addresses to listen on, and what is spoken on each socket.
+//! Reads `[listen]` and `[listen.NAME]`: the addresses to listen on, and the protocol of each socket.
 
 use std::path::Path;
 

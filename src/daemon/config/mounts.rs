@@ -145,7 +145,7 @@ fn fallback(setting: &Setting) -> Result<StaticFallback, ValueError> {
     match read::text(setting)? {
         "app" => Ok(StaticFallback::App),
         "404" => Ok(StaticFallback::NotFound),
-        // Without a dot it is a misspelled word, and no page.
+        // A name without a dot is a misspelled word, not a page.
         file if file.split('/').all(is_file_name) && file.contains('.') => {
             Ok(StaticFallback::File(file.to_owned()))
         }
@@ -173,7 +173,7 @@ fn immutable(setting: &Setting) -> Result<ImmutableFiles, ValueError> {
     }
 }
 
-/// A time; "off" is `None`. With zero, clients ask every time.
+/// A time; "off" is `None`. With zero, clients revalidate the file at every use.
 fn max_age(setting: &Setting) -> Result<Option<Duration>, ValueError> {
     if setting.value == Value::text("off") {
         return Ok(None);

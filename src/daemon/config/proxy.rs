@@ -2,7 +2,7 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// `[proxy]`: whose reports about requests are used, and which.
+/// `[proxy]`: the peers whose reports about requests are used, and the reports that are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
     /// The peers whose forwarding fields and `X-Request-ID` are used.

@@ -222,7 +222,7 @@ pub struct Workers {
     pub idle_exit: Option<Duration>,
     /// Handling of requests whose worker died.
     pub retry: Retry,
-    /// Maximum time that processes a worker started may outlive it after a regular exit.
+    /// Maximum time that processes started by a worker may outlive it after a normal exit.
     pub children_timeout: Duration,
 }
 
@@ -310,8 +310,8 @@ pub struct Reload {
     /// A request target that the new code must answer with a status below 500 before it gets other requests. `None` is
     /// `"off"`.
     pub probe: Option<String>,
-    /// Time after the switch to new code during which the old workers are kept; rgun goes back to them if the new ones
-    /// fail clearly more often. `None` is `"off"`.
+    /// Time after the switch to new code during which the old workers are kept; rgun switches back to them if the new
+    /// ones fail clearly more often. `None` is `"off"`.
     pub watch: Option<Duration>,
 }
 
@@ -425,7 +425,7 @@ impl Default for WebSocket {
 pub struct Http {
     /// Handling of field names with an underscore: in CGI they map to the same variable as those with a hyphen.
     pub underscores: Underscores,
-    /// Whether HTTP/2 is served: over TLS, and in clear text to clients that begin with it (RFC 9113 §3.3).
+    /// Whether HTTP/2 is served: over TLS, and in clear text to clients that send its preface (RFC 9113 §3.3).
     pub http2: bool,
     /// Redirects requests without TLS to the same URL with `https`.
     pub redirect_to_https: bool,

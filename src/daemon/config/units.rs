@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::ValueError;
 
-/// Maximum duration of a setting: a year. More is a typing mistake, and adding much more to an `Instant` overflows.
+/// Maximum duration of a setting: a year. A longer one is a typing mistake, and could overflow an `Instant`.
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];

@@ -78,7 +78,7 @@ pub struct Settings {
     pub limits: RequestLimits,
     /// `http.underscores`.
     pub underscores: UnderscorePolicy,
-    /// None: HTTP/2 is off.
+    /// The HTTP/2 settings; `None` if HTTP/2 is off.
     pub http2: Option<Http2Settings>,
     /// `[proxy]`.
     pub forwarding: ForwardingSettings,
@@ -164,7 +164,7 @@ impl Server {
             log_access,
             files,
         } = settings;
-        // Leaked: one per process, and bodies refer to it.
+        // Leaked, because there is one per process, and bodies refer to it.
         let spools: &'static SpoolBudgets = Box::leak(Box::default());
         spools.set_limits(&limits);
         Arc::new(Self {

@@ -14,21 +14,20 @@ use crate::journal::refusal_kind::RefusalKind;
 
 use super::h1::framing::Violation;
 
-/// The reason for which the daemon answers a request itself.
+/// The reason why the daemon answers a request itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The client sent a request that cannot be served.
     Client(RequestFault),
     /// The message is malformed, or its head exceeded a limit or its timeout.
     Framing(Violation),
-    /// The client used no TLS, and `http.redirect_to_https` is set; the URL to go to.
+    /// The client used no TLS, and `http.redirect_to_https` is set; with the URL of the redirect.
     HttpsRedirect(HeaderValue),
     /// The exchange failed.
     Exchange(Fault),
     /// The `Content-Length` of the application's response is not the length of its body.
     WrongLength(Option<WorkerId>),
-    /// A WSGI application wrote something other than an HTTP response to its socket; the text says what is wrong with
-    /// it.
+    /// A WSGI application wrote bytes that are not a valid HTTP response to its socket; the text describes the defect.
     Takeover(Option<WorkerId>, &'static str),
     /// The request is a browser's navigation, and the first worker takes longer than `timeouts.boot_page` to boot.
     FirstBoot,
@@ -332,7 +331,7 @@ fn exchange_response(fault: &Fault) -> ErrorResponse {
             ..ErrorResponse::new((StatusCode::TOO_MANY_REQUESTS, "too many of your requests are waiting"))
         },
         Fault::QueueFull => ErrorResponse::unavailable("too many requests are waiting", RETRY_SHORT),
-        // By then half of the queue is served.
+        // After this time half of the queue is served.
         Fault::QueueTooSlow(wait) => ErrorResponse::unavailable(
             "too many requests are waiting",
             whole_seconds(*wait / 2).clamp(RETRY_SHORT, MAX_RETRY_AFTER),
@@ -360,7 +359,7 @@ fn exchange_response(fault: &Fault) -> ErrorResponse {
         Fault::WorkerDied(_) => {
             ErrorResponse::new((StatusCode::BAD_GATEWAY, "the worker died while it had this request"))
         }
-        // Not sent: the connection ends without a response.
+        // This response is not sent: the connection ends without one.
         Fault::ClientHalfClosed => ErrorResponse::new((StatusCode::BAD_REQUEST, "the client has left")),
         Fault::Raised { .. } => {
             ErrorResponse::new((StatusCode::INTERNAL_SERVER_ERROR, "the application raised an error"))

@@ -26,10 +26,10 @@ use super::fault::Refusal;
 /// Maximum number of lookups that wait for a disk at a time; a dead network disk must not occupy all blocking threads.
 const MAX_BLOCKING_LOOKUPS: usize = 32;
 
-/// Maximum time of a lookup that waits for a disk, including its wait for a thread; after it the answer is 503.
+/// Maximum time of a lookup that waits for a disk, including its wait for a thread; after this time the answer is 503.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The request's fields that decide which part of a file is sent, or whether it is.
+/// The request's fields that decide whether a file is sent, and which part.
 const CONDITIONS: [HeaderName; 6] =
     [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
 
@@ -152,7 +152,7 @@ pub(super) fn settled(outcome: FileOutcome) -> Option<Result<FileAnswer, Refusal
         FileOutcome::Answer(answer) => Some(Ok(*answer)),
         FileOutcome::Refused(fault) => Some(Err(Refusal::File(fault))),
         FileOutcome::App => None,
-        // A blocking lookup does not ask for one.
+        // A blocking lookup never needs a further blocking lookup.
         FileOutcome::NeedsDisk => Some(Err(exhausted("the disk does not answer"))),
     }
 }

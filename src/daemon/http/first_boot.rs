@@ -23,8 +23,8 @@ pub(super) struct FirstBoot {
     timer: Pin<Box<Sleep>>,
 }
 
-/// Browsers send "navigate" in this field for a page, and other words for what a page loads (Fetch Metadata Request
-/// Headers).
+/// Browsers send "navigate" in this field for a page, and other words for the resources of a page (Fetch Metadata
+/// Request Headers).
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 fn is_navigation(parts: &request::Parts) -> bool {
@@ -38,7 +38,7 @@ impl FirstBoot {
     /// Begins the wait. `limit` is `timeouts.boot_page`.
     ///
     /// # Errors
-    /// Returns the ticket if the request is no navigation or there is no limit.
+    /// Returns the ticket if the request is not a navigation, or if there is no limit.
     pub(super) fn new(
         ticket: Ticket,
         parts: &request::Parts,

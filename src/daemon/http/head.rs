@@ -29,7 +29,7 @@ pub(super) struct HeaderScan<'h> {
 }
 
 impl<'h> HeaderScan<'h> {
-    /// Scans all fields: there are few, and one lookup by name costs as much.
+    /// Scans all fields. There are few, so a single lookup by name would cost as much.
     pub(super) fn of(headers: &'h HeaderMap) -> Self {
         let mut scan = Self::default();
         for (name, value) in headers {
@@ -68,7 +68,7 @@ impl<'h> HeaderScan<'h> {
 fn has_underscore(name: &[u8]) -> bool {
     let in_word = |word: &[u8; 8]| {
         let difference = u64::from_ne_bytes(*word) ^ u64::from_ne_bytes([b'_'; 8]);
-        // The high bit of a byte is set if the byte is zero, or follows one that is.
+        // The high bit of a byte is set if the byte is zero, or follows a byte that is zero.
         difference.wrapping_sub(u64::from_ne_bytes([0x01; 8])) & !difference & u64::from_ne_bytes([0x80; 8])
             != 0
     };

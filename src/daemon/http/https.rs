@@ -17,8 +17,8 @@ pub struct HttpsPolicy {
 /// RFC 6797 §6.1.
 const STRICT_TRANSPORT_SECURITY: HeaderName = HeaderName::from_static("strict-transport-security");
 
-/// Where certificate authorities look for their challenge (RFC 8555 §8.3): a client that asks for it may not get a valid
-/// certificate yet.
+/// The path at which certificate authorities request their challenge (RFC 8555 §8.3). The server may not have a valid
+/// certificate yet, so these requests are not redirected.
 const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
 
 impl HttpsPolicy {
@@ -34,7 +34,7 @@ impl HttpsPolicy {
         if !self.redirect || is_https || is_acme_challenge(parts.uri.path()) {
             return Ok(());
         }
-        // An HTTP/1.0 client need not name the host.
+        // An HTTP/1.0 request may have no Host field.
         let missing = Refusal::Client(RequestFault::NoHost);
         Err(location(parts).map_or(missing, Refusal::HttpsRedirect))
     }
@@ -54,7 +54,7 @@ fn is_acme_challenge(path: &str) -> bool {
     })
 }
 
-/// Sets the field, unless the application has.
+/// Sets the field, unless the application has set it.
 pub(super) fn set_hsts(headers: &mut HeaderMap, hsts: Option<HeaderValue>) {
     if let Some(value) = hsts
         && !headers.contains_key(&STRICT_TRANSPORT_SECURITY)

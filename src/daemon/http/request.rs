@@ -31,7 +31,7 @@ use super::request_meta::{FrameMeta, RequestMeta, RequestOrigin, path};
 
 /// The state of a request whose response is not decided.
 pub(super) enum RequestProgress {
-    /// Submitted to the dispatcher, or refused.
+    /// The request was submitted to the dispatcher, or refused.
     Submitted(Result<Ticket, Refusal>),
     /// The body must be received before the request can be submitted, or a file must be looked up on a blocking thread.
     /// Boxed, because the future is large and rare.
@@ -41,7 +41,7 @@ pub(super) enum RequestProgress {
     FirstBoot(Box<FirstBoot>),
     /// A health check, which the daemon answers.
     Health(HealthResult),
-    /// Answered with a file.
+    /// The request is answered with a file.
     File(Box<FileResponse>),
     /// The client is treated as gone; the connection is about to close.
     Abandoned,
@@ -429,9 +429,9 @@ fn submit_streaming<B: ClientBody>(
     submitted.map_err(Refusal::Exchange)
 }
 
-/// Submits the handshake of a WebSocket. A WSGI application checks the handshake itself, which is then not returned, and
-/// may answer it like any request. On a stream it is submitted only when the application is known to be ASGI: a CONNECT
-/// cannot become an ordinary request.
+/// Submits the handshake of a WebSocket. A WSGI application checks the handshake itself and may answer it like any
+/// request, so the handshake is then not returned. On a stream it is submitted only when the application is known to be
+/// ASGI, because a CONNECT cannot become an ordinary request.
 fn start_handshake<B: ClientBody>(
     context: &Arc<ConnContext>,
     parts: request::Parts,

@@ -120,7 +120,7 @@ fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Respon
     if let Some(policy) = &server.https {
         https::set_hsts(&mut head.fields, policy.hsts(meta.is_https(&context)));
     }
-    // Only a body that takes several writes can be aborted; for others the record is not worth its allocation.
+    // Only a body that takes several writes can be aborted; for other bodies the record is not worth its allocation.
     let may_be_cut_off = match &source {
         BodySource::Stream(_)
         | BodySource::FileInStream(..)
@@ -271,7 +271,7 @@ pub(super) fn error_response(
     response
 }
 
-/// Sets the fields that explain a refusal, apart from those of the connection.
+/// Sets the fields that explain a refusal, except those about the connection.
 fn set_refusal_fields(headers: &mut HeaderMap, refusal: &Refusal) {
     if *refusal == Refusal::Client(RequestFault::HealthMethod) {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

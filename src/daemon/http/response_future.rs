@@ -29,7 +29,7 @@ use super::takeover::TakeoverOutcome;
 
 /// The response to one request. Dropping it early logs the request as unanswered.
 ///
-/// Hand-written because hyper moves it: an `async` block would store its arguments twice.
+/// Hand-written because hyper moves the future: an `async` block would store its arguments twice.
 pub(super) struct ResponseFuture {
     /// Taken when the response is built, which then logs the request.
     request: Option<(Arc<ConnContext>, RequestMeta)>,
@@ -72,7 +72,8 @@ impl ResponseFuture {
         }
     }
 
-    /// Polls a request that is received or looked up. Ready when that is decided.
+    /// Polls a request whose body is being received or whose file is being looked up. Ready when the request was
+    /// submitted or refused, or the file was found.
     fn poll_receiving(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let RequestProgress::Receiving(receiving) = &mut self.progress else { return Poll::Ready(()) };
         self.progress = match ready!(receiving.as_mut().poll(cx)) {
@@ -81,7 +82,7 @@ impl ResponseFuture {
             Err(LateRefusal { mut refusal, format }) => {
                 self.set_error_format(format);
                 if matches!(refusal, Refusal::Client(..)) && self.is_shut_down() {
-                    // The body ends early because of the daemon, not the client.
+                    // The daemon, not the client, has ended the body early.
                     refusal = Refusal::Exchange(Fault::Unavailable("the daemon stops".into()));
                 }
                 RequestProgress::Submitted(Err(refusal))
@@ -185,8 +186,8 @@ impl ResponseFuture {
         }
     }
 
-    /// Gives up a request whose client has shut down its sending half: at once if it is a handshake, else if it has not
-    /// started when the timer expires. A client may half-close and still wait for its response.
+    /// Abandons a request whose client has shut down its sending half: a handshake at once, another request if it has
+    /// not started when the timer expires. A client may half-close and still wait for its response.
     fn poll_half_close(&mut self, cx: &mut Context<'_>) {
         let (Some(ticket), Some((context, _))) = (self.progress.ticket(), &self.request) else { return };
         if !context.connection.is_half_closed() {

@@ -2,10 +2,10 @@
 //!
 //! [`mod@run`] creates the loop and runs lifespan. [`tick`] claims submissions and starts exchanges ([`create`]) with
 //! their scopes ([`scope`]); [`exchange`] handles the events of a running one. The application calls [`receive`] and
-//! [`send`]. [`response`] encodes messages as frames, [`pathsend`] and [`zerocopysend`] send files, [`head`] checks status and headers,
-//! [`deferred_heads`] holds heads that wait for their bodies, [`outbox`] holds frames that wait for ring space.
-//! [`websocket`] has the code that only WebSockets need. [`state`] has the data of all these modules. `asgi.py` has
-//! code that is clearer in Python and not hot.
+//! [`send`]. [`response`] encodes messages as frames, [`pathsend`] and [`zerocopysend`] send files, [`head`] checks
+//! status and headers, [`deferred_heads`] holds heads that wait for their bodies, [`outbox`] holds frames that wait for
+//! ring space. [`websocket`] has the code that only WebSockets need. [`state`] has the data of all these modules.
+//! `asgi.py` has code that is clearer in Python and not hot.
 //!
 //! uvicorn's behaviour is the reference: error texts, the order of keys, what is ignored and what is refused.
 //!

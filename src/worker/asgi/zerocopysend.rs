@@ -1,8 +1,8 @@
 //! Sends parts of open files: the extension "Zero Copy Send" of the ASGI HTTP specification. Called by [`super::send`].
 //!
 //! A part that is the whole body is passed to the daemon as a descriptor ([`super::pathsend`]), and the daemon sends it
-//! with `sendfile`. A part of a longer body is read here in blocks, because a response on the channel consists either of
-//! one file or of bytes. The application may close its file as soon as its `send()` has returned.
+//! with `sendfile`. A part of a longer body is read here in blocks, because a response on the channel consists either
+//! of one file or of bytes. The application may close its file as soon as its `send()` has returned.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -104,8 +104,8 @@ pub(super) fn send_block(slf: &Bound<'_, Exchange>, range: &mut FileRange) -> Py
 }
 
 impl ExchangeState {
-    /// Sends the range at once if it is the whole body or if the response has no body. Returns false if the range must be
-    /// sent in blocks.
+    /// Sends the range at once if it is the whole body or if the response has no body. Returns false if the range must
+    /// be sent in blocks.
     fn send_whole_file(&mut self, py: Python<'_>, range: &mut FileRange) -> Result<bool, Fault> {
         let rest = trusted_length(py, range.file.as_fd(), range.offset);
         if let (Some(rest), None) = (rest, range.count) {

@@ -19,7 +19,7 @@ def application(environ, start_response):
     if path == "/two":
         hint([LINK])
         hint(((b"Link", b"</app.js>; rel=preload"),))
-        # Hints that would be written together with the response are not sent: the client has it already.
+        # Hints that would be written together with the response are not sent: they would come too late.
         RELEASED.wait(30)
         RELEASED.clear()
     elif path == "/release":

@@ -1,4 +1,4 @@
-"""File-like objects: `/NAME` sends one by wsgi.file_wrapper, `/NAME?read` sends what its read() returns."""
+"""File-like objects: `/NAME` sends one by wsgi.file_wrapper, `/NAME?read` sends the bytes of its read()."""
 
 # ruff: noqa: SIM115 (the server closes them)
 
@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 
-# Letters between digits, so that a wrong range is visible.
+# Letters between runs of digits, so that a wrong range is detected.
 DATA = b"0123456789" * 20 + b"abcdefghij" * 1000 + b"0123456789" * 20
 KINDS = {}
 KEPT = []
@@ -254,7 +254,7 @@ def that_has_nothing_yet():
 
 
 def application(environ, start_response):
-    """Sends the file by file_wrapper, or what its read() returns."""
+    """Sends the file by file_wrapper, or the bytes of its read()."""
     file = KINDS[environ["PATH_INFO"]]()
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
     if environ["QUERY_STRING"]:

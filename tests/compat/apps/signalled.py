@@ -91,12 +91,12 @@ def do_kill(number):
 
 
 async def do_asyncio():
-    """Whether SIGINT has Python's default handler."""
+    """Returns whether SIGINT has Python's default handler."""
     return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def do_handlers():
-    """Whether signals have a Python handler."""
+    """Returns whether signals have a Python handler."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     return [callable(signal.getsignal(number)) for number in numbers]
 

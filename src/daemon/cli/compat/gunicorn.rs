@@ -57,7 +57,7 @@ pub(in crate::cli) fn requires_proxy_header(value: &str) -> Result<bool, ConfigE
 
 /// The unsupported flags of gunicorn 27's `config.py`.
 pub(super) const FLAGS: &[CompatFlag] = &[
-    // What systemd does instead.
+    // Flags for functions of systemd.
     flag(
         "daemon",
         Switch,
@@ -87,7 +87,7 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("control-socket", Value, CONTROL),
     flag("control-socket-mode", Value, CONTROL),
     flag("no-control-socket", Switch, CONTROL),
-    // Done by design, or unnecessary.
+    // Flags for behaviour that rgun always has, or does not need.
     flag("reuse-port", Switch, Ignored("one listener and one queue serve all workers, so no request waits behind a busy one")),
     flag("no-sendfile", Switch, Ignored("the daemon sends files, without sendfile(2)")),
     flag(

@@ -1,7 +1,7 @@
 //! Returns the memory of buffered responses to the kernel once they are gone.
 //!
-//! glibc keeps freed memory below the last piece in use, however much that is: after a hundred slow downloads the daemon
-//! would hold hundreds of megabytes. [`HeapTrim`] decides when the memory is returned, from the bytes that
+//! glibc keeps freed memory below the last piece in use, however much that is: after a hundred slow downloads the
+//! daemon would hold hundreds of megabytes. [`HeapTrim`] decides when the memory is returned, from the bytes that
 //! `limits.response_memory` counts.
 
 use std::time::{Duration, Instant};

@@ -136,7 +136,7 @@ struct FileBlock {
     len: usize,
 }
 
-/// Buffers for reuse; at most [`MAX_FREE_BLOCKS`], so that a burst of downloads does not hold memory forever.
+/// Buffers for reuse; at most [`MAX_FREE_BLOCKS`], so that memory is freed after a burst of downloads.
 static FREE_BLOCKS: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
 const MAX_FREE_BLOCKS: usize = 8;
 

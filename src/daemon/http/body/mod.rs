@@ -1,7 +1,7 @@
 //! Bodies of requests on their way to a worker, and of responses on their way to the client.
 //!
 //! A WSGI request's body is received whole ([`receive`]) and spooled if large ([`spool`]); an ASGI request's body is
-//! sent on as the application reads it ([`stream`]). A response's body ([`response`]) comes from memory, a worker, or
+//! forwarded as the application reads it ([`stream`]). A response's body ([`response`]) comes from memory, a worker, or
 //! a file ([`mod@file`]).
 
 pub(super) mod client;

@@ -29,10 +29,11 @@
 //! | reload | keeps its settings | keeps its connection's settings |
 //! | journal | - | one entry per request |
 //!
-//! A drain is announced as RFC 9113 §6.8 asks for. The first GOAWAY, with the stream id 2^31-1, says that the client must
-//! open no more streams; streams that are on their way are served. The second has the id of the last stream that is
-//! served; a client may repeat requests on later ones elsewhere, because they are ignored. It is sent when the client has
-//! answered a PING, or after [`DRAIN_PING_TIMEOUT`](conn::DRAIN_PING_TIMEOUT). A reload sends none: connections stay.
+//! A drain is announced as RFC 9113 §6.8 asks for. The first GOAWAY, with the stream id 2^31-1, says that the client
+//! must open no more streams; streams that are on their way are served. The second has the id of the last stream that
+//! is served; a client may repeat requests on later ones elsewhere, because they are ignored. It is sent when the
+//! client has answered a PING, or after [`DRAIN_PING_TIMEOUT`](conn::DRAIN_PING_TIMEOUT). A reload sends none:
+//! connections stay.
 //!
 //! A connection that is closed while idle gets a GOAWAY, so that a client which has just sent a request knows that the
 //! request was not processed. A stalled stream is reset (CANCEL) and the others continue. A slow upload never delays

@@ -110,7 +110,7 @@ def slow_close(environ, start_response):
 
 @case
 def raise_and_close(environ, start_response):
-    """Both the iterable and close() raise."""
+    """Returns an iterable that raises, and whose close() raises."""
 
     class Body:
         def __iter__(self):
@@ -125,7 +125,7 @@ def raise_and_close(environ, start_response):
 
 @case
 def odd_close(environ, start_response):
-    """Access to the attribute `close` raises."""
+    """Returns an iterable whose attribute `close` raises on access."""
 
     class Body:
         def __iter__(self):

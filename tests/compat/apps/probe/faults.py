@@ -8,22 +8,22 @@ may_raise = threading.Event()
 
 
 @case
-def raise_when_told(environ, start_response):
-    """Sends a chunk, then raises when /tell_it was requested on another thread."""
+def raise_on_request(environ, start_response):
+    """Sends a chunk, then raises when /let_it_raise was requested on another thread."""
     start_response("200 OK", [TEXT])
     may_raise.clear()
 
     def body():
         yield b"one\n"
         may_raise.wait(10)
-        raise ValueError("told to")
+        raise ValueError("as requested")
 
     return body()
 
 
 @case
-def tell_it(environ, start_response):
-    """Lets raise_when_told raise."""
+def let_it_raise(environ, start_response):
+    """Lets the other request raise."""
     may_raise.set()
     return plain(start_response)
 

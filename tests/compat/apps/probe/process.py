@@ -16,7 +16,7 @@ signal.signal(signal.SIGUSR2, lambda *_: sys.exit(5))
 
 @case
 def identity(environ, start_response):
-    """Returns how the worker has set up the interpreter: sys.path, argv, thread, faulthandler."""
+    """Returns the worker's setup of the interpreter: sys.path, argv, thread, faulthandler."""
     return respond_json(
         start_response,
         {

@@ -1,4 +1,4 @@
-"""The cases by path, the application that calls them, and what several of them use."""
+"""The cases by path, the application that calls them, and helpers of several cases."""
 
 import json
 from urllib.parse import parse_qs

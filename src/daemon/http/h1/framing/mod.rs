@@ -7,9 +7,9 @@
 //!
 //! The framing refuses messages that hyper would refuse, because hyper's own responses have no request id; and messages
 //! that hyper accepts although two parsers could disagree about them: a body with two lengths, spaces and control bytes
-//! around a chunk's size, an invalid Host, a target with a fragment, a trailer that would change the framing, and a bare
-//! LF anywhere. RFC 9112 §2.2 allows a recipient to treat a bare LF as a line end, also in the empty lines before a
-//! request. But if a proxy in front does not, the proxy and rgun see different messages.
+//! around a chunk's size, an invalid Host, a target with a fragment, a trailer that would change the framing, and a
+//! bare LF anywhere. RFC 9112 §2.2 allows a recipient to treat a bare LF as a line end, also in the empty lines before
+//! a request. But if a proxy in front does not, the proxy and rgun see different messages.
 
 mod bytes;
 mod chunk_scanner;
