@@ -339,6 +339,7 @@ impl Checker<'_> {
             level: self.read(name::LEVEL, defaults.level, read::level),
             access: self.read(name::ACCESS, defaults.access, read::boolean),
             slow: self.read(name::SLOW, defaults.slow, read::timeout_or_off),
+            format: self.read(name::LOG_FORMAT, defaults.format, read::log_format),
         }
     }
 

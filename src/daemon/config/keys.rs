@@ -96,6 +96,7 @@ pub(crate) mod name {
     pub(crate) const LEVEL: &str = "log.level";
     pub(crate) const ACCESS: &str = "log.access";
     pub(crate) const SLOW: &str = "log.slow";
+    pub(crate) const LOG_FORMAT: &str = "log.format";
 }
 
 /// Every key of this version, in the order of the sections.
@@ -182,6 +183,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::LEVEL,
     name::ACCESS,
     name::SLOW,
+    name::LOG_FORMAT,
     name::COMPRESSION_ALGORITHMS,
     name::COMPRESSION_TYPES,
     name::COMPRESSION_MIN_SIZE,
@@ -403,7 +405,7 @@ mod tests {
             ("timeouts", "timeout", "that is \"request\" in [timeouts]"),
             ("workers", "bind", "\"bind\" is a key of [listen]"),
             ("app", "chdir", "that is \"directory\" in [app]"),
-            ("log", "colour", "the keys of [log] are level, access, slow"),
+            ("log", "colour", "the keys of [log] are level, access, slow, format"),
             ("limits", "max_requests", "\"max_requests\" is a key of [workers]"),
             ("workers", "preload_app", "that is \"preload\" in [workers]"),
             ("timeouts", "paths", "did you mean \"path\"?"),

@@ -28,6 +28,7 @@ mod health;
 mod keys;
 mod listen;
 mod listeners;
+mod log;
 mod mounts;
 mod paths;
 mod proxy;
@@ -55,11 +56,12 @@ pub use environment::Environment;
 pub(crate) use environment::{CONFIG_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
 pub use listen::{Listen, NamedListener};
+pub use log::{Level, Log, LogFormat};
 pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
 pub(crate) use python::find_program;
 pub use settings::{
-    App, AppArgumentDefaults, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Log, Loop,
-    Python, PythonSource, Reload, Retry, SearchedDirectory, Underscores, WebSocket, Workers,
+    App, AppArgumentDefaults, Config, Count, Hooks, Http, Interface, Lifespan, Limits, Loop, Python,
+    PythonSource, Reload, Retry, SearchedDirectory, Underscores, WebSocket, Workers,
 };
 pub use static_mounts::{FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount};
 pub use target::Target;

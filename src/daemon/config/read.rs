@@ -6,7 +6,9 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use super::value::{HUGE_NUMBER, Setting, Source};
-use super::{Count, Interface, Level, Lifespan, Loop, Retry, Target, Underscores, Value, ValueError, units};
+use super::{
+    Count, Interface, Level, Lifespan, LogFormat, Loop, Retry, Target, Underscores, Value, ValueError, units,
+};
 
 /// Minimum of `workers.max_memory`. The bare interpreter with the extension uses more, so a lower limit would replace
 /// workers endlessly.
@@ -281,6 +283,15 @@ pub(super) fn level(setting: &Setting) -> Result<Level, ValueError> {
         "warning" => Err(ValueError::new("is not a level").with_hint("write \"warn\"")),
         "critical" => Err(ValueError::new("is not a level").with_hint("write \"error\"")),
         other => Err(unknown_choice(other, &["error", "warn", "info", "debug", "trace"])),
+    }
+}
+
+pub(super) fn log_format(setting: &Setting) -> Result<LogFormat, ValueError> {
+    match text(setting)? {
+        "auto" => Ok(LogFormat::Auto),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(unknown_choice(other, &["auto", "text", "json"])),
     }
 }
 

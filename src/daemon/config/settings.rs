@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    Compression, ErrorPage, Health, Listen, Proxy, SendfileDirectory, StaticMount, Target, Timeouts, Tls,
+    Compression, ErrorPage, Health, Listen, Log, Proxy, SendfileDirectory, StaticMount, Target, Timeouts, Tls,
 };
 
 /// The whole configuration, checked.
@@ -449,43 +449,4 @@ pub enum Underscores {
     Refuse,
     /// Passes them to the application.
     Allow,
-}
-
-/// `[log]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Log {
-    /// The least severe level that is written.
-    pub level: Level,
-    /// Whether each request is logged.
-    pub access: bool,
-    /// Time after which a running request is logged once, with the stack of its thread. `None` is `"off"`.
-    pub slow: Option<Duration>,
-}
-
-/// Severity, most severe first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Level {
-    /// The operator should act.
-    Error,
-    /// Degraded, but running.
-    Warn,
-    /// Lifecycle: start, ready, reload, drain, stop.
-    #[default]
-    Info,
-    /// Per worker.
-    Debug,
-    /// Per frame.
-    Trace,
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        })
-    }
 }

@@ -20,7 +20,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::Level;
+use crate::config::{Level, Log, LogFormat};
 
 use super::format::Format;
 use super::queue::LogQueue;
@@ -108,12 +108,16 @@ fn adjustable<S: 'static>(level: Level) -> reload::Layer<Targets, S> {
 ///
 /// # Errors
 /// When a thread cannot be started, or stderr is closed.
-pub fn start(level: Level) -> io::Result<Destination> {
-    let journald = if stderr_is_the_journal() { Journald::new(JOURNALD).ok() } else { None };
-    let journald = journald.filter(Journald::is_there);
-    let (destination, format) = match journald {
-        Some(_) => (Destination::Journal, Format::Native),
-        None => (Destination::Stderr, Format::Text { colours: io::stderr().is_terminal() }),
+pub fn start(log: &Log) -> io::Result<Destination> {
+    let is_native = log.format == LogFormat::Auto && stderr_is_the_journal();
+    let journald = if is_native { Journald::new(JOURNALD).ok().filter(Journald::is_there) } else { None };
+    let (destination, format) = match (&journald, log.format) {
+        (Some(_), _) => (Destination::Journal, Format::Native),
+        (None, LogFormat::Json) => (Destination::Stderr, Format::Json),
+        (None, LogFormat::Auto) if io::stderr().is_terminal() => {
+            (Destination::Stderr, Format::Terminal { colours: wants_colours() })
+        }
+        (None, LogFormat::Auto | LogFormat::Text) => (Destination::Stderr, Format::Text),
     };
     let sink = match journald {
         Some(journald) => Sink::Journald(journald),
@@ -124,7 +128,7 @@ pub fn start(level: Level) -> io::Result<Destination> {
     let stderr = route_of_log(destination, &queue);
     let layer = QueueLayer { format, queue: Arc::clone(&queue) };
     let _first = LOG.set(LogOutputs { queue, stdout, stderr });
-    tracing_subscriber::registry().with(layer.with_filter(adjustable(level))).init();
+    tracing_subscriber::registry().with(layer.with_filter(adjustable(log.level))).init();
     std::panic::set_hook(Box::new(log_panic));
     Ok(destination)
 }
@@ -224,6 +228,12 @@ fn stdout_route(destination: Destination, queue: &Arc<LogQueue>) -> io::Result<O
 /// Returns whether this is a terminal or `/dev/null`. Workers inherit it, because programs check for a terminal.
 fn is_device(stat: nix::Result<FileStat>) -> bool {
     stat.is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR)
+}
+
+/// Returns whether a terminal gets colours: not with `NO_COLOR` (<https://no-color.org>), and not if it is known to have none.
+fn wants_colours() -> bool {
+    let is_set = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+    !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
 /// Returns whether stderr is the journal's stream: `JOURNAL_STREAM` then has its device and inode (systemd.exec(5)).

@@ -1,4 +1,4 @@
-//! Formats an event of `tracing` as one entry: a line of text, or journald's native protocol
+//! Formats an event of `tracing` as one entry: a line for a terminal, a line of text or JSON, or journald's native protocol
 //! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>). Message and fields are escaped ([`crate::escape`]). Fields of bytes
 //! ([`Visit::record_bytes`]) are unescaped in journald's binary form, and omitted from text.
 //!
@@ -13,6 +13,8 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::escape::{LineFeeds, escape};
 
+use super::{json, terminal};
+
 /// `SYSLOG_IDENTIFIER=` of everything that rgun logs.
 const IDENTIFIER: &str = "rgun";
 
@@ -22,8 +24,12 @@ const REQUEST_IDS: &str = "rgun.request_ids";
 /// The format of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Lines of text, with or without ANSI colours.
-    Text { colours: bool },
+    /// Lines for a person, with or without ANSI colours.
+    Terminal { colours: bool },
+    /// Lines of text with all fields.
+    Text,
+    /// Lines of JSON.
+    Json,
     /// A datagram of journald's native protocol.
     Native,
 }
@@ -31,39 +37,34 @@ pub(super) enum Format {
 impl Format {
     pub(super) fn entry(self, event: &Event<'_>) -> Vec<u8> {
         match self {
-            Self::Text { colours } => text(event, colours).into_bytes(),
+            Self::Terminal { colours } => terminal::line(event, colours).into_bytes(),
+            Self::Text => text(event).into_bytes(),
+            Self::Json => json::line(event, utc_time()).into_bytes(),
             Self::Native => native(event),
         }
     }
 }
 
 /// `2026-08-01T10:00:00.000000Z  INFO worker 0 is ready rgun.worker=0`.
-fn text(event: &Event<'_>, colours: bool) -> String {
-    let mut visitor = TextVisitor { message: String::new(), fields: String::new(), colours };
+fn text(event: &Event<'_>) -> String {
+    let mut visitor = TextVisitor { message: String::new(), fields: String::new() };
     event.record(&mut visitor);
+    let TextVisitor { message, fields } = visitor;
+    format!("{} {:>5} {message}{fields}\n", utc_time(), event.metadata().level())
+}
+
+/// `2026-08-01T10:00:00.000000Z`.
+fn utc_time() -> String {
     let mut time = String::new();
     if SystemTime.format_time(&mut Writer::new(&mut time)).is_err() {
         time.push_str("<no time>");
     }
-    let level = *event.metadata().level();
-    let TextVisitor { message, fields, .. } = visitor;
-    if !colours {
-        return format!("{time} {level:>5} {message}{fields}\n");
-    }
-    let colour = match level {
-        Level::ERROR => 31,
-        Level::WARN => 33,
-        Level::INFO => 32,
-        Level::DEBUG => 34,
-        Level::TRACE => 35,
-    };
-    format!("\x1b[2m{time}\x1b[0m \x1b[{colour}m{level:>5}\x1b[0m {message}{fields}\n")
+    time
 }
 
 struct TextVisitor {
     message: String,
     fields: String,
-    colours: bool,
 }
 
 impl TextVisitor {
@@ -75,11 +76,7 @@ impl TextVisitor {
         }
         let (name, value) = (field.name(), escape(value, LineFeeds::Escape));
         // Writing to a String cannot fail.
-        let _ = if self.colours {
-            write!(self.fields, " \x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{quote}{value}{quote}")
-        } else {
-            write!(self.fields, " {name}={quote}{value}{quote}")
-        };
+        let _ = write!(self.fields, " {name}={quote}{value}{quote}");
     }
 }
 
@@ -209,7 +206,7 @@ mod tests {
     #[test]
     fn text_line_has_escaped_message_and_fields() {
         let raw: Option<&[u8]> = Some(b"/\x9b");
-        let line = entry(Format::Text { colours: false }, || {
+        let line = entry(Format::Text, || {
             tracing::warn!(
                 rgun.path = %"/\u{202e}\n", rgun.worker = Some(3), rgun.pid = None::<u32>, rgun.name = "a\u{9b}b",
                 rgun.path_raw = raw, "two\nlines \x1b[31m"
@@ -222,6 +219,21 @@ mod tests {
             rest,
             " WARN two\n    lines \\x1b[31m rgun.path=/\\u{202e}\\x0a rgun.worker=3 rgun.name=\"a\\u{9b}b\"\n"
         );
+    }
+
+    #[test]
+    fn json_line_has_typed_fields() {
+        let line = entry(Format::Json, || {
+            tracing::warn!(rgun.path = %"/\u{202e}", rgun.worker = Some(3), rgun.pid = None::<u32>, "two\n\"lines\"");
+        });
+        let mut value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
+        let time = value["time"].take();
+        assert!(time.as_str().is_some_and(|time| time.ends_with('Z')), "{time}");
+        let expected = serde_json::json!({
+            "time": null, "level": "warn", "message": "two\n\"lines\"", "rgun.path": "/\\u{202e}", "rgun.worker": 3,
+        });
+        assert_eq!(value, expected);
     }
 
     #[test]

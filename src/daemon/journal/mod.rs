@@ -10,11 +10,13 @@
 
 pub mod daemon_log;
 mod format;
+mod json;
 pub mod output;
 mod queue;
 pub mod refusal_kind;
 pub mod refusals;
 pub mod requests;
 mod sink;
+mod terminal;
 pub mod thread;
 pub mod trace_ids;

@@ -88,7 +88,7 @@ const OUTPUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Serves until the daemon is asked to stop. Returns the exit status.
 pub fn serve(invocation: &Invocation) -> ExitCode {
     let config = &invocation.config;
-    let destination = match daemon_log::start(config.log.level) {
+    let destination = match daemon_log::start(&config.log) {
         Ok(destination) => destination,
         Err(error) => {
             // If stderr is closed, only the exit status reports the failure.

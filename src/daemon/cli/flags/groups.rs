@@ -357,6 +357,10 @@ pub(super) struct LogFlags {
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 
+    /// auto, text or json: the form of the log; auto is for reading on a terminal, and has fields elsewhere.
+    #[arg(long, value_name = "FORM")]
+    log_format: Option<String>,
+
     /// "-" logs each request, to the journal or to stderr.
     #[arg(long, value_name = "-", allow_hyphen_values = true)]
     access_logfile: Option<String>,
@@ -370,6 +374,7 @@ impl LogFlags {
         errors: &mut Vec<ConfigError>,
     ) {
         settings.set(name::LEVEL, "--log-level", self.log_level.as_deref().map(level));
+        settings.set(name::LOG_FORMAT, "--log-format", self.log_format.as_deref().map(Value::text));
         let (flag, access) = uvicorn.access(self.access(errors), errors);
         settings.set(name::ACCESS, flag, access);
     }

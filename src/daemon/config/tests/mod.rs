@@ -113,7 +113,7 @@ fn missing_keys_have_the_documented_defaults() {
     assert_eq!([post_fork, post_worker_init, worker_exit, child_exit], [const { None }; 4]);
     assert_eq!(config.listen.bind, ["127.0.0.1:8000".parse().unwrap()]);
     assert!(!config.listen.explicit);
-    assert_eq!(config.log, Log { level: Level::Info, access: false, slow: None });
+    assert_eq!(config.log, Log { level: Level::Info, access: false, slow: None, format: LogFormat::Auto });
     assert_eq!(config.origin, Some(case.place.join("rgun.toml")));
 }
 
@@ -198,6 +198,7 @@ fn every_key_of_the_file_is_read() {
             level = "debug"
             access = true
             slow = "1s"
+            format = "json"
             "#,
             &[],
             Layer::new(),
@@ -267,7 +268,15 @@ fn every_key_of_the_file_is_read() {
     let bind: Vec<_> = config.listen.bind.iter().map(ToString::to_string).collect();
     assert_eq!(bind, ["[::1]:8000", "unix:/run/x.sock"]);
     assert!(config.listen.explicit);
-    assert_eq!(config.log, Log { level: Level::Debug, access: true, slow: Some(Duration::from_secs(1)) });
+    assert_eq!(
+        config.log,
+        Log {
+            level: Level::Debug,
+            access: true,
+            slow: Some(Duration::from_secs(1)),
+            format: LogFormat::Json
+        }
+    );
 }
 
 #[test]

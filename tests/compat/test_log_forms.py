@@ -1,0 +1,64 @@
+"""The forms of the log outside systemd: lines for reading on a terminal, JSON with `--log-format json`."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+
+from support.paths import HELLO, daemon_binary
+from support.waiting import DEADLINE
+
+
+def read_until(descriptor, text):
+    """Returns what the terminal shows until `text` appears or all programs have closed the terminal."""
+    shown = b""
+    while text not in shown:
+        try:
+            shown += os.read(descriptor, 65536)
+        except OSError:  # EIO: no process has the terminal open
+            break
+    return shown
+
+
+def log_on_terminal(python, tmp_path, **variables):
+    """Starts a daemon on a terminal; returns what it shows until its worker is ready."""
+    descriptor, terminal = pty.openpty()
+    where = ("--chdir", HELLO, "--python", python, "--bind", f"unix:{tmp_path}/s.sock")
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    process = subprocess.Popen(
+        [str(word) for word in (daemon_binary(), "cases", *where)],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        env={**environment, "TERM": "xterm", **variables},
+    )
+    os.close(terminal)
+    try:
+        return read_until(descriptor, b"is ready").decode()
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)
+        os.close(descriptor)
+
+
+def test_terminal_gets_lines_without_fields(python, tmp_path):
+    shown = log_on_terminal(python, tmp_path, NO_COLOR="1")
+    assert re.search(r"^\d\d:\d\d:\d\d worker 0 is ready", shown, re.MULTILINE), shown
+    assert "rgun.worker" not in shown
+    assert "\x1b" not in shown
+
+
+def test_terminal_gets_colours_without_no_color(python, tmp_path):
+    assert "\x1b[2m" in log_on_terminal(python, tmp_path)
+
+
+def test_dumb_terminal_gets_no_colours(python, tmp_path):
+    assert "\x1b" not in log_on_terminal(python, tmp_path, TERM="dumb")
+
+
+def test_json_log_has_typed_fields(start):
+    server = start("cases", HELLO, ("--log-format", "json"))
+    entry = json.loads(server.wait_for_log("worker 0 is ready"))
+    assert (entry["level"], entry["rgun.worker"]) == ("info", 0)
+    assert isinstance(entry["rgun.duration_us"], int)
