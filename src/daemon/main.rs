@@ -15,7 +15,9 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os(), &environment, &directory) {
         Ok(Command::Serve(invocation)) => rgun::run::serve(&invocation),
         Ok(Command::Check(invocation, wanted)) => rgun::check::check(&invocation, &wanted),
+        Ok(Command::CheckPython(unread, wanted)) => rgun::check::check_python(&unread, &wanted),
         Ok(Command::Reload { socket }) => cli::reload::run(socket),
+        Ok(Command::Migrate(request)) => cli::migrate::run(&request, &environment, &directory),
         Err(failure) if failure.stdout => {
             // The reader may have closed the pipe (`rgun --help | head -1`).
             let printed = std::io::stdout().write_all(failure.text.as_bytes());

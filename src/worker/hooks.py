@@ -4,12 +4,17 @@ Embedded into the extension and loaded only if a hook is configured (src/worker/
 raise when a hook fails: it returns (kind, summary, traceback, headline), which the extension reports.
 """
 
+import importlib.machinery
+import importlib.util
 import logging
 import os
 import sys
 import types
 
 LOGGER = "rgun"
+
+# The name of the module that gunicorn makes of its configuration file.
+CONFIGURATION = "__config__"
 
 
 class Server:
@@ -46,7 +51,7 @@ class Hooks:
 
     def __init__(self, load, names, directory, number, incarnation, daemon, settings):
         self.load = load
-        # By name, `module:function`; only those that are set.
+        # By name, `module:function` or `/path/of/file:function`; only those that are set.
         self.names = names
         self.directory = directory
         self.cfg = types.SimpleNamespace(**settings)
@@ -76,7 +81,9 @@ class Hooks:
 
     def find(self, name):
         """Returns the function of a hook."""
-        module, _, attribute = self.names[name].partition(":")
+        module, _, attribute = self.names[name].rpartition(":")
+        if module.startswith("/"):
+            module = self.execute(name, module)
         function = self.load.find(module, attribute, self.directory, f"hooks.{name}")
         if not callable(function):
             described = self.load.describe_type(function)
@@ -85,6 +92,24 @@ class Hooks:
                 f"hooks.{name}: {self.names[name]} is {described}, which cannot be called; name a function",
             )
         return function
+
+    def execute(self, name, path):
+        """Executes a file as the module that gunicorn makes of its configuration, once in a process."""
+        module = sys.modules.get(CONFIGURATION)
+        if module is not None and module.__file__ == path:
+            return CONFIGURATION
+        loader = importlib.machinery.SourceFileLoader(CONFIGURATION, path)
+        if path.endswith(".pyc"):
+            loader = importlib.machinery.SourcelessFileLoader(CONFIGURATION, path)
+        spec = importlib.util.spec_from_file_location(CONFIGURATION, path, loader=loader)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[CONFIGURATION] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException as error:  # noqa: BLE001 (sys.exit() in the file is a failure, too)
+            del sys.modules[CONFIGURATION]
+            raise self.load.failure_of("running", path, error, f"hooks.{name}") from None
+        return CONFIGURATION
 
     def run(self, name, *arguments):
         """Calls a hook. Returns None, or the failure."""

@@ -27,7 +27,7 @@ impl Role {
     }
 }
 
-/// Gunicorn's server hooks, each as `module:function`, or empty for none. They get gunicorn's arguments and run in
+/// Gunicorn's server hooks, each as `module:function` or `/path/of/file:function`, or empty for none. They get gunicorn's arguments and run in
 /// workers, since the daemon has no Python.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hooks {

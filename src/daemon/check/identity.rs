@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-use crate::cli::{self, CheckIdentity, Invocation};
-use crate::config::{DEFAULT_FILE, Environment};
+use crate::cli::{self, CheckIdentity, Invocation, UnreadInvocation};
+use crate::config::{ConfigErrors, DEFAULT_FILE, Environment};
 use crate::pool::UserIdentity;
 use crate::run::StartupError;
 
@@ -48,12 +48,61 @@ pub(super) fn resolve_context(
             None => Ok(CheckContext { invocation: invocation.clone(), identity: None, unit: None }),
         };
     }
-    let unit = find_unit(invocation, wanted)?;
+    let Place { identity, unit, directory } = find_place(invocation.file(), wanted)?;
+    let mut invocation = invocation.clone();
+    if let Some(unit) = &unit {
+        let variables: Environment = identity.environment.iter().cloned().collect();
+        let warnings = std::mem::take(&mut invocation.warnings);
+        invocation = invocation
+            .reread_with(variables, directory)
+            .map_err(|errors| wrong_configuration(&errors, Some(unit)))?;
+        invocation.warnings.splice(0..0, warnings);
+    }
+    Ok(CheckContext { invocation, identity: Some(identity), unit })
+}
+
+/// Resolves user and unit for root, and reads a configuration in Python as that user.
+///
+/// # Errors
+/// As [`resolve_context`].
+pub(super) fn read_context(
+    unread: &UnreadInvocation,
+    wanted: &CheckIdentity,
+) -> Result<CheckContext, StartupError> {
+    let Place { identity, unit, directory } = find_place(unread.file(), wanted)?;
+    let variables: Environment = identity.environment.iter().cloned().collect();
+    let place = unit.as_ref().map(|_| (variables, directory));
+    let invocation = unread
+        .read(place, &|command| identity.apply(command))
+        .map_err(|errors| wrong_configuration(&errors, unit.as_ref()))?;
+    Ok(CheckContext { invocation, identity: Some(identity), unit })
+}
+
+fn wrong_configuration(errors: &ConfigErrors, unit: Option<&Unit>) -> StartupError {
+    let reason = match unit {
+        Some(unit) => format!("with the environment of {}: {errors}", unit.name),
+        None => errors.to_string(),
+    };
+    StartupError { status: cli::EX_CONFIG, reason }
+}
+
+/// Where a check by root runs.
+struct Place {
+    identity: UserIdentity,
+    unit: Option<Unit>,
+    /// The unit's `WorkingDirectory=`.
+    directory: PathBuf,
+}
+
+/// Finds the user, with groups and environment, and the unit.
+fn find_place(file: Option<&Path>, wanted: &CheckIdentity) -> Result<Place, StartupError> {
+    let usage = |reason: String| StartupError { status: cli::EX_USAGE, reason };
+    let unit = find_unit(file, wanted)?;
     let user = match (&wanted.user, &unit) {
         (Some(user), _) => user.clone(),
         (None, Some(unit)) if unit.user.is_empty() => "root".to_owned(),
         (None, Some(unit)) => unit.user.clone(),
-        (None, None) => return Err(usage(explain_missing_user(invocation))),
+        (None, None) => return Err(usage(explain_missing_user(file))),
     };
     let account = UserAccount::find(&user).map_err(|reason| usage(add_hint(&reason, unit.as_ref())))?;
     let (gid, groups) = match &unit {
@@ -61,28 +110,16 @@ pub(super) fn resolve_context(
         _ => (account.gid, account.groups()),
     };
     let environment = environment(&account, unit.as_ref()).map_err(usage)?;
-    let mut invocation = invocation.clone();
-    if let Some(unit) = &unit {
-        let directory = match &unit.directory {
-            Some(home) if home == Path::new("~") => account.home.clone(),
-            Some(directory) => directory.clone(),
-            None => PathBuf::from("/"),
-        };
-        let variables: Environment = environment.iter().cloned().collect();
-        let warnings = std::mem::take(&mut invocation.warnings);
-        let config = |errors: crate::config::ConfigErrors| StartupError {
-            status: cli::EX_CONFIG,
-            reason: format!("with the environment of {}: {errors}", unit.name),
-        };
-        invocation = invocation.reread_with(variables, directory).map_err(config)?;
-        invocation.warnings.splice(0..0, warnings);
-    }
-    let identity = UserIdentity { user, uid: account.uid, gid, groups, environment };
-    Ok(CheckContext { invocation, identity: Some(identity), unit })
+    let directory = match unit.as_ref().and_then(|unit| unit.directory.clone()) {
+        Some(home) if home == Path::new("~") => account.home.clone(),
+        Some(directory) => directory,
+        None => PathBuf::from("/"),
+    };
+    Ok(Place { identity: UserIdentity { user, uid: account.uid, gid, groups, environment }, unit, directory })
 }
 
 /// Returns the named unit, or the one with the same configuration file.
-fn find_unit(invocation: &Invocation, wanted: &CheckIdentity) -> Result<Option<Unit>, StartupError> {
+fn find_unit(file: Option<&Path>, wanted: &CheckIdentity) -> Result<Option<Unit>, StartupError> {
     if let Some(name) = &wanted.unit {
         return match Unit::find(name) {
             Some(unit) => Ok(Some(unit)),
@@ -94,7 +131,7 @@ fn find_unit(invocation: &Invocation, wanted: &CheckIdentity) -> Result<Option<U
             }),
         };
     }
-    Ok(invocation.file().and_then(unit_for_file).and_then(|name| Unit::find(&name)))
+    Ok(file.and_then(unit_for_file).and_then(|name| Unit::find(&name)))
 }
 
 /// Returns the packaged unit that reads this file: `rgun@shop.service` for `/etc/rgun/shop.toml`.
@@ -109,8 +146,8 @@ fn unit_for_file(file: &Path) -> Option<String> {
     Some(format!("rgun@{instance}.service"))
 }
 
-fn explain_missing_user(invocation: &Invocation) -> String {
-    let why = match invocation.file() {
+fn explain_missing_user(file: Option<&Path>) -> String {
+    let why = match file {
         Some(file) => match unit_for_file(file) {
             Some(unit) => format!("there is no unit {unit} to take the user from"),
             None => format!("no unit is known to read {}", file.display()),

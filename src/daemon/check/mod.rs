@@ -17,7 +17,7 @@ use std::time::Duration;
 use rgun_channel::control::{Command, Hooks, Report, Role};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::cli::{self, CheckIdentity, Invocation};
+use crate::cli::{self, CheckIdentity, Invocation, UnreadInvocation};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Notice, Policy};
 use crate::edge::register;
@@ -43,6 +43,21 @@ pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
         warnings.clone_from(&context.invocation.warnings);
         check_context(&context, &mut warnings)
     });
+    print_verdict(outcome, &warnings)
+}
+
+/// As [`check`], as root: the configuration is in Python, and runs as the user of the check.
+pub fn check_python(unread: &UnreadInvocation, wanted: &CheckIdentity) -> ExitCode {
+    let mut warnings = Vec::new();
+    let outcome = identity::read_context(unread, wanted).and_then(|context| {
+        warnings.clone_from(&context.invocation.warnings);
+        check_context(&context, &mut warnings)
+    });
+    print_verdict(outcome, &warnings)
+}
+
+/// Prints the warnings and the verdict, and returns the exit status.
+fn print_verdict(outcome: Result<String, StartupError>, warnings: &[String]) -> ExitCode {
     let (status, verdict) = match outcome {
         Ok(verdict) => (0, verdict),
         Err(StartupError { status, reason }) => (status, format!("error: {reason}")),

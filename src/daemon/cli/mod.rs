@@ -1,28 +1,39 @@
-//! The command line: `rgun [APP] [flags]`, `rgun check [APP] [flags]`, `rgun reload`.
+//! The command line: `rgun [APP] [flags]`, `rgun check [APP] [flags]`, `rgun reload`, `rgun migrate FILE…`.
 //!
 //! [`parse`] turns arguments, variables and the current directory into a [`Command`] or a [`Failure`]; `main` calls it
-//! once, prints and exits. Parsing prints nothing and reads no process state. An [`Invocation`] keeps its sources, so
-//! that a reload can read the configuration again ([`Invocation::reread`]).
+//! once, prints and exits. Parsing prints nothing and reads no process state but, for a check, the user. An
+//! [`Invocation`] keeps its sources, so that a reload can read the configuration again ([`Invocation::reread`]).
 //!
 //! `flags` has the flags that rgun supports, in gunicorn's spelling. `compat` has uvicorn's spelling of some of them,
 //! and tables of the other flags of gunicorn and uvicorn, each with its handling. No flag of either is silently
-//! dropped.
+//! dropped. `gunicorn_conf` runs gunicorn's configuration file, and `foreign` parses its settings, and those of
+//! `GUNICORN_CMD_ARGS`, as flags.
 
 mod compat;
 mod error;
 mod flags;
+mod foreign;
+mod gunicorn_conf;
+mod matches;
+pub mod migrate;
 pub mod reload;
 
-use std::error::Error;
-use std::ffi::OsString;
-use std::fmt;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::error::ErrorKind;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::CommandFactory;
 
-use crate::config::{self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment, Layer, Loaded};
+use nix::unistd::geteuid;
+
+use crate::config::{
+    self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment, FileSource, Layer, Loaded,
+};
+pub use error::{EX_CONFIG, EX_USAGE, Failure};
 use flags::{Cli, ParsedFlags, Subcommand};
+use foreign::ForeignFlags;
+use gunicorn_conf::{ConfLocation, ConfSettings};
+use matches::{from_clap_error, parse_matches};
+use migrate::MigrateRequest;
 
 /// The command to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,11 +42,15 @@ pub enum Command {
     Serve(Box<Invocation>),
     /// Check the configuration and the application.
     Check(Box<Invocation>, CheckIdentity),
+    /// As root: check a configuration in Python, which is not run as root.
+    CheckPython(Box<UnreadInvocation>, CheckIdentity),
     /// Ask a running daemon to reload. The daemon reads the configuration; this process may lack the permission.
     Reload {
         /// The daemon's control socket, absolute; `None` for the one of the packaged unit.
         socket: Option<PathBuf>,
     },
+    /// Print the files that replace a deployment of another server.
+    Migrate(MigrateRequest),
 }
 
 /// The identity to check as. If there are no flags, the unit's identity is used.
@@ -61,11 +76,68 @@ pub struct Invocation {
 /// The sources of the configuration. The current directory and the environment are those at the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sources {
+    /// The settings of the command line, over those of `GUNICORN_CMD_ARGS`.
     flags: Layer,
     environment: Environment,
-    file: Option<PathBuf>,
+    file: Option<ConfigFile>,
     cwd: PathBuf,
     program: Option<PathBuf>,
+}
+
+/// The file of the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ConfigFile {
+    /// A TOML file.
+    Toml(PathBuf),
+    /// `gunicorn.conf.py`.
+    Python(ConfLocation),
+}
+
+impl ConfigFile {
+    /// The file that `--config` or `RGUN_CONFIG` names.
+    fn named(value: &OsStr, cwd: &Path) -> Self {
+        ConfLocation::from_flag(value, cwd).map_or_else(|| Self::Toml(cwd.join(value)), Self::Python)
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Toml(path) => Some(path),
+            Self::Python(location) => location.path(),
+        }
+    }
+}
+
+/// A check's configuration that has not been read, because root must not run it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadInvocation {
+    warnings: Vec<String>,
+    sources: Sources,
+}
+
+impl UnreadInvocation {
+    /// The file; `None` for a module.
+    pub fn file(&self) -> Option<&Path> {
+        self.sources.file.as_ref().and_then(ConfigFile::path)
+    }
+
+    /// Reads the configuration. `adjust` makes the command that runs the file one of another user. `place` are the
+    /// variables and the current directory of that user's process; `None` for those of this one.
+    ///
+    /// # Errors
+    /// All errors at once.
+    pub fn read(
+        &self,
+        place: Option<(Environment, PathBuf)>,
+        adjust: &dyn Fn(&mut std::process::Command),
+    ) -> Result<Invocation, ConfigErrors> {
+        let mut sources = self.sources.clone();
+        if let Some((environment, cwd)) = place {
+            sources = Sources { environment, cwd, ..sources };
+        }
+        let mut invocation = sources.read(adjust)?;
+        invocation.warnings.splice(0..0, self.warnings.iter().cloned());
+        Ok(invocation)
+    }
 }
 
 impl Invocation {
@@ -74,7 +146,7 @@ impl Invocation {
     /// # Errors
     /// All errors at once.
     pub fn reread(&self) -> Result<Self, ConfigErrors> {
-        let mut again = self.sources.read()?;
+        let mut again = self.sources.read(&|_| {})?;
         if again.config.listen.addresses() != self.config.listen.addresses() {
             again.warnings.push(format!(
                 "{} has changed, which needs a restart: a reload keeps the sockets",
@@ -86,7 +158,12 @@ impl Invocation {
 
     /// The file that was read; `None` if there was none.
     pub fn file(&self) -> Option<&Path> {
-        self.sources.file.as_deref()
+        self.sources.file.as_ref().and_then(ConfigFile::path)
+    }
+
+    /// Whether reading it runs Python, which may take seconds.
+    pub fn runs_python(&self) -> bool {
+        matches!(self.sources.file, Some(ConfigFile::Python(_)))
     }
 
     /// Reads the same file and flags as a process with other variables and another current directory would.
@@ -94,43 +171,43 @@ impl Invocation {
     /// # Errors
     /// All errors at once.
     pub fn reread_with(&self, environment: Environment, cwd: PathBuf) -> Result<Self, ConfigErrors> {
-        Sources { environment, cwd, ..self.sources.clone() }.read()
+        Sources { environment, cwd, ..self.sources.clone() }.read(&|_| {})
     }
 }
 
 impl Sources {
-    fn read(&self) -> Result<Invocation, ConfigErrors> {
+    fn read(&self, adjust: gunicorn_conf::Adjust<'_>) -> Result<Invocation, ConfigErrors> {
         let Self { flags, environment, file, cwd, program } = self;
+        let location = match file {
+            Some(ConfigFile::Python(location)) => location,
+            Some(ConfigFile::Toml(path)) => return self.load(FileSource::Toml(path)),
+            None => return self.load(FileSource::None),
+        };
+        let directory = location.path().and_then(Path::parent);
+        let python = config::find_interpreter(flags, environment, cwd, program.as_deref(), directory)?;
+        let ConfSettings { layer, mut warnings } =
+            gunicorn_conf::read(location, &python, cwd, adjust).map_err(ConfigErrors)?;
+        let mut invocation = self.load(FileSource::Gunicorn { path: location.path(), layer })?;
+        let its = &invocation.config.app.python;
+        if its.path != python {
+            warnings.push(format!(
+                "{location} was run by {}, but the workers run {} ({}); --python names one for both",
+                python.display(),
+                its.path.display(),
+                its.source
+            ));
+        }
+        invocation.warnings.splice(0..0, warnings);
+        Ok(invocation)
+    }
+
+    fn load(&self, file: FileSource<'_>) -> Result<Invocation, ConfigErrors> {
+        let Self { flags, environment, cwd, program, .. } = self;
         let Loaded { config, warnings } =
-            config::load(flags.clone(), environment, file.as_deref(), cwd, program.as_deref())?;
+            config::load(flags.clone(), environment, file, cwd, program.as_deref())?;
         Ok(Invocation { config, warnings, sources: self.clone() })
     }
 }
-
-/// A text to print before exiting: help, version or errors.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The text; ends with a newline.
-    pub text: String,
-    /// The exit status: [`EX_USAGE`], [`EX_CONFIG`], or 0 for `--help` and `--version`.
-    pub status: u8,
-    /// Whether the text goes to stdout (help, version) or to stderr (errors).
-    pub stdout: bool,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.text.trim_end())
-    }
-}
-
-impl Error for Failure {}
-
-/// EX_USAGE of sysexits(3head): the command line is wrong. The unit does not restart on it.
-pub const EX_USAGE: u8 = 64;
-
-/// EX_CONFIG of sysexits(3head): the configuration is wrong. The unit does not restart on it.
-pub const EX_CONFIG: u8 = 78;
 
 /// Reads the command line; `args` begins with the program's name, `cwd` is absolute.
 ///
@@ -162,6 +239,13 @@ where
         (Some(Subcommand::Reload { socket }), _) => {
             return Ok(Command::Reload { socket: socket.as_ref().map(|path| cwd.join(path)) });
         }
+        (Some(Subcommand::Migrate { files, write, python }), _) => {
+            return Ok(Command::Migrate(MigrateRequest {
+                files: files.clone(),
+                write: write.clone(),
+                python: python.clone(),
+            }));
+        }
         (Some(Subcommand::Check(check)), Some((_, matches))) => {
             let identity = CheckIdentity { user: check.user.clone(), unit: check.unit.clone() };
             (Some(identity), &check.flags, matches)
@@ -172,38 +256,68 @@ where
     let mut errors = Vec::new();
     let supported: &[&str] = if check_as.is_some() { &["user"] } else { &[] };
     compat::evaluate(matches, supported, &mut warnings, &mut errors);
-    if environment.value("GUNICORN_CMD_ARGS").is_some() {
-        warnings
-            .push("GUNICORN_CMD_ARGS: ignored; use flags on the command line, or keys in the file".into());
-    }
     compat::uvicorn::warn_about_variables(environment, &mut warnings);
     warnings.extend(config::unread_variables(environment).into_iter().map(unread_variable_warning));
-    let ParsedFlags { layer, config, check } = flags.parse(&mut warnings, &mut errors);
+    let ParsedFlags { layer: typed, config, check } = flags.parse(&mut warnings, &mut errors);
+    let ForeignFlags { layer: mut flags, config: weaker, warnings: others, errors: wrong } =
+        foreign::read_variable(environment);
+    warnings.extend(others);
+    errors.extend(wrong);
     if !errors.is_empty() {
-        return Err(failure(&ConfigErrors(errors), EX_USAGE));
+        return Err(failure_of(errors));
     }
-    let file = match config.or_else(|| environment.value(config::CONFIG_VARIABLE).map(PathBuf::from)) {
-        Some(path) => Some(cwd.join(path)),
-        None if layer.contains_key(config::name::TARGET) => None,
-        // `config::load` reports errors other than a missing file.
-        None if default_file.try_exists().unwrap_or(true) => Some(default_file.to_owned()),
-        None if environment.value("RGUN_APP_TARGET").is_some() => None,
-        None => return Err(no_application(default_file)),
-    };
+    flags.extend(typed);
+    let named = config.or(weaker).or_else(|| environment.value(config::CONFIG_VARIABLE).map(OsString::from));
+    let file = choose_file(named, &flags, environment, cwd, default_file, &mut warnings)?;
     let program = args.first().and_then(|name| config::find_program(name, environment, cwd));
-    let sources =
-        Sources { flags: layer, environment: environment.clone(), file, cwd: cwd.to_owned(), program };
-    let mut invocation = Box::new(sources.read().map_err(|errors| {
-        let status = if errors.0.iter().all(is_on_command_line) { EX_USAGE } else { EX_CONFIG };
-        failure(&errors, status)
-    })?);
+    let sources = Sources { flags, environment: environment.clone(), file, cwd: cwd.to_owned(), program };
+    command_of(sources, warnings, check_as.or_else(|| check.then(CheckIdentity::default)))
+}
+
+/// Reads the configuration, unless root would run Python for a check.
+fn command_of(
+    sources: Sources,
+    mut warnings: Vec<String>,
+    check_as: Option<CheckIdentity>,
+) -> Result<Command, Failure> {
+    let is_python = matches!(sources.file, Some(ConfigFile::Python(_)));
+    if let Some(identity) = check_as.clone().filter(|_| is_python && geteuid().is_root()) {
+        return Ok(Command::CheckPython(Box::new(UnreadInvocation { warnings, sources }), identity));
+    }
+    let mut invocation = Box::new(sources.read(&|_| {}).map_err(|errors| failure_of(errors.0))?);
     warnings.append(&mut invocation.warnings);
     invocation.warnings = warnings;
     Ok(match check_as {
         Some(identity) => Command::Check(invocation, identity),
-        None if check => Command::Check(invocation, CheckIdentity::default()),
         None => Command::Serve(invocation),
     })
+}
+
+/// Returns the file to read: the named one, or a default.
+fn choose_file(
+    named: Option<OsString>,
+    flags: &Layer,
+    environment: &Environment,
+    cwd: &Path,
+    default_file: &Path,
+    warnings: &mut Vec<String>,
+) -> Result<Option<ConfigFile>, Failure> {
+    if let Some(named) = named {
+        return Ok(Some(ConfigFile::named(&named, cwd)));
+    }
+    let is_named = flags.contains_key(config::name::TARGET);
+    // `config::load` reports errors other than a missing file.
+    if !is_named && default_file.try_exists().unwrap_or(true) {
+        return Ok(Some(ConfigFile::Toml(default_file.to_owned())));
+    }
+    if let Some(location) = ConfLocation::default_in(cwd) {
+        warnings.push(format!("reading {location}, as gunicorn does; --config names another file"));
+        return Ok(Some(ConfigFile::Python(location)));
+    }
+    if is_named || environment.value("RGUN_APP_TARGET").is_some() {
+        return Ok(None);
+    }
+    Err(no_application(default_file))
 }
 
 /// The warning about a variable `RGUN_…` that rgun does not read: its name, and the variable or flag to use instead.
@@ -227,69 +341,10 @@ fn unread_variable_warning(variable: &str) -> String {
     format!("{variable}: ignored; {remedy}")
 }
 
-fn parse_matches(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
-    let matches = compat::add_flags(Cli::command()).try_get_matches_from(args)?;
-    Ok((Cli::from_arg_matches(&matches)?, matches))
-}
-
-/// Converts clap's error, whose exit status for a usage error would be 2.
-fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure {
-    let is_requested = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    if error.kind() == ErrorKind::InvalidUtf8
-        && let Some(argument) = find_invalid_utf8(args)
-    {
-        let text = format!(
-            "error: argument \"{}\" is not UTF-8\n\nFor more information, try '--help'.\n",
-            argument.as_encoded_bytes().escape_ascii()
-        );
-        return Failure { text, status: EX_USAGE, stdout: false };
-    }
-    if !is_requested && let Some((typed, meant)) = find_misspelled_flag(args) {
-        let text = format!(
-            "error: '{typed}' is not a flag: did you mean {meant}?\n\nFor more information, try '--help'.\n"
-        );
-        return Failure { text, status: EX_USAGE, stdout: false };
-    }
-    Failure {
-        text: error.render().to_string(),
-        status: if is_requested { 0 } else { EX_USAGE },
-        stdout: is_requested,
-    }
-}
-
-/// Finds the argument that clap refuses because it is not UTF-8; clap's error does not name it. The values of some
-/// flags need not be UTF-8, so each candidate is tried while all other arguments are valid.
-fn find_invalid_utf8(args: &[OsString]) -> Option<&OsString> {
-    args.iter().enumerate().filter(|(_, arg)| arg.to_str().is_none()).find_map(|(idx, arg)| {
-        let mut others: Vec<OsString> =
-            args.iter().map(|arg| arg.to_string_lossy().into_owned().into()).collect();
-        others[idx].clone_from(arg);
-        let error = parse_matches(&others).err()?;
-        (error.kind() == ErrorKind::InvalidUtf8).then_some(arg)
-    })
-}
-
-/// Finds a flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn ignores, or with one hyphen
-/// (`-bind`). Returns it as typed, and in the correct spelling.
-fn find_misspelled_flag(args: &[OsString]) -> Option<(String, String)> {
-    let command = compat::add_flags(Cli::command());
-    let is_flag = |word: &str| command.get_arguments().any(|arg| arg.get_long() == Some(word));
-    let words = || args.iter().skip(1).map_while(|arg| arg.to_str());
-    let apart = words().zip(words().skip(1)).find_map(|(hyphens, word)| {
-        let name = word.split('=').next().unwrap_or_default();
-        (hyphens == "--" && is_flag(name)).then(|| (format!("-- {word}"), format!("--{word}")))
-    });
-    let one_hyphen = || {
-        words().take_while(|word| *word != "--").find_map(|word| {
-            let name = word.strip_prefix('-')?.split('=').next().unwrap_or_default();
-            (name.len() > 1 && is_flag(name)).then(|| (word.to_owned(), format!("-{word}")))
-        })
-    };
-    apart.or_else(one_hyphen)
-}
-
-fn failure(errors: &ConfigErrors, status: u8) -> Failure {
-    Failure { text: format!("{errors}\n"), status, stdout: false }
+/// The failure for these errors; its status depends on where they are.
+fn failure_of(errors: Vec<ConfigError>) -> Failure {
+    let status = if errors.iter().all(is_on_command_line) { EX_USAGE } else { EX_CONFIG };
+    Failure { text: format!("{}\n", ConfigErrors(errors)), status, stdout: false }
 }
 
 /// Returns whether the error is in an argument, not in a file or a variable.

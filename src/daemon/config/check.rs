@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::checker::{Checker, Layers};
 use super::keys::name;
 use super::python::Search;
-use super::value::Setting;
+use super::value::{Setting, Source};
 use super::{
     App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Count, Hooks, Http, Interface, Lifespan,
     Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, SendfileDirectory, StaticMount,
@@ -91,6 +91,14 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
         }),
         _ => Err(ConfigErrors(errors)),
     }
+}
+
+/// Finds the interpreter, without checking any other setting.
+pub(crate) fn find_interpreter(layers: &Layers<'_>) -> Result<Python, ConfigErrors> {
+    let mut checker = Checker { layers, errors: Vec::new(), warnings: Vec::new() };
+    let directory = checker.directory();
+    let python = checker.python(directory.as_deref());
+    python.filter(|_| checker.errors.is_empty()).ok_or(ConfigErrors(checker.errors))
 }
 
 impl Checker<'_> {
@@ -176,7 +184,9 @@ impl Checker<'_> {
     }
 
     fn app_argument_defaults(&self) -> AppArgumentDefaults {
-        let is_named = self.layers.command_line.contains_key(name::TARGET);
+        // On the command line, or as `wsgi_app` in gunicorn.conf.py.
+        let target = self.setting(name::TARGET);
+        let is_named = target.is_some_and(|setting| setting.source == Source::CommandLine);
         AppArgumentDefaults {
             one_worker: is_named && self.setting(name::COUNT).is_none(),
             untimed_asgi: is_named && self.setting(name::REQUEST).is_none(),

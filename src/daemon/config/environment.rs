@@ -43,6 +43,11 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
     }
 }
 
+/// Whether a setting comes from a variable that gunicorn reads too.
+pub(crate) fn is_gunicorns(setting: &Setting) -> bool {
+    [WEB_CONCURRENCY, FORWARDED_ALLOW_IPS].contains(&setting.origin.as_str())
+}
+
 /// Returns the settings in the environment. Errors in names go to `errors`.
 pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> Layer {
     let mut layer = Layer::new();

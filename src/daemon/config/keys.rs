@@ -330,6 +330,17 @@ pub(crate) fn is_planned_variable(variable: &str) -> bool {
     PLANNED_SECTIONS.iter().any(|section| variable.starts_with(&(variable_name(section) + "_")))
 }
 
+/// The place of a key in the order of the manual.
+pub(crate) fn key_position(key: &str) -> usize {
+    KEYS.iter().position(|known| *known == key).unwrap_or(KEYS.len())
+}
+
+/// Whether this version has the key.
+#[cfg(test)]
+pub(crate) fn is_key(key: &str) -> bool {
+    KEYS.contains(&key)
+}
+
 /// The candidate most similar to `word`, if it is close enough for a typo: at most two edits, one for short candidates.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates

@@ -48,7 +48,9 @@ mod trusted;
 pub mod units;
 mod value;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use checker::Layers;
 
 pub use answers::{Algorithm, Compression, ErrorPage, ErrorStatus, Health};
 pub use bind::Bind;
@@ -70,7 +72,25 @@ pub use tls::{CertificateFiles, ClientAuth, Tls, TlsVersion};
 pub(crate) use trusted::forwarded_allow_ips;
 pub(crate) use value::{Layer, Setting, Value};
 
-pub(crate) use keys::{SECTIONS, key_of_word, name, variable_name};
+#[cfg(test)]
+pub(crate) use keys::is_key;
+pub(crate) use keys::{SECTIONS, key_of_word, key_position, name, nearest, variable_name};
+
+/// The settings of the file.
+#[derive(Debug)]
+pub(crate) enum FileSource<'a> {
+    /// There is no file.
+    None,
+    /// The TOML file at this path.
+    Toml(&'a Path),
+    /// Those that a `gunicorn.conf.py` has set.
+    Gunicorn {
+        /// Its path; `None` for a module.
+        path: Option<&'a Path>,
+        /// Its settings.
+        layer: Layer,
+    },
+}
 
 /// The file that is read when neither APP nor `--config` is given.
 pub const DEFAULT_FILE: &str = "/etc/rgun/rgun.toml";
@@ -84,6 +104,66 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
 }
 
+/// Finds the interpreter for a `gunicorn.conf.py` in `directory`, before its settings are known: the configured one, or
+/// the one that the search finds in the application's directory or, if that has none, in the file's.
+///
+/// # Errors
+/// The errors in `app.directory` and `app.python`.
+pub(crate) fn find_interpreter(
+    command_line: &Layer,
+    environment: &Environment,
+    cwd: &Path,
+    program: Option<&Path>,
+    directory: Option<&Path>,
+) -> Result<PathBuf, ConfigErrors> {
+    let variables = environment::read(environment, &mut Vec::new());
+    let layers = Layers {
+        command_line: command_line.clone(),
+        variables,
+        file: Layer::new(),
+        environment,
+        path: None,
+        cwd,
+        program,
+    };
+    let python = check::find_interpreter(&layers)?;
+    let is_guess = matches!(python.source, PythonSource::Path);
+    let other = directory.filter(|_| is_guess).map(|directory| Layers { cwd: directory, ..layers });
+    Ok(match other.map(|layers| check::find_interpreter(&layers)) {
+        Some(Ok(other)) => other.path,
+        _ => python.path,
+    })
+}
+
+/// Returns the errors of a file whose text is `text`, but those about the application's directory and interpreter, which
+/// may be on another machine.
+#[cfg(test)]
+pub(crate) fn errors_of_file(text: &str) -> String {
+    let (mut errors, path) = (Vec::new(), Path::new("rgun.toml"));
+    let file = file::parse(path, text, &mut errors).unwrap_or_default();
+    let environment = Environment::default();
+    let (command_line, variables) = (Layer::new(), Layer::new());
+    let layers = Layers {
+        command_line,
+        variables,
+        file,
+        environment: &environment,
+        path: Some(path),
+        cwd: path,
+        program: None,
+    };
+    let elsewhere = [name::DIRECTORY, name::PYTHON, name::CERT, name::KEY, name::TARGET, name::PYTHONPATH];
+    match check::check(&layers, errors) {
+        Ok(_) => String::new(),
+        Err(ConfigErrors(errors)) => {
+            let errors = errors.into_iter().filter(|error| {
+                !elsewhere.contains(&error.key.as_str()) && !error.key.starts_with("static[")
+            });
+            ConfigErrors(errors.collect()).to_string()
+        }
+    }
+}
+
 /// Merges and checks the sources: `command_line` over `environment` over the file over the defaults. `program` is the
 /// path that `rgun` was started by.
 ///
@@ -93,17 +173,24 @@ pub(crate) struct Loaded {
 pub(crate) fn load(
     command_line: Layer,
     environment: &Environment,
-    path: Option<&Path>,
+    file: FileSource<'_>,
     cwd: &Path,
     program: Option<&Path>,
 ) -> Result<Loaded, ConfigErrors> {
     let mut errors = Vec::new();
-    let variables = environment::read(environment, &mut errors);
-    let file = match path.map(|path| file::read(path, &mut errors)) {
-        None => Layer::new(),
-        Some(Some(layer)) => layer,
-        // The file's settings are unknown, so further errors could be wrong.
-        Some(None) => return Err(ConfigErrors(errors)),
+    let mut variables = environment::read(environment, &mut errors);
+    let (path, file) = match file {
+        FileSource::None => (None, Layer::new()),
+        FileSource::Toml(path) => match file::read(path, &mut errors) {
+            Some(layer) => (Some(path), layer),
+            // The file's settings are unknown, so further errors could be wrong.
+            None => return Err(ConfigErrors(errors)),
+        },
+        FileSource::Gunicorn { path, layer } => {
+            // In gunicorn, they are the defaults of what the file sets.
+            variables.retain(|key, setting| !layer.contains_key(key) || !environment::is_gunicorns(setting));
+            (path, layer)
+        }
     };
-    check::check(&checker::Layers { command_line, variables, file, environment, path, cwd, program }, errors)
+    check::check(&Layers { command_line, variables, file, environment, path, cwd, program }, errors)
 }

@@ -205,7 +205,7 @@ pub(super) fn probe(setting: &Setting) -> Result<Option<String>, ValueError> {
     }
 }
 
-/// `module:function`; "off" is `None`.
+/// `module:function`, or a file with the function, as `/srv/mysite/gunicorn.conf.py:function`; "off" is `None`.
 pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, ValueError> {
     let text = text(setting)?;
     if text == "off" {
@@ -218,10 +218,14 @@ pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, ValueError> {
             &format!("write \"{}\"; rgun passes gunicorn's arguments", name.trim_end()),
         );
     }
-    if text.ends_with("gunicorn.conf.py") || text.ends_with("gunicorn_conf.py") {
+    if let Some((file, function)) = text.rsplit_once(':').filter(|(file, _)| file.starts_with('/')) {
+        let module = file.to_owned();
+        return Ok(Some(Target { module, attribute: function.to_owned(), factory: false }));
+    }
+    if text.contains('/') || text.contains(".py") {
         return error(
-            "is a file's path; a function in a module is expected",
-            "move the function into a module of the application, and write \"mysite.hooks:post_fork\"",
+            "is a file's path without a function, or not a full one",
+            "write \"/srv/mysite/gunicorn.conf.py:post_fork\", or \"mysite.hooks:post_fork\" for a module",
         );
     }
     let target: Target = text.parse().map_err(|error: ValueError| ValueError {

@@ -31,6 +31,7 @@ impl Daemon {
             }
             MainMessage::Dispatch(notice) => self.on_notice(notice),
             MainMessage::Reload(client) => self.reload(Some(client)),
+            MainMessage::Reread(read, client) => self.reload_with(*read, client),
             MainMessage::ProbeFinished(worker, outcome) => vec![Event::Probed { worker, outcome }],
         }
     }

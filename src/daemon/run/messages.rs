@@ -2,6 +2,8 @@
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::cli::Invocation;
+use crate::config::ConfigErrors;
 use crate::dispatch::{self, Notice};
 use crate::edge::EdgeNotice;
 use crate::id::WorkerId;
@@ -13,6 +15,8 @@ pub(crate) enum MainMessage {
     Edge(EdgeNotice),
     /// A client of the control socket asks for a reload.
     Reload(ReplySender),
+    /// The configuration of a reload was read again. The client waits for the reload, if there is one.
+    Reread(Box<Result<Invocation, ConfigErrors>>, Option<ReplySender>),
     /// The worker has answered `reload.probe`: `Err` has the reason why the probe failed.
     ProbeFinished(WorkerId, Result<(), String>),
 }

@@ -4,7 +4,8 @@ use super::buffer_limits::BufferLimits;
 use super::messages::{MainMessage, Reply, ReplySender};
 use super::system::spool_directory;
 use super::{Daemon, generations, probe};
-use crate::config::{Config, ConfigError};
+use crate::cli::Invocation;
+use crate::config::{Config, ConfigError, ConfigErrors};
 use crate::id::{Generation, WorkerId};
 use crate::journal::daemon_log;
 use crate::supervise::{BootFailure, Event};
@@ -13,9 +14,28 @@ use crate::supervise::{BootFailure, Event};
 const MAX_TRACEBACK_LINES: usize = 12;
 
 impl Daemon {
-    /// Starts a reload, if the configuration is valid. `client` gets the replies; `None` for SIGHUP.
+    /// Reads the configuration again, and starts a reload. `client` gets the replies; `None` for SIGHUP.
     pub(super) fn reload(&mut self, client: Option<ReplySender>) -> Vec<Event> {
-        match self.invocation.reread() {
+        if !self.invocation.runs_python() {
+            return self.reload_with(self.invocation.reread(), client);
+        }
+        // A file in Python may take seconds, in which workers exit and the watchdog expects pings.
+        let (invocation, messages) = (self.invocation.clone(), self.messages_tx.clone());
+        std::thread::spawn(move || {
+            let read = Box::new(invocation.reread());
+            // Fails only when the main loop has ended.
+            drop(messages.send(MainMessage::Reread(read, client)));
+        });
+        Vec::new()
+    }
+
+    /// Starts a reload, if the configuration is valid.
+    pub(super) fn reload_with(
+        &mut self,
+        read: Result<Invocation, ConfigErrors>,
+        client: Option<ReplySender>,
+    ) -> Vec<Event> {
+        match read {
             Ok(invocation) => {
                 let tls = match generations::load_tls(
                     &invocation.config,

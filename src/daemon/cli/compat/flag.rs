@@ -1,32 +1,48 @@
-//! The row type of the tables of unsupported flags: a flag's spelling, and its handling.
+//! The row type of the tables of foreign flags and settings: the spelling, and the handling.
 
-/// A flag of gunicorn or uvicorn that rgun does not support.
-pub(super) struct CompatFlag {
-    /// The long name, without hyphens.
-    pub(super) long: &'static str,
+use std::borrow::Cow;
+
+/// A flag of gunicorn or uvicorn, or a setting of `gunicorn.conf.py`.
+pub(in crate::cli) struct CompatFlag {
+    /// The long name, without hyphens; empty for a setting that has no flag.
+    pub(in crate::cli) long: &'static str,
+    /// The name in `gunicorn.conf.py`, if it is not the flag's with underscores.
+    setting: Option<&'static str>,
+    /// Gunicorn's default in `gunicorn.conf.py`, if rgun ignores it there: many files spell out all defaults.
+    pub(in crate::cli) default: Option<&'static str>,
     /// A second long name.
     pub(super) alias: Option<&'static str>,
     pub(super) short: Option<char>,
-    pub(super) arg_kind: ArgKind,
+    pub(in crate::cli) arg_kind: ArgKind,
     /// Values that are accepted without a warning, because they describe what rgun does.
     pub(super) accepted: &'static [&'static str],
     /// Whether messages must not contain the value.
     pub(super) is_secret: bool,
-    pub(super) handling: Handling,
+    pub(in crate::cli) handling: Handling,
 }
 
-/// Whether a flag has a value.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum ArgKind {
-    /// No value.
+/// The kind of a flag's or setting's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum ArgKind {
+    /// The flag has no value; the setting is a boolean.
     Switch,
-    /// A required value.
+    /// As `Switch`, but the flag stands for False, and no flag for True or None.
+    NegatedSwitch,
+    /// One value. In `gunicorn.conf.py`, it may be a list, which the flag writes with commas.
     Value,
+    /// The flag may be repeated; the setting is a list.
+    List,
+    /// A function in `gunicorn.conf.py`; there is no flag.
+    Function,
 }
 
-/// The handling of a flag. In the texts, `{}` is replaced by its value.
-#[derive(Clone, Copy)]
-pub(super) enum Handling {
+/// The handling of a flag or setting. In the texts, `{}` is replaced by its value.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cli) enum Handling {
+    /// Sets this key of the configuration. `flags` has the flag.
+    Key(&'static str),
+    /// A flag that rgun has and that is no setting. In `gunicorn.conf.py` it is ignored, for this reason.
+    FlagOnly(&'static str),
     /// Accepted without a warning: it describes what rgun does.
     NoOp,
     /// Accepted with a warning that says what replaces the flag.
@@ -39,10 +55,52 @@ pub(super) enum Handling {
 
 /// A row with the defaults for all other fields.
 pub(super) const fn flag(long: &'static str, arg_kind: ArgKind, handling: Handling) -> CompatFlag {
-    CompatFlag { long, alias: None, short: None, arg_kind, accepted: &[], is_secret: false, handling }
+    CompatFlag {
+        long,
+        setting: None,
+        default: None,
+        alias: None,
+        short: None,
+        arg_kind,
+        accepted: &[],
+        is_secret: false,
+        handling,
+    }
+}
+
+/// A row for a setting of `gunicorn.conf.py` that has no flag.
+pub(super) const fn setting(name: &'static str, arg_kind: ArgKind, handling: Handling) -> CompatFlag {
+    flag("", arg_kind, handling).setting(name)
 }
 
 impl CompatFlag {
+    /// The name in `gunicorn.conf.py`.
+    pub(in crate::cli) fn setting_name(&self) -> Cow<'static, str> {
+        self.setting.map_or_else(|| self.long.replace('-', "_").into(), Cow::Borrowed)
+    }
+
+    /// Whether the flag has this name.
+    pub(in crate::cli) fn is_called(&self, long: &str) -> bool {
+        !long.is_empty() && (self.long == long || self.alias == Some(long))
+    }
+
+    /// Whether the command line gets this flag from the table, not from `flags`.
+    pub(super) fn is_unsupported_flag(&self) -> bool {
+        !self.long.is_empty() && !matches!(self.handling, Handling::Key(_) | Handling::FlagOnly(_))
+    }
+
+    /// Sets the name in `gunicorn.conf.py`.
+    pub(super) const fn setting(mut self, name: &'static str) -> Self {
+        self.setting = Some(name);
+        self
+    }
+
+    /// Sets gunicorn's default, which is ignored in `gunicorn.conf.py`.
+    pub(super) const fn default(mut self, value: &'static str) -> Self {
+        self.default = Some(value);
+        self
+    }
+
     /// Adds a short name.
     pub(super) const fn short(mut self, short: char) -> Self {
         self.short = Some(short);

@@ -1,13 +1,14 @@
-//! Gunicorn's flags that rgun does not support, one row each; the parent module evaluates them.
+//! Every flag and setting of gunicorn 27's `config.py`, one row each.
 //!
-//! The list is that of gunicorn 27's `config.py`, without the flags in `flags` and without settings that have no flag.
-//! Flags that uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`) are in this table only.
+//! The parent module evaluates the flags that rgun does not support, `gunicorn_conf` the settings of
+//! `gunicorn.conf.py`. Flags that uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`) are in this
+//! table only.
 
-use super::flag::ArgKind::{Switch, Value};
-use super::flag::Handling::{self, Ignored, NoOp, NotYet, Refused};
-use super::flag::{CompatFlag, flag};
+use super::flag::ArgKind::{Function, List, NegatedSwitch, Switch, Value};
+use super::flag::Handling::{self, FlagOnly, Ignored, Key, NoOp, NotYet, Refused};
+use super::flag::{CompatFlag, flag, setting};
 use crate::cli::error::flag_error;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, name};
 
 const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in the foreground";
 /// `--ciphers`, `--ssl-ciphers`.
@@ -55,8 +56,46 @@ pub(in crate::cli) fn requires_proxy_header(value: &str) -> Result<bool, ConfigE
     }
 }
 
-/// The unsupported flags of gunicorn 27's `config.py`.
-pub(super) const FLAGS: &[CompatFlag] = &[
+/// The flags and settings of gunicorn 27.
+pub(in crate::cli) const TABLE: &[CompatFlag] = &[
+    // The same in rgun.
+    setting("wsgi_app", Value, Key(name::TARGET)),
+    flag("bind", List, Key(name::BIND)),
+    flag("workers", Value, Key(name::COUNT)),
+    flag("worker-class", Value, Key(name::INTERFACE)),
+    flag("threads", Value, Key(name::THREADS)),
+    flag("max-requests", Value, Key(name::MAX_REQUESTS)),
+    flag("max-requests-jitter", Value, Key(name::MAX_REQUESTS_JITTER)),
+    flag("timeout", Value, Key(name::REQUEST)),
+    flag("graceful-timeout", Value, Key(name::DRAIN)),
+    flag("keep-alive", Value, Key(name::KEEPALIVE)).setting("keepalive"),
+    flag("limit-request-line", Value, Key(name::REQUEST_LINE)),
+    flag("limit-request-fields", Value, Key(name::HEADERS)),
+    flag("limit-request-field_size", Value, Key(name::HEADER)).default("8190"),
+    flag("preload", Switch, Key(name::PRELOAD)).setting("preload_app"),
+    flag("chdir", Value, Key(name::DIRECTORY)),
+    flag("env", List, Key(name::ENV)).setting("raw_env"),
+    flag("pythonpath", Value, Key(name::PYTHONPATH)),
+    flag("root-path", Value, Key(name::ROOT_PATH)),
+    flag("forwarded-allow-ips", Value, Key(name::TRUSTED)),
+    flag("proxy-protocol", Value, Key(name::PROXY_PROTOCOL)),
+    flag("proxy-allow-from", Value, Key(name::PROTOCOL_TRUSTED)).setting("proxy_allow_ips"),
+    flag("access-logfile", Value, Key(name::ACCESS)).setting("accesslog"),
+    flag("log-level", Value, Key(name::LEVEL)).setting("loglevel"),
+    flag("keyfile", Value, Key(name::KEY)),
+    flag("certfile", Value, Key(name::CERT)),
+    flag("ca-certs", Value, Key(name::CLIENT_CA)),
+    flag("cert-reqs", Value, Key(name::CLIENT_AUTH)),
+    flag("http-protocols", Value, Key(name::HTTP2)),
+    flag("http2-max-concurrent-streams", Value, Key(name::STREAMS)),
+    flag("header-map", Value, Key(name::UNDERSCORES)),
+    flag("websocket-max-message-size", Value, Key(name::MAX_MESSAGE)),
+    setting("post_fork", Function, Key(name::POST_FORK)),
+    setting("post_worker_init", Function, Key(name::POST_WORKER_INIT)),
+    setting("worker_exit", Function, Key(name::WORKER_EXIT)),
+    setting("child_exit", Function, Key(name::CHILD_EXIT)),
+    flag("config", Value, FlagOnly("the file cannot name another one")),
+    flag("check-config", Switch, FlagOnly("rgun check checks the configuration")),
     // Flags for functions of systemd.
     flag(
         "daemon",
@@ -69,27 +108,27 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     .short('D'),
     flag("user", Value, Refused("rgun does not change its user", "in the unit, write User={}")).short('u'),
     flag("group", Value, Refused("rgun does not change its group", "in the unit, write Group={}")).short('g'),
-    flag("umask", Value, Refused("rgun does not change its umask", "in the unit, write UMask={}")).short('m'),
+    flag("umask", Value, Refused("rgun does not change its umask", "in the unit, write UMask={}")).short('m').default("0"),
     flag("initgroups", Switch, Ignored("User= of the unit sets the supplementary groups")),
-    flag("pid", Value, Ignored("systemd knows the main process: systemctl show -p MainPID rgun")).short('p'),
-    flag("backlog", Value, Ignored("Backlog= of the socket unit sets the length of the kernel's queue, limits.queue that of rgun's")),
-    flag("name", Value, Ignored("the unit's name identifies the service")).short('n'),
+    flag("pid", Value, Ignored("systemd knows the main process: systemctl show -p MainPID rgun")).short('p').setting("pidfile"),
+    flag("backlog", Value, Ignored("Backlog= of the socket unit sets the length of the kernel's queue, limits.queue that of rgun's")).default("2048"),
+    flag("name", Value, Ignored("the unit's name identifies the service")).short('n').setting("proc_name"),
     flag("worker-tmp-dir", Value, Ignored("workers' heartbeats are in shared memory, not in files")),
-    flag("error-logfile", Value, Ignored(JOURNAL)).alias("log-file").accepted(&["-"]),
+    flag("error-logfile", Value, Ignored(JOURNAL)).alias("log-file").accepted(&["-"]).setting("errorlog"),
     flag("capture-output", Switch, Ignored("rgun logs what the application prints")),
     flag("enable-stdio-inheritance", Switch, Ignored("rgun logs what the application prints"))
         .short('R'),
     flag("disable-redirect-access-to-syslog", Switch, Ignored(JOURNAL)),
-    flag("log-syslog", Switch, SYSLOG),
-    flag("log-syslog-to", Value, SYSLOG),
-    flag("log-syslog-prefix", Value, SYSLOG),
-    flag("log-syslog-facility", Value, SYSLOG),
+    flag("log-syslog", Switch, SYSLOG).setting("syslog"),
+    flag("log-syslog-to", Value, SYSLOG).setting("syslog_addr").default("udp://localhost:514"),
+    flag("log-syslog-prefix", Value, SYSLOG).setting("syslog_prefix"),
+    flag("log-syslog-facility", Value, SYSLOG).setting("syslog_facility").default("user"),
     flag("control-socket", Value, CONTROL),
-    flag("control-socket-mode", Value, CONTROL),
-    flag("no-control-socket", Switch, CONTROL),
+    flag("control-socket-mode", Value, CONTROL).default("384"),
+    flag("no-control-socket", Switch, CONTROL).setting("control_socket_disable"),
     // Flags for behaviour that rgun always has, or does not need.
     flag("reuse-port", Switch, Ignored("one listener and one queue serve all workers, so no request waits behind a busy one")),
-    flag("no-sendfile", Switch, Ignored("the daemon sends files, without sendfile(2)")),
+    flag("no-sendfile", NegatedSwitch, Ignored("the daemon sends files, without sendfile(2)")).setting("sendfile"),
     flag(
         "worker-connections",
         Value,
@@ -97,11 +136,12 @@ pub(super) const FLAGS: &[CompatFlag] = &[
             "workers have no connections; limits.connections limits the daemon's, and workers.concurrency limits the requests \
              that an ASGI worker runs at a time",
         ),
-    ),
+    )
+    .default("1000"),
     flag("http-parser", Value, Ignored("rgun has one parser, hyper's")).accepted(&["auto", "fast"]),
-    flag("http2-initial-window-size", Value, HTTP2_SIZE),
-    flag("http2-max-frame-size", Value, HTTP2_SIZE),
-    flag("http2-max-header-list-size", Value, HTTP2_SIZE),
+    flag("http2-initial-window-size", Value, HTTP2_SIZE).default("65535"),
+    flag("http2-max-frame-size", Value, HTTP2_SIZE).default("16384"),
+    flag("http2-max-header-list-size", Value, HTTP2_SIZE).default("65536"),
     flag(
         "http2-cleartext",
         Value,
@@ -111,7 +151,7 @@ pub(super) const FLAGS: &[CompatFlag] = &[
         ),
     )
     .accepted(&["off", "prior-knowledge"]),
-    flag("asgi-disconnect-grace-period", Value, Ignored("the application receives http.disconnect and decides itself when to stop")),
+    flag("asgi-disconnect-grace-period", Value, Ignored("the application receives http.disconnect and decides itself when to stop")).default("3"),
     flag("suppress-ragged-eofs", Switch, NoOp),
     flag("do-handshake-on-connect", Switch, NoOp),
     flag("ciphers", Value, CIPHERS),
@@ -127,14 +167,15 @@ pub(super) const FLAGS: &[CompatFlag] = &[
         "logger-class",
         Value,
         Refused("rgun's log is not written in Python", "remove it; the application's own logging is not touched"),
-    ),
-    flag("dirty-app", Value, DIRTY),
+    )
+    .default("gunicorn.glogging.Logger"),
+    flag("dirty-app", List, DIRTY).setting("dirty_apps"),
     flag("dirty-workers", Value, DIRTY).accepted(&["0"]),
-    flag("dirty-timeout", Value, DIRTY),
-    flag("dirty-threads", Value, DIRTY),
-    flag("dirty-graceful-timeout", Value, DIRTY),
+    flag("dirty-timeout", Value, DIRTY).default("300"),
+    flag("dirty-threads", Value, DIRTY).default("1"),
+    flag("dirty-graceful-timeout", Value, DIRTY).default("30"),
     flag("paste", Value, PASTE).alias("paster"),
-    flag("paste-global", Value, PASTE),
+    flag("paste-global", List, PASTE).setting("raw_paste_global_conf"),
     flag("permit-obsolete-folding", Switch, LENIENT),
     flag("strip-header-spaces", Switch, LENIENT),
     flag("permit-unconventional-http-method", Switch, LENIENT),
@@ -142,12 +183,14 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("casefold-http-method", Switch, LENIENT),
     // Planned for a later version.
     flag("reload", Switch, RELOAD),
-    flag("reload-engine", Value, RELOAD),
-    flag("reload-extra-file", Value, RELOAD),
+    flag("reload-engine", Value, RELOAD).default("auto"),
+    flag("reload-extra-file", List, RELOAD).setting("reload_extra_files"),
     flag("print-config", Switch, NotYet("rgun check checks the configuration")),
-    flag("access-logformat", Value, NotYet("remove it; entries of the access log have named fields")),
-    flag("log-config", Value, LOG_CONFIG),
-    flag("log-config-json", Value, LOG_CONFIG),
+    flag("access-logformat", Value, NotYet("remove it; entries of the access log have named fields"))
+        .setting("access_log_format")
+        .default(ACCESS_LOG_FORMAT),
+    flag("log-config", Value, LOG_CONFIG).setting("logconfig"),
+    flag("log-config-json", Value, LOG_CONFIG).setting("logconfig_json"),
     flag("statsd-host", Value, STATSD),
     flag("statsd-prefix", Value, STATSD),
     flag("dogstatsd-tags", Value, STATSD),
@@ -156,7 +199,140 @@ pub(super) const FLAGS: &[CompatFlag] = &[
         .accepted(&["SCRIPT_NAME,PATH_INFO", ""]),
     flag("protocol", Value, NotYet("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass"))
         .accepted(&["http"]),
-    flag("uwsgi-allow-from", Value, NotYet("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass")),
+    flag("uwsgi-allow-from", Value, NotYet("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass"))
+        .setting("uwsgi_allow_ips")
+        .default("127.0.0.1,::1"),
     flag("asgi-loop", Value, NotYet("remove it")).accepted(&["auto"]),
     flag("asgi-lifespan", Value, NotYet("remove it: rgun runs the lifespan if the application supports it")).accepted(&["auto"]),
+    // Settings without a flag.
+    setting("default_proc_name", Value, NoOp),
+    setting(
+        "tmp_upload_dir",
+        Value,
+        Ignored("request bodies too large for memory are in CacheDirectory= of the unit, else in the system's temporary directory"),
+    ),
+    setting(
+        "secure_scheme_headers",
+        Value,
+        Refused(
+            "rgun reads the client's scheme from X-Forwarded-Proto, X-Forwarded-Protocol and X-Forwarded-Ssl, as gunicorn does by default",
+            "have the proxy send X-Forwarded-Proto, and remove the setting",
+        ),
+    ),
+    setting("logconfig_dict", Value, LOG_CONFIG),
+    // Hooks that run in gunicorn's arbiter, or in a process that rgun does not have.
+    setting("on_starting", Function, Ignored("ExecStartPre= of the unit runs a command before the start")),
+    setting("when_ready", Function, Ignored("ExecStartPost= of the unit runs a command when the first worker serves")),
+    setting("on_exit", Function, Ignored("ExecStopPost= of the unit runs a command after the stop")),
+    setting("on_reload", Function, Ignored("a second ExecReload= of the unit runs a command after a reload")),
+    setting("pre_fork", Function, Ignored("the daemon starts workers and contains no Python; post_fork runs in the worker")),
+    setting("pre_exec", Function, Ignored("rgun does not replace itself: systemctl restart rgun refuses no connection")),
+    setting("nworkers_changed", Function, Ignored("the log says when the number of workers changes")),
+    setting("worker_int", Function, Ignored("worker_exit runs whenever a worker stops")),
+    setting("worker_abort", Function, Ignored("the log has the stacks of a worker that exceeds its deadline")),
+    setting("pre_request", Function, Ignored("a middleware of the application sees each request")),
+    setting("post_request", Function, Ignored("a middleware of the application sees each response; log.access logs it")),
+    setting(
+        "ssl_context",
+        Function,
+        Refused("the daemon speaks TLS and contains no Python", "remove it; certfile, keyfile, ca_certs and cert_reqs set what it has"),
+    ),
+    setting("on_dirty_starting", Function, DIRTY),
+    setting("dirty_post_fork", Function, DIRTY),
+    setting("dirty_worker_init", Function, DIRTY),
+    setting("dirty_worker_exit", Function, DIRTY),
 ];
+
+/// Gunicorn's default of `access_log_format`.
+const ACCESS_LOG_FORMAT: &str = "%(h)s %(l)s %(u)s %(t)s \"%(r)s\" %(s)s %(b)s \"%(f)s\" \"%(a)s\"";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::flags::Cli;
+
+    /// Every setting of gunicorn 27.0.1, as `gunicorn.config.make_settings()` returns them.
+    const SETTINGS: &str = "config wsgi_app bind backlog workers worker_class threads worker_connections max_requests \
+        max_requests_jitter timeout graceful_timeout keepalive limit_request_line limit_request_fields \
+        limit_request_field_size reload reload_engine reload_extra_files spew check_config print_config \
+        preload_app sendfile reuse_port chdir daemon raw_env pidfile worker_tmp_dir user group umask \
+        initgroups tmp_upload_dir secure_scheme_headers forwarded_allow_ips accesslog \
+        disable_redirect_access_to_syslog access_log_format errorlog loglevel capture_output \
+        logger_class logconfig logconfig_dict logconfig_json syslog_addr syslog syslog_prefix \
+        syslog_facility enable_stdio_inheritance statsd_host dogstatsd_tags statsd_prefix \
+        enable_backlog_metric proc_name default_proc_name pythonpath paste on_starting on_reload \
+        when_ready pre_fork post_fork post_worker_init worker_int worker_abort pre_exec pre_request \
+        post_request child_exit worker_exit nworkers_changed on_exit ssl_context proxy_protocol \
+        proxy_allow_ips protocol uwsgi_allow_ips keyfile certfile ssl_version cert_reqs ca_certs \
+        suppress_ragged_eofs do_handshake_on_connect ciphers http_protocols http2_cleartext \
+        http2_max_concurrent_streams http2_initial_window_size http2_max_frame_size \
+        http2_max_header_list_size raw_paste_global_conf permit_obsolete_folding strip_header_spaces \
+        permit_unconventional_http_method permit_unconventional_http_version casefold_http_method \
+        forwarder_headers header_map asgi_loop asgi_lifespan asgi_disconnect_grace_period \
+        websocket_max_message_size http_parser root_path dirty_apps dirty_workers dirty_timeout \
+        dirty_threads dirty_graceful_timeout on_dirty_starting dirty_post_fork dirty_worker_init \
+        dirty_worker_exit control_socket control_socket_mode control_socket_disable";
+
+    #[test]
+    fn every_setting_of_gunicorn_has_one_row() {
+        let names: Vec<_> = TABLE.iter().map(|row| row.setting_name().into_owned()).collect();
+        let unique: BTreeSet<_> = names.iter().map(String::as_str).collect();
+        assert_eq!(unique, SETTINGS.split_whitespace().collect());
+        assert_eq!(unique.len(), names.len());
+    }
+
+    #[test]
+    fn supported_rows_name_an_existing_flag_and_key() {
+        let command = Cli::command();
+        for row in TABLE {
+            let Key(key) = row.handling else { continue };
+            assert!(crate::config::is_key(key), "{key}");
+            let is_flag = |arg: &clap::Arg| {
+                arg.get_long() == Some(row.long)
+                    || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&row.long))
+            };
+            assert!(row.long.is_empty() || command.get_arguments().any(is_flag), "--{}", row.long);
+        }
+    }
+
+    /// The row of the manual for one setting.
+    fn manual_row(row: &CompatFlag) -> String {
+        let flag = if row.long.is_empty() { String::new() } else { format!("`--{}`", row.long) };
+        let mut text = match row.handling {
+            Key(key) if row.arg_kind == Function => format!("called in the worker: `{key}`"),
+            Key(key) => format!("`{key}`"),
+            NoOp => "accepted".to_owned(),
+            FlagOnly(reason) | Ignored(reason) => format!("ignored: {reason}"),
+            Refused(reason, hint) => format!("refused: {reason}; {hint}"),
+            NotYet(hint) => format!("refused in this version: {hint}"),
+        };
+        if !row.accepted.is_empty() {
+            let values: Vec<_> = row.accepted.iter().map(|value| format!("`{value:?}`")).collect();
+            text = format!("{text} (accepted: {})", values.join(", ").replace('"', ""));
+        }
+        format!("| `{}` | {flag} | {} |\n", row.setting_name(), text.replace("{}", "…"))
+    }
+
+    #[test]
+    fn settings_table_of_the_manual_is_that_of_the_code() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/doc/migrating.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = text.split_once("settings_table -->\n").unwrap();
+        let (table, after) = rest.split_once("<!-- end of the table -->").unwrap();
+        let rows: String = TABLE.iter().map(manual_row).collect();
+        let expected = format!("\n| setting | flag | rgun |\n|---|---|---|\n{rows}\n");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(
+                path,
+                format!("{before}settings_table -->\n{expected}<!-- end of the table -->{after}"),
+            )
+            .unwrap();
+            return;
+        }
+        assert_eq!(table, expected, "write it with UPDATE_DOCS=1");
+    }
+}

@@ -1,33 +1,34 @@
-//! Compatibility with the command lines of gunicorn and uvicorn: the flags that rgun does not support.
+//! Compatibility with gunicorn and uvicorn: one table of gunicorn's flags and settings, one of uvicorn's other flags.
 //!
 //! A flag that is safe to ignore, because rgun or systemd replaces it, is accepted with a warning that says so. A flag
 //! that is unsafe to ignore (`--user`, TLS, trust in a proxy) is refused with a hint. A flag that describes what rgun
 //! does (`--http-protocols h1`, `--no-server-header`) is accepted silently.
 //!
 //! The tables are in `gunicorn` and `uvicorn`. A flag of both servers is in one table only, because it means the same
-//! in both. Abbreviated flags are refused.
+//! in both. Abbreviated flags are refused. The table of gunicorn also has the settings of `gunicorn.conf.py`
+//! (`gunicorn_conf` reads it), and a test compares the manual with it.
 
-mod flag;
+pub(super) mod flag;
 pub(super) mod gunicorn;
 pub(super) mod uvicorn;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use self::flag::ArgKind::{Switch, Value};
+use self::flag::ArgKind::{Function, List, NegatedSwitch, Switch, Value};
 use self::flag::CompatFlag;
-use self::flag::Handling::{Ignored, NoOp, NotYet, Refused};
+use self::flag::Handling::{FlagOnly, Ignored, Key, NoOp, NotYet, Refused};
 use super::error::flag_error;
 use crate::config::ConfigError;
 
-/// The rows of all tables.
+/// The flags of all tables that rgun does not support.
 fn all_flags() -> impl Iterator<Item = &'static CompatFlag> {
-    gunicorn::FLAGS.iter().chain(uvicorn::FLAGS)
+    gunicorn::TABLE.iter().chain(uvicorn::FLAGS).filter(|flag| flag.is_unsupported_flag())
 }
 
 /// Adds all of these flags to the command and its subcommands, hidden from the help.
 pub(super) fn add_flags(command: Command) -> Command {
-    // `reload` accepts none of them: the running daemon has its configuration already.
-    let serves = |sub: &&Command| sub.get_name() != "reload";
+    // `reload` and `migrate` accept none of them, because they serve nothing.
+    let serves = |sub: &&Command| !matches!(sub.get_name(), "reload" | "migrate");
     let names: Vec<String> =
         command.get_subcommands().filter(serves).map(|sub| sub.get_name().to_owned()).collect();
     let command =
@@ -46,8 +47,8 @@ fn to_arg(flag: &CompatFlag) -> Arg {
     let arg = flag.short.into_iter().fold(arg, Arg::short);
     let arg = flag.alias.into_iter().fold(arg, Arg::alias);
     match flag.arg_kind {
-        Switch => arg.action(ArgAction::SetTrue),
-        Value => arg.action(ArgAction::Append).allow_hyphen_values(flag.accepted.contains(&"-")),
+        Switch | NegatedSwitch | Function => arg.action(ArgAction::SetTrue),
+        Value | List => arg.action(ArgAction::Append).allow_hyphen_values(flag.accepted.contains(&"-")),
     }
 }
 
@@ -61,9 +62,9 @@ pub(super) fn evaluate(
 ) {
     for flag in all_flags().filter(|flag| !supported.contains(&flag.long)) {
         let value = match flag.arg_kind {
-            Switch if !matches.get_flag(flag.long) => continue,
-            Switch => None,
-            Value => {
+            Switch | NegatedSwitch | Function if !matches.get_flag(flag.long) => continue,
+            Switch | NegatedSwitch | Function => None,
+            Value | List => {
                 // The last one applies, as in gunicorn and uvicorn.
                 match matches.get_many::<String>(flag.long).and_then(Iterator::last) {
                     None => continue,
@@ -78,7 +79,7 @@ pub(super) fn evaluate(
         };
         let filled = |text: &str| text.replace("{}", value.unwrap_or_default());
         match flag.handling {
-            NoOp => {}
+            NoOp | Key(_) | FlagOnly(_) => {}
             Ignored(now) => warnings.push(format!("{typed}: ignored; {now}")),
             Refused(reason, hint) => errors.push(flag_error(&typed, reason, &filled(hint))),
             NotYet(hint) => {

@@ -40,13 +40,14 @@ Settings:
   for the workers), which overrides the file, which overrides the defaults.
   Every key has a variable, also those without a flag:
   RGUN_WORKERS_MAX_MEMORY=512MiB.
-  With APP and no --config, no file is read; without APP it is
-  /etc/rgun/rgun.toml, which explains every key.
+  With APP and no --config, ./gunicorn.conf.py is read if there is one;
+  without APP it is /etc/rgun/rgun.toml, which explains every key.
 
 Gunicorn and uvicorn:
   Flags are gunicorn's; uvicorn's --host and --port, --uds, --factory,
   --app-dir, --access-log, --limit-max-requests, --limit-concurrency,
   --timeout-keep-alive and --timeout-graceful-shutdown are accepted as well.
+  GUNICORN_CMD_ARGS and gunicorn.conf.py are read, weaker than flags.
   Their other flags are recognized: one that systemd or rgun's design makes
   unnecessary is accepted with a warning; one that cannot be ignored safely is
   refused, with what to do instead.
@@ -64,7 +65,7 @@ Exit status:
 #[command(
     name = "rgun",
     bin_name = "rgun",
-    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload [--socket PATH]",
+    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload [--socket PATH]\n       rgun migrate [--write DIR] FILE…",
     version,
     about = "Serves a Python application: WSGI and ASGI, one daemon, systemd as its user interface.",
     after_help = AFTER_HELP,
@@ -96,6 +97,19 @@ pub(super) enum Subcommand {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Print the configuration and drop-ins that replace a deployment of gunicorn, uvicorn, granian, hypercorn, uWSGI or
+    /// NGINX Unit.
+    Migrate {
+        /// gunicorn.conf.py, systemd units, Procfiles, scripts, uwsgi.ini, NGINX Unit's JSON.
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// Write the files below this directory, too; existing files stay.
+        #[arg(long, value_name = "DIR")]
+        write: Option<PathBuf>,
+        /// The interpreter that runs a gunicorn.conf.py [default: that of the virtual environment in its directory].
+        #[arg(long, value_name = "PATH")]
+        python: Option<OsString>,
+    },
 }
 
 /// The flags of a check: those of a start, and the identity to check as.
@@ -120,7 +134,8 @@ pub(super) struct Flags {
     #[arg(value_name = "APP")]
     app: Option<String>,
 
-    /// The TOML file to read [env: RGUN_CONFIG] [without APP: /etc/rgun/rgun.toml].
+    /// The file to read: TOML, or gunicorn's gunicorn.conf.py, file:PATH or python:MODULE [env: RGUN_CONFIG] [without APP:
+    /// /etc/rgun/rgun.toml; without that file, and with APP: ./gunicorn.conf.py, if there is one].
     #[arg(short = 'c', long, value_name = "PATH")]
     config: Option<OsString>,
 
@@ -173,7 +188,7 @@ pub(super) struct ParsedFlags {
     /// The settings that the flags set.
     pub(super) layer: Layer,
     /// The value of `--config`.
-    pub(super) config: Option<PathBuf>,
+    pub(super) config: Option<OsString>,
     /// Whether `--check-config` is present.
     pub(super) check: bool,
 }
@@ -207,21 +222,6 @@ impl Flags {
                 ),
             ));
         }
-        ParsedFlags { layer: settings.into_layer(), config: self.config(errors), check: self.check_config }
-    }
-
-    fn config(&self, errors: &mut Vec<ConfigError>) -> Option<PathBuf> {
-        let path = PathBuf::from(self.config.as_ref()?);
-        let is_py = path.extension().is_some_and(|extension| extension == "py");
-        let is_called = |kind: &str| path.as_os_str().as_encoded_bytes().starts_with(kind.as_bytes());
-        if is_py || is_called("python:") || is_called("file:") {
-            errors.push(flag_error(
-                &format!("--config {}", path.display()),
-                "is gunicorn's configuration in Python; rgun's daemon runs no Python",
-                "write its settings as flags, or as keys of a TOML file; /etc/rgun/rgun.toml explains them",
-            ));
-            return None;
-        }
-        Some(path)
+        ParsedFlags { layer: settings.into_layer(), config: self.config.clone(), check: self.check_config }
     }
 }

@@ -197,8 +197,6 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("--ciphers HIGH", "--ciphers HIGH", "remove it"),
         ("--ssl-version TLSv1_2", "--ssl-version TLSv1_2", "RGUN_TLS_MIN_VERSION"),
         ("--access-logfile /var/log/x", "--access-logfile /var/log/x", "journalctl"),
-        ("--config gunicorn.conf.py", "--config gunicorn.conf.py", "TOML"),
-        ("-c python:conf", "--config python:conf", "TOML"),
         ("--paste x.ini", "--paste x.ini", "loadapp"),
         ("--logger-class x.Y", "--logger-class x.Y", "logging"),
         ("--strip-header-spaces", "--strip-header-spaces", "smuggling"),
@@ -272,10 +270,29 @@ fn max_requests_of_zero_means_no_limit() {
 }
 
 #[test]
-fn gunicorn_cmd_args_variable_is_warned_about() {
-    let invocation = Shell::new().run_with(&[("GUNICORN_CMD_ARGS", "--workers 3")], &["a"]).unwrap();
-    assert!(invocation.warnings[0].starts_with("GUNICORN_CMD_ARGS: ignored"), "{:?}", invocation.warnings);
-    assert_eq!(invocation.config.workers.count, Count::Fixed(NonZeroU16::MIN));
+fn gunicorn_cmd_args_are_weaker_than_the_command_line() {
+    let shell = Shell::new();
+    let run = |flags: &str, line: &[&str]| shell.run_with(&[("GUNICORN_CMD_ARGS", flags)], line);
+    let config =
+        run("--workers 3 --threads=2 -b '0.0.0.0:80' ignored:app", &["a", "-w", "4"]).unwrap().config;
+    assert_eq!((config.workers.count.resolve(1).get(), config.workers.threads.get()), (4, 2));
+    assert_eq!(config.app.target.to_string(), "a:application");
+    let warnings = run("--pid /run/a.pid", &["a"]).unwrap().warnings;
+    assert!(warnings[0].starts_with("GUNICORN_CMD_ARGS: --pid /run/a.pid: ignored; systemd"), "{warnings:?}");
+}
+
+#[test]
+fn wrong_gunicorn_cmd_args_are_errors_with_their_place() {
+    for (flags, text) in [
+        ("--workers many", "GUNICORN_CMD_ARGS: --workers: workers.count = \"many\": is not a whole number"),
+        ("--user www", "GUNICORN_CMD_ARGS: --user www: rgun does not change its user"),
+        ("--wrokers 3", "GUNICORN_CMD_ARGS: unexpected argument '--wrokers' found"),
+        ("--name 'a", "GUNICORN_CMD_ARGS: cannot be split into flags"),
+    ] {
+        let failure = Shell::new().run_with(&[("GUNICORN_CMD_ARGS", flags)], &["a"]).unwrap_err();
+        assert!(failure.text.starts_with(text), "{flags}: {failure}");
+        assert_eq!(failure.status, EX_CONFIG, "{flags}");
+    }
 }
 
 /// The flags of gunicorn 27.0.1, from the add_setting table of its `config.py`.

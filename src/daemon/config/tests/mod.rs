@@ -31,7 +31,7 @@ impl Case {
         let text = text.replace("{app}", &self.place.join("app").display().to_string());
         let path = self.place.file("rgun.toml", text.as_bytes(), 0o644);
         let environment = variables.iter().copied().collect();
-        load(flags, &environment, Some(&path), self.place.path(), None)
+        load(flags, &environment, FileSource::Toml(&path), self.place.path(), None)
             .map_err(|errors| errors.to_string().replace(&self.place.path().display().to_string(), "@"))
     }
 

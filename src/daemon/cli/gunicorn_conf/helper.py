@@ -1,0 +1,163 @@
+"""Runs gunicorn.conf.py and prints its settings.
+
+rgun (src/daemon/cli/gunicorn_conf/helper.rs) starts it with the application's interpreter, in the directory
+where rgun was started. Its arguments are "file" or "module", the file's path or the module's name, and the
+names of all settings, separated by commas. It writes one JSON object with a NUL after it to standard output,
+and waits to be killed. Standard input is a pipe from rgun. What the file prints goes to standard error. Runs
+on CPython 3.9 and later.
+"""
+
+import os
+import sys
+
+out = os.dup(1)
+os.dup2(2, 1)
+kind, location, known = sys.argv[1:4]
+
+import fcntl  # noqa: E402 (what these modules print must not go to the pipe)
+import importlib  # noqa: E402
+import importlib.machinery  # noqa: E402
+import importlib.util  # noqa: E402
+import json  # noqa: E402
+import math  # noqa: E402
+import signal  # noqa: E402
+import types  # noqa: E402
+
+MAX_DEPTH = 16
+
+
+def execute():
+    """Executes the file as gunicorn does. Returns its names."""
+    if kind == "module":
+        return vars(importlib.import_module(location))
+    loader = importlib.machinery.SourceFileLoader("__config__", location)
+    if location.endswith(".pyc"):
+        loader = importlib.machinery.SourcelessFileLoader("__config__", location)
+    spec = importlib.util.spec_from_file_location("__config__", location, loader=loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["__config__"] = module
+    spec.loader.exec_module(module)
+    return vars(module)
+
+
+def plain(value, depth=0):
+    """Returns None, a boolean, text (also for numbers), a list, or an object that describes another value."""
+    if depth > MAX_DEPTH:
+        return {"type": "a value that contains itself"}
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return number(int(value))
+    if isinstance(value, float):
+        # As gunicorn: int(value).
+        return number(int(value)) if math.isfinite(value) else str(value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, bytes):
+        value = os.fsdecode(value)
+    if isinstance(value, str):
+        value = str(value)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return {"bytes": list(os.fsencode(value))}
+        return value
+    if isinstance(value, dict):
+        return {"dict": {str(name): plain(each, depth + 1) for name, each in value.items()}}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(each, depth + 1) for each in value]
+    if isinstance(value, type):
+        return value.__module__ + "." + value.__qualname__
+    if callable(value):
+        return {"function": True}
+    return {"type": "an object of type " + type(value).__name__}
+
+
+def number(value):
+    """Returns an integer in decimal, if it is not a mistake."""
+    return str(value) if abs(value) < 2**63 else {"type": "a huge number"}
+
+
+def describe(error):
+    """Returns the exception's last line, and where the file raised it."""
+    import traceback
+
+    lines = traceback.format_exception_only(type(error), error)
+    line = lines[-1] if isinstance(error, SyntaxError) else lines[0]
+    found = {"summary": unicode(line.strip()), "line": None, "file": None, "inner": None}
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if not frame[0].startswith(("<string>", "<frozen importlib"))]
+    own = [frame for frame in frames if kind == "module" or same_file(frame[0])]
+    if isinstance(error, SyntaxError) and error.filename:
+        found["file"], found["line"] = unicode(error.filename), error.lineno
+        if same_file(error.filename):
+            return found
+    if own:
+        found["file"], found["line"] = unicode(own[-1][0]), own[-1][1]
+    if frames and own and frames[-1] is not own[-1]:
+        found["inner"] = unicode(f"{frames[-1][0]}:{frames[-1][1]}")
+    if isinstance(error, SyntaxError) and error.filename:
+        found["inner"] = unicode(f"{error.filename}:{error.lineno}")
+    return found
+
+
+def same_file(path):
+    """Returns whether a path of a traceback is that of the file."""
+    return os.path.abspath(path) == os.path.abspath(location)
+
+
+def unicode(text):
+    """Escapes lone surrogates, which come from undecodable bytes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def settings():
+    """Returns the settings, and the other names that could be misspelled ones."""
+    names = execute()
+    known_names = known.split(",")
+    values = {name: plain(names[name]) for name in known_names if name in names}
+    kinds = (types.ModuleType, types.FunctionType, type)
+    others = [
+        name
+        for name, value in names.items()
+        if name not in values and not name.startswith("_") and not isinstance(value, kinds)
+    ]
+    return {"values": values, "others": [unicode(name) for name in others]}
+
+
+def write(answer):
+    """Writes the answer to the pipe."""
+    rest = json.dumps(answer).encode() + b"\0"
+    while rest:
+        rest = rest[os.write(out, rest) :]
+
+
+def end_with_rgun():
+    """Has the kernel end this process (SIGIO) when rgun ends, because the file may never return."""
+    pipe = os.dup(0)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+end_with_rgun()
+pid = os.getpid()
+sys.argv = ["gunicorn"]
+sys.path[:1] = [os.getcwd()]
+try:
+    answer = settings()
+except BaseException as error:  # noqa: BLE001 (sys.exit() in the file is a failure, too)
+    answer = {"error": describe(error)}
+if os.getpid() != pid:
+    # The file forked, and the child came back.
+    os._exit(0)
+try:
+    sys.stdout.flush()
+    sys.stderr.flush()
+except (OSError, ValueError):
+    # The log misses what the file printed; its settings are complete.
+    pass
+write(answer)
+while True:
+    signal.pause()

@@ -1,0 +1,241 @@
+//! Runs `gunicorn.conf.py` in a process of its own: `helper.py`, run by the application's interpreter.
+//!
+//! The process has a limited time, and its standard output and error are the log. It answers in JSON and waits to be
+//! killed with its process group, so that no process that the file started can keep the caller waiting. It ends when its
+//! standard input, a pipe, is closed.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::location::ConfLocation;
+
+const SCRIPT: &str = include_str!("helper.py");
+
+/// Maximum size of the answer. Settings take a few kilobytes.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// Time from the end of the pipe to the exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Changes the command that starts the interpreter, such as its user.
+pub(crate) type Adjust<'a> = &'a dyn Fn(&mut Command);
+
+/// The names of the file.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct ConfNames {
+    /// Settings of gunicorn with their values, as `plain` in `helper.py` makes them.
+    pub(super) values: BTreeMap<String, Value>,
+    /// Other variables.
+    pub(super) others: Vec<String>,
+}
+
+/// A failure to get the settings.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HelperError {
+    /// The interpreter cannot be started or read.
+    #[error("{python} cannot run it: {error}")]
+    Io { python: String, error: io::Error },
+    /// The file raised an exception.
+    #[error("raised {summary}")]
+    Raised {
+        /// The last line of the traceback.
+        summary: String,
+        /// The file and line in the traceback that concern the operator.
+        place: Option<String>,
+        /// Where the exception was raised, if not there.
+        inner: Option<String>,
+    },
+    /// The file did not return in time.
+    #[error("did not return within {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+    /// The process ended before it answered.
+    #[error("ended its process before it returned ({0})")]
+    Ended(String),
+    /// The answer is too long or not JSON.
+    #[error("has settings that cannot be read: {0}")]
+    BadAnswer(String),
+}
+
+/// Runs the file or imports the module at `location` in `cwd`, and returns its names. `known` are the settings to return.
+///
+/// # Errors
+/// The file raised, took longer than `limit`, or its process ended.
+pub(super) fn run(
+    python: &Path,
+    location: &ConfLocation,
+    known: &str,
+    cwd: &Path,
+    limit: Duration,
+    adjust: Adjust<'_>,
+) -> Result<ConfNames, HelperError> {
+    let io_error = |error| HelperError::Io { python: python.display().to_string(), error };
+    let mut command = Command::new(python);
+    let (kind, name) = match location {
+        ConfLocation::File(path) => ("file", path.as_os_str()),
+        ConfLocation::Module(module) => ("module", module.as_ref()),
+    };
+    adjust(&mut command);
+    command.arg("-c").arg(SCRIPT).arg(kind).arg(name).arg(known);
+    command.current_dir(cwd).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(io_error)?;
+    let answer = read_answer(&mut child, limit);
+    let ended = end(&mut child, matches!(answer, Ok(HelperAnswer::Missing)));
+    match answer.map_err(io_error)? {
+        HelperAnswer::Complete(bytes) => parse(&bytes),
+        HelperAnswer::TooLong => Err(HelperError::BadAnswer("they take more than 4 MiB".to_owned())),
+        HelperAnswer::TimedOut => Err(HelperError::TimedOut(limit)),
+        HelperAnswer::Missing => Err(HelperError::Ended(ended)),
+    }
+}
+
+/// The outcome of reading the pipe.
+enum HelperAnswer {
+    Complete(Vec<u8>),
+    TooLong,
+    TimedOut,
+    /// The pipe was closed before the answer was complete.
+    Missing,
+}
+
+fn read_answer(child: &mut Child, limit: Duration) -> io::Result<HelperAnswer> {
+    let deadline = Instant::now() + limit;
+    let pipe = child.stdout.take().ok_or_else(|| io::Error::other("it has no standard output"))?;
+    let mut pipe = std::fs::File::from(OwnedFd::from(pipe));
+    let (mut bytes, mut part) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) if left.is_zero() => return Ok(HelperAnswer::TimedOut),
+            Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
+            Ok(_) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let n_read = pipe.read(&mut part)?;
+        if n_read == 0 {
+            return Ok(HelperAnswer::Missing);
+        }
+        let part = &part[..n_read];
+        if let Some(end) = part.iter().position(|byte| *byte == 0) {
+            bytes.extend_from_slice(&part[..end]);
+            return Ok(HelperAnswer::Complete(bytes));
+        }
+        bytes.extend_from_slice(part);
+        if bytes.len() > MAX_ANSWER_BYTES {
+            return Ok(HelperAnswer::TooLong);
+        }
+    }
+}
+
+/// Kills the process with its group, and returns how it ended. `is_exiting`: it closed the pipe.
+fn end(child: &mut Child, is_exiting: bool) -> String {
+    let deadline = Instant::now() + if is_exiting { EXIT_TIMEOUT } else { Duration::ZERO };
+    // The daemon's main loop may reap an unknown child; its status is then unknown.
+    let mut exited = child.try_wait();
+    while matches!(exited, Ok(None)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+        exited = child.try_wait();
+    }
+    if let Ok(None) = exited {
+        // ESRCH: it ended just now, and so did its group.
+        let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+        // Fails only if another part of this process reaped it.
+        let _ = child.wait();
+    }
+    match exited {
+        Ok(Some(status)) => status.to_string(),
+        Ok(None) => "it closed the pipe".to_owned(),
+        Err(_) => "its exit status is unknown".to_owned(),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<ConfNames, HelperError> {
+    let bad = |what: &str| HelperError::BadAnswer(what.to_owned());
+    let mut answer: Value =
+        serde_json::from_slice(bytes).map_err(|error| HelperError::BadAnswer(error.to_string()))?;
+    if let Some(error) = answer.get("error") {
+        let text = |key: &str| error.get(key).and_then(Value::as_str).map(str::to_owned);
+        let line = error.get("line").and_then(Value::as_u64);
+        let place = text("file").map(|file| line.map_or(file.clone(), |line| format!("{file}:{line}")));
+        let summary = text("summary").unwrap_or_default();
+        return Err(HelperError::Raised { summary, place, inner: text("inner") });
+    }
+    let Some(Value::Object(values)) = answer.get_mut("values").map(Value::take) else {
+        return Err(bad("the answer has no values"));
+    };
+    let others = answer.get("others").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    Ok(ConfNames {
+        values: values.into_iter().collect(),
+        others: others.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::TestDir;
+
+    /// Runs a shell script in place of the interpreter.
+    fn answer_of(script: &str) -> Result<ConfNames, HelperError> {
+        answer_within(Duration::from_secs(30), script)
+    }
+
+    fn answer_within(limit: Duration, script: &str) -> Result<ConfNames, HelperError> {
+        let place = TestDir::new();
+        let python = place.file("python", format!("#!/bin/sh\n{script}").as_bytes(), 0o755);
+        let location = ConfLocation::File("/srv/gunicorn.conf.py".into());
+        run(&python, &location, "workers", place.path(), limit, &|_| {})
+    }
+
+    #[test]
+    fn answer_ends_at_the_nul_not_at_the_end_of_the_pipe() {
+        let names =
+            answer_of(r#"printf '{"values":{"workers":"4"},"others":["cores"]}\0'; sleep 60"#).unwrap();
+        assert_eq!(names.values["workers"], "4");
+        assert_eq!(names.others, ["cores"]);
+    }
+
+    #[test]
+    fn helper_that_never_answers_times_out() {
+        let outcome = answer_within(Duration::from_millis(100), "exec sleep 60");
+        assert!(matches!(outcome, Err(HelperError::TimedOut(_))), "{outcome:?}");
+    }
+
+    #[test]
+    fn helper_that_exits_is_reported_with_its_status() {
+        let error = answer_of("exit 3").unwrap_err();
+        assert!(error.to_string().contains("before it returned ("), "{error}");
+    }
+
+    #[test]
+    fn endless_answer_is_refused() {
+        let error = answer_of("exec yes").unwrap_err();
+        assert!(error.to_string().contains("more than 4 MiB"), "{error}");
+    }
+
+    #[test]
+    fn answer_that_is_not_json_is_refused() {
+        let error = answer_of(r"printf 'hello\0'; sleep 60").unwrap_err();
+        assert!(matches!(error, HelperError::BadAnswer(_)), "{error}");
+    }
+
+    #[test]
+    fn exception_is_reported_with_its_place() {
+        let error = answer_of(
+            r#"printf '{"error":{"summary":"KeyError: 1","file":"/a.py","line":3,"inner":null}}\0'"#,
+        );
+        let Err(HelperError::Raised { summary, place, inner }) = error else { panic!("{error:?}") };
+        assert_eq!((summary.as_str(), place.as_deref(), inner), ("KeyError: 1", Some("/a.py:3"), None));
+    }
+}

@@ -1,0 +1,99 @@
+//! `gunicorn.conf.py`: its settings become flags, its hooks functions that workers call.
+//!
+//! The file is Python, so the application's interpreter runs it, in a process of its own (`helper`); the daemon contains
+//! no Python. `arguments` turns the settings into flags, which [`read`] parses like those of the command line. The table
+//! of all settings is `compat::gunicorn::TABLE`.
+
+mod arguments;
+mod helper;
+mod location;
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::compat::flag::CompatFlag;
+use super::compat::gunicorn::TABLE;
+use super::foreign::{self, FlagSource};
+use crate::config::{ConfigError, Layer, Setting, Value};
+
+pub(crate) use helper::Adjust;
+use helper::HelperError;
+pub(super) use location::ConfLocation;
+
+pub(super) use arguments::{Arguments, HookFunction};
+
+/// Time that the file may take. The watchdog of the packaged unit allows as long.
+const MAX_RUN_TIME: Duration = Duration::from_secs(30);
+
+/// The settings of the file.
+#[derive(Debug, Default)]
+pub(super) struct ConfSettings {
+    pub(super) layer: Layer,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Runs the file with the interpreter, in `cwd`, and returns its settings. `adjust` changes the process that runs it.
+///
+/// # Errors
+/// All errors of the file.
+pub(super) fn read(
+    location: &ConfLocation,
+    python: &Path,
+    cwd: &Path,
+    adjust: Adjust<'_>,
+) -> Result<ConfSettings, Vec<ConfigError>> {
+    let origin = location.to_string();
+    let Arguments { args, hooks, warnings, errors } = run(location, python, cwd, adjust)?;
+    let mut parsed = foreign::parse(&args, FlagSource::File(&origin));
+    parsed.errors.extend(errors);
+    if !parsed.errors.is_empty() {
+        return Err(parsed.errors);
+    }
+    let mut layer = parsed.layer;
+    for HookFunction { setting, key, target } in hooks {
+        let value = target.map_or_else(|| location.function(&setting), Value::text);
+        layer.insert(key, Setting::flag(&format!("{origin}: {setting}"), value));
+    }
+    Ok(ConfSettings { layer, warnings: warnings.into_iter().chain(parsed.warnings).collect() })
+}
+
+/// Runs the file, and returns the flags and functions that have the same effect.
+///
+/// # Errors
+/// The file cannot be read, or raised.
+pub(super) fn run(
+    location: &ConfLocation,
+    python: &Path,
+    cwd: &Path,
+    adjust: Adjust<'_>,
+) -> Result<Arguments, Vec<ConfigError>> {
+    let origin = location.to_string();
+    if let ConfLocation::File(path) = location
+        && let Err(error) = path.metadata()
+    {
+        let hint = "name an existing file with --config (RGUN_CONFIG)";
+        return Err(vec![file_error(origin, format!("cannot be read: {error}"), Some(hint.to_owned()))]);
+    }
+    let known: Vec<_> = TABLE.iter().map(CompatFlag::setting_name).collect();
+    let names = helper::run(python, location, &known.join(","), cwd, MAX_RUN_TIME, adjust)
+        .map_err(|error| vec![describe(&error, origin.clone(), python)])?;
+    Ok(arguments::convert(&names, &origin))
+}
+
+fn file_error(origin: String, reason: String, hint: Option<String>) -> ConfigError {
+    ConfigError { origin, key: String::new(), value: None, reason, hint }
+}
+
+fn describe(error: &HelperError, origin: String, python: &Path) -> ConfigError {
+    let HelperError::Raised { summary, place, inner } = error else {
+        return file_error(origin, error.to_string(), None);
+    };
+    let inner = inner.as_ref().map(|inner| format!(" (in {inner})")).unwrap_or_default();
+    let hint = summary.strip_prefix("ModuleNotFoundError: No module named ").map(|module| {
+        format!(
+            "{} does not have {module}; install it there, or name another interpreter with --python",
+            python.display()
+        )
+    });
+    file_error(place.clone().unwrap_or(origin), format!("{error}{inner}"), hint)
+}

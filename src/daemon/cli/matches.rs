@@ -1,0 +1,72 @@
+//! Parses arguments with clap, and rewords its errors.
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+
+use super::compat;
+use super::error::{EX_USAGE, Failure};
+use super::flags::Cli;
+
+/// Parses arguments, of which the first is the program's name.
+pub(super) fn parse_matches(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
+    let matches = compat::add_flags(Cli::command()).try_get_matches_from(args)?;
+    Ok((Cli::from_arg_matches(&matches)?, matches))
+}
+
+/// Converts clap's error, whose exit status for a usage error would be 2.
+pub(super) fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure {
+    let is_requested = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(argument) = find_invalid_utf8(args)
+    {
+        let text = format!(
+            "error: argument \"{}\" is not UTF-8\n\nFor more information, try '--help'.\n",
+            argument.as_encoded_bytes().escape_ascii()
+        );
+        return Failure { text, status: EX_USAGE, stdout: false };
+    }
+    if !is_requested && let Some((typed, meant)) = find_misspelled_flag(args) {
+        let text = format!(
+            "error: '{typed}' is not a flag: did you mean {meant}?\n\nFor more information, try '--help'.\n"
+        );
+        return Failure { text, status: EX_USAGE, stdout: false };
+    }
+    Failure {
+        text: error.render().to_string(),
+        status: if is_requested { 0 } else { EX_USAGE },
+        stdout: is_requested,
+    }
+}
+
+/// Finds the argument that clap refuses because it is not UTF-8; clap's error does not name it. The values of some
+/// flags need not be UTF-8, so each candidate is tried while all other arguments are valid.
+fn find_invalid_utf8(args: &[OsString]) -> Option<&OsString> {
+    args.iter().enumerate().filter(|(_, arg)| arg.to_str().is_none()).find_map(|(idx, arg)| {
+        let mut others: Vec<OsString> =
+            args.iter().map(|arg| arg.to_string_lossy().into_owned().into()).collect();
+        others[idx].clone_from(arg);
+        let error = parse_matches(&others).err()?;
+        (error.kind() == ErrorKind::InvalidUtf8).then_some(arg)
+    })
+}
+
+/// Finds a flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn ignores, or with one hyphen
+/// (`-bind`). Returns it as typed, and in the correct spelling.
+fn find_misspelled_flag(args: &[OsString]) -> Option<(String, String)> {
+    let command = compat::add_flags(Cli::command());
+    let is_flag = |word: &str| command.get_arguments().any(|arg| arg.get_long() == Some(word));
+    let words = || args.iter().skip(1).map_while(|arg| arg.to_str());
+    let apart = words().zip(words().skip(1)).find_map(|(hyphens, word)| {
+        let name = word.split('=').next().unwrap_or_default();
+        (hyphens == "--" && is_flag(name)).then(|| (format!("-- {word}"), format!("--{word}")))
+    });
+    let one_hyphen = || {
+        words().take_while(|word| *word != "--").find_map(|word| {
+            let name = word.strip_prefix('-')?.split('=').next().unwrap_or_default();
+            (name.len() > 1 && is_flag(name)).then(|| (word.to_owned(), format!("-{word}")))
+        })
+    };
+    apart.or_else(one_hyphen)
+}

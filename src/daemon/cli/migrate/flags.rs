@@ -1,0 +1,95 @@
+//! Flags of gunicorn and uvicorn, parsed as those of `rgun`.
+
+use std::ffi::OsString;
+
+use super::plan::{DropIn, Plan};
+use crate::cli::compat;
+use crate::cli::flags::ParsedFlags;
+use crate::cli::foreign::FlagSource;
+use crate::cli::matches::{from_clap_error, parse_matches};
+use crate::config::{Value, name};
+
+/// Flags whose place is a unit, not `rgun.toml`.
+const UNIT_FLAGS: [&str; 5] = ["user", "group", "umask", "backlog", "daemon"];
+
+/// Adds the flags of gunicorn or uvicorn, parsed as those of `rgun`.
+pub(super) fn add(args: &[String], origin: &str, plan: &mut Plan) {
+    let args: Vec<OsString> =
+        std::iter::once("rgun").chain(args.iter().map(String::as_str)).map(Into::into).collect();
+    add_arguments(&args, FlagSource::Place(origin), origin, plan);
+}
+
+/// Adds flags; `args` begins with the program's name.
+pub(super) fn add_arguments(args: &[OsString], source: FlagSource<'_>, origin: &str, plan: &mut Plan) {
+    let (cli, matches) = match parse_matches(args) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let text = from_clap_error(&error, args).text;
+            let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            return plan.left_out(origin, &format!("the whole command: {reason}"));
+        }
+    };
+    let (mut warnings, mut errors) = (Vec::new(), Vec::new());
+    compat::evaluate(&matches, &UNIT_FLAGS, &mut warnings, &mut errors);
+    let ParsedFlags { layer, config, .. } = cli.flags.parse(&mut warnings, &mut errors);
+    if let Some(file) = config {
+        let file = file.display().to_string();
+        plan.configurations.push((file.trim_start_matches("file:").to_owned(), origin.to_owned()));
+    }
+    for (key, setting) in layer {
+        plan.set(
+            key,
+            absolute(key, setting.value, plan.directory().as_deref()),
+            &source.rename(&setting.origin),
+        );
+    }
+    plan.left_out.extend(warnings.iter().map(|warning| source.rename(warning)));
+    for error in errors {
+        let hint = error.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+        plan.left_out.push(format!("{}: {}{hint}", source.rename(&error.origin), error.reason));
+    }
+    for flag in UNIT_FLAGS.into_iter().filter(|flag| *flag != "daemon") {
+        if let Some(value) = matches.get_many::<String>(flag).and_then(Iterator::last) {
+            add_unit_flag(flag, value, origin, plan);
+        }
+    }
+}
+
+fn add_unit_flag(flag: &str, value: &str, origin: &str, plan: &mut Plan) {
+    match flag {
+        "user" => plan.directive(DropIn::Service, "User", value),
+        "backlog" => plan.directive(DropIn::Socket, "Backlog", value),
+        "umask" => match parse_umask(value) {
+            Some(mask) => plan.directive(DropIn::Service, "UMask", &format!("{mask:04o}")),
+            None => {
+                plan.left_out(origin, &format!("umask {value}: is not a number; write UMask= in the unit"));
+            }
+        },
+        _ => {
+            plan.directive(DropIn::Service, "SupplementaryGroups", value);
+            plan.changed.push(format!(
+                "{origin}: group {value} is a supplementary group: the group rgun may read /etc/rgun/rgun.toml"
+            ));
+        }
+    }
+}
+
+/// Parses a number as Python's `int(text, 0)` does.
+fn parse_umask(text: &str) -> Option<u32> {
+    match text.strip_prefix("0o") {
+        Some(octal) => u32::from_str_radix(octal, 8).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// Makes a relative path that a flag may have absolute, as `rgun.toml` needs it.
+fn absolute(key: &'static str, value: Value, directory: Option<&str>) -> Value {
+    let (Some(directory), Value::Text(path)) = (directory, &value) else { return value };
+    let is_path = [name::DIRECTORY, name::CERT, name::KEY, name::CLIENT_CA].contains(&key);
+    if is_path && !path.starts_with('/') {
+        return Value::text(
+            format!("{directory}/{}", path.trim_start_matches("./")).trim_end_matches("/.").to_owned(),
+        );
+    }
+    value
+}

@@ -1,0 +1,143 @@
+//! Writes a plan as files, a difference and a list.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use similar::TextDiff;
+
+use super::plan::{DropIn, Plan};
+use crate::config::{Value, key_position, name};
+
+/// A file of the result: its path below the directory of `--write`, and its content.
+pub(super) struct Output {
+    pub(super) path: &'static str,
+    /// The file that it replaces or adds to on this machine.
+    pub(super) installed: &'static str,
+    pub(super) content: String,
+}
+
+/// Returns the files of the plan; those without content are omitted.
+pub(super) fn files(plan: &Plan) -> Vec<Output> {
+    let service =
+        format!("{}{}", section(plan, DropIn::Unit, "Unit"), section(plan, DropIn::Service, "Service"));
+    let outputs = [
+        Output { path: "rgun.toml", installed: "/etc/rgun/rgun.toml", content: toml(plan) },
+        Output {
+            path: "rgun.service.d/migrated.conf",
+            installed: "/etc/systemd/system/rgun.service.d/migrated.conf",
+            content: service,
+        },
+        Output {
+            path: "rgun.socket.d/migrated.conf",
+            installed: "/etc/systemd/system/rgun.socket.d/migrated.conf",
+            content: section(plan, DropIn::Socket, "Socket"),
+        },
+    ];
+    outputs.into_iter().filter(|output| !output.content.is_empty()).collect()
+}
+
+/// Returns the difference between what is at `installed` and the new content, in unified form.
+pub(super) fn difference(output: &Output, old: Option<&str>) -> String {
+    let from = if old.is_some() { output.installed } else { "/dev/null" };
+    let old = old.unwrap_or_default();
+    let difference = TextDiff::from_lines(old, &output.content);
+    difference.unified_diff().header(from, output.path).to_string()
+}
+
+/// Returns what changed and what was left out, as lists.
+pub(super) fn notes(plan: &Plan) -> String {
+    let mut text = String::new();
+    for (heading, notes) in
+        [("Works otherwise than before:", &plan.changed), ("Left out, and what to do:", &plan.left_out)]
+    {
+        if !notes.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{heading}");
+            for note in notes {
+                let _ = writeln!(text, "  - {note}");
+            }
+        }
+    }
+    text
+}
+
+fn section(plan: &Plan, part: DropIn, heading: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for (_, name, value) in plan.directives.iter().filter(|(its, ..)| *its == part) {
+        // The packaged socket unit has an address of its own.
+        if name == "ListenStream" && !lines.iter().any(|line| line.starts_with("ListenStream=")) {
+            lines.push("ListenStream=".to_owned());
+        }
+        lines.push(format!("{name}={value}"));
+    }
+    if lines.is_empty() { String::new() } else { format!("[{heading}]\n{}\n", lines.join("\n")) }
+}
+
+/// Returns the text of `rgun.toml`.
+fn toml(plan: &Plan) -> String {
+    let mut settings: Vec<_> = plan.settings.iter().collect();
+    settings.sort_by_key(|(key, _)| key_position(key));
+    let mut sections: Vec<(&str, String)> = Vec::new();
+    for (key, setting) in settings {
+        let Some((section, word)) = key.split_once('.') else { continue };
+        if sections.last().is_none_or(|(last, _)| *last != section) {
+            sections.push((section, String::new()));
+        }
+        if let Some((_, text)) = sections.last_mut() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{word} = {}", value(key, &setting.value));
+        }
+    }
+    let sections = sections.into_iter().map(|(section, text)| format!("[{section}]\n{text}"));
+    let mounts = plan.mounts.iter().map(|(url, directory)| {
+        format!("[[static]]\nurl = {}\ndirectory = {}\n", quoted(url), quoted(directory))
+    });
+    sections.chain(mounts).collect::<Vec<_>>().join("\n")
+}
+
+/// Writes a flag's value as the file needs it: numbers and booleans without quotes, lists, tables.
+fn value(key: &str, value: &Value) -> String {
+    match value {
+        Value::Text(text) if key == name::PYTHONPATH => list(text.split(',').map(str::trim)),
+        Value::Text(text) if key == name::COUNT && text.contains('-') => {
+            let (min, max) = text.split_once('-').unwrap_or_default();
+            format!("{{ min = {min}, max = {max} }}")
+        }
+        Value::Text(text)
+            if !text.is_empty() && text.len() < 19 && text.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            let digits = text.trim_start_matches('0');
+            if digits.is_empty() { "0".to_owned() } else { digits.to_owned() }
+        }
+        Value::Text(text) if text == "true" || text == "false" => text.clone(),
+        Value::Text(text) => quoted(text),
+        Value::Bytes(bytes) => quoted(&bytes.to_string_lossy()),
+        Value::List(items) if key == name::ENV => {
+            let entries = items.iter().filter_map(|item| match item {
+                Value::Text(text) => text.split_once('='),
+                _ => None,
+            });
+            let entries: Vec<_> =
+                entries.map(|(name, value)| format!("{} = {}", quoted(name), quoted(value))).collect();
+            format!("{{ {} }}", entries.join(", "))
+        }
+        Value::List(items) => list(items.iter().filter_map(|item| match item {
+            Value::Text(text) => Some(text.as_str()),
+            _ => None,
+        })),
+        other => other.to_string(),
+    }
+}
+
+fn list<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    format!("[{}]", items.map(quoted).collect::<Vec<_>>().join(", "))
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// Returns the content of a file, if there is one.
+pub(super) fn read_existing(path: &Path) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}

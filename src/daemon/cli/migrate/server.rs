@@ -1,0 +1,31 @@
+//! The servers whose command lines are migrated.
+
+/// A server that rgun replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReplacedServer {
+    Gunicorn,
+    Uvicorn,
+    Granian,
+    Hypercorn,
+}
+
+impl ReplacedServer {
+    pub(super) fn of(word: &str) -> Option<Self> {
+        match word.rsplit('/').next().unwrap_or(word) {
+            "gunicorn" => Some(Self::Gunicorn),
+            "uvicorn" => Some(Self::Uvicorn),
+            "granian" => Some(Self::Granian),
+            "hypercorn" => Some(Self::Hypercorn),
+            _ => None,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Gunicorn => "gunicorn",
+            Self::Uvicorn => "uvicorn",
+            Self::Granian => "granian",
+            Self::Hypercorn => "hypercorn",
+        }
+    }
+}

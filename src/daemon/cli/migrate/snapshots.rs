@@ -1,0 +1,76 @@
+//! Each directory of `tests/` is a deployment; `expected.txt` is what `rgun migrate` prints about its other files.
+//! UPDATE_DOCS=1 writes it.
+
+use super::*;
+
+const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cli/migrate/tests");
+
+/// Returns the text about the deployment in this directory.
+fn printed(directory: &Path) -> String {
+    let mut files: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| !path.ends_with("expected.txt"));
+    files.sort();
+    let request = MigrateRequest { files, write: None, python: None };
+    match migrate(&request, &Environment::default(), Path::new("/srv")) {
+        Ok(text) => text,
+        Err((text, status)) => format!("{status}: {text}"),
+    }
+}
+
+#[test]
+fn deployments_become_the_expected_files_and_notes() {
+    let mut differing = Vec::new();
+    for entry in std::fs::read_dir(DIRECTORY).unwrap() {
+        let directory = entry.unwrap().path();
+        let (printed, expected) = (printed(&directory), directory.join("expected.txt"));
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&expected, &printed).unwrap();
+        } else if std::fs::read_to_string(&expected).unwrap_or_default() != printed {
+            differing.push(printed);
+        }
+    }
+    assert_eq!(differing, [""; 0]);
+}
+
+#[test]
+fn settings_of_every_deployment_are_a_valid_file() {
+    for entry in std::fs::read_dir(DIRECTORY).unwrap() {
+        let directory = entry.unwrap().path();
+        let text = printed(&directory);
+        let toml: String = text
+            .lines()
+            .skip_while(|line| *line != "+++ rgun.toml")
+            .skip(2)
+            .take_while(|line| line.starts_with('+'))
+            .flat_map(|line| [&line[1..], "\n"])
+            .collect();
+        let errors = config::errors_of_file(&toml);
+        assert_eq!(errors, "", "{}:\n{toml}", directory.display());
+    }
+}
+
+#[test]
+fn written_files_replace_nothing() {
+    let place = config::testing::TestDir::new();
+    let unit = place.file("a.service", b"[Service]\nExecStart=/srv/a/bin/gunicorn a --bind :80\n", 0o644);
+    let request = MigrateRequest { files: vec![unit], write: Some("out".into()), python: None };
+    let text = migrate(&request, &Environment::default(), place.path()).unwrap();
+    assert!(text.contains("out/rgun.toml\n"), "{text}");
+    let socket = std::fs::read_to_string(place.join("out/rgun.socket.d/migrated.conf")).unwrap();
+    assert_eq!(socket, "[Socket]\nListenStream=\nListenStream=0.0.0.0:80\n");
+    let (reason, status) = migrate(&request, &Environment::default(), place.path()).unwrap_err();
+    assert!(reason.contains("rgun.toml: exists; remove it") && status == 1, "{reason}");
+}
+
+#[test]
+fn file_of_an_unknown_kind_is_a_usage_error() {
+    let place = config::testing::TestDir::new();
+    let file = place.file("notes.txt", b"hello", 0o644);
+    let request = MigrateRequest { files: vec![file], write: None, python: None };
+    let (reason, status) = migrate(&request, &Environment::default(), place.path()).unwrap_err();
+    assert!(
+        reason.contains("notes.txt: is none of gunicorn.conf.py, a unit") && status == EX_USAGE,
+        "{reason}"
+    );
+}

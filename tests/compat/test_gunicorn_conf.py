@@ -1,0 +1,320 @@
+"""gunicorn.conf.py: read by the application's interpreter, its hooks called in the workers."""
+
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+import textwrap
+
+import pytest
+from support.daemon import Daemon, stop_all
+from support.paths import daemon_binary
+from support.waiting import wait_until
+
+APPLICATION = """
+    import os
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [os.environ.get(environ["PATH_INFO"].lstrip("/"), "unset").encode()]
+"""
+
+# Written like files in use: computed numbers, variables, a fallback for an import, several hooks.
+REALISTIC = """
+    import multiprocessing
+    import os
+    import pathlib
+
+    try:
+        import a_module_that_nobody_has
+    except ImportError:
+        a_module_that_nobody_has = None
+
+    here = pathlib.Path(__file__).parent
+    name = os.environ.get("SERVICE", "shop")
+    max_workers = 4
+
+    bind = ["127.0.0.1:0", f"unix:{here / name}.sock"]
+    workers = min(multiprocessing.cpu_count() * 2 + 1, max_workers)
+    threads = int(os.getenv("THREADS", "2"))
+    worker_class = "gthread"
+    worker_connections = 1000
+    timeout = 60.0
+    keepalive = "5"
+    max_requests, max_requests_jitter = 1000, 50
+    chdir = here
+    raw_env = ["SHOP_NAME=" + name]
+    accesslog = "-"
+    errorlog = "-"
+    loglevel = os.environ.get("LOG_LEVEL", "info")
+    proc_name = None
+    daemon = False
+    user = group = None
+    umask = 0o000
+    tmp_upload_dir = None
+    backlog = 2048
+    print("configured", name)
+
+    def post_fork(server, worker):
+        server.log.info("worker spawned (pid: %s)", worker.pid)
+        os.environ["FORKED"] = str(worker.pid)
+
+    def post_worker_init(worker):
+        worker.log.info("initialized %s", name)
+
+    def worker_exit(server, worker):
+        worker.log.info("%s is leaving", name)
+"""
+
+
+class Place:
+    """A directory with an application and a gunicorn.conf.py, and daemons started there."""
+
+    def __init__(self, directory, python):
+        self.directory = directory
+        self.python = python
+        self.daemons = []
+        self.write("site_wsgi.py", APPLICATION)
+
+    def write(self, name, text):
+        (self.directory / name).write_text(textwrap.dedent(text))
+
+    def start(self, *flags, env=None):
+        bind = f"unix:{self.directory}/rgun.sock"
+        daemon = Daemon("site_wsgi", *flags, chdir=self.directory, bind=bind, python=self.python, env=env)
+        self.daemons.append(daemon)
+        return daemon
+
+    def run(self, *words, env=None, **more):
+        """Runs rgun until it exits, in the directory; returns its exit status and its output."""
+        done = subprocess.run(
+            [str(word) for word in (daemon_binary(), *words)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="backslashreplace",
+            timeout=60,
+            check=False,
+            cwd=self.directory,
+            env={**os.environ, "NO_COLOR": "1", **(env or {})},
+            **more,
+        )
+        return done.returncode, done.stdout
+
+    def refused(self, text, *flags):
+        """Starts with this file; returns the output of the start that fails with status 78."""
+        self.write("gunicorn.conf.py", text)
+        status, output = self.run("site_wsgi", "--python", self.python, "-c", "gunicorn.conf.py", *flags)
+        assert status == 78, output
+        return output
+
+
+@pytest.fixture
+def place(tmp_path, python):
+    """A directory for one test."""
+    place = Place(tmp_path, python)
+    yield place
+    stop_all(place.daemons)
+
+
+def test_realistic_file_is_served_as_written(place):
+    place.write("gunicorn.conf.py", REALISTIC)
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py", env={"SERVICE": "books"})
+    daemon.wait_ready()
+    assert daemon.get("/SHOP_NAME").body == b"books"
+    workers = min(multiprocessing.cpu_count() * 2 + 1, 4)
+    daemon.wait_for_log("worker spawned (pid:", workers)
+    daemon.wait_for_log("initialized books", workers)
+    assert daemon.get("/FORKED").body.isdigit()
+    daemon.wait_for_log("configured books", 1 + workers)
+    daemon.wait_for_log("is ready", workers)
+    # --bind is stronger than `bind`.
+    assert not (place.directory / "books.sock").exists()
+    assert daemon.stop() == 0
+    place.daemons.clear()
+    assert daemon.log().count("books is leaving") == workers
+
+
+def test_addresses_of_the_file_are_listened_on(place):
+    place.write("gunicorn.conf.py", REALISTIC)
+    words = ["site_wsgi", "--python", place.python]
+    process = subprocess.Popen(
+        [str(word) for word in (daemon_binary(), *words)],
+        cwd=place.directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        lines = iter(process.stdout.readline, "")
+        found = {"reading": False, "shop.sock": False, "listening on 127.0.0.1": False}
+        for line in lines:
+            found.update({text: True for text in found if text in line})
+            if "is ready" in line:
+                break
+        assert all(found.values()), found
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_module_as_configuration_is_imported(place):
+    package = place.directory / "conf"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    place.write(
+        "conf/prod.py", "raw_env = ['STAGE=prod']\n\ndef post_fork(server, worker):\n    print('forked')\n"
+    )
+    status, output = place.run(
+        "check", *as_root(), "site_wsgi", "--python", place.python, "-c", "python:conf.prod"
+    )
+    assert status == 0, output
+
+
+def test_gunicorn_cmd_args_name_the_file(place):
+    place.write("other.py", "raw_env = ['STAGE=other']\nthreads = 2\n")
+    daemon = place.start(env={"GUNICORN_CMD_ARGS": f"-c {place.directory}/other.py --threads 3"})
+    assert daemon.wait_ready().get("/STAGE").body == b"other"
+
+
+def test_reload_reads_the_file_again(place):
+    place.write("gunicorn.conf.py", "raw_env = ['STAGE=one']\n")
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
+    assert daemon.get("/STAGE").body == b"one"
+    place.write("gunicorn.conf.py", "raw_env = ['STAGE=two']\n")
+    daemon.reload()
+    wait_until("the new setting applies", lambda: daemon.get("/STAGE").body == b"two")
+    place.write("gunicorn.conf.py", "raw_env = ['STAGE=three']\nraise ValueError('boom')\n")
+    daemon.reload()
+    daemon.wait_for_log("gunicorn.conf.py:2: raised ValueError: boom")
+    assert daemon.get("/STAGE").body == b"two"
+
+
+def test_hook_that_raises_fails_the_boot(place):
+    place.write("gunicorn.conf.py", "def post_fork(server, worker):\n    raise OSError('no pool')\n")
+    status, output = place.run("site_wsgi", "--python", place.python)
+    assert status != 0
+    assert "hooks.post_fork" in output
+    assert "OSError: no pool" in output
+
+
+def as_root():
+    """The user of a check by root."""
+    return ["--user", "root"] if os.geteuid() == 0 else []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import os\nworkers = os.environ['NOT_SET']\n", "gunicorn.conf.py:2: raised KeyError: 'NOT_SET'"),
+        ("workers = = 2\n", "gunicorn.conf.py:1: raised SyntaxError: invalid syntax"),
+        ("import sys\nsys.exit('no database')\n", "gunicorn.conf.py:2: raised SystemExit: no database"),
+        (
+            "import os\nos._exit(7)\n",
+            "ended its process before it returned (exit status: 7)",
+        ),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "(signal: 9 (SIGKILL))"),
+        ("import nowhere\n", "raised ModuleNotFoundError: No module named 'nowhere'"),
+        ("workers = 10 ** 400\n", "gunicorn.conf.py: workers: is a huge number"),
+        ("bind = []\nbind.append(bind)\n", "gunicorn.conf.py: bind: is"),
+        ("bind = ['unix:/a' * 1_000_000]\n", "gunicorn.conf.py: has settings that cannot be read"),
+        ("workers = float('nan')\n", 'workers.count = "nan": is not a whole number'),
+        ("user = 'www-data'\n", "gunicorn.conf.py: user = www-data: rgun does not change its user"),
+        (
+            "worker_class = 'tornado'\n",
+            "worker_class = tornado: rgun has no such worker class",
+        ),
+    ],
+)
+def test_wrong_file_is_refused_with_status_78(place, text, expected):
+    assert expected in place.refused(text)
+
+
+def test_error_in_an_imported_module_names_both_places(place):
+    place.write("settings_of_site.py", "def load():\n    raise RuntimeError('no vault')\n")
+    output = place.refused("import settings_of_site\n\nsettings_of_site.load()\n")
+    assert "gunicorn.conf.py:3: raised RuntimeError: no vault (in " in output, output
+    assert "settings_of_site.py:2)" in output, output
+
+
+def test_file_that_forks_is_read_once(place):
+    place.write(
+        "gunicorn.conf.py",
+        "import os\nthreads = 2\nprint('executed')\nif os.fork() == 0:\n    import time\n    child = True\n",
+    )
+    status, output = place.run("check", *as_root(), "site_wsgi", "--python", place.python)
+    assert status == 0, output
+
+
+def test_file_that_prints_much_is_not_held_up(place):
+    place.write("gunicorn.conf.py", "print('x' * 1_000_000)\nthreads = 2\n")
+    status, output = place.run("check", *as_root(), "site_wsgi", "--python", place.python)
+    assert status == 0, output[-2000:]
+
+
+def test_path_that_is_not_utf8_is_a_setting(place):
+    directory = os.fsencode(place.directory) + b"/caf\xe9"
+    os.mkdir(directory)
+    with open(directory + b"/app.py", "w") as file:
+        file.write(textwrap.dedent(APPLICATION))
+    place.write(
+        "gunicorn.conf.py", "import os\nchdir = os.fsdecode(os.fsencode(os.getcwd()) + b'/caf\\xe9')\n"
+    )
+    status, output = place.run("check", *as_root(), "app", "--python", place.python)
+    assert status == 0, output
+
+
+def test_relative_file_is_one_of_the_current_directory(place):
+    (place.directory / "src").mkdir()
+    place.write("src/inner_wsgi.py", APPLICATION)
+    place.write("conf.py", "chdir = 'src'\nraw_env = ['STAGE=relative']\n")
+    words = ["check", *as_root(), "inner_wsgi", "--python", place.python, "-c", "conf.py"]
+    status, output = place.run(*words)
+    assert status == 0, output
+    status, output = place.run(*words, "--chdir", "src")
+    assert status == 0, output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can check as another user")
+def test_check_by_root_runs_the_file_as_the_user():
+    # Other users cannot enter the directories of pytest, and cannot run every interpreter.
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        place = Place(pathlib.Path(directory), "/usr/bin/python3")
+        place.write("gunicorn.conf.py", "import os, sys\nsys.stderr.write(f'uid={os.getuid()}\\n')\n")
+        words = ("check", "site_wsgi", "--python", place.python)
+        _, output = place.run(*words, "--user", "nobody")
+        assert "uid=65534\n" in output
+        assert "uid=0" not in output
+        status, output = place.run(*words)
+        assert status == 64, output
+        assert "uid=" not in output
+
+
+def test_endless_file_ends_when_rgun_is_stopped(place):
+    place.write("gunicorn.conf.py", "import os\nprint('pid', os.getpid(), flush=True)\nwhile True: pass\n")
+    process = subprocess.Popen(
+        [str(daemon_binary()), "site_wsgi", "--python", str(place.python)],
+        cwd=place.directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    line = process.stdout.readline()
+    pid = int(line.split()[1])
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    process.stdout.close()
+    wait_until("the helper has ended", lambda: not is_running(pid))
+
+
+def is_running(pid):
+    """Returns whether a process exists and is not a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
