@@ -1,7 +1,7 @@
 """ASGI exchanges with the fake daemon: requests, gates and WebSockets of the applications in apps/.
 
 The applications answer JSON, in which bytes are `{"bytes": latin1}`; a request to `/seen` returns what an
-earlier one has recorded, and `/open_gate?NAME` lets one go on that waits.
+earlier one has recorded, and `/open_gate?NAME` lets a waiting exchange continue.
 """
 
 import json

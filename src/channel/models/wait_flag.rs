@@ -85,7 +85,7 @@ fn waiter_for_two_resources_sees_both_providers() {
 }
 
 #[test]
-fn two_waiters_for_one_resource_both_see_it() {
+fn two_waiters_for_one_resource_are_both_woken() {
     check(Some(3), || {
         let space = Space::new();
         let waiters = [1, 2].map(|amount| {

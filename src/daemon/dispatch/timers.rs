@@ -169,7 +169,7 @@ impl Dispatcher {
 
     /// Answers 504 to an overdue request, and cancels it if possible.
     fn fail_overdue(&self, worker: &mut Worker, exchange: &mut Exchange, now: Instant) {
-        // A task may go on after its response (Starlette's background tasks): no client waits, and no thread is
+        // A task may continue after its response (Starlette's background tasks): no client waits, and no thread is
         // occupied.
         if worker.is_asgi() && exchange.has_ended() {
             return;

@@ -46,7 +46,7 @@ const ALL_THREADS_MARK: &str = "(most recent call first)";
 pub(super) enum DumpReason {
     /// A request ran over its deadline.
     Deadline(RequestInfo),
-    /// A request ran over its deadline in an ASGI worker, which cancels the request's task and goes on.
+    /// A request ran over its deadline in an ASGI worker, which cancels the request's task and continues.
     TaskDeadline(RequestInfo),
     /// The event loop has been blocked for this long.
     Stall(Duration),

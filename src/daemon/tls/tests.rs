@@ -207,11 +207,12 @@ fn sessions_are_resumed_over_a_reload_with_the_same_policy() {
     let mut tls = section(&place, &certs);
     let first = load(&tls).context;
     let reloaded = TlsContext::load(&tls, HTTP1, Some(&first)).unwrap().unwrap().context;
-    let other_ca = load(&tls).context;
+    let with_other_ca = load(&tls).context;
     tls.client_ca = Some(place.file("ca.pem", ca.cert.as_bytes(), 0o644));
     tls.client_auth = ClientAuth::Optional;
     let stricter = TlsContext::load(&tls, HTTP1, Some(&first)).unwrap().unwrap().context;
-    for (second, resumed) in [(&first, true), (&reloaded, true), (&other_ca, false), (&stricter, false)] {
+    for (second, resumed) in [(&first, true), (&reloaded, true), (&with_other_ca, false), (&stricter, false)]
+    {
         let mut config = client(&[&certs[0]], None);
         config.resumption = Resumption::in_memory_sessions(8);
         let config = Arc::new(config);

@@ -59,7 +59,7 @@ impl DeferredHeads {
         if self.iterations_left == 0 { std::mem::take(&mut self.scheduled) } else { Vec::new() }
     }
 
-    /// Returns whether the wait goes on: another tick is needed.
+    /// Returns whether the wait continues, so that another tick is needed.
     pub(super) fn has_scheduled(&self) -> bool {
         !self.scheduled.is_empty()
     }

@@ -69,7 +69,7 @@ def test_disconnect_cancels_an_async_view(django, client, marker):
 
 def test_websocket_has_the_user_of_the_session(django, client, marker):
     sign_in(client)
-    with chat(django, marker, "ada", client) as ada, chat(django, marker + "-else", "") as other:
+    with chat(django, marker, "ada", client) as ada, chat(django, marker + "-else", "") as outsider:
         ada.send("hello")
         assert ada.recv(DEADLINE) == "ada: hello"
         other.send("hello")
@@ -78,15 +78,15 @@ def test_websocket_has_the_user_of_the_session(django, client, marker):
 
 def test_channel_group_receives_from_members_and_http(django, client, marker):
     sign_in(client)
-    with chat(django, marker, "ada", client) as ada, chat(django, marker + "-else", "") as other:
+    with chat(django, marker, "ada", client) as ada, chat(django, marker + "-else", "") as outsider:
         with chat(django, marker, "") as other:
             ada.send("hello")
             assert [socket.recv(DEADLINE) for socket in (ada, other)] == ["ada: hello"] * 2
             client.post(f"/announce/{marker}")
             assert [socket.recv(DEADLINE) for socket in (ada, other)] == ["from HTTP"] * 2
         assert ada.recv(DEADLINE) == "somebody left"
-        other.send("alone")
-        assert other.recv(DEADLINE) == "somebody: alone"
+        outsider.send("alone")
+        assert outsider.recv(DEADLINE) == "somebody: alone"
 
 
 def test_handshake_from_another_origin_is_403(django):

@@ -31,7 +31,7 @@ def in_fragments(socket, parts):
     return socket.recv(DEADLINE)
 
 
-def test_compression_is_used_if_the_client_offers_it(server):
+def test_compression_is_used_if_offered(server):
     with connect(f"{server.ws}/ws/echo") as socket:
         assert "permessage-deflate" in extensions(socket)
         for size in (0, 1, 125, 126, 65_535, 65_536, 300_000):

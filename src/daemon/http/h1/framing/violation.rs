@@ -11,7 +11,7 @@ pub(in crate::http) struct HeadLimits {
     pub(in crate::http) n_fields: usize,
 }
 
-/// A reason for which a message is refused. `http::fault` maps it to a status code.
+/// The reason why a message is refused. `http::fault` maps it to a status code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Violation {
     /// The request line is malformed.
