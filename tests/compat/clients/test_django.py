@@ -69,7 +69,7 @@ def test_disconnect_cancels_an_async_view(django, client, marker):
 
 def test_websocket_has_the_user_of_the_session(django, client, marker):
     sign_in(client)
-    with chat(django, marker, "ada", client) as ada, chat(django, marker + "-else", "") as outsider:
+    with chat(django, marker, "ada", client) as ada, chat(django, marker + "-else", "") as other:
         ada.send("hello")
         assert ada.recv(DEADLINE) == "ada: hello"
         other.send("hello")
