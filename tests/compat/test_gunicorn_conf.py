@@ -201,6 +201,57 @@ def test_hook_that_raises_fails_the_boot(place):
     assert "OSError: no pool" in output
 
 
+def test_hooks_of_the_arbiter_are_called_once_each(place):
+    place.write(
+        "gunicorn.conf.py",
+        """
+        import os
+
+        raw_env = ["STAGE=live"]
+        count = 0
+
+        def note(server, text):
+            global count
+            count += 1
+            stage = os.environ["STAGE"]
+            server.log.info("%s %d %s %s %s", text, count, server.pid, stage, server.cfg.raw_env)
+
+        def on_starting(server):
+            note(server, "starting")
+
+        def when_ready(server):
+            note(server, "ready")
+
+        def on_exit(server):
+            note(server, "exiting")
+        """,
+    )
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
+    pid = daemon.process.pid
+    daemon.wait_for_log(f"starting 1 {pid} live ['STAGE=live']")
+    daemon.wait_for_log(f"ready 2 {pid}")
+    daemon.reload()
+    daemon.wait_for_log("is ready", 2)
+    assert daemon.stop() == 0
+    place.daemons.clear()
+    log = daemon.log()
+    assert f"exiting 3 {pid}" in log
+    assert log.count("[INFO] ready") == 1
+
+
+def test_on_starting_that_raises_ends_the_start(place):
+    output = place.refused("def on_starting(server):\n    raise OSError('no disk')\n")
+    assert "gunicorn.conf.py: on_starting: raised OSError: no disk (" in output
+    assert "gunicorn.conf.py:2)" in output
+
+
+def test_when_ready_that_raises_is_a_warning(place):
+    place.write("gunicorn.conf.py", "def when_ready(server):\n    raise OSError('no disk')\n")
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
+    daemon.wait_for_log("when_ready: raised OSError: no disk (")
+    assert daemon.get("/STAGE").body == b"unset"
+
+
 def as_root():
     """The user of a check by root."""
     return ["--user", "root"] if os.geteuid() == 0 else []

@@ -32,6 +32,7 @@ pub use error::{EX_CONFIG, EX_USAGE, Failure};
 use flags::{Cli, ParsedFlags, Subcommand};
 use foreign::ForeignFlags;
 use gunicorn_conf::{ConfLocation, ConfSettings};
+pub use gunicorn_conf::{DaemonHooks, HookProcess};
 use matches::{from_clap_error, parse_matches};
 use migrate::MigrateRequest;
 
@@ -69,6 +70,8 @@ pub struct Invocation {
     pub config: Config,
     /// Warnings for the log, one sentence each: ignored flags and variables, and their replacements.
     pub warnings: Vec<String>,
+    /// The hooks of gunicorn's arbiter, if `gunicorn.conf.py` has some.
+    pub daemon_hooks: Option<DaemonHooks>,
     /// The sources, for reading the configuration again.
     sources: Sources,
 }
@@ -185,7 +188,7 @@ impl Sources {
         };
         let directory = location.path().and_then(Path::parent);
         let python = config::find_interpreter(flags, environment, cwd, program.as_deref(), directory)?;
-        let ConfSettings { layer, mut warnings } =
+        let ConfSettings { layer, mut warnings, daemon_hooks } =
             gunicorn_conf::read(location, &python, cwd, adjust).map_err(ConfigErrors)?;
         let mut invocation = self.load(FileSource::Gunicorn { path: location.path(), layer })?;
         let its = &invocation.config.app.python;
@@ -198,6 +201,7 @@ impl Sources {
             ));
         }
         invocation.warnings.splice(0..0, warnings);
+        invocation.daemon_hooks = daemon_hooks;
         Ok(invocation)
     }
 
@@ -205,7 +209,7 @@ impl Sources {
         let Self { flags, environment, cwd, program, .. } = self;
         let Loaded { config, warnings } =
             config::load(flags.clone(), environment, file, cwd, program.as_deref())?;
-        Ok(Invocation { config, warnings, sources: self.clone() })
+        Ok(Invocation { config, warnings, daemon_hooks: None, sources: self.clone() })
     }
 }
 

@@ -42,7 +42,10 @@ impl Daemon {
                 self.set_timers();
             }
             Action::AnswerReload { generation, outcome } => self.reply_verdict(generation, outcome),
-            Action::NotifyReady => notify::ready(),
+            Action::NotifyReady => {
+                notify::ready();
+                self.conf_hooks.on_ready();
+            }
             Action::NotifyReloading => notify::reloading(),
             Action::NotifyStopping => notify::stopping(),
             Action::Status(text) => {
@@ -51,7 +54,7 @@ impl Daemon {
             }
             Action::ExtendTimeout(by) => notify::extend_timeout(by),
             Action::DrainEdge { deadline } => {
-                self.stop_by = Some(deadline);
+                self.timers.stop_by = Some(deadline);
                 self.dispatcher.close_websockets();
                 self.edge.drain(deadline, edge_notice_sink(&self.messages_tx));
             }

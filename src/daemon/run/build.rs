@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::buffer_limits::BufferLimits;
+use super::conf_hooks::ConfHooks;
 use super::control_socket::ControlSocket;
 use super::messages::{MainMessage, edge_notice_sink, notice_sink};
 use super::system::{self, AutoLimits, FileLimit, Host};
@@ -43,6 +44,7 @@ impl Daemon {
     pub(super) fn build(
         invocation: &Invocation,
         destination: Destination,
+        conf_hooks: ConfHooks,
     ) -> Result<(Self, Runtime), StartupError> {
         let config = &invocation.config;
         let runtime = Builder::new_current_thread()
@@ -94,7 +96,7 @@ impl Daemon {
             timers: Timers::default(),
             memory: MemoryWatch { events: memory_events, reported: HashSet::new() },
             awaiting_exit: Vec::new(),
-            stop_by: None,
+            conf_hooks,
         };
         Ok((daemon, runtime))
     }

@@ -40,7 +40,7 @@ impl Daemon {
     /// a unit, then SIGKILL at the drain's deadline. After a failure there is no wait.
     pub(super) fn end_leftovers(&mut self, status: u8) {
         let now = Instant::now();
-        let deadline = self.stop_by.filter(|_| status == 0).unwrap_or(now);
+        let deadline = self.timers.stop_by.filter(|_| status == 0).unwrap_or(now);
         let count = self.pool.terminate_leftovers(deadline);
         let wait = deadline.saturating_duration_since(now);
         if count > 0 && !wait.is_zero() {

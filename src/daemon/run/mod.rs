@@ -18,6 +18,7 @@
 //! | `probe.rs` | `reload.probe` |
 //! | `stack_dumps.rs` | requesting the Python stacks of workers |
 //! | `stack_log.rs` | logging these stacks |
+//! | `conf_hooks.rs` | the hooks of gunicorn's arbiter |
 //! | `memory.rs` | `workers.max_memory` |
 //! | `leftovers.rs` | `workers.children_timeout` |
 //! | `buffer_limits.rs` | memory and disk for buffered bodies and responses |
@@ -27,6 +28,7 @@
 mod actions;
 mod buffer_limits;
 mod build;
+mod conf_hooks;
 mod control_socket;
 mod error;
 mod file_settings;
@@ -66,6 +68,7 @@ use crate::pool::Pool;
 use crate::supervise::{Action, Event, Supervisor};
 use crate::systemd::notify;
 
+use self::conf_hooks::ConfHooks;
 use self::control_socket::ControlSocket;
 use self::error::OS_ERROR;
 pub(crate) use self::error::StartupError;
@@ -99,7 +102,8 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     for warning in &invocation.warnings {
         tracing::warn!("{warning}");
     }
-    let status = match Daemon::build(invocation, destination) {
+    let built = ConfHooks::start(invocation).and_then(|hooks| Daemon::build(invocation, destination, hooks));
+    let status = match built {
         Ok((daemon, runtime)) => ExitCode::from(runtime.block_on(daemon.run())),
         Err(StartupError { status, reason }) => {
             tracing::error!("{reason}");
@@ -137,8 +141,8 @@ struct Daemon {
     memory: MemoryWatch,
     /// Workers that closed their control socket and have not exited yet, each with its deadline.
     awaiting_exit: Vec<(WorkerId, Instant)>,
-    /// The deadline of the shutdown's drain. `None` until the daemon stops.
-    stop_by: Option<Instant>,
+    /// The hooks of gunicorn's arbiter.
+    conf_hooks: ConfHooks,
 }
 
 /// When periodic work is due. `None`: not now.
@@ -150,6 +154,8 @@ struct Timers {
     memory: Option<Instant>,
     /// To remove cgroups that were still busy.
     cgroups: Option<Instant>,
+    /// The end of the shutdown's drain. `None` until the daemon stops.
+    stop_by: Option<Instant>,
 }
 
 /// Watches workers for `workers.max_memory`.
@@ -250,7 +256,7 @@ impl Daemon {
 
     /// Ends the threads, in the order in which they write to each other.
     fn finish(self) {
-        let Self { edge, journal, pool, control_socket, .. } = self;
+        let Self { edge, journal, pool, control_socket, conf_hooks, .. } = self;
         drop(control_socket);
         edge.stop();
         if let Err(failure) = journal.join_timeout(JOURNAL_TIMEOUT) {
@@ -259,6 +265,7 @@ impl Daemon {
         if let Some(output) = pool.into_output() {
             output.stop(OUTPUT_TIMEOUT);
         }
+        conf_hooks.finish();
         tracing::info!("stopped");
     }
 }

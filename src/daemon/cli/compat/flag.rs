@@ -43,6 +43,8 @@ pub(in crate::cli) enum Handling {
     Key(&'static str),
     /// A flag that rgun has and that is no setting. In `gunicorn.conf.py` it is ignored, for this reason.
     FlagOnly(&'static str),
+    /// A function of `gunicorn.conf.py` that a process beside the daemon calls once.
+    BesideDaemon,
     /// Accepted without a warning: it describes what rgun does.
     NoOp,
     /// Accepted with a warning that says what replaces the flag.

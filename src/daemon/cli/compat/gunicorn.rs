@@ -5,7 +5,7 @@
 //! table only.
 
 use super::flag::ArgKind::{Function, List, NegatedSwitch, Switch, Value};
-use super::flag::Handling::{self, FlagOnly, Ignored, Key, NoOp, NotYet, Refused};
+use super::flag::Handling::{self, BesideDaemon, FlagOnly, Ignored, Key, NoOp, NotYet, Refused};
 use super::flag::{CompatFlag, flag, setting};
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, name};
@@ -221,9 +221,9 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     ),
     setting("logconfig_dict", Value, LOG_CONFIG),
     // Hooks that run in gunicorn's arbiter, or in a process that rgun does not have.
-    setting("on_starting", Function, Ignored("ExecStartPre= of the unit runs a command before the start")),
-    setting("when_ready", Function, Ignored("ExecStartPost= of the unit runs a command when the first worker serves")),
-    setting("on_exit", Function, Ignored("ExecStopPost= of the unit runs a command after the stop")),
+    setting("on_starting", Function, BesideDaemon),
+    setting("when_ready", Function, BesideDaemon),
+    setting("on_exit", Function, BesideDaemon),
     setting("on_reload", Function, Ignored("a second ExecReload= of the unit runs a command after a reload")),
     setting("pre_fork", Function, Ignored("the daemon starts workers and contains no Python; post_fork runs in the worker")),
     setting("pre_exec", Function, Ignored("rgun does not replace itself: systemctl restart rgun refuses no connection")),
@@ -305,6 +305,7 @@ mod tests {
         let mut text = match row.handling {
             Key(key) if row.arg_kind == Function => format!("called in the worker: `{key}`"),
             Key(key) => format!("`{key}`"),
+            BesideDaemon => "called once, in a process beside the daemon".to_owned(),
             NoOp => "accepted".to_owned(),
             FlagOnly(reason) | Ignored(reason) => format!("ignored: {reason}"),
             Refused(reason, hint) => format!("refused: {reason}; {hint}"),

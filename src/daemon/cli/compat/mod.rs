@@ -16,7 +16,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use self::flag::ArgKind::{Function, List, NegatedSwitch, Switch, Value};
 use self::flag::CompatFlag;
-use self::flag::Handling::{FlagOnly, Ignored, Key, NoOp, NotYet, Refused};
+use self::flag::Handling::{BesideDaemon, FlagOnly, Ignored, Key, NoOp, NotYet, Refused};
 use super::error::flag_error;
 use crate::config::ConfigError;
 
@@ -79,7 +79,7 @@ pub(super) fn evaluate(
         };
         let filled = |text: &str| text.replace("{}", value.unwrap_or_default());
         match flag.handling {
-            NoOp | Key(_) | FlagOnly(_) => {}
+            NoOp | Key(_) | FlagOnly(_) | BesideDaemon => {}
             Ignored(now) => warnings.push(format!("{typed}: ignored; {now}")),
             Refused(reason, hint) => errors.push(flag_error(&typed, reason, &filled(hint))),
             NotYet(hint) => {

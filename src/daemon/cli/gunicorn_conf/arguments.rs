@@ -20,6 +20,8 @@ pub(in crate::cli) struct Arguments {
     pub(in crate::cli) args: Vec<OsString>,
     /// The functions that workers call.
     pub(in crate::cli) hooks: Vec<HookFunction>,
+    /// The functions that the process beside the daemon calls.
+    pub(in crate::cli) daemon_hooks: Vec<String>,
     pub(in crate::cli) warnings: Vec<String>,
     pub(in crate::cli) errors: Vec<ConfigError>,
 }
@@ -115,7 +117,7 @@ impl Arguments {
                     hint,
                 ));
             }
-            Handling::NoOp => {}
+            Handling::NoOp | Handling::BesideDaemon => {}
         }
     }
 
@@ -133,6 +135,7 @@ impl Arguments {
             .map(|(module, function)| format!("{module}:{function}"));
         match row.handling {
             Handling::Key(key) => self.hooks.push(HookFunction { setting: name.into_owned(), key, target }),
+            Handling::BesideDaemon => self.daemon_hooks.push(name.into_owned()),
             _ => self.add_setting(row, &[], &mut Vec::new(), origin),
         }
     }

@@ -1,10 +1,12 @@
-"""Runs gunicorn.conf.py and prints its settings.
+"""Runs gunicorn.conf.py, and prints its settings or calls its hooks.
 
 rgun (src/daemon/cli/gunicorn_conf/helper.rs) starts it with the application's interpreter, in the directory
-where rgun was started. Its arguments are "file" or "module", the file's path or the module's name, and the
-names of all settings, separated by commas. It writes one JSON object with a NUL after it to standard output,
-and waits to be killed. Standard input is a pipe from rgun. What the file prints goes to standard error. Runs
-on CPython 3.9 and later.
+where rgun was started. Its arguments are "settings" or "hooks", "file" or "module", the file's path or the
+module's name, and the names of all settings, separated by commas. Its answers are JSON objects with a NUL
+after each, on standard output. "settings": it answers once and waits to be killed. "hooks": it answers when
+the file has run, then once for each line of standard input, a hook's name; the fifth argument is the
+application's directory, in which hooks run. What the file prints goes to standard error. Runs on CPython 3.9
+and later.
 """
 
 import os
@@ -12,7 +14,8 @@ import sys
 
 out = os.dup(1)
 os.dup2(2, 1)
-kind, location, known = sys.argv[1:4]
+mode, kind, location, known = sys.argv[1:5]
+directory = sys.argv[5] if len(sys.argv) > 5 else None
 
 import fcntl  # noqa: E402 (what these modules print must not go to the pipe)
 import importlib  # noqa: E402
@@ -132,19 +135,75 @@ def write(answer):
         rest = rest[os.write(out, rest) :]
 
 
-def end_with_rgun():
-    """Has the kernel end this process (SIGIO) when rgun ends, because the file may never return."""
+def take_input():
+    """Returns the pipe of standard input, which becomes empty for the file."""
     pipe = os.dup(0)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
+    return pipe
+
+
+def end_with_rgun(pipe):
+    """Has the kernel end this process (SIGIO) when rgun ends, because the file may never return."""
     fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-end_with_rgun()
+class Server:
+    """The argument of hooks: the attributes of gunicorn's arbiter that rgun provides."""
+
+    def __init__(self, names):
+        import logging
+
+        self.pid = os.getppid()
+        self.cfg = types.SimpleNamespace(**{name: names[name] for name in known.split(",") if name in names})
+        self.log = logging.getLogger("rgun")
+        if not self.log.handlers:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(logging.Formatter("[%(process)d] [%(levelname)s] %(message)s"))
+            self.log.addHandler(handler)
+            self.log.propagate = False
+            self.log.setLevel(logging.INFO)
+
+
+def call(names, name, server):
+    """Calls a hook. Returns the answer."""
+    try:
+        function = names[name]
+        if isinstance(function, str):
+            module, _, attribute = function.rpartition(".")
+            function = getattr(importlib.import_module(module), attribute)
+        function(server)
+    except BaseException as error:  # noqa: BLE001 (sys.exit() in a hook is a failure, too)
+        return {"error": describe(error)}
+    return {"values": {}}
+
+
+def serve_hooks(pipe):
+    """Executes the file, and calls hooks until the pipe is closed."""
+    try:
+        names = execute()
+        if directory is not None:
+            os.chdir(directory)
+            sys.path.insert(0, directory)
+        server = Server(names)
+    except BaseException as error:  # noqa: BLE001 (sys.exit() in the file is a failure, too)
+        write({"error": describe(error)})
+        return
+    write({"values": {}})
+    with open(pipe) as commands:
+        for line in commands:
+            write(call(names, line.strip(), server))
+
+
+pipe = take_input()
 pid = os.getpid()
 sys.argv = ["gunicorn"]
 sys.path[:1] = [os.getcwd()]
+if mode == "hooks":
+    serve_hooks(pipe)
+    os._exit(0)
+end_with_rgun(pipe)
 try:
     answer = settings()
 except BaseException as error:  # noqa: BLE001 (sys.exit() in the file is a failure, too)

@@ -5,7 +5,8 @@
 //! standard input, a pipe, is closed.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -78,24 +79,75 @@ pub(super) fn run(
     limit: Duration,
     adjust: Adjust<'_>,
 ) -> Result<ConfNames, HelperError> {
-    let io_error = |error| HelperError::Io { python: python.display().to_string(), error };
+    let mut command = command(python, "settings", location, known, cwd);
+    adjust(&mut command);
+    // `adjust` may clear the environment, but not arguments and descriptors.
+    Helper::start(&mut command)?.read_answer(limit)
+}
+
+/// Returns the command that starts the interpreter. `mode` is explained in `helper.py`.
+pub(super) fn command(
+    python: &Path,
+    mode: &str,
+    location: &ConfLocation,
+    known: &str,
+    cwd: &Path,
+) -> Command {
     let mut command = Command::new(python);
     let (kind, name) = match location {
         ConfLocation::File(path) => ("file", path.as_os_str()),
         ConfLocation::Module(module) => ("module", module.as_ref()),
     };
-    adjust(&mut command);
-    command.arg("-c").arg(SCRIPT).arg(kind).arg(name).arg(known);
+    command.arg("-c").arg(SCRIPT).arg(mode).arg(kind).arg(name).arg(known);
     command.current_dir(cwd).process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().map_err(io_error)?;
-    let answer = read_answer(&mut child, limit);
-    let ended = end(&mut child, matches!(answer, Ok(HelperAnswer::Missing)));
-    match answer.map_err(io_error)? {
-        HelperAnswer::Complete(bytes) => parse(&bytes),
-        HelperAnswer::TooLong => Err(HelperError::BadAnswer("they take more than 4 MiB".to_owned())),
-        HelperAnswer::TimedOut => Err(HelperError::TimedOut(limit)),
-        HelperAnswer::Missing => Err(HelperError::Ended(ended)),
+    command
+}
+
+/// A process that runs `helper.py`; killed with its group on drop.
+#[derive(Debug)]
+pub(super) struct Helper {
+    child: Child,
+    answers: File,
+    python: String,
+}
+
+impl Helper {
+    /// Starts the process.
+    pub(super) fn start(command: &mut Command) -> Result<Self, HelperError> {
+        let python = command.get_program().to_string_lossy().into_owned();
+        let started = command.spawn().and_then(|mut child| {
+            let pipe = child.stdout.take().ok_or_else(|| io::Error::other("it has no standard output"))?;
+            Ok((child, File::from(OwnedFd::from(pipe))))
+        });
+        match started {
+            Ok((child, answers)) => Ok(Self { child, answers, python }),
+            Err(error) => Err(HelperError::Io { python, error }),
+        }
+    }
+
+    /// Writes a line to its standard input.
+    pub(super) fn send(&mut self, line: &str) -> Result<(), HelperError> {
+        let Some(pipe) = self.child.stdin.as_mut() else { return Ok(()) };
+        pipe.write_all(format!("{line}\n").as_bytes())
+            .map_err(|error| HelperError::Io { python: self.python.clone(), error })
+    }
+
+    /// Waits for its next answer.
+    pub(super) fn read_answer(&mut self, limit: Duration) -> Result<ConfNames, HelperError> {
+        match read_answer(&mut self.answers, limit) {
+            Ok(HelperAnswer::Complete(bytes)) => parse(&bytes),
+            Ok(HelperAnswer::TooLong) => Err(HelperError::BadAnswer("they take more than 4 MiB".to_owned())),
+            Ok(HelperAnswer::TimedOut) => Err(HelperError::TimedOut(limit)),
+            Ok(HelperAnswer::Missing) => Err(HelperError::Ended(end(&mut self.child, true))),
+            Err(error) => Err(HelperError::Io { python: self.python.clone(), error }),
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        end(&mut self.child, false);
     }
 }
 
@@ -108,10 +160,8 @@ enum HelperAnswer {
     Missing,
 }
 
-fn read_answer(child: &mut Child, limit: Duration) -> io::Result<HelperAnswer> {
+fn read_answer(pipe: &mut File, limit: Duration) -> io::Result<HelperAnswer> {
     let deadline = Instant::now() + limit;
-    let pipe = child.stdout.take().ok_or_else(|| io::Error::other("it has no standard output"))?;
-    let mut pipe = std::fs::File::from(OwnedFd::from(pipe));
     let (mut bytes, mut part) = (Vec::new(), vec![0; 64 << 10]);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

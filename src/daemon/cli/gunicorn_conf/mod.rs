@@ -5,6 +5,7 @@
 //! of all settings is `compat::gunicorn::TABLE`.
 
 mod arguments;
+mod daemon_hooks;
 mod helper;
 mod location;
 
@@ -16,6 +17,7 @@ use super::compat::gunicorn::TABLE;
 use super::foreign::{self, FlagSource};
 use crate::config::{ConfigError, Layer, Setting, Value};
 
+pub use daemon_hooks::{DaemonHooks, HookProcess};
 pub(crate) use helper::Adjust;
 use helper::HelperError;
 pub(super) use location::ConfLocation;
@@ -30,6 +32,8 @@ const MAX_RUN_TIME: Duration = Duration::from_secs(30);
 pub(super) struct ConfSettings {
     pub(super) layer: Layer,
     pub(super) warnings: Vec<String>,
+    /// The hooks of the arbiter; `None` if the file has none.
+    pub(super) daemon_hooks: Option<DaemonHooks>,
 }
 
 /// Runs the file with the interpreter, in `cwd`, and returns its settings. `adjust` changes the process that runs it.
@@ -43,7 +47,7 @@ pub(super) fn read(
     adjust: Adjust<'_>,
 ) -> Result<ConfSettings, Vec<ConfigError>> {
     let origin = location.to_string();
-    let Arguments { args, hooks, warnings, errors } = run(location, python, cwd, adjust)?;
+    let Arguments { args, hooks, daemon_hooks, warnings, errors } = run(location, python, cwd, adjust)?;
     let mut parsed = foreign::parse(&args, FlagSource::File(&origin));
     parsed.errors.extend(errors);
     if !parsed.errors.is_empty() {
@@ -54,7 +58,20 @@ pub(super) fn read(
         let value = target.map_or_else(|| location.function(&setting), Value::text);
         layer.insert(key, Setting::flag(&format!("{origin}: {setting}"), value));
     }
-    Ok(ConfSettings { layer, warnings: warnings.into_iter().chain(parsed.warnings).collect() })
+    let daemon_hooks = (!daemon_hooks.is_empty()).then(|| DaemonHooks {
+        python: python.to_owned(),
+        location: location.clone(),
+        cwd: cwd.to_owned(),
+        known: known_settings(),
+        functions: daemon_hooks,
+    });
+    let warnings = warnings.into_iter().chain(parsed.warnings).collect();
+    Ok(ConfSettings { layer, warnings, daemon_hooks })
+}
+
+/// The names of all settings, separated by commas.
+fn known_settings() -> String {
+    TABLE.iter().map(CompatFlag::setting_name).collect::<Vec<_>>().join(",")
 }
 
 /// Runs the file, and returns the flags and functions that have the same effect.
@@ -74,8 +91,7 @@ pub(super) fn run(
         let hint = "name an existing file with --config (RGUN_CONFIG)";
         return Err(vec![file_error(origin, format!("cannot be read: {error}"), Some(hint.to_owned()))]);
     }
-    let known: Vec<_> = TABLE.iter().map(CompatFlag::setting_name).collect();
-    let names = helper::run(python, location, &known.join(","), cwd, MAX_RUN_TIME, adjust)
+    let names = helper::run(python, location, &known_settings(), cwd, MAX_RUN_TIME, adjust)
         .map_err(|error| vec![describe(&error, origin.clone(), python)])?;
     Ok(arguments::convert(&names, &origin))
 }

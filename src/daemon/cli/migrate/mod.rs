@@ -184,6 +184,10 @@ fn add_configuration(
         let value = target.map_or_else(|| location.function(&setting), Value::text);
         plan.set(key, value, &format!("{origin}: {setting}"));
     }
+    for hook in arguments.daemon_hooks {
+        let text = "rgun.toml has no such hook; ExecStartPre=, ExecStartPost= or ExecStopPost= run a command";
+        plan.left_out(&format!("{origin}: {hook}"), text);
+    }
     plan.changed.push(format!("{origin}: values that the file computes are those of this machine, now"));
     plan.servers.push(ReplacedServer::Gunicorn);
     Ok(())

@@ -1,0 +1,70 @@
+//! The hooks of gunicorn's arbiter in `gunicorn.conf.py`: `on_starting`, `when_ready`, `on_exit`.
+//!
+//! A process beside the daemon calls them, once each. A thread waits for `when_ready`, so that the main loop does not.
+
+use std::thread::JoinHandle;
+
+use super::StartupError;
+use crate::cli::{self, HookProcess, Invocation};
+
+/// The process that calls the hooks.
+#[derive(Debug, Default)]
+pub(super) enum ConfHooks {
+    /// There are no hooks, or no more calls.
+    #[default]
+    None,
+    /// `when_ready` has not been called.
+    Starting(HookProcess),
+    /// The thread calls `when_ready`, and returns the process.
+    Ready(JoinHandle<HookProcess>),
+}
+
+impl ConfHooks {
+    /// Starts the process, if there are hooks, and calls `on_starting`.
+    ///
+    /// # Errors
+    /// The process cannot be started, or `on_starting` raised, which ends gunicorn too.
+    pub(super) fn start(invocation: &Invocation) -> Result<Self, StartupError> {
+        let Some(hooks) = &invocation.daemon_hooks else { return Ok(Self::None) };
+        let started = hooks.start(&invocation.config.app).and_then(|mut process| {
+            process.call("on_starting")?;
+            Ok(process)
+        });
+        match started {
+            Ok(process) => Ok(Self::Starting(process)),
+            Err(reason) => Err(StartupError { status: cli::EX_CONFIG, reason }),
+        }
+    }
+
+    /// Calls `when_ready`, the first time only.
+    pub(super) fn on_ready(&mut self) {
+        match std::mem::take(self) {
+            Self::Starting(mut process) => {
+                *self = Self::Ready(std::thread::spawn(move || {
+                    log_failure(process.call("when_ready"));
+                    process
+                }));
+            }
+            other => *self = other,
+        }
+    }
+
+    /// Calls `on_exit`, and ends the process.
+    pub(super) fn finish(self) {
+        let process = match self {
+            Self::None => None,
+            Self::Starting(process) => Some(process),
+            // An error is a panic of the thread, which has been printed.
+            Self::Ready(thread) => thread.join().ok(),
+        };
+        if let Some(mut process) = process {
+            log_failure(process.call("on_exit"));
+        }
+    }
+}
+
+fn log_failure(outcome: Result<(), String>) {
+    if let Err(reason) = outcome {
+        tracing::warn!("{reason}");
+    }
+}
