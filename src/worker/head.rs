@@ -4,7 +4,7 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use rgun_channel::frame::encode_known_field;
+use rgun_channel::frame::{encode_field, encode_known_field, fields as decode_fields};
 use rgun_channel::header::index_of;
 
 /// The part of an encoded head that sending depends on.
@@ -38,7 +38,31 @@ impl ResponseHead {
         self.length = Some(length);
         Ok(())
     }
+
+    /// Announces an empty body if the head names a file in [`FILE_FIELDS`], and returns whether it does. Called for a
+    /// response that announces a length and has no body: Flask's `send_file` and django-sendfile2 announce the file's
+    /// length. `encoded` has the reason phrase and the fields.
+    pub(crate) fn announce_named_file(&mut self, encoded: &mut Vec<u8>) -> PyResult<bool> {
+        let (reason, fields) = encoded.split_at(usize::from(self.reason_len));
+        let fields = || decode_fields(fields, self.n_fields).map(|(name, value)| (name.as_bytes(), value));
+        if !fields().any(|(name, _)| FILE_FIELDS.contains(&name)) {
+            return Ok(false);
+        }
+        let mut rewritten = reason.to_vec();
+        for (name, value) in fields() {
+            let value = if name == b"content-length" { b"0" } else { value };
+            encode_field(name, value, &mut rewritten)
+                .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        }
+        *encoded = rewritten;
+        self.length = Some(0);
+        Ok(true)
+    }
 }
+
+/// The fields in which an application names the file that the daemon (`app.sendfile_roots`) or a proxy sends instead of
+/// the response's own body.
+const FILE_FIELDS: [&[u8]; 2] = [b"x-sendfile", b"x-accel-redirect"];
 
 /// Parses a Content-Length (RFC 9110 §8.6): only digits.
 ///

@@ -60,8 +60,8 @@ pub struct Completion {
     pub text: bool,
     /// The WebSocket message continues in the next frame.
     pub more: bool,
-    /// The exception of [`CompletionKind::AppRaised`] is of a type that applications raise to end a request whose
-    /// connection they have taken over ([`Request::takeover`](super::Request::takeover)).
+    /// The fault of [`CompletionKind::AppRaised`] is one with which applications end a request whose connection they have
+    /// taken over ([`Request::takeover`](super::Request::takeover)): an exception of a certain type, or no response.
     pub ends_takeover: bool,
     /// Status code (RFC 9110 §15); 101 accepts a WebSocket; the close code of [`CompletionKind::Close`]; else 0.
     pub status: u16,

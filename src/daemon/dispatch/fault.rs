@@ -40,8 +40,7 @@ pub enum Fault {
         summary: String,
         /// The formatted traceback, perhaps empty.
         traceback: String,
-        /// Whether the exception is of a type that applications raise to end a request whose connection they have taken
-        /// over.
+        /// Whether applications end a request in this way after they have taken over its connection.
         ends_takeover: bool,
     },
     /// The client has closed its sending half, and the application has therefore ended without a complete response.

@@ -14,7 +14,7 @@ use rgun_channel::frame::{Body, Completion, CompletionKind, MAX_FIELDS, MESSAGE_
 use rgun_channel::layout::{CHUNK_BYTES, MAX_INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
-use super::state::{Exchange, ExchangeState, Functions, PayloadKind, Pending, Stage};
+use super::state::{Exchange, ExchangeState, Functions, PayloadKind, Pending, ResponseState, Stage};
 use crate::fault::Fault;
 use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
 use crate::python::FormattedError;
@@ -92,7 +92,7 @@ impl ExchangeState {
             if len as u64 > length - self.response.body_bytes {
                 return Err(body_too_long().into());
             }
-            if !more && self.response.body_bytes + (len as u64) < length {
+            if !more && self.response.body_bytes + (len as u64) < length && !self.announce_file(len)? {
                 // The part is not sent, because the response is reset anyway.
                 return Err(body_too_short().into());
             }
@@ -109,6 +109,13 @@ impl ExchangeState {
             false => Stage::Ended,
         };
         Ok(())
+    }
+
+    /// Replaces the announced length if a body of `len` bytes is empty because the head names a file; returns whether it
+    /// is.
+    fn announce_file(&mut self, len: usize) -> PyResult<bool> {
+        let ResponseState { head, encoded_fields, is_head_sent, .. } = &mut self.response;
+        Ok(len == 0 && !*is_head_sent && head.announce_named_file(encoded_fields)?)
     }
 
     /// Sends `bytes[..end]`, or as much of it as there is credit and space for; the rest becomes pending. Sends small

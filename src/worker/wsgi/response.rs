@@ -10,9 +10,7 @@
 //! complete, but the application may still be running. *Done*: the slot is free.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicBool;
 
-use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use rgun_channel::ProtocolError;
@@ -23,10 +21,12 @@ use rgun_channel::layout::{MAX_INLINE_BODY, RESPONSE_WINDOW};
 use super::application::WsgiApplication;
 use super::file_wrapper::FileBody;
 use super::head::HeadCache;
-use super::misuse::{client_gone, response_complete, start_response_missing};
+use super::misuse::{
+    body_too_short, called_again, client_gone, response_complete, start_response_missing, warn_body_too_long,
+};
 use crate::fault::Fault;
 use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
-use crate::python::{FormattedError, exit_forked_child, is_forked_child, warn_once};
+use crate::python::{FormattedError, exit_forked_child, is_forked_child};
 use crate::wait::{InterruptibleFutex, monotonic_ns};
 use crate::worker::Worker;
 
@@ -68,7 +68,8 @@ pub(crate) struct Response {
     is_head: bool,
     /// The application may have taken over the connection.
     may_take_over: bool,
-    /// The application has raised an exception of a type that ends a takeover.
+    /// The application has ended in a way that is no fault after a takeover: by an exception of a certain type, or
+    /// without a response.
     ends_takeover: bool,
     stage: ResponseStage,
     head: ResponseHead,
@@ -147,11 +148,7 @@ impl Response {
         match self.stage {
             ResponseStage::Unstarted => {}
             ResponseStage::Prepared if replace => {}
-            ResponseStage::Prepared | ResponseStage::Streaming => {
-                return Err(PyAssertionError::new_err(
-                    "start_response() was called again without exc_info (PEP 3333)",
-                ));
-            }
+            ResponseStage::Prepared | ResponseStage::Streaming => return Err(called_again()),
             ResponseStage::Cancelled => return Err(client_gone()),
             ResponseStage::Ended | ResponseStage::Done => return Err(response_complete()),
         }
@@ -171,7 +168,7 @@ impl Response {
     /// Sends a part of the body at once, the head before it.
     pub(crate) fn send_chunk(&mut self, py: Python<'_>, data: &[u8]) -> Result<ResponseStage, Fault> {
         match self.stage {
-            ResponseStage::Unstarted => return Err(start_response_missing()),
+            ResponseStage::Unstarted => return Err(self.missing_head()),
             ResponseStage::Done => return Err(response_complete().into()),
             ResponseStage::Prepared
             | ResponseStage::Streaming
@@ -210,7 +207,7 @@ impl Response {
     /// Ends a body that was sent in chunks.
     pub(crate) fn send_end(&mut self, py: Python<'_>, done: bool) -> Result<(), Fault> {
         match self.stage {
-            ResponseStage::Unstarted => return Err(start_response_missing()),
+            ResponseStage::Unstarted => return Err(self.missing_head()),
             ResponseStage::Prepared | ResponseStage::Streaming => {
                 self.check_length()?;
                 self.send_body(py, &[], true, done)?;
@@ -336,9 +333,15 @@ impl Response {
         Ok(())
     }
 
-    /// Notes that the application has raised an exception of a type that ends a takeover.
+    /// Notes that the application has ended in a way that is no fault after a takeover.
     pub(crate) fn mark_takeover_end(&mut self) {
         self.ends_takeover = self.may_take_over;
+    }
+
+    /// Returns the fault of a body without a head. An application may return without a response after a takeover.
+    fn missing_head(&mut self) -> Fault {
+        self.mark_takeover_end();
+        start_response_missing()
     }
 
     /// HEAD, 204 and 304 have no body (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
@@ -358,24 +361,24 @@ impl Response {
         let room = usize::try_from(length - self.body_bytes).unwrap_or(usize::MAX);
         let clipped = &data[..data.len().min(room)];
         if clipped.len() < data.len() {
-            static WARNED: AtomicBool = AtomicBool::new(false);
-            let text = format!(
-                "the application gave more body than its Content-Length of {length}; the rest is dropped (logged once)"
-            );
-            warn_once(py, &WARNED, &text);
+            warn_body_too_long(py, length);
         }
         self.body_bytes += clipped.len() as u64;
         clipped
     }
 
-    /// Fails if the body is shorter than its Content-Length: it must not look complete.
-    fn check_length(&self) -> Result<(), Fault> {
+    /// Fails if the body is shorter than its Content-Length: it must not look complete. The length of a file that the
+    /// head names is replaced.
+    fn check_length(&mut self) -> Result<(), Fault> {
         match self.head.length {
             Some(length) if self.body_bytes < length && !self.has_no_body() => {
-                Err(Fault::App(FormattedError::from_message(format!(
-                    "the application promised {length} bytes of body and sent {}",
-                    self.body_bytes
-                ))))
+                if self.body_bytes == 0
+                    && self.stage == ResponseStage::Prepared
+                    && self.head.announce_named_file(&mut self.fields)?
+                {
+                    return Ok(());
+                }
+                Err(body_too_short(length, self.body_bytes))
             }
             _ => Ok(()),
         }

@@ -170,10 +170,12 @@ def test_unused_socket_does_not_change_the_response(server):
         assert client.request("GET", "/hand/raise/value", headers=HANDSHAKE).status == 500
         assert client.request("GET", "/hand/raise/stop", headers=HANDSHAKE).status == 500
         assert client.request("GET", "/hand/raise/gone", headers=HANDSHAKE).status == 500
+        assert client.request("GET", "/hand/silent/list", headers=HANDSHAKE).status == 500
+    server.wait_for_log("a body without calling start_response()")
     server.wait_for_log("ConnectionError: by hand")
 
 
-@pytest.mark.parametrize("end", ["response", "stop", "gone", "value"])
+@pytest.mark.parametrize("end", ["response", "stop", "gone", "value", "list", "tuple", "generator"])
 def test_response_after_the_switch_is_discarded(server, end):
     for _ in range(10):
         with WebSocket(server.tcp_address, f"/hand/accepted/{end}") as ws:
@@ -181,6 +183,9 @@ def test_response_after_the_switch_is_discarded(server, end):
             assert ws.read_text() == "hi"
             assert ws.wait_for_close() == 1000
             assert ws.connection.read_to_end() == b""
+    # The next entry in the order of the log is written after those of the sockets.
+    assert server.get(f"/after/{end}").status == 404
+    server.wait_for_log(f"/after/{end} 404")
     is_logged = f"/hand/accepted/{end} 101: WebSocket aborted" in server.log()
     assert is_logged == (end == "value"), server.log()
 

@@ -126,6 +126,10 @@ REJECTIONS = {
 }
 
 
+# The results of applications that do not call start_response(), as Werkzeug's server allows.
+WITHOUT_RESPONSE = {"list": list, "tuple": tuple, "generator": lambda: iter(())}
+
+
 def by_hand(environ, start_response):
     """Answers each path without a library."""
     _, _, case, argument = environ["PATH_INFO"].split("/", 3)
@@ -137,6 +141,8 @@ def by_hand(environ, start_response):
         sockets = {key: type(value).__name__ for key, value in environ.items() if key.endswith(".socket")}
         start_response("200 OK", [("Content-Type", "application/json")])
         return [json.dumps(sockets).encode()]
+    if case == "silent":
+        return WITHOUT_RESPONSE[argument]()
     if case == "ignore":
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [b"plain ", argument.encode()]
@@ -149,6 +155,8 @@ def by_hand(environ, start_response):
         if argument == "response":
             start_response("200 OK", [])
             return [b"x" * 1_000_000]
+        if argument in WITHOUT_RESPONSE:
+            return WITHOUT_RESPONSE[argument]()
         raise {"stop": StopIteration, "gone": ConnectionError, "value": ValueError}[argument]("by hand")
     if case == "raw":
         # Bytes that are not frames, in both directions, until the client ends.
