@@ -79,6 +79,9 @@ fn parse_v1(line: &[u8]) -> Result<ProxyHeader, HeaderError> {
         return Ok(ProxyHeader::default());
     }
     let text = str::from_utf8(line).map_err(|_| HeaderError::Malformed)?;
+    if !text.rsplit(' ').take(2).all(is_port) {
+        return Err(HeaderError::Malformed);
+    }
     let source =
         match v1::Header::try_from(&*format!("{text}\r\n")).map_err(|_| HeaderError::Malformed)?.addresses {
             v1::Addresses::Tcp4(ip) => Some((ip.source_address, ip.source_port).into()),
@@ -86,6 +89,12 @@ fn parse_v1(line: &[u8]) -> Result<ProxyHeader, HeaderError> {
             v1::Addresses::Unknown => None,
         };
     Ok(ProxyHeader { source, https: false })
+}
+
+/// Returns whether the text is a port as version 1 writes it: digits without a sign or leading zeros (§2.1). The crate
+/// also accepts what Rust parses as a number.
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'))
 }
 
 fn parse_v2(header: &[u8]) -> Result<ProxyHeader, HeaderError> {
@@ -133,6 +142,7 @@ mod tests {
             ("PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n", source("192.0.2.7:4711")),
             ("PROXY TCP6 2001:db8::1 ::1 4711 443\r\n", source("[2001:db8::1]:4711")),
             ("PROXY TCP6 ::ffff:192.0.2.7 ::1 1 2\r\n", source("[::ffff:192.0.2.7]:1")),
+            ("PROXY TCP4 192.0.2.7 198.51.100.1 0 65535\r\n", source("192.0.2.7:0")),
             ("PROXY UNKNOWN\r\n", ProxyHeader::default()),
             ("PROXY UNKNOWN ffff:f...f:ffff a b c d e f\r\n", ProxyHeader::default()),
         ] {
@@ -155,6 +165,10 @@ mod tests {
             "PROXY TCP6 192.0.2.7 198.51.100.1 4711 443\r\n",
             "PROXY TCP4 192.0.2.7 198.51.100.1 65536 443\r\n",
             "PROXY TCP4 192.0.2.7 198.51.100.1 -1 443\r\n",
+            "PROXY TCP4 192.0.2.7 198.51.100.1 +1 443\r\n",
+            "PROXY TCP4 192.0.2.7 198.51.100.1 1 +443\r\n",
+            "PROXY TCP4 192.0.2.7 198.51.100.1 01 443\r\n",
+            "PROXY TCP6 2001:db8::1 ::1 1 00\r\n",
             "PROXY TCP4 192.0.2.007 198.51.100.1 1 443\r\n",
             "PROXY UDP4 192.0.2.7 198.51.100.1 1 443\r\n",
             "PROXY UNKNOWNX\r\n",
