@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use nix::sys::signal::Signal;
 
 use crate::support::site::{get, site, start, with_mount};
-use crate::support::{Rgun, report_skipped, wait_until};
+use crate::support::{Rgun, wait_until};
 
 #[test]
 fn files_are_served_while_no_worker_serves() {
@@ -78,13 +78,45 @@ fn a_directory_that_is_replaced_is_found_again() {
 
 #[test]
 fn an_unreadable_file_is_answered_403() {
-    let daemon = start("/static/", "");
+    let daemon = with_mount(Rgun::fake().obeying_modes(), "/static/", "").start_ready();
     let path = site(&daemon).join("css/a.css");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-    if fs::read(&path).is_ok() {
-        return report_skipped("a file without permissions: root reads it");
-    }
     daemon.get("/static/css/a.css").assert_error(403);
+}
+
+#[test]
+fn directory_that_vanishes_is_logged_once() {
+    let daemon = start("/static/", "");
+    assert_eq!(daemon.get("/static/css/a.css").status, 200);
+    let (site, away) = (site(&daemon), daemon.scratch().join("away"));
+    fs::rename(&site, &away).unwrap();
+    let gone = "cannot open the directory";
+    wait_until("the log names the directory", || {
+        daemon.get("/static/css/a.css");
+        daemon.log.count(gone) > 0
+    });
+    for _ in 0..5 {
+        daemon.get("/static/css/a.css").assert_error(404);
+    }
+    assert!(daemon.log.wait_for(gone).contains("WARN") && daemon.log.wait_for(gone).contains("/site"));
+    fs::rename(&away, &site).unwrap();
+    wait_until("the directory is back", || daemon.get("/static/css/a.css").status == 200);
+    daemon.log.wait_for("/site is back");
+    assert_eq!(daemon.log.count(gone), 1);
+}
+
+#[test]
+fn missing_fallback_is_logged_at_start_and_once_at_use() {
+    let daemon = start("/app/", "fallback = \"shell.html\"");
+    let line = daemon.log.wait_for("fallback = \"shell.html\" is not a file in");
+    assert!(line.contains("WARN") && line.contains("until it is there"), "{line}");
+    for _ in 0..5 {
+        daemon.get("/app/page").assert_error(404);
+    }
+    daemon.log.wait_for("(logged once)");
+    assert_eq!(daemon.log.count("fallback = \"shell.html\""), 2);
+    fs::write(site(&daemon).join("shell.html"), "shell").unwrap();
+    assert_eq!(daemon.get("/app/page").text(), "shell");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{
@@ -125,7 +126,7 @@ impl Representation {
             fields.append(VARY, HeaderValue::from_static("Accept-Encoding"));
         }
         fields.insert(ETAG, validators.etag.clone());
-        if let Some(modified) = validators.last_modified() {
+        if let Some(modified) = validators.last_modified(SystemTime::now()) {
             fields.insert(LAST_MODIFIED, modified);
         }
         fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
@@ -14,6 +15,7 @@ use super::encoding;
 use super::fault::FileFault;
 use super::hashed_name::is_hashed;
 use super::media_type::{MediaType, has_known_extension};
+use super::notice::{FileNotice, FileNoticeSink};
 use super::path::{Dotfiles, RelativePath, file_name};
 use super::root::{FoundEntry, Links, LookupError, LookupMode, OpenFile, Root};
 
@@ -100,6 +102,9 @@ pub struct Mount {
     cache_control: Option<HeaderValue>,
     /// `Cache-Control` of pages: `index` and `fallback`.
     page_cache_control: Option<HeaderValue>,
+    notify: FileNoticeSink,
+    /// [`FileNotice::FallbackMissing`] was sent.
+    fallback_was_missing: AtomicBool,
 }
 
 /// The mounts of a server, the longest prefix first.
@@ -108,9 +113,10 @@ pub struct Mounts(Box<[Mount]>);
 
 impl Mounts {
     /// Creates the mounts. Returns `None` if there are none. A directory is opened at its first request.
-    pub fn new(mut settings: Vec<MountSettings>) -> Option<Self> {
+    pub fn new(mut settings: Vec<MountSettings>, notify: FileNoticeSink) -> Option<Self> {
         settings.sort_by_key(|mount| std::cmp::Reverse(mount.url.len()));
-        Some(Self(settings.into_iter().map(Mount::new).collect())).filter(|mounts| !mounts.0.is_empty())
+        let mounts = settings.into_iter().map(|mount| Mount::new(mount, notify));
+        Some(Self(mounts.collect())).filter(|mounts| !mounts.0.is_empty())
     }
 
     /// Returns the mount of a path and its index, or `None` if the application serves the path.
@@ -125,16 +131,18 @@ impl Mounts {
 }
 
 impl Mount {
-    fn new(settings: MountSettings) -> Self {
+    fn new(settings: MountSettings, notify: FileNoticeSink) -> Self {
         let cache_control = settings.max_age.map(|max_age| match max_age.as_secs() {
             0 => HeaderValue::from_static("no-cache"),
             seconds => HeaderValue::try_from(format!("public, max-age={seconds}"))
                 .unwrap_or(HeaderValue::from_static("no-cache")),
         });
         Self {
-            root: Root::new(settings.directory.clone(), settings.links),
+            root: Root::new(settings.directory.clone(), settings.links, notify),
             page_cache_control: cache_control.as_ref().map(|_| HeaderValue::from_static("no-cache")),
             cache_control,
+            notify,
+            fallback_was_missing: AtomicBool::new(false),
             settings,
         }
     }
@@ -182,7 +190,14 @@ impl Mount {
         };
         match (found, &self.settings.fallback) {
             (Err(LookupError::NotFound), Fallback::File(page)) if !has_known_extension(below) => {
-                lookup.page(page.as_bytes())
+                let found = lookup.page(page.as_bytes());
+                if let Err(LookupError::NotFound) = found
+                    && !self.fallback_was_missing.swap(true, Ordering::Relaxed)
+                {
+                    let MountSettings { url, directory, .. } = &self.settings;
+                    (self.notify)(&FileNotice::FallbackMissing { url, page, directory });
+                }
+                found
             }
             (found, _) => found,
         }

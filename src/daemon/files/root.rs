@@ -7,11 +7,14 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
 use rustix::io::Errno;
+
+use super::notice::{FileNotice, FileNoticeSink};
 
 /// Time after which the directory itself is looked up again: a deployment may have replaced it.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -103,6 +106,9 @@ pub(super) struct Root {
     path: PathBuf,
     links: Links,
     opened: Mutex<Option<OpenDirectory>>,
+    notify: FileNoticeSink,
+    /// [`FileNotice::DirectoryLost`] was the last notice.
+    is_lost: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -113,8 +119,8 @@ struct OpenDirectory {
 
 impl Root {
     /// Creates a root. The first lookup opens the directory.
-    pub(super) fn new(path: PathBuf, links: Links) -> Self {
-        Self { path, links, opened: Mutex::new(None) }
+    pub(super) fn new(path: PathBuf, links: Links, notify: FileNoticeSink) -> Self {
+        Self { path, links, opened: Mutex::new(None), notify, is_lost: AtomicBool::new(false) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -137,10 +143,22 @@ impl Root {
             return Ok(Arc::clone(&directory.fd));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = Arc::new(openat(CWD, &self.path, flags, Mode::empty())?);
+        let opened = openat(CWD, &self.path, flags, Mode::empty());
+        self.notify(opened.as_ref().err().copied());
+        let fd = Arc::new(opened?);
         let directory = OpenDirectory { fd: Arc::clone(&fd), checked_at: now };
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory);
         Ok(fd)
+    }
+
+    /// Sends a notice if the directory can no longer be opened, or can be opened again.
+    fn notify(&self, error: Option<Errno>) {
+        let was_lost = self.is_lost.swap(error.is_some(), Ordering::Relaxed);
+        match error {
+            Some(error) if !was_lost => (self.notify)(&FileNotice::DirectoryLost(&self.path, error)),
+            None if was_lost => (self.notify)(&FileNotice::DirectoryBack(&self.path)),
+            Some(_) | None => {}
+        }
     }
 
     /// Opens the regular file at `path` below `directory`. Other kinds of files are not opened, because opening a FIFO

@@ -14,6 +14,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::answer::Representation;
 use super::media_type::MediaType;
 use super::mount::FileOutcome;
+use super::notice::FileNoticeSink;
 use super::path::{Dotfiles, RelativePath};
 use super::root::{FoundEntry, Links, LookupError, LookupMode, Root};
 
@@ -86,13 +87,15 @@ pub struct SentFor {
 
 impl SendfileRoots {
     /// Creates the roots. Returns `None` if there are none. A directory is opened when a file in it is first sent.
-    pub fn new(mut roots: Vec<SendfileRoot>) -> Option<Self> {
+    pub fn new(mut roots: Vec<SendfileRoot>, notify: FileNoticeSink) -> Option<Self> {
         // The longest first, so that a directory within another one has its own prefix.
         roots.sort_by_key(|root| {
             std::cmp::Reverse((root.url.as_ref().map(String::len), root.directory.as_os_str().len()))
         });
-        let roots: Box<[_]> =
-            roots.into_iter().map(|root| (root.url, Root::new(root.directory, Links::Inside))).collect();
+        let roots: Box<[_]> = roots
+            .into_iter()
+            .map(|root| (root.url, Root::new(root.directory, Links::Inside, notify)))
+            .collect();
         Some(Self(roots)).filter(|roots| !roots.0.is_empty())
     }
 
@@ -190,11 +193,14 @@ mod tests {
             url: url.map(str::to_owned),
             directory: PathBuf::from(directory),
         };
-        SendfileRoots::new(vec![
-            root(Some("/protected/"), "/srv/media"),
-            root(Some("/protected/reports/"), "/srv/reports"),
-            root(None, "/srv/plain"),
-        ])
+        SendfileRoots::new(
+            vec![
+                root(Some("/protected/"), "/srv/media"),
+                root(Some("/protected/reports/"), "/srv/reports"),
+                root(None, "/srv/plain"),
+            ],
+            |_| (),
+        )
         .unwrap()
     }
 
@@ -252,7 +258,8 @@ mod tests {
 
     #[test]
     fn x_accel_redirect_without_prefixes_is_left_unchanged() {
-        let roots = SendfileRoots::new(vec![SendfileRoot { url: None, directory: "/srv".into() }]).unwrap();
+        let roots =
+            SendfileRoots::new(vec![SendfileRoot { url: None, directory: "/srv".into() }], |_| ()).unwrap();
         let mut fields = HeaderMap::new();
         fields.insert("x-accel-redirect", HeaderValue::from_static("/protected/x"));
         let request = SentFor { method: Method::GET, conditions: HeaderMap::new(), now: Instant::now() };

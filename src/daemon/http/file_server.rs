@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use crate::buffer_pool;
 use crate::dispatch::AppResponse;
 use crate::files::{
-    FileAnswer, FileFault, FileOutcome, FileRequest, LookupMode, MountSettings, Mounts, SendfileRequest,
-    SendfileRoot, SendfileRoots, SendfileTarget, SentFor,
+    FileAnswer, FileFault, FileNotice, FileOutcome, FileRequest, LookupMode, MountSettings, Mounts,
+    SendfileRequest, SendfileRoot, SendfileRoots, SendfileTarget, SentFor,
 };
 use crate::id::WorkerId;
 
@@ -77,11 +77,19 @@ impl FileResponse {
     }
 }
 
+/// Logs what the operator should know about the directories.
+fn log_notice(notice: &FileNotice<'_>) {
+    match notice {
+        FileNotice::DirectoryLost(..) | FileNotice::FallbackMissing { .. } => tracing::warn!("{notice}"),
+        FileNotice::DirectoryBack(_) => tracing::info!("{notice}"),
+    }
+}
+
 impl FileServer {
     /// Creates the server. Returns `None` if there are no directories.
     pub(super) fn new(settings: FileSettings) -> Option<Arc<Self>> {
-        let mounts = Mounts::new(settings.mounts);
-        let sendfile = SendfileRoots::new(settings.sendfile_roots);
+        let mounts = Mounts::new(settings.mounts, log_notice);
+        let sendfile = SendfileRoots::new(settings.sendfile_roots, log_notice);
         let lookups = Arc::new(Semaphore::new(MAX_BLOCKING_LOOKUPS));
         (mounts.is_some() || sendfile.is_some()).then(|| Arc::new(Self { mounts, sendfile, lookups }))
     }

@@ -25,6 +25,8 @@ pub(crate) struct Rgun {
     address: Option<Address>,
     /// Directory with the socket of the test's journald. None: the log goes to stderr.
     journald: Option<PathBuf>,
+    /// Permissions apply to the daemon even if the tests run as root.
+    obeys_modes: bool,
 }
 
 impl Rgun {
@@ -40,6 +42,7 @@ impl Rgun {
             listen_pid: "$$".to_owned(),
             address: None,
             journald: None,
+            obeys_modes: false,
         }
     }
 
@@ -151,6 +154,13 @@ impl Rgun {
         self
     }
 
+    /// Makes the permissions of files apply to the daemon even if the tests run as root: without the capabilities to
+    /// override them (capabilities(7)), root is an ordinary owner.
+    pub(crate) fn obeying_modes(mut self) -> Self {
+        self.obeys_modes = nix::unistd::geteuid().is_root();
+        self
+    }
+
     /// Sets the address that the test connects to; otherwise a unix socket is bound.
     pub(crate) fn at(mut self, address: Address) -> Self {
         self.address = Some(address);
@@ -224,6 +234,10 @@ impl Rgun {
         let mut command = if let Some(directory) = &self.journald {
             let mut command = systemd::with_journald(directory);
             command.arg(&self.binary);
+            command
+        } else if self.obeys_modes {
+            let mut command = Command::new("setpriv");
+            command.arg("--bounding-set=-dac_override,-dac_read_search").arg(&self.binary);
             command
         } else if self.sockets.is_empty() && self.names.is_empty() {
             Command::new(&self.binary)
