@@ -52,6 +52,7 @@ pub(super) fn resolve_context(
     let mut invocation = invocation.clone();
     if let Some(unit) = &unit {
         let variables: Environment = identity.environment.iter().cloned().collect();
+        let variables = variables.allowing_unknown_credentials();
         let warnings = std::mem::take(&mut invocation.warnings);
         invocation = invocation
             .reread_with(variables, directory)
@@ -71,6 +72,7 @@ pub(super) fn read_context(
 ) -> Result<CheckContext, StartupError> {
     let Place { identity, unit, directory } = find_place(unread.file(), wanted)?;
     let variables: Environment = identity.environment.iter().cloned().collect();
+    let variables = variables.allowing_unknown_credentials();
     let place = unit.as_ref().map(|_| (variables, directory));
     let invocation = unread
         .read(place, &|command| identity.apply(command))

@@ -77,7 +77,7 @@ fn print_verdict(outcome: Result<String, StartupError>, warnings: &[String]) -> 
 /// write, and whether something serves the application's static files.
 fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<String, StartupError> {
     let CheckContext { invocation, identity, unit } = context;
-    let config = &invocation.config;
+    let config = &without_credentials(&invocation.config, warnings);
     let tls = load_tls(config, None).map_err(|error| unsound(error.to_string()))?;
     warnings.extend(tls.map(|tls| tls.warnings).unwrap_or_default());
     let Some(identity) = identity else {
@@ -100,6 +100,19 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
     require(&settings.databases.iter().flat_map(|path| RequiredAccess::database(path)).collect::<Vec<_>>())?;
     let whose = unit.as_ref().map(|unit| format!(", as {} runs it", unit.name)).unwrap_or_default();
     Ok(format!("{verdict}; checked as {}{whose}", identity.user))
+}
+
+/// Returns the configuration without the unit's credentials, which only systemd can read; warns about them.
+fn without_credentials(config: &Config, warnings: &mut Vec<String>) -> Config {
+    let (tls, unknown) = config.tls.split_unknown_credentials();
+    if !unknown.is_empty() {
+        warnings.push(format!(
+            "the unit's credentials are not checked ({}): systemd gives them to the running service alone, and \
+             $CREDENTIALS_DIRECTORY is not set here; rgun reads them when it starts",
+            unknown.join(", ")
+        ));
+    }
+    Config { tls, ..config.clone() }
 }
 
 /// Reads the application's settings; warns if nothing serves its static files.

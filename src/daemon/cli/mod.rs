@@ -274,8 +274,12 @@ where
     let named = config.or(weaker).or_else(|| environment.value(config::CONFIG_VARIABLE).map(OsString::from));
     let file = choose_file(named, &flags, environment, cwd, default_file, &mut warnings)?;
     let program = args.first().and_then(|name| config::find_program(name, environment, cwd));
-    let sources = Sources { flags, environment: environment.clone(), file, cwd: cwd.to_owned(), program };
-    command_of(sources, warnings, check_as.or_else(|| check.then(CheckIdentity::default)))
+    let check_as = check_as.or_else(|| check.then(CheckIdentity::default));
+    let environment = environment.clone();
+    let environment =
+        if check_as.is_some() { environment.allowing_unknown_credentials() } else { environment };
+    let sources = Sources { flags, environment, file, cwd: cwd.to_owned(), program };
+    command_of(sources, warnings, check_as)
 }
 
 /// Reads the configuration, unless root would run Python for a check.

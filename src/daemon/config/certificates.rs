@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::checker::{Checker, Layers};
+use super::environment::CREDENTIALS_DIRECTORY;
 use super::keys::name;
 use super::paths::path;
 use super::read::{text, unknown_choice};
+use super::tls::UNKNOWN_CREDENTIALS;
 use super::value::{Setting, Source};
-use super::{CertificateFiles, ClientAuth, Environment, Tls, TlsVersion, Value, ValueError, fs};
-
-/// systemd's variable for the directory with a unit's credentials (systemd.exec(5)).
-const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+use super::{CertificateFiles, ClientAuth, Environment, Tls, TlsOrigins, TlsVersion, Value, ValueError, fs};
 
 /// Beginning of a path in the directory with the unit's credentials.
 const CREDENTIAL_PREFIX: &str = "$CREDENTIALS_DIRECTORY/";
@@ -30,19 +29,39 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Tls {
     let client_ca = checker.read(name::CLIENT_CA, None, |setting| file(setting, cwd, environment).map(Some));
     let client_auth = checker.read(name::CLIENT_AUTH, ClientAuth::Off, read_client_auth);
     if client_auth == ClientAuth::Off {
-        let hint = "add client_auth = \"required\" or \"optional\" to [tls], or remove client_ca";
+        let hint = remedy(
+            checker.setting(name::CLIENT_CA),
+            &[
+                "add --cert-reqs 2 (required) or --cert-reqs 1 (optional)",
+                "set RGUN_TLS_CLIENT_AUTH=required or =optional",
+                "add client_auth = \"required\" or \"optional\" to [tls], or remove client_ca",
+            ],
+        );
         checker.require(name::CLIENT_CA, name::CLIENT_AUTH, "has no effect without tls.client_auth", hint);
     } else if checker.setting(name::CLIENT_CA).is_none() {
-        let hint =
-            "add client_ca = \"/etc/ssl/mysite/clients.pem\" to [tls]: the authorities that issue them";
+        let hint = remedy(
+            checker.setting(name::CLIENT_AUTH),
+            &[
+                "add --ca-certs with the file of the authorities that issue the clients' certificates",
+                "set RGUN_TLS_CLIENT_CA to the file of the authorities that issue the clients' certificates",
+                "add client_ca = \"/etc/ssl/mysite/clients.pem\" to [tls]: the authorities that issue them",
+            ],
+        );
         checker.require(name::CLIENT_AUTH, name::CLIENT_CA, "needs tls.client_ca", hint);
     }
+    let origin = |key| checker.setting(key).map(|setting| setting.origin.clone());
+    let origins = TlsOrigins {
+        cert: origin(name::CERT).unwrap_or_default(),
+        key: origin(name::KEY),
+        client_ca: origin(name::CLIENT_CA).unwrap_or_default(),
+    };
     let pairs = certs.into_iter().zip(keys);
     Tls {
         certificates: pairs.map(|(cert, key)| CertificateFiles { cert, key }).collect(),
         min_version: checker.read(name::MIN_VERSION, TlsVersion::default(), read_min_version),
         client_auth,
         client_ca,
+        origins,
     }
 }
 
@@ -52,7 +71,15 @@ fn check_keys(checker: &mut Checker<'_>, certs: usize, keys: usize) {
         return;
     }
     let (reason, hint) = if certs == 0 {
-        ("has no effect without tls.cert".to_owned(), "add cert to [tls]".to_owned())
+        let hint = remedy(
+            checker.setting(name::KEY),
+            &[
+                "add --certfile with the certificate's file",
+                "set RGUN_TLS_CERT to the certificate's file",
+                "add cert to [tls]",
+            ],
+        );
+        ("has no effect without tls.cert".to_owned(), hint.to_owned())
     } else {
         (
             format!("names {keys} files, tls.cert {certs}"),
@@ -62,11 +89,25 @@ fn check_keys(checker: &mut Checker<'_>, certs: usize, keys: usize) {
     checker.require(name::KEY, name::CERT, &reason, &hint);
 }
 
-/// Returns the certificate of the unit's credentials, if it has the default ones.
-pub(super) fn credentials(environment: &Environment) -> Option<CertificateFiles> {
-    let directory = Path::new(environment.value(CREDENTIALS_DIRECTORY)?);
-    let [cert, key] = DEFAULT_CREDENTIALS.map(|name| directory.join(name));
-    (cert.exists() || key.exists()).then_some(CertificateFiles { cert, key })
+/// Chooses the remedy that fits the place of a setting: the command line, the environment, or the file.
+fn remedy<'h>(setting: Option<&Setting>, [flag, variable, key]: &[&'h str; 3]) -> &'h str {
+    match setting.map(|setting| setting.source) {
+        Some(Source::CommandLine) => flag,
+        Some(Source::Environment) => variable,
+        _ => key,
+    }
+}
+
+/// Uses the certificate of the unit's credentials, if it has the default ones.
+pub(super) fn use_credentials(tls: &mut Tls, environment: &Environment) {
+    let Some(directory) = environment.value(CREDENTIALS_DIRECTORY) else { return };
+    let [cert, key] = DEFAULT_CREDENTIALS.map(|name| Path::new(directory).join(name));
+    if directory == UNKNOWN_CREDENTIALS || cert.exists() || key.exists() {
+        tls.certificates = vec![CertificateFiles { cert, key }];
+        let origin = "the unit's credentials".to_owned();
+        tls.origins =
+            TlsOrigins { key: Some(origin.clone()), cert: origin, ..std::mem::take(&mut tls.origins) };
+    }
 }
 
 /// Reads the path of a file; with [`CREDENTIAL_PREFIX`], in the directory with the unit's credentials.
@@ -123,6 +164,10 @@ fn read_client_auth(setting: &Setting) -> Result<ClientAuth, ValueError> {
         "off" => Ok(ClientAuth::Off),
         "optional" => Ok(ClientAuth::Optional),
         "required" => Ok(ClientAuth::Required),
+        other if setting.source == Source::CommandLine => {
+            Err(ValueError::new(format!("\"{other}\" is not one of the choices"))
+                .with_hint("write --cert-reqs 0 (off), 1 (optional) or 2 (required)"))
+        }
         other => Err(unknown_choice(other, &["off", "optional", "required"])),
     }
 }

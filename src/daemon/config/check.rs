@@ -46,10 +46,10 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let (env, (sendfile_roots, static_mounts)) = (checker.env(), checker.files());
     let (workers, timeouts) = (checker.workers(), checker.timeouts());
     let (limits, websocket) = (checker.limits(), checker.websocket());
-    let (http, health, pages) = (checker.http(), health::read(&mut checker), error_pages::read(&mut checker));
+    let (http, pages) = (checker.http(), error_pages::read(&mut checker));
     let mut tls = certificates::check(&mut checker);
     let listen = listeners::check(&mut checker, base, &mut tls);
-    let proxy = checker.proxy(&listen);
+    let (proxy, health) = (checker.proxy(&listen), health::read(&mut checker, &static_mounts));
     let (compression, reload, hooks) = (compression::read(&mut checker), checker.reload(), checker.hooks());
     let (log, app_argument) = (checker.log(), checker.app_argument_defaults());
     checker.check_combinations(&workers, &timeouts, log);

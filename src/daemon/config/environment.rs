@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
 use super::keys::{self, name};
+use super::tls::UNKNOWN_CREDENTIALS;
 use super::value::Setting;
 use super::{ConfigError, Layer, Value, trusted};
 
@@ -30,10 +31,25 @@ pub(super) const PORT: &str = "PORT";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
+/// systemd's variable for the directory with a unit's credentials (systemd.exec(5)).
+pub(super) const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
 impl Environment {
     /// The value of a variable; `None` if it is unset or empty.
     pub fn value(&self, variable: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(variable)).map(OsString::as_os_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl Environment {
+    /// For a check outside of the unit, which has no access to its credentials: without `CREDENTIALS_DIRECTORY`,
+    /// sets it to [`UNKNOWN_CREDENTIALS`].
+    #[must_use]
+    pub fn allowing_unknown_credentials(mut self) -> Self {
+        if self.value(CREDENTIALS_DIRECTORY).is_none() {
+            self.0.insert(CREDENTIALS_DIRECTORY.into(), UNKNOWN_CREDENTIALS.into());
+        }
+        self
     }
 }
 
@@ -71,25 +87,8 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
             continue;
         }
         match keys::KEYS.iter().find(|key| keys::variable_name(key) == variable) {
-            Some(&name::ENV) => errors.push(ConfigError {
-                origin: variable.to_owned(),
-                key: name::ENV.to_owned(),
-                value: None,
-                reason: "cannot be set by a variable".to_owned(),
-                hint: Some(
-                    "set the application's variables themselves: workers inherit the daemon's environment \
-                     (Environment= of the unit)"
-                        .to_owned(),
-                ),
-            }),
-            Some(&key @ name::PATH_RULES) => {
-                errors.push(not_settable(variable, key, "[[timeouts.path]]", "once for each pattern"));
-            }
-            Some(&key @ name::LISTENERS) => {
-                errors.push(not_settable(variable, key, "[listen.NAME]", "once for each socket"));
-            }
-            Some(&key @ name::ERROR_PAGES) => {
-                errors.push(not_settable(variable, key, "[errors]", "with a line for each status"));
+            Some(key) if TABLES.iter().any(|table| table.key == *key) => {
+                errors.extend(unknown_variable(variable));
             }
             Some(key) => insert(&mut layer, key, variable, value, errors),
             None if is_service_link(variable, value) => {}
@@ -99,15 +98,66 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
     layer
 }
 
-/// Returns the error for a variable that would set a table: tables can only be in the file.
-fn not_settable(variable: &str, key: &str, table: &str, how: &str) -> ConfigError {
-    ConfigError {
-        origin: variable.to_owned(),
-        key: key.to_owned(),
-        value: None,
-        reason: "cannot be set by a variable".to_owned(),
-        hint: Some(format!("write {table} in the file, {how}")),
-    }
+/// A key that only the file can set, because it is a table.
+struct TableKey {
+    key: &'static str,
+    /// The beginning of the variables that one might expect for it.
+    variable: &'static str,
+    /// The keys of the table. Empty: any.
+    keys: &'static [&'static str],
+    /// The remedy: a full sentence without a period.
+    hint: &'static str,
+}
+
+const TABLES: [TableKey; 5] = [
+    TableKey {
+        key: name::ENV,
+        variable: "RGUN_APP_ENV",
+        keys: &[],
+        hint: "set the application's variables themselves: workers inherit the daemon's environment (Environment= of \
+               the unit)",
+    },
+    TableKey {
+        key: name::PATH_RULES,
+        variable: "RGUN_TIMEOUTS_PATH",
+        keys: &[],
+        hint: "write [[timeouts.path]] in the file, once for each pattern",
+    },
+    TableKey {
+        key: name::ERROR_PAGES,
+        variable: "RGUN_ERRORS",
+        keys: &[],
+        hint: "write [errors] in the file, with a line for each status",
+    },
+    TableKey {
+        key: name::STATIC,
+        variable: "RGUN_STATIC",
+        keys: &[],
+        hint: "write [[static]] in the file, once for each directory",
+    },
+    TableKey {
+        key: name::LISTENERS,
+        variable: "RGUN_LISTEN",
+        keys: &["NAME", "BIND", "TLS", "PROXY_PROTOCOL"],
+        hint: "write [listen.NAME] in the file, once for each socket",
+    },
+];
+
+/// Returns the table that a variable would set: `RGUN_STATIC`, `RGUN_STATIC_URL`, `RGUN_LISTEN_HTTPS_TLS`.
+fn table_of(variable: &str) -> Option<&'static TableKey> {
+    let is_of = |table: &&TableKey| {
+        let Some(rest) = variable.strip_prefix(table.variable) else { return false };
+        match (rest.strip_prefix('_'), table.keys) {
+            (None, keys) => rest.is_empty() && keys.is_empty(),
+            (Some(_), []) => true,
+            // Without a name before the key, it is a key of [listen].
+            (Some(rest), keys) => keys.iter().any(|key| {
+                rest == *key
+                    || rest.strip_suffix(key).is_some_and(|name| name.ends_with('_') && name.len() > 1)
+            }),
+        }
+    };
+    TABLES.iter().find(is_of)
 }
 
 fn insert(
@@ -177,8 +227,17 @@ fn is_service_link(variable: &str, value: &OsStr) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The error for a variable that is not a key but looks like one; `None` if it does not.
+/// The error for a variable that is not a key or sets a table, but looks like one of a key; `None` if it does not.
 fn unknown_variable(variable: &str) -> Option<ConfigError> {
+    if let Some(table) = table_of(variable) {
+        return Some(ConfigError {
+            origin: variable.to_owned(),
+            key: table.key.to_owned(),
+            value: None,
+            reason: "cannot be set by a variable".to_owned(),
+            hint: Some(table.hint.to_owned()),
+        });
+    }
     let names: Vec<String> = keys::KEYS.iter().map(|key| keys::variable_name(key)).collect();
     let near = keys::nearest(variable, names.iter().map(String::as_str));
     let (section, key) = keys::SECTIONS
@@ -251,6 +310,15 @@ mod tests {
             ("RGUN_TIMEOUTS_PATH", "cannot be set", Some("[[timeouts.path]]")),
             ("RGUN_ADMIN_BIND", "does not have yet", Some("unset it")),
             ("RGUN_LISTEN_NAME", "cannot be set", Some("[listen.NAME]")),
+            ("RGUN_LISTEN_HTTPS_TLS", "cannot be set", Some("[listen.NAME]")),
+            ("RGUN_LISTEN_MY_SITE_BIND", "cannot be set", Some("[listen.NAME]")),
+            ("RGUN_LISTEN_X_PROXY_PROTOCOL", "cannot be set", Some("[listen.NAME]")),
+            ("RGUN_TIMEOUTS_PATH_REQUEST", "cannot be set", Some("[[timeouts.path]]")),
+            ("RGUN_STATIC", "cannot be set", Some("[[static]]")),
+            ("RGUN_STATIC_URL", "cannot be set", Some("[[static]]")),
+            ("RGUN_ERRORS", "cannot be set", Some("[errors]")),
+            ("RGUN_ERRORS_503", "cannot be set", Some("[errors]")),
+            ("RGUN_APP_ENV_DEBUG", "cannot be set", Some("Environment=")),
             ("RGUN_TLS_CERTS", "is not a variable", Some("did you mean RGUN_TLS_CERT?")),
             ("RGUN_APP_ENV", "cannot be set", Some("Environment=")),
         ] {

@@ -3,10 +3,10 @@
 use super::checker::Checker;
 use super::keys::name;
 use super::value::Setting;
-use super::{Health, ValueError, read};
+use super::{Health, StaticMount, ValueError, mounts, read};
 
-/// Reads the section.
-pub(super) fn read(checker: &mut Checker<'_>) -> Health {
+/// Reads the section. Warns about a path that hides a file of `static_mounts`, and about the files that these lack.
+pub(super) fn read(checker: &mut Checker<'_>, static_mounts: &[StaticMount]) -> Health {
     let path = checker.read(name::HEALTH_PATH, None, |setting| path(setting, "/-/healthz"));
     let live_path = checker.read(name::HEALTH_LIVE_PATH, None, |setting| {
         let live_path = self::path(setting, "/-/livez")?;
@@ -16,7 +16,9 @@ pub(super) fn read(checker: &mut Checker<'_>) -> Health {
         }
         Ok(live_path)
     });
-    Health { path, live_path }
+    let health = Health { path, live_path };
+    checker.warnings.extend(mounts::warnings(static_mounts, &health));
+    health
 }
 
 fn path(setting: &Setting, example: &str) -> Result<Option<String>, ValueError> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::bind;
-use super::certificates::credentials;
+use super::certificates::use_credentials;
 use super::checker::Checker;
 use super::entry::EntryReader;
 use super::keys::name;
@@ -34,7 +34,7 @@ pub(super) fn check(checker: &mut Checker<'_>, base: &Path, tls: &mut Tls) -> Li
         }),
     };
     if tls.certificates.is_empty() && tables.iter().any(ListenerTable::wants_tls) {
-        tls.certificates.extend(credentials(checker.layers.environment));
+        use_credentials(tls, checker.layers.environment);
     }
     // An invalid `tls.cert` has been reported.
     let has_certificate = !tls.certificates.is_empty() || checker.setting(name::CERT).is_some();

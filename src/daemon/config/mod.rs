@@ -68,7 +68,7 @@ pub use settings::{
 pub use static_mounts::{FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount};
 pub use target::Target;
 pub use timeouts::{PathRule, Timeouts};
-pub use tls::{CertificateFiles, ClientAuth, Tls, TlsVersion};
+pub use tls::{CertificateFiles, ClientAuth, Tls, TlsOrigins, TlsVersion};
 pub(crate) use trusted::forwarded_allow_ips;
 pub(crate) use value::{Layer, Setting, Value};
 

@@ -7,7 +7,7 @@ use super::entry::{self, EntryReader};
 use super::keys::name;
 use super::value::{Setting, Source};
 use super::{
-    ConfigError, FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount, Value,
+    ConfigError, FollowLinks, Health, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount, Value,
     ValueError, fs, paths, read,
 };
 
@@ -40,6 +40,38 @@ pub(super) fn read(setting: &Setting, errors: &mut Vec<ConfigError>) -> Result<V
         mounts.push(mount);
     }
     Ok(mounts)
+}
+
+/// Warns about a `fallback` that is not there, and about paths of `[health]` below a prefix: the daemon answers them, so
+/// a file of the same name is never sent.
+pub(super) fn warnings(mounts: &[StaticMount], health: &Health) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for mount in mounts {
+        let StaticMount { url, directory, fallback, .. } = mount;
+        if let StaticFallback::File(file) = fallback
+            && !directory.join(file).is_file()
+        {
+            warnings.push(format!(
+                "[[static]] url = \"{url}\": fallback = \"{file}\" is not a file in {}: paths without a file are \
+                 answered 404 until it is there",
+                directory.display()
+            ));
+        }
+        let below = [("health.path", &health.path), ("health.live_path", &health.live_path)];
+        for (key, path) in below {
+            if let Some(path) = path
+                && let Some(file) = path.strip_prefix(url.as_str())
+                // With the prefix "/" every path is below it.
+                && (url != "/" || directory.join(file).exists())
+            {
+                warnings.push(format!(
+                    "{key} = \"{path}\" is below [[static]] url = \"{url}\": rgun answers the health check, and no file; \
+                     choose another path, e.g. \"/-/healthz\""
+                ));
+            }
+        }
+    }
+    warnings
 }
 
 fn mount(reader: &mut EntryReader<'_, '_>) -> Option<StaticMount> {

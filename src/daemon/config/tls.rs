@@ -1,6 +1,9 @@
 //! The checked `[tls]` section; `certificates` reads it, and the daemon's module of the same name reads the files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The directory of credentials that are not available; not an absolute path.
+pub(super) const UNKNOWN_CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY";
 
 /// `[tls]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +16,40 @@ pub struct Tls {
     pub client_auth: ClientAuth,
     /// File with the authorities of client certificates; set if `client_auth` is not off.
     pub client_ca: Option<PathBuf>,
+    /// Where the files are named.
+    pub origins: TlsOrigins,
+}
+
+impl Tls {
+    /// Returns the section without the credentials in [`UNKNOWN_CREDENTIALS`], and their
+    /// names.
+    pub fn split_unknown_credentials(&self) -> (Self, Vec<String>) {
+        let name = |path: &Path| Some(path.strip_prefix(UNKNOWN_CREDENTIALS).ok()?.display().to_string());
+        let mut known = self.clone();
+        let mut unknown = Vec::new();
+        known.certificates.retain(|CertificateFiles { cert, key }| {
+            let names: Vec<String> = [cert, key].into_iter().filter_map(|path| name(path)).collect();
+            unknown.extend_from_slice(&names);
+            names.is_empty()
+        });
+        if let Some(name) = known.client_ca.as_deref().and_then(name) {
+            unknown.push(name);
+            known.client_ca = None;
+        }
+        unknown.dedup();
+        (known, unknown)
+    }
+}
+
+/// Where the files of `[tls]` are named, for messages: file and line, flag or variable.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsOrigins {
+    /// `tls.cert`.
+    pub cert: String,
+    /// `tls.key`; `None` if each certificate's file has its key too.
+    pub key: Option<String>,
+    /// `tls.client_ca`.
+    pub client_ca: String,
 }
 
 /// A certificate and its key. Absolute paths.

@@ -12,7 +12,7 @@ use crate::config::{self, Config, Retry, Target, Workers};
 use crate::id::Generation;
 use crate::negotiation::Coding;
 use crate::supervise::SupervisorPolicy;
-use crate::tls::{LoadedTls, TlsContext, TlsError};
+use crate::tls::{LoadedTls, TlsContext};
 use crate::{dispatch, http, net, websocket};
 
 use super::buffer_limits::BufferLimits;
@@ -262,11 +262,11 @@ fn trusted_peers(peers: &config::TrustedProxies) -> net::TrustedPeers {
 /// Reads the certificates, if any listener has TLS. `previous` are the ones being replaced.
 ///
 /// # Errors
-/// A file is missing or unusable.
+/// Files are missing or unusable.
 pub(crate) fn load_tls(
     config: &Config,
     previous: Option<&TlsContext>,
-) -> Result<Option<LoadedTls>, TlsError> {
+) -> Result<Option<LoadedTls>, config::ConfigErrors> {
     let alpn = if config.http.http2 { ALPN } else { HTTP1_ALPN };
     if config.listen.has_tls() { TlsContext::load(&config.tls, alpn, previous) } else { Ok(None) }
 }

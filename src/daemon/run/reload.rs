@@ -42,8 +42,8 @@ impl Daemon {
                     self.generations.live_tls().map(|tls| &**tls),
                 ) {
                     Ok(tls) => tls,
-                    Err(error) => {
-                        self.refuse_reload(client, error.key, error.to_string());
+                    Err(errors) => {
+                        self.refuse_settings(client, &errors);
                         return Vec::new();
                     }
                 };
@@ -64,21 +64,21 @@ impl Daemon {
                 vec![Event::Reload { policy }]
             }
             Err(errors) => {
-                // The value is omitted, because every user may read STATUS=, and a misplaced secret could be in it.
-                let place = errors.0.first().map(ConfigError::place).unwrap_or_default();
-                self.refuse_reload(client, &place, errors.to_string());
+                self.refuse_settings(client, &errors);
                 Vec::new()
             }
         }
     }
 
-    /// Refuses a reload whose configuration is wrong. `place` names the wrong setting.
-    fn refuse_reload(&mut self, client: Option<ReplySender>, place: &str, reason: String) {
-        tracing::error!("reload refused, the configuration is wrong; nothing has changed: {reason}");
+    /// Refuses a reload whose configuration is wrong.
+    fn refuse_settings(&mut self, client: Option<ReplySender>, errors: &ConfigErrors) {
+        // The value is omitted, because every user may read STATUS=, and a misplaced secret could be in it.
+        let place = errors.0.first().map(ConfigError::place).unwrap_or_default();
+        tracing::error!("reload refused, the configuration is wrong; nothing has changed: {errors}");
         self.status.set_rejected_reload(Some(format!("reload refused: {place} is wrong; the log says what")));
         self.send_status();
         if let Some(client) = client {
-            drop(client.send(Reply::Failed(reason)));
+            drop(client.send(Reply::Failed(errors.to_string())));
         }
     }
 

@@ -1,6 +1,5 @@
 //! The authorities of client certificates.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,10 +8,10 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
-use super::error::TlsError;
+use super::error::{CLIENT_CA, NamedFile};
 use super::identity::{parse, validity_warning};
-use super::pem::{self, CLIENT_CA};
-use crate::config::ClientAuth;
+use super::pem;
+use crate::config::{ClientAuth, ConfigError, Tls};
 
 /// The requirements on clients, and a fingerprint of them. A session is resumed only under the same requirements,
 /// because a resumed session keeps the client's certificate without verifying it again.
@@ -25,30 +24,28 @@ pub(super) struct ClientPolicy {
 
 /// Reads the authorities. Appends to `warnings`.
 pub(super) fn load(
-    client_auth: ClientAuth,
-    client_ca: Option<&Path>,
+    tls: &Tls,
     provider: &Arc<CryptoProvider>,
     now: SystemTime,
     warnings: &mut Vec<String>,
-) -> Result<ClientPolicy, TlsError> {
-    let (Some(path), ClientAuth::Optional | ClientAuth::Required) = (client_ca, client_auth) else {
+) -> Result<ClientPolicy, ConfigError> {
+    let (Some(path), ClientAuth::Optional | ClientAuth::Required) = (&tls.client_ca, tls.client_auth) else {
         return Ok(ClientPolicy { verifier: None, fingerprint: Vec::new() });
     };
-    let pem = pem::read(CLIENT_CA, path)?;
+    let file = NamedFile { key: CLIENT_CA, origin: &tls.origins.client_ca, path };
+    let pem = pem::read(&file)?;
     let mut roots = RootCertStore::empty();
-    for der in pem::certificates(CLIENT_CA, path, &pem)? {
-        let certificate = parse(CLIENT_CA, path, &der)?;
-        warnings.extend(validity_warning(CLIENT_CA, path, &certificate, now));
-        roots.add(der).map_err(|error| {
-            TlsError::new(CLIENT_CA, path, format!("has an unusable certificate: {error}"))
-        })?;
+    let hint = "name the certificates of the authorities that issue the clients' certificates";
+    for der in pem::certificates(&file, &pem)? {
+        let certificate = parse(&file, &der)?;
+        warnings.extend(validity_warning(&file, &certificate, now));
+        roots.add(der).map_err(|_| file.error("has a certificate that cannot be an authority", hint))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    let (builder, mode) = match client_auth {
+    let (builder, mode) = match tls.client_auth {
         ClientAuth::Required => (builder, b'r'),
         ClientAuth::Optional | ClientAuth::Off => (builder.allow_unauthenticated(), b'o'),
     };
-    let verifier =
-        builder.build().map_err(|error| TlsError::new(CLIENT_CA, path, format!("is not usable: {error}")))?;
+    let verifier = builder.build().map_err(|error| file.error(format!("is not usable: {error}"), hint))?;
     Ok(ClientPolicy { verifier: Some(verifier), fingerprint: [&[mode], pem.as_slice()].concat() })
 }

@@ -1,5 +1,6 @@
 //! The TLS settings of new connections.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,12 +11,11 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
 use super::clients::{self, ClientPolicy};
-use super::error::TlsError;
+use super::error::{CERT, KEY, NamedFile};
 use super::identity::{self, Identity, KeyPair};
 use super::names::NameIndex;
-use super::pem::CERT;
 use super::tickets::TicketKeys;
-use crate::config::{Tls, TlsVersion};
+use crate::config::{CertificateFiles, ConfigErrors, Tls, TlsVersion};
 
 /// The certificates and the policy of connections that are opened from now on.
 #[derive(Debug)]
@@ -43,28 +43,51 @@ impl TlsContext {
     /// is the context that this one replaces, whose sessions can be resumed. `None` if there are no certificates.
     ///
     /// # Errors
-    /// A file is missing or unusable.
-    pub fn load(tls: &Tls, alpn: &[&[u8]], previous: Option<&Self>) -> Result<Option<LoadedTls>, TlsError> {
+    /// Files are missing or unusable: an error for each.
+    pub fn load(
+        tls: &Tls,
+        alpn: &[&[u8]],
+        previous: Option<&Self>,
+    ) -> Result<Option<LoadedTls>, ConfigErrors> {
         if tls.certificates.is_empty() {
             return Ok(None);
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let (mut warnings, now) = (Vec::new(), SystemTime::now());
-        let key_pairs = tls
-            .certificates
-            .iter()
-            .map(|files| identity::load(files, &provider, now, &mut warnings))
-            .collect::<Result<Vec<_>, _>>()?;
-        let client_ca = tls.client_ca.as_deref();
-        let clients = clients::load(tls.client_auth, client_ca, &provider, now, &mut warnings)?;
-        let first = tls.certificates.first().map(|files| files.cert.clone()).unwrap_or_default();
-        let unusable = |error: rustls::Error| TlsError::new(CERT, &first, format!("cannot be used: {error}"));
+        let (mut warnings, mut errors, now) = (Vec::new(), Vec::new(), SystemTime::now());
+        let mut key_pairs = Vec::new();
+        for files in &tls.certificates {
+            let (cert, key) = named_files(tls, files);
+            key_pairs.extend(identity::load(&cert, &key, &provider, now, &mut warnings, &mut errors));
+        }
+        let clients = clients::load(tls, &provider, now, &mut warnings).map_err(|error| errors.push(error));
+        let (Ok(clients), []) = (clients, &*errors) else { return Err(ConfigErrors(errors)) };
+        Self::new(tls, alpn, previous, &provider, key_pairs, &clients)
+            .map(|context| Some(LoadedTls { context: Arc::new(context), warnings }))
+    }
+
+    fn new(
+        tls: &Tls,
+        alpn: &[&[u8]],
+        previous: Option<&Self>,
+        provider: &Arc<CryptoProvider>,
+        key_pairs: Vec<KeyPair>,
+        clients: &ClientPolicy,
+    ) -> Result<Self, ConfigErrors> {
+        let unusable = |error: rustls::Error| {
+            let file = NamedFile {
+                key: CERT,
+                origin: &tls.origins.cert,
+                path: tls.certificates.first().map_or(Path::new(""), |files| &files.cert),
+            };
+            let hint = "this is a fault of rgun or of the machine's random numbers: restart rgun";
+            ConfigErrors(vec![file.error(format!("cannot be used: {error}"), hint)])
+        };
         let tickets =
             TicketKeys::reuse_or_new(previous.map(|previous| &previous.tickets), &clients.fingerprint)
                 .map_err(unusable)?;
         let names: Vec<_> = key_pairs.iter().map(|pair| pair.names.clone()).collect();
         let identity = |KeyPair { key, pem, .. }: KeyPair| {
-            let mut config = server_config(tls.min_version, &provider, &clients)?;
+            let mut config = server_config(tls.min_version, provider, clients)?;
             config.cert_resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&key)));
             config.ticketer = tickets.ticketer();
             // Sessions of clients without tickets are not kept, because they would need memory.
@@ -74,8 +97,7 @@ impl TlsContext {
         };
         let identities =
             key_pairs.into_iter().map(identity).collect::<Result<Vec<_>, _>>().map_err(unusable)?;
-        let context = Self { names: NameIndex::new(&names), identities, tickets };
-        Ok(Some(LoadedTls { context: Arc::new(context), warnings }))
+        Ok(Self { names: NameIndex::new(&names), identities, tickets })
     }
 
     /// Returns the certificate for a client's server name; of several, the first whose signature scheme the client
@@ -87,6 +109,16 @@ impl TlsContext {
             |identity: &&Identity| identity.key.key.choose_scheme(hello.signature_schemes()).is_some();
         candidates().find(supported).or_else(|| candidates().next())
     }
+}
+
+/// Returns the file of a certificate and that of its key, with the settings that name them.
+fn named_files<'a>(tls: &'a Tls, files: &'a CertificateFiles) -> (NamedFile<'a>, NamedFile<'a>) {
+    let cert = NamedFile { key: CERT, origin: &tls.origins.cert, path: &files.cert };
+    let key = match &tls.origins.key {
+        Some(origin) => NamedFile { key: KEY, origin, path: &files.key },
+        None => cert,
+    };
+    (cert, key)
 }
 
 /// Returns the settings that all certificates share. The caller replaces the resolver.

@@ -1,42 +1,38 @@
-//! An error in the files of `[tls]`, worded for the operator.
+//! Errors in the files of `[tls]`, as errors of the keys that name them.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// An unusable file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsError {
-    /// The key that names the file, as `tls.cert`.
-    pub key: &'static str,
-    /// The file that is at fault.
-    pub path: PathBuf,
-    /// The defect, worded to follow the file's name: "cannot be read".
-    pub reason: String,
-    /// The remedy: a full sentence without a period.
-    pub hint: Option<String>,
+use crate::config::ConfigError;
+
+/// Key names, for messages.
+pub(super) const CERT: &str = "tls.cert";
+pub(super) const KEY: &str = "tls.key";
+pub(super) const CLIENT_CA: &str = "tls.client_ca";
+
+/// A file, and the setting that names it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NamedFile<'a> {
+    /// The key, as `tls.cert`.
+    pub(super) key: &'static str,
+    /// File and line, flag or variable.
+    pub(super) origin: &'a str,
+    pub(super) path: &'a Path,
 }
 
-impl TlsError {
-    /// An error without a hint.
-    pub(super) fn new(key: &'static str, path: &Path, reason: impl Into<String>) -> Self {
-        Self { key, path: path.to_owned(), reason: reason.into(), hint: None }
-    }
-
-    /// Adds a hint.
-    pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} = \"{}\": {}", self.key, self.path.display(), self.reason)?;
-        match &self.hint {
-            Some(hint) => write!(formatter, "\n    hint: {hint}"),
-            None => Ok(()),
+impl NamedFile<'_> {
+    /// An error of the file. `reason` completes a sentence about it ("is empty"); `hint` is the remedy.
+    pub(super) fn error(&self, reason: impl Into<String>, hint: impl Into<String>) -> ConfigError {
+        ConfigError {
+            origin: self.origin.to_owned(),
+            key: self.key.to_owned(),
+            value: Some(format!("\"{}\"", self.path.display())),
+            reason: reason.into(),
+            hint: Some(hint.into()),
         }
     }
-}
 
-impl std::error::Error for TlsError {}
+    /// A warning about the file. `text` completes a sentence about it.
+    pub(super) fn warning(&self, text: &str) -> String {
+        format!("{}: {} = \"{}\": {text}", self.origin, self.key, self.path.display())
+    }
+}

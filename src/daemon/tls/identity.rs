@@ -3,22 +3,23 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::CertificateDer;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{Error, InconsistentKeys, ServerConfig};
 use x509_cert::Certificate;
-use x509_cert::der::Decode;
+use x509_cert::certificate::Version;
+use x509_cert::der::{self, Decode};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use super::certificate_text;
-use super::error::TlsError;
-use super::pem::{self, CERT, KEY};
-use crate::config::CertificateFiles;
+use super::error::NamedFile;
+use super::pem;
+use crate::config::ConfigError;
 
 /// A certificate that the server can present, and the settings of the connections that get it.
 #[derive(Debug)]
@@ -50,63 +51,102 @@ pub(super) struct KeyPair {
     pub(super) names: BTreeSet<String>,
 }
 
-/// Reads a certificate and its key. Appends to `warnings`.
+/// Reads a certificate and its key. Appends to `warnings` and `errors`; `None` if it has appended an error.
 pub(super) fn load(
-    files: &CertificateFiles,
+    cert_file: &NamedFile<'_>,
+    key_file: &NamedFile<'_>,
     provider: &CryptoProvider,
     now: SystemTime,
     warnings: &mut Vec<String>,
-) -> Result<KeyPair, TlsError> {
-    let CertificateFiles { cert: cert_path, key: key_path } = files;
-    let cert_pem = pem::read(CERT, cert_path)?;
-    let chain = pem::certificates(CERT, cert_path, &cert_pem)?;
-    let first = chain.first().map(AsRef::as_ref).unwrap_or_default();
-    let parsed = parse(CERT, cert_path, first)?;
-    let pem = certificate_text::pem(first)
-        .map_err(|error| TlsError::new(CERT, cert_path, format!("cannot be encoded: {error}")))?;
-    let key_pem = pem::read(KEY, key_path)?;
-    let key = pem::private_key(key_path, &key_pem)?;
-    warnings.extend(permission_warning(key_path));
-    warnings.extend(validity_warning(CERT, cert_path, &parsed, now));
-    let names = dns_names(cert_path, &parsed)?;
-    if names.is_empty() {
-        warnings.push(format!(
-            "{CERT} = \"{}\": has no host name (subjectAltName), so browsers refuse it",
-            cert_path.display()
-        ));
+    errors: &mut Vec<ConfigError>,
+) -> Option<KeyPair> {
+    let certificate = load_certificate(cert_file, now, warnings).map_err(|error| errors.push(error)).ok();
+    // A file for both that cannot be read is reported once.
+    if cert_file.path == key_file.path && certificate.is_none() {
+        return None;
     }
-    let signing_key = provider.key_provider.load_private_key(key).map_err(|error| {
-        TlsError::new(KEY, key_path, format!("is not a usable key: {error}"))
-            .with_hint("RSA from 2048 bits on, ECDSA with P-256, P-384 or P-521, and Ed25519 are supported")
-    })?;
-    let key = CertifiedKey::new(chain, signing_key);
-    match key.keys_match() {
+    let key = load_key(key_file, provider, warnings).map_err(|error| errors.push(error)).ok();
+    let (LoadedCertificate { chain, pem, names }, key) = (certificate?, key?);
+    let key = CertifiedKey::new(chain, key);
+    let error = match key.keys_match() {
         // `Unknown` means that the provider cannot tell; AWS-LC can.
-        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
-        Err(Error::InconsistentKeys(_)) => {
-            let reason = format!("is not the key of the certificate in {}", cert_path.display());
-            return Err(TlsError::new(KEY, key_path, reason).with_hint(
-                "the first certificate in the file must be the server's, before its intermediate ones",
-            ));
+        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
+            return Some(KeyPair { key: Arc::new(key), pem, names });
         }
-        Err(error) => return Err(TlsError::new(CERT, cert_path, format!("is not usable: {error}"))),
-    }
-    Ok(KeyPair { key: Arc::new(key), pem, names })
+        Err(Error::InconsistentKeys(_)) => key_file.error(
+            format!("is not the key of the certificate in {}", cert_file.path.display()),
+            "the first certificate in the file must be the server's, before its intermediate ones",
+        ),
+        Err(_) => cert_file.error("has a certificate that is damaged or has an unknown kind of key", INSPECT),
+    };
+    errors.push(error);
+    None
 }
 
+/// A certificate with its intermediate ones, read from their file.
+struct LoadedCertificate {
+    chain: Vec<CertificateDer<'static>>,
+    /// See [`KeyPair::pem`].
+    pem: String,
+    /// See [`KeyPair::names`].
+    names: BTreeSet<String>,
+}
+
+fn load_certificate(
+    file: &NamedFile<'_>,
+    now: SystemTime,
+    warnings: &mut Vec<String>,
+) -> Result<LoadedCertificate, ConfigError> {
+    let chain = pem::certificates(file, &pem::read(file)?)?;
+    let first = chain.first().map(AsRef::as_ref).unwrap_or_default();
+    let parsed = parse(file, first)?;
+    if parsed.tbs_certificate().version() == Version::V1 {
+        return Err(file.error(
+            "has the version X.509 v1, which has no host names and is not supported",
+            "issue it as version 3, with a subjectAltName: openssl req -x509 -addext subjectAltName=DNS:www.example.org, \
+             or openssl x509 -req -extfile FILE",
+        ));
+    }
+    let damaged = |_| file.error(DAMAGED, INSPECT);
+    let pem = certificate_text::pem(first).map_err(damaged)?;
+    let names = dns_names(&parsed).map_err(damaged)?;
+    warnings.extend(validity_warning(file, &parsed, now));
+    if names.is_empty() {
+        warnings.push(file.warning("has no host name (subjectAltName), so browsers refuse it"));
+    }
+    Ok(LoadedCertificate { chain, pem, names })
+}
+
+fn load_key(
+    file: &NamedFile<'_>,
+    provider: &CryptoProvider,
+    warnings: &mut Vec<String>,
+) -> Result<Arc<dyn SigningKey>, ConfigError> {
+    let key = pem::private_key(file, &pem::read(file)?)?;
+    warnings.extend(permission_warning(file));
+    provider.key_provider.load_private_key(key).map_err(|_| {
+        file.error(
+            "is damaged, or of a kind that is not supported",
+            "RSA from 2048 bits on, ECDSA with P-256, P-384 or P-521, and Ed25519 are supported",
+        )
+    })
+}
+
+/// The reason for a certificate that cannot be parsed.
+const DAMAGED: &str = "has a damaged certificate";
+
+/// The hint for one: OpenSSL says more.
+const INSPECT: &str = "copy the file again; openssl x509 -noout -text -in FILE shows what it contains";
+
 /// Parses a certificate.
-pub(super) fn parse(key: &'static str, path: &Path, der: &[u8]) -> Result<Certificate, TlsError> {
-    Certificate::from_der(der)
-        .map_err(|error| TlsError::new(key, path, format!("has an invalid certificate: {error}")))
+pub(super) fn parse(file: &NamedFile<'_>, der: &[u8]) -> Result<Certificate, ConfigError> {
+    Certificate::from_der(der).map_err(|_| file.error(DAMAGED, INSPECT))
 }
 
 /// The host names of a certificate (RFC 6125): browsers ignore its common name.
-fn dns_names(path: &Path, certificate: &Certificate) -> Result<BTreeSet<String>, TlsError> {
-    let found = certificate.tbs_certificate().get_extension::<SubjectAltName>();
-    let found = found
-        .map_err(|error| TlsError::new(CERT, path, format!("has invalid host names: {error}")))?
-        .map(|(_, names)| names.0)
-        .unwrap_or_default();
+fn dns_names(certificate: &Certificate) -> Result<BTreeSet<String>, der::Error> {
+    let found = certificate.tbs_certificate().get_extension::<SubjectAltName>()?;
+    let found = found.map(|(_, names)| names.0).unwrap_or_default();
     let name = |name: &GeneralName| match name {
         GeneralName::DnsName(name) => Some(name.to_string().to_ascii_lowercase()),
         _ => None,
@@ -116,8 +156,7 @@ fn dns_names(path: &Path, certificate: &Certificate) -> Result<BTreeSet<String>,
 
 /// The warning for a certificate that is not valid at this time.
 pub(super) fn validity_warning(
-    key: &str,
-    path: &Path,
+    file: &NamedFile<'_>,
     certificate: &Certificate,
     now: SystemTime,
 ) -> Option<String> {
@@ -129,18 +168,18 @@ pub(super) fn validity_warning(
     } else {
         return None;
     };
-    Some(format!("{key} = \"{}\": {what}", path.display()))
+    Some(file.warning(&what))
 }
 
 /// The warning for a key that every user of the machine can read.
-fn permission_warning(path: &Path) -> Option<String> {
+fn permission_warning(file: &NamedFile<'_>) -> Option<String> {
     // The file has just been read; a failure here means that it was replaced meanwhile.
-    let mode = fs::metadata(path).ok()?.permissions().mode();
+    let mode = fs::metadata(file.path).ok()?.permissions().mode();
+    let path = file.path.display();
     (mode & 0o004 != 0).then(|| {
-        format!(
-            "{KEY} = \"{path}\": every user of this machine can read it (mode {mode:04o}): chmod o= {path}",
-            path = path.display(),
-            mode = mode & 0o7777
-        )
+        file.warning(&format!(
+            "every user of this machine can read it (mode {:04o}): chmod o= {path}",
+            mode & 0o7777
+        ))
     })
 }

@@ -2,92 +2,112 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{Error, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::error::TlsError;
-
-/// Key names, for messages.
-pub(super) const CERT: &str = "tls.cert";
-pub(super) const KEY: &str = "tls.key";
-pub(super) const CLIENT_CA: &str = "tls.client_ca";
+use super::error::NamedFile;
+use crate::config::ConfigError;
 
 /// Maximum size of a file. A bundle of all public authorities has 250 kB.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// Reads a file. `key` names it in messages.
-pub(super) fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+/// Reads a file.
+pub(super) fn read(file: &NamedFile<'_>) -> Result<Vec<u8>, ConfigError> {
     let failed = |error: io::Error| {
-        let failure = TlsError::new(key, path, format!("cannot be read: {error}"));
         match error.kind() {
-            io::ErrorKind::PermissionDenied => failure.with_hint(
-                "the user rgun runs as must be able to read it: give it to the group (chgrp rgun, chmod 640), or use \
-                 LoadCredential= in the unit",
-            ),
-            _ => failure,
+        io::ErrorKind::NotFound => {
+            file.error("does not exist", "write the full path of a file in PEM format")
         }
+        io::ErrorKind::PermissionDenied => file.error(
+            "cannot be read: permission denied",
+            "the user rgun runs as must be able to read it: give it to the group (chgrp rgun, chmod 640), or use \
+             LoadCredential= in the unit",
+        ),
+        _ => file.error(format!("cannot be read: {error}"), "check the file and its disk"),
+    }
     };
-    let metadata = fs::metadata(path).map_err(failed)?;
+    let metadata = fs::metadata(file.path).map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(file.error("is a directory", "name a file in PEM format"));
+    }
     if !metadata.is_file() {
-        return Err(TlsError::new(key, path, "is not a file").with_hint("name a file in PEM format"));
+        return Err(file.error("is not a regular file", "name a file in PEM format"));
     }
     if metadata.len() > MAX_FILE_BYTES {
-        return Err(TlsError::new(key, path, format!("has more than {} MiB", MAX_FILE_BYTES >> 20)));
+        let reason = format!("has more than {} MiB", MAX_FILE_BYTES >> 20);
+        return Err(file.error(reason, "name a file in PEM format"));
     }
-    fs::read(path).map_err(failed)
+    let bytes = fs::read(file.path).map_err(failed)?;
+    if bytes.trim_ascii().is_empty() {
+        return Err(file.error("is empty", "write the certificate or key into it, in PEM format"));
+    }
+    Ok(bytes)
 }
 
 /// Returns all certificates of a PEM file; at least one.
 pub(super) fn certificates(
-    key: &'static str,
-    path: &Path,
+    file: &NamedFile<'_>,
     pem: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    let certificates =
-        found.map_err(|error| TlsError::new(key, path, format!("is not in PEM format: {error}")))?;
+    let certificates = found.map_err(|error| malformed(file, &error))?;
     if certificates.is_empty() {
         let hint = if is_der(pem) {
             "it is in DER format; convert it: openssl x509 -inform der -in FILE -out FILE.pem"
+        } else if contains(pem, b"PRIVATE KEY-----") {
+            "it has a key; name the file with the certificate, which begins with -----BEGIN CERTIFICATE-----"
         } else {
             "a certificate begins with -----BEGIN CERTIFICATE-----"
         };
-        return Err(TlsError::new(key, path, "has no certificate").with_hint(hint));
+        return Err(file.error("has no certificate", hint));
     }
     Ok(certificates)
 }
 
 /// Returns the private key of a PEM file.
-pub(super) fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(super) fn private_key(file: &NamedFile<'_>, pem: &[u8]) -> Result<PrivateKeyDer<'static>, ConfigError> {
     if is_encrypted(pem) {
         let hint = "rgun asks for no passphrase; decrypt it: openssl pkey -in FILE -out FILE.plain, readable by rgun \
                     only, or keep it encrypted by systemd (LoadCredentialEncrypted=)";
-        return Err(TlsError::new(KEY, path, "is encrypted").with_hint(hint));
+        return Err(file.error("is encrypted", hint));
     }
     match PrivateKeyDer::pem_slice_iter(pem).next() {
         Some(Ok(key)) => Ok(key),
-        Some(Err(error)) => Err(TlsError::new(KEY, path, format!("is not in PEM format: {error}"))),
+        Some(Err(error)) => Err(malformed(file, &error)),
         None => {
             let hint = if is_der(pem) {
                 "it is in DER format; convert it: openssl pkey -inform der -in FILE -out FILE.pem"
-            } else if pem.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE) {
+            } else if contains(pem, CERTIFICATE) {
                 "it has a certificate; name the file with the key, which begins with -----BEGIN PRIVATE KEY-----"
             } else {
                 "a key begins with -----BEGIN PRIVATE KEY-----"
             };
-            Err(TlsError::new(KEY, path, "has no private key").with_hint(hint))
+            Err(file.error("has no private key", hint))
         }
     }
+}
+
+/// Words an error of the PEM format (RFC 7468 §3).
+fn malformed(file: &NamedFile<'_>, error: &Error) -> ConfigError {
+    let reason = match error {
+        Error::MissingSectionEnd { .. } => "is cut off: a BEGIN line has no END line",
+        Error::IllegalSectionStart { .. } => "has a malformed BEGIN line",
+        Error::Base64Decode(_) => "has characters that are not base64",
+        _ => "is not in PEM format",
+    };
+    file.error(reason, "copy the file again, whole")
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// True for a PKCS #8 key that is encrypted (RFC 5958), or one in OpenSSL's older format (RFC 1421).
 fn is_encrypted(pem: &[u8]) -> bool {
-    let has = |text: &[u8]| pem.windows(text.len()).any(|part| part == text);
-    has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED")
+    contains(pem, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || contains(pem, b"Proc-Type: 4,ENCRYPTED")
 }
 
 /// True if the file begins like a DER sequence (X.690 §8.9).

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, date_time_ymd};
 
 use crate::config::testing::TestDir;
-use crate::config::{CertificateFiles, Tls};
+use crate::config::{CertificateFiles, Tls, TlsOrigins};
 
 /// A certificate and its key, PEM.
 pub(crate) struct TestCert {
@@ -46,5 +46,23 @@ pub(crate) fn section(place: &TestDir, certificates: &[TestCert]) -> Tls {
         cert: write(format!("{number}.crt"), cert),
         key: write(format!("{number}.key"), key),
     });
-    Tls { certificates: files.collect(), ..Tls::default() }
+    let origins = TlsOrigins {
+        cert: "rgun.toml:2".to_owned(),
+        key: Some("rgun.toml:3".to_owned()),
+        client_ca: "rgun.toml:4".to_owned(),
+    };
+    Tls { certificates: files.collect(), origins, ..Tls::default() }
 }
+
+/// A certificate of X.509 version 1, which rcgen does not make: `openssl x509 -req` without extensions.
+pub(crate) const X509_V1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBIzCBywIUH0TFidM0mqvDP0H9st0LHqvnBLMwCgYIKoZIzj0EAwIwFDESMBAG
+A1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyOTA0MjExMVoYDzIxMjYxMTA1MDQyMTEx
+WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AARCtRjaLqdxOuUgpYUT7UiuV1+bwlKrLhG28nxs3Vv2m0KtJQO3tHhrilde1ezR
+aDvWZDr/30WWu2Qlj6XEUdWYMAoGCCqGSM49BAMCA0cAMEQCIA3azBakEhmdsEd1
+tjQOWa51FYFbioxnd8ZO3HmrB+YqAiAEmtPwM1Cf7XI2LuA7w0fkXCgQn8ryLkr3
+5Da9ig2xdw==
+-----END CERTIFICATE-----
+";

@@ -10,10 +10,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::Acceptor;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection};
 
-use super::testing::{TestCert, VALID_YEARS, authority, section, self_signed};
-use super::{LoadedTls, TlsContext, TlsError, TlsSession};
+use super::testing::{TestCert, VALID_YEARS, X509_V1, authority, section, self_signed};
+use super::{LoadedTls, TlsContext, TlsSession};
 use crate::config::testing::TestDir;
-use crate::config::{ClientAuth, Tls, TlsVersion};
+use crate::config::{CertificateFiles, ClientAuth, ConfigErrors, Tls, TlsVersion};
 
 const HTTP1: &[&[u8]] = &[b"http/1.1"];
 
@@ -21,7 +21,7 @@ fn load(tls: &Tls) -> LoadedTls {
     TlsContext::load(tls, HTTP1, None).unwrap().unwrap()
 }
 
-fn refused(tls: &Tls) -> TlsError {
+fn refused(tls: &Tls) -> ConfigErrors {
     TlsContext::load(tls, HTTP1, None).unwrap_err()
 }
 
@@ -247,6 +247,48 @@ fn key_that_everyone_can_read_is_a_warning() {
     assert!(warning.contains("every user of this machine can read it (mode 0644): chmod o="), "{warning}");
 }
 
+/// The first half of a text.
+fn cut_off(text: &str) -> String {
+    text[..text.len() / 2].to_owned()
+}
+
+#[test]
+fn all_unusable_files_are_reported_together() {
+    let place = TestDir::new();
+    let bad = |cert: &str, key: &str| TestCert { cert: cert.to_owned(), key: key.to_owned() };
+    let mut tls = section(&place, &[bad("", "x"), bad("x", "")]);
+    tls.client_auth = ClientAuth::Required;
+    tls.client_ca = Some(place.join("missing"));
+    let errors = refused(&tls).0;
+    let found: Vec<_> = errors.iter().map(|error| (&*error.origin, &*error.key, &*error.reason)).collect();
+    assert_eq!(
+        found,
+        [
+            ("rgun.toml:2", "tls.cert", "is empty"),
+            ("rgun.toml:3", "tls.key", "has no private key"),
+            ("rgun.toml:2", "tls.cert", "has no certificate"),
+            ("rgun.toml:3", "tls.key", "is empty"),
+            ("rgun.toml:4", "tls.client_ca", "does not exist"),
+        ]
+    );
+    assert!(errors.iter().all(|error| error.value.is_some() && error.hint.is_some()));
+}
+
+#[test]
+fn error_of_a_file_for_both_names_the_key_that_is_set() {
+    let place = TestDir::new();
+    let good = self_signed(&["localhost"], VALID_YEARS);
+    for content in ["", &good.cert] {
+        let mut tls = section(&place, &[]);
+        let both = place.file("both.pem", content.as_bytes(), 0o600);
+        tls.certificates = vec![CertificateFiles { cert: both.clone(), key: both }];
+        tls.origins.key = None;
+        let errors = refused(&tls).0;
+        let found: Vec<_> = errors.iter().map(|error| (&*error.origin, &*error.key)).collect();
+        assert_eq!(found, [("rgun.toml:2", "tls.cert")]);
+    }
+}
+
 #[test]
 fn unusable_file_is_refused_with_the_remedy() {
     let place = TestDir::new();
@@ -260,24 +302,31 @@ fn unusable_file_is_refused_with_the_remedy() {
         (&good.cert, encrypted, "is encrypted", "openssl pkey -in"),
         (&good.cert, legacy, "is encrypted", "LoadCredentialEncrypted="),
         (&good.cert, &good.cert, "has no private key", "it has a certificate"),
-        (&good.cert, "", "has no private key", "-----BEGIN PRIVATE KEY-----"),
-        (&good.key, &good.key, "has no certificate", "-----BEGIN CERTIFICATE-----"),
+        (&good.cert, "x", "has no private key", "-----BEGIN PRIVATE KEY-----"),
+        (&good.cert, "\n", "is empty", "in PEM format"),
+        (&good.cert, &cut_off(&good.key), "is cut off", "copy the file again"),
+        (&good.cert, &good.key.replace("MI", "M?"), "not base64", "copy the file again"),
+        (&good.key, &good.key, "has no certificate", "it has a key"),
+        ("x", &good.key, "has no certificate", "-----BEGIN CERTIFICATE-----"),
         ("\x30\u{82}", &good.key, "has no certificate", ""),
-        ("", &good.key, "has no certificate", ""),
-        (&damaged, &good.key, "has an invalid certificate", ""),
-        ("-----BEGIN CERTIFICATE-----\nMII", &good.key, "is not in PEM format", ""),
+        ("", &good.key, "is empty", "in PEM format"),
+        (&damaged, &good.key, "has a damaged certificate", "openssl x509 -noout"),
+        (&cut_off(&good.cert), &good.key, "is cut off", "copy the file again"),
+        (X509_V1, &good.key, "has the version X.509 v1", "-addext subjectAltName="),
     ] {
         let error = refused(&section(&place, &[TestCert { cert: cert.to_owned(), key: key.to_owned() }]));
+        let [error] = &*error.0 else { panic!("{error}") };
         let text = error.to_string();
-        assert!(text.contains(part) && text.contains(hint), "{text}");
+        assert!(text.starts_with("rgun.toml:") && text.contains(part) && text.contains(hint), "{text}");
+        assert!(!text.contains(['{', '[']) && !text.contains("os error"), "{text}");
     }
     let mut tls = section(&place, &[good]);
     tls.certificates[0].key = place.join("missing");
-    assert!(refused(&tls).to_string().contains("cannot be read: No such file"));
+    assert!(refused(&tls).to_string().contains("does not exist"));
     tls.certificates[0].key = place.path().to_owned();
-    assert!(refused(&tls).to_string().contains("is not a file"));
+    assert!(refused(&tls).to_string().contains("is a directory"));
     tls.certificates[0].key = tls.certificates[0].cert.with_extension("key");
     tls.client_auth = ClientAuth::Required;
     tls.client_ca = Some(place.file("empty", b"", 0o644));
-    assert!(refused(&tls).to_string().starts_with("tls.client_ca = "));
+    assert!(refused(&tls).to_string().starts_with("rgun.toml:4: tls.client_ca = "));
 }

@@ -16,6 +16,8 @@ pub(in crate::cli) struct CompatFlag {
     pub(in crate::cli) arg_kind: ArgKind,
     /// Values that are accepted without a warning, because they describe what rgun does.
     pub(super) accepted: &'static [&'static str],
+    /// A value that is accepted with a warning, and the warning's text after "ignored; ".
+    pub(super) ignored: Option<(&'static str, &'static str)>,
     /// Whether messages must not contain the value.
     pub(super) is_secret: bool,
     pub(in crate::cli) handling: Handling,
@@ -65,6 +67,7 @@ pub(super) const fn flag(long: &'static str, arg_kind: ArgKind, handling: Handli
         short: None,
         arg_kind,
         accepted: &[],
+        ignored: None,
         is_secret: false,
         handling,
     }
@@ -112,6 +115,12 @@ impl CompatFlag {
     /// Adds a second long name.
     pub(super) const fn alias(mut self, alias: &'static str) -> Self {
         self.alias = Some(alias);
+        self
+    }
+
+    /// Adds a value that is accepted with a warning.
+    pub(super) const fn ignored(mut self, value: &'static str, now: &'static str) -> Self {
+        self.ignored = Some((value, now));
         self
     }
 

@@ -150,7 +150,11 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
             "have the client begin with HTTP/2 (prior knowledge), which http.http2 allows",
         ),
     )
-    .accepted(&["off", "prior-knowledge"]),
+    .ignored(
+        "off",
+        "clients may begin with HTTP/2 in clear text unless http.http2 is false (--http-protocols h1)",
+    )
+    .accepted(&["prior-knowledge"]),
     flag("asgi-disconnect-grace-period", Value, Ignored("the application receives http.disconnect and decides itself when to stop")).default("3"),
     flag("suppress-ragged-eofs", Switch, NoOp),
     flag("do-handshake-on-connect", Switch, NoOp),
@@ -314,6 +318,9 @@ mod tests {
         if !row.accepted.is_empty() {
             let values: Vec<_> = row.accepted.iter().map(|value| format!("`{value:?}`")).collect();
             text = format!("{text} (accepted: {})", values.join(", ").replace('"', ""));
+        }
+        if let Some((value, now)) = row.ignored {
+            text = format!("{text} (ignored: `{value}`; {now})");
         }
         format!("| `{}` | {flag} | {} |\n", row.setting_name(), text.replace("{}", "…"))
     }

@@ -78,6 +78,10 @@ pub(super) fn evaluate(
             _ => format!("--{}", flag.long),
         };
         let filled = |text: &str| text.replace("{}", value.unwrap_or_default());
+        if let Some((_, now)) = flag.ignored.filter(|(ignored, _)| Some(*ignored) == value) {
+            warnings.push(format!("{typed}: ignored; {now}"));
+            continue;
+        }
         match flag.handling {
             NoOp | Key(_) | FlagOnly(_) | BesideDaemon => {}
             Ignored(now) => warnings.push(format!("{typed}: ignored; {now}")),

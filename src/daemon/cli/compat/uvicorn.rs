@@ -299,7 +299,6 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("server-header", Switch, Ignored("rgun sends no Server header; the application may")),
     flag("no-server-header", Switch, NoOp),
     flag("date-header", Switch, NoOp),
-    flag("http2", Switch, NoOp),
     flag(
         "no-date-header",
         Switch,

@@ -171,6 +171,10 @@ pub(super) struct Flags {
     #[arg(long, hide = true)]
     http_protocols: Option<String>,
 
+    /// Uvicorn's name for `http.http2 = true`.
+    #[arg(long, hide = true)]
+    http2: bool,
+
     /// Gunicorn's name for `limits.streams`.
     #[arg(long, allow_negative_numbers = true, hide = true)]
     http2_max_concurrent_streams: Option<String>,
@@ -205,6 +209,7 @@ impl Flags {
         settings.set(name::UNDERSCORES, "--header-map", self.header_map.as_deref().map(convert::underscores));
         let protocols = self.http_protocols.as_deref().map(convert::http2);
         settings.set(name::HTTP2, "--http-protocols", protocols);
+        settings.set(name::HTTP2, "--http2", self.http2.then_some(Value::Boolean(true)));
         let streams = self.http2_max_concurrent_streams.as_deref().map(Value::text);
         settings.set(name::STREAMS, "--http2-max-concurrent-streams", streams);
         self.workers.add_to(&mut settings, uvicorn);

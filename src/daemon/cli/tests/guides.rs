@@ -137,6 +137,14 @@ fn header_map_sets_the_handling_of_underscores() {
 }
 
 #[test]
+fn http2_flag_of_uvicorn_overrides_the_file() {
+    let shell = Shell::new();
+    let off = [("RGUN_HTTP_HTTP2", "false")];
+    assert!(!shell.run_with(&off, &["a"]).unwrap().config.http.http2);
+    assert!(shell.run_with(&off, &["a", "--http2"]).unwrap().config.http.http2);
+}
+
+#[test]
 fn http_protocols_switches_http2_on_and_off() {
     let shell = Shell::new();
     for (typed, is_on) in [("h1", false), ("h1,h2", true), ("h2, h1", true)] {

@@ -153,6 +153,7 @@ fn unneeded_flags_are_accepted_with_one_warning_each() {
         ("--initgroups", "User="),
         ("--log-syslog", "ForwardToSyslog="),
         ("--http-parser python", "hyper"),
+        ("--http2-cleartext off", "--http-protocols h1"),
         ("--ws websockets-sansio", "itself"),
         ("--ws-max-queue 32", "receives"),
     ] {

@@ -331,6 +331,18 @@ fn certificate_flags_of_both_servers_set_the_tls_keys() {
     assert_eq!(config.tls.certificates[0].key, Path::new("/both.pem"));
     let text = shell.refused("a --keyfile k.pem");
     assert!(text.starts_with("--keyfile: tls.key = \"k.pem\": has no effect without tls.cert"), "{text}");
+    assert!(text.contains("hint: add --certfile"), "{text}");
+    for (line, hint) in [
+        ("a --certfile /c.pem --ca-certs ca.pem", "hint: add --cert-reqs 2"),
+        ("a --certfile /c.pem --cert-reqs 2", "hint: add --ca-certs"),
+        (
+            "a --certfile /c.pem --cert-reqs 5",
+            "hint: write --cert-reqs 0 (off), 1 (optional) or 2 (required)",
+        ),
+    ] {
+        let text = shell.refused(line);
+        assert!(text.contains(hint) && !text.contains("[tls]"), "{text}");
+    }
 }
 
 #[test]

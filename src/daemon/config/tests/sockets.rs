@@ -167,3 +167,23 @@ fn credentials_of_the_unit_serve_a_socket_with_tls() {
     let named = load("[tls]\ncert = \"$CREDENTIALS_DIRECTORY/site\"\n");
     assert_eq!(named.certificates, [CertificateFiles { cert: files("site"), key: files("site") }]);
 }
+
+#[test]
+fn check_outside_the_unit_leaves_credentials_unknown() {
+    let case = Case::new();
+    let unset = Environment::default().allowing_unknown_credentials();
+    let directory = unset.value("CREDENTIALS_DIRECTORY").unwrap().to_str().unwrap();
+    let load = |text: &str| {
+        let text = format!("{SOUND}{text}");
+        case.load(&text, &[("CREDENTIALS_DIRECTORY", directory)], Layer::new()).unwrap()
+    };
+    let named = "[tls]\ncert = [\"$CREDENTIALS_DIRECTORY/a\", \"/b\"]\nkey = [\"$CREDENTIALS_DIRECTORY/k\", \"/l\"]\n";
+    let (known, unknown) = load(named).config.tls.split_unknown_credentials();
+    assert_eq!(unknown, ["a", "k"]);
+    let [files] = &*known.certificates else { panic!("{known:?}") };
+    assert_eq!((&*files.cert, &*files.key), (Path::new("/b"), Path::new("/l")));
+    let default = load("[listen.https]\ntls = true\n").config;
+    assert!(default.listen.speaks_tls("https"));
+    assert_eq!(default.tls.split_unknown_credentials().1, ["tls.crt", "tls.key"]);
+    assert!(load("[tls]\ncert = \"/b\"\n").config.tls.split_unknown_credentials().1.is_empty());
+}

@@ -72,3 +72,23 @@ fn invalid_sendfile_root_is_reported_with_its_name() {
         assert!(error.contains(reason) && error.contains(hint), "{value}:\n{error}");
     }
 }
+
+#[test]
+fn missing_fallback_and_hidden_health_path_are_warnings() {
+    let case = Case::new();
+    case.place.file("site/page.html", b"", 0o644);
+    let site = case.place.join("site").display().to_string();
+    let warnings = |url: &str, rest: &str| {
+        let text = format!("{SOUND}[[static]]\nurl = \"{url}\"\ndirectory = \"{site}\"\n{rest}");
+        case.load(&text, &[], Layer::new()).unwrap().warnings
+    };
+    assert_eq!(warnings("/", "fallback = \"page.html\"\n"), [] as [&str; 0]);
+    let [missing] = &*warnings("/", "fallback = \"pgae.html\"\n") else { panic!() };
+    assert!(missing.contains("fallback = \"pgae.html\" is not a file in"), "{missing}");
+    let [hidden] = &*warnings("/a/", "[health]\npath = \"/a/healthz\"\n") else { panic!() };
+    assert!(hidden.contains("health.path = \"/a/healthz\" is below [[static]] url = \"/a/\""), "{hidden}");
+    let [hidden] = &*warnings("/", "[health]\nlive_path = \"/page.html\"\n") else { panic!() };
+    assert!(hidden.starts_with("health.live_path = "), "{hidden}");
+    assert_eq!(warnings("/", "[health]\npath = \"/healthz\"\n"), [] as [&str; 0]);
+    assert_eq!(warnings("/a/", "[health]\npath = \"/ab\"\n"), [] as [&str; 0]);
+}
