@@ -85,6 +85,12 @@ def live_app(enabled):
     return application_of_releases("live")
 
 
+@pytest.fixture(scope="module")
+def takeover_app(enabled):
+    """The directory of the application takeover.py."""
+    return application_of_releases("takeover")
+
+
 @pytest.fixture(scope="session")
 def shop_data(enabled):
     """The Django project in /srv, with its data in the state directory, on Debian's Django."""
