@@ -10,18 +10,18 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{oneshot, watch};
 
 use crate::dispatch::Dispatcher;
-use crate::http::{Server, Settings, refuse_plain_http, serve, serve_negotiated};
+use crate::http::{Server, Settings, log_failed_handshake, refuse_plain_http, serve, serve_negotiated};
 use crate::journal::daemon_log;
 use crate::link::Link;
 use crate::net::{
-    ConnectionLimits, ConnectionTracker, HandshakeOutcome, HandshakeThreads, Listener, ListenerTls,
-    NewConnection, ProxyProtocol, TrustedPeers, accept,
+    ConnectionLimits, ConnectionTracker, FailedHandshake, HandshakeOutcome, HandshakeThreads, Listener,
+    ListenerTls, NewConnection, ProxyProtocol, TrustedPeers, accept,
 };
 use crate::tls::TlsContext;
 
@@ -83,6 +83,8 @@ impl Edge {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .event_interval(EVENT_INTERVAL)
+            // The name of its threads for blocking file operations.
+            .thread_name("disk")
             .on_thread_park(move || dispatcher.before_park())
             .on_thread_unpark(move || {
                 dispatcher.after_park();
@@ -307,7 +309,14 @@ async fn serve_tls(
             serve_negotiated(server, stream).await;
         }
         Ok(HandshakeOutcome::PlainHttp(stream)) => refuse_plain_http(server, stream).await,
-        Err(error) => tracing::debug!(client, %error, "a TLS handshake failed"),
+        Err(FailedHandshake { reason, stream }) => {
+            log_failed_handshake(&server, client, reason);
+            if let Some(mut stream) = stream
+                && let Err(error) = stream.shutdown().await
+            {
+                tracing::debug!(%error, "cannot shut down a connection after an alert, closing it");
+            }
+        }
     }
 }
 

@@ -50,8 +50,16 @@ fn an_error_of_the_application_is_answered_by_accept() {
 
 #[test]
 fn each_kind_of_refusal_is_answered_by_accept() {
-    let daemon = Rgun::fake().set("timeouts.request", "100ms").set("limits.body", "4").start_ready();
+    let daemon = Rgun::fake()
+        .set("timeouts.request", "100ms")
+        .set("limits.body", "4")
+        .set("health.path", "/healthz")
+        .start_ready();
+    let handshake = "Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+    let without_key = format!("GET /a HTTP/1.1\r\n{handshake}");
     for (request, status) in [
+        (&*without_key, 400),
+        ("POST /healthz HTTP/1.1\r\nHost: a\r\n", 405),
         ("GET /hang HTTP/1.1\r\nHost: a\r\n", 504),
         ("GET /die HTTP/1.1\r\nHost: a\r\n", 502),
         ("GET /a HTTP/1.1\r\n", 400),
@@ -63,11 +71,29 @@ fn each_kind_of_refusal_is_answered_by_accept() {
         let content_type = response.assert_error(status).field("content-type");
         assert_eq!(content_type, "text/html; charset=utf-8", "{request}");
     }
-    // Without a parsed head there is no Accept.
+}
+
+#[test]
+fn refused_head_is_answered_by_the_accept_that_has_arrived() {
+    let daemon = Rgun::fake().set("limits.request_line", "100").start_ready();
+    let long = "a".repeat(200);
+    for (head, status, html) in [
+        (format!("GET /\x01 HTTP/1.1\r\nHost: a\r\nAccept: {BROWSER}\r\n\r\n"), 400, true),
+        (format!("POST / HTTP/1.1\r\nHost: a\r\naccept:{BROWSER}\r\nContent-Length: x\r\n\r\n"), 400, true),
+        (format!("GET / HTTP/1.1\r\nACCEPT: {BROWSER}\r\nBad Name: 1\r\n\r\n"), 400, true),
+        (format!("GET /{long} HTTP/1.1\r\nHost: a\r\nAccept: {BROWSER}\r\n\r\n"), 414, true),
+        (format!("GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\nAccept: {BROWSER}\r\n\r\n"), 400, false),
+        ("GET /\x01 HTTP/1.1\r\nHost: a\r\nAccept: text/html;q=0\r\n\r\n".to_owned(), 400, false),
+    ] {
+        let mut client = daemon.connect();
+        let response = client.send(head.clone()).response();
+        let expected = if html { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
+        assert_eq!(response.assert_error(status).field("content-type"), expected, "{head}");
+    }
     let mut client = daemon.connect();
-    let response =
-        client.send(format!("GET /\x01 HTTP/1.1\r\nHost: a\r\nAccept: {BROWSER}\r\n\r\n")).response();
-    assert_eq!(response.assert_error(400).field("content-type"), "text/plain; charset=utf-8");
+    let head = "GET / HTTP/1.1\r\nAccept: application/json\r\nHost: a\r\nHost: b\r\n\r\n";
+    let response = client.send(head).response();
+    assert_eq!(response.assert_error(400).field("content-type"), "application/problem+json");
 }
 
 #[test]

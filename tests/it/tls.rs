@@ -195,7 +195,71 @@ fn plain_http_on_a_tls_port_is_answered_400() {
     let text = read_to_end(socket);
     assert!(text.starts_with("HTTP/1.1 400 ") && text.contains("use https://"), "{text}");
     assert!(text.to_ascii_lowercase().contains("connection: close"), "{text}");
-    daemon.log.wait_for("plain_http");
+    let line = daemon.log.wait_for("plain_http");
+    assert!(line.contains("use https://") && !line.contains("\"\""), "{line}");
+}
+
+/// The daemon with client certificates, and the authority's client.
+fn rgun_with_client_auth(cert: &TestCert) -> (Rgun, TestCert) {
+    let (ca, known) = authority_and_client();
+    let rgun = Rgun::fake().over_tcp();
+    let (certs, keys) = write(&rgun, &[cert]);
+    let ca = rgun.scratch().write("ca.pem", &ca.cert).display().to_string();
+    let text =
+        format!("[tls]\ncert = {certs:?}\nkey = {keys:?}\nclient_auth = \"required\"\nclient_ca = {ca:?}\n");
+    let file = rgun.scratch().write("rgun.toml", &text).display().to_string();
+    (rgun.flags(["--config", &file]), known)
+}
+
+#[test]
+fn alert_reaches_a_client_that_has_sent_more() {
+    let cert = self_signed(&["localhost"]);
+    let (rgun, known) = rgun_with_client_auth(&cert);
+    let daemon = rgun.start_ready();
+    let anonymous = Arc::new(client(&[&cert], None));
+    for _ in 0..20 {
+        let mut client = connect(&daemon, &anonymous, "localhost");
+        // In TLS 1.3 the client may send at once, before the daemon has seen that it has no certificate.
+        client.write_all(&vec![b'x'; 256 * 1024]).unwrap();
+        let error = client.read(&mut [0; 16]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
+    }
+    let mut client = connect(&daemon, &Arc::new(client(&[&cert], Some(&known))), "localhost");
+    assert_eq!(get(&mut client, "/hello").unwrap().0, 200);
+}
+
+#[test]
+fn failed_handshake_is_a_warning_with_client_and_reason() {
+    let cert = self_signed(&["localhost"]);
+    let (rgun, _) = rgun_with_client_auth(&cert);
+    let daemon = rgun.start_ready();
+    let failed = |reason: &str| {
+        let line = daemon.log.wait_for(reason);
+        for part in ["WARN", "TLS handshake of 127.0.0.1 failed: ", "rgun.kind=tls_handshake"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        assert!(!line.contains("rgun.status"), "{line}");
+    };
+    // A client that sends nothing is not worth an entry. Of the others, each one has the entry of another second.
+    drop(tcp(daemon.tcp_address()));
+    tcp(daemon.tcp_address()).write_all(b"\x16\x03\x01\xff\xff nonsense").unwrap();
+    failed("something that is not TLS");
+    let anonymous = Arc::new(client(&[&cert], None));
+    get(&mut connect(&daemon, &anonymous, "localhost"), "/hello").unwrap_err();
+    failed("the client has no certificate, and tls.client_auth is \"required\"");
+    let stranger = Arc::new(client(&[&self_signed(&["localhost"])], None));
+    get(&mut connect(&daemon, &stranger, "localhost"), "/hello").unwrap_err();
+    failed("the client sent the alert unknown_ca");
+    for _ in 0..30 {
+        let mut socket = tcp(daemon.tcp_address());
+        socket.write_all(b"\x16\x03\x01\xff\xff nonsense").unwrap();
+        read_to_end(socket);
+    }
+    daemon.log.wait_for(" more within 1 s)");
+    let entries = daemon.log.text().matches("something that is not TLS").count();
+    assert!((3..12).contains(&entries), "{}", daemon.log.text());
+    assert!(!daemon.log.text().contains("left before its TLS handshake"), "only at level debug");
 }
 
 #[test]

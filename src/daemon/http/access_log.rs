@@ -1,4 +1,5 @@
-//! The journal's entries about requests: responses, refusals, and requests that got no response.
+//! The journal's entries about requests: responses, refusals, and requests that got no response; and about failed TLS
+//! handshakes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,14 +9,15 @@ use crate::error_chain::Chain;
 use crate::escape::RequestPath;
 use crate::files::FileFault;
 use crate::id::WorkerId;
+use crate::journal::refusal_kind::RefusalKind;
 use crate::journal::requests::{
-    AccessEntry, FailureEntry, LoggedRequest, PartialResponse, RefusalRecord, UnansweredCause,
+    AccessEntry, FailureEntry, LoggedRequest, PartialResponse, RefusalAnswer, RefusalRecord, UnansweredCause,
     UnansweredEntry,
 };
 use crate::net::{CloseReason, Connection};
 
 use super::body::error::BodyError;
-use super::context::ConnContext;
+use super::context::{ConnContext, Server};
 use super::fault::{ErrorResponse, Refusal};
 use super::request_meta::RequestMeta;
 
@@ -132,9 +134,10 @@ pub(super) fn log_refusal(
     let request = logged_request(connection, meta);
     if let (Some(head), Some(kind)) = (context.refused_head.get(), refusal.kind()) {
         // The head was not parsed, so there is no method and no path to log.
-        let detail = format!("{summary}: \"{}\"", head.excerpt);
+        let detail = head.describe(summary);
         let LoggedRequest { id, client, .. } = request;
-        server.journal.refused(RefusalRecord { id, client, kind, status: status.as_u16(), detail });
+        let answer = Some(RefusalAnswer { id, status: status.as_u16() });
+        server.journal.refused(RefusalRecord { answer, client, kind, detail });
     } else if let Some(kind) = refusal.kind().filter(|_| !server.log_access) {
         server.journal.refused_request(kind, status.as_u16(), summary, request);
     } else if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
@@ -149,6 +152,16 @@ pub(super) fn log_refusal(
             log_access: server.log_access,
         });
     }
+}
+
+/// Logs a TLS handshake that failed. `reason` is `None` if the client sent nothing, as the health checks of load balancers
+/// that only open a connection.
+pub fn log_failed_handshake(server: &Server, client: String, reason: Option<String>) {
+    let Some(detail) = reason else {
+        return tracing::debug!(client, "a client left before its TLS handshake");
+    };
+    let kind = RefusalKind::TlsHandshake;
+    server.journal.refused(RefusalRecord { answer: None, client, kind, detail });
 }
 
 /// Logs a redirect if every request is logged; a redirect is not a failure.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::server::conn::http1::{self, Parts};
 use hyper_util::rt::TokioIo;
 
+use crate::negotiation::ErrorFormat;
 use crate::net::{ClientStream, Connection};
 use crate::websocket;
 
@@ -50,7 +51,12 @@ pub async fn serve_negotiated(server: Arc<Server>, stream: ClientStream) {
 /// Answers 400 to any request of a client that speaks HTTP without TLS to a listener with TLS.
 pub async fn refuse_plain_http(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
-    let refused = RefusedHead { violation: Violation::PlainHttp, excerpt: String::new() };
+    // The head is not read, so its `Accept` is unknown.
+    let refused = RefusedHead {
+        violation: Violation::PlainHttp,
+        excerpt: String::new(),
+        error_format: ErrorFormat::Text,
+    };
     let serving = Box::new(http1_connection(server, stream, Some(refused)));
     serve_http1(connection, serving).await;
 }

@@ -10,6 +10,7 @@ use http::header::HeaderName;
 
 use crate::dispatch::Dispatcher;
 use crate::journal::requests::Journal;
+use crate::negotiation::ErrorFormat;
 use crate::net::Connection;
 use crate::tls::TlsSession;
 use crate::websocket;
@@ -147,88 +148,72 @@ impl Server {
     pub fn new(
         dispatcher: &'static Dispatcher,
         settings: Settings,
-        spool: PathBuf,
+        spool_dir: PathBuf,
         journal: Journal,
     ) -> Arc<Self> {
-        let Settings {
-            limits,
-            underscores,
-            http2,
-            forwarding,
-            websocket,
-            health,
-            https,
-            error_pages,
-            compression,
-            boot_page,
-            log_access,
-            files,
-        } = settings;
-        // Leaked, because there is one per process, and bodies refer to it.
-        let spools: &'static SpoolBudgets = Box::leak(Box::default());
-        spools.set_limits(&limits);
-        Arc::new(Self {
-            spool_budgets: spools,
+        let process = ProcessState {
             websockets: websocket::WebSocketResources::new(dispatcher, journal.clone()),
             dispatcher,
-            limits,
-            underscores,
-            http2,
-            forwarding,
-            websocket,
-            spool_dir: spool,
+            spool_dir,
+            // Leaked, because there is one per process, and bodies refer to it.
+            spool_budgets: Box::leak(Box::default()),
             ids: Arc::new(RequestIds::new()),
             clock: Clock::new(),
             journal,
-            log_access,
-            files: FileServer::new(files),
-            health,
-            https,
-            error_pages,
-            compression,
-            boot_page,
-        })
+        };
+        Self::build(process, settings)
     }
 
     /// Returns a server with other settings, for connections opened from now on; open ones keep theirs.
     pub fn with_settings(&self, settings: Settings) -> Arc<Self> {
-        let Settings {
-            limits,
-            underscores,
-            http2,
-            forwarding,
-            websocket,
-            health,
-            https,
-            error_pages,
-            compression,
-            boot_page,
-            log_access,
-            files,
-        } = settings;
-        self.spool_budgets.set_limits(&limits);
-        Arc::new(Self {
-            spool_budgets: self.spool_budgets,
-            dispatcher: self.dispatcher,
-            limits,
-            underscores,
-            http2,
-            forwarding,
-            websocket,
+        let process = ProcessState {
             websockets: Arc::clone(&self.websockets),
+            dispatcher: self.dispatcher,
             spool_dir: self.spool_dir.clone(),
+            spool_budgets: self.spool_budgets,
             ids: Arc::clone(&self.ids),
             clock: self.clock,
             journal: self.journal.clone(),
-            log_access,
-            files: FileServer::new(files),
-            health,
-            https,
-            error_pages,
-            compression,
-            boot_page,
+        };
+        Self::build(process, settings)
+    }
+
+    fn build(process: ProcessState, settings: Settings) -> Arc<Self> {
+        let ProcessState { websockets, dispatcher, spool_dir, spool_budgets, ids, clock, journal } = process;
+        spool_budgets.set_limits(&settings.limits);
+        Arc::new(Self {
+            dispatcher,
+            limits: settings.limits,
+            underscores: settings.underscores,
+            http2: settings.http2,
+            forwarding: settings.forwarding,
+            websocket: settings.websocket,
+            websockets,
+            spool_dir,
+            spool_budgets,
+            ids,
+            clock,
+            journal,
+            log_access: settings.log_access,
+            files: FileServer::new(settings.files),
+            health: settings.health,
+            https: settings.https,
+            error_pages: settings.error_pages,
+            compression: settings.compression,
+            boot_page: settings.boot_page,
         })
     }
+}
+
+/// The part of a [`Server`] that every reload keeps.
+struct ProcessState {
+    websockets: Arc<websocket::WebSocketResources>,
+    dispatcher: &'static Dispatcher,
+    spool_dir: PathBuf,
+    spool_budgets: &'static SpoolBudgets,
+    ids: Arc<RequestIds>,
+    clock: Clock,
+    journal: Journal,
 }
 
 /// A connection and the server that it was opened with, in one allocation: a request holds one reference to both.
@@ -261,6 +246,15 @@ pub(super) struct RefusedHead {
     pub(super) violation: Violation,
     /// The beginning of the head for the journal, escaped and bounded.
     pub(super) excerpt: String,
+    /// The format of the response, by the `Accept` fields among the lines that have arrived.
+    pub(super) error_format: ErrorFormat,
+}
+
+impl RefusedHead {
+    /// Adds the beginning of the head to the reason for its refusal.
+    pub(super) fn describe(&self, reason: String) -> String {
+        if self.excerpt.is_empty() { reason } else { format!("{reason}: \"{}\"", self.excerpt) }
+    }
 }
 
 /// Converts an `Instant` into `CLOCK_MONOTONIC` nanoseconds, the time that daemon and workers share. (`Instant` is that

@@ -25,7 +25,8 @@ pub enum Refusal {
     HttpsRedirect(HeaderValue),
     /// The exchange failed.
     Exchange(Fault),
-    /// The `Content-Length` of the application's response is not the length of its body.
+    /// The `Content-Length` of the application's response is not the length of its body. The response is text: the
+    /// request's fields, `Accept` among them, have been released with the exchange.
     WrongLength(Option<WorkerId>),
     /// A WSGI application wrote bytes that are not a valid HTTP response to its socket; the text describes the defect.
     Takeover(Option<WorkerId>, &'static str),

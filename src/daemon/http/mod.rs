@@ -29,6 +29,7 @@ mod service;
 mod takeover;
 mod trace_context;
 
+pub use access_log::log_failed_handshake;
 pub use compression::policy::CompressionPolicy;
 pub use conn::{refuse_plain_http, serve, serve_negotiated};
 pub use context::{Http2Settings, RequestLimits, Server, Settings, UnderscorePolicy};

@@ -116,7 +116,7 @@ pub(super) fn start<B: ClientBody>(
     connection.set_phase(Phase::Busy);
     let received_at = Instant::now();
     if let Some(refused) = context.refused_head.get() {
-        let meta = RequestMeta::for_refused_head(server, received_at);
+        let meta = RequestMeta::for_refused_head(server, refused.error_format, received_at);
         return (meta, RequestProgress::Submitted(Err(Refusal::Framing(refused.violation))), None);
     }
     let (mut parts, mut incoming) = request.into_parts();
@@ -125,8 +125,9 @@ pub(super) fn start<B: ClientBody>(
     if let (Some(paths), Ok(())) = (&server.health, &checked)
         && let Some(checked) = paths.check(&parts, has_body, server.dispatcher)
     {
-        let refuse = |refusal| RequestProgress::Submitted(Err(refusal));
-        return (meta, checked.map_or_else(refuse, RequestProgress::Health), None);
+        let refuse = |refusal| refuse(&mut meta, &parts, refusal);
+        let progress = checked.map_or_else(refuse, RequestProgress::Health);
+        return (meta, progress, None);
     }
     let checked = checked.and_then(|()| match &server.https {
         Some(policy) => policy.check(&parts, meta.is_https(context)),
@@ -143,7 +144,7 @@ pub(super) fn start<B: ClientBody>(
         Err(refusal) => refuse(&mut meta, &parts, refusal),
         Ok(()) if (B::IS_STREAM || has_upgrade) && !has_body && B::is_handshake(&parts) => {
             let slot = Arc::clone(upgrade_slot.get_or_init(UpgradeSlot::default));
-            match start_handshake::<B>(context, parts, &meta) {
+            match start_handshake::<B>(context, parts, &mut meta) {
                 Err(refusal) => RequestProgress::Submitted(Err(refusal)),
                 Ok((progress, handshake)) => {
                     extra = Some(Box::new(RequestExtra::Handshake(Box::new(Upgrade::new(handshake, slot)))));
@@ -435,9 +436,10 @@ fn submit_streaming<B: ClientBody>(
 fn start_handshake<B: ClientBody>(
     context: &Arc<ConnContext>,
     parts: request::Parts,
-    meta: &RequestMeta,
+    meta: &mut RequestMeta,
 ) -> Result<(RequestProgress, Option<Handshake>), Refusal> {
     let ConnContext { server, connection, .. } = &**context;
+    meta.error_format = head::error_format(&parts.headers);
     let is_takeover = !B::IS_STREAM && !server.dispatcher.accepts_handshakes();
     let handshake =
         if is_takeover { None } else { Some(Handshake::new(&parts, server.websocket.compression)?) };

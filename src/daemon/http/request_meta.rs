@@ -73,8 +73,8 @@ impl RequestMeta {
         }
     }
 
-    /// Returns the facts of a request whose head was refused: it has only an id.
-    pub(super) fn for_refused_head(server: &Server, received_at: Instant) -> Self {
+    /// Returns the facts of a request whose head was refused: it has only an id, and a format for the response.
+    pub(super) fn for_refused_head(server: &Server, error_format: ErrorFormat, received_at: Instant) -> Self {
         let id = server.ids.for_request(None);
         Self {
             id,
@@ -83,7 +83,7 @@ impl RequestMeta {
             path: SmallPath::new(b""),
             is_http_10: false,
             coding: None,
-            error_format: ErrorFormat::Text,
+            error_format,
             received_at,
         }
     }

@@ -60,6 +60,8 @@ refusal_kinds! {
     FirstBoot => "first_boot",
     /// The listener has TLS, and the client sent HTTP without it.
     PlainHttp => "plain_http",
+    /// The TLS handshake failed.
+    TlsHandshake => "tls_handshake",
     /// The body did not arrive within `timeouts.body` or at `limits.body_rate`.
     SlowBody => "slow_body",
     /// The body ended too early.

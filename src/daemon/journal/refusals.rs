@@ -14,19 +14,26 @@ use crate::escape::RequestPath;
 use super::refusal_kind::RefusalKind;
 use super::trace_ids::TraceIds;
 
-/// A request that the daemon refused.
+/// A request that the daemon refused, or a connection whose TLS handshake failed.
 #[derive(Debug, Clone)]
 pub struct RefusalRecord {
-    /// The request id in the response.
-    pub id: String,
+    /// The response; `None` for a connection that got none.
+    pub answer: Option<RefusalAnswer>,
     /// The client's address. Empty on a unix socket.
     pub client: String,
     /// The kind; requests of one kind and client are counted together.
     pub kind: RefusalKind,
-    /// Status code.
-    pub status: u16,
     /// A sentence for the operator.
     pub detail: String,
+}
+
+/// The response to a refused request.
+#[derive(Debug, Clone)]
+pub struct RefusalAnswer {
+    /// Its request id.
+    pub id: String,
+    /// Its status code.
+    pub status: u16,
 }
 
 /// Method and path of a refused request, if its head was valid.
@@ -235,8 +242,21 @@ impl RefusalEntry {
     fn take_ids(&mut self, earlier: Self) {
         let own = std::mem::replace(&mut self.ids, earlier.ids);
         self.ids.extend(own);
-        self.ids.push(earlier.refused.id);
+        self.ids.extend(earlier.refused.answer.map(|answer| answer.id));
         self.ids.truncate(MAX_IDS);
+    }
+
+    /// Returns what was refused: `GET /cart 413`, `refused with 400`, or `TLS handshake of 192.0.2.7 failed`.
+    pub(super) fn subject(&self) -> String {
+        let RefusalRecord { answer, client, .. } = &self.refused;
+        match (&self.request, answer) {
+            (Some(RefusedRequest { method, path, .. }), Some(RefusalAnswer { status, .. })) => {
+                format!("{method} {path} {status}")
+            }
+            (None, Some(RefusalAnswer { status, .. })) => format!("refused with {status}"),
+            (_, None) if client.is_empty() => "TLS handshake failed".to_owned(),
+            (_, None) => format!("TLS handshake of {client} failed"),
+        }
     }
 
     /// Returns ` (and 132 more within 1 s)`, or nothing.
@@ -255,10 +275,9 @@ mod tests {
 
     fn entry(kind: RefusalKind, client: &str) -> RefusalEntry {
         let refused = RefusalRecord {
-            id: "id".to_owned(),
+            answer: Some(RefusalAnswer { id: "id".to_owned(), status: 400 }),
             client: client.to_owned(),
             kind,
-            status: 400,
             detail: "no".to_owned(),
         };
         RefusalEntry::new(refused, None)

@@ -19,7 +19,7 @@ use super::refusals::{RefusalEntry, Refusals, RefusedRequest};
 use super::thread::LogThread;
 use super::trace_ids::TraceIds;
 
-pub use super::refusals::RefusalRecord;
+pub use super::refusals::{RefusalAnswer, RefusalRecord};
 
 /// Entries in the queue to the writer.
 const MAX_QUEUED: usize = 4096;
@@ -182,7 +182,8 @@ impl Journal {
         Ok((Self { entries, dropped, refusals }, writer))
     }
 
-    /// Logs a refused request without a valid head, at most once a second for each kind and client.
+    /// Logs a refused request without a valid head, or a failed TLS handshake, at most once a second for each kind and
+    /// client.
     pub fn refused(&self, refused: RefusalRecord) {
         self.refuse(refused, None);
     }
@@ -191,7 +192,8 @@ impl Journal {
     pub fn refused_request(&self, kind: RefusalKind, status: u16, detail: String, request: LoggedRequest) {
         let LoggedRequest { id, method, path, client, client_request_id, trace } = request;
         let request = RefusedRequest { method, path, client_request_id, trace };
-        self.refuse(RefusalRecord { id, client, kind, status, detail }, Some(request));
+        let answer = RefusalAnswer { id, status };
+        self.refuse(RefusalRecord { answer: Some(answer), client, kind, detail }, Some(request));
     }
 
     fn refuse(&self, refused: RefusalRecord, request: Option<RefusedRequest>) {
@@ -326,13 +328,11 @@ fn write_failure(failure: &FailureEntry) {
 }
 
 fn write_refusal(entry: &RefusalEntry) {
-    let RefusalRecord { id, client, kind, status, detail } = &entry.refused;
+    let RefusalRecord { answer, client, kind, detail } = &entry.refused;
+    let (id, status) = answer.as_ref().map(|answer| (&*answer.id, answer.status)).unzip();
     let request = entry.request.as_ref();
     let path = request.map(|request| &request.path);
-    let what = match request {
-        Some(RefusedRequest { method, path, .. }) => format!("{method} {path} {status}"),
-        None => format!("refused with {status}"),
-    };
+    let what = entry.subject();
     let trace = request.and_then(|request| request.trace.as_ref());
     let others = entry.count_suffix();
     let ids = (!entry.ids.is_empty()).then(|| entry.ids.join(" "));
@@ -341,7 +341,7 @@ fn write_refusal(entry: &RefusalEntry) {
             tracing::$level!(
                 target: "rgun::request",
                 {
-                rgun.request_id = %id,
+                rgun.request_id = id,
                 rgun.method = request.map(|request| tracing::field::display(&request.method)),
                 rgun.path = path.map(tracing::field::display),
                 rgun.path_raw = path.and_then(RequestPath::raw),
@@ -359,9 +359,9 @@ fn write_refusal(entry: &RefusalEntry) {
         };
     }
     match status {
-        400..=499 | 501 | 505 => entry!(info),
-        503 => entry!(warn),
-        _ => entry!(error),
+        Some(400..=499 | 501 | 505) => entry!(info),
+        Some(503) | None => entry!(warn),
+        Some(_) => entry!(error),
     }
 }
 

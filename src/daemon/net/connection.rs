@@ -408,7 +408,7 @@ impl Connection {
     }
 
     /// Returns the time since the phase began, or since a write blocked.
-    fn age(&self) -> Duration {
+    pub(super) fn age(&self) -> Duration {
         let since = self.phase_since.load(Ordering::Relaxed);
         Duration::from_millis(u64::from(self.registry.now().wrapping_sub(since)))
     }

@@ -10,6 +10,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Poll;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use super::connection::{Connection, Directive, Phase};
 use super::socket::ClientSocket;
 use super::stream::ClientStream;
 use super::tls_socket::{RecordTransport, TlsSocket};
-use crate::tls::{TlsContext, TlsSession};
+use crate::tls::{HandshakeFault, TlsContext, TlsSession};
 
 /// A connection that has been accepted, and from which nothing has been read.
 #[derive(Debug)]
@@ -60,6 +61,34 @@ pub enum HandshakeOutcome {
     PlainHttp(ClientStream),
 }
 
+/// A handshake that failed.
+#[derive(Debug)]
+pub struct FailedHandshake {
+    /// The reason for the log. `None`: the client sent nothing, or left without a word.
+    pub reason: Option<String>,
+    /// The connection if the client was sent an alert. It must be shut down rather than dropped: a socket that is closed
+    /// with unread input resets the connection, and the client may lose the alert.
+    pub stream: Option<ClientStream>,
+}
+
+impl FailedHandshake {
+    /// A failure without an alert to the client.
+    fn new(reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), stream: None }
+    }
+
+    /// The failure of a connection that has sent something. `transport` is the connection's socket, if it still exists.
+    fn of(error: &io::Error, transport: Option<RecordTransport>) -> Self {
+        let fault = HandshakeFault::of(error);
+        let transport = transport.filter(|_| fault.is_alerted());
+        let stream = transport.map(|RecordTransport { socket, connection }| {
+            connection.mark_unread_input();
+            ClientStream::new(socket, connection)
+        });
+        Self { reason: Some(fault.to_string()), stream }
+    }
+}
+
 /// The first byte of a TLS record with a handshake message (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
@@ -87,33 +116,43 @@ impl NewConnection {
         self,
         tls: &TlsContext,
         threads: &HandshakeThreads,
-    ) -> io::Result<HandshakeOutcome> {
-        let connection = Arc::clone(&self.connection);
-        bounded(&connection, self.unbounded_handshake(tls, threads)).await
+    ) -> Result<HandshakeOutcome, FailedHandshake> {
+        let (connection, has_begun) = (Arc::clone(&self.connection), AtomicBool::new(false));
+        bounded(&connection, &has_begun, self.unbounded_handshake(tls, threads, &has_begun)).await
     }
 
+    /// Sets `has_begun` when the client has sent something.
     async fn unbounded_handshake(
         self,
         tls: &TlsContext,
         threads: &HandshakeThreads,
-    ) -> io::Result<HandshakeOutcome> {
-        match first_byte(&self.socket).await? {
-            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        has_begun: &AtomicBool,
+    ) -> Result<HandshakeOutcome, FailedHandshake> {
+        match first_byte(&self.socket).await {
+            Ok(None) | Err(_) => return Err(FailedHandshake { reason: None, stream: None }),
             // The first letter of a method (RFC 9110 §9.1). Other bytes get an alert.
-            Some(byte) if byte != HANDSHAKE_RECORD && byte.is_ascii_alphabetic() => {
+            Ok(Some(byte)) if byte != HANDSHAKE_RECORD && byte.is_ascii_alphabetic() => {
                 return Ok(HandshakeOutcome::PlainHttp(self.into_stream()));
             }
-            Some(_) => {}
+            Ok(Some(_)) => has_begun.store(true, Ordering::Relaxed),
         }
         let Self { socket, connection, .. } = self;
         let transport = RecordTransport { socket, connection: Arc::clone(&connection) };
-        let started = LazyConfigAcceptor::new(Acceptor::default(), transport).await?;
-        let identity = tls.choose(&started.client_hello()).ok_or(io::ErrorKind::NotFound)?;
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), transport);
+        let started = match (&mut acceptor).await {
+            Ok(started) => started,
+            Err(error) => return Err(FailedHandshake::of(&error, acceptor.take_io())),
+        };
+        let identity = tls.choose(&started.client_hello());
+        let identity =
+            identity.ok_or_else(|| FailedHandshake::new("there is no certificate for the client"))?;
         let config = Arc::clone(identity.config());
-        let accepting = threads.run(move || started.into_stream(config)).await?;
-        let stream = accepting.await?;
+        let accepting = threads.run(move || started.into_stream(config)).await;
+        let accepting = accepting.map_err(|error| FailedHandshake::new(error.to_string()))?;
+        let accepted = accepting.into_fallible().await;
+        let stream = accepted.map_err(|(error, transport)| FailedHandshake::of(&error, Some(transport)))?;
         let session = TlsSession::new(stream.get_ref().1, identity)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            .map_err(|error| FailedHandshake::new(error.to_string()))?;
         // `timeouts.header` starts again, for the first request.
         connection.set_phase(Phase::New);
         let socket = TlsSocket::new(stream, Arc::new(session));
@@ -122,13 +161,19 @@ impl NewConnection {
 }
 
 /// Ends the future when the tracker ends the connection.
-async fn bounded<T>(connection: &Connection, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+async fn bounded<T>(
+    connection: &Connection,
+    has_begun: &AtomicBool,
+    future: impl Future<Output = Result<T, FailedHandshake>>,
+) -> Result<T, FailedHandshake> {
     let mut future = pin!(future);
     poll_fn(|cx| {
         connection.register_waker(cx.waker());
         match future.as_mut().poll(cx) {
             Poll::Pending if connection.directive() != Directive::None => {
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+                let late = || format!("it was not complete after {:.1} s", connection.age().as_secs_f32());
+                let reason = has_begun.load(Ordering::Relaxed).then(late);
+                Poll::Ready(Err(FailedHandshake { reason, stream: None }))
             }
             polled => polled,
         }

@@ -25,7 +25,7 @@ mod trusted;
 
 pub use accept::accept;
 pub use connection::{CloseReason, Connection, Phase};
-pub use handshake::{HandshakeOutcome, HandshakeThreads, ListenerTls, NewConnection};
+pub use handshake::{FailedHandshake, HandshakeOutcome, HandshakeThreads, ListenerTls, NewConnection};
 pub use interim::InterimSlot;
 pub use limits::ConnectionLimits;
 pub use listener::{BindError, Listener};

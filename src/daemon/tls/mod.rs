@@ -6,12 +6,14 @@
 //!
 //! | file | contents |
 //! |---|---|
+//! | `error.rs` | errors in the files |
 //! | `pem.rs` | reading certificates and keys from PEM files |
 //! | `identity.rs` | a certificate with its key, and checks of both |
 //! | `names.rs` | the choice of a certificate by the client's server name |
 //! | `clients.rs` | authorities of client certificates |
 //! | `tickets.rs` | keys of session tickets |
 //! | `context.rs` | the context |
+//! | `handshake_fault.rs` | why a handshake failed, for the log |
 //! | `certificate_text.rs` | certificates as texts for applications |
 //! | `session.rs` | the block of a request's frame that describes its TLS session |
 
@@ -19,6 +21,7 @@ mod certificate_text;
 mod clients;
 mod context;
 mod error;
+mod handshake_fault;
 mod identity;
 mod names;
 mod pem;
@@ -30,6 +33,6 @@ mod tests;
 mod tickets;
 
 pub use context::{LoadedTls, TlsContext};
-pub use error::TlsError;
+pub use handshake_fault::HandshakeFault;
 pub use identity::Identity;
 pub use session::{SessionError, TlsSession};

@@ -20,6 +20,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::negotiation::ErrorFormat;
 use crate::net::{ClientStream, Phase};
 
 use super::framing::{Framing, HeadLimits, Violation, empty_lines};
@@ -214,7 +215,8 @@ impl Wire {
         let excerpt = excerpt(&self.buffered);
         let stand_in = if self.buffered.starts_with(b"HEAD ") { STAND_IN_HEAD } else { STAND_IN };
         // Set once at most: nothing is read after it.
-        let _ = self.context.refused_head.set(RefusedHead { violation, excerpt });
+        let error_format = ErrorFormat::of_accept(accept_values(&self.buffered));
+        let _ = self.context.refused_head.set(RefusedHead { violation, excerpt, error_format });
         self.has_refused = true;
         self.buffered = BytesMut::new();
         buf.put_slice(stand_in);
@@ -336,6 +338,18 @@ pub(in crate::http) fn violation_of(error: &hyper::Error) -> Option<Violation> {
     let error = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
     let MalformedBody(violation) = error.get_ref()?.downcast_ref()?;
     Some(*violation)
+}
+
+/// Returns the values of the `Accept` fields among the complete lines of a head. It may be malformed: nothing but the
+/// format of the response depends on them.
+fn accept_values(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    const NAME: &[u8] = b"accept:";
+    let lines = head.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+    let fields = lines.skip(1).take_while(|line| !line.trim_ascii().is_empty());
+    fields.filter_map(|line| {
+        let (name, value) = line.split_at_checked(NAME.len())?;
+        name.eq_ignore_ascii_case(NAME).then(|| value.trim_ascii())
+    })
 }
 
 /// Returns the beginning of a head for the journal: the request line, escaped, without the query, which may hold
