@@ -94,6 +94,10 @@ fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: b
     builder
 }
 
+/// Time for which the first GOAWAY of a drain waits for the streams to end. Some clients, such as httpx, fail all open
+/// requests at a GOAWAY. A connection that becomes idle in this time is closed as one that was idle.
+pub(super) const GOAWAY_DELAY: Duration = Duration::from_secs(2);
+
 /// Time for which a draining connection waits for the answer to its PING, one round trip. Streams that the client opens
 /// later are ignored.
 pub(super) const DRAIN_PING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -105,6 +109,10 @@ const MAX_WINDOW: u32 = (1 << 31) - 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Serving,
+    /// The drain has begun at the coarse time `since`, and no GOAWAY has been sent.
+    Leaving {
+        since: u32,
+    },
     /// A GOAWAY asks the client to open no more streams; those that it opens nevertheless are served until the second
     /// GOAWAY. `since` is the coarse time of the first one; `None` once h2 has been asked for the second.
     Draining {
@@ -159,7 +167,7 @@ impl Driver {
     fn follow_directives(&mut self, cx: &mut Context<'_>, h2: &mut H2Connection) {
         if self.connection.should_abort() {
             match self.stage {
-                Stage::Serving | Stage::Draining { .. } => {
+                Stage::Serving | Stage::Leaving { .. } | Stage::Draining { .. } => {
                     self.stage = Stage::Aborting;
                     self.meter.stop_reading();
                     self.connection.abort_streams();
@@ -178,18 +186,18 @@ impl Driver {
     /// Announces the drain. Called repeatedly: the drain wakes its connections.
     fn drain(&mut self, h2: &mut H2Connection) {
         let now = self.connection.coarse_now();
+        let has_passed = |since: u32, time: Duration| u128::from(now.wrapping_sub(since)) >= time.as_millis();
         match self.stage {
-            Stage::Serving => {
+            Stage::Serving => self.stage = Stage::Leaving { since: now },
+            Stage::Leaving { since } if has_passed(since, GOAWAY_DELAY) => {
                 self.stage = Stage::Draining { since: Some(now) };
                 h2.graceful_shutdown();
             }
-            Stage::Draining { since: Some(since) }
-                if u128::from(now.wrapping_sub(since)) >= DRAIN_PING_TIMEOUT.as_millis() =>
-            {
+            Stage::Draining { since: Some(since) } if has_passed(since, DRAIN_PING_TIMEOUT) => {
                 self.stage = Stage::Draining { since: None };
                 self.meter.acknowledge_drain_ping();
             }
-            Stage::Draining { .. } | Stage::Aborting | Stage::Closing => {}
+            Stage::Leaving { .. } | Stage::Draining { .. } | Stage::Aborting | Stage::Closing => {}
         }
     }
 

@@ -25,11 +25,12 @@
 //! | `timeouts.body`, `limits.body_rate` | - | the request's body, as in HTTP/1.1 |
 //! | `timeouts.body`, `limits.response_rate` | while the socket accepts no bytes | while the client grants no window |
 //! | `limits.connections`, `limits.connections_per_client`, eviction | counted; may be evicted while no stream is open | - |
-//! | drain | two GOAWAY frames, then closed when its streams have ended, aborted at the deadline | a WebSocket is closed with 1012 |
+//! | drain | closed when idle; two GOAWAY frames if it stays busy, then closed when its streams have ended, aborted at the deadline | a WebSocket is closed with 1012 |
 //! | reload | keeps its settings | keeps its connection's settings |
 //! | journal | - | one entry per request |
 //!
-//! A drain is announced as RFC 9113 §6.8 asks for. The first GOAWAY, with the stream id 2^31-1, says that the client
+//! A drain closes a connection that has been idle for a second. To one that is still busy after
+//! [`GOAWAY_DELAY`](conn::GOAWAY_DELAY) it is announced as RFC 9113 §6.8 asks for. The first GOAWAY, with the stream id 2^31-1, says that the client
 //! must open no more streams; streams that are on their way are served. The second has the id of the last stream that
 //! is served; a client may repeat requests on later ones elsewhere, because they are ignored. It is sent when the
 //! client has answered a PING, or after [`DRAIN_PING_TIMEOUT`](conn::DRAIN_PING_TIMEOUT). A reload sends none:
