@@ -99,7 +99,7 @@ fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: b
 pub(super) const GOAWAY_DELAY: Duration = Duration::from_secs(2);
 
 /// Time for which a draining connection waits for the answer to its PING, one round trip. Streams that the client opens
-/// later are ignored.
+/// later are ignored. A WINDOW_UPDATE on one of them is a connection error, because h2 takes that stream for an idle one.
 pub(super) const DRAIN_PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// RFC 9113 §6.9.1.
