@@ -1,12 +1,14 @@
 //! Static files that change, and the life of the daemon around them.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 use crate::support::site::{get, site, start, with_mount};
-use crate::support::{Rgun, wait_until};
+use crate::support::{Rgun, pattern, wait_until};
 
 #[test]
 fn files_are_served_while_no_worker_serves() {
@@ -74,6 +76,75 @@ fn a_directory_that_is_replaced_is_found_again() {
     fs::create_dir_all(site(&daemon).join("css")).unwrap();
     fs::write(site(&daemon).join("css/a.css"), "new").unwrap();
     wait_until("the new directory", || (client.get("/static/css/a.css").text() == "new").then_some(()));
+}
+
+#[test]
+fn a_path_with_a_new_entry_is_answered_for_that_entry() {
+    let daemon = start("/static/", "");
+    let path = site(&daemon).join("plain");
+    let mut client = daemon.connect();
+    let mut expect = |status, text: &str, entry: &str| {
+        for _ in 0..2 {
+            let response = client.get("/static/plain");
+            assert_eq!(response.status, status, "{entry}");
+            if status == 200 {
+                assert_eq!(response.text(), text, "{entry}");
+                assert_eq!(response.field("content-length"), text.len().to_string(), "{entry}");
+            }
+        }
+    };
+    expect(200, "?", "the first file");
+    fs::write(&path, "written in place").unwrap();
+    expect(200, "written in place", "a file that was written again");
+    fs::remove_file(&path).unwrap();
+    expect(404, "", "nothing");
+    nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+    expect(404, "", "a FIFO");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "a file again").unwrap();
+    expect(200, "a file again", "a file again");
+    fs::remove_file(&path).unwrap();
+    symlink("css/a.css", &path).unwrap();
+    expect(404, "", "a symlink");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "the last file").unwrap();
+    expect(200, "the last file", "the last file");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    expect(404, "", "a directory without an index");
+    fs::write(path.join("index.html"), "index").unwrap();
+    expect(301, "", "a directory with an index");
+}
+
+#[test]
+fn validators_change_with_the_file() {
+    let daemon = start("/static/", "");
+    let path = site(&daemon).join("css/a.css");
+    let mut client = daemon.connect();
+    let tag = client.get("/static/css/a.css").field("etag").to_owned();
+    assert_eq!(client.get("/static/css/a.css").field("etag"), tag);
+    assert_eq!(get(&mut client, "/static/css/a.css", &[("If-None-Match", &tag)]).status, 304);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
+    file.set_modified(later).unwrap();
+    let changed = get(&mut client, "/static/css/a.css", &[("If-None-Match", &tag)]);
+    assert_eq!((changed.status, changed.field("etag") == tag), (200, false));
+    assert_eq!(changed.field("last-modified"), "Sun, 13 Sep 2020 12:26:40 GMT");
+}
+
+#[test]
+fn files_of_all_sizes_are_sent_whole() {
+    let daemon = with_mount(Rgun::fake().over_tcp(), "/static/", "").start_ready();
+    let mut client = daemon.connect();
+    for len in [1, 16_383, 16_384, 16_385, 65_535, 65_536, 65_537, 262_144, 262_145, 5, 1_000_000, 17] {
+        let content = pattern(len);
+        fs::write(site(&daemon).join("sized"), &content).unwrap();
+        assert!(client.get("/static/sized").body == content, "{len}");
+        let part = get(&mut client, "/static/sized", &[("Range", "bytes=1-")]);
+        if len > 1 {
+            assert!(part.body == content[1..], "from the second of {len} bytes");
+        }
+    }
 }
 
 #[test]

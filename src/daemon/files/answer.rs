@@ -15,7 +15,7 @@ use http::header::{
 };
 use http::{HeaderMap, Method, StatusCode};
 
-use super::condition::{self, Precondition, Validators};
+use super::condition::{self, Precondition};
 use super::encoding::Encoding;
 use super::fault::FileFault;
 use super::range::{self, RequestedRange};
@@ -81,14 +81,14 @@ impl Representation {
         headers: &HeaderMap,
         mut fields: HeaderMap,
     ) -> Result<FileAnswer, FileFault> {
-        let validators = Validators::of(&self.file, self.encoding);
+        let validators = &self.file.known.validators;
         let is_retrieval = *method == Method::GET || *method == Method::HEAD;
         let precondition =
-            if is_retrieval { condition::evaluate(headers, &validators) } else { Precondition::Holds };
+            if is_retrieval { condition::evaluate(headers, validators) } else { Precondition::Holds };
         if precondition == Precondition::Fails {
             return Err(FileFault::PreconditionFailed);
         }
-        self.set_fields(&validators, &mut fields);
+        self.set_fields(&mut fields);
         if precondition == Precondition::NotModified {
             fields.remove(CONTENT_TYPE);
             fields.remove(CONTENT_ENCODING);
@@ -100,8 +100,8 @@ impl Representation {
             });
         }
         // RFC 9110 §14.2: Range is defined only for GET.
-        let requested = if *method == Method::GET && condition::range_applies(headers, &validators) {
-            range::requested(headers, self.file.len)
+        let requested = if *method == Method::GET && condition::range_applies(headers, validators) {
+            range::requested(headers, self.file.known.state.len)
         } else {
             RequestedRange::Whole
         };
@@ -112,7 +112,8 @@ impl Representation {
         Ok(answer)
     }
 
-    fn set_fields(&self, validators: &Validators, fields: &mut HeaderMap) {
+    fn set_fields(&self, fields: &mut HeaderMap) {
+        let validators = &self.file.known.validators;
         if let Some(content_type) = &self.content_type {
             fields.insert(CONTENT_TYPE, content_type.clone());
         }
@@ -133,8 +134,9 @@ impl Representation {
     }
 
     fn send(self, requested: RequestedRange, mut fields: HeaderMap) -> Result<FileAnswer, FileFault> {
-        let whole = self.file.len;
-        let fd = Arc::new(self.file.fd);
+        let OpenFile { fd, known } = self.file;
+        let whole = known.state.len;
+        let fd = Arc::new(fd);
         let (status, len, body) = match requested {
             RequestedRange::Unsatisfiable => return Err(FileFault::Unsatisfiable(whole)),
             RequestedRange::Whole if whole == 0 => (StatusCode::OK, 0, FileBody::Empty),
@@ -151,7 +153,8 @@ impl Representation {
                 (StatusCode::PARTIAL_CONTENT, multipart.len(), FileBody::Several(multipart))
             }
         };
-        fields.insert(CONTENT_LENGTH, HeaderValue::from(len));
+        let content_length = if len == whole { known.content_length.clone() } else { HeaderValue::from(len) };
+        fields.insert(CONTENT_LENGTH, content_length);
         Ok(FileAnswer { status, fields, len: Some(len), body })
     }
 }

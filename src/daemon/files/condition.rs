@@ -6,39 +6,46 @@ use http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMO
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::encoding::Encoding;
-use super::root::{FileTime, OpenFile};
+use super::state::{FileState, FileTime};
 
 /// The earliest modification time that is trusted, 1980-01-02. Archives and reproducible builds give all files the same
 /// time before it, which does not change with the content.
 const MIN_MEANINGFUL_TIME: i64 = 315_619_200;
 
 /// The validators of one representation of a file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Validators {
     /// A strong entity tag, different for each content coding (RFC 9110 §8.8.3.3).
     pub(super) etag: HeaderValue,
     /// The time of the last modification in whole seconds; `None` if it is meaningless.
     modified: Option<SystemTime>,
+    /// The same as the value of a field.
+    modified_text: Option<HeaderValue>,
 }
 
 impl Validators {
-    pub(super) fn of(file: &OpenFile, encoding: Option<Encoding>) -> Self {
+    pub(super) fn of(file: &FileState, encoding: Option<Encoding>) -> Self {
         let is_meaningful = file.modified.seconds >= MIN_MEANINGFUL_TIME;
         let FileTime { seconds, nanoseconds } = if is_meaningful { file.modified } else { file.changed };
         let dash = if encoding.is_some() { "-" } else { "" };
         let coding = encoding.map_or("", Encoding::token);
         let tag = format!("\"{seconds:x}-{nanoseconds:x}-{:x}{dash}{coding}\"", file.len);
         let modified = u64::try_from(seconds).ok().filter(|_| is_meaningful);
+        let modified = modified.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         Self {
             etag: HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\"")),
-            modified: modified.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+            modified,
+            modified_text: modified.and_then(|time| httpdate::fmt_http_date(time).try_into().ok()),
         }
     }
 
     /// Returns the value of `Last-Modified`; for a file from the future, that of the response's `Date` (RFC 9110
     /// §8.8.2.1).
     pub(super) fn last_modified(&self, now: SystemTime) -> Option<HeaderValue> {
-        HeaderValue::try_from(httpdate::fmt_http_date(self.modified?.min(now))).ok()
+        if self.modified? > now {
+            return httpdate::fmt_http_date(now).try_into().ok();
+        }
+        self.modified_text.clone()
     }
 }
 
@@ -85,7 +92,7 @@ pub(super) fn range_applies(headers: &HeaderMap, validators: &Validators) -> boo
     }
     let value = value.as_bytes().trim_ascii();
     value == validators.etag.as_bytes()
-        || validators.modified.is_some_and(|modified| httpdate::fmt_http_date(modified).as_bytes() == value)
+        || validators.modified_text.as_ref().is_some_and(|modified| modified.as_bytes() == value)
 }
 
 /// Returns whether the field lists `*` or a tag that matches; `None` if the field is missing.
@@ -129,7 +136,8 @@ mod tests {
 
     fn validators() -> Validators {
         let modified = httpdate::parse_http_date(DATE).unwrap();
-        Validators { etag: HeaderValue::from_static(TAG), modified: Some(modified) }
+        let modified_text = Some(HeaderValue::from_static(DATE));
+        Validators { etag: HeaderValue::from_static(TAG), modified: Some(modified), modified_text }
     }
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
@@ -194,8 +202,9 @@ mod tests {
 
     #[test]
     fn a_file_without_a_meaningful_time_has_no_last_modified() {
-        let file = |modified| OpenFile {
-            fd: std::fs::File::open("/dev/null").unwrap().into(),
+        let file = |modified| FileState {
+            device: 1,
+            inode: 2,
             len: 10,
             modified: FileTime { seconds: modified, nanoseconds: 0 },
             changed: FileTime { seconds: 1_577_836_800, nanoseconds: 5 },

@@ -9,6 +9,7 @@ mod condition;
 mod encoding;
 mod fault;
 mod hashed_name;
+mod known;
 mod media_type;
 mod mount;
 mod notice;
@@ -16,6 +17,7 @@ mod path;
 mod range;
 mod root;
 mod sendfile;
+mod state;
 
 pub use answer::{FileAnswer, FileBody, MultipartRanges};
 pub use fault::FileFault;

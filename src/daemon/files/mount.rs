@@ -11,7 +11,7 @@ use http::{HeaderMap, Method};
 use crate::buffer_pool;
 
 use super::answer::{FileAnswer, Representation};
-use super::encoding;
+use super::encoding::{self, Encoding};
 use super::fault::FileFault;
 use super::hashed_name::is_hashed;
 use super::media_type::{MediaType, has_known_extension};
@@ -233,7 +233,7 @@ struct MountLookup<'l> {
 
 impl MountLookup<'_> {
     fn resolve(&self, path: &RelativePath) -> Result<FoundPath, LookupError> {
-        match self.open(path.as_bytes())? {
+        match self.open(path.as_bytes(), None)? {
             FoundEntry::File(file) if !path.names_directory => self.file(file, path.as_bytes()),
             FoundEntry::File(_) => Err(LookupError::NotFound),
             FoundEntry::Directory => {
@@ -249,13 +249,14 @@ impl MountLookup<'_> {
         }
     }
 
-    fn open(&self, path: &[u8]) -> Result<FoundEntry, LookupError> {
-        self.mount.root.open(self.directory.as_fd(), path, self.mode)
+    /// Opens a file. `encoding` is the coding whose precompressed file it is.
+    fn open(&self, path: &[u8], encoding: Option<Encoding>) -> Result<FoundEntry, LookupError> {
+        self.mount.root.open(self.directory.as_fd(), path, encoding, self.mode)
     }
 
     /// Opens the file of a page: an index or the fallback.
     fn page(&self, path: &[u8]) -> Result<FoundPath, LookupError> {
-        let FoundEntry::File(file) = self.open(path)? else { return Err(LookupError::NotFound) };
+        let FoundEntry::File(file) = self.open(path, None)? else { return Err(LookupError::NotFound) };
         self.represent(file, path, self.mount.page_cache_control.clone())
     }
 
@@ -280,14 +281,15 @@ impl MountLookup<'_> {
         path: &[u8],
         cache_control: Option<HeaderValue>,
     ) -> Result<FoundPath, LookupError> {
-        let MediaType { value, is_compressible } = MediaType::of(path);
+        let MediaType { value, is_compressible } = file.known.media_type.clone();
         let varies = self.mount.settings.precompressed && is_compressible;
         let mut chosen = (file, None);
         let encodings = varies.then(|| encoding::accepted(self.request.headers));
         for encoding in encodings.into_iter().flatten() {
-            match self.open(&[path, encoding.suffix().as_bytes()].concat()) {
+            match self.open(&[path, encoding.suffix().as_bytes()].concat(), Some(encoding)) {
                 Ok(FoundEntry::File(copy))
-                    if copy.modified.seconds + MAX_VARIANT_AGE >= chosen.0.modified.seconds =>
+                    if copy.known.state.modified.seconds + MAX_VARIANT_AGE
+                        >= chosen.0.known.state.modified.seconds =>
                 {
                     chosen = (copy, Some(encoding));
                     break;

@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
 use rustix::io::Errno;
 
+use super::encoding::Encoding;
+use super::known::{KnownFile, KnownFiles};
 use super::notice::{FileNotice, FileNoticeSink};
+use super::state::FileState;
 
 /// Time after which the directory itself is looked up again: a deployment may have replaced it.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -75,6 +78,9 @@ impl From<Errno> for LookupError {
     }
 }
 
+/// For reading, and without an effect on anything but a regular file.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
 /// The entry at a path.
 #[derive(Debug)]
 pub(super) enum FoundEntry {
@@ -82,22 +88,12 @@ pub(super) enum FoundEntry {
     Directory,
 }
 
-/// An open regular file, and its state when it was opened.
+/// A regular file that was opened.
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) fd: OwnedFd,
-    /// Length in bytes.
-    pub(super) len: u64,
-    pub(super) modified: FileTime,
-    /// The time of the last change of the inode.
-    pub(super) changed: FileTime,
-}
-
-/// Seconds since 1970 and nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct FileTime {
-    pub(super) seconds: i64,
-    pub(super) nanoseconds: u32,
+    /// The file as it was when it was opened.
+    pub(super) known: Arc<KnownFile>,
 }
 
 /// A directory below which files are opened.
@@ -109,6 +105,7 @@ pub(super) struct Root {
     notify: FileNoticeSink,
     /// [`FileNotice::DirectoryLost`] was the last notice.
     is_lost: AtomicBool,
+    files: KnownFiles,
 }
 
 #[derive(Debug)]
@@ -120,7 +117,8 @@ struct OpenDirectory {
 impl Root {
     /// Creates a root. The first lookup opens the directory.
     pub(super) fn new(path: PathBuf, links: Links, notify: FileNoticeSink) -> Self {
-        Self { path, links, opened: Mutex::new(None), notify, is_lost: AtomicBool::new(false) }
+        let (opened, files) = (Mutex::new(None), KnownFiles::new());
+        Self { path, links, opened, notify, is_lost: AtomicBool::new(false), files }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -161,14 +159,35 @@ impl Root {
         }
     }
 
-    /// Opens the regular file at `path` below `directory`. Other kinds of files are not opened, because opening a FIFO
-    /// or a device can have an effect.
+    /// Opens the regular file at `path` below `directory`. `encoding` is the coding whose precompressed file it is.
+    ///
+    /// Other kinds of files are not opened, because opening a FIFO or a device can have an effect. So the kind of file is
+    /// checked before the file is opened, unless a regular file was served from this path before.
     pub(super) fn open(
         &self,
         directory: BorrowedFd<'_>,
         path: &[u8],
+        encoding: Option<Encoding>,
         mode: LookupMode,
     ) -> Result<FoundEntry, LookupError> {
+        let describe = |known, fd, stat: &Stat| {
+            let known = self.files.describe(known, path, FileState::from(stat), encoding);
+            FoundEntry::File(OpenFile { fd, known })
+        };
+        if let Some(known) = self.files.get(path) {
+            match self.resolve(directory, path, READ, mode) {
+                Ok(fd) => {
+                    let stat = fstat(&fd)?;
+                    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+                        return Ok(describe(Some(known), fd, &stat));
+                    }
+                }
+                Err(LookupError::NeedsDisk) => return Err(LookupError::NeedsDisk),
+                // The reason is found below: a directory need not be readable.
+                Err(_) => {}
+            }
+            self.files.forget(path);
+        }
         for _ in 0..MAX_ATTEMPTS {
             let probe = self.resolve(directory, path, OFlags::PATH, mode)?;
             let seen = fstat(&probe)?;
@@ -177,11 +196,10 @@ impl Root {
                 FileType::RegularFile => {}
                 _ => return Err(LookupError::NotFound),
             }
-            let fd =
-                self.resolve(directory, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, mode)?;
+            let fd = self.resolve(directory, path, READ, mode)?;
             let stat = fstat(&fd)?;
             if (stat.st_dev, stat.st_ino) == (seen.st_dev, seen.st_ino) {
-                return Ok(FoundEntry::File(OpenFile::new(fd, &stat)));
+                return Ok(describe(None, fd, &stat));
             }
             // The file was replaced in between.
         }
@@ -217,22 +235,5 @@ impl Root {
             }
         }
         Err(LookupError::NotFound)
-    }
-}
-
-impl OpenFile {
-    fn new(fd: OwnedFd, stat: &Stat) -> Self {
-        Self {
-            fd,
-            len: u64::try_from(stat.st_size).unwrap_or_default(),
-            modified: FileTime {
-                seconds: stat.st_mtime,
-                nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
-            },
-            changed: FileTime {
-                seconds: stat.st_ctime,
-                nanoseconds: u32::try_from(stat.st_ctime_nsec).unwrap_or_default(),
-            },
-        }
     }
 }

@@ -12,7 +12,6 @@ use http::header::{
 use http::{HeaderMap, Method, StatusCode};
 
 use super::answer::Representation;
-use super::media_type::MediaType;
 use super::mount::FileOutcome;
 use super::notice::FileNoticeSink;
 use super::path::{Dotfiles, RelativePath};
@@ -175,10 +174,10 @@ impl SendfileRoots {
         let SendfileRequest { root, path, fields, now, .. } = request;
         let (_, root) = self.0.get(*root).ok_or(LookupError::NotFound)?;
         let directory = root.directory(mode, *now)?;
-        let FoundEntry::File(file) = root.open(directory.as_fd(), path, mode)? else {
+        let FoundEntry::File(file) = root.open(directory.as_fd(), path, None, mode)? else {
             return Err(LookupError::NotFound);
         };
-        let content_type = (!fields.contains_key(CONTENT_TYPE)).then(|| MediaType::of(path).value);
+        let content_type = (!fields.contains_key(CONTENT_TYPE)).then(|| file.known.media_type.value.clone());
         Ok(Representation { file, content_type, encoding: None, cache_control: None, varies: false })
     }
 }

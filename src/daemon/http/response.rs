@@ -20,7 +20,7 @@ use crate::journal::requests::AccessEntry;
 use crate::websocket;
 
 use super::access_log::{AccessRecord, log_refusal, logged_request};
-use super::body::file::FileReader;
+use super::body::file::{FileReader, read_small};
 use super::body::multipart::MultipartReader;
 use super::body::response::{BodySource, ResponseBody};
 use super::compression;
@@ -85,7 +85,10 @@ pub(super) fn file_response(
     let dispatcher = context.server.dispatcher;
     let source = match answer.body {
         FileBody::Empty => BodySource::Empty,
-        FileBody::One(fd, range) => BodySource::File(Box::new(FileReader::of_range(fd, range, dispatcher))),
+        FileBody::One(fd, range) => match read_small(&fd, &range, dispatcher) {
+            Some(data) => BodySource::Bytes(data),
+            None => BodySource::File(Box::new(FileReader::of_range(fd, range, dispatcher))),
+        },
         FileBody::Several(parts) => BodySource::Multipart(Box::new(MultipartReader::new(parts, dispatcher))),
     };
     let head = ResponseHead {

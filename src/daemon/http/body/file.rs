@@ -20,6 +20,8 @@ use crate::http::context::YIELD_AFTER_BYTES;
 const FILE_BLOCK: usize = 256 * 1024;
 /// Bytes read at a time while memory is short.
 const SMALL_FILE_BLOCK: usize = 64 * 1024;
+/// Size in bytes of the buffers for small files.
+const SMALLEST_BLOCK: usize = 16 * 1024;
 
 /// Reads a file in blocks: on the reactor while its pages are in memory (`preadv2(2)` with `RWF_NOWAIT`), on a
 /// blocking thread when the disk is needed.
@@ -118,35 +120,71 @@ impl FileReader {
         Poll::Ready(Ok(Some(Data::with_reservation(bytes, Some(reservation)))))
     }
 
-    /// Reads from the page cache; fails with `WouldBlock` if the pages are not in memory.
     fn read_now(&self, want: usize) -> io::Result<Bytes> {
-        let mut block = FileBlock::take(want);
-        let mut slices = [io::IoSliceMut::new(block.space(want))];
-        let len = rustix::io::preadv2(&*self.fd, &mut slices, self.offset, ReadWriteFlags::NOWAIT)?;
-        Ok(block.into_bytes(len))
+        read_cached(&self.fd, self.offset, want)
     }
 }
 
-/// A buffer of [`FILE_BLOCK`] bytes that returns to [`FREE_BLOCKS`] when its bytes are written: a new one would be
-/// mapped, zeroed, faulted in and unmapped each time, which costs more than reading the file. Smaller buffers are not
-/// kept.
+/// Returns the bytes of a small range whose pages are in memory; `None` if a [`FileReader`] must read the range.
+pub(in crate::http) fn read_small(
+    fd: &OwnedFd,
+    range: &Range<u64>,
+    dispatcher: &'static Dispatcher,
+) -> Option<Data> {
+    let len = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
+    let memory = dispatcher.response_memory();
+    if len > SMALL_FILE_BLOCK || memory.is_tight() {
+        return None;
+    }
+    // A short read means that a page is missing or that the file was truncated. The reader decides which, and logs errors.
+    let bytes = read_cached(fd, range.start, len).ok().filter(|bytes| bytes.len() == len)?;
+    let reservation = memory.charge(len.max(SMALLEST_BLOCK) as u64);
+    Some(Data::with_reservation(bytes, Some(reservation)))
+}
+
+/// Reads from the page cache; fails with `WouldBlock` if the pages are not in memory.
+fn read_cached(fd: &OwnedFd, offset: u64, want: usize) -> io::Result<Bytes> {
+    let mut block = FileBlock::take(want);
+    let mut slices = [io::IoSliceMut::new(block.space(want))];
+    let len = rustix::io::preadv2(fd, &mut slices, offset, ReadWriteFlags::NOWAIT)?;
+    Ok(block.into_bytes(len))
+}
+
+/// A buffer of one of the sizes in [`FREE_BLOCKS`], to which it returns when its bytes are written: a new one would be
+/// mapped, zeroed, faulted in and unmapped each time, which costs more than reading the file. Buffers of other sizes are
+/// not kept.
 #[derive(Debug)]
 struct FileBlock {
     bytes: Box<[u8]>,
     len: usize,
 }
 
-/// Buffers for reuse; at most [`MAX_FREE_BLOCKS`], so that memory is freed after a burst of downloads.
-static FREE_BLOCKS: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
-const MAX_FREE_BLOCKS: usize = 8;
+/// Free buffers of one size.
+struct FreeBlocks {
+    /// In bytes.
+    size: usize,
+    /// Maximum number of buffers, so that memory is freed after a burst of downloads.
+    max: usize,
+    blocks: Mutex<Vec<Box<[u8]>>>,
+}
+
+static FREE_BLOCKS: [FreeBlocks; 2] = [
+    FreeBlocks { size: SMALLEST_BLOCK, max: 64, blocks: Mutex::new(Vec::new()) },
+    FreeBlocks { size: FILE_BLOCK, max: 8, blocks: Mutex::new(Vec::new()) },
+];
 
 impl FileBlock {
     fn take(want: usize) -> Self {
-        if want <= SMALL_FILE_BLOCK {
-            return Self { bytes: vec![0; want].into_boxed_slice(), len: 0 };
-        }
-        let free = FREE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Self { bytes: free.unwrap_or_else(|| vec![0; FILE_BLOCK].into_boxed_slice()), len: 0 }
+        let size = if want <= SMALLEST_BLOCK {
+            SMALLEST_BLOCK
+        } else if want <= SMALL_FILE_BLOCK {
+            want
+        } else {
+            FILE_BLOCK
+        };
+        let free = FREE_BLOCKS.iter().find(|free| free.size == size);
+        let kept = free.and_then(|free| free.blocks.lock().unwrap_or_else(PoisonError::into_inner).pop());
+        Self { bytes: kept.unwrap_or_else(|| vec![0; size].into_boxed_slice()), len: 0 }
     }
 
     fn space(&mut self, want: usize) -> &mut [u8] {
@@ -168,12 +206,10 @@ impl AsRef<[u8]> for FileBlock {
 
 impl Drop for FileBlock {
     fn drop(&mut self) {
-        if self.bytes.len() < FILE_BLOCK {
-            return;
-        }
-        let mut free = FREE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < MAX_FREE_BLOCKS {
-            free.push(std::mem::take(&mut self.bytes));
+        let Some(free) = FREE_BLOCKS.iter().find(|free| free.size == self.bytes.len()) else { return };
+        let mut blocks = free.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocks.len() < free.max {
+            blocks.push(std::mem::take(&mut self.bytes));
         }
     }
 }
@@ -192,4 +228,21 @@ fn read_block(fd: &OwnedFd, offset: u64, want: usize) -> io::Result<Bytes> {
         }
     };
     Ok(block.into_bytes(len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_is_reused_and_holds_only_what_was_read() {
+        let file = std::fs::File::open("/dev/zero").unwrap().into();
+        for want in [1, SMALLEST_BLOCK, SMALLEST_BLOCK + 1, SMALL_FILE_BLOCK, SMALL_FILE_BLOCK + 1] {
+            let bytes = read_block(&file, 0, want).unwrap();
+            assert!(bytes.len() == want && bytes.iter().all(|byte| *byte == 0), "{want}");
+            drop(bytes);
+            let block = FileBlock::take(want);
+            assert!(block.as_ref().is_empty() && block.bytes.len() >= want.min(FILE_BLOCK), "{want}");
+        }
+    }
 }
