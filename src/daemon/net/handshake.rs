@@ -143,10 +143,11 @@ impl NewConnection {
             Ok(started) => started,
             Err(error) => return Err(FailedHandshake::of(&error, acceptor.take_io())),
         };
-        let identity = tls.choose(&started.client_hello());
+        let hello = started.client_hello();
+        let identity = tls.choose(&hello);
         let identity =
             identity.ok_or_else(|| FailedHandshake::new("there is no certificate for the client"))?;
-        let config = Arc::clone(identity.config());
+        let config = Arc::clone(identity.config(&hello));
         let accepting = threads.run(move || started.into_stream(config)).await;
         let accepting = accepting.map_err(|error| FailedHandshake::new(error.to_string()))?;
         let accepted = accepting.into_fallible().await;

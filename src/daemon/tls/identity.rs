@@ -8,8 +8,9 @@ use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
+use rustls::server::ClientHello;
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::{Error, InconsistentKeys, ServerConfig};
+use rustls::{CipherSuite, Error, InconsistentKeys, ServerConfig};
 use x509_cert::Certificate;
 use x509_cert::certificate::Version;
 use x509_cert::der::{self, Decode};
@@ -25,21 +26,52 @@ use crate::config::ConfigError;
 #[derive(Debug)]
 pub struct Identity {
     pub(super) key: Arc<CertifiedKey>,
+    /// The settings that choose the cipher suite in the server's order.
     pub(super) config: Arc<ServerConfig>,
+    /// The same, but in the client's order.
+    pub(super) in_client_order: Arc<ServerConfig>,
     /// The certificate, PEM, without its intermediate ones.
     pub(super) pem: String,
 }
 
 impl Identity {
-    /// Returns the settings for rustls.
-    pub fn config(&self) -> &Arc<ServerConfig> {
-        &self.config
+    /// Returns the settings for rustls. The cipher suite is chosen in the server's order, unless the client prefers
+    /// ChaCha20: then AES is slow for the client, because its processor has no instructions for AES.
+    pub fn config(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
+        let mut offered = hello.cipher_suites().iter().copied();
+        // A client may begin with a value that is no suite (RFC 8701).
+        if offered.find(|suite| is_chacha20(*suite) || is_aes_gcm(*suite)).is_some_and(is_chacha20) {
+            &self.in_client_order
+        } else {
+            &self.config
+        }
     }
 
     /// Returns the certificate, PEM, without its intermediate ones.
     pub(super) fn pem(&self) -> &str {
         &self.pem
     }
+}
+
+fn is_chacha20(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    )
+}
+
+fn is_aes_gcm(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS13_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+    )
 }
 
 /// A certificate and its key, read from their files.

@@ -27,13 +27,27 @@ fn refused(tls: &Tls) -> ConfigErrors {
 
 /// A client that trusts these certificates.
 fn client(trusted: &[&TestCert], identity: Option<&TestCert>) -> ClientConfig {
+    client_with(rustls::crypto::aws_lc_rs::default_provider(), trusted, identity)
+}
+
+/// The same with this cryptography.
+fn client_with(
+    provider: rustls::crypto::CryptoProvider,
+    trusted: &[&TestCert],
+    identity: Option<&TestCert>,
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for TestCert { cert, .. } in trusted {
         roots.add(CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()).unwrap();
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let has_tls12 = provider.cipher_suites.iter().any(|suite| suite.tls13().is_none());
+    let has_tls13 = provider.cipher_suites.iter().any(|suite| suite.tls13().is_some());
+    let versions: Vec<_> = [(has_tls12, &rustls::version::TLS12), (has_tls13, &rustls::version::TLS13)]
+        .into_iter()
+        .filter_map(|(has, version)| has.then_some(version))
+        .collect();
     let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&versions).unwrap();
     let builder = builder.with_root_certificates(roots);
     match identity {
         None => builder.with_no_client_auth(),
@@ -62,8 +76,10 @@ fn handshake(
             break accepted;
         }
     };
-    let identity = context.choose(&accepted.client_hello()).unwrap();
-    let mut server = accepted.into_connection(Arc::clone(identity.config())).map_err(|(error, _)| error)?;
+    let hello = accepted.client_hello();
+    let identity = context.choose(&hello).unwrap();
+    let config = Arc::clone(identity.config(&hello));
+    let mut server = accepted.into_connection(config).map_err(|(error, _)| error)?;
     for _ in 0..4 {
         let mut sent = Vec::new();
         while server.wants_write() {
@@ -152,6 +168,36 @@ fn alpn_is_negotiated_by_the_servers_preference() {
         config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
         let session = handshake(context, &Arc::new(config), "localhost").map(|(_, _, session)| session);
         assert_eq!(session.ok().map(|session| session.is_http2()), http2, "{offered:?}");
+    }
+}
+
+#[test]
+fn server_chooses_aes128_unless_client_prefers_chacha20() {
+    use rustls::crypto::aws_lc_rs::cipher_suite::{
+        TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 as OLD_AES128,
+        TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 as OLD_AES256,
+        TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 as OLD_CHACHA20, TLS13_AES_128_GCM_SHA256 as AES128,
+        TLS13_AES_256_GCM_SHA384 as AES256, TLS13_CHACHA20_POLY1305_SHA256 as CHACHA20,
+    };
+    let place = TestDir::new();
+    let certs = [self_signed(&["localhost"], VALID_YEARS)];
+    let context = load(&section(&place, &certs)).context;
+    for (offered, chosen) in [
+        (&[AES256, AES128, CHACHA20][..], AES128),
+        (&[AES256, CHACHA20, AES128], AES128),
+        (&[AES256, CHACHA20], AES256),
+        (&[CHACHA20, AES256, AES128], CHACHA20),
+        (&[CHACHA20], CHACHA20),
+        (&[OLD_AES256, OLD_AES128, OLD_CHACHA20], OLD_AES128),
+        (&[OLD_CHACHA20, OLD_AES128], OLD_CHACHA20),
+    ] {
+        let provider = rustls::crypto::CryptoProvider {
+            cipher_suites: offered.to_vec(),
+            ..rustls::crypto::aws_lc_rs::default_provider()
+        };
+        let config = client_with(provider, &[&certs[0]], None);
+        let (_, server, _) = handshake(&context, &Arc::new(config), "localhost").unwrap();
+        assert_eq!(server.negotiated_cipher_suite(), Some(chosen), "{offered:?}");
     }
 }
 
