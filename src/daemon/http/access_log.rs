@@ -1,6 +1,7 @@
 //! The journal's entries about requests: responses, refusals, and requests that got no response; and about failed TLS
 //! handshakes.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,9 @@ pub(super) struct AccessRecord {
 impl AccessRecord {
     /// Logs the response as complete, or as aborted if the connection is closed.
     pub(super) fn finish(self) {
-        if self.context.connection.is_closed() {
+        if self.context.connection.output.files.is_truncated() {
+            self.log_failure(&BodyError::File(io::ErrorKind::UnexpectedEof.into()));
+        } else if self.context.connection.is_closed() {
             let cause = unanswered_cause(&self.context.connection);
             self.log_incomplete(cause);
         } else {

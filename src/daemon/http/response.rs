@@ -118,16 +118,21 @@ struct Answer {
 
 fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*context;
-    let Answer { head, source, worker, waited, must_close } = answer;
+    let Answer { head, mut source, worker, waited, must_close } = answer;
     let mut head = ResponseHead::unbox(head);
     if let Some(policy) = &server.https {
         https::set_hsts(&mut head.fields, policy.hsts(meta.is_https(&context)));
     }
     // Only a body that takes several writes can be aborted; for other bodies the record is not worth its allocation.
-    let may_be_cut_off = match &source {
+    let may_be_cut_off = match &mut source {
+        BodySource::File(file) => {
+            if context.tls.is_none() && context.stream_signals.is_none() {
+                file.send_directly(connection);
+            }
+            true
+        }
         BodySource::Stream(_)
         | BodySource::FileInStream(..)
-        | BodySource::File(_)
         | BodySource::Multipart(_)
         | BodySource::Compressed(_) => true,
         BodySource::Bytes(data) => data.len() > MAX_UNTRACKED_BODY,

@@ -8,6 +8,7 @@ mod accept;
 mod client_limit;
 mod connection;
 mod eviction;
+mod file_output;
 mod handshake;
 mod interim;
 mod limits;
@@ -25,6 +26,7 @@ mod trusted;
 
 pub use accept::accept;
 pub use connection::{CloseReason, Connection, Phase};
+pub use file_output::{FileOutput, MAX_FILE_PART};
 pub use handshake::{FailedHandshake, HandshakeOutcome, HandshakeThreads, ListenerTls, NewConnection};
 pub use interim::InterimSlot;
 pub use limits::ConnectionLimits;

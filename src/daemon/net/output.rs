@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use super::file_output::FileOutput;
 use super::limits::ConnectionLimits;
 
 /// Bytes written to a connection, and bytes queued for it.
@@ -19,6 +20,8 @@ pub struct OutputProgress {
     window_start: AtomicU32,
     /// `written` when the rate window began.
     window_start_written: AtomicU64,
+    /// Parts of files that the kernel sends.
+    pub files: FileOutput,
 }
 
 impl OutputProgress {
@@ -29,6 +32,7 @@ impl OutputProgress {
             wake_on_write: AtomicBool::new(false),
             window_start: AtomicU32::new(now),
             window_start_written: AtomicU64::new(0),
+            files: FileOutput::default(),
         }
     }
 

@@ -183,6 +183,19 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
+    /// Writes bytes before a part of a file, or the part instead of its stand-in.
+    fn poll_write_file(&mut self, cx: &mut Context<'_>, slice: &[u8]) -> Poll<io::Result<usize>> {
+        let StreamIo::Plain(socket) = &self.io else {
+            return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+        };
+        let files = &self.connection.output.files;
+        let written = socket.poll_write_with(cx, |socket| files.write(socket, slice));
+        if files.is_truncated() {
+            self.connection.mark_reset();
+        }
+        self.record_write(written)
+    }
+
     /// Records the outcome of a write for the timeouts. Over TLS, the records are counted instead.
     fn record_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let StreamIo::Tls(_) = self.io {
@@ -229,6 +242,9 @@ impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         ready!(this.poll_write_interim(cx))?;
+        if this.connection.output.files.is_pending() {
+            return this.poll_write_file(cx, bytes);
+        }
         let written = with_socket!(this, socket => Pin::new(socket).poll_write(cx, bytes));
         this.record_write(written)
     }
@@ -238,6 +254,11 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.connection.output.files.is_pending() {
+            // A stand-in is recognised by its address, so it must not be copied. hyper writes the rest again.
+            let first = slices.iter().find(|slice| !slice.is_empty());
+            return self.poll_write(cx, first.map_or(&[], |slice| slice));
+        }
         let mut buffer = [MaybeUninit::uninit(); COALESCE_MAX];
         if let Some(coalesced) = coalesce(slices, &mut buffer) {
             return self.poll_write(cx, coalesced.filled());

@@ -15,9 +15,12 @@ use tokio::task::JoinHandle;
 use crate::budget::Reservation;
 use crate::dispatch::{Data, Dispatcher, FilePart};
 use crate::http::context::YIELD_AFTER_BYTES;
+use crate::net::{Connection, MAX_FILE_PART};
 
 /// Bytes read at a time.
-const FILE_BLOCK: usize = 256 * 1024;
+const FILE_BLOCK: usize = MAX_FILE_PART;
+/// Bytes between two that are looked for in memory before the kernel sends a part.
+const PROBE_INTERVAL: usize = 64 * 1024;
 /// Bytes read at a time while memory is short.
 const SMALL_FILE_BLOCK: usize = 64 * 1024;
 /// Size in bytes of the buffers for small files.
@@ -37,8 +40,12 @@ pub(in crate::http) struct FileReader {
     bytes_since_yield: usize,
     /// Polled when the task yields.
     dispatcher: &'static Dispatcher,
+    /// The connection on which the kernel sends what is in memory; `None`: hyper gets the bytes.
+    direct: Option<Arc<Connection>>,
+    /// A part was queued there.
+    has_begun_direct: bool,
     /// The disk space of a spooled file; released when the file is closed.
-    _reservation: Option<Reservation>,
+    reservation: Option<Reservation>,
 }
 
 impl FileReader {
@@ -51,7 +58,9 @@ impl FileReader {
             blocking_read: None,
             bytes_since_yield: 0,
             dispatcher,
-            _reservation: reservation,
+            direct: None,
+            has_begun_direct: false,
+            reservation,
         }
     }
 
@@ -63,6 +72,15 @@ impl FileReader {
     ) -> Self {
         let len = Some(range.end.saturating_sub(range.start));
         Self::new(FilePart { fd, offset: range.start, len, reservation: None }, dispatcher)
+    }
+
+    /// Lets the kernel send the file (see [`FileOutput`](crate::net::FileOutput)), unless it is small. hyper must write the
+    /// body to the connection's socket as it is: over HTTP/1, without TLS and without compression.
+    pub(in crate::http) fn send_directly(&mut self, connection: &Arc<Connection>) {
+        let is_large = self.remaining.is_some_and(|remaining| remaining > SMALL_FILE_BLOCK as u64);
+        if is_large && self.reservation.is_none() {
+            self.direct = Some(Arc::clone(connection));
+        }
     }
 
     /// Returns the number of bytes still to be read; `None` if unknown.
@@ -86,6 +104,9 @@ impl FileReader {
         let block = if memory.is_tight() { SMALL_FILE_BLOCK } else { FILE_BLOCK };
         let want =
             self.remaining.and_then(|remaining| usize::try_from(remaining).ok()).unwrap_or(block).min(block);
+        if let Some(stand_in) = self.queue_direct(want) {
+            return Poll::Ready(Ok(Some(stand_in)));
+        }
         let bytes = match &mut self.blocking_read {
             Some(blocked) => {
                 let read = ready!(Pin::new(blocked).poll(cx));
@@ -113,11 +134,32 @@ impl FileReader {
                 Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
             });
         }
-        self.offset = self.offset.saturating_add(bytes.len() as u64);
-        self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(bytes.len() as u64));
-        self.bytes_since_yield += bytes.len();
+        self.advance(bytes.len());
         let reservation = memory.charge(bytes.len() as u64);
         Poll::Ready(Ok(Some(Data::with_reservation(bytes, Some(reservation)))))
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.offset = self.offset.saturating_add(bytes as u64);
+        self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(bytes as u64));
+        self.bytes_since_yield += bytes;
+    }
+
+    /// Queues the next `want` bytes for the kernel and returns their stand-in; `None` if they must be read.
+    fn queue_direct(&mut self, want: usize) -> Option<Data> {
+        let connection = self.direct.as_ref()?;
+        if self.blocking_read.is_some() || !is_cached(&self.fd, self.offset, want) {
+            return None;
+        }
+        let files = &connection.output.files;
+        if !self.has_begun_direct {
+            // hyper has encoded the head of this response, so it has written all of the last one.
+            files.begin();
+            self.has_begun_direct = true;
+        }
+        let stand_in = files.push(Arc::clone(&self.fd), self.offset, want);
+        self.advance(stand_in.len());
+        Some(Data::with_reservation(Bytes::from_static(stand_in), None))
     }
 
     fn read_now(&self, want: usize) -> io::Result<Bytes> {
@@ -140,6 +182,17 @@ pub(in crate::http) fn read_small(
     let bytes = read_cached(fd, range.start, len).ok().filter(|bytes| bytes.len() == len)?;
     let reservation = memory.charge(len.max(SMALLEST_BLOCK) as u64);
     Some(Data::with_reservation(bytes, Some(reservation)))
+}
+
+/// Returns true if all bytes exist and are probably in memory: one in [`PROBE_INTERVAL`] is, and the last one. The kernel
+/// reads and evicts pages in larger groups.
+fn is_cached(fd: &OwnedFd, offset: u64, len: usize) -> bool {
+    let is_in_memory = |position: usize| {
+        let (mut byte, at) = ([0], offset.saturating_add(position as u64));
+        let mut slices = [io::IoSliceMut::new(&mut byte)];
+        rustix::io::preadv2(fd, &mut slices, at, ReadWriteFlags::NOWAIT) == Ok(1)
+    };
+    (0..len).step_by(PROBE_INTERVAL).chain(len.checked_sub(1)).all(is_in_memory)
 }
 
 /// Reads from the page cache; fails with `WouldBlock` if the pages are not in memory.
