@@ -4,17 +4,12 @@ Embedded into the extension and loaded only if a hook is configured (src/worker/
 raise when a hook fails: it returns (kind, summary, traceback, headline), which the extension reports.
 """
 
-import importlib.machinery
-import importlib.util
 import logging
 import os
 import sys
 import types
 
 LOGGER = "rgun"
-
-# The name of the module that gunicorn makes of its configuration file.
-CONFIGURATION = "__config__"
 
 
 class Server:
@@ -49,9 +44,11 @@ class Worker:
 class Hooks:
     """The hooks of one process. All get the same `server` and `worker` objects."""
 
-    def __init__(self, load, names, directory, number, incarnation, daemon, settings):
+    def __init__(self, load, conf, names, directory, number, incarnation, daemon, settings):
         self.load = load
-        # By name, `module:function` or `/path/of/file:function`; only those that are set.
+        # Returns the module gunicorn_conf.py.
+        self.conf = conf
+        # By name, `module:function`, `/path/of/file:function`, or `/path/of/file:` to run the file only.
         self.names = names
         self.directory = directory
         self.cfg = types.SimpleNamespace(**settings)
@@ -80,10 +77,12 @@ class Hooks:
         return None
 
     def find(self, name):
-        """Returns the function of a hook."""
+        """Returns the function of a hook; None if it only runs a file."""
         module, _, attribute = self.names[name].rpartition(":")
         if module.startswith("/"):
             module = self.execute(name, module)
+        if not attribute:
+            return None
         function = self.load.find(module, attribute, self.directory, f"hooks.{name}")
         if not callable(function):
             described = self.load.describe_type(function)
@@ -94,22 +93,17 @@ class Hooks:
         return function
 
     def execute(self, name, path):
-        """Executes a file as the module that gunicorn makes of its configuration, once in a process."""
-        module = sys.modules.get(CONFIGURATION)
-        if module is not None and module.__file__ == path:
-            return CONFIGURATION
-        loader = importlib.machinery.SourceFileLoader(CONFIGURATION, path)
-        if path.endswith(".pyc"):
-            loader = importlib.machinery.SourcelessFileLoader(CONFIGURATION, path)
-        spec = importlib.util.spec_from_file_location(CONFIGURATION, path, loader=loader)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[CONFIGURATION] = module
+        """Executes a file, once in a process. Returns the name of its module."""
         try:
-            spec.loader.exec_module(module)
+            return self.conf().execute(path).__name__
         except BaseException as error:  # noqa: BLE001 (sys.exit() in the file is a failure, too)
-            del sys.modules[CONFIGURATION]
             raise self.load.failure_of("running", path, error, f"hooks.{name}") from None
-        return CONFIGURATION
+
+    def wrap(self, application, is_asgi):
+        """Returns the application with the hooks around its requests, if a configuration file has some."""
+        if not any(target.startswith("/") for target in self.names.values()):
+            return application
+        return self.conf().wrap(application, self.worker, is_asgi)
 
     def run(self, name, *arguments):
         """Calls a hook. Returns None, or the failure."""
@@ -121,6 +115,8 @@ class Hooks:
             function = self.find(name)
         except self.load.Failure as failure:
             return failure.outcome
+        if function is None:
+            return None
         try:
             function(*arguments)
         except BaseException as error:  # noqa: BLE001 (sys.exit() in a hook is a failure, too)

@@ -10,7 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
-use rgun_channel::control::Start;
+use rgun_channel::control::{Interface, Start};
 
 use crate::application::BootFailure;
 use crate::python::{embedded_module, load_py};
@@ -50,8 +50,9 @@ impl Hooks {
         settings.set_item("chdir", &start.directory)?;
         settings.set_item("pythonpath", start.pythonpath.join(OsStr::new(",")))?;
         settings.set_item("proc_name", "rgun")?;
+        let conf = wrap_pyfunction!(gunicorn_conf, py)?;
         let arguments =
-            (load_py(py)?, names, &start.directory, start.worker, start.incarnation, daemon, settings);
+            (load_py(py)?, conf, names, &start.directory, start.worker, start.incarnation, daemon, settings);
         Ok(Self(Some(python_module(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind())))
     }
 
@@ -61,6 +62,21 @@ impl Hooks {
     /// A Python error; the failure of a hook is a [`BootFailure`].
     pub(crate) fn call(&self, py: Python<'_>, name: &str) -> PyResult<Result<(), BootFailure>> {
         self.outcome(py, |hooks| hooks.call_method1(intern!(py, "call"), (name,)))
+    }
+
+    /// Returns the application with the hooks of a `gunicorn.conf.py` around each request, or itself if there are none.
+    ///
+    /// # Errors
+    /// A Python error.
+    pub(crate) fn wrap(
+        &self,
+        py: Python<'_>,
+        application: &Py<PyAny>,
+        interface: Interface,
+    ) -> PyResult<Py<PyAny>> {
+        let Some(hooks) = &self.0 else { return Ok(application.clone_ref(py)) };
+        let arguments = (application, interface == Interface::Asgi);
+        hooks.bind(py).call_method1(intern!(py, "wrap"), arguments).map(Bound::unbind)
     }
 
     /// Checks that the exit hooks, which are called only at exit, exist. Returns the warnings.
@@ -108,6 +124,14 @@ impl Hooks {
         let Some(hooks) = &self.0 else { return Ok(Ok(())) };
         BootFailure::from_outcome(&call(hooks.bind(py))?)
     }
+}
+
+/// Returns the module `gunicorn_conf.py`, which is needed for hooks of a file only.
+#[pyfunction]
+fn gunicorn_conf(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let text = include_str!("gunicorn_conf.py");
+    embedded_module(py, &MODULE, text, c"<rgun>/gunicorn_conf.py", c"rgun_worker.gunicorn_conf")
 }
 
 fn python_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {

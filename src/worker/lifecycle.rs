@@ -45,8 +45,9 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
     for warning in hooks.check(py)? {
         process.report(&Report::Warning(warning))?;
     }
+    let hooked = hooks.wrap(py, &application, interface)?;
     let outcome = if interface == Interface::Asgi {
-        match asgi::run(py, worker, &application, |served| background.set_asgi(served)) {
+        match asgi::run(py, worker, &hooked, |served| background.set_asgi(served)) {
             Ok(Err(failure)) => return report_failure(process, failure),
             Ok(Ok(())) => Ok(()),
             Err(error) => Err(error),
@@ -54,7 +55,7 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
     } else {
         worker.close_eventfd();
         let hints = wsgi::early_hints_function(py)?;
-        let served = wsgi::WsgiApplication::new(py, worker, application.clone_ref(py), &hints)?;
+        let served = wsgi::WsgiApplication::new(py, worker, hooked, &hints)?;
         if worker.is_stopping() {
             Ok(())
         } else {

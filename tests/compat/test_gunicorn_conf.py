@@ -252,6 +252,63 @@ def test_when_ready_that_raises_is_a_warning(place):
     assert daemon.get("/STAGE").body == b"unset"
 
 
+def test_logconfig_dict_configures_logging_of_the_application(place):
+    place.write(
+        "site_wsgi.py",
+        """
+        import logging
+
+        def application(environ, start_response):
+            logging.getLogger("shop").debug("sold %s", environ["PATH_INFO"])
+            start_response("200 OK", [])
+            return [b"sold"]
+        """,
+    )
+    place.write(
+        "gunicorn.conf.py",
+        """
+        logconfig_dict = {
+            "version": 1,
+            "formatters": {"generic": {"format": "<<%(name)s %(levelname)s %(message)s>>"}},
+            "loggers": {"shop": {"level": "DEBUG", "handlers": ["console"], "propagate": False}},
+        }
+        """,
+    )
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
+    assert daemon.get("/tea").body == b"sold"
+    daemon.wait_for_log("<<shop DEBUG sold /tea>>")
+
+
+def test_wrong_logconfig_dict_fails_the_boot(place):
+    place.write(
+        "gunicorn.conf.py", "logconfig_dict = {'version': 1, 'handlers': {'x': {'class': 'no.Such'}}}\n"
+    )
+    status, output = place.run("site_wsgi", "--python", place.python)
+    assert status != 0
+    assert "ValueError" in output
+
+
+def test_request_hooks_see_request_and_response(place):
+    place.write(
+        "gunicorn.conf.py",
+        """
+        def pre_request(worker, req):
+            worker.log.info("before %s %s?%s", req.method, req.path, req.query)
+
+        def post_request(worker, req, environ, resp):
+            worker.log.info("after %s %s %d", environ["PATH_INFO"], resp.status, resp.sent)
+            if req.path == "/raise":
+                raise ValueError("in the hook")
+        """,
+    )
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
+    assert daemon.get("/tea?a=1").body == b"unset"
+    daemon.wait_for_log("before GET /tea?a=1")
+    daemon.wait_for_log("after /tea 200 OK 5")
+    assert daemon.get("/raise").status == 200
+    daemon.wait_for_log("Exception in post_request hook")
+
+
 def as_root():
     """The user of a check by root."""
     return ["--user", "root"] if os.geteuid() == 0 else []

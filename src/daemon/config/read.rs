@@ -205,7 +205,8 @@ pub(super) fn probe(setting: &Setting) -> Result<Option<String>, ValueError> {
     }
 }
 
-/// `module:function`, or a file with the function, as `/srv/mysite/gunicorn.conf.py:function`; "off" is `None`.
+/// `module:function`, or a file with the function, as `/srv/mysite/gunicorn.conf.py:function`; without
+/// a function the file is run only. "off" is `None`.
 pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, ValueError> {
     let text = text(setting)?;
     if text == "off" {

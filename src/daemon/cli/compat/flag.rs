@@ -18,6 +18,8 @@ pub(in crate::cli) struct CompatFlag {
     pub(super) accepted: &'static [&'static str],
     /// A value that is accepted with a warning, and the warning's text after "ignored; ".
     pub(super) ignored: Option<(&'static str, &'static str)>,
+    /// In `gunicorn.conf.py`, a worker applies the setting when it runs the file.
+    pub(in crate::cli) is_applied_by_worker: bool,
     /// Whether messages must not contain the value.
     pub(super) is_secret: bool,
     pub(in crate::cli) handling: Handling,
@@ -68,6 +70,7 @@ pub(super) const fn flag(long: &'static str, arg_kind: ArgKind, handling: Handli
         arg_kind,
         accepted: &[],
         ignored: None,
+        is_applied_by_worker: false,
         is_secret: false,
         handling,
     }
@@ -103,6 +106,12 @@ impl CompatFlag {
     /// Sets gunicorn's default, which is ignored in `gunicorn.conf.py`.
     pub(super) const fn default(mut self, value: &'static str) -> Self {
         self.default = Some(value);
+        self
+    }
+
+    /// Leaves the setting in `gunicorn.conf.py` to the workers.
+    pub(super) const fn applied_by_worker(mut self) -> Self {
+        self.is_applied_by_worker = true;
         self
     }
 

@@ -193,8 +193,8 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag("access-logformat", Value, NotYet("remove it; entries of the access log have named fields"))
         .setting("access_log_format")
         .default(ACCESS_LOG_FORMAT),
-    flag("log-config", Value, LOG_CONFIG).setting("logconfig"),
-    flag("log-config-json", Value, LOG_CONFIG).setting("logconfig_json"),
+    flag("log-config", Value, LOG_CONFIG).setting("logconfig").applied_by_worker(),
+    flag("log-config-json", Value, LOG_CONFIG).setting("logconfig_json").applied_by_worker(),
     flag("statsd-host", Value, STATSD),
     flag("statsd-prefix", Value, STATSD),
     flag("dogstatsd-tags", Value, STATSD),
@@ -223,7 +223,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
             "have the proxy send X-Forwarded-Proto, and remove the setting",
         ),
     ),
-    setting("logconfig_dict", Value, LOG_CONFIG),
+    setting("logconfig_dict", Value, LOG_CONFIG).applied_by_worker(),
     // Hooks that run in gunicorn's arbiter, or in a process that rgun does not have.
     setting("on_starting", Function, BesideDaemon),
     setting("when_ready", Function, BesideDaemon),
@@ -234,8 +234,8 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     setting("nworkers_changed", Function, Ignored("the log says when the number of workers changes")),
     setting("worker_int", Function, Ignored("worker_exit runs whenever a worker stops")),
     setting("worker_abort", Function, Ignored("the log has the stacks of a worker that exceeds its deadline")),
-    setting("pre_request", Function, Ignored("a middleware of the application sees each request")),
-    setting("post_request", Function, Ignored("a middleware of the application sees each response; log.access logs it")),
+    setting("pre_request", Function, Ignored("a middleware of the application sees each request")).applied_by_worker(),
+    setting("post_request", Function, Ignored("a middleware of the application sees each response; log.access logs it")).applied_by_worker(),
     setting(
         "ssl_context",
         Function,
@@ -307,6 +307,13 @@ mod tests {
     fn manual_row(row: &CompatFlag) -> String {
         let flag = if row.long.is_empty() { String::new() } else { format!("`--{}`", row.long) };
         let mut text = match row.handling {
+            NotYet(_) if row.is_applied_by_worker && !row.long.is_empty() => {
+                "the worker configures logging by it; the flag is refused in this version".to_owned()
+            }
+            NotYet(_) if row.is_applied_by_worker => "the worker configures logging by it".to_owned(),
+            Ignored(_) if row.is_applied_by_worker => {
+                "called in the worker, for WSGI applications".to_owned()
+            }
             Key(key) if row.arg_kind == Function => format!("called in the worker: `{key}`"),
             Key(key) => format!("`{key}`"),
             BesideDaemon => "called once, in a process beside the daemon".to_owned(),

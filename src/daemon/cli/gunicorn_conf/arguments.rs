@@ -20,6 +20,8 @@ pub(in crate::cli) struct Arguments {
     pub(in crate::cli) args: Vec<OsString>,
     /// The functions that workers call.
     pub(in crate::cli) hooks: Vec<HookFunction>,
+    /// Settings that workers apply when they run the file.
+    pub(in crate::cli) worker_settings: Vec<String>,
     /// The functions that the process beside the daemon calls.
     pub(in crate::cli) daemon_hooks: Vec<String>,
     pub(in crate::cli) warnings: Vec<String>,
@@ -45,6 +47,10 @@ pub(super) fn convert(names: &ConfNames, origin: &str) -> Arguments {
         let name = row.setting_name();
         let Some(value) = names.values.get(&*name) else { continue };
         if is_unset(row, value) {
+            continue;
+        }
+        if row.is_applied_by_worker {
+            arguments.worker_settings.push(name.into_owned());
             continue;
         }
         match row.arg_kind {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::compat::flag::CompatFlag;
 use super::compat::gunicorn::TABLE;
 use super::foreign::{self, FlagSource};
-use crate::config::{ConfigError, Layer, Setting, Value};
+use crate::config::{ConfigError, Layer, Setting, Value, name};
 
 pub use daemon_hooks::{DaemonHooks, HookProcess};
 pub(crate) use helper::Adjust;
@@ -47,7 +47,8 @@ pub(super) fn read(
     adjust: Adjust<'_>,
 ) -> Result<ConfSettings, Vec<ConfigError>> {
     let origin = location.to_string();
-    let Arguments { args, hooks, daemon_hooks, warnings, errors } = run(location, python, cwd, adjust)?;
+    let Arguments { args, hooks, worker_settings, daemon_hooks, mut warnings, errors } =
+        run(location, python, cwd, adjust)?;
     let mut parsed = foreign::parse(&args, FlagSource::File(&origin));
     parsed.errors.extend(errors);
     if !parsed.errors.is_empty() {
@@ -57,6 +58,17 @@ pub(super) fn read(
     for HookFunction { setting, key, target } in hooks {
         let value = target.map_or_else(|| location.function(&setting), Value::text);
         layer.insert(key, Setting::flag(&format!("{origin}: {setting}"), value));
+    }
+    match location {
+        ConfLocation::File(_) if !worker_settings.is_empty() => {
+            // The first hook, and without a function: it runs the file.
+            let run = || Setting::flag(&format!("{origin}: {}", worker_settings[0]), location.function(""));
+            layer.entry(name::POST_FORK).or_insert_with(run);
+        }
+        ConfLocation::File(_) => {}
+        ConfLocation::Module(_) => warnings.extend(worker_settings.iter().map(|setting| {
+            format!("{origin}: {setting}: ignored; workers apply it if --config names a file, not a module")
+        })),
     }
     let daemon_hooks = (!daemon_hooks.is_empty()).then(|| DaemonHooks {
         python: python.to_owned(),

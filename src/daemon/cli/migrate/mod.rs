@@ -188,6 +188,10 @@ fn add_configuration(
         let text = "rgun.toml has no such hook; ExecStartPre=, ExecStartPost= or ExecStopPost= run a command";
         plan.left_out(&format!("{origin}: {hook}"), text);
     }
+    for setting in arguments.worker_settings {
+        let text = format!("workers apply it when they run the file: write hooks.post_fork = \"{origin}:\"");
+        plan.left_out(&format!("{origin}: {setting}"), &text);
+    }
     plan.changed.push(format!("{origin}: values that the file computes are those of this machine, now"));
     plan.servers.push(ReplacedServer::Gunicorn);
     Ok(())

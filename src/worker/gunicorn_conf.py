@@ -1,0 +1,179 @@
+"""What a worker does with gunicorn.conf.py: runs it, configures logging by it, calls its hooks for requests.
+
+Embedded into the extension and loaded only if a hook is a function of a file (src/worker/hooks.rs). Runs on
+CPython 3.9 and later.
+"""
+
+import importlib.machinery
+import importlib.util
+import json
+import logging
+import logging.config
+import os
+import sys
+
+# The name of the module that gunicorn makes of its configuration file.
+CONFIGURATION = "__config__"
+
+# Gunicorn's logging, which `logconfig_dict` and `logconfig_json` replace by sections.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "root": {"level": "INFO", "handlers": ["console"]},
+    "loggers": {
+        "gunicorn.error": {"level": "INFO", "handlers": ["error_console"], "propagate": True},
+        "gunicorn.access": {"level": "INFO", "handlers": ["console"], "propagate": True},
+    },
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": "generic",
+            "stream": "ext://sys.stdout",
+        },
+        "error_console": {
+            "class": "logging.StreamHandler",
+            "formatter": "generic",
+            "stream": "ext://sys.stderr",
+        },
+    },
+    "formatters": {
+        "generic": {
+            "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+            "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
+            "class": "logging.Formatter",
+        }
+    },
+}
+
+
+def execute(path):
+    """Executes the file, once in a process, and configures logging. Returns the module."""
+    module = sys.modules.get(CONFIGURATION)
+    if module is not None and module.__file__ == path:
+        return module
+    loader = importlib.machinery.SourceFileLoader(CONFIGURATION, path)
+    if path.endswith(".pyc"):
+        loader = importlib.machinery.SourcelessFileLoader(CONFIGURATION, path)
+    spec = importlib.util.spec_from_file_location(CONFIGURATION, path, loader=loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[CONFIGURATION] = module
+    try:
+        spec.loader.exec_module(module)
+        configure_logging(module)
+    except BaseException:
+        del sys.modules[CONFIGURATION]
+        raise
+    return module
+
+
+def configure_logging(module):
+    """Configures logging as gunicorn does: by the first of its three settings that is set."""
+    as_dict = getattr(module, "logconfig_dict", None)
+    as_json = getattr(module, "logconfig_json", None)
+    as_ini = getattr(module, "logconfig", None)
+    if as_dict:
+        logging.config.dictConfig({**LOGGING, **as_dict})
+    elif as_json:
+        with open(as_json) as file:
+            logging.config.dictConfig({**LOGGING, **json.load(file)})
+    elif as_ini:
+        # fileConfig of CPython before 3.12 does not report a missing file.
+        os.stat(as_ini)
+        logging.config.fileConfig(as_ini, disable_existing_loggers=False)
+
+
+def wrap(application, worker, is_asgi):
+    """Returns the application, with the hooks pre_request and post_request around each request."""
+    module = sys.modules.get(CONFIGURATION)
+    before, after = getattr(module, "pre_request", None), getattr(module, "post_request", None)
+    if before is None and after is None:
+        return application
+    if is_asgi:
+        worker.log.warning("pre_request and post_request are called for WSGI applications only")
+        return application
+    return HookedApplication(application, worker, before, after)
+
+
+class Request:
+    """The `req` argument of hooks: the attributes of gunicorn's request that an environ has."""
+
+    def __init__(self, environ):
+        self.method = environ["REQUEST_METHOD"]
+        self.path = environ["PATH_INFO"]
+        self.query = environ["QUERY_STRING"]
+        self.uri = environ.get("RAW_URI") or self.path + ("?" + self.query if self.query else "")
+        self.scheme = environ["wsgi.url_scheme"]
+        self.remote_addr = environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT")
+        self.headers = [
+            (name[5:].replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_")
+        ]
+
+
+class Response:
+    """The `resp` argument of hooks."""
+
+    def __init__(self):
+        self.status = None
+        self.status_code = None
+        self.headers = []
+        self.sent = 0
+
+
+class HookedApplication:
+    """A WSGI application with hooks around each request."""
+
+    def __init__(self, application, worker, before, after):
+        self.application = application
+        self.worker = worker
+        self.before = before
+        self.after = after
+        # As in gunicorn, the function may take the first two or three arguments only.
+        code = getattr(after, "__code__", None)
+        self.n_arguments = code.co_argcount if code and code.co_argcount in (2, 3) else 4
+
+    def __call__(self, environ, start_response):
+        request, response = Request(environ), Response()
+        if self.before is not None:
+            self.before(self.worker, request)
+        if self.after is None:
+            return self.application(environ, start_response)
+
+        def start(status, headers, *exc_info):
+            response.status, response.headers = status, headers
+            response.status_code = int(status.split(" ", 1)[0])
+            return start_response(status, headers, *exc_info)
+
+        def finish():
+            try:
+                self.after(*(self.worker, request, environ, response)[: self.n_arguments])
+            except Exception:
+                self.worker.log.exception("Exception in post_request hook")
+
+        try:
+            body = self.application(environ, start)
+        except BaseException:
+            finish()
+            raise
+        return HookedBody(body, response, finish)
+
+
+class HookedBody:
+    """The body of a response, with a function to call after its end."""
+
+    def __init__(self, body, response, finish):
+        self.body = body
+        self.response = response
+        self.finish = finish
+
+    def __iter__(self):
+        for part in self.body:
+            self.response.sent += len(part)
+            yield part
+
+    def close(self):
+        """Closes the body, and calls the function."""
+        try:
+            if hasattr(self.body, "close"):
+                self.body.close()
+        finally:
+            self.finish()
