@@ -154,7 +154,8 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
         "off",
         "clients may begin with HTTP/2 in clear text unless http.http2 is false (--http-protocols h1)",
     )
-    .accepted(&["prior-knowledge"]),
+    .accepted(&["prior-knowledge"])
+    .default("off"),
     flag("asgi-disconnect-grace-period", Value, Ignored("the application receives http.disconnect and decides itself when to stop")).default("3"),
     flag("suppress-ragged-eofs", Switch, NoOp),
     flag("do-handshake-on-connect", Switch, NoOp),
