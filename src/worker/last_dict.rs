@@ -9,8 +9,8 @@ use pyo3::types::{PyDict, PyString};
 
 use crate::python::{has_same_entries, reference_count};
 
-/// A copy of a template, with values of the last request at `N` places. Set only values that are kept anyway
-/// ([`crate::object_cache`]), because they stay here until the next request.
+/// A copy of a template, with values of the last request at `N` places. The values stay here until the next request, so
+/// set only what is kept anyway ([`crate::object_cache`]), or refers to nothing large.
 pub(crate) struct LastDict<const N: usize> {
     /// Never given to the application.
     dict: Py<PyDict>,
