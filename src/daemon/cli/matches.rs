@@ -1,13 +1,15 @@
 //! Parses arguments with clap, and rewords its errors.
 
 use std::ffi::OsString;
+use std::path::Path;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use super::compat;
-use super::error::{EX_USAGE, Failure};
-use super::flags::Cli;
+use super::error::{EX_USAGE, Failure, flag_error};
+use super::flags::{APP, Cli};
+use crate::config::{self, ConfigError, Layer};
 
 /// Parses arguments, of which the first is the program's name.
 pub(super) fn parse_matches(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
@@ -33,11 +35,28 @@ pub(super) fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure
         );
         return Failure { text, status: EX_USAGE, stdout: false };
     }
+    if let Some(text) = second_application(error) {
+        return Failure { text, status: EX_USAGE, stdout: false };
+    }
     Failure {
         text: error.render().to_string(),
         status: if is_requested { 0 } else { EX_USAGE },
         stdout: is_requested,
     }
+}
+
+/// Explains a second application on the command line. Clap takes the word for a subcommand, because there are some.
+fn second_application(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::ArgumentConflict {
+        return None;
+    }
+    let ContextValue::String(word) = error.get(ContextKind::InvalidSubcommand)? else { return None };
+    let command = compat::add_flags(Cli::command());
+    let is_flag = command.get_arguments().any(|arg| arg.get_long() == Some(word));
+    let hint = if is_flag { format!("; did you mean --{word}?") } else { String::new() };
+    Some(format!(
+        "error: one application is expected, but '{word}' follows it{hint}\n\nFor more information, try '--help'.\n"
+    ))
 }
 
 /// Finds the argument that clap refuses because it is not UTF-8; clap's error does not name it. The values of some
@@ -69,4 +88,33 @@ fn find_misspelled_flag(args: &[OsString]) -> Option<(String, String)> {
         })
     };
     apart.or_else(one_hyphen)
+}
+
+/// Returns the error for an APP that is not a module but a configuration file or a command of another program. A module
+/// of this name in the current directory is an application.
+pub(super) fn explain_target(target: &str, layer: &Layer, cwd: &Path) -> Option<ConfigError> {
+    let is_toml = Path::new(target).extension().is_some_and(|extension| extension == "toml");
+    if is_toml {
+        return Some(flag_error(
+            APP,
+            &format!("{target} is a configuration file"),
+            &format!("write --config {target}"),
+        ));
+    }
+    let remedy = match target {
+        "help" => "rgun --help",
+        "version" => "rgun --version",
+        "start" => "systemctl start rgun",
+        "stop" => "systemctl stop rgun",
+        "restart" => "systemctl restart rgun",
+        "status" => "systemctl status rgun",
+        "run" | "serve" => "rgun APP, e.g. rgun mysite.wsgi",
+        _ => return None,
+    };
+    let is_elsewhere =
+        [config::name::DIRECTORY, config::name::PYTHONPATH].iter().any(|key| layer.contains_key(key));
+    let is_module = cwd.join(target).is_dir() || cwd.join(format!("{target}.py")).is_file();
+    (!is_elsewhere && !is_module).then(|| {
+        flag_error(APP, &format!("\"{target}\" is not a command of rgun"), &format!("write {remedy}"))
+    })
 }

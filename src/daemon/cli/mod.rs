@@ -33,7 +33,7 @@ use flags::{Cli, ParsedFlags, Subcommand};
 use foreign::ForeignFlags;
 use gunicorn_conf::{ConfLocation, ConfSettings};
 pub use gunicorn_conf::{DaemonHooks, HookProcess};
-use matches::{from_clap_error, parse_matches};
+use matches::{explain_target, from_clap_error, parse_matches};
 use migrate::MigrateRequest;
 
 /// The command to carry out.
@@ -263,6 +263,7 @@ where
     compat::uvicorn::warn_about_variables(environment, &mut warnings);
     warnings.extend(config::unread_variables(environment).into_iter().map(unread_variable_warning));
     let ParsedFlags { layer: typed, config, check } = flags.parse(&mut warnings, &mut errors);
+    errors.extend(flags.app().and_then(|target| explain_target(target, &typed, cwd)));
     let ForeignFlags { layer: mut flags, config: weaker, warnings: others, errors: wrong } =
         foreign::read_variable(environment);
     warnings.extend(others);

@@ -37,11 +37,7 @@ pub fn run(socket: Option<PathBuf>) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            print_error(&format!(
-                "rgun reload: {}: {error}; is the daemon running? For another instance name its socket with --socket, \
-                 and for a daemon outside systemd send it SIGHUP\n",
-                path.display()
-            ));
+            print_error(&format!("rgun reload: {}\n", explain_unreachable(&path, &error)));
             ExitCode::from(EXIT_UNAVAILABLE)
         }
     }
@@ -50,6 +46,18 @@ pub fn run(socket: Option<PathBuf>) -> ExitCode {
 enum Outcome {
     Done,
     Failed(String),
+}
+
+/// Explains why no daemon answers on the control socket.
+fn explain_unreachable(path: &std::path::Path, error: &io::Error) -> String {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
+            "no rgun is running here (no socket {path}): systemctl start rgun; for another instance name its socket \
+             with --socket, and to a daemon outside systemd send SIGHUP"
+        ),
+        _ => format!("{path}: {error}"),
+    }
 }
 
 fn request_reload(path: &std::path::Path, out: &mut impl Write) -> io::Result<Outcome> {

@@ -50,7 +50,12 @@ pub(super) fn directory(setting: &Setting, cwd: &Path) -> Result<PathBuf, ValueE
         return Err(ValueError::new("is relative, which only the command line allows")
             .with_hint("write the full path, e.g. \"/srv/mysite\""));
     }
-    readable_directory(fs::absolute(cwd, path))
+    readable_directory(fs::absolute(cwd, path)).map_err(|error| match error.hint {
+        None if path.is_relative() => {
+            error.with_hint(format!("looked at {}", fs::absolute(cwd, path).display()))
+        }
+        _ => error,
+    })
 }
 
 pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, ValueError> {
@@ -70,7 +75,7 @@ pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, ValueError> {
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let shown = if path.is_symlink() { "is a dangling symlink" } else { "does not exist" };
-            Err(ValueError::new(shown).with_hint(format!("looked at {}", path.display())))
+            Err(ValueError::new(shown))
         }
         Err(error) => Err(ValueError::new(format!("cannot be reached: {error}"))
             .with_hint(format!("the user rgun runs as needs x on every directory above: namei -l {}", path.display()))),

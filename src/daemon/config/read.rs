@@ -68,7 +68,13 @@ pub(super) fn is_auto(setting: &Setting) -> bool {
     matches!(&setting.value, Value::Text(text) if text == "auto")
 }
 
-const COUNT_EXAMPLES: &str = "write \"auto\", a number, or { min = 1, max = 9 } (outside the file: 1-9)";
+/// The forms of `workers.count` where the setting was made.
+fn count_examples(setting: &Setting) -> &'static str {
+    match setting.source {
+        Source::File => "write \"auto\", a number, or { min = 1, max = 9 }",
+        _ => "write auto, a number, or a range such as 1-9",
+    }
+}
 
 pub(super) fn count(setting: &Setting) -> Result<Count, ValueError> {
     if is_auto(setting) {
@@ -92,20 +98,22 @@ pub(super) fn count(setting: &Setting) -> Result<Count, ValueError> {
         }
         _ => {}
     }
-    whole(setting, 1, u16::MAX.into())
-        .map(|n| Count::Fixed(non_zero_u16(n)))
-        .map_err(|error| ValueError { hint: error.hint.or_else(|| Some(COUNT_EXAMPLES.to_owned())), ..error })
+    whole(setting, 1, u16::MAX.into()).map(|n| Count::Fixed(non_zero_u16(n))).map_err(|error| ValueError {
+        hint: error.hint.or_else(|| Some(count_examples(setting).to_owned())),
+        ..error
+    })
 }
 
 fn range(setting: &Setting, entries: &[(String, Value)]) -> Result<Count, ValueError> {
     if let Some((name, _)) = entries.iter().find(|(name, _)| name != "min" && name != "max") {
         return Err(ValueError::new(format!("has a \"{name}\"; a range has \"min\" and \"max\""))
-            .with_hint(COUNT_EXAMPLES));
+            .with_hint(count_examples(setting)));
     }
     let end = |wanted: &str| {
         let found = entries.iter().find(|(name, _)| name == wanted);
-        let (_, value) =
-            found.ok_or_else(|| ValueError::new(format!("has no \"{wanted}\"")).with_hint(COUNT_EXAMPLES))?;
+        let (_, value) = found.ok_or_else(|| {
+            ValueError::new(format!("has no \"{wanted}\"")).with_hint(count_examples(setting))
+        })?;
         Ok(Setting { value: value.clone(), ..setting.clone() })
     };
     bounds(&end("min")?, &end("max")?)
@@ -118,7 +126,7 @@ fn bounds(min: &Setting, max: &Setting) -> Result<Count, ValueError> {
             let hint = if none && which == "min" {
                 Some("write min = 1, and idle_exit = \"10m\" to stop all workers without requests".to_owned())
             } else {
-                error.hint.or_else(|| Some(COUNT_EXAMPLES.to_owned()))
+                error.hint.or_else(|| Some(count_examples(setting).to_owned()))
             };
             ValueError { reason: format!("its {which}, {}, {}", setting.value, error.reason), hint }
         })
@@ -279,7 +287,8 @@ pub(super) fn event_loop(setting: &Setting) -> Result<Loop, ValueError> {
 }
 
 pub(super) fn level(setting: &Setting) -> Result<Level, ValueError> {
-    match text(setting)? {
+    // Python's logging writes its levels in capitals.
+    match &*text(setting)?.to_lowercase() {
         "error" => Ok(Level::Error),
         "warn" => Ok(Level::Warn),
         "info" => Ok(Level::Info),

@@ -66,6 +66,17 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
+    /// The directory of a unix socket does not exist.
+    #[error(
+        "cannot listen on {bind}: there is no directory {}; RuntimeDirectory= of the unit creates one in /run",
+        directory.display()
+    )]
+    NoDirectory {
+        /// The configured address.
+        bind: Bind,
+        /// The missing directory.
+        directory: PathBuf,
+    },
     /// Another error of the operating system.
     #[error("cannot listen on {bind}")]
     System {
@@ -219,6 +230,10 @@ fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn bind_unix(bind: &Bind, path: &Path) -> Result<UnixListener, BindError> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+        let directory = directory.to_owned();
+        return Err(BindError::NoDirectory { bind: bind.clone(), directory });
+    }
     let system = |source| BindError::System { bind: bind.clone(), source };
     match fs::symlink_metadata(path) {
         Ok(existing) if !existing.file_type().is_socket() => {

@@ -6,7 +6,6 @@ use super::messages::edge_notice_sink;
 use super::stack_dumps::DumpReason;
 use super::{Daemon, generations};
 use crate::error_chain::Chain;
-use crate::escape::escape_path;
 use crate::id::{Generation, WorkerId};
 use crate::pool::SpawnSpec;
 use crate::supervise::{Action, Event, Report, SpawnFault, SpawnMethod};
@@ -79,8 +78,7 @@ impl Daemon {
         let python = |worker: WorkerId| {
             let entry = snapshot.workers.iter().find(|entry| entry.worker == worker);
             let config = entry.and_then(|entry| generations.get(entry.generation));
-            let python = &config.as_deref().unwrap_or(generations.live()).app.python;
-            format!("{} ({})", escape_path(&python.path), python.source)
+            config.as_deref().unwrap_or(generations.live()).app.python.clone()
         };
         self.operator_log.write(report, &python);
     }

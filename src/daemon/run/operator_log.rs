@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use rgun_channel::control::Interface;
 
-use crate::config::{Config, Count, units};
+use crate::config::{Config, Count, Python, PythonSource, units};
 use crate::dispatch::RequestInfo;
+use crate::escape::escape_path;
 use crate::id::{Generation, WorkerId, WorkerNr};
 use crate::journal::requests::microseconds;
 use crate::supervise::{
@@ -98,7 +99,7 @@ impl OperatorLog {
     }
 
     /// Logs a report of the supervisor. `python` names the interpreter of a worker that died without a message.
-    pub(super) fn write(&mut self, report: Report, python: &dyn Fn(WorkerId) -> String) {
+    pub(super) fn write(&mut self, report: Report, python: &dyn Fn(WorkerId) -> Python) {
         match report {
             Report::WorkerReady { worker, took } => self.log_ready(worker, took),
             Report::ZygoteReady { worker, took } => self.log_zygote_ready(worker, took),
@@ -209,14 +210,17 @@ impl OperatorLog {
         failure: BootFailure,
         retry_in: Option<Duration>,
         already_reported: bool,
-        python: &dyn Fn(WorkerId) -> String,
+        python: &dyn Fn(WorkerId) -> Python,
     ) {
         let BootFailure { kind, mut summary, traceback, headline: _ } = failure;
         if kind == BootFailureKind::Died && !self.reported.contains(&worker) {
             summary = format!(
                 "{summary} without a message: is app.python = {} a CPython 3.9 or newer?",
-                python(worker)
+                describe_python(&python(worker))
             );
+        }
+        if summary.contains("ModuleNotFoundError: ") {
+            summary.push_str(&explain_missing_module(&python(worker)));
         }
         let traceback = match traceback {
             Some(text) if !already_reported && !text.is_empty() => format!("\n{}", text.trim_end()),
@@ -299,6 +303,22 @@ fn describe_service(config: &Config, interface: Interface, cores: usize) -> Stri
     format!("{} is {interface}: {workers}{threads}{each}{more}, {timeout}", config.app.target)
 }
 
+/// `/usr/bin/python3 (python3 on PATH)`.
+fn describe_python(python: &Python) -> String {
+    format!("{} ({})", escape_path(&python.path), python.source)
+}
+
+/// The end of a sentence about an import that failed: the interpreter that lacks the module, and the remedy.
+fn explain_missing_module(python: &Python) -> String {
+    let remedy = match python.source {
+        PythonSource::Path => {
+            "no virtual environment was found, so this is the system's; name yours with --python or app.python"
+        }
+        _ => "install the module there, or name another interpreter with --python or app.python",
+    };
+    format!("; the interpreter is {}: {remedy}", describe_python(python))
+}
+
 fn describe_recycling(reason: RecycleReason) -> String {
     match reason {
         RecycleReason::Requests { served } => format!("has served {served} requests (workers.max_requests)"),
@@ -355,6 +375,21 @@ mod tests {
             Ok(Command::Serve(invocation)) => describe_service(&invocation.config, interface, 4),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn missing_module_names_the_interpreter_and_a_remedy() {
+        let text = |source| explain_missing_module(&Python { path: "/v/bin/python".into(), source });
+        assert_eq!(
+            text(PythonSource::Path),
+            "; the interpreter is /v/bin/python (python3 on PATH): no virtual environment was found, so this is the \
+             system's; name yours with --python or app.python"
+        );
+        assert_eq!(
+            text(PythonSource::Variable("VIRTUAL_ENV")),
+            "; the interpreter is /v/bin/python (from $VIRTUAL_ENV): install the module there, or name another \
+             interpreter with --python or app.python"
+        );
     }
 
     #[test]

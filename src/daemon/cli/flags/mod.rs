@@ -198,6 +198,11 @@ pub(super) struct ParsedFlags {
 }
 
 impl Flags {
+    /// APP, as typed.
+    pub(super) fn app(&self) -> Option<&str> {
+        self.app.as_deref()
+    }
+
     /// Converts the flags to settings. Refused and contradictory flags go to `errors`.
     pub(super) fn parse(&self, warnings: &mut Vec<String>, errors: &mut Vec<ConfigError>) -> ParsedFlags {
         let Self { app, uvicorn, .. } = self;

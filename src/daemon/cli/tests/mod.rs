@@ -414,3 +414,37 @@ fn flags_that_texts_for_users_name_exist() {
         }
     }
 }
+
+#[test]
+fn second_application_is_named_with_a_hint() {
+    let shell = Shell::new();
+    assert!(shell.refused("run app:app").contains("one application is expected, but 'app:app' follows it\n"));
+    assert!(shell.refused("a bind 0:8000").contains("'bind' follows it; did you mean --bind?"));
+}
+
+#[test]
+fn command_of_another_program_is_refused_with_the_remedy() {
+    let shell = Shell::new();
+    for (line, text) in [
+        ("help", "\"help\" is not a command of rgun\n    hint: write rgun --help\n"),
+        ("stop", "\"stop\" is not a command of rgun\n    hint: write systemctl stop rgun\n"),
+        ("run", "\"run\" is not a command of rgun\n    hint: write rgun APP"),
+        ("check app.toml", "app.toml is a configuration file\n    hint: write --config app.toml\n"),
+    ] {
+        assert!(shell.refused(line).contains(text), "{line}");
+    }
+    shell.place.file("run.py", b"", 0o644);
+    assert_eq!(shell.kind("run"), "serve", "a module of this name is an application");
+    assert_eq!(shell.kind("serve --pythonpath /lib"), "serve");
+}
+
+#[test]
+fn hints_fit_the_place_of_the_setting() {
+    let shell = Shell::new();
+    let failure = shell.run_with(&[("WEB_CONCURRENCY", "x")], &["a"]).unwrap_err();
+    assert!(failure.text.contains("hint: write auto, a number, or a range such as 1-9\n"), "{failure}");
+    assert!(!shell.refused("a --chdir /srv/nothere").contains("hint"));
+    assert!(shell.refused("a --chdir nothere").contains("hint: looked at /"));
+    let invocation = shell.run_with(&[("RGUN_LOG_LEVEL", "INFO")], &["a"]).unwrap();
+    assert_eq!(invocation.config.log.level, Level::Info);
+}
