@@ -55,10 +55,7 @@ fn each_kind_of_refusal_is_answered_by_accept() {
         .set("limits.body", "4")
         .set("health.path", "/healthz")
         .start_ready();
-    let handshake = "Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
-    let without_key = format!("GET /a HTTP/1.1\r\n{handshake}");
     for (request, status) in [
-        (&*without_key, 400),
         ("POST /healthz HTTP/1.1\r\nHost: a\r\n", 405),
         ("GET /hang HTTP/1.1\r\nHost: a\r\n", 504),
         ("GET /die HTTP/1.1\r\nHost: a\r\n", 502),
@@ -71,6 +68,15 @@ fn each_kind_of_refusal_is_answered_by_accept() {
         let content_type = response.assert_error(status).field("content-type");
         assert_eq!(content_type, "text/html; charset=utf-8", "{request}");
     }
+}
+
+#[test]
+fn refused_handshake_is_answered_by_accept() {
+    let daemon = Rgun::fake_asgi().start_ready();
+    let handshake = "Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+    let mut client = daemon.connect();
+    let response = client.send(format!("GET /a HTTP/1.1\r\n{handshake}Accept: {BROWSER}\r\n\r\n")).response();
+    assert_eq!(response.assert_error(400).field("content-type"), "text/html; charset=utf-8");
 }
 
 #[test]
