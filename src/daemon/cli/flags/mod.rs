@@ -122,7 +122,8 @@ pub(super) struct Check {
     #[arg(short, long, value_name = "USER", help_heading = "As root")]
     pub(super) user: Option<String>,
 
-    /// As root: check with this unit's user and settings [default: rgun.service, or rgun@x for /etc/rgun/x.toml].
+    /// As root: check with this unit's user and settings; without it, with those of rgun.service, or of the instance
+    /// whose file is checked.
     #[arg(long, value_name = "UNIT", help_heading = "As root")]
     pub(super) unit: Option<String>,
 }

@@ -146,6 +146,10 @@ fn quote(assignment: &str) -> String {
 /// # Errors
 /// The variable that is not known.
 fn expand(word: &str, variables: &[(String, String)]) -> Result<(String, Vec<String>), String> {
+    // A specifier of systemd.unit(5).
+    if word.as_bytes().windows(2).any(|pair| pair[0] == b'%' && pair[1].is_ascii_alphabetic()) {
+        return Err("the specifier".to_owned());
+    }
     let (mut expanded, mut defaults, mut rest) = (String::new(), Vec::new(), word);
     while let Some(at) = rest.find('$') {
         expanded.push_str(&rest[..at]);

@@ -85,6 +85,13 @@ fn parse_umask(text: &str) -> Option<u32> {
 /// Makes a relative path that a flag may have absolute, as `rgun.toml` needs it.
 fn absolute(key: &'static str, value: Value, directory: Option<&str>) -> Value {
     let (Some(directory), Value::Text(path)) = (directory, &value) else { return value };
+    if key == name::PYTHONPATH {
+        let full = |path: &str| match path.trim() {
+            path if path.starts_with('/') => path.to_owned(),
+            path => format!("{directory}/{}", path.trim_start_matches("./")),
+        };
+        return Value::list(path.split(',').map(full));
+    }
     let is_path = [name::DIRECTORY, name::CERT, name::KEY, name::CLIENT_CA].contains(&key);
     if is_path && !path.starts_with('/') {
         return Value::text(
