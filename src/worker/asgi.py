@@ -160,7 +160,7 @@ class Server:
             try:
                 step()
             except SystemExit as error:
-                # From a signal handler. It ends only this step, so that the process does not wait longer.
+                # A signal handler called sys.exit(): stop waiting for this step and go on with the next.
                 request_exit(error)
             except BaseException as error:  # noqa: BLE001 (the process is about to exit)
                 self.warn("ending the event loop", error)

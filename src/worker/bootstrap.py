@@ -53,7 +53,7 @@ def load(path):
 
 
 def start():
-    # 2.7 has no sys.implementation; its PyPy has this.
+    # Python 2.7 has no sys.implementation; PyPy for 2.7 is recognised by sys.pypy_version_info.
     implementation = getattr(getattr(sys, "implementation", None), "name", "cpython")
     if implementation != "cpython" or hasattr(sys, "pypy_version_info"):
         refuse("it is not CPython")

@@ -53,7 +53,7 @@ type FastCallPointer = unsafe extern "C" fn(
     *mut ffi::PyObject,
 ) -> *mut ffi::PyObject;
 
-/// Makes the function `F` of an object.
+/// Returns a Python built-in that calls `F` with `object` bound as its first argument.
 pub(crate) fn bind<F: FastFunction>(object: &Bound<'_, F::Object>) -> PyResult<Py<PyAny>> {
     let definition = const {
         &ffi::PyMethodDef {

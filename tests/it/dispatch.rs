@@ -149,7 +149,7 @@ fn a_client_with_too_many_waiting_requests_gets_429() {
     slow.chunked_text();
 }
 
-/// Many clients with one request each, as in uvicorn's benchmark.
+/// 4096 keep-alive connections with at most one outstanding request each; two rounds.
 #[test]
 fn four_thousand_waiting_clients_are_all_served() {
     let daemon = Rgun::fake().start_ready();
@@ -167,7 +167,7 @@ fn four_thousand_waiting_clients_are_all_served() {
 }
 
 #[test]
-fn a_request_with_too_long_a_wait_is_503_at_once() {
+fn request_with_too_long_expected_wait_gets_503_at_once() {
     let daemon = Rgun::fake().set("timeouts.queue", "2s").start_ready();
     let mut clients: Vec<_> = (0..20).map(|_| daemon.connect()).collect();
     let begun = Instant::now();

@@ -60,7 +60,7 @@ fn second_application(error: &clap::Error) -> Option<String> {
 }
 
 /// Finds the argument that clap refuses because it is not UTF-8; clap's error does not name it. The values of some
-/// flags need not be UTF-8, so each candidate is tried while all other arguments are valid.
+/// flags need not be UTF-8, so each candidate is parsed with all other arguments converted to valid UTF-8.
 fn find_invalid_utf8(args: &[OsString]) -> Option<&OsString> {
     args.iter().enumerate().filter(|(_, arg)| arg.to_str().is_none()).find_map(|(idx, arg)| {
         let mut others: Vec<OsString> =

@@ -38,9 +38,9 @@ pub enum Level {
     /// Lifecycle: start, ready, reload, drain, stop.
     #[default]
     Info,
-    /// Per worker.
+    /// Details of single workers and requests.
     Debug,
-    /// Per frame.
+    /// Details of single frames.
     Trace,
 }
 

@@ -58,7 +58,7 @@ enum WriterTask {
 #[derive(Debug)]
 struct QueuedEntry {
     bytes: Vec<u8>,
-    /// Number of lines in it, counted if it is dropped.
+    /// Number of lines in the entry; added to [`QueueState::dropped`] if the entry is dropped.
     lines: u64,
 }
 

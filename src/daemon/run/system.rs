@@ -34,7 +34,7 @@ pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
     match Delegation::acquire() {
         Ok(delegation) => Some(delegation),
         Err(reason) => {
-            // A warning only under systemd, where the unit asks for it.
+            // Warn only under systemd: the unit sets Delegate=, so delegation was expected.
             if destination == Destination::Journal {
                 tracing::warn!(error = %Chain(&reason), "workers get no cgroups of their own");
             } else {

@@ -96,7 +96,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     setting("child_exit", Function, Key(name::CHILD_EXIT)),
     flag("config", Value, FlagOnly("the file cannot name another one")),
     flag("check-config", Switch, FlagOnly("rgun check checks the configuration")),
-    // Flags for functions of systemd.
+    // Flags for what systemd or the journal does instead, or what rgun has no use for.
     flag(
         "daemon",
         Switch,
@@ -128,7 +128,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag("no-control-socket", Switch, CONTROL).setting("control_socket_disable"),
     // Flags for behaviour that rgun always has, or does not need.
     flag("reuse-port", Switch, Ignored("one listener and one queue serve all workers, so no request waits behind a busy one")),
-    flag("no-sendfile", NegatedSwitch, Ignored("the daemon sends files, without sendfile(2)")).setting("sendfile"),
+    flag("no-sendfile", NegatedSwitch, Ignored("the daemon sends files, and uses sendfile(2) where it can")).setting("sendfile"),
     flag(
         "worker-connections",
         Value,

@@ -147,7 +147,7 @@ impl Arguments {
     }
 }
 
-/// Whether the value has no effect: None, False, empty, or gunicorn's default of a setting that rgun has not.
+/// Whether the value has no effect: None, False, empty, or gunicorn's default of a setting that rgun does not have.
 fn is_unset(row: &CompatFlag, value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -183,7 +183,7 @@ fn is_default(row: &CompatFlag, dict: &serde_json::Map<String, Value>) -> bool {
 /// The values of a flag, one for each time it is written.
 ///
 /// # Errors
-/// What the value is, if it cannot be a flag's.
+/// The kind of the value, if no flag can have such a value.
 fn argument(row: &CompatFlag, value: &Value) -> Result<Vec<OsString>, String> {
     match row.arg_kind {
         ArgKind::Switch | ArgKind::NegatedSwitch => match value {

@@ -77,12 +77,15 @@ def plain(value, depth=0):
 
 
 def number(value):
-    """Returns an integer in decimal, if it is not a mistake."""
+    """Returns an integer in decimal, or an error object if it does not fit in 64 bits."""
     return str(value) if abs(value) < 2**63 else {"type": "a huge number"}
 
 
 def describe(error):
-    """Returns the exception's last line, and where the file raised it."""
+    """Returns the exception's type and message, and the line of the configuration file that raised it.
+
+    "inner" is the innermost frame, if that is elsewhere.
+    """
     import traceback
 
     lines = traceback.format_exception_only(type(error), error)
@@ -115,7 +118,7 @@ def unicode(text):
 
 
 def settings():
-    """Returns the settings, and the other names that could be misspelled ones."""
+    """Returns the settings, and the other names, which may be misspelled settings."""
     names = execute()
     known_names = known.split(",")
     values = {name: plain(names[name]) for name in known_names if name in names}
@@ -136,7 +139,7 @@ def write(answer):
 
 
 def take_input():
-    """Returns the pipe of standard input, which becomes empty for the file."""
+    """Returns a copy of standard input, a pipe from rgun, and gives the file an empty standard input."""
     pipe = os.dup(0)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)

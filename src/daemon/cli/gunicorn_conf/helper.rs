@@ -49,11 +49,11 @@ pub(super) enum HelperError {
     /// The file raised an exception.
     #[error("raised {summary}")]
     Raised {
-        /// The last line of the traceback.
+        /// The exception's type and message.
         summary: String,
-        /// The file and line in the traceback that concern the operator.
+        /// `FILE:LINE` of the configuration file that raised the exception, or of a syntax error.
         place: Option<String>,
-        /// Where the exception was raised, if not there.
+        /// `FILE:LINE` of the innermost frame, if it differs from `place`.
         inner: Option<String>,
     },
     /// The file did not return in time.

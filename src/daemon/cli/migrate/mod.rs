@@ -160,7 +160,7 @@ fn add_configuration(
     plan: &mut Plan,
 ) -> Result<(), (String, u8)> {
     if geteuid().is_root() && request.python.is_none() {
-        let reason = "is Python, which root does not run unasked; run rgun migrate as the application's user, or name the interpreter with --python";
+        let reason = "is a Python program, which rgun migrate does not execute as root; run it as the application's user, or pass --python to allow it";
         return Err((format!("{}: {reason}", path.display()), EX_USAGE));
     }
     let mut flags = Layer::new();
