@@ -12,7 +12,7 @@ import sys
 
 CONTROL = 3
 EX_CONFIG = 78
-# The file of this process's main module, in the directory of the extension. It does nothing when it is run.
+# The file of this process's main module, in the directory of the extension; running the file does nothing.
 MAIN_MODULE = "rgun_main.py"
 
 

@@ -1,8 +1,8 @@
 //! The slots of a WSGI worker: one thread each, which claims and serves requests one at a time.
 //!
 //! Slot 0 is Python's main thread, as applications with one thread expect; the others are `threading.Thread`s, so that
-//! `threading.current_thread()` is right. They are daemon threads: the main thread joins them, and an application that
-//! never returns must not block the exit.
+//! `threading.current_thread()` returns them. Those are daemon threads: the main thread joins them, and an application
+//! that never returns must not block the exit.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;

@@ -5,7 +5,7 @@
 //! - [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks): written with the GIL held ([`write_all`],
 //!   [`write_one`]).
 //! - [`STACKS_SIGNAL`]: the handler here calls `faulthandler`'s, which walks the threads whatever holds the GIL, and then
-//!   reports to the daemon. It does not use `faulthandler`'s `chain`, which installs its handler without `SA_RESTART`, and
+//!   reports to the daemon. The handler does not use `faulthandler`'s `chain`, which installs its handler without `SA_RESTART`, and
 //!   again after each signal: system calls of libraries would fail with EINTR (signal(7)) after each dump.
 //!
 //! # Why `unsafe`

@@ -9,7 +9,7 @@ use super::keys::name;
 use super::value::Setting;
 use super::{ConfigError, ErrorPage, ErrorStatus, Value, ValueError, paths};
 
-/// Maximum size of a page. It is sent from memory.
+/// Maximum size of a page, which is sent from memory.
 const MAX_PAGE_BYTES: u64 = 256 << 10;
 
 /// Reads the section.

@@ -1,7 +1,7 @@
 //! Parses the TOML file into a [`Layer`].
 //!
-//! The file has sections with keys; `[[timeouts.path]]` is a value whose keys keep their lines. It is read through the
-//! parser's document type and not through serde's derive, because derive stops at the first error, and an operator
+//! The file has sections with keys; `[[timeouts.path]]` is a value whose keys keep their lines. The file is read through
+//! the parser's document type and not through serde's derive, because derive stops at the first error, and an operator
 //! wants all errors, with their lines.
 
 use std::path::Path;

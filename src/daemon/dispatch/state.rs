@@ -94,7 +94,7 @@ pub struct LoadSummary {
 }
 
 impl Dispatcher {
-    /// Makes a dispatcher without workers. It is leaked: each request refers to it, and a daemon never drops it.
+    /// Makes a dispatcher without workers, and leaks it: each request refers to it, and a daemon never drops it.
     pub fn new(policy: Policy, reactor: Reactor, notice: NoticeSink) -> &'static Self {
         let now = Instant::now();
         let buffers: &'static Buffers = Box::leak(Box::default());

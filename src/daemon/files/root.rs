@@ -1,7 +1,7 @@
-//! A directory below which files are opened. No path leaves it.
+//! A directory below which files are opened. Only symlinks under [`Links::Followed`] lead out of it.
 //!
-//! The kernel resolves every path with `openat2(2)`, so neither `..` nor a symlink leaves the directory, even
-//! while someone renames directories. On the reactor a path is resolved only from the kernel's cache
+//! The kernel resolves every path with `openat2(2)`, so under the other [`Links`] neither `..` nor a symlink leaves the
+//! directory, even while someone renames directories. On the reactor a path is resolved only from the kernel's cache
 //! (`RESOLVE_CACHED`); if that is not enough, the caller repeats the lookup on a blocking thread.
 
 use std::io;

@@ -304,7 +304,7 @@ fn set_refusal_fields(headers: &mut HeaderMap, refusal: &Refusal) {
     }
 }
 
-/// Builds the answer to a health check. It is not logged.
+/// Builds the answer to a health check, which is not logged.
 pub(super) fn health_response(
     context: Arc<ConnContext>,
     meta: &RequestMeta,

@@ -1,8 +1,8 @@
 //! One entry per request: the access log, responses that the daemon gave in place of the application, and requests that
 //! ended without a response. Refused requests are counted ([`refusals`](super::refusals)).
 //!
-//! The thread "journal" formats the entries behind a bounded queue, to keep that off the reactor. It waits for room in
-//! the log while the log makes progress. When the queue is full, entries are dropped and counted.
+//! The thread "journal" formats the entries behind a bounded queue, to keep that off the reactor. The thread waits for
+//! room in the log while the log makes progress. When the queue is full, entries are dropped and counted.
 
 use std::io;
 use std::sync::Arc;
@@ -316,7 +316,7 @@ fn write_failure(failure: &FailureEntry) {
             )
         };
     }
-    // Errors of the client concern the operator only with log.access; a full queue is a warning; the rest are errors.
+    // 4xx and 501 are the client's errors, which concern the operator only with log.access; 503 is a warning.
     match status {
         // 408: the daemon gave up on the client, so the entry is visible by default.
         408 => entry!(info),
@@ -391,7 +391,7 @@ fn write_unanswered(unanswered: &UnansweredEntry) {
             )
         };
     }
-    // A client that left is the operator's concern only with log.access; the other two lost a response.
+    // A client that left concerns the operator only with log.access; after the other causes a client lacks its response.
     match cause {
         UnansweredCause::Shutdown => entry!(warn),
         UnansweredCause::WriteTimeout => entry!(info),

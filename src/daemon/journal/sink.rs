@@ -1,5 +1,5 @@
-//! Writes entries to a descriptor or to journald. It may block, and runs on the thread of a
-//! [`LogQueue`](super::queue::LogQueue).
+//! Writes entries to a descriptor or to journald. A write may block, so the thread of a
+//! [`LogQueue`](super::queue::LogQueue) performs it.
 
 use std::cell::Cell;
 use std::fs::File;

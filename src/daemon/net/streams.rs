@@ -1,8 +1,8 @@
 //! The open streams of a multiplexed connection (HTTP/2). The tracker's sweep and the connection's end reach them here.
 //!
 //! A stream is a [`Connection`](super::connection::Connection) of its own below that of the socket: with its own phase, output progress, timeouts and
-//! close reason, so code that serves one request need not know whether it shares its socket. It does not count
-//! towards `limits.connections`.
+//! close reason, so code that serves one request need not know whether it shares its socket. A stream does
+//! not count towards `limits.connections`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 

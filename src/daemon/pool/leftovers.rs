@@ -1,5 +1,5 @@
-//! Children of workers that have exited with status 0. They may run for `workers.children_timeout`, then they are
-//! killed and logged. (The children of a worker that fails or is killed are killed with it.)
+//! Children of workers that have exited with status 0. The children may run for `workers.children_timeout`, then they
+//! are killed and logged. (The children of a worker that fails or is killed are killed with it.)
 //!
 //! The children are the processes in the worker's cgroup, which is kept until it is empty. Without a cgroup they are
 //! the processes in its process group; each is held by a pidfd, because the kernel may reuse the group's id as soon as

@@ -22,7 +22,7 @@ impl Pool {
     }
 
     /// Makes a worker write its stacks even while a thread holds its GIL, by sending
-    /// [`STACKS_SIGNAL`](control::STACKS_SIGNAL). They are appended to any stacks that [`Pool::request_stacks`] has
+    /// [`STACKS_SIGNAL`](control::STACKS_SIGNAL). The stacks are appended to any that [`Pool::request_stacks`] has
     /// requested.
     ///
     /// # Errors

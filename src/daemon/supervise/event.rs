@@ -80,7 +80,7 @@ pub enum Event {
         /// The limit that the worker has reached.
         reason: RecycleReason,
     },
-    /// The worker's process received a signal that asks it to exit. It is ready, or about to be.
+    /// The process of a worker that is ready, or about to be, received a signal that asks it to exit.
     StopRequested {
         /// The worker that received the signal.
         worker: WorkerId,

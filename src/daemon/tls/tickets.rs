@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rustls::server::ProducesTickets;
 
-/// Keys that rustls replaces every six hours; a ticket is accepted for up to twelve. They are never stored.
+/// Keys of session tickets, kept in memory only. rustls replaces them every six hours and accepts a ticket for up to
+/// twelve.
 #[derive(Clone)]
 pub(super) struct TicketKeys {
     keys: Arc<dyn ProducesTickets>,

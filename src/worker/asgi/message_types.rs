@@ -35,8 +35,8 @@ impl HttpMessageTypes {
 #[derive(Debug)]
 pub(super) struct CachedType {
     expected: Py<PyString>,
-    /// The object of the application. It is usually a constant of its framework; because of its dots it is not
-    /// interned.
+    /// The application's string object, usually a constant of its framework. Python does not intern a string with
+    /// dots.
     last_seen: OnceLock<Py<PyAny>>,
 }
 

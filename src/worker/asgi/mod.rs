@@ -11,7 +11,7 @@
 //!
 //! # Awaitables without Futures
 //! The awaitables of `receive()` and `send()` complete at once if there is an event, or space to send. Only a wait
-//! creates a `Future`. They have the methods of coroutines, so `asyncio.create_task(receive())` works as with
+//! creates a `Future`. The awaitables have the methods of coroutines, so `asyncio.create_task(receive())` works as with
 //! uvicorn.
 //!
 //! # Flow control

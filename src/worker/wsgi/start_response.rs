@@ -90,7 +90,7 @@ impl FastFunction for WriteFunction {
 
 #[pymethods]
 impl StartResponse {
-    /// Stores status and headers. They are sent with the first body bytes, or at the end.
+    /// Stores status and headers, which are sent with the first body bytes, or at the end.
     #[pyo3(signature = (status, headers, exc_info=None))]
     fn start_response<'py>(
         slf: &Bound<'py, Self>,

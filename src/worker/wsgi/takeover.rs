@@ -1,7 +1,7 @@
 //! The socket with which an application may take over the connection of a WebSocket handshake.
 //!
 //! `flask-sock`, `simple-websocket` and Flask-SocketIO look for the socket in the environ, under the names that
-//! Werkzeug and gunicorn use. It is one end of a socket pair; the daemon has the other. Once the application has
+//! Werkzeug and gunicorn use. The socket is one end of a pair; the daemon has the other. Once the application has
 //! written a response with status 101, the daemon forwards everything to the client. As under gunicorn, the socket is
 //! closed when the application returns.
 

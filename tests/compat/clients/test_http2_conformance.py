@@ -1,11 +1,11 @@
 """HTTP/2 frame by frame: the cases of h2spec 2.6 (generic, http2, hpack), which no Debian package has.
 
-Each row has h2spec's number of the case, what the client sends, and what must become of it. The numbers
+Each row has h2spec's number of the case, what the client sends, and the expected outcome. The numbers
 are sections of RFC 7540, as in h2spec; RFC 9113 has the same rules.
 
 Not covered:
 
-- 3.5/1, 4.1/1 and others that only repeat that a request is served: all rows begin with such a connection.
+- 3.5/1, 4.1/1 and others that only check that a request is served, as each test of allowed frames does.
 - 5.1/7, 5.1/10 and 5.1/13, CONTINUATION on a stream that is half-closed or closed: the same frame as
   6.10/4, which ends the connection whatever the state of the stream is.
 - 8.1.2.1/3, pseudo-header fields in trailers must be refused: the h2 crate drops them without an error
@@ -43,7 +43,7 @@ HEADERS, DATA, CONTINUATION = Kind.HEADERS, Kind.DATA, Kind.CONTINUATION
 OPEN = request(1, "/wait/conformance", "POST", end=False)
 HALF_CLOSED = request(1, "/wait/conformance")
 RESET = frame(Kind.RST_STREAM, 0, 1, b"\0\0\0\x08")
-# A request after which everything before it has been handled; it has the last stream id of a row.
+# The last request of a row, on its highest stream. Its answer shows that earlier frames were handled.
 LAST = 101
 FENCE = request(LAST, "/counts")
 CANCEL = b"\0\0\0\x08"
@@ -74,11 +74,11 @@ def update_table_size(size):
 
 
 GET = request_block("/counts")
-# A block whose end is missing: it is a field of 20 bytes, of which only two are there.
+# A header block that ends within a name: of its 20 bytes, only two are there.
 TRUNCATED = GET + b"\0\x14ab"
 HUFFMAN = b"\x40\x01x"
 
-# (case, what is sent, the frames, the stream that is asked for, the outcome)
+# (case, what is sent, the frames, the stream whose request must be answered 200)
 SERVED_ROWS = [
     (
         "generic/2/1",
@@ -199,7 +199,7 @@ SIZE = [Error.FRAME_SIZE_ERROR, Error.PROTOCOL_ERROR]
 COMPRESSION = [Error.COMPRESSION_ERROR, Error.PROTOCOL_ERROR]
 FLOW = [Error.FLOW_CONTROL_ERROR]
 
-# (case, what is sent, the frames, the scopes of the error, its codes)
+# (case, what is sent, the frames, the accepted error codes)
 CONNECTION_ROWS = [
     ("http2/4.2/2", "DATA over the maximum size", [OPEN, frame(DATA, END_STREAM, 1, bytes(16385))], SIZE),
     (
@@ -339,6 +339,7 @@ CONNECTION_ROWS = [
     ("http2/6.9/2", "WINDOW_UPDATE of 0 on a stream", [OPEN, window_update(0, 1)], UNUSED),
 ]
 
+# As CONNECTION_ROWS.
 STREAM_ROWS = [
     ("http2/6.9.1/3", "window of a stream over 2^31-1", [OPEN, window_update((1 << 31) - 1, 1)], FLOW),
     (
@@ -425,7 +426,7 @@ def test_stream_errors_leave_other_streams_alone(server, row):
     ids=["5.1/8 DATA", "5.1/9 HEADERS", "6.9 WINDOW_UPDATE"],
 )
 def test_frames_after_a_reset_do_not_reach_the_application(server, late):
-    """They may cross the reset on their way: ignored, or an error; never served (RFC 9113 §5.1)."""
+    """Frames that cross the reset are ignored, or an error, but never served (RFC 9113 §5.1)."""
     with FrameClient(server.tcp_address) as client:
         client.send(OPEN, RESET, late, FENCE)
         outcome = client.read_outcome(LAST)
@@ -467,7 +468,7 @@ def test_invalid_preface_is_not_served(server):
 
 
 def test_pseudo_header_field_in_trailers_changes_nothing(server):
-    """h2 drops it (see above): the application gets the request of the head."""
+    """The h2 crate drops the field, so the application gets the request of the head."""
     with FrameClient(server.tcp_address, HELLO) as client:
         client.send(request(1, "/upload", "POST", end=False), frame(DATA, 0, 1, b"x"))
         client.send(headers(block((":path", "/counts"), (":method", "GET"))))

@@ -67,7 +67,7 @@ pub(crate) fn report_skipped(what: &str) {
     writeln!(io::stderr(), "SKIPPED {what}").expect("stderr is open");
 }
 
-/// A temporary directory, removed when dropped. It is below the system's temporary directory, because the path of a
+/// A temporary directory, removed when dropped, and below the system's temporary directory, because the path of a
 /// unix socket has at most 107 bytes (unix(7)).
 #[derive(Debug)]
 pub(crate) struct Scratch(PathBuf);

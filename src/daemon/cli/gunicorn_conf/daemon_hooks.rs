@@ -33,7 +33,7 @@ impl DaemonHooks {
     /// Starts the process and runs the file in it. Hooks run in the application's directory and environment.
     ///
     /// # Errors
-    /// What failed, for the operator.
+    /// A message for the operator.
     pub fn start(&self, app: &App) -> Result<HookProcess, String> {
         let Self { python, location, cwd, known, functions } = self.clone();
         let mut command = helper::command(&python, "hooks", &location, &known, &cwd);
@@ -53,7 +53,7 @@ impl HookProcess {
     /// Calls a hook and waits until it returns. Does nothing if the file does not have it.
     ///
     /// # Errors
-    /// What failed, for the operator.
+    /// A message for the operator.
     pub fn call(&mut self, name: &str) -> Result<(), String> {
         if !self.functions.iter().any(|function| function == name) {
             return Ok(());

@@ -51,7 +51,7 @@ pub(super) fn migrate_line(
     true
 }
 
-/// Replaces the variables in the arguments up to the end of the command. Those with an unknown one are left out.
+/// Replaces the variables in the arguments up to the end of the command. An argument with an unknown variable is left out.
 fn expand_all<'a>(
     words: impl Iterator<Item = &'a String>,
     variables: &[(String, String)],

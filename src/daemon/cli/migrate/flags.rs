@@ -82,7 +82,7 @@ fn parse_umask(text: &str) -> Option<u32> {
     }
 }
 
-/// Makes a relative path that a flag may have absolute, as `rgun.toml` needs it.
+/// Makes relative paths absolute, as `rgun.toml` needs them.
 fn absolute(key: &'static str, value: Value, directory: Option<&str>) -> Value {
     let (Some(directory), Value::Text(path)) = (directory, &value) else { return value };
     if key == name::PYTHONPATH {

@@ -18,7 +18,7 @@ pub(super) struct ForeignOption {
 enum Becomes {
     /// This flag of rgun, with the same value.
     Flag(&'static str),
-    /// This flag, and the meaning changes.
+    /// This flag of rgun, whose meaning differs as the text says.
     Changed(&'static str, &'static str),
     /// This key, with the value and this unit after it.
     Key(&'static str, &'static str),
@@ -26,7 +26,7 @@ enum Becomes {
     Fixed(&'static str, &'static str),
     /// A directive.
     Directive(DropIn, &'static str),
-    /// Nothing, and nothing is lost.
+    /// Dropped without a note: rgun needs no setting for it.
     Nothing,
     /// Left out, for this reason.
     Left(&'static str),

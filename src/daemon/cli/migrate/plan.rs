@@ -113,7 +113,7 @@ impl Plan {
         self.left_out.push(format!("{origin}: {text}"));
     }
 
-    /// Removes what was noted twice.
+    /// Removes duplicate notes.
     pub(super) fn deduplicate(&mut self) {
         for notes in [&mut self.changed, &mut self.left_out] {
             let mut seen = BTreeSet::new();

@@ -53,7 +53,7 @@ const KEPT_UNIT: &[&str] = &[
     "ConditionPathExists",
 ];
 
-/// Directives that `rgun.service` and `rgun.socket` have with a better value, and those that say nothing.
+/// Directives dropped without a note: those that `rgun.service` or `rgun.socket` sets itself, and descriptions.
 const OWN: &[&str] = &[
     "Description",
     "Documentation",

@@ -340,8 +340,8 @@ pub(in crate::http) fn violation_of(error: &hyper::Error) -> Option<Violation> {
     Some(*violation)
 }
 
-/// Returns the values of the `Accept` fields among the complete lines of a head. It may be malformed: nothing but the
-/// format of the response depends on them.
+/// Returns the values of the `Accept` fields among the complete lines of a head, which may be malformed: only
+/// the format of the response depends on these values.
 fn accept_values(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     const NAME: &[u8] = b"accept:";
     let lines = head.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));

@@ -29,11 +29,11 @@
 //! | reload | keeps its settings | keeps its connection's settings |
 //! | journal | - | one entry per request |
 //!
-//! A drain closes a connection that has been idle for a second. To one that is still busy after
-//! [`GOAWAY_DELAY`](conn::GOAWAY_DELAY) it is announced as RFC 9113 §6.8 asks for. The first GOAWAY, with the stream id 2^31-1, says that the client
-//! must open no more streams; streams that are on their way are served. The second has the id of the last stream that
-//! is served; a client may repeat requests on later ones elsewhere, because they are ignored. It is sent when the
-//! client has answered a PING, or after [`DRAIN_PING_TIMEOUT`](conn::DRAIN_PING_TIMEOUT). A reload sends none:
+//! A drain closes a connection that has been idle for a second. On a connection that is still busy after
+//! [`GOAWAY_DELAY`](conn::GOAWAY_DELAY), two GOAWAY frames announce the end (RFC 9113 §6.8). The first, with the stream
+//! id 2^31-1, says that the client must open no more streams; streams that are on their way are served. The second has
+//! the id of the last stream that is served; later streams are ignored, so a client may repeat their requests elsewhere.
+//! The second is sent when the client has answered a PING, or after [`DRAIN_PING_TIMEOUT`](conn::DRAIN_PING_TIMEOUT). A reload sends none:
 //! connections stay.
 //!
 //! A connection that is closed while idle gets a GOAWAY, so that a client which has just sent a request knows that the

@@ -389,7 +389,7 @@ impl RelayConn {
         }
     }
 
-    /// Ends the application's input. It may still write, unless our close frame is sent.
+    /// Ends the application's input. The application may still write, unless our close frame is sent.
     fn end_input(&mut self, cx: &mut Context<'_>) {
         self.to_app.has_ended = true;
         if self.state == RelayState::Closing {

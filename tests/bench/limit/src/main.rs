@@ -2,7 +2,7 @@
 //! an application on the same kernel, runtime and HTTP library.
 //!
 //! `bench-limit ADDRESS [BYTES]` answers every request with `Hello, world!`, or with BYTES bytes. `tests/bench/run`
-//! starts it. It has no routes, limits or shutdown: a signal ends it.
+//! starts the program, which has no routes, limits or shutdown: a signal ends it.
 
 #![forbid(unsafe_code)]
 

@@ -43,7 +43,7 @@ class Command(BaseCommand):
         """Performs each missing step."""
         call_command("migrate", verbosity=0, interactive=False)
         with connection.cursor() as cursor:
-            # With WAL, workers can read while another one writes. It is stored in the file, so set once.
+            # With WAL, workers can read while another one writes. The file stores the mode, so set it once.
             cursor.execute("PRAGMA journal_mode=WAL")
         with transaction.atomic():
             if not Product.objects.exists():
