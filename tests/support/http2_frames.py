@@ -100,7 +100,7 @@ def block(*fields):
 
 
 def request_block(path="/scope", method="GET", fields=(), **pseudo):
-    """Encodes the head of a request. Further pseudo-header fields by name; None leaves one out."""
+    """Encodes the head of a request. `pseudo` sets pseudo-header fields by name; None omits the field."""
     head = {"method": method, "scheme": "http", "authority": "test", "path": path} | pseudo
     present = [(f":{name}", value) for name, value in head.items() if value is not None]
     return block(*present, *fields)

@@ -123,8 +123,8 @@ impl UnreadInvocation {
         self.sources.file.as_ref().and_then(ConfigFile::path)
     }
 
-    /// Reads the configuration. `adjust` makes the command that runs the file one of another user. `place` are the
-    /// variables and the current directory of that user's process; `None` for those of this one.
+    /// Reads the configuration. `adjust` makes the process that runs the file one of another user. `place` has the
+    /// variables and the current directory of that process; `None`: those of this process.
     ///
     /// # Errors
     /// All errors at once.

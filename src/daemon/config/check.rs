@@ -413,7 +413,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports settings that are valid each, but have no effect together.
+    /// Reports settings of which each is valid, but which have no effect together.
     fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: Log) {
         self.warn_about_script_name();
         if workers.refork.is_some() && !workers.preload {

@@ -64,7 +64,7 @@ pub enum HandshakeOutcome {
 /// A handshake that failed.
 #[derive(Debug)]
 pub struct FailedHandshake {
-    /// The reason for the log. `None`: the client sent nothing, or left without a word.
+    /// The reason for the log. `None`: the client sent nothing.
     pub reason: Option<String>,
     /// The connection if the client was sent an alert. It must be shut down rather than dropped: a socket that is closed
     /// with unread input resets the connection, and the client may lose the alert.

@@ -167,7 +167,7 @@ fn load_key(
 /// The reason for a certificate that cannot be parsed.
 const DAMAGED: &str = "has a damaged certificate";
 
-/// The hint for one: OpenSSL says more.
+/// The hint for a certificate that cannot be parsed: OpenSSL says more.
 const INSPECT: &str = "copy the file again; openssl x509 -noout -text -in FILE shows what it contains";
 
 /// Parses a certificate.

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests of the guides: valid by its schemas, with settings that rgun accepts."""
+"""The Kubernetes manifests of the guides: valid by the schemas of Kubernetes, with settings of rgun."""
 
 import re
 import sys

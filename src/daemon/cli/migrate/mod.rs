@@ -1,9 +1,10 @@
 //! `rgun migrate FILE…`: prints the files that replace a deployment of another server, and what changes with it.
 //!
-//! A file's kind is recognized by its name and content; each kind has a module that adds to a [`Plan`]: `conf`
-//! (`gunicorn.conf.py`), `unit`, `shell` (Procfiles too), `uwsgi`, `nginx_unit`. Commands of gunicorn and uvicorn are
+//! A file's kind is recognized by its name and content. A `gunicorn.conf.py` is run here; each other kind has a module
+//! that adds to a [`Plan`]: `unit`, `shell` (Procfiles too), `uwsgi`, `nginx_unit`. Commands of gunicorn and uvicorn are
 //! parsed as those of `rgun` (`command`), options of granian, hypercorn and uWSGI by a table (`options`). `render` writes
-//! the result. Nothing is guessed in silence: what has no place in the result is in a list, with the reason.
+//! the result. An option that has no place in the result is in a list, with the reason, unless rgun needs no setting for
+//! it.
 
 mod command;
 mod flags;

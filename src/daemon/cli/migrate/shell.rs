@@ -4,7 +4,7 @@ use super::command;
 use super::plan::Plan;
 use crate::config::{Value, name};
 
-/// Adds the process `web` of a Procfile.
+/// Adds the processes of a Procfile that start a server; the other processes are left out.
 pub(super) fn migrate_procfile(text: &str, label: &str, plan: &mut Plan) {
     for (idx, line) in text.lines().enumerate() {
         let Some((name, command)) = line.split_once(':').filter(|_| !line.trim_start().starts_with('#'))

@@ -105,8 +105,8 @@ impl Meter {
         self.has_stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Acts as if the client had answered the PING of the drain. If it has, or does so later, h2 ignores the second
-    /// answer.
+    /// Acts as if the client had answered the PING of the drain. If the client has answered, or answers later, h2 ignores
+    /// the second answer.
     pub(super) fn acknowledge_drain_ping(&self) {
         self.wants_drain_ack.store(true, Ordering::Relaxed);
     }
@@ -252,7 +252,7 @@ mod tests {
             meter.on_response();
             assert!(!meter.on_early_reset());
         }
-        // The last one took the credit that was full before it.
+        // The last early reset used one unit of the credit, which responses had filled.
         for _ in 1..MAX_EARLY_RESETS {
             assert!(!meter.on_early_reset());
         }
