@@ -30,7 +30,7 @@ async def call(application, scope, receive, send, exchange):
 
 
 async def call_websocket(application, scope, receive, send, exchange):
-    """The task of a WebSocket. It may be idle for days, so it keeps no reference to the arguments."""
+    """The task of a WebSocket, which may be idle for days: the task keeps no reference to the arguments."""
     try:
         awaitable = application(scope, receive, send)
         del application, scope, receive, send
@@ -47,7 +47,7 @@ async def call_websocket(application, scope, receive, send, exchange):
 
 
 def is_from_signal_handler(error):
-    """Returns whether it is the SystemExit of a signal handler, which ends the process, not only a request.
+    """Returns whether the error is a signal handler's SystemExit, which ends the process, not only a request.
 
     Python calls a handler with the signal's number and the interrupted frame. The exception then propagates
     through that frame, so both are in the traceback (perhaps with frames of uvloop in between).

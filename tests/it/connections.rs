@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Client, Daemon, Rgun, wait_until};
 
-/// Sends half a head. The connection is then not idle until `timeouts.header`.
+/// Sends half a head, so that the connection does not count as idle until `timeouts.header`.
 fn send_half_a_head(client: &mut Client) {
     client.send("GET /hello HTTP/1.1\r\nHost: te");
 }

@@ -109,7 +109,7 @@ fn a_refused_request_is_logged_at_the_default_level() {
 }
 
 #[test]
-fn equal_refusals_are_counted_in_one_entry() {
+fn equal_refusals_are_counted_in_few_entries() {
     let daemon = Rgun::fake().set("limits.body", "10").start_ready();
     for _ in 0..100 {
         too_large(&daemon).assert_error(413);
@@ -129,7 +129,7 @@ fn with_an_access_log_each_refused_request_has_its_entry() {
 }
 
 #[test]
-fn shed_requests_are_counted_in_one_warning() {
+fn shed_requests_are_counted_in_few_warnings() {
     let daemon = Rgun::fake().set("limits.queue", "1").start_ready();
     let mut running = daemon.connect();
     running.send_get("/hang");

@@ -241,7 +241,7 @@ fn failed_handshake_is_a_warning_with_client_and_reason() {
         }
         assert!(!line.contains("rgun.status"), "{line}");
     };
-    // A client that sends nothing is not worth an entry. Of the others, each one has the entry of another second.
+    // A client that sends nothing has no entry. Each later failure may wait for the entry of the next second.
     drop(tcp(daemon.tcp_address()));
     tcp(daemon.tcp_address()).write_all(b"\x16\x03\x01\xff\xff nonsense").unwrap();
     failed("something that is not TLS");

@@ -72,7 +72,7 @@ fn a_body_counts_until_its_exchange_is_done() {
 fn many_small_stalled_bodies_are_bounded() {
     let daemon = bounded("256KiB", "64MiB").start_ready();
     let mut uploads: Vec<_> = (0..50).map(|_| start_upload(&daemon, 60_000, 50_000)).collect();
-    // Four of them fit into memory.
+    // Only four bodies fit into memory.
     wait_until("the bodies are on disk", || (count_open(&daemon, "/spool/") >= 40).then_some(()));
     for client in &mut uploads {
         client.send(&pattern(60_000)[50_000..]);
