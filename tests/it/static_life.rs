@@ -167,7 +167,7 @@ fn directory_that_vanishes_is_logged_once() {
         (daemon.log.count(gone) > 0).then_some(())
     });
     for _ in 0..5 {
-        daemon.get("/static/css/a.css");
+        assert_ne!(daemon.get("/static/css/a.css").status, 200);
     }
     assert!(daemon.log.wait_for(gone).contains("WARN") && daemon.log.wait_for(gone).contains("/site"));
     fs::rename(&away, &site).unwrap();

@@ -143,10 +143,11 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = openat(CWD, &self.path, flags, Mode::empty());
         self.notify(opened.as_ref().err().copied());
-        let fd = Arc::new(opened?);
-        let directory = OpenDirectory { fd: Arc::clone(&fd), checked_at: now };
-        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory);
-        Ok(fd)
+        let fd = opened.map(Arc::new);
+        // A directory that was renamed or deleted is not served from its old descriptor.
+        let directory = fd.as_ref().ok().map(|fd| OpenDirectory { fd: Arc::clone(fd), checked_at: now });
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = directory;
+        Ok(fd?)
     }
 
     /// Sends a notice if the directory can no longer be opened, or can be opened again.
