@@ -371,24 +371,26 @@ impl LogFlags {
         &self,
         settings: &mut FlagSettings,
         uvicorn: &uvicorn::UvicornFlags,
+        warnings: &mut Vec<String>,
         errors: &mut Vec<ConfigError>,
     ) {
         settings.set(name::LEVEL, "--log-level", self.log_level.as_deref().map(level));
         settings.set(name::LOG_FORMAT, "--log-format", self.log_format.as_deref().map(Value::text));
-        let (flag, access) = uvicorn.access(self.access(errors), errors);
+        let (flag, access) = uvicorn.access(self.access(warnings), errors);
         settings.set(name::ACCESS, flag, access);
     }
 
-    fn access(&self, errors: &mut Vec<ConfigError>) -> Option<bool> {
+    /// Whether to log requests. The log of another file goes where the rest of the log goes, as for `--error-logfile`.
+    fn access(&self, warnings: &mut Vec<String>) -> Option<bool> {
         match self.access_logfile.as_deref()? {
-            "-" => Some(true),
+            "-" | "/dev/stdout" | "/dev/stderr" => Some(true),
+            "/dev/null" => Some(false),
             path => {
-                errors.push(flag_error(
-                    &format!("--access-logfile {path}"),
-                    "rgun writes its log to the journal, or to stderr in the foreground, not to files",
-                    "write --access-logfile - and read it with journalctl -u rgun",
+                warnings.push(format!(
+                    "--access-logfile {path}: requests are logged, but not to this file; the log goes to the journal \
+                     under systemd (journalctl -u rgun -t rgun), to stderr in the foreground"
                 ));
-                None
+                Some(true)
             }
         }
     }

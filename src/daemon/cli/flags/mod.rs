@@ -222,7 +222,7 @@ impl Flags {
         self.timeouts.add_to(&mut settings, uvicorn);
         self.limits.add_to(&mut settings, uvicorn, warnings);
         self.websocket.add_to(&mut settings);
-        self.log.add_to(&mut settings, uvicorn, errors);
+        self.log.add_to(&mut settings, uvicorn, warnings, errors);
         if let Some(command @ ("check" | "reload")) = app.as_deref() {
             // Clap takes a command after a flag as APP, and rgun would serve a module of that name.
             errors.push(flag_error(

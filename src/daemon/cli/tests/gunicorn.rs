@@ -197,7 +197,6 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("-m 0027", "--umask 0027", "UMask=0027"),
         ("--ciphers HIGH", "--ciphers HIGH", "remove it"),
         ("--ssl-version TLSv1_2", "--ssl-version TLSv1_2", "RGUN_TLS_MIN_VERSION"),
-        ("--access-logfile /var/log/x", "--access-logfile /var/log/x", "journalctl"),
         ("--paste x.ini", "--paste x.ini", "loadapp"),
         ("--logger-class x.Y", "--logger-class x.Y", "logging"),
         ("--strip-header-spaces", "--strip-header-spaces", "smuggling"),
@@ -226,8 +225,23 @@ fn unsupported_flags_are_refused_as_not_in_this_version() {
         assert!(text.contains("is not in this version of rgun yet"), "{flag}: {text}");
     }
     assert!(shell.refused("a --reload").contains("systemctl reload rgun"));
-    let text = shell.refused("a --reload --daemon -k gevent --access-logfile x");
+    let text = shell.refused("a --reload --daemon -k gevent --paste x");
     assert_eq!(text.lines().filter(|line| line.starts_with("--")).count(), 4, "{text}");
+}
+
+#[test]
+fn access_log_file_is_replaced_by_the_log_with_a_warning() {
+    let shell = Shell::new();
+    let Invocation { config, warnings, .. } = shell.run("a --access-logfile /var/log/x").unwrap();
+    assert!(config.log.access);
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(
+        warning.starts_with("--access-logfile /var/log/x: requests are logged, but not to this file"),
+        "{warning}"
+    );
+    for (file, access) in [("/dev/stdout", true), ("/dev/stderr", true), ("/dev/null", false)] {
+        assert_eq!(shell.accepted(&format!("a --access-logfile {file}")).config.log.access, access, "{file}");
+    }
 }
 
 #[test]
