@@ -74,30 +74,44 @@ pub(super) fn level(level: &str) -> Value {
     })
 }
 
-/// The interface that one of gunicorn's worker classes serves.
+/// What serves an application in place of one of gunicorn's worker classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WorkerClass {
+    /// A value of `app.interface`.
+    pub(super) interface: &'static str,
+    /// Whether threads take the place of the class's own concurrency, such as greenlets.
+    pub(super) needs_threads: bool,
+}
+
+/// Maps one of gunicorn's worker classes.
 ///
 /// # Errors
 /// The remedy for a class that rgun has no equivalent of.
-pub(super) fn worker_class_interface(class: &str) -> Result<&'static str, String> {
+pub(super) fn worker_class(class: &str) -> Result<WorkerClass, String> {
+    let same = |interface| Ok(WorkerClass { interface, needs_threads: false });
     match class {
         "sync" | "gthread" | "gunicorn.workers.sync.SyncWorker" | "gunicorn.workers.gthread.ThreadWorker" => {
-            Ok("wsgi")
+            same("wsgi")
         }
         "asgi"
         | "uvicorn.workers.UvicornWorker"
         | "uvicorn.workers.UvicornH11Worker"
         | "uvicorn_worker.UvicornWorker"
-        | "uvicorn_worker.UvicornH11Worker" => Ok("asgi"),
-        "gevent" | "gevent_wsgi" | "gevent_pywsgi" | "eventlet" => Err(format!(
-            "{class} patches Python to switch between requests; use threads instead (--threads 8), or serve an ASGI \
-             application. Slow clients need neither: the daemon buffers requests and responses for them"
-        )),
-        "tornado" => Err(
+        | "uvicorn_worker.UvicornH11Worker" => same("asgi"),
+        "tornado" | "gunicorn.workers.gtornado.TornadoWorker" => Err(
             "serve the tornado application with its own HTTPServer; rgun serves WSGI and ASGI applications"
                 .to_owned(),
         ),
-        _ => Err("remove it, or use --interface wsgi or --interface asgi; every WSGI worker takes --threads"
-            .to_owned()),
+        "gevent"
+        | "gevent_wsgi"
+        | "gevent_pywsgi"
+        | "eventlet"
+        | "gunicorn.workers.ggevent.GeventWorker"
+        | "gunicorn.workers.ggevent.GeventPyWSGIWorker"
+        | "gunicorn.workers.geventlet.EventletWorker" => {
+            Ok(WorkerClass { interface: "wsgi", needs_threads: true })
+        }
+        _ => Ok(WorkerClass { interface: "auto", needs_threads: true }),
     }
 }
 

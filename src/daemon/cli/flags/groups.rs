@@ -7,11 +7,14 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::convert::{client_auth, fractional_seconds, level, seconds, worker_class_interface};
+use super::convert::{WorkerClass, client_auth, fractional_seconds, level, seconds, worker_class};
 use super::settings::FlagSettings;
 use crate::cli::compat::{gunicorn, uvicorn};
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Value, forwarded_allow_ips, name};
+
+/// Threads of a worker in place of a worker class with many greenlets.
+const THREADS: u16 = 8;
 
 fn text(flag: Option<&String>) -> Option<Value> {
     flag.map(Value::text)
@@ -68,6 +71,7 @@ impl ApplicationFlags {
         &self,
         settings: &mut FlagSettings,
         uvicorn: &uvicorn::UvicornFlags,
+        warnings: &mut Vec<String>,
         errors: &mut Vec<ConfigError>,
     ) {
         settings.set(name::DIRECTORY, "--chdir", path(self.chdir.as_ref()));
@@ -80,27 +84,45 @@ impl ApplicationFlags {
         settings.set(name::ROOT_PATH, "--root-path", text(self.root_path.as_ref()));
         settings.set(name::LIFESPAN, "--lifespan", text(self.lifespan.as_ref()));
         settings.set(name::LOOP, "--loop", text(self.event_loop.as_ref()));
-        let (flag, interface) = self.interface(errors);
+        let class = self.worker_class(errors);
+        if let Some((typed, WorkerClass { needs_threads: true, .. })) = class {
+            // `--threads`, which is set later, replaces this number.
+            settings.set(name::THREADS, "--worker-class", Some(Value::text(THREADS.to_string())));
+            warnings.push(format!(
+                "--worker-class {typed}: rgun has no such worker; a WSGI application is served by {THREADS} threads in \
+                 each worker, or as many as --threads says. Slow clients occupy none of them"
+            ));
+        }
+        let (flag, interface) = self.interface(class, errors);
         settings.set(name::INTERFACE, flag, interface);
     }
 
-    /// The value of `--interface` or `--worker-class`, which set the same key, and the flag it comes from.
-    fn interface(&self, errors: &mut Vec<ConfigError>) -> (&'static str, Option<Value>) {
-        let class = self.worker_class.as_deref().and_then(|class| match worker_class_interface(class) {
-            Ok(interface) => Some((class, interface)),
-            Err(hint) => {
+    /// The value of `--worker-class`, as typed, and its equivalent.
+    fn worker_class(&self, errors: &mut Vec<ConfigError>) -> Option<(&str, WorkerClass)> {
+        let typed = self.worker_class.as_deref()?;
+        worker_class(typed)
+            .map_err(|hint| {
                 errors.push(flag_error(
-                    &format!("--worker-class {class}"),
+                    &format!("--worker-class {typed}"),
                     "rgun has no such worker class",
                     &hint,
                 ));
-                None
-            }
-        });
+            })
+            .ok()
+            .map(|class| (typed, class))
+    }
+
+    /// The value of `--interface` or `--worker-class`, which set the same key, and the flag it comes from.
+    fn interface(
+        &self,
+        class: Option<(&str, WorkerClass)>,
+        errors: &mut Vec<ConfigError>,
+    ) -> (&'static str, Option<Value>) {
+        let class = class.map(|(typed, class)| (typed, class.interface));
         let typed = self.interface.as_deref().unwrap_or_default();
         match (self.interface.as_deref().map(uvicorn::interface), class) {
             (Some(interface), Some((class, its)))
-                if interface != its && matches!(interface, "wsgi" | "asgi") =>
+                if interface != its && its != "auto" && matches!(interface, "wsgi" | "asgi") =>
             {
                 errors.push(flag_error(
                     &format!("--interface {typed}"),

@@ -209,7 +209,7 @@ impl Flags {
         let Self { app, uvicorn, .. } = self;
         let mut settings = FlagSettings::default();
         settings.set(name::TARGET, APP, uvicorn.target(app.as_deref(), errors));
-        self.application.add_to(&mut settings, uvicorn, errors);
+        self.application.add_to(&mut settings, uvicorn, warnings, errors);
         self.listen.add_to(&mut settings, uvicorn, errors);
         self.tls.add_to(&mut settings);
         settings.set(name::UNDERSCORES, "--header-map", self.header_map.as_deref().map(convert::underscores));

@@ -117,19 +117,9 @@ fn worker_class_sets_the_interface() {
     ] {
         assert_eq!(shell.accepted(&format!("a -k {class}")).config.app.interface, interface, "{class}");
     }
-    for (class, remedy) in [
-        ("gevent", "--threads 8"),
-        ("eventlet", "--threads 8"),
-        ("tornado", "HTTPServer"),
-        ("my.Worker", "--interface"),
-    ] {
-        let text = shell.refused(&format!("a -k {class}"));
-        assert!(
-            text.starts_with(&format!("--worker-class {class}: rgun has no such worker class\n    hint: ")),
-            "{text}"
-        );
-        assert!(text.contains(remedy), "{text}");
-    }
+    let text = shell.refused("a -k tornado");
+    assert!(text.starts_with("--worker-class tornado: rgun has no such worker class\n    hint: "), "{text}");
+    assert!(text.contains("HTTPServer"), "{text}");
     let text = shell.refused("a -k gthread --interface asgi");
     assert!(text.contains("--interface asgi: contradicts --worker-class gthread, which is wsgi"), "{text}");
 }
@@ -225,8 +215,30 @@ fn unsupported_flags_are_refused_as_not_in_this_version() {
         assert!(text.contains("is not in this version of rgun yet"), "{flag}: {text}");
     }
     assert!(shell.refused("a --reload").contains("systemctl reload rgun"));
-    let text = shell.refused("a --reload --daemon -k gevent --paste x");
+    let text = shell.refused("a --reload --daemon -k tornado --paste x");
     assert_eq!(text.lines().filter(|line| line.starts_with("--")).count(), 4, "{text}");
+}
+
+#[test]
+fn threads_replace_greenlets_and_unknown_workers() {
+    let shell = Shell::new();
+    for (class, interface) in [
+        ("gevent", Interface::Wsgi),
+        ("gunicorn.workers.ggevent.GeventWorker", Interface::Wsgi),
+        ("eventlet", Interface::Wsgi),
+        ("my.Worker", Interface::Auto),
+    ] {
+        let Invocation { config, warnings, .. } = shell.run(&format!("a -k {class}")).unwrap();
+        assert_eq!((config.workers.threads.get(), config.app.interface), (8, interface), "{class}");
+        let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+        let start = format!(
+            "--worker-class {class}: rgun has no such worker; a WSGI application is served by 8 threads"
+        );
+        assert!(warning.starts_with(&start), "{warning}");
+        let more = shell.run(&format!("a -k {class} --threads 20")).unwrap();
+        assert_eq!(more.config.workers.threads.get(), 20, "{class}");
+    }
+    assert!(shell.run("a -k my.Worker --interface asgi").is_ok());
 }
 
 #[test]
