@@ -16,7 +16,8 @@ pub(super) const CIPHERS: Handling = Refused(
     "rgun offers the cipher suites that have forward secrecy and authenticated encryption, and no others",
     "remove it",
 );
-const STATSD: Handling = NotYet("remove it");
+const STATSD: Handling =
+    Ignored("rgun sends no statsd metrics; the journal has the duration of each request");
 /// The HTTP/2 window and frame sizes.
 const HTTP2_SIZE: Handling =
     Ignored("rgun sets the HTTP/2 windows and frames itself; heads are limited by limits.header");
@@ -171,7 +172,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag(
         "logger-class",
         Value,
-        Refused("rgun's log is not written in Python", "remove it; the application's own logging is not touched"),
+        Ignored("rgun's log is not written in Python; the application's own logging is not touched"),
     )
     .default("gunicorn.glogging.Logger"),
     flag("dirty-app", List, DIRTY).setting("dirty_apps"),
@@ -191,7 +192,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag("reload-engine", Value, RELOAD).default("auto"),
     flag("reload-extra-file", List, RELOAD).setting("reload_extra_files"),
     flag("print-config", Switch, NotYet("rgun check checks the configuration")),
-    flag("access-logformat", Value, NotYet("remove it; entries of the access log have named fields"))
+    flag("access-logformat", Value, Ignored("entries of the access log have named fields; journalctl -o json shows them"))
         .setting("access_log_format")
         .default(ACCESS_LOG_FORMAT),
     flag("log-config", Value, LOG_CONFIG).setting("logconfig").applied_by_worker(),

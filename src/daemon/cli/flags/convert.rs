@@ -74,7 +74,7 @@ pub(super) fn level(level: &str) -> Value {
     })
 }
 
-/// What serves an application in place of one of gunicorn's worker classes.
+/// The equivalent of one of gunicorn's worker classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WorkerClass {
     /// A value of `app.interface`.

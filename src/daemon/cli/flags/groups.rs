@@ -326,13 +326,18 @@ impl LimitFlags {
                 "--limit-request-field_size {size}: bounds all header fields of a request together, not each one"
             ));
         }
-        settings.set(name::REQUEST_LINE, "--limit-request-line", text(self.limit_request_line.as_ref()));
-        settings.set(name::HEADERS, "--limit-request-fields", text(self.limit_request_fields.as_ref()));
-        settings.set(
-            name::HEADER,
-            "--limit-request-field_size",
-            text(self.limit_request_field_size.as_ref()),
-        );
+        for (key, flag, limit, largest) in [
+            (name::REQUEST_LINE, "--limit-request-line", &self.limit_request_line, "64KiB"),
+            (name::HEADERS, "--limit-request-fields", &self.limit_request_fields, "1000"),
+            (name::HEADER, "--limit-request-field_size", &self.limit_request_field_size, "64KiB"),
+        ] {
+            // In gunicorn, zero is no limit.
+            let is_zero = limit.as_deref() == Some("0");
+            if is_zero {
+                warnings.push(format!("{flag} 0: rgun always has a limit; {largest} is its largest"));
+            }
+            settings.set(key, flag, if is_zero { Some(Value::text(largest)) } else { text(limit.as_ref()) });
+        }
         settings.set(name::QUEUE, "--limit-concurrency", text(uvicorn.limit_concurrency.as_ref()));
     }
 }

@@ -133,6 +133,9 @@ fn unneeded_flags_are_accepted_with_one_warning_each() {
         ("--backlog 2048", "Backlog="),
         ("--worker-tmp-dir /dev/shm", "shared memory"),
         ("--log-file /var/log/x", "journal"),
+        ("--access-logformat %s", "journalctl"),
+        ("--statsd-host localhost:8125", "statsd"),
+        ("--logger-class x.Y", "logging"),
         ("--error-logfile=/var/log/x", "journal"),
         ("--capture-output", "prints"),
         ("-R", "prints"),
@@ -188,7 +191,6 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("--ciphers HIGH", "--ciphers HIGH", "remove it"),
         ("--ssl-version TLSv1_2", "--ssl-version TLSv1_2", "RGUN_TLS_MIN_VERSION"),
         ("--paste x.ini", "--paste x.ini", "loadapp"),
-        ("--logger-class x.Y", "--logger-class x.Y", "logging"),
         ("--strip-header-spaces", "--strip-header-spaces", "smuggling"),
         ("--http2-cleartext upgrade", "--http2-cleartext upgrade", "prior knowledge"),
     ] {
@@ -205,8 +207,6 @@ fn unsupported_flags_are_refused_as_not_in_this_version() {
     for flag in [
         "--reload",
         "--print-config",
-        "--access-logformat %s",
-        "--statsd-host localhost:8125",
         "--asgi-loop uvloop",
         "--log-config x.ini",
         "--forwarder-headers X-USER",
@@ -239,6 +239,19 @@ fn threads_replace_greenlets_and_unknown_workers() {
         assert_eq!(more.config.workers.threads.get(), 20, "{class}");
     }
     assert!(shell.run("a -k my.Worker --interface asgi").is_ok());
+}
+
+#[test]
+fn limit_of_zero_is_the_largest_with_a_warning() {
+    let line = "a --limit-request-line 0 --limit-request-fields 0 --limit-request-field_size 0";
+    let Invocation { config, warnings, .. } = Shell::new().run(line).unwrap();
+    assert_eq!(
+        (config.limits.request_line, config.limits.headers, config.limits.header),
+        (65536, 1000, 65536)
+    );
+    for flag in ["--limit-request-line", "--limit-request-fields", "--limit-request-field_size"] {
+        assert!(warnings.iter().any(|warning| warning.starts_with(&format!("{flag} 0: "))), "{warnings:?}");
+    }
 }
 
 #[test]
