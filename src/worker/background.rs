@@ -97,7 +97,7 @@ impl BackgroundThread {
     }
 
     fn run(&self) {
-        // The control thread, which started this one, blocks all signals.
+        // The control thread, which started this thread, blocks all signals.
         self.worker.signals.set();
         loop {
             let job = {

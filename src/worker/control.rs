@@ -61,7 +61,7 @@ fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
             }
             Ok(Command::Fork(Fork { incarnation, .. })) => {
                 let reason = "the process is a worker, not a zygote".to_owned();
-                // If the daemon has closed its end, the next receive returns that.
+                // If the daemon has closed its end, the next receive reports it.
                 let _ = send(worker.control, &Report::ForkFailed { incarnation, reason }.encode(), &[]);
             }
             // A second Start, or a message of a newer protocol: ignored.

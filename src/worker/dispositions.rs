@@ -10,15 +10,16 @@
 //!
 //! # Two levels
 //! Each signal has a Python callable, for libraries that save the handler and restore it later (`asyncio.run` does with
-//! SIGINT), or call it from theirs. A C handler replaces Python's: it has the same effect, restarts system calls and
-//! does not wait for the main thread to run Python code. A handler installed by the application replaces both.
+//! SIGINT), or call it from their own handler. A C handler replaces Python's: it has the same effect, restarts system
+//! calls and does not wait for the main thread to run Python code. A handler installed by the application replaces both.
 //!
 //! # Forks
 //! The handlers work in one process, [`OWNER`]. In a process that the application forks they are removed ([`restore`]);
 //! a signal that arrives before that has its default effect.
 //!
 //! # Why `unsafe`
-//! There is no safe way to install a signal handler. These make only async-signal-safe system calls (signal-safety(7)).
+//! There is no safe way to install a signal handler. The handlers here make only async-signal-safe system
+//! calls (signal-safety(7)).
 #![expect(unsafe_code, reason = "signal handlers")]
 
 use std::ffi::c_int;

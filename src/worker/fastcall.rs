@@ -31,8 +31,8 @@ pub(crate) trait FastFunction {
     /// The type of the object.
     type Object: PyClass;
 
-    /// The function's `__name__`. The object has a method of the same name that accepts keywords; it is called where
-    /// [`FastFunction::call`] returns None, and raises the exception for wrong arguments.
+    /// The function's `__name__`. The object has a method of the same name that accepts keywords. That method is called
+    /// where [`FastFunction::call`] returns None, and raises the exception for wrong arguments.
     const NAME: &'static CStr;
 
     /// Performs the call; `None` if these are not the usual arguments.

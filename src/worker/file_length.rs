@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, retry_on_intr};
 
-/// Returns the bytes from `offset` to the end of a regular file, if `stat` reports its length. It does not for files of
+/// Returns the bytes from `offset` to the end of a regular file, if `stat` reports its length. `stat` does not for files of
 /// procfs (0), sysfs (a page) and other file systems that generate files when they are read: there the last byte is
 /// missing, or more bytes follow.
 pub(crate) fn trusted_length(py: Python<'_>, file: BorrowedFd<'_>, offset: u64) -> Option<u64> {

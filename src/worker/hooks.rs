@@ -64,7 +64,7 @@ impl Hooks {
         self.outcome(py, |hooks| hooks.call_method1(intern!(py, "call"), (name,)))
     }
 
-    /// Returns the application with the hooks of a `gunicorn.conf.py` around each request, or itself if there are none.
+    /// Returns the application with the hooks of a `gunicorn.conf.py` around each request, or unchanged without such hooks.
     ///
     /// # Errors
     /// A Python error.

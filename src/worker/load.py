@@ -444,7 +444,7 @@ def leave_child(error):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         elif error is None:
             sys.stderr.write(
-                "rgun: a process that the application forked returned into the server; ending it\n"
+                "rgun: a child process forked by the application returned into the server; ending it\n"
             )
         else:
             sys.stderr.write(describe(error)[1])

@@ -2,8 +2,8 @@
 //!
 //! # When the daemon is woken
 //! The daemon's reactor announces its sleep ([`Epoch`]); only then does the worker write to the reactor's eventfd, once
-//! per sleep. After a quick response the wake-up may be deferred to the next one, so that the daemon is woken once for
-//! both. The caller that defers it must wake the daemon when there is no next request ([`crate::serve`]), before it
+//! per sleep. After a quick response the wake-up may be deferred to the next response, so that the daemon is woken once
+//! for both. The caller that defers it must wake the daemon when there is no next request ([`crate::serve`]), before it
 //! sleeps ([`crate::worker::Worker::wait_and_claim`]), before it waits for space, and once the oldest completion is
 //! [`MAX_WAKEUP_DELAY_NS`] old. If the next exchange takes long, the daemon still sees the completion: it polls every
 //! millisecond while this worker's submission ring has records.

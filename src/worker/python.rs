@@ -77,7 +77,7 @@ fn append_non_ascii(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(),
         &mut long
     };
     let room = ffi::Py_ssize_t::try_from(len).map_err(|_| NotLatin1)?;
-    // SAFETY: the buffer has room for the `len` code points that are all that is written (copy_null = 0).
+    // SAFETY: the buffer has room for `len` code points, and with copy_null = 0 no terminating null is written.
     let written = unsafe { ffi::PyUnicode_AsUCS4(text.as_ptr(), buffer.as_mut_ptr().cast(), room, 0) };
     if written.is_null() {
         drop(PyErr::take(text.py()));
@@ -216,8 +216,8 @@ pub(crate) fn register_fork_hook(py: Python<'_>) -> PyResult<()> {
     py.import("os")?.call_method("register_at_fork", (), Some(&arguments)).map(drop)
 }
 
-/// Exits a process forked by the application that has returned into the server, by an exception (`sys.exit()` after
-/// `os.fork()`) or a response. The channel belongs to its parent.
+/// Exits a child process forked by the application, which has returned into the server with an exception (`sys.exit()`
+/// after `os.fork()`) or a response. Only the parent may use the channel.
 pub(crate) fn exit_forked_child(py: Python<'_>, error: Option<&PyErr>) -> ! {
     let error = error.map(|error| error.clone_ref(py).into_value(py));
     let failed = load_py(py).and_then(|module| module.call_method1(intern!(py, "leave_child"), (error,)));
@@ -276,7 +276,7 @@ impl FormattedError {
     pub(crate) fn from_exception(py: Python<'_>, error: &PyErr) -> Self {
         let formatted = load_py(py)
             .and_then(|module| module.getattr(intern!(py, "describe")))
-            // into_value, not value: only that one puts the traceback on the exception before 3.12.
+            // Before Python 3.12 only `into_value` attaches the traceback to the exception; `value` does not.
             .and_then(|describe| describe.call1((error.clone_ref(py).into_value(py),)))
             .and_then(|pair| pair.extract::<(String, String)>());
         if let Ok((summary, traceback)) = formatted {
@@ -307,7 +307,7 @@ fn cut_middle(text: String, max: usize) -> String {
     format!("{head}{MARK}{tail}")
 }
 
-/// Writes one line to the application's stderr. If that is closed, the error is passed to `sys.unraisablehook`.
+/// Writes one line to the application's stderr. If stderr is closed, the error is passed to `sys.unraisablehook`.
 pub(crate) fn warn(py: Python<'_>, text: &str) {
     let written = py
         .import(intern!(py, "sys"))

@@ -1,6 +1,6 @@
 //! Python stacks of the process, written to a memfd of the daemon.
 //!
-//! Both ways are answered with [`Report::StacksDumped`](rgun_channel::control::Report::StacksDumped):
+//! Both requests are answered with [`Report::StacksDumped`](rgun_channel::control::Report::StacksDumped):
 //!
 //! - [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks): written with the GIL held ([`write_all`],
 //!   [`write_one`]).

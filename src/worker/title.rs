@@ -7,7 +7,7 @@
 
 use std::fs;
 
-/// Sets the title, cut to the size of the argument area. Does nothing if that is unknown: the title is cosmetic.
+/// Sets the title, cut to the size of the argument area. Does nothing if the area is unknown: the title is cosmetic.
 pub(crate) fn set(title: &str) {
     let Some((start, end)) = argument_area() else { return };
     let room = end - start;

@@ -1,6 +1,6 @@
-//! The names of what a TLS handshake agrees, as OpenSSL has them.
+//! OpenSSL's names of the protocol version and cipher suite of a TLS connection.
 
-/// The name of a protocol version, as Apache has it in `SSL_PROTOCOL`.
+/// The name of a protocol version, as in Apache's `SSL_PROTOCOL`.
 pub(crate) fn protocol_name(version: u16) -> &'static str {
     match version {
         0x0303 => "TLSv1.2",
@@ -9,7 +9,7 @@ pub(crate) fn protocol_name(version: u16) -> &'static str {
     }
 }
 
-/// The name of a cipher suite, as Apache has it in `SSL_CIPHER`: of those that the daemon offers.
+/// The name of a cipher suite that the daemon offers, as in Apache's `SSL_CIPHER`.
 pub(crate) fn cipher_name(suite: u16) -> &'static str {
     match suite {
         0x1301 => "TLS_AES_128_GCM_SHA256",

@@ -287,7 +287,10 @@ MIXED_WORKERS = 4
 
 
 def mixed_arrivals(seconds, number):
-    """Returns the arrivals of a round, equal for all servers; long, because tail latency is rare."""
+    """Returns the arrival times of a round, the same for all servers.
+
+    A round is long, because a stable tail percentile needs many requests.
+    """
     return load.schedule(number, max(5, seconds * 4), MIXED_RATES)
 
 

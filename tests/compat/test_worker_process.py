@@ -122,7 +122,7 @@ def test_forked_child_does_not_return_into_the_server(probe, how, code):
         assert connection.request("GET", f"/fork_and_return?how={how}").json() == code
         assert connection.request("GET", "/pid").json() == pid
     if how == "answer":
-        probe.wait_for_log("forked returned into the server")
+        probe.wait_for_log("forked by the application returned into the server")
 
 
 def test_subprocesses_inherit_no_descriptor_of_the_worker(probe):

@@ -41,7 +41,7 @@ def test_forked_child_on_the_parents_loop_takes_no_requests(worker):
     others = [worker.submit("/echo", "POST", body=b"%d" % number) for number in range(5)]
     assert json_of(worker.wait_done(exchange)) == 70
     assert [worker.wait_done(other).body for other in others] == [b"%d" % number for number in range(5)]
-    assert "a process that the application forked returned into the server" in worker.daemon.output()
+    assert "a child process forked by the application returned into the server" in worker.daemon.output()
 
 
 @pytest.mark.parametrize("cancel", [False, True])

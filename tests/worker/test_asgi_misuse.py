@@ -183,17 +183,17 @@ def test_wrong_arguments_of_send_and_receive_raise_type_error(worker):
     assert "takes no arguments (1 given)" in one
 
 
-def test_send_and_receive_fail_after_the_exchange(worker):
+def test_send_raises_after_the_exchange_receive_does_not(worker):
     assert worker.fetch("/later").status == 200
     outcome, event = json.loads(worker.fetch("/use_kept").body)
     assert outcome == COMPLETED.format(BODY).partition(": ")[2]
     assert event == {"type": "http.disconnect"}
 
 
-def test_forked_child_that_returns_answers_nothing(worker):
+def test_child_returning_into_the_server_sends_no_response(worker):
     answer = worker.fetch("/forks")
     assert (answer.status, answer.body, answer.raised) == (200, b'"parent"', [])
-    assert "a process that the application forked returned into the server" in worker.daemon.output()
+    assert "a child process forked by the application returned into the server" in worker.daemon.output()
 
 
 def test_frames_for_unknown_exchanges_are_ignored(worker):

@@ -45,7 +45,7 @@ pub(super) fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure
     }
 }
 
-/// Explains a second application on the command line. Clap takes the word for a subcommand, because there are some.
+/// Explains a second application on the command line. Clap takes the word for an unknown subcommand of rgun.
 fn second_application(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::ArgumentConflict {
         return None;

@@ -5,8 +5,8 @@
 //! [`Invocation`] keeps its sources, so that a reload can read the configuration again ([`Invocation::reread`]).
 //!
 //! `flags` has the flags that rgun supports, in gunicorn's spelling. `compat` has uvicorn's spelling of some of them,
-//! and tables of the other flags of gunicorn and uvicorn, each with its handling. No flag of either is silently
-//! dropped. `gunicorn_conf` runs gunicorn's configuration file, and `foreign` parses its settings, and those of
+//! and tables of the other flags of gunicorn and uvicorn, each with its handling. No flag of either server is
+//! silently dropped. `gunicorn_conf` runs gunicorn's configuration file, and `foreign` parses its settings, and those of
 //! `GUNICORN_CMD_ARGS`, as flags.
 
 mod compat;
@@ -43,11 +43,11 @@ pub enum Command {
     Serve(Box<Invocation>),
     /// Check the configuration and the application.
     Check(Box<Invocation>, CheckIdentity),
-    /// As root: check a configuration in Python, which is not run as root.
+    /// Check a Python configuration when started by root. The file is executed as the user to check as, never as root.
     CheckPython(Box<UnreadInvocation>, CheckIdentity),
     /// Ask a running daemon to reload. The daemon reads the configuration; this process may lack the permission.
     Reload {
-        /// The daemon's control socket, absolute; `None` for the one of the packaged unit.
+        /// The daemon's control socket, absolute; `None` for the socket of the packaged unit.
         socket: Option<PathBuf>,
     },
     /// Print the files that replace a deployment of another server.
@@ -123,8 +123,8 @@ impl UnreadInvocation {
         self.sources.file.as_ref().and_then(ConfigFile::path)
     }
 
-    /// Reads the configuration. `adjust` makes the process that runs the file one of another user. `place` has the
-    /// variables and the current directory of that process; `None`: those of this process.
+    /// Reads the configuration. `adjust` changes the user of the process that runs the file. `place` has the variables
+    /// and the current directory of that process; `None`: those of this process.
     ///
     /// # Errors
     /// All errors at once.
@@ -164,7 +164,7 @@ impl Invocation {
         self.sources.file.as_ref().and_then(ConfigFile::path)
     }
 
-    /// Whether reading it runs Python, which may take seconds.
+    /// Whether reading the configuration runs Python, which may take seconds.
     pub fn runs_python(&self) -> bool {
         matches!(self.sources.file, Some(ConfigFile::Python(_)))
     }
@@ -194,7 +194,7 @@ impl Sources {
         let its = &invocation.config.app.python;
         if its.path != python {
             warnings.push(format!(
-                "{location} was run by {}, but the workers run {} ({}); --python names one for both",
+                "{location} was run by {}, but the workers run {} ({}); --python names one interpreter for both",
                 python.display(),
                 its.path.display(),
                 its.source
@@ -350,7 +350,7 @@ fn unread_variable_warning(variable: &str) -> String {
     format!("{variable}: ignored; {remedy}")
 }
 
-/// The failure for these errors; its status depends on where they are.
+/// The failure for these errors; its exit status depends on their source.
 fn failure_of(errors: Vec<ConfigError>) -> Failure {
     let status = if errors.iter().all(is_on_command_line) { EX_USAGE } else { EX_CONFIG };
     Failure { text: format!("{}\n", ConfigErrors(errors)), status, stdout: false }

@@ -356,7 +356,7 @@ fn dechunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
 mod tests {
     use super::*;
 
-    /// Returns the answer in bytes that the application wrote before closing its end.
+    /// Parses the answer from `bytes`, which are all that the application wrote before it closed its end.
     fn parse_answer(bytes: &[u8]) -> Result<Option<SocketAnswer>, &'static str> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _context = runtime.enter();

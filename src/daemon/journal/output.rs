@@ -74,7 +74,8 @@ pub struct WorkerEnds {
     pub stderr: OwnedFd,
 }
 
-/// The daemon's ends of a worker's pipes. Read from [`WorkerOutput::follow`] on, when the process is known.
+/// The daemon's ends of a worker's pipes. Nothing is read from them until they are passed to
+/// [`WorkerOutput::follow`], once the process's pid is known.
 #[derive(Debug)]
 pub struct DaemonEnds(Vec<(OwnedFd, StreamName, OutputRoute)>);
 

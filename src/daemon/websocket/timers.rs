@@ -101,8 +101,8 @@ impl ConnTimers {
         self.close_deadline = Some(add(now, CLOSE_TIMEOUT));
     }
 
-    /// Returns the action that is due now. `is_open`: no close frame was sent or received. `is_flushed`: the client has
-    /// read all output; otherwise the write timeout watches the connection, and no ping is sent.
+    /// Returns the action that is due now. `is_open`: no close frame was sent or received. `is_flushed`: all
+    /// output has been written to the socket; until then the write timeout applies and no ping is sent.
     pub(super) fn due(
         &self,
         now: u32,

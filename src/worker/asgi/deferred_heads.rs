@@ -30,7 +30,7 @@ impl DeferredHeads {
         self.unscheduled.push(id);
     }
 
-    /// Removes a head that is about to be sent, if it is the last one. Other heads that were sent are skipped when due.
+    /// Removes a head that is about to be sent, if it is the last in the list. Other heads that were sent are skipped when due.
     pub(super) fn remove(&mut self, id: ExchangeId) {
         if self.unscheduled.last() == Some(&id) {
             self.unscheduled.pop();
@@ -53,7 +53,7 @@ impl DeferredHeads {
         self.unscheduled.append(&mut self.scheduled);
     }
 
-    /// Counts an iteration of the loop. Takes the heads to send if it was the last one.
+    /// Counts an iteration of the loop. Takes the heads to send if this was the last iteration.
     pub(super) fn take_due(&mut self) -> Vec<ExchangeId> {
         self.iterations_left = self.iterations_left.saturating_sub(1);
         if self.iterations_left == 0 { std::mem::take(&mut self.scheduled) } else { Vec::new() }

@@ -1,7 +1,7 @@
 //! The values of the last scope, in a dictionary that the next scope copies.
 //!
 //! The application may change the dictionaries `asgi` and `extensions`, so requests do not share them. But it seldom does,
-//! and then the next request gets the same ones again: to check them costs a third of copying them.
+//! so the next request usually gets the same dictionaries again: checking them costs a third of copying them.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};

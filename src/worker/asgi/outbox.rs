@@ -22,8 +22,8 @@ pub(super) struct Outbox {
     is_backed_up: AtomicBool,
     /// Start of the first exchange since the daemon was last woken, `CLOCK_MONOTONIC`, nanoseconds; 0 for none.
     unannounced_since: AtomicU64,
-    /// Kernel tick in which the last response ended, `CLOCK_MONOTONIC_COARSE`, nanoseconds.
-    last_end_tick: AtomicU64,
+    /// Time at which the last response ended, `CLOCK_MONOTONIC_COARSE`, nanoseconds.
+    last_response_end: AtomicU64,
 }
 
 impl Outbox {
@@ -45,19 +45,19 @@ impl Outbox {
         }
     }
 
-    /// Called at the end of each response. The first response in a tick of the kernel's clock wakes the daemon at once;
+    /// Called at the end of each response. The first response in a period of the coarse clock wakes the daemon at once;
     /// the others are left to the wake-up at the end of the loop's iteration. Under low load there is nothing to batch,
     /// and the application may block the loop; under high load the daemon is awake anyway.
     pub(super) fn on_response_end(&self, output: &Output) {
-        let tick = coarse_now();
-        if self.last_end_tick.load(Ordering::Relaxed) != tick {
-            self.last_end_tick.store(tick, Ordering::Relaxed);
+        let now = coarse_now();
+        if self.last_response_end.load(Ordering::Relaxed) != now {
+            self.last_response_end.store(now, Ordering::Relaxed);
             self.wake_daemon(output);
         }
     }
 
-    /// Pushes a frame into the ring and returns its position, or queues it. The tick wakes the daemon
-    /// ([`super::tick`]).
+    /// Pushes a frame into the ring and returns its position, or queues it. Does not wake the daemon; the loop tick
+    /// ([`super::tick`]) does so later.
     pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
         if !self.is_backed_up()
             && let Some(position) = output.try_push(frame)?
@@ -98,7 +98,8 @@ impl Outbox {
     }
 }
 
-/// Returns `CLOCK_MONOTONIC_COARSE` in nanoseconds: the time of the last kernel tick, read without a system call.
+/// Returns `CLOCK_MONOTONIC_COARSE` in nanoseconds. The kernel advances this clock every few milliseconds; reading it
+/// takes no system call.
 fn coarse_now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)

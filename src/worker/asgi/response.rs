@@ -111,8 +111,8 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Replaces the announced length if a body of `len` bytes is empty because the head names a file; returns whether it
-    /// is.
+    /// Replaces the announced length by 0 if `len`, the length of the body, is 0 because the head names a file; returns
+    /// whether the length was replaced.
     fn announce_file(&mut self, len: usize) -> PyResult<bool> {
         let ResponseState { head, encoded_fields, is_head_sent, .. } = &mut self.response;
         Ok(len == 0 && !*is_head_sent && head.announce_named_file(encoded_fields)?)
@@ -151,7 +151,7 @@ impl ExchangeState {
             if self.is_disconnected {
                 break;
             }
-            // `pending` is taken, so this depends on credit and ring space.
+            // `pending` is empty here, so only credit and ring space decide.
             if !self.can_send() {
                 self.response.pending = Some(Pending { bytes, start, end, kind });
                 break;

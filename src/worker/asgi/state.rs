@@ -235,8 +235,8 @@ pub(super) struct Pending {
     pub(super) kind: PayloadKind,
 }
 
-/// The `receive` and `send` functions of an exchange. They and the exchange refer to each other until it ends. (A
-/// WebSocket may last for days: it leaves them to the application, and is never pooled.)
+/// The `receive` and `send` functions of an exchange. They and the exchange refer to each other until the
+/// exchange ends. (The exchange of a WebSocket, which may last for days, does not keep them, and is never pooled.)
 #[derive(Debug)]
 pub(super) struct Functions {
     pub(super) receive: Py<PyAny>,
@@ -307,7 +307,7 @@ pub(super) struct ResponseState {
     /// Ring position of the frame that ended the response: DONE is added to that frame if the daemon has not popped it
     /// when the application returns.
     pub(super) end_position: Option<Position>,
-    /// The application has returned while a payload is pending; the exchange ends when that is sent.
+    /// The application has returned while a payload is pending; the exchange ends when the payload is sent.
     pub(super) finish_deferred: bool,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A *tick* claims the frames in the submission ring and creates a task for each request. With eager tasks (CPython
 //! 3.12) they run within the tick; otherwise they run after it, and another tick follows. Completions are pushed as
-//! they come, and the tick wakes the daemon once, at its end. A `send()` outside a tick schedules one. A tick that
+//! they come, and the tick wakes the daemon once, at its end. A `send()` outside a tick schedules a tick. A tick that
 //! finds no frame announces that the loop will sleep and checks the ring once more.
 
 use std::sync::atomic::Ordering;

@@ -6,11 +6,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use rgun_channel::frame::TlsInfo;
 
-/// The extension of the last request. Requests of one connection have the same, and without client certificates those
-/// of most connections.
+/// The extension of the last request. All requests of a connection have the same extension; without client
+/// certificates, so have those of most connections.
 #[derive(Debug, Default)]
 pub(super) struct LastExtension {
-    /// The block that it was built from.
+    /// The TLS block from which `extension` was built.
     block: Vec<u8>,
     /// Never given to the application.
     extension: Option<Py<PyDict>>,

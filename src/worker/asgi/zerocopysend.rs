@@ -23,7 +23,7 @@ use crate::file_length::trusted_length;
 /// Bytes read at a time from a file that is a part of a body.
 const BLOCK_BYTES: usize = 128 * 1024;
 
-/// The part of a file that a message names; of a part that is sent in blocks, the rest.
+/// The part of a file that a message names, without the blocks that are sent already.
 #[derive(Debug)]
 pub(super) struct FileRange {
     /// A duplicate of the application's descriptor.

@@ -128,8 +128,8 @@ fn app_error(bytes: &[u8]) -> bool {
     true
 }
 
-/// Checks a control message. Encoders truncate long texts, so only a short message must be the same after a round trip;
-/// a long one must not change in a second one.
+/// Checks a control message. Encoders truncate long texts, so only a short message must survive the first round
+/// trip unchanged; a long message must survive the second.
 fn message<M: PartialEq + std::fmt::Debug>(
     bytes: &[u8],
     decode: impl Fn(&[u8]) -> Option<M>,

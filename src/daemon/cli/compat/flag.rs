@@ -6,7 +6,7 @@ use std::borrow::Cow;
 pub(in crate::cli) struct CompatFlag {
     /// The long name, without hyphens; empty for a setting that has no flag.
     pub(in crate::cli) long: &'static str,
-    /// The name in `gunicorn.conf.py`, if it is not the flag's with underscores.
+    /// The name in `gunicorn.conf.py`, if it differs from the flag's name with underscores.
     setting: Option<&'static str>,
     /// Gunicorn's default in `gunicorn.conf.py`, if rgun ignores it there: many files spell out all defaults.
     pub(in crate::cli) default: Option<&'static str>,
@@ -30,7 +30,7 @@ pub(in crate::cli) struct CompatFlag {
 pub(in crate::cli) enum ArgKind {
     /// The flag has no value; the setting is a boolean.
     Switch,
-    /// As `Switch`, but the flag stands for False, and no flag for True or None.
+    /// As `Switch`, but the flag means False, and its absence True or None.
     NegatedSwitch,
     /// One value. In `gunicorn.conf.py`, it may be a list, which the flag writes with commas.
     Value,
@@ -43,7 +43,7 @@ pub(in crate::cli) enum ArgKind {
 /// The handling of a flag or setting. In the texts, `{}` is replaced by its value.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) enum Handling {
-    /// Sets this key of the configuration. `flags` has the flag.
+    /// Sets this key of the configuration. `flags` declares the flag.
     Key(&'static str),
     /// A flag that rgun has and that is no setting. In `gunicorn.conf.py` it is ignored, for this reason.
     FlagOnly(&'static str),

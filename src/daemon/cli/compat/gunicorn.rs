@@ -32,8 +32,10 @@ const SYSLOG: Handling = Ignored("journald forwards to syslog (ForwardToSyslog= 
 const CONTROL: Handling = Ignored(
     "rgun's control socket is in RuntimeDirectory= of the unit, accessible to its user and root only",
 );
-const DIRTY: Handling =
-    Refused("rgun has no pool for long tasks", "run them in a task queue, e.g. Celery, as a unit of its own");
+const DIRTY: Handling = Refused(
+    "rgun has no pool for long tasks",
+    "run them in a task queue with its own systemd unit, e.g. Celery",
+);
 const PASTE: Handling = Refused(
     "rgun does not read PasteDeploy files",
     "write a module with application = paste.deploy.loadapp(\"config:/srv/mysite/production.ini\") and name it",
@@ -95,7 +97,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     setting("post_worker_init", Function, Key(name::POST_WORKER_INIT)),
     setting("worker_exit", Function, Key(name::WORKER_EXIT)),
     setting("child_exit", Function, Key(name::CHILD_EXIT)),
-    flag("config", Value, FlagOnly("the file cannot name another one")),
+    flag("config", Value, FlagOnly("the file cannot name another file")),
     flag("check-config", Switch, FlagOnly("rgun check checks the configuration")),
     // Flags for what systemd or the journal does instead, or what rgun has no use for.
     flag(
@@ -112,7 +114,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag("umask", Value, Refused("rgun does not change its umask", "in the unit, write UMask={}")).short('m').default("0"),
     flag("initgroups", Switch, Ignored("User= of the unit sets the supplementary groups")),
     flag("pid", Value, Ignored("systemd knows the main process: systemctl show -p MainPID rgun")).short('p').setting("pidfile"),
-    flag("backlog", Value, Ignored("Backlog= of the socket unit sets the length of the kernel's queue, limits.queue that of rgun's")).default("2048"),
+    flag("backlog", Value, Ignored("Backlog= of the socket unit sets the length of the kernel's queue, limits.queue the length of rgun's")).default("2048"),
     flag("name", Value, Ignored("the unit's name identifies the service")).short('n').setting("proc_name"),
     flag("worker-tmp-dir", Value, Ignored("workers' heartbeats are in shared memory, not in files")),
     flag("error-logfile", Value, Ignored(JOURNAL)).alias("log-file").accepted(&["-"]).setting("errorlog"),
@@ -128,7 +130,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag("control-socket-mode", Value, CONTROL).default("384"),
     flag("no-control-socket", Switch, CONTROL).setting("control_socket_disable"),
     // Flags for behaviour that rgun always has, or does not need.
-    flag("reuse-port", Switch, Ignored("one listener and one queue serve all workers, so no request waits behind a busy one")),
+    flag("reuse-port", Switch, Ignored("one listener and one queue serve all workers, so no request waits for a busy worker while another is free")),
     flag("no-sendfile", NegatedSwitch, Ignored("the daemon sends files, and uses sendfile(2) where it can")).setting("sendfile"),
     flag(
         "worker-connections",
@@ -230,7 +232,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     setting("on_starting", Function, BesideDaemon),
     setting("when_ready", Function, BesideDaemon),
     setting("on_exit", Function, BesideDaemon),
-    setting("on_reload", Function, Ignored("a second ExecReload= of the unit runs a command after a reload")),
+    setting("on_reload", Function, Ignored("to run a command after a reload, add a second ExecReload= to the unit")),
     setting("pre_fork", Function, Ignored("the daemon starts workers and contains no Python; post_fork runs in the worker")),
     setting("pre_exec", Function, Ignored("rgun does not replace itself: systemctl restart rgun refuses no connection")),
     setting("nworkers_changed", Function, Ignored("the log says when the number of workers changes")),
@@ -241,7 +243,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     setting(
         "ssl_context",
         Function,
-        Refused("the daemon speaks TLS and contains no Python", "remove it; certfile, keyfile, ca_certs and cert_reqs set what it has"),
+        Refused("the daemon speaks TLS and contains no Python", "remove it; only certfile, keyfile, ca_certs and cert_reqs configure TLS"),
     ),
     setting("on_dirty_starting", Function, DIRTY),
     setting("dirty_post_fork", Function, DIRTY),
@@ -310,9 +312,9 @@ mod tests {
         let flag = if row.long.is_empty() { String::new() } else { format!("`--{}`", row.long) };
         let mut text = match row.handling {
             NotYet(_) if row.is_applied_by_worker && !row.long.is_empty() => {
-                "the worker configures logging by it; the flag is refused in this version".to_owned()
+                "the worker configures logging with it; the flag is refused in this version".to_owned()
             }
-            NotYet(_) if row.is_applied_by_worker => "the worker configures logging by it".to_owned(),
+            NotYet(_) if row.is_applied_by_worker => "the worker configures logging with it".to_owned(),
             Ignored(_) if row.is_applied_by_worker => {
                 "called in the worker, for WSGI applications".to_owned()
             }
@@ -325,8 +327,14 @@ mod tests {
             NotYet(hint) => format!("refused in this version: {hint}"),
         };
         if !row.accepted.is_empty() {
-            let values: Vec<_> = row.accepted.iter().map(|value| format!("`{value:?}`")).collect();
-            text = format!("{text} (accepted: {})", values.join(", ").replace('"', ""));
+            let values: Vec<_> = row
+                .accepted
+                .iter()
+                .filter(|value| !value.is_empty())
+                .map(|value| format!("`{value}`"))
+                .collect();
+            let or_empty = if row.accepted.contains(&"") { ", or empty" } else { "" };
+            text = format!("{text} (accepted: {}{or_empty})", values.join(", "));
         }
         if let Some((value, now)) = row.ignored {
             text = format!("{text} (ignored: `{value}`; {now})");

@@ -6,7 +6,7 @@
 //!
 //! The tables are in `gunicorn` and `uvicorn`. A flag of both servers is in one table only, because it means the same
 //! in both. Abbreviated flags are refused. The table of gunicorn also has the settings of `gunicorn.conf.py`
-//! (`gunicorn_conf` reads it), and a test compares the manual with it.
+//! (`gunicorn_conf` reads it), and a test compares the manual with that table.
 
 pub(super) mod flag;
 pub(super) mod gunicorn;

@@ -35,7 +35,7 @@ pub(in crate::cli) struct HookFunction {
     pub(in crate::cli) setting: String,
     /// The key in `[hooks]`.
     pub(in crate::cli) key: &'static str,
-    /// `module:function` if the setting is a text that names it; `None` for a function of the file.
+    /// `module:function` if the setting is a text that names the function; `None` for a function of the file.
     pub(in crate::cli) target: Option<String>,
 }
 

@@ -60,7 +60,7 @@ impl HookProcess {
         }
         let answered = self.helper.send(name).and_then(|()| self.helper.read_answer(MAX_HOOK_TIME));
         if matches!(answered, Err(HelperError::TimedOut(_))) {
-            // Its answer may still come, and would be taken for that of the next hook.
+            // The late answer of this hook would be taken for the answer of the next hook.
             self.functions.clear();
         }
         answered.map(drop).map_err(|error| format!("{}: {name}: {}", self.location, describe(&error)))

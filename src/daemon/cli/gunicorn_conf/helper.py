@@ -212,13 +212,13 @@ try:
 except BaseException as error:  # noqa: BLE001 (sys.exit() in the file is a failure, too)
     answer = {"error": describe(error)}
 if os.getpid() != pid:
-    # The file forked, and the child came back.
+    # The file forked, and this is the child.
     os._exit(0)
 try:
     sys.stdout.flush()
     sys.stderr.flush()
 except (OSError, ValueError):
-    # The log misses what the file printed; its settings are complete.
+    # The file's output is missing in the log, but the settings are complete.
     pass
 write(answer)
 while True:

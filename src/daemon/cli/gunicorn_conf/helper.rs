@@ -25,7 +25,7 @@ const SCRIPT: &str = include_str!("helper.py");
 /// Maximum size of the answer. Settings take a few kilobytes.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
-/// Time from the end of the pipe to the exit.
+/// Time that the process may take to exit after it has closed the pipe.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Changes the command that starts the interpreter, such as its user.
@@ -126,14 +126,14 @@ impl Helper {
         }
     }
 
-    /// Writes a line to its standard input.
+    /// Writes a line to the process's standard input.
     pub(super) fn send(&mut self, line: &str) -> Result<(), HelperError> {
         let Some(pipe) = self.child.stdin.as_mut() else { return Ok(()) };
         pipe.write_all(format!("{line}\n").as_bytes())
             .map_err(|error| HelperError::Io { python: self.python.clone(), error })
     }
 
-    /// Waits for its next answer.
+    /// Waits for the process's next answer.
     pub(super) fn read_answer(&mut self, limit: Duration) -> Result<ConfNames, HelperError> {
         match read_answer(&mut self.answers, limit) {
             Ok(HelperAnswer::Complete(bytes)) => parse(&bytes),
@@ -188,7 +188,7 @@ fn read_answer(pipe: &mut File, limit: Duration) -> io::Result<HelperAnswer> {
     }
 }
 
-/// Kills the process with its group, and returns how it ended. `is_exiting`: it closed the pipe.
+/// Kills the process with its group, and returns how it ended. `is_exiting`: the process has closed the pipe.
 fn end(child: &mut Child, is_exiting: bool) -> String {
     let deadline = Instant::now() + if is_exiting { EXIT_TIMEOUT } else { Duration::ZERO };
     // The daemon's main loop may reap an unknown child; its status is then unknown.

@@ -1,4 +1,4 @@
-//! `gunicorn.conf.py`: its settings become flags, its hooks functions that workers call.
+//! `gunicorn.conf.py`: its settings become flags, and its hooks become functions that workers call.
 //!
 //! The file is Python, so the application's interpreter runs it, in a process of its own (`helper`); the daemon contains
 //! no Python. `arguments` turns the settings into flags, which [`read`] parses like those of the command line. The table
@@ -24,7 +24,7 @@ pub(super) use location::ConfLocation;
 
 pub(super) use arguments::{Arguments, HookFunction};
 
-/// Time that the file may take. The watchdog of the packaged unit allows as long.
+/// Maximum time that the file may run. The watchdog of the packaged unit allows as long.
 const MAX_RUN_TIME: Duration = Duration::from_secs(30);
 
 /// The settings of the file.
@@ -61,7 +61,7 @@ pub(super) fn read(
     }
     match location {
         ConfLocation::File(_) if !worker_settings.is_empty() => {
-            // The first hook, and without a function: it runs the file.
+            // A hook that names the file but no function: workers only run the file.
             let run = || Setting::flag(&format!("{origin}: {}", worker_settings[0]), location.function(""));
             layer.entry(name::POST_FORK).or_insert_with(run);
         }
@@ -89,7 +89,7 @@ fn known_settings() -> String {
 /// Runs the file, and returns the flags and functions that have the same effect.
 ///
 /// # Errors
-/// The file cannot be read, or raised.
+/// The file cannot be read, or raised an exception.
 pub(super) fn run(
     location: &ConfLocation,
     python: &Path,

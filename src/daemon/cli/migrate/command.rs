@@ -6,8 +6,8 @@ use super::plan::{DropIn, Plan};
 use super::server::ReplacedServer;
 use crate::config::{Value, name};
 
-/// Adds what a command line says, if it starts a server. `variables` replace `$NAME` and `${NAME}`. Returns whether it
-/// does.
+/// Adds the settings of a command line to the plan, if the command starts a server. Returns whether it does. `variables`
+/// are the values of `$NAME` and `${NAME}`.
 pub(super) fn migrate_line(
     line: &str,
     variables: &[(String, String)],
@@ -67,7 +67,7 @@ fn expand_all<'a>(
             }
             Err(variable) => {
                 plan.left_out(origin, &explain_variable(word, &variable));
-                // A flag's name before it would take the next word as its value.
+                // Otherwise the flag before this word would take the next word as its value.
                 if args.last().is_some_and(|last: &String| last.starts_with('-') && !last.contains('=')) {
                     args.pop();
                 }
@@ -116,9 +116,7 @@ fn add_prefix(
     } else if !is_python && !matches!(word, "exec" | "env" | "/usr/bin/env" | "-m" | "run" | "--") {
         let text = match word {
             "uv" | "poetry" | "pipenv" | "pdm" | "hatch" | "rye" => {
-                format!(
-                    "{word} run: write app.python = \"$({word} run which python)\", with what that prints"
-                )
+                format!("{word} run: set app.python to the path that '{word} run which python' prints")
             }
             _ => format!("{word} before {}: rgun starts the interpreter itself", server.name()),
         };
@@ -141,10 +139,10 @@ fn quote(assignment: &str) -> String {
     }
 }
 
-/// Replaces variables. Returns the word and the defaults taken.
+/// Replaces the variables in a word. Returns the result, and a note about each default used.
 ///
 /// # Errors
-/// The variable that is not known.
+/// The name of an unknown variable.
 fn expand(word: &str, variables: &[(String, String)]) -> Result<(String, Vec<String>), String> {
     // A specifier of systemd.unit(5).
     if word.as_bytes().windows(2).any(|pair| pair[0] == b'%' && pair[1].is_ascii_alphabetic()) {
@@ -171,7 +169,7 @@ fn expand(word: &str, variables: &[(String, String)]) -> Result<(String, Vec<Str
             (None, Some(default)) => {
                 defaults.push(match variable {
                     "WEB_CONCURRENCY" => {
-                        format!("${{{inner}}} became {default}; the variable is stronger than the file")
+                        format!("${{{inner}}} became {default}; the variable overrides the file")
                     }
                     _ => format!("${{{inner}}} became {default}, its default, whatever {variable} is"),
                 });
@@ -190,7 +188,7 @@ pub(super) fn add_defaults(server: ReplacedServer, plan: &mut Plan) {
     plan.set_default(
         name::COUNT,
         Value::Integer(1),
-        &format!("{}'s default, which an application that keeps state in memory needs; without it, the unit runs \"auto\"", server.name()),
+        &format!("{}'s default, which an application that keeps state in memory needs; without this key, rgun.service uses \"auto\"", server.name()),
     );
     if server == ReplacedServer::Uvicorn {
         plan.set_default(

@@ -68,7 +68,7 @@ fn add_unit_flag(flag: &str, value: &str, origin: &str, plan: &mut Plan) {
         _ => {
             plan.directive(DropIn::Service, "SupplementaryGroups", value);
             plan.changed.push(format!(
-                "{origin}: group {value} is a supplementary group: the group rgun may read /etc/rgun/rgun.toml"
+                "{origin}: group {value} became a supplementary group; the primary group stays rgun, which may read /etc/rgun/rgun.toml"
             ));
         }
     }

@@ -3,8 +3,7 @@
 //! A file's kind is recognized by its name and content. A `gunicorn.conf.py` is run here; each other kind has a module
 //! that adds to a [`Plan`]: `unit`, `shell` (Procfiles too), `uwsgi`, `nginx_unit`. Commands of gunicorn and uvicorn are
 //! parsed as those of `rgun` (`command`), options of granian, hypercorn and uWSGI by a table (`options`). `render` writes
-//! the result. An option that has no place in the result is in a list, with the reason, unless rgun needs no setting for
-//! it.
+//! the result. An option without a counterpart is listed with the reason, unless rgun needs no setting for it.
 
 mod command;
 mod flags;
@@ -45,7 +44,7 @@ pub struct MigrateRequest {
     pub(super) python: Option<OsString>,
 }
 
-/// The end of the text.
+/// The last lines of the output.
 const NEXT_STEPS: &str = "\
 Then: put rgun.toml into /etc/rgun and the drop-ins into /etc/systemd/system; run
 systemctl daemon-reload, rgun check; disable the old unit; enable rgun.socket and rgun.service.
@@ -63,7 +62,7 @@ enum Kind {
 }
 
 /// Prints the result, and writes it if a directory is named. Returns the exit status: 64 for a file of an unknown kind,
-/// 78 for one that cannot be read.
+/// 78 for a file that cannot be read.
 pub fn run(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> ExitCode {
     let (text, status) = match migrate(request, environment, cwd) {
         Ok(text) => (text, 0),
@@ -94,7 +93,7 @@ fn migrate(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> R
         })?;
         inputs.push((path, text, kind));
     }
-    // Settings of a configuration file are weaker than flags of a command.
+    // First the configuration file, whose settings the flags of a command override.
     inputs.sort_by_key(|(_, _, kind)| *kind != Kind::Configuration);
     let mut plan = Plan::default();
     for (path, text, kind) in &inputs {
@@ -193,7 +192,7 @@ fn add_configuration(
         let text = format!("workers apply it when they run the file: write hooks.post_fork = \"{origin}:\"");
         plan.left_out(&format!("{origin}: {setting}"), &text);
     }
-    plan.changed.push(format!("{origin}: values that the file computes are those of this machine, now"));
+    plan.changed.push(format!("{origin}: values that the file computes were computed now, on this machine"));
     plan.servers.push(ReplacedServer::Gunicorn);
     Ok(())
 }
@@ -217,7 +216,7 @@ fn finish(request: &MigrateRequest, cwd: &Path, plan: &mut Plan) {
             plan.left_out(
                 &origin,
                 &format!(
-                    "the settings of {file}: name that file too, rgun migrate … {}",
+                    "the settings of {file}: pass this file too: rgun migrate … {}",
                     cwd.join(&file).display()
                 ),
             );
@@ -225,7 +224,10 @@ fn finish(request: &MigrateRequest, cwd: &Path, plan: &mut Plan) {
     }
     for (key, example) in [(name::TARGET, "mysite.wsgi"), (name::DIRECTORY, "/srv/mysite")] {
         if !plan.settings.contains_key(key) {
-            plan.left_out("rgun.toml", &format!("{key}: no file names it; write for example \"{example}\""));
+            plan.left_out(
+                "rgun.toml",
+                &format!("{key}: none of the files sets this key; write for example \"{example}\""),
+            );
         }
     }
     plan.deduplicate();

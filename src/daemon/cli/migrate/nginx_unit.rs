@@ -8,7 +8,7 @@ use crate::config::{Value, name};
 /// Adds the application that listeners pass requests to.
 ///
 /// # Errors
-/// The text is not JSON, or not one application of Python.
+/// The text is not JSON, or does not have exactly one Python application.
 pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) -> Result<(), String> {
     let json: Json = serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))?;
     let root = json.get("config").unwrap_or(&json);
@@ -40,7 +40,11 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) -> Result<(), St
             add(key, value, settings, &origin, plan);
         }
     }
-    plan.set_default(name::COUNT, Value::Integer(1), "Unit's default; without it, the unit runs \"auto\"");
+    plan.set_default(
+        name::COUNT,
+        Value::Integer(1),
+        "Unit's default; without this key, rgun.service uses \"auto\"",
+    );
     Ok(())
 }
 
@@ -96,7 +100,7 @@ fn add(key: &str, value: &Json, settings: &Map<String, Json>, origin: &str, plan
             }
         }
         "targets" => plan.left_out(origin, "targets: an instance of rgun serves one application; dispatch in the application, or migrate each"),
-        _ => plan.left_out(origin, &format!("{key} = {text}: has no key in rgun.toml")),
+        _ => plan.left_out(origin, &format!("{key} = {text}: rgun.toml has no such key")),
     }
 }
 
@@ -108,11 +112,14 @@ fn add_processes(value: &Json, origin: &str, plan: &mut Plan) {
             let min = number("spare").unwrap_or(1).max(1);
             plan.set(name::COUNT, Value::text(format!("{min}-{max}")), origin);
             plan.changed.push(format!(
-                "{origin}: processes.spare = {min} became the least number of workers, not that of idle ones"
+                "{origin}: processes.spare = {min} became the minimum number of workers; in Unit it is that of idle processes"
             ));
         }
         (None, None) => {
-            plan.left_out(origin, &format!("processes = {value}: is neither a number nor has max"));
+            plan.left_out(
+                origin,
+                &format!("processes = {value}: is neither a number nor an object with max"),
+            );
         }
     }
     if let Some(seconds) = number("idle_timeout") {
@@ -123,7 +130,7 @@ fn add_processes(value: &Json, origin: &str, plan: &mut Plan) {
     }
 }
 
-/// Adds the directories that routes share; everything else in routes is left out.
+/// Adds a mount for each route with the action `share` (static files); other routes are left out, with a note.
 fn add_routes(root: &Json, pass: &str, origin: &str, plan: &mut Plan) {
     let routes = root.get("routes");
     let steps = match (routes, pass.split_once('/')) {

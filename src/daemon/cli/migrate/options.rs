@@ -1,5 +1,5 @@
-//! The options of granian 2.8, hypercorn 0.18 and uWSGI 2.0, one row each: the flag of rgun, the key, or why there is
-//! none.
+//! The options of granian 2.8, hypercorn 0.18 and uWSGI 2.0, one row each: rgun's flag or key for it, or the reason why
+//! there is none.
 
 use super::flags;
 use super::plan::{DropIn, Plan};
@@ -7,7 +7,7 @@ use crate::config::{Value, name};
 
 /// An option of another server.
 pub(super) struct ForeignOption {
-    /// The long name without hyphens, and other names.
+    /// The long name without its leading hyphens, then the other names.
     names: &'static [&'static str],
     has_value: bool,
     becomes: Becomes,
@@ -18,9 +18,9 @@ pub(super) struct ForeignOption {
 enum Becomes {
     /// This flag of rgun, with the same value.
     Flag(&'static str),
-    /// This flag of rgun, whose meaning differs as the text says.
+    /// This flag of rgun. The text says how its meaning differs.
     Changed(&'static str, &'static str),
-    /// This key, with the value and this unit after it.
+    /// This key, with the option's value followed by this unit of measure.
     Key(&'static str, &'static str),
     /// This key, with this value.
     Fixed(&'static str, &'static str),
@@ -45,7 +45,7 @@ const fn switch(names: &'static [&'static str], becomes: Becomes) -> ForeignOpti
 const JOURNAL: &str = "the log is in the journal, journalctl -u rgun";
 const RELOAD: &str = "rgun does not watch files; systemctl reload rgun loads new code";
 const METRICS: &str = "this version of rgun publishes no metrics";
-const TASKS: &str = "rgun runs no background tasks; write a unit of its own";
+const TASKS: &str = "rgun runs no background tasks; run them in a systemd unit of their own";
 
 /// The options of `granian`.
 pub(super) const GRANIAN: &[ForeignOption] = &[
@@ -102,7 +102,7 @@ pub(super) const GRANIAN: &[ForeignOption] = &[
     switch(&["metrics"], Left(METRICS)),
     value(
         &["log-config", "access-log-fmt"],
-        Left("the log's form is fixed; the application configures its own logging"),
+        Left("the log's format is fixed; the application configures its own logging"),
     ),
 ];
 
@@ -129,13 +129,13 @@ pub(super) const HYPERCORN: &[ForeignOption] = &[
     value(&["read-timeout"], Key(name::BODY_WAIT, "s")),
     value(&["pid", "p"], Nothing),
     value(&["error-log", "error-logfile", "access-logformat", "log-config"], Left(JOURNAL)),
-    value(&["config", "c"], Left("write its settings as options of the command, and migrate that")),
+    value(&["config", "c"], Left("write its settings as options of the command, and migrate the command")),
     value(&["quic-bind"], Left("rgun does not speak HTTP/3; a proxy can")),
     value(&["server-name", "server-names"], Left("a proxy refuses other names")),
     value(&["statsd-host", "statsd-prefix"], Left(METRICS)),
     value(
         &["ciphers", "keyfile-password"],
-        Left("rgun offers the suites with forward secrecy, and reads keys that are not encrypted"),
+        Left("rgun offers only cipher suites with forward secrecy, and reads only unencrypted private keys"),
     ),
     switch(&["reload"], Left(RELOAD)),
     switch(&["debug", "daemon"], Nothing),
@@ -230,7 +230,7 @@ pub(super) const UWSGI: &[ForeignOption] = &[
     ),
     value(
         &["attach-daemon", "attach-daemon2", "smart-attach-daemon"],
-        Left("a program beside the application is a unit of its own"),
+        Left("rgun starts no other programs; run this one in a systemd unit of its own"),
     ),
     value(&["mule", "mules", "spooler", "cron", "cron2", "timer"], Left(TASKS)),
     value(

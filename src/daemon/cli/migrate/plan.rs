@@ -1,4 +1,4 @@
-//! What a deployment becomes: settings of `rgun.toml`, lines of drop-ins, and what the operator must know.
+//! The result of a migration: settings of `rgun.toml`, lines of drop-ins, and notes for the operator.
 
 use std::collections::BTreeSet;
 
@@ -21,11 +21,11 @@ pub(super) enum DropIn {
 pub(super) struct Plan {
     /// The keys of `rgun.toml`.
     pub(super) settings: Layer,
-    /// Directives in the order of the input: part, name, value.
+    /// Directives in the order of the input: drop-in, name, value.
     pub(super) directives: Vec<(DropIn, String, String)>,
     /// Elements of `[[static]]`: URL prefix and directory.
     pub(super) mounts: Vec<(String, String)>,
-    /// The servers of the commands.
+    /// The servers that the migrated commands start.
     pub(super) servers: Vec<ReplacedServer>,
     /// Configuration files that commands name, each with the command's place.
     pub(super) configurations: Vec<(String, String)>,
@@ -108,7 +108,7 @@ impl Plan {
         }
     }
 
-    /// Notes what is not in the result, and why.
+    /// Adds a note about something that is not in the result, with the reason.
     pub(super) fn left_out(&mut self, origin: &str, text: &str) {
         self.left_out.push(format!("{origin}: {text}"));
     }

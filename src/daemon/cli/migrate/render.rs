@@ -36,7 +36,7 @@ pub(super) fn files(plan: &Plan) -> Vec<Output> {
     outputs.into_iter().filter(|output| !output.content.is_empty()).collect()
 }
 
-/// Returns the difference between what is at `installed` and the new content, in unified form.
+/// Returns the difference between `old`, the content of the installed file, and the new content, in unified form.
 pub(super) fn difference(output: &Output, old: Option<&str>) -> String {
     let from = if old.is_some() { output.installed } else { "/dev/null" };
     let old = old.unwrap_or_default();
@@ -48,7 +48,7 @@ pub(super) fn difference(output: &Output, old: Option<&str>) -> String {
 pub(super) fn notes(plan: &Plan) -> String {
     let mut text = String::new();
     for (heading, notes) in
-        [("Works otherwise than before:", &plan.changed), ("Left out, and what to do:", &plan.left_out)]
+        [("Behaves differently from before:", &plan.changed), ("Left out, and what to do:", &plan.left_out)]
     {
         if !notes.is_empty() {
             // Writing to a String cannot fail.
@@ -64,7 +64,7 @@ pub(super) fn notes(plan: &Plan) -> String {
 fn section(plan: &Plan, part: DropIn, heading: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
     for (_, name, value) in plan.directives.iter().filter(|(its, ..)| *its == part) {
-        // The packaged socket unit has an address of its own.
+        // An empty ListenStream= removes the address of the packaged socket unit.
         if name == "ListenStream" && !lines.iter().any(|line| line.starts_with("ListenStream=")) {
             lines.push("ListenStream=".to_owned());
         }

@@ -16,7 +16,7 @@ pub(super) fn migrate_procfile(text: &str, label: &str, plan: &mut Plan) {
         if !command::migrate_line(command.trim(), &[], &origin, plan) {
             plan.left_out(
                 &origin,
-                &format!("{name}: is not a server that rgun replaces; write a unit of its own"),
+                &format!("{name}: is not a server that rgun replaces; run it in a systemd unit of its own"),
             );
         }
     }

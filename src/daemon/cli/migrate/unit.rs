@@ -85,7 +85,7 @@ struct UnitLine {
     line: usize,
 }
 
-/// Adds what a unit file says. `label` is its name in notes.
+/// Adds the settings of a unit file. `label` is the file's name in notes.
 pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
     let directives = parse(text);
     let variables: Vec<(String, String)> = directives
@@ -93,7 +93,7 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
         .filter(|directive| directive.name == "Environment")
         .flat_map(|directive| assignments(&directive.value))
         .collect();
-    // Before the command, whose relative paths depend on it.
+    // Before the command: its relative paths depend on the working directory.
     for directive in directives.iter().filter(|directive| directive.name == "WorkingDirectory") {
         let origin = format!("{label}:{}", directive.line);
         let path = directive.value.trim_start_matches('-');
@@ -120,7 +120,7 @@ fn add(directive: &UnitLine, label: &str, variables: &[(String, String)], plan: 
         ("Service", "Group") => {
             plan.directive(DropIn::Service, "SupplementaryGroups", value);
             plan.changed.push(format!(
-                "{origin}: Group={value} is a supplementary group: the group rgun may read /etc/rgun/rgun.toml. New files belong to the group rgun"
+                "{origin}: Group={value} became a supplementary group; the primary group stays rgun, which may read /etc/rgun/rgun.toml and owns new files"
             ));
         }
         ("Service", kept) if KEPT.contains(&kept) => plan.directive(DropIn::Service, kept, value),

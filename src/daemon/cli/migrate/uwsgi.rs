@@ -5,7 +5,7 @@ use super::options::{self, UWSGI};
 use super::plan::{DropIn, Plan};
 use crate::config::{Value, name};
 
-/// Adds what the section `[uwsgi]` says.
+/// Adds the settings of the section `[uwsgi]`.
 pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
     let entries = parse(text);
     let get =
@@ -36,7 +36,7 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
     add_count(get("processes").or(get("workers")).or(get("p")), get("cheaper"), label, plan);
     if !matches!(get("lazy-apps").or(get("lazy")), Some("true" | "1" | "yes" | "on")) {
         plan.changed.push(format!(
-            "{label}: uWSGI imports the application before it forks, and rgun in each worker; workers.preload = true does the former"
+            "{label}: uWSGI imports the application once, before it forks; rgun imports it in each worker, unless workers.preload = true"
         ));
     }
     flags::add(&flags, label, plan);
@@ -65,7 +65,7 @@ fn add_special(key: &str, value: &str, origin: &str, plan: &mut Plan) {
                 directory.as_deref(),
                 origin,
             );
-            plan.changed.push(format!("{origin}: socket = {value} speaks HTTP, not uwsgi: write proxy_pass in place of uwsgi_pass in nginx"));
+            plan.changed.push(format!("{origin}: socket = {value}: rgun speaks HTTP there, not uwsgi; write proxy_pass in place of uwsgi_pass in nginx"));
         }
         "chown-socket" => {
             let (user, group) = value.split_once(':').unwrap_or((value, ""));
@@ -100,7 +100,7 @@ fn add_count(processes: Option<&str>, cheaper: Option<&str>, label: &str, plan: 
         (None, _) => plan.set_default(
             name::COUNT,
             Value::Integer(1),
-            "uWSGI's default; without it, the unit runs \"auto\"",
+            "uWSGI's default; without this key, rgun.service uses \"auto\"",
         ),
     }
 }
