@@ -2,8 +2,8 @@
 
 from workloads import UVICORNS
 
-# Goals: workload, figure, relation, number, and the row that it is a multiple of (None: absolute; several:
-# the best of them).
+# Goals: workload, figure, relation, number, and the row of which it is a multiple (None: the number is
+# absolute; several rows: the best of them).
 GOALS = (
     ("hello", "requests_per_s", ">=", 1.4, "granian"),
     ("hello", "cpu_us_per_request", "<=", 7, None),

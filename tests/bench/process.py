@@ -216,7 +216,7 @@ class Measurement:
     """
 
     def __init__(self, server, child=None):
-        """`child` is a client that keeps running; its time is not among that of reaped children."""
+        """`child` is a client that keeps running, so its CPU time is not among that of reaped children."""
         self.server = server
         self.child = child
         self.server_seconds = 0.0

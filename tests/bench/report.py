@@ -52,7 +52,7 @@ def summarize(rounds):
 
 
 def ratios(workload, rows):
-    """Adds to each valid row how many times better rgun is, and its share of the limit or ideal."""
+    """Adds to each valid row how many times better rgun is, and the row's share of the limit or ideal."""
 
     def main(name):
         row = rows.get(name)

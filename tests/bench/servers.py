@@ -31,7 +31,7 @@ class Task:
 
     @property
     def scheme(self):
-        """The scheme of its URL."""
+        """The scheme of the server's URL."""
         return "https" if self.tls else "http"
 
 

@@ -94,7 +94,7 @@ def test_message_has_either_text_or_bytes(worker):
         {"type": "websocket.receive", "text": ""},
         {"type": "websocket.receive", "bytes": {"bytes": ""}},
         {"type": "websocket.receive", "text": "æ€😀"},
-        # Each further receive() returns it again.
+        # Each further receive() returns the disconnect again.
         *[disconnect_event(4321, "gänzlich")] * 3,
     ]
 

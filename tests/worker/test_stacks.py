@@ -178,7 +178,7 @@ def test_stop_during_the_import_exits_without_ready(fake, project):
     worker = fake.spawn("slow", directory)
     worker.next_report("booting")
     worker.send(b"X")
-    # The control thread runs already, so it has read the stop before this.
+    # The control thread runs already, so it reads the stop before this command.
     worker.ask_stacks()
     (directory / "go").touch()
     assert worker.wait() == 0

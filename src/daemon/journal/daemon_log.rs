@@ -230,7 +230,8 @@ fn is_device(stat: nix::Result<FileStat>) -> bool {
     stat.is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR)
 }
 
-/// Returns whether a terminal gets colours: not with `NO_COLOR` (<https://no-color.org>), and not if it is known to have none.
+/// Returns whether a terminal gets colours: not with `NO_COLOR` (<https://no-color.org>), and not if the terminal
+/// is known to have none.
 fn wants_colours() -> bool {
     let is_set = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")

@@ -43,7 +43,7 @@ pub(super) struct RefusedRequest {
     pub(super) method: String,
     /// The path.
     pub(super) path: RequestPath,
-    /// The `X-Request-ID` that the client sent, if the request did not get it as its id.
+    /// The `X-Request-ID` that the client sent, if it did not become the request's id.
     pub(super) client_request_id: Option<String>,
     /// The ids of the request's trace, if it has one.
     pub(super) trace: Option<Box<TraceIds>>,
@@ -84,7 +84,7 @@ struct RefusalState {
     windows: HashMap<(RefusalKind, String), Window>,
     /// Requests beyond the limits, by kind, with the last one of each.
     overflow: BTreeMap<RefusalKind, CountedRefusals>,
-    /// When the first request came to `overflow`. `None` while it is empty.
+    /// When the first request came to `overflow`. `None` while `overflow` is empty.
     overflow_since: Option<Instant>,
     /// The time before which no window ends. `None` if there are no windows.
     windows_due: Option<Instant>,

@@ -52,7 +52,7 @@ pub struct AccessEntry {
     pub bytes: u64,
     /// Time from the complete head to the end of the response's body.
     pub duration: Duration,
-    /// The part of it spent waiting for a worker.
+    /// The part of this time spent waiting for a worker.
     pub queued: Duration,
     /// The worker that ran the request; `None` if there was none.
     pub worker: Option<WorkerId>,

@@ -22,7 +22,7 @@ pub(super) const JOURNALD: &str = "/run/systemd/journal/socket";
 /// The size that libsystemd asks for. Larger entries are sent as a memfd, which is slower.
 const SEND_BUFFER_BYTES: usize = 8 << 20;
 
-/// Retries while journald restarts. After that it counts as gone, and entries are dropped at once until it is back.
+/// Retries while journald restarts. After these journald counts as gone, and entries are dropped at once until it is back.
 const MAX_ATTEMPTS: u32 = 10;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -247,7 +247,7 @@ mod tests {
             panic!("no descriptor came")
         };
         #[expect(unsafe_code, reason = "a descriptor that came in a message")]
-        // SAFETY: recvmsg has just installed it, and nothing else owns it.
+        // SAFETY: recvmsg has just installed the descriptor, and nothing else owns it.
         let mut file = unsafe { File::from_raw_fd(fds[0]) };
         file.seek(SeekFrom::Start(0)).unwrap();
         let mut read = Vec::new();

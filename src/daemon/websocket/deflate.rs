@@ -139,8 +139,8 @@ impl Deflater {
         let is_poolable = params.window_bits == MAX_WINDOW_BITS;
         let spare = if is_poolable { pop_spare(&pool.deflate) } else { None };
         let state = spare.unwrap_or_else(|| {
-            // At this level JSON shrinks to a third of its size; at the next to a quarter, in twice the time of the
-            // thread that serves all connections.
+            // At this level JSON shrinks to a third of its size. The next level shrinks it to a quarter, but needs twice
+            // the time, and one thread serves all connections.
             Compress::new_with_window_bits(Compression::fast(), false, params.window_bits)
         });
         Self { state, is_poolable }

@@ -14,7 +14,8 @@ pub struct DeflateParams {
     pub(super) window_bits: u8,
 }
 
-/// The largest window of deflate, and the default (RFC 7692 §7.1.2.1). It decompresses any other.
+/// The largest window of deflate, and the default (RFC 7692 §7.1.2.1). A decompressor with this window accepts
+/// every smaller one.
 pub(super) const MAX_WINDOW_BITS: u8 = 15;
 
 /// zlib supports no smaller window for raw deflate.

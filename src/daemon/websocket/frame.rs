@@ -35,7 +35,7 @@ pub(super) mod close_code {
     pub(in super::super) const BAD_GATEWAY: u16 = 1014;
 }
 
-/// True if a close frame may carry this code: those of the IANA registry, but for the reserved ones, and those for
+/// True if a close frame may carry this code: the codes of the IANA registry except the reserved ones, and the codes for
 /// libraries and applications (RFC 6455 §7.4.2).
 pub(super) fn is_sendable_code(code: u16) -> bool {
     code == close_code::BAD_GATEWAY || CloseCode::from(code).is_allowed()

@@ -1,4 +1,4 @@
-//! `Sec-WebSocket-Key` (RFC 6455 §4.2): the server's answer to it proves that it speaks WebSocket. The key is no secret.
+//! `Sec-WebSocket-Key` (RFC 6455 §4.2): the answer to it proves that the server speaks WebSocket. The key is no secret.
 
 pub use tungstenite::handshake::derive_accept_key as accept;
 

@@ -78,7 +78,7 @@ pub struct AcceptedRequest {
     pub log_access: bool,
 }
 
-/// An accepted WebSocket, as which the connection continues after its 101.
+/// An accepted WebSocket, which takes over the connection after the 101.
 #[derive(Debug)]
 pub enum AcceptedUpgrade {
     /// An ASGI application exchanges messages.

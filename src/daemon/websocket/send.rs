@@ -148,7 +148,7 @@ impl Sender {
         }
     }
 
-    /// Takes over the shared output buffer for one poll, unless there are unwritten bytes from the last.
+    /// Takes over the shared output buffer for one poll, unless there are unwritten bytes from the last poll.
     pub(super) fn borrow_buffer(&mut self, shared: &mut Vec<u8>) {
         if self.output.is_empty() {
             self.output = std::mem::take(shared);
