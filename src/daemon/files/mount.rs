@@ -147,7 +147,7 @@ impl Mount {
         }
     }
 
-    /// Returns true if paths without a file are the application's.
+    /// Returns true if requests for paths without a file go to the application.
     pub fn falls_back_to_app(&self) -> bool {
         self.settings.fallback == Fallback::App
     }

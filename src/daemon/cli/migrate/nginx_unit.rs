@@ -112,7 +112,7 @@ fn add_processes(value: &Json, origin: &str, plan: &mut Plan) {
             let min = number("spare").unwrap_or(1).max(1);
             plan.set(name::COUNT, Value::text(format!("{min}-{max}")), origin);
             plan.changed.push(format!(
-                "{origin}: processes.spare = {min} became the minimum number of workers; in Unit it is that of idle processes"
+                "{origin}: processes.spare = {min} became the minimum number of workers; Unit counts only idle processes"
             ));
         }
         (None, None) => {
