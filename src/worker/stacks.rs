@@ -47,7 +47,7 @@ pub(crate) fn install(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
 /// The handler installed by `faulthandler`, which writes the stacks.
 static WRITE_STACKS: OnceLock<extern "C" fn(libc::c_int)> = OnceLock::new();
 
-/// Installs [`on_stacks_signal`] in place of `faulthandler`'s handler, and stores the latter in [`WRITE_STACKS`].
+/// Installs [`on_stacks_signal`] in place of `faulthandler`'s handler, which [`WRITE_STACKS`] keeps.
 fn install_handler() -> std::io::Result<()> {
     // SAFETY: all zeroes is a valid `sigaction`: the default action, no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };

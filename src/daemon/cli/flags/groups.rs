@@ -384,8 +384,8 @@ pub(super) struct LogFlags {
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 
-    /// auto, text or json: the form of the log; auto is for reading on a terminal, and has fields elsewhere.
-    #[arg(long, value_name = "FORM")]
+    /// auto, text or json: the format of the log; auto is for reading on a terminal, and has fields elsewhere.
+    #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
 
     /// "-" logs each request, to the journal or to stderr.

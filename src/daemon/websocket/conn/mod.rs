@@ -51,7 +51,7 @@ pub struct AcceptedHandshake {
 enum CloseState {
     /// Messages pass both ways.
     Open,
-    /// Our close frame is queued or sent. The client's is awaited, and its messages are dropped.
+    /// Our close frame is queued or sent. The client's close frame is awaited, and its messages are dropped.
     Closing,
     /// The rest of the output is written, and nothing more is read.
     Flushing,
