@@ -243,7 +243,10 @@ mod tests {
 
     fn answer_within(limit: Duration, script: &str) -> Result<ConfNames, HelperError> {
         let place = TestDir::new();
-        let python = place.file("python", format!("#!/bin/sh\n{script}").as_bytes(), 0o755);
+        let (source, python) =
+            (place.file("script", format!("#!/bin/sh\n{script}").as_bytes(), 0o755), place.join("python"));
+        // Another test may fork while this process has the script open for writing; execve(2) would then fail with ETXTBSY.
+        assert!(Command::new("cp").args([&source, &python]).status().unwrap().success());
         let location = ConfLocation::File("/srv/gunicorn.conf.py".into());
         run(&python, &location, "workers", place.path(), limit, &|_| {})
     }
