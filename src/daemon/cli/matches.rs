@@ -51,9 +51,11 @@ fn second_application(error: &clap::Error) -> Option<String> {
         return None;
     }
     let ContextValue::String(word) = error.get(ContextKind::InvalidSubcommand)? else { return None };
-    let command = compat::add_flags(Cli::command());
-    let is_flag = command.get_arguments().any(|arg| arg.get_long() == Some(word));
-    let hint = if is_flag { format!("; did you mean --{word}?") } else { String::new() };
+    let hint = if is_flag(&compat::add_flags(Cli::command()), word) {
+        format!("; did you mean --{word}?")
+    } else {
+        String::new()
+    };
     Some(format!(
         "error: one application is expected, but '{word}' follows it{hint}\n\nFor more information, try '--help'.\n"
     ))
@@ -71,11 +73,16 @@ fn find_invalid_utf8(args: &[OsString]) -> Option<&OsString> {
     })
 }
 
+/// Returns whether `--word` is a flag of `command`.
+fn is_flag(command: &clap::Command, word: &str) -> bool {
+    command.get_arguments().any(|arg| arg.get_long() == Some(word))
+}
+
 /// Finds a flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn ignores, or with one hyphen
 /// (`-bind`). Returns it as typed, and in the correct spelling.
 fn find_misspelled_flag(args: &[OsString]) -> Option<(String, String)> {
     let command = compat::add_flags(Cli::command());
-    let is_flag = |word: &str| command.get_arguments().any(|arg| arg.get_long() == Some(word));
+    let is_flag = |word: &str| is_flag(&command, word);
     let words = || args.iter().skip(1).map_while(|arg| arg.to_str());
     let apart = words().zip(words().skip(1)).find_map(|(hyphens, word)| {
         let name = word.split('=').next().unwrap_or_default();

@@ -52,7 +52,11 @@ struct Style {
 
 impl Style {
     fn paint(self, text: &str, colour: &str) -> String {
-        if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colours && !text.is_empty() {
+            format!("\x1b[{colour}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 }
 
@@ -87,8 +91,7 @@ impl TerminalEntry {
             first.to_owned()
         };
         let first = if is_request { self.paint_status(&first, style) } else { first };
-        let mut line =
-            format!("{} {prefix}{first}{}\n", style.paint(time, DIM), style.paint_nonempty(&details));
+        let mut line = format!("{} {prefix}{first}{}\n", style.paint(time, DIM), style.paint(&details, DIM));
         for more in rest.lines() {
             line.push_str("  ");
             line.push_str(more);
@@ -137,12 +140,6 @@ impl TerminalEntry {
             "rgun.request_id" => self.request_id = escape(value, LineFeeds::Escape).into_owned(),
             _ => {}
         }
-    }
-}
-
-impl Style {
-    fn paint_nonempty(self, text: &str) -> String {
-        if text.is_empty() { String::new() } else { self.paint(text, DIM) }
     }
 }
 

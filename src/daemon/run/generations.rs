@@ -346,17 +346,8 @@ fn max_requests_with_jitter(workers: &Workers) -> Option<NonZeroU64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::configuration;
     use super::*;
-
-    fn configuration(args: &[&str]) -> Config {
-        let place = config::testing::TestDir::new();
-        place.python(".venv/bin/python");
-        let args = std::iter::once("rgun").chain(args.iter().copied());
-        match crate::cli::parse(args, &config::Environment::default(), place.path()) {
-            Ok(crate::cli::Command::Serve(invocation)) => invocation.config,
-            other => panic!("{other:?}"),
-        }
-    }
 
     #[test]
     fn asgi_removes_the_default_request_timeout_of_app() {

@@ -46,6 +46,8 @@ mod stack_dumps;
 mod stack_log;
 mod status;
 mod system;
+#[cfg(test)]
+mod testing;
 mod timers;
 
 use std::collections::{HashMap, HashSet, VecDeque};

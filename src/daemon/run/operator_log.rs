@@ -363,19 +363,8 @@ fn format_mebibytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::configuration;
     use super::*;
-    use crate::cli::{self, Command};
-    use crate::config::testing::TestDir;
-
-    fn described(args: &[&str], interface: Interface) -> String {
-        let place = TestDir::new();
-        place.python(".venv/bin/python");
-        let args = std::iter::once("rgun").chain(args.iter().copied());
-        match cli::parse(args, &crate::config::Environment::default(), place.path()) {
-            Ok(Command::Serve(invocation)) => describe_service(&invocation.config, interface, 4),
-            other => panic!("{other:?}"),
-        }
-    }
 
     #[test]
     fn missing_module_names_the_interpreter_and_a_remedy() {
@@ -418,7 +407,7 @@ mod tests {
             ),
             (&["a", "-w", "2", "-t", "90"], Asgi, "a:application is ASGI: 2 workers, request timeout 90s"),
         ] {
-            assert_eq!(described(args, interface), text);
+            assert_eq!(describe_service(&configuration(args), interface, 4), text);
         }
     }
 }
