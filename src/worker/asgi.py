@@ -8,9 +8,9 @@ import asyncio
 import sys
 import traceback
 
-# Set by the extension (run.rs). `complete` ends an exchange with the result or exception of the application;
-# `exchange._complete` does so for None, faster. `request_exit` stops the worker: it finishes the running
-# requests and exits with a SystemExit.
+# Set by the extension (run.rs). `complete` ends an exchange with the result or exception of the
+# application; `exchange._complete` is a faster `complete` for the result None. `request_exit` stops
+# the worker: it finishes the running requests and exits with a SystemExit.
 complete = request_exit = None
 
 
@@ -105,7 +105,8 @@ class Server:
     def open(self):
         """Creates the loop. Returns None, or the failure."""
         new_event_loop = asyncio.new_event_loop
-        # uvloop waits in libuv, which such a library cannot patch: its green threads would never run.
+        # gevent and eventlet cannot patch libuv, in which uvloop waits: their green threads would
+        # never run.
         library = self.load.patching_library()
         if library is not None and self.event_loop == "uvloop":
             return self.load.Failure(
@@ -135,8 +136,8 @@ class Server:
         """Runs lifespan's startup. Returns None, or the failure."""
         return self.lifespan and self.loop.run_until_complete(self.lifespan.startup())
 
-    def new_task(self):
-        """Returns how to create a task: a callable, its keywords, and whether tasks are eager."""
+    def task_constructor(self):
+        """Returns the callable that creates a task, its keyword arguments, and whether tasks are eager."""
         if self.loop.get_task_factory() is not None:
             return self.loop.create_task, {}, False
         keywords = {"loop": self.loop, "name": "rgun"}
@@ -160,7 +161,8 @@ class Server:
             try:
                 step()
             except SystemExit as error:
-                # A signal handler called sys.exit(): stop waiting for this step and go on with the next.
+                # A signal handler called sys.exit(): stop waiting for this step and go on with the
+                # next.
                 request_exit(error)
             except BaseException as error:  # noqa: BLE001 (the process is about to exit)
                 self.warn("ending the event loop", error)
@@ -197,7 +199,9 @@ class Lifespan:
         self.server = server
         # `app.lifespan` is `on`: an application without lifespan fails to boot.
         self.is_required = is_required
+        # The application has called `receive()`.
         self.has_received = False
+        # The messages of `lifespan.startup.failed` and `lifespan.shutdown.failed`.
         self.failed_startup = None
         self.failed_shutdown = None
         self.error = None
@@ -294,7 +298,7 @@ MAX_TASKS = 16
 def stack_of(task, loop):
     """Formats the stack of a task, innermost frame last, then those of the tasks that it awaits, recursively.
 
-    `task` is None while an eager task is created, which the loop's thread then runs.
+    `task` is None while the loop's thread runs an eager task that is still being created.
     """
     if task is None:
         return running_stack()
@@ -348,7 +352,9 @@ def waiting_stack(task, loop):
 
 
 def awaited_tasks(task, frames):
-    """Returns the tasks that a task awaits: found in its Future and in the frames that created that Future.
+    """Returns the tasks that a task awaits.
+
+    They are found in its Future and in the asyncio and anyio frames that wait for this Future.
 
     Before 3.14 asyncio has no public API for this. The search knows asyncio internals (gather, wait,
     wait_for, shield, TaskGroup) and anyio; with other libraries it finds fewer tasks.
@@ -363,7 +369,7 @@ def awaited_tasks(task, frames):
                 places += [value, getattr(value, "_tasks", None)]
     found = []
     for place in places:
-        # Copied: the loop's thread may change it meanwhile.
+        # Copied: the loop's thread may change the list meanwhile.
         members = list(place) if type(place) in (list, tuple, set) else [place]
         found += [member for member in members if isinstance(member, asyncio.Task)]
     return found

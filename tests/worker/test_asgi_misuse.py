@@ -113,9 +113,9 @@ INVALID_VALUE = "RuntimeError: Invalid HTTP header value."
         ("length_word", 0, "ValueError: Content-Length is not a number: many"),
         ("lengths_differ", 0, "RuntimeError: two Content-Length headers that differ"),
         ("headers_huge", 0, "ValueError: the response's headers have 24"),
-        ("headers_many", 0, "ValueError: more headers than the 4095 that are sent"),
-        ("headers_countless", 0, "ValueError: more headers than the 4095 that are sent"),
-        ("links_many", 0, "ValueError: more headers than the 4095 that are sent"),
+        ("headers_many", 0, "ValueError: more than 4095 headers"),
+        ("headers_countless", 0, "ValueError: more than 4095 headers"),
+        ("links_many", 0, "ValueError: more than 4095 headers"),
         ("body_text", 0, "TypeError: the body of http.response.body is str, not bytes"),
         ("body_none", 0, "TypeError: the body of http.response.body is NoneType, not bytes"),
         ("body_number", 0, "TypeError: the body of http.response.body is int, not bytes"),
@@ -139,7 +139,7 @@ def test_trailers_are_limited_across_messages(worker):
 
 
 def test_message_that_sends_while_it_is_read_is_rejected(worker):
-    again = "RuntimeError: an ASGI message has sent another one while it was read"
+    again = "RuntimeError: send() was called while another ASGI message was being read"
     answer = worker.fetch("/sends_in_headers")
     assert (answer.status, answer.body, failure_of(answer)) == (0, b"", again)
     answer = worker.fetch("/sends_in_truth")

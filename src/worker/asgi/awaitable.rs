@@ -1,7 +1,9 @@
-//! The awaitables that `send()` and `receive()` return. They need no coroutine, and a Future only if they wait.
+//! The awaitables that `send()` and `receive()` return. They need no coroutine, and a Future only
+//! if they wait.
 //!
-//! An awaitable is its own iterator: `await` calls `__next__`, and a `StopIteration` with the value ends it. `send`,
-//! `throw` and `close` make them `collections.abc.Coroutine`s, which `asyncio.create_task()` accepts.
+//! An awaitable is its own iterator: `await` calls `__next__`, and a `StopIteration` with the value
+//! ends it. `send`, `throw` and `close` make them `collections.abc.Coroutine`s, which
+//! `asyncio.create_task()` accepts.
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
@@ -68,9 +70,9 @@ pub(super) fn exception_from_throw(
     Ok(PyErr::from_value(error))
 }
 
-/// Implements the methods of a coroutine with the `next` and `cancel` of a type.
+/// Implements the methods of a coroutine for a type that has `next` and `cancel`.
 ///
-/// A macro because `#[pymethods]` takes a single block for each class.
+/// A macro, because a class can have only one `#[pymethods]` block.
 macro_rules! coroutine_methods {
     ($name:ident) => {
         #[pymethods]
@@ -114,12 +116,14 @@ macro_rules! coroutine_methods {
 }
 pub(super) use coroutine_methods;
 
-/// The Future that an awaitable waits for, and its iterator; `None` if it does not wait.
+/// The Future that an awaitable waits for, and the Future's iterator; `None` if the awaitable does
+/// not wait.
 #[derive(Debug, Default)]
 pub(super) struct FutureWait(Option<(Py<PyAny>, Py<PyAny>)>);
 
 impl FutureWait {
-    /// Polls the Future, if there is one. Returns the value its iterator yields, or `None` once it is done.
+    /// Polls the Future, if there is one. Returns the value that its iterator yields, or `None`
+    /// once the Future is done.
     pub(super) fn poll<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some((future, iterator)) = self.0.take() else { return Ok(None) };
         let yielded = poll_iterator(iterator.bind(py))?;
@@ -129,7 +133,7 @@ impl FutureWait {
         Ok(yielded)
     }
 
-    /// Starts to wait for a Future.
+    /// Starts to wait for a Future and polls it once. Returns as [`poll`](Self::poll) does.
     pub(super) fn start<'py>(&mut self, future: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let iterator = future.call_method0(intern!(future.py(), "__await__"))?;
         self.0 = Some((future.clone().unbind(), iterator.unbind()));
@@ -142,7 +146,7 @@ impl FutureWait {
     }
 }
 
-/// Calls `__next__`; `None` for a `StopIteration`.
+/// Calls `__next__`. Returns `None` for a `StopIteration`.
 fn poll_iterator<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = iterator.py();
     match iterator.call_method0(intern!(py, "__next__")) {
@@ -152,7 +156,7 @@ fn poll_iterator<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py
     }
 }
 
-/// Completes Futures, unless they are cancelled.
+/// Completes the Futures that are not done. A cancelled Future is done.
 #[inline]
 pub(super) fn wake_futures(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
     if !futures.is_empty() {

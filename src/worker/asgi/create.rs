@@ -1,4 +1,5 @@
-//! Creates exchanges: new objects, or ended ones to which the application has kept no reference.
+//! Creates exchanges. Reuses the object of an ended exchange if the application has kept no
+//! reference to it.
 
 use std::collections::VecDeque;
 
@@ -16,7 +17,7 @@ use crate::gil_cell::GilCell;
 use crate::head::ResponseHead;
 use crate::python::reference_count;
 
-/// Maximum capacity of a field buffer that is reused by the next exchange.
+/// Maximum capacity of a buffer for encoded fields that the next exchange reuses.
 const MAX_REUSED_FIELD_BYTES: usize = 4096;
 
 impl Exchange {
@@ -55,7 +56,7 @@ impl Exchange {
 impl PooledExchange {
     /// Returns whether the application has kept no reference.
     fn is_unreferenced(&self, py: Python<'_>) -> bool {
-        // References of the pool and of the two functions.
+        // The pool and the two functions refer to the exchange.
         reference_count(&self.exchange, py) == 3
             && reference_count(&self.functions.receive, py) == 1
             && reference_count(&self.functions.send, py) == 1

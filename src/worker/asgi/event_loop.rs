@@ -1,4 +1,5 @@
-//! The Python event loop, and the callbacks that are scheduled on it. [`super::tick`] implements them.
+//! The Python event loop, and the callbacks that are scheduled on it. [`super::tick`] implements
+//! them.
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
@@ -12,14 +13,14 @@ use pyo3::types::PyDict;
 pub(super) struct EventLoop {
     pub(super) object: Py<PyAny>,
     pub(super) call_soon: Py<PyAny>,
-    /// Context of ticks, and of the tasks that they create. A tick must not run in the context of the request that
-    /// scheduled it.
+    /// Context of ticks, and of the tasks that they create. A tick must not run in the context of
+    /// the request that scheduled it.
     pub(super) context: Py<PyAny>,
     pub(super) create_future: Py<PyAny>,
     /// The loop runs until this Future is done.
     pub(super) stopped: Py<PyAny>,
     /// `asyncio.Task`, or the loop's `create_task` if the application has set a task factory.
-    pub(super) new_task: Py<PyAny>,
+    pub(super) task_constructor: Py<PyAny>,
     pub(super) task_keywords: Py<PyDict>,
     /// Tasks run when they are created, until they first wait (CPython 3.12).
     pub(super) is_eager: bool,
@@ -34,12 +35,13 @@ pub(super) struct EventLoop {
 }
 
 impl EventLoop {
-    /// Looks up the methods. The last argument is the result of `Server.new_task` in `asgi.py`: a callable that
-    /// creates tasks, its keywords, and whether tasks are eager.
+    /// Looks up the methods. The last argument is the result of `Server.task_constructor` in
+    /// `asgi.py`: the callable that creates a task, its keyword arguments, and whether tasks are
+    /// eager.
     pub(super) fn new(
         object: &Bound<'_, PyAny>,
         stopped: Py<PyAny>,
-        (new_task, task_keywords, is_eager): (Py<PyAny>, Py<PyDict>, bool),
+        (task_constructor, task_keywords, is_eager): (Py<PyAny>, Py<PyDict>, bool),
     ) -> PyResult<Self> {
         let py = object.py();
         Ok(Self {
@@ -51,7 +53,7 @@ impl EventLoop {
             create_future: object.getattr(intern!(py, "create_future"))?.unbind(),
             stopped,
             object: object.clone().unbind(),
-            new_task,
+            task_constructor,
             task_keywords,
             is_eager,
             tick: OnceLock::new(),
@@ -69,11 +71,11 @@ impl EventLoop {
         self.create_future.bind(py).call0()
     }
 
-    /// Schedules a callback.
+    /// Schedules a callback for the next iteration of the loop, in a copy of `context`.
     pub(super) fn call_soon(&self, py: Python<'_>, callback: &Py<PyAny>) -> PyResult<()> {
         let keywords = PyDict::new(py);
-        // A copy for each call: a loop that is run within a task (nest_asyncio) may nest ticks, and a context cannot
-        // be entered twice.
+        // A copy for each call: a loop that is run within a task (nest_asyncio) may nest ticks, and
+        // a context cannot be entered twice.
         let context = self.context.call_method0(py, intern!(py, "copy"))?;
         keywords.set_item(intern!(py, "context"), context)?;
         self.call_soon.call(py, (callback,), Some(&keywords)).map(drop)

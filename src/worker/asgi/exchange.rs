@@ -1,5 +1,6 @@
-//! The events of a running exchange: body parts, disconnects, the deadline, the end of the application, space to send.
-//! Called by [`super::tick`] and by `asgi.py`. WebSocket messages are in [`super::websocket`].
+//! The events of a running exchange: body parts, disconnects, the deadline, the end of the
+//! application, space to send. Called by [`super::tick`] and by `asgi.py`. WebSocket messages are
+//! in [`super::websocket`].
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::intern;
@@ -26,8 +27,8 @@ impl Exchange {
         awaitable::wake_futures(py, worker, receivers);
     }
 
-    /// Handles a disconnect by the client: `receive()` returns the disconnect; `send()` has no effect any more, or
-    /// raises for a WebSocket.
+    /// Handles a disconnect by the client: `receive()` returns the disconnect; `send()` has no
+    /// effect any more, or raises for a WebSocket.
     pub(super) fn on_disconnect(slf: &Bound<'_, Self>) {
         let py = slf.py();
         let worker = slf.get().borrow(py).application.worker;
@@ -45,7 +46,8 @@ impl Exchange {
         awaitable::wake_futures(py, worker, senders);
     }
 
-    /// Handles a half-close by the client: `receive()` returns a disconnect after the body; `send()` still works.
+    /// Handles a half-close by the client: `receive()` returns a disconnect after the body;
+    /// `send()` still works.
     pub(super) fn on_half_close(slf: &Bound<'_, Self>) {
         let py = slf.py();
         let (worker, receivers) = {
@@ -56,7 +58,8 @@ impl Exchange {
         awaitable::wake_futures(py, worker, receivers);
     }
 
-    /// Cancels the task after its deadline. Returns a report of its stack.
+    /// Cancels the task after its deadline. Returns a report of its stack; `None` if the exchange
+    /// has ended.
     pub(super) fn cancel_task(slf: &Bound<'_, Self>) -> PyResult<Option<String>> {
         let py = slf.py();
         let (application, id) = {
@@ -118,8 +121,9 @@ impl Exchange {
             let exchange = slf.get().borrow(py);
             (exchange.is_disconnected || exchange.is_half_closed, exchange.half_close_fault())
         };
-        // A cancellation at the deadline, after which the client gets a 504; or the exception with which a framework
-        // reports that the client has disconnected (Starlette's ClientDisconnect).
+        // A cancellation at the deadline, after which the client gets a 504; or the exception with
+        // which a framework reports that the client has disconnected (Starlette's
+        // ClientDisconnect).
         if is_closed_by_client && is_client_disconnect(error.value(py).as_any(), MAX_GROUP_DEPTH) {
             return half_close_fault;
         }
@@ -167,8 +171,8 @@ impl Exchange {
         }
     }
 
-    /// Sends the pending payload and wakes waiting `send()` calls. Returns whether the exchange is not blocked any
-    /// more.
+    /// Sends the pending payload and wakes waiting `send()` calls. Returns whether the exchange is
+    /// not blocked any more.
     pub(super) fn resume(slf: &Bound<'_, Self>) -> Result<bool, ProtocolError> {
         let py = slf.py();
         let worker = slf.get().borrow(py).application.worker;
@@ -197,8 +201,8 @@ impl Exchange {
 }
 
 impl ExchangeState {
-    /// Returns the fault of an incomplete response after a half-close. The fault has no text, because the application
-    /// may have mistaken the half-close for a disconnect.
+    /// Returns the fault of an incomplete response after a half-close. The fault has no text,
+    /// because the application may have mistaken the half-close for a disconnect.
     fn half_close_fault(&self) -> Option<FormattedError> {
         let is_incomplete = self.is_half_closed && !self.is_disconnected && self.stage < Stage::Ended;
         is_incomplete.then(|| FormattedError::from_message(""))
@@ -228,8 +232,8 @@ impl ExchangeState {
 }
 
 impl Application {
-    /// Ends the exchanges whose tasks have ended without completing them: a signal handler has raised in the coroutine
-    /// of `asgi.py` before or after its call of the application.
+    /// Ends the exchanges whose tasks have ended without completing them. This happens if a signal
+    /// handler raises in the coroutine of `asgi.py` before or after it calls the application.
     pub(super) fn reap_done(&self, py: Python<'_>) -> Result<(), ProtocolError> {
         let running: Vec<_> =
             self.exchanges(py).running.values().map(|exchange| exchange.clone_ref(py)).collect();
@@ -248,8 +252,8 @@ fn unexpected_result(result: &Bound<'_, PyAny>) -> Option<FormattedError> {
 /// Maximum depth of nested exception groups that is examined.
 const MAX_GROUP_DEPTH: u8 = 16;
 
-/// Returns whether the exception only says that the client has disconnected. Also true for a group (PEP 654, its
-/// backport, old versions of anyio) of such exceptions.
+/// Returns whether the exception only says that the client has disconnected. Also true for a group
+/// of such exceptions (PEP 654, its backport, old versions of anyio).
 fn is_client_disconnect(error: &Bound<'_, PyAny>, depth: u8) -> bool {
     let parts = error.getattr(intern!(error.py(), "exceptions")).ok().and_then(|parts| {
         parts.try_iter().ok()?.collect::<PyResult<Vec<_>>>().ok().filter(|parts| !parts.is_empty())

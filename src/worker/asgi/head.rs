@@ -1,8 +1,8 @@
 //! Checks the status and headers that the application sends, and encodes them for a frame.
 //!
-//! ASGI HTTP specification, "Response Start": headers are an iterable of pairs of byte strings. Error texts are
-//! uvicorn's. Connection-specific headers are dropped silently: many frameworks send `connection` and
-//! `transfer-encoding`.
+//! ASGI HTTP specification, "Response Start": headers are an iterable of pairs of byte strings.
+//! Error texts are uvicorn's. Connection-specific headers are dropped silently: many frameworks
+//! send `connection` and `transfer-encoding`.
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -13,7 +13,7 @@ use rgun_channel::header::index_of;
 
 use crate::head::{ResponseHead, is_control, is_token, parse_content_length};
 
-/// Checks the status code of a message.
+/// Returns the status code of a message after checking it.
 pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<u16> {
     match status.extract::<i64>() {
         Ok(code @ 200..=999) => Ok(u16::try_from(code).expect("three digits")),
@@ -24,8 +24,8 @@ pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<
     }
 }
 
-/// Checks headers and encodes them into `fields`, which is empty. Runs code of the application, so no exchange may be
-/// borrowed.
+/// Checks headers and encodes them into `fields`, which is empty. Runs code of the application, so
+/// no exchange may be borrowed.
 pub(super) fn encode_head(
     status: u16,
     headers: Option<&Bound<'_, PyAny>>,
@@ -104,8 +104,8 @@ pub(super) fn encode_accept(
 /// Name of the field with the selected subprotocol.
 const SUBPROTOCOL_FIELD: &[u8] = b"sec-websocket-protocol";
 
-/// Returns whether the head that accepts a WebSocket may not have this field: the daemon's part of the handshake (RFC
-/// 6455 §4.2.2), a second subprotocol, and a Content-Length (RFC 9110 §8.6).
+/// Returns whether a field must not be in the head that accepts a WebSocket: the daemon's part of
+/// the handshake (RFC 6455 §4.2.2), a second subprotocol, or a Content-Length (RFC 9110 §8.6).
 fn is_reserved_in_accept(name: &[u8], head: &ResponseHead, fields: &[u8]) -> bool {
     match name {
         b"sec-websocket-accept" | b"sec-websocket-extensions" | b"content-length" => true,
@@ -160,7 +160,7 @@ fn append_header(
         _ => {}
     }
     if head.n_fields >= MAX_APP_FIELDS {
-        return Err(PyValueError::new_err(format!("more headers than the {MAX_APP_FIELDS} that are sent")));
+        return Err(PyValueError::new_err(format!("more than {MAX_APP_FIELDS} headers")));
     }
     match known {
         Some(index) => encode_known_field(index, value, fields),
@@ -171,11 +171,11 @@ fn append_header(
     Ok(())
 }
 
-/// Maximum number of fields from the application. The daemon treats more than [`MAX_FIELDS`] as a protocol error, and
-/// a Content-Length may be added.
+/// Maximum number of fields from the application. The daemon treats more than [`MAX_FIELDS`] as a
+/// protocol error, and the worker may add a Content-Length.
 const MAX_APP_FIELDS: u16 = MAX_FIELDS - 1;
 
-/// Encodes the Link fields of early hints; returns their number, too.
+/// Encodes the Link fields of early hints. Returns their number and their encoding.
 pub(super) fn encode_links(links: &Bound<'_, PyAny>) -> PyResult<(u16, Vec<u8>)> {
     let (mut head, mut fields) = (ResponseHead::default(), Vec::new());
     let name = PyBytes::new(links.py(), b"link");
@@ -190,7 +190,7 @@ pub(super) fn encode_links(links: &Bound<'_, PyAny>) -> PyResult<(u16, Vec<u8>)>
     Ok((head.n_fields, fields))
 }
 
-/// Returns name and value of a header that is any tuple or list of two.
+/// Returns the name and value of a header: any tuple or list of two elements.
 fn header_pair<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
     let (name, value) = if let Ok(pair) = pair.cast::<PyTuple>()
         && pair.len() == 2
@@ -209,7 +209,8 @@ fn header_pair<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, 
     Ok((to_bytes(name, "a header's name")?, to_bytes(value, "a header's value")?))
 }
 
-/// Returns the value as `bytes`; accepts a `bytearray` or `memoryview`, too. `what` names the value in the exception.
+/// Returns the value as `bytes`; accepts a `bytearray` or `memoryview`, too. `what` names the value
+/// in the exception.
 pub(super) fn to_bytes<'py>(value: Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyBytes>> {
     match value.cast_into::<PyBytes>() {
         Ok(bytes) => Ok(bytes),

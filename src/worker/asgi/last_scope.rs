@@ -1,7 +1,8 @@
 //! The values of the last scope, in a dictionary that the next scope copies.
 //!
-//! The application may change the dictionaries `asgi` and `extensions`, so requests do not share them. But it seldom does,
-//! so the next request usually gets the same dictionaries again: checking them costs a third of copying them.
+//! The application may change the dictionaries `asgi` and `extensions`, so running requests do not
+//! share them. The next request gets the same dictionaries again unless the application has changed
+//! or kept them: checking them costs a third of copying them.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -9,16 +10,17 @@ use pyo3::types::{PyDict, PyString};
 use crate::last_dict::LastDict;
 use crate::python::reference_count;
 
-/// The place of `client`.
+/// Index of `client` in [`LastScope::values`].
 pub(super) const CLIENT: usize = 0;
-/// The place of `path`.
+/// Index of `path`.
 pub(super) const PATH: usize = 1;
-/// The place of `raw_path`.
+/// Index of `raw_path`.
 pub(super) const RAW_PATH: usize = 2;
 const ASGI: usize = 3;
 const EXTENSIONS: usize = 4;
 
-/// The scope of the last request of one listener, without the values that differ from request to request.
+/// The scope of the last request of one listener, without the values that differ from request to
+/// request.
 #[derive(Debug)]
 pub(super) struct LastScope {
     pub(super) values: LastDict<5>,
@@ -60,15 +62,16 @@ impl LastScope {
         self.values.set(ASGI, &[&keys.asgi], &template.bind(py).copy()?)
     }
 
-    /// Sets `extensions` to a dictionary with the entries of the template, this request id, and the `others`.
+    /// Sets `extensions` to a dictionary with the entries of the template, this request id, and
+    /// the key and value `other`, if any.
     pub(super) fn set_extensions(
         &mut self,
         py: Python<'_>,
         keys: &ExtensionKeys,
         request_id: &Bound<'_, PyString>,
-        others: Option<(&Py<PyString>, Bound<'_, PyDict>)>,
+        other: Option<(&Py<PyString>, Bound<'_, PyDict>)>,
     ) -> PyResult<()> {
-        if others.is_none() && self.repeat_extensions(py, keys, request_id)? {
+        if other.is_none() && self.repeat_extensions(py, keys, request_id)? {
             return Ok(());
         }
         let own = PyDict::new(py);
@@ -77,14 +80,14 @@ impl LastScope {
         template.set_item(&keys.rgun, &own)?;
         self.own_extension = own.unbind();
         let extensions = template.copy()?;
-        if let Some((key, value)) = others {
+        if let Some((key, value)) = other {
             extensions.set_item(key, value)?;
         }
         self.values.set(EXTENSIONS, &[&keys.extensions], &extensions)
     }
 
-    /// Sets the request id in the extensions of the last request. Returns false if the application still has these, or
-    /// has changed them.
+    /// Sets the request id in the extensions of the last request. Returns false if the application
+    /// still refers to these extensions or has changed them.
     fn repeat_extensions(
         &self,
         py: Python<'_>,

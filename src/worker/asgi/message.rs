@@ -1,5 +1,5 @@
-//! Reads the messages of `send()`, and processes the steps common to HTTP and WebSockets. Used by [`super::send`] and
-//! [`super::websocket`].
+//! Reads the messages of `send()`, and performs the steps common to HTTP and WebSockets. Used by
+//! [`super::send`] and [`super::websocket`].
 
 use std::cell::RefMut;
 
@@ -13,8 +13,8 @@ use super::state::{Exchange, ExchangeState, Stage};
 use crate::fault::Fault;
 use crate::python::values_of;
 
-/// Processes the start of a response, or of one that denies a WebSocket. The head is sent later
-/// ([`super::deferred_heads`]).
+/// Processes the start of a response, which may be a response that denies a WebSocket. The head is
+/// sent later ([`super::deferred_heads`]).
 pub(super) fn start_response(
     slf: &Bound<'_, Exchange>,
     status: &Bound<'_, PyAny>,
@@ -39,21 +39,24 @@ pub(super) fn start_response(
     Ok(())
 }
 
-/// Borrows the exchange after its message was read. Reading runs code of the application (iterators, mappings,
-/// `__bool__`); an exception is raised if that code has sent a message itself.
+/// Borrows the exchange after its message was read. Reading runs code of the application
+/// (iterators, mappings, `__bool__`).
+///
+/// # Errors
+/// If that code has sent a message itself.
 pub(super) fn borrow_unchanged<'a>(
     slf: &'a Bound<'_, Exchange>,
     stage: Stage,
 ) -> PyResult<RefMut<'a, ExchangeState>> {
     let exchange = slf.get().try_borrow_mut(slf.py())?;
     if exchange.stage != stage || exchange.response.pending.is_some() {
-        return Err(PyRuntimeError::new_err("an ASGI message has sent another one while it was read"));
+        return Err(PyRuntimeError::new_err("send() was called while another ASGI message was being read"));
     }
     Ok(exchange)
 }
 
-/// Finishes a processed message: raises its exception, or wakes waiting `receive()` calls if the response has ended,
-/// and schedules a tick.
+/// Finishes the processing of a message: returns its exception, or wakes waiting `receive()` calls
+/// if the response has ended, and schedules a tick.
 pub(super) fn finish_message(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -> PyResult<()> {
     let py = slf.py();
     let application = slf.get().borrow(py).application;
@@ -72,7 +75,7 @@ pub(super) fn finish_message(slf: &Bound<'_, Exchange>, outcome: Result<(), Faul
     Ok(())
 }
 
-/// Compares the type of a message.
+/// Returns whether the type of a message is `expected`.
 pub(super) fn is_type(kind: &Bound<'_, PyAny>, expected: &Py<PyString>) -> PyResult<bool> {
     Ok(kind.is(expected) || kind.eq(expected)?)
 }

@@ -30,25 +30,25 @@ impl HttpMessageTypes {
     }
 }
 
-/// A frequent message type. Caches the string object that the application uses, so that most comparisons are by
-/// identity.
+/// A frequent message type. Caches the string object that the application uses, so that most
+/// comparisons are by identity.
 #[derive(Debug)]
 pub(super) struct CachedType {
     expected: Py<PyString>,
-    /// The application's string object, usually a constant of its framework. Python does not intern a string with
-    /// dots.
+    /// The application's string object, usually a constant of its framework. Python does not intern
+    /// a string with dots.
     last_seen: OnceLock<Py<PyAny>>,
 }
 
 impl CachedType {
-    /// Compares with the type of a message; caches that object if it is equal.
+    /// Returns whether the type of a message is this type. Caches the first equal object.
     pub(super) fn matches(&self, kind: &Bound<'_, PyAny>) -> PyResult<bool> {
         if kind.is(&self.expected) || self.last_seen.get().is_some_and(|theirs| kind.is(theirs)) {
             return Ok(true);
         }
         let is_equal = kind.eq(&self.expected)?;
         if is_equal && kind.is_exact_instance_of::<PyString>() {
-            // Only the first object is cached.
+            // Fails if an object is cached already.
             let _ = self.last_seen.set(kind.clone().unbind());
         }
         Ok(is_equal)

@@ -1,22 +1,26 @@
-//! ASGI 3: an event loop on the main thread that serves as many concurrent exchanges as there are slots.
+//! ASGI 3: an event loop on the main thread that serves as many concurrent exchanges as there are
+//! slots.
 //!
-//! [`mod@run`] creates the loop and runs lifespan. [`tick`] claims submissions and starts exchanges ([`create`]) with
-//! their scopes ([`scope`]); [`exchange`] handles the events of a running one. The application calls [`receive`] and
-//! [`send`]. [`response`] encodes messages as frames, [`pathsend`] and [`zerocopysend`] send files, [`head`] checks
-//! status and headers, [`deferred_heads`] holds heads that wait for their bodies, [`outbox`] holds frames that wait for
-//! ring space. [`websocket`] has the code that only WebSockets need. [`state`] has the data of all these modules.
-//! `asgi.py` has code that is clearer in Python and not hot.
+//! [`mod@run`] creates the loop and runs lifespan. [`tick`] claims submissions and starts exchanges
+//! ([`create`]) with their scopes ([`scope`]); [`exchange`] handles the events of a running
+//! exchange. The application calls [`receive`] and [`send`]. [`response`] encodes messages as
+//! frames, [`pathsend`] and [`zerocopysend`] send files, [`head`] checks status and headers,
+//! [`deferred_heads`] holds heads that wait for their bodies, [`outbox`] holds frames that wait for
+//! ring space. [`websocket`] has the code that only WebSockets need. [`state`] has the data of all
+//! these modules. `asgi.py` has the code that is clearer in Python and seldom runs.
 //!
-//! uvicorn's behaviour is the reference: error texts, the order of keys, what is ignored and what is refused.
+//! uvicorn's behaviour is the reference: error texts, the order of keys, what is ignored and what
+//! is refused.
 //!
 //! # Awaitables without Futures
-//! The awaitables of `receive()` and `send()` complete at once if there is an event, or space to send. Only a wait
-//! creates a `Future`. The awaitables have the methods of coroutines, so `asyncio.create_task(receive())` works as with
-//! uvicorn.
+//! The awaitables of `receive()` and `send()` complete at once if there is an event, or space to
+//! send. Only a wait creates a `Future`. The awaitables have the methods of coroutines, so
+//! `asyncio.create_task(receive())` works as with uvicorn.
 //!
 //! # Flow control
-//! Nothing here blocks the thread. A payload without ring space, credit or chunks stays in its exchange, its `send()`
-//! waits, and the daemon writes to the worker's eventfd, which the loop watches.
+//! Nothing here blocks the thread. A payload that finds no ring space, credit or chunks stays in
+//! its exchange. Its `send()` waits, and the daemon writes to the worker's eventfd, which the loop
+//! watches.
 
 mod awaitable;
 mod create;

@@ -1,8 +1,8 @@
 //! The queue before the completion ring: keeps frames in order and never blocks the event loop.
 //!
-//! Frames are pushed into the ring while it has space. When the ring is full, further frames wait here until the daemon
-//! announces space. The queue is bounded: while it is not empty, no exchange sends body
-//! ([`super::response`]).
+//! Frames are pushed into the ring while it has space. When the ring is full, further frames wait
+//! here until the daemon announces space. The queue is bounded: while it is not empty, no exchange
+//! sends body ([`super::response`]).
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -20,7 +20,8 @@ pub(super) struct Outbox {
     frames: Mutex<VecDeque<Vec<u8>>>,
     /// `frames` is not empty. Written only by the loop's thread.
     is_backed_up: AtomicBool,
-    /// Start of the first exchange since the daemon was last woken, `CLOCK_MONOTONIC`, nanoseconds; 0 for none.
+    /// Start of the first exchange since the daemon was last woken, `CLOCK_MONOTONIC`, nanoseconds;
+    /// 0 for none.
     unannounced_since: AtomicU64,
     /// Time at which the last response ended, `CLOCK_MONOTONIC_COARSE`, nanoseconds.
     last_response_end: AtomicU64,
@@ -45,9 +46,10 @@ impl Outbox {
         }
     }
 
-    /// Called at the end of each response. The first response in a period of the coarse clock wakes the daemon at once;
-    /// the others are left to the wake-up at the end of the loop's iteration. Under low load there is nothing to batch,
-    /// and the application may block the loop; under high load the daemon is awake anyway.
+    /// Called at the end of each response. The first response in a period of the coarse clock wakes
+    /// the daemon at once; the others are left to the wake-up at the end of the loop's iteration.
+    /// Under low load there is nothing to batch, and the application may block the loop; under high
+    /// load the daemon is awake anyway.
     pub(super) fn on_response_end(&self, output: &Output) {
         let now = coarse_now();
         if self.last_response_end.load(Ordering::Relaxed) != now {
@@ -56,8 +58,8 @@ impl Outbox {
         }
     }
 
-    /// Pushes a frame into the ring and returns its position, or queues it. Does not wake the daemon; the loop tick
-    /// ([`super::tick`]) does so later.
+    /// Pushes a frame into the ring and returns its position, or queues it. Does not wake the
+    /// daemon; the loop tick ([`super::tick`]) does so later.
     pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
         if !self.is_backed_up()
             && let Some(position) = output.try_push(frame)?
@@ -74,7 +76,8 @@ impl Outbox {
     pub(super) fn flush(&self, output: &Output) -> Result<bool, ProtocolError> {
         while let Some(frame) = self.pop() {
             if output.try_push(&frame)?.is_none() {
-                // Tried again after the announcement: either this sees the space, or the daemon sees the announcement.
+                // Tried again after the announcement: either this attempt sees the space, or the
+                // daemon sees the announcement.
                 output.space_flag().announce_wait();
                 if output.try_push(&frame)?.is_none() {
                     lock(&self.frames).push_front(frame);
@@ -91,15 +94,15 @@ impl Outbox {
         lock(&self.frames).pop_front()
     }
 
-    /// Wakes the daemon if it sleeps and frames were pushed since.
+    /// Wakes the daemon if it sleeps and frames were pushed since the last call.
     pub(super) fn wake_daemon(&self, output: &Output) {
         self.unannounced_since.store(0, Ordering::Relaxed);
         output.wake_daemon();
     }
 }
 
-/// Returns `CLOCK_MONOTONIC_COARSE` in nanoseconds. The kernel advances this clock every few milliseconds; reading it
-/// takes no system call.
+/// Returns `CLOCK_MONOTONIC_COARSE` in nanoseconds. The kernel advances this clock every few
+/// milliseconds; reading it takes no system call.
 fn coarse_now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)

@@ -1,4 +1,5 @@
-//! Sends files: the extension "Path Send" of the ASGI HTTP specification. Called by [`super::send`].
+//! Sends files: the extension "Path Send" of the ASGI HTTP specification. Called by
+//! [`super::send`].
 //!
 //! The daemon gets the descriptor on the control socket and sends the file itself.
 
@@ -35,7 +36,8 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Sends a descriptor, then the frame that refers to it. The range is the first byte and the number of bytes.
+    /// Sends a descriptor, then the frame that refers to it. The range is the first byte and the
+    /// number of bytes.
     pub(super) fn send_descriptor(
         &mut self,
         py: Python<'_>,
@@ -49,8 +51,9 @@ impl ExchangeState {
         Ok(self.send_payload(py, &Body::File { offset, len }, kind, true)?)
     }
 
-    /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown. If the head
-    /// has no length, returns the file's length and adds it to the head, or returns [`UNTIL_EOF`] if it is unknown.
+    /// Returns the number of bytes of a file to send: the length in the head, even if the file has
+    /// grown. If the head has no length, returns the file's length and adds it to the head, or
+    /// returns [`UNTIL_EOF`] if it is unknown.
     fn file_length(&mut self, py: Python<'_>, file: &File) -> Result<u64, Fault> {
         let fd = file.as_fd();
         match self.response.head.length {
@@ -89,7 +92,8 @@ impl ExchangeState {
     }
 }
 
-/// Opens a regular file. Other kinds of files are refused without blocking: opening a FIFO would wait for its writer.
+/// Opens a regular file. Other kinds of files are refused without blocking: opening a FIFO would
+/// wait for its writer.
 fn open_regular_file(path: &Path) -> PyResult<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {

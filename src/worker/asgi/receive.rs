@@ -1,8 +1,8 @@
 //! The application's `receive()`: the request body, then `http.disconnect`.
 //!
-//! A body comes with its request, or in parts within a window. The window opens at the first `receive()` and advances
-//! whenever [`MIN_UPDATE_BYTES`] of it were received. An event is made when the call is awaited, not when `receive()`
-//! is called, so a cancelled wait loses no event.
+//! A body comes with its request, or in parts within a window. The window opens at the first
+//! `receive()` and advances whenever [`MIN_UPDATE_BYTES`] of it were received. An event is made
+//! when the call is awaited, not when `receive()` is called, so a cancelled wait loses no event.
 
 use std::ffi::CStr;
 

@@ -1,8 +1,8 @@
 //! Encodes responses and WebSocket messages as frames.
 //!
 //! A payload without credit (the client is slow) or chunks (the slab is full) stays in
-//! [`ResponseState::pending`](super::state::ResponseState::pending) and is sent when the daemon wakes the loop; until
-//! then the next `send()` of the application waits.
+//! [`ResponseState::pending`](super::state::ResponseState::pending) and is sent when the daemon
+//! wakes the loop; until then the next `send()` of the application waits.
 
 use std::collections::VecDeque;
 
@@ -20,7 +20,7 @@ use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
 use crate::python::FormattedError;
 use crate::wait::monotonic_ns;
 
-/// From this many bytes on, the GIL is released while they are copied into the slab.
+/// Minimum size of a payload for whose copy into the slab the GIL is released.
 const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// Number and encoding of the fields of a frame without fields.
@@ -62,7 +62,8 @@ impl ExchangeState {
         }
         let is_complete =
             matches!(self.response.head.status, 204 | 304) || self.response.head.length == Some(0);
-        // Not for HEAD: the application may send an endless body, and only the daemon's disconnect ends it.
+        // Not for HEAD: the application may send an endless body, and only the daemon's disconnect
+        // ends it.
         self.response.ends_with_head =
             is_complete && !self.response.is_for_head && !self.response.has_trailers;
         self.send_inline(py, &[], PayloadKind::Body { end: self.response.ends_with_head })
@@ -111,15 +112,15 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Replaces the announced length by 0 if `len`, the length of the body, is 0 because the head names a file; returns
-    /// whether the length was replaced.
+    /// Replaces the announced length by 0 if the body is empty because the head names a file. `len`
+    /// is the length of the body. Returns whether the length was replaced.
     fn announce_file(&mut self, len: usize) -> PyResult<bool> {
         let ResponseState { head, encoded_fields, is_head_sent, .. } = &mut self.response;
         Ok(len == 0 && !*is_head_sent && head.announce_named_file(encoded_fields)?)
     }
 
-    /// Sends `bytes[..end]`, or as much of it as there is credit and space for; the rest becomes pending. Sends small
-    /// payloads without storing them.
+    /// Sends `bytes[..end]`, or as much of it as there is credit and space for; the rest becomes
+    /// pending. Sends small payloads without storing them.
     pub(super) fn send_or_queue(
         &mut self,
         py: Python<'_>,
@@ -144,7 +145,8 @@ impl ExchangeState {
         }
     }
 
-    /// Sends the pending payload while there is credit and space, then the trailers once the body is complete.
+    /// Sends the pending payload while there is credit and space, then the trailers once the body
+    /// is complete.
     pub(super) fn flush_pending(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
         let worker = self.application.worker;
         while let Some(Pending { bytes, start, end, kind }) = self.response.pending.take() {
@@ -244,8 +246,8 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Ends the exchange: the application has returned or failed. Returns the objects that the caller must drop, or
-    /// `None` if the end is deferred because a payload is pending.
+    /// Ends the exchange: the application has returned or failed. Returns the objects that the
+    /// caller must drop, or `None` if the end is deferred because a payload is pending.
     pub(super) fn finish(
         &mut self,
         py: Python<'_>,
@@ -306,13 +308,14 @@ impl ExchangeState {
         DeferredDrops { task: self.task.take(), pending, parts, exchange, functions }
     }
 
-    /// Returns whether the response has no body: one to HEAD, a 204 or a 304 (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
+    /// Returns whether the response has no body: one to HEAD, a 204 or a 304 (RFC 9110 §9.3.2,
+    /// §15.3.5, §15.4.5).
     pub(super) fn is_bodyless(&self) -> bool {
         self.response.is_for_head || matches!(self.response.head.status, 204 | 304)
     }
 
-    /// Returns whether the client has read enough for more to be sent. Otherwise announces to the daemon that the
-    /// worker waits for credit.
+    /// Returns whether the client has read enough for more to be sent. Otherwise announces to the
+    /// daemon that the worker waits for credit.
     fn has_credit(&self) -> bool {
         let (worker, slot) = (self.application.worker, self.slot);
         if worker.unacked(slot) <= RESPONSE_WINDOW {
@@ -398,7 +401,8 @@ impl ExchangeState {
         self.push_completion(py, &self.completion(kind, end, done), fields, body).map(drop)
     }
 
-    /// Encodes a completion with its fields and body, and pushes it. Returns its position if it is in the ring.
+    /// Encodes a completion with its fields and body, and pushes it. Returns its position if it is
+    /// in the ring.
     pub(super) fn push_completion(
         &self,
         py: Python<'_>,
@@ -432,7 +436,8 @@ impl ExchangeState {
     }
 }
 
-/// The objects of an ended exchange. Dropped when no exchange is borrowed, because that may run finalizers.
+/// The objects of an ended exchange. Dropped when no exchange is borrowed, because dropping them
+/// may run finalizers.
 #[derive(Debug, Default)]
 #[expect(dead_code, reason = "the fields are only dropped")]
 pub(super) struct DeferredDrops {

@@ -25,8 +25,9 @@ use crate::gil_cell::GilCell;
 use crate::python::load_py;
 use crate::worker::Worker;
 
-/// Runs lifespan's startup, reports Ready, serves until the daemon stops the worker, and runs lifespan's shutdown.
-/// Calls `on_start` before it serves. The inner error is the reason why the application cannot be served.
+/// Runs lifespan's startup, reports Ready, serves until the daemon stops the worker, and runs
+/// lifespan's shutdown. Calls `on_start` before it serves. The inner error is the reason why the
+/// application cannot be served.
 ///
 /// # Errors
 /// An exception of the worker's own Python code, or the `SystemExit` of a signal handler.
@@ -42,7 +43,8 @@ pub(crate) fn run(
         return Ok(Err(failure));
     }
     if let Err(failure) = start_up(py, worker, &server)? {
-        // Closed so that threads and tasks of the failed startup do not keep the process from exiting.
+        // Ends the threads and tasks of the failed startup, which could prevent the process from
+        // exiting.
         report_warnings(worker, &server.call_method0(intern!(py, "close"))?)?;
         return Ok(Err(failure));
     }
@@ -120,7 +122,7 @@ impl Application {
             event_loop: EventLoop::new(
                 &attribute("loop")?,
                 attribute("stopped")?.unbind(),
-                server.call_method0(intern!(py, "new_task"))?.extract()?,
+                server.call_method0(intern!(py, "task_constructor"))?.extract()?,
             )?,
             scope_builder: ScopeBuilder::new(py, start, asgi, state)?,
             scope_cache: GilCell::default(),
@@ -157,8 +159,8 @@ impl Application {
         Ok(())
     }
 
-    /// Runs the loop until all exchanges have ended. The exception of a signal handler interrupts the loop, which is
-    /// then run again to finish the running exchanges.
+    /// Runs the loop until all exchanges have ended. The exception of a signal handler interrupts
+    /// the loop, which is then run again to finish the running exchanges.
     fn run_loop(&self, py: Python<'_>, server: &Bound<'_, PyAny>) {
         while let Err(error) = server.call_method0(intern!(py, "run")) {
             if error.is_instance_of::<PySystemExit>(py) {

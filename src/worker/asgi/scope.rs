@@ -1,8 +1,8 @@
-//! Builds the connection scopes of the ASGI HTTP and WebSocket specifications. Where these leave a choice, the values
-//! are uvicorn's.
+//! Builds the connection scopes of the ASGI HTTP and WebSocket specifications. Where these leave a
+//! choice, the values are uvicorn's.
 //!
-//! The values common to all requests of a listener are in a template that is copied for each request. The names of
-//! well-known headers are made once.
+//! The values common to all requests of a listener are in a template that is copied for each
+//! request. The names of well-known headers are made once.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -21,11 +21,11 @@ use crate::python::latin1;
 /// Cached scope values: `(name, value)` of fields, clients, `path` with `raw_path`.
 type ValueCache = ObjectCache<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;
 
-/// The values of earlier requests that are kept.
+/// Values of earlier requests, for reuse.
 #[derive(Debug, Default)]
 pub(super) struct ScopeCache {
     values: ValueCache,
-    /// By listener: of HTTP and of WebSockets.
+    /// By listener: the last HTTP scope and the last WebSocket scope.
     last: Vec<[Option<LastScope>; 2]>,
     tls: LastExtension,
 }
@@ -87,8 +87,9 @@ const WEBSOCKET_KEYS: [&str; 14] = [
 struct ScopeKind {
     /// One template for each listener.
     templates: Vec<Py<PyDict>>,
-    /// Templates: middleware may change what is in a scope.
+    /// Template of the scope's `asgi`, copied because middleware may change it.
     asgi: Py<PyDict>,
+    /// Template of the scope's `extensions`.
     extensions: Py<PyDict>,
     /// Scheme of a request over TLS.
     secure_scheme: Py<PyString>,
@@ -141,7 +142,8 @@ impl ScopeKind {
 }
 
 impl ScopeKind {
-    /// Returns the last scope of this kind and of the request's listener.
+    /// Returns the last scope of this kind and of the request's listener; makes it from the
+    /// template before the first request.
     fn last_scope<'c>(
         &self,
         py: Python<'_>,
@@ -195,7 +197,8 @@ const HTTP_EXTENSIONS: [&str; 4] = [
 ];
 
 impl ScopeBuilder {
-    /// Prepares the templates. `asgi` is the value for that key of the scope, `state` that of lifespan.
+    /// Prepares the templates. `asgi` is the scope's value for this key, `state` the state of
+    /// lifespan.
     pub(super) fn new(
         py: Python<'_>,
         start: &Start,
@@ -323,7 +326,8 @@ impl ScopeBuilder {
         last.values.set(CLIENT, &[key], client.bind(py))
     }
 
-    /// Sets the values that depend on the host, port and path under which a proxy publishes the application.
+    /// Sets the values that depend on the host, port and path under which a proxy publishes the
+    /// application.
     fn set_published(
         &self,
         py: Python<'_>,
@@ -335,7 +339,7 @@ impl ScopeBuilder {
             && let Some(server) = scope.get_item(&keys.server)?
         {
             let (name, port) = server.extract::<(Bound<'_, PyString>, Option<u16>)>()?;
-            // The address of a unix socket is a path in place of the name, without a port.
+            // A Unix socket has no port; its name is a path.
             if port.is_some() {
                 scope.set_item(&keys.server, (name, request.server_port))?;
             }
@@ -349,8 +353,9 @@ impl ScopeBuilder {
         Ok(())
     }
 
-    /// Builds the headers as received: repeated fields stay separate, and the daemon has lower-cased the names. Appends
-    /// `x-request-id` if there is none; the daemon has already replaced the value of one that the client sent.
+    /// Builds the headers as received: repeated fields stay separate, and the daemon has
+    /// lower-cased the names. Appends `x-request-id` if the client sent none. If the client sent
+    /// one, the daemon has already replaced its value.
     fn build_headers<'py>(
         &self,
         py: Python<'py>,
@@ -385,8 +390,8 @@ impl ScopeBuilder {
     }
 }
 
-/// Builds `path` and `raw_path`. Both begin with `root_path`, whether or not a proxy has stripped it, as in uvicorn;
-/// Starlette expects it.
+/// Builds `path` and `raw_path`. Both begin with `root_path`, whether or not a proxy has stripped
+/// it, as in uvicorn; Starlette expects it.
 fn build_paths(py: Python<'_>, path: &[u8], root: &[u8]) -> PyResult<(Py<PyString>, Py<PyBytes>)> {
     if root.is_empty() {
         return Ok((decode_path(py, path)?.unbind(), PyBytes::new(py, path).unbind()));

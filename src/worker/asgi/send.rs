@@ -1,8 +1,8 @@
 //! The application's `send()`: checks the order of HTTP messages and reads them.
 //!
-//! ASGI HTTP specification, "Response Start" and "Response Body"; extensions "Path Send", "Zero Copy
-//! Send", "Early Hints", "Trailers".
-//! WebSocket messages are in [`super::websocket`]. A violation raises the same exception as in uvicorn.
+//! ASGI HTTP specification, "Response Start" and "Response Body"; extensions "Path Send", "Zero
+//! Copy Send", "Early Hints", "Trailers". WebSocket messages are in [`super::websocket`]. A
+//! violation raises the same exception as in uvicorn.
 
 use std::ffi::CStr;
 use std::path::PathBuf;
@@ -79,8 +79,8 @@ impl Exchange {
         Ok(Bound::new(py, sending)?.into_any())
     }
 
-    /// Called by `asgi.py` when the application has returned None. Has no arguments, so that Python makes no tuple for
-    /// them.
+    /// Completes the exchange when the application has returned None. Called by `asgi.py`. Has no
+    /// arguments, so that Python makes no tuple for them.
     fn _complete(slf: &Bound<'_, Self>) {
         let py = slf.py();
         complete(slf, py.None().bind(py), None);
@@ -92,7 +92,8 @@ impl Exchange {
     }
 }
 
-/// One `send()` call that waits: for space before its message is processed, or for its payload to be sent.
+/// One `send()` call that waits: for space before its message is processed, or for its payload to
+/// be sent.
 #[pyclass(module = "rgun")]
 #[derive(Debug)]
 struct SendAwaitable {

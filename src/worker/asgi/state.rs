@@ -1,18 +1,19 @@
-//! The data of the application and its exchanges, and the tables that map exchange ids to exchanges.
+//! The data of the application and its exchanges, and the tables that map exchange ids to
+//! exchanges.
 //!
-//! [`Application`] and [`Exchange`] refer to each other, so they share a file below all modules that work on them:
-//! [`super::create`], [`super::exchange`], [`super::receive`], [`super::send`], [`super::response`] and
-//! [`super::tick`].
+//! [`Application`] and [`Exchange`] refer to each other, so they share a file below all modules
+//! that work on them: [`super::create`], [`super::exchange`], [`super::receive`], [`super::send`],
+//! [`super::response`] and [`super::tick`].
 //!
-//! An [`Exchange`] is borrowed for a few instructions at a time and never while Python code of the application runs,
-//! so the application may call `receive()` and `send()` from anywhere.
+//! An [`Exchange`] is borrowed for a few instructions at a time and never while Python code of the
+//! application runs, so the application may call `receive()` and `send()` from anywhere.
 //!
 //! ```text
 //!   Unstarted ──start──▶ Prepared ──first bytes──▶ Streaming ──▶ (Trailing) ──▶ Ended ──▶ Done
 //!       └───────────────── a WebSocket is accepted ──▶ Open ──────────────────────┘
 //! ```
-//! The head is sent with the first body bytes if they follow at once ([`super::deferred_heads`]): an exception before
-//! them can still become a 500. Otherwise it is sent alone.
+//! The head is sent with the first body bytes if they follow at once ([`super::deferred_heads`]):
+//! an exception before them can still become a 500. Otherwise it is sent alone.
 
 use std::cell::{Ref, RefMut};
 use std::collections::VecDeque;
@@ -38,7 +39,8 @@ use crate::head::ResponseHead;
 use crate::python::embedded_module;
 use crate::worker::Worker;
 
-/// The application, its event loop, and all state shared by its exchanges. Leaked: lives as long as the process.
+/// The application, its event loop, and all state shared by its exchanges. Leaked: lives as long as
+/// the process.
 #[derive(Debug)]
 pub(crate) struct Application {
     pub(crate) worker: &'static Worker,
@@ -74,9 +76,11 @@ pub(super) struct Exchanges {
     pub(super) running: std::collections::HashMap<u64, Py<Exchange>, BuildIdHasher>,
     /// Slots without an exchange.
     pub(super) free_slots: Vec<u32>,
-    /// Running exchanges that wait for credit, ring space or chunks; the one that has waited longest is first.
+    /// Running exchanges that wait for credit, ring space or chunks; the one that has waited
+    /// longest is first.
     pub(super) blocked: VecDeque<Py<Exchange>>,
-    /// Number of blocked exchanges at the front that have not been resumed since the last wake-up by the daemon.
+    /// Number of blocked exchanges at the front that have not been resumed since the last wake-up
+    /// by the daemon.
     pub(super) n_unchecked: usize,
     /// Running exchanges whose heads wait for their bodies.
     pub(super) heads: DeferredHeads,
@@ -103,25 +107,28 @@ impl Application {
         self.exchanges(py).running.len()
     }
 
-    /// Formats the stack of an exchange's task; `None` if the exchange is not running. Called from another thread than
-    /// the event loop's.
+    /// Formats the stack of an exchange's task; `None` if the exchange is not running. Called from
+    /// another thread than the event loop's.
     ///
     /// # Errors
     /// The Python exception if the stack cannot be formatted.
     pub(crate) fn stack_of(&self, py: Python<'_>, id: ExchangeId) -> PyResult<Option<String>> {
         let Some(exchange) = self.exchange(py, id) else { return Ok(None) };
         let task = {
-            // Borrowed: the worker's own code runs, there is no stack of the application.
+            // If the exchange is borrowed, the worker's own code runs, and there is no stack of the
+            // application.
             let Ok(exchange) = exchange.get().try_borrow(py) else { return Ok(None) };
-            // Borrowed only for this statement: while Python code runs here, the loop's thread may run too.
+            // Borrowed only for this statement: while `stack_of` runs Python code, the loop's
+            // thread may run too.
             exchange.task.as_ref().map(|task| task.clone_ref(py))
         };
-        // No task yet: an eager task runs while it is being created.
+        // `task` is None while an eager task is being created, which runs it.
         let arguments = (task, self.event_loop.object());
         python_module(py)?.call_method1(intern!(py, "stack_of"), arguments)?.extract().map(Some)
     }
 
-    /// Schedules a tick, which wakes the daemon for the frames sent. Does nothing if a tick is pending.
+    /// Schedules a tick, which wakes the daemon for the frames sent. Does nothing if a tick is
+    /// pending.
     pub(super) fn schedule_flush(&self, py: Python<'_>) {
         // Only the loop's thread writes the flag: load and store are cheaper than a swap.
         if !self.event_loop.tick_pending.load(Ordering::Relaxed) {
@@ -134,7 +141,8 @@ impl Application {
     pub(super) fn schedule_tick(&self, py: Python<'_>) {
         let Some(tick) = self.event_loop.tick.get() else { return };
         if let Err(error) = self.event_loop.call_soon(py, tick) {
-            // The exception of a signal handler, or the loop is closed. The eventfd causes another tick.
+            // The exception of a signal handler, or the loop is closed. The eventfd causes another
+            // tick.
             self.event_loop.tick_pending.store(false, Ordering::Relaxed);
             self.worker.wake_loop();
             self.worker.on_signal_exception(py, error);
@@ -155,8 +163,8 @@ impl Application {
         application.has_blocked.store(true, Ordering::Relaxed);
     }
 
-    /// Frees the slot of an ended exchange. Keeps the exchange for reuse, or returns it with its functions: the caller
-    /// drops them when nothing is borrowed.
+    /// Frees the slot of an ended exchange. Keeps the exchange for reuse, or returns it with its
+    /// functions: the caller drops them when nothing is borrowed.
     pub(super) fn release_exchange(
         &self,
         py: Python<'_>,
@@ -235,8 +243,9 @@ pub(super) struct Pending {
     pub(super) kind: PayloadKind,
 }
 
-/// The `receive` and `send` functions of an exchange. They and the exchange refer to each other until the
-/// exchange ends. (The exchange of a WebSocket, which may last for days, does not keep them, and is never pooled.)
+/// The `receive` and `send` functions of an exchange. They and the exchange refer to each other
+/// until the exchange ends. (The exchange of a WebSocket, which may last for days, does not keep
+/// them, and is never pooled.)
 #[derive(Debug)]
 pub(super) struct Functions {
     pub(super) receive: Py<PyAny>,
@@ -304,40 +313,50 @@ pub(super) struct ResponseState {
     /// Body bytes accepted from the application.
     pub(super) body_bytes: u64,
     pub(super) pending: Option<Pending>,
-    /// Ring position of the frame that ended the response: DONE is added to that frame if the daemon has not popped it
-    /// when the application returns.
+    /// Ring position of the frame that ended the response: DONE is added to that frame if the
+    /// daemon has not popped it when the application returns.
     pub(super) end_position: Option<Position>,
-    /// The application has returned while a payload is pending; the exchange ends when the payload is sent.
+    /// The application has returned while a payload is pending; the exchange ends when the payload
+    /// is sent.
     pub(super) finish_deferred: bool,
 }
 
 impl Exchange {
+    /// Borrows the state.
+    ///
     /// # Panics
     /// If the exchange is borrowed mutably.
     pub(super) fn borrow<'a>(&'a self, py: Python<'a>) -> Ref<'a, ExchangeState> {
         self.0.borrow(py)
     }
 
+    /// Borrows the state mutably.
+    ///
     /// # Panics
     /// If the exchange is borrowed.
     pub(super) fn borrow_mut<'a>(&'a self, py: Python<'a>) -> RefMut<'a, ExchangeState> {
         self.0.borrow_mut(py)
     }
 
+    /// Borrows the state.
+    ///
     /// # Errors
     /// If the exchange is borrowed mutably.
     pub(super) fn try_borrow<'a>(&'a self, py: Python<'a>) -> PyResult<Ref<'a, ExchangeState>> {
         self.0.try_borrow(py)
     }
 
+    /// Borrows the state mutably.
+    ///
     /// # Errors
     /// If the exchange is borrowed.
     pub(super) fn try_borrow_mut<'a>(&'a self, py: Python<'a>) -> PyResult<RefMut<'a, ExchangeState>> {
         self.0.try_borrow_mut(py)
     }
 
-    /// Removes the Future of a cancelled wait from the list that `list` selects. Otherwise an application that polls
-    /// `receive()` (Starlette's `Request.is_disconnected`) would accumulate Futures for as long as the exchange lasts.
+    /// Removes the Future of a cancelled wait from the list that `list` selects. Otherwise an
+    /// application that polls `receive()` (Starlette's `Request.is_disconnected`) would accumulate
+    /// Futures for as long as the exchange lasts.
     pub(super) fn forget_future(
         slf: &Bound<'_, Self>,
         future: &Py<PyAny>,
@@ -361,7 +380,8 @@ impl ExchangeState {
     }
 }
 
-/// Builds hashers for exchange ids. The ids are consecutive, so multiplying one hashes it well enough.
+/// Builds hashers for exchange ids. The ids are consecutive, so a multiplication is a sufficient
+/// hash.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct BuildIdHasher;
 
@@ -379,7 +399,8 @@ pub(crate) struct IdHasher(u64);
 
 impl std::hash::Hasher for IdHasher {
     fn finish(&self) -> u64 {
-        // Spread over all bits: the table takes control bytes from the top bits and buckets from the bottom bits.
+        // Spread over all bits: the table takes control bytes from the top bits and buckets from
+        // the bottom bits.
         self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 

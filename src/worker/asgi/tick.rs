@@ -1,9 +1,10 @@
 //! The worker's callback on the event loop: claims submissions, starts exchanges, wakes the daemon.
 //!
-//! A *tick* claims the frames in the submission ring and creates a task for each request. With eager tasks (CPython
-//! 3.12) they run within the tick; otherwise they run after it, and another tick follows. Completions are pushed as
-//! they come, and the tick wakes the daemon once, at its end. A `send()` outside a tick schedules a tick. A tick that
-//! finds no frame announces that the loop will sleep and checks the ring once more.
+//! A *tick* claims the frames in the submission ring and creates a task for each request. Eager
+//! tasks (CPython 3.12) run within the tick; other tasks run after the tick, and another tick
+//! follows. Completions are pushed as they come, and the tick wakes the daemon once, at its end. A
+//! `send()` outside a tick schedules a tick. A tick that finds no frame announces that the loop
+//! will sleep and checks the ring once more.
 
 use std::sync::atomic::Ordering;
 
@@ -19,11 +20,13 @@ use super::state::{Application, Exchange, Exchanges, Functions, Stage};
 use crate::fastcall;
 use crate::wait::monotonic_ns;
 
-/// A stopping worker with at most this number of running exchanges checks in each tick whether their tasks are done.
-/// With thousands of WebSockets that close one by one the checks would take quadratic time.
+/// Maximum number of running exchanges with which a stopping worker checks in each tick whether
+/// their tasks are done. With thousands of WebSockets that close one by one, the checks would take
+/// quadratic time.
 const MAX_REAP_CANDIDATES: usize = 64;
 
-/// Maximum number of frames claimed by one tick, so that other callbacks of the loop run in between.
+/// Maximum number of frames claimed by one tick, so that other callbacks of the loop run in
+/// between.
 const MAX_FRAMES_PER_TICK: usize = 64;
 
 /// Maximum number of blocked exchanges resumed by one tick.
@@ -58,8 +61,8 @@ impl LoopTick {
             worker.drain_eventfd();
             self.application.on_wakeup(py);
         }
-        // Runs the handlers of pending signals here, where they interrupt no application code. uvloop calls this
-        // before it checks for signals itself.
+        // Runs the handlers of pending signals here, where they interrupt no application code.
+        // uvloop calls the tick before it checks for signals itself.
         if let Err(error) = py.check_signals() {
             worker.on_signal_exception(py, error);
         }
@@ -112,7 +115,8 @@ impl Application {
         }
     }
 
-    /// Counts an iteration of the loop; at the end of the wait, sends the heads whose bodies have not come.
+    /// Counts an iteration of the loop; at the end of the wait, sends the heads whose bodies have
+    /// not come.
     fn send_due_heads(&self, py: Python<'_>) -> Result<(), ProtocolError> {
         let due = self.exchanges(py).heads.take_due();
         if self.exchanges(py).heads.has_scheduled() {
@@ -236,7 +240,7 @@ impl Application {
         };
         self.exchanges(py).running.insert(request.exchange.0, exchange.clone().unbind());
         let created = self.create_task(py, request, &exchange);
-        // An eager task may have forked; its child returns to here.
+        // An eager task may have forked; the child process returns to here.
         exit_if_forked_child(py, None);
         match created {
             Ok(task) => {
@@ -263,7 +267,8 @@ impl Application {
         request: &Request<'_>,
         exchange: &Bound<'py, Exchange>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        // Taken out, not borrowed: creating an object may collect garbage, which may run finalizers.
+        // Taken out, not borrowed: creating an object may collect garbage, which may run
+        // finalizers.
         let mut scope_cache = self.scope_cache.take(py);
         let scope = self.scope_builder.build(py, scope_cache.get_or_insert_default(), request);
         self.scope_cache.put(py, scope_cache);
@@ -272,13 +277,18 @@ impl Application {
         let call = if request.websocket { &self.call_websocket } else { &self.call };
         let arguments = [self.app.bind(py), &scope, receive.bind(py), send.bind(py), exchange.as_any()];
         let coroutine = fastcall::call(call.bind(py), arguments);
-        // The coroutine decides how long these live; it may start below.
+        // From here on only the coroutine refers to them. An eager task starts below and may drop
+        // them.
         drop((scope, receive, send));
         let coroutine = coroutine?;
-        self.event_loop.new_task.bind(py).call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
+        self.event_loop
+            .task_constructor
+            .bind(py)
+            .call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
     }
 
-    /// Marks all blocked exchanges as unchecked: the daemon may have woken the loop for any of them.
+    /// Marks all blocked exchanges as unchecked: the daemon may have woken the loop for any of
+    /// them.
     fn on_wakeup(&self, py: Python<'_>) {
         if self.has_blocked.load(Ordering::Relaxed) {
             let exchanges = &mut *self.exchanges(py);
@@ -286,8 +296,8 @@ impl Application {
         }
     }
 
-    /// Resumes blocked exchanges, at most [`MAX_RESUMED_PER_TICK`]: if thousands wait for ring space, the first ones
-    /// fill the ring again. Returns whether another tick must resume more.
+    /// Resumes blocked exchanges, at most [`MAX_RESUMED_PER_TICK`]: if thousands wait for ring
+    /// space, the first ones fill the ring again. Returns whether another tick must resume more.
     fn resume_blocked(&self, py: Python<'_>) -> Result<bool, ProtocolError> {
         if !self.has_blocked.load(Ordering::Relaxed) {
             return Ok(false);

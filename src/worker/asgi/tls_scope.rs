@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use rgun_channel::frame::TlsInfo;
 
-/// The extension of the last request. All requests of a connection have the same extension; without client
-/// certificates, so have those of most connections.
+/// The extension of the last request. All requests of a connection have the same extension; without
+/// client certificates, so have those of most connections.
 #[derive(Debug, Default)]
 pub(super) struct LastExtension {
     /// The TLS block from which `extension` was built.
@@ -17,7 +17,8 @@ pub(super) struct LastExtension {
 }
 
 impl LastExtension {
-    /// Returns the value of `scope["extensions"]["tls"]` for a frame's TLS block; the application may change it.
+    /// Returns the value of `scope["extensions"]["tls"]` for a frame's TLS block; the application
+    /// may change it.
     pub(super) fn copy<'py>(&mut self, py: Python<'py>, block: &[u8]) -> PyResult<Bound<'py, PyDict>> {
         let last = match &mut self.extension {
             Some(last) if self.block == block => last,

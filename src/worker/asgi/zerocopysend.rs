@@ -1,8 +1,10 @@
-//! Sends parts of open files: the extension "Zero Copy Send" of the ASGI HTTP specification. Called by [`super::send`].
+//! Sends parts of open files: the extension "Zero Copy Send" of the ASGI HTTP specification. Called
+//! by [`super::send`].
 //!
-//! A part that is the whole body is passed to the daemon as a descriptor ([`super::pathsend`]), and the daemon sends it
-//! with `sendfile`. A part of a longer body is read here in blocks, because a response on the channel consists either
-//! of one file or of bytes. The application may close its file as soon as its `send()` has returned.
+//! A part that is the whole body is passed to the daemon as a descriptor ([`super::pathsend`]), and
+//! the daemon sends it with `sendfile`. A part of a longer body is read here in blocks, because a
+//! response on the channel consists either of one file or of bytes. The application may close its
+//! file as soon as its `send()` has returned.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -23,7 +25,7 @@ use crate::file_length::trusted_length;
 /// Bytes read at a time from a file that is a part of a body.
 const BLOCK_BYTES: usize = 128 * 1024;
 
-/// The part of a file that a message names, without the blocks that are sent already.
+/// The rest of the file range that a message names; shrinks as blocks are sent.
 #[derive(Debug)]
 pub(super) struct FileRange {
     /// A duplicate of the application's descriptor.
@@ -32,7 +34,8 @@ pub(super) struct FileRange {
     offset: u64,
     /// Bytes to send; `None` up to the end of the file.
     count: Option<u64>,
-    /// The message had no offset: sending moves the position of the application's file, as `os.sendfile()` does.
+    /// The message had no offset: sending moves the position of the application's file, as
+    /// `os.sendfile()` does.
     moves_position: bool,
     /// Another part of the body follows.
     more: bool,
@@ -54,7 +57,7 @@ impl FileRange {
         Ok(Self { file, offset, count, moves_position, more })
     }
 
-    /// Notes that bytes were sent or read.
+    /// Shrinks the range after bytes were sent or read.
     fn advance(&mut self, bytes: u64) -> io::Result<()> {
         self.offset += bytes;
         self.count = self.count.map(|count| count - bytes);
@@ -76,7 +79,8 @@ impl FileRange {
     }
 }
 
-/// Processes `http.response.zerocopysend`. Returns the range if it must be sent in blocks ([`send_block`]).
+/// Processes `http.response.zerocopysend`. Returns the range if it must be sent in blocks
+/// ([`send_block`]).
 pub(super) fn process(
     slf: &Bound<'_, Exchange>,
     message: &Bound<'_, PyAny>,
@@ -96,7 +100,7 @@ pub(super) fn process(
 pub(super) fn send_block(slf: &Bound<'_, Exchange>, range: &mut FileRange) -> PyResult<bool> {
     let py = slf.py();
     let block = range.read_block(py)?;
-    // Without a count only an empty block is the end.
+    // In a range without a count, only an empty block marks the end.
     let is_end = block.as_bytes().is_empty() || range.count == Some(0);
     let sent = slf.get().try_borrow_mut(py)?.send_body(py, Some(&block), range.more || !is_end);
     finish_message(slf, sent)?;
@@ -104,8 +108,8 @@ pub(super) fn send_block(slf: &Bound<'_, Exchange>, range: &mut FileRange) -> Py
 }
 
 impl ExchangeState {
-    /// Sends the range at once if it is the whole body or if the response has no body. Returns false if the range must
-    /// be sent in blocks.
+    /// Sends the range at once if it is the whole body or if the response has no body. Returns
+    /// false if the range must be sent in blocks.
     fn send_whole_file(&mut self, py: Python<'_>, range: &mut FileRange) -> Result<bool, Fault> {
         let rest = trusted_length(py, range.file.as_fd(), range.offset);
         if let (Some(rest), None) = (rest, range.count) {
@@ -159,7 +163,7 @@ fn duplicate(file: &Bound<'_, PyAny>) -> PyResult<File> {
     Ok(descriptor.try_clone_to_owned()?.into())
 }
 
-/// Returns the optional number of bytes at a key; `None` also for Python's None.
+/// Returns the number of bytes at a key; `None` if the key is missing or its value is None.
 fn bytes_of(message: &Bound<'_, PyAny>, key: &str) -> PyResult<Option<u64>> {
     let name = pyo3::types::PyString::intern(message.py(), key);
     let Some(value) = item(message, &name)?.filter(|value| !value.is_none()) else { return Ok(None) };
@@ -173,7 +177,7 @@ fn bytes_of(message: &Bound<'_, PyAny>, key: &str) -> PyResult<Option<u64>> {
     }
 }
 
-/// Reads at an offset; 0 bytes at the end of the file.
+/// Reads at an offset. Returns the number of bytes; 0 at the end of the file.
 fn read_at(file: &File, block: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
         match file.read_at(block, offset) {

@@ -1,10 +1,10 @@
-//! Assembles messages from the daemon's parts, and makes the events that `receive()` returns: `websocket.connect`,
-//! `websocket.receive`, `websocket.disconnect`.
+//! Assembles messages from the daemon's parts, and makes the events that `receive()` returns:
+//! `websocket.connect`, `websocket.receive`, `websocket.disconnect`.
 //!
 //! # Credit
-//! The cost of a message is credited when the application receives the message. An incomplete message cannot be
-//! received, so its parts are credited on arrival, unless complete messages are queued: otherwise the queue could grow
-//! without bound.
+//! The cost of a message is credited when the application receives the message. An incomplete
+//! message cannot be received, so its parts are credited on arrival, unless complete messages are
+//! queued: otherwise the queue could grow without bound.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};

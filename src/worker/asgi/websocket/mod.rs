@@ -1,19 +1,21 @@
-//! What only WebSockets need: ASGI WebSocket specification, uvicorn's behaviour.
+//! The code that only WebSockets need. References: the ASGI WebSocket specification and uvicorn's
+//! behaviour.
 //!
-//! [`incoming`] assembles messages and makes the events of `receive()`, [`outgoing`] turns the messages of `send()`
-//! into frames. Everything else is the same as for a request: slot, task, waiting and flow control. A denied handshake
-//! is answered like a request.
+//! [`incoming`] assembles messages and makes the events of `receive()`, [`outgoing`] turns the
+//! messages of `send()` into frames. Everything else is the same as for a request: slot, task,
+//! waiting and flow control. A denied handshake is answered like a request.
 //!
 //! # Disconnect
-//! `receive()` first returns the messages received before the disconnect, then `websocket.disconnect` at this and each
-//! further call. `send()` raises [`ClientDisconnected`] at once, an `OSError` as the specification demands since 2.4.
-//! Only `websocket.close` of an open WebSocket is ignored: frameworks and applications close in a `finally`. An
-//! exception that only says that the client has disconnected ends the exchange without an error.
+//! `receive()` first returns the messages received before the disconnect, then
+//! `websocket.disconnect` from each further call. `send()` raises [`ClientDisconnected`] at once,
+//! an `OSError` as the specification demands since 2.4. Only `websocket.close` of an open WebSocket
+//! is ignored, because frameworks and applications close in a `finally`. An exception that only
+//! says that the client has disconnected ends the exchange without an error.
 //!
 //! # Memory
-//! Ten thousand WebSockets may be idle: each costs its task, the application's objects, and a few hundred bytes here.
-//! Buffers of messages are allocated on demand. The messages queued for the application are bounded by
-//! [`MESSAGE_WINDOW`] and one more message.
+//! Ten thousand WebSockets may be idle: each costs its task, the application's objects, and a few
+//! hundred bytes here. Buffers of messages are allocated on demand. The messages queued for the
+//! application are bounded by [`MESSAGE_WINDOW`] and one more message.
 
 mod constants;
 mod incoming;
@@ -84,7 +86,7 @@ impl WebSocket {
         Some(window_end)
     }
 
-    /// Records code and reason, unless the other side closed first.
+    /// Records code and reason of a close, unless an earlier close is recorded.
     fn record_close(&mut self, code: u16, reason: &str) {
         if self.close.is_none() {
             self.close = Some((code, reason.into()));

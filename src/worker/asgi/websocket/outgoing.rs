@@ -1,5 +1,5 @@
-//! Processes the messages of `send()`: `websocket.accept`, `websocket.send`, `websocket.close`, and those of the
-//! response that denies a handshake.
+//! Processes the messages of `send()`: `websocket.accept`, `websocket.send`, `websocket.close`, and
+//! those of the response that denies a handshake.
 //!
 //! Error texts are those of uvicorn (`--ws auto`).
 
@@ -71,7 +71,8 @@ pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, Py
     finish_message(slf, outcome)
 }
 
-/// Processes the first message: it accepts the handshake, rejects it, or starts the response that denies it.
+/// Processes the first message: it accepts the handshake, rejects it, or starts the response that
+/// denies it.
 fn answer_handshake(
     slf: &Bound<'_, Exchange>,
     types: &WebSocketMessageTypes,
@@ -100,7 +101,8 @@ fn answer_handshake(
     finish_message(slf, outcome)
 }
 
-/// Completes a `send()` that waited while the client disconnected. `message` is `None` if it was processed before.
+/// Completes a `send()` that waited while the client disconnected. `message` is `None` if it was
+/// processed before.
 pub(in crate::asgi) fn process_after_disconnect(
     slf: &Bound<'_, Exchange>,
     message: Option<Py<PyAny>>,
@@ -113,7 +115,7 @@ pub(in crate::asgi) fn process_after_disconnect(
 
 /// The exception of a `send()` after a disconnect.
 fn client_disconnected() -> PyErr {
-    ClientDisconnected::new_err("the client has gone")
+    ClientDisconnected::new_err("the client has disconnected")
 }
 
 /// The exception for a message that is not allowed now.
@@ -121,8 +123,8 @@ fn unexpected_message(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
     PyRuntimeError::new_err(format!("Expected ASGI message {expected} but got '{}'.", type_text(kind)))
 }
 
-/// Returns the payload of a `websocket.send` and whether it is text. `bytes` takes precedence over `text`; `None` if
-/// neither is set.
+/// Returns the payload of a `websocket.send` and whether it is text. `bytes` takes precedence over
+/// `text`; `None` if neither is set.
 fn message_content<'py>(message: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyBytes>, bool)>> {
     let py = message.py();
     let non_none = |key| item(message, key).map(|value| value.filter(|value| !value.is_none()));
@@ -170,14 +172,15 @@ fn close_arguments(message: &Bound<'_, PyAny>) -> PyResult<(u16, String)> {
     Ok((code, text))
 }
 
-/// Maximum length of a close reason: the payload of a control frame has at most 125 bytes, two of them the code.
+/// Maximum length of a close reason: the payload of a control frame has at most 125 bytes, two of
+/// them the code.
 const MAX_REASON_BYTES: usize = 123;
 
 /// Close code for a normal closure; the default.
 const CLOSE_NORMAL: u16 = 1000;
 
-/// Returns whether the code may be in a close frame: RFC 6455 §7.4 and IANA registrations, without those that stand
-/// for a missing close frame.
+/// Returns whether the code may be in a close frame: RFC 6455 §7.4 and IANA registrations, without
+/// the codes that stand for a missing close frame.
 const fn is_sendable_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
