@@ -23,7 +23,7 @@ impl From<PyErr> for Fault {
 }
 
 impl From<ProtocolError> for Fault {
-    fn from(broken: ProtocolError) -> Self {
-        Self::Channel(broken)
+    fn from(error: ProtocolError) -> Self {
+        Self::Channel(error)
     }
 }

@@ -1,6 +1,7 @@
-//! The response head, for both interfaces: the values that sending depends on, and the rules for field values.
+//! The response head, for both interfaces: the values that sending depends on, and the rules for
+//! field values.
 //!
-//! [`crate::wsgi`] and [`crate::asgi`] read it from the application and raise the exceptions.
+//! [`crate::wsgi`] and [`crate::asgi`] read the head from the application and raise the exceptions.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -12,7 +13,7 @@ use rgun_channel::header::index_of;
 pub(crate) struct ResponseHead {
     /// Status code.
     pub(crate) status: u16,
-    /// Length of the reason phrase before the encoded fields, bytes; 0 for the canonical one.
+    /// Length of the reason phrase before the encoded fields, bytes; 0 for the canonical phrase.
     pub(crate) reason_len: u16,
     /// Number of encoded fields.
     pub(crate) n_fields: u16,
@@ -20,14 +21,15 @@ pub(crate) struct ResponseHead {
     pub(crate) length: Option<u64>,
 }
 
-/// Bytes of a frame in addition to the application's fields: the fixed part, slab chunks or a file, and an added
-/// Content-Length.
+/// Bytes of a frame in addition to the application's fields: the fixed part, slab chunks or a file,
+/// and an added Content-Length.
 pub(crate) const HEAD_OVERHEAD_BYTES: usize = 32 + 16 * 8 + (3 + 20);
 
 impl ResponseHead {
     /// Appends a Content-Length to the encoded `fields`, unless the status does not allow one.
     pub(crate) fn add_content_length(&mut self, length: u64, fields: &mut Vec<u8>) -> PyResult<()> {
-        // RFC 9110 §8.6: a 204 has none; that of a 304 would be the length for a 200, which is unknown here.
+        // RFC 9110 §8.6: a 204 has no Content-Length. In a 304 it would be the length of the 200,
+        // which is unknown here.
         if matches!(self.status, 204 | 304) {
             return Ok(());
         }
@@ -39,9 +41,10 @@ impl ResponseHead {
         Ok(())
     }
 
-    /// Announces an empty body if the head names a file in [`FILE_FIELDS`], and returns whether it does. Called for a
-    /// response that announces a length and has no body: Flask's `send_file` and django-sendfile2 announce the file's
-    /// length. `encoded` has the reason phrase and the fields.
+    /// Replaces the announced length by 0 if the head names a file in [`FILE_FIELDS`]. Returns
+    /// whether the head names one. Called for a response that announces a length and has no body:
+    /// Flask's `send_file` and django-sendfile2 announce the file's length. `encoded` has the
+    /// reason phrase and the fields.
     pub(crate) fn announce_named_file(&mut self, encoded: &mut Vec<u8>) -> PyResult<bool> {
         let (reason, fields) = encoded.split_at(usize::from(self.reason_len));
         let fields = || decode_fields(fields, self.n_fields).map(|(name, value)| (name.as_bytes(), value));
@@ -60,8 +63,8 @@ impl ResponseHead {
     }
 }
 
-/// The fields in which an application names the file that the daemon (`app.sendfile_roots`) or a proxy sends instead of
-/// the response's own body.
+/// The fields in which an application names the file that the daemon (`app.sendfile_roots`) or a
+/// proxy sends instead of the response's own body.
 const FILE_FIELDS: [&[u8]; 2] = [b"x-sendfile", b"x-accel-redirect"];
 
 /// Parses a Content-Length (RFC 9110 §8.6): only digits.
@@ -103,7 +106,8 @@ pub(crate) const fn is_token(byte: u8) -> bool {
         )
 }
 
-/// Returns whether the byte is forbidden in a field value: a control character except HTAB (RFC 9110 §5.5).
+/// Returns whether the byte is forbidden in a field value: a control character except HTAB (RFC
+/// 9110 §5.5).
 pub(crate) const fn is_control(byte: u8) -> bool {
     (byte < 0x20 && byte != b'\t') || byte == 0x7f
 }

@@ -1,16 +1,18 @@
-//! A dictionary with the values of the last request, which the next one copies.
+//! A dictionary with the values of the last request, which the next request copies.
 //!
-//! Requests repeat most values: the path, the client, a browser's header fields. Copying an entry of a dictionary costs
-//! a few instructions, setting one costs 220. Without this module the smallest request would cost a WSGI worker 1 k
-//! more instructions (of 9 k), and an ASGI worker 0.4 k more (of 21 k).
+//! Requests repeat most values: the path, the client, a browser's header fields. Copying an entry
+//! of a dictionary costs a few instructions, setting one costs 220. Without this module the
+//! smallest request would cost a WSGI worker 1 k more instructions (of 9 k), and an ASGI worker 0.4
+//! k more (of 21 k).
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::python::{has_same_entries, reference_count};
 
-/// A copy of a template, with values of the last request at `N` places. The values stay here until the next request, so
-/// set only what is kept anyway ([`crate::object_cache`]), or refers to nothing large.
+/// A copy of a template with `N` values of the last request. The index of a value is its *place*.
+/// The values stay here until the next request, so set only values that are kept anyway
+/// ([`crate::object_cache`]) or refer to nothing large.
 pub(crate) struct LastDict<const N: usize> {
     /// Never given to the application.
     dict: Py<PyDict>,
@@ -45,8 +47,8 @@ impl<const N: usize> LastDict<N> {
         Ok(())
     }
 
-    /// Returns whether the dictionary at a place can be in the next copy, too: the application has kept no reference to
-    /// it, and it has the entries of `template`, from which it was copied.
+    /// Returns whether the dictionary at a place can be in the next copy, too: the application has
+    /// kept no reference to it, and it has the entries of `template`, from which it was copied.
     pub(crate) fn can_repeat(&self, py: Python<'_>, place: usize, template: &Py<PyDict>) -> bool {
         /// References of `dict` and `values`.
         const OWN_REFERENCES: isize = 2;

@@ -1,5 +1,6 @@
-//! A cache of Python objects made from request values: a proxy, a browser and a load generator repeat most values with
-//! each request. `str`, `bytes` and tuples of them are immutable, so requests can share them.
+//! A cache of Python objects made from request values: a proxy, a browser and a load generator
+//! repeat most values with each request. `str`, `bytes` and tuples of them are immutable, so
+//! requests can share them.
 
 use pyo3::prelude::*;
 use rgun_channel::header::NAMES;
@@ -20,8 +21,8 @@ const MAX_PATHS: usize = 64;
 /// Maximum length of a cached path: longer ones seldom repeat, and may be secrets.
 const MAX_PATH_BYTES: usize = 48;
 
-/// The last value of each well-known field as an `F`, the last clients as `C`s and the last paths as `P`s. The owner must
-/// tolerate Python code running while the cache is borrowed.
+/// The last value of each well-known field as an `F`, the last clients as `C`s and the last paths
+/// as `P`s. The owner must tolerate Python code running while the cache is borrowed.
 pub(crate) struct ObjectCache<F, C, P> {
     /// By index of [`NAMES`]; `None` for those of [`UNCACHED_FIELDS`].
     fields: Vec<Option<Field<F>>>,

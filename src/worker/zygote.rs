@@ -52,7 +52,7 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
         let warning = "the warm-up request is for WSGI applications; an ASGI application is only imported";
         process.report(&Report::Warning(warning.to_owned()))?;
     } else if !start.warm_up.is_empty() {
-        let environ = wsgi::environ_of(py, &start, &start.warm_up)?;
+        let environ = wsgi::warm_up_environ(py, &start, &start.warm_up)?;
         let arguments = (load_py(py)?, &application, environ, &start.warm_up);
         let warning: Option<String> =
             python_module(py)?.call_method1(intern!(py, "warm_up"), arguments)?.extract()?;

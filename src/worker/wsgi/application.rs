@@ -17,7 +17,7 @@ pub(crate) struct WsgiApplication {
 }
 
 impl WsgiApplication {
-    /// Prepares to serve `callable`. `early_hints` is the function of that name.
+    /// Prepares to serve `callable`. `early_hints` becomes the value of `wsgi.early_hints`.
     ///
     /// # Errors
     /// Python cannot create the shared objects.

@@ -1,7 +1,8 @@
 //! `wsgi.early_hints`: sends a 103 (RFC 8297) ahead of the response, as gunicorn does.
 //!
-//! All requests of the worker share one function, so a request without hints pays nothing. The function finds the
-//! response of the request that the calling thread serves. In a thread without a request it does nothing.
+//! All requests of the worker share one function, so a request without hints pays nothing. The
+//! function finds the response of the request that the calling thread serves. In a thread without a
+//! request it does nothing.
 
 use std::cell::RefCell;
 
@@ -18,14 +19,14 @@ thread_local! {
     static CURRENT: RefCell<Option<Py<StartResponse>>> = const { RefCell::new(None) };
 }
 
-/// Makes these the response functions of the calling thread.
+/// Sets the response functions of the calling thread.
 pub(super) fn set_current(py: Python<'_>, functions: &Py<StartResponse>) {
     let old = CURRENT.replace(Some(functions.clone_ref(py)));
     drop(old);
 }
 
-/// Sends header fields, a list of (name, value) pairs of `str` or `bytes`, in a 103. Does nothing once the response has
-/// begun. HTTP/1.0 clients get none.
+/// Sends header fields, a list of (name, value) pairs of `str` or `bytes`, in a 103. Does nothing
+/// once the response has begun. HTTP/1.0 clients get none.
 #[pyfunction]
 pub(super) fn early_hints(py: Python<'_>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
     let current = CURRENT.with_borrow(|current| current.as_ref().map(|functions| functions.clone_ref(py)));
@@ -34,8 +35,8 @@ pub(super) fn early_hints(py: Python<'_>, headers: &Bound<'_, PyAny>) -> PyResul
     match response.send_early_hints(py, headers) {
         Ok(()) => Ok(()),
         Err(Fault::Python(error)) => Err(error),
-        Err(Fault::App(described)) => Err(pyo3::exceptions::PyValueError::new_err(described.summary)),
-        Err(Fault::Channel(broken)) => response.worker().abort_on_protocol_error(&broken),
+        Err(Fault::App(error)) => Err(pyo3::exceptions::PyValueError::new_err(error.summary)),
+        Err(Fault::Channel(error)) => response.worker().abort_on_protocol_error(&error),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The environ dictionary of PEP 3333.
 //!
-//! A request copies its listener's template, a dictionary with all shared entries and those of the slot's last request
-//! ([`LastEnviron`]), and overwrites the rest (107 ns for the copy, 340 ns for building one). Keys are interned once.
+//! Each listener has a template, a dictionary with the entries that all requests share. Each slot
+//! keeps a copy of the template with the values of the slot's last request ([`LastEnviron`]). A
+//! request copies this dictionary and overwrites the entries that differ: a copy takes 107 ns,
+//! building the dictionary 340 ns. Keys are interned once.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -27,7 +29,7 @@ use crate::python::{decimal, latin1};
 /// A slot's cached strings: field values, clients as (address, port), paths as (raw, `PATH_INFO`).
 type StringCache = ObjectCache<PyString, (Py<PyString>, Py<PyString>), (Py<PyString>, Py<PyString>)>;
 
-/// The values that a slot keeps from its earlier requests.
+/// The values that a slot keeps from earlier requests.
 #[derive(Debug, Default)]
 pub(crate) struct EnvironCache {
     strings: StringCache,
@@ -46,6 +48,7 @@ pub(crate) struct Environ {
     methods: Vec<Py<PyString>>,
     keys: EnvironKeys,
     tls_keys: TlsKeys,
+    /// Configured root path, not percent-encoded.
     root_path: Vec<u8>,
     /// Index of `content-length` in [`NAMES`].
     content_length: u8,
@@ -97,7 +100,7 @@ impl EnvironKeys {
 }
 
 impl Environ {
-    /// Prepares templates, keys and names. `early_hints` is the function of that name.
+    /// Prepares templates, keys and names. `early_hints` becomes the value of `wsgi.early_hints`.
     pub(crate) fn new(py: Python<'_>, start: &Start, early_hints: &Bound<'_, PyAny>) -> PyResult<Self> {
         let string = |text: &str| PyString::intern(py, text).unbind();
         let template = base_template(py, start, early_hints)?;
@@ -186,7 +189,8 @@ impl Environ {
         Ok(&templates[usize::from(request.https)])
     }
 
-    /// Returns the last environ of requests with the same template.
+    /// Returns the last environ of requests with the same template; makes it before the first such
+    /// request.
     fn last_environ<'c>(
         &self,
         py: Python<'_>,
@@ -224,7 +228,8 @@ impl Environ {
         last.values.set(REMOTE_PORT, &[&keys.remote_port], port.bind(py))
     }
 
-    /// Sets the target, and copies the environ: a path that is not kept is set in the copy.
+    /// Sets the target in the last environ and returns a copy for the request. Sets a path that is
+    /// not kept only in the copy.
     fn set_target<'py>(
         &self,
         py: Python<'py>,
@@ -259,7 +264,8 @@ impl Environ {
         Ok(environ)
     }
 
-    /// Sets the entries that depend on the host, port and path under which a proxy publishes the application.
+    /// Sets the entries that depend on the host, port and path under which a proxy publishes the
+    /// application.
     fn set_published(
         &self,
         py: Python<'_>,
@@ -279,8 +285,8 @@ impl Environ {
         Ok(())
     }
 
-    /// Sets the first values of the well-known header fields in the last environ. Leaves the others to
-    /// [`Environ::set_fields`].
+    /// Sets the first value of each well-known header field in the last environ.
+    /// [`Environ::set_fields`] sets the other values.
     fn keep_fields(
         &self,
         py: Python<'_>,
@@ -307,7 +313,8 @@ impl Environ {
                 }
                 FieldName::Literal(name) => {
                     fields.has_more = true;
-                    // `X_Real_IP` has the same key as `X-Real-IP`. The daemon forwards such names only if configured to.
+                    // `X_Real_IP` has the same key as `X-Real-IP`. The daemon forwards such names
+                    // only if configured to.
                     has_alias |= name.contains(&b'_');
                 }
             }
@@ -315,8 +322,8 @@ impl Environ {
         Ok(fields)
     }
 
-    /// Sets the header fields, except the first values of those in `kept`, which are set already. A repeated field is
-    /// joined (RFC 9110 §5.3).
+    /// Sets the header fields, except the first values of those in `kept`, which are set already.
+    /// Joins the values of a repeated field (RFC 9110 §5.3).
     fn set_fields(
         &self,
         py: Python<'_>,
@@ -398,14 +405,15 @@ fn base_template<'py>(
         ("REMOTE_ADDR", ""),
         ("REMOTE_PORT", ""),
         ("wsgi.url_scheme", "http"),
-        // Overwritten by every request. They make the dictionary large enough (64 slots, 42 usable) for a browser's
-        // fields, so that copies do not grow.
+        // Overwritten by every request. They make the dictionary large enough (64 slots, 42 usable)
+        // for a browser's fields, so that copies do not grow.
         ("RAW_URI", ""),
         ("REQUEST_URI", ""),
         ("HTTP_X_REQUEST_ID", ""),
         ("rgun.request_id", ""),
     ] {
-        // SCRIPT_NAME comes from the configuration as UTF-8; PEP 3333 requires its bytes as ISO-8859-1.
+        // SCRIPT_NAME comes from the configuration as UTF-8; PEP 3333 requires its bytes as
+        // ISO-8859-1.
         template.set_item(string(key), latin1(py, value.as_bytes())?)?;
     }
     template.set_item(string("wsgi.version"), (1, 0))?;
@@ -436,7 +444,8 @@ fn listener_templates(
     // A variable of CGI that wsgiref and others read.
     secure.set_item(string("HTTPS"), string("on"))?;
     if !listener.path.is_empty() {
-        // A unix socket has no port. The scheme's default port keeps `:port` out of reconstructed URLs.
+        // A Unix socket has no port. The scheme's default port keeps `:port` out of reconstructed
+        // URLs.
         secure.set_item(string("SERVER_PORT"), string("443"))?;
     }
     Ok([template.unbind(), secure.unbind()])
@@ -453,7 +462,7 @@ fn cgi_name(name: &[u8]) -> String {
     key
 }
 
-/// Appends a value to a key's value, or sets it.
+/// Appends a value to a key's value, or sets the value if the key is missing.
 fn append_field(
     environ: &Bound<'_, PyDict>,
     key: &Bound<'_, PyString>,
@@ -481,7 +490,8 @@ fn path_info<'py>(py: Python<'py>, path: &[u8], root: &[u8]) -> PyResult<Option<
     latin1(py, strip_root(&decoded, root).unwrap_or(&decoded)).map(Some)
 }
 
-/// Strips the root path if the path begins with it, up to the end of a segment: `/app` is not a prefix of `/apple`.
+/// Strips the root path if the path begins with it, up to the end of a segment: `/app` is not a
+/// prefix of `/apple`.
 fn strip_root<'p>(path: &'p [u8], root: &[u8]) -> Option<&'p [u8]> {
     path.strip_prefix(root).filter(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
 }

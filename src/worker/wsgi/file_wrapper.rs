@@ -1,8 +1,9 @@
 //! `wsgi.file_wrapper`: files that are passed to the daemon as a descriptor.
 //!
-//! PEP 3333, "Optional Platform-Specific File Handling". A wrapper over a regular file that the
-//! application returns is sent as descriptor and offset, if that yields the bytes of
-//! `iter(lambda: x.read(blksize), b"")`. Any other wrapper, and one that middleware iterates, reads blocks.
+//! PEP 3333, "Optional Platform-Specific File Handling". If the application returns a wrapper over
+//! a regular file, the worker sends the file's descriptor and offset, provided that the client then
+//! gets the bytes of `iter(lambda: x.read(blksize), b"")`. Any other wrapper reads blocks, and so
+//! does a wrapper that middleware iterates.
 
 use std::os::fd::BorrowedFd;
 
@@ -39,7 +40,8 @@ impl FileWrapper {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let block = self.filelike.call_method1(py, intern!(py, "read"), (self.blksize,))?;
-        // A non-blocking file returns None if it has no data yet, which is neither its end nor bytes.
+        // A non-blocking file returns None if it has no data yet. None does not end the iteration:
+        // the worker refuses it, since it is not bytes.
         let is_end = !block.is_none(py) && !block.bind(py).is_truthy()?;
         if is_end { Err(PyStopIteration::new_err(())) } else { Ok(block) }
     }
@@ -64,7 +66,8 @@ pub(crate) struct FileBody<'a> {
     pub(crate) len: u64,
 }
 
-/// Returns the file behind a wrapper; None if its bytes differ from those of `read()`, or its size is unknown.
+/// Returns the file behind a wrapper; `None` if its bytes differ from the bytes of `read()`, or its
+/// size is unknown.
 pub(crate) fn file_body<'a>(
     py: Python<'_>,
     wrapper: &'a Bound<'_, FileWrapper>,
@@ -75,8 +78,9 @@ pub(crate) fn file_body<'a>(
         return Ok(None);
     }
     #[expect(unsafe_code, reason = "the descriptor belongs to a Python object")]
-    // SAFETY: not -1; the wrapper holds the file object, which is closed only after the descriptor is sent. (If a thread of
-    // the application closes it meanwhile, fstat or sendmsg fail, or another of its files is sent, as with any fd.)
+    // SAFETY: not -1; the wrapper holds the file object, which is closed only after the descriptor
+    // is sent. (If a thread of the application closes it meanwhile, fstat or sendmsg fail, or the
+    // file that reused its number is sent.)
     let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
     Ok(trusted_length(py, descriptor, offset).map(|len| FileBody { descriptor, offset, len }))
 }

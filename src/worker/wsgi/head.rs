@@ -1,7 +1,7 @@
 //! Checks the status and headers of an application, and encodes them for the frame.
 //!
 //! PEP 3333 "The start_response() Callable": native strings of ISO-8859-1 characters, no control
-//! characters, no hop-by-hop headers. Checked here, before an HTTP library does, because here an exception can name the
+//! characters, no hop-by-hop headers. Checked in the worker, because an exception here can name the
 //! header to the application.
 
 use std::sync::atomic::AtomicBool;
@@ -22,7 +22,7 @@ use crate::python::{append_latin1, latin1, type_name, warn_once};
 enum HeaderName {
     /// Index in the frame's table.
     Known(u8),
-    /// Any other, lower-case.
+    /// Any other name, in lower case.
     Other(Box<[u8]>),
     /// Content-Length, with its index: parsed, and sent.
     ContentLength(u8),
@@ -30,8 +30,9 @@ enum HeaderName {
     HopByHop,
 }
 
-/// Cache of checked header names, by the identity of the `str` object: applications and frameworks use the same
-/// literals for every response. The reference held by the cache keeps the address from being reused.
+/// Cache of checked header names, by the identity of the `str` object: applications and frameworks
+/// use the same literals for every response. The reference held by the cache keeps the address from
+/// being reused.
 #[derive(Debug, Default)]
 pub(crate) struct HeadCache {
     names: GilCell<Vec<Option<CachedName>>>,
@@ -52,8 +53,8 @@ impl HeadCache {
         {
             return Ok(with(known));
         }
-        // Creating and dropping Python objects can run a finalizer, which may call this method: the cell is not
-        // borrowed.
+        // Not borrowed here: creating and dropping Python objects can run a finalizer, which may
+        // call this method.
         let known = check_name(name)?;
         let result = with(&known);
         let new = Some((name.clone().unbind(), known));
@@ -68,8 +69,8 @@ impl HeadCache {
         Ok(result)
     }
 
-    /// Checks status and headers, and encodes reason phrase and fields into `fields` (cleared first). `scratch` is
-    /// overwritten.
+    /// Checks status and headers, and encodes reason phrase and fields into `fields` (cleared
+    /// first). `scratch` is overwritten.
     pub(crate) fn encode(
         &self,
         py: Python<'_>,
@@ -85,11 +86,11 @@ impl HeadCache {
                 type_name(headers)
             ))
         })?;
-        // Leaves room for the Content-Length that may be added.
+        // Leaves room for a Content-Length, which the worker may add.
         let max = usize::from(MAX_FIELDS) - 1;
         if headers.len() > max {
             return Err(PyValueError::new_err(format!(
-                "the response has {} headers, more than the {max} that are sent",
+                "the response has {} headers, more than the maximum of {max}",
                 headers.len()
             )));
         }
@@ -99,8 +100,9 @@ impl HeadCache {
         if reason != canonical_reason(code).as_bytes() {
             head.reason_len = u16::try_from(reason.len()).map_err(|_| {
                 PyValueError::new_err(format!(
-                    "the reason phrase of status {code} has {} bytes",
-                    reason.len()
+                    "the reason phrase of status {code} has {} bytes, more than the maximum of {}",
+                    reason.len(),
+                    u16::MAX
                 ))
             })?;
             fields.extend_from_slice(reason);
@@ -119,8 +121,8 @@ impl HeadCache {
         Ok(head)
     }
 
-    /// Checks the fields of early hints, (name, value) pairs of `str` or `bytes`, and encodes them into `fields`. Returns
-    /// how many there are.
+    /// Checks the fields of early hints, (name, value) pairs of `str` or `bytes`, and encodes them
+    /// into `fields`. Returns their number.
     pub(crate) fn encode_hints(
         &self,
         py: Python<'_>,
@@ -137,7 +139,10 @@ impl HeadCache {
             read_value(name, &text, &mut value)?;
             self.encode_header(py, name, value.trim_ascii(), &mut head, fields)?;
             if head.length.is_some() || head.n_fields >= MAX_FIELDS {
-                return Err(PyValueError::new_err("early hints have no Content-Length, and few fields"));
+                return Err(PyValueError::new_err(format!(
+                    "early hints must not have a Content-Length or more than {} fields",
+                    MAX_FIELDS - 1
+                )));
             }
         }
         Ok(head.n_fields)
@@ -217,8 +222,8 @@ enum EncodedField {
     Dropped,
 }
 
-/// Parses the status: the code, and the reason phrase (RFC 9112 §4) or the canonical one. `bytes` must be empty and
-/// holds the phrase afterwards.
+/// Parses the status. Returns its code and its reason phrase (RFC 9112 §4), or the canonical phrase
+/// if it has none. `bytes` must be empty; the returned phrase may borrow from it.
 fn status_line<'b>(status: &Bound<'_, PyString>, bytes: &'b mut Vec<u8>) -> PyResult<(u16, &'b [u8])> {
     let line = append_latin1(status, bytes).ok().and_then(|()| match &**bytes {
         [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..]

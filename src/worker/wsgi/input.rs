@@ -1,8 +1,8 @@
 //! `wsgi.input`: the request body, in memory or in a file spooled by the daemon.
 //!
 //! PEP 3333, "Input and Error Streams". The end of the body is the end of the stream
-//! (`wsgi.input_terminated`). Files are read with `pread(2)`, without the GIL, so processes which share the
-//! descriptor do not share a position.
+//! (`wsgi.input_terminated`). Files are read with `pread(2)`, without the GIL, so processes which
+//! share the descriptor do not share a position.
 
 use std::os::fd::OwnedFd;
 
@@ -165,22 +165,24 @@ impl Input {
     }
 }
 
-/// Converts a size argument: None for no limit, which Python writes as no argument, None or a negative number.
+/// Converts the size argument of a Python call. Returns `None` if there is no limit: the argument
+/// is missing, None or negative.
 fn size_limit(size: Option<isize>) -> Option<usize> {
     size.and_then(|size| usize::try_from(size).ok())
 }
 
-/// Returns `size` bytes from `position`, which the body has.
+/// Returns the bytes from `position`, at most `size`.
 fn slice_at(body: &[u8], position: u64, size: usize) -> &[u8] {
     let start = usize::try_from(position).unwrap_or(usize::MAX).min(body.len());
     &body[start..body.len().min(start + size)]
 }
 
-/// Returns the length of the first line with its line end.
+/// Returns the length of the first line with its line end; `None` if the line has no end.
 fn line_end(bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1)
 }
 
+/// Fills `out` with the bytes of the file from `offset`.
 fn read_exactly(file: &OwnedFd, mut out: &mut [u8], mut offset: u64) -> PyResult<()> {
     while !out.is_empty() {
         match rustix::io::pread(file, &mut *out, offset) {

@@ -6,7 +6,7 @@ use rgun_channel::header::NAMES;
 
 use crate::last_dict::LastDict;
 
-/// Number of places: those of header fields, by index of [`NAMES`], and four others.
+/// Number of places: one for each header field, by index of [`NAMES`], and four others.
 const N_PLACES: usize = NAMES.len() + 4;
 
 /// The place of `PATH_INFO`.
@@ -25,16 +25,16 @@ const _: () = assert!(NAMES.len() <= FieldSet::BITS as usize);
 /// The header fields of one request.
 #[derive(Debug, Default)]
 pub(super) struct SentFields {
-    /// Fields whose first value is set.
+    /// Fields whose first value is set in the last environ.
     pub(super) kept: FieldSet,
-    /// The request has other fields as well.
+    /// The request has other fields, or further values of these.
     pub(super) has_more: bool,
     /// The request has a Content-Length.
     pub(super) has_length: bool,
 }
 
-/// Fields of earlier requests that are removed from an environ one by one. With more, the slot begins with a new copy of
-/// the template.
+/// Maximum number of fields of earlier requests that are removed from an environ one by one. If
+/// there are more, the slot makes a new copy of the template.
 pub(super) const MAX_REMOVED_FIELDS: u32 = 3;
 
 /// A copy of a template with the values of the last request.

@@ -1,9 +1,9 @@
 //! WSGI, PEP 3333: one exchange from its frame to DONE.
 //!
-//! [`environ`] builds the dictionary, [`input`] reads the body, [`start_response`] takes the head and `write()` data,
-//! [`head`] checks and encodes the head, [`response`] sends it, [`file_wrapper`] passes files as descriptors,
-//! [`takeover`] offers the client's connection, [`early_hints`] sends a 103. This module calls the application and
-//! iterates over its result.
+//! [`environ`] builds the dictionary, [`input`] reads the body, [`start_response`] takes the head
+//! and `write()` data, [`head`] checks and encodes the head, [`response`] sends it,
+//! [`file_wrapper`] passes files as descriptors, [`takeover`] offers the client's connection,
+//! [`early_hints`] sends a 103. This module calls the application and iterates over its result.
 
 mod application;
 mod early_hints;
@@ -44,11 +44,15 @@ pub(crate) fn early_hints_function(py: Python<'_>) -> PyResult<Bound<'_, PyAny>>
     wrap_pyfunction!(early_hints::early_hints, py).map(Bound::into_any)
 }
 
-/// Builds the environ of the warm-up request of a zygote: GET `target` (path and query) from this host.
+/// Builds the environ of a zygote's warm-up request: GET `target` (path and query) from this host.
 ///
 /// # Errors
 /// A Python error.
-pub(crate) fn environ_of<'py>(py: Python<'py>, start: &Start, target: &str) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn warm_up_environ<'py>(
+    py: Python<'py>,
+    start: &Start,
+    target: &str,
+) -> PyResult<Bound<'py, PyDict>> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut request = Request::new(ExchangeId(1));
     (request.path, request.query) = (path.as_bytes(), query.as_bytes());
@@ -67,24 +71,29 @@ pub(crate) fn environ_of<'py>(py: Python<'py>, start: &Start, target: &str) -> P
     )
 }
 
-/// Runs the exchanges of one slot, and keeps the objects that they reuse.
+/// Runs the exchanges of one slot, one after the other, and keeps the objects that they reuse.
 #[derive(Debug)]
 pub(crate) struct SlotRunner {
     application: &'static WsgiApplication,
     slot: u32,
-    /// The previous exchange's `start_response`, with its buffers; None if the application kept a reference.
+    /// The previous exchange's `start_response`, with its buffers; `None` before the first
+    /// exchange, and if the application kept a reference.
     reusable: Option<ResponseFunctions>,
-    recent: EnvironCache,
+    cache: EnvironCache,
 }
 
 impl SlotRunner {
     /// Creates the runner of a slot.
-    pub(crate) fn new(served: &'static WsgiApplication, slot: u32) -> Self {
-        Self { application: served, slot, reusable: None, recent: EnvironCache::default() }
+    pub(crate) fn new(application: &'static WsgiApplication, slot: u32) -> Self {
+        Self { application, slot, reusable: None, cache: EnvironCache::default() }
     }
 
-    /// Runs one exchange. Failures of the application are answered; only a protocol violation is an error. `started`
-    /// is the start time if it is known; otherwise the clock is read.
+    /// Runs one exchange. `started` is the start time (`CLOCK_MONOTONIC`, nanoseconds); with `None`
+    /// the clock is read.
+    ///
+    /// # Errors
+    /// If the daemon violates the protocol. A failure of the application is answered and is no
+    /// error.
     pub(crate) fn serve(
         &mut self,
         py: Python<'_>,
@@ -95,7 +104,7 @@ impl SlotRunner {
         let request = Request::decode(frame)?;
         let started = started.unwrap_or_else(monotonic_ns);
         worker.mark_running(self.slot, request.exchange, started);
-        let environ = self.application.environ.build(py, &worker.bodies, &mut self.recent, &request);
+        let environ = self.application.environ.build(py, &worker.bodies, &mut self.cache, &request);
         let outcome = environ.and_then(|environ| {
             let socket = request
                 .takeover()
@@ -111,12 +120,13 @@ impl SlotRunner {
                 }
                 ran?;
                 let finished = functions.object.get().response.borrow(py).timing();
-                // If the application kept a reference, the next exchange gets a new one.
+                // If the application kept a reference, the next exchange gets new functions.
                 self.reusable = functions.try_reuse(py);
                 Ok(finished)
             }
             Err(error) => {
-                // Most likely memory is exhausted. The socket of a takeover may still be unclaimed.
+                // Most likely memory is exhausted. The socket of a takeover may not have been
+                // taken.
                 worker.bodies.discard(request.exchange);
                 let mut response = Response::new(self.application, self.slot);
                 response.begin(&request, started);
@@ -147,12 +157,12 @@ impl SlotRunner {
 /// Calls the application and sends its whole response.
 fn run_application(
     py: Python<'_>,
-    served: &WsgiApplication,
+    application: &WsgiApplication,
     environ: Bound<'_, PyAny>,
     functions: &ResponseFunctions,
 ) -> Result<(), ProtocolError> {
     let start_response = functions.object.bind(py);
-    let called = fastcall::call(served.callable.bind(py), [&environ, functions.start_response.bind(py)]);
+    let called = fastcall::call(application.callable.bind(py), [&environ, functions.start_response.bind(py)]);
     drop(environ);
     let result = match called {
         Ok(result) => result,
@@ -192,7 +202,8 @@ fn run_application(
     }
 }
 
-/// Sends the items of a list or tuple: the body length is known, and small ones are one frame.
+/// Sends the items of a list or tuple and ends the exchange. The length of the body is known; a
+/// small body takes one frame.
 fn send_sequence<'py>(
     py: Python<'py>,
     items: impl Iterator<Item = Bound<'py, PyAny>>,
@@ -225,7 +236,7 @@ fn send_sequence<'py>(
     }
 }
 
-/// Sends any other iterable, each item at once.
+/// Sends any other iterable, each item at once. With `done`, ends the exchange after the body.
 fn send_iterable<'py>(
     py: Python<'py>,
     result: &Bound<'py, PyAny>,
@@ -240,7 +251,8 @@ fn send_iterable<'py>(
     }
     for item in result.try_iter().map_err(|error| explain_result(py, result, error))? {
         let item = expect_bytes(item?)?;
-        // The response is not borrowed while the application runs: it may call start_response in next().
+        // The response is not borrowed while the application runs: it may call start_response in
+        // next().
         if start_response.get().response.borrow_mut(py).send_chunk(py, item.as_bytes())?
             == ResponseStage::Cancelled
         {
@@ -274,15 +286,16 @@ fn explain_result(py: Python<'_>, result: &Bound<'_, PyAny>, error: PyErr) -> Py
     ))
 }
 
-/// Reports a fault to the daemon: 500 before the head, a reset before the end of the body, else a log entry.
+/// Reports a fault to the daemon, which answers 500 if the head is not sent, resets the connection
+/// if the body is not complete, and otherwise logs the fault. With `done`, ends the exchange.
 fn report_fault(
     py: Python<'_>,
     start_response: &Bound<'_, StartResponse>,
     fault: &Fault,
     done: bool,
 ) -> Result<(), ProtocolError> {
-    let described = match fault {
-        Fault::Channel(broken) => return Err(broken.clone()),
+    let formatted = match fault {
+        Fault::Channel(error) => return Err(error.clone()),
         Fault::Python(error) if is_forked_child() => exit_forked_child(py, Some(error)),
         Fault::Python(error) => {
             if takeover::ends_takeover(py, error) {
@@ -290,9 +303,9 @@ fn report_fault(
             }
             FormattedError::from_exception(py, error)
         }
-        Fault::App(described) => {
-            return start_response.get().response.borrow_mut(py).send_error(py, described, done);
+        Fault::App(error) => {
+            return start_response.get().response.borrow_mut(py).send_error(py, error, done);
         }
     };
-    start_response.get().response.borrow_mut(py).send_error(py, &described, done)
+    start_response.get().response.borrow_mut(py).send_error(py, &formatted, done)
 }

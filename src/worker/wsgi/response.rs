@@ -1,13 +1,13 @@
-//! The life of a response, from the application's `start_response` call to the frames sent to the daemon.
+//! The life of a response, from the application's `start_response` call to the last frame.
 //!
 //! ```text
 //!   Unstarted ──start_response──▶ Prepared ──first bytes──▶ Streaming ──▶ Ended ──▶ Done
 //!                                     └───────── all at once ─────────────▶┘
 //!   Cancelled: the client has disconnected; only DONE is sent
 //! ```
-//! The head goes out with the first body bytes (PEP 3333 "Handling the Content-Length Header" and "The
-//! start_response() Callable"), so an error before them still becomes a 500. *Ended*: the response is
-//! complete, but the application may still be running. *Done*: the slot is free.
+//! The head goes out with the first body bytes (PEP 3333 "Handling the Content-Length Header" and
+//! "The start_response() Callable"), so an error before them still becomes a 500. *Ended*: the
+//! response is complete, but the application may still be running. *Done*: the slot is free.
 
 use std::os::fd::AsFd;
 
@@ -22,7 +22,8 @@ use super::application::WsgiApplication;
 use super::file_wrapper::FileBody;
 use super::head::HeadCache;
 use super::misuse::{
-    body_too_short, called_again, client_gone, response_complete, start_response_missing, warn_body_too_long,
+    body_too_short, called_again, client_disconnected, response_complete, start_response_missing,
+    warn_body_too_long,
 };
 use crate::fault::Fault;
 use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
@@ -62,14 +63,16 @@ pub(crate) struct Response {
     application: &'static WsgiApplication,
     slot: u32,
     exchange: ExchangeId,
+    /// Start time, `CLOCK_MONOTONIC`, nanoseconds.
     started: u64,
+    /// End time, on the same clock; the start time before the end.
     ended_at: u64,
     /// The request's method is HEAD.
-    is_head: bool,
+    is_for_head: bool,
     /// The application may have taken over the connection.
     may_take_over: bool,
-    /// The application has ended in a way that is no fault after a takeover: by an exception of a certain type, or
-    /// without a response.
+    /// The application has raised an exception of [`ends_takeover`](super::takeover::ends_takeover)
+    /// or returned without a response. After a takeover this is no fault.
     ends_takeover: bool,
     stage: ResponseStage,
     head: ResponseHead,
@@ -85,14 +88,14 @@ pub(crate) struct Response {
 
 impl Response {
     /// Creates the response of a slot; [`Response::begin`] begins an exchange.
-    pub(crate) fn new(served: &'static WsgiApplication, slot: u32) -> Self {
+    pub(crate) fn new(application: &'static WsgiApplication, slot: u32) -> Self {
         Self {
-            application: served,
+            application,
             slot,
             exchange: ExchangeId(0),
             started: 0,
             ended_at: 0,
-            is_head: false,
+            is_for_head: false,
             may_take_over: false,
             ends_takeover: false,
             stage: ResponseStage::Done,
@@ -109,7 +112,7 @@ impl Response {
         self.exchange = request.exchange;
         self.started = started;
         self.ended_at = started;
-        self.is_head = request.method == b"HEAD";
+        self.is_for_head = request.method == b"HEAD";
         self.may_take_over = request.takeover();
         self.ends_takeover = false;
         self.stage = ResponseStage::Unstarted;
@@ -137,7 +140,7 @@ impl Response {
         ExchangeTiming { ended_at: self.ended_at, service: self.ended_at.saturating_sub(self.started) }
     }
 
-    /// Takes the head from `start_response`. With `replace`, replaces an earlier head that has not been sent.
+    /// Takes the head from `start_response`. With `replace`, an unsent head may be replaced.
     pub(crate) fn prepare(
         &mut self,
         py: Python<'_>,
@@ -149,7 +152,7 @@ impl Response {
             ResponseStage::Unstarted => {}
             ResponseStage::Prepared if replace => {}
             ResponseStage::Prepared | ResponseStage::Streaming => return Err(called_again()),
-            ResponseStage::Cancelled => return Err(client_gone()),
+            ResponseStage::Cancelled => return Err(client_disconnected()),
             ResponseStage::Ended | ResponseStage::Done => return Err(response_complete()),
         }
         self.head = self.application.heads.encode(py, status, headers, &mut self.fields, &mut self.frame)?;
@@ -186,8 +189,8 @@ impl Response {
         if self.stage == ResponseStage::Ended {
             return Ok(self.stage);
         }
-        // The body is complete, or must not be sent. The client need not wait for close().
-        let end = self.has_no_body() || self.head.length == Some(self.body_bytes);
+        // Ends the response as early as possible: the client need not wait for close().
+        let end = self.is_bodyless() || self.head.length == Some(self.body_bytes);
         if end || !data.is_empty() {
             self.send_body(py, data, end, false)?;
             self.wake_daemon(end);
@@ -195,8 +198,9 @@ impl Response {
         Ok(self.stage)
     }
 
-    /// Wakes the daemon after a frame. The end of a response may wait for its DONE, which follows `close()`, if the
-    /// submission ring has records: the daemon then polls, so a long `close()` delays the response by one tick.
+    /// Wakes the daemon after a frame, unless the frame ends the response and the submission ring
+    /// has records. The daemon then polls every millisecond, so a long `close()` delays the
+    /// response by at most a millisecond.
     fn wake_daemon(&self, end: bool) {
         let worker = self.worker();
         if !(end && worker.has_more()) {
@@ -204,7 +208,7 @@ impl Response {
         }
     }
 
-    /// Ends a body that was sent in chunks.
+    /// Ends a body that was sent in chunks. With `done`, ends the exchange.
     pub(crate) fn send_end(&mut self, py: Python<'_>, done: bool) -> Result<(), Fault> {
         match self.stage {
             ResponseStage::Unstarted => return Err(self.missing_head()),
@@ -224,12 +228,12 @@ impl Response {
     /// Sends the whole body of an object without `close()`, and ends the exchange.
     pub(crate) fn send_whole(&mut self, py: Python<'_>, parts: &[&[u8]]) -> Result<(), Fault> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
-        if self.stage == ResponseStage::Prepared && !self.has_no_body() && self.head.length.is_none() {
+        if self.stage == ResponseStage::Prepared && !self.is_bodyless() && self.head.length.is_none() {
             if total > MAX_INLINE_BODY {
                 self.head.add_content_length(total as u64, &mut self.fields)?;
             }
         } else if self.stage == ResponseStage::Prepared
-            && self.is_head
+            && self.is_for_head
             && self.head.length.is_none()
             && total > 0
         {
@@ -255,7 +259,7 @@ impl Response {
         } else {
             if let Some(length) = self.head.length
                 && (total as u64) < length
-                && !self.has_no_body()
+                && !self.is_bodyless()
             {
                 self.body_bytes = total as u64;
                 self.check_length()?;
@@ -268,16 +272,16 @@ impl Response {
         Ok(())
     }
 
-    /// Sends a file as the body ([`Response::can_send_file`]): the descriptor first, then the frame that refers to it.
+    /// Sends a file as the body: the descriptor first, then the frame that refers to it.
     pub(crate) fn send_file(&mut self, py: Python<'_>, file: &FileBody<'_>) -> Result<(), Fault> {
         if self.head.length.is_none() {
             self.head.add_content_length(file.len, &mut self.fields)?;
         }
-        // The file may have grown since its length was announced; if it has shrunk, nothing is sent.
+        // The file may have grown since its length was announced. If it has shrunk, this fails.
         let len = file.len.min(self.head.length.unwrap_or(file.len));
         self.body_bytes = len;
         self.check_length()?;
-        if self.has_no_body() || len == 0 {
+        if self.is_bodyless() || len == 0 {
             self.send_body(py, &[], true, false)?;
         } else {
             exit_if_forked_child(py);
@@ -310,15 +314,15 @@ impl Response {
         self.send_frame(py, CompletionKind::Body, 0, &Body::Inline(&[]), true, true)
     }
 
-    /// Sends an error of the application. The daemon answers 500, resets the connection or logs it.
+    /// Sends an error of the application. With `done`, ends the exchange.
     pub(crate) fn send_error(
         &mut self,
         py: Python<'_>,
-        described: &FormattedError,
+        error: &FormattedError,
         done: bool,
     ) -> Result<(), ProtocolError> {
         if self.stage == ResponseStage::Cancelled {
-            // Not reported, because the application may have raised the exception when its client disconnected.
+            // Not reported: the disconnect may be the reason for the exception.
             return if done { self.send_done(py) } else { Ok(()) };
         }
         exit_if_forked_child(py);
@@ -326,32 +330,32 @@ impl Response {
             self.record_end();
         }
         self.completion(CompletionKind::AppRaised, true, done).encode(0, &Body::Inline(&[]), &mut self.frame);
-        described.as_app_error().encode(&mut self.frame);
+        error.as_app_error().encode(&mut self.frame);
         self.worker().output.push(py, self.worker(), &self.frame)?;
         self.worker().output.wake_daemon();
         self.stage = if done { ResponseStage::Done } else { ResponseStage::Ended };
         Ok(())
     }
 
-    /// Notes that the application has ended in a way that is no fault after a takeover.
+    /// Records that the application has ended in a way that is no fault after a takeover.
     pub(crate) fn mark_takeover_end(&mut self) {
         self.ends_takeover = self.may_take_over;
     }
 
-    /// Returns the fault of a body without a head. An application may return without a response after a takeover.
+    /// Returns the fault for a missing head. After a takeover a missing head is no fault.
     fn missing_head(&mut self) -> Fault {
         self.mark_takeover_end();
         start_response_missing()
     }
 
-    /// HEAD, 204 and 304 have no body (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
-    fn has_no_body(&self) -> bool {
-        self.is_head || matches!(self.head.status, 204 | 304)
+    /// Returns whether the response has no body (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
+    fn is_bodyless(&self) -> bool {
+        self.is_for_head || matches!(self.head.status, 204 | 304)
     }
 
     /// Counts body bytes, and cuts off those beyond Content-Length.
     fn clip_to_length<'d>(&mut self, py: Python<'_>, data: &'d [u8]) -> &'d [u8] {
-        if self.has_no_body() {
+        if self.is_bodyless() {
             return &[];
         }
         let Some(length) = self.head.length else {
@@ -367,11 +371,10 @@ impl Response {
         clipped
     }
 
-    /// Fails if the body is shorter than its Content-Length: it must not look complete. The length of a file that the
-    /// head names is replaced.
+    /// Fails if the body is shorter than its Content-Length, unless the head names a file.
     fn check_length(&mut self) -> Result<(), Fault> {
         match self.head.length {
-            Some(length) if self.body_bytes < length && !self.has_no_body() => {
+            Some(length) if self.body_bytes < length && !self.is_bodyless() => {
                 if self.body_bytes == 0
                     && self.stage == ResponseStage::Prepared
                     && self.head.announce_named_file(&mut self.fields)?
@@ -442,7 +445,7 @@ impl Response {
         }
     }
 
-    /// Sends one frame.
+    /// Sends one frame. `fields` is the number of bytes of encoded fields to include.
     fn send_frame(
         &mut self,
         py: Python<'_>,
@@ -489,8 +492,8 @@ impl Response {
     }
 }
 
-/// Exits a process forked by the application. Called before a frame is sent, and before a lock is taken that another
-/// thread may have held during the fork.
+/// Exits a process forked by the application. Called before a frame is sent, and before a lock is
+/// taken that another thread may have held during the fork.
 fn exit_if_forked_child(py: Python<'_>) {
     if is_forked_child() {
         exit_forked_child(py, None);

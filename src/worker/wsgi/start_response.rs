@@ -1,7 +1,8 @@
 //! The `start_response` callable, and the `write` callable it returns.
 //!
-//! PEP 3333, "The start_response() Callable". Both are functions bound to one object, which holds the [`Response`].
-//! The slot's next exchange reuses it unless the application has kept a reference.
+//! PEP 3333, "The start_response() Callable". Both are functions bound to one object, which holds
+//! the [`Response`]. The slot's next exchange reuses it unless the application has kept a
+//! reference.
 
 use std::ffi::CStr;
 
@@ -9,7 +10,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTraceback, PyTuple};
 
-use super::misuse::client_gone;
+use super::misuse::client_disconnected;
 use super::response::{Response, ResponseStage};
 use crate::fastcall::{Arguments, FastFunction, bind};
 use crate::fault::Fault;
@@ -25,7 +26,7 @@ pub(crate) struct StartResponse {
     write: GilCell<Option<Py<PyAny>>>,
 }
 
-/// The `start_response` of an exchange, and its object.
+/// The `start_response` function of an exchange, and the object that it is bound to.
 #[derive(Debug)]
 pub(crate) struct ResponseFunctions {
     pub(crate) object: Py<StartResponse>,
@@ -54,7 +55,7 @@ impl ResponseFunctions {
     }
 }
 
-/// `start_response`
+/// The `start_response` function passed to the application.
 struct StartFunction;
 
 impl FastFunction for StartFunction {
@@ -71,7 +72,7 @@ impl FastFunction for StartFunction {
     }
 }
 
-/// `write`
+/// The `write` function that `start_response` returns.
 struct WriteFunction;
 
 impl FastFunction for WriteFunction {
@@ -121,18 +122,19 @@ impl StartResponse {
         })?;
         let mut response = self.response.try_borrow_mut(py)?;
         match response.send_chunk(py, data.as_bytes()) {
-            // The worker stops reading an iterable, but only an exception ends a loop around write().
-            Ok(ResponseStage::Cancelled) => Err(client_gone()),
+            // After a disconnect the worker stops reading an iterable; only an exception ends a
+            // loop around write().
+            Ok(ResponseStage::Cancelled) => Err(client_disconnected()),
             Ok(_) => Ok(()),
             Err(Fault::Python(error)) => Err(error),
             Err(Fault::App(FormattedError { summary, .. })) => Err(PyTypeError::new_err(summary)),
-            Err(Fault::Channel(broken)) => response.worker().abort_on_protocol_error(&broken),
+            Err(Fault::Channel(error)) => response.worker().abort_on_protocol_error(&error),
         }
     }
 }
 
-/// Returns the exception of `exc_info` with its traceback, to be raised: the head is sent, so the application's error
-/// page cannot be sent any more.
+/// Returns the exception of `exc_info` with its traceback, to be raised: the head is sent, so the
+/// application's error page cannot be sent any more.
 fn reraise(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
     let exc_info = exc_info
         .cast::<PyTuple>()

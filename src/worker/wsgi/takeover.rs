@@ -1,9 +1,9 @@
 //! The socket with which an application may take over the connection of a WebSocket handshake.
 //!
-//! `flask-sock`, `simple-websocket` and Flask-SocketIO look for the socket in the environ, under the names that
-//! Werkzeug and gunicorn use. The socket is one end of a pair; the daemon has the other. Once the application has
-//! written a response with status 101, the daemon forwards everything to the client. As under gunicorn, the socket is
-//! closed when the application returns.
+//! `flask-sock`, `simple-websocket` and Flask-SocketIO look for the socket in the environ, under
+//! the names that Werkzeug and gunicorn use. The socket is one end of a pair; the daemon has the
+//! other. Once the application has written a response with status 101, the daemon forwards
+//! everything to the client. As under gunicorn, the socket is closed when the application returns.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 
@@ -41,7 +41,8 @@ impl TakeoverSocket {
         let shut_down = socket.call_method1(intern!(py, "shutdown"), (libc::SHUT_RDWR,));
         let closed = shut_down.and_then(|_| socket.call_method0(intern!(py, "close")));
         if let Err(error) = closed
-            // The application has closed the socket, or the daemon has, because the client has left.
+            // The application has closed the socket, or the daemon has, because the client has
+            // disconnected.
             && !error.is_instance_of::<PyOSError>(py)
         {
             error.write_unraisable(py, Some(socket));
@@ -55,14 +56,15 @@ fn python_socket(py: Python<'_>, descriptor: OwnedFd) -> PyResult<Bound<'_, PyAn
     // Python closes the descriptor with the object, and also if it fails to make the object.
     let arguments = (libc::AF_UNIX, libc::SOCK_STREAM, 0, descriptor.into_raw_fd());
     let socket = module.getattr(intern!(py, "socket"))?.call1(arguments)?;
-    // Blocking, even if the application has set a default timeout, which is meant for its own connections.
+    // Blocking, even if the application has set a default timeout, which is meant for its own
+    // connections.
     socket.call_method1(intern!(py, "settimeout"), (py.None(),))?;
     Ok(socket)
 }
 
-/// Returns whether applications raise such an exception to end a request whose connection they have taken over:
-/// `flask-sock` and `engineio` raise `StopIteration` under gunicorn, `engineio` raises `ConnectionError` under
-/// Werkzeug, and so does writing to a client that has left.
+/// Returns whether applications raise such an exception to end a request whose connection they have
+/// taken over. `flask-sock` and `engineio` raise `StopIteration` under gunicorn. `engineio` raises
+/// `ConnectionError` under Werkzeug, and writing to a client that has disconnected raises it, too.
 pub(super) fn ends_takeover(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyStopIteration>(py) || error.is_instance_of::<PyConnectionError>(py)
 }

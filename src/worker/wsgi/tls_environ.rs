@@ -1,4 +1,5 @@
-//! The variables of `environ` that describe the client's TLS session, with the names of Apache's `mod_ssl`.
+//! The variables of `environ` that describe the client's TLS session, with the names of Apache's
+//! `mod_ssl`.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -40,8 +41,8 @@ impl TlsKeys {
         }
     }
 
-    /// Sets the variables for a frame's TLS block. The texts of a certificate are UTF-8, whose bytes are decoded as
-    /// ISO-8859-1 (PEP 3333).
+    /// Sets the variables for a frame's TLS block. The texts of a certificate are UTF-8, whose
+    /// bytes are decoded as ISO-8859-1 (PEP 3333).
     pub(super) fn set(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, block: &[u8]) -> PyResult<()> {
         if block.is_empty() {
             return Ok(());
