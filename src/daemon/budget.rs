@@ -1,7 +1,8 @@
 //! A limit on the bytes of memory or disk that all requests use together.
 //!
-//! `dispatch` uses it for responses, `http` for request bodies. [`Budget::reserve`] fails beyond the limit.
-//! [`Budget::charge`] does not: it counts bytes that have already arrived, and the caller then makes room elsewhere.
+//! `dispatch` uses it for responses, `http` for request bodies. [`Budget::reserve`] fails beyond
+//! the limit. [`Budget::charge`] does not: it counts bytes that have already arrived, and the
+//! caller then makes room elsewhere.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

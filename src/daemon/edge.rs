@@ -1,8 +1,11 @@
-//! The edge thread: one reactor that accepts connections, speaks HTTP, dispatches, and serves the workers' rings.
+//! The edge thread: one reactor that accepts connections, speaks HTTP, dispatches, and serves the
+//! workers' rings.
 //!
-//! `run` starts it and controls it through [`Edge`]. The reactor is a tokio `current_thread` runtime: the only one with
-//! a hook at the end of each turn (`on_thread_park`), where completions are collected and doorbells rung. Doing that
-//! for each push costs a sixth of the throughput.
+//! `run` starts it and controls it through [`Edge`]. The reactor is a tokio `current_thread`
+//! runtime. A *turn* of the reactor is one iteration of its loop: it polls the sockets and runs the
+//! tasks that are ready. Only this kind of runtime has a hook at the end of each turn
+//! (`on_thread_park`), in which completions are collected and doorbells rung. Ringing for each push
+//! instead would cost a sixth of the throughput.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,13 +28,15 @@ use crate::net::{
 };
 use crate::tls::TlsContext;
 
-/// Task polls between tokio's checks for IO. Its default of 61 delays completions.
+/// Number of task polls after which tokio checks for IO. Its default of 61 delays completions.
 const EVENT_INTERVAL: u32 = 31;
 
-/// Time at shutdown for blocking file operations: a stuck disk must not hold up the exit.
+/// Time that blocking file operations have to end at shutdown. A stuck disk must not hold up the
+/// exit.
 const BLOCKING_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A handle to the edge thread. Dropping it ends the thread, [`Edge::stop`] also waits for the end.
+/// A handle to the edge thread. Dropping the handle ends the thread; [`Edge::stop`] also waits for
+/// the end.
 #[derive(Debug)]
 pub struct Edge {
     runtime: Handle,
@@ -71,7 +76,7 @@ impl Edge {
     /// Starts the thread, which accepts at once.
     ///
     /// # Errors
-    /// When the runtime or the thread cannot be made.
+    /// The runtime or the thread cannot be created.
     pub fn start(
         listeners: Vec<Listener>,
         dispatcher: &'static Dispatcher,
@@ -83,7 +88,7 @@ impl Edge {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .event_interval(EVENT_INTERVAL)
-            // The name of its threads for blocking file operations.
+            // Names tokio's threads for blocking file operations.
             .thread_name("disk")
             .on_thread_park(move || dispatcher.before_park())
             .on_thread_unpark(move || {
@@ -126,9 +131,10 @@ impl Edge {
         })
     }
 
-    /// Changes the settings: those of HTTP and TLS for new connections, the limits for all. `tls` returns the settings of
-    /// the listener with the given name, or `None` if it has no TLS. `proxy_senders` returns the peers that may send a
-    /// PROXY header to it, or `None` if its connections have no header.
+    /// Changes the settings. Those of HTTP and TLS apply to new connections, the limits to all.
+    /// `tls` returns the TLS settings of the listener with the given name, or `None` if it has no
+    /// TLS. `proxy_senders` returns the peers that may send a PROXY header to that listener, or
+    /// `None` if its connections have no header.
     pub fn reconfigure(
         &self,
         settings: Settings,
@@ -156,7 +162,7 @@ impl Edge {
             let socket = match register(control) {
                 Ok(socket) => socket,
                 Err(error) => {
-                    tracing::error!(%error, "cannot watch a worker's control socket");
+                    tracing::error!(%error, "cannot watch the control socket of {worker}, detaching it");
                     return dispatcher.detach(worker);
                 }
             };
@@ -170,8 +176,9 @@ impl Edge {
         });
     }
 
-    /// Stops accepting and lets the connections finish; [`EdgeNotice::Drained`] follows when none is left. At the
-    /// deadline the remaining ones are closed. A second call only changes the deadline.
+    /// Stops accepting and lets the connections finish; [`EdgeNotice::Drained`] follows when none
+    /// is left. The remaining connections are closed at the deadline. A second call only changes
+    /// the deadline.
     pub fn drain(&mut self, deadline: Instant, notice: impl Fn(EdgeNotice) + Send + 'static) {
         if let Some(earlier) = self.drain.take() {
             earlier.abort();
@@ -187,8 +194,9 @@ impl Edge {
         self.drain = Some(task.abort_handle());
     }
 
-    /// Resolves when the reactor has had a turn and the dispatcher's lock was free: the daemon is alive, and systemd's
-    /// watchdog may be pinged.
+    /// Pings the thread. The returned receiver resolves once a task has run on the reactor and has
+    /// taken the dispatcher's lock. That shows that the daemon is alive: systemd's watchdog may be
+    /// pinged.
     pub fn ping(&self) -> oneshot::Receiver<()> {
         let (answer, ping) = oneshot::channel();
         let dispatcher = self.dispatcher;
@@ -211,13 +219,14 @@ impl Edge {
     }
 }
 
-/// The values that the thread owns.
+/// The values that the edge thread owns.
 struct EdgeThread {
     dispatcher: &'static Dispatcher,
     connections: Arc<ConnectionTracker>,
     server: SharedServer,
     doorbell: OwnedFd,
-    /// True while draining. The accept loops hold clones: when the last is gone, nothing is accepted any more.
+    /// True while draining. The accept loops hold clones: when the last is gone, nothing is
+    /// accepted any more.
     stop_accepting: watch::Receiver<bool>,
     /// Resolves when the thread is to end.
     stopped: oneshot::Receiver<()>,
@@ -241,11 +250,11 @@ impl EdgeThread {
         notice: &(impl Fn(EdgeNotice) + Clone + Send + Sync + 'static),
     ) {
         let Self { dispatcher, connections, server, doorbell, stop_accepting, stopped } = self;
-        // Registered for its wakeups alone: it is edge-triggered, and never read.
+        // Registered so that the doorbell wakes the reactor. It is edge-triggered and never read.
         let _doorbell = match register(Arc::new(doorbell)) {
             Ok(registered) => registered,
             Err(error) => {
-                tracing::error!(%error, "cannot watch the doorbell");
+                tracing::error!(%error, "cannot watch the reactor's doorbell; the edge thread ends");
                 return;
             }
         };
@@ -254,7 +263,7 @@ impl EdgeThread {
         let handshakes = match HandshakeThreads::new() {
             Ok(threads) => Arc::new(threads),
             Err(error) => {
-                tracing::error!(%error, "cannot create the threads for TLS");
+                tracing::error!(%error, "cannot create the threads for TLS; the edge thread ends");
                 return;
             }
         };
@@ -281,13 +290,13 @@ impl EdgeThread {
         }
         drop(stop_accepting);
         let ended = tokio::select! {
-            // `Err` when the handle was dropped: the end as well.
+            // `Err` if the `Edge` was dropped, which also ends the thread.
             _ = stopped => return,
             ended = &mut timers => ended,
             ended = &mut sweeper => ended,
         };
-        // A panic in a connection's task ends that connection. If one of these two tasks ended, timeouts would no
-        // longer work.
+        // A panic in a connection's task ends that connection only. Without either of these two
+        // tasks, timeouts would no longer work.
         if let Err(error) = ended {
             std::panic::resume_unwind(error.into_panic());
         }
@@ -302,7 +311,7 @@ async fn serve_tls(
     threads: Arc<HandshakeThreads>,
 ) {
     let client = connection.connection().peer.address.clone();
-    // Boxed, so that it takes up no room while requests are served.
+    // Boxed, so that the future takes up no room while requests are served.
     match Box::pin(connection.handshake(&tls, &threads)).await {
         Ok(HandshakeOutcome::Complete(stream)) => {
             drop((tls, threads));
@@ -320,8 +329,8 @@ async fn serve_tls(
     }
 }
 
-/// Aborts the process when the edge thread panics: the daemon would look alive and serve nothing. systemd restarts it,
-/// and the workers end with it.
+/// Aborts the process when the edge thread panics: the daemon would look alive and serve nothing.
+/// systemd restarts it, and the workers end with it.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
@@ -340,8 +349,8 @@ impl Drop for AbortOnPanic {
 /// The error of `epoll_ctl(2)`.
 pub(crate) fn register(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     #[expect(unsafe_code, reason = "the descriptor must stay open and the same")]
-    // SAFETY: an `OwnedFd` is open for as long as it exists, the `Arc` in the `AsyncFd` keeps it in existence,
-    // and `as_raw_fd` of it never changes.
+    // SAFETY: an `OwnedFd` is open for as long as it exists, the `Arc` in the `AsyncFd` keeps it in
+    // existence, and `as_raw_fd` of it never changes.
     let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     registered.map_err(io::Error::from)
 }

@@ -1,14 +1,15 @@
 //! Formats an error and its causes on one line: `error: its cause: the cause of that`.
 //!
-//! The `Display` of an error describes its own level; the code that logs it joins the levels with [`Chain`].
+//! The `Display` of an error describes its own level; the code that logs it joins the levels with
+//! [`Chain`].
 
 use std::error::Error;
 use std::fmt;
 
 /// The error and its causes, outermost first, separated by `: `.
 ///
-/// Some libraries print their source themselves: if a level already ends with the rest of the chain, the rest is not
-/// repeated.
+/// Some libraries print their source themselves: if a level already ends with the rest of the
+/// chain, the rest is not repeated.
 #[derive(Debug, Clone, Copy)]
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 

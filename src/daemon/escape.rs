@@ -1,10 +1,11 @@
-//! Escapes text of clients and applications for the log: an unprintable character becomes `\xNN` (ASCII, or a byte that is
-//! not UTF-8) or `\u{NNNN}`.
+//! Escapes text of clients and applications for the log: an unprintable character becomes `\xNN`
+//! (ASCII, or a byte that is not UTF-8) or `\u{NNNN}`.
 //!
-//! Clients choose paths, and exceptions contain input of clients. Unescaped, such text could control the reader's terminal
-//! (control characters, C1 included), reorder the line (U+202E), or be invisible (zero width, tags); and journalctl(1)
-//! shows `[blob data]` for a message with control characters. The backslash is not escaped: tracebacks are full of it.
-//! [`RequestPath::raw`] keeps the original bytes.
+//! Clients choose paths, and exceptions contain input of clients. Unescaped, such text could
+//! control the reader's terminal (control characters, C1 included), reorder the line (U+202E), or
+//! be invisible (zero width, tags); and journalctl(1) shows `[blob data]` for a message with
+//! control characters. The backslash is not escaped: tracebacks are full of it.
+//! [`RequestPath::raw`] returns the original bytes.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
@@ -30,7 +31,7 @@ pub fn escape(text: &str, lines: LineFeeds) -> Cow<'_, str> {
     escape_bytes(text.as_bytes(), lines)
 }
 
-/// As [`escape`], for bytes that may not be UTF-8.
+/// Escapes bytes that may not be UTF-8, as [`escape`] does.
 pub fn escape_bytes(bytes: &[u8], lines: LineFeeds) -> Cow<'_, str> {
     let is_plain =
         |byte: &u8| matches!(byte, b' '..=b'~' | b'\t') || (lines == LineFeeds::Keep && *byte == b'\n');
@@ -69,22 +70,23 @@ fn push_byte(shown: &mut String, byte: u8) {
     let _ = write!(shown, "\\x{byte:02x}");
 }
 
-/// Whether a character beyond ASCII is visible. The standard library's Unicode tables are only accessible through
-/// `escape_debug`. A letter precedes the character, because a combining mark without one is escaped.
+/// Returns whether a character beyond ASCII is visible. The standard library's Unicode tables are
+/// only accessible through `escape_debug`. A letter precedes the character, because a combining
+/// mark without one is escaped.
 fn is_printable(character: char) -> bool {
     let is_line_end = matches!(character, '\u{2028}' | '\u{2029}');
     if character.is_whitespace() {
         return !character.is_control() && !is_line_end;
     }
-    let is_hiding = is_invisible(character);
     let mut pair = [b'a', 0, 0, 0, 0];
     let len = 1 + character.encode_utf8(&mut pair[1..]).len();
     let pair = str::from_utf8(&pair[..len]).unwrap_or_default();
-    !is_hiding && pair.escape_debug().eq(pair.chars())
+    !is_invisible(character) && pair.escape_debug().eq(pair.chars())
 }
 
-/// Whether a character is printable for the standard library but invisible, so two paths would look alike: Unicode's
-/// Default_Ignorable_Code_Point (with the emoji selector U+FE0F) and the blank Braille pattern.
+/// Returns whether a character is invisible although the standard library takes it for printable.
+/// Two paths would look alike. These are Unicode's Default_Ignorable_Code_Point (with the emoji
+/// selector U+FE0F) and the blank Braille pattern.
 fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -100,8 +102,8 @@ fn is_invisible(character: char) -> bool {
     )
 }
 
-/// The path of a request as sent, without the query, which may hold secrets. A client may send any bytes above 0x7f.
-/// [`Display`] escapes them.
+/// The path of a request as sent, without the query, which may hold secrets. A client may send any
+/// bytes above 0x7f. [`Display`] escapes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestPath(Box<[u8]>);
 

@@ -1,22 +1,25 @@
-//! The identity of a worker: seat, incarnation and generation. `supervise` assigns the numbers, other modules pass them
-//! on.
+//! The identity of a worker: seat, incarnation and generation. `supervise` assigns the numbers;
+//! other modules pass them on.
 
 use std::fmt;
 
-/// A worker's stable number, `0..count`, or [`WorkerNr::ZYGOTE`].
+/// The number of a worker's seat, `0..count`, or [`WorkerNr::ZYGOTE`]. A replacement gets the
+/// number of its predecessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerNr(pub u16);
 
 impl WorkerNr {
-    /// The number of a zygote. A worker that becomes one keeps its number.
+    /// The number of a zygote. A worker that becomes the zygote keeps its own number.
     pub const ZYGOTE: WorkerNr = WorkerNr(u16::MAX);
 }
 
-/// The number of a worker process among all that the daemon has started, counted from 1. Never reused.
+/// The number of a worker process among all that the daemon has started, counted from 1. Never
+/// reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Incarnation(pub u64);
 
-/// The number of a load of code and configuration, counted from 1. Every worker belongs to one.
+/// The number of a generation, counted from 1: the workers of a generation run the same load of
+/// code and configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
 

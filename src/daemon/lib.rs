@@ -1,7 +1,7 @@
-//! The rgun daemon: owns every connection, the queue and the processes; systemd is its user interface. It never links
-//! Python.
+//! The rgun daemon. It owns every connection, the request queue and the worker processes. Operators
+//! control it through systemd. It does not link Python.
 //!
-//! # The way of a request
+//! # The path of a request
 //! ```text
 //! bytes    systemd socket → net → http (→ websocket) → dispatch → channel (shared memory) → worker → application
 //! reply    application → worker → channel → dispatch → ticket → http → client
@@ -9,8 +9,8 @@
 //! ```
 //!
 //! # What a module may use
-//! The daemon's other modules that a module may use, and the parts of other crates and of std that it may not use.
-//! `tests/guards` checks this table, for every file of a folder.
+//! "May use" lists other modules of the daemon. "May not use" lists crates, and items of crates and
+//! of std. `tests/guards` checks every file of a module against this table.
 //!
 //! | module | may use | may not use |
 //! |---|---|---|
@@ -39,9 +39,10 @@
 //! | [`run`] | everything | - |
 //!
 //! # Threads
-//! *main* (signals, supervise, spawn and reap, notify), *edge* (one reactor: accept, HTTP, dispatch, rings),
-//! *journal* (entries of requests), *output* (the workers' output), *log* and *stdout* (write the log, and block on a slow
-//! reader). Main pings systemd's watchdog after edge has answered a ping.
+//! *main* (signals, supervision, spawning and reaping, notifications), *edge* (one reactor: accept,
+//! HTTP, dispatch, rings), *disk* (blocking file operations), *tls* (handshakes), *journal* (log
+//! entries of requests), *output* (the workers' output), *log* and *stdout* (write the log, and
+//! block on a slow reader). *main* pings systemd's watchdog after *edge* has answered a ping.
 
 pub mod budget;
 pub mod buffer_pool;

@@ -1,4 +1,5 @@
-//! `rgun`: reads the command line and hands over to [`rgun::run`], [`rgun::check`] or [`rgun::cli::reload`].
+//! `rgun`: parses the command line and runs the command in [`rgun::run`], [`rgun::check`] or
+//! [`rgun::cli`].
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -1,8 +1,8 @@
-//! Content negotiation (RFC 9110 §12.5): the format of the daemon's own responses by `Accept`, and the coding of a compressed
-//! response by `Accept-Encoding`.
+//! Content negotiation (RFC 9110 §12.5): the format of the daemon's own responses by `Accept`, and
+//! the coding of a compressed response by `Accept-Encoding`.
 //!
-//! `dispatch` and `http` call it: for a response that the daemon makes itself, and for each request while `[compression]`
-//! is on.
+//! `dispatch` and `http` choose a format for each response that the daemon makes itself, and a
+//! coding for each request while `[compression]` is on.
 
 /// The format of the daemon's own error responses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,7 +16,8 @@ pub enum ErrorFormat {
     Html,
 }
 
-/// The formats and their media types. Of the formats that the client prefers equally, the first is chosen.
+/// The formats and their media types. Of the formats that the client prefers equally, the first is
+/// chosen.
 const OFFERS: [(&str, &str, ErrorFormat); 4] = [
     ("text", "plain", ErrorFormat::Text),
     ("application", "problem+json", ErrorFormat::Json),
@@ -25,15 +26,16 @@ const OFFERS: [(&str, &str, ErrorFormat); 4] = [
 ];
 
 impl ErrorFormat {
-    /// Chooses the format by the values of all `Accept` fields; text if there is no field, or if the fields allow none
-    /// of the formats.
+    /// Chooses the format by the values of all `Accept` fields; text if there is no field, or if
+    /// the fields allow none of the formats.
     pub fn of_accept<'v>(values: impl Iterator<Item = &'v [u8]>) -> Self {
         let text: Vec<_> = values.map(String::from_utf8_lossy).collect();
         let ranges: Vec<_> = elements(text.iter().map(AsRef::as_ref)).filter_map(MediaRange::parse).collect();
         let mut best = (Preference::default(), Self::Text);
         for (kind, subtype, format) in OFFERS {
             let matching = ranges.iter().enumerate().filter(|(_, range)| range.matches(kind, subtype));
-            // RFC 9110 §12.5.1: of the ranges that match a type, the most specific one has its weight.
+            // RFC 9110 §12.5.1: of the ranges that match a type, the most specific one has its
+            // weight.
             let Some((idx, range)) =
                 matching.max_by_key(|(idx, range)| (range.specificity(), usize::MAX - idx))
             else {
@@ -52,7 +54,8 @@ impl ErrorFormat {
     }
 }
 
-/// A client's preference for a type: first its weight, then how exactly and how early the client named the type.
+/// A client's preference for a type: first its weight, then how exactly and how early the client
+/// named the type.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Preference {
     weight: u16,
@@ -106,8 +109,9 @@ impl Coding {
         }
     }
 
-    /// Chooses one of `offered` by the values of all `Accept-Encoding` fields: the one of highest weight, of several the
-    /// first. `None` for a client that prefers the body as it is, or accepts nothing else.
+    /// Chooses one of `offered` by the values of all `Accept-Encoding` fields: the coding with the
+    /// highest weight, and among equals the first. Returns `None` if the client prefers the
+    /// uncompressed body, or accepts none of `offered`.
     pub fn of_accept_encoding<'v>(values: impl Iterator<Item = &'v [u8]>, offered: &[Self]) -> Option<Self> {
         let text: Vec<_> = values.map(String::from_utf8_lossy).collect();
         let accepted: Vec<_> = elements(text.iter().map(AsRef::as_ref)).collect();
@@ -121,7 +125,7 @@ impl Coding {
         };
         let mut best = (weight_of("identity").unwrap_or(0), None);
         for coding in offered {
-            // A coding as good as none wins.
+            // At equal weight, a coding wins over the uncompressed body.
             let weight = weight(*coding);
             if weight > best.0 || weight > 0 && weight == best.0 && best.1.is_none() {
                 best = (weight, Some(*coding));
@@ -131,8 +135,8 @@ impl Coding {
     }
 }
 
-/// Returns the elements of a list field, without their parameters, and their weights in thousandths. Malformed elements
-/// are skipped.
+/// Returns the elements of a list field, without their parameters, and their weights in
+/// thousandths. Malformed elements are skipped.
 fn elements<'a>(values: impl Iterator<Item = &'a str>) -> impl Iterator<Item = (&'a str, u16)> {
     values.flat_map(|value| value.split(',')).take(MAX_ELEMENTS).filter_map(|element| {
         let mut parts = element.split(';').map(str::trim);
@@ -145,8 +149,8 @@ fn elements<'a>(values: impl Iterator<Item = &'a str>) -> impl Iterator<Item = (
     })
 }
 
-/// Parses a weight (RFC 9110 §12.4.2): 0 to 1 with at most three decimals. Returns thousandths; `None` if it is
-/// malformed.
+/// Parses a weight (RFC 9110 §12.4.2): 0 to 1 with at most three decimals. Returns thousandths;
+/// `None` if it is malformed.
 fn weight(text: &str) -> Option<u16> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
     if decimals.len() > 3 || !decimals.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -1,7 +1,7 @@
 //! Unnamed files for large request bodies and for responses to slow clients.
 //!
-//! `http` and `dispatch` use them on blocking threads. The kernel frees a file with its last descriptor, even if the daemon
-//! is killed.
+//! `http` and `dispatch` use them on blocking threads. The kernel frees a file with its last
+//! descriptor, even if the daemon is killed.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::fcntl::OFlag;
 use rustix::io::Errno;
 
-/// Makes an unnamed file (open(2), `O_TMPFILE`). Where the file system lacks them, the name is removed at once.
+/// Makes an unnamed file (open(2), `O_TMPFILE`). On a file system without `O_TMPFILE`, makes a file
+/// with a name and removes the name at once.
 ///
 /// # Errors
-/// The directory is missing, may not be written, or is full.
+/// The directory is missing or not writable, or the file system is full.
 pub fn unnamed_file(directory: &Path) -> io::Result<File> {
     match options().custom_flags(OFlag::O_TMPFILE.bits()).open(directory) {
         Err(error) if is_tmpfile_unsupported(&error) => unlinked_file(directory),
@@ -29,8 +30,9 @@ fn options() -> OpenOptions {
     options
 }
 
-/// Whether the error means that `O_TMPFILE` is not supported (open(2)): EOPNOTSUPP from file systems; EISDIR, ENOENT or
-/// EINVAL from kernels, FUSE servers and gVisor, which see a directory opened for writing.
+/// Returns whether the error means that `O_TMPFILE` is not supported (open(2)). File systems return
+/// EOPNOTSUPP. Kernels, FUSE servers and gVisor that do not know the flag see a directory opened
+/// for writing: EISDIR, ENOENT, EINVAL or ENOSYS.
 fn is_tmpfile_unsupported(error: &io::Error) -> bool {
     let errors = [Errno::OPNOTSUPP, Errno::ISDIR, Errno::NOENT, Errno::INVAL, Errno::NOSYS];
     errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))

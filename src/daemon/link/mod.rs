@@ -1,4 +1,5 @@
-//! What `pool` makes and `dispatch` takes over: a worker's channel, and the reactor's doorbell that all workers ring.
+//! Values that `pool` makes and `dispatch` takes over: a worker's channel, and the reactor's
+//! doorbell, which all workers ring.
 
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
@@ -13,7 +14,8 @@ mod reactor;
 
 pub use self::reactor::Reactor;
 
-/// Numbers of exchanges that a worker can have at a time. The worker's Ready says which interface counts.
+/// Maximum numbers of exchanges that a worker has at a time, for each interface. The worker's Ready
+/// report names its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slots {
     /// Threads of a WSGI worker.
@@ -31,7 +33,7 @@ impl Slots {
     }
 }
 
-/// A worker's channel.
+/// The daemon's end of a worker's channel.
 #[derive(Debug)]
 pub struct Link {
     /// The worker's id.
@@ -46,9 +48,9 @@ pub struct Link {
     pub control: Arc<OwnedFd>,
     /// The eventfd that an ASGI worker's event loop watches, non-blocking.
     pub wake: Arc<OwnedFd>,
-    /// The numbers of exchanges for either interface.
+    /// The maximum numbers of exchanges.
     pub slots: Slots,
-    /// Number of requests after which the worker is to be replaced: `workers.max_requests` with its jitter. `None` is
-    /// never.
+    /// Number of requests after which the worker is to be replaced: `workers.max_requests` with its
+    /// jitter. `None`: it is never replaced for this reason.
     pub max_requests: Option<NonZeroU64>,
 }

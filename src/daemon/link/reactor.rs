@@ -1,4 +1,5 @@
-//! The doorbell by which workers wake the reactor, and the page that says whether it sleeps.
+//! The doorbell by which workers wake the reactor, and the page that tells them whether the reactor
+//! sleeps.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,8 +13,8 @@ use rustix::event::{Timespec, epoll};
 
 /// One page, mapped read-only by every worker, and one eventfd in the reactor's epoll.
 ///
-/// The eventfd is never read: it is registered edge-triggered, and every write to an eventfd is a new
-/// edge (eventfd(2), epoll(7)); its counter would overflow after 2⁶⁴ writes.
+/// The eventfd is never read: it is registered edge-triggered, and every write to an eventfd is a
+/// new edge (eventfd(2), epoll(7)); its counter would overflow after 2⁶⁴ writes.
 #[derive(Debug)]
 pub struct Reactor {
     page: Map,
@@ -37,12 +38,13 @@ impl Reactor {
         Ok(Self { page, page_fd, doorbell, doorbell_epoll })
     }
 
-    /// Blocks until the doorbell rings or `timeout` elapses. Whole seconds of `timeout` are ignored. rustix rounds it
-    /// up to a whole millisecond: without its feature `linux_5_11` it calls `epoll_wait(2)`.
+    /// Blocks until the doorbell rings or `timeout` elapses. `timeout` must be shorter than a
+    /// second: only its fraction of a second counts. rustix rounds it up to a whole millisecond,
+    /// because without its feature `linux_5_11` it calls `epoll_wait(2)`.
     pub fn wait_for_doorbell(&self, timeout: Duration) {
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let mut event = Vec::with_capacity(1);
-        // Interrupted or refused: the caller then polls the reactor's epoll, which waits.
+        // After an error the caller goes on to poll the reactor's own epoll, which waits, too.
         if let Err(error) =
             epoll::wait(&self.doorbell_epoll, rustix::buffer::spare_capacity(&mut event), Some(&timeout))
         {
@@ -53,12 +55,12 @@ impl Reactor {
     /// Rings the doorbell, so that the reactor's next poll returns at once.
     pub(crate) fn ring(&self) {
         if let Err(error) = self.doorbell.write(1) {
-            // EAGAIN: the counter is full, so the doorbell has rung.
+            // EAGAIN: the counter is full, so the doorbell has rung already.
             tracing::trace!(%error, "cannot ring the doorbell, ignoring");
         }
     }
 
-    /// Returns the word that says whether the reactor sleeps.
+    /// Returns the word that tells workers whether the reactor sleeps.
     pub fn epoch(&self) -> Epoch<'_> {
         Epoch(self.page.u32(REACTOR_EPOCH))
     }
