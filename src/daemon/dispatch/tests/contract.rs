@@ -63,7 +63,7 @@ fn empty_parts_are_a_breach() {
 }
 
 #[test]
-fn unlimited_reports_are_a_breach() {
+fn too_many_lifecycle_reports_are_a_breach() {
     let rig = Rig::new();
     let report = Report::Booting { python: "any".to_owned() }.encode();
     for _ in 0..17 {
@@ -97,7 +97,7 @@ fn request_needing_an_idle_slot_is_not_overtaken() {
 }
 
 #[test]
-fn next_request_starts_at_once_when_first_gives_up() {
+fn abandoned_queued_request_lets_the_next_one_start() {
     let mut rig = Rig::fast();
     let (_running, upload) = (rig.submit(b"/running"), rig.upload(b"/upload"));
     let _later = rig.submit(b"/later");
@@ -132,8 +132,8 @@ fn request_larger_than_any_ring_is_rejected() {
         body_len: body.len() as u64,
         ..Request::new(ExchangeId(0))
     };
-    let refused = rig.dispatcher.submit(&request, iter::empty(), None, Instant::now());
-    assert!(matches!(refused, Err(Fault::TooLong(_))), "{refused:?}");
+    let rejected = rig.dispatcher.submit(&request, iter::empty(), None, Instant::now());
+    assert!(matches!(rejected, Err(Fault::TooLong(_))), "{rejected:?}");
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn retried_request_gets_no_third_attempt_despite_successes() {
     let ticket = rig.submit(b"/");
     rig.crash_on(0, b"/");
     rig.workers[1].claim().unwrap();
-    let _well = rig.submit(b"/");
+    let _successful = rig.submit(b"/");
     assert_eq!(rig.answer_by(2, 200), b"/");
     assert!(rig.dispatcher.lock().quarantine.is_empty());
     rig.close_control(1);
@@ -126,8 +126,8 @@ fn retried_request_has_a_new_timeout_and_delays_no_other() {
 }
 
 #[test]
-fn put_is_retried_and_post_is_not() {
-    for (method, again) in [
+fn only_idempotent_methods_are_retried() {
+    for (method, is_retried) in [
         ("GET", true),
         ("HEAD", true),
         ("OPTIONS", true),
@@ -142,8 +142,8 @@ fn put_is_retried_and_post_is_not() {
         let mut rig = Rig::with(retry_policy(), 2);
         let mut ticket = rig.submit_at(method, b"/", Instant::now()).unwrap();
         rig.crash_on(0, b"/");
-        assert_eq!(peek(&mut ticket).is_pending(), again, "{method}");
-        assert_eq!(rig.workers[1].claim().is_some(), again, "{method}");
+        assert_eq!(peek(&mut ticket).is_pending(), is_retried, "{method}");
+        assert_eq!(rig.workers[1].claim().is_some(), is_retried, "{method}");
     }
 }
 
@@ -300,7 +300,7 @@ fn response_head_clears_a_fingerprint_before_the_end() {
         let mut rig = Rig::with(base_policy(), 3);
         let _first = rig.submit(b"/events");
         rig.crash_on(0, b"/events");
-        let _goes_on = rig.submit(b"/events");
+        let _unfinished = rig.submit(b"/events");
         let (exchange, _) = rig.workers[1].claim().unwrap();
         rig.workers[1].complete_with_status(exchange, CompletionKind::Respond, code, b"", false, false);
         rig.dispatcher.before_park();

@@ -1,5 +1,6 @@
-//! Tests of the dispatcher against the worker's end of a real channel, driven step by step: each event happens in a
-//! chosen order. This file contains the rig.
+//! Tests of the dispatcher against the worker's end of a real channel, driven step by step: each
+//! event happens in a chosen order. This file contains the [`Rig`]: a dispatcher and its workers,
+//! which the test plays.
 
 mod asgi;
 mod contract;
@@ -42,7 +43,8 @@ use super::*;
 const WORKER: WorkerId = WorkerId { number: WorkerNr(0), incarnation: Incarnation(1) };
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Service times in nanoseconds. A worker with the first one gets prefetched requests, one with the second does not.
+/// Service times in nanoseconds. A worker gets prefetched requests if it reports the fast one, and
+/// none if it reports the slow one.
 const FAST_SERVICE_NANOS: u64 = 1000;
 const SLOW_SERVICE_NANOS: u64 = 50_000_000;
 
@@ -50,11 +52,11 @@ const SLOW_SERVICE_NANOS: u64 = 50_000_000;
 struct FakeWorker {
     id: WorkerId,
     map: Arc<Map>,
-    /// None once the worker has closed its end.
+    /// None once the worker has closed its control socket.
     control: Option<OwnedFd>,
     submissions: SubmissionReceiver,
     completions: CompletionSender,
-    /// The service time that it reports, in nanoseconds.
+    /// The service time that the worker reports, in nanoseconds.
     service: u64,
 }
 
@@ -111,7 +113,7 @@ impl FakeWorker {
         assert!(self.completions.push(&frame).unwrap());
     }
 
-    /// True if its ring holds something that it has not claimed.
+    /// Returns whether the ring has a record that the worker has not claimed.
     fn has_unclaimed(&self) -> bool {
         let read = |word| self.map.u64(Geometry::word(word)).load(Ordering::Acquire);
         read(Word::SubmissionHead) > read(Word::SubmissionTail)
@@ -123,17 +125,17 @@ impl FakeWorker {
 }
 
 impl Rig {
-    /// Creates a rig with one fast worker of one slot.
+    /// Creates a rig with one worker of one slot, which reports fast service times.
     fn new() -> Self {
         let mut rig = Self::with(base_policy(), 1);
         rig.workers[0].service = FAST_SERVICE_NANOS;
         rig
     }
 
-    /// Creates a rig with slow workers of one slot.
+    /// Creates a rig with workers of one slot each, which report slow service times.
     fn with(policy: Policy, n_workers: usize) -> Self {
-        let (tell, notices) = mpsc::channel();
-        let sink = Box::new(move |notice| tell.send(notice).unwrap());
+        let (sender, notices) = mpsc::channel();
+        let sink = Box::new(move |notice| sender.send(notice).unwrap());
         let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
         let mut rig = Self { dispatcher, notices, workers: Vec::new() };
         for _ in 0..n_workers {
@@ -142,7 +144,8 @@ impl Rig {
         rig
     }
 
-    /// Creates a rig with one worker that is known to be fast, so that requests are prefetched to it.
+    /// Creates a rig with one worker that has reported a fast service time, so that requests are
+    /// prefetched to it.
     fn fast() -> Self {
         let mut rig = Self::new();
         let ticket = rig.submit(b"first");
@@ -249,7 +252,8 @@ impl Rig {
     /// Closes the worker's control socket, as its exit does.
     fn close_control(&mut self, index: usize) {
         let control = self.workers[index].control.take().expect("the socket is open");
-        // Closing is not enough: a process that another test has forked keeps a copy until its exec.
+        // Closing is not enough: a process that another test has forked keeps a copy until its
+        // exec.
         shutdown(control.as_raw_fd(), Shutdown::Both).unwrap();
         assert!(!self.dispatcher.pump_control(self.workers[index].id));
     }
@@ -265,7 +269,8 @@ impl Rig {
     fn commands(&self) -> Vec<Command> {
         let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
         let socket = self.workers[0].control.as_ref().unwrap();
-        let next = || control::receive(socket, &mut buffer).ok().map(|got| buffer[..got.len].to_vec());
+        let next =
+            || control::receive(socket, &mut buffer).ok().map(|message| buffer[..message.len].to_vec());
         iter::from_fn(next).map(|message| Command::decode(&message).unwrap()).collect()
     }
 
@@ -280,7 +285,7 @@ impl Rig {
         self.workers[0].map.u64(Geometry::slot(0, SLOT_ACKED)).load(Ordering::Acquire)
     }
 
-    /// Returns the notices since the last call.
+    /// Returns the notices sent since the last call.
     fn take_notices(&self) -> Vec<Notice> {
         self.notices.try_iter().collect()
     }

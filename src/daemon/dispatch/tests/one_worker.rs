@@ -30,7 +30,8 @@ pub(super) const WORKER: WorkerId = WorkerId { number: WorkerNr(0), incarnation:
 pub(super) struct Rig {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) notices: Receiver<Notice>,
-    pub(super) bell: Arc<OwnedFd>,
+    /// The eventfd that the worker's event loop watches.
+    pub(super) eventfd: Arc<OwnedFd>,
     pub(super) map: Arc<Map>,
     pub(super) control: OwnedFd,
     pub(super) submissions: SubmissionReceiver,
@@ -44,7 +45,8 @@ impl Rig {
         rig
     }
 
-    /// Creates a rig whose worker has not reported ready. As an ASGI worker it has `concurrency` slots.
+    /// Creates a rig whose worker has not reported Ready. As an ASGI worker it has `concurrency`
+    /// slots.
     pub(super) fn booting(concurrency: u32) -> Self {
         Self::with_slots(Slots { threads: 1, concurrency, websockets: 0 })
     }
@@ -52,8 +54,8 @@ impl Rig {
     pub(super) fn with_slots(slots: Slots) -> Self {
         let policy =
             Policy { queue: 10, request_timeout: Some(Duration::from_secs(10)), ..Policy::default() };
-        let (tell, notices) = mpsc::channel();
-        let sink = Box::new(move |notice| tell.send(notice).unwrap());
+        let (sender, notices) = mpsc::channel();
+        let sink = Box::new(move |notice| sender.send(notice).unwrap());
         let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
         let geometry = Geometry::standard(slots.max());
         let (map, fd) = Map::create("test", geometry.total_bytes()).unwrap();
@@ -61,21 +63,21 @@ impl Rig {
         let (ours, control) = control::pair().unwrap();
         rustix::io::ioctl_fionbio(&control, true).unwrap();
         let (map, control_end) = (Arc::new(map), Arc::new(ours));
-        let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         dispatcher.attach(Link {
             worker: WORKER,
             generation: Generation(1),
             map,
             geometry,
             control: control_end,
-            wake: Arc::clone(&bell),
+            wake: Arc::clone(&wake),
             slots,
             max_requests: None,
         });
         Self {
             dispatcher,
             notices,
-            bell,
+            eventfd: wake,
             control,
             submissions: SubmissionReceiver::new(Arc::clone(&theirs), &geometry),
             completions: CompletionSender::new(Arc::clone(&theirs), &geometry),
@@ -133,7 +135,9 @@ impl Rig {
     /// Returns the commands sent on the control socket.
     pub(super) fn commands(&self) -> Vec<Command> {
         let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
-        let next = || control::receive(&self.control, &mut buffer).ok().map(|got| buffer[..got.len].to_vec());
+        let next = || {
+            control::receive(&self.control, &mut buffer).ok().map(|message| buffer[..message.len].to_vec())
+        };
         iter::from_fn(next).map(|message| Command::decode(&message).unwrap()).collect()
     }
 

@@ -1,4 +1,5 @@
-//! Random sequences of events: each exchange is answered exactly once, and nothing is lost or counted twice.
+//! Random sequences of events: each exchange is answered exactly once, and nothing is lost or
+//! counted twice.
 
 use std::num::NonZeroU32;
 
@@ -13,7 +14,7 @@ struct History {
     rng: Rng,
     now: Instant,
     tickets: Vec<Ticket>,
-    /// Claimed and not answered: index of the worker, and the exchange.
+    /// Exchanges that are claimed and not answered, each with the index of its worker.
     running: Vec<(usize, ExchangeId)>,
     /// Indices of the workers that have not exited.
     alive: Vec<usize>,

@@ -1,4 +1,5 @@
-//! Responses of slow clients: taken over from their worker, kept in memory and files, and read in order.
+//! Responses of slow clients: taken over from their worker, kept in memory and files, and read in
+//! order.
 
 use std::os::unix::fs::FileExt as _;
 
@@ -7,12 +8,13 @@ use bytes::Buf as _;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
-/// One part, which fits into the ring.
+/// Bytes of one part, which fits into the ring.
 const PART: usize = 64 * KIB;
 /// Bytes that a worker sends without more credit.
 const WINDOW: usize = MIB;
 
-/// A worker that answers `/` with part after part, and a client that has the head and does not read on.
+/// A worker that answers `/` with part after part, and a client that has the head and does not read
+/// on.
 struct Streaming {
     rig: Rig,
     exchange: ExchangeId,
@@ -68,7 +70,8 @@ impl Streaming {
         usize::from(self.n_sent) * PART
     }
 
-    /// Runs the timers after `pause`, and the writes they start. Returns the number of blocks written.
+    /// Runs the timers after `pause`, and the writes they start. Returns the number of blocks
+    /// written.
     fn tick_after(&mut self, pause: Duration) -> usize {
         self.now += pause;
         self.rig.dispatcher.tick(self.now);
@@ -283,7 +286,7 @@ fn complete_multi_part_response_has_known_length() {
 }
 
 #[test]
-fn slow_client_time_is_bounded_and_not_the_applications() {
+fn wait_for_a_slow_client_does_not_use_up_the_deadline() {
     let mut streaming = Streaming::new(0, 0);
     streaming.fill_window();
     streaming.mark_slow();
@@ -293,7 +296,7 @@ fn slow_client_time_is_bounded_and_not_the_applications() {
         assert!(streaming.rig.take_notices().is_empty());
     }
     assert_eq!(streaming.acked(), 0);
-    // The client takes something: the application has the rest of its timeout.
+    // The client takes some pieces: the application has the rest of its timeout.
     for _ in 0..10 {
         assert!(matches!(streaming.next(), Poll::Ready(Some(Ok(_)))));
     }

@@ -1,4 +1,5 @@
-//! Notices and measurements for the supervisor: deadlines, slow requests, load, probes, workers due for recycling.
+//! Notices and measurements for the supervisor: deadlines, slow requests, load, probes, workers due
+//! for recycling.
 
 use rgun_channel::layout::{SLOT_EXCHANGE, SLOT_THREAD};
 
@@ -47,7 +48,7 @@ fn deadline_notice_names_request_and_thread() {
             response: ResponseProgress::NotStarted,
         }
     );
-    // The slow request is reported once.
+    // The deadline is reported once.
     rig.dispatcher.tick(start + 12 * SECOND);
     assert_eq!(rig.take_notices().len(), 0);
 }
@@ -102,19 +103,19 @@ fn retried_slow_request_is_reported_again() {
 #[test]
 fn unrequested_stack_reports_are_limited() {
     let mut rig = Rig::with(base_policy(), 1);
-    let tell = |rig: &mut Rig| {
+    let report = |rig: &mut Rig| {
         rig.workers[0].report(&Report::StacksDumped(true));
         rig.dispatcher.pump_control(WORKER)
     };
     for _ in 0..5000 {
         rig.dispatcher.expect_stacks(WORKER);
-        assert!(tell(&mut rig));
+        assert!(report(&mut rig));
     }
     rig.take_notices();
-    assert!((0..5000).any(|_| !tell(&mut rig)));
+    assert!((0..5000).any(|_| !report(&mut rig)));
     let notices = rig.take_notices();
     assert!(matches!(notices.last(), Some(Notice::ContractBreached(WORKER, _))), "{:?}", notices.last());
-    // The worker has exited: this has no effect.
+    // Without the worker this has no effect.
     rig.dispatcher.expect_stacks(WORKER);
 }
 
@@ -188,7 +189,7 @@ fn held_requests_are_not_in_the_load_sample() {
     let load = rig.dispatcher.measure();
     assert_eq!((load.queued, load.longest_wait), (0, Duration::ZERO));
     assert_eq!(rig.dispatcher.load().queued, 2);
-    // Nor is its wait counted when it is assigned.
+    // The wait for a permit is not counted after the assignment either.
     assert_eq!(rig.answer(), b"/1");
     rig.dispatcher.set_policy(base_policy());
     assert_eq!(rig.claim_all(), ["/2", "/3"]);
@@ -346,15 +347,15 @@ fn zygote_reports_and_gets_no_requests() {
 }
 
 #[test]
-fn unlimited_fork_reports_are_a_breach() {
+fn too_many_fork_reports_are_a_breach() {
     let mut rig = Rig::with(base_policy(), 0);
     let zygote = rig.attach(Generation(1), 1, None);
     let id = rig.workers[zygote].id;
-    let refused = (0..100_000).find(|incarnation| {
+    let excess = (0..100_000).find(|incarnation| {
         rig.workers[zygote].report(&Report::Forked { incarnation: *incarnation, pid: 1 });
         !rig.dispatcher.pump_control(id)
     });
-    assert!(refused.is_some_and(|incarnation| incarnation >= 1024), "{refused:?}");
+    assert!(excess.is_some_and(|incarnation| incarnation >= 1024), "{excess:?}");
     let last = rig.take_notices().pop();
     assert!(matches!(last, Some(Notice::ContractBreached(..))), "{last:?}");
 }

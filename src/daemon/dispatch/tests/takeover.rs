@@ -103,7 +103,7 @@ fn discarded_response_does_not_fill_the_window() {
 fn takeover_does_not_count_as_service_time() {
     let mut rig = Rig::new();
     let (_handle, id) = rig.taken_over();
-    // The rig reports a microsecond, with which requests would be prefetched.
+    // The rig reports a service time of a microsecond. If it counted, requests would be prefetched.
     rig.complete(id, CompletionKind::Respond, b"", true, true);
     rig.dispatcher.before_park();
     let (_first, mut second) = (rig.submit(b"/1"), rig.submit(b"/2"));

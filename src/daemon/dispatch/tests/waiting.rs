@@ -1,4 +1,4 @@
-//! The queue: order, timeouts, shedding, and requests for a worker.
+//! The queue: order, timeouts, shedding, and the notice that requests a worker.
 
 use super::*;
 
@@ -49,7 +49,8 @@ fn drained_queue_is_served_oldest_first_again() {
     }
 }
 
-/// Four clients send a new request after each response, and three of them always wait: that is not an overload.
+/// Four clients send a new request after each response, and three of them always wait: that is not
+/// an overload.
 #[test]
 fn busy_queue_that_moves_is_served_oldest_first() {
     let mut rig = Rig::with(timeout_policy(), 1);
@@ -78,7 +79,7 @@ fn revoked_request_keeps_its_age_when_newest_are_served() {
     let long_ago = ago(5 * SECOND);
     let _old = [b"/1", b"/2", b"/3"].map(|path| rig.submit_at("GET", path, long_ago).unwrap());
     assert_eq!(rig.answer(), b"/a");
-    // The first worker retires with /3, which it has not started.
+    // The first worker retires before it has started /3.
     let _new = rig.submit(b"/4");
     rig.dispatcher.retire(WORKER);
     rig.check();
@@ -118,14 +119,14 @@ fn missing_worker_is_requested_once() {
 }
 
 #[test]
-fn queued_request_with_a_busy_worker_requests_none() {
+fn queued_request_behind_a_busy_worker_requests_no_worker() {
     let rig = Rig::with(base_policy(), 1);
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
     assert_eq!(count_worker_requests(&rig.take_notices()), 0);
 }
 
 #[test]
-fn requests_left_by_the_last_worker_request_another() {
+fn loss_of_the_last_worker_requests_another_one() {
     let rig = Rig::with(base_policy(), 1);
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
     rig.dispatcher.retire(WORKER);
@@ -156,8 +157,8 @@ fn rejected_request_requests_no_worker() {
     assert_eq!(rig.take_notices().len(), 0);
 }
 
-/// Returns a rig with one slot, whose queue has moved once a second, with `n_waiting` queued requests; their tickets,
-/// and the current time.
+/// Returns a rig with one slot, `n_waiting` queued requests, and a queue that has moved once a
+/// second; the tickets; and the current time.
 fn overloaded(n_waiting: usize) -> (Rig, Vec<Ticket>, Instant) {
     let mut rig = Rig::with(Policy { queue: 1000, ..timeout_policy() }, 1);
     let mut tickets = vec![rig.submit(b"/running")];
@@ -223,7 +224,7 @@ fn only_a_client_with_too_many_queued_requests_is_rejected() {
     assert_eq!(rig.submit_from(b"192.0.2.1", b"/2").unwrap_err(), Fault::ClientQueueFull);
     let _others = [b"192.0.2.2", b"192.0.2.3"].map(|peer| rig.submit_from(peer, b"/").unwrap());
     let _unix = [rig.submit_from(b"", b"/").unwrap(), rig.submit_from(b"", b"/").unwrap()];
-    // A client that leaves makes room for itself, and so does a request that starts.
+    // A request that is abandoned makes room for another one of its client.
     drop(first);
     let _again = rig.submit_from(b"192.0.2.1", b"/3").unwrap();
     assert_eq!(rig.submit_from(b"192.0.2.1", b"/4").unwrap_err(), Fault::ClientQueueFull);

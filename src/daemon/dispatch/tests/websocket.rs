@@ -103,11 +103,17 @@ impl Rig {
         (answer.body.into_stream().unwrap().into_websocket(), id)
     }
 
-    fn grant_window(&mut self, exchange: ExchangeId, taken: u64) {
+    /// Has the application grant credit for `granted` bytes from the beginning of the connection.
+    fn grant_credit(&mut self, exchange: ExchangeId, granted: u64) {
         self.send_frame(
             exchange,
             0,
-            &AppFrame { kind: CompletionKind::WindowUpdate, body: &taken.to_le_bytes(), status: 0, ..ACCEPT },
+            &AppFrame {
+                kind: CompletionKind::WindowUpdate,
+                body: &granted.to_le_bytes(),
+                status: 0,
+                ..ACCEPT
+            },
         );
     }
 }
@@ -133,7 +139,7 @@ fn messages_are_sent_only_as_credit_allows() {
     let mut rig = Rig::with_websockets(1);
     let (socket, id) = rig.accept_websocket(0);
     assert_eq!(poll_room(&socket), Poll::Pending);
-    rig.grant_window(id, 70);
+    rig.grant_credit(id, 70);
     assert_eq!(poll_room(&socket), Poll::Ready(true));
     assert_eq!(send(&socket, b"", true, false), Poll::Ready(true));
     assert_eq!(poll_room(&socket), Poll::Ready(true), "an empty message costs {MESSAGE_COST}");
@@ -147,7 +153,7 @@ fn messages_are_sent_only_as_credit_allows() {
 fn oversized_part_ends_the_websocket_and_not_the_daemon() {
     let mut rig = Rig::with_websockets(1);
     let (mut socket, id) = rig.accept_websocket(0);
-    rig.grant_window(id, 1 << 30);
+    rig.grant_credit(id, 1 << 30);
     assert_eq!(send(&socket, &vec![0; MAX_PART], false, true), Poll::Ready(true));
     assert_eq!(send(&socket, &vec![0; 2 * MAX_PART], false, false), Poll::Ready(false));
     assert_eq!(poll_room(&socket), Poll::Ready(false));
@@ -186,8 +192,8 @@ fn message_queue_memory_is_freed() {
         assert!(poll_next(&mut socket).is_ready());
     }
     assert!(poll_next(&mut socket).is_pending());
-    let room = rig.dispatcher.lock().exchanges.get(id).unwrap().message_capacity();
-    assert!(room < 100, "{room}");
+    let capacity = rig.dispatcher.lock().exchanges.get(id).unwrap().message_capacity();
+    assert!(capacity < 100, "{capacity}");
 }
 
 #[test]
@@ -235,7 +241,7 @@ fn disconnect_carries_the_clients_code_and_reason() {
     let (socket, id) = rig.accept_websocket(0);
     socket.disconnect(4001, b"bye");
     assert_eq!(rig.next_websocket_frame(), Some(WorkerFrame::Disconnect(4001, b"bye".to_vec())));
-    rig.send_frame(id, 0, &AppFrame { body: b"into the void", ..MESSAGE });
+    rig.send_frame(id, 0, &AppFrame { body: b"discarded", ..MESSAGE });
     rig.send_frame(id, 0, &DONE);
     assert_eq!(rig.dispatcher.tick(Instant::now()), TickRate::Idle);
 }

@@ -49,7 +49,7 @@ fn deadline_pauses_while_application_waits_for_client() {
 }
 
 #[test]
-fn event_loop_with_unclaimed_record_stalls_then_is_stuck() {
+fn loop_with_unclaimed_record_is_stalled_then_stuck() {
     let mut rig = Rig::asgi(2);
     rig.set_policy(|policy| {
         policy.stall = Some(Duration::from_secs(4));

@@ -86,8 +86,9 @@ impl Rig {
         })
     }
 
-    fn update_window(&mut self, exchange: ExchangeId, taken: u64) {
-        self.complete(exchange, CompletionKind::WindowUpdate, &taken.to_le_bytes(), false, false);
+    /// Has the application grant credit for `granted` bytes from the body's beginning.
+    fn update_window(&mut self, exchange: ExchangeId, granted: u64) {
+        self.complete(exchange, CompletionKind::WindowUpdate, &granted.to_le_bytes(), false, false);
         self.dispatcher.before_park();
     }
 
@@ -99,7 +100,7 @@ impl Rig {
     /// Returns how often the worker was woken since the last call.
     fn take_wakeups(&self) -> u64 {
         let mut count = [0; 8];
-        rustix::io::read(&*self.bell, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+        rustix::io::read(&*self.eventfd, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
     }
 
     fn sleepers(&self) -> Sleepers<'_> {
@@ -214,8 +215,8 @@ fn frames_for_a_full_ring_are_sent_later_in_order() {
     let mut rig = Rig::asgi(2);
     let task = Arc::new(WakeCounter::default());
     let (ticket, id) = rig.claim_streaming();
-    let leaves = rig.submit(b"/leaves");
-    let Some(WorkerFrame::Request(left, _)) = rig.next_frame() else { panic!("no request arrived") };
+    let abandoned = rig.submit(b"/abandoned");
+    let Some(WorkerFrame::Request(abandoned_id, _)) = rig.next_frame() else { panic!("no request arrived") };
     let upload = ticket.upload();
     rig.update_window(id, 1 << 30);
     let part = vec![b'x'; MAX_PART];
@@ -224,7 +225,7 @@ fn frames_for_a_full_ring_are_sent_later_in_order() {
         sent += 1;
         assert!(sent < 10, "the ring has 256 KiB");
     }
-    // Even a short frame is sent after one that found the ring full.
+    // Even a short frame is not sent before an earlier one that found the ring full.
     let filler = vec![0; 60_000];
     let request = Request { path: &filler, ..Request::new(ExchangeId(0)) };
     while let Ok(ticket) = rig.dispatcher.submit(&request, iter::empty(), None, Instant::now()) {
@@ -237,7 +238,7 @@ fn frames_for_a_full_ring_are_sent_later_in_order() {
     task.take();
     rig.dispatcher.before_park();
     assert_eq!(task.take(), 0, "there is no room yet");
-    drop(leaves);
+    drop(abandoned);
     let mut frames = Vec::new();
     loop {
         rig.dispatcher.before_park();
@@ -246,13 +247,13 @@ fn frames_for_a_full_ring_are_sent_later_in_order() {
     }
     assert!(task.take() > 0);
     assert_eq!(frames.iter().filter(|frame| matches!(frame, WorkerFrame::Part(..))).count(), sent);
-    assert_eq!(frames.iter().filter(|frame| **frame == WorkerFrame::Disconnect(left)).count(), 1);
+    assert_eq!(frames.iter().filter(|frame| **frame == WorkerFrame::Disconnect(abandoned_id)).count(), 1);
     assert_eq!(send(&upload, &task, b"rest", true), Poll::Ready(true));
     assert_eq!(rig.next_frame(), Some(WorkerFrame::Part(id, b"rest".to_vec(), true)));
 }
 
 #[test]
-fn upload_waiting_for_credit_is_woken_when_worker_dies() {
+fn upload_waiting_for_ring_space_is_woken_at_worker_death() {
     let mut rig = Rig::asgi(1);
     let task = Arc::new(WakeCounter::default());
     let (ticket, id) = rig.claim_streaming();
@@ -341,10 +342,8 @@ fn end_without_head_after_half_close_is_not_a_failure() {
 #[test]
 fn end_without_head_is_allowed_only_after_disconnect() {
     let mut rig = Rig::asgi(1);
-    drop({
-        let (ticket, _) = rig.claim_streaming();
-        ticket
-    });
+    let (ticket, _) = rig.claim_streaming();
+    drop(ticket);
     let Some(WorkerFrame::Disconnect(id)) = rig.next_frame() else { panic!("no disconnect arrived") };
     rig.complete(id, CompletionKind::Body, b"", true, true);
     rig.dispatcher.before_park();
@@ -370,13 +369,13 @@ fn unclaimed_request_is_revoked_without_disconnect() {
 
 #[test]
 fn invalid_window_updates_are_contract_breaches() {
-    for (taken, what) in [(&[5_u64, 5][..], "did not increase"), (&[5, 4], "did not increase")] {
+    for grants in [[5_u64, 5], [5, 4]] {
         let mut rig = Rig::asgi(1);
         let (_ticket, id) = rig.claim_streaming();
-        for taken in taken {
-            rig.update_window(id, *taken);
+        for granted in grants {
+            rig.update_window(id, granted);
         }
-        assert!(rig.take_breach().contains(what));
+        assert!(rig.take_breach().contains("did not increase"));
     }
     let mut rig = Rig::asgi(1);
     let _ticket = rig.submit(b"/");
@@ -405,7 +404,7 @@ fn asgi_frames_from_a_wsgi_worker_are_breaches() {
 }
 
 #[test]
-fn trailers_are_accepted_once_and_after_the_head() {
+fn trailers_before_the_head_are_a_breach() {
     let mut rig = Rig::asgi(1);
     let _ticket = rig.submit(b"/");
     let (id, _) = rig.claim().unwrap();
@@ -416,17 +415,17 @@ fn trailers_are_accepted_once_and_after_the_head() {
 
 #[test]
 fn request_with_a_started_upload_is_not_reassigned() {
-    for (taken, is_retried) in [(0, true), (1, false)] {
+    for (granted, is_retried) in [(0, true), (1, false)] {
         let mut rig = Rig::asgi(1);
         rig.set_policy(|policy| policy.retry_idempotent = true);
         let ticket = rig.submit_streaming(b"PUT");
         let Some(WorkerFrame::Request(id, _)) = rig.next_frame() else { panic!("no request arrived") };
-        if taken > 0 {
-            rig.update_window(id, taken);
+        if granted > 0 {
+            rig.update_window(id, granted);
         }
         let upload = ticket.upload();
         rig.dispatcher.detach(WORKER);
-        assert_eq!(rig.dispatcher.load().queued, usize::from(is_retried), "{taken}");
+        assert_eq!(rig.dispatcher.load().queued, usize::from(is_retried), "{granted}");
         assert_eq!(poll_room(&upload, &Arc::default()).is_pending(), is_retried);
         assert_eq!(poll(ticket).is_pending(), is_retried);
     }
@@ -487,7 +486,7 @@ fn unread_early_hints_are_bounded_in_number_and_size() {
         let bytes: usize = hints.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         assert!(hints.len() <= usize::from(MAX_FIELDS) && bytes <= 64 * 1024, "{} {bytes}", hints.len());
         assert!(hints.len() >= 4 * n_fields, "hints are merged: {}", hints.len());
-        // There is room for more once they are taken.
+        // Once the hints are taken, there is room for more.
         rig.hint(exchange, &[("x-next".to_owned(), b"1".to_vec())]);
         assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending());
         assert!(ticket.take_hints().unwrap().contains_key("x-next"));
