@@ -1,5 +1,5 @@
-//! The reactor's turns: collects the workers' completions at the beginning and the end of each turn, and wakes the
-//! workers.
+//! Collects the workers' completions and wakes the workers, at the beginning and the end of each
+//! turn of the reactor.
 
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -12,16 +12,17 @@ use super::worker::contract::ContractBreach;
 use super::worker::decode;
 use super::{Dispatcher, Notice, State};
 
-/// While every worker has more than it can start, the reactor waits only for completions before it polls its sockets,
-/// for this time (rounded up to a whole millisecond): a request could not start anyway, and each poll interrupts a
-/// worker that shares the core. (A network card moderates its interrupts for the same reason.)
+/// Time for which the reactor waits for completions alone, before it polls its sockets, while every
+/// worker has more requests than it can start. Rounded up to a whole millisecond. A new request
+/// could not start anyway, and each poll of the sockets interrupts a worker that shares the core.
+/// (Network cards moderate their interrupts for the same reason.)
 const COMPLETION_WAIT: Duration = Duration::from_micros(500);
 
-/// Frames taken from one worker at a time. A completion ring holds fewer, so only a worker that publishes while it
-/// is read reaches the limit.
+/// Maximum number of frames taken from one worker at a time. A completion ring holds fewer, so only
+/// a worker that publishes while its ring is read reaches the limit.
 const MAX_FRAMES: u32 = 16 * 1024;
 
-/// Passes over all rings before the sockets have their turn.
+/// Maximum number of passes over all rings before the reactor polls its sockets.
 const MAX_ROUNDS: u32 = 16;
 
 /// The outcome of popping a completion ring.
@@ -33,9 +34,10 @@ enum PopOutcome {
 }
 
 impl Dispatcher {
-    /// Ends the reactor's turn: collects completions, assigns queued requests, wakes the workers and announces sleep.
-    /// tokio's `on_thread_park` calls this, so it must not block for longer than [`COMPLETION_WAIT`], rounded up to
-    /// 1 ms. A task that it wakes keeps the reactor from sleeping.
+    /// Ends the reactor's turn: collects completions, assigns queued requests, wakes the workers
+    /// and announces sleep. tokio's `on_thread_park` calls this, so it must not block for longer
+    /// than [`COMPLETION_WAIT`], rounded up to 1 ms. If it wakes a task, the reactor does not
+    /// sleep.
     pub fn before_park(&self) {
         let mut state = self.lock();
         let mut has_waited = false;
@@ -58,26 +60,29 @@ impl Dispatcher {
             }
             self.reactor.epoch().announce_awake();
         }
-        // A worker that publishes without end must not keep the reactor from its sockets. The next turn continues.
+        // A worker that publishes without end must not keep the reactor from its sockets. The next
+        // turn continues.
         self.reactor.ring();
     }
 
-    /// Collects completions and wakes the workers in the middle of a turn. Called by tasks that run for long.
+    /// Collects completions and wakes the workers in the middle of a turn. Called by tasks that run
+    /// for long.
     pub fn poll_now(&self) {
         let mut state = self.lock();
         self.collect_now(&mut state);
         state.ring_doorbells();
     }
 
-    /// Announces that the reactor is awake, and collects the completions that woke it. tokio's `on_thread_unpark` calls
-    /// this. The tasks woken here run in this turn; for tasks that `before_park` wakes, tokio first polls its sockets,
-    /// which costs a system call.
+    /// Announces that the reactor is awake, and collects the completions that woke it. tokio's
+    /// `on_thread_unpark` calls this. Tasks woken here run in this turn. Tasks woken by
+    /// `before_park` run in the next one, for which tokio polls its sockets first: a system call.
     pub fn after_park(&self) {
         self.reactor.epoch().announce_awake();
         self.poll_now();
     }
 
-    /// Collects completions if there may be any. Otherwise does not read the clock.
+    /// Collects completions if there may be any; only then reads the clock. Returns whether a task
+    /// was woken.
     fn collect_now(&self, state: &mut State) -> bool {
         let has_work = |worker: &Worker| !worker.channel.has_no_completions() || worker.has_backlog();
         state.workers.iter().flatten().any(has_work) && self.collect_completions(state, Instant::now())
@@ -192,7 +197,8 @@ impl Dispatcher {
         if exchange.is_pinned
             && let Some(waker) = waker.take()
         {
-            // A probe's task belongs to another runtime, so waking it does not keep this reactor from sleeping.
+            // A probe's task belongs to another runtime, so waking it does not keep this reactor
+            // from sleeping.
             waker.wake();
         }
         let is_drained = done && worker.is_retiring && worker.is_drained(&state.exchanges);
@@ -211,8 +217,8 @@ impl Dispatcher {
 }
 
 impl Worker {
-    /// Reacts to a completion that an exchange has received. Returns whether that freed a slot: an accepted WebSocket
-    /// is parked.
+    /// Reacts to a completion that an exchange has received. Returns whether that freed a slot,
+    /// because a WebSocket was accepted and parked.
     fn on_received(&mut self, exchange: &mut Exchange, kind: CompletionKind, now: Instant) -> bool {
         let is_head = kind == CompletionKind::Respond;
         if is_head && exchange.is_accepted_websocket() {
@@ -238,10 +244,10 @@ impl Worker {
         false
     }
 
-    /// Finishes an exchange that the worker is done with, `service` nanoseconds after it started. Returns the number of
-    /// served requests when that reaches `max_requests`.
+    /// Finishes an exchange that the worker is done with, `service` nanoseconds after its start.
+    /// Returns the number of served requests when that number reaches `max_requests`.
     fn on_done(&mut self, exchange: &mut Exchange, service: u64, now: Instant) -> Option<u64> {
-        // How long a connection was open says nothing about the next request.
+        // The time for which a connection was taken over does not predict the next request's time.
         if !exchange.is_taken_over() {
             self.load.record_service_time(service);
         }

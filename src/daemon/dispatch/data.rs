@@ -1,8 +1,9 @@
-//! A piece of a response body between the worker and the client, charged to `limits.response_memory` until it is
-//! dropped.
+//! A piece of a response body between the worker and the client, charged to
+//! `limits.response_memory` until it is dropped.
 //!
-//! A piece is in the worker's slab or in the daemon's memory. The slab moves the pieces of slow clients to memory;
-//! their holders do not notice. A connection writes a piece without copying it.
+//! A piece is in a chunk of the worker's slab or in the daemon's memory. The slab may move a slow
+//! client's piece to the daemon's memory, to return the chunk to the worker; [`Data`] reads as
+//! before. A connection writes a piece without copying it.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// Length in bytes of the longest piece that is collected.
 const MAX_COLLECTED_BYTES: usize = 4 * 1024;
 
-/// The memory and disk for response bodies that the clients have not taken, of all workers together.
+/// The memory and disk for response bodies that the clients have not taken, of all workers
+/// together.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     /// `limits.response_memory`.
@@ -42,7 +44,7 @@ pub struct Data {
 enum Location {
     Own(Bytes),
     /// A chunk of a worker's slab, from this offset on.
-    Lent(Arc<Chunk>, usize),
+    Slab(Arc<Chunk>, usize),
     /// A block of small pieces, from this offset on. Boxed, so that the other pieces are small.
     Collected(Box<(Vec<u8>, usize)>),
 }
@@ -55,9 +57,9 @@ impl Data {
     }
 
     /// Makes a piece of a slab chunk, charged to `budget`.
-    pub(super) fn lent(chunk: Arc<Chunk>, budget: &'static Budget) -> Self {
+    pub(super) fn from_chunk(chunk: Arc<Chunk>, budget: &'static Budget) -> Self {
         let reservation = budget.charge(chunk.bytes().len() as u64 + OVERHEAD);
-        Self { bytes: Location::Lent(chunk, 0), _reservation: Some(reservation) }
+        Self { bytes: Location::Slab(chunk, 0), _reservation: Some(reservation) }
     }
 
     /// Makes a piece that is too small to be charged.
@@ -65,8 +67,8 @@ impl Data {
         Self { bytes: Location::Own(bytes), _reservation: None }
     }
 
-    /// Turns a small piece into a block to which others can be appended: many small pieces cost far more than their
-    /// bytes.
+    /// Turns a small piece into a block to which others can be appended: many small pieces cost far
+    /// more than their bytes.
     pub(super) fn collect(self, budget: &'static Budget) -> Self {
         if self.len() > MAX_COLLECTED_BYTES {
             return self;
@@ -86,11 +88,12 @@ impl Data {
                 collected.0.extend_from_slice(piece);
                 true
             }
-            Location::Collected(..) | Location::Own(_) | Location::Lent(..) => false,
+            Location::Collected(..) | Location::Own(_) | Location::Slab(..) => false,
         }
     }
 
-    /// Makes a piece with a charge that its maker has reserved; `None` for a body of the daemon's own.
+    /// Makes a piece with a charge that the caller has reserved; `None` for a body of the daemon's
+    /// own.
     pub fn with_reservation(bytes: Bytes, reservation: Option<Reservation>) -> Self {
         Self { bytes: Location::Own(bytes), _reservation: reservation }
     }
@@ -106,7 +109,7 @@ impl Deref for Data {
                 let (block, start) = &**collected;
                 block.get(*start..).unwrap_or_default()
             }
-            Location::Lent(chunk, start) => chunk.bytes().get(*start..).unwrap_or_default(),
+            Location::Slab(chunk, start) => chunk.bytes().get(*start..).unwrap_or_default(),
         }
     }
 }
@@ -123,7 +126,7 @@ impl Buf for Data {
     fn advance(&mut self, count: usize) {
         match &mut self.bytes {
             Location::Own(bytes) => bytes.advance(count),
-            Location::Lent(_, start) => *start += count,
+            Location::Slab(_, start) => *start += count,
             Location::Collected(collected) => collected.1 += count,
         }
     }
@@ -174,7 +177,7 @@ mod tests {
         let (mut sender, receiver) =
             (SlabSender::new(map.clone(), &geometry), SlabReceiver::new(map, &geometry));
         let number = sender.fill(b"some bytes").unwrap().unwrap();
-        let mut data = Data::lent(receiver.receive(number, 10).unwrap(), budget());
+        let mut data = Data::from_chunk(receiver.receive(number, 10).unwrap(), budget());
         data.advance(5);
         receiver.reclaim_overdue();
         receiver.reclaim_overdue();

@@ -18,13 +18,14 @@ pub enum Fault {
     QueueTooSlow(Duration),
     /// The request has waited for longer than `timeouts.queue`.
     QueueTimeout,
-    /// No worker is open or will be soon; with the reason.
+    /// No worker is open, and none will be soon; with the reason.
     Unavailable(Arc<str>),
     /// The request ran for longer than its timeout in this worker.
     Deadline(WorkerId),
     /// The client reads the response too slowly, and there is no more room to buffer it.
     ClientTooSlow,
-    /// Requests with this method and path have crashed workers repeatedly, and are rejected for this time.
+    /// Requests with this method and path have crashed workers repeatedly, and are rejected for
+    /// this time.
     Quarantined(Duration),
     /// The request's body was not received to its end.
     Upload(UploadFault),
@@ -40,10 +41,12 @@ pub enum Fault {
         summary: String,
         /// The formatted traceback, perhaps empty.
         traceback: String,
-        /// Whether applications end a request in this way after they have taken over its connection.
+        /// Whether applications end a request in this way after they have taken over its
+        /// connection.
         ends_takeover: bool,
     },
-    /// The client has closed its sending half, and the application has therefore ended without a complete response.
+    /// The client has closed its sending half, and the application has therefore ended without a
+    /// complete response.
     ClientHalfClosed,
 }
 

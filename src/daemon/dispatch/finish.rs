@@ -1,5 +1,5 @@
-//! The end of an exchange: with a fault, or because its client is gone. The exchange is removed from the queue, its
-//! path rule and its worker.
+//! The end of an exchange: with a fault, or because its client is gone. The exchange is removed
+//! from the queue, its path rule and its worker.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::exchange::ExchangeState;
 use super::fault::Fault;
 
 impl State {
-    /// Answers an exchange that no worker has with a fault.
+    /// Ends an exchange with a fault, which answers its client. No worker may have the exchange.
     pub(super) fn fail(&mut self, id: ExchangeId, fault: Fault, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let waker = exchange.fail(fault);
@@ -20,7 +20,8 @@ impl State {
         }
     }
 
-    /// Finishes an exchange that no worker has: removes it from its queue and frees its permit.
+    /// Finishes an exchange: removes it from its queue and frees its permit. No worker may have the
+    /// exchange.
     pub(super) fn finish(&mut self, id: ExchangeId, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let (state, permit) = (exchange.state, exchange.permit.take());
@@ -36,7 +37,8 @@ impl State {
         }
     }
 
-    /// Drops the buffered part of a response whose client got a fault instead, and returns its credit to the worker.
+    /// Drops the buffered part of a response whose client got a fault instead, and gives the worker
+    /// credit for it.
     pub(super) fn release(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         if let ExchangeState::Assigned { worker, .. } = exchange.state
@@ -46,8 +48,8 @@ impl State {
         }
     }
 
-    /// Ends an exchange whose client is gone. If the request has not started, it is removed from its worker; returns
-    /// the index of that worker, which has room again.
+    /// Ends an exchange whose client is gone. If the request was assigned and has not started,
+    /// revokes it and returns the index of its worker, which has room again.
     pub(super) fn abandon(&mut self, id: ExchangeId, now: Instant) -> Option<usize> {
         let exchange = self.exchanges.get_mut(id)?;
         exchange.mark_client_gone();

@@ -1,6 +1,6 @@
-//! Clients that have closed their sending half. A FIN alone does not distinguish a client that waits for its response
-//! from one that has left. So a request that has started continues, and a waiting request may start only within a
-//! second.
+//! Clients that have closed their sending half. A FIN alone does not distinguish a client that
+//! waits for its response from one that has left. So a request that has started continues, and a
+//! waiting request may start only within a second.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,14 @@ use rgun_channel::frame::ExchangeId;
 use super::exchange::ExchangeState;
 use super::{Dispatcher, State};
 
-/// A request of a half-closed client may start within this time of its submission. A client that still wants the
-/// response has closed its half right after the request; one that closes later, as during an overload, has mostly left.
+/// Time from its submission within which a request of a half-closed client may start. A client that
+/// still wants the response closes its half right after the request. A client that closes it later,
+/// as during an overload, has usually left.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
-    /// Notes that the exchange's client has closed its sending half, and notifies an ASGI application once. If the
-    /// request has not started, returns the time until which it may start.
+    /// Notes that the exchange's client has closed its sending half, and notifies an ASGI
+    /// application once. Returns the time until which the request may start, unless it has started.
     pub(super) fn half_close(&self, id: ExchangeId) -> Option<Instant> {
         let mut state = self.lock();
         let State { exchanges, workers, .. } = &mut *state;
@@ -48,7 +49,8 @@ impl Dispatcher {
                 if !worker_state.revoke(id, position) {
                     return false;
                 }
-                // The exchange enters no queue: the caller drops the ticket, which ends the exchange.
+                // The exchange is marked as queued, but enters no queue: the caller drops the
+                // ticket, which ends the exchange.
                 exchange.state = ExchangeState::Queued;
                 self.refill(state, worker, Instant::now());
                 true

@@ -1,4 +1,5 @@
-//! Attaches, admits, retires and removes workers. Queues, retries or fails the exchanges of a removed worker.
+//! Attaches, admits, retires and removes workers. Requeues, retries or fails the exchanges of a
+//! removed worker.
 
 use std::collections::HashSet;
 use std::io;
@@ -24,7 +25,8 @@ use super::{Dispatcher, Notice, State};
 use crate::link::Link;
 
 impl Dispatcher {
-    /// Attaches a booting worker: its channel is served, but it gets no exchange yet. A zygote never gets one.
+    /// Attaches a booting worker: its channel is served, but it gets no exchange yet. A zygote
+    /// never gets one.
     pub fn attach(&self, link: Link) {
         let mut state = self.lock();
         let worker = Worker::new(link, self.buffers);
@@ -34,7 +36,7 @@ impl Dispatcher {
         }
     }
 
-    /// Admits a worker, which may have been retired before: it gets exchanges from now on.
+    /// Admits a worker: it gets exchanges from now on. The worker may have been retired before.
     pub fn admit(&self, id: WorkerId) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -58,7 +60,8 @@ impl Dispatcher {
         state.ring_doorbells();
     }
 
-    /// Retires a worker: it gets no more exchanges, and its unclaimed exchanges return to the queue.
+    /// Retires a worker: it gets no more exchanges, and its unclaimed exchanges return to the
+    /// queue.
     pub fn retire(&self, id: WorkerId) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -89,7 +92,8 @@ impl Dispatcher {
         }
     }
 
-    /// Notes that the daemon is about to kill the worker, so that its exchanges are not counted as crashes.
+    /// Notes that the daemon is about to kill the worker, so that the worker's exchanges fail with
+    /// [`Fault::WorkerKilled`] and not with [`Fault::WorkerDied`].
     pub fn mark_killed(&self, id: WorkerId) {
         let mut state = self.lock();
         if let Some(worker) = state.worker_index(id).and_then(|index| state.workers[index].as_mut()) {
@@ -119,8 +123,8 @@ impl Dispatcher {
         }
     }
 
-    /// Expects one more report of the worker's stacks, which does not count towards its limit. The caller must call
-    /// this before it requests the stacks, because the report may come at once.
+    /// Expects one more report of the worker's stacks, which does not count towards its limit. The
+    /// caller must call this before it requests the stacks, because the report may come at once.
     pub fn expect_stacks(&self, id: WorkerId) {
         let mut state = self.lock();
         if let Some(index) = state.worker_index(id)
@@ -130,8 +134,8 @@ impl Dispatcher {
         }
     }
 
-    /// Reads a worker's control socket until it is empty, and passes the reports to the supervisor. Returns false when
-    /// the worker has closed it; the worker is then removed.
+    /// Reads a worker's control socket until it is empty, and passes the reports to the supervisor.
+    /// Returns false when the worker has closed it; the worker is then removed.
     pub fn pump_control(&self, id: WorkerId) -> bool {
         let mut state = self.lock();
         let Some(index) = state.worker_index(id) else { return false };
@@ -142,7 +146,7 @@ impl Dispatcher {
                 let now = Instant::now();
                 // The worker may have completed exchanges before it closed the socket.
                 self.collect_completions(&mut state, now);
-                // A breach of contract among them has removed the worker already.
+                // A completion that breaks the contract has removed the worker already.
                 if state.worker_index(id).is_some() {
                     (self.notice)(Notice::ControlSocketClosed(id));
                     self.remove_worker(&mut state, index, now);
@@ -164,8 +168,9 @@ impl Dispatcher {
         self.remove_worker(state, index, Instant::now());
     }
 
-    /// Removes a worker. Exchanges that it has not claimed return to the queue. The others are retried elsewhere or
-    /// answered with [`Fault::WorkerDied`], and may have crashed the worker.
+    /// Removes a worker. Its unclaimed exchanges return to the queue. Each claimed one may have
+    /// caused a crash; it is retried in another worker, or answered with [`Fault::WorkerDied`] or
+    /// [`Fault::WorkerKilled`].
     fn remove_worker(&self, state: &mut State, index: usize, now: Instant) {
         let Some(mut worker) = state.workers[index].take() else { return };
         let mut started = Vec::new();
@@ -185,7 +190,8 @@ impl Dispatcher {
             }
         }
         state.load_stats.retain_stats(worker.generation, worker.responses);
-        // A retiring worker was asked to exit, or killed. A worker that was never admitted had only probes.
+        // A retiring worker was asked to exit, or killed. A worker that was never admitted had only
+        // probes.
         let is_crash = worker.is_admitted && !worker.is_retiring;
         self.report_lost(state, &worker, &started, now);
         let has_blocked = is_crash && self.record_crashes(state, &started, now);
@@ -222,8 +228,9 @@ impl Dispatcher {
         }
     }
 
-    /// Records the exchanges that a crashed worker had claimed, except those with a response head, as possible causes.
-    /// Returns whether that has quarantined any.
+    /// Records the exchanges that a crashed worker had claimed as possible causes of the crash.
+    /// Leaves out probes, exchanges past their deadline, and those with a response head. Returns
+    /// whether a request is quarantined as a result.
     fn record_crashes(&self, state: &mut State, started: &[ExchangeId], now: Instant) -> bool {
         let State { exchanges, quarantine, .. } = state;
         let mut seen = HashSet::new();
@@ -246,8 +253,8 @@ impl Dispatcher {
 }
 
 impl State {
-    /// Queues a request whose worker died for a retry, if that is enabled and safe: the method is idempotent (RFC 9110
-    /// §9.2.2) and the client has received no part of a response.
+    /// Queues a request whose worker died for a retry, if that is enabled and safe: the method is
+    /// idempotent (RFC 9110 §9.2.2) and the client has received no part of a response.
     fn requeue_for_retry(&mut self, id: ExchangeId, now: Instant) -> bool {
         let State { policy, exchanges, quarantine, queue, unavailable, .. } = self;
         if !policy.retry_idempotent || unavailable.is_some() {
@@ -266,8 +273,8 @@ impl State {
         true
     }
 
-    /// Rejects waiting requests that have just been quarantined, including those in a worker's ring, because they would
-    /// crash more workers.
+    /// Rejects waiting requests that have just been quarantined, because they would crash more
+    /// workers. Unclaimed requests in a worker's ring are waiting, too.
     fn reject_quarantined(&mut self, now: Instant) {
         for index in 0..self.workers.len() {
             self.requeue(index, usize::MAX);
@@ -284,8 +291,8 @@ impl State {
         }
     }
 
-    /// Rejects waiting requests whose body travels in a way that the application's new interface does not accept. A
-    /// WebSocket handshake becomes a takeover for WSGI.
+    /// Rejects waiting requests whose body travels in a way that the application's new interface
+    /// does not accept. A WebSocket handshake becomes a takeover for WSGI.
     fn reject_incompatible(&mut self, is_asgi: bool, now: Instant) {
         let is_incompatible = |transport| match transport {
             BodyTransport::Inline | BodyTransport::WebSocket => false,
@@ -305,7 +312,8 @@ impl State {
         }
     }
 
-    /// Returns whether this request is a trial: the first after a block, which decides whether the block ends.
+    /// Returns whether this request is a trial: the first after a block, which decides whether the
+    /// block ends.
     ///
     /// # Errors
     /// Requests like this one are blocked.
@@ -318,7 +326,7 @@ impl State {
         }
     }
 
-    /// Clears the quarantine of requests like this one, which has succeeded.
+    /// Ends the quarantine of requests like this one, which has succeeded.
     pub(super) fn clear_quarantine(&mut self, id: ExchangeId) {
         if let Some(request) = self.exchanges.get(id).and_then(Exchange::request) {
             self.quarantine.record_success(request.method, request.path);
@@ -327,7 +335,7 @@ impl State {
 }
 
 impl Worker {
-    /// Returns whether the worker has only exchanges past their deadline.
+    /// Returns whether the worker has no exchange left, except those past their deadline.
     pub(super) fn is_drained(&self, exchanges: &ExchangeTable) -> bool {
         self.load.n_websockets() == 0
             && self

@@ -18,7 +18,8 @@ pub(super) struct LoadStats {
     pub(super) past_responses: Vec<(Generation, ResponseStats)>,
 }
 
-/// Generations whose responses are kept. At most three matter: one serves, one is booting, one may be rolled back to.
+/// Maximum number of generations whose responses are kept. Three matter at most: the live one, one
+/// that is booting, and one to which a reload may roll back.
 const MAX_GENERATIONS: usize = 8;
 
 impl LoadStats {
@@ -26,7 +27,7 @@ impl LoadStats {
         Self { longest_wait: Duration::ZERO, max_running: 0, last_active: now, past_responses: Vec::new() }
     }
 
-    /// Records how many requests run. Called before completions are collected.
+    /// Records the number of running requests. Called before completions are collected.
     pub(super) fn record_running(&mut self, running: usize) {
         self.max_running = self.max_running.max(running);
     }

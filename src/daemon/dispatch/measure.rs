@@ -8,8 +8,8 @@ use super::load_stats;
 use super::{Dispatcher, State};
 
 impl Dispatcher {
-    /// Returns the load since the last call. Requests that a path rule holds are not counted, because more workers
-    /// would not start them sooner.
+    /// Returns the load since the last call. Requests that a path rule holds are not counted,
+    /// because more workers would not start them sooner.
     pub fn measure(&self) -> supervise::LoadSample {
         self.measure_at(Instant::now())
     }

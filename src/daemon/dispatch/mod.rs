@@ -1,31 +1,36 @@
 //! Dispatches requests to workers: one queue for all workers, and one *exchange* per request.
 //!
-//! `http` submits a request and awaits its [`Ticket`]. `edge` calls [`Dispatcher::before_park`] at the end of every
-//! turn of the reactor. `pool` makes a worker's [`Link`](crate::link::Link). `run` attaches and detaches workers, sets
-//! the [`Policy`], reads the load, and gets a [`Notice`] of each event.
+//! `http` submits a request and awaits its [`Ticket`]. `edge` calls [`Dispatcher::before_park`] at
+//! the end of every turn of the reactor, that is, of every iteration of its loop. `pool` makes a
+//! worker's [`Link`](crate::link::Link). `run` attaches and detaches workers, sets the [`Policy`],
+//! reads the load, and gets a [`Notice`] of each event.
 //!
 //! # Invariants
-//! - A request is assigned to a worker only when it can start: when a slot is idle, or a little ahead of time
-//!   (*prefetched*) when the application answers within a millisecond. A prefetched record that would have to wait is
-//!   *revoked* (`revoke_stalled`, `steal`).
+//! - A request is assigned to a worker only when it can start: when a slot is idle, or a little
+//!   ahead of time (*prefetched*) when the application answers within a millisecond. Its frame is
+//!   then a *record* in the worker's submission ring. A prefetched record that would have to wait
+//!   is *revoked* (`revoke_stalled`, `steal`).
 //! - Every exchange is answered exactly once: by the application, or by a [`Fault`].
-//! - An exchange stays in the table until the client has everything or is gone, and the worker has sent DONE or is
-//!   gone. A completion for an id that is not in the table is therefore a breach of contract, never a late response.
-//! - An exchange with a [permit](admission::rules) keeps it until its worker is done. An exchange held by its rule is
-//!   not in the queue.
+//! - An exchange stays in the table until the client has everything or is gone, and the worker has
+//!   sent DONE or is gone. A completion for an id that is not in the table is therefore a breach of
+//!   contract, never a late response.
+//! - An exchange with a [permit](admission::rules) keeps it until its worker is done. An exchange
+//!   held by its rule is not in the queue.
 //! - Workers are woken at the end of the reactor's turn, not per push.
 //!
 //! # Files
 //! From the bottom up:
-//! - values: [`fault`], [`notice`], [`policy`], [`data`], [`tick_rate`];
+//! - values: [`fault`], [`notice`], [`policy`], [`data`], [`tick_rate`], [`load_stats`];
 //! - [`admission`]: the queue, path rules, the quarantine;
 //! - [`worker`]: one worker's channel and load;
 //! - [`exchange`]: one request, its response, and the table of all exchanges;
 //! - [`state`]: everything behind the dispatcher's lock;
-//! - operations: [`submit`] and [`finish`] begin and end an exchange, [`scheduler`] chooses its worker, [`completions`]
-//!   collects completions, [`lifecycle`] attaches and removes workers, [`timers`] checks deadlines, [`slow_clients`]
-//!   takes responses of slow clients off their workers, [`readiness`] answers health checks, and `http` uses an
-//!   exchange through [`handles`].
+//! - operations: [`submit`] and [`finish`] begin and end an exchange, [`permits`] applies path
+//!   rules, [`scheduler`] chooses a worker, [`completions`] collects completions, [`stream_frames`]
+//!   sends frames about the end of an exchange, [`half_close`] reacts to half-closed clients,
+//!   [`lifecycle`] attaches and removes workers, [`timers`] checks deadlines, [`slow_clients`]
+//!   takes responses of slow clients off their workers, [`measure`] samples the load, [`readiness`]
+//!   answers health checks, and `http` uses an exchange through [`handles`].
 //!
 //! A file imports only files below it.
 

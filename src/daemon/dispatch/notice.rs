@@ -1,4 +1,5 @@
-//! Notices from the dispatcher to the supervisor, through `run`, and the description of a request in them.
+//! Notices from the dispatcher to the supervisor, through `run`, and the description of a request
+//! in them.
 
 use std::time::Duration;
 
@@ -15,24 +16,27 @@ pub enum Notice {
     Report(WorkerId, Report),
     /// The worker broke the channel's contract and was removed; with the description of the breach.
     ContractBreached(WorkerId, String),
-    /// The worker closed its control socket, which every exit does, and was removed.
+    /// The worker closed its control socket, as it does on exit, and was removed.
     ControlSocketClosed(WorkerId),
     /// The request exceeded its deadline in a WSGI worker. Its client has been answered.
     DeadlineExceeded(WorkerId, RequestInfo),
-    /// The request exceeded its deadline in an ASGI worker. Its client has been answered, and its task is cancelled.
+    /// The request exceeded its deadline in an ASGI worker. Its client has been answered, and its
+    /// task is cancelled.
     TaskDeadlineExceeded(WorkerId, RequestInfo),
     /// The cancelled task has not ended within a second: only killing the worker can end it.
     CancelIgnored(WorkerId, RequestInfo),
-    /// The ASGI worker's event loop has not run for this time, longer than `timeouts.stall`. Sent once for each stall.
+    /// The ASGI worker's event loop has not run for this time, longer than `timeouts.stall`. Sent
+    /// once for each stall.
     LoopStalled(WorkerId, Duration),
-    /// The event loop has not run for twice `timeouts.stall`: only killing the worker can end that.
+    /// The event loop has not run for this time, longer than twice `timeouts.stall`: only killing
+    /// the worker can end the stall.
     LoopStuck(WorkerId, Duration),
     /// The request has been running for longer than `log.slow`. Sent once for each attempt.
     SlowRequest(WorkerId, RequestInfo),
     /// The retiring worker has no exchange left, except those past their deadline.
     Drained(WorkerId),
-    /// The worker has served this number of requests, its [`Link::max_requests`](crate::link::Link::max_requests). Sent
-    /// once.
+    /// The worker has served this number of requests, its
+    /// [`Link::max_requests`](crate::link::Link::max_requests). Sent once.
     MaxRequestsReached(WorkerId, u64),
     /// A request is queued and no worker is open. Sent once until a worker is admitted.
     WorkerRequested,
@@ -40,10 +44,12 @@ pub enum Notice {
     WorkerDied {
         /// The worker that exited.
         worker: WorkerId,
-        /// The claimed requests that were not past their deadline, in the order of their assignment.
+        /// The claimed requests that were not past their deadline, in the order of their
+        /// assignment.
         requests: Vec<RequestInfo>,
     },
-    /// Requests of this method and path have crashed workers repeatedly, and are rejected for a while.
+    /// Requests of this method and path have crashed workers repeatedly, and are rejected for a
+    /// while.
     Quarantined {
         /// The request method.
         method: String,
@@ -81,7 +87,8 @@ pub struct RequestInfo {
     pub method: String,
     /// The path as sent, without the query.
     pub path: RequestPath,
-    /// `pthread_self(3)` of its thread, as the worker wrote it to the shared map: unchecked. `None` if there is none.
+    /// `pthread_self(3)` of its thread, as the worker wrote it to the shared map: unchecked. `None`
+    /// if there is none.
     pub thread: Option<u64>,
     /// Time since the request was assigned to the worker.
     pub elapsed: Duration,

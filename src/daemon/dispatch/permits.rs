@@ -1,4 +1,5 @@
-//! Applies path rules: finds the rule of a request, releases permits, and applies a new policy to open requests.
+//! Applies path rules: finds the rule of a request, releases permits, and applies a new policy to
+//! open requests.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ impl Dispatcher {
         &self.buffers.memory
     }
 
-    /// Applies a policy to new and waiting requests. Running requests keep the deadline that they started with.
+    /// Applies a policy to new and waiting requests. Running requests keep the deadline that they
+    /// started with.
     pub fn set_policy(&self, policy: Policy) {
         let mut state = self.lock();
         let now = Instant::now();
@@ -27,7 +29,8 @@ impl Dispatcher {
 }
 
 impl State {
-    /// Returns how long a request to `path` may run, and the rule that limits its concurrency, if any.
+    /// Returns how long a request to `path` may run, and the rule that limits its concurrency, if
+    /// any.
     pub(super) fn classify(&self, path: &[u8]) -> (Option<Duration>, Option<RuleId>) {
         if self.rules.is_empty() {
             return (self.policy.request_timeout, None);
@@ -52,8 +55,8 @@ impl State {
             self.client_queue.clear();
         }
         self.policy = policy;
-        // Requests that are queued or run get a permit, even if the new rule allows fewer. The worker keeps the deadlines
-        // of those that run.
+        // Queued and running requests get a permit, even if the new rule allows fewer. Running
+        // requests keep their deadlines, which are in the `Worker`.
         let mut waiting = Vec::new();
         for exchange in self.exchanges.iter_mut() {
             exchange.permit = None;
@@ -61,8 +64,8 @@ impl State {
                 continue;
             }
             let path = exchange.request().map(|request| request.path).unwrap_or_default();
-            let (limit, rule) = self.rules.classify(path, self.policy.request_timeout);
-            exchange.timeout = limit;
+            let (timeout, rule) = self.rules.classify(path, self.policy.request_timeout);
+            exchange.timeout = timeout;
             if let ExchangeState::Held(_) = exchange.state {
                 waiting.push((exchange.id, rule));
             } else if let Some(rule) = rule {

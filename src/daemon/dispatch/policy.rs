@@ -12,30 +12,31 @@ use super::data::Buffers;
 pub struct Policy {
     /// `limits.queue`: number of requests that may wait.
     pub queue: usize,
-    /// `limits.queue_per_client`: maximum number of waiting requests of one client; `None` is no limit.
+    /// `limits.queue_per_client`: maximum number of waiting requests of one client; `None` is no
+    /// limit.
     pub queue_per_client: Option<NonZeroU32>,
     /// `timeouts.queue`: time that a request may wait; `None` is no limit.
     pub queue_timeout: Option<Duration>,
     /// `timeouts.request`: time that a request may run; `None` is no limit.
     pub request_timeout: Option<Duration>,
-    /// `log.slow`: running time after which [`Notice::SlowRequest`](super::Notice::SlowRequest) is sent; `None` is
-    /// never.
+    /// `log.slow`: running time after which [`Notice::SlowRequest`](super::Notice::SlowRequest) is
+    /// sent; `None` is never.
     pub slow: Option<Duration>,
-    /// `timeouts.stall`: time after which [`Notice::LoopStalled`](super::Notice::LoopStalled) is sent for a blocked
-    /// event loop; `None` is never.
+    /// `timeouts.stall`: time after which [`Notice::LoopStalled`](super::Notice::LoopStalled) is
+    /// sent for a blocked event loop; `None` is never.
     pub stall: Option<Duration>,
     /// `websocket.close_window`: time over which the WebSockets of a stopping worker are closed.
     pub close_window: Duration,
-    /// `timeouts.path`: the first rule that matches counts.
+    /// `timeouts.path`: the first rule that matches applies.
     pub rules: Vec<Rule>,
-    /// `workers.retry = "idempotent"`: an idempotent request whose worker died is retried, once, if its client has
-    /// received no part of a response.
+    /// `workers.retry = "idempotent"`: an idempotent request whose worker died is retried, once, if
+    /// its client has received no part of a response.
     pub retry_idempotent: bool,
     /// `limits.response_memory`: bytes of memory for responses that their clients have not taken.
     pub response_memory: u64,
-    /// `limits.response_disk`: bytes of disk for the same.
+    /// `limits.response_disk`: bytes of disk for such responses.
     pub response_disk: u64,
-    /// The directory for those files.
+    /// The directory for the files of such responses.
     pub spool: PathBuf,
 }
 

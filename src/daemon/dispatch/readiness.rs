@@ -30,8 +30,8 @@ impl Dispatcher {
         self.lock().presence = presence;
     }
 
-    /// Returns whether requests are served now. A full queue counts as serving: if a load balancer removed a busy
-    /// server, the other servers would get its load as well.
+    /// Returns whether requests are served now. A full queue counts as serving: if a load balancer
+    /// removed a busy server, the other servers would get its load as well.
     pub fn readiness(&self) -> Readiness {
         let state = self.lock();
         match state.presence {

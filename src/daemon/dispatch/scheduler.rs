@@ -11,13 +11,14 @@ use super::exchange::{Exchange, ExchangeState};
 use super::worker::Worker;
 use super::{Dispatcher, State};
 
-/// Maximum number of times that a request is moved from a worker that does not claim it. If one worker is slow to wake
-/// and another never wakes, 16 moves give the slow one enough chances.
+/// Maximum number of times that a request is moved from a worker that does not claim it. If one
+/// worker is slow to wake and another never wakes, 16 moves give the slow one enough chances.
 const MAX_MOVES: u8 = 16;
 
 impl Dispatcher {
-    /// Pushes an exchange into a worker's ring. Returns false if the ring has no room or the worker has failed: the
-    /// exchange is then where it was, unless the failure has moved or ended it.
+    /// Pushes an exchange into a worker's ring. Returns false if the ring has no room or the worker
+    /// has failed. The exchange then keeps its state, unless the worker's failure has requeued or
+    /// ended it.
     pub(super) fn assign(&self, state: &mut State, worker: usize, id: ExchangeId, now: Instant) -> bool {
         let Some((exchange, worker_state)) = state.exchange_and_worker(id, worker) else { return false };
         if !worker_state.load.accepts(exchange.transport()) {
@@ -76,8 +77,8 @@ impl Dispatcher {
         self.steal(state, index, now);
     }
 
-    /// Moves exchanges that another worker has prefetched to the idle slots of this one, if their wait there is worth a
-    /// wake-up.
+    /// Moves exchanges that another worker has prefetched to the idle slots of this one, if their
+    /// wait there is worth a wake-up.
     fn steal(&self, state: &mut State, index: usize, now: Instant) {
         while state.workers[index].as_ref().is_some_and(|worker| worker.idle_slots() > 0) {
             let victim = state
@@ -109,7 +110,8 @@ impl Dispatcher {
     }
 }
 
-/// A worker's rank; the lowest is chosen. Compares whether it is stalled, whether it has no idle slot, and its load.
+/// A worker's rank; the lowest is chosen. Compares whether it is stalled, whether it has no idle
+/// slot, and its load.
 type Rank = (bool, bool, (u32, u32));
 
 impl State {
@@ -122,8 +124,8 @@ impl State {
         Some((self.exchanges.get_mut(id)?, self.workers.get_mut(worker)?.as_mut()?))
     }
 
-    /// Returns the worker that can start a request soonest, if one has room. Prefers workers that are not stalled, then
-    /// those with an idle slot, then the least busy.
+    /// Returns the worker that can start a request soonest, if one has room. Prefers workers that
+    /// are not stalled, then those with an idle slot, then the least busy.
     pub(super) fn choose_worker(&self, transport: BodyTransport) -> Option<usize> {
         let mut best: Option<(usize, Rank)> = None;
         for (index, worker) in self.workers.iter().enumerate() {
@@ -139,16 +141,17 @@ impl State {
         best.map(|(index, _)| index)
     }
 
-    /// Returns another worker with an idle slot, a stalled one last.
+    /// Returns a worker other than `index` that has an idle slot, preferably one that is not
+    /// stalled.
     pub(super) fn other_idle_worker(&self, index: usize) -> Option<usize> {
         let others = self.workers.iter().enumerate().filter(|(other, _)| *other != index);
-        let idle = others.filter_map(|(other, worker)| Some((other, worker.as_ref()?)));
-        let idle = idle.filter(|(_, worker)| worker.can_help());
+        let others = others.filter_map(|(other, worker)| Some((other, worker.as_ref()?)));
+        let idle = others.filter(|(_, worker)| worker.can_help());
         idle.min_by_key(|(_, worker)| (worker.load.is_stalled, worker.load.rank(BodyTransport::Inline)))
             .map(|(other, _)| other)
     }
 
-    /// Returns whether every open worker has more requests than slots.
+    /// Returns whether every open worker has more requests than slots. False if no worker is open.
     pub(super) fn is_saturated(&self) -> bool {
         let mut open = self.workers.iter().flatten().filter(|worker| worker.is_open()).peekable();
         open.peek().is_some() && open.all(Worker::is_saturated)
@@ -168,7 +171,8 @@ impl State {
         self.mark_queued(id)
     }
 
-    /// Revokes up to `max` unclaimed exchanges of a worker, newest first, and returns them to the queue.
+    /// Revokes up to `max` unclaimed exchanges of a worker, newest first, and returns them to the
+    /// queue.
     pub(super) fn requeue(&mut self, index: usize, max: usize) {
         for _ in 0..max {
             let Some(worker) = self.workers[index].as_mut() else { return };

@@ -1,8 +1,8 @@
 //! The dispatcher and its state. The other files of `dispatch` add the methods, each for one task.
 //!
-//! The state is behind one mutex, which usually only the reactor's thread takes. (An uncontended lock is two atomic
-//! operations. A `RefCell` would tie every connection task to a `LocalSet`, whose wake-ups do not keep the reactor from
-//! parking.)
+//! The state is behind one mutex, which usually only the reactor's thread takes. (An uncontended
+//! lock is two atomic operations. A `RefCell` would tie every connection task to a `LocalSet`,
+//! whose wake-ups do not keep the reactor from parking.)
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,11 +32,11 @@ use crate::supervise::Presence;
 pub struct Dispatcher {
     pub(super) reactor: Reactor,
     pub(super) notice: NoticeSink,
-    /// Wakes the timers when there is something to watch again.
+    /// Wakes the timers when they have something to watch again.
     pub(super) timer_wakeup: Notify,
-    /// Interface of the worker that was admitted last: [`UNKNOWN`], [`WSGI`] or [`ASGI`].
+    /// Interface of the last admitted worker: [`UNKNOWN`], [`WSGI`] or [`ASGI`].
     pub(super) interface: AtomicU8,
-    /// Notified when the interface is known, or when requests are rejected anyway.
+    /// Notified when the interface becomes known, or requests are rejected without it.
     pub(super) interface_known: Notify,
     /// The memory and disk that the responses of all workers share.
     pub(super) buffers: &'static Buffers,
@@ -61,17 +61,19 @@ pub(super) struct State {
     pub(super) quarantine: Quarantine,
     pub(super) client_queue: ClientQueue,
     pub(super) load_stats: LoadStats,
-    /// The reason why no worker will serve soon: requests are rejected, not queued. `None` queues them.
+    /// The reason why no worker will serve soon: requests are rejected, not queued. `None` queues
+    /// them.
     pub(super) unavailable: Option<Arc<str>>,
     /// The daemon's presence, for health checks.
     pub(super) presence: Presence,
-    /// [`Notice::WorkerRequested`](super::Notice::WorkerRequested) was sent, and no worker admitted since.
+    /// [`Notice::WorkerRequested`](super::Notice::WorkerRequested) was sent, and no worker has been
+    /// admitted since.
     pub(super) worker_requested: bool,
     /// The buffer into which completions are popped.
     pub(super) completion_frame: Vec<u8>,
     /// Length in bytes of the longest frame that fits every worker's ring.
     pub(super) max_frame: usize,
-    /// Number of submissions for which no worker was woken yet.
+    /// Number of submissions since the workers were last woken.
     pub(super) unrung_submissions: u32,
     pub(super) tick_rate: TickRate,
     pub(super) slow_clients: SlowClients,
@@ -94,7 +96,8 @@ pub struct LoadSummary {
 }
 
 impl Dispatcher {
-    /// Makes a dispatcher without workers, and leaks it: each request refers to it, and a daemon never drops it.
+    /// Makes a dispatcher without workers, and leaks it: each request refers to it, and a daemon
+    /// never drops it.
     pub fn new(policy: Policy, reactor: Reactor, notice: NoticeSink) -> &'static Self {
         let now = Instant::now();
         let buffers: &'static Buffers = Box::leak(Box::default());
@@ -132,20 +135,20 @@ impl Dispatcher {
         &self.reactor
     }
 
-    /// Returns whether the application is ASGI: then large bodies travel in parts.
+    /// Returns whether the application is ASGI, so that large bodies travel in parts.
     pub fn is_asgi(&self) -> bool {
         self.interface.load(Ordering::Relaxed) == ASGI
     }
 
-    /// Waits until a worker was admitted for the first time, so that the interface is known, but no longer than
-    /// `timeouts.queue`, and not while requests are rejected anyway.
+    /// Waits until the first worker is admitted, which makes the interface known. Returns earlier
+    /// after `timeouts.queue`, or if requests are rejected.
     pub async fn wait_for_interface(&self) {
         let timeout = self.lock().policy.queue_timeout;
         let interface_known = async {
             loop {
                 let notified = self.interface_known.notified();
-                let is_hopeless = || self.lock().unavailable.is_some();
-                if self.interface.load(Ordering::Relaxed) != UNKNOWN || is_hopeless() {
+                let is_rejecting = || self.lock().unavailable.is_some();
+                if self.interface.load(Ordering::Relaxed) != UNKNOWN || is_rejecting() {
                     return;
                 }
                 notified.await;
@@ -158,13 +161,14 @@ impl Dispatcher {
         }
     }
 
-    /// Returns whether a WebSocket handshake is submitted as a handshake. True also while the interface is unknown: if
-    /// the application turns out to be WSGI, the handshake is downgraded to an ordinary request.
+    /// Returns whether a WebSocket handshake is submitted for an ASGI application. True also while
+    /// the interface is unknown: if the application turns out to be WSGI, the handshake becomes the
+    /// offer of a takeover.
     pub fn accepts_handshakes(&self) -> bool {
         self.interface.load(Ordering::Relaxed) != WSGI
     }
 
-    /// Runs the timers every millisecond for now; they lower the rate again.
+    /// Makes the timers run every millisecond, until they find that a lower rate will do.
     pub(super) fn tick_fast(&self, tick_rate: &mut TickRate) {
         if *tick_rate != TickRate::Fast {
             *tick_rate = TickRate::Fast;
@@ -173,8 +177,8 @@ impl Dispatcher {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under this lock is a bug. Every method restores the state's invariants before it can panic, and it is
-        // better to continue than to reject every request.
+        // A panic under this lock is a bug. Every method restores the state's invariants before it
+        // can panic, and it is better to continue than to reject every request.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,4 +1,5 @@
-//! Stream frames to an ASGI worker about the end of an exchange: disconnect, half-close and cancellation.
+//! Stream frames to an ASGI worker about the end of an exchange: disconnect, half-close and
+//! cancellation.
 
 use rgun_channel::frame::StreamFrame;
 
@@ -13,7 +14,8 @@ impl Worker {
         self.send_disconnect_with(exchange, code, b"");
     }
 
-    /// Sends Disconnect, once, with a WebSocket's close code and reason, unless the exchange has ended.
+    /// Sends Disconnect, once, with a WebSocket's close code and reason, unless the exchange has
+    /// ended.
     pub(super) fn send_disconnect_with(&mut self, exchange: &mut Exchange, code: u16, reason: &[u8]) {
         if self.is_asgi()
             && !exchange.has_ended()

@@ -17,8 +17,8 @@ use super::handles::ticket::Ticket;
 use super::tick_rate::TickRate;
 use super::{Dispatcher, Notice, State};
 
-/// Submissions after which the workers are woken even in the middle of the reactor's turn: tokio polls up to
-/// `event_interval` tasks before it parks.
+/// Number of submissions after which the workers are woken at once, before the end of the reactor's
+/// turn. (In one turn tokio polls up to `event_interval` tasks.)
 const MAX_UNRUNG: u32 = 64;
 
 /// The destination of a new request.
@@ -33,12 +33,13 @@ enum Route {
 impl Dispatcher {
     /// Assigns a request to a worker, or queues it.
     ///
-    /// `request.exchange` is ignored: the dispatcher chooses the id. `body` is the spooled body, if it does not travel
-    /// in the frame. `now` is when the request was complete: its waiting time counts from there.
+    /// `request.exchange` is ignored: the dispatcher chooses the id. `body` is the spooled body, if
+    /// it does not travel in the frame. `now` is the time at which the request was complete; its
+    /// wait is measured from there.
     ///
     /// # Errors
-    /// The queue is full or too slow, no worker will serve soon, a part of the head is too long for a frame, or
-    /// requests like this one are quarantined.
+    /// The queue is full or too slow, no worker will serve soon, a part of the head is too long for
+    /// a frame, or requests like this one are quarantined.
     pub fn submit<'f>(
         &'static self,
         request: &Request<'_>,
@@ -111,7 +112,8 @@ impl Dispatcher {
         }
     }
 
-    /// Assigns a probe to this worker only, whether the worker is admitted or not. Only the probe's deadline limits it.
+    /// Assigns a probe to this worker, even if the worker is not admitted. No other worker may get
+    /// the probe. Path rules and the queue's limits do not apply to it; its deadline does.
     ///
     /// # Errors
     /// The worker is gone or has no room, or a part of the head is too long for a frame.
@@ -129,10 +131,10 @@ impl Dispatcher {
         let (id, frame) = state.encode(request, fields)?;
         state.exchanges.insert(Exchange::new(id, frame, None, timeout, now)).is_pinned = true;
         if !self.assign(state, index, id, now) {
-            let is_there = state.worker_index(worker).is_some();
+            let is_attached = state.worker_index(worker).is_some();
             state.fail(id, Fault::QueueFull, now);
             state.abandon(id, now);
-            return Err(if is_there { Fault::QueueFull } else { Fault::WorkerDied(worker) });
+            return Err(if is_attached { Fault::QueueFull } else { Fault::WorkerDied(worker) });
         }
         self.tick_fast(&mut state.tick_rate);
         // The caller is another thread; the reactor's turn may be over.
@@ -148,7 +150,8 @@ impl Dispatcher {
         }
     }
 
-    /// Sets a reason to reject requests, queued ones too, as long as no worker is open; `None` removes it.
+    /// Sets a reason to reject requests, queued ones too, as long as no worker is open; `None`
+    /// removes the reason.
     pub fn set_unavailable(&self, reason: Option<&str>) {
         let mut state = self.lock();
         state.unavailable = reason.map(Arc::from);
@@ -158,7 +161,8 @@ impl Dispatcher {
 }
 
 impl State {
-    /// Chooses where a request goes. `client` is its client's address as text.
+    /// Chooses where a request goes. `client` is the client's address as text, `id` the request's
+    /// exchange.
     ///
     /// # Errors
     /// The request cannot start now and may not wait.
@@ -171,7 +175,8 @@ impl State {
     ) -> Result<Route, Fault> {
         // A request held by its path's concurrency limit is not in the worker queue.
         let full_rule = rule.filter(|rule| self.rules.is_full(*rule));
-        // Queued requests go first, even if the one at the front needs an idle slot and this one does not.
+        // Queued requests go first, even if the one at the front needs an idle slot and this one
+        // does not.
         if full_rule.is_none()
             && self.queue.is_empty()
             && let Some(index) = self.choose_worker(transport)
@@ -185,8 +190,8 @@ impl State {
         }
     }
 
-    /// Returns false if the client already has `limits.queue_per_client` waiting requests; otherwise notes that the
-    /// request will wait.
+    /// Returns false if the client already has `limits.queue_per_client` waiting requests;
+    /// otherwise records that the request will wait.
     fn admits_client(&mut self, client: &[u8], id: ExchangeId) -> bool {
         let Some(max) = self.policy.queue_per_client else { return true };
         let exchanges = &self.exchanges;
@@ -197,8 +202,9 @@ impl State {
         })
     }
 
-    /// Returns why a request that cannot start now may not wait. `is_held`: the request would wait for a permit, not
-    /// for a worker, so its wait cannot be estimated.
+    /// Returns the fault for a request that can neither start now nor wait; `None` if it may wait.
+    /// `is_held`: the request would wait for a permit, not for a worker, so its wait cannot be
+    /// estimated.
     fn rejection(&mut self, is_held: bool, now: Instant) -> Option<Fault> {
         if let Some(reason) = &self.unavailable {
             return Some(Fault::Unavailable(Arc::clone(reason)));
@@ -213,13 +219,13 @@ impl State {
         excess.map(Fault::QueueTooSlow)
     }
 
-    /// Rejects waiting requests if there is a reason not to wait and no worker is open.
+    /// Rejects waiting requests if a reason to do so is set and no worker is open.
     pub(super) fn reject_unservable(&mut self, now: Instant) {
         let Some(reason) = self.unavailable.clone() else { return };
         if self.has_open_worker() {
             return;
         }
-        // Held requests first, so that none of them gets the permit of one that is rejected.
+        // Held requests first, so that none of them gets the permit of a rejected request.
         let waiting: Vec<_> = self.rules.held().chain(self.queue.iter()).collect();
         for id in waiting {
             self.fail(id, Fault::Unavailable(Arc::clone(&reason)), now);

@@ -1,5 +1,5 @@
-//! The interval at which the dispatcher's timers run. Code that starts something to watch raises the rate, and `timers`
-//! sleeps accordingly.
+//! The interval at which the dispatcher's timers run. Code that starts something to watch raises
+//! the rate, and `timers` sleeps accordingly.
 
 /// The time that `timers` sleeps between two ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

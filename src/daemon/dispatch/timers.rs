@@ -1,4 +1,5 @@
-//! Runs the dispatcher's timers: deadlines, queue timeouts, stalled records, slow requests and stalled event loops.
+//! Runs the dispatcher's timers: deadlines, queue timeouts, stalled records, slow requests and
+//! stalled event loops.
 
 use std::time::{Duration, Instant};
 
@@ -18,14 +19,15 @@ const FAST_TICK: Duration = Duration::from_millis(1);
 /// Interval while requests may time out.
 const SLOW_TICK: Duration = Duration::from_millis(50);
 
-/// Interval while there are only open WebSockets: only their event loops are checked.
+/// Interval while only WebSockets are open, so that only their event loops are checked.
 const PARKED_TICK: Duration = Duration::from_secs(1);
 
-/// Time for a cancelled task to end, and to run its `finally` blocks.
+/// Time that a cancelled task has to end, with its `finally` blocks.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
-    /// Runs the timers forever. Sleeps while there is nothing to watch, so that an idle daemon uses no CPU.
+    /// Runs the timers forever. Sleeps while there is nothing to watch, so that an idle daemon uses
+    /// no CPU.
     pub async fn run_timers(&'static self) {
         let mut heap = HeapTrim::default();
         loop {
@@ -81,8 +83,8 @@ impl Dispatcher {
         state.tick_rate
     }
 
-    /// Revokes prefetched records that their worker has not claimed in time, and queues them again for the next idle
-    /// slot.
+    /// Revokes prefetched records that their worker has not claimed in time, and queues them again
+    /// for the next idle slot.
     fn revoke_stalled(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
@@ -100,9 +102,9 @@ impl Dispatcher {
             worker.load.is_stalled = true;
             let ahead = worker.load.n_running().saturating_sub(worker.load.n_slots());
             state.requeue(index, ahead);
-            // A record that has a slot is moved only to a worker that can start it now, and only a few times: each move
-            // restarts its deadline, which must still expire at a worker that never claims (stopped, or holding the GIL
-            // in C code).
+            // A record that has a slot is moved only to a worker that can start it now, and only a
+            // few times: each move restarts its deadline, which must still expire at a worker that
+            // never claims (stopped, or holding the GIL in C code).
             while let Some(other) = state.other_idle_worker(index)
                 && let Some(id) = state.revoke_movable(index)
             {
@@ -115,7 +117,8 @@ impl Dispatcher {
         self.refill_all(state, now);
     }
 
-    /// Enforces the deadline of each request, and reports retiring workers that are drained as a result.
+    /// Enforces the deadline of each request, and reports retiring workers that are drained as a
+    /// result.
     fn enforce_deadlines(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
@@ -148,8 +151,8 @@ impl Dispatcher {
         }
     }
 
-    /// Extends the deadline of an exchange whose worker waits for the client. Returns true if the deadline was
-    /// extended.
+    /// Extends the deadline of an exchange whose worker waits for the client. Returns true if the
+    /// deadline was extended.
     fn extend_deadline(worker: &mut Worker, exchange: &mut Exchange, now: Instant) -> bool {
         if exchange.attempt.deadline_exceeded {
             return false;
@@ -169,8 +172,8 @@ impl Dispatcher {
 
     /// Answers 504 to an overdue request, and cancels it if possible.
     fn fail_overdue(&self, worker: &mut Worker, exchange: &mut Exchange, now: Instant) {
-        // A task may continue after its response (Starlette's background tasks): no client waits, and no thread is
-        // occupied.
+        // A task may continue after its response (Starlette's background tasks): no client waits,
+        // and no thread is occupied.
         if worker.is_asgi() && exchange.has_ended() {
             return;
         }
@@ -218,7 +221,8 @@ impl Dispatcher {
         for worker in workers.iter_mut().flatten() {
             for id in worker.slower_than(slow, now) {
                 let Some(exchange) = exchanges.get_mut(id) else { continue };
-                // An overdue request was reported as such, and one that waits for its client is not slow itself.
+                // An overdue request was reported as such, and one that waits for its client is not
+                // slow itself.
                 if !std::mem::replace(&mut exchange.attempt.slow_reported, true)
                     && !exchange.attempt.deadline_exceeded
                     && !exchange.waits_for_client()
@@ -257,8 +261,9 @@ impl State {
             if is_overdue(&id) {
                 return Some(id);
             }
-            // The queue is in order of submission, except for retries: a retry is at the front, but its wait began
-            // when its first worker died. So only a first attempt proves that all requests behind it are younger.
+            // The queue is in order of submission, except for retries: a retry is at the front, but
+            // its wait began when its first worker died. So only a first attempt proves that all
+            // requests behind it are younger.
             if waits(&id).is_some_and(|(_, retried)| !retried) {
                 break;
             }

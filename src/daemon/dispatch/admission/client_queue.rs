@@ -1,6 +1,6 @@
-//! `limits.queue_per_client`: counts the waiting requests of each client address.
-//! Without the limit nothing is counted. A request is noted when it begins to wait. When it stops waiting nothing is
-//! looked up; it is forgotten when the next request of its client arrives.
+//! `limits.queue_per_client`: counts the waiting requests of each client address. Without the limit
+//! nothing is counted. A request is recorded when it begins to wait. The end of the wait costs
+//! nothing: the record is dropped when the next request of the client arrives.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,21 +8,22 @@ use std::num::NonZeroU32;
 
 use rgun_channel::frame::ExchangeId;
 
-/// Minimum number of noted clients at which those without a waiting request are forgotten.
+/// Minimum number of recorded clients at which those without a waiting request are dropped.
 const MIN_SWEEP: usize = 256;
 
 /// The waiting requests of each client.
 #[derive(Debug, Default)]
 pub(crate) struct ClientQueue {
-    /// Requests that have begun to wait; some may have stopped since.
-    noted: HashMap<IpAddr, Vec<ExchangeId>>,
-    /// Number of noted clients at which those without a waiting request are forgotten next.
+    /// Requests that have begun to wait; some may have stopped waiting since.
+    recorded: HashMap<IpAddr, Vec<ExchangeId>>,
+    /// Number of recorded clients at which those without a waiting request are next dropped.
     sweep_at: usize,
 }
 
 impl ClientQueue {
-    /// Notes a request that is about to wait; returns false if `max` others of its client wait. `client` is the address
-    /// as text; clients on unix sockets, which have none, are not limited.
+    /// Records a request that is about to wait. Returns false, and records nothing, if `max` other
+    /// requests of its client wait. `client` is the address as text; clients on unix sockets, which
+    /// have none, are not limited.
     pub(crate) fn admit(
         &mut self,
         client: &[u8],
@@ -31,11 +32,11 @@ impl ClientQueue {
         is_waiting: impl Fn(ExchangeId) -> bool,
     ) -> bool {
         let Some(key) = client_key(client) else { return true };
-        if self.noted.len() >= self.sweep_at.max(MIN_SWEEP) && !self.noted.contains_key(&key) {
-            self.noted.retain(|_, ids| ids.iter().any(|id| is_waiting(*id)));
-            self.sweep_at = 2 * self.noted.len();
+        if self.recorded.len() >= self.sweep_at.max(MIN_SWEEP) && !self.recorded.contains_key(&key) {
+            self.recorded.retain(|_, ids| ids.iter().any(|id| is_waiting(*id)));
+            self.sweep_at = 2 * self.recorded.len();
         }
-        let ids = self.noted.entry(key).or_default();
+        let ids = self.recorded.entry(key).or_default();
         ids.retain(|id| is_waiting(*id));
         if ids.len() as u64 >= u64::from(max.get()) {
             return false;
@@ -44,14 +45,14 @@ impl ClientQueue {
         true
     }
 
-    /// Forgets all requests: the limit is off.
+    /// Drops all records: the limit is off.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 }
 
-/// Returns the key under which a client's requests are counted. An IPv6 host may use any address of its /64 network
-/// (RFC 8981), so the network is the key.
+/// Returns the key under which a client's requests are counted. An IPv6 host may use any address of
+/// its /64 network (RFC 8981), so the network is the key.
 fn client_key(client: &[u8]) -> Option<IpAddr> {
     match str::from_utf8(client).ok()?.parse().ok()? {
         IpAddr::V6(address) => Some(IpAddr::V6((address.to_bits() >> 64 << 64).into())),
@@ -92,13 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn clients_without_a_waiting_request_are_forgotten() {
+    fn clients_without_a_waiting_request_are_dropped() {
         let mut clients = ClientQueue::default();
         for id in 0..100_000_u32 {
             let address = std::net::Ipv4Addr::from(id).to_string();
             let waits = |other: ExchangeId| other.0 + 10 > u64::from(id);
             assert!(clients.admit(address.as_bytes(), ExchangeId(id.into()), TWO, waits));
         }
-        assert!(clients.noted.len() <= MIN_SWEEP, "{}", clients.noted.len());
+        assert!(clients.recorded.len() <= MIN_SWEEP, "{}", clients.recorded.len());
     }
 }

@@ -1,4 +1,5 @@
-//! Decides which request may run, and when: the queue, path rules and the quarantine. Pure: without IO or clock.
+//! Decides which request may run, and when: the queue, path rules and the quarantine. Pure: without
+//! IO or clock.
 
 pub(super) mod client_queue;
 pub(super) mod quarantine;

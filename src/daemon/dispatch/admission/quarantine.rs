@@ -1,13 +1,16 @@
 //! Blocks requests that crash workers.
 //!
-//! A *fingerprint* is method and path, without the query. A crash is recorded for each request that the worker had
-//! started and not yet sent the response head of: a response that takes hours sees many crashes and causes few. A
-//! response head below 500 clears its fingerprint, so only requests that never succeed are recorded twice. A second
-//! crash within [`CRASH_WINDOW`] blocks the fingerprint for [`BLOCK_TIME`]. After that, one request is admitted as a
-//! *trial*: if its worker crashes, the fingerprint is blocked again; if it succeeds, the fingerprint is cleared; if it
-//! does neither (status 500, or the client disconnects), the next request is the trial.
+//! A *fingerprint* is method and path, without the query. A crash is recorded for each request that
+//! the worker had started, unless it had sent the response head: a response that streams for hours
+//! is present at many crashes and causes few. A response head below 500 clears its fingerprint, so
+//! only requests that never succeed are recorded twice. A second crash within [`CRASH_WINDOW`]
+//! blocks the fingerprint for [`BLOCK_TIME`]. After that, one request is admitted as a *trial*: if
+//! its worker crashes, the fingerprint is blocked again; if it succeeds, the fingerprint is
+//! cleared; if it does neither (status 500, or the client disconnects), the next request is the
+//! trial.
 //!
-//! The dispatcher calls [`Quarantine::is_empty`] first, so that requests cost nothing while no crash is recorded.
+//! The dispatcher calls [`Quarantine::is_empty`] first, so that requests cost nothing while no
+//! crash is recorded.
 
 use std::time::{Duration, Instant};
 
@@ -19,14 +22,15 @@ const CRASH_WINDOW: Duration = Duration::from_mins(1);
 /// Duration of a block.
 const BLOCK_TIME: Duration = Duration::from_mins(1);
 
-/// A fingerprint that was not requested for this time after its block is dropped.
+/// Time from the end of its block after which a fingerprint is dropped.
 const RETENTION_TIME: Duration = Duration::from_mins(10);
 
 /// `Retry-After` of requests that arrive during a trial.
 const TRIAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Maximum number of fingerprints in the table. After the crash of a worker with a thousand coroutines the table has
-/// the newest requests, since most crashes follow soon after the start of the request that causes them.
+/// Maximum number of fingerprints in the table. After the crash of a worker with a thousand
+/// coroutines the table has the newest requests, since most crashes follow soon after the start of
+/// the request that causes them.
 pub(crate) const MAX_FINGERPRINTS: usize = 64;
 
 /// The fingerprints with a recorded crash.
@@ -41,7 +45,7 @@ struct Fingerprint {
     path: Box<[u8]>,
     /// When a worker last crashed with it.
     last_crash: Instant,
-    /// End of the last block; None if it was never blocked.
+    /// End of the last block; None if the fingerprint was never blocked.
     blocked_until: Option<Instant>,
     /// The last request that was admitted as a trial.
     trial: Option<ExchangeId>,
@@ -63,7 +67,7 @@ impl Fingerprint {
         *self.method == *method && *self.path == *path
     }
 
-    /// Returns the rest of the block; None if it has ended.
+    /// Returns the rest of the block; None if the block has ended.
     fn remaining_block(&self, now: Instant) -> Option<Duration> {
         let left = self.blocked_until?.saturating_duration_since(now);
         (!left.is_zero()).then_some(left)
@@ -86,7 +90,7 @@ impl Quarantine {
         self.fingerprints.iter_mut().find(|fingerprint| fingerprint.matches(method, path))
     }
 
-    /// Decides about a request. `is_running` tells whether a trial is still running.
+    /// Decides about a request. `is_running` returns whether a trial is still running.
     pub(crate) fn admission(
         &self,
         method: &[u8],
@@ -114,7 +118,8 @@ impl Quarantine {
         }
     }
 
-    /// Records a crash of a worker that had started this request. Returns the block time if this starts a block.
+    /// Records a crash of a worker that had started this request. Returns the block time if this
+    /// starts a block.
     pub(crate) fn record_crash(&mut self, method: &[u8], path: &[u8], now: Instant) -> Option<Duration> {
         self.expire(now);
         let Some(fingerprint) = self.find(method, path) else {
@@ -131,7 +136,8 @@ impl Quarantine {
         };
         fingerprint.last_crash = now;
         fingerprint.trial = None;
-        // A request that ran when the block started may crash its worker later: that extends the block silently.
+        // A request that ran when the block started may crash its worker later: that extends the
+        // block silently.
         let starts_block = fingerprint.remaining_block(now).is_none();
         fingerprint.blocked_until = Some(now + BLOCK_TIME);
         starts_block.then_some(BLOCK_TIME)
@@ -147,15 +153,18 @@ impl Quarantine {
         self.fingerprints.retain(|fingerprint| !fingerprint.is_expired(now));
     }
 
-    /// Makes room for one more: drops fingerprints that were never blocked first, and of these the oldest.
+    /// Drops one fingerprint if the table is full: the oldest of those that were never blocked, or
+    /// else the oldest.
     fn evict_if_full(&mut self) {
         if self.fingerprints.len() < MAX_FINGERPRINTS {
             return;
         }
-        let least = self.fingerprints.iter().enumerate();
-        let least = least
+        let least_useful = self
+            .fingerprints
+            .iter()
+            .enumerate()
             .min_by_key(|(_, fingerprint)| (fingerprint.blocked_until.is_some(), fingerprint.last_crash));
-        if let Some((at, _)) = least {
+        if let Some((at, _)) = least_useful {
             self.fingerprints.swap_remove(at);
         }
     }

@@ -1,12 +1,15 @@
-//! The queue of requests that can start as soon as a worker has room. The dispatcher decides which requests enter it.
+//! The queue of requests that can start as soon as a worker has room. The dispatcher decides which
+//! requests enter it.
 //!
-//! The queue is ordered by age: a request that is revoked from a worker, or was held by its path's concurrency limit,
-//! gets the position that it would have had. The oldest request is served first. Once it has waited for half of
-//! `timeouts.queue`, the newest is served first, until the oldest wait is below a quarter of the timeout. So during an
-//! overload some requests are served in time; the others, whose clients have mostly given up, time out. With the
-//! oldest always first, every request would be late for as long as the overload lasts ("Controlled Delay", ACM Queue
-//! 10/5; Facebook's "Fail at Scale", ACM Queue 13/8). A non-empty queue alone does not mean overload: behind a busy
-//! proxy each request waits a little, and all are served in time. Without a timeout the oldest is always first.
+//! The queue is ordered by age: a request that is revoked from a worker, or was held by its path's
+//! concurrency limit, gets the position that it would have if it had waited here all the time. The
+//! oldest request is served first. Once it has waited for half of `timeouts.queue`, the newest is
+//! served first, until the oldest wait is below a quarter of the timeout. So during an overload
+//! some requests are served in time; the others, whose clients have mostly given up, time out. With
+//! the oldest always first, every request would be late for as long as the overload lasts
+//! ("Controlled Delay", ACM Queue 10/5; Facebook's "Fail at Scale", ACM Queue 13/8). A non-empty
+//! queue alone does not mean overload: behind a busy proxy each request waits a little, and all are
+//! served in time. Without a timeout the oldest is always first.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -24,8 +27,8 @@ pub(crate) struct Queue {
     timeout: Option<Duration>,
     /// The newest request is served first.
     newest_first: bool,
-    /// When a worker could serve the queue again, after a time in which none could. None if a worker could serve it all
-    /// the time since the queue was last empty.
+    /// When a worker could serve the queue again, after a time in which none could. None if a
+    /// worker could serve it all the time since the queue was last empty.
     served_since: Option<Instant>,
     estimate: WaitEstimate,
 }
@@ -33,7 +36,7 @@ pub(crate) struct Queue {
 #[derive(Debug, Clone, Copy)]
 struct QueueEntry {
     id: ExchangeId,
-    /// When it became able to start.
+    /// When the request became able to start.
     ready_at: Instant,
 }
 
@@ -67,7 +70,7 @@ impl Queue {
         self.entries.iter().map(|entry| entry.id)
     }
 
-    /// Inserts an exchange by its age. `ready_at` is when it became able to start.
+    /// Inserts an exchange by its age. `ready_at` is the time at which it became able to start.
     pub(crate) fn insert(&mut self, id: ExchangeId, ready_at: Instant) {
         let entry = QueueEntry { id, ready_at };
         if self.entries.back().is_none_or(|newest| newest.id < id) {
@@ -84,15 +87,16 @@ impl Queue {
         self.estimate.undo_departure();
     }
 
-    /// Returns how long one more request would wait, if that is too long; see [`WaitEstimate::excess_wait`].
+    /// Returns how long one more request would wait, if that exceeds the timeout; see
+    /// [`WaitEstimate::excess_wait`].
     pub(crate) fn excess_wait(&mut self, slots: impl FnOnce() -> usize, now: Instant) -> Option<Duration> {
         self.estimate.excess_wait(self.entries.len(), slots, now)
     }
 
     /// Returns the exchange to be served next, and leaves it in the queue.
     pub(crate) fn peek(&mut self, now: Instant) -> Option<ExchangeId> {
-        // A retried or formerly held request may be the oldest, but have waited for less time than those behind it. It
-        // is served first, and the next call looks at those behind it.
+        // A retried or formerly held request may be the oldest, but have waited for less time than
+        // those behind it. It is served first, and the next call looks at those behind it.
         let oldest = self.entries.front()?;
         let Some(timeout) = self.timeout else { return Some(oldest.id) };
         let since = self.served_since.map_or(oldest.ready_at, |served| served.max(oldest.ready_at));
@@ -124,7 +128,8 @@ impl Queue {
         }
     }
 
-    /// Notes that a worker can serve again after none could. Waits until now do not indicate an overload.
+    /// Notes that a worker can serve again after a time without one. The waits in that time are no
+    /// sign of an overload.
     pub(crate) fn mark_served_again(&mut self, now: Instant) {
         if !self.entries.is_empty() {
             (self.newest_first, self.served_since) = (false, Some(now));
@@ -182,7 +187,8 @@ mod tests {
         assert_eq!(next(&mut queue, start + 7 * SECOND), Some(4));
     }
 
-    /// The load of a benchmark, or of a proxy's pool of connections: each response is followed by a new request.
+    /// The load of a benchmark, or of a proxy's pool of connections: each response is followed by a
+    /// new request.
     #[test]
     fn busy_queue_in_time_is_served_oldest_first() {
         let mut now = Instant::now();

@@ -1,8 +1,9 @@
 //! The rules of `[[timeouts.path]]`: deadlines and concurrency limits of paths.
 //!
-//! A request of a rule with `concurrency` needs a *permit* before it may queue for a worker, and keeps it until the
-//! worker is done with it. Without a permit it is *held* in the rule's own list, where it delays no request of another
-//! path. Held requests count towards `limits.queue`, and their wait towards `timeouts.queue`.
+//! A request of a rule with `concurrency` needs a *permit* before it may queue for a worker, and
+//! keeps it until the worker is done with it. Without a permit it is *held* in the rule's own list,
+//! where it delays no request of another path. Held requests count towards `limits.queue`, and
+//! their wait towards `timeouts.queue`.
 //!
 //! The dispatcher calls [`Rules::is_empty`] first, so that requests cost nothing without rules.
 
@@ -15,7 +16,8 @@ use rgun_channel::frame::ExchangeId;
 /// One table `[[timeouts.path]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Pattern of the path as it is in requests: percent-encoded, without the query. `*` matches any bytes, `/` too.
+    /// Pattern of the path as it is in requests: percent-encoded, without the query. `*` matches
+    /// any bytes, `/` too.
     pub pattern: String,
     /// Overrides `timeouts.request`. The outer None: not set; the inner None: no timeout.
     pub request: Option<Option<Duration>>,
@@ -31,7 +33,7 @@ pub(crate) struct RuleId(u16);
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
     rules: Vec<CompiledRule>,
-    /// Held requests of all rules.
+    /// Number of held requests of all rules.
     waiting: usize,
 }
 
@@ -51,7 +53,7 @@ struct CompiledRule {
 enum RuleTimeout {
     /// `timeouts.request` applies.
     Inherited,
-    /// The rule sets its own; None: no timeout.
+    /// The rule sets its own timeout; None: no timeout.
     Own(Option<Duration>),
 }
 
@@ -75,7 +77,8 @@ impl Pattern {
         Self { prefix, middle, suffix }
     }
 
-    /// Takes the leftmost match of each part, which leaves the most for the parts after it: no backtracking is needed.
+    /// Takes the leftmost match of each part, which leaves the most for the parts after it: no
+    /// backtracking is needed.
     fn matches(&self, path: &[u8]) -> bool {
         let Some(suffix) = &self.suffix else { return *path == *self.prefix };
         let rest = path.strip_prefix(&*self.prefix).and_then(|rest| rest.strip_suffix(&**suffix));
@@ -107,23 +110,23 @@ impl Rules {
         self.rules.is_empty()
     }
 
-    /// Returns how long a request to `path` may run, and its rule if that limits the concurrency. `usual` is
-    /// `timeouts.request`.
+    /// Returns how long a request to `path` may run, and its rule if the rule limits the
+    /// concurrency. `default` is `timeouts.request`.
     pub(crate) fn classify(
         &self,
         path: &[u8],
-        usual: Option<Duration>,
+        default: Option<Duration>,
     ) -> (Option<Duration>, Option<RuleId>) {
         let matching = (0..).zip(&self.rules).find(|(_, rule)| rule.pattern.matches(path));
-        let Some((number, rule)) = matching else { return (usual, None) };
+        let Some((number, rule)) = matching else { return (default, None) };
         let limit = match rule.timeout {
-            RuleTimeout::Inherited => usual,
+            RuleTimeout::Inherited => default,
             RuleTimeout::Own(limit) => limit,
         };
         (limit, rule.concurrency.map(|_| RuleId(number)))
     }
 
-    /// True if no permit is left: the next request is to be held.
+    /// Returns whether no permit is left, so that the next request must be held.
     pub(crate) fn is_full(&self, number: RuleId) -> bool {
         self.rule(number).is_some_and(|rule| rule.concurrency.is_some_and(|limit| rule.permits >= limit))
     }
@@ -135,7 +138,8 @@ impl Rules {
         }
     }
 
-    /// Releases a permit. If a held request gets it, removes that request from the list and returns it.
+    /// Releases a permit. If a held request gets it, removes that request from the list and returns
+    /// it.
     pub(crate) fn free_permit(&mut self, number: RuleId) -> Option<ExchangeId> {
         let rule = self.rule_mut(number)?;
         rule.permits = rule.permits.saturating_sub(1);
@@ -148,7 +152,7 @@ impl Rules {
         Some(next)
     }
 
-    /// Holds a request, which is the newest of all.
+    /// Holds a request. It must be newer than all held requests, because they are sorted by age.
     pub(crate) fn hold(&mut self, number: RuleId, id: ExchangeId) {
         if let Some(rule) = self.rule_mut(number) {
             rule.waiting.push_back(id);
@@ -200,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_any_bytes_and_nothing_else_is_special() {
+    fn star_matches_any_bytes_and_other_characters_themselves() {
         for (pattern, path, expected) in [
             ("/admin", "/admin", true),
             ("/admin", "/admin/", false),
@@ -233,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_matches_counts() {
+    fn first_matching_rule_applies() {
         let rule = |pattern: &str, seconds| Rule {
             pattern: pattern.to_owned(),
             request: Some(Some(Duration::from_secs(seconds))),
@@ -241,9 +245,9 @@ mod tests {
         };
         let rules = Rules::new(&[rule("/a/b", 1), rule("/a/*", 2), rule("/b*", 3)]);
         for (path, seconds) in [("/a/b", 1), ("/a/c", 2), ("/b", 3), ("/c", 4)] {
-            let (limit, bounded) = rules.classify(path.as_bytes(), Some(Duration::from_secs(4)));
+            let (limit, concurrency_rule) = rules.classify(path.as_bytes(), Some(Duration::from_secs(4)));
             assert_eq!(limit, Some(Duration::from_secs(seconds)));
-            assert_eq!(bounded, None);
+            assert_eq!(concurrency_rule, None);
         }
     }
 }

@@ -1,19 +1,21 @@
-//! Estimates how long a newly queued request would wait, from the rate at which requests have left the queue.
+//! Estimates how long a newly queued request would wait, from the rate at which requests have left
+//! the queue.
 //!
-//! The rate is the number of requests assigned to a worker within the last `timeouts.queue`, while the queue was not
-//! empty. The [service time] that a worker reports is not a substitute: it is wrong for event loops, follows each slow
-//! request at once, and can be forged.
+//! The rate is the number of requests assigned to a worker within the last `timeouts.queue`, while
+//! the queue was not empty. The [service time] that a worker reports is not a substitute: it is
+//! wrong for event loops, follows each slow request at once, and can be forged.
 //!
-//! No request is shed without an estimate: if the queue has not been in use for long enough, or no worker is open. A
-//! slot that was busy for all of the observed time may become free at any moment, so one request per slot is always
-//! expected to be served in time.
+//! Without an estimate no request is shed. There is none until the queue has been in use for a
+//! while, or while no worker is open. A slot that was busy for all of the observed time may become
+//! free at any moment, so one request per slot is always expected to be served in time.
 //!
 //! [service time]: crate::dispatch::worker::service_time::ServiceTime
 
 use std::time::{Duration, Instant};
 
-/// Divisor: there is no estimate until the queue has been in use for this fraction of `timeouts.queue`. The first
-/// requests to a worker are slow, because they import modules and fill caches.
+/// Divisor: there is no estimate until the queue has been in use for this fraction of
+/// `timeouts.queue`. The first requests to a worker are slow, because they import modules and fill
+/// caches.
 const MIN_OBSERVED_FRACTION: u32 = 4;
 
 /// Counts the requests that have left the queue since it was last empty.
@@ -21,9 +23,10 @@ const MIN_OBSERVED_FRACTION: u32 = 4;
 pub(crate) struct WaitEstimate {
     /// `timeouts.queue`; None: no request is shed.
     timeout: Option<Duration>,
-    /// The count in progress, which becomes `previous` after half of the timeout. None while the queue is empty.
+    /// The current count, which becomes `previous` after half of the timeout. None while the queue
+    /// is empty.
     current: Option<Departures>,
-    /// Duration and count of the period before.
+    /// Duration and count of the period before `current`.
     previous: (Duration, u32),
 }
 
@@ -42,13 +45,13 @@ impl WaitEstimate {
         self.timeout = timeout;
     }
 
-    /// Starts to count, when the queue comes into use or is served again. Earlier counts are dropped.
+    /// Starts counting, when the queue comes into use or is served again. Drops earlier counts.
     pub(crate) fn restart(&mut self, now: Instant) {
         self.current = Some(Departures { since: now, count: 0 });
         self.previous = (Duration::ZERO, 0);
     }
 
-    /// Stops to count, when the queue is empty.
+    /// Stops counting, when the queue is empty.
     pub(crate) fn stop(&mut self) {
         self.current = None;
     }
@@ -69,8 +72,8 @@ impl WaitEstimate {
         }
     }
 
-    /// Returns how long one more request would wait, if that exceeds the timeout. `waiting` is the length of the queue,
-    /// `slots` the number of slots of all open workers.
+    /// Returns how long one more request would wait, if that exceeds the timeout. `waiting` is the
+    /// length of the queue, `slots` the number of slots of all open workers.
     pub(crate) fn excess_wait(
         &mut self,
         waiting: usize,
@@ -87,7 +90,8 @@ impl WaitEstimate {
         };
         let departed = current.count.saturating_add(self.previous.1);
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
-        // In most cases this decides: at least as many left within the timeout as are waiting.
+        // This decides most cases: at least as many requests left within the timeout as are
+        // waiting.
         if waiting <= departed {
             return None;
         }

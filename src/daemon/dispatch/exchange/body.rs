@@ -1,4 +1,5 @@
-//! How a request's body travels to its worker, and the progress of one that travels in parts. Values only.
+//! The ways in which a request's body travels to its worker, and the progress of a body that
+//! travels in parts. Values only.
 
 use std::task::{Context, Waker};
 
@@ -40,7 +41,8 @@ impl BodyTransport {
 /// Progress of a body, or of a WebSocket's messages, that travels in parts.
 #[derive(Debug, Default)]
 pub(crate) struct UploadProgress {
-    /// Bytes, counted from the beginning, for which the application has given credit. 0 until it first reads.
+    /// Bytes, counted from the beginning, for which the application has given credit. 0 until it
+    /// first reads.
     pub(crate) granted: u64,
     /// Bytes sent to the worker.
     pub(crate) sent: u64,

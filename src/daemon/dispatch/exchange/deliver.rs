@@ -1,5 +1,5 @@
-//! The client's side of an exchange: hands the response to its [`Ticket`](crate::dispatch::Ticket) and
-//! [`BodyStream`](crate::dispatch::BodyStream).
+//! The client's side of an exchange: hands the response to its [`Ticket`](crate::dispatch::Ticket)
+//! and [`BodyStream`](crate::dispatch::BodyStream).
 
 use std::task::{Poll, Waker};
 
@@ -17,14 +17,16 @@ impl Exchange {
         self.response.hints.take()
     }
 
-    /// Returns the head once the worker has sent it. If the body is complete and in one piece, returns it as well; the
-    /// client is then done.
+    /// Returns the head once the worker has sent it. If the body is complete and in one piece,
+    /// returns it as well; the client is then done.
     pub(crate) fn poll_head(&mut self, waker: &Waker) -> Poll<Result<ResponseStart, Fault>> {
-        // The application sent an accept, and the messages after it, before it raised: the client gets them.
+        // The application accepted the WebSocket and sent messages before it raised: the client
+        // gets them.
         let is_accepted =
             self.is_accepted_websocket() && matches!(self.fault.as_deref(), Some(Fault::Raised { .. }));
         if self.fault.is_some() && !(is_accepted && self.response.head.is_some()) {
-            // Nothing has been sent to the client, so the fault replaces a head that may already be in `self.response`.
+            // Nothing has been sent to the client, so the fault replaces a head that may already be
+            // in `self.response`.
             return self.poll_fault();
         }
         let Some(head) = self.response.head.take() else {
@@ -34,7 +36,8 @@ impl Exchange {
         // Trailers and WebSocket messages are delivered piece by piece only.
         let is_whole =
             self.response.ended && self.response.trailers.is_none() && !self.is_accepted_websocket();
-        // A body of several pieces stays here, where it can be spilled to a file if the client is slow.
+        // A body of several pieces stays here, where it can be spilled to a file if the client is
+        // slow.
         if is_whole && self.response.buffer.is_single() {
             self.response.client = ClientState::Done;
             let body = match self.response.buffer.pop() {

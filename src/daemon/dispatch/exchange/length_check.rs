@@ -1,7 +1,7 @@
 //! Compares a response's body with the length that its head declares.
 //!
-//! A mismatch is a breach of contract: the client finds the next response on its connection by the announced length
-//! (RFC 9112 §6.3).
+//! A mismatch is a breach of contract: the client finds the next response on its connection by the
+//! announced length (RFC 9112 §6.3).
 
 use std::fmt;
 
@@ -16,13 +16,14 @@ pub(crate) struct LengthCheck {
     expected: ContentLength,
     /// The status allows no body.
     forbids_body: bool,
-    /// Bytes so far; `None` after a file that is sent up to its end, however long it is.
+    /// Bytes received so far; `None` after a file of unknown length, which is sent up to its end.
     received: Option<u64>,
     /// A file was received; no other part may follow.
     has_file: bool,
 }
 
-/// A body that does not match its head. The text completes a sentence that begins with "the worker sent".
+/// A body that does not match its head. The text completes a sentence that begins with "the worker
+/// sent".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LengthError {
     BodyForbidden,
@@ -34,11 +35,20 @@ pub(crate) enum LengthError {
 impl fmt::Display for LengthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BodyForbidden => f.write_str("body with a status that has none"),
+            Self::BodyForbidden => f.write_str("a body with a status that forbids one"),
             Self::BesideFile => f.write_str("body bytes in addition to a file"),
             Self::Overflow => f.write_str("more body than can be counted"),
             Self::Mismatch { received, expected } => {
-                write!(f, "body of {received:?} bytes and announced {expected:?}")
+                match received {
+                    Some(len) => write!(f, "a body of {len} bytes")?,
+                    None => f.write_str("a file of unknown length")?,
+                }
+                match expected {
+                    ContentLength::Bytes(len) => write!(f, " with Content-Length {len}"),
+                    ContentLength::Absent | ContentLength::Invalid => {
+                        f.write_str(" without a Content-Length")
+                    }
+                }
             }
         }
     }
@@ -62,8 +72,9 @@ impl LengthCheck {
         }
     }
 
-    /// Counts a part. `is_complete`: the body ends with it, and no part was left out. `is_head` returns whether the
-    /// request's method is HEAD, whose response announces the length for GET.
+    /// Counts a part. `is_complete`: the body ends with this part, and no part was left out.
+    /// `is_head` returns whether the request's method is HEAD, whose response announces the length
+    /// for GET.
     ///
     /// # Errors
     /// The body so far does not match the head.

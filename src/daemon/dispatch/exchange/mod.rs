@@ -1,8 +1,8 @@
 //! An exchange: one request on its way to a worker, and the response on its way back to the client.
 //!
-//! `receive` stores the worker's completions, `deliver` hands the response to the client, `websocket_messages` does
-//! both for an accepted WebSocket. The dispatcher's other files move an exchange from one [`ExchangeState`] to the
-//! next.
+//! `receive` stores the worker's completions, `deliver` hands the response to the client,
+//! `websocket_messages` does both for an accepted WebSocket. The dispatcher's other files move an
+//! exchange from one [`ExchangeState`] to the next.
 
 pub(super) mod body;
 mod deliver;
@@ -54,14 +54,14 @@ pub(crate) enum ExchangeState {
     Finished,
 }
 
-/// The current assignment to a worker.
+/// The assignment to a worker: the current one, or the last.
 #[derive(Debug, Default)]
 pub(crate) struct Attempt {
     /// The worker that has the exchange or had it last; `None` before the first assignment.
     pub(crate) worker: Option<WorkerId>,
     /// When the exchange was assigned; `None` while it waits.
     pub(crate) assigned_at: Option<Instant>,
-    /// End of the time that a cancelled ASGI task has to end; `None` if none was cancelled.
+    /// Time by which a cancelled ASGI task must have ended; `None` if its task was not cancelled.
     pub(crate) cancel_deadline: Option<Instant>,
     /// The worker's slot, as its last completion named it.
     slot: u16,
@@ -80,7 +80,7 @@ pub(crate) struct Attempt {
 pub(crate) struct ClientWait {
     /// Start of the current wait; `None` while the worker has credit.
     pub(crate) since: Option<Instant>,
-    /// Length of the earlier waits together.
+    /// Total time waited, up to `since`.
     pub(crate) total: Duration,
 }
 
@@ -88,7 +88,8 @@ pub(crate) struct ClientWait {
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) id: ExchangeId,
-    /// The encoded request, kept until the worker is done with it, so that it can be assigned to another one.
+    /// The encoded request, kept until the worker is done with it, so that it can be assigned to
+    /// another one.
     pub(crate) frame: Vec<u8>,
     /// The spooled body, if it travels as a descriptor.
     pub(crate) body: Option<RequestBody>,
@@ -114,7 +115,7 @@ pub(crate) struct Exchange {
     pub(crate) half_closed: bool,
     /// The task that waits for the response.
     pub(crate) waker: Option<Waker>,
-    /// The list of slow clients has the exchange.
+    /// The exchange is in the list of slow clients.
     pub(crate) is_watched: bool,
     pub(crate) response: ResponseState,
     pub(crate) client_wait: ClientWait,
@@ -208,7 +209,8 @@ impl Exchange {
             && !self.is_client_done()
     }
 
-    /// Wakes the task that sends the request's body, which then finds [`Exchange::accepts_body`] false.
+    /// Wakes the task that sends the request's body, which then finds [`Exchange::accepts_body`]
+    /// false.
     pub(crate) fn close_upload(&mut self) {
         if let Some(waker) = self.upload.as_mut().and_then(|upload| upload.waker.take()) {
             waker.wake();
@@ -232,8 +234,9 @@ impl Exchange {
         matches!(self.state, ExchangeState::Assigned { worker, .. } if worker == index)
     }
 
-    /// Returns whether a WSGI worker acts on a Cancel. Before the head the worker ignores it, and would drop a request
-    /// body that a slot is about to take.
+    /// Returns whether Cancel may be sent to a WSGI worker: only between the head and the end of
+    /// the response. Before the head, the worker would close a request body that one of its threads
+    /// is about to take.
     pub(crate) fn is_cancellable(&self) -> bool {
         self.response.head_received && !self.response.ended
     }
@@ -243,8 +246,8 @@ impl Exchange {
         self.waits_for_credit() || self.upload.as_ref().is_some_and(|upload| upload.awaits_client())
     }
 
-    /// Returns whether the worker may be waiting for credit: the next part might not fit into the window. (Parts are
-    /// smaller than half of it.)
+    /// Returns whether the worker may be waiting for credit: the next part might not fit into the
+    /// window. (Parts are smaller than half of it.)
     pub(crate) fn waits_for_credit(&self) -> bool {
         self.response.unacked > RESPONSE_WINDOW / 2 && !self.response.ended && !self.is_client_done()
     }
@@ -259,7 +262,8 @@ impl Exchange {
         match client {
             ClientState::AwaitingHead if !(head_received && ended) => ResponseProgress::NotStarted,
             ClientState::Streaming(status) if !ended => ResponseProgress::HeadSent(status),
-            // A response that has ended without a fault is complete, even if the client has not read all of it.
+            // A response that has ended without a fault is complete, even if the client has not
+            // read all of it.
             ClientState::AwaitingHead | ClientState::Streaming(_) | ClientState::Done => {
                 ResponseProgress::Complete
             }
@@ -281,10 +285,11 @@ impl Exchange {
         self.response.head_received
     }
 
-    /// Resets the exchange after its worker died, so that another worker can have it. Returns false if a retry is not
-    /// possible: the exchange is a probe, a WebSocket or a possible takeover, it was retried before, it has a fault,
-    /// the response has ended or the client has its head, the application has read parts of the body, or the body's
-    /// file cannot be rewound.
+    /// Resets the exchange after its worker died, so that another worker can have it. Returns false
+    /// if a retry is not possible. This is so for a probe, a WebSocket, a possible takeover, and an
+    /// exchange that was retried before or has a fault. It is also so if the response has ended,
+    /// the client has its head, the application has read parts of the body, or the body's file
+    /// cannot be rewound.
     pub(crate) fn reset_for_retry(&mut self, now: Instant) -> bool {
         let is_unseen =
             self.response.client == ClientState::AwaitingHead && !self.response.ended && self.fault.is_none();
@@ -296,7 +301,8 @@ impl Exchange {
         if self.may_take_over() {
             return false;
         }
-        // The dead worker may have moved the file's offset, which belongs to the file, not to the descriptor.
+        // The dead worker may have moved the file's offset, which belongs to the file, not to the
+        // descriptor.
         if let Some(body) = &self.body
             && rustix::fs::seek(&body.fd, rustix::fs::SeekFrom::Start(0)).is_err()
         {
@@ -336,7 +342,8 @@ impl Exchange {
         worker.channel.acknowledge(self.attempt.slot, std::mem::take(&mut self.response.unacked));
     }
 
-    /// Ends the exchange with a fault, unless its response is complete. Returns the waker of the task that waits.
+    /// Ends the exchange with a fault, unless its response is complete. Returns the waker of the
+    /// task that waits.
     pub(crate) fn fail(&mut self, fault: Fault) -> Option<Waker> {
         if self.fault.is_some() || (self.response.ended && self.response.head_received) {
             return None;
@@ -358,7 +365,7 @@ impl Exchange {
         self.acknowledge_all(worker);
     }
 
-    /// Drops the response's buffered parts; the client gets no more of it.
+    /// Drops the response's buffered parts. The client gets no more of the response.
     pub(crate) fn drop_response(&mut self) {
         self.response.drop_parts();
         if let Some(socket) = &mut self.websocket {

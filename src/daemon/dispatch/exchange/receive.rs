@@ -21,7 +21,8 @@ use crate::dispatch::{Notice, NoticeSink};
 /// Status with which an application accepts a WebSocket: 101, Switching Protocols.
 const STATUS_WEBSOCKET_ACCEPTED: u16 = 101;
 
-/// Exceptions that the worker may report of one exchange: one for the response, one for its `close()`.
+/// Maximum number of exceptions that the worker may report for one exchange: one for the response,
+/// one for its `close()`.
 const MAX_RAISED: u8 = 2;
 
 impl Exchange {
@@ -103,8 +104,8 @@ impl Exchange {
         notice: &NoticeSink,
     ) -> Result<Option<Waker>, ContractBreach> {
         self.count_exception()?;
-        // The daemon has the bytes that have not been sent; they must not use up the window of the slot's next
-        // exchange.
+        // Bytes that the client has not taken are buffered in the daemon. They must not use up the
+        // window of the slot's next exchange.
         self.acknowledge_all(worker);
         let waker = if self.response.ended {
             // For the journal only: the client has its response.
@@ -114,8 +115,8 @@ impl Exchange {
         } else if self.half_closed && summary.is_empty() {
             self.fail(Fault::ClientHalfClosed)
         } else if self.fault.is_none() {
-            // Neither an exception after the client has left counts as a failure of the application, nor one that may
-            // end a takeover which the connection has not noticed yet.
+            // An exception is no failure of the application if the client has left before, or if it
+            // may end a takeover that the connection has not noticed yet.
             let ends_takeover = ends_takeover && self.may_take_over();
             self.response.app_failed |= !self.is_client_done() && !ends_takeover;
             self.fail(Fault::Raised { worker: worker.id, summary, traceback, ends_takeover })
@@ -150,7 +151,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Checks and buffers the part of the body that came with a completion, and ends the response if it was the last.
+    /// Checks and buffers the part of the body that came with a completion, and ends the response
+    /// if it was the last.
     fn on_payload(
         &mut self,
         header: &Completion,
@@ -189,7 +191,7 @@ impl Exchange {
 
     /// Compares the body so far with the announced length.
     fn check_length(&mut self, part: &Payload, is_end: bool) -> Result<(), ContractBreach> {
-        // A worker that knows that the client is gone may omit the rest.
+        // A worker may omit the rest of a response that no client will get.
         let is_cut_short = self.attempt.disconnect_sent || self.is_client_done() || self.fault.is_some();
         let frame = &self.frame;
         let is_head = || Request::decode(frame).is_ok_and(|request| request.method == b"HEAD");
@@ -208,7 +210,8 @@ impl Exchange {
         self.waker.take()
     }
 
-    /// Raises the credit of the request's body to `granted` bytes from its beginning. Returns the waker of its sender.
+    /// Raises the credit of the request's body to `granted` bytes from its beginning. Returns the
+    /// waker of its sender.
     fn grant_upload(&mut self, granted: u64) -> Result<Option<Waker>, ContractBreach> {
         match &mut self.upload {
             Some(upload) if granted > upload.granted => {

@@ -1,4 +1,5 @@
-//! The response's state in its exchange, between the worker that sends it and the client that reads it.
+//! The response's state in its exchange, between the worker that sends it and the client that reads
+//! it.
 
 use http::HeaderMap;
 use rgun_channel::frame::MAX_FIELDS;
@@ -9,10 +10,10 @@ use crate::dispatch::exchange::length_check::LengthCheck;
 use crate::dispatch::exchange::response_buffer::ResponseBuffer;
 use crate::dispatch::exchange::response_parts::{FilePart, Payload, ResponseHead};
 
-/// Bytes of early hints that are merged into one interim response; more are dropped.
+/// Maximum bytes of early hints that are merged into one interim response; more are dropped.
 const MAX_HINT_BYTES: usize = 64 * 1024;
 
-/// Bytes of a whole body that is not charged to `limits.response_memory`.
+/// Longest whole body, in bytes, that is not charged to `limits.response_memory`.
 const MAX_UNCOUNTED_BODY: usize = 16 * 1024;
 
 /// The client's progress in the response.
@@ -40,7 +41,7 @@ pub(crate) struct ResponseState {
     pub(super) hints: Option<Box<HeaderMap>>,
     /// The trailers, until the client takes them.
     pub(super) trailers: Option<Box<HeaderMap>>,
-    /// Body bytes for which the worker has no credit back yet.
+    /// Body bytes for which the worker has not got its credit back yet.
     pub(crate) unacked: u64,
     /// Compares the body with the announced length.
     pub(super) length: LengthCheck,
@@ -67,16 +68,17 @@ impl ResponseState {
                 self.buffer.push(data, memory);
             }
             Payload::Chunks(chunks) => {
-                // Empty chunks cost nothing of the window, so a worker could pile them up.
+                // Empty chunks are dropped: they do not count against the window, so a worker could
+                // send any number.
                 for chunk in chunks.into_iter().filter(|chunk| !chunk.bytes().is_empty()) {
-                    self.buffer.push(Data::lent(chunk, memory), memory);
+                    self.buffer.push(Data::from_chunk(chunk, memory), memory);
                 }
             }
         }
     }
 
-    /// Adds early hints to those that the client has not taken. Beyond [`MAX_FIELDS`] and [`MAX_HINT_BYTES`] they are
-    /// dropped.
+    /// Adds early hints to those that the client has not taken. Beyond [`MAX_FIELDS`] and
+    /// [`MAX_HINT_BYTES`] they are dropped.
     pub(super) fn add_hints(&mut self, fields: Option<Box<HeaderMap>>) {
         match (&mut self.hints, fields) {
             (Some(hints), Some(fields)) => {

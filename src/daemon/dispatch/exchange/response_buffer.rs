@@ -1,4 +1,5 @@
-//! The bytes of a response that the client has not taken: in memory, and the later ones perhaps in files.
+//! The bytes of a response that the client has not taken: in memory, and the later ones perhaps in
+//! files.
 //!
 //! ```text
 //! worker ──▶ [data] [data] ... [segment] [segment] [being written] [data] ──▶ (read from the left) ──▶ client
@@ -145,8 +146,9 @@ impl ResponseBuffer {
         self.is_writing
     }
 
-    /// Takes out the last pieces, to be written to a file, until at most `allowed` bytes are in memory. The first piece
-    /// stays, and at most [`BLOCK_BYTES`] are taken. The pieces are returned in order.
+    /// Takes out the last pieces, to be written to a file, until at most `allowed` bytes are in
+    /// memory. The first piece stays, and at most [`BLOCK_BYTES`] are taken. The pieces are
+    /// returned in order.
     pub(crate) fn take_excess(&mut self, allowed: u64) -> Vec<Data> {
         let (mut excess, mut len) = (Vec::new(), 0);
         while self.in_memory > allowed && len < BLOCK_BYTES {
@@ -166,7 +168,8 @@ impl ResponseBuffer {
         excess
     }
 
-    /// Returns the file, and the offset in it, where the pieces taken out shall be written; `None` for a new file.
+    /// Returns the file, and the offset in it, where the pieces taken out shall be written; `None`
+    /// for a new file.
     pub(crate) fn append_target(&self) -> Option<(Arc<OwnedFd>, u64)> {
         // The entry before the one being written, which is the last.
         let before = match self.rest.len().checked_sub(2) {

@@ -19,7 +19,8 @@ use crate::dispatch::worker::contract::ContractBreach;
 pub struct ResponseHead {
     /// Status code.
     pub status: StatusCode,
-    /// The application's reason phrase (RFC 9112 §4), without control bytes; `None` for the status code's own.
+    /// The application's reason phrase (RFC 9112 §4), without control bytes; `None` for the status
+    /// code's own.
     pub reason: Option<Box<[u8]>>,
     /// The application's fields, in its order.
     pub fields: HeaderMap,
@@ -36,8 +37,8 @@ thread_local! {
 }
 
 impl ResponseHead {
-    /// Boxes a head in the memory of a former one. Heads are allocated and freed in batches, which misses the allocator's
-    /// own cache: 300 instructions per response.
+    /// Boxes a head in the memory of a former one, which saves 300 instructions per response: heads
+    /// are allocated and freed in batches, which the allocator's own cache does not serve.
     pub fn into_box(self) -> Box<Self> {
         match SPARE_HEADS.with_borrow_mut(Vec::pop) {
             Some(mut spare) => {
@@ -91,7 +92,8 @@ impl ContentLength {
         }
     }
 
-    /// Returns whether a whole body of `len` bytes agrees with the header; `None` is a length not known yet.
+    /// Returns whether a whole body of `len` bytes agrees with the header; `None` is a length not
+    /// known yet.
     pub fn matches(self, len: Option<u64>) -> bool {
         match self {
             Self::Absent => true,
@@ -120,10 +122,10 @@ pub struct FilePart {
 }
 
 impl FilePart {
-    /// Makes a part of a file from what a worker names.
+    /// Makes a part of a file with the offset and length that a worker names.
     ///
     /// # Errors
-    /// No file is as long.
+    /// The part's end is beyond the largest offset of any file.
     pub(crate) fn new(fd: OwnedFd, offset: u64, len: u64) -> Result<Self, ContractBreach> {
         let len = Some(len).filter(|len| *len != UNTIL_EOF);
         // No offset of a file is larger (off_t).
@@ -219,13 +221,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_length_is_a_number_and_all_that_are_given_agree() {
+    fn content_length_is_a_number_and_duplicates_agree() {
         let declared =
             |values: &[&[u8]]| values.iter().fold(ContentLength::Absent, |sum, value| sum.combine(value));
         assert_eq!(declared(&[]), ContentLength::Absent);
         assert_eq!(declared(&[b"13"]), ContentLength::Bytes(13));
         assert_eq!(declared(&[b"13", b"13"]), ContentLength::Bytes(13));
-        for nonsense in [
+        for invalid in [
             &[&b"13"[..], b"14"][..],
             &[b"13", b"14", b"13"],
             &[b""],
@@ -234,8 +236,8 @@ mod tests {
             &[b"+13"],
             &[b"18446744073709551616"],
         ] {
-            assert_eq!(declared(nonsense), ContentLength::Invalid, "{nonsense:?}");
-            assert!(!declared(nonsense).matches(Some(13)));
+            assert_eq!(declared(invalid), ContentLength::Invalid, "{invalid:?}");
+            assert!(!declared(invalid).matches(Some(13)));
         }
         assert!(declared(&[]).matches(Some(13)) && declared(&[b"13"]).matches(Some(13)));
         assert!(!declared(&[b"13"]).matches(Some(12)) && !declared(&[b"13"]).matches(None));
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_file_ends_where_a_file_can() {
+    fn file_part_beyond_the_largest_offset_is_an_error() {
         let part = |offset, len| {
             let fd = std::fs::File::open("/dev/null").unwrap().into();
             FilePart::new(fd, offset, len).map(|part| part.len)

@@ -1,12 +1,14 @@
 //! The table of all exchanges.
 //!
-//! An id is never used twice, so a completion for an exchange that is no longer in the table is detected.
+//! An id is never used twice, so a completion for an exchange that is no longer in the table is
+//! detected.
 
 use rgun_channel::frame::ExchangeId;
 
 use crate::dispatch::exchange::Exchange;
 
-/// All exchanges, found by id in constant time: the low bits of an id are an index, the others a counter.
+/// All exchanges, found by id in constant time: the low bits of an id are an index, the others a
+/// counter.
 #[derive(Debug, Default)]
 pub(crate) struct ExchangeTable {
     slots: Vec<Option<Exchange>>,
@@ -18,10 +20,13 @@ pub(crate) struct ExchangeTable {
     spare_frames: Vec<Vec<u8>>,
 }
 
+/// Number of the low bits of an id that are its index.
 const INDEX_BITS: u32 = 24;
 
-/// Frames kept for reuse, and the capacity above which one is not kept.
+/// Maximum number of buffers kept for reuse.
 const MAX_SPARE_FRAMES: usize = 256;
+
+/// Maximum capacity in bytes of a buffer kept for reuse.
 const MAX_SPARE_FRAME_BYTES: usize = 16 * 1024;
 
 impl ExchangeTable {
@@ -29,7 +34,8 @@ impl ExchangeTable {
         self.n_live == 0
     }
 
-    /// Returns an id for [`ExchangeTable::insert`]. The id is void if the insertion does not follow at once.
+    /// Returns an id for [`ExchangeTable::insert`]. The caller must insert the exchange before the
+    /// next change of the table, or drop the id.
     pub(crate) fn next_id(&mut self) -> ExchangeId {
         self.n_issued += 1;
         let index = self.free.last().copied().unwrap_or_else(|| {
@@ -38,7 +44,8 @@ impl ExchangeTable {
         ExchangeId(self.n_issued << INDEX_BITS | u64::from(index))
     }
 
-    /// Adds an exchange and returns it. Inlined, because passing it by value copies half a kilobyte once more.
+    /// Adds an exchange and returns it. Inlined, because passing it by value copies half a kilobyte
+    /// once more.
     #[inline]
     pub(crate) fn insert(&mut self, exchange: Exchange) -> &mut Exchange {
         let index = index(exchange.id);

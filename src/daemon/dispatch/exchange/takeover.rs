@@ -1,8 +1,10 @@
-//! A handshake as an exchange with a WSGI application, which may take over the client's connection.
+//! An exchange whose request is a WebSocket handshake for a WSGI application. The application may
+//! take over the client's connection.
 //!
-//! The application has one end of a socket pair, the connection has the other. Until the application writes to its end,
-//! the exchange is an ordinary request. Once the connection has read a response with status 101 from the other end, the
-//! exchange has no deadline, its completions are discarded, and it ends with DONE.
+//! The application has one end of a socket pair, the connection has the other. Until the
+//! application writes to its end, the exchange is an ordinary request. Once the connection has read
+//! a response with status 101 from its end, the exchange has no deadline, its response parts are
+//! discarded, and it ends with DONE.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -34,7 +36,7 @@ pub enum TakeoverEvent {
 }
 
 impl Exchange {
-    /// Turns a handshake for an ASGI application into one for a WSGI application.
+    /// Turns a handshake for an ASGI application into a handshake for a WSGI application.
     pub(crate) fn offer_takeover(&mut self) {
         if self.websocket.is_none() {
             return;
@@ -60,8 +62,8 @@ impl Exchange {
         self.websocket.as_ref().is_some_and(|socket| socket.is_accepted && socket.takeover.is_some())
     }
 
-    /// Creates the socket pair of a takeover, and returns the application's end; `None` if the exchange is not
-    /// a takeover.
+    /// Creates the socket pair of a takeover, and returns the application's end; `None` if the
+    /// exchange is not a takeover.
     pub(crate) fn open_socket(&mut self) -> io::Result<Option<OwnedFd>> {
         let Some(takeover) = self.websocket.as_mut().and_then(|socket| socket.takeover.as_mut()) else {
             return Ok(None);
@@ -93,7 +95,8 @@ impl Exchange {
         }
     }
 
-    /// Applies a completion of an exchange whose connection the application has taken over. Its response is discarded.
+    /// Applies a completion of an exchange whose connection the application has taken over. Its
+    /// response is discarded.
     pub(super) fn receive_after_takeover(
         &mut self,
         completion: ReceivedCompletion,
@@ -119,7 +122,8 @@ impl Exchange {
         Ok(if self.response.ended { self.waker.take() } else { None })
     }
 
-    /// Discards a part of the response: gives the worker credit for it, and notes the end if it is the last.
+    /// Discards a part of the response: gives the worker credit for it, and notes the end if it is
+    /// the last.
     fn discard(&mut self, header: &Completion, payload: &Payload, worker: &mut Worker) {
         if !matches!(payload, Payload::File(_)) {
             worker.channel.acknowledge(header.slot, payload.len().unwrap_or(0));

@@ -1,4 +1,5 @@
-//! The WebSocket's state in its exchange. Values only; `websocket_messages` checks the order of the messages.
+//! The state of a WebSocket in its exchange. Values only; `websocket_messages` checks the order of
+//! the messages.
 
 use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
@@ -16,7 +17,8 @@ pub enum Outgoing {
     Message {
         /// The payload, perhaps empty.
         bytes: Bytes,
-        /// The message is text (UTF-8 as a whole; a part may end within a character); else binary.
+        /// The message is text, and UTF-8 as a whole; a part may end within a character. False:
+        /// binary.
         text: bool,
         /// Another part follows.
         more: bool,
@@ -25,7 +27,7 @@ pub enum Outgoing {
     Close {
         /// RFC 6455 §7.4, unchecked: the worker can send any number.
         code: u16,
-        /// At most a control frame's worth of UTF-8, unless the worker breaks the contract.
+        /// UTF-8 that fits into a control frame, unless the worker breaks the contract.
         reason: Bytes,
     },
     /// The worker or the daemon is about to stop: the connection must close with 1012. Sent once.
@@ -35,26 +37,28 @@ pub enum Outgoing {
     },
 }
 
-/// The messages of an exchange whose request is a WebSocket handshake.
+/// The part of an exchange that only a WebSocket handshake has.
 #[derive(Debug, Default)]
 pub(crate) struct WebSocketState {
     /// The application has accepted the handshake.
     pub(crate) is_accepted: bool,
-    /// The offer to a WSGI application to take over the connection; `None` for an ASGI application, which exchanges
-    /// messages.
+    /// The offer to a WSGI application to take over the connection; `None` for an ASGI application,
+    /// which exchanges messages.
     pub(crate) takeover: Option<TakeoverOffer>,
     /// Events from the application that the connection has not taken.
     pub(crate) messages: VecDeque<Outgoing>,
-    /// [`Outgoing::GoingAway`] that the connection has not taken.
+    /// The time in an [`Outgoing::GoingAway`] that the connection has not taken.
     pub(crate) close_after: Option<Duration>,
     /// [`Outgoing::GoingAway`] was queued.
     pub(crate) is_closing: bool,
 }
 
-/// The socket on which a WSGI application may answer a handshake, and then speak the protocol itself.
+/// The socket on which a WSGI application may answer a handshake, and then speak the protocol
+/// itself.
 #[derive(Debug, Default)]
 pub(crate) struct TakeoverOffer {
-    /// The daemon's end of the socket pair, until the connection takes it. `None` also before the exchange is assigned.
+    /// The daemon's end of the socket pair, until the connection takes it. `None` also before the
+    /// exchange is assigned.
     pub(crate) socket: Option<UnixStream>,
 }
 

@@ -1,4 +1,5 @@
-//! An accepted WebSocket as an exchange: messages from the application, on their way to the connection.
+//! An exchange whose WebSocket the application has accepted: messages from the application to the
+//! connection.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -16,7 +17,7 @@ use crate::dispatch::fault::Fault;
 use crate::dispatch::worker::Worker;
 use crate::dispatch::worker::contract::ContractBreach;
 
-/// Capacity, in messages, that an empty queue of messages keeps.
+/// Maximum capacity, in messages, that an empty queue of messages keeps.
 const MAX_SPARE_MESSAGES: usize = 16;
 
 impl Exchange {
@@ -46,7 +47,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Drops all of the request but method, path and id, which name it in the log.
+    /// Drops all of the request except method, path and id, which identify it in the log.
     pub(super) fn trim_request(&mut self) {
         let mut frame = Vec::new();
         let Some(Request { method, path, request_id, .. }) = self.request() else { return };
@@ -87,7 +88,8 @@ impl Exchange {
                 self.queue_message(vec![bytes], header)?;
             }
             (CompletionKind::Body, Payload::Chunks(chunks)) => {
-                // Copied, to return the chunks to the worker's slab: there may be many slow WebSockets.
+                // Copied, to return the chunks to the worker's slab: there may be many slow
+                // WebSockets.
                 let copy = |chunk: &Arc<Chunk>| Bytes::copy_from_slice(chunk.bytes());
                 self.queue_message(chunks.iter().map(copy).collect(), header)?;
             }

@@ -1,4 +1,5 @@
-//! The handles of an exchange that `http` and `websocket` hold: ticket, response body, request body, WebSocket, takeover.
+//! The handles by which `http` and `websocket` use an exchange: ticket, response body, request
+//! body, WebSocket and takeover.
 
 pub(super) mod takeover;
 pub(super) mod ticket;

@@ -1,8 +1,9 @@
-//! The handle with which `http` and `websocket` refer to an exchange whose WSGI application may take over the
-//! connection, or has taken it over.
+//! The handle by which `http` and `websocket` use an exchange whose connection the WSGI application
+//! may take over, or has taken over.
 //!
-//! A connection that was taken over occupies a thread of the worker until the application returns, and has no
-//! deadline. When its worker stops, it is asked to close, like the WebSockets of ASGI applications.
+//! A connection that was taken over occupies a thread of the worker until the application returns,
+//! and has no deadline. When its worker stops, it is asked to close, like the WebSockets of ASGI
+//! applications.
 
 use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll};
@@ -24,13 +25,15 @@ pub struct TakeoverHandle {
 }
 
 impl Ticket {
-    /// Takes the daemon's end of the socket on which the application may answer; `None` before the request has a
-    /// worker, or if the application is not WSGI. A pending poll of the ticket is woken when the socket exists.
+    /// Takes the daemon's end of the socket on which the application may answer; `None` before the
+    /// request has a worker, or if the application is not WSGI. A pending poll of the ticket is
+    /// woken when the socket exists.
     pub fn take_socket(&self) -> Option<UnixStream> {
         self.dispatcher.lock().exchanges.get_mut(self.id)?.take_socket()
     }
 
-    /// Notes that the application has taken over the connection; `None` if it has returned already.
+    /// Notes that the application has taken over the connection. Returns `None` if the exchange has
+    /// ended already.
     pub fn take_over(mut self) -> Option<TakeoverHandle> {
         if std::mem::replace(&mut self.is_settled, true) {
             return None;

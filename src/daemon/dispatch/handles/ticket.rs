@@ -1,7 +1,8 @@
-//! A connection's handle to an exchange: first a [`Ticket`] for the response's head, then perhaps a [`BodyStream`].
+//! A connection's handle to an exchange: first a [`Ticket`] for the response's head, then perhaps a
+//! [`BodyStream`].
 //!
-//! Dropping either before its end abandons the exchange: a request that has not started never starts, and the rest of
-//! its response is discarded.
+//! Dropping either before its end abandons the exchange: a request that has not started never
+//! starts, and the rest of its response is discarded.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -63,10 +64,11 @@ impl AppBody {
 pub struct Ticket {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) id: ExchangeId,
-    /// The exchange needs nothing more from this handle, so dropping it does not notify the dispatcher.
+    /// The exchange needs nothing more from this handle, so dropping it does not notify the
+    /// dispatcher.
     pub(super) is_settled: bool,
-    /// The format of an error response to this request. Read from the request's frame only when the fault is set,
-    /// because most requests have no fault.
+    /// The format of an error response to this request. Read from the request's frame only when the
+    /// fault is set, because most requests have no fault.
     error_format: ErrorFormat,
     /// Early hints that the last poll found.
     hints: Option<Box<HeaderMap>>,
@@ -77,7 +79,8 @@ pub struct Ticket {
 pub struct BodyStream {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) id: ExchangeId,
-    /// The exchange needs nothing more from this handle, so dropping it does not notify the dispatcher.
+    /// The exchange needs nothing more from this handle, so dropping it does not notify the
+    /// dispatcher.
     pub(super) is_settled: bool,
     /// Length of the body in bytes, if it was complete when its head was taken.
     body_len: Option<u64>,
@@ -98,23 +101,26 @@ impl Ticket {
         self.error_format
     }
 
-    /// Returns the sending end of the request's body, if that travels in parts.
+    /// Returns the sending end of the request's body, which accepts bytes only if the body travels
+    /// in parts.
     pub fn upload(&self) -> Upload {
         Upload::new(self.dispatcher, self.id)
     }
 
-    /// Notes that the client has closed its sending half. If the request has not started, returns the time at which the
-    /// caller shall [revoke](Ticket::revoke) it.
+    /// Notes that the client has closed its sending half. If the request has not started, returns
+    /// the time at which the caller shall [revoke](Ticket::revoke) it.
     pub fn half_close(&self) -> Option<Instant> {
         self.dispatcher.half_close(self.id)
     }
 
-    /// Revokes the request. Returns false if it has started; if true, the caller shall drop the ticket.
+    /// Revokes the request. Returns false if it has started; if true, the caller shall drop the
+    /// ticket.
     pub fn revoke(&self) -> bool {
         self.dispatcher.revoke(self.id)
     }
 
-    /// Returns the time from the request's submission to its assignment to a worker; zero before that.
+    /// Returns the time from the request's submission to its assignment to a worker; zero before
+    /// that.
     pub fn waited(&self) -> Duration {
         let state = self.dispatcher.lock();
         let exchange = state.exchanges.get(self.id);
@@ -209,8 +215,8 @@ impl BodyStream {
     /// Returns the next piece; `None` when the body is complete.
     ///
     /// # Errors
-    /// The fault that ended the exchange. The caller must reset the connection, so that the client does not take the
-    /// body for complete.
+    /// The fault that ended the exchange. The caller must reset the connection, so that the client
+    /// does not take the body for complete.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Fault>>> {
         if self.is_settled {
             return Poll::Ready(None);
@@ -259,7 +265,8 @@ impl Drop for BodyStream {
 }
 
 impl Dispatcher {
-    /// Ends an exchange whose client is gone, and assigns queued requests to the slot it leaves.
+    /// Ends an exchange whose client is gone, and assigns queued requests to the slot that becomes
+    /// free.
     pub(super) fn abandon(&self, id: ExchangeId) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -267,7 +274,8 @@ impl Dispatcher {
         if let Some(freed) = state.abandon(id, now) {
             self.refill(state, freed, now);
         }
-        // The exchange may have released a permit, or held up smaller requests behind it in the queue.
+        // The exchange may have released a permit, or held up smaller requests behind it in the
+        // queue.
         if !state.queue.is_empty() {
             self.refill_all(state, now);
         }

@@ -1,11 +1,12 @@
 //! A request's body on its way to an ASGI application, which reads it in parts.
 //!
-//! The worker grants *credit*: the number of bytes, counted from the body's beginning, for which the application has
-//! room. The daemon sends parts within the credit and reads no further from the client. So a slow application slows its
-//! client down, and at most the worker's window and one read of the connection are buffered.
+//! The worker grants *credit*: the number of bytes, counted from the body's beginning, for which
+//! the application has room. The daemon sends parts within the credit and reads no further from the
+//! client. So a slow application slows its client down, and at most the worker's window and one
+//! read of the connection are buffered.
 //!
-//! `http` runs a task that holds an [`Upload`], in addition to the exchange's ticket; the task ends when a poll returns
-//! that the application accepts no more.
+//! `http` runs a task that holds an [`Upload`], in addition to the exchange's ticket; the task ends
+//! when a poll returns that the application accepts no more.
 
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -34,21 +35,21 @@ impl Upload {
         self.dispatcher
     }
 
-    /// Returns the credit in bytes as soon as there is some, or `None` when the application accepts no more of the
-    /// body. In both cases the task is woken when that changes.
+    /// Returns the credit in bytes as soon as there is some, or `None` when the application accepts
+    /// no more of the body. In both cases the task is woken when that changes.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
         self.dispatcher.poll_room(self.id, cx)
     }
 
-    /// Sends a part of at most [`MAX_PART`] bytes, within the credit. `end`: it is the last. Returns false when the
-    /// application accepts no more.
+    /// Sends a part of at most [`MAX_PART`] bytes, within the credit. `end`: it is the last.
+    /// Returns false when the application accepts no more.
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8], end: bool) -> Poll<bool> {
         let part = StreamFrame::Part { exchange: self.id, bytes, end, text: false, more: false };
         self.dispatcher.poll_part(cx, &part, bytes.len() as u64)
     }
 
-    /// Aborts the body: the application gets `http.disconnect`, and the client the fault's status, unless
-    /// it has a response already.
+    /// Aborts the body. The application gets `http.disconnect`. The client gets the fault's status,
+    /// unless it has a response already.
     pub fn fail(&self, fault: Fault) {
         let mut state = self.dispatcher.lock();
         let now = Instant::now();
@@ -65,8 +66,8 @@ impl Upload {
 }
 
 impl Dispatcher {
-    /// Returns the application's credit in bytes as soon as there is some, or `None` when it accepts no more. The task
-    /// is woken when that changes.
+    /// Returns the application's credit in bytes as soon as there is some, or `None` when it
+    /// accepts no more. The task is woken when that changes.
     pub(super) fn poll_room(&self, id: ExchangeId, cx: &mut Context<'_>) -> Poll<Option<u64>> {
         let mut state = self.lock();
         let exchange = state.exchanges.get_mut(id).filter(|exchange| exchange.accepts_body());
@@ -80,14 +81,15 @@ impl Dispatcher {
         }
     }
 
-    /// Sends a part to an application, at this cost in credit. Returns false when it accepts no more.
+    /// Sends a part to an application. `cost` is its cost in credit. Returns false when the
+    /// application accepts no more.
     pub(super) fn poll_part(&self, cx: &mut Context<'_>, part: &StreamFrame<'_>, cost: u64) -> Poll<bool> {
         let &StreamFrame::Part { exchange: id, bytes, end, .. } = part else { return Poll::Ready(false) };
         let mut state = self.lock();
         let state = &mut *state;
         if bytes.len() > MAX_PART {
-            // A bug of the caller. The part would never fit into the ring; the exchange fails, so that no bytes are
-            // lost silently.
+            // A bug of the caller. The part would never fit into the ring; the exchange fails, so
+            // that no bytes are lost silently.
             let exchange = state.exchanges.get_mut(id);
             if let Some(waker) = exchange.and_then(|exchange| exchange.fail(Fault::TooLong("part"))) {
                 waker.wake();
@@ -111,7 +113,8 @@ impl Dispatcher {
             }
             Ok(false) => {
                 upload.store_waker(cx);
-                // The worker does not signal that it has consumed records, so the fast tick looks for room.
+                // The worker does not signal that it has consumed records, so the fast tick looks
+                // for room.
                 self.tick_fast(&mut state.tick_rate);
                 Poll::Pending
             }

@@ -1,9 +1,10 @@
 //! The handle by which `websocket` uses an exchange whose handshake the application has accepted.
 //!
-//! A handshake is an ordinary request until the application answers it. Once accepted (status 101), the exchange
-//! carries messages both ways, and its worker *parks* it: it takes none of the slots that requests use, has no
-//! deadline, and keeps only the request's name. When its worker stops, the connection is asked to close (1012, RFC 6455
-//! §7.4.1); the closes are spread over time, so that not all clients reconnect at once.
+//! A handshake is an ordinary request until the application answers it. Once accepted (status 101),
+//! the exchange carries messages both ways and is *parked*: it takes none of the worker's slots for
+//! requests, has no deadline, and keeps only the request's method, path and id. When the worker
+//! stops, the connection is asked to close with code 1012 ("service restart", IANA's registry of
+//! close codes). The closes are spread over time, so that not all clients reconnect at once.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::dispatch::handles::ticket::BodyStream;
 use crate::dispatch::worker::Worker;
 use crate::dispatch::{Dispatcher, State};
 
-/// Longest time between two closes of a stopping worker: few WebSockets do not take the whole window.
+/// Maximum time between the closes of two WebSockets of a stopping worker. A worker with few
+/// WebSockets does not need the whole window.
 const MAX_CLOSE_GAP: Duration = Duration::from_millis(20);
 
 /// The connection's end of an accepted WebSocket. One task uses it.
@@ -26,7 +28,8 @@ const MAX_CLOSE_GAP: Duration = Duration::from_millis(20);
 pub struct WebSocketHandle {
     dispatcher: &'static Dispatcher,
     id: ExchangeId,
-    /// The application needs no `websocket.disconnect` any more: it was sent one, or has closed the WebSocket.
+    /// The application needs no `websocket.disconnect` any more: it was sent one, or has closed the
+    /// WebSocket.
     is_settled: bool,
 }
 
@@ -67,15 +70,15 @@ impl WebSocketHandle {
         }
     }
 
-    /// Returns true when the application has room for a part of a message, false when it accepts no more. In both cases
-    /// the task is woken when that changes.
+    /// Returns true when the application has room for a part of a message, false when it accepts no
+    /// more. In both cases the task is woken when that changes.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<bool> {
         self.dispatcher.poll_room(self.id, cx).map(|room| room.is_some())
     }
 
-    /// Sends a part of a message of at most [`MAX_PART`](crate::dispatch::MAX_PART) bytes to the application, after
-    /// [`WebSocketHandle::poll_room`] returned true. Text is UTF-8 as a whole. Returns false when the application
-    /// accepts no more.
+    /// Sends a part of a message of at most [`MAX_PART`](crate::dispatch::MAX_PART) bytes to the
+    /// application, after [`WebSocketHandle::poll_room`] returned true. A text message is UTF-8 as
+    /// a whole. Returns false when the application accepts no more.
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8], text: bool, more: bool) -> Poll<bool> {
         let part = StreamFrame::Part { exchange: self.id, bytes, end: false, text, more };
         self.dispatcher.poll_part(cx, &part, bytes.len() as u64 + MESSAGE_COST)
@@ -100,7 +103,8 @@ impl Drop for WebSocketHandle {
 }
 
 impl Dispatcher {
-    /// Asks every WebSocket to close, spread over `websocket.close_window`: the daemon stops.
+    /// Asks every WebSocket to close, because the daemon stops. The closes are spread over
+    /// `websocket.close_window`.
     pub fn close_websockets(&self) {
         let mut state = self.lock();
         for index in 0..state.workers.len() {
@@ -124,7 +128,8 @@ impl Dispatcher {
 }
 
 impl State {
-    /// Asks the WebSockets of one worker to close, spread over `websocket.close_window`.
+    /// Asks the WebSockets of one worker to close. The closes are spread over
+    /// `websocket.close_window`.
     pub(crate) fn close_websockets_of(&mut self, index: usize) {
         let Some(worker) = self.workers.get(index).and_then(Option::as_ref) else { return };
         let ids: Vec<_> = worker.accepted_websockets(&self.exchanges).collect();
@@ -139,8 +144,8 @@ impl State {
 }
 
 impl Worker {
-    /// Returns the WebSockets that the worker has accepted, parked or not, and the connections that its application has
-    /// taken over.
+    /// Returns the WebSockets that the worker has accepted, parked or not, and the connections that
+    /// its application has taken over.
     fn accepted_websockets(&self, exchanges: &ExchangeTable) -> impl Iterator<Item = ExchangeId> {
         let is_accepted = |id: &ExchangeId| {
             let exchange = exchanges.get(*id);

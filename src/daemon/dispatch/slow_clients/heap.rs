@@ -1,20 +1,20 @@
 //! Returns the memory of buffered responses to the kernel once they are gone.
 //!
-//! glibc keeps freed memory below the last piece in use, however much that is: after a hundred slow downloads the
-//! daemon would hold hundreds of megabytes. [`HeapTrim`] decides when the memory is returned, from the bytes that
-//! `limits.response_memory` counts.
+//! glibc does not return freed memory below the highest block in use, however large: after a
+//! hundred slow downloads the daemon would hold hundreds of megabytes. [`HeapTrim`] decides when
+//! the memory is returned, from the bytes that `limits.response_memory` counts.
 
 use std::time::{Duration, Instant};
 
 use nix::libc;
 
-/// Buffered responses that used less memory than this are not worth a trim.
+/// The heap is trimmed only after buffered responses have used at least this much memory.
 const MIN_TRIM_BYTES: u64 = 32 * 1024 * 1024;
 
-/// A trim follows when less than this fraction of the most memory that was used is still in use.
+/// Divisor: a trim follows when no more than this fraction of the peak, an eighth, is still in use.
 const FREED_FRACTION: u64 = 8;
 
-/// Time without a new need for memory before a trim: it is likely to be used again soon.
+/// Time for which the memory must stay free before a trim. Freed memory is often needed again soon.
 const QUIET_TIME: Duration = Duration::from_secs(2);
 
 /// Decides when to trim the heap.
@@ -22,12 +22,12 @@ const QUIET_TIME: Duration = Duration::from_secs(2);
 pub(crate) struct HeapTrim {
     /// The most bytes in use since the last trim.
     peak: u64,
-    /// Since when most of them have been free.
+    /// Since when most of the peak has been free.
     free_since: Option<Instant>,
 }
 
 impl HeapTrim {
-    /// Takes note of the bytes in use. Returns true if the heap is to be trimmed now.
+    /// Records the bytes in use. Returns true if the heap is to be trimmed now.
     pub(crate) fn update(&mut self, used: u64, now: Instant) -> bool {
         self.peak = self.peak.max(used);
         if !self.is_pending() || used > self.peak / FREED_FRACTION {
@@ -42,18 +42,18 @@ impl HeapTrim {
         is_due
     }
 
-    /// True while a trim will follow, so [`HeapTrim::update`] must be called again.
+    /// Returns whether a trim will follow, so [`HeapTrim::update`] must be called again.
     pub(crate) fn is_pending(&self) -> bool {
         self.peak >= MIN_TRIM_BYTES
     }
 }
 
-/// Returns free memory to the kernel. Takes about 0.1 ms for each megabyte, during which other threads wait if they
-/// allocate from the part of the heap that is being trimmed.
+/// Returns free memory to the kernel. Takes about 0.1 ms for each megabyte, during which other
+/// threads wait if they allocate from the part of the heap that is being trimmed.
 pub(crate) fn trim() {
     #[expect(unsafe_code, reason = "malloc_trim of libc")]
-    // SAFETY: malloc_trim may be called from any thread at any time (malloc_trim(3), "MT-Safe"), and frees no memory
-    // that is in use.
+    // SAFETY: malloc_trim may be called from any thread at any time (malloc_trim(3), "MT-Safe"),
+    // and frees no memory that is in use.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,18 +1,21 @@
-//! Buffers the responses of slow clients, in memory and then in files, so that they do not occupy workers.
+//! Buffers the responses of slow clients, in memory and then in files, so that they do not occupy
+//! workers.
 //!
-//! A response passes through the worker's slab under a window, as fast as the client reads it, without a copy. If the
-//! client takes nothing for [`SLOW_AFTER`] while the worker waits, the client is *slow*: until it has caught up, bytes
-//! are acknowledged as soon as the daemon has them. A response then leaves its worker milliseconds after the
-//! application's last part, however slow the client is.
+//! A response passes through the worker's slab under a window, as fast as the client reads it,
+//! without a copy. If the client takes nothing for [`SLOW_AFTER`] while the worker waits, the
+//! client is *slow*: until it has caught up, bytes are acknowledged as soon as the daemon has them.
+//! A response then leaves its worker milliseconds after the application's last part, however slow
+//! the client is.
 //!
 //! # Limits
-//! A response may use as much memory as is still free: the first gets half of `limits.response_memory`, the second half
-//! of the rest, so there is always some left for the next. The excess goes to files, which share `limits.response_disk`
-//! in the same way. Beyond that, bytes are not acknowledged and the worker waits for the client; this is the normal case
-//! for endless streams. [`ClientWait`] counts the wait.
+//! A response may use as much memory as is still free: the first gets half of
+//! `limits.response_memory`, the second half of the rest, so there is always some left for the
+//! next. The excess goes to files, which share `limits.response_disk` in the same way. Beyond that,
+//! bytes are not acknowledged and the worker waits for the client; this is the normal case for
+//! endless streams. [`ClientWait`] counts the wait.
 //!
-//! When the responses are gone, [`heap`] returns their memory to the kernel. Blocking threads write the files, one
-//! block of each response at a time; [`Dispatcher::start_writes`] starts them.
+//! When the responses are gone, [`heap`] returns their memory to the kernel. Blocking threads write
+//! the files, one block of each response at a time; [`Dispatcher::start_writes`] starts them.
 
 pub(super) mod heap;
 pub(super) mod spill;
@@ -33,17 +36,20 @@ use crate::dispatch::tick_rate::TickRate;
 use crate::dispatch::worker::Worker;
 use crate::dispatch::{Dispatcher, State};
 
-/// A client that takes nothing for this time while its worker waits is slow. A client on the same machine or a fast
-/// network is not, even if it does not run for a moment; its response need not be copied.
+/// A client that takes nothing for this time while its worker waits is slow. A client on the same
+/// machine or a fast network is not slow, even if it does not run for a moment; its response need
+/// not be copied.
 const SLOW_AFTER: Duration = Duration::from_millis(8);
 
-/// Bytes taken from one worker in one turn of the reactor: a fraction of a millisecond.
+/// Maximum number of bytes taken from one worker in one turn of the reactor, which takes a fraction
+/// of a millisecond.
 const ABSORB_BYTES: u64 = 512 * 1024;
 
 /// Interval at which the slab chunks of slow clients are copied and freed.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A complete response is aborted if its client has read nothing for this time and there is no room to buffer it.
+/// A complete response is aborted if its client has read nothing for this time and there is no room
+/// to buffer it.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After a failed write, no file is written for this time.
@@ -53,13 +59,15 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Exchange {
-    /// True if the client may be slow: the worker waits for it, or its response uses much of a scarce memory.
+    /// Returns whether the client may be slow: the worker waits for the client, or the response
+    /// uses much memory while memory is scarce.
     pub(crate) fn should_watch(&self, buffers: &Buffers) -> bool {
         let is_large = || self.response.buffer.in_memory() > MIN_SPILL_BYTES && buffers.memory.is_tight();
         !self.is_client_done() && !self.is_accepted_websocket() && (self.waits_for_credit() || is_large())
     }
 
-    /// Acknowledges `len` bytes that have just arrived for a slow client, if there is room for them.
+    /// Acknowledges `len` bytes that have just arrived for a slow client, if there is room for
+    /// them.
     pub(crate) fn absorb(&mut self, worker: &mut Worker, len: u64) {
         if self.response.buffer.is_client_slow
             && worker.absorbed + len <= ABSORB_BYTES
@@ -100,8 +108,8 @@ impl Exchange {
         self.client_wait = ClientWait::default();
     }
 
-    /// Takes over the response from the worker, if one still has it. Returns a job for the part that does not fit
-    /// into memory.
+    /// Takes over the response from the worker, if one still has it. Returns a job for the part
+    /// that does not fit into memory.
     fn drain_response(
         &mut self,
         worker: Option<&mut Worker>,
@@ -155,15 +163,16 @@ impl State {
         self.slow_clients.watched = watched;
         if now.saturating_duration_since(self.slow_clients.last_reclaim) >= RECLAIM_INTERVAL {
             self.slow_clients.last_reclaim = now;
-            self.slow_clients.has_lent_chunks = false;
-            for worker in self.workers.iter().flatten().filter(|worker| worker.channel.has_lent_chunks()) {
+            self.slow_clients.may_own_chunks = false;
+            for worker in self.workers.iter().flatten().filter(|worker| worker.channel.is_quarter_lent()) {
                 worker.channel.reclaim();
-                self.slow_clients.has_lent_chunks = true;
+                self.slow_clients.may_own_chunks = true;
             }
         }
     }
 
-    /// Checks one client, and takes over its response if it is slow. Returns whether to keep watching it.
+    /// Checks one client, and takes over its response if it is slow. Returns whether to keep
+    /// watching it.
     fn check_watched(
         &mut self,
         watch: &mut WatchedExchange,
@@ -207,22 +216,23 @@ impl State {
         slow_clients.jobs.extend(exchange.drain_response(worker, buffers, directory, now));
     }
 
-    /// Aborts a response that its client does not read, if this has delayed the application for longer than the request
-    /// timeout. A complete response delays no application; it is aborted if memory has been full for a while. While
-    /// files are being written, memory is full for moments only.
+    /// Aborts a response that its client does not read, if this has delayed the application for
+    /// longer than the request timeout. A complete response delays no application; it is aborted if
+    /// memory has been full for a while. While files are being written, memory is full for moments
+    /// only.
     fn abort_if_stuck(&mut self, watch: &WatchedExchange, buffers: &Buffers, now: Instant) {
         let Some(exchange) = self.exchanges.get(watch.id) else { return };
         let is_stuck = now.saturating_duration_since(watch.last_popped) >= STUCK_TIMEOUT;
         let is_full = buffers.memory.free() == 0
             && now.saturating_duration_since(self.slow_clients.last_room) >= STUCK_TIMEOUT;
         let lacks_memory = is_full && exchange.has_ended() && !exchange.response.buffer.is_writing();
-        let is_held = exchange.timeout.is_some_and(|limit| exchange.client_wait.total > limit);
-        if is_stuck && (lacks_memory || is_held && exchange.waits_for_credit()) {
+        let delays_application = exchange.timeout.is_some_and(|limit| exchange.client_wait.total > limit);
+        if is_stuck && (lacks_memory || delays_application && exchange.waits_for_credit()) {
             self.abort_slow_client(watch.id, now);
         }
     }
 
-    /// Aborts the response of a client that was too slow for too long.
+    /// Aborts a response whose client has been too slow.
     pub(crate) fn abort_slow_client(&mut self, id: ExchangeId, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.fault = Some(Box::new(Fault::ClientTooSlow));
@@ -232,7 +242,7 @@ impl State {
             && let Some(worker) = self.workers.get_mut(worker).and_then(Option::as_mut)
         {
             exchange.release_response(worker);
-            // The application may still use the rest of its time, and has to notice.
+            // The application gets the rest of its time, in which it can notice the abort.
             exchange.reset_client_wait();
             worker.load.restart_clock(exchange.position(), now);
             if worker.is_asgi() {
@@ -263,7 +273,7 @@ impl Dispatcher {
                     }
                     Err(error) => {
                         // The job's bytes are lost: the client must not get what follows them.
-                        tracing::error!(%error, "writing a response to a file panicked");
+                        tracing::error!(%error, "writing a response to a file panicked, aborting the response");
                         self.lock().abort_slow_client(id, Instant::now());
                     }
                 }
@@ -302,10 +312,10 @@ impl Dispatcher {
                 let acknowledged = segment.len.min(exchange.response.unacked);
                 exchange.response.buffer.finish_write(segment);
                 exchange.response.unacked -= acknowledged;
-                if let Some(leaving) = exchange.credit(acknowledged)
-                    && let Some(worker) = state.workers.get_mut(leaving.worker).and_then(Option::as_mut)
+                if let Some(credit) = exchange.credit(acknowledged)
+                    && let Some(worker) = state.workers.get_mut(credit.worker).and_then(Option::as_mut)
                 {
-                    worker.channel.acknowledge(leaving.slot, leaving.bytes);
+                    worker.channel.acknowledge(credit.slot, credit.bytes);
                     if !exchange.waits_for_credit() {
                         exchange.end_client_wait(worker, now);
                     }

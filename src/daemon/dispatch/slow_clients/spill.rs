@@ -1,6 +1,7 @@
 //! The exchanges with slow clients, and the jobs that write their responses to files.
 //!
-//! [`slow_clients`](crate::dispatch::slow_clients) decides which exchanges are watched and which bytes are written.
+//! [`slow_clients`](crate::dispatch::slow_clients) decides which exchanges are watched and which
+//! bytes are written.
 
 use std::fs::File;
 use std::io;
@@ -34,8 +35,8 @@ pub(crate) struct SlowClients {
     pub(crate) jobs: Vec<SpillJob>,
     /// When slab chunks were last freed.
     pub(crate) last_reclaim: Instant,
-    /// Slow clients may have slab chunks.
-    pub(crate) has_lent_chunks: bool,
+    /// Responses to slow clients may occupy slab chunks.
+    pub(crate) may_own_chunks: bool,
     /// When memory was last free at a check, or a write to a file last made room.
     pub(crate) last_room: Instant,
     /// When files may be written again after a failure.
@@ -44,15 +45,16 @@ pub(crate) struct SlowClients {
     pub(crate) last_report: Option<Instant>,
 }
 
-/// An exchange whose worker waits for its client, or that uses much of a scarce memory.
+/// An exchange whose worker waits for its client, or that uses much memory while memory is scarce.
 #[derive(Debug)]
 pub(crate) struct WatchedExchange {
     pub(crate) id: ExchangeId,
-    /// [`ResponseBuffer::n_popped`](crate::dispatch::exchange::response_buffer::ResponseBuffer::n_popped) at the last check.
+    /// [`ResponseBuffer::n_popped`](crate::dispatch::exchange::response_buffer::ResponseBuffer::n_popped)
+    /// at the last check.
     pub(crate) n_popped: u64,
-    /// When the client last took something.
+    /// When the client last took a piece.
     pub(crate) last_popped: Instant,
-    /// When something was last taken over from the worker, or written.
+    /// When bytes were last taken over from the worker, or written to a file.
     pub(crate) last_drained: Instant,
 }
 
@@ -62,7 +64,7 @@ impl SlowClients {
             watched: Vec::new(),
             jobs: Vec::new(),
             last_reclaim: now,
-            has_lent_chunks: false,
+            may_own_chunks: false,
             last_room: now,
             retry_at: None,
             last_report: None,
@@ -85,14 +87,14 @@ impl SlowClients {
             |watch: &WatchedExchange| now.saturating_duration_since(watch.last_drained) < ACTIVE_TIME;
         if self.watched.iter().any(is_active) {
             TickRate::Fast
-        } else if self.watched.is_empty() && !self.has_lent_chunks {
+        } else if self.watched.is_empty() && !self.may_own_chunks {
             TickRate::Idle
         } else {
             TickRate::Slow
         }
     }
 
-    /// True unless a write has failed within the retry interval.
+    /// Returns whether files may be written: no write has failed within the retry interval.
     pub(crate) fn can_write(&self, now: Instant) -> bool {
         self.retry_at.is_none_or(|until| now >= until)
     }
@@ -113,7 +115,7 @@ pub(crate) struct SpillJob {
 #[derive(Debug)]
 pub(crate) struct SpillResult {
     pub(crate) id: ExchangeId,
-    /// The written segment, or the error and the data to be kept in memory.
+    /// The written segment, or the error and the data, which must be kept in memory.
     pub(crate) written: Result<Segment, (io::Error, Vec<Data>)>,
 }
 

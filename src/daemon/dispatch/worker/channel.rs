@@ -1,5 +1,5 @@
-//! The daemon's end of one worker's shared memory and control socket, without policy, which [`Worker`](super::Worker)
-//! has.
+//! The daemon's end of one worker's shared memory and control socket. The policy is in
+//! [`Worker`](super::Worker).
 
 use std::collections::HashMap;
 use std::io;
@@ -67,7 +67,8 @@ impl WorkerChannel {
         if self.wakes_by_eventfd { Waker::EventFd(self.eventfd.as_fd()) } else { Waker::Futex }
     }
 
-    /// Wakes up to `max` of the worker's sleeping threads, or its event loop. Returns whether any slept.
+    /// Wakes up to `max` of the worker's sleeping threads, or its event loop. Returns whether any
+    /// slept.
     pub(super) fn wake(&self, max: u32) -> bool {
         let sleepers = Sleepers {
             asleep: self.map.u32(Geometry::word(Word::Asleep)),
@@ -102,7 +103,8 @@ impl WorkerChannel {
         WaitFlag(self.map.u32(Geometry::slot(slot, SLOT_CREDIT_WAIT))).notify(&self.waker());
     }
 
-    /// Returns `pthread_self(3)` of the thread that runs this exchange, as the worker wrote it: unchecked.
+    /// Returns `pthread_self(3)` of the thread that runs this exchange, as the worker wrote it:
+    /// unchecked.
     pub(crate) fn thread_of(&self, id: ExchangeId) -> Option<u64> {
         let read = |slot, field| self.map.u64(Geometry::slot(slot, field)).load(Ordering::Relaxed);
         let n_slots = u32::try_from(self.n_map_slots()).ok()?;
@@ -119,8 +121,9 @@ impl WorkerChannel {
         control::receive(&*self.control, buffer)
     }
 
-    /// Sends Cancel: the worker closes a body that was sent ahead of its record, and ends a response at its next part.
-    /// The worker may ignore Cancel, because the daemon discards further completions of the exchange.
+    /// Sends Cancel: the worker closes a body that was sent ahead of its record, and ends a
+    /// response at its next part. The worker may ignore Cancel, because the daemon discards further
+    /// completions of the exchange.
     pub(crate) fn send_cancel(&self, id: ExchangeId) {
         if let Err(error) = self.send_command(&Command::Cancel(id), &[]) {
             tracing::debug!(%error, "cannot send Cancel to a worker, ignoring");
@@ -152,7 +155,8 @@ impl WorkerChannel {
         let mut chunks = Vec::with_capacity(pairs.len() / 8);
         for (number, len) in frame::chunks(pairs) {
             let chunk = self.slab.receive(number, len)?;
-            // Chunks stay in the slab, unless it is so full that the worker would have to wait for one.
+            // Chunks stay in the slab, unless it is so full that the worker would have to wait for
+            // one.
             if self.slab.is_scarce() {
                 chunk.copy_and_return();
             }
@@ -161,12 +165,12 @@ impl WorkerChannel {
         Ok(chunks)
     }
 
-    /// Returns whether a quarter of the slab is lent to the daemon.
-    pub(crate) fn has_lent_chunks(&self) -> bool {
+    /// Returns whether the daemon owns a quarter of the worker's slab or more.
+    pub(crate) fn is_quarter_lent(&self) -> bool {
         self.slab.is_quarter_lent()
     }
 
-    /// Copies chunks that have been lent for long, and returns them to the worker.
+    /// Copies chunks that the daemon has owned for long, and returns them to the worker.
     pub(crate) fn reclaim(&self) {
         self.slab.reclaim_overdue();
     }

@@ -1,10 +1,12 @@
-//! The error for a worker that breaks the channel's contract. Such a worker is removed: see `Dispatcher::fail_worker`.
+//! The error for a worker that breaks the channel's contract. Such a worker is removed: see
+//! `Dispatcher::fail_worker`.
 
 use std::fmt;
 
 use rgun_channel::ProtocolError;
 
-/// A breach of the channel's contract, as a phrase whose subject is the worker: "sent a second head for exchange 7".
+/// A breach of the channel's contract, as a phrase whose subject is the worker: "sent a second head
+/// for exchange 7".
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ContractBreach(String);
 

@@ -142,8 +142,8 @@ fn decode_asgi<'b>(
     Ok(received)
 }
 
-/// Makes a header map of the fields at the beginning of `encoded`, whose values share its bytes, and reads their
-/// Content-Length.
+/// Makes a header map of the fields at the beginning of `encoded`, whose values share its bytes,
+/// and reads their Content-Length.
 fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, ContentLength), ContractBreach> {
     if n_fields > MAX_FIELDS {
         return Err(format!("sent {n_fields} header fields, more than {MAX_FIELDS}").into());
@@ -183,8 +183,8 @@ enum FieldRole {
     EndToEnd,
     /// Content-Length, checked against the body.
     ContentLength,
-    /// Message framing or connection management (RFC 9110 §7.6.1), which is the daemon's part: a worker drops such
-    /// fields.
+    /// Message framing or connection management (RFC 9110 §7.6.1), which is the daemon's task: a
+    /// correct worker sends no such fields.
     HopByHop,
 }
 

@@ -1,4 +1,4 @@
-//! The load of one worker: its slots, their exchanges, its service time. [`Worker`](super::Worker) decides by the load.
+//! The load of one worker: its slots, their exchanges, its service time.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -11,13 +11,16 @@ use crate::dispatch::worker::running::Running;
 use crate::dispatch::worker::service_time::{MAX_PREFETCH_DEPTH, PREFETCH_TIME, ServiceTime};
 use crate::link::Slots;
 
-/// Time after its last progress during which a worker may still publish completions without a wake-up.
+/// Time after its last progress during which a worker may still publish completions without a
+/// wake-up.
 const ACTIVE_TIME: Duration = Duration::from_millis(50);
 
-/// A prefetched record is stalled if it has been the next to start for longer than this and twice the service time.
+/// An unclaimed record is stalled if it has been the next to start for longer than this and than
+/// twice the service time.
 const THREAD_STALL_TIMEOUT: Duration = Duration::from_millis(1);
 
-/// The corresponding time for an event loop, whose iteration with many tasks is long. Another busy loop is no faster.
+/// The corresponding time for an event loop. One iteration of the loop takes long if there are many
+/// tasks, and another busy loop would not be faster.
 const LOOP_STALL_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// Minimum wait in a worker's ring that is worth the wake-up of another worker.
@@ -30,7 +33,7 @@ pub(crate) struct WorkerLoad {
     offered: Slots,
     /// Slots for requests. Not zero.
     slots: u32,
-    /// The application is ASGI. False until Ready, before which nothing is assigned.
+    /// The application is ASGI. False until the worker's Ready; nothing is assigned before that.
     is_asgi: bool,
     /// Exchanges assigned and not done, without parked WebSockets.
     running: Running,
@@ -39,9 +42,10 @@ pub(crate) struct WorkerLoad {
     service_time: ServiceTime,
     /// When the worker last finished something, or was given work while idle.
     last_progress: Instant,
-    /// The next record to start, and when it was first seen there.
+    /// The next record to start, and when it was first found to be the next.
     next_unclaimed: Option<(ExchangeId, Instant)>,
-    /// The worker left prefetched records unclaimed: nothing is prefetched until it finishes a request.
+    /// The worker left prefetched records unclaimed: nothing is prefetched until it finishes a
+    /// request.
     pub(crate) is_stalled: bool,
 }
 
@@ -85,8 +89,8 @@ impl WorkerLoad {
         if self.is_stalled { 1 } else { self.service_time.depth() }
     }
 
-    /// Returns whether a request can be assigned now. One whose body is a descriptor is never prefetched, because a
-    /// revoked record would leave its descriptor behind.
+    /// Returns whether a request can be assigned now. A request whose body is a descriptor is never
+    /// prefetched, because its descriptor would stay with the worker if the record were revoked.
     pub(super) fn has_room(&self, transport: BodyTransport) -> bool {
         let ahead = if transport == BodyTransport::Inline { self.depth() - 1 } else { 0 };
         self.accepts(transport) && self.n_assigned() < self.slots + ahead
@@ -105,8 +109,8 @@ impl WorkerLoad {
         self.slots.saturating_sub(self.n_assigned())
     }
 
-    /// Returns a rank by which to choose among equals: requests per slot in 256ths, then WebSockets. A handshake goes
-    /// to the worker with the fewest WebSockets first.
+    /// Returns a rank by which to choose among equals; the lowest is best. It compares requests per
+    /// slot (in 256ths), then WebSockets; for a handshake, WebSockets first.
     pub(crate) fn rank(&self, transport: BodyTransport) -> (u32, u32) {
         let per_slot = self.n_assigned().saturating_mul(256) / self.slots;
         let n_websockets = u32::try_from(self.websockets.len()).unwrap_or(u32::MAX);
@@ -145,8 +149,8 @@ impl WorkerLoad {
         self.running.contains(id)
     }
 
-    /// Parks an accepted WebSocket, which frees its slot, unless the maximum number is parked already. The WebSocket
-    /// has no deadline from then on.
+    /// Parks an accepted WebSocket, which frees its slot, unless the maximum number is parked
+    /// already. The WebSocket has no deadline from then on.
     pub(crate) fn park(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
         if self.websockets.len() < self.offered.websockets as usize {
             self.remove(position, now);
@@ -166,7 +170,8 @@ impl WorkerLoad {
         self.websockets.iter().copied()
     }
 
-    /// Returns the exchanges that are assigned and not done, oldest first, without [`WorkerLoad::parked`].
+    /// Returns the exchanges that are assigned and not done, oldest first, without
+    /// [`WorkerLoad::parked`].
     pub(crate) fn assigned_ids(&self) -> impl DoubleEndedIterator<Item = ExchangeId> {
         self.running.ids()
     }
@@ -176,7 +181,8 @@ impl WorkerLoad {
         self.running.claimed(submissions)
     }
 
-    /// Adds an exchange whose record was pushed. It starts if a slot is idle; else it is prefetched.
+    /// Adds an exchange whose record was pushed. It starts if a slot is idle; else it is
+    /// prefetched.
     pub(super) fn add(
         &mut self,
         id: ExchangeId,
@@ -217,7 +223,8 @@ impl WorkerLoad {
 
     /// Notes the service time that a completion reports, in nanoseconds as the worker measured it.
     pub(crate) fn record_service_time(&mut self, service: u64) {
-        // The time of an ASGI task does not predict when the next can start, and nothing is prefetched.
+        // The time of an ASGI task does not predict when the next can start, and nothing is
+        // prefetched.
         if !self.is_asgi {
             self.service_time.record(service);
         }
@@ -229,7 +236,8 @@ impl WorkerLoad {
         if self.service_time.needs_one_thread() { 1 } else { n_published }
     }
 
-    /// Returns how long prefetched records would have to wait, if that is worth another worker's wake-up.
+    /// Returns how long prefetched records would have to wait, if that is worth another worker's
+    /// wake-up.
     pub(crate) fn prefetch_wait(&self, now: Instant) -> Option<Duration> {
         let ahead = self.n_assigned().checked_sub(self.slots).filter(|ahead| *ahead > 0)?;
         let expected = self.service_time.total(ahead);
@@ -237,8 +245,9 @@ impl WorkerLoad {
         (wait > MIN_STEAL_WAIT).then_some(wait)
     }
 
-    /// Returns whether the ring may have unclaimed records, or completions that no wake-up announced. A worker that has
-    /// claimed all records and made no progress lately runs a slow request, which needs no attention.
+    /// Returns whether the ring may have unclaimed records, or completions that no wake-up
+    /// announced. A worker that has claimed all records and made no progress lately runs a slow
+    /// request, which needs no attention.
     pub(super) fn needs_fast_tick(&self, submissions: &SubmissionSender, now: Instant) -> bool {
         let is_quick = self.n_assigned() > self.slots || self.service_time.is_short();
         let is_active = now.saturating_duration_since(self.last_progress) < ACTIVE_TIME;
@@ -246,13 +255,14 @@ impl WorkerLoad {
             && (is_quick && is_active || self.running.first_unclaimed(submissions).is_some())
     }
 
-    /// Returns whether the worker may delay the wake-up for a completion because it has another request. Only workers
-    /// with short requests do.
+    /// Returns whether the worker may delay the wake-up for a completion because it has another
+    /// request. Only workers with short requests do.
     pub(crate) fn may_defer(&self) -> bool {
         self.running.len() > 1 && self.service_time.is_short()
     }
 
-    /// Notes which record starts next, and returns whether it has been the next one for too long.
+    /// Returns whether the worker has left its next record unclaimed for too long. The caller
+    /// repeats this at each tick.
     pub(super) fn check_stall(&mut self, submissions: &SubmissionSender, now: Instant) -> bool {
         let Some(next) = self.running.first_unclaimed(submissions) else {
             self.next_unclaimed = None;
@@ -275,7 +285,7 @@ impl WorkerLoad {
         }
     }
 
-    /// Returns how long the next record has waited for an event loop that has idle slots, but is busy.
+    /// Returns how long the next record has waited for a busy event loop; `None` for threads.
     pub(crate) fn unclaimed_wait(&self, now: Instant) -> Option<Duration> {
         let (_, since) = self.next_unclaimed.filter(|_| self.is_asgi)?;
         Some(now.saturating_duration_since(since))

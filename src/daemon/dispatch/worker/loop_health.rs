@@ -1,4 +1,5 @@
-//! Detects an event loop that does not run its callbacks: it leaves records unread in the submission ring.
+//! Detects an event loop that does not run its callbacks: it leaves records unread in the
+//! submission ring.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use rgun_channel::ring::{Position, SubmissionSender};
 
 use crate::dispatch::worker::outbox::Outbox;
 
-/// An id that no exchange has: the worker ignores the frame, but has to read it.
+/// An id that no exchange has. The worker ignores a frame for it, but has to read the frame.
 const PING_EXCHANGE: ExchangeId = ExchangeId(0);
 
 /// The state of an event loop.
@@ -28,8 +29,9 @@ pub(crate) struct LoopWatch {
     watched: Option<(Position, Instant)>,
     /// Number of reports of the current stall.
     n_reported: u8,
-    /// When the loop last had nothing to read, or was pinged.
-    last_sign: Option<Instant>,
+    /// When an unread record was last found, or a ping was last sent; `None` before the first
+    /// check.
+    last_record: Option<Instant>,
 }
 
 impl LoopWatch {
@@ -38,8 +40,8 @@ impl LoopWatch {
         self.watched.is_some()
     }
 
-    /// Returns the state of the event loop. The caller repeats this while the worker has exchanges. `progress` is when
-    /// the worker last finished one.
+    /// Returns the state of the event loop. The caller repeats this while the worker has exchanges.
+    /// `progress` is when the worker last finished one.
     pub(super) fn check(
         &mut self,
         outbox: &mut Outbox,
@@ -56,13 +58,14 @@ impl LoopWatch {
                 self.watched = outbox.last_unread(submissions).map(|last| (last, now));
                 self.n_reported = 0;
                 if self.watched.is_some() {
-                    self.last_sign = Some(now);
+                    self.last_record = Some(now);
                     return LoopHealth::Healthy;
                 }
-                // Exchanges that await an event publish nothing either. A ping distinguishes them from a blocked loop.
-                let last_sign = *self.last_sign.get_or_insert(now);
-                if now.saturating_duration_since(last_sign.max(progress)) > stall / 2 {
-                    self.last_sign = Some(now);
+                // A loop whose exchanges all await an event publishes nothing, like a blocked one.
+                // A ping distinguishes them.
+                let last_record = *self.last_record.get_or_insert(now);
+                if now.saturating_duration_since(last_record.max(progress)) > stall / 2 {
+                    self.last_record = Some(now);
                     let (exchange, code, reason) = (PING_EXCHANGE, 0, &b""[..]);
                     let ping = StreamFrame::Disconnect { exchange, code, reason, cancel: false };
                     outbox.send(submissions, &ping);

@@ -1,4 +1,5 @@
-//! One attached worker: its channel, its load and its state. It refers to exchanges by id and position.
+//! One attached worker: its channel, its load and its state. A [`Worker`] refers to exchanges by id
+//! and position.
 
 pub(super) mod channel;
 pub(super) mod contract;
@@ -57,11 +58,12 @@ pub(crate) struct Worker {
     n_served: u64,
     /// Number of requests after which [`Notice::MaxRequestsReached`] is sent; `None` is never.
     max_requests: Option<NonZeroU64>,
-    /// Responses and failed ones among them, since the worker was admitted.
+    /// Number of responses, and of failed ones among them, since the worker was admitted.
     pub(crate) responses: ResponseStats,
     /// The memory and disk that the responses of all workers share.
     pub(crate) buffers: &'static Buffers,
-    /// Bytes acknowledged ahead of slow clients since the reactor last looked at its sockets.
+    /// Bytes acknowledged before slow clients have read them, since completions were last
+    /// collected.
     pub(crate) absorbed: u64,
 }
 
@@ -107,8 +109,8 @@ impl Worker {
         if self.is_open() { self.load.idle_slots() } else { 0 }
     }
 
-    /// Returns whether the worker would at once start a request that another worker has not claimed. An event loop with
-    /// idle slots may still be busy.
+    /// Returns whether the worker would start a request at once that another worker has not
+    /// claimed. A stalled event loop would not, although it has idle slots.
     pub(crate) fn can_help(&self) -> bool {
         self.idle_slots() > 0 && !(self.is_asgi() && self.load.is_stalled)
     }
@@ -117,8 +119,8 @@ impl Worker {
         self.load.is_saturated()
     }
 
-    /// Pushes a request into the ring. `timeout` is how long the request may run. Returns `None` if the ring or the
-    /// control socket is full, or if the worker has closed the socket.
+    /// Pushes a request into the ring. `timeout` is how long the request may run. Returns `None` if
+    /// the ring or the control socket is full, or if the worker has closed the socket.
     pub(crate) fn push(
         &mut self,
         id: ExchangeId,
@@ -130,7 +132,8 @@ impl Worker {
         if let Some(body) = body
             && let Err(error) = self.channel.send_command(&Command::Body(id), &[body])
         {
-            // A full socket empties by itself. A closed one makes the reactor remove the worker soon.
+            // The worker empties a full socket soon. If the socket is closed, the reactor removes
+            // the worker soon.
             return match error.kind() {
                 io::ErrorKind::WouldBlock
                 | io::ErrorKind::BrokenPipe
@@ -169,7 +172,8 @@ impl Worker {
         self.outbox.has_backlog()
     }
 
-    /// Sends the stream frames for which there is room now. Returns whether a sender of parts was woken.
+    /// Sends the stream frames for which there is room now. Returns whether a sender of parts was
+    /// woken.
     pub(crate) fn flush(&mut self) -> Result<bool, ContractBreach> {
         self.outbox.flush(&mut self.channel.submissions)
     }
@@ -192,13 +196,14 @@ impl Worker {
         self.channel.drop_file(id);
     }
 
-    /// Counts a request that the worker has finished. Returns the total when it reaches `max_requests`.
+    /// Counts a request that the worker has finished. Returns the total when it reaches
+    /// `max_requests`.
     pub(crate) fn count_served(&mut self) -> Option<u64> {
         self.n_served += 1;
         self.max_requests.filter(|max| max.get() == self.n_served).map(NonZeroU64::get)
     }
 
-    /// Counts a response, if the worker is admitted. Before that it answers probes alone.
+    /// Counts a response, if the worker is admitted. Before that it answers only probes.
     pub(crate) fn count_answer(&mut self, failed: bool) {
         if self.is_admitted {
             self.responses.answered += 1;
@@ -206,7 +211,7 @@ impl Worker {
         }
     }
 
-    /// Wakes the worker for the records published since the last time.
+    /// Wakes the worker for the records published since the last call.
     pub(crate) fn ring(&mut self) {
         if self.outbox.n_unrung == 0 {
             return;
@@ -220,17 +225,19 @@ impl Worker {
         self.channel.wake(1)
     }
 
-    /// Returns whether the timers have to look at the worker every millisecond.
+    /// Returns whether the timers have to check the worker every millisecond.
     pub(crate) fn needs_fast_tick(&self, now: Instant) -> bool {
         self.outbox.has_backlog() || self.load.needs_fast_tick(&self.channel.submissions, now)
     }
 
-    /// Notes which record starts next, and returns whether it has been the next one for too long.
+    /// Returns whether the worker has left its next record unclaimed for too long. The caller
+    /// repeats this at each tick.
     pub(crate) fn check_stall(&mut self, now: Instant) -> bool {
         self.load.check_stall(&self.channel.submissions, now)
     }
 
-    /// Revokes a record and has the worker drop its body. Returns false if the worker has claimed it.
+    /// Revokes a record and has the worker drop its body. Returns false if the worker has claimed
+    /// it.
     pub(crate) fn revoke(&mut self, id: ExchangeId, position: Position) -> bool {
         let is_revoked = self.take_back(position);
         if is_revoked && !self.is_asgi() {
@@ -239,7 +246,8 @@ impl Worker {
         is_revoked
     }
 
-    /// Revokes a record without a message to the worker. Returns false if the worker has claimed it.
+    /// Revokes a record without a message to the worker. Returns false if the worker has claimed
+    /// it.
     pub(crate) fn take_back(&mut self, position: Position) -> bool {
         let is_revoked = self.channel.submissions.revoke(position);
         if is_revoked {
@@ -306,7 +314,8 @@ impl Worker {
         self.channel.store_file(id, fd)
     }
 
-    /// Adopts the interface of the application: it sets the number of slots and how the worker is woken.
+    /// Adopts the application's interface, which determines the number of slots and how the worker
+    /// is woken.
     fn on_ready(&mut self, interface: Interface) -> Result<(), ContractBreach> {
         let is_asgi = interface == Interface::Asgi;
         if is_asgi != self.is_asgi() && self.load.n_running() > 0 {
@@ -326,7 +335,8 @@ impl Worker {
         if let Some(fd) = self.channel.take_file(id) {
             return Ok(fd);
         }
-        // The worker sent it before the completion, so it is in the socket if it has not been read yet.
+        // The worker sent the descriptor before the completion, so it is in the socket if it has
+        // not been read yet.
         self.pump_control(notice)?;
         let fd = self.channel.take_file(id);
         fd.ok_or_else(|| format!("named a file for exchange {} and sent no descriptor", id.0).into())

@@ -1,6 +1,7 @@
 //! Stream frames on their way into a worker's submission ring.
 //!
-//! When the ring is full, senders of parts wait for room with their wakers; other frames wait here, in order.
+//! When the ring is full, the [`Outbox`] keeps the wakers of tasks that send parts, and all other
+//! frames, in order.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -96,7 +97,8 @@ impl Outbox {
         Ok(true)
     }
 
-    /// Returns the last record, unless the worker has consumed it. The worker must consume revoked records, too.
+    /// Returns the last record, unless the worker has consumed it. The worker must consume revoked
+    /// records, too.
     pub(super) fn last_unread(&self, submissions: &SubmissionSender) -> Option<Position> {
         self.last_published.filter(|last| !submissions.is_consumed(*last))
     }

@@ -1,8 +1,10 @@
 //! Limits the reports that a worker may send on its control socket; more are a breach of contract.
 //!
-//! Reports pass through an unbounded channel to the main loop, and many are logged: a faulty worker must fill neither.
-//! Reports of the worker's lifecycle are limited in number. Replies (stacks, forks) and warnings are limited in rate,
-//! by credit. Stacks that the daemon has requested cost nothing, since the daemon limits its requests.
+//! Reports pass through an unbounded channel to the main loop, and many are logged. Without limits,
+//! a faulty worker could fill the daemon's memory and the log. Reports of the worker's lifecycle
+//! are limited in number. Replies (stacks, forks), requests to stop and warnings are limited in
+//! rate, by credit. Stacks that the daemon has requested cost nothing, since the daemon limits its
+//! requests.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +12,12 @@ use rgun_channel::control::Report;
 
 use crate::dispatch::worker::contract::ContractBreach;
 
-/// Maximum number of lifecycle reports of one worker: booting, ready, failed. A correct worker sends fewer.
+/// Maximum number of lifecycle reports of one worker: booting, ready, failed. A correct worker
+/// sends fewer.
 const MAX_LIFECYCLE_REPORTS: u32 = 16;
 
-/// Maximum credit for other reports. A zygote that forks all workers of a large machine sends a few hundred at once.
+/// Maximum credit for other reports. A zygote that forks all workers of a large machine sends a few
+/// hundred at once.
 const MAX_CREDIT: u32 = 1024;
 
 /// Credit regained per second.
@@ -53,7 +57,7 @@ impl ReportLimiter {
     /// # Errors
     /// The worker has sent too many.
     pub(crate) fn admit(&mut self, report: &Report, now: Instant) -> Result<(), ContractBreach> {
-        let price = match report {
+        let cost = match report {
             Report::Refused(_)
             | Report::Booting { .. }
             | Report::Ready { .. }
@@ -82,7 +86,7 @@ impl ReportLimiter {
             self.credit = self.credit.saturating_add(back).min(MAX_CREDIT);
             self.refilled_at += Duration::from_secs(seconds);
         }
-        let left = self.credit.checked_sub(price);
+        let left = self.credit.checked_sub(cost);
         self.credit = left.ok_or("sent too many reports")?;
         Ok(())
     }
@@ -92,65 +96,65 @@ impl ReportLimiter {
 mod tests {
     use super::*;
 
-    fn count_admitted(report: &Report, budget: &mut ReportLimiter, now: Instant) -> usize {
-        (0..100_000).take_while(|_| budget.admit(report, now).is_ok()).count()
+    fn count_admitted(report: &Report, limiter: &mut ReportLimiter, now: Instant) -> usize {
+        (0..100_000).take_while(|_| limiter.admit(report, now).is_ok()).count()
     }
 
     #[test]
-    fn lifecycle_reports_are_limited_for_ever() {
+    fn lifecycle_reports_are_limited_in_total() {
         let start = Instant::now();
-        let mut budget = ReportLimiter::new(start);
-        assert_eq!(count_admitted(&Report::Promoted, &mut budget, start), 16);
-        assert!(budget.admit(&Report::Promoted, start + Duration::from_hours(1)).is_err());
+        let mut limiter = ReportLimiter::new(start);
+        assert_eq!(count_admitted(&Report::Promoted, &mut limiter, start), 16);
+        assert!(limiter.admit(&Report::Promoted, start + Duration::from_hours(1)).is_err());
     }
 
     #[test]
     fn fork_reports_are_limited_in_rate_only() {
         let start = Instant::now();
-        let mut budget = ReportLimiter::new(start);
+        let mut limiter = ReportLimiter::new(start);
         let forked = Report::Forked { incarnation: 1, pid: 1 };
         for second in 0..10_000 {
             let now = start + Duration::from_secs(second);
             for _ in 0..CREDIT_PER_SECOND {
-                budget.admit(&forked, now).unwrap();
+                limiter.admit(&forked, now).unwrap();
             }
         }
-        let rest = count_admitted(&forked, &mut budget, start + Duration::from_secs(10_000));
+        let rest = count_admitted(&forked, &mut limiter, start + Duration::from_secs(10_000));
         assert_eq!(rest, MAX_CREDIT as usize);
     }
 
     #[test]
     fn requested_stacks_are_free_and_others_cost_credit() {
         let start = Instant::now();
-        let mut budget = ReportLimiter::new(start);
+        let mut limiter = ReportLimiter::new(start);
         let stacks = Report::StacksDumped(true);
         for _ in 0..3 * MAX_CREDIT {
-            budget.expect_stacks();
+            limiter.expect_stacks();
         }
-        assert_eq!(count_admitted(&stacks, &mut budget, start), 4 * MAX_CREDIT as usize);
-        budget.expect_stacks();
-        assert_eq!(count_admitted(&stacks, &mut budget, start), 1);
+        assert_eq!(count_admitted(&stacks, &mut limiter, start), 4 * MAX_CREDIT as usize);
+        limiter.expect_stacks();
+        assert_eq!(count_admitted(&stacks, &mut limiter, start), 1);
     }
 
     #[test]
-    fn being_asked_for_stacks_makes_nothing_else_free() {
+    fn expected_stacks_do_not_make_other_reports_free() {
         let start = Instant::now();
-        let mut budget = ReportLimiter::new(start);
-        budget.expect_stacks();
+        let mut limiter = ReportLimiter::new(start);
+        limiter.expect_stacks();
         assert_eq!(
-            count_admitted(&Report::Forked { incarnation: 1, pid: 1 }, &mut budget, start),
+            count_admitted(&Report::Forked { incarnation: 1, pid: 1 }, &mut limiter, start),
             MAX_CREDIT as usize
         );
-        assert_eq!(count_admitted(&Report::StacksDumped(false), &mut budget, start), 1);
+        assert_eq!(count_admitted(&Report::StacksDumped(false), &mut limiter, start), 1);
     }
 
     #[test]
     fn warnings_cost_more_than_replies() {
         let start = Instant::now();
-        let mut budget = ReportLimiter::new(start);
-        assert_eq!(count_admitted(&Report::Warning(String::new()), &mut budget, start), 64);
-        assert_eq!(count_admitted(&Report::StacksDumped(true), &mut budget, start), 0);
+        let mut limiter = ReportLimiter::new(start);
+        assert_eq!(count_admitted(&Report::Warning(String::new()), &mut limiter, start), 64);
+        assert_eq!(count_admitted(&Report::StacksDumped(true), &mut limiter, start), 0);
         let later = start + Duration::from_secs(1);
-        assert_eq!(count_admitted(&Report::Warning(String::new()), &mut budget, later), 4);
+        assert_eq!(count_admitted(&Report::Warning(String::new()), &mut limiter, later), 4);
     }
 }

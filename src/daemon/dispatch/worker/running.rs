@@ -1,7 +1,8 @@
-//! The exchanges that are assigned to one worker and not done, and their clocks. Parked WebSockets are not among them:
-//! they have no clock.
+//! The exchanges that are assigned to one worker and not done, and their clocks. Parked WebSockets
+//! are not among them: they have no clock.
 //!
-//! [`WorkerLoad`](crate::dispatch::worker::load::WorkerLoad) decides how many may run; `timers` acts on deadlines.
+//! [`WorkerLoad`](crate::dispatch::worker::load::WorkerLoad) decides how many may run; `timers`
+//! acts on deadlines.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use rgun_channel::ring::{Position, SubmissionSender};
 /// Interval at which exchanges past their deadline are returned again.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Exchanges in the order of assignment, which is that of their positions. An event loop may have thousands, so
-/// frequent operations search by position.
+/// Exchanges in the order of assignment, which is also the order of their positions. An event loop
+/// may have thousands, so frequent operations search by position.
 #[derive(Debug)]
 pub(crate) struct Running {
     entries: VecDeque<RunningEntry>,
@@ -59,7 +60,8 @@ impl Running {
         self.ids().any(|other| other == id)
     }
 
-    /// Adds an exchange. Its position comes after all others. `started` is `None` if it is prefetched.
+    /// Adds an exchange. Its position comes after all others. `started` is `None` if it is
+    /// prefetched.
     pub(crate) fn push(
         &mut self,
         id: ExchangeId,
@@ -108,7 +110,7 @@ impl Running {
         if let Some(at) = self.find(position) {
             self.entries[at].started = Some(now);
             let timeout = self.entries[at].timeout;
-            // Usually this is later than the next deadline.
+            // Usually the new deadline is later than the next one of all exchanges.
             self.note_deadlines(now, timeout);
         }
     }
@@ -124,8 +126,8 @@ impl Running {
         }
     }
 
-    /// Returns the exchanges past their deadline. Searches only when there may be one, and then every
-    /// [`RECHECK_INTERVAL`] as long as there is.
+    /// Returns the exchanges past their deadline. Searches only when there may be one, and as long
+    /// as there is one, at most every [`RECHECK_INTERVAL`].
     pub(crate) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
         if self.next_overdue.is_none_or(|next| now <= next) {
             return Vec::new();

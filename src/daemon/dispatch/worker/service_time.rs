@@ -1,22 +1,25 @@
 //! Smooths a worker's service time, and derives from it how many requests are prefetched.
 //!
-//! [`Worker`](crate::dispatch::worker::Worker) records the service time of each completion. The worker may report any
-//! number.
+//! [`Worker`](crate::dispatch::worker::Worker) records the service time of each completion. The
+//! worker may report any number.
 
 use std::time::Duration;
 
-/// Limit on the sum of the service times of the requests prefetched for one slot, without the first of them. With the
-/// running request a slot has at most [`MAX_PREFETCH_DEPTH`] requests. Requests are prefetched only if no worker has an
-/// idle slot, and are revoked if the one before them is slow.
+/// Maximum sum of the service times of the requests prefetched for one slot. Requests are
+/// prefetched only if no worker has an idle slot, and are revoked if the request before them is
+/// slow.
 ///
-/// Measured on one core, daemon and worker sharing it: a hello application costs 4 % less CPU per request at depth 64
-/// than at depth 16, and a Django view of 200 µs a fifth less at depth 5 than at depth 1, because there are fewer
-/// switches between daemon and worker. Above a millisecond the gain is too small to measure.
+/// Measured with daemon and worker on one core, with *depth* as the number of requests that a slot
+/// has: a hello application costs 4 % less CPU per request at depth 64 than at depth 16, and a
+/// Django view of 200 µs a fifth less at depth 5 than at depth 1, because there are fewer switches
+/// between daemon and worker. Above a millisecond the gain is too small to measure.
 pub(crate) const PREFETCH_TIME: Duration = Duration::from_millis(1);
+
+/// Maximum number of requests that a slot has, including the running one.
 pub(crate) const MAX_PREFETCH_DEPTH: u32 = 64;
 
-/// Below this service time one thread of the worker is woken for all requests: it has served them before a second
-/// thread is awake, which would only compete for the GIL.
+/// Below this service time one thread of the worker is woken for all requests. It has served them
+/// before a second thread is awake, and a second thread would only compete for the GIL.
 const SINGLE_THREAD_TIME: Duration = Duration::from_micros(100);
 
 /// Upper bound of a recorded time (78 hours), so that sums and products do not overflow.
@@ -35,17 +38,17 @@ impl ServiceTime {
     /// Records the service time of one request, in nanoseconds.
     pub(crate) fn record(&mut self, service: u64) {
         let service = service.min(MAX_SERVICE_NANOS);
-        // Weighted by 1/8, as TCP smooths its round-trip time (RFC 6298 §2), but a steep rise counts at once: nothing
-        // must be prefetched to a worker that has become slow.
+        // Weighted by 1/8, as TCP smooths its round-trip time (RFC 6298 §2), but a steep rise
+        // counts at once: nothing must be prefetched to a worker that has become slow.
         self.0 = if service > self.0 * 8 { service } else { (self.0 * 7 + service) / 8 };
     }
 
-    /// True if requests are short enough to be prefetched.
+    /// Returns whether requests are short enough to be prefetched.
     pub(crate) fn is_short(self) -> bool {
         self.0 <= nanoseconds(PREFETCH_TIME)
     }
 
-    /// True if one thread is to be woken for all requests in the ring.
+    /// Returns whether one thread is to be woken for all requests in the ring.
     pub(crate) fn needs_one_thread(self) -> bool {
         self.0 < nanoseconds(SINGLE_THREAD_TIME)
     }
