@@ -1,7 +1,7 @@
 //! Loads the application, and describes boot failures.
 //!
-//! Workers ([`crate::lifecycle`]) and zygotes ([`crate::zygote`]) load it with `load.py`. Gunicorn's hooks
-//! ([`crate::hooks`]) fail with the same [`BootFailure`].
+//! Workers ([`crate::lifecycle`]) and zygotes ([`crate::zygote`]) load it with `load.py`.
+//! Gunicorn's hooks ([`crate::hooks`]) fail with the same [`BootFailure`].
 
 use std::fmt::Write as _;
 
@@ -61,7 +61,8 @@ impl BootFailure {
     }
 }
 
-/// Checks whether gevent or eventlet has patched modules on which the application's threads, or a fork, depend.
+/// Checks whether gevent or eventlet has patched modules on which the application's threads, or a
+/// fork, depend.
 ///
 /// # Errors
 /// A Python error.
@@ -74,7 +75,8 @@ pub(crate) fn check_monkey_patching(
     BootFailure::from_outcome(&load_py(py)?.call_method1(intern!(py, "check_patches"), arguments)?)
 }
 
-/// Imports the application with `load.py` and detects its interface. Reports a warning to the daemon, if any.
+/// Imports the application with `load.py` and detects its interface. Reports a warning to the
+/// daemon, if any.
 ///
 /// # Errors
 /// A Python error; exceptions of the application are a [`BootFailure`].
@@ -92,7 +94,8 @@ pub(crate) fn load(
     let (application, found, warning, failure): (Py<PyAny>, Option<String>, Option<String>, Py<PyAny>) =
         load_py(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
     if is_forked_child() {
-        // The application forked while it was imported, and this is the child: only the parent boots.
+        // The application forked while it was imported, and this is the child: only the parent
+        // boots.
         exit_forked_child(py, None);
     }
     if let Some(warning) = warning {

@@ -1,7 +1,7 @@
 """The Python part of ASGI: event loop, lifespan, the coroutine that calls the application, task stacks.
 
-Embedded into the extension and loaded only for ASGI applications (src/worker/asgi). uvicorn's lifespan is the
-reference. Runs on CPython 3.9 and later.
+Embedded into the extension and loaded only for ASGI applications (src/worker/asgi). uvicorn's
+lifespan is the reference. Runs on CPython 3.9 and later.
 """
 
 import asyncio
@@ -49,8 +49,9 @@ async def call_websocket(application, scope, receive, send, exchange):
 def is_from_signal_handler(error):
     """Returns whether the error is a signal handler's SystemExit, which ends the process, not only a request.
 
-    Python calls a handler with the signal's number and the interrupted frame. The exception then propagates
-    through that frame, so both are in the traceback (perhaps with frames of uvloop in between).
+    Python calls a handler with the signal's number and the interrupted frame. The exception then
+    propagates through that frame, so both are in the traceback (perhaps with frames of uvloop in
+    between).
     """
     if not isinstance(error, SystemExit):
         return False
@@ -239,8 +240,8 @@ class Lifespan:
             trace = self.server.load.describe(self.error)[1]
         failed = "the application's startup failed"
         text = failed + (f": {summary}" if summary else "")
-        unicode = self.server.load.unicode
-        return self.server.load.APP, unicode(text), unicode(trace), failed
+        escape = self.server.load.escape_surrogates
+        return self.server.load.APP, escape(text), escape(trace), failed
 
     async def shutdown(self):
         """Awaits the application's shutdown."""
@@ -356,8 +357,8 @@ def awaited_tasks(task, frames):
 
     They are found in its Future and in the asyncio and anyio frames that wait for this Future.
 
-    Before 3.14 asyncio has no public API for this. The search knows asyncio internals (gather, wait,
-    wait_for, shield, TaskGroup) and anyio; with other libraries it finds fewer tasks.
+    Before 3.14 asyncio has no public API for this. The search knows asyncio internals (gather,
+    wait, wait_for, shield, TaskGroup) and anyio; with other libraries it finds fewer tasks.
     """
     future = getattr(task, "_fut_waiter", None)
     places = [future, getattr(future, "_children", None)]

@@ -1,7 +1,7 @@
 //! A native thread for commands that need Python but no slot: stacks, and `hooks.child_exit`.
 //!
-//! Started on demand. The control thread submits jobs and never waits for them, since a job needs the GIL and a hook may
-//! take any time.
+//! Started on demand. The control thread submits jobs and never waits for them, since a job needs
+//! the GIL and a hook may run for any length of time.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
@@ -79,7 +79,8 @@ impl BackgroundThread {
         }
     }
 
-    /// Ends the thread after its last job. Stops waiting for it after the timeout. Called without the GIL.
+    /// Ends the thread after its last job. Stops waiting for it after the timeout. Called without
+    /// the GIL.
     pub(crate) fn close(&self, timeout: Duration) {
         let thread = {
             let mut state = lock(&self.state);
@@ -123,7 +124,7 @@ impl BackgroundThread {
                 stacks::write_all(py, &self.worker.process.stacks).map(|()| Some(Report::StacksDumped(true)))
             }
             Job::Stacks(Some(exchange)) => {
-                self.dump_exchange(py, exchange).map(|it| Some(Report::StacksDumped(it)))
+                self.dump_exchange(py, exchange).map(|written| Some(Report::StacksDumped(written)))
             }
             Job::ChildExited { pid, worker: number, incarnation } => self
                 .hooks
@@ -136,8 +137,8 @@ impl BackgroundThread {
         })
     }
 
-    /// Writes the stack of an exchange's task or thread. Returns false if the exchange does not run, or has
-    /// ended meanwhile.
+    /// Writes the stack of an exchange's task or thread. Returns false if the exchange does not
+    /// run, or has ended meanwhile.
     fn dump_exchange(&self, py: Python<'_>, exchange: ExchangeId) -> PyResult<bool> {
         if let Some(application) = self.asgi.get() {
             let Some(stack) = application.stack_of(py, exchange)? else { return Ok(false) };
@@ -153,7 +154,8 @@ impl BackgroundThread {
     }
 
     fn send_report(&self, report: &Report) {
-        // An error means that the daemon is gone; the control thread notices that too, and ends the process.
+        // An error means that the daemon is gone; the control thread notices this, too, and ends
+        // the process.
         let _ = send(&self.worker.process.control, &report.encode(), &[]);
     }
 }
@@ -162,7 +164,7 @@ impl JobQueue {
     /// Starts the thread unless it runs. Returns false if it cannot be started.
     fn ensure_thread(&mut self, background: &'static BackgroundThread) -> bool {
         if self.thread.is_none() {
-            let builder = Builder::new().name("rgun-helper".to_owned()).stack_size(STACK_BYTES);
+            let builder = Builder::new().name("rgun-background".to_owned()).stack_size(STACK_BYTES);
             self.thread = builder.spawn(move || background.run()).ok();
         }
         self.thread.is_some()

@@ -1,4 +1,5 @@
-//! Request bodies received as descriptors: the control thread inserts them, the slots take them.
+//! Request bodies and sockets of takeovers, received as descriptors. The control thread inserts
+//! them, the slots take them.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -8,7 +9,8 @@ use rgun_channel::frame::ExchangeId;
 
 use crate::python::lock;
 
-/// Descriptors of request bodies, by exchange, until the exchange starts.
+/// The descriptor of each exchange that has not started: a request body or the socket of a
+/// takeover.
 #[derive(Debug, Default)]
 pub(crate) struct SpooledBodies {
     waiting: Mutex<HashMap<ExchangeId, OwnedFd>>,
@@ -16,8 +18,8 @@ pub(crate) struct SpooledBodies {
 }
 
 impl SpooledBodies {
-    /// Takes the body of an exchange, and waits for it if necessary: the daemon sends the body before the exchange's
-    /// frame. Called without the GIL.
+    /// Takes the body of an exchange. The daemon sends the body before the exchange's frame; waits
+    /// until the control thread has received it. Called without the GIL.
     pub(crate) fn take(&self, exchange: ExchangeId) -> OwnedFd {
         let mut waiting = lock(&self.waiting);
         loop {
@@ -39,7 +41,7 @@ impl SpooledBodies {
         self.arrived.notify_all();
     }
 
-    /// Closes the body of an exchange; false if there is none.
+    /// Closes the body of an exchange. Returns false if there is none.
     pub(crate) fn discard(&self, exchange: ExchangeId) -> bool {
         lock(&self.waiting).remove(&exchange).is_some()
     }

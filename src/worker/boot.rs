@@ -1,7 +1,9 @@
-//! `main()`: adopts the control socket (descriptor 3), receives Start, sets up the process and runs its roles.
+//! `main()`: adopts the control socket (descriptor 3), receives Start, sets up the process and runs
+//! its roles.
 //!
 //! # Why `unsafe`
-//! By the contract with the daemon ([`CONTROL_FD`]) descriptor 3 belongs to this module; the type system cannot know.
+//! By the contract with the daemon ([`CONTROL_FD`]) descriptor 3 belongs to this module; the type
+//! system cannot know.
 
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
@@ -28,7 +30,8 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let [map, reactor, eventfd, stacks, wake]: [OwnedFd; 5] = fds
         .try_into()
         .map_err(|_| PyRuntimeError::new_err("the daemon sent Start without its five descriptors"))?;
-    let daemon = rustix::process::getppid().ok_or_else(|| PyRuntimeError::new_err("there is no daemon"))?;
+    let daemon = rustix::process::getppid()
+        .ok_or_else(|| PyRuntimeError::new_err("the worker has no parent process"))?;
     stacks::install(py, &stacks)?;
     dispositions::install(py)?;
     register_fork_hook(py)?;
@@ -54,7 +57,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let process: &'static Process = Box::leak(Box::new(process));
     loop {
         next = match next {
-            NextRole::Worker(birth) => lifecycle::run_worker(py, process, birth)?,
+            NextRole::Worker(init) => lifecycle::run_worker(py, process, init)?,
             NextRole::Zygote(start) => zygote::boot(py, process, start)?,
             NextRole::Promoted(start, application) => zygote::run_promoted(py, process, start, application)?,
             NextRole::End => return Ok(()),
@@ -62,10 +65,11 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     }
 }
 
+/// Adopts the control socket.
 fn control_socket() -> PyResult<OwnedFd> {
     #[expect(unsafe_code, reason = "adopting the descriptor passed by the daemon")]
-    // SAFETY: the daemon spawns this process with the control socket as this descriptor, no other code owns it (the
-    // bootstrap only writes to it), and main() runs once.
+    // SAFETY: the daemon spawns this process with the control socket as this descriptor, no other
+    // code owns it (the bootstrap only writes to it), and main() runs once.
     let socket = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
     rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(|error| {
         PyOSError::new_err(format!("descriptor {CONTROL_FD} is not the control socket: {error}"))
@@ -73,6 +77,7 @@ fn control_socket() -> PyResult<OwnedFd> {
     Ok(socket)
 }
 
+/// Receives the Start message and its descriptors.
 fn receive_start(py: Python<'_>, socket: &OwnedFd) -> PyResult<(Box<Start>, Vec<OwnedFd>)> {
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     loop {

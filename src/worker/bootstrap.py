@@ -1,9 +1,10 @@
-"""The first lines a worker runs: is this an interpreter that can load the extension?
+"""The first code of a worker: checks that the interpreter can load the extension, and loads it.
 
-The daemon has `PYTHON -c` run this text (src/daemon/pool/spawn.rs) with the extension's path as argument and
-the control socket as descriptor 3. The text must parse on every Python there is (2.7 included),
-so that a wrong `app.python` is reported in one sentence and not as a SyntaxError. An unsuitable
-interpreter is reported as a Refused message: the byte R, then UTF-8 text (src/channel/control/mod.rs).
+The daemon runs `PYTHON -c` with this text (src/daemon/pool/spawn.rs), with the extension's path as
+argument and the control socket as descriptor 3. The text must parse on every version of Python (2.7
+included), so that a wrong `app.python` is reported in one sentence and not as a SyntaxError. An
+unsuitable interpreter is reported as a Refused message: the byte R, then UTF-8 text
+(src/channel/control/mod.rs).
 """
 # ruff: noqa: UP031, UP036, BLE001 (old Pythons; every failure must be reported)
 
@@ -12,7 +13,8 @@ import sys
 
 CONTROL = 3
 EX_CONFIG = 78
-# The file of this process's main module, in the directory of the extension; running the file does nothing.
+# The file of this process's main module, in the directory of the extension; running the file does
+# nothing.
 MAIN_MODULE = "rgun_main.py"
 
 
@@ -59,7 +61,8 @@ def start():
         refuse("it is not CPython")
     if sys.version_info < (3, 9):
         refuse("it is too old")
-    # A build without the GIL has the ABI flag t; it cannot load abi3 extensions, not even with the GIL on.
+    # A build without the GIL has the ABI flag t; it cannot load abi3 extensions, not even with the
+    # GIL on.
     if "t" in getattr(sys, "abiflags", ""):
         refuse("it is a free-threaded build")
     try:

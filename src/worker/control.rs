@@ -1,8 +1,9 @@
 //! The native thread that reads the control socket.
 //!
-//! The thread is started before the application is imported and never touches Python, so it handles commands whatever
-//! holds the GIL. Commands that need Python go to the background thread ([`crate::background`]). When the daemon is
-//! gone the process exits at once. A zygote reads its socket on its main thread ([`crate::zygote`]).
+//! The thread is started before the application is imported and never touches Python, so it handles
+//! commands no matter which thread holds the GIL. Commands that need Python go to the background
+//! thread ([`crate::background`]). When the daemon is gone the process exits at once. A zygote
+//! reads its socket on its main thread ([`crate::zygote`]).
 
 use std::io;
 
@@ -55,7 +56,8 @@ fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
             }
             Ok(Command::Promote) => {
                 if worker.promote() {
-                    // The zygote reads the following messages itself, and must be single-threaded when it forks.
+                    // The zygote reads the following messages itself, and must be single-threaded
+                    // when it forks.
                     return;
                 }
             }

@@ -5,21 +5,22 @@
 //! | SIGTERM, SIGINT | default effect: the process ends | [`Report::StopRequested`](rgun_channel::control::Report::StopRequested): the daemon stops the worker after its running requests |
 //! | SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU | ignored | ignored: they are commands to the daemon, and a process manager sends them to all processes |
 //!
-//! Ignored signals have handlers instead of `SIG_IGN`, which programs started by the application would inherit over
-//! execve(2).
+//! Ignored signals have handlers instead of `SIG_IGN`, which programs started by the application
+//! would inherit over execve(2).
 //!
 //! # Two levels
-//! Each signal has a Python callable, for libraries that save the handler and restore it later (`asyncio.run` does with
-//! SIGINT), or call it from their own handler. A C handler replaces Python's: it has the same effect, restarts system
-//! calls and does not wait for the main thread to run Python code. A handler installed by the application replaces both.
+//! Each signal has a Python callable, for libraries that save the handler and restore it later
+//! (`asyncio.run` does with SIGINT), or call it from their own handler. A C handler replaces
+//! Python's: it has the same effect, restarts system calls and does not wait for the main thread to
+//! run Python code. A handler installed by the application replaces both.
 //!
 //! # Forks
-//! The handlers work in one process, [`OWNER`]. In a process that the application forks they are removed ([`restore`]);
-//! a signal that arrives before that has its default effect.
+//! The handlers work in one process, [`OWNER`]. In a process that the application forks they are
+//! removed ([`restore`]); a signal that arrives before that has its default effect.
 //!
 //! # Why `unsafe`
-//! There is no safe way to install a signal handler. The handlers here make only async-signal-safe system
-//! calls (signal-safety(7)).
+//! There is no safe way to install a signal handler. The handlers here make only async-signal-safe
+//! system calls (signal-safety(7)).
 #![expect(unsafe_code, reason = "signal handlers")]
 
 use std::ffi::c_int;
@@ -62,7 +63,8 @@ pub(crate) fn set_ready() {
     READY.store(true, Ordering::SeqCst);
 }
 
-/// Returns the signals whose handlers the application has not replaced. Called before a worker is forked.
+/// Returns the signals whose handlers the application has not replaced. Called before a worker is
+/// forked.
 ///
 /// # Errors
 /// A Python error.
@@ -103,7 +105,7 @@ fn set_owner() {
     OWNER.store(current_pid(), Ordering::SeqCst);
 }
 
-/// Returns the process id from the kernel: a cached one may be wrong after vfork(2) or clone(2).
+/// Returns the process id from the kernel: a cached id may be wrong after vfork(2) or clone(2).
 fn current_pid() -> c_int {
     // SAFETY: getpid(2) has no preconditions.
     unsafe { libc::getpid() }
@@ -124,7 +126,8 @@ fn install_handler(py: Python<'_>, signal: c_int) -> PyResult<()> {
     if !is_stop_signal(signal) {
         action.sa_flags |= libc::SA_SIGINFO;
     }
-    // SAFETY: `action` is initialized; its handler has the signature that its flags say, and makes system calls only.
+    // SAFETY: `action` is initialized; its handler has the signature that its flags say, and makes
+    // system calls only.
     match unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error().into()),
@@ -136,14 +139,15 @@ fn is_stop_signal(signal: c_int) -> bool {
     matches!(signal, SIGTERM | SIGINT)
 }
 
-/// Returns the Python callable that Python reports as the signal's handler, for libraries that save or call it.
+/// Returns the Python callable that Python reports as the signal's handler, for libraries that save
+/// or call it.
 fn python_handler(py: Python<'_>, signal: c_int) -> PyResult<&Bound<'_, PyCFunction>> {
     static STOP_HANDLER: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
     static IGNORE_HANDLER: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
     let stops = is_stop_signal(signal);
     let cell = if stops { &STOP_HANDLER } else { &IGNORE_HANDLER };
     let handler = cell.get_or_try_init(py, || {
-        let name = if stops { c"rgun_finish_and_leave" } else { c"rgun_do_nothing" };
+        let name = if stops { c"rgun_finish_and_exit" } else { c"rgun_do_nothing" };
         let call = move |arguments: &Bound<'_, pyo3::types::PyTuple>, _: Option<&Bound<'_, _>>| {
             if stops {
                 // A handler of the application may call this without arguments.
@@ -170,10 +174,12 @@ extern "C" fn on_stop_signal(signal: c_int) {
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { errno.read() };
-    // SAFETY: the control socket keeps this number for as long as the process lives (`crate::process`).
+    // SAFETY: the control socket keeps this number for as long as the process lives
+    // (`crate::process`).
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
     let report = [STOP_REQUESTED, u8::try_from(signal).unwrap_or_default()];
-    // Blocks while the socket is full, until the daemon drains it. Without a daemon the process is about to exit.
+    // Blocks while the socket is full, until the daemon drains it. Without a daemon the process is
+    // about to exit.
     let _ = rustix::net::send(control, &report, SendFlags::NOSIGNAL);
     // SAFETY: as above.
     unsafe { errno.write(before) };
@@ -185,16 +191,16 @@ extern "C" fn on_ignored_signal(signal: c_int, info: *mut libc::siginfo_t, _: *m
         raise_with_default(signal);
     }
     // SAFETY: with SA_SIGINFO the kernel passes a valid pointer (sigaction(2)).
-    let is_of_the_kernel = unsafe { (*info).si_code } > 0;
-    if is_of_the_kernel && matches!(signal, SIGTTIN | SIGTTOU) {
-        // The terminal sends this signal to a background process that uses it. The process must stop, or it would retry
-        // forever.
-        // SAFETY: raise(3) has no preconditions.
+    let is_from_kernel = unsafe { (*info).si_code } > 0;
+    if is_from_kernel && matches!(signal, SIGTTIN | SIGTTOU) {
+        // The kernel sends this signal to a background process that uses its terminal. The process
+        // must stop, or it would retry forever. SAFETY: raise(3) has no preconditions.
         unsafe { libc::raise(libc::SIGSTOP) };
     }
 }
 
-/// Raises the signal with its default effect, which happens when the handler returns and unblocks it.
+/// Raises the signal with its default effect, which happens when the handler returns and unblocks
+/// it.
 fn raise_with_default(signal: c_int) {
     // SAFETY: SIG_DFL installs no function.
     unsafe { libc::signal(signal, libc::SIG_DFL) };

@@ -1,13 +1,14 @@
-//! Calls without an argument tuple, in both directions: [`call`] calls a Python function; [`bind`] makes a function of
-//! a Rust object, such as the `start_response`, `write`, `receive` and `send` that applications get.
+//! Calls without an argument tuple, in both directions: [`call`] calls a Python function; [`bind`]
+//! makes a function of a Rust object, such as the `start_response`, `write`, `receive` and `send`
+//! that applications get.
 //!
-//! Calling an instance of a class (`tp_call`) or a PyO3 function makes a tuple; `METH_FASTCALL` does not. The limited API
-//! has it since 3.10, CPython since 3.7. Together with reusing the functions for later exchanges it saves 0.1 µs per
-//! request (WSGI and ASGI, CPython 3.13).
+//! Calling an instance of a class (`tp_call`) or a PyO3 function makes a tuple; `METH_FASTCALL`
+//! does not. The limited API has it since 3.10, CPython since 3.7. Together with the reuse of the
+//! functions by later exchanges this saves 0.1 µs per request (WSGI and ASGI, CPython 3.13).
 //!
 //! # Why `unsafe`
 //! PyO3 has no such functions for the limited API of 3.9.
-#![expect(unsafe_code, reason = "a function of the C API's, and how CPython calls it")]
+#![expect(unsafe_code, reason = "calls a function of the C API, and is called by CPython")]
 
 use std::any::Any;
 use std::ffi::{CStr, c_int};
@@ -31,11 +32,12 @@ pub(crate) trait FastFunction {
     /// The type of the object.
     type Object: PyClass;
 
-    /// The function's `__name__`. The object has a method of the same name that accepts keywords. That method is called
-    /// where [`FastFunction::call`] returns None, and raises the exception for wrong arguments.
+    /// The function's `__name__`. The object has a method of the same name that accepts keywords.
+    /// That method is called if [`FastFunction::call`] returns `None`, and raises the exception for
+    /// wrong arguments.
     const NAME: &'static CStr;
 
-    /// Performs the call; `None` if these are not the usual arguments.
+    /// Performs the call. Returns `None` if the arguments are not the usual ones.
     fn call<'py>(
         object: &Bound<'py, Self::Object>,
         arguments: Arguments<'_, 'py>,
@@ -68,8 +70,9 @@ pub(crate) fn bind<F: FastFunction>(object: &Bound<'_, F::Object>) -> PyResult<P
             ml_doc: c"".as_ptr(),
         }
     };
-    // SAFETY: the definition is static and never written; the function takes its own reference to the object; the thread
-    // is attached. The result is a new reference, or null with an exception set.
+    // SAFETY: the definition is static and never written; the function takes its own reference to
+    // the object; the thread is attached. The result is a new reference, or null with an exception
+    // set.
     unsafe {
         let function =
             ffi::PyCFunction_NewEx(std::ptr::from_ref(definition).cast_mut(), object.as_ptr(), null_mut());
@@ -80,8 +83,9 @@ pub(crate) fn bind<F: FastFunction>(object: &Bound<'_, F::Object>) -> PyResult<P
 /// Entry point for CPython: converts the arguments and calls `F`.
 ///
 /// # Safety
-/// Call it through a function made by [`bind`], while attached: `object` is an `F::Object`; `arguments` has `n_arguments`
-/// positional arguments, then one for each name in the tuple `names`, unless that is null.
+/// Call it through a function made by [`bind`], while attached: `object` is an `F::Object`;
+/// `arguments` has `n_arguments` positional arguments, then one for each name in the tuple `names`,
+/// unless that is null.
 unsafe extern "C" fn trampoline<F: FastFunction>(
     object: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
@@ -89,13 +93,13 @@ unsafe extern "C" fn trampoline<F: FastFunction>(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     let call = |py: Python<'_>| {
-        // SAFETY: as promised; all of them live until we return.
+        // SAFETY: as the caller guarantees; all of them live until we return.
         unsafe {
             let object = Borrowed::from_ptr(py, object);
             let object = object.cast_unchecked::<F::Object>();
             let names = (!names.is_null()).then(|| Borrowed::from_ptr(py, names));
             let n_arguments = n_arguments.unsigned_abs();
-            let at = |at: usize| Borrowed::from_ptr(py, *arguments.add(at));
+            let at = |index: usize| Borrowed::from_ptr(py, *arguments.add(index));
             if names.is_none() && n_arguments <= MAX_ARGUMENTS {
                 let positional =
                     std::array::from_fn(|position| (position < n_arguments).then(|| at(position)));
@@ -120,7 +124,7 @@ unsafe extern "C" fn trampoline<F: FastFunction>(
     match result {
         Ok(object) => object.into_ptr(),
         Err(error) => {
-            // SAFETY: as promised.
+            // SAFETY: as the caller guarantees.
             error.restore(unsafe { Python::assume_attached() });
             null_mut()
         }
@@ -130,16 +134,16 @@ unsafe extern "C" fn trampoline<F: FastFunction>(
 /// Maximum number of arguments of [`call`].
 const MAX_CALL_ARGUMENTS: usize = 5;
 
-/// Calls an object with `N` positional arguments. Unlike PyO3's `call1` it makes no tuple for them if the object is
-/// a Python function.
+/// Calls an object with `N` positional arguments. Unlike PyO3's `call1` it makes no tuple for them
+/// if the object is a Python function.
 pub(crate) fn call<'py, const N: usize>(
     callable: &Bound<'py, PyAny>,
     arguments: [&Bound<'py, PyAny>; N],
 ) -> PyResult<Bound<'py, PyAny>> {
     const { assert!(N <= MAX_CALL_ARGUMENTS) }
-    let at = |at: usize| arguments.get(at).map_or(null_mut(), |argument| argument.as_ptr());
-    // SAFETY: pointers to objects, which the borrows keep alive, up to the first null; the thread is attached. The result
-    // is a new reference, or null with an exception set.
+    let at = |index: usize| arguments.get(index).map_or(null_mut(), |argument| argument.as_ptr());
+    // SAFETY: pointers to objects, which the borrows keep alive, up to the first null; the thread
+    // is attached. The result is a new reference, or null with an exception set.
     unsafe {
         let result = ffi::PyObject_CallFunctionObjArgs(
             callable.as_ptr(),

@@ -1,5 +1,5 @@
-//! The length of a file whose descriptor goes to the daemon: `wsgi.file_wrapper` and ASGI's path send need it, and `stat`
-//! may be wrong.
+//! The length of a file whose descriptor goes to the daemon: `wsgi.file_wrapper` and ASGI's path
+//! send need it, and `stat` may be wrong.
 
 use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
@@ -8,9 +8,9 @@ use pyo3::prelude::*;
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, retry_on_intr};
 
-/// Returns the bytes from `offset` to the end of a regular file, if `stat` reports its length. `stat` does not for files of
-/// procfs (0), sysfs (a page) and other file systems that generate files when they are read: there the last byte is
-/// missing, or more bytes follow.
+/// Returns the bytes from `offset` to the end of a regular file, if `stat` reports its true length.
+/// It does not for files of procfs (0 bytes), sysfs (a page) and other file systems that generate
+/// files when they are read: there the last byte is missing, or more bytes follow.
 pub(crate) fn trusted_length(py: Python<'_>, file: BorrowedFd<'_>, offset: u64) -> Option<u64> {
     let size = size_of(file).filter(|size| *size > 0)?;
     // The disk may be slow.
@@ -32,7 +32,7 @@ pub(crate) fn has_bytes(py: Python<'_>, file: BorrowedFd<'_>, len: u64) -> rusti
     py.detach(|| len.checked_sub(1).map_or(Ok(true), |last| Ok(probe_bytes(file, last)? > 0)))
 }
 
-/// Reads two bytes at `at`; returns how many the file has.
+/// Reads two bytes at `at`. Returns how many of them the file has.
 fn probe_bytes(file: BorrowedFd<'_>, at: u64) -> rustix::io::Result<usize> {
     let mut bytes = [0; 2];
     // Bytes that are not in memory come from a disk, and `stat` reports the length of such a file.

@@ -1,10 +1,10 @@
-//! A cell for state that is used only by a thread attached to the interpreter, so by one thread at a time.
-//! `Mutex` and PyO3 classes that are not `frozen` count borrows with atomic instructions. An ASGI request needed about
-//! forty of them, 4 % of its CPU time. The GIL makes them unnecessary.
+//! A cell for state that is used only by a thread attached to the interpreter, so by one thread at
+//! a time. `Mutex` and PyO3 classes that are not `frozen` count borrows with atomic instructions.
+//! An ASGI request needed about forty of them, 4 % of its CPU time. The GIL makes them unnecessary.
 //!
 //! # Why `unsafe`
-//! PyO3 0.30 has no safe type for data guarded by the GIL (`GILProtected` was removed, since there are interpreters
-//! without a GIL; rgun does not support those).
+//! PyO3 0.30 has no safe type for data guarded by the GIL (`GILProtected` was removed, since there
+//! are interpreters without a GIL; rgun does not support those).
 #![expect(unsafe_code, reason = "the compiler does not know that the interpreter has a lock")]
 
 use std::cell::{Ref, RefCell, RefMut};
@@ -12,15 +12,15 @@ use std::cell::{Ref, RefCell, RefMut};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-/// A `RefCell` that is borrowed with the GIL held. Borrow it for a few instructions only, never while Python code runs:
-/// that may switch threads or re-enter.
+/// A `RefCell` that is borrowed with the GIL held. Borrow it for a few instructions only, never
+/// while Python code runs: such code may switch threads or borrow the cell again.
 #[derive(Default)]
 pub(crate) struct GilCell<T>(RefCell<T>);
 
-// SAFETY: the borrow count is read and written only with a `Python<'_>`, which one thread has at a time (`bootstrap.py`
-// rejects interpreters without a GIL). A borrow is tied to that token and is not `Send`, so the same thread returns it,
-// attached; if that thread detaches meanwhile, the count keeps other threads out. `T: Send`, because any attached
-// thread may take the value out.
+// SAFETY: the borrow count is read and written only with a `Python<'_>`, which one thread has at a
+// time (`bootstrap.py` rejects interpreters without a GIL). A borrow is tied to that token and is
+// not `Send`, so the same thread ends it, attached; if that thread detaches meanwhile, the count
+// keeps other threads out. `T: Send`, because any attached thread may take the value out.
 unsafe impl<T: Send> Sync for GilCell<T> {}
 
 /// Omits the value: the caller may not be attached.

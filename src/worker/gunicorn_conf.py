@@ -1,7 +1,7 @@
-"""What a worker does with gunicorn.conf.py: runs it, configures logging by it, calls its hooks for requests.
+"""Runs gunicorn.conf.py in a worker, configures logging from it, and calls its hooks around requests.
 
-Embedded into the extension and loaded only if a hook is a function of a file (src/worker/hooks.rs). Runs on
-CPython 3.9 and later.
+Embedded into the extension and loaded only if a hook is a function of a file (src/worker/hooks.rs).
+Runs on CPython 3.9 and later.
 """
 
 import importlib.machinery
@@ -15,7 +15,8 @@ import sys
 # The name of the module that gunicorn makes of its configuration file.
 CONFIGURATION = "__config__"
 
-# Gunicorn's logging, which `logconfig_dict` and `logconfig_json` replace by sections.
+# Gunicorn's default configuration of logging; `logconfig_dict` and `logconfig_json` replace
+# sections of it.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -47,7 +48,7 @@ LOGGING = {
 
 
 def execute(path):
-    """Executes the file, once in a process, and configures logging. Returns the module."""
+    """Executes the file, at most once in a process, and configures logging. Returns the module."""
     module = sys.modules.get(CONFIGURATION)
     if module is not None and module.__file__ == path:
         return module

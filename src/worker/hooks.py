@@ -1,7 +1,8 @@
 """The Python part of hooks.rs: finds and calls gunicorn's server hooks.
 
-Embedded into the extension and loaded only if a hook is configured (src/worker/hooks.rs). `call` does not
-raise when a hook fails: it returns (kind, summary, traceback, headline), which the extension reports.
+Embedded into the extension and loaded only if a hook is configured (src/worker/hooks.rs). `call`
+does not raise when a hook fails: it returns (kind, summary, traceback, headline), which the
+extension reports.
 """
 
 import logging
@@ -46,9 +47,10 @@ class Hooks:
 
     def __init__(self, load, conf, names, directory, number, incarnation, daemon, settings):
         self.load = load
-        # Returns the module gunicorn_conf.py.
+        # A function that returns the module gunicorn_conf.py.
         self.conf = conf
-        # By name, `module:function`, `/path/of/file:function`, or `/path/of/file:` to run the file only.
+        # By name, `module:function`, `/path/of/file:function`, or `/path/of/file:` to run the file
+        # only.
         self.names = names
         self.directory = directory
         self.cfg = types.SimpleNamespace(**settings)
@@ -68,7 +70,7 @@ class Hooks:
         return self.run("child_exit", self.server, worker)
 
     def check(self, name):
-        """Checks that the hook exists. A missing one is removed and its failure returned."""
+        """Removes the hook and returns its failure if it does not exist; otherwise returns None."""
         try:
             self.find(name)
         except self.load.Failure as failure:
@@ -93,14 +95,14 @@ class Hooks:
         return function
 
     def execute(self, name, path):
-        """Executes a file, once in a process. Returns the name of its module."""
+        """Executes a file, at most once in a process. Returns the name of its module."""
         try:
             return self.conf().execute(path).__name__
         except BaseException as error:  # noqa: BLE001 (sys.exit() in the file is a failure, too)
             raise self.load.failure_of("running", path, error, f"hooks.{name}") from None
 
     def wrap(self, application, is_asgi):
-        """Returns the application with the hooks around its requests, if a configuration file has some."""
+        """Returns the application with the hooks around its requests, if a configuration file has any."""
         if not any(target.startswith("/") for target in self.names.values()):
             return application
         return self.conf().wrap(application, self.worker, is_asgi)

@@ -1,8 +1,8 @@
-//! Gunicorn's server hooks, called at the points of a worker's lifetime that [`Hooks`](rgun_channel::control::Hooks)
-//! names.
+//! Gunicorn's server hooks, called at the points of a worker's lifetime that
+//! [`Hooks`](rgun_channel::control::Hooks) names.
 //!
-//! `hooks.py` finds and calls them; it is loaded only if a hook is configured. A hook that fails before the first
-//! request fails the boot, as in gunicorn; a later failure is a warning.
+//! `hooks.py` finds and calls them; it is loaded only if a hook is configured. A hook that fails
+//! before the first request fails the boot, as in gunicorn; a later failure is a warning.
 
 use std::ffi::OsStr;
 
@@ -23,8 +23,8 @@ pub(crate) struct Hooks(
 );
 
 impl Hooks {
-    /// Creates the hooks of the worker described by `start`. Called after `sys.path` is prepared, because creating the
-    /// logger imports a module.
+    /// Creates the hooks of the worker described by `start`. Called after `sys.path` is prepared,
+    /// because creating the logger imports a module.
     ///
     /// # Errors
     /// A Python error.
@@ -64,7 +64,8 @@ impl Hooks {
         self.outcome(py, |hooks| hooks.call_method1(intern!(py, "call"), (name,)))
     }
 
-    /// Returns the application with the hooks of a `gunicorn.conf.py` around each request, or unchanged without such hooks.
+    /// Returns the application with the request hooks of a `gunicorn.conf.py` around it; unchanged
+    /// if there are none.
     ///
     /// # Errors
     /// A Python error.
@@ -87,8 +88,8 @@ impl Hooks {
         let mut warnings = Vec::new();
         for name in ["worker_exit", "child_exit"] {
             if let Err(failure) = self.outcome(py, |hooks| {
-                let set = hooks.getattr(intern!(py, "names"))?.contains(name)?;
-                if set {
+                let is_configured = hooks.getattr(intern!(py, "names"))?.contains(name)?;
+                if is_configured {
                     hooks.call_method1(intern!(py, "check"), (name,))
                 } else {
                     Ok(py.None().into_bound(py))
@@ -116,6 +117,7 @@ impl Hooks {
         Ok(outcome.err().map(|failure| failure.as_warning()))
     }
 
+    /// Calls a method of the Python object, if there is one, and converts its result.
     fn outcome<'py>(
         &self,
         py: Python<'py>,
@@ -126,7 +128,7 @@ impl Hooks {
     }
 }
 
-/// Returns the module `gunicorn_conf.py`, which is needed for hooks of a file only.
+/// Returns the module `gunicorn_conf.py`, which only hooks of a file need.
 #[pyfunction]
 fn gunicorn_conf(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();

@@ -1,23 +1,26 @@
-//! The rgun worker: a Python extension that serves one application for the rgun daemon. Not meant to be imported by
-//! applications.
+//! The rgun worker: a Python extension that serves one application for the rgun daemon.
+//! Applications must not import it.
 //!
-//! The daemon runs the application's interpreter with `bootstrap.py`, which loads this extension and calls
-//! [`main`](rgun_worker::main). A worker ([`lifecycle`]) receives commands on the control socket ([`control`]), loads the
-//! application ([`application`], `load.py`), claims requests from the submission ring ([`serve`]), calls the application
-//! ([`wsgi`], [`asgi`]) and sends responses through the completion ring and the slab ([`output`]). A [`zygote`] forks
-//! workers; a worker can become a zygote. The process also reports its stacks ([`stacks`]), calls gunicorn's [`hooks`] and
-//! forwards stop signals to the daemon ([`dispositions`]).
+//! The daemon runs the application's interpreter with `bootstrap.py`, which loads this extension
+//! and calls [`main`](rgun_worker::main). A worker ([`lifecycle`]) receives commands on the control
+//! socket ([`control`]), loads the application ([`application`], `load.py`), claims requests from
+//! the submission ring ([`serve`]), calls the application ([`wsgi`], [`asgi`]) and sends responses
+//! through the completion ring and the slab ([`output`]). A [`zygote`] forks workers; a worker can
+//! become a zygote. The process also reports its stacks ([`stacks`]), calls gunicorn's [`hooks`]
+//! and forwards stop signals to the daemon ([`dispositions`]).
 //!
 //! # Threads
-//! In a WSGI worker, slot 0 is Python's main thread and every other slot a `threading.Thread`. In an ASGI worker, the
-//! event loop serves all slots on the main thread. One native thread reads the control socket and never touches Python;
-//! another, started on demand, runs other work that needs Python ([`background`]). A zygote has only its main thread.
+//! In a WSGI worker, slot 0 is Python's main thread and every other slot a `threading.Thread`. In
+//! an ASGI worker, the event loop serves all slots on the main thread. One native thread reads the
+//! control socket and never touches Python; another, started on demand, runs other work that needs
+//! Python ([`background`]). A zygote has only its main thread.
 //!
 //! # Lock order
-//! The GIL is outermost. A Rust mutex is locked with or without it, for a few instructions or one copy of at most 64 KiB;
-//! **no thread waits for the GIL while it holds a Rust mutex**, and none holds two mutexes. Waits (for requests, space,
-//! credit, a body) hold neither the GIL nor a mutex, except the mutex of their own condition variable. State that is used
-//! only with the GIL held needs no mutex ([`gil_cell`]).
+//! The GIL is outermost. A Rust mutex is locked with or without it, for a few instructions or one
+//! copy of at most 64 KiB; **no thread waits for the GIL while it holds a Rust mutex**, and none
+//! holds two mutexes. Waits (for requests, space, credit, a body) hold neither the GIL nor a mutex,
+//! except the mutex of their own condition variable. State that is used only with the GIL held
+//! needs no mutex ([`gil_cell`]).
 
 mod application;
 mod asgi;

@@ -1,4 +1,5 @@
-//! The lifecycle of a worker: hooks, import of the application, Ready, requests, exit or promotion to a zygote.
+//! The lifecycle of a worker: hooks, import of the application, Ready, requests, exit or promotion
+//! to a zygote.
 
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
     }
     let hooked = hooks.wrap(py, &application, interface)?;
     let outcome = if interface == Interface::Asgi {
-        match asgi::run(py, worker, &hooked, |served| background.set_asgi(served)) {
+        match asgi::run(py, worker, &hooked, |application| background.set_asgi(application)) {
             Ok(Err(failure)) => return report_failure(process, failure),
             Ok(Ok(())) => Ok(()),
             Err(error) => Err(error),
@@ -55,13 +56,13 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
     } else {
         worker.close_eventfd();
         let hints = wsgi::early_hints_function(py)?;
-        let served = wsgi::WsgiApplication::new(py, worker, hooked, &hints)?;
+        let wsgi_application = wsgi::WsgiApplication::new(py, worker, hooked, &hints)?;
         if worker.is_stopping() {
             Ok(())
         } else {
             dispositions::set_ready();
             process.report(&Report::Ready { interface })?;
-            serve::run(py, served)
+            serve::run(py, wsgi_application)
         }
     };
     if outcome.is_ok() && worker.is_promoted() {

@@ -1,11 +1,11 @@
 """The Python part of the worker: finds and loads the application, and formats exceptions.
 
-Embedded into the extension and run once (src/worker/python.rs). `load` returns what the extension reports to
-the daemon; it never raises for a fault of the configuration or of the application. Runs on CPython 3.9 and
-later.
+Embedded into the extension and run once (src/worker/python.rs). `load` returns what the extension
+reports to the daemon; it never raises for a fault of the configuration or of the application. Runs
+on CPython 3.9 and later.
 
-Modules that only failures need are imported there: difflib, pkgutil and traceback would take a third of the
-time from the start of a worker to its first request.
+Modules that only failures need are imported when a failure occurs: difflib, pkgutil and traceback
+would take a third of the time from the start of a worker to its first request.
 """
 
 import functools
@@ -17,21 +17,22 @@ import types
 
 WSGI, ASGI = "wsgi", "asgi"
 CONFIG, APP = 0, 1
+# The type of functions decorated with functools.lru_cache.
 CACHED = type(functools.lru_cache(maxsize=None)(len))
 
 
 class Failure(Exception):
     """A failure to load: cause (CONFIG or APP), summary line, traceback (or empty) and headline.
 
-    The headline is a line without text of the application, which may contain a password. By default it is the
-    summary.
+    The headline is a line without text of the application, which may contain a password. By default
+    it is the summary.
     """
 
     def __init__(self, kind, summary, trace="", headline=None):
         super().__init__(summary)
-        # Paths in it may have undecodable bytes.
-        summary = unicode(summary)
-        self.outcome = (kind, summary, trace, summary if headline is None else unicode(headline))
+        # Paths in the summary may have undecodable bytes.
+        summary = escape_surrogates(summary)
+        self.outcome = (kind, summary, trace, summary if headline is None else escape_surrogates(headline))
 
 
 def prepare(directory, pythonpath):
@@ -39,7 +40,8 @@ def prepare(directory, pythonpath):
     if sys.path and sys.path[0] == "":
         del sys.path[0]
     sys.path[:0] = [*pythonpath, directory]
-    # Replaces the bootstrap's argv: applications read it (Django's runserver check, argparse's prog).
+    # Replaces the bootstrap's argv: applications read it (Django's runserver check, argparse's
+    # prog).
     sys.argv[:] = ["rgun"]
 
 
@@ -55,7 +57,7 @@ def load(module, attribute, factory, interface, directory):
         elif is_factory(application):
             warning = (
                 f"{target} takes no arguments, so it is called to make the application; "
-                f"write {target}() (or --factory) to say so"
+                f"write {target}() (or --factory) to avoid this warning"
             )
             application = call_factory(application, target)
             target += "()"
@@ -75,8 +77,8 @@ def find(module, attribute, directory, key="app.target"):
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # A configuration error only if the target or a package on its path is missing. A missing import of
-        # the application is the application's fault and needs a traceback.
+        # A configuration error only if the target or a package on its path is missing. A missing
+        # import of the application is the application's fault and needs a traceback.
         if error.name and (module == error.name or module.startswith(error.name + ".")):
             missing = f"{key}: there is no module {error.name}; correct {key}"
             raise Failure(CONFIG, missing_module(module, error, directory, key), "", missing) from None
@@ -111,7 +113,7 @@ def call_factory(factory, target):
 
 
 def failure_of(doing, what, error, key="app.target"):
-    """Returns the Failure for an exception of the application, or of a hook, named by its setting."""
+    """Returns the Failure for an exception of the application or a hook, which the setting `key` names."""
     summary, trace = describe(error)
     named = "" if key == "app.target" else f"{key}: "
     doing = f"{named}{doing} {what} raised"
@@ -173,23 +175,25 @@ def detect(application):
     """Detects WSGI or ASGI by the signature; does not call the application."""
     while isinstance(application, functools.partial):
         application = application.func
-    # A class as the application: its instances are the response iterable (WSGI), or are called (ASGI 2).
+    # A class as the application: its instances are the response iterable (WSGI), or are called
+    # (ASGI 2).
     if isinstance(application, type) and is_coroutine_function(
         getattr(application, "__call__", None)  # noqa: B004 (the method itself is needed)
     ):
         return ASGI
-    # ASGI 3 is called with scope, receive and send, ASGI 2 with scope; WSGI with environ and start_response.
+    # ASGI 3 is called with scope, receive and send, ASGI 2 with scope; WSGI with environ and
+    # start_response.
     is_coroutine, n_needed = call_signature(application)
     return ASGI if is_coroutine or n_needed in (1, 3) else WSGI
 
 
 def is_factory(candidate):
-    """Returns whether this is an application factory, because it takes no arguments. Does not call it."""
+    """Returns whether this is an application factory: a callable without arguments. Does not call it."""
     if not callable(candidate):
         return False
     if isinstance(candidate, type):
-        # A class is a factory if its constructor needs no arguments and its instances are callable. Otherwise
-        # it is an application whose instances each serve one request.
+        # A class is a factory if its constructor needs no arguments and its instances are callable.
+        # Otherwise it is an application whose instances each serve one request.
         is_plain = type(candidate).__call__ is type.__call__
         makes_callables = any("__call__" in base.__dict__ for base in candidate.__mro__)
         if not (is_plain and makes_callables):
@@ -217,7 +221,8 @@ def is_factory(candidate):
 def takes_no_arguments(call, n_bound):
     """Returns whether `call` can be called with no arguments besides the `n_bound` bound ones.
 
-    False also if its first parameter is named like that of an application: `environ`, `env` or `scope`.
+    False also if its first parameter is named like that of an application: `environ`, `env` or
+    `scope`.
     """
     if isinstance(call, types.MethodType):
         call, n_bound = call.__func__, 1
@@ -247,8 +252,9 @@ def patching_library():
 def check_patches(is_wsgi, threads, is_zygote):
     """Returns None, or the failure if a monkey-patched application cannot be served as configured.
 
-    Patched threads are green threads of one native thread. They switch only in the library's own waits; the
-    extension waits elsewhere, so they would deadlock. One request at a time works, on the main thread.
+    Patched threads are green threads of one native thread. They switch only in the library's own
+    waits; the extension waits elsewhere, so they would deadlock. One request at a time works, on
+    the main thread.
     """
     library = patching_library()
     if library is None:
@@ -292,7 +298,7 @@ def is_double_callable(application):
 
 
 def call_signature(application):
-    """Returns whether it is a coroutine function, and how many arguments it needs (None: unknown)."""
+    """Returns whether this is a coroutine function, and how many arguments it needs (None: unknown)."""
     call, n_bound = application, 0
     if isinstance(application, type):
         call, n_bound = application.__init__, 1
@@ -321,11 +327,12 @@ def describe(error):
 
     trim(error)
     only = traceback.format_exception_only(type(error), error)
-    # A SyntaxError's message comes last, after the source line; notes (PEP 678) come after the message.
+    # A SyntaxError's message comes last, after the source line; notes (PEP 678) come after the
+    # message.
     line = only[-1] if isinstance(error, SyntaxError) else only[0]
     lines = line.strip().splitlines() or [type(error).__name__]
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return unicode(lines[0]), unicode(trace)
+    return escape_surrogates(lines[0]), escape_surrogates(trace)
 
 
 def headline(error):
@@ -340,11 +347,11 @@ def headline(error):
         if frames.tb_next is None:
             file, line = frames.tb_frame.f_code.co_filename, frames.tb_lineno
         frames = frames.tb_next
-    return unicode(name if file is None else f"{name} ({file}, line {line})")
+    return escape_surrogates(name if file is None else f"{name} ({file}, line {line})")
 
 
-def unicode(text):
-    """Escapes lone surrogates (from undecodable file names): the channel is UTF-8."""
+def escape_surrogates(text):
+    """Escapes lone surrogates (from undecodable file names), because texts on the channel are UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -354,7 +361,7 @@ def trim(error):
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         frames = error.__traceback__
-        while frames is not None and is_ours(frames.tb_frame.f_code.co_filename):
+        while frames is not None and is_internal(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next
         # A SyntaxError in the target has no frame of its own; the message has its location.
         if frames is not None or isinstance(error, SyntaxError):
@@ -362,8 +369,8 @@ def trim(error):
         error = error.__cause__ or error.__context__
 
 
-def is_ours(filename):
-    """Returns whether a file of a frame is embedded in the worker, or is importlib."""
+def is_internal(filename):
+    """Returns whether a frame's file is embedded in the worker or belongs to importlib."""
     return filename.startswith(("<rgun>", "<frozen importlib", "<string>")) or filename == importlib.__file__
 
 
@@ -385,8 +392,9 @@ WRAPPERS = {
 def regular_file(filelike):
     """Returns descriptor and position of a file whose bytes are those of its read(); None for anything else.
 
-    A fileno() alone is no proof: that of GzipFile is the compressed file. Nor is a `file` attribute or a base
-    class: a range of a file, or a decrypting one, may have both.
+    A fileno() alone proves nothing: that of GzipFile is the compressed file. A `file` attribute or
+    a base class proves nothing either: an object that reads a range of a file, or decrypts a file,
+    may have both.
     """
     try:
         inner = filelike
@@ -412,7 +420,7 @@ def regular_file(filelike):
 
 
 def reads_as(filelike, kind):
-    """Returns whether it certainly reads like `kind`, a type of io that it is an instance of."""
+    """Returns whether an object certainly reads like `kind`, a class of the module io."""
     own = type(filelike)
     return (
         issubclass(own, kind)
@@ -422,7 +430,7 @@ def reads_as(filelike, kind):
 
 
 def is_wrapper(filelike):
-    """Returns whether it certainly reads like its `file`."""
+    """Returns whether an object certainly reads like its `file`."""
     kind = type(filelike)
     names = WRAPPERS.get(kind.__module__, ())
     if (
@@ -435,12 +443,13 @@ def is_wrapper(filelike):
     return own is None or getattr(own, "__wrapped__", None) == filelike.file.read
 
 
-def leave_child(error):
-    """Exits a process that the application forked and that returned from the application."""
+def exit_forked_child(error):
+    """Exits a process that the application forked and in which the application has returned or raised."""
     code = 70
     try:
         if isinstance(error, SystemExit):
-            # As Python's exit: None is 0, a number is itself, anything else is printed and exits with 1.
+            # As Python's exit: None is 0, a number is itself, anything else is printed and exits
+            # with 1.
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         elif error is None:
             sys.stderr.write(

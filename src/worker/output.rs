@@ -1,12 +1,13 @@
 //! The worker's ends of completion ring and slab, and waking the daemon.
 //!
 //! # When the daemon is woken
-//! The daemon's reactor announces its sleep ([`Epoch`]); only then does the worker write to the reactor's eventfd, once
-//! per sleep. After a quick response the wake-up may be deferred to the next response, so that the daemon is woken once
-//! for both. The caller that defers it must wake the daemon when there is no next request ([`crate::serve`]), before it
-//! sleeps ([`crate::worker::Worker::wait_and_claim`]), before it waits for space, and once the oldest completion is
-//! [`MAX_WAKEUP_DELAY_NS`] old. If the next exchange takes long, the daemon still sees the completion: it polls every
-//! millisecond while this worker's submission ring has records.
+//! The daemon's reactor announces its sleep ([`Epoch`]); only then does the worker write to the
+//! reactor's eventfd, once per sleep. After a quick response the wake-up may be deferred to the
+//! next response, so that the daemon is woken once for both. A caller that defers a wake-up must
+//! wake the daemon when there is no next request ([`crate::serve`]), before it sleeps
+//! ([`crate::worker::Worker::wait_and_claim`]), before it waits for space, and once the oldest
+//! completion is [`MAX_WAKEUP_DELAY_NS`] old. If the next exchange takes long, the daemon still
+//! sees the completion: it polls every millisecond while this worker's submission ring has records.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,12 +23,13 @@ use crate::process::Process;
 use crate::python::lock;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 
-/// Maximum delay of a deferred wake-up, nanoseconds. A wake-up is deferred only while there is a next record, so while
-/// all workers are busy: half a millisecond is then little compared with the wait for a slot. Measured with a Django
-/// view of 200 µs, everything on one core: every wake-up of the daemon costs two context switches.
+/// Maximum delay of a deferred wake-up, nanoseconds. A wake-up is deferred only while another
+/// request waits in the ring, so while all workers are busy. Half a millisecond is then little
+/// compared with the wait for a slot. Measured with a Django view of 200 µs, everything on one
+/// core: every wake-up of the daemon costs two context switches.
 pub(crate) const MAX_WAKEUP_DELAY_NS: u64 = 500_000;
 
-/// From this many bytes on, the GIL is released while they are copied into the slab.
+/// Minimum size of a payload for whose copy into the slab the GIL is released.
 const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// Maximum chunks per frame: 1 MiB, so that the daemon can begin to write while the rest is copied.
@@ -53,7 +55,7 @@ struct CompletionEnd {
 }
 
 impl Output {
-    /// Creates both ends over a new map.
+    /// Creates both ends over a map that no worker has used.
     pub(crate) fn new(map: Arc<Map>, geometry: &Geometry, process: &'static Process) -> Self {
         Self {
             completions: Mutex::new(CompletionEnd {
@@ -67,7 +69,8 @@ impl Output {
         }
     }
 
-    /// Publishes a frame; waits for space without the GIL. The caller decides when to wake the daemon.
+    /// Publishes a frame; waits for space without the GIL. The caller decides when to wake the
+    /// daemon.
     pub(crate) fn push(
         &self,
         py: Python<'_>,
@@ -96,14 +99,14 @@ impl Output {
         Ok(pushed)
     }
 
-    /// Adds DONE to a frame published with END; false if the daemon has popped it.
+    /// Adds DONE to a frame published with END. Returns false if the daemon has popped the frame.
     pub(crate) fn mark_done(&self, position: Position) -> bool {
         lock(&self.completions).sender.mark_done(position)
     }
 
     /// Wakes the daemon if it sleeps and a frame was pushed since the last call.
     pub(crate) fn wake_daemon(&self) {
-        let must_ring = {
+        let must_wake = {
             let ring = &mut *lock(&self.completions);
             if !ring.wakeup_pending {
                 return;
@@ -111,15 +114,16 @@ impl Output {
             ring.wakeup_pending = false;
             Epoch(self.process.reactor.u32(REACTOR_EPOCH)).must_wake(&mut ring.woken_epoch)
         };
-        if must_ring {
-            // EAGAIN means that the counter is at its maximum, so the eventfd is readable already; an open eventfd has
-            // no other errors (eventfd(2)).
+        if must_wake {
+            // EAGAIN means that the counter is at its maximum, so the eventfd is readable already;
+            // an open eventfd has no other errors (eventfd(2)).
             let _ = rustix::io::write(&self.process.eventfd, &1_u64.to_ne_bytes());
         }
     }
 
-    /// Copies the front of `bytes` into free chunks: at least one, at most [`MAX_CHUNKS_PER_FRAME`]. Waits for the
-    /// first without the GIL. Returns the number of bytes copied.
+    /// Copies the front of `bytes` into free chunks: at least one, at most
+    /// [`MAX_CHUNKS_PER_FRAME`]. Waits for the first chunk without the GIL. Returns the number of
+    /// bytes copied.
     pub(crate) fn fill_chunks(
         &self,
         py: Python<'_>,
@@ -137,6 +141,7 @@ impl Output {
         }
     }
 
+    /// Fills chunks as [`Output::fill_chunks`] does. Called without the GIL.
     fn fill_detached(
         &self,
         worker: &impl SignalHandlers,
@@ -156,8 +161,8 @@ impl Output {
         outcome
     }
 
-    /// Copies the front of `bytes` into free chunks, at most [`MAX_CHUNKS_PER_FRAME`]. Returns the number of bytes
-    /// copied.
+    /// Copies the front of `bytes` into free chunks, at most [`MAX_CHUNKS_PER_FRAME`]. Returns the
+    /// number of bytes copied.
     pub(crate) fn try_fill_chunks(
         &self,
         bytes: &[u8],
@@ -165,7 +170,8 @@ impl Output {
     ) -> Result<usize, ProtocolError> {
         let mut taken = 0;
         for part in bytes.chunks(CHUNK_BYTES).take(MAX_CHUNKS_PER_FRAME) {
-            // Locked per chunk: another thread, perhaps with the GIL held, waits for one copy at most.
+            // Locked per chunk: another thread, perhaps with the GIL held, waits for one copy at
+            // most.
             let Some(chunk) = lock(&self.slab).fill(part)? else { break };
             chunks.push((chunk, u32::try_from(part.len()).expect("a chunk is 64 KiB")));
             taken += part.len();

@@ -1,7 +1,9 @@
-//! Process-wide state. It outlives a role: workers are forked from a zygote, and a worker may become a zygote.
+//! Process-wide state. It outlives a role: workers are forked from a zygote, and a worker may
+//! become a zygote.
 //!
-//! Descriptors keep their numbers over a fork: [`Process::replace_descriptors`] puts a new worker's control socket and
-//! stacks file in place of the zygote's, so the bootstrap, the signal handlers and `faulthandler` need no update.
+//! Descriptors keep their numbers over a fork: [`Process::replace_descriptors`] puts a new worker's
+//! control socket and stacks file in place of the zygote's, so the bootstrap, the signal handlers
+//! and `faulthandler` need no update.
 //!
 //! # Why `unsafe`
 //! Replacing a descriptor under its number needs `dup3(2)` on a number that other code refers to.
@@ -18,8 +20,8 @@ use crate::python::{EX_SOFTWARE, system_exit};
 /// State of this process. Leaked: it lives as long as the process and its forks.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// The worker's end of the control socket, [`CONTROL_FD`](rgun_channel::control::CONTROL_FD). `sendmsg(2)` of one packet is
-    /// atomic, so it needs no lock.
+    /// The worker's end of the control socket, [`CONTROL_FD`](rgun_channel::control::CONTROL_FD).
+    /// `sendmsg(2)` of one packet is atomic, so it needs no lock.
     pub(crate) control: OwnedFd,
     /// The memfd for stacks.
     pub(crate) stacks: OwnedFd,
@@ -33,7 +35,8 @@ pub(crate) struct Process {
     pub(crate) initial_output: OutputFiles,
 }
 
-/// Identity (device and inode) of stdout and stderr, to detect that the application has redirected them.
+/// Identity (device and inode) of stdout and stderr, to detect that the application has redirected
+/// them.
 #[derive(Debug)]
 pub(crate) struct OutputFiles {
     stdout: Option<(u64, u64)>,
@@ -41,12 +44,13 @@ pub(crate) struct OutputFiles {
 }
 
 impl OutputFiles {
+    /// Returns the identity of the current files.
     pub(crate) fn current() -> Self {
         Self { stdout: file_id(rustix::stdio::stdout()), stderr: file_id(rustix::stdio::stderr()) }
     }
 }
 
-/// Returns device and inode; None if the descriptor is closed.
+/// Returns device and inode; `None` if the descriptor is closed.
 fn file_id(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
     rustix::fs::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
@@ -73,7 +77,8 @@ impl Process {
         replace_fd(&self.stacks, stacks)
     }
 
-    /// Replaces stdout and stderr in a forked worker, except where the application has redirected the zygote's.
+    /// Replaces stdout and stderr in a forked worker, except where the application has redirected
+    /// the zygote's.
     ///
     /// # Errors
     /// Errors of `dup2(2)`.
@@ -91,7 +96,8 @@ impl Process {
 
 fn replace_fd(old: &OwnedFd, new: &OwnedFd) -> io::Result<()> {
     #[expect(unsafe_code, reason = "the number stays, the open file changes")]
-    // SAFETY: both are open and owned by this process; code that uses the old number is meant to get the new file.
+    // SAFETY: both are open and owned by this process; code that uses the old number is meant to
+    // get the new file.
     match unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

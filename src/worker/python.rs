@@ -1,10 +1,12 @@
-//! Helpers for Python objects: text conversion, exceptions as text, forked children, and embedded modules.
+//! Helpers for Python objects: text conversion, exceptions as text, forked children, and embedded
+//! modules.
 //!
 //! # Why `unsafe`
-//! The limited API of 3.9 has no borrowed view of a `str` (`PyUnicode_AsUTF8AndSize` joined it in 3.10), so PyO3's safe
-//! functions make one or two temporary `bytes` objects per header. CPython 3.9 exports that function all the same, and
-//! `PyUnicode_AsUCS4`, which copies other text into a caller's buffer without allocating. PyO3's iterator over a
-//! dictionary takes references to every key.
+//! The limited API of 3.9 has no borrowed view of a `str` (`PyUnicode_AsUTF8AndSize` joined it in
+//! 3.10), so PyO3's safe functions make one or two temporary `bytes` objects per header. CPython
+//! 3.9 exports that function all the same, and `PyUnicode_AsUCS4`, which copies other text into a
+//! caller's buffer without allocating. PyO3's iterator over a dictionary takes references to every
+//! key.
 #![expect(unsafe_code, reason = "the limited API of 3.9 has no safe way to read a str without allocating")]
 
 use std::ffi::{CStr, CString, c_char};
@@ -77,7 +79,8 @@ fn append_non_ascii(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(),
         &mut long
     };
     let room = ffi::Py_ssize_t::try_from(len).map_err(|_| NotLatin1)?;
-    // SAFETY: the buffer has room for `len` code points, and with copy_null = 0 no terminating null is written.
+    // SAFETY: the buffer has room for `len` code points, and with copy_null = 0 no terminating null
+    // is written.
     let written = unsafe { ffi::PyUnicode_AsUCS4(text.as_ptr(), buffer.as_mut_ptr().cast(), room, 0) };
     if written.is_null() {
         drop(PyErr::take(text.py()));
@@ -104,8 +107,8 @@ fn append_non_ascii(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(),
 /// Converts bytes to a `str` of the same code points, as PEP 3333 passes bytes of the network.
 pub(crate) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     let len = ffi::Py_ssize_t::try_from(bytes.len()).expect("slices are no longer than isize::MAX");
-    // SAFETY: pointer and length are those of a slice; `errors` may be null, nothing can fail to decode.
-    // The result is a new reference to a str, or null with an exception set (no memory).
+    // SAFETY: pointer and length are those of a slice; `errors` may be null, nothing can fail to
+    // decode. The result is a new reference to a str, or null with an exception set (no memory).
     unsafe {
         let text = ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), len, std::ptr::null());
         Bound::from_owned_ptr_or_err(py, text).map(|text| text.cast_into_unchecked())
@@ -126,8 +129,9 @@ pub(crate) fn decimal(py: Python<'_>, mut number: u64) -> PyResult<Bound<'_, PyS
     }
 }
 
-/// Looks up several keys in a dictionary. A small dictionary literal has interned keys, which are found by identity in one
-/// pass; a key is looked up by value only if the dictionary has other keys.
+/// Looks up several keys in a dictionary. A small dictionary literal has interned keys, which are
+/// found by identity in one pass; a key is looked up by value only if the dictionary has other
+/// keys.
 pub(crate) fn values_of<'py, const N: usize>(
     dict: &Bound<'py, PyDict>,
     keys: [&Bound<'py, PyString>; N],
@@ -137,8 +141,8 @@ pub(crate) fn values_of<'py, const N: usize>(
     let mut has_others = dict.len() > MAX_SCANNED_ENTRIES;
     if !has_others {
         let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: a dict, and we are attached; `at` is 0 at first. Nothing that runs in the loop can change the dict, so
-        // that the borrowed references are valid.
+        // SAFETY: a dict, and we are attached; `at` is 0 at first. Nothing that runs in the loop
+        // can change the dict, so that the borrowed references are valid.
         unsafe {
             while ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value) != 0 {
                 match keys.iter().position(|known| known.as_ptr() == key) {
@@ -165,8 +169,8 @@ pub(crate) fn has_same_entries(one: &Bound<'_, PyDict>, other: &Bound<'_, PyDict
     if one.len() != other.len() {
         return false;
     }
-    // SAFETY: two dictionaries, and we are attached; both positions are 0 at first. The borrowed references are only
-    // compared.
+    // SAFETY: two dictionaries, and we are attached; both positions are 0 at first. The borrowed
+    // references are only compared.
     unsafe {
         while ffi::PyDict_Next(one.as_ptr(), &raw mut one_at, &raw mut one_key, &raw mut one_value) != 0 {
             let has_other =
@@ -204,8 +208,8 @@ pub(crate) fn clear_forked_child() {
     FORKED.store(false, Ordering::Relaxed);
 }
 
-/// Installs a fork hook that marks children for [`is_forked_child`] and restores their signal handlers. Called once per
-/// interpreter, because forked processes inherit the hook.
+/// Installs a fork hook that marks children for [`is_forked_child`] and restores their signal
+/// handlers. Called once per interpreter: forked processes inherit the hook.
 pub(crate) fn register_fork_hook(py: Python<'_>) -> PyResult<()> {
     let mark = PyCFunction::new_closure(py, None, None, |arguments, _| {
         FORKED.store(true, Ordering::Relaxed);
@@ -216,17 +220,19 @@ pub(crate) fn register_fork_hook(py: Python<'_>) -> PyResult<()> {
     py.import("os")?.call_method("register_at_fork", (), Some(&arguments)).map(drop)
 }
 
-/// Exits a child process forked by the application, which has returned into the server with an exception (`sys.exit()`
-/// after `os.fork()`) or a response. Only the parent may use the channel.
+/// Exits a child process that the application has forked and in which it has raised (`sys.exit()`
+/// after `os.fork()`) or returned. Only the parent may use the channel.
 pub(crate) fn exit_forked_child(py: Python<'_>, error: Option<&PyErr>) -> ! {
     let error = error.map(|error| error.clone_ref(py).into_value(py));
-    let failed = load_py(py).and_then(|module| module.call_method1(intern!(py, "leave_child"), (error,)));
+    let failed =
+        load_py(py).and_then(|module| module.call_method1(intern!(py, "exit_forked_child"), (error,)));
     // Returns only if the call failed.
     drop(failed);
     exit_now(EX_SOFTWARE)
 }
 
-/// Exits at once: no destructors, no atexit, no flush. Used when the daemon is gone or has violated the protocol.
+/// Exits at once: no destructors, no atexit, no flush. Used when the daemon is gone or has violated
+/// the protocol.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code) }
@@ -267,16 +273,18 @@ pub(crate) struct FormattedError {
 }
 
 impl FormattedError {
-    /// An error that is not an exception.
+    /// Creates an error that is not an exception.
     pub(crate) fn from_message(summary: impl Into<String>) -> Self {
         Self { summary: summary.into(), traceback: String::new() }
     }
 
-    /// Formats an exception as `traceback` does. An exception that cannot be formatted is named by its type.
+    /// Formats an exception as `traceback` does. An exception that cannot be formatted is named by
+    /// its type.
     pub(crate) fn from_exception(py: Python<'_>, error: &PyErr) -> Self {
         let formatted = load_py(py)
             .and_then(|module| module.getattr(intern!(py, "describe")))
-            // Before Python 3.12 only `into_value` attaches the traceback to the exception; `value` does not.
+            // Before Python 3.12 only `into_value` attaches the traceback to the exception; `value`
+            // does not.
             .and_then(|describe| describe.call1((error.clone_ref(py).into_value(py),)))
             .and_then(|pair| pair.extract::<(String, String)>());
         if let Ok((summary, traceback)) = formatted {
@@ -295,7 +303,8 @@ impl FormattedError {
     }
 }
 
-/// Removes the middle of a text that is longer than `max` bytes: the start shows the origin, the end the error.
+/// Removes the middle of a text that is longer than `max` bytes: the start shows the origin, the
+/// end the error.
 fn cut_middle(text: String, max: usize) -> String {
     const MARK: &str = "\n  [...]\n";
     if text.len() <= max {
@@ -307,7 +316,8 @@ fn cut_middle(text: String, max: usize) -> String {
     format!("{head}{MARK}{tail}")
 }
 
-/// Writes one line to the application's stderr. If stderr is closed, the error is passed to `sys.unraisablehook`.
+/// Writes one line to the application's stderr. If stderr is closed, the error is passed to
+/// `sys.unraisablehook`.
 pub(crate) fn warn(py: Python<'_>, text: &str) {
     let written = py
         .import(intern!(py, "sys"))

@@ -1,5 +1,5 @@
-//! Roles of a process. [`crate::boot`] runs them one after the other; [`crate::lifecycle`] and [`crate::zygote`] return
-//! the next one.
+//! Roles of a process. [`crate::boot`] runs them one after the other; [`crate::lifecycle`] and
+//! [`crate::zygote`] return the next role.
 
 use std::os::fd::OwnedFd;
 
@@ -29,6 +29,7 @@ pub(crate) struct WorkerInit {
     pub(crate) map: Map,
     /// The eventfd that wakes an event loop.
     pub(crate) wake: OwnedFd,
-    /// The application, if a zygote has imported it; `start` then has its interface. None: the worker imports it.
+    /// The application, if a zygote has imported it; `start` then has its interface. `None`: the
+    /// worker imports it.
     pub(crate) application: Option<Py<PyAny>>,
 }

@@ -1,7 +1,8 @@
 //! Signal masks of the native threads.
 //!
-//! The control thread blocks all signals, so that they interrupt the waits of Python threads and handlers run there. The
-//! background thread runs hooks, which may start programs that inherit its mask, so it restores the process's initial mask.
+//! The control thread blocks all signals, so that they interrupt the waits of Python threads and
+//! handlers run there. The background thread runs hooks, which may start programs that inherit its
+//! mask, so it restores the process's initial mask.
 //!
 //! # Why `unsafe`
 //! There is no safe call for a thread's mask.
@@ -24,8 +25,8 @@ impl SignalMask {
     /// Returns this thread's mask.
     pub(crate) fn current() -> Self {
         let mut mask = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: with a null set nothing is changed, and the old one is written to `mask`; the only possible
-        // error is a wrong `how`.
+        // SAFETY: with a null set nothing is changed, and the old one is written to `mask`; the
+        // only possible error is a wrong `how`.
         unsafe {
             libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), mask.as_mut_ptr());
         }

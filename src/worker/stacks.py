@@ -1,7 +1,7 @@
 """The Python part of stacks.rs: writes the stacks of the process to a descriptor of the daemon.
 
-Embedded into the extension and loaded on the first request (src/worker/stacks.rs). Runs with the GIL held;
-if some code holds the GIL for long, the daemon sends the stacks signal instead.
+Embedded into the extension and loaded on the first request (src/worker/stacks.rs). Runs with the
+GIL held; if some code holds the GIL for long, the daemon sends the stacks signal instead.
 """
 
 import os
@@ -23,7 +23,7 @@ def write_all(descriptor):
 
 
 def write_one(descriptor, ident):
-    """Writes the stack of one thread with source lines; False if there is no such thread."""
+    """Writes the stack of one thread with source lines. Returns False if there is no such thread."""
     import threading
     import traceback
 
@@ -31,7 +31,8 @@ def write_one(descriptor, ident):
     if frame is None:
         return False
     stack = traceback.extract_stack(frame)
-    # Drop the frames before the application: the bootstrap, and the module threading for slots above 0.
+    # Drop the frames before the application: the bootstrap, and the module threading for slots
+    # above 0.
     while stack and (stack[0].filename.startswith("<") or stack[0].filename == threading.__file__):
         del stack[0]
     text = f"Thread 0x{ident:016x} (most recent call last):\n" + "".join(stack.format())

@@ -1,16 +1,18 @@
 //! Python stacks of the process, written to a memfd of the daemon.
 //!
-//! Both requests are answered with [`Report::StacksDumped`](rgun_channel::control::Report::StacksDumped):
+//! The daemon requests them in two ways, and gets a
+//! [`Report::StacksDumped`](rgun_channel::control::Report::StacksDumped) for both:
 //!
-//! - [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks): written with the GIL held ([`write_all`],
-//!   [`write_one`]).
-//! - [`STACKS_SIGNAL`]: the handler here calls `faulthandler`'s, which walks the threads whatever holds the GIL, and then
-//!   reports to the daemon. The handler does not use `faulthandler`'s `chain`, which installs its handler without `SA_RESTART`, and
-//!   again after each signal: system calls of libraries would fail with EINTR (signal(7)) after each dump.
+//! - [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks): written with the GIL held
+//!   ([`write_all`], [`write_one`]).
+//! - [`STACKS_SIGNAL`]: the handler here calls `faulthandler`'s, which walks the threads no matter
+//!   which of them holds the GIL, and then reports to the daemon. The handler does not use
+//!   `faulthandler`'s `chain`, which installs its handler without `SA_RESTART`, and again after
+//!   each signal: system calls of libraries would fail with EINTR (signal(7)) after each dump.
 //!
 //! # Why `unsafe`
-//! There is no safe way to install a signal handler. This one calls another handler and makes one system call
-//! (signal-safety(7)).
+//! There is no safe way to install a signal handler. This one calls another handler and makes one
+//! system call (signal-safety(7)).
 #![expect(unsafe_code, reason = "a signal handler")]
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -47,7 +49,8 @@ pub(crate) fn install(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
 /// The handler installed by `faulthandler`, which writes the stacks.
 static WRITE_STACKS: OnceLock<extern "C" fn(libc::c_int)> = OnceLock::new();
 
-/// Installs [`on_stacks_signal`] in place of `faulthandler`'s handler, which [`WRITE_STACKS`] keeps.
+/// Installs [`on_stacks_signal`] in place of `faulthandler`'s handler, which [`WRITE_STACKS`]
+/// keeps.
 fn install_handler() -> std::io::Result<()> {
     // SAFETY: all zeroes is a valid `sigaction`: the default action, no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -61,14 +64,15 @@ fn install_handler() -> std::io::Result<()> {
     if !is_function {
         return Err(std::io::Error::other("faulthandler has installed no plain signal handler"));
     }
-    // SAFETY: a handler without SA_SIGINFO has this signature (sigaction(2)), and functions have the size of pointers.
+    // SAFETY: a handler without SA_SIGINFO has this signature (sigaction(2)), and functions have
+    // the size of pointers.
     let handler =
         unsafe { std::mem::transmute::<libc::sighandler_t, extern "C" fn(libc::c_int)>(action.sa_sigaction) };
     WRITE_STACKS.get_or_init(|| handler);
     action.sa_sigaction = on_stacks_signal as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-    // SAFETY: `action` is initialized; its handler has the signature of one without SA_SIGINFO, and calls only
-    // async-signal-safe functions and faulthandler's handler.
+    // SAFETY: `action` is initialized; its handler has the signature of one without SA_SIGINFO, and
+    // calls only async-signal-safe functions and faulthandler's handler.
     match unsafe { libc::sigaction(STACKS_SIGNAL, &raw const action, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
@@ -86,9 +90,11 @@ extern "C" fn on_stacks_signal(signal: libc::c_int) {
     if is_forked_child() {
         return;
     }
-    // SAFETY: the control socket keeps this number for as long as the process lives (`crate::process`).
+    // SAFETY: the control socket keeps this number for as long as the process lives
+    // (`crate::process`).
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
-    // One system call, which leaves errno alone. If the socket is full, the daemon does not read: ignored.
+    // One system call, which leaves errno alone. If the socket is full, the daemon does not read:
+    // ignored.
     let _ = rustix::net::send(control, &STACKS_DUMPED, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
@@ -111,7 +117,7 @@ pub(crate) fn write_current(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
     py.import("faulthandler")?.call_method("dump_traceback", (), Some(&arguments)).map(drop)
 }
 
-/// Writes the stack of one thread; false if there is no such thread.
+/// Writes the stack of one thread. Returns false if there is no such thread.
 ///
 /// # Errors
 /// A Python error.
@@ -119,7 +125,7 @@ pub(crate) fn write_one(py: Python<'_>, file: &OwnedFd, thread: u64) -> PyResult
     python_module(py)?.call_method1(intern!(py, "write_one"), (file.as_raw_fd(), thread))?.extract()
 }
 
-/// Writes a formatted stack.
+/// Writes a formatted stack. Returns true.
 ///
 /// # Errors
 /// A Python error.

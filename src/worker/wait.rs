@@ -8,8 +8,8 @@ use rgun_channel::wake::{Futex, SystemFutex};
 use rustix::io::Errno;
 use rustix::thread::{Timespec, futex};
 
-/// Maximum delay of a signal handler. A signal between the last check for signals and the system call does not interrupt
-/// the call. Futexes have no call that closes this gap, as `ppoll(2)` does.
+/// Maximum delay of a signal handler. A signal between the last check for signals and the system
+/// call does not interrupt the call. Futexes have no call that closes this gap, as `ppoll(2)` does.
 const MAX_SIGNAL_DELAY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A futex for waits on Python's main thread: signal handlers run while it waits.
@@ -25,11 +25,11 @@ pub(crate) trait SignalHandlers: Sync {
 impl<S: SignalHandlers> Futex for InterruptibleFutex<'_, S> {
     fn wait(&self, word: &AtomicU32, expected: u32) -> bool {
         let ended = futex::wait(word, futex::Flags::empty(), expected, Some(&MAX_SIGNAL_DELAY));
-        let look = matches!(ended, Err(Errno::INTR | Errno::TIMEDOUT));
-        if look {
+        let check_signals = matches!(ended, Err(Errno::INTR | Errno::TIMEDOUT));
+        if check_signals {
             self.0.run_signal_handlers();
         }
-        look
+        check_signals
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) {

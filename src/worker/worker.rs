@@ -1,7 +1,7 @@
 //! State shared by the threads of a worker: the shared map, the rings, and the stop flag.
 //!
-//! Created by [`crate::lifecycle`] and leaked: threads, pyclass instances and the control thread refer to it for the
-//! rest of the process's existence, even if it becomes a zygote.
+//! Created by [`crate::lifecycle`] and leaked: threads, pyclass instances and the control thread
+//! refer to it for the rest of the process's life, even if the process becomes a zygote.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,7 +43,8 @@ pub(crate) struct Worker {
     pub(crate) output: Output,
     /// Descriptors of request bodies.
     pub(crate) bodies: SpooledBodies,
-    /// The eventfd that wakes the event loop. None in a WSGI worker, and after the loop has ended.
+    /// The eventfd that wakes the event loop. `None` in a WSGI worker, and after the loop has
+    /// ended.
     eventfd: Mutex<Option<OwnedFd>>,
     map: Arc<Map>,
     submission: Mutex<SubmissionReceiver>,
@@ -63,12 +64,12 @@ pub(crate) struct Worker {
 struct Slot {
     /// Response body bytes sent by all exchanges of the slot so far.
     sent: AtomicU64,
-    /// The cancelled exchange; valid if it is the running one.
+    /// The exchange that was cancelled last. It may have ended since.
     cancelled: AtomicU64,
 }
 
 impl Worker {
-    /// Creates a worker over a new map.
+    /// Creates a worker over a map that no worker has used.
     pub(crate) fn new(start: Start, process: &'static Process, map: Map, eventfd: OwnedFd) -> Self {
         let geometry = start.geometry;
         let map = Arc::new(map);
@@ -105,7 +106,8 @@ impl Worker {
         !lock(&self.submission).is_empty()
     }
 
-    /// Sleeps until a request is claimed (true) or the worker stops (false). Called without the GIL.
+    /// Sleeps until a request is claimed (true) or the worker stops (false). Called without the
+    /// GIL.
     pub(crate) fn wait_and_claim(&self, slot: u32, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {
         let sleepers = self.sleepers();
         loop {
@@ -117,8 +119,9 @@ impl Worker {
             }
             self.output.wake_daemon();
             sleepers.announce_sleep();
-            // This check between announcing and sleeping prevents a lost wake-up (rgun_channel::wake); `stop` stores
-            // its flag before it wakes, so a stop is not missed either.
+            // This check between announcing and sleeping prevents a lost wake-up
+            // (rgun_channel::wake); `stop` stores its flag before it wakes, so a stop is not missed
+            // either.
             if self.has_more() || self.is_stopping() {
                 sleepers.cancel_sleep(&SystemFutex);
             } else if slot == MAIN_THREAD_SLOT {
@@ -138,17 +141,17 @@ impl Worker {
 
     /// Wakes the event loop.
     pub(crate) fn wake_loop(&self) {
-        if let Some(bell) = &*lock(&self.eventfd) {
-            // EAGAIN: it is readable already.
-            let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+        if let Some(eventfd) = &*lock(&self.eventfd) {
+            // EAGAIN: the eventfd is readable already.
+            let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
         }
     }
 
     /// Resets the eventfd after the event loop was woken.
     pub(crate) fn drain_eventfd(&self) {
-        if let Some(bell) = &*lock(&self.eventfd) {
-            // EAGAIN: it is reset already.
-            let _ = rustix::io::read(bell, &mut [0_u8; 8]);
+        if let Some(eventfd) = &*lock(&self.eventfd) {
+            // EAGAIN: the eventfd is reset already.
+            let _ = rustix::io::read(eventfd, &mut [0_u8; 8]);
         }
     }
 
@@ -175,7 +178,7 @@ impl Worker {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Stops the worker and makes it a zygote; false if it is stopping already.
+    /// Stops the worker and makes it a zygote. Returns false if the worker is stopping already.
     pub(crate) fn promote(&self) -> bool {
         if self.is_stopping() {
             return false;
@@ -195,8 +198,8 @@ impl Worker {
         *lock(&self.control_thread) = Some(thread);
     }
 
-    /// Joins a promoted worker's control thread and releases its shared memory. Called without the GIL, after all slots
-    /// and the background thread have ended.
+    /// Joins a promoted worker's control thread and releases its shared memory. Called without the
+    /// GIL, after all slots and the background thread have ended.
     pub(crate) fn release_channel(&self) {
         self.close_eventfd();
         let thread = lock(&self.control_thread).take();
@@ -241,7 +244,7 @@ impl Worker {
         self.slot(slot).sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Returns the response body bytes of a slot that are buffered in the daemon.
+    /// Returns the number of response body bytes of a slot that are buffered in the daemon.
     pub(crate) fn unacked(&self, slot: u32) -> u64 {
         let acked = self.map.u64(Geometry::slot(slot, SLOT_ACKED)).load(Ordering::Acquire);
         self.slot(slot).sent.load(Ordering::Relaxed).saturating_sub(acked)
@@ -270,7 +273,8 @@ impl Worker {
         &self.slots[slot as usize]
     }
 
-    /// Handles an exception of a signal handler that ran inside the worker's code: a `SystemExit` stops the worker.
+    /// Handles an exception of a signal handler that ran inside the worker's code: a `SystemExit`
+    /// stops the worker.
     pub(crate) fn on_signal_exception(&self, py: Python<'_>, error: PyErr) {
         if error.is_instance_of::<PySystemExit>(py) {
             *lock(&self.exit) = Some(error);
@@ -298,7 +302,8 @@ impl Worker {
 }
 
 impl SignalHandlers for Worker {
-    /// Runs the application's signal handlers. CPython runs them on the main thread only; on others this does nothing.
+    /// Runs the application's signal handlers. CPython runs them on the main thread only; on others
+    /// this does nothing.
     fn run_signal_handlers(&self) {
         Python::attach(|py| {
             if let Err(error) = py.check_signals() {

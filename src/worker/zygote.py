@@ -1,7 +1,7 @@
 """The Python part of zygote.rs: runs the warm-up request, warns of state that a fork loses, and forks.
 
-Embedded into the extension and loaded only with preload (src/worker/zygote.rs). Runs on CPython 3.9 and
-later.
+Embedded into the extension and loaded only with preload (src/worker/zygote.rs). Runs on CPython 3.9
+and later.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ import threading
 import time
 import warnings
 
-# Timeout of both forks, seconds. Shorter than the daemon's (src/daemon/pool/fork.rs), which regards a zygote
-# that does not answer as hung.
+# Timeout of both forks, seconds. Shorter than the daemon's (src/daemon/pool/fork.rs), which regards
+# a zygote that does not answer as hung.
 FORK_TIMEOUT = 5
 
 # Seconds to wait for joined threads to disappear from /proc.
@@ -24,10 +24,10 @@ THREAD_EXIT_TIMEOUT = 0.1
 
 def warm_up(load, application, environ, target):
     """Runs one request and discards the response. Returns None, or a warning."""
-    begun = []
+    statuses = []
 
     def start_response(status, headers, exc_info=None):
-        begun[:] = [status]
+        statuses[:] = [status]
         return lambda data: None
 
     try:
@@ -42,9 +42,9 @@ def warm_up(load, application, environ, target):
     except BaseException as error:  # noqa: BLE001 (the workers may serve other requests)
         summary, trace = load.describe(error)
         return f"the warm-up request GET {target} raised {summary}; continuing without a warm-up\n{trace}"
-    status = str(begun[0]) if begun else ""
+    status = str(statuses[0]) if statuses else ""
     if not status.startswith(("2", "3")):
-        outcome = f"was answered with {status}" if begun else "got no response"
+        outcome = f"was answered with {status}" if statuses else "got no response"
         return (
             f"the warm-up request GET {target} {outcome}: objects that the application creates "
             "at its first successful request will not be shared between workers"
@@ -55,8 +55,8 @@ def warm_up(load, application, environ, target):
 def freeze(own):
     """Exempts all objects from garbage collection, so that the collector's marks do not unshare their pages.
 
-    Returns warnings: database connections that could not be closed, sockets that forked workers would share,
-    threads that they would lack.
+    Returns warnings: database connections that could not be closed, sockets that forked workers
+    would share, threads that they would lack.
     """
     found = close_databases()
     gc.collect()
@@ -153,9 +153,10 @@ def running_threads():
 def fork(cgroup_procs):
     """Forks twice, so that the new process becomes a child of the daemon, which is a subreaper.
 
-    Returns (0, pid of the intermediate process) in the new process. Returns (pid of the new process, None) in
-    the zygote, once the intermediate process has exited. `cgroup_procs` is a descriptor of the new process's
-    cgroup, or None: the intermediate process joins it, so that no instruction of the new one runs outside.
+    Returns (0, pid of the intermediate process) in the new process. Returns (pid of the new
+    process, None) in the zygote, once the intermediate process has exited. `cgroup_procs` is a
+    descriptor of the new process's cgroup, or None: the intermediate process joins it, so that no
+    instruction of the new process runs outside.
     """
     # Buffered output would be written again by every worker.
     for stream in (sys.stdout, sys.stderr):
@@ -187,14 +188,15 @@ def fork(cgroup_procs):
     os.close(writing)
     answer = None
     try:
-        # A fork handler of the application may wait for a thread that was not forked.
+        # With a timeout: a fork handler of the application may wait for a thread that was not
+        # forked.
         poll = select.poll()
         poll.register(reading, select.POLLIN)
         if poll.poll(FORK_TIMEOUT * 1000):
             answer = os.read(reading, 4096).decode()
     finally:
         os.close(reading)
-        # Missing if the application ignores SIGCHLD, or has waited for it.
+        # The process is missing if the application ignores SIGCHLD or has waited for all children.
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
             if answer is None:
                 os.kill(intermediate, signal.SIGKILL)
@@ -210,7 +212,7 @@ def fork(cgroup_procs):
 
 
 def quiet_fork():
-    """fork(2) with the handlers of pthread_atfork(3) and os.register_at_fork.
+    """Calls fork(2) with the handlers of pthread_atfork(3) and os.register_at_fork.
 
     Suppresses the Python 3.12 warning about threads: `freeze` has reported them.
     """
@@ -222,7 +224,8 @@ def quiet_fork():
 def reseed():
     """Reseeds NumPy's global generator in a new process. Returns None, or a warning.
 
-    The module `random` reseeds itself since Python 3.7. Generators of the application are not reseeded.
+    The module `random` reseeds itself since Python 3.7. Generators of the application are not
+    reseeded.
     """
     numpy_random = sys.modules.get("numpy.random")
     try:

@@ -1,11 +1,12 @@
 //! The zygote: imports the application once and forks workers (`workers.preload`).
 //!
-//! The zygote's main thread reads the control socket, so the zygote has no other thread: after a fork only the forking
-//! thread exists in the child, and locks held by others stay locked.
+//! The zygote's main thread reads the control socket, so the zygote has no other thread: after a
+//! fork only the forking thread exists in the child, and locks held by others stay locked.
 //!
-//! A worker is forked twice: the intermediate process exits at once, and the daemon, a subreaper, becomes the worker's
-//! parent. `os.fork()` runs the handlers of pthread_atfork(3) and `os.register_at_fork`, on which OpenBLAS, grpc and
-//! jemalloc depend; `clone3(CLONE_PARENT)` would not.
+//! A worker is forked twice: the intermediate process exits at once, and the daemon, a subreaper,
+//! becomes the worker's parent. `os.fork()` runs the handlers of pthread_atfork(3) and
+//! `os.register_at_fork`, on which OpenBLAS, grpc and jemalloc depend; `clone3(CLONE_PARENT)` would
+//! not.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -30,8 +31,8 @@ use crate::python::{EX_SOFTWARE, clear_forked_child, embedded_module, exit_now, 
 use crate::role::{NextRole, WorkerInit};
 use crate::{dispositions, stacks, title, wsgi};
 
-/// Imports the application, runs the warm-up request and forks workers until the daemon stops it. Also returns in every
-/// forked worker.
+/// Imports the application, runs the warm-up request and forks workers until the daemon stops the
+/// zygote. Also returns in every forked worker.
 ///
 /// # Errors
 /// `SystemExit` with an exit code; anything else is a bug.
@@ -47,8 +48,8 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
     }
     let start = Box::new(Start { interface, ..*start });
     if !start.warm_up.is_empty() && interface == Interface::Asgi {
-        // The warm-up would need an event loop and lifespan, whose threads and sockets must not exist when workers are
-        // forked.
+        // The warm-up would need an event loop and lifespan, whose threads and sockets must not
+        // exist when workers are forked.
         let warning = "the warm-up request is for WSGI applications; an ASGI application is only imported";
         process.report(&Report::Warning(warning.to_owned()))?;
     } else if !start.warm_up.is_empty() {
@@ -63,7 +64,7 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
     run(py, process, start, application)
 }
 
-/// Makes a zygote of a drained worker.
+/// Turns a drained worker into a zygote.
 ///
 /// # Errors
 /// As [`boot`].
@@ -103,11 +104,11 @@ fn run(
     loop {
         let received = receive_command(py, process, &mut buffer)?;
         match Command::decode(&buffer[..received.len]) {
-            Ok(Command::Fork(order)) => {
-                if let Some((map, wake)) = fork(py, process, &start, order, received.fds)? {
+            Ok(Command::Fork(command)) => {
+                if let Some((map, wake)) = fork(py, process, &start, command, received.fds)? {
                     let start = Box::new(Start {
-                        worker: order.worker,
-                        incarnation: order.incarnation,
+                        worker: command.worker,
+                        incarnation: command.incarnation,
                         role: Role::Worker,
                         ..*start
                     });
@@ -127,7 +128,8 @@ fn run(
                 }
             }
             Ok(Command::Stop) => return Ok(NextRole::End),
-            // Promote is ignored, because this is a zygote already. The other commands are for workers.
+            // Promote is ignored, because this is a zygote already. The other commands are for
+            // workers.
             Ok(Command::Promote | Command::Start(_) | Command::Body(_) | Command::Cancel(_)) | Err(_) => {}
         }
     }
@@ -152,12 +154,13 @@ fn dump_stacks(py: Python<'_>, process: &Process) -> PyResult<()> {
     process.report(&Report::StacksDumped(written.is_ok()))
 }
 
-/// Forks a worker. Returns twice: in the worker, its shared map and wake-up eventfd; in the zygote, None.
+/// Forks a worker. Returns twice: in the worker, its shared map and wake-up eventfd; in the zygote,
+/// None.
 fn fork(
     py: Python<'_>,
     process: &'static Process,
     start: &Start,
-    order: Fork,
+    command: Fork,
     fds: Vec<OwnedFd>,
 ) -> PyResult<Option<(Map, OwnedFd)>> {
     let mut fds = fds.into_iter();
@@ -165,9 +168,12 @@ fn fork(
         (fds.next(), fds.next(), fds.next(), fds.next())
     else {
         let reason = "the daemon sent Fork without its descriptors".to_owned();
-        return process.report(&Report::ForkFailed { incarnation: order.incarnation, reason }).map(|()| None);
+        return process
+            .report(&Report::ForkFailed { incarnation: command.incarnation, reason })
+            .map(|()| None);
     };
-    // stdout and stderr come as a pair, or not at all if the daemon writes to a terminal; cgroup.procs comes alone.
+    // stdout and stderr come as a pair, or not at all if the daemon writes to a terminal;
+    // cgroup.procs is sent or not independently of them.
     let output = if fds.len() >= 2 { fds.next().zip(fds.next()) } else { None };
     let cgroup_procs = fds.next();
     let handled = dispositions::handled_signals(py)?;
@@ -177,9 +183,9 @@ fn fork(
     match forked {
         Ok((0, intermediate)) => {
             clear_forked_child();
-            let printing =
+            let redirected =
                 output.as_ref().map_or(Ok(()), |(stdout, stderr)| process.redirect_output(stdout, stderr));
-            if printing.and_then(|()| process.replace_descriptors(&control, &stacks)).is_err() {
+            if redirected.and_then(|()| process.replace_descriptors(&control, &stacks)).is_err() {
                 // A report would be sent on the zygote's control socket.
                 exit_now(EX_SOFTWARE);
             }
@@ -197,21 +203,22 @@ fn fork(
             Ok(Some((Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?, wake)))
         }
         Ok((pid, _)) => {
-            // Only the worker may have these descriptors open: the daemon detects its death by their end-of-file.
+            // Only the worker may have these descriptors open: the daemon detects its death by
+            // their end-of-file.
             drop((control, map, stacks, wake, output, cgroup_procs));
-            process.report(&Report::Forked { incarnation: order.incarnation, pid })?;
+            process.report(&Report::Forked { incarnation: command.incarnation, pid })?;
             Ok(None)
         }
         Err(error) => {
             let reason = error.value(py).to_string();
-            process.report(&Report::ForkFailed { incarnation: order.incarnation, reason })?;
+            process.report(&Report::ForkFailed { incarnation: command.incarnation, reason })?;
             Ok(None)
         }
     }
 }
 
-/// Waits, in a forked worker, for the exit of the intermediate process, then sets up the worker as a child of the
-/// daemon.
+/// Waits, in a forked worker, for the exit of the intermediate process, then sets up the worker as
+/// a child of the daemon.
 fn adopt_by_daemon(daemon: Pid, intermediate: Option<Pid>) -> io::Result<()> {
     if let Some(intermediate) = intermediate
         && getppid() == Some(intermediate)

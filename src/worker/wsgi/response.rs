@@ -71,8 +71,7 @@ pub(crate) struct Response {
     is_for_head: bool,
     /// The application may have taken over the connection.
     may_take_over: bool,
-    /// The application has raised an exception of [`ends_takeover`](super::takeover::ends_takeover)
-    /// or returned without a response. After a takeover this is no fault.
+    /// The application has ended in a way that is no fault after a takeover.
     ends_takeover: bool,
     stage: ResponseStage,
     head: ResponseHead,
