@@ -34,7 +34,7 @@ impl Budget {
         self.limit.load(Ordering::Relaxed).saturating_sub(self.used())
     }
 
-    /// Returns whether at most a quarter is left; callers then buffer less.
+    /// Returns whether at most a quarter of the limit is left; callers then buffer less.
     pub fn is_tight(&self) -> bool {
         self.free() <= self.limit.load(Ordering::Relaxed) / 4
     }

@@ -31,7 +31,7 @@ use crate::tls::TlsContext;
 /// Number of task polls after which tokio checks for IO. Its default of 61 delays completions.
 const EVENT_INTERVAL: u32 = 31;
 
-/// Time that blocking file operations have to end at shutdown. A stuck disk must not hold up the
+/// Time allowed at shutdown for blocking file operations to end. A stuck disk must not hold up the
 /// exit.
 const BLOCKING_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -329,8 +329,8 @@ async fn serve_tls(
     }
 }
 
-/// Aborts the process when the edge thread panics: the daemon would look alive and serve nothing.
-/// systemd restarts it, and the workers end with it.
+/// Aborts the process when the edge thread panics, because the daemon would look alive and serve
+/// nothing. The workers end with the daemon, and systemd restarts it.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {

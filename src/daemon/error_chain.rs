@@ -1,4 +1,4 @@
-//! Formats an error and its causes on one line: `error: its cause: the cause of that`.
+//! Formats an error and its causes on one line: `error: its cause: the cause of the cause`.
 //!
 //! The `Display` of an error describes its own level; the code that logs it joins the levels with
 //! [`Chain`].

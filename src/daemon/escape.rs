@@ -71,8 +71,8 @@ fn push_byte(shown: &mut String, byte: u8) {
 }
 
 /// Returns whether a character beyond ASCII is visible. The standard library's Unicode tables are
-/// only accessible through `escape_debug`. A letter precedes the character, because a combining
-/// mark without one is escaped.
+/// only accessible through `escape_debug`. It escapes a combining mark that follows no letter, so
+/// the character is tested after a letter.
 fn is_printable(character: char) -> bool {
     let is_line_end = matches!(character, '\u{2028}' | '\u{2029}');
     if character.is_whitespace() {

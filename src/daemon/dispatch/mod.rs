@@ -32,7 +32,7 @@
 //!   takes responses of slow clients off their workers, [`measure`] samples the load, [`readiness`]
 //!   answers health checks, and `http` uses an exchange through [`handles`].
 //!
-//! A file imports only files below it.
+//! The imports of the files form no circle.
 
 mod admission;
 mod completions;

@@ -57,7 +57,7 @@ impl State {
         self.policy = policy;
         // Queued and running requests get a permit, even if the new rule allows fewer. Running
         // requests keep their deadlines, which are in the `Worker`.
-        let mut waiting = Vec::new();
+        let mut held = Vec::new();
         for exchange in self.exchanges.iter_mut() {
             exchange.permit = None;
             if exchange.is_pinned || exchange.state == ExchangeState::Finished {
@@ -67,14 +67,14 @@ impl State {
             let (timeout, rule) = self.rules.classify(path, self.policy.request_timeout);
             exchange.timeout = timeout;
             if let ExchangeState::Held(_) = exchange.state {
-                waiting.push((exchange.id, rule));
+                held.push((exchange.id, rule));
             } else if let Some(rule) = rule {
                 exchange.permit = Some(rule);
                 self.rules.take_permit(rule);
             }
         }
-        waiting.sort_unstable_by_key(|(id, _)| *id);
-        for (id, rule) in waiting {
+        held.sort_unstable_by_key(|(id, _)| *id);
+        for (id, rule) in held {
             let Some(exchange) = self.exchanges.get_mut(id) else { continue };
             if let Some(rule) = rule
                 && self.rules.is_full(rule)

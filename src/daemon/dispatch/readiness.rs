@@ -7,14 +7,14 @@ use crate::supervise::Presence;
 use super::Dispatcher;
 use super::state::UNKNOWN;
 
-/// Whether requests are served now, and if not, why.
+/// The readiness of the daemon to serve requests, as its answers to health checks report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
     /// A worker is open, although it may be busy.
     Ready,
     /// No worker runs; the next request starts one (`workers.idle_exit`).
     Asleep,
-    /// The daemon stops.
+    /// The daemon is stopping.
     Leaving,
     /// A worker is booting, and none has been ready since the daemon's start.
     FirstBoot,

@@ -45,7 +45,7 @@ impl Dispatcher {
                 if socket.is_some()
                     && let Some(waker) = &exchange.waker
                 {
-                    // The connection's task takes the other end.
+                    // The connection's task takes the other end of the socket pair.
                     waker.wake_by_ref();
                 }
                 let ready_at = exchange.ready_at;
@@ -77,8 +77,8 @@ impl Dispatcher {
         self.steal(state, index, now);
     }
 
-    /// Moves exchanges that another worker has prefetched to the idle slots of this one, if their
-    /// wait there is worth a wake-up.
+    /// Moves prefetched exchanges from other workers to the idle slots of this one, if their wait
+    /// at the other worker is worth a wake-up.
     fn steal(&self, state: &mut State, index: usize, now: Instant) {
         while state.workers[index].as_ref().is_some_and(|worker| worker.idle_slots() > 0) {
             let victim = state
@@ -110,8 +110,8 @@ impl Dispatcher {
     }
 }
 
-/// A worker's rank; the lowest is chosen. Compares whether it is stalled, whether it has no idle
-/// slot, and its load.
+/// A worker's rank; the lowest is chosen. Compares whether the worker is stalled, whether it has no
+/// idle slot, and its load.
 type Rank = (bool, bool, (u32, u32));
 
 impl State {

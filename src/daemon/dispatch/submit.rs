@@ -34,8 +34,8 @@ impl Dispatcher {
     /// Assigns a request to a worker, or queues it.
     ///
     /// `request.exchange` is ignored: the dispatcher chooses the id. `body` is the spooled body, if
-    /// it does not travel in the frame. `now` is the time at which the request was complete; its
-    /// wait is measured from there.
+    /// the request has one. `now` is the time at which the request was complete; its wait is
+    /// measured from there.
     ///
     /// # Errors
     /// The queue is full or too slow, no worker will serve soon, a part of the head is too long for

@@ -22,7 +22,7 @@ const SLOW_TICK: Duration = Duration::from_millis(50);
 /// Interval while only WebSockets are open, so that only their event loops are checked.
 const PARKED_TICK: Duration = Duration::from_secs(1);
 
-/// Time that a cancelled task has to end, with its `finally` blocks.
+/// Time allowed for a cancelled task to end, including its `finally` blocks.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
@@ -71,11 +71,11 @@ impl Dispatcher {
         }
         state.ring_doorbells();
         let is_fast = state.workers.iter().flatten().any(|worker| worker.needs_fast_tick(now));
-        let runs = || state.workers.iter().flatten().any(|worker| worker.load.n_running() > 0);
+        let is_any_running = || state.workers.iter().flatten().any(|worker| worker.load.n_running() > 0);
         let slow_clients = state.slow_clients.tick_rate(now);
         state.tick_rate = if is_fast || slow_clients == TickRate::Fast {
             TickRate::Fast
-        } else if state.n_waiting() > 0 || runs() || slow_clients == TickRate::Slow {
+        } else if state.n_waiting() > 0 || is_any_running() || slow_clients == TickRate::Slow {
             TickRate::Slow
         } else {
             TickRate::Parked
@@ -252,11 +252,11 @@ impl State {
     }
 
     fn first_timed_out(&self, timeout: Duration, now: Instant) -> Option<ExchangeId> {
-        let waits = |id: &ExchangeId| {
+        let wait_of = |id: &ExchangeId| {
             let exchange = self.exchanges.get(*id)?;
             Some((now.saturating_duration_since(exchange.submitted_at), exchange.is_retry))
         };
-        let is_overdue = |id: &ExchangeId| waits(id).is_none_or(|(wait, _)| wait > timeout);
+        let is_overdue = |id: &ExchangeId| wait_of(id).is_none_or(|(wait, _)| wait > timeout);
         for id in self.queue.iter() {
             if is_overdue(&id) {
                 return Some(id);
@@ -264,7 +264,7 @@ impl State {
             // The queue is in order of submission, except for retries: a retry is at the front, but
             // its wait began when its first worker died. So only a first attempt proves that all
             // requests behind it are younger.
-            if waits(&id).is_some_and(|(_, retried)| !retried) {
+            if wait_of(&id).is_some_and(|(_, is_retry)| !is_retry) {
                 break;
             }
         }

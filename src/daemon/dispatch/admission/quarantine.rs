@@ -3,11 +3,12 @@
 //! A *fingerprint* is method and path, without the query. A crash is recorded for each request that
 //! the worker had started, unless it had sent the response head: a response that streams for hours
 //! is present at many crashes and causes few. A response head below 500 clears its fingerprint, so
-//! only requests that never succeed are recorded twice. A second crash within [`CRASH_WINDOW`]
-//! blocks the fingerprint for [`BLOCK_TIME`]. After that, one request is admitted as a *trial*: if
-//! its worker crashes, the fingerprint is blocked again; if it succeeds, the fingerprint is
-//! cleared; if it does neither (status 500, or the client disconnects), the next request is the
-//! trial.
+//! only requests that never succeed are recorded twice.
+//!
+//! A second crash within [`CRASH_WINDOW`] blocks the fingerprint for [`BLOCK_TIME`]. After that,
+//! one request is admitted as a *trial*. If its worker crashes, the fingerprint is blocked again.
+//! If the trial succeeds, the fingerprint is cleared. Otherwise (status 500, or the client
+//! disconnects), the next request is the trial.
 //!
 //! The dispatcher calls [`Quarantine::is_empty`] first, so that requests cost nothing while no
 //! crash is recorded.
@@ -43,7 +44,7 @@ pub(crate) struct Quarantine {
 struct Fingerprint {
     method: Box<[u8]>,
     path: Box<[u8]>,
-    /// When a worker last crashed with it.
+    /// When a worker last crashed while it ran such a request.
     last_crash: Instant,
     /// End of the last block; None if the fingerprint was never blocked.
     blocked_until: Option<Instant>,

@@ -2,14 +2,17 @@
 //! requests enter it.
 //!
 //! The queue is ordered by age: a request that is revoked from a worker, or was held by its path's
-//! concurrency limit, gets the position that it would have if it had waited here all the time. The
-//! oldest request is served first. Once it has waited for half of `timeouts.queue`, the newest is
-//! served first, until the oldest wait is below a quarter of the timeout. So during an overload
+//! concurrency limit, gets the position that it would have if it had waited here all the time.
+//!
+//! The oldest request is served first. Once it has waited for half of `timeouts.queue`, the newest
+//! is served first, until the oldest wait is below a quarter of the timeout. So during an overload
 //! some requests are served in time; the others, whose clients have mostly given up, time out. With
 //! the oldest always first, every request would be late for as long as the overload lasts
-//! ("Controlled Delay", ACM Queue 10/5; Facebook's "Fail at Scale", ACM Queue 13/8). A non-empty
-//! queue alone does not mean overload: behind a busy proxy each request waits a little, and all are
-//! served in time. Without a timeout the oldest is always first.
+//! ("Controlled Delay", ACM Queue 10/5; Facebook's "Fail at Scale", ACM Queue 13/8). Without a
+//! timeout the oldest is always first.
+//!
+//! A non-empty queue alone does not mean overload: behind a busy proxy each request waits a little,
+//! and all are served in time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -34,7 +34,7 @@ pub(crate) struct RuleId(u16);
 pub(crate) struct Rules {
     rules: Vec<CompiledRule>,
     /// Number of held requests of all rules.
-    waiting: usize,
+    n_held: usize,
 }
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ struct CompiledRule {
     /// Permits in use. May exceed `concurrency` after a reload has lowered it.
     permits: u32,
     /// Held requests, oldest first.
-    waiting: VecDeque<ExchangeId>,
+    held: VecDeque<ExchangeId>,
 }
 
 /// The request timeout of a rule.
@@ -100,10 +100,10 @@ impl Rules {
             timeout: rule.request.map_or(RuleTimeout::Inherited, RuleTimeout::Own),
             concurrency: rule.concurrency.map(NonZeroU32::get),
             permits: 0,
-            waiting: VecDeque::new(),
+            held: VecDeque::new(),
         };
         // `RuleId` has 16 bits; rules beyond that are ignored.
-        Self { rules: rules.iter().take(usize::from(u16::MAX)).map(compile).collect(), waiting: 0 }
+        Self { rules: rules.iter().take(usize::from(u16::MAX)).map(compile).collect(), n_held: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -138,51 +138,51 @@ impl Rules {
         }
     }
 
-    /// Releases a permit. If a held request gets it, removes that request from the list and returns
-    /// it.
+    /// Releases a permit. If a held request gets it, removes the request from the list and returns
+    /// its exchange.
     pub(crate) fn free_permit(&mut self, number: RuleId) -> Option<ExchangeId> {
         let rule = self.rule_mut(number)?;
         rule.permits = rule.permits.saturating_sub(1);
         if rule.concurrency.is_some_and(|limit| rule.permits >= limit) {
             return None;
         }
-        let next = rule.waiting.pop_front()?;
+        let next = rule.held.pop_front()?;
         rule.permits += 1;
-        self.waiting -= 1;
+        self.n_held -= 1;
         Some(next)
     }
 
     /// Holds a request. It must be newer than all held requests, because they are sorted by age.
     pub(crate) fn hold(&mut self, number: RuleId, id: ExchangeId) {
         if let Some(rule) = self.rule_mut(number) {
-            rule.waiting.push_back(id);
-            self.waiting += 1;
+            rule.held.push_back(id);
+            self.n_held += 1;
         }
     }
 
     /// Removes a held request that needs no permit any more.
     pub(crate) fn remove_held(&mut self, number: RuleId, id: ExchangeId) {
         if let Some(rule) = self.rule_mut(number)
-            && let Ok(at) = rule.waiting.binary_search(&id)
+            && let Ok(at) = rule.held.binary_search(&id)
         {
-            rule.waiting.remove(at);
-            self.waiting -= 1;
+            rule.held.remove(at);
+            self.n_held -= 1;
         }
     }
 
     /// Returns the number of held requests.
     pub(crate) fn n_held(&self) -> usize {
-        self.waiting
+        self.n_held
     }
 
     /// Returns the held requests, by rule and within a rule by age.
     pub(crate) fn held(&self) -> impl Iterator<Item = ExchangeId> {
-        self.rules.iter().flat_map(|rule| rule.waiting.iter().copied())
+        self.rules.iter().flat_map(|rule| rule.held.iter().copied())
     }
 
     /// Returns the oldest held request of each rule.
     pub(crate) fn oldest_held(&self) -> impl Iterator<Item = ExchangeId> {
-        self.rules.iter().filter_map(|rule| rule.waiting.front().copied())
+        self.rules.iter().filter_map(|rule| rule.held.front().copied())
     }
 
     #[cfg(test)]

@@ -95,13 +95,13 @@ pub(crate) struct Exchange {
     pub(crate) body: Option<RequestBody>,
     /// The body's progress, if it travels in parts.
     pub(crate) upload: Option<Box<UploadProgress>>,
-    /// The messages, if the request is a WebSocket handshake.
+    /// The state of the WebSocket, if the request is a handshake.
     pub(crate) websocket: Option<Box<WebSocketState>>,
     /// Time that the request may run; `None` is no limit.
     pub(crate) timeout: Option<Duration>,
     /// The path rule whose permit the exchange holds.
     pub(crate) permit: Option<RuleId>,
-    /// The exchange is a probe for one worker and may not go to another.
+    /// The exchange is a probe for one worker and must not go to another.
     pub(crate) is_pinned: bool,
     /// The exchange had started in another worker, which died.
     pub(crate) is_retry: bool,
@@ -286,10 +286,9 @@ impl Exchange {
     }
 
     /// Resets the exchange after its worker died, so that another worker can have it. Returns false
-    /// if a retry is not possible. This is so for a probe, a WebSocket, a possible takeover, and an
-    /// exchange that was retried before or has a fault. It is also so if the response has ended,
-    /// the client has its head, the application has read parts of the body, or the body's file
-    /// cannot be rewound.
+    /// for a probe, a WebSocket, a possible takeover and a second retry. Also returns false if the
+    /// exchange has a fault, its response has ended, the client has the head, the application has
+    /// read parts of the body, or the body's file cannot be rewound.
     pub(crate) fn reset_for_retry(&mut self, now: Instant) -> bool {
         let is_unseen =
             self.response.client == ClientState::AwaitingHead && !self.response.ended && self.fault.is_none();

@@ -2,7 +2,7 @@
 //! files.
 //!
 //! ```text
-//! worker ──▶ [data] [data] ... [segment] [segment] [being written] [data] ──▶ (read from the left) ──▶ client
+//! client ◀── [data] [data] ... [segment] [segment] [being written] [data] ◀── worker
 //! ```
 //! [`slow_clients`](crate::dispatch::slow_clients) decides which pieces go to a file, and when.
 
@@ -15,10 +15,11 @@ use crate::budget::{Budget, Reservation};
 use crate::dispatch::data::Data;
 use crate::dispatch::exchange::response_parts::FilePart;
 
-/// Longest file in bytes. A file is closed, and its disk space freed, when all of it has been read.
+/// Bytes after which a file is not extended. A file is closed, and its disk space freed, when all
+/// of it has been read.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Number of pieces above which small ones are collected into blocks.
+/// Number of pieces beyond which small ones are collected into blocks.
 const MAX_SEPARATE_PIECES: usize = 16;
 
 /// Bytes written to a file at a time.
@@ -147,8 +148,8 @@ impl ResponseBuffer {
     }
 
     /// Takes out the last pieces, to be written to a file, until at most `allowed` bytes are in
-    /// memory. The first piece stays, and at most [`BLOCK_BYTES`] are taken. The pieces are
-    /// returned in order.
+    /// memory. The first piece stays, and no piece is taken beyond [`BLOCK_BYTES`]. Returns the
+    /// pieces in order.
     pub(crate) fn take_excess(&mut self, allowed: u64) -> Vec<Data> {
         let (mut excess, mut len) = (Vec::new(), 0);
         while self.in_memory > allowed && len < BLOCK_BYTES {

@@ -2,8 +2,8 @@
 //! may take over, or has taken over.
 //!
 //! A connection that was taken over occupies a thread of the worker until the application returns,
-//! and has no deadline. When its worker stops, it is asked to close, like the WebSockets of ASGI
-//! applications.
+//! and has no deadline. When the worker stops, the connection is asked to close, like the
+//! WebSockets of ASGI applications.
 
 use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll};
@@ -25,8 +25,8 @@ pub struct TakeoverHandle {
 }
 
 impl Ticket {
-    /// Takes the daemon's end of the socket on which the application may answer; `None` before the
-    /// request has a worker, or if the application is not WSGI. A pending poll of the ticket is
+    /// Takes the daemon's end of the socket pair on which the application may answer; `None` before
+    /// the request has a worker, or if the application is not WSGI. A pending poll of the ticket is
     /// woken when the socket exists.
     pub fn take_socket(&self) -> Option<UnixStream> {
         self.dispatcher.lock().exchanges.get_mut(self.id)?.take_socket()

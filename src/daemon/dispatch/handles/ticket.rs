@@ -1,8 +1,8 @@
 //! A connection's handle to an exchange: first a [`Ticket`] for the response's head, then perhaps a
 //! [`BodyStream`].
 //!
-//! Dropping either before its end abandons the exchange: a request that has not started never
-//! starts, and the rest of its response is discarded.
+//! Dropping either handle before its end abandons the exchange: a request that has not started
+//! never starts, and the rest of a response is discarded.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -35,13 +35,13 @@ impl Upload {
         self.dispatcher
     }
 
-    /// Returns the credit in bytes as soon as there is some, or `None` when the application accepts
-    /// no more of the body. In both cases the task is woken when that changes.
+    /// Returns the credit in bytes as soon as there is some. The task is woken when the credit
+    /// changes. Returns `None`, for good, when the application accepts no more of the body.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
         self.dispatcher.poll_room(self.id, cx)
     }
 
-    /// Sends a part of at most [`MAX_PART`] bytes, within the credit. `end`: it is the last.
+    /// Sends a part of at most [`MAX_PART`] bytes, within the credit. `end`: the part is the last.
     /// Returns false when the application accepts no more.
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8], end: bool) -> Poll<bool> {
         let part = StreamFrame::Part { exchange: self.id, bytes, end, text: false, more: false };
@@ -66,8 +66,8 @@ impl Upload {
 }
 
 impl Dispatcher {
-    /// Returns the application's credit in bytes as soon as there is some, or `None` when it
-    /// accepts no more. The task is woken when that changes.
+    /// Returns the application's credit in bytes as soon as there is some; see
+    /// [`Upload::poll_room`].
     pub(super) fn poll_room(&self, id: ExchangeId, cx: &mut Context<'_>) -> Poll<Option<u64>> {
         let mut state = self.lock();
         let exchange = state.exchanges.get_mut(id).filter(|exchange| exchange.accepts_body());

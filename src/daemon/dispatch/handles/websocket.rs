@@ -70,8 +70,8 @@ impl WebSocketHandle {
         }
     }
 
-    /// Returns true when the application has room for a part of a message, false when it accepts no
-    /// more. In both cases the task is woken when that changes.
+    /// Returns true as soon as the application has room for a part of a message. The task is woken
+    /// when the room changes. Returns false, for good, when the application accepts no more.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<bool> {
         self.dispatcher.poll_room(self.id, cx).map(|room| room.is_some())
     }

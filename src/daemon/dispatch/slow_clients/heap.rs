@@ -1,6 +1,6 @@
 //! Returns the memory of buffered responses to the kernel once they are gone.
 //!
-//! glibc does not return freed memory below the highest block in use, however large: after a
+//! glibc returns no freed memory below the highest block in use, however much it is: after a
 //! hundred slow downloads the daemon would hold hundreds of megabytes. [`HeapTrim`] decides when
 //! the memory is returned, from the bytes that `limits.response_memory` counts.
 

@@ -8,8 +8,8 @@
 //! the client is.
 //!
 //! # Limits
-//! A response may use as much memory as is still free: the first gets half of
-//! `limits.response_memory`, the second half of the rest, so there is always some left for the
+//! A response may use as much memory as it leaves free. So the first gets half of
+//! `limits.response_memory`, the second half of the rest, and there is always some left for the
 //! next. The excess goes to files, which share `limits.response_disk` in the same way. Beyond that,
 //! bytes are not acknowledged and the worker waits for the client; this is the normal case for
 //! endless streams. [`ClientWait`] counts the wait.
@@ -66,8 +66,8 @@ impl Exchange {
         !self.is_client_done() && !self.is_accepted_websocket() && (self.waits_for_credit() || is_large())
     }
 
-    /// Acknowledges `len` bytes that have just arrived for a slow client, if there is room for
-    /// them.
+    /// Acknowledges all bytes that have arrived for a slow client, if there is room for them. `len`
+    /// is the number of bytes that have just arrived.
     pub(crate) fn absorb(&mut self, worker: &mut Worker, len: u64) {
         if self.response.buffer.is_client_slow
             && worker.absorbed + len <= ABSORB_BYTES
@@ -108,8 +108,8 @@ impl Exchange {
         self.client_wait = ClientWait::default();
     }
 
-    /// Takes over the response from the worker, if one still has it. Returns a job for the part
-    /// that does not fit into memory.
+    /// Takes over the response from its worker, if a worker still has the exchange. Returns a job
+    /// for the part that does not fit into memory.
     fn drain_response(
         &mut self,
         worker: Option<&mut Worker>,

@@ -15,8 +15,8 @@ use crate::link::Slots;
 /// wake-up.
 const ACTIVE_TIME: Duration = Duration::from_millis(50);
 
-/// An unclaimed record is stalled if it has been the next to start for longer than this and than
-/// twice the service time.
+/// A record is stalled if a thread has not claimed it for this time, or for twice the service time
+/// if that is longer. The time counts from when the record became the next to start.
 const THREAD_STALL_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// The corresponding time for an event loop. One iteration of the loop takes long if there are many
