@@ -1,7 +1,7 @@
 //! Loads the application, and describes boot failures.
 //!
-//! Workers ([`crate::lifecycle`]) and zygotes ([`crate::zygote`]) load it with `load.py`.
-//! Gunicorn's hooks ([`crate::hooks`]) fail with the same [`BootFailure`].
+//! Workers ([`crate::lifecycle`]) and zygotes ([`crate::zygote`]) load the application with
+//! `load.py`. Gunicorn's hooks ([`crate::hooks`]) fail with the same [`BootFailure`].
 
 use std::fmt::Write as _;
 

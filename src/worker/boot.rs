@@ -2,8 +2,8 @@
 //! its roles.
 //!
 //! # Why `unsafe`
-//! By the contract with the daemon ([`CONTROL_FD`]) descriptor 3 belongs to this module; the type
-//! system cannot know.
+//! By the contract with the daemon ([`CONTROL_FD`]) descriptor 3 belongs to this module, which
+//! the type system does not know.
 
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 

@@ -194,7 +194,8 @@ extern "C" fn on_ignored_signal(signal: c_int, info: *mut libc::siginfo_t, _: *m
     let is_from_kernel = unsafe { (*info).si_code } > 0;
     if is_from_kernel && matches!(signal, SIGTTIN | SIGTTOU) {
         // The kernel sends this signal to a background process that uses its terminal. The process
-        // must stop, or it would retry forever. SAFETY: raise(3) has no preconditions.
+        // must stop, or it would retry forever.
+        // SAFETY: raise(3) has no preconditions.
         unsafe { libc::raise(libc::SIGSTOP) };
     }
 }

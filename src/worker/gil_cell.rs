@@ -1,6 +1,7 @@
 //! A cell for state that is used only by a thread attached to the interpreter, so by one thread at
 //! a time. `Mutex` and PyO3 classes that are not `frozen` count borrows with atomic instructions.
-//! An ASGI request needed about forty of them, 4 % of its CPU time. The GIL makes them unnecessary.
+//! An ASGI request needed about forty such instructions, 4 % of its CPU time. The GIL makes them
+//! unnecessary.
 //!
 //! # Why `unsafe`
 //! PyO3 0.30 has no safe type for data guarded by the GIL (`GILProtected` was removed, since there

@@ -448,8 +448,7 @@ def exit_forked_child(error):
     code = 70
     try:
         if isinstance(error, SystemExit):
-            # As Python's exit: None is 0, a number is itself, anything else is printed and exits
-            # with 1.
+            # The exit codes of Python: 0 for None, a number for itself, 1 for anything else.
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         elif error is None:
             sys.stderr.write(

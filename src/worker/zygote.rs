@@ -203,8 +203,8 @@ fn fork(
             Ok(Some((Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?, wake)))
         }
         Ok((pid, _)) => {
-            // Only the worker may have these descriptors open: the daemon detects its death by
-            // their end-of-file.
+            // The daemon detects the worker's death by end-of-file on the control socket, so the
+            // zygote must not keep it open.
             drop((control, map, stacks, wake, output, cgroup_procs));
             process.report(&Report::Forked { incarnation: command.incarnation, pid })?;
             Ok(None)

@@ -2,8 +2,8 @@
 //! if they wait.
 //!
 //! An awaitable is its own iterator: `await` calls `__next__`, and a `StopIteration` with the value
-//! ends it. `send`, `throw` and `close` make them `collections.abc.Coroutine`s, which
-//! `asyncio.create_task()` accepts.
+//! ends it. An awaitable has `send`, `throw` and `close`, too, which make it a
+//! `collections.abc.Coroutine`: `asyncio.create_task()` accepts it.
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;

@@ -1,4 +1,4 @@
-//! Heads that wait for their bodies.
+//! Response heads that wait for their bodies.
 //!
 //! A response whose body follows its head at once takes one frame, and one write by the daemon. If
 //! the body is late (an event stream), the head is sent alone after a *wait* of [`MAX_ITERATIONS`]
@@ -22,7 +22,7 @@ pub(super) struct DeferredHeads {
 }
 
 /// Maximum number of loop iterations between a head and its body. Starlette's `BaseHTTPMiddleware`
-/// passes the body between tasks, which takes one iteration; nested ones take two.
+/// passes the body between tasks, which takes one iteration; two nested middlewares take two.
 const MAX_ITERATIONS: u8 = 2;
 
 impl DeferredHeads {
@@ -39,8 +39,8 @@ impl DeferredHeads {
         }
     }
 
-    /// Starts a wait if there are new heads and no wait is running. Returns whether it did: the
-    /// caller then schedules a tick.
+    /// Starts a wait if there are new heads and no wait is running. Returns whether a wait
+    /// was started; the caller then schedules a tick.
     pub(super) fn begin_wait(&mut self) -> bool {
         if self.unscheduled.is_empty() || !self.scheduled.is_empty() {
             return false;

@@ -136,7 +136,7 @@ impl Exchange {
             let exchange = slf.get().borrow(slf.py());
             (exchange.missing_response(), exchange.websocket.is_some())
         };
-        // The order is uvicorn's.
+        // uvicorn checks in this order.
         if is_websocket {
             missing_response.or_else(|| unexpected_result(result))
         } else {
@@ -279,7 +279,8 @@ pub(super) fn exit_if_forked_child(py: Python<'_>, error: Option<&PyErr>) {
     }
 }
 
-/// Called by `asgi.py` when the application has returned (`error` is None) or raised.
+/// Ends the exchange. Called by `asgi.py` when the application has returned (`error` is None) or
+/// raised.
 #[pyfunction]
 #[pyo3(signature = (exchange, result, error))]
 pub(super) fn complete(

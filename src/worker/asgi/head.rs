@@ -151,7 +151,7 @@ fn append_header(
             if head.length.is_some_and(|other| other != length) {
                 return Err(PyRuntimeError::new_err("two Content-Length headers that differ"));
             }
-            // RFC 9110 §8.6: a 204 has none.
+            // RFC 9110 §8.6: a 204 has no Content-Length.
             if head.length.is_some() || head.status == 204 {
                 return Ok(());
             }

@@ -33,8 +33,8 @@ impl Outbox {
         self.is_backed_up.load(Ordering::Relaxed)
     }
 
-    /// Called at each start of an exchange: wakes the daemon if frames may have waited longer than
-    /// [`MAX_WAKEUP_DELAY_NS`].
+    /// Wakes the daemon if frames may have waited longer than [`MAX_WAKEUP_DELAY_NS`]. Called at
+    /// each start of an exchange.
     pub(super) fn wake_if_overdue(&self, output: &Output, now: u64) {
         match self.unannounced_since.load(Ordering::Relaxed) {
             0 => self.unannounced_since.store(now, Ordering::Relaxed),
@@ -46,10 +46,10 @@ impl Outbox {
         }
     }
 
-    /// Called at the end of each response. The first response in a period of the coarse clock wakes
-    /// the daemon at once; the others are left to the wake-up at the end of the loop's iteration.
-    /// Under low load there is nothing to batch, and the application may block the loop; under high
-    /// load the daemon is awake anyway.
+    /// Wakes the daemon at the end of a response, but only once in a period of the coarse clock.
+    /// The other responses are left to the wake-up at the end of the loop's iteration. Under low
+    /// load there is nothing to batch, and the application may block the loop; under high load the
+    /// daemon is awake anyway.
     pub(super) fn on_response_end(&self, output: &Output) {
         let now = coarse_now();
         if self.last_response_end.load(Ordering::Relaxed) != now {

@@ -308,8 +308,8 @@ impl ExchangeState {
         DeferredDrops { task: self.task.take(), pending, parts, exchange, functions }
     }
 
-    /// Returns whether the response has no body: one to HEAD, a 204 or a 304 (RFC 9110 §9.3.2,
-    /// §15.3.5, §15.4.5).
+    /// Returns whether the response has no body: a response to HEAD, a 204 or a 304 (RFC 9110
+    /// §9.3.2, §15.3.5, §15.4.5).
     pub(super) fn is_bodyless(&self) -> bool {
         self.response.is_for_head || matches!(self.response.head.status, 204 | 304)
     }
@@ -401,8 +401,8 @@ impl ExchangeState {
         self.push_completion(py, &self.completion(kind, end, done), fields, body).map(drop)
     }
 
-    /// Encodes a completion with its fields and body, and pushes it. Returns its position if it is
-    /// in the ring.
+    /// Encodes a completion with its fields and body, and pushes it. Returns its position in
+    /// the ring; `None` if it waits in the outbox.
     pub(super) fn push_completion(
         &self,
         py: Python<'_>,

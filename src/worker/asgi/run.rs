@@ -1,4 +1,4 @@
-//! The course of an ASGI worker, from the loaded application to the end of its event loop.
+//! The lifecycle of an ASGI worker, from the loaded application to the end of its event loop.
 //!
 //! [`run`] is called by [`crate::lifecycle`].
 

@@ -35,9 +35,9 @@ pub(super) struct ScopeCache {
 pub(super) struct ScopeBuilder {
     http: ScopeKind,
     websocket: ScopeKind,
-    /// By index of [`NAMES`].
+    /// Names of well-known headers, by index of [`NAMES`].
     field_names: Vec<Py<PyBytes>>,
-    /// By index of [`METHODS`].
+    /// Method strings, by index of [`METHODS`].
     methods: Vec<Py<PyString>>,
     keys: ScopeKeys,
     /// Configured root path, not percent-encoded.

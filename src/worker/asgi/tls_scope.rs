@@ -6,13 +6,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use rgun_channel::frame::TlsInfo;
 
-/// The extension of the last request. All requests of a connection have the same extension; without
-/// client certificates, so have those of most connections.
+/// The extension of the last request. All requests of a connection have the same extension. Without
+/// client certificates, most connections have the same extension, too.
 #[derive(Debug, Default)]
 pub(super) struct LastExtension {
     /// The TLS block from which `extension` was built.
     block: Vec<u8>,
-    /// Never given to the application.
+    /// The application gets only copies.
     extension: Option<Py<PyDict>>,
 }
 

@@ -42,7 +42,7 @@ pub(super) struct FileRange {
 }
 
 impl FileRange {
-    /// Reads a message.
+    /// Creates the range that a message names.
     fn from_message(message: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = message.py();
         let mut file = duplicate(&required(message, intern!(py, "file"))?)?;

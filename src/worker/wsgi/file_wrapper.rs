@@ -62,7 +62,7 @@ pub(crate) struct FileBody<'a> {
     pub(crate) descriptor: BorrowedFd<'a>,
     /// Offset of the first byte to send.
     pub(crate) offset: u64,
-    /// Bytes from there to the end of the file.
+    /// Bytes from `offset` to the end of the file.
     pub(crate) len: u64,
 }
 

@@ -163,7 +163,7 @@ impl HeadCache {
             }
             HeaderName::Other(name) => encode_field(name, value, fields).map(|()| EncodedField::Sent),
             HeaderName::ContentLength(index) => {
-                // RFC 9110 §8.6: a 204 has none.
+                // RFC 9110 §8.6: a 204 has no Content-Length.
                 if head.status == 204 || head.length.is_some() {
                     return Ok(EncodedField::Length);
                 }

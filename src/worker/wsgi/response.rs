@@ -75,7 +75,7 @@ pub(crate) struct Response {
     ends_takeover: bool,
     stage: ResponseStage,
     head: ResponseHead,
-    /// The reason phrase unless canonical, then the encoded fields.
+    /// The reason phrase, unless it is canonical, then the encoded fields.
     fields: Vec<u8>,
     /// Body bytes received from the application, up to Content-Length.
     body_bytes: u64,

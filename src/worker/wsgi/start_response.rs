@@ -1,7 +1,7 @@
 //! The `start_response` callable, and the `write` callable it returns.
 //!
 //! PEP 3333, "The start_response() Callable". Both are functions bound to one object, which holds
-//! the [`Response`]. The slot's next exchange reuses it unless the application has kept a
+//! the [`Response`]. The slot's next exchange reuses the object unless the application has kept a
 //! reference.
 
 use std::ffi::CStr;

@@ -2,7 +2,7 @@
 //!
 //! `flask-sock`, `simple-websocket` and Flask-SocketIO look for the socket in the environ, under
 //! the names that Werkzeug and gunicorn use. The socket is one end of a pair; the daemon has the
-//! other. Once the application has written a response with status 101, the daemon forwards
+//! other end. Once the application has written a response with status 101, the daemon forwards
 //! everything to the client. As under gunicorn, the socket is closed when the application returns.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
