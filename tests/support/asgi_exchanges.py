@@ -58,7 +58,7 @@ def handshake(worker, path, **more):
 def open_websocket(worker, path, **more):
     """Submits a handshake and waits until it is accepted; returns the exchange's id."""
     exchange = handshake(worker, path, **more)
-    answer = worker.wait_for_response(exchange, lambda answer: answer.taken, "accepted")
+    answer = worker.wait_for_response(exchange, lambda answer: answer.credit, "accepted")
     assert answer.status == 101
     return exchange
 

@@ -29,7 +29,7 @@ SLOT_EXCHANGE, SLOT_THREAD, SLOT_ACKED, SLOT_WANTS_CREDIT = 0, 16, 128, 136
 READY, PAD, MARKED_DONE = 1, 4, 5
 TAKEN = 2
 END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE = 1, 2, 4, 8, 16, 32
-RESPOND, BODY, RAISED, TAKE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
+RESPOND, BODY, RAISED, WINDOW_UPDATE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
 HTTPS, STREAMS, WEBSOCKET = 2, 4, 8
 MESSAGE_COST = 64
 UNKNOWN_LENGTH = TO_THE_END = 2**64 - 1
@@ -103,7 +103,7 @@ class Answer:
         # Offset and length of a file.
         self.file = None
         # Total number of bytes of the body or the messages that the daemon may send.
-        self.taken = 0
+        self.credit = 0
         self.end = self.done = False
         # (kind, flags, status) of each completion.
         self.frames = []
@@ -321,8 +321,8 @@ class Channel:
         if kind == RAISED:
             answer.raised.append(rest.text())
             answer.trace = rest.text()
-        elif kind == TAKE:
-            answer.taken = rest.take("<Q")
+        elif kind == WINDOW_UPDATE:
+            answer.credit = rest.take("<Q")
         elif kind == CLOSE:
             assert answer.closed is None, "closed twice"
             answer.closed = status, rest.rest.decode()

@@ -151,13 +151,19 @@ class FakeDaemon:
         worker.send(start, worker.map_descriptor, *shared_with_all, worker.stacks, worker.eventfd)
         return worker
 
-    def fork(self, zygote, *, number=0, incarnation=2, output=(), entrance=None):
-        """Lets a zygote fork a worker; `output`: its stdout and stderr, if not those of the zygote."""
+    def fork(self, zygote, *, number=0, incarnation=2, output=(), cgroup_procs=None):
+        """Lets a zygote fork a worker.
+
+        `output` has the worker's stdout and stderr, by default the zygote's. `cgroup_procs` is the
+        descriptor to which the intermediate process writes to enter the worker's cgroup.
+        """
         worker = Worker(self, number, incarnation, slots=zygote.slots)
         theirs = worker.open_channel()
         fds = [theirs.fileno(), worker.map_descriptor, worker.stacks, worker.eventfd, *output]
         zygote.send(
-            b"Z" + struct.pack("<HQ", number, incarnation), *fds, *([] if entrance is None else [entrance])
+            b"Z" + struct.pack("<HQ", number, incarnation),
+            *fds,
+            *([] if cgroup_procs is None else [cgroup_procs]),
         )
         theirs.close()
         name, forked, *rest = zygote.next_report("forked", "fork failed")

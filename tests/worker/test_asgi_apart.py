@@ -11,7 +11,7 @@ def test_requests_have_separate_contexts(worker):
     other = worker.submit("/keeps_a_secret?secret")
     json_of(worker.fetch("/ignore"))
     open_gate(worker, "secret")
-    # The first request blocks the loop until this one has arrived, so that the same turn starts it.
+    # The first request blocks the loop until this one has arrived, so that the same tick starts both.
     exchange = worker.submit("/looks_for_secrets")
     assert json_of(worker.wait_done(other)) == "a secret"
     assert json_of(worker.wait_done(exchange)) == "unset"
@@ -37,7 +37,7 @@ def test_cancelled_sends_leave_no_future(worker):
 def test_forked_child_on_the_parents_loop_takes_no_requests(worker):
     exchange = worker.submit("/forks_and_awaits")
     worker.wait_claimed()
-    # These writes wake the child, too.
+    # Each submission writes to the eventfd, which wakes the child, too.
     others = [worker.submit("/echo", "POST", body=b"%d" % number) for number in range(5)]
     assert json_of(worker.wait_done(exchange)) == 70
     assert [worker.wait_done(other).body for other in others] == [b"%d" % number for number in range(5)]

@@ -290,7 +290,7 @@ def test_exit_in_a_signal_handler_ends_startup_and_shutdown(boot, fake, mode, lo
     worker = boot(source, lifespan=mode, loop=loop)
     if phase == "shutdown":
         worker.wait_ready().send(b"X")
-    wait_until("the exchange has begun", lambda: "begun" in fake.output())
+    wait_until("the phase has begun", lambda: "begun" in fake.output())
     if "kill" not in wait:
         os.kill(worker.pid, signal.SIGUSR1)
     assert worker.wait() == 5

@@ -128,7 +128,7 @@ def test_invalid_messages_raise_in_the_application(worker, case, status, summary
     answer = worker.fetch(f"/misuse?{case}")
     assert answer.status == status
     assert failure_of(answer).startswith(summary)
-    assert "in sends\n" in answer.trace, "raised where it was sent"
+    assert "in sends\n" in answer.trace, "raised by the send() call"
     assert (answer.hints, answer.file) == ([], None)
 
 
@@ -155,7 +155,7 @@ def test_message_that_sends_while_it_is_read_is_rejected(worker):
 def test_body_of_wrong_length_never_looks_complete(worker, case, sizes, why):
     exchange = worker.submit(f"/{case}?{sizes}")
     if case == "length_in_parts":
-        worker.wait_for_response(exchange, lambda answer: answer.body, "begun")
+        worker.wait_for_response(exchange, lambda answer: answer.body, "the first part is sent")
         worker.fetch(f"/open_gate?{sizes}")
     answer = worker.wait_done(exchange)
     assert failure_of(answer) == f"RuntimeError: Response content {why}"

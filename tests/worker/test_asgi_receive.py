@@ -20,10 +20,10 @@ def test_inline_body_is_one_event(worker):
 def test_streamed_body_is_requested_on_first_receive(worker):
     exchange = worker.submit("/slow_reader?parts", "POST", length=30)
     assert json_of(worker.fetch("/forget")) == "forgotten"
-    assert exchange not in worker.responses, "taken before receive()"
+    assert exchange not in worker.responses, "credit granted before receive()"
     open_gate(worker, "parts")
-    answer = worker.wait_for_response(exchange, lambda answer: answer.taken, "taken")
-    assert answer.taken == 256 * 1024
+    answer = worker.wait_for_response(exchange, lambda answer: answer.credit, "credit is granted")
+    assert answer.credit == 256 * 1024
     for number in range(3):
         worker.part(exchange, b"0123456789", end=number == 2)
     # Two openings in one tick of the loop let only one part through.
@@ -36,17 +36,21 @@ def test_streamed_body_is_requested_on_first_receive(worker):
 def test_credit_grows_as_the_application_receives(worker):
     exchange = worker.submit("/slow_reader?window", "POST", length=UNKNOWN_LENGTH)
     open_gate(worker, "window")
-    worker.wait_for_response(exchange, lambda answer: answer.taken == 256 * 1024, "taken")
+    worker.wait_for_response(exchange, lambda answer: answer.credit == 256 * 1024, "credit is granted")
     for _ in range(4):
         worker.part(exchange, b"p" * 65_536)
-    worker.wait_for_response(exchange, lambda answer: answer.taken >= 5 * 65_536, "the first part is taken")
+    worker.wait_for_response(
+        exchange, lambda answer: answer.credit >= 5 * 65_536, "credit for the first part is granted"
+    )
     # The application has not received the other parts, so the worker grants no credit for them.
     assert json_of(worker.fetch("/one_part")) == [0, False]
-    assert worker.responses[exchange].taken == 5 * 65_536
+    assert worker.responses[exchange].credit == 5 * 65_536
     for number in range(3):
         open_gate(worker, "window")
         worker.wait_for_response(
-            exchange, lambda answer, n=number: answer.taken >= (6 + n) * 65_536, "the next part is taken"
+            exchange,
+            lambda answer, n=number: answer.credit >= (6 + n) * 65_536,
+            "credit for the next part is granted",
         )
     worker.part(exchange, b"end", end=True)
     open_gate(worker, "window")
@@ -55,7 +59,7 @@ def test_credit_grows_as_the_application_receives(worker):
 
 def test_body_of_unknown_length_may_end_with_an_empty_part(worker):
     exchange = worker.submit("/echo", "POST", length=UNKNOWN_LENGTH)
-    worker.wait_for_response(exchange, lambda answer: answer.taken, "taken")
+    worker.wait_for_response(exchange, lambda answer: answer.credit, "credit is granted")
     worker.part(exchange, b"all")
     worker.part(exchange, b"", end=True)
     assert worker.wait_done(exchange).body == b"all"
@@ -65,9 +69,11 @@ def test_long_upload_arrives_whole(worker):
     exchange = worker.submit("/echo", "POST", length=3_000_000)
     sent = 0
     while sent < 3_000_000:
-        answer = worker.wait_for_response(exchange, lambda answer, n=sent: answer.taken > n, "taken")
-        while sent < min(answer.taken, 3_000_000):
-            size = min(60_000, answer.taken - sent, 3_000_000 - sent)
+        answer = worker.wait_for_response(
+            exchange, lambda answer, n=sent: answer.credit > n, "credit is granted"
+        )
+        while sent < min(answer.credit, 3_000_000):
+            size = min(60_000, answer.credit - sent, 3_000_000 - sent)
             worker.part(exchange, b"%c" % (sent % 251) * size, end=sent + size == 3_000_000)
             sent += size
             # The ring has limited space.
@@ -100,7 +106,7 @@ def test_receive_after_the_body_waits_for_the_disconnect(worker):
 @pytest.mark.parametrize("early", [True, False])
 def test_half_close_is_a_disconnect_after_the_body(worker, early):
     exchange = worker.submit("/events_then_answer", "POST", length=4)
-    worker.wait_for_response(exchange, lambda answer: answer.taken, "taken")
+    worker.wait_for_response(exchange, lambda answer: answer.credit, "credit is granted")
     if early:
         worker.half_close(exchange)
     worker.part(exchange, b"body", end=True)
@@ -128,7 +134,7 @@ def test_exception_after_a_half_close_is_reported(worker):
 
 def test_disconnect_during_the_body_is_received_at_once(worker):
     exchange = worker.submit("/events", "POST", length=1000)
-    worker.wait_for_response(exchange, lambda answer: answer.taken, "taken")
+    worker.wait_for_response(exchange, lambda answer: answer.credit, "credit is granted")
     worker.part(exchange, b"half")
     worker.disconnect(exchange)
     worker.wait_done(exchange)

@@ -22,7 +22,7 @@ def test_small_response_is_one_frame_and_its_end(worker):
 def test_body_parts_are_sent_immediately(worker):
     assert worker.fetch("/parts").body == b"012"
     exchange = worker.submit("/paced?send")
-    answer = worker.wait_for_response(exchange, lambda answer: answer.body, "sent")
+    answer = worker.wait_for_response(exchange, lambda answer: answer.body, "the first part is sent")
     assert (answer.status, answer.body, answer.end) == (200, b"first", False)
     open_gate(worker, "send")
     assert worker.wait_done(exchange).body == b"firstlast"
@@ -30,7 +30,7 @@ def test_body_parts_are_sent_immediately(worker):
 
 def test_empty_part_sends_the_head(worker):
     exchange = worker.submit("/head_only?head")
-    answer = worker.wait_for_response(exchange, lambda answer: answer.status, "sent")
+    answer = worker.wait_for_response(exchange, lambda answer: answer.status, "the head is sent")
     assert (answer.status, answer.body) == (201, b"")
     open_gate(worker, "head")
     assert worker.wait_done(exchange).body == b"done"
@@ -49,14 +49,16 @@ def test_slow_client_suspends_only_its_own_send(worker):
     try:
         exchange = worker.submit("/flood")
         worker.wait_for_response(
-            exchange, lambda answer: len(answer.body) >= 1024 * 1024, "filled the window"
+            exchange, lambda answer: len(answer.body) >= 1024 * 1024, "the window is full"
         )
         sent = json_of(worker.fetch("/seen"))[0]
         assert 20 <= sent < 24, "one MiB in parts of 50,000"
         assert len(worker.responses[exchange].body) < 1_200_000
         # Each acknowledgement lets the application send more.
         worker.acknowledge()
-        worker.wait_for_response(exchange, lambda answer: len(answer.body) > 1_200_000, "went on")
+        worker.wait_for_response(
+            exchange, lambda answer: len(answer.body) > 1_200_000, "the worker sends more"
+        )
     finally:
         worker.is_slow = False
         worker.acknowledge()
@@ -69,7 +71,7 @@ def test_exhausted_slab_suspends_only_large_sends(worker):
         # Together more than the slab; each exchange may have 1 MiB unacknowledged.
         exchanges = [worker.submit(f"/large?{3 * 1024 * 1024}") for _ in range(4)]
         wait_until(
-            "all chunks are lent",
+            "all chunks are in use",
             lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS,
         )
         assert json_of(worker.fetch("/ignore")) == "ignored"
@@ -84,7 +86,7 @@ def test_full_ring_loses_no_frame(worker):
     exchanges = [worker.submit("/large?65536") for _ in range(8)]
     # Nothing is read yet, and eight times 64 KiB do not fit into the ring.
     wait_until(
-        "the exchange has begun", lambda: worker.slot_of(exchanges[-1]) is None or worker.has_completion()
+        "the worker has sent frames", lambda: worker.slot_of(exchanges[-1]) is None or worker.has_completion()
     )
     for exchange in exchanges:
         assert len(worker.wait_done(exchange).body) == 65_536
@@ -95,7 +97,7 @@ def test_disconnect_ends_a_suspended_send(worker):
     try:
         exchange = worker.submit("/flood")
         worker.wait_for_response(
-            exchange, lambda answer: len(answer.body) >= 1024 * 1024, "filled the window"
+            exchange, lambda answer: len(answer.body) >= 1024 * 1024, "the window is full"
         )
         worker.disconnect(exchange)
         answer = worker.wait_done(exchange)
@@ -103,7 +105,7 @@ def test_disconnect_ends_a_suspended_send(worker):
         worker.is_slow = False
         worker.acknowledge()
     assert answer.raised == []
-    assert json_of(worker.fetch("/seen")) == [200], "send() does nothing once the client has gone"
+    assert json_of(worker.fetch("/seen")) == [200], "send() does nothing once the client has disconnected"
 
 
 @pytest.mark.parametrize("status", [204, 304])

@@ -30,7 +30,7 @@ def test_concurrent_requests_use_separate_slots(worker):
     for round in range(2):
         exchanges = [worker.submit(f"/paced?all{round}") for _ in range(7)]
         for exchange in exchanges:
-            worker.wait_for_response(exchange, lambda answer: answer.body, "begun")
+            worker.wait_for_response(exchange, lambda answer: answer.body, "the first part is sent")
         slots = {worker.slot_of(exchange) for exchange in exchanges}
         assert len(slots) == 7
         assert None not in slots
@@ -58,7 +58,7 @@ def test_work_after_the_response_keeps_only_the_slot(worker):
 def test_stop_waits_for_running_requests(fake, python, loop):
     worker = spawn(fake, python, loop)
     exchange = worker.submit("/echo", "POST", length=4)
-    worker.wait_for_response(exchange, lambda answer: answer.taken, "taken")
+    worker.wait_for_response(exchange, lambda answer: answer.credit, "credit is granted")
     worker.send(b"X")
     worker.part(exchange, b"body", end=True)
     assert worker.wait_done(exchange).body == b"body"
@@ -70,7 +70,7 @@ def test_stop_lets_a_streaming_response_finish(fake, python, loop):
     worker = spawn(fake, python, loop)
     worker.is_slow = True
     exchange = worker.submit("/flood")
-    worker.wait_for_response(exchange, lambda answer: len(answer.body) >= 1024 * 1024, "filled the window")
+    worker.wait_for_response(exchange, lambda answer: len(answer.body) >= 1024 * 1024, "the window is full")
     worker.send(b"X")
     worker.is_slow = False
     worker.acknowledge()
@@ -119,7 +119,7 @@ LEAVING = """
 def test_exit_in_a_signal_handler_ends_the_worker(fake, python, loop, project):
     worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING))
     exchange = worker.submit("/")
-    worker.wait_for_response(exchange, lambda answer: answer.body, "begun")
+    worker.wait_for_response(exchange, lambda answer: answer.body, "the first part is sent")
     # The exit interrupts the request, whether or not it waits already.
     os.kill(worker.pid, signal.SIGUSR1)
     worker.disconnect(exchange)
@@ -131,9 +131,9 @@ def test_exit_in_a_signal_handler_ends_the_worker(fake, python, loop, project):
 def test_exit_in_a_handler_during_a_request_fails_that_request(fake, python, loop, project, handler):
     worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING), env={"HANDLER": handler})
     other = worker.submit("/", "POST", length=8)
-    worker.wait_for_response(other, lambda answer: answer.taken, "taken")
+    worker.wait_for_response(other, lambda answer: answer.credit, "credit is granted")
     worker.part(other, b"part")
-    worker.wait_for_response(other, lambda answer: answer.body, "begun")
+    worker.wait_for_response(other, lambda answer: answer.body, "the first part is sent")
     answer = worker.fetch("/raise")
     assert (answer.body, answer.raised[0]) == (b"one", "SystemExit: 5")
     worker.part(other, b"part", end=True)

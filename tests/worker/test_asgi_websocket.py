@@ -14,7 +14,18 @@ from support.asgi_exchanges import (
     run_websocket,
     spawn,
 )
-from support.fake_channel import BODY, CHUNKS, CLOSE, DONE, END, MESSAGE_COST, MORE, RESPOND, TAKE, TEXT
+from support.fake_channel import (
+    BODY,
+    CHUNKS,
+    CLOSE,
+    DONE,
+    END,
+    MESSAGE_COST,
+    MORE,
+    RESPOND,
+    TEXT,
+    WINDOW_UPDATE,
+)
 from support.processes import resident_kib
 from support.waiting import wait_until
 
@@ -132,7 +143,7 @@ def test_message_of_16_mib_is_echoed(worker, kind):
     (message,) = answer.messages
     assert (message.encode() if kind == "text" else message) == part * 280
     # The worker grants credit for the whole message, because the daemon limits its size.
-    assert answer.taken > 279 * len(part)
+    assert answer.credit > 279 * len(part)
     disconnect(worker, exchange)
 
 
@@ -151,7 +162,7 @@ def test_waiting_receive_gets_the_disconnect_code(worker, code):
     exchange = open_websocket(worker, "/echo")
     answer = disconnect(worker, exchange, code, b"why")
     assert (answer.raised, answer.closed) == ([], None)
-    assert [kind for kind, _, _ in answer.frames] == [RESPOND, TAKE, BODY]
+    assert [kind for kind, _, _ in answer.frames] == [RESPOND, WINDOW_UPDATE, BODY]
     assert recorded(worker) == [disconnect_event(code, "why")]
 
 
@@ -230,16 +241,16 @@ def drained(worker, exchange, gate):
 def test_credit_grows_as_the_application_receives(worker):
     exchange = open_websocket(worker, "/sizes?credit-16")
     # Credit is granted with the accept.
-    assert worker.responses[exchange].frames == [(RESPOND, 0, 101), (TAKE, 0, 0)]
-    assert worker.responses[exchange].taken == WINDOW
+    assert worker.responses[exchange].frames == [(RESPOND, 0, 101), (WINDOW_UPDATE, 0, 0)]
+    assert worker.responses[exchange].credit == WINDOW
     for _ in range(60):
         worker.message(exchange, b"m" * (1024 - MESSAGE_COST))
     for times in range(1, 4):
         open_gate(worker, "credit-16")
         worker.wait_for_response(
-            exchange, lambda answer, n=times: answer.taken >= WINDOW + n * STEP, "more credit is granted"
+            exchange, lambda answer, n=times: answer.credit >= WINDOW + n * STEP, "more credit is granted"
         )
-        assert worker.responses[exchange].taken == WINDOW + times * STEP
+        assert worker.responses[exchange].credit == WINDOW + times * STEP
     drained(worker, exchange, "credit-16")
 
 
@@ -249,9 +260,11 @@ def test_empty_messages_use_credit(worker):
     for _ in range(WINDOW // MESSAGE_COST):
         worker.message(exchange, "")
     json_of(worker.fetch("/forget"))
-    assert worker.responses[exchange].taken == WINDOW, "nothing was received"
+    assert worker.responses[exchange].credit == WINDOW, "nothing was received"
     open_gate(worker, gate)
-    worker.wait_for_response(exchange, lambda answer: answer.taken == WINDOW + STEP, "more credit is granted")
+    worker.wait_for_response(
+        exchange, lambda answer: answer.credit == WINDOW + STEP, "more credit is granted"
+    )
     drained(worker, exchange, gate)
 
 
@@ -263,7 +276,7 @@ def test_credit_bounds_consecutive_large_messages(worker):
     whole = 3 * (60_000 + MESSAGE_COST) + MESSAGE_COST
     worker.wait_for_response(
         exchange,
-        lambda answer: answer.taken == whole - MESSAGE_COST + WINDOW,
+        lambda answer: answer.credit == whole - MESSAGE_COST + WINDOW,
         "credit for the message is granted at once",
     )
     worker.message(exchange, b"")
@@ -271,11 +284,11 @@ def test_credit_bounds_consecutive_large_messages(worker):
     worker.message(exchange, part, more=True)
     worker.wait_claimed()
     json_of(worker.fetch("/forget"))
-    assert worker.responses[exchange].taken == whole - MESSAGE_COST + WINDOW
+    assert worker.responses[exchange].credit == whole - MESSAGE_COST + WINDOW
     open_gate(worker, "pile-1")
     worker.wait_for_response(
         exchange,
-        lambda answer: answer.taken == whole + 60_000 + MESSAGE_COST + WINDOW,
+        lambda answer: answer.credit == whole + 60_000 + MESSAGE_COST + WINDOW,
         "credit for the next message",
     )
     drained(worker, exchange, "pile-1")
@@ -288,7 +301,7 @@ def test_credit_bounds_consecutive_large_messages(worker):
 def test_accept_is_a_101_without_headers(worker, name):
     answer = run_websocket(worker, f"/script?{name}")
     assert (answer.status, answer.fields, answer.body) == (101, [], b"")
-    assert answer.frames[:2] == [(RESPOND, 0, 101), (TAKE, 0, 0)]
+    assert answer.frames[:2] == [(RESPOND, 0, 101), (WINDOW_UPDATE, 0, 0)]
 
 
 def test_accept_sends_subprotocol_and_application_headers(worker):
@@ -329,7 +342,7 @@ def test_slow_client_suspends_only_its_own_send(worker, size):
             worker.collect()
             return sum(used for _, used, _ in worker.unacked) > RESPONSE_WINDOW
 
-        wait_until("filled the window", waiting)
+        wait_until("the window is full", waiting)
         assert recorded(worker)[0] < count - 5
         assert recorded(worker)[0] <= RESPONSE_WINDOW // (size + MESSAGE_COST) + 1
         n_frames = len(worker.responses[exchange].frames)
@@ -348,7 +361,7 @@ def test_exhausted_slab_suspends_send_without_loss(worker):
     try:
         exchanges = [handshake(worker, f"/large?{3 * 1024 * 1024}") for _ in range(5)]
         wait_until(
-            "all chunks are lent",
+            "all chunks are in use",
             lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS,
         )
         assert json_of(worker.fetch("/ignore")) == "ignored"
@@ -409,18 +422,18 @@ def test_idle_websockets_use_every_slot_and_little_memory(fake, python, loop):
     before = resident_kib(worker.pid, "RssAnon") * 1024
     rest = [handshake(worker, "/echo", headers=headers) for _ in range(n_sockets - 100)]
     for exchange in rest:
-        worker.wait_for_response(exchange, lambda answer: answer.taken, "accepted")
+        worker.wait_for_response(exchange, lambda answer: answer.credit, "accepted")
     each = (resident_kib(worker.pid, "RssAnon") * 1024 - before) / len(rest)
     print(f"{loop}: {each:.0f} bytes for each idle WebSocket")
     assert each < 8192, "an idle WebSocket is its task, its scope and a few small objects"
     for exchange in (*first[:10], *rest[-10:]):
         worker.message(exchange, "still here?")
         worker.wait_for_response(exchange, lambda answer: answer.messages == ["still here?"], "answered")
-    # Now the worker is stopped.
+    # A stopping worker serves its WebSockets until the daemon disconnects them.
     worker.send(b"X")
     for exchange in (*first, *rest):
         worker.disconnect(exchange, code=1012)
-        worker.wait_for_response(exchange, lambda answer: answer.done, "over")
+        worker.wait_for_response(exchange, lambda answer: answer.done, "ended")
         assert worker.responses[exchange].raised == []
     assert worker.wait() == 0
 
@@ -437,7 +450,7 @@ def test_broadcast_creates_few_waiters(fake, python):
     worker = spawn(fake, python, "asyncio", "websocket_cases:counting", concurrency=n_sockets + 1)
     listening = [handshake(worker, "/listens") for _ in range(n_sockets)]
     for exchange in listening:
-        worker.wait_for_response(exchange, lambda answer: answer.taken, "accepted")
+        worker.wait_for_response(exchange, lambda answer: answer.credit, "accepted")
     # The ring has room for about sixty messages.
     n_waits = only_message(worker, "/speaks?4000")
     for exchange in listening:

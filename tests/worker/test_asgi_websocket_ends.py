@@ -74,10 +74,10 @@ def test_invalid_messages_raise_in_the_application(worker, name, status, summary
     assert failure_of(answer).startswith(summary)
     assert not answer.messages
     if not summary.startswith("ASGI"):
-        assert "in script\n" in answer.trace, "raised where it was sent"
+        assert "in script\n" in answer.trace, "raised by the send() call"
 
 
-# ------------------------------------------------ the client has gone
+# ------------------------------------------------ after a disconnect
 
 
 def test_after_a_disconnect_send_raises_and_close_does_not(worker):
@@ -97,7 +97,8 @@ def test_disconnect_ends_a_suspended_send(worker, size):
     try:
         exchange = handshake(worker, f"/flood?{size}-2000")
         wait_until(
-            "waits", lambda: worker.collect() or sum(used for _, used, _ in worker.unacked) > RESPONSE_WINDOW
+            "the send waits for credit",
+            lambda: worker.collect() or sum(used for _, used, _ in worker.unacked) > RESPONSE_WINDOW,
         )
         answer = disconnect(worker, exchange, 1006)
     finally:

@@ -112,7 +112,7 @@ def test_zygote_and_workers_exit_when_their_daemon_dies(python, fake, tmp_path):
 
 def test_forked_worker_enters_its_cgroup_before_ready(fake, zygote):
     reading, writing = os.pipe()
-    worker = fake.fork(zygote, entrance=writing).wait_ready()
+    worker = fake.fork(zygote, cgroup_procs=writing).wait_ready()
     assert os.read(reading, 10) == b"0"
     assert process_facts(worker)["pid"] == worker.pid
     for descriptor in (reading, writing):
@@ -133,18 +133,18 @@ PRINTING = """
     """
 
 
-@pytest.mark.parametrize("entrance", [False, True])
-def test_forked_worker_has_its_own_stdout_and_stderr(fake, project, entrance):
+@pytest.mark.parametrize("has_cgroup", [False, True])
+def test_forked_worker_has_its_own_stdout_and_stderr(fake, project, has_cgroup):
     zygote = fake.spawn("printing", project(printing=PRINTING.format(redirect="")), zygote=True).wait_ready()
     stdout, stderr, cgroup = os.pipe(), os.pipe(), os.pipe()
-    own = {"entrance": cgroup[1]} if entrance else {}
+    own = {"cgroup_procs": cgroup[1]} if has_cgroup else {}
     worker = fake.fork(zygote, output=(stdout[1], stderr[1]), **own).wait_ready()
     for end in (stdout[1], stderr[1], cgroup[1]):
         os.close(end)
     assert worker.get("/") == (200, b"ok")
     assert os.read(stdout[0], 100) == b"to stdout\n"
     assert os.read(stderr[0], 100) == b"to stderr\n"
-    assert os.read(cgroup[0], 100) == (b"0" if entrance else b"")
+    assert os.read(cgroup[0], 100) == (b"0" if has_cgroup else b"")
     assert worker.stop() == 0
     # No other process has the descriptors open, not even the zygote.
     assert os.read(stdout[0], 100) == os.read(stderr[0], 100) == b""
@@ -175,7 +175,7 @@ def test_redirected_stdout_stays_redirected_in_forked_workers(fake, project, tmp
 def test_failed_fork_is_reported_and_the_next_succeeds(fake, zygote):
     reading, writing = os.pipe()
     with pytest.raises(AssertionError, match=r"OSError: \[Errno 9\]"):
-        fake.fork(zygote, incarnation=5, entrance=reading)
+        fake.fork(zygote, incarnation=5, cgroup_procs=reading)
     zygote.send(b"Z" + struct.pack("<HQ", 0, 6))
     assert zygote.next_report("fork failed") == (
         "fork failed",

@@ -18,7 +18,7 @@ variable = contextvars.ContextVar("variable", default="unset")
 
 @case
 async def keeps_a_secret(scope, receive, send):
-    """Responds outside of a turn, and blocks the loop until other requests have arrived."""
+    """Responds outside of a tick, then blocks the loop until other requests have arrived."""
     variable.set("a secret")
     await gate(scope).wait()
     await send_json(send, variable.get())

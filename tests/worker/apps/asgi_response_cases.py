@@ -59,16 +59,16 @@ async def status(scope, receive, send):
 @case
 async def length(scope, receive, send):
     """Declares and sends the lengths in the query, `?DECLARED-SENT`."""
-    promised, sent = scope["query_string"].split(b"-")
-    await start(send, headers=[(b"Content-Length", promised)])
+    declared, sent = scope["query_string"].split(b"-")
+    await start(send, headers=[(b"Content-Length", declared)])
     await finish(send, b"x" * int(sent))
 
 
 @case
 async def length_in_parts(scope, receive, send):
     """Like length, with half of the body sent before the gate opens."""
-    promised, sent = scope["query_string"].split(b"-")
-    await start(send, headers=[(b"Content-Length", promised)])
+    declared, sent = scope["query_string"].split(b"-")
+    await start(send, headers=[(b"Content-Length", declared)])
     await finish(send, b"x" * (int(sent) // 2), more_body=True)
     await gate(scope).wait()
     await finish(send, b"x" * (int(sent) - int(sent) // 2))
