@@ -27,7 +27,7 @@ use crate::{dispositions, lifecycle, stacks, zygote};
 pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let control = control_socket()?;
     let (start, fds) = receive_start(py, &control)?;
-    let [map, reactor, eventfd, stacks, wake]: [OwnedFd; 5] = fds
+    let [map, reactor_page, reactor_eventfd, stacks, loop_eventfd]: [OwnedFd; 5] = fds
         .try_into()
         .map_err(|_| PyRuntimeError::new_err("the daemon sent Start without its five descriptors"))?;
     let daemon = rustix::process::getppid()
@@ -39,18 +39,18 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let mut next = match start.role {
         Role::Worker => {
             let map = Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?;
-            NextRole::Worker(WorkerInit { start, map, wake, application: None })
+            NextRole::Worker(WorkerInit { start, map, loop_eventfd, application: None })
         }
         Role::Zygote => NextRole::Zygote(start),
     };
-    let reactor_page = Map::attach(reactor.as_fd(), REACTOR_PAGE_BYTES, false)?;
+    let reactor_map = Map::attach(reactor_page.as_fd(), REACTOR_PAGE_BYTES, false)?;
     // The mappings remain valid without the descriptors.
-    drop((map, reactor));
+    drop((map, reactor_page));
     let process = Process {
         control,
         stacks,
-        reactor: reactor_page,
-        eventfd,
+        reactor_page: reactor_map,
+        reactor_eventfd,
         daemon,
         initial_output: OutputFiles::current(),
     };

@@ -13,11 +13,11 @@ import os
 import sys
 
 # The name of the module that gunicorn makes of its configuration file.
-CONFIGURATION = "__config__"
+CONFIGURATION_MODULE = "__config__"
 
 # Gunicorn's default configuration of logging; `logconfig_dict` and `logconfig_json` replace
 # sections of it.
-LOGGING = {
+DEFAULT_LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "root": {"level": "INFO", "handlers": ["console"]},
@@ -49,20 +49,20 @@ LOGGING = {
 
 def execute(path):
     """Executes the file, at most once in a process, and configures logging. Returns the module."""
-    module = sys.modules.get(CONFIGURATION)
+    module = sys.modules.get(CONFIGURATION_MODULE)
     if module is not None and module.__file__ == path:
         return module
-    loader = importlib.machinery.SourceFileLoader(CONFIGURATION, path)
+    loader = importlib.machinery.SourceFileLoader(CONFIGURATION_MODULE, path)
     if path.endswith(".pyc"):
-        loader = importlib.machinery.SourcelessFileLoader(CONFIGURATION, path)
-    spec = importlib.util.spec_from_file_location(CONFIGURATION, path, loader=loader)
+        loader = importlib.machinery.SourcelessFileLoader(CONFIGURATION_MODULE, path)
+    spec = importlib.util.spec_from_file_location(CONFIGURATION_MODULE, path, loader=loader)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[CONFIGURATION] = module
+    sys.modules[CONFIGURATION_MODULE] = module
     try:
         spec.loader.exec_module(module)
         configure_logging(module)
     except BaseException:
-        del sys.modules[CONFIGURATION]
+        del sys.modules[CONFIGURATION_MODULE]
         raise
     return module
 
@@ -73,10 +73,10 @@ def configure_logging(module):
     as_json = getattr(module, "logconfig_json", None)
     as_ini = getattr(module, "logconfig", None)
     if as_dict:
-        logging.config.dictConfig({**LOGGING, **as_dict})
+        logging.config.dictConfig({**DEFAULT_LOGGING, **as_dict})
     elif as_json:
         with open(as_json) as file:
-            logging.config.dictConfig({**LOGGING, **json.load(file)})
+            logging.config.dictConfig({**DEFAULT_LOGGING, **json.load(file)})
     elif as_ini:
         # fileConfig of CPython before 3.12 does not report a missing file.
         os.stat(as_ini)
@@ -85,7 +85,7 @@ def configure_logging(module):
 
 def wrap(application, worker, is_asgi):
     """Returns the application, with the hooks pre_request and post_request around each request."""
-    module = sys.modules.get(CONFIGURATION)
+    module = sys.modules.get(CONFIGURATION_MODULE)
     before, after = getattr(module, "pre_request", None), getattr(module, "post_request", None)
     if before is None and after is None:
         return application

@@ -19,11 +19,11 @@ use crate::{asgi, control, dispositions, serve, title, wsgi};
 /// # Errors
 /// `SystemExit` with an exit code, or raised by a signal handler; anything else is a bug.
 pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: WorkerInit) -> PyResult<NextRole> {
-    let WorkerInit { start, map, wake, application } = init;
+    let WorkerInit { start, map, loop_eventfd, application } = init;
     title::set(&format!("rgun: worker {} [{}:{}]", start.worker, start.module, start.attribute));
     let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
     let hooks: &'static Hooks = Box::leak(Box::new(hooks));
-    let worker: &'static Worker = Box::leak(Box::new(Worker::new(*start, process, map, wake)));
+    let worker: &'static Worker = Box::leak(Box::new(Worker::new(*start, process, map, loop_eventfd)));
     let background: &'static BackgroundThread = Box::leak(Box::new(BackgroundThread::new(worker, hooks)));
     let start = &worker.start;
     control::spawn(worker, background)?;

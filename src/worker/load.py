@@ -18,7 +18,7 @@ import types
 WSGI, ASGI = "wsgi", "asgi"
 CONFIG, APP = 0, 1
 # The type of functions decorated with functools.lru_cache.
-CACHED = type(functools.lru_cache(maxsize=None)(len))
+LRU_CACHE_WRAPPER = type(functools.lru_cache(maxsize=None)(len))
 
 
 class Failure(Exception):
@@ -211,7 +211,9 @@ def is_factory(candidate):
         is_optional = [each.default is not each.empty or each.kind is each.VAR_KEYWORD for each in parameters]
         return all(is_optional) and not is_coroutine_function(candidate.func)
     # functools.wraps and lru_cache: the wrapped function decides.
-    while isinstance(candidate, (types.FunctionType, CACHED)) and hasattr(candidate, "__wrapped__"):
+    while isinstance(candidate, (types.FunctionType, LRU_CACHE_WRAPPER)) and hasattr(
+        candidate, "__wrapped__"
+    ):
         candidate = candidate.__wrapped__
     if isinstance(candidate, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
         return takes_no_arguments(candidate, 0)
@@ -375,7 +377,7 @@ def is_internal(filename):
 
 
 # The attributes that decide which bytes read() returns; a subclass or an object may override them.
-READING = (
+READ_ATTRIBUTES = (
     *("read", "readinto", "readall", "tell", "seek", "flush", "fileno", "readable", "closed", "raw"),
     "__getattribute__",
 )
@@ -424,8 +426,8 @@ def reads_as(filelike, kind):
     own = type(filelike)
     return (
         issubclass(own, kind)
-        and all(getattr(own, name, None) is getattr(kind, name, None) for name in READING)
-        and vars(filelike).keys().isdisjoint(READING)
+        and all(getattr(own, name, None) is getattr(kind, name, None) for name in READ_ATTRIBUTES)
+        and vars(filelike).keys().isdisjoint(READ_ATTRIBUTES)
     )
 
 

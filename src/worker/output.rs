@@ -112,12 +112,12 @@ impl Output {
                 return;
             }
             ring.wakeup_pending = false;
-            Epoch(self.process.reactor.u32(REACTOR_EPOCH)).must_wake(&mut ring.woken_epoch)
+            Epoch(self.process.reactor_page.u32(REACTOR_EPOCH)).must_wake(&mut ring.woken_epoch)
         };
         if must_wake {
             // EAGAIN means that the counter is at its maximum, so the eventfd is readable already;
             // an open eventfd has no other errors (eventfd(2)).
-            let _ = rustix::io::write(&self.process.eventfd, &1_u64.to_ne_bytes());
+            let _ = rustix::io::write(&self.process.reactor_eventfd, &1_u64.to_ne_bytes());
         }
     }
 

@@ -26,9 +26,9 @@ pub(crate) struct Process {
     /// The memfd for stacks.
     pub(crate) stacks: OwnedFd,
     /// The reactor's page, read-only: the epoch is its first word.
-    pub(crate) reactor: Map,
+    pub(crate) reactor_page: Map,
     /// The eventfd that wakes the reactor.
-    pub(crate) eventfd: OwnedFd,
+    pub(crate) reactor_eventfd: OwnedFd,
     /// The daemon, parent of all workers.
     pub(crate) daemon: rustix::process::Pid,
     /// stdout and stderr as passed by the daemon.

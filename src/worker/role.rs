@@ -28,7 +28,7 @@ pub(crate) struct WorkerInit {
     /// The shared memory.
     pub(crate) map: Map,
     /// The eventfd that wakes an event loop.
-    pub(crate) wake: OwnedFd,
+    pub(crate) loop_eventfd: OwnedFd,
     /// The application, if a zygote has imported it; `start` then has its interface. `None`: the
     /// worker imports it.
     pub(crate) application: Option<Py<PyAny>>,

@@ -129,19 +129,19 @@ def address(name):
 
 def running_threads():
     """Names all other threads: those of Python by their name, others by the kernel's name."""
-    until = time.monotonic() + THREAD_EXIT_TIMEOUT
+    deadline = time.monotonic() + THREAD_EXIT_TIMEOUT
     while True:
-        here = {int(name) for name in os.listdir("/proc/self/task")} - {threading.get_native_id()}
+        thread_ids = {int(name) for name in os.listdir("/proc/self/task")} - {threading.get_native_id()}
         found = []
         for thread in threading.enumerate():
-            if thread.native_id in here:
-                here.discard(thread.native_id)
+            if thread.native_id in thread_ids:
+                thread_ids.discard(thread.native_id)
                 found.append(f"{thread.name} ({type(thread).__module__}.{type(thread).__qualname__})")
         # A joined thread stays in /proc for a moment.
-        if not here or time.monotonic() >= until:
+        if not thread_ids or time.monotonic() >= deadline:
             break
         time.sleep(0.001)
-    for number in sorted(here):
+    for number in sorted(thread_ids):
         try:
             with open(f"/proc/self/task/{number}/comm", encoding="utf-8", errors="backslashreplace") as file:
                 found.append(f"native thread {file.read().strip()}")

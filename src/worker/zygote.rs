@@ -105,7 +105,7 @@ fn run(
         let received = receive_command(py, process, &mut buffer)?;
         match Command::decode(&buffer[..received.len]) {
             Ok(Command::Fork(command)) => {
-                if let Some((map, wake)) = fork(py, process, &start, command, received.fds)? {
+                if let Some((map, loop_eventfd)) = fork(py, process, &start, command, received.fds)? {
                     let start = Box::new(Start {
                         worker: command.worker,
                         incarnation: command.incarnation,
@@ -115,7 +115,7 @@ fn run(
                     return Ok(NextRole::Worker(WorkerInit {
                         start,
                         map,
-                        wake,
+                        loop_eventfd,
                         application: Some(application),
                     }));
                 }
@@ -154,8 +154,8 @@ fn dump_stacks(py: Python<'_>, process: &Process) -> PyResult<()> {
     process.report(&Report::StacksDumped(written.is_ok()))
 }
 
-/// Forks a worker. Returns twice: in the worker, its shared map and wake-up eventfd; in the zygote,
-/// None.
+/// Forks a worker. Returns twice: in the worker, its shared map and event loop's eventfd; in the
+/// zygote, None.
 fn fork(
     py: Python<'_>,
     process: &'static Process,
@@ -164,7 +164,7 @@ fn fork(
     fds: Vec<OwnedFd>,
 ) -> PyResult<Option<(Map, OwnedFd)>> {
     let mut fds = fds.into_iter();
-    let (Some(control), Some(map), Some(stacks), Some(wake)) =
+    let (Some(control), Some(map), Some(stacks), Some(loop_eventfd)) =
         (fds.next(), fds.next(), fds.next(), fds.next())
     else {
         let reason = "the daemon sent Fork without its descriptors".to_owned();
@@ -200,12 +200,12 @@ fn fork(
             if let Some(warning) = warning {
                 process.report(&Report::Warning(warning))?;
             }
-            Ok(Some((Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?, wake)))
+            Ok(Some((Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?, loop_eventfd)))
         }
         Ok((pid, _)) => {
             // The daemon detects the worker's death by end-of-file on the control socket, so the
             // zygote must not keep it open.
-            drop((control, map, stacks, wake, output, cgroup_procs));
+            drop((control, map, stacks, loop_eventfd, output, cgroup_procs));
             process.report(&Report::Forked { incarnation: command.incarnation, pid })?;
             Ok(None)
         }

@@ -2,8 +2,8 @@
 
 use pyo3::prelude::*;
 
-use super::environ::Environ;
-use super::head::HeadCache;
+use super::environ::EnvironBuilder;
+use super::head::HeadEncoder;
 use crate::worker::Worker;
 
 /// The application and the state shared by its requests. Leaked: it lives as long as the process.
@@ -11,9 +11,8 @@ use crate::worker::Worker;
 pub(crate) struct WsgiApplication {
     pub(crate) worker: &'static Worker,
     pub(super) callable: Py<PyAny>,
-    pub(super) environ: Environ,
-    /// Cache of checked header names.
-    pub(crate) heads: HeadCache,
+    pub(super) environ_builder: EnvironBuilder,
+    pub(super) head_encoder: HeadEncoder,
 }
 
 impl WsgiApplication {
@@ -27,7 +26,12 @@ impl WsgiApplication {
         callable: Py<PyAny>,
         early_hints: &Bound<'_, PyAny>,
     ) -> PyResult<&'static Self> {
-        let environ = Environ::new(py, &worker.start, early_hints)?;
-        Ok(Box::leak(Box::new(Self { worker, callable, environ, heads: HeadCache::default() })))
+        let environ_builder = EnvironBuilder::new(py, &worker.start, early_hints)?;
+        Ok(Box::leak(Box::new(Self {
+            worker,
+            callable,
+            environ_builder,
+            head_encoder: HeadEncoder::default(),
+        })))
     }
 }

@@ -46,7 +46,7 @@ impl Response {
             return Ok(());
         }
         let mut fields = Vec::new();
-        let n_fields = self.heads().encode_hints(py, headers, &mut fields)?;
+        let n_fields = self.head_encoder().encode_hints(py, headers, &mut fields)?;
         let max = self.worker().start.geometry.max_completion_frame();
         if fields.len() + HEAD_OVERHEAD_BYTES > max {
             return Err(pyo3::exceptions::PyValueError::new_err(format!(

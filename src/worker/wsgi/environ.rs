@@ -18,7 +18,7 @@ use rgun_channel::header::{
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
 use super::last_environ::{
-    FieldSet, LastEnviron, MAX_REMOVED_FIELDS, PATH_INFO, RAW_URI, REMOTE_ADDR, REMOTE_PORT, SentFields,
+    FieldSet, LastEnviron, MAX_REMOVED_FIELDS, PATH_INFO, RAW_URI, REMOTE_ADDR, REMOTE_PORT, RequestFields,
 };
 use super::tls_environ::TlsKeys;
 use crate::bodies::SpooledBodies;
@@ -39,7 +39,7 @@ pub(crate) struct EnvironCache {
 
 /// Builds environs.
 #[derive(Debug)]
-pub(crate) struct Environ {
+pub(crate) struct EnvironBuilder {
     /// By listener: for http and for https.
     templates: Vec<[Py<PyDict>; 2]>,
     /// Keys `HTTP_*` and `CONTENT_*`, by index of [`NAMES`].
@@ -99,7 +99,7 @@ impl EnvironKeys {
     }
 }
 
-impl Environ {
+impl EnvironBuilder {
     /// Prepares templates, keys and names. `early_hints` becomes the value of `wsgi.early_hints`.
     pub(crate) fn new(py: Python<'_>, start: &Start, early_hints: &Bound<'_, PyAny>) -> PyResult<Self> {
         let string = |text: &str| PyString::intern(py, text).unbind();
@@ -286,15 +286,15 @@ impl Environ {
     }
 
     /// Sets the first value of each well-known header field in the last environ.
-    /// [`Environ::set_fields`] sets the other values.
+    /// [`EnvironBuilder::set_fields`] sets the other values.
     fn keep_fields(
         &self,
         py: Python<'_>,
         last: &mut LastEnviron,
         strings: &mut StringCache,
         request: &Request<'_>,
-    ) -> PyResult<SentFields> {
-        let mut fields = SentFields::default();
+    ) -> PyResult<RequestFields> {
+        let mut fields = RequestFields::default();
         let mut seen: FieldSet = 0;
         let mut has_alias = false;
         for (name, value) in request.fields() {

@@ -30,21 +30,21 @@ enum HeaderName {
     HopByHop,
 }
 
-/// Cache of checked header names, by the identity of the `str` object: applications and frameworks
-/// use the same literals for every response. The reference held by the cache keeps the address from
-/// being reused.
+/// Encodes heads. Caches checked header names by the identity of the `str` object, because
+/// applications and frameworks use the same literals for every response. The reference held by the
+/// cache keeps the address from being reused.
 #[derive(Debug, Default)]
-pub(crate) struct HeadCache {
+pub(crate) struct HeadEncoder {
     names: GilCell<Vec<Option<CachedName>>>,
 }
 
 type CachedName = (Py<PyString>, HeaderName);
 
-/// Number of entries; a power of two.
+/// Number of entries of the cache; a power of two.
 const CACHE_ENTRIES: usize = 128;
 
-impl HeadCache {
-    /// Calls `with` with the checked name.
+impl HeadEncoder {
+    /// Checks a name, or finds it in the cache, and calls `with` with the result.
     fn name<R>(&self, name: &Bound<'_, PyString>, with: impl FnOnce(&HeaderName) -> R) -> PyResult<R> {
         let address = name.as_ptr().addr();
         let at = (address >> 4 ^ address >> 11) & (CACHE_ENTRIES - 1);

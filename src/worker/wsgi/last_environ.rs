@@ -24,7 +24,7 @@ const _: () = assert!(NAMES.len() <= FieldSet::BITS as usize);
 
 /// The header fields of one request.
 #[derive(Debug, Default)]
-pub(super) struct SentFields {
+pub(super) struct RequestFields {
     /// Fields whose first value is set in the last environ.
     pub(super) kept: FieldSet,
     /// The request has other fields, or further values of these.

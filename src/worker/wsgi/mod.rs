@@ -31,7 +31,7 @@ use crate::fastcall;
 use crate::fault::Fault;
 use crate::python::{FormattedError, exit_forked_child, is_forked_child, type_name};
 use crate::wait::monotonic_ns;
-use environ::{Environ, EnvironCache};
+use environ::{EnvironBuilder, EnvironCache};
 use file_wrapper::FileWrapper;
 use response::{ExchangeTiming, Response, ResponseStage};
 use start_response::{ResponseFunctions, StartResponse};
@@ -63,7 +63,7 @@ pub(crate) fn warm_up_environ<'py>(
         .encode([(&b"host"[..], host.as_bytes())].into_iter(), &mut frame)
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
     let request = Request::decode(&frame).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    Environ::new(py, start, &early_hints_function(py)?)?.build(
+    EnvironBuilder::new(py, start, &early_hints_function(py)?)?.build(
         py,
         &SpooledBodies::default(),
         &mut EnvironCache::default(),
@@ -104,7 +104,7 @@ impl SlotRunner {
         let request = Request::decode(frame)?;
         let started = started.unwrap_or_else(monotonic_ns);
         worker.mark_running(self.slot, request.exchange, started);
-        let environ = self.application.environ.build(py, &worker.bodies, &mut self.cache, &request);
+        let environ = self.application.environ_builder.build(py, &worker.bodies, &mut self.cache, &request);
         let outcome = environ.and_then(|environ| {
             let socket = request
                 .takeover()

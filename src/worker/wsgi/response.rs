@@ -20,7 +20,7 @@ use rgun_channel::layout::{MAX_INLINE_BODY, RESPONSE_WINDOW};
 
 use super::application::WsgiApplication;
 use super::file_wrapper::FileBody;
-use super::head::HeadCache;
+use super::head::HeadEncoder;
 use super::misuse::{
     body_too_short, called_again, client_disconnected, response_complete, start_response_missing,
     warn_body_too_long,
@@ -154,7 +154,8 @@ impl Response {
             ResponseStage::Cancelled => return Err(client_disconnected()),
             ResponseStage::Ended | ResponseStage::Done => return Err(response_complete()),
         }
-        self.head = self.application.heads.encode(py, status, headers, &mut self.fields, &mut self.frame)?;
+        self.head =
+            self.application.head_encoder.encode(py, status, headers, &mut self.fields, &mut self.frame)?;
         let max_frame = self.worker().start.geometry.max_completion_frame();
         if self.fields.len() + HEAD_OVERHEAD_BYTES > max_frame {
             return Err(pyo3::exceptions::PyValueError::new_err(format!(
@@ -197,9 +198,8 @@ impl Response {
         Ok(self.stage)
     }
 
-    /// Wakes the daemon after a frame, unless the frame ends the response and the submission ring
-    /// has records. The daemon then polls every millisecond, so a long `close()` delays the
-    /// response by at most a millisecond.
+    /// Wakes the daemon after a frame. The end of a response may wait for the daemon's next poll,
+    /// which takes place every millisecond while the submission ring has records.
     fn wake_daemon(&self, end: bool) {
         let worker = self.worker();
         if !(end && worker.has_more()) {
@@ -391,9 +391,9 @@ impl Response {
         self.worker().mark_idle(self.slot);
     }
 
-    /// Returns the cache of checked header names.
-    pub(super) fn heads(&self) -> &'static HeadCache {
-        &self.application.heads
+    /// Returns the encoder that all slots share.
+    pub(super) fn head_encoder(&self) -> &'static HeadEncoder {
+        &self.application.head_encoder
     }
 
     pub(super) fn completion(&self, kind: CompletionKind, end: bool, done: bool) -> Completion {
