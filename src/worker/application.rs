@@ -41,7 +41,7 @@ impl BootFailure {
     /// Converts the result of a Python function: None, or kind, summary, traceback and headline.
     ///
     /// # Errors
-    /// The result is neither.
+    /// The result has another form.
     pub(crate) fn from_outcome(outcome: &Bound<'_, PyAny>) -> PyResult<Result<(), Self>> {
         let outcome: Option<(u8, String, String, String)> = outcome.extract()?;
         Ok(outcome.map_or(Ok(()), |(kind, summary, traceback, headline)| {

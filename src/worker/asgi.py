@@ -297,7 +297,7 @@ MAX_TASKS = 16
 
 
 def stack_of(task, loop):
-    """Formats the stack of a task, innermost frame last, then those of the tasks that it awaits, recursively.
+    """Formats the stack of a task, innermost frame last, and the stacks of the tasks that it awaits.
 
     `task` is None while the loop's thread runs an eager task that is still being created.
     """

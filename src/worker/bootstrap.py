@@ -44,7 +44,7 @@ def report(text):
 
 
 def load(path):
-    """Loads the extension under its own name, whatever file it is in."""
+    """Loads the extension from any file and registers it as `rgun_worker`."""
     from importlib.machinery import ExtensionFileLoader, ModuleSpec
 
     loader = ExtensionFileLoader("rgun_worker", path)

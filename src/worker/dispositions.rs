@@ -37,7 +37,7 @@ use pyo3::types::PyCFunction;
 use rgun_channel::control::CONTROL_FD;
 use rustix::net::SendFlags;
 
-/// The stop signals, and the ignored ones.
+/// The signals that have handlers: first the stop signals, then the ignored signals.
 const SIGNALS: [c_int; 7] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU];
 
 /// Process id of the process that installed the handlers; 0 before.

@@ -221,7 +221,7 @@ def is_factory(candidate):
 
 
 def takes_no_arguments(call, n_bound):
-    """Returns whether `call` can be called with no arguments besides the `n_bound` bound ones.
+    """Returns whether `call` can be called with no arguments besides the `n_bound` bound arguments.
 
     False also if its first parameter is named like that of an application: `environ`, `env` or
     `scope`.
@@ -358,7 +358,7 @@ def escape_surrogates(text):
 
 
 def trim(error):
-    """Removes the frames before the application from the traceback: those of this file and importlib."""
+    """Removes the frames before the application from the traceback: frames of this file and importlib."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -382,7 +382,8 @@ READ_ATTRIBUTES = (
     "__getattribute__",
 )
 
-# Wrappers whose read() is that of their `file`, by module. Their subclasses may read otherwise.
+# Wrappers whose read() is the read() of their `file`, by module. Their subclasses may read
+# otherwise.
 WRAPPERS = {
     "tempfile": ("_TemporaryFileWrapper",),
     "django.core.files.base": ("File",),
@@ -392,7 +393,7 @@ WRAPPERS = {
 
 
 def regular_file(filelike):
-    """Returns descriptor and position of a file whose bytes are those of its read(); None for anything else.
+    """Returns descriptor and position of a file that has the bytes of its read(); None for anything else.
 
     A fileno() alone proves nothing: that of GzipFile is the compressed file. A `file` attribute or
     a base class proves nothing either: an object that reads a range of a file, or decrypts a file,

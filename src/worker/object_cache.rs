@@ -18,13 +18,13 @@ const MAX_CLIENTS: usize = 256;
 /// Number of cached paths, indexed by a hash of their ends.
 const MAX_PATHS: usize = 64;
 
-/// Maximum length of a cached path: longer ones seldom repeat, and may be secrets.
+/// Maximum length of a cached path: longer paths seldom repeat, and may be secrets.
 const MAX_PATH_BYTES: usize = 48;
 
 /// The last value of each well-known field as an `F`, the last clients as `C`s and the last paths
 /// as `P`s. The owner must tolerate Python code running while the cache is borrowed.
 pub(crate) struct ObjectCache<F, C, P> {
-    /// By index of [`NAMES`]; `None` for those of [`UNCACHED_FIELDS`].
+    /// By index of [`NAMES`]; `None` for the [`UNCACHED_FIELDS`].
     fields: Vec<Option<Field<F>>>,
     clients: Vec<Client<C>>,
     paths: Vec<Path<P>>,

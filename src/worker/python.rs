@@ -107,7 +107,7 @@ fn append_non_ascii(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(),
 /// Converts bytes to a `str` of the same code points, as PEP 3333 passes bytes of the network.
 pub(crate) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     let len = ffi::Py_ssize_t::try_from(bytes.len()).expect("slices are no longer than isize::MAX");
-    // SAFETY: pointer and length are those of a slice; `errors` may be null, nothing can fail to
+    // SAFETY: pointer and length are from one slice; `errors` may be null, nothing can fail to
     // decode. The result is a new reference to a str, or null with an exception set (no memory).
     unsafe {
         let text = ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), len, std::ptr::null());

@@ -128,7 +128,7 @@ def address(name):
 
 
 def running_threads():
-    """Names all other threads: those of Python by their name, others by the kernel's name."""
+    """Names all other threads: Python's threads by their Python name, native threads by the kernel's name."""
     deadline = time.monotonic() + THREAD_EXIT_TIMEOUT
     while True:
         thread_ids = {int(name) for name in os.listdir("/proc/self/task")} - {threading.get_native_id()}

@@ -1,4 +1,4 @@
-//! The types of HTTP messages that `send()` accepts, for comparison with those of the application.
+//! The types of HTTP messages that `send()` accepts, for comparison with the application's strings.
 
 use std::sync::OnceLock;
 

@@ -9,8 +9,8 @@
 //! ring space. [`websocket`] has the code that only WebSockets need. [`state`] has the data of all
 //! these modules. `asgi.py` has the code that is clearer in Python and seldom runs.
 //!
-//! uvicorn's behaviour is the reference: error texts, the order of keys, what is ignored and what
-//! is refused.
+//! uvicorn's behaviour is the reference: error texts, the order of keys, which messages
+//! and headers are ignored, and which are refused.
 //!
 //! # Awaitables without Futures
 //! The awaitables of `receive()` and `send()` complete at once if there is an event, or space to

@@ -76,8 +76,8 @@ pub(super) struct Exchanges {
     pub(super) running: std::collections::HashMap<u64, Py<Exchange>, BuildIdHasher>,
     /// Slots without an exchange.
     pub(super) free_slots: Vec<u32>,
-    /// Running exchanges that wait for credit, ring space or chunks; the one that has waited
-    /// longest is first.
+    /// Running exchanges that wait for credit, ring space or chunks, in the order in which they
+    /// began to wait.
     pub(super) blocked: VecDeque<Py<Exchange>>,
     /// Number of blocked exchanges at the front that have not been resumed since the last wake-up
     /// by the daemon.

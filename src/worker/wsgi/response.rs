@@ -178,7 +178,7 @@ impl Response {
             | ResponseStage::Ended
             | ResponseStage::Cancelled => {}
         }
-        // Before the head is sent, a disconnect is not noted: the daemon expects a head.
+        // A disconnect before the head is sent is ignored: the daemon expects a head.
         if self.is_sent() && self.worker().is_cancelled(self.slot, self.exchange) {
             self.stage = ResponseStage::Cancelled;
         }

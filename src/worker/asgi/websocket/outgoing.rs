@@ -1,7 +1,7 @@
 //! Processes the messages of `send()`: `websocket.accept`, `websocket.send`, `websocket.close`, and
-//! those of the response that denies a handshake.
+//! the messages of the response that denies a handshake.
 //!
-//! Error texts are those of uvicorn (`--ws auto`).
+//! Error texts are uvicorn's (`--ws auto`).
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::intern;
@@ -123,8 +123,8 @@ fn unexpected_message(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
     PyRuntimeError::new_err(format!("Expected ASGI message {expected} but got '{}'.", type_text(kind)))
 }
 
-/// Returns the payload of a `websocket.send` and whether it is text. `bytes` takes precedence over
-/// `text`; `None` if neither is set.
+/// Returns the payload of a `websocket.send` and whether it is text; `None` if the message has no
+/// payload. `bytes` takes precedence over `text`.
 fn message_content<'py>(message: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyBytes>, bool)>> {
     let py = message.py();
     let non_none = |key| item(message, key).map(|value| value.filter(|value| !value.is_none()));
