@@ -133,7 +133,10 @@ impl FilePart {
             Some(end) if i64::try_from(end).is_ok() => {
                 Ok(Self { fd: Arc::new(fd), offset, len, reservation: None })
             }
-            _ => Err(format!("named {len:?} bytes from byte {offset} of a file").into()),
+            _ => {
+                let len = len.map_or_else(|| "up to its end".to_owned(), |len| format!("{len} bytes"));
+                Err(format!("named a file's part beyond the largest offset: {len} from byte {offset}").into())
+            }
         }
     }
 }

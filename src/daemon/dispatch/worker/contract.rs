@@ -5,8 +5,8 @@ use std::fmt;
 
 use rgun_channel::ProtocolError;
 
-/// A breach of the channel's contract, as a phrase whose subject is the worker: "sent a second head
-/// for exchange 7".
+/// A breach of the channel's contract, as text for the log: a phrase whose subject is the worker
+/// ("sent a second head for exchange 7"), or the text of a [`ProtocolError`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ContractBreach(String);
 

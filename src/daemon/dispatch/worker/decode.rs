@@ -46,7 +46,7 @@ pub(crate) fn decode(
     let slice = |range: Range<usize>| bytes.get(range).unwrap_or_default();
     if header.kind == CompletionKind::AppRaised {
         let BodyPart::Inline(range) = body else {
-            return Err("raised without an error".into());
+            return Err("sent AppRaised with its error in the slab or in a file".into());
         };
         let error = AppError::decode(slice(range))?;
         let error = Some(Box::new((error.summary.to_owned(), error.traceback.to_owned())));

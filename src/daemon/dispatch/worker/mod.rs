@@ -287,7 +287,7 @@ impl Worker {
                     io::ErrorKind::WouldBlock => return Ok(true),
                     io::ErrorKind::Interrupted => continue,
                     io::ErrorKind::ConnectionReset => return Ok(false),
-                    _ => return Err(format!("control socket: {error}").into()),
+                    _ => return Err(format!("has a control socket that cannot be read: {error}").into()),
                 },
             };
             let message = buffer.get(..received.len).unwrap_or_default();
@@ -319,7 +319,7 @@ impl Worker {
     fn on_ready(&mut self, interface: Interface) -> Result<(), ContractBreach> {
         let is_asgi = interface == Interface::Asgi;
         if is_asgi != self.is_asgi() && self.load.n_running() > 0 {
-            return Err("changed its interface".into());
+            return Err("changed its interface while it had requests".into());
         }
         self.load.set_interface(is_asgi);
         self.channel.set_waker(is_asgi);

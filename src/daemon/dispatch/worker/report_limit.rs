@@ -87,7 +87,7 @@ impl ReportLimiter {
             self.refilled_at += Duration::from_secs(seconds);
         }
         let left = self.credit.checked_sub(cost);
-        self.credit = left.ok_or("sent too many reports")?;
+        self.credit = left.ok_or("sent reports too fast")?;
         Ok(())
     }
 }
