@@ -30,14 +30,14 @@ fn main() -> ExitCode {
 
 /// Explains a missing current directory, which a deployment may have deleted.
 fn explain_missing_directory(environment: &Environment, error: &std::io::Error) -> String {
-    let named = environment.value("PWD").map(|path| format!(", {},", path.display())).unwrap_or_default();
-    let what = if error.kind() == std::io::ErrorKind::NotFound {
+    let path = environment.value("PWD").map(|path| format!(", {},", path.display())).unwrap_or_default();
+    let problem = if error.kind() == std::io::ErrorKind::NotFound {
         "is gone".to_owned()
     } else {
         format!("is unknown: {error}")
     };
     format!(
-        "rgun: the current directory{named} {what}\n    hint: change to the application's directory again\n"
+        "rgun: the current directory{path} {problem}\n    hint: change to the application's directory again\n"
     )
 }
 

@@ -88,7 +88,7 @@ impl Exchange {
         self.attempt.slow_reported = true;
         self.response.drop_parts();
         self.acknowledge_all(worker);
-        worker.load.lift_limit(self.position());
+        worker.load.remove_deadline(self.position());
         self.trim_request();
         if worker.is_retiring {
             self.begin_close(Duration::ZERO);

@@ -61,7 +61,7 @@ fn crash_names_started_requests_and_requeues_the_others() {
 }
 
 #[test]
-fn crash_with_nothing_started_suspects_no_request() {
+fn crash_without_started_requests_blames_none() {
     let mut rig = Rig::with(base_policy(), 1);
     let _ticket = rig.submit(b"/");
     rig.close_control(0);

@@ -252,8 +252,8 @@ impl Rig {
     /// Closes the worker's control socket, as its exit does.
     fn close_control(&mut self, index: usize) {
         let control = self.workers[index].control.take().expect("the socket is open");
-        // Closing is not enough: a process that another test has forked keeps a copy until its
-        // exec.
+        // Dropping the descriptor is not enough: a process that another test has forked keeps a
+        // copy until it calls exec.
         shutdown(control.as_raw_fd(), Shutdown::Both).unwrap();
         assert!(!self.dispatcher.pump_control(self.workers[index].id));
     }

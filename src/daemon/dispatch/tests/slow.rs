@@ -87,7 +87,8 @@ impl Streaming {
         self.stream.as_mut().unwrap().poll_piece(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Reads all that is available. Returns the bytes, and how many of them came from files.
+    /// Reads all pieces that are available. Returns the bytes, and how many of them came from
+    /// files.
     fn read(&mut self) -> (Vec<u8>, usize) {
         let (mut bytes, mut n_spilled) = (Vec::new(), 0);
         loop {
@@ -124,7 +125,7 @@ impl Streaming {
 }
 
 #[test]
-fn fast_client_is_not_acknowledged_ahead() {
+fn bytes_for_a_fast_client_are_acked_only_when_read() {
     let mut streaming = Streaming::new(64 * MIB, 0);
     for _ in 0..10 {
         streaming.fill_window();
@@ -159,7 +160,7 @@ fn response_leaves_worker_when_client_does_not_read() {
 }
 
 #[test]
-fn full_window_before_the_head_is_read_leaves_worker() {
+fn window_sent_before_the_head_is_read_leaves_worker() {
     let rig = Rig::with(Policy { response_memory: 64 * MIB as u64, ..base_policy() }, 1);
     let mut ticket = rig.submit(b"/");
     let mut streaming =
@@ -265,7 +266,7 @@ fn disconnect_frees_memory_and_disk() {
 }
 
 #[test]
-fn complete_multi_part_response_has_known_length() {
+fn complete_response_in_several_parts_has_known_length() {
     let mut rig = Rig::new();
     let mut ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();

@@ -39,7 +39,7 @@ fn is_pending(ticket: &mut Ticket) -> bool {
 }
 
 #[test]
-fn both_ends_of_the_pair_are_connected() {
+fn both_ends_of_the_socket_pair_are_connected() {
     let mut rig = Rig::new();
     let ticket = rig.offer();
     let mut ours = ticket.take_socket().unwrap();
@@ -66,7 +66,7 @@ fn unused_socket_leaves_an_ordinary_response() {
 }
 
 #[test]
-fn deadline_ends_with_the_takeover() {
+fn takeover_lifts_the_deadline() {
     let mut rig = Rig::new();
     let late = Instant::now() + Duration::from_mins(1);
     let (mut handle, id) = rig.taken_over();
@@ -127,7 +127,7 @@ fn takeover_keeps_its_slot_and_is_closed_on_retirement() {
 }
 
 #[test]
-fn exception_of_a_takeover_is_a_fault() {
+fn exception_after_a_takeover_is_a_fault() {
     let mut rig = Rig::new();
     let (mut handle, id) = rig.taken_over();
     let mut error = Vec::new();
@@ -146,7 +146,7 @@ fn worker_death_ends_the_takeover() {
 }
 
 #[test]
-fn messages_of_a_takeover_are_a_breach() {
+fn asgi_frames_after_a_takeover_are_a_breach() {
     for kind in [CompletionKind::WindowUpdate, CompletionKind::Trailers, CompletionKind::Close] {
         let mut rig = Rig::new();
         let (_handle, id) = rig.taken_over();
@@ -170,7 +170,7 @@ fn handshake_before_the_boot_becomes_a_takeover() {
 }
 
 #[test]
-fn revoked_handshake_gets_another_pair() {
+fn revoked_handshake_gets_a_new_socket_pair() {
     let mut rig = Rig::new();
     let ticket = rig.offer();
     let mut first = ticket.take_socket().unwrap();

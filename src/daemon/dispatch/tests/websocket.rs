@@ -165,7 +165,7 @@ fn oversized_part_ends_the_websocket_and_not_the_daemon() {
 }
 
 #[test]
-fn late_accepted_websocket_does_not_delay_draining() {
+fn websocket_accepted_after_deadline_does_not_delay_drain() {
     let mut rig = Rig::with_websockets(1);
     let ticket = rig.handshake();
     let Some(WorkerFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };

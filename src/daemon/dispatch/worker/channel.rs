@@ -27,7 +27,7 @@ pub(crate) struct WorkerChannel {
     control: Arc<OwnedFd>,
     /// The eventfd that an ASGI worker's event loop watches.
     eventfd: Arc<OwnedFd>,
-    /// The worker is woken by the eventfd, not by futex.
+    /// The worker is woken by the eventfd, not by a futex.
     wakes_by_eventfd: bool,
     /// Bytes acknowledged so far, by slot.
     acked: Vec<u64>,
@@ -55,7 +55,7 @@ impl WorkerChannel {
         }
     }
 
-    /// Chooses how the worker is woken: an event loop by its eventfd, threads by futex.
+    /// Chooses how the worker is woken: an event loop by its eventfd, threads by a futex.
     pub(super) fn set_waker(&mut self, is_asgi: bool) {
         self.wakes_by_eventfd = is_asgi;
         if is_asgi {
@@ -130,7 +130,7 @@ impl WorkerChannel {
         }
     }
 
-    /// Keeps the descriptor of a response file until its completion comes.
+    /// Keeps the descriptor of a response file until the completion that names it arrives.
     pub(super) fn store_file(&mut self, id: ExchangeId, fd: OwnedFd) -> Result<(), ContractBreach> {
         if self.files.insert(id, fd).is_some() {
             return Err(format!("sent a second file for exchange {}", id.0).into());

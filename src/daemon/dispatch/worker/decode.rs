@@ -86,7 +86,7 @@ fn decode_head(
     let status = StatusCode::from_u16(status).map_err(|_| format!("sent the invalid status {status}"))?;
     let (fields, length) = header_map(encoded_fields, n_fields)?;
     let is_impossible = match length {
-        // RFC 9110 §8.6: a 204 has no Content-Length; one that says 0 is harmless.
+        // RFC 9110 §8.6: a 204 must not have a Content-Length; the value 0 is harmless.
         ContentLength::Bytes(len) => len > 0 && status == StatusCode::NO_CONTENT,
         ContentLength::Absent => false,
         ContentLength::Invalid => true,

@@ -11,8 +11,7 @@ use crate::dispatch::worker::running::Running;
 use crate::dispatch::worker::service_time::{MAX_PREFETCH_DEPTH, PREFETCH_TIME, ServiceTime};
 use crate::link::Slots;
 
-/// Time after its last progress during which a worker may still publish completions without a
-/// wake-up.
+/// Time after a worker's last progress for which it may publish completions without a wake-up.
 const ACTIVE_TIME: Duration = Duration::from_millis(50);
 
 /// A record is stalled if a thread has not claimed it for this time, or for twice the service time
@@ -156,13 +155,13 @@ impl WorkerLoad {
             self.remove(position, now);
             self.websockets.insert(id);
         } else {
-            self.running.lift_limit(position);
+            self.running.remove_deadline(position);
         }
     }
 
     /// Removes the deadline of an exchange: its application has taken over the connection.
-    pub(crate) fn lift_limit(&mut self, position: Option<Position>) {
-        self.running.lift_limit(position);
+    pub(crate) fn remove_deadline(&mut self, position: Option<Position>) {
+        self.running.remove_deadline(position);
     }
 
     /// Returns the parked WebSockets.

@@ -31,7 +31,7 @@ pub(crate) struct LoopWatch {
     n_reported: u8,
     /// When an unread record was last found, or a ping was last sent; `None` before the first
     /// check.
-    last_record: Option<Instant>,
+    last_record_at: Option<Instant>,
 }
 
 impl LoopWatch {
@@ -58,14 +58,14 @@ impl LoopWatch {
                 self.watched = outbox.last_unread(submissions).map(|last| (last, now));
                 self.n_reported = 0;
                 if self.watched.is_some() {
-                    self.last_record = Some(now);
+                    self.last_record_at = Some(now);
                     return LoopHealth::Healthy;
                 }
                 // A loop whose exchanges all await an event publishes nothing, like a blocked one.
                 // A ping distinguishes them.
-                let last_record = *self.last_record.get_or_insert(now);
-                if now.saturating_duration_since(last_record.max(progress)) > stall / 2 {
-                    self.last_record = Some(now);
+                let last_record_at = *self.last_record_at.get_or_insert(now);
+                if now.saturating_duration_since(last_record_at.max(progress)) > stall / 2 {
+                    self.last_record_at = Some(now);
                     let (exchange, code, reason) = (PING_EXCHANGE, 0, &b""[..]);
                     let ping = StreamFrame::Disconnect { exchange, code, reason, cancel: false };
                     outbox.send(submissions, &ping);

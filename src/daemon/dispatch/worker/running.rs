@@ -99,7 +99,7 @@ impl Running {
     }
 
     /// Removes the exchange's deadline.
-    pub(crate) fn lift_limit(&mut self, position: Option<Position>) {
+    pub(crate) fn remove_deadline(&mut self, position: Option<Position>) {
         if let Some(at) = self.find(position) {
             self.entries[at].timeout = None;
         }
