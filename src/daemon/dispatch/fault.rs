@@ -41,8 +41,8 @@ pub enum Fault {
         summary: String,
         /// The formatted traceback, perhaps empty.
         traceback: String,
-        /// Whether applications end a request in this way after they have taken over its
-        /// connection.
+        /// The exception is of a kind with which applications end a request after they have taken
+        /// over its connection.
         ends_takeover: bool,
     },
     /// The client has closed its sending half, and the application has therefore ended without a

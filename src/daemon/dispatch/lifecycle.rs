@@ -274,7 +274,8 @@ impl State {
     }
 
     /// Rejects waiting requests that have just been quarantined, because they would crash more
-    /// workers. Unclaimed requests in a worker's ring are waiting, too.
+    /// workers. Revokes unclaimed requests from the workers' rings first, because they are waiting,
+    /// too.
     fn reject_quarantined(&mut self, now: Instant) {
         for index in 0..self.workers.len() {
             self.requeue(index, usize::MAX);

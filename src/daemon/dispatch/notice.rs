@@ -55,7 +55,7 @@ pub enum Notice {
         method: String,
         /// The path, without the query.
         path: RequestPath,
-        /// Time for which they are rejected.
+        /// Time for which such requests are rejected.
         duration: Duration,
     },
     /// The worker died while it had this request, which is retried in another worker.

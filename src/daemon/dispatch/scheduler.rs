@@ -226,7 +226,7 @@ impl Worker {
             let ExchangeState::Assigned { position, .. } = exchange.state else { continue };
             // A probe stays with its worker.
             let is_movable = !exchange.is_client_done() && !exchange.is_pinned;
-            if is_movable && self.take_back(position) {
+            if is_movable && self.revoke_silently(position) {
                 if exchange.has_body_fd() {
                     self.channel.send_cancel(id);
                 }

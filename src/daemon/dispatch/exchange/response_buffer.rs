@@ -124,7 +124,7 @@ impl ResponseBuffer {
         self.first.is_none()
     }
 
-    /// Returns whether the buffer has no entry, or one in memory.
+    /// Returns whether the buffer is empty, or has a single entry, which is in memory.
     pub(crate) fn is_single(&self) -> bool {
         self.rest.is_empty() && !matches!(self.first, Some(BufferEntry::Segment(_) | BufferEntry::Writing))
     }

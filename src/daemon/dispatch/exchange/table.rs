@@ -14,7 +14,9 @@ pub(crate) struct ExchangeTable {
     slots: Vec<Option<Exchange>>,
     /// Indices of empty slots.
     free: Vec<u32>,
+    /// Number of ids issued so far.
     n_issued: u64,
+    /// Number of exchanges in the table.
     n_live: usize,
     /// Buffers of former frames, for reuse.
     spare_frames: Vec<Vec<u8>>,

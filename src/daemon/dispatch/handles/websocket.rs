@@ -84,7 +84,8 @@ impl WebSocketHandle {
         self.dispatcher.poll_part(cx, &part, bytes.len() as u64 + MESSAGE_COST)
     }
 
-    /// Sends `websocket.disconnect` to the application, unless it has ended the exchange.
+    /// Sends `websocket.disconnect` to the application, unless the application has ended the
+    /// exchange.
     pub fn disconnect(mut self, code: u16, reason: &[u8]) {
         self.send_disconnect(code, reason);
     }

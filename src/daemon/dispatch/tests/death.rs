@@ -70,7 +70,7 @@ fn crash_without_started_requests_blames_none() {
 }
 
 #[test]
-fn idempotent_request_is_retried_once_then_502() {
+fn idempotent_request_is_retried_once_and_then_fails() {
     let mut rig = Rig::with(retry_policy(), 2);
     let mut ticket = rig.submit(b"/kill");
     rig.crash_on(0, b"/kill");

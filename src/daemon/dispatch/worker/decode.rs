@@ -99,6 +99,7 @@ fn decode_head(
 }
 
 impl ReceivedCompletion {
+    /// Makes a completion that has only a header.
     fn bare(header: Completion) -> Self {
         let payload = Payload::Bytes(Bytes::new());
         Self { header, head: None, payload, error: None, granted: 0, fields: None }

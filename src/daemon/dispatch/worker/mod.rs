@@ -239,7 +239,7 @@ impl Worker {
     /// Revokes a record and has the worker drop its body. Returns false if the worker has claimed
     /// it.
     pub(crate) fn revoke(&mut self, id: ExchangeId, position: Position) -> bool {
-        let is_revoked = self.take_back(position);
+        let is_revoked = self.revoke_silently(position);
         if is_revoked && !self.is_asgi() {
             self.channel.send_cancel(id);
         }
@@ -248,7 +248,7 @@ impl Worker {
 
     /// Revokes a record without a message to the worker. Returns false if the worker has claimed
     /// it.
-    pub(crate) fn take_back(&mut self, position: Position) -> bool {
+    pub(crate) fn revoke_silently(&mut self, position: Position) -> bool {
         let is_revoked = self.channel.submissions.revoke(position);
         if is_revoked {
             self.load.remove(Some(position), Instant::now());
