@@ -1,4 +1,4 @@
-//! The journal's entries about requests: responses, refusals, and requests that got no response; and about failed TLS
+//! Writes the journal's entries about responses, refusals, unanswered requests and failed TLS
 //! handshakes.
 
 use std::io;
@@ -22,7 +22,8 @@ use super::context::{ConnContext, Server};
 use super::fault::{ErrorResponse, Refusal};
 use super::request_meta::RequestMeta;
 
-/// The pending entry of a request whose response has begun. Exactly one method that logs consumes it.
+/// The pending entry of a request whose response has begun. Every method that logs consumes the
+/// record, so a request is logged once.
 #[derive(Debug)]
 pub(super) struct AccessRecord {
     /// The entry; its `bytes` grow while the body is written.
@@ -69,13 +70,14 @@ impl AccessRecord {
         });
     }
 
-    /// Logs an error within the body. The client has the head already, so it cannot receive an error response.
+    /// Logs an error within the body. The head was already sent, so the client cannot get an error
+    /// response.
     pub(super) fn log_failure(self, error: &BodyError) {
         let (summary, traceback) = match error {
             BodyError::Fault(Fault::ClientHalfClosed) => {
                 return self.log_incomplete(UnansweredCause::ClientClosed);
             }
-            // The supervisor logs a deadline, when it has the worker's stacks.
+            // The supervisor logs an exceeded deadline, once it has the worker's stacks.
             BodyError::Fault(Fault::Deadline(_)) => return,
             BodyError::Fault(Fault::Raised { summary, traceback, .. }) => {
                 (summary.clone(), traceback.clone())
@@ -144,7 +146,7 @@ pub(super) fn log_refusal(
     } else if let Some(kind) = refusal.kind().filter(|_| !server.log_access) {
         server.journal.refused_request(kind, status.as_u16(), summary, request);
     } else if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
-        // The supervisor logs a deadline, when it has the worker's stacks.
+        // The supervisor logs an exceeded deadline, once it has the worker's stacks.
         server.journal.failure(FailureEntry {
             request,
             status: status.as_u16(),
@@ -157,8 +159,8 @@ pub(super) fn log_refusal(
     }
 }
 
-/// Logs a TLS handshake that failed. `reason` is `None` if the client sent nothing, as the health checks of load balancers
-/// that only open a connection.
+/// Logs a TLS handshake that failed. `reason` is `None` if the client sent nothing: a load
+/// balancer's health check may only open a connection.
 pub fn log_failed_handshake(server: &Server, client: String, reason: Option<String>) {
     let Some(detail) = reason else {
         return tracing::debug!(client, "a client left before its TLS handshake");

@@ -1,9 +1,11 @@
 //! The TLS handshake of a new connection, before HTTP.
 //!
-//! A handshake costs a signature and a key exchange, up to milliseconds of processor time. The reactor's thread only
-//! reads the client's first message; threads of lower priority compute the answer, so that running requests go first. A
-//! handshake must be complete within `timeouts.header`; while it is not, the connection counts as idle and is closed
-//! first when there is no room for another one.
+//! A handshake costs a signature and a key exchange, up to milliseconds of processor time. The
+//! reactor's thread only reads the client's first message; threads of lower priority compute the
+//! answer, so that running requests go first.
+//!
+//! A handshake must be complete within `timeouts.header`. Until then the connection counts as idle,
+//! and may be closed to make room for a new connection.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -66,8 +68,9 @@ pub enum HandshakeOutcome {
 pub struct FailedHandshake {
     /// The reason for the log. `None`: the client sent nothing.
     pub reason: Option<String>,
-    /// The connection if the client was sent an alert. It must be shut down rather than dropped: a socket that is closed
-    /// with unread input resets the connection, and the client may lose the alert.
+    /// The connection, if an alert was sent to the client. The caller shuts it down instead of
+    /// dropping it: closing a socket with unread input resets the connection, and the client may
+    /// lose the alert.
     pub stream: Option<ClientStream>,
 }
 
@@ -77,7 +80,8 @@ impl FailedHandshake {
         Self { reason: Some(reason.into()), stream: None }
     }
 
-    /// The failure of a connection that has sent something. `transport` is the connection's socket, if it still exists.
+    /// Converts the error of a handshake that has begun. `transport` is the connection's socket, if
+    /// it still exists.
     fn of(error: &io::Error, transport: Option<RecordTransport>) -> Self {
         let fault = HandshakeFault::of(error);
         let transport = transport.filter(|_| fault.is_alerted());
@@ -121,7 +125,7 @@ impl NewConnection {
         bounded(&connection, &has_begun, self.unbounded_handshake(tls, threads, &has_begun)).await
     }
 
-    /// Sets `has_begun` when the client has sent something.
+    /// Performs the handshake without a time limit. Sets `has_begun` at the client's first byte.
     async fn unbounded_handshake(
         self,
         tls: &TlsContext,
@@ -161,7 +165,7 @@ impl NewConnection {
     }
 }
 
-/// Ends the future when the tracker ends the connection.
+/// Runs `future`, and fails when the tracker directs the connection to end.
 async fn bounded<T>(
     connection: &Connection,
     has_begun: &AtomicBool,
@@ -194,8 +198,8 @@ async fn first_byte(socket: &ClientSocket) -> io::Result<Option<u8>> {
     Ok((received? > 0).then_some(byte))
 }
 
-/// Threads that compute handshakes, at most one per core. Further handshakes wait in order of arrival. A thread starts
-/// when there is work for it and ends after [`KEEP_ALIVE`] without work.
+/// Threads that compute handshakes, at most one per core. Further handshakes wait in order of
+/// arrival. A thread starts when there is work for it and ends after [`KEEP_ALIVE`] without work.
 pub struct HandshakeThreads {
     /// Taken when the pool is dropped.
     runtime: Option<Runtime>,
@@ -204,8 +208,8 @@ pub struct HandshakeThreads {
 /// Time without work after which a thread ends.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 
-/// Addition to the nice value of the threads (sched(7)): under load they get a third of the time of the threads that
-/// serve requests.
+/// Addition to the nice value of the threads (sched(7)): under load they get a third of the time of
+/// the threads that serve requests.
 const NICE_INCREMENT: i32 = 5;
 
 impl HandshakeThreads {
@@ -233,7 +237,7 @@ impl HandshakeThreads {
 
 impl Drop for HandshakeThreads {
     fn drop(&mut self) {
-        // A runtime that is dropped waits for its threads, which the reactor must not do.
+        // Dropping the runtime would wait for its threads and block the reactor.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -246,7 +250,8 @@ impl fmt::Debug for HandshakeThreads {
     }
 }
 
-/// Lowers the priority of this thread: on Linux, the nice value is a thread's, not a process's (setpriority(2)).
+/// Lowers the priority of this thread: on Linux, the nice value is a thread's, not a process's
+/// (setpriority(2)).
 fn lower_priority() {
     if let Err(error) = rustix::process::nice(NICE_INCREMENT) {
         tracing::debug!(%error, "cannot lower the priority of the TLS threads, ignoring");

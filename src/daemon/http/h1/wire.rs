@@ -3,13 +3,16 @@
 //! ```text
 //! socket ──▶ ClientStream (net) ──▶ Wire: Framing::accept ──▶ hyper ──▶ the service
 //! ```
-//! A head is delivered when it is complete and accepted, a body as it arrives. Bytes after a message are buffered until
-//! hyper reads the next one. Usually a head arrives in one piece and is checked in place, in hyper's buffer.
+//! A head is delivered when it is complete and accepted, a body as it arrives. Bytes after a
+//! message are buffered until hyper reads the next one. Usually a head arrives in one piece and is
+//! checked in place, in hyper's buffer.
 //!
-//! A refused head never reaches hyper. hyper reads [`STAND_IN`] in its place, and the service answers that with the
-//! error response: after the responses to earlier requests, with a request id and a journal entry like every response.
+//! A refused head never reaches hyper. Instead, hyper reads [`STAND_IN`], and the service answers
+//! that request with the error response. So the error follows the responses to earlier requests,
+//! and has a request id and a journal entry.
 //!
-//! hyper does not read while a request is served; [`Wire::watch_client`] does, to notice a client that closed.
+//! hyper does not read while a request is served; [`Wire::watch_client`] does, to notice that the
+//! client has closed the connection.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -36,7 +39,7 @@ pub(in crate::http) struct Wire {
     buffered: BytesMut,
     /// Leading bytes of `buffered` that the framing accepted.
     accepted_len: usize,
-    /// The stand-in for a refused head was delivered; nothing follows it.
+    /// A stand-in was delivered, or the HTTP/2 preface was found. hyper gets nothing after that.
     has_refused: bool,
     /// The client closed its sending half.
     input_ended: bool,
@@ -49,14 +52,15 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
 /// Delivered in place of a refused HEAD request, whose response has no content (RFC 9110 §9.3.2).
 const STAND_IN_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nconnection: close\r\n\r\n";
 
-/// The first line of the HTTP/2 preface (RFC 9113 §3.4). HTTP/1 does not allow it, so only refused heads are
-/// compared with it.
+/// The first line of the HTTP/2 preface (RFC 9113 §3.4). HTTP/1 does not allow it, so only refused
+/// heads are compared with it.
 const HTTP2_PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
-/// Bytes of one read into `buffered`; also the limit of read-ahead while a request is served.
+/// Maximum number of bytes of one read into `buffered`, and of the read-ahead while a request is
+/// served.
 const READ_BLOCK_BYTES: usize = 8 * 1024;
 
-/// Bytes of a refused head that the journal keeps.
+/// Maximum number of bytes of a refused head in the journal.
 const MAX_EXCERPT: usize = 80;
 
 impl Wire {
@@ -79,7 +83,8 @@ impl Wire {
         }
     }
 
-    /// Makes hyper read the stand-in before any bytes of the client. The context has the reason for the refusal.
+    /// Makes hyper read the stand-in instead of the client's bytes. The context must have the
+    /// reason for the refusal.
     pub(in crate::http) fn refusing_all(mut self) -> Self {
         self.buffered.extend_from_slice(STAND_IN);
         self.accepted_len = STAND_IN.len();
@@ -87,7 +92,8 @@ impl Wire {
         self
     }
 
-    /// True if the client speaks HTTP/2, to which the stream and the input that was not delivered must be passed.
+    /// True if the client speaks HTTP/2. The HTTP/2 server must then get the parts of this
+    /// transport.
     pub(in crate::http) fn is_http2(&self) -> bool {
         self.found_http2
     }
@@ -97,7 +103,8 @@ impl Wire {
         (self.stream, self.buffered)
     }
 
-    /// Reads into hyper's buffer, and moves the bytes that the framing does not accept yet to `buffered`.
+    /// Reads into hyper's buffer, and moves the bytes that the framing does not accept yet to
+    /// `buffered`.
     fn poll_read_direct(
         &mut self,
         cx: &mut Context<'_>,
@@ -195,11 +202,13 @@ impl Wire {
         }
     }
 
-    /// Records the refused head and delivers the stand-in. Delivers nothing if it is the HTTP/2 preface.
+    /// Records the refused head and delivers the stand-in. Delivers nothing if the head is the
+    /// HTTP/2 preface.
     #[cold]
     fn refuse(&mut self, violation: Violation, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        // RFC 9113 §3.3: with prior knowledge a client begins with the preface. After a response, or with TLS, where
-        // the handshake decides, it is an ordinary violation.
+        // A client with prior knowledge begins with the preface (RFC 9113 §3.3). The preface is an
+        // ordinary violation after a response, and with TLS, where the handshake selects the
+        // protocol.
         let is_preface = violation == Violation::Version && self.buffered.starts_with(HTTP2_PREFACE_LINE);
         let is_http2_on = self.context.server.http2.is_some();
         if is_preface
@@ -214,7 +223,7 @@ impl Wire {
         let violation = if is_preface && !is_http2_on { Violation::Http2Off } else { violation };
         let excerpt = excerpt(&self.buffered);
         let stand_in = if self.buffered.starts_with(b"HEAD ") { STAND_IN_HEAD } else { STAND_IN };
-        // Set once at most: nothing is read after it.
+        // Cannot be set already: nothing is read after a refusal.
         let error_format = ErrorFormat::of_accept(accept_values(&self.buffered));
         let _ = self.context.refused_head.set(RefusedHead { violation, excerpt, error_format });
         self.has_refused = true;
@@ -223,8 +232,8 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Watches the client while its request is served: reads ahead, up to a limit, and reports a reset as an error.
-    /// After an orderly end of input the request is still answered.
+    /// Watches the client while its request is served: reads ahead, up to a limit, and reports a
+    /// reset as an error. After an orderly end of input the request is still answered.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let connection = &self.context.connection;
         if connection.should_abort() {
@@ -247,7 +256,7 @@ impl Wire {
                     self.input_ended = true;
                     self.check_hangup()?;
                     self.context.connection.mark_half_closed();
-                    // Polls the response future, which reacts to the half-close.
+                    // The task polls the response future again, which reacts to the half-close.
                     cx.waker().wake_by_ref();
                     break;
                 }
@@ -324,7 +333,8 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Returns the read error that hyper passes on to the reader of the body; [`violation_of`] unwraps it there.
+/// Returns the read error that hyper passes on to the reader of the body; [`violation_of`] unwraps
+/// it there.
 fn body_error(violation: Violation) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, MalformedBody(violation))
 }
@@ -340,8 +350,8 @@ pub(in crate::http) fn violation_of(error: &hyper::Error) -> Option<Violation> {
     Some(*violation)
 }
 
-/// Returns the values of the `Accept` fields among the complete lines of a head, which may be malformed: only
-/// the format of the response depends on these values.
+/// Returns the values of the `Accept` fields among the complete lines of a head, which may be
+/// malformed: only the format of the response depends on these values.
 fn accept_values(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     const NAME: &[u8] = b"accept:";
     let lines = head.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
@@ -352,8 +362,8 @@ fn accept_values(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Returns the beginning of a head for the journal: the request line, escaped, without the query, which may hold
-/// secrets.
+/// Returns the beginning of a head for the journal: the request line, escaped, without the query,
+/// which may hold secrets.
 fn excerpt(head: &[u8]) -> String {
     let end = head.iter().take(MAX_EXCERPT).position(|byte| b"?\r\n".contains(byte));
     let end = end.unwrap_or(head.len().min(MAX_EXCERPT));

@@ -21,11 +21,12 @@ use crate::http::h1::framing::{FORBIDDEN_TRAILERS, Violation};
 use super::head;
 use super::meter::Meter;
 
-/// The body of a request on a stream. Its trailers are dropped: neither WSGI nor ASGI can receive them.
+/// The body of a request on a stream. Its trailers are dropped: neither WSGI nor ASGI can receive
+/// them.
 pub(super) struct StreamBody {
-    /// None: there is no body.
+    /// `None`: there is no body, or it has ended.
     pub(super) received: Option<RecvStream>,
-    /// Bytes still to come according to `Content-Length`; h2 checks that as many arrive.
+    /// Bytes still to come according to `Content-Length`; h2 refuses a body of another length.
     pub(super) declared: Option<u64>,
     /// The client waits for a 100; the first read that finds no data requests it.
     pub(super) awaits_continue: bool,
@@ -54,7 +55,8 @@ impl Body for StreamBody {
         match ready!(data) {
             Some(Ok(data)) => {
                 let len = data.len();
-                // The window is returned at once: the data goes to the worker or a file, which have their own limits.
+                // The window is returned at once: the data goes to the worker or a file, which have
+                // their own limits.
                 received.flow_control().release_capacity(len)?;
                 this.meter.add_useful(len);
                 this.declared = this.declared.map(|declared| declared.saturating_sub(len as u64));
@@ -88,15 +90,16 @@ impl Body for StreamBody {
     }
 }
 
-/// True if the trailers have a field that HTTP/1.1 refuses there. h2 has dropped their pseudo-header fields, and has
-/// refused connection-specific ones.
+/// True if the trailers have a field that the HTTP/1.1 framing refuses in trailers. h2 itself drops
+/// pseudo-header fields and refuses connection-specific fields.
 fn has_forbidden(trailers: &HeaderMap) -> bool {
     FORBIDDEN_TRAILERS.iter().any(|name| trailers.contains_key(*name))
 }
 
 impl Drop for StreamBody {
-    /// Keeps the stream for a moment if the client is still sending. The RST_STREAM (NO_ERROR, RFC 9113 §8.1) that otherwise
-    /// follows the response at once makes some clients miss the response.
+    /// Keeps the stream for at most [`DISCARD_TIMEOUT`] if the client is still sending. Otherwise
+    /// h2 would send RST_STREAM (NO_ERROR, RFC 9113 §8.1) directly after the response, and some
+    /// clients would miss the response.
     fn drop(&mut self) {
         if let (Some(received), Ok(runtime)) = (self.received.take(), Handle::try_current())
             && !received.is_end_stream()
@@ -131,7 +134,7 @@ impl ClientBody for StreamBody {
         head::is_websocket(parts)
     }
 
-    /// h2 resets a stream itself when its framing is violated.
+    /// Returns `None`: h2 itself resets a stream whose framing is violated.
     fn violation_of(_: &h2::Error) -> Option<Violation> {
         None
     }

@@ -1,4 +1,5 @@
-//! Serves one connection: accepts its streams, announces the drain, closes it while idle, and ends abuse.
+//! Serves one connection: accepts its streams, announces the drain, and closes the connection when
+//! it is idle or abusive.
 
 use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
@@ -25,7 +26,8 @@ use super::{MAX_SEND_BUFFER, STREAM_WINDOW, stream};
 /// Bytes that HTTP/2 counts for each field in addition to its name and value (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Heads up to this many times the HTTP/1.1 limits reach the daemon's own checks, whose 431 or 414 has an error page.
+/// Heads up to this many times the HTTP/1.1 limits reach the daemon's own checks, whose 431 or 414
+/// has an error page.
 const OVERSIZE_FACTOR: usize = 2;
 
 /// Number of streams reset because of the client's errors after which h2 ends the connection.
@@ -33,8 +35,8 @@ const MAX_ERROR_RESETS: usize = 128;
 
 type H2Connection = h2::server::Connection<MeteredStream, StreamData>;
 
-/// Serves a connection that begins with the preface. `early` has the bytes that were read while the protocol was
-/// recognised. Returns when the connection is closed.
+/// Serves a connection that begins with the preface. `early` has the bytes that were read while the
+/// protocol was recognised. Returns when the connection is closed.
 pub(in crate::http) async fn serve(
     server: Arc<Server>,
     settings: Http2Settings,
@@ -60,8 +62,8 @@ pub(in crate::http) async fn serve(
                 meter,
                 stage: Stage::Serving,
             };
-            // Declared after `h2` and therefore dropped before it, because h2 contains pieces of responses with their
-            // journal entries.
+            // Declared after `h2`, so that it is dropped first: h2 holds pieces of responses, whose
+            // journal entries need the close reason.
             let mut close_guard = CloseGuard::new(&connection);
             let served = poll_fn(|cx| driver.poll(cx, &mut h2)).await;
             close_guard.finish();
@@ -94,15 +96,17 @@ fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: b
     builder
 }
 
-/// Time for which the first GOAWAY of a drain waits for the streams to end. Some clients, such as httpx, fail all open
-/// requests at a GOAWAY. A connection that becomes idle in this time is closed as one that was idle.
+/// Time between the beginning of a drain and its first GOAWAY, in which open streams may end. Some
+/// clients, such as httpx, fail all open requests when they receive a GOAWAY. A connection that
+/// becomes idle in this time is closed without the two GOAWAY frames of a drain.
 pub(super) const GOAWAY_DELAY: Duration = Duration::from_secs(2);
 
-/// Time for which a draining connection waits for the answer to its PING, one round trip. Streams that the client opens
-/// later are ignored. A WINDOW_UPDATE on one of them is a connection error, because h2 takes that stream for an idle one.
+/// Time for which a draining connection waits for the answer to its PING, one round trip. Streams
+/// that the client opens later are ignored. A WINDOW_UPDATE on one of them is a connection error,
+/// because h2 takes that stream for an idle one.
 pub(super) const DRAIN_PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// RFC 9113 §6.9.1.
+/// Maximum size of a flow-control window in bytes (RFC 9113 §6.9.1).
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// The progress of a connection towards its end.
@@ -113,17 +117,19 @@ enum Stage {
     Leaving {
         since: u32,
     },
-    /// A GOAWAY asks the client to open no more streams; those that it opens nevertheless are served until the second
-    /// GOAWAY. `since` is the coarse time of the first one; `None` once h2 has been asked for the second.
+    /// The first GOAWAY has asked the client to open no more streams. Streams that the client opens
+    /// nevertheless are served until the second GOAWAY. `since` is the coarse time of the first
+    /// GOAWAY; `None` once h2 was asked for the second.
     Draining {
         since: Option<u32>,
     },
-    /// All streams were directed to end; they have one turn of the reactor to send a last frame.
+    /// All streams were directed to end. Until the next poll they may send a last frame.
     Aborting,
     /// The last GOAWAY is being sent.
     Closing,
 }
 
+/// The state of the connection's task.
 struct Driver {
     server: Arc<Server>,
     connection: Arc<Connection>,
@@ -137,7 +143,7 @@ struct Driver {
 impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>, h2: &mut H2Connection) -> Poll<Result<(), h2::Error>> {
         self.connection.register_waker(cx.waker());
-        self.meter.begin_turn();
+        self.meter.begin_poll();
         self.follow_directives(cx, h2);
         loop {
             match h2.poll_accept(cx) {
@@ -156,8 +162,9 @@ impl Driver {
             tracing::debug!(client = %self.connection.peer.address, abuse, "ending an abusive connection");
             self.close(h2, Reason::ENHANCE_YOUR_CALM);
             cx.waker().wake_by_ref();
-        } else if self.meter.is_turn_over() {
-            // A fast client must not keep the reactor from its other tasks and from worker completions.
+        } else if self.meter.is_poll_exhausted() {
+            // A fast client must not keep the reactor from its other tasks and from worker
+            // completions.
             self.server.dispatcher.poll_now();
         }
         Poll::Pending
@@ -183,7 +190,8 @@ impl Driver {
         }
     }
 
-    /// Announces the drain. Called repeatedly: the drain wakes its connections.
+    /// Takes the next due step of the drain. Called repeatedly: a drain wakes its connections at an
+    /// interval.
     fn drain(&mut self, h2: &mut H2Connection) {
         let now = self.connection.coarse_now();
         let has_passed = |since: u32, time: Duration| u128::from(now.wrapping_sub(since)) >= time.as_millis();

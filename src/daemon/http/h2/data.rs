@@ -1,4 +1,4 @@
-//! Bytes in h2's queue of a stream.
+//! The data of a stream in h2's send queue.
 
 use std::sync::Arc;
 
@@ -6,8 +6,9 @@ use bytes::{Buf, Bytes};
 
 use crate::http::body::response::OutgoingData;
 
-/// The payload of DATA frames: a piece of a response's body or a part of one, or bytes of a WebSocket. A piece is
-/// released, and its journal entry written, when h2 has written its last part.
+/// The payload of a DATA frame: a piece of a response's body, a part of a piece, or bytes of a
+/// WebSocket. A piece is released when h2 has written its last part; the journal entry of the
+/// response follows the last piece.
 #[derive(Debug)]
 pub(super) enum StreamData {
     /// No bytes: only the end of the stream.
@@ -17,7 +18,7 @@ pub(super) enum StreamData {
     Bytes(Bytes),
 }
 
-/// A part of a piece that flow control splits.
+/// A part of a piece that was split to fit a flow-control window.
 #[derive(Debug)]
 pub(super) struct Part {
     piece: Arc<OutgoingData>,
@@ -26,8 +27,8 @@ pub(super) struct Part {
 }
 
 impl StreamData {
-    /// Splits off and returns the first `len` bytes, or all bytes if there are fewer.
-    pub(super) fn take(self, len: usize) -> (Self, Option<Self>) {
+    /// Returns the first `len` bytes, or all if there are fewer, and the rest.
+    pub(super) fn split(self, len: usize) -> (Self, Option<Self>) {
         if self.remaining() <= len {
             return (self, None);
         }
@@ -89,17 +90,17 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_is_taken_in_parts_without_a_loss() {
+    fn a_piece_is_split_into_parts_without_loss() {
         let piece = OutgoingData::from(Data::with_reservation(Bytes::from_static(b"some bytes"), None));
-        let (mut first, rest) = StreamData::Whole(piece).take(4);
-        let (mut second, rest) = rest.unwrap().take(3);
-        let (mut third, rest) = rest.unwrap().take(100);
+        let (mut first, rest) = StreamData::Whole(piece).split(4);
+        let (mut second, rest) = rest.unwrap().split(3);
+        let (mut third, rest) = rest.unwrap().split(100);
         assert!(rest.is_none());
         assert_eq!((first.remaining(), second.remaining(), third.remaining()), (4, 3, 3));
         second.advance(1);
         assert_eq!([bytes(&mut first), bytes(&mut second), bytes(&mut third)].concat(), b"somebytes");
-        let (mut first, rest) = StreamData::Bytes(Bytes::from_static(b"text")).take(1);
+        let (mut first, rest) = StreamData::Bytes(Bytes::from_static(b"text")).split(1);
         assert_eq!((bytes(&mut first), bytes(&mut rest.unwrap())), (b"t".to_vec(), b"ext".to_vec()));
-        assert!(StreamData::End.take(0).1.is_none());
+        assert!(StreamData::End.split(0).1.is_none());
     }
 }

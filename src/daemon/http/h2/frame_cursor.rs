@@ -1,4 +1,4 @@
-//! The position of the input among HTTP/2 frames: where one ends and the next begins.
+//! Finds the boundaries between HTTP/2 frames in a connection's input.
 
 /// Bytes before a frame's payload (RFC 9113 §4.1); the first three are the length of the payload.
 const FRAME_HEAD_BYTES: usize = 9;
@@ -10,15 +10,17 @@ const PREFACE_BYTES: usize = 24;
 /// Follows the frames of one connection by their lengths.
 #[derive(Debug)]
 pub(super) struct FrameCursor {
-    /// Bytes of the preface or of the current frame still to come, once the length of the frame is known.
+    /// Bytes of the preface or of the current frame still to come, once the length of the frame is
+    /// known.
     left: usize,
-    /// Number of bytes of the next frame's length that were read, fewer than [`LENGTH_BYTES`], and their value.
+    /// Number of bytes of the next frame's length that were read, fewer than [`LENGTH_BYTES`].
     length_bytes: usize,
+    /// The value of these bytes.
     length: usize,
 }
 
 impl FrameCursor {
-    /// Starts before the preface.
+    /// Creates a cursor at the beginning of the preface.
     pub(super) const fn new() -> Self {
         Self { left: PREFACE_BYTES, length_bytes: 0, length: 0 }
     }
@@ -38,8 +40,8 @@ impl FrameCursor {
         }
     }
 
-    /// Follows `input` to the end of the frame in which it begins. Returns the number of bytes followed: all of them if
-    /// the frame does not end.
+    /// Follows `input` to the end of the frame in which it begins. Returns the number of bytes
+    /// followed: all of them if the frame does not end.
     pub(super) fn advance_to_boundary(&mut self, input: &[u8]) -> usize {
         let mut followed = 0;
         while followed < input.len() {

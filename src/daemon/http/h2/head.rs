@@ -1,13 +1,14 @@
-//! Checks a request's head on a stream, so that the application gets no head that the HTTP/1.1 framing would refuse.
+//! Checks a request's head on a stream, so that the application gets no head that the HTTP/1.1
+//! framing would refuse.
 //!
-//! A head that this module refuses is answered, with a request id and an entry in the journal. h2 itself refuses some
-//! requests before, without either:
+//! A head that this module refuses gets a response with a request id, and an entry in the journal.
+//! h2 itself refuses some requests earlier, without response and entry:
 //!
 //! | h2 finds | and answers |
 //! |---|---|
 //! | missing, repeated and misplaced pseudo-header fields, connection-specific fields, `TE` other than "trailers", a body that is not as long as `Content-Length`, trailers without the end of the stream | RST_STREAM (PROTOCOL_ERROR), as RFC 9113 §8.1.1 asks for |
-//! | uppercase and other invalid characters in a name, control bytes in a value, unknown pseudo-header fields, an invalid method, a path that is not UTF-8 | GOAWAY (PROTOCOL_ERROR), which RFC 9113 §5.4.1 allows: its HPACK decoder stops there, and the requests that follow cannot be decoded |
-//! | a fragment in the path, pseudo-header fields in trailers | nothing: it drops them, so rgun cannot see them, and they have no effect |
+//! | uppercase and other invalid characters in a name, control bytes in a value, unknown pseudo-header fields, an invalid method, a path that is not UTF-8 | GOAWAY (PROTOCOL_ERROR), which RFC 9113 §5.4.1 allows: h2's HPACK decoder stops there, so later requests cannot be decoded |
+//! | a fragment in the path, pseudo-header fields in trailers | nothing: h2 drops them, so they have no effect |
 
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
@@ -20,11 +21,13 @@ use crate::http::h1::framing::{self, Violation};
 /// Bytes of a field's line in HTTP/1.1 in addition to its name and value: ": " and CRLF.
 const FIELD_LINE_BYTES: usize = 4;
 
-/// Bytes of a request line in HTTP/1.1 in addition to method and target: two spaces and the version.
+/// Bytes of a request line in HTTP/1.1 in addition to method and target: two spaces and the
+/// version.
 const REQUEST_LINE_BYTES: usize = " / HTTP/1.1".len() - 1;
 
-/// Checks the head and gives it the HTTP/1.1 form: `Host` from `:authority` and as the first field (as ASGI asks
-/// for), one `Cookie` field (RFC 9113 §8.2.3), and GET for a WebSocket handshake (RFC 8441 §5).
+/// Checks the head and gives it the HTTP/1.1 form: `Host` from `:authority` and as the first field
+/// (as ASGI asks for), one `Cookie` field (RFC 9113 §8.2.3), and GET for a WebSocket handshake
+/// (RFC 8441 §5).
 pub(super) fn prepare(parts: &mut request::Parts, limits: &RequestLimits) -> Result<(), Refusal> {
     check_size(parts, limits).map_err(Refusal::Framing)?;
     check_length(&parts.headers).map_err(Refusal::Framing)?;
@@ -58,8 +61,8 @@ pub(super) fn is_websocket(parts: &request::Parts) -> bool {
     parts.extensions.get::<Protocol>().is_some()
 }
 
-/// Checks the length that the head would have in HTTP/1.1 against the limits, and that no value begins or ends with
-/// whitespace (RFC 9113 §8.2.1).
+/// Checks the length that the head would have in HTTP/1.1 against the limits, and that no value
+/// begins or ends with whitespace (RFC 9113 §8.2.1).
 fn check_size(parts: &request::Parts, limits: &RequestLimits) -> Result<(), Violation> {
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if parts.method.as_str().len() + target + REQUEST_LINE_BYTES > limits.request_line {
@@ -82,7 +85,8 @@ fn check_size(parts: &request::Parts, limits: &RequestLimits) -> Result<(), Viol
     Ok(())
 }
 
-/// Checks `Content-Length`, of which h2 accepts several equal ones. h2 itself compares it with the body.
+/// Checks that there is at most one `Content-Length`, in digits; h2 accepts several equal ones. h2
+/// itself compares the value with the body.
 fn check_length(headers: &HeaderMap) -> Result<(), Violation> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(()) };
@@ -95,8 +99,9 @@ fn check_length(headers: &HeaderMap) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Returns the request's host (RFC 9113 §8.3.1): `:authority`, from which `Host` must not differ, or `Host` alone, as
-/// proxies that translate from HTTP/1.1 may send it.
+/// Returns the request's host (RFC 9113 §8.3.1): `:authority`, or `Host` if there is no
+/// `:authority`, as proxies that translate from HTTP/1.1 may send it. If both are present, they
+/// must be equal.
 fn host(parts: &request::Parts) -> Result<HeaderValue, Refusal> {
     let refuse = |fault| Err(Refusal::Client(fault));
     let mut fields = parts.headers.get_all(HOST).iter();
@@ -123,7 +128,8 @@ fn host(parts: &request::Parts) -> Result<HeaderValue, Refusal> {
     }
 }
 
-/// Joins the `Cookie` fields: for better compression a client may send each cookie in its own field.
+/// Joins the `Cookie` fields: for better compression a client may send each cookie in its own
+/// field.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
     let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) else { return };

@@ -1,7 +1,9 @@
-//! Compares the bytes that a connection receives with the bytes that are of use, and recognises floods.
+//! Compares the bytes that a connection receives with the bytes that are of use, and recognises
+//! floods.
 //!
-//! h2 does not report the frames that it handles itself (PING, SETTINGS, WINDOW_UPDATE and others). [`MeteredStream`]
-//! counts the bytes that arrive, [`Meter`] compares their number with that of the bytes in heads and bodies.
+//! h2 does not report the frames that it handles itself (PING, SETTINGS, WINDOW_UPDATE and others).
+//! [`MeteredStream`] counts the bytes that arrive, [`Meter`] compares their number with that of the
+//! bytes in heads and bodies.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,22 +20,22 @@ use crate::net::{ClientStream, Phase};
 
 use super::frame_cursor::FrameCursor;
 
-/// Maximum excess of requests that ended before their response over requests that were answered. A browser that leaves
-/// a page may have that many open.
+/// Maximum excess of requests that ended before their response over requests that were answered. A
+/// browser that leaves a page may have that many open.
 pub(super) const MAX_EARLY_RESETS: i32 = 200;
 
 /// Number of bytes that a connection may receive in addition to those that [`MAX_OVERHEAD`] allows.
 const FREE_BYTES: u64 = 1024 * 1024;
 
-/// Maximum number of bytes received per byte of heads and bodies (received and sent). DATA frames, whose header has
-/// nine bytes, stay below it even with a few bytes of payload.
+/// Maximum number of bytes received per byte of heads and bodies (received and sent). DATA frames,
+/// whose header has nine bytes, stay below it even with a few bytes of payload.
 const MAX_OVERHEAD: u64 = 8;
 
 /// Maximum number of bytes that are read and dropped after the output has ended.
 const MAX_LINGER_BYTES: usize = 256 * 1024;
 
-/// The client's acknowledgement of the PING that h2 sends after the first GOAWAY of a drain. h2 sends the second GOAWAY
-/// when it reads this frame, and has no other way to be asked for it.
+/// The client's acknowledgement of the PING that h2 sends after the first GOAWAY of a drain. h2
+/// sends the second GOAWAY when it reads this frame, and has no other way to trigger it.
 const DRAIN_PING_ACK: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0\x0b\x7b\xa2\xf0\x8b\x9b\xfe\x54";
 
 /// The counters of one connection, shared by its task and those of its streams.
@@ -45,8 +47,8 @@ pub(super) struct Meter {
     useful: AtomicU64,
     /// Requests that may still end before their response.
     reset_credit: AtomicI32,
-    /// Bytes received in the current turn of the connection's task.
-    in_turn: AtomicUsize,
+    /// Bytes received in the current poll of the connection's task.
+    in_poll: AtomicUsize,
     /// Nothing more is read.
     has_stopped: AtomicBool,
     /// [`DRAIN_PING_ACK`] is to be read before the next frame.
@@ -59,7 +61,7 @@ impl Meter {
             received: AtomicU64::new(0),
             useful: AtomicU64::new(0),
             reset_credit: AtomicI32::new(MAX_EARLY_RESETS),
-            in_turn: AtomicUsize::new(0),
+            in_poll: AtomicUsize::new(0),
             has_stopped: AtomicBool::new(false),
             wants_drain_ack: AtomicBool::new(false),
         })
@@ -81,7 +83,7 @@ impl Meter {
         self.reset_credit.fetch_sub(1, Ordering::Relaxed) <= 0
     }
 
-    /// Returns the kind of abuse, for the log.
+    /// Returns the kind of abuse for the log; `None` if there is none.
     pub(super) fn abuse(&self) -> Option<&'static str> {
         let allowed = FREE_BYTES + MAX_OVERHEAD * self.useful.load(Ordering::Relaxed);
         if self.received.load(Ordering::Relaxed) > allowed {
@@ -90,14 +92,14 @@ impl Meter {
         (self.reset_credit.load(Ordering::Relaxed) < 0).then_some("it resets most of its requests")
     }
 
-    /// Begins a turn of the connection's task.
-    pub(super) fn begin_turn(&self) {
-        self.in_turn.store(0, Ordering::Relaxed);
+    /// Notes the beginning of a poll of the connection's task.
+    pub(super) fn begin_poll(&self) {
+        self.in_poll.store(0, Ordering::Relaxed);
     }
 
-    /// Returns whether this turn has read [`YIELD_AFTER_BYTES`].
-    pub(super) fn is_turn_over(&self) -> bool {
-        self.in_turn.load(Ordering::Relaxed) >= YIELD_AFTER_BYTES
+    /// True once the current poll has read [`YIELD_AFTER_BYTES`].
+    pub(super) fn is_poll_exhausted(&self) -> bool {
+        self.in_poll.load(Ordering::Relaxed) >= YIELD_AFTER_BYTES
     }
 
     /// Stops reading. Pending output is still flushed.
@@ -105,8 +107,8 @@ impl Meter {
         self.has_stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Acts as if the client had answered the PING of the drain. If the client has answered, or answers later, h2 ignores
-    /// the second answer.
+    /// Acts as if the client had answered the PING of the drain. If the client has answered, or
+    /// answers later, h2 ignores the second answer.
     pub(super) fn acknowledge_drain_ping(&self) {
         self.wants_drain_ack.store(true, Ordering::Relaxed);
     }
@@ -116,8 +118,8 @@ impl Meter {
 #[derive(Debug)]
 pub(super) struct MeteredStream {
     stream: ClientStream,
-    /// Bytes that were read before, to be delivered next: at first those from before the connection was recognised as
-    /// HTTP/2.
+    /// Bytes already read from the stream, to be delivered next: at first the bytes that were read
+    /// to recognise HTTP/2.
     early: Bytes,
     /// Follows the input that was delivered.
     cursor: FrameCursor,
@@ -142,7 +144,7 @@ impl AsyncRead for MeteredStream {
         if this.meter.has_stopped.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
-        if this.meter.is_turn_over() {
+        if this.meter.is_poll_exhausted() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -157,7 +159,7 @@ impl AsyncRead for MeteredStream {
             let read = Pin::new(&mut this.stream).poll_read(cx, buf);
             let len = buf.filled().len() - before;
             this.meter.received.fetch_add(len as u64, Ordering::Relaxed);
-            this.meter.in_turn.fetch_add(len, Ordering::Relaxed);
+            this.meter.in_poll.fetch_add(len, Ordering::Relaxed);
             read
         } else {
             let len = this.early.len().min(buf.remaining());
@@ -200,9 +202,9 @@ impl AsyncWrite for MeteredStream {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// A client may be sending at any time, and a socket closed with unread input resets the connection, so the
-    /// client could lose the GOAWAY. The input that is dropped for that is bounded: the client of a flood does not
-    /// stop.
+    /// Shuts the output down, then reads and drops input until the client closes, at most
+    /// [`MAX_LINGER_BYTES`]. Closing a socket with unread input resets the connection, and the
+    /// client could lose the GOAWAY.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingered.is_none() {
@@ -213,7 +215,7 @@ impl AsyncWrite for MeteredStream {
         let mut dropped = [MaybeUninit::uninit(); 4096];
         while *lingered < MAX_LINGER_BYTES {
             let mut dropped = ReadBuf::uninit(&mut dropped);
-            // Ends with an error at the end of `Phase::Lingering`.
+            // Fails at the time limit of `Phase::Lingering`.
             match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut dropped)) {
                 Ok(()) if !dropped.filled().is_empty() => *lingered += dropped.filled().len(),
                 Ok(()) | Err(_) => break,

@@ -5,18 +5,19 @@
 //!                                    │ ▲
 //!                                    ▼ └──── stream: a task each  request ▶ response ▶ body, or a WebSocket (tunnel)
 //! ```
-//! The `h2` crate is used directly: hyper's HTTP/2 server cannot send interim responses (103 and 100), and it ends the
-//! whole connection when one stream sends a CONNECT with a body.
+//! The `h2` crate is used directly: hyper's HTTP/2 server cannot send interim responses (103 and
+//! 100), and it ends the whole connection when one stream sends a CONNECT with a body.
 //!
 //! # Protocol selection
-//! Over TLS, ALPN selects HTTP/2; in clear text a connection begins with the preface (prior knowledge, RFC 9113 §3.3).
-//! The HTTP/1 framing rejects the preface's first line, so the preface is looked for only in rejected heads, at no cost
-//! to HTTP/1.1. `Upgrade: h2c` is not offered: RFC 9113 has removed it.
+//! Over TLS, ALPN selects HTTP/2; in clear text a connection begins with the preface (prior
+//! knowledge, RFC 9113 §3.3). The HTTP/1 framing rejects the preface's first line, so the preface
+//! is looked for only in rejected heads, at no cost to HTTP/1.1. `Upgrade: h2c` is not offered:
+//! RFC 9113 has removed it.
 //!
 //! # Requests that share a connection
-//! Each stream has a [`Connection`](crate::net::Connection) of its own below that of the socket, and so its own phase,
-//! close reason, output progress and timeouts. The code from [`start`](super::request::start) to the journal is the
-//! same for both protocols.
+//! Each stream has a [`Connection`](crate::net::Connection) of its own below that of the socket,
+//! and so its own phase, close reason, output progress and timeouts. The code from
+//! [`start`](super::request::start) to the journal is the same for both protocols.
 //!
 //! | rule | on the socket | on a stream |
 //! |---|---|---|
@@ -29,32 +30,35 @@
 //! | reload | keeps its settings | keeps its connection's settings |
 //! | journal | - | one entry per request |
 //!
-//! A drain closes a connection that has been idle for a second. On a connection that is still busy after
-//! [`GOAWAY_DELAY`](conn::GOAWAY_DELAY), two GOAWAY frames announce the end (RFC 9113 §6.8). The first, with the stream
-//! id 2^31-1, says that the client must open no more streams; streams that are on their way are served. The second has
-//! the id of the last stream that is served; later streams are ignored, so a client may repeat their requests elsewhere.
-//! The second is sent when the client has answered a PING, or after [`DRAIN_PING_TIMEOUT`](conn::DRAIN_PING_TIMEOUT). A reload sends none:
-//! connections stay.
+//! A drain closes a connection that has been idle for a second. On a connection that is still busy
+//! after [`GOAWAY_DELAY`](conn::GOAWAY_DELAY), two GOAWAY frames announce the end (RFC 9113 §6.8).
+//! The first, with the stream id 2^31-1, says that the client must open no more streams; streams
+//! that are on their way are served. The second has the id of the last stream that is served; later
+//! streams are ignored, so a client may repeat their requests elsewhere. The second is sent when
+//! the client has answered a PING, or after [`DRAIN_PING_TIMEOUT`](conn::DRAIN_PING_TIMEOUT). A
+//! reload sends no GOAWAY: connections stay open.
 //!
-//! A connection that is closed while idle gets a GOAWAY, so that a client which has just sent a request knows that the
-//! request was not processed. A stalled stream is reset (CANCEL) and the others continue. A slow upload never delays
-//! another: the connection's window is as large as those of all its streams together.
+//! A connection that is closed while idle gets a GOAWAY, so that a client that has just sent a
+//! request knows that the daemon did not process it. A stalled stream is reset (CANCEL) and the
+//! others continue. A slow upload never delays another: the connection's window is as large as
+//! those of all its streams together.
 //!
 //! # Bounds
-//! In addition to the tasks of `limits.streams` requests (100), a client can make one connection hold:
+//! In addition to the tasks of `limits.streams` requests (default 100), a client can make one
+//! connection hold:
 //!
 //! | what | at most |
 //! |---|---|
-//! | request bodies that the application has not taken | [`STREAM_WINDOW`] per stream |
+//! | request bodies that the daemon has not read | [`STREAM_WINDOW`] per stream |
 //! | bookkeeping of small DATA frames in these bodies | half the connection's window (h2's budget, RUSTSEC-2026-0258) |
 //! | heads | `limits.header` + `limits.request_line` + 32 bytes per field, per stream; h2 ends the connection at four times that |
-//! | response bodies that the client does not take | [`MAX_SEND_BUFFER`] per stream in h2, and one piece, charged to `limits.response_memory` |
+//! | response bodies that the client does not read | [`MAX_SEND_BUFFER`] per stream in h2, and one piece, charged to `limits.response_memory` |
 //! | streams that were reset, remembered to ignore late frames | 50 for one second |
 //!
 //! # Abuse
 //! | attack | answer |
 //! |---|---|
-//! | streams reset before h2 has passed them on (CVE-2023-44487) | ENHANCE_YOUR_CALM after 20 (h2) |
+//! | streams reset before h2 has passed them to rgun (CVE-2023-44487) | ENHANCE_YOUR_CALM after 20 (h2) |
 //! | streams reset before their response, by the client or by h2 because of an error of the client (CVE-2025-8671) | ENHANCE_YOUR_CALM when they outnumber the responses by [`MAX_EARLY_RESETS`](meter::MAX_EARLY_RESETS) |
 //! | frames that carry nothing: PING, SETTINGS, WINDOW_UPDATE, PRIORITY, padding, unknown types | ENHANCE_YOUR_CALM when the bytes received exceed 1 MiB plus eight times those of heads and bodies ([`meter`]) |
 //! | CONTINUATION without end, HPACK bomb | h2's limits on CONTINUATION frames and on the header list size |
@@ -73,9 +77,8 @@ mod tunnel;
 
 pub(super) use self::conn::serve;
 
-/// Bytes that a client may send on a stream before the application has read earlier bytes
-/// (SETTINGS_INITIAL_WINDOW_SIZE): 35 Mbit/s at a round-trip time of 30 ms, and no more than HTTP/1.1 holds for a
-/// request.
+/// Bytes that a client may send on a stream before the daemon has read earlier bytes
+/// (SETTINGS_INITIAL_WINDOW_SIZE). Allows 35 Mbit/s at a round-trip time of 30 ms.
 const STREAM_WINDOW: u32 = 128 * 1024;
 
 /// Bytes of a response that h2 holds per stream until the socket takes them.

@@ -1,4 +1,5 @@
-//! The interim responses that a request asks its stream's task to send; only that task can send them.
+//! Requests to a stream's task to send an interim response (100 or 103). Only that task can send
+//! one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};

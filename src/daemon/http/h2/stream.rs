@@ -1,7 +1,8 @@
 //! Serves one stream: a request, its response, and the response's body or a WebSocket.
 //!
-//! The stream's task ends early when the client resets the stream, when the connection ends, or at the tracker's
-//! directive: the client has not read for too long, or the deadline of the daemon's drain has passed.
+//! The stream's task ends early when the client resets the stream, when the connection ends, or at
+//! the tracker's directive: the client has not read for too long, or the deadline of the daemon's
+//! drain has passed.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
@@ -47,7 +48,7 @@ pub(super) async fn serve(
     let Some(response) = poll_fn(|cx| poll_response(cx, &context, &mut future, &mut respond)).await else {
         connection.mark_closed();
         if meter.on_early_reset() {
-            // The WebSocket's task ends the stream.
+            // The connection's task ends an abusive connection.
             socket.wake();
         }
         respond.send_reset(Reason::CANCEL);
@@ -57,7 +58,7 @@ pub(super) async fn serve(
     meter.on_response();
     let accepted = upgrade_slot.get().and_then(take_accepted);
     if tunnelled.is_some() && accepted.is_none() && response.status().is_success() {
-        // On a stream any 2xx would accept the WebSocket.
+        // On a stream, any 2xx response would accept the WebSocket.
         respond.send_reset(Reason::CONNECT_ERROR);
         return;
     }
@@ -84,8 +85,8 @@ pub(super) async fn serve(
     }
 }
 
-/// Returns the request with its body. The input of a WebSocket is returned separately: it is not a body, and is read
-/// only after the application has accepted the handshake.
+/// Returns the request with its body. The input of a WebSocket is returned separately: it is not a
+/// body, and is read only after the application has accepted the handshake.
 fn with_body(
     request: Request<RecvStream>,
     context: &Arc<ConnContext>,
@@ -113,7 +114,8 @@ fn take_accepted(slot: &UpgradeSlot) -> Option<Box<websocket::AcceptedHandshake>
     }
 }
 
-/// Polls for the response and sends interim ones meanwhile. `None` if the stream ends before it.
+/// Polls for the response, and sends interim responses meanwhile. Returns `None` if the stream ends
+/// first.
 fn poll_response(
     cx: &mut Context<'_>,
     context: &ConnContext,
@@ -152,8 +154,8 @@ fn send_interim(respond: &mut SendResponse<StreamData>, status: StatusCode, mut 
     }
 }
 
-/// The fields that belong to an HTTP/1 connection (RFC 9113 §8.2.2). An application may send them although it must
-/// not.
+/// The fields that belong to an HTTP/1 connection (RFC 9113 §8.2.2). An application may send them
+/// although it must not.
 const CONNECTION_FIELDS: [HeaderName; 7] = [
     CONNECTION,
     TRANSFER_ENCODING,
@@ -196,7 +198,8 @@ fn split_response(response: Response<ResponseBody>, is_head: bool) -> (Response<
     (head, has_body.then_some(body))
 }
 
-/// Sends a body within the client's flow-control windows. Resets the stream if the body or the client fails.
+/// Sends a body within the client's flow-control windows. Resets the stream if the body or the
+/// client fails.
 async fn send_body(send: SendStream<StreamData>, body: ResponseBody, connection: &Connection, meter: &Meter) {
     let mut sender = BodySender { send, body, current: None, is_last: false, connection, meter };
     let reset = match poll_fn(|cx| sender.poll(cx)).await {
@@ -208,7 +211,7 @@ async fn send_body(send: SendStream<StreamData>, body: ResponseBody, connection:
             Some(Reason::CANCEL)
         }
     };
-    // Before the body is dropped, which writes its journal entry.
+    // Marked before the body is dropped, because dropping it writes the journal entry.
     connection.mark_closed();
     if let Some(reason) = reset {
         sender.send.send_reset(reason);
@@ -273,11 +276,11 @@ impl BodySender<'_> {
         }
     }
 
-    /// Sends as much of a piece as the windows allow, and stores the rest. Returns the outcome when the stream has
-    /// ended.
+    /// Sends as much of a piece as the windows allow, and stores the rest. Returns the outcome when
+    /// the stream has ended.
     ///
-    /// Capacity is reserved only for bytes that are ready to be sent, because the connection's other streams cannot use
-    /// reserved capacity.
+    /// Capacity is reserved only for bytes that are ready to be sent, because the connection's
+    /// other streams cannot use reserved capacity.
     fn poll_send(&mut self, cx: &mut Context<'_>, data: StreamData) -> Poll<Option<SendOutcome>> {
         let len = data.remaining();
         let mut capacity = 0;
@@ -296,7 +299,7 @@ impl BodySender<'_> {
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Some(SendOutcome::ClientGone)),
             }
         }
-        let (part, rest) = data.take(capacity);
+        let (part, rest) = data.split(capacity);
         let sent_len = part.remaining();
         let is_end = self.is_last && rest.is_none();
         self.current = rest;

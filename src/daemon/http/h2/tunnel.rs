@@ -15,7 +15,8 @@ use super::MAX_SEND_BUFFER;
 use super::data::StreamData;
 use super::meter::Meter;
 
-/// The bytes of a WebSocket within a stream. If the tunnel is dropped before it was shut down, the stream is reset.
+/// The bytes of a WebSocket within a stream. If the tunnel is dropped before it was shut down, the
+/// stream is reset.
 pub(super) struct Tunnel {
     send: SendStream<StreamData>,
     received: RecvStream,
@@ -64,7 +65,8 @@ impl AsyncRead for Tunnel {
         buf.put_slice(this.unread.get(..len).unwrap_or_default());
         this.unread.advance(len);
         this.meter.add_useful(len);
-        // Gives credit only for bytes that were read, so that a client whose WebSocket is not read stops sending.
+        // Gives credit only for bytes that were read, so that a client whose WebSocket is not read
+        // stops sending.
         Poll::Ready(this.received.flow_control().release_capacity(len).map_err(broken))
     }
 }
@@ -107,7 +109,8 @@ impl AsyncWrite for Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        // RFC 8441 §5: the equivalent of a connection's reset. Otherwise h2 would send its queue before the same reset.
+        // The equivalent of a TCP reset (RFC 8441 §5). Without this call, h2 would send its queued
+        // data before the reset.
         if !self.is_shut_down && self.connection.is_reset() {
             self.send.send_reset(Reason::CANCEL);
         }

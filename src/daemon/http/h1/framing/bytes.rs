@@ -2,7 +2,8 @@
 
 use wide::u8x16;
 
-/// True for a character of a token (RFC 9110 §5.6.2): a method, or the name of a field or a chunk extension.
+/// True for a character of a token (RFC 9110 §5.6.2): a method, or the name of a field or a chunk
+/// extension.
 #[inline]
 pub(super) fn is_token(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
@@ -28,8 +29,8 @@ pub(super) const fn table(others: &[u8]) -> [bool; 256] {
     table
 }
 
-/// Returns the position of the first control byte (RFC 9110 §5.5: CTL), or the length if there is none. Checks 16 bytes
-/// at a time: most of a head gets no other check.
+/// Returns the position of the first control byte (RFC 9110 §5.5: CTL), or the length if there is
+/// none. Checks 16 bytes at a time: most of a head gets no other check.
 #[inline]
 pub(super) fn find_control(bytes: &[u8]) -> usize {
     let (chunks, rest) = bytes.as_chunks::<16>();
@@ -46,7 +47,8 @@ pub(super) fn find_control(bytes: &[u8]) -> usize {
     chunks.len() * 16 + tail
 }
 
-/// Returns the length of the token at the beginning. Checks the letters and hyphens of most field names at once.
+/// Returns the length of the token at the beginning of `bytes`. Checks up to 16 letters and hyphens
+/// at once, enough for most field names.
 #[inline]
 pub(super) fn token_len(bytes: &[u8]) -> usize {
     let mut len = 0;
@@ -65,9 +67,9 @@ pub(super) fn token_len(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    /// Compares with the definitions, byte by byte, at every position of a vector and of the tail.
+    /// Every byte value, at every position of a vector and of the tail.
     #[test]
-    fn vectors_find_what_the_definitions_find() {
+    fn vector_scans_agree_with_the_definitions_of_each_byte() {
         for byte in 0..=u8::MAX {
             for len in [1, 15, 16, 17, 33, 40] {
                 for pos in 0..len {

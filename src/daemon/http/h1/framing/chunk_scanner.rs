@@ -53,13 +53,15 @@ enum ExtensionState {
     AfterValue,
 }
 
-/// Longest chunk size, in hexadecimal digits: 64 bits.
+/// Maximum number of hexadecimal digits of a chunk size: 64 bits.
 const MAX_DIGITS: u8 = 16;
 
-/// Bytes of extensions in one body. Extensions have no effect here, and none is known to be in use.
+/// Maximum number of bytes of extensions in one body, as in hyper. No extension has an effect in
+/// rgun, and none is known to be in use.
 const MAX_EXTENSIONS: usize = 16 * 1024 - 1;
 
-/// Fields that decide the end of a message or its host; no trailer may have their names (RFC 9110 §6.5.1).
+/// Fields that decide the end of a message or its host; no trailer may have their names (RFC 9110
+/// §6.5.1).
 pub(in crate::http) const FORBIDDEN_TRAILERS: [&str; 3] = ["content-length", "transfer-encoding", "host"];
 
 /// Length of the longest of [`FORBIDDEN_TRAILERS`].
@@ -80,7 +82,9 @@ impl ChunkScanner {
         }
     }
 
-    /// Returns how many leading bytes are valid, and true if the body ends with them.
+    /// Scans the next bytes of the body. Returns the number of valid leading bytes, and `Ok(true)`
+    /// if
+    /// the body ends with them.
     pub(super) fn accept(&mut self, bytes: &[u8]) -> (usize, Result<bool, Violation>) {
         let mut len = 0;
         while let Some(byte) = bytes.get(len) {
@@ -106,13 +110,13 @@ impl ChunkScanner {
     /// Returns the state after this byte; `None` after the last byte of the body.
     fn step(&mut self, byte: u8) -> Result<Option<ChunkState>, &'static str> {
         Ok(Some(match (self.state, byte) {
-            (ChunkState::Size, _) => self.size(byte)?,
+            (ChunkState::Size, _) => self.step_size(byte)?,
             (ChunkState::Extension(at), _) => {
                 self.extensions += 1;
                 if self.extensions > MAX_EXTENSIONS {
                     return Err("the extensions of the body's chunks are too long");
                 }
-                extension(at, byte).ok_or("an extension of a chunk is malformed")?
+                step_extension(at, byte).ok_or("an extension of a chunk is malformed")?
             }
             (ChunkState::SizeLf, b'\n') => {
                 self.n_digits = 0;
@@ -126,11 +130,11 @@ impl ChunkScanner {
             (ChunkState::DataLf, b'\n') => ChunkState::Size,
             (ChunkState::DataCr | ChunkState::DataLf, _) => return Err("a chunk is longer than its size"),
             (ChunkState::EndLf, b'\n') => return Ok(None),
-            _ => self.trailer(byte)?,
+            _ => self.step_trailer(byte)?,
         }))
     }
 
-    fn size(&mut self, byte: u8) -> Result<ChunkState, &'static str> {
+    fn step_size(&mut self, byte: u8) -> Result<ChunkState, &'static str> {
         let digit = match byte {
             b'0'..=b'9' => byte - b'0',
             b'a'..=b'f' => byte - b'a' + 10,
@@ -147,7 +151,7 @@ impl ChunkScanner {
         Ok(ChunkState::Size)
     }
 
-    fn trailer(&mut self, byte: u8) -> Result<ChunkState, &'static str> {
+    fn step_trailer(&mut self, byte: u8) -> Result<ChunkState, &'static str> {
         let next = match (self.state, byte) {
             (ChunkState::Trailer, b'\r') => return Ok(ChunkState::EndLf),
             (ChunkState::Trailer, _) if is_token(byte) => {
@@ -192,7 +196,7 @@ impl ChunkScanner {
 }
 
 /// Returns the state after this byte of an extension; `None` if the byte is not allowed.
-fn extension(at: ExtensionState, byte: u8) -> Option<ChunkState> {
+fn step_extension(at: ExtensionState, byte: u8) -> Option<ChunkState> {
     let next = match (at, byte) {
         (ExtensionState::BeforeName, b' ' | b'\t') => ExtensionState::BeforeName,
         (ExtensionState::BeforeName | ExtensionState::Name, _) if is_token(byte) => ExtensionState::Name,

@@ -13,7 +13,7 @@ pub(super) struct HeadScanner {
     pos: usize,
     /// The beginning of the current field line.
     line_start: usize,
-    /// The colon of the current field line; 0 before it.
+    /// The colon of the current field line; 0 until it is found.
     colon: usize,
     /// The beginning of the fields; 0 within the request line.
     fields_start: usize,
@@ -41,12 +41,13 @@ pub(super) enum BodyLength {
     Chunked,
 }
 
-/// Longest body that hyper can count.
+/// Largest `Content-Length` that hyper accepts.
 const MAX_CONTENT_LENGTH: u64 = u64::MAX - 2;
 
 impl HeadScanner {
-    /// Scans the bytes not scanned before. Returns the end of the head if it is complete. Replaces a minor version
-    /// above 1 by 1 in place: hyper does not know it, and it is compatible (RFC 9110 §2.5).
+    /// Continues the scan; `bytes` begins with the head's first byte. Returns the end of the head,
+    /// or `None` while the head is incomplete. Replaces a minor version above 1 by 1 in place:
+    /// hyper refuses such a version, although it is compatible (RFC 9110 §2.5).
     pub(super) fn scan(&mut self, bytes: &mut [u8], limits: HeadLimits) -> Result<Option<usize>, Violation> {
         if self.fields_start == 0 && !self.scan_request_line(bytes, limits)? {
             return Ok(None);
@@ -79,7 +80,10 @@ impl HeadScanner {
                         return Err(Violation::TooManyFields);
                     }
                     (self.line_start, self.colon) = (self.pos, 0);
-                    self.field(bytes.get(name).unwrap_or_default(), bytes.get(value).unwrap_or_default())?;
+                    self.check_field(
+                        bytes.get(name).unwrap_or_default(),
+                        bytes.get(value).unwrap_or_default(),
+                    )?;
                 }
                 [] | [b'\r'] => break,
                 [b'\t', ..] => self.pos += 1,
@@ -94,7 +98,8 @@ impl HeadScanner {
         match &*bytes {
             [] | [b'\r'] => return Ok(false),
             [first, ..] if is_token(*first) => {}
-            // At the first byte: a client of another protocol may wait for an answer and send no line end.
+            // Refused at the first byte: a client of another protocol may wait for an answer
+            // without sending a line end.
             _ => return Err(Violation::RequestLine("the request does not begin with a method")),
         }
         self.pos += find_control(bytes.get(self.pos..).unwrap_or_default());
@@ -103,7 +108,7 @@ impl HeadScanner {
         }
         match bytes.get(self.pos..).unwrap_or_default() {
             [b'\r', b'\n', ..] => {
-                self.is_http_10 = request_line(bytes.get_mut(..self.pos).unwrap_or_default())?;
+                self.is_http_10 = check_request_line(bytes.get_mut(..self.pos).unwrap_or_default())?;
                 self.pos += 2;
                 (self.line_start, self.fields_start) = (self.pos, self.pos);
                 Ok(true)
@@ -129,9 +134,11 @@ impl HeadScanner {
         })
     }
 
-    /// Checks the fields that matter to the framing. Inlined, so that the slices are not made for the others.
+    /// Checks a field if the framing depends on it. Inlined so that the slices are made only for
+    /// these
+    /// fields.
     #[inline]
-    fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Violation> {
+    fn check_field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Violation> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") && !host::is_valid(value.trim_ascii()) => {
                 Err(Violation::Host)
@@ -172,7 +179,7 @@ impl HeadScanner {
     }
 
     /// Returns the body length that a complete head declares (RFC 9112 §6.3).
-    pub(super) fn body(&self) -> Result<BodyLength, Violation> {
+    pub(super) fn body_length(&self) -> Result<BodyLength, Violation> {
         match (self.coding, self.length) {
             (None, None | Some(0)) => Ok(BodyLength::None),
             (None, Some(length)) => Ok(BodyLength::Known(length)),
@@ -190,7 +197,7 @@ impl HeadScanner {
 }
 
 /// Checks a request line. Returns true for HTTP/1.0.
-fn request_line(line: &mut [u8]) -> Result<bool, Violation> {
+fn check_request_line(line: &mut [u8]) -> Result<bool, Violation> {
     let malformed = |reason| Err(Violation::RequestLine(reason));
     let method = token_len(line);
     let Some((b' ', rest)) = line.get_mut(method..).and_then(<[u8]>::split_first_mut) else {
@@ -202,7 +209,7 @@ fn request_line(line: &mut [u8]) -> Result<bool, Violation> {
     };
     let (target, version) = rest.split_at_mut(plain + space);
     let is_plain = space == 0 && target.first() == Some(&b'/');
-    // `Uri` drops a fragment, which no request target has (RFC 9112 §3.2).
+    // `Uri` drops a fragment; a request target has none (RFC 9112 §3.2).
     if !is_plain && (target.contains(&b'#') || Uri::try_from(&*target).is_err()) {
         return malformed("the request's target is malformed");
     }

@@ -8,7 +8,8 @@ use super::bytes::table;
 /// Unreserved characters and sub-delims; a percent sign is checked separately.
 static NAME: [bool; 256] = table(b"-._~!$&'()*+,;=");
 
-/// True for a host with or without a port, and for the empty value of a target without an authority (RFC 9112 §3.2).
+/// True for a host with or without a port, and for an empty value, which belongs to a target
+/// without an authority (RFC 9112 §3.2).
 pub(in crate::http) fn is_valid(value: &[u8]) -> bool {
     let plain = value.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(value.len());
     match value.get(plain..).unwrap_or_default() {
@@ -58,7 +59,7 @@ fn is_literal(address: &[u8]) -> bool {
     str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
-/// True for nothing, or a colon followed by a number or nothing.
+/// True for a colon with or without a port number, and for an empty slice.
 fn is_port(port: &[u8]) -> bool {
     match port {
         [] | [b':'] => true,

@@ -1,15 +1,19 @@
-//! Checks the framing of HTTP/1 requests (RFC 9112) before hyper sees them: where each message ends, and whether it is
-//! well formed.
+//! Checks the framing of HTTP/1 requests (RFC 9112) before hyper sees them: where each message
+//! ends, and whether it is well formed.
 //!
-//! Pure state, no IO: `wire` passes in the bytes it has read, and [`Framing::accept`] returns how many of them hyper
-//! may read. A head is accepted whole or not at all, a body as it arrives. Nothing beyond the end of a message is
-//! accepted, so the next request is checked only when hyper reads it.
+//! Pure state, no IO: `wire` passes in the bytes it has read, and [`Framing::accept`] returns how
+//! many of them hyper may read. A head is accepted whole or not at all, a body as it arrives.
+//! Nothing beyond the end of a message is accepted, so the next request is checked only when hyper
+//! reads it.
 //!
-//! The framing refuses messages that hyper would refuse, because hyper's own responses have no request id; and messages
-//! that hyper accepts although two parsers could disagree about them: a body with two lengths, spaces and control bytes
-//! around a chunk's size, an invalid Host, a target with a fragment, a trailer that would change the framing, and a
-//! bare LF anywhere. RFC 9112 §2.2 allows a recipient to treat a bare LF as a line end, also in the empty lines before
-//! a request. But if a proxy in front does not, the proxy and rgun see different messages.
+//! The framing refuses messages that hyper would refuse, because hyper's own responses have no
+//! request id. It also refuses messages that hyper accepts, but that two parsers could read
+//! differently: a body with two lengths, spaces and control bytes around a chunk's size, an invalid
+//! Host, a target with a fragment, a trailer that would change the framing, and a bare LF anywhere.
+//!
+//! RFC 9112 §2.2 allows a recipient to treat a bare LF as a line end, also in the empty lines
+//! before a request. If a proxy in front of rgun does not do so, the proxy and rgun would see
+//! different messages.
 
 mod bytes;
 mod chunk_scanner;
@@ -40,7 +44,8 @@ enum FramingState {
     /// Within a body of known length; the bytes still to come.
     Length(u64),
     Chunked(Box<ChunkScanner>),
-    /// A message was refused, possibly after part of its body was accepted; nothing follows.
+    /// A message was refused, possibly after part of its body was accepted. Nothing more is
+    /// accepted.
     Broken(Violation),
 }
 
@@ -55,10 +60,12 @@ impl Framing {
         !matches!(self.state, FramingState::Head(_))
     }
 
-    /// Returns how many leading bytes hyper may read. 0 within an incomplete head: pass all of it in again, with more.
+    /// Returns how many leading bytes hyper may read. Returns 0 if the head is incomplete; the next
+    /// call must pass the same bytes again, followed by more.
     ///
     /// # Errors
-    /// The message must be refused. No part of a refused head was accepted before.
+    /// The message must be refused. If the violation is in a head, no part of the head was
+    /// accepted.
     pub(in crate::http) fn accept(&mut self, bytes: &mut [u8]) -> Result<usize, Violation> {
         let accepted = self.advance(bytes);
         if let Err(violation) = accepted {
@@ -71,7 +78,7 @@ impl Framing {
         match &mut self.state {
             FramingState::Head(head) => {
                 let Some(end) = head.scan(bytes, self.limits)? else { return Ok(0) };
-                self.state = match head.body()? {
+                self.state = match head.body_length()? {
                     BodyLength::None => FramingState::Head(HeadScanner::default()),
                     BodyLength::Known(len) => FramingState::Length(len),
                     BodyLength::Chunked => FramingState::Chunked(Box::new(ChunkScanner::new(self.limits))),

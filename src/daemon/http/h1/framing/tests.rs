@@ -9,7 +9,7 @@ fn pass(bytes: &[u8]) -> (Vec<u8>, Option<Violation>) {
     pass_in_pieces(bytes, bytes.len().max(1), LIMITS)
 }
 
-/// The same for bytes that arrive in pieces of this length.
+/// Like [`pass`], for bytes that arrive in pieces of `len` bytes.
 fn pass_in_pieces(bytes: &[u8], len: usize, limits: HeadLimits) -> (Vec<u8>, Option<Violation>) {
     let mut framing = Framing::new(limits);
     let (mut held, mut passed) = (Vec::new(), Vec::new());
@@ -39,7 +39,7 @@ fn violation(head: &str) -> Violation {
     whole.1.unwrap_or_else(|| panic!("this passes: {head:?}"))
 }
 
-fn passes(bytes: &str) {
+fn assert_passes(bytes: &str) {
     for len in [1, 2, 7, bytes.len()] {
         assert_eq!(
             pass_in_pieces(bytes.as_bytes(), len, LIMITS),
@@ -51,7 +51,7 @@ fn passes(bytes: &str) {
 
 #[test]
 fn well_formed_messages_pass_unchanged_one_after_the_other() {
-    passes(
+    assert_passes(
         "GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST /x?y=%20 HTTP/1.1\r\nhost:a:80\r\nContent-Length:  3 \r\n\r\nabc\
          POST http://a/ HTTP/1.0\r\nX: \t\u{fc}\r\nempty:\r\n\r\n\
          POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n00A;a=\"b;\\\"c\" ; d = e;f\r\n0123456789\r\n\
@@ -60,7 +60,7 @@ fn well_formed_messages_pass_unchanged_one_after_the_other() {
 }
 
 #[test]
-fn nothing_passes_beyond_the_end_of_a_message() {
+fn nothing_beyond_the_end_of_a_message_passes() {
     let mut framing = Framing::new(LIMITS);
     let mut bytes = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nabGET / HTTP/1.1\r\n\r\n".to_vec();
     let head = framing.accept(&mut bytes).unwrap();
@@ -154,7 +154,7 @@ fn an_invalid_host_is_refused_in_any_host_field() {
 }
 
 #[test]
-fn a_body_has_one_length_in_digits() {
+fn a_malformed_or_repeated_body_length_is_refused() {
     for fields in [
         "Content-Length: 1\r\nContent-Length: 1",
         "Content-Length: 1, 1",
@@ -185,21 +185,23 @@ fn a_body_has_one_length_in_digits() {
 }
 
 #[test]
-fn a_length_beyond_64_bits_is_too_long() {
+fn a_content_length_beyond_the_maximum_of_hyper_is_refused() {
     for length in ["18446744073709551615", "18446744073709551614", "99999999999999999999999"] {
         assert_eq!(
             violation(&format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n")),
             Violation::BodyTooLong
         );
     }
-    passes("POST / HTTP/1.1\r\nContent-Length: 18446744073709551613\r\n\r\nabc");
-    passes("POST / HTTP/1.1\r\nContent-Length: 0000000000000000000000003\r\n\r\nabcGET / HTTP/1.1\r\n\r\n");
+    assert_passes("POST / HTTP/1.1\r\nContent-Length: 18446744073709551613\r\n\r\nabc");
+    assert_passes(
+        "POST / HTTP/1.1\r\nContent-Length: 0000000000000000000000003\r\n\r\nabcGET / HTTP/1.1\r\n\r\n",
+    );
 }
 
 #[test]
 fn a_request_line_over_the_limit_is_refused_before_its_end() {
     let fits = format!("GET /{} HTTP/1.1", "x".repeat(100 - "GET / HTTP/1.1".len()));
-    passes(&format!("{fits}\r\n\r\n"));
+    assert_passes(&format!("{fits}\r\n\r\n"));
     assert_eq!(violation(&format!("{fits}x\r\n\r\n")), Violation::RequestLineTooLong);
     assert_eq!(violation(&"M".repeat(101)), Violation::RequestLineTooLong);
 }
@@ -208,15 +210,15 @@ fn a_request_line_over_the_limit_is_refused_before_its_end() {
 fn fields_over_the_limits_are_refused_before_their_end() {
     let head = "GET / HTTP/1.1\r\n";
     let fits = format!("X: {}\r\n", "x".repeat(1000 - "X: \r\n".len()));
-    passes(&format!("{head}{fits}\r\n"));
+    assert_passes(&format!("{head}{fits}\r\n"));
     assert_eq!(violation(&format!("{head}x{fits}\r\n")), Violation::FieldsTooLong);
     assert_eq!(violation(&format!("{head}X: {}", "x".repeat(998))), Violation::FieldsTooLong);
-    passes(&format!("{head}{}\r\n", "X: y\r\n".repeat(10)));
+    assert_passes(&format!("{head}{}\r\n", "X: y\r\n".repeat(10)));
     assert_eq!(violation(&format!("{head}{}", "X: y\r\n".repeat(11))), Violation::TooManyFields);
 }
 
 #[test]
-fn malformed_chunks_are_refused_where_they_go_wrong() {
+fn malformed_chunks_are_refused_at_their_first_wrong_byte() {
     let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (before, from) in [
         ("", "\r\n"),
@@ -272,20 +274,20 @@ fn malformed_chunks_are_refused_where_they_go_wrong() {
 #[test]
 fn extensions_and_trailers_are_bounded() {
     let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let bounded = |body: String| {
+    let assert_refused = |body: String| {
         let (_, violation) = pass(format!("{head}{body}").as_bytes());
         assert!(matches!(violation, Some(Violation::Chunk(_))), "{}: {violation:?}", body.len());
     };
-    bounded(format!("1;{}", "x".repeat(16 * 1024)));
-    bounded("1;x=1234567890\r\na\r\n".repeat(1500));
-    bounded(format!("0\r\nX: {}", "x".repeat(1000)));
-    bounded(format!("0\r\n{}", "X: y\r\n".repeat(11)));
-    passes(&format!("{head}0\r\n{}\r\n", "X: y\r\n".repeat(10)));
-    passes(&format!("{head}0\r\nHosts: a\r\nX-Transfer-Encoding: b\r\nHos: c\r\n\r\n"));
+    assert_refused(format!("1;{}", "x".repeat(16 * 1024)));
+    assert_refused("1;x=1234567890\r\na\r\n".repeat(1500));
+    assert_refused(format!("0\r\nX: {}", "x".repeat(1000)));
+    assert_refused(format!("0\r\n{}", "X: y\r\n".repeat(11)));
+    assert_passes(&format!("{head}0\r\n{}\r\n", "X: y\r\n".repeat(10)));
+    assert_passes(&format!("{head}0\r\nHosts: a\r\nX-Transfer-Encoding: b\r\nHos: c\r\n\r\n"));
 }
 
 #[test]
-fn control_bytes_are_found_wherever_they_are() {
+fn the_first_control_byte_is_found_at_any_position() {
     for len in 0..40 {
         let plain: Vec<u8> = (0x20..0x7f).chain(0x80..=0xff).cycle().skip(len * 7).take(len).collect();
         assert_eq!(find_control(&plain), len);
@@ -293,7 +295,7 @@ fn control_bytes_are_found_wherever_they_are() {
             for control in (0..0x20).chain([0x7f]) {
                 let mut bytes = plain.clone();
                 bytes[at] = control;
-                // Later ones do not matter.
+                // Later control bytes do not matter.
                 bytes[at + 1..].iter_mut().step_by(2).for_each(|byte| *byte = 0x7f);
                 assert_eq!(find_control(&bytes), at, "{control} at {at} of {len}");
             }
@@ -301,7 +303,7 @@ fn control_bytes_are_found_wherever_they_are() {
     }
 }
 
-/// Fragments of messages, well formed and not, in any order.
+/// Returns random fragments of messages, well formed and malformed, in random order.
 fn fragments(rng: &mut Rng) -> Vec<u8> {
     const FRAGMENTS: [&[u8]; 40] = [
         b"GET",
@@ -370,8 +372,8 @@ fn framing_does_not_depend_on_how_bytes_arrive() {
     }
 }
 
-/// `Wire` relies on it: hyper finds the same end of each message as the framing, and refuses none itself, because its
-/// own response would have no request id.
+/// hyper finds the same end of each message as the framing, and accepts every message that the
+/// framing accepts. `Wire` relies on both: a response of hyper's own would have no request id.
 #[test]
 fn hyper_reads_accepted_messages_as_framed() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -386,7 +388,7 @@ fn hyper_reads_accepted_messages_as_framed() {
         while let Ok(len @ 1..) = framing.accept(&mut held) {
             message.extend(held.drain(..len));
             if !framing.is_mid_body() {
-                // One whole message: hyper must not find another one in it.
+                // hyper must find exactly one request in this message.
                 let answers = runtime.block_on(hyper_serves(&message));
                 assert_eq!(answers, (1, true), "{}", message.escape_ascii());
                 n_served += 1;
@@ -397,7 +399,8 @@ fn hyper_reads_accepted_messages_as_framed() {
     assert!(n_served > 500, "too few to mean anything: {n_served}");
 }
 
-/// Returns the number of requests that hyper served, and whether the connection ended without an error.
+/// Returns the number of requests that hyper served, and whether the connection ended without an
+/// error.
 async fn hyper_serves(bytes: &[u8]) -> (u32, bool) {
     use tokio::io::AsyncWriteExt;
     let (mut client, server) = tokio::io::duplex(64 * 1024);

@@ -5,7 +5,7 @@
 pub(in crate::http) struct HeadLimits {
     /// `limits.request_line`: bytes of the request line.
     pub(in crate::http) request_line: usize,
-    /// `limits.header`: bytes of all fields with their line ends; also of a chunked body's trailers.
+    /// `limits.header`: bytes of all fields with their line ends. Trailers have the same limit.
     pub(in crate::http) fields: usize,
     /// `limits.headers`: number of fields.
     pub(in crate::http) n_fields: usize,
@@ -32,7 +32,7 @@ pub enum Violation {
     Host,
     /// The length of the body is malformed, or declared twice.
     Length(&'static str),
-    /// The declared length exceeds what hyper can count.
+    /// The declared length exceeds hyper's maximum.
     BodyTooLong,
     /// `Transfer-Encoding` has another coding before the final `chunked`.
     Coding,
