@@ -24,6 +24,8 @@ pub(super) enum FlagSource<'a> {
     File(&'a str),
     /// A command line at this place.
     Place(&'a str),
+    /// Variables of another server: each flag with its variable.
+    Variables(&'a [(String, String)]),
 }
 
 /// Parsed flags. Messages name their place.
@@ -91,14 +93,17 @@ impl FlagSource<'_> {
         match self {
             Self::Variable => VARIABLE,
             Self::File(name) | Self::Place(name) => name,
+            Self::Variables(names) => names.first().map_or("environment", |(_, variable)| variable),
         }
     }
 
     /// Replaces a flag at the beginning of a message by the setting in the file: `--user www` by `user = www`.
     pub(super) fn rename(&self, text: &str) -> String {
         let name = self.name();
-        if matches!(self, Self::Variable | Self::Place(_)) {
-            return format!("{name}: {text}");
+        match self {
+            Self::Variable | Self::Place(_) => return format!("{name}: {text}"),
+            Self::Variables(names) => return name_variables(text, names),
+            Self::File(_) => {}
         }
         if let Some(rest) = text.strip_prefix(APP) {
             return format!("{name}: wsgi_app{rest}");
@@ -112,4 +117,17 @@ impl FlagSource<'_> {
         let equals = if rest.starts_with(' ') { " =" } else { "" };
         format!("{name}: {}{equals}{rest}", row.setting_name())
     }
+}
+
+/// Replaces the flags in the first part of a message by the variables that they come from.
+fn name_variables(text: &str, names: &[(String, String)]) -> String {
+    let (flags, rest) = text.split_once(": ").map_or((text, None), |(flags, rest)| (flags, Some(rest)));
+    let variable = |word: &str| {
+        let flag = word.strip_prefix("--")?;
+        names.iter().find(|(name, _)| name == flag).map(|(_, variable)| variable.clone())
+    };
+    let words: Vec<String> =
+        flags.split(' ').map(|word| variable(word).unwrap_or_else(|| word.to_owned())).collect();
+    let rest = rest.map(|rest| format!(": {rest}")).unwrap_or_default();
+    format!("{}{rest}", words.join(" "))
 }

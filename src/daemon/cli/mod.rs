@@ -16,6 +16,7 @@ mod foreign;
 mod gunicorn_conf;
 mod matches;
 pub mod migrate;
+mod peer_variables;
 pub mod reload;
 
 use std::ffi::{OsStr, OsString};
@@ -28,6 +29,7 @@ use nix::unistd::geteuid;
 use crate::config::{
     self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment, FileSource, Layer, Loaded,
 };
+use compat::translate::{Translation, translate};
 pub use error::{EX_CONFIG, EX_USAGE, Failure};
 use flags::{Cli, ParsedFlags, Subcommand};
 use foreign::ForeignFlags;
@@ -238,41 +240,46 @@ where
     A: Into<OsString>,
 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let Translation { args, layer: translated, mut warnings, mut errors, .. } = translate_line(args);
     let (cli, matches) = parse_matches(&args).map_err(|error| from_clap_error(&error, &args))?;
-    let (check_as, flags, matches) = match (&cli.command, matches.subcommand()) {
+    let (check_as, mut flags, matches) = match (cli.command, matches.subcommand()) {
         (Some(Subcommand::Reload { socket }), _) => {
-            return Ok(Command::Reload { socket: socket.as_ref().map(|path| cwd.join(path)) });
+            return Ok(Command::Reload { socket: socket.map(|path| cwd.join(path)) });
         }
         (Some(Subcommand::Migrate { files, write, python }), _) => {
-            return Ok(Command::Migrate(MigrateRequest {
-                files: files.clone(),
-                write: write.clone(),
-                python: python.clone(),
-            }));
+            return Ok(Command::Migrate(MigrateRequest { files, write, python }));
         }
         (Some(Subcommand::Check(check)), Some((_, matches))) => {
-            let identity = CheckIdentity { user: check.user.clone(), unit: check.unit.clone() };
-            (Some(identity), &check.flags, matches)
+            (Some(CheckIdentity { user: check.user, unit: check.unit }), check.flags, matches)
         }
-        _ => (None, &cli.flags, &matches),
+        _ => (None, cli.flags, &matches),
     };
-    let mut warnings = Vec::new();
-    let mut errors = Vec::new();
     let supported: &[&str] = if check_as.is_some() { &["user"] } else { &[] };
     compat::evaluate(matches, supported, &mut warnings, &mut errors);
-    compat::uvicorn::warn_about_variables(environment, &mut warnings);
     warnings.extend(config::unread_variables(environment).into_iter().map(unread_variable_warning));
-    let ParsedFlags { layer: typed, config, check } = flags.parse(&mut warnings, &mut errors);
+    let has_app = flags.app().is_some();
+    if has_app {
+        flags.complete_address(|option| peer_variables::address_part(environment, option));
+    } else {
+        warnings.extend(peer_variables::warn_without_app(environment));
+    }
+    let ParsedFlags { layer: mut typed, config: named, check } = flags.parse(&mut warnings, &mut errors);
+    typed.extend(translated);
     errors.extend(flags.app().and_then(|target| explain_target(target, &typed, cwd)));
-    let ForeignFlags { layer: mut flags, config: weaker, warnings: others, errors: wrong } =
-        foreign::read_variable(environment);
-    warnings.extend(others);
-    errors.extend(wrong);
+    let mut variables = if has_app { peer_variables::read(environment) } else { ForeignFlags::default() };
+    let gunicorn = foreign::read_variable(environment);
+    config::overlay(&mut variables.layer, gunicorn.layer);
+    for foreign in [(variables.warnings, variables.errors), (gunicorn.warnings, gunicorn.errors)] {
+        warnings.extend(foreign.0);
+        errors.extend(foreign.1);
+    }
     if !errors.is_empty() {
         return Err(failure_of(errors));
     }
-    flags.extend(typed);
-    let named = config.or(weaker).or_else(|| environment.value(config::CONFIG_VARIABLE).map(OsString::from));
+    let mut flags = variables.layer;
+    config::overlay(&mut flags, typed);
+    let named =
+        named.or(gunicorn.config).or_else(|| environment.value(config::CONFIG_VARIABLE).map(OsString::from));
     let file = choose_file(named, &flags, environment, cwd, default_file, &mut warnings)?;
     let program = args.first().and_then(|name| config::find_program(name, environment, cwd));
     let check_as = check_as.or_else(|| check.then(CheckIdentity::default));
@@ -281,6 +288,19 @@ where
         if check_as.is_some() { environment.allowing_unknown_credentials() } else { environment };
     let sources = Sources { flags, environment, file, cwd: cwd.to_owned(), program };
     command_of(sources, warnings, check_as)
+}
+
+/// Rewrites the options of other servers on a command line that starts or checks one.
+fn translate_line(args: Vec<OsString>) -> Translation {
+    if args.get(1).is_some_and(|command| command == "reload" || command == "migrate") {
+        return Translation { args, ..Translation::default() };
+    }
+    let command = compat::add_flags(Cli::command());
+    translate(&args, &|name| {
+        command.get_arguments().any(|arg| {
+            arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|names| names.contains(&name))
+        })
+    })
 }
 
 /// Reads the configuration, unless root would run Python for a check.
@@ -358,7 +378,7 @@ fn failure_of(errors: Vec<ConfigError>) -> Failure {
 
 /// Returns whether the error is in an argument, not in a file or a variable.
 fn is_on_command_line(error: &ConfigError) -> bool {
-    error.origin.starts_with("--") || error.origin == flags::APP
+    error.origin.starts_with('-') || error.origin == flags::APP
 }
 
 fn no_application(default_file: &Path) -> Failure {

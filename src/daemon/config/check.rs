@@ -8,6 +8,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 
 use super::checker::{Checker, Layers};
+use super::environment::SCRIPT_NAME;
 use super::keys::name;
 use super::python::Search;
 use super::value::{Setting, Source};
@@ -353,14 +354,13 @@ impl Checker<'_> {
         }
     }
 
-    /// Warns about `SCRIPT_NAME`, which gunicorn reads. In a daemon's environment, a CGI variable is usually an
-    /// accident.
+    /// Warns about `SCRIPT_NAME`, which gunicorn reads and rgun only with APP on the command line.
     fn warn_about_script_name(&mut self) {
         if self.setting(name::ROOT_PATH).is_none()
-            && let Some(path) = self.layers.environment.value("SCRIPT_NAME")
+            && let Some(path) = self.layers.environment.value(SCRIPT_NAME)
         {
             self.warnings.push(format!(
-                "SCRIPT_NAME={}: ignored; the path under which a proxy publishes the application is {} \
+                "SCRIPT_NAME={}: ignored without APP on the command line; the path under which a proxy publishes the application is {} \
                  (--root-path, {})",
                 path.to_string_lossy(),
                 name::ROOT_PATH,

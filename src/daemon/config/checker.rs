@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::value::Setting;
+use super::value::{Setting, Source};
 use super::{ConfigError, Environment, Layer, ValueError};
 
 /// The settings by source, and what relative paths and the interpreter search depend on.
@@ -34,10 +34,11 @@ pub(super) struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    /// The setting of highest precedence.
+    /// The setting of highest precedence; an implied default is the weakest.
     pub(super) fn setting(&self, key: &str) -> Option<&'a Setting> {
         let Layers { command_line, variables, file, .. } = self.layers;
-        [command_line, variables, file].into_iter().find_map(|layer| layer.get(key))
+        let settings = || [command_line, variables, file].into_iter().filter_map(|layer| layer.get(key));
+        settings().find(|setting| setting.source != Source::Implied).or_else(|| settings().next())
     }
 
     /// Reads the value of highest precedence; without a valid one, returns the default.

@@ -24,6 +24,9 @@ const SET_BY_RGUN: [&str; 1] = ["RGUN_BOOTSTRAP"];
 /// The trusted peers, as gunicorn and uvicorn name them.
 const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 
+/// The path under which the application is published, as gunicorn names it.
+pub(super) const SCRIPT_NAME: &str = "SCRIPT_NAME";
+
 /// The port to listen on, on platforms that run a Procfile.
 pub(super) const PORT: &str = "PORT";
 

@@ -70,7 +70,7 @@ pub use target::Target;
 pub use timeouts::{PathRule, Timeouts};
 pub use tls::{CertificateFiles, ClientAuth, Tls, TlsOrigins, TlsVersion};
 pub(crate) use trusted::forwarded_allow_ips;
-pub(crate) use value::{Layer, Setting, Value};
+pub(crate) use value::{Layer, Setting, Value, overlay};
 
 #[cfg(test)]
 pub(crate) use keys::is_key;
@@ -192,5 +192,15 @@ pub(crate) fn load(
             (path, layer)
         }
     };
+    let has_root_path =
+        [&command_line, &variables, &file].iter().any(|layer| layer.contains_key(name::ROOT_PATH));
+    // Gunicorn's variable. For a daemon without APP on the command line, it is a stray variable of CGI.
+    if command_line.contains_key(name::TARGET)
+        && !has_root_path
+        && let Some(path) = environment.value(environment::SCRIPT_NAME)
+    {
+        let path = path.to_string_lossy().into_owned();
+        variables.insert(name::ROOT_PATH, Setting::variable(environment::SCRIPT_NAME, path));
+    }
     check::check(&Layers { command_line, variables, file, environment, path, cwd, program }, errors)
 }

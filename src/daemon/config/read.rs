@@ -52,7 +52,7 @@ pub(super) fn boolean(setting: &Setting) -> Result<bool, ValueError> {
     match (&setting.value, setting.source) {
         (Value::Boolean(yes), _) => Ok(*yes),
         // The words that systemd accepts for booleans.
-        (Value::Text(text), Source::Environment | Source::CommandLine) => {
+        (Value::Text(text), Source::Environment | Source::CommandLine | Source::Implied) => {
             match text.to_ascii_lowercase().as_str() {
                 "1" | "true" | "yes" | "on" => Ok(true),
                 "0" | "false" | "no" | "off" => Ok(false),

@@ -30,6 +30,17 @@ pub(crate) enum Source {
     Environment,
     /// A command-line flag.
     CommandLine,
+    /// A default that a flag implies for another key. A value that any source names is stronger.
+    Implied,
+}
+
+/// Adds the settings of a stronger source. An implied default replaces no setting.
+pub(crate) fn overlay(layer: &mut Layer, stronger: Layer) {
+    for (key, setting) in stronger {
+        if setting.source != Source::Implied || !layer.contains_key(key) {
+            layer.insert(key, setting);
+        }
+    }
 }
 
 impl Setting {
@@ -41,6 +52,11 @@ impl Setting {
     /// A setting from a flag.
     pub(crate) fn flag(origin: &str, value: Value) -> Self {
         Self { value, origin: origin.to_owned(), source: Source::CommandLine }
+    }
+
+    /// A default that a flag implies.
+    pub(crate) fn implied(origin: &str, value: Value) -> Self {
+        Self { source: Source::Implied, ..Self::flag(origin, value) }
     }
 
     /// A setting from a variable.

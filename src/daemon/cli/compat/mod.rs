@@ -10,6 +10,8 @@
 
 pub(super) mod flag;
 pub(super) mod gunicorn;
+pub(super) mod peers;
+pub(super) mod translate;
 pub(super) mod uvicorn;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};

@@ -17,7 +17,7 @@ use super::flag::Handling::{Ignored, NoOp, Refused};
 use super::flag::{CompatFlag, flag};
 use super::gunicorn::{CIPHERS, RELOAD};
 use crate::cli::error::flag_error;
-use crate::config::{ConfigError, Environment, Target, Value, forwarded_allow_ips};
+use crate::config::{ConfigError, Target, Value, forwarded_allow_ips};
 
 /// Uvicorn's defaults of `--host` and `--port`, if only the other one is given.
 const HOST: &str = "127.0.0.1";
@@ -124,6 +124,15 @@ impl UvicornFlags {
             }
         };
         Some((origin, Value::list([address])))
+    }
+
+    /// Takes the other half of a `--host` or `--port` that is alone on the command line.
+    pub(in crate::cli) fn complete_address(&mut self, part: impl Fn(&str) -> Option<String>) {
+        match (&self.host, &self.port, &self.uds) {
+            (Some(_), None, None) => self.port = part("port"),
+            (None, Some(_), None) => self.host = part("host"),
+            _ => {}
+        }
     }
 
     /// HOST:PORT, which `config` checks.
@@ -234,10 +243,10 @@ fn unix(path: &str) -> String {
     }
 }
 
-/// Maps `asgi3` and `asgi2` to `asgi`; the worker detects the version.
+/// Maps `asgi3` and `asgi2`, and granian's `asginl` (without lifespan), to `asgi`; the worker detects the version.
 pub(in crate::cli) fn interface(typed: &str) -> &str {
     match typed {
-        "asgi3" | "asgi2" => "asgi",
+        "asgi3" | "asgi2" | "asginl" => "asgi",
         other => other,
     }
 }
@@ -384,17 +393,3 @@ pub(in crate::cli) const OPTIONS: &[&str] = &[
     "ws-ping-interval",
     "ws-ping-timeout",
 ];
-
-/// Warns about variables that uvicorn reads and rgun does not.
-pub(in crate::cli) fn warn_about_variables(environment: &Environment, warnings: &mut Vec<String>) {
-    for option in OPTIONS {
-        let variable = format!("UVICORN_{}", option.replace('-', "_").to_uppercase());
-        // Kubernetes sets a variable with a URL for a Service that is called uvicorn.
-        let is_meant = |value: &OsStr| !value.as_bytes().windows(3).any(|bytes| bytes == b"://");
-        if environment.value(&variable).is_some_and(is_meant) {
-            warnings.push(format!(
-                "{variable}: ignored; use the command-line flag, or rgun's own variable RGUN_<SECTION>_<KEY>"
-            ));
-        }
-    }
-}

@@ -81,6 +81,8 @@ pub(super) struct WorkerClass {
     pub(super) interface: &'static str,
     /// Whether threads take the place of the class's own concurrency, such as greenlets.
     pub(super) needs_threads: bool,
+    /// Whether the class is one of hypercorn's, which are event loops.
+    pub(super) is_loop: bool,
 }
 
 /// Maps one of gunicorn's worker classes.
@@ -88,7 +90,8 @@ pub(super) struct WorkerClass {
 /// # Errors
 /// The remedy for a class that rgun has no equivalent of.
 pub(super) fn worker_class(class: &str) -> Result<WorkerClass, String> {
-    let same = |interface| Ok(WorkerClass { interface, needs_threads: false });
+    let base = WorkerClass { interface: "auto", needs_threads: false, is_loop: false };
+    let same = |interface| Ok(WorkerClass { interface, ..base });
     match class {
         "sync" | "gthread" | "gunicorn.workers.sync.SyncWorker" | "gunicorn.workers.gthread.ThreadWorker" => {
             same("wsgi")
@@ -109,18 +112,23 @@ pub(super) fn worker_class(class: &str) -> Result<WorkerClass, String> {
         | "gunicorn.workers.ggevent.GeventWorker"
         | "gunicorn.workers.ggevent.GeventPyWSGIWorker"
         | "gunicorn.workers.geventlet.EventletWorker" => {
-            Ok(WorkerClass { interface: "wsgi", needs_threads: true })
+            Ok(WorkerClass { interface: "wsgi", needs_threads: true, ..base })
         }
-        _ => Ok(WorkerClass { interface: "auto", needs_threads: true }),
+        "asyncio" | "uvloop" => Ok(WorkerClass { is_loop: true, ..base }),
+        "trio" => Err(
+            "remove it if the application runs on asyncio too, as one written with anyio does; rgun runs no trio"
+                .to_owned(),
+        ),
+        _ => Ok(WorkerClass { needs_threads: true, ..base }),
     }
 }
 
 /// Converts the numbers of Python's `ssl.CERT_NONE`, `CERT_OPTIONAL` and `CERT_REQUIRED`.
 pub(super) fn client_auth(mode: &str) -> Value {
     Value::text(match mode {
-        "0" => "off",
-        "1" => "optional",
-        "2" => "required",
+        "0" | "CERT_NONE" => "off",
+        "1" | "CERT_OPTIONAL" => "optional",
+        "2" | "CERT_REQUIRED" => "required",
         other => other,
     })
 }

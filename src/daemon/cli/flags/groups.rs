@@ -86,12 +86,14 @@ impl ApplicationFlags {
         settings.set(name::LOOP, "--loop", text(self.event_loop.as_ref()));
         let class = self.worker_class(errors);
         if let Some((typed, WorkerClass { needs_threads: true, .. })) = class {
-            // `--threads`, which is set later, replaces this number.
-            settings.set(name::THREADS, "--worker-class", Some(Value::text(THREADS.to_string())));
+            settings.imply(name::THREADS, "--worker-class", Value::text(THREADS.to_string()));
             warnings.push(format!(
                 "--worker-class {typed}: rgun has no such worker; a WSGI application is served by {THREADS} threads in \
-                 each worker, or as many as --threads says. Slow clients occupy none of them"
+                 each worker, or as many as workers.threads (--threads) says. Slow clients occupy none of them"
             ));
+        }
+        if let (Some((typed, WorkerClass { is_loop: true, .. })), None) = (class, &self.event_loop) {
+            settings.set(name::LOOP, "--worker-class", Some(Value::text(typed)));
         }
         let (flag, interface) = self.interface(class, errors);
         settings.set(name::INTERFACE, flag, interface);
@@ -132,7 +134,10 @@ impl ApplicationFlags {
                 ("--interface", None)
             }
             (Some(interface), _) => ("--interface", Some(Value::text(interface))),
-            (None, class) => ("--worker-class", class.map(|(_, interface)| Value::text(interface))),
+            (None, class) => {
+                let named = class.filter(|(_, interface)| *interface != "auto");
+                ("--worker-class", named.map(|(_, interface)| Value::text(interface)))
+            }
         }
     }
 }

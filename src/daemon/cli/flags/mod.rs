@@ -204,6 +204,11 @@ impl Flags {
         self.app.as_deref()
     }
 
+    /// Takes the other half of a `--host` or `--port` that is alone on the command line.
+    pub(super) fn complete_address(&mut self, part: impl Fn(&str) -> Option<String>) {
+        self.uvicorn.complete_address(part);
+    }
+
     /// Converts the flags to settings. Refused and contradictory flags go to `errors`.
     pub(super) fn parse(&self, warnings: &mut Vec<String>, errors: &mut Vec<ConfigError>) -> ParsedFlags {
         let Self { app, uvicorn, .. } = self;

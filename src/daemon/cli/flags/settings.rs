@@ -14,6 +14,11 @@ impl FlagSettings {
         }
     }
 
+    /// Sets `key` unless another source does.
+    pub(super) fn imply(&mut self, key: &'static str, flag: &str, value: Value) {
+        self.0.insert(key, Setting::implied(flag, value));
+    }
+
     pub(super) fn into_layer(self) -> Layer {
         self.0
     }

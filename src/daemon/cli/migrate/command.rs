@@ -4,6 +4,7 @@ use super::flags;
 use super::options;
 use super::plan::{DropIn, Plan};
 use super::server::ReplacedServer;
+use crate::cli::compat::peers;
 use crate::config::{Value, name};
 
 /// Adds the settings of a command line to the plan, if the command starts a server. Returns whether it does. `variables`
@@ -44,8 +45,9 @@ pub(super) fn migrate_line(
     let args = expand_all(words.iter().skip(first + 1), &local, origin, plan);
     match server {
         ReplacedServer::Gunicorn | ReplacedServer::Uvicorn => flags::add(&args, origin, plan),
-        ReplacedServer::Granian => options::add(options::GRANIAN, &args, origin, plan),
-        ReplacedServer::Hypercorn => options::add(options::HYPERCORN, &args, origin, plan),
+        ReplacedServer::Granian => options::add(peers::GRANIAN, &args, origin, plan),
+        ReplacedServer::Hypercorn => options::add(peers::HYPERCORN, &args, origin, plan),
+        ReplacedServer::Daphne => options::add(peers::DAPHNE, &args, origin, plan),
     }
     plan.servers.push(server);
     true

@@ -143,7 +143,9 @@ fn kind(path: &Path, text: &str) -> Option<Kind> {
         Some(Kind::NginxUnit)
     } else if is(".sh")
         || text.starts_with("#!")
-        || ["gunicorn", "uvicorn", "granian", "hypercorn"].iter().any(|server| text.contains(server))
+        || ["gunicorn", "uvicorn", "granian", "hypercorn", "daphne"]
+            .iter()
+            .any(|server| text.contains(server))
     {
         Some(Kind::Script)
     } else {

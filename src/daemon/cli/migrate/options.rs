@@ -1,145 +1,10 @@
-//! The options of granian 2.8, hypercorn 0.18 and uWSGI 2.0, one row each: rgun's flag or key for it, or the reason why
-//! there is none.
+//! The options of uWSGI 2.0, one row each, and the conversion of options of other servers.
 
 use super::flags;
 use super::plan::{DropIn, Plan};
+use crate::cli::compat::peers::Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Left, Nothing};
+use crate::cli::compat::peers::{ForeignOption, JOURNAL, METRICS, RELOAD, TASKS, value};
 use crate::config::{Value, name};
-
-/// An option of another server.
-pub(super) struct ForeignOption {
-    /// The long name without its leading hyphens, then the other names.
-    names: &'static [&'static str],
-    has_value: bool,
-    becomes: Becomes,
-}
-
-/// The result for an option.
-#[derive(Clone, Copy)]
-enum Becomes {
-    /// This flag of rgun, with the same value.
-    Flag(&'static str),
-    /// This flag of rgun. The text says how its meaning differs.
-    Changed(&'static str, &'static str),
-    /// This key, with the option's value followed by this unit of measure.
-    Key(&'static str, &'static str),
-    /// This key, with this value.
-    Fixed(&'static str, &'static str),
-    /// A directive.
-    Directive(DropIn, &'static str),
-    /// Dropped without a note: rgun needs no setting for it.
-    Nothing,
-    /// Left out, for this reason.
-    Left(&'static str),
-}
-
-use Becomes::{Changed, Directive, Fixed, Flag, Key, Left, Nothing};
-
-const fn value(names: &'static [&'static str], becomes: Becomes) -> ForeignOption {
-    ForeignOption { names, has_value: true, becomes }
-}
-
-const fn switch(names: &'static [&'static str], becomes: Becomes) -> ForeignOption {
-    ForeignOption { names, has_value: false, becomes }
-}
-
-const JOURNAL: &str = "the log is in the journal, journalctl -u rgun";
-const RELOAD: &str = "rgun does not watch files; systemctl reload rgun loads new code";
-const METRICS: &str = "this version of rgun publishes no metrics";
-const TASKS: &str = "rgun runs no background tasks; run them in a systemd unit of their own";
-
-/// The options of `granian`.
-pub(super) const GRANIAN: &[ForeignOption] = &[
-    value(&["host"], Flag("host")),
-    value(&["port"], Flag("port")),
-    value(&["uds"], Flag("uds")),
-    value(&["interface"], Flag("interface")),
-    value(&["workers"], Flag("workers")),
-    value(&["blocking-threads"], Flag("threads")),
-    value(&["loop"], Flag("loop")),
-    value(&["log-level"], Flag("log-level")),
-    switch(&["access-log"], Flag("access-log")),
-    switch(&["no-access-log"], Flag("no-access-log")),
-    switch(&["factory"], Flag("factory")),
-    value(&["url-path-prefix"], Flag("root-path")),
-    value(&["working-dir"], Flag("chdir")),
-    value(&["ssl-certificate"], Flag("certfile")),
-    value(&["ssl-keyfile"], Flag("keyfile")),
-    value(&["ssl-ca"], Flag("ca-certs")),
-    switch(&["ssl-client-verify"], Fixed(name::CLIENT_AUTH, "required")),
-    value(
-        &["ssl-protocol-min"],
-        Left("rgun speaks TLS 1.2 and 1.3; tls.min_version = \"1.3\" refuses TLS 1.2"),
-    ),
-    value(&["workers-lifetime"], Key(name::MAX_LIFETIME, "s")),
-    value(&["workers-max-rss"], Key(name::MAX_MEMORY, "MiB")),
-    value(&["workers-kill-timeout"], Key(name::DRAIN, "s")),
-    value(
-        &["backpressure"],
-        Changed("limit-concurrency", "it limits the requests that wait, for all workers together"),
-    ),
-    value(&["env-files"], Directive(DropIn::Service, "EnvironmentFile")),
-    value(&["backlog"], Directive(DropIn::Socket, "Backlog")),
-    value(&["http"], Nothing),
-    switch(&["ws", "no-ws"], Nothing),
-    switch(&["respawn-failed-workers", "no-respawn-failed-workers"], Nothing),
-    value(
-        &[
-            "runtime-threads",
-            "runtime-blocking-threads",
-            "runtime-mode",
-            "task-impl",
-            "process-name",
-            "pid-file",
-        ],
-        Nothing,
-    ),
-    value(&["respawn-interval", "http1-buffer-size", "rss-sample-interval", "rss-samples"], Nothing),
-    value(
-        &["static-path-route", "static-path-mount", "static-path-expires"],
-        Left("write [[static]] with url and directory"),
-    ),
-    switch(&["reload"], Left(RELOAD)),
-    switch(&["metrics"], Left(METRICS)),
-    value(
-        &["log-config", "access-log-fmt"],
-        Left("the log's format is fixed; the application configures its own logging"),
-    ),
-];
-
-/// The options of `hypercorn`.
-pub(super) const HYPERCORN: &[ForeignOption] = &[
-    value(&["bind", "b", "insecure-bind"], Flag("bind")),
-    value(&["workers", "w"], Flag("workers")),
-    value(&["graceful-timeout"], Flag("graceful-timeout")),
-    value(&["keep-alive"], Flag("keep-alive")),
-    value(&["max-requests"], Flag("max-requests")),
-    value(&["max-requests-jitter"], Flag("max-requests-jitter")),
-    value(&["root-path"], Flag("root-path")),
-    value(&["certfile"], Flag("certfile")),
-    value(&["keyfile"], Flag("keyfile")),
-    value(&["ca-certs"], Flag("ca-certs")),
-    value(&["log-level"], Flag("log-level")),
-    value(&["access-logfile", "access-log"], Flag("access-logfile")),
-    value(&["websocket-ping-interval"], Flag("ws-ping-interval")),
-    value(&["user", "u"], Directive(DropIn::Service, "User")),
-    value(&["group", "g"], Directive(DropIn::Service, "SupplementaryGroups")),
-    value(&["umask", "m"], Directive(DropIn::Service, "UMask")),
-    value(&["backlog"], Directive(DropIn::Socket, "Backlog")),
-    value(&["worker-class", "k"], Changed("loop", "only asyncio and uvloop exist")),
-    value(&["read-timeout"], Key(name::BODY_WAIT, "s")),
-    value(&["pid", "p"], Nothing),
-    value(&["error-log", "error-logfile", "access-logformat", "log-config"], Left(JOURNAL)),
-    value(&["config", "c"], Left("write its settings as options of the command, and migrate the command")),
-    value(&["quic-bind"], Left("rgun does not speak HTTP/3; a proxy can")),
-    value(&["server-name", "server-names"], Left("a proxy refuses other names")),
-    value(&["statsd-host", "statsd-prefix"], Left(METRICS)),
-    value(
-        &["ciphers", "keyfile-password"],
-        Left("rgun offers only cipher suites with forward secrecy, and reads only unencrypted private keys"),
-    ),
-    switch(&["reload"], Left(RELOAD)),
-    switch(&["debug", "daemon"], Nothing),
-];
 
 /// The options of uWSGI, in its ini files.
 pub(super) const UWSGI: &[ForeignOption] = &[
@@ -304,6 +169,8 @@ fn apply(
         Fixed(key, value) => plan.set(key, Value::text(value), origin),
         Directive(part, name) => plan.directive(part, name, value),
         Nothing => {}
-        Left(reason) => plan.left_out(origin, &format!("{word} {value}: {reason}").replace(" : ", ": ")),
+        Ignored(reason) | Left(reason) => {
+            plan.left_out(origin, &format!("{word} {value}: {reason}").replace(" : ", ": "));
+        }
     }
 }

@@ -3,18 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::ReplacedServer;
+pub(super) use crate::cli::compat::peers::DropIn;
 use crate::config::{Layer, Setting, Value, name};
-
-/// The file that a directive goes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum DropIn {
-    /// `[Unit]` of `rgun.service`.
-    Unit,
-    /// `[Service]` of `rgun.service`.
-    Service,
-    /// `[Socket]` of `rgun.socket`.
-    Socket,
-}
 
 /// The result of migrating some files.
 #[derive(Debug, Default)]

@@ -7,6 +7,7 @@ pub(super) enum ReplacedServer {
     Uvicorn,
     Granian,
     Hypercorn,
+    Daphne,
 }
 
 impl ReplacedServer {
@@ -16,6 +17,7 @@ impl ReplacedServer {
             "uvicorn" => Some(Self::Uvicorn),
             "granian" => Some(Self::Granian),
             "hypercorn" => Some(Self::Hypercorn),
+            "daphne" => Some(Self::Daphne),
             _ => None,
         }
     }
@@ -26,6 +28,7 @@ impl ReplacedServer {
             Self::Uvicorn => "uvicorn",
             Self::Granian => "granian",
             Self::Hypercorn => "hypercorn",
+            Self::Daphne => "daphne",
         }
     }
 }

@@ -56,7 +56,7 @@ pub(super) fn migrate_script(text: &str, label: &str, plan: &mut Plan) {
         }
     }
     if !found {
-        plan.left_out(label, "has no command that starts gunicorn, uvicorn, granian or hypercorn");
+        plan.left_out(label, "has no command that starts gunicorn, uvicorn, granian, hypercorn or daphne");
     }
 }
 

@@ -81,19 +81,6 @@ fn port_variable_is_used_without_any_bind_address() {
 }
 
 #[test]
-fn script_name_variable_is_warned_about_without_root_path() {
-    let shell = Shell::new();
-    let warnings = |args: &[&str]| shell.run_with(&[("SCRIPT_NAME", "/shop")], args).unwrap().warnings;
-    let [warning] = &*warnings(&["a"]) else { panic!() };
-    assert!(
-        warning.starts_with("SCRIPT_NAME=/shop: ignored; ") && warning.contains("app.root_path"),
-        "{warning}"
-    );
-    assert_eq!(warnings(&["a", "--root-path", "/shop"]), [""; 0]);
-    assert_eq!(warnings(&["a", "--root-path", ""]), [""; 0]);
-}
-
-#[test]
 fn gunicorn_and_uvicorn_flags_set_trusted_proxies() {
     let shell = Shell::new();
     let proxy = |variables: &[(&str, &str)], line: &str| {

@@ -3,6 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
 
+use super::compat::peers::{DAPHNE, GRANIAN, HYPERCORN};
 use super::*;
 use crate::config::testing::TestDir;
 use crate::config::{AppArgumentDefaults, Count, Interface, Level, PythonSource, SearchedDirectory};
@@ -10,6 +11,8 @@ use crate::config::{AppArgumentDefaults, Count, Interface, Level, PythonSource, 
 mod guides;
 mod gunicorn;
 mod gunicorn_conf;
+mod peer_options;
+mod peer_variables;
 mod reload;
 mod uvicorn;
 
@@ -387,6 +390,7 @@ fn flags_that_texts_for_users_name_exist() {
     let mut known: Vec<_> = known.iter().map(String::as_str).collect();
     known.extend(check.get_arguments().filter_map(clap::Arg::get_long));
     known.extend(["socket", "help"]);
+    known.extend([GRANIAN, HYPERCORN, DAPHNE].into_iter().flatten().flat_map(|row| row.names));
     let manual = include_str!("../../../../packaging/man/rgun.8");
     for word in manual.lines().flat_map(|line| line.split(" Fl Fl ").skip(1)).chain(
         manual

@@ -13,7 +13,7 @@ impl Shell {
     }
 
     /// The only warning of a valid line.
-    fn warned(&self, line: &str) -> String {
+    pub(super) fn warned(&self, line: &str) -> String {
         let warnings = self.run(line).unwrap_or_else(|failure| panic!("{line}: {failure}")).warnings;
         let [warning] = warnings.as_slice() else { panic!("{line}: {warnings:?}") };
         warning.clone()
@@ -350,22 +350,6 @@ fn certificate_flags_of_both_servers_set_the_tls_keys() {
 fn password_is_not_repeated_in_messages() {
     let text = Shell::new().refused("a --ssl-keyfile-password hunter2");
     assert!(text.starts_with("--ssl-keyfile-password: ") && !text.contains("hunter2"), "{text}");
-}
-
-#[test]
-fn uvicorns_variables_are_warned_about() {
-    let variables = [
-        ("UVICORN_PORT", "80"),
-        ("UVICORN_ACCESS_LOG", "1"),
-        ("UVICORN_HOME", "/x"),
-        // Set for a Kubernetes Service that is called uvicorn-host.
-        ("UVICORN_HOST", "tcp://10.0.0.7:80"),
-    ];
-    let invocation = Shell::new().run_with(&variables, &["a"]).unwrap();
-    let [access, port] = invocation.warnings.as_slice() else { panic!("{:?}", invocation.warnings) };
-    assert!(access.starts_with("UVICORN_ACCESS_LOG: ignored; "), "{access}");
-    assert!(port.starts_with("UVICORN_PORT: ignored; "), "{port}");
-    assert!(!invocation.config.listen.explicit);
 }
 
 #[test]
