@@ -23,11 +23,12 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Minimum interval between two log lines about missing descriptors or memory.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts connections until `stop` is true. Then, if systemd does not keep the socket, accepts those in the backlog.
-/// `index` is the listener's number, which the application receives; `serve` receives each connection.
+/// Accepts connections until `stop` is true. Then, if systemd does not keep the socket, accepts the
+/// connections that are still in the backlog. `index` is the listener's number, which the
+/// application receives; `serve` receives each connection.
 ///
-/// At the connection limit, a connection is accepted before an idle one is closed for it. So there may be one
-/// connection per listener more than `limits.connections`.
+/// At the connection limit, a new connection is accepted first, and an idle one is closed
+/// afterwards. Each listener may therefore exceed `limits.connections` by one connection.
 ///
 /// # Errors
 /// The listener cannot be registered, or `accept(2)` failed permanently.
@@ -39,7 +40,7 @@ pub async fn accept(
     serve: impl Fn(NewConnection) + Clone + Send + 'static,
 ) -> io::Result<()> {
     let acceptor = listener.acceptor()?;
-    let start = Start { tracker, index, serve };
+    let starter = Starter { tracker, index, serve };
     let mut shortage = ShortageLog::default();
     loop {
         let accepted = tokio::select! {
@@ -52,11 +53,12 @@ pub async fn accept(
             Ok((socket, peer)) => {
                 tokio::select! {
                     biased;
-                    // The client is connected already, so it is served even at the connection limit.
+                    // The client is connected already, so it is served even at the connection
+                    // limit.
                     _ = stop.wait_for(|stop| *stop) => {}
                     () = tracker.wait_for_capacity() => {}
                 }
-                start.connection(listener, socket, peer, &stop);
+                starter.start(listener, socket, peer, &stop);
             }
             Err(error) => match AcceptError::from(&error) {
                 AcceptError::Connection => {
@@ -72,13 +74,13 @@ pub async fn accept(
         }
     }
     if listener.is_own() {
-        drain_backlog(listener, &acceptor, &start, &stop).await;
+        drain_backlog(listener, &acceptor, &starter, &stop).await;
     }
     Ok(())
 }
 
-/// Returns false for a connection that must be closed at once: its client has too many connections, or the peer may not
-/// send a PROXY header.
+/// Returns false for a connection that must be closed at once: its client has too many connections,
+/// or the peer may not send a PROXY header.
 fn is_admitted(listener: &Listener, tracker: &ConnectionTracker, peer: &Peer) -> bool {
     if !listener.proxy_protocol.is_required() {
         return tracker.admit(peer);
@@ -90,21 +92,21 @@ fn is_admitted(listener: &Listener, tracker: &ConnectionTracker, peer: &Peer) ->
     is_trusted
 }
 
-/// Accepts the connections in the backlog: the kernel ends them when the socket is closed.
+/// Accepts the connections in the backlog, which the kernel would reset when the socket is closed.
 async fn drain_backlog(
     listener: &Listener,
     acceptor: &Acceptor,
-    start: &Start<'_, impl Fn(NewConnection) + Clone + Send + 'static>,
+    starter: &Starter<'_, impl Fn(NewConnection) + Clone + Send + 'static>,
     stop: &watch::Receiver<bool>,
 ) {
-    // The reactor learns only in its next turn whether the backlog is empty.
+    // Lets the reactor poll the kernel, so that it knows of the connections in the backlog.
     tokio::task::yield_now().await;
     loop {
         tokio::select! {
             biased;
             accepted = acceptor.accept() => match accepted {
-                Ok((_, peer)) if listener.proxy_protocol.is_required() && !is_admitted(listener, start.tracker, &peer) => {}
-                Ok((socket, peer)) => start.connection(listener, socket, peer, stop),
+                Ok((_, peer)) if listener.proxy_protocol.is_required() && !is_admitted(listener, starter.tracker, &peer) => {}
+                Ok((socket, peer)) => starter.start(listener, socket, peer, stop),
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept the rest of the backlog, ignoring");
                     break;
@@ -115,22 +117,16 @@ async fn drain_backlog(
     }
 }
 
-/// Starts to serve connections.
-struct Start<'t, S> {
+/// Starts to serve accepted connections.
+struct Starter<'t, S> {
     tracker: &'t Arc<ConnectionTracker>,
     index: u16,
     serve: S,
 }
 
-impl<S: Fn(NewConnection) + Clone + Send + 'static> Start<'_, S> {
+impl<S: Fn(NewConnection) + Clone + Send + 'static> Starter<'_, S> {
     /// Serves a connection, after its PROXY header if the listener requires one.
-    fn connection(
-        &self,
-        listener: &Listener,
-        socket: ClientSocket,
-        peer: Peer,
-        stop: &watch::Receiver<bool>,
-    ) {
+    fn start(&self, listener: &Listener, socket: ClientSocket, peer: Peer, stop: &watch::Receiver<bool>) {
         if !listener.proxy_protocol.is_required() {
             let connection = self.tracker.register(peer.into(), self.index);
             return (self.serve)(NewConnection { socket, connection, tls: listener.tls.get() });
@@ -164,7 +160,8 @@ struct ProxiedConnection {
     listener: String,
     /// The listener's number.
     index: u16,
-    /// Counts the connection until it is registered, so that a drain and `limits.connections` include it.
+    /// Counts the connection until it is registered, so that a drain and `limits.connections`
+    /// include it.
     reservation: ConnectionReservation,
 }
 
@@ -246,8 +243,8 @@ impl ShortageLog {
         }
         self.reported = Some(now);
         tracing::warn!(%error, rgun.listener = %listener.name,
-            "cannot accept for now: the connection that has been idle for longest is closed for each \
-             further client, and while none is, it waits; raise LimitNOFILE= if this goes on");
+            "cannot accept for now: each further client replaces the connection that has been idle longest, \
+             or waits if none is idle; raise LimitNOFILE= if this goes on");
     }
 }
 
@@ -256,7 +253,8 @@ impl Acceptor {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // Responses are written whole: Nagle's algorithm would only delay their last segment.
+                // Responses are written whole: Nagle's algorithm would only delay their last
+                // segment.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "cannot set TCP_NODELAY, ignoring");
                 }

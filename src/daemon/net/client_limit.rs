@@ -1,4 +1,5 @@
-//! `limits.connections_per_client`: counts connections per client address and rejects a client that has too many.
+//! `limits.connections_per_client`: counts connections per client address and rejects a client that
+//! has too many.
 //!
 //! If there is no limit, nothing is counted. The tracker calls this module under its lock.
 
@@ -32,7 +33,8 @@ struct Rejected {
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 impl ClientLimit {
-    /// Replaces the limit. `open` are the clients of all open connections, which are counted if the limit is new.
+    /// Replaces the limit. `open` are the clients of all open connections; they are counted if
+    /// there was no limit before.
     pub(super) fn set_limit<'p>(&mut self, max: Option<NonZeroU32>, open: impl Iterator<Item = &'p Peer>) {
         if self.max_per_client.is_some() != max.is_some() {
             self.counts.clear();
@@ -46,7 +48,7 @@ impl ClientLimit {
         }
     }
 
-    /// Returns false if the client has reached the limit, and records that for the log.
+    /// Returns false if the client has reached the limit, and records the rejection for the log.
     pub(super) fn admit(&mut self, peer: &Peer) -> bool {
         let Some(max) = self.max_per_client else { return true };
         let Some(client) = client_key(peer) else { return true };
@@ -92,14 +94,15 @@ impl ClientLimit {
         let count = std::mem::take(count);
         let plural = if count == 1 { " was" } else { "s were" };
         Some(format!(
-            "{count} connection{plural} closed at once, the last of {client}: its client has {max} open, as many as \
-             limits.connections_per_client allows"
+            "{count} connection{plural} closed at once, the last of {client}: that client has {max} open, the maximum of \
+             limits.connections_per_client"
         ))
     }
 }
 
-/// Returns the key under which a client's connections are counted. An IPv6 host may use any address of its /64 network
-/// (RFC 8981), so the network is the key. `None` for a unix socket, whose clients are not limited.
+/// Returns the key under which a client's connections are counted. An IPv6 host may use any address
+/// of its /64 network (RFC 8981), so the network is the key. `None` for a unix socket, whose
+/// clients are not limited.
 fn client_key(peer: &Peer) -> Option<IpAddr> {
     match peer.ip? {
         IpAddr::V6(address) => Some(IpAddr::V6((address.to_bits() >> 64 << 64).into())),
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_one_client_and_a_unix_socket_none() {
+    fn an_ipv6_network_is_one_client_and_unix_has_no_limit() {
         let mut counts = limited(1);
         counts.add(&peer("2001:db8:0:1::1"));
         assert!(!counts.admit(&peer("2001:db8:0:1:ffff::2")));

@@ -1,8 +1,9 @@
 //! The state of one connection that its stream, its requests and the tracker share.
 //!
-//! Timeouts need no timer per request: a connection stores its phase and the coarse time, which costs two relaxed
-//! stores, and the tracker's sweep checks all connections twice a second. A timeout is therefore up to half a
-//! second late; it is early by at most one tick of the kernel's coarse clock, 10 ms.
+//! Timeouts need no timer per request: a connection stores its phase and the coarse time, which
+//! costs two relaxed stores, and the tracker's sweep checks all connections twice a second. A
+//! timeout is therefore up to half a second late; it is early by at most one tick of the kernel's
+//! coarse clock, 10 ms.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,8 +18,8 @@ use super::peer::{Client, Peer};
 use super::registry::Registry;
 use super::streams::StreamTable;
 
-/// Time before an idle connection may be closed because the daemon stops or needs room: the client may be sending its
-/// next request at this moment, and would see a reset.
+/// Minimum idle time before a drain or an eviction closes a connection: its client may be sending
+/// the next request already, and would see a reset.
 const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// Time for which a connection in [`Phase::Lingering`] reads and drops input.
@@ -32,7 +33,7 @@ pub enum Phase {
     New = 0,
     /// Part of a head received: `timeouts.header`.
     Head = 1,
-    /// A request is received, served or answered; the dispatcher and the body reader have their own timeouts.
+    /// A request is in progress; the dispatcher and the body reader have their own timeouts.
     Busy = 2,
     /// Between requests: `timeouts.keepalive`.
     Idle = 3,
@@ -190,7 +191,7 @@ impl Connection {
         }
     }
 
-    /// Opens a stream of this multiplexed connection, which is busy until all its streams are dropped.
+    /// Opens a stream of this multiplexed connection, which is busy until its last stream ends.
     pub fn open_stream(self: &Arc<Self>) -> Arc<Self> {
         let Role::Socket { streams, .. } = &self.role else {
             unreachable!("a stream has no streams of its own")
@@ -238,8 +239,8 @@ impl Connection {
         }
     }
 
-    /// Makes the connection end with a reset, because the response was aborted: to HTTP/1.0 a plain close ends a body
-    /// without a length (RFC 9112 §6.3).
+    /// Makes the connection end with a reset, because the response was aborted. After a plain
+    /// close, an HTTP/1.0 client would take a body without a length for complete (RFC 9112 §6.3).
     pub fn mark_reset(&self) {
         self.reset.store(true, Ordering::Relaxed);
     }
@@ -250,7 +251,7 @@ impl Connection {
     }
 
     /// Marks the connection as closed: nothing is read from it or written to it any more.
-    /// [`Connection::close_reason`] then returns the reason. Also marks the connection's streams as closed.
+    /// [`Connection::close_reason`] then returns the reason. Also marks the streams.
     pub fn mark_closed(&self) {
         self.closed.store(true, Ordering::Relaxed);
         if let Some(streams) = self.streams() {
@@ -264,7 +265,7 @@ impl Connection {
         }
     }
 
-    /// Marks the connection as closed by a shutdown that did not wait for its request.
+    /// Marks the connection as closed by the daemon's shutdown, with a request still in flight.
     pub fn mark_shutdown(&self) {
         self.shut_down.store(true, Ordering::Relaxed);
         self.mark_closed();
@@ -295,7 +296,7 @@ impl Connection {
         self.has_unread_input.store(true, Ordering::Relaxed);
     }
 
-    /// True if the client may still be sending after the last response: the rest of a body, or of a refused head.
+    /// True if the client may still be sending: the rest of a body, or of a refused head.
     pub(super) fn has_unread_input(&self) -> bool {
         self.has_unread_input.load(Ordering::Relaxed) || self.phase() == Phase::Head
     }
@@ -355,8 +356,8 @@ impl Connection {
         self.registry.now()
     }
 
-    /// Wakes the connection's task at this coarse time or up to half a second later. Replaces the previous alarm;
-    /// `None` cancels it.
+    /// Wakes the connection's task at this coarse time or up to half a second later. Replaces the
+    /// previous alarm; `None` cancels it.
     pub fn set_alarm(&self, time: Option<u32>) {
         self.alarm.time.store(time.unwrap_or_default(), Ordering::Relaxed);
         self.alarm.is_set.store(time.is_some(), Ordering::Relaxed);
@@ -369,15 +370,15 @@ impl Connection {
         }
     }
 
-    /// True if a timeout, the drain or a lack of room closes this connection between its requests. For a task that
-    /// closes the connection by a message of its protocol; for other tasks, [`ClientStream`](super::ClientStream)
-    /// reports the end of input.
+    /// True if a timeout, the drain or an eviction closes this connection between its requests. For
+    /// a task that closes the connection with a message of its protocol; for other tasks,
+    /// [`ClientStream`](super::ClientStream) reports the end of input.
     pub fn should_close_idle(&self) -> bool {
         self.directive() == Directive::CloseIdle && matches!(self.phase(), Phase::New | Phase::Idle)
     }
 
-    /// True if the connection must end now, even within a response. For a task that does not poll its stream's read
-    /// half, which returns an error then.
+    /// True if the connection must end now, even within a response. For a task that does not read
+    /// from its stream; a read returns an error then.
     pub fn should_abort(&self) -> bool {
         self.directive() == Directive::Abort
     }
@@ -386,7 +387,7 @@ impl Connection {
         Directive::from_byte(self.directive.load(Ordering::Relaxed))
     }
 
-    /// Stores the waker of the connection's task; later calls do nothing, because the task stays the same.
+    /// Stores the waker of the connection's task; later calls do nothing, as it is the same.
     pub fn register_waker(&self, waker: &Waker) {
         if self.waker.get().is_none() {
             // Fails only if the same waker was stored meanwhile.
@@ -434,7 +435,7 @@ impl Connection {
             return;
         }
         match self.phase() {
-            // A reset after an orderly shutdown wakes no reader: the task must check the socket itself.
+            // A reset after an orderly shutdown wakes no reader, so the task checks the socket.
             Phase::Busy if self.is_half_closed() => self.wake(),
             Phase::New if age > limits.header => self.set_directive(Directive::CloseIdle),
             Phase::Head if age > limits.header => self.set_directive(Directive::HeadTimeout),
@@ -444,8 +445,8 @@ impl Connection {
         }
     }
 
-    /// Closes the connection if it is between requests, after [`IDLE_GRACE`]. Called repeatedly while the daemon
-    /// drains.
+    /// Closes the connection if it has been between requests for [`IDLE_GRACE`]. Called repeatedly
+    /// while the daemon drains.
     pub(super) fn close_if_idle(&self) {
         self.check_alarm();
         if let Some(streams) = self.streams() {
@@ -462,7 +463,7 @@ impl Connection {
 }
 
 impl Evictable for Connection {
-    /// Returns since when the connection has been between requests, if that is at least [`IDLE_GRACE`].
+    /// Returns since when the connection has been idle, if for at least [`IDLE_GRACE`].
     fn idle_since(&self, now: u32) -> Option<u32> {
         let since = self.phase_since.load(Ordering::Relaxed);
         let is_idle = matches!(self.phase(), Phase::New | Phase::Idle);

@@ -1,29 +1,31 @@
 //! Chooses the idle connection to close when a new one finds no room.
 //!
-//! One scan of all connections collects many candidates: a scan per new connection would let a flood of them keep the
-//! daemon busy.
+//! One scan of all connections collects many candidates. With a scan per new connection, a flood of
+//! connections would keep the daemon busy.
 
 use std::sync::{Arc, Weak};
 
 /// A connection that can be closed to make room for a new one.
 pub(super) trait Evictable {
-    /// Returns the coarse time since which the connection has been idle; `None` if it must not be closed now.
+    /// Returns the coarse time since which the connection has been idle; `None` if it must not be
+    /// closed now.
     fn idle_since(&self, now: u32) -> Option<u32>;
 
-    /// Returns whether the connection is in the same idle period as when [`Evictable::idle_since`] returned `since`.
+    /// True if the connection is in the same idle period as when [`Evictable::idle_since`] returned
+    /// `since`.
     fn is_idle_since(&self, since: u32) -> bool;
 }
 
 /// The connections that were idle longest at the last scan.
 #[derive(Debug)]
 pub(super) struct EvictionCandidates<C> {
-    /// Each with the start of its idle period; the one that has been idle longest is last.
+    /// Each with the coarse time since which it has been idle, sorted: the longest idle is last.
     candidates: Vec<(u32, Weak<C>)>,
     /// Coarse time of the last scan; `None` before the first.
     scanned_at: Option<u32>,
 }
 
-/// Candidates kept from one scan.
+/// Maximum number of candidates from one scan.
 const MAX_CANDIDATES: usize = 1024;
 
 /// Minimum interval between two scans, in milliseconds.
@@ -36,7 +38,8 @@ impl<C> Default for EvictionCandidates<C> {
 }
 
 impl<C: Evictable> EvictionCandidates<C> {
-    /// Returns the connection that has been idle longest. `all` returns every connection; `now` is the coarse time.
+    /// Returns the connection that has been idle longest. `all` returns every connection; `now` is
+    /// the coarse time.
     pub(super) fn take_longest_idle(
         &mut self,
         now: u32,
@@ -45,7 +48,7 @@ impl<C: Evictable> EvictionCandidates<C> {
         if let Some(connection) = self.take_candidate() {
             return Some(connection);
         }
-        if self.scanned_at.is_some_and(|searched| now.wrapping_sub(searched) < SCAN_INTERVAL_MS) {
+        if self.scanned_at.is_some_and(|scanned_at| now.wrapping_sub(scanned_at) < SCAN_INTERVAL_MS) {
             return None;
         }
         self.scanned_at = Some(now);

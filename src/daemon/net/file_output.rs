@@ -1,13 +1,14 @@
-//! Parts of files that the kernel sends from its page cache (`sendfile(2)`), without a copy in this process.
+//! Parts of files that the kernel sends from its page cache (`sendfile(2)`), without a copy in this
+//! process.
 //!
-//! hyper writes bytes in memory and nothing else. So a body gives hyper a stand-in of the same length and queues the
-//! part of the file here. When hyper writes bytes of the stand-in, the stream sends those of the file. The content of
-//! the stand-in is never sent.
+//! hyper can only write bytes in memory. So a body queues a part of a file here, and gives hyper a
+//! stand-in of the same length. When hyper writes the stand-in, the stream sends the part of the
+//! file instead.
 //!
-//! A file that is changed in place while it is sent reaches the client as it is when the kernel sends it, or later: the
-//! socket's queue refers to the cached pages.
+//! If a file is changed in place while it is being sent, the client may receive the changed bytes
+//! even after `sendfile` has returned: the socket's queue refers to the cached pages.
 //!
-//! The stream must receive hyper's slices as they are, so this works for HTTP/1 without TLS.
+//! The stream must receive hyper's slices unchanged, so this works only for HTTP/1 without TLS.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,17 +25,17 @@ pub const MAX_FILE_PART: usize = 256 * 1024;
 /// Bytes that are copied at a time where the file system does not support `sendfile(2)`.
 const COPY_BYTES: usize = 16 * 1024;
 
-/// The memory of all stand-ins. Its pages are never touched, so they take no memory. A stand-in is recognised by its
-/// address.
+/// The memory of all stand-ins. Its pages are never touched, so they take no memory. A stand-in is
+/// recognised by its address.
 static STAND_IN: LazyLock<&'static [u8]> = LazyLock::new(|| vec![0; MAX_FILE_PART].leak());
 
 /// The parts of files that a connection has still to send, in the order of their stand-ins.
 #[derive(Debug, Default)]
 pub struct FileOutput {
-    /// `parts` is not empty. Spares the lock in the usual case.
+    /// True if `parts` is not empty. Avoids the lock in the usual case.
     is_pending: AtomicBool,
     parts: Mutex<VecDeque<QueuedPart>>,
-    /// A file ended before its part did.
+    /// A file ended before the end of its part.
     is_truncated: AtomicBool,
 }
 
@@ -47,7 +48,7 @@ struct QueuedPart {
 }
 
 impl FileOutput {
-    /// Begins a body: drops the parts of an earlier one that hyper did not write to its end.
+    /// Begins a body. Drops the parts of an earlier body that hyper did not write to its end.
     pub fn begin(&self) {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.is_pending.store(false, Ordering::Relaxed);
@@ -72,7 +73,8 @@ impl FileOutput {
         self.is_truncated.load(Ordering::Relaxed)
     }
 
-    /// Writes the bytes of the slice, or those of the first part if the slice is a stand-in. Returns their number.
+    /// Writes the slice, or bytes of the first part if the slice is a stand-in. Returns the number
+    /// of bytes written.
     ///
     /// # Errors
     /// Those of the socket and the file; `UnexpectedEof` if the file was truncated.
@@ -110,7 +112,8 @@ impl QueuedPart {
         Ok(sent)
     }
 
-    /// Sends up to `len` bytes by a copy in this process; returns their number, zero at the end of the file.
+    /// Sends up to `len` bytes by a copy in this process; returns their number, zero at the end of
+    /// the file.
     fn copy(&self, socket: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
         let mut copy = [0; COPY_BYTES];
         let copy = copy.get_mut(..len.min(COPY_BYTES)).unwrap_or_default();
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn next_body_drops_the_parts_of_the_last_one() {
+    fn a_new_body_drops_unsent_parts_of_the_previous_one() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let output = FileOutput::default();
         output.push(file(b"first"), 0, 5);

@@ -1,10 +1,11 @@
-//! An interim response (RFC 9110 §15.2) on its way from the response future to the connection's stream.
+//! An interim response (RFC 9110 §15.2) on its way from the response future to the connection's
+//! stream.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Holds at most one interim response. While it is unsent, further ones are dropped: they are only hints, and must not
-/// pile up for a client that does not read.
+/// Holds at most one interim response. While one is unsent, further ones are dropped: they are only
+/// hints, and must not pile up for a client that does not read.
 #[derive(Debug, Default)]
 pub struct InterimSlot {
     /// True if `bytes` is not empty. Avoids the lock in the usual case.
@@ -25,7 +26,7 @@ impl InterimSlot {
         self.is_full.store(true, Ordering::Relaxed);
     }
 
-    /// Takes the queued response out; empty if there is none.
+    /// Removes the queued response and returns it; empty if there is none.
     pub fn take(&self) -> Vec<u8> {
         if !self.is_full.load(Ordering::Relaxed) {
             return Vec::new();
@@ -34,7 +35,7 @@ impl InterimSlot {
         std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Called by the stream with true before the first byte is written, with false after the last.
+    /// Notes whether the stream is writing an interim response.
     pub(super) fn set_in_flight(&self, in_flight: bool) {
         self.in_flight.store(in_flight, Ordering::Relaxed);
     }

@@ -6,13 +6,16 @@ use std::time::Duration;
 /// Timeouts of connections, and their maximum numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// `timeouts.header`: from the first byte of a head to its end.
+    /// `timeouts.header`: from the accept to the first byte, and from the first byte of a head to
+    /// its
+    /// end.
     pub header: Duration,
     /// `timeouts.keepalive`: between two requests.
     pub keepalive: Duration,
     /// `timeouts.body`: time for which a client may leave its response unread.
     pub write: Duration,
-    /// `limits.response_rate`: bytes per second that a client must read on average over `write`; `None`: no minimum.
+    /// `limits.response_rate`: bytes per second that a client must read on average over `write`;
+    /// `None`: no minimum.
     pub response_rate: Option<u64>,
     /// `limits.connections`: open connections.
     pub connections: usize,

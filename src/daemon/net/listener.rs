@@ -19,14 +19,15 @@ use crate::systemd::listen::{InheritedListener, InheritedSocket};
 /// A non-blocking listening socket.
 #[derive(Debug)]
 pub struct Listener {
-    /// `FileDescriptorName=` of an inherited socket, or the NAME of `[listen.NAME]`, else the address.
+    /// `FileDescriptorName=` of an inherited socket, or the NAME of `[listen.NAME]`, else the
+    /// address.
     pub name: String,
     /// The PROXY protocol on this listener. Shared, because a reload changes it.
     pub proxy_protocol: Arc<ProxyProtocol>,
     /// The TLS settings of this listener.
     pub tls: Arc<ListenerTls>,
     socket: ListenerSocket,
-    /// Bound by the daemon, not inherited.
+    /// True if the daemon bound the socket, false if systemd passed it.
     is_own: bool,
     /// Path of a unix socket that the daemon bound; removed on drop.
     unlink_path: Option<PathBuf>,
@@ -45,7 +46,7 @@ pub(super) enum Acceptor {
     Unix(tokio::net::UnixListener),
 }
 
-/// An error of binding an address. The caller adds the key.
+/// An error of binding an address. The caller adds the name of the setting.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process listens on the address.
@@ -88,11 +89,13 @@ pub enum BindError {
     },
 }
 
-/// Length of the backlog. The kernel caps it at `net.core.somaxconn` (listen(2)), as with systemd's default.
+/// Length of the backlog. The kernel caps it at `net.core.somaxconn` (listen(2)), as with systemd's
+/// default.
 const BACKLOG: i32 = 65_535;
 
-/// Mode of a unix socket that the daemon binds: every user may connect, as with gunicorn, because the proxy runs as
-/// another user. A socket unit has `SocketUser=`, `SocketGroup=` and `SocketMode=` instead.
+/// Mode of a unix socket that the daemon binds: every user may connect, as with gunicorn, because
+/// the proxy runs as another user. A socket unit has `SocketUser=`, `SocketGroup=` and
+/// `SocketMode=` instead.
 const UNIX_MODE: u32 = 0o666;
 
 impl Listener {
@@ -112,7 +115,8 @@ impl Listener {
         }
     }
 
-    /// Binds an address. `name` is the name of its table; `None` for an address of `listen.bind`.
+    /// Binds an address. `name` is NAME of its table `[listen.NAME]`; `None` for an address of
+    /// `listen.bind`.
     ///
     /// # Errors
     /// Returns an error whose text names the remedy.
@@ -161,8 +165,8 @@ impl Listener {
         }
     }
 
-    /// Returns `SERVER_NAME` and `SERVER_PORT` (PEP 3333), which must not be empty. A unix socket has neither: it gets
-    /// `localhost` and the scheme's default port, which URLs built from them omit.
+    /// Returns `SERVER_NAME` and `SERVER_PORT` (PEP 3333), which must not be empty. A unix socket
+    /// has neither; it gets `localhost` and 80, the default port, which URLs omit.
     pub fn info(&self) -> ListenerInfo {
         match &self.socket {
             ListenerSocket::Tcp(listener) => match listener.local_addr() {
@@ -240,7 +244,7 @@ fn bind_unix(bind: &Bind, path: &Path) -> Result<UnixListener, BindError> {
             return Err(BindError::NotASocket(bind.clone()));
         }
         Ok(_) => {
-            // A socket file without a listener is left by a crash.
+            // A socket file without a listener was left by a crash; it is removed.
             if UnixStream::connect(path).is_ok() {
                 return Err(BindError::InUse(bind.clone()));
             }

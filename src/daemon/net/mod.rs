@@ -1,8 +1,8 @@
 //! Transport: listeners, the accept loop, and the bytes and timeouts of connections.
 //!
-//! `run` creates the [`Listener`]s, `edge` runs [`accept()`] and the TLS handshake, if the listener has one
-//! ([`NewConnection`]), and `http` reads from and writes to a [`ClientStream`].
-//! A [`ConnectionTracker`] holds all connections, counts them and checks their timeouts.
+//! `run` creates the [`Listener`]s, `edge` runs [`accept()`] and the TLS handshake, if the listener
+//! has one ([`NewConnection`]), and `http` reads from and writes to a [`ClientStream`]. A
+//! [`ConnectionTracker`] holds all connections, counts them and checks their timeouts.
 
 mod accept;
 mod client_limit;

@@ -1,4 +1,5 @@
-//! Progress of a connection's output: bytes written, bytes queued, and whether the client reads fast enough.
+//! Progress of a connection's output: bytes written, bytes queued, and whether the client reads
+//! fast enough.
 //!
 //! The connection's task counts without a lock; the tracker's sweep samples the rate.
 
@@ -36,7 +37,8 @@ impl OutputProgress {
         }
     }
 
-    /// Counts bytes that the socket accepted. Returns true if the task asked to be woken at this write.
+    /// Counts bytes that the socket accepted. Returns true if the task asked to be woken at this
+    /// write.
     pub(super) fn count_written(&self, bytes: usize) -> bool {
         let written = self.written.load(Ordering::Relaxed);
         self.written.store(written.wrapping_add(bytes as u64), Ordering::Relaxed);
@@ -59,12 +61,12 @@ impl OutputProgress {
 
     /// Counts bytes of the body that were queued for writing.
     pub fn add_queued(&self, bytes: usize) {
-        let handed = self.queued.load(Ordering::Relaxed);
-        self.queued.store(handed.wrapping_add(bytes as u64), Ordering::Relaxed);
+        let queued = self.queued.load(Ordering::Relaxed);
+        self.queued.store(queued.wrapping_add(bytes as u64), Ordering::Relaxed);
     }
 
-    /// Returns how many bytes of the body are queued and not written. May be too low, never too high: the head and the
-    /// framing are counted when written, not when queued.
+    /// Returns how many bytes of the body are queued and not written. May be too low, never too
+    /// high: the head and the framing are counted when written, not when queued.
     pub fn unsent(&self) -> u64 {
         self.queued.load(Ordering::Relaxed).saturating_sub(self.written.load(Ordering::Relaxed))
     }
@@ -74,8 +76,9 @@ impl OutputProgress {
         self.wake_on_write.store(true, Ordering::Relaxed);
     }
 
-    /// Returns true if the client read more slowly than `limits.response_rate` over a window of `limits.write`. A window
-    /// lasts only while writes block (`is_blocked`). Call it at short intervals; `now` is the coarse time.
+    /// Returns true if the client read more slowly than `limits.response_rate` over a window of
+    /// `limits.write`. A window lasts only while writes block (`is_blocked`). `now` is the coarse
+    /// time. The caller samples at intervals much shorter than the window.
     pub(super) fn sample_rate(&self, is_blocked: bool, limits: &ConnectionLimits, now: u32) -> bool {
         let elapsed = now.wrapping_sub(self.window_start.load(Ordering::Relaxed));
         let is_window_full = u128::from(elapsed) >= limits.write.as_millis();
@@ -105,9 +108,14 @@ mod tests {
         connections: 1,
     };
 
-    /// Samples twice a second for two minutes, with `bytes` written before each sample. Returns the milliseconds until
-    /// the client was too slow.
-    fn too_slow(begun: u32, bytes: usize, is_blocked: bool, limits: &ConnectionLimits) -> Option<u32> {
+    /// Samples twice a second for two minutes, with `bytes` written before each sample. Returns the
+    /// milliseconds until the client was too slow.
+    fn time_until_too_slow(
+        begun: u32,
+        bytes: usize,
+        is_blocked: bool,
+        limits: &ConnectionLimits,
+    ) -> Option<u32> {
         let output = OutputProgress::new(begun);
         (1..240).map(|sample| sample * 500).find(|since| {
             output.count_written(bytes);
@@ -119,15 +127,18 @@ mod tests {
     fn a_client_is_too_slow_only_below_the_rate() {
         // The second start lets the clock wrap.
         for begun in [0, u32::MAX - 1000] {
-            assert_eq!(too_slow(begun, 127, true, &LIMITS), Some(60_000));
-            assert_eq!(too_slow(begun, 128, true, &LIMITS), None);
+            assert_eq!(time_until_too_slow(begun, 127, true, &LIMITS), Some(60_000));
+            assert_eq!(time_until_too_slow(begun, 128, true, &LIMITS), None);
         }
     }
 
     #[test]
     fn a_client_with_no_blocked_write_is_never_too_slow() {
-        assert_eq!(too_slow(0, 0, false, &LIMITS), None);
-        assert_eq!(too_slow(0, 0, true, &ConnectionLimits { response_rate: None, ..LIMITS }), None);
+        assert_eq!(time_until_too_slow(0, 0, false, &LIMITS), None);
+        assert_eq!(
+            time_until_too_slow(0, 0, true, &ConnectionLimits { response_rate: None, ..LIMITS }),
+            None
+        );
     }
 
     #[test]

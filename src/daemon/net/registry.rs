@@ -1,7 +1,7 @@
 //! The registry of open connections: their keys and number, and the state that all of them read.
 //!
-//! The registry is generic over the connection type. A connection refers to the registry, and removes itself when it is
-//! dropped.
+//! The registry is generic over the connection type. A connection refers to the registry, and
+//! removes itself when it is dropped.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -21,9 +21,10 @@ pub(super) struct Registry<C> {
     /// The daemon drains.
     draining: AtomicBool,
     slots: Mutex<RegistrySlots<C>>,
-    /// A connection was closed: `accept` may be waiting for capacity, or `drain` for the last one.
+    /// Notified when a connection is closed: `accept` may be waiting for capacity, or `drain` for
+    /// the last connection to close.
     closed: Notify,
-    /// The first connection was opened: the sweep has work again.
+    /// Notified when the first connection is opened: the sweep has work again.
     opened: Notify,
 }
 
@@ -171,8 +172,8 @@ impl<C> Registry<C> {
     }
 }
 
-/// Reads the coarse clock in milliseconds. It shows the time of the kernel's last tick, a few milliseconds ago at most.
-/// Reading it takes 6 ns; the exact clock takes 32 ns.
+/// Reads the coarse clock in milliseconds. It shows the time of the kernel's last tick, at most 10
+/// ms ago. Reading it takes 6 ns; the exact clock takes 32 ns.
 fn coarse_ms() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     // Wraps after 49 days; differences are taken modulo 2^32.

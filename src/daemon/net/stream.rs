@@ -1,5 +1,5 @@
-//! The byte stream of an accepted connection: a TCP or unix socket, with or without TLS, that follows the tracker's
-//! directives.
+//! The byte stream of an accepted connection: a TCP or unix socket, with or without TLS, that
+//! follows the tracker's directives.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -83,7 +83,8 @@ impl ClientStream {
         &self.connection
     }
 
-    /// Follows the tracker's directive when there is nothing to read. Returns end of input, an error, or pending.
+    /// Follows the tracker's directive when there is nothing to read. Returns end of input, an
+    /// error, or pending.
     fn poll_directive(&mut self) -> Poll<io::Result<()>> {
         match (self.connection.directive(), self.connection.phase()) {
             (Directive::Abort, _) => Poll::Ready(Err(self.abort())),
@@ -101,8 +102,9 @@ impl ClientStream {
         io::ErrorKind::TimedOut.into()
     }
 
-    /// True if the client reset the connection or closed both halves, so it cannot read a response. A TCP client
-    /// that closed in an orderly way looks like one that has only shut down its sending half.
+    /// True if the client reset the connection or closed both halves, so it cannot read a response.
+    /// After an orderly close over TCP this is false: it looks as if the client had only shut down
+    /// its sending half.
     pub fn is_hung_up(&self) -> bool {
         let fd = match self.socket() {
             ClientSocket::Tcp(socket) => socket.as_fd(),
@@ -119,8 +121,9 @@ impl ClientStream {
         }
     }
 
-    /// Lingering close (RFC 9112 §9.6): reads and drops input until the client closes its end or the tracker's timeout
-    /// expires. A socket closed with unread input resets the connection, and the client may lose the response.
+    /// Lingering close (RFC 9112 §9.6): reads and drops input until the client closes its end or
+    /// the tracker's timeout expires. A socket closed with unread input resets the connection, and
+    /// the client may lose the response.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.connection.phase() != Phase::Lingering {
             self.connection.set_phase(Phase::Lingering);
@@ -183,7 +186,8 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes bytes before a part of a file, or the part instead of its stand-in.
+    /// Writes a slice while parts of files are queued: the slice itself, or a part if the slice is
+    /// its stand-in.
     fn poll_write_file(&mut self, cx: &mut Context<'_>, slice: &[u8]) -> Poll<io::Result<usize>> {
         let StreamIo::Plain(socket) = &self.io else {
             return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
@@ -196,7 +200,7 @@ impl ClientStream {
         self.record_write(written)
     }
 
-    /// Records the outcome of a write for the timeouts. Over TLS, the records are counted instead.
+    /// Records the outcome of a write for the timeouts. Over TLS, `RecordTransport` does so.
     fn record_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let StreamIo::Tls(_) = self.io {
             return self.or_abort(written);
@@ -221,8 +225,8 @@ impl ClientStream {
     }
 }
 
-/// Slices of at most this many bytes together are copied into one slice: for a head with a short body, `send` takes 150
-/// ns less of kernel time than `writev` (measured over loopback, Linux 6.18).
+/// Maximum total length in bytes of slices that are copied into one: for a head with a short body,
+/// `send` takes 150 ns less of kernel time than `writev` (measured over loopback, Linux 6.18).
 const COALESCE_MAX: usize = 2048;
 
 /// Copies the slices into `buffer`. Returns `None` if they do not fit.
@@ -255,7 +259,8 @@ impl AsyncWrite for ClientStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.connection.output.files.is_pending() {
-            // A stand-in is recognised by its address, so it must not be copied. hyper writes the rest again.
+            // A stand-in is recognised by its address, so it must not be copied. hyper writes the
+            // rest again.
             let first = slices.iter().find(|slice| !slice.is_empty());
             return self.poll_write(cx, first.map_or(&[], |slice| slice));
         }
@@ -274,8 +279,8 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes after its last write and whenever it waits for a response. Only there may an interim response
-        // be sent.
+        // hyper flushes after its last write and whenever it waits for a response. An interim
+        // response may be sent only at these points.
         let this = &mut *self;
         if this.interim.is_empty() {
             this.interim = this.connection.interim.take();

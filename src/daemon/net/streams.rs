@@ -1,12 +1,15 @@
-//! The open streams of a multiplexed connection (HTTP/2). The tracker's sweep and the connection's end reach them here.
+//! The open streams of a multiplexed connection (HTTP/2). The tracker's sweep and the end of the
+//! connection visit the streams through this table.
 //!
-//! A stream is a [`Connection`](super::connection::Connection) of its own below that of the socket: with its own phase, output progress, timeouts and
-//! close reason, so code that serves one request need not know whether it shares its socket. A stream does
-//! not count towards `limits.connections`.
+//! A stream is a [`Connection`](super::connection::Connection) of its own below that of the socket:
+//! with its own phase, output progress, timeouts and close reason, so code that serves a request
+//! need not know whether the socket is shared. A stream does not count towards
+//! `limits.connections`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// The open streams of one connection, by key. Generic like the registry, because a stream refers to its connection.
+/// The open streams of one connection, by key. Generic like the registry, because a stream refers
+/// to its connection.
 #[derive(Debug)]
 pub(super) struct StreamTable<C>(Mutex<StreamSlots<C>>);
 
@@ -53,7 +56,8 @@ impl<C> StreamTable<C> {
         slots.count == 0
     }
 
-    /// Calls `visit` for each open stream. The table is not locked meanwhile: dropping a stream locks it.
+    /// Calls `visit` for each open stream. The table is not locked during the visits, because
+    /// dropping a stream locks it.
     pub(super) fn for_each(&self, visit: impl FnMut(&C)) {
         let streams: Vec<_> = self.lock().streams.iter().flatten().filter_map(Weak::upgrade).collect();
         streams.iter().map(|stream| &**stream).for_each(visit);

@@ -3,8 +3,8 @@
 //! ```text
 //! ClientStream ──▶ TlsSocket ──▶ rustls (records) ──▶ RecordTransport (timeouts, bytes) ──▶ socket
 //! ```
-//! rustls accepts output while the socket would block. Written bytes and blocked writes are therefore counted below
-//! rustls, where the records are written to the socket.
+//! rustls accepts output while the socket would block. Written bytes and blocked writes are
+//! therefore counted below rustls, where the records are written to the socket.
 
 use std::io;
 use std::pin::Pin;
@@ -54,8 +54,8 @@ impl AsyncRead for TlsSocket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            // Many clients close without close_notify (RFC 9112 §9.8). An incomplete request is noticed by its length
-            // instead.
+            // Many clients close without close_notify (RFC 9112 §9.8). An incomplete request is
+            // noticed by its length instead.
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
             polled => polled,
         }
@@ -83,7 +83,8 @@ impl AsyncWrite for TlsSocket {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Sends close_notify and shuts down the sending half (RFC 8446 §6.1). The client may still send.
+    /// Sends close_notify and shuts down the sending half (RFC 8446 §6.1). The client may still
+    /// send.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }

@@ -1,7 +1,7 @@
-//! Every open connection: their maximum number, their timeouts, and the drain.
+//! Tracks the open connections: limits their number, checks their timeouts, and drains them.
 //!
-//! `accept` waits here for capacity and registers connections; `edge` runs [`ConnectionTracker::sweep`], moves the
-//! coarse clock and drains.
+//! `accept` waits here for capacity and registers connections; `edge` runs
+//! [`ConnectionTracker::sweep`], updates the coarse clock and drains.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,8 +81,9 @@ impl ConnectionTracker {
         self.registry.admit(peer)
     }
 
-    /// Evicts the connection that has been idle longest, if any may be evicted. Returns when a connection was closed,
-    /// or after [`EVICT_INTERVAL`]: the chosen connection may have received a request instead of closing.
+    /// Evicts the connection that has been idle longest, if any may be evicted. Returns when a
+    /// connection was closed, or after [`EVICT_INTERVAL`]: the chosen connection may have received
+    /// a request instead of closing.
     pub(super) async fn evict_idle(&self) {
         let closed = self.registry.closed();
         self.close_longest_idle();
@@ -99,8 +100,9 @@ impl ConnectionTracker {
         }
     }
 
-    /// Returns when there is room for one more connection, which is accepted but not registered. Evicts the connection
-    /// that has been idle longest; if none is idle, waits for the next that is closed.
+    /// Waits until there is room for one more connection, which was accepted and is not registered
+    /// yet. Evicts the connection that has been idle longest; if none is idle, waits until a
+    /// connection closes.
     pub(super) async fn wait_for_capacity(&self) {
         loop {
             let (count, max) = (self.count(), self.limits().connections);
@@ -115,8 +117,8 @@ impl ConnectionTracker {
             if !self.limit_reported.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     "{max} connections are open, the limit: each further client replaces the connection that has been \
-                     idle longest, or waits if none is idle; raise limits.connections, or LimitNOFILE= where that \
-                     is \"auto\""
+                     idle longest, or waits if none is idle; raise limits.connections, or LimitNOFILE= if \
+                     limits.connections is \"auto\""
                 );
             }
             self.evict_idle().await;
@@ -128,7 +130,8 @@ impl ConnectionTracker {
         self.registry.count()
     }
 
-    /// Counts an accepted connection whose client is not known yet, until the reservation is dropped.
+    /// Counts an accepted connection whose client is not known yet, until the reservation is
+    /// dropped.
     pub(super) fn reserve(&self) -> ConnectionReservation {
         self.registry.reserve();
         ConnectionReservation(Arc::clone(&self.registry))
@@ -174,10 +177,12 @@ impl ConnectionTracker {
         self.registry.begin_drain();
     }
 
-    /// Closes idle connections, lets busy ones finish, and aborts the rest at the deadline. Returns when none is left.
+    /// Closes idle connections, lets busy ones finish, and aborts the rest at the deadline. Returns
+    /// when none is left.
     ///
-    /// A connection that was busy a moment ago is closed only after a grace of one second: its client may be sending
-    /// the next request, and would see a reset. That request's response carries `Connection: close`.
+    /// A connection that was busy a moment ago is closed only after a grace of one second: its
+    /// client may be sending the next request, and would see a reset. That request's response
+    /// carries `Connection: close`.
     pub async fn drain(&self, deadline: Instant) {
         self.begin_drain();
         let mut aborted = false;

@@ -11,13 +11,13 @@ pub struct TrustedPeers {
     pub all: bool,
     /// Peers on a unix socket.
     pub unix: bool,
-    /// Peers with an address in one of these.
+    /// Peers with an address in one of these networks.
     pub networks: Vec<IpNet>,
 }
 
 impl TrustedPeers {
-    /// True if the peer is trusted; `None` is a peer on a unix socket. The address must be canonical (no IPv4-mapped
-    /// IPv6).
+    /// True if the peer is trusted; `None` is a peer on a unix socket. The address must be
+    /// canonical (no IPv4-mapped IPv6).
     pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
         match peer {
             _ if self.all => true,
@@ -34,7 +34,7 @@ mod tests {
     #[test]
     fn peers_are_trusted_by_network_by_socket_or_all() {
         let networks = ["127.0.0.0/8", "::1/128", "10.0.0.0/8"].map(|network| network.parse().unwrap());
-        let near = TrustedPeers { all: false, unix: true, networks: networks.to_vec() };
+        let trusted = TrustedPeers { all: false, unix: true, networks: networks.to_vec() };
         for (address, trusts) in [
             ("127.0.0.1", true),
             ("127.9.9.9", true),
@@ -44,9 +44,9 @@ mod tests {
             ("::2", false),
             ("0.0.0.0", false),
         ] {
-            assert_eq!(near.trusts(address.parse().ok()), trusts, "{address}");
+            assert_eq!(trusted.trusts(address.parse().ok()), trusts, "{address}");
         }
-        assert!(near.trusts(None) && !TrustedPeers::default().trusts(None));
+        assert!(trusted.trusts(None) && !TrustedPeers::default().trusts(None));
         let all = TrustedPeers { all: true, ..TrustedPeers::default() };
         assert!(all.trusts(None) && all.trusts("192.0.2.1".parse().ok()));
     }

@@ -1,17 +1,18 @@
 //! Finds the end of a PROXY header and parses it. Pure functions.
-//! The specification is HAProxy's `doc/proxy-protocol.txt`; the sections in this module are its sections. `ppp` parses
-//! a complete header. This module finds the end of the header, because the bytes after it belong to TLS or HTTP and
-//! must not be read.
+//!
+//! The specification is HAProxy's `doc/proxy-protocol.txt`; the sections in this module are its
+//! sections. The crate `ppp` parses a complete header. This module finds the end of the header,
+//! because the bytes after it belong to TLS or HTTP and must not be read.
 
 use std::net::SocketAddr;
 
 use ppp::{v1, v2};
 
-/// Longest line of version 1, with CRLF (§2.1).
+/// Maximum length in bytes of a line of version 1, with CRLF (§2.1).
 const MAX_LINE: usize = 107;
 /// Bytes of version 2 before the addresses (§2.2).
 const V2_FIXED: usize = 16;
-/// Longest accepted header of version 2, the same as in nginx.
+/// Maximum length in bytes of a header of version 2, the same as in nginx.
 const MAX_V2: usize = 4096;
 /// The command of a connection that the proxy opened for itself, such as a health check (§2.2).
 const V2_LOCAL: u8 = 0x20;
@@ -23,14 +24,14 @@ const PP2_CLIENT_SSL: u8 = 1;
 /// The client that a header names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::net) struct ProxyHeader {
-    /// The client's address. `None` if the proxy opened the connection for itself (LOCAL) or the client has no IP
-    /// address (UNKNOWN, a unix socket); then the peer is the client.
+    /// The client's address. `None` if the proxy opened the connection for itself (LOCAL) or the
+    /// client has no IP address (UNKNOWN, a unix socket); then the peer is the client.
     pub(in crate::net) source: Option<SocketAddr>,
     /// Whether the client used TLS on its connection to the proxy.
     pub(in crate::net) https: bool,
 }
 
-/// A defect of a header. The messages are written to follow "closed a connection: ".
+/// A defect of a header. In the log, the message follows "closed 1 connection ...: ".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(in crate::net) enum HeaderError {
     #[error("it does not begin with a PROXY header")]
@@ -41,8 +42,8 @@ pub(in crate::net) enum HeaderError {
     TooLong,
 }
 
-/// Returns how many bytes of `next` belong to the header, of which `header` was received before, and whether they
-/// complete it.
+/// Finds the end of a header. `header` has the bytes of the header so far, `next` the bytes that
+/// follow. Returns how many bytes of `next` belong to the header, and whether they complete it.
 pub(super) fn measure(header: &[u8], next: &[u8]) -> Result<(usize, bool), HeaderError> {
     let byte = |at: usize| header.get(at).or_else(|| next.get(at - header.len())).copied();
     let len = header.len() + next.len();
@@ -91,8 +92,8 @@ fn parse_v1(line: &[u8]) -> Result<ProxyHeader, HeaderError> {
     Ok(ProxyHeader { source, https: false })
 }
 
-/// Returns whether the text is a port as version 1 writes it: digits without a sign or leading zeros (§2.1). The crate
-/// also accepts what Rust parses as a number.
+/// True if the text is a port as version 1 writes it: digits without a sign or leading zeros
+/// (§2.1). `ppp` also accepts other numbers that Rust parses, such as `+1`.
 fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'))
 }

@@ -1,7 +1,10 @@
-//! The PROXY protocol (versions 1 and 2): a proxy sends the client's address before the first byte of its connection.
-//! `accept` reads the header before TLS and HTTP read from the socket. A listener with `proxy_protocol` requires the
-//! header on each connection; if it were optional, any client could choose its own address. Connections of peers that
-//! are not in `proxy.protocol_trusted` are closed.
+//! The PROXY protocol (versions 1 and 2): a proxy sends the client's address before the first byte
+//! of its connection.
+//!
+//! `accept` reads the header before TLS and HTTP read from the socket. A listener with
+//! `proxy_protocol` requires the header on each connection; if it were optional, any client could
+//! choose its own address. Connections of peers that are not in `proxy.protocol_trusted` are
+//! closed.
 
 mod header;
 mod receive;
@@ -36,7 +39,8 @@ struct RejectedHeaders {
 }
 
 impl ProxyProtocol {
-    /// Requires a header, which only these peers may send; with `None`, the listener's connections have no header.
+    /// Requires a header, which only these peers may send; with `None`, the listener's connections
+    /// have no header.
     pub fn set(&self, senders: Option<TrustedPeers>) {
         let is_required = senders.is_some();
         if let Some(senders) = senders {
@@ -54,7 +58,8 @@ impl ProxyProtocol {
         lock(&self.trusted).trusts(peer.ip)
     }
 
-    /// Logs at a limited rate that a connection is closed because its header is missing, invalid or not allowed.
+    /// Logs at a limited rate that a connection is closed because its header is missing, invalid or
+    /// not allowed.
     pub(super) fn report(&self, listener: &str, peer: &Peer, reason: &str) {
         let Some(count) = self.count_rejected(Instant::now()) else { return };
         let peer = if peer.address.is_empty() { "a unix socket" } else { &peer.address };
@@ -63,7 +68,8 @@ impl ProxyProtocol {
             "closed {count} connection{plural} to {listener}, the last from {peer}: {reason}");
     }
 
-    /// Counts a rejected connection. Returns the number since the last log line if the next one is due.
+    /// Counts a rejected connection. Returns the number since the last log line if the next one is
+    /// due.
     fn count_rejected(&self, now: Instant) -> Option<u64> {
         let mut rejected = lock(&self.rejected);
         rejected.count += 1;
