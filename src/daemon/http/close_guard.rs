@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use crate::net::Connection;
 
-/// Marks a connection as closed when it is dropped. Must be dropped before the requests in flight: they find the close
-/// reason when they are dropped.
+/// When dropped, marks a connection as closed. Must be dropped before the requests in flight, which
+/// log the close reason when they are dropped.
 pub(super) struct CloseGuard {
     connection: Arc<Connection>,
-    /// The connection's future completed. Otherwise the reactor dropped it because the daemon stops.
+    /// The connection's future completed. Otherwise the reactor dropped it because the daemon
+    /// stops.
     has_finished: bool,
 }
 

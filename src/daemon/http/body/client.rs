@@ -10,16 +10,16 @@ use crate::http::fault::Refusal;
 use crate::http::h1::framing::Violation;
 use crate::http::{h1, handshake};
 
-/// A request's body, and the checks that depend on the HTTP version. The code that serves requests is compiled once for
-/// each version.
+/// A request's body, and the checks that depend on the HTTP version. The code that serves requests
+/// is compiled once for each version.
 pub(in crate::http) trait ClientBody:
     Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Unpin + Send + 'static
 {
-    /// The request came on an HTTP/2 stream.
+    /// True for HTTP/2, where the request came on a stream.
     const IS_STREAM: bool;
 
-    /// Refuses heads that this version's parser accepts although the application must not receive them, and gives the
-    /// head the form that the rest of the code expects.
+    /// Refuses heads that this version's parser accepts although the application must not receive
+    /// them, and gives the head the form that the rest of the code expects.
     ///
     /// # Errors
     /// The request must be refused.
@@ -28,7 +28,7 @@ pub(in crate::http) trait ClientBody:
     /// True if the request, which has no body, is a WebSocket handshake.
     fn is_handshake(head: &request::Parts) -> bool;
 
-    /// Returns the violation of the framing that ended the body with this error, if that is its cause.
+    /// Returns the violation of the framing that caused this error; `None` for other errors.
     fn violation_of(error: &Self::Error) -> Option<Violation>;
 }
 

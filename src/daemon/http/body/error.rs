@@ -4,8 +4,8 @@ use std::io;
 
 use crate::dispatch::Fault;
 
-/// An error within the body. The connection is then closed, or the stream reset, so the client sees an incomplete
-/// response.
+/// An error within the body. The connection is then closed, or the stream reset, so the client sees
+/// an incomplete response.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::http) enum BodyError {
     #[error("the exchange failed within the body: {0:?}")]

@@ -19,30 +19,32 @@ use crate::net::{Connection, MAX_FILE_PART};
 
 /// Bytes read at a time.
 const FILE_BLOCK: usize = MAX_FILE_PART;
-/// Bytes between two that are looked for in memory before the kernel sends a part.
+/// Distance in bytes between the positions at which [`is_cached`] looks for pages in memory.
 const PROBE_INTERVAL: usize = 64 * 1024;
 /// Bytes read at a time while memory is short.
 const SMALL_FILE_BLOCK: usize = 64 * 1024;
 /// Size in bytes of the buffers for small files.
 const SMALLEST_BLOCK: usize = 16 * 1024;
 
-/// Reads a file in blocks: on the reactor while its pages are in memory (`preadv2(2)` with `RWF_NOWAIT`), on a
-/// blocking thread when the disk is needed.
+/// Reads a file in blocks: on the reactor while its pages are in memory (`preadv2(2)` with
+/// `RWF_NOWAIT`), on a blocking thread when the disk is needed.
 #[derive(Debug)]
 pub(in crate::http) struct FileReader {
     fd: Arc<OwnedFd>,
     offset: u64,
     /// Bytes to read; `None`: to the end of the file.
     remaining: Option<u64>,
-    /// A read that a blocking thread does because the pages were not in memory.
+    /// The read in progress on a blocking thread, because the pages were not in memory.
     blocking_read: Option<JoinHandle<io::Result<Bytes>>>,
     /// Bytes read since the task last yielded.
     bytes_since_yield: usize,
     /// Polled when the task yields.
     dispatcher: &'static Dispatcher,
-    /// The connection on which the kernel sends what is in memory; `None`: hyper gets the bytes.
+    /// The connection on which the kernel sends the parts that are in memory; `None`: hyper gets
+    /// all
+    /// bytes.
     direct: Option<Arc<Connection>>,
-    /// A part was queued there.
+    /// A part was queued on `direct`.
     has_begun_direct: bool,
     /// The disk space of a spooled file; released when the file is closed.
     reservation: Option<Reservation>,
@@ -74,8 +76,9 @@ impl FileReader {
         Self::new(FilePart { fd, offset: range.start, len, reservation: None }, dispatcher)
     }
 
-    /// Lets the kernel send the file (see [`FileOutput`](crate::net::FileOutput)), unless it is small. hyper must write the
-    /// body to the connection's socket as it is: over HTTP/1, without TLS and without compression.
+    /// Lets the kernel send the file (see [`FileOutput`](crate::net::FileOutput)), unless it is
+    /// small. hyper must write the body to the connection's socket unchanged: over HTTP/1, without
+    /// TLS and without compression.
     pub(in crate::http) fn send_directly(&mut self, connection: &Arc<Connection>) {
         let is_large = self.remaining.is_some_and(|remaining| remaining > SMALL_FILE_BLOCK as u64);
         if is_large && self.reservation.is_none() {
@@ -94,7 +97,8 @@ impl FileReader {
             return Poll::Ready(Ok(None));
         }
         if self.bytes_since_yield >= YIELD_AFTER_BYTES {
-            // A fast client must not keep the reactor from its other tasks and from worker completions.
+            // A fast client must not keep the reactor from its other tasks and from worker
+            // completions.
             self.bytes_since_yield = 0;
             self.dispatcher.poll_now();
             cx.waker().wake_by_ref();
@@ -145,7 +149,8 @@ impl FileReader {
         self.bytes_since_yield += bytes;
     }
 
-    /// Queues the next `want` bytes for the kernel and returns their stand-in; `None` if they must be read.
+    /// Queues the next `want` bytes for the kernel and returns their stand-in; `None` if they must
+    /// be read.
     fn queue_direct(&mut self, want: usize) -> Option<Data> {
         let connection = self.direct.as_ref()?;
         if self.blocking_read.is_some() || !is_cached(&self.fd, self.offset, want) {
@@ -153,7 +158,8 @@ impl FileReader {
         }
         let files = &connection.output.files;
         if !self.has_begun_direct {
-            // hyper has encoded the head of this response, so it has written all of the last one.
+            // hyper has encoded the head of this response, so it has written the whole previous
+            // response.
             files.begin();
             self.has_begun_direct = true;
         }
@@ -167,7 +173,8 @@ impl FileReader {
     }
 }
 
-/// Returns the bytes of a small range whose pages are in memory; `None` if a [`FileReader`] must read the range.
+/// Returns the bytes of a small range whose pages are in memory; `None` if a [`FileReader`] must
+/// read the range.
 pub(in crate::http) fn read_small(
     fd: &OwnedFd,
     range: &Range<u64>,
@@ -178,14 +185,15 @@ pub(in crate::http) fn read_small(
     if len > SMALL_FILE_BLOCK || memory.is_tight() {
         return None;
     }
-    // A short read means that a page is missing or that the file was truncated. The reader decides which, and logs errors.
+    // A short read means that a page is missing or that the file was truncated. A `FileReader`
+    // finds out which, and logs errors.
     let bytes = read_cached(fd, range.start, len).ok().filter(|bytes| bytes.len() == len)?;
     let reservation = memory.charge(len.max(SMALLEST_BLOCK) as u64);
     Some(Data::with_reservation(bytes, Some(reservation)))
 }
 
-/// Returns true if all bytes exist and are probably in memory: one in [`PROBE_INTERVAL`] is, and the last one. The kernel
-/// reads and evicts pages in larger groups.
+/// True if all bytes exist and are probably in memory. Probes one byte in each [`PROBE_INTERVAL`]
+/// and the last byte: the kernel reads and evicts pages in groups.
 fn is_cached(fd: &OwnedFd, offset: u64, len: usize) -> bool {
     let is_in_memory = |position: usize| {
         let (mut byte, at) = ([0], offset.saturating_add(position as u64));
@@ -203,9 +211,8 @@ fn read_cached(fd: &OwnedFd, offset: u64, want: usize) -> io::Result<Bytes> {
     Ok(block.into_bytes(len))
 }
 
-/// A buffer of one of the sizes in [`FREE_BLOCKS`], to which it returns when its bytes are written: a new one would be
-/// mapped, zeroed, faulted in and unmapped each time, which costs more than reading the file. Buffers of other sizes are
-/// not kept.
+/// A buffer with bytes of a file. Buffers of the sizes in [`FREE_BLOCKS`] are reused after their
+/// bytes were written: to map, zero, fault in and unmap a new one costs more than reading the file.
 #[derive(Debug)]
 struct FileBlock {
     bytes: Box<[u8]>,
@@ -214,13 +221,14 @@ struct FileBlock {
 
 /// Free buffers of one size.
 struct FreeBlocks {
-    /// In bytes.
+    /// Size of each buffer in bytes.
     size: usize,
     /// Maximum number of buffers, so that memory is freed after a burst of downloads.
     max: usize,
     blocks: Mutex<Vec<Box<[u8]>>>,
 }
 
+/// The buffers that can be reused.
 static FREE_BLOCKS: [FreeBlocks; 2] = [
     FreeBlocks { size: SMALLEST_BLOCK, max: 64, blocks: Mutex::new(Vec::new()) },
     FreeBlocks { size: FILE_BLOCK, max: 8, blocks: Mutex::new(Vec::new()) },

@@ -1,14 +1,17 @@
-//! The minimum rate of a request's body: measures what arrived and limits how long its receiver waits for more.
+//! The minimum rate of a request's body: measures what arrived and limits how long its receiver
+//! waits for more.
 
 use std::time::{Duration, Instant};
 
 /// The minimum rate that a client must keep.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct MinDataRate {
-    /// `timeouts.body`: longest wait for one piece, and waiting time that every body is granted in total.
+    /// `timeouts.body`: the longest wait for one piece, and the total waiting time that a client
+    /// has
+    /// without earning more.
     pub(in crate::http) timeout: Duration,
-    /// `limits.body_rate`: each time this many bytes arrive, the client earns one second of waiting beyond `timeout`;
-    /// `None`: it is granted `timeout` for every piece.
+    /// `limits.body_rate`: each time this many bytes arrive, the client earns one second of waiting
+    /// beyond `timeout`; `None`: the client has `timeout` for every piece.
     pub(in crate::http) bytes_per_second: Option<u64>,
 }
 
@@ -28,7 +31,8 @@ impl DataRate {
         self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
-    /// Begins a wait for the client. Returns its longest duration, after which the client is too slow.
+    /// Begins a wait for the client. Returns its longest duration, after which the client is too
+    /// slow.
     pub(in crate::http) fn begin_wait(&mut self, min: MinDataRate, now: Instant) -> Duration {
         self.end_wait(now);
         self.waiting_since = Some(now);
@@ -54,7 +58,8 @@ mod tests {
     const MIN_RATE: MinDataRate =
         MinDataRate { timeout: Duration::from_mins(1), bytes_per_second: Some(256) };
 
-    /// Receives `pieces` pieces of this size, one per interval. Returns the time until the client was too slow, if ever.
+    /// Receives `pieces` pieces of this size, one per interval. Returns the time until the client
+    /// was too slow, if ever.
     fn time_until_too_slow(
         min: MinDataRate,
         piece: usize,

@@ -1,12 +1,13 @@
-//! Receives a request's body whole, in memory or spooled, so that a worker never waits for a slow client.
+//! Receives a request's body whole, in memory or spooled, so that a worker never waits for a slow
+//! client.
 //!
 //! ```text
 //! ≤ 64 KiB       travels in the frame
 //! ≤ 16 MiB       memfd; the worker gets the descriptor
 //! above          a file without a name in the spool directory; the descriptor
 //! ```
-//! All bodies together are bounded in memory and on disk ([`SpoolBudgets`]); while memory is short, bodies go to files
-//! earlier.
+//! All bodies together are bounded in memory and on disk ([`SpoolBudgets`]); while memory is short,
+//! bodies go to files earlier.
 
 use std::future::poll_fn;
 use std::path::Path;
@@ -25,7 +26,7 @@ use super::spool::{Spool, SpoolBudgets, SpoolError};
 use crate::http::context::YIELD_AFTER_BYTES;
 use crate::http::fault::{Refusal, RequestFault};
 
-/// Bytes of a body in memory that are not counted against the budget.
+/// Maximum size in bytes of a body in memory that is not counted against the budget.
 const MAX_UNCOUNTED: usize = 16 * 1024;
 
 impl From<SpoolError> for Refusal {
@@ -74,8 +75,8 @@ impl ReceiveLimits<'_> {
     }
 }
 
-/// Receives a body. The first read makes `100 Continue` be sent (RFC 9110 §10.1.1), so after the declared length was
-/// checked.
+/// Receives a body. Checks the declared length before the first read, because that read sends `100
+/// Continue` (RFC 9110 §10.1.1).
 pub(in crate::http) async fn receive<B: ClientBody>(
     mut incoming: B,
     limits: &ReceiveLimits<'_>,
@@ -103,7 +104,7 @@ pub(in crate::http) async fn receive<B: ClientBody>(
         if collected.len() > MAX_UNCOUNTED && counted.is_none() {
             counted = limits.budgets.memory.reserve(MAX_INLINE_BODY as u64);
             if counted.is_none() {
-                // Go to a file: a slow body must not hold memory while it is short.
+                // Go to a file: while memory is short, a slow body must not hold any.
                 break;
             }
         }
@@ -136,7 +137,8 @@ async fn spool_rest<B: ClientBody>(
         bytes_since_yield += next.len();
         spool.write(next).await?;
         if bytes_since_yield >= YIELD_AFTER_BYTES {
-            // A fast client must not keep the reactor from its other tasks and from worker completions.
+            // A fast client must not keep the reactor from its other tasks and from worker
+            // completions.
             bytes_since_yield = 0;
             limits.dispatcher.poll_now();
             tokio::task::yield_now().await;
@@ -151,7 +153,8 @@ fn inline_capacity(len: u64) -> usize {
     usize::try_from(len).unwrap_or(MAX_INLINE_BODY).min(MAX_INLINE_BODY)
 }
 
-/// Returns the next data; `None` at the end. Trailers are dropped: neither WSGI nor ASGI can receive them.
+/// Returns the next data; `None` at the end. Trailers are dropped: neither WSGI nor ASGI can
+/// receive them.
 async fn next_data<B: ClientBody>(
     incoming: &mut B,
     min: MinDataRate,

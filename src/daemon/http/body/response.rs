@@ -17,14 +17,14 @@ use super::error::BodyError;
 use super::file::FileReader;
 use super::multipart::MultipartReader;
 
-/// A body of unknown length is ended only when at most this much of it is unwritten. The journal cannot report the loss
-/// of these bytes, so they must fit into a client's socket buffer.
+/// Maximum number of unwritten bytes at which a body of unknown length is ended. The journal cannot
+/// report the loss of these bytes, so they must fit into a client's socket buffer.
 const MAX_UNSENT_AT_END: u64 = 64 * 1024;
 
 /// The source of a body's bytes.
 #[derive(Debug)]
 pub(in crate::http) enum BodySource {
-    /// No bytes (left).
+    /// No bytes are left.
     Empty,
     /// Bytes in memory.
     Bytes(Data),
@@ -53,8 +53,8 @@ impl BodySource {
         }
     }
 
-    /// Returns the next piece; `None` at the end. `sent_half_close`: the application was notified that the client shut down
-    /// its sending half.
+    /// Returns the next piece; `None` at the end. `sent_half_close`: the application was notified
+    /// that the client shut down its sending half.
     fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
@@ -131,7 +131,8 @@ impl BodySource {
                 }
                 None
             }
-            // With HTTP/1, hyper sends only trailers that the head's `Trailer` names, and only after `TE: trailers`.
+            // With HTTP/1, hyper sends only trailers that the head's `Trailer` names, and only
+            // after `TE: trailers`.
             BodyPiece::Trailers(trailers) => Some(Frame::trailers(*trailers)),
         }
     }
@@ -161,7 +162,8 @@ pub(in crate::http) struct ResponseBody {
 #[derive(Debug)]
 pub(in crate::http) struct OutgoingData {
     data: Data,
-    /// Travels with the last piece, whose drop means that it was written or the connection closed.
+    /// The pending journal entry, attached to the last piece. It is logged when the piece is
+    /// dropped: it was written, or the connection was closed.
     record: Option<Box<AccessRecord>>,
 }
 
@@ -210,7 +212,7 @@ impl ResponseBody {
         body
     }
 
-    /// True if memory is short and bytes of this response are still unwritten: the next write wakes the task.
+    /// True if memory is short and bytes of this response are still unwritten.
     fn must_wait_for_write(&self) -> bool {
         let ConnContext { server, connection, .. } = &*self.context;
         match &self.source {
@@ -225,7 +227,8 @@ impl ResponseBody {
         }
     }
 
-    /// Counts a piece that is about to be queued for writing; attaches the record to the last piece.
+    /// Counts a piece that is about to be queued for writing; attaches the record to the last
+    /// piece.
     fn count_outgoing(&mut self, data: Data) -> OutgoingData {
         let Some(record) = &mut self.record else { return OutgoingData { data, record: None } };
         let len = data.len() as u64;
@@ -291,8 +294,9 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        // A connection drops a body after its last byte (maybe before it has polled the body's end), or at once if it
-        // sends no body (HEAD). Otherwise the body is dropped with its connection or stream.
+        // A connection drops a body after its last byte (maybe before it has polled the body's
+        // end), or at once if it sends no body (HEAD). Otherwise the body is dropped with its
+        // connection or stream.
         if let Some(record) = self.record.take() {
             record.finish();
         }

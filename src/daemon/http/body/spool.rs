@@ -1,7 +1,9 @@
-//! Stores a request's body that is too large for a frame: in a memfd first, in a file if it grows or memory is short.
+//! Stores a request's body that is too large for a frame: in a memfd first, in a file if it grows
+//! or memory is short.
 //!
-//! A body counts against [`SpoolBudgets`] from its first byte until the worker is done with the request. Without room
-//! the request is answered 507, and what its body held is released at once.
+//! A body counts against [`SpoolBudgets`] from its first byte until the worker is done with the
+//! request. If there is no room, the request is answered 507, and the body's reservations are
+//! released at once.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -14,7 +16,7 @@ use crate::budget::{Budget, Reservation};
 use crate::dispatch::RequestBody;
 use crate::spool::unnamed_file;
 
-/// Longest body that is kept in memory.
+/// Maximum size in bytes of a body that is kept in memory.
 const MAX_IN_MEMORY: u64 = 16 * 1024 * 1024;
 
 /// Bytes collected before they are written to a file on a blocking thread.
@@ -23,7 +25,8 @@ const FILE_BLOCK: usize = 1024 * 1024;
 /// The value of [`FILE_BLOCK`] while memory is short.
 const SMALL_FILE_BLOCK: usize = 64 * 1024;
 
-/// Bytes collected before they are written to the memfd, so that small pieces need no system call each.
+/// Bytes collected before they are written to the memfd, so that small pieces need no system call
+/// each.
 const MEMORY_BLOCK: usize = 64 * 1024;
 
 /// The budgets of all spooled bodies.
@@ -62,7 +65,7 @@ pub(in crate::http) struct Spool {
     budgets: &'static SpoolBudgets,
     directory: PathBuf,
     file: File,
-    /// From the memory budget, or from the disk budget once it is in a file.
+    /// Taken from the memory budget, or from the disk budget once the body is in a file.
     reservation: Reservation,
     in_memory: bool,
     /// Bytes not yet written to `file`.
@@ -75,14 +78,14 @@ pub(in crate::http) struct Spool {
 }
 
 impl Spool {
-    pub(in crate::http) fn new(spools: &'static SpoolBudgets, directory: &Path) -> Result<Self, SpoolError> {
+    pub(in crate::http) fn new(budgets: &'static SpoolBudgets, directory: &Path) -> Result<Self, SpoolError> {
         let memfd = memfd_create(c"rgun-body", MFdFlags::MFD_CLOEXEC);
         let memfd = memfd.map_err(|errno| SpoolError::Memory(errno.into()))?;
         Ok(Self {
-            budgets: spools,
+            budgets,
             directory: directory.to_owned(),
             file: File::from(memfd),
-            reservation: spools.memory.charge(0),
+            reservation: budgets.memory.charge(0),
             in_memory: true,
             block: Vec::new(),
             block_size: SMALL_FILE_BLOCK,
@@ -127,8 +130,8 @@ impl Spool {
         self.file.write_all(bytes)
     }
 
-    /// Writes a block to the file on a blocking thread, because the disk may be slow. The client is not read meanwhile:
-    /// that is the backpressure.
+    /// Writes a block to the file on a blocking thread, because the disk may be slow. Meanwhile
+    /// nothing is read from the client, which is the backpressure.
     async fn write_block(&mut self) -> Result<(), SpoolError> {
         let block = std::mem::take(&mut self.block);
         let directory = self.directory.clone();

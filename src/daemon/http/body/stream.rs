@@ -1,10 +1,12 @@
-//! Streams a request's body to an ASGI application, reading from the client only as fast as the application receives.
+//! Streams a request's body to an ASGI application, reading from the client only as fast as the
+//! application receives.
 //!
 //! ```text
 //! client ──ClientBody──▶ BodyPump ──Upload (dispatch)──▶ worker: receive()
 //! ```
-//! The pump is a task of its own, because an application may send its response while it still receives the request.
-//! The first read makes `100 Continue` be sent (RFC 9110 §10.1.1), so when the application first receives.
+//! The pump is a task of its own, because an application may send its response while it still
+//! receives the request. The first read sends `100 Continue` (RFC 9110 §10.1.1), so the pump does
+//! not read before the application calls `receive`.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -27,11 +29,11 @@ use crate::http::context::YIELD_AFTER_BYTES;
 use crate::http::fault::{Refusal, RequestFault};
 use crate::http::h1::framing::Violation;
 
-/// Bytes of an unwanted body that are read and dropped to keep the connection usable; with more to come it is closed
-/// (RFC 9112 §9.3).
+/// Maximum number of bytes of an unwanted body that are read and dropped to keep the connection
+/// usable. If there are more, the connection is closed (RFC 9112 §9.3).
 pub(in crate::http) const MAX_DISCARD: usize = 1024 * 1024;
 
-/// Longest time spent on that.
+/// Maximum time spent on dropping the rest of a body.
 pub(in crate::http) const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Moves one body from the client to the dispatcher.
@@ -76,8 +78,8 @@ pub(in crate::http) struct StreamLimits {
     pub(in crate::http) min_rate: MinDataRate,
 }
 
-/// True if an ASGI application should receive this body streamed: a small one of known length travels in the request's
-/// frame, unless the client waits for `100 Continue`.
+/// True if an ASGI application should receive this body streamed: a small one of known length
+/// travels in the request's frame, unless the client waits for `100 Continue`.
 pub(in crate::http) fn should_stream(incoming: &impl ClientBody, headers: &HeaderMap) -> bool {
     let is_small = incoming.size_hint().exact().is_some_and(|len| len <= MAX_INLINE_BODY as u64);
     !is_small || expects_continue(headers)
@@ -120,7 +122,8 @@ impl<B: ClientBody> BodyPump<B> {
         }
     }
 
-    /// Sends the body to the application as fast as it calls `receive`, and drops the bytes that it does not receive.
+    /// Sends the body to the application as fast as the application calls `receive`. Drops the rest
+    /// when the application no longer receives.
     pub(in crate::http) async fn run(mut self, upload: Upload, limits: StreamLimits) {
         let mut bytes_since_yield = 0;
         loop {
@@ -145,7 +148,8 @@ impl<B: ClientBody> BodyPump<B> {
             }
             bytes_since_yield += part.len();
             if bytes_since_yield >= YIELD_AFTER_BYTES {
-                // A fast client must not keep the reactor from its other tasks and from worker completions.
+                // A fast client must not keep the reactor from its other tasks and from worker
+                // completions.
                 bytes_since_yield = 0;
                 self.dispatcher.poll_now();
                 tokio::task::yield_now().await;
@@ -245,7 +249,8 @@ impl<B: ClientBody> BodyPump<B> {
 
     /// Reads and drops the rest of the body, or marks the connection to be closed.
     pub(in crate::http) async fn drain_rest(mut self) {
-        // A client that waits for `100 Continue` has sent no body yet, and reading it would send the 100.
+        // A client that waits for `100 Continue` has sent no body yet, and reading it would send
+        // the 100.
         let is_complete = matches!(self.lookahead, Some(Lookahead::End))
             || !self.awaits_continue
                 && timeout(DISCARD_TIMEOUT, read_to_end(&mut self.incoming)).await.unwrap_or(false);

@@ -1,8 +1,8 @@
 //! A body that is compressed piece by piece, as the connection asks for data.
 //!
-//! Input is encoded in steps of [`STEP_BYTES`]; after [`YIELD_AFTER_BYTES`] the task yields. When the source is
-//! pending, the encoder is flushed: a streamed event reaches the client at once, while a body whose next piece is ready
-//! is compressed without flushes.
+//! Input is encoded in steps of [`STEP_BYTES`]; after [`YIELD_AFTER_BYTES`] the task yields. When
+//! the source is pending, the encoder is flushed: a streamed event reaches the client at once,
+//! while a body whose next piece is ready is compressed without flushes.
 
 use std::mem;
 use std::task::{Context, Poll};
@@ -50,7 +50,8 @@ pub(in crate::http) struct CompressedBody<S> {
 enum EncodingStage {
     /// The source may have more.
     Open,
-    /// The source has ended, and the rest of the body is in `output`. The source's trailers follow the body.
+    /// The source has ended, and the rest of the body is in `output`. The source's trailers follow
+    /// the body.
     Finished(Option<Box<Frame<Data>>>),
     /// Everything was returned.
     Done,
@@ -76,7 +77,7 @@ impl<S> CompressedBody<S> {
         }
     }
 
-    /// Returns whether everything was returned.
+    /// True if everything was returned.
     pub(in crate::http) fn is_done(&self) -> bool {
         match &self.stage {
             EncodingStage::Open => false,

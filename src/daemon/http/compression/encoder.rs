@@ -14,8 +14,8 @@ use crate::negotiation::Coding;
 /// Bytes by which the output grows.
 const OUTPUT_BLOCK: usize = 8 * 1024;
 
-/// log₂ of the largest window: 128 KiB. The defaults, 4 MiB for br and 2 MiB for zstd, would be allocated for each
-/// response, although most pages are smaller.
+/// log₂ of the largest window: 128 KiB. The defaults, 4 MiB for br and 2 MiB for zstd, would be
+/// allocated for each response, although most pages are smaller.
 const MAX_WINDOW_LOG: u32 = 17;
 
 /// log₂ of the smallest window that all encoders accept.
@@ -64,7 +64,8 @@ impl Encoder {
         }
     }
 
-    /// Encodes all of `input`. Appends the finished output to `output`; the encoder may keep a rest.
+    /// Encodes all of `input`. Appends encoded bytes to `output`; the encoder may keep some for
+    /// later.
     pub(in crate::http) fn encode(&mut self, input: &[u8], output: &mut Vec<u8>) -> io::Result<()> {
         let mut input = PartialBuffer::new(input);
         while !input.unwritten().is_empty() {
@@ -79,7 +80,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Appends the rest and the end of the stream.
+    /// Appends all remaining output and the end of the stream.
     pub(in crate::http) fn finish(&mut self, output: &mut Vec<u8>) -> io::Result<()> {
         while !self.run(output, |encoder, output| encoder.finish(output))? {}
         Ok(())

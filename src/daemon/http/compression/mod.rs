@@ -1,7 +1,7 @@
 //! `[compression]`: compresses the application's responses, and changes their heads.
 //!
-//! A small body is compressed whole when the response is built. Every other body is compressed piece by piece, as the
-//! connection asks for data ([`body`]).
+//! A small body is compressed whole when the response is built. Every other body is compressed
+//! piece by piece, as the connection asks for data ([`body`]).
 
 pub(super) mod body;
 mod encoder;
@@ -20,7 +20,8 @@ use self::policy::{CompressionPolicy, has_element};
 use super::body::response::BodySource;
 use super::request_meta::RequestMeta;
 
-/// A body in memory of at most this many bytes is compressed whole, which takes a millisecond at most.
+/// A body in memory of at most this many bytes is compressed whole, which takes a millisecond at
+/// most.
 const MAX_WHOLE_BODY: usize = 32 * 1024;
 
 /// Compresses a response if its client and its head allow that. Changes the head accordingly.
@@ -75,7 +76,8 @@ fn compress_whole(level: u8, coding: Coding, head: &mut ResponseHead, data: Data
     BodySource::Bytes(Data::with_reservation(Bytes::from(encoded), None))
 }
 
-/// Changes the fields of a head to those of the compressed body. `len` is its length if it is known.
+/// Changes the fields of a head to those of the compressed body. `len` is its length if it is
+/// known.
 fn set_encoding_fields(head: &mut ResponseHead, coding: Coding, len: Option<u64>) {
     let fields = &mut head.fields;
     fields.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));

@@ -8,7 +8,8 @@ use http::header::{
 use crate::dispatch::ResponseHead;
 use crate::negotiation::Coding;
 
-/// Fields that describe the bytes of the body, and would be wrong for compressed ones (RFC 9530, RFC 3230, RFC 1864).
+/// Fields that describe the bytes of the body, and would be wrong for compressed ones (RFC 9530,
+/// RFC 3230, RFC 1864).
 const DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
@@ -29,10 +30,12 @@ pub struct CompressionPolicy {
     pub(super) level: u8,
 }
 
-/// A media type with at most one `*`, which stands for any text: the texts before and after it.
+/// A media type with at most one `*`, which stands for any text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct TypePattern {
+    /// The text before the `*`.
     prefix: Box<str>,
+    /// The text after the `*`; `None` without a `*`.
     suffix: Option<Box<str>>,
 }
 
@@ -54,7 +57,8 @@ impl TypePattern {
 }
 
 impl CompressionPolicy {
-    /// Creates the settings. Returns `None` if there are no codings, so that a request then costs one comparison.
+    /// Creates the settings. Returns `None` if there are no codings, so that a request then costs
+    /// one comparison.
     pub fn new(codings: Vec<Coding>, types: &[String], min_size: u64, level: u8) -> Option<Box<Self>> {
         if codings.is_empty() {
             return None;
@@ -69,7 +73,7 @@ impl CompressionPolicy {
         Coding::of_accept_encoding(values.iter().map(HeaderValue::as_bytes), &self.codings)
     }
 
-    /// Returns whether the body may be compressed for some client.
+    /// True if the body may be compressed for a client that accepts the coding.
     pub(super) fn is_eligible(&self, head: &ResponseHead, len: Option<u64>) -> bool {
         let ResponseHead { status, fields, .. } = head;
         // No content, reset content, partial content, not modified.
@@ -90,7 +94,7 @@ impl CompressionPolicy {
     }
 }
 
-/// Returns whether a list field has an element, ignoring case.
+/// True if a list field has the element, ignoring case.
 pub(super) fn has_element(fields: &HeaderMap, name: &HeaderName, element: &[u8]) -> bool {
     let mut elements =
         fields.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
