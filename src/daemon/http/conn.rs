@@ -1,4 +1,4 @@
-//! Serves one connection: its HTTP/1 requests and then the WebSocket that the last of them may open, or HTTP/2.
+//! Serves one connection: HTTP/1 requests, the last of which may open a WebSocket, or HTTP/2.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,19 +23,20 @@ use super::service::ConnService;
 /// Bytes of a head that are neither in its request line nor in its fields: two CRLFs.
 const HEAD_CRLF_BYTES: usize = 4;
 
-/// hyper's default limit of fields. Up to this number, it parses fields without an allocation.
+/// hyper's default limit of fields. Up to this number, hyper parses fields without an allocation.
 const HYPER_MAX_HEADERS: usize = 100;
 
 /// Serves a connection until it is closed.
 pub async fn serve(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
-    // Boxed, so that the HTTP/1 connection does not enlarge this future while a WebSocket is served.
+    // Boxed, so that the HTTP/1 connection does not enlarge this future while a WebSocket is
+    // served.
     let serving = Box::new(http1_connection(server, stream, None));
     serve_http1(connection, serving).await;
 }
 
-/// Serves a connection with TLS until it is closed, in the HTTP version that its handshake has negotiated (ALPN,
-/// RFC 7301).
+/// Serves a connection with TLS until it is closed, in the HTTP version that its handshake has
+/// negotiated (ALPN, RFC 7301).
 pub async fn serve_negotiated(server: Arc<Server>, stream: ClientStream) {
     let is_http2 = stream.tls_session().is_some_and(|session| session.is_http2());
     match server.http2.filter(|_| is_http2) {
@@ -62,7 +63,8 @@ pub async fn refuse_plain_http(server: Arc<Server>, stream: ClientStream) {
 }
 
 async fn serve_http1(connection: Arc<Connection>, mut serving: Box<HttpConn>) {
-    // Dropped before `serving`, so that requests in flight find the close reason when they are dropped.
+    // Dropped before `serving`, so that requests in flight find the close reason when they are
+    // dropped.
     let mut close_guard = CloseGuard::new(&connection);
     match (&mut *serving).await {
         Ok(()) => match continuation(*serving) {
@@ -91,8 +93,9 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, refused: Option<R
         .header_read_timeout(None)
         // `Wire` watches the client while a request is served.
         .half_close(true)
-        // Not `pipeline_flush`: it buffers without bound for a client that does not read. Not `keep_alive`: it adds
-        // `Connection: close` to a 101. The framing has checked the limits; this one must not be lower.
+        // `pipeline_flush` stays off: it buffers without bound for a client that does not read.
+        // `keep_alive` stays on: without it, hyper adds `Connection: close` to a 101. The framing
+        // has checked the limits; hyper's limit must not be lower.
         .max_header_size(limits.header + limits.request_line + HEAD_CRLF_BYTES);
     if limits.headers != HYPER_MAX_HEADERS {
         builder.max_headers(limits.headers);
@@ -123,8 +126,8 @@ enum Continuation {
     Http2(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
-/// Returns the protocol that follows, if hyper has left the socket open for one. hyper also returns the bytes that it
-/// has read beyond the last HTTP/1 message.
+/// Returns the protocol that continues on the socket, if hyper has left the socket open. The
+/// protocol also gets the bytes that were read beyond the last HTTP/1 message.
 fn continuation(http_conn: HttpConn) -> Option<Continuation> {
     let Parts { io, read_buf, service, .. } = http_conn.into_parts();
     let wire = io.into_inner();

@@ -27,7 +27,7 @@ use super::health::HealthPaths;
 use super::https::HttpsPolicy;
 use super::request_id::RequestIds;
 
-/// A body yields to other tasks after this many bytes, a fraction of a millisecond.
+/// Number of bytes after which a body yields to other tasks; they take a fraction of a millisecond.
 pub(super) const YIELD_AFTER_BYTES: usize = 256 * 1024;
 
 /// Limits of a request. Units are bytes unless the type or the doc says otherwise.
@@ -35,9 +35,9 @@ pub(super) const YIELD_AFTER_BYTES: usize = 256 * 1024;
 pub struct RequestLimits {
     /// `limits.body`: bytes of a body; `None`: no limit.
     pub body: Option<u64>,
-    /// `limits.header`: size limit, bytes of all fields together.
+    /// `limits.header`: bytes of all fields together.
     pub header: usize,
-    /// `limits.headers`: count limit, number of fields.
+    /// `limits.headers`: number of fields.
     pub headers: usize,
     /// `limits.request_line`: bytes of the request line.
     pub request_line: usize,
@@ -164,7 +164,8 @@ impl Server {
         Self::build(process, settings)
     }
 
-    /// Returns a server with other settings, for connections opened from now on; open ones keep theirs.
+    /// Returns a server with other settings, for connections opened from now on; open ones keep
+    /// theirs.
     pub fn with_settings(&self, settings: Settings) -> Arc<Self> {
         let process = ProcessState {
             websockets: Arc::clone(&self.websockets),
@@ -216,18 +217,21 @@ struct ProcessState {
     journal: Journal,
 }
 
-/// A connection and the server that it was opened with, in one allocation: a request holds one reference to both.
+/// A connection and the server that it was opened with, in one allocation: a request holds one
+/// reference to both.
 #[derive(Debug)]
 pub(super) struct ConnContext {
     pub(super) server: Arc<Server>,
     pub(super) connection: Arc<Connection>,
     /// Whether the peer is in `proxy.trusted`, so that its `X-Request-ID` is used.
     pub(super) trusts_peer: bool,
-    /// Whether the peer's forwarding fields are used: it is in `proxy.trusted`, and `proxy.headers` is not off.
+    /// Whether the peer's forwarding fields are used: it is in `proxy.trusted`, and `proxy.headers`
+    /// is not off.
     pub(super) reads_forwarded: bool,
     /// The TLS session of the connection; `None` without TLS.
     pub(super) tls: Option<Arc<TlsSession>>,
-    /// Set when a head was refused (HTTP/1): hyper received a stand-in request instead, the last of the connection.
+    /// Set when a head was refused (HTTP/1): hyper received a stand-in request instead, the last
+    /// request of the connection.
     pub(super) refused_head: OnceLock<RefusedHead>,
     /// Set if `connection` is an HTTP/2 stream.
     pub(super) stream_signals: Option<StreamSignals>,
@@ -257,8 +261,8 @@ impl RefusedHead {
     }
 }
 
-/// Converts an `Instant` into `CLOCK_MONOTONIC` nanoseconds, the time that daemon and workers share. (`Instant` is that
-/// clock on Linux, but hides its value.)
+/// Converts an `Instant` into `CLOCK_MONOTONIC` nanoseconds, the time that daemon and workers
+/// share. (`Instant` is that clock on Linux, but hides its value.)
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     start: Instant,

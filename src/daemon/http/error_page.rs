@@ -1,5 +1,5 @@
-//! The bodies of the daemon's own error responses, in the format that the client prefers; the operator's pages
-//! (`[errors]`) replace the HTML ones.
+//! The bodies of the daemon's own error responses, in the format that the client prefers; the
+//! operator's pages (`[errors]`) replace the HTML ones.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -56,7 +56,8 @@ pub(super) fn render(
     (HeaderValue::from_static(content_type), body.into())
 }
 
-/// Renders an error as a problem object (RFC 9457), to which `request_id` is added as an extension member.
+/// Renders an error as a problem object (RFC 9457), to which `request_id` is added as an extension
+/// member.
 fn problem(error: &ErrorResponse, title: &str, request_id: &str) -> String {
     format!(
         "{{\"type\":\"about:blank\",\"title\":{},\"status\":{},\"detail\":{},\"request_id\":{}}}\n",
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn page_of_the_status_precedes_that_of_its_class() {
+    fn the_page_of_a_status_precedes_the_page_of_its_class() {
         let page = |text: &'static str| Bytes::from_static(text.as_bytes());
         let mut pages = ErrorPages { client_errors: Some(page("class")), ..ErrorPages::default() };
         assert_eq!(body(ErrorFormat::Html, Some(&pages)), "class");

@@ -1,7 +1,7 @@
 //! Refusals and failures of a request, and the status code of each.
 //!
-//! No other file of `http`, `net`, `websocket` and `edge` chooses a status code (`tests/guards`, `status_codes`); they
-//! only compare the application's.
+//! No other file of `http`, `net`, `websocket` and `edge` chooses a status code (`tests/guards`,
+//! `status_codes`); other files only compare status codes of the application.
 
 use std::time::Duration;
 
@@ -25,12 +25,15 @@ pub enum Refusal {
     HttpsRedirect(HeaderValue),
     /// The exchange failed.
     Exchange(Fault),
-    /// The `Content-Length` of the application's response is not the length of its body. The response is text: the
-    /// request's fields, `Accept` among them, have been released with the exchange.
+    /// The `Content-Length` of the application's response is not the length of its body. The
+    /// response is text: the request's fields, `Accept` among them, have been released with the
+    /// exchange.
     WrongLength(Option<WorkerId>),
-    /// A WSGI application wrote bytes that are not a valid HTTP response to its socket; the text describes the defect.
+    /// A WSGI application wrote bytes that are not a valid HTTP response to its socket; the text
+    /// describes the defect.
     Takeover(Option<WorkerId>, &'static str),
-    /// The request is a browser's navigation, and the first worker takes longer than `timeouts.boot_page` to boot.
+    /// The request is a browser's navigation, and the first worker takes longer than
+    /// `timeouts.boot_page` to boot.
     FirstBoot,
     /// The body could not be stored in memory or on disk; the error's text.
     Spool(String),
@@ -60,7 +63,8 @@ pub enum RequestFault {
     ManyHosts,
     /// The Host field differs from the `:authority` of an HTTP/2 request.
     HostConflict,
-    /// A CONNECT is for another protocol than "websocket", or the application does not serve WebSockets (RFC 8441 §4).
+    /// A CONNECT is for another protocol than "websocket", or the application does not serve
+    /// WebSockets (RFC 8441 §4).
     Protocol,
     /// A field's name has an underscore, and `http.underscores` is "refuse".
     Underscore,
@@ -72,7 +76,8 @@ pub enum RequestFault {
     HealthMethod,
     /// The body is larger than `limits.body`.
     BodyTooLarge,
-    /// The body did not arrive within `timeouts.body`, or slower than `limits.body_rate`.
+    /// The body did not arrive within `timeouts.body`, or arrived more slowly than
+    /// `limits.body_rate`.
     BodyTooSlow,
     /// The body is incomplete.
     BodyBroken,
@@ -143,7 +148,8 @@ pub(super) enum HealthResult {
 pub struct ErrorResponse {
     /// The status of the response.
     pub status: StatusCode,
-    /// One sentence for the client. It must not quote the application's exceptions: anyone may read it.
+    /// One sentence for the client. It must not quote the application's exceptions: anyone may read
+    /// it.
     pub reason: String,
     /// `Retry-After` (RFC 9110 §10.2.3).
     pub retry_after: Option<Duration>,
@@ -156,13 +162,14 @@ impl ErrorResponse {
         Self { status, reason: reason.to_owned(), retry_after: None, refresh: false }
     }
 
-    /// 503 with `Retry-After`.
+    /// Creates a 503 with `Retry-After`.
     fn unavailable(reason: &str, retry_after: Duration) -> Self {
         let response = Self::new((StatusCode::SERVICE_UNAVAILABLE, reason));
         Self { retry_after: Some(retry_after), ..response }
     }
 
-    /// True if the rest of the request may still arrive, so the connection cannot serve another one.
+    /// True if the rest of the request may still arrive, so the connection cannot serve another
+    /// request.
     pub(super) fn leaves_input_unread(&self) -> bool {
         matches!(
             self.status,
@@ -179,21 +186,24 @@ impl ErrorResponse {
     }
 }
 
-/// `Retry-After` when capacity is missing: long enough for a queue to move, short enough for a person to wait.
+/// `Retry-After` when capacity is missing: long enough for a queue to move, short enough for a
+/// person to wait.
 const RETRY_SHORT: Duration = Duration::from_secs(1);
 
-/// `Retry-After` while the application boots for the first time. Short, because a person is waiting.
+/// `Retry-After` while the application boots for the first time. Short, because a person is
+/// waiting.
 const RETRY_BOOT: Duration = Duration::from_secs(2);
 
 /// `Retry-After` when no worker or no disk space is available.
 const RETRY_LONG: Duration = Duration::from_secs(5);
 
-/// Longest `Retry-After` for a full queue: by then its length may be different.
+/// Maximum `Retry-After` when the queue is too slow: by then its length may be different.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Refusal {
-    /// Returns the kind under which the journal counts requests that never ran, because a scanner or an overload causes
-    /// thousands of them. `None` for failures of the application, each of which is logged.
+    /// Returns the kind under which the journal counts this refusal; `None` if each one is logged.
+    /// Refusals of requests that never ran are counted, because a scanner or an overload causes
+    /// thousands of them. Failures of the application are logged.
     pub fn kind(&self) -> Option<RefusalKind> {
         Some(match self {
             Self::Client(fault) => fault.kind(),
@@ -269,7 +279,8 @@ pub(super) fn health_status_and_text(health: HealthResult) -> (StatusCode, &'sta
     match health {
         HealthResult::Alive => (StatusCode::OK, "alive\n"),
         HealthResult::Readiness(Readiness::Ready) => (StatusCode::OK, "ready\n"),
-        // 200, because only a request starts a worker again: a load balancer must continue to send requests.
+        // 200, because only a request starts a worker again: a load balancer must continue to send
+        // requests.
         HealthResult::Readiness(Readiness::Asleep) => {
             (StatusCode::OK, "asleep: the next request starts a worker\n")
         }
@@ -306,7 +317,7 @@ fn file_response(fault: &FileFault) -> ErrorResponse {
         FileFault::Denied => ErrorResponse::new((StatusCode::FORBIDDEN, "the file may not be read")),
         FileFault::PreconditionFailed => ErrorResponse::new((
             StatusCode::PRECONDITION_FAILED,
-            "the file is not the one that the request is for",
+            "the file does not match the request's precondition",
         )),
         FileFault::Unsatisfiable(_) => ErrorResponse::new((
             StatusCode::RANGE_NOT_SATISFIABLE,
@@ -332,13 +343,14 @@ fn exchange_response(fault: &Fault) -> ErrorResponse {
             ..ErrorResponse::new((StatusCode::TOO_MANY_REQUESTS, "too many of your requests are waiting"))
         },
         Fault::QueueFull => ErrorResponse::unavailable("too many requests are waiting", RETRY_SHORT),
-        // After this time half of the queue is served.
+        // After half of the wait, half of the queue is served.
         Fault::QueueTooSlow(wait) => ErrorResponse::unavailable(
             "too many requests are waiting",
             whole_seconds(*wait / 2).clamp(RETRY_SHORT, MAX_RETRY_AFTER),
         ),
         Fault::QueueTimeout => ErrorResponse::unavailable("no worker became free in time", RETRY_SHORT),
-        // The fault's text may quote the application's exception, with a connection string or a key in it.
+        // The fault's text may quote the application's exception, with a connection string or a key
+        // in it.
         Fault::Unavailable(_) => {
             ErrorResponse::unavailable("the application is not available at the moment", RETRY_LONG)
         }
@@ -358,7 +370,7 @@ fn exchange_response(fault: &Fault) -> ErrorResponse {
             "the client read its response too slowly, and there was no room to buffer it",
         )),
         Fault::WorkerDied(_) => {
-            ErrorResponse::new((StatusCode::BAD_GATEWAY, "the worker died while it had this request"))
+            ErrorResponse::new((StatusCode::BAD_GATEWAY, "the worker died while serving this request"))
         }
         // This response is not sent: the connection ends without one.
         Fault::ClientHalfClosed => ErrorResponse::new((StatusCode::BAD_REQUEST, "the client has left")),
@@ -399,7 +411,7 @@ impl Violation {
             ),
             Self::Host => (StatusCode::BAD_REQUEST, "the Host field is not a valid host"),
             Self::BodyTooLong => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "the request's body is longer than any that could be served")
+                (StatusCode::PAYLOAD_TOO_LARGE, "the request's body is longer than this server can receive")
             }
             Self::Coding => (
                 StatusCode::NOT_IMPLEMENTED,

@@ -1,7 +1,8 @@
-//! Answers with files: those of `[[static]]`, and those that the application names (`app.sendfile_roots`).
+//! Serves files: those of `[[static]]`, and those that the application names
+//! (`app.sendfile_roots`).
 //!
-//! A file whose path is in the kernel's cache is found at once, on the reactor. Any other lookup runs on a blocking
-//! thread. No worker is needed for a static file.
+//! A file whose path is in the kernel's cache is found at once, on the reactor. Any other lookup
+//! runs on a blocking thread. No worker is needed for a static file.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,10 +24,12 @@ use crate::id::WorkerId;
 
 use super::fault::Refusal;
 
-/// Maximum number of lookups that wait for a disk at a time; a dead network disk must not occupy all blocking threads.
+/// Maximum number of lookups that wait for a disk at a time; a dead network disk must not occupy
+/// all blocking threads.
 const MAX_BLOCKING_LOOKUPS: usize = 32;
 
-/// Maximum time of a lookup that waits for a disk, including its wait for a thread; after this time the answer is 503.
+/// Maximum time of a lookup that waits for a disk, including its wait for a thread; after this time
+/// the answer is 503.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The request's fields that decide whether a file is sent, and which part.
@@ -71,7 +74,7 @@ pub(super) enum FileOrApp {
 }
 
 impl FileResponse {
-    /// An answer without the application. `leaves_input_unread`: the request has a body.
+    /// Creates a response with a static file. `leaves_input_unread`: the request has a body.
     pub(super) fn of_static(answer: FileAnswer, leaves_input_unread: bool) -> Box<Self> {
         Box::new(Self { answer, worker: None, waited: Duration::ZERO, leaves_input_unread })
     }
@@ -99,7 +102,7 @@ impl FileServer {
         &self,
         lookup: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let is_slow = |_| exhausted("the disk does not answer");
+        let timed_out = |_| exhausted("the disk does not answer");
         timeout(LOOKUP_TIMEOUT, async {
             let permit = Arc::clone(&self.lookups).acquire_owned().await;
             let permit = permit.map_err(|_| exhausted("the daemon stops"))?;
@@ -111,10 +114,10 @@ impl FileServer {
             lookup.await.map_err(|error| Refusal::File(FileFault::Failed(error.to_string())))
         })
         .await
-        .map_err(is_slow)?
+        .map_err(timed_out)?
     }
 
-    /// Answers a request of the mount at an index.
+    /// Answers a request whose path belongs to the mount with this index.
     pub(super) async fn serve_blocking(
         self: Arc<Self>,
         mount: usize,
@@ -128,7 +131,7 @@ impl FileServer {
             (outcome.unwrap_or(FileOutcome::App), parts)
         });
         let (outcome, parts) = served.await?;
-        match settled(outcome) {
+        match into_answer(outcome) {
             Some(answer) => answer.map(FileOrApp::File),
             None => Ok(FileOrApp::App(parts)),
         }
@@ -146,7 +149,7 @@ impl FileServer {
                 roots.map(|roots| roots.serve(&request, LookupMode::Blocking))
             })
             .await?;
-        outcome.and_then(settled).unwrap_or(Err(Refusal::File(FileFault::NotFound)))
+        outcome.and_then(into_answer).unwrap_or(Err(Refusal::File(FileFault::NotFound)))
     }
 }
 
@@ -155,7 +158,7 @@ fn exhausted(reason: &str) -> Refusal {
 }
 
 /// Returns the answer, or `None` if the application answers.
-pub(super) fn settled(outcome: FileOutcome) -> Option<Result<FileAnswer, Refusal>> {
+pub(super) fn into_answer(outcome: FileOutcome) -> Option<Result<FileAnswer, Refusal>> {
     match outcome {
         FileOutcome::Answer(answer) => Some(Ok(*answer)),
         FileOutcome::Refused(fault) => Some(Err(Refusal::File(fault))),
@@ -165,7 +168,7 @@ pub(super) fn settled(outcome: FileOutcome) -> Option<Result<FileAnswer, Refusal
     }
 }
 
-/// Returns a request's head as `files` sees it.
+/// Returns the parts of a request's head that a lookup needs.
 pub(super) fn file_request(parts: &request::Parts, now: Instant) -> FileRequest<'_> {
     FileRequest {
         method: &parts.method,
@@ -176,8 +179,8 @@ pub(super) fn file_request(parts: &request::Parts, now: Instant) -> FileRequest<
     }
 }
 
-/// Returns a copy of the fields that [`SendfileRoots`] needs; `None` if the request has none of them. The head itself
-/// is not kept (see `RequestMeta`).
+/// Returns a copy of the fields that [`SendfileRoots`] needs; `None` if the request has none of
+/// them. The head itself is not kept (see `RequestMeta`).
 pub(super) fn conditions(headers: &HeaderMap) -> Option<HeaderMap> {
     let mut kept: Option<HeaderMap> = None;
     for name in CONDITIONS {
@@ -220,7 +223,7 @@ impl FileOrigin {
     }
 }
 
-/// Replaces a response in which the application names a file.
+/// Looks for the file that the application names in its response, and decides what is sent.
 pub(super) fn redirect(
     roots: &SendfileRoots,
     method: &Method,
@@ -243,7 +246,7 @@ pub(super) fn redirect(
     let origin = FileOrigin { worker: response.worker, waited: response.waited };
     match roots.serve(&file, LookupMode::Cached) {
         FileOutcome::NeedsDisk => Redirection::NeedsDisk(file, origin),
-        outcome => match settled(outcome) {
+        outcome => match into_answer(outcome) {
             Some(Ok(answer)) => Redirection::File(origin.response(answer)),
             Some(Err(refusal)) => Redirection::Refused(refusal),
             None => Redirection::Refused(Refusal::File(FileFault::NotFound)),

@@ -1,6 +1,8 @@
-//! While the first worker since the daemon's start boots, a waiting browser gets a page that reloads itself, instead of
-//! a blank tab. Only navigations get the page. The requests of programs wait in the queue as always, and so do
-//! submitted forms, because a reload would submit them again.
+//! `timeouts.boot_page`: while the first worker since the daemon's start boots, a waiting browser
+//! gets a page that reloads itself, instead of a blank tab.
+//!
+//! Only navigations get the page. Requests of programs wait in the queue, and so do submitted
+//! forms, because a reload would submit them again.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -23,8 +25,8 @@ pub(super) struct FirstBoot {
     timer: Pin<Box<Sleep>>,
 }
 
-/// Browsers send "navigate" in this field for a page, and other words for the resources of a page (Fetch Metadata
-/// Request Headers).
+/// Browsers send "navigate" in this field for a page, and other words for the resources of a page
+/// (Fetch Metadata Request Headers).
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 fn is_navigation(parts: &request::Parts) -> bool {
@@ -50,7 +52,8 @@ impl FirstBoot {
         }
     }
 
-    /// Waits until the time has passed. Returns true if the request was still waiting then; it will not start any more.
+    /// Waits until the time has passed. Returns true if the request had not started by then; it was
+    /// revoked and will not start.
     pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.timer.as_mut().poll(cx).map(|()| self.ticket.revoke())
     }

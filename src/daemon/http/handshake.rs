@@ -1,5 +1,5 @@
-//! The HTTP side of a WebSocket handshake: checks the request and sets the fields of the 101 (RFC 6455 §4.2), or of the
-//! 2xx on an HTTP/2 stream (RFC 8441 §5).
+//! The HTTP side of a WebSocket handshake: checks the request and sets the fields of the 101
+//! (RFC 6455 §4.2), or of the 2xx on an HTTP/2 stream (RFC 8441 §5).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,13 +14,14 @@ use crate::websocket::{self, AcceptedUpgrade, DeflateParams};
 use super::fault::{Refusal, RequestFault};
 use super::takeover::Takeover;
 
-/// Holds an accepted WebSocket until the HTTP exchange has ended: with HTTP/1, when hyper releases the connection.
+/// Holds an accepted WebSocket until the HTTP exchange has ended: with HTTP/1, when hyper releases
+/// the connection.
 pub(super) type UpgradeSlot = Arc<Mutex<Option<AcceptedUpgrade>>>;
 
 /// A request with which the client asks for a WebSocket.
 #[derive(Debug)]
 pub(super) struct Upgrade {
-    /// `None` if the application is WSGI, which does not leave the handshake to the daemon.
+    /// `None` if the application is WSGI, which performs the handshake itself.
     pub(super) handshake: Option<Handshake>,
     /// The answer that a WSGI application gives on its socket.
     pub(super) takeover: Takeover,
@@ -32,7 +33,7 @@ impl Upgrade {
         Self { handshake, takeover: Takeover::default(), slot }
     }
 
-    /// Hands the WebSocket to the connection, which continues with it after the 101.
+    /// Passes the WebSocket to the connection, which continues with it after the 101.
     pub(super) fn fill_slot(&self, accepted: AcceptedUpgrade) {
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
     }
@@ -41,13 +42,14 @@ impl Upgrade {
 /// A valid handshake that the application may accept.
 #[derive(Debug)]
 pub(super) struct Handshake {
-    /// The value of `Sec-WebSocket-Accept`. None on a stream, where neither side sends keys.
+    /// The value of `Sec-WebSocket-Accept`; `None` on an HTTP/2 stream, where neither side sends
+    /// keys.
     accept: Option<HeaderValue>,
     pub(super) deflate: Option<DeflateParams>,
 }
 
-/// True if the request is a WebSocket handshake, which is an HTTP/1.1 GET (RFC 6455 §4.1). Other protocols in
-/// `Upgrade` are ignored, as a server may (RFC 9110 §7.8).
+/// True if the request is a WebSocket handshake, which is an HTTP/1.1 GET (RFC 6455 §4.1). Other
+/// protocols in `Upgrade` are ignored, as a server may (RFC 9110 §7.8).
 pub(super) fn is_handshake(parts: &request::Parts) -> bool {
     parts.headers.contains_key(UPGRADE)
         && parts.method == Method::GET
@@ -75,8 +77,8 @@ impl Handshake {
         Ok(Self { accept, deflate })
     }
 
-    /// Turns the fields of the application's accept into those of the 101. A subprotocol that the client did not offer is
-    /// sent, as uvicorn does: the client must reject it.
+    /// Turns the fields of the application's acceptance into those of the 101. A subprotocol that
+    /// the client did not offer is sent, as uvicorn does: the client must reject it.
     pub(super) fn set_response_fields(&self, fields: &mut HeaderMap) {
         for own in [CONTENT_LENGTH, TRANSFER_ENCODING, SEC_WEBSOCKET_EXTENSIONS] {
             fields.remove(own);
@@ -95,7 +97,9 @@ impl Handshake {
         }
     }
 
-    /// Returns the status of the response: the application's 101, or on a stream that of a new response, 200.
+    /// Returns the status of the response: the application's 101, or on an HTTP/2 stream the
+    /// default
+    /// status of `response`, 200.
     pub(super) fn status<B>(&self, application: StatusCode, response: &Response<B>) -> StatusCode {
         if self.accept.is_some() { application } else { response.status() }
     }

@@ -1,5 +1,5 @@
-//! Checks of a request's head beyond its framing, and its conversion from the types of the `http` crate to the
-//! channel's.
+//! Checks of a request's head beyond its framing, and its conversion from the types of the `http`
+//! crate to the channel's.
 
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Version, request};
@@ -29,7 +29,7 @@ pub(super) struct HeaderScan<'h> {
 }
 
 impl<'h> HeaderScan<'h> {
-    /// Scans all fields. There are few, so a single lookup by name would cost as much.
+    /// Scans all fields. A head has few, so this pass costs about as much as one lookup by name.
     pub(super) fn of(headers: &'h HeaderMap) -> Self {
         let mut scan = Self::default();
         for (name, value) in headers {
@@ -63,8 +63,9 @@ impl<'h> HeaderScan<'h> {
     }
 }
 
-/// Checks eight bytes at a time, the last eight overlapping the others: for names, which are short, this takes a quarter
-/// of the 64 instructions of a vectorized loop or of `memchr`.
+/// True if the name has an underscore. Checks eight bytes at a time; the last eight may overlap the
+/// others. For a short name this takes a quarter of the 64 instructions that a vectorized loop or
+/// `memchr` takes.
 fn has_underscore(name: &[u8]) -> bool {
     let in_word = |word: &[u8; 8]| {
         let difference = u64::from_ne_bytes(*word) ^ u64::from_ne_bytes([b'_'; 8]);
@@ -78,9 +79,9 @@ fn has_underscore(name: &[u8]) -> bool {
     }
 }
 
-/// Removes fields that collide in a CGI environment: `Proxy`, which becomes `HTTP_PROXY`, where many libraries find
-/// their outgoing proxy (CVE-2016-5385); and names with an underscore, unless they are allowed, because `X_Real_IP`
-/// gets the same key as the `X-Real-IP` that a proxy has set.
+/// Removes fields that collide in a CGI environment. `Proxy` becomes `HTTP_PROXY`, from which many
+/// libraries take their outgoing proxy (CVE-2016-5385). `X_Real_IP` gets the same key as the
+/// `X-Real-IP` that a proxy has set; names with an underscore are kept only if they are allowed.
 pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: UnderscorePolicy) {
     headers.remove("proxy");
     if underscores == UnderscorePolicy::Allow {
@@ -92,8 +93,8 @@ pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: UnderscorePoli
     }
 }
 
-/// Refuses a head that RFC 9110 or 9112 requires to be refused, although the parser (framing and hyper, or h2) accepts
-/// it.
+/// Refuses a head that RFC 9110 or 9112 requires to be refused, although the parser (framing and
+/// hyper, or h2) accepts it.
 pub(super) fn check(
     parts: &request::Parts,
     scan: &HeaderScan<'_>,
@@ -103,7 +104,8 @@ pub(super) fn check(
     if parts.method == Method::CONNECT {
         return refuse(RequestFault::Connect);
     }
-    // RFC 9112 §3.2: a path, alone or in a URI; `*` only for OPTIONS; an authority alone only for CONNECT.
+    // RFC 9112 §3.2: a path, alone or in a URI; `*` only for OPTIONS; an authority alone only for
+    // CONNECT.
     let path = parts.uri.path();
     let is_target = path.starts_with('/') || path == "*" && parts.method == Method::OPTIONS;
     if !is_target {
@@ -128,7 +130,8 @@ pub(super) fn set_request_id(headers: &mut HeaderMap, id: HeaderValue) {
     headers.insert(X_REQUEST_ID, id);
 }
 
-/// Replaces `Host` by the host of an absolute-form target, which takes precedence (RFC 9112 §3.2.2).
+/// Replaces `Host` by the host of an absolute-form target, which takes precedence (RFC 9112
+/// §3.2.2).
 pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
     let Some(authority) = parts.uri.authority() else { return Ok(()) };
     // RFC 9110: user information (§4.2.4) and an empty host (§4.2.1) are errors.
@@ -139,8 +142,8 @@ pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Returns the fields for the worker. `Transfer-Encoding` is removed when the body was decoded whole (RFC 9112 §7.1.3),
-/// and kept for an ASGI application that receives a streamed body.
+/// Returns the fields for the worker. `Transfer-Encoding` is removed when the body was decoded
+/// whole (RFC 9112 §7.1.3), and kept for an ASGI application that receives a streamed body.
 pub(super) fn fields(
     headers: &HeaderMap,
     keep_transfer_encoding: bool,
@@ -151,12 +154,14 @@ pub(super) fn fields(
         .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
 }
 
-/// Sets the length of a chunked body that was received whole. Frameworks need it: Django reads nothing without it.
+/// Sets the length of a chunked body that was received whole. Frameworks need the field: without
+/// it, Django reads no body.
 pub(super) fn set_content_length(headers: &mut HeaderMap, len: u64) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
 }
 
-/// Returns the format in which the client wants an error response. Called only once a request has failed.
+/// Returns the format in which the client wants an error response. Called only once a request has
+/// failed.
 pub(super) fn error_format(headers: &HeaderMap) -> ErrorFormat {
     ErrorFormat::of_accept(headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes))
 }

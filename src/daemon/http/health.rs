@@ -1,4 +1,5 @@
-//! `[health]`: recognizes health checks, which the daemon answers itself, even while all workers are busy or booting.
+//! `[health]`: recognises health checks, which the daemon answers itself, even while all workers
+//! are busy or booting.
 
 use http::{Method, request};
 
@@ -16,7 +17,8 @@ pub struct HealthPaths {
 }
 
 impl HealthPaths {
-    /// Returns `None` if both paths are off, so that a request costs only one comparison then.
+    /// Creates the paths. Returns `None` if both are off, so that a request then costs one
+    /// comparison.
     pub fn new(ready: Option<&str>, live: Option<&str>) -> Option<Box<Self>> {
         if ready.is_none() && live.is_none() {
             return None;

@@ -1,4 +1,5 @@
-//! `http.redirect_to_https` and `http.hsts`: sends clients to TLS, and tells browsers to stay there.
+//! `http.redirect_to_https` and `http.hsts`: sends clients to TLS, and tells browsers to stay
+//! there.
 
 use http::header::{HOST, HeaderMap, HeaderName};
 use http::{HeaderValue, request};
@@ -14,15 +15,16 @@ pub struct HttpsPolicy {
     hsts: Option<HeaderValue>,
 }
 
-/// RFC 6797 §6.1.
+/// The field that HSTS defines (RFC 6797 §6.1).
 const STRICT_TRANSPORT_SECURITY: HeaderName = HeaderName::from_static("strict-transport-security");
 
-/// The path at which certificate authorities request their challenge (RFC 8555 §8.3). The server may not have a valid
-/// certificate yet, so these requests are not redirected.
+/// The path at which certificate authorities request their challenge (RFC 8555 §8.3). The server
+/// may not have a valid certificate yet, so these requests are not redirected.
 const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
 
 impl HttpsPolicy {
-    /// Returns `None` if both settings are off, so that a request costs only one comparison then.
+    /// Creates the settings. Returns `None` if both are off, so that a request then costs one
+    /// comparison.
     pub fn new(redirect: bool, hsts: Option<&str>) -> Option<Box<Self>> {
         // The configuration has checked the value's characters.
         let hsts = hsts.and_then(|value| HeaderValue::from_str(value).ok());
@@ -45,8 +47,8 @@ impl HttpsPolicy {
     }
 }
 
-/// Returns true for the path of a challenge: the prefix and one token, in base64url (RFC 8555 §8.1). Anything longer could
-/// name another page, for example with `..`.
+/// True for the path of a challenge: the prefix and one token, in base64url (RFC 8555 §8.1).
+/// Anything longer could name another page, for example with `..`.
 fn is_acme_challenge(path: &str) -> bool {
     path.strip_prefix(ACME_CHALLENGE).is_some_and(|token| {
         !token.is_empty()
@@ -63,7 +65,8 @@ pub(super) fn set_hsts(headers: &mut HeaderMap, hsts: Option<HeaderValue>) {
     }
 }
 
-/// Returns the URL with `https`, on its default port: the port of the request is that of plain HTTP.
+/// Returns the URL with `https`, on its default port: the port of the request is that of plain
+/// HTTP.
 fn location(parts: &request::Parts) -> Option<HeaderValue> {
     let host = parts.headers.get(HOST)?.as_bytes();
     let bracket = host.iter().rposition(|byte| *byte == b']');

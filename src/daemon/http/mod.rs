@@ -1,7 +1,9 @@
-//! The HTTP server: turns requests into exchanges and the application's responses into HTTP responses.
+//! The HTTP server: turns requests into exchanges and the application's responses into HTTP
+//! responses.
 //!
-//! `edge` calls [`serve`] with each accepted stream. For HTTP/1, hyper parses and writes the messages; [`h1`] checks
-//! them before hyper does, and writes what hyper cannot. For HTTP/2, the h2 crate and [`h2`] do the same.
+//! `edge` calls [`serve`] with each accepted stream. For HTTP/1, hyper parses and writes the
+//! messages; [`h1`] checks the messages before hyper does, and encodes the 103 responses that hyper
+//! cannot write. For HTTP/2, the h2 crate and [`h2`] do the same.
 
 mod access_log;
 mod body;

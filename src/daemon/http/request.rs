@@ -1,5 +1,5 @@
-//! A request's way in: checks its head and submits it to the dispatcher as a handshake, a whole request, or a streamed
-//! one. `service` calls [`start`] for each request.
+//! Starts a request: checks its head and submits it to the dispatcher as a handshake, as a whole
+//! request, or with a streamed body. `service` calls [`start`] for each request.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -33,17 +33,18 @@ use super::request_meta::{FrameMeta, RequestMeta, RequestOrigin, path};
 pub(super) enum RequestProgress {
     /// The request was submitted to the dispatcher, or refused.
     Submitted(Result<Ticket, Refusal>),
-    /// The body must be received before the request can be submitted, or a file must be looked up on a blocking thread.
-    /// Boxed, because the future is large and rare.
+    /// The body must be received before the request can be submitted, or a file must be looked up
+    /// on a blocking thread. Boxed, because the future is large and rare.
     Receiving(Pin<Box<dyn Future<Output = Result<Admitted, LateRefusal>> + Send>>),
-    /// A browser's request that was submitted before the first worker was ready. If the boot takes long, the browser
-    /// gets a page.
+    /// A browser's request that was submitted before the first worker was ready. If the boot takes
+    /// long, the browser gets a page.
     FirstBoot(Box<FirstBoot>),
     /// A health check, which the daemon answers.
     Health(HealthResult),
     /// The request is answered with a file.
     File(Box<FileResponse>),
-    /// The client is treated as gone; the connection is about to close.
+    /// The client is treated as gone; the connection is about to close. Also stands in for a state
+    /// that was moved out.
     Abandoned,
 }
 
@@ -92,7 +93,7 @@ impl RequestProgress {
         }
     }
 
-    /// Returns the ticket like [`RequestProgress::ticket`], for changes.
+    /// Returns a mutable reference to the ticket, if the request is submitted.
     pub(super) fn ticket_mut(&mut self) -> Option<&mut Ticket> {
         match self {
             Self::Submitted(Ok(ticket)) => Some(ticket),
@@ -193,13 +194,14 @@ fn submit_bodiless(context: &ConnContext, parts: request::Parts, meta: &mut Requ
     progress
 }
 
-/// Returns the fields that decide which part of a file is sent, in case that the application names one.
+/// Returns the fields that decide which part of a file is sent, in case the application names one.
 fn conditions_for_files(server: &Server, parts: &request::Parts) -> Option<Box<RequestExtra>> {
     server.files.as_ref()?.sendfile.as_ref()?;
     file_server::conditions(&parts.headers).map(|fields| Box::new(RequestExtra::Conditions(fields)))
 }
 
-/// Answers a request whose path belongs to `[[static]]`. The request is returned if the application answers it.
+/// Answers a request whose path belongs to `[[static]]`. The request is returned if the application
+/// answers it.
 #[expect(clippy::result_large_err, reason = "the error is the request itself, which is served next")]
 fn start_file<B: ClientBody>(
     context: &Arc<ConnContext>,
@@ -225,7 +227,7 @@ fn start_file<B: ClientBody>(
         let looking_up = find_or_submit(Arc::clone(context), Arc::clone(files), idx, request, incoming);
         return Ok(RequestProgress::Receiving(Box::pin(looking_up)));
     }
-    match file_server::settled(outcome) {
+    match file_server::into_answer(outcome) {
         None => Err((parts, incoming)),
         Some(Err(refusal)) => Ok(refuse(meta, &parts, refusal)),
         Some(Ok(answer)) => {
@@ -270,8 +272,8 @@ async fn find_or_submit<B: ClientBody>(
         .map_err(|refusal| LateRefusal { refusal, format })
 }
 
-/// Checks a head and changes its fields into those that the application receives. Also returns whether there is an
-/// `Upgrade` field.
+/// Checks a head and changes its fields into those that the application receives. Also returns
+/// whether there is an `Upgrade` field.
 fn check_head<B: ClientBody>(
     context: &ConnContext,
     parts: &mut request::Parts,
@@ -297,7 +299,8 @@ fn check_head<B: ClientBody>(
     (meta, has_upgrade, checked)
 }
 
-/// Receives a body whole and submits the request, or submits it streamed if the application turns out to be ASGI.
+/// Receives a body whole and submits the request, or submits it streamed if the application turns
+/// out to be ASGI.
 async fn receive_and_submit<B: ClientBody>(
     context: Arc<ConnContext>,
     request: RequestHead,
@@ -306,13 +309,15 @@ async fn receive_and_submit<B: ClientBody>(
     let RequestHead { mut parts, id, origin, received_at } = request;
     let tls = context.tls.as_deref();
     let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), tls, received_at };
-    let submitted = receive_then_submit(&context, &mut parts, incoming, frame_meta).await;
+    let submitted = submit_streamed_or_whole(&context, &mut parts, incoming, frame_meta).await;
     submitted
         .map(Admitted::Ticket)
         .map_err(|refusal| LateRefusal { refusal, format: head::error_format(&parts.headers) })
 }
 
-async fn receive_then_submit<B: ClientBody>(
+/// Submits the request with a streamed body if the application is ASGI, else receives the body
+/// first.
+async fn submit_streamed_or_whole<B: ClientBody>(
     context: &ConnContext,
     parts: &mut request::Parts,
     incoming: B,
@@ -401,7 +406,8 @@ fn build_frame<'p>(
     }
 }
 
-/// Submits a request whose body follows as the application reads it; starts the task that pumps the body.
+/// Submits a request whose body follows as the application reads it; starts the task that pumps the
+/// body.
 fn submit_streaming<B: ClientBody>(
     server: &Server,
     connection: &Arc<Connection>,
@@ -430,9 +436,10 @@ fn submit_streaming<B: ClientBody>(
     submitted.map_err(Refusal::Exchange)
 }
 
-/// Submits the handshake of a WebSocket. A WSGI application checks the handshake itself and may answer it like any
-/// request, so the handshake is then not returned. On a stream it is submitted only when the application is known to be
-/// ASGI, because a CONNECT cannot become an ordinary request.
+/// Submits the handshake of a WebSocket. A WSGI application checks the handshake itself and may
+/// answer it like any request; no [`Handshake`] is returned then. On an HTTP/2 stream the handshake
+/// is submitted only when the application is known to be ASGI, because a CONNECT cannot become an
+/// ordinary request.
 fn start_handshake<B: ClientBody>(
     context: &Arc<ConnContext>,
     parts: request::Parts,

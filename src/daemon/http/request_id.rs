@@ -1,4 +1,5 @@
-//! Request ids: one per request, in the response's `X-Request-ID` field, in the journal, and in the request's frame.
+//! Request ids: one per request, in the response's `X-Request-ID` field, in the journal, and in the
+//! request's frame.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,8 +7,9 @@ use http::HeaderValue;
 
 use crate::buffer_pool;
 
-/// Generates ids: 16 hexadecimal digits that are random per process, then a counter of at least 6 digits. Unique across
-/// restarts and machines for every practical purpose, without a random number per request.
+/// Generates ids: 16 hexadecimal digits that are random per process, then a counter of at least 6
+/// digits. Unique across restarts and machines for every practical purpose, without a random number
+/// per request.
 #[derive(Debug)]
 pub(super) struct RequestIds {
     prefix: [u8; PREFIX_BYTES],
@@ -18,7 +20,7 @@ pub(super) struct RequestIds {
 /// Length of the random part of an id.
 const PREFIX_BYTES: usize = 16;
 
-/// Fewest digits of the counter in an id.
+/// Minimum number of digits of the counter in an id.
 const MIN_COUNTER_DIGITS: usize = 6;
 
 /// Longest id accepted from a trusted peer, in bytes.
@@ -31,14 +33,16 @@ pub(super) struct RequestId(HeaderValue);
 impl RequestIds {
     /// Creates a generator with a random prefix.
     pub(super) fn new() -> Self {
-        // `RandomState` is seeded by the kernel, so no random crate is needed; a clock could repeat.
+        // `RandomState` is seeded by the kernel, so no random crate is needed; a clock could
+        // repeat.
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
         let mut prefix = [0; PREFIX_BYTES];
         write_hex(random, &mut prefix);
         Self { prefix, count: AtomicU64::new(0) }
     }
 
-    /// Returns a request's id: `received`, which a trusted peer sent and [`is_acceptable`] accepts, or a new one.
+    /// Returns a request's id: `received`, which a trusted peer sent and [`is_acceptable`] accepts,
+    /// or a new one.
     pub(super) fn for_request(&self, received: Option<&HeaderValue>) -> RequestId {
         if let Some(received) = received {
             return RequestId(received.clone());
@@ -74,8 +78,8 @@ impl RequestId {
     }
 }
 
-/// True if an id from a trusted peer may be used in fields and logs: it consists of letters, digits and `._-@`, at most
-/// [`MAX_ID_BYTES`].
+/// True if an id from a trusted peer may be used in fields and logs: it consists of letters, digits
+/// and `._-@`, at most [`MAX_ID_BYTES`].
 pub(super) fn is_acceptable(id: &HeaderValue) -> bool {
     !id.is_empty()
         && id.len() <= MAX_ID_BYTES

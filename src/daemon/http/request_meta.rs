@@ -16,12 +16,13 @@ use super::request_id::{self, RequestId};
 use super::trace_context;
 use crate::journal::trace_ids::TraceIds;
 
-/// The facts about a request that are kept until its response is complete. The head itself is not kept: its fields and
-/// target share hyper's read buffer. While they live, hyper allocates another buffer for each read-ahead.
+/// The facts about a request that are kept until its response is complete. The head itself is not
+/// kept: its fields and target share hyper's read buffer. While they live, hyper allocates another
+/// buffer for each read-ahead.
 pub(super) struct RequestMeta {
     pub(super) id: RequestId,
-    /// `None` for most requests: those whose peer is the client, without a discarded `X-Request-ID` and without a
-    /// trace.
+    /// `None` for most requests: those whose peer is the client, without a discarded `X-Request-ID`
+    /// and without a trace.
     pub(super) origin: Option<Box<RequestOrigin>>,
     pub(super) method: Method,
     pub(super) path: SmallPath,
@@ -73,7 +74,8 @@ impl RequestMeta {
         }
     }
 
-    /// Returns the facts of a request whose head was refused: it has only an id, and a format for the response.
+    /// Returns the facts of a request whose head was refused: it has only an id, and a format for
+    /// the response.
     pub(super) fn for_refused_head(server: &Server, error_format: ErrorFormat, received_at: Instant) -> Self {
         let id = server.ids.for_request(None);
         Self {
@@ -88,7 +90,7 @@ impl RequestMeta {
         }
     }
 
-    /// True if the client used TLS, as a trusted proxy reports or to this daemon.
+    /// True if the client used TLS. The report of a trusted proxy takes precedence.
     pub(super) fn is_https(&self, context: &ConnContext) -> bool {
         self.origin.as_ref().and_then(|origin| origin.https).unwrap_or(context.is_https())
     }
@@ -113,15 +115,16 @@ pub(super) struct RequestOrigin {
     pub(super) port: Option<u16>,
     /// The path below which a trusted proxy publishes the application; `None`: `app.root_path`.
     pub(super) root_path: Option<Box<[u8]>>,
-    /// The client's `X-Request-ID`, escaped for the log; `None` if it became the request's id, or none was sent.
+    /// The client's `X-Request-ID`, escaped for the log; `None` if it became the request's id, or
+    /// none was sent.
     pub(super) client_id: Option<String>,
     /// The ids in the `traceparent` field, which any client may set.
     pub(super) trace: Option<Box<TraceIds>>,
 }
 
 impl RequestOrigin {
-    /// Replaces `Host`, or its port, by the host or the port that a trusted proxy reports. `connection_https` says
-    /// whether the client used TLS if no proxy reports that.
+    /// Replaces `Host`, or its port, by the host or the port that a trusted proxy reports.
+    /// `connection_https` says whether the client used TLS if no proxy reports that.
     pub(super) fn set_host(&self, headers: &mut HeaderMap, connection_https: bool) {
         let https = self.https.unwrap_or(connection_https);
         let host = match (self.port, self.host.as_ref().or(headers.get(HOST))) {
@@ -151,6 +154,7 @@ pub(super) enum SmallPath {
     Heap(Box<[u8]>),
 }
 
+/// Maximum length in bytes of a path that needs no allocation.
 const MAX_INLINE_PATH: usize = 62;
 
 impl SmallPath {

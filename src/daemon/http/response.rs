@@ -1,5 +1,5 @@
-//! Builds the responses that the connection writes: the application's, the 101 of a WebSocket, and the daemon's error
-//! responses. `response_future` calls this module once per request.
+//! Builds the responses that the connection writes: the application's, the 101 of a WebSocket, and
+//! the daemon's error responses. `response_future` calls this module once per request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,13 +32,14 @@ use super::handshake::Upgrade;
 use super::https;
 use super::request_meta::RequestMeta;
 
-/// A body in memory of at most this many bytes gets no access record unless every request is logged: the socket takes
-/// it at once.
+/// Maximum size in bytes of a body in memory that gets no access record unless every request is
+/// logged: the socket takes such a body at once.
 const MAX_UNTRACKED_BODY: usize = 16 * 1024;
 
-/// Refuses a response whose `Content-Length` is not the length of its body. hyper trusts the field (`encode_headers`),
-/// so an HTTP/1 client would read the rest of the body as the next response. Responses to HEAD and 304 have no body and
-/// may declare a length (RFC 9110 §8.6). The bytes of a streamed body are counted as they are written.
+/// Refuses a response whose `Content-Length` is not the length of its body. hyper trusts the field
+/// (`encode_headers`), so an HTTP/1 client would read the rest of the body as the next response.
+/// Responses to HEAD and 304 have no body and may declare a length (RFC 9110 §8.6). The bytes of a
+/// streamed body are counted as they are written.
 pub(super) fn check_content_length(method: &Method, response: &AppResponse) -> Result<(), Refusal> {
     let AppResponse { head, body, worker, .. } = response;
     if *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
@@ -123,7 +124,8 @@ fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Respon
     if let Some(policy) = &server.https {
         https::set_hsts(&mut head.fields, policy.hsts(meta.is_https(&context)));
     }
-    // Only a body that takes several writes can be aborted; for other bodies the record is not worth its allocation.
+    // Only a body that takes several writes can be aborted; for other bodies the record is not
+    // worth its allocation.
     let may_be_cut_off = match &mut source {
         BodySource::File(file) => {
             if context.tls.is_none() && context.stream_signals.is_none() {
@@ -151,14 +153,15 @@ fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Respon
         Box::new(AccessRecord { entry, received_at, context: Arc::clone(&context), log_access })
     });
     let must_close = must_close || connection.is_draining() || !server.limits.keepalive;
-    // Responses to HEAD and 304 have no body, even if they declare a length. The connection omits their bodies.
+    // Responses to HEAD and 304 have no body, even if they declare a length. The connection omits
+    // their bodies.
     let declared = match head.length {
         ContentLength::Bytes(len) => Some(len),
         ContentLength::Absent | ContentLength::Invalid => None,
     };
     let body = ResponseBody::new(source, context, record, declared);
-    // For an HTTP/1.0 client, only the end of the connection ends a body without a length (RFC 9112 §9.3). hyper closes
-    // the connection, but would send `keep-alive` nevertheless.
+    // For an HTTP/1.0 client, only the end of the connection ends a body without a length (RFC 9112
+    // §9.3). hyper closes the connection, but would send `keep-alive` nevertheless.
     let ends_by_close = meta.is_http_10 && declared.is_none() && body.size_hint().exact().is_none();
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
@@ -174,13 +177,13 @@ fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Respon
 fn set_close(response: &mut Response<ResponseBody>, meta: &RequestMeta) {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     if meta.is_http_10 {
-        // To an HTTP/1.0 client that asked for it, hyper adds `keep-alive` to an HTTP/1.1 response.
+        // hyper adds `keep-alive` to an HTTP/1.1 response if an HTTP/1.0 client asked for it.
         *response.version_mut() = Version::HTTP_10;
     }
 }
 
-/// Sets the reason phrase, unless hyper writes the same for the status code. For a code without a standard phrase hyper
-/// would write `<none>`; RFC 9112 §4 allows an empty one.
+/// Sets the reason phrase, unless hyper writes the same for the status code. For a code without a
+/// standard phrase hyper would write `<none>`; RFC 9112 §4 allows an empty one.
 fn set_reason(response: &mut Response<ResponseBody>, reason: Option<Box<[u8]>>) {
     if reason.is_none() && response.status().canonical_reason().is_some() {
         return;
@@ -190,7 +193,8 @@ fn set_reason(response: &mut Response<ResponseBody>, reason: Option<Box<[u8]>>) 
     response.extensions_mut().insert(reason.unwrap_or(ReasonPhrase::from_static(b"")));
 }
 
-/// Builds the 101, or 200 on a stream, of a WebSocket that the application accepted, and hands the WebSocket to the connection.
+/// Builds the response that accepts a WebSocket: 101, or 200 on an HTTP/2 stream. Passes the
+/// WebSocket to the connection.
 pub(super) fn switching_protocols(
     context: Arc<ConnContext>,
     meta: &RequestMeta,
@@ -330,7 +334,7 @@ mod tests {
 
     /// A worker omits the standard phrase of a status code, and hyper writes its own.
     #[test]
-    fn the_channels_reason_phrases_are_hypers() {
+    fn the_channel_and_hyper_have_the_same_reason_phrases() {
         for code in 100..=999 {
             let hypers = StatusCode::from_u16(code).unwrap().canonical_reason().unwrap_or_default();
             assert_eq!(rgun_channel::status::canonical_reason(code), hypers, "{code}");

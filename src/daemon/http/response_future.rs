@@ -1,4 +1,5 @@
-//! The future of a request's response. The connection polls it: hyper for HTTP/1, the stream's task for HTTP/2.
+//! The future of a request's response. The connection polls it: hyper for HTTP/1, the stream's task
+//! for HTTP/2.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -31,12 +32,13 @@ use super::takeover::TakeoverOutcome;
 ///
 /// Hand-written because hyper moves the future: an `async` block would store its arguments twice.
 pub(super) struct ResponseFuture {
-    /// Taken when the response is built, which then logs the request.
+    /// `None` once the response was built; the response then logs the request.
     request: Option<(Arc<ConnContext>, RequestMeta)>,
     progress: RequestProgress,
     /// Facts that few requests need.
     extra: Option<Box<RequestExtra>>,
-    /// Expires when a request that has not started, and whose client has shut down its sending half, is given up.
+    /// Runs while the client has shut down its sending half and the request has not started. The
+    /// request is abandoned when the timer expires.
     half_close_timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -72,8 +74,8 @@ impl ResponseFuture {
         }
     }
 
-    /// Polls a request whose body is being received or whose file is being looked up. Ready when the request was
-    /// submitted or refused, or the file was found.
+    /// Polls a request whose body is being received or whose file is being looked up. Ready when
+    /// the request was submitted or refused, or the file was found.
     fn poll_receiving(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let RequestProgress::Receiving(receiving) = &mut self.progress else { return Poll::Ready(()) };
         self.progress = match ready!(receiving.as_mut().poll(cx)) {
@@ -91,7 +93,8 @@ impl ResponseFuture {
         Poll::Ready(())
     }
 
-    /// Polls until the response's content is decided; `None` if the connection ends without a response.
+    /// Polls until the response's content is decided; `None` if the connection ends without a
+    /// response.
     fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ResponseSource, Refusal>>> {
         if let RequestProgress::Receiving(_) = &self.progress {
             ready!(self.poll_receiving(cx));
@@ -147,7 +150,7 @@ impl ResponseFuture {
                     && let (Some(hints), Some((context, meta))) = (ticket.take_hints(), &self.request)
                     && !meta.is_http_10
                 {
-                    // RFC 9110 §15.2: not to HTTP/1.0.
+                    // An HTTP/1.0 client must not get interim responses (RFC 9110 §15.2).
                     match &context.stream_signals {
                         None => context.connection.interim.push(early_hints::encode(&hints)),
                         Some(signals) => signals.push_hints(hints),
@@ -159,7 +162,8 @@ impl ResponseFuture {
         }
     }
 
-    /// Handles the result of polling a handshake, which a WSGI application may answer on its socket.
+    /// Handles the result of polling a handshake, which a WSGI application may answer on its
+    /// socket.
     fn on_upgrade_polled(
         &mut self,
         cx: &mut Context<'_>,
@@ -186,8 +190,9 @@ impl ResponseFuture {
         }
     }
 
-    /// Abandons a request whose client has shut down its sending half: a handshake at once, another request if it has
-    /// not started when the timer expires. A client may half-close and still wait for its response.
+    /// Abandons a request whose client has shut down its sending half: a handshake at once, another
+    /// request if it has not started when the timer expires. A client may half-close and still wait
+    /// for its response.
     fn poll_half_close(&mut self, cx: &mut Context<'_>) {
         let (Some(ticket), Some((context, _))) = (self.progress.ticket(), &self.request) else { return };
         if !context.connection.is_half_closed() {
@@ -208,7 +213,7 @@ impl ResponseFuture {
         }
     }
 
-    /// Takes the file of a request that is answered with one.
+    /// Takes the file with which the request is answered.
     fn take_file(&mut self) -> Option<ResponseSource> {
         match std::mem::replace(&mut self.progress, RequestProgress::Abandoned) {
             RequestProgress::File(file) => Some(ResponseSource::File(file)),
@@ -262,7 +267,8 @@ impl Future for ResponseFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        // Without an outcome the future stays pending until it is dropped with its connection or stream.
+        // Without an outcome the future stays pending until it is dropped with its connection or
+        // stream.
         let Some(outcome) = ready!(this.poll_outcome(cx)) else { return Poll::Pending };
         let Some((context, meta)) = this.request.take() else {
             unreachable!("a future is not polled again after it was ready")
@@ -288,7 +294,8 @@ impl Future for ResponseFuture {
             }
             Err(refusal) => error_response(context, &meta, &refusal),
         };
-        // Replaces the application's own, so that the client and the journal have the same id.
+        // Replaces an id that the application set, so that the client and the journal have the same
+        // id.
         response.headers_mut().insert(X_REQUEST_ID, meta.id.into_value());
         Poll::Ready(Ok(response))
     }

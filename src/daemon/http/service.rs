@@ -35,8 +35,9 @@ impl Service<Request<Incoming>> for ConnService {
     type Future = ResponseFuture;
 
     fn call(&self, request: Request<Incoming>) -> ResponseFuture {
-        // Done here, not in the future: hyper reads ahead before it polls the future, which costs an allocation while the
-        // head exists (see `RequestMeta`).
+        // Called here and not in the future, so that the head is released in time: hyper reads
+        // ahead before it polls the future, and must allocate a buffer while the head exists (see
+        // `RequestMeta`).
         let (meta, progress, extra) = start(&self.context, &self.upgrade_slot, request);
         ResponseFuture::new(Arc::clone(&self.context), meta, progress, extra)
     }

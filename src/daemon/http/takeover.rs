@@ -1,8 +1,9 @@
 //! Reads the answer to a handshake that a WSGI application writes to the socket in its environ.
 //!
-//! `flask-sock`, `simple-websocket` and Flask-SocketIO write a 101 to the socket and then speak WebSocket on it; the
-//! response that the application returns afterwards is discarded. Any other response on the socket is served as if the
-//! application had returned it. If the application writes nothing to the socket, the response that it returns is used.
+//! `flask-sock`, `simple-websocket` and Flask-SocketIO write a 101 to the socket and then speak
+//! WebSocket on it; the response that the application returns afterwards is discarded. Any other
+//! response on the socket is served as if the application had returned it. If the application
+//! writes nothing to the socket, the response that it returns is used.
 
 use std::future::Future;
 use std::io;
@@ -22,19 +23,20 @@ use crate::websocket::TakenConnection;
 /// Status of a response after which the application speaks another protocol (RFC 9110 §15.2.2).
 const SWITCHING: u16 = 101;
 
-/// Longest head of an answer, in bytes.
+/// Maximum length of the head of an answer, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// Maximum number of fields of an answer.
 const MAX_HEAD_FIELDS: usize = 128;
 
-/// Longest answer with another status than 101, in bytes, including its head.
+/// Maximum length of a body of an answer with another status than 101, in bytes.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Number of bytes that are read at once.
 const READ_BYTES: usize = 4096;
 
-/// The two places where a WSGI application may answer a handshake.
+/// The state of a handshake that a WSGI application may answer in two places: on its socket, or
+/// with the response that it returns.
 #[derive(Debug, Default)]
 pub(super) struct Takeover {
     /// The daemon's end of the socket pair; `None` until the pair is created for the worker.
@@ -48,7 +50,8 @@ pub(super) struct Takeover {
 /// The outcome of a handshake.
 #[derive(Debug)]
 pub(super) enum TakeoverOutcome {
-    /// Nothing was written to the socket. Contains the response that the application returned, or the fault.
+    /// Nothing was written to the socket. Contains the response that the application returned, or
+    /// the fault.
     NotUsed(Result<AppResponse, Fault>),
     /// The application answered on the socket, with another status than 101.
     Answered(AppResponse),
@@ -61,7 +64,8 @@ pub(super) enum TakeoverOutcome {
 impl Takeover {
     /// Polls the socket and the ticket.
     pub(super) fn poll(&mut self, ticket: &mut Ticket, cx: &mut Context<'_>) -> Poll<TakeoverOutcome> {
-        // The ticket first: once it has resolved, everything that the application wrote can be read.
+        // The ticket first: once it has resolved, everything that the application wrote can be
+        // read.
         if self.returned.is_none()
             && let Poll::Ready(returned) = Pin::new(&mut *ticket).poll(cx)
         {
@@ -111,14 +115,14 @@ impl Takeover {
         })
     }
 
-    /// Keeps the exchange of a connection that was taken over, unless it has ended.
+    /// Keeps the exchange of a connection that was taken over, unless the exchange has ended.
     pub(super) fn settle(&mut self, ticket: Ticket) {
         if let Some(taken) = &mut self.taken {
             taken.handle = ticket.take_over();
         }
     }
 
-    /// Takes the connection that was taken over.
+    /// Returns the connection that the application has taken over, if any.
     pub(super) fn take_connection(&mut self) -> Option<TakenConnection> {
         self.taken.take()
     }
@@ -160,8 +164,8 @@ impl AppSocket {
         Ok(Self { stream, received: Vec::new(), head: None, has_ended: false })
     }
 
-    /// Reads the answer; `None` if there is none. `has_returned`: the application has returned, so no bytes follow
-    /// those that can be read now.
+    /// Reads the answer; `None` if there is none. `has_returned`: the application has returned, so
+    /// no bytes follow those that can be read now.
     fn poll_answer(&mut self, cx: &mut Context<'_>, has_returned: bool) -> Poll<Option<SocketAnswer>> {
         loop {
             match self.next_answer() {
@@ -178,7 +182,8 @@ impl AppSocket {
                 };
             }
             if self.poll_fill(cx).is_pending() {
-                // tokio learns only at its next poll of all sockets that this socket is readable.
+                // tokio knows that the socket is readable only after it has polled the kernel
+                // again.
                 if has_returned && self.fill_now() {
                     continue;
                 }
@@ -198,7 +203,7 @@ impl AppSocket {
         Poll::Ready(())
     }
 
-    /// Reads without asking tokio. Returns whether bytes or the end were read.
+    /// Reads without waiting for tokio. Returns true if it read bytes or the end of input.
     fn fill_now(&mut self) -> bool {
         let mut block = [0; READ_BYTES];
         match rustix::io::read(&self.stream, &mut block) {
@@ -263,7 +268,8 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Box<ResponseHead>, usize)>, &'stat
     Ok(Some((Box::new(ResponseHead { status, reason, fields: map, length: ContentLength::Absent }), len)))
 }
 
-/// Prepares the head of a 101 for the connection: removes body framing and restores the upgrade fields.
+/// Prepares the head of a 101 for the connection: removes body framing and restores the upgrade
+/// fields.
 fn switching_head(mut head: Box<ResponseHead>) -> Box<ResponseHead> {
     for framing in [CONTENT_LENGTH, TRANSFER_ENCODING] {
         head.fields.remove(framing);
@@ -275,7 +281,8 @@ fn switching_head(mut head: Box<ResponseHead>) -> Box<ResponseHead> {
     head
 }
 
-/// Removes the fields that belong to the connection (RFC 9110 §7.6.1), and the length, which the connection sets.
+/// Removes the fields that belong to the connection (RFC 9110 §7.6.1), and the length, which the
+/// connection sets.
 fn ordinary_head(mut head: Box<ResponseHead>) -> Box<ResponseHead> {
     for own in [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE] {
         head.fields.remove(own);
@@ -328,7 +335,8 @@ impl AnswerFraming {
     }
 }
 
-/// Decodes a chunked body (RFC 9112 §7.1) if it is complete up to its last chunk; extensions and trailers are dropped.
+/// Decodes a chunked body (RFC 9112 §7.1) if it is complete up to its last chunk; extensions and
+/// trailers are dropped.
 fn dechunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
     let mut body = Vec::new();
     loop {
@@ -356,7 +364,8 @@ fn dechunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
 mod tests {
     use super::*;
 
-    /// Parses the answer from `bytes`, which are all that the application wrote before it closed its end.
+    /// Parses the answer from `bytes`, which are all that the application wrote before it closed
+    /// its end.
     fn parse_answer(bytes: &[u8]) -> Result<Option<SocketAnswer>, &'static str> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _context = runtime.enter();

@@ -1,15 +1,15 @@
-//! W3C Trace Context: the ids of `traceparent`, for the journal. The application receives `traceparent` and
-//! `tracestate` as they were sent.
+//! W3C Trace Context: the ids of `traceparent`, for the journal. The application receives
+//! `traceparent` and `tracestate` as they were sent.
 
 use http::HeaderValue;
 
 use crate::journal::trace_ids::TraceIds;
 
-/// Length of version, trace id, parent id and flags, in hexadecimal and separated by hyphens.
+/// Length in bytes of version, trace id, parent id and flags, in hexadecimal, with hyphens between.
 const MIN_BYTES: usize = 55;
 
-/// Parses a field's value (W3C Trace Context §3.2); `None` if it is invalid. In later versions of the format more may
-/// follow the flags.
+/// Parses a field's value (W3C Trace Context §3.2); `None` if it is invalid. In later versions of
+/// the format more may follow the flags.
 pub(super) fn parse(value: &HeaderValue) -> Option<Box<TraceIds>> {
     let text = value.to_str().ok()?;
     let (known, extension) = text.split_at_checked(MIN_BYTES)?;

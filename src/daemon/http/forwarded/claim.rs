@@ -1,4 +1,4 @@
-//! What a proxy's fields say about the origin of a request, and the checks of their values.
+//! The origin of a request as a proxy's fields report it, and the checks of the fields' values.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,7 +18,8 @@ pub(in crate::http) struct ProxyClaim {
     pub(in crate::http) host: Option<HeaderValue>,
     /// The port that the client connected to; not 0.
     pub(in crate::http) port: Option<u16>,
-    /// The path below which the peer publishes the application; begins with `/` and does not end with it.
+    /// The path below which the peer publishes the application; begins with `/` and does not end
+    /// with it.
     pub(in crate::http) root_path: Option<Box<[u8]>>,
 }
 
@@ -36,8 +37,8 @@ impl ProxyClaim {
     }
 }
 
-/// Parses an address in the forms that proxies write: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`,
-/// `[2001:db8::1]:4711`.
+/// Parses an address in the forms that proxies write: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`,
+/// `[2001:db8::1]`, `[2001:db8::1]:4711`.
 pub(super) fn address(element: &[u8]) -> Option<SocketAddr> {
     let text = str::from_utf8(element).ok()?;
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
@@ -49,8 +50,8 @@ pub(super) fn address(element: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip.to_canonical(), port))
 }
 
-/// Returns whether a scheme uses TLS; `None` if the scheme is unknown. With a WebSocket handshake some proxies send
-/// `ws` or `wss`.
+/// Returns whether a scheme uses TLS; `None` if the scheme is unknown. With a WebSocket handshake
+/// some proxies send `ws` or `wss`.
 pub(super) fn parse_scheme(scheme: &[u8]) -> Option<bool> {
     let is = |schemes: [&str; 2]| schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()));
     match (is(["https", "wss"]), is(["http", "ws"])) {
@@ -72,9 +73,10 @@ pub(super) fn port(value: &[u8]) -> Option<u16> {
     text.parse().ok().filter(|port| *port != 0)
 }
 
-/// Returns the path of `X-Forwarded-Prefix` without the slashes at its end; `None` if it is not a path.
-/// Applications build links from the path, so only letters, digits and `-._~` between single slashes are accepted: a
-/// link to `//evil.example` would lead to another host, and `..` to another application.
+/// Returns the path of `X-Forwarded-Prefix` without the slashes at its end; `None` if it is not a
+/// path. Applications build links from the path, so only letters, digits and `-._~` between single
+/// slashes are accepted: a link to `//evil.example` would lead to another host, and `..` to another
+/// application.
 pub(super) fn root_path(value: &[u8]) -> Option<Box<[u8]>> {
     let end = value.iter().rposition(|byte| *byte != b'/')?;
     let path = value.get(..=end)?.strip_prefix(b"/")?;
@@ -85,10 +87,12 @@ pub(super) fn root_path(value: &[u8]) -> Option<Box<[u8]>> {
     path.split(|byte| *byte == b'/').all(is_segment).then(|| value[..=end].into())
 }
 
-/// Returns a `Host` field with its port replaced by the given one, or removed if the given one is the scheme's default.
+/// Returns the value of a `Host` field with this port, or without a port if it is the scheme's
+/// default.
 pub(in crate::http) fn host_with_port(host: &HeaderValue, port: u16, https: bool) -> Option<HeaderValue> {
     let host = host.as_bytes();
-    // A colon after the last bracket precedes the port; those before it belong to an IPv6 address.
+    // A colon after the last bracket precedes the port; colons within brackets belong to an IPv6
+    // address.
     let end = host.iter().rposition(|byte| matches!(byte, b':' | b']'));
     let name = match end {
         Some(end) if host[end] == b':' => &host[..end],

@@ -1,7 +1,11 @@
-//! The forwarding fields of trusted proxies: `X-Forwarded-*`, or `Forwarded` (RFC 7239), never both.
-//! Any client can send these fields. They are read only if `proxy.trusted` lists the peer, and only what trusted
-//! proxies have added: the addresses from the right to the first one that is not trusted, which is the client's. Pure
-//! functions, called by `request_meta`.
+//! The forwarding fields of trusted proxies: `X-Forwarded-*`, or `Forwarded` (RFC 7239), never
+//! both.
+//!
+//! Any client can send these fields, so they are read only if `proxy.trusted` lists the peer. In a
+//! list of addresses, only the part that trusted proxies have appended is read: from the right to
+//! the first address that is not trusted, which is the client's.
+//!
+//! Pure functions, called by `request_meta`.
 
 mod claim;
 mod rfc7239;

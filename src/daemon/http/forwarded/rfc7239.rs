@@ -1,10 +1,12 @@
-//! `Forwarded` (RFC 7239): a list with one element per proxy, which has the address, scheme and host that it received.
+//! `Forwarded` (RFC 7239): a list with one element per proxy: the address of the proxy's client,
+//! and the scheme and host that the client used.
 //!
 //! ```text
 //! Forwarded: for=192.0.2.60;proto=https;host=a.example, for="[2001:db8::1]:4711"
 //! ```
-//! The list is read from its right end, where the trusted proxies have appended: a client may write anything into the
-//! left part of the list, even an open quote, and must not affect how the elements to its right are read.
+//! The list is read from its right end, where the trusted proxies have appended: a client may write
+//! anything into the left part of the list, even an open quote, and must not affect how the
+//! elements to its right are read.
 
 use std::borrow::Cow;
 
@@ -13,7 +15,7 @@ use http::header::{FORWARDED, HeaderMap};
 use super::ForwardingSettings;
 use super::claim::{self, ProxyClaim};
 
-/// The used parameters of one element, which one proxy has written.
+/// The parameters of one element that are used. One proxy has written the element.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Element<'h> {
     client: Option<Cow<'h, [u8]>>,
@@ -22,10 +24,11 @@ struct Element<'h> {
 }
 
 /// Reads the `Forwarded` fields of a request that a trusted peer has sent.
-/// The client is the right-most address that is not trusted; if all are trusted, the left-most. Scheme and host are
-/// taken from the element with the client's address, because the proxy that the client connected to has written it. An
-/// element without an address (`unknown`, `_hidden`, malformed) ends the search: any client may have written the
-/// elements to its left.
+///
+/// The client is the right-most address that is not trusted; if all are trusted, the left-most.
+/// Scheme and host are taken from the element with the client's address, because the proxy that the
+/// client connected to has written it. An element without an address (`unknown`, `_hidden`,
+/// malformed) ends the search: any client may have written the elements to its left.
 pub(super) fn read(headers: &HeaderMap, settings: &ForwardingSettings) -> ProxyClaim {
     let mut claim = ProxyClaim::default();
     for value in headers.get_all(FORWARDED).iter().rev() {
@@ -49,14 +52,16 @@ pub(super) fn read(headers: &HeaderMap, settings: &ForwardingSettings) -> ProxyC
     claim
 }
 
-/// Splits a list before its last element and trims that element; `None` if the list ends within a quoted string.
+/// Splits a list before its last element and trims that element; `None` if the list ends within a
+/// quoted string.
 fn split_last(list: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let mut at = list.len();
     let mut in_quotes = false;
     while at > 0 {
         at -= 1;
         match list[at] {
-            // Read from the right, the first quote that is not escaped ends a string, and the next one begins it.
+            // Read from the right, the first quote that is not escaped ends a string, and the next
+            // one begins it.
             b'"' if !is_escaped(list, at) => in_quotes = !in_quotes,
             // Only strings have escapes.
             b'"' if !in_quotes => return None,
@@ -72,7 +77,8 @@ fn is_escaped(list: &[u8], at: usize) -> bool {
     list[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
-/// Parses an element: `name=value` pairs that are separated by semicolons, with each name at most once.
+/// Parses an element: `name=value` pairs that are separated by semicolons, with each name at most
+/// once.
 fn parse(element: &[u8]) -> Option<Element<'_>> {
     let mut parsed = Element::default();
     let mut rest = element;

@@ -1,7 +1,9 @@
 //! `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, the fields that most proxies write.
-//! In `X-Forwarded-For` the client is the first address from the right that is not trusted. Of each other field the
-//! last value is used, because the peer itself has written it. Without `X-Forwarded-Proto`, `X-Forwarded-Ssl: on` and
-//! `X-Forwarded-Protocol: ssl` mean https, as they do in gunicorn.
+//!
+//! In `X-Forwarded-For` the client is the first address from the right that is not trusted. Of each
+//! other field the last value is used, because the peer itself has written it. Without
+//! `X-Forwarded-Proto`, `X-Forwarded-Ssl: on` and `X-Forwarded-Protocol: ssl` mean https, as they
+//! do in gunicorn.
 
 use std::net::SocketAddr;
 
@@ -31,9 +33,10 @@ pub(super) fn read(headers: &HeaderMap, settings: &ForwardingSettings) -> ProxyC
     }
 }
 
-/// Returns the right-most address that is not trusted; if all are trusted, the left-most, because the client is then
-/// within the trusted network. An element that is not an address ends the search, because any client may have written
-/// the elements left of it; the client is then the last known hop, as in nginx.
+/// Returns the right-most address that is not trusted; if all are trusted, the left-most, because
+/// the client is then within the trusted network. An element that is not an address ends the
+/// search, because any client may have written the elements left of it; the client is then the last
+/// known hop, as in nginx.
 fn client(fields: &GetAll<'_, HeaderValue>, trusted: &TrustedPeers) -> Option<SocketAddr> {
     let mut known = None;
     for element in elements_from_the_right(fields) {
@@ -50,8 +53,9 @@ fn client(fields: &GetAll<'_, HeaderValue>, trusted: &TrustedPeers) -> Option<So
     known
 }
 
-/// Returns whether the client used TLS. If there is an `X-Forwarded-Proto`, the other fields are ignored: a proxy that
-/// writes this one may forward the others as its client sent them.
+/// Returns whether the client used TLS. If there is an `X-Forwarded-Proto`, the other fields are
+/// ignored: a proxy that writes `X-Forwarded-Proto` may forward the other fields as its client sent
+/// them.
 fn https(headers: &HeaderMap) -> Option<bool> {
     if headers.contains_key(X_FORWARDED_PROTO) {
         return claim::parse_scheme(last(headers, X_FORWARDED_PROTO)?);
@@ -68,7 +72,8 @@ fn last(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {
     elements_from_the_right(&headers.get_all(name)).next()
 }
 
-/// Returns the elements of a list over all its fields, the last one first, without empty ones (RFC 9110 §5.6.1).
+/// Returns the elements of a list over all its fields, the last one first, without empty ones
+/// (RFC 9110 §5.6.1).
 fn elements_from_the_right<'h>(fields: &GetAll<'h, HeaderValue>) -> impl Iterator<Item = &'h [u8]> + use<'h> {
     fields
         .iter()
@@ -253,7 +258,8 @@ mod tests {
         ];
         let mut rng = Rng::new(0x9E37_79B9_7F4A_7C15);
         for round in 0..20_000 {
-            // A client, which may send fields of its own, behind hops each of which appends to them or adds one.
+            // The client may send fields of its own. Each hop appends to the last field or adds a
+            // field.
             let sent: Vec<String> = (0..rng.index(3))
                 .map(|_| (0..rng.index(4)).map(|_| rng.pick(&forged)).collect::<Vec<_>>().join(","))
                 .collect();
