@@ -8,7 +8,7 @@
 //! instead would cost a sixth of the throughput.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -76,7 +76,8 @@ impl Edge {
     /// Starts the thread, which accepts at once.
     ///
     /// # Errors
-    /// The runtime or the thread cannot be created.
+    /// The runtime, the pool of TLS threads or the thread cannot be created, or the doorbell cannot
+    /// be watched.
     pub fn start(
         listeners: Vec<Listener>,
         dispatcher: &'static Dispatcher,
@@ -110,7 +111,8 @@ impl Edge {
             dispatcher,
             connections: Arc::clone(&connections),
             server: Arc::clone(&server),
-            doorbell: dispatcher.reactor().doorbell_fd().try_clone_to_owned()?,
+            handshakes: Arc::new(HandshakeThreads::new()?),
+            doorbell: watch_doorbell(&runtime, dispatcher.reactor().doorbell_fd())?,
             stop_accepting: is_stopping,
             stopped,
         };
@@ -224,7 +226,9 @@ struct EdgeThread {
     dispatcher: &'static Dispatcher,
     connections: Arc<ConnectionTracker>,
     server: SharedServer,
-    doorbell: OwnedFd,
+    handshakes: Arc<HandshakeThreads>,
+    /// Registered with the reactor, which the doorbell wakes.
+    doorbell: AsyncFd<Arc<OwnedFd>>,
     /// True while draining. The accept loops hold clones: when the last is gone, nothing is
     /// accepted any more.
     stop_accepting: watch::Receiver<bool>,
@@ -249,24 +253,18 @@ impl EdgeThread {
         listeners: Vec<Listener>,
         notice: &(impl Fn(EdgeNotice) + Clone + Send + Sync + 'static),
     ) {
-        let Self { dispatcher, connections, server, doorbell, stop_accepting, stopped } = self;
-        // Registered so that the doorbell wakes the reactor. It is edge-triggered and never read.
-        let _doorbell = match register(Arc::new(doorbell)) {
-            Ok(registered) => registered,
-            Err(error) => {
-                tracing::error!(%error, "cannot watch the reactor's doorbell; the edge thread ends");
-                return;
-            }
-        };
+        // The doorbell stays registered until the thread ends.
+        let Self {
+            dispatcher,
+            connections,
+            server,
+            handshakes,
+            doorbell: _doorbell,
+            stop_accepting,
+            stopped,
+        } = self;
         let mut timers = tokio::spawn(dispatcher.run_timers());
         let mut sweeper = tokio::spawn(Arc::clone(&connections).sweep());
-        let handshakes = match HandshakeThreads::new() {
-            Ok(threads) => Arc::new(threads),
-            Err(error) => {
-                tracing::error!(%error, "cannot create the threads for TLS; the edge thread ends");
-                return;
-            }
-        };
         for (index, listener) in listeners.into_iter().enumerate() {
             let index = u16::try_from(index).unwrap_or(u16::MAX);
             let (server, connections) = (Arc::clone(&server), Arc::clone(&connections));
@@ -301,6 +299,13 @@ impl EdgeThread {
             std::panic::resume_unwind(error.into_panic());
         }
     }
+}
+
+/// Registers the doorbell with a runtime, so that the doorbell wakes the reactor. The registration
+/// is edge-triggered, so that the doorbell is never read.
+fn watch_doorbell(runtime: &Runtime, doorbell: BorrowedFd<'_>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    let _entered = runtime.enter();
+    register(Arc::new(doorbell.try_clone_to_owned()?))
 }
 
 /// Performs the TLS handshake of a connection and serves it.
@@ -353,4 +358,20 @@ pub(crate) fn register(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     // existence, and `as_raw_fd` of it never changes.
     let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     registered.map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn doorbell_that_epoll_refuses_is_an_error_of_the_start() {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        // epoll_ctl(2) refuses regular files.
+        let file = std::fs::File::open("/proc/self/exe").expect("a regular file");
+        let error = watch_doorbell(&runtime, file.as_fd()).expect_err("a file has no readiness");
+        assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::EPERM as i32));
+    }
 }
