@@ -83,7 +83,7 @@ def test_stop_terminates_children(serving):
 def test_stop_waits_for_stubborn_children_until_the_drain_ends(serving):
     server, _, child = serving(RGUN_TIMEOUTS_DRAIN="2s", ignores_sigterm="yes")
     server.process.terminate()
-    server.wait_for_log("waiting for what workers have left behind (")
+    server.wait_for_log("waiting for processes that workers left behind (")
     assert is_running(child)
     line = server.wait_for_log("left processes behind")
     assert f"{child} (sh)" in line
@@ -98,7 +98,7 @@ def test_second_stop_signal_does_not_wait_for_children(serving, again):
         RGUN_TIMEOUTS_DRAIN="60s", RGUN_WORKERS_CHILDREN_TIMEOUT="60s", ignores_sigterm="yes"
     )
     server.process.terminate()
-    server.wait_for_log("waiting for what workers have left behind")
+    server.wait_for_log("waiting for processes that workers left behind")
 
     def asked_again():
         # Repeated, because the daemon ignores a second signal soon after the first.

@@ -12,7 +12,7 @@ use crate::supervise::{Action, Event, Report, SpawnFault, SpawnMethod};
 use crate::systemd::notify;
 
 impl Daemon {
-    /// Performs an action. Returns the events that follow from it at once.
+    /// Performs an action. Returns the events that it causes immediately.
     pub(super) fn perform(&mut self, action: Action) -> Vec<Event> {
         match action {
             Action::Spawn { worker, generation, method } => {
@@ -40,7 +40,7 @@ impl Daemon {
                 self.generations.forget(generation);
                 self.set_timers();
             }
-            Action::AnswerReload { generation, outcome } => self.reply_verdict(generation, outcome),
+            Action::AnswerReload { generation, outcome } => self.answer_reload(generation, outcome),
             Action::NotifyReady => {
                 notify::ready();
                 self.conf_hooks.on_ready();
@@ -60,7 +60,7 @@ impl Daemon {
             Action::Unavailable(reason) => self.dispatcher.set_unavailable(reason.as_deref()),
             Action::Presence(presence) => self.dispatcher.set_presence(presence),
             Action::Report(report) => self.log_report(report),
-            // Handled by the caller.
+            // `Daemon::apply` handles this action.
             Action::Exit { .. } => {}
         }
         Vec::new()
@@ -83,11 +83,12 @@ impl Daemon {
         self.operator_log.write(report, &python);
     }
 
-    /// Spawns or forks a worker. `None` for a fork: its event follows when the zygote has answered.
+    /// Spawns or forks a worker. Returns `None` for a fork: the event follows when the zygote has
+    /// answered.
     fn spawn(&mut self, worker: WorkerId, generation: Generation, method: SpawnMethod) -> Option<Event> {
         let failed = |fault, reason| Some(Event::SpawnFailed { worker, fault, reason });
         let Some(config) = self.generations.get(generation) else {
-            return failed(SpawnFault::System, format!("generation {generation} is over"));
+            return failed(SpawnFault::System, format!("generation {generation} no longer exists"));
         };
         let role = match method {
             SpawnMethod::ExecZygote => Role::Zygote,
@@ -95,7 +96,7 @@ impl Daemon {
         };
         let hooks = generations::hooks(&config);
         let has_reforked = self.generations.has_reforked(generation);
-        let plan = SpawnSpec {
+        let spec = SpawnSpec {
             worker,
             generation,
             app: &config.app,
@@ -112,12 +113,12 @@ impl Daemon {
             children_timeout: config.workers.children_timeout,
         };
         if let SpawnMethod::Fork(zygote) = method {
-            return match self.pool.fork(&plan, zygote) {
+            return match self.pool.fork(&spec, zygote) {
                 Ok(()) => None,
                 Err(error) => failed(error.fault(), Chain(&error).to_string()),
             };
         }
-        match self.pool.spawn(&plan, self.dispatcher.reactor()) {
+        match self.pool.spawn(&spec, self.dispatcher.reactor()) {
             Ok(spawned) => {
                 self.edge.attach(spawned.link);
                 self.operator_log.note_spawn(worker, spawned.pid);

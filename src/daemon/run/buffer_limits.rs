@@ -1,22 +1,25 @@
-//! Limits for buffered response and request bodies, in memory and on disk: configured, or a part of the host's
-//! resources.
+//! Limits for buffered response and request bodies, in memory and on disk: configured, or a part of
+//! the host's resources.
 
 use std::path::{Path, PathBuf};
 
 use crate::config;
 use crate::systemd::memory;
 
-/// `"auto"`: responses may take 1/16 of the usable memory, and request bodies as much. The rest is for the workers.
+/// Divisor for `"auto"` limits in memory: responses may take 1/16 of the usable memory, and request
+/// bodies another 1/16.
 const MEMORY_DIVISOR: u64 = 16;
 
-/// Bounds of `"auto"` limits in memory: enough for a few responses, and no more than helps.
+/// Bounds of `"auto"` limits in memory. The lower one is enough for a few responses.
 const MIN_MEMORY_BYTES: u64 = 16 << 20;
 const MAX_MEMORY_BYTES: u64 = 1 << 30;
 
-/// `"auto"`: responses may take a quarter of the free disk space, and request bodies as much. Half of it stays free.
+/// Divisor for `"auto"` limits on disk: responses may take a quarter of the free space, and request
+/// bodies another quarter.
 const DISK_DIVISOR: u64 = 4;
 
-/// Bound of the `"auto"` limit for responses on disk: an endless stream with a slow client would fill any disk.
+/// Upper bound of the `"auto"` limit for responses on disk: an endless stream to a slow client
+/// would fill any disk.
 const MAX_RESPONSE_DISK_BYTES: u64 = 4 << 30;
 
 /// Limits in bytes.
@@ -30,14 +33,14 @@ pub(super) struct BufferLimits {
     pub(super) spool_memory: u64,
     /// `limits.spool_disk`.
     pub(super) spool_disk: u64,
-    /// The directory of the files.
+    /// The directory for bodies on disk.
     pub(super) directory: PathBuf,
 }
 
 impl BufferLimits {
     /// Takes the configured limits, and measures the host for those that are `"auto"`.
     pub(super) fn measure(limits: &config::Limits, directory: PathBuf) -> Self {
-        // Where the kernel does not report the memory, the lower bound applies.
+        // If the kernel does not report the memory, the lower bound applies.
         let (memory, disk) = (memory::usable_bytes().unwrap_or(0), free_disk(&directory));
         Self::resolve(limits, memory, disk, directory)
     }
@@ -55,7 +58,8 @@ impl BufferLimits {
     }
 }
 
-/// Bytes free in the directory's file system; 0, with a warning, if that cannot be read.
+/// Returns the free bytes in the directory's file system. If they cannot be read, logs a warning
+/// and returns 0.
 fn free_disk(directory: &Path) -> u64 {
     match rustix::fs::statvfs(directory) {
         Ok(status) => status.f_bavail.saturating_mul(status.f_frsize),

@@ -1,4 +1,5 @@
-//! Builds the daemon: takes what systemd passed, starts the threads, connects the parts.
+//! Builds the daemon: takes the sockets that systemd passed, starts the threads, connects the
+//! parts.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -36,11 +37,11 @@ use crate::systemd::notify;
 use crate::tls::TlsContext;
 
 impl Daemon {
-    /// Builds the daemon and the runtime of its main thread. The order matters: signal handlers come first, so that a
-    /// stop right after the start is handled; then the environment is read, before any thread exists.
+    /// Builds the daemon and the runtime of its main thread. Signal handlers come first, so that a
+    /// stop request during startup is handled.
     ///
     /// # Errors
-    /// When the system refuses something, or the configuration names something that does not exist.
+    /// The system refuses a resource, or the configuration names a file that does not exist.
     pub(super) fn build(
         invocation: &Invocation,
         destination: Destination,

@@ -1,6 +1,7 @@
 //! The hooks of gunicorn's arbiter in `gunicorn.conf.py`: `on_starting`, `when_ready`, `on_exit`.
 //!
-//! A process beside the daemon calls them, once each. A thread waits for `when_ready`, so that the main loop does not.
+//! A separate process calls each of them once. A thread waits for `when_ready`, so that the main
+//! loop continues.
 
 use std::thread::JoinHandle;
 
@@ -10,7 +11,7 @@ use crate::cli::{self, HookProcess, Invocation};
 /// The process that calls the hooks.
 #[derive(Debug, Default)]
 pub(super) enum ConfHooks {
-    /// There are no hooks, or no more calls.
+    /// There are no hooks.
     #[default]
     None,
     /// `when_ready` has not been called.

@@ -1,10 +1,12 @@
 //! The control socket, on which `rgun reload` requests a reload and waits for its outcome.
 //!
-//! The socket is the file `control` in the unit's `RuntimeDirectory=` (`$RUNTIME_DIRECTORY`, systemd.exec(5)), with
-//! mode 0600. Without a runtime directory there is no socket: SIGHUP reloads, and the log has the outcome.
+//! The socket is the file `control` in the unit's `RuntimeDirectory=` (`$RUNTIME_DIRECTORY`,
+//! systemd.exec(5)), with mode 0600. Without a runtime directory there is no socket: SIGHUP
+//! reloads, and the log has the outcome.
 //!
-//! The client writes one line, `reload`. The daemon replies with lines that begin with `progress `, then with `done ` and
-//! one line, or with `failed ` and text to the end, and closes the connection.
+//! The client writes one line, `reload`. The daemon replies with lines that begin with `progress `,
+//! then with `done ` and one line, or with `failed ` and text to the end, and closes the
+//! connection.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;

@@ -1,9 +1,9 @@
-//! The settings of `http` about the directories from which files are sent.
+//! The settings of static files and of `X-Sendfile`, converted from the configuration for `http`.
 
 use crate::config::{self, Config};
 use crate::{files, http};
 
-/// The directories from which files are sent.
+/// Returns the directories from which files are sent.
 pub(super) fn file_settings(config: &Config) -> http::FileSettings {
     let mounts = config.static_mounts.iter().map(|mount| files::MountSettings {
         url: mount.url.clone(),

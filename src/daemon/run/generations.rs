@@ -1,5 +1,5 @@
-//! The configurations of the live generations, and the settings that `supervise`, `dispatch`, `http`, `net` and workers
-//! derive from them.
+//! The configurations of the generations, and their conversion into the settings of `supervise`,
+//! `dispatch`, `http`, `net` and workers.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -19,17 +19,18 @@ use super::buffer_limits::BufferLimits;
 use super::file_settings::file_settings;
 use super::system::{AutoLimits, Host};
 
-/// The configurations by generation. Each is kept as long as workers of its generation may be spawned.
+/// The configurations by generation. Each is kept as long as workers of its generation may be
+/// spawned.
 #[derive(Debug)]
 pub(super) struct Generations {
     configs: BTreeMap<Generation, Arc<Config>>,
     /// The configuration that applies to new requests.
     live: Arc<Config>,
-    /// The certificates that each generation's configuration names; none if it has no TLS.
+    /// The certificates of each generation. A generation without TLS has no entry.
     tls: BTreeMap<Generation, Arc<TlsContext>>,
     /// The certificates of new connections.
     live_tls: Option<Arc<TlsContext>>,
-    /// Generations with a zygote that served before (`workers.refork`).
+    /// Generations whose zygote was a serving worker before (`workers.refork`).
     reforked: HashSet<Generation>,
 }
 
@@ -61,7 +62,8 @@ impl Generations {
         Some(config)
     }
 
-    /// Notes that workers of the generation serve ASGI. Returns its configuration if that has changed it and is live.
+    /// Notes that workers of the generation serve ASGI: a default request timeout is removed.
+    /// Returns the configuration if it has changed and is live.
     pub(super) fn note_asgi(&mut self, generation: Generation) -> Option<Arc<Config>> {
         let config = self.configs.get_mut(&generation)?;
         if !config.app_argument.untimed_asgi || config.timeouts.request.is_none() {
@@ -92,7 +94,8 @@ impl Generations {
         self.reforked.remove(&generation);
     }
 
-    /// Whether a worker of the generation became its zygote: the others then serve without `workers.refork`.
+    /// Whether a worker of the generation became its zygote: the others then serve without
+    /// `workers.refork`.
     pub(super) fn has_reforked(&self, generation: Generation) -> bool {
         self.reforked.contains(&generation)
     }
@@ -153,7 +156,8 @@ pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, buffers: &Buffe
         stall: config.timeouts.stall,
         rules: rules.collect(),
         retry_idempotent: config.workers.retry == Retry::Idempotent,
-        // At most half of the drain timeout, so that the clients closed last still have time to answer.
+        // At most half of the drain timeout, so that the clients closed last still have time to
+        // answer.
         close_window: config.websocket.close_window.min(config.timeouts.drain / 2),
         response_memory: buffers.response_memory,
         response_disk: buffers.response_disk,
@@ -248,8 +252,8 @@ fn forwarding_settings(proxy: &config::Proxy) -> http::ForwardingSettings {
     }
 }
 
-/// Returns the peers that may send a PROXY header to the listener with this name; `None` if its connections have no
-/// header.
+/// Returns the peers that may send a PROXY header to the listener with this name; `None` if its
+/// connections have no header.
 pub(super) fn proxy_senders(config: &Config, listener: &str) -> Option<net::TrustedPeers> {
     let is_required = config.listen.requires_proxy_header(listener);
     is_required.then(|| trusted_peers(&config.proxy.protocol_trusted))
@@ -259,7 +263,7 @@ fn trusted_peers(peers: &config::TrustedProxies) -> net::TrustedPeers {
     net::TrustedPeers { all: peers.all, unix: peers.unix, networks: peers.networks.clone() }
 }
 
-/// Reads the certificates, if any listener has TLS. `previous` are the ones being replaced.
+/// Reads the certificates, if any listener has TLS. `previous` are the certificates being replaced.
 ///
 /// # Errors
 /// Files are missing or unusable.
@@ -298,7 +302,8 @@ pub(super) fn net_limits(config: &Config, auto: AutoLimits) -> net::ConnectionLi
     }
 }
 
-/// Slots of an ASGI worker. 1 with `app.interface = "wsgi"`, which needs no memory for more.
+/// Number of slots of an ASGI worker; 1 with `app.interface = "wsgi"`, where more would waste
+/// memory.
 pub(super) fn concurrency(config: &Config) -> u32 {
     match config.app.interface {
         config::Interface::Wsgi => 1,
@@ -306,7 +311,7 @@ pub(super) fn concurrency(config: &Config) -> u32 {
     }
 }
 
-/// WebSockets that an ASGI worker may have open in addition to its slots.
+/// Number of WebSockets that an ASGI worker may have open in addition to its slots.
 pub(super) fn websockets(config: &Config) -> u32 {
     match config.app.interface {
         config::Interface::Wsgi => 0,
@@ -326,14 +331,16 @@ pub(super) fn hooks(config: &Config) -> control::Hooks {
     }
 }
 
-/// The number of requests after which the dispatcher reports a worker for recycling: the smaller one of
-/// `workers.refork` (if no worker has become the zygote yet) and `workers.max_requests`. `None`: never.
+/// Returns the number of requests after which the dispatcher reports a worker for recycling: the
+/// minimum of `workers.max_requests` and, until a worker has become the zygote, `workers.refork`.
+/// `None`: never.
 pub(super) fn max_requests(workers: &Workers, has_reforked: bool) -> Option<NonZeroU64> {
     let refork = workers.refork.filter(|_| workers.preload && !has_reforked);
     [refork, max_requests_with_jitter(workers)].into_iter().flatten().min()
 }
 
-/// `workers.max_requests` plus a random part of the jitter: workers started together are then not recycled together.
+/// `workers.max_requests` plus a random part of the jitter: workers started together are then not
+/// recycled together.
 fn max_requests_with_jitter(workers: &Workers) -> Option<NonZeroU64> {
     let min = workers.max_requests?;
     let jitter = match workers.max_requests_jitter {

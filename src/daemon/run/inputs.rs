@@ -1,4 +1,5 @@
-//! Turns the messages of other threads and of workers, and the exits of processes, into events for the supervisor.
+//! Turns the messages of other threads and of workers, and the exits of processes, into events for
+//! the supervisor.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
@@ -18,10 +19,12 @@ use crate::supervise::{
     BootFailure, BootFailureKind, Event, RecycleReason, SpawnFault, WorkerSnapshot, WorkerState,
 };
 
-/// Time from the end of a worker's control socket to its exit: writing a core dump takes a while.
+/// Time allowed between the close of a worker's control socket and the worker's exit. The kernel
+/// may write a core dump meanwhile.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Daemon {
+    /// Handles a message to the main loop. Returns the events that follow from it.
     pub(super) fn on_message(&mut self, message: MainMessage) -> Vec<Event> {
         match message {
             MainMessage::Edge(EdgeNotice::Drained) => vec![Event::EdgeDrained],
@@ -44,8 +47,8 @@ impl Daemon {
             }
             Notice::ContractBreached(worker, reason) => return vec![Event::Misbehaved { worker, reason }],
             Notice::ControlSocketClosed(worker) => {
-                // A process closes its descriptors some time before it can be reaped: it may write a core dump in
-                // between.
+                // A process closes its descriptors some time before it can be reaped: it may write
+                // a core dump in between.
                 self.awaiting_exit.push((worker, Instant::now() + EXIT_TIMEOUT));
                 return self.reap();
             }
@@ -84,8 +87,9 @@ impl Daemon {
         Vec::new()
     }
 
-    /// Returns the setting whose number of requests a worker has served: `workers.refork` and `workers.max_requests`
-    /// share one limit. The supervisor ignores `Refork` while another worker is being promoted.
+    /// Returns why a worker is recycled after `served` requests. The dispatcher has one limit for
+    /// `workers.refork` and `workers.max_requests`. The supervisor ignores `Refork` while another
+    /// worker is being promoted.
     fn recycle_reason(&mut self, worker: WorkerId, served: u64) -> RecycleReason {
         let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let is_due = |after: Option<NonZeroU64>| after.is_some_and(|after| served >= after.get());
@@ -97,7 +101,7 @@ impl Daemon {
         }
     }
 
-    /// Returns the generation of a worker that has not been reported as exited.
+    /// Returns the generation of a worker; `None` after its exit.
     pub(super) fn generation(&self, worker: WorkerId) -> Option<Generation> {
         let entry = self.supervisor.snapshot().workers.into_iter().find(|entry| entry.worker == worker);
         entry.map(|entry| entry.generation)
@@ -164,8 +168,8 @@ impl Daemon {
         }
     }
 
-    /// Adopts the defaults of the application's interface. When the first worker is ready, logs the application that is
-    /// served.
+    /// Applies the defaults of the application's interface. When the first worker is ready, logs
+    /// which application is served.
     fn note_interface(&mut self, worker: WorkerId, interface: Interface) {
         let Some(generation) = self.generation(worker) else { return };
         if interface == Interface::Asgi
@@ -209,7 +213,7 @@ impl Daemon {
         }
     }
 
-    /// Collects the forks that failed or timed out.
+    /// Returns events for the forks that failed or timed out.
     pub(super) fn collect_lost_forks(&mut self) -> Vec<Event> {
         let lost = self.pool.take_lost_forks();
         // A hanging zygote is reported first, so that no other worker is forked from it.
@@ -233,13 +237,13 @@ impl Daemon {
         overdue.into_iter().map(|(worker, _)| misbehaved(worker, why)).collect()
     }
 
-    /// Collects the processes that have exited.
+    /// Reaps the processes that have exited, and returns an event for each worker among them.
     pub(super) fn reap(&mut self) -> Vec<Event> {
         let ended = self.pool.reap();
         self.awaiting_exit.retain(|(worker, _)| ended.iter().all(|exit| exit.worker != *worker));
         let mut events = Vec::new();
         for WorkerExit { worker, status: exit, oom_killed, pid } in ended {
-            // The worker's last messages and completions come before its exit.
+            // Handles the messages and completions that the worker sent before its exit.
             self.dispatcher.pump_control(worker);
             self.dispatcher.detach(worker);
             if oom_killed {
@@ -262,8 +266,8 @@ impl Daemon {
         events
     }
 
-    /// Asks for a call of `hooks.child_exit` in another process of the application: a zygote if there is one, else a
-    /// worker.
+    /// Asks another process of the application to call `hooks.child_exit`: a zygote if there is
+    /// one, else a worker.
     fn run_child_exit_hook(&mut self, exited: WorkerId, pid: u32) {
         if self.generations.live().hooks.child_exit.is_none() {
             return;

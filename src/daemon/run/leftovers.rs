@@ -1,5 +1,6 @@
-//! Processes that workers left behind when they exited by themselves: killed and logged after `workers.children_timeout`;
-//! at the end of the daemon, waited for within `timeouts.drain`.
+//! Processes that workers left behind when they exited by themselves. They are killed and logged
+//! after `workers.children_timeout`. At shutdown the daemon waits for them until the drain's
+//! deadline.
 
 use std::time::{Duration, Instant};
 
@@ -36,8 +37,9 @@ impl Daemon {
         }
     }
 
-    /// Ends all leftovers before the daemon exits with `status`: SIGTERM first, as systemd does for the processes of
-    /// a unit, then SIGKILL at the drain's deadline. After a failure there is no wait.
+    /// Ends all leftovers before the daemon exits with `status`: SIGTERM first, as systemd does for
+    /// the processes of a unit, then SIGKILL at the drain's deadline. After a failure there is no
+    /// wait.
     pub(super) fn end_leftovers(&mut self, status: u8) {
         let now = Instant::now();
         let deadline = self.timers.stop_by.filter(|_| status == 0).unwrap_or(now);
@@ -45,16 +47,17 @@ impl Daemon {
         let wait = deadline.saturating_duration_since(now);
         if count > 0 && !wait.is_zero() {
             tracing::info!(
-                "waiting for what workers have left behind ({count} processes), for {wait:.1?} at most; \
-                 another SIGTERM kills it"
+                "waiting for processes that workers left behind ({count}), for {wait:.1?} at most; \
+                 another SIGTERM kills them"
             );
-            notify::status("stopping: waiting for processes that workers have left behind");
+            notify::status("stopping: waiting for processes that workers left behind");
             notify::extend_timeout(wait + STOP_MARGIN);
         }
         self.check_leftovers(&[]);
     }
 
-    /// Called after each wakeup while the daemon waits for leftovers; the supervisor has ended by then.
+    /// Kills the leftovers that are due. Called after each wakeup while the daemon waits for
+    /// leftovers before its exit.
     pub(super) fn check_leftovers(&mut self, events: &[Event]) {
         if events.contains(&Event::StopNow) {
             self.pool.terminate_leftovers(Instant::now());

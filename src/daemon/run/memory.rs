@@ -1,4 +1,5 @@
-//! `workers.max_memory`: reports workers over their limit to the supervisor, and logs the requests they were running.
+//! `workers.max_memory`: reports workers over their limit to the supervisor, and logs the requests
+//! they were running.
 
 use super::Daemon;
 use crate::dispatch;
@@ -7,10 +8,10 @@ use crate::pool::MemoryEvent;
 use crate::supervise::{Event, RecycleReason, WorkerSnapshot, WorkerState};
 
 impl Daemon {
-    /// Reads the memory of every serving worker. Called periodically; with cgroups, [`Daemon::poll_memory_events`] is
-    /// faster.
+    /// Compares the memory of every serving worker with its limit. Called periodically; with
+    /// cgroups, [`Daemon::poll_memory_events`] notices a worker sooner.
     pub(super) fn check_memory_limits(&mut self) -> Vec<Event> {
-        // Without an inotify instance, events are only seen here.
+        // Without an inotify instance, only this call reads the events.
         let mut events = self.poll_memory_events();
         let snapshot = self.supervisor.snapshot();
         let serves = |worker: &&WorkerSnapshot| {
@@ -26,7 +27,8 @@ impl Daemon {
         events
     }
 
-    /// `workers.max_memory` of a worker. `None` if it is not serving or has no limit.
+    /// Returns `workers.max_memory` of a worker; `None` if the worker is not serving or has no
+    /// limit.
     fn memory_limit(&self, worker: WorkerId) -> Option<u64> {
         let serves = |entry: &WorkerSnapshot| entry.worker == worker && entry.state == WorkerState::Ready;
         let entry = self.supervisor.snapshot().workers.into_iter().find(serves)?;
@@ -39,7 +41,7 @@ impl Daemon {
         for event in self.pool.take_memory_events() {
             match event {
                 MemoryEvent::High(worker) => {
-                    // A worker that does not serve yet is checked when it does.
+                    // A booting worker is checked once it serves.
                     let Some(limit) = self.memory_limit(worker) else { continue };
                     let bytes = self.pool.memory_usage(worker).unwrap_or(limit);
                     events.extend(self.report_over_limit(worker, bytes, limit));
@@ -50,7 +52,8 @@ impl Daemon {
         events
     }
 
-    /// Reports a worker once, and logs each request it is running: one of them may have grown it.
+    /// Reports a worker once, and logs each request it is running: one of them may have caused the
+    /// growth.
     fn report_over_limit(&mut self, worker: WorkerId, bytes: u64, limit: u64) -> Option<Event> {
         if !self.memory.reported.insert(worker) {
             return None;

@@ -15,9 +15,10 @@ pub(crate) enum MainMessage {
     Edge(EdgeNotice),
     /// A client of the control socket asks for a reload.
     Reload(ReplySender),
-    /// The configuration of a reload was read again. The client waits for the reload, if there is one.
+    /// The configuration was read again for a reload. The sender is that of the client that
+    /// requested it; `None` for SIGHUP.
     Reread(Box<Result<Invocation, ConfigErrors>>, Option<ReplySender>),
-    /// The worker has answered `reload.probe`: `Err` has the reason why the probe failed.
+    /// The probe of this worker has ended. `Err` has the reason why it failed.
     ProbeFinished(WorkerId, Result<(), String>),
 }
 

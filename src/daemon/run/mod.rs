@@ -1,4 +1,5 @@
-//! `rgun` and `rgun APP`: builds the daemon, runs the main loop, and performs the supervisor's actions.
+//! `rgun` and `rgun APP`: builds the daemon, runs the main loop, and performs the supervisor's
+//! actions.
 //!
 //! | file | contents |
 //! |---|---|
@@ -7,12 +8,13 @@
 //! | `error.rs` | the error of a failed start |
 //! | `signals.rs` | Unix signals |
 //! | `system.rs` | sockets, cores, limits and cgroup, read at startup |
-//! | `inputs.rs` | messages of threads and workers, exits of processes: as events for the supervisor |
+//! | `inputs.rs` | turning messages and exits of processes into events for the supervisor |
 //! | `messages.rs` | the types of these messages |
 //! | `actions.rs` | the supervisor's actions |
 //! | `timers.rs` | periodic work, and the watchdog |
 //! | `status.rs` | the `STATUS=` line |
-//! | `generations.rs` | the configurations of the live generations, and the settings derived from them |
+//! | `generations.rs` | the configurations of the generations, and settings derived from them |
+//! | `file_settings.rs` | the settings of static files |
 //! | `reload.rs` | reloads: reading the configuration again, going live, the reply |
 //! | `control_socket.rs` | the control socket of `rgun reload` |
 //! | `probe.rs` | `reload.probe` |
@@ -84,10 +86,11 @@ use self::stack_dumps::StackDumps;
 use self::status::StatusLine;
 use self::system::Host;
 
-/// Time at shutdown for the entries of the last requests. (The log itself is given up after a second without a reader.)
+/// Time allowed at shutdown to write the entries of the last requests. (The log itself is given up
+/// after a second without a reader.)
 const JOURNAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time at shutdown for the workers' last output.
+/// Time allowed at shutdown to read the workers' last output.
 const OUTPUT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves until the daemon is asked to stop. Returns the exit status.
@@ -136,7 +139,7 @@ struct Daemon {
     signals: SignalStreams,
     operator_log: OperatorLog,
     stack_dumps: StackDumps,
-    /// Clients of the control socket that wait for a reload, by its generation.
+    /// Clients of the control socket that wait for a reload, by the generation of that reload.
     pending_replies: HashMap<Generation, ReplySender>,
     status: StatusLine,
     timers: Timers,
@@ -147,14 +150,14 @@ struct Daemon {
     conf_hooks: ConfHooks,
 }
 
-/// When periodic work is due. `None`: not now.
+/// When periodic work is due; `None` while there is none.
 #[derive(Debug, Default)]
 struct Timers {
     /// To measure the load for the supervisor.
     load: Option<Instant>,
     /// To compare the workers' memory with its limit.
     memory: Option<Instant>,
-    /// To remove cgroups that were still busy.
+    /// To remove cgroups that still had processes at the last attempt.
     cgroups: Option<Instant>,
     /// The end of the shutdown's drain. `None` until the daemon stops.
     stop_by: Option<Instant>,
@@ -165,7 +168,7 @@ struct Timers {
 struct MemoryWatch {
     /// Readable when a worker's `memory.events` changed. `None` without delegated cgroups.
     events: Option<AsyncFd<Arc<OwnedFd>>>,
-    /// Workers reported to the supervisor as over their limit: once each.
+    /// Workers over their limit that the supervisor knows of. Each is reported once.
     reported: HashSet<WorkerId>,
 }
 
@@ -219,10 +222,11 @@ impl Daemon {
         status
     }
 
-    /// Passes an event to the supervisor and performs its actions. Returns the exit status when the daemon ends.
+    /// Passes an event to the supervisor and performs its actions. Returns the exit status when the
+    /// daemon ends.
     fn handle(&mut self, event: Event) -> Option<u8> {
         let Event::Exited { worker, .. } = event else { return self.apply(event) };
-        // The worker's last messages come before its exit.
+        // The supervisor gets the worker's last messages before its exit.
         while let Ok(message) = self.messages_rx.try_recv() {
             for event in self.on_message(message) {
                 if let Some(status) = self.apply(event) {
@@ -235,16 +239,18 @@ impl Daemon {
         exit
     }
 
+    /// Passes an event, and the events that follow from its actions, to the supervisor.
     fn apply(&mut self, event: Event) -> Option<u8> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let mut actions = self.supervisor.handle(event, Instant::now());
-            // Other actions come first, because spawning takes milliseconds.
+            // Spawns come last, because each takes milliseconds.
             actions.sort_by_key(|action| matches!(action, Action::Spawn { .. }));
             for action in actions {
                 if let Action::Exit { status, reason } = action {
                     if let Some(reason) = reason {
-                        // At debug level, because the failure was logged with its traceback when it happened.
+                        // At debug level, because the failure was logged with its traceback when it
+                        // happened.
                         tracing::debug!(rgun.reason = %reason, "giving up");
                         notify::status(&reason);
                     }

@@ -1,6 +1,7 @@
 //! Log entries about workers and reloads: level and wording of the supervisor's reports.
 //!
-//! The main loop notes what happens to a worker, so that the entry about its end can name it.
+//! The main loop notes facts about each worker, such as its pid and its running requests, for the
+//! entry about the worker's exit.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU16;
@@ -17,12 +18,12 @@ use crate::supervise::{
     BootFailure, BootFailureKind, Exit, RecycleReason, Report, ResizeReason, WorkerState, name_of_signal,
 };
 
-/// Facts about workers that entries name, until [`OperatorLog::forget`].
+/// Facts about workers for their log entries. [`OperatorLog::forget`] removes those of one worker.
 #[derive(Debug, Default)]
 pub(super) struct OperatorLog {
     /// The process id of each worker.
     pids: HashMap<WorkerId, u32>,
-    /// Workers that sent a message, which shows that `app.python` is an interpreter.
+    /// Workers that sent a message, which shows that `app.python` is a working interpreter.
     reported: HashSet<WorkerId>,
     /// The requests that a worker was running when its control socket closed.
     lost_requests: HashMap<WorkerId, Vec<RequestInfo>>,
@@ -30,7 +31,7 @@ pub(super) struct OperatorLog {
     oom_killed: HashSet<WorkerId>,
     /// Workers that others are forked from.
     zygotes: HashSet<WorkerId>,
-    /// Whether a worker has been ready since the start.
+    /// Whether any worker has been ready since the daemon's start.
     was_ready: bool,
 }
 
@@ -98,7 +99,8 @@ impl OperatorLog {
         self.pids.get(&worker).copied()
     }
 
-    /// Logs a report of the supervisor. `python` names the interpreter of a worker that died without a message.
+    /// Logs a report of the supervisor. `python` names the interpreter of a worker that died
+    /// without a message.
     pub(super) fn write(&mut self, report: Report, python: &dyn Fn(WorkerId) -> Python) {
         match report {
             Report::WorkerReady { worker, took } => self.log_ready(worker, took),
@@ -150,7 +152,8 @@ impl OperatorLog {
         }
     }
 
-    /// Logs the application, its capacity and its deadline when the first worker since the start is ready.
+    /// Logs the application, its capacity and its deadline when the first worker since the start is
+    /// ready.
     pub(super) fn log_first_ready(&mut self, config: &Config, interface: Interface, cores: usize) {
         if !std::mem::replace(&mut self.was_ready, true) {
             tracing::info!(rgun.app = %config.app.target, "{}", describe_service(config, interface, cores));
@@ -278,8 +281,8 @@ pub(super) fn seat_field(worker: WorkerId) -> Option<u16> {
     (worker.number != WorkerNr::ZYGOTE).then_some(worker.number.0)
 }
 
-/// `mysite.wsgi:application is WSGI: 5 workers with 1 thread each, request timeout 30s`. Defaults that only a command
-/// line with APP has are named with the flag that changes them.
+/// `mysite.wsgi:application is WSGI: 5 workers with 1 thread each, request timeout 30s`. A default
+/// that exists only with APP on the command line is followed by the flag that changes it.
 fn describe_service(config: &Config, interface: Interface, cores: usize) -> String {
     let is_asgi = interface == Interface::Asgi;
     let workers = match config.workers.count.bounds(cores) {
@@ -308,7 +311,8 @@ fn describe_python(python: &Python) -> String {
     format!("{} ({})", escape_path(&python.path), python.source)
 }
 
-/// The end of a sentence about an import that failed: the interpreter that lacks the module, and the remedy.
+/// The end of a sentence about an import that failed: the interpreter that lacks the module, and
+/// the remedy.
 fn explain_missing_module(python: &Python) -> String {
     let remedy = match python.source {
         PythonSource::Path => {

@@ -7,10 +7,11 @@ use rgun_channel::frame::{self, ExchangeId};
 use crate::dispatch::Dispatcher;
 use crate::id::WorkerId;
 
-/// Sends a request for `path` to the worker. Any status below 500 is a success: the path may require a login.
+/// Sends a request for `path` to the worker. Any status below 500 is a success: the path may
+/// require a login.
 ///
 /// # Errors
-/// One line with the status, or the reason why there is none.
+/// One line with the status, or with the reason why there is no response.
 pub(super) async fn probe(
     dispatcher: &'static Dispatcher,
     worker: WorkerId,

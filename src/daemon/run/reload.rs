@@ -1,4 +1,5 @@
-//! The parts of a reload outside of the supervisor: reading the configuration again, the probe, going live, the reply.
+//! The parts of a reload outside of the supervisor: reading the configuration again, the probe,
+//! going live, the reply.
 
 use super::buffer_limits::BufferLimits;
 use super::messages::{MainMessage, Reply, ReplySender};
@@ -10,16 +11,18 @@ use crate::id::{Generation, WorkerId};
 use crate::journal::daemon_log;
 use crate::supervise::{BootFailure, Event};
 
-/// Lines of a traceback that `rgun reload` prints. The journal has all of them.
+/// Maximum number of a traceback's lines that `rgun reload` prints. The journal has all of them.
 const MAX_TRACEBACK_LINES: usize = 12;
 
 impl Daemon {
-    /// Reads the configuration again, and starts a reload. `client` gets the replies; `None` for SIGHUP.
+    /// Reads the configuration again, and starts a reload. `client` gets the replies; `None` for
+    /// SIGHUP.
     pub(super) fn reload(&mut self, client: Option<ReplySender>) -> Vec<Event> {
         if !self.invocation.runs_python() {
             return self.reload_with(self.invocation.reread(), client);
         }
-        // A file in Python may take seconds, in which workers exit and the watchdog expects pings.
+        // Running `gunicorn.conf.py` may take seconds. Meanwhile the main loop must reap workers
+        // and ping the watchdog.
         let (invocation, messages) = (self.invocation.clone(), self.messages_tx.clone());
         std::thread::spawn(move || {
             let read = Box::new(invocation.reread());
@@ -72,10 +75,11 @@ impl Daemon {
 
     /// Refuses a reload whose configuration is wrong.
     fn refuse_settings(&mut self, client: Option<ReplySender>, errors: &ConfigErrors) {
-        // The value is omitted, because every user may read STATUS=, and a misplaced secret could be in it.
+        // The value is omitted, because every user may read STATUS=, and a misplaced secret could
+        // be in it.
         let place = errors.0.first().map(ConfigError::place).unwrap_or_default();
         tracing::error!("reload refused, the configuration is wrong; nothing has changed: {errors}");
-        self.status.set_rejected_reload(Some(format!("reload refused: {place} is wrong; the log says what")));
+        self.status.set_rejected_reload(Some(format!("reload refused: {place} is wrong; see the log")));
         self.send_status();
         if let Some(client) = client {
             drop(client.send(Reply::Failed(errors.to_string())));
@@ -83,7 +87,7 @@ impl Daemon {
     }
 
     /// Sends the outcome of a reload to the client that waits for it.
-    pub(super) fn reply_verdict(&mut self, generation: Generation, outcome: Result<(), BootFailure>) {
+    pub(super) fn answer_reload(&mut self, generation: Generation, outcome: Result<(), BootFailure>) {
         let Some(client) = self.pending_replies.remove(&generation) else { return };
         let reply = match outcome {
             Ok(()) => Reply::Done(format!("generation {generation} serves")),
@@ -109,7 +113,8 @@ impl Daemon {
         daemon_log::set_level(config.log.level);
     }
 
-    /// Applies the limits and deadlines of a configuration to new and waiting requests. Returns the buffers' limits.
+    /// Applies the limits and deadlines of a configuration to new and waiting requests. Returns the
+    /// limits for buffered bodies.
     pub(super) fn set_dispatch_policy(&self, config: &Config) -> BufferLimits {
         let buffers = BufferLimits::measure(&config.limits, spool_directory());
         self.dispatcher.set_policy(generations::dispatch_policy(config, self.host.auto_limits, &buffers));

@@ -1,5 +1,5 @@
-//! Log entries about requests that are late, slow, retried or quarantined. (The journal thread writes one about each
-//! request's end: `journal::requests`.)
+//! Log entries about requests that are late, slow, retried or quarantined. (The journal thread
+//! writes one about each request's end: `journal::requests`.)
 
 use std::time::Duration;
 
@@ -9,14 +9,16 @@ use crate::escape::RequestPath;
 use crate::id::WorkerId;
 use crate::journal::requests::microseconds;
 
-/// Logs a request over its deadline, with the stacks of its worker. This is the only entry about it.
+/// Logs a request over its deadline, with the stacks of its worker. This is the only entry about
+/// it.
 pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, request: &RequestInfo, stacks: Option<&str>) {
     let RequestInfo { request_id, method, path, elapsed, response, .. } = request;
     let stacks = match stacks {
         Some(stacks) => stacks.trim_end(),
         None => "its Python stacks could not be taken",
     };
-    // A client that has its whole response, or has left, has an entry with a status elsewhere.
+    // If the client got its whole response or left, the entry about the request's end has the
+    // status.
     let (status, outcome) = match response {
         ResponseProgress::NotStarted => (Some(504), "504"),
         ResponseProgress::HeadSent(status) => (Some(*status), "aborted within the body"),

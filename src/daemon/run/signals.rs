@@ -7,8 +7,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::supervise::{Event, StopEffect};
 
-/// A stop signal within this time after the last one counts as the same request: timeout(1) and process managers signal
-/// the process and then its group.
+/// A stop signal within this time after the last one counts as the same request: timeout(1) and
+/// process managers signal the process and then its group.
 const STOP_REPEAT_WINDOW: Duration = Duration::from_millis(300);
 
 /// A stream for each handled signal.
@@ -37,23 +37,23 @@ pub(super) struct SignalStreams {
 impl SignalStreams {
     /// Installs the handlers.
     pub(super) fn new() -> std::io::Result<Self> {
-        let of = |number: SignalNumber| signal(SignalKind::from_raw(number as i32));
+        let stream = |number: SignalNumber| signal(SignalKind::from_raw(number as i32));
         Ok(Self {
-            terminate: of(SignalNumber::SIGTERM)?,
-            interrupt: of(SignalNumber::SIGINT)?,
-            quit: of(SignalNumber::SIGQUIT)?,
-            hangup: of(SignalNumber::SIGHUP)?,
-            child: of(SignalNumber::SIGCHLD)?,
-            more: of(SignalNumber::SIGTTIN)?,
-            fewer: of(SignalNumber::SIGTTOU)?,
-            reopen: of(SignalNumber::SIGUSR1)?,
-            upgrade: of(SignalNumber::SIGUSR2)?,
+            terminate: stream(SignalNumber::SIGTERM)?,
+            interrupt: stream(SignalNumber::SIGINT)?,
+            quit: stream(SignalNumber::SIGQUIT)?,
+            hangup: stream(SignalNumber::SIGHUP)?,
+            child: stream(SignalNumber::SIGCHLD)?,
+            more: stream(SignalNumber::SIGTTIN)?,
+            fewer: stream(SignalNumber::SIGTTOU)?,
+            reopen: stream(SignalNumber::SIGUSR1)?,
+            upgrade: stream(SignalNumber::SIGUSR2)?,
         })
     }
 }
 
-/// The first SIGTERM or SIGINT drains, after `timeouts.drain_delay`. The next one ends that delay, or stops at once if
-/// there is none.
+/// Decides what each SIGTERM or SIGINT does. The first one drains, after `timeouts.drain_delay`.
+/// The next one ends that delay or, if none is running, stops at once.
 #[derive(Debug, Default)]
 pub(super) struct StopRequests {
     /// Time of the last stop signal that had an effect.
@@ -61,7 +61,8 @@ pub(super) struct StopRequests {
 }
 
 impl StopRequests {
-    /// Handles a signal; `effect` is the effect that a stop request has now.
+    /// Returns the event for a signal, and logs it. `effect` is the effect that a stop request has
+    /// now.
     pub(super) fn on_signal(&mut self, effect: StopEffect) -> Vec<Event> {
         let is_first = self.last.is_none();
         if self.last.is_some_and(|last| last.elapsed() < STOP_REPEAT_WINDOW) {

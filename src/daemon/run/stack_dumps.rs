@@ -1,13 +1,14 @@
 //! Requests the Python stacks of workers: one dump per worker at a time.
 //!
 //! The main loop starts a dump with [`StackDumps::request`] and passes on the worker's answer
-//! ([`StackDumps::on_answer`]), the stacks of cancelled tasks ([`StackDumps::on_task_stack`]), timeouts
-//! ([`StackDumps::on_timeout`]) and the worker's exit ([`StackDumps::on_exit`]). A dump ends with a
-//! [`StackDumpResult`], which `stack_log` logs.
+//! ([`StackDumps::on_answer`]), the stacks of cancelled tasks ([`StackDumps::on_task_stack`]),
+//! timeouts ([`StackDumps::on_timeout`]) and the worker's exit ([`StackDumps::on_exit`]). A dump
+//! ends with a [`StackDumpResult`], which `stack_log` logs.
 //!
-//! The first request goes over the control socket: the worker writes its stacks under the GIL, which is safe. If C code
-//! holds the GIL, no answer comes; a worker that is going to be replaced anyway then gets a signal after
-//! [`REQUEST_TIMEOUT`], and writes them without the GIL. The slow log never sends the signal.
+//! The first request goes over the control socket: the worker writes its stacks under the GIL,
+//! which is safe. If C code holds the GIL, no answer comes; a worker that is going to be replaced
+//! anyway then gets a signal after [`REQUEST_TIMEOUT`], and writes them without the GIL. The slow
+//! log never sends the signal.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -24,7 +25,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
 /// Time for an answer after the signal.
 const SIGNAL_TIMEOUT: Duration = Duration::from_millis(750);
 
-/// Time for an answer of an ASGI worker whose task is being cancelled: longer than a task has to end.
+/// Time for an answer of an ASGI worker that is cancelling a task: longer than the time the task
+/// gets to end.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Time for the stacks of cancelled tasks, after the stacks of all threads have come.
@@ -33,12 +35,12 @@ const TASK_STACK_TIMEOUT: Duration = Duration::from_millis(250);
 /// Time for an answer for the slow log.
 const SLOW_LOG_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum number of slow requests of one worker that wait for the end of the current dump. When all requests are slow,
-/// a few stacks show as much as all of them.
+/// Maximum number of slow requests of one worker that wait for the end of the current dump. When
+/// all requests are slow, a few stacks show as much as all of them.
 const MAX_POSTPONED: usize = 8;
 
-/// Part of the header of each stack that `faulthandler` writes. The stack of a single thread is written by `traceback`,
-/// most recent call last.
+/// Part of the header of each stack that `faulthandler` writes. The stack of a single thread is
+/// written by `traceback`, most recent call last.
 const ALL_THREADS_MARK: &str = "(most recent call first)";
 
 /// The reason for a request.
@@ -46,7 +48,8 @@ const ALL_THREADS_MARK: &str = "(most recent call first)";
 pub(super) enum DumpReason {
     /// A request ran over its deadline.
     Deadline(RequestInfo),
-    /// A request ran over its deadline in an ASGI worker, which cancels the request's task and continues.
+    /// A request ran over its deadline in an ASGI worker, which cancels the request's task and
+    /// continues.
     TaskDeadline(RequestInfo),
     /// The event loop has been blocked for this long.
     Stall(Duration),
@@ -71,7 +74,7 @@ pub(super) struct StackDumpResult {
     pub(super) kill: bool,
     /// Slow requests of the same worker whose dump is due now.
     pub(super) postponed: Vec<DumpReason>,
-    /// Number of slow requests beyond [`MAX_POSTPONED`].
+    /// Number of slow requests beyond [`MAX_POSTPONED`], which are not dumped.
     pub(super) skipped: u32,
 }
 
@@ -97,20 +100,21 @@ struct StackDump {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DumpStep {
-    /// All threads were requested over the control socket. Next: the signal.
+    /// The stacks of all threads were requested over the control socket. Next: the signal.
     Requested,
-    /// Like `Requested`, but without the signal, while the worker cancels a task. Ends with the stacks, or becomes
-    /// `Requested` if the worker has to be replaced after all.
+    /// Like `Requested`, but without the signal, while the worker cancels a task. Ends with the
+    /// stacks, or becomes `Requested` if the worker has to be replaced after all.
     Cancelling,
     /// The signal was sent. Ends with the stacks that the worker has written so far.
     Signalled,
-    /// The thread of one request was requested over the control socket. Ends with the answer.
+    /// The stack of one request's thread was requested over the control socket. Ends with the
+    /// answer.
     OneThread,
 }
 
 impl StackDumps {
-    /// Starts a dump, or joins the running one. A running dump for the slow log is abandoned in favour of any other
-    /// reason: its result is returned.
+    /// Starts a dump, or joins the running one. A running dump for the slow log is abandoned in
+    /// favour of any other reason: its result is returned.
     pub(super) fn request(
         &mut self,
         pool: &mut Pool,
@@ -141,7 +145,8 @@ impl StackDumps {
         abandoned
     }
 
-    /// The worker has written its stacks, or (`!is_written`) the slow request has ended.
+    /// Handles the worker's answer: its stacks are written or, if `is_written` is false, the slow
+    /// request had ended. Returns the result if this ends the dump.
     pub(super) fn on_answer(
         &mut self,
         pool: &mut Pool,
@@ -164,8 +169,8 @@ impl StackDumps {
         self.finish(worker, stacks)
     }
 
-    /// The worker has cancelled a task and sent its stack. Returns whether a dump waits for it;
-    /// [`StackDumps::on_timeout`] is due when it was the last one.
+    /// Handles the stack of a task that the worker has cancelled. Returns whether a dump waited for
+    /// the stack. After the last one, [`StackDumps::on_timeout`] is due.
     pub(super) fn on_task_stack(&mut self, worker: WorkerId, exchange: ExchangeId, stack: &str) -> bool {
         let Some(dump) = self.active.get_mut(&worker) else { return false };
         if !dump.task_deadlines().any(|request| request.exchange == exchange) {
@@ -178,13 +183,14 @@ impl StackDumps {
         true
     }
 
-    /// The worker's process has exited.
+    /// Ends the dump of a worker that has exited. Its postponed requests are dropped.
     pub(super) fn on_exit(&mut self, worker: WorkerId) -> Option<StackDumpResult> {
         let result = self.finish(worker, None)?;
         Some(StackDumpResult { postponed: Vec::new(), ..result })
     }
 
-    /// The worker will be replaced after all, so that the signal may be sent.
+    /// Permits the signal for a worker that is cancelling a task, because the worker will be
+    /// replaced after all.
     pub(super) fn escalate(&mut self, worker: WorkerId) {
         if let Some(dump) = self.active.get_mut(&worker)
             && dump.step == DumpStep::Cancelling
@@ -194,8 +200,8 @@ impl StackDumps {
         }
     }
 
-    /// Delays the worker's kill until its dump has ended, at most a second. Returns false if there is no dump to wait
-    /// for.
+    /// Delays the worker's kill until its dump has ended, at most a second. Returns false if there
+    /// is no dump to wait for.
     pub(super) fn delay_kill(&mut self, worker: WorkerId) -> bool {
         match self.active.get_mut(&worker) {
             Some(dump) if dump.step != DumpStep::OneThread => {
@@ -206,12 +212,12 @@ impl StackDumps {
         }
     }
 
-    /// When [`StackDumps::on_timeout`] is due.
+    /// Returns when [`StackDumps::on_timeout`] is due.
     pub(super) fn next_wakeup(&self) -> Option<Instant> {
         self.active.values().map(|dump| dump.due).min()
     }
 
-    /// Takes the next step of each dump that is due.
+    /// Takes the next step of each dump that is due. Returns the results of those that have ended.
     pub(super) fn on_timeout(&mut self, pool: &mut Pool, now: Instant) -> Vec<StackDumpResult> {
         let due: Vec<WorkerId> =
             self.active.iter().filter(|(_, dump)| dump.due <= now).map(|(worker, _)| *worker).collect();
@@ -238,7 +244,7 @@ impl StackDumps {
         results
     }
 
-    /// Ends a dump, with these stacks or those that came before.
+    /// Ends a dump. If `stacks` is `None`, the result has the stacks that came before, if any.
     fn finish(&mut self, worker: WorkerId, stacks: Option<String>) -> Option<StackDumpResult> {
         let dump = self.active.remove(&worker)?;
         Some(StackDumpResult {
@@ -267,7 +273,7 @@ impl StackDump {
         }
     }
 
-    /// Adds a reason to a running dump. Returns it if it needs a dump of its own at once.
+    /// Adds a reason to a running dump. Returns the reason if it needs a dump of its own at once.
     fn join(&mut self, reason: DumpReason, now: Instant) -> Option<DumpReason> {
         match (self.step, &reason) {
             (_, DumpReason::Slow(_)) if self.postponed.len() < MAX_POSTPONED => self.postponed.push(reason),

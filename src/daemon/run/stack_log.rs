@@ -9,8 +9,8 @@ use crate::id::WorkerId;
 use crate::supervise::Event;
 
 impl Daemon {
-    /// Requests the stacks of a worker; they are logged when they have come. Returns the events of a dump that was
-    /// abandoned for this one.
+    /// Requests the stacks of a worker; they are logged when they have come. Returns the events of
+    /// a dump that was abandoned for this one.
     pub(super) fn request_stacks(&mut self, worker: WorkerId, reason: DumpReason) -> Vec<Event> {
         self.dispatcher.expect_stacks(worker);
         let abandoned = self.stack_dumps.request(&mut self.pool, worker, reason);
@@ -56,8 +56,9 @@ impl Daemon {
     }
 }
 
-/// Returns the stacks in the entry of a request over its deadline: the stack of its task, if there is one, then those
-/// of all threads. The latter are written only once: `first` is the id of the request whose entry has them.
+/// Returns the stacks for the entry of a request over its deadline: the stack of its task, if there
+/// is one, then those of all threads. Only one entry has those of all threads: `first` is the id of
+/// its request, `None` before it is written.
 fn deadline_stacks(
     request: &RequestInfo,
     task_stacks: &[(ExchangeId, String)],
@@ -81,7 +82,8 @@ fn deadline_stacks(
     }
 }
 
-/// Marks the header of the thread that runs the request. `faulthandler` names threads by their `pthread_self(3)`.
+/// Marks the header of the thread that runs the request. `faulthandler` names threads by their
+/// `pthread_self(3)`.
 fn mark_thread(stacks: &str, thread: Option<u64>) -> String {
     let Some(thread) = thread else { return stacks.to_owned() };
     let mut marked = String::with_capacity(stacks.len() + 32);
@@ -104,8 +106,8 @@ fn stack_of_thread(stacks: &str, thread: Option<u64>) -> Option<String> {
     Some(std::iter::once(head).chain(frames).flat_map(|line| [line, "\n"]).collect())
 }
 
-/// Returns whether a line is the header of this thread's stack: `Thread 0x00007f3a5c7ff640 (most recent call first):`,
-/// or `Current thread 0x…`.
+/// Returns whether a line is the header of this thread's stack: `Thread 0x00007f3a5c7ff640 (most
+/// recent call first):`, or `Current thread 0x…`.
 fn is_thread_header(line: &str, thread: u64) -> bool {
     let rest = line.strip_prefix("Current thread 0x").or_else(|| line.strip_prefix("Thread 0x"));
     let digits = rest.map(|rest| rest.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or_default());

@@ -13,7 +13,8 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct StatusLine {
     /// The supervisor's part.
     text: String,
-    /// A note with the wrong key, if the last reload was rejected; `None` after a reload that was accepted.
+    /// A note with the wrong key, if the last reload was rejected; `None` after a reload that was
+    /// accepted.
     rejected_reload: Option<String>,
     /// The line last sent.
     sent: String,

@@ -1,5 +1,5 @@
-//! Reads the host at startup: sockets, cores, limits of descriptors and memory, the delegated cgroup, the spool
-//! directory.
+//! Reads the host at startup: sockets, cores, limits of descriptors and memory, the delegated
+//! cgroup, the spool directory.
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -21,7 +21,8 @@ use crate::systemd::{cgroup::Delegation, memory};
 pub(super) struct Host {
     /// Cores this process may use.
     pub(super) cores: usize,
-    /// Whether systemd started the daemon. If so, a first boot that fails is retried; else the daemon exits.
+    /// Whether systemd started the daemon. If so, a first boot that fails is retried; else the
+    /// daemon exits.
     pub(super) is_supervised: bool,
     /// The listeners, as described to workers.
     pub(super) listeners: Vec<ListenerInfo>,
@@ -29,7 +30,8 @@ pub(super) struct Host {
     pub(super) auto_limits: AutoLimits,
 }
 
-/// Takes over the cgroup that systemd delegates. `None` if there is none; the daemon works without it.
+/// Takes over the cgroup that systemd delegates. `None` if there is none; the daemon works without
+/// it.
 pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
     match Delegation::acquire() {
         Ok(delegation) => Some(delegation),
@@ -45,7 +47,7 @@ pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
     }
 }
 
-/// The sockets that systemd passed; without any, those of `listen.bind`.
+/// Returns the sockets that systemd passed. If it passed none, binds the addresses of `[listen]`.
 pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, StartupError> {
     let inherited = listen::take_listeners().map_err(|error| StartupError::config(&error))?;
     if inherited.is_empty() {
@@ -69,7 +71,8 @@ pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, StartupError> 
     Ok(inherited.into_iter().map(Listener::inherited).collect())
 }
 
-/// Compares the names of the tables with those of the sockets that systemd passed.
+/// Checks that systemd passed a socket for each table `[listen.NAME]`. Without one, a table with
+/// `bind` gets a warning, and any other an error.
 fn check_names(config: &Config, inherited: &[InheritedListener]) -> Result<(), StartupError> {
     for table in &config.listen.named {
         if inherited.iter().any(|socket| socket.name == table.name) {
@@ -98,14 +101,15 @@ pub(super) fn available_cores() -> usize {
 /// The soft limit of open files.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileLimit {
-    /// The limit at startup, which workers get. `None` if it could not be read; the limit was then left unchanged.
+    /// The limit at startup, which workers get. `None` if it could not be read; the limit was then
+    /// left unchanged.
     pub(super) inherited: Option<u64>,
     /// The daemon's limit now.
     pub(super) own: u64,
 }
 
-/// Raises the daemon's soft limit of open files to the hard one. Workers keep the inherited limit: the application may
-/// use select(2), which fails for descriptors above 1023.
+/// Raises the daemon's soft limit of open files to the hard one. Workers keep the inherited limit:
+/// the application may use select(2), which fails for descriptors above 1023.
 pub(super) fn raise_file_limit() -> FileLimit {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => {
@@ -144,20 +148,21 @@ fn queue_limit(memory: Option<u64>) -> usize {
     usize::try_from(requests).unwrap_or(usize::MAX).clamp(MIN_QUEUE, MAX_QUEUE)
 }
 
-/// Bounds of `limits.queue = "auto"`: even a small machine can hold the clients of a busy minute, and even a large one
-/// cannot answer more before their clients give up.
+/// Bounds of `limits.queue = "auto"`: even a small machine can hold the clients of a busy minute,
+/// and even a large one cannot answer more before their clients give up.
 const MIN_QUEUE: usize = 1000;
 const MAX_QUEUE: usize = 100_000;
 
-/// `limits.connections = "auto"`: half of the descriptors that the workers' channels leave, so that every connection
-/// may also have a spooled body or a file open.
+/// `limits.connections = "auto"`: half of the descriptors that the workers' channels leave, so that
+/// every connection may also have a spooled body or a file open.
 fn connection_limit(files: u64, workers: NonZeroU16) -> usize {
+    // Descriptors of the daemon itself, and of each worker's channel.
     let own = 64 + 8 * u64::from(workers.get());
     usize::try_from(files.saturating_sub(own) / 2).unwrap_or(usize::MAX).max(16)
 }
 
-/// The directory for large bodies: the unit's `CacheDirectory=` (systemd.exec(5)), else `/var/tmp`, which is on disk,
-/// unlike `/tmp` on many systems.
+/// The directory for large bodies: the unit's `CacheDirectory=` (systemd.exec(5)), else `/var/tmp`,
+/// which is on disk, unlike `/tmp` on many systems.
 pub(super) fn spool_directory() -> PathBuf {
     std::env::var_os("CACHE_DIRECTORY").map_or_else(
         || PathBuf::from("/var/tmp"),

@@ -4,12 +4,13 @@ use crate::cli::{self, Command};
 use crate::config::testing::TestDir;
 use crate::config::{Config, Environment};
 
-/// Returns the configuration of a start with these arguments, in a directory that has an interpreter.
+/// Returns the configuration of a start with these arguments, in a directory that has an
+/// interpreter.
 pub(super) fn configuration(args: &[&str]) -> Config {
-    let place = TestDir::new();
-    place.python(".venv/bin/python");
+    let directory = TestDir::new();
+    directory.python(".venv/bin/python");
     let args = std::iter::once("rgun").chain(args.iter().copied());
-    match cli::parse(args, &Environment::default(), place.path()) {
+    match cli::parse(args, &Environment::default(), directory.path()) {
         Ok(Command::Serve(invocation)) => invocation.config,
         other => panic!("{other:?}"),
     }

@@ -16,7 +16,7 @@ const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const CGROUP_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Daemon {
-    /// When [`Daemon::run_timers`] must be called next.
+    /// Returns when [`Daemon::run_timers`] must be called next.
     pub(super) fn next_wakeup(&self) -> Option<Instant> {
         let exit_deadlines = self.awaiting_exit.iter().map(|(_, deadline)| *deadline);
         [
@@ -35,6 +35,7 @@ impl Daemon {
         .min()
     }
 
+    /// Performs the periodic work that is due. Returns the events for the supervisor.
     pub(super) fn run_timers(&mut self) -> Vec<Event> {
         let now = Instant::now();
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
@@ -80,6 +81,8 @@ impl Daemon {
         self.timers.memory = needs_memory.then(|| self.timers.memory.unwrap_or(now + MEMORY_INTERVAL));
     }
 
+    /// Removes the cgroups of exited workers, and schedules another attempt for
+    /// those that still have processes.
     pub(super) fn remove_cgroups(&mut self) {
         let n_left = self.pool.remove_stale_cgroups();
         self.timers.cgroups = (n_left > 0).then(|| Instant::now() + CGROUP_INTERVAL);
@@ -89,7 +92,8 @@ impl Daemon {
         self.status.send(self.dispatcher.load(), Instant::now());
     }
 
-    /// Sends `WATCHDOG=1` if the edge thread answers within the interval. If it does not, systemd kills the daemon.
+    /// Sends `WATCHDOG=1` if the edge thread answers within the interval. If it does not, systemd
+    /// kills the daemon.
     pub(super) async fn ping_watchdog(&mut self, interval: Option<Duration>) {
         self.send_status();
         let timeout = interval.unwrap_or_default();
