@@ -36,7 +36,8 @@ pub(super) struct AccessRecord {
 }
 
 impl AccessRecord {
-    /// Logs the response as complete, or as aborted if the connection is closed.
+    /// Logs the response as complete; as aborted if the connection is closed or its file was
+    /// truncated.
     pub(super) fn finish(self) {
         if self.context.connection.output.files.is_truncated() {
             self.log_failure(&BodyError::File(io::ErrorKind::UnexpectedEof.into()));

@@ -95,7 +95,7 @@ pub struct Settings {
     pub boot_page: Option<Duration>,
     /// `http.redirect_to_https` and `http.hsts`; `None`: both are off.
     pub https: Option<Box<HttpsPolicy>>,
-    /// Every request is logged; otherwise only failures.
+    /// True if every request is logged, false if only failures are.
     pub log_access: bool,
     /// The directories from which files are sent.
     pub files: FileSettings,
@@ -164,8 +164,8 @@ impl Server {
         Self::build(process, settings)
     }
 
-    /// Returns a server with other settings, for connections opened from now on; open ones keep
-    /// theirs.
+    /// Returns a server with other settings, for connections opened from now on; open connections
+    /// keep their settings.
     pub fn with_settings(&self, settings: Settings) -> Arc<Self> {
         let process = ProcessState {
             websockets: Arc::clone(&self.websockets),

@@ -37,7 +37,7 @@ pub enum Refusal {
     FirstBoot,
     /// The body could not be stored in memory or on disk; the error's text.
     Spool(String),
-    /// No file can be sent.
+    /// The file cannot be sent.
     File(FileFault),
     /// The application named a file that is outside of `app.sendfile_roots`.
     OutsideFile {

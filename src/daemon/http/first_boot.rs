@@ -25,7 +25,7 @@ pub(super) struct FirstBoot {
     timer: Pin<Box<Sleep>>,
 }
 
-/// Browsers send "navigate" in this field for a page, and other words for the resources of a page
+/// Browsers send "navigate" in this field for a page, and other values for the resources of a page
 /// (Fetch Metadata Request Headers).
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 

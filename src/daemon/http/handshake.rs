@@ -98,8 +98,7 @@ impl Handshake {
     }
 
     /// Returns the status of the response: the application's 101, or on an HTTP/2 stream the
-    /// default
-    /// status of `response`, 200.
+    /// default status of `response`, 200.
     pub(super) fn status<B>(&self, application: StatusCode, response: &Response<B>) -> StatusCode {
         if self.accept.is_some() { application } else { response.status() }
     }

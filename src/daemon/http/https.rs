@@ -1,12 +1,12 @@
-//! `http.redirect_to_https` and `http.hsts`: sends clients to TLS, and tells browsers to stay
-//! there.
+//! `http.redirect_to_https` and `http.hsts`: redirects clients to HTTPS, and makes browsers use
+//! only HTTPS.
 
 use http::header::{HOST, HeaderMap, HeaderName};
 use http::{HeaderValue, request};
 
 use super::fault::{Refusal, RequestFault};
 
-/// The settings. `Server` has none if both are off.
+/// The two settings. `Server` has no policy if both are off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpsPolicy {
     /// `http.redirect_to_https`.

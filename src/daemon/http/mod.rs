@@ -3,7 +3,7 @@
 //!
 //! `edge` calls [`serve`] with each accepted stream. For HTTP/1, hyper parses and writes the
 //! messages; [`h1`] checks the messages before hyper does, and encodes the 103 responses that hyper
-//! cannot write. For HTTP/2, the h2 crate and [`h2`] do the same.
+//! cannot write. For HTTP/2, the h2 crate and [`h2`] take these roles.
 
 mod access_log;
 mod body;

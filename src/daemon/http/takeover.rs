@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn switch_keeps_its_fields_and_following_bytes() {
+    fn a_101_keeps_its_fields_and_the_bytes_after_it() {
         let bytes = b"HTTP/1.1 101 \r\nSec-WebSocket-Accept: abc\r\nContent-Length: 4\r\n\r\n\x81\x00";
         let Ok(Some(SocketAnswer::Switch { head, rest })) = parse_answer(bytes) else { panic!("no switch") };
         assert_eq!(rest, b"\x81\x00");

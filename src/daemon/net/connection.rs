@@ -56,7 +56,8 @@ impl Phase {
     }
 }
 
-/// An instruction of the tracker to a connection; its stream follows it when it is next polled.
+/// An instruction of the tracker to a connection, which the connection's stream follows when
+/// polled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Directive {
@@ -114,7 +115,7 @@ impl Alarm {
 /// The carrier of a connection's bytes.
 #[derive(Debug)]
 enum Role {
-    /// A socket. `key` is its key in the registry, `streams` are set once it is multiplexed.
+    /// A socket. `key` is its key in the registry, `streams` is set once it is multiplexed.
     Socket { key: usize, streams: OnceLock<Box<StreamTable<Connection>>> },
     /// A stream of a multiplexed connection. `key` is its key among that connection's streams.
     Stream { key: usize, socket: Arc<Connection> },

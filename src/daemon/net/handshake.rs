@@ -48,7 +48,7 @@ impl ListenerTls {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = tls;
     }
 
-    /// Returns the settings for a connection.
+    /// Returns the settings for a new connection.
     pub(super) fn get(&self) -> Option<Arc<TlsContext>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -7,8 +7,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
     /// `timeouts.header`: from the accept to the first byte, and from the first byte of a head to
-    /// its
-    /// end.
+    /// its end.
     pub header: Duration,
     /// `timeouts.keepalive`: between two requests.
     pub keepalive: Duration,

@@ -77,7 +77,7 @@ impl OutputProgress {
     }
 
     /// Returns true if the client read more slowly than `limits.response_rate` over a window of
-    /// `limits.write`. A window lasts only while writes block (`is_blocked`). `now` is the coarse
+    /// `timeouts.body`. A window lasts only while writes block (`is_blocked`). `now` is the coarse
     /// time. The caller samples at intervals much shorter than the window.
     pub(super) fn sample_rate(&self, is_blocked: bool, limits: &ConnectionLimits, now: u32) -> bool {
         let elapsed = now.wrapping_sub(self.window_start.load(Ordering::Relaxed));

@@ -16,7 +16,7 @@ use super::peer::Peer;
 /// Open connections, the coarse clock and the drain flag.
 #[derive(Debug)]
 pub(super) struct Registry<C> {
-    /// The coarse clock in milliseconds, updated by the reactor's turns.
+    /// The coarse clock in milliseconds, updated each time the reactor wakes.
     now: AtomicU32,
     /// The daemon drains.
     draining: AtomicBool,

@@ -15,7 +15,7 @@ pub(super) enum ClientSocket {
 }
 
 impl ClientSocket {
-    /// Calls `write` when the socket is writable, until it succeeds or fails for good.
+    /// Calls `write` when the socket is writable, until `write` succeeds or fails for good.
     pub(super) fn poll_write_with(
         &self,
         cx: &mut Context<'_>,

@@ -25,7 +25,7 @@ pub(in crate::http) trait ClientBody:
     /// The request must be refused.
     fn prepare_head(head: &mut request::Parts, limits: &RequestLimits) -> Result<(), Refusal>;
 
-    /// True if the request, which has no body, is a WebSocket handshake.
+    /// True if a request without a body is a WebSocket handshake.
     fn is_handshake(head: &request::Parts) -> bool;
 
     /// Returns the violation of the framing that caused this error; `None` for other errors.

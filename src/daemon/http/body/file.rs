@@ -41,8 +41,7 @@ pub(in crate::http) struct FileReader {
     /// Polled when the task yields.
     dispatcher: &'static Dispatcher,
     /// The connection on which the kernel sends the parts that are in memory; `None`: hyper gets
-    /// all
-    /// bytes.
+    /// all bytes.
     direct: Option<Arc<Connection>>,
     /// A part was queued on `direct`.
     has_begun_direct: bool,

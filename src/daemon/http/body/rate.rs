@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct MinDataRate {
     /// `timeouts.body`: the longest wait for one piece, and the total waiting time that a client
-    /// has
-    /// without earning more.
+    /// has without earning more.
     pub(in crate::http) timeout: Duration,
     /// `limits.body_rate`: each time this many bytes arrive, the client earns one second of waiting
     /// beyond `timeout`; `None`: the client has `timeout` for every piece.

@@ -75,8 +75,8 @@ impl ReceiveLimits<'_> {
     }
 }
 
-/// Receives a body. Checks the declared length before the first read, because that read sends `100
-/// Continue` (RFC 9110 §10.1.1).
+/// Receives a body. Checks the declared length before the first read, because that read sends
+/// `100 Continue` (RFC 9110 §10.1.1).
 pub(in crate::http) async fn receive<B: ClientBody>(
     mut incoming: B,
     limits: &ReceiveLimits<'_>,

@@ -43,9 +43,9 @@ pub(in crate::http) struct SpoolBudgets {
 pub(in crate::http) enum SpoolError {
     #[error("all bodies together would be more than limits.spool_disk")]
     Full,
-    #[error("cannot make a memfd")]
+    #[error("cannot create a memfd")]
     Memory(#[source] io::Error),
-    #[error("cannot make a file in {directory}")]
+    #[error("cannot create a file in {directory}")]
     Create {
         directory: PathBuf,
         #[source]

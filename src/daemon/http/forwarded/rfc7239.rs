@@ -1,5 +1,5 @@
-//! `Forwarded` (RFC 7239): a list with one element per proxy: the address of the proxy's client,
-//! and the scheme and host that the client used.
+//! `Forwarded` (RFC 7239): a list to which each proxy appends an element, with the address of its
+//! client and the scheme and host that the client used.
 //!
 //! ```text
 //! Forwarded: for=192.0.2.60;proto=https;host=a.example, for="[2001:db8::1]:4711"
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn scheme_and_host_are_of_the_clients_element() {
+    fn scheme_and_host_come_from_the_clients_element() {
         for (values, expected) in [
             (&["for=192.0.2.1;proto=https;host=a.example"][..], (Some(true), Some("a.example"))),
             (

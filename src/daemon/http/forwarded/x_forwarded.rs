@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_scheme_counts() {
+    fn the_last_scheme_is_used() {
         for (values, https) in [
             (&["https"][..], Some(true)),
             (&["HTTPS"], Some(true)),

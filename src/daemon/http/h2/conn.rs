@@ -30,7 +30,7 @@ const FIELD_OVERHEAD: usize = 32;
 /// has an error page.
 const OVERSIZE_FACTOR: usize = 2;
 
-/// Number of streams reset because of the client's errors after which h2 ends the connection.
+/// h2 ends a connection after it has reset this many streams because of the client's errors.
 const MAX_ERROR_RESETS: usize = 128;
 
 type H2Connection = h2::server::Connection<MeteredStream, StreamData>;
@@ -103,7 +103,7 @@ pub(super) const GOAWAY_DELAY: Duration = Duration::from_secs(2);
 
 /// Time for which a draining connection waits for the answer to its PING, one round trip. Streams
 /// that the client opens later are ignored. A WINDOW_UPDATE on one of them is a connection error,
-/// because h2 takes that stream for an idle one.
+/// because h2 considers that stream idle.
 pub(super) const DRAIN_PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum size of a flow-control window in bytes (RFC 9113 §6.9.1).

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn local_unix_and_unknown_name_no_client() {
+    fn local_unix_and_unknown_headers_name_no_client() {
         for header in [
             v2_header(0x20, 0x00, &[]),
             v2_header(0x20, 0x11, &[]),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_of_the_client_is_read_from_its_tlv() {
+    fn the_ssl_tlv_says_whether_the_client_used_tls() {
         let alpn = [1, 0, 2, b'h', b'2'];
         let ssl = |flags| [0x20, 0, 5, flags, 0, 0, 0, 0];
         for (tlvs, https) in [

@@ -83,8 +83,7 @@ impl ChunkScanner {
     }
 
     /// Scans the next bytes of the body. Returns the number of valid leading bytes, and `Ok(true)`
-    /// if
-    /// the body ends with them.
+    /// if the body ends with them.
     pub(super) fn accept(&mut self, bytes: &[u8]) -> (usize, Result<bool, Violation>) {
         let mut len = 0;
         while let Some(byte) = bytes.get(len) {

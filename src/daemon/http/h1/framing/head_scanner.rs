@@ -135,8 +135,7 @@ impl HeadScanner {
     }
 
     /// Checks a field if the framing depends on it. Inlined so that the slices are made only for
-    /// these
-    /// fields.
+    /// these fields.
     #[inline]
     fn check_field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Violation> {
         match name.len() {
