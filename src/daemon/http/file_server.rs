@@ -196,7 +196,7 @@ pub(super) fn conditions(headers: &HeaderMap) -> Option<HeaderMap> {
 
 /// The decision about a response of the application.
 #[derive(Debug)]
-pub(super) enum Redirection {
+pub(super) enum SendfileDecision {
     /// The response is sent as it is.
     Unchanged(AppResponse),
     /// A file is sent instead of the response's body.
@@ -224,12 +224,12 @@ impl FileOrigin {
 }
 
 /// Looks for the file that the application names in its response, and decides what is sent.
-pub(super) fn redirect(
+pub(super) fn decide_sendfile(
     roots: &SendfileRoots,
     method: &Method,
     conditions: Option<&HeaderMap>,
     mut response: AppResponse,
-) -> Redirection {
+) -> SendfileDecision {
     let request = SentFor {
         method: method.clone(),
         conditions: conditions.cloned().unwrap_or_default(),
@@ -237,19 +237,19 @@ pub(super) fn redirect(
     };
     let head = &mut response.head;
     let file = match roots.target(head.status, &mut head.fields, request) {
-        SendfileTarget::Absent => return Redirection::Unchanged(response),
+        SendfileTarget::Absent => return SendfileDecision::Unchanged(response),
         SendfileTarget::Outside(value) => {
-            return Redirection::Refused(Refusal::OutsideFile { worker: response.worker, value });
+            return SendfileDecision::Refused(Refusal::OutsideFile { worker: response.worker, value });
         }
         SendfileTarget::File(file) => file,
     };
     let origin = FileOrigin { worker: response.worker, waited: response.waited };
     match roots.serve(&file, LookupMode::Cached) {
-        FileOutcome::NeedsDisk => Redirection::NeedsDisk(file, origin),
+        FileOutcome::NeedsDisk => SendfileDecision::NeedsDisk(file, origin),
         outcome => match into_answer(outcome) {
-            Some(Ok(answer)) => Redirection::File(origin.response(answer)),
-            Some(Err(refusal)) => Redirection::Refused(refusal),
-            None => Redirection::Refused(Refusal::File(FileFault::NotFound)),
+            Some(Ok(answer)) => SendfileDecision::File(origin.response(answer)),
+            Some(Err(refusal)) => SendfileDecision::Refused(refusal),
+            None => SendfileDecision::Refused(Refusal::File(FileFault::NotFound)),
         },
     }
 }

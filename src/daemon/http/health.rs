@@ -36,7 +36,7 @@ impl HealthPaths {
         has_body: bool,
         dispatcher: &Dispatcher,
     ) -> Option<Result<HealthResult, Refusal>> {
-        let is_path = |of: &Option<Box<str>>| of.as_ref().is_some_and(|of| **of == *parts.uri.path());
+        let is_path = |path: &Option<Box<str>>| path.as_ref().is_some_and(|path| **path == *parts.uri.path());
         let is_live = is_path(&self.live);
         if !is_live && !is_path(&self.ready) {
             return None;

@@ -73,7 +73,7 @@ pub(super) fn application_response(
     if let Some(policy) = &context.server.compression {
         source = compression::apply(policy, meta, &mut head, source, context.server.dispatcher);
     }
-    send(context, meta, Answer { head, source, worker, waited, must_close: false })
+    build_response(context, meta, Answer { head, source, worker, waited, must_close: false })
 }
 
 /// Builds a response with a file.
@@ -102,7 +102,7 @@ pub(super) fn file_response(
     if leaves_input_unread {
         context.connection.mark_unread_input();
     }
-    send(context, meta, Answer { head, source, worker, waited, must_close: leaves_input_unread })
+    build_response(context, meta, Answer { head, source, worker, waited, must_close: leaves_input_unread })
 }
 
 /// A response before it is converted to an [`http::Response`].
@@ -117,7 +117,8 @@ struct Answer {
     must_close: bool,
 }
 
-fn send(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Response<ResponseBody> {
+/// Builds a response, with its access record and the fields of the connection.
+fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*context;
     let Answer { head, mut source, worker, waited, must_close } = answer;
     let mut head = ResponseHead::unbox(head);

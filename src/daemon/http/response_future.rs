@@ -18,7 +18,7 @@ use super::access_log::log_unanswered;
 use super::body::response::ResponseBody;
 use super::context::{ConnContext, X_REQUEST_ID};
 use super::fault::{HealthResult, Refusal};
-use super::file_server::{FileResponse, Redirection, redirect};
+use super::file_server::{FileResponse, SendfileDecision, decide_sendfile};
 use super::h1::early_hints;
 use super::request::{Admitted, LateRefusal, RequestExtra, RequestProgress};
 use super::request_meta::RequestMeta;
@@ -137,7 +137,7 @@ impl ResponseFuture {
                 self.abandon();
                 Poll::Ready(None)
             }
-            Poll::Ready(Ok(response)) => self.poll_redirection(cx, response),
+            Poll::Ready(Ok(response)) => self.poll_sendfile(cx, response),
             Poll::Ready(Err(fault)) => {
                 if let Some(ticket) = self.progress.ticket() {
                     let format = ticket.error_format();
@@ -222,7 +222,7 @@ impl ResponseFuture {
     }
 
     /// Replaces the application's response by a file if it names one.
-    fn poll_redirection(
+    fn poll_sendfile(
         &mut self,
         cx: &mut Context<'_>,
         response: AppResponse,
@@ -239,11 +239,11 @@ impl ResponseFuture {
         let Some(roots) = &files.sendfile else {
             return Poll::Ready(Some(Ok(ResponseSource::App(response))));
         };
-        match redirect(roots, &meta.method, conditions, response) {
-            Redirection::Unchanged(response) => Poll::Ready(Some(Ok(ResponseSource::App(response)))),
-            Redirection::File(file) => Poll::Ready(Some(Ok(ResponseSource::File(file)))),
-            Redirection::Refused(refusal) => Poll::Ready(Some(Err(refusal))),
-            Redirection::NeedsDisk(request, origin) => {
+        match decide_sendfile(roots, &meta.method, conditions, response) {
+            SendfileDecision::Unchanged(response) => Poll::Ready(Some(Ok(ResponseSource::App(response)))),
+            SendfileDecision::File(file) => Poll::Ready(Some(Ok(ResponseSource::File(file)))),
+            SendfileDecision::Refused(refusal) => Poll::Ready(Some(Err(refusal))),
+            SendfileDecision::NeedsDisk(request, origin) => {
                 let sending = Arc::clone(files).send_blocking(request);
                 self.progress = RequestProgress::Receiving(Box::pin(async move {
                     Ok(Admitted::File(origin.response(sending.await?)))

@@ -74,9 +74,9 @@ impl Takeover {
         if self.socket.is_none() {
             self.socket = ticket.take_socket().and_then(|socket| AppSocket::new(socket).ok());
         }
-        let is_over = matches!(&self.returned, Some(Err(fault)) if !matches!(fault, Fault::Raised { .. }));
+        let has_failed = matches!(&self.returned, Some(Err(fault)) if !matches!(fault, Fault::Raised { .. }));
         let answer = match &mut self.socket {
-            Some(socket) if !is_over => {
+            Some(socket) if !has_failed => {
                 let has_returned = self.returned.is_some();
                 ready!(socket.poll_answer(cx, has_returned))
             }

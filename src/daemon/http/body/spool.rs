@@ -201,7 +201,7 @@ mod tests {
 
     const MIB: usize = 1024 * 1024;
 
-    fn spools(memory: usize, disk: usize) -> &'static SpoolBudgets {
+    fn budgets(memory: usize, disk: usize) -> &'static SpoolBudgets {
         Box::leak(Box::new(SpoolBudgets {
             memory: Budget::new(memory as u64),
             disk: Budget::new(disk as u64),
@@ -209,8 +209,8 @@ mod tests {
     }
 
     /// Stores `len` bytes in pieces of 100 KiB.
-    async fn filled(spools: &'static SpoolBudgets, len: usize) -> Result<Spool, SpoolError> {
-        let mut spool = Spool::new(spools, &std::env::temp_dir())?;
+    async fn filled(budgets: &'static SpoolBudgets, len: usize) -> Result<Spool, SpoolError> {
+        let mut spool = Spool::new(budgets, &std::env::temp_dir())?;
         for piece in vec![7; len].chunks(100 * 1024) {
             spool.write(Bytes::copy_from_slice(piece)).await?;
         }
@@ -226,34 +226,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_counts_until_it_is_dropped() {
-        let spools = spools(10 * MIB, 0);
-        let body = filled(spools, 3 * MIB).await.unwrap().finish().await.unwrap();
-        assert_eq!(spools.memory.used(), 3 * MIB as u64);
+        let budgets = budgets(10 * MIB, 0);
+        let body = filled(budgets, 3 * MIB).await.unwrap().finish().await.unwrap();
+        assert_eq!(budgets.memory.used(), 3 * MIB as u64);
         assert_eq!(length(body), 3 * MIB);
-        assert_eq!(spools.memory.used(), 0);
+        assert_eq!(budgets.memory.used(), 0);
     }
 
     #[tokio::test]
     async fn a_body_without_room_in_memory_goes_to_a_file() {
-        let spools = spools(MIB, 10 * MIB);
-        let body = filled(spools, 3 * MIB).await.unwrap().finish().await.unwrap();
-        assert_eq!((spools.memory.used(), spools.disk.used()), (0, 3 * MIB as u64));
+        let budgets = budgets(MIB, 10 * MIB);
+        let body = filled(budgets, 3 * MIB).await.unwrap().finish().await.unwrap();
+        assert_eq!((budgets.memory.used(), budgets.disk.used()), (0, 3 * MIB as u64));
         assert_eq!(length(body), 3 * MIB);
-        assert_eq!(spools.disk.used(), 0);
+        assert_eq!(budgets.disk.used(), 0);
     }
 
     #[tokio::test]
     async fn a_body_without_room_is_refused_and_releases_its_budget() {
         for memory in [0, MIB, 20 * MIB] {
-            let spools = spools(memory, 18 * MIB);
-            assert!(matches!(filled(spools, 19 * MIB).await, Err(SpoolError::Full)), "{memory}");
-            assert_eq!((spools.memory.used(), spools.disk.used()), (0, 0));
+            let budgets = budgets(memory, 18 * MIB);
+            assert!(matches!(filled(budgets, 19 * MIB).await, Err(SpoolError::Full)), "{memory}");
+            assert_eq!((budgets.memory.used(), budgets.disk.used()), (0, 0));
         }
     }
 
     #[tokio::test]
     async fn a_full_disk_is_a_write_error() {
-        let mut spool = filled(spools(0, 10 * MIB), MIB).await.unwrap();
+        let mut spool = filled(budgets(0, 10 * MIB), MIB).await.unwrap();
         spool.file = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let error = loop {
             if let Err(error) = spool.write(Bytes::from(vec![7; 100 * 1024])).await {

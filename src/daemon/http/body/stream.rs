@@ -194,9 +194,9 @@ impl<B: ClientBody> BodyPump<B> {
         }
         let timer = match &mut self.rate_timer {
             Some(timer) => timer,
-            none => {
+            unset => {
                 let wait = self.rate.begin_wait(limits.min_rate, Instant::now());
-                none.insert(Box::pin(sleep(wait)))
+                unset.insert(Box::pin(sleep(wait)))
             }
         };
         timer.as_mut().poll(cx).map(|()| PumpStep::Fail(UploadFault::TooSlow))

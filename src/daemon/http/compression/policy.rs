@@ -48,11 +48,11 @@ impl TypePattern {
     }
 
     fn matches(&self, media_type: &[u8]) -> bool {
-        let is = |text: &str, bytes: &[u8]| text.as_bytes().eq_ignore_ascii_case(bytes);
-        let Some(suffix) = &self.suffix else { return is(&self.prefix, media_type) };
+        let equals = |text: &str, bytes: &[u8]| text.as_bytes().eq_ignore_ascii_case(bytes);
+        let Some(suffix) = &self.suffix else { return equals(&self.prefix, media_type) };
         let Some((start, rest)) = media_type.split_at_checked(self.prefix.len()) else { return false };
         let Some(split) = rest.len().checked_sub(suffix.len()) else { return false };
-        is(&self.prefix, start) && rest.get(split..).is_some_and(|end| is(suffix, end))
+        equals(&self.prefix, start) && rest.get(split..).is_some_and(|end| equals(suffix, end))
     }
 }
 

@@ -53,8 +53,9 @@ pub(super) fn address(element: &[u8]) -> Option<SocketAddr> {
 /// Returns whether a scheme uses TLS; `None` if the scheme is unknown. With a WebSocket handshake
 /// some proxies send `ws` or `wss`.
 pub(super) fn parse_scheme(scheme: &[u8]) -> Option<bool> {
-    let is = |schemes: [&str; 2]| schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()));
-    match (is(["https", "wss"]), is(["http", "ws"])) {
+    let is_one_of =
+        |schemes: [&str; 2]| schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()));
+    match (is_one_of(["https", "wss"]), is_one_of(["http", "ws"])) {
         (true, _) => Some(true),
         (_, true) => Some(false),
         _ => None,

@@ -111,11 +111,11 @@ mod tests {
         Some(if client.port() == 0 { client.ip().to_string() } else { client.to_string() })
     }
 
-    const NEAR: [&str; 3] = ["127.0.0.0/8", "::1/128", "10.0.0.0/8"];
+    const PROXY_NETWORKS: [&str; 3] = ["127.0.0.0/8", "::1/128", "10.0.0.0/8"];
 
     #[test]
     fn the_right_most_untrusted_address_is_the_client() {
-        let near = trusted(&NEAR);
+        let proxies = trusted(&PROXY_NETWORKS);
         for (values, client) in [
             (&["192.0.2.1"][..], Some("192.0.2.1")),
             (&["198.51.100.9, 192.0.2.1"], Some("192.0.2.1")),
@@ -127,7 +127,7 @@ mod tests {
             (&[""], None),
             (&[], None),
         ] {
-            assert_eq!(found(values, &near).as_deref(), client, "{values:?}");
+            assert_eq!(found(values, &proxies).as_deref(), client, "{values:?}");
         }
         let all = TrustedPeers { all: true, ..TrustedPeers::default() };
         assert_eq!(found(&["198.51.100.9, 192.0.2.1"], &all).as_deref(), Some("198.51.100.9"));
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn addresses_are_parsed_in_every_form_proxies_write() {
-        let near = trusted(&NEAR);
+        let proxies = trusted(&PROXY_NETWORKS);
         for (value, client) in [
             ("192.0.2.1:4711", "192.0.2.1:4711"),
             ("2001:db8::1", "2001:db8::1"),
@@ -146,13 +146,13 @@ mod tests {
             ("192.0.2.1, ::ffff:10.0.0.1", "192.0.2.1"),
             ("192.0.2.1, [::1]:80", "192.0.2.1"),
         ] {
-            assert_eq!(found(&[value], &near).as_deref(), Some(client), "{value}");
+            assert_eq!(found(&[value], &proxies).as_deref(), Some(client), "{value}");
         }
     }
 
     #[test]
     fn invalid_address_ends_the_search() {
-        let near = trusted(&NEAR);
+        let proxies = trusted(&PROXY_NETWORKS);
         for garbage in [
             "unknown",
             "_hidden",
@@ -173,11 +173,11 @@ mod tests {
             "<script>",
             "\u{661}92.0.2.1",
         ] {
-            assert_eq!(found(&[garbage], &near), None, "{garbage}");
+            assert_eq!(found(&[garbage], &proxies), None, "{garbage}");
             let spoofed = format!("192.0.2.66, {garbage}, 10.0.0.1");
-            assert_eq!(found(&[&spoofed], &near).as_deref(), Some("10.0.0.1"), "{garbage}");
+            assert_eq!(found(&[&spoofed], &proxies).as_deref(), Some("10.0.0.1"), "{garbage}");
         }
-        let no_unix = TrustedPeers { unix: false, ..near };
+        let no_unix = TrustedPeers { unix: false, ..proxies };
         assert_eq!(found(&["192.0.2.1, unix:"], &no_unix), None);
     }
 
@@ -199,7 +199,7 @@ mod tests {
             (&[], None),
         ] {
             let headers = headers(&X_FORWARDED_PROTO, values);
-            assert_eq!(read_all(&headers, &trusted(&NEAR)).https, https, "{values:?}");
+            assert_eq!(read_all(&headers, &trusted(&PROXY_NETWORKS)).https, https, "{values:?}");
         }
     }
 
@@ -220,7 +220,7 @@ mod tests {
             let headers = fields
                 .iter()
                 .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-            assert_eq!(read_all(&headers.collect(), &trusted(&NEAR)).https, https, "{fields:?}");
+            assert_eq!(read_all(&headers.collect(), &trusted(&PROXY_NETWORKS)).https, https, "{fields:?}");
         }
     }
 
@@ -230,7 +230,7 @@ mod tests {
         headers.append(X_FORWARDED_PORT, HeaderValue::from_static("1, 8443"));
         headers.append(X_FORWARDED_PREFIX, HeaderValue::from_static("//evil"));
         headers.append(X_FORWARDED_PREFIX, HeaderValue::from_static("/shop/"));
-        let claim = read_all(&headers, &trusted(&NEAR));
+        let claim = read_all(&headers, &trusted(&PROXY_NETWORKS));
         assert_eq!(claim.host.unwrap(), "a.example:8443");
         assert_eq!(claim.port, Some(8443));
         assert_eq!(claim.root_path.as_deref(), Some(&b"/shop"[..]));
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_client_cannot_choose_its_address() {
-        let near = trusted(&NEAR);
+        let proxies = trusted(&PROXY_NETWORKS);
         let hops = ["10.0.0.1", "127.0.0.1:80", "[::1]", "::1", "::ffff:10.2.2.2", "unix:", ""];
         let forged = [
             "198.51.100.66",
@@ -275,13 +275,13 @@ mod tests {
             }
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
             let expected = client.strip_prefix('[').map_or(client, |_| "[2001:db8::1]:4711");
-            assert_eq!(found(&values, &near).as_deref(), Some(expected), "round {round}: {values:?}");
+            assert_eq!(found(&values, &proxies).as_deref(), Some(expected), "round {round}: {values:?}");
         }
     }
 
     #[test]
     fn random_bytes_never_yield_an_address_that_was_not_sent() {
-        let near = trusted(&NEAR);
+        let proxies = trusted(&PROXY_NETWORKS);
         let mut rng = Rng::new(7);
         let alphabet: Vec<u8> =
             (b' '..=b'~').chain([b'\t', 0x80, 0xff]).chain(*b"0123456789.:[],,::..").collect();
@@ -290,7 +290,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(&bytes).unwrap());
             headers.append(X_FORWARDED_PROTO, HeaderValue::from_bytes(&bytes).unwrap());
-            let ProxyClaim { client, https, .. } = read_all(&headers, &near);
+            let ProxyClaim { client, https, .. } = read_all(&headers, &proxies);
             assert!(
                 https.is_none()
                     || bytes.to_ascii_lowercase().windows(2).any(|pair| pair == b"ws" || pair == b"tp")
