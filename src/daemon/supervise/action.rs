@@ -18,23 +18,26 @@ pub enum Action {
         /// The way to create the process.
         method: SpawnMethod,
     },
-    /// Send the `reload.probe` request to this worker, although it is not admitted. Answered by `Probed`.
+    /// Send the `reload.probe` request to this worker, although it is not admitted. Answered by
+    /// `Probed`.
     Probe {
         /// The canary of a pending reload.
         worker: WorkerId,
     },
-    /// Dump this worker's Python stacks. Answered by `StacksDumped`, without stacks if they do not arrive in a second.
+    /// Dump this worker's Python stacks. Answered by `StacksDumped`, without stacks if they do not
+    /// arrive in a second.
     DumpStacks {
         /// A worker whose boot exceeded `timeouts.boot`.
         worker: WorkerId,
     },
-    /// Ask this worker to become the zygote of its generation. Answered by `Ready` when it is the zygote.
+    /// Ask this worker to become the zygote of its generation. Answered by `Ready` when it is the
+    /// zygote.
     Promote {
         /// A drained worker.
         worker: WorkerId,
     },
-    /// Apply this generation's configuration (limits, deadlines, logging) to requests from now on. `Admit` for its
-    /// workers and then `Retire` for the others follow.
+    /// Apply this generation's configuration (limits, deadlines, logging) to requests from now on.
+    /// `Admit` for its workers and then `Retire` for the others follow.
     GoLive {
         /// A new generation, or after a rollback the previous one.
         generation: Generation,
@@ -44,56 +47,63 @@ pub enum Action {
         /// A generation that is not live.
         generation: Generation,
     },
-    /// Report the outcome of the reload that created this generation. Exactly one for each `Event::Reload`.
+    /// Report the outcome of the reload that created this generation. Exactly one for each
+    /// `Event::Reload`.
     AnswerReload {
         /// The generation that the reload created.
         generation: Generation,
-        /// `Ok` once the generation serves; otherwise the failure, for the client that requested the reload and for
-        /// STATUS=.
+        /// `Ok` once the generation serves; otherwise the failure, for the client that requested
+        /// the reload and for STATUS=.
         outcome: Result<(), BootFailure>,
     },
-    /// Send `RELOADING=1` with MONOTONIC_USEC=. `NotifyReady` follows when the reload ends, whatever its outcome.
+    /// Send `RELOADING=1` with MONOTONIC_USEC=. `NotifyReady` follows when the reload ends,
+    /// whatever its outcome.
     NotifyReloading,
     /// Let this worker receive requests.
     Admit {
         /// A booted worker of the live generation.
         worker: WorkerId,
     },
-    /// Give this worker no new request and revoke its unclaimed ones. Answered by `Drained` once it has no request left
-    /// whose client still waits.
+    /// Give this worker no new request, and move the requests that it has not claimed to other
+    /// workers. Answered by `Drained` once no client waits for a request of this worker.
     Retire {
         /// A worker that was admitted.
         worker: WorkerId,
     },
-    /// Ask this worker over the control socket to run its lifespan shutdown and atexit handlers and exit.
+    /// Ask this worker over the control socket to run its lifespan shutdown and atexit handlers and
+    /// exit.
     Terminate {
-        /// A worker or zygote that runs no requests, or whose requests are abandoned because the daemon shuts down.
+        /// A worker or zygote that runs no requests, or whose requests are abandoned because the
+        /// daemon shuts down.
         worker: WorkerId,
     },
     /// Send SIGKILL to all processes in this worker's cgroup.
     Kill {
-        /// A worker that is stuck, violated the contract, exceeded a deadline, or is not needed while it boots.
+        /// A worker that is stuck, violated the contract, exceeded a deadline, or is not needed
+        /// while it boots.
         worker: WorkerId,
-        /// The reason for aborting its requests, which `dispatch` then answers as aborted by the daemon. `None` if the
-        /// worker has no requests or is itself the cause.
+        /// The reason for aborting its requests, which `dispatch` then answers as aborted by the
+        /// daemon. `None` if the worker has no requests or is itself the cause.
         abort: Option<AbortReason>,
     },
-    /// Send `READY=1`: the first worker is ready, or a reload has ended. Never after `NotifyStopping`.
+    /// Send `READY=1`: the first worker is ready, or a reload has ended. Never after
+    /// `NotifyStopping`.
     NotifyReady,
     /// Send `STOPPING=1`. Once.
     NotifyStopping,
     /// Send this `STATUS=` line, because it changed.
     Status(String),
-    /// Send `EXTEND_TIMEOUT_USEC=` with this duration: a start, reload or stop is still in progress.
+    /// Send `EXTEND_TIMEOUT_USEC=` with this duration: a start, reload or stop is still in
+    /// progress.
     ExtendTimeout(Duration),
-    /// Stop accepting connections and answer the queued and running requests. Answered by `EdgeDrained`. A repetition
-    /// only changes the deadline.
+    /// Stop accepting connections and answer the queued and running requests. Answered by
+    /// `EdgeDrained`. A repetition only changes the deadline.
     DrainEdge {
         /// When the remaining connections are closed.
         deadline: Instant,
     },
-    /// Answer requests 503 with this short reason instead of queueing them, because no worker is expected to be ready
-    /// soon. `None` queues them again.
+    /// Answer requests 503 with this short reason instead of queueing them, because no worker is
+    /// expected to be ready soon. `None` queues them again.
     Unavailable(Option<String>),
     /// Report this presence in the answers to health checks, because it has changed.
     Presence(Presence),
@@ -101,7 +111,8 @@ pub enum Action {
     Report(Report),
     /// Exit. The last action.
     Exit {
-        /// 0, or 78 (EX_CONFIG of sysexits.h) if the application never booted; systemd does not restart on 78.
+        /// 0, or 78 (EX_CONFIG of sysexits.h) if the application never booted; systemd does not
+        /// restart on 78.
         status: u8,
         /// The reason for a status other than 0; else `None`.
         reason: Option<String>,
@@ -142,14 +153,15 @@ pub enum Report {
         worker: WorkerId,
         /// The reason, with the traceback if there is one.
         failure: BootFailure,
-        /// The time until the seat's next attempt; `None` if there is none, because the daemon exits, the reload has
-        /// failed, or the previous generation takes over again.
+        /// The time until the seat's next attempt; `None` if there is none, because the daemon
+        /// exits, the reload has failed, or the previous generation takes over again.
         retry_in: Option<Duration>,
-        /// The same failure was reported before and no worker has been ready since, so the traceback can be omitted.
+        /// The same failure was reported before and no worker has been ready since, so the
+        /// traceback can be omitted.
         already_reported: bool,
     },
-    /// A booted worker's process has exited. Unexpected in the states `Ready`, `Standby` and `Retiring`. (An exit while
-    /// booting is a `WorkerBootFailed`.)
+    /// A booted worker's process has exited. Unexpected in the states `Ready`, `Standby` and
+    /// `Retiring`. (An exit while booting is a `WorkerBootFailed`.)
     WorkerExited {
         /// The worker that exited.
         worker: WorkerId,
@@ -157,7 +169,8 @@ pub enum Report {
         exit: Exit,
         /// The worker's state before the exit.
         state: WorkerState,
-        /// The time until its seat is filled again, zero for at once; `None` if this exit does not cause that.
+        /// The time until the worker's seat is filled again, zero for at once; `None` if this exit
+        /// leaves no seat to fill.
         retry_in: Option<Duration>,
     },
     /// A booted worker violated the channel's contract and was killed.
@@ -166,10 +179,12 @@ pub enum Report {
         worker: WorkerId,
         /// The violation, one line.
         reason: String,
-        /// The time until its seat is filled again, zero for at once; `None` if it held no seat.
+        /// The time until the worker's seat is filled again, zero for at once; `None` if it held no
+        /// seat.
         retry_in: Option<Duration>,
     },
-    /// A worker has a stuck request: it receives no new ones, and its seat gets another process.
+    /// A worker has a stuck request. It receives no new requests, and its seat gets another
+    /// process.
     Replacing {
         /// The stuck worker.
         worker: WorkerId,
@@ -193,7 +208,8 @@ pub enum Report {
         /// The time since the reload was requested.
         took: Duration,
     },
-    /// A reload has failed; the live generation keeps serving. Its `WorkerBootFailed` had the traceback.
+    /// A reload has failed; the live generation keeps serving. If a boot failed, its
+    /// `WorkerBootFailed` had the traceback.
     ReloadFailed {
         /// The generation that does not go live.
         generation: Generation,
@@ -225,8 +241,9 @@ pub enum Report {
         /// The new process.
         by: WorkerId,
     },
-    /// A worker exceeded its deadline: a retiring one did not drain within `timeouts.drain`, a terminating or failed
-    /// one did not exit (all of these are killed), or a killed one was not reaped (an uninterruptible sleep).
+    /// A worker exceeded the deadline of its state. A retiring worker that did not drain, a
+    /// promoting one that did not become the zygote, and a terminating or failed one that did not
+    /// exit are killed. A killed worker that was not reaped is in an uninterruptible sleep.
     Overdue {
         /// The worker that is late.
         worker: WorkerId,
@@ -235,18 +252,17 @@ pub enum Report {
         /// The time it spent in that state.
         waited: Duration,
     },
-    /// A retiring worker was killed before it was drained, because the process limit left no room for a replacement:
-    /// either it is stuck, or no worker is ready.
+    /// A retiring worker was killed before it was drained, because the process limit left no room
+    /// for a replacement. Either the killed worker was stuck, or no worker was ready.
     RetirementAborted {
         /// The killed worker.
         worker: WorkerId,
     },
     /// `timeouts.drain_delay` has passed since the stop request: the drain begins.
     DepartureEnded,
-    /// Requests were still running when `timeouts.drain` had passed since the stop request, or since the end of the
-    /// departure.
+    /// Requests were still running when `timeouts.drain` had passed since the drain began.
     DrainTimedOut {
-        /// The time since the stop request.
+        /// The time since the drain began.
         waited: Duration,
     },
 }
@@ -256,7 +272,7 @@ pub enum Report {
 pub enum ResizeReason {
     /// SIGTTIN or SIGTTOU.
     Operator,
-    /// A request waited for a worker; with the longest wait.
+    /// A request waited for a worker. The value is the longest wait.
     QueueWait(Duration),
     /// Fewer workers were enough for a while.
     LowLoad,

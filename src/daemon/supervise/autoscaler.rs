@@ -9,9 +9,10 @@ use super::{LoadSample, ResizeReason};
 pub(super) struct Autoscaler {
     /// Consecutive increases while requests kept waiting.
     streak: u32,
-    /// Since when one worker fewer would have sufficed; `None` if all workers are needed.
+    /// Since when one worker fewer would have been enough; `None` if all workers are needed.
     spare_since: Option<Instant>,
-    /// All workers were ready at the last sample, so waits in the next sample are not due to booting workers.
+    /// All workers were ready at the last sample, so waits in the next sample are not due to
+    /// booting workers.
     was_all_ready: bool,
 }
 
@@ -22,15 +23,15 @@ pub(super) struct WorkerCount {
     pub(super) max: u16,
     /// The current number.
     pub(super) current: u16,
-    /// Requests that make one worker busy.
+    /// Number of requests that make one worker busy.
     pub(super) slots: u32,
     /// All workers are ready.
     pub(super) is_all_ready: bool,
 }
 
 impl Autoscaler {
-    /// Returns the number of workers that the load needs, and the reason for the change; `None` to keep the current
-    /// number.
+    /// Returns the number of workers that the load needs, and the reason for the change; `None` to
+    /// keep the current number.
     pub(super) fn observe(
         &mut self,
         load: &LoadSample,
@@ -66,7 +67,7 @@ impl Autoscaler {
     }
 }
 
-/// Returns true if one worker fewer would have run the peak load at 80 % of its slots.
+/// Returns true if one worker fewer would have run the peak load in 80 % of the slots.
 fn fits(load: &LoadSample, count: WorkerCount) -> bool {
     let slots = u64::from(count.current - 1) * u64::from(count.slots);
     load.queued == 0 && u64::try_from(load.max_running).is_ok_and(|max| max <= slots * 4 / 5)

@@ -30,8 +30,9 @@ impl Backoff {
         limits.initial.saturating_mul(1 << doublings).min(limits.max)
     }
 
-    /// Counts the early death of a worker that served, and returns the wait before the next attempt. The first in a row
-    /// costs no wait: an operator's kill or the OOM killer also hits young workers.
+    /// Counts the early death of a worker that served, and returns the wait before the next
+    /// attempt. The first early death in a row costs no wait: an operator's kill or the OOM killer
+    /// also hits young workers.
     pub(super) fn record_early_death(&mut self, limits: BackoffLimits) -> Duration {
         let had_free_retry = std::mem::replace(&mut self.used_free_retry, true);
         if had_free_retry { self.record_failure(limits) } else { Duration::ZERO }

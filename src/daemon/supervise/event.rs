@@ -1,5 +1,5 @@
-//! The supervisor's inputs. `run` builds them from signals, child exits and the workers' control messages, without
-//! filtering: the supervisor ignores events that a worker's state does not allow.
+//! The supervisor's inputs. `run` builds them from signals, child exits and the workers' control
+//! messages, without filtering: the supervisor ignores events that a worker's state does not allow.
 
 use std::fmt;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub enum Event {
         /// The worker's process id, for status output; actions name the worker, never the pid.
         pid: u32,
     },
-    /// `Spawn` failed. Need not be sent for a fork whose zygote was reaped before it reported the outcome.
+    /// `Spawn` failed. Optional for a fork whose zygote was reaped before it reported the outcome.
     SpawnFailed {
         /// The worker of the `Spawn`.
         worker: WorkerId,
@@ -29,7 +29,8 @@ pub enum Event {
         /// The failed call, its argument and its error, one line.
         reason: String,
     },
-    /// The worker has imported the application and completed its lifespan startup, or the zygote can be forked from.
+    /// The worker has imported the application and completed its lifespan startup, or the zygote
+    /// can be forked from.
     Ready {
         /// The booted worker.
         worker: WorkerId,
@@ -48,7 +49,8 @@ pub enum Event {
         /// The end of the process.
         exit: Exit,
     },
-    /// A request in this worker has exceeded its deadline and is still running; the client has received its 504.
+    /// A request in this worker has exceeded its deadline and is still running; the client has
+    /// received its 504.
     DeadlineExceeded {
         /// The worker that runs the request.
         worker: WorkerId,
@@ -60,8 +62,8 @@ pub enum Event {
         /// The violation, one line.
         reason: String,
     },
-    /// A retiring worker has no request left whose client still waits. Requests over their deadline do not count: they
-    /// have been answered, and their thread may never end.
+    /// A retiring worker has no request left whose client still waits. Requests over their deadline
+    /// do not count: they have been answered, and their thread may never end.
     Drained {
         /// The retiring worker.
         worker: WorkerId,
@@ -70,7 +72,7 @@ pub enum Event {
     StacksDumped {
         /// The worker of the `DumpStacks`.
         worker: WorkerId,
-        /// The output of `faulthandler`; `None` if there was none in time.
+        /// The output of `faulthandler`; `None` if it did not arrive in time.
         stacks: Option<String>,
     },
     /// The worker has reached a limit: it is replaced, and exits when its successor is ready.
@@ -80,7 +82,8 @@ pub enum Event {
         /// The limit that the worker has reached.
         reason: RecycleReason,
     },
-    /// The process of a worker that is ready, or about to be, received a signal that asks it to exit.
+    /// The process of a worker that is ready, or about to be, received a signal that asks it to
+    /// exit.
     StopRequested {
         /// The worker that received the signal.
         worker: WorkerId,
@@ -104,18 +107,19 @@ pub enum Event {
         /// The number of workers to add; negative: to remove.
         by: i32,
     },
-    /// The load since the last sample. Sent every second while `workers.count` is a range, `workers.idle_exit` is set,
-    /// or a rollback is possible.
+    /// The load since the last sample. Sent every second while `workers.count` is a range,
+    /// `workers.idle_exit` is set, or a rollback is possible.
     Load(LoadSample),
     /// A request arrived while no worker is admitted.
     WorkerRequested,
-    /// Stop after all requests are answered (the first SIGTERM or SIGINT). During a departure, this ends the departure.
+    /// Stop after all requests are answered (the first SIGTERM or SIGINT). During a departure, this
+    /// ends the departure.
     Stop,
     /// Stop now (a second SIGTERM or SIGINT, or SIGQUIT).
     StopNow,
     /// The edge has no request left.
     EdgeDrained,
-    /// Time has passed. Deadlines expire on this event, on no other.
+    /// Time has passed. Deadlines expire only on this event.
     Tick,
 }
 
@@ -136,8 +140,9 @@ pub enum RecycleReason {
     },
     /// The worker reached `workers.max_lifetime`. The supervisor itself notices this.
     Lifetime,
-    /// The worker served `workers.refork` requests and may become the zygote; or another worker became the zygote, and
-    /// this worker is replaced by one that is forked from it. Ignored without `workers.preload`.
+    /// The worker served `workers.refork` requests and may become the zygote; or another worker
+    /// became the zygote, and this worker is replaced by one that is forked from it. Ignored
+    /// without `workers.preload`.
     Refork,
     /// The worker received a signal ([`Event::StopRequested`]).
     Signal {
@@ -151,7 +156,7 @@ pub enum RecycleReason {
 pub struct LoadSample {
     /// Requests that wait for a worker.
     pub queued: usize,
-    /// The longest wait of a request for a worker, finished or not.
+    /// The longest wait of a request for a worker, whether that wait has ended or not.
     pub longest_wait: Duration,
     /// Requests that run.
     pub running: usize,
@@ -159,7 +164,8 @@ pub struct LoadSample {
     pub max_running: usize,
     /// The time since the last request ended; zero while a request waits or runs.
     pub idle_for: Duration,
-    /// The responses of each generation since it went live; generations without a response are omitted.
+    /// The responses of each generation since it went live; generations without a response are
+    /// omitted.
     pub responses: Vec<(Generation, ResponseStats)>,
 }
 
@@ -168,7 +174,8 @@ pub struct LoadSample {
 pub struct ResponseStats {
     /// All responses, including the daemon's own.
     pub answered: u64,
-    /// Responses with a status of 500 or above, truncated ones, and those whose worker died or exceeded its deadline.
+    /// Responses with a status of 500 or above, truncated ones, and those whose worker died or
+    /// exceeded its deadline.
     pub failed: u64,
 }
 
@@ -214,9 +221,11 @@ impl fmt::Display for Exit {
 /// The cause of a failed `Spawn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpawnFault {
-    /// The configured interpreter cannot be executed (ENOENT, EACCES, ENOEXEC). A retry fails as well.
+    /// The configured interpreter cannot be executed (ENOENT, EACCES, ENOEXEC). A retry fails as
+    /// well.
     Config,
-    /// The system lacked a process, memory or a descriptor (EAGAIN, ENOMEM, EMFILE). A retry may succeed.
+    /// The system lacked a process, memory or a descriptor (EAGAIN, ENOMEM, EMFILE). A retry may
+    /// succeed.
     System,
 }
 
@@ -225,10 +234,12 @@ pub enum SpawnFault {
 pub struct BootFailure {
     /// The kind of failure.
     pub kind: BootFailureKind,
-    /// One line, such as `ImportError: No module named 'mysite'`. It may quote the application's exception and so
-    /// contain its secrets: only for the journal and for clients that may control the daemon.
+    /// One line, such as `ImportError: No module named 'mysite'`. It may quote the application's
+    /// exception and so contain its secrets: only for the journal and for clients that may control
+    /// the daemon.
     pub summary: String,
-    /// One line without text of the application, so every user of the machine may read it. For STATUS=.
+    /// One line without text of the application, so every user of the machine may read it. For
+    /// STATUS=.
     pub headline: String,
     /// The application's traceback, if there is one.
     pub traceback: Option<String>,
@@ -243,11 +254,13 @@ pub enum BootFailureKind {
     App,
     /// The boot exceeded `timeouts.boot`.
     Timeout,
-    /// The process exited while booting without a report (a crash in an extension module, `sys.exit` at import).
+    /// The process exited while booting without a report (a crash in an extension module,
+    /// `sys.exit` at import).
     Died,
     /// SIGTERM or SIGINT from outside ended the process while it booted.
     Signalled,
-    /// The worker violated the channel's contract while booting (for example a worker extension of another version).
+    /// The worker violated the channel's contract while booting (for example a worker extension of
+    /// another version).
     Misbehaved,
     /// The process could not be created: the configured interpreter cannot be executed.
     Spawn,
@@ -270,7 +283,8 @@ impl BootFailure {
 }
 
 impl BootFailureKind {
-    /// Returns true if a retry fails the same way until the application or the configuration changes.
+    /// Returns true if a retry fails the same way until the application or the configuration
+    /// changes.
     pub fn is_lasting(self) -> bool {
         !matches!(self, BootFailureKind::System | BootFailureKind::Signalled)
     }

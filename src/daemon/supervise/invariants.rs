@@ -1,4 +1,5 @@
-//! Consistency checks that hold between any two events. The simulation and the tests run them after each event.
+//! Invariants that hold between any two events. The simulation and the tests check them after each
+//! event.
 
 use super::Supervisor;
 use super::spawning::MAX_ZYGOTES;
@@ -96,8 +97,8 @@ impl Supervisor {
             }
             // `run` has to answer `Spawn`.
             TimedState::Killed { abandon_at: None, .. } => worker.pid.is_none(),
-            // The timeouts of the worker's requests bound its retirement; not allowed for a stuck worker or for old
-            // code.
+            // The timeouts of the worker's requests bound its retirement; not allowed for a stuck
+            // worker or for old code.
             TimedState::Retiring { deadline: None, stuck } => !stuck && is_live,
             _ => worker.is_abandoned(),
         };
@@ -105,7 +106,8 @@ impl Supervisor {
     }
 
     fn count_violation(&self) -> Option<&'static str> {
-        // The limit for all generations is checked at each spawn only: it shrinks with the last worker of a large set.
+        // The limit for all generations is checked at each spawn only: it shrinks with the last
+        // worker of a large set.
         for set in self.worker_sets() {
             if self.n_workers(set.generation) > 2 * set.seats.len() {
                 return Some("more workers of a generation than twice its seats");

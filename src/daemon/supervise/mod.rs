@@ -1,25 +1,28 @@
-//! The supervisor: decides which workers exist, when they are replaced, when the daemon is ready and when it exits.
+//! The supervisor: decides which workers exist, when they are replaced, when the daemon is ready
+//! and when it exits.
 //!
-//! The supervisor is a pure state machine. `run` owns one [`Supervisor`], passes every [`Event`] to it with the instant
-//! it happened, and performs the returned [`Action`]s in order. There is no IO, clock, randomness, logging or process
-//! in this module, so the simulation plays thousands of histories in a few seconds. Requests (queue, deadlines, 502,
-//! 504) are decided by `dispatch`; processes are created, killed and reaped by `pool`.
+//! The supervisor is a pure state machine. `run` owns one [`Supervisor`], passes every [`Event`] to
+//! it with the instant it happened, and performs the returned [`Action`]s in order. There is no IO,
+//! clock, randomness, logging or process in this module, so the simulation plays thousands of
+//! histories in a few seconds. `dispatch` decides about requests (queue, deadlines, 502, 504);
+//! `pool` creates, kills and reaps processes.
 //!
 //! `run` guarantees:
-//! - Each [`Action::Spawn`] is answered by [`Event::Spawned`] or [`Event::SpawnFailed`] before any other event about
-//!   that worker.
-//! - Each process ends with exactly one [`Event::Exited`], sent when it is reaped. Messages that are still in its
-//!   control socket are not delivered after that; a fork that a zygote had not reported when it was reaped has failed.
-//! - [`Action::Probe`], [`Action::DumpStacks`] and [`Action::Promote`] are answered. A missing answer costs a timeout;
-//!   the probe has one only with `timeouts.boot`.
+//! - Each [`Action::Spawn`] is answered by [`Event::Spawned`] or [`Event::SpawnFailed`] before any
+//!   other event about that worker.
+//! - Each process ends with exactly one [`Event::Exited`], sent when the process is reaped. No
+//!   message from its control socket follows. A fork that a zygote had not reported before its exit
+//!   has failed.
+//! - [`Action::Probe`], [`Action::DumpStacks`] and [`Action::Promote`] are answered. If the answer
+//!   is missing, a timeout ends the wait; the probe has a timeout only with `timeouts.boot`.
 //! - [`Action::DrainEdge`] is answered by [`Event::EdgeDrained`], at once if the edge is idle.
-//! - [`Event::Tick`] comes at or after [`Supervisor::next_wakeup`]. Deadlines expire on a tick, not on other events,
-//!   and `run` delivers the events that it has received first: a daemon that was frozen for a minute does not punish
-//!   its workers.
+//! - [`Event::Tick`] comes at or after [`Supervisor::next_wakeup`]. Deadlines expire only on a
+//!   tick, and `run` delivers all received events before the tick. So a worker that answered in
+//!   time is not killed because the daemon was frozen for a minute.
 //!
-//! A worker is identified by its seat (`number`, stable, shown to operators) and its incarnation (the number of the
-//! process, never reused while the daemon runs). Events about a process that has ended are ignored, so nothing needs to
-//! be cancelled.
+//! A worker is identified by its seat (`number`, stable, shown to operators) and its incarnation
+//! (the number of the process, never reused while the daemon runs). Events about a process that has
+//! ended are ignored, so `run` need not cancel any.
 
 mod action;
 mod autoscaler;

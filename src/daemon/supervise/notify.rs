@@ -1,6 +1,6 @@
-//! Notifications about the daemon as a whole: READY=, RELOADING=, STOPPING=, STATUS= and EXTEND_TIMEOUT_USEC= for
-//! systemd, and tells the edge whether requests are refused and whether the daemon is about to leave. Only changes are
-//! sent.
+//! Notifications about the daemon as a whole. systemd gets READY=, RELOADING=, STOPPING=, STATUS=
+//! and EXTEND_TIMEOUT_USEC=; the edge gets the reason for refusing requests, and the presence. Only
+//! changes are sent.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -40,8 +40,9 @@ impl Supervisor {
         }
     }
 
-    /// Asks systemd for more time while a start, reload or stop is in progress (sd_notify(3)), a little at a time:
-    /// if the daemon hangs, TimeoutStartSec= (which also bounds a reload) and TimeoutStopSec= still apply.
+    /// Asks systemd for more time while a start, reload or stop is in progress (sd_notify(3)), a
+    /// little at a time: if the daemon hangs, TimeoutStartSec= (which also bounds a reload) and
+    /// TimeoutStopSec= still apply.
     ///
     /// Does not ask after a failed boot: the unit decides how long a start may be retried.
     pub(super) fn extend_timeout(&mut self, now: Instant) {

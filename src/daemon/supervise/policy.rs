@@ -1,5 +1,5 @@
-//! The part of the configuration that the supervisor needs. `run` builds it from the checked configuration; the values
-//! are not checked again.
+//! The part of the configuration that the supervisor needs. `run` builds it from the checked
+//! configuration; the values are not checked again.
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
@@ -15,15 +15,17 @@ pub struct SupervisorPolicy {
     pub count: NonZeroU16,
     /// The lowest number of workers. Between `min` and `count` the number follows the load.
     pub min: NonZeroU16,
-    /// `workers.threads`: the number of requests at which one worker counts as busy. The autoscaler removes a worker
-    /// when the others, each with this many requests, can run the peak load. This is used for ASGI too: an ASGI
-    /// worker accepts a thousand requests, but how many its event loop can serve at a time is unknown.
+    /// `workers.threads`: the number of requests at which one worker counts as busy. The autoscaler
+    /// removes a worker when the others, each with this many requests, can run the peak load. This
+    /// is used for ASGI too: an ASGI worker accepts a thousand requests, but how many its event
+    /// loop can serve at a time is unknown.
     pub slots: NonZeroU32,
     /// `workers.preload`: workers are forked from a zygote.
     pub preload: bool,
     /// The canary of a reload must answer `reload.probe`.
     pub probe: bool,
-    /// `reload.watch`: how long the previous generation is kept for a rollback; `None` if it is not kept.
+    /// `reload.watch`: how long the previous generation is kept for a rollback; `None` if it is not
+    /// kept.
     pub watch: Option<Duration>,
     /// `workers.max_lifetime`; `None` if there is no limit.
     pub max_lifetime: Option<Duration>,
@@ -33,17 +35,19 @@ pub struct SupervisorPolicy {
     pub boots_at_once: NonZeroU16,
     /// `timeouts.boot`: from `Spawn` to `Ready`; `None` if there is no limit.
     pub boot: Option<Duration>,
-    /// `timeouts.drain`: bounds the daemon's stop, and the retirement of a worker that a reload replaced, that is
-    /// stuck, or whose place under the process limit is needed.
+    /// `timeouts.drain`: bounds the daemon's stop. It also bounds the retirement of a worker that a
+    /// reload replaced, that is stuck, or that must make room under the process limit.
     pub drain: Duration,
-    /// `timeouts.drain_delay`: how long the daemon continues to serve after a stop request; may be zero.
+    /// `timeouts.drain_delay`: how long the daemon continues to serve after a stop request; may be
+    /// zero.
     pub drain_delay: Duration,
-    /// The minimum time that a worker gets to exit after `Terminate`, even if the drain used all of `drain`.
+    /// The minimum time that a worker gets to exit after `Terminate`, even if the drain used all of
+    /// `drain`.
     pub terminate_grace: Duration,
     /// The backoff between attempts in a seat whose processes die early.
     pub backoff: BackoffLimits,
-    /// A worker that served this long is replaced at once when it dies, and its seat's failures are forgotten. A worker
-    /// that dies earlier is replaced after a backoff, except the first in a row.
+    /// A worker that served this long is replaced at once when it dies, and its seat's failures are
+    /// forgotten. An earlier death is followed by a backoff, except the first in a row.
     pub stable_after: Duration,
     /// Exit with 78 if the very first boot fails in a way that a retry would not change.
     pub exit_on_first_boot_failure: bool,

@@ -1,4 +1,5 @@
-//! The zygote: its readiness, and the promotion of a drained worker to the zygote (`workers.refork`).
+//! The zygote: its readiness, and the promotion of a drained worker to the zygote
+//! (`workers.refork`).
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use super::state::{ProcessRole, TimedState, WorkerRecord, after};
 use super::{Action, RecycleReason, Report, SpawnMethod, Supervisor};
 
 impl Supervisor {
-    /// A zygote is ready, so workers can be forked from it.
+    /// Puts a ready zygote in standby: workers can be forked from it.
     pub(super) fn on_zygote_ready(&mut self, id: WorkerId, took: Duration, now: Instant) {
         let Some(worker) = self.worker_mut(id) else { return };
         worker.enter(TimedState::Standby, now);
@@ -21,14 +22,16 @@ impl Supervisor {
             seat.failure = None;
         }
         if self.serial_boots {
-            // The seats wait for the zygote before their workers are forked.
+            // The vacant seats got the backoff of the zygote's failed boots, which no longer
+            // applies.
             for seat in self.live.seats.iter_mut().filter(|seat| seat.current.is_none()) {
                 seat.clear_wait();
             }
         }
     }
 
-    /// Asks a drained worker to become the zygote if it is the candidate. Returns false if it is not.
+    /// Asks a drained worker to become the zygote if it is the candidate. Returns false if it is
+    /// not.
     pub(super) fn try_promote(&mut self, id: WorkerId, now: Instant) -> bool {
         if !self.phase.is_serving() || self.live.candidate != Some(id.incarnation) {
             return false;
@@ -40,14 +43,14 @@ impl Supervisor {
         true
     }
 
-    /// Returns true if the worker was asked to become the zygote and has not answered. `run` ignores such an answer
-    /// from any other worker.
+    /// Returns true if the worker was asked to become the zygote and has not answered. `run` treats
+    /// this answer from any other worker as a violation of the contract.
     pub fn is_promoting(&self, worker: WorkerId) -> bool {
         self.worker(worker).is_some_and(|worker| matches!(worker.state, TimedState::Promoting { .. }))
     }
 
-    /// The candidate has become the zygote: retires the previous zygote, and marks the workers that were not forked
-    /// from the new one for replacement.
+    /// Makes the candidate the zygote. Retires the previous zygote, and marks the workers that were
+    /// not forked from the new one for replacement.
     pub(super) fn finish_promotion(&mut self, id: WorkerId, now: Instant) {
         if self.live.candidate != Some(id.incarnation) {
             return;
@@ -72,8 +75,8 @@ impl Supervisor {
         }
     }
 
-    /// Cancels the promotion if this worker is the candidate. If the worker was asked already and failed, no other
-    /// worker of this generation is promoted.
+    /// Cancels the promotion if this worker is the candidate. If the worker was asked already and
+    /// failed, no other worker of this generation is promoted.
     pub(super) fn cancel_promotion(&mut self, id: WorkerId) {
         if self.live.candidate == Some(id.incarnation) {
             let was_asked = |worker: &WorkerRecord| matches!(worker.state, TimedState::Promoting { .. });

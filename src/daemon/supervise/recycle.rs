@@ -1,5 +1,5 @@
-//! Replaces healthy workers that reached a limit or received a signal: one at a time, each by a successor that is ready
-//! before the worker retires.
+//! Replaces healthy workers that reached a limit or received a signal: one at a time, each by a
+//! successor that is ready before the worker retires.
 
 use std::time::{Duration, Instant};
 
@@ -30,10 +30,10 @@ impl Supervisor {
         self.report(Report::Recycling { worker: id, reason });
     }
 
-    /// A process received a signal that asks it to exit. A worker is replaced first, so that no request is lost or
-    /// delayed; a zygote has no requests and exits at once.
+    /// Handles a signal that asks a process to exit. A worker is replaced first, so that no request
+    /// is lost or delayed; a zygote has no requests and exits at once.
     pub(super) fn on_stop_requested(&mut self, id: WorkerId, signal: i32, now: Instant) {
-        // A stopping daemon terminates all workers anyway, once the queue is answered.
+        // A stopping daemon terminates all workers anyway, once the queued requests are answered.
         if !self.phase.is_serving() {
             return;
         }
@@ -78,9 +78,9 @@ impl Supervisor {
         }
     }
 
-    /// Returns the worker whose successor boots next: none while another worker boots, or while a reload is about to
-    /// replace all of them.
-    pub(super) fn next_to_succeed(&self, now: Instant) -> Option<WorkerId> {
+    /// Returns the worker whose successor boots next: none while another worker boots, or while a
+    /// reload is about to replace all of them.
+    pub(super) fn next_to_replace(&self, now: Instant) -> Option<WorkerId> {
         if !self.phase.is_serving() || self.pending.is_some() || !self.live.can_spawn(&self.workers) {
             return None;
         }
@@ -97,8 +97,8 @@ impl Supervisor {
     }
 }
 
-/// Returns the age at which a worker is replaced: up to a tenth below `limit`, so that workers that were spawned
-/// together are not replaced together.
+/// Returns the age at which a worker is replaced: up to a tenth below `limit`, so that workers that
+/// were spawned together are not replaced together.
 pub(super) fn lifetime(limit: Duration, incarnation: Incarnation) -> Duration {
     // The golden ratio spreads consecutive incarnations evenly (Knuth, TAOCP 3, section 6.4).
     let fraction = u16::try_from(incarnation.0.wrapping_mul(40_503) & 0xffff).expect("masked to 16 bits");

@@ -1,9 +1,10 @@
-//! Reloads: boots a new generation alongside the live one (canary, probe, then the rest) and switches all traffic to it
-//! at once, or leaves the live one untouched. After the switch, `reload.watch` may roll back to the previous
-//! generation.
+//! Reloads: boots a new generation alongside the live one (canary, probe, then the rest) and
+//! switches all traffic to it at once, or leaves the live one untouched. After the switch,
+//! `reload.watch` may roll back to the previous generation.
 //!
-//! The live generation is not changed before all new workers are ready, so a failed reload has nothing to undo. If no
-//! live worker is ready, the new generation goes live with its first ready worker.
+//! The live generation is not changed before all new workers are ready, so a failed reload has
+//! nothing to undo. If no live worker is ready, the new generation goes live with its first ready
+//! worker.
 
 use std::mem;
 use std::time::Instant;
@@ -52,7 +53,7 @@ impl Supervisor {
         }
     }
 
-    /// The canary has answered the probe.
+    /// Handles the canary's answer to the probe.
     pub(super) fn on_probed(&mut self, id: WorkerId, outcome: Result<(), String>, now: Instant) {
         let Some(pending) = &mut self.pending else { return };
         if !matches!(pending.stage, ReloadStage::Probing { worker, .. } if worker == id) {
@@ -113,7 +114,7 @@ impl Supervisor {
     /// Makes `set` the live one, admits its workers in standby, and returns the previous set.
     fn switch_to(&mut self, set: WorkerSet, now: Instant) -> WorkerSet {
         let old = mem::replace(&mut self.live, set);
-        // After a rollback, the failures from its earlier service no longer count.
+        // After a rollback, failures from the time when this set was live before no longer count.
         self.live.all_seats_mut().for_each(Seat::clear);
         self.actions.push(Action::GoLive { generation: self.live.generation });
         let incarnations: Vec<_> = self.live.open().filter_map(|(_, seat)| seat.current).collect();
@@ -129,7 +130,8 @@ impl Supervisor {
         old
     }
 
-    /// Takes the workers of the previous set out of service and keeps the ready ones in standby; retires the others.
+    /// Takes the workers of the previous set out of service and keeps the ready ones in standby;
+    /// retires the others.
     fn keep_for_rollback(&mut self, set: &mut WorkerSet, now: Instant) {
         let limit = self.live.policy.drain;
         for id in self.workers_of(set.generation) {
@@ -150,8 +152,9 @@ impl Supervisor {
         }
     }
 
-    /// Retires all workers of a generation within `timeouts.drain`, including those that were retiring without a
-    /// deadline, so that old code does not answer for longer. Drops its configuration.
+    /// Retires all workers of a generation within `timeouts.drain`, including those that were
+    /// retiring without a deadline, so that old code does not answer for longer. Drops its
+    /// configuration.
     fn retire_generation(&mut self, set: &WorkerSet, now: Instant) {
         let limit = self.live.policy.drain;
         for id in self.workers_of(set.generation) {
@@ -169,7 +172,7 @@ impl Supervisor {
         if failure.kind != BootFailureKind::Superseded {
             let headline: String = failure.headline.chars().take(MAX_NOTE_CHARS).collect();
             let serving = self.live.generation;
-            let outcome = if self.any_ready() { "serves on" } else { "stays" };
+            let outcome = if self.any_ready() { "keeps serving" } else { "stays live" };
             self.last_reload_note =
                 Some(format!("reload failed: {headline} (generation {serving} {outcome})"));
             self.notify_reload_ended();
@@ -177,7 +180,8 @@ impl Supervisor {
         self.report(Report::ReloadFailed { generation, failure });
     }
 
-    /// Completes the reload of a daemon that was never ready: a worker of its generation is ready.
+    /// Completes the reload of a daemon that was never ready: a worker of the new generation is
+    /// ready.
     pub(super) fn complete_unproven_reload(&mut self, now: Instant) {
         if let Some(UnprovenReload { requested_at }) = self.unproven_reload.take() {
             let generation = self.live.generation;
@@ -186,8 +190,8 @@ impl Supervisor {
         }
     }
 
-    /// Answers the reload of a daemon that was never ready with `failure`. Its boots are retried, but the client that
-    /// requested the reload does not wait for them.
+    /// Answers the reload of a daemon that was never ready with `failure`. Boots are still retried,
+    /// but the client that requested the reload does not wait for them.
     pub(super) fn fail_unproven_reload(&mut self, failure: BootFailure) {
         if self.unproven_reload.take().is_some() {
             let generation = self.live.generation;
@@ -205,8 +209,8 @@ impl Supervisor {
         })
     }
 
-    /// Switches back to the previous generation. `reason` goes to the journal, `headline` to STATUS=, which every user
-    /// of the machine may read.
+    /// Switches back to the previous generation. `reason` goes to the journal, `headline` to
+    /// STATUS=, which every user of the machine may read.
     pub(super) fn roll_back(&mut self, reason: String, headline: &str, now: Instant) {
         if !self.can_roll_back() {
             return;
@@ -257,5 +261,6 @@ impl Supervisor {
     }
 }
 
-/// Maximum number of characters of a failure in STATUS=, so that the rest of the line is not cut off.
+/// Maximum number of characters of a failure in STATUS=, so that the rest of the line is not cut
+/// off.
 const MAX_NOTE_CHARS: usize = 160;

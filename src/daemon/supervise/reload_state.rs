@@ -1,4 +1,5 @@
-//! The supervisor's data about a reload and about the previous generation; the transitions are in `reload`.
+//! The supervisor's data about a reload and about the previous generation; the transitions are in
+//! `reload`.
 
 use std::time::Instant;
 
@@ -51,8 +52,8 @@ pub(super) struct RollbackTarget {
     pub(super) until: Instant,
 }
 
-/// A reload before any worker was ready. Its generation is live at once, since there is no older one to keep; whether
-/// it can serve is not known yet.
+/// A reload before any worker was ready. The new generation is live at once, since no older one
+/// works; whether the new one can boot is not known yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UnprovenReload {
     /// When the reload was requested.

@@ -1,9 +1,10 @@
-//! Changes the number of workers: with the load (`autoscaler`), by the operator's signals, and to none after
-//! `workers.idle_exit`.
+//! Changes the number of workers: with the load (`autoscaler`), by the operator's signals, and to
+//! none after `workers.idle_exit`.
 //!
-//! The measure is the time in the queue, not the CPU time: a worker that waits for its database uses none, and busy
-//! workers suffice while no request waits. A wait adds workers at once, in doubling steps; a minute of spare capacity
-//! removes one worker, because a boot costs more than an idle process.
+//! The load is measured by the time that requests wait in the queue. CPU time would mislead: a
+//! worker that waits for its database uses none, and busy workers are enough while no request
+//! waits. A wait adds workers at once, in doubling steps. Only a minute of spare capacity removes a
+//! worker, because a boot costs more than an idle process.
 
 use std::time::Instant;
 
@@ -62,7 +63,7 @@ impl Supervisor {
         }
     }
 
-    /// Shifts the range of the number of workers and the current number by the same difference.
+    /// Adds `by` to the minimum, the maximum and the current number of workers.
     pub(super) fn adjust_count(&mut self, by: i32, now: Instant) {
         if self.phase != DaemonPhase::NotStarted && !self.phase.is_serving() {
             return;
@@ -94,7 +95,8 @@ impl Supervisor {
         self.report(Report::Resized { from: 0, to, reason: ResizeReason::Request });
     }
 
-    /// Retires all workers. The zygote stays, so that the next request waits for a fork and not for an import.
+    /// Retires all workers. The zygote stays, so that the next request waits for a fork and not for
+    /// an import.
     fn fall_asleep(&mut self, now: Instant) {
         let from = self.live.target;
         self.live.target = self.live.min;

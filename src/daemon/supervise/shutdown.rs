@@ -1,8 +1,9 @@
-//! Stops the daemon: by request, at once, or because its start failed. A failed start drains the edge as well, so that
-//! clients that have connected get a 503 with the reason instead of a reset.
-//! A requested stop begins with the departure, if `timeouts.drain_delay` is set: everything is served as before, but
-//! health checks are answered 503. Before the first worker is ready there is no departure, because no load balancer
-//! sends requests then.
+//! Stops the daemon: by request, at once, or because its start failed. A failed start drains the
+//! edge as well, so that connected clients get a 503 with the reason instead of a reset.
+//!
+//! A requested stop begins with the departure, if `timeouts.drain_delay` is set: requests are
+//! served as before, but health checks are answered 503. Before the first worker is ready there is
+//! no departure, because no load balancer sends requests then.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ impl Supervisor {
         }
     }
 
-    /// Drains the edge, after a departure if there is one; the workers are asked to exit when it is drained.
+    /// Drains the edge, after a departure if there is one. Workers are asked to exit once the edge
+    /// is drained.
     pub(super) fn stop(&mut self, now: Instant) {
         match self.phase {
             DaemonPhase::NotStarted => {
@@ -54,7 +56,7 @@ impl Supervisor {
         }
     }
 
-    /// Kills all workers.
+    /// Closes all connections and kills all workers.
     pub(super) fn stop_now(&mut self, now: Instant) {
         self.notify_stopping();
         self.cancel_reloads(now);
@@ -83,7 +85,8 @@ impl Supervisor {
         self.end_watch(now);
     }
 
-    /// Ends a start whose first boot failed: answers the waiting requests 503 and exits with the reason.
+    /// Ends a start whose first boot failed: answers the waiting requests 503 and exits with the
+    /// reason.
     pub(super) fn fail_start(&mut self, failure: BootFailure, now: Instant) {
         self.outage = Some(failure.summary);
         self.fatal_exit = Some(FatalExit { status: EX_CONFIG, reason: failure.headline });
@@ -134,7 +137,8 @@ impl Supervisor {
                 | TimedState::Retiring { stuck: false, .. } => {
                     self.terminate_by(id, kill_at, now);
                 }
-                // A booting worker does not read its control socket; a stuck worker has a thread that does not end.
+                // A booting worker does not read its control socket; a stuck worker has a thread
+                // that does not end.
                 TimedState::Spawning { .. }
                 | TimedState::Booting { .. }
                 | TimedState::BootTimedOut { .. }

@@ -1,5 +1,6 @@
-//! Decides after each event which workers to spawn: first for vacant seats of the live set, then for the pending
-//! generation, then successors of workers to be recycled. Backoff, the canary rule and the process limits apply.
+//! Decides after each event which workers to spawn: first for vacant seats of the live set, then
+//! for the pending generation, then the successor of a worker to be recycled. Backoff, the canary
+//! rule and the process limits apply.
 
 use std::time::{Duration, Instant};
 
@@ -24,14 +25,15 @@ impl Supervisor {
         }
         while let Some(number) = self.next_reload_seat() {
             let Some(pending) = &self.pending else { return };
-            // A reload waits for room; no request is aborted for it. The wait is finite, because only workers of the
-            // live generation retire without a deadline, and the limit exceeds their number.
+            // A reload waits for room; no request is aborted for it. The wait is finite, because
+            // only workers of the live generation retire without a deadline, and the limit exceeds
+            // their number.
             if !self.has_room(pending.set.generation) {
                 return;
             }
             self.spawn(pending.set.generation, number, now);
         }
-        if let Some(recycled) = self.next_to_succeed(now)
+        if let Some(recycled) = self.next_to_replace(now)
             && self.has_room(self.live.generation)
         {
             self.spawn(self.live.generation, recycled.number, now);
@@ -71,23 +73,24 @@ impl Supervisor {
         }
     }
 
-    /// Returns true if a seat may be filled only while all others are vacant: for a canary, and while the daemon
-    /// drains, where one worker suffices to empty the queue.
+    /// Returns true if a seat may be filled only while all others are vacant: for a canary, and
+    /// while the daemon drains, where one worker suffices to empty the queue.
     pub(super) fn boots_serially(&self) -> bool {
         let is_canary = (!self.ever_ready || self.serial_boots) && !self.any_ready();
         is_canary || !self.phase.is_serving()
     }
 
-    /// Returns true if the process limits allow one more worker of this generation: twice the number of its seats, so
-    /// that every seat may have a stuck process in addition to its current one. All generations together may have three
-    /// times as many, so that another generation can boot as well.
+    /// Returns true if the process limits allow one more worker of this generation: twice the
+    /// number of its seats, so that every seat may have a stuck process in addition to its current
+    /// one. All generations together may have three times as many, so that another generation can
+    /// boot as well.
     pub(super) fn has_room(&self, generation: Generation) -> bool {
         self.worker_set(generation).is_some_and(|set| self.n_workers(generation) < 2 * set.seats.len())
             && self.n_all_workers() < self.max_workers()
     }
 
-    /// The limit for all generations together: three times the largest number of seats of a generation that still has
-    /// workers.
+    /// The limit for all generations together: three times the largest number of seats of a
+    /// generation that still has workers.
     fn max_workers(&self) -> usize {
         let sets = self.worker_sets().map(|set| set.seats.len());
         let existing = self.workers.values().map(|worker| worker.set_size);
@@ -95,20 +98,21 @@ impl Supervisor {
     }
 
     pub(super) fn n_workers(&self, generation: Generation) -> usize {
-        let is_one = |worker: &&WorkerRecord| !worker.is_zygote() && worker.generation == generation;
-        self.workers.values().filter(is_one).count()
+        let is_member = |worker: &&WorkerRecord| !worker.is_zygote() && worker.generation == generation;
+        self.workers.values().filter(is_member).count()
     }
 
     pub(super) fn n_zygotes(&self, generation: Generation) -> usize {
-        let is_one = |worker: &&WorkerRecord| worker.is_zygote() && worker.generation == generation;
-        self.workers.values().filter(is_one).count()
+        let is_member = |worker: &&WorkerRecord| worker.is_zygote() && worker.generation == generation;
+        self.workers.values().filter(is_member).count()
     }
 
     fn n_all_workers(&self) -> usize {
         self.workers.values().filter(|worker| !worker.is_zygote()).count()
     }
 
-    /// Returns the number of the worker or zygote of the pending generation that boots next; `None` if none may.
+    /// Returns the number of the worker or zygote of the pending generation that boots next; `None`
+    /// if none may.
     fn next_reload_seat(&self) -> Option<WorkerNr> {
         let pending = self.pending.as_ref()?;
         let set = &pending.set;
@@ -130,7 +134,8 @@ impl Supervisor {
         set.open().find(|(_, seat)| seat.current.is_none()).map(|(idx, _)| WorkerNr(idx))
     }
 
-    /// Spawns a worker or zygote and gives it the seat, or makes it the successor of the seat's worker.
+    /// Spawns a worker or zygote and gives it the seat, or makes it the successor of the seat's
+    /// worker.
     fn spawn(&mut self, generation: Generation, number: WorkerNr, now: Instant) {
         let role = if number == WorkerNr::ZYGOTE { ProcessRole::Zygote } else { ProcessRole::Worker };
         let id = WorkerId { number, incarnation: self.next_incarnation };
@@ -167,9 +172,9 @@ impl Supervisor {
         self.actions.push(Action::Spawn { worker: id, generation, method });
     }
 
-    /// Makes room under the process limits for vacant seats that are due: kills stuck workers, those retiring longest
-    /// first. Workers that finish their requests normally are killed only if no worker is ready; else they get
-    /// `timeouts.drain` from now.
+    /// Makes room under the process limits for vacant seats that are due: kills stuck workers,
+    /// those retiring longest first. Workers that finish their requests normally are killed only if
+    /// no worker is ready; else they get `timeouts.drain` from now.
     fn make_room(&mut self, now: Instant) {
         // If the limit of the generation is reached, only an exit of one of its workers makes room.
         let generation = self.live.generation;
@@ -198,8 +203,9 @@ impl Supervisor {
         self.bound_retirements(at_own_limit.then_some(generation), n_due, now);
     }
 
-    /// Bounds retirements without a deadline by `timeouts.drain`, those retiring longest first, so that at least `n`
-    /// workers on their way out have a deadline. With a generation, only its workers count.
+    /// Bounds retirements without a deadline by `timeouts.drain`, those retiring longest first, so
+    /// that at least `n` workers on their way out have a deadline. With a generation, only its
+    /// workers count.
     fn bound_retirements(&mut self, generation: Option<Generation>, n: usize, now: Instant) {
         // At least 1 ms, so that no deadline has passed when the tick ends.
         let limit = self.live.policy.drain.max(Duration::from_millis(1));

@@ -1,5 +1,5 @@
-//! The supervisor's data: worker records, seats, the daemon's phase. The transitions are in `worker_events` and
-//! `transitions`.
+//! The supervisor's data: worker records, seats, the daemon's phase. The transitions are in
+//! `worker_events` and `transitions`.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,21 @@ use super::backoff::Backoff;
 pub enum WorkerState {
     /// The process is being created. Ends when `run` reports success or failure.
     Spawning,
-    /// The process imports the application. Ends with readiness, a boot failure, its exit, or `timeouts.boot`.
+    /// The process imports the application. Ends with readiness, a boot failure, its exit, or
+    /// `timeouts.boot`.
     Booting,
-    /// The worker receives requests. Ends with its exit, a stuck request, a contract violation, a ready successor, or
-    /// the daemon's shutdown.
+    /// The worker receives requests. Ends with its exit, a stuck request, a contract violation, a
+    /// ready successor, or the daemon's shutdown.
     Ready,
-    /// The worker is booted and receives no requests: its generation is not live yet, or is kept for rollback, or it is
-    /// a zygote. Ends when its generation goes live or is retired, or with its exit.
+    /// The worker is booted and receives no requests: its generation is not live yet, or is kept
+    /// for rollback, or it is a zygote. Ends when its generation goes live or is retired, or with
+    /// its exit.
     Standby,
-    /// The worker finishes its requests and receives no new ones. Ends when it is drained, or with SIGKILL at its
-    /// deadline.
+    /// The worker finishes its requests and receives no new ones. Ends when it is drained, or with
+    /// SIGKILL at its deadline.
     Retiring,
-    /// The worker is drained and was asked to become the zygote. Ends when it is the zygote, or with SIGKILL.
+    /// The worker is drained and was asked to become the zygote. Ends when it is the zygote, or
+    /// with SIGKILL.
     Promoting,
     /// The worker reported a boot failure and is about to exit. Killed if it does not.
     Failed,
@@ -62,16 +65,18 @@ pub(super) enum TimedState {
         /// `None` if `timeouts.boot` is off.
         deadline: Option<Instant>,
     },
-    /// `timeouts.boot` has passed and its stacks are being dumped; reported as booting.
+    /// `timeouts.boot` has passed and the worker's stacks are being dumped; reported as booting.
     BootTimedOut {
         kill_at: Instant,
     },
     Ready,
     Standby,
     Retiring {
-        /// `None` while its requests' own timeouts bound it: a recycled or surplus worker may finish them.
+        /// `None` for a recycled or surplus worker: only the timeouts of its requests bound the
+        /// retirement.
         deadline: Option<Instant>,
-        /// A thread or task of the worker exceeded its deadline, so the worker is killed instead of asked to exit.
+        /// A thread or task of the worker exceeded its deadline, so the worker is killed instead of
+        /// asked to exit.
         stuck: bool,
     },
     Promoting {
@@ -84,9 +89,10 @@ pub(super) enum TimedState {
         kill_at: Instant,
     },
     Killed {
-        /// When the daemon's shutdown stops waiting for it. `None` while `Spawn` is unanswered: the process is killed
-        /// when it exists, and its time to be reaped starts then.
+        /// When the process counts as abandoned. `None` while `Spawn` is unanswered: the process is
+        /// killed once it exists, and its time to be reaped starts then.
         abandon_at: Option<Instant>,
+        /// The process was not reaped in time. The daemon's shutdown does not wait for it.
         abandoned: bool,
     },
 }
@@ -127,11 +133,14 @@ pub(super) struct WorkerRecord {
     /// When `state` was entered.
     pub(super) since: Instant,
     pub(super) state: TimedState,
-    /// The worker runs no requests: it was never admitted, or has been drained since it was retired.
+    /// The worker runs no requests: it was never admitted, or has been drained since it was
+    /// retired.
     pub(super) drained: bool,
-    /// When its replacement was decided, and why; it serves until its successor is ready. `None` if it is not replaced.
+    /// When and why the worker's replacement was decided; `None` if it is not to be replaced. The
+    /// worker serves until its successor is ready.
     pub(super) recycle: Option<(Instant, RecycleReason)>,
-    /// When it reaches `workers.max_lifetime`; `None` if there is no limit, or before the worker is admitted.
+    /// When the worker reaches `workers.max_lifetime`; `None` without a limit, or before the worker
+    /// is admitted.
     pub(super) expires_at: Option<Instant>,
 }
 
@@ -155,7 +164,8 @@ impl WorkerRecord {
         }
     }
 
-    /// Returns the instant at which a tick ends its state; `None` if only an event does.
+    /// Returns the instant at which a tick ends the worker's state; `None` if only an event ends
+    /// it.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state {
             TimedState::Spawning { deadline: at }
@@ -170,7 +180,8 @@ impl WorkerRecord {
         }
     }
 
-    /// Returns when its lifetime ends; `None` if it has no such limit, does not serve, or is being replaced already.
+    /// Returns when the worker reaches `workers.max_lifetime`; `None` if it has no limit, does not
+    /// serve, or is being replaced already.
     pub(super) fn expiry(&self) -> Option<Instant> {
         self.expires_at.filter(|_| self.is_ready() && self.recycle.is_none())
     }
@@ -179,7 +190,7 @@ impl WorkerRecord {
         self.role == ProcessRole::Zygote
     }
 
-    /// Returns true while it receives requests.
+    /// Returns true while the worker receives requests.
     pub(super) fn is_ready(&self) -> bool {
         self.state == TimedState::Ready
     }
@@ -195,17 +206,17 @@ impl WorkerRecord {
         )
     }
 
-    /// Returns true if it retires without a deadline.
+    /// Returns true if the worker retires without a deadline.
     pub(super) fn is_retiring_unbounded(&self) -> bool {
         matches!(self.state, TimedState::Retiring { deadline: None, .. })
     }
 
-    /// Returns true while it may hold a seat: it boots, stands by or serves.
+    /// Returns true while the worker may hold a seat: it boots, stands by or serves.
     pub(super) fn is_current(&self) -> bool {
         self.is_ready() || self.is_standby() || self.is_booting()
     }
 
-    /// Returns true if its process is expected to exit without a further action.
+    /// Returns true if the worker's process is expected to exit without a further action.
     pub(super) fn is_exiting(&self) -> bool {
         matches!(
             self.state,
@@ -226,11 +237,13 @@ impl WorkerRecord {
 pub(super) struct Seat {
     /// The process that boots, stands by or serves here; `None` if the seat is vacant.
     pub(super) current: Option<Incarnation>,
-    /// The process that boots to replace `current`, which serves until then; `None` if there is none.
+    /// The process that boots to replace `current`, which serves until then; `None` if there is
+    /// none.
     pub(super) successor: Option<Incarnation>,
-    /// The end of the backoff: no process is spawned here earlier. `None` if one may be spawned at once.
+    /// The end of the backoff: no process is spawned here earlier. `None` if one may be spawned at
+    /// once.
     pub(super) retry_at: Option<Instant>,
-    /// The length of the backoff that ends at that time.
+    /// The length of the backoff that ends at `retry_at`.
     pub(super) wait: Duration,
     pub(super) backoff: Backoff,
     /// The reason that the last process here ended early; `None` once a process is ready.
@@ -250,7 +263,7 @@ impl Seat {
         self.retry_at.is_none_or(|at| at <= now)
     }
 
-    /// Takes the seat from `incarnation`; its successor, if there is one, gets it.
+    /// Takes the seat from `incarnation`, and gives it to the successor, if there is one.
     pub(super) fn vacate(&mut self, incarnation: Incarnation) {
         if self.successor == Some(incarnation) {
             self.successor = None;
@@ -287,7 +300,8 @@ pub(super) enum DaemonPhase {
     NotStarted,
     /// The daemon serves, or tries to.
     Running,
-    /// The departure: still serving for `timeouts.drain_delay`, so that load balancers stop sending requests.
+    /// The departure: still serving for `timeouts.drain_delay`, so that load balancers stop sending
+    /// requests.
     Departing {
         /// Time at which the drain begins.
         drain_at: Instant,
@@ -307,7 +321,8 @@ impl DaemonPhase {
     }
 }
 
-/// Whether the daemon serves. Answers to health checks depend on this and on the number of open workers.
+/// Whether the daemon serves. Answers to health checks depend on this and on the number of admitted
+/// workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Presence {
     /// The daemon serves, or tries to.
@@ -326,7 +341,7 @@ pub enum StopEffect {
     Drain,
     /// The departure begins; the drain follows after this time.
     Depart(Duration),
-    /// The drain begins now, although its delay is not over.
+    /// The drain begins now; the rest of the delay is skipped.
     EndDeparture,
     /// There is no effect, because the drain has begun.
     None,
@@ -339,7 +354,8 @@ pub(super) struct FatalExit {
     pub(super) reason: String,
 }
 
-/// The notifications last sent to systemd and to the edge about the daemon as a whole; `notify` sends the changes.
+/// The notifications last sent to systemd and to the edge about the daemon as a whole; `notify`
+/// sends the changes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NotifyState {
     /// The first `READY=1` was sent.

@@ -1,4 +1,4 @@
-//! The STATUS= line for `systemctl status`, and a snapshot for `run` and the control socket. Changes nothing.
+//! The STATUS= line for `systemctl status`, and a snapshot of the supervisor's state for `run`.
 
 use std::time::{Duration, Instant};
 
@@ -100,9 +100,10 @@ impl Supervisor {
         }
     }
 
-    /// Returns the STATUS= line. Every user of the machine may read it, so it quotes only the headline of a failure. A
-    /// headline names files and types of the application; its control characters are replaced, because a newline would
-    /// start another assignment in the notification (sd_notify(3)).
+    /// Returns the STATUS= line. Every user of the machine may read it, so it quotes only the
+    /// headline of a failure. A headline names files and types of the application; its control
+    /// characters are replaced, because a newline would start another assignment in the
+    /// notification (sd_notify(3)).
     pub(super) fn status_line(&self) -> String {
         let line = match self.phase {
             DaemonPhase::NotStarted => "starting".to_owned(),
@@ -205,7 +206,8 @@ fn is_worker_of(worker: &WorkerRecord, set: &WorkerSet) -> bool {
     worker.generation == set.generation && !worker.is_zygote()
 }
 
-/// Formats a duration in milliseconds below 1 s, in tenths of a second below 10 s, else in seconds: "250 ms", "1.6 s".
+/// Formats a duration in milliseconds below 1 s, in tenths of a second below 10 s, else in seconds:
+/// "250 ms", "1.6 s".
 pub(super) fn format_duration(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         format!("{} ms", duration.as_millis())
@@ -219,5 +221,6 @@ pub(super) fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// Characters of a STATUS= line: `systemctl status` shows one line, and a headline has no limit of its own.
+/// Maximum number of characters of a STATUS= line: `systemctl status` shows one line, and a
+/// headline has no limit of its own.
 const MAX_STATUS_CHARS: usize = 300;

@@ -1,23 +1,25 @@
 //! The transition function, [`Supervisor::handle`]: one event in, the resulting actions out.
 //!
-//! The handler of an event records what happened to one worker. The same steps follow every event: advance the pending
-//! reload, fill vacancies, exit if the daemon stops and no process is left, extend systemd's timeout, publish changes.
-//! So no handler can forget a consequence elsewhere.
+//! The handler of an event records what happened to one worker. The same steps follow every event:
+//! advance the pending reload, fill vacancies, exit if the daemon stops and no process is left,
+//! extend systemd's timeout, publish changes. So a handler need not know the consequences
+//! elsewhere.
 //!
-//! One worker is handled in `worker_events`, `transitions` and `promotion`; a generation in `reload`; replacements of
-//! healthy workers in `recycle`; the number of workers in `resize`; the choice of the next boot in `spawning`; the end
-//! in `shutdown`. The rules they share:
-//! - **Canary first.** Until a worker is ready, and while boots fail and none is ready, one seat boots at a time and
-//!   all vacancies share its backoff: an import error is reported once instead of once per seat, and a recovering
-//!   database sees one connection instead of one per seat.
-//! - **Process limits.** A generation has at most twice as many workers as seats, including those on their way out: a
-//!   stuck worker gives up its seat, so each seat may have a replacement as well. When the replacements are stuck
-//!   too, the worker that has been retiring longest is killed, so that no seat stays empty until the drain timeout.
-//!   All generations together have at most three times as many, so that a reload can boot meanwhile. Zygotes are
-//!   counted separately.
-//! - **Atomic switch.** Traffic moves to a new generation in one step, when all of its workers are ready (`reload`).
-//! - **Terminate healthy workers, kill stuck ones.** A surplus worker is asked to exit, so that its lifespan
-//!   shutdown and atexit handlers run; a stuck worker would not read the request.
+//! One worker is handled in `worker_events`, `transitions` and `promotion`; a generation in
+//! `reload`; replacements of healthy workers in `recycle`; the number of workers in `resize`; the
+//! choice of the next boot in `spawning`; the end in `shutdown`. The rules they share:
+//! - **Canary first.** Until a worker is ready, and while boots fail and none is ready, one seat
+//!   boots at a time and all vacancies share its backoff: an import error is reported once instead
+//!   of once per seat, and a recovering database sees one connection instead of one per seat.
+//! - **Process limits.** A generation has at most twice as many workers as seats, including those
+//!   on their way out: a stuck worker gives up its seat, so each seat may have a replacement as
+//!   well. When the replacements are stuck too, the worker that has been retiring longest is
+//!   killed, so that no seat stays empty until the drain timeout. All generations together have at
+//!   most three times as many, so that a reload can boot meanwhile. Zygotes are counted separately.
+//! - **Atomic switch.** Traffic moves to a new generation in one step, when all of its workers are
+//!   ready (`reload`).
+//! - **Terminate healthy workers, kill stuck ones.** A surplus worker is asked to exit, so that its
+//!   lifespan shutdown and atexit handlers run; a stuck worker would not read the request.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -31,8 +33,8 @@ use super::state::{DaemonPhase, FatalExit, NotifyState, WorkerRecord};
 use super::worker_set::WorkerSet;
 use super::{Action, Report, SupervisorPolicy};
 
-/// Decides about workers and about the daemon's start and end. The [module's documentation](super) lists what `run`
-/// guarantees.
+/// Decides about workers and about the daemon's start and end. The [module's documentation](super)
+/// lists what `run` guarantees.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     pub(super) phase: DaemonPhase,
@@ -42,26 +44,27 @@ pub struct Supervisor {
     pub(super) pending: Option<PendingReload>,
     /// The previous generation while `reload.watch` lasts; never set together with `pending`.
     pub(super) rollback: Option<RollbackTarget>,
-    /// Set when a reload is requested before any worker was ready; cleared when the first boot of its generation has
-    /// succeeded or failed.
+    /// Set when a reload is requested before any worker was ready; cleared when the first boot of
+    /// its generation has succeeded or failed.
     pub(super) unproven_reload: Option<UnprovenReload>,
     pub(super) next_generation: Generation,
     /// Every worker whose process exists or is being created, by incarnation.
     pub(super) workers: BTreeMap<Incarnation, WorkerRecord>,
     pub(super) next_incarnation: Incarnation,
-    /// The latest instant of any event; an event with an earlier instant is treated as happening then. `None` before
-    /// the first event.
+    /// The latest instant of any event; an event with an earlier instant is treated as happening
+    /// then. `None` before the first event.
     pub(super) clock: Option<Instant>,
     /// A worker was ready at least once, so the application can boot.
     pub(super) ever_ready: bool,
-    /// Seats boot one at a time. Set when a boot fails while no worker is ready and when the daemon wakes from
-    /// `workers.idle_exit`; cleared when a worker is ready.
+    /// Seats boot one at a time. Set when a boot fails while no worker is ready and when the daemon
+    /// wakes from `workers.idle_exit`; cleared when a worker is ready.
     pub(super) serial_boots: bool,
     /// The reason that requests are answered 503 instead of queued; `None` once a worker is ready.
     pub(super) outage: Option<String>,
     /// The exit status and reason of a failed start; `None` if the daemon exits with 0.
     pub(super) fatal_exit: Option<FatalExit>,
-    /// The STATUS= note about a reload that failed or was rolled back; `None` after the next reload begins.
+    /// The STATUS= note about a reload that failed or was rolled back; `None` after the next reload
+    /// begins.
     pub(super) last_reload_note: Option<String>,
     /// The last boot failure that was reported; `None` after a worker became ready.
     pub(super) last_boot_failure: Option<BootFailure>,
@@ -102,8 +105,8 @@ impl Supervisor {
 
     /// Handles one event and returns the actions to perform, in order.
     ///
-    /// An event is ignored if its worker's process has ended or the worker's state does not expect it. After
-    /// [`Action::Exit`] all events are ignored.
+    /// An event is ignored if its worker's process has ended or the worker's state does not expect
+    /// it. After [`Action::Exit`] all events are ignored.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
         if self.phase == DaemonPhase::Exited {
             return Vec::new();
@@ -119,7 +122,8 @@ impl Supervisor {
         mem::take(&mut self.actions)
     }
 
-    /// Returns the earliest instant at which an [`Event::Tick`] is due; `None` if no deadline is set.
+    /// Returns the earliest instant at which an [`Event::Tick`] is due; `None` if no deadline is
+    /// set.
     pub fn next_wakeup(&self) -> Option<Instant> {
         let clock = self.clock?;
         if self.phase == DaemonPhase::Exited {
@@ -139,8 +143,8 @@ impl Supervisor {
         workers.chain(expiries).chain(retries).chain(others).min()
     }
 
-    /// The ends of the backoff of all seats that are vacant or need a successor. A seat whose backoff has passed and
-    /// that is still vacant waits for an event, not for time.
+    /// Returns the end of the backoff of each seat that is vacant or needs a successor. A seat that
+    /// is still vacant after its backoff waits for an event, not for time.
     fn retry_times(&self) -> impl Iterator<Item = Instant> {
         let needs_successor =
             |incarnation| self.workers.get(&incarnation).is_some_and(|worker| worker.recycle.is_some());
@@ -149,7 +153,8 @@ impl Supervisor {
         seats.filter(move |seat| seat.current.is_none_or(needs_successor)).filter_map(|seat| seat.retry_at)
     }
 
-    // The states of a worker. `*`: the worker gives up its seat. States below `Retiring` only wait for the exit.
+    // The states of a worker. `*`: the worker gives up its seat. States below `Retiring` only wait
+    // for the exit.
     //
     //                  Spawn
     //                    │
@@ -221,7 +226,8 @@ impl Supervisor {
     fn expire_deadlines(&mut self, now: Instant) {
         self.recycle_expired(now);
         self.expire_reload(now);
-        // A loop, because expiring one deadline may set another that has passed already (a drain timeout of 0).
+        // A loop, because expiring one deadline may set another that has passed already (a drain
+        // timeout of 0).
         while let Some(id) = self.next_overdue(now) {
             self.expire_worker(id, now);
         }
@@ -243,7 +249,7 @@ impl Supervisor {
         self.workers.get_mut(&id.incarnation).filter(|worker| worker.id == id)
     }
 
-    /// The ids of all workers; a copy, since the caller may change the map.
+    /// Returns the ids of all workers, as a copy: the caller may change the map.
     pub(super) fn ids(&self) -> Vec<WorkerId> {
         self.workers.values().map(|worker| worker.id).collect()
     }

@@ -1,5 +1,5 @@
-//! Changes the state of one worker: admits, retires, terminates or kills it, and ends the states whose deadline has
-//! passed.
+//! Changes the state of one worker: admits, retires, terminates or kills it, and ends the states
+//! whose deadline has passed.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ impl Supervisor {
         self.actions.push(Action::Admit { worker: id });
     }
 
-    /// Retires a stuck worker and vacates its seat at once, so that a replacement boots while the stuck worker finishes
-    /// its other requests.
+    /// Retires a stuck worker and vacates its seat at once, so that a replacement boots while the
+    /// stuck worker finishes its other requests.
     pub(super) fn replace_stuck(&mut self, id: WorkerId, now: Instant) {
         let deadline = Some(after(now, self.live.policy.drain));
         let stable_after = self.live.policy.stable_after;
@@ -41,8 +41,8 @@ impl Supervisor {
         self.actions.push(Action::Retire { worker: id });
     }
 
-    /// Removes a worker that is not needed. A serving worker finishes its requests, within `limit` if it is set; a
-    /// worker without requests is terminated; a booting worker is killed.
+    /// Removes a worker that is not needed. A serving worker finishes its requests, within `limit`
+    /// if it is set; a worker without requests is terminated; a booting worker is killed.
     pub(super) fn retire(&mut self, id: WorkerId, limit: Option<Duration>, now: Instant) {
         let deadline = limit.map(|limit| after(now, limit));
         let Some(worker) = self.worker_mut(id) else { return };
@@ -89,7 +89,7 @@ impl Supervisor {
         self.kill_with(id, None, now);
     }
 
-    /// Kills a worker and has its requests answered as aborted.
+    /// Kills a worker; `dispatch` answers its requests as aborted.
     pub(super) fn abort(&mut self, id: WorkerId, reason: AbortReason, now: Instant) {
         self.kill_with(id, Some(reason), now);
     }
@@ -153,5 +153,6 @@ impl Supervisor {
 
 /// A process that is not reaped this long after SIGKILL is in an uninterruptible sleep.
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The time to wait for the stacks of a worker that boots too slowly; `run` requests them twice in it.
+/// The time to wait for the stacks of a worker that boots too slowly. `run` requests them up to
+/// twice within this time.
 const STACKS_TIMEOUT: Duration = Duration::from_millis(1500);

@@ -1,13 +1,15 @@
 //! Decides whether a new generation fails clearly more requests than the previous one.
 //!
-//! The decision is a test of two proportions with a pooled variance. A difference of three standard errors occurs by
-//! chance once in 740 tests; since a watch makes many tests, the difference must also exceed an absolute threshold.
+//! The decision is a test of two proportions with a pooled variance. A difference of three standard
+//! errors occurs by chance once in 740 tests; since a watch makes many tests, the difference must
+//! also exceed an absolute threshold.
 
 use super::ResponseStats;
 
 /// Returns the failure rates as text if `new` is clearly worse than `old`, else `None`.
 ///
-/// Needs [`MIN_RESPONSES`] of both. A crash loop counts too: the requests of its workers have failed.
+/// Needs [`MIN_RESPONSES`] of both. A crash loop counts too: the requests of its workers have
+/// failed.
 pub(super) fn clearly_worse(old: ResponseStats, new: ResponseStats) -> Option<String> {
     if old.answered < MIN_RESPONSES || new.answered < MIN_RESPONSES {
         return None;

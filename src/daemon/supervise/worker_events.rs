@@ -1,5 +1,5 @@
-//! Handles the events about one worker: it was spawned, booted, exceeded a deadline, violated the contract, exited. Of
-//! a worker of the pending generation, a failure fails the reload.
+//! Handles the events about one worker: it was spawned, booted, exceeded a deadline, violated the
+//! contract, exited. A failure of a worker of the pending generation fails the reload.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::state::{DaemonPhase, ProcessRole, Seat, TimedState, WorkerRecord, aft
 use super::{Report, SpawnMethod, Supervisor};
 
 impl Supervisor {
-    /// A process was created.
+    /// Records the pid of a created process. If it is no longer needed, kills it.
     pub(super) fn on_spawned(&mut self, id: WorkerId, pid: u32, now: Instant) {
         let Some(worker) = self.worker_mut(id) else { return };
         worker.pid = Some(pid);
@@ -23,7 +23,7 @@ impl Supervisor {
         }
     }
 
-    /// A process could not be created.
+    /// Removes a worker whose process could not be created, and handles its failure.
     pub(super) fn on_spawn_failed(&mut self, id: WorkerId, fault: SpawnFault, reason: String, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         self.remove(id);
@@ -32,11 +32,12 @@ impl Supervisor {
                 SpawnFault::Config => BootFailureKind::Spawn,
                 SpawnFault::System => BootFailureKind::System,
             };
-            self.handle_boot_failure(&worker, BootFailure::new(kind, reason), now);
+            self.decide_after_boot_failure(&worker, BootFailure::new(kind, reason), now);
         }
     }
 
-    /// A worker or zygote has booted, or a worker has become the zygote.
+    /// Handles the readiness of a worker or zygote that has booted, or of a worker that has become
+    /// the zygote.
     pub(super) fn on_ready(&mut self, id: WorkerId, now: Instant) {
         let live = self.live.generation;
         let Some(worker) = self.worker_mut(id) else { return };
@@ -90,24 +91,25 @@ impl Supervisor {
         self.notify_first_ready();
     }
 
-    /// A worker reported that it cannot boot.
+    /// Handles a worker's report that it cannot boot. After the boot, this report violates the
+    /// contract.
     pub(super) fn on_boot_failed(&mut self, id: WorkerId, failure: BootFailure, now: Instant) {
         let Some(worker) = self.worker(id) else { return };
         if worker.is_booting() {
             let mut failed = worker.clone();
-            // The worker exits by itself, so that its output is complete. A thread that its import started may prevent
-            // that.
+            // The worker exits by itself, so that its output is complete. A thread started by the
+            // import may prevent the exit.
             failed.enter(TimedState::Failed { kill_at: after(now, FAILED_EXIT_TIMEOUT) }, now);
             self.workers.insert(id.incarnation, failed.clone());
             self.vacate(id);
-            self.handle_boot_failure(&failed, failure, now);
+            self.decide_after_boot_failure(&failed, failure, now);
         } else {
             let BootFailure { headline, .. } = failure;
             self.on_misbehaved(id, format!("reported a boot failure after it was ready: {headline}"), now);
         }
     }
 
-    /// A process was reaped.
+    /// Removes a worker whose process was reaped, and decides about its replacement.
     pub(super) fn on_exited(&mut self, id: WorkerId, exit: Exit, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         self.remove(id);
@@ -115,16 +117,16 @@ impl Supervisor {
             let summary = format!("the {} {exit} while booting", role_name(&worker));
             let kind = if exit.is_by_request() { BootFailureKind::Signalled } else { BootFailureKind::Died };
             let failure = BootFailure::new(kind, summary);
-            self.handle_boot_failure(&worker, failure, now);
+            self.decide_after_boot_failure(&worker, failure, now);
         } else {
             let failure =
                 BootFailure::new(BootFailureKind::Died, format!("the {} {exit}", role_name(&worker)));
-            let retry_in = self.handle_death(&worker, failure, now);
+            let retry_in = self.back_off_after_death(&worker, failure, now);
             self.crashes += u64::from(worker.is_ready());
             self.report(Report::WorkerExited { worker: id, exit, state: worker.public_state(), retry_in });
         }
         if worker.is_zygote() {
-            // Forks that it has not reported do not exist.
+            // Forks that the zygote has not reported do not exist.
             let orphans: Vec<WorkerId> = self
                 .workers
                 .values()
@@ -138,7 +140,7 @@ impl Supervisor {
         }
     }
 
-    /// A worker violated the channel's contract.
+    /// Kills a worker that violated the channel's contract, and decides about its replacement.
     pub(super) fn on_misbehaved(&mut self, id: WorkerId, reason: String, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         // The reason may quote what the worker sent, so STATUS= gets a headline without it.
@@ -148,11 +150,11 @@ impl Supervisor {
         match worker.state {
             TimedState::Spawning { .. } | TimedState::Booting { .. } | TimedState::BootTimedOut { .. } => {
                 self.kill(id, now);
-                self.handle_boot_failure(&worker, failure, now);
+                self.decide_after_boot_failure(&worker, failure, now);
             }
             TimedState::Ready | TimedState::Standby => {
                 self.kill(id, now);
-                let retry_in = self.handle_death(&worker, failure, now);
+                let retry_in = self.back_off_after_death(&worker, failure, now);
                 self.report(Report::WorkerMisbehaved { worker: id, reason, retry_in });
             }
             TimedState::Retiring { .. } | TimedState::Promoting { .. } => {
@@ -164,13 +166,13 @@ impl Supervisor {
         }
     }
 
-    /// A request of this worker is stuck.
+    /// Takes a worker with a stuck request out of service.
     pub(super) fn on_deadline_exceeded(&mut self, id: WorkerId, now: Instant) {
         let drained_by = after(now, self.live.policy.drain);
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
             TimedState::Ready => self.replace_stuck(id, now),
-            // One of the requests it was to finish never ends.
+            // One of the requests that the worker should finish is stuck.
             TimedState::Retiring { deadline, .. } => {
                 worker.state = TimedState::Retiring { deadline: deadline.or(Some(drained_by)), stuck: true };
             }
@@ -183,7 +185,8 @@ impl Supervisor {
         }
     }
 
-    /// A worker has no requests left that a client waits for.
+    /// Ends the retirement of a drained worker: it becomes the zygote, or it is asked to exit; a
+    /// stuck worker is killed.
     pub(super) fn on_drained(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
@@ -199,14 +202,15 @@ impl Supervisor {
         }
     }
 
-    /// The stacks of a worker whose boot exceeded its limit have arrived, or could not be dumped.
+    /// Ends the boot of a worker that exceeded its limit, with the stacks that were dumped for it.
     pub(super) fn on_stacks_dumped(&mut self, id: WorkerId, stacks: Option<String>, now: Instant) {
         if self.worker(id).is_some_and(|worker| matches!(worker.state, TimedState::BootTimedOut { .. })) {
             self.fail_boot_timed_out(id, stacks, now);
         }
     }
 
-    /// Kills a worker whose boot exceeded its limit, and records the failure with its stacks if there are any.
+    /// Kills a worker whose boot exceeded its limit, and records the failure with its stacks if
+    /// there are any.
     pub(super) fn fail_boot_timed_out(&mut self, id: WorkerId, stacks: Option<String>, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         self.kill(id, now);
@@ -218,12 +222,12 @@ impl Supervisor {
         );
         let failure =
             BootFailure { traceback: stacks, ..BootFailure::new(BootFailureKind::Timeout, summary) };
-        self.handle_boot_failure(&worker, failure, now);
+        self.decide_after_boot_failure(&worker, failure, now);
     }
 
-    /// Decides what follows from a failed boot: retry after a backoff, fail the reload, roll back, or exit. The worker
-    /// has given up its seat.
-    fn handle_boot_failure(&mut self, worker: &WorkerRecord, failure: BootFailure, now: Instant) {
+    /// Decides what follows from a failed boot: retry after a backoff, fail the reload, roll back,
+    /// or exit. The worker has given up its seat.
+    fn decide_after_boot_failure(&mut self, worker: &WorkerRecord, failure: BootFailure, now: Instant) {
         self.boot_failures += 1;
         let id = worker.id;
         if worker.generation != self.live.generation {
@@ -281,9 +285,9 @@ impl Supervisor {
         self.fail_unproven_reload(failure);
     }
 
-    /// Starts the backoff of a booted worker's seat after its death, and returns the wait; `None` if this death does
-    /// not cause a replacement. The worker has given up its seat.
-    fn handle_death(
+    /// Starts the backoff of a booted worker's seat after its death, and returns the wait; `None`
+    /// if this death does not cause a replacement. The worker has given up its seat.
+    fn back_off_after_death(
         &mut self,
         worker: &WorkerRecord,
         failure: BootFailure,
@@ -316,7 +320,8 @@ impl Supervisor {
             seat.set_wait(wait, now);
             seat.failure = Some(failure.headline.clone());
         }
-        // Workers boot and then die. Requests are refused only if no seat is filled again within MIN_OUTAGE.
+        // Workers boot, but die soon after. Requests are refused only if no seat is filled again
+        // within MIN_OUTAGE.
         let is_down = |seat: &Seat| seat.current.is_none() && seat.wait >= MIN_OUTAGE;
         if !self.live.asleep && self.live.open().all(|(_, seat)| is_down(seat)) {
             if self.can_roll_back() {

@@ -1,5 +1,6 @@
-//! A generation's policy and seats. At most three sets exist: the live one, the one that a reload boots, and the
-//! previous one while `reload.watch` lasts. Only data and queries; the transitions are elsewhere.
+//! A generation's policy and seats. At most three sets exist: the live one, the one that a reload
+//! boots, and the previous one while `reload.watch` lasts. This module has only data and queries;
+//! the transitions are elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -26,16 +27,17 @@ pub(super) struct WorkerSet {
     pub(super) asleep: bool,
     /// The zygote's seat; `None` without `workers.preload`.
     pub(super) zygote: Option<Seat>,
-    /// The worker chosen to become the next zygote (`workers.refork`), which it does once drained; `None` if no worker
-    /// is chosen.
+    /// The worker chosen to become the next zygote (`workers.refork`), which it does once drained;
+    /// `None` if no worker is chosen.
     pub(super) candidate: Option<Incarnation>,
-    /// A worker became the zygote, or failed to: no other is promoted.
+    /// A worker became the zygote, or failed to become it. No other worker is promoted.
     pub(super) reforked: bool,
     pub(super) scaler: Autoscaler,
 }
 
 impl WorkerSet {
-    /// Creates a set without workers. `previous` is the previous generation's target; `None` starts at the minimum.
+    /// Creates a set without workers. `previous` is the previous generation's target; `None` starts
+    /// at the minimum.
     pub(super) fn new(generation: Generation, policy: SupervisorPolicy, previous: Option<u16>) -> Self {
         // The highest worker number is the zygote's.
         let max = policy.count.get().min(u16::MAX - 1);

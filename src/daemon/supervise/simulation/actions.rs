@@ -1,5 +1,5 @@
-//! Performs the supervisor's actions as `run` would, checks that each fits the state of its process, and plans the
-//! events that follow.
+//! Performs the supervisor's actions as `run` would, checks that each fits the state of its
+//! process, and plans the events that follow.
 
 use std::time::Duration;
 
@@ -122,7 +122,10 @@ impl World {
                 self.presence = *presence;
             }
             Action::Exit { status, reason } => {
-                ensure((*status == 0) == reason.is_none(), "a reason for status 0, or none for a failure")?;
+                ensure(
+                    (*status == 0) == reason.is_none(),
+                    "a reason with status 0, or no reason with a failure",
+                )?;
                 self.exit = Some(*status);
             }
             Action::Status(line) => ensure(!line.contains('\n'), "a status of two lines")?,
@@ -297,7 +300,8 @@ impl World {
         let pid = u32::try_from(worker.incarnation.0).expect("a history is short");
         self.plan(Event::Spawned { worker, pid }, spawn);
 
-        // Imports take at most half of `timeouts.boot`, so that a late tick does not time the boot out.
+        // Imports take at most half of `timeouts.boot`, so that a late tick does not time the boot
+        // out.
         let limit = code.policy.boot.unwrap_or(Duration::from_secs(20));
         let import =
             if matches!(method, SpawnMethod::Fork(_)) { Duration::from_millis(50) } else { limit / 2 };

@@ -1,12 +1,14 @@
-//! Thousands of random histories. Spawns fail, imports hang, workers crash, get stuck, reach their limits, violate the
-//! contract and ignore Terminate, zygotes die, and the clock jumps. The operator reloads good and broken code, changes
-//! the number of workers, and stops the daemon at any moment.
+//! Plays thousands of random histories. Spawns fail, imports hang, workers crash, get stuck, reach
+//! their limits, violate the contract and ignore Terminate, zygotes die, and the clock jumps. The
+//! operator reloads good and broken code, changes the number of workers, and stops the daemon at
+//! any moment.
 //!
-//! The world performs the actions as `run` would and checks each: it fits the process's state, the process limits
-//! hold, no reload reduces the number of ready workers, each reload is answered once, and the invariants hold after
-//! each event. At the end all workers are ready once faults have stopped, and a stop leaves no process and exits
-//! exactly once. A failure prints its seed: `RGUN_SIMULATION_SEED=… cargo test -p rgun supervise::simulation` plays
-//! only that history.
+//! The world performs the actions as `run` would. It checks that each action fits the process's
+//! state, that the process limits hold, that no reload reduces the number of ready workers, that
+//! each reload is answered once, and that the invariants hold after each event. After faults have
+//! stopped, all workers must become ready; then a stop must leave no process and exit exactly once.
+//! A failure prints its seed: `RGUN_SIMULATION_SEED=… cargo test -p rgun supervise::simulation`
+//! plays only that history.
 
 mod actions;
 mod world;
@@ -43,7 +45,8 @@ fn random_histories_keep_all_invariants() {
 /// The number of histories that covers all facts.
 const HISTORIES: u64 = 5000;
 
-/// The facts of all histories together. Each fact must occur, because an empty history would pass each check.
+/// The facts of all histories together. Each fact must occur, because an empty history would pass
+/// each check.
 #[derive(Debug, Default)]
 struct Coverage {
     histories: u64,
@@ -74,7 +77,7 @@ impl Coverage {
     }
 }
 
-/// Returns the fact as which a report is counted.
+/// Returns the name of the fact under which a report is counted.
 fn fact(report: &Report) -> &'static str {
     match report {
         Report::WorkerReady { .. } => "ready",

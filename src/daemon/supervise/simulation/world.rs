@@ -58,7 +58,7 @@ impl Process {
     }
 }
 
-/// One load of code and configuration.
+/// The code and configuration that a reload (or the start) loads.
 #[derive(Clone)]
 pub(super) struct Code {
     pub(super) policy: SupervisorPolicy,
@@ -77,11 +77,12 @@ pub(super) struct World {
     /// When faults stop.
     pub(super) faults_end_at: Instant,
     pub(super) supervisor: Supervisor,
-    /// The highest number of workers that any generation may have had.
+    /// The highest number of workers that any generation may have or had.
     pub(super) max_count: usize,
     pub(super) codes: BTreeMap<Generation, Code>,
     pub(super) live: Generation,
-    /// Reloads without an answer; true if faults had stopped when it was requested.
+    /// Reloads without an answer yet. The value is true if faults had stopped when the reload was
+    /// requested.
     pub(super) reloads: BTreeMap<Generation, bool>,
     pub(super) is_reloading: bool,
     /// The planned events in order; the number keeps events of one instant in order.
@@ -94,7 +95,8 @@ pub(super) struct World {
     pub(super) unavailable: bool,
     pub(super) presence: Presence,
     pub(super) exit: Option<u8>,
-    /// A tick was sent before events that were due: a killed worker may have been abandoned too early.
+    /// A tick was sent before events that were due: a killed worker may have been abandoned too
+    /// early.
     ticked_early: bool,
     pub(super) recovered: bool,
     pub(super) facts: BTreeMap<&'static str, u64>,
@@ -257,7 +259,8 @@ impl World {
         }
         let is_planned = planned.is_some_and(|at| at <= self.now);
         let is_due = wakeup.is_some_and(|at| at <= self.now);
-        // Due events usually come before the tick, as `run` guarantees. The wrong order must not break an invariant.
+        // Due events usually come before the tick, as `run` guarantees. The wrong order must not
+        // break an invariant.
         if is_due && (!is_planned || self.rng.percent(10)) {
             self.ticked_early |= is_planned;
             self.send(Event::Tick)?;

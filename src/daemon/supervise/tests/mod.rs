@@ -1,4 +1,5 @@
-//! Events with an invented clock in, actions compared. Random orders of events are the simulation's.
+//! Each test sends events with an invented clock and compares the actions. Random orders of events
+//! are covered by the simulation.
 
 mod preload;
 mod recycle;

@@ -1,4 +1,5 @@
-//! `workers.preload` (workers are forked from a zygote) and `workers.refork` (a worker becomes the zygote).
+//! `workers.preload` (workers are forked from a zygote) and `workers.refork` (a worker becomes the
+//! zygote).
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Replacement of healthy workers: each serves until its successor is ready, one is replaced at a time.
+//! Replacement of healthy workers: one at a time, each after its successor is ready.
 
 use super::*;
 
@@ -227,7 +227,7 @@ fn vacancy_at_the_limit_bounds_the_oldest_retirement() {
 }
 
 #[test]
-fn recycled_worker_serves_on_at_the_process_limit() {
+fn recycled_worker_keeps_serving_at_the_process_limit() {
     let mut harness = Harness::ready(1);
     harness.send(Event::RecycleDue { worker: worker(0, 1), reason: MAX_REQUESTS });
     harness.boot(worker(0, 2));

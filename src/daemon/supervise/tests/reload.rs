@@ -83,7 +83,7 @@ fn canary_boot_failure_leaves_the_old_generation_live() {
             Action::NotifyReady,
             Action::Report(Report::ReloadFailed { generation: Generation(2), failure: import_error() }),
             Action::Status(
-                "2/2 workers ready; reload failed: ImportError (x.py, line 1) (generation 1 serves on)"
+                "2/2 workers ready; reload failed: ImportError (x.py, line 1) (generation 1 keeps serving)"
                     .to_owned()
             ),
         ]
@@ -150,8 +150,8 @@ fn failed_reload_terminates_standby_and_kills_booting() {
     let actions = harness.fail_boot(worker(2, 6));
     assert_eq!(terminations(&actions), [worker(0, 4)]);
     assert_eq!(kills(&actions), [worker(1, 5)]);
-    for incarnation in [worker(0, 4), worker(1, 5), worker(2, 6)] {
-        harness.exit(incarnation);
+    for id in [worker(0, 4), worker(1, 5), worker(2, 6)] {
+        harness.exit(id);
     }
     assert_eq!(harness.supervisor.snapshot().workers.len(), 3);
 }
@@ -177,7 +177,7 @@ fn canary_must_answer_the_probe() {
     assert_eq!(terminations(&failed), [worker(0, 3)]);
     assert_eq!(
         status(&failed),
-        Some(format!("2/2 workers ready; reload failed: {why} (generation 1 serves on)").as_str())
+        Some(format!("2/2 workers ready; reload failed: {why} (generation 1 keeps serving)").as_str())
     );
     assert_eq!(harness.send(Event::Probed { worker: worker(0, 3), outcome: Ok(()) }), [], "too late");
 

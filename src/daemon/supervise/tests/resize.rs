@@ -1,4 +1,5 @@
-//! The number of workers: by the load, by the operator's signals, and none after `workers.idle_exit`.
+//! The number of workers: it follows the load and the operator's signals, and is 0 after
+//! `workers.idle_exit`.
 
 use super::*;
 

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// Two workers of generation 2 (incarnations 3 and 4) serve, two of generation 1 (incarnations 1 and 2) are kept for a rollback.
+/// Returns a supervisor in a watch: two workers of generation 2 (incarnations 3 and 4) serve, and
+/// two of generation 1 (incarnations 1 and 2) are kept for a rollback.
 fn watching() -> Harness {
     let mut harness = Harness::ready(2);
     harness.advance(20 * SECOND);
