@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 /// File name of the worker extension.
 pub const EXTENSION: &str = "rgun_worker.abi3.so";
 
-/// File name of the workers' main module, which is in the directory of the extension (`src/worker/main_module.py`).
+/// File name of the workers' main module, which is in the directory of the extension
+/// (`src/worker/main_module.py`).
 const MAIN_MODULE: &str = "rgun_main.py";
 
 /// Finds the worker extension: next to the binary (a build tree), or in `../lib/rgun` (installed).
 ///
 /// # Errors
-/// If the extension is in neither place (the message names both), or the main module is not in the same directory.
+/// If the extension is in neither place (the message names both), or the main module is not in the
+/// same directory.
 pub fn find_extension() -> io::Result<PathBuf> {
     let binary = std::env::current_exe()?;
     let directory = binary.parent().unwrap_or(Path::new("/"));

@@ -4,12 +4,13 @@
 //! Pool::fork ──Command::Fork──▶ zygote ── fork, fork ──▶ worker, child of the daemon (a subreaper)
 //!                                  └──Report::Forked──▶ Pool::on_forked      or ──Report::ForkFailed──▶ Pool::on_fork_failed
 //! ```
-//! Between request and report a fork is *pending*. A zygote runs application code, so its reports are not trusted: the
-//! fork must have been requested of this zygote, and the pid must be an unknown child of the daemon.
-//! [`Pool::take_lost_forks`] returns the pending forks that will not be reported.
+//! Between request and report a fork is *pending*. A zygote runs application code, so its reports
+//! are not trusted: the fork must have been requested of this zygote, and the pid must be an
+//! unknown child of the daemon. [`Pool::take_lost_forks`] returns the pending forks that will not
+//! be reported.
 //!
-//! When a zygote dies, its pending forks are kept for [`ZYGOTE_DEATH_GRACE`](super::pending_forks): its last report may
-//! still be unread on its control socket, and the worker that it names is alive.
+//! When a zygote dies, its pending forks are kept for [`ZYGOTE_DEATH_GRACE`](super::pending_forks):
+//! the zygote's last report may still be unread, and the worker named in it is alive.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -28,15 +29,18 @@ use super::spawn_spec::SpawnSpec;
 use super::worker::WorkerProcess;
 use super::{Pool, SpawnedWorker, process};
 
-/// Timeout of one report of a zygote, which forks one worker at a time. A fork takes some milliseconds, or seconds on a
-/// machine that is out of memory. Longer than `FORK_TIMEOUT` of worker/zygote.py.
+/// Timeout of one report of a zygote, which forks one worker at a time. A fork takes some
+/// milliseconds, or seconds on a machine that is out of memory. Longer than `FORK_TIMEOUT` of
+/// worker/zygote.py.
 const FORK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Pool {
-    /// Asks a zygote to fork a worker. Its geometry, application and listeners are the zygote's.
+    /// Asks a zygote to fork a worker. The worker gets the zygote's geometry, application and
+    /// listeners.
     ///
     /// # Errors
-    /// If the channel cannot be created or Fork cannot be sent; then the worker's resources are removed.
+    /// If the channel cannot be created or Fork cannot be sent; then the worker's resources are
+    /// removed.
     pub fn fork(&mut self, spec: &SpawnSpec<'_>, zygote: WorkerId) -> Result<(), SpawnError> {
         let no_zygote = |reason: &str| SpawnError::Zygote(io::Error::new(io::ErrorKind::NotFound, reason));
         let geometry = match self.processes.get(&zygote) {
@@ -81,11 +85,12 @@ impl Pool {
         Ok(())
     }
 
-    /// Handles [`Report::Forked`](control::Report::Forked): checks the report and adopts the worker.
+    /// Handles [`Report::Forked`](control::Report::Forked): checks the report and adopts the
+    /// worker.
     ///
     /// # Errors
-    /// If the report is false, not requested, or too late. A pending fork that fails because of this is returned by
-    /// [`Pool::take_lost_forks`].
+    /// If the report is false, not requested, or too late. A pending fork that fails because of
+    /// this is returned by [`Pool::take_lost_forks`].
     pub fn on_forked(
         &mut self,
         zygote: WorkerId,
@@ -137,8 +142,8 @@ impl Pool {
         Ok(SpawnedWorker { pid, link })
     }
 
-    /// Handles [`Report::ForkFailed`](control::Report::ForkFailed). Returns the worker that was to be forked; `None` if
-    /// its fork was given up before.
+    /// Handles [`Report::ForkFailed`](control::Report::ForkFailed). Returns the worker that was to
+    /// be forked; `None` if its fork was given up before.
     ///
     /// # Errors
     /// If the fork was not requested of this zygote.
@@ -160,8 +165,9 @@ impl Pool {
         Ok(Some(fork.worker))
     }
 
-    /// Returns each fork that will not be reported, once: its zygote died, timed out, or sent a false report. Call
-    /// after [`Pool::reap`] and [`Pool::on_forked`], and at [`Pool::next_fork_deadline`].
+    /// Returns each fork that will not be reported, once: its zygote died, timed out, or sent a
+    /// false report. Call after [`Pool::reap`] and [`Pool::on_forked`], and at
+    /// [`Pool::next_fork_deadline`].
     pub fn take_lost_forks(&mut self) -> Vec<LostFork> {
         let now = Instant::now();
         let overdue: Vec<(u64, WorkerId)> = self
@@ -193,9 +199,9 @@ impl Pool {
         self.forks.pending.values().map(|fork| fork.deadline).min()
     }
 
-    /// Handles [`Report::Promoted`](control::Report::Promoted): the worker has become a zygote. Allows forks from it
-    /// and lifts its memory limits. The caller has checked that the promotion was requested
-    /// ([`Supervisor::is_promoting`](crate::supervise::Supervisor::is_promoting)).
+    /// Handles [`Report::Promoted`](control::Report::Promoted): the worker has become a zygote.
+    /// Allows forks from it and lifts its memory limits. The caller has checked that the promotion
+    /// was requested ([`Supervisor::is_promoting`](crate::supervise::Supervisor::is_promoting)).
     pub fn on_promoted(&mut self, worker: WorkerId) {
         if let Some(process) = self.processes.get_mut(&worker) {
             process.role = Role::Zygote;
@@ -210,14 +216,16 @@ impl Pool {
         }
     }
 
-    /// Returns the process of a reported pid, if it is a child of the daemon and not a known worker.
+    /// Returns the process of a reported pid, if it is a child of the daemon and not a known
+    /// worker.
     fn unknown_child(&self, pid: u32) -> Option<Pid> {
         let pid = Pid::from_raw(i32::try_from(pid).ok().filter(|pid| *pid > 1)?);
         let is_known = self.processes.values().any(|process| process.pid == pid);
         (!is_known && process::is_child(pid)).then_some(pid)
     }
 
-    /// Restarts the timeout of a zygote's other pending forks after one report, unless the zygote has died.
+    /// Restarts the timeout of a zygote's other pending forks after one report, unless the zygote
+    /// has died.
     fn extend_fork_deadlines(&mut self, zygote: WorkerId) {
         if self.processes.contains_key(&zygote) {
             let deadline = Instant::now() + FORK_TIMEOUT;
@@ -237,8 +245,8 @@ impl Pool {
         self.forks.lost.push(LostFork { worker, zygote, timed_out, error });
     }
 
-    /// Kills the processes in the cgroup of a worker that was not reported, and removes the cgroup. A worker that had
-    /// not entered its cgroup yet finds its control socket closed and exits.
+    /// Kills the processes in the cgroup of a worker that was not reported, and removes the cgroup.
+    /// A worker that had not entered its cgroup yet finds its control socket closed and exits.
     fn discard_cgroup(&mut self, cgroup: Option<WorkerCgroup>) {
         if let Some(cgroup) = &cgroup
             && !cgroup.kill()

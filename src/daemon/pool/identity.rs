@@ -1,10 +1,11 @@
-//! Runs processes as another user: `rgun check`, started as root, runs the application as the unit's user.
+//! Runs processes as another user: `rgun check`, started as root, runs the application as the
+//! unit's user.
 //!
 //! The daemon itself never changes its user.
 //!
 //! # Why `unsafe`
-//! `std::process::Command` cannot set the supplementary groups, so the process would keep root's. The closure only makes
-//! system calls (signal-safety(7)).
+//! `std::process::Command` cannot set the supplementary groups, so the process would keep root's.
+//! The closure only makes system calls (signal-safety(7)).
 #![expect(unsafe_code, reason = "pre_exec")]
 
 use std::ffi::OsString;
@@ -30,11 +31,13 @@ pub struct UserIdentity {
 }
 
 impl UserIdentity {
-    /// Makes a command run as this user in this environment. Call before adding variables: it clears the environment.
+    /// Makes a command run as this user in this environment. Call before adding variables: it
+    /// clears the environment.
     pub fn apply(&self, command: &mut Command) {
         command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
         let Self { uid, gid, groups, .. } = self.clone();
-        // SAFETY: the closure makes three system calls and allocates nothing: the groups are moved into it.
+        // SAFETY: the closure makes three system calls and allocates nothing: the groups are moved
+        // into it.
         unsafe {
             command.pre_exec(move || switch_user(uid, gid, &groups));
         }

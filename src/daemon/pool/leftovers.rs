@@ -1,9 +1,10 @@
-//! Children of workers that have exited with status 0. The children may run for `workers.children_timeout`, then they
-//! are killed and logged. (The children of a worker that fails or is killed are killed with it.)
+//! Children of workers that have exited with status 0. The children may run for
+//! `workers.children_timeout`, then they are killed and logged. (The children of a worker that
+//! fails or is killed are killed with it.)
 //!
-//! The children are the processes in the worker's cgroup, which is kept until it is empty. Without a cgroup they are
-//! the processes in its process group; each is held by a pidfd, because the kernel may reuse the group's id as soon as
-//! the group is empty.
+//! The children are the processes in the worker's cgroup, which is kept until it is empty. Without
+//! a cgroup they are the processes in its process group; each is held by a pidfd, because the
+//! kernel may reuse the group's id as soon as the group is empty.
 
 use std::fs;
 use std::io;
@@ -71,8 +72,8 @@ pub struct KilledLeftovers {
 }
 
 impl Leftovers {
-    /// Tracks the children of a worker that was just reaped; they may run for `timeout`. Returns the worker's cgroup if
-    /// it is empty.
+    /// Tracks the children of a worker that was just reaped; they may run for `timeout`. Returns
+    /// the worker's cgroup if it is empty.
     pub(super) fn track(
         &mut self,
         worker: WorkerId,
@@ -109,8 +110,9 @@ impl Leftovers {
         self.entries.iter().map(|entry| entry.processes.pids().len()).sum()
     }
 
-    /// Forgets processes that have exited, removes empty cgroups, and adds new members of process groups. Call before
-    /// orphans are reaped: until then a zombie keeps its group's id from being reused.
+    /// Forgets processes that have exited, removes empty cgroups, and adds new members of process
+    /// groups. Call before orphans are reaped: until then a zombie keeps its group's id from being
+    /// reused.
     pub(super) fn prune(&mut self) {
         self.entries.retain_mut(|entry| match &mut entry.processes {
             ProcessSet::Cgroup(cgroup) => cgroup.remove().is_err(),
@@ -137,7 +139,8 @@ impl Leftovers {
         self.entries.iter().any(|entry| !entry.is_killed)
     }
 
-    /// Kills the processes whose timeout has passed. Returns one entry per worker, at its first kill.
+    /// Kills the processes whose timeout has passed. Returns one entry for each worker whose
+    /// processes are killed for the first time.
     pub(super) fn kill_due(&mut self) -> Vec<KilledLeftovers> {
         let now = Instant::now();
         self.prune();
@@ -160,7 +163,8 @@ impl Leftovers {
         killed
     }
 
-    /// Sends SIGTERM to all processes and kills them at `deadline` at the latest. Returns the number of processes.
+    /// Sends SIGTERM to all processes and kills them at `deadline` at the latest. Returns the
+    /// number of processes.
     pub(super) fn terminate(&mut self, deadline: Instant) -> usize {
         self.prune();
         let mut count = 0;
@@ -192,8 +196,8 @@ impl ProcessSet {
         match self {
             Self::Cgroup(cgroup) => {
                 if !cgroup.kill() {
-                    // Linux before 5.14 has no `cgroup.kill`. Processes that the listed ones start meanwhile are killed
-                    // by the next call.
+                    // Linux before 5.14 has no `cgroup.kill`. Processes that the listed ones start
+                    // meanwhile are killed by the next call.
                     for pid in listed {
                         signal_one(*pid, Signal::SIGKILL);
                     }
@@ -217,7 +221,8 @@ impl ProcessSet {
     }
 }
 
-/// Sends a signal to a process that was running a moment ago: the kernel does not reuse a pid that soon.
+/// Sends a signal to a process that was running a moment ago: the kernel does not reuse a pid that
+/// soon.
 fn signal_one(pid: u32, signal: Signal) {
     let Ok(pid) = i32::try_from(pid) else { return };
     if let Err(error) = kill(Pid::from_raw(pid), signal)
@@ -227,7 +232,8 @@ fn signal_one(pid: u32, signal: Signal) {
     }
 }
 
-/// Lists the running processes of a group that existed a moment ago, so its id cannot have been reused.
+/// Lists the running processes of a group that existed a moment ago, so its id cannot have been
+/// reused.
 fn members_of(group: Pid) -> Vec<(Pid, OwnedFd)> {
     // The usual case, at the cost of one system call.
     if killpg(group, None) == Err(Errno::ESRCH) {
@@ -253,7 +259,8 @@ fn group_of(pid: Pid) -> Option<Pid> {
     nix::unistd::getpgid(Some(pid)).ok()
 }
 
-/// Returns true until the process of a pidfd has exited, when the pidfd becomes readable (pidfd_open(2)).
+/// Returns true until the process of a pidfd has exited, when the pidfd becomes readable
+/// (pidfd_open(2)).
 fn is_running(process: &OwnedFd) -> bool {
     let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
     loop {

@@ -1,10 +1,11 @@
 //! The memory usage of workers, and the kernel's memory events.
 //!
-//! With the kernel's memory controller each worker's cgroup has limits (`systemd::memory`), and `run` waits on
-//! [`Pool::memory_watch_fd`] to call [`Pool::take_memory_events`]. Without it there is no hard limit, and `run` samples
+//! With the kernel's memory controller each worker's cgroup has limits (`systemd::memory`), and
+//! `run` waits on [`Pool::memory_watch_fd`] to call [`Pool::take_memory_events`]. Without it there
+//! is no hard limit, and `run` samples
 //! [`Pool::memory_usage`]: the *proportional set size* (proc_pid_smaps_rollup(5)), which divides a shared page among the
-//! processes that share it. Reading it needs no privilege for processes of the same user, even under
-//! `ProtectProc=invisible`.
+//! processes that share it. Reading it needs no privilege for processes of the same user, even
+//! under `ProtectProc=invisible`.
 //!
 //! `run` decides what to do about a worker that exceeds its limit.
 
@@ -22,13 +23,13 @@ use super::Pool;
 use super::memory_limits::MemoryEvent;
 use super::worker::WorkerProcess;
 
-/// Maximum number of processes of one worker whose memory is sampled without a controller; reading one takes the kernel
-/// about a millisecond per 100 MiB.
+/// Maximum number of processes of one worker whose memory is sampled without a controller; reading
+/// one takes the kernel about a millisecond per 100 MiB.
 const MAX_SAMPLED_PROCESSES: usize = 64;
 
 impl WorkerProcess {
-    /// Returns true if the out-of-memory killer has killed the process or one of its children. Must be called before its
-    /// cgroup is removed.
+    /// Returns true if the out-of-memory killer has killed the process or one of its children. Must
+    /// be called before its cgroup is removed.
     pub(super) fn was_oom_killed(&self, exit: Exit) -> bool {
         let Some(cgroup) = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory()) else { return false };
         matches!(exit, Exit::Signal { signal, .. } if signal == nix::libc::SIGKILL)
@@ -58,8 +59,9 @@ impl WorkerProcess {
             events.push(MemoryEvent::OomKill(worker));
         }
         let Some(soft) = self.memory_limits.soft.filter(|_| counts.high > last.high) else { return };
-        // The page cache can also reach the limit, and is then reclaimed without harm, so only the other usage counts.
-        // The kernel holds the usage at the limit within some 256 KiB per processor, hence the margin.
+        // The page cache can also reach the limit, and is then reclaimed without harm, so only the
+        // other usage counts. The kernel holds the usage at the limit within some 256 KiB per
+        // processor, hence the margin.
         if !cgroup.memory_usage().is_ok_and(|bytes| bytes >= soft - soft / 16) {
             return;
         }
@@ -78,8 +80,8 @@ impl Pool {
         self.delegation.as_ref().is_some_and(|delegation| delegation.has(Controller::Memory))
     }
 
-    /// Returns the bytes of memory that a worker and its children use; `None` if unknown. Without a cgroup only the
-    /// worker is counted.
+    /// Returns the bytes of memory that a worker and its children use; `None` if unknown. Without a
+    /// cgroup only the worker is counted.
     pub fn memory_usage(&mut self, worker: WorkerId) -> Option<u64> {
         let process = self.processes.get(&worker)?;
         if let Some(cgroup) = process.cgroup.as_ref().filter(|cgroup| cgroup.has_memory())
@@ -111,14 +113,14 @@ impl Pool {
         total
     }
 
-    /// Returns a descriptor that is readable when [`Pool::take_memory_events`] may return events; `None` if there are no
-    /// limits, or they must be polled.
+    /// Returns a descriptor that is readable when [`Pool::take_memory_events`] may return events;
+    /// `None` if there is no memory controller, or the events must be polled.
     pub fn memory_watch_fd(&self) -> Option<BorrowedFd<'_>> {
         self.memory_monitor.watch.as_ref().map(AsFd::as_fd)
     }
 
-    /// Returns the memory events since the last call. Does not block. Call when [`Pool::memory_watch_fd`] is readable,
-    /// and at intervals in any case.
+    /// Returns the memory events since the last call. Does not block. Call when
+    /// [`Pool::memory_watch_fd`] is readable, and at intervals in any case.
     pub fn take_memory_events(&mut self) -> Vec<MemoryEvent> {
         let changed = self.memory_monitor.watch.as_ref().map(CgroupWatch::changed).unwrap_or_default();
         let mut events = Vec::new();

@@ -1,5 +1,5 @@
-//! Sets the memory limits of new workers and keeps the watch over their cgroups. [`memory`](super::memory) reads the
-//! events.
+//! Sets the memory limits of new workers and keeps the watch over their cgroups.
+//! [`memory`](super::memory) reads the events.
 
 use rgun_channel::control::Role;
 
@@ -13,10 +13,12 @@ use super::spawn_spec::SpawnSpec;
 /// A memory event of a worker's cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryEvent {
-    /// The worker has reached `workers.max_memory`, its soft limit. The limit has been lifted, so that the kernel does not
-    /// slow the worker down; the hard limit at 1.5 times remains. Sent once per worker.
+    /// The worker has reached `workers.max_memory`, its soft limit. The limit has been lifted, so
+    /// that the kernel does not slow the worker down; the hard limit at 1.5 times remains. Sent
+    /// once per worker.
     High(WorkerId),
-    /// The out-of-memory killer has killed a process of the worker; if the worker has a limit, all of its processes.
+    /// The out-of-memory killer has killed a process of the worker; if the worker has a limit, all
+    /// of its processes.
     OomKill(WorkerId),
 }
 
@@ -34,13 +36,15 @@ pub(super) struct MemoryMonitor {
 /// The memory limits and event counts of one worker.
 #[derive(Debug, Default)]
 pub(super) struct MemoryLimits {
-    /// Bytes at which [`MemoryEvent::High`] is sent; `None` if there is no soft limit, or after the limit was lifted.
+    /// Bytes at which [`MemoryEvent::High`] is sent; `None` if there is no soft limit, or after the
+    /// limit was lifted.
     pub(super) soft: Option<u64>,
     /// The cgroup's watch; `None` if it must be polled.
     pub(super) watch_id: Option<WatchId>,
     /// The event counts of the last poll.
     pub(super) last_counts: MemoryEventCounts,
-    /// Number of kills before the worker started, because the cgroup may be an old one of the same name.
+    /// Number of OOM kills before the worker started, because the cgroup may be an old one of the
+    /// same name.
     pub(super) initial_oom_kills: u64,
 }
 
@@ -56,8 +60,8 @@ impl MemoryMonitor {
         Self { watch, ..Self::default() }
     }
 
-    /// Sets the limits of a new worker's cgroup. A zygote has none: it serves no requests, and the pages that it shares
-    /// with its workers are charged to it.
+    /// Sets the limits of a new worker's cgroup. A zygote has no limits: it serves no requests, and
+    /// the pages that it shares with its workers are charged to it.
     pub(super) fn set_limits(&mut self, spec: &SpawnSpec<'_>, cgroup: Option<&WorkerCgroup>) -> MemoryLimits {
         let soft = spec.max_memory.filter(|_| spec.role == Role::Worker);
         let Some(cgroup) = cgroup.filter(|cgroup| cgroup.has_memory()) else {
@@ -77,7 +81,8 @@ impl MemoryMonitor {
                 false
             }
         });
-        // A worker without a limit may still be killed by the system's; `was_oom_killed` reads that at its exit.
+        // The system's OOM killer may also kill a worker without a limit; `was_oom_killed` notices
+        // this at the worker's exit.
         let watch_id = self.watch.as_ref().filter(|_| soft.is_some()).and_then(|watch| {
             let added = watch.add(cgroup);
             added

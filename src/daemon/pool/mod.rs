@@ -1,13 +1,16 @@
 //! The processes of workers and zygotes: spawning, killing, reaping.
 //!
-//! [`Pool`] must be used from one thread, the main thread of `run` and `check`: `PR_SET_PDEATHSIG` is tied to the
-//! *thread* that forked (prctl(2)), and a pid names its process only until this thread reaps it.
+//! [`Pool`] must be used from one thread, the main thread of `run` and `check`: `PR_SET_PDEATHSIG`
+//! is tied to the *thread* that forked (prctl(2)), and a pid names its process only until this
+//! thread reaps it.
 //!
 //! # Invariants
-//! - The daemon is a *subreaper*: it becomes the parent of every orphan of its workers (including the workers that a
-//!   zygote forks) and reaps it. Only the exits of workers and zygotes are reported.
-//! - A process is killed with all its children before it is reaped, so no child outlives the worker. The exception: a
-//!   worker that exits with status 0 leaves its children running for a while ([`leftovers`]).
+//! - The daemon is a *subreaper*: it becomes the parent of every orphan of its workers (including
+//!   the workers that a zygote forks) and reaps it. Only the exits of workers and zygotes are
+//!   reported.
+//! - When a worker has exited, its children are killed before it is reaped, so that none outlives
+//!   it. The exception: a worker that exits with status 0 leaves its children running for a while
+//!   ([`leftovers`]).
 //! - A pid is not used after its process was reaped.
 
 mod channel;
@@ -120,18 +123,21 @@ impl Pool {
         pool
     }
 
-    /// Sets the workers' soft limit of open files: the one that the daemon had before it raised its own.
+    /// Sets the workers' soft limit of open files: the one that the daemon had before it raised its
+    /// own.
     pub fn set_open_files_limit(&mut self, soft: u64) {
         self.process_settings.open_files = Some(soft);
     }
 
-    /// Sets the reader of the workers' output; with `None`, workers inherit the daemon's stdout and stderr.
+    /// Sets the reader of the workers' output; with `None`, workers inherit the daemon's stdout and
+    /// stderr.
     #[must_use]
     pub fn with_output(self, output: Option<WorkerOutput>) -> Self {
         Self { output, ..self }
     }
 
-    /// Drops the pool and returns the reader of the workers' output, which may still have lines to log.
+    /// Drops the pool and returns the reader of the workers' output, which may still have lines to
+    /// log.
     pub fn into_output(self) -> Option<WorkerOutput> {
         self.output
     }
@@ -156,7 +162,7 @@ impl Pool {
     /// Starts a worker or a zygote: creates its channel, cgroup and process, and sends it Start.
     ///
     /// # Errors
-    /// If one of these cannot be created; then the others are removed.
+    /// One of these cannot be created. The others are then removed.
     pub fn spawn(&mut self, spec: &SpawnSpec<'_>, reactor: &Reactor) -> Result<SpawnedWorker, SpawnError> {
         let (channel, map, worker_socket) = Channel::new(Geometry::standard(spec.slots().max()))?;
         let (worker_ends, daemon_ends) = self.create_output_pipes()?;
@@ -216,8 +222,9 @@ impl Pool {
         }
     }
 
-    /// Sends SIGKILL to a worker and all its children: to its cgroup if it has one, and to its process group. If its
-    /// zygote has not forked it yet, it is killed after the fork.
+    /// Sends SIGKILL to a worker and all its children: to its cgroup if it has one, and to its
+    /// process group. If the worker's zygote has not reported the fork yet, the worker is killed
+    /// when it is reported.
     pub fn kill(&mut self, worker: WorkerId) {
         match self.processes.get_mut(&worker) {
             Some(process) => {
@@ -235,8 +242,8 @@ impl Pool {
 
     /// Reaps exited workers and orphans. Call on SIGCHLD.
     ///
-    /// Kills the children of each exited worker. If the worker exited with status 0, they may run on for
-    /// [`SpawnSpec::children_timeout`].
+    /// Kills the children of each exited worker. If the worker exited with status 0, they may
+    /// continue to run for [`SpawnSpec::children_timeout`].
     pub fn reap(&mut self) -> Vec<WorkerExit> {
         let mut exits = Vec::new();
         self.leftovers.prune();
@@ -245,7 +252,8 @@ impl Pool {
                 let oom_killed = process.was_oom_killed(status);
                 if is_child {
                     if !process.keeps_children(status) {
-                        // Before the worker is reaped, while its pid is still the id of its process group.
+                        // Before the worker is reaped, while its pid is still the id of its process
+                        // group.
                         process.kill_all();
                     }
                     process::reap(process.pid);
@@ -272,16 +280,16 @@ impl Pool {
         exits
     }
 
-    /// Removes the cgroups whose processes have ended. Returns the number of those that the kernel still reports as
-    /// busy (not counting [`leftovers`]): try again later.
+    /// Removes the cgroups whose processes have ended. Returns the number of those that the kernel
+    /// still reports as busy (not counting [`leftovers`]): try again later.
     pub fn remove_stale_cgroups(&mut self) -> usize {
         self.leftovers.prune();
         self.stale_cgroups.retain(|cgroup| cgroup.remove().is_err());
         self.stale_cgroups.len()
     }
 
-    /// Reaps orphans of workers, unless a fork is pending: an unknown child may then be a worker that exited before its
-    /// zygote reported it, and its exit status is needed.
+    /// Reaps orphans of workers, unless a fork is pending: an unknown child may then be a worker
+    /// that exited before its zygote reported it, and its exit status is needed.
     fn reap_orphans(&mut self) {
         while self.forks.is_empty()
             && let Ok(Some((pid, exit))) = process::peek_exit(WaitTarget::Any)
@@ -303,12 +311,14 @@ impl Pool {
         self.leftovers.has_running()
     }
 
-    /// Kills the leftovers whose timeout has passed. Returns one entry per worker, at its first kill.
+    /// Kills the leftovers whose timeout has passed. Returns one entry for each worker whose
+    /// leftovers are killed for the first time.
     pub fn kill_leftovers(&mut self) -> Vec<KilledLeftovers> {
         self.leftovers.kill_due()
     }
 
-    /// Sends SIGTERM to all leftovers and kills them at `deadline` at the latest. Returns the number of processes.
+    /// Sends SIGTERM to all leftovers and kills them at `deadline` at the latest. Returns the
+    /// number of processes.
     pub fn terminate_leftovers(&mut self, deadline: Instant) -> usize {
         self.leftovers.terminate(deadline)
     }

@@ -1,5 +1,5 @@
-//! Forks that were requested of zygotes, until each is reported or given up. [`fork`](super::fork) requests them and
-//! handles the reports.
+//! Forks that were requested of zygotes, until each is reported or given up. [`fork`](super::fork)
+//! requests them and handles the reports.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -14,7 +14,8 @@ use super::channel::Channel;
 use super::error::SpawnError;
 use super::memory_limits::MemoryLimits;
 
-/// Time between a zygote's death and the deadline of its pending forks, in which its last reports are read.
+/// Time between a zygote's death and the deadline of its pending forks, in which its last reports
+/// are read.
 const ZYGOTE_DEATH_GRACE: Duration = Duration::from_millis(200);
 
 /// Forks by state.
@@ -22,9 +23,11 @@ const ZYGOTE_DEATH_GRACE: Duration = Duration::from_millis(200);
 pub(super) struct PendingForks {
     /// Forks without a report yet, by the worker's incarnation.
     pub(super) pending: HashMap<u64, PendingFork>,
-    /// Zygotes of the forks that were given up, by incarnation. If such a worker is reported after all, it is killed.
+    /// Zygotes of the forks that were given up, by the worker's incarnation. If such a worker is
+    /// reported after all, it is killed.
     pub(super) given_up: HashMap<u64, WorkerId>,
-    /// Forks that were given up, until [`Pool::take_lost_forks`](super::Pool::take_lost_forks) returns them.
+    /// Forks that were given up, until [`Pool::take_lost_forks`](super::Pool::take_lost_forks)
+    /// returns them.
     pub(super) lost: Vec<LostFork>,
 }
 
@@ -35,7 +38,8 @@ pub struct LostFork {
     pub worker: WorkerId,
     /// The zygote that was asked.
     pub zygote: WorkerId,
-    /// The zygote is alive but has reported nothing for as long as one fork may take: it hangs and must be replaced.
+    /// The zygote is alive but has reported nothing for as long as one fork may take: it hangs and
+    /// must be replaced.
     pub timed_out: bool,
     /// The reason, for the log.
     pub error: SpawnError,
@@ -53,8 +57,9 @@ pub(super) struct PendingFork {
     pub(super) prepared: PreparedWorker,
 }
 
-/// The resources of a worker whose process does not exist yet: those of a [`WorkerProcess`](super::worker::WorkerProcess)
-/// without the pid, and the parts of its [`Link`](crate::link::Link).
+/// The resources of a worker whose process does not exist yet: those of a
+/// [`WorkerProcess`](super::worker::WorkerProcess) without the pid, and the parts of its
+/// [`Link`](crate::link::Link).
 #[derive(Debug)]
 pub(super) struct PreparedWorker {
     pub(super) channel: Channel,
@@ -80,7 +85,8 @@ impl PendingForks {
         }
     }
 
-    /// Removes a fork that was given up. Returns false if `zygote` has given up no fork of this incarnation.
+    /// Removes a fork that was given up. Returns false if no fork of this incarnation by `zygote`
+    /// was given up.
     pub(super) fn take_given_up(&mut self, incarnation: u64, zygote: WorkerId) -> bool {
         let is_given_up = self.given_up.get(&incarnation) == Some(&zygote);
         if is_given_up {
@@ -89,7 +95,8 @@ impl PendingForks {
         is_given_up
     }
 
-    /// Limits the pending forks of a dead zygote to [`ZYGOTE_DEATH_GRACE`]. Does nothing for a worker.
+    /// Limits the pending forks of a dead zygote to [`ZYGOTE_DEATH_GRACE`]. Does nothing for a
+    /// worker.
     pub(super) fn shorten_deadlines(&mut self, zygote: WorkerId) {
         let deadline = Instant::now() + ZYGOTE_DEATH_GRACE;
         for fork in self.pending.values_mut().filter(|fork| fork.zygote == zygote) {

@@ -1,12 +1,12 @@
-//! Waits for, reaps and signals child processes by pid. `std::process::Child` cannot represent the workers
-//! that a zygote forks.
+//! Waits for, reaps and signals child processes by pid. `std::process::Child` cannot represent the
+//! workers that a zygote forks.
 //!
-//! A pid names its process until the main thread reaps the process. So callers first peek ([`peek_exit`]), then act,
-//! then [`reap`].
+//! A pid names its process until the main thread reaps the process. So callers first peek
+//! ([`peek_exit`]), then act, then [`reap`].
 //!
 //! # Why `unsafe`
-//! nix's `waitid` fails on a process that a real-time signal has killed, and its `kill` cannot send such a signal
-//! ([`STACKS_SIGNAL`] is one); rustix's `waitid` does not return the pid.
+//! nix's `waitid` fails on a process that a real-time signal has killed, and its `kill` cannot send
+//! such a signal ([`STACKS_SIGNAL`] is one); rustix's `waitid` does not return the pid.
 #![expect(unsafe_code, reason = "waitid and kill of libc")]
 
 use std::io;
@@ -27,7 +27,8 @@ pub(super) enum WaitTarget {
     Any,
 }
 
-/// Returns a child that has exited, without reaping it (waitid(2), `WNOWAIT`); `None` while all are running.
+/// Returns a child that has exited, without reaping it (waitid(2), `WNOWAIT`); `None` while all are
+/// running.
 ///
 /// # Errors
 /// ECHILD: there is no such child, neither running nor a zombie.
@@ -52,7 +53,8 @@ fn wait_child(which: WaitTarget, options: libc::c_int) -> io::Result<Option<(Pid
         WaitTarget::Pid(pid) => (libc::P_PID, libc::id_t::try_from(pid.as_raw()).unwrap_or(0)),
         WaitTarget::Any => (libc::P_ALL, 0),
     };
-    // SAFETY: `siginfo_t` is plain data, and all zeros are valid: waitid(2) returns them when no child has exited.
+    // SAFETY: `siginfo_t` is plain data, and all zeros are valid: waitid(2) returns them when no
+    // child has exited.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is valid for writing; the call keeps no pointer.
     if unsafe { libc::waitid(kind, id, &raw mut info, options) } != 0 {
@@ -80,8 +82,9 @@ pub(super) fn signal_stacks(pid: Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends SIGKILL to a child that has not been reaped, and to its process group if it leads one. A spawned worker leads
-/// its group from its first instruction; a forked worker creates its group itself.
+/// Sends SIGKILL to a child that has not been reaped, and to its process group if it leads one. A
+/// spawned worker leads its group from its first instruction; a forked worker creates its group
+/// itself.
 pub(super) fn kill_group(pid: Pid) {
     let killed = match signal::killpg(pid, Signal::SIGKILL) {
         // The child does not lead a group.

@@ -7,12 +7,14 @@
 //! - ask for SIGKILL when the daemon dies
 //! - restore the limit of open files that the daemon has raised for itself
 //! - reset signal dispositions and mask to those of a program started by systemd
-//! - ignore the signals that would kill a worker before it has handlers for them ([`INITIALLY_IGNORED`])
+//! - ignore the signals that would kill a worker before it has handlers for them
+//!   ([`INITIALLY_IGNORED`])
 //!
 //! The closure only makes system calls: no allocation, no lock, no logging (signal-safety(7)).
 //!
-//! Dispositions and mask that the daemon was started with (by nohup(1), or as a shell's background job) are reset because
-//! an ignored signal stays ignored over execve(2), also in the programs that the application starts.
+//! Dispositions and mask that the daemon was started with (by nohup(1), or as a shell's background
+//! job) are reset because an ignored signal stays ignored over execve(2), also in the programs that
+//! the application starts.
 #![expect(unsafe_code, reason = "pre_exec")]
 
 use std::io;
@@ -35,13 +37,15 @@ use super::error::SpawnError;
 use super::identity::UserIdentity;
 use super::spawn_spec::SpawnSpec;
 
-/// Signals that a worker ignores until its extension has installed handlers (src/worker/dispositions.rs, stacks.rs):
-/// those for the daemon, which a process manager sends to the whole group, and the signal for stacks.
+/// Signals that a worker ignores until its extension has installed handlers
+/// (src/worker/dispositions.rs, stacks.rs): those for the daemon, which a process manager sends to
+/// the whole group, and the signal for stacks.
 const INITIALLY_IGNORED: [libc::c_int; 6] =
     [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, STACKS_SIGNAL];
 
-/// Python code that runs first in the worker: checks the interpreter and loads the extension. Passed in an environment
-/// variable, which it removes, because the process list shows arguments.
+/// Python code that runs first in the worker: checks the interpreter and loads the extension. The
+/// code is passed in an environment variable, because the process list shows arguments; the worker
+/// removes the variable.
 const BOOTSTRAP: &str = include_str!("../../worker/bootstrap.py");
 const BOOTSTRAP_VARIABLE: &str = "RGUN_BOOTSTRAP";
 const RUN_BOOTSTRAP: &str = "import os; exec(os.environ.pop('RGUN_BOOTSTRAP'))";
@@ -49,9 +53,10 @@ const RUN_BOOTSTRAP: &str = "import os; exec(os.environ.pop('RGUN_BOOTSTRAP'))";
 /// Settings of all processes of a pool.
 #[derive(Debug, Default)]
 pub(super) struct ProcessSettings {
-    /// The soft limit of open files that the daemon had before it raised its own; `None` is the daemon's.
+    /// The soft limit of open files that the daemon had before it raised its own; `None` for the
+    /// daemon's limit.
     pub(super) open_files: Option<u64>,
-    /// The user that the processes run as; `None` is the daemon's.
+    /// The user that the processes run as; `None` for the daemon's user.
     pub(super) identity: Option<UserIdentity>,
 }
 
@@ -91,8 +96,8 @@ pub(super) fn spawn(
     command.env(BOOTSTRAP_VARIABLE, BOOTSTRAP);
     let daemon = nix::unistd::getpid();
     let open_files = settings.open_files;
-    // SAFETY: the closure only makes async-signal-safe system calls and does not allocate: each `io::Error` holds an
-    // errno.
+    // SAFETY: the closure only makes async-signal-safe system calls and does not allocate: each
+    // `io::Error` holds an errno.
     unsafe {
         command.pre_exec(move || {
             set_up_child(procs_fd, control_fd, daemon)?;
@@ -105,7 +110,8 @@ pub(super) fn spawn(
     spawned.map(|child| Pid::from_raw(child.id().cast_signed()))
 }
 
-/// Finds whether the directory, the interpreter or the system is at fault: `chdir(2)` and `execve(2)` fail alike.
+/// Finds whether the directory, the interpreter or the system is at fault: `chdir(2)` and
+/// `execve(2)` fail alike.
 fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
     let directory = &spec.app.directory;
     // `/.` resolves in a directory that may be entered.
@@ -121,12 +127,13 @@ fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
     SpawnError::Interpreter { path: python.path.clone(), source_of_path: python.source.to_string(), source }
 }
 
-/// Enters the cgroup, sets the parent-death signal and places the control socket. Runs between fork and exec: makes
-/// async-signal-safe calls only.
+/// Enters the cgroup, sets the parent-death signal and places the control socket. Runs between fork
+/// and exec: makes async-signal-safe calls only.
 fn set_up_child(procs: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<()> {
     if let Some(procs) = procs {
         // "0" stands for the writing process (cgroups(7)).
-        // SAFETY: the descriptor is open: the parent keeps the file open until the child has called exec.
+        // SAFETY: the descriptor is open: the parent keeps the file open until the child has called
+        // exec.
         let procs = unsafe { std::os::fd::BorrowedFd::borrow_raw(procs) };
         nix::unistd::write(procs, b"0")?;
     }
@@ -141,7 +148,8 @@ fn set_up_child(procs: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result
         nix::fcntl::fcntl(from, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
     } else {
         // dup2 clears close-on-exec on the copy and closes the daemon's descriptor of that number.
-        // SAFETY: this is the forked child before exec; nothing in it uses the descriptor that is closed.
+        // SAFETY: this is the forked child before exec; nothing in it uses the descriptor that is
+        // closed.
         unsafe { nix::unistd::dup2_raw(from, CONTROL_FD) }.map(std::os::fd::IntoRawFd::into_raw_fd)?;
     }
     Ok(())
@@ -163,7 +171,8 @@ struct Signals {
     reserved: std::ops::Range<libc::c_int>,
 }
 
-/// Sets default dispositions, except for [`INITIALLY_IGNORED`], and an empty mask. Makes async-signal-safe calls only.
+/// Sets default dispositions, except for [`INITIALLY_IGNORED`], and an empty mask. Makes
+/// async-signal-safe calls only.
 fn reset_signals(signals: &Signals) -> io::Result<()> {
     for signal in 1..=signals.last {
         let is_fixed = signal == libc::SIGKILL || signal == libc::SIGSTOP;

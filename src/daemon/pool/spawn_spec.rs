@@ -19,7 +19,7 @@ pub struct SpawnSpec<'a> {
     pub generation: Generation,
     /// The application that the worker loads.
     pub app: &'a config::App,
-    /// Functions of the application that the worker calls at points of its lifetime.
+    /// The hook functions that the worker calls.
     pub hooks: &'a Hooks,
     /// Number of slots of a WSGI worker.
     pub threads: u32,
@@ -35,11 +35,14 @@ pub struct SpawnSpec<'a> {
     pub role: Role,
     /// Path of the request that a zygote sends to itself before the first fork; empty for none.
     pub warm_up: &'a str,
-    /// Soft limit of memory in bytes, reported by [`MemoryEvent::High`](super::MemoryEvent::High); `None` is no limit.
+    /// Soft limit of memory in bytes, reported by [`MemoryEvent::High`](super::MemoryEvent::High);
+    /// `None` is no limit.
     pub max_memory: Option<u64>,
-    /// Number of requests, jitter included, after which the worker is due for recycling; `None` is no limit.
+    /// Number of requests, jitter included, after which the worker is due for recycling; `None` is
+    /// no limit.
     pub max_requests: Option<NonZeroU64>,
-    /// Time that the worker's children may run after the worker has exited with status 0 (`workers.children_timeout`).
+    /// Time that the worker's children may run after the worker has exited with status 0
+    /// (`workers.children_timeout`).
     pub children_timeout: Duration,
 }
 

@@ -10,7 +10,8 @@ use crate::id::WorkerId;
 use super::{Pool, process};
 
 impl Pool {
-    /// Asks a worker to write its stacks; with an exchange, if that is still running. The worker answers with
+    /// Asks a worker to write its stacks; with an exchange, only the stack of that exchange's
+    /// thread, if it is still running. The worker answers with
     /// [`Report::StacksDumped`](control::Report::StacksDumped), unless a thread holds its GIL.
     ///
     /// # Errors
@@ -22,8 +23,8 @@ impl Pool {
     }
 
     /// Makes a worker write its stacks even while a thread holds its GIL, by sending
-    /// [`STACKS_SIGNAL`](control::STACKS_SIGNAL). The stacks are appended to any that [`Pool::request_stacks`] has
-    /// requested.
+    /// [`STACKS_SIGNAL`](control::STACKS_SIGNAL). The stacks are appended to any that
+    /// [`Pool::request_stacks`] has requested.
     ///
     /// # Errors
     /// If the worker has exited.
@@ -32,7 +33,8 @@ impl Pool {
         process::signal_stacks(process.pid)
     }
 
-    /// Returns the stacks that a worker has written since the last [`Pool::request_stacks`]; `None` if there are none.
+    /// Returns the stacks that a worker has written since the last [`Pool::request_stacks`]; `None`
+    /// if there are none.
     pub fn read_stacks(&self, worker: WorkerId) -> Option<String> {
         let process = self.processes.get(&worker)?;
         process.channel.stacks.read().unwrap_or_else(|error| {

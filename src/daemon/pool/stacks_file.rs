@@ -1,5 +1,6 @@
-//! The file into which a worker's `faulthandler` writes its Python stacks: a memfd that the daemon creates, truncates
-//! and reads (`rgun_channel::control`). The control socket reports when they are written.
+//! The file into which a worker's `faulthandler` writes its Python stacks: a memfd that the daemon
+//! creates, truncates and reads (`rgun_channel::control`). The control socket reports when they are
+//! written.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -20,14 +21,15 @@ impl StacksFile {
         Ok(Self(memfd_create(c"rgun-stacks", MFdFlags::MFD_CLOEXEC)?.into()))
     }
 
-    /// Truncates the file and rewinds it. The worker shares the open file description, so it writes from the start.
+    /// Truncates the file and rewinds it. The worker shares the open file description, so it writes
+    /// from the start.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.0.set_len(0)?;
         self.0.seek(SeekFrom::Start(0)).map(drop)
     }
 
-    /// Reads the stacks without moving the file position, because the worker may still be writing. `None` if the file
-    /// is empty.
+    /// Reads the stacks without moving the file position, because the worker may still be writing.
+    /// `None` if the file is empty.
     pub(super) fn read(&self) -> io::Result<Option<String>> {
         let mut bytes = Vec::new();
         PositionedReader { file: &self.0, offset: 0 }.take(MAX_STACKS_BYTES).read_to_end(&mut bytes)?;

@@ -21,19 +21,21 @@ pub(super) struct WorkerProcess {
     /// The worker's cgroup; `None` without delegation.
     pub(super) cgroup: Option<WorkerCgroup>,
     pub(super) memory_limits: MemoryLimits,
-    /// Time that the children may run after the process has exited with status 0. If zero, they are killed with it.
-    /// [`Pool::kill`](super::Pool::kill) sets zero.
+    /// Time that the children may run after the process has exited with status 0. If zero, they are
+    /// killed with it. [`Pool::kill`](super::Pool::kill) sets zero.
     pub(super) children_timeout: Duration,
 }
 
 impl WorkerProcess {
-    /// Sends SIGKILL to the worker and its children. Must not be called after the process was reaped.
+    /// Sends SIGKILL to the worker and its children. Must not be called after the process was
+    /// reaped.
     pub(super) fn kill_all(&self) {
         if let Some(cgroup) = &self.cgroup {
             // Fails on a kernel without `cgroup.kill`: then only the process group is killed.
             cgroup.kill();
         }
-        // The process group is killed in any case, because a forked worker may have failed to enter its cgroup.
+        // The process group is killed in any case, because a forked worker may have failed to enter
+        // its cgroup.
         process::kill_group(self.pid);
     }
 
@@ -42,8 +44,8 @@ impl WorkerProcess {
         exit == Exit::Code(0) && !self.children_timeout.is_zero()
     }
 
-    /// Returns the exit of a process that has exited, and whether it is a child that can be reaped; `None` while it is
-    /// running.
+    /// Returns the exit of a process that has exited, and whether it is a child that can be reaped;
+    /// `None` while it is running.
     pub(super) fn peek_exit(&self) -> Option<(Exit, bool)> {
         match process::peek_exit(WaitTarget::Pid(self.pid)) {
             Ok(exited) => exited.map(|(_, exit)| (exit, true)),

@@ -91,7 +91,8 @@ fn worker_without_process_group_is_killed_by_pid() {
         let mut fixture = PoolFixture::new("", None);
         let _zygote = fixture.zygote(worker(0, 1));
         fixture.pool.fork(&fixture.spec(worker(1, 2)), worker(0, 1)).unwrap();
-        // The child's parent exits, so this subreaper becomes its parent. The child stays in this test's process group.
+        // The child's parent exits, so this subreaper becomes its parent. The child stays in this
+        // test's process group.
         let script = "sleep 1000 >/dev/null 2>&1 & echo $!";
         let output = Program::new("/bin/sh").args(["-c", script]).output().unwrap();
         let pid = Pid::from_raw(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap());

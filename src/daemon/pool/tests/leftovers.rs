@@ -4,8 +4,8 @@ use super::*;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// A worker that starts a child, writes the child's pid to `child`, and exits. If the worker has a cgroup, the test
-/// writes the cgroup's files in place of the kernel.
+/// A worker that starts a child, writes the child's pid to `child`, and exits. If the worker has a
+/// cgroup, the test writes the cgroup's files in place of the kernel.
 struct WorkerWithChild {
     fixture: PoolFixture,
     child: Pid,

@@ -1,16 +1,18 @@
-//! Tests of memory usage and events, with imitated cgroup files and (in a real cgroup) with the kernel.
+//! Tests of memory usage and events, with imitated cgroup files and (in a real cgroup) with the
+//! kernel.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
 
-/// Variable that names a cgroup2 directory with `memory` in its `cgroup.subtree_control`, for the test with the kernel.
+/// Variable that names a cgroup2 directory with `memory` in its `cgroup.subtree_control`, for the
+/// test with the kernel.
 const REAL_CGROUP: &str = "RGUN_TEST_CGROUP";
 
 const MIB: u64 = 1 << 20;
 
-fn neighbour(fixture: &PoolFixture) -> Python {
-    let path = fixture.directory.join("neighbour");
+fn sleeping_interpreter(fixture: &PoolFixture) -> Python {
+    let path = fixture.directory.join("sleeping-python");
     fs::write(&path, "#!/bin/sh\nexec sleep 1000\n").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     Python { path, source: PythonSource::Configured }
@@ -173,7 +175,8 @@ fn kernel_reports_soft_limit_and_kills_at_hard_limit() {
         assert_eq!(fixture.pool.take_memory_events(), [], "{}", events());
         assert!(fixture.pool.memory_usage(ids[0]).unwrap() < 16 * MIB);
         // A second worker, which must not be affected.
-        fixture.app = Box::leak(Box::new(App { python: neighbour(&fixture), ..fixture.app.clone() }));
+        fixture.app =
+            Box::leak(Box::new(App { python: sleeping_interpreter(&fixture), ..fixture.app.clone() }));
         fixture.spawn(ids[1]);
 
         touch(&fixture, "grow");

@@ -1,5 +1,5 @@
-//! Tests of the pool with real processes: shell scripts instead of the interpreter, and children of the test instead of
-//! the workers that a zygote forks.
+//! Tests of the pool with real processes: shell scripts instead of the interpreter, and children of
+//! the test instead of the workers that a zygote forks.
 //!
 //! The pool reaps any child of its process, so each test runs in its own process.
 
@@ -110,7 +110,8 @@ impl PoolFixture {
         self.pool.spawn(&self.spec(worker), &self.reactor).unwrap()
     }
 
-    /// Adds a zygote whose process sleeps; the test sends its reports. Returns its end of the control socket.
+    /// Adds a zygote whose process sleeps; the test sends its reports. Returns its end of the
+    /// control socket.
     fn zygote(&mut self, worker: WorkerId) -> OwnedFd {
         // Before the channel is created: until its exec, a child holds this process's descriptors.
         let pid = child("exec sleep 1000");
@@ -185,7 +186,8 @@ fn to_u32(pid: Pid) -> u32 {
     pid.as_raw().unsigned_abs()
 }
 
-/// Polls until `happens` returns true: there is no event for a change of a process that is not a child.
+/// Polls until `happens` returns true: there is no event for a change of a process that is not a
+/// child.
 fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !happens() {
