@@ -1,17 +1,17 @@
-//! The daemon's delegated cgroup, with one cgroup for the daemon and one per worker (cgroups(7); systemd's
-//! CGROUP_DELEGATION).
+//! The daemon's delegated cgroup, with one cgroup for the daemon and one per worker (cgroups(7);
+//! systemd's CGROUP_DELEGATION).
 //!
 //! ```text
 //! rgun.service/            systemd's; delegated by Delegate=
 //!   daemon/                this process
 //!   workers/g1-w0-1/       one worker: generation 1, seat 0, incarnation 1
 //! ```
-//! A cgroup with controllers enabled below it may not contain processes, so the daemon first moves itself into
-//! `daemon/`. Without delegation (no systemd, or a container without cgroup2) workers stay in the daemon's cgroup; this
-//! is logged once.
+//! A cgroup with controllers enabled below it may not contain processes, so the daemon first moves
+//! itself into `daemon/`. Without delegation (no systemd, or a container without cgroup2) workers
+//! stay in the daemon's cgroup; this is logged once.
 //!
-//! Each controller may be absent: see [`Delegation::has`] and [`WorkerCgroup::has_memory`]. Memory limits and usage are
-//! in [`memory`](super::memory).
+//! Each controller may be absent: see [`Delegation::has`] and [`WorkerCgroup::has_memory`]. Memory
+//! limits and usage are in [`memory`](super::memory).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -83,15 +83,16 @@ pub enum CgroupError {
 }
 
 impl Delegation {
-    /// Sets up the cgroup of this process, if systemd has delegated it: moves the process to `daemon/`, creates
-    /// `workers/` and enables the available controllers.
+    /// Sets up the cgroup of this process, if systemd has delegated it: moves the process to
+    /// `daemon/`, creates `workers/` and enables the available controllers.
     ///
     /// # Errors
     /// If the cgroup is not delegated or cannot be set up; the daemon works without.
     pub fn acquire() -> Result<Self, CgroupError> {
         let own = own_cgroup()?;
-        // systemd marks a delegated cgroup with an extended attribute, but only since 251 and not in every container.
-        // So test for what delegation means: the cgroup is a service's, has no other process in it and is writable.
+        // systemd marks a delegated cgroup with an extended attribute, but only since 251 and not
+        // in every container. So check what delegation implies: the cgroup is a service's, has no
+        // other process in it and is writable.
         let name = own.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         // DelegateSubgroup= (systemd 254) starts the daemon in `daemon/` already.
         let (root, inside) = match own.parent() {
@@ -152,8 +153,8 @@ impl WorkerCgroup {
         OpenOptions::new().write(true).open(self.file("cgroup.procs"))
     }
 
-    /// Sends SIGKILL to all processes in the cgroup (`cgroup.kill`, Linux 5.14). Returns false if the kernel has no
-    /// such file.
+    /// Sends SIGKILL to all processes in the cgroup (`cgroup.kill`, Linux 5.14). Returns false if
+    /// the kernel has no such file.
     pub fn kill(&self) -> bool {
         write(&self.file("cgroup.kill"), "1").is_ok()
     }
@@ -220,7 +221,8 @@ fn has_other_processes(cgroup: &Path) -> Result<bool, CgroupError> {
     Ok(read(&cgroup.join("cgroup.procs"))?.lines().any(|pid| pid != own))
 }
 
-/// Enables the available controllers one by one, because a single write for all fails if one of them cannot be enabled.
+/// Enables the available controllers one by one, because a single write for all fails if one of
+/// them cannot be enabled.
 fn enable_controllers(cgroup: &Path) {
     let available = read(&cgroup.join("cgroup.controllers")).unwrap_or_default();
     for controller in Controller::ENABLED.map(Controller::name) {
@@ -253,8 +255,8 @@ pub(super) fn own_cgroup() -> Result<PathBuf, CgroupError> {
     Ok(mount_point.join(below))
 }
 
-/// Finds the cgroup2 mount: its root within the hierarchy and its mount point (proc_pid_mountinfo(5)), which is
-/// `/sys/fs/cgroup/unified` on hybrid hosts.
+/// Finds the cgroup2 mount: its root within the hierarchy and its mount point
+/// (proc_pid_mountinfo(5)), which is `/sys/fs/cgroup/unified` on hybrid hosts.
 fn cgroup2_mount(mountinfo: &str) -> Option<(&Path, PathBuf)> {
     mountinfo.lines().find_map(|line| {
         let (fields, rest) = line.split_once(" - ")?;

@@ -1,4 +1,5 @@
-//! Socket activation: takes over the listening sockets that systemd passes, with their names (sd_listen_fds(3)).
+//! Socket activation: takes over the listening sockets that systemd passes, with their names
+//! (sd_listen_fds(3)).
 
 use std::env;
 use std::io;
@@ -59,8 +60,8 @@ pub enum ListenError {
     },
 }
 
-/// Takes the passed sockets. Returns an empty vector if this process was not socket-activated (`LISTEN_PID` is absent or
-/// another process's).
+/// Takes the passed sockets. Returns an empty vector if this process was not socket-activated
+/// (`LISTEN_PID` is absent or another process's).
 ///
 /// # Errors
 /// If a descriptor is not a listening stream socket, or `LISTEN_FDS` names none.
@@ -84,8 +85,8 @@ pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
         let system = |source| ListenError::System { name: name.clone(), source };
         let Some(fd) = passed.take_raw_fd(index).map_err(system)? else { continue };
         #[expect(unsafe_code, reason = "adopting a descriptor that systemd passed")]
-        // SAFETY: LISTEN_PID names this process and LISTEN_FDS covers this number, so the descriptor is open and has
-        // no other owner; `take_raw_fd` returns each once.
+        // SAFETY: LISTEN_PID names this process and LISTEN_FDS covers this number, so the
+        // descriptor is open and has no other owner; `take_raw_fd` returns each once.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let socket = into_listener(fd, &name)?;
         sockets.push(InheritedListener { name, socket });
@@ -96,7 +97,7 @@ pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
 /// Checks that a descriptor is a listening stream socket; sets close-on-exec and non-blocking mode.
 fn into_listener(fd: OwnedFd, name: &str) -> Result<InheritedSocket, ListenError> {
     let system = |source: io::Error| ListenError::System { name: name.to_owned(), source };
-    let unusable = |what| ListenError::Unusable { name: name.to_owned(), fd: fd.as_raw_fd(), actual: what };
+    let unusable = |actual| ListenError::Unusable { name: name.to_owned(), fd: fd.as_raw_fd(), actual };
     nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
         .map_err(|errno| system(errno.into()))?;
     let family = match family(fd.as_fd()) {

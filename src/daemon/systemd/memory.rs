@@ -1,19 +1,21 @@
-//! Memory limits, usage and events of a worker's cgroup (the kernel's Documentation/admin-guide/cgroup-v2.rst, "Memory
-//! Interface Files").
+//! Memory limits, usage and events of a worker's cgroup (the kernel's
+//! Documentation/admin-guide/cgroup-v2.rst, "Memory Interface Files").
 //!
-//! `pool` sets the limits of each worker and waits on [`CgroupWatch`]; `run` decides what to do about a worker that
-//! exceeds them.
+//! `pool` sets the limits of each worker and reads the events of [`CgroupWatch`]; `run` decides
+//! what to do about a worker that exceeds a limit.
 //!
 //! # Usage
-//! `memory.current` includes the page cache, which the kernel can reclaim without harm: a worker that has read a large
-//! file has not grown. [`WorkerCgroup::memory_usage`] therefore subtracts file pages, and adds swap. Pages that a forked
-//! worker still shares with its zygote are charged to the zygote.
+//! `memory.current` includes the page cache, which the kernel can reclaim without harm: a worker
+//! that has read a large file has not grown. [`WorkerCgroup::memory_usage`] therefore subtracts
+//! file pages, and adds swap. Pages that a forked worker still shares with its zygote are charged
+//! to the zygote.
 //!
 //! # Limits
-//! `memory.high` is the soft limit: above it the kernel slows the processes down and reclaims memory, and kills none.
-//! `memory.max`, 1.5 times as much, is the hard limit: above it the kernel kills all processes of the cgroup
-//! (`memory.oom.group`), and no others. Swap is limited to the difference of the two, so that a runaway worker reaches
-//! the hard limit before it fills the system's swap.
+//! `memory.high` is the soft limit: above it the kernel slows the processes down and reclaims
+//! memory, and kills none. `memory.max`, 1.5 times as much, is the hard limit: above it the kernel
+//! kills all processes of the cgroup (`memory.oom.group`), and no others. Swap is limited to the
+//! difference of the two, so that a runaway worker reaches the hard limit before it fills the
+//! system's swap.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -33,7 +35,8 @@ pub struct MemoryEventCounts {
     pub max: u64,
     /// Number of times that an allocation failed at the hard limit.
     pub oom: u64,
-    /// Number of processes killed by the out-of-memory killer, for this cgroup's limit or any other.
+    /// Number of processes killed by the out-of-memory killer, for this cgroup's limit or any
+    /// other.
     pub oom_kill: u64,
 }
 
@@ -118,8 +121,8 @@ impl WorkerCgroup {
     }
 }
 
-/// Returns the bytes of memory that this process and its children may use: the machine's memory, or the lowest limit of
-/// this cgroup and its ancestors. `None` if the kernel reports neither.
+/// Returns the bytes of memory that this process and its children may use: the machine's memory, or
+/// the lowest limit of this cgroup and its ancestors. `None` if the kernel reports neither.
 pub fn usable_bytes() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(parse_mem_total);
     let cgroup = own_cgroup().ok().and_then(|own| lowest_limit(&own));
@@ -132,7 +135,8 @@ fn parse_mem_total(meminfo: &str) -> Option<u64> {
     kib?.trim().parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
 }
 
-/// Returns the lowest hard limit (`memory.max`) or soft limit (`memory.high`) of a cgroup and its ancestors.
+/// Returns the lowest hard limit (`memory.max`) or soft limit (`memory.high`) of a cgroup and its
+/// ancestors.
 fn lowest_limit(cgroup: &Path) -> Option<u64> {
     // The root cgroup has no such files; "max" (no limit) does not parse.
     let limit = |directory: &Path, name| read(&directory.join(name)).ok()?.trim().parse().ok();
@@ -151,8 +155,8 @@ fn parse_flat_keyed(text: &str) -> impl Iterator<Item = (&str, u64)> {
     })
 }
 
-/// A watch over the `memory.events` of many cgroups, by inotify: the kernel marks the file as modified when a counter
-/// changes (at most every 10 ms).
+/// A watch over the `memory.events` of many cgroups, by inotify: the kernel marks the file as
+/// modified when a counter changes (at most every 10 ms).
 #[derive(Debug)]
 pub struct CgroupWatch(OwnedFd);
 

@@ -1,13 +1,13 @@
-//! The interface to systemd: inherited sockets (`LISTEN_*`), notifications (`NOTIFY_SOCKET`, `WATCHDOG_*`), the delegated
-//! cgroup.
+//! The interface to systemd: inherited sockets (`LISTEN_*`), notifications (`NOTIFY_SOCKET`,
+//! `WATCHDOG_*`), the delegated cgroup.
 
 pub mod cgroup;
 pub mod listen;
 pub mod memory;
 pub mod notify;
 
-/// Environment variables of the systemd protocols that are meant for the daemon and not passed on to workers
-/// (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)).
+/// Environment variables of the systemd protocols that are meant for the daemon and not passed on
+/// to workers (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)).
 pub const OWN_VARIABLES: [&str; 10] = [
     "LISTEN_FDS",
     "LISTEN_PID",

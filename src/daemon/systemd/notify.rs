@@ -23,8 +23,8 @@ pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
-/// Sends `RELOADING=1` and `MONOTONIC_USEC=` in one message, as `Type=notify-reload` requires: a reload begins.
-/// [`ready`] must follow when it has succeeded or failed.
+/// Sends `RELOADING=1` and `MONOTONIC_USEC=` in one message, as `Type=notify-reload` requires: a
+/// reload begins. [`ready`] must follow when it has succeeded or failed.
 pub fn reloading() {
     send(&reloading_states());
 }
@@ -48,7 +48,8 @@ pub fn status(line: &str) {
     send(&[NotifyState::Status(&to_status_line(line))]);
 }
 
-/// Replaces control characters: a line end would begin another assignment, and the text may be the application's.
+/// Replaces control characters: a line end would begin another assignment, and the text may be the
+/// application's.
 fn to_status_line(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) {
         escape(&text.replace(char::is_control, " "), LineFeeds::Escape).into_owned().into()
@@ -68,8 +69,8 @@ pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// Returns the longest interval between two calls of [`watchdog`] (`WatchdogSec=`, sd_watchdog_enabled(3)); `None` if
-/// systemd requires none.
+/// Returns the longest interval between two calls of [`watchdog`] (`WatchdogSec=`,
+/// sd_watchdog_enabled(3)); `None` if systemd requires none.
 pub fn watchdog_timeout() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
