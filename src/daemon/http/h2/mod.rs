@@ -51,7 +51,7 @@
 //! |---|---|
 //! | request bodies that the daemon has not read | [`STREAM_WINDOW`] per stream |
 //! | bookkeeping of small DATA frames in these bodies | half the connection's window (h2's budget, RUSTSEC-2026-0258) |
-//! | heads | `limits.header` + `limits.request_line` + 32 bytes per field, per stream; h2 ends the connection at four times that |
+//! | heads | twice the sum of `limits.header`, `limits.request_line` and 32 bytes per field, per stream; h2 ends the connection at a head of four times this size |
 //! | response bodies that the client does not read | [`MAX_SEND_BUFFER`] per stream in h2, and one piece, charged to `limits.response_memory` |
 //! | streams that were reset, remembered to ignore late frames | 50 for one second |
 //!
