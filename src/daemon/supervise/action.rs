@@ -37,7 +37,7 @@ pub enum Action {
         worker: WorkerId,
     },
     /// Apply this generation's configuration (limits, deadlines, logging) to requests from now on.
-    /// `Admit` for its workers and then `Retire` for the others follow.
+    /// `Admit` follows for its workers, then `Retire` for the others.
     GoLive {
         /// A new generation, or after a rollback the previous one.
         generation: Generation,
@@ -216,7 +216,8 @@ pub enum Report {
         /// The failure that stops the reload.
         failure: BootFailure,
     },
-    /// The live generation failed more requests than the previous one, which is live again.
+    /// The live generation failed more requests than the previous one, or has no ready worker. The
+    /// previous generation is live again.
     RolledBack {
         /// The generation that failed.
         from: Generation,

@@ -140,9 +140,9 @@ pub enum RecycleReason {
     },
     /// The worker reached `workers.max_lifetime`. The supervisor itself notices this.
     Lifetime,
-    /// The worker served `workers.refork` requests and may become the zygote; or another worker
-    /// became the zygote, and this worker is replaced by one that is forked from it. Ignored
-    /// without `workers.preload`.
+    /// The worker served `workers.refork` requests and may become the zygote. Or another worker
+    /// became the zygote, and a fork of that zygote replaces this worker. Ignored without
+    /// `workers.preload`.
     Refork,
     /// The worker received a signal ([`Event::StopRequested`]).
     Signal {
@@ -174,8 +174,8 @@ pub struct LoadSample {
 pub struct ResponseStats {
     /// All responses, including the daemon's own.
     pub answered: u64,
-    /// Responses with a status of 500 or above, truncated ones, and those whose worker died or
-    /// exceeded its deadline.
+    /// Responses with a status of 500 or above, truncated responses, and responses of requests
+    /// whose worker died or which exceeded their deadline.
     pub failed: u64,
 }
 

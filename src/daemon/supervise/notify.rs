@@ -76,6 +76,7 @@ impl Supervisor {
         }
     }
 
+    /// Returns the presence in the current phase.
     fn presence(&self) -> Presence {
         match self.phase {
             DaemonPhase::NotStarted | DaemonPhase::Running if self.live.asleep => Presence::Asleep,

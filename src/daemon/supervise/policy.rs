@@ -11,9 +11,9 @@ use super::BackoffLimits;
 pub struct SupervisorPolicy {
     /// The application as the operator wrote it (`mysite.wsgi`), for STATUS=.
     pub app: String,
-    /// The number of workers; the highest one if `min` is lower.
+    /// The highest number of workers.
     pub count: NonZeroU16,
-    /// The lowest number of workers. Between `min` and `count` the number follows the load.
+    /// The lowest number of workers. If it is less than `count`, the number follows the load.
     pub min: NonZeroU16,
     /// `workers.threads`: the number of requests at which one worker counts as busy. The autoscaler
     /// removes a worker when the others, each with this many requests, can run the peak load. This

@@ -79,7 +79,7 @@ impl Supervisor {
     }
 
     /// Returns the worker whose successor boots next: none while another worker boots, or while a
-    /// reload is about to replace all of them.
+    /// reload is about to replace all workers.
     pub(super) fn next_to_replace(&self, now: Instant) -> Option<WorkerId> {
         if !self.phase.is_serving() || self.pending.is_some() || !self.live.can_spawn(&self.workers) {
             return None;

@@ -201,11 +201,12 @@ impl Supervisor {
 
     /// Returns true if the previous generation is kept and has a worker that could serve.
     pub(super) fn can_roll_back(&self) -> bool {
-        let is_able =
-            |worker: &WorkerRecord, of| worker.generation == of && worker.is_standby() && !worker.is_zygote();
+        let can_serve = |worker: &WorkerRecord, generation| {
+            worker.generation == generation && worker.is_standby() && !worker.is_zygote()
+        };
         let rollback = self.rollback.as_ref();
         rollback.is_some_and(|rollback| {
-            self.workers.values().any(|worker| is_able(worker, rollback.set.generation))
+            self.workers.values().any(|worker| can_serve(worker, rollback.set.generation))
         })
     }
 

@@ -28,8 +28,8 @@ impl Supervisor {
             return;
         }
         if let Some(rollback) = &self.rollback {
-            let stats_of = |of| {
-                let entry = load.responses.iter().find(|(generation, _)| *generation == of);
+            let stats_of = |generation| {
+                let entry = load.responses.iter().find(|(of, _)| *of == generation);
                 entry.map_or_else(Default::default, |(_, stats)| *stats)
             };
             let worse = clearly_worse(stats_of(rollback.set.generation), stats_of(self.live.generation));
@@ -89,7 +89,7 @@ impl Supervisor {
             return;
         }
         self.live.asleep = false;
-        // The request waits for the first worker, so one boots alone.
+        // The request waits for the first worker, so that worker boots alone.
         self.serial_boots = true;
         let to = self.live.target;
         self.report(Report::Resized { from: 0, to, reason: ResizeReason::Request });

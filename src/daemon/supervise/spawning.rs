@@ -97,11 +97,13 @@ impl Supervisor {
         3 * sets.chain(existing).max().unwrap_or(0)
     }
 
+    /// Returns the number of workers of a generation, including those that are exiting.
     pub(super) fn n_workers(&self, generation: Generation) -> usize {
         let is_member = |worker: &&WorkerRecord| !worker.is_zygote() && worker.generation == generation;
         self.workers.values().filter(is_member).count()
     }
 
+    /// Returns the number of zygotes of a generation, including those that are exiting.
     pub(super) fn n_zygotes(&self, generation: Generation) -> usize {
         let is_member = |worker: &&WorkerRecord| worker.is_zygote() && worker.generation == generation;
         self.workers.values().filter(is_member).count()
@@ -174,7 +176,7 @@ impl Supervisor {
 
     /// Makes room under the process limits for vacant seats that are due: kills stuck workers,
     /// those retiring longest first. Workers that finish their requests normally are killed only if
-    /// no worker is ready; else they get `timeouts.drain` from now.
+    /// no worker is ready; otherwise they get `timeouts.drain` from now.
     fn make_room(&mut self, now: Instant) {
         // If the limit of the generation is reached, only an exit of one of its workers makes room.
         let generation = self.live.generation;

@@ -145,11 +145,13 @@ pub(super) struct WorkerRecord {
 }
 
 impl WorkerRecord {
+    /// Enters a state at `now`.
     pub(super) fn enter(&mut self, state: TimedState, now: Instant) {
         self.state = state;
         self.since = now;
     }
 
+    /// Returns the state without its deadline, as operators see it.
     pub(super) fn public_state(&self) -> WorkerState {
         match self.state {
             TimedState::Spawning { .. } => WorkerState::Spawning,

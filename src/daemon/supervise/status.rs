@@ -197,8 +197,8 @@ impl Supervisor {
         seat.successor.is_some() || seat.current.is_some_and(is_booting)
     }
 
-    fn count(&self, is: impl Fn(&WorkerRecord) -> bool) -> usize {
-        self.workers.values().filter(|worker| is(worker)).count()
+    fn count(&self, predicate: impl Fn(&WorkerRecord) -> bool) -> usize {
+        self.workers.values().filter(|worker| predicate(worker)).count()
     }
 }
 

@@ -241,6 +241,7 @@ impl Supervisor {
         self.workers.values().find(is_overdue).map(|worker| worker.id)
     }
 
+    /// Returns the record of a worker; `None` if its process has ended.
     pub(super) fn worker(&self, id: WorkerId) -> Option<&WorkerRecord> {
         self.workers.get(&id.incarnation).filter(|worker| worker.id == id)
     }

@@ -256,10 +256,10 @@ impl World {
         )?;
         if let SpawnMethod::Fork(zygote) = method {
             let process = self.processes.get(&zygote).ok_or("a fork of a process that does not exist")?;
-            let is_able =
+            let is_ready_zygote =
                 process.is_zygote() && process.reported_ready && !process.killed && !process.terminated;
             ensure(
-                is_able && process.generation == generation,
+                is_ready_zygote && process.generation == generation,
                 "a fork of a process that is not a ready zygote",
             )?;
         }
