@@ -66,6 +66,8 @@ impl Daemon {
         Vec::new()
     }
 
+    /// Sends a command to a worker. An error is only logged: the supervisor kills a worker that
+    /// does not obey.
     fn command(&self, worker: WorkerId, command: &Command) {
         if let Err(error) = self.dispatcher.command(worker, command) {
             tracing::debug!(%error, ?command, "cannot send a command to a worker, ignoring: it will be killed");

@@ -151,6 +151,7 @@ fn host(config: &Config, files: &FileLimit, listeners: &[Listener]) -> Host {
     }
 }
 
+/// Starts the journal thread and the edge thread, and creates the dispatcher.
 fn start_edge(
     config: &Config,
     auto_limits: AutoLimits,
@@ -176,6 +177,7 @@ fn start_edge(
     Ok((edge, dispatcher, journal_thread))
 }
 
+/// Creates the pool, and starts the thread that reads the workers' output.
 fn start_pool(
     extension: PathBuf,
     delegation: Option<Delegation>,

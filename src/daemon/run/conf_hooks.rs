@@ -1,7 +1,7 @@
 //! The hooks of gunicorn's arbiter in `gunicorn.conf.py`: `on_starting`, `when_ready`, `on_exit`.
 //!
-//! A separate process calls each of them once. A thread waits for `when_ready`, so that the main
-//! loop continues.
+//! A separate process calls each hook once. A thread waits for `when_ready`, so that the main loop
+//! continues.
 
 use std::thread::JoinHandle;
 

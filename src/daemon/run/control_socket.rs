@@ -81,6 +81,7 @@ async fn accept(listener: UnixListener, messages: UnboundedSender<MainMessage>) 
     }
 }
 
+/// Reads the command of a client, passes it to the main loop and writes the replies.
 async fn handle_client(mut client: UnixStream, messages: UnboundedSender<MainMessage>) {
     let command = match tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut client)).await {
         Ok(Ok(command)) => command,
@@ -105,6 +106,7 @@ async fn handle_client(mut client: UnixStream, messages: UnboundedSender<MainMes
     }
 }
 
+/// Reads up to a line feed, the end of the stream or [`MAX_COMMAND_BYTES`].
 async fn read_command(client: &mut UnixStream) -> io::Result<String> {
     let mut command = Vec::new();
     while !command.ends_with(b"\n") && command.len() < MAX_COMMAND_BYTES {

@@ -39,6 +39,7 @@ impl Daemon {
         }
     }
 
+    /// Handles a notice of the dispatcher.
     fn on_notice(&mut self, notice: Notice) -> Vec<Event> {
         match notice {
             Notice::Report(worker, report) => {
@@ -107,6 +108,7 @@ impl Daemon {
         entry.map(|entry| entry.generation)
     }
 
+    /// Handles a message that a worker sent over its control socket.
     fn on_report(&mut self, worker: WorkerId, report: control::Report) -> Vec<Event> {
         match report {
             control::Report::StacksDumped(written) => {
@@ -182,6 +184,7 @@ impl Daemon {
         }
     }
 
+    /// Handles a zygote's report of a forked worker, which is attached like a spawned one.
     fn on_forked(&mut self, zygote: WorkerId, incarnation: u64, pid: u32) -> Vec<Event> {
         let mut events = match self.pool.on_forked(zygote, incarnation, pid) {
             Ok(spawned) => {
@@ -200,6 +203,7 @@ impl Daemon {
         events
     }
 
+    /// Handles a zygote's report that it could not fork a worker.
     fn on_fork_failed(&mut self, zygote: WorkerId, incarnation: u64, reason: &str) -> Vec<Event> {
         match self.pool.on_fork_failed(zygote, incarnation) {
             Ok(Some(worker)) => {
@@ -273,12 +277,12 @@ impl Daemon {
             return;
         }
         let snapshot = self.supervisor.snapshot();
-        let is_able = |other: &&WorkerSnapshot| match other.state {
+        let can_call_hook = |other: &&WorkerSnapshot| match other.state {
             WorkerState::Ready => true,
             WorkerState::Standby => self.operator_log.is_zygote(other.worker),
             _ => false,
         };
-        let others = snapshot.workers.iter().filter(|other| other.worker != exited).filter(is_able);
+        let others = snapshot.workers.iter().filter(|other| other.worker != exited).filter(can_call_hook);
         let Some(other) = others.min_by_key(|other| !self.operator_log.is_zygote(other.worker)) else {
             tracing::warn!(
                 rgun.pid = pid,

@@ -15,8 +15,8 @@ pub(crate) enum MainMessage {
     Edge(EdgeNotice),
     /// A client of the control socket asks for a reload.
     Reload(ReplySender),
-    /// The configuration was read again for a reload. The sender is that of the client that
-    /// requested it; `None` for SIGHUP.
+    /// The configuration was read again for a reload. The sender replies to the client that
+    /// requested the reload; `None` for SIGHUP.
     Reread(Box<Result<Invocation, ConfigErrors>>, Option<ReplySender>),
     /// The probe of this worker has ended. `Err` has the reason why it failed.
     ProbeFinished(WorkerId, Result<(), String>),

@@ -11,7 +11,7 @@ use crate::id::{Generation, WorkerId};
 use crate::journal::daemon_log;
 use crate::supervise::{BootFailure, Event};
 
-/// Maximum number of a traceback's lines that `rgun reload` prints. The journal has all of them.
+/// Maximum number of a traceback's lines that `rgun reload` prints. The journal has all lines.
 const MAX_TRACEBACK_LINES: usize = 12;
 
 impl Daemon {

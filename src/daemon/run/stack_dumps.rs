@@ -84,6 +84,7 @@ pub(super) struct StackDumps {
     active: HashMap<WorkerId, StackDump>,
 }
 
+/// A running dump of one worker. The fields are those of [`StackDumpResult`], unless described.
 #[derive(Debug)]
 struct StackDump {
     reasons: Vec<DumpReason>,
@@ -98,6 +99,7 @@ struct StackDump {
     skipped: u32,
 }
 
+/// The current step of a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DumpStep {
     /// The stacks of all threads were requested over the control socket. Next: the signal.

@@ -57,8 +57,8 @@ impl Daemon {
 }
 
 /// Returns the stacks for the entry of a request over its deadline: the stack of its task, if there
-/// is one, then those of all threads. Only one entry has those of all threads: `first` is the id of
-/// its request, `None` before it is written.
+/// is one, then those of all threads. Only one entry has the stacks of all threads: `first` is the
+/// id of its request, or `None` until that entry is written.
 fn deadline_stacks(
     request: &RequestInfo,
     task_stacks: &[(ExchangeId, String)],

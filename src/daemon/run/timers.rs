@@ -88,6 +88,7 @@ impl Daemon {
         self.timers.cgroups = (n_left > 0).then(|| Instant::now() + CGROUP_INTERVAL);
     }
 
+    /// Sends the `STATUS=` line with the current load, if it has changed.
     pub(super) fn send_status(&mut self) {
         self.status.send(self.dispatcher.load(), Instant::now());
     }
