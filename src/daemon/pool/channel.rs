@@ -1,4 +1,5 @@
-//! The daemon's end of a worker's channel. Created before the process, which gets the other end.
+//! The daemon's end of a worker's channel. The channel is created before the process, which gets
+//! the other end.
 
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;

@@ -235,6 +235,7 @@ impl Pool {
         }
     }
 
+    /// Moves a pending fork to the lost ones. The worker is killed if its zygote reports it later.
     fn give_up_fork(&mut self, incarnation: u64, timed_out: bool, error: SpawnError) {
         let Some(fork) = self.forks.pending.remove(&incarnation) else { return };
         let PendingFork { worker, zygote, prepared, .. } = fork;

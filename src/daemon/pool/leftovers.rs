@@ -3,8 +3,8 @@
 //! fails or is killed are killed with it.)
 //!
 //! The children are the processes in the worker's cgroup, which is kept until it is empty. Without
-//! a cgroup they are the processes in its process group; each is held by a pidfd, because the
-//! kernel may reuse the group's id as soon as the group is empty.
+//! a cgroup they are the processes in the worker's process group. The pool holds a pidfd of each,
+//! because the kernel may reuse the group's id as soon as the group is empty.
 
 use std::fs;
 use std::io;
@@ -235,7 +235,7 @@ fn signal_one(pid: u32, signal: Signal) {
 /// Lists the running processes of a group that existed a moment ago, so its id cannot have been
 /// reused.
 fn members_of(group: Pid) -> Vec<(Pid, OwnedFd)> {
-    // The usual case, at the cost of one system call.
+    // Usually the group is empty, which one system call shows.
     if killpg(group, None) == Err(Errno::ESRCH) {
         return Vec::new();
     }

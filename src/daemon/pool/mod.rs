@@ -8,9 +8,9 @@
 //! - The daemon is a *subreaper*: it becomes the parent of every orphan of its workers (including
 //!   the workers that a zygote forks) and reaps it. Only the exits of workers and zygotes are
 //!   reported.
-//! - When a worker has exited, its children are killed before it is reaped, so that none outlives
-//!   it. The exception: a worker that exits with status 0 leaves its children running for a while
-//!   ([`leftovers`]).
+//! - When a worker has exited, its children are killed before it is reaped, so that no child
+//!   outlives the worker. The exception: a worker that exits with status 0 leaves its children
+//!   running for a while ([`leftovers`]).
 //! - A pid is not used after its process was reaped.
 
 mod channel;
@@ -280,8 +280,8 @@ impl Pool {
         exits
     }
 
-    /// Removes the cgroups whose processes have ended. Returns the number of those that the kernel
-    /// still reports as busy (not counting [`leftovers`]): try again later.
+    /// Removes the cgroups whose processes have ended. Returns the number of cgroups that still
+    /// have processes (not counting [`leftovers`]); call again later for these.
     pub fn remove_stale_cgroups(&mut self) -> usize {
         self.leftovers.prune();
         self.stale_cgroups.retain(|cgroup| cgroup.remove().is_err());

@@ -57,9 +57,9 @@ pub(super) struct PendingFork {
     pub(super) prepared: PreparedWorker,
 }
 
-/// The resources of a worker whose process does not exist yet: those of a
-/// [`WorkerProcess`](super::worker::WorkerProcess) without the pid, and the parts of its
-/// [`Link`](crate::link::Link).
+/// The resources of a worker whose process does not exist yet: what its
+/// [`WorkerProcess`](super::worker::WorkerProcess) and its [`Link`](crate::link::Link) need, except
+/// for the pid.
 #[derive(Debug)]
 pub(super) struct PreparedWorker {
     pub(super) channel: Channel,

@@ -48,6 +48,7 @@ pub(super) fn reap(pid: Pid) {
     }
 }
 
+/// Calls waitid(2). Returns `None` if no such child has exited.
 fn wait_child(which: WaitTarget, options: libc::c_int) -> io::Result<Option<(Pid, Exit)>> {
     let (kind, id) = match which {
         WaitTarget::Pid(pid) => (libc::P_PID, libc::id_t::try_from(pid.as_raw()).unwrap_or(0)),

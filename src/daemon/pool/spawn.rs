@@ -38,8 +38,8 @@ use super::identity::UserIdentity;
 use super::spawn_spec::SpawnSpec;
 
 /// Signals that a worker ignores until its extension has installed handlers
-/// (src/worker/dispositions.rs, stacks.rs): those for the daemon, which a process manager sends to
-/// the whole group, and the signal for stacks.
+/// (src/worker/dispositions.rs, stacks.rs): the daemon's signals, which a process manager sends to
+/// the whole process group, and the signal for stacks.
 const INITIALLY_IGNORED: [libc::c_int; 6] =
     [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, STACKS_SIGNAL];
 
@@ -47,7 +47,9 @@ const INITIALLY_IGNORED: [libc::c_int; 6] =
 /// code is passed in an environment variable, because the process list shows arguments; the worker
 /// removes the variable.
 const BOOTSTRAP: &str = include_str!("../../worker/bootstrap.py");
+/// The environment variable that contains [`BOOTSTRAP`].
 const BOOTSTRAP_VARIABLE: &str = "RGUN_BOOTSTRAP";
+/// The argument of `python -c`: removes the variable and runs its code.
 const RUN_BOOTSTRAP: &str = "import os; exec(os.environ.pop('RGUN_BOOTSTRAP'))";
 
 /// Settings of all processes of a pool.

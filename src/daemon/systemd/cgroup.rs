@@ -172,6 +172,7 @@ impl WorkerCgroup {
         self.has_memory
     }
 
+    /// Returns the path of one of the cgroup's files.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -192,6 +193,7 @@ fn is_denied(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
+/// Creates a directory. Succeeds if it exists already.
 fn create_dir(path: &Path) -> Result<(), CgroupError> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -201,6 +203,7 @@ fn create_dir(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
+/// Writes to an existing file.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
     let system = |source| CgroupError::System { operation: "write to", path: path.to_owned(), source };
     let mut file = OpenOptions::new().write(true).open(path).map_err(system)?;

@@ -21,11 +21,11 @@ pub const OWN_VARIABLES: [&str; 10] = [
     "MEMORY_PRESSURE_WRITE",
 ];
 
-/// Creates a directory for one test, which removes it.
+/// Creates a directory for one test. The test removes the directory.
 #[cfg(test)]
 pub(crate) fn scratch_dir(name: &str) -> std::path::PathBuf {
     let directory = std::env::temp_dir().join(format!("rgun-test-{name}-{}", std::process::id()));
-    // A killed run with the same pid may have left one.
+    // A killed run with the same pid may have left the directory behind.
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).expect("the temporary directory is writable");
     directory
