@@ -8,7 +8,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::python::{has_same_entries, reference_count};
+use crate::python::{has_entries, reference_count};
 
 /// A copy of a template with `N` values of the last request. The index of a value is its *place*.
 /// The values stay here until the next request, so set only values that are kept anyway
@@ -49,16 +49,48 @@ impl<const N: usize> LastDict<N> {
 
     /// Returns whether the dictionary at a place can be in the next copy, too: the application has
     /// kept no reference to it, and it has the entries of `template`, from which it was copied.
-    pub(crate) fn can_repeat(&self, py: Python<'_>, place: usize, template: &Py<PyDict>) -> bool {
+    pub(crate) fn can_repeat(&self, py: Python<'_>, place: usize, template: &DictTemplate) -> bool {
         /// References of `dict` and `values`.
         const OWN_REFERENCES: isize = 2;
         self.values[place].as_ref().is_some_and(|value| {
             reference_count(value, py) == OWN_REFERENCES
-                && value.bind(py).cast().is_ok_and(|value| has_same_entries(value, template.bind(py)))
+                && value.bind(py).cast().is_ok_and(|value| has_entries(value, &template.entries))
         })
     }
 
     /// Returns a copy for the application.
+    pub(crate) fn copy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.dict.bind(py).copy()
+    }
+}
+
+/// A dictionary that is copied for requests, with its entries in an array: comparing a copy with
+/// the array takes half of the 900 instructions of comparing it with the dictionary.
+#[derive(Debug)]
+pub(crate) struct DictTemplate {
+    dict: Py<PyDict>,
+    entries: Vec<(Py<PyAny>, Py<PyAny>)>,
+}
+
+impl DictTemplate {
+    /// Copies the template's dictionary and its entries.
+    pub(crate) fn new(dict: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let entries = dict.iter().map(|(key, value)| (key.unbind(), value.unbind())).collect();
+        Ok(Self { dict: dict.copy()?.unbind(), entries })
+    }
+
+    /// Sets an entry.
+    pub(crate) fn set(&mut self, key: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.dict.bind(key.py()).set_item(key, value)?;
+        let new = value.clone().unbind();
+        match self.entries.iter_mut().find(|(known, _)| known.is(key)) {
+            Some((_, value)) => *value = new,
+            None => self.entries.push((key.clone().into_any().unbind(), new)),
+        }
+        Ok(())
+    }
+
+    /// Returns a copy of the dictionary.
     pub(crate) fn copy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.dict.bind(py).copy()
     }

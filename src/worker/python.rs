@@ -138,13 +138,18 @@ pub(crate) fn values_of<'py, const N: usize>(
 ) -> PyResult<[Option<Bound<'py, PyAny>>; N]> {
     const MAX_SCANNED_ENTRIES: usize = 8;
     let mut values = [const { None }; N];
-    let mut has_others = dict.len() > MAX_SCANNED_ENTRIES;
+    let n_entries = dict.len();
+    let mut has_others = n_entries > MAX_SCANNED_ENTRIES;
     if !has_others {
         let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: a dict, and we are attached; `at` is 0 at first. Nothing that runs in the loop
-        // can change the dict, so that the borrowed references are valid.
-        unsafe {
-            while ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value) != 0 {
+        // Not until the end is reported: that would be another call.
+        for _ in 0..n_entries {
+            // SAFETY: a dict, and we are attached; `at` is 0 at first. Nothing that runs in the loop
+            // can change the dict, so that the borrowed references are valid.
+            unsafe {
+                if ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value) == 0 {
+                    break;
+                }
                 match keys.iter().position(|known| known.as_ptr() == key) {
                     Some(found) => values[found] = Some(Bound::from_borrowed_ptr(dict.py(), value)),
                     None => has_others = true,
@@ -162,26 +167,19 @@ pub(crate) fn values_of<'py, const N: usize>(
     Ok(values)
 }
 
-/// Returns whether two dictionaries have the same objects as keys and values, in the same order.
-pub(crate) fn has_same_entries(one: &Bound<'_, PyDict>, other: &Bound<'_, PyDict>) -> bool {
-    let (mut one_at, mut one_key, mut one_value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
-    let (mut other_at, mut other_key, mut other_value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
-    if one.len() != other.len() {
+/// Returns whether a dictionary has these keys and values, the same objects in the same order.
+pub(crate) fn has_entries(dict: &Bound<'_, PyDict>, entries: &[(Py<PyAny>, Py<PyAny>)]) -> bool {
+    if dict.len() != entries.len() {
         return false;
     }
-    // SAFETY: two dictionaries, and we are attached; both positions are 0 at first. The borrowed
-    // references are only compared.
-    unsafe {
-        while ffi::PyDict_Next(one.as_ptr(), &raw mut one_at, &raw mut one_key, &raw mut one_value) != 0 {
-            let has_other =
-                ffi::PyDict_Next(other.as_ptr(), &raw mut other_at, &raw mut other_key, &raw mut other_value)
-                    != 0;
-            if !has_other || one_key != other_key || one_value != other_value {
-                return false;
-            }
-        }
-    }
-    true
+    let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+    entries.iter().all(|(expected_key, expected_value)| {
+        // SAFETY: a dict, and we are attached; `at` is 0 at first. The borrowed references are only
+        // compared.
+        let has_next =
+            unsafe { ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value) != 0 };
+        has_next && key == expected_key.as_ptr() && value == expected_value.as_ptr()
+    })
 }
 
 /// Returns the name of an object's type, for messages.

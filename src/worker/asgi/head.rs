@@ -9,7 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyString, PyTuple};
 use rgun_channel::frame::{MAX_FIELDS, encode_field, encode_known_field};
-use rgun_channel::header::index_of;
+use rgun_channel::header::{NAMES, index_of};
 
 use crate::head::{ResponseHead, is_control, is_token, parse_content_length};
 
@@ -115,6 +115,41 @@ fn is_reserved_in_accept(name: &[u8], head: &ResponseHead, fields: &[u8]) -> boo
     }
 }
 
+/// The treatment of a header of the application.
+#[derive(Clone, Copy)]
+enum FieldRole {
+    /// Sent as it is.
+    EndToEnd,
+    /// Compared with the body.
+    ContentLength,
+    /// Dropped (RFC 9110 §7.6.1); the ASGI specification demands that Transfer-Encoding is ignored.
+    ConnectionSpecific,
+}
+
+impl FieldRole {
+    /// Returns the role of a lower-case name.
+    const fn of(name: &[u8]) -> Self {
+        match name {
+            b"content-length" => Self::ContentLength,
+            b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
+                Self::ConnectionSpecific
+            }
+            _ => Self::EndToEnd,
+        }
+    }
+}
+
+/// By index of [`NAMES`], so that the frequent names are not compared again.
+static KNOWN_ROLES: [FieldRole; NAMES.len()] = {
+    let mut roles = [FieldRole::EndToEnd; NAMES.len()];
+    let mut index = 0;
+    while index < NAMES.len() {
+        roles[index] = FieldRole::of(NAMES[index].as_bytes());
+        index += 1;
+    }
+    roles
+};
+
 /// Checks one header and appends it to the encoded `fields`.
 fn append_header(
     name: &Bound<'_, PyBytes>,
@@ -140,13 +175,13 @@ fn append_header(
     } else {
         (name, known)
     };
-    match name {
-        _ if head.status == 101 && is_reserved_in_accept(name, head, fields) => return Ok(()),
-        // RFC 9110 §7.6.1; the ASGI specification demands that Transfer-Encoding is ignored.
-        b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
-            return Ok(());
-        }
-        b"content-length" => {
+    if head.status == 101 && is_reserved_in_accept(name, head, fields) {
+        return Ok(());
+    }
+    match known.map_or_else(|| FieldRole::of(name), |index| KNOWN_ROLES[usize::from(index)]) {
+        FieldRole::EndToEnd => {}
+        FieldRole::ConnectionSpecific => return Ok(()),
+        FieldRole::ContentLength => {
             let length = parse_content_length(value)?;
             if head.length.is_some_and(|other| other != length) {
                 return Err(PyRuntimeError::new_err("two Content-Length headers that differ"));
@@ -157,7 +192,6 @@ fn append_header(
             }
             head.length = Some(length);
         }
-        _ => {}
     }
     if head.n_fields >= MAX_APP_FIELDS {
         return Err(PyValueError::new_err(format!("more than {MAX_APP_FIELDS} headers")));

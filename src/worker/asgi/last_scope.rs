@@ -7,7 +7,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::last_dict::LastDict;
+use crate::last_dict::{DictTemplate, LastDict};
 use crate::python::reference_count;
 
 /// Index of `client` in [`LastScope::values`].
@@ -25,7 +25,7 @@ const EXTENSIONS: usize = 4;
 pub(super) struct LastScope {
     pub(super) values: LastDict<5>,
     /// Template of `extensions`. Its `rgun` is [`LastScope::own_extension`].
-    extensions: Py<PyDict>,
+    extensions: DictTemplate,
     /// `scope["extensions"]["rgun"]`.
     own_extension: Py<PyDict>,
 }
@@ -44,7 +44,7 @@ impl LastScope {
     pub(super) fn new(scope: &Bound<'_, PyDict>, extensions: &Bound<'_, PyDict>) -> PyResult<Self> {
         Ok(Self {
             values: LastDict::new(scope)?,
-            extensions: extensions.copy()?.unbind(),
+            extensions: DictTemplate::new(extensions)?,
             own_extension: PyDict::new(scope.py()).unbind(),
         })
     }
@@ -54,12 +54,12 @@ impl LastScope {
         &mut self,
         py: Python<'_>,
         keys: &ExtensionKeys,
-        template: &Py<PyDict>,
+        template: &DictTemplate,
     ) -> PyResult<()> {
         if self.values.can_repeat(py, ASGI, template) {
             return Ok(());
         }
-        self.values.set(ASGI, &[&keys.asgi], &template.bind(py).copy()?)
+        self.values.set(ASGI, &[&keys.asgi], &template.copy(py)?)
     }
 
     /// Sets `extensions` to a dictionary with the entries of the template, this request id, and
@@ -76,10 +76,9 @@ impl LastScope {
         }
         let own = PyDict::new(py);
         own.set_item(&keys.request_id, request_id)?;
-        let template = self.extensions.bind(py);
-        template.set_item(&keys.rgun, &own)?;
+        self.extensions.set(keys.rgun.bind(py), own.as_any())?;
         self.own_extension = own.unbind();
-        let extensions = template.copy()?;
+        let extensions = self.extensions.copy(py)?;
         if let Some((key, value)) = other {
             extensions.set_item(key, value)?;
         }
@@ -94,8 +93,9 @@ impl LastScope {
         keys: &ExtensionKeys,
         request_id: &Bound<'_, PyString>,
     ) -> PyResult<bool> {
-        /// References of this object, of the template and of the extensions themselves.
-        const OWN_REFERENCES: isize = 3;
+        /// References of this object, of the template's dictionary and entries, and of the
+        /// extensions themselves.
+        const OWN_REFERENCES: isize = 4;
         if reference_count(&self.own_extension, py) != OWN_REFERENCES
             || !self.values.can_repeat(py, EXTENSIONS, &self.extensions)
         {

@@ -14,6 +14,7 @@ use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, X_REQUEST
 
 use super::last_scope::{CLIENT, ExtensionKeys, LastScope, PATH, RAW_PATH};
 use super::tls_scope::LastExtension;
+use crate::last_dict::DictTemplate;
 use crate::object_cache::ObjectCache;
 use crate::percent::percent_decode;
 use crate::python::latin1;
@@ -88,7 +89,7 @@ struct ScopeKind {
     /// One template for each listener.
     templates: Vec<Py<PyDict>>,
     /// Template of the scope's `asgi`, copied because middleware may change it.
-    asgi: Py<PyDict>,
+    asgi: DictTemplate,
     /// Template of the scope's `extensions`.
     extensions: Py<PyDict>,
     /// Scheme of a request over TLS.
@@ -102,7 +103,7 @@ impl ScopeKind {
         start: &Start,
         [name, scheme, secure]: [&str; 3],
         keys: &[&str],
-        asgi: Bound<'_, PyDict>,
+        asgi: &Bound<'_, PyDict>,
         extensions: &[&str],
     ) -> PyResult<Self> {
         let string = |text: &str| PyString::intern(py, text).unbind();
@@ -134,7 +135,7 @@ impl ScopeKind {
         }
         Ok(Self {
             templates,
-            asgi: asgi.unbind(),
+            asgi: DictTemplate::new(asgi)?,
             extensions: offered.unbind(),
             secure_scheme: string(secure),
         })
@@ -209,13 +210,13 @@ impl ScopeBuilder {
         let websocket_asgi = asgi.copy()?;
         // Since 2.4 `send()` may raise an `OSError` after a disconnect.
         websocket_asgi.set_item(string("spec_version"), string("2.4"))?;
-        let http = ScopeKind::new(py, start, ["http", "http", "https"], &HTTP_KEYS, asgi, &HTTP_EXTENSIONS)?;
+        let http = ScopeKind::new(py, start, ["http", "http", "https"], &HTTP_KEYS, &asgi, &HTTP_EXTENSIONS)?;
         let websocket = ScopeKind::new(
             py,
             start,
             ["websocket", "ws", "wss"],
             &WEBSOCKET_KEYS,
-            websocket_asgi,
+            &websocket_asgi,
             &["websocket.http.response"],
         )?;
         Ok(Self {
