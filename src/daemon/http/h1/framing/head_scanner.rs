@@ -95,6 +95,11 @@ impl HeadScanner {
 
     /// Scans the request line; returns false if it is incomplete.
     fn scan_request_line(&mut self, bytes: &mut [u8], limits: HeadLimits) -> Result<bool, Violation> {
+        if let Some(len) = plain_request_line(bytes).filter(|len| *len - CRLF_BYTES <= limits.request_line) {
+            self.pos = len;
+            (self.line_start, self.fields_start) = (len, len);
+            return Ok(true);
+        }
         match &*bytes {
             [] | [b'\r'] => return Ok(false),
             [first, ..] if is_token(*first) => {}
@@ -195,6 +200,24 @@ impl HeadScanner {
     }
 }
 
+/// Bytes at the end of each line.
+const CRLF_BYTES: usize = 2;
+
+/// Returns the length, with CRLF, of a request line of the most frequent form: GET, HEAD or POST, a path without unusual
+/// characters, HTTP/1.1. [`request_line`] accepts it, too, with 130 more instructions.
+#[inline]
+fn plain_request_line(bytes: &[u8]) -> Option<usize> {
+    let method = match bytes {
+        [b'G', b'E', b'T', b' ', b'/', ..] => 4,
+        [b'P', b'O', b'S', b'T', b' ', b'/', ..] | [b'H', b'E', b'A', b'D', b' ', b'/', ..] => 5,
+        _ => return None,
+    };
+    let target = bytes.get(method..)?;
+    let end = target.iter().position(|byte| !PLAIN_TARGET[usize::from(*byte)])?;
+    let version = b" HTTP/1.1\r\n";
+    target.get(end..)?.starts_with(version).then_some(method + end + version.len())
+}
+
 /// Checks a request line. Returns true for HTTP/1.0.
 fn check_request_line(line: &mut [u8]) -> Result<bool, Violation> {
     let malformed = |reason| Err(Violation::RequestLine(reason));
@@ -227,3 +250,27 @@ fn check_request_line(line: &mut [u8]) -> Result<bool, Violation> {
 
 /// Characters of a path and query that need no further check.
 static PLAIN_TARGET: [bool; 256] = table(b"/?-._~!$&'()*+,;=:@%");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Puts each byte at each position, and cuts the head at each length.
+    #[test]
+    fn plain_request_line_is_valid_for_the_full_check() {
+        for head in ["GET /a?b HTTP/1.1\r\nHost: x", "POST / HTTP/1.1\r\n", "HEAD /%41 HTTP/1.1\r\n"] {
+            let end = head.find("\r\n").unwrap();
+            assert_eq!(plain_request_line(head.as_bytes()), Some(end + CRLF_BYTES), "{head}");
+            for pos in 0..end + CRLF_BYTES {
+                assert_eq!(plain_request_line(&head.as_bytes()[..pos]), None, "{head} cut at {pos}");
+                for byte in 0..=u8::MAX {
+                    let mut head = head.as_bytes().to_vec();
+                    head[pos] = byte;
+                    let Some(len) = plain_request_line(&head) else { continue };
+                    assert_eq!(len, end + CRLF_BYTES, "{byte} at {pos}");
+                    assert_eq!(request_line(&mut head[..end]), Ok(false), "{byte} at {pos}");
+                }
+            }
+        }
+    }
+}
