@@ -67,16 +67,17 @@ pub enum ListenError {
 /// If a descriptor is not a listening stream socket, or `LISTEN_FDS` names none.
 pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
     let is_for_this_process = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    // `ListenFd` also takes descriptors when LISTEN_PID is absent, which sd_listen_fds(3) does not.
+    if !is_for_this_process {
+        return Ok(Vec::new());
+    }
     let count = env::var("LISTEN_FDS").ok();
     let names: Vec<String> = env::var("LISTEN_FDNAMES")
         .map(|names| names.split(':').map(str::to_owned).collect())
         .unwrap_or_default();
     let mut passed = ListenFd::from_env();
     if passed.len() == 0 {
-        return match count {
-            Some(count) if is_for_this_process => Err(ListenError::NoSockets(count)),
-            _ => Ok(Vec::new()),
-        };
+        return count.map_or_else(|| Ok(Vec::new()), |count| Err(ListenError::NoSockets(count)));
     }
     let mut sockets = Vec::new();
     for index in 0..passed.len() {
@@ -130,4 +131,32 @@ fn into_listener(fd: OwnedFd, name: &str) -> Result<InheritedSocket, ListenError
 
 fn family(fd: BorrowedFd<'_>) -> nix::Result<Option<AddressFamily>> {
     Ok(getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Set in the process whose environment has `LISTEN_FDS`.
+    const CHILD_VARIABLE: &str = "RGUN_TEST_LISTEN_PID";
+
+    #[test]
+    fn descriptors_without_own_listen_pid_are_not_taken() {
+        if env::var_os(CHILD_VARIABLE).is_some() {
+            assert!(take_listeners().expect("no error").is_empty());
+            return;
+        }
+        for listen_pid in [None, Some("1")] {
+            let mut command = std::process::Command::new(env::current_exe().unwrap());
+            command
+                .args(["--exact", "systemd::listen::tests::descriptors_without_own_listen_pid_are_not_taken"])
+                .env(CHILD_VARIABLE, "1")
+                .env("LISTEN_FDS", "1")
+                .env_remove("LISTEN_PID")
+                .envs(listen_pid.map(|pid| ("LISTEN_PID", pid)));
+            let output = command.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{listen_pid:?}: {text}");
+        }
+    }
 }
