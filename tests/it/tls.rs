@@ -64,7 +64,7 @@ fn write(rgun: &Rgun, certs: &[&TestCert]) -> (Vec<String>, Vec<String>) {
     files.unzip()
 }
 
-fn client(trusted: &[&TestCert], identity: Option<&TestCert>) -> ClientConfig {
+pub(crate) fn client(trusted: &[&TestCert], identity: Option<&TestCert>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for TestCert { cert, .. } in trusted {
         roots.add(CertificateDer::from_pem_slice(cert.as_bytes()).expect("PEM")).expect("a certificate");
@@ -82,7 +82,7 @@ fn client(trusted: &[&TestCert], identity: Option<&TestCert>) -> ClientConfig {
     }
 }
 
-type TlsClient = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type TlsClient = StreamOwned<ClientConnection, TcpStream>;
 
 pub(crate) fn tcp(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect_timeout(&address, DEADLINE).expect("the daemon listens");
@@ -90,20 +90,25 @@ pub(crate) fn tcp(address: SocketAddr) -> TcpStream {
     socket
 }
 
-fn connect(daemon: &Daemon, config: &Arc<ClientConfig>, name: &str) -> TlsClient {
+pub(crate) fn connect(daemon: &Daemon, config: &Arc<ClientConfig>, name: &str) -> TlsClient {
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     let connection = ClientConnection::new(Arc::clone(config), name).expect("a configuration");
     StreamOwned::new(connection, tcp(daemon.tcp_address()))
 }
 
-fn send(client: &mut TlsClient, path: &str) -> io::Result<()> {
+pub(crate) fn send(client: &mut TlsClient, path: &str) -> io::Result<()> {
     client.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())?;
     client.flush()
 }
 
 /// Sends a request, and reads a response with a Content-Length: its status and body.
-fn get(client: &mut TlsClient, path: &str) -> io::Result<(u16, Vec<u8>)> {
+pub(crate) fn get(client: &mut TlsClient, path: &str) -> io::Result<(u16, Vec<u8>)> {
     send(client, path)?;
+    receive(client)
+}
+
+/// Reads a response with a Content-Length: its status and body.
+fn receive(client: &mut TlsClient) -> io::Result<(u16, Vec<u8>)> {
     let mut received = Vec::new();
     loop {
         let mut block = [0; 16 * 1024];
@@ -156,6 +161,30 @@ fn requests_are_served_over_tls_and_kept_alive() {
     }
     assert_eq!(client.conn.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
     daemon.log.wait_for(" with TLS");
+}
+
+#[test]
+fn http_1_0_is_served_over_tls_with_and_without_keep_alive() {
+    let certificate = self_signed(&["localhost"]);
+    let mount = format!("[[static]]\nurl = \"/files/\"\ndirectory = {:?}", env!("CARGO_MANIFEST_DIR"));
+    let daemon = tls_rgun(&[&certificate], &mount).start_ready();
+    let mut config = client(&[&certificate], None);
+    config.alpn_protocols = vec![b"http/1.0".to_vec()];
+    let config = Arc::new(config);
+    for path in ["/hello", "/files/Cargo.toml"] {
+        let mut once = connect(&daemon, &config, "localhost");
+        once.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+        let mut response = String::new();
+        once.read_to_string(&mut response).expect("the connection ends with close_notify");
+        assert!(response.starts_with("HTTP/1.0 200") || response.starts_with("HTTP/1.1 200"), "{response}");
+
+        let mut kept = connect(&daemon, &config, "localhost");
+        for _ in 0..2 {
+            let request = format!("GET {path} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+            kept.write_all(request.as_bytes()).unwrap();
+            assert_eq!(receive(&mut kept).unwrap().0, 200, "{path}");
+        }
+    }
 }
 
 #[test]

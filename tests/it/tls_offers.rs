@@ -180,6 +180,8 @@ fn alpn_chooses_http2_before_http1_1_and_refuses_others() {
         ("", "h2,http/1.1", "ALPN protocol: h2"),
         ("", "http/1.1,h2", "ALPN protocol: h2"),
         ("", "http/1.1", "ALPN protocol: http/1.1"),
+        ("", "http/1.0,http/1.1", "ALPN protocol: http/1.1"),
+        ("", "http/1.0", "ALPN protocol: http/1.0"),
         ("", "spdy/3,http/1.1", "ALPN protocol: http/1.1"),
         ("", "acme-tls/1", "no application protocol"),
         ("[http]\nhttp2 = false", "h2,http/1.1", "ALPN protocol: http/1.1"),

@@ -275,11 +275,11 @@ pub(crate) fn load_tls(
     if config.listen.has_tls() { TlsContext::load(&config.tls, alpn, previous) } else { Ok(None) }
 }
 
-/// The application protocols (RFC 7301), the preferred one first.
-const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// The application protocols (RFC 7301), the preferred one first. `curl --http1.0` offers nothing but `http/1.0`.
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1", b"http/1.0"];
 
 /// The application protocols without HTTP/2.
-const HTTP1_ALPN: &[&[u8]] = &[b"http/1.1"];
+const HTTP1_ALPN: &[&[u8]] = &[b"http/1.1", b"http/1.0"];
 
 /// Returns the certificates for the listener with this name; `None` if it has no TLS.
 pub(super) fn listener_tls(

@@ -7,6 +7,7 @@ import secrets
 import subprocess
 
 import pytest
+from frameworks import FRAMEWORKS
 from support.records import wait_for_records
 from support.waiting import DEADLINE
 
@@ -121,3 +122,16 @@ def test_curl_prints_pushed_websocket_messages(server):
         pytest.skip("this curl does not know ws://")
     output, _ = curl("--no-buffer", f"{server.ws}/ws/push/3", check=False)
     assert output == b"012"
+
+
+@pytest.mark.parametrize(
+    ("app", "path"), [(FRAMEWORKS["starlette"], "/json"), ("with_flask_sock", "/pid")], ids=["asgi", "wsgi"]
+)
+def test_http_1_0_over_tls_keeps_alive_if_asked(start, certificate, app, path):
+    server = start(app, *certificate)
+    urls = [server.url + path, server.url + path]
+    for fields, connections in [([], "1 1"), (["-H", "Connection: keep-alive"], "1 0")]:
+        # curl offers only "http/1.0" in the handshake.
+        words = ["--http1.0", "--cacert", certificate[1], "--output", "/dev/null", "--output", "/dev/null"]
+        output, _ = curl(*words, *fields, "--fail", "--write-out", "%{num_connects} ", *urls)
+        assert output.decode().strip() == connections
