@@ -46,6 +46,7 @@ mod strictness;
 mod supervision;
 mod takeover;
 mod tls;
+mod tls_handshakes;
 mod tls_offers;
 mod unread;
 mod uploads;

@@ -20,14 +20,17 @@ use std::time::Duration;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
 use tokio::runtime::{Builder, Runtime};
-use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::server::Acceptor;
+use tokio_rustls::rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use tokio_rustls::server::Accept;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::connection::{Connection, Directive, Phase};
+use super::record_transport::RecordTransport;
 use super::socket::ClientSocket;
 use super::stream::ClientStream;
-use super::tls_socket::{RecordTransport, TlsSocket};
-use crate::tls::{HandshakeFault, TlsContext, TlsSession};
+use super::tls_socket::TlsSocket;
+use crate::tls::{HandshakeFault, TlsContext};
 
 /// A connection that has been accepted, and from which nothing has been read.
 #[derive(Debug)]
@@ -85,7 +88,8 @@ impl FailedHandshake {
     fn of(error: &io::Error, transport: Option<RecordTransport>) -> Self {
         let fault = HandshakeFault::of(error);
         let transport = transport.filter(|_| fault.is_alerted());
-        let stream = transport.map(|RecordTransport { socket, connection }| {
+        let stream = transport.map(|transport| {
+            let (socket, connection) = transport.into_socket();
             connection.mark_unread_input();
             ClientStream::new(socket, connection)
         });
@@ -141,7 +145,7 @@ impl NewConnection {
             Ok(Some(_)) => has_begun.store(true, Ordering::Relaxed),
         }
         let Self { socket, connection, .. } = self;
-        let transport = RecordTransport { socket, connection: Arc::clone(&connection) };
+        let transport = RecordTransport::new(socket, Arc::clone(&connection));
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), transport);
         let started = match (&mut acceptor).await {
             Ok(started) => started,
@@ -152,17 +156,33 @@ impl NewConnection {
         let identity =
             identity.ok_or_else(|| FailedHandshake::new("there is no certificate for the client"))?;
         let config = Arc::clone(identity.config(&hello));
-        let accepting = threads.run(move || started.into_stream(config)).await;
+        let accepting = threads.run(move || accept(started, config)).await;
         let accepting = accepting.map_err(|error| FailedHandshake::new(error.to_string()))?;
         let accepted = accepting.into_fallible().await;
-        let stream = accepted.map_err(|(error, transport)| FailedHandshake::of(&error, Some(transport)))?;
-        let session = TlsSession::new(stream.get_ref().1, identity)
-            .map_err(|error| FailedHandshake::new(error.to_string()))?;
+        let mut stream =
+            accepted.map_err(|(error, transport)| FailedHandshake::of(&error, Some(transport)))?;
+        let session = identity.session(stream.get_ref().1);
+        let session = session.map_err(|error| FailedHandshake::new(error.to_string()))?;
         // `timeouts.header` starts again, for the first request.
         connection.set_phase(Phase::New);
-        let socket = TlsSocket::new(stream, Arc::new(session));
+        stream.get_mut().0.release();
+        let socket = TlsSocket::new(stream, session);
         Ok(HandshakeOutcome::Complete(ClientStream::with_tls(socket, connection)))
     }
+}
+
+/// Computes the server's answer to the client's first message.
+fn accept(started: StartHandshake<RecordTransport>, config: Arc<ServerConfig>) -> Accept<RecordTransport> {
+    let mut ends_with_ticket = false;
+    let mut accepting = started.into_stream_with(config, |connection| {
+        // After a HelloRetryRequest the server has messages to send twice.
+        let is_retried = connection.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest);
+        ends_with_ticket = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) && !is_retried;
+    });
+    if ends_with_ticket && let Some(transport) = accepting.get_mut() {
+        transport.hold_after_flight();
+    }
+    accepting
 }
 
 /// Runs `future`, and fails when the tracker directs the connection to end.

@@ -16,6 +16,7 @@ mod listener;
 mod output;
 mod peer;
 mod proxy_protocol;
+mod record_transport;
 mod registry;
 mod socket;
 mod stream;

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::connection::Connection;
+use super::record_transport::RecordTransport;
 use super::socket::ClientSocket;
 use crate::tls::TlsSession;
 
@@ -23,13 +23,6 @@ use crate::tls::TlsSession;
 pub(super) struct TlsSocket {
     stream: TlsStream<RecordTransport>,
     session: Arc<TlsSession>,
-}
-
-/// A socket as rustls reads and writes it.
-#[derive(Debug)]
-pub(super) struct RecordTransport {
-    pub(super) socket: ClientSocket,
-    pub(super) connection: Arc<Connection>,
 }
 
 impl TlsSocket {
@@ -43,7 +36,7 @@ impl TlsSocket {
     }
 
     pub(super) fn socket(&self) -> &ClientSocket {
-        &self.stream.get_ref().0.socket
+        self.stream.get_ref().0.socket()
     }
 }
 
@@ -86,68 +79,7 @@ impl AsyncWrite for TlsSocket {
     /// Sends close_notify and shuts down the sending half (RFC 8446 §6.1). The client may still
     /// send.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.get_mut().0.begin_close();
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl RecordTransport {
-    fn record(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &written {
-            Poll::Ready(Ok(bytes)) => self.connection.on_written(*bytes),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.connection.on_write_blocked(),
-        }
-        written
-    }
-}
-
-impl AsyncRead for RecordTransport {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.socket {
-            ClientSocket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
-            ClientSocket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for RecordTransport {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = match &mut self.socket {
-            ClientSocket::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
-            ClientSocket::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
-        };
-        self.record(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = match &mut self.socket {
-            ClientSocket::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            ClientSocket::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-        };
-        self.record(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Sockets buffer nothing in this process.
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.socket {
-            ClientSocket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            ClientSocket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
-        }
     }
 }

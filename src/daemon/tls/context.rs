@@ -15,6 +15,7 @@ use super::clients::{self, ClientPolicy};
 use super::error::{CERT, KEY, NamedFile};
 use super::identity::{self, Identity, KeyPair};
 use super::names::NameIndex;
+use super::session::RecentSession;
 use super::tickets::TicketKeys;
 use crate::config::{CertificateFiles, ConfigErrors, Tls, TlsVersion};
 
@@ -119,7 +120,13 @@ impl TlsContext {
             config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
             let in_client_order = Arc::new(config.clone());
             config.ignore_client_order = true;
-            Ok(Identity { key, config: Arc::new(config), in_client_order, pem })
+            Ok(Identity {
+                key,
+                config: Arc::new(config),
+                in_client_order,
+                pem,
+                recent_session: RecentSession::default(),
+            })
         };
         let identities =
             key_pairs.into_iter().map(identity).collect::<Result<Vec<_>, _>>().map_err(unusable)?;

@@ -10,7 +10,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::server::ClientHello;
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::{CipherSuite, Error, InconsistentKeys, ServerConfig};
+use rustls::{CipherSuite, Error, InconsistentKeys, ServerConfig, ServerConnection};
 use x509_cert::Certificate;
 use x509_cert::certificate::Version;
 use x509_cert::der::{self, Decode};
@@ -20,6 +20,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 use super::certificate_text;
 use super::error::NamedFile;
 use super::pem;
+use super::session::{RecentSession, SessionError, TlsSession};
 use crate::config::ConfigError;
 
 /// A certificate that the server can present, and the settings of the connections that get it.
@@ -32,6 +33,7 @@ pub struct Identity {
     pub(super) in_client_order: Arc<ServerConfig>,
     /// The certificate, PEM, without its intermediate ones.
     pub(super) pem: String,
+    pub(super) recent_session: RecentSession,
 }
 
 impl Identity {
@@ -47,9 +49,12 @@ impl Identity {
         }
     }
 
-    /// Returns the certificate, PEM, without its intermediate ones.
-    pub(super) fn pem(&self) -> &str {
-        &self.pem
+    /// Describes a connection with this certificate after its handshake.
+    ///
+    /// # Errors
+    /// The client's certificate is too large, or its names cannot be read.
+    pub fn session(&self, connection: &ServerConnection) -> Result<Arc<TlsSession>, SessionError> {
+        TlsSession::new(connection, &self.pem, &self.recent_session)
     }
 }
 
@@ -141,10 +146,10 @@ fn load_certificate(
     }
     let damaged = |_| file.error(DAMAGED, INSPECT);
     let pem = certificate_text::pem(first).map_err(damaged)?;
-    let names = dns_names(&parsed).map_err(damaged)?;
+    let AltNames { hosts: names, has_address } = alt_names(&parsed).map_err(damaged)?;
     warnings.extend(validity_warning(file, &parsed, now));
-    if names.is_empty() {
-        warnings.push(file.warning("has no host name (subjectAltName), so browsers refuse it"));
+    if names.is_empty() && !has_address {
+        warnings.push(file.warning("has no host name or address (subjectAltName), so browsers refuse it"));
     }
     Ok(LoadedCertificate { chain, pem, names })
 }
@@ -175,15 +180,24 @@ pub(super) fn parse(file: &NamedFile<'_>, der: &[u8]) -> Result<Certificate, Con
     Certificate::from_der(der).map_err(|_| file.error(DAMAGED, INSPECT))
 }
 
-/// The host names of a certificate (RFC 6125): browsers ignore its common name.
-fn dns_names(certificate: &Certificate) -> Result<BTreeSet<String>, der::Error> {
+/// The subjects of a certificate that clients compare with a URL (RFC 9525 §6): browsers ignore its common name.
+struct AltNames {
+    /// In lower case.
+    hosts: BTreeSet<String>,
+    /// The certificate is also for an IP address. It is not chosen by it: clients send no address as server name (RFC
+    /// 6066 §3).
+    has_address: bool,
+}
+
+fn alt_names(certificate: &Certificate) -> Result<AltNames, der::Error> {
     let found = certificate.tbs_certificate().get_extension::<SubjectAltName>()?;
     let found = found.map(|(_, names)| names.0).unwrap_or_default();
-    let name = |name: &GeneralName| match name {
+    let host = |name: &GeneralName| match name {
         GeneralName::DnsName(name) => Some(name.to_string().to_ascii_lowercase()),
         _ => None,
     };
-    Ok(found.iter().filter_map(name).collect())
+    let has_address = found.iter().any(|name| matches!(name, GeneralName::IpAddress(_)));
+    Ok(AltNames { hosts: found.iter().filter_map(host).collect(), has_address })
 }
 
 /// The warning for a certificate that is not valid at this time.

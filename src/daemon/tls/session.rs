@@ -1,6 +1,7 @@
 //! Describes a TLS session for the application.
 
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rgun_channel::frame::{ClientCert, TlsInfo, TooLong};
 use rustls::ServerConnection;
@@ -9,7 +10,6 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
 use super::certificate_text::{openssl_time, pem};
-use super::identity::Identity;
 
 /// Maximum size of the client's certificates, PEM, that an application receives: they are a part of each request's frame.
 const MAX_CHAIN_BYTES: usize = 24 << 10;
@@ -25,22 +25,27 @@ pub struct TlsSession {
 const HTTP2: &[u8] = b"h2";
 
 impl TlsSession {
-    /// Describes a connection after its handshake. `identity` is the certificate that was chosen.
+    /// Describes a connection after its handshake. `server_cert` is the certificate that was chosen, PEM; `recent` has
+    /// the last session with that certificate.
     ///
     /// # Errors
     /// The client's certificate is too large, or its names cannot be read.
-    pub fn new(connection: &ServerConnection, identity: &Identity) -> Result<Self, SessionError> {
+    pub(super) fn new(
+        connection: &ServerConnection,
+        server_cert: &str,
+        recent: &RecentSession,
+    ) -> Result<Arc<Self>, SessionError> {
         let mut info = TlsInfo {
             version: connection.protocol_version().map_or(0, u16::from),
             cipher_suite: connection.negotiated_cipher_suite().map_or(0, |suite| u16::from(suite.suite())),
             server_name: connection.server_name().unwrap_or_default(),
-            server_cert: identity.pem(),
+            server_cert,
             client: None,
         };
         let is_http2 = connection.alpn_protocol() == Some(HTTP2);
         let chain = connection.peer_certificates().unwrap_or_default();
         let Some(leaf) = chain.first() else {
-            return Ok(Self { block: info.encode(&[])?.into(), is_http2 });
+            return recent.get(&info, is_http2);
         };
         let parsed = Certificate::from_der(leaf)?;
         let certificate = parsed.tbs_certificate();
@@ -63,7 +68,7 @@ impl TlsSession {
         });
         let chain = bounded(chain)?;
         let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
-        Ok(Self { block: info.encode(&chain)?.into(), is_http2 })
+        Ok(Arc::new(Self { block: info.encode(&chain)?.into(), is_http2 }))
     }
 
     /// Returns the block for the frames of this connection's requests.
@@ -74,6 +79,26 @@ impl TlsSession {
     /// True if client and server agreed on HTTP/2.
     pub fn is_http2(&self) -> bool {
         self.is_http2
+    }
+}
+
+/// The session of the last connection without a client certificate. Those of most connections are equal, and share it.
+#[derive(Debug, Default)]
+pub(super) struct RecentSession(Mutex<Option<Arc<TlsSession>>>);
+
+impl RecentSession {
+    /// Returns the session with these facts.
+    fn get(&self, info: &TlsInfo<'_>, is_http2: bool) -> Result<Arc<TlsSession>, SessionError> {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_equal = |session: &&Arc<TlsSession>| {
+            session.is_http2 == is_http2 && TlsInfo::decode(&session.block).is_ok_and(|block| block == *info)
+        };
+        if let Some(session) = recent.as_ref().filter(is_equal) {
+            return Ok(Arc::clone(session));
+        }
+        let session = Arc::new(TlsSession { block: info.encode(&[])?.into(), is_http2 });
+        *recent = Some(Arc::clone(&session));
+        Ok(session)
     }
 }
 

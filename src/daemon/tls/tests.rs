@@ -64,7 +64,7 @@ fn handshake(
     context: &TlsContext,
     config: &Arc<ClientConfig>,
     name: &str,
-) -> Result<(ClientConnection, ServerConnection, TlsSession), rustls::Error> {
+) -> Result<(ClientConnection, ServerConnection, Arc<TlsSession>), rustls::Error> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut client = ClientConnection::new(Arc::clone(config), name)?;
     let mut acceptor = Acceptor::default();
@@ -101,7 +101,7 @@ fn handshake(
         }
     }
     assert!(!client.is_handshaking() && !server.is_handshaking());
-    let session = TlsSession::new(&server, identity).unwrap();
+    let session = identity.session(&server).unwrap();
     Ok((client, server, session))
 }
 
@@ -280,7 +280,23 @@ fn certificate_that_is_not_valid_now_is_a_warning() {
     let [early] = &*warnings((2100, 2101)) else { panic!() };
     assert!(early.contains("is not valid before 2100-01-01T00:00:00Z"), "{early}");
     let [nameless] = &*load(&section(&place, &[self_signed(&[], VALID_YEARS)])).warnings else { panic!() };
-    assert!(nameless.contains("has no host name"), "{nameless}");
+    assert!(nameless.contains("has no host name or address"), "{nameless}");
+    let of_an_address = load(&section(&place, &[self_signed(&["192.0.2.1"], VALID_YEARS)]));
+    assert_eq!(of_an_address.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn connections_with_equal_facts_share_their_session() {
+    let place = TestDir::new();
+    let certs = [self_signed(&["one.test", "two.test"], VALID_YEARS)];
+    let context = load(&section(&place, &certs)).context;
+    let config = Arc::new(client(&[&certs[0]], None));
+    let session = |name| handshake(&context, &config, name).unwrap().2;
+    let first = session("one.test");
+    assert!(Arc::ptr_eq(&first, &session("one.test")));
+    let other = session("two.test");
+    assert!(!Arc::ptr_eq(&first, &other));
+    assert_eq!(TlsInfo::decode(other.block()).unwrap().server_name, "two.test");
 }
 
 #[test]
