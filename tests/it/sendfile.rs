@@ -129,6 +129,25 @@ fn files_outside_of_the_roots_are_not_sent() {
 }
 
 #[test]
+fn refused_files_are_answered_by_accept() {
+    let daemon = start(true);
+    let mut client = daemon.connect();
+    let formats = [
+        ("", "text/plain; charset=utf-8"),
+        ("Accept: application/json\r\n", "application/problem+json"),
+        ("Accept: text/html\r\n", "text/html; charset=utf-8"),
+    ];
+    // The second request for a name finds it in the kernel's cache.
+    for (path, status) in [("/other/a", 502), ("/protected/none", 404), ("/protected/none", 404)] {
+        for (accept, content_type) in formats {
+            let response = get(&mut client, &format!("X-Accel-Redirect={path}"), accept);
+            let found = (response.status, response.field("content-type"));
+            assert_eq!(found, (status, content_type), "{path} {accept}");
+        }
+    }
+}
+
+#[test]
 fn without_roots_the_fields_are_passed_on() {
     let daemon = Rgun::python(SOURCE).start_ready();
     let response = get(&mut daemon.connect(), "X-Sendfile=/etc/hostname&X-Accel-Redirect=/a", "");

@@ -72,13 +72,6 @@ pub(super) struct LateRefusal {
     pub(super) format: ErrorFormat,
 }
 
-impl From<Refusal> for LateRefusal {
-    /// Returns a refusal as text, for a request whose head is not kept.
-    fn from(refusal: Refusal) -> Self {
-        Self { refusal, format: ErrorFormat::Text }
-    }
-}
-
 impl RequestProgress {
     /// Returns the ticket, if the request is submitted.
     pub(super) fn ticket(&self) -> Option<&Ticket> {
@@ -140,7 +133,7 @@ pub(super) fn start<B: ClientBody>(
             Err(request) => (parts, incoming) = request,
         }
     }
-    let mut extra = conditions_for_files(server, &parts);
+    let mut extra = prepare_for_files(server, &parts, &mut meta);
     let progress = match checked {
         Err(refusal) => refuse(&mut meta, &parts, refusal),
         Ok(()) if (B::IS_STREAM || has_upgrade) && !has_body && B::is_handshake(&parts) => {
@@ -194,9 +187,15 @@ fn submit_bodiless(context: &ConnContext, parts: request::Parts, meta: &mut Requ
     progress
 }
 
-/// Returns the fields that decide which part of a file is sent, in case the application names one.
-fn conditions_for_files(server: &Server, parts: &request::Parts) -> Option<Box<RequestExtra>> {
+/// Keeps what is needed of a request whose response may name a file: the format of an error response, and the fields
+/// that decide which part of the file is sent, which are returned.
+fn prepare_for_files(
+    server: &Server,
+    parts: &request::Parts,
+    meta: &mut RequestMeta,
+) -> Option<Box<RequestExtra>> {
     server.files.as_ref()?.sendfile.as_ref()?;
+    meta.error_format = head::error_format(&parts.headers);
     file_server::conditions(&parts.headers).map(|fields| Box::new(RequestExtra::Conditions(fields)))
 }
 
@@ -455,16 +454,17 @@ fn start_handshake<B: ClientBody>(
         return Ok((RequestProgress::Submitted(Ok(ticket)), handshake));
     }
     let (context, id) = (Arc::clone(context), meta.id.clone());
-    let (origin, received_at) = (meta.origin.clone(), meta.received_at);
+    let (origin, received_at, format) = (meta.origin.clone(), meta.received_at, meta.error_format);
     let submitting = async move {
         let ConnContext { server, connection, .. } = &*context;
         server.dispatcher.wait_for_interface().await;
         if !server.dispatcher.accepts_handshakes() {
-            return Err(Refusal::Client(RequestFault::Protocol).into());
+            return Err(LateRefusal { refusal: Refusal::Client(RequestFault::Protocol), format });
         }
         let tls = context.tls.as_deref();
         let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), tls, received_at };
-        Ok(Admitted::Ticket(submit_handshake(server, connection, &parts, frame_meta, false)?))
+        let submitted = submit_handshake(server, connection, &parts, frame_meta, false);
+        submitted.map(Admitted::Ticket).map_err(|refusal| LateRefusal { refusal, format })
     };
     Ok((RequestProgress::Receiving(Box::pin(submitting)), handshake))
 }

@@ -244,9 +244,10 @@ impl ResponseFuture {
             SendfileDecision::File(file) => Poll::Ready(Some(Ok(ResponseSource::File(file)))),
             SendfileDecision::Refused(refusal) => Poll::Ready(Some(Err(refusal))),
             SendfileDecision::NeedsDisk(request, origin) => {
-                let sending = Arc::clone(files).send_blocking(request);
+                let (sending, format) = (Arc::clone(files).send_blocking(request), meta.error_format);
                 self.progress = RequestProgress::Receiving(Box::pin(async move {
-                    Ok(Admitted::File(origin.response(sending.await?)))
+                    let answer = sending.await.map_err(|refusal| LateRefusal { refusal, format })?;
+                    Ok(Admitted::File(origin.response(answer)))
                 }));
                 self.poll_outcome(cx)
             }
