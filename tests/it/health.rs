@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::support::systemd::NotifySocket;
-use crate::support::{Daemon, Response, Rgun};
+use crate::support::{Daemon, Response, Rgun, wait_until};
 
 fn checked() -> Rgun {
     Rgun::fake().set("health.path", "/-/healthz").set("health.live_path", "/-/livez")
@@ -16,6 +16,12 @@ fn health(daemon: &Daemon) -> (u16, String) {
     assert_eq!(response.field("cache-control"), "no-store");
     assert!(response.has("x-request-id"));
     (response.status, response.text())
+}
+
+/// Waits for an answer: the main thread logs an event before it tells the thread that answers requests.
+fn wait_for_health(daemon: &Daemon, status: u16, text: &str) {
+    let expected = (status, text.to_owned());
+    wait_until(text, || (health(daemon) == expected).then_some(()));
 }
 
 fn ready() -> (u16, String) {
@@ -61,19 +67,14 @@ fn health_is_answered_while_all_workers_are_busy() {
 fn health_of_a_failing_application_has_no_traceback() {
     let daemon = checked().variable("NOTIFY_SOCKET", "/dev/null").fake_behaviour("failed").start();
     daemon.log.wait_for("did not boot");
-    let (status, text) = health(&daemon);
-    assert_eq!(status, 503);
-    assert_eq!(text, "the application fails to start; the log has the reason\n");
+    wait_for_health(&daemon, 503, "the application fails to start; the log has the reason\n");
 }
 
 #[test]
 fn health_of_a_sleeping_application_is_200() {
     let daemon = checked().set("workers.idle_exit", "100ms").start_ready();
     daemon.log.wait_for("no request for");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while health(&daemon) != (200, "asleep: the next request starts a worker\n".to_owned()) {
-        assert!(Instant::now() < deadline, "{:?}", health(&daemon));
-    }
+    wait_for_health(&daemon, 200, "asleep: the next request starts a worker\n");
     assert_eq!(daemon.get("/hello").status, 200, "a health check does not wake it, a request does");
 }
 
@@ -119,7 +120,7 @@ fn drain_delay_serves_requests_while_health_is_503() {
     daemon.log.wait_for("stopping: serving for another 60s");
     let stopping = systemd.wait("STOPPING=1");
     systemd.wait_from(stopping, "EXTEND_TIMEOUT_USEC=");
-    assert_eq!(health(&daemon), (503, "the server is stopping\n".to_owned()));
+    wait_for_health(&daemon, 503, "the server is stopping\n");
     assert_eq!(daemon.get("/-/livez").status, 200);
     let response: Response = daemon.get("/hello");
     assert_eq!(response.status, 200, "a new connection is served");
