@@ -24,6 +24,19 @@ pub(crate) enum Job {
     Stacks(Option<ExchangeId>),
     /// [`Command::ChildExited`](rgun_channel::control::Command::ChildExited).
     ChildExited { pid: u32, worker: u16, incarnation: u64 },
+    /// [`Command::Abort`](rgun_channel::control::Command::Abort).
+    Abort,
+}
+
+impl Job {
+    /// Returns the answer to a job that cannot be performed; `None` if the daemon waits for none.
+    fn failed(self) -> Option<Report> {
+        match self {
+            Self::Stacks(_) => Some(Report::StacksDumped(false)),
+            Self::Abort => Some(Report::AbortHookEnded),
+            Self::ChildExited { .. } => None,
+        }
+    }
 }
 
 /// Maximum number of queued jobs; bounds the memory if a hook never returns.
@@ -74,8 +87,8 @@ impl BackgroundThread {
         };
         if is_queued {
             self.changed.notify_all();
-        } else if let Job::Stacks(_) = job {
-            self.send_report(&Report::StacksDumped(false));
+        } else if let Some(report) = job.failed() {
+            self.send_report(&report);
         }
     }
 
@@ -130,10 +143,16 @@ impl BackgroundThread {
                 .hooks
                 .child_exit(py, pid, number, incarnation)
                 .map(|warning| warning.map(Report::Warning)),
+            Job::Abort => self.hooks.abort(py).map(|warning| {
+                if let Some(warning) = warning {
+                    self.send_report(&Report::Warning(warning));
+                }
+                Some(Report::AbortHookEnded)
+            }),
         };
         report.unwrap_or_else(|error| {
             error.write_unraisable(py, None);
-            matches!(job, Job::Stacks(_)).then_some(Report::StacksDumped(false))
+            job.failed()
         })
     }
 

@@ -1,7 +1,7 @@
-"""Runs gunicorn.conf.py in a worker, configures logging from it, and calls its hooks around requests.
+"""Runs gunicorn.conf.py in a worker, calls its hooks around requests, and configures logging.
 
-Embedded into the extension and loaded only if a hook is a function of a file (src/worker/hooks.rs).
-Runs on CPython 3.9 and later.
+Embedded into the extension and loaded only if a hook is a function of a file, or app.log_config is set
+(src/worker/hooks.rs). Runs on CPython 3.9 and later.
 """
 
 import importlib.machinery
@@ -15,8 +15,20 @@ import sys
 # The name of the module that gunicorn makes of its configuration file.
 CONFIGURATION_MODULE = "__config__"
 
-# Gunicorn's default configuration of logging; `logconfig_dict` and `logconfig_json` replace
-# sections of it.
+# The loggers of other servers.
+SERVER_LOGGERS = (
+    "gunicorn.access",
+    "gunicorn.error",
+    "uvicorn",
+    "uvicorn.access",
+    "uvicorn.error",
+    "hypercorn.access",
+    "hypercorn.error",
+    "granian.access",
+    "_granian",
+)
+
+# Gunicorn's default configuration of logging; a dictionary replaces sections of it.
 DEFAULT_LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -68,19 +80,83 @@ def execute(path):
 
 
 def configure_logging(module):
-    """Configures logging as gunicorn does: by the first of its three settings that is set."""
+    """Configures logging by logconfig_dict; the other two settings come as app.log_config."""
     as_dict = getattr(module, "logconfig_dict", None)
-    as_json = getattr(module, "logconfig_json", None)
-    as_ini = getattr(module, "logconfig", None)
     if as_dict:
-        logging.config.dictConfig({**DEFAULT_LOGGING, **as_dict})
-    elif as_json:
-        with open(as_json) as file:
-            logging.config.dictConfig({**DEFAULT_LOGGING, **json.load(file)})
-    elif as_ini:
-        # fileConfig of CPython before 3.12 does not report a missing file.
-        os.stat(as_ini)
-        logging.config.fileConfig(as_ini, disable_existing_loggers=False)
+        logging.config.dictConfig(completed(as_dict))
+
+
+def completed(config):
+    """Returns a dictionary for dictConfig, with gunicorn's sections in place of missing ones.
+
+    A section of gunicorn whose handlers the dictionary replaces is left out: uvicorn's files have no "root".
+    """
+    result = {**DEFAULT_LOGGING, **config}
+    handlers = set(result["handlers"])
+    if "root" not in config and "console" not in handlers:
+        del result["root"]
+    if "loggers" not in config and not {"console", "error_console"} <= handlers:
+        del result["loggers"]
+    return result
+
+
+def configure_by_file(load, path):
+    """Configures logging by a file. Returns a failure's outcome or None, and a warning or None."""
+    try:
+        read_log_config(path)
+    except BaseException as error:  # noqa: BLE001 (a class that the file names may call sys.exit())
+        summary, trace = load.describe(error)
+        raised = f"app.log_config: {path} raised"
+        summary = f"{raised} {summary}{missing_module(error)}"
+        return load.Failure(load.CONFIG, summary, trace, f"{raised} {load.headline(error)}").outcome, None
+    return None, warning_about_loggers(path)
+
+
+def read_log_config(path):
+    """Configures logging by a file: JSON, YAML or TOML by its extension or first byte, else ini."""
+    with open(path, "rb") as file:
+        content = file.read()
+    extension = os.path.splitext(path)[1].lower()
+    if extension == ".json" or content.lstrip()[:1] == b"{":
+        config = json.loads(content)
+    elif extension in (".yaml", ".yml"):
+        import yaml
+
+        config = yaml.safe_load(content)
+    elif extension == ".toml":
+        import tomllib
+
+        config = tomllib.loads(content.decode())
+    else:
+        logging.config.fileConfig(path, disable_existing_loggers=False)
+        return
+    if not isinstance(config, dict):
+        raise ValueError(f"a dictionary for logging.config is expected, not {type(config).__name__}")
+    logging.config.dictConfig(completed(config))
+
+
+def missing_module(error):
+    """Returns the remedy if a module is missing that the file needs, such as uvicorn.logging."""
+    remedy = "install it for the application, or name another class in the file"
+    if isinstance(error, ModuleNotFoundError):
+        return f"; {remedy}"
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            return f" ({error}; {remedy})"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def warning_about_loggers(path):
+    """Returns a warning about configured loggers that would get the server's own records."""
+    loggers = logging.root.manager.loggerDict
+    named = [name for name in SERVER_LOGGERS if getattr(loggers.get(name), "handlers", None)]
+    if not named:
+        return None
+    return (
+        f"app.log_config: {path} configures {', '.join(named)}; the daemon writes the server's entries "
+        "to its own log, so these loggers get the application's records only"
+    )
 
 
 def wrap(application, worker, is_asgi):

@@ -64,6 +64,10 @@ class Hooks:
             return self.run(name, self.worker)
         return self.run(name, self.server, self.worker)
 
+    def abort(self):
+        """Calls worker_abort about this worker."""
+        return self.run("worker_abort", self.worker)
+
     def child_exit(self, pid, number, incarnation):
         """Calls child_exit about a worker that has exited."""
         worker = Worker(pid, number, incarnation, self.server.pid, self.cfg, self.log)

@@ -10,9 +10,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
-use rgun_channel::control::{Interface, Start};
+use rgun_channel::control::{Interface, Report, Start};
 
 use crate::application::BootFailure;
+use crate::process::Process;
 use crate::python::{embedded_module, load_py};
 
 /// The hooks of one process.
@@ -35,6 +36,7 @@ impl Hooks {
             ("post_fork", &configured.post_fork),
             ("post_worker_init", &configured.post_worker_init),
             ("worker_exit", &configured.worker_exit),
+            ("worker_abort", &configured.worker_abort),
             ("child_exit", &configured.child_exit),
         ] {
             if !target.is_empty() {
@@ -86,7 +88,7 @@ impl Hooks {
     /// A Python error.
     pub(crate) fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let mut warnings = Vec::new();
-        for name in ["worker_exit", "child_exit"] {
+        for name in ["worker_exit", "worker_abort", "child_exit"] {
             if let Err(failure) = self.outcome(py, |hooks| {
                 let is_configured = hooks.getattr(intern!(py, "names"))?.contains(name)?;
                 if is_configured {
@@ -99,6 +101,15 @@ impl Hooks {
             }
         }
         Ok(warnings)
+    }
+
+    /// Calls `worker_abort` about this worker. Returns the warning if it fails.
+    ///
+    /// # Errors
+    /// A Python error.
+    pub(crate) fn abort(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let outcome = self.outcome(py, |hooks| hooks.call_method0(intern!(py, "abort")))?;
+        Ok(outcome.err().map(|failure| failure.as_warning()))
     }
 
     /// Calls `child_exit` for another worker. Returns the warning if it fails.
@@ -126,6 +137,27 @@ impl Hooks {
         let Some(hooks) = &self.0 else { return Ok(Ok(())) };
         BootFailure::from_outcome(&call(hooks.bind(py))?)
     }
+}
+
+/// Configures Python's logging by `app.log_config`. The worker with number 0 reports a warning, if there is one.
+///
+/// # Errors
+/// A Python error.
+pub(crate) fn configure_logging(
+    py: Python<'_>,
+    process: &Process,
+    start: &Start,
+) -> PyResult<Result<(), BootFailure>> {
+    if start.log_config.is_empty() {
+        return Ok(Ok(()));
+    }
+    let arguments = (load_py(py)?, &start.log_config);
+    let (outcome, warning): (Bound<'_, PyAny>, Option<String>) =
+        gunicorn_conf(py)?.call_method1(intern!(py, "configure_by_file"), arguments)?.extract()?;
+    if let Some(warning) = warning.filter(|_| start.worker == 0) {
+        process.report(&Report::Warning(warning))?;
+    }
+    BootFailure::from_outcome(&outcome)
 }
 
 /// Returns the module `gunicorn_conf.py`, which only hooks of a file need.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use rgun_channel::control::{Interface, Report, Start};
 
-use crate::application::{check_monkey_patching, interpreter_version, load, report_failure};
+use crate::application::{BootFailure, check_monkey_patching, interpreter_version, load, report_failure};
 use crate::background::BackgroundThread;
-use crate::hooks::Hooks;
+use crate::hooks::{Hooks, configure_logging};
 use crate::process::Process;
 use crate::role::{NextRole, WorkerInit};
 use crate::worker::Worker;
@@ -28,12 +28,7 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
     let start = &worker.start;
     control::spawn(worker, background)?;
     process.report(&Report::Booting { python: interpreter_version(py)? })?;
-    if let Err(failure) = hooks.call(py, "post_fork")? {
-        return report_failure(process, failure);
-    }
-    let loaded = application
-        .map_or_else(|| load(py, process, start), |application| Ok(Ok((application, start.interface))))?;
-    let (application, interface) = match loaded {
+    let (application, interface) = match import(py, worker, hooks, application)? {
         Ok(loaded) => loaded,
         Err(failure) => return report_failure(process, failure),
     };
@@ -81,3 +76,26 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
 
 /// Time that an exiting worker waits for a running `child_exit` hook.
 const EXIT_HOOK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Configures logging, calls `post_fork`, and imports the application, unless the zygote has imported it.
+fn import(
+    py: Python<'_>,
+    worker: &Worker,
+    hooks: &Hooks,
+    imported: Option<Py<PyAny>>,
+) -> PyResult<Result<(Py<PyAny>, Interface), BootFailure>> {
+    let (process, start) = (worker.process, &worker.start);
+    // A forked worker inherits the configuration of the zygote.
+    if imported.is_none()
+        && let Err(failure) = configure_logging(py, process, start)?
+    {
+        return Ok(Err(failure));
+    }
+    if let Err(failure) = hooks.call(py, "post_fork")? {
+        return Ok(Err(failure));
+    }
+    match imported {
+        Some(application) => Ok(Ok((application, start.interface))),
+        None => load(py, process, start),
+    }
+}

@@ -25,7 +25,7 @@ use rustix::process::{
 };
 
 use crate::application::{BootFailure, check_monkey_patching, interpreter_version, load, report_failure};
-use crate::hooks::Hooks;
+use crate::hooks::{Hooks, configure_logging};
 use crate::process::Process;
 use crate::python::{EX_SOFTWARE, clear_forked_child, embedded_module, exit_now, load_py};
 use crate::role::{NextRole, WorkerInit};
@@ -39,6 +39,9 @@ use crate::{dispositions, stacks, title, wsgi};
 pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>) -> PyResult<NextRole> {
     set_title(&start);
     process.report(&Report::Booting { python: interpreter_version(py)? })?;
+    if let Err(failure) = configure_logging(py, process, &start)? {
+        return report_failure(process, failure);
+    }
     let (application, interface) = match load(py, process, &start)? {
         Ok(loaded) => loaded,
         Err(failure) => return report_failure(process, failure),
@@ -127,6 +130,8 @@ fn run(
                     process.report(&Report::Warning(warning))?;
                 }
             }
+            // Not called, because a zygote serves no requests.
+            Ok(Command::Abort) => process.report(&Report::AbortHookEnded)?,
             Ok(Command::Stop) => return Ok(NextRole::End),
             // Promote is ignored, because this is a zygote already. The other commands are for
             // workers.

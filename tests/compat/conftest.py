@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+from places import Place
 from support.daemon import Daemon, stop_all
 from support.fixtures import fake, fakes, hook_events, project, python
 from support.paths import COMPAT_APPS, HELLO
@@ -19,6 +20,7 @@ class Starter:
         self.daemons = []
 
     def __call__(self, target, chdir=COMPAT_APPS, flags=("--workers", "1"), env=None):
+        """Starts a daemon on a unix socket of its own."""
         bind = f"unix:{self.tmp_path_factory.mktemp('run')}/rgun.sock"
         try:
             daemon = Daemon(target, *flags, chdir=chdir, bind=bind, python=self.python, env=env)
@@ -34,6 +36,12 @@ def start(tmp_path_factory, python):
     starter = Starter(tmp_path_factory, python)
     yield starter
     stop_all(starter.daemons)
+
+
+@pytest.fixture
+def place(tmp_path, python, start):
+    """A directory with an application, for one test."""
+    return Place(tmp_path, python, start)
 
 
 @pytest.fixture(scope="module")

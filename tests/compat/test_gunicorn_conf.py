@@ -9,17 +9,9 @@ import tempfile
 import textwrap
 
 import pytest
-from support.daemon import Daemon, stop_all
+from places import APPLICATION, Place
 from support.paths import daemon_binary
 from support.waiting import wait_until
-
-APPLICATION = """
-    import os
-
-    def application(environ, start_response):
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        return [os.environ.get(environ["PATH_INFO"].lstrip("/"), "unset").encode()]
-"""
 
 # Written like files in use: computed numbers, variables, a fallback for an import, several hooks.
 REALISTIC = """
@@ -69,57 +61,6 @@ REALISTIC = """
 """
 
 
-class Place:
-    """A directory with an application and a gunicorn.conf.py, and daemons started there."""
-
-    def __init__(self, directory, python):
-        self.directory = directory
-        self.python = python
-        self.daemons = []
-        self.write("site_wsgi.py", APPLICATION)
-
-    def write(self, name, text):
-        (self.directory / name).write_text(textwrap.dedent(text))
-
-    def start(self, *flags, env=None):
-        bind = f"unix:{self.directory}/rgun.sock"
-        daemon = Daemon("site_wsgi", *flags, chdir=self.directory, bind=bind, python=self.python, env=env)
-        self.daemons.append(daemon)
-        return daemon
-
-    def run(self, *words, env=None, **more):
-        """Runs rgun until it exits, in the directory; returns its exit status and its output."""
-        done = subprocess.run(
-            [str(word) for word in (daemon_binary(), *words)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="backslashreplace",
-            timeout=60,
-            check=False,
-            cwd=self.directory,
-            env={**os.environ, "NO_COLOR": "1", **(env or {})},
-            **more,
-        )
-        return done.returncode, done.stdout
-
-    def refused(self, text, *flags):
-        """Starts with this file; returns the output of the start that fails with status 78."""
-        self.write("gunicorn.conf.py", text)
-        status, output = self.run("site_wsgi", "--python", self.python, "-c", "gunicorn.conf.py", *flags)
-        assert status == 78, output
-        return output
-
-
-@pytest.fixture
-def place(tmp_path, python):
-    """A directory for one test."""
-    place = Place(tmp_path, python)
-    yield place
-    stop_all(place.daemons)
-
-
 def test_realistic_file_is_served_as_written(place):
     place.write("gunicorn.conf.py", REALISTIC)
     daemon = place.start("-c", place.directory / "gunicorn.conf.py", env={"SERVICE": "books"})
@@ -134,7 +75,6 @@ def test_realistic_file_is_served_as_written(place):
     # --bind is stronger than `bind`.
     assert not (place.directory / "books.sock").exists()
     assert daemon.stop() == 0
-    place.daemons.clear()
     assert daemon.log().count("books is leaving") == workers
 
 
@@ -233,7 +173,6 @@ def test_hooks_of_the_arbiter_are_called_once_each(place):
     daemon.reload()
     daemon.wait_for_log("is ready", 2)
     assert daemon.stop() == 0
-    place.daemons.clear()
     log = daemon.log()
     assert f"exiting 3 {pid}" in log
     assert log.count("[INFO] ready") == 1
@@ -250,42 +189,6 @@ def test_when_ready_that_raises_is_a_warning(place):
     daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
     daemon.wait_for_log("when_ready: raised OSError: no disk (")
     assert daemon.get("/STAGE").body == b"unset"
-
-
-def test_logconfig_dict_configures_logging_of_the_application(place):
-    place.write(
-        "site_wsgi.py",
-        """
-        import logging
-
-        def application(environ, start_response):
-            logging.getLogger("shop").debug("sold %s", environ["PATH_INFO"])
-            start_response("200 OK", [])
-            return [b"sold"]
-        """,
-    )
-    place.write(
-        "gunicorn.conf.py",
-        """
-        logconfig_dict = {
-            "version": 1,
-            "formatters": {"generic": {"format": "<<%(name)s %(levelname)s %(message)s>>"}},
-            "loggers": {"shop": {"level": "DEBUG", "handlers": ["console"], "propagate": False}},
-        }
-        """,
-    )
-    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
-    assert daemon.get("/tea").body == b"sold"
-    daemon.wait_for_log("<<shop DEBUG sold /tea>>")
-
-
-def test_wrong_logconfig_dict_fails_the_boot(place):
-    place.write(
-        "gunicorn.conf.py", "logconfig_dict = {'version': 1, 'handlers': {'x': {'class': 'no.Such'}}}\n"
-    )
-    status, output = place.run("site_wsgi", "--python", place.python)
-    assert status != 0
-    assert "ValueError" in output
 
 
 def test_request_hooks_see_request_and_response(place):
@@ -307,6 +210,82 @@ def test_request_hooks_see_request_and_response(place):
     daemon.wait_for_log("after /tea 200 OK 5")
     assert daemon.get("/raise").status == 200
     daemon.wait_for_log("Exception in post_request hook")
+
+
+def test_worker_abort_is_called_before_the_kill(place):
+    place.write(
+        "site_wsgi.py",
+        """
+        import threading
+
+        def application(environ, start_response):
+            if environ["PATH_INFO"] == "/hang":
+                threading.Event().wait()
+            start_response("200 OK", [])
+            return [b"served"]
+        """,
+    )
+    place.write(
+        "gunicorn.conf.py",
+        """
+        timeout = 1
+
+        def worker_abort(worker):
+            worker.log.info("aborted %s", worker.pid)
+            if worker.age > 1:
+                raise OSError("no pager")
+        """,
+    )
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
+    assert daemon.get("/hang").status == 504
+    daemon.wait_for_log("[INFO] aborted")
+    daemon.wait_for_log("is ready", 2)
+    assert daemon.get("/").body == b"served"
+    assert daemon.get("/hang").status == 504
+    daemon.wait_for_log("OSError: no pager")
+
+
+def test_worker_abort_that_hangs_is_cut_off(place):
+    place.write(
+        "site_wsgi.py", "import time\n\ndef application(environ, start_response):\n    time.sleep(60)\n"
+    )
+    place.write(
+        "gunicorn.conf.py",
+        """
+        import time
+
+        timeout = 1
+
+        def worker_abort(worker):
+            print("aborting")
+            time.sleep(60)
+        """,
+    )
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
+    assert daemon.get("/").status == 504
+    daemon.wait_for_log("aborting")
+    daemon.wait_for_log("is ready", 2)
+
+
+def test_on_reload_is_called_at_each_reload(place):
+    place.write(
+        "gunicorn.conf.py",
+        """
+        count = 0
+
+        def on_reload(server):
+            global count
+            count += 1
+            server.log.info("reload %d", count)
+        """,
+    )
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
+    daemon.reload()
+    daemon.wait_for_log("[INFO] reload 1")
+    daemon.wait_for_log("is ready", 2)
+    daemon.reload()
+    daemon.wait_for_log("[INFO] reload 2")
+    assert daemon.stop() == 0
 
 
 def as_root():

@@ -16,12 +16,12 @@ from .fake_channel import CHUNKS, COMPLETION, SUBMISSION, TOP, WORDS, Channel, R
 from .waiting import DEADLINE
 
 BOOTSTRAP = (TOP / "src/worker/bootstrap.py").read_text(encoding="utf-8")
-PROTOCOL = 5
+PROTOCOL = 6
 STACKS_SIGNAL = 50
 INTERFACES = {"auto": 0, "wsgi": 1, "asgi": 2}
 LIFESPANS = {"auto": 0, "on": 1, "off": 2}
 LOOPS = {"auto": 0, "asyncio": 1, "uvloop": 2}
-HOOKS = ("post_fork", "post_worker_init", "worker_exit", "child_exit")
+HOOKS = ("post_fork", "post_worker_init", "worker_exit", "worker_abort", "child_exit")
 # The hooks of apps/hooked.py.
 ALL_HOOKS = {
     "post_fork": "hooked:post_fork",
@@ -109,6 +109,7 @@ class FakeDaemon:
         loop="asyncio",
         root_path="",
         listener=("127.0.0.1", "8000", ""),
+        log_config="",
         env=None,
     ):
         """Starts a worker or a zygote as a new process."""
@@ -120,6 +121,7 @@ class FakeDaemon:
         start += struct.pack("<HQBBBBBBII", number, incarnation, zygote, 1, *ways, threads, concurrency)
         start += text(module) + text(attribute or "application") + text(chdir) + text(root_path)
         start += b"".join(text((hooks or {}).get(name, "")) for name in HOOKS) + text(warm_up)
+        start += text(log_config)
         start += struct.pack("<I", len(path)) + b"".join(map(text, path))
         start += struct.pack("<I", 1) + b"".join(map(text, listener))
         environment = {**os.environ, "RGUN_BOOTSTRAP": BOOTSTRAP, **(env or {})}

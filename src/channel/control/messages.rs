@@ -20,6 +20,8 @@ pub enum Command {
     /// Requests the stacks of all threads, or of one exchange's thread or task. The worker writes them with the GIL
     /// held and answers with [`Report::StacksDumped`].
     DumpStacks(Option<ExchangeId>),
+    /// Calls `hooks.worker_abort`: the daemon is about to kill the worker. Answered with [`Report::AbortHookEnded`].
+    Abort,
     /// Forks a worker; for a zygote.
     Fork(Fork),
     /// Turns a drained worker into a zygote.
@@ -85,6 +87,8 @@ pub enum Report {
     File(ExchangeId),
     /// The stacks are written; false if the requested exchange is no longer running.
     StacksDumped(bool),
+    /// The hook of [`Command::Abort`] has returned or raised, or there is none.
+    AbortHookEnded,
     /// A warning for the operator, one or more lines.
     Warning(String),
     /// The worker is forked and is a child of the daemon (a subreaper).
@@ -126,6 +130,7 @@ impl Command {
                 out.extend_from_slice(&worker.to_le_bytes());
                 out.extend_from_slice(&incarnation.to_le_bytes());
             }
+            Self::Abort => out.push(b'A'),
             Self::Promote => out.push(b'P'),
             Self::ChildExited { pid, worker, incarnation } => {
                 out.push(b'C');
@@ -153,6 +158,7 @@ impl Command {
                 Ok(Self::DumpStacks((exchange.0 != 0).then_some(exchange)))
             }
             b'Z' => Ok(Self::Fork(Fork { worker: reader.u16()?, incarnation: reader.u64()? })),
+            b'A' => Ok(Self::Abort),
             b'P' => Ok(Self::Promote),
             b'C' => Ok(Self::ChildExited {
                 pid: reader.u32()?,
@@ -200,6 +206,7 @@ impl Report {
                 out.extend_from_slice(&incarnation.to_le_bytes());
                 put_text(truncate_utf8(reason, 4096), &mut out);
             }
+            Self::AbortHookEnded => out.push(b'a'),
             Self::Promoted => out.push(b'p'),
             Self::StopRequested(signal) => out.extend_from_slice(&[b't', *signal]),
         }
@@ -234,6 +241,7 @@ impl Report {
             b'w' => Ok(Self::Warning(reader.text()?.to_owned())),
             b'z' => Ok(Self::Forked { incarnation: reader.u64()?, pid: reader.u32()? }),
             b'e' => Ok(Self::ForkFailed { incarnation: reader.u64()?, reason: reader.text()?.to_owned() }),
+            b'a' => Ok(Self::AbortHookEnded),
             b'p' => Ok(Self::Promoted),
             b't' => Ok(Self::StopRequested(reader.u8()?)),
             _ => Err(ProtocolError::Control("unknown report")),
@@ -267,6 +275,7 @@ mod tests {
             role: Role::Zygote,
             hooks: Hooks { worker_exit: "gunicorn_conf:worker_exit".into(), ..Hooks::default() },
             warm_up: "/healthz".into(),
+            log_config: "/srv/logging.json".into(),
             multiprocess: true,
             interface: Interface::Wsgi,
             threads: 3,
@@ -297,6 +306,7 @@ mod tests {
             Command::DumpStacks(None),
             Command::DumpStacks(Some(ExchangeId(8))),
             Command::Fork(Fork { worker: 3, incarnation: 9 }),
+            Command::Abort,
             Command::Promote,
             Command::ChildExited { pid: 4711, worker: 3, incarnation: 9 },
         ] {
@@ -317,6 +327,7 @@ mod tests {
             Report::Warning("a socket is open".into()),
             Report::Forked { incarnation: 9, pid: 4711 },
             Report::ForkFailed { incarnation: 9, reason: "no memory".into() },
+            Report::AbortHookEnded,
             Report::Promoted,
             Report::StopRequested(15),
         ] {

@@ -1,6 +1,7 @@
 //! [`Start`]: everything a process needs to boot.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::ProtocolError;
@@ -37,6 +38,8 @@ pub struct Hooks {
     pub post_worker_init: String,
     /// `(server, worker)`, in a worker before it exits.
     pub worker_exit: String,
+    /// `(worker)`, in a worker before it is killed ([`Command::Abort`](super::Command::Abort)).
+    pub worker_abort: String,
     /// `(server, worker)`, in another process of the application, after a worker has exited
     /// ([`Command::ChildExited`](super::Command::ChildExited)).
     pub child_exit: String,
@@ -102,6 +105,16 @@ pub enum Interface {
     Asgi = 2,
 }
 
+impl fmt::Display for Interface {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Auto => "WSGI or ASGI",
+            Self::Wsgi => "WSGI",
+            Self::Asgi => "ASGI",
+        })
+    }
+}
+
 impl Interface {
     pub(super) fn from_byte(byte: u8) -> Result<Self, ProtocolError> {
         match byte {
@@ -145,6 +158,8 @@ pub struct Start {
     /// Path of the warm-up request that a zygote runs before its first fork, so that objects which the application
     /// creates at its first request are shared. Empty for none; ignored by workers.
     pub warm_up: String,
+    /// The file by which the process configures Python's logging; empty for none. Not necessarily UTF-8.
+    pub log_config: OsString,
     /// More than one worker process may run: `wsgi.multiprocess`.
     pub multiprocess: bool,
     /// Calling interface.
@@ -197,10 +212,12 @@ impl Start {
             put_text(text, out);
         }
         put_bytes(self.directory.as_bytes(), out);
-        let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = &self.hooks;
-        for text in [&self.root_path, post_fork, post_worker_init, worker_exit, child_exit, &self.warm_up] {
+        let Hooks { post_fork, post_worker_init, worker_exit, worker_abort, child_exit } = &self.hooks;
+        for text in [&self.root_path, post_fork, post_worker_init, worker_exit, worker_abort, child_exit] {
             put_text(text, out);
         }
+        put_text(&self.warm_up, out);
+        put_bytes(self.log_config.as_bytes(), out);
         put_count(self.pythonpath.len(), out);
         for path in &self.pythonpath {
             put_bytes(path.as_bytes(), out);
@@ -249,9 +266,11 @@ impl Start {
                 post_fork: string(reader)?,
                 post_worker_init: string(reader)?,
                 worker_exit: string(reader)?,
+                worker_abort: string(reader)?,
                 child_exit: string(reader)?,
             },
             warm_up: string(reader)?,
+            log_config: path(reader)?,
             pythonpath: list(reader, path)?,
             listeners: list(reader, |reader| {
                 Ok(ListenerInfo { name: string(reader)?, port: string(reader)?, path: string(reader)? })

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rgun_channel::control::{Command, Hooks, Interface, Report, Role};
+use rgun_channel::control::{Command, Hooks, Report, Role};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::cli::{self, CheckIdentity, Invocation, UnreadInvocation};
@@ -215,9 +215,8 @@ impl Boot<'_> {
                     Notice::Report(_, Report::Ready { interface }) => {
                         let app = &self.config.app;
                         return Ok(format!(
-                            "{warnings}{} is ready to serve: {} application, {python} ({}, {})",
+                            "{warnings}{} is ready to serve: {interface} application, {python} ({}, {})",
                             app.target,
-                            if interface == Interface::Asgi { "ASGI" } else { "WSGI" },
                             app.python.path.display(),
                             app.python.source,
                         ));

@@ -246,8 +246,8 @@ where
         (Some(Subcommand::Reload { socket }), _) => {
             return Ok(Command::Reload { socket: socket.map(|path| cwd.join(path)) });
         }
-        (Some(Subcommand::Migrate { files, write, python }), _) => {
-            return Ok(Command::Migrate(MigrateRequest { files, write, python }));
+        (Some(Subcommand::Migrate { files, write, yes, python }), _) => {
+            return Ok(Command::Migrate(MigrateRequest { files, write, yes, python }));
         }
         (Some(Subcommand::Check(check)), Some((_, matches))) => {
             (Some(CheckIdentity { user: check.user, unit: check.unit }), check.flags, matches)

@@ -39,15 +39,14 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let python = checker.python(directory.as_deref());
     // If the directory is invalid, the result is an error, so its replacement has no effect.
     let base = directory.as_deref().unwrap_or(layers.cwd);
-    let interface = checker.read(name::INTERFACE, Interface::Auto, read::interface);
-    let lifespan = checker.read(name::LIFESPAN, Lifespan::Auto, read::lifespan);
-    let event_loop = checker.read(name::LOOP, Loop::Auto, read::event_loop);
+    let (interface, lifespan, event_loop) = checker.interface();
     let root_path = checker.read(name::ROOT_PATH, String::new(), read::root_path);
     let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
-    let (env, (sendfile_roots, static_mounts)) = (checker.env(), checker.files());
+    let (env, log_config) = (checker.env(), checker.log_config());
+    let (sendfile_roots, static_mounts) = checker.files();
     let (workers, timeouts) = (checker.workers(), checker.timeouts());
-    let (limits, websocket) = (checker.limits(), checker.websocket());
-    let (http, pages) = (checker.http(), error_pages::read(&mut checker));
+    let (limits, websocket, http) = (checker.limits(), checker.websocket(), checker.http());
+    let pages = error_pages::read(&mut checker);
     let mut tls = certificates::check(&mut checker);
     let listen = listeners::check(&mut checker, base, &mut tls);
     let (proxy, health) = (checker.proxy(&listen), health::read(&mut checker, &static_mounts));
@@ -69,6 +68,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                     env,
                     pythonpath,
                     sendfile_roots,
+                    log_config,
                 },
                 static_mounts,
                 workers,
@@ -103,6 +103,18 @@ pub(crate) fn find_interpreter(layers: &Layers<'_>) -> Result<Python, ConfigErro
 }
 
 impl Checker<'_> {
+    /// The calling interface, and what applies to ASGI only.
+    fn interface(&mut self) -> (Interface, Lifespan, Loop) {
+        let interface = self.read(name::INTERFACE, Interface::Auto, read::interface);
+        let lifespan = self.read(name::LIFESPAN, Lifespan::Auto, read::lifespan);
+        (interface, lifespan, self.read(name::LOOP, Loop::Auto, read::event_loop))
+    }
+
+    fn log_config(&mut self) -> Option<PathBuf> {
+        let cwd = self.layers.cwd;
+        self.read(name::LOG_CONFIG, None, |setting| paths::file_or_off(setting, cwd))
+    }
+
     /// `app.sendfile_roots` and `[[static]]`.
     fn files(&mut self) -> (Vec<SendfileDirectory>, Vec<StaticMount>) {
         let roots = self.read(name::SENDFILE_ROOTS, Vec::new(), mounts::sendfile_roots);
@@ -398,6 +410,7 @@ impl Checker<'_> {
             post_fork: hook(name::POST_FORK),
             post_worker_init: hook(name::POST_WORKER_INIT),
             worker_exit: hook(name::WORKER_EXIT),
+            worker_abort: hook(name::WORKER_ABORT),
             child_exit: hook(name::CHILD_EXIT),
         }
     }

@@ -177,7 +177,13 @@ fn insert(
         }
         None if matches!(
             key,
-            name::DIRECTORY | name::PYTHON | name::PYTHONPATH | name::CERT | name::KEY | name::CLIENT_CA
+            name::DIRECTORY
+                | name::PYTHON
+                | name::PYTHONPATH
+                | name::CERT
+                | name::KEY
+                | name::CLIENT_CA
+                | name::LOG_CONFIG
         ) =>
         {
             let setting = Setting { value: Value::os(value), ..Setting::variable(variable, String::new()) };

@@ -15,6 +15,7 @@ pub(crate) mod name {
     pub(crate) const ENV: &str = "app.env";
     pub(crate) const PYTHONPATH: &str = "app.pythonpath";
     pub(crate) const SENDFILE_ROOTS: &str = "app.sendfile_roots";
+    pub(crate) const LOG_CONFIG: &str = "app.log_config";
     pub(crate) const COUNT: &str = "workers.count";
     pub(crate) const THREADS: &str = "workers.threads";
     pub(crate) const CONCURRENCY: &str = "workers.concurrency";
@@ -78,6 +79,7 @@ pub(crate) mod name {
     pub(crate) const POST_WORKER_INIT: &str = "hooks.post_worker_init";
     pub(crate) const WORKER_EXIT: &str = "hooks.worker_exit";
     pub(crate) const CHILD_EXIT: &str = "hooks.child_exit";
+    pub(crate) const WORKER_ABORT: &str = "hooks.worker_abort";
     pub(crate) const BIND: &str = "listen.bind";
     /// The tables `[listen.NAME]`; their keys are in `listen`.
     pub(crate) const LISTENERS: &str = "listen.NAME";
@@ -111,6 +113,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::ENV,
     name::PYTHONPATH,
     name::SENDFILE_ROOTS,
+    name::LOG_CONFIG,
     name::COUNT,
     name::THREADS,
     name::CONCURRENCY,
@@ -171,6 +174,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::POST_FORK,
     name::POST_WORKER_INIT,
     name::WORKER_EXIT,
+    name::WORKER_ABORT,
     name::CHILD_EXIT,
     name::BIND,
     name::LISTENERS,
@@ -264,8 +268,8 @@ const UNSUPPORTED_HOOKS: &[(&[&str], &str)] = &[
          ExecReload= or ExecStopPost= in the unit",
     ),
     (
-        &["worker_int", "worker_abort"],
-        "worker_exit is called when a worker exits; the stacks of a stuck worker are in the journal",
+        &["worker_int"],
+        "worker_exit is called when a worker exits, and worker_abort before a stuck one is killed",
     ),
     (
         &["pre_request", "post_request"],

@@ -58,6 +58,38 @@ pub(super) fn directory(setting: &Setting, cwd: &Path) -> Result<PathBuf, ValueE
     })
 }
 
+/// A file, or "off".
+pub(super) fn file_or_off(setting: &Setting, cwd: &Path) -> Result<Option<PathBuf>, ValueError> {
+    if setting.value == Value::text("off") { Ok(None) } else { file(setting, cwd).map(Some) }
+}
+
+/// A file that can be read. Hypercorn names its format before a colon (`json:logging.conf`), which is dropped.
+fn file(setting: &Setting, cwd: &Path) -> Result<PathBuf, ValueError> {
+    let bytes = path(setting)?.as_bytes();
+    let bytes = [&b"json:"[..], b"toml:"].iter().find_map(|kind| bytes.strip_prefix(*kind)).unwrap_or(bytes);
+    let path = Path::new(OsStr::from_bytes(bytes));
+    let hint = "write the full path, e.g. \"/srv/mysite/logging.json\"";
+    if bytes.is_empty() {
+        return Err(ValueError::new("is empty").with_hint(hint));
+    }
+    if bytes.contains(&0) {
+        return Err(ValueError::new("has a zero byte"));
+    }
+    if path.is_relative() && setting.source != Source::CommandLine {
+        return Err(ValueError::new("is relative, which only the command line allows").with_hint(hint));
+    }
+    let path = fs::absolute(cwd, path);
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_file() => Err(ValueError::new("is not a file")),
+        Ok(_) => fs::check_access(&path, AccessFlags::R_OK).map(|()| path.clone()).map_err(|errno| {
+            ValueError::new(format!("cannot be read: {}", errno.desc()))
+                .with_hint(format!("as the user rgun runs as: test -r {}", path.display()))
+        }),
+        Err(error) => Err(ValueError::new(format!("cannot be read: {error}"))
+            .with_hint(format!("looked at {}", path.display()))),
+    }
+}
+
 pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, ValueError> {
     if path.as_os_str().as_encoded_bytes().contains(&0) {
         return Err(ValueError::new("has a zero byte"));

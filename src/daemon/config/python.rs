@@ -4,7 +4,8 @@
 //!
 //! 1. `bin/python` of the virtual environment that contains the started `rgun`;
 //! 2. that of the environment that `$VIRTUAL_ENV`, `$UV_PROJECT_ENVIRONMENT` or `$CONDA_PREFIX` names;
-//! 3. that of `.venv`, `venv`, `env` or `.env` in the application's directory, in its parent, in the current directory;
+//! 3. that of `.venv`, `venv`, `env` or `.env` in the application's directory, in the two directories above it, in the
+//!    current directory; a directory above that everybody may write to, such as `/tmp`, is left out;
 //! 4. `python3` on PATH.
 //!
 //! The path is never canonicalized: a virtual environment's `bin/python` is a symlink, and Python looks for `pyvenv.cfg`
@@ -15,6 +16,7 @@
 //! (CPython, not free-threaded) are not checked here, because that requires running the interpreter.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
@@ -124,7 +126,10 @@ impl Search<'_> {
             prefixes.extend(prefix.map(|prefix| (prefix, PythonSource::Variable(variable))));
         }
         let mut directories = vec![(directory, SearchedDirectory::Application)];
-        directories.extend(directory.parent().map(|parent| (parent, SearchedDirectory::Parent)));
+        let above = directory.ancestors().skip(1);
+        let above = above.zip([SearchedDirectory::Parent, SearchedDirectory::Grandparent]);
+        // Anybody could put an interpreter there.
+        directories.extend(above.filter(|(above, _)| !is_writable_by_all(above)));
         directories.push((cwd, SearchedDirectory::Current));
         for (idx, &(place, searched)) in directories.iter().enumerate() {
             if directories[..idx].iter().any(|(earlier, _)| *earlier == place) {
@@ -153,6 +158,11 @@ pub(crate) fn find_program(name: &OsStr, environment: &Environment, cwd: &Path) 
         return Some(absolute(cwd, Path::new(name)));
     }
     find_on_path(name, environment, cwd)
+}
+
+/// Whether every user may create files in the directory.
+fn is_writable_by_all(directory: &Path) -> bool {
+    directory.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o002 != 0)
 }
 
 fn check_executable(path: &Path) -> Result<(), ValueError> {
@@ -241,6 +251,7 @@ mod tests {
             ("usr/bin/python3", PythonSource::Path),
             ("cwd/.env/bin/python", PythonSource::Folder(".env", SearchedDirectory::Current)),
             ("cwd/.venv/bin/python", PythonSource::Folder(".venv", SearchedDirectory::Current)),
+            (".venv/bin/python", PythonSource::Folder(".venv", SearchedDirectory::Grandparent)),
             ("sites/venv/bin/python", PythonSource::Folder("venv", SearchedDirectory::Parent)),
             ("sites/app/env/bin/python", PythonSource::Folder("env", SearchedDirectory::Application)),
             ("sites/app/venv/bin/python", PythonSource::Folder("venv", SearchedDirectory::Application)),
@@ -255,6 +266,64 @@ mod tests {
             let (found, _) = find(&place, &variables);
             assert_eq!(found.unwrap(), Python { path, source });
         }
+    }
+
+    /// Each layout: the files, the variables, the application's directory, the current one, and the interpreter found.
+    #[test]
+    fn layouts_of_projects_have_their_interpreter() {
+        for (name, files, variables, directory, cwd, expected) in [
+            ("src layout", &["p/.venv/bin/python"][..], &[][..], "p/src", "p", "p/.venv/bin/python"),
+            ("src layout, from inside", &["p/.venv/bin/python"], &[], "p/src", "p/src", "p/.venv/bin/python"),
+            ("two levels up", &["p/venv/bin/python"], &[], "p/web/src", "p/web/src", "p/venv/bin/python"),
+            ("--chdir elsewhere", &["home/venv/bin/python"], &[], "p/app", "home", "home/venv/bin/python"),
+            (
+                "uv run",
+                &["p/.venv/bin/python"],
+                &[("VIRTUAL_ENV", "p/.venv")],
+                "p",
+                "p",
+                "p/.venv/bin/python",
+            ),
+            (
+                "poetry run, cache outside of the project",
+                &["cache/shop-py3.13/bin/python", "p/env/bin/python"],
+                &[("VIRTUAL_ENV", "cache/shop-py3.13")],
+                "p",
+                "p",
+                "cache/shop-py3.13/bin/python",
+            ),
+            ("conda", &["conda/bin/python"], &[("CONDA_PREFIX", "conda")], "p", "p", "conda/bin/python"),
+            ("pyenv's shims", &["shims/python3"], &[("PATH", "shims")], "p", "p", "shims/python3"),
+            ("env folder", &["p/env/bin/python"], &[], "p", "p", "p/env/bin/python"),
+        ] {
+            let place = TestDir::new();
+            for folder in [directory, cwd] {
+                std::fs::create_dir_all(place.join(folder)).unwrap();
+            }
+            for file in files {
+                place.python(file);
+            }
+            let full = |path: &str| place.join(path).display().to_string();
+            let environment = variables.iter().map(|(name, path)| (*name, full(path))).collect();
+            let search = Search {
+                program: None,
+                directory: &place.join(directory),
+                environment: &environment,
+                cwd: &place.join(cwd),
+            };
+            let found = search.run(&mut Vec::new()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(found.path, place.join(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn directory_above_that_all_may_write_to_is_not_searched() {
+        let place = TestDir::new();
+        let python = place.python("usr/bin/python3");
+        place.python("sites/.venv/bin/python");
+        std::fs::set_permissions(place.join("sites"), std::fs::Permissions::from_mode(0o1777)).unwrap();
+        let (found, _) = find(&place, &[("PATH", place.join("usr/bin").display().to_string())]);
+        assert_eq!(found.unwrap(), Python { path: python, source: PythonSource::Path });
     }
 
     #[test]

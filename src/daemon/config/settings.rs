@@ -86,6 +86,9 @@ pub struct App {
     pub pythonpath: Vec<PathBuf>,
     /// Directories whose files the application may name in `X-Sendfile` or `X-Accel-Redirect`.
     pub sendfile_roots: Vec<SendfileDirectory>,
+    /// The file by which workers configure Python's logging before they import the application. Absolute; was a
+    /// readable file when checked.
+    pub log_config: Option<PathBuf>,
 }
 
 /// The interpreter, and how it was found.
@@ -125,6 +128,8 @@ pub enum SearchedDirectory {
     Application,
     /// The directory that contains the application's directory.
     Parent,
+    /// The directory that contains the parent: that of a project whose application is in `src/app`.
+    Grandparent,
     /// The directory in which rgun was started.
     Current,
 }
@@ -146,6 +151,7 @@ impl fmt::Display for SearchedDirectory {
         formatter.write_str(match self {
             Self::Application => "the application's directory",
             Self::Parent => "the parent of the application's directory",
+            Self::Grandparent => "the directory two levels above the application's",
             Self::Current => "the current directory",
         })
     }
@@ -324,6 +330,8 @@ pub struct Hooks {
     pub post_worker_init: Option<Target>,
     /// `(server, worker)`, in a worker that is about to exit.
     pub worker_exit: Option<Target>,
+    /// `(worker)`, in a worker that is about to be killed because it exceeded a deadline or is blocked.
+    pub worker_abort: Option<Target>,
     /// `(server, worker)`, in another worker, after a worker has exited.
     pub child_exit: Option<Target>,
 }

@@ -56,8 +56,17 @@ impl SpawnSpec<'_> {
 
     /// Builds the Start message.
     pub(super) fn start(&self, geometry: Geometry) -> Start {
-        let config::App { target, directory, interface, lifespan, event_loop, root_path, pythonpath, .. } =
-            self.app;
+        let config::App {
+            target,
+            directory,
+            interface,
+            lifespan,
+            event_loop,
+            root_path,
+            pythonpath,
+            log_config,
+            ..
+        } = self.app;
         Start {
             protocol: rgun_channel::PROTOCOL_VERSION,
             geometry,
@@ -67,6 +76,7 @@ impl SpawnSpec<'_> {
             role: self.role,
             hooks: self.hooks.clone(),
             warm_up: self.warm_up.to_owned(),
+            log_config: log_config.as_ref().map(|path| path.clone().into_os_string()).unwrap_or_default(),
             multiprocess: self.multiprocess,
             interface: match interface {
                 config::Interface::Auto => Interface::Auto,

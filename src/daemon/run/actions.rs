@@ -1,5 +1,7 @@
 //! Performs the supervisor's actions on the pool, the dispatcher, the edge and systemd.
 
+use std::time::{Duration, Instant};
+
 use rgun_channel::control::{Command, Role};
 
 use super::messages::edge_notice_sink;
@@ -10,6 +12,9 @@ use crate::id::{Generation, WorkerId};
 use crate::pool::SpawnSpec;
 use crate::supervise::{Action, Event, Report, SpawnFault, SpawnMethod};
 use crate::systemd::notify;
+
+/// Time for the hook `worker_abort`.
+const ABORT_HOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// Performs an action. Returns the events that it causes immediately.
@@ -27,7 +32,7 @@ impl Daemon {
                     self.dispatcher.mark_killed(worker);
                 }
                 if !self.stack_dumps.delay_kill(worker) {
-                    self.pool.kill(worker);
+                    self.kill(worker);
                 }
             }
             Action::DumpStacks { worker } => return self.request_stacks(worker, DumpReason::Boot),
@@ -62,6 +67,27 @@ impl Daemon {
             Action::Report(report) => self.log_report(report),
             // `Daemon::apply` handles this action.
             Action::Exit { .. } => {}
+        }
+        Vec::new()
+    }
+
+    /// Kills a worker. If it has a hook `worker_abort`, it gets [`ABORT_HOOK_TIMEOUT`] to call that hook before.
+    pub(super) fn kill(&mut self, worker: WorkerId) {
+        let generation = self.generation(worker).and_then(|generation| self.generations.get(generation));
+        let has_hook = generation.is_some_and(|config| config.hooks.worker_abort.is_some());
+        if has_hook && self.dispatcher.command(worker, &Command::Abort).is_ok() {
+            self.timers.kills.push((worker, Instant::now() + ABORT_HOOK_TIMEOUT));
+        } else {
+            self.pool.kill(worker);
+        }
+    }
+
+    /// Kills a worker that has called its hook `worker_abort`. No event follows at once.
+    pub(super) fn on_abort_hook_ended(&mut self, worker: WorkerId) -> Vec<Event> {
+        let before = self.timers.kills.len();
+        self.timers.kills.retain(|(other, _)| *other != worker);
+        if self.timers.kills.len() < before {
+            self.pool.kill(worker);
         }
         Vec::new()
     }

@@ -1,7 +1,7 @@
-//! The hooks of gunicorn's arbiter in `gunicorn.conf.py`: `on_starting`, `when_ready`, `on_exit`.
+//! The hooks of gunicorn's arbiter in `gunicorn.conf.py`: `on_starting`, `when_ready`, `on_reload`, `on_exit`.
 //!
-//! A separate process calls each hook once. A thread waits for `when_ready`, so that the main loop
-//! continues.
+//! A separate process calls `on_reload` at each reload, and every other hook once. A thread waits for
+//! `when_ready` and `on_reload`, so that the main loop continues.
 
 use std::thread::JoinHandle;
 
@@ -16,8 +16,8 @@ pub(super) enum ConfHooks {
     None,
     /// `when_ready` has not been called.
     Starting(HookProcess),
-    /// The thread calls `when_ready`, and returns the process.
-    Ready(JoinHandle<HookProcess>),
+    /// The thread calls a hook, and returns the process; `None` if the thread before it has panicked.
+    Calling(JoinHandle<Option<HookProcess>>),
 }
 
 impl ConfHooks {
@@ -41,13 +41,27 @@ impl ConfHooks {
     pub(super) fn on_ready(&mut self) {
         match std::mem::take(self) {
             Self::Starting(mut process) => {
-                *self = Self::Ready(std::thread::spawn(move || {
+                *self = Self::Calling(std::thread::spawn(move || {
                     log_failure(process.call("when_ready"));
-                    process
+                    Some(process)
                 }));
             }
             other => *self = other,
         }
+    }
+
+    /// Calls `on_reload`, after the hook that runs now.
+    pub(super) fn on_reload(&mut self) {
+        *self = match std::mem::take(self) {
+            // The application has never been ready; `when_ready` comes first.
+            Self::Starting(process) => Self::Starting(process),
+            Self::Calling(thread) => Self::Calling(std::thread::spawn(move || {
+                let mut process = thread.join().ok()??;
+                log_failure(process.call("on_reload"));
+                Some(process)
+            })),
+            Self::None => Self::None,
+        };
     }
 
     /// Calls `on_exit`, and ends the process.
@@ -56,7 +70,7 @@ impl ConfHooks {
             Self::None => None,
             Self::Starting(process) => Some(process),
             // An error is a panic of the thread, which has been printed.
-            Self::Ready(thread) => thread.join().ok(),
+            Self::Calling(thread) => thread.join().ok().flatten(),
         };
         if let Some(mut process) = process {
             log_failure(process.call("on_exit"));

@@ -322,11 +322,12 @@ pub(super) fn websockets(config: &Config) -> u32 {
 /// The hook functions that workers call.
 pub(super) fn hooks(config: &Config) -> control::Hooks {
     let text = |hook: &Option<Target>| hook.as_ref().map(ToString::to_string).unwrap_or_default();
-    let config::Hooks { post_fork, post_worker_init, worker_exit, child_exit } = &config.hooks;
+    let config::Hooks { post_fork, post_worker_init, worker_exit, worker_abort, child_exit } = &config.hooks;
     control::Hooks {
         post_fork: text(post_fork),
         post_worker_init: text(post_worker_init),
         worker_exit: text(worker_exit),
+        worker_abort: text(worker_abort),
         child_exit: text(child_exit),
     }
 }

@@ -115,6 +115,7 @@ impl Daemon {
                 let result = self.stack_dumps.on_answer(&mut self.pool, worker, written);
                 result.map(|result| self.log_stacks(result)).unwrap_or_default()
             }
+            control::Report::AbortHookEnded => self.on_abort_hook_ended(worker),
             control::Report::Warning(text) => {
                 if let Some((exchange, stack)) = cancel_report::decode(&text)
                     && self.stack_dumps.on_task_stack(worker, exchange, stack)
@@ -157,10 +158,7 @@ impl Daemon {
                 }]
             }
             control::Report::Failed { kind, summary, traceback, headline } => {
-                let kind = match kind {
-                    FailureKind::Config => BootFailureKind::Config,
-                    FailureKind::App => BootFailureKind::App,
-                };
+                let kind = boot_failure_kind(kind);
                 let traceback = Some(traceback).filter(|text| !text.is_empty());
                 let failure = BootFailure { kind, summary, headline, traceback };
                 vec![Event::BootFailed { worker, failure }]
@@ -256,6 +254,7 @@ impl Daemon {
             if let Some(result) = self.stack_dumps.on_exit(worker) {
                 events.extend(self.log_stacks(result));
             }
+            self.timers.kills.retain(|(other, _)| *other != worker);
             self.memory.reported.remove(&worker);
             if self.operator_log.is_zygote(worker)
                 && let Some(generation) = self.generation(worker)
@@ -296,6 +295,13 @@ impl Daemon {
         if let Err(error) = self.dispatcher.command(other.worker, &command) {
             tracing::warn!(%error, rgun.pid = pid, "cannot ask a worker to call hooks.child_exit, ignoring");
         }
+    }
+}
+
+fn boot_failure_kind(kind: FailureKind) -> BootFailureKind {
+    match kind {
+        FailureKind::Config => BootFailureKind::Config,
+        FailureKind::App => BootFailureKind::App,
     }
 }
 

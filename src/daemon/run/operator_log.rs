@@ -302,7 +302,6 @@ fn describe_service(config: &Config, interface: Interface, cores: usize) -> Stri
         None if config.app_argument.untimed_asgi => "no request timeout (--timeout sets one)".to_owned(),
         None => "no request timeout".to_owned(),
     };
-    let interface = if is_asgi { "ASGI" } else { "WSGI" };
     format!("{} is {interface}: {workers}{threads}{each}{more}, {timeout}", config.app.target)
 }
 

@@ -55,6 +55,7 @@ impl Daemon {
                     tracing::warn!("{warning}");
                 }
                 self.status.set_rejected_reload(None);
+                self.conf_hooks.on_reload();
                 let policy = generations::policy(&invocation.config, &self.host);
                 let generation = self.supervisor.next_generation();
                 self.generations.add(generation, invocation.config, tls.map(|tls| tls.context));

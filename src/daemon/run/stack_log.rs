@@ -47,7 +47,7 @@ impl Daemon {
             );
         }
         if kill {
-            self.pool.kill(worker);
+            self.kill(worker);
         }
         for reason in postponed {
             events.extend(self.request_stacks(worker, reason));

@@ -32,6 +32,7 @@ impl Daemon {
         .into_iter()
         .flatten()
         .chain(exit_deadlines)
+        .chain(self.timers.kills.iter().map(|(_, due)| *due))
         .min()
     }
 
@@ -42,6 +43,9 @@ impl Daemon {
         let mut events = self.expire_exit_waits();
         for result in self.stack_dumps.on_timeout(&mut self.pool, now) {
             events.extend(self.log_stacks(result));
+        }
+        for (worker, _) in self.timers.kills.extract_if(.., |(_, due)| *due <= now) {
+            self.pool.kill(worker);
         }
         if is_due(self.status.due()) {
             self.send_status();

@@ -66,6 +66,7 @@ pub(crate) fn serve(worker: &Arc<Worker>, ignores_stop: bool) -> Outcome {
                 let reason = "the fake worker cannot fork".to_owned();
                 worker.report(&Report::ForkFailed { incarnation, reason }, &[])?;
             }
+            Command::Abort => quit(64, "the fake worker has no hooks"),
             Command::Promote => quit(64, "the fake worker cannot be a zygote"),
         }
     }

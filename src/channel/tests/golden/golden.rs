@@ -329,7 +329,7 @@ fn asgi_completions_have_their_golden_bytes() {
 #[test]
 fn commands_have_their_golden_bytes() {
     let start = Start {
-        protocol: 5,
+        protocol: 6,
         geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
         generation: 17,
         worker: 2,
@@ -339,9 +339,11 @@ fn commands_have_their_golden_bytes() {
             post_fork: "hooks:forked".into(),
             post_worker_init: "hooks:begun".into(),
             worker_exit: "hooks:ends".into(),
+            worker_abort: "hooks:aborted".into(),
             child_exit: String::new(),
         },
         warm_up: "/healthz?full=1".into(),
+        log_config: "/srv/logging.json".into(),
         multiprocess: true,
         interface: Interface::Wsgi,
         threads: 3,
@@ -364,6 +366,7 @@ fn commands_have_their_golden_bytes() {
         ("command-body", Command::Body(ExchangeId(5))),
         ("command-forget", Command::Cancel(ExchangeId(0x1122_3344_5566_7788))),
         ("command-stop", Command::Stop),
+        ("command-abort", Command::Abort),
         ("command-stacks", Command::DumpStacks(None)),
         ("command-stacks-exchange", Command::DumpStacks(Some(ExchangeId(0x1122_3344_5566_7788)))),
         ("command-fork", Command::Fork(Fork { worker: 513, incarnation: 0x0102_0304_0506_0708 })),
@@ -401,6 +404,7 @@ fn reports_have_their_golden_bytes() {
         ("report-warning", Report::Warning("descriptor 7 is a socket\nof the zygote's".into())),
         ("report-forked", Report::Forked { incarnation: 0x0102_0304_0506_0708, pid: 4711 }),
         ("report-fork-failed", Report::ForkFailed { incarnation: 9, reason: "OSError: no memory".into() }),
+        ("report-abort-hook-ended", Report::AbortHookEnded),
         ("report-promoted", Report::Promoted),
         ("report-stop-requested", Report::StopRequested(15)),
     ] {

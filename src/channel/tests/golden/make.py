@@ -1,4 +1,4 @@
-"""Writes the golden bytes of the channel's protocol, version 5, from its tables.
+"""Writes the golden bytes of the channel's protocol, version 6, from its tables.
 
 The bytes are built with `struct` from the tables in `src/channel/frame/mod.rs` and `control/mod.rs`, not by
 the Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` has the same
@@ -8,7 +8,7 @@ values and compares. Run it by hand: `python3 src/channel/tests/golden/make.py`.
 import struct
 from pathlib import Path
 
-HERE = Path(__file__).parent / "v5"
+HERE = Path(__file__).parent / "v6"
 
 # Indices of src/channel/header.rs, as numbers on purpose, so that a moved entry is noticed.
 HOST, COOKIE, CONTENT_TYPE, CONTENT_LENGTH, SET_COOKIE, LINK, ACCEPT_RANGES = 0, 6, 9, 10, 72, 76, 83
@@ -226,7 +226,7 @@ GOLDEN = {
         12, RAISED, END | DONE | ENDS_TAKEOVER, rest=text("ConnectionError") + text("")
     ),
     "command-start": b"S"
-    + struct.pack("<6I", 5, 262144, 131072, 64, 3, 17)
+    + struct.pack("<6I", 6, 262144, 131072, 64, 3, 17)
     + struct.pack("<HQBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 0, ON, UVLOOP, 3, 1000)
     + text("mysite.wsgi")
     + text("application")
@@ -235,8 +235,10 @@ GOLDEN = {
     + text("hooks:forked")
     + text("hooks:begun")
     + text("hooks:ends")
+    + text("hooks:aborted")
     + text("")
     + text("/healthz?full=1")
+    + text("/srv/logging.json")
     + struct.pack("<I", 2)
     + text("/srv/lib")
     + text("/srv/ü")
@@ -253,6 +255,7 @@ GOLDEN = {
     "command-stacks": b"K" + struct.pack("<Q", 0),
     "command-stacks-exchange": b"K" + struct.pack("<Q", 0x1122334455667788),
     "command-fork": b"Z" + struct.pack("<HQ", 513, 0x0102030405060708),
+    "command-abort": b"A",
     "command-promote": b"P",
     "command-child-exited": b"C" + struct.pack("<IHQ", 4711, 513, 0x0102030405060708),
     "report-refused": b"RPython 3.8 is too old",
@@ -269,6 +272,7 @@ GOLDEN = {
     "report-warning": b"w" + text("descriptor 7 is a socket\nof the zygote's"),
     "report-forked": b"z" + struct.pack("<QI", 0x0102030405060708, 4711),
     "report-fork-failed": b"e" + struct.pack("<Q", 9) + text("OSError: no memory"),
+    "report-abort-hook-ended": b"a",
     "report-promoted": b"p",
     "report-stop-requested": b"t\x0f",
     # The first bytes of the submission ring after three pushes, the second revoked.

@@ -21,8 +21,6 @@ const STATSD: Handling =
 /// The HTTP/2 window and frame sizes.
 const HTTP2_SIZE: Handling =
     Ignored("rgun sets the HTTP/2 windows and frames itself; heads are limited by limits.header");
-const LOG_CONFIG: Handling =
-    NotYet("remove it; the application configures its own logging, which goes to the journal");
 /// `--reload` and the flags that configure it.
 pub(super) const RELOAD: Handling = NotYet(
     "remove it: rgun does not watch files. systemctl reload rgun, or SIGHUP in the foreground, loads new code \
@@ -96,6 +94,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     setting("post_fork", Function, Key(name::POST_FORK)),
     setting("post_worker_init", Function, Key(name::POST_WORKER_INIT)),
     setting("worker_exit", Function, Key(name::WORKER_EXIT)),
+    setting("worker_abort", Function, Key(name::WORKER_ABORT)),
     setting("child_exit", Function, Key(name::CHILD_EXIT)),
     flag("config", Value, FlagOnly("the file cannot name another file")),
     flag("check-config", Switch, FlagOnly("rgun check checks the configuration")),
@@ -197,8 +196,8 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag("access-logformat", Value, Ignored("entries of the access log have named fields; journalctl -o json shows them"))
         .setting("access_log_format")
         .default(ACCESS_LOG_FORMAT),
-    flag("log-config", Value, LOG_CONFIG).setting("logconfig").applied_by_worker(),
-    flag("log-config-json", Value, LOG_CONFIG).setting("logconfig_json").applied_by_worker(),
+    flag("log-config", Value, Key(name::LOG_CONFIG)).setting("logconfig"),
+    flag("log-config-json", Value, Key(name::LOG_CONFIG)).setting("logconfig_json"),
     flag("statsd-host", Value, STATSD),
     flag("statsd-prefix", Value, STATSD),
     flag("dogstatsd-tags", Value, STATSD),
@@ -227,17 +226,16 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
             "have the proxy send X-Forwarded-Proto, and remove the setting",
         ),
     ),
-    setting("logconfig_dict", Value, LOG_CONFIG).applied_by_worker(),
+    setting("logconfig_dict", Value, Ignored("write it to a file for --log-config")).applied_by_worker(),
     // Hooks that run in gunicorn's arbiter, or in a process that rgun does not have.
     setting("on_starting", Function, BesideDaemon),
     setting("when_ready", Function, BesideDaemon),
     setting("on_exit", Function, BesideDaemon),
-    setting("on_reload", Function, Ignored("to run a command after a reload, add a second ExecReload= to the unit")),
+    setting("on_reload", Function, BesideDaemon),
     setting("pre_fork", Function, Ignored("the daemon starts workers and contains no Python; post_fork runs in the worker")),
     setting("pre_exec", Function, Ignored("rgun does not replace itself: systemctl restart rgun refuses no connection")),
-    setting("nworkers_changed", Function, Ignored("the log says when the number of workers changes")),
-    setting("worker_int", Function, Ignored("worker_exit runs whenever a worker stops")),
-    setting("worker_abort", Function, Ignored("the log has the stacks of a worker that exceeds its deadline")),
+    setting("nworkers_changed", Function, Ignored("the log has the number of workers whenever that changes")),
+    setting("worker_int", Function, Ignored("rgun stops no worker by SIGINT or SIGQUIT; worker_exit is called whenever a worker exits")),
     setting("pre_request", Function, Ignored("a middleware of the application sees each request")).applied_by_worker(),
     setting("post_request", Function, Ignored("a middleware of the application sees each response; log.access logs it")).applied_by_worker(),
     setting(
@@ -311,15 +309,15 @@ mod tests {
     fn manual_row(row: &CompatFlag) -> String {
         let flag = if row.long.is_empty() { String::new() } else { format!("`--{}`", row.long) };
         let mut text = match row.handling {
-            NotYet(_) if row.is_applied_by_worker && !row.long.is_empty() => {
-                "the worker configures logging with it; the flag is refused in this version".to_owned()
-            }
-            NotYet(_) if row.is_applied_by_worker => "the worker configures logging with it".to_owned(),
-            Ignored(_) if row.is_applied_by_worker => {
+            Ignored(_) if row.is_applied_by_worker && row.arg_kind == Function => {
                 "called in the worker, for WSGI applications".to_owned()
             }
+            Ignored(_) if row.is_applied_by_worker => "the worker configures logging with it".to_owned(),
             Key(key) if row.arg_kind == Function => format!("called in the worker: `{key}`"),
             Key(key) => format!("`{key}`"),
+            BesideDaemon if row.setting_name() == "on_reload" => {
+                "called at each reload, in a process beside the daemon".to_owned()
+            }
             BesideDaemon => "called once, in a process beside the daemon".to_owned(),
             NoOp => "accepted".to_owned(),
             FlagOnly(reason) | Ignored(reason) => format!("ignored: {reason}"),

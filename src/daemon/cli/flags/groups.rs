@@ -393,6 +393,10 @@ pub(super) struct LogFlags {
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
 
+    /// Configure Python's logging in the workers by this file: ini, or by its extension JSON, YAML or TOML.
+    #[arg(long, alias = "log-config-json", value_name = "PATH")]
+    log_config: Option<OsString>,
+
     /// "-" logs each request, to the journal or to stderr.
     #[arg(long, value_name = "-", allow_hyphen_values = true)]
     access_logfile: Option<String>,
@@ -408,6 +412,7 @@ impl LogFlags {
     ) {
         settings.set(name::LEVEL, "--log-level", self.log_level.as_deref().map(level));
         settings.set(name::LOG_FORMAT, "--log-format", self.log_format.as_deref().map(Value::text));
+        settings.set(name::LOG_CONFIG, "--log-config", path(self.log_config.as_ref()));
         let (flag, access) = uvicorn.access(self.access(warnings), errors);
         settings.set(name::ACCESS, flag, access);
     }

@@ -65,7 +65,7 @@ Exit status:
 #[command(
     name = "rgun",
     bin_name = "rgun",
-    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload [--socket PATH]\n       rgun migrate [--write DIR] FILE…",
+    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload [--socket PATH]\n       rgun migrate [--write DIR [--yes]] FILE…",
     version,
     about = "Serves a Python application: WSGI and ASGI, one daemon, systemd as its user interface.",
     after_help = AFTER_HELP,
@@ -100,12 +100,16 @@ pub(super) enum Subcommand {
     /// Print the configuration and drop-ins that replace a deployment of gunicorn, uvicorn, granian, hypercorn, uWSGI or
     /// NGINX Unit.
     Migrate {
-        /// gunicorn.conf.py, systemd units, Procfiles, scripts, uwsgi.ini, NGINX Unit's JSON.
+        /// gunicorn.conf.py, systemd units, Procfiles, scripts, uwsgi.ini, NGINX Unit's JSON, hypercorn.toml,
+        /// supervisord.conf, Containerfiles, Compose files, quadlet's .container.
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
-        /// Write the files below this directory, too; existing files stay.
+        /// Write the files below this directory, too, after a question on a terminal; existing files stay.
         #[arg(long, value_name = "DIR")]
         write: Option<PathBuf>,
+        /// Write without asking.
+        #[arg(short, long, requires = "write")]
+        yes: bool,
         /// The interpreter that runs a gunicorn.conf.py [default: that of the virtual environment in its directory].
         #[arg(long, value_name = "PATH")]
         python: Option<OsString>,

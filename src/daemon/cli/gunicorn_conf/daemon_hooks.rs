@@ -10,7 +10,7 @@ use crate::config::App;
 /// Time for a hook, and for running the file before the first one.
 const MAX_HOOK_TIME: Duration = Duration::from_secs(30);
 
-/// The hooks that a file has: `on_starting`, `when_ready`, `on_exit`.
+/// The hooks that a file has: `on_starting`, `when_ready`, `on_reload`, `on_exit`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonHooks {
     pub(super) python: PathBuf,

@@ -192,13 +192,13 @@ pub(super) fn add_defaults(server: ReplacedServer, plan: &mut Plan) {
         Value::Integer(1),
         &format!("{}'s default, which an application that keeps state in memory needs; without this key, rgun.service uses \"auto\"", server.name()),
     );
-    if server == ReplacedServer::Uvicorn {
+    if server != ReplacedServer::Gunicorn {
         plan.set_default(
             name::REQUEST,
             Value::text("off"),
-            "uvicorn has no deadline; a value such as \"60s\" ends requests that hang",
+            &format!("{} has no deadline; a value such as \"60s\" ends requests that hang", server.name()),
         );
-    } else if plan.settings.contains_key(name::REQUEST) && server == ReplacedServer::Gunicorn {
+    } else if plan.settings.contains_key(name::REQUEST) {
         let origin =
             plan.settings.get(name::REQUEST).map(|setting| setting.origin.clone()).unwrap_or_default();
         plan.changed.push(format!(

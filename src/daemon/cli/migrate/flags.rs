@@ -92,7 +92,7 @@ fn absolute(key: &'static str, value: Value, directory: Option<&str>) -> Value {
         };
         return Value::list(path.split(',').map(full));
     }
-    let is_path = [name::DIRECTORY, name::CERT, name::KEY, name::CLIENT_CA].contains(&key);
+    let is_path = [name::DIRECTORY, name::CERT, name::KEY, name::CLIENT_CA, name::LOG_CONFIG].contains(&key);
     if is_path && !path.starts_with('/') {
         return Value::text(
             format!("{directory}/{}", path.trim_start_matches("./")).trim_end_matches("/.").to_owned(),

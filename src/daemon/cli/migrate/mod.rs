@@ -1,12 +1,14 @@
 //! `rgun migrate FILE…`: prints the files that replace a deployment of another server, and what changes with it.
 //!
 //! A file's kind is recognized by its name and content. A `gunicorn.conf.py` is run here; each other kind has a module
-//! that adds to a [`Plan`]: `unit`, `shell` (Procfiles too), `uwsgi`, `nginx_unit`. Commands of gunicorn and uvicorn are
-//! parsed as those of `rgun` (`command`), options of granian, hypercorn and uWSGI by a table (`options`). `render` writes
-//! the result. An option without a counterpart is listed with the reason, unless rgun needs no setting for it.
+//! that adds to a [`Plan`]: `unit`, `shell` (Procfiles too), `supervisord`, `container`, `hypercorn`, `uwsgi`,
+//! `nginx_unit`. Commands of gunicorn and uvicorn are parsed as those of `rgun` (`command`), options of granian,
+//! hypercorn, daphne and uWSGI by a table (`options`). `render` writes the result. An option without a counterpart is listed with the reason, unless rgun needs no setting for it.
 
 mod command;
+mod container;
 mod flags;
+mod hypercorn;
 mod nginx_unit;
 mod options;
 mod plan;
@@ -15,12 +17,13 @@ mod server;
 mod shell;
 #[cfg(test)]
 mod snapshots;
+mod supervisord;
 mod unit;
 mod uwsgi;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -40,6 +43,8 @@ pub struct MigrateRequest {
     pub(super) files: Vec<PathBuf>,
     /// The directory to write the result to; `None` prints it only.
     pub(super) write: Option<PathBuf>,
+    /// Whether to write without asking on a terminal.
+    pub(super) yes: bool,
     /// The interpreter for a `gunicorn.conf.py`.
     pub(super) python: Option<OsString>,
 }
@@ -58,29 +63,57 @@ enum Kind {
     Procfile,
     Uwsgi,
     NginxUnit,
+    Supervisord,
+    Containerfile,
+    Compose,
+    Quadlet,
+    Hypercorn,
     Script,
 }
 
-/// Prints the result, and writes it if a directory is named. Returns the exit status: 64 for a file of an unknown kind,
-/// 78 for a file that cannot be read.
-pub fn run(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> ExitCode {
-    let (text, status) = match migrate(request, environment, cwd) {
-        Ok(text) => (text, 0),
-        Err((text, status)) => (format!("error: {text}\n"), status),
-    };
-    let printed = if status == 0 {
-        io::stdout().write_all(text.as_bytes())
-    } else {
-        io::stderr().write_all(text.as_bytes())
-    };
-    ExitCode::from(if printed.is_ok() { status } else { 1 })
+/// The result of a migration: the text that `rgun migrate` prints, and the files that it writes.
+struct Migration {
+    text: String,
+    outputs: Vec<render::Output>,
 }
 
-/// Returns the text to print.
+/// Prints the result, and writes it if a directory is named; on a terminal it asks before. Returns the exit status: 64 for a file of an unknown kind,
+/// 78 for a file that cannot be read.
+pub fn run(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> ExitCode {
+    let fail = |text: &str, status: u8| {
+        // Fails only if stderr is closed.
+        let _ = writeln!(io::stderr(), "error: {text}");
+        ExitCode::from(status)
+    };
+    let Migration { text, outputs } = match migrate(request, environment, cwd) {
+        Ok(migration) => migration,
+        Err((reason, status)) => return fail(&reason, status),
+    };
+    if io::stdout().write_all(text.as_bytes()).is_err() {
+        return ExitCode::FAILURE;
+    }
+    let Some(directory) = &request.write else { return ExitCode::SUCCESS };
+    if !request.yes && !confirm(directory) {
+        return fail("nothing is written", 1);
+    }
+    match write(&cwd.join(directory), &outputs) {
+        Ok(written) => match io::stdout().write_all(written.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(reason) => fail(&reason, 1),
+    }
+}
+
+/// Returns the text to print, and the files.
 ///
 /// # Errors
 /// The reason, and the exit status.
-fn migrate(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> Result<String, (String, u8)> {
+fn migrate(
+    request: &MigrateRequest,
+    environment: &Environment,
+    cwd: &Path,
+) -> Result<Migration, (String, u8)> {
     let mut inputs = Vec::new();
     for path in &request.files {
         let bytes = std::fs::read(cwd.join(path))
@@ -88,7 +121,8 @@ fn migrate(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> R
         let text =
             String::from_utf8(bytes).map_err(|_| (format!("{}: is not UTF-8", path.display()), EX_CONFIG))?;
         let kind = kind(path, &text).ok_or_else(|| {
-            let known = "gunicorn.conf.py, a unit, a Procfile, a script, uwsgi.ini or NGINX Unit's JSON";
+            let known = "gunicorn.conf.py, a unit, a Procfile, a script, uwsgi.ini, NGINX Unit's JSON, \
+                         hypercorn.toml, supervisord.conf, a Containerfile or a Compose file";
             (format!("{}: is none of {known}", path.display()), EX_USAGE)
         })?;
         inputs.push((path, text, kind));
@@ -105,6 +139,12 @@ fn migrate(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> R
             Kind::Uwsgi => uwsgi::migrate(text, &label, &mut plan),
             Kind::NginxUnit => nginx_unit::migrate(text, &label, &mut plan)
                 .map_err(|reason| (format!("{}: {reason}", path.display()), EX_CONFIG))?,
+            Kind::Supervisord => supervisord::migrate(text, &label, &mut plan),
+            Kind::Containerfile => container::migrate_containerfile(text, &label, &mut plan),
+            Kind::Compose => container::migrate_compose(text, &label, &mut plan),
+            Kind::Quadlet => container::migrate_quadlet(text, &label, &mut plan),
+            Kind::Hypercorn => hypercorn::migrate(text, &label, &mut plan)
+                .map_err(|reason| (format!("{}: {reason}", path.display()), EX_CONFIG))?,
             Kind::Script => shell::migrate_script(text, &label, &mut plan),
         }
     }
@@ -120,10 +160,19 @@ fn migrate(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> R
     }
     text.push_str(&render::notes(&plan));
     text.push_str(NEXT_STEPS);
-    if let Some(directory) = &request.write {
-        text.push_str(&write(&cwd.join(directory), &outputs).map_err(|reason| (reason, 1))?);
+    Ok(Migration { text, outputs })
+}
+
+/// Asks on a terminal. Returns true without a terminal.
+fn confirm(directory: &Path) -> bool {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return true;
     }
-    Ok(text)
+    let mut answer = String::new();
+    let is_asked = write!(io::stdout(), "Write these files below {}? [y/N] ", directory.display())
+        .and_then(|()| io::stdout().flush())
+        .and_then(|()| io::stdin().lock().read_line(&mut answer));
+    is_asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 /// Recognizes a file.
@@ -133,6 +182,16 @@ fn kind(path: &Path, text: &str) -> Option<Kind> {
     let has = |section: &str| text.lines().any(|line| line.trim() == section);
     if is(".py") {
         Some(Kind::Configuration)
+    } else if has("[Container]") {
+        Some(Kind::Quadlet)
+    } else if text.lines().any(|line| line.starts_with("[program:")) {
+        Some(Kind::Supervisord)
+    } else if ["Containerfile", "Dockerfile"].iter().any(|name| file.starts_with(name) || is(name)) {
+        Some(Kind::Containerfile)
+    } else if is(".yaml") || is(".yml") {
+        Some(Kind::Compose)
+    } else if is(".toml") {
+        hypercorn::is_hypercorn(text).then_some(Kind::Hypercorn)
     } else if has("[Service]") || has("[Socket]") {
         Some(Kind::Unit)
     } else if file.starts_with("Procfile") {

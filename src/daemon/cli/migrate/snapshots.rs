@@ -11,9 +11,9 @@ fn printed(directory: &Path) -> String {
         std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| !path.ends_with("expected.txt"));
     files.sort();
-    let request = MigrateRequest { files, write: None, python: None };
+    let request = MigrateRequest { files, write: None, yes: false, python: None };
     match migrate(&request, &Environment::default(), Path::new("/srv")) {
-        Ok(text) => text,
+        Ok(migration) => migration.text,
         Err((text, status)) => format!("{status}: {text}"),
     }
 }
@@ -54,21 +54,24 @@ fn settings_of_every_deployment_are_a_valid_file() {
 fn written_files_replace_nothing() {
     let place = config::testing::TestDir::new();
     let unit = place.file("a.service", b"[Service]\nExecStart=/srv/a/bin/gunicorn a --bind :80\n", 0o644);
-    let request = MigrateRequest { files: vec![unit], write: Some("out".into()), python: None };
-    let text = migrate(&request, &Environment::default(), place.path()).unwrap();
+    let request = MigrateRequest { files: vec![unit], write: None, yes: false, python: None };
+    let Ok(Migration { outputs, .. }) = migrate(&request, &Environment::default(), place.path()) else {
+        panic!()
+    };
+    let text = write(&place.join("out"), &outputs).unwrap();
     assert!(text.contains("out/rgun.toml\n"), "{text}");
     let socket = std::fs::read_to_string(place.join("out/rgun.socket.d/migrated.conf")).unwrap();
     assert_eq!(socket, "[Socket]\nListenStream=\nListenStream=0.0.0.0:80\n");
-    let (reason, status) = migrate(&request, &Environment::default(), place.path()).unwrap_err();
-    assert!(reason.contains("rgun.toml: exists; remove it") && status == 1, "{reason}");
+    let reason = write(&place.join("out"), &outputs).unwrap_err();
+    assert!(reason.contains("rgun.toml: exists; remove it"), "{reason}");
 }
 
 #[test]
 fn file_of_an_unknown_kind_is_a_usage_error() {
     let place = config::testing::TestDir::new();
     let file = place.file("notes.txt", b"hello", 0o644);
-    let request = MigrateRequest { files: vec![file], write: None, python: None };
-    let (reason, status) = migrate(&request, &Environment::default(), place.path()).unwrap_err();
+    let request = MigrateRequest { files: vec![file], write: None, yes: false, python: None };
+    let Err((reason, status)) = migrate(&request, &Environment::default(), place.path()) else { panic!() };
     assert!(
         reason.contains("notes.txt: is none of gunicorn.conf.py, a unit") && status == EX_USAGE,
         "{reason}"

@@ -204,13 +204,7 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
 #[test]
 fn unsupported_flags_are_refused_as_not_in_this_version() {
     let shell = Shell::new();
-    for flag in [
-        "--reload",
-        "--print-config",
-        "--asgi-loop uvloop",
-        "--log-config x.ini",
-        "--forwarder-headers X-USER",
-    ] {
+    for flag in ["--reload", "--print-config", "--asgi-loop uvloop", "--forwarder-headers X-USER"] {
         let text = shell.refused(&format!("a {flag}"));
         assert!(text.contains("is not in this version of rgun yet"), "{flag}: {text}");
     }

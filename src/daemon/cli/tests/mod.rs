@@ -422,6 +422,22 @@ fn flags_that_texts_for_users_name_exist() {
 }
 
 #[test]
+fn log_config_names_a_readable_file_or_is_off() {
+    let shell = Shell::new();
+    shell.place.file("log.ini", b"[loggers]", 0o644);
+    let path = shell.place.join("log.ini");
+    let given = |line: &str| shell.accepted(line).config.app.log_config;
+    for line in ["a --log-config log.ini", "a --log-config-json log.ini", "a --log-config json:log.ini"] {
+        assert_eq!(given(line), Some(path.clone()), "{line}");
+    }
+    assert_eq!(given("a --log-config off"), None);
+    assert!(shell.refused("a --log-config gone.ini").contains("cannot be read: No such file"));
+    assert!(shell.refused("a --log-config .").contains("is not a file"));
+    let failure = shell.run_with(&[("RGUN_APP_LOG_CONFIG", "log.ini")], &["a"]).unwrap_err();
+    assert!(failure.text.contains("is relative, which only the command line allows"), "{failure}");
+}
+
+#[test]
 fn second_application_is_named_with_a_hint() {
     let shell = Shell::new();
     assert!(shell.refused("run app:app").contains("one application is expected, but 'app:app' follows it\n"));

@@ -303,7 +303,6 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("--reload-include *.html", "systemctl reload rgun"),
         ("--reload-exclude tests", "systemctl reload rgun"),
         ("--reload-delay 0.5", "systemctl reload rgun"),
-        ("--log-config log.yaml", "own logging"),
         ("--ssl-ciphers HIGH", "remove it"),
         ("--ssl-version 5", "RGUN_TLS_MIN_VERSION"),
     ] {

@@ -68,6 +68,7 @@ fn missing_keys_have_the_documented_defaults() {
             env: vec![],
             pythonpath: vec![],
             sendfile_roots: Vec::new(),
+            log_config: None,
         }
     );
     let seconds = Duration::from_secs;
@@ -109,8 +110,8 @@ fn missing_keys_have_the_documented_defaults() {
     assert_eq!((max_memory, max_lifetime, idle_exit, retry), (None, None, None, Retry::Off));
     assert_eq!(config.workers.children_timeout, Duration::from_secs(30));
     assert_eq!(config.reload, Reload { probe: None, watch: None });
-    let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = config.hooks;
-    assert_eq!([post_fork, post_worker_init, worker_exit, child_exit], [const { None }; 4]);
+    let Hooks { post_fork, post_worker_init, worker_exit, worker_abort, child_exit } = config.hooks;
+    assert_eq!([post_fork, post_worker_init, worker_exit, worker_abort, child_exit], [const { None }; 5]);
     assert_eq!(config.listen.bind, ["127.0.0.1:8000".parse().unwrap()]);
     assert!(!config.listen.explicit);
     assert_eq!(config.log, Log { level: Level::Info, access: false, slow: None, format: LogFormat::Auto });
@@ -191,6 +192,7 @@ fn every_key_of_the_file_is_read() {
             post_fork = "mysite.hooks:post_fork"
             post_worker_init = "mysite.hooks:Pool.open"
             worker_exit = "hooks:bye"
+            worker_abort = "hooks:abort"
             child_exit = "mysite.metrics:child_exit"
             [listen]
             bind = ["[::1]:8000", "unix:/run/x.sock"]
@@ -239,10 +241,17 @@ fn every_key_of_the_file_is_read() {
     );
     let probe = Some("/healthz?deep=1".to_owned());
     assert_eq!(config.reload, Reload { probe, watch: Some(Duration::from_secs(30)) });
-    let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = config.hooks;
+    let Hooks { post_fork, post_worker_init, worker_exit, worker_abort, child_exit } = config.hooks;
     assert_eq!(
-        [post_fork, post_worker_init, worker_exit, child_exit].map(|hook| hook.unwrap().to_string()),
-        ["mysite.hooks:post_fork", "mysite.hooks:Pool.open", "hooks:bye", "mysite.metrics:child_exit"]
+        [post_fork, post_worker_init, worker_exit, worker_abort, child_exit]
+            .map(|hook| hook.unwrap().to_string()),
+        [
+            "mysite.hooks:post_fork",
+            "mysite.hooks:Pool.open",
+            "hooks:bye",
+            "hooks:abort",
+            "mysite.metrics:child_exit"
+        ]
     );
     assert_eq!((request, queue, boot), (None, None, None));
     assert_eq!((header, body), (Duration::from_secs(5), Duration::from_millis(500)));

@@ -76,6 +76,7 @@ impl ReportLimiter {
             }
             Report::Warning(_) => WARNING_COST,
             Report::StacksDumped(_)
+            | Report::AbortHookEnded
             | Report::Forked { .. }
             | Report::ForkFailed { .. }
             | Report::StopRequested(_) => 1,

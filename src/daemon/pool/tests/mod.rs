@@ -77,6 +77,7 @@ impl PoolFixture {
             env: Vec::new(),
             pythonpath: Vec::new(),
             sendfile_roots: Vec::new(),
+            log_config: None,
         };
         let delegation = controllers.map(|controllers| Delegation::fake(directory.clone(), controllers));
         Self {
