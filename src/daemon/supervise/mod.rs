@@ -13,16 +13,26 @@
 //! - Each process ends with exactly one [`Event::Exited`], sent when the process is reaped. No
 //!   message from its control socket follows. A fork that a zygote had not reported before its exit
 //!   has failed.
-//! - [`Action::Probe`], [`Action::DumpStacks`] and [`Action::Promote`] are answered. If the answer
-//!   is missing, a timeout ends the wait; the probe has a timeout only with `timeouts.boot`.
+//! - [`Action::Probe`], [`Action::DumpStacks`] and [`Action::Promote`] are answered. A timeout ends
+//!   the wait for a worker that hangs; the probe has a timeout only with `timeouts.boot`.
 //! - [`Action::DrainEdge`] is answered by [`Event::EdgeDrained`], at once if the edge is idle.
 //! - [`Event::Tick`] comes at or after [`Supervisor::next_wakeup`]. Deadlines expire only on a
 //!   tick, and `run` delivers all received events before the tick. So a worker that answered in
 //!   time is not killed because the daemon was frozen for a minute.
 //!
-//! A worker is identified by its seat (`number`, stable, shown to operators) and its incarnation
-//! (the number of the process, never reused while the daemon runs). Events about a process that has
-//! ended are ignored, so `run` need not cancel any.
+//! # Terms
+//! - A *generation* is one load of code and configuration. The *live* generation gets the requests;
+//!   a reload creates the next one.
+//! - A *seat* is a stable place for one worker, with a number that operators see. A worker is
+//!   identified by its seat and its *incarnation*, the number of its process, which is never reused
+//!   while the daemon runs. Events about a process that has ended are ignored, so `run` need not
+//!   cancel any.
+//! - A worker is *admitted* when it may receive requests. It *retires* while it gets no new
+//!   requests and finishes its own, after which it is *drained*. In *standby*, a worker is booted
+//!   but gets no requests.
+//! - The *canary* is a worker that boots alone, to show whether the application boots at all.
+//! - A *zygote* is a process that has imported the application and serves no requests: workers are
+//!   forked from it (`workers.preload`).
 
 mod action;
 mod autoscaler;

@@ -80,10 +80,10 @@ impl Supervisor {
         is_canary || !self.phase.is_serving()
     }
 
-    /// Returns true if the process limits allow one more worker of this generation: twice the
-    /// number of its seats, so that every seat may have a stuck process in addition to its current
-    /// one. All generations together may have three times as many, so that another generation can
-    /// boot as well.
+    /// Returns true if the process limits allow one more worker of this generation. A generation
+    /// may have two workers per seat, so that every seat may have a stuck one in addition to its
+    /// current one. All generations together may have three per seat, so that another generation
+    /// can boot as well.
     pub(super) fn has_room(&self, generation: Generation) -> bool {
         self.worker_set(generation).is_some_and(|set| self.n_workers(generation) < 2 * set.seats.len())
             && self.n_all_workers() < self.max_workers()

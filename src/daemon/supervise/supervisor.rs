@@ -11,11 +11,11 @@
 //! - **Canary first.** Until a worker is ready, and while boots fail and none is ready, one seat
 //!   boots at a time and all vacancies share its backoff: an import error is reported once instead
 //!   of once per seat, and a recovering database sees one connection instead of one per seat.
-//! - **Process limits.** A generation has at most twice as many workers as seats, including those
-//!   on their way out: a stuck worker gives up its seat, so each seat may have a replacement as
-//!   well. When the replacements are stuck too, the worker that has been retiring longest is
-//!   killed, so that no seat stays empty until the drain timeout. All generations together have at
-//!   most three times as many, so that a reload can boot meanwhile. Zygotes are counted separately.
+//! - **Process limits.** A generation has at most two workers per seat, counting those that are
+//!   about to exit: a stuck worker gives up its seat to a replacement. If the replacement is stuck
+//!   too, the worker that has been retiring longest is killed, so that no seat stays empty until
+//!   the drain timeout. All generations together have at most three workers per seat, so that a
+//!   reload can boot meanwhile. Zygotes are counted separately.
 //! - **Atomic switch.** Traffic moves to a new generation in one step, when all of its workers are
 //!   ready (`reload`).
 //! - **Terminate healthy workers, kill stuck ones.** A surplus worker is asked to exit, so that its

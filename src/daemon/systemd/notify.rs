@@ -24,7 +24,7 @@ pub fn ready() {
 }
 
 /// Sends `RELOADING=1` and `MONOTONIC_USEC=` in one message, as `Type=notify-reload` requires: a
-/// reload begins. [`ready`] must follow when it has succeeded or failed.
+/// reload begins. [`ready`] must follow when the reload has succeeded or failed.
 pub fn reloading() {
     send(&reloading_states());
 }
