@@ -1,8 +1,10 @@
 //! The socket below rustls: writes TLS records, with as few packets as possible.
 //!
-//! Each packet costs processor time of the kernel on both sides. Two kinds of records are therefore not sent alone:
-//! - The session ticket, which TLS 1.3 sends after the client's last message of the handshake, is sent with the first
-//!   response. If no request has arrived after one turn of the reactor, it is sent without one.
+//! Each packet costs processor time of the kernel on both sides. Two kinds of records are therefore
+//! not sent alone:
+//! - The session ticket, which TLS 1.3 sends after the client's last message of the handshake, is
+//!   sent with the first response. If no request has arrived after one turn of the reactor, it is
+//!   sent without one.
 //! - close_notify is sent in one packet with the end of the output (FIN).
 
 use std::future::Future as _;
@@ -35,7 +37,8 @@ pub(super) struct RecordTransport {
 enum WriteMode {
     /// They are written at once, after those that are held.
     Write,
-    /// They are written at once: the server's messages of a handshake whose next records will be held.
+    /// They are written at once: the server's messages of a handshake whose next records will be
+    /// held.
     Flight,
     /// The same, but some were not written, because the socket's buffer is full.
     BlockedFlight,
@@ -62,7 +65,8 @@ impl RecordTransport {
         self.mode = WriteMode::Flight;
     }
 
-    /// Called when the handshake is complete: the records that are held will be written with the next ones.
+    /// Called when the handshake is complete: the records that are held will be written with the
+    /// next ones.
     pub(super) fn release(&mut self) {
         self.mode = WriteMode::Write;
     }
@@ -75,8 +79,8 @@ impl RecordTransport {
         }
     }
 
-    /// Returns the socket after a handshake that failed. Records that are held, such as an alert, are written if the
-    /// socket has room for them.
+    /// Returns the socket after a handshake that failed. Records that are held, such as an alert,
+    /// are written if the socket has room for them.
     pub(super) fn into_socket(self) -> (ClientSocket, Arc<Connection>) {
         if !self.held.is_empty() {
             let written = match &self.socket {
@@ -114,8 +118,8 @@ impl RecordTransport {
         written
     }
 
-    /// Writes the records that are held, and slices after them. Returns the number of bytes of the slices, zero if only
-    /// the held records were written.
+    /// Writes the records that are held, and slices after them. Returns the number of bytes of the
+    /// slices, zero if only the held records were written.
     fn poll_send_held(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let mut held = std::mem::take(&mut self.held);
         while !held.is_empty() {
@@ -139,8 +143,8 @@ impl RecordTransport {
     }
 }
 
-/// Sends slices, and announces that more follows: the kernel waits for the rest of the packet (send(2), `MSG_MORE`), at
-/// most 200 ms.
+/// Sends slices, and announces that more follows: the kernel waits for the rest of the packet
+/// (send(2), `MSG_MORE`), at most 200 ms.
 fn send_more(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
     Ok(sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), flags)?)

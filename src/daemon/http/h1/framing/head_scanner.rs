@@ -268,7 +268,7 @@ mod tests {
                     head[pos] = byte;
                     let Some(len) = plain_request_line(&head) else { continue };
                     assert_eq!(len, end + CRLF_BYTES, "{byte} at {pos}");
-                    assert_eq!(request_line(&mut head[..end]), Ok(false), "{byte} at {pos}");
+                    assert_eq!(check_request_line(&mut head[..end]), Ok(false), "{byte} at {pos}");
                 }
             }
         }
