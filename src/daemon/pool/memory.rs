@@ -28,8 +28,8 @@ use super::worker::WorkerProcess;
 const MAX_SAMPLED_PROCESSES: usize = 64;
 
 impl WorkerProcess {
-    /// Returns true if the out-of-memory killer has killed the process or one of its children. Must
-    /// be called before its cgroup is removed.
+    /// Returns true if the process was killed by SIGKILL and the out-of-memory killer has killed a
+    /// process in its cgroup. Must be called before the cgroup is removed.
     pub(super) fn was_oom_killed(&self, exit: Exit) -> bool {
         let Some(cgroup) = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory()) else { return false };
         matches!(exit, Exit::Signal { signal, .. } if signal == nix::libc::SIGKILL)

@@ -97,7 +97,8 @@ pub struct WorkerExit {
     pub pid: u32,
     /// The exit status or signal.
     pub status: Exit,
-    /// The kernel's out-of-memory killer has killed the worker or one of its children.
+    /// The worker was killed by SIGKILL, and the kernel's out-of-memory killer has killed a process
+    /// in its cgroup.
     pub oom_killed: bool,
 }
 

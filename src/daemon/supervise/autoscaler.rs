@@ -54,7 +54,7 @@ impl Autoscaler {
             ));
         }
         self.streak = 0;
-        if count.current <= count.min || !fits(load, count) {
+        if count.current <= count.min || !one_fewer_fits(load, count) {
             self.spare_since = None;
             return None;
         }
@@ -68,7 +68,7 @@ impl Autoscaler {
 }
 
 /// Returns true if one worker fewer would have run the peak load in 80 % of the slots.
-fn fits(load: &LoadSample, count: WorkerCount) -> bool {
+fn one_fewer_fits(load: &LoadSample, count: WorkerCount) -> bool {
     let slots = u64::from(count.current - 1) * u64::from(count.slots);
     load.queued == 0 && u64::try_from(load.max_running).is_ok_and(|max| max <= slots * 4 / 5)
 }

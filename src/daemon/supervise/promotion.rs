@@ -75,8 +75,9 @@ impl Supervisor {
         }
     }
 
-    /// Cancels the promotion if this worker is the candidate. If the worker was asked already and
-    /// failed, no other worker of this generation is promoted.
+    /// Cancels the promotion if this worker is the candidate. If the worker was already asked to
+    /// become the zygote, the promotion has failed, and no other worker of this generation is
+    /// promoted.
     pub(super) fn cancel_promotion(&mut self, id: WorkerId) {
         if self.live.candidate == Some(id.incarnation) {
             let was_asked = |worker: &WorkerRecord| matches!(worker.state, TimedState::Promoting { .. });

@@ -20,7 +20,7 @@ pub(super) struct PendingReload {
 /// The progress of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReloadStage {
-    /// One worker boots, the canary; with `workers.preload`, its zygote boots before it.
+    /// One worker boots, the canary; with `workers.preload`, the zygote boots before the canary.
     Canary,
     /// The canary runs the `reload.probe` request.
     Probing {
