@@ -34,6 +34,7 @@
 //! | [`websocket`] | dispatch, net, journal, id | hyper, http, nix |
 //! | [`http`] | files, websocket, dispatch, net, tls, journal, escape, error_chain, buffer_pool, budget, spool, id, negotiation | nix::sys::signal |
 //! | [`pool`] | config, journal, id, link, supervise, systemd, error_chain | hyper, tokio |
+//! | [`file_watch`] | escape | tokio, hyper, rgun_channel |
 //! | [`edge`] | dispatch, http, journal, link, net, tls, error_chain | hyper |
 //! | [`check`] | everything | - |
 //! | [`run`] | everything | - |
@@ -42,7 +43,8 @@
 //! *main* (signals, supervision, spawning and reaping, notifications), *edge* (one reactor: accept,
 //! HTTP, dispatch, rings), *disk* (blocking file operations), *tls* (handshakes), *journal* (log
 //! entries of requests), *output* (the workers' output), *log* and *stdout* (write the log, and
-//! block on a slow reader). *main* pings systemd's watchdog after *edge* has answered a ping.
+//! block on a slow reader), *rgun-watch* and *notify-rs* (changed files, with `reload.on_change`).
+//! *main* pings systemd's watchdog after *edge* has answered a ping.
 
 pub mod budget;
 pub mod buffer_pool;
@@ -53,6 +55,7 @@ pub mod dispatch;
 pub mod edge;
 pub mod error_chain;
 pub mod escape;
+pub mod file_watch;
 pub mod files;
 pub mod http;
 pub mod id;

@@ -11,6 +11,7 @@ use rgun_channel::control::{FailureKind, Interface, Report, Role, Start};
 
 use crate::process::Process;
 use crate::python::{EX_CONFIG, exit_forked_child, is_forked_child, load_py, system_exit};
+use crate::sources;
 
 /// Returns the interpreter's name and version, such as `CPython 3.11.2`.
 pub(crate) fn interpreter_version(py: Python<'_>) -> PyResult<String> {
@@ -76,7 +77,7 @@ pub(crate) fn check_monkey_patching(
 }
 
 /// Imports the application with `load.py` and detects its interface. Reports a warning to the
-/// daemon, if any.
+/// daemon, if any, and the files that were loaded, if the daemon watches them.
 ///
 /// # Errors
 /// A Python error; exceptions of the application are a [`BootFailure`].
@@ -90,6 +91,9 @@ pub(crate) fn load(
         Interface::Wsgi => "wsgi",
         Interface::Asgi => "asgi",
     };
+    if start.report_sources {
+        sources::prepare(py)?;
+    }
     let arguments = (&start.module, &start.attribute, start.factory, interface, &start.directory);
     let (application, found, warning, failure): (Py<PyAny>, Option<String>, Option<String>, Py<PyAny>) =
         load_py(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
@@ -97,6 +101,11 @@ pub(crate) fn load(
         // The application forked while it was imported, and this is the child: only the parent
         // boots.
         exit_forked_child(py, None);
+    }
+    if start.report_sources {
+        for report in sources::new_reports(py)? {
+            process.report(&report)?;
+        }
     }
     if let Some(warning) = warning {
         process.report(&Report::Warning(warning))?;

@@ -1,4 +1,4 @@
-//! A native thread for commands that need Python but no slot: stacks, and `hooks.child_exit`.
+//! A native thread for commands that need Python but no slot: stacks, loaded files, and `hooks.child_exit`.
 //!
 //! Started on demand. The control thread submits jobs and never waits for them, since a job needs
 //! the GIL and a hook may run for any length of time.
@@ -15,13 +15,15 @@ use rgun_channel::frame::ExchangeId;
 use crate::hooks::Hooks;
 use crate::python::lock;
 use crate::worker::Worker;
-use crate::{asgi, stacks};
+use crate::{asgi, sources, stacks};
 
 /// A job of the background thread.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Job {
     /// [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks).
     Stacks(Option<ExchangeId>),
+    /// [`Command::ReportSources`](rgun_channel::control::Command::ReportSources).
+    Sources,
     /// [`Command::ChildExited`](rgun_channel::control::Command::ChildExited).
     ChildExited { pid: u32, worker: u16, incarnation: u64 },
     /// [`Command::Abort`](rgun_channel::control::Command::Abort).
@@ -34,7 +36,7 @@ impl Job {
         match self {
             Self::Stacks(_) => Some(Report::StacksDumped(false)),
             Self::Abort => Some(Report::AbortHookEnded),
-            Self::ChildExited { .. } => None,
+            Self::ChildExited { .. } | Self::Sources => None,
         }
     }
 }
@@ -123,7 +125,7 @@ impl BackgroundThread {
                 job
             };
             // None: the interpreter is shutting down.
-            if let Some(Some(report)) = Python::try_attach(|py| self.perform(py, job)) {
+            for report in Python::try_attach(|py| self.perform(py, job)).unwrap_or_default() {
                 self.send_report(&report);
             }
             lock(&self.state).running = false;
@@ -131,28 +133,26 @@ impl BackgroundThread {
         }
     }
 
-    fn perform(&self, py: Python<'_>, job: Job) -> Option<Report> {
-        let report = match job {
+    fn perform(&self, py: Python<'_>, job: Job) -> Vec<Report> {
+        let reports = match job {
             Job::Stacks(None) => {
-                stacks::write_all(py, &self.worker.process.stacks).map(|()| Some(Report::StacksDumped(true)))
+                stacks::write_all(py, &self.worker.process.stacks).map(|()| vec![Report::StacksDumped(true)])
             }
             Job::Stacks(Some(exchange)) => {
-                self.dump_exchange(py, exchange).map(|written| Some(Report::StacksDumped(written)))
+                self.dump_exchange(py, exchange).map(|written| vec![Report::StacksDumped(written)])
             }
             Job::ChildExited { pid, worker: number, incarnation } => self
                 .hooks
                 .child_exit(py, pid, number, incarnation)
-                .map(|warning| warning.map(Report::Warning)),
+                .map(|warning| warning.map(Report::Warning).into_iter().collect()),
             Job::Abort => self.hooks.abort(py).map(|warning| {
-                if let Some(warning) = warning {
-                    self.send_report(&Report::Warning(warning));
-                }
-                Some(Report::AbortHookEnded)
+                warning.map(Report::Warning).into_iter().chain([Report::AbortHookEnded]).collect()
             }),
+            Job::Sources => sources::new_reports(py),
         };
-        report.unwrap_or_else(|error| {
+        reports.unwrap_or_else(|error| {
             error.write_unraisable(py, None);
-            job.failed()
+            job.failed().into_iter().collect()
         })
     }
 

@@ -52,6 +52,7 @@ fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
             Ok(Command::Stop) => worker.stop(),
             Ok(Command::DumpStacks(exchange)) => background.submit(Job::Stacks(exchange)),
             Ok(Command::Abort) => background.submit(Job::Abort),
+            Ok(Command::ReportSources) => background.submit(Job::Sources),
             Ok(Command::ChildExited { pid, worker: number, incarnation }) => {
                 background.submit(Job::ChildExited { pid, worker: number, incarnation });
             }

@@ -45,6 +45,7 @@ mod python;
 mod role;
 mod serve;
 mod signal_mask;
+mod sources;
 mod stacks;
 mod title;
 mod tls;

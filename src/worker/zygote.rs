@@ -29,7 +29,7 @@ use crate::hooks::{Hooks, configure_logging};
 use crate::process::Process;
 use crate::python::{EX_SOFTWARE, clear_forked_child, embedded_module, exit_now, load_py};
 use crate::role::{NextRole, WorkerInit};
-use crate::{dispositions, stacks, title, wsgi};
+use crate::{dispositions, sources, stacks, title, wsgi};
 
 /// Imports the application, runs the warm-up request and forks workers until the daemon stops the
 /// zygote. Also returns in every forked worker.
@@ -121,6 +121,11 @@ fn run(
                         loop_eventfd,
                         application: Some(application),
                     }));
+                }
+            }
+            Ok(Command::ReportSources) => {
+                for report in sources::new_reports(py)? {
+                    process.report(&report)?;
                 }
             }
             Ok(Command::DumpStacks(None)) => dump_stacks(py, process)?,

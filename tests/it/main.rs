@@ -25,6 +25,7 @@ mod dispatch;
 mod drain;
 mod endings;
 mod environment;
+mod file_watch;
 mod forwarded;
 mod framing;
 mod half_close;

@@ -74,6 +74,13 @@ class Reader:
     def text(self):
         return self.bytes(self.take("<I")).decode()
 
+    def texts(self):
+        """Returns the texts up to the end of the message."""
+        texts = []
+        while self.rest:
+            texts.append(self.text())
+        return texts
+
 
 def eventfd():
     """Makes an eventfd; os.eventfd exists since Python 3.10."""

@@ -67,6 +67,8 @@ def decode(message):
         return "fork failed", reader.take("<Q"), reader.text()
     if kind == b"p":
         return ("promoted",)
+    if kind == b"m":
+        return "sources", reader.texts()
     raise AssertionError(f"unknown report {message!r}")
 
 
@@ -111,6 +113,7 @@ class FakeDaemon:
         listener=("127.0.0.1", "8000", ""),
         log_config="",
         env=None,
+        report_sources=False,
     ):
         """Starts a worker or a zygote as a new process."""
         worker = Worker(self, number, incarnation, slots=max(threads, concurrency))
@@ -118,7 +121,9 @@ class FakeDaemon:
         module, _, attribute = target.partition(":")
         start = b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, worker.slots, 1)
         ways = INTERFACES[interface], 0, LIFESPANS[lifespan], LOOPS[loop]
-        start += struct.pack("<HQBBBBBBII", number, incarnation, zygote, 1, *ways, threads, concurrency)
+        start += struct.pack(
+            "<HQBBBBBBBII", number, incarnation, zygote, 1, report_sources, *ways, threads, concurrency
+        )
         start += text(module) + text(attribute or "application") + text(chdir) + text(root_path)
         start += b"".join(text((hooks or {}).get(name, "")) for name in HOOKS) + text(warm_up)
         start += text(log_config)

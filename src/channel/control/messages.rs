@@ -1,8 +1,11 @@
 //! The messages after [`Start`], and how all of them are encoded.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
 use super::{Interface, MAX_MESSAGE_BYTES, Start};
 use crate::ProtocolError;
-use crate::frame::{ExchangeId, Reader, put_text};
+use crate::frame::{ExchangeId, Reader, put_bytes, put_text};
 
 /// Daemon → worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub enum Command {
     Fork(Fork),
     /// Turns a drained worker into a zygote.
     Promote,
+    /// Requests [`Report::Sources`] with the files that were loaded since the last one.
+    ReportSources,
     /// Reports the exit of another worker, for `hooks.child_exit`.
     ChildExited {
         /// Process id of the exited worker.
@@ -107,6 +112,11 @@ pub enum Report {
     },
     /// The worker has become a zygote.
     Promoted,
+    /// Files that the process has loaded and not reported yet: absolute paths of Python modules outside of the standard
+    /// library and site-packages, and directories of templates, which end with a slash. Sent if
+    /// [`Start::report_sources`] is set, and as the answer to [`Command::ReportSources`], in several messages if one is
+    /// too short.
+    Sources(Vec<OsString>),
     /// The process received this signal (SIGTERM or SIGINT) and asks to be stopped; it serves until
     /// [`Command::Stop`]. Written by a signal handler: `t`, then the number.
     StopRequested(u8),
@@ -132,6 +142,7 @@ impl Command {
             }
             Self::Abort => out.push(b'A'),
             Self::Promote => out.push(b'P'),
+            Self::ReportSources => out.push(b'Q'),
             Self::ChildExited { pid, worker, incarnation } => {
                 out.push(b'C');
                 out.extend_from_slice(&pid.to_le_bytes());
@@ -160,6 +171,7 @@ impl Command {
             b'Z' => Ok(Self::Fork(Fork { worker: reader.u16()?, incarnation: reader.u64()? })),
             b'A' => Ok(Self::Abort),
             b'P' => Ok(Self::Promote),
+            b'Q' => Ok(Self::ReportSources),
             b'C' => Ok(Self::ChildExited {
                 pid: reader.u32()?,
                 worker: reader.u16()?,
@@ -208,6 +220,12 @@ impl Report {
             }
             Self::AbortHookEnded => out.push(b'a'),
             Self::Promoted => out.push(b'p'),
+            Self::Sources(paths) => {
+                out.push(b'm');
+                for path in paths {
+                    put_bytes(path.as_bytes(), &mut out);
+                }
+            }
             Self::StopRequested(signal) => out.extend_from_slice(&[b't', *signal]),
         }
         out
@@ -243,6 +261,13 @@ impl Report {
             b'e' => Ok(Self::ForkFailed { incarnation: reader.u64()?, reason: reader.text()?.to_owned() }),
             b'a' => Ok(Self::AbortHookEnded),
             b'p' => Ok(Self::Promoted),
+            b'm' => {
+                let mut paths = Vec::new();
+                while !reader.0.is_empty() {
+                    paths.push(OsStr::from_bytes(reader.sized_bytes()?).to_owned());
+                }
+                Ok(Self::Sources(paths))
+            }
             b't' => Ok(Self::StopRequested(reader.u8()?)),
             _ => Err(ProtocolError::Control("unknown report")),
         }
@@ -277,6 +302,7 @@ mod tests {
             warm_up: "/healthz".into(),
             log_config: "/srv/logging.json".into(),
             multiprocess: true,
+            report_sources: true,
             interface: Interface::Wsgi,
             threads: 3,
             concurrency: 1000,
@@ -308,6 +334,7 @@ mod tests {
             Command::Fork(Fork { worker: 3, incarnation: 9 }),
             Command::Abort,
             Command::Promote,
+            Command::ReportSources,
             Command::ChildExited { pid: 4711, worker: 3, incarnation: 9 },
         ] {
             assert_eq!(Command::decode(&command.encode()).unwrap(), command);
@@ -329,6 +356,8 @@ mod tests {
             Report::ForkFailed { incarnation: 9, reason: "no memory".into() },
             Report::AbortHookEnded,
             Report::Promoted,
+            Report::Sources(vec![]),
+            Report::Sources(vec!["/srv/a.py".into(), OsStr::from_bytes(b"/srv/\xff/").into()]),
             Report::StopRequested(15),
         ] {
             assert_eq!(Report::decode(&report.encode()).unwrap(), report);

@@ -13,11 +13,12 @@
 //! | daemon | [`Command::DumpStacks`] | |
 //! | daemon | [`Command::Fork`] | the new worker's control socket, shared map, stacks, wake; stdout and stderr, or neither; `cgroup.procs` of its cgroup, or nothing |
 //! | daemon | [`Command::Promote`] | |
+//! | daemon | [`Command::ReportSources`] | |
 //! | daemon | [`Command::ChildExited`] | |
 //! | worker | [`Report::Refused`] | |
 //! | worker | [`Report::Booting`], [`Report::Ready`], [`Report::Failed`] | |
 //! | worker | [`Report::File`] | the response's file |
-//! | worker | [`Report::StacksDumped`], [`Report::Warning`], [`Report::StopRequested`] | |
+//! | worker | [`Report::StacksDumped`], [`Report::Warning`], [`Report::Sources`], [`Report::StopRequested`] | |
 //! | zygote | [`Report::Forked`], [`Report::ForkFailed`], [`Report::Promoted`] | |
 //!
 //! A *zygote* (`workers.preload`) serves no requests: it imports the application and forks workers

@@ -162,6 +162,8 @@ pub struct Start {
     pub log_config: OsString,
     /// More than one worker process may run: `wsgi.multiprocess`.
     pub multiprocess: bool,
+    /// The process reports the files that it loads ([`Report::Sources`](super::Report::Sources)).
+    pub report_sources: bool,
     /// Calling interface.
     pub interface: Interface,
     /// Slots of a WSGI worker. The geometry has at least the larger of this and `concurrency`.
@@ -201,6 +203,7 @@ impl Start {
         out.extend_from_slice(&[
             self.role as u8,
             u8::from(self.multiprocess),
+            u8::from(self.report_sources),
             self.interface as u8,
             u8::from(self.factory),
             self.lifespan as u8,
@@ -252,6 +255,7 @@ impl Start {
             incarnation: reader.u64()?,
             role: Role::from_byte(reader.u8()?)?,
             multiprocess: reader.u8()? != 0,
+            report_sources: reader.u8()? != 0,
             interface: Interface::from_byte(reader.u8()?)?,
             factory: reader.u8()? != 0,
             lifespan: Lifespan::from_byte(reader.u8()?)?,

@@ -178,6 +178,7 @@ fn plan<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
         concurrency: 1,
         max_websockets: 0,
         multiprocess: true,
+        report_sources: false,
         listeners: &[],
         role: Role::Worker,
         warm_up: "",

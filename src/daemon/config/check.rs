@@ -16,7 +16,7 @@ use super::{
     App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Count, Hooks, Http, Interface, Lifespan,
     Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, SendfileDirectory, StaticMount,
     Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers, certificates, compression, error_pages,
-    forwarding, health, keys, listeners, mounts, paths, python, read, rules, trusted, units,
+    forwarding, health, keys, listeners, mounts, on_change, paths, python, read, rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
@@ -47,10 +47,10 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let (workers, timeouts) = (checker.workers(), checker.timeouts());
     let (limits, websocket, http) = (checker.limits(), checker.websocket(), checker.http());
     let pages = error_pages::read(&mut checker);
-    let mut tls = certificates::check(&mut checker);
+    let (compression, mut tls) = (compression::read(&mut checker), certificates::check(&mut checker));
     let listen = listeners::check(&mut checker, base, &mut tls);
     let (proxy, health) = (checker.proxy(&listen), health::read(&mut checker, &static_mounts));
-    let (compression, reload, hooks) = (compression::read(&mut checker), checker.reload(), checker.hooks());
+    let (reload, hooks) = (checker.reload(base), checker.hooks());
     let (log, app_argument) = (checker.log(), checker.app_argument_defaults());
     checker.check_combinations(&workers, &timeouts, log);
     let Checker { errors, warnings, .. } = checker;
@@ -396,11 +396,12 @@ impl Checker<'_> {
         proxy
     }
 
-    fn reload(&mut self) -> Reload {
+    fn reload(&mut self, base: &Path) -> Reload {
         let defaults = Reload::default();
         Reload {
             probe: self.read(name::PROBE, defaults.probe, read::probe),
             watch: self.read(name::WATCH, defaults.watch, read::timeout_or_off),
+            on_change: on_change::read(self, base),
         }
     }
 

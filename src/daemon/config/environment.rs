@@ -180,6 +180,7 @@ fn insert(
             name::DIRECTORY
                 | name::PYTHON
                 | name::PYTHONPATH
+                | name::RELOAD_DIRS
                 | name::CERT
                 | name::KEY
                 | name::CLIENT_CA

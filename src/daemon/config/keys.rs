@@ -75,6 +75,12 @@ pub(crate) mod name {
     pub(crate) const ERROR_PAGES: &str = "errors.STATUS";
     pub(crate) const PROBE: &str = "reload.probe";
     pub(crate) const WATCH: &str = "reload.watch";
+    pub(crate) const ON_CHANGE: &str = "reload.on_change";
+    pub(crate) const RELOAD_DIRS: &str = "reload.dirs";
+    pub(crate) const RELOAD_INCLUDE: &str = "reload.include";
+    pub(crate) const RELOAD_EXCLUDE: &str = "reload.exclude";
+    pub(crate) const RELOAD_DELAY: &str = "reload.delay";
+    pub(crate) const RELOAD_POLL: &str = "reload.poll";
     pub(crate) const POST_FORK: &str = "hooks.post_fork";
     pub(crate) const POST_WORKER_INIT: &str = "hooks.post_worker_init";
     pub(crate) const WORKER_EXIT: &str = "hooks.worker_exit";
@@ -171,6 +177,12 @@ pub(crate) const KEYS: &[&str] = &[
     name::ERROR_PAGES,
     name::PROBE,
     name::WATCH,
+    name::ON_CHANGE,
+    name::RELOAD_DIRS,
+    name::RELOAD_INCLUDE,
+    name::RELOAD_EXCLUDE,
+    name::RELOAD_DELAY,
+    name::RELOAD_POLL,
     name::POST_FORK,
     name::POST_WORKER_INIT,
     name::WORKER_EXIT,

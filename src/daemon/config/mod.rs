@@ -30,10 +30,12 @@ mod listen;
 mod listeners;
 mod log;
 mod mounts;
+mod on_change;
 mod paths;
 mod proxy;
 mod python;
 mod read;
+mod reload;
 mod rules;
 mod settings;
 mod static_mounts;
@@ -61,9 +63,10 @@ pub use listen::{Listen, NamedListener};
 pub use log::{Level, Log, LogFormat};
 pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
 pub(crate) use python::find_program;
+pub use reload::{OnChange, Reload};
 pub use settings::{
     App, AppArgumentDefaults, Config, Count, Hooks, Http, Interface, Lifespan, Limits, Loop, Python,
-    PythonSource, Reload, Retry, SearchedDirectory, Underscores, WebSocket, Workers,
+    PythonSource, Retry, SearchedDirectory, Underscores, WebSocket, Workers,
 };
 pub use static_mounts::{FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount};
 pub use target::Target;

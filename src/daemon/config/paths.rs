@@ -114,6 +114,20 @@ pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, ValueError> {
     }
 }
 
+/// Directories, which must exist. Relative ones are relative to `base`, the application's directory.
+pub(super) fn directories(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>, ValueError> {
+    paths(setting)?
+        .into_iter()
+        .map(|entry| {
+            let path = fs::absolute(base, Path::new(entry));
+            readable_directory(path).map_err(|error| ValueError {
+                reason: format!("names {}, which {}", Value::os(entry), error.reason),
+                ..error
+            })
+        })
+        .collect()
+}
+
 /// The directories of `app.pythonpath`. Relative entries are relative to `base`, the application's directory, as in
 /// gunicorn after its chdir.
 pub(super) fn pythonpath(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>, ValueError> {

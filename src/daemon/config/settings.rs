@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    Compression, ErrorPage, Health, Listen, Log, Proxy, SendfileDirectory, StaticMount, Target, Timeouts, Tls,
+    Compression, ErrorPage, Health, Listen, Log, Proxy, Reload, SendfileDirectory, StaticMount, Target,
+    Timeouts, Tls,
 };
 
 /// The whole configuration, checked.
@@ -308,17 +309,6 @@ impl fmt::Display for Count {
             Self::Range { min, max } => write!(formatter, "{min} to {max}"),
         }
     }
-}
-
-/// `[reload]`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Reload {
-    /// A request target that the new code must answer with a status below 500 before it gets other requests. `None` is
-    /// `"off"`.
-    pub probe: Option<String>,
-    /// Time after the switch to new code during which the old workers are kept; rgun switches back to them if the new
-    /// ones fail clearly more often. `None` is `"off"`.
-    pub watch: Option<Duration>,
 }
 
 /// `[hooks]`: functions with gunicorn's names and arguments. `None` is `"off"`.

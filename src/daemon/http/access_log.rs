@@ -133,6 +133,7 @@ pub(super) fn log_refusal(
         Refusal::Client(..)
         | Refusal::Framing(_)
         | Refusal::FirstBoot
+        | Refusal::LoadFailed(_)
         | Refusal::HttpsRedirect(_)
         | Refusal::Exchange(_)
         | Refusal::File(_) => (None, reason.clone(), String::new()),

@@ -19,6 +19,7 @@ use super::body::rate::MinDataRate;
 use super::body::spool::SpoolBudgets;
 use super::compression::policy::CompressionPolicy;
 use super::error_page::ErrorPages;
+use super::failure_page::FailurePage;
 use super::file_server::{FileServer, FileSettings};
 use super::forwarded::ForwardingSettings;
 use super::h1::framing::Violation;
@@ -91,6 +92,8 @@ pub struct Settings {
     pub error_pages: Option<Arc<ErrorPages>>,
     /// `[compression]`; `None` if it is off.
     pub compression: Option<Box<CompressionPolicy>>,
+    /// Shows a developer why changed code does not load (`reload.on_change`); `None`: off.
+    pub failure_page: Option<Arc<FailurePage>>,
     /// `timeouts.boot_page`.
     pub boot_page: Option<Duration>,
     /// `http.redirect_to_https` and `http.hsts`; `None`: both are off.
@@ -124,6 +127,7 @@ pub struct Server {
     pub(super) https: Option<Box<HttpsPolicy>>,
     pub(super) error_pages: Option<Arc<ErrorPages>>,
     pub(super) compression: Option<Box<CompressionPolicy>>,
+    pub(super) failure_page: Option<Arc<FailurePage>>,
     pub(super) boot_page: Option<Duration>,
 }
 
@@ -201,6 +205,7 @@ impl Server {
             https: settings.https,
             error_pages: settings.error_pages,
             compression: settings.compression,
+            failure_page: settings.failure_page,
             boot_page: settings.boot_page,
         })
     }

@@ -47,6 +47,7 @@ pub(super) fn render(
         ErrorFormat::Json => ("application/problem+json", problem(error, title, request_id)),
         ErrorFormat::Html => {
             let content_type = HeaderValue::from_static("text/html; charset=utf-8");
+            let pages = pages.filter(|_| error.traceback.is_none());
             return match pages.and_then(|pages| pages.page(error.status)) {
                 Some(page) => (content_type, page.clone()),
                 None => (content_type, html(error, title, request_id).into()),
@@ -89,17 +90,21 @@ fn json_string(text: &str) -> String {
 fn html(error: &ErrorResponse, title: &str, request_id: &str) -> String {
     let status = error.status.as_u16();
     let (title, reason, id) = (escape_html(title), escape_html(&error.reason), escape_html(request_id));
+    let traceback = match &error.traceback {
+        Some(text) => format!("<pre>{}</pre>\n", escape_html(text.trim_end())),
+        None => String::new(),
+    };
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<meta name=\"robots\" content=\"noindex\">\n\
          <title>{status} {title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{status} {title}</h1>\n\
-         <p>{reason}</p>\n<p><small>request id: {id}</small></p>\n</body>\n</html>\n"
+         <p>{reason}</p>\n{traceback}<p><small>request id: {id}</small></p>\n</body>\n</html>\n"
     )
 }
 
 const STYLE: &str = ":root{color-scheme:light dark}\
                      body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:15vh auto;padding:0 1rem}\
-                     h1{font-size:1.5rem}small{opacity:.6}";
+                     h1{font-size:1.5rem}small{opacity:.6}pre{overflow-x:auto}";
 
 /// Escapes text for an element's content and for attributes.
 fn escape_html(text: &str) -> String {
@@ -127,6 +132,7 @@ mod tests {
             reason: "<script>alert(\"1\" & '2')</script>\n".to_owned(),
             retry_after: None,
             refresh: false,
+            traceback: None,
         }
     }
 
@@ -144,6 +150,16 @@ mod tests {
         );
         assert!(page.contains("a&quot;&lt;b&gt;\\"), "{page}");
         assert!(!page.contains("<script") && !page.contains("<b>"), "{page}");
+    }
+
+    #[test]
+    fn traceback_is_escaped_and_no_page_replaces_it() {
+        let traceback = Some("File \"<string>\", line 1\n".to_owned());
+        let error = ErrorResponse { traceback, ..hostile() };
+        let pages = ErrorPages { client_errors: Some("class".into()), ..ErrorPages::default() };
+        let (_, body) = render(&error, "a", ErrorFormat::Html, Some(&pages));
+        let page = String::from_utf8(body.to_vec()).unwrap();
+        assert!(page.contains("<pre>File &quot;&lt;string&gt;&quot;, line 1</pre>"), "{page}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! No other file of `http`, `net`, `websocket` and `edge` chooses a status code (`tests/guards`,
 //! `status_codes`); other files only compare status codes of the application.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
@@ -13,6 +14,7 @@ use crate::id::WorkerId;
 use crate::journal::refusal_kind::RefusalKind;
 
 use super::h1::framing::Violation;
+use super::load_failure::LoadFailure;
 
 /// The reason why the daemon answers a request itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub enum Refusal {
     /// The request is a browser's navigation, and the first worker takes longer than
     /// `timeouts.boot_page` to boot.
     FirstBoot,
+    /// The request opens a page in a browser on this machine, and changed code does not load (`reload.on_change`).
+    LoadFailed(Arc<LoadFailure>),
     /// The body could not be stored in memory or on disk; the error's text.
     Spool(String),
     /// The file cannot be sent.
@@ -155,11 +159,13 @@ pub struct ErrorResponse {
     pub retry_after: Option<Duration>,
     /// Whether the HTML page reloads itself after `retry_after`.
     pub refresh: bool,
+    /// A traceback to show. Only for a developer on this machine.
+    pub traceback: Option<String>,
 }
 
 impl ErrorResponse {
     fn new((status, reason): (StatusCode, &str)) -> Self {
-        Self { status, reason: reason.to_owned(), retry_after: None, refresh: false }
+        Self { status, reason: reason.to_owned(), retry_after: None, refresh: false, traceback: None }
     }
 
     /// Creates a 503 with `Retry-After`.
@@ -214,6 +220,7 @@ impl Refusal {
             | Self::Takeover(..)
             | Self::File(_)
             | Self::OutsideFile { .. }
+            | Self::LoadFailed(_)
             | Self::HttpsRedirect(_) => return None,
             Self::Exchange(fault) => match fault {
                 Fault::TooLong(_) => RefusalKind::HeadTooLong,
@@ -262,6 +269,7 @@ impl Refusal {
                     RETRY_BOOT,
                 )
             },
+            Self::LoadFailed(failure) => load_failure_response(failure),
             Self::Spool(_) => ErrorResponse {
                 retry_after: Some(RETRY_LONG),
                 ..ErrorResponse::new((
@@ -272,6 +280,18 @@ impl Refusal {
             Self::Exchange(fault) => exchange_response(fault),
         }
     }
+}
+
+/// Returns the page about changed code that does not load.
+fn load_failure_response(failure: &LoadFailure) -> ErrorResponse {
+    let LoadFailure { summary, traceback, old_code_serves } = failure;
+    let traceback = Some(traceback.clone());
+    if *old_code_serves {
+        let reason = format!("{summary}. The old code serves on: load this page again to see it.");
+        return ErrorResponse { traceback, ..ErrorResponse::new((StatusCode::SERVICE_UNAVAILABLE, &reason)) };
+    }
+    let reason = format!("{summary}. A changed file is loaded at once, and this page reloads itself.");
+    ErrorResponse { refresh: true, traceback, ..ErrorResponse::unavailable(&reason, RETRY_BOOT) }
 }
 
 /// Returns the status of a health answer, and its text.

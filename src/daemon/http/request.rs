@@ -123,10 +123,7 @@ pub(super) fn start<B: ClientBody>(
         let progress = checked.map_or_else(refuse, RequestProgress::Health);
         return (meta, progress, None);
     }
-    let checked = checked.and_then(|()| match &server.https {
-        Some(policy) => policy.check(&parts, meta.is_https(context)),
-        None => Ok(()),
-    });
+    let checked = checked.and_then(|()| check_policies(context, &parts, &meta));
     if let (Some(files), Ok(())) = (&server.files, &checked) {
         match start_file(context, files, &mut meta, parts, incoming) {
             Ok(progress) => return (meta, progress, None),
@@ -160,6 +157,18 @@ pub(super) fn start<B: ClientBody>(
         }
     };
     (meta, progress, extra)
+}
+
+/// Checks whether the daemon answers instead of the application: with a redirect to https, or a developer's page.
+fn check_policies(context: &ConnContext, parts: &request::Parts, meta: &RequestMeta) -> Result<(), Refusal> {
+    let ConnContext { server, connection, .. } = context;
+    if let Some(policy) = &server.https {
+        policy.check(parts, meta.is_https(context))?;
+    }
+    match &server.failure_page {
+        Some(page) => page.check(parts, connection),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a request, in the format that the client wants.

@@ -251,7 +251,7 @@ pub(super) fn error_response(
     let has_unread_input = error.leaves_input_unread();
     let (content_type, text) =
         error_page::render(&error, meta.id.as_str(), meta.error_format, server.error_pages.as_deref());
-    let ErrorResponse { status, retry_after, refresh, reason: _ } = error;
+    let ErrorResponse { status, retry_after, refresh, .. } = error;
     if has_unread_input {
         connection.mark_unread_input();
     }

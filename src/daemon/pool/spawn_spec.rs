@@ -29,6 +29,8 @@ pub struct SpawnSpec<'a> {
     pub max_websockets: u32,
     /// More than one worker may run (`wsgi.multiprocess`).
     pub multiprocess: bool,
+    /// The worker reports the files that it loads (`reload.on_change`).
+    pub report_sources: bool,
     /// The listeners' addresses, for the environ or scope of requests.
     pub listeners: &'a [ListenerInfo],
     /// Worker or zygote.
@@ -78,6 +80,7 @@ impl SpawnSpec<'_> {
             warm_up: self.warm_up.to_owned(),
             log_config: log_config.as_ref().map(|path| path.clone().into_os_string()).unwrap_or_default(),
             multiprocess: self.multiprocess,
+            report_sources: self.report_sources,
             interface: match interface {
                 config::Interface::Auto => Interface::Auto,
                 config::Interface::Wsgi => Interface::Wsgi,

@@ -94,13 +94,14 @@ impl Daemon {
 
     /// Sends a command to a worker. An error is only logged: the supervisor kills a worker that
     /// does not obey.
-    fn command(&self, worker: WorkerId, command: &Command) {
+    pub(super) fn command(&self, worker: WorkerId, command: &Command) {
         if let Err(error) = self.dispatcher.command(worker, command) {
             tracing::debug!(%error, ?command, "cannot send a command to a worker, ignoring: it will be killed");
         }
     }
 
     fn log_report(&mut self, report: Report) {
+        self.note_outcome(&report);
         let generations = &self.generations;
         let snapshot = self.supervisor.snapshot();
         let python = |worker: WorkerId| {
@@ -133,6 +134,7 @@ impl Daemon {
             concurrency: generations::concurrency(&config),
             max_websockets: generations::websockets(&config),
             multiprocess: config.workers.count.resolve(self.host.cores).get() > 1,
+            report_sources: config.reload.on_change.enabled,
             listeners: &self.host.listeners,
             role,
             warm_up: config.reload.probe.as_deref().unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! Builds the daemon: takes the sockets that systemd passed, starts the threads, connects the
 //! parts.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use super::control_socket::ControlSocket;
 use super::messages::{MainMessage, edge_notice_sink, notice_sink};
 use super::system::{self, AutoLimits, FileLimit, Host};
 use super::{
-    Daemon, Generations, MemoryWatch, OperatorLog, SignalStreams, StackDumps, StartupError, StatusLine,
-    Timers, generations,
+    Daemon, Generations, MemoryWatch, OperatorLog, Reloads, SignalStreams, StackDumps, StartupError,
+    StatusLine, Timers, generations,
 };
 use crate::cli::{self, Invocation};
 use crate::config::Config;
@@ -63,12 +63,10 @@ impl Daemon {
         let files = system::raise_file_limit();
         let host = host(config, &files, &listeners);
         let (messages_tx, messages_rx) = unbounded_channel();
-        let control_socket = ControlSocket::listen(messages_tx.clone())
-            .map_err(StartupError::system("listen on the control socket"))?;
-        if let Some(socket) = &control_socket {
-            tracing::debug!("listening for commands on {}", socket.path().display());
-        }
-        let (edge, dispatcher, journal) = start_edge(config, host.auto_limits, listeners, &messages_tx)?;
+        let control_socket = listen_for_commands(&messages_tx)?;
+        let reloads = Reloads::new(host.is_supervised);
+        let (edge, dispatcher, journal) =
+            start_edge(config, host.auto_limits, listeners, &messages_tx, &reloads)?;
         let pool = start_pool(extension, delegation, &files)?;
         let memory_events = pool
             .memory_watch_fd()
@@ -92,7 +90,7 @@ impl Daemon {
             signals,
             operator_log: OperatorLog::default(),
             stack_dumps: StackDumps::default(),
-            pending_replies: HashMap::new(),
+            reloads,
             status: StatusLine::default(),
             timers: Timers::default(),
             memory: MemoryWatch { events: memory_events, reported: HashSet::new() },
@@ -101,6 +99,17 @@ impl Daemon {
         };
         Ok((daemon, runtime))
     }
+}
+
+fn listen_for_commands(
+    messages: &UnboundedSender<MainMessage>,
+) -> Result<Option<ControlSocket>, StartupError> {
+    let socket = ControlSocket::listen(messages.clone())
+        .map_err(StartupError::system("listen on the control socket"))?;
+    if let Some(socket) = &socket {
+        tracing::debug!("listening for commands on {}", socket.path().display());
+    }
+    Ok(socket)
 }
 
 /// Opens the listeners, with their TLS settings.
@@ -157,6 +166,7 @@ fn start_edge(
     auto_limits: AutoLimits,
     listeners: Vec<Listener>,
     messages: &UnboundedSender<MainMessage>,
+    reloads: &Reloads,
 ) -> Result<(Edge, &'static Dispatcher, LogThread), StartupError> {
     let (journal, journal_thread) =
         Journal::start().map_err(StartupError::system("start the journal thread"))?;
@@ -167,7 +177,7 @@ fn start_edge(
         notice_sink(messages),
     );
     let connections = ConnectionTracker::new(generations::net_limits(config, auto_limits));
-    let settings = generations::http_settings(config, &buffers);
+    let settings = reloads.http_settings(config, &buffers);
     for listener in &listeners {
         listener.proxy_protocol.set(generations::proxy_senders(config, &listener.name));
     }

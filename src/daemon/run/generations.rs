@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::num::{NonZeroU16, NonZeroU64};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rgun_channel::control;
 
 use crate::config::{self, Config, Retry, Target, Workers};
 use crate::id::Generation;
 use crate::negotiation::Coding;
-use crate::supervise::SupervisorPolicy;
+use crate::supervise::{BackoffLimits, SupervisorPolicy};
 use crate::tls::{LoadedTls, TlsContext};
 use crate::{dispatch, http, net, websocket};
 
@@ -129,15 +130,33 @@ pub(super) fn policy(config: &Config, host: &Host) -> SupervisorPolicy {
         idle_exit: config.workers.idle_exit,
         drain_delay: config.timeouts.drain_delay,
         boots_at_once: cores,
-        exit_on_first_boot_failure: !host.is_supervised,
+        // With reload.on_change, the next change may mend what failed.
+        backoff: retry_backoff(config.reload.on_change.enabled),
+        exit_on_first_boot_failure: !host.is_supervised && !config.reload.on_change.enabled,
         slots: config.workers.threads.into(),
         ..SupervisorPolicy::new(
             config.app.target.to_string(),
             count,
             config.timeouts.boot,
-            config.timeouts.drain,
+            drain_timeout(config),
         )
     }
+}
+
+/// `timeouts.drain`, but less with `reload.on_change`: each change leaves old workers with open streams behind, and there
+/// may be only three times as many workers as configured.
+fn drain_timeout(config: &Config) -> Duration {
+    let max = if config.reload.on_change.enabled { MAX_DEVELOPMENT_DRAIN } else { Duration::MAX };
+    config.timeouts.drain.min(max)
+}
+
+/// Maximum time for running requests to finish after a reload or a stop, with `reload.on_change`.
+const MAX_DEVELOPMENT_DRAIN: Duration = Duration::from_secs(5);
+
+/// The backoff after a failed boot. A developer's next change ends it, so that few attempts in between suffice.
+fn retry_backoff(reloads_on_change: bool) -> BackoffLimits {
+    let initial = Duration::from_millis(if reloads_on_change { 2000 } else { 100 });
+    BackoffLimits { initial, max: Duration::from_secs(30) }
 }
 
 /// The dispatcher's settings.
@@ -196,6 +215,7 @@ pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Se
         health: http::HealthPaths::new(config.health.path.as_deref(), config.health.live_path.as_deref()),
         error_pages: error_pages(&config.errors),
         compression: compression(&config.compression),
+        failure_page: None,
         boot_page: config.timeouts.boot_page,
         log_access: config.log.access,
         files: file_settings(config),
@@ -371,7 +391,7 @@ mod tests {
         assert_eq!(generations.go_live(Generation(2)).expect("generation 2").timeouts.request, None);
         let mut timed = Generations::new(configuration(&["app", "--timeout", "9"]), None);
         assert_eq!(timed.note_asgi(first), None);
-        assert_eq!(timed.live().timeouts.request, Some(std::time::Duration::from_secs(9)));
+        assert_eq!(timed.live().timeouts.request, Some(Duration::from_secs(9)));
     }
 
     #[test]

@@ -35,6 +35,7 @@ impl Daemon {
             MainMessage::Dispatch(notice) => self.on_notice(notice),
             MainMessage::Reload(client) => self.reload(Some(client)),
             MainMessage::Reread(read, client) => self.reload_with(*read, client),
+            MainMessage::FileWatch(notice) => self.on_watch_notice(notice),
             MainMessage::ProbeFinished(worker, outcome) => vec![Event::Probed { worker, outcome }],
         }
     }
@@ -129,6 +130,7 @@ impl Daemon {
             control::Report::ForkFailed { incarnation, reason } => {
                 self.on_fork_failed(worker, incarnation, &reason)
             }
+            control::Report::Sources(paths) => self.on_sources(paths),
             control::Report::Promoted if !self.supervisor.is_promoting(worker) => {
                 vec![misbehaved(worker, "reported that it has become a zygote, which was not requested")]
             }
@@ -158,9 +160,8 @@ impl Daemon {
                 }]
             }
             control::Report::Failed { kind, summary, traceback, headline } => {
-                let kind = boot_failure_kind(kind);
                 let traceback = Some(traceback).filter(|text| !text.is_empty());
-                let failure = BootFailure { kind, summary, headline, traceback };
+                let failure = BootFailure { kind: boot_failure_kind(kind), summary, headline, traceback };
                 vec![Event::BootFailed { worker, failure }]
             }
             // The dispatcher handles these reports.

@@ -6,6 +6,7 @@ use crate::cli::Invocation;
 use crate::config::ConfigErrors;
 use crate::dispatch::{self, Notice};
 use crate::edge::EdgeNotice;
+use crate::file_watch::WatchNotice;
 use crate::id::WorkerId;
 
 /// A message to the main loop.
@@ -18,6 +19,8 @@ pub(crate) enum MainMessage {
     /// The configuration was read again for a reload. The sender replies to the client that
     /// requested the reload; `None` for SIGHUP.
     Reread(Box<Result<Invocation, ConfigErrors>>, Option<ReplySender>),
+    /// Files have changed, or the watcher asks for sources.
+    FileWatch(WatchNotice),
     /// The probe of this worker has ended. `Err` has the reason why it failed.
     ProbeFinished(WorkerId, Result<(), String>),
 }

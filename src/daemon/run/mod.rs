@@ -16,8 +16,10 @@
 //! | `generations.rs` | the configurations of the generations, and settings derived from them |
 //! | `file_settings.rs` | the settings of static files |
 //! | `reload.rs` | reloads: reading the configuration again, going live, the reply |
+//! | `reload_state.rs` | the data about reloads |
 //! | `control_socket.rs` | the control socket of `rgun reload` |
 //! | `probe.rs` | `reload.probe` |
+//! | `file_watch.rs` | `reload.on_change` |
 //! | `stack_dumps.rs` | requesting the Python stacks of workers |
 //! | `stack_log.rs` | logging these stacks |
 //! | `conf_hooks.rs` | the hooks of gunicorn's arbiter |
@@ -34,6 +36,7 @@ mod conf_hooks;
 mod control_socket;
 mod error;
 mod file_settings;
+mod file_watch;
 mod generations;
 mod inputs;
 mod leftovers;
@@ -42,6 +45,7 @@ mod messages;
 mod operator_log;
 mod probe;
 mod reload;
+mod reload_state;
 mod request_log;
 mod signals;
 mod stack_dumps;
@@ -52,7 +56,7 @@ mod system;
 mod testing;
 mod timers;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -65,7 +69,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use crate::cli::Invocation;
 use crate::dispatch::Dispatcher;
 use crate::edge::Edge;
-use crate::id::{Generation, WorkerId};
+use crate::id::WorkerId;
 use crate::journal::daemon_log;
 use crate::journal::thread::LogThread;
 use crate::pool::Pool;
@@ -78,9 +82,9 @@ use self::error::OS_ERROR;
 pub(crate) use self::error::StartupError;
 use self::generations::Generations;
 pub(crate) use self::generations::load_tls;
-use self::messages::ReplySender;
 pub(crate) use self::messages::{MainMessage, notice_sink};
 use self::operator_log::OperatorLog;
+use self::reload_state::Reloads;
 use self::signals::{SignalStreams, StopRequests};
 use self::stack_dumps::StackDumps;
 use self::status::StatusLine;
@@ -139,8 +143,7 @@ struct Daemon {
     signals: SignalStreams,
     operator_log: OperatorLog,
     stack_dumps: StackDumps,
-    /// Clients of the control socket that wait for a reload, by the generation of that reload.
-    pending_replies: HashMap<Generation, ReplySender>,
+    reloads: Reloads,
     status: StatusLine,
     timers: Timers,
     memory: MemoryWatch,
@@ -178,6 +181,8 @@ impl Daemon {
     /// The main loop. Returns the exit status.
     async fn run(mut self) -> u8 {
         self.set_timers();
+        let config = self.invocation.config.clone();
+        self.apply_file_watch(&config);
         let mut exit = self.handle(Event::Started);
         let watchdog = notify::watchdog_timeout().map(|timeout| timeout / 2);
         let mut pinged = Instant::now();

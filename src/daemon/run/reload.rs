@@ -56,6 +56,7 @@ impl Daemon {
                 }
                 self.status.set_rejected_reload(None);
                 self.conf_hooks.on_reload();
+                self.apply_file_watch(&invocation.config);
                 let policy = generations::policy(&invocation.config, &self.host);
                 let generation = self.supervisor.next_generation();
                 self.generations.add(generation, invocation.config, tls.map(|tls| tls.context));
@@ -63,7 +64,7 @@ impl Daemon {
                 if let Some(client) = client {
                     let text = format!("generation {generation} boots; the old workers keep serving");
                     drop(client.send(Reply::Progress(text)));
-                    self.pending_replies.insert(generation, client);
+                    self.reloads.replies.insert(generation, client);
                 }
                 vec![Event::Reload { policy }]
             }
@@ -82,6 +83,9 @@ impl Daemon {
         tracing::error!("reload refused, the configuration is wrong; nothing has changed: {errors}");
         self.status.set_rejected_reload(Some(format!("reload refused: {place} is wrong; see the log")));
         self.send_status();
+        if let Some(watch) = &self.reloads.file_watch {
+            watch.note_outcome(true);
+        }
         if let Some(client) = client {
             drop(client.send(Reply::Failed(errors.to_string())));
         }
@@ -89,7 +93,7 @@ impl Daemon {
 
     /// Sends the outcome of a reload to the client that waits for it.
     pub(super) fn answer_reload(&mut self, generation: Generation, outcome: Result<(), BootFailure>) {
-        let Some(client) = self.pending_replies.remove(&generation) else { return };
+        let Some(client) = self.reloads.replies.remove(&generation) else { return };
         let reply = match outcome {
             Ok(()) => Reply::Done(format!("generation {generation} serves")),
             Err(BootFailure { summary, traceback, .. }) => {
@@ -106,7 +110,7 @@ impl Daemon {
         let buffers = self.set_dispatch_policy(&config);
         let auto_limits = self.host.auto_limits;
         self.edge.reconfigure(
-            generations::http_settings(&config, &buffers),
+            self.reloads.http_settings(&config, &buffers),
             generations::net_limits(&config, auto_limits),
             |listener| generations::listener_tls(&config, self.generations.live_tls(), listener),
             |listener| generations::proxy_senders(&config, listener),

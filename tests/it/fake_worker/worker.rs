@@ -61,7 +61,8 @@ pub(crate) fn serve(worker: &Arc<Worker>, ignores_stop: bool) -> Outcome {
             Command::Stop if ignores_stop => {}
             Command::Stop => break,
             Command::DumpStacks(exchange) => worker.dump_stacks(exchange)?,
-            Command::ChildExited { .. } => {}
+            // It imports nothing after its boot.
+            Command::ChildExited { .. } | Command::ReportSources => {}
             Command::Fork(Fork { incarnation, .. }) => {
                 let reason = "the fake worker cannot fork".to_owned();
                 worker.report(&Report::ForkFailed { incarnation, reason }, &[])?;

@@ -196,8 +196,13 @@ impl Rgun {
 
     /// Starts the daemon and waits until a worker is ready.
     pub(crate) fn start_ready(self) -> Daemon {
+        self.start_after("is ready after")
+    }
+
+    /// Starts the daemon and waits until the log has this text.
+    pub(crate) fn start_after(self, text: &str) -> Daemon {
         let mut daemon = self.start();
-        daemon.log.wait_for("is ready after");
+        daemon.log.wait_for(text);
         if let Address::Tcp(address) = &mut daemon.address
             && address.port() == 0
         {

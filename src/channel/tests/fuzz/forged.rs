@@ -100,6 +100,7 @@ impl Site {
 
 fn settings() -> Settings {
     Settings {
+        failure_page: None,
         limits: RequestLimits {
             body: Some(1 << 20),
             header: 16 * 1024,

@@ -345,6 +345,7 @@ fn commands_have_their_golden_bytes() {
         warm_up: "/healthz?full=1".into(),
         log_config: "/srv/logging.json".into(),
         multiprocess: true,
+        report_sources: true,
         interface: Interface::Wsgi,
         threads: 3,
         concurrency: 1000,
@@ -371,6 +372,7 @@ fn commands_have_their_golden_bytes() {
         ("command-stacks-exchange", Command::DumpStacks(Some(ExchangeId(0x1122_3344_5566_7788)))),
         ("command-fork", Command::Fork(Fork { worker: 513, incarnation: 0x0102_0304_0506_0708 })),
         ("command-promote", Command::Promote),
+        ("command-report-sources", Command::ReportSources),
         (
             "command-child-exited",
             Command::ChildExited { pid: 4711, worker: 513, incarnation: 0x0102_0304_0506_0708 },
@@ -406,6 +408,10 @@ fn reports_have_their_golden_bytes() {
         ("report-fork-failed", Report::ForkFailed { incarnation: 9, reason: "OSError: no memory".into() }),
         ("report-abort-hook-ended", Report::AbortHookEnded),
         ("report-promoted", Report::Promoted),
+        (
+            "report-sources",
+            Report::Sources(vec!["/srv/mysite/views.py".into(), "/srv/mysite/templates/".into()]),
+        ),
         ("report-stop-requested", Report::StopRequested(15)),
     ] {
         let golden = golden(name);

@@ -227,7 +227,7 @@ GOLDEN = {
     ),
     "command-start": b"S"
     + struct.pack("<6I", 6, 262144, 131072, 64, 3, 17)
-    + struct.pack("<HQBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 0, ON, UVLOOP, 3, 1000)
+    + struct.pack("<HQBBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 1, 0, ON, UVLOOP, 3, 1000)
     + text("mysite.wsgi")
     + text("application")
     + text("/srv/mysite")
@@ -257,6 +257,7 @@ GOLDEN = {
     "command-fork": b"Z" + struct.pack("<HQ", 513, 0x0102030405060708),
     "command-abort": b"A",
     "command-promote": b"P",
+    "command-report-sources": b"Q",
     "command-child-exited": b"C" + struct.pack("<IHQ", 4711, 513, 0x0102030405060708),
     "report-refused": b"RPython 3.8 is too old",
     "report-booting": b"b" + text("CPython 3.11.2"),
@@ -274,6 +275,7 @@ GOLDEN = {
     "report-fork-failed": b"e" + struct.pack("<Q", 9) + text("OSError: no memory"),
     "report-abort-hook-ended": b"a",
     "report-promoted": b"p",
+    "report-sources": b"m" + text("/srv/mysite/views.py") + text("/srv/mysite/templates/"),
     "report-stop-requested": b"t\x0f",
     # The first bytes of the submission ring after three pushes, the second revoked.
     "ring-submission": record(READY, b"first") + record(REVOKED, b"second, longer") + record(READY, b""),

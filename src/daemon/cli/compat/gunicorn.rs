@@ -21,11 +21,6 @@ const STATSD: Handling =
 /// The HTTP/2 window and frame sizes.
 const HTTP2_SIZE: Handling =
     Ignored("rgun sets the HTTP/2 windows and frames itself; heads are limited by limits.header");
-/// `--reload` and the flags that configure it.
-pub(super) const RELOAD: Handling = NotYet(
-    "remove it: rgun does not watch files. systemctl reload rgun, or SIGHUP in the foreground, loads new code \
-     without losing a request",
-);
 const SYSLOG: Handling = Ignored("journald forwards to syslog (ForwardToSyslog= in journald.conf)");
 const CONTROL: Handling = Ignored(
     "rgun's control socket is in RuntimeDirectory= of the unit, accessible to its user and root only",
@@ -91,6 +86,9 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag("http2-max-concurrent-streams", Value, Key(name::STREAMS)),
     flag("header-map", Value, Key(name::UNDERSCORES)),
     flag("websocket-max-message-size", Value, Key(name::MAX_MESSAGE)),
+    flag("reload", Switch, Key(name::ON_CHANGE)),
+    flag("reload-engine", Value, Key(name::RELOAD_POLL)),
+    flag("reload-extra-file", List, Key(name::RELOAD_INCLUDE)).setting("reload_extra_files"),
     setting("post_fork", Function, Key(name::POST_FORK)),
     setting("post_worker_init", Function, Key(name::POST_WORKER_INIT)),
     setting("worker_exit", Function, Key(name::WORKER_EXIT)),
@@ -189,9 +187,6 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag("permit-unconventional-http-version", Switch, LENIENT),
     flag("casefold-http-method", Switch, LENIENT),
     // Planned for a later version.
-    flag("reload", Switch, RELOAD),
-    flag("reload-engine", Value, RELOAD).default("auto"),
-    flag("reload-extra-file", List, RELOAD).setting("reload_extra_files"),
     flag("print-config", Switch, NotYet("rgun check checks the configuration")),
     flag("access-logformat", Value, Ignored("entries of the access log have named fields; journalctl -o json shows them"))
         .setting("access_log_format")

@@ -56,7 +56,8 @@ pub(in crate::cli) const fn switch(names: &'static [&'static str], becomes: Beco
 }
 
 pub(in crate::cli) const JOURNAL: &str = "the log is in the journal, journalctl -u rgun";
-pub(in crate::cli) const RELOAD: &str = "rgun does not watch files; systemctl reload rgun loads new code";
+pub(in crate::cli) const RELOAD: &str =
+    "systemctl reload rgun loads new code; for development, rgun --reload does so when files change";
 pub(in crate::cli) const BUFFERS: &str = "rgun sets the HTTP/1 buffers and HTTP/2 windows itself";
 pub(in crate::cli) const METRICS: &str = "this version of rgun publishes no metrics";
 pub(in crate::cli) const TASKS: &str =
@@ -146,16 +147,13 @@ pub(in crate::cli) const GRANIAN: &[ForeignOption] = &[
     value(&["ssl-crl"], Left("rgun reads no list of revoked certificates; a proxy can")),
     value(&["ssl-keyfile-password"], Left("rgun reads only unencrypted private keys")),
     switch(&["reload"], Flag("reload")),
+    value(&["reload-paths"], Flag("reload-dir")),
+    value(&["reload-ignore-dirs", "reload-ignore-paths"], Flag("reload-exclude")),
     value(
-        &[
-            "reload-paths",
-            "reload-ignore-dirs",
-            "reload-ignore-patterns",
-            "reload-ignore-paths",
-            "reload-tick",
-        ],
-        Ignored("rgun watches what the workers have imported"),
+        &["reload-ignore-patterns"],
+        Left("its patterns are regular expressions; write those of --reload-exclude, such as *.css"),
     ),
+    value(&["reload-tick"], Ignored("--reload-delay sets the time without a change before a reload")),
     switch(&["reload-ignore-worker-failure", "no-reload-ignore-worker-failure"], Nothing),
     switch(&["metrics"], Ignored(METRICS)),
     value(&["metrics-scrape-interval", "metrics-address", "metrics-port"], Ignored(METRICS)),

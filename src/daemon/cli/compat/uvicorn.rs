@@ -15,7 +15,7 @@ use clap::Args;
 use super::flag::ArgKind::{self, Switch};
 use super::flag::Handling::{Ignored, NoOp, Refused};
 use super::flag::{CompatFlag, flag};
-use super::gunicorn::{CIPHERS, RELOAD};
+use super::gunicorn::CIPHERS;
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Target, Value, forwarded_allow_ips};
 
@@ -321,11 +321,6 @@ pub(super) const FLAGS: &[CompatFlag] = &[
             "set it in a middleware of the application or in the proxy",
         ),
     ),
-    // Planned for a later version.
-    flag("reload-dir", ArgKind::Value, RELOAD),
-    flag("reload-include", ArgKind::Value, RELOAD),
-    flag("reload-exclude", ArgKind::Value, RELOAD),
-    flag("reload-delay", ArgKind::Value, RELOAD),
     flag(
         "ssl-keyfile-password",
         ArgKind::Value,

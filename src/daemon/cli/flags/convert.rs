@@ -74,6 +74,16 @@ pub(super) fn level(level: &str) -> Value {
     })
 }
 
+/// Maps gunicorn's `--reload-engine` to a value of `reload.poll`.
+pub(super) fn reload_engine(engine: &str) -> Value {
+    match engine {
+        "auto" | "inotify" => Value::Boolean(false),
+        "poll" => Value::Boolean(true),
+        // `config` reports the value.
+        other => Value::text(other),
+    }
+}
+
 /// The equivalent of one of gunicorn's worker classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WorkerClass {

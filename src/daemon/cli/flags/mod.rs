@@ -6,6 +6,7 @@
 
 mod convert;
 mod groups;
+mod reload;
 mod settings;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use groups::{
 use super::compat::uvicorn;
 use super::error::flag_error;
 use crate::config::{ConfigError, Layer, Value, name};
+use reload::ReloadFlags;
 use settings::FlagSettings;
 
 /// The origin, in messages, of the application on the command line.
@@ -168,6 +170,9 @@ pub(super) struct Flags {
     #[command(flatten)]
     log: LogFlags,
 
+    #[command(flatten)]
+    reload: ReloadFlags,
+
     /// Gunicorn's name for `http.underscores`.
     #[arg(long, hide = true)]
     header_map: Option<String>,
@@ -232,6 +237,7 @@ impl Flags {
         self.limits.add_to(&mut settings, uvicorn, warnings);
         self.websocket.add_to(&mut settings);
         self.log.add_to(&mut settings, uvicorn, warnings, errors);
+        self.reload.add_to(&mut settings);
         if let Some(command @ ("check" | "reload")) = app.as_deref() {
             // Clap takes a command after a flag as APP, and rgun would serve a module of that name.
             errors.push(flag_error(

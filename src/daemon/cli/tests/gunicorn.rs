@@ -204,12 +204,11 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
 #[test]
 fn unsupported_flags_are_refused_as_not_in_this_version() {
     let shell = Shell::new();
-    for flag in ["--reload", "--print-config", "--asgi-loop uvloop", "--forwarder-headers X-USER"] {
+    for flag in ["--print-config", "--asgi-loop uvloop", "--forwarder-headers X-USER"] {
         let text = shell.refused(&format!("a {flag}"));
         assert!(text.contains("is not in this version of rgun yet"), "{flag}: {text}");
     }
-    assert!(shell.refused("a --reload").contains("systemctl reload rgun"));
-    let text = shell.refused("a --reload --daemon -k tornado --paste x");
+    let text = shell.refused("a --print-config --daemon -k tornado --paste x");
     assert_eq!(text.lines().filter(|line| line.starts_with("--")).count(), 4, "{text}");
 }
 

@@ -36,6 +36,7 @@ fn settings_of_the_file_become_those_of_rgun() {
         r#""wsgi_app":"mysite.wsgi","workers":"3","bind":["127.0.0.1:8001","unix:/run/a.sock"],"timeout":"120",
         "preload_app":true,"raw_env":["A=1","B=2"],"loglevel":"warning","accesslog":"-","keepalive":null,
         "forwarded_allow_ips":"","proxy_allow_ips":"10.0.0.1","daemon":false,"backlog":"2048","sendfile":true,"user":null,"umask":"0",
+        "reload":true,"reload_engine":"poll","reload_extra_files":["a.yaml","/etc/b"],
         "proxy_protocol":true,"secure_scheme_headers":{"dict":{"X-FORWARDED-PROTO":"https"}}"#,
     );
     let Invocation { config, warnings, .. } = shell.served(&[], "--config gunicorn.conf.py");
@@ -45,6 +46,9 @@ fn settings_of_the_file_become_those_of_rgun() {
     assert_eq!(config.timeouts.request, Some(Duration::from_mins(2)));
     assert!(config.workers.preload && config.log.access && config.listen.proxy_protocol);
     assert_eq!(config.app.env, [("A".into(), "1".into()), ("B".into(), "2".into())]);
+    let on_change = config.reload.on_change;
+    assert!(on_change.enabled && on_change.poll);
+    assert_eq!(on_change.include.iter().map(glob::Pattern::as_str).collect::<Vec<_>>(), ["a.yaml", "/etc/b"]);
     assert_eq!(config.log.level, Level::Warn);
     assert_eq!(config.proxy.trusted, config::TrustedProxies::NONE);
     assert_eq!(config.origin, Some(shell.place.join("gunicorn.conf.py")));

@@ -44,6 +44,24 @@ fn uvicorn_command_line_is_accepted_unchanged() {
 }
 
 #[test]
+fn reload_flags_set_the_watched_files() {
+    let shell = Shell::new();
+    let line = "a --reload --reload-dir . --reload-include *.css --reload-include b.yaml --reload-exclude tests \
+                --reload-delay 0.25 --reload-engine inotify";
+    let on_change = shell.accepted(line).config.reload.on_change;
+    assert!(on_change.enabled && !on_change.poll);
+    assert_eq!(on_change.dirs, [shell.place.path().join(".")]);
+    let texts =
+        |patterns: &[glob::Pattern]| patterns.iter().map(|it| it.as_str().to_owned()).collect::<Vec<_>>();
+    assert_eq!(texts(&on_change.include), ["*.css", "b.yaml"]);
+    assert_eq!(texts(&on_change.exclude), ["tests"]);
+    assert_eq!(on_change.delay, Duration::from_millis(250));
+    assert_eq!(shell.accepted("a --reload-delay 0").config.reload.on_change.delay, Duration::ZERO);
+    assert!(shell.refused("a --reload-engine stat").contains("reload.poll"));
+    assert!(!shell.accepted("a").config.reload.on_change.enabled);
+}
+
+#[test]
 fn host_and_port_are_an_address_with_uvicorns_defaults() {
     let shell = Shell::new();
     for (flags, address) in [
@@ -298,11 +316,6 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("--fd 3", "socket unit"),
         ("--env-file /etc/shop.env", "EnvironmentFile= with the full path of /etc/shop.env"),
         ("--header X-Served-By:me", "middleware"),
-        ("--reload", "systemctl reload rgun"),
-        ("--reload-dir src", "systemctl reload rgun"),
-        ("--reload-include *.html", "systemctl reload rgun"),
-        ("--reload-exclude tests", "systemctl reload rgun"),
-        ("--reload-delay 0.5", "systemctl reload rgun"),
         ("--ssl-ciphers HIGH", "remove it"),
         ("--ssl-version 5", "RGUN_TLS_MIN_VERSION"),
     ] {

@@ -109,7 +109,10 @@ fn missing_keys_have_the_documented_defaults() {
     let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
     assert_eq!((max_memory, max_lifetime, idle_exit, retry), (None, None, None, Retry::Off));
     assert_eq!(config.workers.children_timeout, Duration::from_secs(30));
-    assert_eq!(config.reload, Reload { probe: None, watch: None });
+    assert_eq!(config.reload, Reload::default());
+    assert!(
+        !config.reload.on_change.enabled && config.reload.probe.is_none() && config.reload.watch.is_none()
+    );
     let Hooks { post_fork, post_worker_init, worker_exit, worker_abort, child_exit } = config.hooks;
     assert_eq!([post_fork, post_worker_init, worker_exit, worker_abort, child_exit], [const { None }; 5]);
     assert_eq!(config.listen.bind, ["127.0.0.1:8000".parse().unwrap()]);
@@ -188,6 +191,12 @@ fn every_key_of_the_file_is_read() {
             [reload]
             probe = "/healthz?deep=1"
             watch = "30s"
+            on_change = true
+            dirs = ["env"]
+            include = ["*.css", "conf/*.yaml"]
+            exclude = "generated"
+            delay = "0s"
+            poll = true
             [hooks]
             post_fork = "mysite.hooks:post_fork"
             post_worker_init = "mysite.hooks:Pool.open"
@@ -240,7 +249,16 @@ fn every_key_of_the_file_is_read() {
         ]
     );
     let probe = Some("/healthz?deep=1".to_owned());
-    assert_eq!(config.reload, Reload { probe, watch: Some(Duration::from_secs(30)) });
+    let pattern = |text| glob::Pattern::new(text).unwrap();
+    let on_change = OnChange {
+        enabled: true,
+        dirs: vec![app.join("env")],
+        include: vec![pattern("*.css"), pattern("conf/*.yaml")],
+        exclude: vec![pattern("generated")],
+        delay: Duration::ZERO,
+        poll: true,
+    };
+    assert_eq!(config.reload, Reload { probe, watch: Some(Duration::from_secs(30)), on_change });
     let Hooks { post_fork, post_worker_init, worker_exit, worker_abort, child_exit } = config.hooks;
     assert_eq!(
         [post_fork, post_worker_init, worker_exit, worker_abort, child_exit]

@@ -77,6 +77,7 @@ impl ReportLimiter {
             Report::Warning(_) => WARNING_COST,
             Report::StacksDumped(_)
             | Report::AbortHookEnded
+            | Report::Sources(_)
             | Report::Forked { .. }
             | Report::ForkFailed { .. }
             | Report::StopRequested(_) => 1,

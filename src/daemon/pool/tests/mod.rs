@@ -98,6 +98,7 @@ impl PoolFixture {
             concurrency: 1,
             max_websockets: 0,
             multiprocess: true,
+            report_sources: false,
             listeners: &[],
             role: Role::Worker,
             warm_up: "",

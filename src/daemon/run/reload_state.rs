@@ -1,0 +1,54 @@
+//! The main loop's data about reloads; `reload` and `file_watch` change it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::buffer_limits::BufferLimits;
+use super::generations;
+use super::messages::ReplySender;
+use crate::config::Config;
+use crate::file_watch::FileWatch;
+use crate::http::{self, FailurePage, LoadFailure};
+use crate::id::Generation;
+use crate::supervise::BootFailure;
+
+/// The causes of reloads, the clients that wait for them, and the display of their failures.
+#[derive(Debug)]
+pub(super) struct Reloads {
+    /// Clients of the control socket that wait for a reload, by its generation.
+    pub(super) replies: HashMap<Generation, ReplySender>,
+    /// `None` without `reload.on_change`.
+    pub(super) file_watch: Option<FileWatch>,
+    /// Whether the last reload has failed, so that older code serves.
+    pub(super) is_behind: bool,
+    /// For a developer's browser. `None` as a service.
+    failure_page: Option<Arc<FailurePage>>,
+}
+
+impl Reloads {
+    /// `is_supervised`: the daemon is a service.
+    pub(super) fn new(is_supervised: bool) -> Self {
+        Self {
+            replies: HashMap::new(),
+            file_watch: None,
+            is_behind: false,
+            failure_page: (!is_supervised).then(Arc::default),
+        }
+    }
+
+    /// Returns the settings of HTTP connections.
+    pub(super) fn http_settings(&self, config: &Config, buffers: &BufferLimits) -> http::Settings {
+        let failure_page = self.failure_page.clone().filter(|_| config.reload.on_change.enabled);
+        http::Settings { failure_page, ..generations::http_settings(config, buffers) }
+    }
+
+    /// Sets the failure that a developer's browser shows.
+    pub(super) fn show_failure(&self, failure: Option<(&BootFailure, bool)>) {
+        let Some(page) = &self.failure_page else { return };
+        page.set(failure.map(|(failure, old_code_serves)| LoadFailure {
+            summary: failure.summary.clone(),
+            traceback: failure.traceback.clone().unwrap_or_default(),
+            old_code_serves,
+        }));
+    }
+}
