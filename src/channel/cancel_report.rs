@@ -1,7 +1,7 @@
 //! The text of a [`Report::Warning`](crate::control::Report::Warning) about a cancelled task.
 //!
-//! An ASGI worker sends it when it cancels the task of a request over its deadline. The daemon reads it to log the
-//! task's stack in the entry of that request.
+//! An ASGI worker sends it when it cancels the task of a request over its deadline. The daemon
+//! reads it to log the task's stack in the entry of that request.
 
 use crate::frame::ExchangeId;
 

@@ -6,7 +6,8 @@
 /// Name index: the name follows as bytes.
 pub const LITERAL: u8 = 255;
 
-/// Request and response field names: those of RFC 9110, and others that browsers, proxies and frameworks send.
+/// Request and response field names: those of RFC 9110, and others that browsers, proxies and
+/// frameworks send.
 pub const NAMES: [&str; 84] = [
     "host",
     "user-agent",
@@ -161,7 +162,8 @@ const fn hash(name: &[u8]) -> usize {
     (name.len() * 29 + first * 5 + last * 17 + middle * 3) % 512
 }
 
-/// Hash table with open addressing, built at compile time. 512 entries for 84 names: most look-ups compare once.
+/// Hash table with open addressing, built at compile time. 512 entries for 84 names: most look-ups
+/// compare once.
 static TABLE: [u8; 512] = {
     let mut table = [LITERAL; 512];
     let mut index = 0;

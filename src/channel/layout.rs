@@ -10,7 +10,8 @@
 //! | `free` | 4·chunks | free ring: chunk numbers | daemon |
 //! | `slab` | 65,536·chunks | chunks | worker |
 //!
-//! The daemon decides the geometry, sends it in [`crate::control::Start`] and never reads it from the map.
+//! The daemon decides the geometry, sends it in [`crate::control::Start`] and never reads it from
+//! the map.
 
 /// First word of the map: `b"rgunchan"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"rgunchan");
@@ -40,12 +41,13 @@ pub enum Word {
     CompletionHead,
     /// u64, daemon: bytes consumed from the completion ring so far.
     CompletionTail,
-    /// u32, both by compare-and-swap: worker threads that announced sleep and have no token ([`crate::wake`]).
+    /// u32, both by compare-and-swap: worker threads that announced sleep and have no token
+    /// ([`crate::wake`]).
     Asleep,
     /// u32, both: wake tokens granted and not taken; a shared futex (not PRIVATE).
     Tokens,
-    /// u32, both: odd while a worker thread waits for room in the completion ring or the slab; a futex
-    /// ([`crate::wake::WaitFlag`]).
+    /// u32, both: odd while a worker thread waits for room in the completion ring or the slab; a
+    /// futex ([`crate::wake::WaitFlag`]).
     SpaceWait,
     /// u64, daemon: chunks returned through the free ring so far.
     FreeHead,
@@ -60,24 +62,27 @@ const WORDS: usize = 9;
 pub const SLOT_EXCHANGE: usize = 0;
 /// Offset in a slot: u64, worker: `CLOCK_MONOTONIC` at the start of that exchange, nanoseconds.
 pub const SLOT_STARTED: usize = 8;
-/// Offset in a slot: u64, worker: `pthread_self(3)` of the slot's thread, as `faulthandler` prints it.
+/// Offset in a slot: u64, worker: `pthread_self(3)` of the slot's thread, as `faulthandler` prints
+/// it.
 pub const SLOT_THREAD: usize = 16;
-/// Offset in a slot: u64, daemon: response body bytes of all the slot's exchanges so far (never reset) that were written
-/// to the client or discarded. Inline and chunk parts count, file parts do not. The worker counts the bytes it sends the
-/// same way; the difference is the number of bytes buffered in the daemon.
+/// Offset in a slot: u64, daemon: response body bytes of all the slot's exchanges so far (never
+/// reset) that were written to the client or discarded. Inline and chunk parts count, file parts do
+/// not. The worker counts the bytes it sends the same way; the difference is the number of bytes
+/// buffered in the daemon.
 ///
-/// When the daemon pops a `DONE`, it acknowledges the rest of that exchange at once: bytes still on their way to a slow
-/// client must not take the window from the slot's next exchange.
+/// When the daemon pops a `DONE`, it acknowledges the rest of that exchange at once: bytes still on
+/// their way to a slow client must not take the window from the slot's next exchange.
 pub const SLOT_ACKED: usize = 128;
-/// Offset in a slot: u32, both: odd while the slot's thread waits for [`SLOT_ACKED`] to grow; a futex
-/// ([`crate::wake::WaitFlag`]).
+/// Offset in a slot: u32, both: odd while the slot's thread waits for [`SLOT_ACKED`] to grow; a
+/// futex ([`crate::wake::WaitFlag`]).
 pub const SLOT_CREDIT_WAIT: usize = 136;
 
-/// A slot's thread waits while more than this many bytes of its response are buffered in the daemon.
+/// A slot's thread waits while more than this many bytes of its response are buffered in the
+/// daemon.
 pub const RESPONSE_WINDOW: u64 = 1024 * 1024;
 
-/// Bytes of the reactor's page: a second map, made by [`crate::map::Map::create_for_readers`], one for
-/// all workers of an edge thread.
+/// Bytes of the reactor's page: a second map, made by [`crate::map::Map::create_for_readers`], one
+/// for all workers of an edge thread.
 pub const REACTOR_PAGE_BYTES: usize = PAGE_BYTES;
 /// Offset in the reactor's page: u32, daemon: whether the reactor sleeps ([`crate::wake::Epoch`]).
 pub const REACTOR_EPOCH: usize = 0;

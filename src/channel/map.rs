@@ -1,12 +1,12 @@
 //! Shared memory: a sealed memfd, mapped by daemon and worker.
 //!
-//! Turns offsets into pointers. Each offset is checked (`assert!`), so a caller's wrong arithmetic is a panic, not
-//! undefined behaviour.
+//! Turns offsets into pointers. Each offset is checked (`assert!`), so a caller's wrong arithmetic
+//! is a panic, not undefined behaviour.
 //!
 //! # Why `unsafe`
-//! There is no safe API for memory that another process writes. Words are accessed as atomics; other bytes are copied
-//! (`ptr::copy_nonoverlapping`), not borrowed as `&[u8]`, except for slab chunks lent to the HTTP stack (see
-//! [`crate::slab`]).
+//! There is no safe API for memory that another process writes. Words are accessed as atomics;
+//! other bytes are copied (`ptr::copy_nonoverlapping`), not borrowed as `&[u8]`, except for slab
+//! chunks lent to the HTTP stack (see [`crate::slab`]).
 #![expect(unsafe_code, reason = "memory shared with another process has no safe API")]
 
 use std::io;
@@ -24,11 +24,12 @@ pub struct Map {
     len: usize,
 }
 
-// SAFETY: the mapping is process-wide memory that outlives every reference (it is unmapped by Drop of
-// the one owner) and is only accessed through atomics or copied under the rings' ownership rules.
+// SAFETY: the mapping is process-wide memory that outlives every reference (it is unmapped by Drop
+// of the one owner) and is only accessed through atomics or copied under the rings' ownership
+// rules.
 unsafe impl Send for Map {}
-// SAFETY: as above; all methods take &self and are atomic, or are `unsafe`-free copies whose exclusive
-// use is the callers' protocol (at worst torn bytes, which readers must distrust anyway).
+// SAFETY: as above; all methods take &self and are atomic, or are `unsafe`-free copies whose
+// exclusive use is the callers' protocol (at worst torn bytes, which readers must distrust anyway).
 unsafe impl Sync for Map {}
 
 impl Map {
@@ -60,8 +61,8 @@ impl Map {
         Ok((map, fd))
     }
 
-    /// Maps a memfd that the peer created. Rejects one of another size, and one that is not sealed: it could shrink under
-    /// the mapping, and an access beyond the end is a SIGBUS.
+    /// Maps a memfd that the peer created. Rejects one of another size, and one that is not sealed:
+    /// it could shrink under the mapping, and an access beyond the end is a SIGBUS.
     ///
     /// # Errors
     /// `InvalidInput` for a rejected descriptor; errors of the system calls.
@@ -109,10 +110,11 @@ impl Map {
     /// The 32-bit word at `offset`.
     ///
     /// # Panics
-    /// The offset is outside the map or misaligned. Offsets are computed by the caller, never read from the map.
+    /// The offset is outside the map or misaligned. Offsets are computed by the caller, never read
+    /// from the map.
     pub fn u32(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: in bounds and aligned (checked by `at`), valid for the lifetime of self, and only ever
-        // accessed atomically by every process that maps it.
+        // SAFETY: in bounds and aligned (checked by `at`), valid for the lifetime of self, and only
+        // ever accessed atomically by every process that maps it.
         unsafe { AtomicU32::from_ptr(self.pointer(offset, 4, 4).cast()) }
     }
 
@@ -135,7 +137,8 @@ impl Map {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
     }
 
-    /// Appends `len` bytes of the map to `out`, so that the peer cannot change them while they are decoded.
+    /// Appends `len` bytes of the map to `out`, so that the peer cannot change them while they are
+    /// decoded.
     ///
     /// # Panics
     /// As [`Map::u32`].
@@ -151,29 +154,31 @@ impl Map {
     /// Borrows bytes of the map, to lend a slab chunk to a writer without a copy.
     ///
     /// # Safety
-    /// The peer must not write to this range, by protocol. (If it does, its own client receives garbage: only the kernel
-    /// reads the bytes, in `writev(2)`.)
+    /// The peer must not write to this range, by protocol. (If it does, its own client receives
+    /// garbage: only the kernel reads the bytes, in `writev(2)`.)
     ///
     /// # Panics
     /// As [`Map::u32`].
     pub unsafe fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         let from = self.pointer(offset, len, 1);
-        // SAFETY: in bounds, valid while self lives, u8 has no invalid values; see the contract above.
+        // SAFETY: in bounds, valid while self lives, u8 has no invalid values; see the contract
+        // above.
         unsafe { std::slice::from_raw_parts(from, len) }
     }
 }
 
 impl Map {
-    /// Releases the shared memory: the mapping becomes private memory, all zero. For a map that other threads still
-    /// reference. The kernel frees the memory when the peer unmaps it too.
+    /// Releases the shared memory: the mapping becomes private memory, all zero. For a map that
+    /// other threads still reference. The kernel frees the memory when the peer unmaps it too.
     ///
     /// # Errors
     /// Errors of `mmap(2)`; the memory is then still shared.
     pub fn release(&self) -> io::Result<()> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-        // SAFETY: exactly the range of this mapping is replaced, in one step, by memory that is at least as accessible;
-        // all access is atomic or by copying, so no reference sees its value change.
+        // SAFETY: exactly the range of this mapping is replaced, in one step, by memory that is at
+        // least as accessible; all access is atomic or by copying, so no reference sees its value
+        // change.
         unsafe { mmap_anonymous(self.base.as_ptr().cast(), self.len, prot, flags) }?;
         Ok(())
     }
@@ -181,8 +186,9 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `of` with this base and length; no reference outlives self.
-        // A failure could only mean a wrong range, and leaving it mapped is then the safe outcome.
+        // SAFETY: the mapping was made by `of` with this base and length; no reference outlives
+        // self. A failure could only mean a wrong range, and leaving it mapped is then the safe
+        // outcome.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok());
     }

@@ -1,14 +1,14 @@
 //! The slab: 64 KiB chunks in which a worker passes bodies too large for its ring.
 //!
-//! At first the worker owns all chunks. It fills one and names it in a frame (number and length); from then on the daemon
-//! owns the chunk, until it returns the number through the free ring. A worker that names a chunk it does not own
-//! violates the protocol.
+//! At first the worker owns all chunks. It fills one and names it in a frame (number and length);
+//! from then on the daemon owns the chunk, until it returns the number through the free ring. A
+//! worker that names a chunk it does not own violates the protocol.
 //!
-//! The daemon lends a received chunk to the HTTP stack without a copy ([`Chunk::bytes`]): the bytes go from shared memory
-//! to `writev(2)`. When a client is slow, the daemon copies its chunks and returns them
-//! ([`SlabReceiver::reclaim_overdue`]), so slow clients hold no part of the slab. A worker that writes into a chunk
-//! it does not own races with those reads; the daemon's code does not interpret the bytes, so the worst outcome is that
-//! the worker's own client receives garbage.
+//! The daemon lends a received chunk to the HTTP stack without a copy ([`Chunk::bytes`]): the bytes
+//! go from shared memory to `writev(2)`. When a client is slow, the daemon copies its chunks and
+//! returns them ([`SlabReceiver::reclaim_overdue`]), so slow clients hold no part of the slab. A
+//! worker that writes into a chunk it does not own races with those reads; the daemon's code does
+//! not interpret the bytes, so the worst outcome is that the worker's own client receives garbage.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -45,8 +45,8 @@ impl SlabSender {
         Ok(self.free.len())
     }
 
-    /// Copies up to [`CHUNK_BYTES`] bytes into a free chunk and returns its number; `None` if the daemon has all chunks.
-    /// Wait for one on [`Word::SpaceWait`].
+    /// Copies up to [`CHUNK_BYTES`] bytes into a free chunk and returns its number; `None` if the
+    /// daemon has all chunks. Wait for one on [`Word::SpaceWait`].
     ///
     /// # Errors
     /// The free ring is inconsistent.
@@ -104,7 +104,8 @@ struct Shared {
     map: Arc<Map>,
     geometry: Geometry,
     loans: Mutex<Loans>,
-    /// Written to when a chunk is returned and the worker waits for one. Unset: the worker's threads wait on a futex.
+    /// Written to when a chunk is returned and the worker waits for one. Unset: the worker's
+    /// threads wait on a futex.
     eventfd: OnceLock<Arc<OwnedFd>>,
 }
 
@@ -141,7 +142,8 @@ impl SlabReceiver {
         }
     }
 
-    /// Sets the eventfd that wakes the worker's event loop when a chunk is returned. Later calls have no effect.
+    /// Sets the eventfd that wakes the worker's event loop when a chunk is returned. Later calls
+    /// have no effect.
     pub fn wake_by_eventfd(&self, eventfd: Arc<OwnedFd>) {
         // An error means that it is set already.
         drop(self.shared.eventfd.set(eventfd));
@@ -169,8 +171,8 @@ impl SlabReceiver {
         Ok(received)
     }
 
-    /// Copies and returns every chunk that was received before the previous call. Called at an interval in which a client
-    /// that reads takes a chunk.
+    /// Copies and returns every chunk that was received before the previous call. Called at an
+    /// interval in which a client that reads takes a chunk.
     pub fn reclaim_overdue(&self) {
         let mut lent = self.shared.lock();
         let age = lent.round;
@@ -188,8 +190,8 @@ impl SlabReceiver {
         self.shared.lock().count * 4 >= self.shared.geometry.chunks as usize
     }
 
-    /// Returns whether the daemon owns more than half of the slab. Further chunks are then copied and returned at once, so
-    /// that the worker's other responses do not wait for chunks.
+    /// Returns whether the daemon owns more than half of the slab. Further chunks are then copied
+    /// and returned at once, so that the worker's other responses do not wait for chunks.
     pub fn is_scarce(&self) -> bool {
         self.shared.lock().count * 2 > self.shared.geometry.chunks as usize
     }
@@ -227,8 +229,8 @@ impl Chunk {
 
     /// Copies the bytes and returns the chunk to the worker. Later calls do nothing.
     ///
-    /// All readers of the chunk must be on the caller's thread: another thread could read the bytes that the worker
-    /// writes next.
+    /// All readers of the chunk must be on the caller's thread: another thread could read the bytes
+    /// that the worker writes next.
     pub fn copy_and_return(&self) {
         let mut is_first = false;
         self.copy.get_or_init(|| {
@@ -244,8 +246,8 @@ impl Chunk {
     fn shared_bytes(&self) -> &[u8] {
         let offset = self.shared.geometry.slab_offset() + self.number as usize * CHUNK_BYTES;
         #[expect(unsafe_code, reason = "lending shared memory to writev without a copy")]
-        // SAFETY: between `receive` and `return_chunk` the daemon owns the chunk by protocol; the module docs explain why
-        // a worker that violates it harms its own client only.
+        // SAFETY: between `receive` and `return_chunk` the daemon owns the chunk by protocol; the
+        // module docs explain why a worker that violates it harms its own client only.
         unsafe {
             self.shared.map.bytes(offset, self.len)
         }

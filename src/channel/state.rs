@@ -8,8 +8,8 @@
 //!            daemon: revoke()         └─▶ REVOKED   the daemon gives it to another worker
 //!   PAD                                            padding before the ring's end
 //! ```
-//! The daemon writes READY when it publishes the record, before it moves the head. After that only the two transitions
-//! above change the word.
+//! The daemon writes READY when it publishes the record, before it moves the head. After that only
+//! the two transitions above change the word.
 //!
 //! In the completion ring it lets the worker add DONE until the daemon takes the record:
 //!
@@ -47,7 +47,8 @@ pub enum Claim {
 /// # Errors
 /// The word holds none of READY, REVOKED and PAD.
 pub fn claim(word: &AtomicU32) -> Result<Claim, ProtocolError> {
-    // The frame is visible through the head already; Acquire here pairs with nothing and costs nothing on x86-64.
+    // The frame is visible through the head already; Acquire here pairs with nothing and costs
+    // nothing on x86-64.
     match word.compare_exchange(READY, CLAIMED, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => Ok(Claim::Claimed),
         Err(REVOKED | PAD) => Ok(Claim::Skip),
@@ -60,7 +61,8 @@ pub fn mark_done(word: &AtomicU32) -> bool {
     word.compare_exchange(READY, DONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
-/// Daemon: takes a completion and returns its old state: [`DONE`], [`PAD`], or any other value for [`READY`].
+/// Daemon: takes a completion and returns its old state: [`DONE`], [`PAD`], or any other value for
+/// [`READY`].
 pub fn take(word: &AtomicU32) -> u32 {
     word.swap(CLAIMED, Ordering::AcqRel)
 }

@@ -1,9 +1,10 @@
 //! Reason phrases (RFC 9112 §4) that frames leave out.
 //!
-//! The daemon's HTTP library writes these itself; a frame carries only a phrase that differs. A test of the daemon
-//! compares this table with the library's.
+//! The daemon's HTTP library writes these itself; a frame carries only a phrase that differs. A
+//! test of the daemon compares this table with the library's.
 
-/// Returns the phrase that the daemon writes for a frame without a reason phrase; empty for an unknown code.
+/// Returns the phrase that the daemon writes for a frame without a reason phrase; empty for an
+/// unknown code.
 pub const fn canonical_reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",

@@ -1,18 +1,21 @@
 //! Sleeping and waking without lost wake-ups, and without a system call while both sides are busy.
 //!
-//! All three protocols have the same shape. The sleeper *announces* its sleep, fences, checks once more for work, and
-//! only then sleeps; the waker *publishes* work, fences, and only then checks for an announcement. Both sides store,
-//! `fence(SeqCst)`, then load (Dekker), so at least one of them sees the other: the sleeper finds the work, or the
-//! waker finds the sleeper.
+//! All three protocols have the same shape. The sleeper *announces* its sleep, fences, checks once
+//! more for work, and only then sleeps; the waker *publishes* work, fences, and only then checks
+//! for an announcement. Both sides store, `fence(SeqCst)`, then load (Dekker), so at least one of
+//! them sees the other: the sleeper finds the work, or the waker finds the sleeper.
 //!
-//! - [`Sleepers`]: worker threads asleep on the submission ring; the daemon wakes one for each record.
-//! - [`Epoch`]: the daemon asleep in `epoll_wait(2)`; workers write to its eventfd, each at most once per sleep.
+//! - [`Sleepers`]: worker threads asleep on the submission ring; the daemon wakes one for each
+//!   record.
+//! - [`Epoch`]: the daemon asleep in `epoll_wait(2)`; workers write to its eventfd, each at most
+//!   once per sleep.
 //! - [`WaitFlag`]: worker threads that wait for space or credit; the daemon wakes all of them.
 //!
-//! An event loop (an ASGI worker) is one sleeper that sleeps in `epoll_wait(2)` instead of on a futex. It announces
-//! ([`Sleepers::announce_loop_sleep`], [`WaitFlag::announce_wait`]), checks once more and returns to its loop; the
-//! daemon writes to the worker's eventfd ([`Waker::EventFd`]) where it would wake a futex. Once woken, the loop checks
-//! everything it waits for. It uses no tokens.
+//! An event loop (an ASGI worker) is one sleeper that sleeps in `epoll_wait(2)` instead of on a
+//! futex. It announces ([`Sleepers::announce_loop_sleep`], [`WaitFlag::announce_wait`]), checks
+//! once more and returns to its loop; the daemon writes to the worker's eventfd
+//! ([`Waker::EventFd`]) where it would wake a futex. Once woken, the loop checks everything it
+//! waits for. It uses no tokens.
 //!
 //! The protocols take borrowed atomics and a [`Futex`], so that loom checks the same code
 //! (`models/`, `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --lib --release models`).
@@ -24,8 +27,8 @@ use crate::sync::{AtomicU32, Ordering, fence};
 
 /// `futex(2)` on a word that may be shared between processes (never `FUTEX_PRIVATE_FLAG`).
 pub trait Futex {
-    /// Sleeps while `word` holds `expected`; returns at once if it does not. May return spuriously. Returns whether a
-    /// signal interrupted the sleep.
+    /// Sleeps while `word` holds `expected`; returns at once if it does not. May return spuriously.
+    /// Returns whether a signal interrupted the sleep.
     fn wait(&self, word: &AtomicU32, expected: u32) -> bool;
     /// Wakes up to `count` sleepers of `word`.
     fn wake(&self, word: &AtomicU32, count: u32);
@@ -76,7 +79,8 @@ impl Futex for Waker<'_> {
         match self {
             Self::Futex => SystemFutex.wake(word, count),
             Self::EventFd(eventfd) => {
-                // EAGAIN: the counter is at its maximum (eventfd(2)), so the eventfd is readable already.
+                // EAGAIN: the counter is at its maximum (eventfd(2)), so the eventfd is readable
+                // already.
                 let written = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
                 debug_assert!(matches!(written, Ok(8) | Err(rustix::io::Errno::AGAIN)));
             }
@@ -86,9 +90,10 @@ impl Futex for Waker<'_> {
 
 /// Worker threads asleep on the submission ring.
 ///
-/// `asleep` counts the threads that announced sleep and have no token; `tokens` counts the wake tokens granted and not
-/// taken. Their sum (with a grant in transit) is the number of threads between
-/// [`Sleepers::announce_sleep`] and the return of [`Sleepers::cancel_sleep`] or [`Sleepers::sleep`].
+/// `asleep` counts the threads that announced sleep and have no token; `tokens` counts the wake
+/// tokens granted and not taken. Their sum (with a grant in transit) is the number of threads
+/// between [`Sleepers::announce_sleep`] and the return of [`Sleepers::cancel_sleep`] or
+/// [`Sleepers::sleep`].
 #[derive(Debug, Clone, Copy)]
 pub struct Sleepers<'a> {
     /// Threads that announced sleep and have no token.
@@ -129,14 +134,16 @@ impl Sleepers<'_> {
         self.asleep.load(Ordering::Relaxed) != 0
     }
 
-    /// Event loop, step 1: announces that it returns to its loop. The caller checks for work once more, then either
-    /// calls [`Sleepers::announce_loop_awake`] (there is work) or returns to its loop, which polls the eventfd.
+    /// Event loop, step 1: announces that it returns to its loop. The caller checks for work once
+    /// more, then either calls [`Sleepers::announce_loop_awake`] (there is work) or returns to its
+    /// loop, which polls the eventfd.
     pub fn announce_loop_sleep(&self) {
         self.asleep.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Event loop, step 2: announces that it is awake and needs no wake-up; called before it checks for work.
+    /// Event loop, step 2: announces that it is awake and needs no wake-up; called before it checks
+    /// for work.
     pub fn announce_loop_awake(&self) {
         // If the daemon sees this late, the loop is woken once too often.
         self.asleep.store(0, Ordering::Release);
@@ -158,15 +165,15 @@ impl Sleepers<'_> {
                 Err(now) => asleep = now,
             }
         }
-        // The waker was first: a token is granted, or about to be, for this thread. Take it, or it would wake a thread
-        // that never sleeps, and the sum of the two words would drift.
+        // The waker was first: a token is granted, or about to be, for this thread. Take it, or it
+        // would wake a thread that never sleeps, and the sum of the two words would drift.
         while !self.take_token() {
             futex.wait(self.tokens, 0);
         }
     }
 
-    /// Sleeper, step 2b: sleeps until a token is granted. Calls `interrupted` when a signal ends the sleep early
-    /// (Python signal handlers run there), then sleeps again.
+    /// Sleeper, step 2b: sleeps until a token is granted. Calls `interrupted` when a signal ends
+    /// the sleep early (Python signal handlers run there), then sleeps again.
     pub fn sleep(&self, futex: &impl Futex, mut interrupted: impl FnMut()) {
         while !self.take_token() {
             if futex.wait(self.tokens, 0) {
@@ -189,8 +196,8 @@ impl Sleepers<'_> {
 
 /// The sleep state of the daemon's reactor: even = awake, odd = asleep in `epoll_wait(2)`.
 ///
-/// The daemon alone writes it; workers map it read-only, so none of them can keep the daemon asleep for the others. A
-/// worker stores the epoch in which it woke the daemon: one `write(2)` per sleep.
+/// The daemon alone writes it; workers map it read-only, so none of them can keep the daemon asleep
+/// for the others. A worker stores the epoch in which it woke the daemon: one `write(2)` per sleep.
 #[derive(Debug, Clone, Copy)]
 pub struct Epoch<'a>(
     /// The word, in the reactor's page.
@@ -214,8 +221,8 @@ impl Epoch<'_> {
         }
     }
 
-    /// Worker: after publishing a completion, returns whether to write to the daemon's eventfd. `woken_epoch` is the
-    /// last epoch for which this worker did (initially 0: even, so no sleep).
+    /// Worker: after publishing a completion, returns whether to write to the daemon's eventfd.
+    /// `woken_epoch` is the last epoch for which this worker did (initially 0: even, so no sleep).
     pub fn must_wake(&self, woken_epoch: &mut u32) -> bool {
         fence(Ordering::SeqCst);
         let epoch = self.0.load(Ordering::Relaxed);
@@ -227,12 +234,13 @@ impl Epoch<'_> {
     }
 }
 
-/// Worker threads wait for a resource of the daemon: space in the completion ring, a free chunk, response credit.
+/// Worker threads wait for a resource of the daemon: space in the completion ring, a free chunk,
+/// response credit.
 ///
-/// The word is the futex: even = no waiter, odd = perhaps a waiter. Every notification of an odd word makes it the next
-/// even number. A plain flag is not enough, because threads that wait for different resources share the word: a
-/// notification clears the flag before thread A sleeps, thread B sets it again, and the futex lets A sleep, which has
-/// missed its notification.
+/// The word is the futex: even = no waiter, odd = perhaps a waiter. Every notification of an odd
+/// word makes it the next even number. A plain flag is not enough, because threads that wait for
+/// different resources share the word: a notification clears the flag before thread A sleeps,
+/// thread B sets it again, and the futex lets A sleep, which has missed its notification.
 #[derive(Debug, Clone, Copy)]
 pub struct WaitFlag<'a>(
     /// The word that both sides share.
@@ -244,8 +252,8 @@ impl WaitFlag<'_> {
     pub fn notify(&self, futex: &impl Futex) {
         fence(Ordering::SeqCst);
         let seen = self.0.load(Ordering::Relaxed);
-        // If the compare-and-swap fails, another notifier has woken the same waiters; a waiter that announced itself
-        // meanwhile fenced after our fence and sees the resource.
+        // If the compare-and-swap fails, another notifier has woken the same waiters; a waiter that
+        // announced itself meanwhile fenced after our fence and sees the resource.
         if seen & 1 == 1
             && self
                 .0
@@ -256,8 +264,9 @@ impl WaitFlag<'_> {
         }
     }
 
-    /// Event loop: announces that it waits. It checks for the resource once more, then returns to its loop, and checks
-    /// again when its eventfd is readable. It may stop waiting without notice; the next notification is then needless.
+    /// Event loop: announces that it waits. It checks for the resource once more, then returns to
+    /// its loop, and checks again when its eventfd is readable. It may stop waiting without notice;
+    /// the next notification is then needless.
     pub fn announce_wait(&self) {
         self.0.fetch_or(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);

@@ -12,16 +12,18 @@ use crate::frame::{ExchangeId, Reader, put_bytes, put_text};
 pub enum Command {
     /// Boots the process. Always the first message.
     Start(Box<Start>),
-    /// Carries the descriptor of an exchange's body, or the socket of a takeover; the exchange's frame follows on the ring.
+    /// Carries the descriptor of an exchange's body, or the socket of a takeover; the exchange's
+    /// frame follows on the ring.
     Body(ExchangeId),
-    /// Cancels an exchange of a WSGI worker. If the worker has not started the exchange, the descriptor of its body is
-    /// closed. If the exchange is running, its client has disconnected: the worker stops reading the application's
-    /// iterable, closes it and sends DONE.
+    /// Cancels an exchange of a WSGI worker. If the worker has not started the exchange, the
+    /// descriptor of its body is closed. If the exchange is running, its client has disconnected:
+    /// the worker stops reading the application's iterable, closes it and sends DONE.
     Cancel(ExchangeId),
-    /// Stops the worker: it claims no more requests, finishes the running ones and exits with status 0.
+    /// Stops the worker: it claims no more requests, finishes the running ones and exits with
+    /// status 0.
     Stop,
-    /// Requests the stacks of all threads, or of one exchange's thread or task. The worker writes them with the GIL
-    /// held and answers with [`Report::StacksDumped`].
+    /// Requests the stacks of all threads, or of one exchange's thread or task. The worker writes
+    /// them with the GIL held and answers with [`Report::StacksDumped`].
     DumpStacks(Option<ExchangeId>),
     /// Calls `hooks.worker_abort`: the daemon is about to kill the worker. Answered with [`Report::AbortHookEnded`].
     Abort,
@@ -64,7 +66,8 @@ pub enum FailureKind {
 /// Worker → daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
-    /// The interpreter cannot run a worker (too old, free-threaded, not CPython, extension not loadable).
+    /// The interpreter cannot run a worker (too old, free-threaded, not CPython, extension not
+    /// loadable).
     Refused(String),
     /// The extension is loaded; the import of the application begins.
     Booting {
@@ -80,12 +83,13 @@ pub enum Report {
     Failed {
         /// Cause of the failure.
         kind: FailureKind,
-        /// One line with the cause and the remedy. Includes the text of the application's exception, which may contain
-        /// secrets.
+        /// One line with the cause and the remedy. Includes the text of the application's
+        /// exception, which may contain secrets.
         summary: String,
         /// The traceback; empty if there is none.
         traceback: String,
-        /// One line without text of the application: at most the exception's type, a file and a line number.
+        /// One line without text of the application: at most the exception's type, a file and a
+        /// line number.
         headline: String,
     },
     /// Carries the descriptor of an exchange's response file; the frame follows on the ring.
@@ -100,7 +104,8 @@ pub enum Report {
     Forked {
         /// The forked worker's incarnation.
         incarnation: u64,
-        /// The forked worker's process id. The daemon checks that this process is one of its children.
+        /// The forked worker's process id. The daemon checks that this process is one of its
+        /// children.
         pid: u32,
     },
     /// The worker could not be forked.

@@ -1,8 +1,9 @@
-//! The control socket: one `AF_UNIX` `SOCK_SEQPACKET` pair per worker, for lifecycle and descriptors.
+//! The control socket: one `AF_UNIX` `SOCK_SEQPACKET` pair per worker, for lifecycle and
+//! descriptors.
 //!
-//! The daemon sends [`Command`]s, a process answers with [`Report`]s. One message is one packet; its first byte is the
-//! kind. A descriptor travels with the message that names it, and that message is sent before the frame which refers to
-//! the descriptor is published.
+//! The daemon sends [`Command`]s, a process answers with [`Report`]s. One message is one packet;
+//! its first byte is the kind. A descriptor travels with the message that names it, and that
+//! message is sent before the frame which refers to the descriptor is published.
 //!
 //! | from | message | descriptors |
 //! |---|---|---|
@@ -22,18 +23,19 @@
 //! | zygote | [`Report::Forked`], [`Report::ForkFailed`], [`Report::Promoted`] | |
 //!
 //! A *zygote* (`workers.preload`) serves no requests: it imports the application and forks workers
-//! ([`Command::Fork`]). Zygote and workers each have a control socket. While a zygote imports the application it reads
-//! no messages, since it has no second thread; only [`STACKS_SIGNAL`] reaches it.
+//! ([`Command::Fork`]). Zygote and workers each have a control socket. While a zygote imports the
+//! application it reads no messages, since it has no second thread; only [`STACKS_SIGNAL`] reaches
+//! it.
 //!
-//! *Wake* is a non-blocking eventfd that the event loop of an ASGI worker polls. The daemon writes to it for new
-//! records, credit and space. (The threads of a WSGI worker sleep on futexes.)
+//! *Wake* is a non-blocking eventfd that the event loop of an ASGI worker polls. The daemon writes
+//! to it for new records, credit and space. (The threads of a WSGI worker sleep on futexes.)
 //!
-//! *Stacks* is a memfd into which `faulthandler` writes the Python stacks of the process. The daemon truncates it, sends
-//! [`Command::DumpStacks`] (or [`STACKS_SIGNAL`], if the worker does not answer because some code holds the GIL), and
-//! reads it after [`Report::StacksDumped`].
+//! *Stacks* is a memfd into which `faulthandler` writes the Python stacks of the process. The
+//! daemon truncates it, sends [`Command::DumpStacks`] (or [`STACKS_SIGNAL`], if the worker does not
+//! answer because some code holds the GIL), and reads it after [`Report::StacksDumped`].
 //!
-//! [`Report::Refused`] is also written by the bootstrap in plain Python, before the extension is loaded: the byte `R`,
-//! then UTF-8 text to the end.
+//! [`Report::Refused`] is also written by the bootstrap in plain Python, before the extension is
+//! loaded: the byte `R`, then UTF-8 text to the end.
 
 mod messages;
 mod socket;
@@ -52,10 +54,11 @@ pub const MAX_FDS: usize = 7;
 /// Descriptor number of a worker's end of the control socket.
 pub const CONTROL_FD: i32 = 3;
 
-/// Makes a worker write its stacks even while some code holds the GIL: `faulthandler` writes them, then the handler
-/// sends [`Report::StacksDumped`]. A real-time signal that neither glibc nor common applications use.
+/// Makes a worker write its stacks even while some code holds the GIL: `faulthandler` writes them,
+/// then the handler sends [`Report::StacksDumped`]. A real-time signal that neither glibc nor
+/// common applications use.
 ///
-/// For a process that does not answer [`Command::DumpStacks`] and will be replaced: if the GIL is released meanwhile,
-/// `faulthandler` walks frames that change and may crash the process (measured: once in a few hundred
-/// signals to a worker with several busy threads).
+/// For a process that does not answer [`Command::DumpStacks`] and will be replaced: if the GIL is
+/// released meanwhile, `faulthandler` walks frames that change and may crash the process (measured:
+/// once in a few hundred signals to a worker with several busy threads).
 pub const STACKS_SIGNAL: i32 = 50;

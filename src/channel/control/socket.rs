@@ -11,8 +11,8 @@ use rustix::net::{
 
 use super::{MAX_FDS, MAX_MESSAGE_BYTES};
 
-/// Creates a pair of connected control sockets, close-on-exec: the daemon's end, which is non-blocking, and the
-/// worker's.
+/// Creates a pair of connected control sockets, close-on-exec: the daemon's end, which is
+/// non-blocking, and the worker's.
 ///
 /// # Errors
 /// Errors of `socketpair(2)`.
@@ -25,11 +25,12 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Sends one message with its descriptors.
 ///
 /// # Errors
-/// Errors of `sendmsg(2)`: `WouldBlock` on a full non-blocking socket, `BrokenPipe` when the peer has closed its end
-/// (no signal is raised).
+/// Errors of `sendmsg(2)`: `WouldBlock` on a full non-blocking socket, `BrokenPipe` when the peer
+/// has closed its end (no signal is raised).
 ///
 /// # Panics
-/// If there are more than [`MAX_FDS`] descriptors or the message is longer than [`MAX_MESSAGE_BYTES`].
+/// If there are more than [`MAX_FDS`] descriptors or the message is longer than
+/// [`MAX_MESSAGE_BYTES`].
 pub fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     assert!(fds.len() <= MAX_FDS && message.len() <= MAX_MESSAGE_BYTES, "control message is too large");
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -58,13 +59,14 @@ pub struct ReceivedMessage {
 
 /// Receives one message into `buffer` (of [`MAX_MESSAGE_BYTES`] bytes).
 ///
-/// When the peer exits with unread messages, `unix(7)` reports ECONNRESET once, *ahead* of the messages that the peer
-/// sent before. That error is skipped, so that the peer's last messages are not lost: they follow, then the end.
+/// When the peer exits with unread messages, `unix(7)` reports ECONNRESET once, *ahead* of the
+/// messages that the peer sent before. That error is skipped, so that the peer's last messages are
+/// not lost: they follow, then the end.
 ///
 /// # Errors
-/// Errors of `recvmsg(2)`: `WouldBlock` on a non-blocking socket without a message; `InvalidData` when the message or
-/// its descriptors did not fit. `Interrupted` is returned, not retried, so that a Python thread can run its signal
-/// handlers.
+/// Errors of `recvmsg(2)`: `WouldBlock` on a non-blocking socket without a message; `InvalidData`
+/// when the message or its descriptors did not fit. `Interrupted` is returned, not retried, so that
+/// a Python thread can run its signal handlers.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<ReceivedMessage> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

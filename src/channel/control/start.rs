@@ -28,8 +28,8 @@ impl Role {
     }
 }
 
-/// Gunicorn's server hooks, each as `module:function` or `/path/of/file:function`, or empty for none. They get gunicorn's arguments and run in
-/// workers, since the daemon has no Python.
+/// Gunicorn's server hooks, each as `module:function` or `/path/of/file:function`, or empty for
+/// none. They get gunicorn's arguments and run in workers, since the daemon has no Python.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hooks {
     /// `(server, worker)`, before the application is imported; with preload, in the forked process.
@@ -131,8 +131,8 @@ impl Interface {
 pub struct ListenerInfo {
     /// `SERVER_NAME`: the bound address, or the host name for a wildcard or unix socket.
     pub name: String,
-    /// `SERVER_PORT` as text. For a unix socket the default port of http, so that applications build correct URLs
-    /// (PEP 3333 requires both variables, and neither may be empty).
+    /// `SERVER_PORT` as text. For a unix socket the default port of http, so that applications
+    /// build correct URLs (PEP 3333 requires both variables, and neither may be empty).
     pub port: String,
     /// Path of a unix socket, else empty.
     pub path: String,
@@ -155,8 +155,8 @@ pub struct Start {
     pub role: Role,
     /// Server hooks of the application.
     pub hooks: Hooks,
-    /// Path of the warm-up request that a zygote runs before its first fork, so that objects which the application
-    /// creates at its first request are shared. Empty for none; ignored by workers.
+    /// Path of the warm-up request that a zygote runs before its first fork, so that objects which
+    /// the application creates at its first request are shared. Empty for none; ignored by workers.
     pub warm_up: String,
     /// The file by which the process configures Python's logging; empty for none. Not necessarily UTF-8.
     pub log_config: OsString,

@@ -21,7 +21,8 @@ pub enum CompletionKind {
     Body,
     /// The application failed; the body is an [`AppError`].
     AppRaised,
-    /// The number of request body bytes that the application has room for, see [`decode_window_update`].
+    /// The number of request body bytes that the application has room for, see
+    /// [`decode_window_update`].
     WindowUpdate,
     /// The fields of a 103 (Early Hints).
     EarlyHints,
@@ -31,7 +32,8 @@ pub enum CompletionKind {
     Close,
 }
 
-/// Decodes the inline body of a [`CompletionKind::WindowUpdate`]: bytes from the start of the request's body.
+/// Decodes the inline body of a [`CompletionKind::WindowUpdate`]: bytes from the start of the
+/// request's body.
 ///
 /// # Errors
 /// The body does not have 8 bytes.
@@ -41,8 +43,8 @@ pub fn decode_window_update(body: &[u8]) -> Result<u64, ProtocolError> {
         .map_err(|_| ProtocolError::Frame("window update has no number"))
 }
 
-/// Maximum number of header fields of a response. (A header map of the `http` crate panics beyond 2^15.) Worker and
-/// daemon both check it.
+/// Maximum number of header fields of a response. (A header map of the `http` crate panics beyond
+/// 2^15.) Worker and daemon both check it.
 pub const MAX_FIELDS: u16 = 4096;
 
 /// The fixed part of a completion frame.
@@ -60,10 +62,12 @@ pub struct Completion {
     pub text: bool,
     /// The WebSocket message continues in the next frame.
     pub more: bool,
-    /// The fault of [`CompletionKind::AppRaised`] is one with which applications end a request whose connection they have
-    /// taken over ([`Request::takeover`](super::Request::takeover)): an exception of a certain type, or no response.
+    /// The fault of [`CompletionKind::AppRaised`] is one with which applications end a request
+    /// whose connection they have taken over ([`Request::takeover`](super::Request::takeover)): an
+    /// exception of a certain type, or no response.
     pub ends_takeover: bool,
-    /// Status code (RFC 9110 §15); 101 accepts a WebSocket; the close code of [`CompletionKind::Close`]; else 0.
+    /// Status code (RFC 9110 §15); 101 accepts a WebSocket; the close code of
+    /// [`CompletionKind::Close`]; else 0.
     pub status: u16,
     /// Nanoseconds from claim to this frame; valid if `done`.
     pub service: u64,
@@ -95,7 +99,8 @@ pub const UNTIL_EOF: u64 = u64::MAX;
 pub struct DecodedCompletion {
     /// The fixed part.
     pub head: Completion,
-    /// Byte range of the reason phrase of a [`CompletionKind::Respond`]; empty for the canonical phrase.
+    /// Byte range of the reason phrase of a [`CompletionKind::Respond`]; empty for the canonical
+    /// phrase.
     pub reason: Range<usize>,
     /// Number of fields.
     pub n_fields: u16,
@@ -147,8 +152,8 @@ impl Completion {
         self.encode_with_reason(0, n_fields, body, out);
     }
 
-    /// Encodes like [`Completion::encode`], for a [`CompletionKind::Respond`] with a reason phrase of `reason_len`
-    /// bytes, which the caller appends before the fields.
+    /// Encodes like [`Completion::encode`], for a [`CompletionKind::Respond`] with a reason phrase
+    /// of `reason_len` bytes, which the caller appends before the fields.
     pub fn encode_with_reason(&self, reason_len: u16, n_fields: u16, body: &Body<'_>, out: &mut Vec<u8>) {
         let kind = match self.kind {
             CompletionKind::Respond => 1,
@@ -265,7 +270,8 @@ impl Body<'_> {
     }
 }
 
-/// Iterates over the chunks (number and length) of a decoded frame; `bytes` is its range of [`BodyPart::Chunks`].
+/// Iterates over the chunks (number and length) of a decoded frame; `bytes` is its range of
+/// [`BodyPart::Chunks`].
 pub fn chunks(bytes: &[u8]) -> impl Iterator<Item = (u32, u32)> {
     bytes.as_chunks::<8>().0.iter().map(|pair| {
         let pair = u64::from_le_bytes(*pair);

@@ -18,13 +18,14 @@
 //! | 46 | 2 | server port, if a proxy reports it | else 0 |
 //! | 48 | | method, path, query, peer, request id, root path; with flag 16 `len u16` and a TLS block ([`TlsInfo`]); fields; body to the end (unless a descriptor) | |
 //!
-//! A *takeover* is a WebSocket handshake for a WSGI worker. It has no body; its descriptor is one end of a stream
-//! socket pair, which the application finds in its environ. When the application writes a response with status 101 to
-//! the socket, the daemon connects the client's connection to it, and discards the exchange's completions until DONE.
-//! If the application writes nothing to the socket, its response in the ring is used.
+//! A *takeover* is a WebSocket handshake for a WSGI worker. It has no body; its descriptor is one
+//! end of a stream socket pair, which the application finds in its environ. When the application
+//! writes a response with status 101 to the socket, the daemon connects the client's connection to
+//! it, and discards the exchange's completions until DONE. If the application writes nothing to the
+//! socket, its response in the ring is used.
 //!
-//! An ASGI worker gets further frames for an exchange that it has claimed ([`StreamFrame`]), 32 bytes then the variable
-//! part:
+//! An ASGI worker gets further frames for an exchange that it has claimed ([`StreamFrame`]), 32
+//! bytes then the variable part:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -36,8 +37,9 @@
 //! | 28 | 4 | reserved, 0 |
 //! | 32 | | bytes of the part, or the close reason |
 //!
-//! A field is `name u8` (index of [`NAMES`](crate::header::NAMES), or [`LITERAL`](crate::header::LITERAL) followed by
-//! `len u16` and the lower-case name), `len u16`, value.
+//! A field is `name u8` (index of [`NAMES`](crate::header::NAMES), or
+//! [`LITERAL`](crate::header::LITERAL) followed by `len u16` and the lower-case name), `len u16`,
+//! value.
 //!
 //! Completion (worker → daemon), 32 bytes then the variable part:
 //!
@@ -55,22 +57,25 @@
 //! | 28 | 4 | reserved, 0 |
 //! | 32 | | reason phrase; fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor ([`UNTIL_EOF`]), or body bytes |
 //!
-//! The following completions come from ASGI workers only, except `early hints`. `window update` has the number of
-//! request body bytes for which the application has room, counted from the body's start (u64, as the inline body); the
-//! daemon sends parts up to that number. `early hints` has the fields of a 103 (RFC 8297), `trailers` the fields after
-//! the body. `close` ends a WebSocket with the code in `status` and the reason as inline body.
+//! The following completions come from ASGI workers only, except `early hints`. `window update` has
+//! the number of request body bytes for which the application has room, counted from the body's
+//! start (u64, as the inline body); the daemon sends parts up to that number. `early hints` has the
+//! fields of a 103 (RFC 8297), `trailers` the fields after the body. `close` ends a WebSocket with
+//! the code in `status` and the reason as inline body.
 //!
-//! A `respond` with status 101 accepts a WebSocket; any other `respond` denies it and is an ordinary response. On an
-//! accepted WebSocket the `body` frames (without END) and the `part` frames are messages, each of which costs its bytes
-//! plus [`MESSAGE_COST`]; it ends with `close` or `application error`.
+//! A `respond` with status 101 accepts a WebSocket; any other `respond` denies it and is an
+//! ordinary response. On an accepted WebSocket the `body` frames (without END) and the `part`
+//! frames are messages, each of which costs its bytes plus [`MESSAGE_COST`]; it ends with `close`
+//! or `application error`.
 //!
-//! `application error` carries an [`AppError`] and ends the response: before the head the daemon answers 500, after the
-//! head it resets the connection, after END it logs the error. A second one may follow (closing the iterable failed,
-//! too); the last one has DONE.
+//! `application error` carries an [`AppError`] and ends the response: before the head the daemon
+//! answers 500, after the head it resets the connection, after END it logs the error. A second one
+//! may follow (closing the iterable failed, too); the last one has DONE.
 //!
 //! A response whose END came without DONE gets DONE while its frame is in the ring
-//! ([`crate::ring::CompletionSender::mark_done`], without a service time), or by an empty body frame with END and DONE.
-//! Such a frame, without a head before it, also ends an exchange after a disconnect or a cancel.
+//! ([`crate::ring::CompletionSender::mark_done`], without a service time), or by an empty body
+//! frame with END and DONE. Such a frame, without a head before it, also ends an exchange after a
+//! disconnect or a cancel.
 #![warn(clippy::indexing_slicing)]
 
 mod completion;

@@ -1,4 +1,5 @@
-//! Checked reading of integers and byte strings, and writers of length-prefixed ones. Shared with [`crate::control`].
+//! Checked reading of integers and byte strings, and writers of length-prefixed ones. Shared with
+//! [`crate::control`].
 
 use crate::ProtocolError;
 
@@ -14,7 +15,8 @@ pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// Fills an array with values in order: cheaper than appending each of them, which checks the capacity each time.
+/// Fills an array with values in order: cheaper than appending each of them, which checks the
+/// capacity each time.
 #[derive(Debug)]
 pub(super) struct ArrayWriter<'a>(pub(super) &'a mut [u8]);
 

@@ -19,7 +19,8 @@ const FLAG_BODY_STREAMS: u8 = 4;
 const FLAG_WEBSOCKET: u8 = 8;
 const FLAG_TLS: u8 = 16;
 
-/// Value of [`Request::body_len`] for a streamed body without Content-Length (chunked, RFC 9112 §7.1).
+/// Value of [`Request::body_len`] for a streamed body without Content-Length (chunked, RFC 9112
+/// §7.1).
 pub const UNKNOWN_LENGTH: u64 = u64::MAX;
 
 /// A request, as the daemon writes it and the worker reads it.
@@ -27,8 +28,8 @@ pub const UNKNOWN_LENGTH: u64 = u64::MAX;
 pub struct Request<'a> {
     /// The exchange of the request.
     pub exchange: ExchangeId,
-    /// Length of the body in bytes, inline or in the descriptor. Of a streamed body: its Content-Length, or
-    /// [`UNKNOWN_LENGTH`].
+    /// Length of the body in bytes, inline or in the descriptor. Of a streamed body: its
+    /// Content-Length, or [`UNKNOWN_LENGTH`].
     pub body_len: u64,
     /// `CLOCK_MONOTONIC` when the head was complete, nanoseconds.
     pub received: u64,
@@ -38,8 +39,8 @@ pub struct Request<'a> {
     pub version: u8,
     /// The body is a descriptor, sent on the control socket before this frame was published.
     pub body_is_fd: bool,
-    /// The body is not in the frame; it follows in parts ([`StreamFrame::Part`](super::StreamFrame::Part)) as the
-    /// application receives it.
+    /// The body is not in the frame; it follows in parts
+    /// ([`StreamFrame::Part`](super::StreamFrame::Part)) as the application receives it.
     pub body_streams: bool,
     /// A WebSocket handshake (RFC 6455 §4.1).
     pub websocket: bool,
@@ -55,10 +56,11 @@ pub struct Request<'a> {
     pub peer: &'a [u8],
     /// The client's port; 0 on a unix socket.
     pub peer_port: u16,
-    /// The port that the client connected to, if a proxy reports it; 0 stands for the listener's port.
+    /// The port that the client connected to, if a proxy reports it; 0 stands for the listener's
+    /// port.
     pub server_port: u16,
-    /// The path below which a proxy publishes the application; if empty, the configured one applies. Begins with `/`,
-    /// does not end with `/`, and is not percent-encoded.
+    /// The path below which a proxy publishes the application; if empty, the configured one
+    /// applies. Begins with `/`, does not end with `/`, and is not percent-encoded.
     pub root_path: &'a [u8],
     /// The request id that the response and the journal carry.
     pub request_id: &'a [u8],
@@ -100,8 +102,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Encodes the frame into `out` (cleared first). `fields` yields lower-case names, and values; `n_fields` and
-    /// `encoded_fields` of self are ignored.
+    /// Encodes the frame into `out` (cleared first). `fields` yields lower-case names, and values;
+    /// `n_fields` and `encoded_fields` of self are ignored.
     ///
     /// # Errors
     /// A part is longer than 65,535 bytes, or there are more fields than that.
@@ -219,8 +221,8 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// Returns whether the application may take over the client's connection: the descriptor that was sent on the control
-    /// socket is not a body, but a socket.
+    /// Returns whether the application may take over the client's connection: the descriptor that
+    /// was sent on the control socket is not a body, but a socket.
     pub const fn takeover(&self) -> bool {
         self.websocket && self.body_is_fd
     }

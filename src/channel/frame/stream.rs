@@ -1,4 +1,5 @@
-//! The submission frames that follow a claimed request: body parts, WebSocket messages and the disconnect.
+//! The submission frames that follow a claimed request: body parts, WebSocket messages and the
+//! disconnect.
 
 use super::ExchangeId;
 use super::reader::Reader;
@@ -15,9 +16,10 @@ const PART_MORE: u8 = 4;
 const DISCONNECT_CANCEL: u8 = 1;
 const DISCONNECT_HALF: u8 = 2;
 
-/// Bytes that a WebSocket message counts in addition to its own, wherever buffered bytes are limited
-/// ([`CompletionKind::WindowUpdate`](super::CompletionKind::WindowUpdate),
-/// [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)); otherwise empty messages would be unlimited.
+/// Bytes that a WebSocket message counts in addition to its own, wherever buffered bytes are
+/// limited ([`CompletionKind::WindowUpdate`](super::CompletionKind::WindowUpdate),
+/// [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)); otherwise empty messages would be
+/// unlimited.
 pub const MESSAGE_COST: u64 = 64;
 
 /// A submission frame for an exchange that the worker has claimed. ASGI only.
@@ -44,11 +46,12 @@ pub enum StreamFrame<'a> {
         code: u16,
         /// The close frame's reason, UTF-8.
         reason: &'a [u8],
-        /// The request's deadline has passed: the worker cancels the task instead of sending it an event.
+        /// The request's deadline has passed: the worker cancels the task instead of sending it an
+        /// event.
         cancel: bool,
     },
-    /// The client has closed its sending side: `http.disconnect` follows the request's body, and the response is still
-    /// sent. Not for WebSockets.
+    /// The client has closed its sending side: `http.disconnect` follows the request's body, and
+    /// the response is still sent. Not for WebSockets.
     HalfClose {
         /// The exchange that the frame belongs to.
         exchange: ExchangeId,

@@ -45,7 +45,8 @@ pub struct ClientCert<'a> {
     pub not_before: &'a str,
     /// End of its validity.
     pub not_after: &'a str,
-    /// The chain that the client sent, encoded; empty while encoding. Read with [`ClientCert::chain`].
+    /// The chain that the client sent, encoded; empty while encoding. Read with
+    /// [`ClientCert::chain`].
     pub encoded_chain: &'a [u8],
 }
 

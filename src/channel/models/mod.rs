@@ -1,19 +1,22 @@
-//! Loom models of `wake.rs` and `state.rs`: every interleaving, and every value that the memory model lets a load
-//! return, of the code that daemon and worker run.
+//! Loom models of `wake.rs` and `state.rs`: every interleaving, and every value that the memory
+//! model lets a load return, of the code that daemon and worker run.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --lib --release models`
 //!
-//! A lost wake-up shows as loom's `deadlock` panic: a thread sleeps and no other thread can wake it.
+//! A lost wake-up shows as loom's `deadlock` panic: a thread sleeps and no other thread can wake
+//! it.
 //!
-//! [`ModelFutex`] and [`EventFd`] model the kernel, each with a mutex and a condition variable. `futex(2)` compares the
-//! word and goes to sleep in one step as seen by a waker; the mutex models that, and the word is read relaxed under it
-//! so that it models nothing more. Sleeps are never interrupted: a spurious return only repeats the loop.
+//! [`ModelFutex`] and [`EventFd`] model the kernel, each with a mutex and a condition variable.
+//! `futex(2)` compares the word and goes to sleep in one step as seen by a waker; the mutex models
+//! that, and the word is read relaxed under it so that it models nothing more. Sleeps are never
+//! interrupted: a spurious return only repeats the loop.
 //!
-//! A ring is modelled by a head, stored (Release) by its producer and loaded (Acquire) by its consumers. Loom's `SeqCst`
-//! loads and stores are no stronger than AcqRel; the protocols rely only on `fence(SeqCst)`, which loom models.
+//! A ring is modelled by a head, stored (Release) by its producer and loaded (Acquire) by its
+//! consumers. Loom's `SeqCst` loads and stores are no stronger than AcqRel; the protocols rely only
+//! on `fence(SeqCst)`, which loom models.
 //!
-//! The small models are explored in full, the larger ones with a preemption bound (most bugs need two preemptions or
-//! fewer).
+//! The small models are explored in full, the larger ones with a preemption bound (most bugs need
+//! two preemptions or fewer).
 
 mod epoch;
 mod event_loop;

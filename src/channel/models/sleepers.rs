@@ -155,7 +155,8 @@ fn two_sleepers_are_woken_by_one_call_for_two_items() {
     });
 }
 
-/// The stop comes from a third thread, the worker's control thread, and races with the daemon's wake.
+/// The stop comes from a third thread, the worker's control thread, and races with the daemon's
+/// wake.
 #[test]
 fn a_stop_wakes_every_sleeper_and_leaves_no_token_behind() {
     check(Some(2), || {

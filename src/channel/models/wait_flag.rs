@@ -100,8 +100,8 @@ fn two_waiters_for_one_resource_are_both_woken() {
     });
 }
 
-/// One thread waits for ring space, another for a chunk that a slow client holds: the first must not wait for that
-/// client. A plain flag instead of a counter fails here.
+/// One thread waits for ring space, another for a chunk that a slow client holds: the first must
+/// not wait for that client. A plain flag instead of a counter fails here.
 #[test]
 fn waiter_is_not_blocked_by_one_for_another_resource() {
     check(Some(3), || {

@@ -24,7 +24,8 @@ impl CompletionSender {
         Self { ring: Ring::completion(map, geometry), head: 0, tail: 0 }
     }
 
-    /// Publishes a frame; false if there is no room now. Wait for room on [`Word::SpaceWait`](crate::layout::Word).
+    /// Publishes a frame; false if there is no room now. Wait for room on
+    /// [`Word::SpaceWait`](crate::layout::Word).
     ///
     /// # Errors
     /// The daemon's tail is impossible.
@@ -35,7 +36,8 @@ impl CompletionSender {
         Ok(self.push_positioned(frame)?.is_some())
     }
 
-    /// Pushes like [`CompletionSender::push`], and returns the position for [`CompletionSender::mark_done`].
+    /// Pushes like [`CompletionSender::push`], and returns the position for
+    /// [`CompletionSender::mark_done`].
     ///
     /// # Errors
     /// As [`CompletionSender::push`].
@@ -43,7 +45,8 @@ impl CompletionSender {
         self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
     }
 
-    /// Adds DONE to a frame pushed with END. False if the daemon has popped it: then DONE needs another frame.
+    /// Adds DONE to a frame pushed with END. False if the daemon has popped it: then DONE needs
+    /// another frame.
     pub fn mark_done(&mut self, position: Position) -> bool {
         // A record overwritten since has been popped.
         self.head - position.0 <= self.ring.capacity
@@ -64,8 +67,8 @@ impl CompletionReceiver {
         Self { ring: Ring::completion(map, geometry), tail: 0 }
     }
 
-    /// Appends the next frame to `out` and returns its length; `None` if the ring is empty. The space is free at once;
-    /// the caller notifies the worker ([`crate::wake::WaitFlag::notify`]).
+    /// Appends the next frame to `out` and returns its length; `None` if the ring is empty. The
+    /// space is free at once; the caller notifies the worker ([`crate::wake::WaitFlag::notify`]).
     ///
     /// # Errors
     /// The worker's head or a length is impossible.

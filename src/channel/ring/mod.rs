@@ -1,11 +1,13 @@
 //! The two rings of one worker, and both ends of each.
 //!
-//! A record is `len u32 | state u32 | frame`, aligned to 8. `head` counts all bytes published so far, `tail` all bytes
-//! consumed; both only grow, so the ring holds `head - tail` bytes and a position is never reused. A record never
-//! wraps: where it would, a `PAD` record fills the rest of the ring. In the completion ring the state word tells whether
-//! DONE was added to the frame after it was pushed.
+//! A record is `len u32 | state u32 | frame`, aligned to 8. `head` counts all bytes published so
+//! far, `tail` all bytes consumed; both only grow, so the ring holds `head - tail` bytes and a
+//! position is never reused. A record never wraps: where it would, a `PAD` record fills the rest of
+//! the ring. In the completion ring the state word tells whether DONE was added to the frame after
+//! it was pushed.
 //!
-//! Each end belongs to one thread at a time (`&mut self`); a worker with several threads keeps its ends behind mutexes.
+//! Each end belongs to one thread at a time (`&mut self`); a worker with several threads keeps its
+//! ends behind mutexes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -92,7 +94,8 @@ impl Ring {
         Ok(tail)
     }
 
-    /// Reads the peer's head, which may only grow and be at most a ring's capacity ahead of our tail.
+    /// Reads the peer's head, which may only grow and be at most a ring's capacity ahead of our
+    /// tail.
     fn read_head(&self, own_tail: u64) -> Result<u64, ProtocolError> {
         let head = self.map.u64(self.head).load(Ordering::Acquire);
         if head < own_tail || head - own_tail > self.capacity || !head.is_multiple_of(RECORD_ALIGN as u64) {
@@ -106,7 +109,8 @@ impl Ring {
         Ok(head)
     }
 
-    /// Returns the bytes that a frame of this length takes: padding before the record, and the record.
+    /// Returns the bytes that a frame of this length takes: padding before the record, and the
+    /// record.
     fn record_space(&self, head: u64, len: usize) -> (u64, u64) {
         let need = (RECORD_ALIGN + len).next_multiple_of(RECORD_ALIGN) as u64;
         let until_end = self.bytes_until_end(head);
@@ -145,7 +149,8 @@ impl Ring {
         Ok(Some(Position(position)))
     }
 
-    /// Returns the length of the record at `tail`: read once, and checked against the bytes published.
+    /// Returns the length of the record at `tail`: read once, and checked against the bytes
+    /// published.
     fn record_len(&self, tail: u64, head: u64) -> Result<u32, ProtocolError> {
         let len = self.map.u32(self.offset_of(tail)).load(Ordering::Relaxed);
         let available = (head - tail).min(self.bytes_until_end(tail));

@@ -53,12 +53,14 @@ impl SubmissionSender {
         state::revoke(self.ring.map.u32(self.ring.offset_of(position.0) + 4))
     }
 
-    /// True if the worker's tail is past this record, claimed or not. The tail is not checked for plausibility.
+    /// True if the worker's tail is past this record, claimed or not. The tail is not checked for
+    /// plausibility.
     pub fn is_consumed(&self, position: Position) -> bool {
         self.ring.map.u64(self.ring.tail).load(Ordering::Acquire) > position.0
     }
 
-    /// True if the record is claimed or revoked. The answer may be outdated at once; only [`Self::revoke`] decides.
+    /// True if the record is claimed or revoked. The answer may be outdated at once; only
+    /// [`Self::revoke`] decides.
     pub fn is_claimed(&self, position: Position) -> bool {
         self.head - position.0 > self.ring.capacity
             || self.ring.map.u32(self.ring.offset_of(position.0) + 4).load(Ordering::Acquire) != state::READY
@@ -78,7 +80,8 @@ impl SubmissionReceiver {
         Self { ring: Ring::submission(map, geometry), tail: 0 }
     }
 
-    /// Claims the next frame and copies it into `frame` (cleared first); false if the ring is empty.
+    /// Claims the next frame and copies it into `frame` (cleared first); false if the ring is
+    /// empty.
     ///
     /// # Errors
     /// A position, length or state written by the daemon is impossible.
@@ -103,8 +106,8 @@ impl SubmissionReceiver {
         }
     }
 
-    /// True if there is no record to claim. (A record that is there may be revoked.) Threads call this between
-    /// announcing sleep and sleeping, and before deferring a wake-up of the daemon.
+    /// True if there is no record to claim. (A record that is there may be revoked.) Threads call
+    /// this between announcing sleep and sleeping, and before deferring a wake-up of the daemon.
     pub fn is_empty(&self) -> bool {
         self.ring.map.u64(self.ring.head).load(Ordering::Acquire) == self.tail
     }

@@ -1,10 +1,10 @@
-//! Tests what a user can read and write, with access(2) in a process of that user: mode bits alone do not show it (access
-//! control lists, read-only file systems, security modules).
+//! Tests what a user can read and write, with access(2) in a process of that user: mode bits alone
+//! do not show it (access control lists, read-only file systems, security modules).
 //!
 //! # Why `unsafe`
-//! The process is a fork that never executes anything: between fork and exec it becomes the user, tests the paths, and
-//! writes the results to a pipe. There it makes only async-signal-safe calls (signal-safety(7)); everything they need is
-//! allocated before.
+//! The process is a fork that never executes anything: between fork and exec it becomes the user,
+//! tests the paths, and writes the results to a pipe. There it makes only async-signal-safe calls
+//! (signal-safety(7)); everything they need is allocated before.
 #![expect(unsafe_code, reason = "pre_exec")]
 
 use std::ffi::CString;
@@ -62,8 +62,8 @@ impl RequiredAccess {
 
     /// The accesses to test: entering each directory on the way, then the path itself.
     fn steps(&self) -> Vec<(PathBuf, AccessFlags)> {
-        // The target of a symbolic link must be reachable too. Its directories come before the link, which otherwise fails
-        // first without naming them.
+        // The target of a symbolic link must be reachable too. Its directories come before the
+        // link, which otherwise fails first without naming them.
         let real = fs::canonicalize(&self.path).ok().filter(|real| *real != self.path);
         let ends: Vec<_> = [Some(self.path.clone()), real].into_iter().flatten().collect();
         let mut steps = Vec::new();
@@ -102,7 +102,8 @@ pub(super) fn required_by(config: &Config, file: Option<&Path>) -> Vec<RequiredA
     needs
 }
 
-/// Returns a sentence with a remedy for each access that the user lacks, or that the unit's sandbox denies.
+/// Returns a sentence with a remedy for each access that the user lacks, or that the unit's sandbox
+/// denies.
 ///
 /// # Errors
 /// When the user's process cannot be started.
@@ -206,8 +207,8 @@ fn test_access(identity: &UserIdentity, steps: &[(PathBuf, AccessFlags)]) -> io:
     let mut command = Command::new("/proc/self/exe");
     let written = std::sync::Arc::new(written);
     let answers = std::sync::Arc::clone(&written);
-    // SAFETY: the closure makes system calls only and allocates nothing: paths and groups were made before, and an
-    // `io::Error` of a number needs no memory.
+    // SAFETY: the closure makes system calls only and allocates nothing: paths and groups were made
+    // before, and an `io::Error` of a number needs no memory.
     unsafe {
         command.pre_exec(move || {
             switch_user(uid, gid, &groups)?;

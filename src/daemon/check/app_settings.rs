@@ -1,5 +1,5 @@
-//! Reads the application's settings: the database files, which its user must be able to write, and Django's `STATIC_URL`,
-//! which something must serve.
+//! Reads the application's settings: the database files, which its user must be able to write, and
+//! Django's `STATIC_URL`, which something must serve.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -45,7 +45,8 @@ impl AppSettings {
         settings
     }
 
-    /// Returns a warning if neither the application nor a `[[static]]` serves Django's static files.
+    /// Returns a warning if neither the application nor a `[[static]]` serves Django's static
+    /// files.
     pub(super) fn static_warning(&self, config: &Config) -> Option<String> {
         let url = self.static_url.as_deref()?;
         // A proxy may pass on the path without the application's own prefix.
@@ -70,7 +71,8 @@ impl AppSettings {
 /// Imports the application once more and returns its settings.
 ///
 /// # Errors
-/// When the process cannot be started or read. A failing import is not an error: the worker had imported it.
+/// When the process cannot be started or read. A failing import is not an error: the worker had
+/// imported it.
 pub(super) fn read(app: &App, identity: Option<&UserIdentity>) -> io::Result<AppSettings> {
     let mut command = Command::new(&app.python.path);
     if let Some(identity) = identity {

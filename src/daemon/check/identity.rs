@@ -1,7 +1,7 @@
 //! The user, groups, environment and directory in which `rgun check` runs the application.
 //!
-//! A check as root would run the application as root, and root can read everything. It therefore runs as the user of
-//! the unit with the same configuration.
+//! A check as root would run the application as root, and root can read everything. It therefore
+//! runs as the user of the unit with the same configuration.
 
 use std::ffi::{CString, OsString};
 use std::path::{Path, PathBuf};
@@ -32,8 +32,8 @@ const SERVICE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Resolves user, unit and invocation.
 ///
 /// # Errors
-/// When root names no user and no unit is found, when the user or unit does not exist, or when the configuration is
-/// invalid in the unit's environment.
+/// When root names no user and no unit is found, when the user or unit does not exist, or when the
+/// configuration is invalid in the unit's environment.
 pub(super) fn resolve_context(
     invocation: &Invocation,
     wanted: &CheckIdentity,
@@ -204,7 +204,8 @@ impl UserAccount {
     }
 }
 
-/// The user's groups with `Group=` and `SupplementaryGroups=`. Returns the primary one and all of them.
+/// The user's groups with `Group=` and `SupplementaryGroups=`. Returns the primary one and all of
+/// them.
 fn unit_groups(account: &UserAccount, unit: &Unit) -> Result<(Gid, Vec<Gid>), String> {
     let find = |setting: &str, name: &str| {
         let known = match name.parse() {
@@ -225,7 +226,8 @@ fn unit_groups(account: &UserAccount, unit: &Unit) -> Result<(Gid, Vec<Gid>), St
     Ok((gid, groups))
 }
 
-/// The unit's environment, or without a unit the caller's, with the variables that depend on the user.
+/// The unit's environment, or without a unit the caller's, with the variables that depend on the
+/// user.
 fn environment(account: &UserAccount, unit: Option<&Unit>) -> Result<Vec<(OsString, OsString)>, String> {
     let mut variables: Vec<(OsString, OsString)> = match unit {
         Some(_) => vec![("PATH".into(), SERVICE_PATH.into())],

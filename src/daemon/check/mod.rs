@@ -1,7 +1,8 @@
-//! `rgun check`: boots one worker as the daemon would, and prints whether it became ready. Nothing is served.
+//! `rgun check`: boots one worker as the daemon would, and prints whether it became ready. Nothing
+//! is served.
 //!
-//! For root, the check runs as the user of the systemd unit ([`identity`]), and also prints what this user cannot read
-//! ([`access`]) or write; [`app_settings`] names the databases.
+//! For root, the check runs as the user of the systemd unit ([`identity`]), and also prints what
+//! this user cannot read ([`access`]) or write; [`app_settings`] names the databases.
 
 mod access;
 mod app_settings;
@@ -35,8 +36,8 @@ use identity::CheckContext;
 /// Time for the worker to exit after a Stop command.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs the check and prints the verdict. Returns the exit status: 0, 78 (EX_CONFIG), or 64 (EX_USAGE) when root has not
-/// named a user.
+/// Runs the check and prints the verdict. Returns the exit status: 0, 78 (EX_CONFIG), or 64
+/// (EX_USAGE) when root has not named a user.
 pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     let mut warnings = invocation.warnings.clone();
     let outcome = identity::resolve_context(invocation, wanted).and_then(|context| {
@@ -73,8 +74,8 @@ fn print_verdict(outcome: Result<String, StartupError>, warnings: &[String]) -> 
     ExitCode::from(if printed.is_ok() { status } else { 1 })
 }
 
-/// Boots a worker as this user. Before that, checks which files the user can read; after that, which databases it can
-/// write, and whether something serves the application's static files.
+/// Boots a worker as this user. Before that, checks which files the user can read; after that,
+/// which databases it can write, and whether something serves the application's static files.
 fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<String, StartupError> {
     let CheckContext { invocation, identity, unit } = context;
     let config = &without_credentials(&invocation.config, warnings);
@@ -102,7 +103,8 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
     Ok(format!("{verdict}; checked as {}{whose}", identity.user))
 }
 
-/// Returns the configuration without the unit's credentials, which only systemd can read; warns about them.
+/// Returns the configuration without the unit's credentials, which only systemd can read; warns
+/// about them.
 fn without_credentials(config: &Config, warnings: &mut Vec<String>) -> Config {
     let (tls, unknown) = config.tls.split_unknown_credentials();
     if !unknown.is_empty() {
@@ -240,7 +242,8 @@ impl Boot<'_> {
     }
 }
 
-/// Explains why the worker closed its control socket without a report. `booted`: its interpreter had loaded the extension.
+/// Explains why the worker closed its control socket without a report. `booted`: its interpreter
+/// had loaded the extension.
 async fn explain_death(pool: &mut Pool, config: &Config, booted: bool) -> String {
     let how = match tokio::time::timeout(EXIT_TIMEOUT, wait_for_exit(pool)).await {
         Ok(how) => how.to_string(),

@@ -1,7 +1,8 @@
-//! Reads the settings of a systemd unit that decide what the application can do: user, environment, sandbox.
+//! Reads the settings of a systemd unit that decide what the application can do: user, environment,
+//! sandbox.
 //!
-//! The settings come from `systemctl show`. Without a running manager (in a chroot, while an image is built) the unit's
-//! files are read instead (systemd.unit(5)).
+//! The settings come from `systemctl show`. Without a running manager (in a chroot, while an image
+//! is built) the unit's files are read instead (systemd.unit(5)).
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -217,7 +218,8 @@ fn systemctl_show(name: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Reads the files in the `NAME.d` directories, sorted by name. Of equal names, the first directory's counts.
+/// Reads the files in the `NAME.d` directories, sorted by name. Of equal names, the first
+/// directory's counts.
 fn read_drop_ins(names: &[&str], search: &[&Path]) -> Vec<String> {
     let mut found: Vec<(OsString, String)> = Vec::new();
     for directory in search.iter().flat_map(|root| names.iter().map(|name| root.join(format!("{name}.d")))) {
@@ -246,7 +248,8 @@ fn split_assignment(assignment: &str) -> Option<(OsString, OsString)> {
     Some((name.into(), value.into()))
 }
 
-/// Parses an environment file: one assignment per line, `#` and `;` start comments, values may be quoted.
+/// Parses an environment file: one assignment per line, `#` and `;` start comments, values may be
+/// quoted.
 fn parse_environment_file(bytes: &[u8]) -> Vec<String> {
     let text = OsString::from_vec(bytes.to_vec()).to_string_lossy().replace("\\\n", "");
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));

@@ -71,7 +71,8 @@ pub(super) struct Representation {
 }
 
 impl Representation {
-    /// Answers a request with this representation. `fields` are the response's fields that the file does not determine.
+    /// Answers a request with this representation. `fields` are the response's fields that the file
+    /// does not determine.
     ///
     /// # Errors
     /// When a precondition fails or no range can be served.

@@ -1,4 +1,5 @@
-//! Conditional requests (RFC 9110 §13): compares a request's preconditions with a file's validators.
+//! Conditional requests (RFC 9110 §13): compares a request's preconditions with a file's
+//! validators.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,8 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::encoding::Encoding;
 use super::state::{FileState, FileTime};
 
-/// The earliest modification time that is trusted, 1980-01-02. Archives and reproducible builds give all files the same
-/// time before it, which does not change with the content.
+/// The earliest modification time that is trusted, 1980-01-02. Archives and reproducible builds
+/// give all files the same time before it, which does not change with the content.
 const MIN_MEANINGFUL_TIME: i64 = 315_619_200;
 
 /// The validators of one representation of a file.
@@ -39,8 +40,8 @@ impl Validators {
         }
     }
 
-    /// Returns the value of `Last-Modified`; for a file from the future, that of the response's `Date` (RFC 9110
-    /// §8.8.2.1).
+    /// Returns the value of `Last-Modified`; for a file from the future, that of the response's
+    /// `Date` (RFC 9110 §8.8.2.1).
     pub(super) fn last_modified(&self, now: SystemTime) -> Option<HeaderValue> {
         if self.modified? > now {
             return httpdate::fmt_http_date(now).try_into().ok();
@@ -83,8 +84,8 @@ pub(super) fn evaluate(headers: &HeaderMap, validators: &Validators) -> Precondi
     if is_known { Precondition::NotModified } else { Precondition::Holds }
 }
 
-/// Returns true if the request's `Range` may be served: there is no `If-Range`, or it names exactly the current
-/// representation (RFC 9110 §13.1.5).
+/// Returns true if the request's `Range` may be served: there is no `If-Range`, or it names exactly
+/// the current representation (RFC 9110 §13.1.5).
 pub(super) fn range_applies(headers: &HeaderMap, validators: &Validators) -> bool {
     let Some(value) = headers.get(IF_RANGE) else { return true };
     if headers.get_all(IF_RANGE).iter().nth(1).is_some() {

@@ -38,7 +38,8 @@ impl Encoding {
     }
 }
 
-/// Returns the codings that the client accepts and prefers to `identity`, in descending order of weight.
+/// Returns the codings that the client accepts and prefers to `identity`, in descending order of
+/// weight.
 pub(super) fn accepted(headers: &HeaderMap) -> impl Iterator<Item = Encoding> + use<> {
     let mut weights: [Option<u16>; 3] = [None; 3];
     let (mut any, mut identity) = (None, None);
@@ -69,7 +70,8 @@ pub(super) fn accepted(headers: &HeaderMap) -> impl Iterator<Item = Encoding> + 
 
 const MAX_WEIGHT: u16 = 1000;
 
-/// Returns the weight in thousandths if the parameter is a weight (RFC 9110 §12.4.2); 0 if the weight is invalid.
+/// Returns the weight in thousandths if the parameter is a weight (RFC 9110 §12.4.2); 0 if the
+/// weight is invalid.
 fn quality(parameter: &str) -> Option<u16> {
     let (name, value) = parameter.split_once('=')?;
     if !name.trim().eq_ignore_ascii_case("q") {

@@ -5,11 +5,13 @@ const MIN_HEX_DIGITS: usize = 8;
 /// Length of a hash of Vite and Rollup.
 const BASE64_LEN: usize = 8;
 
-/// Returns true if a part of the name between `.` or `-` is a hash, as in `base.55e7cbb9ba48.css` (Django's
-/// `ManifestStaticFilesStorage`), `main.8e0d62a1.js` (webpack) and `index-BfQ3xZ1a.js` (Vite).
+/// Returns true if a part of the name between `.` or `-` is a hash, as in `base.55e7cbb9ba48.css`
+/// (Django's `ManifestStaticFilesStorage`), `main.8e0d62a1.js` (webpack) and `index-BfQ3xZ1a.js`
+/// (Vite).
 ///
-/// A false positive keeps an old file in browsers for a year, a false negative only costs a request. So words and dates
-/// do not count as hashes, and about a third of Vite's names are not recognised (`immutable = true` is for these).
+/// A false positive keeps an old file in browsers for a year, a false negative only costs a
+/// request. So words and dates do not count as hashes, and about a third of Vite's names are not
+/// recognised (`immutable = true` is for these).
 pub(super) fn is_hashed(name: &[u8]) -> bool {
     let Ok(name) = str::from_utf8(name) else { return false };
     let mut parts = name.split('.');
@@ -37,7 +39,8 @@ fn is_hex_hash(part: &str) -> bool {
         && part.bytes().any(|byte| byte.is_ascii_lowercase())
 }
 
-/// Base64url with both cases and a digit that a letter follows: unlike `document`, `MyWidget` and `iPhone15`.
+/// Base64url with both cases and a digit that a letter follows: unlike `document`, `MyWidget` and
+/// `iPhone15`.
 fn is_base64_hash(hash: &str) -> bool {
     let bytes = hash.as_bytes();
     let digit = bytes.iter().position(u8::is_ascii_digit);

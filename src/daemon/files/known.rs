@@ -1,7 +1,8 @@
-//! Field values of the files that were served last, so that they are not formatted for each request.
+//! Field values of the files that were served last, so that they are not formatted for each
+//! request.
 //!
-//! Each request still opens its file. The values are used only while the file's state is the one that they were made
-//! from, so a changed file never gets old values.
+//! Each request still opens its file. The values are used only while the file's state is the one
+//! that they were made from, so a changed file never gets old values.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +48,8 @@ impl KnownFile {
     }
 }
 
-/// A table of files by their path below one directory. Each path has one place, where the last file is kept.
+/// A table of files by their path below one directory. Each path has one place, where the last file
+/// is kept.
 #[derive(Debug)]
 pub(super) struct KnownFiles {
     places: Mutex<Box<[Option<Arc<KnownFile>>]>>,
@@ -67,7 +69,8 @@ impl KnownFiles {
         places.get(self.place(path))?.as_ref().filter(|file| *file.path == *path).cloned()
     }
 
-    /// Returns `known` if it describes this file; otherwise describes the file and stores the result.
+    /// Returns `known` if it describes this file; otherwise describes the file and stores the
+    /// result.
     pub(super) fn describe(
         &self,
         known: Option<Arc<KnownFile>>,

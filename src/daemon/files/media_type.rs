@@ -37,7 +37,8 @@ fn essence(path: &[u8]) -> Option<&'static str> {
         // The crate's data does not follow RFC 9239 §6.1.3 and RFC 8259 yet.
         "mjs" => Some("text/javascript"),
         "map" => Some("application/json"),
-        // A precompressed file that is requested by its own name is sent as a compressed file, not as its content.
+        // A precompressed file that is requested by its own name is sent as a compressed file, not
+        // as its content.
         "br" | "zst" => Some(UNKNOWN),
         _ => mime_guess::from_ext(extension).first_raw(),
     }

@@ -19,7 +19,8 @@ use super::notice::{FileNotice, FileNoticeSink};
 use super::path::{Dotfiles, RelativePath, file_name};
 use super::root::{FoundEntry, Links, LookupError, LookupMode, OpenFile, Root};
 
-/// Seconds by which a precompressed file may be older than its original, because tools copy the files in any order.
+/// Seconds by which a precompressed file may be older than its original, because tools copy the
+/// files in any order.
 const MAX_VARIANT_AGE: i64 = 2;
 
 /// The settings of one `[[static]]` table.
@@ -35,7 +36,8 @@ pub struct MountSettings {
     pub index: Vec<String>,
     /// The answer to a path without a file.
     pub fallback: Fallback,
-    /// Time for which clients may use a file without asking again; zero: they must ask. `None`: no `Cache-Control`.
+    /// Time for which clients may use a file without asking again; zero: they must ask. `None`: no
+    /// `Cache-Control`.
     pub max_age: Option<Duration>,
     /// The files that never change.
     pub immutable: Immutable,
@@ -112,7 +114,8 @@ pub struct Mount {
 pub struct Mounts(Box<[Mount]>);
 
 impl Mounts {
-    /// Creates the mounts. Returns `None` if there are none. A directory is opened at its first request.
+    /// Creates the mounts. Returns `None` if there are none. A directory is opened at its first
+    /// request.
     pub fn new(mut settings: Vec<MountSettings>, notify: FileNoticeSink) -> Option<Self> {
         settings.sort_by_key(|mount| std::cmp::Reverse(mount.url.len()));
         let mounts = settings.into_iter().map(|mount| Mount::new(mount, notify));

@@ -5,14 +5,15 @@ use std::ops::Range;
 use http::HeaderMap;
 use http::header::RANGE;
 
-/// Maximum number of ranges in one request. A request with more gets the whole file: it may be an attack on servers
-/// that copy for each range (RFC 9110 §17.15).
+/// Maximum number of ranges in one request. A request with more gets the whole file: it may be an
+/// attack on servers that copy for each range (RFC 9110 §17.15).
 const MAX_RANGES: usize = 64;
 
 /// The parts of a representation to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RequestedRange {
-    /// The whole: there is no `Range`, or it is invalid, or its parts are not smaller than the whole.
+    /// The whole: there is no `Range`, or it is invalid, or its parts are not smaller than the
+    /// whole.
     Whole,
     /// One range, of at least one byte.
     One(Range<u64>),
@@ -57,7 +58,8 @@ impl RangeSpec {
     }
 }
 
-/// Parses the field; `None` if it is invalid or has more than [`MAX_RANGES`] ranges: it is then ignored.
+/// Parses the field; `None` if it is invalid or has more than [`MAX_RANGES`] ranges: it is then
+/// ignored.
 fn parse(value: &str) -> Option<Vec<RangeSpec>> {
     let (unit, list) = value.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {

@@ -1,8 +1,10 @@
-//! A directory below which files are opened. Only symlinks under [`Links::Followed`] lead out of it.
+//! A directory below which files are opened. Only symlinks under [`Links::Followed`] lead out of
+//! it.
 //!
-//! The kernel resolves every path with `openat2(2)`, so under the other [`Links`] neither `..` nor a symlink leaves the
-//! directory, even while someone renames directories. On the reactor a path is resolved only from the kernel's cache
-//! (`RESOLVE_CACHED`); if that is not enough, the caller repeats the lookup on a blocking thread.
+//! The kernel resolves every path with `openat2(2)`, so under the other [`Links`] neither `..` nor
+//! a symlink leaves the directory, even while someone renames directories. On the reactor a path is
+//! resolved only from the kernel's cache (`RESOLVE_CACHED`); if that is not enough, the caller
+//! repeats the lookup on a blocking thread.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -128,7 +130,8 @@ impl Root {
     /// Returns the open directory.
     ///
     /// # Errors
-    /// In cached mode [`LookupError::NeedsDisk`] if it was not opened, or once for each [`REOPEN_INTERVAL`].
+    /// In cached mode [`LookupError::NeedsDisk`] if it was not opened, or once for each
+    /// [`REOPEN_INTERVAL`].
     pub(super) fn directory(&self, mode: LookupMode, now: Instant) -> Result<Arc<OwnedFd>, LookupError> {
         if mode == LookupMode::Cached {
             let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,10 +163,12 @@ impl Root {
         }
     }
 
-    /// Opens the regular file at `path` below `directory`. `encoding` is the coding whose precompressed file it is.
+    /// Opens the regular file at `path` below `directory`. `encoding` is the coding whose
+    /// precompressed file it is.
     ///
-    /// Other kinds of files are not opened, because opening a FIFO or a device can have an effect. So the kind of file is
-    /// checked before the file is opened, unless a regular file was served from this path before.
+    /// Other kinds of files are not opened, because opening a FIFO or a device can have an effect.
+    /// So the kind of file is checked before the file is opened, unless a regular file was served
+    /// from this path before.
     pub(super) fn open(
         &self,
         directory: BorrowedFd<'_>,

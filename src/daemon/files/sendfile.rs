@@ -1,4 +1,5 @@
-//! `app.sendfile_roots`: files that the application names in `X-Sendfile` or `X-Accel-Redirect` instead of sending them.
+//! `app.sendfile_roots`: files that the application names in `X-Sendfile` or `X-Accel-Redirect`
+//! instead of sending them.
 
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -37,7 +38,8 @@ const SERVER_FIELDS: [&str; 6] = [
 /// One directory of `app.sendfile_roots`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SendfileRoot {
-    /// The prefix of `X-Accel-Redirect` for this directory; begins and ends with `/`. `None`: `X-Sendfile` only.
+    /// The prefix of `X-Accel-Redirect` for this directory; begins and ends with `/`. `None`:
+    /// `X-Sendfile` only.
     pub url: Option<String>,
     /// The directory whose files the application may name.
     pub directory: PathBuf,
@@ -85,7 +87,8 @@ pub struct SentFor {
 }
 
 impl SendfileRoots {
-    /// Creates the roots. Returns `None` if there are none. A directory is opened when a file in it is first sent.
+    /// Creates the roots. Returns `None` if there are none. A directory is opened when a file in it
+    /// is first sent.
     pub fn new(mut roots: Vec<SendfileRoot>, notify: FileNoticeSink) -> Option<Self> {
         // The longest first, so that a directory within another one has its own prefix.
         roots.sort_by_key(|root| {
@@ -98,7 +101,8 @@ impl SendfileRoots {
         Some(Self(roots)).filter(|roots| !roots.0.is_empty())
     }
 
-    /// Returns the file that a response of the application names, and takes the response's fields if there is one.
+    /// Returns the file that a response of the application names, and takes the response's fields
+    /// if there is one.
     pub fn target(&self, status: StatusCode, fields: &mut HeaderMap, request: SentFor) -> SendfileTarget {
         let accel = fields.get(X_ACCEL_REDIRECT).filter(|_| self.0.iter().any(|(url, _)| url.is_some()));
         let (value, found) = match (accel, fields.get(X_SENDFILE)) {

@@ -2,7 +2,8 @@
 
 use rustix::fs::Stat;
 
-/// Two equal states mean the same file with the same content, as far as the kernel's clock can tell.
+/// Two equal states mean the same file with the same content, as far as the kernel's clock can
+/// tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileState {
     /// Number of the file system.

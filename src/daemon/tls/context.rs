@@ -40,9 +40,10 @@ pub struct LoadedTls {
 const ALL_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
 const ONLY_TLS13: &[&SupportedProtocolVersion] = &[&TLS13];
 
-/// The server's order of preference. AES-128 is first, as in Mozilla's guidelines and in browsers: the hash of its TLS 1.3
-/// suite is SHA-256, for which processors have instructions, and a handshake hashes a lot. With SHA-384 a handshake takes a
-/// sixth more processor time. Clients that refuse AES-128 still get AES-256.
+/// The server's order of preference. AES-128 is first, as in Mozilla's guidelines and in browsers:
+/// the hash of its TLS 1.3 suite is SHA-256, for which processors have instructions, and a
+/// handshake hashes a lot. With SHA-384 a handshake takes a sixth more processor time. Clients that
+/// refuse AES-128 still get AES-256.
 const CIPHER_SUITES: &[SupportedCipherSuite] = &[
     cipher_suite::TLS13_AES_128_GCM_SHA256,
     cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -55,13 +56,15 @@ const CIPHER_SUITES: &[SupportedCipherSuite] = &[
     cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
 
-/// Session tickets sent after a handshake. A client uses each once (RFC 8446 appendix C.4) and gets another one when it
-/// resumes, so a second one would only serve a client that opens two more connections before it resumes the first time.
+/// Session tickets sent after a handshake. A client uses each once (RFC 8446 appendix C.4) and gets
+/// another one when it resumes, so a second one would only serve a client that opens two more
+/// connections before it resumes the first time.
 const TICKETS: usize = 1;
 
 impl TlsContext {
-    /// Reads the files of `[tls]`. `alpn` are the application protocols (RFC 7301), the preferred one first; `previous`
-    /// is the context that this one replaces, whose sessions can be resumed. `None` if there are no certificates.
+    /// Reads the files of `[tls]`. `alpn` are the application protocols (RFC 7301), the preferred
+    /// one first; `previous` is the context that this one replaces, whose sessions can be resumed.
+    /// `None` if there are no certificates.
     ///
     /// # Errors
     /// Files are missing or unusable: an error for each.
@@ -133,8 +136,8 @@ impl TlsContext {
         Ok(Self { names: NameIndex::new(&names), identities, tickets })
     }
 
-    /// Returns the certificate for a client's server name; of several, the first whose signature scheme the client
-    /// supports.
+    /// Returns the certificate for a client's server name; of several, the first whose signature
+    /// scheme the client supports.
     pub fn choose(&self, hello: &ClientHello<'_>) -> Option<&Identity> {
         let candidates = self.names.candidates(hello.server_name());
         let candidates = || candidates.iter().filter_map(|position| self.identities.get(*position));

@@ -20,7 +20,8 @@ pub(super) struct NamedFile<'a> {
 }
 
 impl NamedFile<'_> {
-    /// An error of the file. `reason` completes a sentence about it ("is empty"); `hint` is the remedy.
+    /// An error of the file. `reason` completes a sentence about it ("is empty"); `hint` is the
+    /// remedy.
     pub(super) fn error(&self, reason: impl Into<String>, hint: impl Into<String>) -> ConfigError {
         ConfigError {
             origin: self.origin.to_owned(),

@@ -37,8 +37,9 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Returns the settings for rustls. The cipher suite is chosen in the server's order, unless the client prefers
-    /// ChaCha20: then AES is slow for the client, because its processor has no instructions for AES.
+    /// Returns the settings for rustls. The cipher suite is chosen in the server's order, unless
+    /// the client prefers ChaCha20: then AES is slow for the client, because its processor has no
+    /// instructions for AES.
     pub fn config(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
         let mut offered = hello.cipher_suites().iter().copied();
         // A client may begin with a value that is no suite (RFC 8701).
@@ -88,7 +89,8 @@ pub(super) struct KeyPair {
     pub(super) names: BTreeSet<String>,
 }
 
-/// Reads a certificate and its key. Appends to `warnings` and `errors`; `None` if it has appended an error.
+/// Reads a certificate and its key. Appends to `warnings` and `errors`; `None` if it has appended
+/// an error.
 pub(super) fn load(
     cert_file: &NamedFile<'_>,
     key_file: &NamedFile<'_>,

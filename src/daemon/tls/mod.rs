@@ -1,8 +1,10 @@
-//! TLS: certificates and keys from their files, the choice among them, and the results of handshakes.
+//! TLS: certificates and keys from their files, the choice among them, and the results of
+//! handshakes.
 //!
-//! `run` and `check` load a [`TlsContext`]; `net` performs handshakes with it. rustls implements the protocol with the
-//! cryptography of AWS-LC. A context is immutable: a reload loads another one for new connections, and both share the
-//! keys of session tickets, so that clients resume their sessions.
+//! `run` and `check` load a [`TlsContext`]; `net` performs handshakes with it. rustls implements
+//! the protocol with the cryptography of AWS-LC. A context is immutable: a reload loads another one
+//! for new connections, and both share the keys of session tickets, so that clients resume their
+//! sessions.
 //!
 //! | file | contents |
 //! |---|---|

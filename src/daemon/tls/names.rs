@@ -5,9 +5,11 @@ use std::collections::{BTreeSet, HashMap};
 /// The names of all certificates.
 #[derive(Debug, Default)]
 pub(super) struct NameIndex {
-    /// Positions of the certificates by name, in the order of the configuration; `*.` stands for one label.
+    /// Positions of the certificates by name, in the order of the configuration; `*.` stands for
+    /// one label.
     by_name: HashMap<String, Vec<usize>>,
-    /// Positions of the first certificate and of those with the same names, which may have another kind of key.
+    /// Positions of the first certificate and of those with the same names, which may have another
+    /// kind of key.
     default: Vec<usize>,
 }
 
@@ -25,8 +27,9 @@ impl NameIndex {
         Self { default: default.map(|(position, _)| position).collect(), by_name }
     }
 
-    /// Returns the positions of the certificates for a name, the preferred one first: those with the name itself, then
-    /// those with a wildcard for its first label (RFC 6125 §6.4.3), else the first certificate.
+    /// Returns the positions of the certificates for a name, the preferred one first: those with
+    /// the name itself, then those with a wildcard for its first label (RFC 6125 §6.4.3), else the
+    /// first certificate.
     pub(super) fn candidates(&self, server_name: Option<&str>) -> &[usize] {
         let found = server_name.and_then(|name| {
             let name = name.to_ascii_lowercase();

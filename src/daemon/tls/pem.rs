@@ -105,7 +105,8 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 
 const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// True for a PKCS #8 key that is encrypted (RFC 5958), or one in OpenSSL's older format (RFC 1421).
+/// True for a PKCS #8 key that is encrypted (RFC 5958), or one in OpenSSL's older format (RFC
+/// 1421).
 fn is_encrypted(pem: &[u8]) -> bool {
     contains(pem, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || contains(pem, b"Proc-Type: 4,ENCRYPTED")
 }

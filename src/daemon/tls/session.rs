@@ -11,7 +11,8 @@ use x509_cert::der::Decode;
 
 use super::certificate_text::{openssl_time, pem};
 
-/// Maximum size of the client's certificates, PEM, that an application receives: they are a part of each request's frame.
+/// Maximum size of the client's certificates, PEM, that an application receives: they are a part of
+/// each request's frame.
 const MAX_CHAIN_BYTES: usize = 24 << 10;
 
 /// The facts about a TLS session that requests need.
@@ -122,8 +123,8 @@ impl From<TooLong> for SessionError {
     }
 }
 
-/// Returns the first certificates of the chain in PEM, at most [`MAX_CHAIN_BYTES`] together. The first is the client's
-/// own.
+/// Returns the first certificates of the chain in PEM, at most [`MAX_CHAIN_BYTES`] together. The
+/// first is the client's own.
 fn bounded(chain: &[CertificateDer<'_>]) -> Result<Vec<String>, SessionError> {
     let mut size = 0;
     let mut texts = Vec::new();

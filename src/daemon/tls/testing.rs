@@ -54,7 +54,8 @@ pub(crate) fn section(place: &TestDir, certificates: &[TestCert]) -> Tls {
     Tls { certificates: files.collect(), origins, ..Tls::default() }
 }
 
-/// A certificate of X.509 version 1, which rcgen does not make: `openssl x509 -req` without extensions.
+/// A certificate of X.509 version 1, which rcgen does not make: `openssl x509 -req` without
+/// extensions.
 pub(crate) const X509_V1: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIBIzCBywIUH0TFidM0mqvDP0H9st0LHqvnBLMwCgYIKoZIzj0EAwIwFDESMBAG

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rustls::server::ProducesTickets;
 
-/// Keys of session tickets, kept in memory only. rustls replaces them every six hours and accepts a ticket for up to
-/// twelve.
+/// Keys of session tickets, kept in memory only. rustls replaces them every six hours and accepts a
+/// ticket for up to twelve.
 #[derive(Clone)]
 pub(super) struct TicketKeys {
     keys: Arc<dyn ProducesTickets>,
@@ -15,8 +15,8 @@ pub(super) struct TicketKeys {
 }
 
 impl TicketKeys {
-    /// Returns the previous keys if the policy for clients is the same, so that clients can resume their sessions;
-    /// otherwise new keys.
+    /// Returns the previous keys if the policy for clients is the same, so that clients can resume
+    /// their sessions; otherwise new keys.
     pub(super) fn reuse_or_new(previous: Option<&Self>, policy: &[u8]) -> Result<Self, rustls::Error> {
         match previous {
             Some(previous) if *previous.policy == *policy => Ok(previous.clone()),

@@ -1,4 +1,5 @@
-//! The journal's entry about one WebSocket. Messages are counted while it is open; the entry is written at its end.
+//! The journal's entry about one WebSocket. Messages are counted while it is open; the entry is
+//! written at its end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,8 @@ use crate::journal::requests::{FailureEntry, Traffic, WebSocketEntry};
 use super::frame::close_code;
 use super::{AcceptedRequest, WebSocketResources};
 
-/// Writes one entry: a failure as soon as the application has failed, or else a summary when this value is dropped.
+/// Writes one entry: a failure as soon as the application has failed, or else a summary when this
+/// value is dropped.
 #[derive(Debug)]
 pub(super) struct CloseLog {
     resources: Arc<WebSocketResources>,

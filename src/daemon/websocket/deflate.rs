@@ -1,4 +1,5 @@
-//! Compression of messages (RFC 7692 §7.2). A message borrows its compressor from a [`DeflatePool`].
+//! Compression of messages (RFC 7692 §7.2). A message borrows its compressor from a
+//! [`DeflatePool`].
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,8 +10,9 @@ use super::extension::{DeflateParams, MAX_WINDOW_BITS};
 /// The end of a compressed message, which a sender omits (RFC 7692 §7.2.1).
 const SYNC_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// Maximum number of unused compressors that are kept, and of unused decompressors. Short messages share one of each; a
-/// message that is not transferred at once occupies its own until it is complete.
+/// Maximum number of unused compressors that are kept, and of unused decompressors. Short messages
+/// share one of each; a message that is not transferred at once occupies its own until it is
+/// complete.
 const MAX_SPARE_STATES: usize = 4;
 
 /// Unused decompressors (50 KiB each) and compressors (300 KiB each).
@@ -31,7 +33,8 @@ fn push_spare<T>(spare: &Mutex<Vec<T>>, state: T) {
     }
 }
 
-/// The output of decompression. Its size is fixed, since a few bytes may decompress to a thousand times as many.
+/// The output of decompression. Its size is fixed, since a few bytes may decompress to a thousand
+/// times as many.
 #[derive(Debug)]
 pub(super) struct InflateBuffer {
     bytes: Box<[u8]>,
@@ -81,8 +84,8 @@ impl Inflater {
         Self { state, tail_used: 0 }
     }
 
-    /// Decompresses into the rest of `out`. Returns how many of `bytes` are used up: fewer than all only if `out` is
-    /// full.
+    /// Decompresses into the rest of `out`. Returns how many of `bytes` are used up: fewer than all
+    /// only if `out` is full.
     pub(super) fn inflate(&mut self, bytes: &[u8], out: &mut InflateBuffer) -> Result<usize, InvalidDeflate> {
         let mut consumed = 0;
         loop {
@@ -108,7 +111,8 @@ impl Inflater {
         }
     }
 
-    /// Decompresses the tail that the sender omitted. Returns true once all output of the message was written.
+    /// Decompresses the tail that the sender omitted. Returns true once all output of the message
+    /// was written.
     pub(super) fn finish(&mut self, out: &mut InflateBuffer) -> Result<bool, InvalidDeflate> {
         if out.is_full() {
             return Ok(false);
@@ -139,14 +143,15 @@ impl Deflater {
         let is_poolable = params.window_bits == MAX_WINDOW_BITS;
         let spare = if is_poolable { pop_spare(&pool.deflate) } else { None };
         let state = spare.unwrap_or_else(|| {
-            // At this level JSON shrinks to a third of its size. The next level shrinks it to a quarter, but needs twice
-            // the time, and one thread serves all connections.
+            // At this level JSON shrinks to a third of its size. The next level shrinks it to a
+            // quarter, but needs twice the time, and one thread serves all connections.
             Compress::new_with_window_bits(Compression::fast(), false, params.window_bits)
         });
         Self { state, is_poolable }
     }
 
-    /// Compresses `bytes` and appends the output to `out`. With `end`, also appends the bytes inside the compressor.
+    /// Compresses `bytes` and appends the output to `out`. With `end`, also appends the bytes
+    /// inside the compressor.
     pub(super) fn deflate(&mut self, bytes: &[u8], end: bool, out: &mut Vec<u8>) {
         let flush = if end { FlushCompress::Sync } else { FlushCompress::None };
         let mut consumed = 0;
@@ -233,7 +238,8 @@ mod tests {
     #[test]
     fn rfc_examples_are_decompressed() {
         let pool = DeflatePool::default();
-        // RFC 7692 §7.2.3.1, §7.2.3.3 (no compression), §7.2.3.4 (a last block), §7.2.3.5 (two blocks).
+        // RFC 7692 §7.2.3.1, §7.2.3.3 (no compression), §7.2.3.4 (a last block), §7.2.3.5 (two
+        // blocks).
         for bytes in [
             &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00][..],
             &[0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00],

@@ -1,21 +1,21 @@
 //! Negotiates permessage-deflate (RFC 7692 §5, §7.1), the only extension.
 //!
-//! Both sides reset their compressors after each message (`no_context_takeover`), whatever the client offers: a server
-//! may require that (§7.1.1). An idle connection then needs no compressor (300 KiB), at the price of less compression
-//! for small messages that resemble each other.
+//! Both sides reset their compressors after each message (`no_context_takeover`), whatever the
+//! client offers: a server may require that (§7.1.1). An idle connection then needs no compressor
+//! (300 KiB), at the price of less compression for small messages that resemble each other.
 
 use std::fmt;
 
 /// The negotiated parameters of permessage-deflate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeflateParams {
-    /// Base-2 logarithm of the largest window that the server may compress with, [`MIN_WINDOW_BITS`] to
-    /// [`MAX_WINDOW_BITS`].
+    /// Base-2 logarithm of the largest window that the server may compress with,
+    /// [`MIN_WINDOW_BITS`] to [`MAX_WINDOW_BITS`].
     pub(super) window_bits: u8,
 }
 
-/// The largest window of deflate, and the default (RFC 7692 §7.1.2.1). A decompressor with this window accepts
-/// every smaller one.
+/// The largest window of deflate, and the default (RFC 7692 §7.1.2.1). A decompressor with this
+/// window accepts every smaller one.
 pub(super) const MAX_WINDOW_BITS: u8 = 15;
 
 /// zlib supports no smaller window for raw deflate.
@@ -33,8 +33,9 @@ impl fmt::Display for DeflateParams {
     }
 }
 
-/// Returns the parameters of the first acceptable offer (RFC 7692 §5.1) in the `Sec-WebSocket-Extensions` fields.
-/// Unknown extensions and offers with invalid parameters are declined by not answering them.
+/// Returns the parameters of the first acceptable offer (RFC 7692 §5.1) in the
+/// `Sec-WebSocket-Extensions` fields. Unknown extensions and offers with invalid parameters are
+/// declined by not answering them.
 pub fn negotiate<'f>(fields: impl IntoIterator<Item = &'f [u8]>) -> Option<DeflateParams> {
     let fields = fields.into_iter().filter_map(|field| std::str::from_utf8(field).ok());
     fields.flat_map(|field| field.split(',')).find_map(parse_offer)

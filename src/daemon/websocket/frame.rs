@@ -1,5 +1,5 @@
-//! Frame heads (RFC 6455 §5.2), masks (§5.3) and close codes (§7.4): tungstenite's codec, with the checks that a server
-//! must make of a client's frames.
+//! Frame heads (RFC 6455 §5.2), masks (§5.3) and close codes (§7.4): tungstenite's codec, with the
+//! checks that a server must make of a client's frames.
 
 use std::io::Cursor;
 
@@ -35,8 +35,8 @@ pub(super) mod close_code {
     pub(in super::super) const BAD_GATEWAY: u16 = 1014;
 }
 
-/// True if a close frame may carry this code: the codes of the IANA registry except the reserved ones, and the codes for
-/// libraries and applications (RFC 6455 §7.4.2).
+/// True if a close frame may carry this code: the codes of the IANA registry except the reserved
+/// ones, and the codes for libraries and applications (RFC 6455 §7.4.2).
 pub(super) fn is_sendable_code(code: u16) -> bool {
     code == close_code::BAD_GATEWAY || CloseCode::from(code).is_allowed()
 }
@@ -90,8 +90,8 @@ impl FrameHead {
     }
 }
 
-/// A frame's mask, rotated to the current position. tungstenite unmasks whole frames only, but here a frame is parsed as
-/// it arrives.
+/// A frame's mask, rotated to the current position. tungstenite unmasks whole frames only, but here
+/// a frame is parsed as it arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mask([u8; 4]);
 

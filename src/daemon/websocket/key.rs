@@ -1,9 +1,10 @@
-//! `Sec-WebSocket-Key` (RFC 6455 §4.2): the answer to it proves that the server speaks WebSocket. The key is no secret.
+//! `Sec-WebSocket-Key` (RFC 6455 §4.2): the answer to it proves that the server speaks WebSocket.
+//! The key is no secret.
 
 pub use tungstenite::handshake::derive_accept_key as accept;
 
-/// True if `key` is the base64 of 16 bytes (RFC 6455 §4.1). Unused bits before the padding may be set, as other servers
-/// allow.
+/// True if `key` is the base64 of 16 bytes (RFC 6455 §4.1). Unused bits before the padding may be
+/// set, as other servers allow.
 pub fn is_key(key: &[u8]) -> bool {
     let Some(digits) = key.strip_suffix(b"==") else { return false };
     // RFC 4648 §4.

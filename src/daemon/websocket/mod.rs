@@ -4,20 +4,21 @@
 //! client ──bytes──▶ receive ──parts──▶ dispatch ──▶ worker: receive()
 //!        ◀──bytes── send ◀──messages── dispatch ◀── worker: send()
 //! ```
-//! `http` checks a handshake, submits it like any request and answers it. Once the application has accepted,
-//! [`serve`] takes over the connection until its end. [`receive`] and [`send`] translate between bytes and messages and
-//! know neither socket nor clock; [`conn`] has both.
+//! `http` checks a handshake, submits it like any request and answers it. Once the application has
+//! accepted, [`serve`] takes over the connection until its end. [`receive`] and [`send`] translate
+//! between bytes and messages and know neither socket nor clock; [`conn`] has both.
 //!
 //! A WSGI application speaks the protocol itself, on a socket; [`relay`] forwards the bytes.
 //!
 //! A message is not stored here: it is forwarded as it arrives, in parts of at most
-//! [`dispatch::MAX_PART`](crate::dispatch::MAX_PART), and only its length is compared with the limit. All connections
-//! share the buffers for input and output; a connection owns bytes only while the client or the application does not
-//! accept them.
+//! [`dispatch::MAX_PART`](crate::dispatch::MAX_PART), and only its length is compared with the
+//! limit. All connections share the buffers for input and output; a connection owns bytes only
+//! while the client or the application does not accept them.
 //!
-//! The frame codec is tungstenite's, deflate is zlib-rs'. The rest is written here because the libraries store whole
-//! messages (tungstenite, yawc: 16 MiB for each client that announces one) or cannot be polled together with another
-//! source of messages (soketto); of them, only yawc and soketto compress.
+//! The frame codec is tungstenite's, deflate is zlib-rs'. The rest is written here because the
+//! libraries store whole messages (tungstenite, yawc: 16 MiB for each client that announces one) or
+//! cannot be polled together with another source of messages (soketto); of them, only yawc and
+//! soketto compress.
 
 mod close_log;
 mod conn;
@@ -53,7 +54,8 @@ pub use self::relay::{RelayConn, TakenConnection};
 pub struct WebSocketSettings {
     /// `websocket.max_message`: bytes of one message, after decompression.
     pub max_message: u64,
-    /// `websocket.ping_interval`: a client that has been silent for this long is pinged. None: never.
+    /// `websocket.ping_interval`: a client that has been silent for this long is pinged. None:
+    /// never.
     pub ping_interval: Option<Duration>,
     /// `websocket.ping_timeout`: time to answer a ping. None: the answer is not awaited.
     pub ping_timeout: Option<Duration>,
@@ -96,7 +98,8 @@ pub enum UpgradedConn {
     Relay(Box<RelayConn>),
 }
 
-/// Serves a WebSocket until its end. `early_input` is the client's bytes that were read with the handshake.
+/// Serves a WebSocket until its end. `early_input` is the client's bytes that were read with the
+/// handshake.
 pub fn serve(stream: ClientStream, early_input: &[u8], accepted: AcceptedUpgrade) -> UpgradedConn {
     match accepted {
         AcceptedUpgrade::Messages(accepted) => {
@@ -125,8 +128,8 @@ pub struct WebSocketResources {
     dispatcher: &'static Dispatcher,
     journal: Journal,
     pool: DeflatePool,
-    /// `None` while a connection is being polled. One set of buffers is enough, because one thread polls all
-    /// connections.
+    /// `None` while a connection is being polled. One set of buffers is enough, because one thread
+    /// polls all connections.
     scratch: Mutex<Option<Scratch>>,
 }
 

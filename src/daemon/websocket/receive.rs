@@ -1,7 +1,9 @@
-//! Parses a client's bytes into parts of messages and control frames, and checks them (RFC 6455 §5, §8.1).
+//! Parses a client's bytes into parts of messages and control frames, and checks them (RFC 6455 §5,
+//! §8.1).
 //!
-//! Knows neither socket nor clock. The caller keeps the input; the [`Receiver`] keeps the open frame's head, the
-//! message's length, an incomplete UTF-8 character and the state of the decompressor.
+//! Knows neither socket nor clock. The caller keeps the input; the [`Receiver`] keeps the open
+//! frame's head, the message's length, an incomplete UTF-8 character and the state of the
+//! decompressor.
 
 use super::deflate::{DeflatePool, InflateBuffer, Inflater, InvalidDeflate};
 use super::frame::{
@@ -91,13 +93,14 @@ impl Receiver {
         self.frame.map_or(0, |frame| frame.remaining)
     }
 
-    /// True if [`Receiver::next`] may return an event without more input: decompressed bytes had no room.
+    /// True if [`Receiver::next`] may return an event without more input: decompressed bytes had no
+    /// room.
     pub(super) fn has_pending(&self) -> bool {
         self.frame.is_some_and(|frame| frame.remaining == 0)
     }
 
-    /// Returns the next event, or None if `input` does not hold all of it, and how many bytes of `input` are used up.
-    /// Unmasks in place; decompresses into `inflated`.
+    /// Returns the next event, or None if `input` does not hold all of it, and how many bytes of
+    /// `input` are used up. Unmasks in place; decompresses into `inflated`.
     pub(super) fn next<'b>(
         &mut self,
         input: &'b mut [u8],
@@ -139,7 +142,8 @@ impl Receiver {
         }
     }
 
-    /// Decompresses payload of the open frame into `inflated`. Returns how many bytes of `input` are used up.
+    /// Decompresses payload of the open frame into `inflated`. Returns how many bytes of `input`
+    /// are used up.
     fn inflate(
         &mut self,
         input: &mut [u8],
@@ -207,7 +211,8 @@ impl Receiver {
         }
     }
 
-    /// Checks that the frame may follow those before it (RFC 6455 §5.4, §5.5), and that the message is not too big.
+    /// Checks that the frame may follow those before it (RFC 6455 §5.4, §5.5), and that the message
+    /// is not too big.
     fn check_head(&self, head: &FrameHead) -> Result<(), WebSocketError> {
         let is_first = matches!(head.opcode, OpCode::Data(Data::Text | Data::Binary));
         if head.rsv1 && !(is_first && self.allows_compression) {
@@ -238,7 +243,8 @@ impl Receiver {
     }
 }
 
-/// Reads the control frame at the start of `input`. Returns its length and event, or None if it is incomplete.
+/// Reads the control frame at the start of `input`. Returns its length and event, or None if it is
+/// incomplete.
 fn read_control<'b>(
     head: &FrameHead,
     control: Control,

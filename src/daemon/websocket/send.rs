@@ -1,7 +1,8 @@
 //! Encodes messages and control frames for a client.
 //!
-//! Knows neither socket nor clock. Small payloads are copied into one buffer, so that many messages leave in one write.
-//! A large payload is not copied; no other frame is accepted until it is written.
+//! Knows neither socket nor clock. Small payloads are copied into one buffer, so that many messages
+//! leave in one write. A large payload is not copied; no other frame is accepted until it is
+//! written.
 
 use std::io::IoSlice;
 
@@ -11,15 +12,15 @@ use super::deflate::{DeflatePool, Deflater};
 use super::extension::DeflateParams;
 use super::frame::{Control, Data, MAX_CONTROL_PAYLOAD, OpCode, write_head};
 
-/// Maximum length of a payload that is copied into the buffer; a longer one costs less as a slice of its own in the
-/// write.
+/// Maximum length of a payload that is copied into the buffer; a longer one costs less as a slice
+/// of its own in the write.
 const MAX_COPY_BYTES: usize = 4096;
 
 /// Bytes in the buffer above which no more messages are accepted.
 const MAX_BATCH_BYTES: usize = 32 * 1024;
 
-/// Bytes of the shortest message that is compressed: without the context of earlier messages, a shorter one hardly
-/// shrinks. (`ws` of Node.js has the same threshold.)
+/// Bytes of the shortest message that is compressed: without the context of earlier messages, a
+/// shorter one hardly shrinks. (`ws` of Node.js has the same threshold.)
 const MIN_DEFLATE_BYTES: usize = 1024;
 
 /// The encoder of one connection's output.
@@ -148,7 +149,8 @@ impl Sender {
         }
     }
 
-    /// Takes over the shared output buffer for one poll, unless there are unwritten bytes from the last poll.
+    /// Takes over the shared output buffer for one poll, unless there are unwritten bytes from the
+    /// last poll.
     pub(super) fn borrow_buffer(&mut self, shared: &mut Vec<u8>) {
         if self.output.is_empty() {
             self.output = std::mem::take(shared);

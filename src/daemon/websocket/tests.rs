@@ -1,4 +1,5 @@
-//! [`Receiver`] and [`Sender`] against each other: the result does not depend on how the bytes are split.
+//! [`Receiver`] and [`Sender`] against each other: the result does not depend on how the bytes are
+//! split.
 
 use bytes::Bytes;
 
@@ -134,7 +135,8 @@ fn received_events_do_not_depend_on_how_bytes_are_split() {
         (300, 1000),
         (5000, 64),
         (70_000, 65_536),
-        // For each decompressed byte, all remaining input is masked again, so the input comes in small pieces.
+        // For each decompressed byte, all remaining input is masked again, so the input comes in
+        // small pieces.
         (1000, 1),
     ] {
         let came = receive(&bytes, &mut || 1 + rng.index(most_at_a_time), 1 << 20, room);

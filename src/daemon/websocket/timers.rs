@@ -1,26 +1,31 @@
-//! The times at which a WebSocket acts by itself: a ping, the ping's timeout, a close for a restart, the close timeout.
+//! The times at which a WebSocket acts by itself: a ping, the ping's timeout, a close for a
+//! restart, the close timeout.
 //!
-//! Times are milliseconds of the connection's clock ([`Connection::coarse_now`](crate::net::Connection::coarse_now)),
-//! which wraps; the connection's alarm wakes the task at [`ConnTimers::next`].
+//! Times are milliseconds of the connection's clock
+//! ([`Connection::coarse_now`](crate::net::Connection::coarse_now)), which wraps; the connection's
+//! alarm wakes the task at [`ConnTimers::next`].
 
 use std::time::Duration;
 
 use super::WebSocketSettings;
 
-/// Time for a client to answer a close frame, and to read the last output before the connection ends; as in uvicorn.
+/// Time for a client to answer a close frame, and to read the last output before the connection
+/// ends; as in uvicorn.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct ConnTimers {
     /// When the client last sent something, or when reading resumed.
     last_input: u32,
-    /// When the unanswered ping was sent. None while nothing is read, since the pong would not be seen.
+    /// When the unanswered ping was sent. None while nothing is read, since the pong would not be
+    /// seen.
     ping_sent: Option<u32>,
     /// The application receives messages, so the client's input is read.
     is_reading: bool,
     /// When to close with code 1012, because the worker or the daemon stops.
     restart_at: Option<u32>,
-    /// When to stop waiting for the client's close frame, or for the client to read the last output.
+    /// When to stop waiting for the client's close frame, or for the client to read the last
+    /// output.
     close_deadline: Option<u32>,
 }
 
@@ -38,8 +43,8 @@ pub(super) enum Due {
 }
 
 impl ConnTimers {
-    /// Starts with a client that has just sent its handshake. `is_stopping`: the daemon stops already, and does not
-    /// announce that again.
+    /// Starts with a client that has just sent its handshake. `is_stopping`: the daemon stops
+    /// already, and does not announce that again.
     pub(super) fn new(now: u32, is_stopping: bool) -> Self {
         Self {
             last_input: now,
@@ -77,8 +82,9 @@ impl ConnTimers {
         if settings.ping_timeout.is_some() && self.is_reading {
             self.ping_sent = Some(now);
         } else {
-            // No pong is awaited: there is no timeout, or nothing is read. The next ping is sent an interval from now.
-            // A vanished client is still detected, because its machine answers the ping with a TCP reset.
+            // No pong is awaited: there is no timeout, or nothing is read. The next ping is sent an
+            // interval from now. A vanished client is still detected, because its machine answers
+            // the ping with a TCP reset.
             self.last_input = now;
         }
     }
@@ -101,8 +107,9 @@ impl ConnTimers {
         self.close_deadline = Some(add(now, CLOSE_TIMEOUT));
     }
 
-    /// Returns the action that is due now. `is_open`: no close frame was sent or received. `is_flushed`: all
-    /// output has been written to the socket; until then the write timeout applies and no ping is sent.
+    /// Returns the action that is due now. `is_open`: no close frame was sent or received.
+    /// `is_flushed`: all output has been written to the socket; until then the write timeout
+    /// applies and no ping is sent.
     pub(super) fn due(
         &self,
         now: u32,
@@ -149,8 +156,8 @@ impl ConnTimers {
     }
 }
 
-/// Adds a duration to a time of the clock, which wraps. A duration of more than half of the clock's range is shortened
-/// to half.
+/// Adds a duration to a time of the clock, which wraps. A duration of more than half of the clock's
+/// range is shortened to half.
 fn add(time: u32, duration: Duration) -> u32 {
     time.wrapping_add(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).min(i32::MAX as u32))
 }

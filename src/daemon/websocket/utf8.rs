@@ -1,4 +1,5 @@
-//! Validates the UTF-8 of a text message that arrives in pieces (RFC 6455 §8.1), and fails at the first invalid byte.
+//! Validates the UTF-8 of a text message that arrives in pieces (RFC 6455 §8.1), and fails at the
+//! first invalid byte.
 
 /// The state between two pieces.
 #[derive(Debug, Default)]
@@ -76,8 +77,8 @@ mod tests {
 
     #[test]
     fn invalid_text_is_rejected_for_all_splits() {
-        // Autobahn 6.4: an impossible continuation, a surrogate, an overlong form, beyond U+10FFFF, a stray byte, and
-        // an incomplete character.
+        // Autobahn 6.4: an impossible continuation, a surrogate, an overlong form, beyond U+10FFFF,
+        // a stray byte, and an incomplete character.
         for bad in [
             &b"\xce\xba\xe1\xbd\xb9\xf4\x90\x80\x80ed"[..],
             b"\xed\xa0\x80",

@@ -1,5 +1,5 @@
-//! Properties of the decoders and rings that hold for any bytes. The fuzz targets (`targets/`) and the property tests
-//! of the normal run (`properties.rs`) share these checks.
+//! Properties of the decoders and rings that hold for any bytes. The fuzz targets (`targets/`) and
+//! the property tests of the normal run (`properties.rs`) share these checks.
 //!
 //! A violated property is a panic, in the code under test or in an assertion here.
 
@@ -17,8 +17,8 @@ use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionReceiver, CompletionSender, SubmissionReceiver, SubmissionSender};
 use rgun_channel::slab::{SlabReceiver, SlabSender};
 
-/// Runs every decoder on the same bytes: none panics, and a value that a decoder accepts is the same after encoding and
-/// decoding it again. Returns how many decoders accepted the bytes.
+/// Runs every decoder on the same bytes: none panics, and a value that a decoder accepts is the
+/// same after encoding and decoding it again. Returns how many decoders accepted the bytes.
 pub(crate) fn frame(bytes: &[u8]) -> usize {
     [
         request(bytes),
@@ -128,8 +128,8 @@ fn app_error(bytes: &[u8]) -> bool {
     true
 }
 
-/// Checks a control message. Encoders truncate long texts, so only a short message must survive the first round
-/// trip unchanged; a long message must survive the second.
+/// Checks a control message. Encoders truncate long texts, so only a short message must survive the
+/// first round trip unchanged; a long message must survive the second.
 fn message<M: PartialEq + std::fmt::Debug>(
     bytes: &[u8],
     decode: impl Fn(&[u8]) -> Option<M>,
@@ -151,9 +151,9 @@ const GEOMETRY: Geometry = Geometry { submission: 4096, completion: 4096, chunks
 /// Maximum number of records in 4096 bytes.
 const RECORDS: usize = 4096 / 8;
 
-/// Uses the bytes as the control words and rings of a map, which change again between the steps: no end of a ring
-/// panics (a read or write outside the map would), loops forever, or copies a byte from outside its ring into a frame.
-/// Returns how many frames were accepted.
+/// Uses the bytes as the control words and rings of a map, which change again between the steps: no
+/// end of a ring panics (a read or write outside the map would), loops forever, or copies a byte
+/// from outside its ring into a frame. Returns how many frames were accepted.
 pub(crate) fn rings(bytes: &[u8]) -> usize {
     thread_local! {
         static MAP: RefCell<Option<Arc<Map>>> = const { RefCell::new(None) };
@@ -273,7 +273,8 @@ impl Input<'_> {
         *byte
     }
 
-    /// Overwrites three of the nine words. Multiples of 24 are aligned and exceed the capacity; the others are extreme.
+    /// Overwrites three of the nine words. Multiples of 24 are aligned and exceed the capacity; the
+    /// others are extreme.
     fn write_words(&mut self, map: &Map) {
         for _ in 0..3 {
             let word = WORDS[usize::from(self.byte()) % WORDS.len()];

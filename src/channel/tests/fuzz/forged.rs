@@ -1,9 +1,10 @@
-//! Properties of the daemon that hold for any completions of a worker: forged completions drive the daemon's side of
-//! the channel, from the rings to the bytes on a client's connection. The fuzz target (`targets/forged.rs`) and the
-//! property test of the normal run (`forgery.rs`) share this check.
+//! Properties of the daemon that hold for any completions of a worker: forged completions drive the
+//! daemon's side of the channel, from the rings to the bytes on a client's connection. The fuzz
+//! target (`targets/forged.rs`) and the property test of the normal run (`forgery.rs`) share this
+//! check.
 //!
-//! One edge thread serves all cases; each case has a fake worker and a client of its own. A violated property is a
-//! panic, in any thread of the code under test or in an assertion here.
+//! One edge thread serves all cases; each case has a fake worker and a client of its own. A
+//! violated property is a panic, in any thread of the code under test or in an assertion here.
 
 #[path = "forger.rs"]
 mod forger;
@@ -144,8 +145,8 @@ pub(crate) fn forged(bytes: &[u8]) -> Outcome {
     outcome
 }
 
-/// First requests of a client. Each case has a path of its own, because a request that repeatedly kills its worker is
-/// quarantined.
+/// First requests of a client. Each case has a path of its own, because a request that repeatedly
+/// kills its worker is quarantined.
 const REQUESTS: [(&str, &str); 8] = [
     ("GET", ""),
     ("HEAD", ""),

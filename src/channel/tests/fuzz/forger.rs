@@ -30,7 +30,8 @@ pub(super) struct Forger {
     pub(super) is_head: bool,
     /// The forger has not sent a completion yet.
     pub(super) has_sent_nothing: bool,
-    /// The first completion that violates the contract whatever was sent before: the daemon must fail the worker.
+    /// The first completion that violates the contract whatever was sent before: the daemon must
+    /// fail the worker.
     pub(super) violation: Option<String>,
 }
 
@@ -93,7 +94,8 @@ fn are_impossible(fields: &[(&[u8], &[u8])]) -> bool {
     fields.iter().any(is_impossible)
 }
 
-/// Whether a head has different lengths or one that is not a number. (A length in a trailer has no effect.)
+/// Whether a head has different lengths or one that is not a number. (A length in a trailer has no
+/// effect.)
 fn have_invalid_length(fields: &[(&[u8], &[u8])]) -> bool {
     let mut lengths = lengths(fields);
     let first = lengths.next();
@@ -223,7 +225,8 @@ impl Forger {
         (frame, is_violation)
     }
 
-    /// Whether the first part of a response is too long, or ends at another length than the head declares.
+    /// Whether the first part of a response is too long, or ends at another length than the head
+    /// declares.
     fn has_wrong_length(&self, status: u16, is_end: bool, fields: &[(&[u8], &[u8])], len: u64) -> bool {
         let announced = lengths(fields).find_map(|value| str::from_utf8(value).ok()?.parse::<u64>().ok());
         let is_bodiless = self.is_head || matches!(status, 204 | 304);
@@ -288,7 +291,8 @@ impl Forger {
         let word = |word| self.map.u64(Geometry::word(word)).load(Ordering::Acquire);
         let begun = Instant::now();
         while word(Word::CompletionHead) != word(Word::CompletionTail) && !site.has_failed(self) {
-            // A completion with END stays in the ring until it is marked DONE (`CompletionSender::mark_done`).
+            // A completion with END stays in the ring until it is marked DONE
+            // (`CompletionSender::mark_done`).
             if begun.elapsed() > Duration::from_millis(2) {
                 return;
             }

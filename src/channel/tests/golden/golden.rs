@@ -1,5 +1,5 @@
-//! Compares the encoders with the bytes that `make.py` wrote, and decodes those bytes again. README.md says when
-//! the files may change.
+//! Compares the encoders with the bytes that `make.py` wrote, and decodes those bytes again.
+//! README.md says when the files may change.
 #![cfg(not(loom))]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 

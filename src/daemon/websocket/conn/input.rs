@@ -13,13 +13,13 @@ use crate::websocket::receive::ClientEvent;
 
 use super::{CloseFrame, CloseState, Disconnected, PendingPart, WebSocketConn};
 
-/// Bytes read at once, unless the open frame is longer. Few, because the connection must store the bytes that the
-/// application does not receive.
+/// Bytes read at once, unless the open frame is longer. Few, because the connection must store the
+/// bytes that the application does not receive.
 const READ_BYTES: usize = 16 * 1024;
 
 impl<T: Transport> WebSocketConn<T> {
-    /// Reads at most once, and sends the application the messages it has room for. Returns the progress: bytes and
-    /// messages.
+    /// Reads at most once, and sends the application the messages it has room for. Returns the
+    /// progress: bytes and messages.
     pub(super) fn read(
         &mut self,
         cx: &mut Context<'_>,
@@ -89,7 +89,8 @@ impl<T: Transport> WebSocketConn<T> {
         }
     }
 
-    /// Returns whether the application has room for a message. The client's input is read only then.
+    /// Returns whether the application has room for a message. The client's input is read only
+    /// then.
     fn update_reading(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(app) = &self.app else { return false };
         let is_reading = matches!(app.poll_room(cx), Poll::Ready(true));
@@ -97,8 +98,8 @@ impl<T: Transport> WebSocketConn<T> {
         is_reading
     }
 
-    /// Parses `scratch.input` from `start` to `end` while the application has room. Moves `start` behind the
-    /// parsed bytes, and returns the progress: inflated bytes and events.
+    /// Parses `scratch.input` from `start` to `end` while the application has room. Moves `start`
+    /// behind the parsed bytes, and returns the progress: inflated bytes and events.
     fn process_input(
         &mut self,
         cx: &mut Context<'_>,
@@ -168,7 +169,8 @@ impl<T: Transport> WebSocketConn<T> {
         }
     }
 
-    /// Completes the closing handshake; echoes the close frame if the client has started it (RFC 6455 §5.5.1).
+    /// Completes the closing handshake; echoes the close frame if the client has started it (RFC
+    /// 6455 §5.5.1).
     fn on_close(&mut self, close: Option<(u16, &str)>) {
         if self.is_open() {
             let (code, reason) = close.unwrap_or((close_code::NONE, ""));

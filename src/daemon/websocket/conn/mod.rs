@@ -1,8 +1,9 @@
-//! One WebSocket connection, from the accepted handshake to its end: reads from the client and writes to it.
+//! One WebSocket connection, from the accepted handshake to its end: reads from the client and
+//! writes to it.
 //!
 //! The future runs in the connection's task, woken for its [`ConnTimers`] by
-//! [`ConnectionTracker::sweep`](crate::net::ConnectionTracker::sweep), and borrows its buffers for each poll: an idle
-//! connection has no task, timer or buffer of its own.
+//! [`ConnectionTracker::sweep`](crate::net::ConnectionTracker::sweep), and borrows its buffers for
+//! each poll: an idle connection has no task, timer or buffer of its own.
 //!
 //! ```text
 //! Open ──our close frame──▶ Closing ──client's close frame──▶ Flushing ──all output written──▶ end
@@ -29,7 +30,8 @@ use super::send::Sender;
 use super::timers::{ConnTimers, Due};
 use super::{AcceptedRequest, Scratch, WebSocketResources, WebSocketSettings};
 
-/// Bytes of messages, both ways, after which other connections have their turn: a fraction of a millisecond.
+/// Bytes of messages, both ways, after which other connections have their turn: a fraction of a
+/// millisecond.
 pub(super) const YIELD_AFTER_BYTES: usize = 256 * 1024;
 
 /// Reason of a close with [`close_code::RESTART`].
@@ -51,7 +53,8 @@ pub struct AcceptedHandshake {
 enum CloseState {
     /// Messages pass both ways.
     Open,
-    /// Our close frame is queued or sent. The client's close frame is awaited, and its messages are dropped.
+    /// Our close frame is queued or sent. The client's close frame is awaited, and its messages are
+    /// dropped.
     Closing,
     /// The rest of the output is written, and nothing more is read.
     Flushing,
@@ -69,13 +72,13 @@ pub struct WebSocketConn<T> {
     receiver: Receiver,
     sender: Sender,
     state: CloseState,
-    /// Input that was read and not parsed, because the application did not receive more. Input that came with the
-    /// handshake may be longer than one part.
+    /// Input that was read and not parsed, because the application did not receive more. Input that
+    /// came with the handshake may be longer than one part.
     unparsed: Vec<u8>,
     /// A parsed part that waits for room in the worker's ring. Nothing is parsed while it waits.
     pending_part: Option<Box<PendingPart>>,
-    /// Payload of the last unanswered ping, if the output had no room for its pong (RFC 6455 §5.5.3: only the last ping
-    /// needs an answer).
+    /// Payload of the last unanswered ping, if the output had no room for its pong (RFC 6455
+    /// §5.5.3: only the last ping needs an answer).
     pending_pong: Option<Box<[u8]>>,
     /// The close frame to be sent.
     close_frame: Option<Box<CloseFrame>>,
@@ -100,7 +103,8 @@ enum CloseFrame {
 /// The connection has ended without a closing handshake.
 pub(super) struct Disconnected;
 
-/// Serves a WebSocket until its end. `early_input` are the client's bytes that were read with the handshake.
+/// Serves a WebSocket until its end. `early_input` are the client's bytes that were read with the
+/// handshake.
 pub fn serve<T: Transport>(
     stream: T,
     early_input: &[u8],
@@ -190,7 +194,8 @@ impl<T: Transport> WebSocketConn<T> {
                 return Ok(Poll::Pending);
             }
             if progress >= YIELD_AFTER_BYTES {
-                // A client and an application that are both fast must not keep the reactor from its other work.
+                // A client and an application that are both fast must not keep the reactor from its
+                // other work.
                 self.resources.dispatcher.poll_now();
                 cx.waker().wake_by_ref();
                 return Ok(Poll::Pending);
@@ -206,7 +211,8 @@ impl<T: Transport> WebSocketConn<T> {
                 return Disconnected;
             }
         }
-        // A closing connection has written all output; a reset could discard output that the client has not received.
+        // A closing connection has written all output; a reset could discard output that the client
+        // has not received.
         if self.connection().phase() == Phase::WebSocket {
             self.connection().mark_reset();
         }
@@ -252,7 +258,8 @@ impl<T: Transport> WebSocketConn<T> {
         }
     }
 
-    /// Encodes the application's messages while the output has room. Returns the progress: bytes and messages.
+    /// Encodes the application's messages while the output has room. Returns the progress: bytes
+    /// and messages.
     fn send_outgoing(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> usize {
         let mut progress = 0;
         while self.is_open() && self.sender.can_send_message() {
@@ -296,7 +303,8 @@ impl<T: Transport> WebSocketConn<T> {
         progress
     }
 
-    /// Starts the closing handshake: queues our close frame and ends the exchange with the application.
+    /// Starts the closing handshake: queues our close frame and ends the exchange with the
+    /// application.
     fn close(&mut self, code: u16, reason: &[u8]) {
         self.disconnect_app(code, reason);
         self.close_frame = Some(Box::new(CloseFrame::WithCode(code, reason.to_vec())));
@@ -308,7 +316,8 @@ impl<T: Transport> WebSocketConn<T> {
         let WebSocketError { code, reason } = error;
         self.disconnect_app(code, reason.as_bytes());
         self.close_frame = Some(Box::new(CloseFrame::WithCode(code, reason.as_bytes().to_vec())));
-        // Unread input would make the kernel reset the connection, and the client might lose the close frame.
+        // Unread input would make the kernel reset the connection, and the client might lose the
+        // close frame.
         self.connection().mark_unread_input();
         self.enter(CloseState::Flushing);
     }
@@ -319,7 +328,8 @@ impl<T: Transport> WebSocketConn<T> {
         self.timers.start_close_timeout(self.connection().coarse_now());
     }
 
-    /// Ends the exchange with the application by `websocket.disconnect`, unless it has ended already.
+    /// Ends the exchange with the application by `websocket.disconnect`, unless it has ended
+    /// already.
     fn disconnect_app(&mut self, code: u16, reason: &[u8]) {
         if let Some(app) = self.app.take() {
             app.disconnect(code, reason);
@@ -338,7 +348,8 @@ impl<T: Transport> WebSocketConn<T> {
                 self.timers.on_ping(now, &self.settings);
             }
             Some(Due::PingTimeout) => {
-                // As in uvicorn: the application gets 1006, since there was no close frame, and the client 1011.
+                // As in uvicorn: the application gets 1006, since there was no close frame, and the
+                // client 1011.
                 self.disconnect_app(close_code::ABNORMAL, b"");
                 self.log.set_code(close_code::INTERNAL);
                 self.fail(WebSocketError { code: close_code::INTERNAL, reason: "keepalive ping timeout" });

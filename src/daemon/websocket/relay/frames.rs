@@ -1,7 +1,8 @@
-//! Finds the frames of a WebSocket (RFC 6455 §5.2) in the bytes of one direction: the end of each frame, the number of
-//! messages, and the code of the close frame.
+//! Finds the frames of a WebSocket (RFC 6455 §5.2) in the bytes of one direction: the end of each
+//! frame, the number of messages, and the code of the close frame.
 //!
-//! The application and the client check the frames. If the bytes are not frames, the scanner stops following them.
+//! The application and the client check the frames. If the bytes are not frames, the scanner stops
+//! following them.
 
 use std::io::Cursor;
 

@@ -1,13 +1,14 @@
-//! Forwards the bytes of a WebSocket between the client's connection and the socket of a WSGI application, from the
-//! accepted handshake to the end.
+//! Forwards the bytes of a WebSocket between the client's connection and the socket of a WSGI
+//! application, from the accepted handshake to the end.
 //!
 //! ```text
 //! client ──bytes──▶ ClientStream ──▶ UnixStream ──▶ application
 //!        ◀──bytes── ClientStream ◀── UnixStream ◀── application
 //! ```
-//! Bytes are read from one side only after the other side has accepted all earlier ones, so each side slows the other
-//! down. Frames are parsed only to count messages, and to find a place for the one frame that the daemon adds: the
-//! close frame with code 1012, when the worker or the daemon stops.
+//! Bytes are read from one side only after the other side has accepted all earlier ones, so each
+//! side slows the other down. Frames are parsed only to count messages, and to find a place for the
+//! one frame that the daemon adds: the close frame with code 1012, when the worker or the daemon
+//! stops.
 //!
 //! ```text
 //! Open ──the application closes its end──────────────────────────────▶ Flushing ──all is written──▶ end
@@ -74,9 +75,11 @@ pub struct RelayConn {
     state: RelayState,
     to_client: Direction,
     to_app: Direction,
-    /// Whether the worker or the daemon stops, so that a close frame follows the application's current frame.
+    /// Whether the worker or the daemon stops, so that a close frame follows the application's
+    /// current frame.
     close_is_due: bool,
-    /// The client has answered our close frame: the connection ends once the application has the answer.
+    /// The client has answered our close frame: the connection ends once the application has the
+    /// answer.
     is_close_answered: bool,
     timers: ConnTimers,
     log: CloseLog,
@@ -94,7 +97,8 @@ struct Direction {
     has_ended: bool,
 }
 
-/// Forwards bytes until the connection ends. `early_input` is the client's bytes that were read with the handshake.
+/// Forwards bytes until the connection ends. `early_input` is the client's bytes that were read
+/// with the handshake.
 pub(super) fn serve(
     stream: ClientStream,
     early_input: &[u8],
@@ -192,8 +196,8 @@ impl RelayConn {
                 if is_blocked {
                     return Ok(Poll::Pending);
                 }
-                // Reads and drops further bytes of the client: with unread bytes the kernel would reset the connection,
-                // and the client could lose the last output.
+                // Reads and drops further bytes of the client: with unread bytes the kernel would
+                // reset the connection, and the client could lose the last output.
                 self.connection().mark_unread_input();
                 return Ok(Pin::new(&mut self.stream).poll_shutdown(cx).map(drop));
             }
@@ -212,7 +216,8 @@ impl RelayConn {
                 return Ok(Poll::Pending);
             }
             if progress >= YIELD_AFTER_BYTES {
-                // A client and an application that are both fast must not keep the reactor from its other work.
+                // A client and an application that are both fast must not keep the reactor from its
+                // other work.
                 self.resources.poll_dispatcher();
                 cx.waker().wake_by_ref();
                 return Ok(Poll::Pending);
@@ -271,8 +276,9 @@ impl RelayConn {
         self.start_end_timeout();
     }
 
-    /// Limits the time between the application's end and the end of its socket. The worker closes the socket, or the
-    /// kernel does when the worker dies; but a child process of the application might keep it open.
+    /// Limits the time between the application's end and the end of its socket. The worker closes
+    /// the socket, or the kernel does when the worker dies; but a child process of the application
+    /// might keep it open.
     fn start_end_timeout(&mut self) {
         self.timers.start_close_timeout(self.connection().coarse_now());
     }
@@ -325,7 +331,8 @@ impl RelayConn {
             match Pin::new(&mut self.socket).poll_write(cx, self.to_app.unwritten()) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(len)) if len > 0 => self.to_app.advance(len),
-                // The application has closed its end. The bytes that it wrote before must still be read.
+                // The application has closed its end. The bytes that it wrote before must still be
+                // read.
                 Poll::Ready(_) => self.to_app = Direction { has_ended: true, ..Direction::default() },
             }
         }
@@ -389,13 +396,15 @@ impl RelayConn {
         }
     }
 
-    /// Ends the application's input. The application may still write, unless our close frame is sent.
+    /// Ends the application's input. The application may still write, unless our close frame is
+    /// sent.
     fn end_input(&mut self, cx: &mut Context<'_>) {
         self.to_app.has_ended = true;
         if self.state == RelayState::Closing {
             self.enter_flushing();
         }
-        // Shutting down a socket pair does not block, and fails only if the application has closed its end.
+        // Shutting down a socket pair does not block, and fails only if the application has closed
+        // its end.
         drop(Pin::new(&mut self.socket).poll_shutdown(cx));
     }
 

@@ -1,4 +1,5 @@
-//! Fuzz target: any bytes as the words and rings of a map. The checks are shared with the normal test run.
+//! Fuzz target: any bytes as the words and rings of a map. The checks are shared with the normal
+//! test run.
 #![no_main]
 
 #[path = "../checks.rs"]
