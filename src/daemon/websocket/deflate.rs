@@ -10,8 +10,8 @@ use super::extension::{DeflateParams, MAX_WINDOW_BITS};
 /// The end of a compressed message, which a sender omits (RFC 7692 §7.2.1).
 const SYNC_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// Maximum number of unused compressors that are kept, and of unused decompressors. Short messages
-/// share one of each; a message that is not transferred at once occupies its own until it is
+/// Maximum number of unused compressors in the pool, and of unused decompressors. Messages that are
+/// transferred at once take turns with one of each; any other message occupies its own until it is
 /// complete.
 const MAX_SPARE_STATES: usize = 4;
 
@@ -84,8 +84,8 @@ impl Inflater {
         Self { state, tail_used: 0 }
     }
 
-    /// Decompresses into the rest of `out`. Returns how many of `bytes` are used up: fewer than all
-    /// only if `out` is full.
+    /// Decompresses into the rest of `out`. Returns how many of `bytes` are used up: all of them
+    /// unless `out` is full.
     pub(super) fn inflate(&mut self, bytes: &[u8], out: &mut InflateBuffer) -> Result<usize, InvalidDeflate> {
         let mut consumed = 0;
         loop {
@@ -119,7 +119,7 @@ impl Inflater {
         }
         let tail = SYNC_TAIL.get(self.tail_used..).unwrap_or_default();
         self.tail_used += self.inflate(tail, out)?;
-        // A full buffer may leave output inside the decompressor.
+        // If the buffer is full, the decompressor may hold more output.
         Ok(self.tail_used == SYNC_TAIL.len() && !out.is_full())
     }
 
@@ -134,7 +134,7 @@ impl Inflater {
 #[derive(Debug)]
 pub(super) struct Deflater {
     state: Compress,
-    /// The window has the usual size; only such compressors are kept.
+    /// The window has the default size; only such compressors return to the pool.
     is_poolable: bool,
 }
 

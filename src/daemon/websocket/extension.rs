@@ -1,8 +1,8 @@
 //! Negotiates permessage-deflate (RFC 7692 §5, §7.1), the only extension.
 //!
 //! Both sides reset their compressors after each message (`no_context_takeover`), whatever the
-//! client offers: a server may require that (§7.1.1). An idle connection then needs no compressor
-//! (300 KiB), at the price of less compression for small messages that resemble each other.
+//! client offers: a server may require that (§7.1.1). So an idle connection needs no compressor
+//! (300 KiB), but small messages that resemble each other are compressed less.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub struct DeflateParams {
 /// window accepts every smaller one.
 pub(super) const MAX_WINDOW_BITS: u8 = 15;
 
-/// zlib supports no smaller window for raw deflate.
+/// The smallest window that zlib supports for raw deflate.
 const MIN_WINDOW_BITS: u8 = 9;
 
 const EXTENSION_NAME: &str = "permessage-deflate";
@@ -55,7 +55,7 @@ fn parse_offer(offer: &str) -> Option<DeflateParams> {
             None => (part, None),
         };
         // A repeated parameter or an invalid value declines the offer (§7.1).
-        let is_first = match (name, value) {
+        let is_valid = match (name, value) {
             ("server_no_context_takeover", None) => !std::mem::replace(&mut has_server_reset, true),
             ("client_no_context_takeover", None) => !std::mem::replace(&mut has_client_reset, true),
             ("server_max_window_bits", Some(value)) => window_bits
@@ -67,7 +67,7 @@ fn parse_offer(offer: &str) -> Option<DeflateParams> {
             }
             _ => false,
         };
-        if !is_first {
+        if !is_valid {
             return None;
         }
     }

@@ -41,10 +41,10 @@ pub(super) fn is_sendable_code(code: u16) -> bool {
     code == close_code::BAD_GATEWAY || CloseCode::from(code).is_allowed()
 }
 
-/// Bytes of a control frame's payload (RFC 6455 §5.5).
+/// Maximum bytes of a control frame's payload (RFC 6455 §5.5).
 pub(super) const MAX_CONTROL_PAYLOAD: usize = 125;
 
-/// Bytes of a close frame's reason, which follows the code.
+/// Maximum bytes of a close frame's reason, which follows the code.
 pub(super) const MAX_CLOSE_REASON: usize = MAX_CONTROL_PAYLOAD - 2;
 
 /// The head of a client's frame.
@@ -129,7 +129,7 @@ impl Mask {
 /// Writes the head of a server's frame, which has no mask (RFC 6455 §5.1).
 pub(super) fn write_head(opcode: OpCode, fin: bool, rsv1: bool, len: usize, out: &mut Vec<u8>) {
     let header = FrameHeader { is_final: fin, rsv1, opcode, ..FrameHeader::default() };
-    header.format(len as u64, out).expect("a vector takes everything");
+    header.format(len as u64, out).expect("writing to a Vec cannot fail");
 }
 
 /// Parses a close frame's payload (RFC 6455 §5.5.1) into code and reason; None if it is empty.

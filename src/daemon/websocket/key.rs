@@ -1,5 +1,5 @@
-//! `Sec-WebSocket-Key` (RFC 6455 §4.2): the answer to it proves that the server speaks WebSocket.
-//! The key is no secret.
+//! Checks a `Sec-WebSocket-Key` and derives its answer, which proves to the client that the server
+//! speaks WebSocket (RFC 6455 §4.2). The key is not a secret.
 
 pub use tungstenite::handshake::derive_accept_key as accept;
 
@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_of_the_rfc_has_the_answer_of_the_rfc() {
+    fn rfc_example_key_has_the_answer_of_the_rfc() {
         // RFC 6455 §1.3.
         assert!(is_key(b"dGhlIHNhbXBsZSBub25jZQ=="));
         assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");

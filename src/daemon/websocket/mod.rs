@@ -6,7 +6,7 @@
 //! ```
 //! `http` checks a handshake, submits it like any request and answers it. Once the application has
 //! accepted, [`serve`] takes over the connection until its end. [`receive`] and [`send`] translate
-//! between bytes and messages and know neither socket nor clock; [`conn`] has both.
+//! between bytes and messages; [`conn`] owns the socket and the timers.
 //!
 //! A WSGI application speaks the protocol itself, on a socket; [`relay`] forwards the bytes.
 //!
@@ -15,10 +15,9 @@
 //! limit. All connections share the buffers for input and output; a connection owns bytes only
 //! while the client or the application does not accept them.
 //!
-//! The frame codec is tungstenite's, deflate is zlib-rs'. The rest is written here because the
-//! libraries store whole messages (tungstenite, yawc: 16 MiB for each client that announces one) or
-//! cannot be polled together with another source of messages (soketto); of them, only yawc and
-//! soketto compress.
+//! The frame codec is tungstenite's, deflate is zlib-rs'. The rest is written here for two reasons.
+//! tungstenite and yawc store whole messages: 16 MiB for each client that announces one. soketto
+//! cannot be polled together with another source of messages. (Only yawc and soketto compress.)
 
 mod close_log;
 mod conn;
@@ -63,7 +62,7 @@ pub struct WebSocketSettings {
     pub compression: bool,
 }
 
-/// Facts about an accepted WebSocket from its handshake.
+/// Settings, shared resources and log data of an accepted WebSocket.
 #[derive(Debug)]
 pub struct AcceptedRequest {
     /// The settings at the time of the handshake; a reload does not change them.
@@ -98,7 +97,7 @@ pub enum UpgradedConn {
     Relay(Box<RelayConn>),
 }
 
-/// Serves a WebSocket until its end. `early_input` is the client's bytes that were read with the
+/// Serves a WebSocket until its end. `early_input` holds the client's bytes that were read with the
 /// handshake.
 pub fn serve(stream: ClientStream, early_input: &[u8], accepted: AcceptedUpgrade) -> UpgradedConn {
     match accepted {
@@ -140,7 +139,7 @@ struct Scratch {
     input: Box<[u8]>,
     /// Frames for the client.
     output: Vec<u8>,
-    /// Decompressed bytes, at most one part.
+    /// Decompressed bytes of at most one part.
     inflated: InflateBuffer,
     /// Compressed bytes of one part.
     deflated: Vec<u8>,
@@ -158,7 +157,7 @@ impl Scratch {
 }
 
 impl WebSocketResources {
-    /// Creates the resources, without a connection.
+    /// Creates the resources. They allocate their buffers when the first connection is polled.
     pub fn new(dispatcher: &'static Dispatcher, journal: Journal) -> Arc<Self> {
         Arc::new(Self { dispatcher, journal, pool: DeflatePool::default(), scratch: Mutex::new(None) })
     }

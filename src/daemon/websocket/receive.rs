@@ -1,7 +1,7 @@
 //! Parses a client's bytes into parts of messages and control frames, and checks them (RFC 6455 §5,
 //! §8.1).
 //!
-//! Knows neither socket nor clock. The caller keeps the input; the [`Receiver`] keeps the open
+//! Uses neither socket nor clock. The caller stores the input; the [`Receiver`] stores the open
 //! frame's head, the message's length, an incomplete UTF-8 character and the state of the
 //! decompressor.
 
@@ -66,6 +66,7 @@ enum PayloadStep {
     },
     /// There is no event yet; the input may have more to parse.
     Continue,
+    /// There is no event, and all input is used up.
     NeedInput,
 }
 
@@ -93,14 +94,14 @@ impl Receiver {
         self.frame.map_or(0, |frame| frame.remaining)
     }
 
-    /// True if [`Receiver::next`] may return an event without more input: decompressed bytes had no
-    /// room.
+    /// True if [`Receiver::next`] may return an event without more input, because decompressed
+    /// bytes had no room.
     pub(super) fn has_pending(&self) -> bool {
         self.frame.is_some_and(|frame| frame.remaining == 0)
     }
 
-    /// Returns the next event, or None if `input` does not hold all of it, and how many bytes of
-    /// `input` are used up. Unmasks in place; decompresses into `inflated`.
+    /// Returns how many bytes of `input` are used up, and the next event; None if `input` does not
+    /// hold enough for one. Unmasks in place; decompresses into `inflated`.
     pub(super) fn next<'b>(
         &mut self,
         input: &'b mut [u8],
@@ -158,7 +159,7 @@ impl Receiver {
         inflated.clear();
         let used = inflater.inflate(bytes, inflated)?;
         frame.advance(used);
-        // Bytes that had no room stay in the input, and get their mask back.
+        // Bytes whose output had no room stay in the input and are masked again.
         frame.mask.apply(bytes.get_mut(used..).unwrap_or_default());
         let is_last = frame.remaining == 0 && frame.fin && inflater.finish(inflated)?;
         message.len += inflated.filled().len() as u64;

@@ -1,6 +1,6 @@
 //! Encodes messages and control frames for a client.
 //!
-//! Knows neither socket nor clock. Small payloads are copied into one buffer, so that many messages
+//! Uses neither socket nor clock. Small payloads are copied into one buffer, so that many messages
 //! leave in one write. A large payload is not copied; no other frame is accepted until it is
 //! written.
 
@@ -30,7 +30,8 @@ pub(super) struct Sender {
     deflate: Option<DeflateParams>,
     /// The message whose last part is still to come.
     message: Option<OutgoingMessage>,
-    /// Frames; of these, `written` bytes were written. `large_payload` follows them.
+    /// Encoded frames, of which the first `written` bytes were written. `large_payload` follows
+    /// them.
     output: Vec<u8>,
     written: usize,
     large_payload: Bytes,

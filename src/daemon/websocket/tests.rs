@@ -46,7 +46,7 @@ fn receive(bytes: &[u8], cut: &mut impl FnMut() -> usize, max_message: u64, room
     let pool = DeflatePool::default();
     let mut receiver = Receiver::new(max_message, true);
     let (mut input, mut inflated) = (Vec::new(), InflateBuffer::new(room));
-    let (mut came, mut message) = (Vec::new(), Vec::new());
+    let (mut events, mut message) = (Vec::new(), Vec::new());
     let mut rest = bytes;
     loop {
         let step = |receiver: &mut Receiver,
@@ -70,11 +70,11 @@ fn receive(bytes: &[u8], cut: &mut impl FnMut() -> usize, max_message: u64, room
         };
         match step(&mut receiver, &mut input, &mut inflated, &mut message) {
             Err(violation) => {
-                came.push(Received::Violation(violation.code));
-                return came;
+                events.push(Received::Violation(violation.code));
+                return events;
             }
-            Ok(Some(event)) => came.extend(event),
-            Ok(None) if rest.is_empty() => return came,
+            Ok(Some(event)) => events.extend(event),
+            Ok(None) if rest.is_empty() => return events,
             Ok(None) => {
                 let (now, remainder) = rest.split_at(cut().min(rest.len()));
                 input.extend_from_slice(now);
@@ -128,7 +128,7 @@ fn received_events_do_not_depend_on_how_bytes_are_split() {
         Received::Close(Some((1001, "bye".to_owned()))),
     ];
     let mut rng = Rng::new(0x9e37_79b9_7f4a_7c15);
-    for (most_at_a_time, room) in [
+    for (max_piece, room) in [
         (bytes.len(), 65_536),
         (1, 65_536),
         (7, 100),
@@ -139,8 +139,12 @@ fn received_events_do_not_depend_on_how_bytes_are_split() {
         // small pieces.
         (1000, 1),
     ] {
-        let came = receive(&bytes, &mut || 1 + rng.index(most_at_a_time), 1 << 20, room);
-        assert!(came == expected, "up to {most_at_a_time} at a time, room for {room}: {} came", came.len());
+        let events = receive(&bytes, &mut || 1 + rng.index(max_piece), 1 << 20, room);
+        assert!(
+            events == expected,
+            "pieces of up to {max_piece} bytes, room for {room}: {} events",
+            events.len()
+        );
     }
 }
 
@@ -152,7 +156,7 @@ fn message_that_inflates_over_the_limit_is_rejected() {
         match got.as_slice() {
             [Received::Message(bytes, false)] => assert_eq!(bytes.len(), expected),
             [Received::Violation(1009)] => assert_eq!(expected, 0),
-            other => panic!("{} came", other.len()),
+            other => panic!("{} events", other.len()),
         }
     }
 }
@@ -167,8 +171,8 @@ fn random_bytes_cause_at_most_one_error() {
             // Start with a valid opcode.
             bytes.splice(0..0, [rng.pick(&[0xc1, 0x81, 0xc2, 0x01, 0x89]), 0xe4]);
         }
-        let came = receive(&bytes, &mut || 1 + rng.index(50), 1000, 64);
-        let violations = came.iter().filter(|came| matches!(came, Received::Violation(_))).count();
+        let events = receive(&bytes, &mut || 1 + rng.index(50), 1000, 64);
+        let violations = events.iter().filter(|event| matches!(event, Received::Violation(_))).count();
         assert!(violations <= 1);
     }
 }
@@ -202,9 +206,9 @@ fn parts_are_sent_as_one_message_with_and_without_deflate() {
                 at = end;
             }
             // Client frames differ from server frames only by the mask.
-            let came = receive(&masked(&out), &mut || 100, 1 << 20, 4096);
+            let events = receive(&masked(&out), &mut || 100, 1 << 20, 4096);
             let whole = [Received::Message(text.to_vec(), true)];
-            assert!(came == whole, "{cuts:?}, {params:?}");
+            assert!(events == whole, "{cuts:?}, {params:?}");
             assert_eq!(out.len() < text.len() / 10, params.is_some(), "{} bytes", out.len());
         }
     }

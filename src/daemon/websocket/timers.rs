@@ -1,5 +1,4 @@
-//! The times at which a WebSocket acts by itself: a ping, the ping's timeout, a close for a
-//! restart, the close timeout.
+//! The timers of a WebSocket: ping, ping timeout, close for a restart, close timeout.
 //!
 //! Times are milliseconds of the connection's clock
 //! ([`Connection::coarse_now`](crate::net::Connection::coarse_now)), which wraps; the connection's
@@ -43,8 +42,8 @@ pub(super) enum Due {
 }
 
 impl ConnTimers {
-    /// Starts with a client that has just sent its handshake. `is_stopping`: the daemon stops
-    /// already, and does not announce that again.
+    /// Creates the timers for a client that has just sent its handshake. `is_stopping`: the daemon
+    /// is already stopping, and does not announce its stop again.
     pub(super) fn new(now: u32, is_stopping: bool) -> Self {
         Self {
             last_input: now,
@@ -71,7 +70,7 @@ impl ConnTimers {
         self.is_reading = is_reading;
     }
 
-    /// Notes that the client has sent something.
+    /// Called when the client has sent something: restarts the ping interval.
     pub(super) fn on_input(&mut self, now: u32) {
         self.last_input = now;
         self.ping_sent = None;
@@ -89,7 +88,7 @@ impl ConnTimers {
         }
     }
 
-    /// Closes with code 1012 once `delay` has passed.
+    /// Schedules a close with code 1012 after `delay`.
     pub(super) fn schedule_restart(&mut self, now: u32, delay: Duration) {
         self.restart_at = Some(add(now, delay));
     }
@@ -132,7 +131,8 @@ impl ConnTimers {
         }
     }
 
-    /// Returns when something is due next. The parameters are those of [`ConnTimers::due`].
+    /// Returns the time of the next timer, if one is set. The parameters are those of
+    /// [`ConnTimers::due`].
     pub(super) fn next(
         &self,
         now: u32,
@@ -146,7 +146,7 @@ impl ConnTimers {
         times.min_by_key(|at| at.wrapping_sub(now).cast_signed())
     }
 
-    /// Returns the time at which a ping must be sent, or at which the pending one expires.
+    /// Returns the time at which a ping must be sent, or at which an unanswered ping times out.
     fn ping_at(&self, settings: &WebSocketSettings) -> Option<u32> {
         let interval = settings.ping_interval?;
         match self.ping_sent {
@@ -156,7 +156,7 @@ impl ConnTimers {
     }
 }
 
-/// Adds a duration to a time of the clock, which wraps. A duration of more than half of the clock's
+/// Adds a duration to a time of the clock, which wraps. A longer duration than half of the clock's
 /// range is shortened to half.
 fn add(time: u32, duration: Duration) -> u32 {
     time.wrapping_add(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).min(i32::MAX as u32))
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn ping_is_not_awaited_while_nothing_is_read() {
+    fn pong_is_not_awaited_while_nothing_is_read() {
         let mut timers = ConnTimers::new(0, false);
         timers.set_reading(false, 0);
         timers.on_ping(20_000, &SETTINGS);

@@ -1,4 +1,5 @@
-//! The client's input: read, parsed and sent to the application while it has room.
+//! Reads the client's input, parses it and sends it to the application while the application has
+//! room.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,13 +14,13 @@ use crate::websocket::receive::ClientEvent;
 
 use super::{CloseFrame, CloseState, Disconnected, PendingPart, WebSocketConn};
 
-/// Bytes read at once, unless the open frame is longer. Few, because the connection must store the
-/// bytes that the application does not receive.
+/// Bytes read at once, unless the open frame is longer. A small number, because the connection
+/// stores the bytes for which the application has no room.
 const READ_BYTES: usize = 16 * 1024;
 
 impl<T: Transport> WebSocketConn<T> {
-    /// Reads at most once, and sends the application the messages it has room for. Returns the
-    /// progress: bytes and messages.
+    /// Reads at most once, and sends messages to the application while it has room. Returns the
+    /// progress: the number of bytes plus the number of messages.
     pub(super) fn read(
         &mut self,
         cx: &mut Context<'_>,
@@ -90,7 +91,7 @@ impl<T: Transport> WebSocketConn<T> {
     }
 
     /// Returns whether the application has room for a message. The client's input is read only
-    /// then.
+    /// while it has.
     fn update_reading(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(app) = &self.app else { return false };
         let is_reading = matches!(app.poll_room(cx), Poll::Ready(true));
@@ -99,7 +100,8 @@ impl<T: Transport> WebSocketConn<T> {
     }
 
     /// Parses `scratch.input` from `start` to `end` while the application has room. Moves `start`
-    /// behind the parsed bytes, and returns the progress: inflated bytes and events.
+    /// behind the parsed bytes, and returns the progress: the number of bytes that decompression
+    /// added plus the number of events.
     fn process_input(
         &mut self,
         cx: &mut Context<'_>,
@@ -126,7 +128,7 @@ impl<T: Transport> WebSocketConn<T> {
             progress += 1;
             let can_continue = match event {
                 ClientEvent::Part { bytes, text, more } => {
-                    // `read` has counted these bytes.
+                    // `read` has counted the input already.
                     progress += bytes.len().saturating_sub(used);
                     self.on_part(cx, bytes, text, more)
                 }
@@ -147,7 +149,8 @@ impl<T: Transport> WebSocketConn<T> {
         progress
     }
 
-    /// Sends a part of a message to the application. Returns whether it has room for another.
+    /// Sends a part of a message to the application. Returns false if the application has no room
+    /// for another part.
     fn on_part(&mut self, cx: &mut Context<'_>, bytes: &[u8], text: bool, more: bool) -> bool {
         let (CloseState::Open, Some(app)) = (self.state, &self.app) else { return true };
         self.log.count_received(bytes.len(), more);
@@ -169,8 +172,8 @@ impl<T: Transport> WebSocketConn<T> {
         }
     }
 
-    /// Completes the closing handshake; echoes the close frame if the client has started it (RFC
-    /// 6455 §5.5.1).
+    /// Completes the closing handshake; echoes the close frame if the client has started the
+    /// handshake (RFC 6455 §5.5.1).
     fn on_close(&mut self, close: Option<(u16, &str)>) {
         if self.is_open() {
             let (code, reason) = close.unwrap_or((close_code::NONE, ""));
@@ -183,7 +186,8 @@ impl<T: Transport> WebSocketConn<T> {
     }
 }
 
-/// Moves the first bytes of `bytes` into `room`, up to its length. Returns how many.
+/// Copies the first bytes of `bytes` into `room` until one of them ends, and removes them from
+/// `bytes`. Returns their number.
 fn copy_into(room: &mut [u8], bytes: &mut &[u8]) -> usize {
     let (moved, rest) = bytes.split_at(bytes.len().min(room.len()));
     if let Some(room) = room.get_mut(..moved.len()) {

@@ -1,9 +1,10 @@
 //! One WebSocket connection, from the accepted handshake to its end: reads from the client and
 //! writes to it.
 //!
-//! The future runs in the connection's task, woken for its [`ConnTimers`] by
-//! [`ConnectionTracker::sweep`](crate::net::ConnectionTracker::sweep), and borrows its buffers for
-//! each poll: an idle connection has no task, timer or buffer of its own.
+//! The future runs in the task of the network connection.
+//! [`ConnectionTracker::sweep`](crate::net::ConnectionTracker::sweep) wakes the task when one of
+//! the [`ConnTimers`] is due. The buffers are borrowed for each poll. So an idle WebSocket needs no
+//! further task, no timer of the runtime and no buffer.
 //!
 //! ```text
 //! Open ──our close frame──▶ Closing ──client's close frame──▶ Flushing ──all output written──▶ end
@@ -30,8 +31,8 @@ use super::send::Sender;
 use super::timers::{ConnTimers, Due};
 use super::{AcceptedRequest, Scratch, WebSocketResources, WebSocketSettings};
 
-/// Bytes of messages, both ways, after which other connections have their turn: a fraction of a
-/// millisecond.
+/// Bytes of messages, in both directions together, after which a connection lets others run. They
+/// take a fraction of a millisecond.
 pub(super) const YIELD_AFTER_BYTES: usize = 256 * 1024;
 
 /// Reason of a close with [`close_code::RESTART`].
@@ -72,7 +73,7 @@ pub struct WebSocketConn<T> {
     receiver: Receiver,
     sender: Sender,
     state: CloseState,
-    /// Input that was read and not parsed, because the application did not receive more. Input that
+    /// Input that was read but is not parsed yet, because the application had no room. Input that
     /// came with the handshake may be longer than one part.
     unparsed: Vec<u8>,
     /// A parsed part that waits for room in the worker's ring. Nothing is parsed while it waits.
@@ -91,6 +92,7 @@ pub struct WebSocketConn<T> {
 struct PendingPart {
     bytes: Vec<u8>,
     text: bool,
+    /// The message continues in the next part.
     more: bool,
 }
 
@@ -100,10 +102,10 @@ enum CloseFrame {
     WithCode(u16, Vec<u8>),
 }
 
-/// The connection has ended without a closing handshake.
+/// The error for a connection that has ended without a closing handshake.
 pub(super) struct Disconnected;
 
-/// Serves a WebSocket until its end. `early_input` are the client's bytes that were read with the
+/// Serves a WebSocket until its end. `early_input` holds the client's bytes that were read with the
 /// handshake.
 pub fn serve<T: Transport>(
     stream: T,
@@ -113,7 +115,7 @@ pub fn serve<T: Transport>(
     let AcceptedHandshake { websocket, deflate, accepted } = accepted;
     let (settings, resources) = (accepted.settings, Arc::clone(&accepted.resources));
     stream.connection().set_phase(Phase::WebSocket);
-    // The daemon's stop is announced once, to the WebSockets that are open then.
+    // The daemon announces its stop once, to the WebSockets that are open at that moment.
     let is_stopping = stream.connection().is_draining();
     Box::new(WebSocketConn {
         timers: ConnTimers::new(stream.connection().coarse_now(), is_stopping),
@@ -211,8 +213,8 @@ impl<T: Transport> WebSocketConn<T> {
                 return Disconnected;
             }
         }
-        // A closing connection has written all output; a reset could discard output that the client
-        // has not received.
+        // Once the connection shuts down, all output is written: a reset could discard output that
+        // the client has not received.
         if self.connection().phase() == Phase::WebSocket {
             self.connection().mark_reset();
         }
@@ -226,7 +228,7 @@ impl<T: Transport> WebSocketConn<T> {
     /// Writes the output. Returns false if the client does not take all of it.
     fn flush(&mut self, cx: &mut Context<'_>) -> Result<bool, Disconnected> {
         loop {
-            // Pongs are not queued without bound for a client that sends pings and does not read.
+            // A client that sends pings and does not read gets one pong at a time.
             if self.sender.can_send_message()
                 && let Some(payload) = self.pending_pong.take()
             {
@@ -235,7 +237,7 @@ impl<T: Transport> WebSocketConn<T> {
             if self.sender.can_send_control()
                 && let Some(close_frame) = self.close_frame.take()
             {
-                // No frame may follow (RFC 6455 §5.5.1).
+                // No frame may follow a close frame (RFC 6455 §5.5.1).
                 self.pending_pong = None;
                 match *close_frame {
                     CloseFrame::Empty => self.sender.push_close(None),
@@ -258,8 +260,8 @@ impl<T: Transport> WebSocketConn<T> {
         }
     }
 
-    /// Encodes the application's messages while the output has room. Returns the progress: bytes
-    /// and messages.
+    /// Encodes the application's messages while the output has room. Returns the progress: the
+    /// number of bytes plus the number of messages.
     fn send_outgoing(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> usize {
         let mut progress = 0;
         while self.is_open() && self.sender.can_send_message() {
@@ -274,7 +276,7 @@ impl<T: Transport> WebSocketConn<T> {
                     self.sender.push_message(bytes, text, more, &mut scratch.deflated, &self.resources.pool);
                 }
                 Ok(Outgoing::Close { code, reason }) => {
-                    // The worker checks both; a forged frame must not reach the client.
+                    // The worker has checked both, but a forged frame must not reach the client.
                     let is_valid = is_sendable_code(code)
                         && reason.len() <= MAX_CLOSE_REASON
                         && std::str::from_utf8(&reason).is_ok();

@@ -1,8 +1,8 @@
 //! Finds the frames of a WebSocket (RFC 6455 §5.2) in the bytes of one direction: the end of each
 //! frame, the number of messages, and the code of the close frame.
 //!
-//! The application and the client check the frames. If the bytes are not frames, the scanner stops
-//! following them.
+//! The application and the client check the frames. If the bytes are not frames, the scanner looks
+//! for no further frames and only counts the bytes.
 
 use std::io::Cursor;
 
@@ -24,7 +24,7 @@ pub(super) struct FrameScanner {
     payload_left: u64,
     /// The mask and the beginning of the payload of the current frame, if it is a close frame.
     close: Option<([u8; 4], Vec<u8>)>,
-    /// Whether the bytes were found not to be frames.
+    /// The bytes are not frames; no further frames are looked for.
     is_lost: bool,
 }
 
@@ -40,25 +40,25 @@ pub(super) struct Passed {
 }
 
 impl FrameScanner {
-    /// Returns whether a frame may begin here.
+    /// True if a frame may begin at this position.
     pub(super) fn is_between_frames(&self) -> bool {
         !self.is_lost && self.head.is_empty() && self.payload_left == 0
     }
 
-    /// Returns whether the bytes were found not to be frames.
+    /// True once bytes were scanned that are not frames.
     pub(super) fn is_lost(&self) -> bool {
         self.is_lost
     }
 
-    /// Scans bytes, up to their end or up to the end of the first frame.
+    /// Scans all of `bytes` or, with `stop_after_frame`, up to the end of the first frame.
     pub(super) fn scan(&mut self, bytes: &[u8], stop_after_frame: bool) -> Passed {
         let mut passed = Passed::default();
         while passed.len < bytes.len() && !self.is_lost {
             let rest = bytes.get(passed.len..).unwrap_or_default();
             if self.payload_left == 0 {
-                passed.len += self.take_head(rest, &mut passed.messages);
+                passed.len += self.scan_head(rest, &mut passed.messages);
             } else {
-                passed.len += self.take_payload(rest);
+                passed.len += self.scan_payload(rest);
             }
             if self.is_between_frames() {
                 if let Some((_, code)) = self.close.take() {
@@ -73,8 +73,8 @@ impl FrameScanner {
         passed
     }
 
-    /// Takes bytes of a head; returns how many.
-    fn take_head(&mut self, bytes: &[u8], messages: &mut u64) -> usize {
+    /// Scans bytes of a head. Returns their number.
+    fn scan_head(&mut self, bytes: &[u8], messages: &mut u64) -> usize {
         let before = self.head.len();
         let taken = bytes.len().min(MAX_HEAD_BYTES - before);
         self.head.extend_from_slice(bytes.get(..taken).unwrap_or_default());
@@ -100,8 +100,8 @@ impl FrameScanner {
         head_len.saturating_sub(before)
     }
 
-    /// Takes bytes of a payload; returns how many.
-    fn take_payload(&mut self, bytes: &[u8]) -> usize {
+    /// Scans bytes of a payload. Returns their number.
+    fn scan_payload(&mut self, bytes: &[u8]) -> usize {
         let taken = usize::try_from(self.payload_left).unwrap_or(usize::MAX).min(bytes.len());
         self.payload_left -= taken as u64;
         if let Some((mask, code)) = &mut self.close {
@@ -117,11 +117,12 @@ impl FrameScanner {
 mod tests {
     use super::*;
 
-    /// A text frame, a ping within a message in two frames, and a close frame with code 1001.
+    /// Frames of a server: a text message, a message of two frames with a ping between them, and a
+    /// close frame with code 1001.
     const SERVER: &[u8] = b"\x81\x02hi\x01\x01a\x89\x00\x80\x01b\x88\x04\x03\xe9by";
 
     #[test]
-    fn frames_are_followed_at_any_split() {
+    fn frames_are_found_at_any_split() {
         for split in 0..=SERVER.len() {
             let mut scanner = FrameScanner::default();
             let (first, second) = SERVER.split_at(split);
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn long_frame_is_followed_to_its_end() {
+    fn long_frame_is_scanned_to_its_end() {
         let mut scanner = FrameScanner::default();
         let head = [&b"\x82\x7f"[..], &70_000_u64.to_be_bytes()].concat();
         scanner.scan(&head, false);
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_frames_pass() {
+    fn bytes_that_are_not_frames_are_counted() {
         let mut scanner = FrameScanner::default();
         assert_eq!(scanner.scan(b"\x83\x00hello", false).len, 7);
         assert!(!scanner.is_between_frames() && scanner.is_lost());

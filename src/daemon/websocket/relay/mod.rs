@@ -5,10 +5,10 @@
 //! client ──bytes──▶ ClientStream ──▶ UnixStream ──▶ application
 //!        ◀──bytes── ClientStream ◀── UnixStream ◀── application
 //! ```
-//! Bytes are read from one side only after the other side has accepted all earlier ones, so each
-//! side slows the other down. Frames are parsed only to count messages, and to find a place for the
-//! one frame that the daemon adds: the close frame with code 1012, when the worker or the daemon
-//! stops.
+//! Bytes are read from one side only after the other side has accepted all earlier ones, so a slow
+//! receiver slows down its sender. Frames are parsed only to count messages, and to find a place
+//! for the one frame that the daemon adds: the close frame with code 1012, when the worker or the
+//! daemon stops.
 //!
 //! ```text
 //! Open ──the application closes its end──────────────────────────────▶ Flushing ──all is written──▶ end
@@ -48,7 +48,7 @@ pub struct TakenConnection {
     pub early_output: Vec<u8>,
     /// The exchange; `None` if the application has returned.
     pub handle: Option<TakeoverHandle>,
-    /// The fault with which the application has ended.
+    /// The fault with which the application has ended, if any.
     pub fault: Option<Fault>,
 }
 
@@ -75,8 +75,7 @@ pub struct RelayConn {
     state: RelayState,
     to_client: Direction,
     to_app: Direction,
-    /// Whether the worker or the daemon stops, so that a close frame follows the application's
-    /// current frame.
+    /// The worker or the daemon stops: a close frame is sent after the application's current frame.
     close_is_due: bool,
     /// The client has answered our close frame: the connection ends once the application has the
     /// answer.
@@ -93,11 +92,11 @@ struct Direction {
     /// Number of bytes of `pending` that have been written.
     n_written: usize,
     frames: FrameScanner,
-    /// The sender has ended.
+    /// Nothing more is read from the sender.
     has_ended: bool,
 }
 
-/// Forwards bytes until the connection ends. `early_input` is the client's bytes that were read
+/// Forwards bytes until the connection ends. `early_input` holds the client's bytes that were read
 /// with the handshake.
 pub(super) fn serve(
     stream: ClientStream,
@@ -255,7 +254,7 @@ impl RelayConn {
         self.timers.start_close_timeout(now);
     }
 
-    /// Handles events of the exchange.
+    /// Acts on events of the exchange.
     fn poll_app(&mut self, cx: &mut Context<'_>) {
         let Some(app) = &mut self.app else { return };
         let Poll::Ready(event) = app.poll_event(cx) else { return };
@@ -266,7 +265,7 @@ impl RelayConn {
                 if self.timers.is_restart_due(now) {
                     self.begin_close(now);
                 }
-                // The waker is stored by the next poll.
+                // The next poll stores the waker.
                 return self.poll_app(cx);
             }
             Ok(TakeoverEvent::Ended) => {}
@@ -317,7 +316,7 @@ impl RelayConn {
                 Poll::Ready(_) => return Err(Disconnected),
             }
         }
-        // TLS may hold a record back until it is flushed.
+        // TLS may hold back a record until the stream is flushed.
         match Pin::new(&mut self.stream).poll_flush(cx) {
             Poll::Ready(Err(_)) => Err(Disconnected),
             Poll::Ready(Ok(())) => Ok(true),
@@ -339,7 +338,8 @@ impl RelayConn {
         true
     }
 
-    /// Reads once from the application. Returns the bytes that were read, at least 1 for the end.
+    /// Reads once from the application. Returns the number of bytes, or 1 when the application ends
+    /// its output.
     fn read_from_app(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> usize {
         if self.to_client.has_ended {
             return 0;
@@ -372,7 +372,8 @@ impl RelayConn {
         }
     }
 
-    /// Reads once from the client. Returns the bytes that were read, at least 1 for the end.
+    /// Reads once from the client. Returns the number of bytes, or 1 when the client ends its
+    /// input.
     fn read_from_client(
         &mut self,
         cx: &mut Context<'_>,
