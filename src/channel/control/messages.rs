@@ -25,7 +25,8 @@ pub enum Command {
     /// Requests the stacks of all threads, or of one exchange's thread or task. The worker writes
     /// them with the GIL held and answers with [`Report::StacksDumped`].
     DumpStacks(Option<ExchangeId>),
-    /// Calls `hooks.worker_abort`: the daemon is about to kill the worker. Answered with [`Report::AbortHookEnded`].
+    /// Calls `hooks.worker_abort`: the daemon is about to kill the worker. Answered with
+    /// [`Report::AbortHookEnded`].
     Abort,
     /// Forks a worker; for a zygote.
     Fork(Fork),

@@ -158,7 +158,8 @@ pub struct Start {
     /// Path of the warm-up request that a zygote runs before its first fork, so that objects which
     /// the application creates at its first request are shared. Empty for none; ignored by workers.
     pub warm_up: String,
-    /// The file by which the process configures Python's logging; empty for none. Not necessarily UTF-8.
+    /// The file by which the process configures Python's logging; empty for none. Not necessarily
+    /// UTF-8.
     pub log_config: OsString,
     /// More than one worker process may run: `wsgi.multiprocess`.
     pub multiprocess: bool,

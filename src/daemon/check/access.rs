@@ -1,5 +1,6 @@
-//! Tests what a user can read and write, with access(2) in a process of that user: mode bits alone
-//! do not show it (access control lists, read-only file systems, security modules).
+//! Tests which paths a user can read and write, with access(2) in a process of that user. Mode bits
+//! do not suffice, because access control lists, read-only file systems and security modules count
+//! too.
 //!
 //! # Why `unsafe`
 //! The process is a fork that never executes anything: between fork and exec it becomes the user,
@@ -47,7 +48,8 @@ impl RequiredAccess {
         Self { flags: AccessFlags::X_OK, ..Self::read(what, path) }
     }
 
-    /// A database: its file is written, and its directory, where the database makes further files.
+    /// Returns the accesses that a database needs: writing to its file, and to its directory, where
+    /// the database creates further files.
     pub(super) fn database(path: &Path) -> Vec<Self> {
         let write = AccessFlags::R_OK | AccessFlags::W_OK;
         let what = "the database";
@@ -60,10 +62,10 @@ impl RequiredAccess {
         file.into_iter().chain(directory).collect()
     }
 
-    /// The accesses to test: entering each directory on the way, then the path itself.
+    /// Returns the accesses to test: entering each directory on the way, then the path itself.
     fn steps(&self) -> Vec<(PathBuf, AccessFlags)> {
-        // The target of a symbolic link must be reachable too. Its directories come before the
-        // link, which otherwise fails first without naming them.
+        // The target of a symbolic link must be reachable too. The target's directories are tested
+        // before the link, so that the message names the directory that blocks the access.
         let real = fs::canonicalize(&self.path).ok().filter(|real| *real != self.path);
         let ends: Vec<_> = [Some(self.path.clone()), real].into_iter().flatten().collect();
         let mut steps = Vec::new();
@@ -125,7 +127,7 @@ pub(super) fn find_problems(
             }
             None => unit.and_then(|unit| find_sandbox_problem(unit, need)),
         };
-        // One directory may block several paths: one sentence.
+        // A directory that blocks several paths is reported once.
         problems.extend(problem.filter(|problem| !problems.contains(problem)));
     }
     Ok(problems)
@@ -167,7 +169,7 @@ fn explain_denial(
     )
 }
 
-/// Formats mode and owner: `mode 750, root:www-data`.
+/// Formats mode and owner of a path: `mode 750, root:www-data`.
 fn describe_owner(path: &Path) -> String {
     let Ok(metadata) = fs::metadata(path) else { return "not there".to_owned() };
     let user = User::from_uid(Uid::from_raw(metadata.uid())).ok().flatten();
@@ -203,7 +205,7 @@ fn test_access(identity: &UserIdentity, steps: &[(PathBuf, AccessFlags)]) -> io:
         .collect::<Result<_, std::ffi::NulError>>()?;
     let (read, written) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let UserIdentity { uid, gid, groups, .. } = identity.clone();
-    // Never executed: the closure always fails.
+    // The program is never executed, because the closure always fails.
     let mut command = Command::new("/proc/self/exe");
     let written = std::sync::Arc::new(written);
     let answers = std::sync::Arc::clone(&written);
@@ -214,13 +216,13 @@ fn test_access(identity: &UserIdentity, steps: &[(PathBuf, AccessFlags)]) -> io:
             switch_user(uid, gid, &groups)?;
             for (path, flags) in &paths {
                 let answer = access(path.as_c_str(), *flags).err().map_or(0, |errno| errno as i32);
-                // Atomic up to PIPE_BUF (pipe(7)).
+                // A write of up to PIPE_BUF bytes is atomic (pipe(7)).
                 write(answers.as_fd(), &answer.to_ne_bytes())?;
             }
             Err(io::Error::from_raw_os_error(Errno::ECANCELED as i32))
         });
     }
-    // In a thread: the results may exceed the pipe's buffer.
+    // A thread reads the results, because they may exceed the pipe's buffer.
     let reader = std::thread::spawn(move || {
         let mut bytes = Vec::new();
         File::from(read).read_to_end(&mut bytes).map(|_| bytes)
@@ -231,7 +233,7 @@ fn test_access(identity: &UserIdentity, steps: &[(PathBuf, AccessFlags)]) -> io:
     match outcome {
         Err(error) if error.raw_os_error() == Some(Errno::ECANCELED as i32) => {}
         Err(error) => return Err(error),
-        Ok(_) => return Err(io::Error::other("it was executed")),
+        Ok(_) => return Err(io::Error::other("the process of the access test was executed")),
     }
     Ok(bytes
         .chunks_exact(4)

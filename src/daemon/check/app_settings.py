@@ -1,9 +1,9 @@
 """Prints the SQLite databases in the settings of Django and Flask-SQLAlchemy, and Django's STATIC_URL.
 
-`rgun check` (src/daemon/check/app_settings.rs) runs it after the application has been imported, with the
-interpreter and as the user of its workers. The values go to standard output, each as a name, "=" and the
-value with a NUL after it: "database", "static_url" if nothing in the application serves it, and
-"static_root". The application's output does not go there.
+`rgun check` (src/daemon/check/app_settings.rs) runs this script after the application has been imported,
+with the interpreter and as the user of its workers. The values go to standard output, each as a name, "="
+and the value with a NUL after it: "database", "static_url" if nothing in the application serves it, and
+"static_root". The application's own output goes to standard error.
 """
 
 import importlib
@@ -50,7 +50,7 @@ def django_static(application):
 
 
 def is_view(url):
-    """Tells whether one of Django's own views serves the URL, as `urlpatterns` may have it with DEBUG."""
+    """Returns True if a view of Django itself serves the URL, as `urlpatterns` may arrange for DEBUG."""
     from django.urls import Resolver404, resolve
 
     try:
@@ -61,7 +61,7 @@ def is_view(url):
 
 
 def flask(application):
-    """Finds the database of Flask-SQLAlchemy's setting."""
+    """Finds the database in the setting of Flask-SQLAlchemy."""
     config = getattr(application, "config", None)
     url = config.get("SQLALCHEMY_DATABASE_URI") if hasattr(config, "get") else None
     prefix = "sqlite:///"

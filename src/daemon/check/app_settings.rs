@@ -14,12 +14,13 @@ use crate::pool::UserIdentity;
 
 const SCRIPT: &str = include_str!("app_settings.py");
 
-/// Time for the import. It succeeded before, in the worker.
+/// Maximum time for the import, which has succeeded in the worker before.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The settings that concern the service.
+/// The settings of the application that concern the service.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct AppSettings {
+    /// Paths of SQLite databases.
     pub(super) databases: Vec<PathBuf>,
     /// Django's `STATIC_URL`, if the application does not serve it.
     pub(super) static_url: Option<String>,
@@ -71,8 +72,8 @@ impl AppSettings {
 /// Imports the application once more and returns its settings.
 ///
 /// # Errors
-/// When the process cannot be started or read. A failing import is not an error: the worker had
-/// imported it.
+/// When the process cannot be started or its output cannot be read. A failing import is ignored,
+/// because the worker has imported the application before.
 pub(super) fn read(app: &App, identity: Option<&UserIdentity>) -> io::Result<AppSettings> {
     let mut command = Command::new(&app.python.path);
     if let Some(identity) = identity {
@@ -84,7 +85,8 @@ pub(super) fn read(app: &App, identity: Option<&UserIdentity>) -> io::Result<App
     command.current_dir(&app.directory).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
-    let mut pipe = child.stdout.take().ok_or_else(|| io::Error::other("it has no standard output"))?;
+    let mut pipe =
+        child.stdout.take().ok_or_else(|| io::Error::other("the process has no standard output"))?;
     let reader = std::thread::spawn(move || {
         let mut bytes = Vec::new();
         pipe.read_to_end(&mut bytes).map(|_| bytes)
@@ -96,7 +98,7 @@ pub(super) fn read(app: &App, identity: Option<&UserIdentity>) -> io::Result<App
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    // Processes that the application started would keep the pipe open. ESRCH: none is left.
+    // Processes that the application has started would keep the pipe open. ESRCH: there are none.
     let group = nix::unistd::Pid::from_raw(child.id().cast_signed());
     match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
         Ok(()) | Err(nix::errno::Errno::ESRCH) => {}

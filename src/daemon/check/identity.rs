@@ -1,7 +1,7 @@
 //! The user, groups, environment and directory in which `rgun check` runs the application.
 //!
-//! A check as root would run the application as root, and root can read everything. It therefore
-//! runs as the user of the unit with the same configuration.
+//! A check as root would run the application as root, and root can read everything. The check
+//! therefore runs as the user of the unit that has the same configuration file.
 
 use std::ffi::{CString, OsString};
 use std::path::{Path, PathBuf};
@@ -18,15 +18,15 @@ use super::unit::Unit;
 /// The invocation to check, and the user to check it as.
 #[derive(Debug)]
 pub(super) struct CheckContext {
-    /// Read in the unit's environment, if there is a unit.
+    /// The invocation, read in the unit's environment if there is a unit.
     pub(super) invocation: Invocation,
     /// The user. `None`: the calling user, which is not root.
     pub(super) identity: Option<UserIdentity>,
-    /// The unit whose sandbox counts.
+    /// The unit, whose sandbox restricts the application.
     pub(super) unit: Option<Unit>,
 }
 
-/// The variables of every service (systemd.exec(5)).
+/// `PATH` of every service (systemd.exec(5)).
 const SERVICE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Resolves user, unit and invocation.
@@ -48,7 +48,7 @@ pub(super) fn resolve_context(
             None => Ok(CheckContext { invocation: invocation.clone(), identity: None, unit: None }),
         };
     }
-    let Place { identity, unit, directory } = find_place(invocation.file(), wanted)?;
+    let CheckTarget { identity, unit, directory } = find_target(invocation.file(), wanted)?;
     let mut invocation = invocation.clone();
     if let Some(unit) = &unit {
         let variables: Environment = identity.environment.iter().cloned().collect();
@@ -56,7 +56,7 @@ pub(super) fn resolve_context(
         let warnings = std::mem::take(&mut invocation.warnings);
         invocation = invocation
             .reread_with(variables, directory)
-            .map_err(|errors| wrong_configuration(&errors, Some(unit)))?;
+            .map_err(|errors| config_error(&errors, Some(unit)))?;
         invocation.warnings.splice(0..0, warnings);
     }
     Ok(CheckContext { invocation, identity: Some(identity), unit })
@@ -70,17 +70,17 @@ pub(super) fn read_context(
     unread: &UnreadInvocation,
     wanted: &CheckIdentity,
 ) -> Result<CheckContext, StartupError> {
-    let Place { identity, unit, directory } = find_place(unread.file(), wanted)?;
+    let CheckTarget { identity, unit, directory } = find_target(unread.file(), wanted)?;
     let variables: Environment = identity.environment.iter().cloned().collect();
     let variables = variables.allowing_unknown_credentials();
-    let place = unit.as_ref().map(|_| (variables, directory));
+    let unit_context = unit.as_ref().map(|_| (variables, directory));
     let invocation = unread
-        .read(place, &|command| identity.apply(command))
-        .map_err(|errors| wrong_configuration(&errors, unit.as_ref()))?;
+        .read(unit_context, &|command| identity.apply(command))
+        .map_err(|errors| config_error(&errors, unit.as_ref()))?;
     Ok(CheckContext { invocation, identity: Some(identity), unit })
 }
 
-fn wrong_configuration(errors: &ConfigErrors, unit: Option<&Unit>) -> StartupError {
+fn config_error(errors: &ConfigErrors, unit: Option<&Unit>) -> StartupError {
     let reason = match unit {
         Some(unit) => format!("with the environment of {}: {errors}", unit.name),
         None => errors.to_string(),
@@ -88,16 +88,16 @@ fn wrong_configuration(errors: &ConfigErrors, unit: Option<&Unit>) -> StartupErr
     StartupError { status: cli::EX_CONFIG, reason }
 }
 
-/// Where a check by root runs.
-struct Place {
+/// The user and the unit of a check by root.
+struct CheckTarget {
     identity: UserIdentity,
     unit: Option<Unit>,
-    /// The unit's `WorkingDirectory=`.
+    /// The unit's `WorkingDirectory=`, or `/`.
     directory: PathBuf,
 }
 
 /// Finds the user, with groups and environment, and the unit.
-fn find_place(file: Option<&Path>, wanted: &CheckIdentity) -> Result<Place, StartupError> {
+fn find_target(file: Option<&Path>, wanted: &CheckIdentity) -> Result<CheckTarget, StartupError> {
     let usage = |reason: String| StartupError { status: cli::EX_USAGE, reason };
     let unit = find_unit(file, wanted)?;
     let user = match (&wanted.user, &unit) {
@@ -117,10 +117,14 @@ fn find_place(file: Option<&Path>, wanted: &CheckIdentity) -> Result<Place, Star
         Some(directory) => directory,
         None => PathBuf::from("/"),
     };
-    Ok(Place { identity: UserIdentity { user, uid: account.uid, gid, groups, environment }, unit, directory })
+    Ok(CheckTarget {
+        identity: UserIdentity { user, uid: account.uid, gid, groups, environment },
+        unit,
+        directory,
+    })
 }
 
-/// Returns the named unit, or the one with the same configuration file.
+/// Returns the unit of `--unit`, or the unit that reads the configuration file.
 fn find_unit(file: Option<&Path>, wanted: &CheckIdentity) -> Result<Option<Unit>, StartupError> {
     if let Some(name) = &wanted.unit {
         return match Unit::find(name) {
@@ -157,7 +161,7 @@ fn explain_missing_user(file: Option<&Path>) -> String {
         None => "no unit belongs to an application that is named on the command line".to_owned(),
     };
     format!(
-        "it would run the application as root, and {why}; name the user with --user, the unit with --unit, or run it as \
+        "the check would run the application as root, and {why}; name the user with --user, the unit with --unit, or run it as \
          the application's user"
     )
 }
@@ -204,8 +208,8 @@ impl UserAccount {
     }
 }
 
-/// The user's groups with `Group=` and `SupplementaryGroups=`. Returns the primary one and all of
-/// them.
+/// Returns the primary group of the unit, and all its groups: those of the user, `Group=` and
+/// `SupplementaryGroups=`.
 fn unit_groups(account: &UserAccount, unit: &Unit) -> Result<(Gid, Vec<Gid>), String> {
     let find = |setting: &str, name: &str| {
         let known = match name.parse() {
@@ -226,8 +230,8 @@ fn unit_groups(account: &UserAccount, unit: &Unit) -> Result<(Gid, Vec<Gid>), St
     Ok((gid, groups))
 }
 
-/// The unit's environment, or without a unit the caller's, with the variables that depend on the
-/// user.
+/// Returns the environment of the unit or, without a unit, of the caller, plus the variables that
+/// depend on the user.
 fn environment(account: &UserAccount, unit: Option<&Unit>) -> Result<Vec<(OsString, OsString)>, String> {
     let mut variables: Vec<(OsString, OsString)> = match unit {
         Some(_) => vec![("PATH".into(), SERVICE_PATH.into())],
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_groups_are_added_to_the_users() {
+    fn groups_of_the_unit_are_added_to_those_of_the_user() {
         let account = UserAccount::find("0").unwrap();
         let unit = Unit { group: "1".into(), supplementary: vec!["2".into()], ..Unit::default() };
         let (gid, groups) = unit_groups(&account, &unit).unwrap();
@@ -274,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn environment_with_unit_omits_the_callers() {
+    fn environment_of_a_unit_omits_the_callers_variables() {
         let account = UserAccount::find("0").unwrap();
         let unit = Unit { environment: vec!["HOME=/srv".into(), "A=1".into()], ..Unit::default() };
         let variables = environment(&account, Some(&unit)).unwrap();

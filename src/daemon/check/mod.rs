@@ -1,8 +1,9 @@
 //! `rgun check`: boots one worker as the daemon would, and prints whether it became ready. Nothing
 //! is served.
 //!
-//! For root, the check runs as the user of the systemd unit ([`identity`]), and also prints what
-//! this user cannot read ([`access`]) or write; [`app_settings`] names the databases.
+//! For root, the check runs as the user of the systemd unit ([`identity`]), and also prints which
+//! files this user cannot read or write ([`access`]). [`app_settings`] finds the databases of the
+//! application.
 
 mod access;
 mod app_settings;
@@ -36,8 +37,9 @@ use identity::CheckContext;
 /// Time for the worker to exit after a Stop command.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs the check and prints the verdict. Returns the exit status: 0, 78 (EX_CONFIG), or 64
-/// (EX_USAGE) when root has not named a user.
+/// Runs the check and prints the verdict. Returns the exit status: 0, 78 (EX_CONFIG), 64 (EX_USAGE)
+/// when no user to check as can be determined, 71 (EX_OSERR) when a system call fails, or 1 when
+/// the verdict cannot be printed.
 pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     let mut warnings = invocation.warnings.clone();
     let outcome = identity::resolve_context(invocation, wanted).and_then(|context| {
@@ -47,7 +49,8 @@ pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     print_verdict(outcome, &warnings)
 }
 
-/// As [`check`], as root: the configuration is in Python, and runs as the user of the check.
+/// Runs [`check`] for root with a configuration in Python, which is executed as the user of the
+/// check.
 pub fn check_python(unread: &UnreadInvocation, wanted: &CheckIdentity) -> ExitCode {
     let mut warnings = Vec::new();
     let outcome = identity::read_context(unread, wanted).and_then(|context| {
@@ -74,12 +77,13 @@ fn print_verdict(outcome: Result<String, StartupError>, warnings: &[String]) -> 
     ExitCode::from(if printed.is_ok() { status } else { 1 })
 }
 
-/// Boots a worker as this user. Before that, checks which files the user can read; after that,
-/// which databases it can write, and whether something serves the application's static files.
+/// Boots a worker as the user of `context`. Before the boot, checks which files the user can read;
+/// after the boot, which databases the user can write, and whether something serves the
+/// application's static files.
 fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<String, StartupError> {
     let CheckContext { invocation, identity, unit } = context;
     let config = &without_credentials(&invocation.config, warnings);
-    let tls = load_tls(config, None).map_err(|error| unsound(error.to_string()))?;
+    let tls = load_tls(config, None).map_err(|error| config_error(error.to_string()))?;
     warnings.extend(tls.map(|tls| tls.warnings).unwrap_or_default());
     let Some(identity) = identity else {
         let verdict = check_boot(config, None)?;
@@ -99,8 +103,8 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
     let verdict = check_boot(config, Some(identity))?;
     let settings = read_settings(config, Some(identity), warnings)?;
     require(&settings.databases.iter().flat_map(|path| RequiredAccess::database(path)).collect::<Vec<_>>())?;
-    let whose = unit.as_ref().map(|unit| format!(", as {} runs it", unit.name)).unwrap_or_default();
-    Ok(format!("{verdict}; checked as {}{whose}", identity.user))
+    let of_unit = unit.as_ref().map(|unit| format!(", as {} runs it", unit.name)).unwrap_or_default();
+    Ok(format!("{verdict}; checked as {}{of_unit}", identity.user))
 }
 
 /// Returns the configuration without the unit's credentials, which only systemd can read; warns
@@ -124,14 +128,14 @@ fn read_settings(
     warnings: &mut Vec<String>,
 ) -> Result<AppSettings, StartupError> {
     let settings = app_settings::read(&config.app, identity);
-    let settings = settings.map_err(StartupError::system("ask the application"))?;
+    let settings = settings.map_err(StartupError::system("read the application's settings"))?;
     warnings.extend(settings.static_warning(config));
     Ok(settings)
 }
 
-/// Boots a worker, and returns what to print about it.
+/// Boots a worker and returns the verdict, a text to print.
 fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String, StartupError> {
-    let extension = pool::find_extension().map_err(|error| unsound(error.to_string()))?;
+    let extension = pool::find_extension().map_err(|error| config_error(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -144,10 +148,10 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
         pool.run_as(identity.clone());
     }
     let hooks = Hooks::default();
-    let plan = plan(config, &hooks);
-    let worker = plan.worker;
+    let spec = spawn_spec(config, &hooks);
+    let worker = spec.worker;
     let spawned =
-        pool.spawn(&plan, dispatcher.reactor()).map_err(|error| unsound(Chain(&error).to_string()))?;
+        pool.spawn(&spec, dispatcher.reactor()).map_err(|error| config_error(Chain(&error).to_string()))?;
     let control = spawned.link.control.clone();
     dispatcher.attach(spawned.link);
     let mut boot = Boot { config, dispatcher, pool: &mut pool, worker, messages: messages_rx };
@@ -156,7 +160,9 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
         match config.timeouts.boot {
             Some(limit) => tokio::time::timeout(limit, finished).await.unwrap_or_else(|_| {
                 let target = &config.app.target;
-                Err(unsound(format!("{target} did not finish importing within timeouts.boot ({limit:?})")))
+                Err(config_error(format!(
+                    "{target} did not finish importing within timeouts.boot ({limit:?})"
+                )))
             }),
             None => finished.await,
         }
@@ -165,12 +171,12 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
     verdict
 }
 
-fn unsound(reason: String) -> StartupError {
+fn config_error(reason: String) -> StartupError {
     StartupError { status: cli::EX_CONFIG, reason }
 }
 
-/// A worker that serves nothing.
-fn plan<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
+/// Returns the specification of a worker that serves no requests.
+fn spawn_spec<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
     SpawnSpec {
         worker: WorkerId { number: WorkerNr(0), incarnation: Incarnation(1) },
         generation: Generation(1),
@@ -200,7 +206,7 @@ struct Boot<'a> {
 }
 
 impl Boot<'_> {
-    /// Reads the worker's reports until it is ready or has failed.
+    /// Reads the worker's reports until the worker is ready or has failed. Returns the verdict.
     async fn run(&mut self, control: Arc<OwnedFd>) -> Result<String, StartupError> {
         let watching = "watch the control socket";
         let socket = register(control).map_err(StartupError::system(watching))?;
@@ -224,26 +230,26 @@ impl Boot<'_> {
                             app.python.source,
                         ));
                     }
-                    Notice::Report(_, Report::Refused(reason)) => return Err(unsound(reason)),
+                    Notice::Report(_, Report::Refused(reason)) => return Err(config_error(reason)),
                     Notice::Report(_, Report::Failed { summary, traceback, .. }) => {
                         let separator = if traceback.is_empty() { "" } else { "\n" };
-                        return Err(unsound(format!("{summary}{separator}{}", traceback.trim_end())));
+                        return Err(config_error(format!("{summary}{separator}{}", traceback.trim_end())));
                     }
                     Notice::ContractBreached(_, reason) if is_open => {
-                        return Err(unsound(format!("the worker {reason}")));
+                        return Err(config_error(format!("the worker {reason}")));
                     }
                     _ => {}
                 }
             }
             if !is_open {
-                return Err(unsound(explain_death(self.pool, self.config, !python.is_empty()).await));
+                return Err(config_error(explain_death(self.pool, self.config, !python.is_empty()).await));
             }
         }
     }
 }
 
-/// Explains why the worker closed its control socket without a report. `booted`: its interpreter
-/// had loaded the extension.
+/// Explains why the worker closed its control socket without a report. `booted`: the worker's
+/// interpreter had loaded the extension.
 async fn explain_death(pool: &mut Pool, config: &Config, booted: bool) -> String {
     let how = match tokio::time::timeout(EXIT_TIMEOUT, wait_for_exit(pool)).await {
         Ok(how) => how.to_string(),

@@ -17,11 +17,11 @@ pub(super) struct Unit {
     pub(super) name: String,
     /// `User=`; empty for root.
     pub(super) user: String,
-    /// `Group=`; empty for the user's own.
+    /// `Group=`; empty for the user's primary group.
     pub(super) group: String,
     /// `SupplementaryGroups=`.
     pub(super) supplementary: Vec<String>,
-    /// `DynamicUser=`: the user exists while the service runs.
+    /// `DynamicUser=`: the user exists only while the service runs.
     pub(super) dynamic_user: bool,
     /// `WorkingDirectory=`.
     pub(super) directory: Option<PathBuf>,
@@ -29,11 +29,11 @@ pub(super) struct Unit {
     pub(super) environment: Vec<String>,
     /// `EnvironmentFile=`, and whether the file may be missing.
     pub(super) environment_files: Vec<(PathBuf, bool)>,
-    /// `StateDirectory=` and the like: environment variable and paths.
+    /// `StateDirectory=` and the other [`DIRECTORIES`]: environment variable and paths.
     pub(super) directories: Vec<(&'static str, Vec<PathBuf>)>,
     /// `ReadWritePaths=`.
     pub(super) writable: Vec<PathBuf>,
-    /// `ProtectHome=`: homes are hidden.
+    /// `ProtectHome=` hides home directories.
     pub(super) hides_homes: bool,
     /// `ProtectSystem=strict`: everything not granted to the service is read-only.
     pub(super) is_strict: bool,
@@ -210,7 +210,7 @@ impl Unit {
     }
 }
 
-/// Returns the output of `systemctl show`. `None` if no manager runs.
+/// Returns the output of `systemctl show`, or `None` if no systemd manager runs.
 fn systemctl_show(name: &str) -> Option<String> {
     let mut command = Command::new("systemctl");
     command.args(["show", "--no-pager", "--property", PROPERTIES, "--", name]);
@@ -218,8 +218,8 @@ fn systemctl_show(name: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Reads the files in the `NAME.d` directories, sorted by name. Of equal names, the first
-/// directory's counts.
+/// Reads the files in the `NAME.d` directories, sorted by name. Of files with the same name, only
+/// the file in the first directory is read.
 fn read_drop_ins(names: &[&str], search: &[&Path]) -> Vec<String> {
     let mut found: Vec<(OsString, String)> = Vec::new();
     for directory in search.iter().flat_map(|root| names.iter().map(|name| root.join(format!("{name}.d")))) {

@@ -26,9 +26,10 @@ use super::root::OpenFile;
 pub struct FileAnswer {
     /// Status code.
     pub status: StatusCode,
-    /// All fields that the file determines.
+    /// The header fields of the response.
     pub fields: HeaderMap,
-    /// The length that the fields declare; `None` for a status without a body.
+    /// The body's length in bytes as `Content-Length` declares it; `None` for a status without a
+    /// body.
     pub len: Option<u64>,
     /// The body; empty for HEAD.
     pub body: FileBody,
@@ -50,7 +51,7 @@ pub enum FileBody {
 pub struct MultipartRanges {
     /// The file that the parts are read from.
     pub fd: Arc<OwnedFd>,
-    /// The delimiter and the fields before each part, and its bytes in the file.
+    /// For each part, the delimiter and fields before it, and its range of bytes in the file.
     pub parts: VecDeque<(Bytes, Range<u64>)>,
     /// The last delimiter.
     pub end: Bytes,
@@ -60,9 +61,9 @@ pub struct MultipartRanges {
 #[derive(Debug)]
 pub(super) struct Representation {
     pub(super) file: OpenFile,
-    /// `None` if `fields` already contains that of the application.
+    /// `Content-Type`; `None` if the application has set it.
     pub(super) content_type: Option<HeaderValue>,
-    /// The content coding of a precompressed file.
+    /// The content coding, if the file is precompressed.
     pub(super) encoding: Option<Encoding>,
     /// `Cache-Control`.
     pub(super) cache_control: Option<HeaderValue>,
@@ -217,7 +218,7 @@ fn field_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Returns a random delimiter, which cannot be guessed to write a file that contains it.
+/// Returns a random delimiter, which no author of a file can guess.
 fn boundary() -> String {
     // Each `RandomState` is seeded from the system's randomness.
     format!("{:016x}", RandomState::new().build_hasher().finish())

@@ -9,8 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::encoding::Encoding;
 use super::state::{FileState, FileTime};
 
-/// The earliest modification time that is trusted, 1980-01-02. Archives and reproducible builds
-/// give all files the same time before it, which does not change with the content.
+/// The earliest modification time that is trusted, in seconds since 1970: 1980-01-02. Archives and
+/// reproducible builds give all their files one earlier time, which does not change with the
+/// content.
 const MIN_MEANINGFUL_TIME: i64 = 315_619_200;
 
 /// The validators of one representation of a file.
@@ -20,7 +21,7 @@ pub(super) struct Validators {
     pub(super) etag: HeaderValue,
     /// The time of the last modification in whole seconds; `None` if it is meaningless.
     modified: Option<SystemTime>,
-    /// The same as the value of a field.
+    /// `modified` as the value of `Last-Modified`.
     modified_text: Option<HeaderValue>,
 }
 
@@ -57,7 +58,7 @@ pub(super) enum Precondition {
     Holds,
     /// The client has the current representation: 304.
     NotModified,
-    /// The request is only for another representation than the current one: 412.
+    /// The request excludes the current representation: 412.
     Fails,
 }
 
@@ -106,7 +107,7 @@ fn lists_tag(headers: &HeaderMap, name: &HeaderName, matches: impl Fn(&[u8]) -> 
     }))
 }
 
-/// Splits a list of entity tags, which may have commas in them.
+/// Splits a list of entity tags. A tag may contain commas.
 fn tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut is_quoted = false;
     list.split(move |byte| {
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn file_from_the_future_was_modified_when_it_is_sent() {
+    fn last_modified_of_a_file_from_the_future_is_now() {
         let now = httpdate::parse_http_date(DATE).unwrap();
         let future = Validators { modified: Some(now + Duration::from_hours(1)), ..validators() };
         assert_eq!(future.last_modified(now).unwrap(), DATE);

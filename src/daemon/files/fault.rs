@@ -1,6 +1,6 @@
-//! The reasons why a file is not sent.
+//! The reasons for which a request for a file is refused.
 
-/// The reason why a request for a file is refused. `http` chooses the status code.
+/// The reason for which a request for a file is refused. `http` chooses the status code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileFault {
     /// No file is served at this path.

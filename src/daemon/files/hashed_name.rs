@@ -15,9 +15,10 @@ const BASE64_LEN: usize = 8;
 pub(super) fn is_hashed(name: &[u8]) -> bool {
     let Ok(name) = str::from_utf8(name) else { return false };
     let mut parts = name.split('.');
-    // The part before the first dot has only a hash after `-`; those after it may be a hash alone.
+    // In the part before the first dot, a hash follows a `-`. A later part may be a hash alone.
     let stem = parts.next().unwrap_or_default();
-    // The last part is the extension, unless it is itself a hash (Django, for a name without one).
+    // The last part is the extension, unless it is itself a hash (Django, for a name without an
+    // extension).
     parts.any(is_hex_hash) || has_hashed_suffix(stem) && name.contains('.')
 }
 
@@ -31,7 +32,8 @@ fn has_hashed_suffix(stem: &str) -> bool {
     hex || is_base64_hash(stem).unwrap_or(false)
 }
 
-/// Digits and letters: digits alone are a date or a version, letters alone may be a word.
+/// True for a hash in hexadecimal. It has digits and letters: digits alone are a date or a version,
+/// letters alone may be a word.
 fn is_hex_hash(part: &str) -> bool {
     part.len() >= MIN_HEX_DIGITS
         && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
@@ -39,8 +41,8 @@ fn is_hex_hash(part: &str) -> bool {
         && part.bytes().any(|byte| byte.is_ascii_lowercase())
 }
 
-/// Base64url with both cases and a digit that a letter follows: unlike `document`, `MyWidget` and
-/// `iPhone15`.
+/// True for a hash in base64url. It has letters of both cases and a digit before a letter, unlike
+/// `document`, `MyWidget` and `iPhone15`.
 fn is_base64_hash(hash: &str) -> bool {
     let bytes = hash.as_bytes();
     let digit = bytes.iter().position(u8::is_ascii_digit);

@@ -1,8 +1,8 @@
-//! Field values of the files that were served last, so that they are not formatted for each
-//! request.
+//! Caches the field values of files that were served lately, so that they are not formatted for
+//! each request.
 //!
-//! Each request still opens its file. The values are used only while the file's state is the one
-//! that they were made from, so a changed file never gets old values.
+//! Each request still opens its file. The values are used only while the file's state is unchanged,
+//! so a changed file never gets old values.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use super::encoding::Encoding;
 use super::media_type::MediaType;
 use super::state::FileState;
 
-/// Files in the table; a power of two. A file takes about half a KiB.
+/// Number of slots in the table, a power of two. A file takes about half a KiB.
 const MAX_FILES: usize = 256;
 
 /// Length in bytes of the longest path in the table.
@@ -23,12 +23,12 @@ const MAX_PATH: usize = 256;
 /// A file, and the values of the fields that it alone determines.
 #[derive(Debug)]
 pub(super) struct KnownFile {
-    /// Below the directory.
+    /// The path below the directory.
     path: Box<[u8]>,
     pub(super) state: FileState,
-    /// The coding whose precompressed file this is.
+    /// The content coding, if the file is precompressed.
     encoding: Option<Encoding>,
-    /// By the path.
+    /// Chosen by the path's extension.
     pub(super) media_type: MediaType,
     pub(super) validators: Validators,
     /// `Content-Length` of the whole file.
@@ -48,25 +48,25 @@ impl KnownFile {
     }
 }
 
-/// A table of files by their path below one directory. Each path has one place, where the last file
-/// is kept.
+/// A table of files by their path below one directory. Each path has one slot, which it may share
+/// with other paths; the slot holds the file that was stored last.
 #[derive(Debug)]
 pub(super) struct KnownFiles {
-    places: Mutex<Box<[Option<Arc<KnownFile>>]>>,
-    /// Random, so that no client can choose paths that share a place.
+    slots: Mutex<Box<[Option<Arc<KnownFile>>]>>,
+    /// Random, so that no client can choose paths that share a slot.
     hasher: RandomState,
 }
 
 impl KnownFiles {
     /// Creates an empty table.
     pub(super) fn new() -> Self {
-        Self { places: Mutex::new(vec![None; MAX_FILES].into_boxed_slice()), hasher: RandomState::new() }
+        Self { slots: Mutex::new(vec![None; MAX_FILES].into_boxed_slice()), hasher: RandomState::new() }
     }
 
     /// Returns the file that was last stored for a path.
     pub(super) fn get(&self, path: &[u8]) -> Option<Arc<KnownFile>> {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.get(self.place(path))?.as_ref().filter(|file| *file.path == *path).cloned()
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.get(self.slot_index(path))?.as_ref().filter(|file| *file.path == *path).cloned()
     }
 
     /// Returns `known` if it describes this file; otherwise describes the file and stores the
@@ -86,24 +86,24 @@ impl KnownFiles {
         }
         let file = Arc::new(KnownFile::new(path, state, encoding));
         if path.len() <= MAX_PATH {
-            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(place) = places.get_mut(self.place(path)) {
-                *place = Some(Arc::clone(&file));
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(slot) = slots.get_mut(self.slot_index(path)) {
+                *slot = Some(Arc::clone(&file));
             }
         }
         file
     }
 
-    /// Removes the file of a path, at which there is something else now.
+    /// Removes the file of a path that now names something else.
     pub(super) fn forget(&self, path: &[u8]) {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = places.get_mut(self.place(path)) {
-            *place = None;
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get_mut(self.slot_index(path)) {
+            *slot = None;
         }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the low bits are all that is used")]
-    fn place(&self, path: &[u8]) -> usize {
+    fn slot_index(&self, path: &[u8]) -> usize {
         self.hasher.hash_one(path) as usize % MAX_FILES
     }
 }

@@ -1,9 +1,9 @@
 //! Static files: finds the file that a request or the application names, and answers with it.
 //!
-//! [`Mounts`] are `[[static]]`, [`SendfileRoots`] is `app.sendfile_roots`. Both are asked first on
-//! the reactor with [`LookupMode::Cached`], which never waits for a disk, and if that fails on a
-//! blocking thread. The result is a [`FileAnswer`], which `http` sends. `tower-http` is not used,
-//! see `.github/CONTRIBUTING.md`.
+//! [`Mounts`] are `[[static]]`, [`SendfileRoots`] is `app.sendfile_roots`. The reactor looks up a
+//! file with [`LookupMode::Cached`] first, which never waits for a disk. If that does not suffice,
+//! a blocking thread repeats the lookup. The result is a [`FileAnswer`], which `http` sends.
+//! `tower-http` is not used, see `.github/CONTRIBUTING.md`.
 
 mod answer;
 mod condition;

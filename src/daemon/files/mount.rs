@@ -1,4 +1,4 @@
-//! `[[static]]`: a prefix of paths that is served from a directory.
+//! `[[static]]`: serves the paths with a certain prefix from a directory.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -36,8 +36,8 @@ pub struct MountSettings {
     pub index: Vec<String>,
     /// The answer to a path without a file.
     pub fallback: Fallback,
-    /// Time for which clients may use a file without asking again; zero: they must ask. `None`: no
-    /// `Cache-Control`.
+    /// Time for which clients may use a file without asking again; zero: they must ask each time.
+    /// `None`: no `Cache-Control`.
     pub max_age: Option<Duration>,
     /// The files that never change.
     pub immutable: Immutable,
@@ -219,10 +219,10 @@ impl From<LookupError> for FileFault {
     }
 }
 
-/// The entry that a path names.
+/// The result of a lookup that has found something.
 enum FoundPath {
     File(Box<Representation>),
-    /// A directory with an index; the path lacks its last slash.
+    /// A directory with an index file; the request's path lacks the last slash.
     Redirect,
 }
 
@@ -252,7 +252,7 @@ impl MountLookup<'_> {
         }
     }
 
-    /// Opens a file. `encoding` is the coding whose precompressed file it is.
+    /// Opens a file. `encoding` is the file's content coding, if the file is precompressed.
     fn open(&self, path: &[u8], encoding: Option<Encoding>) -> Result<FoundEntry, LookupError> {
         self.mount.root.open(self.directory.as_fd(), path, encoding, self.mode)
     }

@@ -1,4 +1,4 @@
-//! What an operator should know about the directories while requests are served. `http` logs it.
+//! Notices for the operator about the directories of static files. `http` logs them.
 
 use std::fmt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 pub enum FileNotice<'a> {
     /// A directory cannot be opened.
     DirectoryLost(&'a Path, Errno),
-    /// It can be opened again.
+    /// The directory can be opened again.
     DirectoryBack(&'a Path),
     /// The file of a `fallback` is missing.
     FallbackMissing {

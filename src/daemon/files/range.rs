@@ -1,4 +1,4 @@
-//! Byte ranges (RFC 9110 §14): which parts of a representation a request asks for.
+//! Byte ranges (RFC 9110 §14): the parts of a representation that a request asks for.
 
 use std::ops::Range;
 
@@ -58,8 +58,8 @@ impl RangeSpec {
     }
 }
 
-/// Parses the field; `None` if it is invalid or has more than [`MAX_RANGES`] ranges: it is then
-/// ignored.
+/// Parses the field. Returns `None` if the field is to be ignored, because it is invalid or has
+/// more than [`MAX_RANGES`] ranges.
 fn parse(value: &str) -> Option<Vec<RangeSpec>> {
     let (unit, list) = value.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
@@ -84,7 +84,7 @@ fn parse(value: &str) -> Option<Vec<RangeSpec>> {
     Some(specs).filter(|specs| (1..=MAX_RANGES).contains(&specs.len()))
 }
 
-/// Parses digits; a number beyond `u64` is beyond every file.
+/// Parses digits. A number beyond `u64` becomes `u64::MAX`, which is beyond the end of every file.
 fn number(digits: &str) -> Option<u64> {
     let is_valid = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_valid.then(|| digits.parse().unwrap_or(u64::MAX))

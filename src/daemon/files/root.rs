@@ -21,7 +21,8 @@ use super::known::{KnownFile, KnownFiles};
 use super::notice::{FileNotice, FileNoticeSink};
 use super::state::FileState;
 
-/// Time after which the directory itself is looked up again: a deployment may have replaced it.
+/// Time after which the directory itself is opened again, because a deployment may have replaced
+/// it.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Number of attempts to resolve a path that is renamed meanwhile.
@@ -55,7 +56,7 @@ pub enum LookupError {
     NeedsDisk,
     /// No regular file or directory is there, or the path leaves the directory.
     NotFound,
-    /// The daemon's user may not read it.
+    /// The daemon's user may not read the file.
     Denied,
     /// The system lacks descriptors or memory.
     Exhausted(io::Error),
@@ -80,7 +81,7 @@ impl From<Errno> for LookupError {
     }
 }
 
-/// For reading, and without an effect on anything but a regular file.
+/// Flags for reading. They avoid the side effects of opening a FIFO or a terminal.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
 /// The entry at a path.
@@ -130,14 +131,15 @@ impl Root {
     /// Returns the open directory.
     ///
     /// # Errors
-    /// In cached mode [`LookupError::NeedsDisk`] if it was not opened, or once for each
-    /// [`REOPEN_INTERVAL`].
+    /// In cached mode, [`LookupError::NeedsDisk`] if the directory is not open, and once in
+    /// each [`REOPEN_INTERVAL`]. In blocking mode, the errors of `openat(2)`.
     pub(super) fn directory(&self, mode: LookupMode, now: Instant) -> Result<Arc<OwnedFd>, LookupError> {
         if mode == LookupMode::Cached {
             let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
             let directory = opened.as_mut().ok_or(LookupError::NeedsDisk)?;
             if now.saturating_duration_since(directory.checked_at) >= REOPEN_INTERVAL {
-                // One request looks it up again; those that arrive meanwhile use the open one.
+                // One request opens the directory again; requests that arrive meanwhile use the
+                // open descriptor.
                 directory.checked_at = now;
                 return Err(LookupError::NeedsDisk);
             }
@@ -163,8 +165,8 @@ impl Root {
         }
     }
 
-    /// Opens the regular file at `path` below `directory`. `encoding` is the coding whose
-    /// precompressed file it is.
+    /// Opens the regular file at `path` below `directory`. `encoding` is the file's content coding,
+    /// if the file is precompressed.
     ///
     /// Other kinds of files are not opened, because opening a FIFO or a device can have an effect.
     /// So the kind of file is checked before the file is opened, unless a regular file was served
@@ -189,7 +191,7 @@ impl Root {
                     }
                 }
                 Err(LookupError::NeedsDisk) => return Err(LookupError::NeedsDisk),
-                // The reason is found below: a directory need not be readable.
+                // The reason is found below. It may be a directory, which need not be readable.
                 Err(_) => {}
             }
             self.files.forget(path);
@@ -207,7 +209,7 @@ impl Root {
             if (stat.st_dev, stat.st_ino) == (seen.st_dev, seen.st_ino) {
                 return Ok(describe(None, fd, &stat));
             }
-            // The file was replaced in between.
+            // The file was replaced between the two calls.
         }
         Err(LookupError::NotFound)
     }

@@ -23,9 +23,10 @@ const X_SENDFILE: HeaderName = HeaderName::from_static("x-sendfile");
 /// A path of a URL, percent-encoded (nginx).
 const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 
-/// Fields of the application that describe its own body, or instruct the server in front of it.
+/// The application's fields about its own body, which does not reach the client.
 const REPLACED_FIELDS: [HeaderName; 6] =
     [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE, ETAG, LAST_MODIFIED, TRANSFER_ENCODING];
+/// The application's instructions for the server in front of it.
 const SERVER_FIELDS: [&str; 6] = [
     "x-sendfile",
     "x-accel-redirect",
@@ -53,7 +54,7 @@ pub struct SendfileRoots(Box<[(Option<String>, Root)]>);
 #[derive(Debug)]
 pub struct SendfileRequest {
     root: usize,
-    /// Below the root.
+    /// The path below the root.
     path: Vec<u8>,
     method: Method,
     /// The request's fields for ranges and preconditions.
@@ -90,7 +91,7 @@ impl SendfileRoots {
     /// Creates the roots. Returns `None` if there are none. A directory is opened when a file in it
     /// is first sent.
     pub fn new(mut roots: Vec<SendfileRoot>, notify: FileNoticeSink) -> Option<Self> {
-        // The longest first, so that a directory within another one has its own prefix.
+        // The longest first, so that a directory is found before the directory that contains it.
         roots.sort_by_key(|root| {
             std::cmp::Reverse((root.url.as_ref().map(String::len), root.directory.as_os_str().len()))
         });
@@ -101,8 +102,8 @@ impl SendfileRoots {
         Some(Self(roots)).filter(|roots| !roots.0.is_empty())
     }
 
-    /// Returns the file that a response of the application names, and takes the response's fields
-    /// if there is one.
+    /// Returns the file that a response of the application names. If there is one, the response's
+    /// fields are moved into the result.
     pub fn target(&self, status: StatusCode, fields: &mut HeaderMap, request: SentFor) -> SendfileTarget {
         let accel = fields.get(X_ACCEL_REDIRECT).filter(|_| self.0.iter().any(|(url, _)| url.is_some()));
         let (value, found) = match (accel, fields.get(X_SENDFILE)) {
@@ -143,7 +144,7 @@ impl SendfileRoots {
     fn find_path(&self, path: &[u8]) -> Option<(usize, Vec<u8>)> {
         self.0.iter().enumerate().find_map(|(idx, (_, root))| {
             let below = path.strip_prefix(root.path().as_os_str().as_bytes())?;
-            // The root directory itself is written with its slash.
+            // Only `/` itself ends with a slash.
             let below = if root.path().as_os_str() == "/" { below } else { below.strip_prefix(b"/")? };
             let is_plain = below
                 .split(|byte| *byte == b'/')

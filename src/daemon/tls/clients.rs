@@ -13,9 +13,9 @@ use super::identity::{parse, validity_warning};
 use super::pem;
 use crate::config::{ClientAuth, ConfigError, Tls};
 
-/// The requirements on clients, and a fingerprint of them. A session is resumed only under the same
-/// requirements, because a resumed session keeps the client's certificate without verifying it
-/// again.
+/// The requirements on the certificates of clients, and a fingerprint of these requirements. A
+/// session is resumed only under the same requirements, because a resumed session keeps the
+/// client's certificate without verifying it again.
 pub(super) struct ClientPolicy {
     /// `None`: clients are not asked for a certificate.
     pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -23,7 +23,7 @@ pub(super) struct ClientPolicy {
     pub(super) fingerprint: Vec<u8>,
 }
 
-/// Reads the authorities. Appends to `warnings`.
+/// Reads the authorities of client certificates. Appends to `warnings`.
 pub(super) fn load(
     tls: &Tls,
     provider: &Arc<CryptoProvider>,

@@ -56,10 +56,10 @@ const CIPHER_SUITES: &[SupportedCipherSuite] = &[
     cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
 
-/// Session tickets sent after a handshake. A client uses each once (RFC 8446 appendix C.4) and gets
-/// another one when it resumes, so a second one would only serve a client that opens two more
-/// connections before it resumes the first time.
-const TICKETS: usize = 1;
+/// Session tickets sent after a handshake. A client uses each ticket once (RFC 8446 appendix C.4)
+/// and gets another one when it resumes. A second ticket would only serve a client that opens two
+/// more connections before it resumes for the first time.
+const TICKETS_PER_HANDSHAKE: usize = 1;
 
 impl TlsContext {
     /// Reads the files of `[tls]`. `alpn` are the application protocols (RFC 7301), the preferred
@@ -106,7 +106,7 @@ impl TlsContext {
                 origin: &tls.origins.cert,
                 path: tls.certificates.first().map_or(Path::new(""), |files| &files.cert),
             };
-            let hint = "this is a fault of rgun or of the machine's random numbers: restart rgun";
+            let hint = "rgun or the machine's random number generator has failed: restart rgun";
             ConfigErrors(vec![file.error(format!("cannot be used: {error}"), hint)])
         };
         let tickets =
@@ -119,7 +119,7 @@ impl TlsContext {
             config.ticketer = tickets.ticketer();
             // Sessions of clients without tickets are not kept, because they would need memory.
             config.session_storage = Arc::new(NoServerSessionStorage {});
-            config.send_tls13_tickets = TICKETS;
+            config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
             config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
             let in_client_order = Arc::new(config.clone());
             config.ignore_client_order = true;
@@ -136,8 +136,8 @@ impl TlsContext {
         Ok(Self { names: NameIndex::new(&names), identities, tickets })
     }
 
-    /// Returns the certificate for a client's server name; of several, the first whose signature
-    /// scheme the client supports.
+    /// Returns the certificate for the server name that the client has sent; of several, the first
+    /// whose signature scheme the client supports.
     pub fn choose(&self, hello: &ClientHello<'_>) -> Option<&Identity> {
         let candidates = self.names.candidates(hello.server_name());
         let candidates = || candidates.iter().filter_map(|position| self.identities.get(*position));

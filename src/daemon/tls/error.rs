@@ -20,8 +20,8 @@ pub(super) struct NamedFile<'a> {
 }
 
 impl NamedFile<'_> {
-    /// An error of the file. `reason` completes a sentence about it ("is empty"); `hint` is the
-    /// remedy.
+    /// Returns an error about the file. `reason` completes a sentence about it ("is empty"); `hint`
+    /// is the remedy.
     pub(super) fn error(&self, reason: impl Into<String>, hint: impl Into<String>) -> ConfigError {
         ConfigError {
             origin: self.origin.to_owned(),
@@ -32,7 +32,7 @@ impl NamedFile<'_> {
         }
     }
 
-    /// A warning about the file. `text` completes a sentence about it.
+    /// Returns a warning about the file. `text` completes a sentence about it.
     pub(super) fn warning(&self, text: &str) -> String {
         format!("{}: {} = \"{}\": {text}", self.origin, self.key, self.path.display())
     }

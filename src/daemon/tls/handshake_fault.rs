@@ -21,7 +21,7 @@ impl<'e> HandshakeFault<'e> {
         cause.map_or(Self::Io(error), Self::Tls)
     }
 
-    /// True if the client has been sent an alert about it.
+    /// True if the client has received an alert from rgun about this failure.
     pub fn is_alerted(&self) -> bool {
         matches!(self, Self::Tls(error) if !matches!(error, Error::AlertReceived(_)))
     }
@@ -60,7 +60,7 @@ impl fmt::Display for HandshakeFault<'_> {
                 f.write_str("the client has no cipher suite that rgun has")
             }
             Error::PeerIncompatible(what) => {
-                write!(f, "the client supports nothing that rgun supports, too ({what:?})")
+                write!(f, "the client and rgun support no common parameters ({what:?})")
             }
             Error::PeerMisbehaved(what) => write!(f, "the client violated the protocol ({what:?})"),
             Error::NoApplicationProtocol => {
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alert_of_the_client_needs_no_linger() {
+    fn alert_from_the_client_is_not_an_alert_to_the_client() {
         let received = io::Error::other(Error::AlertReceived(AlertDescription::UnknownCA));
         let fault = HandshakeFault::of(&received);
         assert!(!fault.is_alerted());

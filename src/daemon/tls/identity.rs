@@ -27,11 +27,11 @@ use crate::config::ConfigError;
 #[derive(Debug)]
 pub struct Identity {
     pub(super) key: Arc<CertifiedKey>,
-    /// The settings that choose the cipher suite in the server's order.
+    /// The settings of rustls that choose the cipher suite in the server's order.
     pub(super) config: Arc<ServerConfig>,
     /// The same, but in the client's order.
     pub(super) in_client_order: Arc<ServerConfig>,
-    /// The certificate, PEM, without its intermediate ones.
+    /// The server's own certificate in PEM, without intermediate certificates.
     pub(super) pem: String,
     pub(super) recent_session: RecentSession,
 }
@@ -83,7 +83,7 @@ fn is_aes_gcm(suite: CipherSuite) -> bool {
 /// A certificate and its key, read from their files.
 pub(super) struct KeyPair {
     pub(super) key: Arc<CertifiedKey>,
-    /// The certificate, PEM, without its intermediate ones.
+    /// The server's own certificate in PEM, without intermediate certificates.
     pub(super) pem: String,
     /// The host names that the certificate is for, in lower case; `*.` stands for one label.
     pub(super) names: BTreeSet<String>,
@@ -100,7 +100,7 @@ pub(super) fn load(
     errors: &mut Vec<ConfigError>,
 ) -> Option<KeyPair> {
     let certificate = load_certificate(cert_file, now, warnings).map_err(|error| errors.push(error)).ok();
-    // A file for both that cannot be read is reported once.
+    // If one file holds both and cannot be read, one error is enough.
     if cert_file.path == key_file.path && certificate.is_none() {
         return None;
     }
@@ -174,7 +174,7 @@ fn load_key(
 /// The reason for a certificate that cannot be parsed.
 const DAMAGED: &str = "has a damaged certificate";
 
-/// The hint for a certificate that cannot be parsed: OpenSSL says more.
+/// The hint for a certificate that cannot be parsed.
 const INSPECT: &str = "copy the file again; openssl x509 -noout -text -in FILE shows what it contains";
 
 /// Parses a certificate.
@@ -182,12 +182,13 @@ pub(super) fn parse(file: &NamedFile<'_>, der: &[u8]) -> Result<Certificate, Con
     Certificate::from_der(der).map_err(|_| file.error(DAMAGED, INSPECT))
 }
 
-/// The subjects of a certificate that clients compare with a URL (RFC 9525 §6): browsers ignore its common name.
+/// The subjectAltName of a certificate, which clients compare with a URL (RFC 9525 §6). Browsers
+/// ignore the common name.
 struct AltNames {
     /// In lower case.
     hosts: BTreeSet<String>,
-    /// The certificate is also for an IP address. It is not chosen by it: clients send no address as server name (RFC
-    /// 6066 §3).
+    /// The certificate is also for an IP address. Addresses do not choose a certificate, because
+    /// clients send no address as server name (RFC 6066 §3).
     has_address: bool,
 }
 
@@ -202,7 +203,7 @@ fn alt_names(certificate: &Certificate) -> Result<AltNames, der::Error> {
     Ok(AltNames { hosts: found.iter().filter_map(host).collect(), has_address })
 }
 
-/// The warning for a certificate that is not valid at this time.
+/// Returns the warning for a certificate that is not valid at `now`.
 pub(super) fn validity_warning(
     file: &NamedFile<'_>,
     certificate: &Certificate,
@@ -219,9 +220,9 @@ pub(super) fn validity_warning(
     Some(file.warning(&what))
 }
 
-/// The warning for a key that every user of the machine can read.
+/// Returns the warning for a key that every user of the machine can read.
 fn permission_warning(file: &NamedFile<'_>) -> Option<String> {
-    // The file has just been read; a failure here means that it was replaced meanwhile.
+    // The file has just been read; a failure here means that it was removed meanwhile.
     let mode = fs::metadata(file.path).ok()?.permissions().mode();
     let path = file.path.display();
     (mode & 0o004 != 0).then(|| {

@@ -1,5 +1,5 @@
-//! TLS: certificates and keys from their files, the choice among them, and the results of
-//! handshakes.
+//! TLS: reads certificates and keys, chooses the certificate of each handshake, and describes the
+//! result.
 //!
 //! `run` and `check` load a [`TlsContext`]; `net` performs handshakes with it. rustls implements
 //! the protocol with the cryptography of AWS-LC. A context is immutable: a reload loads another one

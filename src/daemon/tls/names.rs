@@ -8,8 +8,8 @@ pub(super) struct NameIndex {
     /// Positions of the certificates by name, in the order of the configuration; `*.` stands for
     /// one label.
     by_name: HashMap<String, Vec<usize>>,
-    /// Positions of the first certificate and of those with the same names, which may have another
-    /// kind of key.
+    /// Positions of the first certificate and of others with the same names, whose keys may be of
+    /// another kind.
     default: Vec<usize>,
 }
 

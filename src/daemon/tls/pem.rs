@@ -12,7 +12,7 @@ use crate::config::ConfigError;
 /// Maximum size of a file. A bundle of all public authorities has 250 kB.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// Reads a file.
+/// Reads a certificate or key file, after checks of its kind and size.
 pub(super) fn read(file: &NamedFile<'_>) -> Result<Vec<u8>, ConfigError> {
     let failed = |error: io::Error| {
         match error.kind() {
@@ -88,7 +88,7 @@ pub(super) fn private_key(file: &NamedFile<'_>, pem: &[u8]) -> Result<PrivateKey
     }
 }
 
-/// Words an error of the PEM format (RFC 7468 §3).
+/// Returns the error for a file that is not valid PEM (RFC 7468 §3).
 fn malformed(file: &NamedFile<'_>, error: &Error) -> ConfigError {
     let reason = match error {
         Error::MissingSectionEnd { .. } => "is cut off: a BEGIN line has no END line",
@@ -105,7 +105,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 
 const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// True for a PKCS #8 key that is encrypted (RFC 5958), or one in OpenSSL's older format (RFC
+/// True if the file has an encrypted key, in PKCS #8 (RFC 5958) or in OpenSSL's older format (RFC
 /// 1421).
 fn is_encrypted(pem: &[u8]) -> bool {
     contains(pem, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || contains(pem, b"Proc-Type: 4,ENCRYPTED")

@@ -15,9 +15,10 @@ use super::certificate_text::{openssl_time, pem};
 /// each request's frame.
 const MAX_CHAIN_BYTES: usize = 24 << 10;
 
-/// The facts about a TLS session that requests need.
+/// The description of a TLS session that the application receives with each request.
 #[derive(Debug)]
 pub struct TlsSession {
+    /// An encoded [`TlsInfo`].
     block: Box<[u8]>,
     is_http2: bool,
 }
@@ -26,8 +27,8 @@ pub struct TlsSession {
 const HTTP2: &[u8] = b"h2";
 
 impl TlsSession {
-    /// Describes a connection after its handshake. `server_cert` is the certificate that was chosen, PEM; `recent` has
-    /// the last session with that certificate.
+    /// Describes a connection after its handshake. `server_cert` is the certificate that was
+    /// chosen, PEM; `recent` has the last session with that certificate.
     ///
     /// # Errors
     /// The client's certificate is too large, or its names cannot be read.
@@ -67,7 +68,7 @@ impl TlsSession {
             not_after: &not_after,
             encoded_chain: b"",
         });
-        let chain = bounded(chain)?;
+        let chain = chain_pem(chain)?;
         let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
         Ok(Arc::new(Self { block: info.encode(&chain)?.into(), is_http2 }))
     }
@@ -83,12 +84,14 @@ impl TlsSession {
     }
 }
 
-/// The session of the last connection without a client certificate. Those of most connections are equal, and share it.
+/// The session of the last connection without a client certificate. The sessions of most
+/// connections are equal and share one value.
 #[derive(Debug, Default)]
 pub(super) struct RecentSession(Mutex<Option<Arc<TlsSession>>>);
 
 impl RecentSession {
-    /// Returns the session with these facts.
+    /// Returns the recent session if it is equal, otherwise a new one, which becomes the recent
+    /// session.
     fn get(&self, info: &TlsInfo<'_>, is_http2: bool) -> Result<Arc<TlsSession>, SessionError> {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_equal = |session: &&Arc<TlsSession>| {
@@ -125,7 +128,7 @@ impl From<TooLong> for SessionError {
 
 /// Returns the first certificates of the chain in PEM, at most [`MAX_CHAIN_BYTES`] together. The
 /// first is the client's own.
-fn bounded(chain: &[CertificateDer<'_>]) -> Result<Vec<String>, SessionError> {
+fn chain_pem(chain: &[CertificateDer<'_>]) -> Result<Vec<String>, SessionError> {
     let mut size = 0;
     let mut texts = Vec::new();
     for certificate in chain {

@@ -40,8 +40,8 @@ pub(crate) fn authority(name: &str) -> (TestCert, Issuer<'static, KeyPair>) {
 pub(crate) const VALID_YEARS: (i32, i32) = (2020, 2120);
 
 /// Writes certificates into a directory, and returns the section that names them.
-pub(crate) fn section(place: &TestDir, certificates: &[TestCert]) -> Tls {
-    let write = |name: String, content: &str| -> PathBuf { place.file(&name, content.as_bytes(), 0o600) };
+pub(crate) fn section(dir: &TestDir, certificates: &[TestCert]) -> Tls {
+    let write = |name: String, content: &str| -> PathBuf { dir.file(&name, content.as_bytes(), 0o600) };
     let files = certificates.iter().enumerate().map(|(number, TestCert { cert, key })| CertificateFiles {
         cert: write(format!("{number}.crt"), cert),
         key: write(format!("{number}.key"), key),

@@ -21,7 +21,7 @@ fn load(tls: &Tls) -> LoadedTls {
     TlsContext::load(tls, HTTP1, None).unwrap().unwrap()
 }
 
-fn refused(tls: &Tls) -> ConfigErrors {
+fn load_errors(tls: &Tls) -> ConfigErrors {
     TlsContext::load(tls, HTTP1, None).unwrap_err()
 }
 
@@ -30,7 +30,7 @@ fn client(trusted: &[&TestCert], identity: Option<&TestCert>) -> ClientConfig {
     client_with(rustls::crypto::aws_lc_rs::default_provider(), trusted, identity)
 }
 
-/// The same with this cryptography.
+/// The same with a certain provider of cryptography.
 fn client_with(
     provider: rustls::crypto::CryptoProvider,
     trusted: &[&TestCert],
@@ -59,7 +59,7 @@ fn client_with(
     }
 }
 
-/// Both ends of a connection, or the error of the end that refused it.
+/// Returns both ends of a connection after the handshake, or the error of the end that refused it.
 fn handshake(
     context: &TlsContext,
     config: &Arc<ClientConfig>,
@@ -105,14 +105,14 @@ fn handshake(
     Ok((client, server, session))
 }
 
-fn presented(context: &TlsContext, config: &Arc<ClientConfig>, name: &str) -> String {
+fn presented_cert(context: &TlsContext, config: &Arc<ClientConfig>, name: &str) -> String {
     let (_, _, session) = handshake(context, config, name).unwrap();
     TlsInfo::decode(session.block()).unwrap().server_cert.to_owned()
 }
 
 #[test]
 fn sni_selects_the_certificate() {
-    let place = TestDir::new();
+    let dir = TestDir::new();
     let certs = [
         self_signed(&["example.org"], VALID_YEARS),
         self_signed(&["*.example.org"], VALID_YEARS),
@@ -120,10 +120,10 @@ fn sni_selects_the_certificate() {
     ];
     let config = Arc::new(client(&[&certs[0], &certs[1], &certs[2]], None));
     let expected = certs.each_ref().map(|cert| cert.cert.clone());
-    let LoadedTls { context, warnings } = load(&section(&place, &certs));
+    let LoadedTls { context, warnings } = load(&section(&dir, &certs));
     assert_eq!(warnings, [] as [&str; 0]);
     for (name, number) in [("example.org", 0), ("www.example.org", 1), ("example.net", 2)] {
-        assert_eq!(presented(&context, &config, name), expected[number], "{name}");
+        assert_eq!(presented_cert(&context, &config, name), expected[number], "{name}");
     }
     // For another name the first certificate is presented, and the client refuses it.
     let error = handshake(&context, &config, "example.com").map(drop).unwrap_err();
@@ -132,9 +132,9 @@ fn sni_selects_the_certificate() {
 
 #[test]
 fn min_version_refuses_older_clients() {
-    let place = TestDir::new();
+    let dir = TestDir::new();
     let certs = [self_signed(&["localhost"], VALID_YEARS)];
-    let mut tls = section(&place, &certs);
+    let mut tls = section(&dir, &certs);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(certs[0].cert.as_bytes()).unwrap()).unwrap();
@@ -152,9 +152,9 @@ fn min_version_refuses_older_clients() {
 
 #[test]
 fn alpn_is_negotiated_by_the_servers_preference() {
-    let place = TestDir::new();
+    let dir = TestDir::new();
     let certs = [self_signed(&["localhost"], VALID_YEARS)];
-    let tls = section(&place, &certs);
+    let tls = section(&dir, &certs);
     let both = TlsContext::load(&tls, &[b"h2", b"http/1.1"], None).unwrap().unwrap().context;
     let only_http1 = load(&tls).context;
     for (offered, context, http2) in [
@@ -179,9 +179,9 @@ fn server_chooses_aes128_unless_client_prefers_chacha20() {
         TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 as OLD_CHACHA20, TLS13_AES_128_GCM_SHA256 as AES128,
         TLS13_AES_256_GCM_SHA384 as AES256, TLS13_CHACHA20_POLY1305_SHA256 as CHACHA20,
     };
-    let place = TestDir::new();
+    let dir = TestDir::new();
     let certs = [self_signed(&["localhost"], VALID_YEARS)];
-    let context = load(&section(&place, &certs)).context;
+    let context = load(&section(&dir, &certs)).context;
     for (offered, chosen) in [
         (&[AES256, AES128, CHACHA20][..], AES128),
         (&[AES256, CHACHA20, AES128], AES128),
@@ -215,12 +215,12 @@ fn client_cert(issuer: &rcgen::Issuer<'static, KeyPair>, authority: &TestCert) -
 
 #[test]
 fn client_certificate_is_described_or_required() {
-    let place = TestDir::new();
+    let dir = TestDir::new();
     let certs = [self_signed(&["localhost"], VALID_YEARS)];
     let (ca, issuer) = authority("Test CA");
     let (_, other_ca) = authority("Other CA");
-    let mut tls = section(&place, &certs);
-    tls.client_ca = Some(place.file("ca.pem", ca.cert.as_bytes(), 0o644));
+    let mut tls = section(&dir, &certs);
+    tls.client_ca = Some(dir.file("ca.pem", ca.cert.as_bytes(), 0o644));
     let known = client_cert(&issuer, &ca);
     let unknown = client_cert(&other_ca, &ca);
     let anonymous = Arc::new(client(&[&certs[0]], None));
@@ -247,14 +247,14 @@ fn client_certificate_is_described_or_required() {
 
 #[test]
 fn sessions_are_resumed_over_a_reload_with_the_same_policy() {
-    let place = TestDir::new();
+    let dir = TestDir::new();
     let certs = [self_signed(&["localhost"], VALID_YEARS)];
     let (ca, _) = authority("Test CA");
-    let mut tls = section(&place, &certs);
+    let mut tls = section(&dir, &certs);
     let first = load(&tls).context;
     let reloaded = TlsContext::load(&tls, HTTP1, Some(&first)).unwrap().unwrap().context;
     let with_other_ca = load(&tls).context;
-    tls.client_ca = Some(place.file("ca.pem", ca.cert.as_bytes(), 0o644));
+    tls.client_ca = Some(dir.file("ca.pem", ca.cert.as_bytes(), 0o644));
     tls.client_auth = ClientAuth::Optional;
     let stricter = TlsContext::load(&tls, HTTP1, Some(&first)).unwrap().unwrap().context;
     for (second, resumed) in [(&first, true), (&reloaded, true), (&with_other_ca, false), (&stricter, false)]
@@ -273,23 +273,23 @@ fn sessions_are_resumed_over_a_reload_with_the_same_policy() {
 
 #[test]
 fn certificate_that_is_not_valid_now_is_a_warning() {
-    let place = TestDir::new();
-    let warnings = |years| load(&section(&place, &[self_signed(&["localhost"], years)])).warnings;
+    let dir = TestDir::new();
+    let warnings = |years| load(&section(&dir, &[self_signed(&["localhost"], years)])).warnings;
     let [expired] = &*warnings((2001, 2002)) else { panic!() };
     assert!(expired.contains("expired on 2002-01-01T00:00:00Z") && expired.contains("tls.cert"), "{expired}");
     let [early] = &*warnings((2100, 2101)) else { panic!() };
     assert!(early.contains("is not valid before 2100-01-01T00:00:00Z"), "{early}");
-    let [nameless] = &*load(&section(&place, &[self_signed(&[], VALID_YEARS)])).warnings else { panic!() };
+    let [nameless] = &*load(&section(&dir, &[self_signed(&[], VALID_YEARS)])).warnings else { panic!() };
     assert!(nameless.contains("has no host name or address"), "{nameless}");
-    let of_an_address = load(&section(&place, &[self_signed(&["192.0.2.1"], VALID_YEARS)]));
+    let of_an_address = load(&section(&dir, &[self_signed(&["192.0.2.1"], VALID_YEARS)]));
     assert_eq!(of_an_address.warnings, Vec::<String>::new());
 }
 
 #[test]
-fn connections_with_equal_facts_share_their_session() {
-    let place = TestDir::new();
+fn connections_with_equal_descriptions_share_their_session() {
+    let dir = TestDir::new();
     let certs = [self_signed(&["one.test", "two.test"], VALID_YEARS)];
-    let context = load(&section(&place, &certs)).context;
+    let context = load(&section(&dir, &certs)).context;
     let config = Arc::new(client(&[&certs[0]], None));
     let session = |name| handshake(&context, &config, name).unwrap().2;
     let first = session("one.test");
@@ -301,27 +301,27 @@ fn connections_with_equal_facts_share_their_session() {
 
 #[test]
 fn key_that_everyone_can_read_is_a_warning() {
-    let place = TestDir::new();
+    let dir = TestDir::new();
     let cert = self_signed(&["localhost"], VALID_YEARS);
-    let mut tls = section(&place, &[TestCert { cert: cert.cert.clone(), key: cert.key.clone() }]);
-    tls.certificates[0].key = place.file("open.key", cert.key.as_bytes(), 0o644);
+    let mut tls = section(&dir, &[TestCert { cert: cert.cert.clone(), key: cert.key.clone() }]);
+    tls.certificates[0].key = dir.file("open.key", cert.key.as_bytes(), 0o644);
     let [warning] = &*load(&tls).warnings else { panic!() };
     assert!(warning.contains("every user of this machine can read it (mode 0644): chmod o="), "{warning}");
 }
 
-/// The first half of a text.
-fn cut_off(text: &str) -> String {
+/// Returns the first half of a text.
+fn first_half(text: &str) -> String {
     text[..text.len() / 2].to_owned()
 }
 
 #[test]
 fn all_unusable_files_are_reported_together() {
-    let place = TestDir::new();
+    let dir = TestDir::new();
     let bad = |cert: &str, key: &str| TestCert { cert: cert.to_owned(), key: key.to_owned() };
-    let mut tls = section(&place, &[bad("", "x"), bad("x", "")]);
+    let mut tls = section(&dir, &[bad("", "x"), bad("x", "")]);
     tls.client_auth = ClientAuth::Required;
-    tls.client_ca = Some(place.join("missing"));
-    let errors = refused(&tls).0;
+    tls.client_ca = Some(dir.join("missing"));
+    let errors = load_errors(&tls).0;
     let found: Vec<_> = errors.iter().map(|error| (&*error.origin, &*error.key, &*error.reason)).collect();
     assert_eq!(
         found,
@@ -338,14 +338,14 @@ fn all_unusable_files_are_reported_together() {
 
 #[test]
 fn error_of_a_file_for_both_names_the_key_that_is_set() {
-    let place = TestDir::new();
+    let dir = TestDir::new();
     let good = self_signed(&["localhost"], VALID_YEARS);
     for content in ["", &good.cert] {
-        let mut tls = section(&place, &[]);
-        let both = place.file("both.pem", content.as_bytes(), 0o600);
+        let mut tls = section(&dir, &[]);
+        let both = dir.file("both.pem", content.as_bytes(), 0o600);
         tls.certificates = vec![CertificateFiles { cert: both.clone(), key: both }];
         tls.origins.key = None;
-        let errors = refused(&tls).0;
+        let errors = load_errors(&tls).0;
         let found: Vec<_> = errors.iter().map(|error| (&*error.origin, &*error.key)).collect();
         assert_eq!(found, [("rgun.toml:2", "tls.cert")]);
     }
@@ -353,7 +353,7 @@ fn error_of_a_file_for_both_names_the_key_that_is_set() {
 
 #[test]
 fn unusable_file_is_refused_with_the_remedy() {
-    let place = TestDir::new();
+    let dir = TestDir::new();
     let good = self_signed(&["localhost"], VALID_YEARS);
     let other = self_signed(&["localhost"], VALID_YEARS);
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
@@ -366,29 +366,29 @@ fn unusable_file_is_refused_with_the_remedy() {
         (&good.cert, &good.cert, "has no private key", "it has a certificate"),
         (&good.cert, "x", "has no private key", "-----BEGIN PRIVATE KEY-----"),
         (&good.cert, "\n", "is empty", "in PEM format"),
-        (&good.cert, &cut_off(&good.key), "is cut off", "copy the file again"),
+        (&good.cert, &first_half(&good.key), "is cut off", "copy the file again"),
         (&good.cert, &good.key.replace("MI", "M?"), "not base64", "copy the file again"),
         (&good.key, &good.key, "has no certificate", "it has a key"),
         ("x", &good.key, "has no certificate", "-----BEGIN CERTIFICATE-----"),
         ("\x30\u{82}", &good.key, "has no certificate", ""),
         ("", &good.key, "is empty", "in PEM format"),
         (&damaged, &good.key, "has a damaged certificate", "openssl x509 -noout"),
-        (&cut_off(&good.cert), &good.key, "is cut off", "copy the file again"),
+        (&first_half(&good.cert), &good.key, "is cut off", "copy the file again"),
         (X509_V1, &good.key, "has the version X.509 v1", "-addext subjectAltName="),
     ] {
-        let error = refused(&section(&place, &[TestCert { cert: cert.to_owned(), key: key.to_owned() }]));
+        let error = load_errors(&section(&dir, &[TestCert { cert: cert.to_owned(), key: key.to_owned() }]));
         let [error] = &*error.0 else { panic!("{error}") };
         let text = error.to_string();
         assert!(text.starts_with("rgun.toml:") && text.contains(part) && text.contains(hint), "{text}");
         assert!(!text.contains(['{', '[']) && !text.contains("os error"), "{text}");
     }
-    let mut tls = section(&place, &[good]);
-    tls.certificates[0].key = place.join("missing");
-    assert!(refused(&tls).to_string().contains("does not exist"));
-    tls.certificates[0].key = place.path().to_owned();
-    assert!(refused(&tls).to_string().contains("is a directory"));
+    let mut tls = section(&dir, &[good]);
+    tls.certificates[0].key = dir.join("missing");
+    assert!(load_errors(&tls).to_string().contains("does not exist"));
+    tls.certificates[0].key = dir.path().to_owned();
+    assert!(load_errors(&tls).to_string().contains("is a directory"));
     tls.certificates[0].key = tls.certificates[0].cert.with_extension("key");
     tls.client_auth = ClientAuth::Required;
-    tls.client_ca = Some(place.file("empty", b"", 0o644));
-    assert!(refused(&tls).to_string().starts_with("rgun.toml:4: tls.client_ca = "));
+    tls.client_ca = Some(dir.file("empty", b"", 0o644));
+    assert!(load_errors(&tls).to_string().starts_with("rgun.toml:4: tls.client_ca = "));
 }
