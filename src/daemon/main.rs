@@ -1,7 +1,7 @@
 //! `rgun`: parses the command line and runs the command in [`rgun::run`], [`rgun::check`] or
 //! [`rgun::cli`].
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use rgun::cli::{self, Command};
@@ -9,6 +9,8 @@ use rgun::config::Environment;
 
 fn main() -> ExitCode {
     let environment: Environment = std::env::vars_os().collect();
+    let environment =
+        if std::io::stderr().is_terminal() { environment.logging_access() } else { environment };
     let directory = match std::env::current_dir() {
         Ok(directory) => directory,
         Err(error) => return fail(&explain_missing_directory(&environment, &error), cli::EX_CONFIG),

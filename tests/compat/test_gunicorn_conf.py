@@ -78,6 +78,26 @@ def test_realistic_file_is_served_as_written(place):
     assert daemon.log().count("books is leaving") == workers
 
 
+def test_access_log_format_of_the_file_is_honoured(place):
+    place.write(
+        "gunicorn.conf.py",
+        """
+        accesslog = "-"
+        access_log_format = '%(m)s %(U)s %(q)s %(H)s %(s)s %(B)s "%({x-name}i)s" %({vary}o)s %({HOME}e)s'
+        """,
+    )
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
+    daemon.wait_for_log("%({HOME}e)s is logged as")
+    assert daemon.get("/STAGE?a=1", headers={"X-Name": 'with "quotes"'}).body == b"unset"
+    daemon.wait_for_log('GET /STAGE a=1 HTTP/1.1 200 5 "with \\"quotes\\"" - -')
+
+
+def test_unknown_atom_of_the_file_is_refused_by_name(place):
+    output = place.refused("access_log_format = '%(h)s %(x)s'\n")
+    assert "has the unknown atom %(x)s" in output
+    assert "the atoms are h l u t r" in output
+
+
 def test_addresses_of_the_file_are_listened_on(place):
     place.write("gunicorn.conf.py", REALISTIC)
     words = ["site_wsgi", "--python", place.python]

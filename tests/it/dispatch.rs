@@ -220,7 +220,7 @@ fn a_request_over_its_queue_timeout_is_503() {
 
 #[test]
 fn the_queue_is_first_in_first_out() {
-    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).start_ready();
+    let daemon = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]).start_ready();
     let mut slow = running(&daemon, 400);
     // The clients connect and send one after the other.
     let mut clients = Vec::new();

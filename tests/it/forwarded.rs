@@ -24,13 +24,17 @@ fn pair(https: &str, peer: &str) -> (String, String) {
 
 /// Starts a daemon on TCP that trusts these peers.
 fn trusting(trusted: &str) -> Daemon {
-    Rgun::fake().over_tcp().set("proxy.trusted", trusted).flags(["--access-logfile", "-"]).start_ready()
+    Rgun::fake()
+        .over_tcp()
+        .set("proxy.trusted", trusted)
+        .flags(["--access-logfile", "/dev/stderr"])
+        .start_ready()
 }
 
 #[test]
 fn a_local_proxy_sets_scheme_and_client() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
-        let daemon = rgun.flags(["--access-logfile", "-"]).start_ready();
+        let daemon = rgun.flags(["--access-logfile", "/dev/stderr"]).start_ready();
         let mut client = daemon.connect();
         let response = echo(&mut client, FORWARDED);
         assert_eq!(scheme_and_client(&response), pair("true", "192.0.2.7 0"));
@@ -62,7 +66,7 @@ fn a_proxy_sets_scheme_and_client_of_uploads() {
 
 #[test]
 fn a_proxy_sets_scheme_and_client_of_websockets() {
-    let daemon = Rgun::fake().fake_behaviour("asgi").flags(["--access-logfile", "-"]).start_ready();
+    let daemon = Rgun::fake().fake_behaviour("asgi").flags(["--access-logfile", "/dev/stderr"]).start_ready();
     let mut socket = WebSocket::open_with(&daemon, "/scope", FORWARDED);
     let scope = String::from_utf8(socket.read_message().1).expect("text");
     assert!(scope.contains("https: true\n") && scope.contains("peer: 192.0.2.7 0\n"), "{scope}");
@@ -327,7 +331,7 @@ fn an_application_cannot_change_the_request_id() {
                 'headers': [(b'x-request-id', b'one'), (b'X-Request-Id', b'two')]})\n    \
                 await send({'type': 'http.response.body', 'body': dict(scope['headers'])[b'x-request-id']})\n";
     for source in [wsgi, asgi] {
-        let daemon = Rgun::python(source).flags(["--access-logfile", "-"]).start_ready();
+        let daemon = Rgun::python(source).flags(["--access-logfile", "/dev/stderr"]).start_ready();
         for fields in ["X-Request-ID: of-a-proxy\r\n", "X-Request-ID: not plain\r\n"] {
             let mut client = daemon.connect();
             let response = client.send(format!("GET / HTTP/1.1\r\nHost: test\r\n{fields}\r\n")).response();

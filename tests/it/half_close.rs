@@ -68,7 +68,7 @@ fn a_half_closed_request_may_wait_a_second() {
 
 #[test]
 fn a_half_closed_request_is_dropped_after_a_longer_wait() {
-    let mut daemon = Rgun::fake().flags(["--access-logfile", "-"]).over_tcp().start_ready();
+    let mut daemon = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]).over_tcp().start_ready();
     let worker = daemon.worker();
     let mut slow = running(&daemon, 6);
     let mut waiting: Vec<_> = (0..3).map(|_| send_and_half_close(&daemon, "/die")).collect();
@@ -141,8 +141,11 @@ async def app(scope, receive, send):
 
 #[test]
 fn returning_after_a_half_close_is_not_an_error() {
-    let mut daemon =
-        Rgun::python(LEAVES).target("app:app").flags(["--access-logfile", "-"]).over_tcp().start_ready();
+    let mut daemon = Rgun::python(LEAVES)
+        .target("app:app")
+        .flags(["--access-logfile", "/dev/stderr"])
+        .over_tcp()
+        .start_ready();
     let mut client = send_and_half_close(&daemon, "/nothing");
     assert!(matches!(client.try_response("GET"), Err(ReadError::Closed)));
     let mut client = daemon.connect();

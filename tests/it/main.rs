@@ -10,6 +10,7 @@
 
 mod support;
 
+mod access_log;
 mod activation;
 mod asgi;
 mod asgi_uploads;
@@ -46,6 +47,7 @@ mod streams;
 mod strictness;
 mod supervision;
 mod takeover;
+mod terminal;
 mod tls;
 mod tls_handshakes;
 mod tls_offers;

@@ -12,7 +12,7 @@ const REFUSED: &str = "its PROXY header";
 
 /// A daemon whose listener requires a header.
 fn proxied() -> Rgun {
-    Rgun::fake().over_tcp().set("listen.proxy_protocol", "true").flags(["--access-logfile", "-"])
+    Rgun::fake().over_tcp().set("listen.proxy_protocol", "true").flags(["--access-logfile", "/dev/stderr"])
 }
 
 /// A header of version 2. `command` includes the version, `family` the transport; `rest` is the addresses and TLVs.

@@ -25,7 +25,7 @@ fn flood(daemon: &Daemon) {
 
 /// Starts a daemon whose access log is full and not read.
 fn start_with_full_log() -> Daemon {
-    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).start_ready();
+    let daemon = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]).start_ready();
     daemon.log.pause_reading();
     flood(&daemon);
     daemon
@@ -100,7 +100,7 @@ fn an_unread_journald_socket_delays_nothing() {
     if !may_replace_journald() {
         return report_skipped("a journald that never reads: needs root to replace journald");
     }
-    let rgun = Rgun::fake().flags(["--access-logfile", "-"]);
+    let rgun = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]);
     let journald = Journald::at(rgun.scratch());
     let daemon = rgun.journald(&journald.directory).start();
     flood(&daemon);
@@ -113,7 +113,7 @@ fn lost_entries_are_counted_in_the_journal() {
     if !may_replace_journald() {
         return report_skipped("a journald that reads late: needs root to replace journald");
     }
-    let rgun = Rgun::fake().flags(["--access-logfile", "-"]);
+    let rgun = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]);
     let journald = Journald::at(rgun.scratch());
     let daemon = rgun.journald(&journald.directory).start();
     flood(&daemon);

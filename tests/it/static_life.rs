@@ -26,7 +26,8 @@ fn files_are_served_while_no_worker_serves() {
 
 #[test]
 fn the_access_log_has_static_files_without_a_worker() {
-    let daemon = with_mount(Rgun::fake().flags(["--access-logfile", "-"]), "/static/", "").start_ready();
+    let daemon =
+        with_mount(Rgun::fake().flags(["--access-logfile", "/dev/stderr"]), "/static/", "").start_ready();
     let mut client = daemon.connect();
     let response = client.get("/static/large.bin");
     let line = daemon.log.wait_for(response.field("x-request-id"));

@@ -46,7 +46,7 @@ pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
         warnings.clone_from(&context.invocation.warnings);
         check_context(&context, &mut warnings)
     });
-    print_verdict(outcome, &warnings)
+    print_verdict(outcome, invocation.notice(), &warnings)
 }
 
 /// Runs [`check`] for root with a configuration in Python, which is executed as the user of the
@@ -57,16 +57,21 @@ pub fn check_python(unread: &UnreadInvocation, wanted: &CheckIdentity) -> ExitCo
         warnings.clone_from(&context.invocation.warnings);
         check_context(&context, &mut warnings)
     });
-    print_verdict(outcome, &warnings)
+    print_verdict(outcome, unread.notice(), &warnings)
 }
 
-/// Prints the warnings and the verdict, and returns the exit status.
-fn print_verdict(outcome: Result<String, StartupError>, warnings: &[String]) -> ExitCode {
+/// Prints the notice, the warnings and the verdict, and returns the exit status.
+fn print_verdict(
+    outcome: Result<String, StartupError>,
+    notice: Option<String>,
+    warnings: &[String],
+) -> ExitCode {
     let (status, verdict) = match outcome {
         Ok(verdict) => (0, verdict),
         Err(StartupError { status, reason }) => (status, format!("error: {reason}")),
     };
-    let mut text: String = warnings.iter().flat_map(|warning| ["warning: ", warning, "\n"]).collect();
+    let mut text = notice.map(|notice| format!("note: {notice}\n")).unwrap_or_default();
+    text.extend(warnings.iter().flat_map(|warning| ["warning: ", warning, "\n"]));
     text.push_str(&verdict);
     text.push('\n');
     let printed = if status == 0 {

@@ -22,7 +22,7 @@ pub mod reload;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
+use clap::{ArgMatches, CommandFactory};
 
 use nix::unistd::geteuid;
 
@@ -85,6 +85,8 @@ struct Sources {
     flags: Layer,
     environment: Environment,
     file: Option<ConfigFile>,
+    /// Whether `file` is gunicorn's default and was not named.
+    is_default_conf: bool,
     cwd: PathBuf,
     program: Option<PathBuf>,
 }
@@ -125,6 +127,11 @@ impl UnreadInvocation {
         self.sources.file.as_ref().and_then(ConfigFile::path)
     }
 
+    /// As [`Invocation::notice`].
+    pub fn notice(&self) -> Option<String> {
+        self.sources.notice()
+    }
+
     /// Reads the configuration. `adjust` changes the user of the process that runs the file. `place` has the variables
     /// and the current directory of that process; `None`: those of this process.
     ///
@@ -161,6 +168,11 @@ impl Invocation {
         Ok(again)
     }
 
+    /// A sentence for the operator that is no warning: which file was read without being named.
+    pub fn notice(&self) -> Option<String> {
+        self.sources.notice()
+    }
+
     /// The file that was read; `None` if there was none.
     pub fn file(&self) -> Option<&Path> {
         self.sources.file.as_ref().and_then(ConfigFile::path)
@@ -181,8 +193,15 @@ impl Invocation {
 }
 
 impl Sources {
+    fn notice(&self) -> Option<String> {
+        let Some(ConfigFile::Python(location)) = self.file.as_ref().filter(|_| self.is_default_conf) else {
+            return None;
+        };
+        Some(format!("reading {location}, as gunicorn does; --config names another file"))
+    }
+
     fn read(&self, adjust: gunicorn_conf::Adjust<'_>) -> Result<Invocation, ConfigErrors> {
-        let Self { flags, environment, file, cwd, program } = self;
+        let Self { flags, environment, file, cwd, program, .. } = self;
         let location = match file {
             Some(ConfigFile::Python(location)) => location,
             Some(ConfigFile::Toml(path)) => return self.load(FileSource::Toml(path)),
@@ -280,13 +299,13 @@ where
     config::overlay(&mut flags, typed);
     let named =
         named.or(gunicorn.config).or_else(|| environment.value(config::CONFIG_VARIABLE).map(OsString::from));
-    let file = choose_file(named, &flags, environment, cwd, default_file, &mut warnings)?;
+    let is_file_named = named.is_some();
+    let file = choose_file(named, &flags, environment, cwd, default_file)?;
+    let is_default_conf = !is_file_named && matches!(file, Some(ConfigFile::Python(_)));
     let program = args.first().and_then(|name| config::find_program(name, environment, cwd));
     let check_as = check_as.or_else(|| check.then(CheckIdentity::default));
-    let environment = environment.clone();
-    let environment =
-        if check_as.is_some() { environment.allowing_unknown_credentials() } else { environment };
-    let sources = Sources { flags, environment, file, cwd: cwd.to_owned(), program };
+    let environment = adjusted_environment(environment, matches, check_as.is_some());
+    let sources = Sources { flags, environment, file, is_default_conf, cwd: cwd.to_owned(), program };
     command_of(sources, warnings, check_as)
 }
 
@@ -301,6 +320,18 @@ fn translate_line(args: Vec<OsString>) -> Translation {
             arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|names| names.contains(&name))
         })
     })
+}
+
+/// Returns the environment, with what the flags change in the defaults, and in what a check may miss.
+fn adjusted_environment(environment: &Environment, matches: &ArgMatches, is_check: bool) -> Environment {
+    let mut environment = environment.clone();
+    if compat::uvicorn::UvicornFlags::is_used(matches) {
+        environment = environment.logging_access();
+    }
+    if is_check {
+        environment = environment.allowing_unknown_credentials();
+    }
+    environment
 }
 
 /// Reads the configuration, unless root would run Python for a check.
@@ -329,7 +360,6 @@ fn choose_file(
     environment: &Environment,
     cwd: &Path,
     default_file: &Path,
-    warnings: &mut Vec<String>,
 ) -> Result<Option<ConfigFile>, Failure> {
     if let Some(named) = named {
         return Ok(Some(ConfigFile::named(&named, cwd)));
@@ -340,7 +370,6 @@ fn choose_file(
         return Ok(Some(ConfigFile::Toml(default_file.to_owned())));
     }
     if let Some(location) = ConfLocation::default_in(cwd) {
-        warnings.push(format!("reading {location}, as gunicorn does; --config names another file"));
         return Ok(Some(ConfigFile::Python(location)));
     }
     if is_named || environment.value("RGUN_APP_TARGET").is_some() {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::checker::{Checker, Layers};
 use super::environment::SCRIPT_NAME;
@@ -13,10 +14,11 @@ use super::keys::name;
 use super::python::Search;
 use super::value::{Setting, Source};
 use super::{
-    App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Count, Hooks, Http, Interface, Lifespan,
-    Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, SendfileDirectory, StaticMount,
-    Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers, certificates, compression, error_pages,
-    forwarding, health, keys, listeners, mounts, on_change, paths, python, read, rules, trusted, units,
+    AccessFormat, AccessLog, App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Count, Hooks, Http,
+    Interface, Lifespan, Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload,
+    SendfileDirectory, StaticMount, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers,
+    certificates, compression, error_pages, forwarding, health, keys, listeners, mounts, on_change, paths,
+    python, read, rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
@@ -52,7 +54,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let (proxy, health) = (checker.proxy(&listen), health::read(&mut checker, &static_mounts));
     let (reload, hooks) = (checker.reload(base), checker.hooks());
     let (log, app_argument) = (checker.log(), checker.app_argument_defaults());
-    checker.check_combinations(&workers, &timeouts, log);
+    checker.check_combinations(&workers, &timeouts, &log);
     let Checker { errors, warnings, .. } = checker;
     match (directory, target, python) {
         (Some(directory), Some(target), Some(python)) if errors.is_empty() => Ok(Loaded {
@@ -203,6 +205,7 @@ impl Checker<'_> {
         AppArgumentDefaults {
             one_worker: is_named && self.setting(name::COUNT).is_none(),
             untimed_asgi: is_named && self.setting(name::REQUEST).is_none(),
+            logs_access: is_named && self.layers.environment.logs_access(),
         }
     }
 
@@ -358,9 +361,26 @@ impl Checker<'_> {
 
     fn log(&mut self) -> Log {
         let defaults = Log::default();
+        let is_named = self.app_argument_defaults().logs_access;
+        let access = if is_named { AccessLog::Stdout } else { defaults.access };
+        let access_format = self.read(name::ACCESS_FORMAT, None, |setting| match read::text(setting)? {
+            "off" => Ok(None),
+            text => AccessFormat::parse(text).map(|format| Some(Arc::new(format))),
+        });
+        if let (Some(format), Some(setting)) = (&access_format, self.setting(name::ACCESS_FORMAT)) {
+            self.warnings.extend(format.unknown_variables.iter().map(|variable| {
+                format!(
+                    "{}: %({{{variable}}}e)s is logged as \"-\": the daemon does not know this variable of the \
+                     application",
+                    setting.origin
+                )
+            }));
+        }
         Log {
             level: self.read(name::LEVEL, defaults.level, read::level),
-            access: self.read(name::ACCESS, defaults.access, read::boolean),
+            access: self.read(name::ACCESS, access, read::access),
+            access_format,
+            query: self.read(name::QUERY, defaults.query, read::boolean),
             slow: self.read(name::SLOW, defaults.slow, read::timeout_or_off),
             format: self.read(name::LOG_FORMAT, defaults.format, read::log_format),
         }
@@ -428,7 +448,7 @@ impl Checker<'_> {
     }
 
     /// Reports settings of which each is valid, but which have no effect together.
-    fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: Log) {
+    fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: &Log) {
         self.warn_about_script_name();
         if workers.refork.is_some() && !workers.preload {
             self.require(

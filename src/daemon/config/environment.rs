@@ -30,9 +30,12 @@ pub(super) const SCRIPT_NAME: &str = "SCRIPT_NAME";
 /// The port to listen on, on platforms that run a Procfile.
 pub(super) const PORT: &str = "PORT";
 
-/// The variables rgun was started with.
+/// The surroundings rgun was started in: the variables, and whether they make the access log the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Environment(BTreeMap<OsString, OsString>);
+pub struct Environment {
+    variables: BTreeMap<OsString, OsString>,
+    logs_access: bool,
+}
 
 /// systemd's variable for the directory with a unit's credentials (systemd.exec(5)).
 pub(super) const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
@@ -40,7 +43,7 @@ pub(super) const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 impl Environment {
     /// The value of a variable; `None` if it is unset or empty.
     pub fn value(&self, variable: &str) -> Option<&OsStr> {
-        self.0.get(OsStr::new(variable)).map(OsString::as_os_str).filter(|value| !value.is_empty())
+        self.variables.get(OsStr::new(variable)).map(OsString::as_os_str).filter(|value| !value.is_empty())
     }
 }
 
@@ -50,15 +53,31 @@ impl Environment {
     #[must_use]
     pub fn allowing_unknown_credentials(mut self) -> Self {
         if self.value(CREDENTIALS_DIRECTORY).is_none() {
-            self.0.insert(CREDENTIALS_DIRECTORY.into(), UNKNOWN_CREDENTIALS.into());
+            self.variables.insert(CREDENTIALS_DIRECTORY.into(), UNKNOWN_CREDENTIALS.into());
         }
         self
     }
 }
 
+impl Environment {
+    /// Makes `log.access` true by default if the command line names the application: on a terminal, and with flags of
+    /// uvicorn, which logs requests by default.
+    #[must_use]
+    pub fn logging_access(mut self) -> Self {
+        self.logs_access = true;
+        self
+    }
+
+    /// Whether [`Environment::logging_access`] was called.
+    pub(super) fn logs_access(&self) -> bool {
+        self.logs_access
+    }
+}
+
 impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
-        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self { variables, logs_access: false }
     }
 }
 
@@ -74,7 +93,7 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
         insert(&mut layer, name::COUNT, WEB_CONCURRENCY, count, errors);
     }
     // An empty list is not the same as an unset variable: in gunicorn and uvicorn it means "trust no peer".
-    if let Some(list) = environment.0.get(OsStr::new(FORWARDED_ALLOW_IPS)) {
+    if let Some(list) = environment.variables.get(OsStr::new(FORWARDED_ALLOW_IPS)) {
         insert(&mut layer, name::TRUSTED, FORWARDED_ALLOW_IPS, list, errors);
     }
     if let Some(Setting { value, .. }) = layer.get_mut(name::TRUSTED)
@@ -82,7 +101,7 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
     {
         *value = trusted::forwarded_allow_ips(list);
     }
-    for (variable, value) in &environment.0 {
+    for (variable, value) in &environment.variables {
         let Some(variable) = variable.to_str().filter(|variable| variable.starts_with("RGUN_")) else {
             continue;
         };
@@ -212,7 +231,7 @@ pub(crate) fn unread_variables(environment: &Environment) -> Vec<&str> {
             && unknown_variable(variable).is_none()
     };
     let variables =
-        environment.0.iter().filter_map(|(name, value)| Some((name.to_str()?, value.as_os_str())));
+        environment.variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value.as_os_str())));
     variables.filter(is_unread).map(|(variable, _)| variable).collect()
 }
 
@@ -314,7 +333,11 @@ mod tests {
             ("RGUN_WORKER_COUNT", "is not a variable", Some("did you mean RGUN_WORKERS_COUNT?")),
             ("RGUN_TIMEOUT_REQUEST", "is not a variable", Some("did you mean RGUN_TIMEOUTS_REQUEST?")),
             ("RGUN_LISTEN_ADDRESS", "is not a variable", Some("that is \"bind\" in [listen]")),
-            ("RGUN_LOG_COLOUR", "is not a variable", Some("the keys of [log] are level, access, slow")),
+            (
+                "RGUN_LOG_COLOUR",
+                "is not a variable",
+                Some("the keys of [log] are level, access, access_format"),
+            ),
             ("RGUN_WORKERS_PRELAOD", "is not a variable", Some("did you mean RGUN_WORKERS_PRELOAD?")),
             ("RGUN_HOOKS_PRE_FORK", "is not a variable", Some("ExecStartPre=")),
             ("RGUN_TIMEOUTS_PATH", "cannot be set", Some("[[timeouts.path]]")),

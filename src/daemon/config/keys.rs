@@ -103,6 +103,8 @@ pub(crate) mod name {
     pub(crate) const STATIC: &str = "static";
     pub(crate) const LEVEL: &str = "log.level";
     pub(crate) const ACCESS: &str = "log.access";
+    pub(crate) const ACCESS_FORMAT: &str = "log.access_format";
+    pub(crate) const QUERY: &str = "log.query";
     pub(crate) const SLOW: &str = "log.slow";
     pub(crate) const LOG_FORMAT: &str = "log.format";
 }
@@ -198,6 +200,8 @@ pub(crate) const KEYS: &[&str] = &[
     name::PROXY_PROTOCOL,
     name::LEVEL,
     name::ACCESS,
+    name::ACCESS_FORMAT,
+    name::QUERY,
     name::SLOW,
     name::LOG_FORMAT,
     name::COMPRESSION_ALGORITHMS,
@@ -238,6 +242,8 @@ const RENAMED: &[(&str, &str, &str)] =
 /// Gunicorn's names of settings, and the keys for the same.
 const GUNICORN_NAMES: &[(&str, &str)] = &[
     ("access_log", name::ACCESS),
+    ("access_log_format", name::ACCESS_FORMAT),
+    ("access_logformat", name::ACCESS_FORMAT),
     ("accesslog", name::ACCESS),
     ("address", name::BIND),
     ("ca_certs", name::CLIENT_CA),
@@ -432,7 +438,7 @@ mod tests {
             ("timeouts", "timeout", "that is \"request\" in [timeouts]"),
             ("workers", "bind", "\"bind\" is a key of [listen]"),
             ("app", "chdir", "that is \"directory\" in [app]"),
-            ("log", "colour", "the keys of [log] are level, access, slow, format"),
+            ("log", "colour", "the keys of [log] are level, access, access_format, query, slow, format"),
             ("limits", "max_requests", "\"max_requests\" is a key of [workers]"),
             ("workers", "preload_app", "that is \"preload\" in [workers]"),
             ("timeouts", "paths", "did you mean \"path\"?"),

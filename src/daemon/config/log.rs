@@ -1,19 +1,58 @@
 //! The checked `[log]` section.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::access_format::AccessFormat;
+
 /// `[log]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// The least severe level that is written.
     pub level: Level,
-    /// Whether each request is logged.
-    pub access: bool,
+    /// Whether each request is logged, and where.
+    pub access: AccessLog,
+    /// The line of a request in the access log. `None` is rgun's own.
+    pub access_format: Option<Arc<AccessFormat>>,
+    /// Whether the query of a request is logged.
+    pub query: bool,
     /// Time after which a running request is logged once, with the stack of its thread. `None` is `"off"`.
     pub slow: Option<Duration>,
     /// The form of entries.
     pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: Level::default(),
+            access: AccessLog::Off,
+            access_format: None,
+            query: true,
+            slow: None,
+            format: LogFormat::default(),
+        }
+    }
+}
+
+/// `log.access`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AccessLog {
+    /// Only failed requests are logged.
+    #[default]
+    Off,
+    /// Each request is logged where the rest of the log goes.
+    Log,
+    /// Each request is logged on stdout, unless the log goes to journald.
+    Stdout,
+}
+
+impl AccessLog {
+    /// True if each request is logged.
+    pub fn is_on(self) -> bool {
+        self != Self::Off
+    }
 }
 
 /// The form of log entries.

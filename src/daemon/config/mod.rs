@@ -11,6 +11,7 @@
 //!
 //! A value that a source of higher precedence overrides is not checked; an unknown key is an error in every source.
 
+mod access_format;
 mod answers;
 mod bind;
 mod certificates;
@@ -54,13 +55,14 @@ use std::path::{Path, PathBuf};
 
 use checker::Layers;
 
+pub use access_format::{AccessFormat, Atom, FormatPiece};
 pub use answers::{Algorithm, Compression, ErrorPage, ErrorStatus, Health};
 pub use bind::Bind;
 pub use environment::Environment;
 pub(crate) use environment::{CONFIG_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
 pub use listen::{Listen, NamedListener};
-pub use log::{Level, Log, LogFormat};
+pub use log::{AccessLog, Level, Log, LogFormat};
 pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
 pub(crate) use python::find_program;
 pub use reload::{OnChange, Reload};

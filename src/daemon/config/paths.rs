@@ -109,8 +109,7 @@ pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, ValueError> {
             let shown = if path.is_symlink() { "is a dangling symlink" } else { "does not exist" };
             Err(ValueError::new(shown))
         }
-        Err(error) => Err(ValueError::new(format!("cannot be reached: {error}"))
-            .with_hint(format!("the user rgun runs as needs x on every directory above: namei -l {}", path.display()))),
+        Err(error) => Err(fs::unreachable(&path, &error)),
     }
 }
 

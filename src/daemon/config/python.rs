@@ -168,6 +168,9 @@ fn is_writable_by_all(directory: &Path) -> bool {
 fn check_executable(path: &Path) -> Result<(), ValueError> {
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(super::fs::unreachable(path, &error));
+        }
         Err(error) if path.is_symlink() => {
             let target = path.read_link().unwrap_or_default();
             return Err(ValueError::new(format!(
@@ -180,7 +183,7 @@ fn check_executable(path: &Path) -> Result<(), ValueError> {
             return Err(ValueError::new(format!("there is no file {}", path.display()))
                 .with_hint("name an interpreter, e.g. \"/srv/mysite/.venv/bin/python\""));
         }
-        Err(error) => return Err(ValueError::new(format!("{}: {error}", path.display()))),
+        Err(error) => return Err(super::fs::unreachable(path, &error)),
     };
     if metadata.is_dir() {
         let inside = ["bin/python", "python3", "python"].into_iter().map(|name| path.join(name));

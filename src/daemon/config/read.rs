@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::value::{HUGE_NUMBER, Setting, Source};
 use super::{
-    Count, Interface, Level, Lifespan, LogFormat, Loop, Retry, Target, Underscores, Value, ValueError, units,
+    AccessLog, Count, Interface, Level, Lifespan, LogFormat, Loop, Retry, Target, Underscores, Value,
+    ValueError, units,
 };
 
 /// Minimum of `workers.max_memory`. The bare interpreter with the extension uses more, so a lower limit would replace
@@ -298,6 +299,13 @@ pub(super) fn level(setting: &Setting) -> Result<Level, ValueError> {
         "critical" => Err(ValueError::new("is not a level").with_hint("write \"error\"")),
         other => Err(unknown_choice(other, &["error", "warn", "info", "debug", "trace"])),
     }
+}
+
+pub(super) fn access(setting: &Setting) -> Result<AccessLog, ValueError> {
+    if matches!(&setting.value, Value::Text(text) if text == "stdout") {
+        return Ok(AccessLog::Stdout);
+    }
+    boolean(setting).map(|is_on| if is_on { AccessLog::Log } else { AccessLog::Off })
 }
 
 pub(super) fn log_format(setting: &Setting) -> Result<LogFormat, ValueError> {

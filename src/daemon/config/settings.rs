@@ -60,6 +60,8 @@ pub struct AppArgumentDefaults {
     pub one_worker: bool,
     /// `timeouts.request` applies to WSGI only: uvicorn has no request timeout.
     pub untimed_asgi: bool,
+    /// `log.access` is true: on a terminal, and with flags of uvicorn.
+    pub logs_access: bool,
 }
 
 /// `[app]`.

@@ -1,8 +1,13 @@
-//! A temporary directory for tests, and a way to run as another user.
+//! A temporary directory for tests, a way to run as another user, and a format of the access log.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Parses a valid format of the access log.
+pub(crate) fn access_format(text: &str) -> super::AccessFormat {
+    super::AccessFormat::parse(text).unwrap()
+}
 
 /// A new directory under the system's temporary one; removed on drop.
 pub(crate) struct TestDir(PathBuf);

@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Method;
+
 use crate::dispatch::Fault;
 use crate::error_chain::Chain;
 use crate::escape::RequestPath;
@@ -17,6 +19,7 @@ use crate::journal::requests::{
 };
 use crate::net::{CloseReason, Connection};
 
+use super::access_details::client_name;
 use super::body::error::BodyError;
 use super::context::{ConnContext, Server};
 use super::fault::{ErrorResponse, Refusal};
@@ -59,8 +62,9 @@ impl AccessRecord {
 
     fn log_incomplete(self, cause: UnansweredCause) {
         let unsent = self.context.connection.output.unsent();
-        let AccessEntry { request, status, bytes, worker, .. } = self.entry;
-        let bytes = bytes.saturating_sub(unsent);
+        let bytes = self.entry.bytes.saturating_sub(unsent);
+        self.log_own_line(bytes);
+        let AccessEntry { request, status, worker, .. } = self.entry;
         self.context.server.journal.unanswered(UnansweredEntry {
             request,
             sent: Some(PartialResponse { status, bytes }),
@@ -69,6 +73,14 @@ impl AccessRecord {
             cause,
             log_access: self.log_access,
         });
+    }
+
+    /// Logs the line in the operator's own form, which each response has, in addition to the entry about its failure.
+    fn log_own_line(&self, bytes: u64) {
+        if self.entry.request.has_own_line() {
+            let duration = self.received_at.elapsed();
+            self.context.server.journal.access(AccessEntry { bytes, duration, ..self.entry.clone() });
+        }
     }
 
     /// Logs an error within the body. The head was already sent, so the client cannot get an error
@@ -86,6 +98,7 @@ impl AccessRecord {
             BodyError::Fault(fault) => (Refusal::Exchange(fault.clone()).to_response().reason, String::new()),
             BodyError::File(_) | BodyError::Compression(_) => (Chain(error).to_string(), String::new()),
         };
+        self.log_own_line(self.entry.bytes);
         let AccessEntry { request, status, worker, .. } = self.entry;
         self.context.server.journal.failure(FailureEntry {
             request,
@@ -145,7 +158,7 @@ pub(super) fn log_refusal(
         let LoggedRequest { id, client, .. } = request;
         let answer = Some(RefusalAnswer { id, status: status.as_u16() });
         server.journal.refused(RefusalRecord { answer, client, kind, detail });
-    } else if let Some(kind) = refusal.kind().filter(|_| !server.log_access) {
+    } else if let Some(kind) = refusal.kind().filter(|_| server.access_log.is_none()) {
         server.journal.refused_request(kind, status.as_u16(), summary, request);
     } else if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
         // The supervisor logs an exceeded deadline, once it has the worker's stacks.
@@ -156,7 +169,7 @@ pub(super) fn log_refusal(
             worker,
             summary,
             traceback,
-            log_access: server.log_access,
+            log_access: server.access_log.is_some(),
         });
     }
 }
@@ -174,7 +187,7 @@ pub fn log_failed_handshake(server: &Server, client: String, reason: Option<Stri
 /// Logs a redirect if every request is logged; a redirect is not a failure.
 fn log_redirect(context: &ConnContext, meta: &RequestMeta, status: u16) {
     let ConnContext { server, connection, .. } = context;
-    if server.log_access {
+    if server.access_log.is_some() {
         server.journal.access(AccessEntry {
             request: logged_request(connection, meta),
             status,
@@ -182,6 +195,35 @@ fn log_redirect(context: &ConnContext, meta: &RequestMeta, status: u16) {
             duration: meta.received_at.elapsed(),
             queued: Duration::ZERO,
             worker: None,
+            fields: Vec::new(),
+        });
+    }
+}
+
+/// Logs the line of an error response in the operator's own form, which each response has, in addition to the entry about
+/// the failure. `bytes`: those of the response's body.
+pub(super) fn log_error_line(
+    context: &ConnContext,
+    meta: &RequestMeta,
+    refusal: &Refusal,
+    status: u16,
+    bytes: usize,
+) {
+    let has_own_line = context.server.access_log.as_ref().is_some_and(|settings| settings.line.is_some());
+    // A redirect is logged like the response of an application.
+    if !has_own_line || matches!(refusal, Refusal::HttpsRedirect(_)) {
+        return;
+    }
+    let request = logged_request(&context.connection, meta);
+    if request.has_own_line() {
+        context.server.journal.access(AccessEntry {
+            request,
+            status,
+            bytes: if meta.method == Method::HEAD { 0 } else { bytes as u64 },
+            duration: meta.received_at.elapsed(),
+            queued: Duration::ZERO,
+            worker: None,
+            fields: Vec::new(),
         });
     }
 }
@@ -195,7 +237,7 @@ pub(super) fn log_unanswered(context: &ConnContext, meta: &RequestMeta, worker: 
         duration: meta.received_at.elapsed(),
         worker,
         cause: unanswered_cause(connection),
-        log_access: server.log_access,
+        log_access: server.access_log.is_some(),
     });
 }
 
@@ -207,9 +249,10 @@ pub(super) fn logged_request(connection: &Connection, meta: &RequestMeta) -> Log
         id: meta.id.as_str().to_owned(),
         method: meta.method.as_str().to_owned(),
         path: RequestPath::new(meta.path.as_bytes()),
-        client: client.address.clone(),
+        client: client_name(client),
         client_request_id: origin.and_then(|origin| origin.client_id.clone()),
         trace: origin.and_then(|origin| origin.trace.clone()),
+        details: origin.and_then(|origin| origin.details.clone()),
     }
 }
 

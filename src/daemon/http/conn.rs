@@ -86,6 +86,7 @@ type HttpConn = http1::Connection<TokioIo<Wire>, ConnService>;
 fn http1_connection(server: Arc<Server>, stream: ClientStream, refused: Option<RefusedHead>) -> HttpConn {
     let connection = Arc::clone(stream.connection());
     let tls = stream.tls_session().cloned();
+    let peer_process = server.access_log.as_ref().and_then(|_| stream.peer_process());
     let limits = &server.limits;
     let mut builder = http1::Builder::new();
     builder
@@ -112,6 +113,7 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, refused: Option<R
         tls,
         refused_head,
         stream_signals: None,
+        peer_process,
     });
     let wire = Wire::new(stream, Arc::clone(&context));
     let wire = if is_refused { wire.refusing_all() } else { wire };

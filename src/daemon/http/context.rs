@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::header::HeaderName;
 
 use crate::dispatch::Dispatcher;
-use crate::journal::requests::Journal;
+use crate::journal::requests::{AccessLine, Journal};
 use crate::negotiation::ErrorFormat;
 use crate::net::Connection;
 use crate::tls::TlsSession;
@@ -98,10 +98,19 @@ pub struct Settings {
     pub boot_page: Option<Duration>,
     /// `http.redirect_to_https` and `http.hsts`; `None`: both are off.
     pub https: Option<Box<HttpsPolicy>>,
-    /// True if every request is logged, false if only failures are.
-    pub log_access: bool,
+    /// The access log; `None`: only failures are logged.
+    pub access_log: Option<AccessSettings>,
     /// The directories from which files are sent.
     pub files: FileSettings,
+}
+
+/// The settings of the access log (`[log]`).
+#[derive(Debug, Clone)]
+pub struct AccessSettings {
+    /// `log.query`: whether the query is logged.
+    pub query: bool,
+    /// `log.access_format`; `None`: rgun's own line.
+    pub line: Option<Arc<AccessLine>>,
 }
 
 /// The state shared by all connections that were opened under the same settings.
@@ -120,7 +129,7 @@ pub struct Server {
     pub(super) ids: Arc<RequestIds>,
     pub(super) clock: Clock,
     pub(super) journal: Journal,
-    pub(super) log_access: bool,
+    pub(super) access_log: Option<Box<AccessSettings>>,
     /// `None`: no directory is configured.
     pub(super) files: Option<Arc<FileServer>>,
     pub(super) health: Option<Box<HealthPaths>>,
@@ -199,7 +208,7 @@ impl Server {
             ids,
             clock,
             journal,
-            log_access: settings.log_access,
+            access_log: settings.access_log.map(Box::new),
             files: FileServer::new(settings.files),
             health: settings.health,
             https: settings.https,
@@ -240,6 +249,9 @@ pub(super) struct ConnContext {
     pub(super) refused_head: OnceLock<RefusedHead>,
     /// Set if `connection` is an HTTP/2 stream.
     pub(super) stream_signals: Option<StreamSignals>,
+    /// The process at the other end of a unix socket, for the access log: `pid 4711, uid 33`. `None` unless requests are
+    /// logged.
+    pub(super) peer_process: Option<Arc<str>>,
 }
 
 impl ConnContext {

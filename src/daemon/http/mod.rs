@@ -5,6 +5,7 @@
 //! messages; [`h1`] checks the messages before hyper does, and encodes the 103 responses that hyper
 //! cannot write. For HTTP/2, the h2 crate and [`h2`] take these roles.
 
+mod access_details;
 mod access_log;
 mod body;
 mod close_guard;
@@ -36,7 +37,7 @@ mod trace_context;
 pub use access_log::log_failed_handshake;
 pub use compression::policy::CompressionPolicy;
 pub use conn::{refuse_plain_http, serve, serve_negotiated};
-pub use context::{Http2Settings, RequestLimits, Server, Settings, UnderscorePolicy};
+pub use context::{AccessSettings, Http2Settings, RequestLimits, Server, Settings, UnderscorePolicy};
 pub use error_page::ErrorPages;
 pub use failure_page::FailurePage;
 pub use file_server::FileSettings;

@@ -1,10 +1,13 @@
 //! The facts about a request that outlive its head: its id, origin, method and path.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, request};
 
+use crate::journal::requests::AccessDetails;
+use crate::journal::trace_ids::TraceIds;
 use crate::negotiation::{Coding, ErrorFormat};
 use crate::net::Peer;
 use crate::tls::TlsSession;
@@ -13,8 +16,7 @@ use super::context::{ConnContext, Server};
 use super::forwarded::{ProxyClaim, host_with_port};
 use super::head;
 use super::request_id::{self, RequestId};
-use super::trace_context;
-use crate::journal::trace_ids::TraceIds;
+use super::{access_details, trace_context};
 
 /// The facts about a request that are kept until its response is complete. The head itself is not
 /// kept: its fields and target share hyper's read buffer. While they live, hyper allocates another
@@ -22,7 +24,7 @@ use crate::journal::trace_ids::TraceIds;
 pub(super) struct RequestMeta {
     pub(super) id: RequestId,
     /// `None` for most requests: those whose peer is the client, without a discarded `X-Request-ID`
-    /// and without a trace.
+    /// and without a trace, while `log.access` is off.
     pub(super) origin: Option<Box<RequestOrigin>>,
     pub(super) method: Method,
     pub(super) path: SmallPath,
@@ -48,10 +50,15 @@ impl RequestMeta {
         let discarded_id = scan.request_id.filter(|_| accepted_id.is_none());
         let id = server.ids.for_request(accepted_id);
         let is_forwarded = scan.is_forwarded && *reads_forwarded;
-        let origin = (is_forwarded || discarded_id.is_some() || scan.traceparent.is_some()).then(|| {
+        let has_origin = is_forwarded || discarded_id.is_some() || scan.traceparent.is_some();
+        let origin = (has_origin || server.access_log.is_some()).then(|| {
             let claim =
                 if is_forwarded { server.forwarding.read(&parts.headers) } else { ProxyClaim::default() };
             let ProxyClaim { client, https, host, port, root_path } = claim;
+            let details = server.access_log.as_ref().map(|settings| {
+                let https = https.unwrap_or(context.is_https());
+                access_details::copy(settings, context, parts, https, client.is_some())
+            });
             Box::new(RequestOrigin {
                 client: client.map(Peer::from),
                 https,
@@ -60,6 +67,7 @@ impl RequestMeta {
                 root_path,
                 client_id: discarded_id.map(request_id::escaped),
                 trace: scan.traceparent.and_then(trace_context::parse),
+                details,
             })
         });
         Self {
@@ -120,6 +128,8 @@ pub(super) struct RequestOrigin {
     pub(super) client_id: Option<String>,
     /// The ids in the `traceparent` field, which any client may set.
     pub(super) trace: Option<Box<TraceIds>>,
+    /// Facts for the access log; `None` unless each request is logged.
+    pub(super) details: Option<Arc<AccessDetails>>,
 }
 
 impl RequestOrigin {

@@ -19,7 +19,7 @@ use crate::id::WorkerId;
 use crate::journal::requests::AccessEntry;
 use crate::websocket;
 
-use super::access_log::{AccessRecord, log_refusal, logged_request};
+use super::access_log::{AccessRecord, log_error_line, log_refusal, logged_request};
 use super::body::file::{FileReader, read_small};
 use super::body::multipart::MultipartReader;
 use super::body::response::{BodySource, ResponseBody};
@@ -141,7 +141,12 @@ fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer)
         BodySource::Bytes(data) => data.len() > MAX_UNTRACKED_BODY,
         BodySource::Empty => false,
     };
-    let record = (server.log_access || may_be_cut_off).then(|| {
+    // Responses to HEAD and 304 have no body, even if they declare a length. The connection omits their bodies.
+    let declared = match head.length {
+        ContentLength::Bytes(len) => Some(len),
+        ContentLength::Absent | ContentLength::Invalid => None,
+    };
+    let record = (server.access_log.is_some() || may_be_cut_off).then(|| {
         let entry = AccessEntry {
             request: logged_request(connection, meta),
             status: head.status.as_u16(),
@@ -149,17 +154,15 @@ fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer)
             duration: Duration::ZERO,
             queued: waited,
             worker,
+            fields: match &server.access_log {
+                Some(settings) => settings.response_fields(&head.fields, declared, meta.id.as_str()),
+                None => Vec::new(),
+            },
         };
-        let (received_at, log_access) = (meta.received_at, server.log_access);
+        let (received_at, log_access) = (meta.received_at, server.access_log.is_some());
         Box::new(AccessRecord { entry, received_at, context: Arc::clone(&context), log_access })
     });
     let must_close = must_close || connection.is_draining() || !server.limits.keepalive;
-    // Responses to HEAD and 304 have no body, even if they declare a length. The connection omits
-    // their bodies.
-    let declared = match head.length {
-        ContentLength::Bytes(len) => Some(len),
-        ContentLength::Absent | ContentLength::Invalid => None,
-    };
     let body = ResponseBody::new(source, context, record, declared);
     // For an HTTP/1.0 client, only the end of the connection ends a body without a length (RFC 9112
     // §9.3). hyper closes the connection, but would send `keep-alive` nevertheless.
@@ -210,7 +213,7 @@ pub(super) fn switching_protocols(
         request: logged_request(connection, meta),
         worker,
         handshake_at: meta.received_at,
-        log_access: server.log_access,
+        log_access: server.access_log.is_some(),
     };
     if let Some(taken) = upgrade.takeover.take_connection() {
         upgrade.fill_slot(websocket::AcceptedUpgrade::Takeover(Box::new(taken), Box::new(accepted)));
@@ -226,7 +229,7 @@ pub(super) fn switching_protocols(
     *response.status_mut() =
         handshake.map_or(head.status, |handshake| handshake.status(head.status, &response));
     *response.headers_mut() = head.fields;
-    if server.log_access {
+    if let Some(settings) = &server.access_log {
         server.journal.access(AccessEntry {
             request: logged_request(connection, meta),
             status: response.status().as_u16(),
@@ -234,6 +237,7 @@ pub(super) fn switching_protocols(
             duration: meta.received_at.elapsed(),
             queued: waited,
             worker,
+            fields: settings.response_fields(response.headers(), None, meta.id.as_str()),
         });
     }
     response.map(|()| ResponseBody::new(BodySource::Empty, context, None, None))
@@ -252,6 +256,7 @@ pub(super) fn error_response(
     let (content_type, text) =
         error_page::render(&error, meta.id.as_str(), meta.error_format, server.error_pages.as_deref());
     let ErrorResponse { status, retry_after, refresh, .. } = error;
+    log_error_line(&context, meta, refusal, status.as_u16(), text.len());
     if has_unread_input {
         connection.mark_unread_input();
     }

@@ -20,9 +20,10 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Level, Log, LogFormat};
+use crate::config::{AccessLog, Level, Log, LogFormat};
 
 use super::format::Format;
+use super::markers::{ACCESS, TERMINAL};
 use super::queue::LogQueue;
 use super::sink::{JOURNALD, Journald, Sink};
 
@@ -36,6 +37,8 @@ pub enum Destination {
     Journal,
     /// Lines on stderr.
     Stderr,
+    /// Lines for a person, on a terminal that is stderr.
+    Terminal,
 }
 
 /// The destination of a worker's stdout or stderr.
@@ -53,6 +56,8 @@ pub(super) enum OutputRoute {
 struct LogOutputs {
     /// To [`Destination`].
     queue: Arc<LogQueue>,
+    /// To stdout: the access log, if it does not go to `queue`.
+    access: Option<Arc<LogQueue>>,
     stdout: OutputRoute,
     stderr: OutputRoute,
 }
@@ -115,7 +120,7 @@ pub fn start(log: &Log) -> io::Result<Destination> {
         (Some(_), _) => (Destination::Journal, Format::Native),
         (None, LogFormat::Json) => (Destination::Stderr, Format::Json),
         (None, LogFormat::Auto) if io::stderr().is_terminal() => {
-            (Destination::Stderr, Format::Terminal { colours: wants_colours() })
+            (Destination::Terminal, Format::Terminal { colours: wants_colours() })
         }
         (None, LogFormat::Auto | LogFormat::Text) => (Destination::Stderr, Format::Text),
     };
@@ -126,8 +131,12 @@ pub fn start(log: &Log) -> io::Result<Destination> {
     let queue = LogQueue::start(sink, "log", report_dropped)?;
     let stdout = stdout_route(destination, &queue)?;
     let stderr = route_of_log(destination, &queue);
-    let layer = QueueLayer { format, queue: Arc::clone(&queue) };
-    let _first = LOG.set(LogOutputs { queue, stdout, stderr });
+    let to_stdout =
+        log.access == AccessLog::Stdout && destination != Destination::Journal && !is_one_stream();
+    let access = if to_stdout { Some(access_stream(format, &stdout)?) } else { None };
+    let access_queue = access.as_ref().map(|stream| Arc::clone(&stream.queue));
+    let layer = QueueLayer { log: LogStream { format, queue: Arc::clone(&queue) }, access };
+    let _first = LOG.set(LogOutputs { queue, access: access_queue, stdout, stderr });
     tracing_subscriber::registry().with(layer.with_filter(adjustable(log.level))).init();
     std::panic::set_hook(Box::new(log_panic));
     Ok(destination)
@@ -135,10 +144,11 @@ pub fn start(log: &Log) -> io::Result<Destination> {
 
 /// Waits until all entries are written, at most a second.
 pub fn flush() {
-    let Some(LogOutputs { queue, stdout, .. }) = LOG.get() else { return };
+    let Some(LogOutputs { queue, access, stdout, .. }) = LOG.get() else { return };
     let begun = Instant::now();
     let mut is_written = queue.flush(FLUSH_TIMEOUT);
-    if let OutputRoute::Lines(stdout) = stdout {
+    let stdout = if let OutputRoute::Lines(stdout) = stdout { Some(stdout) } else { access.as_ref() };
+    if let Some(stdout) = stdout {
         is_written &= stdout.flush(FLUSH_TIMEOUT.saturating_sub(begun.elapsed()));
     }
     // The log has no reader, so the loss cannot be logged either.
@@ -163,17 +173,30 @@ pub(super) fn routes() -> Option<[OutputRoute; 2]> {
 }
 
 struct QueueLayer {
+    log: LogStream,
+    /// The access log, if it does not go where the rest of the log goes.
+    access: Option<LogStream>,
+}
+
+/// A queue of entries and their format.
+struct LogStream {
     format: Format,
     queue: Arc<LogQueue>,
 }
 
 impl<S: Subscriber> Layer<S> for QueueLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let entry = self.format.entry(event);
+        let target = event.metadata().target();
+        if target == TERMINAL && !matches!(self.log.format, Format::Terminal { .. }) {
+            return;
+        }
+        let access = self.access.as_ref().filter(|_| target == ACCESS);
+        let LogStream { format, queue } = access.unwrap_or(&self.log);
+        let entry = format.entry(event);
         if WAITS_WHEN_FULL.get() {
-            self.queue.push_waiting(entry, 1);
+            queue.push_waiting(entry, 1);
         } else {
-            self.queue.push(entry);
+            queue.push(entry);
         }
     }
 }
@@ -206,23 +229,44 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 fn route_of_log(destination: Destination, queue: &Arc<LogQueue>) -> OutputRoute {
     match destination {
         Destination::Journal => OutputRoute::Entries(Arc::clone(queue)),
-        Destination::Stderr if is_device(fstat(io::stderr())) => OutputRoute::Inherited,
-        Destination::Stderr => OutputRoute::Lines(Arc::clone(queue)),
+        Destination::Stderr | Destination::Terminal if is_device(fstat(io::stderr())) => {
+            OutputRoute::Inherited
+        }
+        Destination::Stderr | Destination::Terminal => OutputRoute::Lines(Arc::clone(queue)),
     }
 }
 
 fn stdout_route(destination: Destination, queue: &Arc<LogQueue>) -> io::Result<OutputRoute> {
-    let (stdout, stderr) = (fstat(io::stdout()), fstat(io::stderr()));
-    let is_same = matches!((&stdout, &stderr), (Ok(one), Ok(other))
-        if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino));
-    if is_same {
+    if is_one_stream() {
         return Ok(route_of_log(destination, queue));
     }
-    if is_device(stdout) {
+    if is_device(fstat(io::stdout())) {
         return Ok(OutputRoute::Inherited);
     }
     let sink = Sink::Descriptor(io::stdout().as_fd().try_clone_to_owned()?);
     LogQueue::start(sink, "stdout", report_dropped).map(OutputRoute::Lines)
+}
+
+/// Returns the stream to stdout for the access log. `format` is that of the rest of the log.
+fn access_stream(format: Format, stdout: &OutputRoute) -> io::Result<LogStream> {
+    let format = match format {
+        Format::Terminal { .. } if !io::stdout().is_terminal() => Format::Text,
+        other => other,
+    };
+    let queue = match stdout {
+        OutputRoute::Lines(queue) => Arc::clone(queue),
+        OutputRoute::Inherited | OutputRoute::Entries(_) => {
+            let sink = Sink::Descriptor(io::stdout().as_fd().try_clone_to_owned()?);
+            LogQueue::start(sink, "stdout", report_dropped)?
+        }
+    };
+    Ok(LogStream { format, queue })
+}
+
+/// Returns whether stdout and stderr are the same file.
+fn is_one_stream() -> bool {
+    matches!((fstat(io::stdout()), fstat(io::stderr())), (Ok(one), Ok(other))
+        if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
 /// Returns whether this is a terminal or `/dev/null`. Workers inherit it, because programs check for a terminal.

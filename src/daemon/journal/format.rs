@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::escape::{LineFeeds, escape};
 
+use super::markers::WHOLE_LINE;
 use super::{json, terminal};
 
 /// `SYSLOG_IDENTIFIER=` of everything that rgun logs.
@@ -47,9 +48,12 @@ impl Format {
 
 /// `2026-08-01T10:00:00.000000Z  INFO worker 0 is ready rgun.worker=0`.
 fn text(event: &Event<'_>) -> String {
-    let mut visitor = TextVisitor { message: String::new(), fields: String::new() };
+    let mut visitor = TextVisitor::default();
     event.record(&mut visitor);
-    let TextVisitor { message, fields } = visitor;
+    let TextVisitor { message, fields, is_whole_line } = visitor;
+    if is_whole_line {
+        return format!("{message}\n");
+    }
     format!("{} {:>5} {message}{fields}\n", utc_time(), event.metadata().level())
 }
 
@@ -62,9 +66,11 @@ fn utc_time() -> String {
     time
 }
 
+#[derive(Default)]
 struct TextVisitor {
     message: String,
     fields: String,
+    is_whole_line: bool,
 }
 
 impl TextVisitor {
@@ -72,6 +78,10 @@ impl TextVisitor {
         if field.name() == "message" {
             // Continuation lines are indented, so that no text can look like a new entry.
             self.message.push_str(&escape(value, LineFeeds::Keep).replace('\n', "\n    "));
+            return;
+        }
+        if field.name() == WHOLE_LINE {
+            self.is_whole_line = true;
             return;
         }
         let (name, value) = (field.name(), escape(value, LineFeeds::Escape));
@@ -152,7 +162,7 @@ impl NativeEntry {
             value
                 .split(' ')
                 .for_each(|id| self.field("RGUN_REQUEST_ID", escape(id, LineFeeds::Escape).as_bytes()));
-        } else {
+        } else if field.name() != WHOLE_LINE {
             self.field(&native_name(field.name()), escape(value, LineFeeds::Escape).as_bytes());
         }
     }

@@ -9,6 +9,8 @@ use tracing::field::{Field, Visit};
 
 use crate::escape::{LineFeeds, escape};
 
+use super::markers::WHOLE_LINE;
+
 /// Returns the line of an event that is logged at `time`.
 pub(super) fn line(event: &Event<'_>, time: String) -> String {
     let mut entry = JsonEntry(Map::new());
@@ -22,7 +24,9 @@ struct JsonEntry(Map<String, Value>);
 
 impl JsonEntry {
     fn insert(&mut self, field: &Field, value: impl Into<Value>) {
-        self.0.insert(field.name().to_owned(), value.into());
+        if field.name() != WHOLE_LINE {
+            self.0.insert(field.name().to_owned(), value.into());
+        }
     }
 }
 

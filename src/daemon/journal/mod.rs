@@ -8,13 +8,17 @@
 //! ```
 //! The main and edge threads never wait for the log's reader: queues are bounded, and dropped entries are counted.
 
+mod access_line;
 pub mod daemon_log;
 mod format;
 mod json;
+mod markers;
 pub mod output;
 mod queue;
 pub mod refusal_kind;
 pub mod refusals;
+mod request_entries;
+mod request_writer;
 pub mod requests;
 mod sink;
 mod terminal;

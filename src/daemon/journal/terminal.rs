@@ -3,8 +3,10 @@
 //!
 //! ```text
 //! 15:57:01 GET /users/42 200  6 B  1.6 ms  203.0.113.9
-//! 15:57:02 GET /boom 500: ValueError: boom  0.9 ms  id 32a6a16a77931c6f000001
+//! 15:57:02 GET /boom 500  0.9 ms  id 32a6…0001
 //!   Traceback (most recent call last):
+//!   …
+//!   ValueError: boom
 //! 15:57:09 warning: worker 0 has a request over its deadline; it is being replaced
 //! ```
 
@@ -18,10 +20,10 @@ use tracing::{Event, Level};
 
 use crate::escape::{LineFeeds, escape};
 
-/// Target of the entries of answered requests.
-const ACCESS: &str = "rgun::access";
-/// Target of the entries of requests that failed.
-const REQUEST: &str = "rgun::request";
+use super::markers::{ACCESS, REQUEST, TERMINAL, WHOLE_LINE};
+
+/// The beginning of a traceback of Python.
+const TRACEBACK: &str = "Traceback (most recent call last):";
 
 /// Columns below which a line is not shortened.
 const MIN_COLUMNS: usize = 40;
@@ -69,12 +71,23 @@ struct TerminalEntry {
     duration_us: Option<u64>,
     client: String,
     request_id: String,
+    /// The message is a line in the operator's own form.
+    is_whole_line: bool,
 }
 
 impl TerminalEntry {
     fn line(&self, time: &str, level: Level, target: &str, style: Style) -> String {
+        if self.is_whole_line {
+            return format!("{}\n", self.message);
+        }
+        if target == TERMINAL {
+            return self.plain_line(level, style);
+        }
         let is_request = target == ACCESS || target == REQUEST;
         let (first, rest) = self.message.split_once('\n').unwrap_or((&self.message, ""));
+        // The last line of a traceback has the exception.
+        let first =
+            if target == REQUEST && rest.starts_with(TRACEBACK) { before_summary(first) } else { first };
         let prefix = match level {
             _ if is_request => String::new(),
             Level::ERROR => style.paint("error: ", RED),
@@ -100,6 +113,15 @@ impl TerminalEntry {
         line
     }
 
+    /// A line about the daemon itself, whose first word has a colour.
+    fn plain_line(&self, level: Level, style: Style) -> String {
+        let text = self.message.trim_start_matches(' ');
+        let space = &self.message[..self.message.len() - text.len()];
+        let (first, rest) = text.split_at(text.find(' ').unwrap_or(text.len()));
+        let colour = if level == Level::ERROR { RED } else { GREEN };
+        format!("{space}{}{rest}\n", style.paint(first, colour))
+    }
+
     /// Size, duration and client of an answered request; duration and id of a failed one.
     fn details(&self, target: &str) -> String {
         let duration = self.duration_us.map(|time| format_duration(Duration::from_micros(time)));
@@ -107,7 +129,7 @@ impl TerminalEntry {
             let client = (!self.client.is_empty()).then(|| self.client.clone());
             [self.bytes.map(format_bytes), duration, client]
         } else {
-            let id = (!self.request_id.is_empty()).then(|| format!("id {}", self.request_id));
+            let id = (!self.request_id.is_empty()).then(|| format!("id {}", short_id(&self.request_id)));
             [None, duration, id]
         };
         parts.into_iter().flatten().fold(String::new(), |details, part| details + "  " + &part)
@@ -138,6 +160,7 @@ impl TerminalEntry {
             "message" => self.message = escape(value, LineFeeds::Keep).into_owned(),
             "rgun.client" => self.client = escape(value, LineFeeds::Escape).into_owned(),
             "rgun.request_id" => self.request_id = escape(value, LineFeeds::Escape).into_owned(),
+            WHOLE_LINE => self.is_whole_line = true,
             _ => {}
         }
     }
@@ -164,6 +187,15 @@ impl Visit for TerminalEntry {
     fn record_bytes(&mut self, _: &Field, _: &[u8]) {}
 }
 
+/// `dfb0…0004`: enough to recognise the id of a response.
+fn short_id(id: &str) -> String {
+    const SHOWN: usize = 4;
+    match (id.get(..SHOWN), id.get(id.len().saturating_sub(SHOWN)..)) {
+        (Some(start), Some(end)) if id.len() > 2 * SHOWN + 1 => format!("{start}…{end}"),
+        _ => id.to_owned(),
+    }
+}
+
 /// Shortens a text in the middle to `columns` characters.
 fn shorten(text: &str, columns: usize) -> String {
     let length = text.chars().count();
@@ -176,6 +208,11 @@ fn shorten(text: &str, columns: usize) -> String {
     let head: String = text.chars().take(start).collect();
     let tail: String = text.chars().skip(length - end).collect();
     format!("{head}…{tail}")
+}
+
+/// Returns `GET /boom 500` of `GET /boom 500: ValueError: boom`.
+fn before_summary(line: &str) -> &str {
+    line.split_once(": ").map_or(line, |(start, _)| start)
 }
 
 /// `6 B`, `1.5 KiB`, `3.0 MiB`.
@@ -213,6 +250,7 @@ mod tests {
             duration_us: Some(1600),
             client: "203.0.113.9".to_owned(),
             request_id: "32a6".to_owned(),
+            is_whole_line: false,
         }
     }
 
@@ -234,8 +272,7 @@ mod tests {
         let entry = TerminalEntry { message, status: Some(500), duration_us: Some(900), ..access() };
         assert_eq!(
             entry.line("15:57:02", Level::ERROR, REQUEST, PLAIN),
-            "15:57:02 GET /boom 500: ValueError: boom  0.9 ms  id 32a6\n  Traceback (most recent call last):\n    \
-             File \"a.py\"\n"
+            "15:57:02 GET /boom 500  0.9 ms  id 32a6\n  Traceback (most recent call last):\n    File \"a.py\"\n"
         );
     }
 
@@ -250,6 +287,29 @@ mod tests {
         ] {
             let entry = TerminalEntry { message: "two\nlines".to_owned(), ..access() };
             assert_eq!(entry.line("1", level, "rgun::run", PLAIN), text);
+        }
+    }
+
+    #[test]
+    fn lines_about_the_daemon_have_no_time() {
+        let entry = |message: &str| TerminalEntry { message: message.to_owned(), ..access() };
+        for (level, message, colour) in
+            [(Level::INFO, "ready on http://a", GREEN), (Level::ERROR, "reload failed: x", RED)]
+        {
+            assert_eq!(entry(message).line("1", level, TERMINAL, PLAIN), format!("{message}\n"));
+            let line = entry(message).line("1", level, TERMINAL, Style { colours: true, columns: 0 });
+            let (first, rest) = message.split_once(' ').unwrap();
+            assert_eq!(line, format!("\x1b[{colour}m{first}\x1b[0m {rest}\n"));
+        }
+        assert_eq!(entry(" stopping").line("1", Level::INFO, TERMINAL, PLAIN), " stopping\n");
+    }
+
+    #[test]
+    fn long_id_is_shortened() {
+        for (id, short) in
+            [("32a6a16a77931c6f000001", "32a6…0001"), ("32a6", "32a6"), ("123456789", "123456789"), ("", "")]
+        {
+            assert_eq!(short_id(id), short);
         }
     }
 

@@ -71,6 +71,15 @@ impl ClientStream {
         }
     }
 
+    /// Returns the process at the other end of a unix socket when it connected (`SO_PEERCRED`, unix(7)): `unix, pid 4711,
+    /// uid 33`. `None` on TCP.
+    pub fn peer_process(&self) -> Option<Arc<str>> {
+        let ClientSocket::Unix(socket) = self.socket() else { return None };
+        let credentials = socket.peer_cred().ok()?;
+        let pid = credentials.pid().map(|pid| format!("pid {pid}, ")).unwrap_or_default();
+        Some(format!("unix, {pid}uid {}", credentials.uid()).into())
+    }
+
     fn socket(&self) -> &ClientSocket {
         match &self.io {
             StreamIo::Plain(socket) => socket,

@@ -13,7 +13,9 @@ use super::buffer_limits::BufferLimits;
 use super::conf_hooks::ConfHooks;
 use super::control_socket::ControlSocket;
 use super::messages::{MainMessage, edge_notice_sink, notice_sink};
+use super::operator_log::log_unless_terminal;
 use super::system::{self, AutoLimits, FileLimit, Host};
+use super::terminal_log::TerminalLog;
 use super::{
     Daemon, Generations, MemoryWatch, OperatorLog, Reloads, SignalStreams, StackDumps, StartupError,
     StatusLine, Timers, generations,
@@ -58,7 +60,7 @@ impl Daemon {
         let listeners = listeners(config, tls.as_ref())?;
         let extension = pool::find_extension()
             .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: error.to_string() })?;
-        log_start(config, &listeners);
+        let operator_log = log_start(config, &listeners, destination);
         let delegation = system::delegation(destination);
         let files = system::raise_file_limit();
         let host = host(config, &files, &listeners);
@@ -88,7 +90,7 @@ impl Daemon {
             messages_tx,
             messages_rx,
             signals,
-            operator_log: OperatorLog::default(),
+            operator_log,
             stack_dumps: StackDumps::default(),
             reloads,
             status: StatusLine::default(),
@@ -131,9 +133,12 @@ fn load_tls(config: &Config) -> Result<Option<Arc<TlsContext>>, StartupError> {
     Ok(loaded.map(|loaded| loaded.context))
 }
 
-fn log_start(config: &Config, listeners: &[Listener]) {
+/// Logs the start. On a terminal, the lines follow when the first worker is ready.
+fn log_start(config: &Config, listeners: &[Listener], destination: Destination) -> OperatorLog {
+    let is_terminal = destination == Destination::Terminal;
     let python = &config.app.python;
-    tracing::info!(
+    log_unless_terminal!(
+        is_terminal,
         rgun.app = %config.app.target,
         rgun.directory = %escape_path(&config.app.directory),
         rgun.python = %escape_path(&python.path),
@@ -146,8 +151,14 @@ fn log_start(config: &Config, listeners: &[Listener]) {
     );
     for listener in listeners {
         let with_tls = if config.listen.speaks_tls(&listener.name) { " with TLS" } else { "" };
-        tracing::info!(rgun.listener = %listener.name, "listening on {}{with_tls}", listener.address());
+        log_unless_terminal!(
+            is_terminal,
+            rgun.listener = %listener.name,
+            "listening on {}{with_tls}",
+            listener.address()
+        );
     }
+    OperatorLog::new(is_terminal.then(|| TerminalLog::new(config, listeners)))
 }
 
 fn host(config: &Config, files: &FileLimit, listeners: &[Listener]) -> Host {

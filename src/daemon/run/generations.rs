@@ -11,6 +11,7 @@ use rgun_channel::control;
 
 use crate::config::{self, Config, Retry, Target, Workers};
 use crate::id::Generation;
+use crate::journal::requests::AccessLine;
 use crate::negotiation::Coding;
 use crate::supervise::{BackoffLimits, SupervisorPolicy};
 use crate::tls::{LoadedTls, TlsContext};
@@ -217,7 +218,10 @@ pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Se
         compression: compression(&config.compression),
         failure_page: None,
         boot_page: config.timeouts.boot_page,
-        log_access: config.log.access,
+        access_log: config.log.access.is_on().then(|| http::AccessSettings {
+            query: config.log.query,
+            line: config.log.access_format.as_deref().map(|format| Arc::new(AccessLine::new(format.clone()))),
+        }),
         files: file_settings(config),
     }
 }

@@ -146,7 +146,7 @@ impl Daemon {
                 vec![Event::StopRequested { worker, signal: signal.into() }]
             }
             control::Report::Booting { python } => {
-                tracing::debug!(rgun.worker = worker.number.0, rgun.python = %python, "worker is booting");
+                self.operator_log.note_python(worker, &python);
                 Vec::new()
             }
             control::Report::Ready { interface } => {

@@ -27,6 +27,7 @@
 //! | `leftovers.rs` | `workers.children_timeout` |
 //! | `buffer_limits.rs` | memory and disk for buffered bodies and responses |
 //! | `operator_log.rs` | log entries about workers and reloads |
+//! | `terminal_log.rs` | the lines on a terminal about start, reload and stop |
 //! | `request_log.rs` | log entries about late, slow and retried requests |
 
 mod actions;
@@ -52,6 +53,7 @@ mod stack_dumps;
 mod stack_log;
 mod status;
 mod system;
+mod terminal_log;
 #[cfg(test)]
 mod testing;
 mod timers;
@@ -108,6 +110,9 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
             return ExitCode::from(OS_ERROR);
         }
     };
+    if let Some(notice) = invocation.notice() {
+        tracing::info!("{notice}");
+    }
     for warning in &invocation.warnings {
         tracing::warn!("{warning}");
     }
@@ -193,8 +198,8 @@ impl Daemon {
                 biased;
                 Some(message) = self.messages_rx.recv() => self.on_message(message),
                 Some(()) = self.signals.child.recv() => self.reap(),
-                Some(()) = self.signals.terminate.recv() => stops.on_signal(self.supervisor.stop_effect()),
-                Some(()) = self.signals.interrupt.recv() => stops.on_signal(self.supervisor.stop_effect()),
+                Some(()) = self.signals.terminate.recv() => self.on_stop_signal(&mut stops, false),
+                Some(()) = self.signals.interrupt.recv() => self.on_stop_signal(&mut stops, true),
                 Some(()) = self.signals.quit.recv() => vec![Event::StopNow],
                 Some(()) = self.signals.hangup.recv() => self.reload(None),
                 Some(()) = self.signals.more.recv() => vec![Event::Adjust { by: 1 }],
@@ -227,6 +232,18 @@ impl Daemon {
         let status = exit.unwrap_or_default();
         self.finish();
         status
+    }
+
+    /// Handles a signal to stop. `is_interrupt`: SIGINT, which Ctrl-C sends.
+    fn on_stop_signal(&self, stops: &mut StopRequests, is_interrupt: bool) -> Vec<Event> {
+        let effect = self.supervisor.stop_effect();
+        if !self.operator_log.is_on_terminal() || !stops.begins_drain(effect) {
+            return stops.on_signal(effect);
+        }
+        let n_requests = self.dispatcher.load();
+        let drain = self.generations.live().timeouts.drain;
+        terminal_log::show_stopping(n_requests.running + n_requests.queued, drain, is_interrupt);
+        stops.note_stop()
     }
 
     /// Passes an event to the supervisor and performs its actions. Returns the exit status when the
@@ -271,7 +288,7 @@ impl Daemon {
 
     /// Ends the threads, in the order in which they write to each other.
     fn finish(self) {
-        let Self { edge, journal, pool, control_socket, conf_hooks, .. } = self;
+        let Self { edge, journal, pool, control_socket, conf_hooks, operator_log, .. } = self;
         drop(control_socket);
         edge.stop();
         if let Err(failure) = journal.join_timeout(JOURNAL_TIMEOUT) {
@@ -281,7 +298,11 @@ impl Daemon {
             output.stop(OUTPUT_TIMEOUT);
         }
         conf_hooks.finish();
-        tracing::info!("stopped");
+        if operator_log.is_on_terminal() {
+            terminal_log::show_stopped();
+        } else {
+            tracing::info!("stopped");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rgun_channel::control::Interface;
 
+use super::terminal_log::{self, TerminalLog};
 use crate::config::{Config, Count, Python, PythonSource, units};
 use crate::dispatch::RequestInfo;
 use crate::escape::escape_path;
@@ -33,6 +34,8 @@ pub(super) struct OperatorLog {
     zygotes: HashSet<WorkerId>,
     /// Whether any worker has been ready since the daemon's start.
     was_ready: bool,
+    /// Replaces some entries if the log goes to a terminal.
+    terminal: Option<TerminalLog>,
 }
 
 /// Logs a message about a worker: its name, then the text, with its seat and pid as fields.
@@ -48,7 +51,33 @@ macro_rules! log_worker {
     };
 }
 
+/// Logs an entry at level info, or at level debug on a terminal, where another line replaces it.
+macro_rules! log_unless_terminal {
+    ($terminal:expr, $($entry:tt)+) => {
+        if $terminal { tracing::debug!($($entry)+) } else { tracing::info!($($entry)+) }
+    };
+}
+pub(super) use log_unless_terminal;
+
 impl OperatorLog {
+    /// Creates the log. `terminal`: the log goes to a terminal.
+    pub(super) fn new(terminal: Option<TerminalLog>) -> Self {
+        Self { terminal, ..Self::default() }
+    }
+
+    /// Whether the log goes to a terminal.
+    pub(super) fn is_on_terminal(&self) -> bool {
+        self.terminal.is_some()
+    }
+
+    /// Notes the interpreter that a booting worker reports.
+    pub(super) fn note_python(&mut self, worker: WorkerId, version: &str) {
+        tracing::debug!(rgun.worker = worker.number.0, rgun.python = %version, "worker is booting");
+        if let Some(terminal) = &mut self.terminal {
+            terminal.note_python(version);
+        }
+    }
+
     /// Notes the process of a worker.
     pub(super) fn note_spawn(&mut self, worker: WorkerId, pid: u32) {
         self.pids.insert(worker, pid);
@@ -134,16 +163,9 @@ impl OperatorLog {
             Report::DrainTimedOut { waited } => tracing::warn!(
                 "requests are still running after timeouts.drain ({waited:.1?}): aborting them"
             ),
-            Report::ReloadStarted { generation } => tracing::info!(
-                rgun.generation = generation.0,
-                "reloading: generation {generation} boots; the old workers keep serving"
-            ),
-            Report::ReloadCompleted { generation, took } => tracing::info!(
-                rgun.generation = generation.0,
-                rgun.duration_us = microseconds(took),
-                "reloaded: generation {generation} serves after {took:.1?}"
-            ),
-            Report::ReloadFailed { generation, failure } => log_failed_reload(generation, &failure),
+            Report::ReloadStarted { generation } => self.log_reload(generation),
+            Report::ReloadCompleted { generation, took } => self.log_reloaded(generation, took),
+            Report::ReloadFailed { generation, failure } => self.log_failed_reload(generation, &failure),
             Report::RolledBack { from, to, reason } => tracing::error!(
                 rgun.generation = to.0,
                 "generation {from} failed ({reason}): rolled back to generation {to}, which serves again"
@@ -155,7 +177,12 @@ impl OperatorLog {
     /// Logs the application, its capacity and its deadline when the first worker since the start is
     /// ready.
     pub(super) fn log_first_ready(&mut self, config: &Config, interface: Interface, cores: usize) {
-        if !std::mem::replace(&mut self.was_ready, true) {
+        if std::mem::replace(&mut self.was_ready, true) {
+            return;
+        }
+        if let Some(terminal) = &self.terminal {
+            terminal.show_ready(config, interface, cores);
+        } else {
             tracing::info!(rgun.app = %config.app.target, "{}", describe_service(config, interface, cores));
         }
     }
@@ -171,8 +198,53 @@ impl OperatorLog {
         );
     }
 
-    fn log_ready(&self, worker: WorkerId, took: Duration) {
-        tracing::info!(
+    fn log_reload(&mut self, generation: Generation) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.note_reload();
+        }
+        log_unless_terminal!(
+            self.is_on_terminal(),
+            rgun.generation = generation.0,
+            "reloading: generation {generation} boots; the old workers keep serving"
+        );
+    }
+
+    fn log_reloaded(&self, generation: Generation, took: Duration) {
+        if let Some(terminal) = &self.terminal {
+            terminal.show_reloaded(took);
+        }
+        log_unless_terminal!(
+            self.is_on_terminal(),
+            rgun.generation = generation.0,
+            rgun.duration_us = microseconds(took),
+            "reloaded: generation {generation} serves after {took:.1?}"
+        );
+    }
+
+    fn log_failed_reload(&self, generation: Generation, failure: &BootFailure) {
+        match failure.kind {
+            BootFailureKind::Superseded | BootFailureKind::Stopped => {
+                tracing::info!(
+                    rgun.generation = generation.0,
+                    "generation {generation} is discarded: {failure}"
+                );
+            }
+            _ if self.is_on_terminal() => {
+                terminal_log::show_failed_reload(failure.summary.lines().next().unwrap_or_default());
+            }
+            _ => tracing::error!(
+                rgun.generation = generation.0,
+                "reload failed: {failure}; generation {generation} is discarded"
+            ),
+        }
+    }
+
+    fn log_ready(&mut self, worker: WorkerId, took: Duration) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.note_ready();
+        }
+        log_unless_terminal!(
+            self.is_on_terminal(),
             rgun.worker = seat_field(worker),
             rgun.pid = self.pid(worker),
             rgun.duration_us = microseconds(took),
@@ -182,7 +254,8 @@ impl OperatorLog {
     }
 
     fn log_zygote_ready(&self, worker: WorkerId, took: Duration) {
-        tracing::info!(
+        log_unless_terminal!(
+            self.is_on_terminal(),
             rgun.pid = self.pid(worker),
             rgun.duration_us = microseconds(took),
             "the zygote is ready after {took:.1?}: workers are forked from it"
@@ -331,18 +404,6 @@ fn describe_recycling(reason: RecycleReason) -> String {
         RecycleReason::Lifetime => "has reached workers.max_lifetime".to_owned(),
         RecycleReason::Refork => "has served workers.refork requests and becomes the zygote".to_owned(),
         RecycleReason::Signal { signal } => format!("received {}", name_of_signal(signal)),
-    }
-}
-
-fn log_failed_reload(generation: Generation, failure: &BootFailure) {
-    match failure.kind {
-        BootFailureKind::Superseded | BootFailureKind::Stopped => {
-            tracing::info!(rgun.generation = generation.0, "generation {generation} is discarded: {failure}");
-        }
-        _ => tracing::error!(
-            rgun.generation = generation.0,
-            "reload failed: {failure}; generation {generation} is discarded"
-        ),
     }
 }
 

@@ -61,6 +61,17 @@ pub(super) struct StopRequests {
 }
 
 impl StopRequests {
+    /// Whether a signal begins the drain, as the first one does unless there is a delay.
+    pub(super) fn begins_drain(&self, effect: StopEffect) -> bool {
+        self.last.is_none() && matches!(effect, StopEffect::Drain | StopEffect::None)
+    }
+
+    /// Notes a stop that was logged. Returns its event.
+    pub(super) fn note_stop(&mut self) -> Vec<Event> {
+        self.last = Some(Instant::now());
+        vec![Event::Stop]
+    }
+
     /// Returns the event for a signal, and logs it. `effect` is the effect that a stop request has
     /// now.
     pub(super) fn on_signal(&mut self, effect: StopEffect) -> Vec<Event> {

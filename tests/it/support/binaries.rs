@@ -24,7 +24,7 @@ fn profile() -> &'static str {
     }
 }
 
-pub(super) fn fake_worker() -> PathBuf {
+pub(crate) fn fake_worker() -> PathBuf {
     let path = build_directory().join("examples/fake_worker");
     let built = fs::metadata(&path).and_then(|file| file.modified());
     let sources = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/it/fake_worker"));

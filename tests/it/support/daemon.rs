@@ -1,6 +1,6 @@
 //! A running `rgun`: its connections, signals, processes and memory.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
@@ -124,6 +124,14 @@ impl Daemon {
         self.signal(Signal::SIGTERM);
         let status = self.wait_exit();
         assert_eq!(status.code(), Some(0), "{status}");
+    }
+
+    /// Returns what a daemon that has exited wrote to stdout.
+    pub(crate) fn stdout(&mut self) -> String {
+        let mut text = String::new();
+        let mut stdout = self.child.stdout.take().expect("a pipe that was not read");
+        stdout.read_to_string(&mut text).expect("UTF-8");
+        text
     }
 
     /// Returns the pids of all processes that the daemon has started, directly or indirectly.

@@ -8,6 +8,7 @@ pub(crate) mod log;
 pub(crate) mod rgun;
 pub(crate) mod site;
 pub(crate) mod systemd;
+mod terminal;
 pub(crate) mod websocket;
 
 use std::io::Write as _;

@@ -10,6 +10,7 @@ use std::{env, fs, thread};
 use super::binaries::{binary_with_extension, binary_without_extension, fake_worker, python};
 use super::client::Address;
 use super::daemon::{Daemon, MARK};
+use super::terminal::Terminal;
 use super::{Scratch, systemd};
 
 /// Builder of an `rgun` process: command line, environment, sockets and files.
@@ -194,6 +195,22 @@ impl Rgun {
         Daemon::new(child, self.scratch, mark, address)
     }
 
+    /// Starts the daemon on a terminal of this width.
+    pub(crate) fn start_on_terminal(self, columns: u16) -> Terminal {
+        let words: Vec<_> = std::iter::once(self.binary.as_os_str())
+            .chain(self.arguments.iter().map(OsString::as_os_str))
+            .map(|word| format!("'{}'", word.to_str().expect("UTF-8").replace('\'', "'\\''")))
+            .collect();
+        let line = format!("stty columns {columns} rows 24; exec {}", words.join(" "));
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--flush", "--return", "--command", &line, "/dev/null"]);
+        self.set_environment(&mut script, &self.scratch.path().display().to_string());
+        script.env("TERM", "xterm").env("SHELL", "/bin/sh");
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let script = script.spawn().expect("script(1), which is essential on Debian");
+        Terminal::new(script, self.scratch)
+    }
+
     /// Starts the daemon and waits until a worker is ready.
     pub(crate) fn start_ready(self) -> Daemon {
         self.start_after("is ready after")
@@ -256,18 +273,23 @@ impl Rgun {
                 .env("LISTEN_FDNAMES", self.names.join(":"));
             shell
         };
-        // The tests' environment must not configure the daemon.
+        command.args(&self.arguments);
+        self.set_environment(&mut command, mark);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        systemd::pass(&mut command, &self.sockets);
+        command.spawn().unwrap_or_else(|error| panic!("cannot run {}: {error}", self.binary.display()))
+    }
+
+    /// Sets directory and variables. The tests' own environment must not configure the daemon.
+    fn set_environment(&self, command: &mut Command, mark: &str) {
         let path = env::var_os("PATH").unwrap_or_default();
-        command.args(&self.arguments).current_dir(self.scratch.path()).env(MARK, mark).env("PATH", path);
+        command.current_dir(self.scratch.path()).env(MARK, mark).env("PATH", path);
         for (name, _) in env::vars_os() {
             if !matches!(name.to_str(), Some("PATH" | "LD_LIBRARY_PATH" | "LLVM_PROFILE_FILE")) {
                 command.env_remove(name);
             }
         }
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        systemd::pass(&mut command, &self.sockets);
-        command.spawn().unwrap_or_else(|error| panic!("cannot run {}: {error}", self.binary.display()))
     }
 }
 

@@ -127,7 +127,7 @@ fn settings() -> Settings {
         error_pages: None,
         compression: None,
         boot_page: None,
-        log_access: true,
+        access_log: Some(rgun::http::AccessSettings { query: true, line: None }),
         files: FileSettings::default(),
     }
 }

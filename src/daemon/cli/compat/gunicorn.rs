@@ -77,6 +77,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag("proxy-protocol", Value, Key(name::PROXY_PROTOCOL)),
     flag("proxy-allow-from", Value, Key(name::PROTOCOL_TRUSTED)).setting("proxy_allow_ips"),
     flag("access-logfile", Value, Key(name::ACCESS)).setting("accesslog"),
+    flag("access-logformat", Value, Key(name::ACCESS_FORMAT)).setting("access_log_format"),
     flag("log-level", Value, Key(name::LEVEL)).setting("loglevel"),
     flag("keyfile", Value, Key(name::KEY)),
     flag("certfile", Value, Key(name::CERT)),
@@ -188,9 +189,6 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag("casefold-http-method", Switch, LENIENT),
     // Planned for a later version.
     flag("print-config", Switch, NotYet("rgun check checks the configuration")),
-    flag("access-logformat", Value, Ignored("entries of the access log have named fields; journalctl -o json shows them"))
-        .setting("access_log_format")
-        .default(ACCESS_LOG_FORMAT),
     flag("log-config", Value, Key(name::LOG_CONFIG)).setting("logconfig"),
     flag("log-config-json", Value, Key(name::LOG_CONFIG)).setting("logconfig_json"),
     flag("statsd-host", Value, STATSD),
@@ -243,9 +241,6 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     setting("dirty_worker_init", Function, DIRTY),
     setting("dirty_worker_exit", Function, DIRTY),
 ];
-
-/// Gunicorn's default of `access_log_format`.
-const ACCESS_LOG_FORMAT: &str = "%(h)s %(l)s %(u)s %(t)s \"%(r)s\" %(s)s %(b)s \"%(f)s\" \"%(a)s\"";
 
 #[cfg(test)]
 mod tests {

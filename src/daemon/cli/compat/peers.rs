@@ -158,7 +158,7 @@ pub(in crate::cli) const GRANIAN: &[ForeignOption] = &[
     switch(&["metrics"], Ignored(METRICS)),
     value(&["metrics-scrape-interval", "metrics-address", "metrics-port"], Ignored(METRICS)),
     value(&["log-config"], Flag("log-config")),
-    value(&["access-log-fmt"], Ignored("entries of the access log have named fields")),
+    value(&["access-log-fmt"], Flag("access-logformat")),
 ];
 
 /// The options of `hypercorn`.

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::Ipv6Addr;
 use std::os::unix::ffi::OsStrExt;
 
-use clap::Args;
+use clap::{Arg, ArgMatches, Args};
 
 use super::flag::ArgKind::{self, Switch};
 use super::flag::Handling::{Ignored, NoOp, Refused};
@@ -212,15 +212,24 @@ impl UvicornFlags {
         list.map(|list| ("--forwarded-allow-ips", forwarded_allow_ips(list)))
     }
 
-    /// Whether to log requests, and the flag it comes from; `logfile` is the value of `--access-logfile`.
+    /// Whether one of these flags was typed.
+    pub(in crate::cli) fn is_used(matches: &ArgMatches) -> bool {
+        let command = Self::augment_args(clap::Command::new("uvicorn"));
+        command
+            .get_arguments()
+            .map(Arg::get_id)
+            .any(|id| matches.value_source(id.as_str()) == Some(clap::parser::ValueSource::CommandLine))
+    }
+
+    /// `log.access`, and the flag it comes from; `logfile` is that of `--access-logfile`.
     pub(in crate::cli) fn access(
         &self,
-        logfile: Option<bool>,
+        logfile: Option<Value>,
         errors: &mut Vec<ConfigError>,
     ) -> (&'static str, Option<Value>) {
         let (flag, access) = match (self.access_log, self.no_access_log) {
-            (true, _) => ("--access-log", Some(true)),
-            (_, true) if logfile == Some(true) => {
+            (true, _) => ("--access-log", Some(Value::text("stdout"))),
+            (_, true) if logfile.as_ref().is_some_and(|access| *access != Value::Boolean(false)) => {
                 errors.push(flag_error(
                     "--no-access-log",
                     "contradicts --access-logfile -",
@@ -228,10 +237,10 @@ impl UvicornFlags {
                 ));
                 return ("--no-access-log", None);
             }
-            (_, true) => ("--no-access-log", Some(false)),
+            (_, true) => ("--no-access-log", Some(Value::Boolean(false))),
             _ => ("--access-logfile", logfile),
         };
-        (flag, access.map(Value::Boolean))
+        (flag, access)
     }
 }
 

@@ -397,9 +397,13 @@ pub(super) struct LogFlags {
     #[arg(long, alias = "log-config-json", value_name = "PATH")]
     log_config: Option<OsString>,
 
-    /// "-" logs each request, to the journal or to stderr.
+    /// "-" logs each request: to the journal under systemd, elsewhere to stdout.
     #[arg(long, value_name = "-", allow_hyphen_values = true)]
     access_logfile: Option<String>,
+
+    /// The line of a request in the access log, in gunicorn's notation: '%(h)s "%(r)s" %(s)s'.
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    access_logformat: Option<String>,
 }
 
 impl LogFlags {
@@ -415,19 +419,22 @@ impl LogFlags {
         settings.set(name::LOG_CONFIG, "--log-config", path(self.log_config.as_ref()));
         let (flag, access) = uvicorn.access(self.access(warnings), errors);
         settings.set(name::ACCESS, flag, access);
+        let format = self.access_logformat.as_deref().map(Value::text);
+        settings.set(name::ACCESS_FORMAT, "--access-logformat", format);
     }
 
-    /// Whether to log requests. The log of another file goes where the rest of the log goes, as for `--error-logfile`.
-    fn access(&self, warnings: &mut Vec<String>) -> Option<bool> {
+    /// The value of `log.access`. The log of another file goes where the rest of the log goes, as for `--error-logfile`.
+    fn access(&self, warnings: &mut Vec<String>) -> Option<Value> {
         match self.access_logfile.as_deref()? {
-            "-" | "/dev/stdout" | "/dev/stderr" => Some(true),
-            "/dev/null" => Some(false),
+            "-" | "/dev/stdout" => Some(Value::text("stdout")),
+            "/dev/stderr" => Some(Value::Boolean(true)),
+            "/dev/null" => Some(Value::Boolean(false)),
             path => {
                 warnings.push(format!(
                     "--access-logfile {path}: requests are logged, but not to this file; the log goes to the journal \
                      under systemd (journalctl -u rgun -t rgun), to stderr in the foreground"
                 ));
-                Some(true)
+                Some(Value::Boolean(true))
             }
         }
     }

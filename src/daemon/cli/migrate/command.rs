@@ -187,6 +187,10 @@ fn expand(word: &str, variables: &[(String, String)]) -> Result<(String, Vec<Str
 
 /// Writes the server's own defaults where rgun's differ. Called after all files were read.
 pub(super) fn add_defaults(server: ReplacedServer, plan: &mut Plan) {
+    if server == ReplacedServer::Uvicorn {
+        let reason = "uvicorn logs each request; without this key, rgun logs only those that fail";
+        plan.set_default(name::ACCESS, Value::Boolean(true), reason);
+    }
     plan.set_default(
         name::COUNT,
         Value::Integer(1),

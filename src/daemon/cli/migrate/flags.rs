@@ -82,8 +82,11 @@ fn parse_umask(text: &str) -> Option<u32> {
     }
 }
 
-/// Makes relative paths absolute, as `rgun.toml` needs them.
+/// Makes relative paths absolute, as `rgun.toml` needs them. An access log to stdout goes to the journal.
 fn absolute(key: &'static str, value: Value, directory: Option<&str>) -> Value {
+    if key == name::ACCESS && value == Value::text("stdout") {
+        return Value::Boolean(true);
+    }
     let (Some(directory), Value::Text(path)) = (directory, &value) else { return value };
     if key == name::PYTHONPATH {
         let full = |path: &str| match path.trim() {

@@ -10,7 +10,7 @@ fn gunicorn_command_line_is_accepted_unchanged() {
         .accepted(
             "mysite.wsgi --bind 127.0.0.1:8001 --workers 9 --threads 3 --timeout 120 --graceful-timeout 20 \
              --keep-alive 5 --chdir app --env K=V --env L=a=b --pythonpath lib,/opt/lib --python py/bin/python \
-             --interface wsgi --root-path /shop --log-level warning --access-logfile - \
+             --interface wsgi --root-path /shop --log-level warning --access-logfile - --access-logformat %(s)s \
              --limit-request-line 4094 --limit-request-fields 50 --preload --max-requests 1000 \
              --max-requests-jitter 50",
         )
@@ -29,7 +29,8 @@ fn gunicorn_command_line_is_accepted_unchanged() {
     assert_eq!(config.app.python.path, app.join("py/bin/python"));
     assert_eq!(config.app.interface, Interface::Wsgi);
     assert_eq!(config.app.root_path, "/shop");
-    assert_eq!((config.log.level, config.log.access), (Level::Warn, true));
+    assert_eq!((config.log.level, config.log.access), (Level::Warn, AccessLog::Stdout));
+    assert_eq!(config.log.access_format.as_deref(), Some(&access_format("%(s)s")));
     let limits = config.limits;
     assert_eq!((limits.request_line, limits.headers), (4094, 50));
     let workers = config.workers;
@@ -133,7 +134,6 @@ fn unneeded_flags_are_accepted_with_one_warning_each() {
         ("--backlog 2048", "Backlog="),
         ("--worker-tmp-dir /dev/shm", "shared memory"),
         ("--log-file /var/log/x", "journal"),
-        ("--access-logformat %s", "journalctl"),
         ("--statsd-host localhost:8125", "statsd"),
         ("--logger-class x.Y", "logging"),
         ("--error-logfile=/var/log/x", "journal"),
@@ -251,13 +251,18 @@ fn limit_of_zero_is_the_largest_with_a_warning() {
 fn access_log_file_is_replaced_by_the_log_with_a_warning() {
     let shell = Shell::new();
     let Invocation { config, warnings, .. } = shell.run("a --access-logfile /var/log/x").unwrap();
-    assert!(config.log.access);
+    assert_eq!(config.log.access, AccessLog::Log);
     let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
     assert!(
         warning.starts_with("--access-logfile /var/log/x: requests are logged, but not to this file"),
         "{warning}"
     );
-    for (file, access) in [("/dev/stdout", true), ("/dev/stderr", true), ("/dev/null", false)] {
+    for (file, access) in [
+        ("-", AccessLog::Stdout),
+        ("/dev/stdout", AccessLog::Stdout),
+        ("/dev/stderr", AccessLog::Log),
+        ("/dev/null", AccessLog::Off),
+    ] {
         assert_eq!(shell.accepted(&format!("a --access-logfile {file}")).config.log.access, access, "{file}");
     }
 }

@@ -34,7 +34,7 @@ fn settings_of_the_file_become_those_of_rgun() {
     let shell = Shell::new();
     shell.answer(
         r#""wsgi_app":"mysite.wsgi","workers":"3","bind":["127.0.0.1:8001","unix:/run/a.sock"],"timeout":"120",
-        "preload_app":true,"raw_env":["A=1","B=2"],"loglevel":"warning","accesslog":"-","keepalive":null,
+        "preload_app":true,"raw_env":["A=1","B=2"],"loglevel":"warning","accesslog":"-","access_log_format":"%(h)s \"%(r)s\" %({x-id}i)s %({user}e)s","keepalive":null,
         "forwarded_allow_ips":"","proxy_allow_ips":"10.0.0.1","daemon":false,"backlog":"2048","sendfile":true,"user":null,"umask":"0",
         "reload":true,"reload_engine":"poll","reload_extra_files":["a.yaml","/etc/b"],
         "proxy_protocol":true,"secure_scheme_headers":{"dict":{"X-FORWARDED-PROTO":"https"}}"#,
@@ -44,7 +44,7 @@ fn settings_of_the_file_become_those_of_rgun() {
     assert_eq!(config.workers.count.resolve(1).get(), 3);
     assert_eq!(config.listen.bind.len(), 2);
     assert_eq!(config.timeouts.request, Some(Duration::from_mins(2)));
-    assert!(config.workers.preload && config.log.access && config.listen.proxy_protocol);
+    assert!(config.workers.preload && config.log.access.is_on() && config.listen.proxy_protocol);
     assert_eq!(config.app.env, [("A".into(), "1".into()), ("B".into(), "2".into())]);
     let on_change = config.reload.on_change;
     assert!(on_change.enabled && on_change.poll);
@@ -52,7 +52,13 @@ fn settings_of_the_file_become_those_of_rgun() {
     assert_eq!(config.log.level, Level::Warn);
     assert_eq!(config.proxy.trusted, config::TrustedProxies::NONE);
     assert_eq!(config.origin, Some(shell.place.join("gunicorn.conf.py")));
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let format = config.log.access_format.as_ref().unwrap();
+    assert_eq!(format.request_fields, ["x-id"]);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings.iter().any(|warning| warning.contains("%({user}e)s is logged as \"-\"")),
+        "{warnings:?}"
+    );
     assert!(
         warnings[0].ends_with("wrokers: is not a setting of gunicorn; did you mean workers?"),
         "{warnings:?}"
@@ -85,11 +91,9 @@ fn gunicorn_conf_py_in_the_directory_is_read_by_itself() {
     shell.answer(r#""wsgi_app":"fromconf","threads":"5""#);
     let invocation = shell.served(&[], "a");
     assert_eq!(invocation.config.workers.threads.get(), 5);
-    assert!(
-        invocation.warnings[0].contains("gunicorn.conf.py, as gunicorn does"),
-        "{:?}",
-        invocation.warnings
-    );
+    let notice = invocation.notice().unwrap();
+    assert!(notice.ends_with("gunicorn.conf.py, as gunicorn does; --config names another file"), "{notice}");
+    assert_eq!(shell.served(&[], "a -c gunicorn.conf.py").notice(), None);
     assert_eq!(shell.served(&[], "").config.app.target.to_string(), "fromconf:application");
     // A named file replaces it, and so does the default file if there is no APP.
     shell.default_file(SITE);

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::compat::peers::{DAPHNE, GRANIAN, HYPERCORN};
 use super::*;
-use crate::config::testing::TestDir;
-use crate::config::{AppArgumentDefaults, Count, Interface, Level, PythonSource, SearchedDirectory};
+use crate::config::testing::{TestDir, access_format};
+use crate::config::{
+    AccessLog, AppArgumentDefaults, Count, Interface, Level, PythonSource, SearchedDirectory,
+};
 
 mod guides;
 mod gunicorn;
@@ -99,7 +101,7 @@ fn app_argument_has_the_defaults_of_gunicorn_and_uvicorn() {
     let file = shell.place.file("f.toml", b"[app]\ntarget = \"a\"\n", 0o644).display().to_string();
     let with = |variables: &[(&str, &str)], args: &[&str]| {
         let config = shell.run_with(variables, args).unwrap().config;
-        let AppArgumentDefaults { one_worker, untimed_asgi } = config.app_argument;
+        let AppArgumentDefaults { one_worker, untimed_asgi, .. } = config.app_argument;
         (config.workers.count, one_worker, untimed_asgi)
     };
     let one = Count::Fixed(NonZeroU16::MIN);

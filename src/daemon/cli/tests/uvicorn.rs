@@ -33,7 +33,7 @@ fn uvicorn_command_line_is_accepted_unchanged() {
     assert_eq!(config.app.pythonpath, [shell.place.join("src")]);
     assert_eq!(config.listen.bind, ["0.0.0.0:8080".parse().unwrap()]);
     assert_eq!((config.app.interface, config.app.root_path.as_str()), (Interface::Asgi, "/api"));
-    assert_eq!((config.log.level, config.log.access), (Level::Trace, true));
+    assert_eq!((config.log.level, config.log.access), (Level::Trace, AccessLog::Stdout));
     let workers = config.workers;
     assert_eq!(workers.count.resolve(1).get(), 4);
     assert_eq!((workers.max_requests, workers.max_requests_jitter), (NonZeroU64::new(1000), 50));
@@ -192,16 +192,23 @@ fn last_of_two_flags_for_one_setting_wins() {
 
 #[test]
 fn the_access_log_is_on_or_off() {
+    use AccessLog::{Log, Off, Stdout};
     let shell = Shell::new();
     shell.default_file(&format!("{SITE}[log]\naccess = true\n"));
     for (line, access) in [
-        ("a", false),
-        ("a --access-log", true),
-        ("a --access-log --access-logfile -", true),
-        ("a --access-log --no-access-log", false),
-        ("a --no-access-log --access-log", true),
-        ("--workers 1", true),
-        ("--no-access-log", false),
+        ("a", Off),
+        ("a --access-log", Stdout),
+        ("a --access-log --access-logfile -", Stdout),
+        ("a --access-log --no-access-log", Off),
+        ("a --no-access-log --access-log", Stdout),
+        // Uvicorn logs requests by default.
+        ("a --port 8000", Stdout),
+        ("a --uds /run/a.sock --access-logfile /dev/null", Off),
+        ("a --app-dir x --no-access-log", Off),
+        ("a -k uvicorn.workers.UvicornWorker", Off),
+        ("--workers 1", Log),
+        ("--port 8000", Log),
+        ("--no-access-log", Off),
     ] {
         assert_eq!(shell.accepted(line).config.log.access, access, "{line}");
     }

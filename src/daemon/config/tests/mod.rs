@@ -117,7 +117,8 @@ fn missing_keys_have_the_documented_defaults() {
     assert_eq!([post_fork, post_worker_init, worker_exit, worker_abort, child_exit], [const { None }; 5]);
     assert_eq!(config.listen.bind, ["127.0.0.1:8000".parse().unwrap()]);
     assert!(!config.listen.explicit);
-    assert_eq!(config.log, Log { level: Level::Info, access: false, slow: None, format: LogFormat::Auto });
+    assert_eq!(config.log, Log::default());
+    assert!(!config.log.access.is_on() && config.log.query && config.log.slow.is_none());
     assert_eq!(config.origin, Some(case.place.join("rgun.toml")));
 }
 
@@ -299,7 +300,9 @@ fn every_key_of_the_file_is_read() {
         config.log,
         Log {
             level: Level::Debug,
-            access: true,
+            access: AccessLog::Log,
+            access_format: None,
+            query: true,
             slow: Some(Duration::from_secs(1)),
             format: LogFormat::Json
         }
@@ -388,7 +391,7 @@ fn the_environment_sets_every_kind_of_value() {
     assert_eq!((config.limits.body, config.limits.connections), (None, None));
     assert_eq!((config.limits.queue, config.limits.connections_per_client), (None, NonZeroU32::new(20)));
     assert_eq!(config.listen.bind, [":80".parse().unwrap(), "[::]:80".parse().unwrap()]);
-    assert!(config.log.access);
+    assert_eq!(config.log.access, AccessLog::Log);
     assert_eq!(config.log.slow, Some(Duration::from_millis(500)));
     let (min, max) = (NonZeroU16::MIN, NonZeroU16::new(9).unwrap());
     assert_eq!(config.workers.count, Count::Range { min, max });

@@ -45,6 +45,7 @@ pub(in crate::http) async fn serve(
 ) {
     let connection = Arc::clone(stream.connection());
     let tls = stream.tls_session().cloned();
+    let peer_process = server.access_log.as_ref().and_then(|_| stream.peer_process());
     // `timeouts.header` runs until the first request.
     connection.set_phase(Phase::New);
     let meter = Meter::new();
@@ -56,6 +57,7 @@ pub(in crate::http) async fn serve(
             let mut driver = Driver {
                 trusts_peer,
                 tls,
+                peer_process,
                 reads_forwarded: trusts_peer && server.forwarding.headers != ForwardingHeaders::Off,
                 server,
                 connection: Arc::clone(&connection),
@@ -136,6 +138,7 @@ struct Driver {
     trusts_peer: bool,
     reads_forwarded: bool,
     tls: Option<Arc<TlsSession>>,
+    peer_process: Option<Arc<str>>,
     meter: Arc<Meter>,
     stage: Stage,
 }
@@ -232,6 +235,7 @@ impl Driver {
             tls: self.tls.clone(),
             refused_head: OnceLock::new(),
             stream_signals: Some(StreamSignals::default()),
+            peer_process: self.peer_process.clone(),
         });
         let (socket, meter) = (Arc::clone(&self.connection), Arc::clone(&self.meter));
         tokio::spawn(stream::serve(context, socket, request, respond, meter));

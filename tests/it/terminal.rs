@@ -1,0 +1,104 @@
+//! What a person reads when the daemon runs on a terminal: the whole screen.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::binaries::fake_worker;
+use crate::support::client::Address;
+use crate::support::{Client, Rgun, wait_until};
+
+/// Replaces the facts that differ from run to run.
+fn normalized(screen: &str, facts: &[(&str, &str)]) -> String {
+    let mut text = screen.to_owned();
+    for (fact, name) in facts {
+        text = text.replace(fact, name);
+    }
+    text.lines().map(|line| normalized_line(line) + "\n").collect()
+}
+
+/// Replaces the time at the start of a line, and each number before a unit of time.
+fn normalized_line(line: &str) -> String {
+    let is_time = |word: &str| word.len() == 8 && word.bytes().filter(|byte| *byte == b':').count() == 2;
+    let words: Vec<&str> = line.split(' ').collect();
+    let shown = words.iter().enumerate().map(|(idx, word)| {
+        let next = words.get(idx + 1).map_or("", |next| next.trim_end_matches(':'));
+        let is_number = word.parse::<f64>().is_ok();
+        match word {
+            _ if idx == 0 && is_time(word) => "TIME",
+            _ if is_number && (next == "ms" || next == "s") => "N",
+            word => word,
+        }
+    });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn screen_from_start_to_stop() {
+    let rgun = Rgun::fake().flags(["--bind", "127.0.0.1:0"]).variable("NO_COLOR", "1");
+    let behaviour = rgun.scratch().join("behaviour");
+    let mut terminal = rgun.fake_behaviour(&format!("@{}", behaviour.display())).start_on_terminal(200);
+    let (address, pid) = terminal.wait_ready();
+    let mut client = Client::connect(&address).expect("it listens");
+    assert_eq!(client.get("/hello?tab=a").status, 200);
+    terminal.screen.wait_for("/hello?tab=a 200");
+    let failed = client.get("/raise");
+    let id = failed.assert_error(500).field("x-request-id").to_owned();
+    terminal.screen.wait_for("Fake: boom");
+    kill(Pid::from_raw(pid), Signal::SIGHUP).expect("it runs");
+    terminal.screen.wait_for("reloaded in ");
+    terminal.scratch().write("behaviour", "failed");
+    kill(Pid::from_raw(pid), Signal::SIGHUP).expect("it runs");
+    terminal.screen.wait_for("reload failed: ");
+    terminal.interrupt();
+    assert_eq!(terminal.wait_exit().code(), Some(0));
+    let worker = fake_worker().display().to_string();
+    let (start, end) = (&id[..4], &id[id.len() - 4..]);
+    let (id, pid) = (format!("{start}…{end}"), pid.to_string());
+    let address = match address {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(_) => unreachable!("it listens on TCP"),
+    };
+    let facts = [(&*worker, "WORKER"), (&*id, "ID"), (&*address, "ADDRESS"), (&*pid, "PID")];
+    assert_eq!(normalized(&terminal.screen.text(), &facts), include_str!("terminal.txt"));
+}
+
+#[test]
+fn status_has_a_colour_unless_no_color_is_set() {
+    for (no_color, text) in [("", "GET /hello \x1b[32m200\x1b[0m"), ("1", "GET /hello 200")] {
+        let rgun = Rgun::fake().flags(["--bind", "127.0.0.1:0"]).variable("NO_COLOR", no_color);
+        let terminal = rgun.start_on_terminal(100);
+        let (address, _) = terminal.wait_ready();
+        assert_eq!(Client::connect(&address).expect("it listens").get("/hello").status, 200);
+        terminal.screen.wait_for(text);
+    }
+}
+
+#[test]
+fn access_line_is_shortened_to_the_width() {
+    let rgun = Rgun::fake().flags(["--bind", "127.0.0.1:0"]).variable("NO_COLOR", "1");
+    let terminal = rgun.start_on_terminal(60);
+    let (address, _) = terminal.wait_ready();
+    let path = format!("/hello?{}", "a".repeat(200));
+    assert_eq!(Client::connect(&address).expect("it listens").get(&path).status, 200);
+    let line = terminal.screen.wait_for("GET /hello");
+    assert!(line.chars().count() == 60 && line.contains('…') && line.contains(" 200  "), "{line}");
+}
+
+#[test]
+fn second_interrupt_stops_at_once() {
+    let rgun = Rgun::fake().flags(["--bind", "127.0.0.1:0"]).variable("NO_COLOR", "1");
+    let mut terminal = rgun.start_on_terminal(200);
+    let (address, _) = terminal.wait_ready();
+    let mut client = Client::connect(&address).expect("it listens");
+    assert_eq!(client.send_get("/raise-mid-body/60000").response_head().status, 200);
+    terminal.interrupt();
+    let line = terminal.screen.wait_for("stopping");
+    assert_eq!(line, "^C stopping: 1 request under way, at most 30s; Ctrl-C again stops at once");
+    // The daemon ignores a second signal soon after the first.
+    wait_until("the daemon stops", || {
+        terminal.interrupt();
+        (terminal.screen.count("stopping now") > 0).then_some(())
+    });
+    terminal.wait_exit();
+    terminal.screen.wait_for("stopped");
+}
