@@ -63,7 +63,7 @@ fn gunicorns_line_stands_alone_and_is_escaped() {
     let (before, rest) = line.split_once('[').expect("a time");
     let (_, after) = rest.split_once(']').expect("a time");
     assert_eq!(before, "127.0.0.1 - alice ");
-    assert_eq!(after, r#" "GET /hello?a=1 HTTP/1.1" 200 6 "https://x.test/\\"y" "it/\u{9b}1""#);
+    assert_eq!(after, r#" "GET /hello?a=1 HTTP/1.1" 200 13 "https://x.test/\\"y" "it/\u{9b}1""#);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn line_has_fields_of_request_and_response() {
     let daemon = Rgun::fake().set("log.access", "true").set("log.access_format", format).start_ready();
     daemon.log.wait_for("RGUN_LOG_ACCESS_FORMAT: %({x}e)s is logged as \"-\"");
     let id = send_head(&daemon);
-    assert_eq!(daemon.log.wait_for("row "), format!("row it/\\u{{9b}}1 - 6 {id} -"));
+    assert_eq!(daemon.log.wait_for("row "), format!("row it/\\u{{9b}}1 - 13 {id} -"));
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Terminal {
 
     /// Waits until the daemon is ready. Returns its address and its process id.
     pub(crate) fn wait_ready(&self) -> (Address, i32) {
-        let line = self.screen.wait_for("ready on ");
+        let line = self.screen.wait_for(" on http://");
         let after = |text: &str| line.split(text).nth(1).and_then(|rest| rest.split(' ').next());
         let address = after("http://").and_then(|address| address.parse().ok()).expect("an address");
         (Address::Tcp(address), after("kill -HUP ").and_then(|pid| pid.parse().ok()).expect("a pid"))
