@@ -107,8 +107,8 @@ mod tests {
     use crate::config::testing::access_format;
     use crate::escape::RequestPath;
 
-    fn text(text: &[u8]) -> Option<BoundedText> {
-        Some(BoundedText::new(text))
+    fn text(text: &[u8]) -> BoundedText {
+        BoundedText::new(text)
     }
 
     fn line_of(format: &str, details: &AccessDetails) -> String {
@@ -127,7 +127,7 @@ mod tests {
             duration: Duration::from_micros(2_003_400),
             queued: Duration::ZERO,
             worker: None,
-            fields: vec![text(b"W/\"1\""), None],
+            fields: vec![Some(text(b"W/\"1\"")), None],
         };
         let now = Utc.with_ymd_and_hms(2026, 11, 17, 10, 0, 5).unwrap().with_timezone(&Local);
         let line = render(&AccessLine::new(access_format(format)), &access, details, now);
@@ -136,13 +136,13 @@ mod tests {
 
     fn details() -> AccessDetails {
         AccessDetails {
-            query: text(b"a=\x1b[31m&b=\"2\""),
-            user_agent: text("curl/8 \u{202e}\n".as_bytes()),
+            query: Some(text(b"a=\x1b[31m&b=\"2\"")),
+            user_agent: Some(text("curl/8 \u{202e}\n".as_bytes())),
             referrer: None,
             protocol: "HTTP/1.1",
             scheme: "https",
-            user: text(b"alice"),
-            fields: vec![text(b"v1"), None],
+            user: Some(text(b"alice")),
+            fields: vec![Some(text(b"v1")), None],
             ..AccessDetails::default()
         }
     }
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn long_text_of_a_client_is_cut() {
-        let long = AccessDetails { user_agent: text(&[b'a'; 9000]), ..AccessDetails::default() };
+        let long = AccessDetails { user_agent: Some(text(&[b'a'; 9000])), ..AccessDetails::default() };
         let line = line_of("%(a)s", &long);
         assert!(line.len() == BoundedText::MAX_BYTES + 3 && line.ends_with("a..."), "{}", line.len());
     }

@@ -165,7 +165,9 @@ mod tests {
     fn log(python: Option<&str>) -> TerminalLog {
         let mut log =
             TerminalLog { started: Instant::now(), addresses: Vec::new(), python: None, n_ready: 0 };
-        python.into_iter().for_each(|python| log.note_python(python));
+        if let Some(python) = python {
+            log.note_python(python);
+        }
         log
     }
 
