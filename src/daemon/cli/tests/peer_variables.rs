@@ -30,7 +30,7 @@ fn variables_of_uvicorn_are_flags_weaker_than_typed_ones() {
     assert_eq!(warnings, [""; 0]);
     assert_eq!(found.listen.bind, ["0.0.0.0:9000".parse().unwrap()]);
     assert_eq!(found.workers.count.resolve(1).get(), 2);
-    assert_eq!((found.log.level, found.log.access), (Level::Warn, true));
+    assert_eq!((found.log.level, found.log.access.is_on()), (Level::Warn, true));
     assert_eq!(found.proxy.trusted, config::TrustedProxies::NONE);
     assert_eq!((found.app.root_path.as_str(), found.timeouts.keepalive), ("/api", Duration::from_secs(7)));
     assert!(found.app.pythonpath[0].ends_with("src"));
@@ -68,7 +68,7 @@ fn variables_of_granian_are_flags_and_keys() {
     assert_eq!(found.listen.bind, ["0.0.0.0:8000".parse().unwrap()]);
     assert_eq!(found.app.interface, Interface::Asgi);
     assert_eq!((found.workers.count.resolve(1).get(), found.workers.threads.get()), (3, 4));
-    assert_eq!((found.log.access, found.workers.max_lifetime), (true, Some(Duration::from_hours(1))));
+    assert_eq!((found.log.access.is_on(), found.workers.max_lifetime), (true, Some(Duration::from_hours(1))));
 }
 
 #[test]
