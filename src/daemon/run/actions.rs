@@ -71,7 +71,8 @@ impl Daemon {
         Vec::new()
     }
 
-    /// Kills a worker. If it has a hook `worker_abort`, it gets [`ABORT_HOOK_TIMEOUT`] to call that hook before.
+    /// Kills a worker. If its generation has a hook `worker_abort`, the worker first gets
+    /// [`ABORT_HOOK_TIMEOUT`] to call it.
     pub(super) fn kill(&mut self, worker: WorkerId) {
         let generation = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let has_hook = generation.is_some_and(|config| config.hooks.worker_abort.is_some());
@@ -82,7 +83,8 @@ impl Daemon {
         }
     }
 
-    /// Kills a worker that has called its hook `worker_abort`. No event follows at once.
+    /// Kills a worker that has called the hook `worker_abort`. Returns no events: the exit follows
+    /// later.
     pub(super) fn on_abort_hook_ended(&mut self, worker: WorkerId) -> Vec<Event> {
         let before = self.timers.kills.len();
         self.timers.kills.retain(|(other, _)| *other != worker);

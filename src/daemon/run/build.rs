@@ -103,6 +103,7 @@ impl Daemon {
     }
 }
 
+/// Opens the control socket, if there is a runtime directory.
 fn listen_for_commands(
     messages: &UnboundedSender<MainMessage>,
 ) -> Result<Option<ControlSocket>, StartupError> {

@@ -1,7 +1,8 @@
-//! The hooks of gunicorn's arbiter in `gunicorn.conf.py`: `on_starting`, `when_ready`, `on_reload`, `on_exit`.
+//! The hooks of gunicorn's arbiter in `gunicorn.conf.py`: `on_starting`, `when_ready`, `on_reload`,
+//! `on_exit`.
 //!
-//! A separate process calls `on_reload` at each reload, and every other hook once. A thread waits for
-//! `when_ready` and `on_reload`, so that the main loop continues.
+//! A separate process calls `on_reload` at each reload, and every other hook once. A thread waits
+//! for `when_ready` and `on_reload`, so that the main loop continues.
 
 use std::thread::JoinHandle;
 
@@ -16,7 +17,8 @@ pub(super) enum ConfHooks {
     None,
     /// `when_ready` has not been called.
     Starting(HookProcess),
-    /// The thread calls a hook, and returns the process; `None` if the thread before it has panicked.
+    /// The thread calls a hook and returns the process, or `None` if an earlier thread has
+    /// panicked.
     Calling(JoinHandle<Option<HookProcess>>),
 }
 
@@ -50,7 +52,7 @@ impl ConfHooks {
         }
     }
 
-    /// Calls `on_reload`, after the hook that runs now.
+    /// Calls `on_reload`, once the running hook has returned.
     pub(super) fn on_reload(&mut self) {
         *self = match std::mem::take(self) {
             // The application has never been ready; `when_ready` comes first.

@@ -40,6 +40,8 @@ impl Daemon {
         }
     }
 
+    /// Handles a notice of the watcher: reloads, or asks the workers for the files they have
+    /// loaded.
     pub(super) fn on_watch_notice(&mut self, notice: WatchNotice) -> Vec<Event> {
         match notice {
             WatchNotice::Changed(changes) => {
@@ -65,8 +67,8 @@ impl Daemon {
         Vec::new()
     }
 
-    /// Notes for the watcher and for the developer's browser whether the last start or reload has
-    /// failed.
+    /// Stores whether the last start or reload has failed, for the watcher and for the developer's
+    /// browser.
     pub(super) fn note_outcome(&mut self, report: &Report) {
         let Some(watch) = &self.reloads.file_watch else { return };
         match report {
@@ -75,7 +77,7 @@ impl Daemon {
                 watch.add_sources(file_watch::sources_of_traceback(traceback));
                 watch.note_outcome(true);
                 let is_ready = |worker: &WorkerSnapshot| worker.state == WorkerState::Ready;
-                // Without a retry, it is a reload that fails, which a report of its own says.
+                // Without a retry, a reload has failed, which `ReloadFailed` reports.
                 if retry_in.is_some() && !self.supervisor.snapshot().workers.iter().any(is_ready) {
                     self.reloads.show_failure(Some((failure, false)));
                 }
@@ -90,7 +92,7 @@ impl Daemon {
                 self.reloads.show_failure(None);
                 self.reloads.is_behind = false;
             }
-            // A worker of the old code does not change that the new code has failed.
+            // After a failed reload, a ready worker runs the old code; the failure stays.
             Report::WorkerReady { .. } if !self.reloads.is_behind => {
                 watch.note_outcome(false);
                 self.reloads.show_failure(None);

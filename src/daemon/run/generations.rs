@@ -131,7 +131,7 @@ pub(super) fn policy(config: &Config, host: &Host) -> SupervisorPolicy {
         idle_exit: config.workers.idle_exit,
         drain_delay: config.timeouts.drain_delay,
         boots_at_once: cores,
-        // With reload.on_change, the next change may mend what failed.
+        // With `reload.on_change`, the next change may correct the failure.
         backoff: retry_backoff(config.reload.on_change.enabled),
         exit_on_first_boot_failure: !host.is_supervised && !config.reload.on_change.enabled,
         slots: config.workers.threads.into(),
@@ -144,8 +144,8 @@ pub(super) fn policy(config: &Config, host: &Host) -> SupervisorPolicy {
     }
 }
 
-/// `timeouts.drain`, but less with `reload.on_change`: each change leaves old workers with open streams behind, and there
-/// may be only three times as many workers as configured.
+/// Returns `timeouts.drain`; with `reload.on_change`, at most [`MAX_DEVELOPMENT_DRAIN`]. After each
+/// change the old workers drain, and all generations together may have only three workers per seat.
 fn drain_timeout(config: &Config) -> Duration {
     let max = if config.reload.on_change.enabled { MAX_DEVELOPMENT_DRAIN } else { Duration::MAX };
     config.timeouts.drain.min(max)
@@ -154,7 +154,8 @@ fn drain_timeout(config: &Config) -> Duration {
 /// Maximum time for running requests to finish after a reload or a stop, with `reload.on_change`.
 const MAX_DEVELOPMENT_DRAIN: Duration = Duration::from_secs(5);
 
-/// The backoff after a failed boot. A developer's next change ends it, so that few attempts in between suffice.
+/// Returns the backoff after a failed boot. With `reload.on_change` the next change ends the
+/// backoff, so few attempts before it are enough.
 fn retry_backoff(reloads_on_change: bool) -> BackoffLimits {
     let initial = Duration::from_millis(if reloads_on_change { 2000 } else { 100 });
     BackoffLimits { initial, max: Duration::from_secs(30) }
@@ -299,7 +300,8 @@ pub(crate) fn load_tls(
     if config.listen.has_tls() { TlsContext::load(&config.tls, alpn, previous) } else { Ok(None) }
 }
 
-/// The application protocols (RFC 7301), the preferred one first. `curl --http1.0` offers nothing but `http/1.0`.
+/// The application protocols (RFC 7301), the preferred one first. `curl --http1.0` offers nothing
+/// but `http/1.0`.
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1", b"http/1.0"];
 
 /// The application protocols without HTTP/2.

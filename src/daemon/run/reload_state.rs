@@ -1,4 +1,4 @@
-//! The main loop's data about reloads; `reload` and `file_watch` change it.
+//! The main loop's data about reloads. `reload` and `file_watch` change the data.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,21 +12,22 @@ use crate::http::{self, FailurePage, LoadFailure};
 use crate::id::Generation;
 use crate::supervise::BootFailure;
 
-/// The causes of reloads, the clients that wait for them, and the display of their failures.
+/// The watcher that causes reloads, the clients that wait for reloads, and the page that shows
+/// their failures.
 #[derive(Debug)]
 pub(super) struct Reloads {
-    /// Clients of the control socket that wait for a reload, by its generation.
+    /// Clients of the control socket that wait for a reload, by the generation of that reload.
     pub(super) replies: HashMap<Generation, ReplySender>,
-    /// `None` without `reload.on_change`.
+    /// Watches the application's files; `None` without `reload.on_change`.
     pub(super) file_watch: Option<FileWatch>,
     /// Whether the last reload has failed, so that older code serves.
     pub(super) is_behind: bool,
-    /// For a developer's browser. `None` as a service.
+    /// The failure that a developer's browser shows; `None` if the daemon is a service.
     failure_page: Option<Arc<FailurePage>>,
 }
 
 impl Reloads {
-    /// `is_supervised`: the daemon is a service.
+    /// Creates the data of a daemon without reloads. `is_supervised`: the daemon is a service.
     pub(super) fn new(is_supervised: bool) -> Self {
         Self {
             replies: HashMap::new(),
@@ -42,7 +43,8 @@ impl Reloads {
         http::Settings { failure_page, ..generations::http_settings(config, buffers) }
     }
 
-    /// Sets the failure that a developer's browser shows.
+    /// Sets or clears the failure that a developer's browser shows. The flag is true if older code
+    /// serves meanwhile.
     pub(super) fn show_failure(&self, failure: Option<(&BootFailure, bool)>) {
         let Some(page) = &self.failure_page else { return };
         page.set(failure.map(|(failure, old_code_serves)| LoadFailure {
