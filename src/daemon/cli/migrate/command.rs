@@ -27,10 +27,19 @@ pub(super) fn migrate_line(
     {
         return migrate_line(command, variables, origin, plan);
     }
-    let Some((server, first, python)) = find_server(&words) else {
+    let mut commands = split_commands(words);
+    let Some(at) = commands.iter().position(|words| find_server(words, variables).is_some()) else {
         return false;
     };
     let mut local = variables.to_vec();
+    for command in &commands[..at] {
+        add_earlier(command, &mut local, origin, plan);
+    }
+    let words = commands.swap_remove(at);
+    let Some((server, first, python)) = find_server(&words, &local) else {
+        return false;
+    };
+    let python = python.map(|python| below(plan.directory(), python));
     for word in &words[..first] {
         add_prefix(word, server, &mut local, origin, plan);
     }
@@ -53,7 +62,48 @@ pub(super) fn migrate_line(
     true
 }
 
-/// Replaces the variables in the arguments up to the end of the command. An argument with an unknown variable is left out.
+/// Splits a line at `;`, `&&`, `||`, `|` and `&`.
+fn split_commands(words: Vec<String>) -> Vec<Vec<String>> {
+    let mut commands = vec![Vec::new()];
+    for word in words {
+        let is_separator = matches!(word.as_str(), "&" | "&&" | "||" | "|" | ";");
+        let (content, ends) = match word.strip_suffix(';') {
+            Some(content) => (content.to_owned(), true),
+            None if is_separator => (String::new(), true),
+            None => (word, false),
+        };
+        if let Some(last) = commands.last_mut().filter(|_| !content.is_empty()) {
+            last.push(content);
+        }
+        if ends {
+            commands.push(Vec::new());
+        }
+    }
+    commands.retain(|command| !command.is_empty());
+    commands
+}
+
+/// Adds a command that runs before the server does.
+fn add_earlier(words: &[String], variables: &mut Vec<(String, String)>, origin: &str, plan: &mut Plan) {
+    match words {
+        [cd, directory] if cd == "cd" && directory.starts_with('/') => {
+            plan.set(name::DIRECTORY, Value::text(directory.as_str()), origin);
+        }
+        [set, ..] if set == "set" => {}
+        [export, assignment] if export == "export" => match assignment.split_once('=') {
+            Some((name, value)) => variables.push((name.to_owned(), value.to_owned())),
+            None => {}
+        },
+        words => {
+            plan.left_out(
+                origin,
+                &format!("{}: ExecStartPre= in the unit runs a command before rgun", words.join(" ")),
+            );
+        }
+    }
+}
+
+/// Replaces the variables in the arguments of a command. An argument with an unknown variable is left out.
 fn expand_all<'a>(
     words: impl Iterator<Item = &'a String>,
     variables: &[(String, String)],
@@ -61,7 +111,7 @@ fn expand_all<'a>(
     plan: &mut Plan,
 ) -> Vec<String> {
     let mut args = Vec::new();
-    for word in words.take_while(|word| !matches!(word.as_str(), "&" | "&&" | "||" | "|" | ";")) {
+    for word in words {
         match expand(word, variables) {
             Ok((word, defaults)) => {
                 plan.changed.extend(defaults.into_iter().map(|text| format!("{origin}: {text}")));
@@ -70,7 +120,8 @@ fn expand_all<'a>(
             Err(variable) => {
                 plan.left_out(origin, &explain_variable(word, &variable));
                 // Otherwise the flag before this word would take the next word as its value.
-                if args.last().is_some_and(|last: &String| last.starts_with('-') && !last.contains('=')) {
+                let is_flag = |last: &String| last.len() > 1 && last.starts_with('-') && !last.contains('=');
+                if args.last().is_some_and(is_flag) {
                     args.pop();
                 }
             }
@@ -90,17 +141,47 @@ fn explain_variable(word: &str, variable: &str) -> String {
 }
 
 /// Finds the server's name. Returns the server, the index of its last word, and the interpreter.
-fn find_server(words: &[String]) -> Option<(ReplacedServer, usize, Option<String>)> {
+fn find_server(
+    words: &[String],
+    variables: &[(String, String)],
+) -> Option<(ReplacedServer, usize, Option<String>)> {
     for (idx, word) in words.iter().enumerate() {
-        if let Some(server) = ReplacedServer::of(word) {
+        let word = expand(word, variables).map_or_else(|_| word.clone(), |(word, _)| word);
+        if let Some(server) = ReplacedServer::of(&word) {
             if words.get(idx.wrapping_sub(1)).is_some_and(|before| before == "-m") {
                 return Some((server, idx, idx.checked_sub(2).and_then(|at| words.get(at)).cloned()));
             }
-            let python = word.rsplit_once('/').map(|(directory, _)| format!("{directory}/python"));
-            return Some((server, idx, python));
+            return Some((server, idx, interpreter_of(&word)));
         }
     }
     None
+}
+
+/// The interpreter of a server's script, `None` for a script without a directory. If this machine has the script, its
+/// first line names the interpreter; otherwise the interpreter has the usual name in the same directory.
+fn interpreter_of(script: &str) -> Option<String> {
+    let (directory, _) = script.rsplit_once('/')?;
+    let named = std::fs::read_to_string(script).ok().and_then(|text| {
+        let interpreter = text.lines().next()?.strip_prefix("#!/")?.trim();
+        let (_, name) = interpreter.rsplit_once('/')?;
+        (name.starts_with("python") && !name.contains(' ')).then(|| format!("/{interpreter}"))
+    });
+    Some(named.unwrap_or_else(|| match directory {
+        // Debian has no python there, and `pip install --user` no interpreter at all.
+        "/usr/bin" | "/bin" => "/usr/bin/python3".to_owned(),
+        user if user.ends_with("/.local/bin") => "/usr/bin/python3".to_owned(),
+        _ => format!("{directory}/python"),
+    }))
+}
+
+/// Makes a relative path with a slash absolute, if the directory is known.
+fn below(directory: Option<String>, path: String) -> String {
+    match directory {
+        Some(directory) if path.contains('/') && !path.starts_with('/') => {
+            format!("{directory}/{}", path.trim_start_matches("./"))
+        }
+        _ => path,
+    }
 }
 
 /// Handles a word before the server: a variable, or a wrapper.
@@ -145,7 +226,7 @@ fn quote(assignment: &str) -> String {
 ///
 /// # Errors
 /// The name of an unknown variable.
-fn expand(word: &str, variables: &[(String, String)]) -> Result<(String, Vec<String>), String> {
+pub(super) fn expand(word: &str, variables: &[(String, String)]) -> Result<(String, Vec<String>), String> {
     // A specifier of systemd.unit(5).
     if word.as_bytes().windows(2).any(|pair| pair[0] == b'%' && pair[1].is_ascii_alphabetic()) {
         return Err("the specifier".to_owned());
@@ -164,7 +245,7 @@ fn expand(word: &str, variables: &[(String, String)]) -> Result<(String, Vec<Str
             None => (inner, None),
         };
         if !is_variable(variable) {
-            return Err(format!("${inner}"));
+            return Err(if inner.is_empty() { rest[at..].to_owned() } else { format!("${inner}") });
         }
         match (variables.iter().rev().find(|(name, _)| name == variable), default) {
             (Some((_, value)), _) => expanded.push_str(value),
@@ -196,17 +277,106 @@ pub(super) fn add_defaults(server: ReplacedServer, plan: &mut Plan) {
         Value::Integer(1),
         &format!("{}'s default, which an application that keeps state in memory needs; without this key, rgun.service uses \"auto\"", server.name()),
     );
-    if server != ReplacedServer::Gunicorn {
-        plan.set_default(
-            name::REQUEST,
-            Value::text("off"),
-            &format!("{} has no deadline; a value such as \"60s\" ends requests that hang", server.name()),
-        );
-    } else if plan.settings.contains_key(name::REQUEST) {
-        let origin =
-            plan.settings.get(name::REQUEST).map(|setting| setting.origin.clone()).unwrap_or_default();
+    let timeout = plan.settings.get(name::REQUEST).map(|setting| setting.origin.clone());
+    if let Some(origin) = timeout.filter(|origin| !origin.is_empty() && server == ReplacedServer::Gunicorn) {
         plan.changed.push(format!(
             "{origin}: gunicorn limits the time in which a worker is silent, rgun (timeouts.request) the time of each request"
         ));
+    }
+    let interface = plan.settings.get(name::INTERFACE);
+    let is_asgi = interface.is_some_and(|setting| setting.value == Value::text("asgi"));
+    if server != ReplacedServer::Gunicorn || is_asgi {
+        let worker = if server == ReplacedServer::Gunicorn { "'s ASGI worker" } else { "" };
+        let reason = "has no deadline; a value such as \"60s\" ends requests that hang";
+        plan.set_default(name::REQUEST, Value::text("off"), &format!("{}{worker} {reason}", server.name()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::TestDir;
+
+    #[test]
+    fn interpreter_is_the_one_that_the_script_names() {
+        let place = TestDir::new();
+        let script = |first: &str| {
+            place.file("bin/gunicorn", format!("{first}\nimport gunicorn\n").as_bytes(), 0o755);
+            interpreter_of(&place.join("bin/gunicorn").display().to_string()).unwrap()
+        };
+        let beside = place.join("bin/python").display().to_string();
+        assert_eq!(script("#!/srv/venv/bin/python3.13"), "/srv/venv/bin/python3.13");
+        assert_eq!(script("#! /srv/venv/bin/python"), beside, "a space is not what pip writes");
+        assert_eq!(script("#!/usr/bin/env python3"), beside);
+        assert_eq!(script("#!/bin/sh"), beside);
+    }
+
+    #[test]
+    fn interpreter_of_an_absent_script_is_guessed_by_directory() {
+        for (script, python) in [
+            ("/no/such/venv/bin/gunicorn", Some("/no/such/venv/bin/python")),
+            ("/usr/bin/no-such-server", Some("/usr/bin/python3")),
+            ("/home/a/.local/bin/no-such-server", Some("/usr/bin/python3")),
+            ("venv/bin/no-such-server", Some("venv/bin/python")),
+            ("gunicorn", None),
+        ] {
+            assert_eq!(interpreter_of(script).as_deref(), python, "{script}");
+        }
+    }
+
+    #[test]
+    fn relative_server_is_below_the_working_directory() {
+        let mut plan = Plan::default();
+        plan.set(name::DIRECTORY, Value::text("/srv/a"), "a.service:1");
+        assert!(migrate_line("./venv/bin/gunicorn a", &[], "a.service:2", &mut plan));
+        assert_eq!(plan.settings[name::PYTHON].value, Value::text("/srv/a/venv/bin/python"));
+    }
+
+    #[test]
+    fn commands_before_the_server_are_named() {
+        let mut plan = Plan::default();
+        let line =
+            "set -e; cd /srv/a && python manage.py migrate; export N=3 ; gunicorn a -w $N & tail -f log";
+        assert!(migrate_line(line, &[], "Dockerfile:1", &mut plan));
+        assert_eq!(plan.settings[name::DIRECTORY].value, Value::text("/srv/a"));
+        assert_eq!(plan.settings[name::COUNT].value, Value::text("3"));
+        let earlier =
+            "Dockerfile:1: python manage.py migrate: ExecStartPre= in the unit runs a command before rgun";
+        assert_eq!(plan.left_out[0], earlier);
+    }
+
+    #[test]
+    fn arguments_of_the_script_are_named() {
+        let mut plan = Plan::default();
+        assert!(migrate_line("/srv/v/bin/gunicorn a --access-logfile - $@", &[], "run:1", &mut plan));
+        assert_eq!(plan.left_out, ["run:1: $@: the value of $@ is not known here; write the setting"]);
+        assert_eq!(plan.settings[name::ACCESS].value, Value::Boolean(true));
+    }
+
+    #[test]
+    fn asgi_servers_get_no_request_timeout() {
+        for (line, is_off) in [
+            ("gunicorn a", false),
+            ("gunicorn a -k uvicorn.workers.UvicornWorker", true),
+            ("uvicorn a:b", true),
+            ("hypercorn a:b", true),
+            ("granian a:b", true),
+        ] {
+            let mut plan = Plan::default();
+            assert!(migrate_line(line, &[], "run:1", &mut plan));
+            for server in std::mem::take(&mut plan.servers) {
+                add_defaults(server, &mut plan);
+            }
+            let timeout = plan.settings.get(name::REQUEST).map(|setting| &setting.value);
+            assert_eq!(timeout == Some(&Value::text("off")), is_off, "{line}");
+        }
+    }
+
+    #[test]
+    fn server_may_be_the_value_of_a_variable() {
+        let mut plan = Plan::default();
+        let variables = [("GUNICORN".to_owned(), "/srv/venv/bin/gunicorn".to_owned())];
+        assert!(migrate_line("exec $GUNICORN a", &variables, "run:3", &mut plan));
+        assert_eq!(plan.settings[name::PYTHON].value, Value::text("/srv/venv/bin/python"));
     }
 }

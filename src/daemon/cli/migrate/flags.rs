@@ -37,6 +37,13 @@ pub(super) fn add_arguments(args: &[OsString], source: FlagSource<'_>, origin: &
         plan.configurations.push((file.trim_start_matches("file:").to_owned(), origin.to_owned()));
     }
     for (key, setting) in layer {
+        if key == name::INTERFACE && setting.value == Value::text("rsgi") {
+            plan.left_out(
+                origin,
+                "interface rsgi: rgun speaks ASGI and WSGI; name an application of one of them",
+            );
+            continue;
+        }
         plan.set(
             key,
             absolute(key, setting.value, plan.directory().as_deref()),

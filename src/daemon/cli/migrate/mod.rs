@@ -271,15 +271,17 @@ fn finish(request: &MigrateRequest, cwd: &Path, plan: &mut Plan) {
             }
         }
     }
+    plan.set_socket_mode();
+    let directory = plan.directory().map_or_else(|| cwd.to_owned(), PathBuf::from);
     for (file, origin) in std::mem::take(&mut plan.configurations) {
-        let name = Path::new(&file).file_name();
-        if !request.files.iter().any(|given| given.file_name() == name) {
+        let path = match file.strip_prefix("python:") {
+            Some(module) => directory.join(module.replace('.', "/")).with_extension("py"),
+            None => directory.join(&file),
+        };
+        if !request.files.iter().any(|given| given.file_name() == path.file_name()) {
             plan.left_out(
                 &origin,
-                &format!(
-                    "the settings of {file}: pass this file too: rgun migrate … {}",
-                    cwd.join(&file).display()
-                ),
+                &format!("the settings of {file}: pass this file too: rgun migrate … {}", path.display()),
             );
         }
     }

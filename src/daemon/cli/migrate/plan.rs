@@ -98,6 +98,34 @@ impl Plan {
         }
     }
 
+    /// Gives the unix sockets of `rgun.socket`, which has `SocketMode=0660`, the mode that they have had: systemd, gunicorn
+    /// and uvicorn let everyone connect, unless an umask restricts that.
+    pub(super) fn set_socket_mode(&mut self) {
+        let find = |plan: &Self, part: DropIn, name: &str| {
+            let directive = plan.directives.iter().find(|(of, key, _)| *of == part && key == name);
+            directive.map(|(_, _, value)| value.clone())
+        };
+        let is_unix = |(part, name, value): &(DropIn, String, String)| {
+            *part == DropIn::Socket && name == "ListenStream" && value.starts_with('/')
+        };
+        if !self.directives.iter().any(is_unix) || find(self, DropIn::Socket, "SocketMode").is_some() {
+            return;
+        }
+        let umask = find(self, DropIn::Service, "UMask");
+        let umask = umask.and_then(|umask| u32::from_str_radix(&umask, 8).ok()).unwrap_or_default();
+        let mode = 0o666 & !umask;
+        self.directive(DropIn::Socket, "SocketMode", &format!("{mode:04o}"));
+        if mode & 0o006 == 0 {
+            // systemd would give them to root.
+            for (socket, service) in [("SocketUser", "User"), ("SocketGroup", "SupplementaryGroups")] {
+                let owner = find(self, DropIn::Service, service);
+                if let Some(owner) = owner.filter(|_| find(self, DropIn::Socket, socket).is_none()) {
+                    self.directive(DropIn::Socket, socket, &owner);
+                }
+            }
+        }
+    }
+
     /// Adds a note about something that is not in the result, with the reason.
     pub(super) fn left_out(&mut self, origin: &str, text: &str) {
         self.left_out.push(format!("{origin}: {text}"));
@@ -117,5 +145,38 @@ impl Plan {
             Value::Text(text) => Some(text.trim_end_matches('/').to_owned()),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The directives of `rgun.socket` for a unix socket and these directives of the service.
+    fn socket_directives(service: &[(&str, &str)], socket: &[(&str, &str)]) -> Vec<String> {
+        let mut plan = Plan::default();
+        for (part, directives) in [(DropIn::Service, service), (DropIn::Socket, socket)] {
+            for (name, value) in directives {
+                plan.directive(part, name, value);
+            }
+        }
+        plan.set_socket_mode();
+        let of_socket = plan.directives.iter().filter(|(part, ..)| *part == DropIn::Socket);
+        of_socket.map(|(_, name, value)| format!("{name}={value}")).collect()
+    }
+
+    #[test]
+    fn unix_sockets_keep_the_mode_of_the_old_server() {
+        let listen = ("ListenStream", "/run/a.sock");
+        let owner = [("User", "ada"), ("SupplementaryGroups", "www-data"), ("UMask", "0007")];
+        let line = "ListenStream=/run/a.sock";
+        assert_eq!(socket_directives(&owner[..2], &[listen]), [line, "SocketMode=0666"]);
+        let restricted = [line, "SocketMode=0660", "SocketUser=ada", "SocketGroup=www-data"];
+        assert_eq!(socket_directives(&owner, &[listen]), restricted);
+        assert_eq!(socket_directives(&owner, &[listen, ("SocketMode", "0600")]), [line, "SocketMode=0600"]);
+        assert_eq!(
+            socket_directives(&owner, &[("ListenStream", "127.0.0.1:80")]),
+            ["ListenStream=127.0.0.1:80"]
+        );
     }
 }

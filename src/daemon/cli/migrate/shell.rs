@@ -45,19 +45,32 @@ pub(super) fn migrate_script(text: &str, label: &str, plan: &mut Plan) {
         let words = shlex::split(&command).unwrap_or_default();
         if let [cd, directory] = words.as_slice()
             && cd == "cd"
+            && let Ok((directory, _)) = command::expand(directory, &variables)
             && directory.starts_with('/')
-            && !directory.contains('$')
         {
             plan.set(name::DIRECTORY, Value::text(directory), &origin);
         } else if let Some(assignment) = assignment(&command) {
             variables.push(assignment);
-        } else {
-            found |= command::migrate_line(&command, &variables, &origin, plan);
+        } else if command::migrate_line(&command, &variables, &origin, plan) {
+            found = true;
+        } else if prepares(&words) {
+            plan.left_out(
+                &origin,
+                &format!("{command}: ExecStartPre= in the unit runs a command before rgun"),
+            );
         }
     }
     if !found {
         plan.left_out(label, "has no command that starts gunicorn, uvicorn, granian, hypercorn or daphne");
     }
+}
+
+/// Whether a command of a script prepares the application, such as `python manage.py migrate`.
+fn prepares(words: &[String]) -> bool {
+    words.first().is_some_and(|word| {
+        let program = word.rsplit('/').next().unwrap_or(word);
+        program.starts_with("python") || matches!(program, "manage.py" | "flask" | "alembic")
+    })
 }
 
 /// The variable that a line sets to a value without variables.

@@ -77,6 +77,10 @@ const OWN: &[&str] = &[
     "Also",
 ];
 
+/// The note about the directories that `rgun.service` makes read-only.
+const WRITABLE: &str = "rgun.service has ProtectSystem=strict: the application can write below /var/lib/rgun and \
+     /var/cache/rgun only; for other directories (a database, uploads), add ReadWritePaths= to its drop-in";
+
 /// One directive: section, name, value, line.
 struct UnitLine {
     section: String,
@@ -114,7 +118,9 @@ fn add(directive: &UnitLine, label: &str, variables: &[(String, String)], plan: 
     match (section.as_str(), key.as_str()) {
         ("Service", "ExecStart") => {
             let command = value.trim_start_matches(['@', '-', ':', '+', '!']);
-            command::migrate_line(command, variables, &origin, plan);
+            if command::migrate_line(command, variables, &origin, plan) {
+                plan.changed.push(WRITABLE.to_owned());
+            }
         }
         ("Service", "WorkingDirectory") => {}
         ("Service", "Group") => {
@@ -135,7 +141,14 @@ fn add(directive: &UnitLine, label: &str, variables: &[(String, String)], plan: 
             plan.left_out(&origin, &text);
         }
         ("Unit", kept) if KEPT_UNIT.contains(&kept) => {
-            let others: Vec<_> = value.split_whitespace().filter(|unit| *unit != "network.target").collect();
+            let own = label.rsplit_once('.').map_or(label, |(name, _)| name);
+            let is_replaced = |unit: &str| {
+                let of_own =
+                    unit.strip_prefix(own).is_some_and(|rest| matches!(rest, ".socket" | ".service"));
+                // rgun.service requires rgun.socket, which listens in place of the old socket unit.
+                unit == "network.target" || of_own
+            };
+            let others: Vec<_> = value.split_whitespace().filter(|unit| !is_replaced(unit)).collect();
             if !others.is_empty() {
                 plan.directive(DropIn::Unit, kept, &others.join(" "));
             }

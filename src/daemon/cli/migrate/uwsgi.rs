@@ -23,7 +23,7 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
         } else if !options::add_one(UWSGI, key, value, &mut flags, &origin, plan) && !is_false {
             plan.left_out(&origin, &format!("{key} = {value}: is not an option that rgun knows"));
         }
-        add_special(key, value, &origin, plan);
+        add_special(key, value, directory.as_deref(), &origin, plan);
     }
     if let Some(target) = target(&get) {
         flags.push(target);
@@ -40,10 +40,15 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
         ));
     }
     flags::add(&flags, label, plan);
+    plan.set_default(
+        name::REQUEST,
+        Value::text("off"),
+        "uWSGI has no deadline without harakiri; a value such as \"60s\" ends requests that hang",
+    );
 }
 
-/// The settings whose value has a form of its own.
-fn add_special(key: &str, value: &str, origin: &str, plan: &mut Plan) {
+/// The settings whose value has a form of its own. Relative paths are below `base`.
+fn add_special(key: &str, value: &str, base: Option<&str>, origin: &str, plan: &mut Plan) {
     match key {
         "virtualenv" | "home" | "venv" => {
             plan.set(
@@ -54,7 +59,15 @@ fn add_special(key: &str, value: &str, origin: &str, plan: &mut Plan) {
         }
         "static-map" => match value.split_once('=') {
             Some((url, directory)) => {
-                plan.mounts.push((format!("{}/", url.trim_end_matches('/')), directory.to_owned()));
+                let url = format!("{}/", url.trim_end_matches('/'));
+                match (directory.starts_with('/'), base) {
+                    (true, _) => plan.mounts.push((url, directory.to_owned())),
+                    (false, Some(base)) => plan.mounts.push((url, format!("{base}/{directory}"))),
+                    (false, None) => plan.left_out(
+                        origin,
+                        &format!("static-map = {value}: write [[static]] with the full path of {directory}"),
+                    ),
+                }
             }
             None => plan.left_out(origin, &format!("static-map = {value}: has no \"=\"")),
         },
@@ -94,7 +107,14 @@ fn target<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Option<String> {
 }
 
 fn add_count(processes: Option<&str>, cheaper: Option<&str>, label: &str, plan: &mut Plan) {
-    match (processes, cheaper) {
+    let is_number = |text: &&str| text.parse::<u32>().is_ok_and(|number| number > 0);
+    if let Some(other) = cheaper.filter(|text| !is_number(text) && *text != "0") {
+        plan.left_out(
+            label,
+            &format!("cheaper = {other}: is not a number; workers.count = \"1-9\" scales with the load"),
+        );
+    }
+    match (processes, cheaper.filter(is_number)) {
         (Some(max), Some(min)) => plan.set(name::COUNT, Value::text(format!("{min}-{max}")), label),
         (Some(count), None) => plan.set(name::COUNT, Value::text(count), label),
         (None, _) => plan.set_default(
