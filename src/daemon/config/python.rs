@@ -6,7 +6,8 @@
 //! 2. that of the environment that `$VIRTUAL_ENV`, `$UV_PROJECT_ENVIRONMENT` or `$CONDA_PREFIX` names;
 //! 3. that of `.venv`, `venv`, `env` or `.env` in the application's directory, in the two directories above it, in the
 //!    current directory; a directory above that everybody may write to, such as `/tmp`, is left out;
-//! 4. `python3` on PATH.
+//! 4. that of a folder of another name in the application's directory, if it is the only environment there;
+//! 5. `python3` on PATH.
 //!
 //! The path is never canonicalized: a virtual environment's `bin/python` is a symlink, and Python looks for `pyvenv.cfg`
 //! beside the path it was started with (PEP 405), so the symlink's target would be the wrong Python.
@@ -139,6 +140,9 @@ impl Search<'_> {
                 FOLDERS.iter().map(|&folder| (place.join(folder), PythonSource::Folder(folder, searched)));
             prefixes.extend(folders);
         }
+        let only =
+            only_environment(directory).filter(|only| !prefixes.iter().any(|(prefix, _)| prefix == only));
+        prefixes.extend(only.map(|prefix| (prefix, PythonSource::OnlyFolder)));
         prefixes
     }
 
@@ -149,6 +153,14 @@ impl Search<'_> {
         let is_environment = prefix.join("pyvenv.cfg").is_file() || prefix.join("conda-meta").is_dir();
         is_environment.then(|| prefix.to_owned())
     }
+}
+
+/// Returns the only folder in `directory` that is a virtual environment (PEP 405): several tutorials have people name
+/// theirs after the project. `None` if there are several, or if the directory cannot be read.
+fn only_environment(directory: &Path) -> Option<PathBuf> {
+    let folders = std::fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
+    let mut environments = folders.filter(|folder| folder.join("pyvenv.cfg").is_file());
+    environments.next().filter(|_| environments.next().is_none())
 }
 
 /// Returns the path by which a program called `name` (`argv[0]`) was started, absolute; execvp(3) has found it on PATH
@@ -354,6 +366,24 @@ mod tests {
         assert_eq!(find(&place, &variables).0.unwrap().source, PythonSource::Path);
         std::fs::create_dir(place.join("own/conda-meta")).unwrap();
         assert_eq!(find(&place, &variables).0.unwrap().source, PythonSource::SameEnvironment);
+    }
+
+    #[test]
+    fn environment_of_any_name_is_found_if_it_is_alone() {
+        let place = TestDir::new();
+        let system = place.python("usr/bin/python3");
+        let own = place.python("sites/app/shopenv/bin/python");
+        place.python("sites/app/tools/bin/python");
+        let variables = [("PATH", place.join("usr/bin").display().to_string())];
+        let path = || find(&place, &variables).0.unwrap().path;
+        assert_eq!(path(), system, "without pyvenv.cfg it is no environment");
+        place.file("sites/app/shopenv/pyvenv.cfg", b"", 0o644);
+        assert_eq!(
+            find(&place, &variables).0.unwrap(),
+            Python { path: own, source: PythonSource::OnlyFolder }
+        );
+        place.file("sites/app/tools/pyvenv.cfg", b"", 0o644);
+        assert_eq!(path(), system, "one of two would be a guess");
     }
 
     #[test]

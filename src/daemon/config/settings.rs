@@ -120,6 +120,8 @@ pub enum PythonSource {
     Variable(&'static str),
     /// An environment's usual folder in one of the searched directories.
     Folder(&'static str, SearchedDirectory),
+    /// The only folder in the application's directory that is an environment.
+    OnlyFolder,
     /// `python3` on PATH.
     Path,
 }
@@ -144,6 +146,9 @@ impl fmt::Display for PythonSource {
             Self::SameEnvironment => formatter.write_str("from the virtual environment of rgun"),
             Self::Variable(variable) => write!(formatter, "from ${variable}"),
             Self::Folder(folder, directory) => write!(formatter, "from {folder} in {directory}"),
+            Self::OnlyFolder => {
+                formatter.write_str("the only virtual environment in the application's directory")
+            }
             Self::Path => formatter.write_str("python3 on PATH"),
         }
     }
