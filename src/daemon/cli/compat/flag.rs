@@ -15,7 +15,7 @@ pub(in crate::cli) struct CompatFlag {
     pub(super) short: Option<char>,
     pub(in crate::cli) arg_kind: ArgKind,
     /// Values that are accepted without a warning, because they describe what rgun does.
-    pub(super) accepted: &'static [&'static str],
+    pub(in crate::cli) accepted: &'static [&'static str],
     /// A value that is accepted with a warning, and the warning's text after "ignored; ".
     pub(super) ignored: Option<(&'static str, &'static str)>,
     /// In `gunicorn.conf.py`, a worker applies the setting when it runs the file.

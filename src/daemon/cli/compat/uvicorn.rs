@@ -261,7 +261,7 @@ pub(in crate::cli) fn interface(typed: &str) -> &str {
 }
 
 /// Flags of uvicorn 0.54's `main.py`, without those in `gunicorn`.
-pub(super) const FLAGS: &[CompatFlag] = &[
+pub(in crate::cli) const FLAGS: &[CompatFlag] = &[
     // systemd does this.
     flag(
         "fd",

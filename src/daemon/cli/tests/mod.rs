@@ -13,6 +13,7 @@ use crate::config::{
 mod guides;
 mod gunicorn;
 mod gunicorn_conf;
+mod parity;
 mod peer_options;
 mod peer_variables;
 mod reload;
