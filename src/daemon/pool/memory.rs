@@ -2,10 +2,10 @@
 //!
 //! With the kernel's memory controller each worker's cgroup has limits (`systemd::memory`), and
 //! `run` waits on [`Pool::memory_watch_fd`] to call [`Pool::take_memory_events`]. Without it there
-//! is no hard limit, and `run` samples
-//! [`Pool::memory_usage`]: the *proportional set size* (proc_pid_smaps_rollup(5)), which divides a shared page among the
-//! processes that share it. Reading it needs no privilege for processes of the same user, even
-//! under `ProtectProc=invisible`.
+//! is no hard limit, and `run` samples [`Pool::memory_usage`]. This is the *proportional set size*
+//! (proc_pid_smaps_rollup(5)), which divides a shared page among the processes that share it.
+//! Reading it needs no privilege for processes of the same user, even under
+//! `ProtectProc=invisible`.
 //!
 //! `run` decides what to do about a worker that exceeds its limit.
 

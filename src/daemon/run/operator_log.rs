@@ -60,7 +60,7 @@ macro_rules! log_unless_terminal {
 pub(super) use log_unless_terminal;
 
 impl OperatorLog {
-    /// Creates the log. `terminal`: the log goes to a terminal.
+    /// Creates the log. `terminal` is `None` unless the log goes to a terminal.
     pub(super) fn new(terminal: Option<TerminalLog>) -> Self {
         Self { terminal, ..Self::default() }
     }

@@ -61,12 +61,13 @@ pub(super) struct StopRequests {
 }
 
 impl StopRequests {
-    /// Whether a signal begins the drain, as the first one does unless there is a delay.
+    /// Whether a stop signal would begin the drain. The first signal does, unless
+    /// `timeouts.drain_delay` is set.
     pub(super) fn begins_drain(&self, effect: StopEffect) -> bool {
         self.last.is_none() && matches!(effect, StopEffect::Drain | StopEffect::None)
     }
 
-    /// Notes a stop that was logged. Returns its event.
+    /// Notes a stop signal that the caller has logged. Returns its event.
     pub(super) fn note_stop(&mut self) -> Vec<Event> {
         self.last = Some(Instant::now());
         vec![Event::Stop]

@@ -1,5 +1,5 @@
-//! What a person at a terminal reads about the daemon: its start, reloads, and its stop. The other formats have the entries
-//! that these lines replace.
+//! The lines that the daemon writes to a terminal about its start, its reloads and its stop. The
+//! other log formats have entries with more detail instead.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,9 +14,10 @@ use crate::net::Listener;
 #[derive(Debug)]
 pub(super) struct TerminalLog {
     started: Instant,
-    /// The listeners' addresses, as a browser or a client takes them.
+    /// The listeners' addresses as URLs, or as `unix:` and a path.
     addresses: Vec<String>,
-    /// The version that the last booting worker has reported, such as `3.11.7`; `None` before the first report.
+    /// The version of Python that the last booting worker has reported, such as `3.11.7`; `None`
+    /// before the first report.
     python: Option<String>,
     /// Workers that have become ready since the last reload began.
     n_ready: usize,
@@ -91,7 +92,7 @@ impl TerminalLog {
         show!(info, "reloaded in {}: {workers}", seconds(took));
     }
 
-    /// `WSGI, 5 workers x 1 thread, request timeout 30s, Python 3.11.7 (/srv/mysite/.venv)`.
+    /// Describes the application: `WSGI, 5 workers x 1 thread, request timeout 30s, Python 3.11.7 (/srv/mysite/.venv)`.
     fn service(&self, config: &Config, interface: Interface, cores: usize) -> String {
         let is_asgi = interface == Interface::Asgi;
         let more = if config.app_argument.one_worker { " (--workers starts more)" } else { "" };
@@ -110,7 +111,8 @@ impl TerminalLog {
     }
 }
 
-/// `5 workers x 1 thread`; an ASGI worker has one thread for all its requests.
+/// Describes the number of workers and threads: `5 workers x 1 thread`. ASGI has no threads to
+/// name, since a worker's event loop serves all its requests.
 fn capacity(config: &Config, is_asgi: bool, cores: usize) -> String {
     let workers = match config.workers.count.bounds(cores) {
         (min, max) if min < max => format!("{min} to {max} workers"),
@@ -130,7 +132,7 @@ fn environment_of(python: &Path) -> &Path {
     prefix.filter(|prefix| prefix.join("pyvenv.cfg").is_file()).unwrap_or(python)
 }
 
-/// `0.12 s`.
+/// Formats a duration as `0.12 s`.
 fn seconds(duration: Duration) -> String {
     format!("{:.2} s", duration.as_secs_f64())
 }
@@ -140,7 +142,8 @@ pub(super) fn show_failed_reload(reason: &str) {
     show!(error, "reload failed: {reason}; the old code serves on");
 }
 
-/// Shows that the daemon stops. `is_interrupt`: by Ctrl-C, whose `^C` the terminal shows before the line.
+/// Shows that the daemon stops, and how many requests it finishes first. `is_interrupt`: Ctrl-C
+/// stops it; a space then separates the line from the terminal's `^C`.
 pub(super) fn show_stopping(n_requests: usize, drain: Duration, is_interrupt: bool) {
     let space = if is_interrupt { " " } else { "" };
     let again = if is_interrupt { "; Ctrl-C again stops at once" } else { "" };
