@@ -124,7 +124,7 @@ impl Application {
                 attribute("stopped")?.unbind(),
                 server.call_method0(intern!(py, "task_constructor"))?.extract()?,
             )?,
-            scope_builder: ScopeBuilder::new(py, start, asgi, state)?,
+            scope_builder: ScopeBuilder::new(py, start, &asgi, state)?,
             scope_cache: GilCell::default(),
             events: HttpEventTemplates::new(py)?,
             websocket_constants: websocket::WebSocketConstants::new(py)?,

@@ -203,14 +203,14 @@ impl ScopeBuilder {
     pub(super) fn new(
         py: Python<'_>,
         start: &Start,
-        asgi: Bound<'_, PyDict>,
+        asgi: &Bound<'_, PyDict>,
         state: Bound<'_, PyDict>,
     ) -> PyResult<Self> {
         let string = |text: &str| PyString::intern(py, text).unbind();
         let websocket_asgi = asgi.copy()?;
         // Since 2.4 `send()` may raise an `OSError` after a disconnect.
         websocket_asgi.set_item(string("spec_version"), string("2.4"))?;
-        let http = ScopeKind::new(py, start, ["http", "http", "https"], &HTTP_KEYS, &asgi, &HTTP_EXTENSIONS)?;
+        let http = ScopeKind::new(py, start, ["http", "http", "https"], &HTTP_KEYS, asgi, &HTTP_EXTENSIONS)?;
         let websocket = ScopeKind::new(
             py,
             start,
