@@ -204,7 +204,7 @@ impl HeadScanner {
 const CRLF_BYTES: usize = 2;
 
 /// Returns the length, with CRLF, of a request line of the most frequent form: GET, HEAD or POST, a path without unusual
-/// characters, HTTP/1.1. [`request_line`] accepts it, too, with 130 more instructions.
+/// characters, HTTP/1.1. [`check_request_line`] accepts it, too, with 130 more instructions.
 #[inline]
 fn plain_request_line(bytes: &[u8]) -> Option<usize> {
     let method = match bytes {
