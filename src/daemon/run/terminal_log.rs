@@ -92,7 +92,8 @@ impl TerminalLog {
         show!(info, "reloaded in {}: {workers}", seconds(took));
     }
 
-    /// Describes the application: `WSGI, 5 workers x 1 thread, request timeout 30s, Python 3.11.7 (/srv/mysite/.venv)`.
+    /// Describes the application:
+    /// `WSGI, 5 workers x 1 thread, request timeout 30s, Python 3.11.7 (/srv/mysite/.venv)`.
     fn service(&self, config: &Config, interface: Interface, cores: usize) -> String {
         let is_asgi = interface == Interface::Asgi;
         let more = if config.app_argument.one_worker { " (--workers starts more)" } else { "" };
