@@ -1,14 +1,14 @@
 //! The text of a [`Report::Warning`](crate::control::Report::Warning) about a cancelled task.
 //!
-//! An ASGI worker sends it when it cancels the task of a request over its deadline. The daemon
-//! reads it to log the task's stack in the entry of that request.
+//! An ASGI worker sends this warning when it cancels the task of a request that has passed its
+//! deadline. The daemon recognises the text and logs the task's stack in the entry of that request.
 
 use crate::frame::ExchangeId;
 
 const BEFORE_ID: &str = "exchange ";
 const AFTER_ID: &str = " has passed its deadline and is cancelled; its task was at:\n";
 
-/// Writes the text.
+/// Returns the text.
 pub fn encode(exchange: ExchangeId, stack: &str) -> String {
     format!("{BEFORE_ID}{}{AFTER_ID}{stack}", exchange.0)
 }

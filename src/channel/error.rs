@@ -29,7 +29,7 @@ pub enum ProtocolError {
     /// A record's state word holds none of the states of [`crate::state`].
     #[error("submission ring: record state {0} does not exist")]
     RecordState(u32),
-    /// A frame ended before its fields did, or has fields of impossible value.
+    /// A frame is too short for its contents, or has an impossible value.
     #[error("frame: {0}")]
     Frame(&'static str),
     /// A slab chunk's number or length is out of range, or the sender does not own the chunk.

@@ -1,6 +1,6 @@
 //! Offsets in the shared map.
 //!
-//! | offset | size | what | writer |
+//! | offset | size | contents | writer |
 //! |---|---|---|---|
 //! | 0 | 4096 | header: magic u64, version u32, then the [`Geometry`] (u32 each) | daemon, before the worker starts |
 //! | 4096 + 128·i | 4 or 8 | the words, one per 128 bytes, order of [`Word`] | see [`Word`] |

@@ -8,13 +8,14 @@
 //! ```text
 //!   daemon ── submission ring: record = len u32 | state u32 | frame ──▶ worker
 //!   daemon ◀─ completion ring: record = len u32 | 0 u32     | frame ── worker
-//!   daemon ── free ring: chunk numbers u32 ──▶ worker      (returns the chunks lent by the worker)
+//!   daemon ── free ring: chunk numbers u32 ──▶ worker      (returns chunks to the worker)
 //!   daemon ◀─ slab: n chunks of 64 KiB ─────── worker
 //! ```
 //!
 //! # Invariants
-//! - One writer per word; the words of the two sides are 128 bytes apart (two cache lines: the
-//!   prefetcher of x86-64 fetches pairs).
+//! - Each word has one writer, except the words of [`wake`] and the state words of records
+//!   ([`state`]). The words are 128 bytes apart: two cache lines, because the prefetcher of x86-64
+//!   fetches pairs.
 //! - **Nothing read from the map is trusted.** A length is read once and checked against the ring,
 //!   and the frame is copied out before it is decoded, so the peer cannot change it under the
 //!   decoder. A violation is an error value ([`ProtocolError`]), never a panic or a read outside

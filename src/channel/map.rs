@@ -6,7 +6,7 @@
 //! # Why `unsafe`
 //! There is no safe API for memory that another process writes. Words are accessed as atomics;
 //! other bytes are copied (`ptr::copy_nonoverlapping`), not borrowed as `&[u8]`, except for slab
-//! chunks lent to the HTTP stack (see [`crate::slab`]).
+//! chunks that the HTTP stack sends (see [`crate::slab`]).
 #![expect(unsafe_code, reason = "memory shared with another process has no safe API")]
 
 use std::io;
@@ -61,8 +61,8 @@ impl Map {
         Ok((map, fd))
     }
 
-    /// Maps a memfd that the peer created. Rejects one of another size, and one that is not sealed:
-    /// it could shrink under the mapping, and an access beyond the end is a SIGBUS.
+    /// Maps a memfd that the peer created. Rejects a memfd of another size. Rejects an unsealed
+    /// memfd, which could shrink: an access beyond its end raises SIGBUS.
     ///
     /// # Errors
     /// `InvalidInput` for a rejected descriptor; errors of the system calls.
@@ -113,8 +113,8 @@ impl Map {
     /// The offset is outside the map or misaligned. Offsets are computed by the caller, never read
     /// from the map.
     pub fn u32(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: in bounds and aligned (checked by `at`), valid for the lifetime of self, and only
-        // ever accessed atomically by every process that maps it.
+        // SAFETY: in bounds and aligned (checked by `pointer`), valid for the lifetime of self, and
+        // only ever accessed atomically by every process that maps it.
         unsafe { AtomicU32::from_ptr(self.pointer(offset, 4, 4).cast()) }
     }
 
@@ -151,11 +151,11 @@ impl Map {
         unsafe { out.set_len(out.len() + len) };
     }
 
-    /// Borrows bytes of the map, to lend a slab chunk to a writer without a copy.
+    /// Borrows bytes of the map, to send a slab chunk without a copy.
     ///
     /// # Safety
-    /// The peer must not write to this range, by protocol. (If it does, its own client receives
-    /// garbage: only the kernel reads the bytes, in `writev(2)`.)
+    /// By protocol, the peer does not write to this range while it is borrowed. (If it does, its
+    /// own client receives garbage: the daemon does not interpret the bytes.)
     ///
     /// # Panics
     /// As [`Map::u32`].
@@ -186,7 +186,7 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `of` with this base and length; no reference outlives
+        // SAFETY: the mapping was made by `map_fd` with this base and length; no reference outlives
         // self. A failure could only mean a wrong range, and leaving it mapped is then the safe
         // outcome.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };

@@ -1,14 +1,14 @@
 //! The slab: 64 KiB chunks in which a worker passes bodies too large for its ring.
 //!
-//! At first the worker owns all chunks. It fills one and names it in a frame (number and length);
-//! from then on the daemon owns the chunk, until it returns the number through the free ring. A
-//! worker that names a chunk it does not own violates the protocol.
+//! At first the worker owns all chunks. It fills a chunk and names it in a frame (number and
+//! length). From then on the chunk is *lent*: the daemon owns it until the daemon returns its
+//! number through the free ring. A worker that names a lent chunk violates the protocol.
 //!
-//! The daemon lends a received chunk to the HTTP stack without a copy ([`Chunk::bytes`]): the bytes
-//! go from shared memory to `writev(2)`. When a client is slow, the daemon copies its chunks and
+//! The daemon passes a lent chunk to the HTTP stack without a copy ([`Chunk::bytes`]): the bytes go
+//! from shared memory to `writev(2)`. When a client is slow, the daemon copies its chunks and
 //! returns them ([`SlabReceiver::reclaim_overdue`]), so slow clients hold no part of the slab. A
-//! worker that writes into a chunk it does not own races with those reads; the daemon's code does
-//! not interpret the bytes, so the worst outcome is that the worker's own client receives garbage.
+//! worker that writes into a lent chunk races with the daemon's reads. The daemon does not
+//! interpret the bytes, so the worst outcome is that the worker's own client receives garbage.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -45,8 +45,8 @@ impl SlabSender {
         Ok(self.free.len())
     }
 
-    /// Copies up to [`CHUNK_BYTES`] bytes into a free chunk and returns its number; `None` if the
-    /// daemon has all chunks. Wait for one on [`Word::SpaceWait`].
+    /// Copies up to [`CHUNK_BYTES`] bytes into a free chunk and returns its number; `None` if all
+    /// chunks are loans. The caller then waits on [`Word::SpaceWait`].
     ///
     /// # Errors
     /// The free ring is inconsistent.
@@ -78,7 +78,7 @@ impl SlabSender {
             let chunk =
                 self.map.u32(free_ring_offset(&self.geometry, self.free_tail)).load(Ordering::Relaxed);
             if chunk >= self.geometry.chunks {
-                return Err(ProtocolError::Chunk { chunk, why: "returned chunk does not exist" });
+                return Err(ProtocolError::Chunk { chunk, why: "was returned, but does not exist" });
             }
             self.free.push(chunk);
             self.free_tail += 1;
@@ -109,7 +109,7 @@ struct Shared {
     eventfd: OnceLock<Arc<OwnedFd>>,
 }
 
-/// The chunks that the daemon owns. Behind a mutex, because any thread may drop a [`Chunk`].
+/// The lent chunks. Behind a mutex, because any thread may drop a [`Chunk`].
 #[derive(Debug)]
 struct Loans {
     chunks: Vec<Option<Loan>>,
@@ -119,24 +119,24 @@ struct Loans {
     round: u64,
 }
 
-/// A chunk owned by the daemon.
+/// A lent chunk.
 #[derive(Debug)]
 struct Loan {
     chunk: Weak<Chunk>,
     /// [`Loans::round`] when the chunk was received.
-    age: u64,
+    received_in: u64,
 }
 
 impl SlabReceiver {
     /// Creates the daemon's end over a new map.
     pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
         let chunks = (0..geometry.chunks).map(|_| None).collect();
-        let lent = Loans { chunks, count: 0, free_head: 0, round: 0 };
+        let loans = Loans { chunks, count: 0, free_head: 0, round: 0 };
         Self {
             shared: Arc::new(Shared {
                 map,
                 geometry: *geometry,
-                loans: Mutex::new(lent),
+                loans: Mutex::new(loans),
                 eventfd: OnceLock::new(),
             }),
         }
@@ -145,53 +145,55 @@ impl SlabReceiver {
     /// Sets the eventfd that wakes the worker's event loop when a chunk is returned. Later calls
     /// have no effect.
     pub fn wake_by_eventfd(&self, eventfd: Arc<OwnedFd>) {
-        // An error means that it is set already.
+        // An error means that the eventfd is set already.
         drop(self.shared.eventfd.set(eventfd));
     }
 
     /// Receives a chunk named by a frame.
     ///
     /// # Errors
-    /// The number or length is out of range, or the daemon owns the chunk already.
+    /// The number or length is out of range, or the chunk is lent already.
     pub fn receive(&self, chunk: u32, len: u32) -> Result<Arc<Chunk>, ProtocolError> {
         if len as usize > CHUNK_BYTES {
-            return Err(ProtocolError::Chunk { chunk, why: "length is beyond the chunk" });
+            return Err(ProtocolError::Chunk { chunk, why: "is longer than a chunk" });
         }
-        let mut lent = self.shared.lock();
-        let age = lent.round;
-        let loan = match lent.chunks.get_mut(chunk as usize) {
-            None => return Err(ProtocolError::Chunk { chunk, why: "no such chunk" }),
-            Some(Some(_)) => return Err(ProtocolError::Chunk { chunk, why: "given twice" }),
+        let mut loans = self.shared.lock();
+        let received_in = loans.round;
+        let loan = match loans.chunks.get_mut(chunk as usize) {
+            None => return Err(ProtocolError::Chunk { chunk, why: "does not exist" }),
+            Some(Some(_)) => {
+                return Err(ProtocolError::Chunk { chunk, why: "is lent to the daemon already" });
+            }
             Some(loan) => loan,
         };
         let (shared, len) = (Arc::clone(&self.shared), len as usize);
         let received = Arc::new(Chunk { shared, number: chunk, len, copy: OnceLock::new() });
-        *loan = Some(Loan { chunk: Arc::downgrade(&received), age });
-        lent.count += 1;
+        *loan = Some(Loan { chunk: Arc::downgrade(&received), received_in });
+        loans.count += 1;
         Ok(received)
     }
 
     /// Copies and returns every chunk that was received before the previous call. Called at an
-    /// interval in which a client that reads takes a chunk.
+    /// interval that is long enough for a client that reads to receive a chunk.
     pub fn reclaim_overdue(&self) {
-        let mut lent = self.shared.lock();
-        let age = lent.round;
-        lent.round += 1;
-        let overdue = lent.chunks.iter().flatten().filter(|loan| loan.age < age);
+        let mut loans = self.shared.lock();
+        let round = loans.round;
+        loans.round += 1;
+        let overdue = loans.chunks.iter().flatten().filter(|loan| loan.received_in < round);
         let overdue: Vec<_> = overdue.filter_map(|loan| loan.chunk.upgrade()).collect();
-        drop(lent);
+        drop(loans);
         for chunk in overdue {
             chunk.copy_and_return();
         }
     }
 
-    /// Returns whether the daemon owns a quarter of the slab or more.
+    /// True if a quarter of the slab or more is loans.
     pub fn is_quarter_lent(&self) -> bool {
         self.shared.lock().count * 4 >= self.shared.geometry.chunks as usize
     }
 
-    /// Returns whether the daemon owns more than half of the slab. Further chunks are then copied
-    /// and returned at once, so that the worker's other responses do not wait for chunks.
+    /// True if more than half of the slab is loans. Further chunks are then copied and returned at
+    /// once, so that the worker's other responses do not wait for chunks.
     pub fn is_scarce(&self) -> bool {
         self.shared.lock().count * 2 > self.shared.geometry.chunks as usize
     }
@@ -203,7 +205,8 @@ impl Shared {
     }
 }
 
-/// The bytes of a chunk. The chunk returns to the worker when this is dropped or copied.
+/// The bytes of a received chunk. The chunk returns to the worker when this value is dropped or its
+/// bytes are copied.
 #[derive(Debug)]
 pub struct Chunk {
     shared: Arc<Shared>,
@@ -222,7 +225,7 @@ impl Chunk {
         }
     }
 
-    /// Returns whether the chunk is still to be returned.
+    /// True until the chunk is returned to the worker.
     pub fn is_lent(&self) -> bool {
         self.copy.get().is_none()
     }
@@ -245,7 +248,7 @@ impl Chunk {
     /// Returns the bytes in shared memory.
     fn shared_bytes(&self) -> &[u8] {
         let offset = self.shared.geometry.slab_offset() + self.number as usize * CHUNK_BYTES;
-        #[expect(unsafe_code, reason = "lending shared memory to writev without a copy")]
+        #[expect(unsafe_code, reason = "passing shared memory to writev without a copy")]
         // SAFETY: between `receive` and `return_chunk` the daemon owns the chunk by protocol; the
         // module docs explain why a worker that violates it harms its own client only.
         unsafe {
@@ -266,13 +269,13 @@ impl Shared {
     /// Returns a chunk to the worker and wakes it.
     fn return_chunk(&self, number: u32) {
         let Self { map, geometry, eventfd, .. } = self;
-        let mut lent = self.lock();
-        lent.chunks[number as usize] = None;
-        lent.count -= 1;
-        map.u32(free_ring_offset(geometry, lent.free_head)).store(number, Ordering::Relaxed);
-        lent.free_head += 1;
-        map.u64(Geometry::word(Word::FreeHead)).store(lent.free_head, Ordering::Release);
-        drop(lent);
+        let mut loans = self.lock();
+        loans.chunks[number as usize] = None;
+        loans.count -= 1;
+        map.u32(free_ring_offset(geometry, loans.free_head)).store(number, Ordering::Relaxed);
+        loans.free_head += 1;
+        map.u64(Geometry::word(Word::FreeHead)).store(loans.free_head, Ordering::Release);
+        drop(loans);
         let waker = eventfd.get().map_or(Waker::Futex, |eventfd| Waker::EventFd(eventfd.as_fd()));
         WaitFlag(map.u32(Geometry::word(Word::SpaceWait))).notify(&waker);
     }
@@ -332,7 +335,7 @@ mod tests {
         assert_eq!(sender.n_available().unwrap(), 0);
         receiver.reclaim_overdue();
         assert_eq!(sender.n_available().unwrap(), 1, "only the older one");
-        // The chunk has other bytes now, the copy has not.
+        // The chunk has other bytes now; the copy has the old ones.
         let again = receiver.receive(sender.fill(b"else").unwrap().unwrap(), 4).unwrap();
         assert_eq!((slow.bytes(), quick.bytes(), again.bytes()), (&b"slow"[..], &b"quick"[..], &b"else"[..]));
         slow.copy_and_return();

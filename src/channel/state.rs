@@ -11,7 +11,7 @@
 //! The daemon writes READY when it publishes the record, before it moves the head. After that only
 //! the two transitions above change the word.
 //!
-//! In the completion ring it lets the worker add DONE until the daemon takes the record:
+//! In the completion ring, the worker may add DONE to a record until the daemon takes it:
 //!
 //! ```text
 //!            daemon: take()           ┌─▶ CLAIMED   as it was pushed
@@ -56,18 +56,18 @@ pub fn claim(word: &AtomicU32) -> Result<Claim, ProtocolError> {
     }
 }
 
-/// Worker: adds DONE to a pushed completion. False if the daemon has taken it.
+/// Worker: adds DONE to a pushed completion. Returns false if the daemon has taken the completion.
 pub fn mark_done(word: &AtomicU32) -> bool {
     word.compare_exchange(READY, DONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
-/// Daemon: takes a completion and returns its old state: [`DONE`], [`PAD`], or any other value for
-/// [`READY`].
+/// Daemon: takes a completion and returns its old state: [`DONE`], [`PAD`], or [`READY`], for which
+/// any other value stands too.
 pub fn take(word: &AtomicU32) -> u32 {
     word.swap(CLAIMED, Ordering::AcqRel)
 }
 
-/// Daemon: revokes a record. False if the worker has claimed it.
+/// Daemon: revokes a record. Returns false if the worker has claimed the record.
 pub fn revoke(word: &AtomicU32) -> bool {
     word.compare_exchange(READY, REVOKED, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }

@@ -165,8 +165,9 @@ impl Sleepers<'_> {
                 Err(now) => asleep = now,
             }
         }
-        // The waker was first: a token is granted, or about to be, for this thread. Take it, or it
-        // would wake a thread that never sleeps, and the sum of the two words would drift.
+        // The waker was first: it has granted a token for this thread, or is about to. The token is
+        // taken here. Left behind, it would wake another thread without work, and the sum of the
+        // two words would drift.
         while !self.take_token() {
             futex.wait(self.tokens, 0);
         }
@@ -197,7 +198,8 @@ impl Sleepers<'_> {
 /// The sleep state of the daemon's reactor: even = awake, odd = asleep in `epoll_wait(2)`.
 ///
 /// The daemon alone writes it; workers map it read-only, so none of them can keep the daemon asleep
-/// for the others. A worker stores the epoch in which it woke the daemon: one `write(2)` per sleep.
+/// for the others. A worker remembers the epoch in which it woke the daemon, so that it calls
+/// `write(2)` once per sleep.
 #[derive(Debug, Clone, Copy)]
 pub struct Epoch<'a>(
     /// The word, in the reactor's page.
@@ -222,7 +224,8 @@ impl Epoch<'_> {
     }
 
     /// Worker: after publishing a completion, returns whether to write to the daemon's eventfd.
-    /// `woken_epoch` is the last epoch for which this worker did (initially 0: even, so no sleep).
+    /// `woken_epoch` is the last epoch for which this worker has done so, and is updated (initially
+    /// 0: even, so no sleep).
     pub fn must_wake(&self, woken_epoch: &mut u32) -> bool {
         fence(Ordering::SeqCst);
         let epoch = self.0.load(Ordering::Relaxed);
@@ -234,13 +237,14 @@ impl Epoch<'_> {
     }
 }
 
-/// Worker threads wait for a resource of the daemon: space in the completion ring, a free chunk,
-/// response credit.
+/// The word on which worker threads wait for a resource of the daemon: space in the completion
+/// ring, a free chunk, response credit.
 ///
 /// The word is the futex: even = no waiter, odd = perhaps a waiter. Every notification of an odd
-/// word makes it the next even number. A plain flag is not enough, because threads that wait for
-/// different resources share the word: a notification clears the flag before thread A sleeps,
-/// thread B sets it again, and the futex lets A sleep, which has missed its notification.
+/// word makes it the next even number. A plain flag does not suffice, because threads that wait for
+/// different resources share the word. For example, a notification clears the flag before thread A
+/// sleeps; thread B sets the flag again; the futex then lets A sleep, although A has missed its
+/// notification.
 #[derive(Debug, Clone, Copy)]
 pub struct WaitFlag<'a>(
     /// The word that both sides share.
@@ -272,7 +276,8 @@ impl WaitFlag<'_> {
         fence(Ordering::SeqCst);
     }
 
-    /// Worker: waits until `available` returns true. Calls it again after every announcement.
+    /// Worker: waits until `available` returns true. Calls `available` again after each
+    /// announcement.
     pub fn wait_until(&self, futex: &impl Futex, mut available: impl FnMut() -> bool) {
         loop {
             if available() {

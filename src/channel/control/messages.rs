@@ -1,4 +1,4 @@
-//! The messages after [`Start`], and how all of them are encoded.
+//! The control messages, and their encoding. The contents of [`Start`] are in `start.rs`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -7,7 +7,7 @@ use super::{Interface, MAX_MESSAGE_BYTES, Start};
 use crate::ProtocolError;
 use crate::frame::{ExchangeId, Reader, put_bytes, put_text};
 
-/// Daemon → worker.
+/// A message from the daemon to a worker or zygote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Boots the process. Always the first message.
@@ -25,10 +25,10 @@ pub enum Command {
     /// Requests the stacks of all threads, or of one exchange's thread or task. The worker writes
     /// them with the GIL held and answers with [`Report::StacksDumped`].
     DumpStacks(Option<ExchangeId>),
-    /// Calls `hooks.worker_abort`: the daemon is about to kill the worker. Answered with
-    /// [`Report::AbortHookEnded`].
+    /// Calls `hooks.worker_abort`, because the daemon is about to kill the worker. The worker
+    /// answers with [`Report::AbortHookEnded`].
     Abort,
-    /// Forks a worker; for a zygote.
+    /// Makes a zygote fork a worker.
     Fork(Fork),
     /// Turns a drained worker into a zygote.
     Promote,
@@ -64,7 +64,7 @@ pub enum FailureKind {
     App = 1,
 }
 
-/// Worker → daemon.
+/// A message from a worker or zygote to the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
     /// The interpreter cannot run a worker (too old, free-threaded, not CPython, extension not
@@ -95,7 +95,7 @@ pub enum Report {
     },
     /// Carries the descriptor of an exchange's response file; the frame follows on the ring.
     File(ExchangeId),
-    /// The stacks are written; false if the requested exchange is no longer running.
+    /// The stacks are written (true), or the requested exchange is no longer running (false).
     StacksDumped(bool),
     /// The hook of [`Command::Abort`] has returned or raised, or there is none.
     AbortHookEnded,
@@ -118,13 +118,13 @@ pub enum Report {
     },
     /// The worker has become a zygote.
     Promoted,
-    /// Files that the process has loaded and not reported yet: absolute paths of Python modules outside of the standard
-    /// library and site-packages, and directories of templates, which end with a slash. Sent if
-    /// [`Start::report_sources`] is set, and as the answer to [`Command::ReportSources`], in several messages if one is
-    /// too short.
+    /// Files that the process has loaded and not reported yet: absolute paths of Python modules
+    /// outside of the standard library and site-packages, and directories of templates, which end
+    /// with a slash. Sent if [`Start::report_sources`] is set, and as the answer to
+    /// [`Command::ReportSources`], in several messages if one is too short.
     Sources(Vec<OsString>),
     /// The process received this signal (SIGTERM or SIGINT) and asks to be stopped; it serves until
-    /// [`Command::Stop`]. Written by a signal handler: `t`, then the number.
+    /// [`Command::Stop`]. A signal handler writes this report: `t`, then the signal's number.
     StopRequested(u8),
 }
 

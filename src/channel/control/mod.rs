@@ -8,7 +8,7 @@
 //! | from | message | descriptors |
 //! |---|---|---|
 //! | daemon | [`Command::Start`] | shared map, reactor page, reactor eventfd, stacks, wake |
-//! | daemon | [`Command::Body`] | the spooled request body, positioned at 0; or the application's end of a socket pair ([`Request::takeover`](crate::frame::Request::takeover)) |
+//! | daemon | [`Command::Body`] | the spooled request body, positioned at 0; or the application's end of a socket pair ([`Request::is_takeover`](crate::frame::Request::is_takeover)) |
 //! | daemon | [`Command::Cancel`] | |
 //! | daemon | [`Command::Stop`] | |
 //! | daemon | [`Command::DumpStacks`] | |
@@ -56,9 +56,8 @@ pub const CONTROL_FD: i32 = 3;
 
 /// Makes a worker write its stacks even while some code holds the GIL: `faulthandler` writes them,
 /// then the handler sends [`Report::StacksDumped`]. A real-time signal that neither glibc nor
-/// common applications use.
-///
-/// For a process that does not answer [`Command::DumpStacks`] and will be replaced: if the GIL is
-/// released meanwhile, `faulthandler` walks frames that change and may crash the process (measured:
-/// once in a few hundred signals to a worker with several busy threads).
+/// common applications use. Only for a process that does not answer [`Command::DumpStacks`] and
+/// will be replaced: if the GIL is released meanwhile, `faulthandler` walks frames that change and
+/// may crash the process (measured: once in a few hundred signals to a worker with several busy
+/// threads).
 pub const STACKS_SIGNAL: i32 = 50;

@@ -1,4 +1,4 @@
-//! Sending and receiving messages with their descriptors.
+//! Sends and receives control messages with their descriptors.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -96,7 +96,7 @@ mod tests {
     use crate::frame::ExchangeId;
 
     #[test]
-    fn messages_of_an_exited_peer_arrive_despite_unread_ones() {
+    fn last_messages_of_a_peer_with_unread_input_arrive() {
         let (ours, theirs) = pair().unwrap();
         send(&ours, &Command::Stop.encode(), &[]).unwrap();
         send(&theirs, &Report::Refused("too old".into()).encode(), &[]).unwrap();

@@ -158,8 +158,7 @@ pub struct Start {
     /// Path of the warm-up request that a zygote runs before its first fork, so that objects which
     /// the application creates at its first request are shared. Empty for none; ignored by workers.
     pub warm_up: String,
-    /// The file by which the process configures Python's logging; empty for none. Not necessarily
-    /// UTF-8.
+    /// Configuration file of Python's logging; empty for none. Not necessarily UTF-8.
     pub log_config: OsString,
     /// More than one worker process may run: `wsgi.multiprocess`.
     pub multiprocess: bool,
@@ -285,7 +284,7 @@ impl Start {
 }
 
 fn put_count(count: usize, out: &mut Vec<u8>) {
-    out.extend_from_slice(&u32::try_from(count).expect("lists of a configuration").to_le_bytes());
+    out.extend_from_slice(&u32::try_from(count).expect("a list has fewer than 2^32 items").to_le_bytes());
 }
 
 fn string(reader: &mut Reader<'_>) -> Result<String, ProtocolError> {
@@ -296,7 +295,7 @@ fn path(reader: &mut Reader<'_>) -> Result<OsString, ProtocolError> {
     reader.sized_bytes().map(|bytes| OsStr::from_bytes(bytes).to_owned())
 }
 
-/// Reads a count and as many items.
+/// Reads a count, then that number of items.
 fn list<'a, T>(
     reader: &mut Reader<'a>,
     item: impl Fn(&mut Reader<'a>) -> Result<T, ProtocolError>,

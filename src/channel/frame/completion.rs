@@ -62,9 +62,10 @@ pub struct Completion {
     pub text: bool,
     /// The WebSocket message continues in the next frame.
     pub more: bool,
-    /// The fault of [`CompletionKind::AppRaised`] is one with which applications end a request
-    /// whose connection they have taken over ([`Request::takeover`](super::Request::takeover)): an
-    /// exception of a certain type, or no response.
+    /// Only for [`CompletionKind::AppRaised`]: the failure is a usual way to end a request whose
+    /// connection the application has taken over
+    /// ([`Request::is_takeover`](super::Request::is_takeover)): an exception of a certain type, or
+    /// a missing response.
     pub ends_takeover: bool,
     /// Status code (RFC 9110 §15); 101 accepts a WebSocket; the close code of
     /// [`CompletionKind::Close`]; else 0.

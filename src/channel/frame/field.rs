@@ -4,7 +4,8 @@ use super::reader::Reader;
 use crate::ProtocolError;
 use crate::header::{LITERAL, index_of, name_of};
 
-/// A part of a frame is longer than its length field can say (65,535 bytes). Names the part.
+/// The error for a part of a frame that is longer than 65,535 bytes, the limit of its length field.
+/// Contains the part's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is longer than 65535 bytes")]
 pub struct TooLong(pub &'static str);
@@ -74,7 +75,7 @@ pub fn encode_known_field(name: u8, value: &[u8], out: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
-/// Appends one field. Only a lower-case name is found in the table.
+/// Appends one field. Only a lower-case name can be encoded as an index.
 ///
 /// # Errors
 /// The name or value is too long.

@@ -9,7 +9,7 @@
 //! | 16 | 8 | received: `CLOCK_MONOTONIC` when the head was complete, ns | |
 //! | 24 | 1 | kind: 1 = request | |
 //! | 25 | 1 | method, index of [`METHODS`](crate::header::METHODS), 0 = literal | |
-//! | 26 | 1 | version: 10 or 11 | |
+//! | 26 | 1 | version: 10, 11 or 20 | |
 //! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https, 4 the body comes in parts, 8 WebSocket; 1 and 8 together: takeover; 16 a TLS block follows | |
 //! | 28 | 2 | number of fields | |
 //! | 30 | 2 | listener, index of [`crate::control::Start::listeners`] | |
@@ -20,9 +20,9 @@
 //!
 //! A *takeover* is a WebSocket handshake for a WSGI worker. It has no body; its descriptor is one
 //! end of a stream socket pair, which the application finds in its environ. When the application
-//! writes a response with status 101 to the socket, the daemon connects the client's connection to
-//! it, and discards the exchange's completions until DONE. If the application writes nothing to the
-//! socket, its response in the ring is used.
+//! writes a response with status 101 to the socket, the daemon forwards bytes between the client
+//! and the socket, and discards the exchange's completions until DONE. If the application writes
+//! nothing to the socket, the daemon uses the response in the ring.
 //!
 //! An ASGI worker gets further frames for an exchange that it has claimed ([`StreamFrame`]), 32
 //! bytes then the variable part:
@@ -30,7 +30,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | exchange id |
-//! | 8 | 16 | padding: the kind is at the offset that requests have it |
+//! | 8 | 16 | padding, so that the kind is at the same offset as in requests |
 //! | 24 | 1 | kind: 2 = part (of the request's body, or a WebSocket message), 3 = disconnect |
 //! | 25 | 1 | flags of a part: 1 END of the body, 2 text message, 4 the message continues in the next part; of a disconnect: 1 cancel, 2 half close |
 //! | 26 | 2 | WebSocket close code (RFC 6455 §7.4) of a disconnect |
@@ -65,12 +65,12 @@
 //!
 //! A `respond` with status 101 accepts a WebSocket; any other `respond` denies it and is an
 //! ordinary response. On an accepted WebSocket the `body` frames (without END) and the `part`
-//! frames are messages, each of which costs its bytes plus [`MESSAGE_COST`]; it ends with `close`
-//! or `application error`.
+//! frames are messages, each of which costs its bytes plus [`MESSAGE_COST`]. The WebSocket ends
+//! with `close` or `application error`.
 //!
 //! `application error` carries an [`AppError`] and ends the response: before the head the daemon
-//! answers 500, after the head it resets the connection, after END it logs the error. A second one
-//! may follow (closing the iterable failed, too); the last one has DONE.
+//! answers 500, after the head it resets the connection, after END it logs the error. A second
+//! `application error` may follow, if closing the iterable fails too; the last one has DONE.
 //!
 //! A response whose END came without DONE gets DONE while its frame is in the ring
 //! ([`crate::ring::CompletionSender::mark_done`], without a service time), or by an empty body
@@ -97,6 +97,6 @@ pub use request::{Request, UNKNOWN_LENGTH};
 pub use stream::{MESSAGE_COST, StreamFrame, Submission};
 pub use tls::{ClientCert, TlsInfo};
 
-/// Identifies an exchange on its channel, and in the daemon while it lives. Never 0.
+/// Identifies an exchange on its channel, and in the daemon until the exchange ends. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExchangeId(pub u64);

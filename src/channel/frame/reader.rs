@@ -1,5 +1,5 @@
-//! Checked reading of integers and byte strings, and writers of length-prefixed ones. Shared with
-//! [`crate::control`].
+//! Reads integers and byte strings with checks, and writes length-prefixed byte strings. Shared
+//! with [`crate::control`].
 
 use crate::ProtocolError;
 
@@ -15,18 +15,20 @@ pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// Fills an array with values in order: cheaper than appending each of them, which checks the
-/// capacity each time.
+/// Fills an array with values in order. This is cheaper than appending to a vector, which checks
+/// the capacity for each value.
 #[derive(Debug)]
 pub(super) struct ArrayWriter<'a>(pub(super) &'a mut [u8]);
 
 impl ArrayWriter<'_> {
+    /// Writes the next value.
+    ///
     /// # Panics
     /// If the array is full.
     pub(super) fn put<const N: usize>(&mut self, bytes: [u8; N]) {
         let unwritten = std::mem::take(&mut self.0);
-        let (place, rest) = unwritten.split_first_chunk_mut().expect("the array has room for all values");
-        *place = bytes;
+        let (next, rest) = unwritten.split_first_chunk_mut().expect("the array has room for all values");
+        *next = bytes;
         self.0 = rest;
     }
 }

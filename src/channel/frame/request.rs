@@ -221,9 +221,9 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// Returns whether the application may take over the client's connection: the descriptor that
-    /// was sent on the control socket is not a body, but a socket.
-    pub const fn takeover(&self) -> bool {
+    /// True if the application may take over the client's connection: the descriptor that was sent
+    /// on the control socket is a socket, not a body.
+    pub const fn is_takeover(&self) -> bool {
         self.websocket && self.body_is_fd
     }
 

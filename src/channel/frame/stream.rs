@@ -16,10 +16,9 @@ const PART_MORE: u8 = 4;
 const DISCONNECT_CANCEL: u8 = 1;
 const DISCONNECT_HALF: u8 = 2;
 
-/// Bytes that a WebSocket message counts in addition to its own, wherever buffered bytes are
+/// Bytes that each WebSocket message counts in addition to its payload, wherever buffered bytes are
 /// limited ([`CompletionKind::WindowUpdate`](super::CompletionKind::WindowUpdate),
-/// [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)); otherwise empty messages would be
-/// unlimited.
+/// [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)). They limit the number of empty messages.
 pub const MESSAGE_COST: u64 = 64;
 
 /// A submission frame for an exchange that the worker has claimed. ASGI only.
@@ -42,7 +41,7 @@ pub enum StreamFrame<'a> {
     Disconnect {
         /// The exchange that the frame belongs to.
         exchange: ExchangeId,
-        /// RFC 6455 §7.4; 0 for HTTP.
+        /// Close code (RFC 6455 §7.4); 0 for HTTP.
         code: u16,
         /// The close frame's reason, UTF-8.
         reason: &'a [u8],

@@ -7,11 +7,11 @@
 //! | 2 + n | server name that the client sent (RFC 6066 §3); empty: none |
 //! | 2 + n | certificate of the server, PEM |
 //! | 1 | 1: a client certificate follows, 0: nothing follows |
-//! | 2 + n | its subject (RFC 4514) |
-//! | 2 + n | its issuer (RFC 4514) |
-//! | 2 + n | its serial number, hexadecimal |
-//! | 2 + n, 2 + n | begin and end of its validity, as OpenSSL prints them |
-//! | 2 + n, … | the client's chain, PEM, beginning with the certificate; to the end |
+//! | 2 + n | subject of the client certificate (RFC 4514) |
+//! | 2 + n | issuer of the client certificate (RFC 4514) |
+//! | 2 + n | serial number of the client certificate, hexadecimal |
+//! | 2 + n, 2 + n | start and end of the client certificate's validity, as OpenSSL prints them |
+//! | 2 + n, … | the client's chain, PEM, beginning with the client certificate; to the end |
 
 use super::field::TooLong;
 use super::reader::Reader;
@@ -28,7 +28,7 @@ pub struct TlsInfo<'a> {
     pub server_name: &'a str,
     /// The certificate that the server presented, PEM.
     pub server_cert: &'a str,
-    /// The client's certificate, which is valid; `None` if the client has none.
+    /// The client's verified certificate; `None` if the client has none.
     pub client: Option<ClientCert<'a>>,
 }
 
@@ -41,9 +41,9 @@ pub struct ClientCert<'a> {
     pub issuer: &'a str,
     /// Serial number, upper-case hexadecimal.
     pub serial: &'a str,
-    /// Begin of its validity: `Nov  9 08:00:00 2026 GMT`.
+    /// Start of the certificate's validity: `Nov  9 08:00:00 2026 GMT`.
     pub not_before: &'a str,
-    /// End of its validity.
+    /// End of the certificate's validity.
     pub not_after: &'a str,
     /// The chain that the client sent, encoded; empty while encoding. Read with
     /// [`ClientCert::chain`].
@@ -54,7 +54,7 @@ impl<'a> ClientCert<'a> {
     /// Iterates over the chain that the client sent, PEM, beginning with its own certificate.
     pub fn chain(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let mut reader = Reader(self.encoded_chain);
-        // Checked when the block was decoded.
+        // The chain was checked when the block was decoded.
         std::iter::from_fn(move || short_text(&mut reader).ok())
     }
 }

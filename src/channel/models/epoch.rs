@@ -23,6 +23,7 @@ impl Reactor {
         })
     }
 
+    /// Reads all heads. Returns whether one of them has moved.
     fn drain(&self, tails: &mut [u32; 2]) -> bool {
         let mut has_new = false;
         for (head, tail) in self.heads.iter().zip(tails) {

@@ -7,7 +7,7 @@ use super::{EventFd, check};
 use crate::sync::{AtomicU32, Ordering};
 use crate::wake::{Sleepers, WaitFlag};
 
-/// An ASGI worker: one event loop that claims records and waits for credit, and sleeps on its
+/// An ASGI worker: one event loop that claims records and is_waiting for credit, and sleeps on its
 /// eventfd.
 struct EventLoop {
     head: AtomicU32,
@@ -39,11 +39,11 @@ impl EventLoop {
         loop {
             let tail = self.head.load(Ordering::Acquire);
             let has_credit = || self.credit.load(Ordering::Acquire) >= credit;
-            let waits = !has_credit() && {
+            let is_waiting = !has_credit() && {
                 WaitFlag(&self.word).announce_wait();
                 !has_credit()
             };
-            if tail >= records && !waits {
+            if tail >= records && !is_waiting {
                 return;
             }
             self.sleepers().announce_loop_sleep();
@@ -59,7 +59,7 @@ impl EventLoop {
         self.sleepers().wake(&self.eventfd, 1);
     }
 
-    fn give(&self, credit: u32) {
+    fn grant_credit(&self, credit: u32) {
         self.credit.store(credit, Ordering::Release);
         WaitFlag(&self.word).notify(&self.eventfd);
     }
@@ -79,7 +79,7 @@ fn an_event_loop_gets_every_record() {
     });
 }
 
-/// The daemon publishes records on one thread and gives credit on another.
+/// The daemon publishes records on one thread and grants credit on another.
 #[test]
 fn one_eventfd_reports_records_and_credit() {
     check(Some(3), || {
@@ -88,12 +88,12 @@ fn one_eventfd_reports_records_and_credit() {
             let worker = worker.clone();
             move || worker.run(1, 1)
         });
-        let giver = thread::spawn({
+        let granter = thread::spawn({
             let worker = worker.clone();
-            move || worker.give(1)
+            move || worker.grant_credit(1)
         });
         worker.publish(1);
-        giver.join().unwrap();
+        granter.join().unwrap();
         runs.join().unwrap();
     });
 }
@@ -106,8 +106,8 @@ fn an_event_loop_gets_credit_in_two_parts() {
             let worker = worker.clone();
             move || worker.run(0, 2)
         });
-        worker.give(1);
-        worker.give(2);
+        worker.grant_credit(1);
+        worker.grant_credit(2);
         runs.join().unwrap();
     });
 }

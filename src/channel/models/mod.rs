@@ -1,14 +1,14 @@
-//! Loom models of `wake.rs` and `state.rs`: every interleaving, and every value that the memory
-//! model lets a load return, of the code that daemon and worker run.
+//! Loom models of `wake.rs` and `state.rs`. They run the code of daemon and worker in every
+//! interleaving, and with every value that the memory model lets a load return.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --lib --release models`
 //!
 //! A lost wake-up shows as loom's `deadlock` panic: a thread sleeps and no other thread can wake
 //! it.
 //!
-//! [`ModelFutex`] and [`EventFd`] model the kernel, each with a mutex and a condition variable.
-//! `futex(2)` compares the word and goes to sleep in one step as seen by a waker; the mutex models
-//! that, and the word is read relaxed under it so that it models nothing more. Sleeps are never
+//! [`ModelFutex`] and [`EventFd`] model the kernel, each with a mutex and a condition variable. For
+//! a waker, `futex(2)` compares the word and sleeps in one step. The mutex models that. The word is
+//! read with `Relaxed` under the mutex, so that the model promises nothing more. Sleeps are never
 //! interrupted: a spurious return only repeats the loop.
 //!
 //! A ring is modelled by a head, stored (Release) by its producer and loaded (Acquire) by its
@@ -29,7 +29,7 @@ use loom::sync::{Condvar, Mutex};
 use crate::sync::{AtomicU32, Ordering};
 use crate::wake::Futex;
 
-/// A futex: the sleepers on one word.
+/// A model of a futex: the sleepers on one word.
 struct ModelFutex {
     queue: Mutex<()>,
     woken: Condvar,
@@ -57,7 +57,7 @@ impl Futex for ModelFutex {
     }
 }
 
-/// `eventfd(2)`: `read` sleeps until `write` was called, and resets.
+/// A model of `eventfd(2)`: `read` sleeps until `write` is called, then resets the eventfd.
 struct EventFd {
     is_readable: Mutex<bool>,
     readable: Condvar,
@@ -82,7 +82,7 @@ impl EventFd {
     }
 }
 
-/// For an event loop, which polls the eventfd.
+/// Wakes an event loop, which polls the eventfd.
 impl Futex for EventFd {
     fn wait(&self, _word: &AtomicU32, _expected: u32) -> bool {
         unreachable!("an event loop polls its eventfd")
@@ -93,6 +93,7 @@ impl Futex for EventFd {
     }
 }
 
+/// Runs `model` in every interleaving, or in those with at most this many preemptions.
 fn check(preemption_bound: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = preemption_bound;

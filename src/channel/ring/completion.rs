@@ -24,7 +24,7 @@ impl CompletionSender {
         Self { ring: Ring::completion(map, geometry), head: 0, tail: 0 }
     }
 
-    /// Publishes a frame; false if there is no room now. Wait for room on
+    /// Publishes a frame. Returns false if there is no room now; the caller then waits on
     /// [`Word::SpaceWait`](crate::layout::Word).
     ///
     /// # Errors
@@ -45,10 +45,10 @@ impl CompletionSender {
         self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
     }
 
-    /// Adds DONE to a frame pushed with END. False if the daemon has popped it: then DONE needs
-    /// another frame.
+    /// Adds DONE to a frame pushed with END. Returns false if the daemon has popped the frame: DONE
+    /// then needs another frame.
     pub fn mark_done(&mut self, position: Position) -> bool {
-        // A record overwritten since has been popped.
+        // A record that was overwritten meanwhile has been popped.
         self.head - position.0 <= self.ring.capacity
             && state::mark_done(self.ring.map.u32(self.ring.offset_of(position.0) + 4))
     }
@@ -108,11 +108,11 @@ mod tests {
     use super::*;
     use crate::frame::{Body, Completion, CompletionKind, ExchangeId};
     use crate::layout::Word;
-    use crate::ring::tests::pair;
+    use crate::ring::tests::small_map;
 
     #[test]
     fn done_is_added_to_a_completion_until_it_is_popped() {
-        let (map, geometry) = pair();
+        let (map, geometry) = small_map();
         let mut sender = CompletionSender::new(map.clone(), &geometry);
         let mut receiver = CompletionReceiver::new(map, &geometry);
         let ended = Completion {
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn exactly_the_marked_completions_are_done_across_wraps() {
-        let (map, geometry) = pair();
+        let (map, geometry) = small_map();
         let mut sender = CompletionSender::new(map.clone(), &geometry);
         let mut receiver = CompletionReceiver::new(map, &geometry);
         let (mut frame, mut out) = (Vec::new(), Vec::new());
@@ -170,10 +170,10 @@ mod tests {
             } else if choice % 3 == 1 && !placed.is_empty() {
                 let back = choice % 60;
                 let Some(at) = placed.len().checked_sub(back + 1) else { continue };
-                let (position, amended) = placed[at];
-                let could = sender.mark_done(position);
-                assert_eq!(could, at >= popped && !amended, "exchange {at} of {}", placed.len());
-                placed[at].1 |= could;
+                let (position, was_marked) = placed[at];
+                let is_marked = sender.mark_done(position);
+                assert_eq!(is_marked, at >= popped && !was_marked, "exchange {at} of {}", placed.len());
+                placed[at].1 |= is_marked;
                 n_late += usize::from(at < popped);
             } else {
                 let ended = Completion {
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn impossible_heads_and_lengths_are_errors() {
-        let (map, geometry) = pair();
+        let (map, geometry) = small_map();
         let head = Geometry::word(Word::CompletionHead);
         let mut out = Vec::new();
         for value in [u64::MAX, 4097, 8192, 7] {

@@ -3,8 +3,8 @@
 //! A record is `len u32 | state u32 | frame`, aligned to 8. `head` counts all bytes published so
 //! far, `tail` all bytes consumed; both only grow, so the ring holds `head - tail` bytes and a
 //! position is never reused. A record never wraps: where it would, a `PAD` record fills the rest of
-//! the ring. In the completion ring the state word tells whether DONE was added to the frame after
-//! it was pushed.
+//! the ring. In the completion ring, the state word says whether DONE was added to the frame after
+//! the push.
 //!
 //! Each end belongs to one thread at a time (`&mut self`); a worker with several threads keeps its
 //! ends behind mutexes.
@@ -80,7 +80,7 @@ impl Ring {
         self.map.u64(self.head).store(head, Ordering::Release);
     }
 
-    /// Reads the peer's tail, which may only grow and not pass our head.
+    /// Reads the peer's tail, which may only grow and never passes our head.
     fn read_tail(&self, own_head: u64, last: u64) -> Result<u64, ProtocolError> {
         let tail = self.map.u64(self.tail).load(Ordering::Acquire);
         if tail < last || tail > own_head || !tail.is_multiple_of(RECORD_ALIGN as u64) {
@@ -109,7 +109,7 @@ impl Ring {
         Ok(head)
     }
 
-    /// Returns the bytes that a frame of this length takes: padding before the record, and the
+    /// Returns the bytes that a frame of this length occupies: padding before the record, and the
     /// record.
     fn record_space(&self, head: u64, len: usize) -> (u64, u64) {
         let need = (RECORD_ALIGN + len).next_multiple_of(RECORD_ALIGN) as u64;
@@ -149,8 +149,8 @@ impl Ring {
         Ok(Some(Position(position)))
     }
 
-    /// Returns the length of the record at `tail`: read once, and checked against the bytes
-    /// published.
+    /// Returns the length of the record at `tail`. The length is read once, and checked against the
+    /// number of published bytes.
     fn record_len(&self, tail: u64, head: u64) -> Result<u32, ProtocolError> {
         let len = self.map.u32(self.offset_of(tail)).load(Ordering::Relaxed);
         let available = (head - tail).min(self.bytes_until_end(tail));
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     /// A map with rings of the smallest size.
-    pub(super) fn pair() -> (Arc<Map>, Geometry) {
+    pub(super) fn small_map() -> (Arc<Map>, Geometry) {
         let geometry = Geometry { submission: 4096, completion: 4096, chunks: 1, slots: 1 };
         let (map, _fd) = Map::create("ring", geometry.total_bytes()).unwrap();
         (Arc::new(map), geometry)

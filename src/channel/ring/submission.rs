@@ -23,7 +23,7 @@ impl SubmissionSender {
         Self { ring: Ring::submission(map, geometry), head: 0, tail: 0 }
     }
 
-    /// Publishes a frame; `None` if there is no room until the worker consumes a record.
+    /// Publishes a frame. Returns `None` if there is no room until the worker consumes a record.
     ///
     /// # Errors
     /// The worker's tail is impossible.
@@ -44,9 +44,10 @@ impl SubmissionSender {
         Ok(self.head + pad + need - self.tail <= self.ring.capacity)
     }
 
-    /// Revokes a record. True if the worker had not claimed it; it never will.
+    /// Revokes a record. Returns true if the worker had not claimed the record, which it then never
+    /// can.
     pub fn revoke(&mut self, position: Position) -> bool {
-        // A record overwritten since has been consumed.
+        // A record that was overwritten meanwhile has been consumed.
         if self.head - position.0 > self.ring.capacity {
             return false;
         }
@@ -80,8 +81,8 @@ impl SubmissionReceiver {
         Self { ring: Ring::submission(map, geometry), tail: 0 }
     }
 
-    /// Claims the next frame and copies it into `frame` (cleared first); false if the ring is
-    /// empty.
+    /// Claims the next frame and copies it into `frame` (cleared first). Returns false if the ring
+    /// is empty.
     ///
     /// # Errors
     /// A position, length or state written by the daemon is impossible.
@@ -106,7 +107,7 @@ impl SubmissionReceiver {
         }
     }
 
-    /// True if there is no record to claim. (A record that is there may be revoked.) Threads call
+    /// True if there is no record to claim. (A record in the ring may be revoked.) Threads call
     /// this between announcing sleep and sleeping, and before deferring a wake-up of the daemon.
     pub fn is_empty(&self) -> bool {
         self.ring.map.u64(self.ring.head).load(Ordering::Acquire) == self.tail
@@ -117,11 +118,11 @@ impl SubmissionReceiver {
 mod tests {
     use super::*;
     use crate::layout::Word;
-    use crate::ring::tests::pair;
+    use crate::ring::tests::small_map;
 
     #[test]
     fn frames_arrive_in_order_across_many_wraps() {
-        let (map, geometry) = pair();
+        let (map, geometry) = small_map();
         let mut sender = SubmissionSender::new(map.clone(), &geometry);
         let mut receiver = SubmissionReceiver::new(map, &geometry);
         let mut out = Vec::new();
@@ -141,8 +142,8 @@ mod tests {
     }
 
     #[test]
-    fn revoked_record_is_skipped_claimed_one_not_revocable() {
-        let (map, geometry) = pair();
+    fn a_record_is_either_claimed_or_revoked() {
+        let (map, geometry) = small_map();
         let mut sender = SubmissionSender::new(map.clone(), &geometry);
         let mut receiver = SubmissionReceiver::new(map, &geometry);
         let first = sender.push(b"first").unwrap().unwrap();
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn check_room_agrees_with_push() {
-        let (map, geometry) = pair();
+        let (map, geometry) = small_map();
         let mut sender = SubmissionSender::new(map.clone(), &geometry);
         let mut receiver = SubmissionReceiver::new(map, &geometry);
         let (mut out, mut full) = (Vec::new(), 0);
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_position_whose_record_was_overwritten_is_not_revoked() {
-        let (map, geometry) = pair();
+        let (map, geometry) = small_map();
         let mut sender = SubmissionSender::new(map.clone(), &geometry);
         let mut receiver = SubmissionReceiver::new(map, &geometry);
         let old = sender.push(&[1; 500]).unwrap().unwrap();
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_tail_that_moves_back_or_beyond_the_head_is_an_error() {
-        let (map, geometry) = pair();
+        let (map, geometry) = small_map();
         let mut sender = SubmissionSender::new(map.clone(), &geometry);
         while sender.push(&[0; 1000]).unwrap().is_some() {}
         map.u64(Geometry::word(Word::SubmissionTail)).store(1 << 40, Ordering::Release);

@@ -62,11 +62,11 @@ impl Dispatcher {
             }
         };
         let exchange = state.exchanges.insert(Exchange::new(id, frame, body, timeout, now));
-        if request.body_streams || request.websocket && !request.takeover() {
+        if request.body_streams || request.websocket && !request.is_takeover() {
             exchange.upload = Some(Box::default());
         }
         if request.websocket {
-            let is_takeover = request.takeover();
+            let is_takeover = request.is_takeover();
             let socket = if is_takeover { WebSocketState::for_takeover() } else { WebSocketState::default() };
             exchange.websocket = Some(Box::new(socket));
         }

@@ -375,7 +375,7 @@ impl EnvironBuilder {
         bodies: &SpooledBodies,
         request: &Request<'_>,
     ) -> PyResult<()> {
-        if request.takeover() {
+        if request.is_takeover() {
             // The descriptor is the socket of a takeover, not a body.
         } else if request.body_is_fd {
             let file = py.detach(|| bodies.take(request.exchange));

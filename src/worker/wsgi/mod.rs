@@ -107,7 +107,7 @@ impl SlotRunner {
         let environ = self.application.environ_builder.build(py, &worker.bodies, &mut self.cache, &request);
         let outcome = environ.and_then(|environ| {
             let socket = request
-                .takeover()
+                .is_takeover()
                 .then(|| TakeoverSocket::offer(py, &worker.bodies, request.exchange, &environ))
                 .transpose()?;
             Ok((environ, socket, self.open_functions(py, &request, started)?))

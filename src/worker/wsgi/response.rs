@@ -112,7 +112,7 @@ impl Response {
         self.started = started;
         self.ended_at = started;
         self.is_for_head = request.method == b"HEAD";
-        self.may_take_over = request.takeover();
+        self.may_take_over = request.is_takeover();
         self.ends_takeover = false;
         self.stage = ResponseStage::Unstarted;
         self.head = ResponseHead::default();

@@ -33,6 +33,7 @@ pub(crate) fn frame(bytes: &[u8]) -> usize {
     .count()
 }
 
+/// Returns the fields as pairs of name and value.
 fn pairs(fields: Fields<'_>) -> Vec<(&[u8], &[u8])> {
     fields
         .map(|(name, value)| {
@@ -50,7 +51,7 @@ fn request(bytes: &[u8]) -> bool {
     assert_eq!(first_fields.len(), usize::from(first.n_fields));
     let mut again = Vec::new();
     first.encode(first_fields.iter().copied(), &mut again).expect("lengths were u16 before");
-    let second = Request::decode(&again).expect("what was encoded decodes");
+    let second = Request::decode(&again).expect("an encoded frame decodes");
     assert_eq!(pairs(second.fields()), first_fields);
     let parts = |request: &Request<'_>| {
         (
@@ -80,12 +81,12 @@ fn completion(bytes: &[u8]) -> bool {
     let Ok(first) = Completion::decode(bytes) else { return false };
     let first_fields = pairs(fields(&bytes[first.fields.clone()], first.n_fields));
     assert_eq!(first_fields.len(), usize::from(first.n_fields));
-    let lent;
+    let chunk_list;
     let body = match &first.body {
         BodyPart::Inline(range) => Body::Inline(&bytes[range.clone()]),
         BodyPart::Chunks(range) => {
-            lent = chunks(&bytes[range.clone()]).collect::<Vec<_>>();
-            Body::Chunks(&lent)
+            chunk_list = chunks(&bytes[range.clone()]).collect::<Vec<_>>();
+            Body::Chunks(&chunk_list)
         }
         BodyPart::File { offset, len } => Body::File { offset: *offset, len: *len },
     };
@@ -104,7 +105,7 @@ fn completion(bytes: &[u8]) -> bool {
         encode_field(name, value, &mut again).expect("lengths were u16 before");
     }
     body.encode(&mut again);
-    let second = Completion::decode(&again).expect("what was encoded decodes");
+    let second = Completion::decode(&again).expect("an encoded frame decodes");
     assert_eq!(second.head, first.head);
     assert_eq!(&again[second.reason.clone()], reason);
     assert_eq!(pairs(fields(&again[second.fields], second.n_fields)), first_fields);
@@ -137,7 +138,7 @@ fn message<M: PartialEq + std::fmt::Debug>(
 ) -> bool {
     let Some(first) = decode(bytes) else { return false };
     let again = encode(&first);
-    let second = decode(&again).expect("what was encoded decodes");
+    let second = decode(&again).expect("an encoded frame decodes");
     if bytes.len() <= 1024 {
         assert_eq!(second, first);
     }
@@ -151,9 +152,9 @@ const GEOMETRY: Geometry = Geometry { submission: 4096, completion: 4096, chunks
 /// Maximum number of records in 4096 bytes.
 const RECORDS: usize = 4096 / 8;
 
-/// Uses the bytes as the control words and rings of a map, which change again between the steps: no
-/// end of a ring panics (a read or write outside the map would), loops forever, or copies a byte
-/// from outside its ring into a frame. Returns how many frames were accepted.
+/// Uses the bytes as control words and rings of a map, which change between the steps. Checks that
+/// no end of a ring panics (an access outside the map would), loops forever, or copies a byte from
+/// outside its ring into a frame. Returns how many frames were accepted.
 pub(crate) fn rings(bytes: &[u8]) -> usize {
     thread_local! {
         static MAP: RefCell<Option<Arc<Map>>> = const { RefCell::new(None) };
@@ -169,7 +170,8 @@ pub(crate) fn rings(bytes: &[u8]) -> usize {
     first.len()
 }
 
-/// Runs once with all bytes outside rings and words set to `outside`. Returns all frames.
+/// Runs the instructions in `bytes` once, with all bytes outside rings and words set to `outside`.
+/// Returns all frames.
 fn attack(map: &Arc<Map>, bytes: &[u8], outside: u8) -> Vec<Vec<u8>> {
     map.copy_in(0, &vec![outside; GEOMETRY.slab_offset() + 64]);
     for ring in [GEOMETRY.submission_offset(), GEOMETRY.completion_offset()] {
@@ -183,8 +185,8 @@ fn attack(map: &Arc<Map>, bytes: &[u8], outside: u8) -> Vec<Vec<u8>> {
     let mut submissions = SubmissionReceiver::new(Arc::clone(map), &GEOMETRY);
     let mut submit = SubmissionSender::new(Arc::clone(map), &GEOMETRY);
     let mut complete = CompletionSender::new(Arc::clone(map), &GEOMETRY);
-    let mut slab = SlabSender::new(Arc::clone(map), &GEOMETRY);
-    let lent = SlabReceiver::new(Arc::clone(map), &GEOMETRY);
+    let mut slab_sender = SlabSender::new(Arc::clone(map), &GEOMETRY);
+    let slab_receiver = SlabReceiver::new(Arc::clone(map), &GEOMETRY);
     let mut held = Vec::new();
     let mut positions = Vec::new();
     let mut frames = Vec::new();
@@ -212,7 +214,9 @@ fn attack(map: &Arc<Map>, bytes: &[u8], outside: u8) -> Vec<Vec<u8>> {
             if let Ok(completion) = Completion::decode(&frame)
                 && let BodyPart::Chunks(range) = completion.body
             {
-                held.extend(chunks(&frame[range]).filter_map(|(chunk, len)| lent.receive(chunk, len).ok()));
+                held.extend(
+                    chunks(&frame[range]).filter_map(|(chunk, len)| slab_receiver.receive(chunk, len).ok()),
+                );
             }
             frames.push(frame.clone());
         }
@@ -232,18 +236,18 @@ fn attack(map: &Arc<Map>, bytes: &[u8], outside: u8) -> Vec<Vec<u8>> {
             submit.is_claimed(*position);
             submit.revoke(*position);
         }
-        if let Ok(available) = slab.n_available() {
+        if let Ok(available) = slab_sender.n_available() {
             assert!(available <= GEOMETRY.chunks as usize);
         }
-        let _chunk = slab.fill(b"x");
-        held.extend(lent.receive(u32::from(input.byte() & 3), u32::from(input.byte()) << 9).ok());
+        let _chunk = slab_sender.fill(b"x");
+        held.extend(slab_receiver.receive(u32::from(input.byte() & 3), u32::from(input.byte()) << 9).ok());
         let n_lent = held.iter().filter(|chunk| chunk.is_lent()).count();
         assert!(n_lent <= GEOMETRY.chunks as usize, "more chunks lent than there are");
         for chunk in &held {
             assert!(chunk.bytes().len() <= CHUNK_BYTES);
         }
         match input.byte() & 3 {
-            0 => lent.reclaim_overdue(),
+            0 => slab_receiver.reclaim_overdue(),
             1 => held.clear(),
             _ => {}
         }

@@ -133,7 +133,7 @@ fn settings() -> Settings {
 }
 
 /// Runs a case: one worker and one client follow the instructions in `bytes`.
-pub(crate) fn forged(bytes: &[u8]) -> Outcome {
+pub(crate) fn run_case(bytes: &[u8]) -> Outcome {
     static SITE: OnceLock<Mutex<Site>> = OnceLock::new();
     let mut site =
         SITE.get_or_init(|| Mutex::new(Site::new())).lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,10 +166,10 @@ impl Site {
         let interface = if input.byte() & 1 == 0 { Interface::Wsgi } else { Interface::Asgi };
         let mut forger = self.attach(interface);
         let (method, fields) = REQUESTS[usize::from(input.byte()) % REQUESTS.len()];
-        // HTTP/1.0 knows neither chunks nor upgrades.
-        let is_old = input.byte().is_multiple_of(4) && fields.is_empty();
-        let is_kept = input.byte() & 1 == 0 && !is_old;
-        let version = if is_old { "1.0" } else { "1.1" };
+        // HTTP/1.0 has neither chunks nor upgrades.
+        let is_http10 = input.byte().is_multiple_of(4) && fields.is_empty();
+        let is_keepalive = input.byte() & 1 == 0 && !is_http10;
+        let version = if is_http10 { "1.0" } else { "1.1" };
         let mut client = UnixStream::connect(&self.socket).expect("the daemon listens");
         client.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         let path = self.incarnations;
@@ -180,8 +180,8 @@ impl Site {
             request.push_str("3\r\nabc\r\n0\r\n\r\n");
         }
         let mut methods = vec![method];
-        if is_kept {
-            // A wrong length of the first response shows in the parsing of the second.
+        if is_keepalive {
+            // If the length of the first response is wrong, the second response cannot be parsed.
             request +=
                 &["GET /", &path.to_string(), "/next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"]
                     .concat();
@@ -206,7 +206,7 @@ impl Site {
                 panic!("the response does not end: {error}; so far {:?}", received.escape_ascii().to_string())
             }
         }
-        let complete = responses::complete(&received, &methods);
+        let complete = responses::count_complete(&received, &methods);
         Outcome { complete, failed }
     }
 
@@ -246,7 +246,7 @@ impl Site {
         }
     }
 
-    /// Detaches the worker without a successor. Returns whether it had failed.
+    /// Detaches the worker without a successor. Returns whether the daemon had failed the worker.
     fn end(&self, forger: &Forger) -> bool {
         self.dispatcher.detach(forger.id);
         self.dispatcher.set_unavailable(Some("the case has ended"));
@@ -261,7 +261,8 @@ impl Site {
         rustix::io::write(self.dispatcher.reactor().doorbell_fd(), &1_u64.to_ne_bytes()).ok();
     }
 
-    /// Checks that no request of the case is left, and sometimes that a correct worker is served.
+    /// Checks that no request of the case is left and, in every 16th case, that the responses of a
+    /// correct worker reach its client.
     fn check_next_worker(&mut self) {
         let begun = Instant::now();
         while self.dispatcher.load().queued + self.dispatcher.load().running > 0 {

@@ -24,14 +24,14 @@ pub(super) struct Forger {
     pub(super) submissions: SubmissionReceiver,
     pub(super) completions: CompletionSender,
     pub(super) slab: SlabSender,
-    /// The requests it has claimed.
+    /// The exchanges that the worker has claimed.
     pub(super) exchanges: Vec<ExchangeId>,
     /// The first request is a HEAD.
     pub(super) is_head: bool,
-    /// The forger has not sent a completion yet.
+    /// No completion was sent yet.
     pub(super) has_sent_nothing: bool,
-    /// The first completion that violates the contract whatever was sent before: the daemon must
-    /// fail the worker.
+    /// The first completion that violates the contract regardless of earlier completions: the
+    /// daemon must fail the worker.
     pub(super) violation: Option<String>,
 }
 
@@ -85,7 +85,7 @@ fn lengths<'f>(fields: &[(&'f [u8], &'f [u8])]) -> impl Iterator<Item = &'f [u8]
     fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"content-length")).map(|(_, value)| *value)
 }
 
-/// Whether these fields violate the contract.
+/// True if these fields violate the contract.
 fn are_impossible(fields: &[(&[u8], &[u8])]) -> bool {
     let is_impossible = |(name, value): &(&[u8], &[u8])| {
         let name = name.to_ascii_lowercase();
@@ -94,8 +94,8 @@ fn are_impossible(fields: &[(&[u8], &[u8])]) -> bool {
     fields.iter().any(is_impossible)
 }
 
-/// Whether a head has different lengths or one that is not a number. (A length in a trailer has no
-/// effect.)
+/// True if the fields of a head declare different lengths, or a length that is not a number. (A
+/// length in a trailer has no effect.)
 fn have_invalid_length(fields: &[(&[u8], &[u8])]) -> bool {
     let mut lengths = lengths(fields);
     let first = lengths.next();
@@ -103,7 +103,7 @@ fn have_invalid_length(fields: &[(&[u8], &[u8])]) -> bool {
     first.is_some_and(|first| !is_number(first)) || lengths.any(|other| Some(other) != first)
 }
 
-/// Whether no file can have this offset and length.
+/// True if no file can have the offset and length in this part.
 fn ends_beyond_files(part: &[u8]) -> bool {
     let numbers: Vec<u64> =
         part.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number)).collect();
@@ -113,7 +113,7 @@ fn ends_beyond_files(part: &[u8]) -> bool {
 }
 
 impl Forger {
-    /// Claims the client's request; waits for it.
+    /// Waits for the client's request and claims it.
     pub(super) fn claim(&mut self, site: &Site) {
         let begun = Instant::now();
         while self.exchanges.is_empty() && !site.has_failed(self) {
@@ -132,6 +132,7 @@ impl Forger {
         }
     }
 
+    /// Carries out the next instruction of the input.
     pub(super) fn step(&mut self, site: &Site, input: &mut Input<'_>) {
         match input.byte() % 16 {
             0..10 => {
@@ -141,7 +142,7 @@ impl Forger {
                 }
             }
             10 => {
-                // Arbitrary bytes for an exchange that it has claimed.
+                // Arbitrary bytes for an exchange that the worker has claimed.
                 let mut frame = self.exchange(0).0.to_le_bytes().to_vec();
                 let len = usize::from(input.byte());
                 frame.extend((0..len).map(|_| input.byte()));
@@ -162,7 +163,7 @@ impl Forger {
         }
     }
 
-    /// Publishes a frame; false if it does not fit.
+    /// Publishes a frame. Returns false if the frame does not fit.
     fn push(&mut self, site: &Site, frame: &[u8]) -> bool {
         self.has_sent_nothing = false;
         let is_published = self.completions.push(frame).unwrap_or(false);
@@ -225,8 +226,8 @@ impl Forger {
         (frame, is_violation)
     }
 
-    /// Whether the first part of a response is too long, or ends at another length than the head
-    /// declares.
+    /// True if the first part of a response is too long, or ends the response at another length
+    /// than the head declares.
     fn has_wrong_length(&self, status: u16, is_end: bool, fields: &[(&[u8], &[u8])], len: u64) -> bool {
         let announced = lengths(fields).find_map(|value| str::from_utf8(value).ok()?.parse::<u64>().ok());
         let is_bodiless = self.is_head || matches!(status, 204 | 304);

@@ -32,7 +32,7 @@ fn odd_byte(rng: &mut Rng) -> u8 {
     if rng.index(2) == 0 { rng.pick(&ODD) } else { rng.byte() }
 }
 
-fn golden() -> Vec<Vec<u8>> {
+fn golden_frames() -> Vec<Vec<u8>> {
     let directory =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("v{PROTOCOL_VERSION}"));
     let mut files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -48,6 +48,7 @@ fn golden() -> Vec<Vec<u8>> {
     frames
 }
 
+/// Changes up to three places of the bytes; `others` are frames to splice in.
 fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], rng: &mut Rng) {
     for _ in 0..rng.index(4) {
         let at = rng.index(bytes.len());
@@ -68,7 +69,7 @@ fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], rng: &mut Rng) {
 
 #[test]
 fn mutated_frames_are_refused_or_round_trip() {
-    let golden = golden();
+    let golden = golden_frames();
     let mut rng = Rng::new(0x7267_756e_0000_0001);
     let (mut accepted, cases) = (0, 150_000);
     for _ in 0..cases {

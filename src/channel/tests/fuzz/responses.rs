@@ -1,10 +1,10 @@
-//! Parses the responses that a client has received (RFC 9112), and panics at a malformed one.
+//! Parses the responses that a client has received (RFC 9112), and panics at a malformed response.
 
 /// Parses the responses to requests with these methods. Returns how many are complete.
 ///
 /// # Panics
 /// A response is malformed, or bytes follow that a client would take for another response.
-pub(super) fn complete(received: &[u8], methods: &[&str]) -> usize {
+pub(super) fn count_complete(received: &[u8], methods: &[&str]) -> usize {
     let mut rest = received;
     let mut complete = 0;
     for method in methods {
@@ -57,10 +57,10 @@ impl Response {
                 .map(|(name, value)| (name.to_ascii_lowercase(), value.trim()))
                 .collect();
             assert!(fields.iter().all(|(name, _)| name != "x-evil"), "{head}");
-            let of = |wanted: &str| -> Vec<&str> {
+            let values_of = |wanted: &str| -> Vec<&str> {
                 fields.iter().filter(|(name, _)| name == wanted).map(|(_, value)| *value).collect()
             };
-            let (lengths, codings) = (of("content-length"), of("transfer-encoding").len());
+            let (lengths, codings) = (values_of("content-length"), values_of("transfer-encoding").len());
             if (100..200).contains(&status) && status != 101 {
                 assert_eq!(lengths.len() + codings, 0, "{head}");
                 continue;

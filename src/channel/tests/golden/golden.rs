@@ -24,6 +24,7 @@ use rgun_channel::ring::SubmissionSender;
 
 type Field = (&'static [u8], &'static [u8]);
 
+/// Returns the golden bytes of a frame or message.
 fn golden(name: &str) -> Vec<u8> {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{PROTOCOL_VERSION}/{name}.hex"));
@@ -36,6 +37,8 @@ fn hex(bytes: &[u8]) -> String {
     format!("{bytes:02x?}")
 }
 
+/// Checks that `request` with the fields `expected` encodes to its golden bytes, and that they
+/// decode to it.
 fn assert_request(name: &str, request: Request<'_>, expected: &[Field]) {
     let golden = golden(name);
     let mut frame = Vec::new();
@@ -69,11 +72,12 @@ fn assert_request(name: &str, request: Request<'_>, expected: &[Field]) {
     assert!(matches!(Submission::decode(&golden), Ok(Submission::Request(_))), "{name}");
 }
 
+/// Checks that a completion encodes to its golden bytes, and that they decode to it.
 fn assert_completion(name: &str, head: Completion, expected: &[Field], body: &Body<'_>) -> DecodedCompletion {
-    assert_respond(name, head, b"", expected, body)
+    assert_completion_with_reason(name, head, b"", expected, body)
 }
 
-fn assert_respond(
+fn assert_completion_with_reason(
     name: &str,
     head: Completion,
     reason: &[u8],
@@ -148,14 +152,14 @@ fn requests_have_their_golden_bytes() {
     streamed.body_len = UNKNOWN_LENGTH;
     streamed.body_streams = true;
     assert_request("request-streamed", streamed, &[]);
-    let mut published = Request::new(ExchangeId(12));
-    published.path = b"/x";
-    published.https = true;
-    published.peer = b"192.0.2.7";
-    published.request_id = b"id";
-    published.root_path = b"/shop";
-    published.server_port = 8443;
-    assert_request("request-published", published, &[]);
+    let mut proxied = Request::new(ExchangeId(12));
+    proxied.path = b"/x";
+    proxied.https = true;
+    proxied.peer = b"192.0.2.7";
+    proxied.request_id = b"id";
+    proxied.root_path = b"/shop";
+    proxied.server_port = 8443;
+    assert_request("request-proxied", proxied, &[]);
     let mut websocket = Request::new(ExchangeId(11));
     websocket.path = b"/ws";
     websocket.https = true;
@@ -163,7 +167,7 @@ fn requests_have_their_golden_bytes() {
     assert_request("request-websocket", websocket, &[(b"host", b"example.org")]);
     let takeover =
         Request { websocket: true, body_is_fd: true, path: b"/ws", ..Request::new(ExchangeId(12)) };
-    assert!(takeover.takeover() && !websocket.takeover());
+    assert!(takeover.is_takeover() && !websocket.is_takeover());
     assert_request("request-takeover", takeover, &[(b"host", b"example.org")]);
 }
 
@@ -198,9 +202,9 @@ fn requests_over_tls_have_their_golden_bytes() {
 fn stream_frames_have_their_golden_bytes() {
     let exchange = ExchangeId(10);
     let part = |bytes, end| StreamFrame::Part { exchange, bytes, end, text: false, more: false };
-    let gone = StreamFrame::Disconnect { exchange, code: 0, reason: b"", cancel: false };
+    let disconnect = StreamFrame::Disconnect { exchange, code: 0, reason: b"", cancel: false };
     let websocket = ExchangeId(11);
-    for (name, later) in [
+    for (name, stream_frame) in [
         ("part", part(&b"part"[..], false)),
         ("part-last", part(b"", true)),
         (
@@ -213,7 +217,7 @@ fn stream_frames_have_their_golden_bytes() {
                 more: true,
             },
         ),
-        ("disconnect", gone),
+        ("disconnect", disconnect),
         (
             "disconnect-cancel",
             StreamFrame::Disconnect {
@@ -231,9 +235,9 @@ fn stream_frames_have_their_golden_bytes() {
     ] {
         let golden = golden(name);
         let mut frame = Vec::new();
-        later.encode(&mut frame);
+        stream_frame.encode(&mut frame);
         assert_eq!(hex(&frame), hex(&golden), "{name}: encoded | golden");
-        assert_eq!(Submission::decode(&golden).unwrap(), Submission::Stream(later), "{name}");
+        assert_eq!(Submission::decode(&golden).unwrap(), Submission::Stream(stream_frame), "{name}");
     }
 }
 
@@ -280,7 +284,7 @@ fn completions_have_their_golden_bytes() {
         &[],
         &Body::File { offset: 0, len: UNTIL_EOF },
     );
-    assert_respond(
+    assert_completion_with_reason(
         "respond-reason",
         last(Completion { status: 299, slot: 2, ..completion(7, Respond) }),
         b"Odd R\xe9ason",
@@ -310,11 +314,11 @@ fn completions_have_their_golden_bytes() {
 fn asgi_completions_have_their_golden_bytes() {
     use CompletionKind::{Body as Part, Close, EarlyHints, Trailers, WindowUpdate};
     let last = |completion: Completion| Completion { end: true, done: true, ..completion };
-    let take = Completion { slot: 999, ..completion(10, WindowUpdate) };
+    let window_update = Completion { slot: 999, ..completion(10, WindowUpdate) };
     let number = 262_144_u64.to_le_bytes();
-    let decoded = assert_completion("take", take, &[], &Body::Inline(&number));
+    let decoded = assert_completion("window-update", window_update, &[], &Body::Inline(&number));
     let BodyPart::Inline(range) = decoded.body else { panic!("{decoded:?}") };
-    assert_eq!(decode_window_update(&golden("take")[range]), Ok(262_144));
+    assert_eq!(decode_window_update(&golden("window-update")[range]), Ok(262_144));
     assert!(decode_window_update(b"1234567").is_err());
     let hints = Completion { slot: 1, ..completion(10, EarlyHints) };
     assert_completion("hints", hints, &[(b"link", b"</a.css>; rel=preload")], &Body::Inline(b""));
@@ -365,7 +369,7 @@ fn commands_have_their_golden_bytes() {
     for (name, command) in [
         ("command-start", Command::Start(Box::new(start))),
         ("command-body", Command::Body(ExchangeId(5))),
-        ("command-forget", Command::Cancel(ExchangeId(0x1122_3344_5566_7788))),
+        ("command-cancel", Command::Cancel(ExchangeId(0x1122_3344_5566_7788))),
         ("command-stop", Command::Stop),
         ("command-abort", Command::Abort),
         ("command-stacks", Command::DumpStacks(None)),
@@ -402,7 +406,7 @@ fn reports_have_their_golden_bytes() {
         ),
         ("report-file", Report::File(ExchangeId(6))),
         ("report-stacks", Report::StacksDumped(true)),
-        ("report-stacks-not", Report::StacksDumped(false)),
+        ("report-stacks-missing", Report::StacksDumped(false)),
         ("report-warning", Report::Warning("descriptor 7 is a socket\nof the zygote's".into())),
         ("report-forked", Report::Forked { incarnation: 0x0102_0304_0506_0708, pid: 4711 }),
         ("report-fork-failed", Report::ForkFailed { incarnation: 9, reason: "OSError: no memory".into() }),
@@ -459,7 +463,8 @@ fn words_and_regions_keep_their_offsets() {
     assert_eq!((geometry.slab_offset(), geometry.total_bytes()), (536_576, 4_730_880));
 }
 
-/// Entries are appended, never moved: the ends and a few between stand for all.
+/// Entries of the table are appended, never moved. A few entries show what moved; the hash covers
+/// all of them.
 #[test]
 fn field_names_keep_their_indices() {
     for (index, name) in

@@ -2,7 +2,7 @@
 
 The bytes are built with `struct` from the tables in `src/channel/frame/mod.rs` and `control/mod.rs`, not by
 the Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` has the same
-values and compares. Run it by hand: `python3 src/channel/tests/golden/make.py`.
+values and compares them. Run this script by hand: `python3 src/channel/tests/golden/make.py`.
 """
 
 import struct
@@ -65,7 +65,7 @@ def short(value):
 
 
 def tls_block(version, suite, server_name, server_cert, client=b""):
-    """What the handshake agreed, with the client's certificate if there is one."""
+    """A TLS block; `client` is the client's certificate, from `client_cert`."""
     head = struct.pack("<HH", version, suite) + short(server_name) + short(server_cert)
     return head + bytes([bool(client)]) + client
 
@@ -76,7 +76,7 @@ def client_cert(subject, issuer, serial, not_before, not_after, chain):
     return names + short(not_before) + short(not_after) + b"".join(short(pem) for pem in chain)
 
 
-def later(exchange, kind, flags=0, code=0, rest=b""):
+def stream_frame(exchange, kind, flags=0, code=0, rest=b""):
     """A submission frame that follows a request."""
     head = struct.pack("<Q16xBBH4x", exchange, kind, flags, code)
     assert len(head) == 32
@@ -140,7 +140,7 @@ GOLDEN = {
         flags=1,
     ),
     "request-streamed": request(10, POST, b"/up", body_len=UNKNOWN_LENGTH, flags=4),
-    "request-published": request(
+    "request-proxied": request(
         12, GET, b"/x", peer=b"192.0.2.7", request_id=b"id", root_path=b"/shop", server_port=8443, flags=2
     ),
     "request-websocket": request(11, GET, b"/ws", fields=[(HOST, b"example.org")], flags=10),
@@ -173,14 +173,14 @@ GOLDEN = {
         ),
         flags=18,
     ),
-    "part": later(10, PART, rest=b"part"),
-    "part-last": later(10, PART, 1),
-    "part-message": later(11, PART, 6, rest="né".encode()),
-    "disconnect": later(10, DISCONNECT),
-    "disconnect-cancel": later(0x0102030405060708, DISCONNECT, 1),
-    "disconnect-half": later(10, DISCONNECT, 2),
-    "disconnect-websocket": later(11, DISCONNECT, 0, 1001, b"going away"),
-    "take": completion(10, WINDOW_UPDATE, 0, slot=999, rest=struct.pack("<Q", 262144)),
+    "part": stream_frame(10, PART, rest=b"part"),
+    "part-last": stream_frame(10, PART, 1),
+    "part-message": stream_frame(11, PART, 6, rest="né".encode()),
+    "disconnect": stream_frame(10, DISCONNECT),
+    "disconnect-cancel": stream_frame(0x0102030405060708, DISCONNECT, 1),
+    "disconnect-half": stream_frame(10, DISCONNECT, 2),
+    "disconnect-websocket": stream_frame(11, DISCONNECT, 0, 1001, b"going away"),
+    "window-update": completion(10, WINDOW_UPDATE, 0, slot=999, rest=struct.pack("<Q", 262144)),
     "hints": completion(10, HINTS, 0, fields=[(LINK, b"</a.css>; rel=preload")], slot=1),
     "trailers": completion(10, TRAILERS, END | DONE, fields=[(b"x-sum", b"13")]),
     "message": completion(11, BODY, TEXT | MORE, rest="né".encode()),
@@ -250,7 +250,7 @@ GOLDEN = {
     + text("80")
     + text("/run/rgun.sock"),
     "command-body": b"B" + struct.pack("<Q", 5),
-    "command-forget": b"F" + struct.pack("<Q", 0x1122334455667788),
+    "command-cancel": b"F" + struct.pack("<Q", 0x1122334455667788),
     "command-stop": b"X",
     "command-stacks": b"K" + struct.pack("<Q", 0),
     "command-stacks-exchange": b"K" + struct.pack("<Q", 0x1122334455667788),
@@ -269,7 +269,7 @@ GOLDEN = {
     + text("ModuleNotFoundError"),
     "report-file": b"i" + struct.pack("<Q", 6),
     "report-stacks": b"k\x01",
-    "report-stacks-not": b"k\x00",
+    "report-stacks-missing": b"k\x00",
     "report-warning": b"w" + text("descriptor 7 is a socket\nof the zygote's"),
     "report-forked": b"z" + struct.pack("<QI", 0x0102030405060708, 4711),
     "report-fork-failed": b"e" + struct.pack("<Q", 9) + text("OSError: no memory"),

@@ -24,7 +24,7 @@ pub(crate) enum BodyTransport {
 impl BodyTransport {
     /// Returns how the body of a request travels. `is_spooled`: it is in a file.
     pub(crate) fn of(request: &Request<'_>, is_spooled: bool) -> Self {
-        if request.takeover() {
+        if request.is_takeover() {
             Self::Descriptor
         } else if request.websocket {
             Self::WebSocket

@@ -165,7 +165,7 @@ fn handshake_before_the_boot_becomes_a_takeover() {
     rig.dispatcher.admit(WORKER);
     let mut frame = Vec::new();
     assert!(rig.submissions.claim(&mut frame).unwrap());
-    assert!(Request::decode(&frame).unwrap().takeover());
+    assert!(Request::decode(&frame).unwrap().is_takeover());
     assert!(ticket.take_socket().is_some());
 }
 

@@ -5,5 +5,5 @@
 mod forged;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    forged::forged(bytes);
+    forged::run_case(bytes);
 });
