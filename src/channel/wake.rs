@@ -27,8 +27,8 @@ use crate::sync::{AtomicU32, Ordering, fence};
 
 /// `futex(2)` on a word that may be shared between processes (never `FUTEX_PRIVATE_FLAG`).
 pub trait Futex {
-    /// Sleeps while `word` holds `expected`; returns at once if it does not. May return spuriously.
-    /// Returns whether a signal interrupted the sleep.
+    /// Sleeps while `word` holds `expected`; returns at once if it holds another value. May return
+    /// spuriously. Returns whether a signal interrupted the sleep.
     fn wait(&self, word: &AtomicU32, expected: u32) -> bool;
     /// Wakes up to `count` sleepers of `word`.
     fn wake(&self, word: &AtomicU32, count: u32);
@@ -134,16 +134,16 @@ impl Sleepers<'_> {
         self.asleep.load(Ordering::Relaxed) != 0
     }
 
-    /// Event loop, step 1: announces that it returns to its loop. The caller checks for work once
-    /// more, then either calls [`Sleepers::announce_loop_awake`] (there is work) or returns to its
-    /// loop, which polls the eventfd.
+    /// Event loop, step 1: announces sleep. The caller checks for work once more, then either calls
+    /// [`Sleepers::announce_loop_awake`] (there is work) or returns to its loop, which polls the
+    /// eventfd.
     pub fn announce_loop_sleep(&self) {
         self.asleep.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Event loop, step 2: announces that it is awake and needs no wake-up; called before it checks
-    /// for work.
+    /// Event loop, step 2: announces that it is awake and needs no wake-up. Called before the loop
+    /// checks for work.
     pub fn announce_loop_awake(&self) {
         // If the daemon sees this late, the loop is woken once too often.
         self.asleep.store(0, Ordering::Release);
@@ -207,14 +207,14 @@ pub struct Epoch<'a>(
 );
 
 impl Epoch<'_> {
-    /// Daemon: announces sleep. It checks every completion ring once more before it sleeps.
+    /// Daemon: announces sleep. The caller checks every completion ring once more before it sleeps.
     pub fn announce_sleep(&self) {
         let epoch = self.0.load(Ordering::Relaxed);
         self.0.store(epoch | 1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Daemon: announces that it is awake; called before it reads the completion rings.
+    /// Daemon: announces that it is awake. Called before the completion rings are read.
     pub fn announce_awake(&self) {
         let epoch = self.0.load(Ordering::Relaxed);
         if epoch & 1 == 1 {
@@ -223,7 +223,7 @@ impl Epoch<'_> {
         }
     }
 
-    /// Worker: after publishing a completion, returns whether to write to the daemon's eventfd.
+    /// Worker, after publishing a completion: returns whether to write to the daemon's eventfd.
     /// `woken_epoch` is the last epoch for which this worker has done so, and is updated (initially
     /// 0: even, so no sleep).
     pub fn must_wake(&self, woken_epoch: &mut u32) -> bool {
@@ -268,9 +268,9 @@ impl WaitFlag<'_> {
         }
     }
 
-    /// Event loop: announces that it waits. It checks for the resource once more, then returns to
-    /// its loop, and checks again when its eventfd is readable. It may stop waiting without notice;
-    /// the next notification is then needless.
+    /// Event loop: announces that it waits. The caller checks for the resource once more, then
+    /// returns to its loop, and checks again when its eventfd is readable. The caller may stop
+    /// waiting without notice; the next notification is then needless.
     pub fn announce_wait(&self) {
         self.0.fetch_or(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);

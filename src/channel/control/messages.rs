@@ -32,13 +32,13 @@ pub enum Command {
     Fork(Fork),
     /// Turns a drained worker into a zygote.
     Promote,
-    /// Requests [`Report::Sources`] with the files that were loaded since the last one.
+    /// Requests [`Report::Sources`] with the files that were loaded since the last such report.
     ReportSources,
     /// Reports the exit of another worker, for `hooks.child_exit`.
     ChildExited {
         /// Process id of the exited worker.
         pid: u32,
-        /// Number of its seat.
+        /// Number of the exited worker's seat.
         worker: u16,
         /// Incarnation of the exited worker.
         incarnation: u64,
@@ -121,7 +121,7 @@ pub enum Report {
     /// Files that the process has loaded and not reported yet: absolute paths of Python modules
     /// outside of the standard library and site-packages, and directories of templates, which end
     /// with a slash. Sent if [`Start::report_sources`] is set, and as the answer to
-    /// [`Command::ReportSources`], in several messages if one is too short.
+    /// [`Command::ReportSources`]. A long list takes several messages.
     Sources(Vec<OsString>),
     /// The process received this signal (SIGTERM or SIGINT) and asks to be stopped; it serves until
     /// [`Command::Stop`]. A signal handler writes this report: `t`, then the signal's number.

@@ -12,6 +12,7 @@
 //! | daemon | [`Command::Cancel`] | |
 //! | daemon | [`Command::Stop`] | |
 //! | daemon | [`Command::DumpStacks`] | |
+//! | daemon | [`Command::Abort`] | |
 //! | daemon | [`Command::Fork`] | the new worker's control socket, shared map, stacks, wake; stdout and stderr, or neither; `cgroup.procs` of its cgroup, or nothing |
 //! | daemon | [`Command::Promote`] | |
 //! | daemon | [`Command::ReportSources`] | |
@@ -19,7 +20,7 @@
 //! | worker | [`Report::Refused`] | |
 //! | worker | [`Report::Booting`], [`Report::Ready`], [`Report::Failed`] | |
 //! | worker | [`Report::File`] | the response's file |
-//! | worker | [`Report::StacksDumped`], [`Report::Warning`], [`Report::Sources`], [`Report::StopRequested`] | |
+//! | worker | [`Report::StacksDumped`], [`Report::AbortHookEnded`], [`Report::Warning`], [`Report::Sources`], [`Report::StopRequested`] | |
 //! | zygote | [`Report::Forked`], [`Report::ForkFailed`], [`Report::Promoted`] | |
 //!
 //! A *zygote* (`workers.preload`) serves no requests: it imports the application and forks workers

@@ -53,7 +53,7 @@ pub fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
 pub struct ReceivedMessage {
     /// Bytes written to the buffer; 0 means that the peer has closed its end.
     pub len: usize,
-    /// The descriptors sent with it, close-on-exec.
+    /// The descriptors sent with the message, close-on-exec.
     pub fds: Vec<OwnedFd>,
 }
 

@@ -1,4 +1,4 @@
-//! Completion frames: what a worker sends back.
+//! Completion frames, which a worker sends to the daemon.
 
 use std::ops::Range;
 
@@ -293,7 +293,7 @@ pub struct AppError<'a> {
 impl<'a> AppError<'a> {
     /// Maximum length of the summary, bytes.
     pub const MAX_SUMMARY_BYTES: usize = 1024;
-    /// Maximum length of the traceback, bytes; of a longer one the middle is cut out.
+    /// Maximum length of the traceback, bytes. The middle of a longer traceback is cut out.
     pub const MAX_TRACEBACK_BYTES: usize = 32 * 1024;
 
     /// Appends the error as the body of a [`CompletionKind::AppRaised`] frame.

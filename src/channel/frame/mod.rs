@@ -53,7 +53,7 @@
 //! | 14 | 2 | number of slab chunks |
 //! | 16 | 8 | service time so far, ns (valid with DONE) |
 //! | 24 | 2 | slot in which the exchange runs, for [`SLOT_ACKED`](crate::layout::SLOT_ACKED) |
-//! | 26 | 2 | length of the reason phrase, bytes; 0: the canonical one ([`crate::status`]), or none |
+//! | 26 | 2 | length of the reason phrase, bytes; 0: the canonical phrase ([`crate::status`]), or none |
 //! | 28 | 4 | reserved, 0 |
 //! | 32 | | reason phrase; fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor ([`UNTIL_EOF`]), or body bytes |
 //!

@@ -7,7 +7,7 @@ use super::{EventFd, check};
 use crate::sync::{AtomicU32, Ordering};
 use crate::wake::{Sleepers, WaitFlag};
 
-/// An ASGI worker: one event loop that claims records and is_waiting for credit, and sleeps on its
+/// An ASGI worker: one event loop that claims records and waits for credit, and sleeps on its
 /// eventfd.
 struct EventLoop {
     head: AtomicU32,

@@ -59,7 +59,7 @@ fn mark_done_and_take_agree() {
     });
 }
 
-/// A worker's threads claim under a mutex; the state word must be correct without it.
+/// A worker's threads claim under a mutex; the state word must be correct even without the mutex.
 #[test]
 fn a_record_is_claimed_at_most_once() {
     check(None, || {

@@ -54,7 +54,8 @@ impl Submission {
         self.stop.load(Ordering::Acquire) == 1
     }
 
-    /// A worker thread: takes items until it has `max` or is stopped; returns how many it took.
+    /// Runs a worker thread: takes items until it has taken `max` or is stopped. Returns the number
+    /// of taken items.
     fn work(&self, max: u32) -> u32 {
         let mut taken = 0;
         while taken < max {

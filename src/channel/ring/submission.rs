@@ -23,7 +23,8 @@ impl SubmissionSender {
         Self { ring: Ring::submission(map, geometry), head: 0, tail: 0 }
     }
 
-    /// Publishes a frame. Returns `None` if there is no room until the worker consumes a record.
+    /// Publishes a frame. Returns `None` if there is no room now; the worker makes room by
+    /// consuming records.
     ///
     /// # Errors
     /// The worker's tail is impossible.
@@ -44,8 +45,8 @@ impl SubmissionSender {
         Ok(self.head + pad + need - self.tail <= self.ring.capacity)
     }
 
-    /// Revokes a record. Returns true if the worker had not claimed the record, which it then never
-    /// can.
+    /// Revokes a record. Returns true if the worker had not claimed the record; the worker then
+    /// skips it.
     pub fn revoke(&mut self, position: Position) -> bool {
         // A record that was overwritten meanwhile has been consumed.
         if self.head - position.0 > self.ring.capacity {

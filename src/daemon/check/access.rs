@@ -3,9 +3,9 @@
 //! too.
 //!
 //! # Why `unsafe`
-//! The process is a fork that never executes anything: between fork and exec it becomes the user,
-//! tests the paths, and writes the results to a pipe. There it makes only async-signal-safe calls
-//! (signal-safety(7)); everything they need is allocated before.
+//! The process is forked and never executes a program. After the fork it switches to the user,
+//! tests the paths, and writes the results to a pipe. It makes only async-signal-safe calls
+//! (signal-safety(7)); everything that they need is allocated before the fork.
 #![expect(unsafe_code, reason = "pre_exec")]
 
 use std::ffi::CString;

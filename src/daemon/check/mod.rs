@@ -38,7 +38,7 @@ use identity::CheckContext;
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the check and prints the verdict. Returns the exit status: 0, 78 (EX_CONFIG), 64 (EX_USAGE)
-/// when no user to check as can be determined, 71 (EX_OSERR) when a system call fails, or 1 when
+/// when the user to check as is missing or wrong, 71 (EX_OSERR) when a system call fails, or 1 when
 /// the verdict cannot be printed.
 pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     let mut warnings = invocation.warnings.clone();

@@ -19,7 +19,7 @@ const MIN_MEANINGFUL_TIME: i64 = 315_619_200;
 pub(super) struct Validators {
     /// A strong entity tag, different for each content coding (RFC 9110 §8.8.3.3).
     pub(super) etag: HeaderValue,
-    /// The time of the last modification in whole seconds; `None` if it is meaningless.
+    /// The time of the last modification in whole seconds; `None` if the time is meaningless.
     modified: Option<SystemTime>,
     /// `modified` as the value of `Last-Modified`.
     modified_text: Option<HeaderValue>,
@@ -41,8 +41,8 @@ impl Validators {
         }
     }
 
-    /// Returns the value of `Last-Modified`; for a file from the future, that of the response's
-    /// `Date` (RFC 9110 §8.8.2.1).
+    /// Returns the value of `Last-Modified`. A time in the future is replaced by the time of the
+    /// response's `Date` (RFC 9110 §8.8.2.1).
     pub(super) fn last_modified(&self, now: SystemTime) -> Option<HeaderValue> {
         if self.modified? > now {
             return httpdate::fmt_http_date(now).try_into().ok();
@@ -226,7 +226,7 @@ mod tests {
         let now = httpdate::parse_http_date(DATE).unwrap();
         let future = Validators { modified: Some(now + Duration::from_hours(1)), ..validators() };
         assert_eq!(future.last_modified(now).unwrap(), DATE);
-        // The client's copy may be older than the next one with the same date.
+        // The client's copy may be outdated although its date is the same.
         let known = headers(&[("if-modified-since", DATE)]);
         assert_eq!(evaluate(&known, &future), Precondition::Holds);
     }

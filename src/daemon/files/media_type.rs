@@ -4,13 +4,13 @@ use http::HeaderValue;
 
 use super::path::file_name;
 
-/// The type of a file without a known extension: browsers save it (RFC 2046 §4.5.1).
+/// The type of a file without a known extension. Browsers save such a file (RFC 2046 §4.5.1).
 const UNKNOWN: &str = "application/octet-stream";
 
 /// A media type for `Content-Type`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MediaType {
-    /// With its charset, if it is text.
+    /// The type, with a charset if it is text.
     pub(super) value: HeaderValue,
     /// A compressed copy of the file can be smaller.
     pub(super) is_compressible: bool,

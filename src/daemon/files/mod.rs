@@ -1,4 +1,4 @@
-//! Static files: finds the file that a request or the application names, and answers with it.
+//! Static files: finds the file that a request or the application names, and builds the response.
 //!
 //! [`Mounts`] are `[[static]]`, [`SendfileRoots`] is `app.sendfile_roots`. The reactor looks up a
 //! file with [`LookupMode::Cached`] first, which never waits for a disk. If that does not suffice,

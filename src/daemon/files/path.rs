@@ -25,8 +25,8 @@ impl RelativePath {
     /// Decodes the part of a URL's path after a mount's prefix. Returns `None` if it cannot name a
     /// file that is served.
     ///
-    /// A slash that is percent-encoded is refused, because proxies and servers disagree about its
-    /// meaning; so is a backslash, which some clients turn into a slash.
+    /// A percent-encoded slash is refused, because proxies and servers disagree about its meaning.
+    /// A backslash is refused, because some clients turn it into a slash.
     pub(super) fn decode(encoded: &[u8], dotfiles: Dotfiles) -> Option<Self> {
         let names_directory = encoded.is_empty() || encoded.ends_with(b"/");
         let trimmed = encoded.strip_suffix(b"/").unwrap_or(encoded);

@@ -5,15 +5,15 @@ use std::ops::Range;
 use http::HeaderMap;
 use http::header::RANGE;
 
-/// Maximum number of ranges in one request. A request with more gets the whole file: it may be an
-/// attack on servers that copy for each range (RFC 9110 §17.15).
+/// Maximum number of ranges in one request. A request with more ranges gets the whole file, because
+/// it may be an attack on servers that copy for each range (RFC 9110 §17.15).
 const MAX_RANGES: usize = 64;
 
 /// The parts of a representation to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RequestedRange {
-    /// The whole: there is no `Range`, or it is invalid, or its parts are not smaller than the
-    /// whole.
+    /// The whole representation: there is no `Range`, it is invalid, or its ranges together are
+    /// not smaller than the whole.
     Whole,
     /// One range, of at least one byte.
     One(Range<u64>),

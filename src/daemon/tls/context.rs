@@ -63,7 +63,7 @@ const TICKETS_PER_HANDSHAKE: usize = 1;
 
 impl TlsContext {
     /// Reads the files of `[tls]`. `alpn` are the application protocols (RFC 7301), the preferred
-    /// one first; `previous` is the context that this one replaces, whose sessions can be resumed.
+    /// one first; `previous` is the context to be replaced, whose sessions can be resumed. Returns
     /// `None` if there are no certificates.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ impl TlsContext {
             let mut config = server_config(tls.min_version, provider, clients)?;
             config.cert_resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&key)));
             config.ticketer = tickets.ticketer();
-            // Sessions of clients without tickets are not kept, because they would need memory.
+            // No sessions are stored for clients without tickets, to save memory.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
             config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
@@ -147,7 +147,7 @@ impl TlsContext {
     }
 }
 
-/// Returns the file of a certificate and that of its key, with the settings that name them.
+/// Returns the files of a certificate and of its key, with the settings that name them.
 fn named_files<'a>(tls: &'a Tls, files: &'a CertificateFiles) -> (NamedFile<'a>, NamedFile<'a>) {
     let cert = NamedFile { key: CERT, origin: &tls.origins.cert, path: &files.cert };
     let key = match &tls.origins.key {

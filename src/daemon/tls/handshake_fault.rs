@@ -1,4 +1,5 @@
-//! Why a handshake failed, worded for the operator: rustls words its errors for programmers.
+//! The reason of a failed handshake, worded for the operator. (rustls words its errors for
+//! programmers.)
 
 use std::fmt;
 use std::io;
@@ -53,7 +54,7 @@ impl fmt::Display for HandshakeFault<'_> {
                 PeerIncompatible::Tls12NotOffered
                 | PeerIncompatible::Tls12NotOfferedOrEnabled
                 | PeerIncompatible::SupportedVersionsExtensionRequired
-                // Clients have sent it since TLS 1.2.
+                // Clients have sent this extension since TLS 1.2.
                 | PeerIncompatible::SignatureAlgorithmsExtensionRequired,
             ) => f.write_str("the client speaks no TLS version that rgun accepts (tls.min_version)"),
             Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => {
@@ -71,7 +72,8 @@ impl fmt::Display for HandshakeFault<'_> {
     }
 }
 
-/// An alert by its name in RFC 8446 §6, with what it says about the server's certificate.
+/// Formats an alert: its name in RFC 8446 §6 and, for an alert about the server's certificate, its
+/// meaning.
 struct AlertText(AlertDescription);
 
 impl fmt::Display for AlertText {

@@ -122,7 +122,7 @@ pub(super) fn load(
     None
 }
 
-/// A certificate with its intermediate ones, read from their file.
+/// A server's certificate with its intermediate certificates, read from their file.
 struct LoadedCertificate {
     chain: Vec<CertificateDer<'static>>,
     /// See [`KeyPair::pem`].

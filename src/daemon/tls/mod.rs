@@ -2,9 +2,9 @@
 //! result.
 //!
 //! `run` and `check` load a [`TlsContext`]; `net` performs handshakes with it. rustls implements
-//! the protocol with the cryptography of AWS-LC. A context is immutable: a reload loads another one
-//! for new connections, and both share the keys of session tickets, so that clients resume their
-//! sessions.
+//! the protocol with the cryptography of AWS-LC. A context is immutable. A reload loads another
+//! context for new connections. Both share the keys of session tickets, so that clients can resume
+//! their sessions, unless the requirements on clients have changed.
 //!
 //! | file | contents |
 //! |---|---|
@@ -15,7 +15,7 @@
 //! | `clients.rs` | authorities of client certificates |
 //! | `tickets.rs` | keys of session tickets |
 //! | `context.rs` | the context |
-//! | `handshake_fault.rs` | why a handshake failed, for the log |
+//! | `handshake_fault.rs` | the reason of a failed handshake, for the log |
 //! | `certificate_text.rs` | certificates as texts for applications |
 //! | `session.rs` | the block of a request's frame that describes its TLS session |
 

@@ -10,10 +10,10 @@
 //!
 //! A WSGI application speaks the protocol itself, on a socket; [`relay`] forwards the bytes.
 //!
-//! A message is not stored here: it is forwarded as it arrives, in parts of at most
-//! [`dispatch::MAX_PART`](crate::dispatch::MAX_PART), and only its length is compared with the
-//! limit. All connections share the buffers for input and output; a connection owns bytes only
-//! while the client or the application does not accept them.
+//! Messages are not stored here. They are forwarded as they arrive, in parts of at most
+//! [`dispatch::MAX_PART`](crate::dispatch::MAX_PART); only their length is compared with the limit.
+//! All connections share the buffers for input and output; a connection owns bytes only while the
+//! client or the application does not accept them.
 //!
 //! The frame codec is tungstenite's, deflate is zlib-rs'. The rest is written here for two reasons.
 //! tungstenite and yawc store whole messages: 16 MiB for each client that announces one. soketto

@@ -212,8 +212,8 @@ impl Receiver {
         }
     }
 
-    /// Checks that the frame may follow those before it (RFC 6455 §5.4, §5.5), and that the message
-    /// is not too big.
+    /// Checks that the frame may follow the earlier frames (RFC 6455 §5.4, §5.5), and that the
+    /// message is not too big.
     fn check_head(&self, head: &FrameHead) -> Result<(), WebSocketError> {
         let is_first = matches!(head.opcode, OpCode::Data(Data::Text | Data::Binary));
         if head.rsv1 && !(is_first && self.allows_compression) {

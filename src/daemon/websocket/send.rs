@@ -12,8 +12,8 @@ use super::deflate::{DeflatePool, Deflater};
 use super::extension::DeflateParams;
 use super::frame::{Control, Data, MAX_CONTROL_PAYLOAD, OpCode, write_head};
 
-/// Maximum length of a payload that is copied into the buffer; a longer one costs less as a slice
-/// of its own in the write.
+/// Maximum length of a payload that is copied into the buffer. A longer payload is cheaper to write
+/// from a slice of its own.
 const MAX_COPY_BYTES: usize = 4096;
 
 /// Bytes in the buffer above which no more messages are accepted.

@@ -181,7 +181,7 @@ impl Forger {
         }
     }
 
-    /// Returns an almost correct completion, and whether it certainly violates the contract.
+    /// Returns an almost correct completion; true if it certainly violates the contract.
     fn completion(&mut self, input: &mut Input<'_>) -> (Vec<u8>, bool) {
         let kind = match input.byte() {
             common @ 0..0xc0 => 1 + common % 2,

@@ -228,7 +228,8 @@ impl<T: Transport> WebSocketConn<T> {
     /// Writes the output. Returns false if the client does not take all of it.
     fn flush(&mut self, cx: &mut Context<'_>) -> Result<bool, Disconnected> {
         loop {
-            // A client that sends pings and does not read gets one pong at a time.
+            // While the output is full only the last ping is stored, so that pongs do not pile up
+            // for a client that does not read.
             if self.sender.can_send_message()
                 && let Some(payload) = self.pending_pong.take()
             {

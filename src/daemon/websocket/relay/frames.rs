@@ -35,7 +35,7 @@ pub(super) struct Passed {
     pub(super) len: usize,
     /// Number of completed messages.
     pub(super) messages: u64,
-    /// The code of a close frame; 1005 if it has none.
+    /// The code of a close frame; 1005 if the frame has none.
     pub(super) close_code: Option<u16>,
 }
 
