@@ -61,8 +61,8 @@ pub fn mark_done(word: &AtomicU32) -> bool {
     word.compare_exchange(READY, DONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
-/// Daemon: takes a completion and returns its old state: [`DONE`], [`PAD`], or [`READY`], for which
-/// any other value stands too.
+/// Daemon: takes a completion and returns its old state. The caller treats every state except
+/// [`DONE`] and [`PAD`] as [`READY`].
 pub fn take(word: &AtomicU32) -> u32 {
     word.swap(CLAIMED, Ordering::AcqRel)
 }

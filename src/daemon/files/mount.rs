@@ -193,7 +193,7 @@ impl Mount {
         };
         match (found, &self.settings.fallback) {
             (Err(LookupError::NotFound), Fallback::File(page)) if !has_known_extension(below) => {
-                let found = lookup.page(page.as_bytes());
+                let found = lookup.find_page(page.as_bytes());
                 if let Err(LookupError::NotFound) = found
                     && !self.fallback_was_missing.swap(true, Ordering::Relaxed)
                 {
@@ -237,11 +237,11 @@ struct MountLookup<'l> {
 impl MountLookup<'_> {
     fn resolve(&self, path: &RelativePath) -> Result<FoundPath, LookupError> {
         match self.open(path.as_bytes(), None)? {
-            FoundEntry::File(file) if !path.names_directory => self.file(file, path.as_bytes()),
+            FoundEntry::File(file) if !path.names_directory => self.represent_file(file, path.as_bytes()),
             FoundEntry::File(_) => Err(LookupError::NotFound),
             FoundEntry::Directory => {
                 for name in &self.mount.settings.index {
-                    match self.page(&path.join(name)) {
+                    match self.find_page(&path.join(name)) {
                         Err(LookupError::NotFound) => {}
                         Ok(_) if !path.names_directory => return Ok(FoundPath::Redirect),
                         found => return found,
@@ -258,12 +258,12 @@ impl MountLookup<'_> {
     }
 
     /// Opens the file of a page: an index or the fallback.
-    fn page(&self, path: &[u8]) -> Result<FoundPath, LookupError> {
+    fn find_page(&self, path: &[u8]) -> Result<FoundPath, LookupError> {
         let FoundEntry::File(file) = self.open(path, None)? else { return Err(LookupError::NotFound) };
         self.represent(file, path, self.mount.page_cache_control.clone())
     }
 
-    fn file(&self, file: OpenFile, path: &[u8]) -> Result<FoundPath, LookupError> {
+    fn represent_file(&self, file: OpenFile, path: &[u8]) -> Result<FoundPath, LookupError> {
         let is_immutable = match self.mount.settings.immutable {
             Immutable::All => true,
             Immutable::Nothing => false,

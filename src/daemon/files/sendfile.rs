@@ -144,7 +144,7 @@ impl SendfileRoots {
     fn find_path(&self, path: &[u8]) -> Option<(usize, Vec<u8>)> {
         self.0.iter().enumerate().find_map(|(idx, (_, root))| {
             let below = path.strip_prefix(root.path().as_os_str().as_bytes())?;
-            // Only `/` itself ends with a slash.
+            // The root's path ends with a slash only if it is `/`.
             let below = if root.path().as_os_str() == "/" { below } else { below.strip_prefix(b"/")? };
             let is_plain = below
                 .split(|byte| *byte == b'/')
@@ -161,12 +161,12 @@ impl SendfileRoots {
             Err(error) => return FileOutcome::Refused(error.into()),
         };
         // Some frameworks evaluate Range themselves, and answer 206 although they send no body.
-        let is_plain = matches!(request.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+        let is_200_or_206 = matches!(request.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
         let no_conditions = HeaderMap::new();
-        let conditions = if is_plain { &request.conditions } else { &no_conditions };
+        let conditions = if is_200_or_206 { &request.conditions } else { &no_conditions };
         match file.answer(&request.method, conditions, request.fields.clone()) {
             Ok(mut answer) => {
-                if !is_plain {
+                if !is_200_or_206 {
                     answer.status = request.status;
                 }
                 FileOutcome::Answer(Box::new(answer))

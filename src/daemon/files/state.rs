@@ -1,9 +1,9 @@
-//! The state of a file's inode when the file was opened.
+//! The state of a file's inode.
 
 use rustix::fs::Stat;
 
-/// Two equal states mean the same file with the same content, as far as the kernel's clock can
-/// tell.
+/// The state of a file's inode when the file was opened. Equal states mean the same file with the
+/// same content, as far as the kernel's clock can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileState {
     /// Number of the file system.

@@ -38,8 +38,8 @@ pub struct Identity {
 
 impl Identity {
     /// Returns the settings for rustls. The cipher suite is chosen in the server's order, unless
-    /// the client prefers ChaCha20: then AES is slow for the client, because its processor has no
-    /// instructions for AES.
+    /// the client prefers ChaCha20: AES is slow on a client whose processor has no instructions for
+    /// it.
     pub fn config(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
         let mut offered = hello.cipher_suites().iter().copied();
         // A client may begin with a value that is no suite (RFC 8701).
@@ -116,7 +116,9 @@ pub(super) fn load(
             format!("is not the key of the certificate in {}", cert_file.path.display()),
             "the first certificate in the file must be the server's, before its intermediate ones",
         ),
-        Err(_) => cert_file.error("has a certificate that is damaged or has an unknown kind of key", INSPECT),
+        Err(_) => {
+            cert_file.error("has a certificate that is damaged, or whose key is of an unknown kind", INSPECT)
+        }
     };
     errors.push(error);
     None

@@ -113,7 +113,7 @@ pub enum SessionError {
     #[error("the client's certificate has more than {MAX_CHAIN_BYTES} bytes")]
     TooLarge,
     /// A part of the certificate is too long for the frame.
-    #[error("the client's certificate is too large: {0:?}")]
+    #[error("the client's certificate is too large: {0}")]
     TooLong(TooLong),
     /// The certificate's names cannot be read.
     #[error("the client's certificate cannot be read: {0}")]

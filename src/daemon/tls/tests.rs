@@ -214,7 +214,7 @@ fn client_cert(issuer: &rcgen::Issuer<'static, KeyPair>, authority: &TestCert) -
 }
 
 #[test]
-fn client_certificate_is_described_or_required() {
+fn client_certificate_is_optional_or_required() {
     let dir = TestDir::new();
     let certs = [self_signed(&["localhost"], VALID_YEARS)];
     let (ca, issuer) = authority("Test CA");
@@ -337,7 +337,7 @@ fn all_unusable_files_are_reported_together() {
 }
 
 #[test]
-fn error_of_a_file_for_both_names_the_key_that_is_set() {
+fn error_about_a_file_with_cert_and_key_names_tls_cert() {
     let dir = TestDir::new();
     let good = self_signed(&["localhost"], VALID_YEARS);
     for content in ["", &good.cert] {

@@ -88,6 +88,7 @@ impl CloseLog {
             Fault::Raised { summary, traceback, .. } => (summary.clone(), traceback.clone()),
             Fault::WorkerDied(_) => ("the worker died".to_owned(), String::new()),
             Fault::WorkerKilled(_) => ("the worker was stopped".to_owned(), String::new()),
+            Fault::ClientTooSlow => ("the client reads too slowly".to_owned(), String::new()),
             fault => (format!("{fault:?}"), String::new()),
         };
         self.resources.journal.failure(FailureEntry {

@@ -69,7 +69,7 @@ impl InflateBuffer {
 #[derive(Debug)]
 pub(super) struct Inflater {
     state: Decompress,
-    /// Bytes of [`SYNC_TAIL`] that were decompressed.
+    /// Number of bytes of [`SYNC_TAIL`] that were decompressed.
     tail_used: usize,
 }
 

@@ -265,7 +265,7 @@ impl RelayConn {
                 if self.timers.is_restart_due(now) {
                     self.begin_close(now);
                 }
-                // The next poll stores the waker.
+                // Polls again, because only a pending poll stores the waker.
                 return self.poll_app(cx);
             }
             Ok(TakeoverEvent::Ended) => {}
