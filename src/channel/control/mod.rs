@@ -57,8 +57,9 @@ pub const CONTROL_FD: i32 = 3;
 
 /// Makes a worker write its stacks even while some code holds the GIL: `faulthandler` writes them,
 /// then the handler sends [`Report::StacksDumped`]. A real-time signal that neither glibc nor
-/// common applications use. /// /// Only for a process that does not answer [`Command::DumpStacks`]
-/// and will be replaced: if the GIL is released meanwhile, `faulthandler` walks frames that change
-/// and may crash the process (measured: once in a few hundred signals to a worker with several busy
-/// threads).
+/// common applications use.
+///
+/// Only for a process that does not answer [`Command::DumpStacks`] and will be replaced: if the GIL
+/// is released meanwhile, `faulthandler` walks frames that change and may crash the process
+/// (measured: once in a few hundred signals to a worker with several busy threads).
 pub const STACKS_SIGNAL: i32 = 50;

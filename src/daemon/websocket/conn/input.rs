@@ -186,7 +186,7 @@ impl<T: Transport> WebSocketConn<T> {
     }
 }
 
-/// Copies bytes from the front of `bytes` into `room`, as many as fit, and removes them from
+/// Copies bytes from the front of `bytes` into `room` while there is room, and removes them from
 /// `bytes`. Returns their number.
 fn copy_into(room: &mut [u8], bytes: &mut &[u8]) -> usize {
     let (moved, rest) = bytes.split_at(bytes.len().min(room.len()));
