@@ -46,7 +46,7 @@ impl SlabSender {
     }
 
     /// Copies up to [`CHUNK_BYTES`] bytes into a free chunk and returns its number; `None` if all
-    /// chunks are loans. The caller then waits on [`Word::SpaceWait`].
+    /// chunks are lent. The caller then waits on [`Word::SpaceWait`].
     ///
     /// # Errors
     /// The free ring is inconsistent.
@@ -187,12 +187,12 @@ impl SlabReceiver {
         }
     }
 
-    /// True if a quarter of the slab or more is loans.
+    /// True if a quarter of the slab or more is lent.
     pub fn is_quarter_lent(&self) -> bool {
         self.shared.lock().count * 4 >= self.shared.geometry.chunks as usize
     }
 
-    /// True if more than half of the slab is loans. Further chunks are then copied and returned at
+    /// True if more than half of the slab is lent. Further chunks are then copied and returned at
     /// once, so that the worker's other responses do not wait for chunks.
     pub fn is_scarce(&self) -> bool {
         self.shared.lock().count * 2 > self.shared.geometry.chunks as usize

@@ -22,7 +22,7 @@ impl<'e> HandshakeFault<'e> {
         cause.map_or(Self::Io(error), Self::Tls)
     }
 
-    /// True if the client has received an alert from rgun about this failure.
+    /// True if rgun has sent the client an alert about this failure.
     pub fn is_alerted(&self) -> bool {
         matches!(self, Self::Tls(error) if !matches!(error, Error::AlertReceived(_)))
     }
