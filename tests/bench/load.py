@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
     """One keep-alive connection with at most one request on it."""
 
     def __init__(self, pool):
-        """Belongs to `pool` while idle."""
+        """An idle connection is in `pool`."""
         self.pool = pool
         self.transport = None
         self.waiting = None

@@ -151,7 +151,7 @@ class Server:
         return response.status, response.body
 
     def wait_ready(self, path, timeout=30):
-        """Polls until `path` answers 200; returns the milliseconds since it was started."""
+        """Polls until `path` answers 200; returns the milliseconds since the server was started."""
         deadline = self.started + timeout
         while time.perf_counter() < deadline:
             if self.process.poll() is not None:

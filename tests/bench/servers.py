@@ -1,8 +1,8 @@
 """The command line of each server for a workload.
 
-For every peer, one worker is one process with one thread for the application, unless the server is about
-threads; access logs are off, and the manual's recommendations for speed are followed as far as a careful
-operator would. `None` instead of a command line means that the server cannot do this workload.
+For every peer except gunicorn-gthread, one worker is one process with one thread for the application. Access
+logs are off, and the manual's recommendations for speed are followed as far as a careful operator would.
+`None` instead of a command line means that the server cannot do this workload.
 """
 
 import tempfile
@@ -119,7 +119,7 @@ def limit(task, tools):
 
 
 def gunicorn(task, tools, *kind):
-    """The common part for gunicorn; its control socket would be left in the home directory."""
+    """The command line that all rows of gunicorn share. A control socket would stay in the home directory."""
     if task.interface != "wsgi":
         return None
     return [

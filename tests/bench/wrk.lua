@@ -1,4 +1,5 @@
--- Prints wrk's own counts as one line of JSON, so that nobody has to parse a table with units. Nothing runs per request.
+-- Prints wrk's own counts as one line of JSON, which is easier to parse than its table with units. No code runs per
+-- request.
 function done(summary, latency, requests)
    local e = summary.errors
    io.write(string.format(

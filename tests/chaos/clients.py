@@ -18,7 +18,7 @@ from support.waiting import wait_until
 MIB = 1 << 20
 # The digest of the shop's /download/1.
 FILE = hashlib.sha256(random.Random(0).randbytes(MIB)).hexdigest()
-# Statuses the daemon answers itself: a worker died, no worker is available, a request took too long.
+# Statuses of the daemon's own responses: a worker died, no worker is available, a request took too long.
 DAEMON = {502, 503, 504}
 
 

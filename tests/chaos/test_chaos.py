@@ -21,7 +21,7 @@ DIRECTORY = pathlib.Path("/srv/shop")
 CLIENTS = 8
 # The minimum share of ordinary requests with their expected status: always answering 503 is not success.
 MIN_SERVED = 0.8
-# MiB that the daemon's memory may grow under load: allocators keep some.
+# MiB that the daemon's memory may grow under load: allocators keep freed memory.
 MAX_GROWTH_MIB = 12
 
 SETTINGS = """
@@ -63,7 +63,7 @@ def test_every_request_is_answered_and_logged_once(site, option, preload):
         extra=SETTINGS,
     )
     processes = 5 if preload else 4
-    # journald must not drop what is counted here.
+    # journald must not drop entries, because the audit counts them.
     with host.drop_in("LogRateLimitIntervalSec=0"):
         wait_until("four workers", lambda: ready(processes), 30)
         since = host.journal_cursor()

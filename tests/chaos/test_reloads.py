@@ -29,9 +29,10 @@ def test_reloads_under_load_lose_no_request(trouble_app, option):
     assert host.main_pid() == daemon
     wait_until("two workers are left", lambda: len(children(daemon)) == 2)
     tree = host.cgroup_directory(host.show("ControlGroup"))
-    wait_until("two leaves are left", lambda: len(list((tree / "workers").glob("*/"))) == 2)
+    wait_until("two cgroups of workers are left", lambda: len(list((tree / "workers").glob("*/"))) == 2)
     assert len(descriptors(daemon)) < 100, descriptors(daemon)
-    # After ten reloads the allocator is warm; in the long form a leak of one page per reload shows.
+    # After ten reloads the allocator's caches are filled. A leak of one page per reload exceeds the limit in
+    # 1000 reloads.
     assert max(sizes[-5:]) - sizes[min(9, count - 1)] < 4 << 10, sizes[::10]
 
 

@@ -1,6 +1,7 @@
-"""Troubles during the chaos and what an operator does meanwhile, in random order.
+"""Faults and the actions of an operator during the chaos, in random order.
 
-Used by test_chaos.py. Each trouble is recorded with its time. A deploy that is waited for checks its outcome.
+Used by test_chaos.py. Each of them is a trouble, and is recorded with its time. A deploy that waits for its
+reload checks the outcome, too.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import time
 import host
 from support.processes import children
 
-# How often each trouble is in a deck, which is shuffled and then drawn from.
+# The number of cards of each trouble in a deck, which is shuffled and then drawn from.
 DECK = {
     "kill": 4,
     "freeze": 3,
@@ -141,7 +142,7 @@ class Troubles:
         host.deploy(self._directory, self.version, code)
 
     def good_reload(self):
-        """Deploys a sound release; the reload must succeed and its code serve."""
+        """Deploys a sound release; the reload must succeed, and the new code must serve."""
         # A frozen process could make the boot time out.
         for pid in list(self._frozen):
             self._thaw(pid)

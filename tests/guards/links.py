@@ -1,4 +1,4 @@
-"""Documents: what they link to or name exists, and agrees with them."""
+"""Documents: the files, definitions and journal fields that they name exist."""
 
 import re
 
@@ -26,7 +26,7 @@ def documents():
 
 
 def has_definition(source, label):
-    """Whether the source defines the name; a label that is not a single name is not looked for."""
+    """Returns whether the source defines the name; True for a label that is not a single name."""
     return not re.fullmatch(r"\w+", label) or re.search(DEFINITION.format(label), source.read_text())
 
 
@@ -70,7 +70,7 @@ def journal_fields():
     for source in (TOP / "src/daemon").rglob("*.rs"):
         product = source.read_text().split("#[cfg(test)]")[0]
         written |= {f"RGUN_{(event or raw).upper()}" for event, raw in FIELD.findall(product)}
-    # Written as RGUN_REQUEST_ID, once for each id.
+    # The sink writes RGUN_REQUEST_IDS as one RGUN_REQUEST_ID for each id.
     written -= DEBUG_FIELDS | {"RGUN_REQUEST_IDS"}
     place = str(guide.relative_to(TOP))
     return [Breach(place, name, "is not described") for name in sorted(written - described)] + [

@@ -1,4 +1,4 @@
-"""Reads Rust sources as the guards need them: code, functions, types, and what imports what.
+"""Reads Rust sources as the guards need them: code, functions, types and imports.
 
 This is a lexer and a few patterns, not a compiler. It knows comments, strings, `#[cfg(test)]` modules, `use`
 trees and paths that begin with `crate`, `self` or `super`; it does not expand macros.
@@ -96,7 +96,7 @@ class File:
 
     @property
     def parts(self):
-        """Its module path: ("dispatch", "queue"); () for lib.rs, ("dispatch",) for dispatch/mod.rs."""
+        """The module path: ("dispatch", "queue"); () for lib.rs, ("dispatch",) for dispatch/mod.rs."""
         parts = self.path.relative_to(TOP / self.package).with_suffix("").parts
         return () if parts in (("lib",), ("main",)) else parts[:-1] if parts[-1] == "mod" else parts
 
@@ -169,7 +169,7 @@ def parameter_list(code, start):
 
 
 def split_list(text):
-    """The elements of a list that is separated by commas, at the outermost level."""
+    """The elements of a comma-separated list. A comma within brackets separates nothing."""
     elements, depth, start = [], 0, 0
     for offset, character in enumerate(text):
         if character in "([{<":
@@ -205,14 +205,14 @@ def use_paths(tree, prefix=()):
 
 
 class Imports:
-    """Which file of a package uses which. A re-export in a mod.rs leads to the file that has the item."""
+    """The imports between the files of a package. A re-export resolves to the file that defines the item."""
 
     def __init__(self, package):
         self.files = {file.parts: file for file in files(package) if file.path.name != "main.rs"}
         self.reexports = {parts: self.reexports_of(file) for parts, file in self.files.items()}
 
     def reexports_of(self, file):
-        """Name to absolute path of what others may import from the file though another one has it."""
+        """Maps each name that the file imports, and may re-export, to the absolute path of its definition."""
         found = {}
         for use in re.finditer(r"\buse\s+([^;]+);", file.code):
             for path in use_paths(use.group(1)):
@@ -222,7 +222,7 @@ class Imports:
         return found
 
     def absolute(self, file, path):
-        """The path from the crate's root; None where it leads into another crate."""
+        """The path from the crate's root; None for a path into another crate."""
         base = file.parts
         if path[0] == "crate":
             return path[1:]
@@ -237,7 +237,7 @@ class Imports:
         return (*base, *path) if (*base, path[0]) in self.files else None
 
     def resolve(self, path, limit=8):
-        """The module path of the file that has what `path` names."""
+        """The module path of the file that defines the item `path`."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.files:
                 break
@@ -254,16 +254,16 @@ class Imports:
             for path in use_paths(use.group(2)):
                 absolute = self.absolute(file, path)
                 if absolute is None:
-                    continue  # another crate's
+                    continue  # an item of another crate
                 if (
                     use.group(1)
                     and len(absolute) > len(file.parts)
                     and absolute[: len(file.parts)] == file.parts
                 ):
-                    continue  # only handed on to the module's users
+                    continue  # a re-export, which the module itself does not use
                 used.add(self.resolve(absolute))
         rest = re.sub(r"\buse\s+[^;]+;", lambda use: re.sub(r"[^\n]", " ", use.group()), code)
-        # `pub(in crate::x)` says who may see an item and uses nothing.
+        # `pub(in crate::x)` limits the visibility of an item and uses nothing.
         for found in re.finditer(r"(?<!\bin )\b((?:crate|self|super)(?:::\w+)+)", rest):
             absolute = self.absolute(file, tuple(found.group(1).split("::")))
             if absolute is not None:

@@ -1,4 +1,4 @@
-"""Sizes: what fits on a screen can be read at once."""
+"""Sizes: functions, files, structs and parameter lists that are too long to read at once."""
 
 from breach import Breach
 from rust_source import PACKAGES, TOP, files

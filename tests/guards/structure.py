@@ -19,9 +19,9 @@ def import_circles():
 
 
 def layer_table():
-    """The table of src/daemon/lib.rs: module to the modules and the names that it may and may not use.
+    """Returns the table of src/daemon/lib.rs: for each module, what it may use and what it must not use.
 
-    A row reads `| [`net`] | config, systemd | hyper, SystemTime |`; "-" is nothing, "everything" is all.
+    A row reads `| [`net`] | config, systemd | hyper, SystemTime |`; "-" means none, "everything" means all.
     """
     text = (TOP / "src/daemon/lib.rs").read_text()
     rows = {}
@@ -59,7 +59,7 @@ def layers():
 
 
 def status_codes():
-    """Of the modules that serve connections only http/fault.rs names status codes."""
+    """Of the modules that serve connections, only http/fault.rs names status codes."""
     return [
         Breach(f"{file}:{file.line(found.start())}", f"{found.group(1)} in {file.path.name}")
         for file in files("src/daemon")
@@ -71,7 +71,7 @@ def status_codes():
 
 
 def unused_dependencies():
-    """Each dependency of a package is named in it; each of the workspace is some package's."""
+    """Each package uses its dependencies, and each dependency of the workspace belongs to a package."""
     workspace = tomllib.loads((TOP / "Cargo.toml").read_text())["workspace"]
     unused, declared = [], set()
     for package in PACKAGES:

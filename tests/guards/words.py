@@ -42,13 +42,13 @@ def mutating_predicates():
                 continue
             if function.takes_mut_self or not re.match(r"(Py)?(Result<)?bool\b", function.returns):
                 found.append(
-                    Breach(f"{file}:{function.line}", function.name, "is not a question with the answer bool")
+                    Breach(f"{file}:{function.line}", function.name, "must return bool and take &self")
                 )
     return found
 
 
 def repeated_type_names():
-    """No type name means two things within a package."""
+    """Within a package, no two types share a name."""
     found = []
     for package in PACKAGES:
         places = collections.defaultdict(list)
@@ -100,7 +100,7 @@ def incomplete_summaries():
 
 
 def dialect():
-    """Comments are written in the field's words."""
+    """Comments use the terms of the field."""
     return [
         Breach(f"{file}:{line}", word.group(), text.replace("\n", " ")[:100])
         for file in product_files()
@@ -110,7 +110,7 @@ def dialect():
 
 
 def long_test_names():
-    """A test's name is subject, condition and outcome."""
+    """A test's name, which says subject, condition and outcome, is not too long."""
     names = re.compile(r"\b(?:fn|def)\s+((?:test_)?\w+)\s*\(")
     found = []
     for path in sorted(

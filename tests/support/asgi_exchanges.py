@@ -1,7 +1,7 @@
 """ASGI exchanges with the fake daemon: requests, gates and WebSockets of the applications in apps/.
 
-The applications answer JSON, in which bytes are `{"bytes": latin1}`; a request to `/seen` returns what an
-earlier one has recorded, and `/open_gate?NAME` lets a waiting exchange continue.
+The applications answer JSON, in which bytes are `{"bytes": latin1}`; a request to `/seen` returns the
+record of an earlier request, and `/open_gate?NAME` lets an exchange continue that waits at this gate.
 """
 
 import json
@@ -12,7 +12,7 @@ from .paths import WORKER_APPS
 
 
 def spawn(fake, python, loop, target="asgi_cases", chdir=WORKER_APPS, **more):
-    """Starts a worker on an event loop and waits until it is ready; skips if Python lacks the loop."""
+    """Starts a worker on an event loop and waits until it is ready. Without uvloop, skips the test."""
     if loop == "uvloop":
         require_module(python, "uvloop")
     return fake.spawn(target, chdir, loop=loop, **more).wait_ready()

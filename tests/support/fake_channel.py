@@ -1,8 +1,8 @@
 """The memory that a daemon shares with a worker, in plain Python: requests in, completions out.
 
-The layout is that of `src/channel/layout.rs` and the frames are those of `frame.rs`, implemented a second
-time; the golden bytes (src/channel/tests/golden) keep both equal. Processes and control sockets are in
-`fake_daemon`.
+The layout is that of `src/channel/layout.rs` and the frames are those of `src/channel/frame`, implemented
+a second time; the golden bytes (src/channel/tests/golden) keep both equal. Processes and control sockets are
+in `fake_daemon`.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ SUBMISSION_HEAD, SUBMISSION_TAIL, COMPLETION_HEAD, COMPLETION_TAIL, TOKENS, WANT
 )
 SLOTS_AT = 4096 + 128 * 9
 SLOT_EXCHANGE, SLOT_THREAD, SLOT_ACKED, SLOT_WANTS_CREDIT = 0, 16, 128, 136
-# States of a record. TAKEN is added by the daemon's end when it pops a completion.
+# States of a record. The daemon's end adds TAKEN when it pops a completion.
 READY, PAD, MARKED_DONE = 1, 4, 5
 TAKEN = 2
 END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE = 1, 2, 4, 8, 16, 32

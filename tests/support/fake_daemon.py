@@ -87,7 +87,7 @@ class FakeDaemon:
         FakeDaemon.n_open += 1
         self.is_open = True
         assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-        # Like the real daemon, lets its workers inherit nothing by accident, such as pytest's descriptors.
+        # Workers must not inherit other descriptors, such as pytest's; the real daemon prevents that, too.
         for name in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):
                 if int(name) > 2:
@@ -216,7 +216,8 @@ class FakeDaemon:
 
 
 def is_readable(descriptor, seconds):
-    """Waits until a descriptor is readable, by poll(2): select(2) knows descriptors below 1024 only."""
+    """Returns whether a descriptor becomes readable within `seconds`."""
+    # select(2) accepts only descriptors below 1024.
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
@@ -231,7 +232,7 @@ class Worker(Channel):
         self.incarnation = incarnation
         self.pid = None
         self.status = None
-        # Reports that were received while waiting for another one.
+        # Reports that were received while the test waited for another one.
         self.earlier_reports = []
 
     def open_channel(self):

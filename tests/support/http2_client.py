@@ -26,7 +26,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 class Stream:
-    """What arrived on one stream."""
+    """The response on one stream, as far as it has arrived."""
 
     def __init__(self):
         self.status = None
@@ -61,7 +61,7 @@ class Stream:
 
 
 class PatientConnection(H2Connection):
-    """h2 takes a GOAWAY for the end; open streams go on after it (RFC 9113 §6.8)."""
+    """A connection whose open streams continue after a GOAWAY (RFC 9113 §6.8). h2 alone would end it."""
 
     def _receive_goaway_frame(self, frame):
         result = super()._receive_goaway_frame(frame)
@@ -73,7 +73,7 @@ class Http2Connection:
     """A client connection with prior knowledge, or over TLS."""
 
     def __init__(self, address, window=65535, credit=True, tls=None):
-        """`credit`: received bytes are given back to flow control at once. `tls`: an SSLContext."""
+        """`credit`: whether received bytes are acknowledged at once (flow control). `tls`: an SSLContext."""
         self.credit = credit
         self.socket = socket.create_connection(address, DEADLINE)
         if tls:
@@ -111,7 +111,7 @@ class Http2Connection:
         return number
 
     def send_body(self, number, body):
-        """Sends a whole body as flow control allows, and ends the stream, unless that ends before."""
+        """Sends a whole body as flow control allows, and ends the stream if the daemon has not."""
         stream, sent = self.streams[number], 0
         while sent < len(body) and not stream.is_over:
             window = min(self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)

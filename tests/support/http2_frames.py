@@ -68,7 +68,7 @@ class Frame(typing.NamedTuple):
 
     @property
     def last_stream(self):
-        """The id of the last stream that a GOAWAY says is served."""
+        """The id of the last stream that is served, according to a GOAWAY."""
         return int.from_bytes(self.payload[:4], "big")
 
 
@@ -180,7 +180,7 @@ class FrameClient:
         )
 
     def read_outcome(self, stream):
-        """Returns what becomes of a stream: its status, or the scope and the code of the error that ends it.
+        """Returns the outcome of a stream: its status, or the scope and the code of the error that ends it.
 
         Interim responses are skipped. The error's scope is the stream or the whole connection.
         """
@@ -203,7 +203,7 @@ class FrameClient:
         return self.frames[before:]
 
     def is_usable(self):
-        """True if the daemon answers a PING, which it does after all frames before it."""
+        """Returns whether the daemon answers a PING, which it processes after all earlier frames."""
         opaque = b"\xfausable\xfa"[:8].ljust(8, b"-")
         self.send(frame(Kind.PING, 0, 0, opaque))
         while (received := self.read()) is not None:

@@ -1,4 +1,4 @@
-"""Raw HTTP/1.1 for tests: sends exactly the given bytes and tells a complete response from a truncated one.
+"""Raw HTTP/1.1 for tests: sends exactly the given bytes, and knows whether a response is truncated.
 
 http.client hides whether the body ended as its framing says, which headers were repeated, and what is left
 on the connection.

@@ -1,4 +1,4 @@
-"""What the Python interpreters under test have installed."""
+"""The modules of the Python interpreters under test, and interpreters that rgun does not support."""
 
 import functools
 import os
@@ -8,7 +8,7 @@ import subprocess
 
 @functools.cache
 def has_module(python, name):
-    """Whether an interpreter can import a module."""
+    """Returns whether an interpreter can import a module."""
     code = ["-W", "ignore", "-c", f"import {name}"]
     return subprocess.run([str(python), *code], capture_output=True, check=False).returncode == 0
 

@@ -56,7 +56,10 @@ class KeepAliveClient:
         return response
 
     def raise_lost(self, error):
-        """Closes a connection that ended before a head, and raises what that means."""
+        """Closes a connection that ended before a head.
+
+        Raises StaleConnectionError for a kept connection without a byte of a response, else `error`.
+        """
         is_stale = self.is_reused and self.connection is not None and not self.connection.buffer
         self.close()
         raise StaleConnectionError(str(error)) if is_stale else error

@@ -32,7 +32,7 @@ def children(pid):
 
 
 def n_threads(pid):
-    """How many threads a process has."""
+    """The number of threads of a process."""
     return len(os.listdir(f"/proc/{pid}/task"))
 
 

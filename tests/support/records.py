@@ -1,4 +1,4 @@
-"""What applications under test have recorded about a request, found by a marker that only one test uses."""
+"""The records of applications under test about a request, found by a marker that only one test uses."""
 
 import json
 
@@ -22,7 +22,7 @@ def wait_for_records(server, marker, count=1):
 
 
 def process_facts(worker):
-    """Returns what the application tests/worker/apps/watched says about the process of a worker."""
+    """Returns facts about a worker's process, from the application tests/worker/apps/watched."""
     status, body = worker.get("/who")
     assert status == 200
     return json.loads(body)

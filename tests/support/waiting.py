@@ -2,14 +2,15 @@
 
 import time
 
-# Nothing in the tests takes seconds; the machine may be busy.
+# In seconds. Far more than any test needs on an idle machine; the machine may be busy.
 DEADLINE = 30
 
 
 def wait_until(what, condition, timeout=DEADLINE, interval=0.01):
     """Calls `condition` until it returns a true value and returns that value.
 
-    For facts that no log line and no response announces. Fails with `what` after `timeout` seconds.
+    Use it only for facts that neither a log line nor a response announces. Fails with `what` after `timeout`
+    seconds.
     """
     deadline = time.monotonic() + timeout
     while True:

@@ -1,4 +1,4 @@
-"""An ASGI application with releases: reports its release, streams, has WebSockets, blocks its event loop.
+"""An ASGI application with releases: reports its release, streams, serves WebSockets, blocks its event loop.
 
 A deploy changes `release.py` in the same directory. Needs only Python 3.9.
 """

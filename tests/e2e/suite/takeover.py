@@ -16,7 +16,7 @@ TEXT, CLOSE = 1, 8
 
 
 def application(environ, start_response):
-    """Takes over handshakes; a path below /slow/ is answered after so many seconds."""
+    """Takes over handshakes; /slow/SECONDS is answered after this time."""
     if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
         serve(environ["gunicorn.socket"], environ["HTTP_SEC_WEBSOCKET_KEY"])
         return []
@@ -32,7 +32,7 @@ def application(environ, start_response):
 
 
 def serve(connection, key):
-    """Accepts the handshake, sends the release and echoes until a close frame, which is returned."""
+    """Accepts the handshake, sends the release and echoes each frame, up to a close frame."""
     accept = base64.b64encode(hashlib.sha1((key + GUID).encode()).digest()).decode()
     lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
     head = "\r\n".join([*lines, f"Sec-WebSocket-Accept: {accept}", "", ""])

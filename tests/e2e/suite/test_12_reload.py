@@ -130,7 +130,7 @@ def test_broken_release_fails_the_reload_and_old_code_serves(app):
     assert before <= workers(), "the old workers are untouched"
     wait_until("only the old workers are left", lambda: workers() == before)
     lines = host.service_log(since)
-    assert "rgun reload: " in lines, "what ExecReload= says is in the journal of the unit"
+    assert "rgun reload: " in lines, "the output of ExecReload= is in the journal of the unit"
     assert "Traceback (most recent call last)" in lines
 
     host.deploy(app, 3)

@@ -30,7 +30,7 @@ LOG = host.STATE / "hooks.log"
 
 @pytest.fixture(autouse=True)
 def hooked(trouble_app):
-    """Two workers with all four hooks, which record their calls."""
+    """Two workers with four hooks, which record their calls."""
     host.deploy(trouble_app, 1)
     (trouble_app / "hooks.py").write_text(HOOKS.format(log=LOG))
     LOG.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Behind nginx on a unix socket, configured as in README.md."""
+"""rgun behind nginx on a unix socket, configured as in packaging/doc/nginx.md."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ FRONT = ("127.0.0.1", 8080)
 # Sends X-Forwarded-Proto: https, like a TLS listener.
 SECURE = ("127.0.0.1", 8081)
 UNIT = "front.service"
-# `map`, `upstream` and `location` of README.md, in a minimal configuration.
+# `map`, `upstream` and `location` of nginx.md, in a minimal configuration.
 CONFIGURATION = """
 user www-data;
 pid /run/front.pid;

@@ -30,7 +30,7 @@ def machine(installed):
 
 @pytest.fixture
 def install():
-    """A function that writes units, and starts those that it is to start; all are removed at the end."""
+    """A function that writes units and starts the named ones; all are removed at the end."""
     names = []
 
     def write(*start, **texts):
@@ -73,7 +73,7 @@ def is_refused(address):
 
 
 def facts(address=FRONT):
-    """Returns what the application says about its process; fails if it does not answer."""
+    """Returns the facts that the application reports about its process; fails if it does not answer."""
     answer = host.request("GET", "/", address=address)
     assert answer.status == 200, answer.text
     return answer.json()
@@ -165,7 +165,7 @@ def test_unit_of_gunicorns_documentation_starts_and_reloads(install):
     assert "ready" in host.show("StatusText", "gunicorn.service")
     pid = host.show("MainPID", "gunicorn.service")
     host.deploy(directory, 2)
-    # Not waited for: the signal only starts the reload.
+    # The command does not wait for the result: its ExecReload= only sends the signal.
     host.systemctl("reload", "gunicorn.service")
     wait_until("the new code serves", lambda: facts(str(socket))["release"] == 2)
     assert host.show("MainPID", "gunicorn.service") == pid

@@ -1,8 +1,8 @@
-//! The limit of the benchmarks: hyper responds with a constant, on one thread. This is an upper bound for a server with
-//! an application on the same kernel, runtime and HTTP library.
+//! The limit of the benchmarks: hyper responds with a constant, on one thread. This is an upper
+//! bound for a server with an application on the same kernel, runtime and HTTP library.
 //!
-//! `bench-limit ADDRESS [BYTES]` answers every request with `Hello, world!`, or with BYTES bytes. `tests/bench/run`
-//! starts the program, which has no routes, limits or shutdown: a signal ends it.
+//! `bench-limit ADDRESS [BYTES]` answers every request with `Hello, world!`, or with BYTES bytes.
+//! `tests/bench/run` starts the program, which has no routes, limits or shutdown: a signal ends it.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,8 @@
-//! One WebSocket client, in a task of its own: it opens, idles, sends messages, and closes as `main` commands.
+//! One WebSocket client, in a task of its own: it opens, idles, sends messages, and closes as
+//! `main` commands.
 //!
-//! The client always answers pings. Every message is different, and an echo must equal its message, so a server that
-//! mixes up two clients is noticed.
+//! The client always answers pings. Every message is different, and an echo must equal its message,
+//! so that a server that mixes up two clients fails the measurement.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -46,11 +47,15 @@ pub(crate) struct Client {
     pub(crate) deflate: bool,
     /// Received bytes that have not been parsed yet.
     input: Vec<u8>,
-    /// The current message, and whether it is incomplete (`within`).
+    /// The payload of the current message so far.
     message: Vec<u8>,
+    /// The current message has begun and is incomplete.
     within: bool,
+    /// The current message is compressed.
     compressed: bool,
+    /// The last message that was sent, to compare its echo with.
     sent: Vec<u8>,
+    /// Encoded frames that have not been written yet.
     output: Vec<u8>,
 }
 
@@ -132,8 +137,8 @@ impl Client {
         }
     }
 
-    /// Performs the closing handshake, for at most two seconds. It is not measured, and the server may also end the
-    /// connection instead.
+    /// Performs the closing handshake, for at most two seconds. Errors are ignored: the handshake is
+    /// not measured, and the server may end the connection instead.
     pub(crate) async fn close(mut self) {
         frame::build(&mut self.output, frame::CLOSE, &1000_u16.to_be_bytes());
         let handshake = async {
@@ -211,7 +216,8 @@ impl Client {
     }
 }
 
-/// Checks the response to the handshake (RFC 6455 section 4.1). Returns whether permessage-deflate is in use.
+/// Checks the response to the handshake (RFC 6455 section 4.1). Returns whether permessage-deflate
+/// is in use.
 fn check_head(head: &str, offered: bool) -> Result<bool, String> {
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap_or_default();

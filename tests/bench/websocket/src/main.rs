@@ -1,12 +1,18 @@
 //! The WebSocket clients of the benchmarks: many on one thread, so that they use one core.
 //!
-//! `bench-websocket ADDRESS PATH CONNECTIONS BYTES [deflate]` opens the connections, 64 at a time, and then prints a
-//! line of JSON. After that it reads commands from stdin, one a line, and answers each with a line of JSON.
-//! `echo SECONDS`: every client sends a text message of BYTES, waits for its echo, and sends the next. `once`: every
-//! client sends one message and waits for its echo. Between commands the clients are idle and answer pings. End of file
-//! closes them. After an unexpected event the program exits with 1 and a message on stderr. `tests/bench/websocket_load.py`
-//! starts it, pins it to a core and measures its CPU time. A latency is the time from before the write to after the
-//! read of the whole echo.
+//! `bench-websocket ADDRESS PATH CONNECTIONS BYTES [deflate]` opens the connections, 64 at a time,
+//! and then prints a line of JSON. After that it reads commands from stdin, one a line, and answers
+//! each with a line of JSON:
+//! - `echo SECONDS`: every client sends a text message of BYTES, waits for its echo, and sends the
+//!   next.
+//! - `once`: every client sends one message and waits for its echo.
+//!
+//! Between commands the clients are idle and answer pings. End of file closes them. After an
+//! unexpected event the program exits with 1 and a message on stderr. A latency is the time from
+//! before the write to after the read of the whole echo.
+//!
+//! `tests/bench/websocket_load.py` starts the program and measures its CPU time. The program runs on
+//! the core of `tests/bench/run`.
 
 #![forbid(unsafe_code)]
 
@@ -37,7 +43,7 @@ enum Command {
 /// The result of a command for one client: latencies in microseconds.
 type Report = io::Result<Vec<u32>>;
 
-/// Prints the error, if any.
+/// Runs the program. An error goes to stderr.
 fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
@@ -147,8 +153,8 @@ async fn run_client(mut client: Client, mut commands: watch::Receiver<Command>, 
     }
 }
 
-/// Sends messages in a closed loop `until` this time, or one message without it. The last echo is awaited, but not
-/// counted if it is late.
+/// Sends messages in a closed loop `until` this time; one message if `until` is `None`. The last
+/// echo is awaited, but not counted if it is late.
 async fn echo(client: &mut Client, until: Option<Instant>) -> Report {
     let mut times = Vec::new();
     let mut begin = Instant::now();
