@@ -1,7 +1,7 @@
 //! The source of changes: inotify by the crate `notify`, or polling.
 //!
-//! Polling is written here: the crate's compares modification times in whole seconds, or else the
-//! content of all files in the watched directories, including databases.
+//! Polling is implemented here. The crate's own polling compares modification times in whole
+//! seconds, or else the content of all files in the watched directories, including databases.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -16,15 +16,16 @@ use super::rules::{Relevance, WatchedFiles};
 /// A source of changes.
 #[derive(Debug)]
 pub(super) enum Backend {
-    /// The watched directories.
+    /// The watcher, and the directories that it watches.
     Inotify(RecommendedWatcher, BTreeSet<PathBuf>),
+    /// The files at the last poll.
     Poll(FileSnapshot),
 }
 
 /// A change in a watched directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FileEvent {
-    /// The file was written, created, moved or deleted. It may be a directory.
+    /// The file or directory at this path was written, created, moved or deleted.
     Changed(PathBuf),
     /// The kernel has dropped events.
     Overflow,
@@ -35,7 +36,7 @@ pub(super) enum FileEvent {
 pub(super) struct InotifyError(pub(super) String);
 
 impl Backend {
-    /// Starts to watch with inotify; `sink` is called by another thread.
+    /// Starts inotify, without a watched directory yet. A thread of the crate calls `sink`.
     ///
     /// # Errors
     /// inotify cannot be used.
@@ -53,7 +54,8 @@ impl Backend {
         Ok(Self::Inotify(watcher, BTreeSet::new()))
     }
 
-    /// Watches exactly these directories. Returns those that were not watched before.
+    /// Watches exactly these directories. Returns those that inotify did not watch before; none
+    /// when polling.
     ///
     /// # Errors
     /// inotify cannot watch them all.
@@ -84,7 +86,7 @@ impl Backend {
                 Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
                     return Err(InotifyError::new(&error));
                 }
-                // It was deleted, or cannot be read.
+                // The directory was deleted, or cannot be read.
                 Err(error) => tracing::debug!(%error, "not watching {}", directory.display()),
             }
         }
@@ -119,8 +121,8 @@ impl InotifyError {
     }
 }
 
-/// Returns whether the event means that a file's content or name has changed. Reading a file, or
-/// changing its mode, does not. touch(1) opens the file for writing.
+/// Returns whether a file's content or name has changed. Reading a file or changing its mode is no
+/// change. touch(1) is one, because it opens the file for writing.
 fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))

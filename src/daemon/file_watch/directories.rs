@@ -1,4 +1,4 @@
-//! Finds the directories to watch, and the real paths of files: the only part that reads
+//! Finds the directories to watch and the real paths of files. Only this file of the module reads
 //! directories.
 
 use std::collections::BTreeSet;
@@ -25,7 +25,8 @@ pub(super) fn find(files: &WatchedFiles) -> DirectorySet {
     let mut found = DirectorySet::default();
     let directories: BTreeSet<&Path> = files.directories().collect();
     found.paths.extend(directories.into_iter().filter_map(canonical_directory));
-    // A directory of a source may be in a tree; the tree's walk has to visit it all the same.
+    // Separate from `found.paths`: a directory that is there for a source may be in a tree, and the
+    // walk of the tree must descend into it.
     let mut visited: BTreeSet<PathBuf> = BTreeSet::new();
     let mut open: Vec<PathBuf> = files.trees().filter_map(canonical_directory).collect();
     while let Some(directory) = open.pop() {
@@ -52,19 +53,19 @@ pub(super) fn has_changed_since(file: &Path, time: SystemTime) -> bool {
     file.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|modified| modified >= time)
 }
 
-/// Returns the directories in a directory, without symbolic links.
+/// Returns the subdirectories of a directory, without symbolic links.
 fn subdirectories(directory: &Path) -> impl Iterator<Item = PathBuf> {
     entries(directory).filter(|(_, is_directory)| *is_directory).map(|(path, _)| path)
 }
 
-/// Returns the entries of a directory, each with whether it is a directory. A directory that is
-/// deleted or unreadable has none.
+/// Returns the path of each entry of a directory, and whether the entry is a directory. A deleted
+/// or unreadable directory has no entries.
 fn entries(directory: &Path) -> impl Iterator<Item = (PathBuf, bool)> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
     entries.map(|entry| (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir())))
 }
 
-/// Returns whether it is a virtual environment.
+/// Returns whether the directory is a virtual environment of venv or conda.
 fn is_environment(directory: &Path) -> bool {
     directory.join("pyvenv.cfg").exists() || directory.join("conda-meta").exists()
 }
@@ -73,14 +74,15 @@ fn canonical_directory(path: &Path) -> Option<PathBuf> {
     path.canonicalize().ok().filter(|path| path.is_dir())
 }
 
-/// Returns the path with a directory that has no symbolic links. The last component may be a link,
+/// Resolves the symbolic links in the path's directory. The last component stays: it may be a link,
 /// or not exist.
 pub(super) fn canonical(path: &Path) -> PathBuf {
     let parts = path.parent().and_then(|parent| parent.canonicalize().ok()).zip(path.file_name());
     parts.map_or_else(|| path.to_owned(), |(parent, name): (PathBuf, &OsStr)| parent.join(name))
 }
 
-/// Returns git's lock of the work tree that a directory is in. It exists while git changes files.
+/// Returns the path of git's lock for the work tree that contains the directory. The lock exists
+/// while git changes files.
 pub(super) fn git_lock(directory: &Path) -> Option<PathBuf> {
     let root = directory.ancestors().find(|ancestor| ancestor.join(".git").is_dir())?;
     Some(root.join(".git/index.lock"))

@@ -12,16 +12,17 @@ pub struct WatchSettings {
     pub rules: WatchRules,
     /// Time without a change after which a reload starts.
     pub delay: Duration,
-    /// Polls instead of using inotify.
+    /// Whether to poll instead of using inotify.
     pub poll: bool,
 }
 
 /// A notice to the main loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchNotice {
-    /// Files have changed, and are quiet: reload.
+    /// Reload: files have changed, and no change has followed for [`WatchSettings::delay`], or
+    /// changes have gone on for 5 s.
     Changed(Changes),
-    /// Ask the workers for files that they have loaded meanwhile.
+    /// Ask the workers which files they have loaded.
     SourcesWanted,
 }
 

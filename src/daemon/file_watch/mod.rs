@@ -7,7 +7,8 @@
 //!
 //! A change requires a reload if a worker has imported the file, if it is a template or environment
 //! file in the application's directories, or if the configuration names it ([`WatchRules`]). After
-//! a failed start or reload, any Python file does: the missing one may have been created.
+//! a failed start or reload, a change of any Python file in a watched directory does: it may be the
+//! file that the application could not import.
 //!
 //! | file | contents |
 //! |---|---|
@@ -19,9 +20,9 @@
 //! | `messages.rs` | settings and notices |
 //! | `thread.rs` | the thread |
 //!
-//! Directories are watched, not files: an editor that saves by renaming replaces the file that a
-//! watch would be on. Paths in here have no symbolic links in their directories, because inotify
-//! reports each directory under one path.
+//! The watches are on directories, because a watch on a file ends when an editor saves by renaming.
+//! Paths in this module have no symbolic links in their directories, because inotify reports each
+//! directory under one path.
 
 mod backend;
 mod directories;
@@ -68,19 +69,19 @@ impl FileWatch {
         self.send(Input::Settings(settings));
     }
 
-    /// Adds paths that a worker has loaded: files, and directories of templates, which end with a
-    /// slash.
+    /// Adds paths that a worker has reported: files that it has loaded, and directories of
+    /// templates, which end with a slash.
     pub fn add_sources(&self, paths: Vec<PathBuf>) {
         self.send(Input::Sources(paths));
     }
 
-    /// Notes that the last start or reload has failed, or has succeeded.
+    /// Notes whether the last start or reload has failed.
     pub fn note_outcome(&self, failed: bool) {
         self.send(Input::Outcome { failed });
     }
 
     fn send(&self, input: Input) {
-        // Fails only if the thread has panicked, which was printed.
+        // Fails only after a panic of the thread, which the panic hook has logged.
         let _ = self.inputs.send(input);
     }
 }
@@ -89,14 +90,14 @@ impl Drop for FileWatch {
     fn drop(&mut self) {
         self.send(Input::Stop);
         if let Some(thread) = self.thread.take() {
-            // An error is a panic of the thread, which was printed.
+            // An error means that the thread has panicked, which the panic hook has logged.
             let _ = thread.join();
         }
     }
 }
 
 impl WatchRules {
-    /// Makes rules of settings. Patterns with a slash are relative to the first of `roots`.
+    /// Makes the rules. A relative pattern with a slash is relative to the first of `roots`.
     pub fn new(
         roots: &[PathBuf],
         python_roots: &[PathBuf],
@@ -118,8 +119,8 @@ impl WatchRules {
     }
 }
 
-/// Puts the directory before a pattern that is relative and has a slash, and removes a slash at its
-/// end.
+/// Makes a relative pattern with a slash absolute by joining it to `base`, and removes a slash at
+/// its end. Returns any other pattern as it is.
 fn resolve(pattern: &Pattern, base: &Path) -> Pattern {
     let text = pattern.as_str();
     let relative = text.trim_end_matches('/').trim_start_matches("./");

@@ -25,7 +25,7 @@ struct Burst {
     last_at: Instant,
 }
 
-/// The changes that a reload is for.
+/// The changes that cause a reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changes {
     /// The file that changed first.
@@ -60,8 +60,9 @@ impl PendingChanges {
         self.burst.as_ref().map(|burst| (burst.last_at + self.delay).min(burst.begun_at + MAX_WAIT))
     }
 
-    /// Returns the changes if no more have followed for the delay. `is_busy`: another program is
-    /// still writing files, which prolongs the wait by another delay.
+    /// Returns the changes if no more have followed for the delay, or if the first is [`MAX_WAIT`]
+    /// old. `is_busy`: another program is still writing files, which prolongs the wait by another
+    /// delay.
     pub(super) fn take(&mut self, is_busy: bool, now: Instant) -> Option<Changes> {
         if self.due().is_none_or(|due| due > now) {
             return None;
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_without_an_end_are_returned_all_the_same() {
+    fn endless_changes_are_returned_after_the_maximum_wait() {
         let (mut pending, start) = (PendingChanges::new(DELAY), Instant::now());
         let mut now = start;
         while now < start + MAX_WAIT {

@@ -43,7 +43,7 @@ pub struct WatchRules {
     pub roots: Vec<PathBuf>,
     /// Directories in which every Python file counts, imported or not (`reload.dirs`).
     pub python_roots: Vec<PathBuf>,
-    /// Files that count: the configuration.
+    /// Files that always count: those of the configuration.
     pub files: Vec<PathBuf>,
     /// Patterns of further files (`reload.include`).
     pub include: Vec<Pattern>,
@@ -71,12 +71,12 @@ pub(super) struct WatchedFiles {
 }
 
 impl WatchedFiles {
-    /// Replaces the rules; what workers have reported stays.
+    /// Replaces the rules. The paths that workers have reported stay.
     pub(super) fn set_rules(&mut self, rules: WatchRules) {
         self.rules = rules;
     }
 
-    /// Returns the directory in relation to which messages name files.
+    /// Returns the application's directory, for messages.
     pub(super) fn base(&self) -> &Path {
         self.rules.roots.first().map_or(Path::new("/"), PathBuf::as_path)
     }
@@ -85,13 +85,13 @@ impl WatchedFiles {
     /// else a source. Returns whether it is new.
     pub(super) fn add(&mut self, path: &Path) -> bool {
         if path.as_os_str().as_bytes().ends_with(b"/") {
-            // Components, without the slash.
+            // Collecting the components removes the slash.
             self.template_directories.insert(path.components().collect())
         } else {
             if let Some(parent) = path.parent()
                 && !self.rules.roots.iter().any(|root| is_below(root, path))
             {
-                // Where Flask and Django look for the templates of an application.
+                // Flask and Django look for an application's templates there.
                 self.template_directories.insert(parent.join("templates"));
             }
             self.sources.insert(path.to_owned())
@@ -189,14 +189,15 @@ fn matches(pattern: &Pattern, path: &Path) -> bool {
     pattern.matches_path_with(path, GLOB)
 }
 
-/// Returns the directory that a pattern's files are directly in; `None` for a pattern of names, or
-/// of directories.
+/// Returns the directory that directly contains a pattern's files; `None` for a pattern of names,
+/// or with wildcards for directories.
 fn directory_of(pattern: &Pattern) -> Option<&Path> {
     let directory = Path::new(pattern.as_str()).parent()?;
     (!is_name(pattern) && !has_wildcard(directory.as_os_str())).then_some(directory)
 }
 
-/// Returns the directory below which a pattern with wildcards for directories has its files.
+/// Returns the directory below which a pattern with wildcards for directories has its files; `None`
+/// for other patterns.
 fn tree_of(pattern: &Pattern) -> Option<&Path> {
     let directory = Path::new(pattern.as_str()).parent()?;
     if is_name(pattern) || !has_wildcard(directory.as_os_str()) {
@@ -229,7 +230,7 @@ fn is_backup(name: &OsStr) -> bool {
     name.starts_with(b".#") || BACKUP_SUFFIXES.iter().any(|suffix| name.ends_with(suffix.as_bytes()))
 }
 
-/// Returns whether it is a template by its extension or its directory.
+/// Returns whether the extension or the directory of a file marks it as a template.
 fn is_template(path: &Path) -> bool {
     let is_hidden_file = path.file_name().is_some_and(is_hidden);
     let extension =

@@ -14,16 +14,17 @@ use super::rules::{Relevance, WatchedFiles};
 /// Interval of asking workers for modules that were imported after the boot.
 const SOURCES_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The time of a file is up to one tick of the kernel behind the clock.
+/// A file's modification time is up to one tick of the kernel behind the clock.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
 
 /// Interval of polling.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Time after a change in which a worker may report that it has imported the file.
+/// Time after a change for which a file stays in [`WatchThread::unmatched`]: until then, a worker
+/// may report that it has imported the file.
 const UNMATCHED_TIME: Duration = Duration::from_secs(10);
 
-/// Maximum number of such files.
+/// Maximum number of files in [`WatchThread::unmatched`].
 const MAX_UNMATCHED: usize = 1000;
 
 /// A message to the thread.
@@ -52,16 +53,18 @@ pub(super) struct WatchThread {
     /// Python files that have changed and that no worker has reported, each with the time of its
     /// change.
     unmatched: HashMap<PathBuf, Instant>,
-    /// Whether any Python file requires a reload, because the last start or reload has failed: the
-    /// application may have missed it.
+    /// Whether the last start or reload has failed. A change of any Python file then requires a
+    /// reload, because the application may have failed to import that file.
     failed: bool,
-    /// Whether directories may have been created.
+    /// Whether directories may have been created, so that [`WatchThread::sync`] must run.
     needs_sync: bool,
+    /// Exists while git changes files of the application's work tree.
     git_lock: Option<PathBuf>,
+    /// When to ask the workers for the files that they have loaded.
     ask_at: Instant,
     poll_at: Instant,
-    /// When the directories to watch were last looked for. `None` before the first time: workers
-    /// boot later, and load the files as they are.
+    /// When [`WatchThread::sync`] last ran. `None` before its first run, which counts no file as
+    /// changed: the workers boot later.
     synced_at: Option<SystemTime>,
     warned_about_size: bool,
 }
@@ -102,7 +105,7 @@ impl WatchThread {
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(input) => {
                     self.on_input(input);
-                    // Takes what has come meanwhile before it looks at directories.
+                    // Processes all waiting inputs before it reads directories.
                     while let Ok(input) = self.inputs.try_recv() {
                         if matches!(input, Input::Stop) {
                             return;
@@ -143,7 +146,7 @@ impl WatchThread {
             self.needs_sync |= !self.files.skips(&path);
             return;
         }
-        // In case it was a directory.
+        // The path may have been a watched directory.
         self.backend.forget(&path);
         self.on_change(path);
     }
@@ -173,14 +176,14 @@ impl WatchThread {
                 directories::canonical(path)
             };
             has_new |= self.files.add(&path);
-            // It changed before this worker reported it, perhaps after the worker had read it.
+            // The file changed before this report, perhaps after the worker had read it.
             if self.unmatched.remove(&path).is_some_and(|changed| now < changed + UNMATCHED_TIME) {
                 self.pending.add(path, now);
             }
         }
         if has_new {
             self.sync(false);
-            tracing::debug!(?paths, "watching what a worker has loaded");
+            tracing::debug!(?paths, "watching the files that a worker has loaded");
         }
     }
 
@@ -204,9 +207,10 @@ impl WatchThread {
         self.sync(false);
     }
 
-    /// Watches the directories that exist now. In those that were not watched before, files that
-    /// have just changed count as changes, because inotify has not reported them. `are_created`:
-    /// directories were created or moved, so that all files in them count.
+    /// Watches the directories that exist now. inotify has reported no change in a directory that
+    /// it did not watch before, so the files there that have just been modified count as changed.
+    /// `are_created`: directories were created or moved, so all files in the newly watched ones
+    /// count.
     fn sync(&mut self, are_created: bool) {
         let now = SystemTime::now();
         let since = self.synced_at.map(|at| at.max(now - SOURCES_INTERVAL) - CLOCK_TOLERANCE);
@@ -236,8 +240,8 @@ impl WatchThread {
 
     fn fall_back_to_polling(&mut self, InotifyError(reason): &InotifyError) {
         tracing::warn!(
-            "reload.on_change: inotify cannot watch the application's files: {reason}. Looking at them every \
-             {POLL_INTERVAL:?} instead (reload.poll = true does so without this warning)"
+            "reload.on_change: inotify cannot watch the application's files: {reason}. Polling the files every \
+             {POLL_INTERVAL:?} instead; reload.poll = true polls without this warning"
         );
         self.start_polling();
     }

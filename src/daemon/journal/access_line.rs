@@ -1,7 +1,8 @@
 //! Writes the line of a request in the access log as `log.access_format` describes it.
 //!
-//! Text of clients is escaped as everywhere in the log; a quotation mark gets a backslash, as in gunicorn, so that a
-//! quoted part of the line ends where it should. A hyphen stands for a fact that is missing.
+//! Text of clients is escaped as everywhere in the log; a quotation mark gets a backslash, as in
+//! gunicorn, so that a quoted part of the line ends where it should. A hyphen stands for a fact
+//! that is missing.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -1,8 +1,9 @@
 //! The daemon's log: connects `tracing` to journald or stderr. `run` starts it.
 //!
-//! The logging thread formats the entry and puts it into a bounded [`LogQueue`]; a thread of the queue writes it. A
-//! full pipe or a hanging journald therefore blocks neither supervision nor requests. (`tracing-journald` and
-//! `tracing-subscriber` write on the logging thread.) Panic messages go the same way.
+//! The logging thread formats the entry and puts it into a bounded [`LogQueue`]; a thread of the
+//! queue writes it. A full pipe or a hanging journald therefore blocks neither supervision nor
+//! requests. (`tracing-journald` and `tracing-subscriber` write on the logging thread.) Panic
+//! messages go the same way.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
@@ -27,7 +28,8 @@ use super::markers::{ACCESS, TERMINAL};
 use super::queue::LogQueue;
 use super::sink::{JOURNALD, Journald, Sink};
 
-/// Time for the last entries before the exit: a log without a reader must not use up `TimeoutStopSec=`.
+/// Time for the last entries before the exit: a log without a reader must not use up
+/// `TimeoutStopSec=`.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The destination of the log.
@@ -54,9 +56,9 @@ pub(super) enum OutputRoute {
 
 #[derive(Debug)]
 struct LogOutputs {
-    /// To [`Destination`].
+    /// Writes to the [`Destination`].
     queue: Arc<LogQueue>,
-    /// To stdout: the access log, if it does not go to `queue`.
+    /// Writes the access log to stdout. `None` if the access log goes to `queue`.
     access: Option<Arc<LogQueue>>,
     stdout: OutputRoute,
     stderr: OutputRoute,
@@ -88,7 +90,8 @@ fn filter(level: Level) -> Targets {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    // Libraries log only warnings and errors. h2 logs nothing, because clients could flood the log with its warnings.
+    // Libraries log only warnings and errors. h2 logs nothing, because clients could flood the log
+    // with its warnings.
     let h2 = if filter >= LevelFilter::DEBUG { LevelFilter::WARN } else { LevelFilter::OFF };
     Targets::new()
         .with_default(filter.min(LevelFilter::WARN))
@@ -108,8 +111,8 @@ fn adjustable<S: 'static>(level: Level) -> reload::Layer<Targets, S> {
     filter
 }
 
-/// Starts the log. Must be called once, before any other thread exists: the threads started here do not use the
-/// environment.
+/// Starts the log and its threads, which do not use the environment. Must be called once, before
+/// any other thread exists.
 ///
 /// # Errors
 /// When a thread cannot be started, or stderr is closed.
@@ -151,11 +154,12 @@ pub fn flush() {
     if let Some(stdout) = stdout {
         is_written &= stdout.flush(FLUSH_TIMEOUT.saturating_sub(begun.elapsed()));
     }
-    // The log has no reader, so the loss cannot be logged either.
+    // A log that is not read in time cannot take an entry about the loss either.
     let _ = is_written;
 }
 
-/// Makes this thread wait for room in the queue when it logs. The main and edge threads must not call this.
+/// Makes this thread wait for room in the queue when it logs. The main and edge threads must not
+/// call this.
 pub(super) fn wait_when_full() {
     WAITS_WHEN_FULL.set(true);
 }
@@ -174,7 +178,7 @@ pub(super) fn routes() -> Option<[OutputRoute; 2]> {
 
 struct QueueLayer {
     log: LogStream,
-    /// The access log, if it does not go where the rest of the log goes.
+    /// The access log. `None` if it goes to `log`.
     access: Option<LogStream>,
 }
 
@@ -269,20 +273,21 @@ fn is_one_stream() -> bool {
         if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
-/// Returns whether this is a terminal or `/dev/null`. Workers inherit it, because programs check for a terminal.
+/// Returns whether the file is a character device, as terminals and `/dev/null` are. Workers
+/// inherit such a file, because programs check for a terminal.
 fn is_device(stat: nix::Result<FileStat>) -> bool {
     stat.is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR)
 }
 
-/// Returns whether a terminal gets colours: not with `NO_COLOR` (<https://no-color.org>), and not if the terminal
-/// is known to have none.
+/// Returns whether a terminal gets colours: not with `NO_COLOR` (<https://no-color.org>), and not
+/// if the terminal is known to have none.
 fn wants_colours() -> bool {
     let is_set = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
-/// Returns whether stderr is the journal's stream: `JOURNAL_STREAM` then has its device and inode (systemd.exec(5)).
-/// They differ if stderr was redirected.
+/// Returns whether stderr is the journal's stream: `JOURNAL_STREAM` then has its device and inode
+/// (systemd.exec(5)). They differ if stderr was redirected.
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = fstat(io::stderr()) else { return false };

@@ -1,6 +1,7 @@
-//! Formats an event of `tracing` as one entry: a line for a terminal, a line of text or JSON, or journald's native protocol
-//! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>). Message and fields are escaped ([`crate::escape`]). Fields of bytes
-//! ([`Visit::record_bytes`]) are unescaped in journald's binary form, and omitted from text.
+//! Formats an event of `tracing` as one entry: a line for a terminal, a line of text or JSON, or
+//! journald's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>). Message and fields
+//! are escaped ([`crate::escape`]). Fields of bytes ([`Visit::record_bytes`]) are unescaped in
+//! journald's binary form, and omitted from text.
 //!
 //! Field names are written `rgun.worker` in the code; journald gets `RGUN_WORKER`.
 

@@ -1,5 +1,5 @@
-//! Formats an event of `tracing` as one line of JSON: `time` (RFC 3339, UTC), `level`, `message`, and the fields by their
-//! names in the code, such as `rgun.worker`. Fields of bytes are omitted.
+//! Formats an event of `tracing` as one line of JSON: `time` (RFC 3339, UTC), `level`, `message`,
+//! and the fields by their names in the code, such as `rgun.worker`. Fields of bytes are omitted.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Marks of entries that the formats treat differently. They are not written.
 
-/// The field of an entry whose message is a line in the operator's own form (`log.access_format`). In text, such a line
-/// stands alone.
+/// The field of an entry whose message is a line in the operator's own form (`log.access_format`).
+/// On a terminal and as text, the entry is this line alone.
 pub(super) const WHOLE_LINE: &str = "whole_line";
 
 /// Target of the entries of answered requests.

@@ -1,12 +1,13 @@
-//! The log of the daemon and of its workers: to journald with typed fields when systemd runs it, as readable lines on
-//! stderr elsewhere.
+//! The log of the daemon and of its workers: to journald with typed fields when systemd runs it, as
+//! readable lines on stderr elsewhere.
 //!
 //! ```text
 //! tracing ─▶ daemon_log ─▶ format ─▶ queue ─▶ (its thread) sink ─▶ journald or stderr
 //! edge ─▶ requests, refusals ─▶ (thread "journal") tracing
 //! workers' pipes ─▶ (thread "output") output ─▶ queue
 //! ```
-//! The main and edge threads never wait for the log's reader: queues are bounded, and dropped entries are counted.
+//! The main and edge threads never wait for the log's reader: queues are bounded, and dropped
+//! entries are counted.
 
 mod access_line;
 pub mod daemon_log;

@@ -1,14 +1,17 @@
-//! The workers' stdout and stderr: each worker has two pipes, and the thread "output" puts whole lines into the log.
+//! The workers' stdout and stderr: each worker has two pipes, and the thread "output" puts whole
+//! lines into the log.
 //!
 //! # Why not the daemon's descriptors
-//! Processes that share a stream tear each other's lines: in a pipe beyond 4 KiB (pipe(7)), in journald whenever the
-//! writer changes. And a stream without a reader would block them. Here a worker waits only while the log makes progress
-//! ([`LogQueue::push_waiting`](super::queue::LogQueue::push_waiting)); when it stalls, lines are dropped and counted. A
-//! journald stream per worker would keep `_PID=`, but a stalled journald would block the worker.
+//! Processes that share a stream break each other's lines: in a pipe beyond 4 KiB (pipe(7)), in
+//! journald whenever the writer changes. A stream without a reader would also block them. With its
+//! own pipes a worker waits only while the log makes progress
+//! ([`LogQueue::push_waiting`](super::queue::LogQueue::push_waiting)); when it stalls, lines are
+//! dropped and counted. A journald stream per worker would keep `_PID=`, but a stalled journald
+//! would block the worker.
 //!
 //! # Costs
-//! One copy, and `_PID=` is the daemon's: entries name the worker in `RGUN_WORKER` and `RGUN_PID`. A process that outlives
-//! the daemon gets EPIPE.
+//! One copy, and `_PID=` is the daemon's: entries name the worker in `RGUN_WORKER` and `RGUN_PID`.
+//! A process that outlives the daemon gets EPIPE.
 //!
 //! A terminal is inherited, because programs check whether they have one.
 
@@ -35,7 +38,8 @@ const MAX_LINE: usize = 48 << 10;
 /// Bytes per read: the capacity of a pipe.
 const READ_BYTES: usize = 64 << 10;
 
-/// Maximum number of reads from each stream at shutdown: enough for a full pipe, even if a process continues to write.
+/// Maximum number of reads from each stream at shutdown: enough for a full pipe, even if a process
+/// continues to write.
 const MAX_FINAL_READS: usize = 4;
 
 /// Priority of a line without a prefix such as `<3>` (sd-daemon(3)): informational.
@@ -53,7 +57,7 @@ pub struct WorkerOutput {
 
 #[derive(Debug)]
 struct Shared {
-    /// Written to when `inbox` is not empty.
+    /// An eventfd, written to after each change of `inbox`.
     wake: OwnedFd,
     inbox: Mutex<Inbox>,
 }
@@ -61,7 +65,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inbox {
     streams: Vec<Stream>,
-    /// The thread is to read the rest and end.
+    /// The thread must read the remaining output and end.
     stop: bool,
 }
 
@@ -159,7 +163,8 @@ impl WorkerOutput {
     }
 }
 
-/// The worker's end of a stream: a pipe, or the daemon's own descriptor.
+/// Returns the worker's end of a stream: a pipe, or the daemon's own descriptor. Adds the daemon's
+/// end of a pipe to `ours`.
 fn open_stream(
     own: &impl AsFd,
     name: StreamName,
@@ -224,7 +229,7 @@ impl OutputReader {
         }
     }
 
-    /// Adds the new streams. Returns true when the thread is to end.
+    /// Adds the new streams. Returns true when the thread must end.
     fn take_inbox(&mut self) -> bool {
         // EAGAIN: the counter is zero, so there was no new wakeup.
         let _ = nix::unistd::read(&self.shared.wake, &mut [0; 8]);

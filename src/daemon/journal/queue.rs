@@ -1,9 +1,9 @@
 //! A bounded queue of entries for one descriptor or journald, with a thread that writes them.
 //!
-//! [`LogQueue::push`] never waits: without room the entry is dropped and counted. [`LogQueue::push_waiting`] waits for
-//! room while the reader makes progress; it is for threads other than main and edge, and may fill half of the queue
-//! only, so it leaves room for [`LogQueue::push`]. The number of dropped entries is logged when there is room
-//! again.
+//! [`LogQueue::push`] never waits: without room the entry is dropped and counted.
+//! [`LogQueue::push_waiting`] waits for room while the reader makes progress; it is for threads
+//! other than main and edge, and may fill half of the queue only, so it leaves room for
+//! [`LogQueue::push`]. The number of dropped entries is logged when there is room again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -44,7 +44,8 @@ struct QueueState {
     waiting: usize,
     /// When the writer took the entry that it is writing. `None` while it writes nothing.
     writing: Option<Instant>,
-    /// The last entry could not be written, so a report about dropped lines could not be written either.
+    /// The last entry could not be written, so a report about dropped lines could not be written
+    /// either.
     is_broken: bool,
 }
 
@@ -90,7 +91,8 @@ impl LogQueue {
         }
     }
 
-    /// Adds an entry of `lines` lines. Waits for room until the log stalls, then counts them as dropped.
+    /// Adds an entry of `lines` lines. Waits for room until the log stalls, then counts them as
+    /// dropped.
     pub(super) fn push_waiting(&self, bytes: Vec<u8>, lines: u64) {
         let mut state = self.lock();
         while !state.has_room(bytes.len(), 2) {
@@ -201,12 +203,13 @@ impl LogQueue {
 }
 
 impl QueueState {
-    /// Number of dropped lines to report now.
+    /// Returns the number of dropped lines to report now.
     fn to_report(&self) -> u64 {
         if self.is_broken { 0 } else { self.dropped }
     }
 
-    /// Whether an entry fits into `1/part` of the queue. An empty queue takes an entry of any size.
+    /// Returns whether an entry fits into `1/part` of the queue. An empty queue takes an entry of
+    /// any size.
     fn has_room(&self, bytes: usize, part: usize) -> bool {
         self.entries.is_empty()
             || self.entries.len() < MAX_ENTRIES / part && self.bytes + bytes <= MAX_BYTES / part

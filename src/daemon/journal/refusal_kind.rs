@@ -1,4 +1,5 @@
-//! The values of `RGUN_KIND`, by which the journal counts refused requests. `packaging/doc/journal.md` lists them.
+//! The values of `RGUN_KIND`, by which the journal counts refused requests.
+//! `packaging/doc/journal.md` lists them.
 
 use std::fmt;
 
@@ -15,7 +16,7 @@ macro_rules! refusal_kinds {
             /// All kinds.
             pub const KINDS: &[Self] = &[$(Self::$name),*];
 
-            /// The token in the journal.
+            /// Returns the token in the journal.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $token,)*
@@ -56,7 +57,8 @@ refusal_kinds! {
     BodyTooLong => "body_too_long",
     /// The head did not arrive within `timeouts.header`.
     SlowHead => "slow_head",
-    /// A browser's request arrived while the application booted for the first time, and got a page that reloads itself.
+    /// A browser's request arrived while the application booted for the first time, and got a page
+    /// that reloads itself.
     FirstBoot => "first_boot",
     /// The listener has TLS, and the client sent HTTP without it.
     PlainHttp => "plain_http",

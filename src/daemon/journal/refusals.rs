@@ -1,9 +1,11 @@
-//! Limits the entries about refused requests. A scanner or an overload causes thousands; one entry for each would use
-//! up the journal's rate limit (journald's default: 10,000 entries of a unit in 30 s).
+//! Limits the entries about refused requests. A scanner or an overload causes thousands; one entry
+//! for each would use up the journal's rate limit (journald's default: 10,000 entries of a unit in
+//! 30 s).
 //!
-//! For each kind and client address there is at most one entry a second; further requests are counted in the next
-//! entry, which is written within a second. In total there are at most [`MAX_ENTRIES`] a second; beyond that, requests
-//! are counted by kind alone. An entry has the ids of up to [`MAX_IDS`] counted requests.
+//! For each kind and client address there is at most one entry a second; further requests are
+//! counted in the next entry, which is written within a second. In total there are at most
+//! [`MAX_ENTRIES`] a second; beyond that, requests are counted by kind alone. An entry has the ids
+//! of up to [`MAX_IDS`] counted requests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -94,7 +96,8 @@ struct RefusalState {
     entries: u32,
 }
 
-/// The window that an entry for a kind and client has opened at `since`, and the requests counted in it.
+/// The window that an entry for a kind and client has opened at `since`, and the requests counted
+/// in it.
 #[derive(Debug)]
 struct Window {
     since: Instant,
@@ -246,7 +249,8 @@ impl RefusalEntry {
         self.ids.truncate(MAX_IDS);
     }
 
-    /// Returns what was refused: `GET /cart 413`, `refused with 400`, or `TLS handshake of 192.0.2.7 failed`.
+    /// Returns what was refused: `GET /cart 413`, `refused with 400`, or `TLS handshake of
+    /// 192.0.2.7 failed`.
     pub(super) fn subject(&self) -> String {
         let RefusalRecord { answer, client, .. } = &self.refused;
         match (&self.request, answer) {

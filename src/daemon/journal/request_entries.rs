@@ -25,12 +25,12 @@ pub struct LoggedRequest {
     pub client_request_id: Option<String>,
     /// The ids of the request's trace, if it has one.
     pub trace: Option<Box<TraceIds>>,
-    /// Further facts. `None` unless requests are logged (`log.access`), and if the head was not valid.
+    /// Further facts. `None` without `log.access`, and if the head was not valid.
     pub details: Option<Arc<AccessDetails>>,
 }
 
 impl LoggedRequest {
-    /// Whether the request's line has the operator's own form.
+    /// Returns whether the request's line has the operator's own form (`log.access_format`).
     pub fn has_own_line(&self) -> bool {
         self.details.as_ref().is_some_and(|details| details.line.is_some())
     }
@@ -49,13 +49,14 @@ pub struct AccessDetails {
     pub protocol: &'static str,
     /// `http` or `https`, as the application gets it.
     pub scheme: &'static str,
-    /// The peer, if it is not the client but a proxy that names the client, or if its process is known.
+    /// The peer, if it is not the client but a proxy that names the client, or if its process is
+    /// known.
     pub peer: Option<String>,
-    /// The user of HTTP Basic authentication, if the line has it.
+    /// The user of HTTP Basic authentication, if the line contains the user.
     pub user: Option<BoundedText>,
     /// The values of the line's [`AccessLine::request_fields`].
     pub fields: Vec<Option<BoundedText>>,
-    /// Writes the line; `None`: rgun's own.
+    /// The operator's own form of the line. `None` for rgun's.
     pub line: Option<Arc<AccessLine>>,
 }
 
@@ -64,22 +65,22 @@ pub struct AccessDetails {
 pub struct AccessLine(pub(super) AccessFormat);
 
 impl AccessLine {
-    /// Writes lines of this format.
+    /// Makes lines of this format.
     pub fn new(format: AccessFormat) -> Self {
         Self(format)
     }
 
-    /// Names of the request's fields that the line has.
+    /// Returns the names of the request's fields that the line contains.
     pub fn request_fields(&self) -> &[String] {
         &self.0.request_fields
     }
 
-    /// Names of the response's fields that the line has.
+    /// Returns the names of the response's fields that the line contains.
     pub fn response_fields(&self) -> &[String] {
         &self.0.response_fields
     }
 
-    /// Whether the line has the user of HTTP Basic authentication.
+    /// Returns whether the line contains the user of HTTP Basic authentication.
     pub fn has_user(&self) -> bool {
         self.0.pieces.contains(&FormatPiece::Atom(Atom::User))
     }
@@ -90,10 +91,10 @@ impl AccessLine {
 pub struct BoundedText(Box<[u8]>);
 
 impl BoundedText {
-    /// Bytes that are kept of a text.
+    /// Maximum number of bytes that are copied from a text.
     pub const MAX_BYTES: usize = 2048;
 
-    /// Takes at most [`BoundedText::MAX_BYTES`] of the text.
+    /// Copies at most [`BoundedText::MAX_BYTES`] of the text, and appends `...` if it is longer.
     pub fn new(text: &[u8]) -> Self {
         match text.get(..Self::MAX_BYTES) {
             Some(beginning) if beginning.len() < text.len() => Self([beginning, b"..."].concat().into()),
@@ -219,7 +220,8 @@ impl Traffic {
 }
 
 impl UnansweredEntry {
-    /// Returns the text after the path: ` 200: aborted within the body: the client left after 1.2s`.
+    /// Returns the text after the path, such as ` 200: aborted within the body: the daemon stopped
+    /// after 1.2s` or `: the client left after 1.2s`.
     pub(super) fn end(&self) -> String {
         let begun = match self.sent {
             Some(PartialResponse { status, .. }) => format!(" {status}: aborted within the body"),

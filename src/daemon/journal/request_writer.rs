@@ -75,7 +75,7 @@ impl<'d> ShownDetails<'d> {
     }
 }
 
-/// Returns the path with the query, if it is logged.
+/// Returns the path, with the query if queries are logged.
 fn target_of(request: &LoggedRequest) -> String {
     let query = request.details.as_ref().and_then(|details| details.query.as_ref());
     match query {
@@ -124,7 +124,8 @@ pub(super) fn write_failure(failure: &FailureEntry) {
             )
         };
     }
-    // 4xx and 501 are the client's errors, which concern the operator only with log.access; 503 is a warning.
+    // 4xx and 501 are the client's errors, which concern the operator only with log.access; 503 is
+    // a warning.
     match status {
         // 408: the daemon gave up on the client, so the entry is visible by default.
         408 => entry!(info),
@@ -190,7 +191,8 @@ pub(super) fn write_unanswered(unanswered: &UnansweredEntry) {
             )
         };
     }
-    // A client that left concerns the operator only with log.access; after the other causes a client lacks its response.
+    // A client that left concerns the operator only with log.access. With the other causes, a
+    // client that waited got no complete response.
     match cause {
         UnansweredCause::Shutdown => entry!(warn),
         UnansweredCause::WriteTimeout => entry!(info),
@@ -221,6 +223,6 @@ pub(super) fn write_websocket(closed: &WebSocketEntry) {
             )
         };
     }
-    // A line of the operator's own has no place for messages; the handshake has one.
+    // The operator's own form has no atoms for messages, and the handshake had its line already.
     if *log_access && !request.has_own_line() { entry!(info) } else { entry!(debug) }
 }

@@ -1,8 +1,10 @@
-//! One entry per request: the access log, responses that the daemon gave in place of the application, and requests that
-//! ended without a response. Refused requests are counted ([`refusals`](super::refusals)).
+//! One entry per request: the access log, responses that the daemon gave in place of the
+//! application, and requests that ended without a response. Refused requests are counted
+//! ([`refusals`](super::refusals)).
 //!
-//! The thread "journal" formats the entries behind a bounded queue, to keep that off the reactor. The thread waits for
-//! room in the log while the log makes progress. When the queue is full, entries are dropped and counted.
+//! The thread "journal" takes the entries from a bounded queue and formats them, so that the
+//! reactor does not spend time on that. The thread waits for room in the log while the log makes
+//! progress. When the queue is full, entries are dropped and counted.
 
 use std::io;
 use std::sync::Arc;
@@ -44,8 +46,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Starts the thread. It writes everything and ends when the last clone is dropped; join the handle to wait for
-    /// that.
+    /// Starts the thread. It writes everything and ends when the last clone is dropped; join the
+    /// handle to wait for that.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -58,13 +60,13 @@ impl Journal {
         Ok((Self { entries, dropped, refusals }, writer))
     }
 
-    /// Logs a refused request without a valid head, or a failed TLS handshake, at most once a second for each kind and
-    /// client.
+    /// Logs a refused request without a valid head, or a failed TLS handshake, at most once a
+    /// second for each kind and client.
     pub fn refused(&self, refused: RefusalRecord) {
         self.refuse(refused, None);
     }
 
-    /// Logs a refused request with method and path, as [`Journal::refused`].
+    /// Logs a refused request with method and path, as rarely as [`Journal::refused`].
     pub fn refused_request(&self, kind: RefusalKind, status: u16, detail: String, request: LoggedRequest) {
         let LoggedRequest { id, method, path, client, client_request_id, trace, details: _ } = request;
         let request = RefusedRequest { method, path, client_request_id, trace };

@@ -22,7 +22,8 @@ pub(super) const JOURNALD: &str = "/run/systemd/journal/socket";
 /// The size that libsystemd asks for. Larger entries are sent as a memfd, which is slower.
 const SEND_BUFFER_BYTES: usize = 8 << 20;
 
-/// Retries while journald restarts. After these journald counts as gone, and entries are dropped at once until it is back.
+/// Attempts to send an entry while journald restarts. If the last one fails, journald counts as
+/// gone: until it is back, each entry is tried once.
 const MAX_ATTEMPTS: u32 = 10;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -35,7 +36,8 @@ pub(super) enum Sink {
     Journald(Journald),
 }
 
-/// A socket for journald, and its address. Not connected, because a restarted journald listens on a new socket.
+/// A socket for journald, and its address. Not connected, because a restarted journald listens on a
+/// new socket.
 #[derive(Debug)]
 pub(super) struct Journald {
     socket: OwnedFd,
@@ -78,7 +80,7 @@ impl Journald {
     /// Makes the socket.
     ///
     /// # Errors
-    /// When that fails.
+    /// When the path is too long, or a socket cannot be made.
     pub(super) fn new(path: &str) -> io::Result<Self> {
         let address = UnixAddr::new(path)?;
         let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
@@ -87,7 +89,7 @@ impl Journald {
         Ok(Self { socket, address, is_gone: Cell::new(false) })
     }
 
-    /// Whether journald listens.
+    /// Returns whether journald listens.
     pub(super) fn is_there(&self) -> bool {
         // journald discards empty datagrams. EAGAIN: its queue is full.
         let sent = self.try_send(&[IoSlice::new(b"")], &[], MsgFlags::MSG_DONTWAIT);
@@ -118,7 +120,8 @@ impl Journald {
         }
     }
 
-    /// Sends an entry that is too large for a datagram as a sealed memfd. The protocol requires these seals.
+    /// Sends an entry that is too large for a datagram as a sealed memfd. The protocol requires
+    /// these seals.
     fn send_file(&self, entry: &[u8]) -> io::Result<()> {
         let fd = memfd_create("rgun-journal-entry", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC)?;
         let mut file = File::from(fd);

@@ -1,5 +1,6 @@
-//! Formats an event of `tracing` as a line for a person at a terminal: local time, message, and of the fields only those
-//! that help to read it. The journal has all fields; [`format`](super::format) chooses between the forms.
+//! Formats an event of `tracing` as a line for a person at a terminal: local time, message, and the
+//! few fields that help to read it. The journal has all fields; [`format`](super::format) chooses
+//! between the forms.
 //!
 //! ```text
 //! 15:57:01 GET /users/42 200  6 B  1.6 ms  203.0.113.9
@@ -85,7 +86,7 @@ impl TerminalEntry {
         }
         let is_request = target == ACCESS || target == REQUEST;
         let (first, rest) = self.message.split_once('\n').unwrap_or((&self.message, ""));
-        // The last line of a traceback has the exception.
+        // The summary repeats the last line of a traceback, so it is left out.
         let first =
             if target == REQUEST && rest.starts_with(TRACEBACK) { before_summary(first) } else { first };
         let prefix = match level {
@@ -113,7 +114,7 @@ impl TerminalEntry {
         line
     }
 
-    /// A line about the daemon itself, whose first word has a colour.
+    /// Returns a line about the daemon itself, with its first word in a colour.
     fn plain_line(&self, level: Level, style: Style) -> String {
         let text = self.message.trim_start_matches(' ');
         let space = &self.message[..self.message.len() - text.len()];
@@ -122,7 +123,7 @@ impl TerminalEntry {
         format!("{space}{}{rest}\n", style.paint(first, colour))
     }
 
-    /// Size, duration and client of an answered request; duration and id of a failed one.
+    /// Returns size, duration and client of an answered request; duration and id of a failed one.
     fn details(&self, target: &str) -> String {
         let duration = self.duration_us.map(|time| format_duration(Duration::from_micros(time)));
         let parts = if target == ACCESS {
