@@ -1,9 +1,10 @@
-//! Parses `log.access_format`: a line with atoms in the notation of Python's `%`, as gunicorn and hypercorn
-//! (`%(h)s`, `%({referer}i)s`) and granian (`%(addr)s`) have them.
+//! Parses `log.access_format`: text with atoms, which are facts about a request. Atoms are written
+//! in the notation of Python's `%` operator, as in gunicorn and hypercorn (`%(h)s`,
+//! `%({referer}i)s`) and in granian (`%(addr)s`).
 
 use super::ValueError;
 
-/// Atoms without an argument: name, and value.
+/// The atoms without an argument, by name.
 const ATOMS: &[(&str, Atom)] = &[
     ("h", Atom::Client),
     ("l", Atom::Hyphen),
@@ -39,7 +40,8 @@ const ATOMS: &[(&str, Atom)] = &[
     ("protocol", Atom::Protocol),
 ];
 
-/// WSGI's variables that are atoms as well. Others are those of a request's fields, or unknown.
+/// WSGI's variables for which there is an atom. Other variables stand for a field of the request
+/// (`HTTP_…`), or are unknown.
 const VARIABLES: &[(&str, Atom)] = &[
     ("REMOTE_ADDR", Atom::Client),
     ("REQUEST_METHOD", Atom::Method),
@@ -56,9 +58,11 @@ const VARIABLES: &[(&str, Atom)] = &[
 pub struct AccessFormat {
     /// The line's pieces in their order.
     pub pieces: Vec<FormatPiece>,
-    /// Names of the request's fields in the line, in lower case; [`Atom::RequestField`] is an index.
+    /// Names of the request's fields in the line, in lower case. [`Atom::RequestField`] has the
+    /// index.
     pub request_fields: Vec<String>,
-    /// Names of the response's fields in the line, in lower case; [`Atom::ResponseField`] is an index.
+    /// Names of the response's fields in the line, in lower case. [`Atom::ResponseField`] has the
+    /// index.
     pub response_fields: Vec<String>,
     /// Variables (`%({x}e)s`) that the daemon does not know; a hyphen stands for each.
     pub(super) unknown_variables: Vec<String>,
@@ -67,7 +71,7 @@ pub struct AccessFormat {
 /// A piece of the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FormatPiece {
-    /// Text as it is.
+    /// Literal text.
     Text(String),
     /// A fact about the request.
     Atom(Atom),
@@ -134,7 +138,7 @@ impl AccessFormat {
     /// Parses a format.
     ///
     /// # Errors
-    /// It is empty, has an unknown atom, or a `%` that begins no atom.
+    /// The format is empty, or has an unknown atom, or a `%` that begins no atom.
     pub(super) fn parse(text: &str) -> Result<Self, ValueError> {
         let mut format = Self {
             pieces: Vec::new(),
@@ -223,7 +227,8 @@ fn index_of(names: &mut Vec<String>, name: &str) -> usize {
     })
 }
 
-/// Splits `(name)s rest` into name, conversion and rest; the conversion is a letter after an optional precision.
+/// Splits `(name)s rest` into name, conversion and rest; the conversion is a letter after an
+/// optional precision.
 fn split_atom(text: &str) -> Option<(&str, &str, &str)> {
     let (name, rest) = text.strip_prefix('(')?.split_once(')')?;
     let end = rest.find(|character: char| character.is_ascii_alphabetic())?;

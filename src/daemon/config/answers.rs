@@ -1,4 +1,5 @@
-//! The checked `[health]`, `[errors]` and `[compression]` sections: the daemon's own answers, and compressed responses.
+//! The checked `[health]`, `[errors]` and `[compression]` sections: the daemon's own answers, and
+//! compressed responses.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -47,7 +48,7 @@ impl fmt::Display for ErrorStatus {
 /// `[compression]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compression {
-    /// In the order of preference, none twice. Empty is `"off"`.
+    /// In the order of preference, without duplicates. Empty is `"off"`.
     pub algorithms: Vec<Algorithm>,
     /// Media types in lower case, each with at most one `*` for any text.
     pub types: Vec<String>,

@@ -1,8 +1,8 @@
 //! Parses addresses to listen on, in gunicorn's syntax.
 //!
-//! `HOST:PORT`, `HOST` (the default port), `:PORT` and `0:PORT` (all IPv4 addresses), `PORT` (the default host),
-//! `[IPv6]:PORT`, `[IPv6]`, `unix:PATH`. Descriptors (`fd://3`) are refused: systemd passes sockets by LISTEN_FDS, with
-//! names. `net` resolves host names when it binds.
+//! `HOST:PORT`, `HOST` (the default port), `:PORT` and `0:PORT` (all IPv4 addresses), `PORT` (the
+//! default host), `[IPv6]:PORT`, `[IPv6]`, `unix:PATH`. Descriptors (`fd://3`) are refused: systemd
+//! passes sockets by LISTEN_FDS, with names. `net` resolves host names when it binds.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -18,7 +18,8 @@ pub(crate) const DEFAULT_PORT: u16 = 8000;
 
 const ALL_IPV4: &str = "0.0.0.0";
 
-/// Maximum length of a socket's path: `sockaddr_un.sun_path` has 108 bytes with the final zero, see unix(7).
+/// Maximum length of a socket's path: `sockaddr_un.sun_path` has 108 bytes with the final zero, see
+/// unix(7).
 const MAX_PATH_BYTES: usize = 107;
 
 /// An address to listen on.

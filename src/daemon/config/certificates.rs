@@ -1,4 +1,5 @@
-//! Reads `[tls]`: certificates, protocol versions and client certificates. Only names and paths are checked here.
+//! Reads `[tls]`: certificates, protocol versions and client certificates. Only names and paths are
+//! checked here.
 
 use std::path::{Path, PathBuf};
 
@@ -89,7 +90,8 @@ fn check_keys(checker: &mut Checker<'_>, certs: usize, keys: usize) {
     checker.require(name::KEY, name::CERT, &reason, &hint);
 }
 
-/// Chooses the remedy that fits the place of a setting: the command line, the environment, or the file.
+/// Chooses the remedy that fits the place of a setting: the command line, the environment, or the
+/// file.
 fn remedy<'h>(setting: Option<&Setting>, [flag, variable, key]: &[&'h str; 3]) -> &'h str {
     match setting.map(|setting| setting.source) {
         Some(Source::CommandLine) => flag,
@@ -98,7 +100,7 @@ fn remedy<'h>(setting: Option<&Setting>, [flag, variable, key]: &[&'h str; 3]) -
     }
 }
 
-/// Uses the certificate of the unit's credentials, if it has the default ones.
+/// Uses the unit's credentials with the default names, if there are any, as certificate and key.
 pub(super) fn use_credentials(tls: &mut Tls, environment: &Environment) {
     let Some(directory) = environment.value(CREDENTIALS_DIRECTORY) else { return };
     let [cert, key] = DEFAULT_CREDENTIALS.map(|name| Path::new(directory).join(name));
@@ -110,7 +112,8 @@ pub(super) fn use_credentials(tls: &mut Tls, environment: &Environment) {
     }
 }
 
-/// Reads the path of a file; with [`CREDENTIAL_PREFIX`], in the directory with the unit's credentials.
+/// Reads the path of a file; with [`CREDENTIAL_PREFIX`], in the directory with the unit's
+/// credentials.
 fn file(setting: &Setting, cwd: &Path, environment: &Environment) -> Result<PathBuf, ValueError> {
     let path = Path::new(path(setting)?);
     if let Some(name) = path.to_str().and_then(|text| text.strip_prefix(CREDENTIAL_PREFIX)) {

@@ -1,7 +1,8 @@
 //! Merges the sources, checks each value, and collects all errors.
 //!
-//! Each key has a reader in [`read`] that defines its valid values; the [`Checker`] passes it the value of highest
-//! precedence. A default that replaces an invalid value is never returned: any error fails the whole check.
+//! Each key has a reader in [`read`] that defines its valid values; the [`Checker`] passes the
+//! value of highest precedence to the reader. A default that replaces an invalid value is never
+//! returned: any error fails the whole check.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -21,17 +22,21 @@ use super::{
     python, read, rules, trusted, units,
 };
 
-/// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
+/// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record
+/// of the channel.
 const MAX_HEAD_BYTES: u64 = 64 << 10;
 /// Maximum of `limits.headers`. No browser or proxy sends more header fields.
 const MAX_HEADERS: u32 = 1000;
-/// Maximum of `limits.streams`. The bodies of that many requests fit into the window of a connection (2^31 bytes).
+/// Maximum of `limits.streams`. The bodies of that many requests fit into the window of a
+/// connection (2^31 bytes).
 const MAX_STREAMS: u32 = 10_000;
-/// Maximum of `limits.queue`. Each waiting request holds a connection, so more than a million is a mistake.
+/// Maximum of `limits.queue`. Each waiting request holds a connection, so more than a million is a
+/// mistake.
 const MAX_QUEUED: u32 = 1_000_000;
 /// Maximum of `websocket.max_message`. A worker assembles each message in its memory.
 const MAX_MESSAGE_BYTES: u64 = 1 << 30;
-/// Maximum of `websocket.max_connections`. Each has a slot in the worker's map, which has 16,384.
+/// Maximum of `websocket.max_connections`. Each has a slot in the worker's map, which has 16,384
+/// slots.
 const MAX_WEBSOCKETS: u32 = 16_000;
 
 /// Checks all settings; `errors` are those found while reading the sources.
@@ -105,7 +110,7 @@ pub(crate) fn find_interpreter(layers: &Layers<'_>) -> Result<Python, ConfigErro
 }
 
 impl Checker<'_> {
-    /// The calling interface, and what applies to ASGI only.
+    /// Returns the calling interface, and the lifespan and event loop of ASGI.
     fn interface(&mut self) -> (Interface, Lifespan, Loop) {
         let interface = self.read(name::INTERFACE, Interface::Auto, read::interface);
         let lifespan = self.read(name::LIFESPAN, Lifespan::Auto, read::lifespan);
@@ -137,7 +142,8 @@ impl Checker<'_> {
         self.read(name::TARGET, None, |setting| read::text(setting)?.parse().map(Some))
     }
 
-    /// The application's directory; without the key, the current one, which the unit's WorkingDirectory= sets.
+    /// The application's directory; without the key, the current one, which the unit's
+    /// WorkingDirectory= sets.
     fn directory(&mut self) -> Option<PathBuf> {
         let cwd = self.layers.cwd;
         if self.setting(name::DIRECTORY).is_none() {
@@ -178,8 +184,8 @@ impl Checker<'_> {
         }
     }
 
-    /// The file's variables, overridden by the command line's one by one: `--env DEBUG=1` keeps the file's other
-    /// variables.
+    /// The file's variables, overridden by the command line's one by one: `--env DEBUG=1` keeps the
+    /// file's other variables.
     fn env(&mut self) -> Vec<(String, String)> {
         let Layers { command_line, file, .. } = self.layers;
         let mut merged = BTreeMap::new();
@@ -436,7 +442,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports sockets that would close every connection.
+    /// Reports sockets that require a PROXY header although no peer may send one: they would close
+    /// every connection.
     fn check_proxy_senders(&mut self, listen: &Listen, proxy: &Proxy) {
         let is_required = listen.proxy_protocol || listen.named.iter().any(|socket| socket.proxy_protocol);
         if is_required && proxy.protocol_trusted == TrustedProxies::NONE {

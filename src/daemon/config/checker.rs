@@ -1,5 +1,5 @@
-//! The state of one check: [`Checker::read`] finds the value of highest precedence, records an error with its origin,
-//! and continues with the default, so that the next key is checked too.
+//! The state of one check: [`Checker::read`] finds the value of highest precedence, records an
+//! error with its origin, and continues with the default, so that the next key is checked too.
 //!
 //! `check` and the sections with a file of their own call it.
 
@@ -8,7 +8,8 @@ use std::path::Path;
 use super::value::{Setting, Source};
 use super::{ConfigError, Environment, Layer, ValueError};
 
-/// The settings by source, and what relative paths and the interpreter search depend on.
+/// The settings by source, and the variables and paths on which relative paths and the search for
+/// the interpreter depend.
 pub(crate) struct Layers<'a> {
     /// Settings from flags.
     pub(crate) command_line: Layer,
@@ -22,7 +23,8 @@ pub(crate) struct Layers<'a> {
     pub(crate) path: Option<&'a Path>,
     /// The current directory; absolute.
     pub(crate) cwd: &'a Path,
-    /// The path that `rgun` was started by, absolute, its last component not resolved; `None` if it is unknown.
+    /// The path that `rgun` was started by, absolute, its last component not resolved; `None` if it
+    /// is unknown.
     pub(crate) program: Option<&'a Path>,
 }
 
@@ -34,7 +36,7 @@ pub(super) struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    /// The setting of highest precedence; an implied default is the weakest.
+    /// Returns the setting of highest precedence. An implied default has the lowest.
     pub(super) fn setting(&self, key: &str) -> Option<&'a Setting> {
         let Layers { command_line, variables, file, .. } = self.layers;
         let settings = || [command_line, variables, file].into_iter().filter_map(|layer| layer.get(key));

@@ -1,7 +1,8 @@
-//! Reads the keys of one table: an element of `[[timeouts.path]]` or `[[static]]`, or `[listen.NAME]`.
+//! Reads the keys of one table: an element of `[[timeouts.path]]` or `[[static]]`, or
+//! `[listen.NAME]`.
 //!
-//! Like a section, a table keeps the lines of its keys and refuses unknown ones, and an error in one table does not hide
-//! errors in the next.
+//! As in a section, each key has its line, unknown keys are refused, and an error in one table does
+//! not hide errors in the next.
 
 use super::keys::nearest;
 use super::value::{Setting, TableEntry};
@@ -34,7 +35,8 @@ pub(super) fn entries<'a>(setting: &'a Setting, hint: &str) -> Result<&'a [Table
 }
 
 impl<'a> EntryReader<'a, '_> {
-    /// Reports every key that is not in `keys`. `syntax` is the table's header in the file: `[[timeouts.path]]`.
+    /// Reports every key that is not in `keys`. `syntax` is the table's header in the file:
+    /// `[[timeouts.path]]`.
     pub(super) fn refuse_unknown(&mut self, syntax: &str, keys: &[&str]) {
         let entry = self.entry;
         for (key, setting) in entry.keys.iter().filter(|(key, _)| !keys.contains(&key.as_str())) {
@@ -67,7 +69,8 @@ impl<'a> EntryReader<'a, '_> {
         }
     }
 
-    /// Reports an error of a key; of the table as a whole if `key` is empty. `setting` is `None` if the key is not set.
+    /// Reports an error of a key; of the table as a whole if `key` is empty. `setting` is `None` if
+    /// the key is not set.
     pub(super) fn fault(&mut self, key: &str, setting: Option<&Setting>, error: ValueError) {
         let dot = if key.is_empty() { "" } else { "." };
         self.errors.push(ConfigError {

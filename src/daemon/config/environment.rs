@@ -1,8 +1,10 @@
-//! The environment as a source of settings: `RGUN_<SECTION>_<KEY>`, and `WEB_CONCURRENCY` for `workers.count`.
+//! The environment as a source of settings: `RGUN_<SECTION>_<KEY>`, and `WEB_CONCURRENCY` for
+//! `workers.count`.
 //!
-//! `main` reads the process's environment once, before it starts threads, and passes it in. An unknown variable with
-//! the prefix of a section, or one that is a likely typo, is an error like an unknown key of the file, because it
-//! would have no effect. `cli` warns about other variables `RGUN_…` that rgun does not read.
+//! `main` reads the process's environment once, before it starts threads, and passes it in. An
+//! unknown variable with the prefix of a section, or one that is a likely typo, is an error like an
+//! unknown key of the file, because it would have no effect. `cli` warns about other variables
+//! `RGUN_…` that rgun does not read.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -30,7 +32,8 @@ pub(super) const SCRIPT_NAME: &str = "SCRIPT_NAME";
 /// The port to listen on, on platforms that run a Procfile.
 pub(super) const PORT: &str = "PORT";
 
-/// The surroundings rgun was started in: the variables, and whether they make the access log the default.
+/// The surroundings rgun was started in: the variables, and whether they make the access log the
+/// default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
     variables: BTreeMap<OsString, OsString>,
@@ -48,8 +51,8 @@ impl Environment {
 }
 
 impl Environment {
-    /// For a check outside of the unit, which has no access to its credentials: without `CREDENTIALS_DIRECTORY`,
-    /// sets it to [`UNKNOWN_CREDENTIALS`].
+    /// Sets `CREDENTIALS_DIRECTORY` to [`UNKNOWN_CREDENTIALS`] if it is not set: a check outside of
+    /// the unit has no access to the unit's credentials.
     #[must_use]
     pub fn allowing_unknown_credentials(mut self) -> Self {
         if self.value(CREDENTIALS_DIRECTORY).is_none() {
@@ -60,15 +63,15 @@ impl Environment {
 }
 
 impl Environment {
-    /// Makes `log.access` true by default if the command line names the application: on a terminal, and with flags of
-    /// uvicorn, which logs requests by default.
+    /// Makes `"stdout"` the default of `log.access` if the command line names the application.
+    /// Called on a terminal, and for flags of uvicorn, which logs requests by default.
     #[must_use]
     pub fn logging_access(mut self) -> Self {
         self.logs_access = true;
         self
     }
 
-    /// Whether [`Environment::logging_access`] was called.
+    /// Returns whether [`Environment::logging_access`] was called.
     pub(super) fn logs_access(&self) -> bool {
         self.logs_access
     }
@@ -81,7 +84,7 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
     }
 }
 
-/// Whether a setting comes from a variable that gunicorn reads too.
+/// Returns whether a setting comes from a variable that gunicorn reads too.
 pub(crate) fn is_gunicorns(setting: &Setting) -> bool {
     [WEB_CONCURRENCY, FORWARDED_ALLOW_IPS].contains(&setting.origin.as_str())
 }
@@ -92,7 +95,8 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
     if let Some(count) = environment.value(WEB_CONCURRENCY) {
         insert(&mut layer, name::COUNT, WEB_CONCURRENCY, count, errors);
     }
-    // An empty list is not the same as an unset variable: in gunicorn and uvicorn it means "trust no peer".
+    // An empty list is not the same as an unset variable: in gunicorn and uvicorn it means "trust
+    // no peer".
     if let Some(list) = environment.variables.get(OsStr::new(FORWARDED_ALLOW_IPS)) {
         insert(&mut layer, name::TRUSTED, FORWARDED_ALLOW_IPS, list, errors);
     }
@@ -123,7 +127,7 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
 /// A key that only the file can set, because it is a table.
 struct TableKey {
     key: &'static str,
-    /// The beginning of the variables that one might expect for it.
+    /// The beginning of the variables by which an operator might try to set the table.
     variable: &'static str,
     /// The keys of the table. Empty: any.
     keys: &'static [&'static str],
@@ -165,14 +169,15 @@ const TABLES: [TableKey; 5] = [
     },
 ];
 
-/// Returns the table that a variable would set: `RGUN_STATIC`, `RGUN_STATIC_URL`, `RGUN_LISTEN_HTTPS_TLS`.
+/// Returns the table that a variable would set: `RGUN_STATIC`, `RGUN_STATIC_URL`,
+/// `RGUN_LISTEN_HTTPS_TLS`.
 fn table_of(variable: &str) -> Option<&'static TableKey> {
     let is_of = |table: &&TableKey| {
         let Some(rest) = variable.strip_prefix(table.variable) else { return false };
         match (rest.strip_prefix('_'), table.keys) {
             (None, keys) => rest.is_empty() && keys.is_empty(),
             (Some(_), []) => true,
-            // Without a name before the key, it is a key of [listen].
+            // A key alone, as in RGUN_LISTEN_TLS, or after a name, as in RGUN_LISTEN_HTTPS_TLS.
             (Some(rest), keys) => keys.iter().any(|key| {
                 rest == *key
                     || rest.strip_suffix(key).is_some_and(|name| name.ends_with('_') && name.len() > 1)
@@ -219,8 +224,8 @@ fn insert(
     }
 }
 
-/// Returns the names of variables that begin with `RGUN_` and that rgun does not read. The caller warns about them,
-/// because they have no effect.
+/// Returns the names of variables that begin with `RGUN_` and that rgun does not read. The caller
+/// warns about them, because they have no effect.
 pub(crate) fn unread_variables(environment: &Environment) -> Vec<&str> {
     let is_unread = |(variable, value): &(&str, &OsStr)| {
         variable.starts_with("RGUN_")
@@ -235,8 +240,8 @@ pub(crate) fn unread_variables(environment: &Environment) -> Vec<&str> {
     variables.filter(is_unread).map(|(variable, _)| variable).collect()
 }
 
-/// Returns whether Kubernetes set the variable for a Service whose name begins with `rgun-` (or a container runtime for
-/// a linked container). Such variables are not settings. Their forms:
+/// Returns whether Kubernetes set the variable for a Service whose name begins with `rgun-` (or a
+/// container runtime for a linked container). Such variables are not settings. Their forms:
 ///
 /// - `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT`, `<NAME>_SERVICE_PORT_<PORT NAME>`
 /// - `<NAME>_PORT`, with a URL as its value
@@ -256,7 +261,8 @@ fn is_service_link(variable: &str, value: &OsStr) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The error for a variable that is not a key or sets a table, but looks like one of a key; `None` if it does not.
+/// Returns the error for a variable that would set a table, or that resembles the variable of a
+/// key. `None` for other variables.
 fn unknown_variable(variable: &str) -> Option<ConfigError> {
     if let Some(table) = table_of(variable) {
         return Some(ConfigError {

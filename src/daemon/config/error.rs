@@ -1,7 +1,7 @@
 //! Configuration errors, worded for the operator.
 //!
-//! A message has the origin of the value, the key, the value, the reason and, if there is one, a hint. [`ConfigErrors`]
-//! has all errors of one start.
+//! A message has the origin of the value, the key, the value, the reason and, if there is one, a
+//! hint. [`ConfigErrors`] has all errors of one start.
 
 use std::error::Error;
 use std::fmt;
@@ -9,9 +9,11 @@ use std::fmt;
 /// One invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// File and line, flag, or variable: `/etc/rgun/rgun.toml:12`, `--timeout`, `RGUN_TIMEOUTS_REQUEST`.
+    /// File and line, flag, or variable: `/etc/rgun/rgun.toml:12`, `--timeout`,
+    /// `RGUN_TIMEOUTS_REQUEST`.
     pub origin: String,
-    /// The full key, such as `timeouts.request`; empty for an error of the file as a whole, or of a flag without a key.
+    /// The full key, such as `timeouts.request`; empty for an error of the file as a whole, or of a
+    /// flag without a key.
     pub key: String,
     /// The value as written, in quotes if it is text. `None` if it is missing or may be a secret.
     pub value: Option<String>,

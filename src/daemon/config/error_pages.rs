@@ -1,4 +1,5 @@
-//! `[errors]`: HTML pages in place of the daemon's own, by status or class. The files are read with the configuration.
+//! `[errors]`: HTML pages in place of the daemon's own, by status or class. The files are read with
+//! the configuration.
 
 use std::fs::File;
 use std::io::Read;

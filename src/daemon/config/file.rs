@@ -1,8 +1,8 @@
 //! Parses the TOML file into a [`Layer`].
 //!
-//! The file has sections with keys; `[[timeouts.path]]` is a value whose keys keep their lines. The file is read through
-//! the parser's document type and not through serde's derive, because derive stops at the first error, and an operator
-//! wants all errors, with their lines.
+//! The file has sections with keys. The value of `[[timeouts.path]]` contains the line of each of
+//! its keys. The file is read through the parser's document type and not through serde's derive,
+//! because derive stops at the first error, and an operator wants all errors, with their lines.
 
 use std::path::Path;
 
@@ -132,7 +132,8 @@ impl TomlReader<'_> {
         }
     }
 
-    /// Reads `[errors]`, whose keys are statuses, as one value that contains the line number of each key.
+    /// Reads `[errors]`, whose keys are statuses, as one value that contains the line number of
+    /// each key.
     fn error_pages(&mut self, at: usize, table: &DeTable<'_>) {
         let keys = table.iter().map(|(key, content)| {
             let setting = self.setting(key.span().start, value(content.get_ref()));
@@ -143,7 +144,8 @@ impl TomlReader<'_> {
         self.layer.insert(name::ERROR_PAGES, setting);
     }
 
-    /// Converts an array of tables, keeping the line of each key; any other array becomes a plain list.
+    /// Converts an array of tables, keeping the line of each key; any other array becomes a plain
+    /// list.
     fn tables(&self, items: &DeArray<'_>) -> Value {
         let entries: Option<Vec<TableEntry>> = items
             .iter()

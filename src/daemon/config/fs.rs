@@ -21,8 +21,8 @@ pub(crate) fn check_access(path: &Path, what: AccessFlags) -> nix::Result<()> {
     faccessat(AT_FDCWD, path, what, AtFlags::AT_EACCESS)
 }
 
-/// Names the first directory on the way to `path` that this process's effective user may not enter: `user rgun cannot enter
-/// /home/x (drwx------)`. `None` if there is none.
+/// Names the first directory on the way to `path` that this process's effective user may not enter:
+/// `user rgun cannot enter /home/x (drwx------)`. `None` if there is none.
 pub(super) fn closed_directory(path: &Path) -> Option<String> {
     closed_on_the_way(path, MAX_SYMLINKS)
 }

@@ -1,7 +1,7 @@
 //! The names of all keys and sections, and hints for names that do not exist.
 //!
-//! `file` and `environment` look names up here, and tests compare `packaging/etc/rgun.toml` and the manual with
-//! [`KEYS`]. Planned sections are refused by name, because they would have no effect.
+//! `file` and `environment` look names up here, and tests compare `packaging/etc/rgun.toml` and the
+//! manual with [`KEYS`]. Planned sections are refused by name, because they would have no effect.
 
 /// The full name of each key.
 pub(crate) mod name {
@@ -239,7 +239,7 @@ pub(crate) const PLANNED_SECTIONS: &[&str] = &["admin"];
 const RENAMED: &[(&str, &str, &str)] =
     &[("websocket", "most", name::MAX_CONNECTIONS), ("workers", "children", name::CHILDREN_TIMEOUT)];
 
-/// Gunicorn's names of settings, and the keys for the same.
+/// Gunicorn's names of settings, and rgun's keys for them.
 const GUNICORN_NAMES: &[(&str, &str)] = &[
     ("access_log", name::ACCESS),
     ("access_log_format", name::ACCESS_FORMAT),
@@ -278,7 +278,7 @@ const GUNICORN_NAMES: &[(&str, &str)] = &[
     ("wsgi_app", name::TARGET),
 ];
 
-/// Gunicorn's server hooks that `[hooks]` does not have, and what to use instead.
+/// Gunicorn's server hooks that `[hooks]` does not have, and hints at their replacements.
 const UNSUPPORTED_HOOKS: &[(&[&str], &str)] = &[
     (
         &["on_starting", "when_ready", "on_exit", "on_reload", "nworkers_changed", "pre_fork", "pre_exec"],
@@ -314,12 +314,13 @@ pub(crate) fn lookup(section: &str, key: &str) -> Lookup {
     Lookup::Unknown(unknown_key_hint(section, key))
 }
 
-/// Whether a table of this name is one of [`name::LISTENERS`], and not a key with a wrong type.
+/// Returns whether a table of this name is one of [`name::LISTENERS`], and not a key with a value
+/// of a wrong type.
 pub(crate) fn is_table_name(full: &str) -> bool {
     full.starts_with("listen.") && (full == name::LISTENERS || !KEYS.contains(&full))
 }
 
-/// The hint for a section that does not exist.
+/// Returns the hint for a section that does not exist.
 pub(crate) fn section_hint(section: &str) -> String {
     if nearest(section, [name::STATIC]).is_some() {
         return format!("did you mean [[{}]]?", name::STATIC);
@@ -330,29 +331,30 @@ pub(crate) fn section_hint(section: &str) -> String {
     }
 }
 
-/// The hint for a key outside of any section.
+/// Returns the hint for a key outside of any section.
 pub(crate) fn stray_key_hint(key: &str) -> Option<String> {
     other_section_hint(key).or_else(|| gunicorn_hint(key))
 }
 
-/// Returns the key that `word` names without a section: a key's bare name, or gunicorn's name for a key.
+/// Returns the key that `word` names without a section: a key's bare name, or gunicorn's name for a
+/// key.
 pub(crate) fn key_of_word(word: &str) -> Option<&'static str> {
     let is_named = |full: &&str| full.split_once('.').is_some_and(|(_, name)| name == word);
     let gunicorn = || GUNICORN_NAMES.iter().find(|(theirs, _)| *theirs == word).map(|(_, full)| *full);
     KEYS.iter().copied().find(is_named).or_else(gunicorn)
 }
 
-/// The variable that sets `key`: `RGUN_<SECTION>_<KEY>`.
+/// Returns the variable that sets `key`: `RGUN_<SECTION>_<KEY>`.
 pub(crate) fn variable_name(key: &str) -> String {
     format!("RGUN_{}", key.replace('.', "_").to_uppercase())
 }
 
-/// Whether a variable would set a key of a planned section.
+/// Returns whether a variable would set a key of a planned section.
 pub(crate) fn is_planned_variable(variable: &str) -> bool {
     PLANNED_SECTIONS.iter().any(|section| variable.starts_with(&(variable_name(section) + "_")))
 }
 
-/// The place of a key in the order of the manual.
+/// Returns the position of a key in the order of the manual.
 pub(crate) fn key_position(key: &str) -> usize {
     KEYS.iter().position(|known| *known == key).unwrap_or(KEYS.len())
 }
@@ -363,7 +365,8 @@ pub(crate) fn is_key(key: &str) -> bool {
     KEYS.contains(&key)
 }
 
-/// The candidate most similar to `word`, if it is close enough for a typo: at most two edits, one for short candidates.
+/// Returns the candidate most similar to `word`, if the difference may be a typo: at most two
+/// edits, one for short candidates.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
@@ -461,7 +464,8 @@ mod tests {
         );
     }
 
-    /// The server hooks of gunicorn 27.0.1's `config.py`, without those that only its dirty arbiters call.
+    /// The server hooks of gunicorn 27.0.1's `config.py`, without those that only its dirty
+    /// arbiters call.
     const GUNICORN_HOOKS: &str = "on_starting on_reload when_ready pre_fork post_fork post_worker_init worker_int \
         worker_abort pre_exec pre_request post_request child_exit worker_exit nworkers_changed on_exit ssl_context";
 

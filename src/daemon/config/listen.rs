@@ -1,7 +1,8 @@
 //! The checked `[listen]` section and its tables `[listen.NAME]`; `listeners` reads them.
 //!
-//! A socket has the name of its table, or, from systemd, its `FileDescriptorName=`. Without a table it is a socket of
-//! `listen.bind`, or one that systemd passed under another name.
+//! A socket that rgun binds has the name of its table; a socket from systemd has its
+//! `FileDescriptorName=`. The sockets without a table are those of `listen.bind` and those that
+//! systemd passes under other names.
 
 use super::Bind;
 use super::bind::{DEFAULT_HOST, DEFAULT_PORT};
@@ -11,8 +12,8 @@ use super::bind::{DEFAULT_HOST, DEFAULT_PORT};
 pub struct Listen {
     /// Addresses to listen on without socket activation; at least one, none twice.
     pub bind: Vec<Bind>,
-    /// Whether the configuration names the addresses. If false, sockets from systemd replace them silently; if true,
-    /// such sockets are a contradiction that the caller must report.
+    /// Whether the configuration names the addresses. If false, sockets from systemd replace them
+    /// silently; if true, such sockets are a contradiction that the caller must report.
     pub explicit: bool,
     /// The tables, in the order of the file.
     pub named: Vec<NamedListener>,
@@ -48,8 +49,8 @@ pub struct NamedListener {
 }
 
 impl Listen {
-    /// Returns the addresses to bind without systemd, each with the name of its table. The default address is not used
-    /// if there are tables.
+    /// Returns the addresses to bind without systemd, each with the name of its table. The default
+    /// address is not used if there are tables.
     pub fn addresses(&self) -> Vec<(Option<&str>, &Bind)> {
         let is_used = self.explicit || self.named.is_empty();
         let unnamed = self.bind.iter().filter(|_| is_used).map(|bind| (None, bind));
@@ -75,7 +76,8 @@ impl Listen {
         self.table(name).map_or(self.proxy_protocol, |listener| listener.proxy_protocol)
     }
 
-    /// True if clients may speak TLS on any socket: one with a table, or one without, which may come from systemd.
+    /// True if clients may speak TLS on any socket: one with a table, or one without, which may
+    /// come from systemd.
     pub fn has_tls(&self) -> bool {
         self.tls || self.named.iter().any(|listener| listener.tls)
     }

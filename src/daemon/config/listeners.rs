@@ -1,4 +1,5 @@
-//! Reads `[listen]` and `[listen.NAME]`: the addresses to listen on, and the protocol of each socket.
+//! Reads `[listen]` and `[listen.NAME]`: the addresses to listen on, and the protocol of each
+//! socket.
 
 use std::path::Path;
 
@@ -19,8 +20,8 @@ pub(super) const KEYS: [&str; 3] = [BIND, TLS, PROXY_PROTOCOL];
 /// Maximum length of a name: that of `FileDescriptorName=` (systemd.socket(5)).
 const MAX_NAME_BYTES: usize = 255;
 
-/// Checks the sockets, and which of them have TLS. The unit's credentials are used if a table asks for TLS and `tls.cert` is
-/// not set.
+/// Checks the sockets, and decides which of them have TLS. The unit's credentials are used if a
+/// table asks for TLS and `tls.cert` is not set.
 pub(super) fn check(checker: &mut Checker<'_>, base: &Path, tls: &mut Tls) -> Listen {
     let unnamed = Listen {
         proxy_protocol: checker.read(name::PROXY_PROTOCOL, false, boolean),
@@ -41,8 +42,8 @@ pub(super) fn check(checker: &mut Checker<'_>, base: &Path, tls: &mut Tls) -> Li
     resolve(unnamed, tables, has_certificate, &mut checker.errors)
 }
 
-/// Returns the addresses of `listen.bind`. `PORT`, which some platforms set, is used if neither a setting nor systemd names
-/// one.
+/// Returns the addresses of `listen.bind`. `PORT`, which some platforms set, is used if neither a
+/// setting nor systemd names one.
 fn unnamed_sockets(checker: &mut Checker<'_>, base: &Path) -> Listen {
     let environment = checker.layers.environment;
     if checker.setting(name::BIND).is_some() || environment.value("LISTEN_FDS").is_some() {
@@ -155,7 +156,8 @@ fn reader<'a, 'f>(
     EntryReader { entry, label: format!("listen.{name}"), errors }
 }
 
-/// Completes the tables: a socket without `tls` speaks TLS if none has `tls = true` and there is a certificate.
+/// Completes the tables: a socket without `tls` speaks TLS if no table has `tls = true` and there
+/// is a certificate.
 fn resolve(
     listen: Listen,
     tables: Vec<ListenerTable<'_>>,

@@ -17,7 +17,8 @@ pub struct Log {
     pub access_format: Option<Arc<AccessFormat>>,
     /// Whether the query of a request is logged.
     pub query: bool,
-    /// Time after which a running request is logged once, with the stack of its thread. `None` is `"off"`.
+    /// Time after which a running request is logged once, with the stack of its thread. `None` is
+    /// `"off"`.
     pub slow: Option<Duration>,
     /// The form of entries.
     pub format: LogFormat,

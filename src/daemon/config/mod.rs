@@ -1,15 +1,17 @@
 //! The configuration: reading, checking, and the checked, immutable types.
 //!
-//! [`load`] merges command line, environment, file and defaults (in this order of precedence), checks the
-//! resulting values, and returns either a [`Config`] that needs no further check, or *all* errors at once. `cli`
-//! calls it.
+//! [`load`] merges command line, environment, file and defaults (in this order of precedence),
+//! checks the resulting values, and returns either a [`Config`] that needs no further check, or
+//! *all* errors at once. `cli` calls it.
 //!
-//! This module does not log, read the process's environment or current directory (both are arguments), or start an
-//! interpreter: a worker finds out whether the application can be imported. Outside the configuration file it only
-//! looks at the application's directory and interpreter, because a missing directory is a configuration error, not
-//! a boot failure, and reads the pages of `[errors]`.
+//! This module does not log, read the process's environment or current directory (both are
+//! arguments), or start an interpreter: a worker finds out whether the application can be imported.
+//! It reads no file but the configuration and the pages of `[errors]`. It checks that the
+//! configured files and directories exist, because a missing one is a configuration error, not a
+//! boot failure.
 //!
-//! A value that a source of higher precedence overrides is not checked; an unknown key is an error in every source.
+//! A value that a source of higher precedence overrides is not checked; an unknown key is an error
+//! in every source.
 
 mod access_format;
 mod answers;
@@ -81,14 +83,14 @@ pub(crate) use value::{Layer, Setting, Value, overlay};
 pub(crate) use keys::is_key;
 pub(crate) use keys::{SECTIONS, key_of_word, key_position, name, nearest, variable_name};
 
-/// The settings of the file.
+/// The configuration file.
 #[derive(Debug)]
 pub(crate) enum FileSource<'a> {
     /// There is no file.
     None,
     /// The TOML file at this path.
     Toml(&'a Path),
-    /// Those that a `gunicorn.conf.py` has set.
+    /// The settings that a `gunicorn.conf.py` has made.
     Gunicorn {
         /// Its path; `None` for a module.
         path: Option<&'a Path>,
@@ -109,8 +111,9 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Finds the interpreter for a `gunicorn.conf.py` in `directory`, before its settings are known: the configured one, or
-/// the one that the search finds in the application's directory or, if that has none, in the file's.
+/// Finds the interpreter for a `gunicorn.conf.py` in `directory`, before the file's settings are
+/// known: the configured interpreter, else that of the application's directory, else that of
+/// `directory`.
 ///
 /// # Errors
 /// The errors in `app.directory` and `app.python`.
@@ -140,8 +143,8 @@ pub(crate) fn find_interpreter(
     })
 }
 
-/// Returns the errors of a file whose text is `text`, but those about the application's directory and interpreter, which
-/// may be on another machine.
+/// Returns the errors of a file whose text is `text`, except those about paths, which may be on
+/// another machine.
 #[cfg(test)]
 pub(crate) fn errors_of_file(text: &str) -> String {
     let (mut errors, path) = (Vec::new(), Path::new("rgun.toml"));
@@ -169,12 +172,12 @@ pub(crate) fn errors_of_file(text: &str) -> String {
     }
 }
 
-/// Merges and checks the sources: `command_line` over `environment` over the file over the defaults. `program` is the
-/// path that `rgun` was started by.
+/// Merges and checks the sources: `command_line` over `environment` over the file over the
+/// defaults. `program` is the path that `rgun` was started by.
 ///
 /// # Errors
-/// All errors at once. The exception is a file that cannot be read or is not TOML: then only this and errors in the
-/// names of variables are reported.
+/// All errors at once. The exception is a file that cannot be read or is not TOML: then only this
+/// and errors in the names of variables are reported.
 pub(crate) fn load(
     command_line: Layer,
     environment: &Environment,
@@ -192,14 +195,15 @@ pub(crate) fn load(
             None => return Err(ConfigErrors(errors)),
         },
         FileSource::Gunicorn { path, layer } => {
-            // In gunicorn, they are the defaults of what the file sets.
+            // In gunicorn, the file overrides these variables.
             variables.retain(|key, setting| !layer.contains_key(key) || !environment::is_gunicorns(setting));
             (path, layer)
         }
     };
     let has_root_path =
         [&command_line, &variables, &file].iter().any(|layer| layer.contains_key(name::ROOT_PATH));
-    // Gunicorn's variable. For a daemon without APP on the command line, it is a stray variable of CGI.
+    // Gunicorn's variable. For a daemon without APP on the command line, it is a stray variable of
+    // CGI.
     if command_line.contains_key(name::TARGET)
         && !has_root_path
         && let Some(path) = environment.value(environment::SCRIPT_NAME)

@@ -42,8 +42,8 @@ pub(super) fn read(setting: &Setting, errors: &mut Vec<ConfigError>) -> Result<V
     Ok(mounts)
 }
 
-/// Warns about a `fallback` that is not there, and about paths of `[health]` below a prefix: the daemon answers them, so
-/// a file of the same name is never sent.
+/// Warns about a `fallback` that does not exist, and about paths of `[health]` below a prefix: the
+/// daemon answers these itself, so a file of the same name is never sent.
 pub(super) fn warnings(mounts: &[StaticMount], health: &Health) -> Vec<String> {
     let mut warnings = Vec::new();
     for mount in mounts {
@@ -205,7 +205,7 @@ fn immutable(setting: &Setting) -> Result<ImmutableFiles, ValueError> {
     }
 }
 
-/// A time; "off" is `None`. With zero, clients revalidate the file at every use.
+/// Reads a time; "off" is `None`. With zero, clients revalidate the file at every use.
 fn max_age(setting: &Setting) -> Result<Option<Duration>, ValueError> {
     if setting.value == Value::text("off") {
         return Ok(None);
@@ -213,7 +213,8 @@ fn max_age(setting: &Setting) -> Result<Option<Duration>, ValueError> {
     read::timeout_or_zero(setting, "write \"0s\" to let clients ask every time").map(Some)
 }
 
-/// The directories of `app.sendfile_roots`: a list, or a table with the prefixes of `X-Accel-Redirect`.
+/// The directories of `app.sendfile_roots`: a list, or a table with the prefixes of
+/// `X-Accel-Redirect`.
 pub(super) fn sendfile_roots(setting: &Setting) -> Result<Vec<SendfileDirectory>, ValueError> {
     let named =
         |name: &str, error: ValueError| ValueError { reason: format!("{name:?} {}", error.reason), ..error };

@@ -1,6 +1,8 @@
-//! Readers of paths: the application's directory, its interpreter's name, the directories to import from.
+//! Readers of paths: the application's directory, its interpreter's name, the directories to import
+//! from.
 //!
-//! A path on the command line or in a variable need not be UTF-8 ([`Value::Bytes`]); in the file it is text.
+//! A path on the command line or in a variable need not be UTF-8 ([`Value::Bytes`]); in the file it
+//! is text.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -63,7 +65,8 @@ pub(super) fn file_or_off(setting: &Setting, cwd: &Path) -> Result<Option<PathBu
     if setting.value == Value::text("off") { Ok(None) } else { file(setting, cwd).map(Some) }
 }
 
-/// A file that can be read. Hypercorn names its format before a colon (`json:logging.conf`), which is dropped.
+/// A file that can be read. Hypercorn names its format before a colon (`json:logging.conf`), which
+/// is dropped.
 fn file(setting: &Setting, cwd: &Path) -> Result<PathBuf, ValueError> {
     let bytes = path(setting)?.as_bytes();
     let bytes = [&b"json:"[..], b"toml:"].iter().find_map(|kind| bytes.strip_prefix(*kind)).unwrap_or(bytes);
@@ -113,7 +116,8 @@ pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, ValueError> {
     }
 }
 
-/// Directories, which must exist. Relative ones are relative to `base`, the application's directory.
+/// Directories, which must exist. Relative ones are relative to `base`, the application's
+/// directory.
 pub(super) fn directories(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>, ValueError> {
     paths(setting)?
         .into_iter()
@@ -127,8 +131,8 @@ pub(super) fn directories(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>
         .collect()
 }
 
-/// The directories of `app.pythonpath`. Relative entries are relative to `base`, the application's directory, as in
-/// gunicorn after its chdir.
+/// The directories of `app.pythonpath`. Relative entries are relative to `base`, the application's
+/// directory, as in gunicorn after its chdir.
 pub(super) fn pythonpath(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>, ValueError> {
     paths(setting)?
         .into_iter()

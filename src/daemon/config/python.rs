@@ -3,18 +3,18 @@
 //! The interpreter is the configured one, or else the first of:
 //!
 //! 1. `bin/python` of the virtual environment that contains the started `rgun`;
-//! 2. that of the environment that `$VIRTUAL_ENV`, `$UV_PROJECT_ENVIRONMENT` or `$CONDA_PREFIX` names;
-//! 3. that of `.venv`, `venv`, `env` or `.env` in the application's directory, in the two directories above it, in the
-//!    current directory; a directory above that everybody may write to, such as `/tmp`, is left out;
-//! 4. that of a folder of another name in the application's directory, if it is the only environment there;
+//! 2. that of the environment in `$VIRTUAL_ENV`, `$UV_PROJECT_ENVIRONMENT` or `$CONDA_PREFIX`;
+//! 3. that of `.venv`, `venv`, `env` or `.env` in the application's directory, in the two above it
+//!    (unless every user may write to them, as to `/tmp`), or in the current directory;
+//! 4. that of the only virtual environment in the application's directory, whatever its name;
 //! 5. `python3` on PATH.
 //!
-//! The path is never canonicalized: a virtual environment's `bin/python` is a symlink, and Python looks for `pyvenv.cfg`
-//! beside the path it was started with (PEP 405), so the symlink's target would be the wrong Python.
+//! The path is never canonicalized: a virtual environment's `bin/python` is a symlink, and Python
+//! looks for `pyvenv.cfg` beside the path it was started with, not beside the target (PEP 405).
 //!
-//! A candidate that exists but cannot be executed, such as a symlink left dangling by an upgrade of the system's Python,
-//! ends the search with an error: the next candidate would lack the application's packages. Version and implementation
-//! (CPython, not free-threaded) are not checked here, because that requires running the interpreter.
+//! A candidate that exists but cannot be executed, such as a symlink left dangling by an upgrade of
+//! the system's Python, ends the search with an error: the next candidate would lack the
+//! application's packages. Version and implementation are checked where the interpreter runs.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -25,8 +25,8 @@ use nix::unistd::AccessFlags;
 use super::fs::{absolute, check_access};
 use super::{Environment, Python, PythonSource, SearchedDirectory, ValueError};
 
-/// Resolves a configured name: a path, relative to the application's `directory`, or a bare name to search on PATH, as
-/// in execvp(3).
+/// Resolves a configured name: a path, relative to the application's `directory`, or a bare name to
+/// search on PATH, as in execvp(3).
 pub(crate) fn configured(
     name: &OsStr,
     directory: &Path,
@@ -64,8 +64,8 @@ pub(crate) fn configured(
 /// The folders in which people create a virtual environment.
 const FOLDERS: [&str; 4] = [".venv", "venv", "env", ".env"];
 
-/// Variables that name an environment, strongest first: activation, `poetry run`, `pipenv run` and `uv run` set the
-/// first; the project's owner sets the second for uv; conda sets the third.
+/// Variables that name an environment, strongest first: activation, `poetry run`, `pipenv run` and
+/// `uv run` set the first; the project's owner sets the second for uv; conda sets the third.
 const VARIABLES: [&str; 3] = ["VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "CONDA_PREFIX"];
 
 /// A search for an interpreter; none is configured.
@@ -109,13 +109,13 @@ impl Search<'_> {
         }
     }
 
-    /// The environments to search, in this order; any of them may be missing.
+    /// Returns the environments to search, in this order; any of them may be missing.
     fn prefixes(&self) -> Vec<(PathBuf, PythonSource)> {
         let Self { directory, environment, cwd, .. } = *self;
         let mut prefixes = Vec::new();
         prefixes.extend(self.own_environment().map(|prefix| (prefix, PythonSource::SameEnvironment)));
         for variable in VARIABLES {
-            // Many users have conda's base environment always active; the project's own environment is meant then.
+            // Often always active: it does not tell where the project's packages are.
             if variable == "CONDA_PREFIX"
                 && environment.value("CONDA_DEFAULT_ENV").is_some_and(|name| name == "base")
             {
@@ -129,7 +129,7 @@ impl Search<'_> {
         let mut directories = vec![(directory, SearchedDirectory::Application)];
         let above = directory.ancestors().skip(1);
         let above = above.zip([SearchedDirectory::Parent, SearchedDirectory::Grandparent]);
-        // Anybody could put an interpreter there.
+        // Any user could put an interpreter into a directory that all may write to.
         directories.extend(above.filter(|(above, _)| !is_writable_by_all(above)));
         directories.push((cwd, SearchedDirectory::Current));
         for (idx, &(place, searched)) in directories.iter().enumerate() {
@@ -146,8 +146,9 @@ impl Search<'_> {
         prefixes
     }
 
-    /// The virtual environment or conda environment that contains the started `rgun`. A link to it from elsewhere, as
-    /// pipx and `uv tool` make, is not followed: their environment contains rgun alone, not the application.
+    /// The virtual environment or conda environment that contains the started `rgun`. A link to it
+    /// from elsewhere, as pipx and `uv tool` make, is not followed: their environment contains rgun
+    /// alone, not the application.
     fn own_environment(&self) -> Option<PathBuf> {
         let prefix = self.program?.parent()?.parent()?;
         let is_environment = prefix.join("pyvenv.cfg").is_file() || prefix.join("conda-meta").is_dir();
@@ -155,16 +156,17 @@ impl Search<'_> {
     }
 }
 
-/// Returns the only folder in `directory` that is a virtual environment (PEP 405): several tutorials have people name
-/// theirs after the project. `None` if there are several, or if the directory cannot be read.
+/// Returns the only folder in `directory` that is a virtual environment (PEP 405): several
+/// tutorials have people name theirs after the project. `None` if there are several, or if the
+/// directory cannot be read.
 fn only_environment(directory: &Path) -> Option<PathBuf> {
     let folders = std::fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
     let mut environments = folders.filter(|folder| folder.join("pyvenv.cfg").is_file());
     environments.next().filter(|_| environments.next().is_none())
 }
 
-/// Returns the path by which a program called `name` (`argv[0]`) was started, absolute; execvp(3) has found it on PATH
-/// if `name` has no slash.
+/// Returns the path by which a program called `name` (`argv[0]`) was started, absolute; execvp(3)
+/// has found it on PATH if `name` has no slash.
 pub(crate) fn find_program(name: &OsStr, environment: &Environment, cwd: &Path) -> Option<PathBuf> {
     if name.as_encoded_bytes().contains(&b'/') {
         return Some(absolute(cwd, Path::new(name)));
@@ -172,7 +174,7 @@ pub(crate) fn find_program(name: &OsStr, environment: &Environment, cwd: &Path) 
     find_on_path(name, environment, cwd)
 }
 
-/// Whether every user may create files in the directory.
+/// Returns whether every user may create files in the directory.
 fn is_writable_by_all(directory: &Path) -> bool {
     directory.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o002 != 0)
 }
@@ -283,7 +285,7 @@ mod tests {
         }
     }
 
-    /// Each layout: the files, the variables, the application's directory, the current one, and the interpreter found.
+    /// Each layout: name, files, variables, application's directory, current one, interpreter.
     #[test]
     fn layouts_of_projects_have_their_interpreter() {
         for (name, files, variables, directory, cwd, expected) in [
@@ -378,10 +380,8 @@ mod tests {
         let path = || find(&place, &variables).0.unwrap().path;
         assert_eq!(path(), system, "without pyvenv.cfg it is no environment");
         place.file("sites/app/shopenv/pyvenv.cfg", b"", 0o644);
-        assert_eq!(
-            find(&place, &variables).0.unwrap(),
-            Python { path: own, source: PythonSource::OnlyFolder }
-        );
+        let found = find(&place, &variables).0.unwrap();
+        assert_eq!(found, Python { path: own, source: PythonSource::OnlyFolder });
         place.file("sites/app/tools/pyvenv.cfg", b"", 0o644);
         assert_eq!(path(), system, "one of two would be a guess");
     }
@@ -415,12 +415,9 @@ mod tests {
         let link = place.join("sites/app/.venv/bin/python");
         std::os::unix::fs::symlink(real, &link).unwrap();
         assert_eq!(find(&place, &[]).0.unwrap().path, link);
-        let named = configured(
-            OsStr::new(".venv/bin/python"),
-            &place.join("sites/app"),
-            &Environment::default(),
-            Path::new("/"),
-        );
+        let (name, app, none) =
+            (OsStr::new(".venv/bin/python"), place.join("sites/app"), Environment::default());
+        let named = configured(name, &app, &none, Path::new("/"));
         assert_eq!(named.unwrap(), Python { path: link, source: PythonSource::Configured });
     }
 
@@ -443,15 +440,11 @@ mod tests {
         place.file("usr/bin/python3", b"", 0o644);
         for path in [None, Some(place.join("usr/bin").display().to_string())] {
             let variables: Vec<_> = path.iter().map(|path| ("PATH", path.clone())).collect();
-            let error = as_is(&place, &variables);
+            let error = find(&place, &variables).0.unwrap_err();
             assert!(error.reason.contains("sites/app/.venv, "), "{error}");
             assert!(error.reason.contains(path.as_deref().unwrap_or("PATH (not set)")), "{error}");
             assert!(error.hint.unwrap().contains("--python"));
         }
-    }
-
-    fn as_is(place: &TestDir, variables: &[(&str, String)]) -> ValueError {
-        find(place, variables).0.unwrap_err()
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Readers: each converts a [`Setting`] into one type of value, or a [`ValueError`].
 //!
-//! `check` calls them and adds key and origin to their errors. They define which values are valid.
+//! The readers define which values are valid. `check` calls them and adds key and origin to their
+//! errors.
 
 use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::time::Duration;
@@ -11,8 +12,8 @@ use super::{
     ValueError, units,
 };
 
-/// Minimum of `workers.max_memory`. The bare interpreter with the extension uses more, so a lower limit would replace
-/// workers endlessly.
+/// Minimum of `workers.max_memory`. The bare interpreter with the extension uses more, so a lower
+/// limit would replace workers endlessly.
 const MIN_WORKER_MEMORY: u64 = 16 << 20;
 
 pub(super) fn text(setting: &Setting) -> Result<&str, ValueError> {
@@ -23,7 +24,8 @@ pub(super) fn text(setting: &Setting) -> Result<&str, ValueError> {
     }
 }
 
-/// A whole number from `min` to `max`: text in the environment and on the command line, but not in the file.
+/// A whole number from `min` to `max`: text in the environment and on the command line, but not in
+/// the file.
 pub(super) fn whole(setting: &Setting, min: u32, max: u32) -> Result<u32, ValueError> {
     let n = match &setting.value {
         Value::Integer(n) => *n,
@@ -69,7 +71,7 @@ pub(super) fn is_auto(setting: &Setting) -> bool {
     matches!(&setting.value, Value::Text(text) if text == "auto")
 }
 
-/// The forms of `workers.count` where the setting was made.
+/// Returns the forms of `workers.count` that the setting's source accepts.
 fn count_examples(setting: &Setting) -> &'static str {
     match setting.source {
         Source::File => "write \"auto\", a number, or { min = 1, max = 9 }",
@@ -214,8 +216,8 @@ pub(super) fn probe(setting: &Setting) -> Result<Option<String>, ValueError> {
     }
 }
 
-/// `module:function`, or a file with the function, as `/srv/mysite/gunicorn.conf.py:function`; without
-/// a function the file is run only. "off" is `None`.
+/// `module:function`, or a file with the function, as `/srv/mysite/gunicorn.conf.py:function`;
+/// without a function, the file is only run. "off" is `None`.
 pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, ValueError> {
     let text = text(setting)?;
     if text == "off" {
@@ -364,7 +366,8 @@ pub(super) fn strings(setting: &Setting) -> Result<Vec<&str>, ValueError> {
     }
 }
 
-/// The variables of `app.env` from one source: a table in the file, `NAME=value` on the command line.
+/// The variables of `app.env` from one source: a table in the file, `NAME=value` on the command
+/// line.
 pub(super) fn env(value: &Value, value_errors: &mut Vec<ValueError>) -> Vec<(String, String)> {
     let pairs: Vec<Result<(&str, &str), ValueError>> = match value {
         Value::Table(entries) => entries
@@ -455,8 +458,8 @@ pub(super) fn bytes_or_off(setting: &Setting) -> Result<Option<u64>, ValueError>
     }
 }
 
-/// A size of a buffer; `None` is `"auto"`. To disable the buffer, write 0; "off" is rejected, because it could
-/// mean "no limit".
+/// A size of a buffer; `None` is `"auto"`. To disable the buffer, write 0; "off" is rejected,
+/// because it could mean "no limit".
 pub(super) fn capacity_or_auto(setting: &Setting) -> Result<Option<u64>, ValueError> {
     if is_auto(setting) {
         return Ok(None);

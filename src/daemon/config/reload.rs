@@ -14,14 +14,14 @@ pub struct Reload {
     /// Time after the switch to new code during which the old workers are kept; rgun switches back
     /// to them if the new ones fail clearly more often. `None` is `"off"`.
     pub watch: Option<Duration>,
-    /// Reloads when files change.
+    /// Reloads that changed files cause.
     pub on_change: OnChange,
 }
 
 /// Which files are watched, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnChange {
-    /// A changed file causes a reload.
+    /// Whether a changed file causes a reload.
     pub enabled: bool,
     /// Directories in which every Python file counts, imported or not. Absolute.
     pub dirs: Vec<PathBuf>,
@@ -32,7 +32,7 @@ pub struct OnChange {
     pub exclude: Vec<Pattern>,
     /// Time without a change after which the reload starts.
     pub delay: Duration,
-    /// Looks at the files again and again, for file systems that do not announce changes.
+    /// Whether to poll the files, for file systems that do not report changes.
     pub poll: bool,
 }
 
@@ -43,7 +43,7 @@ impl Default for OnChange {
             dirs: Vec::new(),
             include: Vec::new(),
             exclude: Vec::new(),
-            // Editors write a file in several steps; a person does not notice this time.
+            // Editors write a file in several steps; a person does not notice this delay.
             delay: Duration::from_millis(50),
             poll: false,
         }

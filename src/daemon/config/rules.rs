@@ -1,6 +1,7 @@
 //! `[[timeouts.path]]`: converts tables to [`PathRule`]s.
 //!
-//! `check` calls [`read()`]. `dispatch` matches requests; this module refuses rules that can never match.
+//! `check` calls [`read()`]. `dispatch` matches requests; this module refuses rules that can never
+//! match.
 
 use std::num::NonZeroU32;
 
@@ -96,8 +97,8 @@ fn pattern(setting: &Setting) -> Result<String, ValueError> {
     }
 }
 
-/// Whether `wide` matches every path that `narrow` matches. A star in `narrow` can be any text, so only a star in `wide`
-/// covers it.
+/// Returns whether `wide` matches every path that `narrow` matches. A star in `narrow` can be any
+/// text, so only a star in `wide` covers it.
 fn covers(wide: &str, narrow: &str) -> bool {
     let (wide, narrow) = (wide.as_bytes(), narrow.as_bytes());
     let (mut w, mut n) = (0, 0);

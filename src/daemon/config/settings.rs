@@ -27,7 +27,7 @@ pub struct Config {
     pub limits: Limits,
     /// WebSocket limits and keepalive.
     pub websocket: WebSocket,
-    /// Which header fields reach the application.
+    /// Field names with underscores, HTTP/2, and redirects to HTTPS.
     pub http: Http,
     /// Which forwarding fields of which proxies are used.
     pub proxy: Proxy,
@@ -37,7 +37,7 @@ pub struct Config {
     pub errors: Vec<ErrorPage>,
     /// Compression of the application's responses.
     pub compression: Compression,
-    /// Checks of new code during and after a reload.
+    /// Checks of new code during and after a reload, and reloads that changed files cause.
     pub reload: Reload,
     /// Functions of the application that are called at points of a worker's lifetime.
     pub hooks: Hooks,
@@ -53,14 +53,15 @@ pub struct Config {
     pub app_argument: AppArgumentDefaults,
 }
 
-/// Defaults that hold only if the command line names the application, as it does for gunicorn and uvicorn.
+/// Defaults that hold only if the command line names the application, as it does for gunicorn and
+/// uvicorn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AppArgumentDefaults {
     /// `workers.count` is 1: an application that keeps state in memory breaks with more.
     pub one_worker: bool,
     /// `timeouts.request` applies to WSGI only: uvicorn has no request timeout.
     pub untimed_asgi: bool,
-    /// `log.access` is true: on a terminal, and with flags of uvicorn.
+    /// `log.access` is `"stdout"`: on a terminal, and with flags of uvicorn.
     pub logs_access: bool,
 }
 
@@ -69,8 +70,9 @@ pub struct AppArgumentDefaults {
 pub struct App {
     /// Module and attribute of the application.
     pub target: Target,
-    /// The working directory of the workers and the first entry of their `sys.path`. Absolute; existed and was
-    /// readable when checked. Not canonical: the `current` symlink of a deployment is kept.
+    /// The working directory of the workers and the first entry of their `sys.path`. Absolute;
+    /// existed and was readable when checked. Not canonical: the `current` symlink of a deployment
+    /// is kept.
     pub directory: PathBuf,
     /// The interpreter the workers run.
     pub python: Python,
@@ -80,17 +82,19 @@ pub struct App {
     pub lifespan: Lifespan,
     /// ASGI: the event loop.
     pub event_loop: Loop,
-    /// SCRIPT_NAME (PEP 3333) or `root_path` (ASGI). Empty, or starts with `/` and does not end with one.
+    /// SCRIPT_NAME (PEP 3333) or `root_path` (ASGI). Empty, or starts with `/` and does not end
+    /// with one.
     pub root_path: String,
-    /// Variables that the workers get in addition to the daemon's environment, sorted by name, without duplicates.
-    /// The values may be secrets; never log them.
+    /// Variables that the workers get in addition to the daemon's environment, sorted by name,
+    /// without duplicates. The values may be secrets; never log them.
     pub env: Vec<(String, String)>,
-    /// Entries to put before the rest of `sys.path`, absolute, in this order. As in PYTHONPATH, they need not exist.
+    /// Entries to put before the rest of `sys.path`, absolute, in this order. As in PYTHONPATH,
+    /// they need not exist.
     pub pythonpath: Vec<PathBuf>,
     /// Directories whose files the application may name in `X-Sendfile` or `X-Accel-Redirect`.
     pub sendfile_roots: Vec<SendfileDirectory>,
-    /// The file by which workers configure Python's logging before they import the application. Absolute; was a
-    /// readable file when checked.
+    /// The file by which workers configure Python's logging before they import the application.
+    /// Absolute; was a readable file when checked.
     pub log_config: Option<PathBuf>,
 }
 
@@ -168,7 +172,8 @@ impl fmt::Display for SearchedDirectory {
 /// The application's calling convention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Interface {
-    /// The worker inspects the object: a coroutine function, or an object with a coroutine `__call__`, is ASGI.
+    /// The worker inspects the object: a coroutine function, or an object with a coroutine
+    /// `__call__`, is ASGI.
     #[default]
     Auto,
     /// PEP 3333.
@@ -246,7 +251,8 @@ pub enum Retry {
     /// Answers 502.
     #[default]
     Off,
-    /// Tries once more in another worker if the method is idempotent (RFC 9110 §9.2.2); else answers 502.
+    /// Tries once more in another worker if the method is idempotent (RFC 9110 §9.2.2); else
+    /// answers 502.
     Idempotent,
 }
 
@@ -287,7 +293,8 @@ pub enum Count {
 }
 
 impl Count {
-    /// The minimum and maximum on a machine with `cores` usable cores (sched_getaffinity(2), not the installed ones).
+    /// The minimum and maximum on a machine with `cores` usable cores (sched_getaffinity(2), not
+    /// the installed ones).
     pub fn bounds(self, cores: usize) -> (NonZeroU16, NonZeroU16) {
         match self {
             Self::Range { min, max } => (min, max),
@@ -321,13 +328,15 @@ impl fmt::Display for Count {
 /// `[hooks]`: functions with gunicorn's names and arguments. `None` is `"off"`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hooks {
-    /// `(server, worker)`, in each new worker, before the application is imported (with preload: after).
+    /// `(server, worker)`, in each new worker, before the application is imported (with preload:
+    /// after).
     pub post_fork: Option<Target>,
     /// `(worker)`, in each new worker when the application is imported.
     pub post_worker_init: Option<Target>,
     /// `(server, worker)`, in a worker that is about to exit.
     pub worker_exit: Option<Target>,
-    /// `(worker)`, in a worker that is about to be killed because it exceeded a deadline or is blocked.
+    /// `(worker)`, in a worker that is about to be killed because it exceeded a deadline or is
+    /// blocked.
     pub worker_abort: Option<Target>,
     /// `(server, worker)`, in another worker, after a worker has exited.
     pub child_exit: Option<Target>,
@@ -336,15 +345,16 @@ pub struct Hooks {
 /// `[limits]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum number of requests that wait for a worker; one more is answered 503. `None` is `"auto"`: derived from
-    /// the memory.
+    /// Maximum number of requests that wait for a worker; one more is answered 503. `None` is
+    /// `"auto"`: derived from the memory.
     pub queue: Option<usize>,
-    /// Maximum number of requests from one address that wait for a worker; further ones are answered 429. `None` is
-    /// `"off"`.
+    /// Maximum number of requests from one address that wait for a worker; further ones are
+    /// answered 429. `None` is `"off"`.
     pub queue_per_client: Option<NonZeroU32>,
     /// Bytes of a request's body; more is answered 413 (RFC 9110 §15.5.14). `None` is `"off"`.
     pub body: Option<u64>,
-    /// Maximum size, in bytes, of a request's header fields together; more is answered 431 (RFC 6585 §5).
+    /// Maximum size, in bytes, of a request's header fields together; more is answered 431 (RFC
+    /// 6585 §5).
     pub header: usize,
     /// Maximum number of a request's header fields, whatever their size; more are answered 431.
     pub headers: usize,
@@ -354,21 +364,23 @@ pub struct Limits {
     pub connections: Option<usize>,
     /// Maximum number of open connections of one address; one more is closed. `None` is `"off"`.
     pub connections_per_client: Option<NonZeroU32>,
-    /// HTTP/2: maximum number of requests that are open on one connection; the protocol refuses further ones.
+    /// HTTP/2: maximum number of requests that are open on one connection; the protocol refuses
+    /// further ones.
     pub streams: u32,
-    /// Bytes of all responses together that may be buffered in memory for slow clients. `None` is `"auto"`.
+    /// Bytes of all responses together that may be buffered in memory for slow clients. `None` is
+    /// `"auto"`.
     pub response_memory: Option<u64>,
     /// Bytes of all responses together that may be buffered in files. `None` is `"auto"`.
     pub response_disk: Option<u64>,
-    /// Minimum rate at which a client reads its response, in bytes per second over `timeouts.body`; the connection of a
-    /// slower one is closed. `None` is `"off"`.
+    /// Minimum rate at which a client reads its response, in bytes per second over `timeouts.body`;
+    /// the connection of a slower one is closed. `None` is `"off"`.
     pub response_rate: Option<u64>,
     /// Bytes of all request bodies together that may be buffered in memory. `None` is `"auto"`.
     pub spool_memory: Option<u64>,
     /// Bytes of all request bodies together that may be buffered in files. `None` is `"auto"`.
     pub spool_disk: Option<u64>,
-    /// Minimum rate at which a client sends its body, in bytes per second over the whole body but at least over
-    /// `timeouts.body`; a slower one is answered 408. `None` is `"off"`.
+    /// Minimum rate at which a client sends its body, in bytes per second over the whole body but
+    /// at least over `timeouts.body`; a slower one is answered 408. `None` is `"off"`.
     pub body_rate: Option<u64>,
 }
 
@@ -397,7 +409,8 @@ impl Default for Limits {
 /// `[websocket]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WebSocket {
-    /// Maximum bytes of a message from a client; a larger one closes the connection with 1009 (RFC 6455 §7.4.1).
+    /// Maximum bytes of a message from a client; a larger one closes the connection with 1009 (RFC
+    /// 6455 §7.4.1).
     pub max_message: usize,
     /// Time without data from the client after which it is pinged. `None` is `"off"`.
     pub ping_interval: Option<Duration>,
@@ -405,8 +418,8 @@ pub struct WebSocket {
     pub ping_timeout: Option<Duration>,
     /// Whether messages may be compressed (RFC 7692).
     pub compression: bool,
-    /// WebSockets that one worker may have open in addition to `workers.concurrency`; further ones count against that
-    /// limit.
+    /// WebSockets that one worker may have open in addition to `workers.concurrency`; further ones
+    /// count against that limit.
     pub max_connections: u32,
     /// Time over which a stopping worker's connections are closed, one after the other, with 1012.
     pub close_window: Duration,
@@ -428,11 +441,13 @@ impl Default for WebSocket {
 /// `[http]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
-    /// Handling of field names with an underscore: in CGI they map to the same variable as those with a hyphen.
+    /// Handling of field names with an underscore: in CGI they map to the same variable as those
+    /// with a hyphen.
     pub underscores: Underscores,
-    /// Whether HTTP/2 is served: over TLS, and in clear text to clients that send its preface (RFC 9113 §3.3).
+    /// Whether HTTP/2 is served: over TLS, and in clear text to clients that send its preface (RFC
+    /// 9113 §3.3).
     pub http2: bool,
-    /// Redirects requests without TLS to the same URL with `https`.
+    /// Whether requests without TLS are redirected to the same URL with `https`.
     pub redirect_to_https: bool,
     /// `Strict-Transport-Security` of responses over TLS (RFC 6797). `None` is `"off"`.
     pub hsts: Option<String>,

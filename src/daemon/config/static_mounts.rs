@@ -1,4 +1,5 @@
-//! The validated `[[static]]` tables and `app.sendfile_roots`: directories from which the daemon sends files.
+//! The validated `[[static]]` tables and `app.sendfile_roots`: directories from which the daemon
+//! sends files.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +17,8 @@ pub struct StaticMount {
     pub fallback: StaticFallback,
     /// The symlinks that are followed.
     pub follow_links: FollowLinks,
-    /// Time for which clients may use a file without asking again. `None` is `"off"`: no `Cache-Control`.
+    /// Time for which clients may use a file without asking again. `None` is `"off"`: no
+    /// `Cache-Control`.
     pub max_age: Option<Duration>,
     /// The files that never change.
     pub immutable: ImmutableFiles,

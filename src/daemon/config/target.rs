@@ -1,8 +1,8 @@
 //! Parses the application's name: `module`, `module:attr`, `module:factory()`.
 //!
-//! The syntax is gunicorn's, without arguments in the call: the daemon evaluates no Python expressions, and a factory
-//! can read its settings from the environment. A worker finds out whether the module exists; this module refuses names
-//! that cannot exist, with a hint.
+//! The syntax is gunicorn's, without arguments in the call: the daemon evaluates no Python
+//! expressions, and a factory can read its settings from the environment. A worker finds out
+//! whether the module exists; this module refuses names that cannot exist, with a hint.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,8 @@ use super::ValueError;
 pub struct Target {
     /// The module to import, as `mysite.wsgi`; of a hook also the full path of a file.
     pub module: String,
-    /// The attribute of the module; may have dots. Defaults to `application`, as in PEP 3333's examples and Django.
+    /// The attribute of the module; may have dots. Defaults to `application`, as in PEP 3333's
+    /// examples and Django.
     pub attribute: String,
     /// Whether to call the object without arguments to get the application.
     pub factory: bool,
@@ -84,7 +85,7 @@ fn check_module(module: &str, object: Option<&str>) -> Result<(), ValueError> {
     })
 }
 
-/// `make()` into `make` and "is called".
+/// Splits `make()` into the name and whether it is called.
 fn split_call<'a>(module: &str, object: &'a str) -> Result<(&'a str, bool), ValueError> {
     let Some((name, call)) = object.split_once('(') else {
         return Ok((object, false));
@@ -123,8 +124,8 @@ fn check_attribute(module: &str, attribute: &str, factory: bool) -> Result<(), V
     })
 }
 
-/// Identifiers joined by dots. `is_alphabetic` is a little wider than Python's XID_Start (Language Reference
-/// 2.3); a name that is accepted in error fails at import with Python's message.
+/// Identifiers joined by dots. `is_alphabetic` is a little wider than Python's XID_Start (Language
+/// Reference 2.3); a name that is accepted in error fails at import with Python's message.
 fn is_dotted_name(name: &str) -> bool {
     name.split('.').all(|part| {
         let mut chars = part.chars();

@@ -6,8 +6,8 @@ use std::time::Duration;
 /// `[timeouts]`. `None` is `"off"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Maximum time for the application to begin its response; then 504. Also the longest pause within the response;
-    /// then the connection is closed. Gunicorn's `timeout`.
+    /// Maximum time for the application to begin its response; then 504. Also the longest pause
+    /// within the response; then the connection is closed. Gunicorn's `timeout`.
     pub request: Option<Duration>,
     /// Maximum time that a request waits for a worker; then 503.
     pub queue: Option<Duration>,
@@ -17,18 +17,18 @@ pub struct Timeouts {
     pub body: Duration,
     /// Maximum idle time of a connection between requests. Zero closes it after each response.
     pub keepalive: Duration,
-    /// ASGI: maximum time that an event loop may be blocked; then its stacks are logged, and after the same time again
-    /// the worker is replaced.
+    /// ASGI: maximum time that an event loop may be blocked; then its stacks are logged, and after
+    /// the same time again the worker is replaced.
     pub stall: Option<Duration>,
     /// From the start of a worker process to `Ready`; then the boot has failed.
     pub boot: Option<Duration>,
     /// Maximum time for running requests to finish on stop and reload. Zero aborts them at once.
     pub drain: Duration,
-    /// Time for which the daemon continues to serve after a stop request, while `health.path` answers 503. Zero drains
-    /// at once.
+    /// Time for which the daemon continues to serve after a stop request, while `health.path`
+    /// answers 503. Zero drains at once.
     pub drain_delay: Duration,
-    /// Maximum time that a browser's navigation waits until the first worker since the daemon's start is ready; then it
-    /// gets a page that reloads itself.
+    /// Maximum time that a browser's navigation waits until the first worker since the daemon's
+    /// start is ready; then it gets a page that reloads itself.
     pub boot_page: Option<Duration>,
     /// `[[timeouts.path]]`: limits for single paths; the first matching rule applies.
     pub paths: Vec<PathRule>,
@@ -39,10 +39,11 @@ pub struct Timeouts {
 pub struct PathRule {
     /// `match`: a percent-encoded path without the query; `*` matches any bytes, including `/`.
     pub pattern: String,
-    /// Overrides `timeouts.request`. `None`: does not override it; `Some(None)`: no limit (`"off"`).
+    /// Overrides `timeouts.request`. `None`: does not override it; `Some(None)`: no limit
+    /// (`"off"`).
     pub request: Option<Option<Duration>>,
-    /// Maximum number of these requests that run at a time in all workers together; others wait outside the queue.
-    /// `None` is no limit.
+    /// Maximum number of these requests that run at a time in all workers together; others wait
+    /// outside the queue. `None` is no limit.
     pub concurrency: Option<NonZeroU32>,
 }
 

@@ -1,4 +1,5 @@
-//! The checked `[tls]` section; `certificates` reads it, and the daemon's module of the same name reads the files.
+//! The checked `[tls]` section; `certificates` reads it, and the daemon's module of the same name
+//! reads the files.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,8 @@ pub(super) const UNKNOWN_CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY";
 /// `[tls]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates with their keys; the first one is for clients that name no host or an unknown one. Empty: no TLS.
+    /// Certificates with their keys; the first one is for clients that name no host or an unknown
+    /// one. Empty: no TLS.
     pub certificates: Vec<CertificateFiles>,
     /// The oldest protocol version that is accepted.
     pub min_version: TlsVersion,

@@ -1,5 +1,5 @@
-//! `proxy.trusted` and `proxy.protocol_trusted`: the peers that are trusted to name the client. Also parses the flag
-//! `--forwarded-allow-ips` of gunicorn and uvicorn.
+//! `proxy.trusted` and `proxy.protocol_trusted`: the peers that are trusted to name the client.
+//! Also parses the flag `--forwarded-allow-ips` of gunicorn and uvicorn.
 
 use std::net::IpAddr;
 
@@ -70,8 +70,9 @@ fn network(word: &str) -> Result<IpNet, ValueError> {
     })
 }
 
-/// Converts the list of `--forwarded-allow-ips` or `FORWARDED_ALLOW_IPS` to a value of the key. As in gunicorn, every
-/// list but an empty one includes peers on unix sockets; a path, uvicorn's form for them, means all of these peers.
+/// Converts the list of `--forwarded-allow-ips` or `FORWARDED_ALLOW_IPS` to a value of the key. As
+/// in gunicorn, every list but an empty one includes peers on unix sockets; a path, uvicorn's form
+/// for them, means all of these peers.
 pub(crate) fn forwarded_allow_ips(list: &str) -> Value {
     let words: Vec<&str> = list.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
     if words.is_empty() {

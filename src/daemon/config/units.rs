@@ -1,13 +1,15 @@
 //! Parses and formats durations and sizes with a unit: `"30s"`, `"16MiB"`.
 //!
-//! A duration without a unit is refused, because `30` may mean seconds and `5000` milliseconds. A size without a unit
-//! is bytes. Units of size are powers of 1024 with their IEC names, because "MB" is ambiguous.
+//! A duration without a unit is refused, because `30` may mean seconds and `5000` milliseconds. A
+//! size without a unit is bytes. Units of size are powers of 1024 with their IEC names, because
+//! "MB" is ambiguous.
 
 use std::time::Duration;
 
 use super::ValueError;
 
-/// Maximum duration of a setting: a year. A longer one is a typing mistake, and could overflow an `Instant`.
+/// Maximum duration of a setting: a year. A longer one is a typing mistake, and could overflow an
+/// `Instant`.
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];

@@ -1,7 +1,7 @@
 //! Settings before they are checked: a value and its origin.
 //!
-//! File, environment and command line each become a [`Layer`], so that `check` reads them and reports their errors
-//! alike.
+//! File, environment and command line each become a [`Layer`], so that `check` reads them and
+//! reports their errors alike.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -30,7 +30,7 @@ pub(crate) enum Source {
     Environment,
     /// A command-line flag.
     CommandLine,
-    /// A default that a flag implies for another key. A value that any source names is stronger.
+    /// A default that a flag implies for another key. Any other source overrides it.
     Implied,
 }
 

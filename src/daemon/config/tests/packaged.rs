@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// The packaged file, for a machine without the package: its directory and interpreter are replaced.
+/// The packaged file, for a machine without the package: its directory and interpreter are
+/// replaced.
 fn packaged(case: &Case) -> String {
     let python = case.place.python("python3");
     let text = include_str!("../../../../packaging/etc/rgun.toml");
