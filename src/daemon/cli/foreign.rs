@@ -1,4 +1,5 @@
-//! Flags from other places than the command line: `GUNICORN_CMD_ARGS`, and the settings of `gunicorn.conf.py`.
+//! Flags from other places than the command line: `GUNICORN_CMD_ARGS`, and the settings of
+//! `gunicorn.conf.py`.
 //!
 //! They are parsed like those of the command line, and their messages name the place.
 
@@ -15,12 +16,12 @@ use crate::config::{ConfigError, Environment, Layer, name};
 /// The variable that gunicorn reads flags from.
 const VARIABLE: &str = "GUNICORN_CMD_ARGS";
 
-/// The place of flags.
+/// The place that flags come from.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum FlagSource<'a> {
     /// `GUNICORN_CMD_ARGS`.
     Variable,
-    /// Settings of this file.
+    /// The settings of this `gunicorn.conf.py`.
     File(&'a str),
     /// A command line at this place.
     Place(&'a str),
@@ -38,8 +39,8 @@ pub(super) struct ForeignFlags {
     pub(super) errors: Vec<ConfigError>,
 }
 
-/// Parses `GUNICORN_CMD_ARGS`, which is split as a shell does (shlex of Python's library). As in gunicorn, an
-/// application in it has no effect.
+/// Parses `GUNICORN_CMD_ARGS`, split as a shell or Python's `shlex` splits a line. As in gunicorn,
+/// an application in the variable has no effect.
 pub(super) fn read_variable(environment: &Environment) -> ForeignFlags {
     let Some(text) = environment.value(VARIABLE) else { return ForeignFlags::default() };
     let Some(words) = shlex::bytes::split(text.as_bytes()) else {
@@ -97,7 +98,8 @@ impl FlagSource<'_> {
         }
     }
 
-    /// Replaces a flag at the beginning of a message by the setting in the file: `--user www` by `user = www`.
+    /// Replaces a flag at the beginning of a message by the setting in the file: `--user www` by
+    /// `user = www`.
     pub(super) fn rename(&self, text: &str) -> String {
         let name = self.name();
         match self {

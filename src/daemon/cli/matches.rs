@@ -45,7 +45,8 @@ pub(super) fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure
     }
 }
 
-/// Explains a second application on the command line. Clap takes the word for an unknown subcommand of rgun.
+/// Explains a second application on the command line. Clap takes the word for an unknown subcommand
+/// of rgun.
 fn second_application(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::ArgumentConflict {
         return None;
@@ -61,8 +62,9 @@ fn second_application(error: &clap::Error) -> Option<String> {
     ))
 }
 
-/// Finds the argument that clap refuses because it is not UTF-8; clap's error does not name it. The values of some
-/// flags need not be UTF-8, so each candidate is parsed with all other arguments converted to valid UTF-8.
+/// Finds the argument that clap refuses because it is not UTF-8; clap's error does not name the
+/// argument. The values of some flags need not be UTF-8, so each candidate is parsed with all other
+/// arguments converted to valid UTF-8.
 fn find_invalid_utf8(args: &[OsString]) -> Option<&OsString> {
     args.iter().enumerate().filter(|(_, arg)| arg.to_str().is_none()).find_map(|(idx, arg)| {
         let mut others: Vec<OsString> =
@@ -78,8 +80,8 @@ fn is_flag(command: &clap::Command, word: &str) -> bool {
     command.get_arguments().any(|arg| arg.get_long() == Some(word))
 }
 
-/// Finds a flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn ignores, or with one hyphen
-/// (`-bind`). Returns it as typed, and in the correct spelling.
+/// Finds a flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn ignores, or with
+/// one hyphen (`-bind`). Returns the flag as typed, and in the correct spelling.
 fn find_misspelled_flag(args: &[OsString]) -> Option<(String, String)> {
     let command = compat::add_flags(Cli::command());
     let is_flag = |word: &str| is_flag(&command, word);
@@ -97,8 +99,8 @@ fn find_misspelled_flag(args: &[OsString]) -> Option<(String, String)> {
     apart.or_else(one_hyphen)
 }
 
-/// Returns the error for an APP that is not a module but a configuration file or a command of another program. A module
-/// of this name in the current directory is an application.
+/// Returns the error for an APP that is not a module but a configuration file or a command of
+/// another program. A module of this name in the current directory is an application.
 pub(super) fn explain_target(target: &str, layer: &Layer, cwd: &Path) -> Option<ConfigError> {
     let is_toml = Path::new(target).extension().is_some_and(|extension| extension == "toml");
     if is_toml {

@@ -1,13 +1,16 @@
-//! The command line: `rgun [APP] [flags]`, `rgun check [APP] [flags]`, `rgun reload`, `rgun migrate FILE…`.
+//! The command line: `rgun [APP] [flags]`, `rgun check [APP] [flags]`, `rgun reload`, `rgun migrate
+//! FILE…`.
 //!
-//! [`parse`] turns arguments, variables and the current directory into a [`Command`] or a [`Failure`]; `main` calls it
-//! once, prints and exits. Parsing prints nothing and reads no process state but, for a check, the user. An
-//! [`Invocation`] keeps its sources, so that a reload can read the configuration again ([`Invocation::reread`]).
+//! [`parse`] turns arguments, variables and the current directory into a [`Command`] or a
+//! [`Failure`]; `main` calls it once, prints and exits. Parsing prints nothing. Of the process's
+//! state, it reads only the user, for a check. An [`Invocation`] keeps its sources, so that a
+//! reload can read the configuration again ([`Invocation::reread`]).
 //!
-//! `flags` has the flags that rgun supports, in gunicorn's spelling. `compat` has uvicorn's spelling of some of them,
-//! and tables of the other flags of gunicorn and uvicorn, each with its handling. No flag of either server is
-//! silently dropped. `gunicorn_conf` runs gunicorn's configuration file, and `foreign` parses its settings, and those of
-//! `GUNICORN_CMD_ARGS`, as flags.
+//! `flags` has the flags that rgun supports, in gunicorn's spelling. `compat` has uvicorn's
+//! spelling of some of them, and tables of the other flags of gunicorn and uvicorn, each with its
+//! handling. No flag of either server is silently dropped. `gunicorn_conf` runs gunicorn's
+//! configuration file, and `foreign` parses its settings, and those of `GUNICORN_CMD_ARGS`, as
+//! flags.
 
 mod compat;
 mod error;
@@ -45,9 +48,11 @@ pub enum Command {
     Serve(Box<Invocation>),
     /// Check the configuration and the application.
     Check(Box<Invocation>, CheckIdentity),
-    /// Check a Python configuration when started by root. The file is executed as the user to check as, never as root.
+    /// Check a Python configuration when started by root. The user to check as executes the file,
+    /// never root.
     CheckPython(Box<UnreadInvocation>, CheckIdentity),
-    /// Ask a running daemon to reload. The daemon reads the configuration; this process may lack the permission.
+    /// Ask a running daemon to reload. The daemon reads the configuration; this process may lack
+    /// the permission.
     Reload {
         /// The daemon's control socket, absolute; `None` for the socket of the packaged unit.
         socket: Option<PathBuf>,
@@ -70,7 +75,8 @@ pub struct CheckIdentity {
 pub struct Invocation {
     /// The checked configuration.
     pub config: Config,
-    /// Warnings for the log, one sentence each: ignored flags and variables, and their replacements.
+    /// Warnings for the log, one sentence each: ignored flags and variables, and their
+    /// replacements.
     pub warnings: Vec<String>,
     /// The hooks of gunicorn's arbiter, if `gunicorn.conf.py` has some.
     pub daemon_hooks: Option<DaemonHooks>,
@@ -78,20 +84,20 @@ pub struct Invocation {
     sources: Sources,
 }
 
-/// The sources of the configuration. The current directory and the environment are those at the start.
+/// The sources of the configuration, with the current directory and the environment of the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sources {
     /// The settings of the command line, over those of `GUNICORN_CMD_ARGS`.
     flags: Layer,
     environment: Environment,
     file: Option<ConfigFile>,
-    /// Whether `file` is gunicorn's default and was not named.
+    /// Whether `file` is gunicorn's default file, which nothing names.
     is_default_conf: bool,
     cwd: PathBuf,
     program: Option<PathBuf>,
 }
 
-/// The file of the settings.
+/// The file with the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum ConfigFile {
     /// A TOML file.
@@ -101,7 +107,7 @@ enum ConfigFile {
 }
 
 impl ConfigFile {
-    /// The file that `--config` or `RGUN_CONFIG` names.
+    /// Returns the file that `--config` or `RGUN_CONFIG` names.
     fn named(value: &OsStr, cwd: &Path) -> Self {
         ConfLocation::from_flag(value, cwd).map_or_else(|| Self::Toml(cwd.join(value)), Self::Python)
     }
@@ -122,18 +128,19 @@ pub struct UnreadInvocation {
 }
 
 impl UnreadInvocation {
-    /// The file; `None` for a module.
+    /// Returns the file; `None` for a module.
     pub fn file(&self) -> Option<&Path> {
         self.sources.file.as_ref().and_then(ConfigFile::path)
     }
 
-    /// As [`Invocation::notice`].
+    /// Returns the same as [`Invocation::notice`].
     pub fn notice(&self) -> Option<String> {
         self.sources.notice()
     }
 
-    /// Reads the configuration. `adjust` changes the user of the process that runs the file. `place` has the variables
-    /// and the current directory of that process; `None`: those of this process.
+    /// Reads the configuration. `adjust` changes the user of the process that runs the file.
+    /// `place` has the variables and the current directory for that process; `None` for those of
+    /// the start.
     ///
     /// # Errors
     /// All errors at once.
@@ -153,7 +160,8 @@ impl UnreadInvocation {
 }
 
 impl Invocation {
-    /// Reads the configuration again: the flags and variables of the start, and the current content of the file.
+    /// Reads the configuration again: the flags and variables of the start, and the current content
+    /// of the file.
     ///
     /// # Errors
     /// All errors at once.
@@ -168,22 +176,24 @@ impl Invocation {
         Ok(again)
     }
 
-    /// A sentence for the operator that is no warning: which file was read without being named.
+    /// Returns a sentence for the operator, not a warning, if gunicorn's default file was read: it
+    /// names the file.
     pub fn notice(&self) -> Option<String> {
         self.sources.notice()
     }
 
-    /// The file that was read; `None` if there was none.
+    /// Returns the file that was read; `None` if there was none.
     pub fn file(&self) -> Option<&Path> {
         self.sources.file.as_ref().and_then(ConfigFile::path)
     }
 
-    /// Whether reading the configuration runs Python, which may take seconds.
+    /// Returns whether reading the configuration runs Python, which may take seconds.
     pub fn runs_python(&self) -> bool {
         matches!(self.sources.file, Some(ConfigFile::Python(_)))
     }
 
-    /// Reads the same file and flags as a process with other variables and another current directory would.
+    /// Reads the same file and flags as a process with other variables and another current
+    /// directory would.
     ///
     /// # Errors
     /// All errors at once.
@@ -309,7 +319,7 @@ where
     command_of(sources, warnings, check_as)
 }
 
-/// Rewrites the options of other servers on a command line that starts or checks one.
+/// Rewrites the options of other servers on a command line that serves or checks an application.
 fn translate_line(args: Vec<OsString>) -> Translation {
     if args.get(1).is_some_and(|command| command == "reload" || command == "migrate") {
         return Translation { args, ..Translation::default() };
@@ -322,7 +332,8 @@ fn translate_line(args: Vec<OsString>) -> Translation {
     })
 }
 
-/// Returns the environment, with what the flags change in the defaults, and in what a check may miss.
+/// Returns the environment with two adjustments: flags of uvicorn turn the access log on by
+/// default, and a check may lack the unit's credentials.
 fn adjusted_environment(environment: &Environment, matches: &ArgMatches, is_check: bool) -> Environment {
     let mut environment = environment.clone();
     if compat::uvicorn::UvicornFlags::is_used(matches) {
@@ -378,7 +389,8 @@ fn choose_file(
     Err(no_application(default_file))
 }
 
-/// The warning about a variable `RGUN_…` that rgun does not read: its name, and the variable or flag to use instead.
+/// Returns the warning about a variable `RGUN_…` that rgun does not read, with the variable or flag
+/// to use instead.
 fn unread_variable_warning(variable: &str) -> String {
     let word = variable.strip_prefix("RGUN_").unwrap_or(variable).to_lowercase();
     let long = word.replace('_', "-");
@@ -399,7 +411,8 @@ fn unread_variable_warning(variable: &str) -> String {
     format!("{variable}: ignored; {remedy}")
 }
 
-/// The failure for these errors; its exit status depends on their source.
+/// Returns the failure for these errors. The exit status is [`EX_USAGE`] if all are on the command
+/// line, else [`EX_CONFIG`].
 fn failure_of(errors: Vec<ConfigError>) -> Failure {
     let status = if errors.iter().all(is_on_command_line) { EX_USAGE } else { EX_CONFIG };
     Failure { text: format!("{}\n", ConfigErrors(errors)), status, stdout: false }

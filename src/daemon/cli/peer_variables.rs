@@ -1,8 +1,9 @@
-//! Variables of uvicorn (`UVICORN_PORT`) and granian (`GRANIAN_PORT`): click reads each option from one.
+//! Reads the variables of uvicorn (`UVICORN_PORT`) and granian (`GRANIAN_PORT`), whose library,
+//! click, reads each option from a variable too.
 //!
-//! They count only with APP on the command line, which is how these servers are started: a service that is configured by
-//! a file must not change with a stray variable. They are weaker than the command line and `GUNICORN_CMD_ARGS`, and
-//! stronger than a file.
+//! The variables count only with APP on the command line, which is how these servers are started: a
+//! stray variable must not change a service that is configured by a file. The command line and
+//! `GUNICORN_CMD_ARGS` override them, and they override a file.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -17,7 +18,7 @@ use super::flags::Cli;
 use super::foreign::{self, FlagSource, ForeignFlags};
 use crate::config::{Environment, overlay};
 
-/// Parses the variables of both servers; those of uvicorn are stronger.
+/// Parses the variables of both servers. Those of uvicorn override those of granian.
 pub(super) fn read(environment: &Environment) -> ForeignFlags {
     let mut flags = read_granian(environment);
     let uvicorn = read_uvicorn(environment);
@@ -27,7 +28,8 @@ pub(super) fn read(environment: &Environment) -> ForeignFlags {
     flags
 }
 
-/// The warnings about variables that do not count, because there is no APP on the command line.
+/// Returns warnings about the variables that do not count because there is no APP on the command
+/// line.
 pub(super) fn warn_without_app(environment: &Environment) -> Vec<String> {
     let uvicorn = OPTIONS.iter().map(|option| uvicorn_variable(option));
     let granian = GRANIAN.iter().flat_map(|row| row.names).map(|option| granian_variable(option));
@@ -45,19 +47,22 @@ pub(super) fn warn_without_app(environment: &Environment) -> Vec<String> {
         .collect()
 }
 
-/// Uvicorn's address of a variable, for a command line that has the other half of it.
+/// Returns the value of a variable for `option` (`host` or `port`), for a command line that has
+/// only the other of the two.
 pub(super) fn address_part(environment: &Environment, option: &str) -> Option<String> {
     let variable = value(environment, &uvicorn_variable(option))
         .or_else(|| value(environment, &granian_variable(option)))?;
     variable.to_str().map(str::to_owned)
 }
 
-/// The value of a variable. Kubernetes sets variables with a URL for a Service that is called uvicorn.
+/// Returns the value of a variable, unless it is a URL: Kubernetes sets `UVICORN_PORT` to one for a
+/// Service that is called uvicorn.
 fn value<'a>(environment: &'a Environment, variable: &str) -> Option<&'a OsStr> {
     environment.value(variable).filter(|value| !value.as_bytes().windows(3).any(|bytes| bytes == b"://"))
 }
 
-/// The variable of an option of uvicorn. Options that may be repeated have a name in the plural.
+/// Returns the variable of an option of uvicorn. Options that may be repeated have a variable in
+/// the plural.
 fn uvicorn_variable(option: &str) -> String {
     let parameter = match option {
         "header" => "headers",
@@ -69,7 +74,7 @@ fn uvicorn_variable(option: &str) -> String {
     format!("UVICORN_{}", parameter.replace('-', "_").to_uppercase())
 }
 
-/// The variable of an option of granian.
+/// Returns the variable of an option of granian.
 fn granian_variable(option: &str) -> String {
     let parameter = match option {
         "ws" => "websockets",
@@ -82,7 +87,7 @@ fn granian_variable(option: &str) -> String {
     format!("GRANIAN_{}", parameter.replace('-', "_").to_uppercase())
 }
 
-/// The options of uvicorn that are set, as flags.
+/// Parses the variables of uvicorn as flags.
 fn read_uvicorn(environment: &Environment) -> ForeignFlags {
     let command = compat::add_flags(Cli::command());
     let find = |long: &str| command.get_arguments().find(|arg| arg.get_long() == Some(long));
@@ -101,7 +106,7 @@ fn read_uvicorn(environment: &Environment) -> ForeignFlags {
                 continue;
             }
         };
-        // False is the default of a flag that has no opposite.
+        // A flag without an opposite is false by default.
         if find(&long).is_none() {
             continue;
         }
@@ -118,7 +123,7 @@ fn read_uvicorn(environment: &Environment) -> ForeignFlags {
     parsed
 }
 
-/// The options of granian that are set, as flags and keys.
+/// Parses the variables of granian as flags and keys.
 fn read_granian(environment: &Environment) -> ForeignFlags {
     let mut translation = Translation::default();
     let options = GRANIAN.iter().flat_map(|row| row.names.iter().map(move |option| (row, option)));
@@ -147,7 +152,7 @@ fn read_granian(environment: &Environment) -> ForeignFlags {
     parsed
 }
 
-/// Reads a boolean as click does.
+/// Reads a boolean as click does; `None` for another word.
 fn boolean(value: &OsStr) -> Option<bool> {
     match value.to_str()?.trim().to_ascii_lowercase().as_str() {
         "1" | "true" | "t" | "yes" | "y" | "on" => Some(true),

@@ -1,7 +1,8 @@
 //! `rgun reload`: asks the daemon to load new code and configuration, and waits for the result.
 //!
-//! `ExecReload=` of the unit runs it. It talks to the daemon over the control socket, whose protocol
-//! `run::control_socket` defines, and reads neither the configuration nor the application.
+//! `ExecReload=` of the unit runs this command. The command talks to the daemon over the control
+//! socket, whose protocol `run::control_socket` defines. It reads neither the configuration nor the
+//! application.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,14 +18,15 @@ const DEFAULT_DIRECTORY: &str = "/run/rgun";
 /// EX_UNAVAILABLE of sysexits(3head): no daemon answers.
 const EXIT_UNAVAILABLE: u8 = 69;
 
-/// The first directory of `$RUNTIME_DIRECTORY` (systemd.exec(5)); `None` if it is unset or empty.
+/// Returns the first directory of `$RUNTIME_DIRECTORY` (systemd.exec(5)); `None` if the variable is
+/// unset or empty.
 pub fn runtime_directory() -> Option<PathBuf> {
     let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
     std::env::split_paths(&directories).next().filter(|path| !path.as_os_str().is_empty())
 }
 
-/// Requests a reload, prints its progress, and returns the exit status: 0 if the new code serves, 1 if it failed and
-/// the old code keeps serving, 69 if no daemon answers.
+/// Requests a reload, prints its progress, and returns the exit status: 0 if the new code serves, 1
+/// if it failed and the old code keeps serving, 69 if no daemon answers.
 pub fn run(socket: Option<PathBuf>) -> ExitCode {
     let path = socket.unwrap_or_else(|| {
         runtime_directory().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY)).join(SOCKET)

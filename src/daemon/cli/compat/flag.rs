@@ -8,7 +8,8 @@ pub(in crate::cli) struct CompatFlag {
     pub(in crate::cli) long: &'static str,
     /// The name in `gunicorn.conf.py`, if it differs from the flag's name with underscores.
     setting: Option<&'static str>,
-    /// Gunicorn's default in `gunicorn.conf.py`, if rgun ignores it there: many files spell out all defaults.
+    /// Gunicorn's default, if rgun ignores this value in `gunicorn.conf.py`: many files spell out
+    /// all defaults.
     pub(in crate::cli) default: Option<&'static str>,
     /// A second long name.
     pub(super) alias: Option<&'static str>,
@@ -45,7 +46,7 @@ pub(in crate::cli) enum ArgKind {
 pub(in crate::cli) enum Handling {
     /// Sets this key of the configuration. `flags` declares the flag.
     Key(&'static str),
-    /// A flag that rgun has and that is no setting. In `gunicorn.conf.py` it is ignored, for this reason.
+    /// The command line's only: in `gunicorn.conf.py` the setting is ignored, for this reason.
     FlagOnly(&'static str),
     /// A function of `gunicorn.conf.py` that a process beside the daemon calls once.
     BesideDaemon,
@@ -87,12 +88,12 @@ impl CompatFlag {
         self.setting.map_or_else(|| self.long.replace('-', "_").into(), Cow::Borrowed)
     }
 
-    /// Whether the flag has this name.
+    /// Returns whether the flag has this name.
     pub(in crate::cli) fn is_called(&self, long: &str) -> bool {
         !long.is_empty() && (self.long == long || self.alias == Some(long))
     }
 
-    /// Whether the command line gets this flag from the table, not from `flags`.
+    /// Returns whether the command line gets this flag from the table, not from `flags`.
     pub(super) fn is_unsupported_flag(&self) -> bool {
         !self.long.is_empty() && !matches!(self.handling, Handling::Key(_) | Handling::FlagOnly(_))
     }
@@ -103,7 +104,7 @@ impl CompatFlag {
         self
     }
 
-    /// Sets gunicorn's default, which is ignored in `gunicorn.conf.py`.
+    /// Sets gunicorn's default, a value that is ignored in `gunicorn.conf.py`.
     pub(super) const fn default(mut self, value: &'static str) -> Self {
         self.default = Some(value);
         self

@@ -1,8 +1,8 @@
 //! Every flag and setting of gunicorn 27's `config.py`, one row each.
 //!
-//! The parent module evaluates the flags that rgun does not support, `gunicorn_conf` the settings of
-//! `gunicorn.conf.py`. Flags that uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`) are in this
-//! table only.
+//! The parent module evaluates the flags that rgun does not support, `gunicorn_conf` the settings
+//! of `gunicorn.conf.py`. Flags that uvicorn has too (`--backlog`, `--log-config`, `--reload`,
+//! `--ssl-version`) are in this table only.
 
 use super::flag::ArgKind::{Function, List, NegatedSwitch, Switch, Value};
 use super::flag::Handling::{self, BesideDaemon, FlagOnly, Ignored, Key, NoOp, NotYet, Refused};

@@ -1,12 +1,15 @@
-//! Compatibility with gunicorn and uvicorn: one table of gunicorn's flags and settings, one of uvicorn's other flags.
+//! Compatibility with gunicorn and uvicorn: one table of gunicorn's flags and settings, one of
+//! uvicorn's other flags.
 //!
-//! A flag that is safe to ignore, because rgun or systemd replaces it, is accepted with a warning that says so. A flag
-//! that is unsafe to ignore (`--user`, TLS, trust in a proxy) is refused with a hint. A flag that describes what rgun
-//! does (`--http-protocols h1`, `--no-server-header`) is accepted silently.
+//! A flag that is safe to ignore, because rgun or systemd replaces it, is accepted with a warning
+//! that says so. A flag that is unsafe to ignore (`--user`, TLS, trust in a proxy) is refused with
+//! a hint. A flag that describes what rgun does (`--http-protocols h1`, `--no-server-header`) is
+//! accepted silently.
 //!
-//! The tables are in `gunicorn` and `uvicorn`. A flag of both servers is in one table only, because it means the same
-//! in both. Abbreviated flags are refused. The table of gunicorn also has the settings of `gunicorn.conf.py`
-//! (`gunicorn_conf` reads it), and a test compares the manual with that table.
+//! The tables are in `gunicorn` and `uvicorn`. A flag of both servers is in one table only, because
+//! it means the same in both. Abbreviated flags are refused. The table of gunicorn also has the
+//! settings of `gunicorn.conf.py` (`gunicorn_conf` reads it), and a test compares the manual with
+//! that table.
 
 pub(super) mod flag;
 pub(super) mod gunicorn;
@@ -22,14 +25,14 @@ use self::flag::Handling::{BesideDaemon, FlagOnly, Ignored, Key, NoOp, NotYet, R
 use super::error::flag_error;
 use crate::config::ConfigError;
 
-/// The flags of all tables that rgun does not support.
+/// Returns the flags of all tables that rgun does not support.
 fn all_flags() -> impl Iterator<Item = &'static CompatFlag> {
     gunicorn::TABLE.iter().chain(uvicorn::FLAGS).filter(|flag| flag.is_unsupported_flag())
 }
 
-/// Adds all of these flags to the command and its subcommands, hidden from the help.
+/// Adds the unsupported flags to the command and its subcommands, hidden from the help.
 pub(super) fn add_flags(command: Command) -> Command {
-    // `reload` and `migrate` accept none of them, because they serve nothing.
+    // `reload` and `migrate` serve nothing, so they accept none of these flags.
     let serves = |sub: &&Command| !matches!(sub.get_name(), "reload" | "migrate");
     let names: Vec<String> =
         command.get_subcommands().filter(serves).map(|sub| sub.get_name().to_owned()).collect();
@@ -54,8 +57,8 @@ fn to_arg(flag: &CompatFlag) -> Arg {
     }
 }
 
-/// Turns the unsupported flags in `matches` into warnings and errors. `supported` are flags that this command, unlike
-/// others, supports.
+/// Turns the unsupported flags in `matches` into warnings and errors. `supported` are flags that
+/// this command, unlike others, supports.
 pub(super) fn evaluate(
     matches: &ArgMatches,
     supported: &[&str],
@@ -67,7 +70,7 @@ pub(super) fn evaluate(
             Switch | NegatedSwitch | Function if !matches.get_flag(flag.long) => continue,
             Switch | NegatedSwitch | Function => None,
             Value | List => {
-                // The last one applies, as in gunicorn and uvicorn.
+                // The last value applies, as in gunicorn and uvicorn.
                 match matches.get_many::<String>(flag.long).and_then(Iterator::last) {
                     None => continue,
                     Some(value) if flag.accepted.contains(&value.as_str()) => continue,

@@ -1,7 +1,8 @@
-//! The options of granian 2.8, hypercorn 0.18 and daphne 4.2, one row each: rgun's flag or key for it, or the reason why
-//! there is none.
+//! The options of granian 2.8, hypercorn 0.18 and daphne 4.2. Each row has rgun's flag or key for
+//! the option, or the reason why there is none.
 //!
-//! `migrate` reads the tables for commands of these servers, `translate` for the command line of rgun.
+//! `migrate` reads the tables for commands of these servers, `translate` for the command line of
+//! rgun.
 
 use crate::config::name;
 
@@ -24,7 +25,7 @@ pub(in crate::cli) struct ForeignOption {
     pub(in crate::cli) becomes: Becomes,
 }
 
-/// The result for an option.
+/// What replaces an option.
 #[derive(Clone, Copy)]
 pub(in crate::cli) enum Becomes {
     /// This flag of rgun, with the same value.
@@ -35,11 +36,12 @@ pub(in crate::cli) enum Becomes {
     Key(&'static str, &'static str),
     /// This key, with this value.
     Fixed(&'static str, &'static str),
-    /// A directive.
+    /// This directive of a unit, with the option's value.
     Directive(DropIn, &'static str),
     /// Dropped without a note: rgun needs no setting for it.
     Nothing,
-    /// Left out, for this reason; nothing depends on it. A command line with it is served with a warning.
+    /// Left out, for this reason. The option is safe to ignore: a command line with it is served
+    /// with a warning.
     Ignored(&'static str),
     /// Left out, for this reason. A command line with it is refused.
     Left(&'static str),

@@ -1,8 +1,9 @@
 //! Rewrites options of granian, hypercorn and daphne on the command line as flags of rgun.
 //!
-//! A flag that rgun has keeps its meaning; only options that it does not have are looked up in the tables of `peers`.
-//! Where a short option of daphne means something else in gunicorn, its value decides: `-p 8001` is no file for a
-//! process id, `-u /run/site.sock` is no user.
+//! A flag that rgun has keeps its meaning; only other options are looked up in the tables of
+//! `peers`. Where a short option of daphne means something else in gunicorn, the option's value
+//! decides: `8001` in `-p 8001` is no file for a process id, `/run/site.sock` in `-u
+//! /run/site.sock` is no user.
 
 use std::ffi::OsString;
 
@@ -16,7 +17,7 @@ use crate::config::{ConfigError, Layer, Setting, Value};
 pub(in crate::cli) struct Translation {
     /// The flags and the application.
     pub(in crate::cli) args: Vec<OsString>,
-    /// The flags that come from options of others, each with the option.
+    /// The names of flags that come from another server's options, each with that option.
     pub(in crate::cli) names: Vec<(String, String)>,
     /// Settings for which rgun has no flag.
     pub(in crate::cli) layer: Layer,
@@ -24,7 +25,8 @@ pub(in crate::cli) struct Translation {
     pub(in crate::cli) errors: Vec<ConfigError>,
 }
 
-/// Rewrites arguments, of which the first is the program's name. `is_own` tells whether rgun has a long flag.
+/// Rewrites arguments, of which the first is the program's name. `is_own` tells whether rgun has a
+/// long flag.
 pub(in crate::cli) fn translate(args: &[OsString], is_own: &dyn Fn(&str) -> bool) -> Translation {
     let mut translation = Translation::default();
     let has_daphne_port = has_daphne_port(args);
@@ -68,7 +70,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The meaning of a flag whose value shows that it is not gunicorn's.
+/// The meaning of a flag whose value shows that the flag is another server's, not gunicorn's.
 #[derive(Clone, Copy)]
 enum Reread {
     /// The flag has the meaning of this flag of rgun.
@@ -103,7 +105,7 @@ fn option<'a>(
     let long = word.strip_prefix("--").filter(|long| !long.is_empty());
     let name = match long {
         Some(long) => long.split('=').next().unwrap_or(long),
-        // Daphne's, the only short option that gunicorn does not have.
+        // Daphne's `-s` is the only short option that gunicorn does not have.
         None if word == "-s" => "s",
         None => return None,
     };
@@ -116,7 +118,7 @@ fn option<'a>(
 }
 
 impl Translation {
-    /// Adds a flag of daphne. Returns true if its value is used up.
+    /// Adds a flag with this meaning. Returns true if the caller must skip the value.
     fn add_reread(&mut self, meaning: Reread, word: &str, value: &str) -> bool {
         let typed = format!("{word} {value}");
         match meaning {
@@ -159,7 +161,8 @@ impl Translation {
         }
     }
 
-    /// Adds an option that a variable sets. An option that a command line may not have is only warned about.
+    /// Adds an option that a variable sets. An option that is refused on a command line causes only
+    /// a warning.
     pub(in crate::cli) fn add_variable(&mut self, row: &ForeignOption, variable: &str, value: &str) {
         match row.becomes {
             Directive(part, name) => {
@@ -178,7 +181,7 @@ impl Translation {
     }
 }
 
-/// The remedy for an option that belongs into a unit.
+/// Returns the remedy for an option that belongs into a unit.
 fn directive(part: DropIn, name: &str, value: &str) -> String {
     let unit = match part {
         DropIn::Unit | DropIn::Service => "the service unit",

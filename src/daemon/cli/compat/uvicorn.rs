@@ -1,8 +1,10 @@
-//! Uvicorn's command line: its names for flags that rgun supports, and its flags that rgun does not support.
+//! Uvicorn's command line: its names for flags that rgun supports, and its flags that rgun does not
+//! support.
 //!
-//! [`UvicornFlags`] has the supported ones, which `flags` combines with rgun's own: the last of two flags for one setting
-//! applies; two that contradict each other (`--bind` and `--host`) are an error. [`FLAGS`] has the others, one row each;
-//! the parent module evaluates them. Flags that gunicorn has too are in `gunicorn`.
+//! [`UvicornFlags`] has the supported flags, which `flags` combines with rgun's own: of two flags
+//! for one setting, the last applies; two that contradict each other (`--bind` and `--host`) are an
+//! error. [`FLAGS`] has the unsupported flags, one row each; the parent module evaluates them.
+//! Flags that gunicorn has too are in `gunicorn`.
 //!
 //! The list is that of uvicorn 0.54's `main.py`. All of these flags are hidden from the help.
 
@@ -84,7 +86,7 @@ pub(in crate::cli) struct UvicornFlags {
 }
 
 impl UvicornFlags {
-    /// The address, and the flags it comes from; `bind` are the values of `--bind`.
+    /// Returns the address, and the flags it comes from. `bind` has the values of `--bind`.
     pub(in crate::cli) fn address(
         &self,
         bind: &[String],
@@ -126,7 +128,8 @@ impl UvicornFlags {
         Some((origin, Value::list([address])))
     }
 
-    /// Takes the other half of a `--host` or `--port` that is alone on the command line.
+    /// Completes a `--host` without `--port`, or the reverse: `part` returns the missing value of
+    /// `host` or `port`.
     pub(in crate::cli) fn complete_address(&mut self, part: impl Fn(&str) -> Option<String>) {
         match (&self.host, &self.port, &self.uds) {
             (Some(_), None, None) => self.port = part("port"),
@@ -135,7 +138,7 @@ impl UvicornFlags {
         }
     }
 
-    /// HOST:PORT, which `config` checks.
+    /// Returns HOST:PORT, which `config` checks.
     ///
     /// # Errors
     /// The hint for a `--host` that cannot be combined with a port.
@@ -159,7 +162,7 @@ impl UvicornFlags {
         Ok(format!("{host}:{port}"))
     }
 
-    /// The application's name, with "()" appended for `--factory`.
+    /// Returns the application's name, with "()" appended for `--factory`.
     pub(in crate::cli) fn target(&self, app: Option<&str>, errors: &mut Vec<ConfigError>) -> Option<Value> {
         let app = match app {
             Some(app) if !self.factory => return Some(Value::text(app)),
@@ -190,7 +193,8 @@ impl UvicornFlags {
         None
     }
 
-    /// The directories of `--app-dir` and `--pythonpath`, and the flags they come from.
+    /// Returns the directories of `--app-dir` and `--pythonpath`, and the flags they come from.
+    /// `others` is the value of `--pythonpath`.
     pub(in crate::cli) fn pythonpath(&self, others: Option<&OsStr>) -> Option<(&'static str, Value)> {
         // An empty directory is uvicorn's default, the current one, which rgun always imports from.
         match (self.app_dir.as_deref().filter(|dir| !dir.is_empty()), others) {
@@ -204,7 +208,8 @@ impl UvicornFlags {
         }
     }
 
-    /// The trusted peers, and the flag they come from; `list` is the value of `--forwarded-allow-ips`.
+    /// Returns the trusted peers, and the flag they come from. `list` is the value of
+    /// `--forwarded-allow-ips`.
     pub(in crate::cli) fn trusted(&self, list: Option<&str>) -> Option<(&'static str, Value)> {
         if self.no_proxy_headers {
             return Some(("--no-proxy-headers", Value::list::<String>([])));
@@ -212,7 +217,7 @@ impl UvicornFlags {
         list.map(|list| ("--forwarded-allow-ips", forwarded_allow_ips(list)))
     }
 
-    /// Whether one of these flags was typed.
+    /// Returns whether one of these flags was typed.
     pub(in crate::cli) fn is_used(matches: &ArgMatches) -> bool {
         let command = Self::augment_args(clap::Command::new("uvicorn"));
         command
@@ -221,7 +226,8 @@ impl UvicornFlags {
             .any(|id| matches.value_source(id.as_str()) == Some(clap::parser::ValueSource::CommandLine))
     }
 
-    /// `log.access`, and the flag it comes from; `logfile` is that of `--access-logfile`.
+    /// Returns the value of `log.access`, and the flag it comes from. `logfile` is the value from
+    /// `--access-logfile`.
     pub(in crate::cli) fn access(
         &self,
         logfile: Option<Value>,
@@ -252,7 +258,8 @@ fn unix(path: &str) -> String {
     }
 }
 
-/// Maps `asgi3` and `asgi2`, and granian's `asginl` (without lifespan), to `asgi`; the worker detects the version.
+/// Maps `asgi3` and `asgi2`, and granian's `asginl` (without lifespan), to `asgi`; the worker
+/// detects the version.
 pub(in crate::cli) fn interface(typed: &str) -> &str {
     match typed {
         "asgi3" | "asgi2" | "asginl" => "asgi",
@@ -260,7 +267,7 @@ pub(in crate::cli) fn interface(typed: &str) -> &str {
     }
 }
 
-/// Flags of uvicorn 0.54's `main.py`, without those in `gunicorn`.
+/// The flags of uvicorn 0.54's `main.py` that rgun does not support, without those in `gunicorn`.
 pub(in crate::cli) const FLAGS: &[CompatFlag] = &[
     // systemd does this.
     flag(

@@ -2,7 +2,8 @@
 
 use crate::config::Value;
 
-/// Adds the unit to gunicorn's whole seconds; a time of zero becomes `zero`. `config` checks everything else.
+/// Adds the unit to gunicorn's whole seconds; a time of zero becomes `zero`. `config` checks
+/// everything else.
 pub(super) fn seconds(time: &str, zero: &str) -> Value {
     let plain = !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit());
     match plain {
@@ -12,7 +13,8 @@ pub(super) fn seconds(time: &str, zero: &str) -> Value {
     }
 }
 
-/// Converts uvicorn's floating-point seconds (`20.0`, `0.2`), rounded up to milliseconds; zero is "off".
+/// Converts uvicorn's floating-point seconds (`20.0`, `0.2`), rounded up to milliseconds; zero is
+/// "off".
 pub(super) fn fractional_seconds(time: &str) -> Value {
     let value = match milliseconds(time) {
         None => return seconds(time, "off"),
@@ -26,7 +28,8 @@ pub(super) fn fractional_seconds(time: &str) -> Value {
     }
 }
 
-/// Milliseconds, rounded up, of a number with a decimal point; `None` if `time` is not one.
+/// Converts a number of seconds with a decimal point to milliseconds, rounded up; `None` if `time`
+/// is no such number.
 fn milliseconds(time: &str) -> Option<u64> {
     let (whole, fraction) = time.split_once('.')?;
     let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());

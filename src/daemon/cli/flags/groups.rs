@@ -1,7 +1,7 @@
-//! The flags of each section of the help, and how they become settings.
+//! The flags of each section of the help, and their conversion to settings.
 //!
-//! Where uvicorn has another name for the same setting, the group reads that flag, too. At most one of the two is
-//! present, because the last one on the command line overrides the other.
+//! Where uvicorn has another name for a flag, the group reads uvicorn's flag, too. At most one of
+//! the two is present, because the last one on the command line overrides the other.
 
 use std::ffi::OsString;
 
@@ -32,8 +32,8 @@ pub(super) struct ApplicationFlags {
     #[arg(long, value_name = "DIR")]
     chdir: Option<OsString>,
 
-    /// The interpreter [default: that of rgun's own virtual environment, $VIRTUAL_ENV, .venv or venv in the directory, …,
-    /// python3 on PATH].
+    /// The interpreter [default: that of rgun's own virtual environment, $VIRTUAL_ENV, .venv or
+    /// venv in the directory, …, python3 on PATH].
     #[arg(long, value_name = "PATH")]
     python: Option<OsString>,
 
@@ -41,7 +41,8 @@ pub(super) struct ApplicationFlags {
     #[arg(long, value_name = "KIND")]
     interface: Option<String>,
 
-    /// Gunicorn's name for --interface: sync and gthread are wsgi; asgi and uvicorn's worker are asgi.
+    /// Gunicorn's name for --interface: sync and gthread are wsgi; asgi and uvicorn's worker are
+    /// asgi.
     #[arg(short = 'k', long, value_name = "CLASS")]
     worker_class: Option<String>,
 
@@ -99,7 +100,7 @@ impl ApplicationFlags {
         settings.set(name::INTERFACE, flag, interface);
     }
 
-    /// The value of `--worker-class`, as typed, and its equivalent.
+    /// Returns the value of `--worker-class`, as typed, and its equivalent.
     fn worker_class(&self, errors: &mut Vec<ConfigError>) -> Option<(&str, WorkerClass)> {
         let typed = self.worker_class.as_deref()?;
         worker_class(typed)
@@ -114,7 +115,8 @@ impl ApplicationFlags {
             .map(|class| (typed, class))
     }
 
-    /// The value of `--interface` or `--worker-class`, which set the same key, and the flag it comes from.
+    /// Returns the value of `--interface` or `--worker-class`, which set the same key, and the flag
+    /// it comes from.
     fn interface(
         &self,
         class: Option<(&str, WorkerClass)>,
@@ -145,22 +147,25 @@ impl ApplicationFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Listening")]
 pub(super) struct ListenFlags {
-    /// HOST:PORT, HOST (port 8000), :PORT (all IPv4 addresses) or unix:PATH; may be repeated; several addresses are
-    /// separated by commas [default: 127.0.0.1:8000; with PORT in the environment 0.0.0.0:$PORT].
+    /// HOST:PORT, HOST (port 8000), :PORT (all IPv4 addresses) or unix:PATH; may be repeated;
+    /// several addresses are separated by commas [default: 127.0.0.1:8000; with PORT in the
+    /// environment 0.0.0.0:$PORT].
     #[arg(short, long, value_name = "ADDRESS")]
     bind: Vec<String>,
 
-    /// Proxies to trust X-Forwarded-For and X-Forwarded-Proto from: addresses and networks separated by commas, * for
-    /// all, "" for none [env: FORWARDED_ALLOW_IPS] [default: those on this machine].
+    /// Proxies to trust X-Forwarded-For and X-Forwarded-Proto from: addresses and networks
+    /// separated by commas, * for all, "" for none [env: FORWARDED_ALLOW_IPS] [default: those on
+    /// this machine].
     #[arg(long, value_name = "LIST")]
     forwarded_allow_ips: Option<String>,
 
-    /// Each connection begins with a PROXY header; v1, v2 and auto (also without a value) accept both versions
-    /// [default: off].
+    /// Each connection begins with a PROXY header; v1, v2 and auto (also without a value) accept
+    /// both versions [default: off].
     #[arg(long, value_name = "VERSION", num_args = 0..=1, default_missing_value = "auto")]
     proxy_protocol: Option<String>,
 
-    /// Proxies that may send a PROXY header, written as in --forwarded-allow-ips [default: the proxies listed there].
+    /// Proxies that may send a PROXY header, written as in --forwarded-allow-ips [default: the
+    /// proxies listed there].
     #[arg(long, value_name = "LIST")]
     proxy_allow_from: Option<String>,
 }
@@ -227,8 +232,8 @@ impl TlsFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Workers")]
 pub(super) struct WorkerFlags {
-    /// Worker processes: a number, a range such as 1-9 to scale with the load, or auto for two per core plus one
-    /// [default: 1 with APP, else auto].
+    /// Worker processes: a number, a range such as 1-9 to scale with the load, or auto for two per
+    /// core plus one [default: 1 with APP, else auto].
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     workers: Option<String>,
 
@@ -244,7 +249,8 @@ pub(super) struct WorkerFlags {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_requests: Option<String>,
 
-    /// Add a random number from 0 to this one, so that workers are not all replaced at once [default: 0].
+    /// Add a random number from 0 to this one, so that workers are not all replaced at once
+    /// [default: 0].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_requests_jitter: Option<String>,
 }
@@ -272,8 +278,8 @@ impl WorkerFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Timeouts")]
 pub(super) struct TimeoutFlags {
-    /// Maximum time the application may take for a request: 120 (seconds), 500ms, 2m; 0 for no limit
-    /// [default: 30; none for ASGI with APP].
+    /// Maximum time the application may take for a request: 120 (seconds), 500ms, 2m; 0 for no
+    /// limit [default: 30; none for ASGI with APP].
     #[arg(short, long, value_name = "TIME", allow_negative_numbers = true)]
     timeout: Option<String>,
 
@@ -389,11 +395,13 @@ pub(super) struct LogFlags {
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 
-    /// auto, text or json: the format of the log; auto is for reading on a terminal, and has fields elsewhere.
+    /// auto, text or json: the format of the log; auto is for reading on a terminal, and has fields
+    /// elsewhere.
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
 
-    /// Configure Python's logging in the workers by this file: ini, or by its extension JSON, YAML or TOML.
+    /// Configure Python's logging in the workers by this file: ini, or by its extension JSON, YAML
+    /// or TOML.
     #[arg(long, alias = "log-config-json", value_name = "PATH")]
     log_config: Option<OsString>,
 
@@ -423,7 +431,8 @@ impl LogFlags {
         settings.set(name::ACCESS_FORMAT, "--access-logformat", format);
     }
 
-    /// The value of `log.access`. The log of another file goes where the rest of the log goes, as for `--error-logfile`.
+    /// Returns the value of `log.access`. If the flag names a file, requests are logged where the
+    /// rest of the log goes, as for `--error-logfile`.
     fn access(&self, warnings: &mut Vec<String>) -> Option<Value> {
         match self.access_logfile.as_deref()? {
             "-" | "/dev/stdout" => Some(Value::text("stdout")),

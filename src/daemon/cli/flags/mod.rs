@@ -1,8 +1,9 @@
-//! The command line's definition: commands, rgun's own flags (gunicorn's spelling), and their conversion to settings.
+//! The command line's definition: commands, rgun's own flags (gunicorn's spelling), and their
+//! conversion to settings.
 //!
-//! `groups` has the flags, one struct for each section of the help; `convert` maps spellings (`--timeout 120` is
-//! seconds, `0` is off, `warning` is `warn`). `config` checks the values, so a flag and its key accept the same ones.
-//! Uvicorn's flags are in `compat`.
+//! `groups` has the flags, one struct for each section of the help; `convert` maps spellings
+//! (`--timeout 120` is seconds, `0` is off, `warning` is `warn`). `config` checks the values, so a
+//! flag and its key accept the same values. Uvicorn's flags are in `compat`.
 
 mod convert;
 mod groups;
@@ -99,20 +100,22 @@ pub(super) enum Subcommand {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
-    /// Print the configuration and drop-ins that replace a deployment of gunicorn, uvicorn, granian, hypercorn, uWSGI or
-    /// NGINX Unit.
+    /// Print the configuration and drop-ins that replace a deployment of gunicorn, uvicorn,
+    /// granian, hypercorn, uWSGI or NGINX Unit.
     Migrate {
-        /// gunicorn.conf.py, systemd units, Procfiles, scripts, uwsgi.ini, NGINX Unit's JSON, hypercorn.toml,
-        /// supervisord.conf, Containerfiles, Compose files, quadlet's .container.
+        /// gunicorn.conf.py, systemd units, Procfiles, scripts, uwsgi.ini, NGINX Unit's JSON,
+        /// hypercorn.toml, supervisord.conf, Containerfiles, Compose files, quadlet's .container.
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
-        /// Write the files below this directory, too, after a question on a terminal; existing files stay.
+        /// Write the files below this directory, too, after a question on a terminal; existing
+        /// files stay.
         #[arg(long, value_name = "DIR")]
         write: Option<PathBuf>,
         /// Write without asking.
         #[arg(short, long, requires = "write")]
         yes: bool,
-        /// The interpreter that runs a gunicorn.conf.py [default: that of the virtual environment in its directory].
+        /// The interpreter that runs a gunicorn.conf.py [default: that of the virtual environment
+        /// in its directory].
         #[arg(long, value_name = "PATH")]
         python: Option<OsString>,
     },
@@ -128,8 +131,8 @@ pub(super) struct Check {
     #[arg(short, long, value_name = "USER", help_heading = "As root")]
     pub(super) user: Option<String>,
 
-    /// As root: check with this unit's user and settings; without it, with those of rgun.service, or of the instance
-    /// whose file is checked.
+    /// As root: check with this unit's user and settings; without it, with those of rgun.service,
+    /// or of the instance whose file is checked.
     #[arg(long, value_name = "UNIT", help_heading = "As root")]
     pub(super) unit: Option<String>,
 }
@@ -137,12 +140,14 @@ pub(super) struct Check {
 /// The flags of `rgun` without a subcommand.
 #[derive(Debug, Args)]
 pub(super) struct Flags {
-    /// The application: module, module:attribute or module:factory(). Without an attribute: "application".
+    /// The application: module, module:attribute or module:factory(). Without an attribute:
+    /// "application".
     #[arg(value_name = "APP")]
     app: Option<String>,
 
-    /// The file to read: TOML, or gunicorn's gunicorn.conf.py, file:PATH or python:MODULE [env: RGUN_CONFIG] [without APP:
-    /// /etc/rgun/rgun.toml; without that file, and with APP: ./gunicorn.conf.py, if there is one].
+    /// The file to read: TOML, or gunicorn's gunicorn.conf.py, file:PATH or python:MODULE [env:
+    /// RGUN_CONFIG] [without APP: /etc/rgun/rgun.toml; without that file, and with APP:
+    /// ./gunicorn.conf.py, if there is one].
     #[arg(short = 'c', long, value_name = "PATH")]
     config: Option<OsString>,
 
@@ -208,12 +213,12 @@ pub(super) struct ParsedFlags {
 }
 
 impl Flags {
-    /// APP, as typed.
+    /// Returns APP, as typed.
     pub(super) fn app(&self) -> Option<&str> {
         self.app.as_deref()
     }
 
-    /// Takes the other half of a `--host` or `--port` that is alone on the command line.
+    /// Completes a `--host` without `--port`, or the reverse, with the value that `part` returns.
     pub(super) fn complete_address(&mut self, part: impl Fn(&str) -> Option<String>) {
         self.uvicorn.complete_address(part);
     }

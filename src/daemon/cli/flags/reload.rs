@@ -1,4 +1,4 @@
-//! The flags of reloads by changed files. Uvicorn and gunicorn have the same ones.
+//! The flags for reloads that changed files cause. They have the names of uvicorn and gunicorn.
 
 use std::ffi::OsString;
 
@@ -20,7 +20,8 @@ pub(super) struct ReloadFlags {
     #[arg(long, value_name = "DIR")]
     reload_dir: Vec<OsString>,
 
-    /// Further files: a pattern of names or paths, such as *.css or conf/site.yaml; may be repeated.
+    /// Further files: a pattern of names or paths, such as *.css or conf/site.yaml; may be
+    /// repeated.
     #[arg(long, value_name = "PATTERN")]
     reload_include: Vec<String>,
 
@@ -60,7 +61,7 @@ impl ReloadFlags {
     }
 }
 
-/// A list of values; `None` without any.
+/// Returns a list of the values; `None` without any.
 fn list<'a>(values: impl IntoIterator<Item = &'a String>) -> Option<Value> {
     let mut values = values.into_iter().peekable();
     values.peek()?;

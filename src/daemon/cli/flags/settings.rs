@@ -14,7 +14,7 @@ impl FlagSettings {
         }
     }
 
-    /// Sets `key` unless another source does.
+    /// Sets `key`, unless another flag or source sets it.
     pub(super) fn imply(&mut self, key: &'static str, flag: &str, value: Value) {
         self.0.insert(key, Setting::implied(flag, value));
     }

@@ -1,4 +1,5 @@
-//! Turns the settings of `gunicorn.conf.py` into flags, which are then parsed as if they had been typed.
+//! Turns the settings of `gunicorn.conf.py` into flags, which are then parsed as if they had been
+//! typed.
 //!
 //! A setting and its flag therefore accept the same values, and have the same warnings and errors.
 
@@ -35,7 +36,8 @@ pub(in crate::cli) struct HookFunction {
     pub(in crate::cli) setting: String,
     /// The key in `[hooks]`.
     pub(in crate::cli) key: &'static str,
-    /// `module:function` if the setting is a text that names the function; `None` for a function of the file.
+    /// `module:function` if the setting is a text with the function's name; `None` for a function
+    /// of the file.
     pub(in crate::cli) target: Option<String>,
 }
 
@@ -129,7 +131,7 @@ impl Arguments {
 
     fn add_function(&mut self, row: &CompatFlag, value: &Value, origin: &str) {
         let name = row.setting_name();
-        // A class, or a text with the name of a function.
+        // A class is converted to its name, too.
         let named = value.as_str().and_then(|text| text.rsplit_once('.'));
         if value.get("function").is_none() && named.is_none() {
             let error =
@@ -147,7 +149,8 @@ impl Arguments {
     }
 }
 
-/// Whether the value has no effect: None, False, empty, or gunicorn's default of a setting that rgun does not have.
+/// Returns whether the value has no effect: None, False, empty, or gunicorn's default of a setting
+/// that rgun does not have.
 fn is_unset(row: &CompatFlag, value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -168,7 +171,7 @@ fn has_meaningful_empty(row: &CompatFlag) -> bool {
     matches!(row.long, "forwarded-allow-ips" | "proxy-allow-from")
 }
 
-/// Whether a dictionary is empty, or gunicorn's default of `secure_scheme_headers`.
+/// Returns whether a dictionary is empty, or part of gunicorn's default of `secure_scheme_headers`.
 fn is_default(row: &CompatFlag, dict: &serde_json::Map<String, Value>) -> bool {
     const SCHEME_HEADERS: [(&str, &str); 3] =
         [("X-FORWARDED-PROTOCOL", "ssl"), ("X-FORWARDED-PROTO", "https"), ("X-FORWARDED-SSL", "on")];
@@ -180,7 +183,7 @@ fn is_default(row: &CompatFlag, dict: &serde_json::Map<String, Value>) -> bool {
     dict.is_empty() || row.setting_name() == "secure_scheme_headers" && dict.iter().all(is_known)
 }
 
-/// The values of a flag, one for each time it is written.
+/// Returns the values of a flag, one for each time that the flag is written.
 ///
 /// # Errors
 /// The kind of the value, if no flag can have such a value.

@@ -30,7 +30,8 @@ pub struct HookProcess {
 }
 
 impl DaemonHooks {
-    /// Starts the process and runs the file in it. Hooks run in the application's directory and environment.
+    /// Starts the process and runs the file in it. Hooks run in the application's directory and
+    /// environment.
     ///
     /// # Errors
     /// A message for the operator.
@@ -50,7 +51,7 @@ impl DaemonHooks {
 }
 
 impl HookProcess {
-    /// Calls a hook and waits until it returns. Does nothing if the file does not have it.
+    /// Calls a hook and waits until it returns. Does nothing if the file does not have the hook.
     ///
     /// # Errors
     /// A message for the operator.

@@ -1,8 +1,9 @@
-//! Runs `gunicorn.conf.py` in a process of its own: `helper.py`, run by the application's interpreter.
+//! Runs `gunicorn.conf.py` in a process of its own: `helper.py`, run by the application's
+//! interpreter.
 //!
-//! The process has a limited time, and its standard output and error are the log. It answers in JSON and waits to be
-//! killed with its process group, so that no process that the file started can keep the caller waiting. It ends when its
-//! standard input, a pipe, is closed.
+//! The process has a limited time, and its standard output and error are the log. It answers in
+//! JSON and waits to be killed with its process group, so that no process that the file started can
+//! keep the caller waiting. It ends when its standard input, a pipe, is closed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -67,7 +68,8 @@ pub(super) enum HelperError {
     BadAnswer(String),
 }
 
-/// Runs the file or imports the module at `location` in `cwd`, and returns its names. `known` are the settings to return.
+/// Runs the file or imports the module at `location` in `cwd`, and returns its names. `known` are
+/// the settings to return.
 ///
 /// # Errors
 /// The file raised, took longer than `limit`, or its process ended.
@@ -188,7 +190,8 @@ fn read_answer(pipe: &mut File, limit: Duration) -> io::Result<HelperAnswer> {
     }
 }
 
-/// Kills the process with its group, and returns how it ended. `is_exiting`: the process has closed the pipe.
+/// Kills the process with its group, and returns how it ended. `is_exiting`: the process has closed
+/// the pipe.
 fn end(child: &mut Child, is_exiting: bool) -> String {
     let deadline = Instant::now() + if is_exiting { EXIT_TIMEOUT } else { Duration::ZERO };
     // The daemon's main loop may reap an unknown child; its status is then unknown.
@@ -245,7 +248,8 @@ mod tests {
         let place = TestDir::new();
         let (source, python) =
             (place.file("script", format!("#!/bin/sh\n{script}").as_bytes(), 0o755), place.join("python"));
-        // Another test may fork while this process has the script open for writing; execve(2) would then fail with ETXTBSY.
+        // Another test may fork while this process has the script open for writing; execve(2) would
+        // then fail with ETXTBSY.
         assert!(Command::new("cp").args([&source, &python]).status().unwrap().success());
         let location = ConfLocation::File("/srv/gunicorn.conf.py".into());
         run(&python, &location, "workers", place.path(), limit, &|_| {})

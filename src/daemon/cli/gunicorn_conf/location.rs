@@ -20,8 +20,8 @@ pub(in crate::cli) enum ConfLocation {
 }
 
 impl ConfLocation {
-    /// Recognizes a value of `--config`: `python:MODULE`, `file:PATH`, a path that ends with `.py` or `.pyc`, and any
-    /// other but `.toml` whose name begins with `gunicorn`. `None`: it is TOML.
+    /// Recognizes a value of `--config`: `python:MODULE`, `file:PATH`, a path that ends with `.py`
+    /// or `.pyc`, and any other but `.toml` whose name begins with `gunicorn`. `None`: it is TOML.
     pub(in crate::cli) fn from_flag(value: &OsStr, cwd: &Path) -> Option<Self> {
         let bytes = value.as_bytes();
         if let Some(module) = bytes.strip_prefix(b"python:") {

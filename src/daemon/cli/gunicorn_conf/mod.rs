@@ -1,8 +1,9 @@
 //! `gunicorn.conf.py`: its settings become flags, and its hooks become functions that workers call.
 //!
-//! The file is Python, so the application's interpreter runs it, in a process of its own (`helper`); the daemon contains
-//! no Python. `arguments` turns the settings into flags, which [`read`] parses like those of the command line. The table
-//! of all settings is `compat::gunicorn::TABLE`.
+//! The file is Python, so the application's interpreter runs it, in a process of its own
+//! (`helper`); the daemon contains no Python. `arguments` turns the settings into flags, which
+//! [`read`] parses like those of the command line. The table of all settings is
+//! `compat::gunicorn::TABLE`.
 
 mod arguments;
 mod daemon_hooks;
@@ -36,7 +37,8 @@ pub(super) struct ConfSettings {
     pub(super) daemon_hooks: Option<DaemonHooks>,
 }
 
-/// Runs the file with the interpreter, in `cwd`, and returns its settings. `adjust` changes the process that runs it.
+/// Runs the file with the interpreter, in `cwd`, and returns its settings. `adjust` changes the
+/// process that runs it.
 ///
 /// # Errors
 /// All errors of the file.

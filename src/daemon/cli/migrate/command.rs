@@ -1,4 +1,5 @@
-//! A command line of gunicorn, uvicorn, granian or hypercorn, as a unit, a Procfile or a script has it.
+//! A command line of gunicorn, uvicorn, granian or hypercorn, as a unit, a Procfile or a script has
+//! it.
 
 use super::flags;
 use super::options;
@@ -7,8 +8,8 @@ use super::server::ReplacedServer;
 use crate::cli::compat::peers;
 use crate::config::{Value, name};
 
-/// Adds the settings of a command line to the plan, if the command starts a server. Returns whether it does. `variables`
-/// are the values of `$NAME` and `${NAME}`.
+/// Adds the settings of a command line to the plan, if the command starts a server. Returns whether
+/// it does. `variables` are the values of `$NAME` and `${NAME}`.
 pub(super) fn migrate_line(
     line: &str,
     variables: &[(String, String)],
@@ -103,7 +104,8 @@ fn add_earlier(words: &[String], variables: &mut Vec<(String, String)>, origin: 
     }
 }
 
-/// Replaces the variables in the arguments of a command. An argument with an unknown variable is left out.
+/// Replaces the variables in the arguments of a command. An argument with an unknown variable is
+/// left out.
 fn expand_all<'a>(
     words: impl Iterator<Item = &'a String>,
     variables: &[(String, String)],
@@ -157,8 +159,9 @@ fn find_server(
     None
 }
 
-/// The interpreter of a server's script, `None` for a script without a directory. If this machine has the script, its
-/// first line names the interpreter; otherwise the interpreter has the usual name in the same directory.
+/// The interpreter of a server's script, `None` for a script without a directory. If this machine
+/// has the script, its first line names the interpreter; otherwise the interpreter has the usual
+/// name in the same directory.
 fn interpreter_of(script: &str) -> Option<String> {
     let (directory, _) = script.rsplit_once('/')?;
     let named = std::fs::read_to_string(script).ok().and_then(|text| {

@@ -1,13 +1,16 @@
-//! Descriptions of containers: Containerfiles, `command:` in Compose files, quadlet's `.container` units.
+//! Descriptions of containers: Containerfiles, `command:` in Compose files, quadlet's `.container`
+//! units.
 //!
-//! A container needs no units: the command that rgun prints for a unit is only the description of its settings. What the
-//! files say about the image itself (FROM, COPY, volumes) does not concern rgun and is not listed.
+//! A container needs no units: the command that rgun prints for a unit is only the description of
+//! its settings. What the files say about the image itself (FROM, COPY, volumes) does not concern
+//! rgun and is not listed.
 
 use super::command;
 use super::plan::{DropIn, Plan};
 use crate::config::{Value, name};
 
-/// Adds the command of a Containerfile: that of the last `CMD` or `ENTRYPOINT` that starts a server.
+/// Adds the command of a Containerfile: that of the last `CMD` or `ENTRYPOINT` that starts a
+/// server.
 pub(super) fn migrate_containerfile(text: &str, label: &str, plan: &mut Plan) {
     let (mut variables, mut found) = (Vec::new(), false);
     for (line, number) in joined_lines(text) {
@@ -35,7 +38,8 @@ pub(super) fn migrate_containerfile(text: &str, label: &str, plan: &mut Plan) {
     note_missing(found, label, plan);
 }
 
-/// Adds the commands of a Compose file. Services, and other forms of `command:`, are left out with a note.
+/// Adds the commands of a Compose file. Services, and other forms of `command:`, are left out with
+/// a note.
 pub(super) fn migrate_compose(text: &str, label: &str, plan: &mut Plan) {
     let mut found = false;
     for (idx, line) in text.lines().enumerate() {

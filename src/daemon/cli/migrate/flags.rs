@@ -89,7 +89,8 @@ fn parse_umask(text: &str) -> Option<u32> {
     }
 }
 
-/// Makes relative paths absolute, as `rgun.toml` needs them. An access log to stdout goes to the journal.
+/// Makes relative paths absolute, as `rgun.toml` needs them. An access log to stdout goes to the
+/// journal.
 fn absolute(key: &'static str, value: Value, directory: Option<&str>) -> Value {
     if key == name::ACCESS && value == Value::text("stdout") {
         return Value::Boolean(true);

@@ -1,4 +1,5 @@
-//! Hypercorn's configuration file in TOML: names of `hypercorn.config.Config`, most of which are also options.
+//! Hypercorn's configuration file in TOML: names of `hypercorn.config.Config`, most of which are
+//! also options.
 
 use super::options;
 use super::plan::Plan;

@@ -130,7 +130,8 @@ fn add_processes(value: &Json, origin: &str, plan: &mut Plan) {
     }
 }
 
-/// Adds a mount for each route with the action `share` (static files); other routes are left out, with a note.
+/// Adds a mount for each route with the action `share` (static files); other routes are left out,
+/// with a note.
 fn add_routes(root: &Json, pass: &str, origin: &str, plan: &mut Plan) {
     let routes = root.get("routes");
     let steps = match (routes, pass.split_once('/')) {

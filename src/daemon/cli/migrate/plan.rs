@@ -1,4 +1,5 @@
-//! The result of a migration: settings of `rgun.toml`, lines of drop-ins, and notes for the operator.
+//! The result of a migration: settings of `rgun.toml`, lines of drop-ins, and notes for the
+//! operator.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +53,8 @@ impl Plan {
         }
     }
 
-    /// Adds an address to listen on, in the spelling of `--bind`. Relative paths are below `directory`.
+    /// Adds an address to listen on, in the spelling of `--bind`. Relative paths are below
+    /// `directory`.
     pub(super) fn listen(&mut self, address: &str, directory: Option<&str>, origin: &str) {
         if let Some(path) =
             address.strip_prefix("unix:").or_else(|| address.starts_with('/').then_some(address))
@@ -98,8 +100,9 @@ impl Plan {
         }
     }
 
-    /// Gives the unix sockets of `rgun.socket`, which has `SocketMode=0660`, the mode that they have had: systemd, gunicorn
-    /// and uvicorn let everyone connect, unless an umask restricts that.
+    /// Gives the unix sockets of `rgun.socket`, which has `SocketMode=0660`, the mode that they
+    /// have had: systemd, gunicorn and uvicorn let everyone connect, unless an umask restricts
+    /// that.
     pub(super) fn set_socket_mode(&mut self) {
         let find = |plan: &Self, part: DropIn, name: &str| {
             let directive = plan.directives.iter().find(|(of, key, _)| *of == part && key == name);

@@ -36,7 +36,8 @@ pub(super) fn files(plan: &Plan) -> Vec<Output> {
     outputs.into_iter().filter(|output| !output.content.is_empty()).collect()
 }
 
-/// Returns the difference between `old`, the content of the installed file, and the new content, in unified form.
+/// Returns the difference between `old`, the content of the installed file, and the new content, in
+/// unified form.
 pub(super) fn difference(output: &Output, old: Option<&str>) -> String {
     let from = if old.is_some() { output.installed } else { "/dev/null" };
     let old = old.unwrap_or_default();

@@ -53,7 +53,8 @@ const KEPT_UNIT: &[&str] = &[
     "ConditionPathExists",
 ];
 
-/// Directives dropped without a note: `rgun.service` or `rgun.socket` sets them, or rgun needs no setting for them.
+/// Directives dropped without a note: `rgun.service` or `rgun.socket` sets them, or rgun needs no
+/// setting for them.
 const OWN: &[&str] = &[
     "Description",
     "Documentation",

@@ -1,4 +1,5 @@
-//! Flags and variables that guides and platforms use (addresses, ports, proxies), and misspelled flags.
+//! Flags and variables that guides and platforms use (addresses, ports, proxies), and misspelled
+//! flags.
 
 use super::*;
 

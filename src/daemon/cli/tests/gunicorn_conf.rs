@@ -1,5 +1,5 @@
-//! `gunicorn.conf.py`. A shell script in place of the interpreter prints what `helper.py` would print; tests/compat has
-//! tests with real files.
+//! `gunicorn.conf.py`. A shell script in place of the interpreter prints what `helper.py` would
+//! print; tests/compat has tests with real files.
 
 use super::*;
 

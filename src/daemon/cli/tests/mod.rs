@@ -19,7 +19,8 @@ mod peer_variables;
 mod reload;
 mod uvicorn;
 
-/// Parses command lines in a temporary directory with an interpreter and, if a test writes one, a default file.
+/// Parses command lines in a temporary directory with an interpreter and, if a test writes one, a
+/// default file.
 struct Shell {
     place: TestDir,
 }

@@ -1,5 +1,5 @@
-//! The tables of `packaging/doc/migrating.md` about the options of uvicorn, granian, hypercorn and daphne.
-//! UPDATE_DOCS=1 writes them.
+//! The tables of `packaging/doc/migrating.md` about the options of uvicorn, granian, hypercorn and
+//! daphne. UPDATE_DOCS=1 writes them.
 
 use clap::CommandFactory as _;
 
@@ -16,7 +16,8 @@ const GUIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/doc/mi
 const START: &str = "<!-- A test writes this table: UPDATE_DOCS=1 make unit; options of ";
 const END: &str = "<!-- end of the options -->";
 
-/// The keys that a flag sets, found by parsing it with a value that it accepts. `None` if it sets none.
+/// The keys that a flag sets, found by parsing it with a value that it accepts. `None` if it sets
+/// none.
 fn keys(flag: &str) -> Option<Vec<&'static str>> {
     let command = Cli::command();
     let is_flag = |arg: &&clap::Arg| {
