@@ -25,7 +25,7 @@ pub(in crate::cli) struct ForeignOption {
     pub(in crate::cli) becomes: Becomes,
 }
 
-/// What replaces an option.
+/// The replacement of an option.
 #[derive(Clone, Copy)]
 pub(in crate::cli) enum Becomes {
     /// This flag of rgun, with the same value.
