@@ -2,9 +2,9 @@
 
 from workloads import UVICORNS
 
-# Goals: workload, figure, relation, number, and the row that the figure is divided by before the comparison
-# (None: the figure is compared as it is; several rows: the best of them). A sixth element names the row that
-# the goal is about, if not `rgun`.
+# Goals: workload, figure, relation, number, and the row that the figure is divided by before the
+# comparison (None: the figure is compared as it is; several rows: the best of them). A sixth
+# element names the row that the goal is about, if not `rgun`.
 GOALS = (
     ("hello", "requests_per_s", ">=", 1.4, "granian"),
     ("hello", "cpu_us_per_request", "<=", 7, None),
