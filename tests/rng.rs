@@ -1,4 +1,5 @@
-//! The random numbers of all Rust tests: seeded, so that a failure can be repeated from the seed in its message.
+//! The random numbers of all Rust tests: seeded, so that a failure can be repeated from the seed in
+//! its message.
 //!
 //! Included with `#[path]` by each test crate, since tests of two packages use it.
 #![allow(dead_code, reason = "each crate that includes this file uses a part of it")]

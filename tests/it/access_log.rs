@@ -1,10 +1,10 @@
-//! The access log: its facts, its line, and where it goes.
+//! The access log: the facts in an entry, the format of a line, and where the log goes.
 
 use std::process;
 
 use crate::support::{Daemon, Rgun, wait_until};
 
-/// Gunicorn's default.
+/// The default of gunicorn's setting `access_log_format`.
 const COMBINED: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
 
 const HEAD: &str = "GET /hello?a=1 HTTP/1.1\r\nHost: test\r\nUser-Agent: it/\u{9b}1\r\nReferer: https://x.test/\\\"y\r\n\
@@ -37,7 +37,7 @@ fn access_entry_has_the_facts_of_a_unix_client() {
 }
 
 #[test]
-fn query_is_not_logged_when_that_is_off() {
+fn query_is_not_logged_when_log_query_is_false() {
     let daemon = Rgun::fake().set("log.access", "true").set("log.query", "false").start_ready();
     let line = daemon.log.wait_for(&send_head(&daemon));
     assert!(line.contains("GET /hello 200 ") && !line.contains("a=1"), "{line}");
@@ -55,7 +55,7 @@ fn failed_request_has_the_details_only_with_an_access_log() {
 }
 
 #[test]
-fn gunicorns_line_stands_alone_and_is_escaped() {
+fn line_in_gunicorns_format_is_alone_and_escaped() {
     let daemon =
         Rgun::fake().over_tcp().set("log.access", "true").set("log.access_format", COMBINED).start_ready();
     send_head(&daemon);
@@ -90,7 +90,7 @@ fn line_has_fields_of_request_and_response() {
 }
 
 #[test]
-fn access_log_of_a_flag_goes_to_stdout() {
+fn access_logfile_flag_with_a_dash_logs_to_stdout() {
     let mut daemon =
         Rgun::fake().flags(["--access-logfile", "-", "--access-logformat", "%(m)s %(U)s"]).start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
@@ -117,7 +117,7 @@ fn line_is_a_message_with_fields_in_json() {
 }
 
 #[test]
-fn reload_changes_the_line() {
+fn reload_changes_the_access_format() {
     let rgun = Rgun::fake().set("log.access", "true");
     let file = rgun.scratch().write("rgun.toml", "[log]\naccess_format = \"first %(s)s\"\n");
     let daemon = rgun.flags(["--config", file.to_str().expect("ASCII")]).start_ready();

@@ -1,4 +1,5 @@
-//! Sockets passed by systemd, and addresses bound by the daemon itself. Unusable sockets are refused with a remedy.
+//! Sockets passed by systemd, and addresses bound by the daemon itself. Unusable sockets are
+//! refused with a remedy.
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
@@ -33,7 +34,7 @@ fn each_systemd_socket_is_served_under_its_name() {
 }
 
 #[test]
-fn a_systemd_socket_outlives_the_daemon() {
+fn systemd_socket_outlives_the_daemon() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().join("local");
     let (socket, address) = systemd::unix(&path);
@@ -84,14 +85,14 @@ fn listen_fds_without_a_socket_is_refused() {
 }
 
 #[test]
-fn a_datagram_socket_is_refused_and_named() {
+fn datagram_socket_is_refused_and_named() {
     let (code, log, _) = Rgun::fake().socket("dns", systemd::datagram()).run();
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("\"dns\"") && log.contains("datagram") && log.contains("ListenStream="), "{log}");
 }
 
 #[test]
-fn a_connection_from_accept_yes_is_refused() {
+fn connection_from_accept_yes_is_refused() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (code, log, _) = Rgun::fake().socket("inetd", theirs.into()).run();
     assert_eq!(code, 78, "{log}");
@@ -100,14 +101,14 @@ fn a_connection_from_accept_yes_is_refused() {
 }
 
 #[test]
-fn a_descriptor_that_is_not_a_socket_is_refused() {
+fn descriptor_that_is_not_a_socket_is_refused() {
     let (code, log, _) = Rgun::fake().socket("file", File::open("/dev/null").unwrap().into()).run();
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("\"file\"") && log.contains("not a socket"), "{log}");
 }
 
 #[test]
-fn a_bad_socket_is_refused_before_a_worker_starts() {
+fn bad_socket_is_refused_before_a_worker_starts() {
     let (good, _) = systemd::tcp("127.0.0.1:0");
     let (code, log, _) = Rgun::fake().socket("web", good).socket("dns", systemd::datagram()).run();
     assert_eq!(code, 78, "{log}");

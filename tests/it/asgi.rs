@@ -1,4 +1,5 @@
-//! ASGI workers as the daemon sees them: disconnects, cancellation, blocked event loops, trailers and early hints.
+//! ASGI workers as the daemon sees them: disconnects, cancellation, blocked event loops, trailers
+//! and early hints.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,16 +10,16 @@ use crate::support::{Client, DEADLINE, Rgun, assert_same_bytes, pattern, wait_un
 const MIB: u64 = 1024 * 1024;
 
 #[test]
-fn an_application_gets_a_disconnect_for_a_closed_client() {
+fn application_gets_a_disconnect_for_a_closed_client() {
     let daemon = Rgun::fake_asgi().start_ready();
-    let mut waits = daemon.connect();
-    waits.send_get("/wait");
-    let mut uploads = daemon.connect();
-    uploads.send(post("/receive", 1_000_000)).send(pattern(1000));
-    let mut pauses = daemon.connect();
-    pauses.send(post("/wait-receiving", 1_000_000)).send(pattern(1000));
+    let mut waiting = daemon.connect();
+    waiting.send_get("/wait");
+    let mut uploading = daemon.connect();
+    uploading.send(post("/receive", 1_000_000)).send(pattern(1000));
+    let mut pausing = daemon.connect();
+    pausing.send(post("/wait-receiving", 1_000_000)).send(pattern(1000));
     daemon.wait_for_disconnects(0, 0);
-    for (number, client) in [(1, waits), (2, uploads), (3, pauses)] {
+    for (number, client) in [(1, waiting), (2, uploading), (3, pausing)] {
         drop(client);
         daemon.wait_for_disconnects(number, 0);
     }
@@ -33,7 +34,7 @@ fn an_application_gets_a_disconnect_for_a_closed_client() {
 }
 
 #[test]
-fn a_client_closed_within_a_stream_is_a_disconnect() {
+fn client_closed_within_a_stream_is_a_disconnect() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.send_get("/stream/100000000").response_head().status, 200);
@@ -42,7 +43,7 @@ fn a_client_closed_within_a_stream_is_a_disconnect() {
 }
 
 #[test]
-fn a_task_over_its_deadline_is_cancelled() {
+fn task_over_its_deadline_is_cancelled() {
     let daemon = Rgun::fake_asgi().flags(["--timeout", "400ms"]).start_ready();
     let worker = daemon.worker();
     let begun = Instant::now();
@@ -61,14 +62,15 @@ fn a_task_over_its_deadline_is_cancelled() {
     assert_eq!(daemon.worker(), worker);
     daemon.log.wait_for_count(2, " 504");
     assert_eq!(daemon.log.count(" 504"), 2, "{}", daemon.log.text());
-    // Each 504 entry contains its task's stack; there is no separate entry without the request's id.
+    // Each 504 entry contains its task's stack; there is no separate entry without the request's
+    // id.
     assert_eq!(daemon.log.count("in worker 0; its task was at:"), 2, "{}", daemon.log.text());
     assert_eq!(daemon.log.count("in wait"), 2, "{}", daemon.log.text());
     assert_eq!(daemon.log.count("has passed its deadline"), 0, "{}", daemon.log.text());
 }
 
 #[test]
-fn a_worker_whose_task_ignores_a_cancel_is_replaced() {
+fn worker_whose_task_ignores_a_cancel_is_replaced() {
     let daemon = Rgun::fake_asgi().flags(["--timeout", "400ms"]).start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -82,7 +84,7 @@ fn a_worker_whose_task_ignores_a_cancel_is_replaced() {
 }
 
 #[test]
-fn a_blocked_event_loop_is_logged_then_replaced() {
+fn blocked_event_loop_is_logged_then_replaced() {
     let daemon = Rgun::fake_asgi().set("timeouts.stall", "500ms").start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -103,7 +105,7 @@ fn a_blocked_event_loop_is_logged_then_replaced() {
 }
 
 #[test]
-fn an_idle_event_loop_is_not_blocked() {
+fn idle_event_loop_is_not_blocked() {
     let daemon = Rgun::fake_asgi().set("timeouts.stall", "200ms").start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.get("/slow/1500").text(), "slow");
@@ -111,7 +113,7 @@ fn an_idle_event_loop_is_not_blocked() {
 }
 
 #[test]
-fn unclaimed_requests_leave_a_blocked_event_loop() {
+fn requests_behind_a_blocked_loop_go_to_other_workers() {
     let daemon = Rgun::fake_asgi().flags(["--workers", "2"]).start();
     daemon.log.wait_for_count(2, "is ready after");
     let mut blocked = daemon.connect();
@@ -147,7 +149,7 @@ fn one_worker_holds_a_thousand_exchanges() {
 }
 
 #[test]
-fn a_worker_gets_no_more_requests_than_it_has_slots() {
+fn worker_gets_no_more_requests_than_it_has_slots() {
     let daemon = Rgun::fake_asgi().set("workers.concurrency", "2").flags(["--threads", "8"]).start_ready();
     let mut clients = [daemon.connect(), daemon.connect(), daemon.connect()];
     for client in &mut clients {
@@ -161,10 +163,9 @@ fn a_worker_gets_no_more_requests_than_it_has_slots() {
 }
 
 #[test]
-fn a_client_that_does_not_read_delays_no_other() {
-    let none = |key, rgun: Rgun| rgun.set(key, "0");
-    let daemon =
-        none("limits.response_memory", none("limits.response_disk", Rgun::fake_asgi())).start_ready();
+fn client_that_does_not_read_delays_no_other() {
+    let unbuffered = Rgun::fake_asgi().set("limits.response_disk", "0").set("limits.response_memory", "0");
+    let daemon = unbuffered.start_ready();
     assert_eq!(daemon.get("/large/3000000").body.len(), 3_000_000);
     let before = daemon.rss();
     let mut client = daemon.connect();
@@ -183,7 +184,7 @@ fn a_client_that_does_not_read_delays_no_other() {
 }
 
 #[test]
-fn a_file_is_sent_by_its_descriptor() {
+fn file_is_sent_by_its_descriptor() {
     let daemon = Rgun::fake_asgi().start_ready();
     assert!(daemon.get("/file/3000000").body == pattern(3_000_000));
 }
@@ -223,11 +224,12 @@ fn early_hints_are_sent_to_http_1_1_clients() {
         client.send_get("/hints/300");
         let hints = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n";
         assert_eq!(client.read_exact(hints.len()).unwrap(), hints.as_bytes());
-        assert!(client.receives_nothing(), "the answer comes later");
+        assert!(client.receives_nothing(), "the response comes later");
         let response = client.response();
         assert_eq!((response.text(), response.interim.len()), ("Hello, world!".to_owned(), 0));
     }
-    // Hints and response at once: the hints may be dropped, and never follow the response.
+    // If the hints and the response come at once, the hints may be dropped. They never follow the
+    // response.
     for _ in 0..50 {
         let response = client.get("/hints/0");
         assert_eq!(response.text(), "Hello, world!");

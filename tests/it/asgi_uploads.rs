@@ -17,7 +17,7 @@ fn chunked(path: &str) -> String {
 }
 
 #[test]
-fn a_small_body_travels_in_the_frame_and_others_in_parts() {
+fn small_body_travels_in_the_frame_and_others_in_parts() {
     let daemon = Rgun::fake_asgi().start_ready();
     for (len, how) in [(1, "inline"), (65_536, "inline"), (65_537, "parts"), (200_000, "parts")] {
         let mut client = daemon.connect();
@@ -35,20 +35,21 @@ fn a_small_body_travels_in_the_frame_and_others_in_parts() {
 }
 
 #[test]
-fn an_upload_waits_for_the_first_worker_to_boot() {
+fn upload_waits_for_the_first_worker_to_boot() {
     for (interface, len) in [("asgi", 200_000), ("", 200_000)] {
         let (rgun, gate) = Rgun::fake().gated();
         let daemon = rgun.start();
         let mut client = daemon.connect();
         let body = pattern(len);
-        let sent = thread::spawn(move || {
+        let sender = thread::spawn(move || {
             client.send(post("/body", len)).send(&body);
             (client, body)
         });
-        // The daemon reads in order: once a later client is answered, this one has been read.
+        // The daemon reads connections in order: once a later client is answered, the daemon has
+        // read from this client too.
         assert_eq!(daemon.connect().send("nonsense\r\n\r\n").response().status, 400);
         gate.open(interface);
-        let (mut client, body) = sent.join().expect("the upload is sent");
+        let (mut client, body) = sender.join().expect("the upload is sent");
         let response = client.response();
         assert_eq!(response.status, 200, "{interface}: {}", response.text());
         if interface == "asgi" {
@@ -58,7 +59,7 @@ fn an_upload_waits_for_the_first_worker_to_boot() {
 }
 
 #[test]
-fn the_fields_of_a_body_in_parts_come_as_they_are() {
+fn header_fields_of_a_body_in_parts_are_unchanged() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     let response = client.send(chunked("/echo")).send("3\r\nabc\r\n0\r\n\r\n").response();
@@ -67,23 +68,24 @@ fn the_fields_of_a_body_in_parts_come_as_they_are() {
     assert!(!response.text().contains("content-length"), "{}", response.text());
 }
 
-/// Sends a body from another thread. Returns the response's text, and by how many bytes the daemon's memory has grown.
+/// Sends a body from another thread. Returns the text of the response, and the growth of the
+/// daemon's memory in bytes.
 fn upload_and_measure(daemon: &Daemon, path: &str, len: usize) -> (String, u64) {
     let before = daemon.rss();
     let mut client = daemon.connect();
     client.send(post(path, len));
-    let sends = thread::spawn(move || {
+    let sender = thread::spawn(move || {
         for block in pattern(len).chunks(251 * 100) {
             client.send(block);
         }
         client
     });
     let mut max_rss = before;
-    while !sends.is_finished() {
+    while !sender.is_finished() {
         max_rss = max_rss.max(daemon.rss());
         thread::sleep(Duration::from_millis(5));
     }
-    let mut client = sends.join().expect("the upload is sent");
+    let mut client = sender.join().expect("the upload is sent");
     let response = client.response();
     max_rss = max_rss.max(daemon.rss());
     assert_eq!(client.get("/hello").status, 200, "the connection stays open");
@@ -91,7 +93,7 @@ fn upload_and_measure(daemon: &Daemon, path: &str, len: usize) -> (String, u64) 
 }
 
 #[test]
-fn a_slow_application_holds_back_its_upload() {
+fn slow_application_holds_back_its_upload() {
     let daemon = Rgun::fake_asgi().start_ready();
     let (report, grown) = upload_and_measure(&daemon, "/receive/5", 20_000_000);
     assert_eq!(report, "length=20000000 right=true over=false");
@@ -113,7 +115,7 @@ fn many_uploads_at_once_arrive_whole() {
 }
 
 #[test]
-fn an_application_may_respond_while_it_reads_the_body() {
+fn application_may_respond_while_it_reads_the_body() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.send(post("/answer-first", 200_000)).response_head().status, 200);
@@ -123,7 +125,7 @@ fn an_application_may_respond_while_it_reads_the_body() {
 }
 
 #[test]
-fn an_unread_body_does_not_delay_the_next_request() {
+fn unread_body_does_not_delay_the_next_request() {
     let daemon = Rgun::fake_asgi().start_ready();
     for len in [66_000, 500_000] {
         let mut client = daemon.connect();
@@ -139,7 +141,7 @@ fn an_unread_body_does_not_delay_the_next_request() {
 }
 
 #[test]
-fn an_unread_body_without_end_closes_the_connection() {
+fn unread_body_without_end_closes_the_connection() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     client.send(post("/hello", 100_000_000)).send(pattern(100_000));
@@ -177,7 +179,7 @@ fn continue_is_sent_when_the_application_reads_the_body() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_413_at_its_head_or_within() {
+fn body_over_the_limit_is_413_at_its_head_or_within() {
     let daemon = Rgun::fake_asgi().set("limits.body", "1MiB").start_ready();
     let mut client = daemon.connect();
     client.send(post("/receive", 2_000_000)).response().assert_error(413);
@@ -197,7 +199,7 @@ fn a_body_over_the_limit_is_413_at_its_head_or_within() {
 }
 
 #[test]
-fn a_stalled_body_is_408_only_while_it_is_awaited() {
+fn stalled_body_is_408_only_while_it_is_awaited() {
     let daemon = Rgun::fake_asgi().set("timeouts.body", "1s").start_ready();
     let mut client = daemon.connect();
     client.send(post("/receive", 100_000)).send(pattern(1000)).response().assert_error(408);
@@ -209,7 +211,7 @@ fn a_stalled_body_is_408_only_while_it_is_awaited() {
 }
 
 #[test]
-fn a_slow_upload_does_not_count_towards_the_deadline() {
+fn slow_upload_does_not_count_towards_the_deadline() {
     let daemon = Rgun::fake_asgi().flags(["--timeout", "600ms"]).start_ready();
     let mut client = daemon.connect();
     client.send(post("/receive", 100_000));
@@ -235,7 +237,7 @@ fn bytes_after_a_body_are_the_next_request() {
 }
 
 #[test]
-fn a_malformed_body_is_400_and_a_disconnect() {
+fn malformed_body_is_400_and_a_disconnect() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     client.send(chunked("/receive")).send("5\r\nhello\r\nno number\r\n");
@@ -249,7 +251,7 @@ fn a_malformed_body_is_400_and_a_disconnect() {
 }
 
 #[test]
-fn a_worker_death_within_an_upload_is_502() {
+fn worker_death_within_an_upload_is_502() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     client.send(post("/wait-receiving", 1_000_000)).send(pattern(1000));
@@ -262,7 +264,7 @@ fn a_worker_death_within_an_upload_is_502() {
 }
 
 #[test]
-fn a_decreasing_window_breaches_the_contract() {
+fn decreasing_window_breaches_the_contract() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     client.send(post("/breach-window", 100_000)).response().assert_error(502);
@@ -271,7 +273,7 @@ fn a_decreasing_window_breaches_the_contract() {
 }
 
 #[test]
-fn a_stopping_daemon_waits_for_an_upload() {
+fn stopping_daemon_waits_for_an_upload() {
     let mut daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     client.send(post("/receive", 100_000)).send(pattern(50_200));

@@ -1,5 +1,5 @@
-//! A client that does not read makes its application wait; the daemon's memory stays bounded and other clients are
-//! served. Tests of the buffers for slow clients are in `slow_readers`.
+//! A client that does not read makes its application wait; the daemon's memory stays bounded and
+//! other clients are served. Tests of the buffers for slow clients are in `slow_readers`.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -26,11 +26,13 @@ fn wait_for_stable_rss(daemon: &Daemon) -> u64 {
     }
 }
 
-/// The daemon buffers nothing for slow clients.
+/// Configures a daemon that buffers nothing for slow clients.
 fn without_buffers() -> Rgun {
     Rgun::fake().set("limits.response_memory", "0").set("limits.response_disk", "0")
 }
 
+/// Requests `path` and reads only the head of the response. Asserts that the daemon's memory grows
+/// by less than `bound` bytes, and that other clients are served.
 fn start_unread_response(path: &str, bound: u64) -> (Daemon, crate::support::Client) {
     let daemon = without_buffers().flags(["--threads", "2"]).start_ready();
     assert_eq!(daemon.get("/large/3000000").body.len(), 3_000_000);
@@ -44,7 +46,7 @@ fn start_unread_response(path: &str, bound: u64) -> (Daemon, crate::support::Cli
 }
 
 #[test]
-fn a_huge_response_body_waits_in_the_worker() {
+fn huge_response_body_waits_in_the_worker() {
     let (daemon, mut client) = start_unread_response("/large/64000000", 8 * MIB);
     let before = daemon.rss();
     let mut max_rss = 0;
@@ -62,13 +64,13 @@ fn a_huge_response_body_waits_in_the_worker() {
 }
 
 #[test]
-fn a_huge_file_waits_on_disk() {
+fn huge_file_waits_on_disk() {
     let (_daemon, mut client) = start_unread_response("/file/64000000", 8 * MIB);
     assert_same_bytes(&client.read_exact(64_000_000).unwrap(), &pattern(64_000_000));
 }
 
 #[test]
-fn an_endless_stream_waits_in_the_worker() {
+fn endless_stream_waits_in_the_worker() {
     // Each part of 7 bytes costs the daemon some 50 bytes more, which the window does not count.
     let (daemon, mut client) = start_unread_response("/stream/4000000000", 16 * MIB);
     for _ in 0..20 {
@@ -98,7 +100,7 @@ fn many_slow_readers_do_not_delay_others() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_disconnected() {
+fn client_that_never_reads_is_disconnected() {
     let daemon = without_buffers().set("timeouts.body", "300ms").start_ready();
     let mut client = daemon.connect();
     client.send_get("/large/64000000").response_head();

@@ -1,5 +1,5 @@
-//! Request bodies to WSGI workers: small ones in the frame, larger ones spooled to memory and then to disk, within
-//! limits. Response bodies as files.
+//! Request bodies to WSGI workers: small ones in the frame, larger ones spooled to memory and then
+//! to disk, within limits. Response bodies as files.
 
 use std::fs;
 use std::time::Instant;
@@ -14,7 +14,8 @@ fn post(client: &mut Client, len: usize) {
     client.send(head);
 }
 
-/// Sends a body to `/body`, whole or in chunks of this size. Returns how the worker received it, and the echo.
+/// Sends a body to `/body`, whole or in chunks of this size. Returns how the worker received it,
+/// and the echo.
 fn echoed(daemon: &Daemon, body: &[u8], chunk: Option<usize>) -> (String, Vec<u8>) {
     let mut client = daemon.connect();
     match chunk {
@@ -49,7 +50,7 @@ fn bodies_over_64_kib_are_passed_as_a_descriptor() {
 }
 
 #[test]
-fn a_body_on_either_side_of_16_mib_arrives_whole() {
+fn body_on_either_side_of_16_mib_arrives_whole() {
     let rgun = Rgun::fake();
     let spool = rgun.scratch().path().display().to_string();
     let daemon = rgun.variable("CACHE_DIRECTORY", &spool).start_ready();
@@ -64,7 +65,7 @@ fn a_body_on_either_side_of_16_mib_arrives_whole() {
 }
 
 #[test]
-fn a_large_upload_waits_on_disk_in_a_file_without_a_name() {
+fn large_upload_waits_on_disk_in_a_file_without_a_name() {
     let rgun = Rgun::fake();
     let spool = rgun.scratch().join("spool");
     fs::create_dir(&spool).unwrap();
@@ -115,7 +116,7 @@ fn one_byte_chunks_are_spooled_in_larger_writes() {
 }
 
 #[test]
-fn a_missing_spool_directory_is_507_and_logged() {
+fn missing_spool_directory_is_507_and_logged() {
     let rgun = Rgun::fake();
     let missing = rgun.scratch().join("missing").display().to_string();
     let daemon = rgun.variable("CACHE_DIRECTORY", &missing).start_ready();
@@ -130,7 +131,7 @@ fn a_missing_spool_directory_is_507_and_logged() {
 }
 
 #[test]
-fn a_declared_length_over_the_limit_is_413() {
+fn declared_length_over_the_limit_is_413() {
     let daemon = Rgun::fake().set("limits.body", "100KiB").start_ready();
     let mut client = daemon.connect();
     post(&mut client, 100 * 1024 + 1);
@@ -141,7 +142,7 @@ fn a_declared_length_over_the_limit_is_413() {
 }
 
 #[test]
-fn a_chunked_body_over_the_limit_is_413() {
+fn chunked_body_over_the_limit_is_413() {
     for limit in [1024, 100 * 1024] {
         let daemon = Rgun::fake().set("limits.body", &limit.to_string()).start_ready();
         let body = pattern(limit);
@@ -154,9 +155,10 @@ fn a_chunked_body_over_the_limit_is_413() {
     }
 }
 
-/// A TCP connection closed with unread input is reset, and the client loses the response (RFC 9112 §9.6).
+/// If the daemon closed the connection with unread input, TCP would reset it, and the client would
+/// lose the response (RFC 9112 §9.6).
 #[test]
-fn a_client_refused_within_an_upload_can_read_its_response() {
+fn client_refused_within_an_upload_can_read_its_response() {
     let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().start_ready();
     for _ in 0..10 {
         let mut client = daemon.connect();
@@ -177,7 +179,7 @@ fn a_client_refused_within_an_upload_can_read_its_response() {
 }
 
 #[test]
-fn sending_on_after_a_refusal_ends_the_connection() {
+fn client_that_keeps_sending_after_413_is_disconnected() {
     let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().start_ready();
     let mut client = daemon.connect();
     post(&mut client, 2_000_000_000);
@@ -188,7 +190,7 @@ fn sending_on_after_a_refusal_ends_the_connection() {
 }
 
 #[test]
-fn a_body_that_stalls_is_408() {
+fn body_that_stalls_is_408() {
     let daemon = Rgun::fake().set("timeouts.body", "200ms").start_ready();
     let mut client = daemon.connect();
     post(&mut client, 10);
@@ -198,7 +200,7 @@ fn a_body_that_stalls_is_408() {
 }
 
 #[test]
-fn a_truncated_upload_never_reaches_a_worker() {
+fn truncated_upload_never_reaches_a_worker() {
     let daemon = Rgun::fake().start_ready();
     let worker = daemon.worker();
     for sent in [0, 10, INLINE + 10, INLINE * 20] {
@@ -231,7 +233,7 @@ fn spool_files_are_closed_after_the_request() {
 }
 
 #[test]
-fn an_application_may_leave_a_body_unread() {
+fn application_may_leave_a_body_unread() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     for len in [10, INLINE * 4] {
@@ -242,7 +244,7 @@ fn an_application_may_leave_a_body_unread() {
 }
 
 #[test]
-fn a_file_is_sent_by_its_descriptor() {
+fn file_is_sent_by_its_descriptor() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     for len in [1, 1000, 256 * 1024 + 1, 5_000_000] {
@@ -253,7 +255,7 @@ fn a_file_is_sent_by_its_descriptor() {
 }
 
 #[test]
-fn a_short_file_leaves_the_response_incomplete() {
+fn short_file_leaves_the_response_incomplete() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     let error = client.send_get("/file-short/1000000").try_response("GET");
@@ -261,9 +263,9 @@ fn a_short_file_leaves_the_response_incomplete() {
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
-/// A fault that follows a file is reported too.
+/// An exception that is raised after a file was sent is logged too.
 #[test]
-fn an_exception_after_a_file_truncates_the_response() {
+fn exception_after_a_file_truncates_the_response() {
     let daemon = Rgun::fake().start_ready();
     for count in 1..=10 {
         // If the fault arrives before the head is sent, the response is a 500.

@@ -19,7 +19,7 @@ fn check_fake(what: &str) -> Rgun {
 }
 
 #[test]
-fn a_sound_application_exits_0_and_names_the_interpreter() {
+fn sound_application_exits_0_and_names_the_interpreter() {
     let (code, log, printed) = check(Rgun::python(GOOD).check_as_self());
     assert_eq!(code, 0, "{log}");
     assert!(
@@ -30,7 +30,7 @@ fn a_sound_application_exits_0_and_names_the_interpreter() {
 }
 
 #[test]
-fn an_undeclared_factory_is_sound_with_a_warning() {
+fn undeclared_factory_passes_with_a_warning() {
     let source = format!("{GOOD}def make():\n    return application\n");
     let (code, log, printed) = check(Rgun::python(&source).target("app:make").check_as_self());
     assert_eq!(code, 0, "{log}");
@@ -41,7 +41,7 @@ fn an_undeclared_factory_is_sound_with_a_warning() {
 }
 
 #[test]
-fn an_import_that_raises_exits_78_with_one_traceback() {
+fn import_that_raises_exits_78_with_one_traceback() {
     let (code, log, printed) =
         check(Rgun::python("import json\nraise RuntimeError('no database')\n").check_as_self());
     assert_eq!((code, printed.as_str()), (78, ""), "{log}");
@@ -51,7 +51,7 @@ fn an_import_that_raises_exits_78_with_one_traceback() {
 }
 
 #[test]
-fn a_worker_that_dies_at_boot_is_reported_by_its_exit() {
+fn worker_that_dies_at_boot_is_reported_by_its_exit() {
     let (code, log, _) = check(check_fake("exit-booting:7"));
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("exited with status 7"), "{log}");
@@ -61,14 +61,14 @@ fn a_worker_that_dies_at_boot_is_reported_by_its_exit() {
 }
 
 #[test]
-fn a_worker_that_is_never_ready_exceeds_timeouts_boot() {
+fn worker_that_is_never_ready_exceeds_timeouts_boot() {
     let (code, log, _) = check(check_fake("never").set("timeouts.boot", "300ms"));
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("timeouts.boot"), "{log}");
 }
 
 #[test]
-fn a_failure_reported_by_the_worker_is_the_verdict() {
+fn failure_reported_by_the_worker_is_the_verdict() {
     for (what, expected) in [
         ("failed", "Traceback (most recent call last)"),
         ("failed-config", "the fake application does not load"),
@@ -82,14 +82,14 @@ fn a_failure_reported_by_the_worker_is_the_verdict() {
 }
 
 #[test]
-fn a_wrong_configuration_is_refused_before_a_start() {
+fn wrong_configuration_is_refused_before_a_start() {
     let rgun = Rgun::python(GOOD).check_as_self().flags(["--workers", "-3"]);
     let (code, log, _) = check(rgun);
     assert_eq!(code, 64, "{log}");
     assert!(log.contains("workers") && log.contains("-3"), "{log}");
 }
 
-/// Returns true if the tests run as root; else reports the test as skipped.
+/// Returns true if the tests run as root. Otherwise reports the test as skipped.
 fn require_root(what: &str) -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
@@ -112,7 +112,7 @@ fn with_systemctl(rgun: Rgun, unit: &str, properties: &str) -> Rgun {
 }
 
 fn set_mode(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a file of ours");
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a file of the test");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn root_without_a_unit_has_to_name_a_user() {
 }
 
 #[test]
-fn a_directory_closed_to_the_units_user_is_named() {
+fn directory_closed_to_the_units_user_is_named() {
     if !require_root("a check as another user") {
         return;
     }
@@ -147,7 +147,7 @@ fn a_directory_closed_to_the_units_user_is_named() {
 }
 
 #[test]
-fn an_unreadable_configuration_and_parent_are_named() {
+fn unreadable_configuration_and_parent_are_named() {
     if !require_root("a check as another user") {
         return;
     }

@@ -1,4 +1,5 @@
-//! `[compression]`: raw responses, decoded by the decoders of the library that rgun compresses with.
+//! `[compression]`: raw responses, decoded by the decoders of the library that rgun compresses
+//! with.
 
 use compression_codecs::core::util::{PartialBuffer, WriteBuffer};
 use compression_codecs::{BrotliDecoder, DecodeV2, GzipDecoder, ZstdDecoder};
@@ -34,7 +35,7 @@ fn decode(coding: &str, encoded: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// The first `count` parts of the application's stream.
+/// Returns the first `count` parts of the application's stream.
 fn parts(count: usize) -> String {
     let mut text = String::new();
     for n in 0..count {
@@ -72,7 +73,7 @@ fn each_coding_is_decoded_at_each_size() {
 }
 
 #[test]
-fn the_coding_follows_the_weights_then_the_setting() {
+fn coding_follows_the_weights_then_the_setting() {
     let daemon = compressing().start_ready();
     for (accept, coding) in [
         ("gzip, deflate, br, zstd", Some("zstd")),
@@ -122,7 +123,7 @@ fn responses_that_must_not_change_are_not_compressed() {
 }
 
 #[test]
-fn the_head_describes_the_compressed_body() {
+fn head_describes_the_compressed_body() {
     let daemon = compressing().start_ready();
     for (sent, received) in [("%22a%22", "W/\"a\""), ("W%2F%22a%22", "W/\"a\"")] {
         let response = get(&daemon, &format!("/with/etag/{sent}"), "gzip");
@@ -164,7 +165,7 @@ fn each_part_of_a_stream_is_flushed() {
     }
 }
 
-/// Reads one chunk of a chunked body; empty at its end.
+/// Reads one chunk of a chunked body. Returns an empty chunk at the end of the body.
 fn read_chunk(client: &mut crate::support::Client) -> Vec<u8> {
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") {
@@ -189,7 +190,7 @@ fn read_rest(client: &mut crate::support::Client) -> Vec<u8> {
 }
 
 #[test]
-fn a_stream_that_fails_has_no_final_chunk() {
+fn stream_that_fails_has_no_final_chunk() {
     let daemon = compressing().start_ready();
     for path in ["/raise-mid-body/50", "/die-mid-body"] {
         let mut client = daemon.connect();
@@ -202,7 +203,7 @@ fn a_stream_that_fails_has_no_final_chunk() {
 }
 
 #[test]
-fn a_client_that_leaves_frees_the_worker() {
+fn client_that_leaves_frees_the_worker() {
     let daemon = compressing().start_ready();
     for path in ["/stream/1000/1", "/large/8000000"] {
         let mut client = daemon.connect();
@@ -210,11 +211,11 @@ fn a_client_that_leaves_frees_the_worker() {
         client.response_head();
         drop(client);
     }
-    assert_eq!(daemon.get("/hello").status, 200, "the only worker");
+    assert_eq!(daemon.get("/hello").status, 200, "the only worker is free again");
 }
 
 #[test]
-fn a_large_body_does_not_block_other_requests() {
+fn large_body_does_not_block_other_requests() {
     let daemon = compressing().set("compression.level", "9").start_ready();
     let mut slow = daemon.connect();
     slow.send("GET /file/7000000 HTTP/1.1\r\nHost: a\r\nAccept-Encoding: br\r\n\r\n");
@@ -236,7 +237,7 @@ fn without_memory_for_the_encoder_nothing_is_compressed() {
 }
 
 #[test]
-fn a_reload_turns_compression_on_for_new_connections() {
+fn reload_turns_compression_on_for_new_connections() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().write("rgun.toml", "[compression]\nalgorithms = \"off\"\n");
     let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready();
@@ -251,7 +252,7 @@ fn a_reload_turns_compression_on_for_new_connections() {
 }
 
 #[test]
-fn a_stream_of_many_parts_is_decoded() {
+fn stream_of_many_parts_is_decoded() {
     let daemon = compressing().start_ready();
     let mut client = daemon.connect();
     client.send("GET /stream/200/2 HTTP/1.1\r\nHost: a\r\nAccept-Encoding: zstd\r\n\r\n");

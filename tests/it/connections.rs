@@ -11,7 +11,7 @@ fn send_half_a_head(client: &mut Client) {
 }
 
 #[test]
-fn clients_over_the_limit_wait_and_are_warned_of_once() {
+fn clients_over_the_limit_wait_and_are_logged_once() {
     let daemon = Rgun::fake().set("limits.connections", "16").start_ready();
     let warning = "16 connections are open, the limit";
     for n in 1..=2 {
@@ -22,16 +22,16 @@ fn clients_over_the_limit_wait_and_are_warned_of_once() {
         }
         // Each waiting client is accepted when an open connection ends.
         for round in 0..10 {
-            let mut waits = daemon.connect();
-            waits.send_get("/hello");
+            let mut waiting = daemon.connect();
+            waiting.send_get("/hello");
             if round == 0 {
                 daemon.log.wait_for_count(n, warning);
             }
-            assert!(waits.receives_nothing());
+            assert!(waiting.receives_nothing());
             drop(open.remove(0));
-            assert_eq!(waits.response().status, 200);
-            send_half_a_head(&mut waits);
-            open.push(waits);
+            assert_eq!(waiting.response().status, 200);
+            send_half_a_head(&mut waiting);
+            open.push(waiting);
         }
         daemon.log.wait_for_count(n, warning);
         assert_eq!(daemon.log.count(warning), n, "{}", daemon.log.text());
@@ -54,15 +54,19 @@ fn idle_clients(daemon: &Daemon, count: usize) -> Vec<Client> {
 }
 
 #[test]
-fn the_longest_idle_connection_is_evicted() {
+fn longest_idle_connection_is_evicted() {
     let daemon = Rgun::fake().set("limits.connections", "4").start_ready();
     let mut clients = idle_clients(&daemon, 4);
-    // The first client becomes the least idle.
+    // The first client's connection is now the last one to be evicted.
     assert_eq!(clients[0].get("/slow/20").status, 200);
     let begun = Instant::now();
     let mut new = daemon.connect();
     assert_eq!(new.get("/hello").status, 200);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}, and not timeouts.keepalive", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}: it waited for timeouts.keepalive",
+        begun.elapsed()
+    );
     clients[1].assert_closed();
     for kept in [0, 2, 3] {
         assert_eq!(clients[kept].get("/hello").status, 200, "client {kept}");
@@ -70,13 +74,14 @@ fn the_longest_idle_connection_is_evicted() {
 }
 
 #[test]
-fn a_connection_without_a_request_is_evicted() {
+fn connection_without_a_request_is_evicted() {
     let daemon = Rgun::fake().set("limits.connections", "4").set("timeouts.header", "60s").start_ready();
     let mut silent: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
     let begun = Instant::now();
     assert_eq!(daemon.get("/hello").status, 200);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    // All connected within a millisecond, the resolution of idle times, so any of them may be evicted.
+    // All clients connected within a millisecond, the resolution of idle times, so any of them may
+    // be evicted.
     let closed = silent.iter_mut().filter_map(|client| (!client.receives_nothing()).then_some(client));
     let closed: Vec<_> = closed.map(Client::assert_closed).collect();
     assert_eq!(closed.len(), 1);
@@ -92,22 +97,23 @@ fn busy_connections_are_not_evicted() {
     assert_eq!(new.get("/hello").status, 200, "the third connection is evicted");
     clients[2].assert_closed();
     send_half_a_head(&mut new);
-    let mut waits = daemon.connect();
-    waits.send_get("/hello");
+    let mut waiting = daemon.connect();
+    waiting.send_get("/hello");
     assert_eq!(clients[0].chunked_text(), "part 0\npart 1\npart 2\npart 3\n");
-    assert!(waits.receives_nothing(), "the connection has just become idle");
+    assert!(waiting.receives_nothing(), "the connection has just become idle");
     for client in [&mut clients[1], &mut new] {
         assert_eq!(client.send("st\r\n\r\n").response().status, 200);
     }
-    assert_eq!(waits.response().status, 200);
+    assert_eq!(waiting.response().status, 200);
     clients[0].assert_closed();
 }
 
 #[test]
-fn an_idle_connection_is_evicted_without_descriptors() {
+fn idle_connection_is_evicted_without_descriptors() {
     let daemon = Rgun::fake().set("limits.connections", "1000").start_ready();
     let mut clients = idle_clients(&daemon, 4);
-    // No descriptor above those in use; an unused number below them is taken first.
+    // Allow no descriptor above those in use. Unused numbers below are taken first, hence the loop
+    // that follows.
     let limit = 1 + daemon.highest_descriptor();
     let set = Command::new("prlimit")
         .args([format!("--pid={}", daemon.pid()), format!("--nofile={limit}:{limit}")])

@@ -1,5 +1,5 @@
-//! Breaches of the channel's contract by a worker: the client gets a response, the worker is killed and replaced, and
-//! the next request is served.
+//! Breaches of the channel's contract by a worker: the client gets a response, the worker is killed
+//! and replaced, and the next request is served.
 
 use std::fs;
 
@@ -8,14 +8,14 @@ use nix::unistd::Pid;
 
 use crate::support::{Daemon, ReadError, Response, Rgun, wait_until};
 
-/// What the client gets when the worker breaches the contract.
+/// The response that the client gets when the worker breaches the contract.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
     /// A 502.
     BadGateway,
     /// A correct response, complete before the breach.
     Served,
-    /// Either, because breach and end of the response race.
+    /// `BadGateway` or `Served`: the daemon may notice the breach before the end of the response.
     ServedOrNot,
     /// An incomplete response.
     Incomplete,
@@ -61,35 +61,35 @@ macro_rules! breaches {
 
 breaches! {
     records_with_impossible_lengths_are_refused: "/breach-length", BadGateway;
-    a_completion_head_beyond_the_ring_is_refused: "/breach-head", BadGateway;
-    a_chunk_sent_twice_is_refused: "/breach-chunk/twice", BadGateway;
-    a_chunk_that_does_not_exist_is_refused: "/breach-chunk/range", BadGateway;
-    a_chunk_over_the_chunk_size_is_refused: "/breach-chunk/length", BadGateway;
-    a_response_to_an_unknown_exchange_is_refused: "/breach-exchange/unknown", BadGateway;
-    a_response_to_exchange_zero_is_refused: "/breach-exchange/zero", BadGateway;
-    a_second_response_is_refused: "/breach-exchange/twice", ServedOrNot;
-    a_slot_that_does_not_exist_is_refused: "/breach-slot", BadGateway;
-    a_malformed_frame_is_refused: "/breach-frame", BadGateway;
-    a_missing_file_descriptor_is_refused: "/fd-missing", BadGateway;
-    a_malformed_control_message_is_refused: "/garbage-control", ServedOrNot;
-    a_length_below_the_body_is_refused: "/breach-length-header", BadGateway;
-    a_length_above_the_body_is_refused: "/breach-length-header/more", BadGateway;
-    a_length_with_a_sign_is_refused: "/breach-length-header/sign", BadGateway;
+    completion_head_beyond_the_ring_is_refused: "/breach-head", BadGateway;
+    chunk_sent_twice_is_refused: "/breach-chunk/twice", BadGateway;
+    chunk_that_does_not_exist_is_refused: "/breach-chunk/range", BadGateway;
+    chunk_over_the_chunk_size_is_refused: "/breach-chunk/length", BadGateway;
+    response_to_an_unknown_exchange_is_refused: "/breach-exchange/unknown", BadGateway;
+    response_to_exchange_zero_is_refused: "/breach-exchange/zero", BadGateway;
+    second_response_is_refused: "/breach-exchange/twice", ServedOrNot;
+    slot_that_does_not_exist_is_refused: "/breach-slot", BadGateway;
+    malformed_frame_is_refused: "/breach-frame", BadGateway;
+    missing_file_descriptor_is_refused: "/fd-missing", BadGateway;
+    malformed_control_message_is_refused: "/garbage-control", ServedOrNot;
+    length_below_the_body_is_refused: "/breach-length-header", BadGateway;
+    length_above_the_body_is_refused: "/breach-length-header/more", BadGateway;
+    length_with_a_sign_is_refused: "/breach-length-header/sign", BadGateway;
     two_different_lengths_are_refused: "/breach-length-header/two", BadGateway;
-    a_file_range_over_the_largest_offset_is_refused: "/breach-file/beyond", BadGateway;
-    an_informational_final_status_is_refused: "/breach-status/100", BadGateway;
-    an_unknown_informational_status_is_refused: "/breach-status/199", BadGateway;
-    a_101_without_a_handshake_is_refused: "/breach-status/101", BadGateway;
-    a_status_over_999_is_refused: "/breach-status/1000", BadGateway;
-    a_204_with_a_length_is_refused: "/breach-status/204", BadGateway;
-    a_transfer_coding_beside_a_length_is_refused: "/breach-field/transfer-encoding", BadGateway;
-    a_transfer_coding_in_any_case_is_refused: "/breach-field/Transfer-Encoding", BadGateway;
-    a_connection_field_is_refused: "/breach-field/connection", BadGateway;
-    an_upgrade_field_is_refused: "/breach-field/upgrade", BadGateway;
-    a_reason_of_two_lines_is_refused: "/breach-reason", BadGateway;
+    file_range_over_the_largest_offset_is_refused: "/breach-file/beyond", BadGateway;
+    informational_final_status_is_refused: "/breach-status/100", BadGateway;
+    unknown_informational_status_is_refused: "/breach-status/199", BadGateway;
+    status_101_without_a_handshake_is_refused: "/breach-status/101", BadGateway;
+    status_over_999_is_refused: "/breach-status/1000", BadGateway;
+    status_204_with_a_length_is_refused: "/breach-status/204", BadGateway;
+    transfer_coding_beside_a_length_is_refused: "/breach-field/transfer-encoding", BadGateway;
+    transfer_coding_in_any_case_is_refused: "/breach-field/Transfer-Encoding", BadGateway;
+    connection_field_is_refused: "/breach-field/connection", BadGateway;
+    upgrade_field_is_refused: "/breach-field/upgrade", BadGateway;
+    reason_of_two_lines_is_refused: "/breach-reason", BadGateway;
 }
 
-/// The head may be sent before the breach.
+/// The head may be sent before the daemon notices the breach. Otherwise the client gets a 502.
 #[test]
 fn breaches_after_the_head_leave_an_incomplete_response() {
     for path in ["/breach-length-header/stream", "/breach-file", "/breach-file/huge", "/breach-empty-chunks"]
@@ -115,8 +115,9 @@ fn early_hints_with_framing_fields_are_refused() {
     }
 }
 
-/// Breaches after which a worker never claims another request. The response before them is correct, so the daemon
-/// notices them only when a request is not claimed; it assigns this request to another worker.
+/// After these breaches a worker never claims another request. The response to the breaching
+/// request is correct, so the daemon notices the breach only when another request is not claimed.
+/// It assigns that request to another worker.
 #[test]
 fn requests_avoid_a_worker_that_claims_nothing() {
     for path in ["/breach-tail", "/breach-tail/back", "/breach-asleep"] {
@@ -130,11 +131,12 @@ fn requests_avoid_a_worker_that_claims_nothing() {
 }
 
 #[test]
-fn an_only_worker_that_claims_nothing_is_replaced() {
+fn lone_worker_that_claims_nothing_is_replaced() {
     for path in ["/breach-tail", "/breach-tail/back", "/breach-asleep"] {
         let daemon = Rgun::fake().flags(["--timeout", "400ms"]).start_ready();
         assert_eq!(daemon.get(path).status, 200, "{path}: the response was correct");
-        // The worker may claim one more request: the wrong number of sleepers matters once it sleeps again.
+        // The worker may claim one more request: a wrong number of sleepers has no effect until the
+        // worker sleeps again.
         let statuses: Vec<u16> = (0..4).map(|_| daemon.get("/hello").status).collect();
         let lost = statuses.iter().filter(|status| **status != 200).count();
         assert!(lost <= 1 && statuses[3] == 200, "{path}: {statuses:?}");
@@ -162,20 +164,21 @@ fn requests_avoid_a_worker_stopped_by_sigstop() {
 }
 
 #[test]
-fn a_response_for_another_exchange_is_survived() {
+fn daemon_survives_a_response_for_another_exchange() {
     let daemon = Rgun::fake().flags(["--threads", "2"]).start_ready();
     let mut victim = daemon.connect();
     victim.send_get("/slow/1000");
     let mut breaching = daemon.connect();
     breaching.send_get("/breach-exchange/other");
-    // Within one worker the daemon notices the swap only when the exchange gets its second response.
+    // The daemon cannot know which of a worker's exchanges a response belongs to. It notices the
+    // swap only when one exchange gets a second response.
     drop(victim.try_response("GET"));
     drop(breaching.try_response("GET"));
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
-fn a_worker_that_ignores_credit_is_killed() {
+fn worker_that_ignores_credit_is_killed() {
     let daemon = Rgun::fake().start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
     let before = daemon.rss();
@@ -196,7 +199,7 @@ fn a_worker_that_ignores_credit_is_killed() {
 }
 
 #[test]
-fn a_second_ready_is_ignored() {
+fn second_ready_is_ignored() {
     let daemon = Rgun::fake().fake_behaviour("ready-twice").start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
 }

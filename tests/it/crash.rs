@@ -1,4 +1,5 @@
-//! Death of a worker: the requests it had started get a 502, all others are served by its successor.
+//! Death of a worker: the requests it had started get a 502, all others are served by its
+//! successor.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -6,7 +7,7 @@ use nix::unistd::Pid;
 use crate::support::{ReadError, Rgun, wait_until};
 
 #[test]
-fn a_dead_worker_is_a_502_logged_with_its_request() {
+fn worker_death_is_502_and_logged_with_its_request() {
     let daemon = Rgun::fake().start_ready();
     let worker = daemon.worker();
     let response = daemon.get("/die");
@@ -20,7 +21,7 @@ fn a_dead_worker_is_a_502_logged_with_its_request() {
 }
 
 #[test]
-fn an_aborted_worker_is_logged_with_its_signal() {
+fn aborted_worker_is_logged_with_its_signal() {
     let daemon = Rgun::fake().start_ready();
     daemon.get("/abort").assert_error(502);
     daemon.log.wait_for("SIGABRT");
@@ -28,7 +29,7 @@ fn an_aborted_worker_is_logged_with_its_signal() {
 }
 
 #[test]
-fn a_worker_killed_while_idle_is_replaced() {
+fn worker_killed_while_idle_is_replaced() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     let worker: i32 = client.get("/pid").value("pid").parse().unwrap();
@@ -40,12 +41,13 @@ fn a_worker_killed_while_idle_is_replaced() {
 }
 
 #[test]
-fn a_worker_death_within_a_body_truncates_the_body() {
+fn worker_death_within_a_body_truncates_the_body() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     match client.send_get("/die-mid-body").try_response("GET") {
         Err(ReadError::Truncated(status)) => assert_eq!(status, Some(200)),
-        // Before the head is sent, the response is a 502; while it is being sent, hyper drops head and body.
+        // If the worker dies before the head is sent, the response is a 502. If it dies while the
+        // head is being sent, hyper drops head and body.
         Err(ReadError::Closed) => {}
         Ok(response) => drop(response.assert_error(502)),
         other => panic!("{other:?}"),
@@ -54,7 +56,7 @@ fn a_worker_death_within_a_body_truncates_the_body() {
 }
 
 #[test]
-fn a_worker_death_within_a_stream_omits_the_last_chunk() {
+fn worker_death_within_a_stream_omits_the_last_chunk() {
     let daemon = Rgun::fake().start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -105,7 +107,7 @@ fn unstarted_requests_are_served_by_the_successor() {
 }
 
 #[test]
-fn an_unstarted_upload_reaches_the_successor_whole() {
+fn unstarted_upload_reaches_the_successor_whole() {
     let daemon = Rgun::fake().start_ready();
     let mut dying = daemon.connect();
     dying.send_get("/slow/100");
@@ -127,7 +129,8 @@ fn requests_are_served_between_repeated_crashes() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
     daemon.log.wait_for_count(2, "is ready after");
     let mut client = daemon.connect();
-    // Three different paths, because a path that kills repeatedly is quarantined (see `supervision`).
+    // Three different paths, because a path that kills repeatedly is quarantined (see
+    // `supervision`).
     for path in ["/die", "/abort", "/die-after-claim-many/1"] {
         client.get(path).assert_error(502);
         assert_eq!(client.get("/hello").status, 200);

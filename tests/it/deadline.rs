@@ -1,11 +1,12 @@
-//! Deadlines of WSGI requests: a stuck request gets a 504, its worker is replaced, other requests are served.
+//! Deadlines of WSGI requests: a stuck request gets a 504, its worker is replaced, other requests
+//! are served.
 
 use std::time::{Duration, Instant};
 
 use crate::support::{Rgun, wait_until};
 
 #[test]
-fn a_request_over_its_deadline_is_504() {
+fn request_over_its_deadline_is_504() {
     let daemon = Rgun::fake().flags(["--timeout", "400ms"]).start_ready();
     let worker = daemon.worker();
     let begun = Instant::now();
@@ -40,7 +41,8 @@ fn other_requests_are_served_beside_a_stuck_one() {
     assert!(served > 5, "{served} requests in the 700 ms");
 }
 
-/// The successor starts before the stuck worker is killed, so that the stuck worker's other requests can finish.
+/// The successor starts before the stuck worker is killed, so that the stuck worker's other
+/// requests can finish.
 #[test]
 fn other_threads_of_a_stuck_worker_finish() {
     let daemon = Rgun::fake().flags(["--timeout", "600ms", "--threads", "2"]).start_ready();
@@ -74,7 +76,7 @@ fn requests_behind_a_stuck_one_reach_the_successor() {
     for client in &mut waiting {
         let response = client.response();
         assert_eq!(response.status, 200);
-        // Requests that the old worker serves must have been claimed before the stuck one.
+        // The old worker can serve only requests that it had claimed before the stuck one.
         if response.value("pid") == worker.to_string() {
             assert!(stuck.receives_nothing());
         }
@@ -83,7 +85,7 @@ fn requests_behind_a_stuck_one_reach_the_successor() {
 }
 
 #[test]
-fn a_stalled_response_body_is_left_incomplete() {
+fn stalled_response_body_is_left_incomplete() {
     let daemon = Rgun::fake().flags(["--timeout", "300ms"]).start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -103,19 +105,19 @@ fn time_in_the_queue_does_not_count_towards_the_deadline() {
         client.send_get("/slow/400");
     }
     for client in &mut clients {
-        assert_eq!(client.response().text(), "slow", "1600 ms in all, and none ran for 900");
+        assert_eq!(client.response().text(), "slow", "1600 ms in all, but none ran for 900 ms");
     }
 }
 
 #[test]
-fn a_zero_timeout_disables_the_deadline() {
+fn zero_timeout_disables_the_deadline() {
     let daemon = Rgun::fake().flags(["--timeout", "0"]).start_ready();
     assert_eq!(daemon.get("/slow/500").text(), "slow");
 }
 
-/// The time of a slow client does not count towards the deadline.
+/// The time that a client needs to read does not count towards the deadline.
 #[test]
-fn a_slow_reader_does_not_exceed_the_deadline() {
+fn slow_reader_does_not_exceed_the_deadline() {
     let daemon = Rgun::fake().flags(["--timeout", "300ms"]).start_ready();
     let mut client = daemon.connect();
     // Small enough to be buffered in the daemon.

@@ -1,12 +1,13 @@
-//! The queue: requests are assigned to workers that can start them, wait within limits, and are dropped when their
-//! clients leave.
+//! The queue: requests are assigned to workers that can start them, wait within limits, and are
+//! dropped when their clients leave.
 
 use std::thread;
 use std::time::Instant;
 
 use crate::support::{Client, Daemon, Rgun};
 
-/// Returns a client whose request runs: it has received the head, but not the whole body.
+/// Returns a client whose request is running: the client has received the head of the response, but
+/// not the whole body.
 fn running(daemon: &Daemon, milliseconds: u32) -> Client {
     let mut client = daemon.connect();
     assert_eq!(client.send_get(&format!("/stream/2/{milliseconds}")).response_head().status, 200);
@@ -26,7 +27,7 @@ fn warm(daemon: &Daemon) {
 }
 
 #[test]
-fn a_slow_request_delays_no_other_while_a_worker_is_idle() {
+fn slow_request_delays_no_other_while_a_worker_is_idle() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
     daemon.log.wait_for_count(2, "is ready after");
     warm(&daemon);
@@ -87,7 +88,7 @@ fn all_slots_of_a_worker_run_at_once() {
 }
 
 #[test]
-fn a_request_abandoned_in_the_queue_never_runs() {
+fn request_abandoned_in_the_queue_never_runs() {
     let daemon = Rgun::fake().start_ready();
     let worker = daemon.worker();
     let mut slow = running(&daemon, 300);
@@ -101,7 +102,7 @@ fn a_request_abandoned_in_the_queue_never_runs() {
 }
 
 #[test]
-fn a_full_queue_is_503_at_once_with_retry_after() {
+fn full_queue_is_503_at_once_with_retry_after() {
     let daemon = Rgun::fake().set("limits.queue", "1").start_ready();
     let mut slow = running(&daemon, 400);
     let mut waiting: Vec<_> = (0..8).map(|_| daemon.connect()).collect();
@@ -122,7 +123,7 @@ fn a_full_queue_is_503_at_once_with_retry_after() {
 }
 
 #[test]
-fn a_client_with_too_many_waiting_requests_gets_429() {
+fn client_with_too_many_waiting_requests_gets_429() {
     let daemon = Rgun::fake().set("limits.queue_per_client", "1").start_ready();
     let mut slow = running(&daemon, 400);
     // A trusted proxy, here the peer on the unix socket, names the client.
@@ -176,10 +177,10 @@ fn request_with_too_long_expected_wait_gets_503_at_once() {
     }
     assert_eq!(clients[0].response().text(), "slow");
     // Nineteen requests wait; one is started each second.
-    let asked = Instant::now();
+    let sent_at = Instant::now();
     let response = daemon.get("/hello");
     response.assert_error(503);
-    assert!(asked.elapsed().as_millis() < 500, "{:?}", asked.elapsed());
+    assert!(sent_at.elapsed().as_millis() < 500, "{:?}", sent_at.elapsed());
     let pause: u32 = response.field("retry-after").parse().unwrap();
     assert!((2..=30).contains(&pause), "{pause}");
     let responses: Vec<_> = clients.iter_mut().skip(1).map(Client::response).collect();
@@ -188,11 +189,11 @@ fn request_with_too_long_expected_wait_gets_503_at_once() {
         "{responses:?}"
     );
     assert!(begun.elapsed().as_millis() < 5000, "{:?}", begun.elapsed());
-    assert_eq!(daemon.get("/hello").status, 200, "the overload is over");
+    assert_eq!(daemon.get("/hello").status, 200, "the overload has ended");
 }
 
 #[test]
-fn a_burst_behind_slow_first_requests_is_served() {
+fn burst_behind_slow_first_requests_is_served() {
     let daemon = Rgun::fake().set("timeouts.queue", "4s").start_ready();
     let mut slow: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
     for client in &mut slow {
@@ -208,7 +209,7 @@ fn a_burst_behind_slow_first_requests_is_served() {
 }
 
 #[test]
-fn a_request_over_its_queue_timeout_is_503() {
+fn request_over_its_queue_timeout_is_503() {
     let daemon = Rgun::fake().set("timeouts.queue", "150ms").start_ready();
     let mut slow = running(&daemon, 500);
     let response = daemon.get("/die");
@@ -219,7 +220,7 @@ fn a_request_over_its_queue_timeout_is_503() {
 }
 
 #[test]
-fn the_queue_is_first_in_first_out() {
+fn queue_is_first_in_first_out() {
     let daemon = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]).start_ready();
     let mut slow = running(&daemon, 400);
     // The clients connect and send one after the other.
@@ -279,11 +280,15 @@ fn nothing_is_lost_or_mixed_up_under_load() {
 }
 
 #[test]
-fn a_slot_is_busy_until_its_exchange_is_done() {
+fn slot_is_busy_until_its_exchange_is_done() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
-    assert_eq!(client.get("/done-later/300").text(), "early", "the answer does not wait for close()");
+    assert_eq!(client.get("/done-later/300").text(), "early", "the response does not wait for close()");
     let begun = Instant::now();
     assert_eq!(client.get("/hello").status, 200);
-    assert!(begun.elapsed().as_millis() > 150, "{:?}: the only slot was not free", begun.elapsed());
+    assert!(
+        begun.elapsed().as_millis() > 150,
+        "{:?}: the only slot is busy until close() returns",
+        begun.elapsed()
+    );
 }

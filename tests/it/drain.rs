@@ -1,4 +1,5 @@
-//! Stopping the daemon: running and queued requests are finished, no connection is reset, all processes exit.
+//! Stopping the daemon: running and queued requests are finished, no connection is reset, all
+//! processes exit.
 
 use std::time::{Duration, Instant};
 
@@ -29,14 +30,14 @@ fn running_and_queued_requests_are_finished() {
 }
 
 #[test]
-fn a_recently_used_connection_may_send_one_more_request() {
+fn recently_used_connection_may_send_one_more_request() {
     let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
     daemon.signal(Signal::SIGTERM);
     daemon.log.wait_for("stopping: ");
     let response = client.get("/hello");
-    assert_eq!(response.status, 200, "it may have been sent before the stop");
+    assert_eq!(response.status, 200, "the client may have sent it before the stop");
     assert_eq!(response.field("connection"), "close");
     assert_eq!(daemon.wait_exit().code(), Some(0));
 }
@@ -60,7 +61,7 @@ fn clients_in_the_backlog_of_an_own_socket_are_served() {
 }
 
 #[test]
-fn an_upload_under_way_is_finished() {
+fn upload_under_way_is_finished() {
     let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n");
@@ -73,7 +74,7 @@ fn an_upload_under_way_is_finished() {
 }
 
 #[test]
-fn an_idle_connection_does_not_delay_the_stop() {
+fn idle_connection_does_not_delay_the_stop() {
     let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
@@ -85,7 +86,7 @@ fn an_idle_connection_does_not_delay_the_stop() {
 }
 
 #[test]
-fn a_worker_that_dies_in_a_drain_is_replaced() {
+fn worker_that_dies_in_a_drain_is_replaced() {
     let mut daemon = Rgun::fake().start_ready();
     let mut dying = daemon.connect();
     dying.send_get("/stream/2/150").response_head();
@@ -101,7 +102,7 @@ fn a_worker_that_dies_in_a_drain_is_replaced() {
 }
 
 #[test]
-fn a_second_signal_stops_at_once() {
+fn second_signal_stops_at_once() {
     let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     client.send_get("/hang-mid-body").response_head();
@@ -148,7 +149,7 @@ fn sigint_drains_as_sigterm_does() {
 }
 
 #[test]
-fn a_drain_ends_at_its_timeout() {
+fn drain_ends_at_its_timeout() {
     let mut daemon = Rgun::fake().flags(["--graceful-timeout", "400ms"]).start_ready();
     let mut client = daemon.connect();
     client.send_get("/hang-mid-body").response_head();
@@ -159,14 +160,14 @@ fn a_drain_ends_at_its_timeout() {
     let status = daemon.wait_exit();
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(6), "{took:?}");
-    assert_eq!(status.code(), Some(0), "a requested stop");
+    assert_eq!(status.code(), Some(0), "the stop was requested");
     daemon.log.wait_for("requests are still running after timeouts.drain");
     let body = client.read_exact(1000);
     assert!(matches!(body, Err(ReadError::Closed)), "{body:?}");
 }
 
 #[test]
-fn a_worker_that_ignores_stop_is_killed() {
+fn worker_that_ignores_stop_is_killed() {
     let mut daemon =
         Rgun::fake().fake_behaviour("ignore-stop").flags(["--graceful-timeout", "600ms"]).start_ready();
     assert_eq!(daemon.get("/hello").status, 200);
@@ -176,7 +177,7 @@ fn a_worker_that_ignores_stop_is_killed() {
 }
 
 #[test]
-fn a_daemon_with_a_booting_worker_stops_at_once() {
+fn daemon_with_a_booting_worker_stops_at_once() {
     let (rgun, _gate) = Rgun::fake().gated();
     let mut daemon = rgun.start();
     daemon.log.wait_for("listening on ");

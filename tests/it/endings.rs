@@ -31,7 +31,7 @@ fn with_access_log() -> Rgun {
 }
 
 #[test]
-fn a_client_that_leaves_a_running_request_is_logged() {
+fn client_that_leaves_a_running_request_is_logged() {
     let mut daemon = with_access_log().start_ready();
     drop(send_with_id(&daemon, "/slow/300?a=1", "left-running"));
     daemon.log.wait_for("GET /slow/300?a=1: the client left after ");
@@ -42,7 +42,7 @@ fn a_client_that_leaves_a_running_request_is_logged() {
 }
 
 #[test]
-fn a_client_that_leaves_the_queue_is_logged() {
+fn client_that_leaves_the_queue_is_logged() {
     let mut daemon = with_access_log().start_ready();
     let mut running = send_with_id(&daemon, "/slow/500", "runs");
     drop(send_with_id(&daemon, "/hello", "left-queued"));
@@ -56,7 +56,7 @@ fn a_client_that_leaves_the_queue_is_logged() {
 }
 
 #[test]
-fn a_client_that_leaves_within_a_body_is_logged() {
+fn client_that_leaves_within_a_body_is_logged() {
     let mut daemon = with_access_log().start_ready();
     let mut client = send_with_id(&daemon, "/hang-mid-body", "left-mid-body");
     client.response_head();
@@ -73,11 +73,11 @@ fn a_client_that_leaves_within_a_body_is_logged() {
 }
 
 #[test]
-fn an_abandoned_request_is_a_debug_line_by_default() {
+fn abandoned_request_is_a_debug_line_by_default() {
     for (level, count) in [("info", 0), ("debug", 1)] {
         let mut daemon = Rgun::fake().flags(["--log-level", level]).start_ready();
         drop(send_with_id(&daemon, "/slow/100", "left"));
-        // Served after the abandoned request, which is logged by then.
+        // This request is served after the abandoned one, whose entry exists by then.
         assert_eq!(daemon.get("/hello").status, 200);
         daemon.stop();
         daemon.log.wait_for_end();
@@ -154,7 +154,7 @@ fn requests_aborted_by_sigquit_are_logged() {
 }
 
 #[test]
-fn a_response_that_is_not_read_is_logged_as_such() {
+fn response_that_is_not_read_is_logged_as_aborted() {
     let mut daemon = with_access_log().set("timeouts.body", "1s").start_ready();
     let mut client = send_with_id(&daemon, "/large/50000000", "not-taken");
     client.response_head();
@@ -170,7 +170,7 @@ fn a_response_that_is_not_read_is_logged_as_such() {
 fn complete_responses_have_one_entry_each() {
     let mut daemon = with_access_log().start_ready();
     let mut client = daemon.connect();
-    let asked = [
+    let exchanges = [
         ("GET", "/hello"),
         ("GET", "/stream/3"),
         ("GET", "/file/100000"),
@@ -179,14 +179,14 @@ fn complete_responses_have_one_entry_each() {
         ("GET", "/status/204"),
         ("GET", "/status/304"),
     ];
-    for (number, (method, path)) in asked.iter().enumerate() {
+    for (number, (method, path)) in exchanges.iter().enumerate() {
         let id = format!("answered-{number}");
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: test\r\nX-Request-Id: {id}\r\n\r\n"));
         client.response_to(method);
     }
     drop(client);
     daemon.stop();
-    for (number, (method, path)) in asked.iter().enumerate() {
+    for (number, (method, path)) in exchanges.iter().enumerate() {
         let entry = entry(&daemon, &format!("answered-{number}"));
         assert_has(&entry, &["INFO", &format!("{method} {path} "), "rgun.status=", "rgun.queue_us="]);
     }

@@ -1,4 +1,5 @@
-//! What workers inherit: the daemon's environment without systemd's variables, the directory, no sockets.
+//! What workers inherit from the daemon: its environment without systemd's variables, and no
+//! sockets. The directory in which they start.
 
 use std::fs;
 use std::process::Command;
@@ -39,7 +40,7 @@ fn workers_do_not_inherit_systemds_variables() {
 }
 
 #[test]
-fn a_worker_has_no_socket_but_its_control_socket() {
+fn worker_has_no_socket_but_its_control_socket() {
     let (socket, address) = systemd::tcp("127.0.0.1:0");
     let daemon = Rgun::fake().socket("web", socket).at(address).start_ready();
     let mut client = daemon.connect();
@@ -54,7 +55,7 @@ fn a_worker_has_no_socket_but_its_control_socket() {
 }
 
 #[test]
-fn a_worker_has_its_own_directory_and_process_group() {
+fn worker_has_its_own_directory_and_process_group() {
     let daemon = Rgun::fake().start_ready();
     let worker = daemon.worker();
     let directory = fs::read_link(format!("/proc/{worker}/cwd")).unwrap();
@@ -66,7 +67,7 @@ fn a_worker_has_its_own_directory_and_process_group() {
 }
 
 #[test]
-fn a_removed_application_directory_is_named() {
+fn removed_application_directory_is_named() {
     let rgun = Rgun::fake();
     let app = rgun.scratch().join("app");
     fs::create_dir(&app).unwrap();
@@ -86,7 +87,7 @@ fn a_removed_application_directory_is_named() {
 }
 
 #[test]
-fn a_start_in_a_removed_directory_fails_with_status_78() {
+fn start_in_a_removed_directory_fails_with_status_78() {
     let scratch = Scratch::new();
     let shell = "mkdir gone && cd gone && rmdir ../gone && exec \"$0\" fake:app";
     let rgun = Command::new("/bin/sh")

@@ -3,15 +3,15 @@
 
 use crate::support::{Client, Daemon, Rgun};
 
-/// Fake workers whose next boot the file `behaviour` decides. They report no files, so that tests
-/// change `.env`.
+/// Configures fake workers whose next boot is decided by the file `behaviour`. Fake workers report
+/// no files, so the tests change `.env`, which the daemon watches by itself.
 fn rgun() -> Rgun {
     let rgun = Rgun::fake();
     let behaviour = format!("@{}", rgun.scratch().join("behaviour").display());
     rgun.fake_behaviour(&behaviour).flags(["--reload"])
 }
 
-/// Changes a file, with this behaviour of the worker that boots next.
+/// Sets the behaviour of the worker that boots next, and changes a watched file.
 fn change(daemon: &Daemon, behaviour: &str) {
     daemon.scratch().write("behaviour", behaviour);
     daemon.scratch().write(".env", behaviour);
@@ -35,13 +35,13 @@ fn failed_reload_is_shown_once_in_a_local_browser() {
     change(&daemon, "failed");
     daemon.log.wait_for(".env changed; reloading");
     daemon.log.wait_for("reload failed: ");
-    assert_eq!(client.get("/hello").status, 200, "programs get the old code's answer");
+    assert_eq!(client.get("/hello").status, 200, "programs get the response of the old code");
     assert_eq!(
         open_page(&mut client, "example.org").0,
         200,
         "pages of another host are not from this machine"
     );
-    // On a connection from before the failure.
+    // This connection is older than the failure.
     let (status, page) = open_page(&mut client, "localhost:8000");
     assert_eq!(status, 503);
     assert!(page.contains("the fake application does not load"), "{page}");
@@ -50,7 +50,7 @@ fn failed_reload_is_shown_once_in_a_local_browser() {
 }
 
 #[test]
-fn mended_code_removes_the_failure_page() {
+fn corrected_code_removes_the_failure_page() {
     let daemon = rgun().over_tcp().start_ready();
     change(&daemon, "failed");
     daemon.log.wait_for("reload failed: ");

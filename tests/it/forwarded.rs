@@ -1,5 +1,5 @@
-//! Fields set by proxies (scheme, client, request id) are accepted only from trusted peers. Fields that could be
-//! confused with them never reach an application.
+//! Fields set by proxies (scheme, client, request id) are accepted only from trusted peers. Fields
+//! that could be confused with them never reach an application.
 
 use nix::sys::signal::Signal;
 
@@ -32,7 +32,7 @@ fn trusting(trusted: &str) -> Daemon {
 }
 
 #[test]
-fn a_local_proxy_sets_scheme_and_client() {
+fn local_proxy_sets_scheme_and_client() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
         let daemon = rgun.flags(["--access-logfile", "/dev/stderr"]).start_ready();
         let mut client = daemon.connect();
@@ -44,14 +44,14 @@ fn a_local_proxy_sets_scheme_and_client() {
         let response = echo(&mut client, "X-Forwarded-For: [2001:db8::1]:4711\r\n");
         assert_eq!(scheme_and_client(&response), pair("false", "2001:db8::1 4711"), "no scheme was sent");
         let response = echo(&mut client, "X-Forwarded-Proto: http, https\r\n");
-        assert_eq!(response.value("https"), "true", "the last value is the peer's own");
+        assert_eq!(response.value("https"), "true", "the last value is the peer's");
         // The fields apply to one request only.
         assert_eq!(echo(&mut client, "").value("https"), "false");
     }
 }
 
 #[test]
-fn a_proxy_sets_scheme_and_client_of_uploads() {
+fn proxy_sets_scheme_and_client_of_uploads() {
     for (rgun, route) in [(Rgun::fake(), "/echo"), (Rgun::fake().fake_behaviour("asgi"), "/echo")] {
         let daemon = rgun.start_ready();
         for body in
@@ -65,7 +65,7 @@ fn a_proxy_sets_scheme_and_client_of_uploads() {
 }
 
 #[test]
-fn a_proxy_sets_scheme_and_client_of_websockets() {
+fn proxy_sets_scheme_and_client_of_websockets() {
     let daemon = Rgun::fake().fake_behaviour("asgi").flags(["--access-logfile", "/dev/stderr"]).start_ready();
     let mut socket = WebSocket::open_with(&daemon, "/scope", FORWARDED);
     let scope = String::from_utf8(socket.read_message().1).expect("text");
@@ -90,12 +90,12 @@ fn forwarded_fields_of_untrusted_peers_are_ignored() {
     assert_eq!(
         scheme_and_client(&echo(&mut untrusting.connect(), FORWARDED)),
         pair("false", " 0"),
-        "nor from a unix socket"
+        "fields of an untrusted unix socket are ignored too"
     );
 }
 
 #[test]
-fn a_proxy_chain_is_followed_while_trusted() {
+fn proxy_chain_is_followed_while_trusted() {
     let daemon = trusting("loopback,10.0.0.0/8");
     let mut client = daemon.connect();
     for (list, peer) in [
@@ -112,7 +112,7 @@ fn a_proxy_chain_is_followed_while_trusted() {
 }
 
 #[test]
-fn a_reload_changes_the_trusted_peers() {
+fn reload_changes_the_trusted_peers() {
     let rgun = Rgun::fake();
     let file = rgun.scratch().write("rgun.toml", "[proxy]\ntrusted = []\n");
     let daemon = rgun.flags(["--config", file.to_str().expect("ASCII")]).start_ready();
@@ -133,11 +133,11 @@ fn a_reload_changes_the_trusted_peers() {
 
 #[test]
 fn forwarded_allow_ips_works_as_variable_and_flag() {
-    let peer = |rgun: Rgun| echo(&mut rgun.over_tcp().start_ready().connect(), FORWARDED).value("https");
-    assert_eq!(peer(Rgun::fake().variable("FORWARDED_ALLOW_IPS", "10.0.0.1")), "false");
-    assert_eq!(peer(Rgun::fake().variable("FORWARDED_ALLOW_IPS", "*")), "true");
+    let https = |rgun: Rgun| echo(&mut rgun.over_tcp().start_ready().connect(), FORWARDED).value("https");
+    assert_eq!(https(Rgun::fake().variable("FORWARDED_ALLOW_IPS", "10.0.0.1")), "false");
+    assert_eq!(https(Rgun::fake().variable("FORWARDED_ALLOW_IPS", "*")), "true");
     let both = Rgun::fake().variable("FORWARDED_ALLOW_IPS", "10.0.0.1");
-    assert_eq!(peer(both.flags(["--proxy-headers", "--forwarded-allow-ips", "127.0.0.1"])), "true");
+    assert_eq!(https(both.flags(["--proxy-headers", "--forwarded-allow-ips", "127.0.0.1"])), "true");
 }
 
 const FORWARDED_ELEMENTS: &str = "Forwarded: for=198.51.100.9;proto=http\r\n\
@@ -262,7 +262,7 @@ fn x_forwarded_proto_precedes_other_scheme_fields() {
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 #[test]
-fn trace_context_is_passed_on_and_its_ids_logged() {
+fn trace_context_is_forwarded_and_its_ids_logged() {
     let daemon = trusting("");
     let mut client = daemon.connect();
     let fields = format!("traceparent: {TRACEPARENT}\r\ntracestate: vendor=1\r\ntracestate: other=2\r\n");
@@ -282,7 +282,7 @@ fn trace_context_is_passed_on_and_its_ids_logged() {
 }
 
 #[test]
-fn a_request_id_is_accepted_from_trusted_peers_only() {
+fn request_id_is_accepted_from_trusted_peers_only() {
     let daemon = trusting("10.0.0.0/8");
     let mut client = daemon.connect();
     let fields = "X-Request-ID: from-a-client\r\nX-Request-ID: second\r\n";
@@ -298,7 +298,7 @@ fn a_request_id_is_accepted_from_trusted_peers_only() {
     assert_ne!(again.field("x-request-id"), id, "ids do not collide");
 
     let response = echo(&mut client, "X-Request-ID: a\"b\u{1b}[31m\r\n");
-    assert_eq!(response.status, 400, "hyper refuses a control byte itself");
+    assert_eq!(response.status, 400, "a control byte in a field is refused");
     let daemon = trusting("loopback");
     let mut client = daemon.connect();
     let response = echo(&mut client, fields);
@@ -312,7 +312,7 @@ fn a_request_id_is_accepted_from_trusted_peers_only() {
 }
 
 #[test]
-fn an_error_is_logged_with_the_clients_request_id() {
+fn error_is_logged_with_the_clients_request_id() {
     let daemon = Rgun::fake().flags(["--no-proxy-headers"]).start_ready();
     let raising = "GET /raise HTTP/1.1\r\nHost: test\r\nX-Request-ID: theirs\r\n\r\n";
     let response = daemon.connect().send(raising).response();
@@ -321,7 +321,7 @@ fn an_error_is_logged_with_the_clients_request_id() {
 }
 
 #[test]
-fn an_application_cannot_change_the_request_id() {
+fn application_cannot_change_the_request_id() {
     let wsgi = "def application(environ, start_response):\n    \
                 start_response('200 OK', [('X-Request-ID', 'the-applications')])\n    \
                 return [environ['rgun.request_id'].encode()]\n";

@@ -1,5 +1,5 @@
-//! Malformed heads and bodies: each is refused with an id and an entry in the log, and limits apply however the bytes
-//! are split.
+//! Malformed heads and bodies: each is refused with an id and an entry in the log, and limits apply
+//! however the bytes are split.
 
 use crate::support::{Client, Daemon, ReadError, Response, Rgun};
 
@@ -8,8 +8,8 @@ const SMUGGLED: &str = "GET /die HTTP/1.1\r\nHost: test\r\n\r\n";
 
 const CHUNKED: &str = "POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// Sends a request that must be refused with `status`. Asserts that the connection ends and that no later request is
-/// served.
+/// Sends a request that must be refused with `status`. Asserts that the connection ends and that no
+/// later request is served.
 fn assert_refused(daemon: &Daemon, request: impl AsRef<[u8]>, status: u16) -> Response {
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -32,7 +32,7 @@ fn entry(daemon: &Daemon, response: &Response) -> String {
 }
 
 #[test]
-fn a_malformed_request_has_an_id_and_an_entry() {
+fn malformed_request_has_an_id_and_an_entry() {
     let daemon = Rgun::fake()
         .set("limits.header", "1KiB")
         .set("limits.headers", "5")
@@ -77,7 +77,7 @@ fn a_malformed_request_has_an_id_and_an_entry() {
 }
 
 #[test]
-fn a_refused_request_is_answered_in_order() {
+fn refused_request_is_answered_in_order() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     client
@@ -92,7 +92,7 @@ fn a_refused_request_is_answered_in_order() {
 }
 
 #[test]
-fn an_incomplete_second_head_is_408() {
+fn incomplete_second_head_is_408() {
     let daemon = Rgun::fake().set("timeouts.header", "200ms").set("timeouts.keepalive", "1h").start_ready();
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nHost: test\r\n\r\nGET /hello HTTP/1.1\r\nHo");
@@ -107,7 +107,7 @@ fn an_incomplete_second_head_is_408() {
 }
 
 #[test]
-fn the_header_timeout_pauses_during_a_request() {
+fn header_timeout_pauses_during_a_request() {
     let daemon = Rgun::fake().set("timeouts.header", "200ms").start_ready();
     let mut client = daemon.connect();
     client.send("GET /slow/1500 HTTP/1.1\r\nHost: test\r\n\r\nGET /hello HTTP/1.1\r\nHo");
@@ -116,7 +116,7 @@ fn the_header_timeout_pauses_during_a_request() {
 }
 
 #[test]
-fn a_malformed_chunk_is_400_and_smuggles_nothing() {
+fn malformed_chunk_is_400_and_smuggles_nothing() {
     let asgi = || Rgun::fake().fake_behaviour("asgi").set("workers.concurrency", "10");
     for daemon in [Rgun::fake().start_ready(), asgi().start_ready()] {
         let zeros = "0".repeat(300);

@@ -1,9 +1,10 @@
-//! Clients that have closed their sending half: running requests are answered, queued ones may start within a second. A
-//! closed connection is a disconnect.
+//! Clients that have closed their sending half: running requests are answered, queued ones may
+//! start within a second. A closed connection is a disconnect.
 
 use crate::support::{Client, Daemon, ReadError, Rgun, pattern};
 
-/// Returns a client whose request runs and sends this number of parts, one every 400 ms.
+/// Returns a client whose request is running. The response has this number of parts, one every 400
+/// ms.
 fn running(daemon: &Daemon, parts: u32) -> Client {
     let mut client = daemon.connect();
     assert_eq!(client.send_get(&format!("/stream/{parts}/400")).response_head().status, 200);
@@ -18,7 +19,7 @@ fn send_and_half_close(daemon: &Daemon, path: &str) -> Client {
 }
 
 #[test]
-fn a_half_closed_request_is_answered_if_it_has_started() {
+fn half_closed_request_is_answered_if_it_has_started() {
     for (rgun, interface) in
         [(Rgun::fake(), "wsgi"), (Rgun::fake().over_tcp(), "wsgi"), (Rgun::fake_asgi(), "asgi")]
     {
@@ -54,7 +55,7 @@ fn pipelined_requests_before_a_half_close_are_answered() {
 }
 
 #[test]
-fn a_half_closed_request_may_wait_a_second() {
+fn half_closed_request_may_wait_a_second() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
         let daemon = rgun.start_ready();
         let mut slow = running(&daemon, 2);
@@ -67,7 +68,7 @@ fn a_half_closed_request_may_wait_a_second() {
 }
 
 #[test]
-fn a_half_closed_request_is_dropped_after_a_longer_wait() {
+fn half_closed_request_is_dropped_after_a_longer_wait() {
     let mut daemon = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]).over_tcp().start_ready();
     let worker = daemon.worker();
     let mut slow = running(&daemon, 6);
@@ -79,7 +80,7 @@ fn a_half_closed_request_is_dropped_after_a_longer_wait() {
     slow.receives_nothing();
     assert!(
         !String::from_utf8_lossy(slow.received()).contains("part 4"),
-        "dropped only when a worker was free"
+        "the requests were dropped only when a worker was free"
     );
     assert_eq!(slow.chunked_text().lines().count(), 6);
     assert_eq!(daemon.worker(), worker, "an abandoned request has reached the worker");
@@ -87,7 +88,8 @@ fn a_half_closed_request_is_dropped_after_a_longer_wait() {
     daemon.stop();
 }
 
-/// A proxy whose clients give up closes the whole connection. Over TCP this looks like a half-close.
+/// A proxy closes the whole connection when its client gives up. Over TCP this looks like a
+/// half-close.
 #[test]
 fn requests_of_closed_clients_never_run_under_overload() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
@@ -101,7 +103,7 @@ fn requests_of_closed_clients_never_run_under_overload() {
                 client
             })
             .collect();
-        // Four parts, in chunks, take 1.2 s.
+        // The first four parts take 1.6 s.
         slow.read_exact("7\r\npart 0\n\r\n".len() * 4).unwrap();
         drop(leaving);
         drop(slow);
@@ -111,7 +113,7 @@ fn requests_of_closed_clients_never_run_under_overload() {
 }
 
 #[test]
-fn a_half_close_is_a_disconnect_and_the_response_is_sent() {
+fn half_close_is_a_disconnect_and_the_response_is_sent() {
     for rgun in [Rgun::fake_asgi(), Rgun::fake_asgi().over_tcp()] {
         let daemon = rgun.start_ready();
         let mut client = send_and_half_close(&daemon, "/half-close");
@@ -127,7 +129,7 @@ fn a_half_close_is_a_disconnect_and_the_response_is_sent() {
     }
 }
 
-/// Sends no response, or half of one, and returns after the disconnect.
+/// An application that sends no response, or half of one, and returns after the disconnect.
 const LEAVES: &str = r#"
 async def app(scope, receive, send):
     if scope["type"] != "http":
@@ -160,7 +162,7 @@ fn returning_after_a_half_close_is_not_an_error() {
 }
 
 #[test]
-fn an_application_started_late_receives_the_half_close() {
+fn application_started_late_receives_the_half_close() {
     let daemon = Rgun::fake().fake_behaviour("asgi").set("workers.concurrency", "1").start_ready();
     let slow = running(&daemon, 2);
     let mut waiting = send_and_half_close(&daemon, "/half-close");
@@ -169,37 +171,37 @@ fn an_application_started_late_receives_the_half_close() {
 }
 
 #[test]
-fn a_reset_after_a_half_close_is_a_disconnect() {
+fn reset_after_a_half_close_is_a_disconnect() {
     let daemon = Rgun::fake_asgi().over_tcp().start_ready();
-    let mut resets = daemon.connect();
-    resets.send_get("/wait");
+    let mut resetting = daemon.connect();
+    resetting.send_get("/wait");
     daemon.wait_for_disconnects(0, 0);
-    resets.reset();
+    resetting.reset();
     daemon.wait_for_disconnects(1, 0);
-    let mut resets = send_and_half_close(&daemon, "/wait");
-    assert!(resets.receives_nothing_for(std::time::Duration::from_millis(100)));
+    let mut resetting = send_and_half_close(&daemon, "/wait");
+    assert!(resetting.receives_nothing_for(std::time::Duration::from_millis(100)));
     daemon.wait_for_disconnects(1, 0);
-    resets.reset();
+    resetting.reset();
     daemon.wait_for_disconnects(2, 0);
     let daemon = Rgun::fake_asgi().start_ready();
-    let closes = send_and_half_close(&daemon, "/wait");
+    let closing = send_and_half_close(&daemon, "/wait");
     daemon.wait_for_disconnects(0, 0);
-    drop(closes);
+    drop(closing);
     daemon.wait_for_disconnects(1, 0);
 }
 
 #[test]
-fn a_reset_behind_a_pipelined_request_is_a_disconnect() {
+fn reset_behind_a_pipelined_request_is_a_disconnect() {
     let daemon = Rgun::fake_asgi().over_tcp().start_ready();
-    let mut resets = daemon.connect();
-    resets.send_get("/wait").send_get("/hello");
+    let mut resetting = daemon.connect();
+    resetting.send_get("/wait").send_get("/hello");
     daemon.wait_for_disconnects(0, 0);
-    resets.reset();
+    resetting.reset();
     daemon.wait_for_disconnects(1, 0);
 }
 
 #[test]
-fn a_half_close_ends_an_idle_connection() {
+fn half_close_ends_an_idle_connection() {
     let daemon = Rgun::fake().set("timeouts.keepalive", "1h").over_tcp().start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
@@ -208,7 +210,7 @@ fn a_half_close_ends_an_idle_connection() {
 }
 
 #[test]
-fn a_half_close_within_a_body_is_400() {
+fn half_close_within_a_body_is_400() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
         let daemon = rgun.start_ready();
         let worker = daemon.worker();

@@ -1,4 +1,5 @@
-//! `[health]`, and the departure before a drain (`timeouts.drain_delay`).
+//! `[health]`: the daemon's health checks, also during the delay before a drain
+//! (`timeouts.drain_delay`).
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use nix::sys::signal::Signal;
 use crate::support::systemd::NotifySocket;
 use crate::support::{Daemon, Response, Rgun, wait_until};
 
+/// Configures a daemon with both health paths.
 fn checked() -> Rgun {
     Rgun::fake().set("health.path", "/-/healthz").set("health.live_path", "/-/livez")
 }
@@ -18,7 +20,8 @@ fn health(daemon: &Daemon) -> (u16, String) {
     (response.status, response.text())
 }
 
-/// Waits for an answer: the main thread logs an event before it tells the thread that answers requests.
+/// Waits until a health check gets this response. The main thread logs an event before it notifies
+/// the thread that responds to requests.
 fn wait_for_health(daemon: &Daemon, status: u16, text: &str) {
     let expected = (status, text.to_owned());
     wait_until(text, || (health(daemon) == expected).then_some(()));
@@ -75,7 +78,7 @@ fn health_of_a_sleeping_application_is_200() {
     let daemon = checked().set("workers.idle_exit", "100ms").start_ready();
     daemon.log.wait_for("no request for");
     wait_for_health(&daemon, 200, "asleep: the next request starts a worker\n");
-    assert_eq!(daemon.get("/hello").status, 200, "a health check does not wake it, a request does");
+    assert_eq!(daemon.get("/hello").status, 200, "a request starts a worker, a health check does not");
 }
 
 #[test]
@@ -124,7 +127,7 @@ fn drain_delay_serves_requests_while_health_is_503() {
     assert_eq!(daemon.get("/-/livez").status, 200);
     let response: Response = daemon.get("/hello");
     assert_eq!(response.status, 200, "a new connection is served");
-    assert!(!response.has("connection"), "and stays open");
+    assert!(!response.has("connection"), "the connection stays open");
 
     // A second signal within 300 ms would count as the same request.
     std::thread::sleep(Duration::from_millis(350));
@@ -144,7 +147,7 @@ fn drain_begins_after_the_drain_delay() {
 }
 
 #[test]
-fn a_reload_changes_the_health_path() {
+fn reload_changes_the_health_path() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().write("rgun.toml", "[health]\npath = \"/up\"\n");
     let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready();

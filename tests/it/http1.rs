@@ -7,7 +7,7 @@ fn daemon() -> Daemon {
 }
 
 #[test]
-fn a_connection_serves_many_requests() {
+fn connection_serves_many_requests() {
     let daemon = daemon();
     let mut client = daemon.connect();
     for _ in 0..50 {
@@ -35,7 +35,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_request_in_single_bytes_is_served() {
+fn request_in_single_bytes_is_served() {
     let daemon = daemon();
     let mut client = daemon.connect();
     for byte in b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" {
@@ -72,7 +72,8 @@ fn http_1_0_gets_a_stream_without_chunks() {
     assert_eq!(response.text(), "part 0\npart 1\npart 2\n");
 }
 
-/// Only the end of the connection ends such a body, so the response must not offer keep-alive (RFC 9112 §9.3).
+/// Only the end of the connection ends such a body, so the response must not offer keep-alive (RFC
+/// 9112 §9.3).
 #[test]
 fn http_1_0_keep_alive_ends_after_a_body_without_length() {
     let daemon = daemon();
@@ -92,7 +93,7 @@ fn http_1_1_gets_a_stream_in_chunks() {
 }
 
 #[test]
-fn the_reason_phrase_is_the_applications_or_standard() {
+fn reason_phrase_is_the_applications_or_standard() {
     let daemon = daemon();
     for (path, line) in [
         ("/reason", "299 Odd Reason"),
@@ -135,7 +136,7 @@ fn targets_arrive_unchanged() {
     let text = echo(&mut client, "PROPFIND /echo HTTP/1.1");
     assert!(text.starts_with("PROPFIND /echo 11\n"), "{text}");
     let response = client.send("OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n").response();
-    assert_eq!(response.status, 404, "the application's to answer");
+    assert_eq!(response.status, 404, "the application responds to it");
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn too_many_fields_are_431() {
 }
 
 #[test]
-fn an_incomplete_head_is_408() {
+fn incomplete_head_is_408() {
     let daemon = Rgun::fake().set("timeouts.header", "200ms").start_ready();
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nHo");
@@ -162,11 +163,12 @@ fn an_incomplete_head_is_408() {
 }
 
 #[test]
-fn a_head_that_drips_is_408() {
+fn head_that_drips_is_408() {
     let daemon = Rgun::fake().set("timeouts.header", "200ms").start_ready();
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nX: ");
-    // Each byte arrives in time, but not the whole head. Sending fails once the daemon has closed the connection.
+    // Each byte arrives in time, but not the whole head. Sending fails once the daemon has closed
+    // the connection.
     while client.receives_nothing() {
         if client.try_send("x").is_err() {
             break;
@@ -176,13 +178,13 @@ fn a_head_that_drips_is_408() {
 }
 
 #[test]
-fn a_silent_connection_is_closed() {
+fn silent_connection_is_closed() {
     let daemon = Rgun::fake().set("timeouts.header", "200ms").start_ready();
     daemon.connect().assert_closed();
 }
 
 #[test]
-fn an_idle_connection_is_closed_after_keepalive() {
+fn idle_connection_is_closed_after_keepalive() {
     let daemon = Rgun::fake().set("timeouts.keepalive", "200ms").start_ready();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
@@ -190,7 +192,7 @@ fn an_idle_connection_is_closed_after_keepalive() {
 }
 
 #[test]
-fn a_slow_application_keeps_its_connection() {
+fn slow_application_keeps_its_connection() {
     let daemon =
         Rgun::fake().set("timeouts.keepalive", "100ms").set("timeouts.header", "100ms").start_ready();
     assert_eq!(daemon.get("/slow/1300").text(), "slow");
@@ -261,7 +263,7 @@ fn responses_204_and_304_have_no_body() {
 }
 
 #[test]
-fn a_chunked_upload_arrives_with_its_length() {
+fn chunked_upload_arrives_with_its_length() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let head = "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -301,13 +303,13 @@ fn each_response_has_its_own_request_id() {
 }
 
 #[test]
-fn a_proxys_request_id_is_kept_if_it_is_safe() {
+fn proxys_request_id_is_kept_if_it_is_safe() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let mut with_id = |id: &str| {
         let head = format!("GET /echo HTTP/1.1\r\nHost: test\r\nX-Request-ID: {id}\r\n\r\n");
         let response = client.send(head).response();
-        // The worker sets HTTP_X_REQUEST_ID to this id, whatever the field was.
+        // The application gets the same id as the client, whatever the field was.
         assert_eq!(response.value("request id"), response.field("x-request-id"));
         response.field("x-request-id").to_owned()
     };

@@ -4,7 +4,7 @@ use crate::support::systemd::{Journald, may_replace_journald};
 use crate::support::{Daemon, Response, Rgun, report_skipped, wait_until};
 
 #[test]
-fn the_access_log_has_each_request_once_under_its_id() {
+fn access_log_has_each_request_once_under_its_id() {
     let daemon = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]).start_ready();
     let response = daemon.get("/large/100000?secret=1");
     assert_eq!(response.body.len(), 100_000);
@@ -29,7 +29,7 @@ fn the_access_log_has_each_request_once_under_its_id() {
 }
 
 #[test]
-fn there_is_no_access_log_by_default() {
+fn access_log_is_off_by_default() {
     let mut daemon = Rgun::fake().start_ready();
     let response = daemon.get("/hello");
     daemon.stop();
@@ -38,7 +38,7 @@ fn there_is_no_access_log_by_default() {
 }
 
 #[test]
-fn an_exception_is_one_entry_with_its_traceback() {
+fn exception_is_one_entry_with_its_traceback() {
     let daemon = Rgun::fake().start_ready();
     let response = daemon.get("/raise");
     response.assert_error(500);
@@ -53,7 +53,7 @@ fn an_exception_is_one_entry_with_its_traceback() {
 }
 
 #[test]
-fn an_exception_within_a_body_is_logged() {
+fn exception_within_a_body_is_logged() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     let error = client.send_get("/raise-mid-body/100").try_response("GET");
@@ -66,7 +66,7 @@ fn an_exception_within_a_body_is_logged() {
 }
 
 #[test]
-fn an_exception_after_the_response_names_its_request() {
+fn exception_after_the_response_names_its_request() {
     let daemon = Rgun::fake().start_ready();
     let response = daemon.get("/raise-late");
     assert_eq!((response.status, response.text().as_str()), (200, "Hello, world!"));
@@ -78,7 +78,7 @@ fn an_exception_after_the_response_names_its_request() {
 }
 
 #[test]
-fn a_line_break_in_a_path_stays_escaped_in_the_log() {
+fn line_break_in_a_path_stays_escaped_in_the_log() {
     let daemon = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]).start_ready();
     let response = daemon.get("/hello%0aERROR%20all%20lost");
     let line = daemon.log.wait_for(response.field("x-request-id"));
@@ -91,7 +91,8 @@ fn too_large(daemon: &Daemon) -> Response {
     daemon.connect().send(head).response()
 }
 
-/// Returns the number of requests that the entries with `what` stand for.
+/// Returns how many requests the entries with `what` count: an entry with `(and N more` counts N +
+/// 1.
 fn counted(log: &str, what: &str) -> u64 {
     let more = |line: &str| {
         let (_, more) = line.split_once("(and ")?;
@@ -101,7 +102,7 @@ fn counted(log: &str, what: &str) -> u64 {
 }
 
 #[test]
-fn a_refused_request_is_logged_at_the_default_level() {
+fn refused_request_is_logged_at_the_default_level() {
     let daemon = Rgun::fake().set("limits.body", "10").start_ready();
     let response = too_large(&daemon);
     response.assert_error(413);
@@ -165,7 +166,9 @@ fn control_characters_in_a_path_are_escaped_on_stderr() {
 #[test]
 fn control_characters_in_a_path_have_a_raw_journal_field() {
     if !may_replace_journald() {
-        return report_skipped("a path with controls in the journal: needs root to replace journald");
+        return report_skipped(
+            "a path with control characters in the journal: needs root to replace journald",
+        );
     }
     let rgun = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]);
     let journald = Journald::at(rgun.scratch());

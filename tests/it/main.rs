@@ -1,8 +1,9 @@
 //! Integration tests: the real binary over real sockets, one module per feature.
 //!
-//! Most tests run the *fake worker* (`fake_worker/main.rs`, an example of `rgun-channel`) in place of the interpreter;
-//! the path selects its response. Few tests need Python. Each test has its own daemon, so they run in parallel. They wait
-//! for events, with a deadline; they sleep only where the length of a pause is the subject.
+//! Most tests run the *fake worker* (`fake_worker/main.rs`, an example of `rgun-channel`) in place
+//! of the interpreter; the path selects its response. Few tests need Python. Each test has its own
+//! daemon, so they run in parallel. They wait for events, with a deadline; they sleep only where
+//! the length of a pause is the subject.
 //!
 //! `tests/run rust` builds and runs them; by hand `make build PROFILE=fast`, then
 //! `cargo build --profile fast --examples` and `cargo test --profile fast --test it`.

@@ -1,5 +1,5 @@
-//! The daemon's own responses: their format by `Accept`, the pages of `[errors]`, and the page while the application
-//! boots.
+//! The daemon's own responses: their format by `Accept`, the pages of `[errors]`, and the page
+//! while the application boots.
 
 use nix::sys::signal::Signal;
 
@@ -12,6 +12,8 @@ fn get(daemon: &Daemon, path: &str, accept: &str) -> Response {
     client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n")).response()
 }
 
+/// Configures a daemon by a file with this text, in which `@NAME` becomes the path of the page
+/// `NAME`.
 fn with_file(text: &str, pages: &[(&str, &str)]) -> Rgun {
     let rgun = Rgun::fake();
     let mut text = text.to_owned();
@@ -24,7 +26,7 @@ fn with_file(text: &str, pages: &[(&str, &str)]) -> Rgun {
 }
 
 #[test]
-fn an_error_of_the_application_is_answered_by_accept() {
+fn application_error_is_formatted_by_accept() {
     let daemon = Rgun::fake().start_ready();
     let page = get(&daemon, "/raise", BROWSER);
     assert_eq!(page.assert_error(500).field("content-type"), "text/html; charset=utf-8");
@@ -49,7 +51,7 @@ fn an_error_of_the_application_is_answered_by_accept() {
 }
 
 #[test]
-fn each_kind_of_refusal_is_answered_by_accept() {
+fn each_kind_of_refusal_is_formatted_by_accept() {
     let daemon = Rgun::fake()
         .set("timeouts.request", "100ms")
         .set("limits.body", "4")
@@ -71,7 +73,7 @@ fn each_kind_of_refusal_is_answered_by_accept() {
 }
 
 #[test]
-fn refused_handshake_is_answered_by_accept() {
+fn refused_handshake_is_formatted_by_accept() {
     let daemon = Rgun::fake_asgi().start_ready();
     let handshake = "Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
     let mut client = daemon.connect();
@@ -80,7 +82,7 @@ fn refused_handshake_is_answered_by_accept() {
 }
 
 #[test]
-fn refused_head_is_answered_by_the_accept_that_has_arrived() {
+fn refused_head_is_formatted_by_the_accept_received() {
     let daemon = Rgun::fake().set("limits.request_line", "100").start_ready();
     let long = "a".repeat(200);
     for (head, status, html) in [
@@ -110,7 +112,7 @@ fn error_response_to_head_has_no_body() {
     let response = client.send(request).response_to("HEAD");
     assert_eq!((response.status, response.body.len()), (500, 0));
     assert_ne!(response.field("content-length"), "0");
-    assert_eq!(client.get("/hello").status, 200, "the connection is in step");
+    assert_eq!(client.get("/hello").status, 200, "the next request is served");
 }
 
 #[test]
@@ -133,13 +135,13 @@ fn error_pages_replace_the_daemons_html_only() {
 }
 
 #[test]
-fn a_reload_reads_the_error_pages_again() {
+fn reload_reads_the_error_pages_again() {
     let rgun = with_file("[errors]\n\"500\" = \"@500.html\"\n", &[("500.html", "one")]);
     let daemon = rgun.start_ready();
     let page = daemon.scratch().join("500.html");
     assert_eq!(get(&daemon, "/raise", BROWSER).text(), "one");
     std::fs::remove_file(&page).expect("it exists");
-    assert_eq!(get(&daemon, "/raise", BROWSER).text(), "one", "it is not read for each response");
+    assert_eq!(get(&daemon, "/raise", BROWSER).text(), "one", "the page is not read for each response");
     daemon.signal(Signal::SIGHUP);
     let line = daemon.log.wait_for("reload refused");
     assert!(line.contains("errors.500"), "{line}");
@@ -150,7 +152,7 @@ fn a_reload_reads_the_error_pages_again() {
 }
 
 #[test]
-fn a_browser_gets_a_page_while_the_first_worker_boots() {
+fn browser_gets_a_page_while_the_first_worker_boots() {
     let (rgun, gate) = Rgun::fake().set("timeouts.boot_page", "100ms").gated();
     let daemon = rgun.start();
     daemon.log.wait_for("listening on");
@@ -173,13 +175,13 @@ fn a_browser_gets_a_page_while_the_first_worker_boots() {
     }
     gate.open("");
     for client in [&mut program, &mut form, &mut script] {
-        assert_eq!(client.response().text(), "Hello, world!", "it waited for the worker");
+        assert_eq!(client.response().text(), "Hello, world!", "the request waits for the worker");
     }
     assert_eq!(browser.send(&navigation).response().text(), "Hello, world!");
 }
 
 #[test]
-fn a_browser_gets_the_response_after_a_short_boot() {
+fn browser_gets_the_response_after_a_short_boot() {
     let (rgun, gate) = Rgun::fake().set("timeouts.boot_page", "60s").gated();
     let daemon = rgun.start();
     daemon.log.wait_for("listening on");

@@ -8,14 +8,16 @@ use crate::support::{Client, Daemon, Rgun, wait_until};
 
 const V1: &str = "PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";
 const GET: &str = "GET /echo HTTP/1.1\r\nHost: test\r\n\r\n";
+/// Part of the log entry of a connection that the daemon closed because of its header.
 const REFUSED: &str = "its PROXY header";
 
-/// A daemon whose listener requires a header.
+/// Configures a daemon whose listener requires a header.
 fn proxied() -> Rgun {
     Rgun::fake().over_tcp().set("listen.proxy_protocol", "true").flags(["--access-logfile", "/dev/stderr"])
 }
 
-/// A header of version 2. `command` includes the version, `family` the transport; `rest` is the addresses and TLVs.
+/// Returns a header of version 2. `command` includes the version, `family` the transport. `rest` is
+/// the addresses and TLVs.
 fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let len = u16::try_from(rest.len()).expect("short").to_be_bytes();
     [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &len, rest].concat()
@@ -38,7 +40,7 @@ fn pair(peer: &str, https: &str) -> (String, String) {
 }
 
 #[test]
-fn both_versions_name_the_client() {
+fn headers_of_both_versions_name_the_client() {
     let daemon = proxied().start_ready();
     let ipv6 = "PROXY TCP6 2001:db8::1 ::1 4711 443\r\n";
     let ssl = [0x20, 0, 5, 1, 0, 0, 0, 0];
@@ -56,7 +58,7 @@ fn both_versions_name_the_client() {
     let line = daemon.log.wait_for(response.field("x-request-id"));
     assert!(line.contains("rgun.client=192.0.2.7"), "{line}");
     let second = client.send(GET).response();
-    assert_eq!(second.value("peer"), "192.0.2.7 4711", "the header is of the whole connection");
+    assert_eq!(second.value("peer"), "192.0.2.7 4711", "the header applies to the whole connection");
 }
 
 #[test]
@@ -76,7 +78,7 @@ fn local_unknown_and_unix_keep_the_proxys_address() {
 }
 
 #[test]
-fn a_header_may_arrive_byte_by_byte_and_over_unix() {
+fn header_may_arrive_byte_by_byte_and_over_unix() {
     for rgun in [proxied(), Rgun::fake().set("listen.proxy_protocol", "true")] {
         let daemon = rgun.start_ready();
         for header in [V1.as_bytes().to_vec(), tcp4(&[4; 400])] {
@@ -90,7 +92,7 @@ fn a_header_may_arrive_byte_by_byte_and_over_unix() {
     }
 }
 
-/// Sends bytes and waits until the daemon has closed the connection without an answer.
+/// Sends bytes, and waits until the daemon has closed the connection without a response.
 fn assert_refused(daemon: &Daemon, bytes: &[u8]) {
     let mut client = daemon.connect();
     client.send(bytes);
@@ -99,7 +101,7 @@ fn assert_refused(daemon: &Daemon, bytes: &[u8]) {
 }
 
 #[test]
-fn a_connection_without_a_header_is_closed_and_logged() {
+fn connection_without_a_header_is_closed_and_logged() {
     for bytes in [
         GET.as_bytes().to_vec(),
         b"\x16\x03\x01\x02\x00\x01".to_vec(),
@@ -119,7 +121,7 @@ fn a_connection_without_a_header_is_closed_and_logged() {
 }
 
 #[test]
-fn an_unfinished_header_ends_with_timeouts_header() {
+fn unfinished_header_ends_with_timeouts_header() {
     let daemon = proxied().set("timeouts.header", "300ms").start_ready();
     for part in [&b""[..], b"PROXY TCP4 192.0", &tcp4(&[])[..20]] {
         assert_refused(&daemon, part);
@@ -133,7 +135,7 @@ fn an_unfinished_header_ends_with_timeouts_header() {
 }
 
 #[test]
-fn a_peer_that_may_not_send_a_header_is_closed() {
+fn connection_of_an_untrusted_proxy_is_closed() {
     for (key, peers) in [("proxy.trusted", "10.0.0.1"), ("proxy.protocol_trusted", "unix")] {
         let daemon = proxied().set(key, peers).start_ready();
         assert_refused(&daemon, format!("{V1}{GET}").as_bytes());
@@ -144,7 +146,7 @@ fn a_peer_that_may_not_send_a_header_is_closed() {
 }
 
 #[test]
-fn a_proxied_client_is_trusted_by_its_own_address() {
+fn proxied_client_is_trusted_by_its_own_address() {
     let fields = "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n";
     let request = format!("{V1}GET /echo HTTP/1.1\r\nHost: test\r\n{fields}\r\n");
     let peer = |trusted: &str| {
@@ -153,11 +155,15 @@ fn a_proxied_client_is_trusted_by_its_own_address() {
         (response.value("peer"), response.value("https"))
     };
     assert_eq!(peer("loopback"), pair("192.0.2.7 4711", "false"), "only the proxy is trusted");
-    assert_eq!(peer("loopback,192.0.2.0/24"), pair("203.0.113.9 0", "true"), "a CDN, say");
+    assert_eq!(
+        peer("loopback,192.0.2.0/24"),
+        pair("203.0.113.9 0", "true"),
+        "the client is trusted too, such as a CDN"
+    );
 }
 
 #[test]
-fn the_connection_limit_applies_to_the_clients_address() {
+fn connection_limit_applies_to_the_clients_address() {
     let daemon = proxied().set("limits.connections_per_client", "1").start_ready();
     let mut first = daemon.connect();
     assert_eq!(first.send(format!("{V1}{GET}")).response().status, 200);
@@ -174,7 +180,7 @@ fn the_connection_limit_applies_to_the_clients_address() {
 }
 
 #[test]
-fn a_connection_counts_before_its_header_has_arrived() {
+fn connection_counts_towards_limits_before_its_header() {
     let daemon = proxied().set("limits.connections", "2").start_ready();
     let mut waiting = [daemon.connect(), daemon.connect()];
     let mut third = daemon.connect();
@@ -187,7 +193,7 @@ fn a_connection_counts_before_its_header_has_arrived() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_a_header_that_never_comes() {
+fn stop_does_not_wait_for_a_header_that_never_comes() {
     let mut daemon = proxied().set("timeouts.header", "60s").set("timeouts.drain", "60s").start_ready();
     let silent = daemon.connect();
     let mut late = daemon.connect();
@@ -197,13 +203,13 @@ fn a_stop_does_not_wait_for_a_header_that_never_comes() {
     });
     daemon.signal(Signal::SIGTERM);
     late.send(&V1[10..]).send(GET);
-    assert_eq!(late.response().value("peer"), "192.0.2.7 4711", "its header was on its way");
+    assert_eq!(late.response().value("peer"), "192.0.2.7 4711", "its header had begun to arrive");
     assert!(daemon.wait_exit().success());
     drop(silent);
 }
 
 #[test]
-fn a_reload_changes_the_header_for_new_connections() {
+fn reload_changes_the_header_for_new_connections() {
     let rgun = Rgun::fake().over_tcp();
     let file = rgun.scratch().write("rgun.toml", "[app]\n");
     let daemon = rgun.flags(["--config", file.to_str().expect("ASCII")]).start_ready();

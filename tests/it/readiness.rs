@@ -26,11 +26,11 @@ fn ready_is_sent_once_a_worker_is_ready() {
     gate.open("");
     systemd.wait("READY=1");
     systemd.wait("STATUS=1/1 workers ready");
-    assert_eq!(early.response().status, 200, "the early client is served");
+    assert_eq!(early.response().status, 200, "the client that waited is served");
 }
 
 #[test]
-fn a_failed_boot_is_in_the_status_without_ready() {
+fn failed_boot_is_in_the_status_and_sends_no_ready() {
     let (rgun, mut systemd) = notified(Rgun::fake().fake_behaviour("failed"));
     let mut daemon = rgun.start();
     let at = systemd.wait("STATUS=0/1 workers ready: loading it raised Fake (fake.py, line 1)");
@@ -47,7 +47,7 @@ fn a_failed_boot_is_in_the_status_without_ready() {
 }
 
 #[test]
-fn a_slow_start_extends_its_timeout() {
+fn slow_start_extends_the_timeout_of_systemd() {
     let (rgun, gate) = Rgun::fake().gated();
     let (rgun, mut systemd) = notified(rgun);
     let _daemon = rgun.start();
@@ -75,7 +75,7 @@ fn stopping_is_sent_before_the_drain_status() {
 }
 
 #[test]
-fn the_status_follows_a_workers_death_and_successor() {
+fn status_follows_a_workers_death_and_successor() {
     let (rgun, mut systemd) = notified(Rgun::fake());
     let daemon = rgun.start_ready();
     let ready = systemd.wait("STATUS=1/1 workers ready");
@@ -87,7 +87,7 @@ fn the_status_follows_a_workers_death_and_successor() {
 }
 
 #[test]
-fn the_watchdog_is_pinged_within_its_period() {
+fn watchdog_is_pinged_within_its_period() {
     let (rgun, mut systemd) = notified(Rgun::fake().variable("WATCHDOG_USEC", "1000000"));
     let daemon = rgun.start_ready();
     let mut client = daemon.connect();
@@ -105,7 +105,7 @@ fn the_watchdog_is_pinged_within_its_period() {
 }
 
 #[test]
-fn a_watchdog_for_another_process_is_not_pinged() {
+fn watchdog_for_another_process_is_not_pinged() {
     let watchdog = Rgun::fake().variable("WATCHDOG_USEC", "20000").variable("WATCHDOG_PID", "1");
     let (rgun, mut systemd) = notified(watchdog);
     let mut daemon = rgun.start_ready();
@@ -116,7 +116,7 @@ fn a_watchdog_for_another_process_is_not_pinged() {
 }
 
 #[test]
-fn a_secret_in_an_exception_is_only_in_the_log() {
+fn secret_in_an_exception_is_only_in_the_log() {
     let source = "import os\n\ndef connect(url):\n    raise RuntimeError('cannot connect to ' + url)\n\n\
                   connect('postgres://shop:hunter2@db/shop')\n";
     let (rgun, mut systemd) = notified(Rgun::python(source));
@@ -137,7 +137,7 @@ fn a_secret_in_an_exception_is_only_in_the_log() {
 }
 
 #[test]
-fn a_secret_in_a_failed_reload_is_not_in_the_status() {
+fn secret_in_a_failed_reload_is_not_in_the_status() {
     let sound =
         "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'']\n";
     let (rgun, mut systemd) = notified(Rgun::python(sound));

@@ -1,5 +1,5 @@
-//! Wrong configuration and applications: the message names key, value and remedy, and systemd does not restart on the
-//! exit status.
+//! Wrong configuration, and applications that do not load: the message names key, value and remedy,
+//! and systemd does not restart the service after this exit status.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,12 +10,13 @@ use crate::support::{Daemon, Rgun, report_skipped, systemd};
 const USAGE: i32 = 64;
 const CONFIG: i32 = 78;
 
-/// Runs rgun until it exits. Asserts the exit status and that the log has all of `says`; returns the log.
-fn assert_refused(rgun: Rgun, status: i32, says: &[&str]) -> String {
+/// Runs rgun until it exits. Asserts the exit status, and that the log has all of `facts`. Returns
+/// the log.
+fn assert_refused(rgun: Rgun, status: i32, facts: &[&str]) -> String {
     let (code, log, printed) = rgun.run();
     assert_eq!(code, status, "{log}{printed}");
-    for what in says {
-        assert!(log.contains(what), "{what:?} is missing:\n{log}");
+    for fact in facts {
+        assert!(log.contains(fact), "{fact:?} is missing:\n{log}");
     }
     assert!(!log.contains("panicked"), "{log}");
     log
@@ -31,7 +32,7 @@ fn with_file(text: &str) -> Rgun {
 const APP: &str = "[app]\ntarget = \"fake:app\"\n";
 
 #[test]
-fn a_missing_interpreter_is_refused() {
+fn missing_interpreter_is_refused() {
     assert_refused(
         Rgun::fake().flags(["--python", "/nonexistent/bin/python"]),
         USAGE,
@@ -45,7 +46,7 @@ fn a_missing_interpreter_is_refused() {
 }
 
 #[test]
-fn an_interpreter_that_cannot_run_is_refused() {
+fn interpreter_that_cannot_run_is_refused() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().write("python", "no program");
     assert_refused(
@@ -64,7 +65,7 @@ fn an_interpreter_that_cannot_run_is_refused() {
 }
 
 #[test]
-fn an_interpreter_other_than_python_is_refused() {
+fn interpreter_other_than_python_is_refused() {
     assert_refused(
         Rgun::fake().flags(["--python", "/bin/true"]),
         CONFIG,
@@ -73,7 +74,7 @@ fn an_interpreter_other_than_python_is_refused() {
 }
 
 #[test]
-fn an_interpreter_that_is_too_old_is_refused() {
+fn interpreter_that_is_too_old_is_refused() {
     let Some(old) = old_python() else {
         return report_skipped("a Python that is too old: there is none on this machine");
     };
@@ -85,20 +86,20 @@ fn an_interpreter_that_is_too_old_is_refused() {
 }
 
 #[test]
-fn a_missing_module_is_refused() {
+fn missing_module_is_refused() {
     let log = assert_refused(Rgun::python("").target("missing.wsgi"), CONFIG, &["app.target", "missing"]);
     assert!(!log.contains("Traceback"), "a mistake in the configuration has no traceback: {log}");
 }
 
 #[test]
-fn a_missing_attribute_is_refused() {
+fn missing_attribute_is_refused() {
     let log = assert_refused(Rgun::python("app = print\n"), CONFIG, &["app.target", "application"]);
     assert!(!log.contains("Traceback"), "{log}");
-    assert!(log.contains("app:app"), "what there is instead: {log}");
+    assert!(log.contains("app:app"), "the message names the callable that exists: {log}");
 }
 
 #[test]
-fn an_attribute_that_is_not_callable_is_refused() {
+fn attribute_that_is_not_callable_is_refused() {
     assert_refused(
         Rgun::python("application = 42\n"),
         CONFIG,
@@ -107,7 +108,7 @@ fn an_attribute_that_is_not_callable_is_refused() {
 }
 
 #[test]
-fn an_import_that_raises_is_logged_with_one_traceback() {
+fn import_that_raises_is_logged_with_one_traceback() {
     let log = assert_refused(
         Rgun::python("import json\n\njson.loads('{')\n").flags(["--workers", "4"]),
         CONFIG,
@@ -117,7 +118,7 @@ fn an_import_that_raises_is_logged_with_one_traceback() {
 }
 
 #[test]
-fn an_import_that_exits_is_logged() {
+fn import_that_exits_is_logged() {
     assert_refused(
         Rgun::python("import os\nos._exit(9)\n"),
         CONFIG,
@@ -127,13 +128,13 @@ fn an_import_that_exits_is_logged() {
 }
 
 #[test]
-fn an_import_that_never_ends_exceeds_timeouts_boot() {
+fn import_that_never_ends_exceeds_timeouts_boot() {
     let rgun = Rgun::python("import time\nwhile True: time.sleep(1)\n").set("timeouts.boot", "700ms");
     assert_refused(rgun, CONFIG, &["timeouts.boot"]);
 }
 
 #[test]
-fn an_unknown_key_suggests_the_nearest() {
+fn unknown_key_suggests_the_nearest() {
     assert_refused(
         with_file(&format!("{APP}[workers]\ncuont = 3\n[timeouts]\nrequests = \"3s\"\n")),
         CONFIG,
@@ -154,7 +155,7 @@ fn an_unknown_key_suggests_the_nearest() {
 }
 
 #[test]
-fn an_unknown_unit_lists_the_known_ones() {
+fn unknown_unit_lists_the_known_ones() {
     let text = format!("{APP}[timeouts]\nrequest = \"30parsecs\"\n[limits]\nbody = \"1GigaByte\"\n");
     assert_refused(
         with_file(&text),
@@ -165,7 +166,7 @@ fn an_unknown_unit_lists_the_known_ones() {
 }
 
 #[test]
-fn a_negative_count_is_refused() {
+fn negative_count_is_refused() {
     assert_refused(with_file(&format!("{APP}[workers]\ncount = -2\n")), CONFIG, &["workers.count", "-2"]);
     assert_refused(Rgun::fake().flags(["--workers", "-2"]), USAGE, &["--workers", "-2"]);
     assert_refused(Rgun::fake().flags(["--threads", "0"]), USAGE, &["--threads", "0"]);
@@ -178,7 +179,7 @@ fn all_errors_are_reported_at_once() {
 }
 
 #[test]
-fn a_missing_or_malformed_file_is_refused() {
+fn missing_or_malformed_file_is_refused() {
     assert_refused(
         Rgun::fake().without_flags().flags(["--config", "/nonexistent/rgun.toml"]),
         CONFIG,
@@ -188,7 +189,7 @@ fn a_missing_or_malformed_file_is_refused() {
 }
 
 #[test]
-fn an_address_in_use_is_refused() {
+fn address_in_use_is_refused() {
     let (_socket, address) = systemd::tcp("127.0.0.1:0");
     let crate::support::client::Address::Tcp(taken) = &address else { panic!("TCP") };
     let bind = taken.to_string();
@@ -205,7 +206,7 @@ fn an_address_in_use_is_refused() {
 }
 
 #[test]
-fn a_bind_over_a_regular_file_is_refused() {
+fn bind_over_a_regular_file_is_refused() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().write("precious", "content");
     let bind = format!("unix:{}", path.display());
@@ -213,7 +214,7 @@ fn a_bind_over_a_regular_file_is_refused() {
 }
 
 #[test]
-fn a_missing_or_unreadable_directory_is_refused() {
+fn missing_or_unreadable_directory_is_refused() {
     assert_refused(Rgun::fake().flags(["--chdir", "/nonexistent"]), USAGE, &["--chdir", "/nonexistent"]);
     assert_refused(
         with_file(&format!("{APP}directory = \"/etc/passwd\"\n")),

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::support::systemd::NotifySocket;
 use crate::support::{Daemon, Gate, Rgun, wait_until};
 
-/// Fake workers whose next boot [`set_next_boot`] decides, and a control socket.
+/// Configures fake workers whose next boot [`set_next_boot`] decides, and a control socket.
 fn rgun() -> Rgun {
     let rgun = Rgun::fake();
     let runtime = rgun.scratch().path().display().to_string();
@@ -19,8 +19,8 @@ fn rgun() -> Rgun {
     rgun.variable("RUNTIME_DIRECTORY", &runtime).fake_behaviour(&behaviour)
 }
 
-fn set_next_boot(daemon: &Daemon, what: &str) {
-    daemon.scratch().write("behaviour", what);
+fn set_next_boot(daemon: &Daemon, behaviour: &str) {
+    daemon.scratch().write("behaviour", behaviour);
 }
 
 /// Runs `rgun reload` until it exits.
@@ -39,7 +39,7 @@ fn start_reload(daemon: &Daemon) -> Child {
     reload_command(daemon).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("rgun runs")
 }
 
-/// Fake workers that wait at a [`Gate`] before they boot, and a control socket.
+/// Configures fake workers that wait at a [`Gate`] before they boot, and a control socket.
 fn gated() -> (Rgun, Gate) {
     let (rgun, gate) = Rgun::fake().gated();
     let runtime = rgun.scratch().path().display().to_string();
@@ -70,7 +70,7 @@ fn sighup_replaces_the_generation() {
 }
 
 #[test]
-fn the_reload_command_waits_for_the_outcome() {
+fn reload_command_waits_for_the_outcome() {
     let daemon = rgun().start_ready();
     let output = reload(&daemon);
     assert!(output.status.success(), "{output:?}");
@@ -79,7 +79,7 @@ fn the_reload_command_waits_for_the_outcome() {
 }
 
 #[test]
-fn a_failed_import_keeps_the_old_generation() {
+fn failed_import_keeps_the_old_generation() {
     let rgun = rgun();
     let mut systemd = NotifySocket::at(rgun.scratch());
     let name = systemd.name.clone();
@@ -104,7 +104,7 @@ fn a_failed_import_keeps_the_old_generation() {
 }
 
 #[test]
-fn a_failed_second_worker_keeps_the_old_generation() {
+fn failed_second_worker_keeps_the_old_generation() {
     let (rgun, gate) = gated();
     let daemon = rgun.flags(["--workers", "2"]).start();
     for ready in 1..=2 {
@@ -128,7 +128,7 @@ fn a_failed_second_worker_keeps_the_old_generation() {
 }
 
 #[test]
-fn a_wrong_configuration_lists_all_its_errors() {
+fn wrong_configuration_lists_all_its_errors() {
     let rgun = rgun();
     let path = rgun.scratch().join("rgun.toml");
     std::fs::write(&path, "[timeouts]\nrequest = \"5s\"\n").expect("a new file");
@@ -145,7 +145,7 @@ fn a_wrong_configuration_lists_all_its_errors() {
 }
 
 #[test]
-fn a_reload_applies_changed_limits_and_counts() {
+fn reload_applies_changed_limits_and_counts() {
     let rgun = rgun().without_worker_count();
     let path = rgun.scratch().join("rgun.toml");
     std::fs::write(&path, "[workers]\ncount = 1\n[timeouts]\nrequest = \"30s\"\n").expect("a new file");
@@ -194,7 +194,7 @@ fn no_request_is_lost_while_generations_change() {
 }
 
 #[test]
-fn a_request_of_the_old_generation_is_finished() {
+fn request_of_the_old_generation_is_finished() {
     let daemon = rgun().start_ready();
     let mut client = daemon.connect();
     client.send_get("/stream/8/100").response_head();
@@ -205,7 +205,7 @@ fn a_request_of_the_old_generation_is_finished() {
 }
 
 #[test]
-fn a_second_reload_supersedes_the_first() {
+fn second_reload_supersedes_the_first() {
     let (rgun, gate) = gated();
     let daemon = rgun.start();
     gate.open("");
@@ -214,7 +214,7 @@ fn a_second_reload_supersedes_the_first() {
     let first = start_reload(&daemon);
     daemon.log.wait_for("generation 2 boots;");
     let canary =
-        wait_until("the canary is there", || daemon.descendants().into_iter().find(|pid| *pid != old));
+        wait_until("the canary is started", || daemon.descendants().into_iter().find(|pid| *pid != old));
     let second = start_reload(&daemon);
     daemon.log.wait_for("generation 3 boots;");
     wait_until("the first canary exits", || (!daemon.descendants().contains(&canary)).then_some(()));
@@ -230,7 +230,7 @@ fn a_second_reload_supersedes_the_first() {
 }
 
 #[test]
-fn a_stop_during_a_reload_ends_both() {
+fn stop_during_a_reload_ends_both() {
     let mut daemon = rgun().start_ready();
     set_next_boot(&daemon, "never");
     let client = start_reload(&daemon);
@@ -241,7 +241,7 @@ fn a_stop_during_a_reload_ends_both() {
 }
 
 #[test]
-fn a_reload_starts_an_application_that_failed_to_boot() {
+fn reload_starts_an_application_that_failed_to_boot() {
     let rgun = rgun();
     let mut systemd = NotifySocket::at(rgun.scratch());
     let name = systemd.name.clone();
@@ -261,7 +261,7 @@ fn a_reload_starts_an_application_that_failed_to_boot() {
 }
 
 #[test]
-fn a_repaired_application_boots_without_a_reload() {
+fn repaired_application_boots_without_a_reload() {
     let rgun = rgun();
     let mut systemd = NotifySocket::at(rgun.scratch());
     let name = systemd.name.clone();
@@ -274,7 +274,7 @@ fn a_repaired_application_boots_without_a_reload() {
 }
 
 #[test]
-fn the_probe_decides_whether_a_reload_succeeds() {
+fn probe_decides_whether_a_reload_succeeds() {
     let rgun = rgun();
     let path = rgun.scratch().join("rgun.toml");
     std::fs::write(&path, "[reload]\nprobe = \"/status/500\"\n").expect("a new file");
@@ -297,7 +297,7 @@ def application(environ, start_response):
 ";
 
 #[test]
-fn a_clearly_worse_generation_is_rolled_back() {
+fn clearly_worse_generation_is_rolled_back() {
     let rgun = Rgun::python(VERSIONED).set("reload.watch", "60s");
     let mut systemd = NotifySocket::at(rgun.scratch());
     let name = systemd.name.clone();
@@ -322,7 +322,7 @@ fn a_clearly_worse_generation_is_rolled_back() {
 }
 
 #[test]
-fn an_equally_good_generation_is_kept() {
+fn equally_good_generation_is_kept() {
     let daemon = Rgun::python(VERSIONED).set("reload.watch", "1s").start_ready();
     daemon.signal(Signal::SIGHUP);
     daemon.log.wait_for("reloaded: generation 2 serves");
@@ -335,7 +335,7 @@ fn an_equally_good_generation_is_kept() {
 }
 
 #[test]
-fn a_reload_without_a_daemon_exits_69() {
+fn reload_without_a_daemon_exits_69() {
     let nowhere = PathBuf::from("/nonexistent");
     let output = Command::new(env!("CARGO_BIN_EXE_rgun"))
         .args(["reload", "--socket"])
@@ -347,7 +347,7 @@ fn a_reload_without_a_daemon_exits_69() {
 }
 
 #[test]
-fn a_stale_control_socket_is_replaced() {
+fn stale_control_socket_is_replaced() {
     let rgun = rgun();
     rgun.scratch().write("control", "what a crash left behind");
     let daemon = rgun.start_ready();

@@ -4,7 +4,8 @@ use std::fs;
 
 use crate::support::{Client, Daemon, Response, Rgun};
 
-/// Answers with the fields in the query: `name=value` pairs, separated by `&`; `status=…` sets the status.
+/// An application that responds with the fields in the query: `name=value` pairs, separated by `&`.
+/// `status=…` sets the status, `body=…` the body.
 const SOURCE: &str = "
 from urllib.parse import parse_qsl
 
@@ -17,7 +18,7 @@ def application(environ, start_response):
     return [body]
 ";
 
-/// The daemon with one file in a root. `prefixed`: with the prefix `/protected/`.
+/// Starts a daemon with files in a root. `prefixed`: the root has the prefix `/protected/`.
 fn start(prefixed: bool) -> Daemon {
     let rgun = Rgun::python(SOURCE);
     let media = rgun.scratch().join("media");
@@ -129,7 +130,7 @@ fn files_outside_of_the_roots_are_not_sent() {
 }
 
 #[test]
-fn refused_files_are_answered_by_accept() {
+fn refused_files_are_formatted_by_accept() {
     let daemon = start(true);
     let mut client = daemon.connect();
     let formats = [
@@ -155,5 +156,5 @@ fn without_roots_the_fields_are_passed_on() {
     assert!(response.body.is_empty());
     let list = start(false);
     let response = get(&mut list.connect(), "X-Accel-Redirect=/a", "");
-    assert_eq!(response.field("x-accel-redirect"), "/a", "for a proxy, without prefixes here");
+    assert_eq!(response.field("x-accel-redirect"), "/a", "without prefixes the field is meant for a proxy");
 }

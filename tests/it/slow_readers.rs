@@ -1,5 +1,5 @@
-//! Clients that read slowly or not at all occupy no worker: their responses are buffered in memory and files, within
-//! limits. Clients that are too slow are disconnected and logged.
+//! Clients that read slowly or not at all occupy no worker: their responses are buffered in memory
+//! and files, within limits. Clients that are too slow are disconnected and logged.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::support::{Client, Daemon, Rgun, assert_same_bytes, pattern, wait_unti
 const MIB: u64 = 1024 * 1024;
 const LARGE: usize = 50 * 1024 * 1024;
 
-/// Two workers with one slot each, these limits for responses, and a spool directory.
+/// Configures two workers with one slot each, these limits for responses, and a spool directory.
 fn with_limits(rgun: Rgun, memory: &str, disk: &str) -> Rgun {
     let spool = rgun.scratch().join("spool");
     fs::create_dir(&spool).expect("a new directory");
@@ -24,8 +24,9 @@ fn fake_asgi() -> Rgun {
     Rgun::fake().fake_behaviour("asgi")
 }
 
-/// Two clients request `path` and read only the head. Asserts that a third is answered at once, that memory stays
-/// bounded, and that the two get their whole bodies later.
+/// Starts two clients that request `path` and read only the head. Asserts that a third client is
+/// answered at once, that memory stays bounded, and that the two clients get their whole bodies
+/// later.
 fn assert_workers_stay_free(rgun: Rgun, path: &str) {
     let daemon = with_limits(rgun, "16MiB", "1GiB").start();
     daemon.log.wait_for_count(2, "is ready after");
@@ -59,12 +60,12 @@ fn count_spool_files(daemon: &Daemon) -> usize {
 }
 
 #[test]
-fn clients_that_do_not_read_hold_no_worker() {
+fn clients_that_do_not_read_occupy_no_worker() {
     assert_workers_stay_free(Rgun::fake(), &format!("/large/{LARGE}"));
 }
 
 #[test]
-fn clients_that_do_not_read_hold_no_event_loop() {
+fn clients_that_do_not_read_occupy_no_event_loop() {
     assert_workers_stay_free(fake_asgi(), &format!("/large/{LARGE}"));
 }
 
@@ -106,7 +107,7 @@ async def asgi(scope, receive, send):
 "#;
 
 #[test]
-fn clients_that_do_not_read_hold_no_interpreter() {
+fn clients_that_do_not_read_occupy_no_interpreter() {
     for path in ["/list", "/iterator", "/bytes"] {
         assert_workers_stay_free(Rgun::python(APPLICATIONS).target("app:wsgi"), path);
     }
@@ -115,7 +116,8 @@ fn clients_that_do_not_read_hold_no_interpreter() {
     }
 }
 
-/// `/free` returns the seconds between the last part of `/parts` and the call of `close()` on its iterable.
+/// `/free` returns the seconds between the last part of `/parts` and the call of `close()` on its
+/// iterable.
 const TIMED: &str = r#"
 import time
 times = {}
@@ -146,7 +148,7 @@ fn very_slow_reader_occupies_no_thread_after_the_last_part() {
     for _ in 0..3 {
         slow.read_exact(1).expect("one byte");
         let free: f64 = daemon.get("/free").text().parse().expect("seconds");
-        // Milliseconds on an idle machine; the client alone would take 48 days.
+        // Milliseconds on an idle machine. To read 4 MiB, one byte per second, takes 48 days.
         assert!(free < 1.0, "{free} s");
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
@@ -163,8 +165,9 @@ fn unread_complete_responses_are_bounded() {
         assert_eq!(client.send_get("/large/1000000").response_head().status, 200);
     }
     assert_eq!(daemon.get("/hello").status, 200);
-    // 60 MB in all: the excess over memory is in files, except for the bytes that hyper holds of each.
-    wait_until("memory is given back", || (count_spool_files(&daemon) > 20).then_some(()));
+    // 60 MB in all. All that exceeds the memory limit is in files, except for the bytes that hyper
+    // buffers per connection.
+    wait_until("responses are in files", || (count_spool_files(&daemon) > 20).then_some(()));
     let grown = daemon.rss().saturating_sub(before);
     assert!(grown < 50 * MIB, "{} KiB more", grown / 1024);
     let expected = pattern(1_000_000);
@@ -174,7 +177,7 @@ fn unread_complete_responses_are_bounded() {
 }
 
 #[test]
-fn a_response_outlives_its_worker() {
+fn response_outlives_its_worker() {
     let daemon = with_limits(Rgun::fake(), "64MiB", "0").flags(["--workers", "1"]).start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -188,7 +191,7 @@ fn a_response_outlives_its_worker() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_disconnected_and_logged() {
+fn client_that_never_reads_is_disconnected_and_logged() {
     let daemon = with_limits(Rgun::fake(), "64MiB", "0").set("timeouts.body", "700ms").start_ready();
     let mut client = daemon.connect();
     let id = client.send_get("/large/20000000").response_head().field("x-request-id").to_owned();
@@ -220,20 +223,20 @@ fn only_clients_below_the_rate_are_disconnected() {
         slow.read_exact(1000).ok();
         (daemon.log.count("the client did not read") > 0).then_some(())
     });
-    assert!(taken < 20_000_000, "disconnected only at the end");
+    assert!(taken < 20_000_000, "the slow client is disconnected before the quick one has read all");
     assert!(quick.read_exact(20_000_000 - taken).is_ok());
     assert!(daemon.log.wait_for("the client did not read").contains(&id));
 }
 
 #[test]
-fn a_silent_stream_has_no_slow_client() {
+fn client_of_a_silent_stream_is_not_taken_for_slow() {
     let daemon = Rgun::fake().set("limits.response_rate", "1MiB").set("timeouts.body", "300ms").start_ready();
     let response = daemon.get("/stream/4/700");
     assert_eq!(response.text(), "part 0\npart 1\npart 2\npart 3\n");
 }
 
 #[test]
-fn a_reload_changes_the_response_limits() {
+fn reload_changes_the_response_limits() {
     let rgun = Rgun::fake().without_worker_count();
     let path = rgun.scratch().join("rgun.toml");
     let limits = |memory: &str| {

@@ -1,5 +1,5 @@
-//! An unread log delays nothing: requests are served, workers are replaced and stop signals are obeyed. Lost entries
-//! are counted.
+//! An unread log delays nothing: requests are served, workers are replaced and stop signals are
+//! obeyed. Lost entries are counted.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::{Daemon, Rgun, report_skipped, wait_until};
 /// More entries, a few hundred bytes each, than a pipe and the daemon's queues hold.
 const FLOOD: usize = 20_000;
 
-/// The longest an exit may take: one second for the last lines; the rest is slack for a busy machine.
+/// Maximum time of an exit: one second for the last lines. The rest is slack for a busy machine.
 const EXIT: Duration = Duration::from_secs(10);
 
 /// Sends requests that all have an entry in the access log.
@@ -77,7 +77,7 @@ fn lost_lines_are_counted_once_stderr_is_read() {
 }
 
 #[test]
-fn a_printing_worker_runs_while_stderr_is_unread() {
+fn printing_worker_runs_while_stderr_is_unread() {
     let source = "import sys\n\
         def application(environ, start_response):\n\
         \x20   for _ in range(100):\n\
@@ -96,7 +96,7 @@ fn a_printing_worker_runs_while_stderr_is_unread() {
 }
 
 #[test]
-fn an_unread_journald_socket_delays_nothing() {
+fn unread_journald_socket_delays_nothing() {
     if !may_replace_journald() {
         return report_skipped("a journald that never reads: needs root to replace journald");
     }

@@ -12,7 +12,7 @@ use crate::support::{Rgun, pattern};
 const TAG: &str = "etag";
 
 #[test]
-fn a_file_is_sent_with_type_validators_and_id() {
+fn file_is_sent_with_type_validators_and_id() {
     let daemon = start("/static/", "");
     let mut client = daemon.connect();
     for _ in 0..3 {
@@ -202,7 +202,7 @@ fn if_range_decides_between_part_and_whole() {
 }
 
 #[test]
-fn precompressed_files_have_tags_of_their_own() {
+fn precompressed_files_have_their_own_etags() {
     let daemon = start("/static/", "");
     let mut client = daemon.connect();
     let mut tags = Vec::new();
@@ -233,7 +233,7 @@ fn precompressed_files_have_tags_of_their_own() {
 }
 
 #[test]
-fn a_precompressed_file_older_than_its_file_is_not_used() {
+fn precompressed_file_older_than_its_file_is_not_used() {
     let daemon = start("/static/", "");
     let old = fs::File::options().write(true).open(site(&daemon).join("app.js.br")).unwrap();
     old.set_modified(std::time::SystemTime::now() - std::time::Duration::from_mins(1)).unwrap();
@@ -262,7 +262,7 @@ fn cache_control_follows_name_and_settings() {
 }
 
 #[test]
-fn a_directory_answers_with_its_index_or_redirects() {
+fn directory_answers_with_its_index_or_redirects() {
     let daemon = start("/static/", "");
     let mut client = daemon.connect();
     let index = client.get("/static/docs/");
@@ -323,7 +323,7 @@ fn fallback_page_answers_paths_of_a_browser_application() {
 }
 
 #[test]
-fn the_longest_prefix_applies() {
+fn longest_prefix_applies() {
     let rgun = Rgun::fake();
     let site = make_site(rgun.scratch());
     let mount =
@@ -358,7 +358,7 @@ fn http_1_0_and_pipelined_requests_are_served() {
 }
 
 #[test]
-fn a_get_with_a_body_is_answered_and_closed() {
+fn get_with_a_body_is_answered_and_closed() {
     let daemon = start("/static/", "");
     let mut client = daemon.connect();
     client.send("GET /static/css/a.css HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n");

@@ -1,4 +1,5 @@
-//! Static files that change, and the life of the daemon around them.
+//! Static files that change on disk, and static files while workers boot and while the daemon
+//! stops.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -25,7 +26,7 @@ fn files_are_served_while_no_worker_serves() {
 }
 
 #[test]
-fn the_access_log_has_static_files_without_a_worker() {
+fn access_log_has_static_files_without_a_worker() {
     let daemon =
         with_mount(Rgun::fake().flags(["--access-logfile", "/dev/stderr"]), "/static/", "").start_ready();
     let mut client = daemon.connect();
@@ -43,7 +44,7 @@ fn the_access_log_has_static_files_without_a_worker() {
 }
 
 #[test]
-fn a_file_replaced_while_sent_keeps_its_old_content() {
+fn file_replaced_while_sent_keeps_its_old_content() {
     let daemon = with_mount(Rgun::fake().over_tcp(), "/static/", "").start_ready();
     let huge = site(&daemon).join("huge.bin");
     fs::write(&huge, vec![b'a'; 64 << 20]).unwrap();
@@ -56,7 +57,7 @@ fn a_file_replaced_while_sent_keeps_its_old_content() {
 }
 
 #[test]
-fn a_file_that_is_truncated_ends_the_connection() {
+fn file_that_is_truncated_ends_the_connection() {
     let daemon = with_mount(Rgun::fake().over_tcp(), "/static/", "").start_ready();
     let huge = site(&daemon).join("huge.bin");
     fs::write(&huge, vec![b'a'; 64 << 20]).unwrap();
@@ -69,7 +70,7 @@ fn a_file_that_is_truncated_ends_the_connection() {
 }
 
 #[test]
-fn a_directory_that_is_replaced_is_found_again() {
+fn directory_that_is_replaced_is_found_again() {
     let daemon = start("/static/", "");
     let mut client = daemon.connect();
     assert_eq!(client.get("/static/css/a.css").status, 200);
@@ -80,7 +81,7 @@ fn a_directory_that_is_replaced_is_found_again() {
 }
 
 #[test]
-fn a_path_with_a_new_entry_is_answered_for_that_entry() {
+fn path_with_a_new_entry_is_answered_for_that_entry() {
     let daemon = start("/static/", "");
     let path = site(&daemon).join("plain");
     let mut client = daemon.connect();
@@ -149,7 +150,7 @@ fn files_of_all_sizes_are_sent_whole() {
 }
 
 #[test]
-fn an_unreadable_file_is_answered_403() {
+fn unreadable_file_is_answered_403() {
     let daemon = with_mount(Rgun::fake().obeying_modes(), "/static/", "").start_ready();
     let path = site(&daemon).join("css/a.css");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
@@ -192,7 +193,7 @@ fn missing_fallback_is_logged_at_start_and_once_at_use() {
 }
 
 #[test]
-fn a_drain_lets_a_download_finish() {
+fn drain_lets_a_download_finish() {
     let mut daemon = with_mount(Rgun::fake().over_tcp(), "/static/", "").start_ready();
     fs::write(site(&daemon).join("huge.bin"), vec![b'a'; 32 << 20]).unwrap();
     let mut client = daemon.connect();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::support::Rgun;
 
 #[test]
-fn a_head_is_sent_before_the_body_starts() {
+fn head_is_sent_before_the_body_starts() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     let head = client.send_get("/events").response_head();
@@ -17,7 +17,7 @@ fn a_head_is_sent_before_the_body_starts() {
 }
 
 #[test]
-fn a_head_request_to_a_stream_ends_with_a_disconnect() {
+fn head_request_to_a_stream_ends_with_a_disconnect() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     client.send("HEAD /silent-events HTTP/1.1\r\nHost: test\r\n\r\n");
@@ -27,7 +27,7 @@ fn a_head_request_to_a_stream_ends_with_a_disconnect() {
 }
 
 #[test]
-fn a_silent_stream_over_its_deadline_is_aborted() {
+fn silent_stream_over_its_deadline_is_aborted() {
     let daemon = Rgun::fake_asgi().flags(["--timeout", "400ms"]).start_ready();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -59,7 +59,7 @@ fn each_part_of_a_stream_restarts_the_deadline() {
 }
 
 #[test]
-fn the_head_of_a_stream_restarts_the_deadline() {
+fn head_of_a_stream_restarts_the_deadline() {
     let daemon = Rgun::fake_asgi().flags(["--timeout", "1s"]).start_ready();
     let mut client = daemon.connect();
     let begun = Instant::now();
@@ -70,7 +70,7 @@ fn the_head_of_a_stream_restarts_the_deadline() {
 }
 
 #[test]
-fn a_stream_paused_over_its_deadline_is_aborted() {
+fn stream_paused_over_its_deadline_is_aborted() {
     for rgun in [Rgun::fake(), Rgun::fake_asgi()] {
         let daemon = rgun.flags(["--timeout", "400ms"]).start_ready();
         let mut client = daemon.connect();

@@ -1,8 +1,10 @@
-//! What HTTP/1.1 messages are refused, byte by byte: tables of messages with the section of the RFC that decides.
+//! HTTP/1.1 messages that are refused, byte by byte: tables of messages, each with the section of
+//! the RFC that decides.
 //!
-//! Two parsers in a row, a proxy's and rgun's, must agree where each message ends. So a message that they could read
-//! differently is refused, the connection is closed, and nothing of what follows is served. Each refused request asks
-//! for `/die`, which ends the worker: a worker that lives has not received it. HTTP/2 has its own tables, in
+//! Two parsers in a row, a proxy's and rgun's, must agree where each message ends. So a message
+//! that they could read differently is refused, the connection is closed, and nothing of what
+//! follows is served. Each refused request asks for `/die`, which ends the worker: if the worker is
+//! alive, it has not received the request. HTTP/2 has its own tables, in
 //! `tests/compat/clients/test_http2_heads.py` and `test_http2_conformance.py`.
 
 use crate::support::{Daemon, Rgun};
@@ -10,11 +12,12 @@ use crate::support::{Daemon, Rgun};
 /// Sent after a refused message. If it were taken for a request, the worker would exit.
 const SMUGGLED: &[u8] = b"GET /die HTTP/1.1\r\nHost: test\r\n\r\n";
 
-/// A message that is refused: what is wrong with it, the section that says so, its bytes, and the status.
+/// A message that is refused: what is wrong with it, the section that says so, its bytes, and the
+/// status.
 type Refused = (&'static str, &'static str, Vec<u8>, u16);
 
-/// A message that is served although it is unusual: what is unusual, the section that allows it, its bytes, and a part
-/// of the response's body.
+/// A message that is served although it is unusual: what is unusual, the section that allows it,
+/// its bytes, and a part of the response's body.
 type Served = (&'static str, &'static str, Vec<u8>, &'static str);
 
 fn daemon() -> Daemon {
@@ -31,7 +34,7 @@ fn assert_refused(rows: Vec<Refused>) {
     for (what, section, message, status) in rows {
         let mut client = daemon.connect();
         client.send(&message);
-        // The daemon may have answered and stopped reading.
+        // The daemon may have responded and stopped reading.
         drop(client.try_send(SMUGGLED));
         let response = client.response();
         assert_eq!(response.status, status, "{what} ({section}): {}", response.text());
@@ -53,7 +56,7 @@ fn assert_served(rows: Vec<Served>) {
             response.status,
             response.text()
         );
-        // The message ends where the daemon thinks it does.
+        // The daemon finds the end of the message: the next request is served.
         assert_eq!(client.get("/hello").status, 200, "{what} ({section})");
     }
 }

@@ -42,12 +42,12 @@ fn assert_stack_is_logged(daemon: &Daemon, path: &str, line: &str) {
     assert!(stack.contains("app.py") && stack.contains(line), "{stack}");
     assert!(daemon.log.text().contains("<- this request"), "{}", daemon.log.text());
     daemon.log.wait_for_count(1, &id);
-    assert_eq!(daemon.log.count(&id), 1, "one entry about it");
+    assert_eq!(daemon.log.count(&id), 1, "one entry for the request");
     assert_eq!(daemon.get("/").text(), "ok", "served by the successor");
 }
 
 #[test]
-fn a_504_is_logged_with_the_stacks_of_its_worker() {
+fn response_504_is_logged_with_the_stacks_of_its_worker() {
     let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).start_ready();
     assert_stack_is_logged(&daemon, "/export", "line 7");
 }
@@ -59,7 +59,7 @@ fn stacks_are_dumped_while_c_code_holds_the_gil() {
 }
 
 #[test]
-fn a_slow_request_is_logged_once_with_its_stack() {
+fn slow_request_is_logged_once_with_its_stack() {
     let source = STUCK.replace("time.sleep(60)", "time.sleep(1)");
     let daemon = Rgun::python(&source).set("log.slow", "200ms").start_ready();
     assert_eq!(daemon.get("/export").text(), "ok");
@@ -73,7 +73,7 @@ fn a_slow_request_is_logged_once_with_its_stack() {
 }
 
 #[test]
-fn a_hanging_import_is_logged_with_its_stack() {
+fn hanging_import_is_logged_with_its_stack() {
     let rgun = Rgun::python("import time\ntime.sleep(60)\n").set("timeouts.boot", "700ms");
     let mut systemd = NotifySocket::at(rgun.scratch());
     let name = systemd.name.clone();
@@ -89,7 +89,7 @@ fn a_hanging_import_is_logged_with_its_stack() {
 // Crashes.
 
 #[test]
-fn a_workers_death_is_logged_with_its_request() {
+fn worker_death_is_logged_with_its_request() {
     let daemon = Rgun::fake().start_ready();
     let response = daemon.get("/abort");
     response.assert_error(502);
@@ -99,7 +99,7 @@ fn a_workers_death_is_logged_with_its_request() {
 }
 
 #[test]
-fn an_idempotent_request_is_retried_if_configured() {
+fn idempotent_request_is_retried_if_configured() {
     let source = "
 import os
 def application(environ, start_response):
@@ -116,7 +116,7 @@ def application(environ, start_response):
 }
 
 #[test]
-fn a_post_is_not_retried() {
+fn post_is_not_retried() {
     let daemon = Rgun::fake().set("workers.retry", "idempotent").start_ready();
     let mut client = daemon.connect();
     client.send("POST /die HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
@@ -124,7 +124,7 @@ fn a_post_is_not_retried() {
 }
 
 #[test]
-fn a_request_that_killed_two_workers_is_quarantined() {
+fn request_that_killed_two_workers_is_quarantined() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
     daemon.log.wait_for_count(2, "is ready after");
     daemon.get("/die").assert_error(502);
@@ -141,7 +141,7 @@ fn a_request_that_killed_two_workers_is_quarantined() {
 // Recycling.
 
 #[test]
-fn a_worker_is_recycled_after_max_requests() {
+fn worker_is_recycled_after_max_requests() {
     let daemon = Rgun::fake().flags(["--max-requests", "5"]).start_ready();
     let first = daemon.worker();
     let mut client = daemon.connect();
@@ -155,7 +155,7 @@ fn a_worker_is_recycled_after_max_requests() {
 }
 
 #[test]
-fn a_worker_is_recycled_over_max_memory() {
+fn worker_is_recycled_over_max_memory() {
     let source = "
 kept = []
 def application(environ, start_response):
@@ -167,11 +167,11 @@ def application(environ, start_response):
     let daemon = Rgun::python(source).set("workers.max_memory", "48MiB").start_ready();
     assert_eq!(daemon.get("/grow").text(), "1");
     daemon.log.wait_for("workers.max_memory");
-    wait_until("the new worker remembers nothing", || (daemon.get("/").text() == "0").then_some(()));
+    wait_until("the new worker has kept nothing", || (daemon.get("/").text() == "0").then_some(()));
 }
 
 #[test]
-fn a_worker_is_recycled_after_max_lifetime() {
+fn worker_is_recycled_after_max_lifetime() {
     let daemon = Rgun::fake().set("workers.max_lifetime", "1s").start_ready();
     let first = daemon.worker();
     wait_until("another worker serves", || (daemon.worker() != first).then_some(()));
@@ -249,7 +249,7 @@ fn preloaded_workers_are_children_of_the_daemon() {
 }
 
 #[test]
-fn a_reload_with_preload_loads_new_code_in_a_new_zygote() {
+fn reload_with_preload_loads_new_code_in_a_new_zygote() {
     let daemon = Rgun::python(PRELOADED).flags(["--preload", "--workers", "2"]).start();
     daemon.log.wait_for_count(3, "is ready after");
     let first = daemon.get("/").text();
@@ -262,7 +262,7 @@ fn a_reload_with_preload_loads_new_code_in_a_new_zygote() {
 }
 
 #[test]
-fn a_drained_worker_is_promoted_to_zygote() {
+fn drained_worker_is_promoted_to_zygote() {
     let source = "
 import os
 served = 0
@@ -281,10 +281,11 @@ def application(environ, start_response):
         let body = client.get("/").text();
         let (served, parent) = body.split_once(' ').expect("two numbers");
         assert_eq!(parent.parse::<u32>().expect("a pid"), daemon.pid());
-        let is_heir = served.parse::<u32>().expect("a number") > 20;
-        in_a_row = if is_heir { in_a_row + 1 } else { 0 };
-        let is_over = daemon.log.count("the zygote is ready after") == 2 && daemon.descendants().len() == 3;
-        (is_over && in_a_row >= 20).then_some(())
+        let is_reforked = served.parse::<u32>().expect("a number") > 20;
+        in_a_row = if is_reforked { in_a_row + 1 } else { 0 };
+        let is_settled =
+            daemon.log.count("the zygote is ready after") == 2 && daemon.descendants().len() == 3;
+        (is_settled && in_a_row >= 20).then_some(())
     });
     assert_eq!(daemon.log.count("ERROR"), 0, "{}", daemon.log.text());
 }
@@ -326,7 +327,7 @@ def application(environ, start_response):
 // Path rules.
 
 #[test]
-fn a_path_rule_overrides_timeout_and_concurrency() {
+fn path_rule_overrides_timeout_and_concurrency() {
     let toml = "[timeouts]\nrequest = \"300ms\"\n[[timeouts.path]]\nmatch = \"/slow/*\"\nrequest = \"10s\"\n\
                 concurrency = 1\n";
     let daemon = with_file(Rgun::fake(), toml).flags(["--workers", "3"]).start();

@@ -1,5 +1,6 @@
-//! Handshakes that a WSGI application answers on its socket: the bytes that client and application see, and every way
-//! in which the connection may end. Real frameworks are in `tests/compat/clients`.
+//! Handshakes that a WSGI application answers by itself, on a socket: the bytes that client and
+//! application see, and every way in which the connection may end. Real frameworks are in
+//! `tests/compat/clients`.
 
 use nix::sys::signal::Signal;
 
@@ -7,7 +8,7 @@ use crate::support::websocket::{CLOSE, FIN, TEXT, WebSocket, frame, handshake};
 use crate::support::{Rgun, assert_same_bytes, pattern, wait_until};
 
 #[test]
-fn switch_has_the_fields_of_app_and_daemon() {
+fn response_101_has_fields_of_application_and_daemon() {
     let daemon = Rgun::fake().set("log.access", "true").start_ready();
     let mut socket = WebSocket::open(&daemon, "/takeover/echo");
     assert_eq!(socket.response.field("x-own"), "yes");
@@ -32,7 +33,7 @@ fn bytes_sent_with_the_handshake_are_kept() {
 }
 
 #[test]
-fn end_right_after_the_switch_loses_no_bytes() {
+fn close_right_after_the_101_loses_no_bytes() {
     let daemon = Rgun::fake().start_ready();
     for path in ["/takeover/together", "/takeover/drip"] {
         for _ in 0..20 {
@@ -47,7 +48,7 @@ fn end_right_after_the_switch_loses_no_bytes() {
 fn megabytes_pass_both_ways_at_once() {
     let daemon = Rgun::fake().start_ready();
     let mut socket = WebSocket::open(&daemon, "/takeover/echo");
-    // More than all buffers on the way can contain, so the client must read while it sends.
+    // More than all buffers on the way hold, so the client must read while it sends.
     let block = pattern(64 * 1024);
     for _ in 0..128 {
         socket.send_raw(&block);
@@ -121,8 +122,8 @@ fn reload_closes_with_1012_between_frames() {
     // The application gets the client's reply. The daemon drops the application's echo of it.
     idle.send_close(1012, "");
     idle.client.assert_closed();
-    // A close frame must not be sent within another frame; the client ends the connection when it has waited long
-    // enough.
+    // A close frame must not be sent within another frame, so the connection stays open until the
+    // client closes it.
     assert_eq!(busy.client.read_exact(9).unwrap(), b"\x82\x7e\xff\xffbegun");
     drop(busy);
     daemon.log.wait_for("reloaded");

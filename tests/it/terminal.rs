@@ -1,4 +1,4 @@
-//! What a person reads when the daemon runs on a terminal: the whole screen.
+//! The screen of a daemon that runs on a terminal.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -7,7 +7,7 @@ use crate::support::binaries::fake_worker;
 use crate::support::client::Address;
 use crate::support::{Client, Rgun, wait_until};
 
-/// Replaces the facts that differ from run to run.
+/// Replaces the facts that differ from run to run by their names.
 fn normalized(screen: &str, facts: &[(&str, &str)]) -> String {
     let mut text = screen.to_owned();
     for (fact, name) in facts {

@@ -127,7 +127,7 @@ fn receive(client: &mut TlsClient) -> io::Result<(u16, Vec<u8>)> {
     }
 }
 
-/// The certificate that the server presented.
+/// Returns the certificate that the server has presented, in DER.
 fn presented(client: &TlsClient) -> Vec<u8> {
     client.conn.peer_certificates().and_then(<[_]>::first).map(|cert| cert.to_vec()).unwrap_or_default()
 }
@@ -143,7 +143,7 @@ fn reload(daemon: &Daemon) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-/// Reads to the end of a plain connection.
+/// Reads to the end of a connection without TLS.
 fn read_to_end(mut socket: TcpStream) -> String {
     let mut text = Vec::new();
     // A reset after the response ends it, too.
@@ -228,7 +228,8 @@ fn plain_http_on_a_tls_port_is_answered_400() {
     assert!(line.contains("use https://") && !line.contains("\"\""), "{line}");
 }
 
-/// The daemon with client certificates, and the authority's client.
+/// Configures a daemon that requires client certificates. Returns also the certificate of a client
+/// that the daemon trusts.
 fn rgun_with_client_auth(cert: &TestCert) -> (Rgun, TestCert) {
     let (ca, known) = authority_and_client();
     let rgun = Rgun::fake().over_tcp();
@@ -241,14 +242,15 @@ fn rgun_with_client_auth(cert: &TestCert) -> (Rgun, TestCert) {
 }
 
 #[test]
-fn alert_reaches_a_client_that_has_sent_more() {
+fn tls_alert_reaches_a_client_that_already_sends_data() {
     let cert = self_signed(&["localhost"]);
     let (rgun, known) = rgun_with_client_auth(&cert);
     let daemon = rgun.start_ready();
     let anonymous = Arc::new(client(&[&cert], None));
     for _ in 0..20 {
         let mut client = connect(&daemon, &anonymous, "localhost");
-        // In TLS 1.3 the client may send at once, before the daemon has seen that it has no certificate.
+        // In TLS 1.3 the client may send at once, before the daemon has seen that the client has no
+        // certificate.
         client.write_all(&vec![b'x'; 256 * 1024]).unwrap();
         let error = client.read(&mut [0; 16]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
@@ -270,7 +272,8 @@ fn failed_handshake_is_a_warning_with_client_and_reason() {
         }
         assert!(!line.contains("rgun.status"), "{line}");
     };
-    // A client that sends nothing has no entry. Each later failure may wait for the entry of the next second.
+    // A client that sends nothing has no entry. The number of entries per second is limited, so a
+    // failure may be logged in the next second.
     drop(tcp(daemon.tcp_address()));
     tcp(daemon.tcp_address()).write_all(b"\x16\x03\x01\xff\xff nonsense").unwrap();
     failed("something that is not TLS");

@@ -1,4 +1,4 @@
-//! TLS handshakes: what they send, and what they may take from others.
+//! TLS handshakes: session tickets, and the connections and threads that handshakes may occupy.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -50,7 +50,7 @@ fn session_ticket_is_sent_to_a_client_without_a_request() {
 }
 
 #[test]
-fn silent_tls_clients_make_room_for_new_ones() {
+fn silent_tls_clients_are_evicted_for_new_ones() {
     let certificate = self_signed(&["localhost"]);
     let daemon = tls_rgun(&[&certificate], "[limits]\nconnections = 4").start_ready();
     let silent: Vec<_> = (0..4).map(|_| tcp(daemon.tcp_address())).collect();

@@ -1,7 +1,8 @@
-//! What the daemon offers in TLS handshakes, and what it refuses: the list of testssl.sh.
+//! The versions, cipher suites and extensions that the daemon offers or refuses in TLS handshakes,
+//! after the list of testssl.sh.
 //!
-//! Old versions and all cipher suites are tried with bytes of our own, because today's OpenSSL no longer sends them;
-//! the rest with `openssl s_client`.
+//! For old versions and for all cipher suites the tests build the ClientHello themselves, because
+//! today's OpenSSL no longer sends such messages. The rest is tested with `openssl s_client`.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -26,7 +27,7 @@ fn openssl(daemon: &Daemon, arguments: &[&str], input: &str) -> String {
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
-/// Returns version and cipher suite of a handshake; empty if it has failed.
+/// Returns the version and the cipher suite of a handshake. Empty if the handshake has failed.
 fn agreed(daemon: &Daemon, arguments: &[&str]) -> String {
     let text = openssl(daemon, arguments, "");
     let line = text.lines().find_map(|line| line.trim().strip_prefix("New, "));
@@ -50,7 +51,8 @@ fn vector(bytes: &[u8]) -> Vec<u8> {
     [&len.to_be_bytes(), bytes].concat()
 }
 
-/// Encodes a record with a ClientHello of this version that offers these cipher suites (RFC 5246 §7.4.1.2).
+/// Encodes a record with a ClientHello of this version that offers these cipher suites (RFC 5246
+/// §7.4.1.2).
 fn client_hello(version: [u8; 2], suites: &[u16]) -> Vec<u8> {
     let extension = |kind: u16, content: &[u8]| [&kind.to_be_bytes(), &*vector(content)].concat();
     let suites: Vec<u8> = suites.iter().flat_map(|suite| suite.to_be_bytes()).collect();
@@ -106,11 +108,11 @@ fn only_tls_1_2_and_1_3_are_offered() {
     assert_eq!(answer(&daemon, &client_hello([3, 3], &suites)), Answer::Hello);
     assert!(agreed(&daemon, &["-tls1_2"]).contains("Cipher is ECDHE-ECDSA-AES128-GCM-SHA256"));
     assert!(agreed(&daemon, &["-tls1_3"]).contains("TLSv1.3, Cipher is TLS_AES_128_GCM_SHA256"));
-    // The client's preference of versions does not lower the choice.
+    // A client that offers both versions gets TLS 1.3.
     assert!(agreed(&daemon, &[]).contains("TLSv1.3"));
 }
 
-/// All numbers of cipher suites are tried. Those that are accepted use ECDHE and AEAD.
+/// Tries all 65,536 numbers of cipher suites. The accepted ones use ECDHE and AEAD.
 #[test]
 fn only_suites_with_forward_secrecy_and_aead_are_accepted() {
     const ECDSA: [u16; 3] = [0xc02b, 0xc02c, 0xcca9];
@@ -147,7 +149,8 @@ fn compression_and_renegotiation_are_refused() {
     for version in ["-tls1_2", "-tls1_3"] {
         assert!(openssl(&daemon, &[version, "-comp"], "").contains("Compression: NONE"), "{version}");
     }
-    // RFC 5746: announced, so that a client knows of an attack; and no client may begin one. "R" is s_client's command.
+    // Secure renegotiation is announced, so that clients can detect an attack (RFC 5746), but a
+    // client must not renegotiate. "R" makes s_client try it.
     let text = openssl(&daemon, &["-tls1_2"], "R\n");
     assert!(text.contains("Secure Renegotiation IS supported"), "{text}");
     assert!(text.contains("RENEGOTIATING") && text.contains("no renegotiation"), "{text}");
@@ -225,7 +228,8 @@ fn sessions_are_resumed_and_early_data_is_not_accepted() {
         let text = openssl(&daemon, &[version, "-ign_eof", "-sess_in", &session], REQUEST);
         assert!(text.contains(&format!("Reused, {name}")) && text.contains("HTTP/1.1 200 OK"), "{text}");
     }
-    // RFC 8446 §8: early data can be replayed. The tickets allow none, so a client does not send it.
+    // RFC 8446 §8: early data can be replayed. The tickets allow none, so a client does not send
+    // it.
     let text = openssl(&daemon, &["-ign_eof", "-sess_in", &session, "-early_data", &early], REQUEST);
     assert!(!text.contains("Early data was accepted"), "{text}");
     assert!(text.contains("Max Early Data: 0") || text.contains("Early data was not sent"), "{text}");

@@ -1,5 +1,5 @@
-//! Output outside the window of response bodies (interim responses, heads, trailers, pongs) is bounded if a client does
-//! not read.
+//! Output that the window of response bodies does not count (interim responses, heads, trailers,
+//! pongs) stays bounded while a client does not read.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,8 @@ fn early_hints_are_dropped_while_a_client_does_not_read() {
     assert!(hint.starts_with(b"HTTP/1.1 103 Early Hints\r\nlink: </xxx"), "{:?}", &hint[..40]);
 }
 
-/// Sends requests until the daemon no longer reads. Returns by how many bytes its memory has grown.
+/// Sends requests until the daemon no longer reads. Returns the growth of the daemon's memory in
+/// bytes.
 fn flood(daemon: &Daemon, client: &mut Client, requests: &[u8]) -> u64 {
     let before = daemon.rss();
     let begun = Instant::now();
@@ -45,11 +46,11 @@ fn flood(daemon: &Daemon, client: &mut Client, requests: &[u8]) -> u64 {
 }
 
 #[test]
-fn a_client_that_never_reads_is_no_longer_read() {
+fn daemon_stops_reading_from_a_client_that_never_reads() {
     let body = pattern(1000);
     let expects = "POST /body HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n";
     let kinds: [(&str, Vec<u8>); 4] = [
-        ("answers", b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n".to_vec()),
+        ("responses", b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n".to_vec()),
         ("100 Continue", [expects.as_bytes(), &body].concat()),
         ("trailers", b"GET /trailers HTTP/1.1\r\nHost: test\r\nTE: trailers\r\n\r\n".to_vec()),
         ("hints", b"GET /hints/0 HTTP/1.1\r\nHost: test\r\n\r\n".to_vec()),

@@ -1,4 +1,5 @@
-//! Slow uploads: memory and disk used by all bodies together are bounded, and a client that is too slow gets a 408.
+//! Slow uploads: memory and disk used by all bodies together are bounded, and a client that is too
+//! slow gets a 408.
 
 use std::fs;
 use std::time::Duration;
@@ -55,12 +56,12 @@ fn bodies_spill_to_disk_and_then_are_507() {
 }
 
 #[test]
-fn a_body_counts_until_its_exchange_is_done() {
+fn body_counts_towards_limits_until_its_exchange_is_done() {
     let daemon = bounded("2MiB", "0").flags(["--threads", "2"]).start_ready();
     let mut slow = daemon.connect();
     slow.send(format!("POST /slow/1500 HTTP/1.1\r\nHost: test\r\nContent-Length: {MIB}\r\n\r\n"));
     slow.send(pattern(MIB));
-    wait_until("the worker has it", || (count_open(&daemon, "memfd:rgun-body") == 1).then_some(()));
+    wait_until("the worker has the body", || (count_open(&daemon, "memfd:rgun-body") == 1).then_some(()));
     let mut refused = start_upload(&daemon, 2 * MIB, 2 * MIB);
     refused.response().assert_error(507);
     assert_eq!(slow.response().status, 200);
@@ -91,7 +92,7 @@ fn assert_408_for_slow_upload(daemon: &Daemon, path: &str) {
         client.try_send(b"x").ok();
         (!client.receives_nothing_for(Duration::from_millis(50))).then_some(())
     });
-    assert!(n_sent > 5, "{n_sent} bytes: refused within the grace");
+    assert!(n_sent > 5, "{n_sent} bytes: refused within the grace period");
     let response = client.response();
     response.assert_error(408);
     client.assert_closed();
@@ -100,14 +101,14 @@ fn assert_408_for_slow_upload(daemon: &Daemon, path: &str) {
 }
 
 #[test]
-fn a_body_below_the_rate_is_408() {
+fn body_below_the_rate_is_408() {
     let slow = |rgun: Rgun| rgun.set("limits.body_rate", "10KiB").set("timeouts.body", "600ms").start_ready();
     assert_408_for_slow_upload(&slow(Rgun::fake()), "/body");
     assert_408_for_slow_upload(&slow(Rgun::fake().fake_behaviour("asgi")), "/receive");
 }
 
 #[test]
-fn a_slow_body_above_the_rate_is_accepted() {
+fn slow_body_above_the_rate_is_accepted() {
     for (rgun, path) in [(Rgun::fake(), "/body"), (Rgun::fake().fake_behaviour("asgi"), "/receive")] {
         let daemon = rgun.set("limits.body_rate", "1KiB").set("timeouts.body", "400ms").start_ready();
         let mut client = daemon.connect();

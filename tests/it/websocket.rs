@@ -1,5 +1,5 @@
-//! WebSockets: handshake, backpressure, pings, close, reload and stop, as seen by client, application and log. Tests of
-//! RFC 6455 are in `websocket_protocol.rs`.
+//! WebSockets: handshake, backpressure, pings, close, reload and stop, as seen by client,
+//! application and log. Tests of RFC 6455 are in `websocket_protocol.rs`.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::{Rgun, pattern, wait_until};
 // The handshake.
 
 #[test]
-fn a_handshake_reaches_the_application_unchanged() {
+fn handshake_reaches_the_application_unchanged() {
     let daemon = Rgun::fake_asgi().start_ready();
     let fields = "Sec-WebSocket-Protocol: chat, superchat\r\nX-Own: yes\r\nOrigin: http://test\r\n";
     let mut socket = WebSocket::open_with(&daemon, "/scope/a%20b?room=1", fields);
@@ -38,10 +38,10 @@ fn a_handshake_reaches_the_application_unchanged() {
 }
 
 #[test]
-fn the_application_chooses_subprotocol_and_fields() {
+fn application_chooses_subprotocol_and_fields() {
     let daemon = Rgun::fake_asgi().start_ready();
     let offer = "Sec-WebSocket-Protocol: chat\r\n";
-    // Also one that the client did not offer, as in uvicorn.
+    // As in uvicorn, the application may choose a subprotocol that the client did not offer.
     for chosen in ["chat", "other"] {
         let mut socket = WebSocket::open_with(&daemon, &format!("/subprotocol/{chosen}"), offer);
         assert_eq!(socket.response.field("sec-websocket-protocol"), chosen);
@@ -51,7 +51,7 @@ fn the_application_chooses_subprotocol_and_fields() {
 }
 
 #[test]
-fn a_malformed_handshake_is_refused() {
+fn malformed_handshake_is_refused() {
     let daemon = Rgun::fake_asgi().set("log.access", "true").start_ready();
     let without = |name: &str| {
         let lines = handshake("/echo", "");
@@ -85,7 +85,7 @@ fn requests_that_are_not_handshakes_are_plain_http() {
 }
 
 #[test]
-fn a_denied_handshake_keeps_the_connection() {
+fn denied_handshake_keeps_the_connection() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();
     let response = client.send(handshake("/deny", "")).response();
@@ -112,7 +112,7 @@ fn frames_sent_with_the_handshake_are_kept() {
 }
 
 #[test]
-fn a_handshake_may_follow_another_request() {
+fn handshake_may_follow_another_request() {
     for keepalive in ["0s", "75s"] {
         let daemon = Rgun::fake_asgi().set("timeouts.keepalive", keepalive).start_ready();
         let mut client = daemon.connect();
@@ -143,7 +143,7 @@ fn websockets_have_no_deadline() {
     let daemon = Rgun::fake_asgi().set("timeouts.request", "300ms").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let mut other = daemon.connect();
-    // Another request exceeds the deadline meanwhile.
+    // An HTTP request exceeds the deadline meanwhile.
     other.send("GET /wait HTTP/1.1\r\nHost: test\r\n\r\n").response().assert_error(504);
     assert_eq!(daemon.get("/slow/200").status, 200);
     socket.send_text("on").assert_text("on");
@@ -152,12 +152,12 @@ fn websockets_have_no_deadline() {
 // Backpressure.
 
 #[test]
-fn a_client_is_read_only_as_the_application_receives() {
+fn client_is_read_only_as_the_application_receives() {
     let daemon = Rgun::fake_asgi().start_ready();
     let before = daemon.rss();
     let mut socket = WebSocket::open(&daemon, "/slow/1");
     let (count, len) = (1500, 20_000);
-    let sent = thread::spawn(move || {
+    let sender = thread::spawn(move || {
         for _ in 0..count {
             socket.send(FIN | BINARY, pattern(len));
         }
@@ -165,17 +165,20 @@ fn a_client_is_read_only_as_the_application_receives() {
         socket
     });
     let mut max_rss = before;
-    while !sent.is_finished() {
+    while !sender.is_finished() {
         max_rss = max_rss.max(daemon.rss());
         thread::sleep(Duration::from_millis(5));
     }
-    sent.join().expect("the upload is sent").assert_text(&format!("messages={count} bytes={}", count * len));
+    sender
+        .join()
+        .expect("the upload is sent")
+        .assert_text(&format!("messages={count} bytes={}", count * len));
     let grown = max_rss.saturating_sub(before);
     assert!(grown < 4 << 20, "{} KiB more", grown >> 10);
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_its_application_back() {
+fn client_that_does_not_read_holds_its_application_back() {
     let daemon = Rgun::fake_asgi().start_ready();
     let before = daemon.rss();
     let mut slow = WebSocket::open(&daemon, "/send/2000/50000");
@@ -193,12 +196,12 @@ fn a_client_that_does_not_read_holds_its_application_back() {
 }
 
 #[test]
-fn a_client_that_only_sends_is_disconnected() {
+fn client_that_only_sends_is_disconnected() {
     let daemon = Rgun::fake_asgi().set("timeouts.body", "1s").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let begun = Instant::now();
     let bytes = frame(FIN | BINARY, &pattern(60_000));
-    // Until the echo is stuck and the connection is aborted.
+    // The client sends until its unread echoes block the connection, and the daemon aborts it.
     wait_until("the daemon closes the connection", || socket.client.try_send(&bytes).is_err().then_some(()));
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
     daemon.wait_for_close("/echo 1006");
@@ -223,7 +226,7 @@ fn small_and_empty_messages_are_bounded_both_ways() {
 // Pings.
 
 #[test]
-fn a_client_that_answers_pings_stays_open() {
+fn client_that_answers_pings_stays_open() {
     let daemon = Rgun::fake_asgi()
         .set("websocket.ping_interval", "300ms")
         .set("websocket.ping_timeout", "2s")
@@ -238,7 +241,7 @@ fn a_client_that_answers_pings_stays_open() {
 }
 
 #[test]
-fn a_client_that_ignores_pings_is_closed() {
+fn client_that_ignores_pings_is_closed() {
     let daemon = Rgun::fake_asgi()
         .set("websocket.ping_interval", "300ms")
         .set("websocket.ping_timeout", "500ms")
@@ -250,13 +253,13 @@ fn a_client_that_ignores_pings_is_closed() {
 }
 
 #[test]
-fn a_client_that_is_not_read_is_not_taken_for_silent() {
+fn client_that_is_not_read_is_not_taken_for_dead() {
     let daemon = Rgun::fake_asgi()
         .set("websocket.ping_interval", "200ms")
         .set("websocket.ping_timeout", "200ms")
         .start_ready();
     let mut socket = WebSocket::open(&daemon, "/slow/1500");
-    // More than the window, so that the client's pongs wait behind it.
+    // More than the window, so that the client's pongs wait behind the messages.
     for _ in 0..20 {
         socket.send(FIN | BINARY, pattern(20_000));
     }
@@ -270,7 +273,7 @@ fn a_client_that_is_not_read_is_not_taken_for_silent() {
 }
 
 #[test]
-fn a_closed_client_is_noticed_while_it_is_not_read() {
+fn closed_client_is_noticed_while_it_is_not_read() {
     let daemon = Rgun::fake_asgi().over_tcp().set("websocket.ping_interval", "200ms").start_ready();
     WebSocket::open(&daemon, "/never-reads").send(FIN | BINARY, "unread");
     daemon.wait_for_close("/never-reads 1006");
@@ -287,7 +290,7 @@ fn without_a_ping_interval_no_pings_are_sent() {
 // Close.
 
 #[test]
-fn an_application_closes_with_code_and_reason() {
+fn application_closes_with_code_and_reason() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/close/4321/enough");
     assert_eq!(socket.read_close(), (4321, "enough".to_owned()));
@@ -313,7 +316,7 @@ fn messages_after_the_servers_close_are_dropped() {
 }
 
 #[test]
-fn an_unanswered_close_times_out_after_ten_seconds() {
+fn unanswered_close_times_out_after_ten_seconds() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/return");
     assert_eq!(socket.read_close().0, 1000);
@@ -324,14 +327,14 @@ fn an_unanswered_close_times_out_after_ten_seconds() {
 }
 
 #[test]
-fn an_invalid_close_code_becomes_1011() {
+fn invalid_close_code_becomes_1011() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/breach-code");
     assert_eq!(socket.read_close().0, 1011);
 }
 
 #[test]
-fn the_application_gets_the_clients_close_code() {
+fn application_gets_the_clients_close_code() {
     let daemon = Rgun::fake_asgi().start_ready();
     let open = || WebSocket::open(&daemon, "/echo");
     open().send_close(1001, "going away").read_close();
@@ -350,14 +353,14 @@ fn the_application_gets_the_clients_close_code() {
 }
 
 #[test]
-fn a_message_over_the_limit_closes_with_1009() {
+fn message_over_the_limit_closes_with_1009() {
     let daemon = Rgun::fake_asgi().flags(["--ws-max-size", "1000"]).start_ready();
     WebSocket::open(&daemon, "/echo").send(FIN | TEXT, "x".repeat(1001)).assert_failed(1009);
     daemon.wait_for_close("/echo 1009 message too big");
 }
 
 #[test]
-fn an_exception_closes_with_1011_and_is_logged_once() {
+fn exception_closes_with_1011_and_is_logged_once() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/raise");
     socket.send_text("go").assert_failed(1011);
@@ -370,7 +373,7 @@ fn an_exception_closes_with_1011_and_is_logged_once() {
 }
 
 #[test]
-fn a_dead_worker_closes_its_websockets_with_1011() {
+fn dead_worker_closes_its_websockets_with_1011() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut other = WebSocket::open(&daemon, "/echo");
     let mut socket = WebSocket::open(&daemon, "/die");
@@ -397,7 +400,7 @@ fn handshake_and_close_are_in_the_journal() {
 // Stop and reload.
 
 #[test]
-fn a_stop_closes_with_1012_and_awaits_the_replies() {
+fn stop_closes_with_1012_and_awaits_the_replies() {
     let mut daemon = Rgun::fake_asgi().start_ready();
     let mut sockets: Vec<_> = (0..5).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     sockets[0].send_text("on").assert_text("on");
@@ -412,11 +415,11 @@ fn a_stop_closes_with_1012_and_awaits_the_replies() {
 }
 
 #[test]
-fn a_stop_closes_many_websockets_staggered() {
+fn stop_closes_many_websockets_staggered() {
     let mut daemon = Rgun::fake_asgi().start_ready();
     let sockets: Vec<_> = (0..60).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     let begun = Instant::now();
-    let waits: Vec<_> = sockets
+    let readers: Vec<_> = sockets
         .into_iter()
         .map(|mut socket| {
             thread::spawn(move || {
@@ -429,7 +432,7 @@ fn a_stop_closes_many_websockets_staggered() {
         .collect();
     daemon.signal(Signal::SIGTERM);
     let mut times: Vec<_> =
-        waits.into_iter().map(|wait| wait.join().expect("the thread does not panic")).collect();
+        readers.into_iter().map(|reader| reader.join().expect("the thread does not panic")).collect();
     times.sort();
     // The WebSockets are closed 20 ms apart, in steps of 50 ms.
     let (first, last) = (times[0], times[59]);
@@ -441,7 +444,7 @@ fn a_stop_closes_many_websockets_staggered() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_unanswered_closes() {
+fn stop_does_not_wait_for_unanswered_closes() {
     let mut daemon = Rgun::fake_asgi().set("timeouts.drain", "2s").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let begun = Instant::now();
@@ -453,7 +456,7 @@ fn a_stop_does_not_wait_for_unanswered_closes() {
 }
 
 #[test]
-fn a_reload_closes_the_old_generations_websockets() {
+fn reload_closes_the_old_generations_websockets() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut old = WebSocket::open(&daemon, "/echo");
     old.send_text("on").assert_text("on");

@@ -1,4 +1,5 @@
-//! WebSocket clients that flood, violate the protocol or leave at the wrong moment, and stops in such moments.
+//! WebSocket clients that flood, violate the protocol or leave at the wrong moment, and stops of
+//! the daemon at such moments.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ fn large_messages_sent_with_the_handshake_are_kept() {
 }
 
 #[test]
-fn a_stop_closes_all_within_timeouts_drain() {
+fn stop_closes_all_within_timeouts_drain() {
     let mut daemon =
         Rgun::fake_asgi().set("timeouts.drain", "1s").set("websocket.close_window", "10s").start_ready();
     let mut sockets: Vec<_> = (0..60).map(|_| WebSocket::open(&daemon, "/echo")).collect();
@@ -49,13 +50,14 @@ fn a_stop_closes_all_within_timeouts_drain() {
 }
 
 #[test]
-fn a_handshake_waits_for_the_first_worker_to_boot() {
+fn handshake_waits_for_the_first_worker_to_boot() {
     for interface in ["asgi", ""] {
         let (rgun, gate) = Rgun::fake().gated();
         let daemon = rgun.start();
         let mut client = daemon.connect();
         client.send(handshake("/echo", ""));
-        // The daemon reads in order: once a later client is answered, this one has been read.
+        // The daemon reads connections in order: once a later client is answered, the daemon has
+        // read from this client too.
         assert_eq!(daemon.connect().send("nonsense\r\n\r\n").response().status, 400);
         gate.open(interface);
         if interface == "asgi" {
@@ -71,16 +73,16 @@ fn a_handshake_waits_for_the_first_worker_to_boot() {
 }
 
 #[test]
-fn a_client_that_floods_pings_is_disconnected() {
+fn client_that_floods_pings_is_disconnected() {
     let daemon = Rgun::fake_asgi().set("timeouts.body", "1s").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let before = daemon.rss();
     let pings = frame(FIN | PING, &[b'p'; 125]).repeat(100);
     let (begun, mut max_rss) = (Instant::now(), before);
     wait_until("the daemon closes the connection", || {
-        let is_over = socket.client.try_send(&pings).is_err();
+        let is_closed = socket.client.try_send(&pings).is_err();
         max_rss = max_rss.max(daemon.rss());
-        is_over.then_some(())
+        is_closed.then_some(())
     });
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
     let grown = max_rss.saturating_sub(before);
@@ -89,7 +91,7 @@ fn a_client_that_floods_pings_is_disconnected() {
 }
 
 #[test]
-fn endless_empty_fragments_delay_nobody() {
+fn endless_empty_fragments_delay_no_other_client() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo?whole");
     let before = daemon.rss();
@@ -105,7 +107,7 @@ fn endless_empty_fragments_delay_nobody() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_accept_is_gone() {
+fn client_that_leaves_before_the_accept_frees_its_slot() {
     let daemon = Rgun::fake_asgi().set("workers.concurrency", "2").start_ready();
     for path in ["/undecided", "/late"] {
         // More clients than slots.
@@ -125,19 +127,19 @@ fn a_client_that_leaves_before_the_accept_is_gone() {
 }
 
 #[test]
-fn a_violating_client_is_closed_without_a_reset() {
+fn violating_client_is_closed_without_a_reset() {
     let daemon = Rgun::fake_asgi().over_tcp().start_ready();
     let before = daemon.descriptors().len();
     let mut socket = WebSocket::open(&daemon, "/echo");
     socket.send(FIN | 3, "");
     wait_until("the connection is closed", || (daemon.descriptors().len() <= before).then_some(()));
-    // After a reset sending would fail, and unread input might be lost.
+    // After a reset, sending would fail, and the client could lose the close frame.
     assert!(socket.client.try_send("x").is_ok());
     assert_eq!(socket.read_close().0, 1002);
 }
 
 #[test]
-fn a_stop_does_not_wait_for_an_undecided_handshake() {
+fn stop_does_not_wait_for_an_undecided_handshake() {
     let mut daemon = Rgun::fake_asgi().set("timeouts.drain", "1s").start_ready();
     let mut client = daemon.connect();
     client.send(handshake("/undecided", ""));
@@ -148,7 +150,7 @@ fn a_stop_does_not_wait_for_an_undecided_handshake() {
 }
 
 #[test]
-fn a_late_accept_does_not_delay_a_stop() {
+fn late_accept_does_not_delay_a_stop() {
     let mut daemon =
         Rgun::fake_asgi().set("timeouts.drain", "5s").set("timeouts.request", "1s").start_ready();
     let mut client = daemon.connect();
@@ -161,7 +163,7 @@ fn a_late_accept_does_not_delay_a_stop() {
 }
 
 #[test]
-fn a_blocked_event_loop_closes_its_websockets_with_1012() {
+fn blocked_event_loop_closes_its_websockets_with_1012() {
     let daemon = Rgun::fake_asgi().set("timeouts.drain", "2s").start_ready();
     let mut sockets: Vec<_> = (0..20).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     let worker = daemon.worker();
@@ -185,7 +187,7 @@ fn a_blocked_event_loop_closes_its_websockets_with_1012() {
 
 /// Hundreds of WebSockets end in random ways; no connection and no slot stays occupied.
 #[test]
-fn random_endings_leave_no_connection_and_no_slot() {
+fn random_endings_free_all_connections_and_slots() {
     let mut daemon = Rgun::fake_asgi()
         .set("workers.concurrency", "2")
         .set("websocket.max_connections", "50")
@@ -236,11 +238,11 @@ fn random_endings_leave_no_connection_and_no_slot() {
     drop(open);
     wait_until("no connection is left", || (daemon.descriptors().len() <= before).then_some(()));
     // Both slots are free.
-    let mut waits: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
-    for client in &mut waits {
+    let mut clients: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
         client.send_get("/slow/300");
     }
-    assert!(waits.iter_mut().all(|client| client.response().status == 200));
+    assert!(clients.iter_mut().all(|client| client.response().status == 200));
     let mut sockets: Vec<_> = (0..50).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     assert_eq!(daemon.get("/hello").status, 200, "WebSockets take no slots");
     for socket in &mut sockets {

@@ -1,5 +1,5 @@
-//! RFC 6455 and RFC 7692, in the order of the Autobahn test suite: framing, pings, reserved bits, opcodes, fragments,
-//! UTF-8, closing, sizes, compression.
+//! RFC 6455 and RFC 7692, in the order of the Autobahn test suite: framing, pings, reserved bits,
+//! opcodes, fragments, UTF-8, closing, sizes, compression.
 
 use std::thread;
 
@@ -17,7 +17,7 @@ fn assert_closes(daemon: &Daemon, code: u16, frames: &[Vec<u8>]) {
 // 1: framing.
 
 #[test]
-fn messages_of_every_length_come_back() {
+fn messages_of_every_length_are_echoed() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     for len in [0, 1, 125, 126, 127, 128, 65_535, 65_536, 65_537, 200_000] {
@@ -57,14 +57,14 @@ fn many_messages_in_one_write_are_answered_in_order() {
 }
 
 #[test]
-fn a_frame_without_a_mask_is_a_violation() {
+fn frame_without_a_mask_is_a_violation() {
     let daemon = Rgun::fake_asgi().start_ready();
     assert_closes(&daemon, 1002, &[vec![0x81, 0x05, b'H', b'e', b'l', b'l', b'o']]);
     assert_closes(&daemon, 1002, &[vec![0x89, 0x00]]);
 }
 
 #[test]
-fn a_length_that_is_not_minimal_is_a_violation() {
+fn length_that_is_not_minimal_is_a_violation() {
     let daemon = Rgun::fake_asgi().start_ready();
     assert_closes(&daemon, 1002, &[vec![0x82, 0xfe, 0, 5, 0, 0, 0, 0, 1, 2, 3, 4, 5]]);
     assert_closes(&daemon, 1002, &[[&[0x82, 0xff][..], &5_u64.to_be_bytes(), &[0; 9]].concat()]);
@@ -74,7 +74,7 @@ fn a_length_that_is_not_minimal_is_a_violation() {
 // 2: pings.
 
 #[test]
-fn a_ping_is_answered_with_its_payload() {
+fn ping_is_answered_with_its_payload() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     for payload in [&b""[..], b"Hello", &[0, 0xff, 0xfe, 0xcc], &[0xfe; 125]] {
@@ -85,7 +85,7 @@ fn a_ping_is_answered_with_its_payload() {
 }
 
 #[test]
-fn of_many_pings_at_least_the_last_is_answered() {
+fn last_of_many_pings_is_answered() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let pings: Vec<u8> = (0..10).flat_map(|n| frame(FIN | PING, format!("{n}").as_bytes())).collect();
@@ -95,7 +95,7 @@ fn of_many_pings_at_least_the_last_is_answered() {
 }
 
 #[test]
-fn an_unsolicited_pong_is_ignored() {
+fn unsolicited_pong_is_ignored() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo");
     socket.send(FIN | PONG, "unasked").send(FIN | PONG, "").send_text("on").assert_text("on");
@@ -197,7 +197,7 @@ fn text_that_is_not_utf_8_closes_with_1007() {
 // 7: closing.
 
 #[test]
-fn a_close_is_answered_with_its_code() {
+fn close_is_answered_with_its_code() {
     let daemon = Rgun::fake_asgi().start_ready();
     for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999] {
         let mut socket = WebSocket::open(&daemon, "/echo");
@@ -205,12 +205,16 @@ fn a_close_is_answered_with_its_code() {
         socket.assert_disconnected();
     }
     let mut socket = WebSocket::open(&daemon, "/echo");
-    assert_eq!(socket.send(FIN | CLOSE, "").read_close().0, 1005, "no code for no code");
+    assert_eq!(
+        socket.send(FIN | CLOSE, "").read_close().0,
+        1005,
+        "a close without a code is answered without a code"
+    );
     socket.assert_disconnected();
 }
 
 #[test]
-fn a_malformed_close_is_a_violation() {
+fn malformed_close_is_a_violation() {
     let daemon = Rgun::fake_asgi().start_ready();
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
         assert_closes(&daemon, 1002, &[frame(FIN | CLOSE, &code.to_be_bytes())]);
@@ -235,7 +239,7 @@ fn frames_after_a_close_are_ignored() {
 // 9: sizes.
 
 #[test]
-fn a_message_may_have_max_message_bytes_at_most() {
+fn message_may_have_max_message_bytes_at_most() {
     let daemon = Rgun::fake_asgi().set("websocket.max_message", "100000").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo?whole");
     let largest = pattern(100_000);
@@ -245,7 +249,7 @@ fn a_message_may_have_max_message_bytes_at_most() {
     }
     assert_eq!(socket.send(FIN | CONTINUATION, "").read_message(), (BINARY, largest.clone()));
     socket.send(BINARY, &largest).send(CONTINUATION, "").send(FIN | CONTINUATION, "!").assert_failed(1009);
-    // The head's length is enough: the payload is not awaited.
+    // The length in the frame's head suffices; the payload is not awaited.
     let announced = [&[FIN | BINARY, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[1, 2, 3, 4]].concat();
     assert_closes(&daemon, 1009, &[announced]);
 }
@@ -288,7 +292,7 @@ fn inflated(bytes: &[u8], len: usize) -> Vec<u8> {
     out
 }
 
-/// Reads the next message and inflates it. Returns also whether it was compressed.
+/// Reads the next message and inflates it. Returns also whether the message was compressed.
 fn inflated_message(socket: &mut WebSocket, len: usize) -> (Vec<u8>, bool) {
     let mut frame = socket.read_frame();
     let is_compressed = frame.first & RSV1 != 0;
@@ -309,11 +313,11 @@ fn messages_are_compressed_both_ways_when_negotiated() {
     assert_eq!(agreed, "permessage-deflate; server_no_context_takeover; client_no_context_takeover");
     for len in [0, 1, 100, 1023, 1024, 5000, 70_000, 300_000] {
         let text: String = "to be repeated ".chars().cycle().take(len).collect();
-        let (came, is_compressed) = {
+        let (received, is_compressed) = {
             socket.send(FIN | RSV1 | TEXT, deflated(text.as_bytes()));
             inflated_message(&mut socket, len)
         };
-        assert!(came == text.as_bytes(), "{len}");
+        assert!(received == text.as_bytes(), "{len}");
         assert_eq!(is_compressed, len >= 1024, "{len}");
         // A sender may leave a message uncompressed.
         socket.send_text(&text);
@@ -338,13 +342,13 @@ fn compressed_messages_may_be_fragmented() {
 }
 
 #[test]
-fn a_smaller_server_window_is_respected() {
+fn smaller_server_window_is_respected() {
     let daemon = Rgun::fake_asgi().start_ready();
     let offer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=8, \
                  permessage-deflate; server_max_window_bits=9\r\n";
     let mut socket = WebSocket::open_with(&daemon, "/echo?whole", offer);
     assert!(socket.response.field("sec-websocket-extensions").ends_with("; server_max_window_bits=9"));
-    // A repetition beyond the window must not be compressed.
+    // A repetition must not refer to bytes outside the window.
     let bytes = [pattern(251 * 4), pattern(251 * 4)].concat();
     let random: Vec<u8> = (0..2000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for message in [bytes, [random.clone(), random].concat()] {
@@ -374,7 +378,7 @@ fn nothing_is_compressed_unless_negotiated() {
 }
 
 #[test]
-fn a_message_that_inflates_over_the_limit_closes_with_1009() {
+fn message_that_inflates_over_the_limit_closes_with_1009() {
     let daemon = Rgun::fake_asgi().set("websocket.max_message", "1MiB").start_ready();
     let mut largest = WebSocket::open_with(&daemon, "/slow/0", DEFLATE);
     largest
@@ -414,8 +418,8 @@ fn compressed_messages_of_many_clients_are_not_mixed_up() {
                 for round in 1..4 {
                     let text = format!("client {client} in round {round}; ").repeat(10_000);
                     socket.send(FIN | RSV1 | TEXT, deflated(text.as_bytes()));
-                    let (came, _) = inflated_message(&mut socket, text.len());
-                    assert!(came == text.as_bytes(), "client {client} in round {round}");
+                    let (received, _) = inflated_message(&mut socket, text.len());
+                    assert!(received == text.as_bytes(), "client {client} in round {round}");
                 }
             });
         }

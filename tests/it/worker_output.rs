@@ -75,7 +75,7 @@ fn long_lines_of_several_forked_workers_at_once_stay_whole() {
 }
 
 #[test]
-fn the_last_output_of_a_dying_worker_is_a_line() {
+fn last_output_of_a_dying_worker_is_logged() {
     let daemon = Rgun::python(PRINTER).start_ready();
     daemon.get("/die").assert_error(502);
     assert_eq!(daemon.log.wait_for("its last words"), "its last words");
@@ -101,7 +101,7 @@ fn output_of_the_applications_child_is_in_the_log() {
 }
 
 #[test]
-fn a_worker_line_is_a_journal_entry_with_its_fields() {
+fn worker_line_is_a_journal_entry_with_its_fields() {
     if !may_replace_journald() {
         return report_skipped("workers' lines in the journal: needs root to replace journald");
     }

@@ -1,29 +1,31 @@
-//! The fake worker as an ASGI worker. One thread is the event loop, which claims frames and waits for the eventfd. Each
-//! exchange has a thread in place of a task, and an [`Inbox`] in place of `receive()`.
+//! The fake worker as an ASGI worker. One thread is the event loop, which claims frames and waits
+//! for the eventfd. Each exchange has a thread in place of a task, and an [`Inbox`] in place of
+//! `receive()`.
 //!
-//! The paths of `requests.rs` work here too. In addition, where *end* is a disconnect or a cancellation:
+//! The paths of `requests.rs` work here too. In addition, where *end* is a disconnect or a
+//! cancellation:
 //!
 //! | path | response |
 //! |---|---|
 //! | `/body` | the request's body, part by part; `x-body: inline` or `parts` is its transport |
-//! | `/receive`, `/receive/MS` | receives the whole body, MS before each part; `length=… right=…`, right if it is [`pattern`] |
-//! | `/receive-some/N` | receives N bytes, `took=…`, leaves the rest |
+//! | `/receive`, `/receive/MS` | receives the whole body, waits MS before each part; then `length=… right=… over=…`: whether the body is [`pattern`], and whether the end has come |
+//! | `/receive-some/N` | receives N bytes, then `took=…`; leaves the rest unread |
 //! | `/answer-first` | head and `first `, then as `/receive` |
 //! | `/wait`, `/wait-receiving` | nothing until the end; reports its stack if cancelled; the latter opens a window of 100 bytes first |
 //! | `/ignore-cancel/MS` | ignores a cancellation; `at last` after MS |
-//! | `/half-close` | once the client has closed its sending half |
+//! | `/half-close` | responds once the client has closed its sending half |
 //! | `/disconnects` | `gone=… cancelled=…`: the numbers of exchanges that got a disconnect and a cancellation |
 //! | `/block/MS` | holds the event loop for MS, then `Hello, world!` |
 //! | `/trailers` | `Hello, world!`, and the trailer `x-sum: 13` |
 //! | `/hints/MS` | early hints, MS later `Hello, world!` |
 //! | `/hint-flood/N` | N early hints of 4 KB, then nothing until the end |
 //! | `/floods` | the number of requests for `/hint-flood` that have sent all their hints |
-//! | `/events`, `/events/MS` | the head; after a request for `/release` the body `event`; MS before each |
+//! | `/events`, `/events/MS` | the head; after a request for `/release` the body `event`; waits MS before each of the two |
 //! | `/silent-events` | the head, then nothing until the end |
 //! | `/file-trailers/N` | a file of N bytes, and the trailer `x-sum: 13` |
 //! | `/breach-hints/NAME` | early hints with `NAME: 13` |
 //! | `/breach-window` | decreases the window of the body |
-//! | `/codes` | the ends of WebSockets, see `websocket.rs` |
+//! | `/codes` | how each WebSocket has ended, see `websocket.rs` |
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -42,7 +44,8 @@ use crate::requests::Exchange;
 use crate::worker::{Slot, Worker};
 use crate::{EXIT_SOFTWARE, Outcome, lock, milliseconds, pattern, quit, websocket};
 
-/// Maximum bytes of a request's body that the daemon may send before the application has received them.
+/// Maximum bytes of a request's body that the daemon may send before the application has received
+/// them.
 pub(crate) const WINDOW: u64 = 256 * 1024;
 
 /// The state that the event loop and its tasks share.
@@ -55,20 +58,21 @@ pub(crate) struct Loop {
     pub(crate) gone: AtomicU32,
     pub(crate) cancelled: AtomicU32,
     pub(crate) floods: AtomicU32,
-    /// Events that `/events` may send.
+    /// Number of events that `/events` may send.
     pub(crate) released: Mutex<u32>,
     pub(crate) releases: Condvar,
     /// The ends of WebSockets: path, code, reason.
     pub(crate) ends: Mutex<VecDeque<String>>,
 }
 
-/// The frames received for an exchange after its request.
+/// The frames that an exchange has received after its request.
 #[derive(Default)]
 pub(crate) struct Inbox {
     pub(crate) received: Mutex<Received>,
     pub(crate) arrived: Condvar,
 }
 
+/// The content of an [`Inbox`].
 #[derive(Default)]
 pub(crate) struct Received {
     pub(crate) parts: VecDeque<Vec<u8>>,
@@ -77,6 +81,7 @@ pub(crate) struct Received {
     /// Close code and reason of a WebSocket's disconnect.
     pub(crate) end: Option<(u16, String)>,
     pub(crate) websocket: bool,
+    /// True once the last part of the body has been received.
     pub(crate) whole: bool,
     pub(crate) gone: bool,
     pub(crate) half_closed: bool,
@@ -110,14 +115,14 @@ impl Loop {
         Ok(())
     }
 
-    /// [`WaitFlag::wait_until`] for a task.
-    pub(crate) fn wait_until(&self, want: WaitFlag<'_>, mut available: impl FnMut() -> bool) {
+    /// Does what [`WaitFlag::wait_until`] does, for a task.
+    pub(crate) fn wait_until(&self, flag: WaitFlag<'_>, mut available: impl FnMut() -> bool) {
         loop {
             let seen = *lock(&self.n_wakes);
             if available() {
                 return;
             }
-            want.announce_wait();
+            flag.announce_wait();
             if available() {
                 return;
             }
@@ -249,9 +254,9 @@ impl Inbox {
     }
 
     pub(crate) fn wait_until_ended(&self) {
-        let over =
+        let ended =
             self.arrived.wait_while(lock(&self.received), |received| !received.gone && !received.cancelled);
-        drop(over.unwrap_or_else(PoisonError::into_inner));
+        drop(ended.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Waits for the next part of the body. None: the body or the exchange has ended.

@@ -1,14 +1,15 @@
-//! Breaches of the channel's contract, by the request's path. After most of them the daemon kills this process.
+//! Breaches of the channel's contract, by the request's path. After most of them the daemon kills
+//! this process.
 //!
 //! | path | breach |
 //! |---|---|
 //! | `/breach-length` | each word of the completion ring is a length beyond it, and the head is advanced |
 //! | `/breach-head` | a completion head far beyond the ring |
-//! | `/breach-tail`, `/breach-tail/back` | a submission tail far beyond the head / of 0, after a correct response; then claims nothing |
-//! | `/breach-asleep` | 4 billion sleeping threads, after a correct response |
+//! | `/breach-tail`, `/breach-tail/back` | a submission tail far beyond the head / of 0, and a correct response; then claims nothing |
+//! | `/breach-asleep` | 4 billion sleeping threads, and a correct response |
 //! | `/breach-chunk/twice`, `/range`, `/length` | a chunk sent twice / that does not exist / longer than a chunk |
 //! | `/breach-exchange/unknown`, `/zero`, `/twice` | a head for an unknown exchange / for exchange 0 / after the end of the response |
-//! | `/breach-exchange/other` | waits until another slot runs an exchange, and sends a response to that one |
+//! | `/breach-exchange/other` | waits until another slot runs an exchange, and sends a response to that exchange |
 //! | `/breach-slot` | a slot that does not exist |
 //! | `/breach-frame` | a frame of 0xff bytes |
 //! | `/breach-length-header`, `/more`, `/stream` | `content-length: 5` before 10 bytes / before 3 / before 10 in two parts |
@@ -31,7 +32,7 @@ use crate::worker::{Completions, Worker};
 use crate::{EXIT_SOFTWARE, Outcome, WAIT_TIMEOUT, hang, lock, quit};
 
 impl Exchange<'_, '_> {
-    /// Breaches of the channel: rings, chunks, exchanges, frames.
+    /// Breaches the contract of the channel: rings, chunks, exchanges, frames.
     pub(crate) fn break_contract(&mut self, name: &str, how: &str) -> Outcome {
         let worker = self.slot.worker;
         let (map, geometry) = (&*worker.map, &worker.start.geometry);
@@ -94,7 +95,7 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// Invalid HTTP responses in well-formed frames.
+    /// Sends invalid HTTP responses in well-formed frames.
     pub(crate) fn send_invalid_response(&mut self, name: &str, how: &str) -> Outcome {
         let ten = Body::Inline(b"0123456789");
         match (name, how) {
@@ -136,6 +137,7 @@ impl Exchange<'_, '_> {
         }
     }
 
+    /// Waits until another slot runs an exchange, and returns its id.
     pub(crate) fn other_exchange(&self) -> Outcome<ExchangeId> {
         let worker = self.slot.worker;
         let (running, _) = worker
@@ -150,7 +152,7 @@ pub(crate) fn wake_daemon_and_hang(worker: &Worker, mut completions: MutexGuard<
     if Epoch(worker.reactor.u32(REACTOR_EPOCH)).must_wake(&mut completions.last_epoch)
         && let Err(error) = rustix::io::write(&worker.eventfd, &1_u64.to_ne_bytes())
     {
-        quit(EXIT_SOFTWARE, &format!("cannot ring the daemon: {error}"));
+        quit(EXIT_SOFTWARE, &format!("cannot wake the daemon: {error}"));
     }
     hang()
 }

@@ -1,15 +1,16 @@
 //! A worker without Python: the daemon's integration tests run it in place of the interpreter.
 //!
-//! The daemon starts it as `PYTHON -c CODE SO_PATH`. It ignores its arguments, takes the control socket from fd 3 and
-//! speaks the contract of `rgun-channel`, with one thread per slot as the real worker has. The request's path selects
-//! the response: correct, late, none, or a breach of the contract. It breaks the contract only where the tables in
-//! `requests.rs`, `breaches.rs`, `asgi.rs` and `websocket.rs` say so. It knows nothing of Python, WSGI or the daemon's
+//! The daemon starts it as `PYTHON -c CODE SO_PATH`. It ignores its arguments, takes the control
+//! socket from fd 3 and speaks the contract of `rgun-channel`, with one thread per slot as the real
+//! worker has. The request's path selects the response: correct, late, none, or a breach of the
+//! contract. It breaks the contract only where the tables in `requests.rs`, `breaches.rs`,
+//! `asgi.rs` and `websocket.rs` say so. It knows nothing of Python, WSGI or the daemon's
 //! configuration. `cargo test` builds it as the example `fake_worker` of `rgun-channel`.
 //!
 //! # Boot: `RGUN_FAKE`
-//! The value is a list of behaviours, separated by commas and executed in order. `@PATH` reads the list from a file at
-//! each boot, so that a test can change the next process; a missing file is the empty list. An unknown behaviour
-//! exits with status 64.
+//! The value is a list of behaviours, separated by commas and executed in order. `@PATH` reads the
+//! list from a file at each boot, so that a test can change the next process; a missing file is the
+//! empty list. An unknown behaviour exits with status 64.
 //!
 //! | value | effect |
 //! |---|---|
@@ -28,8 +29,8 @@
 //! | `asgi` | is an ASGI worker, see `asgi.rs` |
 //! | `mute` | serves, and ignores DumpStacks and the signal for it |
 //!
-//! DumpStacks always writes the same stack; for an exchange only while it runs. The fake worker cannot be a zygote: it
-//! exits with status 64.
+//! DumpStacks always writes the same stack; with an exchange, only while that exchange runs. The
+//! fake worker cannot be a zygote: it exits with status 64.
 
 mod asgi;
 mod breaches;
@@ -56,7 +57,8 @@ pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 /// Maximum time to wait for an event that the contract guarantees.
 pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Exit status for an unintended breach of the contract, by the fake worker or the daemon (EX_SOFTWARE).
+/// Exit status for an unintended breach of the contract, by the fake worker or the daemon
+/// (EX_SOFTWARE).
 pub(crate) const EXIT_SOFTWARE: i32 = 70;
 
 fn main() {
@@ -71,7 +73,8 @@ fn main() {
 /// Receives Start, executes the behaviours of `RGUN_FAKE`, and serves until Stop.
 fn boot() -> Outcome {
     #[expect(unsafe_code, reason = "the control socket is inherited by number")]
-    // SAFETY: the daemon has opened this descriptor before exec; nothing else in this process owns it.
+    // SAFETY: the daemon has opened this descriptor before exec; nothing else in this process owns
+    // it.
     let socket = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let received = receive(socket.as_fd(), &mut buffer)?;
@@ -159,6 +162,7 @@ enum BootEnd {
     Failed(FailureKind),
 }
 
+/// Returns the value of `RGUN_FAKE`, or the content of the file that it names.
 fn behaviours() -> io::Result<String> {
     let value = env::var("RGUN_FAKE").unwrap_or_default();
     match value.strip_prefix('@') {

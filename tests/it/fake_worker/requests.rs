@@ -1,8 +1,10 @@
-//! Selects the response by the request's path. Paths that begin with `/breach-` are in `breaches.rs`.
+//! Selects the response by the request's path. Paths that begin with `/breach-` are in
+//! `breaches.rs`.
 //!
 //! | path | response |
 //! |---|---|
-//! | `/hello` (and any other path: 404) | 200 `Hello, world!` |
+//! | `/hello` | 200 `Hello, world!` |
+//! | any other path | 404 `unknown path` |
 //! | `/pid` | `pid=… worker=… generation=… slot=…` |
 //! | `/echo` | method, version, path, query, peer, request id and fields, one a line |
 //! | `/status/N` | status N, no body |
@@ -12,7 +14,7 @@
 //! | `/large/N` | N bytes ([`pattern`]) in slab chunks, within the window |
 //! | `/stream/N`, `/stream/N/MS` | `part 0` … without a length, one frame a part, MS between them |
 //! | `/file/N` | N bytes of pattern as a descriptor |
-//! | `/file-short/N` | declares N bytes, the descriptor's file has half of them |
+//! | `/file-short/N` | declares N bytes; the file has only half of them |
 //! | `/file-raise/N` | declares twice N bytes, sends a file of N, then AppRaised |
 //! | `/reason` | 299 `Odd Reason` |
 //! | `/with/NAME/VALUE` | 4000 bytes with that field; `%22` in VALUE is a quote, `%2F` a slash |
@@ -134,7 +136,7 @@ impl Exchange<'_, '_> {
             "die-mid-body" => {
                 self.start_response()?;
                 worker.wait_until_taken()?;
-                quit(3, "exits within the body, as the path asks")
+                quit(3, "exits within the body, as the path requests")
             }
             "die-after-claim-many" => self.die_after_claiming(first.parse()?),
             "takeover" => self.take_over(request, first),
@@ -155,13 +157,13 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// Claims requests until `many` are claimed in all slots, then exits.
-    pub(crate) fn die_after_claiming(&self, many: usize) -> Outcome {
+    /// Claims requests until `count` are claimed in all slots, then exits.
+    pub(crate) fn die_after_claiming(&self, count: usize) -> Outcome {
         let worker = self.slot.worker;
         let mut submission = lock(&worker.submission);
         let mut frame = Vec::new();
         let mut claimed = lock(&worker.running).len();
-        while claimed < many && !worker.is_stopped() {
+        while claimed < count && !worker.is_stopped() {
             if submission.claim(&mut frame)? {
                 claimed += 1;
             } else {

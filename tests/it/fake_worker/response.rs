@@ -85,6 +85,8 @@ impl Exchange<'_, '_> {
         self.part(CompletionKind::Body, Body::Inline(b""), true, true)
     }
 
+    /// Sends the head with this `Content-Length`, and body bytes. `end`: the body is complete.
+    /// `done`: the exchange is done, and its slot is free.
     pub(crate) fn respond(
         &mut self,
         status: u16,

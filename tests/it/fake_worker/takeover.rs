@@ -1,18 +1,20 @@
-//! Answers a handshake on its socket, in place of a WSGI application; the path after `/takeover/` decides how. Then the
-//! socket is closed and the exchange ends with a response that is discarded.
+//! Answers WebSocket handshakes in place of a WSGI application that speaks the protocol itself, on
+//! the socket that comes with the request. The path after `/takeover/` selects the behaviour. Then
+//! the fake worker closes the socket and responds `Hello, world!`, which the daemon sends only if
+//! nothing was written to the socket.
 //!
 //! | path | behaviour |
 //! |---|---|
-//! | `echo` | 101, then every byte that it reads |
-//! | `together` | 101 and a text frame `hi` in one write, and the end |
+//! | `echo` | 101, then echoes every byte |
+//! | `together` | 101 and a text frame `hi` in one write |
 //! | `drip` | like `together`, but in single bytes |
 //! | `die` | 101, then the process exits with 3 when the first bytes arrive |
-//! | `mid-frame` | 101 and the beginning of a frame, then nothing until the client has ended |
+//! | `mid-frame` | 101, a text frame `hi` and the beginning of a frame, then nothing until the client closes |
 //! | `flood` | 101, then binary frames until writing fails; then the first byte of the file that the query names |
 //! | `refuse` | 403 `no` |
 //! | `endless` | 200, then bytes without an end |
 //! | `noise` | bytes that are not HTTP |
-//! | `silent` | nothing: its response in the ring is `Hello, world!` |
+//! | `silent` | nothing |
 
 use std::fs;
 use std::io::{Read, Write};
@@ -63,7 +65,7 @@ fn speak(socket: &mut UnixStream, what: &str, query: &str) -> Outcome {
         "die" => {
             socket.write_all(SWITCH)?;
             socket.read_exact(&mut buffer[..1])?;
-            quit(3, "exits during a takeover, by the path");
+            quit(3, "exits during a takeover, as the path requests");
         }
         "mid-frame" => {
             socket.write_all(&[SWITCH, HI, b"\x82\x7e\xff\xffbegun"].concat())?;

@@ -1,5 +1,5 @@
-//! Serves WebSockets, in place of an ASGI application, by the path of the handshake. *End* is a disconnect or a
-//! cancellation.
+//! Serves WebSockets in place of an ASGI application. The path of the handshake selects the
+//! behaviour. *End* is a disconnect or a cancellation.
 //!
 //! | path | behaviour |
 //! |---|---|
@@ -15,7 +15,7 @@
 //! | `/close-within/CODE` | closes in the middle of a message |
 //! | `/return` | accepts and returns |
 //! | `/send/N/S` | N binary messages of S bytes, then returns |
-//! | `/fragments` | one text message in three parts, cut within a character, then one without bytes; then as `/echo` |
+//! | `/fragments` | one text message in three parts, cut within a character, then an empty one; then as `/echo` |
 //! | `/stops-reading` | accepts, opens the window once, receives nothing until the end |
 //! | `/never-reads` | accepts, never opens the window |
 //! | `/slow/MS` | receives a message every MS; after the message `end` it sends `messages=… bytes=…` |
@@ -24,7 +24,8 @@
 //! | `/die` | exit 3 at the first message |
 //! | `/breach-code` | closes with an invalid code |
 //!
-//! `/codes` over HTTP lists how they ended, one a line: path, code and reason.
+//! An HTTP request for `/codes` gets one line for each WebSocket that has ended: path, code and
+//! reason.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -48,7 +49,7 @@ pub(crate) struct Part {
     pub(crate) more: bool,
 }
 
-/// The application's state of a WebSocket.
+/// The state of a WebSocket in the application.
 struct Session<'i> {
     inbox: &'i Inbox,
     received: u64,
@@ -254,7 +255,8 @@ impl Exchange<'_, '_> {
 }
 
 impl Loop {
-    /// Records the close code that the application has received, if any.
+    /// Records the end of a WebSocket: path, close code and reason, or that the application has
+    /// received no code.
     fn record_close(&self, path: &str, inbox: &Inbox) {
         let received = lock(&inbox.received);
         let end = match &received.end {

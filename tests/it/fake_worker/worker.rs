@@ -1,4 +1,5 @@
-//! The worker's side of the channel: its shared memory, its slots, and the loop that reads commands.
+//! The worker's side of the channel: its shared memory, its slots, and the loop that reads
+//! commands.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,8 +19,8 @@ use rgun_channel::wake::{Epoch, Sleepers, SystemFutex, WaitFlag};
 use crate::requests::Exchange;
 use crate::{EXIT_SOFTWARE, Outcome, WAIT_TIMEOUT, asgi, lock, quit};
 
-/// Starts one thread per slot, or the event loop, and reads commands. Returns after Stop, once all have finished; never
-/// if the worker `ignores_stop`.
+/// Starts one thread per slot, or the event loop, and reads commands. Returns once Stop has been
+/// received and all threads have ended; never with `ignores_stop`.
 pub(crate) fn serve(worker: &Arc<Worker>, ignores_stop: bool) -> Outcome {
     let threads = if worker.events.is_some() { 0 } else { worker.start.threads };
     let mut slots: Vec<_> = (0..threads)
@@ -61,7 +62,7 @@ pub(crate) fn serve(worker: &Arc<Worker>, ignores_stop: bool) -> Outcome {
             Command::Stop if ignores_stop => {}
             Command::Stop => break,
             Command::DumpStacks(exchange) => worker.dump_stacks(exchange)?,
-            // It imports nothing after its boot.
+            // The fake worker has no hooks, and imports nothing after its boot.
             Command::ChildExited { .. } | Command::ReportSources => {}
             Command::Fork(Fork { incarnation, .. }) => {
                 let reason = "the fake worker cannot fork".to_owned();
@@ -86,7 +87,8 @@ pub(crate) fn serve(worker: &Arc<Worker>, ignores_stop: bool) -> Outcome {
 pub(crate) const STACK: &[u8] =
     b"Thread 0x0000000000000001 (most recent call first):\n  File \"fake.py\", line 1 in fake stack\n";
 
-/// Ignores the signal at which a real worker writes its stacks; by default it would kill the process.
+/// Ignores the signal at which a real worker writes its stacks; by default it would kill the
+/// process.
 pub(crate) fn ignore_stacks_signal() {
     const SIG_IGN: usize = 1;
     #[expect(unsafe_code, reason = "std has no signal(2)")]
@@ -104,9 +106,9 @@ pub(crate) fn ignore_stacks_signal() {
 /// The state that all slots share.
 pub(crate) struct Worker {
     pub(crate) socket: OwnedFd,
-    /// The pipe for stacks.
+    /// The pipe that DumpStacks writes to.
     pub(crate) stacks: OwnedFd,
-    /// DumpStacks is ignored.
+    /// True if DumpStacks is ignored.
     pub(crate) mute: bool,
     /// The event loop of an ASGI worker. None for WSGI.
     pub(crate) events: Option<asgi::Loop>,
@@ -206,7 +208,7 @@ impl Worker {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Claims the next request; sleeps while there is none. Returns false after Stop.
+    /// Claims the next request, and sleeps while there is none. Returns false after Stop.
     pub(crate) fn claim(&self, frame: &mut Vec<u8>) -> Outcome<bool> {
         loop {
             if self.is_stopped() {
@@ -214,7 +216,8 @@ impl Worker {
             }
             let mut submission = lock(&self.submission);
             if submission.claim(frame)? {
-                // Under the same lock, so that its holder sees all claimed requests in `running`.
+                // `submission` is still locked, so that `running` has all claimed requests for the
+                // next holder of the lock.
                 lock(&self.running).insert(Request::decode(frame)?.exchange);
                 self.running_changed.notify_all();
                 return Ok(true);
@@ -233,7 +236,8 @@ impl Worker {
         }
     }
 
-    /// Publishes a completion frame, waits for room if necessary, and wakes the daemon if it sleeps.
+    /// Publishes a completion frame, waits for room if necessary, and wakes the daemon if it
+    /// sleeps.
     pub(crate) fn publish(&self, frame: &[u8]) -> Outcome {
         let mut broken = None;
         self.wait_until(self.space_flag(), || {
@@ -266,10 +270,10 @@ impl Worker {
         filled?.ok_or_else(|| "no chunk after waiting for one".into())
     }
 
-    pub(crate) fn wait_until(&self, want: WaitFlag<'_>, available: impl FnMut() -> bool) {
+    pub(crate) fn wait_until(&self, flag: WaitFlag<'_>, available: impl FnMut() -> bool) {
         match &self.events {
-            Some(events) => events.wait_until(want, available),
-            None => want.wait_until(&SystemFutex, available),
+            Some(events) => events.wait_until(flag, available),
+            None => flag.wait_until(&SystemFutex, available),
         }
     }
 
@@ -277,15 +281,15 @@ impl Worker {
         WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait)))
     }
 
-    /// Returns the descriptor of a request's body. It was sent before the frame, but the thread that reads the control
-    /// socket may not have received it yet.
+    /// Returns the descriptor of a request's body. It was sent before the frame, but the thread
+    /// that reads the control socket may not have received it yet.
     pub(crate) fn body(&self, exchange: ExchangeId) -> Outcome<OwnedFd> {
         let bodies = lock(&self.bodies);
         let (mut bodies, _) = self
             .body_received
             .wait_timeout_while(bodies, WAIT_TIMEOUT, |bodies| !bodies.contains_key(&exchange))
             .unwrap_or_else(PoisonError::into_inner);
-        bodies.remove(&exchange).ok_or_else(|| "the body's descriptor did not come".into())
+        bodies.remove(&exchange).ok_or_else(|| "the body's descriptor did not arrive".into())
     }
 
     /// Waits until the daemon has popped all completions.

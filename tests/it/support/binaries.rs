@@ -1,6 +1,7 @@
 //! Finds the programs that tests run: rgun, the fake worker, interpreters.
 //!
-//! The fake worker does not load the extension whose path the daemon passes, so an empty file stands for it.
+//! The fake worker does not load the extension whose path the daemon passes, so an empty file
+//! stands for it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -51,20 +52,20 @@ pub(crate) fn binary_with_extension() -> PathBuf {
     built_binary().to_owned()
 }
 
-/// Returns the path of a binary next to an empty file with the extension's name, for tests with the fake worker. The
-/// binary is a hard link, because the daemon looks for the extension beside its executable with symbolic links
-/// resolved.
+/// Returns the path of a binary next to an empty file with the extension's name, for tests with the
+/// fake worker. The binary is a hard link, because the daemon looks for the extension beside its
+/// executable with symbolic links resolved.
 pub(crate) fn binary_without_extension() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let link = || -> std::io::Result<PathBuf> {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("it-{}", profile()));
         fs::create_dir_all(&directory)?;
         let binary = directory.join("rgun");
-        let is_it = |path: &Path| -> std::io::Result<bool> {
+        let is_current = |path: &Path| -> std::io::Result<bool> {
             let (link, file) = (fs::metadata(path)?, fs::metadata(built_binary())?);
             Ok((link.dev(), link.ino()) == (file.dev(), file.ino()))
         };
-        if !is_it(&binary).unwrap_or(false) {
+        if !is_current(&binary).unwrap_or(false) {
             let new = directory.join(format!(".rgun.{}", std::process::id()));
             fs::hard_link(built_binary(), &new).or_else(|_| fs::copy(built_binary(), &new).map(drop))?;
             fs::rename(&new, &binary)?;
@@ -73,9 +74,9 @@ pub(crate) fn binary_without_extension() -> PathBuf {
         fs::write(directory.join("rgun_main.py"), "")?;
         Ok(binary)
     };
-    let made =
+    let link_or_panic =
         || link().unwrap_or_else(|error| panic!("cannot put the binary next to an empty extension: {error}"));
-    BINARY.get_or_init(made).clone()
+    BINARY.get_or_init(link_or_panic).clone()
 }
 
 /// Returns the interpreter for tests of the real worker: `RGUN_TEST_PYTHON`, or the system's.
@@ -84,7 +85,8 @@ pub(crate) fn python() -> &'static str {
     PYTHON.get_or_init(|| env::var("RGUN_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned()))
 }
 
-/// Finds a Python that is too old for rgun, on PATH or among pyenv's. None if there is none.
+/// Finds a Python that is too old for rgun, on PATH or among pyenv's versions. None if this machine
+/// has none.
 pub(crate) fn old_python() -> Option<PathBuf> {
     let home = env::var_os("PYENV_ROOT").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".pyenv")))?;

@@ -1,5 +1,6 @@
-//! The HTTP/1.1 client of the integration tests: tests write the bytes themselves, responses are parsed strictly, and
-//! an incomplete response is a separate error. The client follows no redirect, does not retry and keeps no pool.
+//! The HTTP/1.1 client of the integration tests: tests write the bytes themselves, responses are
+//! parsed strictly, and an incomplete response is a separate error. The client follows no redirect,
+//! does not retry and keeps no pool.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -87,7 +88,8 @@ impl Response {
         found.or_else(line).unwrap_or_else(|| panic!("no {name} in {text:?}")).to_owned()
     }
 
-    /// Asserts the properties of all error responses of the daemon: status, request id in field and body, no traceback.
+    /// Asserts the properties of all error responses of the daemon: status, request id in field and
+    /// body, no traceback.
     pub(crate) fn assert_error(&self, status: u16) -> &Self {
         assert_eq!(self.status, status, "{}", self.text());
         let id = self.field("x-request-id");

@@ -26,7 +26,7 @@ pub(crate) struct Daemon {
     mark: String,
     pub(super) address: Address,
     pub(crate) log: Arc<Log>,
-    /// The daemon's exit status, once it has been waited for.
+    /// The daemon's exit status. None until [`Daemon::wait_exit`] has returned.
     ended: Option<ExitStatus>,
 }
 
@@ -84,7 +84,8 @@ impl Daemon {
         wait_until(&expected, || (self.get("/disconnects").text() == expected).then_some(()));
     }
 
-    /// Waits until the fake worker has noted this end of a WebSocket: `PATH CODE REASON`.
+    /// Waits until the fake worker has recorded that a WebSocket ended like this: `PATH CODE
+    /// REASON`.
     pub(crate) fn wait_for_close(&self, end: &str) {
         wait_until(end, || {
             self.get("/codes").text().lines().any(|line| line.trim_end() == end).then_some(())
@@ -96,10 +97,11 @@ impl Daemon {
         kill(Pid::from_raw(pid), signal).expect("the process exists until it is waited for");
     }
 
-    /// Repeats the signal until the daemon exits, because the daemon ignores a second signal soon after the first.
+    /// Repeats the signal until the daemon exits, because the daemon ignores a second signal soon
+    /// after the first.
     pub(crate) fn signal_until_exit(&mut self, signal: Signal) -> ExitStatus {
         wait_until("the daemon exits", || {
-            let ended = self.child.try_wait().expect("a child of ours");
+            let ended = self.child.try_wait().expect("a child process");
             if ended.is_none() {
                 self.signal(signal);
             }
@@ -111,7 +113,7 @@ impl Daemon {
     /// Waits until the daemon and all its descendants have exited.
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
         let begun = Instant::now();
-        let status = wait_until("the daemon exits", || self.child.try_wait().expect("a child of ours"));
+        let status = wait_until("the daemon exits", || self.child.try_wait().expect("a child process"));
         self.ended = Some(status);
         wait_until(&format!("all its descendants exit, {:?} after the signal", begun.elapsed()), || {
             self.descendants().is_empty().then_some(())

@@ -11,13 +11,13 @@ pub(crate) struct Log {
     /// The lines so far, and whether stderr was closed.
     lines: Mutex<(Vec<String>, bool)>,
     more: Condvar,
-    /// The reading thread pauses.
+    /// True while the thread that reads stderr has to pause.
     held: Mutex<bool>,
     released: Condvar,
 }
 
 impl Log {
-    /// Stops reading stderr. One line more may be read.
+    /// Stops reading stderr. One more line may still be read.
     pub(crate) fn pause_reading(&self) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }

@@ -1,5 +1,5 @@
-//! Shared by all integration tests: starts `rgun` ([`rgun`]), observes it ([`daemon`], [`log`]), speaks HTTP and
-//! WebSocket to it ([`client`], [`websocket`]), and plays systemd ([`systemd`]).
+//! Support for all integration tests: starts `rgun` ([`rgun`]), observes it ([`daemon`], [`log`]),
+//! speaks HTTP and WebSocket to it ([`client`], [`websocket`]), and plays systemd ([`systemd`]).
 
 pub(crate) mod binaries;
 pub(crate) mod client;
@@ -21,16 +21,17 @@ pub(crate) use client::{Client, ReadError, Response};
 pub(crate) use daemon::Daemon;
 pub(crate) use rgun::{Gate, Rgun};
 
-/// Maximum time to wait for any action of the daemon. Generous, because a busy machine must not fail a test.
+/// Maximum time to wait for any action of the daemon. Generous, because a busy machine must not
+/// fail a test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Polls until `ask` returns a value, and panics at [`DEADLINE`]. Only for states that send no event, such as a list of
-/// processes or a counter of the kernel.
+/// Polls until `ask` returns a value, and panics at [`DEADLINE`]. Only for states that send no
+/// event, such as a list of processes or a counter of the kernel.
 pub(crate) fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
-        if let Some(response) = ask() {
-            return response;
+        if let Some(value) = ask() {
+            return value;
         }
         assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
         thread::sleep(Duration::from_millis(5));
@@ -45,7 +46,8 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Asserts that the bytes are equal, and names the first difference; `assert_eq!` would print all bytes.
+/// Asserts that the bytes are equal, and names the first difference; `assert_eq!` would print all
+/// bytes.
 #[track_caller]
 pub(crate) fn assert_same_bytes(actual: &[u8], expected: &[u8]) {
     if actual == expected {
@@ -68,8 +70,8 @@ pub(crate) fn report_skipped(what: &str) {
     writeln!(io::stderr(), "SKIPPED {what}").expect("stderr is open");
 }
 
-/// A temporary directory, removed when dropped, and below the system's temporary directory, because the path of a
-/// unix socket has at most 107 bytes (unix(7)).
+/// A temporary directory, removed when dropped. Its path is short, because the path of a unix
+/// socket has at most 107 bytes (unix(7)).
 #[derive(Debug)]
 pub(crate) struct Scratch(PathBuf);
 

@@ -26,7 +26,7 @@ pub(crate) struct Rgun {
     address: Option<Address>,
     /// Directory with the socket of the test's journald. None: the log goes to stderr.
     journald: Option<PathBuf>,
-    /// Permissions apply to the daemon even if the tests run as root.
+    /// True if the permissions of files apply to the daemon although the tests run as root.
     obeys_modes: bool,
 }
 
@@ -124,16 +124,16 @@ impl Rgun {
     }
 
     /// Sets `RGUN_FAKE`: how the fake worker boots.
-    pub(crate) fn fake_behaviour(self, what: &str) -> Self {
-        self.flags(["--env", &format!("RGUN_FAKE={what}")])
+    pub(crate) fn fake_behaviour(self, behaviour: &str) -> Self {
+        self.flags(["--env", &format!("RGUN_FAKE={behaviour}")])
     }
 
-    /// The fake worker waits before it boots, until [`Gate::open`] sets its behaviour.
+    /// Makes the fake worker wait before it boots, until [`Gate::open`] sets its behaviour.
     pub(crate) fn gated(self) -> (Self, Gate) {
         let gate = Gate(self.scratch.join("gate"));
         nix::unistd::mkfifo(&gate.0, nix::sys::stat::Mode::S_IRWXU).expect("a new path");
-        let what = format!("@{}", gate.0.display());
-        (self.fake_behaviour(&what), gate)
+        let behaviour = format!("@{}", gate.0.display());
+        (self.fake_behaviour(&behaviour), gate)
     }
 
     /// Passes a socket as systemd does, under this name.
@@ -155,8 +155,8 @@ impl Rgun {
         self
     }
 
-    /// Makes the permissions of files apply to the daemon even if the tests run as root: without the capabilities to
-    /// override them (capabilities(7)), root is an ordinary owner.
+    /// Makes the permissions of files apply to the daemon even if the tests run as root: without
+    /// the capabilities to override them (capabilities(7)), root is an ordinary owner.
     pub(crate) fn obeying_modes(mut self) -> Self {
         self.obeys_modes = nix::unistd::geteuid().is_root();
         self
@@ -230,7 +230,7 @@ impl Rgun {
         daemon
     }
 
-    /// Runs the command until it exits by itself. Returns exit status, stderr and stdout.
+    /// Runs the command until it exits by itself. Returns the exit status, stderr and stdout.
     pub(crate) fn run(mut self) -> (i32, String, String) {
         if self.sockets.is_empty() {
             // Parallel tests cannot share the default address. A test's own flag takes precedence.
@@ -239,10 +239,10 @@ impl Rgun {
         }
         let mark = self.scratch.path().display().to_string();
         let mut child = self.spawn(&mark);
-        let mut printed = child.stdout.take().expect("a pipe");
+        let mut stdout = child.stdout.take().expect("a pipe");
         let reader = thread::spawn(move || {
             let mut text = String::new();
-            printed.read_to_string(&mut text).map(|_| text)
+            stdout.read_to_string(&mut text).map(|_| text)
         });
         let mut daemon = Daemon::new(child, self.scratch, mark, Address::Unix(PathBuf::new()));
         let status = daemon.wait_exit();
@@ -293,13 +293,14 @@ impl Rgun {
     }
 }
 
-/// Holds a booting fake worker: a named pipe, whose reader continues when its writer closes it (fifo(7)).
+/// A named pipe at which a booting fake worker waits: it reads its behaviour from the pipe, which
+/// blocks until the test has written and closed the pipe (fifo(7)).
 #[derive(Debug)]
 pub(crate) struct Gate(PathBuf);
 
 impl Gate {
     /// Waits for a booting worker, and lets it continue with this behaviour.
-    pub(crate) fn open(&self, what: &str) {
-        fs::write(&self.0, what).expect("a pipe with a reader");
+    pub(crate) fn open(&self, behaviour: &str) {
+        fs::write(&self.0, behaviour).expect("a pipe with a reader");
     }
 }

@@ -65,7 +65,8 @@ impl NotifySocket {
         self.assignments.iter().map(|(_, line)| line.clone()).collect()
     }
 
-    /// Waits for an assignment that begins with `beginning`, at index `from` or later, and returns its index.
+    /// Waits for an assignment that begins with `beginning`, at index `from` or later, and returns
+    /// its index.
     pub(crate) fn wait_from(&mut self, from: usize, beginning: &str) -> usize {
         let begun = Instant::now();
         loop {
@@ -140,13 +141,15 @@ impl Journald {
     }
 }
 
-/// Returns true if this user may mount over /run in a mount namespace, to replace journald's socket.
+/// Returns true if this user may mount over /run in a mount namespace, to replace journald's
+/// socket.
 pub(crate) fn may_replace_journald() -> bool {
     let probe = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "none", "/run"]).output();
     probe.is_ok_and(|probe| probe.status.success())
 }
 
-/// Returns a command that executes its arguments as a program for which `directory` is journald's.
+/// Returns a command that runs the program in its arguments, with the journald socket in
+/// `directory` instead of the system's.
 pub(crate) fn with_journald(directory: &Path) -> Command {
     const SCRIPT: &str = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
         mount --bind \"$0\" /run/systemd/journal && \
@@ -156,7 +159,8 @@ pub(crate) fn with_journald(directory: &Path) -> Command {
     command
 }
 
-/// Passes these sockets to the command as descriptors 3, 4, …, and kills it when the calling thread ends.
+/// Passes these sockets to the command as descriptors 3, 4, … The kernel kills the started process
+/// when the calling thread ends.
 ///
 /// `std` passes only the descriptors 0 to 2, hence `pre_exec`.
 #[expect(unsafe_code, reason = "std cannot pass descriptors at given numbers")]
@@ -170,8 +174,8 @@ pub(crate) fn pass(command: &mut Command, sockets: &[OwnedFd]) {
             unsafe { std::os::fd::FromRawFd::from_raw_fd(copy) }
         })
         .collect();
-    // SAFETY: between fork and exec only prctl(2) and dup2(2) are called, which are async-signal-safe; nothing
-    // allocates.
+    // SAFETY: between fork and exec only prctl(2) and dup2(2) are called, which are
+    // async-signal-safe; nothing allocates.
     unsafe {
         command.pre_exec(move || {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;

@@ -9,7 +9,8 @@ use super::client::Address;
 use super::log::Log;
 use super::{Scratch, wait_until};
 
-/// A daemon on a terminal of its own, which script(1) opens. Dropping it closes the terminal, which ends the daemon.
+/// A daemon on a terminal of its own, which script(1) opens. Dropping it closes the terminal, which
+/// ends the daemon.
 #[derive(Debug)]
 pub(crate) struct Terminal {
     script: Child,
@@ -53,7 +54,7 @@ impl Terminal {
 
     /// Waits until the daemon has exited. Returns its exit status.
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
-        let status = wait_until("script exits", || self.script.try_wait().expect("a child of ours"));
+        let status = wait_until("script exits", || self.script.try_wait().expect("a child process"));
         self.screen.wait_for_end();
         status
     }

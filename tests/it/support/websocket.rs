@@ -1,5 +1,5 @@
-//! The WebSocket client of the integration tests: it sends any frame, also a malformed one, and checks that the frames
-//! received are those that RFC 6455 allows a server to send.
+//! The WebSocket client of the integration tests. It can send any frame, even a malformed one, and
+//! checks that the server sends only frames that RFC 6455 allows.
 
 use super::{Client, Daemon, ReadError, Response};
 
@@ -107,7 +107,7 @@ impl WebSocket {
             127 => {
                 let len = self.client.read_exact(8)?;
                 let len = u64::from_be_bytes(len.try_into().expect("8 bytes"));
-                usize::try_from(len).expect("a length of this machine")
+                usize::try_from(len).expect("a length that fits into usize")
             }
             len => usize::from(len),
         };
@@ -159,7 +159,8 @@ impl WebSocket {
         }
     }
 
-    /// Reads up to the close frame, which must have this code; then the server must close the connection.
+    /// Reads up to the close frame, which must have this code; then the server must close the
+    /// connection.
     pub(crate) fn assert_failed(&mut self, code: u16) {
         loop {
             let Frame { first, payload } = self.read_frame();
