@@ -70,7 +70,7 @@ def journal_fields():
     for source in (TOP / "src/daemon").rglob("*.rs"):
         product = source.read_text().split("#[cfg(test)]")[0]
         written |= {f"RGUN_{(event or raw).upper()}" for event, raw in FIELD.findall(product)}
-    # The sink writes RGUN_REQUEST_IDS as one RGUN_REQUEST_ID for each id.
+    # The journal has RGUN_REQUEST_IDS as one RGUN_REQUEST_ID for each id.
     written -= DEBUG_FIELDS | {"RGUN_REQUEST_IDS"}
     place = str(guide.relative_to(TOP))
     return [Breach(place, name, "is not described") for name in sorted(written - described)] + [
