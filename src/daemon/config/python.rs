@@ -1,6 +1,4 @@
-//! Finds the interpreter the workers run.
-//!
-//! The interpreter is the configured one, or else the first of:
+//! Finds the interpreter that the workers run: the configured one, or else the first of:
 //!
 //! 1. `bin/python` of the virtual environment that contains the started `rgun`;
 //! 2. that of the environment in `$VIRTUAL_ENV`, `$UV_PROJECT_ENVIRONMENT` or `$CONDA_PREFIX`;
@@ -13,8 +11,7 @@
 //! looks for `pyvenv.cfg` beside the path it was started with, not beside the target (PEP 405).
 //!
 //! A candidate that exists but cannot be executed, such as a symlink left dangling by an upgrade of
-//! the system's Python, ends the search with an error: the next candidate would lack the
-//! application's packages. Version and implementation are checked where the interpreter runs.
+//! the system's Python, ends the search with an error: the next one would lack the packages.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -74,9 +71,7 @@ pub(crate) struct Search<'a> {
     pub(crate) program: Option<&'a Path>,
     /// The application's directory.
     pub(crate) directory: &'a Path,
-    /// The variables of the start.
     pub(crate) environment: &'a Environment,
-    /// The current directory of the start.
     pub(crate) cwd: &'a Path,
 }
 
@@ -115,7 +110,7 @@ impl Search<'_> {
         let mut prefixes = Vec::new();
         prefixes.extend(self.own_environment().map(|prefix| (prefix, PythonSource::SameEnvironment)));
         for variable in VARIABLES {
-            // Often always active: it does not tell where the project's packages are.
+            // conda's base environment is often active although the project does not use it.
             if variable == "CONDA_PREFIX"
                 && environment.value("CONDA_DEFAULT_ENV").is_some_and(|name| name == "base")
             {
@@ -146,9 +141,8 @@ impl Search<'_> {
         prefixes
     }
 
-    /// The virtual environment or conda environment that contains the started `rgun`. A link to it
-    /// from elsewhere, as pipx and `uv tool` make, is not followed: their environment contains rgun
-    /// alone, not the application.
+    /// Returns the environment of venv or conda that contains the started `rgun`. A link from
+    /// elsewhere is not followed: the environments of pipx and `uv tool` contain rgun alone.
     fn own_environment(&self) -> Option<PathBuf> {
         let prefix = self.program?.parent()?.parent()?;
         let is_environment = prefix.join("pyvenv.cfg").is_file() || prefix.join("conda-meta").is_dir();
@@ -156,9 +150,8 @@ impl Search<'_> {
     }
 }
 
-/// Returns the only folder in `directory` that is a virtual environment (PEP 405): several
-/// tutorials have people name theirs after the project. `None` if there are several, or if the
-/// directory cannot be read.
+/// Returns the only virtual environment (PEP 405) in `directory`, whatever its name: several
+/// tutorials name it after the project. `None` if there are several.
 fn only_environment(directory: &Path) -> Option<PathBuf> {
     let folders = std::fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
     let mut environments = folders.filter(|folder| folder.join("pyvenv.cfg").is_file());
@@ -285,7 +278,6 @@ mod tests {
         }
     }
 
-    /// Each layout: name, files, variables, application's directory, current one, interpreter.
     #[test]
     fn layouts_of_projects_have_their_interpreter() {
         for (name, files, variables, directory, cwd, expected) in [
@@ -380,8 +372,10 @@ mod tests {
         let path = || find(&place, &variables).0.unwrap().path;
         assert_eq!(path(), system, "without pyvenv.cfg it is no environment");
         place.file("sites/app/shopenv/pyvenv.cfg", b"", 0o644);
-        let found = find(&place, &variables).0.unwrap();
-        assert_eq!(found, Python { path: own, source: PythonSource::OnlyFolder });
+        assert_eq!(
+            find(&place, &variables).0.unwrap(),
+            Python { path: own, source: PythonSource::OnlyFolder }
+        );
         place.file("sites/app/tools/pyvenv.cfg", b"", 0o644);
         assert_eq!(path(), system, "one of two would be a guess");
     }
@@ -415,9 +409,12 @@ mod tests {
         let link = place.join("sites/app/.venv/bin/python");
         std::os::unix::fs::symlink(real, &link).unwrap();
         assert_eq!(find(&place, &[]).0.unwrap().path, link);
-        let (name, app, none) =
-            (OsStr::new(".venv/bin/python"), place.join("sites/app"), Environment::default());
-        let named = configured(name, &app, &none, Path::new("/"));
+        let named = configured(
+            OsStr::new(".venv/bin/python"),
+            &place.join("sites/app"),
+            &Environment::default(),
+            Path::new("/"),
+        );
         assert_eq!(named.unwrap(), Python { path: link, source: PythonSource::Configured });
     }
 
@@ -440,11 +437,15 @@ mod tests {
         place.file("usr/bin/python3", b"", 0o644);
         for path in [None, Some(place.join("usr/bin").display().to_string())] {
             let variables: Vec<_> = path.iter().map(|path| ("PATH", path.clone())).collect();
-            let error = find(&place, &variables).0.unwrap_err();
+            let error = as_is(&place, &variables);
             assert!(error.reason.contains("sites/app/.venv, "), "{error}");
             assert!(error.reason.contains(path.as_deref().unwrap_or("PATH (not set)")), "{error}");
             assert!(error.hint.unwrap().contains("--python"));
         }
+    }
+
+    fn as_is(place: &TestDir, variables: &[(&str, String)]) -> ValueError {
+        find(place, variables).0.unwrap_err()
     }
 
     #[test]

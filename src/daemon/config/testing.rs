@@ -18,7 +18,7 @@ impl TestDir {
         let name = format!("rgun-config-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap();
-        // Other users must be able to enter it, whatever the umask is.
+        // Other users must be able to enter the directory, whatever the umask is.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         Self(path)
     }
@@ -58,7 +58,7 @@ impl Drop for TestDir {
 
 /// Runs `test` as the user nobody, so that permissions apply even if the tests run as root.
 ///
-/// setfsuid(2) affects only the calling thread, so it runs in a new thread.
+/// setfsuid(2) affects only the calling thread, so `test` runs in a new thread.
 pub(crate) fn as_nobody<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     std::thread::spawn(move || {
         if nix::unistd::geteuid().is_root() {

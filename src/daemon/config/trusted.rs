@@ -71,8 +71,8 @@ fn network(word: &str) -> Result<IpNet, ValueError> {
 }
 
 /// Converts the list of `--forwarded-allow-ips` or `FORWARDED_ALLOW_IPS` to a value of the key. As
-/// in gunicorn, every list but an empty one includes peers on unix sockets; a path, uvicorn's form
-/// for them, means all of these peers.
+/// in gunicorn, every list except an empty one includes all peers on unix sockets. A path, by which
+/// uvicorn names such a peer, therefore adds nothing.
 pub(crate) fn forwarded_allow_ips(list: &str) -> Value {
     let words: Vec<&str> = list.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
     if words.is_empty() {

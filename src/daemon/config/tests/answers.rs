@@ -1,4 +1,4 @@
-//! `[errors]` and `[health]`: what the daemon answers itself.
+//! `[errors]` and `[health]`: the daemon's own answers.
 
 use super::*;
 

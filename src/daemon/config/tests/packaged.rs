@@ -13,7 +13,7 @@ fn packaged(case: &Case) -> String {
         .replace("\"/usr/bin/python3\"", &format!("{:?}", python.display().to_string()))
 }
 
-/// A commented key: `#key = value`, as against prose, which has a space after the `#`.
+/// Returns a commented key (`#key = value`). Prose has a space after the `#`.
 fn commented(line: &str) -> Option<&str> {
     line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
 }
@@ -24,14 +24,14 @@ const EXAMPLES: [&str; 3] = ["#[[timeouts.path]]", "#[listen.https]", "#[[static
 /// Keys whose commented value is an example, not the default.
 const EXAMPLE_KEYS: [&str; 3] = ["cert = ", "key = ", "client_ca = "];
 
-/// The commented example of a table, and the text without it.
+/// Returns the text without the commented example of a table, and the example.
 fn without_example(text: &str, header: &str) -> (String, String) {
     let (before, rest) = text.split_once(&format!("{header}\n")).expect("an example of the table");
     let (example, after) = rest.split_once("\n\n").expect("a blank line after it");
     (format!("{before}\n{after}"), format!("{header}\n{example}\n"))
 }
 
-/// The text of a commented example, as it would be without the comment signs.
+/// Returns the text of a commented example without the comment signs.
 fn uncommented_example(example: &str) -> String {
     let lines = example.lines().filter_map(|line| line.strip_prefix('#'));
     lines
