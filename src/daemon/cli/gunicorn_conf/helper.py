@@ -147,7 +147,7 @@ def take_input():
 
 
 def end_with_rgun(pipe):
-    """Has the kernel end this process (SIGIO) when rgun ends, because the file may never return."""
+    """Makes the kernel end this process (SIGIO) when rgun ends, because the file may never return."""
     fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 

@@ -1,9 +1,10 @@
 //! Runs `gunicorn.conf.py` in a process of its own: `helper.py`, run by the application's
 //! interpreter.
 //!
-//! The process has a limited time, and its standard output and error are the log. It answers in
-//! JSON and waits to be killed with its process group, so that no process that the file started can
-//! keep the caller waiting. It ends when its standard input, a pipe, is closed.
+//! The process has a limited time, and its standard output and error are the log. The process
+//! answers in JSON and waits to be killed with its process group, so that no process that the file
+//! started can keep the caller waiting. The process ends when its standard input, a pipe, is
+//! closed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,7 +33,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Changes the command that starts the interpreter, such as its user.
 pub(crate) type Adjust<'a> = &'a dyn Fn(&mut Command);
 
-/// The names of the file.
+/// The variables that the file sets.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct ConfNames {
     /// Settings of gunicorn with their values, as `plain` in `helper.py` makes them.
@@ -191,17 +192,18 @@ fn read_answer(pipe: &mut File, limit: Duration) -> io::Result<HelperAnswer> {
 }
 
 /// Kills the process with its group, and returns how it ended. `is_exiting`: the process has closed
-/// the pipe.
+/// the pipe, and probably exits by itself.
 fn end(child: &mut Child, is_exiting: bool) -> String {
     let deadline = Instant::now() + if is_exiting { EXIT_TIMEOUT } else { Duration::ZERO };
-    // The daemon's main loop may reap an unknown child; its status is then unknown.
+    // The daemon's main loop reaps children that it does not know; the status of this child is then
+    // unknown.
     let mut exited = child.try_wait();
     while matches!(exited, Ok(None)) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
         exited = child.try_wait();
     }
     if let Ok(None) = exited {
-        // ESRCH: it ended just now, and so did its group.
+        // ESRCH: the process and its group have just ended.
         let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
         // Fails only if another part of this process reaped it.
         let _ = child.wait();

@@ -1,4 +1,4 @@
-//! Where a configuration in Python is: a file, or a module.
+//! The location of a configuration in Python: a file or a module.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -20,8 +20,9 @@ pub(in crate::cli) enum ConfLocation {
 }
 
 impl ConfLocation {
-    /// Recognizes a value of `--config`: `python:MODULE`, `file:PATH`, a path that ends with `.py`
-    /// or `.pyc`, and any other but `.toml` whose name begins with `gunicorn`. `None`: it is TOML.
+    /// Recognizes a value of `--config` that names a configuration in Python: `python:MODULE`,
+    /// `file:PATH`, a path that ends with `.py` or `.pyc`, or a file whose name begins with
+    /// `gunicorn`. `None` for a TOML file; a path that ends with `.toml` always is one.
     pub(in crate::cli) fn from_flag(value: &OsStr, cwd: &Path) -> Option<Self> {
         let bytes = value.as_bytes();
         if let Some(module) = bytes.strip_prefix(b"python:") {
@@ -38,13 +39,13 @@ impl ConfLocation {
         is_python.then(|| Self::File(cwd.join(path)))
     }
 
-    /// `./gunicorn.conf.py`, if there is one.
+    /// Returns `gunicorn.conf.py` in `cwd`, if there is one.
     pub(in crate::cli) fn default_in(cwd: &Path) -> Option<Self> {
         let path = cwd.join(DEFAULT_NAME);
         path.is_file().then_some(Self::File(path))
     }
 
-    /// The path of the file; `None` for a module.
+    /// Returns the path of the file; `None` for a module.
     pub(in crate::cli) fn path(&self) -> Option<&Path> {
         match self {
             Self::File(path) => Some(path),
@@ -52,7 +53,7 @@ impl ConfLocation {
         }
     }
 
-    /// The value of a key in `[hooks]` that names a function of this file.
+    /// Returns the value of a key in `[hooks]` for a function of this file.
     pub(in crate::cli) fn function(&self, function: &str) -> Value {
         match self {
             Self::File(path) => {

@@ -83,7 +83,7 @@ pub(super) fn read(
     Ok(ConfSettings { layer, warnings, daemon_hooks })
 }
 
-/// The names of all settings, separated by commas.
+/// Returns the names of all settings, separated by commas.
 fn known_settings() -> String {
     TABLE.iter().map(CompatFlag::setting_name).collect::<Vec<_>>().join(",")
 }

@@ -1,5 +1,5 @@
-//! A command line of gunicorn, uvicorn, granian or hypercorn, as a unit, a Procfile or a script has
-//! it.
+//! Migrates a command line of gunicorn, uvicorn, granian, hypercorn or daphne from a unit, a
+//! Procfile, a script or a container's description.
 
 use super::flags;
 use super::options;
@@ -9,7 +9,7 @@ use crate::cli::compat::peers;
 use crate::config::{Value, name};
 
 /// Adds the settings of a command line to the plan, if the command starts a server. Returns whether
-/// it does. `variables` are the values of `$NAME` and `${NAME}`.
+/// the command starts one. `variables` has the values of `$NAME` and `${NAME}`.
 pub(super) fn migrate_line(
     line: &str,
     variables: &[(String, String)],
@@ -84,7 +84,8 @@ fn split_commands(words: Vec<String>) -> Vec<Vec<String>> {
     commands
 }
 
-/// Adds a command that runs before the server does.
+/// Adds a command that runs before the server. `cd` and `export` have their effect; other commands
+/// are left out with a note.
 fn add_earlier(words: &[String], variables: &mut Vec<(String, String)>, origin: &str, plan: &mut Plan) {
     match words {
         [cd, directory] if cd == "cd" && directory.starts_with('/') => {
@@ -132,7 +133,7 @@ fn expand_all<'a>(
     args
 }
 
-/// Says why an argument with this variable is left out.
+/// Returns the reason why an argument with this variable is left out.
 fn explain_variable(word: &str, variable: &str) -> String {
     match variable {
         "$PORT" => {
@@ -142,7 +143,8 @@ fn explain_variable(word: &str, variable: &str) -> String {
     }
 }
 
-/// Finds the server's name. Returns the server, the index of its last word, and the interpreter.
+/// Finds the word that names the server. Returns the server, the index of the word, and the
+/// interpreter.
 fn find_server(
     words: &[String],
     variables: &[(String, String)],
@@ -159,9 +161,9 @@ fn find_server(
     None
 }
 
-/// The interpreter of a server's script, `None` for a script without a directory. If this machine
-/// has the script, its first line names the interpreter; otherwise the interpreter has the usual
-/// name in the same directory.
+/// Returns the interpreter of a server's script; `None` for a script without a directory. If this
+/// machine has the script, its first line names the interpreter; otherwise the interpreter has the
+/// usual name in the same directory.
 fn interpreter_of(script: &str) -> Option<String> {
     let (directory, _) = script.rsplit_once('/')?;
     let named = std::fs::read_to_string(script).ok().and_then(|text| {
@@ -170,7 +172,7 @@ fn interpreter_of(script: &str) -> Option<String> {
         (name.starts_with("python") && !name.contains(' ')).then(|| format!("/{interpreter}"))
     });
     Some(named.unwrap_or_else(|| match directory {
-        // Debian has no python there, and `pip install --user` no interpreter at all.
+        // Debian has no `python` there, and `pip install --user` installs no interpreter.
         "/usr/bin" | "/bin" => "/usr/bin/python3".to_owned(),
         user if user.ends_with("/.local/bin") => "/usr/bin/python3".to_owned(),
         _ => format!("{directory}/python"),
@@ -269,7 +271,7 @@ pub(super) fn expand(word: &str, variables: &[(String, String)]) -> Result<(Stri
     Ok((expanded, defaults))
 }
 
-/// Writes the server's own defaults where rgun's differ. Called after all files were read.
+/// Sets the server's own defaults where rgun's differ. Called after all files were read.
 pub(super) fn add_defaults(server: ReplacedServer, plan: &mut Plan) {
     if server == ReplacedServer::Uvicorn {
         let reason = "uvicorn logs each request; without this key, rgun logs only those that fail";

@@ -1,9 +1,9 @@
 //! Descriptions of containers: Containerfiles, `command:` in Compose files, quadlet's `.container`
 //! units.
 //!
-//! A container needs no units: the command that rgun prints for a unit is only the description of
-//! its settings. What the files say about the image itself (FROM, COPY, volumes) does not concern
-//! rgun and is not listed.
+//! A container needs no units: rgun runs in one with the flags of the old command. The result
+//! describes these settings for a service of systemd. Instructions about the image itself (FROM,
+//! COPY, volumes) do not concern rgun and are not listed.
 
 use super::command;
 use super::plan::{DropIn, Plan};
@@ -38,8 +38,8 @@ pub(super) fn migrate_containerfile(text: &str, label: &str, plan: &mut Plan) {
     note_missing(found, label, plan);
 }
 
-/// Adds the commands of a Compose file. Services, and other forms of `command:`, are left out with
-/// a note.
+/// Adds the commands of a Compose file. A command on several lines, or of another program, is left
+/// out with a note.
 pub(super) fn migrate_compose(text: &str, label: &str, plan: &mut Plan) {
     let mut found = false;
     for (idx, line) in text.lines().enumerate() {
@@ -104,7 +104,8 @@ fn command_of(text: &str) -> String {
         .unwrap_or_else(|| text.to_owned())
 }
 
-/// The lines without comments, each with its number; a line that ends with a backslash continues.
+/// Returns the lines without comments, each with its number. A line that ends with a backslash is
+/// joined with the next line.
 fn joined_lines(text: &str) -> Vec<(String, usize)> {
     let mut lines: Vec<(String, usize)> = Vec::new();
     let mut is_continued = false;

@@ -81,7 +81,7 @@ fn add_unit_flag(flag: &str, value: &str, origin: &str, plan: &mut Plan) {
     }
 }
 
-/// Parses a number as Python's `int(text, 0)` does.
+/// Parses a decimal number, or an octal one with Python's prefix `0o`.
 fn parse_umask(text: &str) -> Option<u32> {
     match text.strip_prefix("0o") {
         Some(octal) => u32::from_str_radix(octal, 8).ok(),

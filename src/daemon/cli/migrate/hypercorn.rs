@@ -19,7 +19,7 @@ const NAMES: [(&str, &str); 9] = [
     ("server_names", "server-name"),
 ];
 
-/// Names that are flags of rgun, though not options of hypercorn.
+/// Settings that are no option of hypercorn, with rgun's flags for them.
 const FLAGS: [(&str, &str); 2] = [
     ("websocket_max_message_size", "ws-max-size"),
     ("h2_max_concurrent_streams", "http2-max-concurrent-streams"),
@@ -52,7 +52,8 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) -> Result<(), St
             } else if let Some((_, flag)) = flag {
                 flags.push(format!("--{flag}={text}"));
             } else if text == "false" {
-                // The default of every boolean but one, which rgun does not need.
+                // False is the default of every boolean except one, for which rgun needs no
+                // setting.
             } else if !options::add_one(peers::HYPERCORN, &option, &text, &mut flags, label, plan) {
                 plan.left_out(label, &format!("{name}: has no counterpart in rgun"));
             }
@@ -63,7 +64,7 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) -> Result<(), St
     Ok(())
 }
 
-/// The value as texts, one for each element of a list.
+/// Returns the value as texts, one for each element of a list.
 fn texts(value: &toml::Value) -> Vec<String> {
     match value {
         toml::Value::String(text) => vec![text.clone()],

@@ -80,8 +80,9 @@ struct Migration {
     outputs: Vec<render::Output>,
 }
 
-/// Prints the result, and writes it if a directory is named; on a terminal it asks before. Returns
-/// the exit status: 64 for a file of an unknown kind, 78 for a file that cannot be read.
+/// Prints the result. Writes it, too, if a directory is named, after a question on a terminal.
+/// Returns the exit status: 64 for a file of an unknown kind, 78 for a file that cannot be read, 1
+/// if the result is not written.
 pub fn run(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> ExitCode {
     let fail = |text: &str, status: u8| {
         // Fails only if stderr is closed.
@@ -178,7 +179,7 @@ fn confirm(directory: &Path) -> bool {
     is_asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
-/// Recognizes a file.
+/// Recognizes the kind of a file.
 fn kind(path: &Path, text: &str) -> Option<Kind> {
     let file = path.file_name()?.to_str()?;
     let is = |suffix: &str| file.ends_with(suffix);
@@ -261,7 +262,8 @@ fn add_configuration(
     Ok(())
 }
 
-/// Adds the defaults of the servers, moves addresses to the socket unit, and names what is missing.
+/// Adds the defaults of the servers, moves addresses to the socket unit, and notes missing files
+/// and keys.
 fn finish(request: &MigrateRequest, cwd: &Path, plan: &mut Plan) {
     for server in std::mem::take(&mut plan.servers) {
         command::add_defaults(server, plan);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json};
 use super::plan::{DropIn, Plan};
 use crate::config::{Value, name};
 
-/// Adds the application that listeners pass requests to.
+/// Adds the Python application, the listeners, and their routes to static files.
 ///
 /// # Errors
 /// The text is not JSON, or does not have exactly one Python application.

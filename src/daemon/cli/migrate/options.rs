@@ -136,7 +136,7 @@ pub(super) fn add(table: &[ForeignOption], args: &[String], origin: &str, plan: 
     flags::add(&flags, origin, plan);
 }
 
-/// Adds one option of a file, by its name. Returns false if the table has none.
+/// Adds one option of a file, by its name. Returns false if the table has no such option.
 pub(super) fn add_one(
     table: &[ForeignOption],
     name: &str,

@@ -100,9 +100,8 @@ impl Plan {
         }
     }
 
-    /// Gives the unix sockets of `rgun.socket`, which has `SocketMode=0660`, the mode that they
-    /// have had: systemd, gunicorn and uvicorn let everyone connect, unless an umask restricts
-    /// that.
+    /// Keeps the mode that the unix sockets had, in place of `SocketMode=0660` of `rgun.socket`:
+    /// systemd, gunicorn and uvicorn let every user connect, unless an umask forbids that.
     pub(super) fn set_socket_mode(&mut self) {
         let find = |plan: &Self, part: DropIn, name: &str| {
             let directive = plan.directives.iter().find(|(of, key, _)| *of == part && key == name);
@@ -119,7 +118,7 @@ impl Plan {
         let mode = 0o666 & !umask;
         self.directive(DropIn::Socket, "SocketMode", &format!("{mode:04o}"));
         if mode & 0o006 == 0 {
-            // systemd would give them to root.
+            // By default, systemd makes root the owner of the sockets.
             for (socket, service) in [("SocketUser", "User"), ("SocketGroup", "SupplementaryGroups")] {
                 let owner = find(self, DropIn::Service, service);
                 if let Some(owner) = owner.filter(|_| find(self, DropIn::Socket, socket).is_none()) {
@@ -142,7 +141,7 @@ impl Plan {
         }
     }
 
-    /// The application's directory.
+    /// Returns the application's directory, if it is set.
     pub(super) fn directory(&self) -> Option<String> {
         match &self.settings.get(name::DIRECTORY)?.value {
             Value::Text(text) => Some(text.trim_end_matches('/').to_owned()),

@@ -1,4 +1,4 @@
-//! Writes a plan as files, a difference and a list.
+//! Renders a plan as files, as differences from the installed files, and as notes.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::config::{Value, key_position, name};
 /// A file of the result: its path below the directory of `--write`, and its content.
 pub(super) struct Output {
     pub(super) path: &'static str,
-    /// The file that it replaces or adds to on this machine.
+    /// The path of the file after its installation.
     pub(super) installed: &'static str,
     pub(super) content: String,
 }

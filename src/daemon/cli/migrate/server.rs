@@ -11,6 +11,7 @@ pub(super) enum ReplacedServer {
 }
 
 impl ReplacedServer {
+    /// Returns the server that a word names, with or without a directory.
     pub(super) fn of(word: &str) -> Option<Self> {
         match word.rsplit('/').next().unwrap_or(word) {
             "gunicorn" => Some(Self::Gunicorn),

@@ -4,7 +4,7 @@ use super::command;
 use super::plan::Plan;
 use crate::config::{Value, name};
 
-/// Adds the processes of a Procfile that start a server; the other processes are left out.
+/// Adds the processes of a Procfile that start a server. Other processes are left out with a note.
 pub(super) fn migrate_procfile(text: &str, label: &str, plan: &mut Plan) {
     for (idx, line) in text.lines().enumerate() {
         let Some((name, command)) = line.split_once(':').filter(|_| !line.trim_start().starts_with('#'))
@@ -65,7 +65,8 @@ pub(super) fn migrate_script(text: &str, label: &str, plan: &mut Plan) {
     }
 }
 
-/// Whether a command of a script prepares the application, such as `python manage.py migrate`.
+/// Returns whether a command of a script prepares the application, such as `python manage.py
+/// migrate`.
 fn prepares(words: &[String]) -> bool {
     words.first().is_some_and(|word| {
         let program = word.rsplit('/').next().unwrap_or(word);
@@ -73,7 +74,7 @@ fn prepares(words: &[String]) -> bool {
     })
 }
 
-/// The variable that a line sets to a value without variables.
+/// Returns the variable that a line sets, with its value; `None` if the value contains variables.
 fn assignment(line: &str) -> Option<(String, String)> {
     let words = shlex::split(line.strip_prefix("export ").unwrap_or(line))?;
     let [word] = words.as_slice() else { return None };

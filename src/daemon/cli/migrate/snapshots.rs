@@ -1,5 +1,5 @@
-//! Each directory of `tests/` is a deployment; `expected.txt` is what `rgun migrate` prints about
-//! its other files. UPDATE_DOCS=1 writes it.
+//! Each directory of `tests/` is a deployment. Its `expected.txt` has the text that `rgun migrate`
+//! prints about its other files; UPDATE_DOCS=1 writes `expected.txt`.
 
 use super::*;
 

@@ -13,7 +13,7 @@ struct Program {
     settings: Vec<(String, String, usize)>,
 }
 
-/// Adds the programs that start a server; the other programs are left out.
+/// Adds the programs that start a server. Other programs are left out with a note.
 pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
     for program in parse(text) {
         let find = |name: &str| program.settings.iter().find(|(its, ..)| its == name);
@@ -80,7 +80,7 @@ fn parse(text: &str) -> Vec<Program> {
     programs
 }
 
-/// The variables of `environment=A="1",B="2"`.
+/// Returns the variables of `environment=A="1",B="2"`.
 fn assignments(text: &str) -> Vec<(String, String)> {
     let words = shlex::split(&text.replace(',', " ")).unwrap_or_default();
     words

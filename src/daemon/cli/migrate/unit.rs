@@ -98,7 +98,7 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
         .filter(|directive| directive.name == "Environment")
         .flat_map(|directive| assignments(&directive.value))
         .collect();
-    // Before the command: its relative paths depend on the working directory.
+    // Added before the command, whose relative paths depend on the working directory.
     for directive in directives.iter().filter(|directive| directive.name == "WorkingDirectory") {
         let origin = format!("{label}:{}", directive.line);
         let path = directive.value.trim_start_matches('-');
@@ -164,7 +164,8 @@ fn add(directive: &UnitLine, label: &str, variables: &[(String, String)], plan: 
     }
 }
 
-/// Parses a unit file (systemd.syntax(7)); a line that ends with a backslash continues.
+/// Parses a unit file (systemd.syntax(7)). A line that ends with a backslash is joined with the
+/// next line.
 fn parse(text: &str) -> Vec<UnitLine> {
     let mut directives: Vec<UnitLine> = Vec::new();
     let (mut section, mut is_continued) = (String::new(), false);
@@ -193,7 +194,7 @@ fn parse(text: &str) -> Vec<UnitLine> {
     directives
 }
 
-/// The variables of a value of `Environment=`.
+/// Returns the variables of a value of `Environment=`.
 fn assignments(value: &str) -> Vec<(String, String)> {
     let words = shlex::split(value).unwrap_or_default();
     words

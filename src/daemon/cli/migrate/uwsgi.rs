@@ -1,4 +1,4 @@
-//! A `uwsgi.ini`.
+//! Migrates a `uwsgi.ini`.
 
 use super::flags;
 use super::options::{self, UWSGI};
@@ -47,7 +47,7 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
     );
 }
 
-/// The settings whose value has a form of its own. Relative paths are below `base`.
+/// Adds a setting whose value has a form of its own. Relative paths are below `base`.
 fn add_special(key: &str, value: &str, base: Option<&str>, origin: &str, plan: &mut Plan) {
     match key {
         "virtualenv" | "home" | "venv" => {
@@ -91,7 +91,7 @@ fn add_special(key: &str, value: &str, base: Option<&str>, origin: &str, plan: &
     }
 }
 
-/// The application's name, with that of the callable.
+/// Returns the application's name: module and callable.
 fn target<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Option<String> {
     let callable = get("callable");
     let module = get("module").or(get("wsgi")).map(str::to_owned).or_else(|| {
@@ -125,7 +125,7 @@ fn add_count(processes: Option<&str>, cheaper: Option<&str>, label: &str, plan: 
     }
 }
 
-/// The entries of `[uwsgi]`: name, value, line.
+/// Returns the entries of `[uwsgi]`: name, value, line.
 fn parse(text: &str) -> Vec<(String, String, usize)> {
     let (mut entries, mut is_uwsgi) = (Vec::new(), false);
     for (idx, line) in text.lines().enumerate() {

@@ -20,7 +20,7 @@ impl Shell {
         self.run_with(variables, &args).unwrap_or_else(|failure| panic!("{line}: {failure}"))
     }
 
-    /// The errors for these settings. The status is 78.
+    /// Returns the errors for these settings. The exit status must be 78.
     fn wrong(&self, values: &str) -> String {
         self.answer(values);
         let failure = self.run("a -c gunicorn.conf.py").expect_err(values);
@@ -95,7 +95,7 @@ fn gunicorn_conf_py_in_the_directory_is_read_by_itself() {
     assert!(notice.ends_with("gunicorn.conf.py, as gunicorn does; --config names another file"), "{notice}");
     assert_eq!(shell.served(&[], "a -c gunicorn.conf.py").notice(), None);
     assert_eq!(shell.served(&[], "").config.app.target.to_string(), "fromconf:application");
-    // A named file replaces it, and so does the default file if there is no APP.
+    // A named file takes its place, and without APP the default file does.
     shell.default_file(SITE);
     assert_eq!(shell.served(&[], "").config.app.target.to_string(), "fromfile:application");
     assert_eq!(shell.served(&[], "a -c etc/rgun.toml").config.workers.threads.get(), 1);

@@ -47,7 +47,7 @@ impl Shell {
         }
     }
 
-    /// The command of a valid line.
+    /// Returns the command of a valid line.
     fn kind(&self, line: &str) -> &'static str {
         match self.command(&[], &line.split_whitespace().collect::<Vec<_>>()) {
             Ok(Command::Serve(_)) => "serve",
@@ -62,14 +62,14 @@ impl Shell {
         self.run_with(&[], &line.split_whitespace().collect::<Vec<_>>())
     }
 
-    /// The invocation of a line that is valid and gives no warning.
+    /// Returns the invocation of a line that is valid and causes no warning.
     fn accepted(&self, line: &str) -> Invocation {
         let invocation = self.run(line).unwrap_or_else(|failure| panic!("{line}: {failure}"));
         assert_eq!(invocation.warnings, [""; 0], "{line}");
         invocation
     }
 
-    /// The text of a usage error.
+    /// Returns the text of the usage error that a line causes.
     fn refused(&self, line: &str) -> String {
         let failure = self.run(line).expect_err(line);
         assert_eq!((failure.status, failure.stdout), (EX_USAGE, false), "{line}: {failure}");

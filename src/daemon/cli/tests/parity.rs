@@ -16,8 +16,8 @@ const GUIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/doc/mi
 const START: &str = "<!-- A test writes this table: UPDATE_DOCS=1 make unit; options of ";
 const END: &str = "<!-- end of the options -->";
 
-/// The keys that a flag sets, found by parsing it with a value that it accepts. `None` if it sets
-/// none.
+/// Returns the keys that a flag sets, found by parsing the flag with a value that it accepts.
+/// `None` if the flag sets none.
 fn keys(flag: &str) -> Option<Vec<&'static str>> {
     let command = Cli::command();
     let is_flag = |arg: &&clap::Arg| {
@@ -46,7 +46,7 @@ fn listed(keys: &[&str]) -> String {
     keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// What becomes of a flag that gunicorn's table or uvicorn's has.
+/// Describes the handling of a flag of gunicorn's or uvicorn's table. `None` for a supported flag.
 fn handled(row: &CompatFlag) -> Option<String> {
     let text = match row.handling {
         Handling::Key(_) | Handling::FlagOnly(_) | Handling::BesideDaemon => return None,
@@ -61,7 +61,7 @@ fn handled(row: &CompatFlag) -> Option<String> {
     Some(format!("{text}{accepted}").replace("{}", "…"))
 }
 
-/// What rgun makes of a flag with this name.
+/// Describes the effect of a flag of rgun with this name.
 fn outcome(flag: &str) -> String {
     if flag == "proxy-headers" {
         return format!("the default: `{}`", name::TRUSTED);

@@ -99,7 +99,7 @@ fn command_line_of_daphne_is_served() {
     }
     let warning = shell.warned("-p 8001 mysite.asgi:application");
     assert_eq!(warning, "-p 8001: read as --port 8001");
-    // A process id's file, as in gunicorn.
+    // In gunicorn, this is the file for the process id.
     assert!(shell.warned("a -p /run/a.pid").starts_with("--pid /run/a.pid: ignored"));
 }
 

@@ -5,14 +5,14 @@ use super::*;
 use crate::config::ClientAuth;
 
 impl Shell {
-    /// The addresses that a valid line listens on.
+    /// Returns the addresses that a valid line listens on.
     fn addresses(&self, line: &str) -> Vec<String> {
         let listen = self.accepted(line).config.listen;
         assert!(listen.explicit, "{line}");
         listen.bind.iter().map(ToString::to_string).collect()
     }
 
-    /// The only warning of a valid line.
+    /// Returns the only warning of a valid line.
     pub(super) fn warned(&self, line: &str) -> String {
         let warnings = self.run(line).unwrap_or_else(|failure| panic!("{line}: {failure}")).warnings;
         let [warning] = warnings.as_slice() else { panic!("{line}: {warnings:?}") };
