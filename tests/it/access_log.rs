@@ -126,7 +126,7 @@ fn reload_changes_the_access_format() {
     daemon.scratch().write("rgun.toml", "[log]\naccess_format = \"second %(s)s\"\n");
     daemon.signal(nix::sys::signal::Signal::SIGHUP);
     daemon.log.wait_for("reloaded: ");
-    wait_until("the new line", || {
+    wait_until("the new format is used", || {
         daemon.get("/hello");
         (daemon.log.count("second 200") > 0).then_some(())
     });

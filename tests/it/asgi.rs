@@ -57,13 +57,12 @@ fn task_over_its_deadline_is_cancelled() {
     client.send(post("/wait-receiving", 100_000)).send(pattern(1000));
     client.response().assert_error(504);
     daemon.wait_for_disconnects(0, 2);
-    // Longer than the grace for a task that ignores its cancellation.
+    // Wait longer than the grace period of a task that ignores its cancellation.
     thread::sleep(Duration::from_millis(1500));
     assert_eq!(daemon.worker(), worker);
     daemon.log.wait_for_count(2, " 504");
     assert_eq!(daemon.log.count(" 504"), 2, "{}", daemon.log.text());
-    // Each 504 entry contains its task's stack; there is no separate entry without the request's
-    // id.
+    // Each 504 entry contains the stack of its task; the stack has no entry of its own.
     assert_eq!(daemon.log.count("in worker 0; its task was at:"), 2, "{}", daemon.log.text());
     assert_eq!(daemon.log.count("in wait"), 2, "{}", daemon.log.text());
     assert_eq!(daemon.log.count("has passed its deadline"), 0, "{}", daemon.log.text());
@@ -228,8 +227,7 @@ fn early_hints_are_sent_to_http_1_1_clients() {
         let response = client.response();
         assert_eq!((response.text(), response.interim.len()), ("Hello, world!".to_owned(), 0));
     }
-    // If the hints and the response come at once, the hints may be dropped. They never follow the
-    // response.
+    // Hints that are sent together with the response may be dropped. They never follow it.
     for _ in 0..50 {
         let response = client.get("/hints/0");
         assert_eq!(response.text(), "Hello, world!");

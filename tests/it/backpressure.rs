@@ -9,7 +9,7 @@ use crate::support::{DEADLINE, Daemon, Rgun, assert_same_bytes, pattern};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Waits until the daemon's memory no longer grows, and returns it in bytes.
+/// Waits until the daemon's memory no longer grows. Returns the resident memory in bytes.
 fn wait_for_stable_rss(daemon: &Daemon) -> u64 {
     let begun = Instant::now();
     let mut last: VecDeque<u64> = VecDeque::new();

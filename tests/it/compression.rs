@@ -1,5 +1,4 @@
-//! `[compression]`: raw responses, decoded by the decoders of the library that rgun compresses
-//! with.
+//! `[compression]`: raw responses, decoded with the library that rgun uses.
 
 use compression_codecs::core::util::{PartialBuffer, WriteBuffer};
 use compression_codecs::{BrotliDecoder, DecodeV2, GzipDecoder, ZstdDecoder};

@@ -129,8 +129,7 @@ fn requests_are_served_between_repeated_crashes() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
     daemon.log.wait_for_count(2, "is ready after");
     let mut client = daemon.connect();
-    // Three different paths, because a path that kills repeatedly is quarantined (see
-    // `supervision`).
+    // Three paths, because a path that kills workers repeatedly is quarantined.
     for path in ["/die", "/abort", "/die-after-claim-many/1"] {
         client.get(path).assert_error(502);
         assert_eq!(client.get("/hello").status, 200);

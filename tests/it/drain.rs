@@ -46,7 +46,7 @@ fn recently_used_connection_may_send_one_more_request() {
 #[test]
 fn clients_in_the_backlog_of_an_own_socket_are_served() {
     let mut daemon = Rgun::fake().start_ready();
-    // A stopped daemon accepts no connection.
+    // SIGSTOP pauses the daemon, so the connections stay in the backlog.
     daemon.signal(Signal::SIGSTOP);
     let mut clients: Vec<_> = (0..5).map(|_| daemon.connect()).collect();
     for client in &mut clients {

@@ -3,8 +3,7 @@
 
 use crate::support::{Client, Daemon, ReadError, Rgun, pattern};
 
-/// Returns a client whose request is running. The response has this number of parts, one every 400
-/// ms.
+/// Returns a client whose request is running: its response has this many parts, 400 ms apart.
 fn running(daemon: &Daemon, parts: u32) -> Client {
     let mut client = daemon.connect();
     assert_eq!(client.send_get(&format!("/stream/{parts}/400")).response_head().status, 200);
@@ -88,8 +87,7 @@ fn half_closed_request_is_dropped_after_a_longer_wait() {
     daemon.stop();
 }
 
-/// A proxy closes the whole connection when its client gives up. Over TCP this looks like a
-/// half-close.
+/// A proxy closes its connection when its client gives up. Over TCP this looks like a half-close.
 #[test]
 fn requests_of_closed_clients_never_run_under_overload() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {

@@ -20,8 +20,8 @@ fn health(daemon: &Daemon) -> (u16, String) {
     (response.status, response.text())
 }
 
-/// Waits until a health check gets this response. The main thread logs an event before it notifies
-/// the thread that responds to requests.
+/// Waits until a health check gets this response: an event is in the log before the thread that
+/// responds to requests learns of it.
 fn wait_for_health(daemon: &Daemon, status: u16, text: &str) {
     let expected = (status, text.to_owned());
     wait_until(text, || (health(daemon) == expected).then_some(()));

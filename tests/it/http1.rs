@@ -72,8 +72,8 @@ fn http_1_0_gets_a_stream_without_chunks() {
     assert_eq!(response.text(), "part 0\npart 1\npart 2\n");
 }
 
-/// Only the end of the connection ends such a body, so the response must not offer keep-alive (RFC
-/// 9112 §9.3).
+/// A body without length or chunks ends with the connection, so the response must not offer
+/// keep-alive (RFC 9112 §9.3).
 #[test]
 fn http_1_0_keep_alive_ends_after_a_body_without_length() {
     let daemon = daemon();

@@ -91,8 +91,7 @@ fn too_large(daemon: &Daemon) -> Response {
     daemon.connect().send(head).response()
 }
 
-/// Returns how many requests the entries with `what` count: an entry with `(and N more` counts N +
-/// 1.
+/// Returns the number of requests in the entries with `what`: one each, and N for `(and N more`.
 fn counted(log: &str, what: &str) -> u64 {
     let more = |line: &str| {
         let (_, more) = line.split_once("(and ")?;

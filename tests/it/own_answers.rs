@@ -12,8 +12,7 @@ fn get(daemon: &Daemon, path: &str, accept: &str) -> Response {
     client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n")).response()
 }
 
-/// Configures a daemon by a file with this text, in which `@NAME` becomes the path of the page
-/// `NAME`.
+/// Configures a daemon by this text, in which `@NAME` stands for the path of the page `NAME`.
 fn with_file(text: &str, pages: &[(&str, &str)]) -> Rgun {
     let rgun = Rgun::fake();
     let mut text = text.to_owned();

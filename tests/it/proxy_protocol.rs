@@ -172,7 +172,7 @@ fn connection_limit_applies_to_the_clients_address() {
     let other = "PROXY TCP4 192.0.2.8 198.51.100.1 4711 443\r\n";
     assert_eq!(client_after(&daemon, other.as_bytes()).0, "192.0.2.8 4711");
     drop(first);
-    wait_until("the first is closed", || {
+    wait_until("the first connection is closed", || {
         let mut client = daemon.connect();
         client.send(format!("{V1}{GET}"));
         client.try_response("GET").ok()
@@ -198,7 +198,7 @@ fn stop_does_not_wait_for_a_header_that_never_comes() {
     let silent = daemon.connect();
     let mut late = daemon.connect();
     late.send(&V1[..10]);
-    wait_until("both are accepted", || {
+    wait_until("both connections are accepted", || {
         (daemon.descriptors().iter().filter(|to| to.starts_with("socket")).count() >= 2).then_some(())
     });
     daemon.signal(Signal::SIGTERM);

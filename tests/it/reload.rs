@@ -153,7 +153,7 @@ fn reload_applies_changed_limits_and_counts() {
     std::fs::write(&path, "[workers]\ncount = 3\n[timeouts]\nrequest = \"300ms\"\n[limits]\nbody = \"10\"\n")
         .expect("a writable file");
     assert!(reload(&daemon).status.success());
-    wait_until("three workers", || (daemon.descendants().len() == 3).then_some(()));
+    wait_until("three workers run", || (daemon.descendants().len() == 3).then_some(()));
     daemon.get("/hang").assert_error(504);
     let mut client = daemon.connect();
     client.send(b"POST /body HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\nhello world");

@@ -87,7 +87,7 @@ fn ranges_and_conditions_apply_to_a_named_file() {
     let part = get(&mut client, &query, "Range: bytes=2-3\r\n");
     assert_eq!((part.status, part.text().as_str()), (206, "23"));
     assert_eq!(part.field("content-range"), "bytes 2-3/10");
-    // Werkzeug evaluates the range and answers 206 without a body.
+    // Werkzeug evaluates the range itself, and responds 206 without a body.
     let twice = get(
         &mut client,
         &format!("{query}&status=206%20Partial&Content-Range=bytes%200-1/10"),
@@ -138,7 +138,7 @@ fn refused_files_are_formatted_by_accept() {
         ("Accept: application/json\r\n", "application/problem+json"),
         ("Accept: text/html\r\n", "text/html; charset=utf-8"),
     ];
-    // The second request for a name finds it in the kernel's cache.
+    // The second lookup of a missing name is answered from the kernel's cache.
     for (path, status) in [("/other/a", 502), ("/protected/none", 404), ("/protected/none", 404)] {
         for (accept, content_type) in formats {
             let response = get(&mut client, &format!("X-Accel-Redirect={path}"), accept);

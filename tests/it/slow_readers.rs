@@ -148,7 +148,7 @@ fn very_slow_reader_occupies_no_thread_after_the_last_part() {
     for _ in 0..3 {
         slow.read_exact(1).expect("one byte");
         let free: f64 = daemon.get("/free").text().parse().expect("seconds");
-        // Milliseconds on an idle machine. To read 4 MiB, one byte per second, takes 48 days.
+        // Milliseconds on an idle machine. Reading 4 MiB at one byte per second takes 48 days.
         assert!(free < 1.0, "{free} s");
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());

@@ -77,7 +77,9 @@ fn directory_that_is_replaced_is_found_again() {
     fs::rename(site(&daemon), daemon.scratch().join("old")).unwrap();
     fs::create_dir_all(site(&daemon).join("css")).unwrap();
     fs::write(site(&daemon).join("css/a.css"), "new").unwrap();
-    wait_until("the new directory", || (client.get("/static/css/a.css").text() == "new").then_some(()));
+    wait_until("the new directory is served", || {
+        (client.get("/static/css/a.css").text() == "new").then_some(())
+    });
 }
 
 #[test]

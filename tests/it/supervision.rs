@@ -69,7 +69,7 @@ fn slow_request_is_logged_once_with_its_stack() {
     assert_eq!(daemon.get("/export").text(), "ok");
     daemon.log.wait_for_count(2, "GET /export is slow");
     daemon.log.wait_for_count(2, "is slow");
-    assert_eq!(daemon.log.count("is slow"), 2, "one entry each");
+    assert_eq!(daemon.log.count("is slow"), 2, "one entry for each request");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn signals_add_and_remove_workers() {
     // One after the other, because equal pending signals are merged (signal(7)).
     for (signal, workers) in [(Signal::SIGTTIN, 2), (Signal::SIGTTIN, 3), (Signal::SIGTTOU, 2)] {
         daemon.signal(signal);
-        wait_until("the number of workers", || (daemon.descendants().len() == workers).then_some(()));
+        wait_until("the number of workers changes", || (daemon.descendants().len() == workers).then_some(()));
     }
     assert_eq!(daemon.get("/hello").status, 200);
 }
@@ -203,7 +203,7 @@ fn workers_are_added_while_requests_wait() {
             client
         })
         .collect();
-    wait_until("a second worker", || (daemon.descendants().len() >= 2).then_some(()));
+    wait_until("a second worker starts", || (daemon.descendants().len() >= 2).then_some(()));
     for client in &mut clients {
         assert_eq!(client.response().text(), "slow");
     }
@@ -241,7 +241,7 @@ fn preloaded_workers_are_children_of_the_daemon() {
 
     let pid = Pid::from_raw(i32::try_from(pids[1]).expect("a pid"));
     kill(pid, Signal::SIGKILL).expect("it runs");
-    wait_until("three processes", || {
+    wait_until("a successor is forked", || {
         let left = daemon.descendants();
         (left.len() == 3 && !left.contains(&pids[1])).then_some(())
     });
@@ -345,5 +345,5 @@ fn path_rule_overrides_timeout_and_concurrency() {
     for client in &mut slow {
         assert_eq!(client.response().text(), "slow");
     }
-    assert!(begun.elapsed() >= Duration::from_millis(1800), "one at a time");
+    assert!(begun.elapsed() >= Duration::from_millis(1800), "the slow requests run one at a time");
 }

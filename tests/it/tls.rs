@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Strea
 
 use crate::support::{DEADLINE, Daemon, Rgun, pattern};
 
-/// A certificate and its key, PEM.
+/// A certificate and its key, in PEM.
 pub(crate) struct TestCert {
     pub(crate) cert: String,
     pub(crate) key: String,
@@ -29,7 +29,7 @@ pub(crate) fn self_signed(names: &[&str]) -> TestCert {
     TestCert { cert: cert.pem(), key: key.serialize_pem() }
 }
 
-/// Makes a CA and a client certificate signed by it.
+/// Makes a CA, and a client certificate signed by the CA.
 fn authority_and_client() -> (TestCert, TestCert) {
     let mut params = CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -44,7 +44,7 @@ fn authority_and_client() -> (TestCert, TestCert) {
     (ca, TestCert { cert: cert.pem(), key: key.serialize_pem() })
 }
 
-/// The fake worker behind TLS on a free port, with a control socket. `toml` is added to `[tls]`.
+/// Configures a daemon with TLS, a free port and a control socket. `toml` is added to `[tls]`.
 pub(crate) fn tls_rgun(certs: &[&TestCert], toml: &str) -> Rgun {
     let rgun = Rgun::fake().over_tcp();
     let (cert, key) = write(&rgun, certs);
@@ -146,7 +146,7 @@ fn reload(daemon: &Daemon) -> (bool, String) {
 /// Reads to the end of a connection without TLS.
 fn read_to_end(mut socket: TcpStream) -> String {
     let mut text = Vec::new();
-    // A reset after the response ends it, too.
+    // A reset after the response ends the connection, too.
     let _ = socket.read_to_end(&mut text);
     String::from_utf8_lossy(&text).into_owned()
 }

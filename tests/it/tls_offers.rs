@@ -228,8 +228,7 @@ fn sessions_are_resumed_and_early_data_is_not_accepted() {
         let text = openssl(&daemon, &[version, "-ign_eof", "-sess_in", &session], REQUEST);
         assert!(text.contains(&format!("Reused, {name}")) && text.contains("HTTP/1.1 200 OK"), "{text}");
     }
-    // RFC 8446 §8: early data can be replayed. The tickets allow none, so a client does not send
-    // it.
+    // Early data can be replayed (RFC 8446 §8). The tickets allow none, so clients send none.
     let text = openssl(&daemon, &["-ign_eof", "-sess_in", &session, "-early_data", &early], REQUEST);
     assert!(!text.contains("Early data was accepted"), "{text}");
     assert!(text.contains("Max Early Data: 0") || text.contains("Early data was not sent"), "{text}");

@@ -81,13 +81,13 @@ fn many_small_stalled_bodies_are_bounded() {
     }
 }
 
-/// Sends a byte every 50 ms until the 408.
+/// Sends a byte every 50 ms. Asserts that the response is a 408, and logged.
 fn assert_408_for_slow_upload(daemon: &Daemon, path: &str) {
     let mut client = daemon.connect();
     client.send(format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\n"));
     client.send(pattern(1000));
     let mut n_sent = 0;
-    wait_until("a 408", || {
+    wait_until("the daemon responds", || {
         n_sent += 1;
         client.try_send(b"x").ok();
         (!client.receives_nothing_for(Duration::from_millis(50))).then_some(())

@@ -44,8 +44,7 @@ use crate::requests::Exchange;
 use crate::worker::{Slot, Worker};
 use crate::{EXIT_SOFTWARE, Outcome, lock, milliseconds, pattern, quit, websocket};
 
-/// Maximum bytes of a request's body that the daemon may send before the application has received
-/// them.
+/// Maximum bytes of a request's body that the daemon may send ahead of the application.
 pub(crate) const WINDOW: u64 = 256 * 1024;
 
 /// The state that the event loop and its tasks share.
@@ -55,8 +54,11 @@ pub(crate) struct Loop {
     /// Number of wake-ups; waiting tasks check their condition after each.
     pub(crate) n_wakes: Mutex<u64>,
     pub(crate) wakes_changed: Condvar,
+    /// Number of exchanges that got a disconnect.
     pub(crate) gone: AtomicU32,
+    /// Number of exchanges that got a cancellation.
     pub(crate) cancelled: AtomicU32,
+    /// Number of requests for `/hint-flood` that have sent all their hints.
     pub(crate) floods: AtomicU32,
     /// Number of events that `/events` may send.
     pub(crate) released: Mutex<u32>,

@@ -39,7 +39,7 @@ use crate::asgi::{Inbox, Loop, Received};
 use crate::requests::{Exchange, echo};
 use crate::{Outcome, lock, milliseconds, pattern, quit};
 
-/// Maximum bytes of messages that the daemon may send before the application has received them.
+/// Maximum bytes of messages that the daemon may send ahead of the application.
 const WINDOW: u64 = 64 * 1024;
 
 /// A part of a message.

@@ -87,8 +87,7 @@ pub(crate) fn serve(worker: &Arc<Worker>, ignores_stop: bool) -> Outcome {
 pub(crate) const STACK: &[u8] =
     b"Thread 0x0000000000000001 (most recent call first):\n  File \"fake.py\", line 1 in fake stack\n";
 
-/// Ignores the signal at which a real worker writes its stacks; by default it would kill the
-/// process.
+/// Ignores the signal at which a real worker writes its stacks. Its default action is to kill.
 pub(crate) fn ignore_stacks_signal() {
     const SIG_IGN: usize = 1;
     #[expect(unsafe_code, reason = "std has no signal(2)")]
@@ -115,7 +114,7 @@ pub(crate) struct Worker {
     pub(crate) start: Start,
     pub(crate) map: Arc<Map>,
     pub(crate) reactor: Map,
-    /// Wakes the daemon's reactor.
+    /// The eventfd that wakes the daemon's reactor.
     pub(crate) eventfd: OwnedFd,
     pub(crate) submission: Mutex<SubmissionReceiver>,
     pub(crate) completion: Mutex<Completions>,
@@ -260,7 +259,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Copies bytes into a slab chunk; waits for a free one.
+    /// Waits for a free slab chunk, and copies bytes into it. Returns the number of the chunk.
     pub(crate) fn fill_chunk(&self, bytes: &[u8]) -> Outcome<u32> {
         let mut filled = Ok(None);
         self.wait_until(self.space_flag(), || {

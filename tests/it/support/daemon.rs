@@ -84,8 +84,7 @@ impl Daemon {
         wait_until(&expected, || (self.get("/disconnects").text() == expected).then_some(()));
     }
 
-    /// Waits until the fake worker has recorded that a WebSocket ended like this: `PATH CODE
-    /// REASON`.
+    /// Waits until the fake worker has recorded this end of a WebSocket: `PATH CODE REASON`.
     pub(crate) fn wait_for_close(&self, end: &str) {
         wait_until(end, || {
             self.get("/codes").text().lines().any(|line| line.trim_end() == end).then_some(())

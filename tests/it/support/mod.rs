@@ -46,8 +46,7 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Asserts that the bytes are equal, and names the first difference; `assert_eq!` would print all
-/// bytes.
+/// Asserts that the bytes are equal. Prints only the first difference; `assert_eq!` prints all.
 #[track_caller]
 pub(crate) fn assert_same_bytes(actual: &[u8], expected: &[u8]) {
     if actual == expected {

@@ -165,7 +165,7 @@ pub(crate) fn with_journald(directory: &Path) -> Command {
 /// `std` passes only the descriptors 0 to 2, hence `pre_exec`.
 #[expect(unsafe_code, reason = "std cannot pass descriptors at given numbers")]
 pub(crate) fn pass(command: &mut Command, sockets: &[OwnedFd]) {
-    // Copies above the target numbers, closed by exec.
+    // Copies with numbers above the target numbers. They are closed by exec.
     let copies: Vec<OwnedFd> = sockets
         .iter()
         .map(|socket| {
@@ -181,7 +181,7 @@ pub(crate) fn pass(command: &mut Command, sockets: &[OwnedFd]) {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             for (number, socket) in (LISTEN_FDS_START..).zip(&copies) {
                 let copy = nix::unistd::dup2_raw(socket, number)?;
-                // The new program owns it.
+                // The started program owns this descriptor.
                 std::mem::forget(copy);
                 debug_assert!(socket.as_raw_fd() > number);
             }

@@ -9,9 +9,9 @@ pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
-/// The last frame of a message.
+/// The bit of the last frame of a message.
 pub(crate) const FIN: u8 = 0x80;
-/// The message is compressed (RFC 7692 §6).
+/// The bit of the first frame of a compressed message (RFC 7692 §6).
 pub(crate) const RSV1: u8 = 0x40;
 
 /// The key of RFC 6455 §1.3.
