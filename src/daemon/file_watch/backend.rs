@@ -94,7 +94,7 @@ impl Backend {
         Ok(added)
     }
 
-    /// Forgets a directory that was deleted or moved, and those below it.
+    /// Forgets a directory that was deleted or moved, and the directories below it.
     pub(super) fn forget(&mut self, path: &Path) {
         if let Self::Inotify(watcher, watched) = self
             && watched.contains(path)

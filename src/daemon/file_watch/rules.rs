@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use glob::{MatchOptions, Pattern};
 
 /// Directories that contain no source and no template: caches, environments, and files that clients
-/// get as they are. A module that was imported from one of them is watched all the same.
+/// get as they are. An imported module in one of them is watched nevertheless.
 const SKIPPED_DIRECTORIES: [&str; 10] = [
     "__pycache__",
     "htmlcov",
@@ -25,7 +25,7 @@ const SKIPPED_DIRECTORIES: [&str; 10] = [
 /// Extensions of templates. Below a directory `templates`, all files are templates.
 const TEMPLATE_EXTENSIONS: [&str; 6] = ["html", "htm", "jinja", "jinja2", "j2", "mako"];
 
-/// Ends of the names of files that editors write beside the edited one.
+/// Suffixes of the backup and swap files of editors.
 const BACKUP_SUFFIXES: [&str; 7] = ["~", ".swp", ".swo", ".swx", ".tmp", ".bak", ".orig"];
 
 /// A separator is matched only by a separator and by `**`; hidden files are matched like others.
@@ -54,11 +54,11 @@ pub struct WatchRules {
 /// The meaning of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Relevance {
-    /// It requires a reload.
+    /// The change requires a reload.
     Reload,
-    /// It requires a reload if a worker has imported the file, or could not import it.
+    /// The change requires a reload if a worker has imported the file, or could not import it.
     IfImported,
-    /// It has no effect on the application.
+    /// The change has no effect on the application.
     None,
 }
 

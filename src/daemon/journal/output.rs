@@ -3,10 +3,11 @@
 //!
 //! # Why not the daemon's descriptors
 //! Processes that share a stream break each other's lines: in a pipe beyond 4 KiB (pipe(7)), in
-//! journald whenever the writer changes. A stream without a reader would also block them. With its
-//! own pipes a worker waits only while the log makes progress
-//! ([`LogQueue::push_waiting`](super::queue::LogQueue::push_waiting)); when it stalls, lines are
-//! dropped and counted. A journald stream per worker would keep `_PID=`, but a stalled journald
+//! journald whenever the writer changes. A stream without a reader would also block them.
+//!
+//! With its own pipes a worker waits only while the log makes progress
+//! ([`LogQueue::push_waiting`](super::queue::LogQueue::push_waiting)); when the log stalls, lines
+//! are dropped and counted. A journald stream per worker would keep `_PID=`, but a stalled journald
 //! would block the worker.
 //!
 //! # Costs
