@@ -142,8 +142,8 @@ impl Checker<'_> {
         self.read(name::TARGET, None, |setting| read::text(setting)?.parse().map(Some))
     }
 
-    /// The application's directory; without the key, the current one, which the unit's
-    /// WorkingDirectory= sets.
+    /// Returns the application's directory; without the key, the current directory, which
+    /// WorkingDirectory= of the unit sets.
     fn directory(&mut self) -> Option<PathBuf> {
         let cwd = self.layers.cwd;
         if self.setting(name::DIRECTORY).is_none() {
@@ -184,8 +184,8 @@ impl Checker<'_> {
         }
     }
 
-    /// The file's variables, overridden by the command line's one by one: `--env DEBUG=1` keeps the
-    /// file's other variables.
+    /// Returns the file's variables; a variable of the command line replaces the one of the same
+    /// name: `--env DEBUG=1` keeps the file's other variables.
     fn env(&mut self) -> Vec<(String, String)> {
         let Layers { command_line, file, .. } = self.layers;
         let mut merged = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! The state of one check: [`Checker::read`] finds the value of highest precedence, records an
 //! error with its origin, and continues with the default, so that the next key is checked too.
 //!
-//! `check` and the sections with a file of their own call it.
+//! `check` and the modules of single sections use the [`Checker`].
 
 use std::path::Path;
 
@@ -43,7 +43,7 @@ impl<'a> Checker<'a> {
         settings().find(|setting| setting.source != Source::Implied).or_else(|| settings().next())
     }
 
-    /// Reads the value of highest precedence; without a valid one, returns the default.
+    /// Reads the value of highest precedence; without a valid value, returns the default.
     pub(super) fn read<T>(
         &mut self,
         key: &'static str,

@@ -17,19 +17,19 @@ use super::{ConfigError, Layer, Value, trusted};
 /// The variable for `--config`. It is not a setting, because it has no key.
 pub(crate) const CONFIG_VARIABLE: &str = "RGUN_CONFIG";
 
-/// The number of workers, as Heroku and gunicorn name it.
+/// The variable of Heroku and gunicorn for the number of workers.
 const WEB_CONCURRENCY: &str = "WEB_CONCURRENCY";
 
 /// Variables that rgun sets for its workers. An rgun that an application starts inherits them.
 const SET_BY_RGUN: [&str; 1] = ["RGUN_BOOTSTRAP"];
 
-/// The trusted peers, as gunicorn and uvicorn name them.
+/// The variable of gunicorn and uvicorn for the trusted peers.
 const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 
-/// The path under which the application is published, as gunicorn names it.
+/// The variable of gunicorn for the path under which the application is published.
 pub(super) const SCRIPT_NAME: &str = "SCRIPT_NAME";
 
-/// The port to listen on, on platforms that run a Procfile.
+/// The variable for the port to listen on, on platforms that run a Procfile.
 pub(super) const PORT: &str = "PORT";
 
 /// The surroundings rgun was started in: the variables, and whether they make the access log the
@@ -261,8 +261,8 @@ fn is_service_link(variable: &str, value: &OsStr) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Returns the error for a variable that would set a table, or that resembles the variable of a
-/// key. `None` for other variables.
+/// Returns the error for a variable that would set a table, has the prefix of a section, or
+/// resembles the variable of a key. `None` for other variables.
 fn unknown_variable(variable: &str) -> Option<ConfigError> {
     if let Some(table) = table_of(variable) {
         return Some(ConfigError {

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_of_tables_keeps_the_line_of_each_key() {
+    fn array_of_tables_keeps_the_line_of_each_key() {
         let (layer, errors) = parsed(
             "[timeouts]\nrequest = \"30s\"\n\n[[timeouts.path]]\nmatch = \"/a\"\n\nconcurrency = 2\n\n\
              [[timeouts.path]]\nmatch = \"/b\"\n[limits]\nqueue = 5\n",
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_key_twice_is_an_error() {
+    fn duplicate_key_is_an_error() {
         let (layer, errors) = parsed("[workers]\ncount = 1\ncount = 2\n");
         assert_eq!(layer, None);
         assert!(errors.contains("rgun.toml:3: is not TOML: duplicate key"), "{errors}");

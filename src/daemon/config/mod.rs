@@ -7,8 +7,8 @@
 //! This module does not log, read the process's environment or current directory (both are
 //! arguments), or start an interpreter: a worker finds out whether the application can be imported.
 //! It reads no file but the configuration and the pages of `[errors]`. It checks that the
-//! configured files and directories exist, because a missing one is a configuration error, not a
-//! boot failure.
+//! application's directory, the interpreter and the directories of `[[static]]` exist, because a
+//! missing one is a configuration error, not a boot failure.
 //!
 //! A value that a source of higher precedence overrides is not checked; an unknown key is an error
 //! in every source.

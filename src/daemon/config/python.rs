@@ -76,7 +76,7 @@ pub(crate) struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Returns the first interpreter. Warns about variables that name an environment without one.
+    /// Returns the first interpreter. Warns about a variable whose environment has no interpreter.
     pub(crate) fn run(&self, warnings: &mut Vec<String>) -> Result<Python, ValueError> {
         let mut searched = Vec::new();
         for (prefix, source) in self.prefixes() {
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_above_that_all_may_write_to_is_not_searched() {
+    fn parent_writable_by_all_users_is_not_searched() {
         let place = TestDir::new();
         let python = place.python("usr/bin/python3");
         place.python("sites/.venv/bin/python");
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_virtual_environment_ends_the_search() {
+    fn broken_virtual_environment_ends_the_search() {
         let place = TestDir::new();
         place.python("usr/bin/python3");
         std::fs::create_dir_all(place.join("sites/app/.venv/bin")).unwrap();

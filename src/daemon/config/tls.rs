@@ -1,5 +1,5 @@
-//! The checked `[tls]` section; `certificates` reads it, and the daemon's module of the same name
-//! reads the files.
+//! The checked `[tls]` section. `certificates` reads the section; the daemon's module `tls` reads
+//! the files that it names.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,8 @@ pub(super) const UNKNOWN_CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY";
 /// `[tls]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates with their keys; the first one is for clients that name no host or an unknown
-    /// one. Empty: no TLS.
+    /// Certificates with their keys; the first is for clients that name no host, or an unknown
+    /// host. Empty: no TLS.
     pub certificates: Vec<CertificateFiles>,
     /// The oldest protocol version that is accepted.
     pub min_version: TlsVersion,

@@ -358,7 +358,7 @@ fn relative_paths_are_allowed_on_the_command_line() {
 }
 
 #[test]
-fn the_environment_sets_every_kind_of_value() {
+fn environment_sets_every_kind_of_value() {
     let case = Case::new();
     let config = case
         .load(

@@ -10,7 +10,7 @@ fn tls_of(config: &Config) -> Vec<(&str, bool)> {
 }
 
 #[test]
-fn sockets_without_tls_follow_the_certificate_and_others() {
+fn unset_tls_depends_on_certificate_and_other_sockets() {
     let case = Case::new();
     for (text, expected) in [
         ("", vec![("", false)]),
@@ -28,7 +28,7 @@ fn sockets_without_tls_follow_the_certificate_and_others() {
 }
 
 #[test]
-fn a_table_inherits_the_proxy_protocol_of_listen() {
+fn table_inherits_the_proxy_protocol_of_listen() {
     let case = Case::new();
     for (text, expected) in [
         ("[listen.a]\nbind = \":80\"\n", [false, false, false]),

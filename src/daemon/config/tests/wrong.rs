@@ -409,7 +409,7 @@ fn all_errors_are_reported_at_once_in_one_block_each() {
 }
 
 #[test]
-fn a_relative_directory_in_a_variable_is_refused() {
+fn relative_directory_in_a_variable_is_refused() {
     let case = Case::new();
     let errors = case.load(SOUND, &[("RGUN_APP_DIRECTORY", "app")], Layer::new()).unwrap_err();
     assert!(errors.starts_with("RGUN_APP_DIRECTORY: app.directory = \"app\": is relative"), "{errors}");
