@@ -1,7 +1,7 @@
 //! Flags from other places than the command line: `GUNICORN_CMD_ARGS`, and the settings of
 //! `gunicorn.conf.py`.
 //!
-//! They are parsed like those of the command line, and their messages name the place.
+//! These flags are parsed like those of the command line. Messages name the place of each flag.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -46,9 +46,10 @@ pub(in crate::cli) enum ArgKind {
 pub(in crate::cli) enum Handling {
     /// Sets this key of the configuration. `flags` declares the flag.
     Key(&'static str),
-    /// The command line's only: in `gunicorn.conf.py` the setting is ignored, for this reason.
+    /// A flag for the command line only. In `gunicorn.conf.py` the setting is ignored, for this
+    /// reason.
     FlagOnly(&'static str),
-    /// A function of `gunicorn.conf.py` that a process beside the daemon calls once.
+    /// A function of `gunicorn.conf.py` that a process beside the daemon calls.
     BesideDaemon,
     /// Accepted without a warning: it describes what rgun does.
     NoOp,

@@ -97,7 +97,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     setting("child_exit", Function, Key(name::CHILD_EXIT)),
     flag("config", Value, FlagOnly("the file cannot name another file")),
     flag("check-config", Switch, FlagOnly("rgun check checks the configuration")),
-    // Flags for what systemd or the journal does instead, or what rgun has no use for.
+    // Flags whose job systemd or the journal does, or that rgun has no use for.
     flag(
         "daemon",
         Switch,

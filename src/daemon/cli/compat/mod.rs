@@ -2,9 +2,9 @@
 //! uvicorn's other flags.
 //!
 //! A flag that is safe to ignore, because rgun or systemd replaces it, is accepted with a warning
-//! that says so. A flag that is unsafe to ignore (`--user`, TLS, trust in a proxy) is refused with
-//! a hint. A flag that describes what rgun does (`--http-protocols h1`, `--no-server-header`) is
-//! accepted silently.
+//! that names the replacement. A flag that is unsafe to ignore (`--user`, TLS, trust in a proxy) is
+//! refused with a hint. A flag that describes what rgun does (`--http-protocols h1`,
+//! `--no-server-header`) is accepted silently.
 //!
 //! The tables are in `gunicorn` and `uvicorn`. A flag of both servers is in one table only, because
 //! it means the same in both. Abbreviated flags are refused. The table of gunicorn also has the

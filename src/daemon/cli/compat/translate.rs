@@ -133,7 +133,8 @@ impl Translation {
         true
     }
 
-    /// Adds an option. `origin` names it in messages; `value` is `None` for an option without one.
+    /// Adds an option. `origin` names it in messages; `value` is `None` for an option without a
+    /// value.
     pub(in crate::cli) fn add(&mut self, row: &ForeignOption, origin: &str, value: Option<&str>) {
         let typed = value.map_or_else(|| origin.to_owned(), |value| format!("{origin} {value}"));
         let text = value.unwrap_or_default();

@@ -21,7 +21,7 @@ use super::gunicorn::CIPHERS;
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Target, Value, forwarded_allow_ips};
 
-/// Uvicorn's defaults of `--host` and `--port`, if only the other one is given.
+/// Uvicorn's defaults of `--host` and `--port`. One applies if only the other flag is present.
 const HOST: &str = "127.0.0.1";
 const PORT: &str = "8000";
 
@@ -40,7 +40,7 @@ pub(in crate::cli) struct UvicornFlags {
     #[arg(long, hide = true)]
     uds: Option<String>,
 
-    /// Calls APP, like "()" after it.
+    /// Calls APP, as "()" at the end of APP does.
     #[arg(long, hide = true)]
     factory: bool,
 

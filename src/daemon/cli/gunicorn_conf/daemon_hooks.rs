@@ -7,7 +7,7 @@ use super::helper::{self, Helper, HelperError};
 use super::location::ConfLocation;
 use crate::config::App;
 
-/// Time for a hook, and for running the file before the first one.
+/// Maximum time for a hook, and for running the file before the first hook.
 const MAX_HOOK_TIME: Duration = Duration::from_secs(30);
 
 /// The hooks that a file has: `on_starting`, `when_ready`, `on_reload`, `on_exit`.

@@ -205,7 +205,7 @@ fn end(child: &mut Child, is_exiting: bool) -> String {
     if let Ok(None) = exited {
         // ESRCH: the process and its group have just ended.
         let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
-        // Fails only if another part of this process reaped it.
+        // Fails only if another part of this process has reaped the child.
         let _ = child.wait();
     }
     match exited {

@@ -22,7 +22,8 @@ pub(in crate::cli) enum ConfLocation {
 impl ConfLocation {
     /// Recognizes a value of `--config` that names a configuration in Python: `python:MODULE`,
     /// `file:PATH`, a path that ends with `.py` or `.pyc`, or a file whose name begins with
-    /// `gunicorn`. `None` for a TOML file; a path that ends with `.toml` always is one.
+    /// `gunicorn`. `None` for other values, and for a path that ends with `.toml`: they name a TOML
+    /// file.
     pub(in crate::cli) fn from_flag(value: &OsStr, cwd: &Path) -> Option<Self> {
         let bytes = value.as_bytes();
         if let Some(module) = bytes.strip_prefix(b"python:") {

@@ -38,7 +38,7 @@ pub(super) struct ConfSettings {
 }
 
 /// Runs the file with the interpreter, in `cwd`, and returns its settings. `adjust` changes the
-/// process that runs it.
+/// process that runs the file.
 ///
 /// # Errors
 /// All errors of the file.

@@ -1,12 +1,14 @@
-//! `rgun migrate FILE…`: prints the files that replace a deployment of another server, and what
-//! changes with it.
+//! `rgun migrate FILE…`: prints the files that replace a deployment of another server, and notes
+//! about the differences.
 //!
 //! A file's kind is recognized by its name and content. A `gunicorn.conf.py` is run here; each
 //! other kind has a module that adds to a [`Plan`]: `unit`, `shell` (Procfiles too), `supervisord`,
 //! `container`, `hypercorn`, `uwsgi`, `nginx_unit`. Commands of gunicorn and uvicorn are parsed as
 //! those of `rgun` (`command`), options of granian, hypercorn, daphne and uWSGI by a table
-//! (`options`). `render` writes the result. An option without a counterpart is listed with the
-//! reason, unless rgun needs no setting for it.
+//! (`options`). `render` writes the result.
+//!
+//! An option without a counterpart is listed with the reason, unless rgun needs no setting for the
+//! option.
 
 mod command;
 mod container;
@@ -80,9 +82,9 @@ struct Migration {
     outputs: Vec<render::Output>,
 }
 
-/// Prints the result. Writes it, too, if a directory is named, after a question on a terminal.
-/// Returns the exit status: 64 for a file of an unknown kind, 78 for a file that cannot be read, 1
-/// if the result is not written.
+/// Prints the result. If a directory is named, also writes the files there, after a question on a
+/// terminal. Returns the exit status: 64 for a file of an unknown kind, 78 for a file that cannot
+/// be read, 1 if the result is not written.
 pub fn run(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> ExitCode {
     let fail = |text: &str, status: u8| {
         // Fails only if stderr is closed.

@@ -46,7 +46,8 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
     }
 }
 
-/// Parses the sections of programs. A line that begins with a space continues the value before it.
+/// Parses the sections of programs. A line that begins with a space continues the value of the line
+/// before.
 fn parse(text: &str) -> Vec<Program> {
     let mut programs: Vec<Program> = Vec::new();
     let mut is_program = false;

@@ -86,7 +86,7 @@ fn web_concurrency_sets_what_the_file_does_not() {
 }
 
 #[test]
-fn gunicorn_conf_py_in_the_directory_is_read_by_itself() {
+fn unnamed_gunicorn_conf_py_in_the_directory_is_read() {
     let shell = Shell::new();
     shell.answer(r#""wsgi_app":"fromconf","threads":"5""#);
     let invocation = shell.served(&[], "a");

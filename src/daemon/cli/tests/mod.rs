@@ -117,7 +117,7 @@ fn app_argument_has_the_defaults_of_gunicorn_and_uvicorn() {
 }
 
 #[test]
-fn an_unknown_flag_is_a_usage_error_with_a_suggestion() {
+fn unknown_flag_is_a_usage_error_with_a_suggestion() {
     let shell = Shell::new();
     let text = shell.refused("a --wrokers 3");
     assert!(text.contains("--wrokers") && text.contains("--workers"), "{text}");
@@ -193,7 +193,7 @@ fn without_application_and_file_an_example_is_shown() {
 }
 
 #[test]
-fn a_target_in_the_environment_needs_no_file() {
+fn target_in_the_environment_needs_no_file() {
     let shell = Shell::new();
     let invocation = shell.run_with(&[("RGUN_APP_TARGET", "container:app")], &[]).unwrap();
     assert_eq!(invocation.config.app.target.to_string(), "container:app");
@@ -371,7 +371,7 @@ fn known_flags() -> Vec<String> {
 }
 
 #[test]
-fn the_manual_has_every_flag_and_command_of_the_help() {
+fn manual_has_every_flag_and_command_of_the_help() {
     let manual = include_str!("../../../../packaging/man/rgun.8");
     let command = Cli::command();
     let reload = command.find_subcommand("reload").unwrap();

@@ -138,7 +138,7 @@ fn script_name_is_the_root_path_of_app_on_the_line() {
 }
 
 #[test]
-fn written_number_of_threads_wins_over_a_worker_class() {
+fn explicit_threads_override_those_of_a_worker_class() {
     let shell = Shell::new();
     let file = shell.place.file("f.toml", b"[workers]\nthreads = 3\n", 0o644).display().to_string();
     let threads = |variables: &[(&str, &str)], args: &[&str]| {

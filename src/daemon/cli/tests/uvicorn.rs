@@ -81,7 +81,7 @@ fn host_and_port_are_an_address_with_uvicorns_defaults() {
 }
 
 #[test]
-fn a_unix_socket_is_a_path() {
+fn uds_flag_takes_a_path() {
     let shell = Shell::new();
     let relative = format!("unix:{}", shell.place.join("x.sock").display());
     for (path, address) in [
@@ -131,7 +131,7 @@ fn invalid_address_is_refused_with_the_flags_as_typed() {
 }
 
 #[test]
-fn a_factory_is_called() {
+fn factory_flag_appends_a_call() {
     let shell = Shell::new();
     for line in ["m:make --factory", "--factory m:make", "m:make()"] {
         assert_eq!(shell.accepted(line).config.app.target.to_string(), "m:make()", "{line}");
@@ -191,7 +191,7 @@ fn last_of_two_flags_for_one_setting_wins() {
 }
 
 #[test]
-fn the_access_log_is_on_or_off() {
+fn access_log_flags_choose_off_log_or_stdout() {
     use AccessLog::{Log, Off, Stdout};
     let shell = Shell::new();
     shell.default_file(&format!("{SITE}[log]\naccess = true\n"));
