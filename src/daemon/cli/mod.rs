@@ -1,5 +1,5 @@
-//! The command line: `rgun [APP] [flags]`, `rgun check [APP] [flags]`, `rgun reload`, `rgun migrate
-//! FILE…`.
+//! The command line: `rgun [APP] [flags]`, `rgun check [APP] [flags]`, `rgun reload`,
+//! `rgun migrate FILE…`.
 //!
 //! [`parse`] turns arguments, variables and the current directory into a [`Command`] or a
 //! [`Failure`]; `main` calls it once, prints and exits. Parsing prints nothing. Of the process's

@@ -58,11 +58,11 @@ const VARIABLES: &[(&str, Atom)] = &[
 pub struct AccessFormat {
     /// The line's pieces in their order.
     pub pieces: Vec<FormatPiece>,
-    /// Names of the request's fields in the line, in lower case. [`Atom::RequestField`] has the
-    /// index.
+    /// Names of the request's fields in the line, in lower case. [`Atom::RequestField`] contains an
+    /// index into this list.
     pub request_fields: Vec<String>,
-    /// Names of the response's fields in the line, in lower case. [`Atom::ResponseField`] has the
-    /// index.
+    /// Names of the response's fields in the line, in lower case. [`Atom::ResponseField`] contains
+    /// an index into this list.
     pub response_fields: Vec<String>,
     /// Variables (`%({x}e)s`) that the daemon does not know; a hyphen stands for each.
     pub(super) unknown_variables: Vec<String>,

@@ -32,8 +32,7 @@ pub(super) const SCRIPT_NAME: &str = "SCRIPT_NAME";
 /// The variable for the port to listen on, on platforms that run a Procfile.
 pub(super) const PORT: &str = "PORT";
 
-/// The surroundings rgun was started in: the variables, and whether they make the access log the
-/// default.
+/// The environment of the start: the variables, and whether the access log is on by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
     variables: BTreeMap<OsString, OsString>,

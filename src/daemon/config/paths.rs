@@ -65,7 +65,7 @@ pub(super) fn file_or_off(setting: &Setting, cwd: &Path) -> Result<Option<PathBu
     if setting.value == Value::text("off") { Ok(None) } else { file(setting, cwd).map(Some) }
 }
 
-/// A file that can be read. Hypercorn names its format before a colon (`json:logging.conf`), which
+/// Returns a file that can be read. Hypercorn's prefix with the file's format (`json:logging.conf`)
 /// is dropped.
 fn file(setting: &Setting, cwd: &Path) -> Result<PathBuf, ValueError> {
     let bytes = path(setting)?.as_bytes();

@@ -24,8 +24,8 @@ pub(super) fn text(setting: &Setting) -> Result<&str, ValueError> {
     }
 }
 
-/// A whole number from `min` to `max`: text in the environment and on the command line, but not in
-/// the file.
+/// Reads a whole number from `min` to `max`. The number is text in the environment and on the
+/// command line, but not in the file.
 pub(super) fn whole(setting: &Setting, min: u32, max: u32) -> Result<u32, ValueError> {
     let n = match &setting.value {
         Value::Integer(n) => *n,

@@ -28,7 +28,7 @@ pub struct Timeouts {
     /// answers 503. Zero drains at once.
     pub drain_delay: Duration,
     /// Maximum time that a browser's navigation waits until the first worker since the daemon's
-    /// start is ready; then it gets a page that reloads itself.
+    /// start is ready; then the browser gets a page that reloads itself.
     pub boot_page: Option<Duration>,
     /// `[[timeouts.path]]`: limits for single paths; the first matching rule applies.
     pub paths: Vec<PathRule>,

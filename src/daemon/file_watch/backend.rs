@@ -121,8 +121,8 @@ impl InotifyError {
     }
 }
 
-/// Returns whether a file's content or name has changed. Reading a file or changing its mode is no
-/// change. touch(1) is one, because it opens the file for writing.
+/// Returns whether a file's content or name has changed. Reading a file or changing its mode does
+/// not count. touch(1) counts, because it opens the file for writing.
 fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))

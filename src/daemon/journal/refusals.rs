@@ -249,8 +249,8 @@ impl RefusalEntry {
         self.ids.truncate(MAX_IDS);
     }
 
-    /// Returns what was refused: `GET /cart 413`, `refused with 400`, or `TLS handshake of
-    /// 192.0.2.7 failed`.
+    /// Returns the subject of the message: `GET /cart 413`, `refused with 400`, or
+    /// `TLS handshake of 192.0.2.7 failed`.
     pub(super) fn subject(&self) -> String {
         let RefusalRecord { answer, client, .. } = &self.refused;
         match (&self.request, answer) {

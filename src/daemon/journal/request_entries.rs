@@ -220,8 +220,8 @@ impl Traffic {
 }
 
 impl UnansweredEntry {
-    /// Returns the text after the path, such as ` 200: aborted within the body: the daemon stopped
-    /// after 1.2s` or `: the client left after 1.2s`.
+    /// Returns the text after the path, such as `: the client left after 1.2s` or
+    /// ` 200: aborted within the body: the daemon stopped after 1.2s`.
     pub(super) fn end(&self) -> String {
         let begun = match self.sent {
             Some(PartialResponse { status, .. }) => format!(" {status}: aborted within the body"),

@@ -1,9 +1,8 @@
 //! Rewrites options of granian, hypercorn and daphne on the command line as flags of rgun.
 //!
 //! A flag that rgun has keeps its meaning; only other options are looked up in the tables of
-//! `peers`. Where a short option of daphne means something else in gunicorn, the option's value
-//! decides: `8001` in `-p 8001` is no file for a process id, `/run/site.sock` in `-u
-//! /run/site.sock` is no user.
+//! `peers`. Where a short option of daphne means something else in gunicorn, the value decides: in
+//! `-p 8001`, 8001 is no file for a process id.
 
 use std::ffi::OsString;
 

@@ -1,12 +1,14 @@
 """Runs gunicorn.conf.py, and prints its settings or calls its hooks.
 
-rgun (src/daemon/cli/gunicorn_conf/helper.rs) starts it with the application's interpreter, in the directory
-where rgun was started. Its arguments are "settings" or "hooks", "file" or "module", the file's path or the
-module's name, and the names of all settings, separated by commas. Its answers are JSON objects with a NUL
-after each, on standard output. "settings": it answers once and waits to be killed. "hooks": it answers when
-the file has run, then once for each line of standard input, a hook's name; the fifth argument is the
-application's directory, in which hooks run. What the file prints goes to standard error. Runs on CPython 3.9
-and later.
+rgun (src/daemon/cli/gunicorn_conf/helper.rs) starts this script with the application's
+interpreter, in the directory where rgun was started. The arguments are "settings" or "hooks",
+"file" or "module", the file's path or the module's name, and the names of all settings, separated
+by commas. The answers are JSON objects on standard output, with a NUL after each.
+
+With "settings", the script answers once and waits to be killed. With "hooks", the script answers
+when the file has run, then once for each line of standard input, which is a hook's name; the fifth
+argument is the application's directory, in which hooks run. The output of the file goes to standard
+error. Runs on CPython 3.9 and later.
 """
 
 import os
@@ -44,7 +46,7 @@ def execute():
 
 
 def plain(value, depth=0):
-    """Returns None, a boolean, text (also for numbers), a list, or an object that describes another value."""
+    """Returns None, a boolean, text (also for numbers), a list, or an object for another value."""
     if depth > MAX_DEPTH:
         return {"type": "a value that contains itself"}
     if value is None or isinstance(value, bool):
@@ -82,9 +84,9 @@ def number(value):
 
 
 def describe(error):
-    """Returns the exception's type and message, and the line of the configuration file that raised it.
+    """Returns the exception's type and message, and the file's line that raised the exception.
 
-    "inner" is the innermost frame, if that is elsewhere.
+    "inner" is the innermost frame, if that frame is in another file.
     """
     import traceback
 
@@ -118,7 +120,7 @@ def unicode(text):
 
 
 def settings():
-    """Returns the settings, and the other names, which may be misspelled settings."""
+    """Returns the settings, and the other variables, which may be misspelled settings."""
     names = execute()
     known_names = known.split(",")
     values = {name: plain(names[name]) for name in known_names if name in names}
@@ -139,7 +141,7 @@ def write(answer):
 
 
 def take_input():
-    """Returns a copy of standard input, a pipe from rgun, and gives the file an empty standard input."""
+    """Returns a copy of standard input, a pipe from rgun. The file gets an empty standard input."""
     pipe = os.dup(0)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -147,7 +149,7 @@ def take_input():
 
 
 def end_with_rgun(pipe):
-    """Makes the kernel end this process (SIGIO) when rgun ends, because the file may never return."""
+    """Makes the kernel end this process (SIGIO) when rgun ends: the file may never return."""
     fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 

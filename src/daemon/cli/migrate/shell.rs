@@ -65,8 +65,7 @@ pub(super) fn migrate_script(text: &str, label: &str, plan: &mut Plan) {
     }
 }
 
-/// Returns whether a command of a script prepares the application, such as `python manage.py
-/// migrate`.
+/// Returns whether a command prepares the application, such as `python manage.py migrate`.
 fn prepares(words: &[String]) -> bool {
     words.first().is_some_and(|word| {
         let program = word.rsplit('/').next().unwrap_or(word);
