@@ -12,7 +12,7 @@ __all__ = ["fake", "fakes", "hook_events", "project", "python"]
 
 
 class Starter:
-    """Starts daemons and stops them later."""
+    """Starts daemons and remembers them, so that a fixture can stop them."""
 
     def __init__(self, tmp_path_factory, python):
         self.tmp_path_factory = tmp_path_factory

@@ -1,4 +1,4 @@
-"""A multipart form with a text field and a file, and the sources of the applications, for several tests."""
+"""Data of several tests: a multipart form with a text field and a file, and applications' sources."""
 
 from support.paths import COMPAT_APPS
 
@@ -11,5 +11,5 @@ MULTIPART = [("Content-Type", "multipart/form-data; boundary=edge")]
 
 
 def source_of(name):
-    """Returns the bytes of an application's module, which the application itself sends as a file."""
+    """Returns the source of an application's module, which the application sends as a file."""
     return (COMPAT_APPS / f"{name}.py").read_bytes()

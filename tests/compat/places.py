@@ -49,7 +49,7 @@ class Place:
         return done.returncode, done.stdout
 
     def refused(self, text, *flags):
-        """Starts with this file; returns the output of the start that fails with status 78."""
+        """Starts rgun with this gunicorn.conf.py; returns its output. The start must fail with status 78."""
         self.write("gunicorn.conf.py", text)
         status, output = self.run("site_wsgi", "--python", self.python, "-c", "gunicorn.conf.py", *flags)
         assert status == 78, output

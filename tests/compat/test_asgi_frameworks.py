@@ -1,4 +1,4 @@
-"""Starlette and FastAPI on each event loop, with and without middleware that runs them in a task."""
+"""Starlette and FastAPI on each event loop, with and without middleware."""
 
 import contextlib
 

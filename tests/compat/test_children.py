@@ -29,13 +29,13 @@ def serving(start):
 
 
 @pytest.mark.parametrize("flags", [(), ("--preload",)])
-@pytest.mark.parametrize("leaves", ["by max_requests", "by reload", "by signal"])
-def test_children_of_a_replaced_worker_may_finish(serving, flags, leaves):
-    more = ("--max-requests", "2") if leaves == "by max_requests" else ()
+@pytest.mark.parametrize("replaced", ["by max_requests", "by reload", "by signal"])
+def test_children_of_a_replaced_worker_may_finish(serving, flags, replaced):
+    more = ("--max-requests", "2") if replaced == "by max_requests" else ()
     server, worker, child = serving(*flags, *more)
-    if leaves == "by max_requests":
+    if replaced == "by max_requests":
         server.get("/who")
-    elif leaves == "by reload":
+    elif replaced == "by reload":
         server.process.send_signal(signal.SIGHUP)
     else:
         os.kill(worker, signal.SIGTERM)
@@ -100,12 +100,12 @@ def test_second_stop_signal_does_not_wait_for_children(serving, again):
     server.process.terminate()
     server.wait_for_log("waiting for processes that workers left behind")
 
-    def asked_again():
-        # Repeated, because the daemon ignores a second signal soon after the first.
+    def signal_and_poll():
+        # Sent repeatedly, because the daemon ignores a second signal soon after the first.
         if server.process.poll() is None:
             server.process.send_signal(again)
         return server.process.poll() is not None
 
-    wait_until("the daemon exits", asked_again)
+    wait_until("the daemon exits", signal_and_poll)
     assert server.process.wait(20) == 0
     wait_until("the child is killed", lambda: not is_running(child))

@@ -9,7 +9,7 @@ def hinting(start_shared):
 
 
 def exchange(connection, path, version="1.1", on_hints=lambda: None):
-    """Returns the links of the 103s before a response, and the response."""
+    """Returns the Link lines of the 103 responses, and the final response."""
     connection.send(f"GET {path} HTTP/{version}\r\nHost: x\r\n\r\n".encode())
     data = connection.read_until(b"\r\n\r\n") + b"\r\n\r\n"
     links = []

@@ -85,6 +85,7 @@ def test_root_path_is_script_name_and_not_in_path_info(rooted, target, script, p
 
 
 def test_root_path_alone_leaves_path_info_empty(rooted):
+    # For an empty PATH_INFO the application lists its cases.
     assert b"/environ\t" in rooted.get("/shop").body
 
 
@@ -129,7 +130,7 @@ def test_trusted_proxy_sets_scheme_https_and_port(start, trusted):
     assert (plain["wsgi.url_scheme"], plain.get("HTTPS")) == ("http", None)
 
 
-def test_client_named_by_a_proxy_is_that_of_one_request(server):
+def test_forwarded_client_address_applies_to_its_request_only(server):
     for fields, address in [([("X-Forwarded-For", "192.0.2.7")], "192.0.2.7"), ([], "")] * 2:
         assert environ(server, headers=fields)["REMOTE_ADDR"] == address
 
@@ -240,7 +241,7 @@ def test_request_method_is_passed_unchanged(server, method):
 
 
 def test_options_asterisk_has_an_empty_path(probe):
-    # The application has no case for the empty path; its KeyError shows that it was called with it.
+    # The KeyError of the application shows that it was called with the empty path.
     assert probe.request("OPTIONS", "*").status == 500
     probe.wait_for_log("KeyError: ''")
 

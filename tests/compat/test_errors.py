@@ -1,4 +1,4 @@
-"""Faults of the application: a 500 or a reset for the client, one log entry; the worker keeps serving."""
+"""Faults of the application: the client gets a 500 or a reset, and the worker keeps serving."""
 
 import pytest
 from support.records import hello_events

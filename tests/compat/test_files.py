@@ -9,23 +9,23 @@ from support.paths import WORKER_APPS
 from support.records import hello_events
 from support.waiting import wait_until
 
-# Objects whose bytes are those of their descriptor: the daemon sends the file and knows its length.
+# Objects whose read() returns the bytes of their descriptor: the daemon sends the file with its length.
 BY_DESCRIPTOR = [
-    *("plain", "unbuffered", "read_only", "from_its_position", "written_and_not_flushed", "own_close"),
+    *("plain", "unbuffered", "read_only", "from_its_position", "written_but_not_flushed", "own_close"),
     *("named_temporary", "django_file", "django_file_over_named_temporary"),
 ]
-# Objects that must be read: bytes other than their descriptor's, no descriptor, or no known length.
+# Objects that must be read: they return other bytes, or have no descriptor or no known length.
 BY_READING = [
-    *("first_hundred", "a_range", "deciphering", "buffered_with_its_own_read", "device", "of_sysfs"),
-    *("over_a_raw_with_its_own_read", "object_with_its_own_read", "named_temporary_with_its_own_read"),
-    *("spooled_in_memory", "spooled_on_disk", "of_procfs", "of_procfs_read_a_little"),
+    *("first_hundred", "a_range", "deciphering", "buffered_with_own_read", "device", "sysfs_file"),
+    *("buffered_over_raw_with_own_read", "instance_with_own_read", "named_temporary_with_own_read"),
+    *("spooled_in_memory", "spooled_on_disk", "procfs_file", "procfs_file_partly_read"),
     *("django_file_that_deciphers", "django_content"),
 ]
 SYSFS = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 @pytest.fixture(scope="module")
-def likes(start_shared):
+def file_likes(start_shared):
     """The application apps/file_likes."""
     return start_shared("file_likes").wait_ready()
 
@@ -130,12 +130,12 @@ def test_hundred_files_leave_no_descriptor_open(probe):
 
 
 @pytest.mark.parametrize("name", BY_DESCRIPTOR + BY_READING)
-def test_file_like_object_is_sent_as_read_returns_it(likes, name):
+def test_file_like_object_is_sent_as_read_returns_it(file_likes, name):
     if name.startswith("django") and importlib.util.find_spec("django") is None:
-        pytest.skip("SKIPPED: no django here")
-    if name == "of_sysfs" and not os.path.exists(SYSFS):
-        pytest.skip(f"SKIPPED: no {SYSFS} here")
-    read, sent = likes.get(f"/{name}?read"), likes.get(f"/{name}")
+        pytest.skip("SKIPPED: Django is not installed")
+    if name == "sysfs_file" and not os.path.exists(SYSFS):
+        pytest.skip(f"SKIPPED: this machine has no {SYSFS}")
+    read, sent = file_likes.get(f"/{name}?read"), file_likes.get(f"/{name}")
     assert (sent.status, sent.complete, sent.body) == (200, True, read.body)
     assert bool(read.body) == (name != "device")
     if name in BY_DESCRIPTOR:
@@ -143,15 +143,15 @@ def test_file_like_object_is_sent_as_read_returns_it(likes, name):
         assert sent["content-length"] == str(len(read.body))
 
 
-def test_file_that_would_block_is_500(likes):
-    assert likes.get("/that_has_nothing_yet").status == 500
-    likes.wait_for_log("yielded NoneType, not bytes")
+def test_file_that_would_block_is_500(file_likes):
+    assert file_likes.get("/empty_nonblocking_pipe").status == 500
+    file_likes.wait_for_log("yielded NoneType, not bytes")
 
 
 @pytest.mark.parametrize("path", ["/proc/version", SYSFS])
 def test_pathsend_of_a_pseudo_file_arrives_whole(asgi, path):
     if not os.path.exists(path):
-        pytest.skip(f"SKIPPED: no {path} here")
+        pytest.skip(f"SKIPPED: this machine has no {path}")
     read = pathlib.Path(path).read_bytes()
     for version in ("1.1", "1.0"):
         with asgi.connect() as connection:

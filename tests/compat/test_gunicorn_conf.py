@@ -92,13 +92,13 @@ def test_access_log_format_of_the_file_is_honoured(place):
     daemon.wait_for_log('GET /STAGE a=1 HTTP/1.1 200 5 "with \\"quotes\\"" - -')
 
 
-def test_unknown_atom_of_the_file_is_refused_by_name(place):
+def test_unknown_access_log_atom_is_refused_by_name(place):
     output = place.refused("access_log_format = '%(h)s %(x)s'\n")
     assert "has the unknown atom %(x)s" in output
     assert "the atoms are h l u t r" in output
 
 
-def test_addresses_of_the_file_are_listened_on(place):
+def test_daemon_listens_on_the_addresses_of_the_file(place):
     place.write("gunicorn.conf.py", REALISTIC)
     words = ["site_wsgi", "--python", place.python]
     process = subprocess.Popen(
@@ -129,7 +129,7 @@ def test_module_as_configuration_is_imported(place):
         "conf/prod.py", "raw_env = ['STAGE=prod']\n\ndef post_fork(server, worker):\n    print('forked')\n"
     )
     status, output = place.run(
-        "check", *as_root(), "site_wsgi", "--python", place.python, "-c", "python:conf.prod"
+        "check", *user_flags(), "site_wsgi", "--python", place.python, "-c", "python:conf.prod"
     )
     assert status == 0, output
 
@@ -308,8 +308,8 @@ def test_on_reload_is_called_at_each_reload(place):
     assert daemon.stop() == 0
 
 
-def as_root():
-    """The user of a check by root."""
+def user_flags():
+    """Returns the flags that `rgun check` needs when root runs it."""
     return ["--user", "root"] if os.geteuid() == 0 else []
 
 
@@ -352,17 +352,17 @@ def test_file_that_forks_is_read_once(place):
         "gunicorn.conf.py",
         "import os\nthreads = 2\nprint('executed')\nif os.fork() == 0:\n    import time\n    child = True\n",
     )
-    status, output = place.run("check", *as_root(), "site_wsgi", "--python", place.python)
+    status, output = place.run("check", *user_flags(), "site_wsgi", "--python", place.python)
     assert status == 0, output
 
 
-def test_file_that_prints_much_is_not_held_up(place):
+def test_file_with_much_output_does_not_block(place):
     place.write("gunicorn.conf.py", "print('x' * 1_000_000)\nthreads = 2\n")
-    status, output = place.run("check", *as_root(), "site_wsgi", "--python", place.python)
+    status, output = place.run("check", *user_flags(), "site_wsgi", "--python", place.python)
     assert status == 0, output[-2000:]
 
 
-def test_path_that_is_not_utf8_is_a_setting(place):
+def test_non_utf8_path_is_accepted_as_a_setting(place):
     directory = os.fsencode(place.directory) + b"/caf\xe9"
     os.mkdir(directory)
     with open(directory + b"/app.py", "w") as file:
@@ -370,15 +370,15 @@ def test_path_that_is_not_utf8_is_a_setting(place):
     place.write(
         "gunicorn.conf.py", "import os\nchdir = os.fsdecode(os.fsencode(os.getcwd()) + b'/caf\\xe9')\n"
     )
-    status, output = place.run("check", *as_root(), "app", "--python", place.python)
+    status, output = place.run("check", *user_flags(), "app", "--python", place.python)
     assert status == 0, output
 
 
-def test_relative_file_is_one_of_the_current_directory(place):
+def test_relative_file_is_found_in_the_current_directory(place):
     (place.directory / "src").mkdir()
     place.write("src/inner_wsgi.py", APPLICATION)
     place.write("conf.py", "chdir = 'src'\nraw_env = ['STAGE=relative']\n")
-    words = ["check", *as_root(), "inner_wsgi", "--python", place.python, "-c", "conf.py"]
+    words = ["check", *user_flags(), "inner_wsgi", "--python", place.python, "-c", "conf.py"]
     status, output = place.run(*words)
     assert status == 0, output
     status, output = place.run(*words, "--chdir", "src")
@@ -401,7 +401,7 @@ def test_check_by_root_runs_the_file_as_the_user():
         assert "uid=" not in output
 
 
-def test_endless_file_ends_when_rgun_is_stopped(place):
+def test_stop_ends_a_file_that_loops_forever(place):
     place.write("gunicorn.conf.py", "import os\nprint('pid', os.getpid(), flush=True)\nwhile True: pass\n")
     process = subprocess.Popen(
         [str(daemon_binary()), "site_wsgi", "--python", str(place.python)],
@@ -415,7 +415,7 @@ def test_endless_file_ends_when_rgun_is_stopped(place):
     process.send_signal(signal.SIGTERM)
     process.wait(30)
     process.stdout.close()
-    wait_until("the helper has ended", lambda: not is_running(pid))
+    wait_until("the process that reads the file has ended", lambda: not is_running(pid))
 
 
 def is_running(pid):

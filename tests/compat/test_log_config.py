@@ -89,7 +89,7 @@ def test_log_config_configures_logging_of_the_application(place, name, text, pre
     assert ("configures gunicorn.access; the daemon writes" in daemon.log()) == is_warned
 
 
-def test_logconfig_of_the_file_is_the_same_setting(place):
+def test_logconfig_json_of_gunicorn_conf_is_the_same_setting(place):
     place.write("site_wsgi.py", LOGGING_APPLICATION)
     place.write("logging.json", LOGGING_JSON)
     place.write("gunicorn.conf.py", f"logconfig_json = {str(place.directory / 'logging.json')!r}\n")

@@ -1,4 +1,4 @@
-"""The forms of the log outside systemd: lines for reading on a terminal, JSON with `--log-format json`."""
+"""The log outside systemd: readable lines on a terminal, JSON with `--log-format json`."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from support.waiting import DEADLINE
 
 
 def read_until(descriptor, text):
-    """Returns what the terminal shows until `text` appears or all programs have closed the terminal."""
+    """Returns the terminal's output until `text` appears or every program has closed the terminal."""
     shown = b""
     while text not in shown:
         try:
@@ -22,12 +22,12 @@ def read_until(descriptor, text):
 
 
 def log_on_terminal(python, tmp_path, **variables):
-    """Starts a daemon on a terminal; returns what it shows until its worker is ready."""
+    """Starts a daemon on a terminal; returns its output until its worker is ready."""
     descriptor, terminal = pty.openpty()
-    where = ("--chdir", HELLO, "--python", python, "--bind", f"unix:{tmp_path}/s.sock")
+    flags = ("--chdir", HELLO, "--python", python, "--bind", f"unix:{tmp_path}/s.sock")
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     process = subprocess.Popen(
-        [str(word) for word in (daemon_binary(), "cases", *where)],
+        [str(word) for word in (daemon_binary(), "cases", *flags)],
         stdin=subprocess.DEVNULL,
         stdout=terminal,
         stderr=terminal,

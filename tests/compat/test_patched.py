@@ -20,10 +20,10 @@ def library(request, python):
 def ask_at_once(server, count):
     """Sends concurrent requests and returns their JSON."""
     answers = []
-    ask = [threading.Thread(target=lambda: answers.append(server.get("/").json())) for _ in range(count)]
-    for thread in ask:
+    threads = [threading.Thread(target=lambda: answers.append(server.get("/").json())) for _ in range(count)]
+    for thread in threads:
         thread.start()
-    for thread in ask:
+    for thread in threads:
         thread.join(30)
     return answers
 

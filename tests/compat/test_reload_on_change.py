@@ -55,7 +55,8 @@ def test_module_replaced_by_renaming_is_loaded(server, site):
 
 
 def test_files_saved_twice_within_a_second_are_loaded(start, site):
-    # Python's bytecode cache knows the time of a source in whole seconds; all versions have the same size.
+    # Python's bytecode cache compares the size of a source and its time in whole seconds. Here the
+    # size never changes, and the time seldom does.
     server = start("main", site, FLAGS, {"PYTHONDONTWRITEBYTECODE": ""}).wait_ready()
     for number in range(10):
         (site / "views.py").write_text(view(str(number)))
@@ -121,7 +122,7 @@ def test_git_checkout_of_many_files_is_one_reload(start, project):
     assert reloads(server) == 1
 
 
-def test_later_import_and_file_outside_the_directory_count(start, project, tmp_path_factory):
+def test_late_import_outside_the_directory_is_watched(start, project, tmp_path_factory):
     outside = tmp_path_factory.mktemp("editable")
     (outside / "late.py").write_text(view("first"))
     site = project(
@@ -137,7 +138,7 @@ def test_later_import_and_file_outside_the_directory_count(start, project, tmp_p
     )
     server = start("main", site, (*FLAGS, "--log-level", "debug")).wait_ready()
     assert server.get("/").body == b"first"
-    # The worker is asked for later imports every 2 s.
+    # The daemon asks the worker for later imports every 2 s.
     server.wait_for_log("late.py")
     (outside / "late.py").write_text(view("second"))
     wait_for_body(server, "second")
@@ -160,7 +161,7 @@ def test_template_and_environment_file_cause_a_reload(server, site, name):
     server.wait_for_log("reloaded: generation 2 serves")
 
 
-def test_included_and_excluded_files(start, site):
+def test_include_and_exclude_flags_choose_the_watched_files(start, site):
     flags = ("--reload-include", "*.css", "--reload-include=conf/app.yaml", "--reload-exclude=generated")
     for directory in ("conf", "generated"):
         (site / directory).mkdir()
@@ -211,7 +212,7 @@ def test_asgi_application_is_loaded_again(start, project):
     wait_for_body(server, "second")
 
 
-def test_django_template_outside_the_directory_counts(start, project, tmp_path_factory):
+def test_django_template_outside_the_directory_causes_a_reload(start, project, tmp_path_factory):
     pages = tmp_path_factory.mktemp("pages")
     (pages / "index.txt").write_text("first")
     site = project(
@@ -270,7 +271,7 @@ def test_one_worker_refuses_no_request_while_files_change(server, site):
         wait_until("the new code answers", is_new)
 
 
-def test_gunicorn_conf_py_names_the_files(start, site):
+def test_reload_settings_of_gunicorn_conf_apply(start, site):
     (site / "gunicorn.conf.py").write_text("reload = True\nreload_extra_files = ['conf.yaml']\nworkers = 1\n")
     server = start("main", site, ("-c", site / "gunicorn.conf.py")).wait_ready()
     (site / "conf.yaml").write_text("")

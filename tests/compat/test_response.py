@@ -347,7 +347,7 @@ def test_slow_client_delays_no_other_and_loses_no_byte(threaded_server):
     with threaded_server.connect() as slow:
         slow.send(b"GET /big/chunks?mib=8&size=65536 HTTP/1.1\r\nHost: h\r\n\r\n")
         _, headers = slow.head()
-        # The slow response occupies a thread and has used its window, but not the slab.
+        # The slow response occupies a thread and has used up its window, but not the slab.
         for _ in range(20):
             assert len(threaded_server.get("/big?mib=2").body) == 2 << 20
         body, complete = slow.chunks()
@@ -358,7 +358,7 @@ def test_slow_client_delays_no_other_and_loses_no_byte(threaded_server):
 
 
 def test_slow_readers_do_not_block_other_clients(server):
-    """The server has one thread. The daemon buffers whole responses, so the thread serves other requests."""
+    """The daemon buffers whole responses, so the only thread is free for other requests."""
     unread = []
     for _ in range(4):
         connection = server.connect()
@@ -381,7 +381,7 @@ def test_slow_readers_do_not_block_other_clients(server):
         ("999 " + "x" * 5000, "x" * 5000),
     ],
 )
-def test_reason_phrase_is_the_applications(probe, status, sent, version):
+def test_reason_phrase_of_the_application_is_sent(probe, status, sent, version):
     target = "/reason?status=" + urllib.parse.quote(status, encoding="latin-1")
     with probe.connect() as connection:
         response = connection.request("GET", target, version=version)

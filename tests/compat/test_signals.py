@@ -45,7 +45,7 @@ def shared_server(request, start_shared):
 
 
 class Waiting:
-    """A request that runs until its gate, a file, exists."""
+    """A running request, which is answered once its gate (a file) exists."""
 
     def __init__(self, server, gate, path="wait"):
         self.gate = gate
@@ -69,7 +69,7 @@ class Waiting:
 
 @pytest.mark.parametrize("number", EXIT_SIGNALS)
 @pytest.mark.parametrize("path", ["wait", "sleep"])
-def test_sigterm_to_a_worker_finishes_requests_then_replaces(server, tmp_path, number, path):
+def test_signalled_worker_finishes_requests_and_is_replaced(server, tmp_path, number, path):
     running = Waiting(server, tmp_path / "gate", path)
     os.kill(running.pid, number)
     server.wait_for_log(f"received {number.name}")
@@ -133,8 +133,8 @@ def test_daemon_signals_are_ignored_by_workers(shared_server, tmp_path, number):
 
 def test_daemon_signals_are_ignored_while_python_starts(start, python, tmp_path):
     interpreter = tmp_path / "python"
-    orders = "".join(f"kill -{number:d} $$\n" for number in DAEMON_SIGNALS)
-    interpreter.write_text(f'#!/bin/sh\n{orders}exec {python} "$@"\n')
+    kills = "".join(f"kill -{number:d} $$\n" for number in DAEMON_SIGNALS)
+    interpreter.write_text(f'#!/bin/sh\n{kills}exec {python} "$@"\n')
     interpreter.chmod(0o755)
     server = start(
         "signalled:wsgi", COMPAT_APPS, ("--workers", "1", "--python", str(interpreter))
@@ -182,16 +182,16 @@ def test_sigterm_to_all_during_the_first_boot_exits_zero(start, tmp_path):
     assert server.process.wait(20) == 0
 
 
-def test_application_handler_replaces_the_servers(start):
+def test_signal_handler_of_the_application_replaces_the_workers(start):
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1"), {"HANDLER": "own"}).wait_ready()
     pid = server.get("/who").json()["pid"]
     os.kill(pid, signal.SIGTERM)
     wait_until("the handler has run", lambda: server.get("/who").json()["handled"] == [signal.SIGTERM])
     assert server.get("/who").json()["pid"] == pid
-    assert "asked by SIGTERM" not in server.log()
+    assert "received SIGTERM" not in server.log()
 
 
-def test_application_handler_may_call_the_servers(start):
+def test_signal_handler_of_the_application_may_call_the_workers(start):
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1"), {"HANDLER": "chained"}).wait_ready()
     pid = server.get("/who").json()["pid"]
     os.kill(pid, signal.SIGTERM)
@@ -213,8 +213,8 @@ def test_subprocesses_have_no_signal_ignored_or_blocked(shared_server):
     programs = shared_server.get("/programs").json()
     assert programs["subprocess"] == {"SigBlk": 0, "SigIgn": 0, "SigCgt": 0}
     # Python ignores these two; only the module subprocess restores them.
-    pythons = sum(1 << (number - 1) for number in (signal.SIGPIPE, signal.SIGXFSZ))
-    assert programs["fork and exec"] == {"SigBlk": 0, "SigIgn": pythons, "SigCgt": 0}
+    ignored_by_python = sum(1 << (number - 1) for number in (signal.SIGPIPE, signal.SIGXFSZ))
+    assert programs["fork and exec"] == {"SigBlk": 0, "SigIgn": ignored_by_python, "SigCgt": 0}
 
 
 def test_subprocesses_are_interrupted_by_sigint(shared_server):
@@ -229,22 +229,22 @@ def test_forked_children_have_default_signal_handling(shared_server):
         "SIGHUP": -signal.SIGHUP,
         "SIGUSR1": -signal.SIGUSR1,
     }
-    assert "asked by" not in shared_server.log()
+    assert "received SIG" not in shared_server.log()
 
 
 @pytest.fixture
 def odd_start(monkeypatch):
-    """Starts daemons with ignored and blocked signals, as nohup does, and a low limit of open files."""
+    """Starts daemons with signals ignored or blocked, as nohup does, and a low limit of open files."""
 
     def popen(arguments, **more):
-        def odd():
+        def prepare():
             for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH, signal.SIGALRM, signal.SIGURG})
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (333, hard))
 
-        return real(arguments, **more, preexec_fn=odd)
+        return real(arguments, **more, preexec_fn=prepare)
 
     real = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", popen)

@@ -13,7 +13,7 @@ def test_deadline_report_names_the_line_holding_the_gil(start):
     server = start("watched", WORKER_APPS, ("--workers", "1", "--timeout", "500ms")).wait_ready()
     pid = server.get("/who").json()["pid"]
     assert server.get("/hold_gil?seconds=30").status == 504
-    # The stack comes by signal, because the command gets no reply.
+    # The daemon requests the stack by a signal, because the worker does not answer its message.
     server.wait_for_log("in hold_gil")
     server.wait_for_log('watched.py", line')
     server.wait_for_log("is ready", 2)
@@ -93,7 +93,7 @@ def test_workers_survive_their_zygotes_death(preloaded):
     facts = preloaded.get("/who").json()
     os.kill(facts["imported_by"], signal.SIGKILL)
     preloaded.wait_for_log("the zygote is ready", 2)
-    # Both workers have the old zygote.
+    # The workers that the old zygote forked keep serving.
     assert preloaded.get("/who").json()["imported_by"] == facts["imported_by"]
     os.kill(facts["pid"], signal.SIGKILL)
     wait_until(

@@ -1,4 +1,4 @@
-"""app.target: which applications are loaded and how, and what is reported if one cannot be."""
+"""app.target: how applications are found and loaded, and how failures are reported."""
 
 import os
 import pathlib
@@ -170,7 +170,7 @@ def test_import_error_is_reported_once_with_its_traceback(python, project, sourc
     assert code != 0, text
     for word in words:
         assert word in text
-    # A SyntaxError in the target has its place in the message and no frames.
+    # The message of a SyntaxError in the target names the line; there is no traceback.
     assert text.count("Traceback (most recent call last)") == ("SyntaxError" not in words)
     assert "<rgun>" not in text
     assert "importlib" not in text

@@ -1,4 +1,4 @@
-"""The TLS session as applications receive it: Apache's variables for WSGI, and ASGI's TLS extension."""
+"""The TLS session as applications see it: Apache's variables in WSGI, the TLS extension in ASGI."""
 
 import json
 import ssl
@@ -38,7 +38,7 @@ def openssl(place, *arguments):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A directory with the application, a server's certificate, and one of a client with its authority."""
+    """A directory with the application, and certificates of the server, a client and the client's CA."""
     place = tmp_path_factory.mktemp("tls")
     (place / "app.py").write_text(APPLICATION)
     (place / "client.ext").write_text("extendedKeyUsage=clientAuth\n")

@@ -62,7 +62,7 @@ def test_uncaught_disconnect_is_not_an_error(worker, code):
 def test_close_in_finally_is_not_an_error(worker):
     exchange = open_websocket(worker, "/closes_finally")
     worker.message(exchange, "hello")
-    worker.wait_for_response(exchange, lambda answer: answer.messages == ['{"heard":"hello"}'], "heard")
+    worker.wait_for_response(exchange, lambda answer: answer.messages == ['{"got":"hello"}'], "echoed")
     answer = disconnect(worker, exchange)
     assert (answer.raised, answer.closed) == ([], None)
     assert recorded(worker) == ["closed"]

@@ -10,7 +10,7 @@ from support.processes import exists, wchan
 from support.waiting import wait_until
 
 
-def test_single_slot_is_the_main_thread(server):
+def test_worker_without_threads_runs_requests_on_the_main_thread(server):
     facts = server.get("/who").json()
     assert facts["main_thread"] is True
     assert facts["thread"] == "MainThread"
@@ -64,7 +64,7 @@ def test_signal_handlers_run_while_the_worker_waits(start):
     server = start("probe", COMPAT_APPS).wait_ready()
     pid = server.get("/handle_signal").json()
     os.kill(pid, signal.SIGUSR1)
-    # No request wakes the worker, so the handler must have run by itself.
+    # No request wakes the worker, so the handler has run while the worker waited.
     server.wait_for_log("signal handled")
     assert server.get("/events").json() == ["signal handled"]
 
@@ -126,7 +126,7 @@ def test_forked_child_does_not_return_into_the_server(probe, how, code):
 
 
 def test_subprocesses_inherit_no_descriptor_of_the_worker(probe):
-    # The subprocess has 0, 1, 2, and 3 for the listing.
+    # The subprocess has 0, 1 and 2, and opens 3 to list the descriptors.
     assert probe.get("/subprocess_descriptors").body.strip() == b"[0, 1, 2, 3]"
 
 

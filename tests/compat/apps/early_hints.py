@@ -1,4 +1,4 @@
-"""WSGI: early hints, by path."""
+"""A WSGI application that sends early hints; each path is a case."""
 
 import threading
 
@@ -19,7 +19,8 @@ def application(environ, start_response):
     if path == "/two":
         hint([LINK])
         hint(((b"Link", b"</app.js>; rel=preload"),))
-        # Hints that would be written together with the response are not sent: they would come too late.
+        # Waits until the test has read the hints: the daemon drops hints that it would write
+        # together with the response.
         RELEASED.wait(30)
         RELEASED.clear()
     elif path == "/release":

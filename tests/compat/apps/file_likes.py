@@ -1,4 +1,4 @@
-"""File-like objects: `/NAME` sends one by wsgi.file_wrapper, `/NAME?read` sends the bytes of its read()."""
+"""File-like objects: `/NAME` sends one by wsgi.file_wrapper, `/NAME?read` by calls of its read()."""
 
 # ruff: noqa: SIM115 (the server closes them)
 
@@ -9,6 +9,7 @@ import tempfile
 # Letters between runs of digits, so that a wrong range is detected.
 DATA = b"0123456789" * 20 + b"abcdefghij" * 1000 + b"0123456789" * 20
 KINDS = {}
+# Write ends of pipes, kept open so that the read ends do not reach end of file.
 KEPT = []
 
 
@@ -18,7 +19,7 @@ def kind(function):
     return function
 
 
-def real(data=DATA, buffering=-1):
+def temporary_file(data=DATA, buffering=-1):
     """Makes a temporary file, positioned at its beginning."""
     file = tempfile.TemporaryFile(buffering=buffering)
     file.write(data)
@@ -28,7 +29,7 @@ def real(data=DATA, buffering=-1):
 
 def descriptor():
     """Returns the descriptor of a temporary file, positioned at its beginning."""
-    with real(buffering=0) as file:
+    with temporary_file(buffering=0) as file:
         return os.dup(file.fileno())
 
 
@@ -69,11 +70,15 @@ class Deciphering:
 
 
 class Upper(io.BufferedReader):
+    """A buffered reader with its own read()."""
+
     def read(self, size=-1):
         return super().read(size).upper()
 
 
 class UpperRaw(io.FileIO):
+    """A raw file with its own readinto()."""
+
     def readinto(self, buffer):
         data = super().read(len(buffer)).upper()
         buffer[: len(data)] = data
@@ -89,12 +94,12 @@ class Closing(io.FileIO):
 
 @kind
 def plain():
-    return real()
+    return temporary_file()
 
 
 @kind
 def unbuffered():
-    return real(buffering=0)
+    return temporary_file(buffering=0)
 
 
 @kind
@@ -104,14 +109,14 @@ def read_only():
 
 @kind
 def from_its_position():
-    file = real()
+    file = temporary_file()
     file.read(205)
     return file
 
 
 @kind
-def written_and_not_flushed():
-    file = real()
+def written_but_not_flushed():
+    file = temporary_file()
     file.read(10)
     file.write(b"XXXX")
     file.seek(8)
@@ -134,39 +139,39 @@ def named_temporary():
 
 @kind
 def first_hundred():
-    return Part(real(), 0, 100)
+    return Part(temporary_file(), 0, 100)
 
 
 @kind
 def a_range():
-    return Part(real(), 200, 260)
+    return Part(temporary_file(), 200, 260)
 
 
 @kind
 def deciphering():
-    return Deciphering(real())
+    return Deciphering(temporary_file())
 
 
 @kind
-def buffered_with_its_own_read():
+def buffered_with_own_read():
     return Upper(io.FileIO(descriptor()))
 
 
 @kind
-def over_a_raw_with_its_own_read():
+def buffered_over_raw_with_own_read():
     return io.BufferedReader(UpperRaw(descriptor()))
 
 
 @kind
-def object_with_its_own_read():
-    file = real(buffering=0)
+def instance_with_own_read():
+    file = temporary_file(buffering=0)
     left = [b"its", b"own"]
     file.read = lambda size: left.pop(0) if left else b""
     return file
 
 
 @kind
-def named_temporary_with_its_own_read():
+def named_temporary_with_own_read():
     file = named_temporary()
     left = [b"its", b"own"]
     file.read = lambda size: left.pop(0) if left else b""
@@ -190,19 +195,19 @@ def spooled_on_disk():
 
 
 @kind
-def of_procfs():
+def procfs_file():
     return open("/proc/version", "rb")
 
 
 @kind
-def of_procfs_read_a_little():
+def procfs_file_partly_read():
     file = open("/proc/version", "rb", buffering=0)
     file.read(3)
     return file
 
 
 @kind
-def of_sysfs():
+def sysfs_file():
     return open("/sys/kernel/mm/transparent_hugepage/enabled", "rb")
 
 
@@ -215,7 +220,7 @@ def device():
 def django_file():
     from django.core.files.base import File
 
-    file = File(real())
+    file = File(temporary_file())
     file.seek(9)
     return file
 
@@ -235,7 +240,7 @@ def django_file_that_deciphers():
         def read(self, size=-1):
             return self.file.read(size).upper()
 
-    return Secret(real())
+    return Secret(temporary_file())
 
 
 @kind
@@ -246,7 +251,7 @@ def django_content():
 
 
 @kind
-def that_has_nothing_yet():
+def empty_nonblocking_pipe():
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     KEPT.append(writing)

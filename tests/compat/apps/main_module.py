@@ -6,12 +6,12 @@ import sys
 
 
 def double(number):
-    """Called in another process."""
+    """Returns twice the number, and the main module's file in the calling process."""
     return 2 * number, sys.modules["__main__"].__file__
 
 
 def application(environ, start_response):
-    """Returns the main module's file, and the result of a function in a process of each start method."""
+    """Returns the main module's file, and the result of double() for each start method."""
     result = {"file": sys.modules["__main__"].__file__, "started": {}}
     for method in ("spawn", "forkserver", "fork"):
         with multiprocessing.get_context(method).Pool(1) as pool:

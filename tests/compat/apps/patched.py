@@ -1,4 +1,4 @@
-"""An application whose standard library is patched by LIBRARY, gevent or eventlet, before all imports."""
+"""An application that gevent or eventlet, by the variable LIBRARY, patches before other imports."""
 
 import os
 import warnings

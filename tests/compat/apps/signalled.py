@@ -15,6 +15,7 @@ IMPORTED_BY = os.getpid()
 HANDLED = []
 SAVED = signal.getsignal(signal.SIGTERM)
 
+# Writes its pid to `BOOT_GATE.begun` and waits until the file BOOT_GATE exists.
 if "BOOT_GATE" in os.environ:
     with open(os.environ["BOOT_GATE"] + ".begun", "w", encoding="ascii") as file:
         file.write(str(os.getpid()))
@@ -23,7 +24,7 @@ if "BOOT_GATE" in os.environ:
 
 
 def handle(number, frame):
-    """A signal handler that calls the previous one."""
+    """Records the signal, then calls the handler that was installed before."""
     HANDLED.append(number)
     SAVED(number, frame)
 
@@ -45,7 +46,7 @@ def wsgi(environ, start_response):
 
 
 async def asgi(scope, receive, send):
-    """The same application under ASGI."""
+    """Does the same under ASGI."""
     if scope["type"] != "http":
         raise ValueError(scope["type"])
     result = call(scope["path"], scope["query_string"].decode())
@@ -105,8 +106,8 @@ def signals(status):
     """Returns signal dispositions and mask from a /proc/PID/status."""
     lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     # Without the signals that the C library reserves (nptl(7)).
-    own = 1 << 31 | 1 << 32
-    return {name: int(lines[name].strip(), 16) & ~own for name in ("SigBlk", "SigIgn", "SigCgt")}
+    reserved = 1 << 31 | 1 << 32
+    return {name: int(lines[name].strip(), 16) & ~reserved for name in ("SigBlk", "SigIgn", "SigCgt")}
 
 
 def do_programs():
@@ -158,7 +159,8 @@ def do_forked():
         ours.recv()
         until = time.monotonic() + 15
         while process.is_alive() and time.monotonic() < until:
-            # Repeated, because CPython 3.13 in a child forked by a thread handles SIGINT only while it waits.
+            # Sent repeatedly: in a child that a thread has forked, CPython 3.13 handles SIGINT only
+            # while it waits.
             os.kill(process.pid, number)
             process.join(0.1)
         statuses[number.name] = process.exitcode
@@ -166,7 +168,7 @@ def do_forked():
 
 
 def do_files():
-    """Returns the limit of open files."""
+    """Returns the soft and the hard limit of open files."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 

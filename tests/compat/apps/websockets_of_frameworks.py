@@ -42,14 +42,14 @@ async def closes_finally(websocket):
     await websocket.accept()
     try:
         async for text in websocket.iter_text():
-            await websocket.send_json({"heard": text})
+            await websocket.send_json({"got": text})
     finally:
         await websocket.close(1001)
         SEEN[:] = ["closed"]
 
 
 async def feed(websocket):
-    """Sends without receiving until that fails."""
+    """Sends, without receiving, until a send fails."""
     await websocket.accept()
     try:
         while True:

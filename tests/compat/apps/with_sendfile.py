@@ -28,7 +28,7 @@ settings.configure(
 
 
 def redirect(request):
-    """Returns what django-sendfile2 does with its nginx backend."""
+    """Returns the response that django-sendfile2 makes with its nginx backend."""
     response = HttpResponse(content_type="text/plain")
     response["X-Accel-Redirect"] = f"/protected/{FILE.name}"
     response["Content-Length"] = FILE.stat().st_size
@@ -36,7 +36,7 @@ def redirect(request):
 
 
 def short(request):
-    """Returns less than it announces, and names no file."""
+    """Returns an empty body with a Content-Length of 5, and names no file."""
     return HttpResponse(headers={"Content-Length": "5"})
 
 

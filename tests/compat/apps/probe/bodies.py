@@ -34,7 +34,7 @@ class Subclass(list):
 
 @case
 def list_subclass(environ, start_response):
-    """Returns an instance of the subclass."""
+    """Returns a Subclass."""
     start_response("200 OK", [TEXT])
     return Subclass([b"from the list\n"])
 
@@ -81,7 +81,7 @@ def old_iteration(environ, start_response):
 
 @case
 def after_last_chunk(environ, start_response):
-    """Records that the generator's code after its last yield runs although Content-Length was reached."""
+    """Records an event after the generator's last yield, when Content-Length is already reached."""
 
     def body():
         yield b"ok\n"
@@ -93,7 +93,7 @@ def after_last_chunk(environ, start_response):
 
 @case
 def slow_close(environ, start_response):
-    """close() waits until `?path=` exists; the client has its response before."""
+    """Returns a body whose close() waits until `?path=` exists, after the client has its response."""
 
     class Body:
         def __iter__(self):

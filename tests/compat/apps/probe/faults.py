@@ -9,7 +9,7 @@ may_raise = threading.Event()
 
 @case
 def raise_on_request(environ, start_response):
-    """Sends a chunk, then raises when /let_it_raise was requested on another thread."""
+    """Sends a chunk, then raises once another thread has answered /let_it_raise."""
     start_response("200 OK", [TEXT])
     may_raise.clear()
 
@@ -23,7 +23,7 @@ def raise_on_request(environ, start_response):
 
 @case
 def let_it_raise(environ, start_response):
-    """Lets the other request raise."""
+    """Lets the waiting request to /raise_on_request raise."""
     may_raise.set()
     return plain(start_response)
 

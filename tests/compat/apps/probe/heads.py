@@ -10,11 +10,11 @@ from .registry import CASES, TEXT, case, kept, respond_json
 def header_case(name, headers):
     """Registers a case that sends these headers."""
 
-    def give(environ, start_response):
+    def respond(environ, start_response):
         start_response("200 OK", headers)
         return [b"ok\n"]
 
-    CASES["/header/" + name] = give
+    CASES["/header/" + name] = respond
 
 
 header_case("newline", [("X-Bad", "a\r\nX-Injected: 1")])
@@ -46,11 +46,11 @@ header_case("spaces", [("X-Spaces", "  padded  ")])
 def status_case(name, status):
     """Registers a case that sends this status."""
 
-    def give(environ, start_response):
+    def respond(environ, start_response):
         start_response(status, [TEXT])
         return [b"ok\n"]
 
-    CASES["/status/" + name] = give
+    CASES["/status/" + name] = respond
 
 
 status_case("bare", "200")

@@ -10,13 +10,13 @@ import threading
 
 from .registry import EVENTS, case, plain, query, respond_json
 
-# Applications have such handlers for SIGTERM. Only the main thread may install one.
+# Many applications install such a handler, for SIGTERM. Python allows it only on the main thread.
 signal.signal(signal.SIGUSR2, lambda *_: sys.exit(5))
 
 
 @case
 def identity(environ, start_response):
-    """Returns the worker's setup of the interpreter: sys.path, argv, thread, faulthandler."""
+    """Returns how the worker has set up the interpreter: sys.path, argv, thread, faulthandler."""
     return respond_json(
         start_response,
         {
@@ -106,7 +106,7 @@ barrier = threading.Barrier(3)
 
 @case
 def meet(environ, start_response):
-    """Returns when three requests run here concurrently."""
+    """Returns once three requests have reached this case concurrently."""
     barrier.wait(10)
     return respond_json(start_response, threading.current_thread().name)
 
