@@ -92,10 +92,11 @@ fn add_earlier(words: &[String], variables: &mut Vec<(String, String)>, origin: 
             plan.set(name::DIRECTORY, Value::text(directory.as_str()), origin);
         }
         [set, ..] if set == "set" => {}
-        [export, assignment] if export == "export" => match assignment.split_once('=') {
-            Some((name, value)) => variables.push((name.to_owned(), value.to_owned())),
-            None => {}
-        },
+        [export, assignment] if export == "export" => {
+            if let Some((name, value)) = assignment.split_once('=') {
+                variables.push((name.to_owned(), value.to_owned()));
+            }
+        }
         words => {
             plan.left_out(
                 origin,

@@ -72,8 +72,10 @@ fn outcome(flag: &str) -> String {
 }
 
 fn row_of_uvicorn(option: &&str) -> String {
-    let text = if *option == "app" { "`app.target`".to_owned() } else { outcome(option) };
-    format!("| `--{option}` | {text} |\n")
+    match *option {
+        "app" => "| `APP` | `app.target` |\n".to_owned(),
+        flag => format!("| `--{flag}` | {} |\n", outcome(flag)),
+    }
 }
 
 fn row_of_peer(option: &ForeignOption) -> String {
