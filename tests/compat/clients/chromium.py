@@ -1,4 +1,4 @@
-"""Headless Chromium, and one page of it that is driven by the DevTools protocol."""
+"""Headless Chromium, and a page driven by the DevTools protocol."""
 
 import contextlib
 import http.client
@@ -57,7 +57,7 @@ class Chromium:
 
     @contextlib.contextmanager
     def page(self):
-        """The first page, driven by the DevTools protocol."""
+        """Yields the first page, driven by the DevTools protocol."""
         port_file = self.profile / "DevToolsActivePort"
         wait_until("Chromium listens for DevTools", lambda: port_file.exists() and port_file.read_text())
         port = int(port_file.read_text().split()[0])
@@ -75,7 +75,11 @@ class Chromium:
 
 
 class Page:
-    """A page of the browser. `problems` lists its errors, error responses and failed requests."""
+    """A page of the browser.
+
+    `problems` lists its errors, error responses and failed requests, and `protocols` has the HTTP version
+    by URL.
+    """
 
     def __init__(self, socket):
         self.socket = socket
@@ -86,7 +90,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method, **parameters):
-        """Calls a method and returns its result; records the events that come before it."""
+        """Calls a method and returns its result; records the events that precede the result."""
         self.number += 1
         self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
         while (message := json.loads(self.socket.recv(DEADLINE))).get("id") != self.number:
@@ -110,7 +114,7 @@ class Page:
             self.problems.append(json.dumps(event["args"]))
 
     def evaluate(self, expression):
-        """Evaluates JavaScript, awaits a promise, and returns its value."""
+        """Evaluates JavaScript and returns the value, for a promise after it is resolved."""
         result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
@@ -120,7 +124,7 @@ class Page:
         self.follow(lambda: self.call("Page.navigate", url=url))
 
     def follow(self, action):
-        """Performs an action that leads to another document, and waits until that is loaded."""
+        """Performs an action that opens another document, and waits until the document is loaded."""
         self.evaluate("window.isLeft = true")
         action()
         # While the document changes, an evaluation can fail.

@@ -1,4 +1,4 @@
-"""Each framework of apps/, served on loopback TCP for real clients; one daemon each for all tests."""
+"""Fixtures: the frameworks of apps/ on loopback TCP, each on one daemon for all tests."""
 
 import os
 import subprocess
@@ -59,7 +59,7 @@ def start(request):
 def serving(start):
     """Returns a function that starts a framework's daemon on first use.
 
-    At the end no daemon's log may have a complaint.
+    At the end, each daemon must exit with 0 and without a panic or asyncio complaint in its log.
     """
     daemons = {}
 
@@ -78,7 +78,7 @@ def serving(start):
 
 @pytest.fixture(scope="session", params=FRAMEWORKS)
 def framework(request, serving):
-    """Each framework, served."""
+    """The daemon of each framework in turn."""
     return serving(request.param)
 
 

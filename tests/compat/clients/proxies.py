@@ -54,7 +54,7 @@ CADDY = "{{\n\tadmin off\n\tauto_https off\n}}\n{example}"
 
 
 def adapted(name, *pairs):
-    """Returns an example in which each pair's first string, which must occur, is replaced by the second."""
+    """Returns an example with each pair's first string, which must occur, replaced by the second."""
     text = (EXAMPLES / name).read_text()
     for old, new in pairs:
         assert old in text, f"{name} has no {old!r}"
@@ -63,7 +63,7 @@ def adapted(name, *pairs):
 
 
 def program(name):
-    """Returns the path of a program; also searches the directories that only root has on PATH."""
+    """Returns the path of a program, also from directories that only root has on PATH, or skips the test."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if path is None:
         pytest.skip(f"there is no {name}: tests/run as root installs it")
@@ -77,7 +77,7 @@ def free_port():
 
 
 class Proxy:
-    """A running proxy on a port of its own. `upstream` is (host, port) or the path of a unix socket."""
+    """A running proxy on its own port. `upstream` is (host, port) or the path of a unix socket."""
 
     def __init__(self, name, home, upstream):
         self.home, self.upstream, self.port = home, upstream, free_port()
@@ -89,7 +89,7 @@ class Proxy:
             command, stdout=self.output, stderr=subprocess.STDOUT, env=environment, stdin=subprocess.DEVNULL
         )
         try:
-            wait_until(f"{name} listens", self.accepts)
+            wait_until(f"{name} listens", self.is_accepting)
         except BaseException:
             self.stop()
             raise
@@ -100,11 +100,11 @@ class Proxy:
 
     @property
     def tcp(self):
-        """The upstream's host and port as one word."""
+        """The upstream as `host:port`."""
         return "{}:{}".format(*self.upstream)
 
-    def accepts(self):
-        """True once the proxy accepts connections; fails if it has ended."""
+    def is_accepting(self):
+        """Returns whether the proxy accepts connections; fails the test if the proxy has ended."""
         if self.process.poll() is not None:
             self.output.seek(0)
             log = self.home / "error.log"
@@ -127,7 +127,7 @@ class Proxy:
         path.write_text(text)
         return path
 
-    # ------------------------------------------------ one method each, which returns the command
+    # ------------------------------------------------ the command of each proxy
 
     def nginx(self):
         upstream = f"unix:{self.upstream}" if self.is_unix else self.tcp
@@ -181,7 +181,7 @@ class Proxy:
 
 
 class Relay:
-    """Forwards connections to an address and counts them. Listens on `path`, or else on a port."""
+    """Forwards connections to an address and counts them. Listens on `path`, or on a free port."""
 
     def __init__(self, target, path=None):
         self.target, self.connections = target, 0

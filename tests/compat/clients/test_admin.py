@@ -1,4 +1,4 @@
-"""Django's admin over HTTPS and HTTP/2 in headless Chromium, its static files served by the daemon."""
+"""Django's admin in headless Chromium, over HTTP/2. The daemon serves the static files."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Headless Chromium opens a page, which posts its findings: over HTTP, and over HTTPS with HTTP/2."""
+"""Headless Chromium opens a page that posts its findings, over HTTP/1.1 and over HTTPS with HTTP/2."""
 
 import time
 
@@ -21,12 +21,12 @@ def findings(server, tmp_path_factory):
         httpx.Client(base_url=server.url, timeout=DEADLINE, verify=False) as client,
     ):
 
-        def findings(name, enough=bool):
+        def findings(name, is_enough=bool):
             deadline = time.monotonic() + 2 * DEADLINE
             while True:
                 found = client.get("/findings").json()
                 assert "error" not in found, found
-                if name in found and enough(found[name]):
+                if name in found and is_enough(found[name]):
                     return found[name]
                 if not chromium.is_running() or time.monotonic() > deadline:
                     pytest.fail(f"no {name} in {found}\n{chromium.output()}\n{server.log()}")
@@ -48,7 +48,7 @@ def test_text_and_binary_messages_are_echoed(findings):
 def test_close_code_of_the_page_reaches_both_sides(findings):
     result = findings("messages")
     assert result["closed"] == {"code": 4002, "reason": "bye", "wasClean": True}
-    assert result["heard"] == [[4002, "bye"]]
+    assert result["disconnects"] == [[4002, "bye"]]
 
 
 def test_page_over_https_is_loaded_over_http2(server, findings):

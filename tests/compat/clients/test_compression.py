@@ -24,7 +24,7 @@ def server(start, tmp_path_factory):
     return start(FRAMEWORKS["starlette"], "--config", config)
 
 
-def test_curl_decodes_all_its_codings(server):
+def test_curl_decodes_compressed_responses(server):
     command = ["curl", "--silent", "--show-error", "--fail", "--max-time", str(DEADLINE)]
     url = f"{server.url}/lines/5000"
     done = subprocess.run([*command, "--compressed", "-i", url], capture_output=True, text=True, check=True)

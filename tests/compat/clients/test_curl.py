@@ -127,7 +127,7 @@ def test_curl_prints_pushed_websocket_messages(server):
 @pytest.mark.parametrize(
     ("app", "path"), [(FRAMEWORKS["starlette"], "/json"), ("with_flask_sock", "/pid")], ids=["asgi", "wsgi"]
 )
-def test_http_1_0_over_tls_keeps_alive_if_asked(start, certificate, app, path):
+def test_http_1_0_over_tls_is_kept_alive_on_request(start, certificate, app, path):
     server = start(app, *certificate)
     urls = [server.url + path, server.url + path]
     for fields, connections in [([], "1 1"), (["-H", "Connection: keep-alive"], "1 0")]:

@@ -1,4 +1,4 @@
-"""The HAProxy example of packaging/doc/health.md: HAProxy takes a server out of service before it stops."""
+"""The HAProxy example of packaging/doc/health.md: no request reaches a server that has stopped."""
 
 import contextlib
 import re
@@ -31,7 +31,7 @@ def free_port():
 
 @contextlib.contextmanager
 def balancer(servers, directory):
-    """Runs HAProxy with the guide's configuration for these servers; yields the URL of its frontend."""
+    """Runs HAProxy with the guide's configuration for the servers; yields the frontend's URL."""
     guide = (TOP / "packaging/doc/health.md").read_text()
     text = re.search(r"```haproxy\n(.*?)```", guide, re.S)[1]
     port = free_port()

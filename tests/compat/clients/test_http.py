@@ -43,7 +43,8 @@ def test_unknown_path_is_404(client):
 
 def test_exception_in_a_view_is_500_and_logged(framework, client):
     assert client.get("/fail").status_code == 500
-    if framework.name != "litestar":  # which logs nothing by default
+    # Litestar logs no exceptions by default.
+    if framework.name != "litestar":
         framework.wait_for_log("ValueError: the view fails")
     assert client.get("/json").status_code == 200
 
@@ -89,13 +90,13 @@ def test_long_poll_after_an_abandoned_one_is_answered(framework, client, marker)
     with contextlib.ExitStack() as stack:
         waiting = []
         for _ in range(5):
-            mine = stack.enter_context(httpx.Client(base_url=framework.url, timeout=0.3))
+            poller = stack.enter_context(httpx.Client(base_url=framework.url, timeout=0.3))
             with pytest.raises(httpx.ReadTimeout):
-                mine.get(f"/poll/{marker}")
-            mine.timeout = DEADLINE
-            waiting.append(mine)
+                poller.get(f"/poll/{marker}")
+            poller.timeout = DEADLINE
+            waiting.append(poller)
         client.post(f"/open/{marker}")
-        assert [mine.get(f"/poll/{marker}").json() for mine in waiting] == ["news"] * 5
+        assert [poller.get(f"/poll/{marker}").json() for poller in waiting] == ["news"] * 5
 
 
 def test_multipart_uploads_arrive_whole(client):
@@ -118,11 +119,11 @@ def test_uploads_of_unknown_length_arrive_whole(client, size):
 def test_concurrent_uploads_do_not_mix(framework):
     bodies = [bytes([number]) * (MIB + number) for number in range(8)]
 
-    async def all_of_them():
+    async def upload_all():
         async with httpx.AsyncClient(base_url=framework.url, timeout=DEADLINE) as client:
             return await asyncio.gather(*(client.post("/raw", content=body) for body in bodies))
 
-    for body, response in zip(bodies, asyncio.run(all_of_them())):
+    for body, response in zip(bodies, asyncio.run(upload_all())):
         assert response.json() == {"size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
 
 

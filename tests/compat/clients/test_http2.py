@@ -1,4 +1,4 @@
-"""HTTP/2 with prior knowledge: requests that share a connection, as h2, httpx and curl send them."""
+"""HTTP/2 with prior knowledge: concurrent requests on one connection, by h2, httpx and curl."""
 
 import asyncio
 import hashlib
@@ -59,7 +59,8 @@ def test_wsgi_receives_large_bodies_with_their_length(start):
         assert facts["length"] == len(body)
         assert facts["content_length"] == str(len(body))
         assert facts["digest"] == hashlib.sha256(body).hexdigest()
-        # A CONNECT for a WebSocket is not a request that a WSGI application could get.
+        # A WSGI application can take over only a whole connection, so the daemon refuses a CONNECT for
+        # a WebSocket with PROTOCOL_ERROR.
         assert StreamWebSocket(connection, "/").stream.reset == 1
 
 
@@ -254,7 +255,7 @@ def test_denied_and_malformed_websockets_are_answered(connection):
 
 
 def test_unread_websocket_messages_wait_for_the_application(connection):
-    """The application reads no messages at first; other streams are served, and no message is lost."""
+    """While the application reads no messages, other streams are served. No message is lost."""
     websocket = StreamWebSocket(connection, "/unread")
     message = bytes([0x82, 0x80]) + bytes(4)
     for _ in range(20000):

@@ -1,15 +1,15 @@
-"""HTTP/2 frame by frame: the cases of h2spec 2.6 (generic, http2, hpack), which no Debian package has.
+"""HTTP/2 frame by frame: the cases of h2spec 2.6 (generic, http2, hpack). Debian has no h2spec.
 
 Each row has h2spec's number of the case, what the client sends, and the expected outcome. The numbers
 are sections of RFC 7540, as in h2spec; RFC 9113 has the same rules.
 
 Not covered:
 
-- 3.5/1, 4.1/1 and others that only check that a request is served, as each test of allowed frames does.
-- 5.1/7, 5.1/10 and 5.1/13, CONTINUATION on a stream that is half-closed or closed: the same frame as
-  6.10/4, which ends the connection whatever the state of the stream is.
-- 8.1.2.1/3, pseudo-header fields in trailers must be refused: the h2 crate drops them without an error
-  that rgun could see. A row asserts that the request is otherwise unchanged.
+- 3.5/1 and others that only check that a request is served, as each test of allowed frames does.
+- 5.1/7, 5.1/10 and 5.1/13, CONTINUATION on a half-closed or closed stream: the frame of 6.10/4, which
+  ends the connection in every state of the stream.
+- 8.1.2.1/3, that pseudo-header fields in trailers are refused: the h2 crate drops them and reports no
+  error. A row asserts that the request is served without them.
 - 5.1.2/1 is in test_http2_floods.py, 8.1.2 in test_http2_heads.py, 6.9.1/1 in test_http2.py.
 """
 
@@ -35,7 +35,7 @@ from support.http2_frames import (
     settings,
 )
 
-# Scopes of errors, and the status of a request that is served.
+# Possible outcomes: the scope of an error, or the status of a request that is served.
 STREAM, CONNECTION, SERVED = "stream", "connection", 200
 ENABLE_PUSH, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, UNKNOWN_SETTING = 2, 4, 5, 0xFF
 HEADERS, DATA, CONTINUATION = Kind.HEADERS, Kind.DATA, Kind.CONTINUATION
@@ -43,7 +43,7 @@ HEADERS, DATA, CONTINUATION = Kind.HEADERS, Kind.DATA, Kind.CONTINUATION
 OPEN = request(1, "/wait/conformance", "POST", end=False)
 HALF_CLOSED = request(1, "/wait/conformance")
 RESET = frame(Kind.RST_STREAM, 0, 1, b"\0\0\0\x08")
-# The last request of a row, on its highest stream. Its answer shows that earlier frames were handled.
+# The last request of a row. Its answer shows that the daemon has handled all earlier frames.
 LAST = 101
 FENCE = request(LAST, "/counts")
 CANCEL = b"\0\0\0\x08"
@@ -74,8 +74,9 @@ def update_table_size(size):
 
 
 GET = request_block("/counts")
-# A header block that ends within a name: of its 20 bytes, only two are there.
+# A header block that ends within a name: it has two of the name's 20 bytes.
 TRUNCATED = GET + b"\0\x14ab"
+# A field `x` without its value, which is to follow in Huffman code.
 HUFFMAN = b"\x40\x01x"
 
 # (case, what is sent, the frames, the stream whose request must be answered 200)
@@ -193,7 +194,7 @@ SERVED_ROWS = [
     ),
 ]
 
-UNUSED = [Error.PROTOCOL_ERROR]
+PROTOCOL = [Error.PROTOCOL_ERROR]
 CLOSED = [Error.STREAM_CLOSED]
 SIZE = [Error.FRAME_SIZE_ERROR, Error.PROTOCOL_ERROR]
 COMPRESSION = [Error.COMPRESSION_ERROR, Error.PROTOCOL_ERROR]
@@ -213,48 +214,48 @@ CONNECTION_ROWS = [
         "http2/4.3/2",
         "PRIORITY within a block",
         [headers(GET, END_STREAM), frame(Kind.PRIORITY, 0, 1, b"\0\0\0\0\x10")],
-        UNUSED,
+        PROTOCOL,
     ),
     (
         "http2/4.3/3",
         "HEADERS of another stream within a block",
         [headers(GET, END_STREAM), request(3, "/counts")],
-        UNUSED,
+        PROTOCOL,
     ),
-    ("http2/5.1/1", "DATA on an idle stream", [frame(DATA, END_STREAM, 1, b"x")], UNUSED),
-    ("http2/5.1/2", "RST_STREAM on an idle stream", [RESET], UNUSED),
-    ("http2/5.1/3", "WINDOW_UPDATE on an idle stream", [window_update(100, 1)], UNUSED),
-    ("http2/5.1/4", "CONTINUATION on an idle stream", [frame(CONTINUATION, END_HEADERS, 1, GET)], UNUSED),
-    ("http2/5.1.1/1", "stream with an even id", [request(2, "/counts")], UNUSED),
+    ("http2/5.1/1", "DATA on an idle stream", [frame(DATA, END_STREAM, 1, b"x")], PROTOCOL),
+    ("http2/5.1/2", "RST_STREAM on an idle stream", [RESET], PROTOCOL),
+    ("http2/5.1/3", "WINDOW_UPDATE on an idle stream", [window_update(100, 1)], PROTOCOL),
+    ("http2/5.1/4", "CONTINUATION on an idle stream", [frame(CONTINUATION, END_HEADERS, 1, GET)], PROTOCOL),
+    ("http2/5.1.1/1", "stream with an even id", [request(2, "/counts")], PROTOCOL),
     (
         "http2/5.1.1/2",
         "stream with a smaller id",
         [request(5, "/wait/smaller"), request(3, "/counts")],
-        [*UNUSED, *CLOSED],
+        [*PROTOCOL, *CLOSED],
     ),
     (
         "http2/5.5/2",
         "extension frame within a block",
         [headers(GET, END_STREAM), frame(0x16, 0, 1, bytes(8))],
-        UNUSED,
+        PROTOCOL,
     ),
-    ("http2/6.1/1", "DATA on the connection", [OPEN, frame(DATA, END_STREAM, 0, b"x")], UNUSED),
+    ("http2/6.1/1", "DATA on the connection", [OPEN, frame(DATA, END_STREAM, 0, b"x")], PROTOCOL),
     (
         "http2/6.1/3",
         "padding of DATA over its size",
         [OPEN, frame(DATA, END_STREAM | PADDED, 1, b"\x06abcde")],
-        UNUSED,
+        PROTOCOL,
     ),
-    ("http2/6.2/3", "HEADERS on the connection", [headers(GET, stream=0)], UNUSED),
+    ("http2/6.2/3", "HEADERS on the connection", [headers(GET, stream=0)], PROTOCOL),
     (
         "http2/6.2/4",
         "padding of HEADERS over its size",
         [headers(b"\xff" + GET, END_HEADERS | END_STREAM | PADDED)],
-        UNUSED,
+        PROTOCOL,
     ),
-    ("http2/6.3/1", "PRIORITY on the connection", [frame(Kind.PRIORITY, 0, 0, b"\0\0\0\x03\x10")], UNUSED),
-    ("http2/6.4/1", "RST_STREAM on the connection", [OPEN, frame(Kind.RST_STREAM, 0, 0, CANCEL)], UNUSED),
-    ("http2/6.4/2", "RST_STREAM on an idle stream", [frame(Kind.RST_STREAM, 0, 9, CANCEL)], UNUSED),
+    ("http2/6.3/1", "PRIORITY on the connection", [frame(Kind.PRIORITY, 0, 0, b"\0\0\0\x03\x10")], PROTOCOL),
+    ("http2/6.4/1", "RST_STREAM on the connection", [OPEN, frame(Kind.RST_STREAM, 0, 0, CANCEL)], PROTOCOL),
+    ("http2/6.4/2", "RST_STREAM on an idle stream", [frame(Kind.RST_STREAM, 0, 9, CANCEL)], PROTOCOL),
     ("http2/6.4/3", "RST_STREAM of 3 bytes", [OPEN, frame(Kind.RST_STREAM, 0, 1, b"\0\0\0")], SIZE),
     (
         "http2/6.5/1",
@@ -262,21 +263,21 @@ CONNECTION_ROWS = [
         [frame(Kind.SETTINGS, ACK, 0, bytes(6))],
         SIZE,
     ),
-    ("http2/6.5/2", "SETTINGS on a stream", [frame(Kind.SETTINGS, 0, 1)], UNUSED),
+    ("http2/6.5/2", "SETTINGS on a stream", [frame(Kind.SETTINGS, 0, 1)], PROTOCOL),
     ("http2/6.5/3", "SETTINGS of 3 bytes", [frame(Kind.SETTINGS, 0, 0, bytes(3))], SIZE),
-    ("http2/6.5.2/1", "ENABLE_PUSH of 2", [settings((ENABLE_PUSH, 2))], UNUSED),
+    ("http2/6.5.2/1", "ENABLE_PUSH of 2", [settings((ENABLE_PUSH, 2))], PROTOCOL),
     (
         "http2/6.5.2/2",
         "INITIAL_WINDOW_SIZE of 2^31",
         [settings((INITIAL_WINDOW_SIZE, 1 << 31))],
-        [*FLOW, *UNUSED],
+        [*FLOW, *PROTOCOL],
     ),
-    ("http2/6.5.2/3", "MAX_FRAME_SIZE of 16383", [settings((MAX_FRAME_SIZE, 16383))], UNUSED),
-    ("http2/6.5.2/4", "MAX_FRAME_SIZE of 2^24", [settings((MAX_FRAME_SIZE, 1 << 24))], UNUSED),
-    ("http2/6.7/3", "PING on a stream", [frame(Kind.PING, 0, 1, bytes(8))], UNUSED),
+    ("http2/6.5.2/3", "MAX_FRAME_SIZE of 16383", [settings((MAX_FRAME_SIZE, 16383))], PROTOCOL),
+    ("http2/6.5.2/4", "MAX_FRAME_SIZE of 2^24", [settings((MAX_FRAME_SIZE, 1 << 24))], PROTOCOL),
+    ("http2/6.7/3", "PING on a stream", [frame(Kind.PING, 0, 1, bytes(8))], PROTOCOL),
     ("http2/6.7/4", "PING of 6 bytes", [frame(Kind.PING, 0, 0, bytes(6))], SIZE),
-    ("http2/6.8/1", "GOAWAY on a stream", [frame(Kind.GOAWAY, 0, 1, bytes(8))], UNUSED),
-    ("http2/6.9/1", "WINDOW_UPDATE of 0", [window_update(0)], UNUSED),
+    ("http2/6.8/1", "GOAWAY on a stream", [frame(Kind.GOAWAY, 0, 1, bytes(8))], PROTOCOL),
+    ("http2/6.9/1", "WINDOW_UPDATE of 0", [window_update(0)], PROTOCOL),
     ("http2/6.9/3", "WINDOW_UPDATE of 3 bytes", [frame(Kind.WINDOW_UPDATE, 0, 0, b"\0\0\1")], SIZE),
     (
         "http2/6.9.1/2",
@@ -288,37 +289,37 @@ CONNECTION_ROWS = [
         "http2/6.9.2/3",
         "initial window over 2^31-1",
         [OPEN, settings((INITIAL_WINDOW_SIZE, 0xFFFFFFFF))],
-        [*FLOW, *UNUSED],
+        [*FLOW, *PROTOCOL],
     ),
     (
         "http2/6.10/2",
         "other frame after HEADERS without their end",
         [headers(GET, END_STREAM), frame(DATA, END_STREAM, 1, b"x")],
-        UNUSED,
+        PROTOCOL,
     ),
     (
         "http2/6.10/3",
         "CONTINUATION on the connection",
         [headers(GET, END_STREAM), frame(CONTINUATION, END_HEADERS, 0)],
-        UNUSED,
+        PROTOCOL,
     ),
     (
         "http2/6.10/4",
         "CONTINUATION after the end of the block",
         [OPEN, frame(CONTINUATION, END_HEADERS, 1, GET)],
-        UNUSED,
+        PROTOCOL,
     ),
     (
         "http2/6.10/6",
         "CONTINUATION after DATA",
         [OPEN, frame(DATA, 0, 1, b"x"), frame(CONTINUATION, END_HEADERS, 1, GET)],
-        UNUSED,
+        PROTOCOL,
     ),
     (
         "http2/8.2/1",
         "PUSH_PROMISE of the client",
         [OPEN, frame(Kind.PUSH_PROMISE, END_HEADERS, 1, b"\0\0\0\x02" + GET)],
-        UNUSED,
+        PROTOCOL,
     ),
     ("hpack/2.3.3/1", "index of no entry", [headers(GET + b"\xc6")], COMPRESSION),
     ("hpack/2.3.3/2", "name with the index of no entry", [headers(GET + b"\x7f\x07\x01y")], COMPRESSION),
@@ -328,31 +329,31 @@ CONNECTION_ROWS = [
     ("hpack/5.2/3", "Huffman code of EOS", [headers(GET + HUFFMAN + b"\x84\xff\xff\xff\xff")], COMPRESSION),
     ("hpack/6.1/1", "index 0", [headers(GET + b"\x80")], COMPRESSION),
     ("hpack/6.3/1", "table size over the setting", [headers(update_table_size(4097) + GET)], COMPRESSION),
-    # RFC 9113 §5.4.1 allows ending the connection for errors of a stream, which the h2 crate does here.
+    # For these errors of a stream, the h2 crate ends the connection, which RFC 9113 §5.4.1 allows.
     (
         "http2/5.1/5",
         "DATA after the end",
         [HALF_CLOSED, frame(DATA, END_STREAM, 1, b"x")],
-        [*CLOSED, *UNUSED],
+        [*CLOSED, *PROTOCOL],
     ),
-    ("http2/5.1/6", "HEADERS after the end", [HALF_CLOSED, request(1, "/counts")], [*CLOSED, *UNUSED]),
-    ("http2/6.9/2", "WINDOW_UPDATE of 0 on a stream", [OPEN, window_update(0, 1)], UNUSED),
+    ("http2/5.1/6", "HEADERS after the end", [HALF_CLOSED, request(1, "/counts")], [*CLOSED, *PROTOCOL]),
+    ("http2/6.9/2", "WINDOW_UPDATE of 0 on a stream", [OPEN, window_update(0, 1)], PROTOCOL),
 ]
 
-# As CONNECTION_ROWS.
+# Rows in the form of CONNECTION_ROWS, for errors that reset only the stream.
 STREAM_ROWS = [
     ("http2/6.9.1/3", "window of a stream over 2^31-1", [OPEN, window_update((1 << 31) - 1, 1)], FLOW),
     (
         "http2/5.3.1/1",
         "HEADERS that depend on themselves",
         [headers(b"\0\0\0\x01\x10" + GET, END_HEADERS | END_STREAM | PRIORITIZED)],
-        UNUSED,
+        PROTOCOL,
     ),
     (
         "http2/8.1/1",
         "second HEADERS without the end",
         [OPEN, headers(block(("x", "y")), END_HEADERS)],
-        UNUSED,
+        PROTOCOL,
     ),
     (
         "http2/8.1.2.6/1",
@@ -361,7 +362,7 @@ STREAM_ROWS = [
             request(1, "/upload", "POST", [("content-length", "1")], end=False),
             frame(DATA, END_STREAM, 1, b"test"),
         ],
-        UNUSED,
+        PROTOCOL,
     ),
     (
         "http2/8.1.2.6/2",
@@ -371,7 +372,7 @@ STREAM_ROWS = [
             frame(DATA, 0, 1, b"te"),
             frame(DATA, END_STREAM, 1, b"st"),
         ],
-        UNUSED,
+        PROTOCOL,
     ),
     (
         "",
@@ -380,13 +381,13 @@ STREAM_ROWS = [
             request(1, "/upload", "POST", [("content-length", "9")], end=False),
             frame(DATA, END_STREAM, 1, b"test"),
         ],
-        UNUSED,
+        PROTOCOL,
     ),
 ]
 
 
 def names(rows):
-    """Returns names of the rows for pytest."""
+    """Returns the ids of the rows for pytest."""
     return [f"{case} {what}".strip() for case, what, *_ in rows]
 
 

@@ -1,6 +1,6 @@
-"""HTTP/2 while the daemon drains: two GOAWAY frames; each request is served or safe to repeat.
+"""HTTP/2 while the daemon drains: each request is served, or a GOAWAY says that it is safe to repeat.
 
-RFC 9113 §6.8.
+The daemon sends two GOAWAY frames (RFC 9113 §6.8).
 """
 
 import hashlib
@@ -31,21 +31,21 @@ def server(start):
     return start("streams:application")
 
 
-def status_of(client, stream):
-    """Returns the first byte of the block on a stream, an index into the static table: 0x88 for 200."""
+def status_byte(client, stream):
+    """Returns the byte that encodes the status in a response's header block: 0x88 is 200."""
     return client.read_kind(Kind.HEADERS, stream).payload[0]
 
 
 def begin_download(server, blocks):
-    """Opens a connection whose stream 1 cannot send until the client gives it credit."""
+    """Opens a connection on which the response of stream 1 waits for credit from the client."""
     client = FrameClient(server.tcp_address, PREFACE + settings((INITIAL_WINDOW_SIZE, 0)))
     client.send(request(1, f"/download/{blocks}"))
-    assert status_of(client, 1) == 0x88
+    assert status_byte(client, 1) == 0x88
     return client
 
 
 def give_credit(client, stream, size):
-    """Lets the daemon send that many bytes on a stream."""
+    """Lets the daemon send `size` bytes on a stream."""
     update = size.to_bytes(4, "big")
     client.send(frame(Kind.WINDOW_UPDATE, 0, 0, update), frame(Kind.WINDOW_UPDATE, 0, stream, update))
 
@@ -56,7 +56,7 @@ def body_of(frames, stream):
 
 
 def test_goaway_follows_the_end_of_a_short_response(server):
-    """A client that fails its open requests at a GOAWAY, as httpx does, gets this response whole."""
+    """Even a client that gives up its requests at a GOAWAY, as httpx does, gets the response whole."""
     with begin_download(server, 2) as client:
         server.terminate()
         server.wait_for_log("stopping")
@@ -76,9 +76,9 @@ def test_client_that_ignores_ping_gets_the_second_goaway(server):
         first = client.read_kind(Kind.GOAWAY)
         assert (first.last_stream, first.error) == (MAX_STREAM_ID, Error.NO_ERROR)
         client.read_kind(Kind.PING)
-        # This stream was on its way.
+        # A request that the client may have sent before it received the GOAWAY.
         client.send(request(3, "/counts"))
-        assert status_of(client, 3) == 0x88
+        assert status_byte(client, 3) == 0x88
         began = time.monotonic()
         second = client.read_kind(Kind.GOAWAY)
         assert (second.last_stream, second.error) == (3, Error.NO_ERROR)
@@ -104,7 +104,8 @@ def test_requests_that_race_with_goaway_are_served_or_ignored(server):
         client.send(settings((INITIAL_WINDOW_SIZE, BLOCK_BYTES)))
         client.send(frame(Kind.WINDOW_UPDATE, 0, 0, BLOCK_BYTES.to_bytes(4, "big")))
         rest = client.read_to_end()
-        # Requests in one read with the acknowledgement may be served too: h2 sends its GOAWAY after them.
+        # Requests that the daemon reads together with the acknowledgement may be served too: h2 sends
+        # the GOAWAY after them.
         (second,) = [part for part in rest if part.kind == Kind.GOAWAY]
         assert second.last_stream >= 19
         served = [part.stream for part in rest if part.kind == Kind.HEADERS]
@@ -115,7 +116,7 @@ def test_requests_that_race_with_goaway_are_served_or_ignored(server):
 
 def test_upload_by_a_client_that_ignores_ping_is_received_whole(server):
     """The second GOAWAY is decided between two frames, however the bytes of the frames arrive."""
-    # It fits into the window of a client that has not acknowledged the SETTINGS.
+    # Fits into the default window of 65,535 bytes: the client acknowledges no SETTINGS.
     body = os.urandom(60_000)
     with FrameClient(server.tcp_address) as client:
         client.send(request(1, "/upload", "POST", end=False))
@@ -126,7 +127,7 @@ def test_upload_by_a_client_that_ignores_ping_is_received_whole(server):
         server.terminate()
         client.read_kind(Kind.PING)
         sent, goaways = 10_000, 0
-        # Ends within a frame: 17 is no divisor of a frame's size.
+        # Sends parts of frames: 17 does not divide the size of a frame.
         while goaways == 0 and sent < len(data) - 1000:
             client.send(data[sent : sent + 17])
             sent += 17
@@ -159,11 +160,11 @@ def test_late_acknowledgement_of_the_ping_is_ignored(server):
 
 
 def test_busy_client_that_ignores_goaway_does_not_delay_the_stop(server):
-    """It opens a stream whenever one is answered, and never answers the PING."""
+    """The client opens a stream after each response, and never answers the PING."""
     with FrameClient(server.tcp_address) as client:
-        # For all responses.
+        # Enough credit for all responses.
         client.send(frame(Kind.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big")), request(1, "/counts"))
-        status_of(client, 1)
+        status_byte(client, 1)
         server.terminate()
         began, number = time.monotonic(), 3
         client.send(request(number, "/counts"))
@@ -179,9 +180,9 @@ def test_busy_client_that_ignores_goaway_does_not_delay_the_stop(server):
 def test_reload_sends_no_goaway(server):
     with FrameClient(server.tcp_address) as client:
         client.send(request(1, "/counts"))
-        status_of(client, 1)
+        status_byte(client, 1)
         server.reload()
         server.wait_for_log("is ready", 2)
         client.send(request(3, "/counts"))
-        assert status_of(client, 3) == 0x88
+        assert status_byte(client, 3) == 0x88
         assert Kind.GOAWAY not in {part.kind for part in client.frames}

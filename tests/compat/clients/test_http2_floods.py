@@ -48,7 +48,7 @@ class Attacker:
         self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0, settings))
 
     def flood(self, frames, max_bytes):
-        """Sends `frames` again and again until the daemon ends the connection, or `max_bytes` are sent.
+        """Sends `frames` repeatedly until the daemon ends the connection or `max_bytes` are sent.
 
         Returns the error code of the daemon's GOAWAY (None without one), and the number of bytes sent.
         """
@@ -58,7 +58,7 @@ class Attacker:
             while sent < max_bytes:
                 self.socket.sendall(frames)
                 sent += len(frames)
-            # If the daemon has not ended the connection, this does: `error_code` reads to the end.
+            # Ends a connection that the daemon has not ended, because error_code() reads to the end.
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass
@@ -67,8 +67,8 @@ class Attacker:
     def error_code(self):
         """Reads to the end; returns the error code of the last GOAWAY."""
         codes = [
-            int.from_bytes(load[4:8], "big")
-            for kind, _, _, load in read_frames(self.socket)
+            int.from_bytes(payload[4:8], "big")
+            for kind, _, _, payload in read_frames(self.socket)
             if kind == GOAWAY
         ]
         self.socket.close()
@@ -132,7 +132,7 @@ def test_flood_of_priority_ends_the_connection(server):
 
 
 def test_rapid_reset_ends_the_connection(server):
-    """CVE-2023-44487: each request is cancelled at once, so that no limit of open requests is reached."""
+    """CVE-2023-44487: cancels each request at once, so that no limit of open requests is reached."""
     with Http2Connection(server.tcp_address) as connection:
         before = connection.get("/counts").json()["begun"]
     attacker, encoder, sent = Attacker(server), Encoder(), 0
@@ -150,12 +150,12 @@ def test_rapid_reset_ends_the_connection(server):
 
 
 def test_resets_after_dispatch_end_the_connection(server):
-    """Requests that have reached the application are cancelled, one by one."""
+    """Cancels requests one by one, after they have reached the application."""
     with Http2Connection(server.tcp_address) as connection:
         cancelled = 0
         while connection.goaway is None and cancelled < 2000:
             number = connection.begin("GET", "/wait/dispatched")
-            connection.wait("a PING's answer", pinged(connection))
+            connection.wait("a PING's answer", send_ping(connection))
             connection.h2.reset_stream(number)
             connection.flush()
             cancelled += 1
@@ -164,8 +164,8 @@ def test_resets_after_dispatch_end_the_connection(server):
         assert 200 < cancelled < 300
 
 
-def pinged(connection):
-    """Sends a PING; returns a condition that holds once it is answered: all frames before it are handled."""
+def send_ping(connection):
+    """Sends a PING; returns a condition that holds once the daemon has handled all frames up to it."""
     answered = []
     receive = connection.handle
 
@@ -188,7 +188,7 @@ def pinged(connection):
 
 
 def test_made_you_reset_ends_the_connection(server):
-    """CVE-2025-8671: the client makes the daemon reset the streams, by windows over the maximum."""
+    """CVE-2025-8671: makes the daemon reset each stream, by a window over the maximum."""
     with Http2Connection(server.tcp_address) as connection:
         before = connection.get("/counts").json()["begun"]
     attacker, encoder, sent = Attacker(server), Encoder(), 0
@@ -240,7 +240,9 @@ def test_hpack_bomb_is_refused(server):
     with contextlib.suppress(OSError):
         attacker.socket.shutdown(socket.SHUT_WR)
     ok_heads = [
-        load for kind, _, _, load in read_frames(attacker.socket) if kind == HEADERS and load[:1] == b"\x88"
+        payload
+        for kind, _, _, payload in read_frames(attacker.socket)
+        if kind == HEADERS and payload[:1] == b"\x88"
     ]
     assert not ok_heads
 
@@ -278,7 +280,7 @@ def test_requests_over_the_limit_are_refused_not_queued(server):
                 data[at + 5 : at + 13] for at in range(len(data)) if data[at : at + 5] == b"\0\0\4\3\0"
             ]
         # REFUSED_STREAM
-        assert {load[4:] for load in refused} == {b"\0\0\0\7"}
+        assert {payload[4:] for payload in refused} == {b"\0\0\0\7"}
 
 
 def test_zero_window_does_not_hold_a_response_forever(start):
@@ -286,7 +288,7 @@ def test_zero_window_does_not_hold_a_response_forever(start):
     with Http2Connection(server.tcp_address, window=0) as connection:
         numbers = [connection.begin("GET", "/download/50") for _ in range(20)]
         for number in numbers:
-            # CANCEL: its journal entry says that the client took nothing.
+            # CANCEL, because the client takes none of the response.
             assert connection.response(number).reset == CANCEL
         connection.h2.update_settings({4: 65535})
         connection.flush()
@@ -295,13 +297,13 @@ def test_zero_window_does_not_hold_a_response_forever(start):
 
 
 def is_quiet(connection):
-    """True if no request but this one runs."""
+    """Returns whether no other request runs than that of this call."""
     counts = connection.get("/counts").json()
     return counts["begun"] == counts["ended"] + 1
 
 
 def test_one_byte_windows_end_the_connection(server):
-    """A response is fetched byte by byte, by updates that cost more than they let pass."""
+    """Fetches a response byte by byte, with WINDOW_UPDATE frames larger than the data."""
     attacker = Attacker(server, settings=b"\0\4\0\0\0\0")
     attacker.socket.sendall(frame(HEADERS, END_HEADERS | END_STREAM, 1, head("/download/10000")))
     update = frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\1")
@@ -324,7 +326,7 @@ def test_client_that_never_reads_is_cut_off(start):
 
 
 def test_memory_of_slow_streams_is_returned(start):
-    """glibc would keep what a hundred buffered responses have used."""
+    """glibc by itself would keep the memory of a hundred buffered responses."""
     server = start("streams:application")
     with Http2Connection(server.tcp_address, window=0) as connection:
         connection.wait("SETTINGS", lambda: connection.settings_seen)
@@ -373,7 +375,7 @@ def test_preface_after_a_request_is_refused(server):
 
 
 def test_websocket_stream_has_the_normal_window(server):
-    """Messages that the application does not receive stay with the client: no more than a window is sent."""
+    """The client may send one window of messages before the application receives them."""
     with Http2Connection(server.tcp_address) as connection:
         socket_ = StreamWebSocket(connection, "/chat")
         number = socket_.connection.number

@@ -1,7 +1,7 @@
 """HTTP/2 heads that are served, answered by the daemon, or refused by h2: as strict as HTTP/1.1.
 
-A malformed request is an error of its stream (RFC 9113 §8.1.1). The h2 crate ends the whole connection for
-what its HPACK decoder finds, which RFC 9113 §5.4.1 allows.
+A malformed request is an error of its stream (RFC 9113 §8.1.1). For errors in its HPACK decoder, the h2
+crate ends the whole connection, which RFC 9113 §5.4.1 allows.
 """
 
 import pytest
@@ -13,6 +13,8 @@ def server(start):
     return start("streams:application")
 
 
+# `pseudo` replaces or removes pseudo-header fields. `outcome` is the status, or the scope of the error;
+# a tuple allows several.
 @pytest.mark.parametrize(
     ("what", "pseudo", "fields", "outcome"),
     [
@@ -68,7 +70,7 @@ def server(start):
     ],
 )
 def test_head_is_served_refused_or_reset(server, what, pseudo, fields, outcome):
-    """A refused request is answered, or an error of its stream or its connection, and is never served."""
+    """A refused request gets an error status, or its stream or connection ends; it is never served."""
     head = {":method": "GET", ":scheme": "http", ":authority": "test", ":path": "/scope"} | pseudo
     head = [(name, value) for name, value in head.items() if value is not None]
     with Http2Connection(server.tcp_address) as connection:
@@ -84,6 +86,7 @@ def test_head_is_served_refused_or_reset(server, what, pseudo, fields, outcome):
         if result != "connection":
             assert connection.get("/counts").status == 200, what
     with Http2Connection(server.tcp_address) as connection:
+        # The requests to /counts are counted too.
         served = 1 if result == 200 else 0
-        asked = 1 if result == "connection" else 2
-        assert connection.get("/counts").json()["begun"] == begun + served + asked, what
+        counting = 1 if result == "connection" else 2
+        assert connection.get("/counts").json()["begun"] == begun + served + counting, what

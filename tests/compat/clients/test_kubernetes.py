@@ -1,4 +1,4 @@
-"""The Kubernetes manifests of the guides: valid by the schemas of Kubernetes, with settings of rgun."""
+"""The Kubernetes manifests of the guides follow Kubernetes' schemas and use existing settings."""
 
 import re
 import sys
@@ -9,12 +9,12 @@ import yaml
 from support.daemon import run_check
 from support.paths import CLIENTS_APPS, TOP
 
-# The oldest and the newest version that Kubernetes still maintains, as far as the tool has them.
+# The oldest and newest maintained versions of Kubernetes whose schemas kubernetes-validate has.
 VERSIONS = ["1.31", "1.34"]
 
 
 def manifests():
-    """Yields name and content of each manifest; a `spec` alone is that of a Pod."""
+    """Yields the guide's name and each manifest in it; a lone `spec` is taken for that of a Pod."""
     for guide in sorted((TOP / "packaging/doc").glob("*.md")):
         for text in re.findall(r"```yaml\n(.*?)```", guide.read_text(), re.S):
             for manifest in yaml.safe_load_all(text):
@@ -42,8 +42,8 @@ def test_variables_of_the_manifest_are_settings_of_rgun(name, manifest):
     assert [name for name in env if name in output] == [], output
     (port,) = [port["containerPort"] for port in container["ports"]]
     assert env["RGUN_LISTEN_BIND"] == f":{port}"
-    drained = sum(int(env[f"RGUN_TIMEOUTS_{key}"].rstrip("s")) for key in ("DRAIN_DELAY", "DRAIN"))
-    assert spec["terminationGracePeriodSeconds"] > drained
+    drain_seconds = sum(int(env[f"RGUN_TIMEOUTS_{key}"].rstrip("s")) for key in ("DRAIN_DELAY", "DRAIN"))
+    assert spec["terminationGracePeriodSeconds"] > drain_seconds
 
 
 @pytest.mark.parametrize(("name", "manifest"), list(manifests()))

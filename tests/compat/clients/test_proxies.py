@@ -34,7 +34,7 @@ def home():
 
 
 def serve(path, *flags, env=None):
-    """Starts a daemon on TCP and a unix socket. It trusts only the peers from which proxies connect."""
+    """Starts a daemon on TCP and a unix socket, which trusts only the address of the proxies."""
     flags = ("--workers", "1", "--forwarded-allow-ips", "127.0.0.1", "--bind", "127.0.0.1:0", *flags)
     daemon = Daemon("proxied:application", *flags, chdir=CLIENTS_APPS, bind=f"unix:{path}", env=env)
     return daemon.wait_ready()
@@ -62,7 +62,9 @@ def run(name, home, upstream):
     return Proxy(name, directory, upstream)
 
 
-@pytest.fixture(scope="module", params=[f"{name} {to}" for name in HTTP_PROXIES for to in ("tcp", "unix")])
+@pytest.fixture(
+    scope="module", params=[f"{name} {transport}" for name in HTTP_PROXIES for transport in ("tcp", "unix")]
+)
 def proxy(request, home, daemon):
     """Each proxy that speaks HTTP to rgun, over TCP and over a unix socket."""
     name, transport = request.param.split()
@@ -87,7 +89,7 @@ def stream_proxy(request, home, proxied_daemon):
 
 @pytest.fixture(scope="module", params=STREAM_PROXIES)
 def tls_proxy(request, home):
-    """Each proxy that forwards connections, in front of a daemon that speaks TLS after the PROXY header."""
+    """Each proxy that forwards connections, to a daemon with TLS after the PROXY header."""
     # Certificate and key in one file, as HAProxy requires.
     certificate = home / "certificate.pem"
     certificate.write_text(

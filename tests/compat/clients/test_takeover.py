@@ -31,7 +31,7 @@ def server(start):
 
 
 @pytest.fixture
-def own(start):
+def private_server(start):
     """A daemon for one test, which may kill its worker or reload the daemon."""
     return start("with_flask_sock", "--threads", "8")
 
@@ -183,7 +183,7 @@ def test_response_after_the_switch_is_discarded(server, end):
             assert ws.read_text() == "hi"
             assert ws.wait_for_close() == 1000
             assert ws.connection.read_to_end() == b""
-    # The next entry in the order of the log is written after those of the sockets.
+    # The log keeps the order of the requests: this entry follows those of the sockets.
     assert server.get(f"/after/{end}").status == 404
     server.wait_for_log(f"/after/{end} 404")
     is_logged = f"/hand/accepted/{end} 101: WebSocket aborted" in server.log()
@@ -191,7 +191,7 @@ def test_response_after_the_switch_is_discarded(server, end):
 
 
 def test_other_protocols_pass_unchanged_in_both_directions(server):
-    """The daemon forwards bytes that are not WebSocket frames, and the end of input of either side."""
+    """The daemon forwards bytes that are not WebSocket frames, and each side's end of input."""
     with Connection(server.tcp_address) as client:
         head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE)
         client.send(f"GET /hand/raw/x HTTP/1.1\r\nHost: x\r\n{head}\r\nearly ".encode())
@@ -273,32 +273,32 @@ def test_reset_connection_ends_the_handler(server, marker):
     wait_for(server, marker, ["open", 1005])
 
 
-def test_killed_worker_closes_the_client(own):
-    pid = int(own.get("/pid").text)
-    with connect(f"{own.ws}/echo") as ws:
+def test_killed_worker_closes_the_client(private_server):
+    pid = int(private_server.get("/pid").text)
+    with connect(f"{private_server.ws}/echo") as ws:
         ws.send("on")
         assert ws.recv(DEADLINE) == "on"
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(ConnectionClosedError):
             ws.recv(DEADLINE)
-    wait_until("another worker serves", lambda: own.get("/pid").text != str(pid))
+    wait_until("another worker serves", lambda: private_server.get("/pid").text != str(pid))
 
 
-def test_reload_closes_client_and_application_with_1012(own, marker):
+def test_reload_closes_client_and_application_with_1012(private_server, marker):
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(connect(f"{own.ws}/record/{marker}")) for _ in range(3)]
-        wait_for(own, marker, ["open"] * 3)
-        pid = own.get("/pid").text
-        own.reload()
+        sockets = [stack.enter_context(connect(f"{private_server.ws}/record/{marker}")) for _ in range(3)]
+        wait_for(private_server, marker, ["open"] * 3)
+        pid = private_server.get("/pid").text
+        private_server.reload()
         assert [close_code(ws) for ws in sockets] == [1012] * 3
-    wait_until("the new worker serves", lambda: own.get("/pid").text != pid)
-    own.wait_for_log("reloaded: generation 2 serves")
+    wait_until("the new worker serves", lambda: private_server.get("/pid").text != pid)
+    private_server.wait_for_log("reloaded: generation 2 serves")
 
 
-def test_stop_closes_with_1012(own):
-    with connect(f"{own.ws}/echo") as ws:
+def test_stop_closes_with_1012(private_server):
+    with connect(f"{private_server.ws}/echo") as ws:
         ws.send("on")
         assert ws.recv(DEADLINE) == "on"
-        own.terminate()
+        private_server.terminate()
         assert close_code(ws) == 1012
-    assert own.stop() == 0
+    assert private_server.stop() == 0

@@ -17,7 +17,7 @@ def connect(url, **more):
     return client.connect(url, origin=url.split("/ws/")[0].replace("ws:", "http:"), **more)
 
 
-def closed(socket):
+def read_close(socket):
     """Waits for the close frame, which must be the next one; returns its code and reason."""
     with pytest.raises(ConnectionClosed) as caught:
         socket.recv(DEADLINE)
@@ -44,7 +44,7 @@ def test_json_comes_back(framework):
 def test_scope_has_path_query_and_headers_of_the_handshake(framework):
     with connect(f"{framework.ws}/ws/about/lobby?q=a%20b", additional_headers={"X-Token": "t"}) as socket:
         assert json.loads(socket.recv(DEADLINE)) == {"room": "lobby", "query": {"q": "a b"}, "token": "t"}
-        assert closed(socket)[0] == 1000
+        assert read_close(socket)[0] == 1000
 
 
 @pytest.mark.parametrize(("offered", "chosen"), [(["v1.chat", "v2.chat"], "v2.chat"), (["v1.chat"], None)])
@@ -58,7 +58,7 @@ def test_the_application_chooses_the_subprotocol(framework, offered, chosen):
 def test_the_application_closes_with_a_code_and_a_reason(framework, code):
     with connect(f"{framework.ws}/ws/close") as socket:
         socket.send(str(code))
-        assert closed(socket) == (code, "as requested")
+        assert read_close(socket) == (code, "as requested")
 
 
 def test_rejected_handshake_is_403(framework):
@@ -89,7 +89,7 @@ def test_lost_client_is_a_disconnect_with_1006(framework, marker):
 def test_exception_closes_the_websocket_and_is_logged(framework):
     with connect(f"{framework.ws}/ws/fail") as socket:
         # Some frameworks close with their own codes.
-        assert closed(socket)[0] == {"litestar": 4500, "quart": 1000}.get(framework.name, 1011)
+        assert read_close(socket)[0] == {"litestar": 4500, "quart": 1000}.get(framework.name, 1011)
     if framework.name != "litestar":
         framework.wait_for_log("ValueError: the socket fails")
 
@@ -105,7 +105,7 @@ def test_messages_of_a_mebibyte_and_more_come_back(framework, compression):
 def test_pushed_messages_arrive_in_order_before_the_close(framework):
     with connect(f"{framework.ws}/ws/push/2000") as socket:
         assert [socket.recv(DEADLINE) for _ in range(2000)] == [str(number) for number in range(2000)]
-        assert closed(socket)[0] == 1000
+        assert read_close(socket)[0] == 1000
 
 
 def test_pings_are_answered_while_the_application_waits(framework, marker):

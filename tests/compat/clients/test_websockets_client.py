@@ -25,7 +25,7 @@ def extensions(socket):
     return socket.response.headers.get("Sec-WebSocket-Extensions", "")
 
 
-def in_fragments(socket, parts):
+def echo_fragments(socket, parts):
     """Sends a fragmented message and returns the echo."""
     socket.send(parts)
     return socket.recv(DEADLINE)
@@ -117,7 +117,7 @@ def test_message_over_the_limit_closes_with_1009(start):
     # The size of all fragments counts.
     with connect(f"{server.ws}/ws/echo", compression=None) as socket:
         with pytest.raises(ConnectionClosedError) as caught:
-            in_fragments(socket, ["x" * 40_000, "y" * 40_000])
+            echo_fragments(socket, ["x" * 40_000, "y" * 40_000])
         assert caught.value.rcvd.code == 1009
 
 
@@ -135,18 +135,18 @@ def test_silent_client_that_answers_pings_stays_connected(start):
     async def work():
         pings = []
         async with connect_async(f"{server.ws}/ws/echo", ping_interval=None) as socket:
-            protocol, many = socket.protocol, asyncio.Event()
+            protocol, pinged = socket.protocol, asyncio.Event()
             received = protocol.recv_frame
 
             def recv_frame(frame):
                 if frame.opcode.name == "PING":
                     pings.append(frame.data)
                     if len(pings) >= 3:
-                        many.set()
+                        pinged.set()
                 return received(frame)
 
             protocol.recv_frame = recv_frame
-            await asyncio.wait_for(many.wait(), DEADLINE)
+            await asyncio.wait_for(pinged.wait(), DEADLINE)
             await socket.send("still here")
             return await asyncio.wait_for(socket.recv(), DEADLINE)
 

@@ -1,4 +1,4 @@
-"""WebSockets over TLS: for an ASGI application and for a WSGI application that takes over the connection."""
+"""WebSockets over TLS: in an ASGI application, and in a WSGI application that takes over."""
 
 import secrets
 import ssl
@@ -51,7 +51,7 @@ def test_reload_closes_a_websocket_over_tls_with_1012(server):
 
 
 def test_only_asgi_has_websockets_on_http2_streams(server, certificate):
-    """A takeover needs the whole connection, so a WSGI application is not offered one of its streams."""
+    """A takeover needs the whole connection, so WSGI gets no WebSocket on a stream."""
     context = ssl.create_default_context(cafile=certificate[1])
     context.check_hostname = False
     context.set_alpn_protocols(["h2"])

@@ -12,7 +12,7 @@ SIZE = 10_000_000
 
 @pytest.fixture(scope="module")
 def content():
-    """The bytes of the file; no two ranges of them are equal."""
+    """The bytes of the file, random so that a wrong range is detected."""
     return os.urandom(SIZE)
 
 
@@ -25,7 +25,7 @@ def server(start, content, tmp_path_factory):
 
 @pytest.fixture(params=["1.1", "2"])
 def fetch(request, server):
-    """A function that returns the response for these parts of the file, over each version of HTTP."""
+    """A function that fetches parts of the file, over each version of HTTP."""
 
     def fetch(*parts):
         path = "/?" + quote(json.dumps(parts))

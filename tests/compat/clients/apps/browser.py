@@ -1,4 +1,7 @@
-"""Starlette with a page that uses WebSocket, EventSource, fetch and forms, and posts its findings."""
+"""Starlette with a page that uses WebSocket, EventSource, fetch and forms, and posts its findings.
+
+The page is browser.html.
+"""
 
 import asyncio
 import json
@@ -11,7 +14,7 @@ from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
-# The page posts all findings each time, so that a new worker has them, too.
+# The page posts all its findings each time, so that a new worker gets them too.
 FINDINGS = {}
 CLOSED = []
 

@@ -3,7 +3,7 @@
 import asyncio
 import collections
 
-# By the marker of a test.
+# Both are keyed by the marker of a test.
 SEEN = collections.defaultdict(list)
 GATES = collections.defaultdict(asyncio.Event)
 

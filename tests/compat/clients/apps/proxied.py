@@ -1,4 +1,4 @@
-"""Bare ASGI behind a proxy: the values that the proxy reports, a WebSocket echo, uploads with progress."""
+"""Bare ASGI behind a proxy: returns what the proxy reports, echoes WebSockets, counts uploads."""
 
 import hashlib
 import json

@@ -10,7 +10,7 @@ BLOCK = bytes(range(256)) * 256
 
 
 def gate(name):
-    """Returns the event that requests to /wait/NAME wait for and one to /open/NAME sets."""
+    """Returns the event for which /wait/NAME waits and which /open/NAME sets."""
     return GATES.setdefault(name, asyncio.Event())
 
 
@@ -146,7 +146,7 @@ async def on_breaks(_, scope, receive, send):
 
 
 def wsgi(environ, start_response):
-    """Returns the version, the length of the body and its digest."""
+    """Returns the HTTP version and the body's length and digest as JSON."""
     digest, length = hashlib.sha256(), 0
     while block := environ["wsgi.input"].read(65536):
         digest.update(block)

@@ -85,7 +85,7 @@ async def stream(marker: str):
 
 @get("/sse/{marker}")
 async def sse(request: Request, marker: str):
-    """Checks for a disconnect itself, because BlackSheep would otherwise continue to send."""
+    """Checks for a disconnect itself: BlackSheep would continue to send."""
 
     async def parts():
         async with contextlib.aclosing(ticks(marker)) as events:
@@ -116,7 +116,7 @@ async def seen(marker: str):
 
 @post("/background/{marker}")
 async def background(marker: str):
-    """A task on the event loop, because BlackSheep has no background tasks."""
+    """Starts a task on the event loop, because BlackSheep has no background tasks."""
 
     async def work():
         await GATES[marker].wait()

@@ -1,4 +1,4 @@
-"""WSGI applications that take over the connection: flask-sock, simple-websocket, and without a library."""
+"""WSGI applications that take over the connection, with flask-sock, simple-websocket or no library."""
 
 import base64
 import hashlib
@@ -54,7 +54,7 @@ def immediate(ws):
 
 @sock.route("/close/<int:code>")
 def close(ws, code):
-    ws.close(code, "as asked")
+    ws.close(code, "as requested")
 
 
 @sock.route("/record/<marker>")
@@ -98,7 +98,7 @@ def sleep(ws, seconds):
 
 @flask.route("/simple", websocket=True)
 def simple():
-    """simple-websocket without flask-sock, with a subprotocol."""
+    """Uses simple-websocket without flask-sock, with a subprotocol."""
     ws = Server.accept(request.environ, subprotocols=["chat"])
     ws.send(f"{ws.mode} {ws.subprotocol}")
     ws.close()
@@ -150,7 +150,7 @@ def by_hand(environ, start_response):
         raise {"stop": StopIteration, "gone": ConnectionError, "value": ValueError}[argument]("by hand")
     connection = accept(environ)
     if case == "accepted":
-        # Ends the request in one of the ways in which frameworks do.
+        # Frameworks end the request in these ways.
         connection.sendall(b"\x81\x02hi\x88\x02\x03\xe8")
         if argument == "response":
             start_response("200 OK", [])
@@ -171,7 +171,7 @@ def by_hand(environ, start_response):
 
 
 def application(environ, start_response):
-    """Paths below /hand are answered without a library, all others by Flask."""
+    """Answers paths below /hand without a library, and all others by Flask."""
     if environ["PATH_INFO"].startswith("/hand/"):
         return by_hand(environ, start_response)
     return flask(environ, start_response)

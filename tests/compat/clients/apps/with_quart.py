@@ -148,7 +148,7 @@ async def ws_reject():
 
 @app.websocket("/ws/watch/<marker>")
 async def ws_watch(marker):
-    """Quart reports a disconnect by a cancellation, without the code."""
+    """Records "cancelled": Quart cancels the handler at a disconnect and reports no code."""
     await websocket.accept()
     try:
         await websocket.receive()

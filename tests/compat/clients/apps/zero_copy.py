@@ -1,4 +1,7 @@
-"""Bare ASGI that sends a file by `http.response.zerocopysend`: the whole file, a range, or parts of it."""
+"""Bare ASGI that sends parts of a file by `http.response.zerocopysend`, and strings between them.
+
+The query is a JSON list of parts: a string, or a range with `offset` and `count`; `{}` is the whole file.
+"""
 
 import json
 import os

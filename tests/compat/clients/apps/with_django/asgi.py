@@ -1,11 +1,11 @@
-"""As in Channels' documentation: Django for HTTP, consumers behind origin check and session."""
+"""Django for HTTP, consumers behind origin check and session, as in Channels' documentation."""
 
 import os
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "with_django.settings")
-# First, because it loads the models that the other imports need.
+# Called first, because it loads the models that the imports below need.
 django_application = get_asgi_application()
 
 from channels.auth import AuthMiddlewareStack  # noqa: E402

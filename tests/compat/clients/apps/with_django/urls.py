@@ -15,7 +15,7 @@ TASKS = set()
 
 
 def json(request):
-    """Sync, so in a thread of asgiref."""
+    """Runs in a thread of asgiref, because the function is not `async`."""
     return JsonResponse({"framework": "django"})
 
 
@@ -79,7 +79,7 @@ async def seen(request, marker):
 
 
 async def background(request, marker):
-    """A task on the event loop, because Django has no background tasks."""
+    """Starts a task on the event loop, because Django has no background tasks."""
 
     async def work():
         await GATES[marker].wait()
@@ -92,7 +92,7 @@ async def background(request, marker):
 
 
 async def sign_in(request):
-    """GET returns the CSRF token, POST with it signs in."""
+    """Returns the CSRF token for GET; signs the user in for POST."""
     if request.method == "GET":
         return HttpResponse(get_token(request))
     user = await aauthenticate(request, username=request.POST["name"], password=request.POST["password"])
