@@ -1,8 +1,4 @@
-"""The cases do what their docstrings say, called in process, without a server.
-
-Conforming ones pass wsgiref.validate, and close() is recorded. What servers do with them is tested in
-tests/compat.
-"""
+"""Tests that the cases do what their docstrings say, in process. tests/compat runs the cases on a server."""
 
 import io
 import json
@@ -18,11 +14,11 @@ RAISES = {name for name in cases.CASES if name.startswith("raise") or name == "e
     "write/raise"
 }
 # The validator's wrappers do not support these.
-NOT_BY_VALIDATOR = {name for name in cases.CASES if name.startswith("file")} | {"environ/writable"}
+UNSUPPORTED_BY_VALIDATOR = {name for name in cases.CASES if name.startswith("file")} | {"environ/writable"}
 ORDINARY = sorted(
     name
     for name, function in cases.CASES.items()
-    if function.conforming and name not in ENDS_PROCESS | ENDLESS | RAISES | NOT_BY_VALIDATOR
+    if function.conforming and name not in ENDS_PROCESS | ENDLESS | RAISES | UNSUPPORTED_BY_VALIDATOR
 )
 
 

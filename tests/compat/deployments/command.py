@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 
-# The servers whose name on a command line becomes `rgun`; uWSGI is replaced by `rgun migrate` only.
+# Matches a server's name on a command line, which becomes `rgun`. Only `rgun migrate` replaces uWSGI.
 SERVER = re.compile(
     r"(?<![\w./-])(?:\S*(?i:python)\S* -m )?(?P<place>(?:[\w.$~{}-]*/)*)(?:gunicorn|uvicorn)(?=$|[\s\"',])",
     re.M,
@@ -18,7 +18,7 @@ class Command:
         self.line = line
         self.directory = directory
         self.env = env or {}
-        # The addresses that systemd listens on for it.
+        # The addresses that systemd listens on for the command.
         self.sockets = list(sockets)
         # EnvironmentFile= and RuntimeDirectory= of a unit, as paths.
         self.environment_files = []
@@ -26,28 +26,29 @@ class Command:
 
 
 def with_rgun(text, rgun):
-    """Replaces the word that names the server: a path only if rgun is installed there."""
+    """Replaces the server's name by the path `rgun`, or by the word "rgun" if the path is None."""
     changed, count = SERVER.subn(rgun or "rgun", text, count=1)
     assert count == 1, f"no server is started by\n{text}"
     return changed
 
 
 def script(path):
+    """Returns the command that runs a script."""
     return Command(f"exec {shlex.quote(path)}")
 
 
 def procfile(text):
-    """The process type `web`, as Heroku runs it."""
+    """Reads the process type `web`, as Heroku does."""
     return Command(re.search(r"^web: *(.+)$", text, re.M)[1])
 
 
 def makefile(text):
-    """The recipe of the first rule."""
+    """Reads the recipe of the first rule."""
     return Command(text[text.index("\n\t") + 2 :].split("\n\n")[0].replace("\\\n\t", ""))
 
 
 def compose(text):
-    """The first `command:`, on one line or folded."""
+    """Reads the first `command:`, on one line or folded."""
     found = re.search(r"^( *)command: *(?:>-?\n)?((?:.*\n)(?:\1 +.*\n)*)", text, re.M)
     directory = re.search(r"working_dir: *(\S+)", text)
     words = found[2].strip()
@@ -56,14 +57,14 @@ def compose(text):
 
 
 def supervisor(text):
-    """The first program."""
+    """Reads the first program."""
     pairs = dict(re.findall(r"^(\w+) *= *(.*)$", text, re.M))
     variables = re.findall(r"(\w+)=\"([^\"]*)\"", pairs.get("environment", ""))
     return Command(f"exec {pairs['command']}", pairs.get("directory"), dict(variables))
 
 
 def containerfile(text):
-    """ENV, WORKDIR and CMD, where a CMD without brackets is a line for sh."""
+    """Reads ENV, WORKDIR and CMD; a CMD without brackets is a line for sh."""
     env, directory, line = {}, None, None
     for word, rest in re.findall(r"^(ENV|WORKDIR|CMD|ENTRYPOINT) +((?:.*\\\n)*.*)$", text, re.M):
         rest = rest.replace("\\\n", " ")
@@ -80,7 +81,7 @@ def containerfile(text):
 
 
 def unit(text, socket_unit=""):
-    """ExecStart= with the variables of the unit, and ListenStream= of its socket unit."""
+    """Reads ExecStart= and the variables of a unit, and ListenStream= of its socket unit."""
     text = text.replace("\\\n", " ")
     values = {}
     for name, value in re.findall(r"^(\w+) *= *(.*)$", text, re.M):

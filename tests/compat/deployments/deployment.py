@@ -1,6 +1,6 @@
-"""Reads one deployment: the header, the files, and what they are expected to become.
+"""Reads one deployment: its header, its files, and the snapshot of the expected result.
 
-    Netbox behind nginx                     what it is
+    Netbox behind nginx                     the title
     start: unit /etc/systemd/system/a.service
     app: wsgi /opt/a/a/wsgi.py application
     port: 8001
@@ -10,17 +10,18 @@
 
 Keys of the header:
 
-    start    the kind of the file that holds the command (see command.py), and its path; or `command` and the
-             command; or `migrate`, if only `rgun migrate` knows the server
-    app      wsgi or asgi, the module to write, the application's name in it, and `factory` for a function
-    port     the TCP port of the files; replaced by a free one. With `default`, the files name none
-    socket   the unix socket of the files
-    https    yes: the files name a certificate, which is made
+    start    the kind of the file that holds the command (`script`, or a kind in command.py), and its path;
+             or `command` and the command; or `migrate`, if only `rgun migrate` knows the server
+    app      wsgi or asgi, the module to write, the application's name, and `factory` if that is a factory
+    port     the TCP port in the files, replaced by a free one; followed by `default` if no file names it
+    socket   the unix socket in the files
+    https    `yes` if the files name a certificate, which is then made
     venv     the application's virtual environment; without it, its Python is /usr/local/bin/python3
-    rgun     where rgun is installed; without it, /usr/bin/rgun, and the command has no directory
-    in       the working directory, unless the file says it
+    rgun     the path of rgun in the command; without it, the command names `rgun`, which is /usr/bin/rgun
+    in       the working directory, unless the file names one
     env      NAME=value, set by the platform or the operator; may be repeated
-    migrate  the files to pass to `rgun migrate`; `command`, the default, is a script with the command
+    migrate  the files to pass to `rgun migrate`; `command` is a script that is written with the command.
+             The default is the file of a `script`, else `command`
 """
 
 import pathlib
@@ -32,7 +33,7 @@ KEYS = {"start", "app", "port", "socket", "https", "venv", "rgun", "in", "env", 
 
 
 class Deployment:
-    """A deployment as it is written down, with the paths of its own machine."""
+    """A deployment as its file describes it, with the paths and the port of the original machine."""
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
@@ -60,8 +61,8 @@ class Deployment:
         self.venv = self.values.get("venv")
         self.rgun = self.values.get("rgun")
         self.directory = self.values.get("in", "/")
-        own = self.start if self.kind == "script" else "command"
-        self.migrated_files = self.values.get("migrate", own).split()
+        default = self.start if self.kind == "script" else "command"
+        self.migrated_files = self.values.get("migrate", default).split()
 
     def target(self):
         """Returns the name by which Python imports the application."""

@@ -13,7 +13,7 @@ import command
 from support.certificate import make_certificate
 from support.paths import daemon_binary
 
-# What the applications are replaced by: they answer with facts about the worker and the request.
+# Stand-ins for the applications, which answer with facts about the worker and the request.
 WSGI = """\
 import json, os, sys
 
@@ -63,9 +63,9 @@ async def stand_in(scope, receive, send):
     await send({"type": "http.response.body", "body": json.dumps(facts).encode()})
 
 """
-# The machines have two processors, whatever this one has.
+# Lets Python see two processors, so that every test machine starts the same number of workers.
 TWO_PROCESSORS = "import os; os.cpu_count = lambda: 2\n"
-# The directories that are moved below the root, besides those in which a deployment has files.
+# The paths that are rewritten to lie below the root, besides the directories of a deployment's files.
 MOVED = {
     "app",
     "certs",
@@ -114,7 +114,7 @@ class Machine:
     # ------------------------------------------------ files
 
     def at(self, path):
-        """Returns where a path of the deployment is."""
+        """Returns the path below the root for a path of the deployment."""
         return self.root / path.lstrip("/")
 
     def rewrite(self, text):
@@ -125,7 +125,7 @@ class Machine:
         return text
 
     def normalize(self, text):
-        """Returns an output with the paths and the port of the deployment."""
+        """Returns an output with the deployment's paths and port, the inverse of `rewrite`."""
         text = text.replace(f"{self.root}/", "/").replace(str(self.root), "/")
         if self.port:
             text = re.sub(rf"\b{self.port}\b", self.deployment.port, text)
@@ -144,7 +144,7 @@ class Machine:
         place.symlink_to(target)
 
     def write_files(self):
-        """Writes the application and the deployment's files, and makes the directories of sockets."""
+        """Writes the application and the deployment's files, and makes common directories."""
         deployment = self.deployment
         source = WSGI if deployment.interface == "wsgi" else ASGI
         if deployment.is_factory:
@@ -158,7 +158,7 @@ class Machine:
             self.at(directory).mkdir(parents=True, exist_ok=True)
 
     def make_environment(self, prefix):
-        """Makes a virtual environment without pip, as quickly as its four files are written."""
+        """Writes the files of a virtual environment without pip, which is faster than the module venv."""
         base = pathlib.Path(os.path.realpath(sys.executable))
         packages = prefix / "lib" / PYTHON_VERSION / "site-packages"
         packages.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,10 @@ class Machine:
     # ------------------------------------------------ the command
 
     def command(self, is_changed=True):
-        """Returns the command of the deployment, with one word changed; that of a script in its file."""
+        """Returns the command of the deployment, with the server's name replaced by rgun.
+
+        In a script, the name is replaced in the file. Without `is_changed`, the name stays.
+        """
         deployment = self.deployment
         rgun = deployment.rgun and str(self.at(deployment.rgun))
         if deployment.kind == "script":
@@ -206,9 +209,9 @@ class Machine:
         return ("127.0.0.1", self.port) if self.port else str(self.at(self.deployment.socket))
 
     def environment(self, found):
-        """Returns the environment of the command: nothing of this process's own."""
+        """Returns the environment of the command, which has no variables of this process."""
         path = ":".join([str(self.at("/usr/local/bin")), str(self.at("/usr/bin")), "/usr/bin", "/bin"])
-        # The default address, where the deployment names none, cannot be free on every machine.
+        # Replaces the default address, which need not be free on this machine.
         default = {"RGUN_LISTEN_BIND": f"127.0.0.1:{self.port}"} if self.deployment.is_default_port else {}
         own = {"PATH": path, "HOME": str(self.at("/root")), "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         given = {name: self.rewrite(value) for name, value in self.deployment.env.items()}
@@ -217,7 +220,7 @@ class Machine:
             env.update(line.split("=", 1) for line in pathlib.Path(name).read_text().split())
         for name, value in found.env.items():
             env[name] = value.replace("$PATH", path)
-        # systemd finds rgun without it, and an image has rgun where it has sh.
+        # Also if the deployment sets PATH: systemd finds rgun anyway, and an image has rgun beside sh.
         env["PATH"] += f":{self.at('/usr/bin')}"
         return env
 
@@ -232,7 +235,7 @@ class Machine:
         descriptors = [listener.fileno() for listener in listeners]
 
         def pass_sockets():
-            # First out of the way of each other.
+            # First to high numbers, so that no dup2() below overwrites a socket that is still needed.
             high = [
                 os.dup2(descriptor, 200 + idx, inheritable=False)
                 for idx, descriptor in enumerate(descriptors)
@@ -258,7 +261,7 @@ class Machine:
 
 
 def listen(address):
-    """Listens at the address of a socket unit."""
+    """Returns a socket that listens at the address of a socket unit."""
     if address.startswith("/"):
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address)

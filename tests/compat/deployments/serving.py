@@ -12,9 +12,9 @@ from support.http_client import Connection
 from support.processes import children
 from support.waiting import DEADLINE, wait_until
 
-# A proxy on this machine sends these.
+# The fields that a proxy on this machine would send.
 HEADERS = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
-# Times, processes, versions: what differs between two runs, or between two machines.
+# Times, process ids and versions, which differ between runs or machines, and their replacements.
 VARIABLE = [
     (re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z +", re.M), ""),
     (re.compile(r"( rgun\.\w+=(\"[^\"]*\"|\S*))+$", re.M), ""),
@@ -23,7 +23,8 @@ VARIABLE = [
     (re.compile(r"^\[\d+\] ", re.M), "[PID] "),
     (re.compile(r"(?<=CPython )3[\d.]+|(?<=/python)3\.\d+"), "3.X"),
 ]
-# The order of these lines depends on which worker is ready first, and the last on the machine's cgroups.
+# Lines that are left out: the order of the first two depends on which worker is ready first, and the
+# last on the machine's cgroups.
 LEFT_OUT = re.compile(r"^INFO (worker \d+ is ready|stopp)|no memory controller")
 
 
@@ -48,13 +49,13 @@ class Run:
         return bool(self.lines) and self.lines[-1] is None
 
     def response(self):
-        """Sends a request as soon as the daemon listens; returns None if the daemon refuses to start."""
-        wait_until("it listens or ends", lambda: self.has_ended() or self.is_listening())
+        """Returns the response to a request, or None if the daemon refuses to start."""
+        wait_until("the daemon listens or ends", lambda: self.has_ended() or self.is_listening())
         try:
             return None if self.has_ended() else self.get()
         except OSError:
             # The listening socket was passed to a daemon that refuses to start.
-            wait_until("it ends", self.has_ended)
+            wait_until("the daemon ends", self.has_ended)
             return None
 
     def is_listening(self):
@@ -74,7 +75,7 @@ class Run:
         return response.status, response.json()
 
     def stop(self):
-        """Stops the daemon, which the command may run as a child; returns the exit status of the command."""
+        """Stops the daemon, a child of the command or the command; returns the command's exit status."""
         try:
             if not self.has_ended():
                 os.kill(daemon_of(self.process.pid), signal.SIGTERM)
@@ -91,7 +92,7 @@ class Run:
         return "\n".join(line for line in self.lines if line is not None)
 
     def result(self):
-        """Runs to the end; returns the log without times and the like, the response, and the status."""
+        """Runs to the end; returns the normalized log, the response and the exit status."""
         try:
             response = self.response()
         finally:
@@ -99,13 +100,13 @@ class Run:
         log = self.output()
         for pattern, word in VARIABLE:
             log = pattern.sub(word, log)
-        # Every worker may print the same; how many do so before the end differs.
+        # Drops repeated lines, because the number of workers that print one differs between runs.
         lines = dict.fromkeys(line for line in log.split("\n") if not LEFT_OUT.search(line))
         return "\n".join(lines), response, status
 
 
 def daemon_of(pid):
-    """Returns the process id of rgun: the process itself, or the first of its descendants that is."""
+    """Returns the process id of rgun: `pid` or its first descendant of that name."""
     found = [pid]
     for process in found:
         if pathlib.Path(f"/proc/{process}/comm").read_text().strip() == "rgun":

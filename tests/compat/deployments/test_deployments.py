@@ -1,7 +1,7 @@
-"""Deployments of widely used projects and guides, with one word changed: each file here is one of them.
+"""Deployments of widely used projects and guides, in which only the server's name is changed.
 
-The facts (flags, values, places) are those of the projects; a stand-in replaces each application. A file's
-snapshot says what rgun prints, what the application answers, and what `rgun migrate` makes of the deployment.
+Each *.txt file is a deployment, with the flags, values and paths of its project. A stand-in replaces the
+application. The file's snapshot has the output of rgun, the response, and the output of `rgun migrate`.
 UPDATE_DOCS=1 writes the snapshots.
 """
 
@@ -19,7 +19,7 @@ from serving import Run
 
 HERE = pathlib.Path(__file__).parent
 FILES = sorted(HERE.glob("*.txt"))
-# Where `rgun migrate` writes the configuration, and the next command if it did.
+# The directory to which `rgun migrate` writes, and the line that follows if it has written.
 DIRECTORY = "/root/migrated"
 MIGRATED = "$ rgun -c rgun.toml"
 
@@ -34,9 +34,9 @@ def machine(request):
 
 @pytest.mark.parametrize("machine", [path.stem for path in FILES], indirect=True)
 def test_deployment_serves_or_is_refused_as_expected(machine):
-    # First, because the word is changed in the files.
+    # First, because run_with_rgun() changes the name in the deployment's files.
     migration = migrate(machine)
-    text, response = change_the_word(machine)
+    text, response = run_with_rgun(machine)
     text += migration
     if MIGRATED in migration:
         text += serve_migrated(machine, response)
@@ -51,8 +51,8 @@ def test_forty_deployments_are_tried():
     assert len(FILES) >= 40
 
 
-def change_the_word(machine):
-    """Runs the command with `rgun` in it; returns what happened, and the response."""
+def run_with_rgun(machine):
+    """Runs the command with rgun as the server; returns the transcript and the response."""
     if machine.deployment.kind == "migrate":
         return "", None
     found = machine.command()
@@ -82,7 +82,7 @@ def rgun(machine, *arguments, env=None):
 
 
 def migrate(machine):
-    """Migrates the files of the deployment, or a script with its command; returns what is printed."""
+    """Runs `rgun migrate` on the deployment's files, or on its command; returns the transcript."""
     names = machine.deployment.migrated_files
     files = [machine.write_start_script() if name == "command" else machine.at(name) for name in names]
     python = machine.at(machine.deployment.venv or "/usr/local") / "bin" / "python"
@@ -95,7 +95,7 @@ def migrate(machine):
 
 
 def serve_migrated(machine, response):
-    """Serves with the migrated configuration; returns what differs from the command with one word changed."""
+    """Serves with the migrated configuration; returns the transcript, with the response if it differs."""
     configuration = machine.at(DIRECTORY) / "rgun.toml"
     drop_in = machine.at(DIRECTORY) / "rgun.service.d/migrated.conf"
     found = unit(drop_in.read_text() if drop_in.exists() else "")

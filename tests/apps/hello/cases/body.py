@@ -22,7 +22,7 @@ def echo_body(environ, start_response):
 
 @case("input/read")
 def input_read(environ, start_response):
-    """read(`?n=`) until b""; without n one read(-1). Reports length, digest and how many calls it took."""
+    """read(`?n=`) until b"", or one read(-1). Reports length, digest and the number of calls."""
     size = query(environ, "n", -1)
     pieces = []
     while True:
@@ -37,13 +37,13 @@ def input_read(environ, start_response):
 
 @case("input/read-all", conforming=False)
 def input_read_all(environ, start_response):
-    """read() without an argument: the whole body (common, although wsgiref.validate requires an argument)."""
+    """read() without an argument: the whole body, although wsgiref.validate forbids the call."""
     return echo(start_response, environ["wsgi.input"].read())
 
 
 @case("input/readline")
 def input_readline(environ, start_response):
-    """readline(), or readline(`?n=`), until b"": lines as lists of lengths."""
+    """readline(), or readline(`?n=`), until b"". Reports the lengths of the lines."""
     size = query(environ, "n", -1)
     lines = []
     while True:
@@ -56,7 +56,7 @@ def input_readline(environ, start_response):
 
 @case("input/readlines")
 def input_readlines(environ, start_response):
-    """readlines(), or readlines(`?hint=`): with a hint at least one line as long as there is one."""
+    """readlines(), or readlines(`?hint=`): a hint yields at least one line if any is left."""
     hint = query(environ, "hint", -1)
     lines = environ["wsgi.input"].readlines() if hint < 0 else environ["wsgi.input"].readlines(hint)
     return echo(start_response, b"".join(lines), lengths=[len(line) for line in lines])

@@ -18,7 +18,7 @@ def index(environ, start_response):
 
 @case("events")
 def events(environ, start_response):
-    """The events of this process as JSON, optionally those of `?id=`; `?clear=1` deletes them afterwards."""
+    """The events of this process as JSON, or those of `?id=`; `?clear=1` then deletes all events."""
     wanted = query(environ, "id", "")
     with events_lock:
         found = [entry for entry in EVENTS if not wanted or entry["id"] == wanted]
@@ -29,7 +29,7 @@ def events(environ, start_response):
 
 @case("environ")
 def show_environ(environ, start_response):
-    """The environ as JSON: strings unchanged, other values by type name; `_types` has the type of each."""
+    """The environ as JSON: simple values unchanged, others by type name; `_types` has all types."""
     shown = {
         name: value if isinstance(value, (str, bool, int, tuple)) else type(value).__name__
         for name, value in environ.items()
@@ -41,7 +41,7 @@ def show_environ(environ, start_response):
 
 @case("environ/writable")
 def writable_environ(environ, start_response):
-    """Changes the environ, as middleware may; the next request must not see it (`seen` stays false)."""
+    """Changes the environ, as middleware may; later requests must not see that (`seen` is false)."""
     seen = "cases.mark" in environ
     environ["cases.mark"] = "here"
     environ["REQUEST_METHOD"] = environ["REQUEST_METHOD"].lower()
@@ -73,7 +73,7 @@ def who(environ, start_response):
 
 @case("errors")
 def errors(environ, start_response):
-    """Writes two lines to wsgi.errors by write() and writelines(), and flushes: both reach the log."""
+    """Writes to wsgi.errors by write() and writelines(), and flushes: both lines reach the log."""
     marker = query(environ, "id", "no-id")
     environ["wsgi.errors"].write(f"wsgi.errors first {marker}\n")
     environ["wsgi.errors"].writelines([f"wsgi.errors second {marker} ", "æøå 煎茶\n"])
@@ -83,7 +83,7 @@ def errors(environ, start_response):
 
 @case("output")
 def output(environ, start_response):
-    """Writes to stdout, stderr (by print and to the descriptor) and logging: each reaches the log once."""
+    """Writes to stdout, stderr, descriptor 2 and logging: each line reaches the log once."""
     marker = query(environ, "id", "no-id")
     print(f"stdout {marker}", flush=True)
     print(f"stderr {marker}", file=sys.stderr, flush=True)

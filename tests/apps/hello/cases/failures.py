@@ -67,13 +67,13 @@ def raise_close(environ, start_response):
 
 @case("raise/system-exit")
 def raise_system_exit(environ, start_response):
-    """Calls sys.exit() in a view: 500; the worker keeps serving or is replaced, and no request is lost."""
+    """Calls sys.exit() in a view: 500; the worker keeps serving or is replaced."""
     sys.exit(3)
 
 
 @case("raise/keyboard-interrupt")
 def raise_keyboard_interrupt(environ, start_response):
-    """KeyboardInterrupt in a view, with the outcome of sys.exit()."""
+    """Raises KeyboardInterrupt in a view, with the outcome of sys.exit()."""
     raise KeyboardInterrupt
 
 

@@ -37,7 +37,7 @@ class RecordingFile(Recording, io.FileIO):
     """An unbuffered file over a descriptor, which it owns."""
 
     def __init__(self, environ, descriptor):
-        """Open for reading, at the position the descriptor has."""
+        """Opens for reading, at the descriptor's position."""
         super().__init__(descriptor, "rb")
         self.environ = environ
 
@@ -46,7 +46,7 @@ class RecordingBytes(Recording, io.BytesIO):
     """A file without a descriptor: its fileno() raises."""
 
     def __init__(self, environ, data):
-        """Over `data`, at its start."""
+        """Holds `data`, positioned at its start."""
         super().__init__(data)
         self.environ = environ
 
@@ -66,7 +66,7 @@ def numbered(size):
 
 @case("file")
 def file(environ, start_response):
-    """A file of `?size=` bytes by wsgi.file_wrapper with Content-Length; close() once, after all of it."""
+    """A file of `?size=` bytes by wsgi.file_wrapper with Content-Length; close() once, at the end."""
     size = query(environ, "size", MIB)
     start_response("200 OK", [BYTES, ("Content-Length", str(size))])
     return environ["wsgi.file_wrapper"](RecordingFile(environ, temporary(numbered(size))), 8192)
@@ -114,7 +114,7 @@ def file_no_descriptor(environ, start_response):
 
 @case("file/buffered")
 def file_buffered(environ, start_response):
-    """A buffered file of which a line was read: sent from the object's position, not the descriptor's."""
+    """A buffered file whose first line was read: sent from the object's own position."""
     opened = open(temporary(b"first line\n" + numbered(100_000)), "rb")  # noqa: SIM115 (the server closes it)
     opened.readline()
     start_response("200 OK", [BYTES, ("Content-Length", "100000")])

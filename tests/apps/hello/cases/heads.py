@@ -22,7 +22,7 @@ def status_204_body(environ, start_response):
 
 @case("status/304/body", conforming=False)
 def status_304_body(environ, start_response):
-    """304 with a body: the client gets none; a Content-Length may stay (RFC 9110 section 15.4.5)."""
+    """304 with a body: the client gets none, but perhaps its Content-Length (RFC 9110 §15.4.5)."""
     return answer(start_response, b"must not be here\n", "304 Not Modified", [TEXT, ("ETag", '"x"')])
 
 

@@ -24,7 +24,7 @@ active_lock = threading.Lock()
 
 @case("sleep")
 def sleep(environ, start_response):
-    """Sleeps `?ms=` milliseconds; reports the current and the largest number of concurrent requests."""
+    """Sleeps `?ms=` milliseconds; reports the current and the highest number of such requests."""
     global active, max_active
     with active_lock:
         active += 1

@@ -1,4 +1,4 @@
-"""The cases by name, the application that calls them, and what several of them use."""
+"""The cases by name, the application that calls them, and helpers that several cases share."""
 
 import io
 import json

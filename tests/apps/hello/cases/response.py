@@ -44,7 +44,7 @@ def write_raise(environ, start_response):
 
 @case("iterate")
 def iterate(environ, start_response):
-    """`?n=` chunks of `?size=` bytes, `?delay=` seconds apart, no Content-Length: sent as they come."""
+    """`?n=` chunks of `?size=` bytes, `?delay=` seconds apart: each is sent as it comes."""
     start_response("200 OK", [TEXT])
     count, size, delay = query(environ, "n", 3), query(environ, "size", 16), query(environ, "delay", 0.0)
 
@@ -59,7 +59,7 @@ def iterate(environ, start_response):
 
 @case("iterate/generator")
 def iterate_generator(environ, start_response):
-    """A generator that is the application: start_response at the first next(), finally at close()."""
+    """The application is a generator: start_response at the first next(), finally at close()."""
     event(environ, "entered")
     try:
         start_response("200 OK", [TEXT])

@@ -18,7 +18,7 @@ def exc_info_before(environ, start_response):
 
 @case("exc-info/after")
 def exc_info_after(environ, start_response):
-    """A chunk, then start_response with exc_info: it must raise that exception, and the body is cut off."""
+    """start_response with exc_info after a chunk: raises that exception, and the body is cut off."""
     start_response("200 OK", [TEXT])
 
     def body():
@@ -40,7 +40,7 @@ def exc_info_after(environ, start_response):
 
 @case("start-response/twice", conforming=False)
 def start_response_twice(environ, start_response):
-    """A second start_response without exc_info is the application's error: 500, with the reason logged."""
+    """A second start_response without exc_info: 500, and the log has the reason."""
     start_response("200 OK", [TEXT])
     start_response("200 OK", [TEXT])
     return [b"must not be here\n"]
@@ -104,7 +104,7 @@ def start_response_not_str(environ, start_response):
 
 @case("start-response/hop-by-hop", conforming=False)
 def start_response_hop_by_hop(environ, start_response):
-    """Transfer-Encoding and Connection are the server's (PEP 3333): dropped, or the response is a 500."""
+    """Transfer-Encoding and Connection, which PEP 3333 forbids: dropped, or 500."""
     start_response("200 OK", [TEXT, ("Transfer-Encoding", "chunked"), ("Connection", "close")])
     return [b"hop\n"]
 

@@ -27,7 +27,7 @@ class ProductAdmin(admin.ModelAdmin):
 
 @admin.register(Upload)
 class UploadAdmin(admin.ModelAdmin):
-    """Uploads, to look at and delete."""
+    """Uploads, which can be viewed and deleted."""
 
     list_display = ["name", "size", "sha256", "received"]
     readonly_fields = ["file", "name", "size", "sha256", "received"]

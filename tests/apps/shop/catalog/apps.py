@@ -4,7 +4,7 @@ from django.apps import AppConfig
 
 
 class CatalogConfig(AppConfig):
-    """Named so that Django finds it by itself since 3.2."""
+    """Found by Django 3.2 and later, as the only AppConfig of this module."""
 
     name = "catalog"
     default_auto_field = "django.db.models.BigAutoField"

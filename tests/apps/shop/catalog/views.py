@@ -1,4 +1,4 @@
-"""The shop's views: ordinary ones, and those that test a server (uploads, downloads, streams, errors).
+"""The shop's views: ordinary ones, and those that test a server (uploads, streams, errors).
 
 All are plain `def` views, so Django runs the same code under WSGI and (in a thread) under ASGI. They do not
 depend on the server.
@@ -35,7 +35,7 @@ class BadParameter(Exception):
 
 
 def number(request, name, default, highest, kind=int):
-    """The query parameter `name` as a number from 0 to `highest`."""
+    """Returns the query parameter `name` as a number from 0 to `highest`."""
     text = request.GET.get(name, str(default))
     try:
         value = kind(text)
@@ -77,7 +77,7 @@ def api_status(request):
 
 @require_GET
 def api_products(request):
-    """JSON from the database: products in stock with their category, by `?category=` and `?q=`, 20 a page."""
+    """JSON from the database: products in stock, by `?category=` and `?q=`, 20 a page."""
     try:
         page = number(request, "page", 0, 10_000)
     except BadParameter as error:
@@ -101,7 +101,7 @@ def api_products(request):
     return JsonResponse({"page": page, "products": rows})
 
 
-def stored(name, file, digest, size):
+def store(name, file, digest, size):
     """Moves an uploaded file to the media root, adds its row, and returns its description."""
     row = Upload(name=name, size=size, sha256=digest)
     row.file.save(os.path.basename(name) or "unnamed", file, save=True)
@@ -115,7 +115,7 @@ def upload(request):
     """A form, and its target, which stores every file of a multipart body (request.FILES)."""
     if request.method == "GET":
         return render(request, "catalog/upload.html")
-    # Always to a file: a small upload kept in memory would be a second code path to measure.
+    # Every upload goes to a file. Small ones in memory would be a second code path to measure.
     request.upload_handlers = [TemporaryFileUploadHandler(request)]
     answers = []
     for file in (file for field in request.FILES for file in request.FILES.getlist(field)):
@@ -123,7 +123,7 @@ def upload(request):
         for chunk in file.chunks(CHUNK):
             digest.update(chunk)
         file.seek(0)
-        answers.append(stored(file.name, file, digest.hexdigest(), file.size))
+        answers.append(store(file.name, file, digest.hexdigest(), file.size))
     if not answers:
         return HttpResponseBadRequest("no file in the form: send one as multipart/form-data\n")
     return JsonResponse({"files": answers})
@@ -144,16 +144,16 @@ def upload_raw(request):
             digest.update(chunk)
             size += file.write(chunk)
         file.seek(0)
-        return JsonResponse(stored(name, file, digest.hexdigest(), size))
+        return JsonResponse(store(name, file, digest.hexdigest(), size))
 
 
 def sample_file(mib):
-    """A file of `mib` MiB in the data directory, made on first use; block i is the same on every machine."""
+    """Returns a file of `mib` MiB, made on first use, with the same content on every machine."""
     folder = Path(settings.DATA_DIR) / "files"
     path = folder / f"{mib}.bin"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        # Renamed into place: two workers may create it at a time, and neither may serve half a file.
+        # Renamed into place, because two workers may create the file at once, and neither may serve half.
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
             for block in range(mib):
                 file.write(random.Random(block).randbytes(MIB))
@@ -170,7 +170,7 @@ def download(request, mib):
 
 
 def pieces(count, delay, size):
-    """`count` numbered lines of at least `size` bytes, `delay` seconds apart."""
+    """Yields `count` numbered lines of at least `size` bytes, `delay` seconds apart."""
     for index in range(count):
         if index and delay:
             time.sleep(delay)
@@ -178,7 +178,7 @@ def pieces(count, delay, size):
 
 
 async def async_pieces(count, delay, size):
-    """The same for ASGI: Django >= 4.2 would collect a plain generator before it sends anything."""
+    """Does the same for ASGI: Django >= 4.2 would collect a plain generator before it sends anything."""
     for index in range(count):
         if index and delay:
             await asyncio.sleep(delay)
@@ -194,8 +194,8 @@ def stream(request):
         size = number(request, "size", 16, MIB)
     except BadParameter as error:
         return HttpResponseBadRequest(f"{error}\n")
-    waits_for_loop = isinstance(request, ASGIRequest) and django.VERSION >= (4, 2)
-    source = async_pieces if waits_for_loop else pieces
+    needs_async = isinstance(request, ASGIRequest) and django.VERSION >= (4, 2)
+    source = async_pieces if needs_async else pieces
     return StreamingHttpResponse(source(count, delay, size), content_type="text/plain; charset=utf-8")
 
 

@@ -4,12 +4,12 @@ Settings that differ between machines come from the environment and have working
 
 SHOP_DATA     directory of the database, uploads and generated files (default: `data` beside manage.py)
 SHOP_SECRET   Django's SECRET_KEY (default: the file `secret` in SHOP_DATA, which `prepare` writes)
-SHOP_HOSTS    names the shop answers to, separated by spaces or commas (default: loopback names)
+SHOP_HOSTS    names that the shop answers to, separated by spaces or commas (default: loopback names)
 SHOP_ORIGINS  CSRF_TRUSTED_ORIGINS, for a TLS proxy in front, separated likewise (default: none)
 SHOP_SSL_REDIRECT  1 redirects requests without TLS to https (default: off)
 SHOP_DEBUG    1 turns on Django's debug pages (default: off, as in production)
 
-Used by wsgi.py, asgi.py and manage.py. It contains no settings of the server that runs it.
+wsgi.py, asgi.py and manage.py use this module. It contains no settings of the server.
 """
 
 import os
@@ -55,7 +55,7 @@ INSTALLED_APPS = [
     "catalog",
 ]
 
-# As `django-admin startproject` writes it; fewer would make every server look faster.
+# The list that `django-admin startproject` writes. A shorter one would make every server look faster.
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -88,7 +88,8 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": DATA_DIR / "shop.sqlite3",
-        # As on a deployed site: opening SQLite for each request costs as much as the query of /api/products.
+        # As on a deployed site: to open SQLite for each request costs as much as the query of
+        # /api/products.
         "CONN_MAX_AGE": 60,
         "OPTIONS": {"timeout": 20},
     }
@@ -103,13 +104,13 @@ USE_TZ = True
 
 STATIC_URL = "/static/"
 MEDIA_ROOT = DATA_DIR / "uploads"
-# In the directory of their destination, so that storing a large upload is a rename and not a second copy.
+# The directory of their destination, so that a large upload is stored by a rename.
 FILE_UPLOAD_TEMP_DIR = DATA_DIR / "uploads"
 SECURE_SSL_REDIRECT = os.environ.get("SHOP_SSL_REDIRECT") == "1"
 X_FRAME_OPTIONS = "DENY"
 
-# Without DEBUG, Django's default sends the traceback of a failed view by mail and prints nothing. Here it
-# goes to stderr, which rgun logs.
+# Without DEBUG, Django by default mails the traceback of a failed view and prints nothing. Here the
+# traceback goes to stderr, which rgun logs.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

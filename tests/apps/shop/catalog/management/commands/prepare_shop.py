@@ -1,6 +1,6 @@
-"""`manage.py prepare_shop`: migrate, sample rows and the demo's admin user, in one process.
+"""`manage.py prepare_shop`: migrates, loads sample rows and creates the demo's admin user, in one process.
 
-Called by the shell script `prepare`, which creates the environment first. Running it again changes nothing.
+The shell script `prepare` calls it after creating the environment. A second run changes nothing.
 """
 
 from decimal import Decimal
@@ -43,7 +43,7 @@ class Command(BaseCommand):
         """Performs each missing step."""
         call_command("migrate", verbosity=0, interactive=False)
         with connection.cursor() as cursor:
-            # With WAL, workers can read while another one writes. The file stores the mode, so set it once.
+            # With WAL, workers can read while another one writes. The database file stores the mode.
             cursor.execute("PRAGMA journal_mode=WAL")
         with transaction.atomic():
             if not Product.objects.exists():
