@@ -20,6 +20,7 @@ VARIABLE = [
     (re.compile(r"( rgun\.\w+=(\"[^\"]*\"|\S*))+$", re.M), ""),
     (re.compile(r"\b(after|in) [\d.]+ ?(ms|µs|us|s)\b"), r"\1 TIME"),
     (re.compile(r"\b[\d.]+ ?(ms|µs)(?=\s|$)", re.M), "TIME"),
+    (re.compile(r"\[\d\d/[A-Z][a-z]{2}/\d{4}:[\d:]{8} [+-]\d{4}\]"), "[TIME]"),
     (re.compile(r"^\[\d+\] ", re.M), "[PID] "),
     (re.compile(r"(?<=CPython )3[\d.]+|(?<=/python)3\.\d+"), "3.X"),
 ]

@@ -44,11 +44,17 @@ pub(super) fn add_arguments(args: &[OsString], source: FlagSource<'_>, origin: &
             );
             continue;
         }
-        plan.set(
-            key,
-            absolute(key, setting.value, plan.directory().as_deref()),
-            &source.rename(&setting.origin),
-        );
+        let directory = plan.directory();
+        if let (None, Some(path)) = (&directory, relative_path(key, &setting.value)) {
+            plan.left_out(
+                origin,
+                &format!(
+                    "{key} = {path}: is relative to a directory that is not known here; write the full path"
+                ),
+            );
+            continue;
+        }
+        plan.set(key, absolute(key, setting.value, directory.as_deref()), &source.rename(&setting.origin));
     }
     plan.left_out.extend(warnings.iter().map(|warning| source.rename(warning)));
     for error in errors {
@@ -103,11 +109,19 @@ fn absolute(key: &'static str, value: Value, directory: Option<&str>) -> Value {
         };
         return Value::list(path.split(',').map(full));
     }
-    let is_path = [name::DIRECTORY, name::CERT, name::KEY, name::CLIENT_CA, name::LOG_CONFIG].contains(&key);
-    if is_path && !path.starts_with('/') {
-        return Value::text(
+    match relative_path(key, &value) {
+        Some(path) => Value::text(
             format!("{directory}/{}", path.trim_start_matches("./")).trim_end_matches("/.").to_owned(),
-        );
+        ),
+        None => value,
     }
-    value
+}
+
+/// Returns the value of a key for one path, if the path is relative.
+fn relative_path<'a>(key: &str, value: &'a Value) -> Option<&'a str> {
+    let is_path = [name::DIRECTORY, name::CERT, name::KEY, name::CLIENT_CA, name::LOG_CONFIG].contains(&key);
+    match value {
+        Value::Text(path) if is_path && !path.starts_with('/') => Some(path),
+        _ => None,
+    }
 }
