@@ -61,7 +61,7 @@ def test_disconnect_ends_an_abandoned_response(worker, cancel):
 
 
 def test_task_interrupted_in_server_code_ends_at_its_deadline(worker):
-    exchange = worker.submit("/is_interrupted")
+    exchange = worker.submit("/interrupts_the_server")
     worker.fetch("/ignore")
     worker.fetch("/ignore")
     worker.disconnect(exchange, cancel=True)

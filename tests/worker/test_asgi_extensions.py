@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from support.fake_channel import END, TO_THE_END
+from support.fake_channel import BODY, END, HINTS, RESPOND, TO_THE_END, TRAILERS
 
 APPLICATION = "asgi_cases"
 
@@ -54,7 +54,7 @@ def test_pathsend_of_an_empty_file_is_an_empty_body(worker, tmp_path):
 @pytest.mark.parametrize("path", ["/proc/version", SYSFS])
 def test_pathsend_of_a_pseudo_file_sends_until_its_end(worker, path):
     if not os.path.exists(path):
-        pytest.skip(f"SKIPPED: no {path} here")
+        pytest.skip(f"SKIPPED: this machine has no {path}")
     answer = worker.fetch(f"/path?,{path}")
     assert (answer.raised, answer.file, answer.fields) == ([], (0, TO_THE_END), [])
     size = os.stat(path).st_size
@@ -87,14 +87,14 @@ def test_pathsend_for_head_sends_no_file(worker):
 def test_early_hints_are_sent_before_the_head(worker):
     answer = worker.fetch("/hints")
     assert answer.hints == [[(b"link", b"</a.css>; rel=preload"), (b"link", b"</b.js>")]]
-    assert [kind for kind, _, _ in answer.frames] == [5, 1, 2]
+    assert [kind for kind, _, _ in answer.frames] == [HINTS, RESPOND, BODY]
 
 
 def test_trailers_end_the_response(worker):
     answer = worker.fetch("/trailers")
     assert (answer.body, answer.trailers) == (b"body", [(b"x-one", b"1"), (b"x-two", b"2")])
     assert [(kind, bool(flags & END)) for kind, flags, _ in answer.frames] == [
-        *((1, False), (6, True), (2, True))
+        *((RESPOND, False), (TRAILERS, True), (BODY, True))
     ]
 
 

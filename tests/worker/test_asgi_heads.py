@@ -1,4 +1,4 @@
-"""When the head of an ASGI response is sent: with a body that follows at once, otherwise before it."""
+"""When the head of an ASGI response is sent: with a body that follows at once, otherwise alone."""
 
 import subprocess
 

@@ -15,7 +15,7 @@ CONFIG, APP = 0, 1
 
 
 def outcome(worker):
-    """Waits for the report that ends the boot."""
+    """Returns the report that ends the boot: ready, failed or refused."""
     while True:
         report = decode(worker.socket.recv(100_000))
         if report[0] in ("ready", "failed", "refused"):

@@ -49,8 +49,8 @@ def test_exception_after_the_response_is_reported(worker):
     ("case", "summary"),
     [
         ("exits", "SystemExit: 3"),
-        ("exits_looking_at_its_caller", "SystemExit: left in exits_looking_at_its_caller"),
-        ("exits_showing_its_frame", "SystemExit: left in exits_showing_its_frame"),
+        ("exits_naming_its_caller", "SystemExit: left in exits_naming_its_caller"),
+        ("exits_naming_its_frame", "SystemExit: left in exits_naming_its_frame"),
         ("exits_with_a_proxy", "SystemExit: with a proxy"),
         ("cancels_itself", "CancelledError"),
     ],

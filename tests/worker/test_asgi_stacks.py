@@ -73,7 +73,7 @@ def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
 # ------------------------------------------------ a request's own tasks
 
 
-def waiting(worker, path, until="in innermost\n", times=1):
+def submit_and_wait(worker, path, until="in innermost\n", times=1):
     """Submits a request and waits until its tasks are waiting; returns the exchange's id."""
     exchange = worker.submit(path)
     worker.fetch("/ignore")
@@ -81,7 +81,7 @@ def waiting(worker, path, until="in innermost\n", times=1):
     return exchange
 
 
-def cancelled(worker, exchange):
+def cancel(worker, exchange):
     """Cancels an exchange at its deadline; returns the report."""
     worker.disconnect(exchange, cancel=True)
     report = worker.next_report("warning")[1]
@@ -95,28 +95,28 @@ def cancelled(worker, exchange):
 def test_stack_includes_the_awaited_tasks(worker, how):
     if how == "groups" and sys.version_info < (3, 11):
         pytest.skip("TaskGroup came with 3.11")
-    exchange = waiting(worker, "/" + how)
-    asked = worker.ask_stacks(exchange)
-    for stack in (asked, cancelled(worker, exchange)):
+    exchange = submit_and_wait(worker, "/" + how)
+    requested = worker.ask_stacks(exchange)
+    for stack in (requested, cancel(worker, exchange)):
         for part in (f"in {how}", "in child", "in innermost"):
             assert part in stack
         assert "<rgun>" not in stack
 
 
 def test_nested_and_circular_tasks_are_shown_once(worker):
-    report = cancelled(worker, waiting(worker, "/nests"))
+    report = cancel(worker, submit_and_wait(worker, "/nests"))
     assert [report.count(f"in {name}\n") for name in ("nests", "parent", "child", "innermost")] == [1] * 4
-    exchange = waiting(worker, "/circle", "in waits_for_each_other")
+    exchange = submit_and_wait(worker, "/circle", "in waits_for_each_other")
 
     def are_shown():
         stack = worker.ask_stacks(exchange)
         return (stack.count("it awaits task"), stack.count("in waits_for_each_other")) == (2, 2)
 
-    wait_until("both are shown, and once", are_shown)
-    cancelled(worker, exchange)
+    wait_until("each task is shown once", are_shown)
+    cancel(worker, exchange)
 
 
 def test_long_lists_of_tasks_are_truncated(worker):
-    report = cancelled(worker, waiting(worker, "/gathers_many", times=15))
+    report = cancel(worker, submit_and_wait(worker, "/gathers_many", times=15))
     assert report.count("in innermost\n") == 15
     assert report.endswith("it awaits more tasks\n")

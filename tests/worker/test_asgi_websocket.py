@@ -183,13 +183,13 @@ def test_receive_and_send_work_in_tasks(worker):
 
 
 def test_local_close_wakes_a_waiting_receive(worker):
-    answer = run_websocket(worker, "/closes_beside")
+    answer = run_websocket(worker, "/closes_while_receiving")
     assert (answer.closed, answer.raised) == ((4001, "enough"), [])
     assert recorded(worker) == [disconnect_event(4001, "enough")] * 2
 
 
 def test_messages_before_a_local_close_are_still_received(worker):
-    exchange = open_websocket(worker, "/closes_with_some_unread?unread")
+    exchange = open_websocket(worker, "/closes_with_unread_messages?unread")
     worker.message(exchange, "before")
     worker.message(exchange, "also before")
     worker.wait_claimed()
@@ -226,7 +226,7 @@ def test_text_that_is_not_utf8_is_a_protocol_error(fakes, python, frame):
 # ------------------------------------------------ credit for received messages
 
 
-def drained(worker, exchange, gate):
+def drain(worker, exchange, gate):
     """Ends a WebSocket whose application receives only when its gate opens."""
     worker.disconnect(exchange, code=1005)
 
@@ -251,7 +251,7 @@ def test_credit_grows_as_the_application_receives(worker):
             exchange, lambda answer, n=times: answer.credit >= WINDOW + n * STEP, "more credit is granted"
         )
         assert worker.responses[exchange].credit == WINDOW + times * STEP
-    drained(worker, exchange, "credit-16")
+    drain(worker, exchange, "credit-16")
 
 
 def test_empty_messages_use_credit(worker):
@@ -265,7 +265,7 @@ def test_empty_messages_use_credit(worker):
     worker.wait_for_response(
         exchange, lambda answer: answer.credit == WINDOW + STEP, "more credit is granted"
     )
-    drained(worker, exchange, gate)
+    drain(worker, exchange, gate)
 
 
 def test_credit_bounds_consecutive_large_messages(worker):
@@ -291,7 +291,7 @@ def test_credit_bounds_consecutive_large_messages(worker):
         lambda answer: answer.credit == whole + 60_000 + MESSAGE_COST + WINDOW,
         "credit for the next message",
     )
-    drained(worker, exchange, "pile-1")
+    drain(worker, exchange, "pile-1")
 
 
 # ------------------------------------------------ send
@@ -338,11 +338,11 @@ def test_slow_client_suspends_only_its_own_send(worker, size):
     try:
         exchange = handshake(worker, f"/flood?{size}-{count}")
 
-        def waiting():
+        def is_full():
             worker.collect()
             return sum(used for _, used, _ in worker.unacked) > RESPONSE_WINDOW
 
-        wait_until("the window is full", waiting)
+        wait_until("the window is full", is_full)
         assert recorded(worker)[0] < count - 5
         assert recorded(worker)[0] <= RESPONSE_WINDOW // (size + MESSAGE_COST) + 1
         n_frames = len(worker.responses[exchange].frames)
@@ -448,11 +448,11 @@ def test_websockets_may_use_every_slot(fake, python):
 def test_broadcast_creates_few_waiters(fake, python):
     n_sockets = 1000
     worker = spawn(fake, python, "asyncio", "websocket_cases:counting", concurrency=n_sockets + 1)
-    listening = [handshake(worker, "/listens") for _ in range(n_sockets)]
-    for exchange in listening:
+    joined = [handshake(worker, "/joins") for _ in range(n_sockets)]
+    for exchange in joined:
         worker.wait_for_response(exchange, lambda answer: answer.credit, "accepted")
     # The ring has room for about sixty messages.
-    n_waits = only_message(worker, "/speaks?4000")
-    for exchange in listening:
+    n_waits = only_message(worker, "/broadcasts?4000")
+    for exchange in joined:
         assert worker.responses[exchange].messages == [b"s" * 4000]
     assert n_sockets // 2 < n_waits < 3 * n_sockets

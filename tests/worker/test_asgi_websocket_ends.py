@@ -108,18 +108,20 @@ def test_disconnect_ends_a_suspended_send(worker, size):
     assert recorded(worker) == ["ClientDisconnected", True]
 
 
-@pytest.mark.parametrize("path", ["/raises_when_gone", "/raises_when_gone?group", "/sends_uncaught"])
+@pytest.mark.parametrize(
+    "path", ["/raises_after_disconnect", "/raises_after_disconnect?group", "/sends_uncaught"]
+)
 def test_disconnect_exceptions_are_not_reported(worker, path):
     answer = disconnect(worker, open_websocket(worker, path))
     assert (answer.raised, answer.closed, answer.frames[-1]) == ([], None, (BODY, END | DONE, 0))
 
 
 def test_other_exceptions_are_reported_after_a_disconnect(worker):
-    exchange = open_websocket(worker, "/raises_when_gone?other")
+    exchange = open_websocket(worker, "/raises_after_disconnect?other")
     assert failure_of(disconnect(worker, exchange)) == "ValueError: while cleaning up"
-    group = disconnect(worker, open_websocket(worker, "/raises_when_gone?mixed_group"))
+    group = disconnect(worker, open_websocket(worker, "/raises_after_disconnect?mixed_group"))
     assert "of tasks" in failure_of(group)
-    assert "WebSocketDisconnect" in failure_of(run_websocket(worker, "/raises_before_it_is_gone"))
+    assert "WebSocketDisconnect" in failure_of(run_websocket(worker, "/raises_before_disconnect"))
 
 
 # ------------------------------------------------ the end of the application

@@ -57,7 +57,7 @@ def test_unloadable_extension_is_reported(python, tmp_path):
 
 
 def test_bootstrap_uses_no_python_3_syntax():
-    # Also checked without an old interpreter: no Python 3-only syntax.
+    # Detects Python 3 syntax on machines that have no old interpreter.
     source = BOOTSTRAP.read_text()
     for modern in ('f"', "f'", ":=", "nonlocal ", "async ", "print(", " -> "):
         assert modern not in source

@@ -1,4 +1,4 @@
-"""Gunicorn's server hooks: the time of their calls, their arguments, and the effects of their failures."""
+"""Gunicorn's server hooks: when they are called, their arguments, and the effects of failures."""
 
 import os
 

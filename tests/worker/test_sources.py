@@ -20,7 +20,7 @@ def write(directory, **modules):
         (directory / f"{name}.py").write_text(text)
 
 
-def reported(worker):
+def next_sources(worker):
     """Returns the paths of the next report."""
     return worker.next_report("sources")[1]
 
@@ -33,7 +33,7 @@ def test_worker_reports_files_of_the_application(fake, tmp_path):
     assert sorted(paths) == [str(tmp_path / "helper.py"), str(tmp_path / "main.py")]
 
 
-def test_worker_reports_later_imports_when_asked(fake, tmp_path):
+def test_worker_reports_later_imports_on_request(fake, tmp_path):
     thread = "threading.Thread(target=__import__, args=['later'], daemon=True)"
     text = f"import threading\n{thread}.start()\napplication = print\n"
     write(
@@ -45,13 +45,13 @@ def test_worker_reports_later_imports_when_asked(fake, tmp_path):
     # Each open() waits for the other end: the thread imports `last` after Ready, and waits in it.
     with open(tmp_path / "begin", "w"), open(tmp_path / "imported"):
         worker.send(b"Q")
-        assert str(tmp_path / "last.py") in reported(worker)
+        assert str(tmp_path / "last.py") in next_sources(worker)
 
 
 def test_zygote_reports_for_its_workers(fake, tmp_path):
     write(tmp_path, main=APPLICATION, helper="")
     zygote = spawn(fake, tmp_path, zygote=True)
-    assert sorted(reported(zygote)) == [str(tmp_path / "helper.py"), str(tmp_path / "main.py")]
+    assert sorted(next_sources(zygote)) == [str(tmp_path / "helper.py"), str(tmp_path / "main.py")]
     zygote.wait_ready()
     write(tmp_path, later="")
     worker = fake.fork(zygote).wait_ready()
@@ -61,7 +61,7 @@ def test_zygote_reports_for_its_workers(fake, tmp_path):
 def test_failed_import_reports_files_loaded_before(fake, tmp_path):
     write(tmp_path, main="import helper, broken", helper="", broken="not python")
     worker = spawn(fake, tmp_path)
-    assert reported(worker) == [str(tmp_path / "helper.py")]
+    assert next_sources(worker) == [str(tmp_path / "helper.py")]
     assert worker.next_report("failed")[1] == 1
 
 
@@ -71,7 +71,7 @@ def test_link_is_reported_with_its_target(fake, tmp_path):
     write(shared, real="")
     write(tmp_path, main="import helper\napplication = print")
     (tmp_path / "helper.py").symlink_to(shared / "real.py")
-    paths = reported(spawn(fake, tmp_path, interface="wsgi"))
+    paths = next_sources(spawn(fake, tmp_path, interface="wsgi"))
     assert {str(tmp_path / "helper.py"), str(shared / "real.py")} <= set(paths)
 
 
@@ -81,7 +81,7 @@ def test_installed_packages_are_not_reported(fake, tmp_path):
     write(packages, installed="")
     write(tmp_path, main="import installed\napplication = print")
     worker = spawn(fake, tmp_path, interface="wsgi", path=[str(packages)])
-    assert reported(worker) == [str(tmp_path / "main.py")]
+    assert next_sources(worker) == [str(tmp_path / "main.py")]
 
 
 def test_template_directories_of_django_end_with_a_slash(fake, tmp_path):
@@ -92,10 +92,10 @@ def test_template_directories_of_django_end_with_a_slash(fake, tmp_path):
     (conf / "conf.py").write_text(f"class settings:\n    configured = True\n    TEMPLATES = {templates}\n")
     write(tmp_path, main="import django.conf\napplication = print")
     worker = spawn(fake, tmp_path, interface="wsgi", path=[str(tmp_path / "stand_in")])
-    assert f"{tmp_path}/pages/" in reported(worker)
+    assert f"{tmp_path}/pages/" in next_sources(worker)
 
 
-def test_nothing_is_reported_unless_asked_for(fake, tmp_path):
+def test_sources_are_not_reported_without_the_option(fake, tmp_path):
     write(tmp_path, main=APPLICATION, helper="")
     worker = fake.spawn("main", str(tmp_path)).wait_ready()
     assert worker.earlier_reports == [("booting", f"CPython {sys.version.split()[0]}")]

@@ -1,4 +1,4 @@
-"""Stacks: written by command under the GIL, and by signal without it."""
+"""Stack dumps: on command, which needs the GIL, and on a signal, which does not."""
 
 import os
 import struct
@@ -16,7 +16,7 @@ from support.waiting import wait_until
 WAITS_FOR_A_PIPE = ("pipe_read", "anon_pipe_read", "pipe_wait", "")
 
 
-def running(worker, exchange):
+def wait_until_running(worker, exchange):
     """Waits until an exchange runs and returns its slot."""
     found = []
 
@@ -49,7 +49,7 @@ def stacks_at_the_fifo(ask):
 
 def test_stacks_by_command_show_all_threads(watched, tmp_path):
     exchange = watched.submit(f"/wait?path={make_fifo(tmp_path, 'go')}")
-    thread = watched.slot(running(watched, exchange), SLOT_THREAD)
+    thread = watched.slot(wait_until_running(watched, exchange), SLOT_THREAD)
     text = stacks_at_the_fifo(watched.ask_stacks)
     (stack,) = [stack for stack in text.split("\n\n") if stack.startswith(f"Thread 0x{thread:016x} ")]
     assert "in wait_for_fifo" in stack
@@ -62,7 +62,7 @@ def test_stacks_by_command_show_all_threads(watched, tmp_path):
 
 def test_stacks_by_signal_show_all_threads(watched, tmp_path):
     exchange = watched.submit(f"/wait?path={make_fifo(tmp_path, 'go')}")
-    running(watched, exchange)
+    wait_until_running(watched, exchange)
     text = stacks_at_the_fifo(watched.signal_stacks)
     assert text.lower().count("thread 0x") == 3
     (tmp_path / "go").write_text("go")
@@ -71,11 +71,11 @@ def test_stacks_by_signal_show_all_threads(watched, tmp_path):
 
 def test_stack_of_one_exchange_has_its_source_lines_only(watched, tmp_path):
     first = watched.submit(f"/wait?path={make_fifo(tmp_path, 'first')}")
-    running(watched, first)
+    wait_until_running(watched, first)
     second = watched.submit(f"/wait?path={make_fifo(tmp_path, 'second')}")
-    running(watched, second)
+    wait_until_running(watched, second)
     text = stacks_at_the_fifo(lambda: watched.ask_stacks(first))
-    thread = watched.slot(running(watched, first), SLOT_THREAD)
+    thread = watched.slot(wait_until_running(watched, first), SLOT_THREAD)
     assert text.startswith(f"Thread 0x{thread:016x} (most recent call last):\n")
     assert text.count("Thread 0x") == 1
     assert "with open(path" in text
@@ -195,7 +195,7 @@ def test_worker_exits_when_its_daemon_dies_during_the_import(fake, project):
 
 def test_subprocesses_do_not_inherit_the_stacks_file(fake):
     worker = fake.spawn("watched", WORKER_APPS).wait_ready()
-    # The subprocess has 0, 1, 2, and 3 for the listing.
+    # The subprocess has 0, 1 and 2, and opens 3 to list the descriptors.
     assert worker.get("/child") == (200, b"[0, 1, 2, 3]")
 
 
@@ -234,7 +234,7 @@ def test_stack_signal_does_not_interrupt_system_calls(fake, project, tmp_path):
     exchange = worker.submit(f"/?{path}")
     wait_until("the application reads", lambda: "in read_as_libraries_do" in worker.signal_stacks())
     for _ in range(5):
-        # Repeated, because handling one signal must not make the next one interrupt the call.
+        # Sent repeatedly, because the first signal must not make the next one interrupt the call.
         wait_until("the read waits in the kernel", lambda: wchan(worker.pid) in WAITS_FOR_A_PIPE)
         assert "in read_as_libraries_do" in worker.signal_stacks()
     path.write_text("x")
@@ -276,7 +276,7 @@ def test_stacks_may_contain_any_unicode(fake, project):
     worker = fake.spawn("wide", directory).wait_ready()
     worker.threads = 1
     exchange = worker.submit(f"/?{directory}/go")
-    running(worker, exchange)
+    wait_until_running(worker, exchange)
     wait_until("the stack has the function's name", lambda: "wärter_é" in worker.ask_stacks(exchange))
     (directory / "go").touch()
     assert worker.result(exchange) == (200, b"ok")

@@ -90,7 +90,7 @@ async def returns_too_early(scope, receive, send):
 
 
 @case
-async def is_interrupted(scope, receive, send):
+async def interrupts_the_server(scope, receive, send):
     """Makes a profiler raise in the server's own frames, as a signal handler may."""
 
     def profile(frame, event, function):

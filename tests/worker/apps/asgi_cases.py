@@ -24,7 +24,7 @@ async def types(scope, receive, send):
 
 @case
 async def spoil(scope, receive, send):
-    """Returns what earlier requests have changed in the scope, then changes it."""
+    """Returns the changes of earlier requests to the scope, then changes the scope."""
     seen = [scope["asgi"].get("spoiled"), scope["extensions"].get("spoiled"), scope["state"].get("spoiled")]
     for name in ("asgi", "extensions", "state"):
         scope[name]["spoiled"] = True
@@ -57,7 +57,7 @@ async def spoil_extensions(scope, receive, send):
 
 @case
 async def keep_scope(scope, receive, send):
-    """Keeps what the query names, and returns what it has kept before."""
+    """Keeps the part of the scope that the query names; returns the request ids of earlier parts."""
     parts = {b"scope": scope, b"extensions": scope["extensions"], b"rgun": scope["extensions"]["rgun"]}
     kept = parts[scope["query_string"]]
     await send_json(send, [find_request_id(part) for part in KEPT])
@@ -233,8 +233,8 @@ async def timeout(scope, receive, send):
         except TimeoutError:
             pass
         async with asyncio.TaskGroup() as group:
-            made = [group.create_task(asyncio.sleep(0, number)) for number in range(3)]
-        assert [each.result() for each in made] == [0, 1, 2]
+            tasks = [group.create_task(asyncio.sleep(0, number)) for number in range(3)]
+        assert [each.result() for each in tasks] == [0, 1, 2]
     await send_json(send, "in time")
 
 

@@ -186,20 +186,20 @@ async def forks(scope, receive, send):
     await send_json(send, "parent")
 
 
-def leave_looking_at(caller=None):
-    """Exits with the name of the calling function, as scripts do."""
+def exit_naming(caller=None):
+    """Exits with the name of the calling function, or of the function of a frame."""
     caller = caller or sys._getframe(1)
     raise SystemExit(f"left in {caller.f_code.co_name}")
 
 
 @case
-async def exits_looking_at_its_caller(scope, receive, send):
-    leave_looking_at()
+async def exits_naming_its_caller(scope, receive, send):
+    exit_naming()
 
 
 @case
-async def exits_showing_its_frame(scope, receive, send):
-    leave_looking_at(sys._getframe())
+async def exits_naming_its_frame(scope, receive, send):
+    exit_naming(sys._getframe())
 
 
 class Proxy:

@@ -1,4 +1,4 @@
-"""Stack cases: requests that await tasks, each in another way."""
+"""Stack cases: requests that await tasks, each in a different way."""
 
 import asyncio
 

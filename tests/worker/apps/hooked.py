@@ -7,10 +7,11 @@ import sys
 import threading
 
 
-def write_down(name, worker, server=None):
+def record_call(name, worker, server=None):
     """Appends a line of JSON to the file that EVENTS names."""
     record = {
         "hook": name,
+        # The process that runs the hook.
         "in": os.getpid(),
         "pid": worker.pid,
         "age": worker.age,
@@ -39,7 +40,7 @@ def post_fork(server, worker):
     """Called before the import."""
     worker.kept = "kept"
     server.log.info("hello from post_fork of %s", worker.pid)
-    write_down("post_fork", worker, server)
+    record_call("post_fork", worker, server)
 
 
 class Configuration:
@@ -49,17 +50,17 @@ class Configuration:
     def post_worker_init(worker):
         """Called after the import."""
         worker.log.warning("%r can serve", worker)
-        write_down("post_worker_init", worker)
+        record_call("post_worker_init", worker)
 
 
 def worker_exit(server, worker):
     """Called at the worker's exit."""
-    write_down("worker_exit", worker, server)
+    record_call("worker_exit", worker, server)
 
 
 def child_exit(server, worker):
     """Called for the exit of another worker."""
-    write_down("child_exit", worker, server)
+    record_call("child_exit", worker, server)
 
 
 def exits(*_):

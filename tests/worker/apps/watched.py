@@ -16,7 +16,7 @@ libc = ctypes.CDLL(None)
 os.register_at_fork(after_in_child=lambda: FORKS.append("python"))
 libc.srand(1)
 if hasattr(libc, "__register_atfork"):
-    # The handler for pthread_atfork(3): the child draws one number.
+    # As by pthread_atfork(3): each forked child draws one number.
     libc.__register_atfork(None, None, libc.rand, None)
 
 

@@ -23,7 +23,7 @@ async def application(scope, receive, send):
         return await asgi_registry.application(scope, receive, send)
     handler = CASES.get(scope["path"].rpartition("/root")[2] or scope["path"], CASES["/scope"])
     awaitable = handler(scope, receive, send)
-    # See `frugal`.
+    # Keeps no reference to the scope, so that `frugal` can free it.
     del scope, receive, send
     return await awaitable
 
@@ -48,7 +48,7 @@ async def scope(scope, receive, send):
 
 @case
 async def spoil(scope, receive, send):
-    """Sends what earlier WebSockets have changed in the scope, then changes it."""
+    """Sends the changes of earlier WebSockets to the scope, then changes the scope."""
     await accept(receive, send)
     seen = [scope[name].get("spoiled") for name in ("asgi", "extensions", "state")]
     for name in ("asgi", "extensions", "state"):
@@ -136,7 +136,7 @@ async def in_tasks(scope, receive, send):
 
 
 @case
-async def closes_beside(scope, receive, send):
+async def closes_while_receiving(scope, receive, send):
     """Closes while another task waits for messages."""
     await accept(receive, send)
     waiting = asyncio.create_task(receive())
@@ -146,7 +146,7 @@ async def closes_beside(scope, receive, send):
 
 
 @case
-async def closes_with_some_unread(scope, receive, send):
+async def closes_with_unread_messages(scope, receive, send):
     await accept(receive, send)
     await gate(scope).wait()
     await send({"type": "websocket.close"})
@@ -291,7 +291,7 @@ async def large(scope, receive, send):
 
 @case
 async def flood(scope, receive, send):
-    """Sends messages, `?SIZE-COUNT`, and records how many."""
+    """Sends messages, `?SIZE-COUNT`, and records the number that have been sent."""
     await accept(receive, send)
     size, count = map(int, scope["query_string"].split(b"-"))
     message = {"type": "websocket.send", "bytes": b"f" * size}
@@ -349,7 +349,7 @@ class WebSocketDisconnect(Exception):
 
 
 def group_of(*exceptions):
-    """Makes an exception group, before Python 3.11 one like those of libraries."""
+    """Makes an exception group; before Python 3.11, an exception like those of libraries."""
     if sys.version_info >= (3, 11):
         return ExceptionGroup("of tasks", exceptions)  # noqa: F821 (there since 3.11)
     group = Exception("of tasks")
@@ -358,7 +358,7 @@ def group_of(*exceptions):
 
 
 @case
-async def raises_when_gone(scope, receive, send):
+async def raises_after_disconnect(scope, receive, send):
     await accept(receive, send)
     await receive()
     error = ValueError("while cleaning up")
@@ -372,7 +372,7 @@ async def raises_when_gone(scope, receive, send):
 
 
 @case
-async def raises_before_it_is_gone(scope, receive, send):
+async def raises_before_disconnect(scope, receive, send):
     await accept(receive, send)
     raise WebSocketDisconnect
 
@@ -390,8 +390,8 @@ SENDS = []
 
 
 @case
-async def listens(scope, receive, send):
-    """Lets `speaks` send to this WebSocket."""
+async def joins(scope, receive, send):
+    """Lets `broadcasts` send to this WebSocket."""
     await accept(receive, send)
     SENDS.append(send)
     while (await receive())["type"] != "websocket.disconnect":
@@ -399,8 +399,8 @@ async def listens(scope, receive, send):
 
 
 @case
-async def speaks(scope, receive, send):
-    """Sends `?SIZE` bytes to all listeners; responds with the number of Futures made for that."""
+async def broadcasts(scope, receive, send):
+    """Sends `?SIZE` bytes to all joined WebSockets; responds with the number of Futures created."""
     await accept(receive, send)
     loop, n_made = asyncio.get_running_loop(), COUNTED[0]
     message = {"type": "websocket.send", "bytes": b"s" * int(scope["query_string"])}
@@ -412,7 +412,7 @@ COUNTED = [0]
 
 
 async def counting(scope, receive, send):
-    """The application, which counts the Futures that its loop makes."""
+    """Wraps the application and counts the Futures that its loop creates."""
     if scope["type"] == "lifespan":
         loop = asyncio.get_running_loop()
         create_future = loop.create_future
