@@ -1,4 +1,4 @@
-"""Data of several tests: a multipart form with a text field and a file, and applications' sources."""
+"""Data of several tests: a multipart form with a text and a file, and applications' sources."""
 
 from support.paths import COMPAT_APPS
 

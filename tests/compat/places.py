@@ -49,7 +49,7 @@ class Place:
         return done.returncode, done.stdout
 
     def refused(self, text, *flags):
-        """Starts rgun with this gunicorn.conf.py; returns its output. The start must fail with status 78."""
+        """Starts rgun with this gunicorn.conf.py, which must fail with 78; returns the output."""
         self.write("gunicorn.conf.py", text)
         status, output = self.run("site_wsgi", "--python", self.python, "-c", "gunicorn.conf.py", *flags)
         assert status == 78, output

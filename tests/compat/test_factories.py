@@ -3,7 +3,7 @@
 import pytest
 from support.daemon import run_check
 
-# The target, and the interface that is detected.
+# The factories in FACTORIES_SOURCE, with the interface of the application that each returns.
 FACTORIES = {
     "plain": "Wsgi",
     "with_defaults": "Asgi",

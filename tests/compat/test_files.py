@@ -9,7 +9,7 @@ from support.paths import WORKER_APPS
 from support.records import hello_events
 from support.waiting import wait_until
 
-# Objects whose read() returns the bytes of their descriptor: the daemon sends the file with its length.
+# Objects whose read() returns the bytes of their descriptor: the daemon sends the file.
 BY_DESCRIPTOR = [
     *("plain", "unbuffered", "read_only", "from_its_position", "written_but_not_flushed", "own_close"),
     *("named_temporary", "django_file", "django_file_over_named_temporary"),

@@ -11,7 +11,7 @@ from support.waiting import DEADLINE
 
 
 def read_until(descriptor, text):
-    """Returns the terminal's output until `text` appears or every program has closed the terminal."""
+    """Returns the terminal's output until `text` appears or all programs have closed it."""
     shown = b""
     while text not in shown:
         try:

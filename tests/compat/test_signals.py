@@ -182,7 +182,7 @@ def test_sigterm_to_all_during_the_first_boot_exits_zero(start, tmp_path):
     assert server.process.wait(20) == 0
 
 
-def test_signal_handler_of_the_application_replaces_the_workers(start):
+def test_application_may_override_the_sigterm_handler(start):
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1"), {"HANDLER": "own"}).wait_ready()
     pid = server.get("/who").json()["pid"]
     os.kill(pid, signal.SIGTERM)
@@ -191,7 +191,7 @@ def test_signal_handler_of_the_application_replaces_the_workers(start):
     assert "received SIGTERM" not in server.log()
 
 
-def test_signal_handler_of_the_application_may_call_the_workers(start):
+def test_application_may_chain_the_sigterm_handler(start):
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1"), {"HANDLER": "chained"}).wait_ready()
     pid = server.get("/who").json()["pid"]
     os.kill(pid, signal.SIGTERM)
@@ -234,7 +234,7 @@ def test_forked_children_have_default_signal_handling(shared_server):
 
 @pytest.fixture
 def odd_start(monkeypatch):
-    """Starts daemons with signals ignored or blocked, as nohup does, and a low limit of open files."""
+    """Starts daemons with signals ignored or blocked, as by nohup, and a low limit of files."""
 
     def popen(arguments, **more):
         def prepare():

@@ -38,7 +38,7 @@ def openssl(place, *arguments):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A directory with the application, and certificates of the server, a client and the client's CA."""
+    """A directory with the application, and certificates of server, client and the client's CA."""
     place = tmp_path_factory.mktemp("tls")
     (place / "app.py").write_text(APPLICATION)
     (place / "client.ext").write_text("extendedKeyUsage=clientAuth\n")

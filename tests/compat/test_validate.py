@@ -42,6 +42,6 @@ def test_conforming_case_passes_the_validator_for_head(validated, case):
 
 
 def test_nonconforming_case_is_caught_by_the_validator(validated):
-    """The validator detects a nonconforming case, so it is active."""
+    """Shows that the validator is active."""
     assert validated.get("/result/not-bytes").status == 500
     validated.wait_for_log("AssertionError")

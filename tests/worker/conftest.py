@@ -1,4 +1,4 @@
-"""Fixtures of the worker tier: the extension alone, with a fake daemon at the other end of its channel."""
+"""Fixtures of the worker tier: the extension with a fake daemon at the other end of the channel."""
 
 import pytest
 from support.asgi_exchanges import spawn

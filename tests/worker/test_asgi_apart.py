@@ -11,7 +11,7 @@ def test_requests_have_separate_contexts(worker):
     other = worker.submit("/keeps_a_secret?secret")
     json_of(worker.fetch("/ignore"))
     open_gate(worker, "secret")
-    # The first request blocks the loop until this one has arrived, so that the same tick starts both.
+    # The first request blocks the loop until the second has arrived, so that both run in one tick.
     exchange = worker.submit("/looks_for_secrets")
     assert json_of(worker.wait_done(other)) == "a secret"
     assert json_of(worker.wait_done(exchange)) == "unset"

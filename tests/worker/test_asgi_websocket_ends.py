@@ -1,4 +1,4 @@
-"""The ends of ASGI WebSockets: misuse, disconnects, applications that return or raise, deadlines."""
+"""How ASGI WebSockets end: misuse, disconnects, returns, exceptions, deadlines."""
 
 import pytest
 from support.asgi_exchanges import (

@@ -1,4 +1,4 @@
-"""The ASGI extension `http.response.zerocopysend`: parts of open files as the body or as parts of it."""
+"""The ASGI extension `http.response.zerocopysend`: open files as the body or parts of the body."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The bootstrap: interpreters it refuses, the extension it loads, and the report of a failed boot."""
+"""The bootstrap: interpreters that it refuses, its extension, and the report of a failed boot."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from support.paths import BOOTSTRAP, daemon_binary, extension
 
 
 def bootstrap(python, *arguments):
-    """Runs the bootstrap alone; returns exit status, stderr, and its message on the control socket."""
+    """Runs the bootstrap alone; returns exit status, stderr and the message on the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, tempfile.TemporaryFile() as errors:
         child = os.posix_spawn(

@@ -200,8 +200,8 @@ def test_subprocesses_do_not_inherit_the_stacks_file(fake):
 
 
 def test_worker_survives_a_hundred_stack_signals_under_load(fake):
-    # Only with one thread: faulthandler walks the frames of running threads, which is not safe. The daemon
-    # signals only after a command got no reply, and replaces the worker afterwards.
+    # Only with one thread: faulthandler walks the frames of running threads, which is not safe. The
+    # daemon signals only after a command got no reply, and replaces the worker afterwards.
     worker = fake.spawn("watched", WORKER_APPS).wait_ready()
     for _ in range(100):
         exchange = worker.submit("/who")
@@ -234,7 +234,7 @@ def test_stack_signal_does_not_interrupt_system_calls(fake, project, tmp_path):
     exchange = worker.submit(f"/?{path}")
     wait_until("the application reads", lambda: "in read_as_libraries_do" in worker.signal_stacks())
     for _ in range(5):
-        # Sent repeatedly, because the first signal must not make the next one interrupt the call.
+        # Sent five times, because the first signal must not make the next one interrupt the call.
         wait_until("the read waits in the kernel", lambda: wchan(worker.pid) in WAITS_FOR_A_PIPE)
         assert "in read_as_libraries_do" in worker.signal_stacks()
     path.write_text("x")

@@ -1,4 +1,4 @@
-"""Tests that the cases do what their docstrings say, in process. tests/compat runs the cases on a server."""
+"""The cases in process: each does what its docstring says. tests/compat runs them on a server."""
 
 import io
 import json

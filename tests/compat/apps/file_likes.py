@@ -1,4 +1,4 @@
-"""File-like objects: `/NAME` sends one by wsgi.file_wrapper, `/NAME?read` by calls of its read()."""
+"""File-like objects: `/NAME` sends one by wsgi.file_wrapper, `/NAME?read` by its read()."""
 
 # ruff: noqa: SIM115 (the server closes them)
 

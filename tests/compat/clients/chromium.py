@@ -124,7 +124,7 @@ class Page:
         self.follow(lambda: self.call("Page.navigate", url=url))
 
     def follow(self, action):
-        """Performs an action that opens another document, and waits until the document is loaded."""
+        """Performs an action that opens another document; waits until the document is loaded."""
         self.evaluate("window.isLeft = true")
         action()
         # While the document changes, an evaluation can fail.

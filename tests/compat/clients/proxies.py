@@ -54,7 +54,7 @@ CADDY = "{{\n\tadmin off\n\tauto_https off\n}}\n{example}"
 
 
 def adapted(name, *pairs):
-    """Returns an example with each pair's first string, which must occur, replaced by the second."""
+    """Returns an example with the first string of each pair, which must occur, replaced."""
     text = (EXAMPLES / name).read_text()
     for old, new in pairs:
         assert old in text, f"{name} has no {old!r}"
@@ -63,7 +63,7 @@ def adapted(name, *pairs):
 
 
 def program(name):
-    """Returns the path of a program, also from directories that only root has on PATH, or skips the test."""
+    """Returns the path of a program, also from root's directories, or skips the test."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if path is None:
         pytest.skip(f"there is no {name}: tests/run as root installs it")

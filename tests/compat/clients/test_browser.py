@@ -1,4 +1,4 @@
-"""Headless Chromium opens a page that posts its findings, over HTTP/1.1 and over HTTPS with HTTP/2."""
+"""Headless Chromium opens a page that posts its findings, over HTTP/1.1 and over HTTP/2."""
 
 import time
 

@@ -59,8 +59,8 @@ def test_wsgi_receives_large_bodies_with_their_length(start):
         assert facts["length"] == len(body)
         assert facts["content_length"] == str(len(body))
         assert facts["digest"] == hashlib.sha256(body).hexdigest()
-        # A WSGI application can take over only a whole connection, so the daemon refuses a CONNECT for
-        # a WebSocket with PROTOCOL_ERROR.
+        # A WSGI application can take over only a whole connection, so the daemon refuses a CONNECT
+        # for a WebSocket with PROTOCOL_ERROR.
         assert StreamWebSocket(connection, "/").stream.reset == 1
 
 

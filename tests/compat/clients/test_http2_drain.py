@@ -1,4 +1,4 @@
-"""HTTP/2 while the daemon drains: each request is served, or a GOAWAY says that it is safe to repeat.
+"""HTTP/2 while the daemon drains: each request is served, or GOAWAY makes it safe to repeat.
 
 The daemon sends two GOAWAY frames (RFC 9113 §6.8).
 """
@@ -56,7 +56,7 @@ def body_of(frames, stream):
 
 
 def test_goaway_follows_the_end_of_a_short_response(server):
-    """Even a client that gives up its requests at a GOAWAY, as httpx does, gets the response whole."""
+    """Even a client that gives up at a GOAWAY, as httpx does, gets the response whole."""
     with begin_download(server, 2) as client:
         server.terminate()
         server.wait_for_log("stopping")
@@ -104,8 +104,8 @@ def test_requests_that_race_with_goaway_are_served_or_ignored(server):
         client.send(settings((INITIAL_WINDOW_SIZE, BLOCK_BYTES)))
         client.send(frame(Kind.WINDOW_UPDATE, 0, 0, BLOCK_BYTES.to_bytes(4, "big")))
         rest = client.read_to_end()
-        # Requests that the daemon reads together with the acknowledgement may be served too: h2 sends
-        # the GOAWAY after them.
+        # Requests that the daemon reads together with the acknowledgement may be served too: h2
+        # sends the GOAWAY after them.
         (second,) = [part for part in rest if part.kind == Kind.GOAWAY]
         assert second.last_stream >= 19
         served = [part.stream for part in rest if part.kind == Kind.HEADERS]

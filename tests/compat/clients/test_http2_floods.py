@@ -58,7 +58,7 @@ class Attacker:
             while sent < max_bytes:
                 self.socket.sendall(frames)
                 sent += len(frames)
-            # Ends a connection that the daemon has not ended, because error_code() reads to the end.
+            # Ends a connection that the daemon has not ended: error_code() reads to the end.
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass
@@ -132,7 +132,7 @@ def test_flood_of_priority_ends_the_connection(server):
 
 
 def test_rapid_reset_ends_the_connection(server):
-    """CVE-2023-44487: cancels each request at once, so that no limit of open requests is reached."""
+    """CVE-2023-44487: cancels each request at once, so that few requests are open."""
     with Http2Connection(server.tcp_address) as connection:
         before = connection.get("/counts").json()["begun"]
     attacker, encoder, sent = Attacker(server), Encoder(), 0
@@ -165,7 +165,7 @@ def test_resets_after_dispatch_end_the_connection(server):
 
 
 def send_ping(connection):
-    """Sends a PING; returns a condition that holds once the daemon has handled all frames up to it."""
+    """Sends a PING; returns a condition that holds once the daemon has answered it."""
     answered = []
     receive = connection.handle
 
@@ -297,7 +297,7 @@ def test_zero_window_does_not_hold_a_response_forever(start):
 
 
 def is_quiet(connection):
-    """Returns whether no other request runs than that of this call."""
+    """Returns whether the request of this call is the only one that runs."""
     counts = connection.get("/counts").json()
     return counts["begun"] == counts["ended"] + 1
 

@@ -13,8 +13,8 @@ def server(start):
     return start("streams:application")
 
 
-# `pseudo` replaces or removes pseudo-header fields. `outcome` is the status, or the scope of the error;
-# a tuple allows several.
+# `pseudo` replaces or removes pseudo-header fields. `outcome` is the status, or the scope of the
+# error; a tuple allows several.
 @pytest.mark.parametrize(
     ("what", "pseudo", "fields", "outcome"),
     [
@@ -70,7 +70,7 @@ def server(start):
     ],
 )
 def test_head_is_served_refused_or_reset(server, what, pseudo, fields, outcome):
-    """A refused request gets an error status, or its stream or connection ends; it is never served."""
+    """A refused request gets an error status, or its stream or connection ends."""
     head = {":method": "GET", ":scheme": "http", ":authority": "test", ":path": "/scope"} | pseudo
     head = [(name, value) for name, value in head.items() if value is not None]
     with Http2Connection(server.tcp_address) as connection:

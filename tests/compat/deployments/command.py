@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 
-# Matches a server's name on a command line, which becomes `rgun`. Only `rgun migrate` replaces uWSGI.
+# Matches the server's name on a command line. uWSGI is left to `rgun migrate`.
 SERVER = re.compile(
     r"(?<![\w./-])(?:\S*(?i:python)\S* -m )?(?P<place>(?:[\w.$~{}-]*/)*)(?:gunicorn|uvicorn)(?=$|[\s\"',])",
     re.M,

@@ -33,7 +33,7 @@ KEYS = {"start", "app", "port", "socket", "https", "venv", "rgun", "in", "env", 
 
 
 class Deployment:
-    """A deployment as its file describes it, with the paths and the port of the original machine."""
+    """A deployment as its file describes it, with the original paths and port."""
 
     def __init__(self, path):
         self.path = pathlib.Path(path)

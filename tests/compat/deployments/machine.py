@@ -65,7 +65,7 @@ async def stand_in(scope, receive, send):
 """
 # Lets Python see two processors, so that every test machine starts the same number of workers.
 TWO_PROCESSORS = "import os; os.cpu_count = lambda: 2\n"
-# The paths that are rewritten to lie below the root, besides the directories of a deployment's files.
+# Paths that are moved below the root, besides the top directories of a deployment's files.
 MOVED = {
     "app",
     "certs",
@@ -158,7 +158,7 @@ class Machine:
             self.at(directory).mkdir(parents=True, exist_ok=True)
 
     def make_environment(self, prefix):
-        """Writes the files of a virtual environment without pip, which is faster than the module venv."""
+        """Writes the files of a virtual environment without pip, faster than the module venv."""
         base = pathlib.Path(os.path.realpath(sys.executable))
         packages = prefix / "lib" / PYTHON_VERSION / "site-packages"
         packages.mkdir(parents=True, exist_ok=True)
@@ -220,7 +220,7 @@ class Machine:
             env.update(line.split("=", 1) for line in pathlib.Path(name).read_text().split())
         for name, value in found.env.items():
             env[name] = value.replace("$PATH", path)
-        # Also if the deployment sets PATH: systemd finds rgun anyway, and an image has rgun beside sh.
+        # Even if the deployment sets PATH: systemd finds rgun anyway, images have rgun beside sh.
         env["PATH"] += f":{self.at('/usr/bin')}"
         return env
 
@@ -235,7 +235,7 @@ class Machine:
         descriptors = [listener.fileno() for listener in listeners]
 
         def pass_sockets():
-            # First to high numbers, so that no dup2() below overwrites a socket that is still needed.
+            # First to high numbers, so that no dup2() below overwrites another socket.
             high = [
                 os.dup2(descriptor, 200 + idx, inheritable=False)
                 for idx, descriptor in enumerate(descriptors)

@@ -24,8 +24,8 @@ VARIABLE = [
     (re.compile(r"^\[\d+\] ", re.M), "[PID] "),
     (re.compile(r"(?<=CPython )3[\d.]+|(?<=/python)3\.\d+"), "3.X"),
 ]
-# Lines that are left out: the order of the first two depends on which worker is ready first, and the
-# last on the machine's cgroups.
+# Lines that are left out: the order of the first two depends on which worker is ready first, and
+# the last one on the machine's cgroups.
 LEFT_OUT = re.compile(r"^INFO (worker \d+ is ready|stopp)|no memory controller")
 
 
@@ -76,7 +76,7 @@ class Run:
         return response.status, response.json()
 
     def stop(self):
-        """Stops the daemon, a child of the command or the command; returns the command's exit status."""
+        """Stops the daemon, which the command may run as a child; returns the exit status."""
         try:
             if not self.has_ended():
                 os.kill(daemon_of(self.process.pid), signal.SIGTERM)

@@ -95,7 +95,7 @@ def migrate(machine):
 
 
 def serve_migrated(machine, response):
-    """Serves with the migrated configuration; returns the transcript, with the response if it differs."""
+    """Serves with the migrated configuration; returns the transcript."""
     configuration = machine.at(DIRECTORY) / "rgun.toml"
     drop_in = machine.at(DIRECTORY) / "rgun.service.d/migrated.conf"
     found = unit(drop_in.read_text() if drop_in.exists() else "")

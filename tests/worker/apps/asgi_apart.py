@@ -70,7 +70,7 @@ async def gives_up_sending(scope, receive, send):
 
 @case
 async def forks_and_awaits(scope, receive, send):
-    """Forks a child that continues to await on its parent's loop, while the parent waits for the child."""
+    """Forks a child that awaits on its parent's loop, while the parent waits for the child."""
     waiting = asyncio.get_running_loop().create_future()
     pid = os.fork()
     if pid == 0:

@@ -34,7 +34,7 @@ async def spoil(scope, receive, send):
 
 @case
 async def spoil_extensions(scope, receive, send):
-    """Returns the extensions, after it has changed them in the way that the query names."""
+    """Returns the scope's `asgi` and extensions as received; changes them as the query says."""
     extensions = scope["extensions"]
     seen = json.dumps([scope["asgi"], extensions])
     own, change = extensions["rgun"], scope["query_string"]
@@ -57,7 +57,7 @@ async def spoil_extensions(scope, receive, send):
 
 @case
 async def keep_scope(scope, receive, send):
-    """Keeps the part of the scope that the query names; returns the request ids of earlier parts."""
+    """Keeps the part of the scope that the query names; returns the ids of earlier parts."""
     parts = {b"scope": scope, b"extensions": scope["extensions"], b"rgun": scope["extensions"]["rgun"]}
     kept = parts[scope["query_string"]]
     await send_json(send, [find_request_id(part) for part in KEPT])

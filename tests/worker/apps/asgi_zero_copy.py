@@ -11,7 +11,7 @@ __all__ = ["application"]
 
 @case
 async def parts(scope, receive, send):
-    """Sends the parts of a plan, bytes (`body`) or ranges of its file, and records the file's positions.
+    """Sends the parts of a plan, strings (`body`) or ranges of a file; records the file's positions.
 
     The file is closed as soon as the last `send()` has returned.
     """

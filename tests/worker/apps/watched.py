@@ -81,7 +81,7 @@ def do_sleep(environ, seconds):
 
 
 def do_hold_gil_elsewhere(environ, seconds):
-    """Holds the GIL in C on another thread, out of reach of signals, which go to the main thread."""
+    """Holds the GIL in C on another thread; signals interrupt only the main thread."""
     threading.Thread(target=hold_gil, args=(float(seconds),), name="holder").start()
     return True
 

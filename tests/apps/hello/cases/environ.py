@@ -18,7 +18,7 @@ def index(environ, start_response):
 
 @case("events")
 def events(environ, start_response):
-    """The events of this process as JSON, or those of `?id=`; `?clear=1` then deletes all events."""
+    """The events of this process, or those of `?id=`, as JSON; `?clear=1` then deletes all."""
     wanted = query(environ, "id", "")
     with events_lock:
         found = [entry for entry in EVENTS if not wanted or entry["id"] == wanted]
@@ -41,7 +41,7 @@ def show_environ(environ, start_response):
 
 @case("environ/writable")
 def writable_environ(environ, start_response):
-    """Changes the environ, as middleware may; later requests must not see that (`seen` is false)."""
+    """Changes the environ, as middleware may; later requests must not see it: `seen` is false."""
     seen = "cases.mark" in environ
     environ["cases.mark"] = "here"
     environ["REQUEST_METHOD"] = environ["REQUEST_METHOD"].lower()

@@ -116,7 +116,7 @@ def segfault(environ, start_response):
 
 @case("kill")
 def kill(environ, start_response):
-    """Sends `?signal=` (default KILL) to the worker itself, then waits for it."""
+    """Sends `?signal=` (default KILL) to its own process, then sleeps `?wait=` seconds."""
     os.kill(os.getpid(), signal.Signals["SIG" + query(environ, "signal", "KILL")])
     time.sleep(query(environ, "wait", 1.0))
     return answer(start_response, b"survived\n")

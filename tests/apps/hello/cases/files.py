@@ -66,7 +66,7 @@ def numbered(size):
 
 @case("file")
 def file(environ, start_response):
-    """A file of `?size=` bytes by wsgi.file_wrapper with Content-Length; close() once, at the end."""
+    """A file of `?size=` bytes by file_wrapper with Content-Length; close() once, at the end."""
     size = query(environ, "size", MIB)
     start_response("200 OK", [BYTES, ("Content-Length", str(size))])
     return environ["wsgi.file_wrapper"](RecordingFile(environ, temporary(numbered(size))), 8192)

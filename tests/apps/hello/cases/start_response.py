@@ -18,7 +18,7 @@ def exc_info_before(environ, start_response):
 
 @case("exc-info/after")
 def exc_info_after(environ, start_response):
-    """start_response with exc_info after a chunk: raises that exception, and the body is cut off."""
+    """start_response with exc_info after a chunk: raises that exception and cuts the body."""
     start_response("200 OK", [TEXT])
 
     def body():

@@ -1,4 +1,4 @@
-"""The shop's tables: categories, their products, and what visitors uploaded."""
+"""The shop's tables: categories, their products, and visitors' uploads."""
 
 from django.db import models
 from django.urls import reverse

@@ -153,7 +153,7 @@ def sample_file(mib):
     path = folder / f"{mib}.bin"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        # Renamed into place, because two workers may create the file at once, and neither may serve half.
+        # Renamed into place: two workers may create the file at once, and neither may serve half.
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
             for block in range(mib):
                 file.write(random.Random(block).randbytes(MIB))
@@ -178,7 +178,7 @@ def pieces(count, delay, size):
 
 
 async def async_pieces(count, delay, size):
-    """Does the same for ASGI: Django >= 4.2 would collect a plain generator before it sends anything."""
+    """Does the same for ASGI: Django >= 4.2 would collect a plain generator before sending."""
     for index in range(count):
         if index and delay:
             await asyncio.sleep(delay)

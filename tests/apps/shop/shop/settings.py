@@ -55,7 +55,7 @@ INSTALLED_APPS = [
     "catalog",
 ]
 
-# The list that `django-admin startproject` writes. A shorter one would make every server look faster.
+# The list of `django-admin startproject`. A shorter one would make every server look faster.
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -93,7 +93,7 @@ def after_last_chunk(environ, start_response):
 
 @case
 def slow_close(environ, start_response):
-    """Returns a body whose close() waits until `?path=` exists, after the client has its response."""
+    """Returns a body whose close() waits until `?path=` exists. The client need not wait."""
 
     class Body:
         def __iter__(self):

@@ -1,4 +1,4 @@
-"""WSGI applications that take over the connection, with flask-sock, simple-websocket or no library."""
+"""WSGI applications that take over the connection by flask-sock, simple-websocket or hand."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""`manage.py prepare_shop`: migrates, loads sample rows and creates the demo's admin user, in one process.
+"""`manage.py prepare_shop`: migrates, loads sample rows and creates the demo's admin user.
 
 The shell script `prepare` calls it after creating the environment. A second run changes nothing.
 """
@@ -43,7 +43,7 @@ class Command(BaseCommand):
         """Performs each missing step."""
         call_command("migrate", verbosity=0, interactive=False)
         with connection.cursor() as cursor:
-            # With WAL, workers can read while another one writes. The database file stores the mode.
+            # With WAL, workers can read while one writes. The database file stores the mode.
             cursor.execute("PRAGMA journal_mode=WAL")
         with transaction.atomic():
             if not Product.objects.exists():
