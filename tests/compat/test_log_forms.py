@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 
 from support.paths import HELLO, daemon_binary
@@ -14,6 +15,7 @@ def read_until(descriptor, text):
     """Returns the terminal's output until `text` appears or all programs have closed it."""
     shown = b""
     while text not in shown:
+        assert select.select([descriptor], [], [], DEADLINE)[0], f"no {text!r} in {shown!r}"
         try:
             shown += os.read(descriptor, 65536)
         except OSError:  # EIO: no process has the terminal open
@@ -22,7 +24,7 @@ def read_until(descriptor, text):
 
 
 def log_on_terminal(python, tmp_path, **variables):
-    """Starts a daemon on a terminal; returns its output until its worker is ready."""
+    """Starts a daemon on a terminal; returns its output until the worker is ready."""
     descriptor, terminal = pty.openpty()
     flags = ("--chdir", HELLO, "--python", python, "--bind", f"unix:{tmp_path}/s.sock")
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
@@ -35,7 +37,7 @@ def log_on_terminal(python, tmp_path, **variables):
     )
     os.close(terminal)
     try:
-        return read_until(descriptor, b"is ready").decode()
+        return read_until(descriptor, b"reloads)").decode()
     finally:
         process.terminate()
         process.wait(DEADLINE)
@@ -44,13 +46,13 @@ def log_on_terminal(python, tmp_path, **variables):
 
 def test_terminal_gets_lines_without_fields(python, tmp_path):
     shown = log_on_terminal(python, tmp_path, NO_COLOR="1")
-    assert re.search(r"^\d\d:\d\d:\d\d worker 0 is ready", shown, re.MULTILINE), shown
+    assert re.search(r"^ready on unix:\S+/s\.sock after ", shown, re.MULTILINE), shown
     assert "rgun.worker" not in shown
     assert "\x1b" not in shown
 
 
 def test_terminal_gets_colours_without_no_color(python, tmp_path):
-    assert "\x1b[2m" in log_on_terminal(python, tmp_path)
+    assert "\x1b[32mready\x1b[0m" in log_on_terminal(python, tmp_path)
 
 
 def test_dumb_terminal_gets_no_colours(python, tmp_path):
