@@ -121,7 +121,7 @@ def test_socketio_switches_from_polling_to_websocket(start):
         assert client.transport() == transports[-1]
         assert welcomes
         client.disconnect()
-    server.wait_for_log("/socket.io/ 101 closed with", 2)
+    server.wait_for_log(" 101 closed with 1000", 2)
     assert server.stop() == 0
     assert "Traceback" not in server.log(), server.log()
 
