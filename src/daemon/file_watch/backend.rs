@@ -67,7 +67,7 @@ impl Backend {
         let (watcher, watched) = match self {
             Self::Inotify(watcher, watched) => (watcher, watched),
             Self::Poll(snapshot) => {
-                *snapshot = FileSnapshot::new(wanted, files);
+                snapshot.set_scope(wanted, files);
                 return Ok(Vec::new());
             }
         };
@@ -153,11 +153,51 @@ impl FileSnapshot {
         Self(relevant.filter_map(state).collect())
     }
 
+    /// Adds the files that count now and were not known, and removes those that no longer count. The
+    /// others keep their version, so that the next poll still finds changes made since the last one.
+    fn set_scope(&mut self, directories: &DirectorySet, files: &WatchedFiles) {
+        let is_watched = |path: &PathBuf| {
+            path.parent().is_some_and(|directory| directories.paths.contains(directory))
+                && files.relevance(path) != Relevance::None
+        };
+        self.0.retain(|path, _| is_watched(path));
+        for (path, version) in Self::new(directories, files).0 {
+            self.0.entry(path).or_insert(version);
+        }
+    }
+
     /// Replaces the snapshot by a later one, and returns the files that differ.
     pub(super) fn advance(&mut self, later: Self) -> Vec<PathBuf> {
         let earlier = std::mem::replace(&mut self.0, later.0);
         let changed = self.0.iter().filter(|(path, state)| earlier.get(*path) != Some(*state));
         let deleted = earlier.keys().filter(|path| !self.0.contains_key(*path));
         changed.map(|(path, _)| path).chain(deleted).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_since_the_last_poll_outlive_a_new_scope() {
+        let place = std::env::temp_dir().join(format!("rgun-scope-{}", std::process::id()));
+        std::fs::create_dir_all(&place).unwrap();
+        let [kept, changed, deleted, added] = ["a.py", "b.py", "c.py", "d.py"].map(|name| place.join(name));
+        let mut files = WatchedFiles::default();
+        for path in [&kept, &changed, &deleted] {
+            std::fs::write(path, "1").unwrap();
+            files.add(path);
+        }
+        let mut snapshot = FileSnapshot::new(&directories::find(&files), &files);
+        std::fs::write(&changed, "a = 2").unwrap();
+        std::fs::remove_file(&deleted).unwrap();
+        std::fs::write(&added, "1").unwrap();
+        files.add(&added);
+        snapshot.set_scope(&directories::find(&files), &files);
+        let mut found = snapshot.advance(FileSnapshot::new(&directories::find(&files), &files));
+        found.sort();
+        assert_eq!(found, [changed, deleted]);
+        std::fs::remove_dir_all(&place).unwrap();
     }
 }
