@@ -121,7 +121,7 @@ impl Unit {
             if line.starts_with('[') {
                 is_service = line == "[Service]";
             } else if is_service && let Some((key, value)) = line.split_once('=') {
-                let value = value.trim().replace("%i", instance).replace("%I", instance).replace("%%", "%");
+                let value = expand(value.trim(), instance);
                 match key.trim() {
                     "EnvironmentFile" if value.is_empty() => self.environment_files.clear(),
                     "EnvironmentFile" => {
@@ -155,6 +155,9 @@ impl Unit {
             "WorkingDirectory" => self.directory = (!value.is_empty()).then(|| value.into()),
             "Environment" => extend(&mut self.environment),
             "ReadWritePaths" => {
+                if value.is_empty() {
+                    self.writable.clear();
+                }
                 let path = |word: String| PathBuf::from(word.trim_start_matches(['-', '+']));
                 self.writable.extend(split_words(value).into_iter().map(path));
             }
@@ -166,9 +169,10 @@ impl Unit {
                 // "name:link" also creates a symbolic link.
                 let path = |word: String| Path::new(root).join(word.split(':').next().unwrap_or_default());
                 let paths: Vec<_> = split_words(value).into_iter().map(path).collect();
-                self.directories.retain(|(other, _)| other != variable);
-                if !paths.is_empty() {
-                    self.directories.push((variable, paths));
+                match self.directories.iter_mut().find(|(other, _)| other == variable) {
+                    _ if paths.is_empty() => self.directories.retain(|(other, _)| other != variable),
+                    Some((_, listed)) => listed.extend(paths),
+                    None => self.directories.push((variable, paths)),
                 }
             }
         }
@@ -262,6 +266,24 @@ fn parse_environment_file(bytes: &[u8]) -> Vec<String> {
     lines.filter_map(assignment).collect()
 }
 
+/// Replaces the specifiers `%i` and `%I` by the instance, and `%%` by a percent sign
+/// (systemd.unit(5)). Other specifiers stay.
+fn expand(value: &str, instance: &str) -> String {
+    let mut expanded = String::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((before, after)) = rest.split_once('%') {
+        expanded.push_str(before);
+        let (replacement, len) = match after.as_bytes().first() {
+            Some(b'i' | b'I') => (instance, 1),
+            Some(b'%') => ("%", 1),
+            _ => ("%", 0),
+        };
+        expanded.push_str(replacement);
+        rest = &after[len..];
+    }
+    expanded + rest
+}
+
 /// Splits words as in systemd.syntax(7): quotes group, a backslash escapes the next character.
 fn split_words(text: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
@@ -334,11 +356,20 @@ mod tests {
             "[Service]\nUser=shop\nEnvironment=\nEnvironment=C=3\n",
         )
         .unwrap();
-        fs::write(lib.join("rgun@shop.service.d/20.conf"), "[Service]\nSupplementaryGroups=video\n").unwrap();
+        fs::write(
+            lib.join("rgun@shop.service.d/20.conf"),
+            "[Service]\nSupplementaryGroups=video\nStateDirectory=media\nEnvironment=\"D=50%%i %i\"\n\
+             ReadWritePaths=/srv/a\nReadWritePaths=\nReadWritePaths=/srv/b\n",
+        )
+        .unwrap();
         let unit = Unit::from_files("rgun@shop.service", &[&etc, &lib]).unwrap();
         assert_eq!(unit.user, "shop");
         assert_eq!(unit.supplementary, ["video"]);
-        assert_eq!(text(&unit.variables().unwrap()), ["C=3", "STATE_DIRECTORY=/var/lib/shop"]);
+        assert_eq!(
+            text(&unit.variables().unwrap()),
+            ["C=3", "D=50%i shop", "STATE_DIRECTORY=/var/lib/shop:/var/lib/media"]
+        );
+        assert_eq!(unit.writable, [Path::new("/srv/b")]);
         assert_eq!(unit.environment_files, [("/etc/default/shop".into(), true)]);
         assert_eq!(Unit::from_files("rgun.service", &[&etc, &lib]), None);
         fs::remove_dir_all(root).unwrap();
