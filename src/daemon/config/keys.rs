@@ -281,9 +281,13 @@ const GUNICORN_NAMES: &[(&str, &str)] = &[
 /// Gunicorn's server hooks that `[hooks]` does not have, and hints at their replacements.
 const UNSUPPORTED_HOOKS: &[(&[&str], &str)] = &[
     (
-        &["on_starting", "when_ready", "on_exit", "on_reload", "nworkers_changed", "pre_fork", "pre_exec"],
-        "gunicorn calls it in its arbiter, and rgun's daemon runs no Python: use ExecStartPre=, ExecStartPost=, \
-         ExecReload= or ExecStopPost= in the unit",
+        &["on_starting", "when_ready", "on_exit", "on_reload"],
+        "rgun calls it from a gunicorn.conf.py (rgun -c FILE); in the unit, ExecStartPre=, ExecStartPost=, \
+         ExecReload= and ExecStopPost= run commands",
+    ),
+    (
+        &["nworkers_changed", "pre_fork", "pre_exec"],
+        "gunicorn calls it in its arbiter, and rgun's daemon runs no Python: see migrating.md for what replaces it",
     ),
     (
         &["worker_int"],

@@ -165,7 +165,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     flag(
         "ssl-version",
         Value,
-        Refused("rgun speaks TLS 1.2 and 1.3", "remove it; RGUN_TLS_MIN_VERSION=1.3 refuses TLS 1.2"),
+        Ignored("rgun speaks TLS 1.2 and 1.3; RGUN_TLS_MIN_VERSION=1.3 (tls.min_version) refuses TLS 1.2"),
     )
     .accepted(&["2", "17", "TLS", "TLS_SERVER"]),
     flag("spew", Switch, Refused("rgun does not trace lines", "run the application under python -m trace")),

@@ -249,7 +249,8 @@ pub(super) struct WorkerFlags {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_requests: Option<String>,
 
-    /// Add a random number from 0 to this one, so that workers are not all replaced at once
+    /// Raise each worker's --max-requests by a random number from 0 to N, so that the workers are not
+    /// all replaced at once
     /// [default: 0].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_requests_jitter: Option<String>,

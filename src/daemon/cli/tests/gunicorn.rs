@@ -189,7 +189,6 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("-g www-data", "--group www-data", "Group=www-data"),
         ("-m 0027", "--umask 0027", "UMask=0027"),
         ("--ciphers HIGH", "--ciphers HIGH", "remove it"),
-        ("--ssl-version TLSv1_2", "--ssl-version TLSv1_2", "RGUN_TLS_MIN_VERSION"),
         ("--paste x.ini", "--paste x.ini", "loadapp"),
         ("--strip-header-spaces", "--strip-header-spaces", "smuggling"),
         ("--http2-cleartext upgrade", "--http2-cleartext upgrade", "prior knowledge"),

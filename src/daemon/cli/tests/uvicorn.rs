@@ -288,7 +288,8 @@ fn unneeded_flags_are_accepted_with_one_warning() {
         ("--h11-max-incomplete-event-size 65536", "limits.header"),
         ("--ws wsproto", "itself"),
         ("--timeout-worker-healthcheck 60", "timeouts.stall"),
-        ("--use-colors", "no colors"),
+        ("--use-colors", "NO_COLOR"),
+        ("--ssl-version TLSv1_2", "RGUN_TLS_MIN_VERSION"),
         ("--server-header", "no Server header"),
         ("--no-date-header", "RFC 9110"),
         ("--backlog 2048", "Backlog="),
@@ -324,7 +325,6 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("--env-file /etc/shop.env", "EnvironmentFile= with the full path of /etc/shop.env"),
         ("--header X-Served-By:me", "middleware"),
         ("--ssl-ciphers HIGH", "remove it"),
-        ("--ssl-version 5", "RGUN_TLS_MIN_VERSION"),
     ] {
         let text = shell.refused(&format!("a {flag}"));
         let (first, hint) = text.split_once("\n    hint: ").unwrap_or_else(|| panic!("{text}"));
