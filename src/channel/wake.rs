@@ -166,7 +166,7 @@ impl Sleepers<'_> {
             }
         }
         // The waker was first: it has granted a token for this thread, or is about to. The token is
-        // taken here. Left behind, it would wake another thread without work, and the sum of the
+        // taken here. Left behind, it would wake another thread for nothing, and the sum of the
         // two words would drift.
         while !self.take_token() {
             futex.wait(self.tokens, 0);

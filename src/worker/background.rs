@@ -77,7 +77,8 @@ impl BackgroundThread {
         let _ = self.asgi.set(application);
     }
 
-    /// Queues a job. If it cannot be queued, a request for stacks is answered at once.
+    /// Queues a job. If it cannot be queued and the daemon expects a report (stacks, abort), reports
+    /// the failure at once.
     pub(crate) fn submit(&'static self, job: Job) {
         let is_queued = {
             let state = &mut *lock(&self.state);

@@ -170,7 +170,7 @@ fn daemon_survives_a_response_for_another_exchange() {
     victim.send_get("/slow/1000");
     let mut breaching = daemon.connect();
     breaching.send_get("/breach-exchange/other");
-    // The daemon cannot know which of a worker's exchanges a response belongs to. It notices the
+    // The daemon cannot verify which of a worker's exchanges a response belongs to. It notices the
     // swap only when one exchange gets a second response.
     drop(victim.try_response("GET"));
     drop(breaching.try_response("GET"));

@@ -95,7 +95,7 @@ def test_parts_are_sent_in_order_with_bytes_between_them(worker, file):
     assert positions(worker) == [0, 3, 6, 6]
 
 
-def test_part_that_more_follow_ends_with_an_empty_body(worker, file):
+def test_empty_body_ends_a_response_after_a_file_part(worker, file):
     answer = fetch(worker, file, {"more_body": True}, {"body": ""})
     assert (answer.raised, answer.body, answer.end) == ([], CONTENT, True)
 

@@ -162,7 +162,8 @@ impl Command {
     /// Decodes a message.
     ///
     /// # Errors
-    /// The bytes are not a command, or a [`Start`] of another [`crate::PROTOCOL_VERSION`].
+    /// The bytes are not a command, or they are a [`Start`] whose version is not
+    /// [`crate::PROTOCOL_VERSION`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(bytes);
         match reader.u8()? {

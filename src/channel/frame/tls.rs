@@ -45,8 +45,8 @@ pub struct ClientCert<'a> {
     pub not_before: &'a str,
     /// End of the certificate's validity.
     pub not_after: &'a str,
-    /// The chain that the client sent, encoded; empty while encoding. Read with
-    /// [`ClientCert::chain`].
+    /// The client's chain in encoded form, which [`ClientCert::chain`] reads. Set by decoding;
+    /// ignored by encoding, which takes the chain as an argument.
     pub encoded_chain: &'a [u8],
 }
 

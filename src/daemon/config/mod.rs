@@ -202,8 +202,8 @@ pub(crate) fn load(
     };
     let has_root_path =
         [&command_line, &variables, &file].iter().any(|layer| layer.contains_key(name::ROOT_PATH));
-    // Gunicorn's variable. For a daemon without APP on the command line, it is a stray variable of
-    // CGI.
+    // gunicorn takes the root path from SCRIPT_NAME. Without APP on the command line, the variable
+    // is ignored: it is probably left over from CGI.
     if command_line.contains_key(name::TARGET)
         && !has_root_path
         && let Some(path) = environment.value(environment::SCRIPT_NAME)

@@ -12,10 +12,10 @@ use super::worker::contract::ContractBreach;
 use super::worker::decode;
 use super::{Dispatcher, Notice, State};
 
-/// While every worker has more requests than it can start, the reactor waits this long for
-/// completions before it polls its sockets (rounded up to a whole millisecond). A new request could
-/// not start anyway, and each poll of the sockets interrupts a worker that shares the core. Network
-/// cards moderate their interrupts for the same reason.
+/// The longest time that the reactor waits for completions before it polls its sockets, while every
+/// worker has more requests than it can start; in effect 1 ms, because `epoll_wait(2)` takes whole
+/// milliseconds. A new request could not start anyway, and each poll of the sockets interrupts a
+/// worker that shares the core. Network cards moderate their interrupts for the same reason.
 const COMPLETION_WAIT: Duration = Duration::from_micros(500);
 
 /// Maximum number of frames taken from one worker at a time. A completion ring holds fewer, so only

@@ -215,8 +215,8 @@ impl State {
         let Self { queue, workers, .. } = self;
         let open = || workers.iter().flatten().filter(|worker| worker.is_open());
         let slots = || open().map(|worker| worker.load.n_slots()).sum::<usize>();
-        let excess = if is_held { None } else { queue.excess_wait(slots, now) };
-        excess.map(Fault::QueueTooSlow)
+        let wait = if is_held { None } else { queue.wait_over_timeout(slots, now) };
+        wait.map(Fault::QueueTooSlow)
     }
 
     /// Rejects waiting requests if a reason to do so is set and no worker is open.

@@ -177,7 +177,7 @@ impl Supervisor {
         }
         let has_limit = |worker: &WorkerRecord| !worker.is_retiring_unbounded() && !worker.is_current();
         if let Some(pending) = &self.pending
-            && pending.set.open().any(|(_, seat)| seat.current.is_none())
+            && pending.set.desired_seats().any(|(_, seat)| seat.current.is_none())
             && !self.has_room(pending.set.generation)
             && !self.workers.values().any(has_limit)
         {

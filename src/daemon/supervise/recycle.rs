@@ -88,7 +88,8 @@ impl Supervisor {
         if self.workers.values().any(is_booting) {
             return None;
         }
-        let waiting = self.live.open().filter(|(_, seat)| seat.successor.is_none() && seat.may_spawn(now));
+        let waiting =
+            self.live.desired_seats().filter(|(_, seat)| seat.successor.is_none() && seat.may_spawn(now));
         let marked = waiting.filter_map(|(_, seat)| {
             let worker = self.workers.get(&seat.current?).filter(|worker| worker.is_ready())?;
             Some((worker.recycle?.0, worker.id))

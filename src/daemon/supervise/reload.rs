@@ -71,7 +71,7 @@ impl Supervisor {
     /// Moves the pending reload to its next stage if the workers it waits for are ready.
     pub(super) fn advance_reload(&mut self, now: Instant) {
         let Some(pending) = &mut self.pending else { return };
-        let standby = pending.set.open().filter_map(|(_, seat)| self.workers.get(&seat.current?));
+        let standby = pending.set.desired_seats().filter_map(|(_, seat)| self.workers.get(&seat.current?));
         let standby: Vec<WorkerId> =
             standby.filter(|worker| worker.is_standby()).map(|worker| worker.id).collect();
         let Some(canary) = standby.first() else { return };
@@ -117,7 +117,7 @@ impl Supervisor {
         // After a rollback, failures from the time when this set was live before no longer count.
         self.live.all_seats_mut().for_each(Seat::clear);
         self.actions.push(Action::GoLive { generation: self.live.generation });
-        let incarnations: Vec<_> = self.live.open().filter_map(|(_, seat)| seat.current).collect();
+        let incarnations: Vec<_> = self.live.desired_seats().filter_map(|(_, seat)| seat.current).collect();
         for incarnation in incarnations {
             let standby = self.workers.get(&incarnation).filter(|worker| worker.is_standby());
             if let Some(id) = standby.map(|worker| worker.id) {

@@ -56,7 +56,7 @@ impl Supervisor {
             max: set.max,
             current: set.target,
             slots: set.policy.slots.get(),
-            is_all_ready: set.open().all(|(_, seat)| seat.current.is_some_and(is_ready)),
+            is_all_ready: set.desired_seats().all(|(_, seat)| seat.current.is_some_and(is_ready)),
         };
         if let Some((to, reason)) = set.scaler.observe(load, count, now) {
             self.resize(to, reason, now);

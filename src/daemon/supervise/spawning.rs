@@ -49,7 +49,7 @@ impl Supervisor {
         {
             return None;
         }
-        let due = self.live.open().filter(|(_, seat)| seat.is_due(now));
+        let due = self.live.desired_seats().filter(|(_, seat)| seat.is_due(now));
         due.min_by_key(|(_, seat)| seat.retry_at).map(|(idx, _)| idx)
     }
 
@@ -133,7 +133,7 @@ impl Supervisor {
         if n_booting >= pending.max_boots() {
             return None;
         }
-        set.open().find(|(_, seat)| seat.current.is_none()).map(|(idx, _)| WorkerNr(idx))
+        set.desired_seats().find(|(_, seat)| seat.current.is_none()).map(|(idx, _)| WorkerNr(idx))
     }
 
     /// Spawns a worker or zygote and gives it the seat, or makes it the successor of the seat's
@@ -184,7 +184,7 @@ impl Supervisor {
         let is_counted = |worker: &&WorkerRecord| {
             !worker.is_zygote() && (!at_own_limit || worker.generation == generation)
         };
-        let n_due = self.live.open().filter(|(_, seat)| seat.is_due(now)).count();
+        let n_due = self.live.desired_seats().filter(|(_, seat)| seat.is_due(now)).count();
         let n_exiting = self.workers.values().filter(is_counted).filter(|worker| worker.is_exiting()).count();
         let any_ready = self.any_ready();
         let mut retiring: Vec<(bool, Instant, WorkerId)> = self
@@ -205,9 +205,9 @@ impl Supervisor {
         self.bound_retirements(at_own_limit.then_some(generation), n_due, now);
     }
 
-    /// Bounds retirements without a deadline by `timeouts.drain`, those retiring longest first, so
-    /// that at least `n` workers on their way out have a deadline. With a generation, only its
-    /// workers count.
+    /// Gives a deadline, `timeouts.drain` from now, to retiring workers that have none, the longest
+    /// retiring first, until `n` departing workers have one or no more are left. With a generation,
+    /// only its workers count.
     fn bound_retirements(&mut self, generation: Option<Generation>, n: usize, now: Instant) {
         // At least 1 ms, so that no deadline has passed when the tick ends.
         let limit = self.live.policy.drain.max(Duration::from_millis(1));
@@ -223,8 +223,8 @@ impl Supervisor {
             departing.partition(|worker| worker.is_retiring_unbounded());
         unbounded.sort_unstable_by_key(|worker| (worker.since, worker.id));
         let n_more = n.saturating_sub(bounded.len());
-        let bounded_ids: Vec<WorkerId> = unbounded.into_iter().take(n_more).map(|worker| worker.id).collect();
-        for id in bounded_ids {
+        let to_bound: Vec<WorkerId> = unbounded.into_iter().take(n_more).map(|worker| worker.id).collect();
+        for id in to_bound {
             self.retire(id, Some(limit), now);
         }
     }

@@ -75,7 +75,7 @@ impl Supervisor {
             state: worker.public_state(),
             since: worker.since,
         });
-        let seats = self.live.open().map(|(number, seat)| {
+        let seats = self.live.desired_seats().map(|(number, seat)| {
             let number = WorkerNr(number);
             SeatSnapshot {
                 number,
@@ -186,7 +186,7 @@ impl Supervisor {
 
     /// Returns the seat with a failure that is retried next, and the failure.
     fn failing_seat(&self) -> Option<(&Seat, &str)> {
-        let seats = self.live.zygote.iter().chain(self.live.open().map(|(_, seat)| seat));
+        let seats = self.live.zygote.iter().chain(self.live.desired_seats().map(|(_, seat)| seat));
         let failing = seats.filter_map(|seat| Some((seat, seat.failure.as_deref()?)));
         failing.min_by_key(|(seat, _)| seat.retry_at)
     }

@@ -148,7 +148,7 @@ impl Supervisor {
     fn retry_times(&self) -> impl Iterator<Item = Instant> {
         let needs_successor =
             |incarnation| self.workers.get(&incarnation).is_some_and(|worker| worker.recycle.is_some());
-        let open = self.live.open().map(|(_, seat)| seat);
+        let open = self.live.desired_seats().map(|(_, seat)| seat);
         let seats = open.chain(self.live.zygote.as_ref());
         seats.filter(move |seat| seat.current.is_none_or(needs_successor)).filter_map(|seat| seat.retry_at)
     }

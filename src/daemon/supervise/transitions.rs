@@ -122,7 +122,7 @@ impl Supervisor {
         self.workers.remove(&id.incarnation);
     }
 
-    /// Ends the state of a worker whose deadline has passed.
+    /// Acts on a worker that has exceeded the deadline of its state.
     pub(super) fn expire_worker(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.worker_mut(id) else { return };
         let (state, waited) = (worker.public_state(), now.duration_since(worker.since));

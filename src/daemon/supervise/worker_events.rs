@@ -323,7 +323,7 @@ impl Supervisor {
         // Workers boot, but die soon after. Requests are refused only if no seat is filled again
         // within MIN_OUTAGE.
         let is_down = |seat: &Seat| seat.current.is_none() && seat.wait >= MIN_OUTAGE;
-        if !self.live.asleep && self.live.open().all(|(_, seat)| is_down(seat)) {
+        if !self.live.asleep && self.live.desired_seats().all(|(_, seat)| is_down(seat)) {
             if self.can_roll_back() {
                 self.roll_back(failure.summary, &failure.headline, now);
                 return None;

@@ -57,13 +57,13 @@ impl WorkerSet {
         }
     }
 
-    /// Returns the number of workers that are to serve now.
+    /// Returns the number of workers that should serve now.
     pub(super) fn desired_count(&self) -> usize {
         if self.asleep { 0 } else { usize::from(self.target) }
     }
 
-    /// The seats that are to be filled, with their numbers.
-    pub(super) fn open(&self) -> impl Iterator<Item = (u16, &Seat)> {
+    /// Returns the seats that should have a worker now, vacant or not, with their numbers.
+    pub(super) fn desired_seats(&self) -> impl Iterator<Item = (u16, &Seat)> {
         (0..).zip(self.seats.iter().take(self.desired_count()))
     }
 

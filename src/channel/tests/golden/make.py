@@ -18,7 +18,7 @@ READY, REVOKED = 1, 3
 
 
 def field(name, value):
-    """One field: index of the table, or the name in bytes."""
+    """One field: index into the table, or the name in bytes."""
     if isinstance(name, bytes):
         return struct.pack("<BH", LITERAL, len(name)) + name + struct.pack("<H", len(value)) + value
     return struct.pack("<BH", name, len(value)) + value

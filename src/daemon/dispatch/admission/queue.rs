@@ -91,15 +91,20 @@ impl Queue {
     }
 
     /// Returns how long one more request would wait, if that exceeds the timeout; see
-    /// [`WaitEstimate::excess_wait`].
-    pub(crate) fn excess_wait(&mut self, slots: impl FnOnce() -> usize, now: Instant) -> Option<Duration> {
-        self.estimate.excess_wait(self.entries.len(), slots, now)
+    /// [`WaitEstimate::wait_over_timeout`].
+    pub(crate) fn wait_over_timeout(
+        &mut self,
+        slots: impl FnOnce() -> usize,
+        now: Instant,
+    ) -> Option<Duration> {
+        self.estimate.wait_over_timeout(self.entries.len(), slots, now)
     }
 
     /// Returns the exchange to be served next, and leaves it in the queue.
     pub(crate) fn peek(&mut self, now: Instant) -> Option<ExchangeId> {
-        // A retried or formerly held request may be the oldest, but have waited for less time than
-        // those behind it. It is served first, and the next call looks at those behind it.
+        // The wait of the oldest entry alone decides whether the newest is served first. If the oldest
+        // was retried or held, those behind it may have waited longer: it is served first, and the
+        // next call decides by the entry behind it.
         let oldest = self.entries.front()?;
         let Some(timeout) = self.timeout else { return Some(oldest.id) };
         let since = self.served_since.map_or(oldest.ready_at, |served| served.max(oldest.ready_at));

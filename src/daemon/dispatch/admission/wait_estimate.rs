@@ -74,7 +74,7 @@ impl WaitEstimate {
 
     /// Returns how long one more request would wait, if that exceeds the timeout. `waiting` is the
     /// length of the queue, `slots` the number of slots of all open workers.
-    pub(crate) fn excess_wait(
+    pub(crate) fn wait_over_timeout(
         &mut self,
         waiting: usize,
         slots: impl FnOnce() -> usize,
@@ -136,24 +136,24 @@ mod tests {
     #[test]
     fn nothing_is_shed_before_the_queue_was_observed() {
         let (begun, mut estimate) = (Instant::now(), WaitEstimate::new(Some(8 * SECOND)));
-        assert_eq!(estimate.excess_wait(0, || 1, begun), None);
+        assert_eq!(estimate.wait_over_timeout(0, || 1, begun), None);
         let start = begun + SECOND;
-        assert_eq!(estimate.excess_wait(100_000, || 1, start), None, "the count starts here");
-        assert_eq!(estimate.excess_wait(100_000, || 1, start + Duration::from_millis(1999)), None);
-        assert!(estimate.excess_wait(100_000, || 1, start + 2 * SECOND).is_some());
+        assert_eq!(estimate.wait_over_timeout(100_000, || 1, start), None, "the count starts here");
+        assert_eq!(estimate.wait_over_timeout(100_000, || 1, start + Duration::from_millis(1999)), None);
+        assert!(estimate.wait_over_timeout(100_000, || 1, start + 2 * SECOND).is_some());
     }
 
     #[test]
     fn expected_wait_is_queue_length_times_interval() {
         let (mut estimate, now) = observed(8 * SECOND, 20, SECOND / 4);
-        assert_eq!(estimate.excess_wait(32, || 1, now), None, "8 s");
-        assert_eq!(estimate.excess_wait(40, || 1, now), Some(10 * SECOND));
+        assert_eq!(estimate.wait_over_timeout(32, || 1, now), None, "8 s");
+        assert_eq!(estimate.wait_over_timeout(40, || 1, now), Some(10 * SECOND));
     }
 
     #[test]
     fn long_queue_that_moves_fast_sheds_nothing() {
         let (mut estimate, now) = observed(30 * SECOND, 20_000, SECOND / 1000);
-        assert_eq!(estimate.excess_wait(29_000, || 1, now), None);
+        assert_eq!(estimate.wait_over_timeout(29_000, || 1, now), None);
     }
 
     #[test]
@@ -161,8 +161,12 @@ mod tests {
         let (mut estimate, now) = observed(30 * SECOND, 0, SECOND);
         for waited in [8, 20, 30, 300] {
             let now = now + waited * SECOND;
-            assert_eq!(estimate.excess_wait(16, || 16, now), None, "after {waited} s without a departure");
-            assert!(estimate.excess_wait(70, || 16, now).is_some());
+            assert_eq!(
+                estimate.wait_over_timeout(16, || 16, now),
+                None,
+                "after {waited} s without a departure"
+            );
+            assert!(estimate.wait_over_timeout(70, || 16, now).is_some());
         }
     }
 
@@ -174,21 +178,21 @@ mod tests {
         for round in 0..4000 {
             now += if round % 1000 == 999 { 5 * SECOND } else { SECOND / 1000 };
             estimate.record_departure(now);
-            assert_eq!(estimate.excess_wait(300, || 1, now), None, "round {round}");
+            assert_eq!(estimate.wait_over_timeout(300, || 1, now), None, "round {round}");
         }
     }
 
     #[test]
     fn old_departures_are_forgotten() {
         let (mut estimate, mut now) = observed(8 * SECOND, 20, SECOND);
-        assert!(estimate.excess_wait(20, || 1, now).is_some());
+        assert!(estimate.wait_over_timeout(20, || 1, now).is_some());
         for _ in 0..8000 {
             now += SECOND / 1000;
             estimate.record_departure(now);
         }
-        assert_eq!(estimate.excess_wait(20, || 1, now), None);
+        assert_eq!(estimate.wait_over_timeout(20, || 1, now), None);
         estimate.stop();
-        assert_eq!(estimate.excess_wait(100_000, || 1, now), None, "an emptied queue is observed anew");
+        assert_eq!(estimate.wait_over_timeout(100_000, || 1, now), None, "an emptied queue is observed anew");
     }
 
     #[test]
@@ -197,14 +201,14 @@ mod tests {
         for _ in 0..15 {
             estimate.undo_departure();
         }
-        assert_eq!(estimate.excess_wait(8, || 1, now), Some(32 * SECOND));
+        assert_eq!(estimate.wait_over_timeout(8, || 1, now), Some(32 * SECOND));
     }
 
     #[test]
     fn nothing_is_shed_without_workers_or_without_a_timeout() {
         let (mut estimate, now) = observed(8 * SECOND, 10, SECOND);
-        assert_eq!(estimate.excess_wait(1000, || 0, now), None);
+        assert_eq!(estimate.wait_over_timeout(1000, || 0, now), None);
         estimate.set_timeout(None);
-        assert_eq!(estimate.excess_wait(1000, || 1, now), None);
+        assert_eq!(estimate.wait_over_timeout(1000, || 1, now), None);
     }
 }
