@@ -1,4 +1,5 @@
-//! A native thread for commands that need Python but no slot: stacks, loaded files, and `hooks.child_exit`.
+//! A native thread for commands that need Python but no slot: stacks, loaded files, and the hooks
+//! `worker_abort` and `child_exit`.
 //!
 //! Started on demand. The control thread submits jobs and never waits for them, since a job needs
 //! the GIL and a hook may run for any length of time.
@@ -77,8 +78,8 @@ impl BackgroundThread {
         let _ = self.asgi.set(application);
     }
 
-    /// Queues a job. If it cannot be queued and the daemon expects a report (stacks, abort), reports
-    /// the failure at once.
+    /// Queues a job. If it cannot be queued and the daemon expects a report (stacks, abort),
+    /// reports the failure at once.
     pub(crate) fn submit(&'static self, job: Job) {
         let is_queued = {
             let state = &mut *lock(&self.state);

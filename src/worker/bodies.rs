@@ -18,8 +18,8 @@ pub(crate) struct SpooledBodies {
 }
 
 impl SpooledBodies {
-    /// Takes the body of an exchange. The daemon sends the body before the exchange's frame; waits
-    /// until the control thread has received it. Called without the GIL.
+    /// Takes the body of an exchange; waits until the control thread has received the body, which
+    /// the daemon sends before the exchange's frame. Called without the GIL.
     pub(crate) fn take(&self, exchange: ExchangeId) -> OwnedFd {
         let mut waiting = lock(&self.waiting);
         loop {

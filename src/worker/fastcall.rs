@@ -1,6 +1,6 @@
 //! Calls without an argument tuple, in both directions: [`call`] calls a Python function; [`bind`]
-//! makes a function of a Rust object, such as the `start_response`, `write`, `receive` and `send`
-//! that applications get.
+//! makes a Python function from a Rust object, such as the `start_response`, `write`, `receive` and
+//! `send` that applications get.
 //!
 //! Calling an instance of a class (`tp_call`) or a PyO3 function makes a tuple; `METH_FASTCALL`
 //! does not. The limited API has it since 3.10, CPython since 3.7. Together with the reuse of the

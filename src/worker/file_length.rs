@@ -8,9 +8,10 @@ use pyo3::prelude::*;
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, retry_on_intr};
 
-/// Returns the bytes from `offset` to the end of a regular file, if `stat` reports its true length.
-/// It does not for files of procfs (0 bytes), sysfs (a page) and other file systems that generate
-/// files when they are read: there the last byte is missing, or more bytes follow.
+/// Returns the number of bytes from `offset` to the end of a regular file, or `None` if `stat`
+/// reports a wrong length. It does for files of procfs (0 bytes), sysfs (a page) and other file
+/// systems that generate files when they are read: the last byte is missing there, or more bytes
+/// follow.
 pub(crate) fn trusted_length(py: Python<'_>, file: BorrowedFd<'_>, offset: u64) -> Option<u64> {
     let size = size_of(file).filter(|size| *size > 0)?;
     // The disk may be slow.
@@ -35,7 +36,8 @@ pub(crate) fn has_bytes(py: Python<'_>, file: BorrowedFd<'_>, len: u64) -> rusti
 /// Reads two bytes at `at`. Returns how many of them the file has.
 fn probe_bytes(file: BorrowedFd<'_>, at: u64) -> rustix::io::Result<usize> {
     let mut bytes = [0; 2];
-    // Bytes that are not in memory come from a disk, and `stat` reports the length of such a file.
+    // Bytes that are not in memory come from a disk. Of a file on a disk, `stat` reports the true
+    // length.
     match preadv2(file, &mut [IoSliceMut::new(&mut bytes)], at, ReadWriteFlags::NOWAIT) {
         Err(Errno::AGAIN) => Ok(1),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => retry_on_intr(|| pread(file, &mut bytes, at)),

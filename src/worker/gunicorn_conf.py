@@ -89,7 +89,8 @@ def configure_logging(module):
 def completed(config):
     """Returns a dictionary for dictConfig, with gunicorn's sections in place of missing ones.
 
-    A section of gunicorn whose handlers the dictionary replaces is left out: uvicorn's files have no "root".
+    Gunicorn's "root" and "loggers" are left out if the dictionary replaces the handlers that they
+    use, as uvicorn's files do.
     """
     result = {**DEFAULT_LOGGING, **config}
     handlers = set(result["handlers"])
@@ -136,7 +137,7 @@ def read_log_config(path):
 
 
 def missing_module(error):
-    """Returns the remedy if a module is missing that the file needs, such as uvicorn.logging."""
+    """Returns the remedy if a module that the file needs, such as uvicorn.logging, is missing."""
     remedy = "install it for the application, or name another class in the file"
     if isinstance(error, ModuleNotFoundError):
         return f"; {remedy}"

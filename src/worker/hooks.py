@@ -49,8 +49,8 @@ class Hooks:
         self.load = load
         # A function that returns the module gunicorn_conf.py.
         self.conf = conf
-        # By name, `module:function`, `/path/of/file:function`, or `/path/of/file:` to run the file
-        # only.
+        # Maps the name of a hook to `module:function`, `/path/of/file:function`, or
+        # `/path/of/file:` to run the file only.
         self.names = names
         self.directory = directory
         self.cfg = types.SimpleNamespace(**settings)

@@ -82,7 +82,8 @@ impl Hooks {
         hooks.bind(py).call_method1(intern!(py, "wrap"), arguments).map(Bound::unbind)
     }
 
-    /// Checks that the exit hooks, which are called only at exit, exist. Returns the warnings.
+    /// Checks that the configured hooks that are called late (`worker_exit`, `worker_abort`,
+    /// `child_exit`) exist. Returns a warning for each missing hook.
     ///
     /// # Errors
     /// A Python error.
@@ -139,7 +140,8 @@ impl Hooks {
     }
 }
 
-/// Configures Python's logging by `app.log_config`. The worker with number 0 reports a warning, if there is one.
+/// Configures Python's logging by `app.log_config`. The worker with number 0 reports a warning, if
+/// there is one.
 ///
 /// # Errors
 /// A Python error.

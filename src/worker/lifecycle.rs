@@ -77,7 +77,8 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
 /// Time that an exiting worker waits for a running `child_exit` hook.
 const EXIT_HOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Configures logging, calls `post_fork`, and imports the application, unless the zygote has imported it.
+/// Configures logging, calls `post_fork`, and imports the application, unless the zygote has
+/// imported it.
 fn import(
     py: Python<'_>,
     worker: &Worker,

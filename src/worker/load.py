@@ -393,9 +393,9 @@ WRAPPERS = {
 
 
 def regular_file(filelike):
-    """Returns descriptor and position of a file that has the bytes of its read(); None for anything else.
+    """Returns descriptor and position of a file whose bytes read() returns; None for anything else.
 
-    A fileno() alone proves nothing: that of GzipFile is the compressed file. A `file` attribute or
+    A fileno() alone proves nothing: GzipFile's is of the compressed file. A `file` attribute or
     a base class proves nothing either: an object that reads a range of a file, or decrypts a file,
     may have both.
     """

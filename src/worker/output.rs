@@ -24,12 +24,12 @@ use crate::python::lock;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 
 /// Maximum delay of a deferred wake-up, nanoseconds. A wake-up is deferred only while another
-/// request waits in the ring, so while all workers are busy. Half a millisecond is then little
-/// compared with the wait for a slot. Measured with a Django view of 200 µs, everything on one
-/// core: every wake-up of the daemon costs two context switches.
+/// request waits in the ring, that is, while all workers are busy. Half a millisecond is then
+/// little compared with the wait for a slot. Measured with a Django view of 200 µs, everything on
+/// one core: every wake-up of the daemon costs two context switches.
 pub(crate) const MAX_WAKEUP_DELAY_NS: u64 = 500_000;
 
-/// Minimum size of a payload for whose copy into the slab the GIL is released.
+/// Minimum size of a payload that is copied into the slab with the GIL released.
 const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// Maximum chunks per frame: 1 MiB, so that the daemon can begin to write while the rest is copied.

@@ -4,9 +4,9 @@
 //! # Why `unsafe`
 //! The limited API of 3.9 has no borrowed view of a `str` (`PyUnicode_AsUTF8AndSize` joined it in
 //! 3.10), so PyO3's safe functions make one or two temporary `bytes` objects per header. CPython
-//! 3.9 exports that function all the same, and `PyUnicode_AsUCS4`, which copies other text into a
-//! caller's buffer without allocating. PyO3's iterator over a dictionary takes references to every
-//! key.
+//! 3.9 exports that function nevertheless. It also exports `PyUnicode_AsUCS4`, which copies text
+//! that is not ASCII into a caller's buffer without allocating. PyO3's iterator over a dictionary
+//! takes references to every key.
 #![expect(unsafe_code, reason = "the limited API of 3.9 has no safe way to read a str without allocating")]
 
 use std::ffi::{CStr, CString, c_char};
@@ -142,10 +142,10 @@ pub(crate) fn values_of<'py, const N: usize>(
     let mut has_others = n_entries > MAX_SCANNED_ENTRIES;
     if !has_others {
         let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
-        // Not until the end is reported: that would be another call.
+        // Counts instead of waiting for the reported end, which would take one more call.
         for _ in 0..n_entries {
-            // SAFETY: a dict, and we are attached; `at` is 0 at first. Nothing that runs in the loop
-            // can change the dict, so that the borrowed references are valid.
+            // SAFETY: a dict, and we are attached; `at` is 0 at first. Nothing that runs in the
+            // loop can change the dict, so that the borrowed references are valid.
             unsafe {
                 if ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value) == 0 {
                     break;

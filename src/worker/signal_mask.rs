@@ -1,8 +1,8 @@
 //! Signal masks of the native threads.
 //!
-//! The control thread blocks all signals, so that they interrupt the waits of Python threads and
-//! handlers run there. The background thread runs hooks, which may start programs that inherit its
-//! mask, so it restores the process's initial mask.
+//! The control thread blocks all signals. They are thus delivered to Python threads, whose waits
+//! they interrupt so that handlers run. The background thread runs hooks, which may start programs
+//! that inherit its mask, so it restores the process's initial mask.
 //!
 //! # Why `unsafe`
 //! There is no safe call for a thread's mask.

@@ -16,21 +16,22 @@ STANDARD_LIBRARY = tuple(
 INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 # Bytes of paths in one list: a message to the daemon has at most 96 KiB.
 MAX_BYTES = 64 * 1024
-# Age in seconds of a source whose later change gives it another time in whole seconds.
+# Minimum age in seconds of a source that is cached; a later change has another whole second.
 MIN_CACHE_AGE = 2
 
 # `__file__` of the modules looked at, and the paths returned.
 seen = set()
 reported = set()
-# The number of modules at the last call, by which a call without a new module is cheap.
+# The number of modules at the last call, so that a call without new modules is cheap.
 n_seen = 0
 
 
 def prepare():
-    """Keeps just saved modules out of the bytecode cache.
+    """Keeps modules that were just saved out of the bytecode cache.
 
-    The cache tells versions of a source apart by size and by time in whole seconds. Of a file that is saved
-    twice within a second, each time followed by a reload, the second version would not be loaded.
+    The cache tells versions of a source apart by size and by time in whole seconds. If a file were
+    saved twice within a second, with a reload after each, the second reload could load the first
+    version.
     """
     write = importlib.machinery.SourceFileLoader.set_data
 

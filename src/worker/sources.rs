@@ -19,7 +19,8 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     python_module(py)?.call_method0(intern!(py, "prepare")).map(drop)
 }
 
-/// Returns reports of the files that were loaded since the last call; none if there are none.
+/// Returns reports of the files that were loaded since the last call; no report if no file was
+/// loaded.
 ///
 /// # Errors
 /// A Python error.

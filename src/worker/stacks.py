@@ -1,7 +1,7 @@
 """The Python part of stacks.rs: writes the stacks of the process to a descriptor of the daemon.
 
-Embedded into the extension and loaded on the first request (src/worker/stacks.rs). Runs with the
-GIL held; if some code holds the GIL for long, the daemon sends the stacks signal instead.
+Embedded into the extension and loaded on the first request for stacks (src/worker/stacks.rs). Runs
+with the GIL held; if some code holds the GIL for long, the daemon sends the stacks signal instead.
 """
 
 import os

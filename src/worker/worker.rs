@@ -41,7 +41,7 @@ pub(crate) struct Worker {
     pub(crate) signals: SignalMask,
     /// Completion ring and slab.
     pub(crate) output: Output,
-    /// Descriptors of request bodies.
+    /// Descriptors of request bodies and takeovers.
     pub(crate) bodies: SpooledBodies,
     /// The eventfd that wakes the event loop. `None` in a WSGI worker, and after the loop has
     /// ended.

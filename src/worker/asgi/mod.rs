@@ -19,8 +19,8 @@
 //!
 //! # Flow control
 //! Nothing here blocks the thread. A payload that finds no ring space, credit or chunks stays in
-//! its exchange. Its `send()` waits, and the daemon writes to the worker's eventfd, which the loop
-//! watches.
+//! its exchange. Its `send()` waits. When there is room again, the daemon writes to the worker's
+//! eventfd, which the loop watches.
 
 mod awaitable;
 mod create;

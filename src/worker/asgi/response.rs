@@ -20,7 +20,7 @@ use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
 use crate::python::FormattedError;
 use crate::wait::monotonic_ns;
 
-/// Minimum size of a payload for whose copy into the slab the GIL is released.
+/// Minimum size of a payload that is copied into the slab with the GIL released.
 const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// Number and encoding of the fields of a frame without fields.

@@ -1,8 +1,8 @@
 //! The data of the application and its exchanges, and the tables that map exchange ids to
 //! exchanges.
 //!
-//! [`Application`] and [`Exchange`] refer to each other, so they share a file below all modules
-//! that work on them: [`super::create`], [`super::exchange`], [`super::receive`], [`super::send`],
+//! [`Application`] and [`Exchange`] refer to each other, so they share a file. These modules work
+//! on them: [`super::create`], [`super::exchange`], [`super::receive`], [`super::send`],
 //! [`super::response`] and [`super::tick`].
 //!
 //! An [`Exchange`] is borrowed for a few instructions at a time and never while Python code of the
@@ -13,7 +13,7 @@
 //!       └───────────────── a WebSocket is accepted ──▶ Open ──────────────────────┘
 //! ```
 //! The head is sent with the first body bytes if they follow at once ([`super::deferred_heads`]):
-//! an exception before them can still become a 500. Otherwise it is sent alone.
+//! an exception before them can still become a 500. Otherwise the head is sent alone.
 
 use std::cell::{Ref, RefMut};
 use std::collections::VecDeque;
@@ -122,7 +122,7 @@ impl Application {
             // thread may run too.
             exchange.task.as_ref().map(|task| task.clone_ref(py))
         };
-        // `task` is None while an eager task is being created, which runs it.
+        // `task` is None while an eager task is being created: it runs during its creation.
         let arguments = (task, self.event_loop.object());
         python_module(py)?.call_method1(intern!(py, "stack_of"), arguments)?.extract().map(Some)
     }

@@ -20,9 +20,9 @@ use super::state::{Application, Exchange, Exchanges, Functions, Stage};
 use crate::fastcall;
 use crate::wait::monotonic_ns;
 
-/// Maximum number of running exchanges with which a stopping worker checks in each tick whether
-/// their tasks are done. With thousands of WebSockets that close one by one, the checks would take
-/// quadratic time.
+/// Maximum number of running exchanges that a stopping worker checks for finished tasks in each
+/// tick. If more are running, it checks none: with thousands of WebSockets that close one by one,
+/// the checks would take quadratic time.
 const MAX_REAP_CANDIDATES: usize = 64;
 
 /// Maximum number of frames claimed by one tick, so that other callbacks of the loop run in

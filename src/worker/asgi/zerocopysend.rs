@@ -32,7 +32,7 @@ pub(super) struct FileRange {
     file: File,
     /// The next byte.
     offset: u64,
-    /// Bytes to send; `None` up to the end of the file.
+    /// Number of bytes to send; `None` to send up to the end of the file.
     count: Option<u64>,
     /// The message had no offset: sending moves the position of the application's file, as
     /// `os.sendfile()` does.

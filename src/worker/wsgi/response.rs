@@ -65,7 +65,7 @@ pub(crate) struct Response {
     exchange: ExchangeId,
     /// Start time, `CLOCK_MONOTONIC`, nanoseconds.
     started: u64,
-    /// End time, on the same clock; the start time before the end.
+    /// End time, on the same clock; equal to `started` until the exchange ends.
     ended_at: u64,
     /// The request's method is HEAD.
     is_for_head: bool,
