@@ -28,8 +28,9 @@ pub struct Map {
 // of the one owner) and is only accessed through atomics or copied under the rings' ownership
 // rules.
 unsafe impl Send for Map {}
-// SAFETY: as above; all methods take &self and are atomic, or are `unsafe`-free copies whose
-// exclusive use is the callers' protocol (at worst torn bytes, which readers must distrust anyway).
+// SAFETY: as above. All methods take &self. They access atomics, or bytes that belong to the caller
+// under the rings' ownership rules; a violation yields at worst torn bytes, which readers distrust
+// anyway.
 unsafe impl Sync for Map {}
 
 impl Map {

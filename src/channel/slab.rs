@@ -1,8 +1,8 @@
 //! The slab: 64 KiB chunks in which a worker passes bodies too large for its ring.
 //!
 //! At first the worker owns all chunks. It fills a chunk and names it in a frame (number and
-//! length). From then on the chunk is *lent*: the daemon owns it until the daemon returns its
-//! number through the free ring. A worker that names a lent chunk violates the protocol.
+//! length). From then on the chunk is *lent*: it belongs to the daemon until the daemon returns the
+//! chunk's number through the free ring. A worker that names a lent chunk violates the protocol.
 //!
 //! The daemon passes a lent chunk to the HTTP stack without a copy ([`Chunk::bytes`]): the bytes go
 //! from shared memory to `writev(2)`. When a client is slow, the daemon copies its chunks and
@@ -173,8 +173,8 @@ impl SlabReceiver {
         Ok(received)
     }
 
-    /// Copies and returns every chunk that was received before the previous call. Called at an
-    /// interval that is long enough for a client that reads to receive a chunk.
+    /// Copies and returns every chunk that was received before the previous call. The caller's
+    /// interval must be long enough for a client that reads to receive a chunk.
     pub fn reclaim_overdue(&self) {
         let mut loans = self.shared.lock();
         let round = loans.round;

@@ -156,7 +156,7 @@ impl Sleepers<'_> {
         fence(Ordering::SeqCst);
     }
 
-    /// Sleeper, step 2a: withdraws the announcement.
+    /// Sleeper, step 2a: withdraws the announcement, or takes the token if the waker was first.
     pub fn cancel_sleep(&self, futex: &impl Futex) {
         let mut asleep = self.asleep.load(Ordering::Relaxed);
         while asleep != 0 {
@@ -224,8 +224,8 @@ impl Epoch<'_> {
     }
 
     /// Worker, after publishing a completion: returns whether to write to the daemon's eventfd.
-    /// `woken_epoch` is the last epoch for which this worker has done so, and is updated (initially
-    /// 0: even, so no sleep).
+    /// `woken_epoch` is the last epoch for which this worker got true; the call updates it. Its
+    /// initial value is 0, which is even and so matches no sleep.
     pub fn must_wake(&self, woken_epoch: &mut u32) -> bool {
         fence(Ordering::SeqCst);
         let epoch = self.0.load(Ordering::Relaxed);

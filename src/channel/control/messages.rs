@@ -101,7 +101,7 @@ pub enum Report {
     AbortHookEnded,
     /// A warning for the operator, one or more lines.
     Warning(String),
-    /// The worker is forked and is a child of the daemon (a subreaper).
+    /// The worker is forked. It is a child of the daemon, because the daemon is a subreaper.
     Forked {
         /// The forked worker's incarnation.
         incarnation: u64,

@@ -21,8 +21,8 @@ pub enum CompletionKind {
     Body,
     /// The application failed; the body is an [`AppError`].
     AppRaised,
-    /// The number of request body bytes that the application has room for, see
-    /// [`decode_window_update`].
+    /// The number of request body bytes, counted from the body's start, that the application has
+    /// room for; see [`decode_window_update`].
     WindowUpdate,
     /// The fields of a 103 (Early Hints).
     EarlyHints,
@@ -32,8 +32,8 @@ pub enum CompletionKind {
     Close,
 }
 
-/// Decodes the inline body of a [`CompletionKind::WindowUpdate`]: bytes from the start of the
-/// request's body.
+/// Decodes the inline body of a [`CompletionKind::WindowUpdate`] into a number of bytes, counted
+/// from the start of the request's body.
 ///
 /// # Errors
 /// The body does not have 8 bytes.
@@ -62,10 +62,9 @@ pub struct Completion {
     pub text: bool,
     /// The WebSocket message continues in the next frame.
     pub more: bool,
-    /// Only for [`CompletionKind::AppRaised`]: the failure is a usual way to end a request whose
-    /// connection the application has taken over
-    /// ([`Request::is_takeover`](super::Request::is_takeover)): an exception of a certain type, or
-    /// a missing response.
+    /// Only for [`CompletionKind::AppRaised`] of a takeover
+    /// ([`Request::is_takeover`](super::Request::is_takeover)): the failure is a usual end of the
+    /// request, that is, an exception of a certain type or a missing response.
     pub ends_takeover: bool,
     /// Status code (RFC 9110 §15); 101 accepts a WebSocket; the close code of
     /// [`CompletionKind::Close`]; else 0.

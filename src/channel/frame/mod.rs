@@ -72,10 +72,10 @@
 //! answers 500, after the head it resets the connection, after END it logs the error. A second
 //! `application error` may follow, if closing the iterable fails too; the last one has DONE.
 //!
-//! A response whose END came without DONE gets DONE while its frame is in the ring
-//! ([`crate::ring::CompletionSender::mark_done`], without a service time), or by an empty body
-//! frame with END and DONE. Such a frame, without a head before it, also ends an exchange after a
-//! disconnect or a cancel.
+//! If END was sent without DONE, the worker sends DONE later. It adds DONE to the frame with END
+//! while that frame is in the ring ([`crate::ring::CompletionSender::mark_done`], without a service
+//! time), or else sends an empty body frame with END and DONE. An empty body frame with END and
+//! DONE, without a head before it, also ends an exchange after a disconnect or a cancel.
 #![warn(clippy::indexing_slicing)]
 
 mod completion;

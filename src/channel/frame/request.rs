@@ -102,11 +102,11 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Encodes the frame into `out` (cleared first). `fields` yields lower-case names, and values;
-    /// `n_fields` and `encoded_fields` of self are ignored.
+    /// Encodes the frame into `out` (cleared first). `fields` yields pairs of a lower-case name and
+    /// a value; `n_fields` and `encoded_fields` of self are ignored.
     ///
     /// # Errors
-    /// A part is longer than 65,535 bytes, or there are more fields than that.
+    /// A part is longer than 65,535 bytes, or there are more than 65,535 fields.
     pub fn encode<'f>(
         &self,
         fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,

@@ -16,9 +16,10 @@ const PART_MORE: u8 = 4;
 const DISCONNECT_CANCEL: u8 = 1;
 const DISCONNECT_HALF: u8 = 2;
 
-/// Bytes that each WebSocket message counts in addition to its payload, wherever buffered bytes are
+/// Bytes charged for each WebSocket message in addition to its payload, wherever buffered bytes are
 /// limited ([`CompletionKind::WindowUpdate`](super::CompletionKind::WindowUpdate),
-/// [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)). They limit the number of empty messages.
+/// [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)). The charge limits the number of empty
+/// messages.
 pub const MESSAGE_COST: u64 = 64;
 
 /// A submission frame for an exchange that the worker has claimed. ASGI only.

@@ -51,7 +51,8 @@ pub struct ClientCert<'a> {
 }
 
 impl<'a> ClientCert<'a> {
-    /// Iterates over the chain that the client sent, PEM, beginning with its own certificate.
+    /// Iterates over the chain that the client sent, as PEM texts, beginning with the client's own
+    /// certificate.
     pub fn chain(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let mut reader = Reader(self.encoded_chain);
         // The chain was checked when the block was decoded.

@@ -6,10 +6,10 @@
 //! A lost wake-up shows as loom's `deadlock` panic: a thread sleeps and no other thread can wake
 //! it.
 //!
-//! [`ModelFutex`] and [`EventFd`] model the kernel, each with a mutex and a condition variable. For
-//! a waker, `futex(2)` compares the word and sleeps in one step. The mutex models that. The word is
-//! read with `Relaxed` under the mutex, so that the model promises nothing more. Sleeps are never
-//! interrupted: a spurious return only repeats the loop.
+//! [`ModelFutex`] and [`EventFd`] model the kernel, each with a mutex and a condition variable. As
+//! seen by a waker, `futex(2)` compares the word and sleeps in one step; the mutex models that
+//! step. The word is read with `Relaxed` under the mutex, so that the model gives no other
+//! guarantee. No sleep is interrupted, since a spurious return would only repeat the loop.
 //!
 //! A ring is modelled by a head, stored (Release) by its producer and loaded (Acquire) by its
 //! consumers. Loom's `SeqCst` loads and stores are no stronger than AcqRel; the protocols rely only

@@ -108,8 +108,9 @@ impl SubmissionReceiver {
         }
     }
 
-    /// True if there is no record to claim. (A record in the ring may be revoked.) Threads call
-    /// this between announcing sleep and sleeping, and before deferring a wake-up of the daemon.
+    /// True if the ring holds no record. If false, there may still be nothing to claim: the records
+    /// may be revoked. Threads call this between announcing sleep and sleeping, and before
+    /// deferring a wake-up of the daemon.
     pub fn is_empty(&self) -> bool {
         self.ring.map.u64(self.ring.head).load(Ordering::Acquire) == self.tail
     }

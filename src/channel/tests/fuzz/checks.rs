@@ -1,7 +1,7 @@
 //! Properties of the decoders and rings that hold for any bytes. The fuzz targets (`targets/`) and
 //! the property tests of the normal run (`properties.rs`) share these checks.
 //!
-//! A violated property is a panic, in the code under test or in an assertion here.
+//! A violated property causes a panic, in the code under test or in an assertion here.
 
 use std::cell::RefCell;
 use std::sync::Arc;

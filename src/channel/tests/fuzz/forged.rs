@@ -4,7 +4,7 @@
 //! check.
 //!
 //! One edge thread serves all cases; each case has a fake worker and a client of its own. A
-//! violated property is a panic, in any thread of the code under test or in an assertion here.
+//! violated property causes a panic, in any thread of the code under test or in an assertion here.
 
 #[path = "forger.rs"]
 mod forger;
@@ -41,7 +41,7 @@ use forger::{Forger, head};
 /// Time limit for every reaction of the daemon.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Small rings and few chunks, so that a client that does not read soon exhausts them.
+/// Small rings and few chunks, so that they are soon exhausted when a client does not read.
 const GEOMETRY: Geometry = Geometry { submission: 256 * 1024, completion: 64 * 1024, chunks: 4, slots: 2 };
 
 /// The outcome of a case.
