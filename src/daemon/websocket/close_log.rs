@@ -1,5 +1,5 @@
-//! The journal's entry about one WebSocket. Messages are counted while it is open; the entry is
-//! written at its end.
+//! The journal's entry about one WebSocket. It counts the messages of the connection. It is written
+//! when the connection ends, or earlier if the application fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ impl CloseLog {
         }
     }
 
-    /// Sets the close code of the entry, unless it has one.
+    /// Sets the close code of the entry, unless a code is set already.
     pub(super) fn set_first_code(&mut self, code: u16) {
         if let Some(entry) = &mut self.entry
             && entry.code == close_code::ABNORMAL

@@ -10,9 +10,9 @@ use super::extension::{DeflateParams, MAX_WINDOW_BITS};
 /// The end of a compressed message, which a sender omits (RFC 7692 §7.2.1).
 const SYNC_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// Maximum number of unused compressors in the pool, and of unused decompressors. Messages that are
-/// transferred at once take turns with one of each; any other message occupies its own until it is
-/// complete.
+/// Maximum number of unused compressors in the pool, and of unused decompressors. A message that
+/// passes in one piece returns its state at once, so all such messages share one of each. A message
+/// in several parts occupies its state until it is complete.
 const MAX_SPARE_STATES: usize = 4;
 
 /// Unused decompressors (50 KiB each) and compressors (300 KiB each).
@@ -150,8 +150,8 @@ impl Deflater {
         Self { state, is_poolable }
     }
 
-    /// Compresses `bytes` and appends the output to `out`. With `end`, also appends the bytes
-    /// inside the compressor.
+    /// Compresses `bytes` and appends the output to `out`. With `end`, also appends the bytes that
+    /// the compressor has held back.
     pub(super) fn deflate(&mut self, bytes: &[u8], end: bool, out: &mut Vec<u8>) {
         let flush = if end { FlushCompress::Sync } else { FlushCompress::None };
         let mut consumed = 0;

@@ -16,8 +16,9 @@
 //! client or the application does not accept them.
 //!
 //! The frame codec is tungstenite's, deflate is zlib-rs'. The rest is written here for two reasons.
-//! tungstenite and yawc store whole messages: 16 MiB for each client that announces one. soketto
-//! cannot be polled together with another source of messages. (Only yawc and soketto compress.)
+//! tungstenite and yawc store whole messages: up to 16 MiB for each client that announces a message
+//! of this length. soketto cannot be polled together with another source of messages. (Only yawc
+//! and soketto compress.)
 
 mod close_log;
 mod conn;
@@ -127,8 +128,8 @@ pub struct WebSocketResources {
     dispatcher: &'static Dispatcher,
     journal: Journal,
     pool: DeflatePool,
-    /// `None` while a connection is being polled. One set of buffers is enough, because one thread
-    /// polls all connections.
+    /// `None` before the first poll of a connection, and during each poll. One set of buffers is
+    /// enough, because one thread polls all connections.
     scratch: Mutex<Option<Scratch>>,
 }
 

@@ -61,7 +61,7 @@ impl ConnTimers {
     /// Sets whether the client's input is read from now on.
     pub(super) fn set_reading(&mut self, is_reading: bool, now: u32) {
         if is_reading && !self.is_reading {
-            // The client was silent because its input was not read.
+            // The client seemed silent only because its input was not read.
             self.on_input(now);
         }
         if !is_reading {
@@ -156,8 +156,8 @@ impl ConnTimers {
     }
 }
 
-/// Adds a duration to a time of the clock, which wraps. A longer duration than half of the clock's
-/// range is shortened to half.
+/// Adds a duration to a time of the clock, which wraps. A duration over half of the clock's range
+/// is shortened to half of the range.
 fn add(time: u32, duration: Duration) -> u32 {
     time.wrapping_add(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).min(i32::MAX as u32))
 }

@@ -20,7 +20,7 @@ const READ_BYTES: usize = 16 * 1024;
 
 impl<T: Transport> WebSocketConn<T> {
     /// Reads at most once, and sends messages to the application while it has room. Returns the
-    /// progress: the number of bytes plus the number of messages.
+    /// progress: the number of bytes read or added by decompression, plus the number of events.
     pub(super) fn read(
         &mut self,
         cx: &mut Context<'_>,

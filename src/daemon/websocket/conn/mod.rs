@@ -213,8 +213,8 @@ impl<T: Transport> WebSocketConn<T> {
                 return Disconnected;
             }
         }
-        // Once the connection shuts down, all output is written: a reset could discard output that
-        // the client has not received.
+        // Once the connection shuts down, all output is written. No reset then: it could discard
+        // output that the client has not received.
         if self.connection().phase() == Phase::WebSocket {
             self.connection().mark_reset();
         }
@@ -351,8 +351,8 @@ impl<T: Transport> WebSocketConn<T> {
                 self.timers.on_ping(now, &self.settings);
             }
             Some(Due::PingTimeout) => {
-                // As in uvicorn: the application gets 1006, since there was no close frame, and the
-                // client 1011.
+                // As in uvicorn: the application gets 1006, since there was no close frame; the
+                // client gets 1011.
                 self.disconnect_app(close_code::ABNORMAL, b"");
                 self.log.set_code(close_code::INTERNAL);
                 self.fail(WebSocketError { code: close_code::INTERNAL, reason: "keepalive ping timeout" });
