@@ -99,7 +99,7 @@ def find(module, attribute, directory, key="app.target"):
 
 
 def call_factory(factory, target):
-    """Calls an application factory."""
+    """Returns the application that a factory creates, or raises a Failure."""
     if not callable(factory):
         raise Failure(
             CONFIG,

@@ -28,7 +28,7 @@ impl Exchange {
     }
 
     /// Handles a disconnect by the client: `receive()` returns the disconnect; `send()` has no
-    /// further effect, or raises if the exchange is a WebSocket.
+    /// further effect, or raises if the exchange is a WebSocket. The pending payload is discarded.
     pub(super) fn on_disconnect(slf: &Bound<'_, Self>) {
         let py = slf.py();
         let worker = slf.get().borrow(py).application.worker;

@@ -228,8 +228,8 @@ impl EnvironBuilder {
         last.values.set(REMOTE_PORT, &[&keys.remote_port], port.bind(py))
     }
 
-    /// Sets the target in the last environ and returns a copy for the request. A path that is not
-    /// cached is set in the copy only.
+    /// Sets the path in the last environ, and returns a copy for the request with the whole target.
+    /// The query, and a path that is not cached, are set in the copy only.
     fn set_target<'py>(
         &self,
         py: Python<'py>,

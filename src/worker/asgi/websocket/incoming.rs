@@ -4,7 +4,7 @@
 //! # Credit
 //! The cost of a message is credited when the application receives the message. An incomplete
 //! message cannot be received, so its parts are credited on arrival. While complete messages are
-//! queued its parts are not credited, or the queue could grow without bound.
+//! queued, its parts are not credited: the queue could otherwise grow without bound.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
