@@ -152,9 +152,9 @@ const GEOMETRY: Geometry = Geometry { submission: 4096, completion: 4096, chunks
 /// Maximum number of records in 4096 bytes.
 const RECORDS: usize = 4096 / 8;
 
-/// Uses the bytes as control words and rings of a map, which change between the steps. Checks that
-/// no end of a ring panics (an access outside the map would), loops forever, or copies a byte from
-/// outside its ring into a frame. Returns how many frames were accepted.
+/// Overwrites the control words and rings of a map with the bytes, anew before each step. Checks
+/// that no end of a ring panics (an access outside the map would), loops forever, or copies a byte
+/// from outside its ring into a frame. Returns how many frames were accepted.
 pub(crate) fn rings(bytes: &[u8]) -> usize {
     thread_local! {
         static MAP: RefCell<Option<Arc<Map>>> = const { RefCell::new(None) };
