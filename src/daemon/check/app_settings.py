@@ -1,9 +1,9 @@
-"""Prints the SQLite databases in the settings of Django and Flask-SQLAlchemy, and Django's STATIC_URL.
+"""Prints the SQLite databases of Django and Flask-SQLAlchemy, and Django's STATIC_URL and STATIC_ROOT.
 
 `rgun check` (src/daemon/check/app_settings.rs) runs this script after the application has been imported,
-with the interpreter and as the user of its workers. The values go to standard output, each as a name, "="
-and the value with a NUL after it: "database", "static_url" if nothing in the application serves it, and
-"static_root". The application's own output goes to standard error.
+with the interpreter and as the user of its workers. Each value goes to standard output as NAME=VALUE
+and a NUL. The names are "database", "static_url" and "static_root"; the last two are printed only if the
+application does not serve its static files. The application's own output goes to standard error.
 """
 
 import importlib
@@ -50,7 +50,7 @@ def django_static(application):
 
 
 def is_view(url):
-    """Returns True if a view of Django itself serves the URL, as `urlpatterns` may arrange for DEBUG."""
+    """Returns True if a view of Django itself serves the URL; `urlpatterns` may add it for DEBUG."""
     from django.urls import Resolver404, resolve
 
     try:

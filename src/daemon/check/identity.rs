@@ -1,7 +1,7 @@
 //! The user, groups, environment and directory in which `rgun check` runs the application.
 //!
 //! A check as root would run the application as root, and root can read everything. The check
-//! therefore runs as the user of the unit that has the same configuration file.
+//! therefore runs as the user of the unit that reads the same configuration file.
 
 use std::ffi::{CString, OsString};
 use std::path::{Path, PathBuf};

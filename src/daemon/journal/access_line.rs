@@ -1,4 +1,4 @@
-//! Writes the line of a request in the access log as `log.access_format` describes it.
+//! Formats a request's line in the access log according to `log.access_format`.
 //!
 //! Text of clients is escaped as everywhere in the log; a quotation mark gets a backslash, as in
 //! gunicorn, so that a quoted part of the line ends where it should. A hyphen stands for a fact

@@ -39,7 +39,7 @@ pub enum Destination {
     Journal,
     /// Lines on stderr.
     Stderr,
-    /// Lines for a person, on a terminal that is stderr.
+    /// Lines for a person: stderr is a terminal.
     Terminal,
 }
 
@@ -251,7 +251,7 @@ fn stdout_route(destination: Destination, queue: &Arc<LogQueue>) -> io::Result<O
     LogQueue::start(sink, "stdout", report_dropped).map(OutputRoute::Lines)
 }
 
-/// Returns the stream to stdout for the access log. `format` is that of the rest of the log.
+/// Returns the stream to stdout for the access log. `format` is the format of all other entries.
 fn access_stream(format: Format, stdout: &OutputRoute) -> io::Result<LogStream> {
     let format = match format {
         Format::Terminal { .. } if !io::stdout().is_terminal() => Format::Text,
@@ -286,8 +286,8 @@ fn wants_colours() -> bool {
     !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
-/// Returns whether stderr is the journal's stream: `JOURNAL_STREAM` then has its device and inode
-/// (systemd.exec(5)). They differ if stderr was redirected.
+/// Returns whether stderr is the stream that systemd connected to the journal. `JOURNAL_STREAM` has
+/// the device and inode of that stream (systemd.exec(5)); a redirected stderr has others.
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = fstat(io::stderr()) else { return false };

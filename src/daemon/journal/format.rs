@@ -129,7 +129,7 @@ pub(super) struct NativeEntry {
 }
 
 impl NativeEntry {
-    /// Starts an entry with the fields that all entries have. `priority` is that of syslog(3).
+    /// Starts an entry with the fields that all entries have. `priority` is a level of syslog(3).
     pub(super) fn new(priority: u8) -> Self {
         let mut entry = Self { bytes: Vec::with_capacity(512) };
         entry.field("PRIORITY", priority.to_string().as_bytes());

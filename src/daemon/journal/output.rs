@@ -2,8 +2,9 @@
 //! lines into the log.
 //!
 //! # Why not the daemon's descriptors
-//! Processes that share a stream break each other's lines: in a pipe beyond 4 KiB (pipe(7)), in
-//! journald whenever the writer changes. A stream without a reader would also block them.
+//! Processes that share a stream break each other's lines: a pipe breaks lines over 4 KiB
+//! (pipe(7)), journald breaks a line whenever the writer changes. A stream without a reader would
+//! also block the processes.
 //!
 //! With its own pipes a worker waits only while the log makes progress
 //! ([`LogQueue::push_waiting`](super::queue::LogQueue::push_waiting)); when the log stalls, lines
@@ -11,8 +12,8 @@
 //! would block the worker.
 //!
 //! # Costs
-//! One copy, and `_PID=` is the daemon's: entries name the worker in `RGUN_WORKER` and `RGUN_PID`.
-//! A process that outlives the daemon gets EPIPE.
+//! The output is copied once more. `_PID=` is the daemon's, so entries name the worker in
+//! `RGUN_WORKER` and `RGUN_PID`. A process that outlives the daemon gets EPIPE.
 //!
 //! A terminal is inherited, because programs check whether they have one.
 
@@ -39,8 +40,8 @@ const MAX_LINE: usize = 48 << 10;
 /// Bytes per read: the capacity of a pipe.
 const READ_BYTES: usize = 64 << 10;
 
-/// Maximum number of reads from each stream at shutdown: enough for a full pipe, even if a process
-/// continues to write.
+/// Maximum number of reads from each stream at shutdown. They empty a full pipe; a process that
+/// continues to write cannot delay the exit.
 const MAX_FINAL_READS: usize = 4;
 
 /// Priority of a line without a prefix such as `<3>` (sd-daemon(3)): informational.

@@ -1,9 +1,9 @@
 //! A bounded queue of entries for one descriptor or journald, with a thread that writes them.
 //!
 //! [`LogQueue::push`] never waits: without room the entry is dropped and counted.
-//! [`LogQueue::push_waiting`] waits for room while the reader makes progress; it is for threads
-//! other than main and edge, and may fill half of the queue only, so it leaves room for
-//! [`LogQueue::push`]. The number of dropped entries is logged when there is room again.
+//! [`LogQueue::push_waiting`] waits for room while the reader makes progress. It is for threads
+//! other than main and edge, and fills at most half of the queue, so that [`LogQueue::push`] finds
+//! room. The number of dropped entries is logged when there is room again.
 
 use std::collections::VecDeque;
 use std::io;

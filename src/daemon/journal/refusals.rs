@@ -32,9 +32,9 @@ pub struct RefusalRecord {
 /// The response to a refused request.
 #[derive(Debug, Clone)]
 pub struct RefusalAnswer {
-    /// Its request id.
+    /// The request id.
     pub id: String,
-    /// Its status code.
+    /// The status code.
     pub status: u16,
 }
 
@@ -84,9 +84,9 @@ pub(super) struct Refusals(Mutex<RefusalState>);
 #[derive(Debug, Default)]
 struct RefusalState {
     windows: HashMap<(RefusalKind, String), Window>,
-    /// Requests beyond the limits, by kind, with the last one of each.
+    /// Requests beyond the limits: their number and the last of them, by kind.
     overflow: BTreeMap<RefusalKind, CountedRefusals>,
-    /// When the first request came to `overflow`. `None` while `overflow` is empty.
+    /// When the first request was added to `overflow`. `None` while `overflow` is empty.
     overflow_since: Option<Instant>,
     /// The time before which no window ends. `None` if there are no windows.
     windows_due: Option<Instant>,
@@ -96,8 +96,7 @@ struct RefusalState {
     entries: u32,
 }
 
-/// The window that an entry for a kind and client has opened at `since`, and the requests counted
-/// in it.
+/// The window of one kind and client. An entry opened it at `since`; later requests are counted.
 #[derive(Debug)]
 struct Window {
     since: Instant,
@@ -147,7 +146,8 @@ impl Refusals {
         self.collect(now, |_| true)
     }
 
-    /// When [`Refusals::take_due`] must be called.
+    /// Returns when [`Refusals::take_due`] must be called next. `None` if there are no windows and
+    /// no overflow.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let state = self.lock();
         state.windows_due.into_iter().chain(state.overflow_since.map(|since| since + WINDOW)).min()
@@ -241,7 +241,7 @@ impl RefusalEntry {
         Self { refused, request, n_more: 0, ids: Vec::new(), from_many_clients: false }
     }
 
-    /// Takes over the ids of an earlier entry that this one counts.
+    /// Adds the ids of `earlier`, an entry that is counted in this entry.
     fn take_ids(&mut self, earlier: Self) {
         let own = std::mem::replace(&mut self.ids, earlier.ids);
         self.ids.extend(own);
@@ -318,7 +318,7 @@ mod tests {
         assert!(refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start + WINDOW).is_none());
         assert_eq!(refusals.take_due(start + 2 * WINDOW).len(), 1);
         assert!(refusals.take_due(start + 3 * WINDOW).is_empty());
-        assert_eq!(refusals.next_due(), None, "the idle client's entry is dropped");
+        assert_eq!(refusals.next_due(), None, "the idle client's window is dropped");
     }
 
     #[test]

@@ -49,8 +49,8 @@ pub struct AccessDetails {
     pub protocol: &'static str,
     /// `http` or `https`, as the application gets it.
     pub scheme: &'static str,
-    /// The peer, if it is not the client but a proxy that names the client, or if its process is
-    /// known.
+    /// The peer's process if it is known; else the peer's address if the peer is a proxy that names
+    /// the client.
     pub peer: Option<String>,
     /// The user of HTTP Basic authentication, if the line contains the user.
     pub user: Option<BoundedText>,
@@ -212,7 +212,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counts a part of a message. `more`: it is not the last one.
+    /// Counts a part of a message. `more`: further parts of the message follow.
     pub fn count(&mut self, len: usize, more: bool) {
         self.bytes += len as u64;
         self.messages += u64::from(!more);

@@ -19,7 +19,7 @@ pub fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Logs an entry about a request: the fields that all entries have, and its own.
+/// Logs an entry about a request, with the fields that all such entries have and the given fields.
 macro_rules! log_request {
     (target: $target:literal, $level:ident, $request:expr, { $($field:tt)+ }, $($message:tt)+) => {{
         let LoggedRequest { id, method, path, client, client_request_id, trace, details } = $request;

@@ -66,7 +66,7 @@ impl Journal {
         self.refuse(refused, None);
     }
 
-    /// Logs a refused request with method and path, as rarely as [`Journal::refused`].
+    /// Logs a refused request with method and path; limited as in [`Journal::refused`].
     pub fn refused_request(&self, kind: RefusalKind, status: u16, detail: String, request: LoggedRequest) {
         let LoggedRequest { id, method, path, client, client_request_id, trace, details: _ } = request;
         let request = RefusedRequest { method, path, client_request_id, trace };

@@ -26,7 +26,7 @@ use super::markers::{ACCESS, REQUEST, TERMINAL, WHOLE_LINE};
 /// The beginning of a traceback of Python.
 const TRACEBACK: &str = "Traceback (most recent call last):";
 
-/// Columns below which a line is not shortened.
+/// Minimum width of a terminal, in columns, for lines to be shortened.
 const MIN_COLUMNS: usize = 40;
 
 const DIM: &str = "2";
@@ -211,7 +211,7 @@ fn shorten(text: &str, columns: usize) -> String {
     format!("{head}…{tail}")
 }
 
-/// Returns `GET /boom 500` of `GET /boom 500: ValueError: boom`.
+/// Returns the part before the summary: `GET /boom 500` for `GET /boom 500: ValueError: boom`.
 fn before_summary(line: &str) -> &str {
     line.split_once(": ").map_or(line, |(start, _)| start)
 }
