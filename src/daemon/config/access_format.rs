@@ -53,7 +53,7 @@ const VARIABLES: &[(&str, Atom)] = &[
     ("WSGI.URL_SCHEME", Atom::Scheme),
 ];
 
-/// A line of the access log, parsed.
+/// The parsed format of a line in the access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessFormat {
     /// The line's pieces in their order.

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 /// `[health]`. `None` is `"off"`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Health {
-    /// The path answered 200 while a worker can serve, else 503; percent-encoded, without a query.
+    /// The path at which the daemon answers 200 while a worker can serve, else 503.
+    /// Percent-encoded, without a query.
     pub path: Option<String>,
-    /// The path answered 200 while the daemon runs; differs from `path`.
+    /// The path at which the daemon answers 200 while it runs; differs from `path`.
     pub live_path: Option<String>,
 }
 
@@ -24,7 +25,7 @@ pub struct ErrorPage {
     pub html: String,
 }
 
-/// The status or class of a page.
+/// The status, or the class of statuses, that a page is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorStatus {
     /// One status code.

@@ -112,7 +112,7 @@ pub(super) fn use_credentials(tls: &mut Tls, environment: &Environment) {
     }
 }
 
-/// Reads the path of a file; with [`CREDENTIAL_PREFIX`], in the directory with the unit's
+/// Reads the path of a file. [`CREDENTIAL_PREFIX`] stands for the directory with the unit's
 /// credentials.
 fn file(setting: &Setting, cwd: &Path, environment: &Environment) -> Result<PathBuf, ValueError> {
     let path = Path::new(path(setting)?);

@@ -122,7 +122,7 @@ impl Checker<'_> {
         self.read(name::LOG_CONFIG, None, |setting| paths::file_or_off(setting, cwd))
     }
 
-    /// `app.sendfile_roots` and `[[static]]`.
+    /// Returns `app.sendfile_roots` and `[[static]]`.
     fn files(&mut self) -> (Vec<SendfileDirectory>, Vec<StaticMount>) {
         let roots = self.read(name::SENDFILE_ROOTS, Vec::new(), mounts::sendfile_roots);
         let Some(setting) = self.setting(name::STATIC) else { return (roots, Vec::new()) };
@@ -164,7 +164,8 @@ impl Checker<'_> {
         let Layers { environment, cwd, program, .. } = self.layers;
         if let Some(setting) = self.setting(name::PYTHON) {
             let absolute = paths::path(setting).is_ok_and(|path| Path::new(path).is_absolute());
-            // A relative path needs a valid directory; an invalid one has been reported already.
+            // A relative path needs a valid directory; an invalid directory has been reported
+            // already.
             let base = match directory {
                 Some(directory) => directory,
                 None if absolute => cwd,
@@ -184,8 +185,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Returns the file's variables; a variable of the command line replaces the one of the same
-    /// name: `--env DEBUG=1` keeps the file's other variables.
+    /// Returns the variables of the file and of the command line. Of two with the same name, that
+    /// of the command line applies: `--env DEBUG=1` keeps the file's other variables.
     fn env(&mut self) -> Vec<(String, String)> {
         let Layers { command_line, file, .. } = self.layers;
         let mut merged = BTreeMap::new();
@@ -454,7 +455,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports settings of which each is valid, but which have no effect together.
+    /// Reports settings that have no effect together, although each is valid.
     fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: &Log) {
         self.warn_about_script_name();
         if workers.refork.is_some() && !workers.preload {

@@ -23,8 +23,8 @@ pub(crate) struct Layers<'a> {
     pub(crate) path: Option<&'a Path>,
     /// The current directory; absolute.
     pub(crate) cwd: &'a Path,
-    /// The path that `rgun` was started by, absolute, its last component not resolved; `None` if it
-    /// is unknown.
+    /// The absolute path by which `rgun` was started; a symlink in the last component is not
+    /// resolved. `None` if the path is unknown.
     pub(crate) program: Option<&'a Path>,
 }
 

@@ -1,4 +1,4 @@
-//! `[compression]`: reads the section.
+//! Reads `[compression]`.
 
 use super::checker::Checker;
 use super::keys::{name, nearest};

@@ -65,7 +65,7 @@ struct TomlReader<'a> {
     path: &'a Path,
     text: &'a str,
     layer: Layer,
-    /// With the byte offset, to sort them in the order of the file.
+    /// Each error with its byte offset in the file, by which the errors are sorted.
     errors: Vec<(usize, ConfigError)>,
 }
 

@@ -1,4 +1,4 @@
-//! Reads `proxy.headers` and `proxy.fields`: the fields of trusted proxies that are used.
+//! Reads `proxy.headers` and `proxy.fields`, which choose the forwarding fields that are used.
 
 use super::proxy::{ProxyField, ProxyHeaders};
 use super::value::Setting;

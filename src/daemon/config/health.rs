@@ -6,7 +6,7 @@ use super::value::Setting;
 use super::{Health, StaticMount, ValueError, mounts, read};
 
 /// Reads the section. Warns about a health path that hides a file of `static_mounts`, and about a
-/// missing fallback file of these.
+/// mount whose fallback file is missing.
 pub(super) fn read(checker: &mut Checker<'_>, static_mounts: &[StaticMount]) -> Health {
     let path = checker.read(name::HEALTH_PATH, None, |setting| path(setting, "/-/healthz"));
     let live_path = checker.read(name::HEALTH_LIVE_PATH, None, |setting| {

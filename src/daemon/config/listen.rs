@@ -76,8 +76,8 @@ impl Listen {
         self.table(name).map_or(self.proxy_protocol, |listener| listener.proxy_protocol)
     }
 
-    /// True if clients may speak TLS on any socket: one with a table, or one without, which may
-    /// come from systemd.
+    /// True if clients may speak TLS on any socket. Sockets without a table count even without
+    /// addresses, because systemd may pass them.
     pub fn has_tls(&self) -> bool {
         self.tls || self.named.iter().any(|listener| listener.tls)
     }

@@ -42,8 +42,8 @@ pub(super) fn check(checker: &mut Checker<'_>, base: &Path, tls: &mut Tls) -> Li
     resolve(unnamed, tables, has_certificate, &mut checker.errors)
 }
 
-/// Returns the addresses of `listen.bind`. `PORT`, which some platforms set, is used if neither a
-/// setting nor systemd names one.
+/// Returns the addresses of `listen.bind`. `PORT`, which some platforms set, is used if there is no
+/// setting and systemd passes no sockets.
 fn unnamed_sockets(checker: &mut Checker<'_>, base: &Path) -> Listen {
     let environment = checker.layers.environment;
     if checker.setting(name::BIND).is_some() || environment.value("LISTEN_FDS").is_some() {

@@ -143,8 +143,8 @@ pub(crate) fn find_interpreter(
     })
 }
 
-/// Returns the errors of a file whose text is `text`, except those about paths, which may be on
-/// another machine.
+/// Returns the errors of a file whose text is `text`. Errors about paths are omitted, because the
+/// paths may be on another machine.
 #[cfg(test)]
 pub(crate) fn errors_of_file(text: &str) -> String {
     let (mut errors, path) = (Vec::new(), Path::new("rgun.toml"));
@@ -177,7 +177,7 @@ pub(crate) fn errors_of_file(text: &str) -> String {
 ///
 /// # Errors
 /// All errors at once. The exception is a file that cannot be read or is not TOML: then only this
-/// and errors in the names of variables are reported.
+/// error and errors in the names of variables are reported.
 pub(crate) fn load(
     command_line: Layer,
     environment: &Environment,

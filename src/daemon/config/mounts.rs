@@ -61,7 +61,7 @@ pub(super) fn warnings(mounts: &[StaticMount], health: &Health) -> Vec<String> {
         for (key, path) in below {
             if let Some(path) = path
                 && let Some(file) = path.strip_prefix(url.as_str())
-                // With the prefix "/" every path is below it.
+                // Every path is below the prefix "/", so a warning needs a file that is hidden.
                 && (url != "/" || directory.join(file).exists())
             {
                 warnings.push(format!(
@@ -104,7 +104,7 @@ fn mount(reader: &mut EntryReader<'_, '_>) -> Option<StaticMount> {
     })
 }
 
-/// A prefix of paths.
+/// Parses the prefix of a mount's paths.
 fn prefix(text: &str) -> Result<String, ValueError> {
     if let Some((_, rest)) = text.split_once("://") {
         let path = rest.find('/').map_or("/", |at| &rest[at..]);

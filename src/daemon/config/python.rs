@@ -65,7 +65,7 @@ const FOLDERS: [&str; 4] = [".venv", "venv", "env", ".env"];
 /// `uv run` set the first; the project's owner sets the second for uv; conda sets the third.
 const VARIABLES: [&str; 3] = ["VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "CONDA_PREFIX"];
 
-/// A search for an interpreter; none is configured.
+/// A search for an interpreter, used if none is configured.
 pub(crate) struct Search<'a> {
     /// The path that `rgun` was started by.
     pub(crate) program: Option<&'a Path>,
@@ -158,8 +158,8 @@ fn only_environment(directory: &Path) -> Option<PathBuf> {
     environments.next().filter(|_| environments.next().is_none())
 }
 
-/// Returns the path by which a program called `name` (`argv[0]`) was started, absolute; execvp(3)
-/// has found it on PATH if `name` has no slash.
+/// Returns the absolute path by which a program with the `argv[0]` `name` was started. A name
+/// without a slash is searched on PATH, as execvp(3) did.
 pub(crate) fn find_program(name: &OsStr, environment: &Environment, cwd: &Path) -> Option<PathBuf> {
     if name.as_encoded_bytes().contains(&b'/') {
         return Some(absolute(cwd, Path::new(name)));

@@ -245,7 +245,7 @@ pub struct Workers {
     pub children_timeout: Duration,
 }
 
-/// Handling of a request that was running in a worker when it died, before the response started.
+/// Handling of a request whose worker died before the response started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Retry {
     /// Answers 502.
@@ -373,14 +373,14 @@ pub struct Limits {
     /// Bytes of all responses together that may be buffered in files. `None` is `"auto"`.
     pub response_disk: Option<u64>,
     /// Minimum rate at which a client reads its response, in bytes per second over `timeouts.body`;
-    /// the connection of a slower one is closed. `None` is `"off"`.
+    /// a slower client's connection is closed. `None` is `"off"`.
     pub response_rate: Option<u64>,
     /// Bytes of all request bodies together that may be buffered in memory. `None` is `"auto"`.
     pub spool_memory: Option<u64>,
     /// Bytes of all request bodies together that may be buffered in files. `None` is `"auto"`.
     pub spool_disk: Option<u64>,
     /// Minimum rate at which a client sends its body, in bytes per second over the whole body but
-    /// at least over `timeouts.body`; a slower one is answered 408. `None` is `"off"`.
+    /// at least over `timeouts.body`; a slower client is answered 408. `None` is `"off"`.
     pub body_rate: Option<u64>,
 }
 
@@ -441,8 +441,8 @@ impl Default for WebSocket {
 /// `[http]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
-    /// Handling of field names with an underscore: in CGI they map to the same variable as those
-    /// with a hyphen.
+    /// Handling of field names with an underscore. In CGI, `X_A` and `X-A` map to the same
+    /// variable.
     pub underscores: Underscores,
     /// Whether HTTP/2 is served: over TLS, and in clear text to clients that send its preface (RFC
     /// 9113 §3.3).

@@ -12,7 +12,7 @@ use super::ValueError;
 /// The Python object to serve or call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// The module to import, as `mysite.wsgi`; of a hook also the full path of a file.
+    /// The module to import, as `mysite.wsgi`. For a hook, it may be the full path of a file.
     pub module: String,
     /// The attribute of the module; may have dots. Defaults to `application`, as in PEP 3333's
     /// examples and Django.

@@ -23,8 +23,8 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Returns the section without the credentials in [`UNKNOWN_CREDENTIALS`], and their
-    /// names.
+    /// Returns the section without the credentials in [`UNKNOWN_CREDENTIALS`], and the names of
+    /// these credentials.
     pub fn split_unknown_credentials(&self) -> (Self, Vec<String>) {
         let name = |path: &Path| Some(path.strip_prefix(UNKNOWN_CREDENTIALS).ok()?.display().to_string());
         let mut known = self.clone();

@@ -71,8 +71,8 @@ fn network(word: &str) -> Result<IpNet, ValueError> {
 }
 
 /// Converts the list of `--forwarded-allow-ips` or `FORWARDED_ALLOW_IPS` to a value of the key. As
-/// in gunicorn, every list except an empty one includes all peers on unix sockets. A path, by which
-/// uvicorn names such a peer, stands for all of them.
+/// in gunicorn, every list except an empty one includes all peers on unix sockets. Uvicorn names
+/// such a peer by a path; a path here stands for all peers on unix sockets.
 pub(crate) fn forwarded_allow_ips(list: &str) -> Value {
     let words: Vec<&str> = list.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
     if words.is_empty() {
