@@ -1,4 +1,5 @@
-//! The errors of the command line: one flag's, and the text that ends the program.
+//! The errors of the command line: the error of one flag, and the text that the program prints
+//! before it exits.
 
 use std::error::Error;
 use std::fmt;

@@ -2,15 +2,14 @@
 //! `rgun migrate FILE…`.
 //!
 //! [`parse`] turns arguments, variables and the current directory into a [`Command`] or a
-//! [`Failure`]; `main` calls it once, prints and exits. Parsing prints nothing. Of the process's
-//! state, it reads only the user, for a check. An [`Invocation`] keeps its sources, so that a
-//! reload can read the configuration again ([`Invocation::reread`]).
+//! [`Failure`]; `main` calls it once, prints and exits. Parsing prints nothing. The only state of
+//! the process that it reads is the user, for a check. An [`Invocation`] keeps its sources, so that
+//! a reload can read the configuration again ([`Invocation::reread`]).
 //!
 //! `flags` has the flags that rgun supports, in gunicorn's spelling. `compat` has uvicorn's
 //! spelling of some of them, and tables of the other flags of gunicorn and uvicorn, each with its
 //! handling. No flag of either server is silently dropped. `gunicorn_conf` runs gunicorn's
-//! configuration file, and `foreign` parses its settings, and those of `GUNICORN_CMD_ARGS`, as
-//! flags.
+//! configuration file; `foreign` parses the file's settings and `GUNICORN_CMD_ARGS` as flags.
 
 mod compat;
 mod error;
@@ -48,8 +47,8 @@ pub enum Command {
     Serve(Box<Invocation>),
     /// Check the configuration and the application.
     Check(Box<Invocation>, CheckIdentity),
-    /// Check a Python configuration when started by root. The user to check as executes the file,
-    /// never root.
+    /// Check a configuration in Python, started by root. The file is executed as the user to check
+    /// as, never as root.
     CheckPython(Box<UnreadInvocation>, CheckIdentity),
     /// Ask a running daemon to reload. The daemon reads the configuration; this process may lack
     /// the permission.
@@ -176,8 +175,8 @@ impl Invocation {
         Ok(again)
     }
 
-    /// Returns a sentence for the operator, not a warning, if gunicorn's default file was read: it
-    /// names the file.
+    /// Returns a sentence for the operator, not a warning, that names gunicorn's default file.
+    /// `None` if that file was not read.
     pub fn notice(&self) -> Option<String> {
         self.sources.notice()
     }

@@ -1,5 +1,5 @@
-//! Reads the variables of uvicorn (`UVICORN_PORT`) and granian (`GRANIAN_PORT`), whose library,
-//! click, reads each option from a variable too.
+//! Reads the variables of uvicorn (`UVICORN_PORT`) and granian (`GRANIAN_PORT`). Both servers use
+//! the library click, which reads each option from a variable too.
 //!
 //! The variables count only with APP on the command line, which is how these servers are started: a
 //! stray variable must not change a service that is configured by a file. The command line and

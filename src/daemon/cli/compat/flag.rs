@@ -19,7 +19,7 @@ pub(in crate::cli) struct CompatFlag {
     pub(in crate::cli) accepted: &'static [&'static str],
     /// A value that is accepted with a warning, and the warning's text after "ignored; ".
     pub(super) ignored: Option<(&'static str, &'static str)>,
-    /// In `gunicorn.conf.py`, a worker applies the setting when it runs the file.
+    /// Whether a worker applies the setting when it runs `gunicorn.conf.py`.
     pub(in crate::cli) is_applied_by_worker: bool,
     /// Whether messages must not contain the value.
     pub(super) is_secret: bool,

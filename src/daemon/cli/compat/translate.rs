@@ -1,8 +1,8 @@
 //! Rewrites options of granian, hypercorn and daphne on the command line as flags of rgun.
 //!
 //! A flag that rgun has keeps its meaning; only other options are looked up in the tables of
-//! `peers`. Where a short option of daphne means something else in gunicorn, the value decides: in
-//! `-p 8001`, 8001 is no file for a process id.
+//! `peers`. Where a short option of daphne means something else in gunicorn, the value decides: `-p
+//! 8001` names a port, `-p /run/a.pid` gunicorn's file for the process id.
 
 use std::ffi::OsString;
 
@@ -90,7 +90,7 @@ fn reread(word: &str, next: Option<&str>) -> Option<Reread> {
         "-e" if ENDPOINTS.iter().any(|kind| next.starts_with(kind)) => {
             Some(Reread::Refused("is an endpoint of daphne", ENDPOINT))
         }
-        // Uvicorn's flag has no value; the value of hypercorn and daphne is a file.
+        // Uvicorn's flag has no value; that of hypercorn and daphne names a file.
         "--access-log" if next == "-" || next.contains('/') => Some(Reread::As("--access-logfile")),
         _ => None,
     }
@@ -104,7 +104,7 @@ fn option<'a>(
     let long = word.strip_prefix("--").filter(|long| !long.is_empty());
     let name = match long {
         Some(long) => long.split('=').next().unwrap_or(long),
-        // Daphne's `-s` is the only short option that gunicorn does not have.
+        // Of daphne's short options, only `-s` does not exist in gunicorn.
         None if word == "-s" => "s",
         None => return None,
     };

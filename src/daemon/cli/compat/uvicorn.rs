@@ -21,7 +21,8 @@ use super::gunicorn::CIPHERS;
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Target, Value, forwarded_allow_ips};
 
-/// Uvicorn's defaults of `--host` and `--port`. One applies if only the other flag is present.
+/// Uvicorn's defaults of `--host` and `--port`. Each default applies if only the other flag is
+/// present.
 const HOST: &str = "127.0.0.1";
 const PORT: &str = "8000";
 
@@ -250,7 +251,8 @@ impl UvicornFlags {
     }
 }
 
-/// Converts a path to an address of `--bind`, in which two leading slashes would be those of a URL.
+/// Converts a path to an address of `--bind`. Several leading slashes become one, because `unix://`
+/// would begin a URL.
 fn unix(path: &str) -> String {
     match path.trim_start_matches('/') {
         relative if relative.len() == path.len() => format!("unix:{relative}"),

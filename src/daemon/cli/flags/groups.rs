@@ -153,7 +153,7 @@ pub(super) struct ListenFlags {
     #[arg(short, long, value_name = "ADDRESS")]
     bind: Vec<String>,
 
-    /// Proxies to trust X-Forwarded-For and X-Forwarded-Proto from: addresses and networks
+    /// Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted: addresses and networks
     /// separated by commas, * for all, "" for none [env: FORWARDED_ALLOW_IPS] [default: those on
     /// this machine].
     #[arg(long, value_name = "LIST")]
@@ -206,7 +206,7 @@ pub(super) struct TlsFlags {
     #[arg(long, alias = "ssl-certfile", value_name = "PATH")]
     certfile: Option<OsString>,
 
-    /// PEM file with its private key [default: the file of the certificate].
+    /// PEM file with the certificate's private key [default: the file of --certfile].
     #[arg(long, alias = "ssl-keyfile", value_name = "PATH")]
     keyfile: Option<OsString>,
 
@@ -249,9 +249,8 @@ pub(super) struct WorkerFlags {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_requests: Option<String>,
 
-    /// Raise each worker's --max-requests by a random number from 0 to N, so that the workers are not
-    /// all replaced at once
-    /// [default: 0].
+    /// Raise each worker's --max-requests by a random number from 0 to N, so that they are not all
+    /// replaced at once [default: 0].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_requests_jitter: Option<String>,
 }
@@ -308,15 +307,15 @@ impl TimeoutFlags {
 #[command(next_help_heading = "Limits")]
 #[expect(clippy::struct_field_names, reason = "clap derives the flags' names from the fields")]
 pub(super) struct LimitFlags {
-    /// Length of the request line in bytes [default: 8KiB].
+    /// Maximum length of the request line in bytes [default: 8KiB].
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     limit_request_line: Option<String>,
 
-    /// Number of header fields [default: 100].
+    /// Maximum number of header fields [default: 100].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     limit_request_fields: Option<String>,
 
-    /// Size of all header fields together, in bytes [default: 16KiB].
+    /// Maximum size of all header fields together, in bytes [default: 16KiB].
     #[arg(
         long = "limit-request-field_size",
         alias = "limit-request-field-size",
@@ -396,13 +395,13 @@ pub(super) struct LogFlags {
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 
-    /// auto, text or json: the format of the log; auto is for reading on a terminal, and has fields
-    /// elsewhere.
+    /// The format of the log: auto, text or json [default: auto, which is readable on a terminal
+    /// and has all fields elsewhere].
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
 
-    /// Configure Python's logging in the workers by this file: ini, or by its extension JSON, YAML
-    /// or TOML.
+    /// Configure Python's logging in the workers from this file: JSON, YAML or TOML if it has such
+    /// an extension, else ini.
     #[arg(long, alias = "log-config-json", value_name = "PATH")]
     log_config: Option<OsString>,
 

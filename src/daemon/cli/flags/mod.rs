@@ -107,8 +107,8 @@ pub(super) enum Subcommand {
         /// hypercorn.toml, supervisord.conf, Containerfiles, Compose files, quadlet's .container.
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
-        /// Write the files below this directory, too, after a question on a terminal; existing
-        /// files stay.
+        /// Also write the files below this directory; on a terminal, ask first; existing files are
+        /// kept.
         #[arg(long, value_name = "DIR")]
         write: Option<PathBuf>,
         /// Write without asking.
@@ -131,8 +131,8 @@ pub(super) struct Check {
     #[arg(short, long, value_name = "USER", help_heading = "As root")]
     pub(super) user: Option<String>,
 
-    /// As root: check with this unit's user and settings; without it, with those of rgun.service,
-    /// or of the instance whose file is checked.
+    /// As root: check with this unit's user and settings [default: rgun.service, or the instance
+    /// whose file is checked].
     #[arg(long, value_name = "UNIT", help_heading = "As root")]
     pub(super) unit: Option<String>,
 }

@@ -312,7 +312,7 @@ mod tests {
         };
         let beside = place.join("bin/python").display().to_string();
         assert_eq!(script("#!/srv/venv/bin/python3.13"), "/srv/venv/bin/python3.13");
-        assert_eq!(script("#! /srv/venv/bin/python"), beside, "a space is not what pip writes");
+        assert_eq!(script("#! /srv/venv/bin/python"), beside, "pip writes no space there");
         assert_eq!(script("#!/usr/bin/env python3"), beside);
         assert_eq!(script("#!/bin/sh"), beside);
     }

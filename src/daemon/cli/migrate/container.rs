@@ -1,16 +1,15 @@
 //! Descriptions of containers: Containerfiles, `command:` in Compose files, quadlet's `.container`
 //! units.
 //!
-//! A container needs no units: rgun runs in one with the flags of the old command. The result
-//! describes these settings for a service of systemd. Instructions about the image itself (FROM,
-//! COPY, volumes) do not concern rgun and are not listed.
+//! A container needs no units: rgun runs in one with the flags of the old command. The result has
+//! the command's settings for a systemd service. Instructions about the image itself (FROM, COPY,
+//! volumes) do not concern rgun and are not listed.
 
 use super::command;
 use super::plan::{DropIn, Plan};
 use crate::config::{Value, name};
 
-/// Adds the command of a Containerfile: that of the last `CMD` or `ENTRYPOINT` that starts a
-/// server.
+/// Adds the command of the last `CMD` or `ENTRYPOINT` that starts a server.
 pub(super) fn migrate_containerfile(text: &str, label: &str, plan: &mut Plan) {
     let (mut variables, mut found) = (Vec::new(), false);
     for (line, number) in joined_lines(text) {

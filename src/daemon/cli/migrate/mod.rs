@@ -82,9 +82,9 @@ struct Migration {
     outputs: Vec<render::Output>,
 }
 
-/// Prints the result. If a directory is named, also writes the files there, after a question on a
-/// terminal. Returns the exit status: 64 for a file of an unknown kind, 78 for a file that cannot
-/// be read, 1 if the result is not written.
+/// Prints the result. If a directory is named, also writes the files there; on a terminal, asks
+/// before. Returns the exit status: 64 for a file of an unknown kind, 78 for a file that cannot be
+/// read, 1 if the result is not written.
 pub fn run(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> ExitCode {
     let fail = |text: &str, status: u8| {
         // Fails only if stderr is closed.

@@ -96,7 +96,7 @@ fn toml(plan: &Plan) -> String {
     sections.chain(mounts).collect::<Vec<_>>().join("\n")
 }
 
-/// Writes a flag's value as the file needs it: numbers and booleans without quotes, lists, tables.
+/// Formats a flag's value for `rgun.toml`: numbers and booleans without quotes, lists, tables.
 fn value(key: &str, value: &Value) -> String {
     match value {
         Value::Text(text) if key == name::PYTHONPATH => list(text.split(',').map(str::trim)),

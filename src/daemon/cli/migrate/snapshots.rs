@@ -1,5 +1,5 @@
-//! Each directory of `tests/` is a deployment. Its `expected.txt` has the text that `rgun migrate`
-//! prints about its other files; UPDATE_DOCS=1 writes `expected.txt`.
+//! Each directory of `tests/` is a deployment. `expected.txt` has the text that `rgun migrate`
+//! prints about the other files of the directory; UPDATE_DOCS=1 writes it.
 
 use super::*;
 

@@ -95,7 +95,7 @@ fn unnamed_gunicorn_conf_py_in_the_directory_is_read() {
     assert!(notice.ends_with("gunicorn.conf.py, as gunicorn does; --config names another file"), "{notice}");
     assert_eq!(shell.served(&[], "a -c gunicorn.conf.py").notice(), None);
     assert_eq!(shell.served(&[], "").config.app.target.to_string(), "fromconf:application");
-    // A named file takes its place, and without APP the default file does.
+    // Without APP, rgun's default file is read instead; a named file always is.
     shell.default_file(SITE);
     assert_eq!(shell.served(&[], "").config.app.target.to_string(), "fromfile:application");
     assert_eq!(shell.served(&[], "a -c etc/rgun.toml").config.workers.threads.get(), 1);

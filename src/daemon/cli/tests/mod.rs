@@ -275,7 +275,7 @@ fn check_accepts_user_and_unit() {
         };
         assert_eq!((wanted.user.as_deref(), wanted.unit.as_deref()), (user, unit), "{line}");
     }
-    assert!(shell.refused("a --user shop").contains("User=shop"), "of a start it is the unit's");
+    assert!(shell.refused("a --user shop").contains("User=shop"), "only a check has --user");
     assert!(shell.refused("check a --group shop").contains("Group=shop"));
 }
 
@@ -312,7 +312,7 @@ fn help_and_version_go_to_stdout_and_succeed() {
     ] {
         assert!(help.contains(word), "{word}\n{help}");
     }
-    assert!(!help.contains("--daemon"), "what rgun does not do is not advertised\n{help}");
+    assert!(!help.contains("--daemon"), "unsupported flags are hidden\n{help}");
 }
 
 #[test]
