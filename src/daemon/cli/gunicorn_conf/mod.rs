@@ -25,7 +25,7 @@ pub(super) use location::ConfLocation;
 
 pub(super) use arguments::{Arguments, HookFunction};
 
-/// Maximum time that the file may run. The watchdog of the packaged unit allows as long.
+/// Maximum time that the file may run; not more than `WatchdogSec=` of the packaged unit.
 const MAX_RUN_TIME: Duration = Duration::from_secs(30);
 
 /// The settings of the file.
