@@ -20,7 +20,8 @@ pub enum Event {
         /// The worker's process id, for status output; actions name the worker, never the pid.
         pid: u32,
     },
-    /// `Spawn` failed. Optional for a fork whose zygote was reaped before it reported the outcome.
+    /// `Spawn` failed. May be omitted for a fork if the zygote was reaped before the zygote
+    /// reported the outcome.
     SpawnFailed {
         /// The worker of the `Spawn`.
         worker: WorkerId,

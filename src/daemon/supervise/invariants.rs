@@ -48,7 +48,7 @@ impl Supervisor {
                         return Some("a seat is held by a worker of another generation");
                     }
                     Some(worker) if worker.is_current() => {}
-                    Some(_) => return Some("a seat is held by a worker on its way out"),
+                    Some(_) => return Some("a seat is held by a worker that retires or exits"),
                     None => return Some("a seat is held by a process that has ended"),
                 }
             }
@@ -106,8 +106,8 @@ impl Supervisor {
     }
 
     fn count_violation(&self) -> Option<&'static str> {
-        // The limit for all generations is checked at each spawn only: it shrinks with the last
-        // worker of a large set.
+        // The limit for all generations is checked only at each spawn, because the limit shrinks
+        // when the last worker of a large set exits.
         for set in self.worker_sets() {
             if self.n_workers(set.generation) > 2 * set.seats.len() {
                 return Some("more workers of a generation than twice its seats");
@@ -129,7 +129,7 @@ impl Supervisor {
 
     fn daemon_violation(&self) -> Option<&'static str> {
         if self.any_ready() && (!self.ever_ready || self.outage.is_some() || self.serial_boots) {
-            return Some("a ready worker, but an outage, serial boots, or no record of it");
+            return Some("an outage, serial boots or `ever_ready` unset although a worker is ready");
         }
         if self.notify.ready_sent && !self.ever_ready {
             return Some("READY=1 before any worker was ready");

@@ -44,7 +44,7 @@ impl Supervisor {
     }
 
     /// Returns true if the worker was asked to become the zygote and has not answered. `run` treats
-    /// this answer from any other worker as a violation of the contract.
+    /// a report of a promotion from any other worker as a violation of the contract.
     pub fn is_promoting(&self, worker: WorkerId) -> bool {
         self.worker(worker).is_some_and(|worker| matches!(worker.state, TimedState::Promoting { .. }))
     }

@@ -153,8 +153,8 @@ impl Supervisor {
     }
 
     /// Retires all workers of a generation within `timeouts.drain`, including those that were
-    /// retiring without a deadline, so that old code does not answer for longer. Drops its
-    /// configuration.
+    /// retiring without a deadline, so that old code does not answer for longer. Drops the
+    /// generation's configuration.
     fn retire_generation(&mut self, set: &WorkerSet, now: Instant) {
         let limit = self.live.policy.drain;
         for id in self.workers_of(set.generation) {

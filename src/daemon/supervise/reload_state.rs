@@ -26,7 +26,7 @@ pub(super) enum ReloadStage {
     Probing {
         /// The canary that runs the probe.
         worker: WorkerId,
-        /// When the reload fails without an answer; `None` if `timeouts.boot` is off.
+        /// When the reload fails if the probe is not answered; `None` if `timeouts.boot` is off.
         deadline: Option<Instant>,
     },
     /// The other workers boot.

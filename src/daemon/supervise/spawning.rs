@@ -205,22 +205,22 @@ impl Supervisor {
         self.bound_retirements(at_own_limit.then_some(generation), n_due, now);
     }
 
-    /// Gives a deadline, `timeouts.drain` from now, to retiring workers that have none, the longest
-    /// retiring first, until `n` departing workers have one or no more are left. With a generation,
-    /// only its workers count.
+    /// Ensures that `n` workers exit in bounded time, or all that are retiring or exiting if there
+    /// are fewer. Retiring workers without a deadline get the deadline `timeouts.drain` from now,
+    /// longest retiring first. If `generation` is given, only its workers count.
     fn bound_retirements(&mut self, generation: Option<Generation>, n: usize, now: Instant) {
         // At least 1 ms, so that no deadline has passed when the tick ends.
         let limit = self.live.policy.drain.max(Duration::from_millis(1));
-        let is_departing = |worker: &WorkerRecord| {
+        let is_leaving = |worker: &WorkerRecord| {
             worker.is_exiting() || matches!(worker.state, TimedState::Retiring { .. })
         };
-        let departing = self.workers.values().filter(|worker| {
-            is_departing(worker)
+        let leaving = self.workers.values().filter(|worker| {
+            is_leaving(worker)
                 && !worker.is_zygote()
                 && generation.is_none_or(|generation| worker.generation == generation)
         });
         let (mut unbounded, bounded): (Vec<&WorkerRecord>, Vec<&WorkerRecord>) =
-            departing.partition(|worker| worker.is_retiring_unbounded());
+            leaving.partition(|worker| worker.is_retiring_unbounded());
         unbounded.sort_unstable_by_key(|worker| (worker.since, worker.id));
         let n_more = n.saturating_sub(bounded.len());
         let to_bound: Vec<WorkerId> = unbounded.into_iter().take(n_more).map(|worker| worker.id).collect();
@@ -248,5 +248,6 @@ impl Supervisor {
     }
 }
 
-/// Number of zygotes of one generation: the one to fork from, and one that is about to exit.
+/// A zygote is spawned only while its generation has fewer zygotes than this. Two allow for one to
+/// fork from and one that is about to exit.
 pub(super) const MAX_ZYGOTES: usize = 2;

@@ -33,7 +33,7 @@ pub struct Snapshot {
     pub spawned: u64,
     /// Boots that failed since the daemon started.
     pub boot_failures: u64,
-    /// Workers that exited while they served since the daemon started.
+    /// Workers that exited while they served, counted since the daemon started.
     pub crashes: u64,
 }
 
@@ -184,7 +184,7 @@ impl Supervisor {
         format!("stopping: {n} {} {doing}", if n == 1 { "worker" } else { "workers" })
     }
 
-    /// Returns the seat with a failure that is retried next, and the failure.
+    /// Returns, of the seats with a failure, the one that is retried next, and its failure.
     fn failing_seat(&self) -> Option<(&Seat, &str)> {
         let seats = self.live.zygote.iter().chain(self.live.desired_seats().map(|(_, seat)| seat));
         let failing = seats.filter_map(|seat| Some((seat, seat.failure.as_deref()?)));

@@ -51,8 +51,8 @@ pub struct Supervisor {
     /// Every worker whose process exists or is being created, by incarnation.
     pub(super) workers: BTreeMap<Incarnation, WorkerRecord>,
     pub(super) next_incarnation: Incarnation,
-    /// The latest instant of any event; an event with an earlier instant is treated as happening
-    /// then. `None` before the first event.
+    /// The latest instant of any event; `None` before the first event. An event with an earlier
+    /// instant is handled as if it happened at `clock`.
     pub(super) clock: Option<Instant>,
     /// A worker was ready at least once, so the application can boot.
     pub(super) ever_ready: bool,
@@ -71,7 +71,7 @@ pub struct Supervisor {
     pub(super) notify: NotifyState,
     /// Boots that failed since the daemon started.
     pub(super) boot_failures: u64,
-    /// Workers that exited while they served since the daemon started.
+    /// Workers that exited while they served, counted since the daemon started.
     pub(super) crashes: u64,
     /// The actions of the event being handled.
     pub(super) actions: Vec<Action>,

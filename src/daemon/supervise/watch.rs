@@ -42,9 +42,9 @@ fn to_f64(n: u64) -> f64 {
 
 /// The number of responses of each generation that a decision needs.
 const MIN_RESPONSES: u64 = 20;
-/// The difference of the rates in standard errors that is not chance.
+/// The smallest difference of the rates, in standard errors, that does not count as chance.
 const MIN_STANDARD_ERRORS: f64 = 3.0;
-/// The difference of the rates that matters: two requests in a hundred.
+/// The smallest difference of the rates that matters: two requests in a hundred.
 const MIN_RATE_INCREASE: f64 = 0.02;
 
 #[cfg(test)]

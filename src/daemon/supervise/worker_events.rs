@@ -202,15 +202,16 @@ impl Supervisor {
         }
     }
 
-    /// Ends the boot of a worker that exceeded its limit, with the stacks that were dumped for it.
+    /// Fails a boot that exceeded its limit, now that the worker's stacks have been dumped or have
+    /// not come in time.
     pub(super) fn on_stacks_dumped(&mut self, id: WorkerId, stacks: Option<String>, now: Instant) {
         if self.worker(id).is_some_and(|worker| matches!(worker.state, TimedState::BootTimedOut { .. })) {
             self.fail_boot_timed_out(id, stacks, now);
         }
     }
 
-    /// Kills a worker whose boot exceeded its limit, and records the failure with its stacks if
-    /// there are any.
+    /// Kills a worker whose boot exceeded its limit, and records the failure together with the
+    /// worker's stacks if there are any.
     pub(super) fn fail_boot_timed_out(&mut self, id: WorkerId, stacks: Option<String>, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         self.kill(id, now);

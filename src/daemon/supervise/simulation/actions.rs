@@ -110,7 +110,7 @@ impl World {
                 }
             }
             Action::Unavailable(reason) => {
-                ensure(self.unavailable || reason.is_some(), "an outage ends that did not begin")?;
+                ensure(self.unavailable || reason.is_some(), "the end of an outage that did not begin")?;
                 self.unavailable = reason.is_some();
             }
             Action::Presence(presence) => {
@@ -118,7 +118,10 @@ impl World {
                 let is_back = self.presence == Presence::Leaving;
                 ensure(!is_back, "a daemon that was about to leave comes back")?;
                 let is_leaving = *presence == Presence::Leaving;
-                ensure(is_leaving == (self.n_stopping_sent == 1), "leaving is not stopping")?;
+                ensure(
+                    is_leaving == (self.n_stopping_sent == 1),
+                    "the presence is Leaving without STOPPING=1, or the reverse",
+                )?;
                 self.presence = *presence;
             }
             Action::Exit { status, reason } => {

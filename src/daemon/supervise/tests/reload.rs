@@ -143,7 +143,7 @@ fn any_failure_before_the_switch_fails_only_the_reload() {
 }
 
 #[test]
-fn failed_reload_terminates_standby_and_kills_booting() {
+fn failed_reload_ends_standby_and_booting_workers() {
     let (mut harness, _) = reloading(3, policy(3));
     harness.boot(worker(0, 4));
     harness.spawned(worker(1, 5));
@@ -267,7 +267,7 @@ fn reload_before_first_ready_replaces_the_failing_code() {
 }
 
 #[test]
-fn failed_reload_before_first_ready_answers_and_retries() {
+fn reload_that_fails_before_first_ready_is_answered_once() {
     let policy = SupervisorPolicy { exit_on_first_boot_failure: false, ..policy(2) };
     let mut harness = Harness::with(policy.clone());
     harness.send(Event::Started);
@@ -341,7 +341,7 @@ fn reload_can_raise_and_lower_the_number_of_workers() {
 }
 
 #[test]
-fn worker_death_during_reload_is_replaced_by_old_code() {
+fn worker_that_dies_during_a_reload_gets_old_code() {
     let (mut harness, _) = reloading(2, policy(2));
     let actions = harness.exit(worker(1, 2));
     assert!(actions.contains(&spawn_of(1, 1, 4)), "{actions:?}");

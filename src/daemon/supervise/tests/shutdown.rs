@@ -238,7 +238,7 @@ fn exit_waits_for_a_spawn_in_progress() {
 }
 
 #[test]
-fn stop_before_started_exits() {
+fn stop_before_the_started_event_exits() {
     let mut harness = Harness::new(2);
     let actions = harness.send(Event::Stop);
     assert_eq!(actions, [Action::NotifyStopping, Action::Exit { status: 0, reason: None }]);
