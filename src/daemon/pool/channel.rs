@@ -28,8 +28,8 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Creates a channel. Also returns the worker's descriptors: the shared memory and its end of
-    /// the control socket.
+    /// Creates a channel. Also returns the descriptors for the worker: the shared memory, and the
+    /// worker's end of the control socket.
     pub(super) fn new(geometry: Geometry) -> Result<(Self, OwnedFd, OwnedFd), SpawnError> {
         let system = |resource| move |source| SpawnError::System { resource, source };
         let (map, map_fd) =

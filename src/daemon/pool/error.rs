@@ -37,7 +37,7 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
-    /// Fork could not be sent to the zygote, or was not answered.
+    /// The command Fork could not be sent to the zygote, or was not answered.
     #[error("the zygote cannot fork a worker")]
     Zygote(#[source] io::Error),
     /// A zygote reported a fork that is not valid.

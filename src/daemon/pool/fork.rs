@@ -89,8 +89,8 @@ impl Pool {
     /// worker.
     ///
     /// # Errors
-    /// If the report is false, not requested, or too late. A pending fork that fails because of
-    /// this is returned by [`Pool::take_lost_forks`].
+    /// If the report is false or too late, or the fork was not requested. If this fails a pending
+    /// fork, [`Pool::take_lost_forks`] returns that fork.
     pub fn on_forked(
         &mut self,
         zygote: WorkerId,

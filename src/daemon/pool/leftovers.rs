@@ -204,7 +204,7 @@ impl ProcessSet {
                 }
             }
             Self::Group(group, members) => {
-                // The id still belongs to this group if one of its known members is running in it.
+                // The id still belongs to this group if a member found earlier is running in it.
                 let is_member =
                     |(pid, process): &(Pid, OwnedFd)| is_running(process) && group_of(*pid) == Some(*group);
                 if members.iter().any(is_member)
@@ -259,8 +259,8 @@ fn group_of(pid: Pid) -> Option<Pid> {
     nix::unistd::getpgid(Some(pid)).ok()
 }
 
-/// Returns true until the process of a pidfd has exited, when the pidfd becomes readable
-/// (pidfd_open(2)).
+/// Returns true while the process of a pidfd is running. The pidfd becomes readable when the
+/// process exits (pidfd_open(2)).
 fn is_running(process: &OwnedFd) -> bool {
     let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
     loop {

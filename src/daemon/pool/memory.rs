@@ -1,11 +1,11 @@
 //! The memory usage of workers, and the kernel's memory events.
 //!
 //! With the kernel's memory controller each worker's cgroup has limits (`systemd::memory`), and
-//! `run` waits on [`Pool::memory_watch_fd`] to call [`Pool::take_memory_events`]. Without it there
-//! is no hard limit, and `run` samples [`Pool::memory_usage`]. This is the *proportional set size*
-//! (proc_pid_smaps_rollup(5)), which divides a shared page among the processes that share it.
-//! Reading it needs no privilege for processes of the same user, even under
-//! `ProtectProc=invisible`.
+//! `run` waits on [`Pool::memory_watch_fd`] to call [`Pool::take_memory_events`]. Without the
+//! controller there is no hard limit, and `run` samples [`Pool::memory_usage`]. The usage is then
+//! the *proportional set size* (proc_pid_smaps_rollup(5)), which divides a shared page among the
+//! processes that share it. Reading it needs no privilege for processes of the same user, even
+//! under `ProtectProc=invisible`.
 //!
 //! `run` decides what to do about a worker that exceeds its limit.
 
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn own_pss_is_known_and_that_of_an_absent_process_is_none() {
+    fn pss_is_none_only_for_an_absent_process() {
         let own = proportional_set_size(std::process::id()).unwrap().unwrap();
         assert!((64 * 1024..1 << 40).contains(&own), "{own}");
         assert_eq!(proportional_set_size(u32::MAX).unwrap(), None);

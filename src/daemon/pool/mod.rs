@@ -5,9 +5,9 @@
 //! thread reaps it.
 //!
 //! # Invariants
-//! - The daemon is a *subreaper*: it becomes the parent of every orphan of its workers (including
-//!   the workers that a zygote forks) and reaps it. Only the exits of workers and zygotes are
-//!   reported.
+//! - The daemon is a *subreaper*: every orphan of its workers (including the workers that a zygote
+//!   forks) becomes a child of the daemon, which reaps it. Only the exits of workers and zygotes
+//!   are reported.
 //! - When a worker has exited, its children are killed before it is reaped, so that no child
 //!   outlives the worker. The exception: a worker that exits with status 0 leaves its children
 //!   running for a while ([`leftovers`]).
@@ -124,8 +124,8 @@ impl Pool {
         pool
     }
 
-    /// Sets the workers' soft limit of open files: the one that the daemon had before it raised its
-    /// own.
+    /// Sets the soft limit of open files that workers get: the daemon's limit before the daemon
+    /// raised it.
     pub fn set_open_files_limit(&mut self, soft: u64) {
         self.process_settings.open_files = Some(soft);
     }
@@ -163,7 +163,8 @@ impl Pool {
     /// Starts a worker or a zygote: creates its channel, cgroup and process, and sends it Start.
     ///
     /// # Errors
-    /// One of these cannot be created. The others are then removed.
+    /// If the channel, the output pipes or the process cannot be created. Whatever was created
+    /// before is then removed.
     pub fn spawn(&mut self, spec: &SpawnSpec<'_>, reactor: &Reactor) -> Result<SpawnedWorker, SpawnError> {
         let (channel, map, worker_socket) = Channel::new(Geometry::standard(spec.slots().max()))?;
         let (worker_ends, daemon_ends) = self.create_output_pipes()?;

@@ -49,7 +49,8 @@ pub struct SpawnSpec<'a> {
 }
 
 impl SpawnSpec<'_> {
-    /// Returns the numbers of slots, by interface: a worker reports its interface when it is ready.
+    /// Returns the numbers of slots for each interface, because a worker reports its interface only
+    /// when it is ready.
     pub(super) fn slots(&self) -> Slots {
         let concurrency = self.concurrency.min(Geometry::MAX_SLOTS);
         let websockets = self.max_websockets.min(Geometry::MAX_SLOTS - concurrency);

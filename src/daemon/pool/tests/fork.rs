@@ -137,8 +137,8 @@ fn forked_report_must_name_an_unknown_child() {
 }
 
 #[test]
-fn exit_before_the_forked_report_is_still_returned() {
-    in_own_process(module_path!(), "exit_before_the_forked_report_is_still_returned", || {
+fn exit_of_a_worker_before_its_fork_report_is_returned() {
+    in_own_process(module_path!(), "exit_of_a_worker_before_its_fork_report_is_returned", || {
         let mut fixture = PoolFixture::new("", None);
         let _zygote = fixture.zygote(worker(0, 1));
         fixture.pool.fork(&fixture.spec(worker(1, 2)), worker(0, 1)).unwrap();
@@ -267,7 +267,8 @@ fn fork_reports_of_other_processes_are_rejected() {
         }
         assert_eq!(fixture.pool.take_lost_forks().len(), 0, "the zygote may still report");
 
-        // The same after the fork was given up: it stays on that list, and no process is killed.
+        // After the fork was given up, such reports are rejected too: the fork stays in `given_up`,
+        // and no process is killed.
         fixture.pool.forks.expire();
         assert_eq!(fixture.pool.take_lost_forks().len(), 1);
         let innocent = child("exec sleep 1000");

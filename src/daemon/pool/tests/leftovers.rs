@@ -83,8 +83,8 @@ fn children_of_clean_exit_run_until_timeout_and_are_listed() {
 }
 
 #[test]
-fn children_die_with_failed_killed_or_zero_timeout_worker() {
-    let name = "children_die_with_failed_killed_or_zero_timeout_worker";
+fn children_die_unless_exit_is_clean_and_timeout_positive() {
+    let name = "children_die_unless_exit_is_clean_and_timeout_positive";
     in_own_process(module_path!(), name, || {
         for (exit_command, children_timeout) in
             [("exit 1", MINUTE), ("kill -9 $$", MINUTE), ("exit 0", Duration::ZERO)]

@@ -105,8 +105,8 @@ fn soft_limit_is_reported_once_and_lifted() {
 }
 
 #[test]
-fn plain_exit_after_oom_kill_of_a_child_is_not_oom_killed() {
-    in_own_process(module_path!(), "plain_exit_after_oom_kill_of_a_child_is_not_oom_killed", || {
+fn plain_exit_does_not_count_as_oom_kill() {
+    in_own_process(module_path!(), "plain_exit_does_not_count_as_oom_kill", || {
         let mut fixture = PoolFixture::new("exit 3", Some(&[Controller::Memory]));
         let cgroup = fixture.create_cgroup_files("g1-w0-1");
         fixture.spawn(worker(0, 1));
