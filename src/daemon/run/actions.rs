@@ -114,8 +114,8 @@ impl Daemon {
         self.operator_log.write(report, &python);
     }
 
-    /// Spawns or forks a worker. Returns `None` for a fork: the event follows when the zygote has
-    /// answered.
+    /// Spawns or forks a worker. Returns the outcome; `None` if a fork was requested, whose outcome
+    /// follows when the zygote has answered.
     fn spawn(&mut self, worker: WorkerId, generation: Generation, method: SpawnMethod) -> Option<Event> {
         let failed = |fault, reason| Some(Event::SpawnFailed { worker, fault, reason });
         let Some(config) = self.generations.get(generation) else {

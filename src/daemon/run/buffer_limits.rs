@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_memory_limits_are_a_part_within_bounds() {
+    fn auto_memory_limits_are_a_bounded_part_of_memory() {
         assert_eq!(limits(GIB, 0).response_memory + limits(GIB, 0).spool_memory, GIB / 8);
         assert_eq!(limits(64 << 20, 0).response_memory, MIN_MEMORY_BYTES);
         assert_eq!(limits(512 * GIB, 0).spool_memory, MAX_MEMORY_BYTES);

@@ -4,9 +4,9 @@
 //! systemd.exec(5)), with mode 0600. Without a runtime directory there is no socket: SIGHUP
 //! reloads, and the log has the outcome.
 //!
-//! The client writes one line, `reload`. The daemon replies with lines that begin with `progress `,
-//! then with `done ` and one line, or with `failed ` and text to the end, and closes the
-//! connection.
+//! The client writes one line, `reload`. The daemon replies with lines that begin with `progress `.
+//! The last reply is one line that begins with `done `, or `failed ` and text up to the end of the
+//! stream. Then the daemon closes the connection.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;

@@ -77,7 +77,8 @@ impl Daemon {
                 watch.add_sources(file_watch::sources_of_traceback(traceback));
                 watch.note_outcome(true);
                 let is_ready = |worker: &WorkerSnapshot| worker.state == WorkerState::Ready;
-                // Without a retry the failure is that of a reload, which `ReloadFailed` reports.
+                // There is no retry if the failure ends a reload, which `ReloadFailed` reports, or
+                // causes a rollback.
                 if retry_in.is_some() && !self.supervisor.snapshot().workers.iter().any(is_ready) {
                     self.reloads.show_failure(Some((failure, false)));
                 }

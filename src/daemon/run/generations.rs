@@ -96,8 +96,8 @@ impl Generations {
         self.reforked.remove(&generation);
     }
 
-    /// Whether a worker of the generation became its zygote: the others then serve without
-    /// `workers.refork`.
+    /// Whether a worker of the generation became its zygote. Workers are then spawned without the
+    /// limit `workers.refork`.
     pub(super) fn has_reforked(&self, generation: Generation) -> bool {
         self.reforked.contains(&generation)
     }

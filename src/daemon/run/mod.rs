@@ -8,7 +8,7 @@
 //! | `error.rs` | the error of a failed start |
 //! | `signals.rs` | Unix signals |
 //! | `system.rs` | sockets, cores, limits and cgroup, read at startup |
-//! | `inputs.rs` | turning messages and exits of processes into events for the supervisor |
+//! | `inputs.rs` | turning messages and process exits into events for the supervisor |
 //! | `messages.rs` | the types of these messages |
 //! | `actions.rs` | the supervisor's actions |
 //! | `timers.rs` | periodic work, and the watchdog |
@@ -178,7 +178,7 @@ struct Timers {
 struct MemoryWatch {
     /// Readable when a worker's `memory.events` changed. `None` without delegated cgroups.
     events: Option<AsyncFd<Arc<OwnedFd>>>,
-    /// Workers over their limit that the supervisor knows of. Each is reported once.
+    /// Workers over their limit that were reported to the supervisor. Each is reported once.
     reported: HashSet<WorkerId>,
 }
 
@@ -246,8 +246,8 @@ impl Daemon {
         stops.note_stop()
     }
 
-    /// Passes an event to the supervisor and performs its actions. Returns the exit status when the
-    /// daemon ends.
+    /// Handles an event: passes it to the supervisor and performs the resulting actions. Returns
+    /// the exit status when the daemon ends.
     fn handle(&mut self, event: Event) -> Option<u8> {
         let Event::Exited { worker, .. } = event else { return self.apply(event) };
         // The supervisor gets the worker's last messages before its exit.
@@ -263,7 +263,8 @@ impl Daemon {
         exit
     }
 
-    /// Passes an event, and the events that follow from its actions, to the supervisor.
+    /// Passes an event to the supervisor, performs the resulting actions, and does the same with
+    /// the events that they cause. Returns the exit status when the daemon ends.
     fn apply(&mut self, event: Event) -> Option<u8> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {

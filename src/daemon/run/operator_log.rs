@@ -19,7 +19,8 @@ use crate::supervise::{
     BootFailure, BootFailureKind, Exit, RecycleReason, Report, ResizeReason, WorkerState, name_of_signal,
 };
 
-/// Facts about workers for their log entries. [`OperatorLog::forget`] removes those of one worker.
+/// Facts about workers for their log entries. [`OperatorLog::forget`] removes the facts about one
+/// worker.
 #[derive(Debug, Default)]
 pub(super) struct OperatorLog {
     /// The process id of each worker.
@@ -128,8 +129,8 @@ impl OperatorLog {
         self.pids.get(&worker).copied()
     }
 
-    /// Logs a report of the supervisor. `python` names the interpreter of a worker that died
-    /// without a message.
+    /// Logs a report of the supervisor. `python` returns the interpreter of a worker, which the
+    /// entries about some boot failures name.
     pub(super) fn write(&mut self, report: Report, python: &dyn Fn(WorkerId) -> Python) {
         match report {
             Report::WorkerReady { worker, took } => self.log_ready(worker, took),

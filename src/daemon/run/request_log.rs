@@ -1,5 +1,5 @@
 //! Log entries about requests that are late, slow, retried or quarantined. (The journal thread
-//! writes one about each request's end: `journal::requests`.)
+//! writes the entries about the ends of requests: `journal::requests`.)
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ pub(super) fn log_quarantine(method: &str, path: &RequestPath, block_time: Durat
     );
 }
 
-/// Logs that a request is given to another worker, because this one died while running it.
+/// Logs that a request is given to another worker, because `worker` died while running it.
 pub(super) fn log_retry(worker: WorkerId, request: &RequestInfo) {
     let RequestInfo { request_id, method, path, .. } = request;
     tracing::warn!(

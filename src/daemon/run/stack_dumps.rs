@@ -6,9 +6,9 @@
 //! ends with a [`StackDumpResult`], which `stack_log` logs.
 //!
 //! The first request goes over the control socket: the worker writes its stacks under the GIL,
-//! which is safe. If C code holds the GIL, no answer comes; a worker that is going to be replaced
-//! anyway then gets a signal after [`REQUEST_TIMEOUT`], and writes them without the GIL. The slow
-//! log never sends the signal.
+//! which is safe. If C code holds the GIL, no answer comes. A worker that is going to be replaced
+//! anyway then gets a signal after [`REQUEST_TIMEOUT`], on which it writes its stacks without the
+//! GIL. The slow log never sends the signal.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -72,7 +72,7 @@ pub(super) struct StackDumpResult {
     pub(super) task_stacks: Vec<(ExchangeId, String)>,
     /// The worker's kill was delayed for this dump, and is due now.
     pub(super) kill: bool,
-    /// Slow requests of the same worker whose dump is due now.
+    /// Slow requests of the same worker; their dumps are due now.
     pub(super) postponed: Vec<DumpReason>,
     /// Number of slow requests beyond [`MAX_POSTPONED`], which are not dumped.
     pub(super) skipped: u32,

@@ -71,8 +71,8 @@ pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, StartupError> 
     Ok(inherited.into_iter().map(Listener::inherited).collect())
 }
 
-/// Checks that systemd passed a socket for each table `[listen.NAME]`. Without one, a table with
-/// `bind` gets a warning, and any other an error.
+/// Checks that systemd passed a socket for each table `[listen.NAME]`. If a socket is missing, logs
+/// a warning if its table has `bind`, else returns an error.
 fn check_names(config: &Config, inherited: &[InheritedListener]) -> Result<(), StartupError> {
     for table in &config.listen.named {
         if inherited.iter().any(|socket| socket.name == table.name) {

@@ -71,7 +71,7 @@ impl Daemon {
         events
     }
 
-    /// Starts or stops the timers that depend on the configurations of the live generations.
+    /// Starts or stops the timers that depend on the configurations of all generations.
     pub(super) fn set_timers(&mut self) {
         let now = Instant::now();
         let is_watching = self.supervisor.snapshot().rollback.is_some();
@@ -85,8 +85,8 @@ impl Daemon {
         self.timers.memory = needs_memory.then(|| self.timers.memory.unwrap_or(now + MEMORY_INTERVAL));
     }
 
-    /// Removes the cgroups of exited workers, and schedules another attempt for
-    /// those that still have processes.
+    /// Removes the cgroups of exited workers, and schedules another attempt for those that still
+    /// have processes.
     pub(super) fn remove_cgroups(&mut self) {
         let n_left = self.pool.remove_stale_cgroups();
         self.timers.cgroups = (n_left > 0).then(|| Instant::now() + CGROUP_INTERVAL);
