@@ -146,11 +146,11 @@ impl FileSnapshot {
         use std::os::unix::fs::MetadataExt as _;
         let paths = directories.paths.iter().flat_map(|directory| directories::files_in(directory));
         let relevant = paths.filter(|path| files.relevance(path) != Relevance::None);
-        let state = |path: PathBuf| {
+        let version = |path: PathBuf| {
             let metadata = path.metadata().ok()?;
             Some((path, (metadata.modified().ok(), metadata.len(), metadata.ino())))
         };
-        Self(relevant.filter_map(state).collect())
+        Self(relevant.filter_map(version).collect())
     }
 
     /// Adds the files that count now and were not known, and removes those that no longer count. The
@@ -169,7 +169,7 @@ impl FileSnapshot {
     /// Replaces the snapshot by a later one, and returns the files that differ.
     pub(super) fn advance(&mut self, later: Self) -> Vec<PathBuf> {
         let earlier = std::mem::replace(&mut self.0, later.0);
-        let changed = self.0.iter().filter(|(path, state)| earlier.get(*path) != Some(*state));
+        let changed = self.0.iter().filter(|(path, version)| earlier.get(*path) != Some(*version));
         let deleted = earlier.keys().filter(|path| !self.0.contains_key(*path));
         changed.map(|(path, _)| path).chain(deleted).cloned().collect()
     }
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_since_the_last_poll_outlive_a_new_scope() {
+    fn new_scope_keeps_the_changes_since_the_last_poll() {
         let place = std::env::temp_dir().join(format!("rgun-scope-{}", std::process::id()));
         std::fs::create_dir_all(&place).unwrap();
         let [kept, changed, deleted, added] = ["a.py", "b.py", "c.py", "d.py"].map(|name| place.join(name));

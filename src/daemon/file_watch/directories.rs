@@ -25,8 +25,8 @@ pub(super) fn find(files: &WatchedFiles) -> DirectorySet {
     let mut found = DirectorySet::default();
     let directories: BTreeSet<&Path> = files.directories().collect();
     found.paths.extend(directories.into_iter().filter_map(canonical_directory));
-    // Separate from `found.paths`: a directory that is there for a source may be in a tree, and the
-    // walk of the tree must descend into it.
+    // Separate from `found.paths`: a source's directory may also be in a tree, and the walk of that
+    // tree must descend into it.
     let mut visited: BTreeSet<PathBuf> = BTreeSet::new();
     let mut open: Vec<PathBuf> = files.trees().filter_map(canonical_directory).collect();
     while let Some(directory) = open.pop() {

@@ -7,8 +7,8 @@
 //!
 //! A change requires a reload if a worker has imported the file, if it is a template or environment
 //! file in the application's directories, or if the configuration names it ([`WatchRules`]). After
-//! a failed start or reload, a change of any Python file in a watched directory does: it may be the
-//! file that the application could not import.
+//! a failed start or reload, a change of any Python file in a watched directory requires a reload,
+//! because the application may have failed to import that file.
 //!
 //! | file | contents |
 //! |---|---|

@@ -122,7 +122,8 @@ impl WorkerCgroup {
 }
 
 /// Returns the bytes of memory that this process and its children may use: the machine's memory, or
-/// the lowest limit of this cgroup and its ancestors. `None` if the kernel reports neither.
+/// the lowest limit of this cgroup and its ancestors if that is less. `None` if the kernel reports
+/// neither.
 pub fn usable_bytes() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(parse_mem_total);
     let cgroup = own_cgroup().ok().and_then(|own| lowest_limit(&own));
@@ -160,7 +161,7 @@ fn parse_flat_keyed(text: &str) -> impl Iterator<Item = (&str, u64)> {
 #[derive(Debug)]
 pub struct CgroupWatch(OwnedFd);
 
-/// One cgroup in a [`CgroupWatch`], until the cgroup is removed. Ids are not reused.
+/// Identifies a cgroup in a [`CgroupWatch`] until the cgroup is removed. Ids are not reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WatchId(i32);
 
