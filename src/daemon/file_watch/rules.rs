@@ -116,7 +116,7 @@ impl WatchedFiles {
         self.sources.iter().chain(&self.rules.files).filter_map(|file| file.parent()).chain(included)
     }
 
-    /// Returns whether a directory in a tree is excluded, with all directories below it.
+    /// Returns whether the walk of a tree skips a directory and everything below it.
     pub(super) fn skips(&self, directory: &Path) -> bool {
         directory.file_name().is_some_and(is_skipped_directory) || self.is_excluded(directory)
     }

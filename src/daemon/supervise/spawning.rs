@@ -211,16 +211,16 @@ impl Supervisor {
     fn bound_retirements(&mut self, generation: Option<Generation>, n: usize, now: Instant) {
         // At least 1 ms, so that no deadline has passed when the tick ends.
         let limit = self.live.policy.drain.max(Duration::from_millis(1));
-        let is_leaving = |worker: &WorkerRecord| {
+        let is_outgoing = |worker: &WorkerRecord| {
             worker.is_exiting() || matches!(worker.state, TimedState::Retiring { .. })
         };
-        let leaving = self.workers.values().filter(|worker| {
-            is_leaving(worker)
+        let outgoing = self.workers.values().filter(|worker| {
+            is_outgoing(worker)
                 && !worker.is_zygote()
                 && generation.is_none_or(|generation| worker.generation == generation)
         });
         let (mut unbounded, bounded): (Vec<&WorkerRecord>, Vec<&WorkerRecord>) =
-            leaving.partition(|worker| worker.is_retiring_unbounded());
+            outgoing.partition(|worker| worker.is_retiring_unbounded());
         unbounded.sort_unstable_by_key(|worker| (worker.since, worker.id));
         let n_more = n.saturating_sub(bounded.len());
         let to_bound: Vec<WorkerId> = unbounded.into_iter().take(n_more).map(|worker| worker.id).collect();
