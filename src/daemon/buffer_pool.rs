@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
-/// Size of a shared block in bytes. One remaining value keeps the whole block allocated, so a block
-/// takes no more memory than an idle connection.
+/// Size of a shared block in bytes. A single remaining value keeps its whole block allocated, so a
+/// block is no larger than the memory of an idle connection.
 const BLOCK_BYTES: usize = 4096;
 
 /// Longest value in a shared block, in bytes. Longer values are allocated alone.

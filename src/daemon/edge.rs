@@ -302,7 +302,7 @@ impl EdgeThread {
 }
 
 /// Registers the doorbell with a runtime, so that the doorbell wakes the reactor. The registration
-/// is edge-triggered, so that the doorbell is never read.
+/// is edge-triggered, so the doorbell need not be read.
 fn watch_doorbell(runtime: &Runtime, doorbell: BorrowedFd<'_>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     let _entered = runtime.enter();
     register(Arc::new(doorbell.try_clone_to_owned()?))
@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doorbell_that_epoll_refuses_is_an_error_of_the_start() {
+    fn doorbell_that_epoll_refuses_fails_the_start() {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         // epoll_ctl(2) refuses regular files.
         let file = std::fs::File::open("/proc/self/exe").expect("a regular file");

@@ -85,8 +85,8 @@ fn is_printable(character: char) -> bool {
 }
 
 /// Returns whether a character is invisible although the standard library takes it for printable.
-/// Two paths would look alike. These are Unicode's Default_Ignorable_Code_Point (with the emoji
-/// selector U+FE0F) and the blank Braille pattern.
+/// Two paths that differ only in such characters would look alike. They are Unicode's
+/// Default_Ignorable_Code_Point (with the emoji selector U+FE0F) and the blank Braille pattern.
 fn is_invisible(character: char) -> bool {
     matches!(
         character,

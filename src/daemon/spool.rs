@@ -31,8 +31,8 @@ fn options() -> OpenOptions {
 }
 
 /// Returns whether the error means that `O_TMPFILE` is not supported (open(2)). File systems return
-/// EOPNOTSUPP. Kernels, FUSE servers and gVisor that do not know the flag see a directory opened
-/// for writing: EISDIR, ENOENT, EINVAL or ENOSYS.
+/// EOPNOTSUPP. Kernels, FUSE servers and gVisor that do not know the flag see an attempt to open a
+/// directory for writing, and return EISDIR, ENOENT, EINVAL or ENOSYS.
 fn is_tmpfile_unsupported(error: &io::Error) -> bool {
     let errors = [Errno::OPNOTSUPP, Errno::ISDIR, Errno::NOENT, Errno::INVAL, Errno::NOSYS];
     errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_no_name() {
+    fn unnamed_file_has_no_name() {
         let directory = directory("unnamed");
         let file = unnamed_file(&directory).unwrap();
         assert_usable_and_unnamed(&directory, file);

@@ -75,20 +75,22 @@ impl Dispatcher {
 
     /// Announces that the reactor is awake, and collects the completions that woke it. tokio's
     /// `on_thread_unpark` calls this. Tasks woken here run in this turn. Tasks woken by
-    /// `before_park` run in the next one, for which tokio polls its sockets first: a system call.
+    /// `before_park` run in the next turn, before which tokio polls its sockets, at the cost of a
+    /// system call.
     pub fn after_park(&self) {
         self.reactor.epoch().announce_awake();
         self.poll_now();
     }
 
-    /// Collects completions if there may be any; only then reads the clock. Returns whether a task
-    /// was woken.
+    /// Collects completions if a worker may have some, or has a backlog; only then reads the clock.
+    /// Returns whether a task was woken.
     fn collect_now(&self, state: &mut State) -> bool {
         let has_work = |worker: &Worker| !worker.channel.has_no_completions() || worker.has_backlog();
         state.workers.iter().flatten().any(has_work) && self.collect_completions(state, Instant::now())
     }
 
-    /// Pops everything that the workers have completed. Returns whether a task was woken.
+    /// Pops and applies the workers' completions, flushes their backlogs, and assigns queued
+    /// exchanges to freed slots. Returns whether a task was woken.
     pub(super) fn collect_completions(&self, state: &mut State, now: Instant) -> bool {
         let mut woken = false;
         let running = state.workers.iter().flatten().map(|worker| worker.load.n_busy()).sum();
@@ -244,8 +246,8 @@ impl Worker {
         false
     }
 
-    /// Finishes an exchange that the worker is done with, `service` nanoseconds after its start.
-    /// Returns the number of served requests when that number reaches `max_requests`.
+    /// Finishes an exchange that the worker is done with. `service` is its service time in
+    /// nanoseconds. Returns the number of served requests when that number reaches `max_requests`.
     fn on_done(&mut self, exchange: &mut Exchange, service: u64, now: Instant) -> Option<u64> {
         // The time for which a connection was taken over does not predict the next request's time.
         if !exchange.is_taken_over() {

@@ -2,8 +2,8 @@
 //! `limits.response_memory` until it is dropped.
 //!
 //! A piece is in a chunk of the worker's slab or in the daemon's memory. The slab may move a slow
-//! client's piece to the daemon's memory, to return the chunk to the worker; [`Data`] reads as
-//! before. A connection writes a piece without copying it.
+//! client's piece to the daemon's memory, to return the chunk to the worker; the bytes of [`Data`]
+//! stay the same. A connection writes a piece without copying it.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// Length in bytes of the longest piece that is collected.
 const MAX_COLLECTED_BYTES: usize = 4 * 1024;
 
-/// The memory and disk for response bodies that the clients have not taken, of all workers
-/// together.
+/// The budgets, shared by all workers, of memory and disk for response bodies that the clients have
+/// not taken.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     /// `limits.response_memory`.
@@ -79,7 +79,8 @@ impl Data {
         Self { bytes: Location::Collected(Box::new((block, 0))), _reservation: Some(reservation) }
     }
 
-    /// Appends a small piece to a block. Returns false if this is not a block or has no room.
+    /// Appends a small piece to a block. Returns false if this is not a block, the block has no
+    /// room, or the piece is too long to be collected.
     pub(super) fn append(&mut self, piece: &[u8]) -> bool {
         match &mut self.bytes {
             Location::Collected(collected)
@@ -92,8 +93,8 @@ impl Data {
         }
     }
 
-    /// Makes a piece with a charge that the caller has reserved; `None` for a body of the daemon's
-    /// own.
+    /// Makes a piece with a charge that the caller has reserved; `None` for a body that the daemon
+    /// itself makes.
     pub fn with_reservation(bytes: Bytes, reservation: Option<Reservation>) -> Self {
         Self { bytes: Location::Own(bytes), _reservation: reservation }
     }
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_counts_until_it_is_dropped() {
+    fn piece_is_charged_until_it_is_dropped() {
         let budget = budget();
         let mut data = Data::new(Bytes::from_static(b"some bytes"), budget);
         assert_eq!(budget.used(), 10 + OVERHEAD);

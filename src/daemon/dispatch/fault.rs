@@ -41,8 +41,8 @@ pub enum Fault {
         summary: String,
         /// The formatted traceback, perhaps empty.
         traceback: String,
-        /// The exception is of a kind with which applications end a request after they have taken
-        /// over its connection.
+        /// True if the exception is of a kind that applications raise to end a request whose
+        /// connection they have taken over.
         ends_takeover: bool,
     },
     /// The client has closed its sending half, and the application has therefore ended without a

@@ -9,14 +9,15 @@ use rgun_channel::frame::ExchangeId;
 use super::exchange::ExchangeState;
 use super::{Dispatcher, State};
 
-/// Time from its submission within which a request of a half-closed client may start. A client that
-/// still wants the response closes its half right after the request. A client that closes it later,
-/// as during an overload, has usually left.
+/// Time after submission within which a request of a half-closed client may start. A client that
+/// still wants the response closes its half right after the request. A client that closes its half
+/// later, while the request waits, has usually left.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
     /// Notes that the exchange's client has closed its sending half, and notifies an ASGI
-    /// application once. Returns the time until which the request may start, unless it has started.
+    /// application once. Returns the time until which the request may start; `None` if it has
+    /// started.
     pub(super) fn half_close(&self, id: ExchangeId) -> Option<Instant> {
         let mut state = self.lock();
         let State { exchanges, workers, .. } = &mut *state;

@@ -60,8 +60,8 @@ impl Dispatcher {
         state.ring_doorbells();
     }
 
-    /// Retires a worker: it gets no more exchanges, and its unclaimed exchanges return to the
-    /// queue.
+    /// Retires a worker: it gets no more exchanges, its unclaimed exchanges return to the queue,
+    /// and its WebSockets begin to close.
     pub fn retire(&self, id: WorkerId) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -253,8 +253,9 @@ impl Dispatcher {
 }
 
 impl State {
-    /// Queues a request whose worker died for a retry, if that is enabled and safe: the method is
-    /// idempotent (RFC 9110 §9.2.2) and the client has received no part of a response.
+    /// Queues a request again after its worker died, if retries are enabled, the request is not
+    /// quarantined, and a retry is safe: the method is idempotent (RFC 9110 §9.2.2) and the client
+    /// has received no part of a response. Returns whether the request was queued.
     fn requeue_for_retry(&mut self, id: ExchangeId, now: Instant) -> bool {
         let State { policy, exchanges, quarantine, queue, unavailable, .. } = self;
         if !policy.retry_idempotent || unavailable.is_some() {

@@ -8,7 +8,7 @@ use crate::supervise::ResponseStats;
 /// Load since the last sample, and the responses of workers that have exited.
 #[derive(Debug)]
 pub(super) struct LoadStats {
-    /// Maximum wait of a request that was assigned to a worker or has timed out.
+    /// Longest wait of a request, whether it was assigned, timed out, or is still waiting.
     pub(super) longest_wait: Duration,
     /// Maximum number of requests that ran at the same time.
     pub(super) max_running: usize,

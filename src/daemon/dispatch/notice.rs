@@ -87,8 +87,8 @@ pub struct RequestInfo {
     pub method: String,
     /// The path as sent, without the query.
     pub path: RequestPath,
-    /// `pthread_self(3)` of its thread, as the worker wrote it to the shared map: unchecked. `None`
-    /// if there is none.
+    /// `pthread_self(3)` of the thread that runs the request, as the worker wrote it to the shared
+    /// map: unchecked. `None` if there is no such thread.
     pub thread: Option<u64>,
     /// Time since the request was assigned to the worker.
     pub elapsed: Duration,
@@ -101,7 +101,8 @@ pub struct RequestInfo {
 pub enum ResponseProgress {
     /// Nothing: the daemon can still send an error response.
     NotStarted,
-    /// The head with this status, and perhaps a part of the body: the daemon can only abort it.
+    /// The head with this status, and perhaps a part of the body: the daemon can only abort the
+    /// response.
     HeadSent(u16),
     /// The whole response, or the client is gone.
     Complete,

@@ -77,8 +77,8 @@ impl Dispatcher {
         self.steal(state, index, now);
     }
 
-    /// Moves prefetched exchanges from other workers to the idle slots of this one, if their wait
-    /// at the other worker is worth a wake-up.
+    /// Moves prefetched exchanges from other workers to this worker's idle slots, if their wait at
+    /// the other worker would be long enough to be worth a wake-up.
     fn steal(&self, state: &mut State, index: usize, now: Instant) {
         while state.workers[index].as_ref().is_some_and(|worker| worker.idle_slots() > 0) {
             let victim = state

@@ -36,7 +36,8 @@ pub struct Dispatcher {
     pub(super) timer_wakeup: Notify,
     /// Interface of the last admitted worker: [`UNKNOWN`], [`WSGI`] or [`ASGI`].
     pub(super) interface: AtomicU8,
-    /// Notified when the interface becomes known, or requests are rejected without it.
+    /// Notified when the interface becomes known, or when requests are rejected while it is
+    /// unknown.
     pub(super) interface_known: Notify,
     /// The memory and disk that the responses of all workers share.
     pub(super) buffers: &'static Buffers,

@@ -8,7 +8,7 @@ use super::exchange::websocket::ABNORMAL_CLOSURE;
 use super::worker::Worker;
 
 impl Worker {
-    /// Sends Disconnect, once, for an exchange whose client is gone, unless it has ended.
+    /// Sends Disconnect, once, for an exchange whose client is gone, unless the exchange has ended.
     pub(super) fn send_disconnect(&mut self, exchange: &mut Exchange) {
         let code = if exchange.websocket.is_some() { ABNORMAL_CLOSURE } else { 0 };
         self.send_disconnect_with(exchange, code, b"");

@@ -34,12 +34,13 @@ impl Dispatcher {
     /// Assigns a request to a worker, or queues it.
     ///
     /// `request.exchange` is ignored: the dispatcher chooses the id. `body` is the spooled body, if
-    /// the request has one. `now` is the time at which the request was complete; its wait is
-    /// measured from there.
+    /// the request has one. `now` is the time at which the request was complete; the request's wait
+    /// begins then.
     ///
     /// # Errors
-    /// The queue is full or too slow, no worker will serve soon, a part of the head is too long for
-    /// a frame, or requests like this one are quarantined.
+    /// The queue is full or too slow, the client has too many waiting requests, no worker will
+    /// serve soon, a part of the head is too long for a frame, or requests like this one are
+    /// quarantined.
     pub fn submit<'f>(
         &'static self,
         request: &Request<'_>,

@@ -83,8 +83,9 @@ impl Dispatcher {
         state.tick_rate
     }
 
-    /// Revokes prefetched records that their worker has not claimed in time, and queues them again
-    /// for the next idle slot.
+    /// Revokes records that their worker has not claimed in time. Prefetched records return to the
+    /// queue. A record that has a slot is moved to another worker with an idle slot, if there is
+    /// one.
     fn revoke_stalled(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
@@ -103,8 +104,8 @@ impl Dispatcher {
             let ahead = worker.load.n_running().saturating_sub(worker.load.n_slots());
             state.requeue(index, ahead);
             // A record that has a slot is moved only to a worker that can start it now, and only a
-            // few times: each move restarts its deadline, which must still expire at a worker that
-            // never claims (stopped, or holding the GIL in C code).
+            // few times. Each move restarts the deadline, which must still expire if the worker
+            // never claims the record (it is stopped, or holds the GIL in C code).
             while let Some(other) = state.other_idle_worker(index)
                 && let Some(id) = state.revoke_movable(index)
             {

@@ -38,7 +38,7 @@ impl Slots {
 pub struct Link {
     /// The worker's id.
     pub worker: WorkerId,
-    /// The generation of its code and configuration.
+    /// The generation of the worker's code and configuration.
     pub generation: Generation,
     /// The shared map.
     pub map: Arc<Map>,

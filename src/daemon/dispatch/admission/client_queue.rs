@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_one_client_and_a_unix_socket_none() {
+    fn ipv6_network_is_one_client_and_unix_peers_are_exempt() {
         let mut clients = ClientQueue::default();
         for id in 1..=2 {
             assert!(clients.admit(b"2001:db8:0:1::1", ExchangeId(id), TWO, |_| true));

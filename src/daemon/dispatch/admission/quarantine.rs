@@ -1,9 +1,9 @@
 //! Blocks requests that crash workers.
 //!
 //! A *fingerprint* is method and path, without the query. A crash is recorded for each request that
-//! the worker had started, unless it had sent the response head: a response that streams for hours
-//! is present at many crashes and causes few. A response head below 500 clears its fingerprint, so
-//! only requests that never succeed are recorded twice.
+//! the worker had started and whose response head it had not sent: a response that streams for
+//! hours is present at many crashes and causes few. A response head with a status below 500 clears
+//! its fingerprint, so only requests that never succeed are recorded twice.
 //!
 //! A second crash within [`CRASH_WINDOW`] blocks the fingerprint for [`BLOCK_TIME`]. After that,
 //! one request is admitted as a *trial*. If its worker crashes, the fingerprint is blocked again.
@@ -29,9 +29,9 @@ const RETENTION_TIME: Duration = Duration::from_mins(10);
 /// `Retry-After` of requests that arrive during a trial.
 const TRIAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Maximum number of fingerprints in the table. After the crash of a worker with a thousand
-/// coroutines the table has the newest requests, since most crashes follow soon after the start of
-/// the request that causes them.
+/// Maximum number of fingerprints in the table. When a worker with a thousand running requests
+/// crashes, only the newest are recorded, since most crashes follow soon after the start of the
+/// request that causes them.
 pub(crate) const MAX_FINGERPRINTS: usize = 64;
 
 /// The fingerprints with a recorded crash.

@@ -30,8 +30,8 @@ pub(crate) struct Queue {
     timeout: Option<Duration>,
     /// The newest request is served first.
     newest_first: bool,
-    /// When a worker could serve the queue again, after a time in which none could. None if a
-    /// worker could serve it all the time since the queue was last empty.
+    /// End of the last period in which no worker could serve the queue. `None` if there was no such
+    /// period since the queue was last empty.
     served_since: Option<Instant>,
     estimate: WaitEstimate,
 }
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn late_front_entry_goes_first_and_changes_nothing_behind() {
+    fn late_front_entry_goes_first_and_keeps_the_order_behind() {
         let start = Instant::now();
         let mut queue = queue(&[2, 3], start);
         let now = start + 4 * SECOND;

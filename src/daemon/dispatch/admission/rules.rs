@@ -77,8 +77,8 @@ impl Pattern {
         Self { prefix, middle, suffix }
     }
 
-    /// Takes the leftmost match of each part, which leaves the most for the parts after it: no
-    /// backtracking is needed.
+    /// Returns whether the whole path matches. Takes the leftmost match of each middle part, which
+    /// leaves the most text for the parts after it, so no backtracking is needed.
     fn matches(&self, path: &[u8]) -> bool {
         let Some(suffix) = &self.suffix else { return *path == *self.prefix };
         let rest = path.strip_prefix(&*self.prefix).and_then(|rest| rest.strip_suffix(&**suffix));
@@ -152,7 +152,8 @@ impl Rules {
         Some(next)
     }
 
-    /// Holds a request. It must be newer than all held requests, because they are sorted by age.
+    /// Holds a request. The request must be newer than those that the rule holds, because they are
+    /// sorted by age.
     pub(crate) fn hold(&mut self, number: RuleId, id: ExchangeId) {
         if let Some(rule) = self.rule_mut(number) {
             rule.held.push_back(id);

@@ -5,9 +5,9 @@
 //! the queue was not empty. The [service time] that a worker reports is not a substitute: it is
 //! wrong for event loops, follows each slow request at once, and can be forged.
 //!
-//! Without an estimate no request is shed. There is none until the queue has been in use for a
-//! while, or while no worker is open. A slot that was busy for all of the observed time may become
-//! free at any moment, so one request per slot is always expected to be served in time.
+//! Without an estimate no request is shed. There is no estimate until the queue has been in use for
+//! a while, or while no worker is open. A slot that was busy for all of the observed time may
+//! become free at any moment, so one request per slot is always expected to be served in time.
 //!
 //! [service time]: crate::dispatch::worker::service_time::ServiceTime
 

@@ -38,7 +38,7 @@ impl BodyTransport {
     }
 }
 
-/// Progress of a body, or of a WebSocket's messages, that travels in parts.
+/// Progress of a body that travels in parts, or of a WebSocket's messages.
 #[derive(Debug, Default)]
 pub(crate) struct UploadProgress {
     /// Bytes, counted from the beginning, for which the application has given credit. 0 until it

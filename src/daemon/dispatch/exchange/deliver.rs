@@ -17,11 +17,11 @@ impl Exchange {
         self.response.hints.take()
     }
 
-    /// Returns the head once the worker has sent it. If the body is complete and in one piece,
-    /// returns it as well; the client is then done.
+    /// Returns the head once the worker has sent it. If the body is complete and in one piece, the
+    /// result contains it, and the client is done.
     pub(crate) fn poll_head(&mut self, waker: &Waker) -> Poll<Result<ResponseStart, Fault>> {
-        // The application accepted the WebSocket and sent messages before it raised: the client
-        // gets them.
+        // If the application accepted the WebSocket and then raised, the client still gets the
+        // messages that were sent before.
         let is_accepted =
             self.is_accepted_websocket() && matches!(self.fault.as_deref(), Some(Fault::Raised { .. }));
         if self.fault.is_some() && !(is_accepted && self.response.head.is_some()) {

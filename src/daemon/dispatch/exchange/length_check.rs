@@ -1,7 +1,7 @@
 //! Compares a response's body with the length that its head declares.
 //!
 //! A mismatch is a breach of contract: the client finds the next response on its connection by the
-//! announced length (RFC 9112 §6.3).
+//! declared length (RFC 9112 §6.3).
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::dispatch::exchange::response_parts::{ContentLength, Payload, ResponseHead};
 
-/// The announced length of a body and the length of its parts so far.
+/// The declared length of a body and the length of the parts received so far.
 #[derive(Debug)]
 pub(crate) struct LengthCheck {
     /// The head's Content-Length; absent before the head, and for a 304.
@@ -73,7 +73,7 @@ impl LengthCheck {
     }
 
     /// Counts a part. `is_complete`: the body ends with this part, and no part was left out.
-    /// `is_head` returns whether the request's method is HEAD, whose response announces the length
+    /// `is_head` returns whether the request's method is HEAD, whose response declares the length
     /// for GET.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ mod tests {
         Payload::File(Box::new(FilePart::new(File::open("/dev/null").unwrap().into(), 0, len).unwrap()))
     }
 
-    fn announced(status: StatusCode, length: ContentLength) -> LengthCheck {
+    fn declared(status: StatusCode, length: ContentLength) -> LengthCheck {
         let mut check = LengthCheck::default();
         check.expect(&ResponseHead { status, reason: None, fields: HeaderMap::new(), length });
         check
@@ -141,8 +141,8 @@ mod tests {
     }
 
     #[test]
-    fn a_body_has_the_announced_length() {
-        let five = || announced(StatusCode::OK, ContentLength::Bytes(5));
+    fn body_must_have_the_declared_length() {
+        let five = || declared(StatusCode::OK, ContentLength::Bytes(5));
         assert!(all(five(), &[bytes(2), bytes(3)], false));
         assert!(all(five(), &[file(5)], false));
         for wrong in [&[bytes(2), bytes(2)][..], &[bytes(5), bytes(1)], &[file(4)], &[file(UNTIL_EOF)]] {
@@ -154,24 +154,24 @@ mod tests {
     }
 
     #[test]
-    fn a_body_without_an_announced_length_has_any() {
-        let any = || announced(StatusCode::OK, ContentLength::Absent);
+    fn body_without_a_declared_length_may_have_any() {
+        let any = || declared(StatusCode::OK, ContentLength::Absent);
         assert!(all(any(), &[bytes(2), bytes(3)], false) && all(any(), &[file(UNTIL_EOF)], false));
-        assert!(all(announced(StatusCode::NOT_MODIFIED, ContentLength::Bytes(5)), &[bytes(0)], false));
+        assert!(all(declared(StatusCode::NOT_MODIFIED, ContentLength::Bytes(5)), &[bytes(0)], false));
     }
 
     #[test]
-    fn a_status_without_a_body_has_none() {
+    fn status_without_a_body_rejects_body_bytes() {
         for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
             for part in [bytes(1), file(1), file(UNTIL_EOF)] {
-                assert!(!all(announced(status, ContentLength::Absent), &[part], false), "{status}");
+                assert!(!all(declared(status, ContentLength::Absent), &[part], false), "{status}");
             }
         }
     }
 
     #[test]
-    fn a_file_is_all_of_a_body() {
-        let any = || announced(StatusCode::OK, ContentLength::Absent);
+    fn file_must_be_the_whole_body() {
+        let any = || declared(StatusCode::OK, ContentLength::Absent);
         assert!(all(any(), &[bytes(0), file(1), bytes(0)], false));
         let max = i64::MAX as u64;
         for extra in

@@ -54,7 +54,7 @@ pub(crate) enum ExchangeState {
     Finished,
 }
 
-/// The assignment to a worker: the current one, or the last.
+/// The current or last assignment to a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Attempt {
     /// The worker that has the exchange or had it last; `None` before the first assignment.
@@ -88,8 +88,7 @@ pub(crate) struct ClientWait {
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) id: ExchangeId,
-    /// The encoded request, kept until the worker is done with it, so that it can be assigned to
-    /// another one.
+    /// The encoded request, kept so that the exchange can be assigned to another worker.
     pub(crate) frame: Vec<u8>,
     /// The spooled body, if it travels as a descriptor.
     pub(crate) body: Option<RequestBody>,
@@ -241,7 +240,8 @@ impl Exchange {
         self.response.head_received && !self.response.ended
     }
 
-    /// Returns whether the application waits until the client reads, or sends more of the request.
+    /// Returns whether the application waits for the client to read, or to send more of the
+    /// request.
     pub(crate) fn waits_for_client(&self) -> bool {
         self.waits_for_credit() || self.upload.as_ref().is_some_and(|upload| upload.awaits_client())
     }
@@ -300,8 +300,8 @@ impl Exchange {
         if self.may_take_over() {
             return false;
         }
-        // The dead worker may have moved the file's offset, which belongs to the file, not to the
-        // descriptor.
+        // The dead worker may have moved the file's offset, which its descriptor shares with this
+        // one.
         if let Some(body) = &self.body
             && rustix::fs::seek(&body.fd, rustix::fs::SeekFrom::Start(0)).is_err()
         {

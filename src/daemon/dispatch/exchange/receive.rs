@@ -115,8 +115,8 @@ impl Exchange {
         } else if self.half_closed && summary.is_empty() {
             self.fail(Fault::ClientHalfClosed)
         } else if self.fault.is_none() {
-            // An exception is no failure of the application if the client has left before, or if it
-            // may end a takeover that the connection has not noticed yet.
+            // An exception is no failure of the application if the client has left before, or if
+            // the exception may be the end of a takeover that the connection has not noticed yet.
             let ends_takeover = ends_takeover && self.may_take_over();
             self.response.app_failed |= !self.is_client_done() && !ends_takeover;
             self.fail(Fault::Raised { worker: worker.id, summary, traceback, ends_takeover })
@@ -189,7 +189,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Compares the body so far with the announced length.
+    /// Compares the body so far with the declared length.
     fn check_length(&mut self, part: &Payload, is_end: bool) -> Result<(), ContractBreach> {
         // A worker may omit the rest of a response that no client will get.
         let is_cut_short = self.attempt.disconnect_sent || self.is_client_done() || self.fault.is_some();
@@ -211,7 +211,7 @@ impl Exchange {
     }
 
     /// Raises the credit of the request's body to `granted` bytes from its beginning. Returns the
-    /// waker of its sender.
+    /// waker of the task that sends the body.
     fn grant_upload(&mut self, granted: u64) -> Result<Option<Waker>, ContractBreach> {
         match &mut self.upload {
             Some(upload) if granted > upload.granted => {

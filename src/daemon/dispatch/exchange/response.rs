@@ -43,7 +43,7 @@ pub(crate) struct ResponseState {
     pub(super) trailers: Option<Box<HeaderMap>>,
     /// Body bytes for which the worker has not got its credit back yet.
     pub(crate) unacked: u64,
-    /// Compares the body with the announced length.
+    /// Compares the body with the declared length.
     pub(super) length: LengthCheck,
     pub(super) client: ClientState,
     /// The worker has sent the head.

@@ -15,8 +15,8 @@ use crate::budget::{Budget, Reservation};
 use crate::dispatch::data::Data;
 use crate::dispatch::exchange::response_parts::FilePart;
 
-/// Bytes after which a file is not extended. A file is closed, and its disk space freed, when all
-/// of it has been read.
+/// Length of a file, in bytes, from which it is not extended any more. A file is closed, and its
+/// disk space freed, when all of it has been read.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Number of pieces beyond which small ones are collected into blocks.
@@ -148,8 +148,8 @@ impl ResponseBuffer {
     }
 
     /// Takes out the last pieces, to be written to a file, until at most `allowed` bytes are in
-    /// memory. The first piece stays, and no piece is taken beyond [`BLOCK_BYTES`]. Returns the
-    /// pieces in order.
+    /// memory. The first piece stays, and no more pieces are taken after [`BLOCK_BYTES`]. Returns
+    /// the pieces in order.
     pub(crate) fn take_excess(&mut self, allowed: u64) -> Vec<Data> {
         let (mut excess, mut len) = (Vec::new(), 0);
         while self.in_memory > allowed && len < BLOCK_BYTES {

@@ -274,7 +274,7 @@ impl Dispatcher {
         if let Some(freed) = state.abandon(id, now) {
             self.refill(state, freed, now);
         }
-        // The exchange may have released a permit, or held up smaller requests behind it in the
+        // The exchange may have released a permit, or may have held up requests behind it in the
         // queue.
         if !state.queue.is_empty() {
             self.refill_all(state, now);

@@ -1,10 +1,11 @@
 //! The handle by which `websocket` uses an exchange whose handshake the application has accepted.
 //!
-//! A handshake is an ordinary request until the application answers it. Once accepted (status 101),
-//! the exchange carries messages both ways and is *parked*: it takes none of the worker's slots for
-//! requests, has no deadline, and keeps only the request's method, path and id. When the worker
-//! stops, the connection is asked to close with code 1012 ("service restart", IANA's registry of
-//! close codes). The closes are spread over time, so that not all clients reconnect at once.
+//! A handshake is an ordinary request until the application answers it. Once the application has
+//! accepted it (status 101), the exchange carries messages both ways and is *parked*: it takes none
+//! of the worker's slots for requests, has no deadline, and keeps only the request's method, path
+//! and id. When the worker stops, the connection is asked to close with code 1012 ("service
+//! restart", IANA's registry of close codes). The closes are spread over time, so that not all
+//! clients reconnect at once.
 
 use std::task::{Context, Poll};
 use std::time::Duration;

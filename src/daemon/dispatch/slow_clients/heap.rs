@@ -22,7 +22,7 @@ const QUIET_TIME: Duration = Duration::from_secs(2);
 pub(crate) struct HeapTrim {
     /// The most bytes in use since the last trim.
     peak: u64,
-    /// Since when most of the peak has been free.
+    /// Time since which most of the peak has been free; `None` if it is not.
     free_since: Option<Instant>,
 }
 

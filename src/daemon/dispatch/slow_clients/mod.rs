@@ -41,8 +41,8 @@ use crate::dispatch::{Dispatcher, State};
 /// not be copied.
 const SLOW_AFTER: Duration = Duration::from_millis(8);
 
-/// Maximum number of bytes taken from one worker in one turn of the reactor, which takes a fraction
-/// of a millisecond.
+/// Maximum number of bytes taken from one worker in one turn of the reactor. Taking that many costs
+/// a fraction of a millisecond.
 const ABSORB_BYTES: u64 = 512 * 1024;
 
 /// Interval at which the slab chunks of slow clients are copied and freed.
@@ -109,7 +109,7 @@ impl Exchange {
     }
 
     /// Takes over the response from its worker, if a worker still has the exchange. Returns a job
-    /// for the part that does not fit into memory.
+    /// that writes the part that does not fit into memory to a file.
     fn drain_response(
         &mut self,
         worker: Option<&mut Worker>,
@@ -171,8 +171,8 @@ impl State {
         }
     }
 
-    /// Checks one client, and takes over its response if it is slow. Returns whether to keep
-    /// watching it.
+    /// Checks one client, and takes over its response if the client is slow. Returns whether to
+    /// keep watching the client.
     fn check_watched(
         &mut self,
         watch: &mut WatchedExchange,
@@ -242,7 +242,7 @@ impl State {
             && let Some(worker) = self.workers.get_mut(worker).and_then(Option::as_mut)
         {
             exchange.release_response(worker);
-            // The application gets the rest of its time, in which it can notice the abort.
+            // The clock restarts, so that the application has time to notice the abort.
             exchange.reset_client_wait();
             worker.load.restart_clock(exchange.position(), now);
             if worker.is_asgi() {

@@ -243,7 +243,7 @@ impl Rig {
         self.dispatcher.before_park();
     }
 
-    /// Has each worker claim a request. Returns their paths.
+    /// Has each worker claim a request. Returns the requests' paths.
     fn claim_all(&mut self) -> Vec<String> {
         let claimed = self.workers.iter_mut().filter_map(FakeWorker::claim);
         claimed.map(|(_, path)| String::from_utf8(path).unwrap()).collect()

@@ -172,8 +172,8 @@ fn new_policy_applies_to_waiting_requests_only() {
     rig.dispatcher.tick(start + 11 * SECOND);
     assert!(matches!(peek(&mut running), Poll::Ready(Err(Fault::Deadline(_)))));
     assert!(peek(&mut tickets[0]).is_pending());
-    // There are fewer permits than running requests. These continue, and the other requests wait
-    // for a permit.
+    // There are fewer permits than running requests. The running requests continue, and the others
+    // wait for a permit.
     rig.dispatcher.set_policy(policy(vec![concurrency_rule("/export*", 1)]));
     rig.check();
     assert_eq!(rig.dispatcher.load().queued, 2);

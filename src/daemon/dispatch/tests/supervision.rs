@@ -189,7 +189,7 @@ fn held_requests_are_not_in_the_load_sample() {
     let load = rig.dispatcher.measure();
     assert_eq!((load.queued, load.longest_wait), (0, Duration::ZERO));
     assert_eq!(rig.dispatcher.load().queued, 2);
-    // The wait for a permit is not counted after the assignment either.
+    // The wait for a permit does not count after the requests are assigned, either.
     assert_eq!(rig.answer(), b"/1");
     rig.dispatcher.set_policy(base_policy());
     assert_eq!(rig.claim_all(), ["/2", "/3"]);

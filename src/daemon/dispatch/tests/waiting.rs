@@ -157,8 +157,8 @@ fn rejected_request_requests_no_worker() {
     assert_eq!(rig.take_notices().len(), 0);
 }
 
-/// Returns a rig with one slot, `n_waiting` queued requests, and a queue that has moved once a
-/// second; the tickets; and the current time.
+/// Returns an overloaded rig, its tickets and the current time. The rig has one slot and
+/// `n_waiting` queued requests; so far, one request has left the queue each second.
 fn overloaded(n_waiting: usize) -> (Rig, Vec<Ticket>, Instant) {
     let mut rig = Rig::with(Policy { queue: 1000, ..timeout_policy() }, 1);
     let mut tickets = vec![rig.submit(b"/running")];

@@ -116,7 +116,7 @@ impl WorkerChannel {
         control::send(&*self.control, &command.encode(), fds)
     }
 
-    /// Receives a message from the control socket, which does not block.
+    /// Receives a message from the control socket, without blocking.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<control::ReceivedMessage> {
         control::receive(&*self.control, buffer)
     }
@@ -155,8 +155,8 @@ impl WorkerChannel {
         let mut chunks = Vec::with_capacity(pairs.len() / 8);
         for (number, len) in frame::chunks(pairs) {
             let chunk = self.slab.receive(number, len)?;
-            // Chunks stay in the slab, unless it is so full that the worker would have to wait for
-            // one.
+            // Chunks stay in the slab, unless it is so full that the worker would soon have to wait
+            // for a free chunk.
             if self.slab.is_scarce() {
                 chunk.copy_and_return();
             }

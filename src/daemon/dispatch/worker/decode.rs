@@ -143,8 +143,8 @@ fn decode_asgi<'b>(
     Ok(received)
 }
 
-/// Makes a header map of the fields at the beginning of `encoded`, whose values share its bytes,
-/// and reads their Content-Length.
+/// Makes a header map of the fields at the beginning of `encoded`, and reads the Content-Length
+/// among them. The map's values share the memory of `encoded`.
 fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, ContentLength), ContractBreach> {
     if n_fields > MAX_FIELDS {
         return Err(format!("sent {n_fields} header fields, more than {MAX_FIELDS}").into());

@@ -108,8 +108,9 @@ impl WorkerLoad {
         self.slots.saturating_sub(self.n_assigned())
     }
 
-    /// Returns a rank by which to choose among equals; the lowest is best. It compares requests per
-    /// slot (in 256ths), then WebSockets; for a handshake, WebSockets first.
+    /// Returns the rank by which to choose among workers that are otherwise equal; the lowest is
+    /// best. The rank compares requests per slot (in 256ths), then WebSockets; for a handshake,
+    /// WebSockets first.
     pub(crate) fn rank(&self, transport: BodyTransport) -> (u32, u32) {
         let per_slot = self.n_assigned().saturating_mul(256) / self.slots;
         let n_websockets = u32::try_from(self.websockets.len()).unwrap_or(u32::MAX);

@@ -109,8 +109,8 @@ impl Worker {
         if self.is_open() { self.load.idle_slots() } else { 0 }
     }
 
-    /// Returns whether the worker would start a request at once that another worker has not
-    /// claimed. A stalled event loop would not, although it has idle slots.
+    /// Returns whether the worker would at once start a request that another worker has left
+    /// unclaimed. A stalled event loop would not, although it has idle slots.
     pub(crate) fn can_help(&self) -> bool {
         self.idle_slots() > 0 && !(self.is_asgi() && self.load.is_stalled)
     }
@@ -237,7 +237,7 @@ impl Worker {
     }
 
     /// Revokes a record and has the worker drop its body. Returns false if the worker has claimed
-    /// it.
+    /// the record.
     pub(crate) fn revoke(&mut self, id: ExchangeId, position: Position) -> bool {
         let is_revoked = self.revoke_silently(position);
         if is_revoked && !self.is_asgi() {
@@ -247,7 +247,7 @@ impl Worker {
     }
 
     /// Revokes a record without a message to the worker. Returns false if the worker has claimed
-    /// it.
+    /// the record.
     pub(crate) fn revoke_silently(&mut self, position: Position) -> bool {
         let is_revoked = self.channel.submissions.revoke(position);
         if is_revoked {

@@ -1,7 +1,7 @@
 //! Stream frames on their way into a worker's submission ring.
 //!
-//! When the ring is full, the [`Outbox`] keeps the wakers of tasks that send parts, and all other
-//! frames, in order.
+//! When the ring is full, the [`Outbox`] keeps frames in order. It keeps no parts of bodies, only
+//! the wakers of the tasks that send them.
 
 use std::collections::VecDeque;
 use std::task::Waker;

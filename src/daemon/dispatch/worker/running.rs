@@ -110,7 +110,7 @@ impl Running {
         if let Some(at) = self.find(position) {
             self.entries[at].started = Some(now);
             let timeout = self.entries[at].timeout;
-            // Usually the new deadline is later than the next one of all exchanges.
+            // Usually another exchange's deadline is earlier, so `next_overdue` does not change.
             self.note_deadlines(now, timeout);
         }
     }
@@ -126,8 +126,8 @@ impl Running {
         }
     }
 
-    /// Returns the exchanges past their deadline. Searches only when there may be one, and as long
-    /// as there is one, at most every [`RECHECK_INTERVAL`].
+    /// Returns the exchanges past their deadline. Searches only when there may be one; as long as
+    /// there are some, at most every [`RECHECK_INTERVAL`].
     pub(crate) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
         if self.next_overdue.is_none_or(|next| now <= next) {
             return Vec::new();

@@ -18,8 +18,8 @@ pub(crate) const PREFETCH_TIME: Duration = Duration::from_millis(1);
 /// Maximum number of requests that a slot has, including the running one.
 pub(crate) const MAX_PREFETCH_DEPTH: u32 = 64;
 
-/// Below this service time one thread of the worker is woken for all requests. It has served them
-/// before a second thread is awake, and a second thread would only compete for the GIL.
+/// Below this service time one thread of the worker is woken for all requests. That thread has
+/// served them before a second one is awake, which would only compete for the GIL.
 const SINGLE_THREAD_TIME: Duration = Duration::from_micros(100);
 
 /// Upper bound of a recorded time (78 hours), so that sums and products do not overflow.
@@ -30,7 +30,7 @@ const MAX_SERVICE_NANOS: u64 = 1 << 48;
 pub(crate) struct ServiceTime(u64);
 
 impl ServiceTime {
-    /// Starts too high for prefetching: a new worker's speed is unknown.
+    /// Returns a time that is too long for prefetching: a new worker's speed is unknown.
     pub(crate) fn new() -> Self {
         Self(nanoseconds(PREFETCH_TIME) + 1)
     }

@@ -317,7 +317,7 @@ fn unstarted_request_is_revoked_and_frees_its_slot() {
     let next = rig.submit(b"/next");
     assert!(assigned.half_close().is_some() && assigned.revoke());
     drop(assigned);
-    // The worker gets a half-close of an exchange that it does not know.
+    // The worker gets a half-close for an exchange that it does not know.
     assert!(matches!(rig.next_frame(), Some(WorkerFrame::HalfClose(_))));
     let Some(WorkerFrame::Request(id, path)) = rig.next_frame() else { panic!("no request arrived") };
     assert_eq!(path, b"/next");
