@@ -1,7 +1,8 @@
 """The command line of each server for a workload.
 
 For every peer except gunicorn-gthread, one worker is one process with one thread for the application. Access
-logs are off, and the manual's recommendations for speed are followed as far as a careful operator would.
+logs are off. The flags are those that each server's manual recommends for speed, as far as a careful operator
+would go.
 `None` instead of a command line means that the server cannot do this workload.
 """
 

@@ -58,7 +58,7 @@ def test_percentile_is_the_nearest_rank():
     assert load.percentile([7], 0.99) == 7
 
 
-def test_ideal_queue_delays_the_third_of_two_servers():
+def test_ideal_queue_of_two_servers_delays_third_request():
     arrivals = [(0.0, "/long"), (0.0, "/long"), (0.01, "/short")]
     times = load.ideal(arrivals, {"/long": 0.1, "/short": 0.001}, 2)
     assert times["/long"] == [0.1, 0.1]
@@ -123,7 +123,7 @@ time.sleep(60)
 """
 
 
-def test_cpu_time_includes_children_and_none_survives(tmp_path):
+def test_cpu_time_includes_children_and_stop_ends_them(tmp_path):
     with open(tmp_path / "log", "w+") as log:
         with process.Server([sys.executable, "-c", BUSY], tmp_path, None, 0, 0, log) as server:
             deadline = time.monotonic() + 20

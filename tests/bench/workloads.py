@@ -257,7 +257,7 @@ def measure_echo(run, name):
 
 
 def measure_websockets(run, name):
-    """Measures the memory that an open WebSocket adds to all processes, unused and used once.
+    """Measures the memory that an open WebSocket adds to all processes, before and after a message.
 
     The kernel's memory of the connection is in no PSS, and equal for all servers. The message is long enough
     to be compressed; some servers send short ones uncompressed.

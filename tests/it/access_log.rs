@@ -55,7 +55,7 @@ fn failed_request_has_the_details_only_with_an_access_log() {
 }
 
 #[test]
-fn line_in_gunicorns_format_is_alone_and_escaped() {
+fn gunicorn_format_line_is_escaped_and_has_no_fields() {
     let daemon =
         Rgun::fake().over_tcp().set("log.access", "true").set("log.access_format", COMBINED).start_ready();
     send_head(&daemon);

@@ -81,7 +81,7 @@ fn refused_handshake_is_formatted_by_accept() {
 }
 
 #[test]
-fn refused_head_is_formatted_by_the_accept_received() {
+fn error_for_a_bad_head_is_formatted_by_its_accept() {
     let daemon = Rgun::fake().set("limits.request_line", "100").start_ready();
     let long = "a".repeat(200);
     for (head, status, html) in [

@@ -83,7 +83,7 @@ fn directory_that_is_replaced_is_found_again() {
 }
 
 #[test]
-fn path_with_a_new_entry_is_answered_for_that_entry() {
+fn replaced_directory_entry_changes_the_response() {
     let daemon = start("/static/", "");
     let path = site(&daemon).join("plain");
     let mut client = daemon.connect();

@@ -45,7 +45,7 @@ fn rsa_certificate(rgun: &Rgun) -> TestCert {
     TestCert { cert: read("rsa.crt"), key: read("rsa.key") }
 }
 
-/// Encodes a vector with a length of two bytes.
+/// Encodes a TLS vector whose length field has two bytes (RFC 5246 §4.3).
 fn vector(bytes: &[u8]) -> Vec<u8> {
     let len = u16::try_from(bytes.len()).expect("a short vector");
     [&len.to_be_bytes(), bytes].concat()

@@ -152,7 +152,7 @@ fn websockets_have_no_deadline() {
 // Backpressure.
 
 #[test]
-fn client_is_read_only_as_the_application_receives() {
+fn client_is_read_no_faster_than_messages_are_received() {
     let daemon = Rgun::fake_asgi().start_ready();
     let before = daemon.rss();
     let mut socket = WebSocket::open(&daemon, "/slow/1");
@@ -253,7 +253,7 @@ fn client_that_ignores_pings_is_closed() {
 }
 
 #[test]
-fn client_that_is_not_read_is_not_taken_for_dead() {
+fn client_whose_pongs_wait_unread_is_not_closed() {
     let daemon = Rgun::fake_asgi()
         .set("websocket.ping_interval", "200ms")
         .set("websocket.ping_timeout", "200ms")

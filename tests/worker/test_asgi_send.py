@@ -114,7 +114,7 @@ def test_bodiless_statuses_have_no_body(worker, status):
     assert (answer.status, answer.body, answer.raised) == (status, b"", [])
 
 
-def test_head_has_no_body_and_the_length_of_get(worker):
+def test_head_has_the_length_of_get_and_no_body(worker):
     answer = worker.fetch("/status?200", "HEAD")
     assert (answer.body, dict(answer.fields)[b"content-length"]) == (b"", b"6")
     answer = worker.fetch("/length?7-7", "HEAD")

@@ -182,7 +182,7 @@ def test_daemons_own_answers_leave_the_connection_open(connection):
     assert too_long["x-request-id"] in too_long.body.decode()
     assert connection.get("/scope", headers=[("x", "y" * 17000)]).status == 431
     assert connection.get("/scope", headers=[(f"x-{number}", "") for number in range(101)]).status == 431
-    # h2 answers heads above twice the limits, without content.
+    # The h2 crate itself answers a head of more than twice the limits, without content.
     too_large = connection.get("/scope", headers=[("x", "y" * 4000)] * 10)
     assert too_large.status == 431
     assert too_large["x-request-id"] in too_large.body.decode()

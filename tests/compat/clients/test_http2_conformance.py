@@ -3,9 +3,9 @@
 Each row has h2spec's number of the case, what the client sends, and the expected outcome. The numbers
 are sections of RFC 7540, as in h2spec; RFC 9113 has the same rules.
 
-Not covered:
+Not covered in this file:
 
-- 3.5/1 and others that only check that a request is served, as each test of allowed frames does.
+- 3.5/1 and others that only check that a request is served: each test of allowed frames checks that.
 - 5.1/7, 5.1/10 and 5.1/13, CONTINUATION on a half-closed or closed stream: the frame of 6.10/4, which
   ends the connection in every state of the stream.
 - 8.1.2.1/3, that pseudo-header fields in trailers are refused: the h2 crate drops them and reports no

@@ -24,8 +24,8 @@ VARIABLE = [
     (re.compile(r"^\[\d+\] ", re.M), "[PID] "),
     (re.compile(r"(?<=CPython )3[\d.]+|(?<=/python)3\.\d+"), "3.X"),
 ]
-# Lines that are left out: the order of the first two depends on which worker is ready first, and
-# the last one on the machine's cgroups.
+# Lines that are left out. The order of the first two kinds depends on which worker is ready first;
+# whether the third is printed depends on the machine's cgroups.
 LEFT_OUT = re.compile(r"^INFO (worker \d+ is ready|stopp)|no memory controller")
 
 

@@ -87,7 +87,7 @@ pub(crate) fn serve(worker: &Arc<Worker>, ignores_stop: bool) -> Outcome {
 pub(crate) const STACK: &[u8] =
     b"Thread 0x0000000000000001 (most recent call first):\n  File \"fake.py\", line 1 in fake stack\n";
 
-/// Ignores the signal at which a real worker writes its stacks. Its default action is to kill.
+/// Ignores the signal at which a real worker writes its stacks. By default it kills the process.
 pub(crate) fn ignore_stacks_signal() {
     const SIG_IGN: usize = 1;
     #[expect(unsafe_code, reason = "std has no signal(2)")]
