@@ -23,7 +23,7 @@ pub struct Reload {
 pub struct OnChange {
     /// Whether a changed file causes a reload.
     pub enabled: bool,
-    /// Directories in which every Python file counts, imported or not. Absolute.
+    /// Directories in which every Python file is watched, imported or not. Absolute.
     pub dirs: Vec<PathBuf>,
     /// Further files: patterns of names, or of paths, which may be relative to the application's
     /// directory.

@@ -41,7 +41,7 @@ pub struct WatchRules {
     /// The application's directories. Templates and environment files below them count. The first
     /// one is the base of relative patterns.
     pub roots: Vec<PathBuf>,
-    /// Directories in which every Python file counts, imported or not (`reload.dirs`).
+    /// Directories in which every Python file is watched, imported or not (`reload.dirs`).
     pub python_roots: Vec<PathBuf>,
     /// Files that always count: those of the configuration.
     pub files: Vec<PathBuf>,

@@ -16,16 +16,16 @@ pub(super) struct ReloadFlags {
     #[arg(long)]
     reload: bool,
 
-    /// A directory in which every Python file counts, not only imported ones; may be repeated.
+    /// A directory in which every Python file is watched, not only imported ones; may be repeated.
     #[arg(long, value_name = "DIR")]
     reload_dir: Vec<OsString>,
 
-    /// Further files: a pattern of names or paths, such as *.css or conf/site.yaml; may be
+    /// Further files to watch: a pattern of names or paths, such as *.css or conf/site.yaml; may be
     /// repeated.
     #[arg(long, value_name = "PATTERN")]
     reload_include: Vec<String>,
 
-    /// Files and directories that do not count; may be repeated.
+    /// Files and directories not to watch; may be repeated.
     #[arg(long, value_name = "PATTERN")]
     reload_exclude: Vec<String>,
 
