@@ -218,7 +218,7 @@ fn field_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Returns a random delimiter, which no author of a file can guess.
+/// Returns a random boundary, which no author of a file can guess.
 fn boundary() -> String {
     // Each `RandomState` is seeded from the system's randomness.
     format!("{:016x}", RandomState::new().build_hasher().finish())

@@ -222,7 +222,7 @@ impl From<LookupError> for FileFault {
 /// The result of a lookup that has found something.
 enum FoundPath {
     File(Box<Representation>),
-    /// A directory with an index file; the request's path lacks the last slash.
+    /// A directory with an index file; the request's path lacks the trailing slash.
     Redirect,
 }
 

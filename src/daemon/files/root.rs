@@ -191,7 +191,8 @@ impl Root {
                     }
                 }
                 Err(LookupError::NeedsDisk) => return Err(LookupError::NeedsDisk),
-                // The reason is found below. It may be a directory, which need not be readable.
+                // The loop below finds the reason. The path may name a directory, which need not be
+                // readable.
                 Err(_) => {}
             }
             self.files.forget(path);

@@ -1,4 +1,5 @@
-//! Copies the facts about a request that only the access log has. Called only if each request is logged.
+//! Copies the facts about a request that only the access log has. Called only if each request is
+//! logged.
 
 use std::sync::Arc;
 
@@ -12,10 +13,11 @@ use crate::net::Peer;
 
 use super::context::{AccessSettings, ConnContext, X_REQUEST_ID};
 
-/// The client's name in the log if it is on a unix socket, which has no address.
+/// The name in the log of a client on a unix socket, which has no address.
 const UNIX: &str = "unix";
 
-/// Copies the details of a request. `https`: the client used TLS. `is_forwarded`: a trusted proxy names the client.
+/// Copies the details of a request. `https`: the client used TLS. `is_forwarded`: a trusted proxy
+/// names the client.
 pub(super) fn copy(
     settings: &AccessSettings,
     context: &ConnContext,
@@ -41,8 +43,8 @@ pub(super) fn copy(
 }
 
 impl AccessSettings {
-    /// Returns the values of the line's fields of the response. `length` is the value of `Content-Length`, and `id` that of
-    /// `X-Request-ID`, which are set later.
+    /// Returns the values of the response fields that the access line names. `Content-Length` and
+    /// `X-Request-ID` are set later, so their values come from `length` and `id`.
     pub(super) fn response_fields(
         &self,
         headers: &HeaderMap,
@@ -61,7 +63,7 @@ impl AccessSettings {
     }
 }
 
-/// Returns the name of a client in the log.
+/// Returns the name under which a client is logged.
 pub(super) fn client_name(peer: &Peer) -> String {
     if peer.address.is_empty() { UNIX.to_owned() } else { peer.address.clone() }
 }

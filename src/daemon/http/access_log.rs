@@ -39,8 +39,8 @@ pub(super) struct AccessRecord {
 }
 
 impl AccessRecord {
-    /// Logs the response as complete; as aborted if the connection is closed or its file was
-    /// truncated.
+    /// Logs the response as complete, or as aborted if the connection is closed or the file that it
+    /// sent was truncated.
     pub(super) fn finish(self) {
         if self.context.connection.output.files.is_truncated() {
             self.log_failure(&BodyError::File(io::ErrorKind::UnexpectedEof.into()));
@@ -75,7 +75,8 @@ impl AccessRecord {
         });
     }
 
-    /// Logs the line in the operator's own form, which each response has, in addition to the entry about its failure.
+    /// Logs the line in the operator's own form (`log.access_format`). Every response has this
+    /// line, in addition to the entry about its failure.
     fn log_own_line(&self, bytes: u64) {
         if self.entry.request.has_own_line() {
             let duration = self.received_at.elapsed();
@@ -200,8 +201,9 @@ fn log_redirect(context: &ConnContext, meta: &RequestMeta, status: u16) {
     }
 }
 
-/// Logs the line of an error response in the operator's own form, which each response has, in addition to the entry about
-/// the failure. `bytes`: those of the response's body.
+/// Logs the line of an error response in the operator's own form (`log.access_format`). Every
+/// response has this line, in addition to the entry about its failure. `bytes` is the length of the
+/// response's body.
 pub(super) fn log_error_line(
     context: &ConnContext,
     meta: &RequestMeta,

@@ -28,7 +28,7 @@ use super::health::HealthPaths;
 use super::https::HttpsPolicy;
 use super::request_id::RequestIds;
 
-/// Number of bytes after which a body yields to other tasks; they take a fraction of a millisecond.
+/// Number of bytes after which a body yields to other tasks, a fraction of a millisecond of work.
 pub(super) const YIELD_AFTER_BYTES: usize = 256 * 1024;
 
 /// Limits of a request. Units are bytes unless the type or the doc says otherwise.
@@ -249,8 +249,8 @@ pub(super) struct ConnContext {
     pub(super) refused_head: OnceLock<RefusedHead>,
     /// Set if `connection` is an HTTP/2 stream.
     pub(super) stream_signals: Option<StreamSignals>,
-    /// The process at the other end of a unix socket, for the access log: `pid 4711, uid 33`. `None` unless requests are
-    /// logged.
+    /// The process at the other end of a unix socket, for the access log: `unix, pid 4711, uid 33`.
+    /// `None` on TCP, and unless requests are logged.
     pub(super) peer_process: Option<Arc<str>>,
 }
 

@@ -1,13 +1,14 @@
 //! The page for a developer's browser when changed code does not load (`reload.on_change` in the
 //! foreground).
 //!
-//! The old code serves on, and its answers do not change: for each failure, the page replaces one
-//! answer, that to the next page load of a browser. A developer saves, looks at the browser and
-//! sees the traceback; loading the page again shows the old code. While there is no old code, the
-//! page is shown each time, and loads itself again.
+//! The old code continues to serve. For each failure, the page replaces only one answer: the answer
+//! to the browser's next page load. A developer saves, looks at the browser and sees the traceback;
+//! loading the page again shows the old code. While there is no old code, the page is shown each
+//! time, and loads itself again.
 //!
-//! A traceback is for this machine only: the client's address and the Host are loopback ones (a
-//! tunnel or a page of another site has another Host), and no proxy has forwarded the request.
+//! A traceback is shown only on this machine: the client's address and the Host must be loopback,
+//! and no proxy may have forwarded the request. A request through a tunnel or from a page of
+//! another site has another Host.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,8 @@ use crate::net::Connection;
 use super::fault::Refusal;
 use super::load_failure::LoadFailure;
 
-/// Fetch Metadata Request Headers: browsers send them, to loopback addresses also over plain HTTP.
+/// The fields of Fetch Metadata Request Headers. Browsers send them over HTTPS, and to loopback
+/// addresses also over plain HTTP.
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 /// Set when a browser loads a page in advance, before the user opens it.
@@ -45,7 +47,7 @@ impl FailurePage {
         *current = failure.map(Arc::new);
     }
 
-    /// Returns the refusal of a request whose answer the page replaces, as an error.
+    /// Refuses a request whose answer the page replaces.
     pub(super) fn check(&self, parts: &request::Parts, connection: &Connection) -> Result<(), Refusal> {
         let is_set = self.is_set.load(Ordering::Relaxed);
         if !is_set || !connection.peer.ip.is_some_and(|ip| is_local_page_load(parts, ip)) {

@@ -37,9 +37,10 @@ pub enum Refusal {
     /// The request is a browser's navigation, and the first worker takes longer than
     /// `timeouts.boot_page` to boot.
     FirstBoot,
-    /// The request opens a page in a browser on this machine, and changed code does not load (`reload.on_change`).
+    /// The request opens a page in a browser on this machine, and changed code does not load
+    /// (`reload.on_change`).
     LoadFailed(Arc<LoadFailure>),
-    /// The body could not be stored in memory or on disk; the error's text.
+    /// The body could not be stored in memory or on disk; with the error's text.
     Spool(String),
     /// The file cannot be sent.
     File(FileFault),
@@ -103,7 +104,7 @@ impl RequestFault {
 
     fn status_and_reason(self) -> (StatusCode, &'static str) {
         match self {
-            // RFC 9110 §9.3.6: an origin server that is not a tunnel.
+            // RFC 9110 §9.3.6: most origin servers do not implement CONNECT.
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"),
             Self::Target => (StatusCode::BAD_REQUEST, "the request's target is not a path"),
             Self::TargetHost => (StatusCode::BAD_REQUEST, "the host in the request's target is not valid"),
@@ -203,7 +204,7 @@ const RETRY_BOOT: Duration = Duration::from_secs(2);
 /// `Retry-After` when no worker or no disk space is available.
 const RETRY_LONG: Duration = Duration::from_secs(5);
 
-/// Maximum `Retry-After` when the queue is too slow: by then its length may be different.
+/// Maximum `Retry-After` when the queue is too slow. After this time the queue may be shorter.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Refusal {

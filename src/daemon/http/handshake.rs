@@ -65,7 +65,8 @@ fn contains_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 }
 
 impl Handshake {
-    /// Checks the other requirements of RFC 6455 §4.2.1.
+    /// Checks the requirements of RFC 6455 §4.2.1 that [`is_handshake`] does not check, and
+    /// negotiates compression if `compression` is true.
     pub(super) fn new(parts: &request::Parts, compression: bool) -> Result<Self, Refusal> {
         let headers = &parts.headers;
         if single_value(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
@@ -77,8 +78,8 @@ impl Handshake {
         Ok(Self { accept, deflate })
     }
 
-    /// Turns the fields of the application's acceptance into those of the 101. A subprotocol that
-    /// the client did not offer is sent, as uvicorn does: the client must reject it.
+    /// Turns the fields of the application's acceptance into those of the response. A subprotocol
+    /// that the client did not offer is kept, as in uvicorn: the client must reject it.
     pub(super) fn set_response_fields(&self, fields: &mut HeaderMap) {
         for own in [CONTENT_LENGTH, TRANSFER_ENCODING, SEC_WEBSOCKET_EXTENSIONS] {
             fields.remove(own);

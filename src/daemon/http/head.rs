@@ -18,7 +18,7 @@ pub(super) struct HeaderScan<'h> {
     pub(super) request_id: Option<&'h HeaderValue>,
     /// The first `traceparent` field.
     pub(super) traceparent: Option<&'h HeaderValue>,
-    /// Whether there is a forwarding field of either kind.
+    /// Whether there is a `Forwarded` field or an `X-Forwarded-*` field.
     pub(super) is_forwarded: bool,
     /// There is a `Proxy` field.
     has_proxy: bool,
@@ -93,8 +93,8 @@ pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: UnderscorePoli
     }
 }
 
-/// Refuses a head that RFC 9110 or 9112 requires to be refused, although the parser (framing and
-/// hyper, or h2) accepts it.
+/// Refuses a head that the parser (framing and hyper, or h2) accepts, but RFC 9110, RFC 9112 or
+/// `http.underscores` forbids.
 pub(super) fn check(
     parts: &request::Parts,
     scan: &HeaderScan<'_>,

@@ -31,7 +31,7 @@ impl HttpsPolicy {
         (redirect || hsts.is_some()).then(|| Box::new(Self { redirect, hsts }))
     }
 
-    /// Refuses a request that came without TLS, with a redirect.
+    /// Refuses a request that came without TLS. The refusal is a redirect to HTTPS.
     pub(super) fn check(&self, parts: &request::Parts, is_https: bool) -> Result<(), Refusal> {
         if !self.redirect || is_https || is_acme_challenge(parts.uri.path()) {
             return Ok(());
@@ -41,7 +41,8 @@ impl HttpsPolicy {
         Err(location(parts).map_or(missing, Refusal::HttpsRedirect))
     }
 
-    /// Returns the `Strict-Transport-Security` of a response, only over TLS (RFC 6797 §7.2).
+    /// Returns the value of `Strict-Transport-Security` for a response; `None` without TLS (RFC
+    /// 6797 §7.2).
     pub(super) fn hsts(&self, is_https: bool) -> Option<HeaderValue> {
         self.hsts.clone().filter(|_| is_https)
     }
@@ -56,7 +57,7 @@ fn is_acme_challenge(path: &str) -> bool {
     })
 }
 
-/// Sets the field, unless the application has set it.
+/// Sets `Strict-Transport-Security`, unless the application has set it.
 pub(super) fn set_hsts(headers: &mut HeaderMap, hsts: Option<HeaderValue>) {
     if let Some(value) = hsts
         && !headers.contains_key(&STRICT_TRANSPORT_SECURITY)
@@ -65,8 +66,8 @@ pub(super) fn set_hsts(headers: &mut HeaderMap, hsts: Option<HeaderValue>) {
     }
 }
 
-/// Returns the URL with `https`, on its default port: the port of the request is that of plain
-/// HTTP.
+/// Returns the request's URL with the scheme `https` and without a port: the request's port serves
+/// plain HTTP.
 fn location(parts: &request::Parts) -> Option<HeaderValue> {
     let host = parts.headers.get(HOST)?.as_bytes();
     let bracket = host.iter().rposition(|byte| *byte == b']');

@@ -5,7 +5,7 @@
 pub struct LoadFailure {
     /// One sentence with the exception.
     pub summary: String,
-    /// Empty if there is none.
+    /// The traceback; empty if there is none.
     pub traceback: String,
     /// Whether older code serves.
     pub old_code_serves: bool,

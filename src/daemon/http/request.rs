@@ -100,7 +100,8 @@ impl RequestProgress {
     }
 }
 
-/// Checks a request's head and submits the request, unless its body must be received first.
+/// Checks a request's head, then submits the request, or answers it without the application. A
+/// request whose body must be received first is submitted later ([`RequestProgress::Receiving`]).
 pub(super) fn start<B: ClientBody>(
     context: &Arc<ConnContext>,
     upgrade_slot: &OnceLock<UpgradeSlot>,
@@ -159,7 +160,8 @@ pub(super) fn start<B: ClientBody>(
     (meta, progress, extra)
 }
 
-/// Checks whether the daemon answers instead of the application: with a redirect to https, or a developer's page.
+/// Refuses a request that the daemon answers instead of the application: with a redirect to HTTPS,
+/// or with the page about code that does not load.
 fn check_policies(context: &ConnContext, parts: &request::Parts, meta: &RequestMeta) -> Result<(), Refusal> {
     let ConnContext { server, connection, .. } = context;
     if let Some(policy) = &server.https {
@@ -196,8 +198,8 @@ fn submit_bodiless(context: &ConnContext, parts: request::Parts, meta: &mut Requ
     progress
 }
 
-/// Keeps what is needed of a request whose response may name a file: the format of an error response, and the fields
-/// that decide which part of the file is sent, which are returned.
+/// Prepares for a response that names a file (`app.sendfile_roots`). Sets the format of an error
+/// response in `meta`, and returns the fields that decide which part of the file is sent.
 fn prepare_for_files(
     server: &Server,
     parts: &request::Parts,

@@ -30,7 +30,8 @@ pub(super) struct RequestMeta {
     pub(super) path: SmallPath,
     /// The request's version is HTTP/1.0.
     pub(super) is_http_10: bool,
-    /// The coding in which a response may be compressed; `None` also while `[compression]` is off.
+    /// The coding in which a response may be compressed; `None` if the client accepts none, or if
+    /// `[compression]` is off.
     pub(super) coding: Option<Coding>,
     /// The format of an error response. Read only once the request has failed; text until then.
     pub(super) error_format: ErrorFormat,

@@ -32,8 +32,8 @@ use super::handshake::Upgrade;
 use super::https;
 use super::request_meta::RequestMeta;
 
-/// Maximum size in bytes of a body in memory that gets no access record unless every request is
-/// logged: the socket takes such a body at once.
+/// Maximum size in bytes of a body in memory that needs no access record, because the socket takes
+/// such a body at once. If every request is logged, each body has a record.
 const MAX_UNTRACKED_BODY: usize = 16 * 1024;
 
 /// Refuses a response whose `Content-Length` is not the length of its body. hyper trusts the field
@@ -141,7 +141,8 @@ fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer)
         BodySource::Bytes(data) => data.len() > MAX_UNTRACKED_BODY,
         BodySource::Empty => false,
     };
-    // Responses to HEAD and 304 have no body, even if they declare a length. The connection omits their bodies.
+    // Responses to HEAD and 304 have no body, even if they declare a length. The connection omits
+    // their bodies.
     let declared = match head.length {
         ContentLength::Bytes(len) => Some(len),
         ContentLength::Absent | ContentLength::Invalid => None,

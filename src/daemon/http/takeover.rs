@@ -29,7 +29,7 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Maximum number of fields of an answer.
 const MAX_HEAD_FIELDS: usize = 128;
 
-/// Maximum length of a body of an answer with another status than 101, in bytes.
+/// Maximum length in bytes of the body of an answer whose status is not 101.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Number of bytes that are read at once.
@@ -132,7 +132,7 @@ fn ends_takeover(fault: &Fault) -> bool {
     matches!(fault, Fault::Raised { ends_takeover: true, .. })
 }
 
-/// The daemon's end of the socket pair, until its first response is complete.
+/// The daemon's end of the socket pair, until the application's first response is complete.
 #[derive(Debug)]
 struct AppSocket {
     stream: UnixStream,

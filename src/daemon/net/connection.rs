@@ -115,9 +115,9 @@ impl Alarm {
 /// The carrier of a connection's bytes.
 #[derive(Debug)]
 enum Role {
-    /// A socket. `key` is its key in the registry, `streams` is set once it is multiplexed.
+    /// A socket, with its key in the registry. `streams` is set once the socket is multiplexed.
     Socket { key: usize, streams: OnceLock<Box<StreamTable<Connection>>> },
-    /// A stream of a multiplexed connection. `key` is its key among that connection's streams.
+    /// A stream of the multiplexed connection `socket`, with its key in that connection's table.
     Stream { key: usize, socket: Arc<Connection> },
 }
 
@@ -371,15 +371,15 @@ impl Connection {
         }
     }
 
-    /// True if a timeout, the drain or an eviction closes this connection between its requests. For
-    /// a task that closes the connection with a message of its protocol; for other tasks,
+    /// True if a timeout, the drain or an eviction closes this connection between its requests.
+    /// Checked by tasks that close the connection with a message of its protocol; for other tasks,
     /// [`ClientStream`](super::ClientStream) reports the end of input.
     pub fn should_close_idle(&self) -> bool {
         self.directive() == Directive::CloseIdle && matches!(self.phase(), Phase::New | Phase::Idle)
     }
 
-    /// True if the connection must end now, even within a response. For a task that does not read
-    /// from its stream; a read returns an error then.
+    /// True if the connection must end now, even within a response. Checked by tasks that do not
+    /// read from their stream: a read would return an error.
     pub fn should_abort(&self) -> bool {
         self.directive() == Directive::Abort
     }
@@ -388,7 +388,7 @@ impl Connection {
         Directive::from_byte(self.directive.load(Ordering::Relaxed))
     }
 
-    /// Stores the waker of the connection's task; later calls do nothing, as it is the same.
+    /// Stores the waker of the connection's task. Later calls do nothing: the waker is the same.
     pub fn register_waker(&self, waker: &Waker) {
         if self.waker.get().is_none() {
             // Fails only if the same waker was stored meanwhile.
@@ -446,8 +446,8 @@ impl Connection {
         }
     }
 
-    /// Closes the connection if it has been between requests for [`IDLE_GRACE`]. Called repeatedly
-    /// while the daemon drains.
+    /// Closes the connection if it has been between requests for [`IDLE_GRACE`] or lingering for
+    /// [`LINGER_TIMEOUT`], and checks the alarms. Called repeatedly while the daemon drains.
     pub(super) fn close_if_idle(&self) {
         self.check_alarm();
         if let Some(streams) = self.streams() {
@@ -464,7 +464,7 @@ impl Connection {
 }
 
 impl Evictable for Connection {
-    /// Returns since when the connection has been idle, if for at least [`IDLE_GRACE`].
+    /// Returns `None` unless the connection has been idle for at least [`IDLE_GRACE`].
     fn idle_since(&self, now: u32) -> Option<u32> {
         let since = self.phase_since.load(Ordering::Relaxed);
         let is_idle = matches!(self.phase(), Phase::New | Phase::Idle);

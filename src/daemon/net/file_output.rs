@@ -29,7 +29,7 @@ const COPY_BYTES: usize = 16 * 1024;
 /// recognised by its address.
 static STAND_IN: LazyLock<&'static [u8]> = LazyLock::new(|| vec![0; MAX_FILE_PART].leak());
 
-/// The parts of files that a connection has still to send, in the order of their stand-ins.
+/// The parts of files that a connection still has to send, in the order of their stand-ins.
 #[derive(Debug, Default)]
 pub struct FileOutput {
     /// True if `parts` is not empty. Avoids the lock in the usual case.

@@ -78,7 +78,7 @@ pub struct FailedHandshake {
 }
 
 impl FailedHandshake {
-    /// A failure without an alert to the client.
+    /// Creates a failure without an alert to the client.
     fn new(reason: impl Into<String>) -> Self {
         Self { reason: Some(reason.into()), stream: None }
     }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Timeouts of connections, and their maximum numbers.
+/// Timeouts and maximum numbers of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
     /// `timeouts.header`: from the accept to the first byte, and from the first byte of a head to

@@ -89,8 +89,8 @@ pub enum BindError {
     },
 }
 
-/// Length of the backlog. The kernel caps it at `net.core.somaxconn` (listen(2)), as with systemd's
-/// default.
+/// Length of the backlog. The kernel caps the length at `net.core.somaxconn` (listen(2)), as it
+/// caps systemd's default.
 const BACKLOG: i32 = 65_535;
 
 /// Mode of a unix socket that the daemon binds: every user may connect, as with gunicorn, because

@@ -1,7 +1,7 @@
 //! Transport: listeners, the accept loop, and the bytes and timeouts of connections.
 //!
-//! `run` creates the [`Listener`]s, `edge` runs [`accept()`] and the TLS handshake, if the listener
-//! has one ([`NewConnection`]), and `http` reads from and writes to a [`ClientStream`]. A
+//! `run` creates the [`Listener`]s, `edge` runs [`accept()`] and, if the listener has TLS, the
+//! handshake ([`NewConnection`]), and `http` reads from and writes to a [`ClientStream`]. A
 //! [`ConnectionTracker`] holds all connections, counts them and checks their timeouts.
 
 mod accept;

@@ -71,7 +71,7 @@ impl OutputProgress {
         self.queued.load(Ordering::Relaxed).saturating_sub(self.written.load(Ordering::Relaxed))
     }
 
-    /// Wakes the connection's task at the next write.
+    /// Makes the next write wake the connection's task.
     pub fn request_wake(&self) {
         self.wake_on_write.store(true, Ordering::Relaxed);
     }

@@ -3,8 +3,8 @@
 //! Each packet costs processor time of the kernel on both sides. Two kinds of records are therefore
 //! not sent alone:
 //! - The session ticket, which TLS 1.3 sends after the client's last message of the handshake, is
-//!   sent with the first response. If no request has arrived after one turn of the reactor, it is
-//!   sent without one.
+//!   sent with the first response. If no request has arrived after one turn of the reactor, the
+//!   ticket is sent alone.
 //! - close_notify is sent in one packet with the end of the output (FIN).
 
 use std::future::Future as _;
@@ -40,7 +40,7 @@ enum WriteMode {
     /// They are written at once: the server's messages of a handshake whose next records will be
     /// held.
     Flight,
-    /// The same, but some were not written, because the socket's buffer is full.
+    /// As [`Flight`](Self::Flight), but some were not written, because the socket's buffer is full.
     BlockedFlight,
     /// They are held.
     Hold,
@@ -65,13 +65,14 @@ impl RecordTransport {
         self.mode = WriteMode::Flight;
     }
 
-    /// Called when the handshake is complete: the records that are held will be written with the
-    /// next ones.
+    /// Lets the records that are held be written with the next ones. Called when the handshake is
+    /// complete.
     pub(super) fn release(&mut self) {
         self.mode = WriteMode::Write;
     }
 
-    /// Called before close_notify.
+    /// Makes the kernel send close_notify in one packet with the end of the output. Called before
+    /// close_notify is written.
     pub(super) fn begin_close(&mut self) {
         // Unix sockets have no packets (unix(7)).
         if matches!(self.socket, ClientSocket::Tcp(_)) {
@@ -95,7 +96,7 @@ impl RecordTransport {
         (self.socket, self.connection)
     }
 
-    /// Writes slices, and counts what is written.
+    /// Writes slices, and counts the bytes that were written.
     fn poll_send(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let written = if self.mode == WriteMode::Close {
             self.socket.poll_write_with(cx, |socket| send_more(socket, slices))

@@ -71,8 +71,8 @@ impl ClientStream {
         }
     }
 
-    /// Returns the process at the other end of a unix socket when it connected (`SO_PEERCRED`, unix(7)): `unix, pid 4711,
-    /// uid 33`. `None` on TCP.
+    /// Returns the process that connected to the unix socket (`SO_PEERCRED`, unix(7)), written as
+    /// `unix, pid 4711, uid 33`. `None` on TCP.
     pub fn peer_process(&self) -> Option<Arc<str>> {
         let ClientSocket::Unix(socket) = self.socket() else { return None };
         let credentials = socket.peer_cred().ok()?;

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peers_are_trusted_by_network_by_socket_or_all() {
+    fn a_network_a_unix_socket_or_every_peer_can_be_trusted() {
         let networks = ["127.0.0.0/8", "::1/128", "10.0.0.0/8"].map(|network| network.parse().unwrap());
         let trusted = TrustedPeers { all: false, unix: true, networks: networks.to_vec() };
         for (address, trusts) in [

@@ -57,8 +57,8 @@ const CIPHER_SUITES: &[SupportedCipherSuite] = &[
 ];
 
 /// Session tickets sent after a handshake. A client uses each ticket once (RFC 8446 appendix C.4)
-/// and gets another one when it resumes. A second ticket would only serve a client that opens two
-/// more connections before it resumes for the first time.
+/// and gets another one when it resumes. A second ticket would serve only a client that opens its
+/// next two connections at once.
 const TICKETS_PER_HANDSHAKE: usize = 1;
 
 impl TlsContext {
@@ -136,8 +136,8 @@ impl TlsContext {
         Ok(Self { names: NameIndex::new(&names), identities, tickets })
     }
 
-    /// Returns the certificate for the server name that the client has sent; of several, the first
-    /// whose signature scheme the client supports.
+    /// Returns the certificate for the server name that the client has sent. If there are several,
+    /// prefers the first whose signature scheme the client supports.
     pub fn choose(&self, hello: &ClientHello<'_>) -> Option<&Identity> {
         let candidates = self.names.candidates(hello.server_name());
         let candidates = || candidates.iter().filter_map(|position| self.identities.get(*position));

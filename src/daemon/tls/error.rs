@@ -12,7 +12,7 @@ pub(super) const CLIENT_CA: &str = "tls.client_ca";
 /// A file, and the setting that names it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NamedFile<'a> {
-    /// The key, as `tls.cert`.
+    /// The key, such as `tls.cert`.
     pub(super) key: &'static str,
     /// File and line, flag or variable.
     pub(super) origin: &'a str,

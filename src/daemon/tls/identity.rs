@@ -29,7 +29,7 @@ pub struct Identity {
     pub(super) key: Arc<CertifiedKey>,
     /// The settings of rustls that choose the cipher suite in the server's order.
     pub(super) config: Arc<ServerConfig>,
-    /// The same, but in the client's order.
+    /// The same settings, but with the client's order.
     pub(super) in_client_order: Arc<ServerConfig>,
     /// The server's own certificate in PEM, without intermediate certificates.
     pub(super) pem: String,

@@ -27,9 +27,9 @@ impl NameIndex {
         Self { default: default.map(|(position, _)| position).collect(), by_name }
     }
 
-    /// Returns the positions of the certificates for a name, the preferred one first: those with
-    /// the name itself, then those with a wildcard for its first label (RFC 6125 §6.4.3), else the
-    /// first certificate.
+    /// Returns the positions of the certificates for a name, the preferred one first: the
+    /// certificates with the name itself, or else those with a wildcard for its first label (RFC
+    /// 6125 §6.4.3), or else the first certificate and others with the same names.
     pub(super) fn candidates(&self, server_name: Option<&str>) -> &[usize] {
         let found = server_name.and_then(|name| {
             let name = name.to_ascii_lowercase();

@@ -11,8 +11,8 @@ use x509_cert::der::Decode;
 
 use super::certificate_text::{openssl_time, pem};
 
-/// Maximum size of the client's certificates, PEM, that an application receives: they are a part of
-/// each request's frame.
+/// Maximum size in bytes of the client's certificates, in PEM, that an application receives: the
+/// certificates are a part of each request's frame.
 const MAX_CHAIN_BYTES: usize = 24 << 10;
 
 /// The description of a TLS session that the application receives with each request.
@@ -90,8 +90,8 @@ impl TlsSession {
 pub(super) struct RecentSession(Mutex<Option<Arc<TlsSession>>>);
 
 impl RecentSession {
-    /// Returns the recent session if it is equal, otherwise a new one, which becomes the recent
-    /// session.
+    /// Returns the recent session if it has this description, otherwise a new session, which
+    /// becomes the recent one.
     fn get(&self, info: &TlsInfo<'_>, is_http2: bool) -> Result<Arc<TlsSession>, SessionError> {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_equal = |session: &&Arc<TlsSession>| {

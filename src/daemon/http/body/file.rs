@@ -76,8 +76,8 @@ impl FileReader {
     }
 
     /// Lets the kernel send the file (see [`FileOutput`](crate::net::FileOutput)), unless it is
-    /// small. hyper must write the body to the connection's socket unchanged: over HTTP/1, without
-    /// TLS and without compression.
+    /// small or spooled. Must be called only if hyper writes the body to the connection's socket
+    /// unchanged: over HTTP/1, without TLS and without compression.
     pub(in crate::http) fn send_directly(&mut self, connection: &Arc<Connection>) {
         let is_large = self.remaining.is_some_and(|remaining| remaining > SMALL_FILE_BLOCK as u64);
         if is_large && self.reservation.is_none() {

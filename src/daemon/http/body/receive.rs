@@ -62,7 +62,7 @@ pub(in crate::http) struct ReceiveLimits<'a> {
     pub(in crate::http) min_rate: MinDataRate,
     /// The budgets of all spooled bodies.
     pub(in crate::http) budgets: &'static SpoolBudgets,
-    /// Directory for bodies over 16 MiB.
+    /// Directory for bodies that are spooled to files.
     pub(in crate::http) spool_dir: &'a Path,
     /// Polled when the task yields.
     pub(in crate::http) dispatcher: &'a Dispatcher,
@@ -104,7 +104,8 @@ pub(in crate::http) async fn receive<B: ClientBody>(
         if collected.len() > MAX_UNCOUNTED && counted.is_none() {
             counted = limits.budgets.memory.reserve(MAX_INLINE_BODY as u64);
             if counted.is_none() {
-                // Go to a file: while memory is short, a slow body must not hold any.
+                // While memory is short, a slow body must not hold any of it, so the body is
+                // spooled.
                 break;
             }
         }

@@ -1,5 +1,5 @@
-//! Stores a request's body that is too large for a frame: in a memfd first, in a file if it grows
-//! or memory is short.
+//! Stores a request's body that is too large for a frame: in a memfd first, in a file once the body
+//! exceeds [`MAX_IN_MEMORY`] or memory is short.
 //!
 //! A body counts against [`SpoolBudgets`] from its first byte until the worker is done with the
 //! request. If there is no room, the request is answered 507, and the body's reservations are
@@ -151,7 +151,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Moves the body from memory to a file with room for `more` bytes.
+    /// Moves the body from memory to a file, and reserves disk space for the body and `more` bytes.
     async fn move_to_file(&mut self, more: u64) -> Result<(), SpoolError> {
         let reservation = self.budgets.disk.reserve(self.len + more).ok_or(SpoolError::Full)?;
         let directory = self.directory.clone();

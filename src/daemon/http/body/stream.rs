@@ -5,8 +5,8 @@
 //! client ──ClientBody──▶ BodyPump ──Upload (dispatch)──▶ worker: receive()
 //! ```
 //! The pump is a task of its own, because an application may send its response while it still
-//! receives the request. The first read sends `100 Continue` (RFC 9110 §10.1.1), so the pump does
-//! not read before the application calls `receive`.
+//! receives the request. If the client waits for `100 Continue`, the first read sends it (RFC 9110
+//! §10.1.1), so the pump does not read before the application calls `receive`.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -90,7 +90,8 @@ pub(in crate::http) fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Returns the declared length; `None` if the body is chunked. Fails if it exceeds the limit.
+/// Returns the declared length; `None` if the body is chunked. Fails if the length exceeds
+/// `max_body`.
 pub(in crate::http) fn declared_len(
     incoming: &impl ClientBody,
     max_body: Option<u64>,
@@ -260,7 +261,7 @@ impl<B: ClientBody> BodyPump<B> {
     }
 }
 
-/// Returns true if the body ended within [`MAX_DISCARD`].
+/// Reads and drops a body. Returns true if the body ended within [`MAX_DISCARD`] bytes.
 async fn read_to_end(incoming: &mut impl ClientBody) -> bool {
     let mut dropped = 0;
     while dropped <= MAX_DISCARD {

@@ -21,7 +21,7 @@ const MAX_WINDOW_LOG: u32 = 17;
 /// log₂ of the smallest window that all encoders accept.
 const MIN_WINDOW_LOG: u32 = 10;
 
-/// Highest quality of br. With a higher quality br's hash tables take 16 MiB and more.
+/// Highest quality of br. With a higher quality, br's hash tables take 16 MiB or more.
 const MAX_BROTLI_QUALITY: u8 = 6;
 
 /// Encodes one body.
@@ -86,7 +86,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Runs a step with room for more output. Returns its result.
+    /// Runs a step with room for more output. Returns the step's result.
     fn run(
         &mut self,
         output: &mut Vec<u8>,

@@ -76,8 +76,7 @@ fn compress_whole(level: u8, coding: Coding, head: &mut ResponseHead, data: Data
     BodySource::Bytes(Data::with_reservation(Bytes::from(encoded), None))
 }
 
-/// Changes the fields of a head to those of the compressed body. `len` is its length if it is
-/// known.
+/// Changes the fields of a head to those of the compressed body, whose length is `len` if known.
 fn set_encoding_fields(head: &mut ResponseHead, coding: Coding, len: Option<u64>) {
     let fields = &mut head.fields;
     fields.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));

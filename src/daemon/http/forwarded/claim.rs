@@ -50,7 +50,7 @@ pub(super) fn address(element: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip.to_canonical(), port))
 }
 
-/// Returns whether a scheme uses TLS; `None` if the scheme is unknown. With a WebSocket handshake
+/// Returns whether a scheme uses TLS; `None` if the scheme is unknown. With a WebSocket handshake,
 /// some proxies send `ws` or `wss`.
 pub(super) fn parse_scheme(scheme: &[u8]) -> Option<bool> {
     let is_one_of =

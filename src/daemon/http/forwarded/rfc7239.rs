@@ -52,8 +52,8 @@ pub(super) fn read(headers: &HeaderMap, settings: &ForwardingSettings) -> ProxyC
     claim
 }
 
-/// Splits a list before its last element and trims that element; `None` if the list ends within a
-/// quoted string.
+/// Splits a list before its last element and trims that element; `None` if the quotes are
+/// malformed.
 fn split_last(list: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let mut at = list.len();
     let mut in_quotes = false;

@@ -1,9 +1,9 @@
 //! `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, the fields that most proxies write.
 //!
-//! In `X-Forwarded-For` the client is the first address from the right that is not trusted. Of each
-//! other field the last value is used, because the peer itself has written it. Without
-//! `X-Forwarded-Proto`, `X-Forwarded-Ssl: on` and `X-Forwarded-Protocol: ssl` mean https, as they
-//! do in gunicorn.
+//! In `X-Forwarded-For` the client is the first address from the right that is not trusted. For
+//! every other field, the last value is used, because the peer itself has written it. If there is
+//! no `X-Forwarded-Proto`, either `X-Forwarded-Ssl: on` or `X-Forwarded-Protocol: ssl` means https,
+//! as in gunicorn.
 
 use std::net::SocketAddr;
 

@@ -118,7 +118,7 @@ fn host(parts: &request::Parts) -> Result<HeaderValue, Refusal> {
         {
             refuse(RequestFault::HostConflict)
         }
-        // An empty host or user information, which the `http` crate accepts.
+        // The `http` crate accepts user information and an empty host.
         (Some(authority), _) if !framing::is_host(authority.as_str().as_bytes()) => {
             refuse(RequestFault::TargetHost)
         }

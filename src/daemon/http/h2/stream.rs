@@ -43,8 +43,8 @@ pub(super) async fn serve(
     let is_head = *request.method() == Method::HEAD;
     let (request, tunnelled) = with_body(request, &context, &meter);
     let upgrade_slot = OnceLock::new();
-    let (meta, progress, handshake) = start(&context, &upgrade_slot, request);
-    let mut future = ResponseFuture::new(Arc::clone(&context), meta, progress, handshake);
+    let (meta, progress, extra) = start(&context, &upgrade_slot, request);
+    let mut future = ResponseFuture::new(Arc::clone(&context), meta, progress, extra);
     let Some(response) = poll_fn(|cx| poll_response(cx, &context, &mut future, &mut respond)).await else {
         connection.mark_closed();
         if meter.on_early_reset() {

@@ -99,7 +99,7 @@ fn is_port(text: &str) -> bool {
 }
 
 fn parse_v2(header: &[u8]) -> Result<ProxyHeader, HeaderError> {
-    // The bytes after LOCAL must be ignored, even its address family (§2.2).
+    // The bytes after LOCAL must be ignored, even the address family (§2.2).
     if header.get(v2::PROTOCOL_PREFIX.len()) == Some(&V2_LOCAL) {
         return Ok(ProxyHeader::default());
     }

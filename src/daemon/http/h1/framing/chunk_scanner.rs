@@ -10,7 +10,7 @@ pub(super) struct ChunkScanner {
     state: ChunkState,
     /// The chunk size read so far.
     size: u64,
-    /// Digits of `size` read so far, with leading zeros.
+    /// Number of digits of `size` read so far, including leading zeros.
     n_digits: u8,
     /// Bytes of extensions in the body so far.
     extensions: usize,

@@ -203,8 +203,9 @@ impl HeadScanner {
 /// Bytes at the end of each line.
 const CRLF_BYTES: usize = 2;
 
-/// Returns the length, with CRLF, of a request line of the most frequent form: GET, HEAD or POST, a path without unusual
-/// characters, HTTP/1.1. [`check_request_line`] accepts it, too, with 130 more instructions.
+/// Returns the length, with CRLF, of a request line of the most frequent form: GET, HEAD or POST, a
+/// path without unusual characters, HTTP/1.1. [`check_request_line`] accepts the same lines, but
+/// takes 130 more instructions.
 #[inline]
 fn plain_request_line(bytes: &[u8]) -> Option<usize> {
     let method = match bytes {

@@ -12,8 +12,8 @@
 //! Host, a target with a fragment, a trailer that would change the framing, and a bare LF anywhere.
 //!
 //! RFC 9112 §2.2 allows a recipient to treat a bare LF as a line end, also in the empty lines
-//! before a request. If a proxy in front of rgun does not do so, the proxy and rgun would see
-//! different messages.
+//! before a request. A proxy in front of rgun may do otherwise. The proxy and rgun would then see
+//! different messages, so rgun refuses a bare LF.
 
 mod bytes;
 mod chunk_scanner;
@@ -55,7 +55,7 @@ impl Framing {
         Self { limits, state: FramingState::Head(HeadScanner::default()) }
     }
 
-    /// True within a body.
+    /// True within a body, and after a violation.
     pub(in crate::http) fn is_mid_body(&self) -> bool {
         !matches!(self.state, FramingState::Head(_))
     }
