@@ -279,6 +279,7 @@ fn finish(request: &MigrateRequest, cwd: &Path, plan: &mut Plan) {
         }
     }
     plan.set_socket_mode();
+    plan.preserve_runtime_directory();
     let directory = plan.directory().map_or_else(|| cwd.to_owned(), PathBuf::from);
     for (file, origin) in std::mem::take(&mut plan.configurations) {
         let path = match file.strip_prefix("python:") {

@@ -9,7 +9,6 @@ const KEPT: &[&str] = &[
     "User",
     "SupplementaryGroups",
     "UMask",
-    "Environment",
     "EnvironmentFile",
     "PassEnvironment",
     "UnsetEnvironment",
@@ -118,8 +117,10 @@ fn add(directive: &UnitLine, label: &str, variables: &[(String, String)], plan: 
     let origin = format!("{label}:{line}");
     match (section.as_str(), key.as_str()) {
         ("Service", "ExecStart") => {
-            let command = value.trim_start_matches(['@', '-', ':', '+', '!']);
-            if command::migrate_line(command, variables, &origin, plan) {
+            // systemd reads %% as a percent sign, and $$ as a dollar sign.
+            let command =
+                value.trim_start_matches(['@', '-', ':', '+', '!']).replace("%%", "%").replace("$$", "$");
+            if command::migrate_line(&command, variables, &origin, plan) {
                 plan.changed.push(WRITABLE.to_owned());
             }
         }
@@ -129,6 +130,14 @@ fn add(directive: &UnitLine, label: &str, variables: &[(String, String)], plan: 
             plan.changed.push(format!(
                 "{origin}: Group={value} became a supplementary group; the primary group stays rgun, which may read /etc/rgun/rgun.toml and owns new files"
             ));
+        }
+        ("Service", "Environment") => {
+            for (variable, _) in assignments(value) {
+                if is_flags_of_peer(&variable) {
+                    plan.left_out(&origin, &format!("{variable}: rgun reads it only with APP on the command line; write its flags into ExecStart= and migrate again"));
+                }
+            }
+            plan.directive(DropIn::Service, "Environment", value);
         }
         ("Service", kept) if KEPT.contains(&kept) => plan.directive(DropIn::Service, kept, value),
         ("Service", limit) if limit.starts_with("Limit") => plan.directive(DropIn::Service, limit, value),
@@ -192,6 +201,11 @@ fn parse(text: &str) -> Vec<UnitLine> {
         is_continued = continues;
     }
     directives
+}
+
+/// Returns whether a variable has the place of another server's flags.
+fn is_flags_of_peer(variable: &str) -> bool {
+    variable == "GUNICORN_CMD_ARGS" || variable.starts_with("UVICORN_") || variable.starts_with("GRANIAN_")
 }
 
 /// Returns the variables of a value of `Environment=`.
