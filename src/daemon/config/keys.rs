@@ -287,7 +287,8 @@ const UNSUPPORTED_HOOKS: &[(&[&str], &str)] = &[
     ),
     (
         &["nworkers_changed", "pre_fork", "pre_exec"],
-        "gunicorn calls it in its arbiter, and rgun's daemon runs no Python: see migrating.md for what replaces it",
+        "gunicorn calls it in its arbiter, and rgun's daemon runs no Python: post_fork runs in each worker, and \
+         ExecStartPre= in the unit runs a command before the daemon",
     ),
     (
         &["worker_int"],
