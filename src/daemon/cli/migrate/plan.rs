@@ -129,8 +129,8 @@ impl Plan {
     }
 
     /// Keeps the service's runtime directory when the service stops, if a socket of `rgun.socket` is
-    /// in it: systemd would remove the directory with the socket, and a restart would leave nobody
-    /// able to connect.
+    /// in it: systemd would remove the directory with the socket, and no client could connect after
+    /// a restart.
     pub(super) fn preserve_runtime_directory(&mut self) {
         let values = |part: DropIn, key: &'static str| {
             let wanted = self.directives.iter().filter(move |(of, name, _)| *of == part && name == key);
