@@ -218,6 +218,14 @@ pub(crate) fn register_fork_hook(py: Python<'_>) -> PyResult<()> {
     py.import("os")?.call_method("register_at_fork", (), Some(&arguments)).map(drop)
 }
 
+/// Exits a process forked by the application, as [`exit_forked_child`] does. Called before a frame is
+/// sent, and before a lock is taken that another thread may have held during the fork.
+pub(crate) fn exit_if_forked_child(py: Python<'_>, error: Option<&PyErr>) {
+    if is_forked_child() {
+        exit_forked_child(py, error);
+    }
+}
+
 /// Exits a child process that the application has forked and in which it has raised (`sys.exit()`
 /// after `os.fork()`) or returned. Only the parent may use the channel.
 pub(crate) fn exit_forked_child(py: Python<'_>, error: Option<&PyErr>) -> ! {

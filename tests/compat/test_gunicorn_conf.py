@@ -11,6 +11,7 @@ import textwrap
 import pytest
 from places import APPLICATION, Place
 from support.paths import daemon_binary
+from support.processes import is_running
 from support.waiting import wait_until
 
 # Written like files in use: computed numbers, variables, a fallback for an import, several hooks.
@@ -416,12 +417,3 @@ def test_stop_ends_a_file_that_loops_forever(place):
     process.wait(30)
     process.stdout.close()
     wait_until("the process that reads the file has ended", lambda: not is_running(pid))
-
-
-def is_running(pid):
-    """Returns whether a process exists and is not a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

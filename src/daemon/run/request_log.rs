@@ -9,8 +9,8 @@ use crate::escape::RequestPath;
 use crate::id::WorkerId;
 use crate::journal::requests::microseconds;
 
-/// Logs a request over its deadline, with the stacks of its worker. This is the only entry about
-/// it.
+/// Logs a request over its deadline, with the stacks of its worker. No other entry follows, unless
+/// the response was already complete.
 pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, request: &RequestInfo, stacks: Option<&str>) {
     let RequestInfo { request_id, method, path, elapsed, response, .. } = request;
     let stacks = match stacks {

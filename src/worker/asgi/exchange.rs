@@ -10,7 +10,7 @@ use rgun_channel::{ProtocolError, cancel_report};
 
 use super::awaitable;
 use super::state::{Application, Exchange, ExchangeState, Stage};
-use crate::python::{FormattedError, exit_forked_child, is_forked_child};
+use crate::python::{FormattedError, exit_if_forked_child};
 
 impl Exchange {
     /// Handles a part of the request body.
@@ -270,13 +270,6 @@ fn is_client_disconnect(error: &Bound<'_, PyAny>, depth: u8) -> bool {
             | "RequestAborted"
             | "WebSocketDisconnect")
     )
-}
-
-/// Exits a process that the application forked: only the worker may use the channel.
-pub(super) fn exit_if_forked_child(py: Python<'_>, error: Option<&PyErr>) {
-    if is_forked_child() {
-        exit_forked_child(py, error);
-    }
 }
 
 /// Ends the exchange. Called by `asgi.py` when the application has returned (`error` is None) or

@@ -13,10 +13,10 @@ use rgun_channel::ProtocolError;
 use rgun_channel::frame::CompletionKind;
 
 use super::awaitable::{FutureWait, coroutine_methods};
-use super::exchange::exit_if_forked_child;
 use super::response::NO_FIELDS;
 use super::state::{Exchange, ExchangeState, RequestBody, Stage};
 use crate::fastcall::{Arguments, FastFunction};
+use crate::python::exit_if_forked_child;
 
 /// The `receive` function passed to the application.
 pub(super) struct Receive;

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::awaitable::{FutureWait, coroutine_methods};
-use super::exchange::{complete, exit_if_forked_child};
+use super::exchange::complete;
 use super::head::to_bytes;
 use super::message::{
     borrow_unchanged, finish_message, flag, is_truthy, is_type, items, missing_key, required, start_response,
@@ -26,6 +26,7 @@ use super::{head, websocket};
 use crate::fastcall::{Arguments, FastFunction};
 use crate::fault::Fault;
 use crate::head::ResponseHead;
+use crate::python::exit_if_forked_child;
 
 /// The `send` function passed to the application.
 pub(super) struct Send;

@@ -15,9 +15,9 @@ use rgun_channel::ProtocolError;
 use rgun_channel::control::Report;
 use rgun_channel::frame::{Request, StreamFrame, Submission};
 
-use super::exchange::exit_if_forked_child;
 use super::state::{Application, Exchange, Exchanges, Functions, Stage};
 use crate::fastcall;
+use crate::python::exit_if_forked_child;
 use crate::wait::monotonic_ns;
 
 /// Maximum number of running exchanges that a stopping worker checks for finished tasks in each

@@ -27,7 +27,7 @@ use super::misuse::{
 };
 use crate::fault::Fault;
 use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
-use crate::python::{FormattedError, exit_forked_child, is_forked_child};
+use crate::python::{FormattedError, exit_if_forked_child};
 use crate::wait::{InterruptibleFutex, monotonic_ns};
 use crate::worker::Worker;
 
@@ -283,7 +283,7 @@ impl Response {
         if self.is_bodyless() || len == 0 {
             self.send_body(py, &[], true, false)?;
         } else {
-            exit_if_forked_child(py);
+            exit_if_forked_child(py, None);
             let message = Report::File(self.exchange).encode();
             let worker = self.worker();
             py.detach(|| send(worker.control, &message, &[file.descriptor.as_fd()])).map_err(PyErr::from)?;
@@ -308,7 +308,7 @@ impl Response {
         if self.stage == ResponseStage::Done {
             return Ok(());
         }
-        exit_if_forked_child(py);
+        exit_if_forked_child(py, None);
         self.stage = ResponseStage::Ended;
         self.send_frame(py, CompletionKind::Body, 0, &Body::Inline(&[]), true, true)
     }
@@ -324,7 +324,7 @@ impl Response {
             // Not reported: the disconnect may be the reason for the exception.
             return if done { self.send_done(py) } else { Ok(()) };
         }
-        exit_if_forked_child(py);
+        exit_if_forked_child(py, None);
         if done {
             self.record_end();
         }
@@ -413,7 +413,7 @@ impl Response {
 
     /// Sends body bytes in one or more frames, the head with the first.
     fn send_body(&mut self, py: Python<'_>, data: &[u8], end: bool, done: bool) -> Result<(), ProtocolError> {
-        exit_if_forked_child(py);
+        exit_if_forked_child(py, None);
         let worker = self.worker();
         let max = worker.start.geometry.max_completion_frame();
         let mut rest = data;
@@ -488,13 +488,5 @@ impl Response {
                 .credit_flag(slot)
                 .wait_until(&InterruptibleFutex(worker), || worker.unacked(slot) <= RESPONSE_WINDOW);
         });
-    }
-}
-
-/// Exits a process forked by the application. Called before a frame is sent, and before a lock is
-/// taken that another thread may have held during the fork.
-fn exit_if_forked_child(py: Python<'_>) {
-    if is_forked_child() {
-        exit_forked_child(py, None);
     }
 }

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from support.paths import TOP
+from support.ports import free_port
 from support.waiting import DEADLINE, wait_until
 
 EXAMPLES = TOP / "packaging" / "examples"
@@ -68,12 +69,6 @@ def program(name):
     if path is None:
         pytest.skip(f"there is no {name}: tests/run as root installs it")
     return path
-
-
-def free_port():
-    """Returns a port that is free at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 class Proxy:

@@ -3,7 +3,6 @@
 import contextlib
 import re
 import shutil
-import socket
 import subprocess
 import time
 
@@ -11,6 +10,7 @@ import httpx
 import pytest
 from frameworks import FRAMEWORKS
 from support.paths import TOP
+from support.ports import free_port
 from support.waiting import DEADLINE, wait_until
 
 HAPROXY = shutil.which("haproxy", path="/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -21,12 +21,6 @@ path = "/-/healthz"
 [timeouts]
 drain_delay = "4s"
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

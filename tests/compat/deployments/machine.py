@@ -12,6 +12,7 @@ import tempfile
 import command
 from support.certificate import make_certificate
 from support.paths import daemon_binary
+from support.ports import free_port
 
 # Stand-ins for the applications, which answer with facts about the worker and the request.
 WSGI = """\
@@ -270,9 +271,3 @@ def listen(address):
         listener = socket.create_server((host or "127.0.0.1", int(port)))
     listener.listen()
     return listener
-
-
-def free_port():
-    """Returns a TCP port that nothing listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

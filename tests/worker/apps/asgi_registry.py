@@ -7,9 +7,6 @@ import json
 CASES = {}
 
 
-STARTED = {"lifespan": 0}
-
-
 # Events on which requests wait until a test opens them.
 GATES = {}
 
