@@ -78,7 +78,7 @@ class Troubles:
             time.sleep(0.02)
 
     def settle(self):
-        """Continues frozen processes, waits for all requests and reloads, and deploys a sound release."""
+        """Continues frozen processes, waits for all requests and reloads, and deploys a good release."""
         for pid in list(self._frozen):
             self._thaw(pid)
         for thread in self._threads:
@@ -142,7 +142,7 @@ class Troubles:
         host.deploy(self._directory, self.version, code)
 
     def good_reload(self):
-        """Deploys a sound release; the reload must succeed, and the new code must serve."""
+        """Deploys a good release; the reload must succeed, and the new code must serve."""
         # A frozen process could make the boot time out.
         for pid in list(self._frozen):
             self._thaw(pid)
@@ -158,7 +158,7 @@ class Troubles:
         self._reloads.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
 
     def broken_reload(self, code=BROKEN):
-        """Deploys a release whose reload must fail, then a sound one for later starts."""
+        """Deploys a release whose reload must fail, then a good one for later starts."""
         self._release(code)
         assert host.reload(check=False).returncode != 0, f"a broken release was accepted: {code}"
         host.deploy(self._directory, self.version)
@@ -169,12 +169,12 @@ class Troubles:
 
     def wrong_configuration(self):
         """Reloads with an unknown key in the configuration, which must fail."""
-        sound = host.CONFIG.read_text()
-        host.CONFIG.write_text(sound.replace("threads = ", "treads = "))
+        original = host.CONFIG.read_text()
+        host.CONFIG.write_text(original.replace("threads = ", "treads = "))
         try:
             assert host.reload(check=False).returncode != 0, "a wrong configuration was accepted"
         finally:
-            host.CONFIG.write_text(sound)
+            host.CONFIG.write_text(original)
 
     def hangup(self):
         """Reloads by SIGHUP; it may fail."""

@@ -73,7 +73,7 @@ def test_realistic_file_is_served_as_written(place):
     assert daemon.get("/FORKED").body.isdigit()
     daemon.wait_for_log("configured books", 1 + workers)
     daemon.wait_for_log("is ready", workers)
-    # --bind is stronger than `bind`.
+    # --bind overrides `bind`.
     assert not (place.directory / "books.sock").exists()
     assert daemon.stop() == 0
     assert daemon.log().count("books is leaving") == workers

@@ -229,7 +229,7 @@ fn only_clients_below_the_rate_are_disconnected() {
 }
 
 #[test]
-fn client_of_a_silent_stream_is_not_taken_for_slow() {
+fn client_of_a_silent_stream_does_not_count_as_slow() {
     let daemon = Rgun::fake().set("limits.response_rate", "1MiB").set("timeouts.body", "300ms").start_ready();
     let response = daemon.get("/stream/4/700");
     assert_eq!(response.text(), "part 0\npart 1\npart 2\npart 3\n");

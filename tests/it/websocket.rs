@@ -152,7 +152,7 @@ fn websockets_have_no_deadline() {
 // Backpressure.
 
 #[test]
-fn client_is_read_no_faster_than_messages_are_received() {
+fn daemon_reads_no_faster_than_the_application_receives() {
     let daemon = Rgun::fake_asgi().start_ready();
     let before = daemon.rss();
     let mut socket = WebSocket::open(&daemon, "/slow/1");

@@ -45,7 +45,7 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Tls {
             &[
                 "add --ca-certs with the file of the authorities that issue the clients' certificates",
                 "set RGUN_TLS_CLIENT_CA to the file of the authorities that issue the clients' certificates",
-                "add client_ca = \"/etc/ssl/mysite/clients.pem\" to [tls]: the authorities that issue them",
+                "add client_ca = \"/etc/ssl/mysite/clients.pem\" to [tls]: the authorities that issue the clients' certificates",
             ],
         );
         checker.require(name::CLIENT_AUTH, name::CLIENT_CA, "needs tls.client_ca", hint);

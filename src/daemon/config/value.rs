@@ -34,9 +34,10 @@ pub(crate) enum Source {
     Implied,
 }
 
-/// Adds the settings of a stronger source. An implied default replaces no setting.
-pub(crate) fn overlay(layer: &mut Layer, stronger: Layer) {
-    for (key, setting) in stronger {
+/// Adds settings that take precedence over those of `layer`. An implied default replaces no
+/// setting.
+pub(crate) fn overlay(layer: &mut Layer, overriding: Layer) {
+    for (key, setting) in overriding {
         if setting.source != Source::Implied || !layer.contains_key(key) {
             layer.insert(key, setting);
         }

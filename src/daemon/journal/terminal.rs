@@ -23,7 +23,7 @@ use crate::escape::{LineFeeds, escape};
 
 use super::markers::{ACCESS, REQUEST, TERMINAL, WHOLE_LINE};
 
-/// The beginning of a traceback of Python.
+/// The first line of a Python traceback.
 const TRACEBACK: &str = "Traceback (most recent call last):";
 
 /// Minimum width of a terminal, in columns, for lines to be shortened.

@@ -1,4 +1,4 @@
-//! Sets the memory limits of new workers and keeps the watch over their cgroups.
+//! Sets the memory limits of new workers and adds their cgroups to the watch.
 //! [`memory`](super::memory) reads the events.
 
 use rgun_channel::control::Role;
@@ -22,7 +22,7 @@ pub enum MemoryEvent {
     OomKill(WorkerId),
 }
 
-/// The watch over all workers, and warnings that are logged once.
+/// The watch over all workers' cgroups, and the warnings that have been logged.
 #[derive(Debug, Default)]
 pub(super) struct MemoryMonitor {
     /// `None` if there is no memory controller, or if inotify fails: then the events are polled.

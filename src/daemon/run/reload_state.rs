@@ -27,7 +27,8 @@ pub(super) struct Reloads {
 }
 
 impl Reloads {
-    /// Creates the data of a daemon without reloads. `is_supervised`: the daemon is a service.
+    /// Creates the data of a daemon that has not reloaded yet. `is_supervised`: the daemon is a
+    /// service.
     pub(super) fn new(is_supervised: bool) -> Self {
         Self {
             replies: HashMap::new(),

@@ -19,20 +19,20 @@ use crate::dispatch::RequestInfo;
 use crate::id::WorkerId;
 use crate::pool::Pool;
 
-/// Time for an answer over the control socket, before the signal is sent.
+/// Maximum wait for an answer over the control socket, before the signal is sent.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Time for an answer after the signal.
+/// Maximum wait for an answer after the signal.
 const SIGNAL_TIMEOUT: Duration = Duration::from_millis(750);
 
-/// Time for an answer of an ASGI worker that is cancelling a task: longer than the time the task
-/// gets to end.
+/// Maximum wait for the answer of an ASGI worker that is cancelling a task. Longer than the time in
+/// which the task must end.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Time for the stacks of cancelled tasks, after the stacks of all threads have come.
+/// Maximum wait for the stacks of cancelled tasks, after the stacks of all threads have come.
 const TASK_STACK_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Time for an answer for the slow log.
+/// Maximum wait for the answer to a request of the slow log.
 const SLOW_LOG_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum number of slow requests of one worker that wait for the end of the current dump. When
@@ -43,7 +43,7 @@ const MAX_POSTPONED: usize = 8;
 /// written by `traceback`, most recent call last.
 const ALL_THREADS_MARK: &str = "(most recent call first)";
 
-/// The reason for a request.
+/// The reason for requesting a dump.
 #[derive(Debug)]
 pub(super) enum DumpReason {
     /// A request ran over its deadline.
@@ -59,12 +59,12 @@ pub(super) enum DumpReason {
     Boot,
 }
 
-/// The end of a dump.
+/// The result of a dump.
 #[derive(Debug)]
 pub(super) struct StackDumpResult {
     /// The worker whose stacks were requested.
     pub(super) worker: WorkerId,
-    /// The reasons for the requests.
+    /// The reasons for requesting the dump.
     pub(super) reasons: Vec<DumpReason>,
     /// The stacks. `None` if they could not be taken, or the slow request ended before.
     pub(super) stacks: Option<String>,

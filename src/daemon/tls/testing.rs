@@ -54,8 +54,8 @@ pub(crate) fn section(dir: &TestDir, certificates: &[TestCert]) -> Tls {
     Tls { certificates: files.collect(), origins, ..Tls::default() }
 }
 
-/// A certificate of X.509 version 1, which rcgen does not make: `openssl x509 -req` without
-/// extensions.
+/// An X.509 version 1 certificate. rcgen cannot generate one; this is from `openssl x509 -req`
+/// without extensions.
 pub(crate) const X509_V1: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIBIzCBywIUH0TFidM0mqvDP0H9st0LHqvnBLMwCgYIKoZIzj0EAwIwFDESMBAG

@@ -1,4 +1,4 @@
-"""WebSockets by the websockets library to each framework."""
+"""Each framework's WebSockets, with the websockets library as the client."""
 
 import contextlib
 import json

@@ -157,7 +157,7 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// Claims requests until `count` are claimed in all slots, then exits.
+    /// Claims requests until all slots together have claimed `count`, then exits.
     pub(crate) fn die_after_claiming(&self, count: usize) -> Outcome {
         let worker = self.slot.worker;
         let mut submission = lock(&worker.submission);

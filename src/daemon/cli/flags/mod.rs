@@ -50,7 +50,7 @@ Gunicorn and uvicorn:
   Flags are gunicorn's; uvicorn's --host and --port, --uds, --factory,
   --app-dir, --access-log, --limit-max-requests, --limit-concurrency,
   --timeout-keep-alive and --timeout-graceful-shutdown are accepted as well.
-  GUNICORN_CMD_ARGS and gunicorn.conf.py are read, weaker than flags.
+  GUNICORN_CMD_ARGS and gunicorn.conf.py are read; flags override them.
   Their other flags are recognized: one that systemd or rgun's design makes
   unnecessary is accepted with a warning; one that cannot be ignored safely is
   refused, with what to do instead.

@@ -234,7 +234,7 @@ fn threads_replace_greenlets_and_unknown_workers() {
 }
 
 #[test]
-fn limit_of_zero_is_the_largest_with_a_warning() {
+fn limit_of_zero_becomes_the_maximum_with_a_warning() {
     let line = "a --limit-request-line 0 --limit-request-fields 0 --limit-request-field_size 0";
     let Invocation { config, warnings, .. } = Shell::new().run(line).unwrap();
     assert_eq!(
@@ -307,7 +307,7 @@ fn max_requests_of_zero_means_no_limit() {
 }
 
 #[test]
-fn gunicorn_cmd_args_are_weaker_than_the_command_line() {
+fn command_line_overrides_gunicorn_cmd_args() {
     let shell = Shell::new();
     let run = |flags: &str, line: &[&str]| shell.run_with(&[("GUNICORN_CMD_ARGS", flags)], line);
     let config =

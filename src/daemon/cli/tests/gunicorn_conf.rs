@@ -66,7 +66,7 @@ fn settings_of_the_file_become_those_of_rgun() {
 }
 
 #[test]
-fn file_is_weaker_than_variable_and_command_line() {
+fn variable_and_command_line_override_the_file() {
     let shell = Shell::new();
     shell.answer(r#""workers":"2","threads":"2","timeout":"2","keepalive":"2""#);
     let variables =
@@ -102,7 +102,7 @@ fn unnamed_gunicorn_conf_py_in_the_directory_is_read() {
 }
 
 #[test]
-fn hooks_of_the_file_are_called_by_its_path() {
+fn hooks_are_named_by_the_path_of_their_file() {
     let shell = Shell::new();
     shell.answer(
         r#""post_fork":{"function":true},"when_ready":{"function":true},"pre_fork":{"function":true}"#,
@@ -119,7 +119,7 @@ fn hooks_of_the_file_are_called_by_its_path() {
 }
 
 #[test]
-fn wrong_settings_are_named_with_file_and_remedy() {
+fn invalid_settings_are_reported_with_file_and_hint() {
     let shell = Shell::new();
     for (values, expected) in [
         (r#""workers":"many""#, "gunicorn.conf.py: workers: workers.count = \"many\": is not a whole number"),

@@ -12,7 +12,7 @@ fn addresses(variables: &[(&str, &str)], args: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn variables_of_uvicorn_are_flags_weaker_than_typed_ones() {
+fn flags_override_variables_of_uvicorn() {
     let variables = [
         ("UVICORN_HOST", "0.0.0.0"),
         ("UVICORN_PORT", "9000"),
@@ -37,7 +37,7 @@ fn variables_of_uvicorn_are_flags_weaker_than_typed_ones() {
 }
 
 #[test]
-fn address_combines_the_line_with_variables() {
+fn variables_complete_the_address_of_the_flags() {
     let both = [("UVICORN_HOST", "0.0.0.0"), ("UVICORN_PORT", "9000")];
     for (args, expected) in [
         (&["a", "--port", "80"][..], "0.0.0.0:80"),
@@ -103,7 +103,7 @@ fn wrong_value_of_a_variable_names_the_variable() {
 }
 
 #[test]
-fn variables_without_app_on_the_line_do_not_count() {
+fn other_servers_variables_are_ignored_without_app() {
     let shell = Shell::new();
     shell.default_file(SITE);
     let variables = [
@@ -125,7 +125,7 @@ fn variables_without_app_on_the_line_do_not_count() {
 }
 
 #[test]
-fn script_name_is_the_root_path_of_app_on_the_line() {
+fn script_name_sets_the_root_path_of_app() {
     let script = ("SCRIPT_NAME", "/shop");
     let root_path = |variables: &[(&str, &str)], args: &[&str]| config(variables, args).0.app.root_path;
     assert_eq!(root_path(&[script], &["a"]), "/shop");

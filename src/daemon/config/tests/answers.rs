@@ -42,7 +42,7 @@ fn invalid_error_page_is_refused_with_its_line() {
         let errors = case.with(&format!("[errors]\n{line}\n")).unwrap_err();
         assert!(errors.starts_with(&format!("@/rgun.toml:5: {error}")), "{errors}");
     }
-    let errors = case.load(SOUND, &[("RGUN_ERRORS_STATUS", "/x")], Layer::new()).unwrap_err();
+    let errors = case.load(VALID_APP, &[("RGUN_ERRORS_STATUS", "/x")], Layer::new()).unwrap_err();
     assert!(errors.contains("errors.STATUS: cannot be set by a variable"), "{errors}");
 }
 

@@ -37,11 +37,11 @@ impl Case {
 
     /// Loads a valid `[app]` section followed by `text`.
     fn with(&self, text: &str) -> Result<Config, String> {
-        self.load(&format!("{SOUND}{text}"), &[], Layer::new()).map(|loaded| loaded.config)
+        self.load(&format!("{VALID_APP}{text}"), &[], Layer::new()).map(|loaded| loaded.config)
     }
 }
 
-const SOUND: &str = "[app]\ntarget = \"mysite.wsgi\"\ndirectory = \"{app}\"\n";
+const VALID_APP: &str = "[app]\ntarget = \"mysite.wsgi\"\ndirectory = \"{app}\"\n";
 
 fn flags(settings: &[(&'static str, &str, Value)]) -> Layer {
     settings.iter().map(|(key, flag, value)| (*key, Setting::flag(flag, value.clone()))).collect()
@@ -312,7 +312,7 @@ fn every_key_of_the_file_is_read() {
 #[test]
 fn flags_override_variables_and_variables_the_file() {
     let case = Case::new();
-    let text = format!("{SOUND}[workers]\ncount = 2\n");
+    let text = format!("{VALID_APP}[workers]\ncount = 2\n");
     let flag = || flags(&[(name::COUNT, "--workers", Value::text("5"))]);
     let web = ("WEB_CONCURRENCY", "3");
     let own = ("RGUN_WORKERS_COUNT", "4");
@@ -330,7 +330,7 @@ fn flags_override_variables_and_variables_the_file() {
 #[test]
 fn env_flags_are_merged_with_env_of_the_file() {
     let case = Case::new();
-    let text = format!("{SOUND}env = {{ A = \"file\", B = \"file\" }}\n");
+    let text = format!("{VALID_APP}env = {{ A = \"file\", B = \"file\" }}\n");
     let flags = flags(&[(name::ENV, "--env", Value::list(["B=flag", "C=x=y", "B=last"]))]);
     let env = case.load(&text, &[], flags).unwrap().config.app.env;
     let expected = [("A", "file"), ("B", "last"), ("C", "x=y")];
@@ -342,7 +342,7 @@ fn relative_paths_are_allowed_on_the_command_line() {
     let case = Case::new();
     let loaded = case
         .load(
-            SOUND,
+            VALID_APP,
             &[],
             flags(&[
                 (name::DIRECTORY, "--chdir", Value::text("./app")),
@@ -362,7 +362,7 @@ fn environment_sets_every_kind_of_value() {
     let case = Case::new();
     let config = case
         .load(
-            SOUND,
+            VALID_APP,
             &[
                 ("RGUN_APP_TARGET", "other:app"),
                 ("RGUN_TIMEOUTS_REQUEST", "2m"),
@@ -405,7 +405,7 @@ fn environment_sets_every_kind_of_value() {
 #[test]
 fn overridden_value_is_not_checked() {
     let case = Case::new();
-    let text = SOUND.replace("{app}", "/no/such/dir");
+    let text = VALID_APP.replace("{app}", "/no/such/dir");
     let flags = flags(&[(name::DIRECTORY, "--chdir", Value::text("app"))]);
     assert!(case.load(&text, &[], flags).is_ok());
 }

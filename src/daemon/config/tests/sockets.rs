@@ -157,7 +157,7 @@ fn credentials_of_the_unit_serve_a_socket_with_tls() {
     case.place.file("credentials/tls.key", b"", 0o400);
     let directory = case.place.join("credentials").display().to_string();
     let load = |text: &str| {
-        let text = format!("{SOUND}{text}");
+        let text = format!("{VALID_APP}{text}");
         case.load(&text, &[("CREDENTIALS_DIRECTORY", &directory)], Layer::new()).unwrap().config.tls
     };
     let files = |name: &str| PathBuf::from(format!("{directory}/{name}"));
@@ -174,7 +174,7 @@ fn check_outside_the_unit_leaves_credentials_unknown() {
     let unset = Environment::default().allowing_unknown_credentials();
     let directory = unset.value("CREDENTIALS_DIRECTORY").unwrap().to_str().unwrap();
     let load = |text: &str| {
-        let text = format!("{SOUND}{text}");
+        let text = format!("{VALID_APP}{text}");
         case.load(&text, &[("CREDENTIALS_DIRECTORY", directory)], Layer::new()).unwrap()
     };
     let named = "[tls]\ncert = [\"$CREDENTIALS_DIRECTORY/a\", \"/b\"]\nkey = [\"$CREDENTIALS_DIRECTORY/k\", \"/l\"]\n";

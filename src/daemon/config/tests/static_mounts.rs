@@ -79,7 +79,7 @@ fn missing_fallback_and_hidden_health_path_are_warnings() {
     case.place.file("site/page.html", b"", 0o644);
     let site = case.place.join("site").display().to_string();
     let warnings = |url: &str, rest: &str| {
-        let text = format!("{SOUND}[[static]]\nurl = \"{url}\"\ndirectory = \"{site}\"\n{rest}");
+        let text = format!("{VALID_APP}[[static]]\nurl = \"{url}\"\ndirectory = \"{site}\"\n{rest}");
         case.load(&text, &[], Layer::new()).unwrap().warnings
     };
     assert_eq!(warnings("/", "fallback = \"page.html\"\n"), [] as [&str; 0]);

@@ -296,17 +296,18 @@ fn contradictory_settings_are_reported_once() {
     assert!(errors.contains("max_requests = -1: is negative") && !errors.contains("jitter"), "{errors}");
     let errors = case.with("[workers]\npreload = \"yes\"\nrefork = 5\n").unwrap_err();
     assert!(errors.contains("preload = \"yes\"") && !errors.contains("refork"), "{errors}");
-    for sound in [
+    for valid in [
         "[workers]\nmax_requests = 0\nmax_requests_jitter = 0\nrefork = 0\n",
         "[workers]\npreload = true\nrefork = \"off\"\n",
         "[workers]\ncount = { min = 1, max = 3 }\nidle_exit = \"5m\"\n",
         "[app]\ninterface = \"asgi\"\n[workers]\npreload = true\n",
         "[reload]\nwatch = \"2h\"\n",
     ] {
-        let text = format!("{SOUND}{sound}").replace("[app]\ninterface", "interface");
-        case.load(&text, &[], Layer::new()).unwrap_or_else(|errors| panic!("{sound}{errors}"));
+        let text = format!("{VALID_APP}{valid}").replace("[app]\ninterface", "interface");
+        case.load(&text, &[], Layer::new()).unwrap_or_else(|errors| panic!("{valid}{errors}"));
     }
-    let errors = case.load(SOUND, &[("RGUN_WORKERS_MAX_REQUESTS_JITTER", "5")], Layer::new()).unwrap_err();
+    let errors =
+        case.load(VALID_APP, &[("RGUN_WORKERS_MAX_REQUESTS_JITTER", "5")], Layer::new()).unwrap_err();
     assert_eq!(
         errors,
         "RGUN_WORKERS_MAX_REQUESTS_JITTER: workers.max_requests_jitter = \"5\": is added to workers.max_requests, \
@@ -317,7 +318,7 @@ fn contradictory_settings_are_reported_once() {
 #[test]
 fn slow_log_above_every_timeout_is_warned_about() {
     let case = Case::new();
-    let warnings = |text: &str| case.load(&format!("{SOUND}{text}"), &[], Layer::new()).unwrap().warnings;
+    let warnings = |text: &str| case.load(&format!("{VALID_APP}{text}"), &[], Layer::new()).unwrap().warnings;
     assert_eq!(
         warnings("[log]\nslow = \"60s\"\n"),
         ["log.slow = \"1m\" has no effect: no request runs for longer than 30s, its deadline"]
@@ -337,7 +338,7 @@ fn invalid_app_key_is_reported_with_value_and_hint() {
     let case = Case::new();
     case.place.file("app/file", b"", 0o644);
     std::os::unix::fs::symlink("nowhere", case.place.join("gone")).unwrap();
-    let sound = "target = \"a\"\ndirectory = \"{app}\"\n";
+    let valid = "target = \"a\"\ndirectory = \"{app}\"\n";
     let here = "target = \"a\"\ndirectory";
     for (text, reason, hint) in [
         (
@@ -360,22 +361,22 @@ fn invalid_app_key_is_reported_with_value_and_hint() {
         (format!("{here} = \"{{app}}/file\""), "is not a directory", "module is in"),
         (format!("{here} = \"{{app}}/file/x\""), "cannot be reached", "namei"),
         (
-            format!("{sound}python = \"/no/such/python\""),
+            format!("{valid}python = \"/no/such/python\""),
             "app.python = \"/no/such/python\": there is no file",
             "interpreter",
         ),
-        (format!("{sound}python = \"./file\""), "cannot be executed", "test -x"),
-        (format!("{sound}python = true"), "must be a string", ""),
-        (format!("{sound}interface = \"wgsi\""), "is not one of the choices", "did you mean \"wsgi\"?"),
-        (format!("{sound}root_path = \"shop/\""), "begin with one \"/\"", "write \"/shop\""),
-        (format!("{sound}root_path = \"/\""), "begin with one \"/\"", "write \"\""),
-        (format!("{sound}root_path = \"/a b\""), "not the path of a URL", ""),
-        (format!("{sound}env = {{ A = 1 }}"), "app.env: A must be a string, not a number", "quotes"),
-        (format!("{sound}env = \"A=1\""), "must be a table of strings", "NAME"),
-        (format!("{sound}env = {{ \"A=B\" = \"1\" }}"), "\"A=B\" cannot be a variable's name", ""),
-        (format!("{sound}env = {{ A = \"secret\\u0000\" }}"), "the value of A has a zero byte", ""),
-        (format!("{sound}pythonpath = \"a:b\""), "not one path", "list"),
-        (format!("{sound}pythonpath = [\"\"]"), "empty entry", ""),
+        (format!("{valid}python = \"./file\""), "cannot be executed", "test -x"),
+        (format!("{valid}python = true"), "must be a string", ""),
+        (format!("{valid}interface = \"wgsi\""), "is not one of the choices", "did you mean \"wsgi\"?"),
+        (format!("{valid}root_path = \"shop/\""), "begin with one \"/\"", "write \"/shop\""),
+        (format!("{valid}root_path = \"/\""), "begin with one \"/\"", "write \"\""),
+        (format!("{valid}root_path = \"/a b\""), "not the path of a URL", ""),
+        (format!("{valid}env = {{ A = 1 }}"), "app.env: A must be a string, not a number", "quotes"),
+        (format!("{valid}env = \"A=1\""), "must be a table of strings", "NAME"),
+        (format!("{valid}env = {{ \"A=B\" = \"1\" }}"), "\"A=B\" cannot be a variable's name", ""),
+        (format!("{valid}env = {{ A = \"secret\\u0000\" }}"), "the value of A has a zero byte", ""),
+        (format!("{valid}pythonpath = \"a:b\""), "not one path", "list"),
+        (format!("{valid}pythonpath = [\"\"]"), "empty entry", ""),
     ] {
         let errors = case.load(&format!("[app]\n{text}\n"), &[], Layer::new()).unwrap_err();
         assert!(errors.contains(reason) && errors.contains(hint), "{text}\n{errors}");
@@ -411,7 +412,7 @@ fn all_errors_are_reported_at_once_in_one_block_each() {
 #[test]
 fn relative_directory_in_a_variable_is_refused() {
     let case = Case::new();
-    let errors = case.load(SOUND, &[("RGUN_APP_DIRECTORY", "app")], Layer::new()).unwrap_err();
+    let errors = case.load(VALID_APP, &[("RGUN_APP_DIRECTORY", "app")], Layer::new()).unwrap_err();
     assert!(errors.starts_with("RGUN_APP_DIRECTORY: app.directory = \"app\": is relative"), "{errors}");
 }
 
@@ -419,7 +420,7 @@ fn relative_directory_in_a_variable_is_refused() {
 fn env_flag_without_a_value_is_refused() {
     let case = Case::new();
     let errors =
-        case.load(SOUND, &[], flags(&[(name::ENV, "--env", Value::list(["DEBUG", "=x"]))])).unwrap_err();
+        case.load(VALID_APP, &[], flags(&[(name::ENV, "--env", Value::list(["DEBUG", "=x"]))])).unwrap_err();
     assert!(
         errors.contains("--env: app.env: \"DEBUG\" has no \"=\"\n    hint: write NAME=value"),
         "{errors}"
@@ -437,7 +438,7 @@ fn unreadable_directory_is_refused() {
     let case = Case::new();
     std::fs::set_permissions(case.place.join("app"), std::fs::Permissions::from_mode(0o700)).unwrap();
     let (errors, case) = as_nobody(move || {
-        let text = SOUND.replace("{app}", &case.place.join("app").display().to_string());
+        let text = VALID_APP.replace("{app}", &case.place.join("app").display().to_string());
         let mut errors = Vec::new();
         let file = file::parse(Path::new("/f"), &text, &mut errors).unwrap();
         let environment = Environment::default();

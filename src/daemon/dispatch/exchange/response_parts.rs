@@ -179,7 +179,7 @@ impl Payload {
     }
 }
 
-/// Body bytes that have left for the client: the worker's slot may send as many more.
+/// Permission for a worker's slot to send more of a body: the client has been sent this many bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Credit {
     /// Index in `State::workers`.

@@ -46,8 +46,8 @@ impl ExchangeTable {
         ExchangeId(self.n_issued << INDEX_BITS | u64::from(index))
     }
 
-    /// Adds an exchange and returns it. Inlined, because passing it by value copies half a kilobyte
-    /// once more.
+    /// Adds an exchange and returns it. Inlined, because a call would copy the exchange, half a
+    /// kilobyte, once more.
     #[inline]
     pub(crate) fn insert(&mut self, exchange: Exchange) -> &mut Exchange {
         let index = index(exchange.id);

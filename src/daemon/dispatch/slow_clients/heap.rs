@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_used_again_puts_the_trim_off() {
+    fn reused_memory_postpones_the_trim() {
         let (mut heap, now) = (HeapTrim::default(), Instant::now());
         heap.update(MIN_TRIM_BYTES, now);
         assert!(!heap.update(0, now + SECOND));

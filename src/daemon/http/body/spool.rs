@@ -25,8 +25,8 @@ const FILE_BLOCK: usize = 1024 * 1024;
 /// The value of [`FILE_BLOCK`] while memory is short.
 const SMALL_FILE_BLOCK: usize = 64 * 1024;
 
-/// Bytes collected before they are written to the memfd, so that small pieces need no system call
-/// each.
+/// Bytes collected before they are written to the memfd, because a system call for each small piece
+/// would be slow.
 const MEMORY_BLOCK: usize = 64 * 1024;
 
 /// The budgets of all spooled bodies.

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_has_the_source_of_tcp() {
+    fn version_1_names_the_tcp_client() {
         for (line, expected) in [
             ("PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n", source("192.0.2.7:4711")),
             ("PROXY TCP6 2001:db8::1 ::1 4711 443\r\n", source("[2001:db8::1]:4711")),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_has_the_source_of_tcp() {
+    fn version_2_names_the_tcp_client() {
         assert_eq!(parse(&tcp4(&[])), Ok(source("192.0.2.7:4711")));
         let ipv6 = ["2001:db8::1", "::1"].map(|text| text.parse::<std::net::Ipv6Addr>().unwrap().octets());
         let addresses = [ipv6.concat(), vec![0x12, 0x67, 0x01, 0xbb]].concat();

@@ -88,7 +88,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": DATA_DIR / "shop.sqlite3",
-        # As on a deployed site: to open SQLite for each request costs as much as the query of
+        # As on a deployed site: opening SQLite for each request would cost as much as the query of
         # /api/products.
         "CONN_MAX_AGE": 60,
         "OPTIONS": {"timeout": 20},
@@ -104,7 +104,7 @@ USE_TZ = True
 
 STATIC_URL = "/static/"
 MEDIA_ROOT = DATA_DIR / "uploads"
-# The directory of their destination, so that a large upload is stored by a rename.
+# The same directory as MEDIA_ROOT, so that Django stores a large upload by renaming its file.
 FILE_UPLOAD_TEMP_DIR = DATA_DIR / "uploads"
 SECURE_SSL_REDIRECT = os.environ.get("SHOP_SSL_REDIRECT") == "1"
 X_FRAME_OPTIONS = "DENY"

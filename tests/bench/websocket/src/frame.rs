@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn hello_is_stored_as_in_the_rfc_of_compression() {
+    fn hello_is_stored_as_in_the_compression_rfc() {
         let mut frame = Vec::new();
         build_stored(&mut frame, TEXT, b"Hello");
         let plain: Vec<u8> =
