@@ -41,7 +41,7 @@ impl ResponseHead {
         Ok(())
     }
 
-    /// Replaces the announced length by 0 if the head names a file in [`FILE_FIELDS`]. Returns
+    /// Replaces the announced length with 0 if the head names a file in [`FILE_FIELDS`]. Returns
     /// whether the head names one. Called for a response that announces a length and has no body:
     /// Flask's `send_file` and django-sendfile2 announce the file's length. `encoded` has the
     /// reason phrase and the fields.

@@ -59,17 +59,17 @@ class Hooks:
         self.worker = Worker(os.getpid(), number, incarnation, daemon, self.cfg, self.log)
 
     def call(self, name):
-        """Calls a hook about this worker."""
+        """Calls a hook for this worker."""
         if name == "post_worker_init":
             return self.run(name, self.worker)
         return self.run(name, self.server, self.worker)
 
     def abort(self):
-        """Calls worker_abort about this worker."""
+        """Calls worker_abort for this worker."""
         return self.run("worker_abort", self.worker)
 
     def child_exit(self, pid, number, incarnation):
-        """Calls child_exit about a worker that has exited."""
+        """Calls child_exit for a worker that has exited."""
         worker = Worker(pid, number, incarnation, self.server.pid, self.cfg, self.log)
         return self.run("child_exit", self.server, worker)
 

@@ -1,4 +1,4 @@
-"""Starts a server on one core, measures all its processes by /proc, and stops it.
+"""Starts a server on one core, measures all its processes through /proc, and stops it.
 
 Used by the workloads. Unlike tests/support/daemon.py it starts any server. CPU time and memory are those of
 all processes of the server's session and of their descendants, so a zygote, an arbiter or a daemon counts
@@ -66,7 +66,7 @@ def busy_seconds():
 
 
 def https_get(port, path, timeout):
-    """Sends a GET request over TLS, without a check of the certificate; returns status and body."""
+    """Sends a GET request over TLS without verifying the certificate; returns status and body."""
     context = ssl._create_unverified_context()
     context.set_alpn_protocols(["http/1.1"])
     with contextlib.closing(

@@ -1,4 +1,4 @@
-"""Options of pytest for the chaos (`-p options`)."""
+"""Pytest options of the chaos test (`-p options`)."""
 
 import pytest
 

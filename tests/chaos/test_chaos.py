@@ -86,7 +86,7 @@ def ready(processes):
 
 
 def check_leftovers(processes):
-    """Checks that the chaos has left no process and no cgroup behind, and that a stop leaves none at all."""
+    """Checks that the test has left no process and no cgroup behind, and that a stop leaves none at all."""
     tree = host.cgroup_directory(host.show("ControlGroup"))
     leaves = [path for path in (tree / "workers").iterdir() if path.is_dir()]
     assert len(leaves) == processes, leaves

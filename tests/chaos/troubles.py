@@ -1,4 +1,4 @@
-"""Faults and the actions of an operator during the chaos, in random order.
+"""Faults and the actions of an operator during the chaos test, in random order.
 
 Used by test_chaos.py. Each of them is a trouble, and is recorded with its time. A deploy that waits for its
 reload checks the outcome, too.
@@ -152,7 +152,7 @@ class Troubles:
         assert answer.status in (200, 502, 503, 504), answer
 
     def good_reload_unattended(self):
-        """Reloads in the background, with troubles going on: it may fail, but it must end."""
+        """Reloads in the background, during other troubles: the reload may fail, but must end."""
         self._release()
         command = ["systemctl", "reload", host.SERVICE]
         self._reloads.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))

@@ -7,8 +7,8 @@ use crate::support::binaries::fake_worker;
 use crate::support::client::Address;
 use crate::support::{Client, Rgun, wait_until};
 
-/// Replaces the facts that differ from run to run by their names. Leaves out the fake worker's own
-/// lines, whose place among the daemon's lines differs, too.
+/// Replaces the facts that differ from run to run with their names. Leaves out the fake worker's
+/// own lines, whose place among the daemon's lines differs, too.
 fn normalized(screen: &str, facts: &[(&str, &str)]) -> String {
     let mut text = screen.to_owned();
     for (fact, name) in facts {

@@ -266,7 +266,7 @@ fn parse_environment_file(bytes: &[u8]) -> Vec<String> {
     lines.filter_map(assignment).collect()
 }
 
-/// Replaces the specifiers `%i` and `%I` by the instance, and `%%` by a percent sign
+/// Replaces the specifiers `%i` and `%I` with the instance, and `%%` with a percent sign
 /// (systemd.unit(5)). Other specifiers stay.
 fn expand(value: &str, instance: &str) -> String {
     let mut expanded = String::with_capacity(value.len());

@@ -98,8 +98,8 @@ impl FlagSource<'_> {
         }
     }
 
-    /// Replaces a flag at the beginning of a message by the setting in the file: `--user www` by
-    /// `user = www`.
+    /// Replaces a flag at the beginning of a message with the setting in the file: `--user www`
+    /// with `user = www`.
     pub(super) fn rename(&self, text: &str) -> String {
         let name = self.name();
         match self {
@@ -121,7 +121,7 @@ impl FlagSource<'_> {
     }
 }
 
-/// Replaces the flags in the first part of a message by the variables that they come from.
+/// Replaces the flags in the first part of a message with the variables that they come from.
 fn name_variables(text: &str, names: &[(String, String)]) -> String {
     let (flags, rest) = text.split_once(": ").map_or((text, None), |(flags, rest)| (flags, Some(rest)));
     let variable = |word: &str| {

@@ -153,8 +153,9 @@ impl FileSnapshot {
         Self(relevant.filter_map(version).collect())
     }
 
-    /// Adds the files that count now and were not known, and removes those that no longer count. The
-    /// others keep their version, so that the next poll still finds changes made since the last one.
+    /// Adds the files that count now and were not known, and removes those that no longer count.
+    /// The others keep their version, so that the next poll still finds changes made since the last
+    /// one.
     fn set_scope(&mut self, directories: &DirectorySet, files: &WatchedFiles) {
         let is_watched = |path: &PathBuf| {
             path.parent().is_some_and(|directory| directories.paths.contains(directory))
@@ -166,7 +167,7 @@ impl FileSnapshot {
         }
     }
 
-    /// Replaces the snapshot by a later one, and returns the files that differ.
+    /// Replaces the snapshot with a later one, and returns the files that differ.
     pub(super) fn advance(&mut self, later: Self) -> Vec<PathBuf> {
         let earlier = std::mem::replace(&mut self.0, later.0);
         let changed = self.0.iter().filter(|(path, version)| earlier.get(*path) != Some(*version));

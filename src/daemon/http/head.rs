@@ -125,12 +125,12 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Replaces an `X-Request-ID` field by the request's id.
+/// Replaces an `X-Request-ID` field with the request's id.
 pub(super) fn set_request_id(headers: &mut HeaderMap, id: HeaderValue) {
     headers.insert(X_REQUEST_ID, id);
 }
 
-/// Replaces `Host` by the host of an absolute-form target, which takes precedence (RFC 9112
+/// Replaces `Host` with the host of an absolute-form target, which takes precedence (RFC 9112
 /// §3.2.2).
 pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
     let Some(authority) = parts.uri.authority() else { return Ok(()) };

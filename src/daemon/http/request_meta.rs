@@ -134,7 +134,7 @@ pub(super) struct RequestOrigin {
 }
 
 impl RequestOrigin {
-    /// Replaces `Host`, or its port, by the host or the port that a trusted proxy reports.
+    /// Replaces `Host`, or its port, with the host or the port that a trusted proxy reports.
     /// `connection_https` says whether the client used TLS if no proxy reports that.
     pub(super) fn set_host(&self, headers: &mut HeaderMap, connection_https: bool) {
         let https = self.https.unwrap_or(connection_https);

@@ -221,7 +221,7 @@ impl ResponseFuture {
         }
     }
 
-    /// Replaces the application's response by a file if it names one.
+    /// Replaces the application's response with a file if the response names one.
     fn poll_sendfile(
         &mut self,
         cx: &mut Context<'_>,

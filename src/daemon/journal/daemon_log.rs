@@ -28,7 +28,7 @@ use super::markers::{ACCESS, TERMINAL};
 use super::queue::LogQueue;
 use super::sink::{JOURNALD, Journald, Sink};
 
-/// Time for the last entries before the exit: a log without a reader must not use up
+/// Maximum time to write the last entries before the exit: a log without a reader must not use up
 /// `TimeoutStopSec=`.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 

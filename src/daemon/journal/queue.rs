@@ -19,7 +19,7 @@ const MAX_ENTRIES: usize = 4096;
 /// Bytes of all entries in the queue. Tracebacks and stacks are long.
 const MAX_BYTES: usize = 8 << 20;
 
-/// Time for writing one entry, after which the log counts as stalled.
+/// Maximum time to write one entry; after it the log counts as stalled.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The queue. Its thread ends with the process.

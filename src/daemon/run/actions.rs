@@ -13,7 +13,7 @@ use crate::pool::SpawnSpec;
 use crate::supervise::{Action, Event, Report, SpawnFault, SpawnMethod};
 use crate::systemd::notify;
 
-/// Time for the hook `worker_abort`.
+/// Maximum running time of the hook `worker_abort`.
 const ABORT_HOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Daemon {

@@ -1,4 +1,4 @@
-//! Turns the messages of other threads and of workers, and the exits of processes, into events for
+//! Turns the messages from other threads and workers, and the exits of processes, into events for
 //! the supervisor.
 
 use std::num::NonZeroU64;

@@ -1,4 +1,4 @@
-//! Messages of other threads and tasks to the main loop, and its replies to `rgun reload`.
+//! Messages from other threads and tasks to the main loop, and its replies to `rgun reload`.
 
 use tokio::sync::mpsc::UnboundedSender;
 

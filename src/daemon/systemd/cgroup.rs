@@ -87,7 +87,8 @@ impl Delegation {
     /// `daemon/`, creates `workers/` and enables the available controllers.
     ///
     /// # Errors
-    /// If the cgroup is not delegated or cannot be set up; the daemon works without.
+    /// If the cgroup is not delegated or cannot be set up. The daemon then works without cgroups of
+    /// its own.
     pub fn acquire() -> Result<Self, CgroupError> {
         let own = own_cgroup()?;
         // systemd marks a delegated cgroup with an extended attribute, but only since 251 and not

@@ -112,8 +112,8 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Replaces the announced length by 0 if the body is empty because the head names a file. `len`
-    /// is the length of the body. Returns whether the length was replaced.
+    /// Replaces the announced length with 0 if the body is empty because the head names a file.
+    /// `len` is the length of the body. Returns whether the length was replaced.
     fn announce_file(&mut self, len: usize) -> PyResult<bool> {
         let ResponseState { head, encoded_fields, is_head_sent, .. } = &mut self.response;
         Ok(len == 0 && !*is_head_sent && head.announce_named_file(encoded_fields)?)

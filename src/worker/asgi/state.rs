@@ -308,7 +308,7 @@ pub(super) struct ResponseState {
     pub(super) encoded_trailers: Vec<u8>,
     /// Number of fields in `encoded_trailers`.
     pub(super) n_trailers: u16,
-    /// The application has announced trailers that are not sent.
+    /// The application has announced trailers, and they have not been sent yet.
     pub(super) has_trailers: bool,
     /// Body bytes accepted from the application.
     pub(super) body_bytes: u64,

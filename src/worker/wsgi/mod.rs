@@ -275,7 +275,8 @@ fn expect_bytes(item: Bound<'_, PyAny>) -> Result<Bound<'_, PyBytes>, Fault> {
     }
 }
 
-/// Replaces `TypeError: 'NoneType' object is not iterable` by a message that names the application.
+/// Replaces `TypeError: 'NoneType' object is not iterable` with a message that names the
+/// application.
 fn explain_result(py: Python<'_>, result: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyTypeError>(py) {
         return error;

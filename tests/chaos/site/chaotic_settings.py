@@ -1,4 +1,4 @@
-"""The shop's settings with the URLs of the chaos."""
+"""The shop's settings with the URLs of the chaos test."""
 
 from shop.settings import *  # noqa: F403
 

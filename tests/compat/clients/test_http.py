@@ -1,4 +1,4 @@
-"""HTTP by httpx to each framework."""
+"""Each framework over HTTP, with httpx as the client."""
 
 import asyncio
 import contextlib

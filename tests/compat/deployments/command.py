@@ -26,7 +26,7 @@ class Command:
 
 
 def with_rgun(text, rgun):
-    """Replaces the server's name by the path `rgun`, or by the word "rgun" if the path is None."""
+    """Replaces the server's name with the path `rgun`, or with the word "rgun" if the path is None."""
     changed, count = SERVER.subn(rgun or "rgun", text, count=1)
     assert count == 1, f"no server is started by\n{text}"
     return changed

@@ -101,7 +101,7 @@ async def events(scope, receive, send):
 
 @case
 async def sizes(scope, receive, send):
-    """Receives the number of messages in the query each time the gate opens."""
+    """Each time the gate opens, receives as many messages as the query says."""
     await accept(receive, send)
     total = 0
     while True:
@@ -282,7 +282,7 @@ async def script_then_receive(scope, receive, send):
 
 @case
 async def large(scope, receive, send):
-    """Sends messages of the number of bytes in the query; the text has characters of two bytes."""
+    """Sends a text and a binary message of the size that the query names; a character has two bytes."""
     await accept(receive, send)
     size = int(scope["query_string"])
     await send({"type": "websocket.send", "bytes": bytes(range(256)) * (size // 256)})

@@ -1,5 +1,5 @@
 //! The check of `forged.rs` in the normal test run: a fixed number of cases from a fixed seed, on a
-//! stable toolchain. The fuzz target searches further; this test keeps its findings fixed.
+//! stable toolchain. The fuzz target searches further; this test prevents regressions.
 #![expect(clippy::print_stderr, reason = "a failing test prints its input")]
 
 mod forged;

@@ -49,7 +49,7 @@ pub(in crate::cli) enum Handling {
     /// A flag for the command line only. In `gunicorn.conf.py` the setting is ignored, for this
     /// reason.
     FlagOnly(&'static str),
-    /// A function of `gunicorn.conf.py` that a process beside the daemon calls.
+    /// A function of `gunicorn.conf.py` that a separate process calls.
     BesideDaemon,
     /// Accepted without a warning: it describes what rgun does.
     NoOp,

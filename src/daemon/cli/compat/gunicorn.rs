@@ -306,9 +306,9 @@ mod tests {
             Key(key) if row.arg_kind == Function => format!("called in the worker: `{key}`"),
             Key(key) => format!("`{key}`"),
             BesideDaemon if row.setting_name() == "on_reload" => {
-                "called at each reload, in a process beside the daemon".to_owned()
+                "called at each reload, in a separate process".to_owned()
             }
-            BesideDaemon => "called once, in a process beside the daemon".to_owned(),
+            BesideDaemon => "called once, in a separate process".to_owned(),
             NoOp => "accepted".to_owned(),
             FlagOnly(reason) | Ignored(reason) => format!("ignored: {reason}"),
             Refused(reason, hint) => format!("refused: {reason}; {hint}"),

@@ -44,10 +44,10 @@ pub(in crate::cli) enum Becomes {
     /// with a warning.
     Ignored(&'static str),
     /// Left out, for this reason. A command line with it is refused.
-    Left(&'static str),
+    Refused(&'static str),
 }
 
-use Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Left, Nothing};
+use Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Nothing, Refused};
 
 pub(in crate::cli) const fn value(names: &'static [&'static str], becomes: Becomes) -> ForeignOption {
     ForeignOption { names, has_value: true, becomes }
@@ -86,7 +86,7 @@ pub(in crate::cli) const GRANIAN: &[ForeignOption] = &[
     switch(&["ssl-client-verify"], Fixed(name::CLIENT_AUTH, "required")),
     value(
         &["ssl-protocol-min"],
-        Left("rgun speaks TLS 1.2 and 1.3; tls.min_version = \"1.3\" refuses TLS 1.2"),
+        Refused("rgun speaks TLS 1.2 and 1.3; tls.min_version = \"1.3\" refuses TLS 1.2"),
     ),
     value(&["workers-lifetime"], Key(name::MAX_LIFETIME, "s")),
     value(&["workers-max-rss"], Key(name::MAX_MEMORY, "MiB")),
@@ -144,16 +144,16 @@ pub(in crate::cli) const GRANIAN: &[ForeignOption] = &[
     switch(&["no-http1-keep-alive"], Fixed(name::KEEPALIVE, "0s")),
     value(
         &["static-path-route", "static-path-mount", "static-path-expires", "static-path-dir-to-file"],
-        Left("write [[static]] with url and directory in the file, or let the application serve them"),
+        Refused("write [[static]] with url and directory in the file, or let the application serve them"),
     ),
-    value(&["ssl-crl"], Left("rgun reads no list of revoked certificates; a proxy can")),
-    value(&["ssl-keyfile-password"], Left("rgun reads only unencrypted private keys")),
+    value(&["ssl-crl"], Refused("rgun reads no list of revoked certificates; a proxy can")),
+    value(&["ssl-keyfile-password"], Refused("rgun reads only unencrypted private keys")),
     switch(&["reload"], Flag("reload")),
     value(&["reload-paths"], Flag("reload-dir")),
     value(&["reload-ignore-dirs", "reload-ignore-paths"], Flag("reload-exclude")),
     value(
         &["reload-ignore-patterns"],
-        Left("its patterns are regular expressions; write those of --reload-exclude, such as *.css"),
+        Refused("its patterns are regular expressions; write those of --reload-exclude, such as *.css"),
     ),
     value(&["reload-tick"], Ignored("--reload-delay sets the time without a change before a reload")),
     switch(&["reload-ignore-worker-failure", "no-reload-ignore-worker-failure"], Nothing),
@@ -188,13 +188,13 @@ pub(in crate::cli) const HYPERCORN: &[ForeignOption] = &[
     value(&["error-log", "error-logfile", "log-file"], Flag("error-logfile")),
     value(&["access-logformat"], Flag("access-logformat")),
     value(&["log-config"], Flag("log-config")),
-    value(&["config", "c"], Left("migrate reads this file itself: rgun migrate hypercorn.toml")),
+    value(&["config", "c"], Refused("migrate reads this file itself: rgun migrate hypercorn.toml")),
     value(&["quic-bind"], Ignored("rgun does not speak HTTP/3; a proxy can")),
-    value(&["server-name"], Left("rgun serves every name; a proxy refuses other names")),
+    value(&["server-name"], Refused("rgun serves every name; a proxy refuses other names")),
     value(&["statsd-host", "statsd-prefix"], Ignored(METRICS)),
     value(&["ciphers"], Flag("ciphers")),
     value(&["cert-reqs", "verify-mode"], Flag("cert-reqs")),
-    value(&["keyfile-password"], Left("rgun reads only unencrypted private keys")),
+    value(&["keyfile-password"], Refused("rgun reads only unencrypted private keys")),
     switch(&["reload"], Flag("reload")),
     switch(&["debug", "daemon", "D"], Nothing),
 ];
@@ -205,7 +205,7 @@ pub(in crate::cli) const DAPHNE: &[ForeignOption] = &[
     value(&["port", "p"], Flag("port")),
     value(&["unix-socket", "u"], Flag("uds")),
     value(&["fd"], Flag("fd")),
-    value(&["endpoint", "e"], Left(ENDPOINT)),
+    value(&["endpoint", "e"], Refused(ENDPOINT)),
     value(&["http-timeout", "t"], Flag("timeout")),
     value(&["root-path"], Flag("root-path")),
     value(&["access-log"], Flag("access-logfile")),
@@ -227,7 +227,7 @@ pub(in crate::cli) const DAPHNE: &[ForeignOption] = &[
     switch(&["proxy-headers"], Flag("proxy-headers")),
     value(
         &["proxy-headers-host", "proxy-headers-port"],
-        Left("rgun reads X-Forwarded-For and X-Forwarded-Port; have the proxy send those"),
+        Refused("rgun reads X-Forwarded-For and X-Forwarded-Port; have the proxy send those"),
     ),
     value(&["server-name", "s"], Ignored("rgun sends no Server header; the application may")),
     switch(&["no-server-name"], Nothing),

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 
-use super::peers::Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Left, Nothing};
+use super::peers::Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Nothing, Refused};
 use super::peers::{DAPHNE, DropIn, ENDPOINT, ForeignOption, GRANIAN, HYPERCORN};
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Layer, Setting, Value};
@@ -154,7 +154,7 @@ impl Translation {
             }
             Nothing => {}
             Ignored(reason) => self.warnings.push(format!("{typed}: ignored; {reason}")),
-            Left(reason) => {
+            Refused(reason) => {
                 let hint = format!("remove it: {reason}");
                 self.errors.push(flag_error(origin, "has no counterpart in rgun", &hint));
             }
@@ -168,7 +168,7 @@ impl Translation {
             Directive(part, name) => {
                 self.warnings.push(format!("{variable}: ignored; {}", directive(part, name, value)));
             }
-            Left(reason) | Ignored(reason) => {
+            Refused(reason) | Ignored(reason) => {
                 self.warnings.push(format!("{variable}: ignored; {reason}"));
             }
             _ => self.add(row, variable, Some(value)),

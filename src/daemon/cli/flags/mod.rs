@@ -41,7 +41,7 @@ Examples:
 Settings:
   Flags override the environment (RGUN_<SECTION>_<KEY>, and WEB_CONCURRENCY
   for the workers), which overrides the file, which overrides the defaults.
-  Every key has a variable, also those without a flag:
+  Every key has a variable, even a key without a flag:
   RGUN_WORKERS_MAX_MEMORY=512MiB.
   With APP and no --config, ./gunicorn.conf.py is read if there is one;
   without APP it is /etc/rgun/rgun.toml, which explains every key.
@@ -51,9 +51,9 @@ Gunicorn and uvicorn:
   --app-dir, --access-log, --limit-max-requests, --limit-concurrency,
   --timeout-keep-alive and --timeout-graceful-shutdown are accepted as well.
   GUNICORN_CMD_ARGS and gunicorn.conf.py are read; flags override them.
-  Their other flags are recognized: one that systemd or rgun's design makes
+  Other flags of both are recognized: one that systemd or rgun's design makes
   unnecessary is accepted with a warning; one that cannot be ignored safely is
-  refused, with what to do instead.
+  refused, and the message says what to do instead.
 
 Exit status:
   1   failure; reload: the new code failed, the old code keeps serving

@@ -23,7 +23,7 @@ pub(in crate::cli) struct Arguments {
     pub(in crate::cli) hooks: Vec<HookFunction>,
     /// Settings that workers apply when they run the file.
     pub(in crate::cli) worker_settings: Vec<String>,
-    /// The functions that the process beside the daemon calls.
+    /// The functions that the hook process calls.
     pub(in crate::cli) daemon_hooks: Vec<String>,
     pub(in crate::cli) warnings: Vec<String>,
     pub(in crate::cli) errors: Vec<ConfigError>,

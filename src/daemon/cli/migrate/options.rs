@@ -2,7 +2,7 @@
 
 use super::flags;
 use super::plan::{DropIn, Plan};
-use crate::cli::compat::peers::Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Left, Nothing};
+use crate::cli::compat::peers::Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Nothing, Refused};
 use crate::cli::compat::peers::{ForeignOption, JOURNAL, METRICS, RELOAD, TASKS, value};
 use crate::config::{Value, name};
 
@@ -91,26 +91,26 @@ pub(super) const UWSGI: &[ForeignOption] = &[
     ),
     value(
         &["cheaper-initial", "cheaper-step", "cheaper-algo", "cheaper-overload"],
-        Left("workers.count = { min = …, max = … } follows the load by itself"),
+        Refused("workers.count = { min = …, max = … } follows the load by itself"),
     ),
     value(
         &["attach-daemon", "attach-daemon2", "smart-attach-daemon"],
-        Left("rgun starts no other programs; run this one in a systemd unit of its own"),
+        Refused("rgun starts no other programs; run this one in a systemd unit of its own"),
     ),
-    value(&["mule", "mules", "spooler", "cron", "cron2", "timer"], Left(TASKS)),
+    value(&["mule", "mules", "spooler", "cron", "cron2", "timer"], Refused(TASKS)),
     value(
         &["logto", "logto2", "daemonize", "daemonize2", "log-format", "logger", "req-logger", "log-maxsize"],
-        Left(JOURNAL),
+        Refused(JOURNAL),
     ),
-    value(&["touch-reload", "py-autoreload", "touch-chain-reload"], Left(RELOAD)),
-    value(&["stats", "stats-server", "metrics"], Left(METRICS)),
+    value(&["touch-reload", "py-autoreload", "touch-chain-reload"], Refused(RELOAD)),
+    value(&["stats", "stats-server", "metrics"], Refused(METRICS)),
     value(
         &["route", "route-uri", "static-index", "check-static", "static-expires"],
-        Left("write [[static]], or let the proxy do it"),
+        Refused("write [[static]], or let the proxy do it"),
     ),
     value(
         &["emperor", "vassals"],
-        Left("each application is an instance: rgun@NAME.service reads /etc/rgun/NAME.toml"),
+        Refused("each application is an instance: rgun@NAME.service reads /etc/rgun/NAME.toml"),
     ),
 ];
 
@@ -169,7 +169,7 @@ fn apply(
         Fixed(key, value) => plan.set(key, Value::text(value), origin),
         Directive(part, name) => plan.directive(part, name, value),
         Nothing => {}
-        Ignored(reason) | Left(reason) => {
+        Ignored(reason) | Refused(reason) => {
             plan.left_out(origin, &format!("{word} {value}: {reason}").replace(" : ", ": "));
         }
     }

@@ -91,7 +91,7 @@ fn row_of_peer(option: &ForeignOption) -> String {
         Becomes::Directive(_, directive) => format!("`{directive}=` of the service unit"),
         Becomes::Nothing => "accepted".to_owned(),
         Becomes::Ignored(reason) => format!("ignored: {reason}"),
-        Becomes::Left(reason) => format!("refused: {reason}"),
+        Becomes::Refused(reason) => format!("refused: {reason}"),
     };
     format!("| {} | {text} |\n", names.join(", "))
 }

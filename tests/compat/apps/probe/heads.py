@@ -97,7 +97,7 @@ def write_not_bytes(environ, start_response):
 
 
 def plain_after(start_response, text):
-    """Replaces the head, which has not been sent yet, by a 400 with a text."""
+    """Replaces the head, which has not been sent yet, with a 400 and a text."""
     try:
         raise ValueError(text)
     except ValueError:

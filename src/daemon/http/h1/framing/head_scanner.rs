@@ -46,7 +46,7 @@ const MAX_CONTENT_LENGTH: u64 = u64::MAX - 2;
 
 impl HeadScanner {
     /// Continues the scan; `bytes` begins with the head's first byte. Returns the end of the head,
-    /// or `None` while the head is incomplete. Replaces a minor version above 1 by 1 in place:
+    /// or `None` while the head is incomplete. Replaces a minor version above 1 with 1 in place:
     /// hyper refuses such a version, although it is compatible (RFC 9110 §2.5).
     pub(super) fn scan(&mut self, bytes: &mut [u8], limits: HeadLimits) -> Result<Option<usize>, Violation> {
         if self.fields_start == 0 && !self.scan_request_line(bytes, limits)? {

@@ -1,4 +1,4 @@
-"""The first tables, as makemigrations wrote them; good for Django 3.2 and later."""
+"""The first tables, as makemigrations wrote them; valid for Django 3.2 and later."""
 
 import django.db.models.deletion
 from django.db import migrations, models
