@@ -61,7 +61,7 @@ pub(crate) fn configured(
 /// The folders in which people create a virtual environment.
 const FOLDERS: [&str; 4] = [".venv", "venv", "env", ".env"];
 
-/// Variables that name an environment, strongest first: activation, `poetry run`, `pipenv run` and
+/// Variables that name an environment, by precedence: activation, `poetry run`, `pipenv run` and
 /// `uv run` set the first; the project's owner sets the second for uv; conda sets the third.
 const VARIABLES: [&str; 3] = ["VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "CONDA_PREFIX"];
 

@@ -351,14 +351,15 @@ pub struct Limits {
     /// Maximum number of requests from one address that wait for a worker; further ones are
     /// answered 429. `None` is `"off"`.
     pub queue_per_client: Option<NonZeroU32>,
-    /// Bytes of a request's body; more is answered 413 (RFC 9110 §15.5.14). `None` is `"off"`.
+    /// Maximum size, in bytes, of a request's body; a larger one is answered 413 (RFC 9110
+    /// §15.5.14). `None` is `"off"`.
     pub body: Option<u64>,
     /// Maximum size, in bytes, of a request's header fields together; more is answered 431 (RFC
     /// 6585 §5).
     pub header: usize,
     /// Maximum number of a request's header fields, whatever their size; more are answered 431.
     pub headers: usize,
-    /// Bytes of the request line; more is answered 414 (RFC 9112 §3).
+    /// Maximum length, in bytes, of the request line; a longer one is answered 414 (RFC 9112 §3).
     pub request_line: usize,
     /// Maximum number of open connections. `None` is `"auto"`: derived from RLIMIT_NOFILE.
     pub connections: Option<usize>,
@@ -414,7 +415,7 @@ pub struct WebSocket {
     pub max_message: usize,
     /// Time without data from the client after which it is pinged. `None` is `"off"`.
     pub ping_interval: Option<Duration>,
-    /// Time to answer a ping; then the connection is closed with 1011. `None` is `"off"`.
+    /// Maximum time to answer a ping; then the connection is closed with 1011. `None` is `"off"`.
     pub ping_timeout: Option<Duration>,
     /// Whether messages may be compressed (RFC 7692).
     pub compression: bool,

@@ -11,7 +11,8 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// Maximum time that a request waits for a worker; then 503.
     pub queue: Option<Duration>,
-    /// From the first byte of a request's head to its last; then 408 (RFC 9110 §15.5.9).
+    /// Maximum time from the first byte of a request's head to its last; then 408 (RFC 9110
+    /// §15.5.9).
     pub header: Duration,
     /// Maximum pause between two pieces of a request's body; then 408.
     pub body: Duration,
@@ -20,7 +21,7 @@ pub struct Timeouts {
     /// ASGI: maximum time that an event loop may be blocked; then its stacks are logged, and after
     /// the same time again the worker is replaced.
     pub stall: Option<Duration>,
-    /// From the start of a worker process to `Ready`; then the boot has failed.
+    /// Maximum time from the start of a worker process to `Ready`; then the boot has failed.
     pub boot: Option<Duration>,
     /// Maximum time for running requests to finish on stop and reload. Zero aborts them at once.
     pub drain: Duration,

@@ -14,12 +14,12 @@ pub(super) struct LoadStats {
     pub(super) max_running: usize,
     /// Time of the last request or response.
     pub(super) last_active: Instant,
-    /// Responses of workers that have exited.
+    /// Response counts of workers that have exited.
     pub(super) past_responses: Vec<(Generation, ResponseStats)>,
 }
 
-/// Maximum number of generations whose responses are kept. Three matter at most: the live one, one
-/// that is booting, and one to which a reload may roll back.
+/// Maximum number of generations whose response counts are kept. Three matter at most: the live
+/// one, one that is booting, and one to which a reload may roll back.
 const MAX_GENERATIONS: usize = 8;
 
 impl LoadStats {
@@ -36,7 +36,7 @@ impl LoadStats {
         self.longest_wait = self.longest_wait.max(wait);
     }
 
-    /// Keeps the responses of a worker that has exited.
+    /// Keeps the response counts of a worker that has exited.
     pub(super) fn retain_stats(&mut self, generation: Generation, stats: ResponseStats) {
         add_responses(&mut self.past_responses, generation, stats);
         if self.past_responses.len() > MAX_GENERATIONS

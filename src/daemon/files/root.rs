@@ -25,7 +25,7 @@ use super::state::FileState;
 /// it.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Number of attempts to resolve a path that is renamed meanwhile.
+/// Maximum number of attempts to resolve a path that is renamed meanwhile.
 const MAX_ATTEMPTS: u32 = 4;
 
 /// `follow_links`: the symlinks that are followed below a directory.

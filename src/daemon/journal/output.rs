@@ -34,7 +34,8 @@ use super::daemon_log::{self, OutputRoute};
 use super::format::NativeEntry;
 use super::thread::LogThread;
 
-/// Bytes of a line in one entry; longer lines are split. The default of journald's `LineMax=`.
+/// Maximum number of bytes of a line in one entry; longer lines are split. The default of
+/// journald's `LineMax=`.
 const MAX_LINE: usize = 48 << 10;
 
 /// Bytes per read: the capacity of a pipe.

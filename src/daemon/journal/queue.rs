@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use super::sink::Sink;
 
-/// Entries in the queue.
+/// Maximum number of entries in the queue.
 const MAX_ENTRIES: usize = 4096;
 
-/// Bytes of all entries in the queue. Tracebacks and stacks are long.
+/// Maximum number of bytes of all entries in the queue. Tracebacks and stacks are long.
 const MAX_BYTES: usize = 8 << 20;
 
 /// Maximum time to write one entry; after it the log counts as stalled.

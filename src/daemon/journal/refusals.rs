@@ -54,13 +54,13 @@ pub(super) struct RefusedRequest {
 /// Time in which there is one entry for each kind and client.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Entries per [`WINDOW`] in total: 3,000 in journald's 30 s.
+/// Maximum number of entries per [`WINDOW`] in total: 3,000 in journald's 30 s.
 const MAX_ENTRIES: u32 = 100;
 
-/// Pairs of kind and client that are tracked.
+/// Maximum number of pairs of kind and client that are tracked.
 const MAX_WINDOWS: usize = 1024;
 
-/// Ids of counted requests in an entry.
+/// Maximum number of ids of counted requests in an entry.
 const MAX_IDS: usize = 32;
 
 /// An entry about one or more refused requests.

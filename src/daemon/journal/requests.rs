@@ -25,7 +25,7 @@ pub use super::request_entries::{
 };
 pub use super::request_writer::microseconds;
 
-/// Entries in the queue to the writer.
+/// Maximum number of entries in the queue to the writer.
 const MAX_QUEUED: usize = 4096;
 
 #[derive(Debug)]

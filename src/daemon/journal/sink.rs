@@ -22,8 +22,8 @@ pub(super) const JOURNALD: &str = "/run/systemd/journal/socket";
 /// The size that libsystemd asks for. Larger entries are sent as a memfd, which is slower.
 const SEND_BUFFER_BYTES: usize = 8 << 20;
 
-/// Attempts to send an entry while journald restarts. If the last attempt fails, journald counts as
-/// gone: each entry is then tried once until journald is back.
+/// Maximum number of attempts to send an entry while journald restarts. If the last attempt fails,
+/// journald counts as gone: each entry is then tried once until journald is back.
 const MAX_ATTEMPTS: u32 = 10;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 

@@ -113,7 +113,7 @@ impl ExchangeState {
     fn send_whole_file(&mut self, py: Python<'_>, range: &mut FileRange) -> Result<bool, Fault> {
         let rest = trusted_length(py, range.file.as_fd(), range.offset);
         if let (Some(rest), None) = (rest, range.count) {
-            // The file may have grown since the application has computed the length.
+            // The file may have grown since the application computed the length.
             let left = self.response.head.length.map_or(rest, |length| length - self.response.body_bytes);
             range.count = Some(if self.is_bodyless() { rest } else { rest.min(left) });
         }

@@ -1,6 +1,6 @@
 //! The checks of `checks.rs` in the normal test run: a fixed number of cases from a fixed seed, on
-//! a stable toolchain, in about a second. The fuzz targets search further; these tests keep their
-//! findings fixed.
+//! a stable toolchain, in about a second. The fuzz targets search further; these tests prevent
+//! regressions.
 #![cfg(not(loom))]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and prints its input")]
 

@@ -146,8 +146,8 @@ pub(super) struct Flags {
     app: Option<String>,
 
     /// The file to read: TOML, or gunicorn's gunicorn.conf.py, file:PATH or python:MODULE [env:
-    /// RGUN_CONFIG] [without APP: /etc/rgun/rgun.toml; without that file, and with APP:
-    /// ./gunicorn.conf.py, if there is one].
+    /// RGUN_CONFIG] [default: /etc/rgun/rgun.toml without APP; ./gunicorn.conf.py, if it exists,
+    /// with APP or without that file].
     #[arg(short = 'c', long, value_name = "PATH")]
     config: Option<OsString>,
 

@@ -19,7 +19,7 @@ const NAMES: [(&str, &str); 9] = [
     ("server_names", "server-name"),
 ];
 
-/// Settings that are no option of hypercorn, with rgun's flags for them.
+/// Settings that are not options of hypercorn, with rgun's flags for them.
 const FLAGS: [(&str, &str); 2] = [
     ("websocket_max_message_size", "ws-max-size"),
     ("h2_max_concurrent_streams", "http2-max-concurrent-streams"),

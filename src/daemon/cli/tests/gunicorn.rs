@@ -39,7 +39,7 @@ fn gunicorn_command_line_is_accepted_unchanged() {
 }
 
 #[test]
-fn limit_request_field_size_warns_of_bounding_the_sum() {
+fn limit_request_field_size_warns_that_it_limits_the_sum() {
     let invocation = Shell::new().run("a --limit-request-field_size 8190").unwrap();
     assert_eq!(invocation.config.limits.header, 8190);
     assert!(invocation.warnings[0].contains("together, not each one"), "{:?}", invocation.warnings);

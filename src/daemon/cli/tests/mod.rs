@@ -387,7 +387,7 @@ fn manual_has_every_flag_and_command_of_the_help() {
 }
 
 #[test]
-fn flags_that_texts_for_users_name_exist() {
+fn flags_named_in_user_documents_exist() {
     let known = known_flags();
     let check = Cli::command();
     let check = check.find_subcommand("check").unwrap();

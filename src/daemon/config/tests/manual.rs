@@ -44,7 +44,7 @@ fn manual_describes_every_key_and_no_other() {
 }
 
 #[test]
-fn keys_that_texts_for_users_name_exist() {
+fn keys_named_in_user_documents_exist() {
     // Attributes of objects and files that look like a key.
     let others = [
         "http.disconnect",

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn late_front_entry_goes_first_and_keeps_the_order_behind() {
+    fn entry_inserted_at_the_front_goes_first() {
         let start = Instant::now();
         let mut queue = queue(&[2, 3], start);
         let now = start + 4 * SECOND;

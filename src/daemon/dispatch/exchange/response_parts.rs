@@ -28,7 +28,7 @@ pub struct ResponseHead {
     pub length: ContentLength,
 }
 
-/// Boxes of former heads in the pool; more are freed.
+/// Maximum number of boxes of former heads in the pool; more are freed.
 const MAX_SPARE_HEADS: usize = 256;
 
 thread_local! {

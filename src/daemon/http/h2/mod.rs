@@ -81,5 +81,5 @@ pub(super) use self::conn::serve;
 /// (SETTINGS_INITIAL_WINDOW_SIZE). Allows 35 Mbit/s at a round-trip time of 30 ms.
 const STREAM_WINDOW: u32 = 128 * 1024;
 
-/// Bytes of a response that h2 holds per stream until the socket takes them.
+/// Maximum number of bytes of a response that h2 holds per stream until the socket takes them.
 const MAX_SEND_BUFFER: usize = 128 * 1024;
