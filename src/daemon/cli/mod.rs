@@ -137,9 +137,9 @@ impl UnreadInvocation {
         self.sources.notice()
     }
 
-    /// Reads the configuration. `adjust` changes the user of the process that runs the file.
-    /// `place` has the variables and the current directory for that process; `None` for those of
-    /// the start.
+    /// Reads the configuration. `adjust` changes the user of the process that runs a
+    /// `gunicorn.conf.py`. `place` has the variables and the current directory for that process;
+    /// `None`: those with which rgun was started.
     ///
     /// # Errors
     /// All errors at once.

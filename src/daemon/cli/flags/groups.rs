@@ -391,7 +391,7 @@ impl WebSocketFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Log")]
 pub(super) struct LogFlags {
-    /// error, warning, info, debug or trace [default: info].
+    /// The least severe level that is logged: error, warning, info, debug or trace [default: info].
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 

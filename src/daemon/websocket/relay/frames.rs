@@ -45,7 +45,7 @@ impl FrameScanner {
         !self.is_lost && self.head.is_empty() && self.payload_left == 0
     }
 
-    /// True once bytes were scanned that are not frames.
+    /// True once bytes that are not frames were scanned.
     pub(super) fn is_lost(&self) -> bool {
         self.is_lost
     }
