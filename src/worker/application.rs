@@ -7,10 +7,12 @@ use std::fmt::Write as _;
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyModule;
 use rgun_channel::control::{FailureKind, Interface, Report, Role, Start};
 
 use crate::process::Process;
-use crate::python::{EX_CONFIG, exit_forked_child, is_forked_child, load_py, system_exit};
+use crate::python::{EX_CONFIG, embedded_module, exit_forked_child, is_forked_child, load_py, system_exit};
 use crate::sources;
 
 /// Returns the interpreter's name and version, such as `CPython 3.11.2`.
@@ -76,8 +78,9 @@ pub(crate) fn check_monkey_patching(
     BootFailure::from_outcome(&load_py(py)?.call_method1(intern!(py, "check_patches"), arguments)?)
 }
 
-/// Imports the application with `load.py` and detects its interface. Reports a warning to the
-/// daemon, if any, and the files that were loaded, if the daemon watches them.
+/// Imports the application with `load.py` and detects its interface; imports the URLconf of a
+/// Django application. Reports warnings to the daemon, and the files that were loaded, if the
+/// daemon watches them.
 ///
 /// # Errors
 /// A Python error; exceptions of the application are a [`BootFailure`].
@@ -97,6 +100,8 @@ pub(crate) fn load(
     let arguments = (&start.module, &start.attribute, start.factory, interface, &start.directory);
     let (application, found, warning, failure): (Py<PyAny>, Option<String>, Option<String>, Py<PyAny>) =
         load_py(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
+    let (failure, urlconf_warning) =
+        if failure.is_none(py) { load_urlconf(py, start, &application)? } else { (failure, None) };
     if is_forked_child() {
         // The application forked while it was imported, and this is the child: only the parent
         // boots.
@@ -107,11 +112,33 @@ pub(crate) fn load(
             process.report(&report)?;
         }
     }
-    if let Some(warning) = warning {
+    for warning in [warning, urlconf_warning].into_iter().flatten() {
         process.report(&Report::Warning(warning))?;
     }
     let interface = if found.as_deref() == Some("asgi") { Interface::Asgi } else { Interface::Wsgi };
     Ok(BootFailure::from_outcome(failure.bind(py))?.map(|()| (application, interface)))
+}
+
+/// Imports the URLconf of a Django application with `urlconf.py`; does nothing for any other
+/// application. Returns the outcome of a failure or None, and a warning.
+///
+/// # Errors
+/// A Python error.
+fn load_urlconf(
+    py: Python<'_>,
+    start: &Start,
+    application: &Py<PyAny>,
+) -> PyResult<(Py<PyAny>, Option<String>)> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    if !py.import("sys")?.getattr("modules")?.contains("django.core.handlers.base")? {
+        return Ok((py.None(), None));
+    }
+    let text = include_str!("urlconf.py");
+    let module = embedded_module(py, &MODULE, text, c"<rgun>/urlconf.py", c"rgun_worker.urlconf")?;
+    // The first generation has no older code that could serve instead.
+    let is_reload = start.generation > 1;
+    let arguments = (load_py(py)?, application, &start.root_path, is_reload);
+    module.call_method1(intern!(py, "load_urlconf"), arguments)?.extract()
 }
 
 /// Reports a boot failure to the daemon and exits.
