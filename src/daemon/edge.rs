@@ -58,7 +58,7 @@ pub struct Edge {
 /// The server of new connections. A reload replaces it.
 type SharedServer = Arc<RwLock<Arc<Server>>>;
 
-/// A message of the edge to `run`.
+/// A message from the edge to `run`.
 #[derive(Debug)]
 pub enum EdgeNotice {
     /// After [`Edge::drain`]: no connection is left.

@@ -288,7 +288,7 @@ fn load_failure_response(failure: &LoadFailure) -> ErrorResponse {
     let LoadFailure { summary, traceback, old_code_serves } = failure;
     let traceback = Some(traceback.clone());
     if *old_code_serves {
-        let reason = format!("{summary}. The old code serves on: load this page again to see it.");
+        let reason = format!("{summary}. The old code keeps serving: load this page again to see it.");
         return ErrorResponse { traceback, ..ErrorResponse::new((StatusCode::SERVICE_UNAVAILABLE, &reason)) };
     }
     let reason = format!("{summary}. A changed file is loaded at once, and this page reloads itself.");

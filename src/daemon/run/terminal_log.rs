@@ -140,7 +140,7 @@ fn seconds(duration: Duration) -> String {
 
 /// Shows that a reload failed. `reason` is one line.
 pub(super) fn show_failed_reload(reason: &str) {
-    show!(error, "reload failed: {reason}; the old code serves on");
+    show!(error, "reload failed: {reason}; the old code keeps serving");
 }
 
 /// Shows that the daemon stops, and how many requests it finishes first. `is_interrupt`: Ctrl-C
