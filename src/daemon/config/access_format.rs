@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn gunicorns_default_has_all_its_atoms() {
+    fn gunicorns_default_format_has_all_its_atoms() {
         let format = parse("%(h)s %(l)s %(u)s %(t)s \"%(r)s\" %(s)s %(b)s \"%(f)s\" \"%(a)s\"");
         let atoms: Vec<_> = format.pieces.iter().filter(|piece| matches!(piece, A(_))).cloned().collect();
         let expected = [
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn granians_default_is_parsed() {
+    fn granians_default_format_is_parsed() {
         let format =
             parse("[%(time)s] %(addr)s - \"%(method)s %(path)s %(protocol)s\" %(status)d %(dt_ms).3f");
         assert_eq!(format.pieces.last(), Some(&A(Atom::FractionalMilliseconds(3))));

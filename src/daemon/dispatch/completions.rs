@@ -184,7 +184,7 @@ impl Dispatcher {
             self.tick_fast(&mut state.tick_rate);
         }
         let worker_id = worker.id;
-        let is_well = kind == CompletionKind::Respond && !exchange.has_app_failed();
+        let has_succeeded = kind == CompletionKind::Respond && !exchange.has_app_failed();
         let mut permit = None;
         if done {
             *has_freed_slot = true;
@@ -204,7 +204,7 @@ impl Dispatcher {
             waker.wake();
         }
         let is_drained = done && worker.is_retiring && worker.is_drained(&state.exchanges);
-        if is_well && !state.quarantine.is_empty() {
+        if has_succeeded && !state.quarantine.is_empty() {
             state.clear_quarantine(id);
         }
         state.exchanges.remove_if_finished(id);

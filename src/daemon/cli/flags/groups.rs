@@ -46,11 +46,11 @@ pub(super) struct ApplicationFlags {
     #[arg(short = 'k', long, value_name = "CLASS")]
     worker_class: Option<String>,
 
-    /// ASGI's lifespan protocol: auto, on or off [default: auto].
+    /// Whether an ASGI application's lifespan is run: auto, on or off [default: auto].
     #[arg(long, value_name = "KIND")]
     lifespan: Option<String>,
 
-    /// ASGI's event loop: auto, asyncio or uvloop [default: auto].
+    /// The event loop of an ASGI application: auto, asyncio or uvloop [default: auto].
     #[arg(long = "loop", value_name = "KIND")]
     event_loop: Option<String>,
 

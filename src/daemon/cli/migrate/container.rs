@@ -87,7 +87,7 @@ pub(super) fn migrate_quadlet(text: &str, label: &str, plan: &mut Plan) {
 
 fn note_missing(found: bool, label: &str, plan: &mut Plan) {
     let text = if found {
-        "the container: rgun also runs in one, as rgun APP with the flags of the command; these files are for a service \
+        "the container: in a container, run rgun APP with the flags of the command; these files are for a service \
          of systemd"
     } else {
         "has no command that starts a server; the image may have one"
