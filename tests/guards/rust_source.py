@@ -208,7 +208,11 @@ class Imports:
     """The imports between the files of a package. A re-export resolves to the file that defines the item."""
 
     def __init__(self, package):
-        self.files = {file.parts: file for file in files(package) if file.path.name != "main.rs"}
+        top = TOP / package
+        root = next(path for path in (top / "lib.rs", top / "main.rs") if path.exists())
+        self.files = {
+            file.parts: file for file in files(package) if file.path.name != "main.rs" or file.path == root
+        }
         self.reexports = {parts: self.reexports_of(file) for parts, file in self.files.items()}
 
     def reexports_of(self, file):
@@ -250,21 +254,19 @@ class Imports:
         """The module paths of the files that `file` uses."""
         used = set()
         code = file.code
+        rest = re.sub(r"\buse\s+[^;]+;", lambda use: re.sub(r"[^\n]", " ", use.group()), code)
         for use in re.finditer(r"(\bpub(?:\([^)]*\))?\s+)?\buse\s+([^;]+);", code):
             for path in use_paths(use.group(2)):
                 absolute = self.absolute(file, path)
                 if absolute is None:
                     continue  # an item of another crate
-                if (
-                    use.group(1)
-                    and len(absolute) > len(file.parts)
-                    and absolute[: len(file.parts)] == file.parts
-                ):
+                is_below = len(absolute) > len(file.parts) and absolute[: len(file.parts)] == file.parts
+                if use.group(1) and is_below and not re.search(rf"\b{absolute[-1]}\b", rest):
                     continue  # a re-export, which the module itself does not use
                 used.add(self.resolve(absolute))
-        rest = re.sub(r"\buse\s+[^;]+;", lambda use: re.sub(r"[^\n]", " ", use.group()), code)
-        # `pub(in crate::x)` limits the visibility of an item and uses nothing.
-        for found in re.finditer(r"(?<!\bin )\b((?:crate|self|super)(?:::\w+)+)", rest):
+        # A path can begin with a child module. `pub(in crate::x)` limits the visibility of an item
+        # and uses nothing.
+        for found in re.finditer(r"(?<!\bin )(?<![\w:])(\w+(?:::\w+)+)", rest):
             absolute = self.absolute(file, tuple(found.group(1).split("::")))
             if absolute is not None:
                 used.add(self.resolve(absolute))

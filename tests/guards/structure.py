@@ -1,5 +1,6 @@
 """Structure: no import circles, the layers of lib.rs, one place for status codes, no unused dependency."""
 
+import ast
 import re
 
 from breach import Breach
@@ -10,12 +11,37 @@ from toml import tomllib
 def import_circles():
     """Files that import each other, directly or through others: each file of a circle is a breach."""
     found = []
-    for package in PACKAGES:
+    for package in [*PACKAGES, "tests/it"]:
         imports = Imports(package)
         for circle in circles(imports.graph()):
-            names = [str(imports.files[parts]) for parts in circle]
-            found += [Breach(name, name, f"in a circle of {len(circle)} files") for name in names]
-    return found
+            found.append([str(imports.files[parts]) for parts in circle])
+    found += [[str(path.relative_to(TOP)) for path in circle] for circle in circles(python_imports())]
+    return [Breach(name, name, f"in a circle of {len(circle)} files") for circle in found for name in circle]
+
+
+def python_imports():
+    """For each Python file, the files that it imports: `import x`, or `from` a package `import x`."""
+    paths = [
+        path for top in ("src", "tests") for path in (TOP / top).rglob("*.py") if "target" not in path.parts
+    ]
+    graph = {path: set() for path in paths}
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                package = [node.module] if node.module else []
+                names = package + [".".join([*package, alias.name]) for alias in node.names]
+            else:
+                continue
+            for name in names:
+                steps = name.replace(".", "/")
+                for folder in (path.parent, path.parent.parent, TOP / "tests"):
+                    module = folder / f"{steps}.py"
+                    if module in graph:
+                        graph[path].add(module)
+                        break
+    return {path: used - {path} for path, used in graph.items()}
 
 
 def layer_table():

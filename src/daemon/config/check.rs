@@ -9,17 +9,17 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::checker::{Checker, Layers};
+use super::checker::{Checker, Layers, Loaded};
 use super::environment::SCRIPT_NAME;
 use super::keys::name;
 use super::python::Search;
 use super::value::{Setting, Source};
 use super::{
     AccessFormat, AccessLog, App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Count, Hooks, Http,
-    Interface, Lifespan, Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload,
-    SendfileDirectory, StaticMount, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers,
-    certificates, compression, error_pages, forwarding, health, keys, listeners, mounts, on_change, paths,
-    python, read, rules, trusted, units,
+    Interface, Lifespan, Limits, Listen, Log, Loop, PathRule, Proxy, Python, Reload, SendfileDirectory,
+    StaticMount, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers, certificates, compression,
+    error_pages, forwarding, health, keys, listeners, mounts, on_change, paths, python, read, rules, trusted,
+    units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::value::{Setting, Source};
-use super::{ConfigError, Environment, Layer, ValueError};
+use super::{Config, ConfigError, Environment, Layer, ValueError};
 
 /// The settings by source, and the variables and paths on which relative paths and the search for
 /// the interpreter depend.
@@ -26,6 +26,15 @@ pub(crate) struct Layers<'a> {
     /// The absolute path by which `rgun` was started; a symlink in the last component is not
     /// resolved. `None` if the path is unknown.
     pub(crate) program: Option<&'a Path>,
+}
+
+/// A checked configuration and its warnings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Loaded {
+    /// The checked configuration.
+    pub(crate) config: Config,
+    /// For the log, one sentence each.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// The sources of the settings, and the errors and warnings found so far.

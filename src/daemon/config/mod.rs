@@ -60,6 +60,7 @@ use checker::Layers;
 pub use access_format::{AccessFormat, Atom, FormatPiece};
 pub use answers::{Algorithm, Compression, ErrorPage, ErrorStatus, Health};
 pub use bind::Bind;
+pub(crate) use checker::Loaded;
 pub use environment::Environment;
 pub(crate) use environment::{CONFIG_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
@@ -101,15 +102,6 @@ pub(crate) enum FileSource<'a> {
 
 /// The file that is read when neither APP nor `--config` is given.
 pub const DEFAULT_FILE: &str = "/etc/rgun/rgun.toml";
-
-/// A checked configuration and its warnings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Loaded {
-    /// The checked configuration.
-    pub(crate) config: Config,
-    /// For the log, one sentence each.
-    pub(crate) warnings: Vec<String>,
-}
 
 /// Finds the interpreter for a `gunicorn.conf.py` in `directory`, before the file's settings are
 /// known: the configured interpreter, else that of the application's directory, else that of

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::dispatch::Fault;
 use crate::journal::requests::{FailureEntry, Traffic, WebSocketEntry};
 
+use super::context::{AcceptedRequest, WebSocketResources};
 use super::frame::close_code;
-use super::{AcceptedRequest, WebSocketResources};
 
 /// Writes one entry: a failure as soon as the application has failed, or else a summary when this
 /// value is dropped.

@@ -22,6 +22,7 @@
 
 mod close_log;
 mod conn;
+mod context;
 mod deflate;
 mod extension;
 mod frame;
@@ -34,51 +35,15 @@ mod utf8;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
-use crate::dispatch::{Dispatcher, MAX_PART};
-use crate::id::WorkerId;
-use crate::journal::requests::{Journal, LoggedRequest};
 use crate::net::ClientStream;
 
 pub use self::conn::{AcceptedHandshake, WebSocketConn, serve as serve_messages};
-use self::deflate::{DeflatePool, InflateBuffer};
+pub use self::context::{AcceptedRequest, WebSocketResources, WebSocketSettings};
 pub use self::extension::{DeflateParams, negotiate};
 pub use self::key::{accept, is_key};
 pub use self::relay::{RelayConn, TakenConnection};
-
-/// Settings that a reload can change, for connections accepted afterwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WebSocketSettings {
-    /// `websocket.max_message`: bytes of one message, after decompression.
-    pub max_message: u64,
-    /// `websocket.ping_interval`: a client that has been silent for this long is pinged. None:
-    /// never.
-    pub ping_interval: Option<Duration>,
-    /// `websocket.ping_timeout`: time to answer a ping. None: the answer is not awaited.
-    pub ping_timeout: Option<Duration>,
-    /// `websocket.compression`: accept permessage-deflate.
-    pub compression: bool,
-}
-
-/// Settings, shared resources and log data of an accepted WebSocket.
-#[derive(Debug)]
-pub struct AcceptedRequest {
-    /// The settings at the time of the handshake; a reload does not change them.
-    pub settings: WebSocketSettings,
-    /// The resources that all WebSockets share.
-    pub resources: Arc<WebSocketResources>,
-    /// The handshake request, for the journal.
-    pub request: LoggedRequest,
-    /// The worker that serves the connection, for the journal.
-    pub worker: Option<WorkerId>,
-    /// Time at which the handshake request was received completely.
-    pub handshake_at: Instant,
-    /// `log.access`: whether connections that end without a failure are logged as well.
-    pub log_access: bool,
-}
 
 /// An accepted WebSocket, which takes over the connection after the 101.
 #[derive(Debug)]
@@ -119,62 +84,6 @@ impl Future for UpgradedConn {
             Self::Messages(conn) => Pin::new(&mut **conn).poll(cx),
             Self::Relay(conn) => Pin::new(&mut **conn).poll(cx),
         }
-    }
-}
-
-/// The resources that all WebSockets share.
-#[derive(Debug)]
-pub struct WebSocketResources {
-    dispatcher: &'static Dispatcher,
-    journal: Journal,
-    pool: DeflatePool,
-    /// `None` before the first poll of a connection, and during each poll. One set of buffers is
-    /// enough, because one thread polls all connections.
-    scratch: Mutex<Option<Scratch>>,
-}
-
-/// The buffers of one poll of a connection.
-#[derive(Debug)]
-struct Scratch {
-    /// Bytes from the client.
-    input: Box<[u8]>,
-    /// Frames for the client.
-    output: Vec<u8>,
-    /// Decompressed bytes of at most one part.
-    inflated: InflateBuffer,
-    /// Compressed bytes of one part.
-    deflated: Vec<u8>,
-}
-
-impl Scratch {
-    fn new() -> Self {
-        Self {
-            input: vec![0; MAX_PART].into_boxed_slice(),
-            output: Vec::with_capacity(MAX_PART),
-            inflated: InflateBuffer::new(MAX_PART),
-            deflated: Vec::new(),
-        }
-    }
-}
-
-impl WebSocketResources {
-    /// Creates the resources. They allocate their buffers when the first connection is polled.
-    pub fn new(dispatcher: &'static Dispatcher, journal: Journal) -> Arc<Self> {
-        Arc::new(Self { dispatcher, journal, pool: DeflatePool::default(), scratch: Mutex::new(None) })
-    }
-
-    /// Collects the workers' completions in the middle of a turn of the reactor.
-    fn poll_dispatcher(&self) {
-        self.dispatcher.poll_now();
-    }
-
-    fn take_scratch(&self) -> Scratch {
-        let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).take();
-        scratch.unwrap_or_else(Scratch::new)
-    }
-
-    fn return_scratch(&self, scratch: Scratch) {
-        *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = Some(scratch);
     }
 }
 

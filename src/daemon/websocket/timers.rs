@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::WebSocketSettings;
+use super::context::WebSocketSettings;
 
 /// Time for a client to answer a close frame, and to read the last output before the connection
 /// ends; as in uvicorn.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderValue;
 
-use super::{ForwardedField, ForwardedFields};
+use super::settings::{ForwardedField, ForwardedFields};
 use crate::http::h1::framing::is_host;
 
 /// The origin of a request according to a trusted peer.

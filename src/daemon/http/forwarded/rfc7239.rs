@@ -12,8 +12,8 @@ use std::borrow::Cow;
 
 use http::header::{FORWARDED, HeaderMap};
 
-use super::ForwardingSettings;
 use super::claim::{self, ProxyClaim};
+use super::settings::ForwardingSettings;
 
 /// The parameters of one element that are used. One proxy has written the element.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use http::HeaderValue;
 use http::header::{GetAll, HeaderMap, HeaderName};
 
-use super::ForwardingSettings;
 use super::claim::{self, ProxyClaim};
+use super::settings::ForwardingSettings;
 use crate::net::TrustedPeers;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

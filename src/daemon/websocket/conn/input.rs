@@ -8,7 +8,7 @@ use tokio::io::ReadBuf;
 
 use crate::dispatch::MAX_PART;
 use crate::net::Transport;
-use crate::websocket::Scratch;
+use crate::websocket::context::Scratch;
 use crate::websocket::frame::close_code;
 use crate::websocket::receive::ClientEvent;
 

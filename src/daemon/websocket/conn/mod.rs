@@ -24,12 +24,12 @@ use crate::dispatch::{Fault, Outgoing, WebSocketHandle};
 use crate::net::{Connection, Phase, Transport};
 
 use super::close_log::CloseLog;
+use super::context::{AcceptedRequest, Scratch, WebSocketResources, WebSocketSettings};
 use super::extension::DeflateParams;
 use super::frame::{MAX_CLOSE_REASON, WebSocketError, close_code, is_sendable_code};
 use super::receive::Receiver;
 use super::send::Sender;
 use super::timers::{ConnTimers, Due};
-use super::{AcceptedRequest, Scratch, WebSocketResources, WebSocketSettings};
 
 /// Bytes of messages, in both directions together, after which a connection lets others run. They
 /// take a fraction of a millisecond.

@@ -32,9 +32,9 @@ use crate::net::{ClientStream, Connection, Phase};
 use self::frames::FrameScanner;
 use super::close_log::CloseLog;
 use super::conn::{Disconnected, RESTART_REASON, YIELD_AFTER_BYTES};
+use super::context::{AcceptedRequest, Scratch, WebSocketResources, WebSocketSettings};
 use super::frame::{Control, OpCode, close_code, write_head};
 use super::timers::{ConnTimers, Due};
-use super::{AcceptedRequest, Scratch, WebSocketResources, WebSocketSettings};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
