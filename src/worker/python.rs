@@ -104,7 +104,7 @@ fn append_non_ascii(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(),
     Ok(())
 }
 
-/// Converts bytes to a `str` of the same code points, as PEP 3333 passes bytes of the network.
+/// Converts bytes to a `str` of the same code points, as PEP 3333 passes bytes from the network.
 pub(crate) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     let len = ffi::Py_ssize_t::try_from(bytes.len()).expect("slices are no longer than isize::MAX");
     // SAFETY: pointer and length are from one slice; `errors` may be null, nothing can fail to
@@ -218,8 +218,8 @@ pub(crate) fn register_fork_hook(py: Python<'_>) -> PyResult<()> {
     py.import("os")?.call_method("register_at_fork", (), Some(&arguments)).map(drop)
 }
 
-/// Exits a process forked by the application, as [`exit_forked_child`] does. Called before a frame is
-/// sent, and before a lock is taken that another thread may have held during the fork.
+/// Exits a process forked by the application, as [`exit_forked_child`] does. Called before a frame
+/// is sent, and before a lock is taken that another thread may have held during the fork.
 pub(crate) fn exit_if_forked_child(py: Python<'_>, error: Option<&PyErr>) {
     if is_forked_child() {
         exit_forked_child(py, error);

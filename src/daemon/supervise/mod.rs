@@ -2,9 +2,9 @@
 //! and when it exits.
 //!
 //! The supervisor is a pure state machine. `run` owns one [`Supervisor`], passes every [`Event`] to
-//! it with the instant it happened, and performs the returned [`Action`]s in order. There is no IO,
-//! clock, randomness, logging or process in this module, so the simulation plays thousands of
-//! histories in a few seconds. `dispatch` decides about requests (queue, deadlines, 502, 504);
+//! it with the time at which it happened, and performs the returned [`Action`]s in order. There is
+//! no IO, clock, randomness, logging or process in this module, so the simulation plays thousands
+//! of histories in a few seconds. `dispatch` decides about requests (queue, deadlines, 502, 504);
 //! `pool` creates, kills and reaps processes.
 //!
 //! `run` guarantees:

@@ -101,7 +101,7 @@ impl Plan {
     }
 
     /// Keeps the mode that the unix sockets had, in place of `SocketMode=0660` of `rgun.socket`:
-    /// systemd, gunicorn and uvicorn let every user connect, unless an umask forbids that.
+    /// systemd, gunicorn and uvicorn let every user connect, unless a umask forbids that.
     pub(super) fn set_socket_mode(&mut self) {
         let find = |plan: &Self, part: DropIn, name: &str| {
             let directive = plan.directives.iter().find(|(of, key, _)| *of == part && key == name);
@@ -128,9 +128,9 @@ impl Plan {
         }
     }
 
-    /// Keeps the service's runtime directory when the service stops, if a socket of `rgun.socket` is
-    /// in it: systemd would remove the directory with the socket, and no client could connect after
-    /// a restart.
+    /// Keeps the service's runtime directory when the service stops, if a socket of `rgun.socket`
+    /// is in it: systemd would remove the directory with the socket, and no client could connect
+    /// after a restart.
     pub(super) fn preserve_runtime_directory(&mut self) {
         let values = |part: DropIn, key: &'static str| {
             let wanted = self.directives.iter().filter(move |(of, name, _)| *of == part && name == key);

@@ -1,4 +1,4 @@
-//! Parts of a response: as a completion brings them, and as the client takes them. Values only.
+//! The parts of a response, as a completion contains them and as the client gets them.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;

@@ -100,7 +100,7 @@ impl<T: Transport> WebSocketConn<T> {
     }
 
     /// Parses `scratch.input` from `start` to `end` while the application has room. Moves `start`
-    /// behind the parsed bytes, and returns the progress: the number of bytes that decompression
+    /// past the parsed bytes, and returns the progress: the number of bytes that decompression
     /// added plus the number of events.
     fn process_input(
         &mut self,
