@@ -9,9 +9,9 @@ use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, retry_on_intr};
 
 /// Returns the number of bytes from `offset` to the end of a regular file, or `None` if `stat`
-/// reports a wrong length. It does for files of procfs (0 bytes), sysfs (a page) and other file
-/// systems that generate files when they are read: the last byte is missing there, or more bytes
-/// follow.
+/// reports a wrong length. `stat` does so for files of procfs (0 bytes), sysfs (a page) and other
+/// file systems that generate files when they are read: the last byte is missing there, or more
+/// bytes follow.
 pub(crate) fn trusted_length(py: Python<'_>, file: BorrowedFd<'_>, offset: u64) -> Option<u64> {
     let size = size_of(file).filter(|size| *size > 0)?;
     // The disk may be slow.

@@ -151,8 +151,8 @@ impl Dispatcher {
         }
     }
 
-    /// Sets a reason to reject requests, queued ones too, as long as no worker is open; `None`
-    /// removes the reason.
+    /// Sets a reason to reject all requests, including queued ones, as long as no worker is open;
+    /// `None` removes the reason.
     pub fn set_unavailable(&self, reason: Option<&str>) {
         let mut state = self.lock();
         state.unavailable = reason.map(Arc::from);

@@ -167,7 +167,7 @@ struct Timers {
     memory: Option<Instant>,
     /// To remove cgroups that still had processes at the last attempt.
     cgroups: Option<Instant>,
-    /// To kill workers that are calling `hooks.worker_abort`, each with its time.
+    /// The workers that are calling `hooks.worker_abort`, each with the time to kill it.
     kills: Vec<(WorkerId, Instant)>,
     /// The end of the shutdown's drain. `None` until the daemon stops.
     stop_by: Option<Instant>,

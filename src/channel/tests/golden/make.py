@@ -60,7 +60,7 @@ def request(
 
 
 def short(value):
-    """A part of a TLS block."""
+    """A part of a TLS block: its length in 2 bytes, then `value`."""
     return struct.pack("<H", len(value)) + value
 
 

@@ -43,8 +43,8 @@ Settings:
   for the workers), which overrides the file, which overrides the defaults.
   Every key has a variable, even a key without a flag:
   RGUN_WORKERS_MAX_MEMORY=512MiB.
-  With APP and no --config, ./gunicorn.conf.py is read if there is one;
-  without APP it is /etc/rgun/rgun.toml, which explains every key.
+  With APP and no --config, ./gunicorn.conf.py is read if there is one.
+  Without APP, /etc/rgun/rgun.toml is read; it explains every key.
 
 Gunicorn and uvicorn:
   Flags are gunicorn's; uvicorn's --host and --port, --uds, --factory,

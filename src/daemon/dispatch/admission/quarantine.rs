@@ -7,8 +7,8 @@
 //!
 //! A second crash within [`CRASH_WINDOW`] blocks the fingerprint for [`BLOCK_TIME`]. After that,
 //! one request is admitted as a *trial*. If its worker crashes, the fingerprint is blocked again.
-//! If the trial succeeds, the fingerprint is cleared. Otherwise (status 500, or the client
-//! disconnects), the next request is the trial.
+//! If the trial succeeds, the fingerprint is cleared. Otherwise (a status of 500 or above, or the
+//! client disconnects), the next request is the trial.
 //!
 //! The dispatcher calls [`Quarantine::is_empty`] first, so that requests cost nothing while no
 //! crash is recorded.

@@ -3,8 +3,8 @@
 //!
 //! # Credit
 //! The cost of a message is credited when the application receives the message. An incomplete
-//! message cannot be received, so its parts are credited on arrival. While complete messages are
-//! queued, its parts are not credited: the queue could otherwise grow without bound.
+//! message cannot be received, so its parts are credited on arrival, but not while complete
+//! messages are queued: the queue could otherwise grow without bound.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
