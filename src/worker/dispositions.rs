@@ -10,7 +10,7 @@
 //!
 //! # Two levels
 //! Each signal has a Python callable, for libraries that save the handler and restore it later
-//! (`asyncio.run` does with SIGINT), or call it from their own handler. A C handler replaces
+//! (`asyncio.run` does so with SIGINT), or call it from their own handler. A C handler replaces
 //! Python's: it has the same effect, restarts system calls and does not wait for the main thread to
 //! run Python code. A handler installed by the application replaces both.
 //!

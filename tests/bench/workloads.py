@@ -107,7 +107,7 @@ def closed_loop(
 
     With `same_core` the CPU time per request is measured again with the client on the server's core. The
     difference is the cost of different cores (a constant hyper response takes 5.1 us, and 3.3 us on its
-    client's core; two virtual cores of a Xeon, Linux 6.18). It explains a figure and is not a goal.
+    client's core; two virtual cores of a Xeon, Linux 6.18). It explains the CPU time; no target depends on it.
     """
 
     def measure(run, name):
@@ -237,7 +237,7 @@ def wait_for_websockets(run, server):
 
 
 def measure_echo(run, name):
-    """Measures a WebSocket closed loop."""
+    """Measures a closed loop of echoes on WebSockets."""
     with run.start(name, **APP_ASGI, websockets=CONNECTIONS) as server:
         boot = wait_for_websockets(run, server)
         with WebSockets(run.websocket, server.port, CONNECTIONS) as clients:

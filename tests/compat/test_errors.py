@@ -5,7 +5,7 @@ from support.records import hello_events
 
 
 @pytest.mark.parametrize("case", ["raise", "raise/after-start", "raise/first"])
-def test_exception_before_the_first_byte_is_500_logged_once(server, case):
+def test_exception_before_the_first_byte_is_500_and_logged_once(server, case):
     before = server.log().count(f"cases.registry.CaseError: {case}")
     with server.connect() as connection:
         response = connection.request("GET", f"/{case}")

@@ -21,7 +21,7 @@ fn openssl(daemon: &Daemon, arguments: &[&str], input: &str) -> String {
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("openssl is installed");
-    // Writing fails if the handshake has failed before.
+    // Writing fails if the handshake has already failed.
     drop(child.stdin.take().expect("a pipe").write_all(input.as_bytes()));
     let output = child.wait_with_output().expect("openssl ends");
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()

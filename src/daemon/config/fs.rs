@@ -32,7 +32,7 @@ pub(super) fn unreachable(path: &Path, error: &std::io::Error) -> ValueError {
     match closed_directory(path) {
         Some(closed) => ValueError::new(format!("cannot be reached: {closed}")).with_hint(
             "let that user enter (setfacl -m u:USER:x DIRECTORY), or move the files, e.g. to /srv; ProtectHome= of the \
-             unit hides /home",
+             unit may hide /home",
         ),
         None => ValueError::new(format!("cannot be reached: {error}"))
             .with_hint(format!("each directory above must be accessible: namei -l {}", path.display())),

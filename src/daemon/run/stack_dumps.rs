@@ -66,7 +66,7 @@ pub(super) struct StackDumpResult {
     pub(super) worker: WorkerId,
     /// The reasons for requesting the dump.
     pub(super) reasons: Vec<DumpReason>,
-    /// The stacks. `None` if they could not be taken, or the slow request ended before.
+    /// The stacks. `None` if they could not be taken, or the slow request had already ended.
     pub(super) stacks: Option<String>,
     /// Stacks of tasks that the worker cancelled, by exchange.
     pub(super) task_stacks: Vec<(ExchangeId, String)>,

@@ -147,7 +147,7 @@ pub(super) struct Flags {
 
     /// The file to read: TOML, or gunicorn's gunicorn.conf.py, file:PATH or python:MODULE [env:
     /// RGUN_CONFIG] [default: /etc/rgun/rgun.toml without APP; ./gunicorn.conf.py, if it exists,
-    /// with APP or without that file].
+    /// with APP or if there is no /etc/rgun/rgun.toml].
     #[arg(short = 'c', long, value_name = "PATH")]
     config: Option<OsString>,
 
