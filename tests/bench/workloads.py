@@ -107,7 +107,7 @@ def closed_loop(
 
     With `same_core` the CPU time per request is measured again with the client on the server's core. The
     difference is the cost of different cores (a constant hyper response takes 5.1 us, and 3.3 us on its
-    client's core; two virtual cores of a Xeon, Linux 6.18). It explains the CPU time; no target depends on it.
+    client's core; two virtual cores of a Xeon, Linux 6.18). It explains the CPU time and has no target.
     """
 
     def measure(run, name):

@@ -3,8 +3,8 @@
 //!
 //! `run` and `check` load a [`TlsContext`]; `net` performs handshakes with it. rustls implements
 //! the protocol with the cryptography of AWS-LC. A context is immutable. A reload loads another
-//! context for new connections. Both share the keys of session tickets, so that clients can resume
-//! their sessions, unless the requirements on clients have changed.
+//! context for new connections. Unless the requirements on clients have changed, both share the
+//! keys of session tickets, so that clients can resume their sessions.
 //!
 //! | file | contents |
 //! |---|---|

@@ -198,7 +198,7 @@ mod tests {
     /// The load of a benchmark, or of a proxy's pool of connections: each response is followed by a
     /// new request.
     #[test]
-    fn busy_queue_in_time_is_served_oldest_first() {
+    fn busy_queue_that_keeps_up_is_served_oldest_first() {
         let mut now = Instant::now();
         let mut queue = queue(&[1, 2, 3], now);
         for id in 4..100 {
