@@ -34,7 +34,7 @@ fn large_messages_sent_with_the_handshake_are_kept() {
 }
 
 #[test]
-fn stop_closes_all_within_timeouts_drain() {
+fn stop_closes_all_websockets_within_timeouts_drain() {
     let mut daemon =
         Rgun::fake_asgi().set("timeouts.drain", "1s").set("websocket.close_window", "10s").start_ready();
     let mut sockets: Vec<_> = (0..60).map(|_| WebSocket::open(&daemon, "/echo")).collect();

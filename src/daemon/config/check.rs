@@ -393,7 +393,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Warns about `SCRIPT_NAME`, which gunicorn reads and rgun only with APP on the command line.
+    /// Warns about `SCRIPT_NAME`: gunicorn reads it, but rgun only with APP on the command line.
     fn warn_about_script_name(&mut self) {
         if self.setting(name::ROOT_PATH).is_none()
             && let Some(path) = self.layers.environment.value(SCRIPT_NAME)

@@ -37,8 +37,8 @@ pub(super) struct RecordTransport {
 enum WriteMode {
     /// They are written at once, after those that are held.
     Write,
-    /// They are written at once: the server's messages of a handshake whose next records will be
-    /// held.
+    /// They are the server's messages of a handshake, and are written at once. The records after
+    /// them will be held.
     Flight,
     /// As [`Flight`](Self::Flight), but some were not written, because the socket's buffer is full.
     BlockedFlight,

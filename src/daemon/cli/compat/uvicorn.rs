@@ -321,7 +321,11 @@ pub(in crate::cli) const FLAGS: &[CompatFlag] = &[
     ),
     // Each request has its own context, without variables that lifespan has set.
     flag("reset-contextvars", Switch, NoOp),
-    flag("use-colors", Switch, Ignored("the log has colors if it is a terminal and NO_COLOR is not set")),
+    flag(
+        "use-colors",
+        Switch,
+        Ignored("the log has colours if stderr is a terminal and NO_COLOR is not set"),
+    ),
     flag("no-use-colors", Switch, NoOp),
     flag("server-header", Switch, Ignored("rgun sends no Server header; the application may")),
     flag("no-server-header", Switch, NoOp),
