@@ -75,6 +75,7 @@ install: ## copy the built files below DESTDIR and PREFIX
 	install -D -m644 $(BUILD_DIR)/rgun_main.py $(DESTDIR)$(PREFIX)/lib/rgun/rgun_main.py
 	install -D -m644 packaging/welcome/welcome.py $(DESTDIR)$(PREFIX)/share/rgun/welcome/welcome.py
 	install -D -m644 packaging/sysusers.d/rgun.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/rgun.conf
+	install -D -m644 packaging/catalog/rgun.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/rgun.catalog
 	install -D -m644 packaging/man/rgun.8 $(DESTDIR)$(PREFIX)/share/man/man8/rgun.8
 	install -D -m644 packaging/man/rgun.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/rgun.toml.5
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE packaging/doc/*.md

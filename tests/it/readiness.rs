@@ -47,6 +47,17 @@ fn failed_boot_is_in_the_status_and_sends_no_ready() {
 }
 
 #[test]
+fn failed_start_sends_reason_and_errno() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (rgun, mut systemd) = notified(Rgun::fake());
+    let (status, log, _) = rgun.flags(["--bind", &address]).run();
+    assert_eq!(status, 78, "{log}");
+    systemd.wait(&format!("STATUS=listen.bind: {address} is in use"));
+    systemd.wait("ERRNO=98");
+}
+
+#[test]
 fn slow_start_extends_the_timeout_of_systemd() {
     let (rgun, gate) = Rgun::fake().gated();
     let (rgun, mut systemd) = notified(rgun);
@@ -101,7 +112,7 @@ fn watchdog_is_pinged_within_its_period() {
         assert!(now - last < Duration::from_secs(1), "{:?} without a ping", now - last);
         last = now;
     }
-    systemd.wait("STATUS=1/1 workers ready; requests: 1 running, 0 queued");
+    systemd.wait("STATUS=1/1 workers ready; 1/1 busy, queue 0, wait p95 0 ms, generation 1");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-use crate::cli::{self, CheckIdentity, Invocation, UnreadInvocation};
+use crate::cli::{CheckIdentity, Invocation, UnreadInvocation};
 use crate::config::{ConfigErrors, DEFAULT_FILE, Environment};
 use crate::pool::UserIdentity;
 use crate::run::StartupError;
@@ -38,7 +38,7 @@ pub(super) fn resolve_context(
     invocation: &Invocation,
     wanted: &CheckIdentity,
 ) -> Result<CheckContext, StartupError> {
-    let usage = |reason: String| StartupError { status: cli::EX_USAGE, reason };
+    let usage = StartupError::usage;
     if !Uid::effective().is_root() {
         let flag = wanted.user.as_ref().map(|_| "--user").or(wanted.unit.as_ref().map(|_| "--unit"));
         return match flag {
@@ -85,7 +85,7 @@ fn config_error(errors: &ConfigErrors, unit: Option<&Unit>) -> StartupError {
         Some(unit) => format!("with the environment of {}: {errors}", unit.name),
         None => errors.to_string(),
     };
-    StartupError { status: cli::EX_CONFIG, reason }
+    StartupError::config_reason(reason)
 }
 
 /// The user and the unit of a check by root.
@@ -98,7 +98,7 @@ struct CheckTarget {
 
 /// Finds the user, with groups and environment, and the unit.
 fn find_target(file: Option<&Path>, wanted: &CheckIdentity) -> Result<CheckTarget, StartupError> {
-    let usage = |reason: String| StartupError { status: cli::EX_USAGE, reason };
+    let usage = StartupError::usage;
     let unit = find_unit(file, wanted)?;
     let user = match (&wanted.user, &unit) {
         (Some(user), _) => user.clone(),
@@ -129,12 +129,9 @@ fn find_unit(file: Option<&Path>, wanted: &CheckIdentity) -> Result<Option<Unit>
     if let Some(name) = &wanted.unit {
         return match Unit::find(name) {
             Some(unit) => Ok(Some(unit)),
-            None => Err(StartupError {
-                status: cli::EX_USAGE,
-                reason: format!(
-                    "--unit {name}: there is no such unit; systemctl list-unit-files has their names"
-                ),
-            }),
+            None => Err(StartupError::usage(format!(
+                "--unit {name}: there is no such unit; systemctl list-unit-files has their names"
+            ))),
         };
     }
     Ok(file.and_then(unit_for_file).and_then(|name| Unit::find(&name)))

@@ -19,7 +19,7 @@ use std::time::Duration;
 use rgun_channel::control::{Command, Hooks, Report, Role};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::cli::{self, CheckIdentity, Invocation, UnreadInvocation};
+use crate::cli::{CheckIdentity, Invocation, UnreadInvocation};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Notice, Policy};
 use crate::edge::register;
@@ -68,7 +68,7 @@ fn print_verdict(
 ) -> ExitCode {
     let (status, verdict) = match outcome {
         Ok(verdict) => (0, verdict),
-        Err(StartupError { status, reason }) => (status, format!("error: {reason}")),
+        Err(StartupError { status, reason, errno: _ }) => (status, format!("error: {reason}")),
     };
     let mut text = notice.map(|notice| format!("note: {notice}\n")).unwrap_or_default();
     text.extend(warnings.iter().flat_map(|warning| ["warning: ", warning, "\n"]));
@@ -88,7 +88,7 @@ fn print_verdict(
 fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<String, StartupError> {
     let CheckContext { invocation, identity, unit } = context;
     let config = &without_credentials(&invocation.config, warnings);
-    let tls = load_tls(config, None).map_err(|error| config_error(error.to_string()))?;
+    let tls = load_tls(config, None).map_err(|error| StartupError::config_reason(error.to_string()))?;
     warnings.extend(tls.map(|tls| tls.warnings).unwrap_or_default());
     let Some(identity) = identity else {
         let verdict = check_boot(config, None)?;
@@ -101,7 +101,7 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
         if problems.is_empty() {
             Ok(())
         } else {
-            Err(StartupError { status: cli::EX_CONFIG, reason: problems.join("\nerror: ") })
+            Err(StartupError::config_reason(problems.join("\nerror: ")))
         }
     };
     require(&access::required_by(config, invocation.file()))?;
@@ -140,7 +140,7 @@ fn read_settings(
 
 /// Boots a worker and returns the verdict, a text to print.
 fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String, StartupError> {
-    let extension = pool::find_extension().map_err(|error| config_error(error.to_string()))?;
+    let extension = pool::find_extension().map_err(|error| StartupError::config_reason(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -155,8 +155,9 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
     let hooks = Hooks::default();
     let spec = spawn_spec(config, &hooks);
     let worker = spec.worker;
-    let spawned =
-        pool.spawn(&spec, dispatcher.reactor()).map_err(|error| config_error(Chain(&error).to_string()))?;
+    let spawned = pool
+        .spawn(&spec, dispatcher.reactor())
+        .map_err(|error| StartupError::config_reason(Chain(&error).to_string()))?;
     let control = spawned.link.control.clone();
     dispatcher.attach(spawned.link);
     let mut boot = Boot { config, dispatcher, pool: &mut pool, worker, messages: messages_rx };
@@ -165,7 +166,7 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
         match config.timeouts.boot {
             Some(limit) => tokio::time::timeout(limit, finished).await.unwrap_or_else(|_| {
                 let target = &config.app.target;
-                Err(config_error(format!(
+                Err(StartupError::config_reason(format!(
                     "{target} did not finish importing within timeouts.boot ({limit:?})"
                 )))
             }),
@@ -175,11 +176,6 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
     stop_worker(&runtime, dispatcher, &mut pool, worker);
     verdict
 }
-
-fn config_error(reason: String) -> StartupError {
-    StartupError { status: cli::EX_CONFIG, reason }
-}
-
 /// Returns the specification of a worker that serves no requests.
 fn spawn_spec<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
     SpawnSpec {
@@ -235,19 +231,26 @@ impl Boot<'_> {
                             app.python.source,
                         ));
                     }
-                    Notice::Report(_, Report::Refused(reason)) => return Err(config_error(reason)),
+                    Notice::Report(_, Report::Refused(reason)) => {
+                        return Err(StartupError::config_reason(reason));
+                    }
                     Notice::Report(_, Report::Failed { summary, traceback, .. }) => {
                         let separator = if traceback.is_empty() { "" } else { "\n" };
-                        return Err(config_error(format!("{summary}{separator}{}", traceback.trim_end())));
+                        return Err(StartupError::config_reason(format!(
+                            "{summary}{separator}{}",
+                            traceback.trim_end()
+                        )));
                     }
                     Notice::ContractBreached(_, reason) if is_open => {
-                        return Err(config_error(format!("the worker {reason}")));
+                        return Err(StartupError::config_reason(format!("the worker {reason}")));
                     }
                     _ => {}
                 }
             }
             if !is_open {
-                return Err(config_error(explain_death(self.pool, self.config, !python.is_empty()).await));
+                return Err(StartupError::config_reason(
+                    explain_death(self.pool, self.config, !python.is_empty()).await,
+                ));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::wait_histogram::WaitHistogram;
 use crate::id::Generation;
 use crate::supervise::ResponseStats;
 
@@ -10,6 +11,9 @@ use crate::supervise::ResponseStats;
 pub(super) struct LoadStats {
     /// Longest wait of a request, whether it was assigned, timed out, or is still waiting.
     pub(super) longest_wait: Duration,
+    /// Waits of the requests that were assigned since
+    /// [`Dispatcher::take_wait_p95`](super::Dispatcher::take_wait_p95) was last called.
+    pub(super) waits: WaitHistogram,
     /// Maximum number of requests that ran at the same time.
     pub(super) max_running: usize,
     /// Time of the last request or response.
@@ -24,7 +28,13 @@ const MAX_GENERATIONS: usize = 8;
 
 impl LoadStats {
     pub(super) fn new(now: Instant) -> Self {
-        Self { longest_wait: Duration::ZERO, max_running: 0, last_active: now, past_responses: Vec::new() }
+        Self {
+            longest_wait: Duration::ZERO,
+            waits: WaitHistogram::default(),
+            max_running: 0,
+            last_active: now,
+            past_responses: Vec::new(),
+        }
     }
 
     /// Records the number of running requests. Called before completions are collected.

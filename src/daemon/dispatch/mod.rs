@@ -20,7 +20,7 @@
 //!
 //! # Files
 //! From the bottom up:
-//! - values: [`fault`], [`notice`], [`policy`], [`data`], [`tick_rate`], [`load_stats`];
+//! - values: [`fault`], [`notice`], [`policy`], [`data`], [`tick_rate`], [`load_stats`], [`wait_histogram`];
 //! - [`admission`]: the queue, path rules, the quarantine;
 //! - [`worker`]: one worker's channel and load;
 //! - [`exchange`]: one request, its response, and the table of all exchanges;
@@ -58,6 +58,7 @@ mod submit;
 mod tests;
 mod tick_rate;
 mod timers;
+mod wait_histogram;
 mod worker;
 
 pub use self::admission::rules::Rule;

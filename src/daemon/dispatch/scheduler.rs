@@ -50,8 +50,12 @@ impl Dispatcher {
                 }
                 let ready_at = exchange.ready_at;
                 // Most requests do not wait.
-                if ready_at != now {
-                    state.load_stats.record_wait(now.saturating_duration_since(ready_at));
+                if ready_at == now {
+                    state.load_stats.waits.record_none();
+                } else {
+                    let wait = now.saturating_duration_since(ready_at);
+                    state.load_stats.record_wait(wait);
+                    state.load_stats.waits.record(wait);
                 }
                 state.unrung_submissions += 1;
                 true

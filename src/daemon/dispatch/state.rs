@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rgun_channel::layout::Geometry;
 use tokio::sync::Notify;
@@ -94,6 +94,8 @@ pub struct LoadSummary {
     pub running: usize,
     /// Open workers.
     pub workers: usize,
+    /// Requests that the open workers can run at the same time.
+    pub slots: usize,
 }
 
 impl Dispatcher {
@@ -186,11 +188,19 @@ impl Dispatcher {
     /// Returns a summary of the load.
     pub fn load(&self) -> LoadSummary {
         let state = self.lock();
+        let open = state.workers.iter().flatten().filter(|worker| worker.is_open());
         LoadSummary {
             queued: state.n_waiting(),
             running: state.workers.iter().flatten().map(|worker| worker.load.n_running()).sum(),
-            workers: state.workers.iter().flatten().filter(|worker| worker.is_open()).count(),
+            workers: open.clone().count(),
+            slots: open.map(|worker| worker.load.n_slots()).sum(),
         }
+    }
+
+    /// Returns the wait for a worker that 95 % of the requests assigned since the last call did not
+    /// exceed (rounded up, at most twofold).
+    pub fn take_wait_p95(&self) -> Duration {
+        self.lock().load_stats.waits.take_p95()
     }
 
     /// Returns the requests that this worker has claimed, in the order of their assignment.

@@ -23,6 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{AccessLog, Level, Log, LogFormat};
 
+use super::catalog::OperatorEvent;
 use super::format::Format;
 use super::markers::{ACCESS, TERMINAL};
 use super::queue::LogQueue;
@@ -207,6 +208,7 @@ impl<S: Subscriber> Layer<S> for QueueLayer {
 
 fn report_dropped(lines: u64) {
     tracing::warn!(
+        message_id = OperatorEvent::EntriesDropped.id(),
         rgun.dropped = lines,
         "the log was not read fast enough: {lines} lines are missing; check journald, or the process that reads \
          rgun's stderr and stdout"

@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::escape::{LineFeeds, escape};
 
-use super::markers::WHOLE_LINE;
+use super::markers::{MESSAGE_ID, WHOLE_LINE};
 use super::{json, terminal};
 
 /// `SYSLOG_IDENTIFIER=` of everything that rgun logs.
@@ -83,6 +83,9 @@ impl TextVisitor {
         }
         if field.name() == WHOLE_LINE {
             self.is_whole_line = true;
+            return;
+        }
+        if field.name() == MESSAGE_ID {
             return;
         }
         let (name, value) = (field.name(), escape(value, LineFeeds::Escape));
@@ -219,7 +222,7 @@ mod tests {
         let raw: Option<&[u8]> = Some(b"/\x9b");
         let line = entry(Format::Text, || {
             tracing::warn!(
-                rgun.path = %"/\u{202e}\n", rgun.worker = Some(3), rgun.pid = None::<u32>, rgun.name = "a\u{9b}b",
+                message_id = "0a", rgun.path = %"/\u{202e}\n", rgun.worker = Some(3), rgun.pid = None::<u32>, rgun.name = "a\u{9b}b",
                 rgun.path_raw = raw, "two\nlines \x1b[31m"
             );
         });
@@ -252,7 +255,7 @@ mod tests {
         let raw: Option<&[u8]> = Some(b"/\x9b");
         let bytes = entry(Format::Native, || {
             tracing::error!(
-                rgun.path = %"/\u{9b}", rgun.worker = 3, rgun.request_ids = %"id1 id2", rgun.path_raw = raw, rgun.bytes_raw = &b"a\nb"[..],
+                message_id = "0a", rgun.path = %"/\u{9b}", rgun.worker = 3, rgun.request_ids = %"id1 id2", rgun.path_raw = raw, rgun.bytes_raw = &b"a\nb"[..],
                 "two\nlines"
             );
         });
@@ -262,6 +265,7 @@ mod tests {
             b"SYSLOG_IDENTIFIER=rgun\n",
             b"RGUN_PATH=/\\u{9b}\n",
             b"RGUN_WORKER=3\n",
+            b"MESSAGE_ID=0a\n",
             b"RGUN_REQUEST_ID=id1\nRGUN_REQUEST_ID=id2\n",
             b"RGUN_PATH_RAW=/\x9b\n",
             b"RGUN_BYTES_RAW\n\x03\0\0\0\0\0\0\0a\nb\n",

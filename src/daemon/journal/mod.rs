@@ -10,6 +10,7 @@
 //! entries are counted.
 
 mod access_line;
+pub mod catalog;
 pub mod daemon_log;
 mod format;
 mod json;

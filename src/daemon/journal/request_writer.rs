@@ -8,6 +8,7 @@ use chrono::Local;
 use crate::escape::RequestPath;
 
 use super::access_line;
+use super::catalog::OperatorEvent;
 use super::refusals::{RefusalEntry, RefusalRecord};
 use super::request_entries::{
     AccessDetails, AccessEntry, BoundedText, FailureEntry, LoggedRequest, UnansweredCause, UnansweredEntry,
@@ -111,11 +112,13 @@ pub(super) fn write_failure(failure: &FailureEntry) {
     let (method, target) = (&request.method, target_of(request));
     let separator = if traceback.is_empty() { "" } else { "\n" };
     let traceback = traceback.trim_end();
+    let event = (*status >= 500).then_some(OperatorEvent::Exception);
     macro_rules! entry {
         ($level:ident) => {
             log_request!(
                 target: "rgun::request", $level, request,
                 {
+                message_id = event.map(OperatorEvent::id),
                 rgun.status = status,
                 rgun.duration_us = microseconds(*duration),
                 rgun.worker = worker.map(|worker| worker.number.0),
@@ -150,6 +153,7 @@ pub(super) fn write_refusal(entry: &RefusalEntry) {
             tracing::$level!(
                 target: "rgun::request",
                 {
+                message_id = OperatorEvent::Refused.id(),
                 rgun.request_id = id,
                 rgun.method = request.map(|request| tracing::field::display(&request.method)),
                 rgun.path = path.map(tracing::field::display),

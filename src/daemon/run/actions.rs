@@ -6,6 +6,7 @@ use rgun_channel::control::{Command, Role};
 
 use super::messages::edge_notice_sink;
 use super::stack_dumps::DumpReason;
+use super::timers::RESTART_RESET_DELAY;
 use super::{Daemon, generations};
 use crate::error_chain::Chain;
 use crate::id::{Generation, WorkerId};
@@ -48,6 +49,7 @@ impl Daemon {
             Action::AnswerReload { generation, outcome } => self.answer_reload(generation, outcome),
             Action::NotifyReady => {
                 notify::ready();
+                self.timers.restart_reset = Some(Instant::now() + RESTART_RESET_DELAY);
                 self.conf_hooks.on_ready();
             }
             Action::NotifyReloading => notify::reloading(),

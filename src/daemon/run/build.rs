@@ -20,7 +20,7 @@ use super::{
     Daemon, Generations, MemoryWatch, OperatorLog, Reloads, SignalStreams, StackDumps, StartupError,
     StatusLine, Timers, generations,
 };
-use crate::cli::{self, Invocation};
+use crate::cli::Invocation;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::edge::{Edge, register};
@@ -58,8 +58,8 @@ impl Daemon {
         let signals = SignalStreams::new().map_err(StartupError::system("handle signals"))?;
         let tls = load_tls(config)?;
         let listeners = listeners(config, tls.as_ref())?;
-        let extension = pool::find_extension()
-            .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: error.to_string() })?;
+        let extension =
+            pool::find_extension().map_err(|error| StartupError::config_reason(error.to_string()))?;
         let operator_log = log_start(config, &listeners, destination);
         let delegation = system::delegation(destination);
         let files = system::raise_file_limit();
@@ -127,7 +127,7 @@ fn listeners(config: &Config, tls: Option<&Arc<TlsContext>>) -> Result<Vec<Liste
 /// Reads the certificates, and logs warnings about them.
 fn load_tls(config: &Config) -> Result<Option<Arc<TlsContext>>, StartupError> {
     let loaded = generations::load_tls(config, None)
-        .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: error.to_string() })?;
+        .map_err(|error| StartupError::config_reason(error.to_string()))?;
     for warning in loaded.iter().flat_map(|loaded| &loaded.warnings) {
         tracing::warn!("{warning}");
     }

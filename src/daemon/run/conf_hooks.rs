@@ -7,7 +7,7 @@
 use std::thread::JoinHandle;
 
 use super::StartupError;
-use crate::cli::{self, HookProcess, Invocation};
+use crate::cli::{HookProcess, Invocation};
 
 /// The process that calls the hooks.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl ConfHooks {
         });
         match started {
             Ok(process) => Ok(Self::Starting(process)),
-            Err(reason) => Err(StartupError { status: cli::EX_CONFIG, reason }),
+            Err(reason) => Err(StartupError::config_reason(reason)),
         }
     }
 

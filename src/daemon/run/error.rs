@@ -6,21 +6,45 @@ use crate::error_chain::Chain;
 /// EX_OSERR of sysexits(3head): the system refused a resource; a retry may help.
 pub(super) const OS_ERROR: u8 = 71;
 
-/// A failed start: exit status and reason.
+/// A failed start.
 #[derive(Debug)]
 pub(crate) struct StartupError {
+    /// The exit status of the daemon.
     pub(crate) status: u8,
+    /// The reason, for the log and for STATUS=.
     pub(crate) reason: String,
+    /// The error of the system call that failed (errno(3)), for ERRNO=. `None` if none did.
+    pub(crate) errno: Option<i32>,
 }
 
 impl StartupError {
     /// Returns the error of a wrong configuration.
     pub(super) fn config(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { status: cli::EX_CONFIG, reason: Chain(error).to_string() }
+        Self { errno: errno_of(error), ..Self::config_reason(Chain(error).to_string()) }
+    }
+
+    /// Returns the error of a wrong configuration that no system call reported.
+    pub(crate) fn config_reason(reason: String) -> Self {
+        Self { status: cli::EX_CONFIG, reason, errno: None }
+    }
+
+    /// Returns the error of a wrong command line.
+    pub(crate) fn usage(reason: String) -> Self {
+        Self { status: cli::EX_USAGE, reason, errno: None }
     }
 
     /// Returns a function that converts the error of a system call into `cannot {what}: …`.
     pub(crate) fn system(what: &str) -> impl FnOnce(std::io::Error) -> Self {
-        move |error| Self { status: OS_ERROR, reason: format!("cannot {what}: {error}") }
+        move |error| Self {
+            status: OS_ERROR,
+            reason: format!("cannot {what}: {error}"),
+            errno: error.raw_os_error(),
+        }
     }
+}
+
+/// Returns the error of the system call that an error goes back to.
+pub(super) fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.filter_map(|error| error.downcast_ref::<std::io::Error>()).find_map(std::io::Error::raw_os_error)
 }

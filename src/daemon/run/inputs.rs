@@ -14,6 +14,7 @@ use crate::dispatch::Notice;
 use crate::edge::EdgeNotice;
 use crate::error_chain::Chain;
 use crate::id::{Generation, WorkerId};
+use crate::journal::catalog::OperatorEvent;
 use crate::pool::{LostFork, SpawnError, WorkerExit};
 use crate::supervise::{
     BootFailure, BootFailureKind, Event, RecycleReason, SpawnFault, WorkerSnapshot, WorkerState,
@@ -29,7 +30,12 @@ impl Daemon {
         match message {
             MainMessage::Edge(EdgeNotice::Drained) => vec![Event::EdgeDrained],
             MainMessage::Edge(EdgeNotice::AcceptFailed { listener, error }) => {
-                tracing::error!(%error, rgun.listener = %listener, "a listener cannot accept any more, stopping");
+                tracing::error!(
+                    message_id = OperatorEvent::AcceptFailed.id(),
+                    %error,
+                    rgun.listener = %listener,
+                    "a listener cannot accept any more, stopping"
+                );
                 vec![Event::Stop]
             }
             MainMessage::Dispatch(notice) => self.on_notice(notice),

@@ -72,6 +72,7 @@ use crate::cli::Invocation;
 use crate::dispatch::Dispatcher;
 use crate::edge::Edge;
 use crate::id::WorkerId;
+use crate::journal::catalog::OperatorEvent;
 use crate::journal::daemon_log;
 use crate::journal::thread::LogThread;
 use crate::pool::Pool;
@@ -119,9 +120,9 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     let built = ConfHooks::start(invocation).and_then(|hooks| Daemon::build(invocation, destination, hooks));
     let status = match built {
         Ok((daemon, runtime)) => ExitCode::from(runtime.block_on(daemon.run())),
-        Err(StartupError { status, reason }) => {
-            tracing::error!("{reason}");
-            notify::status(&reason);
+        Err(StartupError { status, reason, errno }) => {
+            tracing::error!(message_id = OperatorEvent::StartFailed.id(), "{reason}");
+            notify::failed_start(&reason, errno);
             ExitCode::from(status)
         }
     };
@@ -163,6 +164,8 @@ struct Daemon {
 struct Timers {
     /// To measure the load for the supervisor.
     load: Option<Instant>,
+    /// To tell systemd that the start was a success.
+    restart_reset: Option<Instant>,
     /// To compare the workers' memory with its limit.
     memory: Option<Instant>,
     /// To remove cgroups that still had processes at the last attempt.

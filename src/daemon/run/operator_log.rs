@@ -14,6 +14,7 @@ use crate::config::{Config, Count, Python, PythonSource, units};
 use crate::dispatch::RequestInfo;
 use crate::escape::escape_path;
 use crate::id::{Generation, WorkerId, WorkerNr};
+use crate::journal::catalog::OperatorEvent;
 use crate::journal::requests::microseconds;
 use crate::supervise::{
     BootFailure, BootFailureKind, Exit, RecycleReason, Report, ResizeReason, WorkerState, name_of_signal,
@@ -39,10 +40,11 @@ pub(super) struct OperatorLog {
     terminal: Option<TerminalLog>,
 }
 
-/// Logs a message about a worker: its name, then the text, with its seat and pid as fields.
+/// Logs an event of a worker: the worker's name, then the text, with its seat and pid as fields.
 macro_rules! log_worker {
-    ($level:ident, $log:expr, $worker:expr, $format:literal $($argument:tt)*) => {
+    ($level:ident, $event:expr, $log:expr, $worker:expr, $format:literal $($argument:tt)*) => {
         tracing::$level!(
+            message_id = $event.id(),
             rgun.worker = seat_field($worker),
             rgun.pid = $log.pid($worker),
             "{} {}",
@@ -142,18 +144,38 @@ impl OperatorLog {
                 self.log_exit(worker, exit, state, retry_in);
             }
             Report::WorkerMisbehaved { worker, reason, .. } => {
-                log_worker!(error, self, worker, "broke the channel's contract and was killed: {reason}");
+                log_worker!(
+                    error,
+                    OperatorEvent::WorkerMisbehaved,
+                    self,
+                    worker,
+                    "broke the channel's contract and was killed: {reason}"
+                );
             }
             Report::Replacing { worker } => {
-                log_worker!(warn, self, worker, "has a request over its deadline; it is being replaced");
+                log_worker!(
+                    warn,
+                    OperatorEvent::WorkerReplaced,
+                    self,
+                    worker,
+                    "has a request over its deadline; it is being replaced"
+                );
             }
             Report::Replaced { worker, by } => self.log_replaced(worker, by),
             Report::Recycling { worker, reason } => self.log_recycling(worker, reason),
             Report::Overdue { worker, state, waited } => {
-                log_worker!(warn, self, worker, "has been {} for {waited:.1?}, its limit", state.as_str());
+                log_worker!(
+                    warn,
+                    OperatorEvent::Overdue,
+                    self,
+                    worker,
+                    "has been {} for {waited:.1?}, its limit",
+                    state.as_str()
+                );
             }
             Report::RetirementAborted { worker } => log_worker!(
                 warn,
+                OperatorEvent::Overdue,
                 self,
                 worker,
                 "was killed before it had finished its requests: its replacement would exceed the process limit"
@@ -162,12 +184,14 @@ impl OperatorLog {
                 tracing::info!("timeouts.drain_delay has passed: finishing running requests");
             }
             Report::DrainTimedOut { waited } => tracing::warn!(
+                message_id = OperatorEvent::DrainTimedOut.id(),
                 "requests are still running after timeouts.drain ({waited:.1?}): aborting them"
             ),
             Report::ReloadStarted { generation } => self.log_reload(generation),
             Report::ReloadCompleted { generation, took } => self.log_reloaded(generation, took),
             Report::ReloadFailed { generation, failure } => self.log_failed_reload(generation, &failure),
             Report::RolledBack { from, to, reason } => tracing::error!(
+                message_id = OperatorEvent::RolledBack.id(),
                 rgun.generation = to.0,
                 "generation {from} failed ({reason}): rolled back to generation {to}, which serves again"
             ),
@@ -184,7 +208,12 @@ impl OperatorLog {
         if let Some(terminal) = &self.terminal {
             terminal.show_ready(config, interface, cores);
         } else {
-            tracing::info!(rgun.app = %config.app.target, "{}", describe_service(config, interface, cores));
+            tracing::info!(
+                message_id = OperatorEvent::Ready.id(),
+                rgun.app = %config.app.target,
+                "{}",
+                describe_service(config, interface, cores)
+            );
         }
     }
 
@@ -205,6 +234,7 @@ impl OperatorLog {
         }
         log_unless_terminal!(
             self.is_on_terminal(),
+            message_id = OperatorEvent::ReloadStarted.id(),
             rgun.generation = generation.0,
             "reloading: generation {generation} boots; the old workers keep serving"
         );
@@ -216,6 +246,7 @@ impl OperatorLog {
         }
         log_unless_terminal!(
             self.is_on_terminal(),
+            message_id = OperatorEvent::Reloaded.id(),
             rgun.generation = generation.0,
             rgun.duration_us = microseconds(took),
             "reloaded: generation {generation} serves after {took:.1?}"
@@ -234,6 +265,7 @@ impl OperatorLog {
                 terminal_log::show_failed_reload(failure.summary.lines().next().unwrap_or_default());
             }
             _ => tracing::error!(
+                message_id = OperatorEvent::ReloadFailed.id(),
                 rgun.generation = generation.0,
                 "reload failed: {failure}; generation {generation} is discarded"
             ),
@@ -278,7 +310,14 @@ impl OperatorLog {
         } else {
             "it serves until its successor is ready"
         };
-        log_worker!(info, self, worker, "{}; {what_next}", describe_recycling(reason));
+        log_worker!(
+            info,
+            OperatorEvent::Recycled,
+            self,
+            worker,
+            "{}; {what_next}",
+            describe_recycling(reason)
+        );
     }
 
     fn log_boot_failure(
@@ -308,6 +347,7 @@ impl OperatorLog {
             None => String::new(),
         };
         tracing::error!(
+            message_id = OperatorEvent::BootFailed.id(),
             rgun.worker = seat_field(worker),
             rgun.pid = self.pid(worker),
             "{} did not boot: {summary}{next}{traceback}",
@@ -346,7 +386,12 @@ impl OperatorLog {
             Some(pause) => format!("; it is replaced in {pause:.1?}"),
             None => String::new(),
         };
-        tracing::warn!(rgun.worker = number, rgun.pid = pid, "{name} {exit}{why}{with}{next}");
+        tracing::warn!(
+            message_id = OperatorEvent::WorkerDied.id(),
+            rgun.worker = number,
+            rgun.pid = pid,
+            "{name} {exit}{why}{with}{next}"
+        );
     }
 }
 
@@ -409,17 +454,18 @@ fn describe_recycling(reason: RecycleReason) -> String {
 }
 
 fn log_resize(from: u16, to: u16, reason: ResizeReason) {
-    match reason {
-        ResizeReason::Operator => tracing::info!("{from} workers, now {to}: requested by a signal"),
+    let text = match reason {
+        ResizeReason::Operator => format!("{from} workers, now {to}: requested by a signal"),
         ResizeReason::QueueWait(waited) => {
-            tracing::info!("{from} workers, now {to}: requests waited for {waited:.1?}");
+            format!("{from} workers, now {to}: requests waited for {waited:.1?}")
         }
-        ResizeReason::LowLoad => tracing::info!("{from} workers, now {to}: the load needs no more"),
+        ResizeReason::LowLoad => format!("{from} workers, now {to}: the load needs no more"),
         ResizeReason::IdleExit => {
-            tracing::info!("no request for workers.idle_exit: the workers exit until the next one");
+            "no request for workers.idle_exit: the workers exit until the next one".to_owned()
         }
-        ResizeReason::Request => tracing::info!("a request has arrived: starting workers"),
-    }
+        ResizeReason::Request => "a request has arrived: starting workers".to_owned(),
+    };
+    tracing::info!(message_id = OperatorEvent::Resized.id(), "{text}");
 }
 
 fn format_mebibytes(bytes: u64) -> String {

@@ -8,6 +8,7 @@ use super::{Daemon, generations, probe};
 use crate::cli::Invocation;
 use crate::config::{Config, ConfigError, ConfigErrors};
 use crate::id::{Generation, WorkerId};
+use crate::journal::catalog::OperatorEvent;
 use crate::journal::daemon_log;
 use crate::supervise::{BootFailure, Event};
 
@@ -80,7 +81,10 @@ impl Daemon {
         // The value is omitted, because every user may read STATUS=, and a misplaced secret could
         // be in it.
         let place = errors.0.first().map(ConfigError::place).unwrap_or_default();
-        tracing::error!("reload refused, the configuration is wrong; nothing has changed: {errors}");
+        tracing::error!(
+            message_id = OperatorEvent::ReloadRefused.id(),
+            "reload refused, the configuration is wrong; nothing has changed: {errors}"
+        );
         self.status.set_rejected_reload(Some(format!("reload refused: {place} is wrong; see the log")));
         self.send_status();
         if let Some(watch) = &self.reloads.file_watch {

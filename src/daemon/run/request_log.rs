@@ -7,6 +7,7 @@ use super::operator_log::seat_field;
 use crate::dispatch::{RequestInfo, ResponseProgress};
 use crate::escape::RequestPath;
 use crate::id::WorkerId;
+use crate::journal::catalog::OperatorEvent;
 use crate::journal::requests::microseconds;
 
 /// Logs a request over its deadline, with the stacks of its worker. No other entry follows, unless
@@ -27,6 +28,7 @@ pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, request: &Request
     tracing::error!(
         target: "rgun::request",
         {
+        message_id = OperatorEvent::Deadline.id(),
         rgun.request_id = %request_id,
         rgun.method = %method,
         rgun.path = %path,
@@ -48,6 +50,7 @@ pub(super) fn log_stall(worker: WorkerId, pid: Option<u32>, silence: Duration, s
         None => "its Python stacks could not be taken".to_owned(),
     };
     tracing::error!(
+        message_id = OperatorEvent::Stalled.id(),
         rgun.worker = seat_field(worker),
         rgun.pid = pid,
         rgun.duration_us = microseconds(silence),
@@ -66,6 +69,7 @@ pub(super) fn log_slow(worker: WorkerId, pid: Option<u32>, request: &RequestInfo
     tracing::warn!(
         target: "rgun::request",
         {
+        message_id = OperatorEvent::SlowRequest.id(),
         rgun.request_id = %request_id,
         rgun.method = %method,
         rgun.path = %path,
@@ -82,6 +86,7 @@ pub(super) fn log_slow(worker: WorkerId, pid: Option<u32>, request: &RequestInfo
 /// Logs that requests with this method and path are refused for a while.
 pub(super) fn log_quarantine(method: &str, path: &RequestPath, block_time: Duration) {
     tracing::error!(
+        message_id = OperatorEvent::Quarantined.id(),
         rgun.method = %method,
         rgun.path = %path,
         rgun.path_raw = path.raw(),
@@ -93,6 +98,7 @@ pub(super) fn log_quarantine(method: &str, path: &RequestPath, block_time: Durat
 pub(super) fn log_retry(worker: WorkerId, request: &RequestInfo) {
     let RequestInfo { request_id, method, path, .. } = request;
     tracing::warn!(
+        message_id = OperatorEvent::Retried.id(),
         rgun.request_id = %request_id,
         rgun.method = %method,
         rgun.path = %path,
@@ -107,6 +113,7 @@ pub(super) fn log_retry(worker: WorkerId, request: &RequestInfo) {
 pub(super) fn log_late_exception(worker: WorkerId, request: &RequestInfo, summary: &str, traceback: &str) {
     let RequestInfo { request_id, method, path, .. } = request;
     tracing::error!(
+        message_id = OperatorEvent::Exception.id(),
         rgun.request_id = %request_id,
         rgun.method = %method,
         rgun.path = %path,

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::dispatch::LoadSummary;
+use crate::dispatch::Dispatcher;
+use crate::id::Generation;
 use crate::systemd::notify;
 
 /// Interval of updates while requests are running or queued.
@@ -20,6 +21,17 @@ pub(super) struct StatusLine {
     sent: String,
     /// When to send the line again. `None` while idle, so that an idle daemon does not wake up.
     due: Option<Instant>,
+    load: Load,
+}
+
+/// The load's part of the line. It changes at most once per [`STATUS_INTERVAL`], also if the
+/// supervisor's part changes more often.
+#[derive(Debug, Default)]
+struct Load {
+    text: String,
+    is_busy: bool,
+    /// When the load was read last.
+    read_at: Option<Instant>,
 }
 
 impl StatusLine {
@@ -38,20 +50,43 @@ impl StatusLine {
         self.due
     }
 
-    /// Sends the line if it changed.
-    pub(super) fn send(&mut self, load: LoadSummary, now: Instant) {
-        let is_busy = load.running + load.queued > 0;
-        self.due = is_busy.then(|| now + STATUS_INTERVAL);
+    /// Sends the line if it changed. `generation`: the live one.
+    pub(super) fn send(&mut self, dispatcher: &Dispatcher, generation: Generation, now: Instant) {
+        self.load.read(dispatcher, generation, now);
+        self.due = self.load.is_busy.then(|| now + STATUS_INTERVAL);
         let mut line = self.text.clone();
         if let Some(note) = &self.rejected_reload {
             line = format!("{line}; {note}");
         }
-        if is_busy {
-            line = format!("{line}; requests: {} running, {} queued", load.running, load.queued);
+        if self.load.is_busy {
+            line = format!("{line}; {}", self.load.text);
         }
         if line != self.sent {
             notify::status(&line);
             self.sent = line;
         }
+    }
+}
+
+impl Load {
+    /// Reads the load, unless it was read within the last [`STATUS_INTERVAL`].
+    fn read(&mut self, dispatcher: &Dispatcher, generation: Generation, now: Instant) {
+        if self.read_at.is_some_and(|read_at| now < read_at + STATUS_INTERVAL) {
+            return;
+        }
+        self.read_at = Some(now);
+        let load = dispatcher.load();
+        self.is_busy = load.running + load.queued > 0;
+        // An ASGI worker has slots for thousands of requests.
+        let running = if dispatcher.is_asgi() {
+            format!("{} running", load.running)
+        } else {
+            format!("{}/{} busy", load.running.min(load.slots), load.slots)
+        };
+        self.text = format!(
+            "{running}, queue {}, wait p95 {} ms, generation {generation}",
+            load.queued,
+            dispatcher.take_wait_p95().as_millis()
+        );
     }
 }

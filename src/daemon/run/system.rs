@@ -7,12 +7,11 @@ use std::path::PathBuf;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rgun_channel::control::ListenerInfo;
 
-use super::error::StartupError;
-use crate::cli;
+use super::error::{StartupError, errno_of};
 use crate::config::{Bind, Config, name};
 use crate::error_chain::Chain;
 use crate::journal::daemon_log::Destination;
-use crate::net::Listener;
+use crate::net::{BindError, Listener};
 use crate::systemd::listen::{self, InheritedListener};
 use crate::systemd::{cgroup::Delegation, memory};
 
@@ -54,7 +53,11 @@ pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, StartupError> 
         let bind = |(name, bind): (Option<&str>, &Bind)| {
             Listener::bind(bind, name).map_err(|error| {
                 let key = name.map_or_else(|| name::BIND.to_owned(), |name| format!("listen.{name}.bind"));
-                StartupError { status: cli::EX_CONFIG, reason: format!("{key}: {}", Chain(&error)) }
+                let errno = match &error {
+                    BindError::InUse(_) => Some(nix::libc::EADDRINUSE),
+                    other => errno_of(other),
+                };
+                StartupError { errno, ..StartupError::config_reason(format!("{key}: {}", Chain(&error))) }
             })
         };
         return config.listen.addresses().into_iter().map(bind).collect();
@@ -86,7 +89,7 @@ fn check_names(config: &Config, inherited: &[InheritedListener]) -> Result<(), S
             passed = passed.join(", ")
         );
         if table.bind.is_empty() {
-            return Err(StartupError { status: cli::EX_CONFIG, reason: text });
+            return Err(StartupError::config_reason(text));
         }
         tracing::warn!("{text}");
     }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Daemon;
+use crate::journal::catalog::OperatorEvent;
 use crate::supervise::Event;
 use crate::systemd::notify;
 
@@ -11,6 +12,10 @@ const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Interval of reading the workers' memory, if it is limited.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Time after READY=1 until the start counts as a success, so that the next restart is not delayed
+/// by the failures before it.
+pub(super) const RESTART_RESET_DELAY: Duration = Duration::from_secs(60);
 
 /// Interval of attempts to remove a cgroup whose processes are exiting.
 pub(super) const CGROUP_INTERVAL: Duration = Duration::from_millis(100);
@@ -24,6 +29,7 @@ impl Daemon {
             self.stack_dumps.next_wakeup(),
             self.status.due(),
             self.timers.load,
+            self.timers.restart_reset,
             self.timers.memory,
             self.timers.cgroups,
             self.pool.next_fork_deadline(),
@@ -53,6 +59,10 @@ impl Daemon {
         if is_due(self.timers.load) {
             self.timers.load = Some(now + LOAD_INTERVAL);
             events.push(Event::Load(self.dispatcher.measure()));
+        }
+        if is_due(self.timers.restart_reset) {
+            self.timers.restart_reset = None;
+            notify::reset_restart_delay();
         }
         if is_due(self.timers.memory) {
             self.timers.memory = Some(now + MEMORY_INTERVAL);
@@ -94,18 +104,24 @@ impl Daemon {
 
     /// Sends the `STATUS=` line with the current load, if it has changed.
     pub(super) fn send_status(&mut self) {
-        self.status.send(self.dispatcher.load(), Instant::now());
+        let generation = self.supervisor.snapshot().generation;
+        self.status.send(self.dispatcher, generation, Instant::now());
     }
 
-    /// Sends `WATCHDOG=1` if the edge thread answers within the interval. If it does not, systemd
-    /// kills the daemon.
+    /// Sends `WATCHDOG=1` if the edge thread answers within the interval, else `WATCHDOG=trigger`,
+    /// upon which systemd aborts the daemon.
     pub(super) async fn ping_watchdog(&mut self, interval: Option<Duration>) {
         self.send_status();
         let timeout = interval.unwrap_or_default();
         if let Ok(Ok(())) = tokio::time::timeout(timeout, self.edge.ping()).await {
             notify::watchdog();
         } else {
-            tracing::error!("the edge thread does not answer; not pinging systemd's watchdog");
+            tracing::error!(
+                message_id = OperatorEvent::EdgeHung.id(),
+                "the edge thread has not answered for {timeout:.0?}, which is a bug in rgun; systemd aborts the daemon \
+                 and restarts it (WATCHDOG=trigger)"
+            );
+            notify::trigger_watchdog();
         }
     }
 }

@@ -48,6 +48,15 @@ pub fn status(line: &str) {
     send(&[NotifyState::Status(&to_status_line(line))]);
 }
 
+/// Sends `STATUS=` with the reason of a failed start and, if a system call failed, `ERRNO=`, which
+/// `systemctl status` shows as `Error: 98 (Address already in use)`.
+pub fn failed_start(reason: &str, errno: Option<i32>) {
+    let line = to_status_line(reason);
+    let mut states = vec![NotifyState::Status(&line)];
+    states.extend(errno.and_then(|errno| u32::try_from(errno).ok()).map(NotifyState::Errno));
+    send(&states);
+}
+
 /// Replaces control characters: a line end would begin another assignment, and the text may be the
 /// application's.
 fn to_status_line(text: &str) -> Cow<'_, str> {
@@ -67,6 +76,18 @@ pub fn extend_timeout(by: Duration) {
 /// Sends `WATCHDOG=1`: the daemon makes progress.
 pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
+}
+
+/// Sends `WATCHDOG=trigger`: the daemon has found that it hangs. systemd acts as if a ping had been
+/// missed.
+pub fn trigger_watchdog() {
+    send(&[NotifyState::WatchdogTrigger]);
+}
+
+/// Sends `RESTART_RESET=1` (systemd 258; older ones ignore it): the next restart is delayed by
+/// `RestartSec=` again, not by a later step of `RestartSteps=`.
+pub fn reset_restart_delay() {
+    send(&[NotifyState::Custom("RESTART_RESET=1")]);
 }
 
 /// Returns the longest interval between two calls of [`watchdog`] (`WatchdogSec=`,

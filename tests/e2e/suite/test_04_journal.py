@@ -47,6 +47,15 @@ def test_worker_entries_have_worker_and_pid_fields(served):
     assert not prefixed, "the prefix of tracing-journald's default"
 
 
+def test_catalog_explains_the_entry_about_the_start(served):
+    pid, entries = served
+    (ready,) = [entry for entry in entries if " is WSGI: " in entry["MESSAGE"]]
+    by_id = (f"MESSAGE_ID={ready['MESSAGE_ID']}", f"_PID={pid}")
+    explained = host.run("journalctl", "-q", "-x", *by_id).stdout
+    assert "-- Subject: rgun serves" in explained.replace("░░ ", "-- "), explained
+    assert "The first worker is ready" in explained, explained
+
+
 def test_journal_query_by_field_finds_one_worker(served):
     pid, entries = served
     worker = next(entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry)

@@ -26,6 +26,14 @@ def test_healthy_daemon_survives_a_one_second_watchdog():
         assert host.show("NRestarts") == "0"
 
 
+def test_status_line_has_the_current_load():
+    with host.drop_in("WatchdogSec=1s"):
+        busy = host.in_background("GET", "/slow/2.5")
+        wait_until("a busy thread is in the status", lambda: "/2 busy, queue 0, wait p95 " in host.status_text())
+        assert busy.result().status == 200
+        wait_until("an idle daemon has no load", lambda: " busy" not in host.status_text())
+
+
 def test_hanging_daemon_is_killed_and_restarted():
     since = host.journal_cursor()
     with host.drop_in("WatchdogSec=1s\nTimeoutAbortSec=3s\nLimitCORE=0"):
