@@ -29,7 +29,9 @@ def test_healthy_daemon_survives_a_one_second_watchdog():
 def test_status_line_has_the_current_load():
     with host.drop_in("WatchdogSec=1s"):
         busy = host.in_background("GET", "/slow/2.5")
-        wait_until("a busy thread is in the status", lambda: "/2 busy, queue 0, wait p95 " in host.status_text())
+        wait_until(
+            "a busy thread is in the status", lambda: "/2 busy, queue 0, wait p95 " in host.status_text()
+        )
         assert busy.result().status == 200
         wait_until("an idle daemon has no load", lambda: " busy" not in host.status_text())
 
