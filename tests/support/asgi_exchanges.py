@@ -75,7 +75,7 @@ def disconnect(worker, exchange, code=1005, reason=b""):
 
 
 def only_message(worker, path, **more):
-    """Returns the only message, as JSON, of a WebSocket that the application closes with 1000."""
+    """Returns the only message, decoded from JSON, of a WebSocket that the application closes with 1000."""
     answer = run_websocket(worker, path, **more)
     assert (answer.status, answer.closed, answer.raised) == (101, (1000, ""), []), answer
     (message,) = answer.messages

@@ -29,7 +29,7 @@ pub(super) struct CheckContext {
 /// `PATH` of every service (systemd.exec(5)).
 const SERVICE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Resolves user, unit and invocation.
+/// Resolves the user, the unit and the invocation of a check.
 ///
 /// # Errors
 /// When root names no user and no unit is found, when the user or unit does not exist, or when the
@@ -62,7 +62,8 @@ pub(super) fn resolve_context(
     Ok(CheckContext { invocation, identity: Some(identity), unit })
 }
 
-/// Resolves user and unit for root, and reads a configuration in Python as that user.
+/// Resolves the user and the unit when root checks, and reads a configuration in Python as that
+/// user.
 ///
 /// # Errors
 /// As [`resolve_context`].

@@ -309,7 +309,7 @@ fn response_head_clears_a_fingerprint_before_the_end() {
 }
 
 #[test]
-fn trial_ends_with_the_head_of_a_success() {
+fn trial_ends_with_the_head_of_a_successful_response() {
     let mut rig = Rig::with(base_policy(), 1);
     {
         let mut state = rig.dispatcher.lock();

@@ -139,7 +139,7 @@ fn loss_of_the_last_worker_requests_another_one() {
 }
 
 #[test]
-fn requests_of_the_last_worker_fail_if_none_will_serve() {
+fn requests_of_the_last_worker_fail_if_no_other_will_serve() {
     let mut rig = Rig::with(base_policy(), 1);
     let (running, waiting) = (rig.submit(b"/1"), rig.submit(b"/2"));
     rig.dispatcher.set_unavailable(Some("it does not boot"));
@@ -150,7 +150,7 @@ fn requests_of_the_last_worker_fail_if_none_will_serve() {
 }
 
 #[test]
-fn rejected_request_requests_no_worker() {
+fn rejected_request_asks_for_no_worker() {
     let rig = Rig::with(base_policy(), 0);
     rig.dispatcher.set_unavailable(Some("it does not boot"));
     assert!(matches!(rig.submit_at("GET", b"/", Instant::now()), Err(Fault::Unavailable(_))));
