@@ -109,7 +109,7 @@ fn busy_connections_are_not_evicted() {
 }
 
 #[test]
-fn idle_connection_is_evicted_without_descriptors() {
+fn idle_connection_is_evicted_when_no_descriptor_is_free() {
     let daemon = Rgun::fake().set("limits.connections", "1000").start_ready();
     let mut clients = idle_clients(&daemon, 4);
     // Allow no descriptor above those in use. Unused numbers below are taken first, hence the loop

@@ -415,7 +415,7 @@ fn stop_closes_with_1012_and_awaits_the_replies() {
 }
 
 #[test]
-fn stop_closes_many_websockets_staggered() {
+fn stop_spreads_the_closes_of_many_websockets_over_time() {
     let mut daemon = Rgun::fake_asgi().start_ready();
     let sockets: Vec<_> = (0..60).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     let begun = Instant::now();

@@ -47,8 +47,8 @@ pub enum Command {
     Serve(Box<Invocation>),
     /// Check the configuration and the application.
     Check(Box<Invocation>, CheckIdentity),
-    /// Check a configuration in Python, started by root. The file is executed as the user to check
-    /// as, never as root.
+    /// Check a configuration in Python, started by root. The file is executed as the user whose
+    /// rights are checked, never as root.
     CheckPython(Box<UnreadInvocation>, CheckIdentity),
     /// Ask a running daemon to reload. The daemon reads the configuration; this process may lack
     /// the permission.

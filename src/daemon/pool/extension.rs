@@ -34,6 +34,6 @@ pub fn find_extension() -> io::Result<PathBuf> {
     if main_module.is_file() {
         return Ok(extension);
     }
-    let message = format!("{} is missing, which workers need; reinstall rgun", main_module.display());
+    let message = format!("{} is missing, but workers need it; reinstall rgun", main_module.display());
     Err(io::Error::new(io::ErrorKind::NotFound, message))
 }

@@ -114,7 +114,7 @@ impl Supervisor {
     /// Makes `set` the live one, admits its workers in standby, and returns the previous set.
     fn switch_to(&mut self, set: WorkerSet, now: Instant) -> WorkerSet {
         let old = mem::replace(&mut self.live, set);
-        // After a rollback, failures from the time when this set was live before no longer count.
+        // After a rollback, failures from the set's earlier time as the live one no longer count.
         self.live.all_seats_mut().for_each(Seat::clear);
         self.actions.push(Action::GoLive { generation: self.live.generation });
         let incarnations: Vec<_> = self.live.desired_seats().filter_map(|(_, seat)| seat.current).collect();
