@@ -87,7 +87,7 @@ operator_events! {
         "The application took longer than timeouts.request for the request @RGUN_REQUEST_ID@. Its \
         client was answered 504; if the response had begun, its connection was closed. The entry \
         has the Python stack of each thread of the worker at that moment: the first one shows \
-        where the time is spent. A worker whose thread does not come back is replaced.\n\n\
+        where the time is spent. A worker whose thread does not return is replaced.\n\n\
         What to do: see the stack. If requests may take this long, raise timeouts.request, or \
         set it for this path alone with [[timeouts.path]].";
 
@@ -110,7 +110,7 @@ operator_events! {
 
     /// A request is given to another worker after the first one died.
     Retried = "71f801aaefe9460f8b3778bafcade7a6", "A request is repeated in another worker",
-        "The worker that ran the request @RGUN_REQUEST_ID@ died. It is repeated in \
+        "The worker that ran the request @RGUN_REQUEST_ID@ died. The request is repeated in \
         another worker (workers.retry), and its client notices nothing but the delay.";
 
     /// A reload was refused because of the configuration.
@@ -129,7 +129,7 @@ operator_events! {
     /// A request has been running for longer than `log.slow`.
     SlowRequest = "042164d4c9ac4bf39ecec20443f3b01b", "A request is slow",
         "The request @RGUN_REQUEST_ID@ has been running for longer than log.slow. The entry has \
-        the Python stack of its thread at that moment. The request goes on.";
+        the Python stack of its thread at that moment. The request continues.";
 
     /// The application raised an exception, or the daemon answered 5xx in its place.
     Exception = "32671019391940b39359f97e758a88c4", "A request failed",
@@ -140,8 +140,8 @@ operator_events! {
     /// A request was refused before it reached the application.
     Refused = "bf76b620326a48bf9618bb9ef6d650b0", "A request was refused",
         "rgun answered @RGUN_STATUS@ without asking the application; RGUN_KIND=@RGUN_KIND@ is the \
-        reason, and RGUN_MORE= counts equal ones within a second.\n\n\
-        What to do: nothing about single malformed requests of scanners. queue_full, \
+        reason, and RGUN_MORE= is the number of further refusals of this kind within a second.\n\n\
+        What to do: single malformed requests from scanners need no action. queue_full, \
         queue_too_slow and queue_timeout mean that there are too few workers for the load, or \
         that the application is slow: see the waits in `systemctl status`, and raise \
         workers.count or workers.threads.";
@@ -163,8 +163,8 @@ operator_events! {
         "The workers of generation @RGUN_GENERATION@ serve. The old ones finish their requests \
         and exit.";
 
-    /// A reload has failed; the old code serves on.
-    ReloadFailed = "9e3ea2b196a54e05b67492ebfac6be80", "A reload has failed, the old code serves on",
+    /// A reload has failed; the old code keeps serving.
+    ReloadFailed = "9e3ea2b196a54e05b67492ebfac6be80", "A reload has failed; the old code keeps serving",
         "The new code or configuration does not work; the entry has the reason. No request was \
         lost: the old workers keep serving.\n\n\
         What to do: correct the error, run `rgun check`, then `systemctl reload` the unit again.";
@@ -190,8 +190,8 @@ operator_events! {
 
     /// Log entries were dropped.
     EntriesDropped = "da9dc0e8192c460bb3d5ac9ddda03d03", "Log entries were dropped",
-        "The log's reader was slower than the entries came, and @RGUN_DROPPED@ entries were \
-        dropped. Requests are never delayed by the log.\n\n\
+        "The log's reader could not keep up, and @RGUN_DROPPED@ entries were dropped. Requests \
+        are never delayed by the log.\n\n\
         What to do: log less (log.access = false, log.level), or raise LogRateLimitBurst= of the \
         unit.";
 

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_read_before_a_write_blocked_do_not_count() {
+    fn bytes_read_before_a_blocked_write_do_not_count() {
         let output = OutputProgress::new(0);
         output.count_written(1 << 20);
         assert!(!output.sample_rate(false, &LIMITS, 500));
