@@ -42,15 +42,15 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
-    struct Level(&'static str, Option<Box<Level>>);
+    struct ChainError(&'static str, Option<Box<ChainError>>);
 
-    impl fmt::Display for Level {
+    impl fmt::Display for ChainError {
         fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
             formatter.write_str(self.0)
         }
     }
 
-    impl Error for Level {
+    impl Error for ChainError {
         fn source(&self) -> Option<&(dyn Error + 'static)> {
             self.1.as_deref().map(|cause| cause as &(dyn Error + 'static))
         }
@@ -60,7 +60,7 @@ mod tests {
         let error = levels
             .iter()
             .rev()
-            .fold(None, |cause, level| Some(Box::new(Level(level, cause))))
+            .fold(None, |cause, level| Some(Box::new(ChainError(level, cause))))
             .expect("at least one level");
         Chain(error.as_ref()).to_string()
     }

@@ -134,13 +134,14 @@ class File:
             yield Struct(found.group(1), self.line(found.start()), len(fields))
 
     def types(self):
-        for found in re.finditer(r"\b(struct|enum|trait|union|type)\s+([A-Z]\w*)", self.code):
+        """The types that the file defines, those of its tests included: name and line."""
+        for found in re.finditer(r"\b(struct|enum|trait|union|type)\s+([A-Z]\w*)", self.masked):
             if found.group(1) == "type" and self.depth(found.start()) > 0:
                 continue  # an associated type
             yield found.group(2), self.line(found.start())
 
     def depth(self, offset):
-        return self.code.count("{", 0, offset) - self.code.count("}", 0, offset)
+        return self.masked.count("{", 0, offset) - self.masked.count("}", 0, offset)
 
     def comments(self):
         """Each block of whole-line comments: line, kind (`///`, `//!` or `//`), and its text."""

@@ -48,14 +48,13 @@ def mutating_predicates():
 
 
 def repeated_type_names():
-    """Within a package, no two types share a name."""
+    """Within a package, no two types share a name, those of its tests included."""
     found = []
     for package in PACKAGES:
         places = collections.defaultdict(list)
         for file in files(package):
-            if not file.is_test:
-                for name, line in file.types():
-                    places[name].append(f"{file}:{line}")
+            for name, line in file.types():
+                places[name].append(f"{file}:{line}")
         found += [
             Breach(place, name, f"defined {len(where)} times")
             for name, where in sorted(places.items())

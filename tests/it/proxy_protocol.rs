@@ -168,7 +168,7 @@ fn connection_limit_applies_to_the_clients_address() {
     let mut first = daemon.connect();
     assert_eq!(first.send(format!("{V1}{GET}")).response().status, 200);
     assert_refused(&daemon, V1.as_bytes());
-    daemon.log.wait_for("the last of 192.0.2.7");
+    daemon.log.wait_for("most recently one from 192.0.2.7");
     let other = "PROXY TCP4 192.0.2.8 198.51.100.1 4711 443\r\n";
     assert_eq!(client_after(&daemon, other.as_bytes()).0, "192.0.2.8 4711");
     drop(first);

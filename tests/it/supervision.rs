@@ -214,7 +214,7 @@ fn workers_are_added_while_requests_wait() {
 fn idle_workers_exit_and_a_request_restarts_them() {
     let daemon = Rgun::fake().set("workers.idle_exit", "1s").start_ready();
     wait_until("all workers exit", || daemon.descendants().is_empty().then_some(()));
-    daemon.log.wait_for("the workers exit until the next one");
+    daemon.log.wait_for("the next request starts them again");
     assert_eq!(daemon.get("/hello").status, 200, "the request waits for a worker");
     assert_eq!(daemon.descendants().len(), 1);
 }

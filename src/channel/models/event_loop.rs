@@ -9,7 +9,7 @@ use crate::wake::{Sleepers, WaitFlag};
 
 /// An ASGI worker: one event loop that claims records and waits for credit, and sleeps on its
 /// eventfd.
-struct EventLoop {
+struct LoopModel {
     head: AtomicU32,
     credit: AtomicU32,
     asleep: AtomicU32,
@@ -18,7 +18,7 @@ struct EventLoop {
     eventfd: EventFd,
 }
 
-impl EventLoop {
+impl LoopModel {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             head: AtomicU32::new(0),
@@ -68,7 +68,7 @@ impl EventLoop {
 #[test]
 fn an_event_loop_gets_every_record() {
     check(None, || {
-        let worker = EventLoop::new();
+        let worker = LoopModel::new();
         let runs = thread::spawn({
             let worker = worker.clone();
             move || worker.run(2, 0)
@@ -83,7 +83,7 @@ fn an_event_loop_gets_every_record() {
 #[test]
 fn one_eventfd_reports_records_and_credit() {
     check(Some(3), || {
-        let worker = EventLoop::new();
+        let worker = LoopModel::new();
         let runs = thread::spawn({
             let worker = worker.clone();
             move || worker.run(1, 1)
@@ -101,7 +101,7 @@ fn one_eventfd_reports_records_and_credit() {
 #[test]
 fn an_event_loop_gets_credit_in_two_parts() {
     check(None, || {
-        let worker = EventLoop::new();
+        let worker = LoopModel::new();
         let runs = thread::spawn({
             let worker = worker.clone();
             move || worker.run(0, 2)

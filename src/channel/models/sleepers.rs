@@ -8,7 +8,7 @@ use crate::sync::{AtomicU32, Ordering};
 use crate::wake::Sleepers;
 
 /// A worker's submission ring and its threads.
-struct Submission {
+struct RingModel {
     head: AtomicU32,
     /// The receiving end, behind the worker's mutex.
     tail: Mutex<u32>,
@@ -18,7 +18,7 @@ struct Submission {
     futex: ModelFutex,
 }
 
-impl Submission {
+impl RingModel {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             head: AtomicU32::new(0),
@@ -86,7 +86,7 @@ impl Submission {
 #[test]
 fn one_sleeper_takes_every_item_for_any_order_of_wakes() {
     check(Some(4), || {
-        let ring = Submission::new();
+        let ring = RingModel::new();
         let worker = thread::spawn({
             let ring = ring.clone();
             move || ring.work(2)
@@ -103,7 +103,7 @@ fn one_sleeper_takes_every_item_for_any_order_of_wakes() {
 #[test]
 fn one_sleeper_takes_items_published_before_a_single_wake() {
     check(None, || {
-        let ring = Submission::new();
+        let ring = RingModel::new();
         let worker = thread::spawn({
             let ring = ring.clone();
             move || ring.work(2)
@@ -122,7 +122,7 @@ fn one_sleeper_takes_items_published_before_a_single_wake() {
 #[test]
 fn two_sleepers_take_one_item_each() {
     check(Some(2), || {
-        let ring = Submission::new();
+        let ring = RingModel::new();
         let workers = [(); 2].map(|()| {
             let ring = ring.clone();
             thread::spawn(move || ring.work(1))
@@ -141,7 +141,7 @@ fn two_sleepers_take_one_item_each() {
 #[test]
 fn two_sleepers_are_woken_by_one_call_for_two_items() {
     check(Some(2), || {
-        let ring = Submission::new();
+        let ring = RingModel::new();
         let workers = [(); 2].map(|()| {
             let ring = ring.clone();
             thread::spawn(move || ring.work(1))
@@ -161,7 +161,7 @@ fn two_sleepers_are_woken_by_one_call_for_two_items() {
 #[test]
 fn a_stop_wakes_every_sleeper_and_leaves_no_token_behind() {
     check(Some(2), || {
-        let ring = Submission::new();
+        let ring = RingModel::new();
         let workers = [(); 2].map(|()| {
             let ring = ring.clone();
             thread::spawn(move || ring.work(u32::MAX))

@@ -15,7 +15,7 @@ use crate::pool::UserIdentity;
 const SCRIPT: &str = include_str!("app_settings.py");
 
 /// Maximum time for the import, which has succeeded in the worker before.
-const TIMEOUT: Duration = Duration::from_mins(1);
+const IMPORT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The settings of the application that concern the service.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub(super) fn read(app: &App, identity: Option<&UserIdentity>) -> io::Result<App
     });
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
-        if begun.elapsed() > TIMEOUT {
+        if begun.elapsed() > IMPORT_TIMEOUT {
             child.kill()?;
         }
         std::thread::sleep(Duration::from_millis(10));

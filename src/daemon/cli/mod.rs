@@ -3,8 +3,8 @@
 //!
 //! [`parse`] turns arguments, variables and the current directory into a [`Command`] or a
 //! [`Failure`]; `main` calls it once, prints and exits. Parsing prints nothing. The only state of
-//! the process that it reads is the user, for a check. An [`Invocation`] keeps its sources, so that
-//! a reload can read the configuration again ([`Invocation::reread`]).
+//! the process that it reads is its user. An [`Invocation`] keeps its sources, so that a reload can
+//! read the configuration again ([`Invocation::reread`]).
 //!
 //! `flags` has the flags that rgun supports, in gunicorn's spelling. `compat` has uvicorn's
 //! spelling of some of them, and tables of the other flags of gunicorn and uvicorn, each with its

@@ -14,7 +14,7 @@ use rgun_channel::slab::Chunk;
 use crate::budget::{Budget, Reservation};
 
 /// Bytes charged for each piece in addition to its own: its queue entry and reference counts.
-const OVERHEAD: u64 = 64;
+const OVERHEAD_BYTES: u64 = 64;
 
 /// Bytes of a block in which small pieces are collected.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -52,13 +52,13 @@ enum Location {
 impl Data {
     /// Makes a piece that is charged to `budget`.
     pub(super) fn new(bytes: Bytes, budget: &'static Budget) -> Self {
-        let reservation = budget.charge(bytes.len() as u64 + OVERHEAD);
+        let reservation = budget.charge(bytes.len() as u64 + OVERHEAD_BYTES);
         Self { bytes: Location::Own(bytes), _reservation: Some(reservation) }
     }
 
     /// Makes a piece of a slab chunk, charged to `budget`.
     pub(super) fn from_chunk(chunk: Arc<Chunk>, budget: &'static Budget) -> Self {
-        let reservation = budget.charge(chunk.bytes().len() as u64 + OVERHEAD);
+        let reservation = budget.charge(chunk.bytes().len() as u64 + OVERHEAD_BYTES);
         Self { bytes: Location::Slab(chunk, 0), _reservation: Some(reservation) }
     }
 
@@ -75,7 +75,7 @@ impl Data {
         }
         let mut block = Vec::with_capacity(BLOCK_BYTES);
         block.extend_from_slice(&self);
-        let reservation = budget.charge(BLOCK_BYTES as u64 + OVERHEAD);
+        let reservation = budget.charge(BLOCK_BYTES as u64 + OVERHEAD_BYTES);
         Self { bytes: Location::Collected(Box::new((block, 0))), _reservation: Some(reservation) }
     }
 
@@ -149,7 +149,7 @@ mod tests {
     fn piece_is_charged_until_it_is_dropped() {
         let budget = budget();
         let mut data = Data::new(Bytes::from_static(b"some bytes"), budget);
-        assert_eq!(budget.used(), 10 + OVERHEAD);
+        assert_eq!(budget.used(), 10 + OVERHEAD_BYTES);
         data.advance(5);
         assert_eq!((&*data, data.remaining()), (&b"bytes"[..], 5));
         drop(data);
@@ -161,7 +161,7 @@ mod tests {
     fn small_pieces_are_collected_in_a_block() {
         let budget = budget();
         let mut block = Data::new(Bytes::from_static(b"one "), budget).collect(budget);
-        assert_eq!(budget.used(), BLOCK_BYTES as u64 + OVERHEAD);
+        assert_eq!(budget.used(), BLOCK_BYTES as u64 + OVERHEAD_BYTES);
         assert!(block.append(b"two") && !block.append(&[0; MAX_COLLECTED_BYTES + 1]));
         block.advance(2);
         assert_eq!(&*block, b"e two");

@@ -90,8 +90,8 @@ pub(super) const ASGI: u8 = 2;
 pub struct LoadSummary {
     /// Requests that wait for a worker, or are held by a path rule.
     pub queued: usize,
-    /// Requests assigned to a worker.
-    pub running: usize,
+    /// Requests assigned to a worker: those that run, and prefetched ones.
+    pub assigned: usize,
     /// Open workers.
     pub workers: usize,
     /// Requests that the open workers can run at the same time.
@@ -191,7 +191,7 @@ impl Dispatcher {
         let open = state.workers.iter().flatten().filter(|worker| worker.is_open());
         LoadSummary {
             queued: state.n_waiting(),
-            running: state.workers.iter().flatten().map(|worker| worker.load.n_running()).sum(),
+            assigned: state.workers.iter().flatten().map(|worker| worker.load.n_assigned() as usize).sum(),
             workers: open.clone().count(),
             slots: open.map(|worker| worker.load.n_slots()).sum(),
         }

@@ -71,7 +71,7 @@ impl Dispatcher {
         }
         state.ring_doorbells();
         let is_fast = state.workers.iter().flatten().any(|worker| worker.needs_fast_tick(now));
-        let is_any_running = || state.workers.iter().flatten().any(|worker| worker.load.n_running() > 0);
+        let is_any_running = || state.workers.iter().flatten().any(|worker| worker.load.n_assigned() > 0);
         let slow_clients = state.slow_clients.tick_rate(now);
         state.tick_rate = if is_fast || slow_clients == TickRate::Fast {
             TickRate::Fast
@@ -101,7 +101,7 @@ impl Dispatcher {
                 continue;
             }
             worker.load.is_stalled = true;
-            let ahead = worker.load.n_running().saturating_sub(worker.load.n_slots());
+            let ahead = (worker.load.n_assigned() as usize).saturating_sub(worker.load.n_slots());
             state.requeue(index, ahead);
             // A record that has a slot is moved only to a worker that can start it now, and only a
             // few times. Each move restarts the deadline, which must still expire if the worker

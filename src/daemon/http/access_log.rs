@@ -14,8 +14,8 @@ use crate::files::FileFault;
 use crate::id::WorkerId;
 use crate::journal::refusal_kind::RefusalKind;
 use crate::journal::requests::{
-    AccessEntry, FailureEntry, LoggedRequest, PartialResponse, RefusalAnswer, RefusalRecord, UnansweredCause,
-    UnansweredEntry,
+    AccessEntry, FailureEntry, LoggedRequest, PartialResponse, RefusalRecord, RefusalResponse,
+    UnansweredCause, UnansweredEntry,
 };
 use crate::net::{CloseReason, Connection};
 
@@ -157,8 +157,8 @@ pub(super) fn log_refusal(
         // The head was not parsed, so there is no method and no path to log.
         let detail = head.describe(summary);
         let LoggedRequest { id, client, .. } = request;
-        let answer = Some(RefusalAnswer { id, status: status.as_u16() });
-        server.journal.refused(RefusalRecord { answer, client, kind, detail });
+        let response = Some(RefusalResponse { id, status: status.as_u16() });
+        server.journal.refused(RefusalRecord { response, client, kind, detail });
     } else if let Some(kind) = refusal.kind().filter(|_| server.access_log.is_none()) {
         server.journal.refused_request(kind, status.as_u16(), summary, request);
     } else if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
@@ -182,7 +182,7 @@ pub fn log_failed_handshake(server: &Server, client: String, reason: Option<Stri
         return tracing::debug!(client, "a client left before its TLS handshake");
     };
     let kind = RefusalKind::TlsHandshake;
-    server.journal.refused(RefusalRecord { answer: None, client, kind, detail });
+    server.journal.refused(RefusalRecord { response: None, client, kind, detail });
 }
 
 /// Logs a redirect if every request is logged; a redirect is not a failure.

@@ -1,7 +1,7 @@
 //! The page for a developer's browser when changed code does not load (`reload.on_change` in the
 //! foreground).
 //!
-//! The old code continues to serve. For each failure, the page replaces only one answer: the answer
+//! The old code continues to serve. For each failure, the page replaces only one response: the response
 //! to the browser's next page load. A developer saves, looks at the browser and sees the traceback;
 //! loading the page again shows the old code. While there is no old code, the page is shown each
 //! time, and loads itself again.
@@ -47,7 +47,7 @@ impl FailurePage {
         *current = failure.map(Arc::new);
     }
 
-    /// Refuses a request whose answer the page replaces.
+    /// Refuses a request whose response the page replaces.
     pub(super) fn check(&self, parts: &request::Parts, connection: &Connection) -> Result<(), Refusal> {
         let is_set = self.is_set.load(Ordering::Relaxed);
         if !is_set || !connection.peer.ip.is_some_and(|ip| is_local_page_load(parts, ip)) {

@@ -1,7 +1,8 @@
 //! Refusals and failures of a request, and the status code of each.
 //!
-//! No other file of `http`, `net`, `websocket` and `edge` chooses a status code (`tests/guards`,
-//! `status_codes`); other files only compare status codes of the application.
+//! No other file that serves requests chooses a status code (`tests/guards`, `status_codes`), with
+//! one exception: `files/answer.rs` chooses the status of a file's response. Other files only
+//! compare status codes, and send interim responses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -261,7 +262,7 @@ impl Refusal {
             Self::File(fault) => file_response(fault),
             Self::OutsideFile { .. } => ErrorResponse::new((
                 StatusCode::BAD_GATEWAY,
-                "the application's answer names a file that may not be sent",
+                "the application's response names a file that may not be sent",
             )),
             Self::FirstBoot => ErrorResponse {
                 refresh: true,
@@ -295,7 +296,7 @@ fn load_failure_response(failure: &LoadFailure) -> ErrorResponse {
     ErrorResponse { refresh: true, traceback, ..ErrorResponse::unavailable(&reason, RETRY_BOOT) }
 }
 
-/// Returns the status of a health answer, and its text.
+/// Returns the status of the response to a health check, and its text.
 pub(super) fn health_status_and_text(health: HealthResult) -> (StatusCode, &'static str) {
     match health {
         HealthResult::Alive => (StatusCode::OK, "alive\n"),

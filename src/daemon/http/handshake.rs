@@ -23,7 +23,7 @@ pub(super) type UpgradeSlot = Arc<Mutex<Option<AcceptedUpgrade>>>;
 pub(super) struct Upgrade {
     /// `None` if the application is WSGI, which performs the handshake itself.
     pub(super) handshake: Option<Handshake>,
-    /// The answer that a WSGI application gives on its socket.
+    /// The response that a WSGI application writes to its socket.
     pub(super) takeover: Takeover,
     slot: UpgradeSlot,
 }

@@ -73,7 +73,7 @@ pub(super) fn application_response(
     if let Some(policy) = &context.server.compression {
         source = compression::apply(policy, meta, &mut head, source, context.server.dispatcher);
     }
-    build_response(context, meta, Answer { head, source, worker, waited, must_close: false })
+    build_response(context, meta, Draft { head, source, worker, waited, must_close: false })
 }
 
 /// Builds a response with a file.
@@ -102,11 +102,11 @@ pub(super) fn file_response(
     if leaves_input_unread {
         context.connection.mark_unread_input();
     }
-    build_response(context, meta, Answer { head, source, worker, waited, must_close: leaves_input_unread })
+    build_response(context, meta, Draft { head, source, worker, waited, must_close: leaves_input_unread })
 }
 
 /// A response before it is converted to an [`http::Response`].
-struct Answer {
+struct Draft {
     head: Box<ResponseHead>,
     source: BodySource,
     /// The worker that answered; `None`: the daemon.
@@ -118,9 +118,9 @@ struct Answer {
 }
 
 /// Builds a response, with its access record and the fields of the connection.
-fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, answer: Answer) -> Response<ResponseBody> {
+fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, draft: Draft) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*context;
-    let Answer { head, mut source, worker, waited, must_close } = answer;
+    let Draft { head, mut source, worker, waited, must_close } = draft;
     let mut head = ResponseHead::unbox(head);
     if let Some(policy) = &server.https {
         https::set_hsts(&mut head.fields, policy.hsts(meta.is_https(&context)));
@@ -315,7 +315,7 @@ fn set_refusal_fields(headers: &mut HeaderMap, refusal: &Refusal) {
     }
 }
 
-/// Builds the answer to a health check, which is not logged.
+/// Builds the response to a health check, which is not logged.
 pub(super) fn health_response(
     context: Arc<ConnContext>,
     meta: &RequestMeta,

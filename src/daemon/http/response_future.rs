@@ -48,7 +48,7 @@ enum ResponseSource {
     App(AppResponse),
     /// A static file.
     File(Box<FileResponse>),
-    /// The answer to a health check.
+    /// The response to a health check.
     Health(HealthResult),
 }
 

@@ -1,4 +1,4 @@
-//! Reads the answer to a handshake that a WSGI application writes to the socket in its environ.
+//! Reads the response to a handshake that a WSGI application writes to the socket in its environ.
 //!
 //! `flask-sock`, `simple-websocket` and Flask-SocketIO write a 101 to the socket and then speak
 //! WebSocket on it; the response that the application returns afterwards is discarded. Any other
@@ -23,13 +23,13 @@ use crate::websocket::TakenConnection;
 /// Status of a response after which the application speaks another protocol (RFC 9110 §15.2.2).
 const SWITCHING: u16 = 101;
 
-/// Maximum length of the head of an answer, in bytes.
+/// Maximum length of the head of a response, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Maximum number of fields of an answer.
+/// Maximum number of fields of a response.
 const MAX_HEAD_FIELDS: usize = 128;
 
-/// Maximum length in bytes of the body of an answer whose status is not 101.
+/// Maximum length in bytes of the body of a response whose status is not 101.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Number of bytes that are read at once.
@@ -75,14 +75,14 @@ impl Takeover {
             self.socket = ticket.take_socket().and_then(|socket| AppSocket::new(socket).ok());
         }
         let has_failed = matches!(&self.returned, Some(Err(fault)) if !matches!(fault, Fault::Raised { .. }));
-        let answer = match &mut self.socket {
+        let response = match &mut self.socket {
             Some(socket) if !has_failed => {
                 let has_returned = self.returned.is_some();
-                ready!(socket.poll_answer(cx, has_returned))
+                ready!(socket.poll_response(cx, has_returned))
             }
             _ => None,
         };
-        let Some(answer) = answer else {
+        let Some(response) = response else {
             self.socket = None;
             return self
                 .returned
@@ -94,10 +94,10 @@ impl Takeover {
             Some(Err(_)) | None => (ticket.worker(), ticket.waited()),
         };
         let respond = |head, body| AppResponse { head, body, worker, waited };
-        Poll::Ready(match answer {
-            SocketAnswer::Switch { head, rest } => {
+        Poll::Ready(match response {
+            SocketResponse::Switch { head, rest } => {
                 let Some(AppSocket { stream, .. }) = self.socket.take() else {
-                    unreachable!("the answer was read from this socket")
+                    unreachable!("the response was read from this socket")
                 };
                 let fault = match self.returned.take() {
                     Some(Err(fault)) => Some(fault).filter(|fault| !ends_takeover(fault)),
@@ -107,11 +107,11 @@ impl Takeover {
                     Some(TakenConnection { socket: stream, early_output: rest, handle: None, fault });
                 TakeoverOutcome::TakenOver(respond(head, AppBody::Empty))
             }
-            SocketAnswer::Response { head, body } => {
+            SocketResponse::Whole { head, body } => {
                 self.socket = None;
                 TakeoverOutcome::Answered(respond(head, AppBody::Bytes(Data::with_reservation(body, None))))
             }
-            SocketAnswer::Malformed(reason) => TakeoverOutcome::Malformed(worker, reason),
+            SocketResponse::Malformed(reason) => TakeoverOutcome::Malformed(worker, reason),
         })
     }
 
@@ -138,23 +138,19 @@ struct AppSocket {
     stream: UnixStream,
     received: Vec<u8>,
     /// The head of a response other than 101, whose body is being read.
-    head: Option<(Box<ResponseHead>, AnswerFraming)>,
+    head: Option<(Box<ResponseHead>, BodyFraming)>,
     /// The application has closed its end.
     has_ended: bool,
 }
 
-/// An answer on the socket.
+/// A response on the socket.
 #[derive(Debug)]
-enum SocketAnswer {
+enum SocketResponse {
     /// A 101, and the bytes after it.
-    Switch {
-        head: Box<ResponseHead>,
-        rest: Vec<u8>,
-    },
-    Response {
-        head: Box<ResponseHead>,
-        body: Bytes,
-    },
+    Switch { head: Box<ResponseHead>, rest: Vec<u8> },
+    /// Another status, with its whole body.
+    Whole { head: Box<ResponseHead>, body: Bytes },
+    /// Bytes that are no response; the text describes the defect.
     Malformed(&'static str),
 }
 
@@ -164,21 +160,21 @@ impl AppSocket {
         Ok(Self { stream, received: Vec::new(), head: None, has_ended: false })
     }
 
-    /// Reads the answer; `None` if there is none. `has_returned`: the application has returned, so
+    /// Reads the response; `None` if there is none. `has_returned`: the application has returned, so
     /// no bytes follow those that can be read now.
-    fn poll_answer(&mut self, cx: &mut Context<'_>, has_returned: bool) -> Poll<Option<SocketAnswer>> {
+    fn poll_response(&mut self, cx: &mut Context<'_>, has_returned: bool) -> Poll<Option<SocketResponse>> {
         loop {
-            match self.next_answer() {
-                Ok(Some(answer)) => return Poll::Ready(Some(answer)),
+            match self.next_response() {
+                Ok(Some(response)) => return Poll::Ready(Some(response)),
                 Ok(None) => {}
-                Err(reason) => return Poll::Ready(Some(SocketAnswer::Malformed(reason))),
+                Err(reason) => return Poll::Ready(Some(SocketResponse::Malformed(reason))),
             }
             if self.has_ended {
                 let is_unused = self.received.is_empty() && self.head.is_none();
                 return match (is_unused, has_returned) {
                     (true, true) => Poll::Ready(None),
                     (true, false) => Poll::Pending,
-                    (false, _) => Poll::Ready(Some(SocketAnswer::Malformed(TRUNCATED))),
+                    (false, _) => Poll::Ready(Some(SocketResponse::Malformed(TRUNCATED))),
                 };
             }
             if self.poll_fill(cx).is_pending() {
@@ -216,26 +212,26 @@ impl AppSocket {
         }
     }
 
-    /// Returns the answer if it is complete.
-    fn next_answer(&mut self) -> Result<Option<SocketAnswer>, &'static str> {
+    /// Returns the response if it is complete.
+    fn next_response(&mut self) -> Result<Option<SocketResponse>, &'static str> {
         while self.head.is_none() {
             let Some((head, len)) = parse_head(&self.received)? else { return Ok(None) };
             let rest = self.received.split_off(len);
             self.received = rest;
             if head.status.as_u16() == SWITCHING {
                 let rest = std::mem::take(&mut self.received);
-                return Ok(Some(SocketAnswer::Switch { head: switching_head(head), rest }));
+                return Ok(Some(SocketResponse::Switch { head: switching_head(head), rest }));
             }
             // Interim responses are dropped; the final response follows them.
             if !head.status.is_informational() {
-                let framing = AnswerFraming::of(&head)?;
+                let framing = BodyFraming::of(&head)?;
                 self.head = Some((ordinary_head(head), framing));
             }
         }
         let Some((_, framing)) = &self.head else { return Ok(None) };
         let Some(body) = framing.body(&self.received, self.has_ended)? else { return Ok(None) };
         let Some((head, _)) = self.head.take() else { return Ok(None) };
-        Ok(Some(SocketAnswer::Response { head, body: body.into() }))
+        Ok(Some(SocketResponse::Whole { head, body: body.into() }))
     }
 }
 
@@ -295,14 +291,14 @@ fn ordinary_head(mut head: Box<ResponseHead>) -> Box<ResponseHead> {
 
 /// The end of a body (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AnswerFraming {
+enum BodyFraming {
     Length(usize),
     Chunked,
     /// The body ends when the application closes its end.
     Close,
 }
 
-impl AnswerFraming {
+impl BodyFraming {
     fn of(head: &ResponseHead) -> Result<Self, &'static str> {
         if matches!(head.status.as_u16(), 204 | 304) {
             return Ok(Self::Length(0));
@@ -364,9 +360,9 @@ fn dechunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
 mod tests {
     use super::*;
 
-    /// Parses the answer from `bytes`, which are all that the application wrote before it closed
+    /// Parses the response from `bytes`, which are all that the application wrote before it closed
     /// its end.
-    fn parse_answer(bytes: &[u8]) -> Result<Option<SocketAnswer>, &'static str> {
+    fn parse_response(bytes: &[u8]) -> Result<Option<SocketResponse>, &'static str> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _context = runtime.enter();
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -374,12 +370,12 @@ mod tests {
         let mut socket = AppSocket::new(ours).unwrap();
         socket.received = bytes.to_vec();
         socket.has_ended = true;
-        socket.next_answer()
+        socket.next_response()
     }
 
     fn response(bytes: &[u8]) -> (u16, HeaderMap, Bytes) {
-        match parse_answer(bytes) {
-            Ok(Some(SocketAnswer::Response { head, body })) => (head.status.as_u16(), head.fields, body),
+        match parse_response(bytes) {
+            Ok(Some(SocketResponse::Whole { head, body })) => (head.status.as_u16(), head.fields, body),
             other => panic!("{other:?}"),
         }
     }
@@ -387,7 +383,9 @@ mod tests {
     #[test]
     fn a_101_keeps_its_fields_and_the_bytes_after_it() {
         let bytes = b"HTTP/1.1 101 \r\nSec-WebSocket-Accept: abc\r\nContent-Length: 4\r\n\r\n\x81\x00";
-        let Ok(Some(SocketAnswer::Switch { head, rest })) = parse_answer(bytes) else { panic!("no switch") };
+        let Ok(Some(SocketResponse::Switch { head, rest })) = parse_response(bytes) else {
+            panic!("no switch")
+        };
         assert_eq!(rest, b"\x81\x00");
         let value = |name: &str| head.fields.get(name).map(|value| value.to_str().unwrap().to_owned());
         assert_eq!(value("sec-websocket-accept").as_deref(), Some("abc"));
@@ -423,7 +421,7 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nno",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno",
         ] {
-            assert!(matches!(parse_answer(bytes), Ok(None)), "{bytes:?}");
+            assert!(matches!(parse_response(bytes), Ok(None)), "{bytes:?}");
         }
     }
 
@@ -438,7 +436,7 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n", TOO_LONG),
             (long.as_bytes(), TOO_LONG),
         ] {
-            assert_eq!(parse_answer(bytes).err(), Some(reason));
+            assert_eq!(parse_response(bytes).err(), Some(reason));
         }
     }
 }

@@ -46,10 +46,10 @@ const READ_BYTES: usize = 64 << 10;
 const MAX_FINAL_READS: usize = 4;
 
 /// Priority of a line without a prefix such as `<3>` (sd-daemon(3)): informational.
-const PRIORITY: u8 = 6;
+const DEFAULT_PRIORITY: u8 = 6;
 
 /// The epoll data of [`Shared::wake`].
-const WAKE: u64 = 0;
+const WAKE_TOKEN: u64 = 0;
 
 /// The pipes, and the thread that reads them.
 #[derive(Debug)]
@@ -125,9 +125,10 @@ impl WorkerOutput {
         }
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE_TOKEN), epoll::EventFlags::IN)?;
         let shared = Arc::new(Shared { wake, inbox: Mutex::default() });
-        let reader = OutputReader { epoll, shared: Arc::clone(&shared), streams: HashMap::new(), last: WAKE };
+        let reader =
+            OutputReader { epoll, shared: Arc::clone(&shared), streams: HashMap::new(), last: WAKE_TOKEN };
         let thread = LogThread::spawn("output", move || reader.run())?;
         Ok(Some(Self { shared, thread }))
     }
@@ -217,7 +218,7 @@ impl OutputReader {
             }
             for event in events.drain(..) {
                 let number = event.data.u64();
-                if number == WAKE {
+                if number == WAKE_TOKEN {
                     if self.take_inbox() {
                         self.drain_streams(&mut buffer);
                         return;
@@ -347,7 +348,7 @@ impl LineSplitter {
 
     /// Returns an entry for journald. `None` for a blank line, which journald would discard.
     fn entry(&self, line: &[u8], is_continued: bool) -> Option<Vec<u8>> {
-        let (priority, line) = if is_continued { (PRIORITY, line) } else { priority(line) };
+        let (priority, line) = if is_continued { (DEFAULT_PRIORITY, line) } else { priority(line) };
         let line = line.trim_ascii_end();
         if line.is_empty() {
             return None;
@@ -371,6 +372,6 @@ impl LineSplitter {
 fn priority(line: &[u8]) -> (u8, &[u8]) {
     match line {
         [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] => (digit - b'0', rest),
-        _ => (PRIORITY, line),
+        _ => (DEFAULT_PRIORITY, line),
     }
 }

@@ -20,7 +20,7 @@ use super::trace_ids::TraceIds;
 #[derive(Debug, Clone)]
 pub struct RefusalRecord {
     /// The response; `None` for a connection that got none.
-    pub answer: Option<RefusalAnswer>,
+    pub response: Option<RefusalResponse>,
     /// The client's address. Empty on a unix socket.
     pub client: String,
     /// The kind; requests of one kind and client are counted together.
@@ -31,7 +31,7 @@ pub struct RefusalRecord {
 
 /// The response to a refused request.
 #[derive(Debug, Clone)]
-pub struct RefusalAnswer {
+pub struct RefusalResponse {
     /// The request id.
     pub id: String,
     /// The status code.
@@ -52,9 +52,9 @@ pub(super) struct RefusedRequest {
 }
 
 /// Time in which there is one entry for each kind and client.
-const WINDOW: Duration = Duration::from_secs(1);
+const WINDOW_TIME: Duration = Duration::from_secs(1);
 
-/// Maximum number of entries per [`WINDOW`] in total: 3,000 in journald's 30 s.
+/// Maximum number of entries per [`WINDOW_TIME`] in total: 3,000 in journald's 30 s.
 const MAX_ENTRIES: u32 = 100;
 
 /// Maximum number of pairs of kind and client that are tracked.
@@ -116,7 +116,7 @@ impl Refusals {
         let key = (entry.refused.kind, entry.refused.client.clone());
         let RefusalState { windows, .. } = &mut *state;
         if let Some(window) = windows.get_mut(&key) {
-            if now.saturating_duration_since(window.since) < WINDOW {
+            if now.saturating_duration_since(window.since) < WINDOW_TIME {
                 count(&mut window.counted, entry);
                 return None;
             }
@@ -138,7 +138,7 @@ impl Refusals {
 
     /// Returns the entries for windows that have ended.
     pub(super) fn take_due(&self, now: Instant) -> Vec<RefusalEntry> {
-        self.collect(now, |since| now.saturating_duration_since(since) >= WINDOW)
+        self.collect(now, |since| now.saturating_duration_since(since) >= WINDOW_TIME)
     }
 
     /// Returns the entries for all counted requests, at shutdown.
@@ -150,7 +150,7 @@ impl Refusals {
     /// no overflow.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let state = self.lock();
-        state.windows_due.into_iter().chain(state.overflow_since.map(|since| since + WINDOW)).min()
+        state.windows_due.into_iter().chain(state.overflow_since.map(|since| since + WINDOW_TIME)).min()
     }
 
     fn collect(&self, now: Instant, is_over: impl Fn(Instant) -> bool) -> Vec<RefusalEntry> {
@@ -171,7 +171,7 @@ impl Refusals {
                 state.overflow_counted(counted, now);
             }
         }
-        state.windows_due = state.windows.values().map(|window| window.since + WINDOW).min();
+        state.windows_due = state.windows.values().map(|window| window.since + WINDOW_TIME).min();
         if state.overflow_since.is_some_and(is_over) {
             state.overflow_since = None;
             let overflow = std::mem::take(&mut state.overflow).into_values();
@@ -190,12 +190,12 @@ impl Refusals {
 impl RefusalState {
     fn begin_window(&mut self, key: (RefusalKind, String), now: Instant) {
         self.windows.insert(key, Window { since: now, counted: None });
-        self.windows_due.get_or_insert(now + WINDOW);
+        self.windows_due.get_or_insert(now + WINDOW_TIME);
     }
 
     /// Counts an entry. Returns false if the total limit is reached.
     fn take_quota(&mut self, now: Instant) -> bool {
-        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW) {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW_TIME) {
             self.since = Some(now);
             self.entries = 0;
         }
@@ -245,19 +245,19 @@ impl RefusalEntry {
     fn take_ids(&mut self, earlier: Self) {
         let own = std::mem::replace(&mut self.ids, earlier.ids);
         self.ids.extend(own);
-        self.ids.extend(earlier.refused.answer.map(|answer| answer.id));
+        self.ids.extend(earlier.refused.response.map(|response| response.id));
         self.ids.truncate(MAX_IDS);
     }
 
     /// Returns the subject of the message: `GET /cart 413`, `refused with 400`, or
     /// `TLS handshake of 192.0.2.7 failed`.
     pub(super) fn subject(&self) -> String {
-        let RefusalRecord { answer, client, .. } = &self.refused;
-        match (&self.request, answer) {
-            (Some(RefusedRequest { method, path, .. }), Some(RefusalAnswer { status, .. })) => {
+        let RefusalRecord { response, client, .. } = &self.refused;
+        match (&self.request, response) {
+            (Some(RefusedRequest { method, path, .. }), Some(RefusalResponse { status, .. })) => {
                 format!("{method} {path} {status}")
             }
-            (None, Some(RefusalAnswer { status, .. })) => format!("refused with {status}"),
+            (None, Some(RefusalResponse { status, .. })) => format!("refused with {status}"),
             (_, None) if client.is_empty() => "TLS handshake failed".to_owned(),
             (_, None) => format!("TLS handshake of {client} failed"),
         }
@@ -279,7 +279,7 @@ mod tests {
 
     fn entry(kind: RefusalKind, client: &str) -> RefusalEntry {
         let refused = RefusalRecord {
-            answer: Some(RefusalAnswer { id: "id".to_owned(), status: 400 }),
+            response: Some(RefusalResponse { id: "id".to_owned(), status: 400 }),
             client: client.to_owned(),
             kind,
             detail: "no".to_owned(),
@@ -298,7 +298,7 @@ mod tests {
         assert!(refusals.admit(entry(RefusalKind::BadField, "1.2.3.4"), start).is_some());
         assert!(refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.5"), start).is_some());
         let next = refusals
-            .admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start + WINDOW)
+            .admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start + WINDOW_TIME)
             .expect("the window has passed");
         assert_eq!((next.n_more, next.count_suffix().as_str()), (132, " (and 132 more within 1 s)"));
         assert_eq!(next.ids.len(), MAX_IDS);
@@ -311,13 +311,13 @@ mod tests {
             refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start);
         }
         assert!(refusals.take_due(start).is_empty());
-        assert_eq!(refusals.next_due(), Some(start + WINDOW));
-        let due = refusals.take_due(start + WINDOW);
+        assert_eq!(refusals.next_due(), Some(start + WINDOW_TIME));
+        let due = refusals.take_due(start + WINDOW_TIME);
         assert_eq!(due.iter().map(|entry| (entry.n_more, entry.ids.len())).collect::<Vec<_>>(), [(2, 2)]);
         // The entry started a new window.
-        assert!(refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start + WINDOW).is_none());
-        assert_eq!(refusals.take_due(start + 2 * WINDOW).len(), 1);
-        assert!(refusals.take_due(start + 3 * WINDOW).is_empty());
+        assert!(refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start + WINDOW_TIME).is_none());
+        assert_eq!(refusals.take_due(start + 2 * WINDOW_TIME).len(), 1);
+        assert!(refusals.take_due(start + 3 * WINDOW_TIME).is_empty());
         assert_eq!(refusals.next_due(), None, "the idle client's window is dropped");
     }
 
@@ -327,7 +327,7 @@ mod tests {
         let (mut entries, mut n_reported) = (0, 0);
         let seconds = 30;
         for second in 0..seconds {
-            let now = start + second * WINDOW;
+            let now = start + second * WINDOW_TIME;
             for entry in refusals.take_due(now) {
                 (entries, n_reported) = (entries + 1, n_reported + 1 + entry.n_more);
             }
@@ -338,7 +338,7 @@ mod tests {
                 }
             }
         }
-        for entry in refusals.take_all(start + seconds * WINDOW) {
+        for entry in refusals.take_all(start + seconds * WINDOW_TIME) {
             (entries, n_reported) = (entries + 1, n_reported + 1 + entry.n_more);
         }
         assert_eq!(n_reported, 2000 * u64::from(seconds));
@@ -349,12 +349,12 @@ mod tests {
     fn clients_beyond_the_limit_are_counted_by_kind() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         for number in 0..2000_u32 {
-            let now = start + WINDOW * (number / MAX_ENTRIES);
+            let now = start + WINDOW_TIME * (number / MAX_ENTRIES);
             let admitted = refusals.admit(entry(RefusalKind::BadRequestLine, &number.to_string()), now);
             assert_eq!(admitted.is_some(), (number as usize) < MAX_WINDOWS, "{number}");
         }
         assert_eq!(refusals.lock().windows.len(), MAX_WINDOWS);
-        let due = refusals.take_all(start + 20 * WINDOW);
+        let due = refusals.take_all(start + 20 * WINDOW_TIME);
         let [one] = due.as_slice() else { panic!("{due:?}") };
         assert_eq!(one.count_suffix(), " (and 975 more within 1 s, from several clients)");
     }

@@ -140,8 +140,8 @@ pub(super) fn write_failure(failure: &FailureEntry) {
 }
 
 pub(super) fn write_refusal(entry: &RefusalEntry) {
-    let RefusalRecord { answer, client, kind, detail } = &entry.refused;
-    let (id, status) = answer.as_ref().map(|answer| (&*answer.id, answer.status)).unzip();
+    let RefusalRecord { response, client, kind, detail } = &entry.refused;
+    let (id, status) = response.as_ref().map(|response| (&*response.id, response.status)).unzip();
     let request = entry.request.as_ref();
     let path = request.map(|request| &request.path);
     let what = entry.subject();

@@ -18,7 +18,7 @@ use super::refusals::{RefusalEntry, Refusals, RefusedRequest};
 use super::request_writer::{write_access, write_failure, write_refusal, write_unanswered, write_websocket};
 use super::thread::LogThread;
 
-pub use super::refusals::{RefusalAnswer, RefusalRecord};
+pub use super::refusals::{RefusalRecord, RefusalResponse};
 pub use super::request_entries::{
     AccessDetails, AccessEntry, AccessLine, BoundedText, FailureEntry, LoggedRequest, PartialResponse,
     Traffic, UnansweredCause, UnansweredEntry, WebSocketEntry,
@@ -70,8 +70,8 @@ impl Journal {
     pub fn refused_request(&self, kind: RefusalKind, status: u16, detail: String, request: LoggedRequest) {
         let LoggedRequest { id, method, path, client, client_request_id, trace, details: _ } = request;
         let request = RefusedRequest { method, path, client_request_id, trace };
-        let answer = RefusalAnswer { id, status };
-        self.refuse(RefusalRecord { answer: Some(answer), client, kind, detail }, Some(request));
+        let response = RefusalResponse { id, status };
+        self.refuse(RefusalRecord { response: Some(response), client, kind, detail }, Some(request));
     }
 
     fn refuse(&self, refused: RefusalRecord, request: Option<RefusedRequest>) {

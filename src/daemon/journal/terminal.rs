@@ -190,9 +190,9 @@ impl Visit for TerminalEntry {
 
 /// `dfb0…0004`: enough to recognise the id of a response.
 fn short_id(id: &str) -> String {
-    const SHOWN: usize = 4;
-    match (id.get(..SHOWN), id.get(id.len().saturating_sub(SHOWN)..)) {
-        (Some(start), Some(end)) if id.len() > 2 * SHOWN + 1 => format!("{start}…{end}"),
+    const SHOWN_BYTES: usize = 4;
+    match (id.get(..SHOWN_BYTES), id.get(id.len().saturating_sub(SHOWN_BYTES)..)) {
+        (Some(start), Some(end)) if id.len() > 2 * SHOWN_BYTES + 1 => format!("{start}…{end}"),
         _ => id.to_owned(),
     }
 }

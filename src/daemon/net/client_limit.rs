@@ -94,8 +94,8 @@ impl ClientLimit {
         let count = std::mem::take(count);
         let plural = if count == 1 { " was" } else { "s were" };
         Some(format!(
-            "{count} connection{plural} closed at once, the last of {client}: that client has {max} open, the maximum of \
-             limits.connections_per_client"
+            "{count} connection{plural} closed at once, most recently one from {client}, which has {max} open, the maximum \
+             of limits.connections_per_client"
         ))
     }
 }
@@ -188,7 +188,10 @@ mod tests {
         let now = Instant::now();
         assert!(!counts.admit(&peer("192.0.2.1")));
         let line = counts.report(now).expect("the first");
-        assert!(line.starts_with("1 connection was closed at once, the last of 192.0.2.1: "), "{line}");
+        assert!(
+            line.starts_with("1 connection was closed at once, most recently one from 192.0.2.1, "),
+            "{line}"
+        );
         for _ in 0..50 {
             assert!(!counts.admit(&peer("192.0.2.1")));
             assert_eq!(counts.report(now + Duration::from_secs(9)), None);

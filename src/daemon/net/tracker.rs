@@ -23,8 +23,8 @@ pub struct ConnectionTracker {
     limit_reported: AtomicBool,
 }
 
-/// The limit warning is logged again only after one eighth of the limit was free.
-const REARM_FRACTION: usize = 8;
+/// The limit warning is logged again after the limit divided by this was free.
+const REARM_DIVISOR: usize = 8;
 
 /// Interval at which an idle connection is evicted while a new one waits for capacity.
 const EVICT_INTERVAL: Duration = Duration::from_millis(100);
@@ -108,8 +108,7 @@ impl ConnectionTracker {
             let (count, max) = (self.count(), self.limits().connections);
             if count < max {
                 // While the number stays near the limit, the warning is not repeated.
-                if self.limit_reported.load(Ordering::Relaxed) && count + max.div_ceil(REARM_FRACTION) <= max
-                {
+                if self.limit_reported.load(Ordering::Relaxed) && count + max.div_ceil(REARM_DIVISOR) <= max {
                     self.limit_reported.store(false, Ordering::Relaxed);
                 }
                 return;

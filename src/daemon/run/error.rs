@@ -4,7 +4,7 @@ use crate::cli;
 use crate::error_chain::Chain;
 
 /// EX_OSERR of sysexits(3head): the system refused a resource; a retry may help.
-pub(super) const OS_ERROR: u8 = 71;
+pub(super) const EX_OSERR: u8 = 71;
 
 /// A failed start.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl StartupError {
     /// Returns a function that converts the error of a system call into `cannot {what}: …`.
     pub(crate) fn system(what: &str) -> impl FnOnce(std::io::Error) -> Self {
         move |error| Self {
-            status: OS_ERROR,
+            status: EX_OSERR,
             reason: format!("cannot {what}: {error}"),
             errno: error.raw_os_error(),
         }

@@ -81,7 +81,7 @@ use crate::systemd::notify;
 
 use self::conf_hooks::ConfHooks;
 use self::control_socket::ControlSocket;
-use self::error::OS_ERROR;
+use self::error::EX_OSERR;
 pub(crate) use self::error::StartupError;
 use self::generations::Generations;
 pub(crate) use self::generations::load_tls;
@@ -108,7 +108,7 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
         Err(error) => {
             // If stderr is closed, only the exit status reports the failure.
             let _ = writeln!(std::io::stderr(), "rgun: cannot start the log: {error}");
-            return ExitCode::from(OS_ERROR);
+            return ExitCode::from(EX_OSERR);
         }
     };
     if let Some(notice) = invocation.notice() {
@@ -245,7 +245,7 @@ impl Daemon {
         }
         let n_requests = self.dispatcher.load();
         let drain = self.generations.live().timeouts.drain;
-        terminal_log::show_stopping(n_requests.running + n_requests.queued, drain, is_interrupt);
+        terminal_log::show_stopping(n_requests.assigned + n_requests.queued, drain, is_interrupt);
         stops.note_stop()
     }
 

@@ -461,7 +461,8 @@ fn log_resize(from: u16, to: u16, reason: ResizeReason) {
         }
         ResizeReason::LowLoad => format!("{from} workers, now {to}: the load needs no more"),
         ResizeReason::IdleExit => {
-            "no request for workers.idle_exit: the workers exit until the next one".to_owned()
+            "no request for workers.idle_exit: stopping the workers; the next request starts them again"
+                .to_owned()
         }
         ResizeReason::Request => "a request has arrived: starting workers".to_owned(),
     };

@@ -76,12 +76,12 @@ impl Load {
         }
         self.read_at = Some(now);
         let load = dispatcher.load();
-        self.is_busy = load.running + load.queued > 0;
+        self.is_busy = load.assigned + load.queued > 0;
         // An ASGI worker has slots for thousands of requests.
         let running = if dispatcher.is_asgi() {
-            format!("{} running", load.running)
+            format!("{} running", load.assigned)
         } else {
-            format!("{}/{} busy", load.running.min(load.slots), load.slots)
+            format!("{}/{} busy", load.assigned.min(load.slots), load.slots)
         };
         self.text = format!(
             "{running}, queue {}, wait p95 {} ms, generation {generation}",

@@ -137,7 +137,7 @@ pub(crate) fn run_case(bytes: &[u8]) -> Outcome {
     static SITE: OnceLock<Mutex<Site>> = OnceLock::new();
     let mut site =
         SITE.get_or_init(|| Mutex::new(Site::new())).lock().unwrap_or_else(PoisonError::into_inner);
-    let mut input = Input(bytes);
+    let mut input = ForgeryInput(bytes);
     let outcome = site.run(&mut input);
     site.check_next_worker();
     let panic = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -162,7 +162,7 @@ const REQUESTS: [(&str, &str); 8] = [
 ];
 
 impl Site {
-    fn run(&mut self, input: &mut Input<'_>) -> Outcome {
+    fn run(&mut self, input: &mut ForgeryInput<'_>) -> Outcome {
         let interface = if input.byte() & 1 == 0 { Interface::Wsgi } else { Interface::Asgi };
         let mut forger = self.attach(interface);
         let (method, fields) = REQUESTS[usize::from(input.byte()) % REQUESTS.len()];
@@ -265,7 +265,7 @@ impl Site {
     /// correct worker reach its client.
     fn check_next_worker(&mut self) {
         let begun = Instant::now();
-        while self.dispatcher.load().queued + self.dispatcher.load().running > 0 {
+        while self.dispatcher.load().queued + self.dispatcher.load().assigned > 0 {
             assert!(begun.elapsed() < DEADLINE, "{:?} are left", self.dispatcher.load());
             std::thread::yield_now();
         }
@@ -293,9 +293,9 @@ impl Site {
 }
 
 /// Reads instructions from the fuzzer's bytes; zeroes after their end.
-struct Input<'a>(&'a [u8]);
+struct ForgeryInput<'a>(&'a [u8]);
 
-impl Input<'_> {
+impl ForgeryInput<'_> {
     fn byte(&mut self) -> u8 {
         let Some((byte, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;

@@ -14,7 +14,7 @@ use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 use rgun_channel::slab::SlabSender;
 
-use super::{DEADLINE, GEOMETRY, Input, Site};
+use super::{DEADLINE, ForgeryInput, GEOMETRY, Site};
 
 /// The worker's side of the channel.
 pub(super) struct Forger {
@@ -133,7 +133,7 @@ impl Forger {
     }
 
     /// Carries out the next instruction of the input.
-    pub(super) fn step(&mut self, site: &Site, input: &mut Input<'_>) {
+    pub(super) fn step(&mut self, site: &Site, input: &mut ForgeryInput<'_>) {
         match input.byte() % 16 {
             0..10 => {
                 let (frame, is_violation) = self.completion(input);
@@ -182,7 +182,7 @@ impl Forger {
     }
 
     /// Returns an almost correct completion; true if it certainly violates the contract.
-    fn completion(&mut self, input: &mut Input<'_>) -> (Vec<u8>, bool) {
+    fn completion(&mut self, input: &mut ForgeryInput<'_>) -> (Vec<u8>, bool) {
         let kind = match input.byte() {
             common @ 0..0xc0 => 1 + common % 2,
             rare => rare % 9,
@@ -236,7 +236,7 @@ impl Forger {
                 && announced.is_some_and(|announced| announced < len || is_end && announced != len)
     }
 
-    fn body(&mut self, flags: u8, n_chunks: u16, frame: &mut Vec<u8>, input: &mut Input<'_>) {
+    fn body(&mut self, flags: u8, n_chunks: u16, frame: &mut Vec<u8>, input: &mut ForgeryInput<'_>) {
         for _ in 0..n_chunks {
             let filled = self.slab.fill(&[b'c'; 5]).ok().flatten();
             let (chunk, len) = match input.byte() {
@@ -271,7 +271,7 @@ impl Forger {
     }
 
     /// Sends a File report, with a descriptor or without one; a frame may name it later.
-    fn send_file(&self, input: &mut Input<'_>) {
+    fn send_file(&self, input: &mut ForgeryInput<'_>) {
         let report = Report::File(self.exchange(input.byte())).encode();
         let opened = match input.byte() % 8 {
             0..4 => rustix::fs::memfd_create("forged", rustix::fs::MemfdFlags::CLOEXEC).inspect(|fd| {

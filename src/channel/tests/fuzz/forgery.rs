@@ -9,9 +9,9 @@ mod rng;
 use self::rng::Rng;
 
 /// Prints the bytes of the case when a check panics, so that it can be repeated.
-struct Case<'a>(&'a [u8]);
+struct ForgedCase<'a>(&'a [u8]);
 
-impl Drop for Case<'_> {
+impl Drop for ForgedCase<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("forged: failed with the bytes {:02x?}", self.0);
@@ -26,7 +26,7 @@ fn forged_completions_are_answered_or_fail_the_worker() {
     for _ in 0..cases {
         let len = 8 + rng.below(120);
         let bytes: Vec<u8> = (0..len).map(|_| rng.byte()).collect();
-        let _case = Case(&bytes);
+        let _case = ForgedCase(&bytes);
         let outcome = forged::run_case(&bytes);
         complete += usize::from(outcome.complete > 0);
         failed += usize::from(outcome.failed);

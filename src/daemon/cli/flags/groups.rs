@@ -13,8 +13,8 @@ use crate::cli::compat::{gunicorn, uvicorn};
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Value, forwarded_allow_ips, name};
 
-/// Threads of a worker in place of a worker class with many greenlets.
-const THREADS: u16 = 8;
+/// Number of threads of a worker in place of a worker class with many greenlets.
+const N_THREADS: u16 = 8;
 
 fn text(flag: Option<&String>) -> Option<Value> {
     flag.map(Value::text)
@@ -87,9 +87,9 @@ impl ApplicationFlags {
         settings.set(name::LOOP, "--loop", text(self.event_loop.as_ref()));
         let class = self.worker_class(errors);
         if let Some((typed, WorkerClass { needs_threads: true, .. })) = class {
-            settings.imply(name::THREADS, "--worker-class", Value::text(THREADS.to_string()));
+            settings.imply(name::THREADS, "--worker-class", Value::text(N_THREADS.to_string()));
             warnings.push(format!(
-                "--worker-class {typed}: rgun has no such worker; a WSGI application is served by {THREADS} threads in \
+                "--worker-class {typed}: rgun has no such worker; a WSGI application is served by {N_THREADS} threads in \
                  each worker, or as many as workers.threads (--threads) says. Slow clients occupy none of them"
             ));
         }

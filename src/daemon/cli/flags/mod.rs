@@ -93,7 +93,7 @@ pub(super) struct Cli {
 pub(super) enum Subcommand {
     /// Check the configuration and the application, and report all errors; serve nothing.
     #[command(override_usage = "rgun check [OPTIONS] [APP]")]
-    Check(Box<Check>),
+    Check(Box<CheckFlags>),
     /// Make the running daemon load new code and configuration, and report the result.
     Reload {
         /// The daemon's control socket [default: control in $RUNTIME_DIRECTORY, or in /run/rgun].
@@ -123,7 +123,7 @@ pub(super) enum Subcommand {
 
 /// The flags of a check: those of a start, and the identity to check as.
 #[derive(Debug, Args)]
-pub(super) struct Check {
+pub(super) struct CheckFlags {
     #[command(flatten)]
     pub(super) flags: Flags,
 

@@ -13,10 +13,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Divisor: there is no estimate until the queue has been in use for this fraction of
-/// `timeouts.queue`. The first requests to a worker are slow, because they import modules and fill
-/// caches.
-const MIN_OBSERVED_FRACTION: u32 = 4;
+/// There is no estimate until the queue has been in use for `timeouts.queue` divided by this. The
+/// first requests to a worker are slow, because they import modules and fill caches.
+const MIN_OBSERVED_DIVISOR: u32 = 4;
 
 /// Counts the requests that have left the queue since it was last empty.
 #[derive(Debug)]
@@ -97,7 +96,7 @@ impl WaitEstimate {
         }
         let observed = (self.previous.0 + now.saturating_duration_since(current.since)).min(timeout);
         let slots = u32::try_from(slots()).unwrap_or(u32::MAX);
-        if observed < timeout / MIN_OBSERVED_FRACTION || slots == 0 {
+        if observed < timeout / MIN_OBSERVED_DIVISOR || slots == 0 {
             return None;
         }
         let expected = observed.saturating_mul(waiting) / departed.max(slots);

@@ -11,8 +11,8 @@ use nix::libc;
 /// The heap is trimmed only after buffered responses have used at least this much memory.
 const MIN_TRIM_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Divisor: a trim follows when no more than this fraction of the peak, an eighth, is still in use.
-const FREED_FRACTION: u64 = 8;
+/// A trim follows when no more than the peak divided by this is still in use.
+const TRIM_DIVISOR: u64 = 8;
 
 /// Time for which the memory must stay free before a trim. Freed memory is often needed again soon.
 const QUIET_TIME: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ impl HeapTrim {
     /// Records the bytes in use. Returns true if the heap is to be trimmed now.
     pub(crate) fn update(&mut self, used: u64, now: Instant) -> bool {
         self.peak = self.peak.max(used);
-        if !self.is_pending() || used > self.peak / FREED_FRACTION {
+        if !self.is_pending() || used > self.peak / TRIM_DIVISOR {
             self.free_since = None;
             return false;
         }

@@ -320,7 +320,7 @@ impl Rig {
         assert_eq!((n_queued, n_waiting), (queued.len(), waiting.len()));
         assert_eq!(
             n_running,
-            state.workers.iter().flatten().map(|worker| worker.load.n_running()).sum::<usize>()
+            state.workers.iter().flatten().map(|worker| worker.load.n_assigned() as usize).sum::<usize>()
         );
         assert_eq!(permits, state.rules.n_permits());
     }

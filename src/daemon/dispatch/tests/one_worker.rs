@@ -27,7 +27,7 @@ pub(super) use super::super::*;
 pub(super) const WORKER: WorkerId = WorkerId { number: WorkerNr(0), incarnation: Incarnation(1) };
 
 /// A dispatcher with one worker, and the worker's end of the channel.
-pub(super) struct Rig {
+pub(super) struct WorkerRig {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) notices: Receiver<Notice>,
     /// The eventfd that the worker's event loop watches.
@@ -38,7 +38,7 @@ pub(super) struct Rig {
     pub(super) completions: CompletionSender,
 }
 
-impl Rig {
+impl WorkerRig {
     pub(super) fn new() -> Self {
         let rig = Self::booting(1);
         rig.dispatcher.admit(WORKER);

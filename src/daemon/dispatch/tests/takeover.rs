@@ -7,7 +7,7 @@ use rgun_channel::control::ReceivedMessage;
 
 use super::one_worker::*;
 
-impl Rig {
+impl WorkerRig {
     fn offer(&self) -> Ticket {
         let request =
             Request { path: b"/ws", websocket: true, body_is_fd: true, ..Request::new(ExchangeId(0)) };
@@ -40,7 +40,7 @@ fn is_pending(ticket: &mut Ticket) -> bool {
 
 #[test]
 fn both_ends_of_the_socket_pair_are_connected() {
-    let mut rig = Rig::new();
+    let mut rig = WorkerRig::new();
     let ticket = rig.offer();
     let mut ours = ticket.take_socket().unwrap();
     assert!(ticket.take_socket().is_none(), "it is taken once");
@@ -56,7 +56,7 @@ fn both_ends_of_the_socket_pair_are_connected() {
 
 #[test]
 fn unused_socket_leaves_an_ordinary_response() {
-    let mut rig = Rig::new();
+    let mut rig = WorkerRig::new();
     let mut ticket = rig.offer();
     let (id, _) = rig.claim().unwrap();
     rig.complete(id, CompletionKind::Respond, b"plain", true, true);
@@ -67,7 +67,7 @@ fn unused_socket_leaves_an_ordinary_response() {
 
 #[test]
 fn takeover_lifts_the_deadline() {
-    let mut rig = Rig::new();
+    let mut rig = WorkerRig::new();
     let late = Instant::now() + Duration::from_mins(1);
     let (mut handle, id) = rig.taken_over();
     rig.dispatcher.tick(late);
@@ -86,7 +86,7 @@ fn takeover_lifts_the_deadline() {
 
 #[test]
 fn discarded_response_does_not_fill_the_window() {
-    let mut rig = Rig::new();
+    let mut rig = WorkerRig::new();
     let (_handle, id) = rig.taken_over();
     rig.complete(id, CompletionKind::Respond, b"", false, false);
     for _ in 0..1000 {
@@ -96,12 +96,12 @@ fn discarded_response_does_not_fill_the_window() {
     assert_eq!(rig.acked(), 10_000_000);
     rig.complete(id, CompletionKind::Body, b"", true, true);
     rig.dispatcher.before_park();
-    assert_eq!(rig.dispatcher.load().running, 0);
+    assert_eq!(rig.dispatcher.load().assigned, 0);
 }
 
 #[test]
 fn takeover_does_not_count_as_service_time() {
-    let mut rig = Rig::new();
+    let mut rig = WorkerRig::new();
     let (_handle, id) = rig.taken_over();
     // The rig reports a service time of a microsecond. If it counted, requests would be prefetched.
     rig.complete(id, CompletionKind::Respond, b"", true, true);
@@ -114,9 +114,9 @@ fn takeover_does_not_count_as_service_time() {
 
 #[test]
 fn takeover_keeps_its_slot_and_is_closed_on_retirement() {
-    let mut rig = Rig::new();
+    let mut rig = WorkerRig::new();
     let (mut handle, id) = rig.taken_over();
-    assert_eq!(rig.dispatcher.load().running, 1);
+    assert_eq!(rig.dispatcher.load().assigned, 1);
     rig.dispatcher.retire(WORKER);
     assert!(matches!(next(&mut handle), Poll::Ready(Ok(TakeoverEvent::GoingAway { .. }))));
     assert!(next(&mut handle).is_pending());
@@ -128,7 +128,7 @@ fn takeover_keeps_its_slot_and_is_closed_on_retirement() {
 
 #[test]
 fn exception_after_a_takeover_is_a_fault() {
-    let mut rig = Rig::new();
+    let mut rig = WorkerRig::new();
     let (mut handle, id) = rig.taken_over();
     let mut error = Vec::new();
     rgun_channel::frame::AppError { summary: "Boom", traceback: "" }.encode(&mut error);
@@ -139,7 +139,7 @@ fn exception_after_a_takeover_is_a_fault() {
 
 #[test]
 fn worker_death_ends_the_takeover() {
-    let mut rig = Rig::new();
+    let mut rig = WorkerRig::new();
     let (mut handle, _) = rig.taken_over();
     rig.dispatcher.detach(WORKER);
     assert_eq!(next(&mut handle), Poll::Ready(Err(Fault::WorkerDied(WORKER))));
@@ -148,7 +148,7 @@ fn worker_death_ends_the_takeover() {
 #[test]
 fn asgi_frames_after_a_takeover_are_a_breach() {
     for kind in [CompletionKind::WindowUpdate, CompletionKind::Trailers, CompletionKind::Close] {
-        let mut rig = Rig::new();
+        let mut rig = WorkerRig::new();
         let (_handle, id) = rig.taken_over();
         rig.complete(id, kind, b"", false, false);
         rig.dispatcher.before_park();
@@ -158,7 +158,7 @@ fn asgi_frames_after_a_takeover_are_a_breach() {
 
 #[test]
 fn handshake_before_the_boot_becomes_a_takeover() {
-    let mut rig = Rig::booting(1);
+    let mut rig = WorkerRig::booting(1);
     let request = Request { path: b"/ws", websocket: true, ..Request::new(ExchangeId(0)) };
     let ticket = rig.dispatcher.submit(&request, iter::empty(), None, Instant::now()).unwrap();
     assert!(ticket.take_socket().is_none());
@@ -171,7 +171,7 @@ fn handshake_before_the_boot_becomes_a_takeover() {
 
 #[test]
 fn revoked_handshake_gets_a_new_socket_pair() {
-    let mut rig = Rig::new();
+    let mut rig = WorkerRig::new();
     let ticket = rig.offer();
     let mut first = ticket.take_socket().unwrap();
     rig.dispatcher.retire(WORKER);

@@ -9,7 +9,7 @@ use crate::link::Slots;
 
 /// A frame that the worker receives.
 #[derive(Debug, PartialEq, Eq)]
-enum WorkerFrame {
+enum SocketFrame {
     Request(ExchangeId),
     Part(Vec<u8>, bool, bool),
     Disconnect(u16, Vec<u8>),
@@ -39,7 +39,7 @@ const MESSAGE: AppFrame<'_> = AppFrame { kind: CompletionKind::Body, status: 0, 
 const CLOSE: AppFrame<'_> = AppFrame { kind: CompletionKind::Close, status: 1000, end: true, ..ACCEPT };
 const DONE: AppFrame<'_> = AppFrame { end: true, done: true, ..MESSAGE };
 
-impl Rig {
+impl WorkerRig {
     /// Creates a rig with an ASGI worker of one request slot and `websockets` WebSockets.
     fn with_websockets(websockets: u32) -> Self {
         let rig = Self::with_slots(Slots { threads: 1, concurrency: 1, websockets });
@@ -56,15 +56,15 @@ impl Rig {
         self.dispatcher.submit(&request, iter::empty(), None, Instant::now()).unwrap()
     }
 
-    fn next_websocket_frame(&mut self) -> Option<WorkerFrame> {
+    fn next_websocket_frame(&mut self) -> Option<SocketFrame> {
         let mut frame = Vec::new();
         self.submissions.claim(&mut frame).unwrap().then(|| match Submission::decode(&frame).unwrap() {
-            Submission::Request(request) => WorkerFrame::Request(request.exchange),
+            Submission::Request(request) => SocketFrame::Request(request.exchange),
             Submission::Stream(StreamFrame::Part { bytes, text, more, .. }) => {
-                WorkerFrame::Part(bytes.to_vec(), text, more)
+                SocketFrame::Part(bytes.to_vec(), text, more)
             }
             Submission::Stream(StreamFrame::Disconnect { code, reason, .. }) => {
-                WorkerFrame::Disconnect(code, reason.to_vec())
+                SocketFrame::Disconnect(code, reason.to_vec())
             }
             Submission::Stream(StreamFrame::HalfClose { .. }) => panic!("no WebSocket is half closed"),
         })
@@ -94,7 +94,7 @@ impl Rig {
     /// Submits a handshake and has the worker accept it in this slot.
     fn accept_websocket(&mut self, slot: u16) -> (WebSocketHandle, ExchangeId) {
         let ticket = self.handshake();
-        let Some(WorkerFrame::Request(id)) = self.next_websocket_frame() else {
+        let Some(SocketFrame::Request(id)) = self.next_websocket_frame() else {
             panic!("no request arrived")
         };
         self.send_frame(id, slot, &ACCEPT);
@@ -136,7 +136,7 @@ fn message(bytes: &'static [u8], text: bool, more: bool) -> Outgoing {
 
 #[test]
 fn messages_are_sent_only_as_credit_allows() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (socket, id) = rig.accept_websocket(0);
     assert_eq!(poll_room(&socket), Poll::Pending);
     rig.grant_credit(id, 70);
@@ -145,30 +145,30 @@ fn messages_are_sent_only_as_credit_allows() {
     assert_eq!(poll_room(&socket), Poll::Ready(true), "an empty message costs {MESSAGE_COST}");
     assert_eq!(send(&socket, b"hi", false, true), Poll::Ready(true));
     assert_eq!(poll_room(&socket), Poll::Pending);
-    assert_eq!(rig.next_websocket_frame(), Some(WorkerFrame::Part(vec![], true, false)));
-    assert_eq!(rig.next_websocket_frame(), Some(WorkerFrame::Part(b"hi".to_vec(), false, true)));
+    assert_eq!(rig.next_websocket_frame(), Some(SocketFrame::Part(vec![], true, false)));
+    assert_eq!(rig.next_websocket_frame(), Some(SocketFrame::Part(b"hi".to_vec(), false, true)));
 }
 
 #[test]
 fn oversized_part_ends_the_websocket_and_not_the_daemon() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (mut socket, id) = rig.accept_websocket(0);
     rig.grant_credit(id, 1 << 30);
     assert_eq!(send(&socket, &vec![0; MAX_PART], false, true), Poll::Ready(true));
     assert_eq!(send(&socket, &vec![0; 2 * MAX_PART], false, false), Poll::Ready(false));
     assert_eq!(poll_room(&socket), Poll::Ready(false));
     assert!(matches!(poll_next(&mut socket), Poll::Ready(Err(Fault::TooLong(_)))));
-    assert!(matches!(rig.next_websocket_frame(), Some(WorkerFrame::Part(..))));
-    assert_eq!(rig.next_websocket_frame(), Some(WorkerFrame::Disconnect(1006, vec![])));
+    assert!(matches!(rig.next_websocket_frame(), Some(SocketFrame::Part(..))));
+    assert_eq!(rig.next_websocket_frame(), Some(SocketFrame::Disconnect(1006, vec![])));
     rig.send_frame(id, 0, &DONE);
     assert_eq!(rig.dispatcher.tick(Instant::now()), TickRate::Idle);
 }
 
 #[test]
 fn websocket_accepted_after_deadline_does_not_delay_drain() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let ticket = rig.handshake();
-    let Some(WorkerFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };
+    let Some(SocketFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };
     let late = Instant::now() + Duration::from_secs(11);
     rig.dispatcher.tick(late);
     assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Deadline(WORKER)))));
@@ -183,7 +183,7 @@ fn websocket_accepted_after_deadline_does_not_delay_drain() {
 
 #[test]
 fn message_queue_memory_is_freed() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (mut socket, id) = rig.accept_websocket(0);
     for _ in 0..1000 {
         rig.send_frame(id, 0, &MESSAGE);
@@ -198,7 +198,7 @@ fn message_queue_memory_is_freed() {
 
 #[test]
 fn messages_arrive_in_order_and_are_acked_when_taken() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (mut socket, id) = rig.accept_websocket(0);
     rig.send_frame(id, 0, &AppFrame { body: b"one", text: true, more: true, ..MESSAGE });
     rig.send_frame(id, 0, &AppFrame { body: b"", text: true, ..MESSAGE });
@@ -211,7 +211,7 @@ fn messages_arrive_in_order_and_are_acked_when_taken() {
 
 #[test]
 fn close_follows_earlier_messages_and_done_ends_exchange() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (mut socket, id) = rig.accept_websocket(0);
     rig.send_frame(id, 0, &AppFrame { body: b"last", ..MESSAGE });
     rig.send_frame(id, 0, &AppFrame { status: 4000, body: b"enough", ..CLOSE });
@@ -227,7 +227,7 @@ fn close_follows_earlier_messages_and_done_ends_exchange() {
 
 #[test]
 fn close_and_done_may_arrive_together() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (mut socket, id) = rig.accept_websocket(0);
     rig.send_frame(id, 0, &AppFrame { done: true, ..CLOSE });
     assert!(matches!(poll_next(&mut socket), Poll::Ready(Ok(Outgoing::Close { code: 1000, .. }))));
@@ -237,10 +237,10 @@ fn close_and_done_may_arrive_together() {
 
 #[test]
 fn disconnect_carries_the_clients_code_and_reason() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (socket, id) = rig.accept_websocket(0);
     socket.disconnect(4001, b"bye");
-    assert_eq!(rig.next_websocket_frame(), Some(WorkerFrame::Disconnect(4001, b"bye".to_vec())));
+    assert_eq!(rig.next_websocket_frame(), Some(SocketFrame::Disconnect(4001, b"bye".to_vec())));
     rig.send_frame(id, 0, &AppFrame { body: b"discarded", ..MESSAGE });
     rig.send_frame(id, 0, &DONE);
     assert_eq!(rig.dispatcher.tick(Instant::now()), TickRate::Idle);
@@ -248,22 +248,22 @@ fn disconnect_carries_the_clients_code_and_reason() {
 
 #[test]
 fn dropped_websocket_disconnects_with_1006() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (socket, id) = rig.accept_websocket(0);
     drop(socket);
-    assert_eq!(rig.next_websocket_frame(), Some(WorkerFrame::Disconnect(1006, vec![])));
+    assert_eq!(rig.next_websocket_frame(), Some(SocketFrame::Disconnect(1006, vec![])));
     rig.send_frame(id, 0, &DONE);
     let ticket = rig.handshake();
-    assert!(matches!(rig.next_websocket_frame(), Some(WorkerFrame::Request(_))));
+    assert!(matches!(rig.next_websocket_frame(), Some(SocketFrame::Request(_))));
     drop(ticket);
-    assert_eq!(rig.next_websocket_frame(), Some(WorkerFrame::Disconnect(1006, vec![])));
+    assert_eq!(rig.next_websocket_frame(), Some(SocketFrame::Disconnect(1006, vec![])));
 }
 
 #[test]
 fn denied_handshake_is_an_ordinary_response() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let ticket = rig.handshake();
-    let Some(WorkerFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };
+    let Some(SocketFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };
     rig.send_frame(id, 0, &AppFrame { status: 403, end: true, done: true, ..ACCEPT });
     let Poll::Ready(Ok(answer)) = poll(ticket) else { panic!("no answer") };
     assert_eq!(answer.head.status, 403);
@@ -272,7 +272,7 @@ fn denied_handshake_is_an_ordinary_response() {
 
 #[test]
 fn accepted_websocket_frees_its_slot_up_to_the_limit() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (_first, _) = rig.accept_websocket(0);
     let (_second, _) = rig.accept_websocket(1);
     let _waits = rig.submit(b"/");
@@ -281,7 +281,7 @@ fn accepted_websocket_frees_its_slot_up_to_the_limit() {
 
 #[test]
 fn accepted_websocket_has_no_deadline() {
-    let mut rig = Rig::with_websockets(0);
+    let mut rig = WorkerRig::with_websockets(0);
     let (mut socket, _) = rig.accept_websocket(0);
     rig.dispatcher.tick(Instant::now() + Duration::from_hours(1));
     assert!(poll_next(&mut socket).is_pending());
@@ -294,7 +294,7 @@ fn accepted_websocket_has_no_deadline() {
 
 #[test]
 fn handshake_has_the_request_deadline() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let ticket = rig.handshake();
     assert!(rig.next_websocket_frame().is_some());
     rig.dispatcher.tick(Instant::now() + Duration::from_mins(1));
@@ -303,7 +303,7 @@ fn handshake_has_the_request_deadline() {
 
 #[test]
 fn websockets_of_a_retiring_worker_close_one_by_one() {
-    let mut rig = Rig::with_websockets(2);
+    let mut rig = WorkerRig::with_websockets(2);
     rig.dispatcher.set_policy(Policy {
         queue: 1,
         close_window: Duration::from_secs(10),
@@ -326,7 +326,7 @@ fn websockets_of_a_retiring_worker_close_one_by_one() {
         socket.disconnect(1012, b"Service Restart");
         assert_eq!(
             rig.next_websocket_frame(),
-            Some(WorkerFrame::Disconnect(1012, b"Service Restart".to_vec()))
+            Some(SocketFrame::Disconnect(1012, b"Service Restart".to_vec()))
         );
         rig.send_frame(id, slot, &DONE);
     }
@@ -335,9 +335,9 @@ fn websockets_of_a_retiring_worker_close_one_by_one() {
 
 #[test]
 fn websocket_accepted_by_a_retiring_worker_closes_at_once() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let ticket = rig.handshake();
-    let Some(WorkerFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };
+    let Some(SocketFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };
     rig.dispatcher.retire(WORKER);
     rig.send_frame(id, 0, &ACCEPT);
     let Poll::Ready(Ok(answer)) = poll(ticket) else { panic!("the handshake was not accepted") };
@@ -347,7 +347,7 @@ fn websocket_accepted_by_a_retiring_worker_closes_at_once() {
 
 #[test]
 fn application_exception_ends_the_websocket() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (mut socket, id) = rig.accept_websocket(0);
     let mut error = Vec::new();
     rgun_channel::frame::AppError { summary: "ValueError: no", traceback: "" }.encode(&mut error);
@@ -358,7 +358,7 @@ fn application_exception_ends_the_websocket() {
 
 #[test]
 fn worker_death_ends_the_websocket() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (mut socket, _) = rig.accept_websocket(0);
     rig.dispatcher.detach(WORKER);
     assert!(matches!(poll_next(&mut socket), Poll::Ready(Err(Fault::WorkerDied(WORKER)))));
@@ -374,9 +374,9 @@ fn invalid_messages_fail_the_worker() {
         ("an accept that ends", &[AppFrame { end: true, ..ACCEPT }]),
     ];
     for (what, frames) in cases {
-        let mut rig = Rig::with_websockets(1);
+        let mut rig = WorkerRig::with_websockets(1);
         let _ticket = rig.handshake();
-        let Some(WorkerFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };
+        let Some(SocketFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };
         for app_frame in frames {
             rig.send_frame(id, 0, app_frame);
         }
@@ -386,16 +386,16 @@ fn invalid_messages_fail_the_worker() {
             "{what}: {notices:?}"
         );
     }
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let _ticket = rig.submit(b"/");
-    let Some(WorkerFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };
+    let Some(SocketFrame::Request(id)) = rig.next_websocket_frame() else { panic!("no request arrived") };
     rig.send_frame(id, 0, &ACCEPT);
     assert!(rig.take_breach().contains("not a WebSocket"));
 }
 
 #[test]
 fn messages_beyond_the_window_are_a_breach() {
-    let mut rig = Rig::with_websockets(1);
+    let mut rig = WorkerRig::with_websockets(1);
     let (_socket, id) = rig.accept_websocket(0);
     for _ in 0..=RESPONSE_WINDOW / MESSAGE_COST + 1 {
         rig.send_frame(id, 0, &MESSAGE);

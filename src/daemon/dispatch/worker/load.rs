@@ -79,7 +79,8 @@ impl WorkerLoad {
         self.last_progress
     }
 
-    fn n_assigned(&self) -> u32 {
+    /// Returns the number of assigned requests, prefetched ones included.
+    pub(crate) fn n_assigned(&self) -> u32 {
         u32::try_from(self.running.len()).unwrap_or(u32::MAX)
     }
 
@@ -128,10 +129,6 @@ impl WorkerLoad {
     /// Returns the number of slots in use.
     pub(crate) fn n_busy(&self) -> usize {
         self.running.len().min(self.n_slots())
-    }
-
-    pub(crate) fn n_running(&self) -> usize {
-        self.running.len()
     }
 
     /// Returns the number of parked WebSockets.

@@ -180,7 +180,7 @@ impl Worker {
 
     /// Returns whether the worker has an event loop that is to be checked.
     pub(crate) fn has_watched_loop(&self) -> bool {
-        let has_work = self.load.n_running() > 0 || self.load.n_websockets() > 0;
+        let has_work = self.load.n_assigned() > 0 || self.load.n_websockets() > 0;
         self.is_asgi() && (has_work || self.loop_watch.is_waiting())
     }
 
@@ -318,7 +318,7 @@ impl Worker {
     /// is woken.
     fn on_ready(&mut self, interface: Interface) -> Result<(), ContractBreach> {
         let is_asgi = interface == Interface::Asgi;
-        if is_asgi != self.is_asgi() && self.load.n_running() > 0 {
+        if is_asgi != self.is_asgi() && self.load.n_assigned() > 0 {
             return Err("changed its interface while it had requests".into());
         }
         self.load.set_interface(is_asgi);

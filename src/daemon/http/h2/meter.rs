@@ -107,8 +107,8 @@ impl Meter {
         self.has_stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Acts as if the client had answered the PING of the drain. If the client has answered, or
-    /// answers later, h2 ignores the second answer.
+    /// Acts as if the client had acknowledged the PING of the drain. h2 ignores a second
+    /// acknowledgement.
     pub(super) fn acknowledge_drain_ping(&self) {
         self.wants_drain_ack.store(true, Ordering::Relaxed);
     }

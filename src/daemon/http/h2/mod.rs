@@ -56,7 +56,7 @@
 //! | streams that were reset, remembered to ignore late frames | 50 for one second |
 //!
 //! # Abuse
-//! | attack | answer |
+//! | attack | reaction |
 //! |---|---|
 //! | streams reset before h2 has passed them to rgun (CVE-2023-44487) | ENHANCE_YOUR_CALM after 20 (h2) |
 //! | streams reset before their response, by the client or by h2 because of an error of the client (CVE-2025-8671) | ENHANCE_YOUR_CALM when they outnumber the responses by [`MAX_EARLY_RESETS`](meter::MAX_EARLY_RESETS) |

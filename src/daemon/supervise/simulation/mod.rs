@@ -25,7 +25,7 @@ fn random_histories_keep_all_invariants() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seeds = match number("RGUN_SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("RGUN_SIMULATION_HISTORIES").unwrap_or(HISTORIES),
+        None => 0..number("RGUN_SIMULATION_HISTORIES").unwrap_or(N_HISTORIES),
     };
     let mut coverage = Coverage::default();
     for seed in seeds.clone() {
@@ -37,13 +37,13 @@ fn random_histories_keep_all_invariants() {
         }
         coverage.add(&world);
     }
-    if seeds.end - seeds.start >= HISTORIES {
+    if seeds.end - seeds.start >= N_HISTORIES {
         coverage.check();
     }
 }
 
 /// The number of histories that covers all facts.
-const HISTORIES: u64 = 5000;
+const N_HISTORIES: u64 = 5000;
 
 /// The facts of all histories together. Each fact must occur, because an empty history would pass
 /// each check.

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn overdue_task_that_ignores_cancellation_is_reported() {
-    let mut rig = Rig::asgi(2);
+    let mut rig = WorkerRig::asgi(2);
     let tickets = [rig.submit(b"/yields"), rig.submit(b"/uncancelled")];
     let ids: Vec<_> = (0..2)
         .map(|_| match rig.next_frame() {
@@ -35,7 +35,7 @@ fn overdue_task_that_ignores_cancellation_is_reported() {
 
 #[test]
 fn deadline_pauses_while_application_waits_for_client() {
-    let mut rig = Rig::asgi(1);
+    let mut rig = WorkerRig::asgi(1);
     let (ticket, id) = rig.claim_streaming();
     let upload = ticket.upload();
     let begun = Instant::now();
@@ -50,14 +50,14 @@ fn deadline_pauses_while_application_waits_for_client() {
 
 #[test]
 fn loop_with_unclaimed_record_is_stalled_then_stuck() {
-    let mut rig = Rig::asgi(2);
+    let mut rig = WorkerRig::asgi(2);
     rig.set_policy(|policy| {
         policy.stall = Some(Duration::from_secs(4));
         policy.request_timeout = None;
     });
     let _ticket = rig.submit(b"/");
     let begun = Instant::now();
-    let notices = |rig: &Rig, seconds| {
+    let notices = |rig: &WorkerRig, seconds| {
         rig.dispatcher.tick(begun + Duration::from_secs(seconds));
         rig.notices.try_iter().collect::<Vec<_>>()
     };
@@ -72,7 +72,7 @@ fn loop_with_unclaimed_record_is_stalled_then_stuck() {
 
 #[test]
 fn event_loop_with_empty_ring_is_pinged() {
-    let mut rig = Rig::asgi(2);
+    let mut rig = WorkerRig::asgi(2);
     rig.set_policy(|policy| {
         policy.stall = Some(Duration::from_secs(4));
         policy.request_timeout = None;
@@ -94,7 +94,7 @@ fn event_loop_with_empty_ring_is_pinged() {
 
 #[test]
 fn requests_unclaimed_by_a_stalled_loop_count_as_queued() {
-    let mut rig = Rig::asgi(10);
+    let mut rig = WorkerRig::asgi(10);
     let now = Instant::now();
     let _ticket = rig.submit(b"/");
     rig.dispatcher.tick(now);
@@ -107,7 +107,7 @@ fn requests_unclaimed_by_a_stalled_loop_count_as_queued() {
 
 #[test]
 fn each_request_keeps_its_own_deadline() {
-    let mut rig = Rig::asgi(3);
+    let mut rig = WorkerRig::asgi(3);
     let begun = Instant::now();
     let at = |seconds| begun + Duration::from_secs(seconds);
     let policy = |slow| Policy {
@@ -124,7 +124,7 @@ fn each_request_keeps_its_own_deadline() {
         tickets.push(rig.dispatcher.submit(&request, iter::empty(), None, now).unwrap());
         ids.push(rig.claim().unwrap().0);
     }
-    let notices_at = |rig: &mut Rig, seconds| {
+    let notices_at = |rig: &mut WorkerRig, seconds| {
         rig.dispatcher.tick(at(seconds));
         let mut notices: Vec<_> = rig
             .notices

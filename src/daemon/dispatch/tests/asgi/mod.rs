@@ -38,7 +38,7 @@ enum WorkerFrame {
     HalfClose(ExchangeId),
 }
 
-impl Rig {
+impl WorkerRig {
     fn asgi(slots: u32) -> Self {
         let rig = Self::booting(slots);
         rig.report_ready(Interface::Asgi);
@@ -129,7 +129,7 @@ fn send(upload: &Upload, task: &Arc<WakeCounter>, bytes: &[u8], end: bool) -> Po
 #[test]
 fn worker_gets_as_many_requests_as_its_interface_has_slots() {
     for (interface, n_slots) in [(Interface::Asgi, 3), (Interface::Wsgi, 1)] {
-        let mut rig = Rig::booting(3);
+        let mut rig = WorkerRig::booting(3);
         rig.report_ready(interface);
         rig.dispatcher.admit(WORKER);
         let tickets: Vec<_> = (0..5).map(|_| rig.submit(b"/")).collect();
@@ -141,7 +141,7 @@ fn worker_gets_as_many_requests_as_its_interface_has_slots() {
 
 #[test]
 fn only_a_sleeping_event_loop_is_woken() {
-    let mut rig = Rig::asgi(2);
+    let mut rig = WorkerRig::asgi(2);
     let first = rig.submit(b"/");
     rig.dispatcher.before_park();
     assert_eq!(rig.take_wakeups(), 0, "the loop is awake");
@@ -163,7 +163,7 @@ fn only_a_sleeping_event_loop_is_woken() {
 
 #[test]
 fn credit_and_ring_room_wake_the_same_event_loop() {
-    let mut rig = Rig::asgi(1);
+    let mut rig = WorkerRig::asgi(1);
     let mut ticket = rig.submit(b"/");
     let (id, _) = rig.claim().unwrap();
     rig.complete(id, CompletionKind::Respond, &[b'x'; 1000], false, false);
@@ -185,7 +185,7 @@ fn credit_and_ring_room_wake_the_same_event_loop() {
 
 #[test]
 fn body_is_sent_only_as_credit_allows() {
-    let mut rig = Rig::asgi(1);
+    let mut rig = WorkerRig::asgi(1);
     let task = Arc::new(WakeCounter::default());
     let (ticket, id) = rig.claim_streaming();
     let upload = ticket.upload();
@@ -212,7 +212,7 @@ fn body_is_sent_only_as_credit_allows() {
 
 #[test]
 fn frames_for_a_full_ring_are_sent_later_in_order() {
-    let mut rig = Rig::asgi(2);
+    let mut rig = WorkerRig::asgi(2);
     let task = Arc::new(WakeCounter::default());
     let (ticket, id) = rig.claim_streaming();
     let abandoned = rig.submit(b"/abandoned");
@@ -254,7 +254,7 @@ fn frames_for_a_full_ring_are_sent_later_in_order() {
 
 #[test]
 fn upload_waiting_for_ring_space_is_woken_at_worker_death() {
-    let mut rig = Rig::asgi(1);
+    let mut rig = WorkerRig::asgi(1);
     let task = Arc::new(WakeCounter::default());
     let (ticket, id) = rig.claim_streaming();
     let upload = ticket.upload();
@@ -269,7 +269,7 @@ fn upload_waiting_for_ring_space_is_woken_at_worker_death() {
 
 #[test]
 fn disconnect_is_sent_once_and_not_after_the_end() {
-    let mut rig = Rig::asgi(3);
+    let mut rig = WorkerRig::asgi(3);
     let (ticket, id) = rig.claim_streaming();
     let upload = ticket.upload();
     upload.fail(Fault::Upload(UploadFault::TooLarge));
@@ -293,7 +293,7 @@ fn disconnect_is_sent_once_and_not_after_the_end() {
 
 #[test]
 fn half_close_is_reported_once_and_response_is_delivered() {
-    let mut rig = Rig::asgi(1);
+    let mut rig = WorkerRig::asgi(1);
     let (ticket, id) = rig.claim_streaming();
     assert_eq!((ticket.half_close(), ticket.half_close()), (None, None), "the request has started");
     assert_eq!((rig.next_frame(), rig.next_frame()), (Some(WorkerFrame::HalfClose(id)), None));
@@ -312,7 +312,7 @@ fn half_close_is_reported_once_and_response_is_delivered() {
 
 #[test]
 fn unstarted_request_is_revoked_and_frees_its_slot() {
-    let mut rig = Rig::asgi(1);
+    let mut rig = WorkerRig::asgi(1);
     let assigned = rig.submit(b"/assigned");
     let next = rig.submit(b"/next");
     assert!(assigned.half_close().is_some() && assigned.revoke());
@@ -327,7 +327,7 @@ fn unstarted_request_is_revoked_and_frees_its_slot() {
 
 #[test]
 fn end_without_head_after_half_close_is_not_a_failure() {
-    let mut rig = Rig::asgi(2);
+    let mut rig = WorkerRig::asgi(2);
     let (ticket, id) = rig.claim_streaming();
     ticket.half_close();
     assert_eq!(rig.next_frame(), Some(WorkerFrame::HalfClose(id)));
@@ -341,14 +341,14 @@ fn end_without_head_after_half_close_is_not_a_failure() {
 
 #[test]
 fn end_without_head_is_allowed_only_after_disconnect() {
-    let mut rig = Rig::asgi(1);
+    let mut rig = WorkerRig::asgi(1);
     let (ticket, _) = rig.claim_streaming();
     drop(ticket);
     let Some(WorkerFrame::Disconnect(id)) = rig.next_frame() else { panic!("no disconnect arrived") };
     rig.complete(id, CompletionKind::Body, b"", true, true);
     rig.dispatcher.before_park();
     assert!(rig.notices.try_recv().is_err());
-    assert_eq!(rig.dispatcher.load().running, 0);
+    assert_eq!(rig.dispatcher.load().assigned, 0);
     let (_ticket, id) = rig.claim_streaming();
     rig.complete(id, CompletionKind::Body, b"", true, true);
     rig.dispatcher.before_park();
@@ -357,7 +357,7 @@ fn end_without_head_is_allowed_only_after_disconnect() {
 
 #[test]
 fn unclaimed_request_is_revoked_without_disconnect() {
-    let mut rig = Rig::asgi(1);
+    let mut rig = WorkerRig::asgi(1);
     drop(rig.submit_streaming(b"POST"));
     assert_eq!((rig.next_frame(), rig.commands()), (None, vec![]));
     let ticket = rig.submit_streaming(b"POST");
@@ -370,20 +370,20 @@ fn unclaimed_request_is_revoked_without_disconnect() {
 #[test]
 fn invalid_window_updates_are_contract_breaches() {
     for grants in [[5_u64, 5], [5, 4]] {
-        let mut rig = Rig::asgi(1);
+        let mut rig = WorkerRig::asgi(1);
         let (_ticket, id) = rig.claim_streaming();
         for granted in grants {
             rig.update_window(id, granted);
         }
         assert!(rig.take_breach().contains("did not increase"));
     }
-    let mut rig = Rig::asgi(1);
+    let mut rig = WorkerRig::asgi(1);
     let _ticket = rig.submit(b"/");
     let (id, _) = rig.claim().unwrap();
     rig.update_window(id, 5);
     assert!(rig.take_breach().contains("which it has received completely"));
     for (kind, body) in [(CompletionKind::WindowUpdate, &b"number"[..]), (CompletionKind::Close, b"")] {
-        let mut rig = Rig::asgi(1);
+        let mut rig = WorkerRig::asgi(1);
         let (_ticket, id) = rig.claim_streaming();
         rig.complete(id, kind, body, false, false);
         rig.dispatcher.before_park();
@@ -394,7 +394,7 @@ fn invalid_window_updates_are_contract_breaches() {
 #[test]
 fn asgi_frames_from_a_wsgi_worker_are_breaches() {
     for kind in [CompletionKind::WindowUpdate, CompletionKind::Trailers] {
-        let mut rig = Rig::new();
+        let mut rig = WorkerRig::new();
         let _ticket = rig.submit(b"/");
         let (id, _) = rig.claim().unwrap();
         rig.complete(id, kind, &5_u64.to_le_bytes(), false, false);
@@ -405,7 +405,7 @@ fn asgi_frames_from_a_wsgi_worker_are_breaches() {
 
 #[test]
 fn trailers_before_the_head_are_a_breach() {
-    let mut rig = Rig::asgi(1);
+    let mut rig = WorkerRig::asgi(1);
     let _ticket = rig.submit(b"/");
     let (id, _) = rig.claim().unwrap();
     rig.complete(id, CompletionKind::Trailers, b"", false, false);
@@ -416,7 +416,7 @@ fn trailers_before_the_head_are_a_breach() {
 #[test]
 fn request_with_a_started_upload_is_not_reassigned() {
     for (granted, is_retried) in [(0, true), (1, false)] {
-        let mut rig = Rig::asgi(1);
+        let mut rig = WorkerRig::asgi(1);
         rig.set_policy(|policy| policy.retry_idempotent = true);
         let ticket = rig.submit_streaming(b"PUT");
         let Some(WorkerFrame::Request(id, _)) = rig.next_frame() else { panic!("no request arrived") };
@@ -433,7 +433,7 @@ fn request_with_a_started_upload_is_not_reassigned() {
 
 #[test]
 fn queued_body_for_the_wrong_interface_is_rejected() {
-    let rig = Rig::booting(2);
+    let rig = WorkerRig::booting(2);
     let (descriptor, parts, frame) = (rig.upload(b"/"), rig.submit_streaming(b"POST"), rig.submit(b"/"));
     rig.report_ready(Interface::Asgi);
     assert!(!rig.dispatcher.is_asgi());
@@ -441,11 +441,11 @@ fn queued_body_for_the_wrong_interface_is_rejected() {
     assert!(rig.dispatcher.is_asgi());
     assert!(matches!(poll(descriptor), Poll::Ready(Err(Fault::Unavailable(_)))));
     let load = rig.dispatcher.load();
-    assert_eq!((load.queued, load.running, load.workers), (0, 2, 1));
+    assert_eq!((load.queued, load.assigned, load.workers), (0, 2, 1));
     assert!(poll(parts).is_pending() && poll(frame).is_pending());
 }
 
-impl Rig {
+impl WorkerRig {
     fn hint(&mut self, exchange: ExchangeId, fields: &[(String, Vec<u8>)]) {
         let kind = CompletionKind::EarlyHints;
         let (end, done, text, more) = (false, false, false, false);
@@ -475,7 +475,7 @@ impl Rig {
 #[test]
 fn unread_early_hints_are_bounded_in_number_and_size() {
     for (n_fields, len) in [(1024, 1), (1, 10_000)] {
-        let mut rig = Rig::asgi(1);
+        let mut rig = WorkerRig::asgi(1);
         let mut ticket = rig.submit(b"/");
         let Some(WorkerFrame::Request(exchange, _)) = rig.next_frame() else { panic!("no request arrived") };
         for round in 0..90 {

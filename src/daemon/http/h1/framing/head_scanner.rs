@@ -103,7 +103,7 @@ impl HeadScanner {
         match &*bytes {
             [] | [b'\r'] => return Ok(false),
             [first, ..] if is_token(*first) => {}
-            // Refused at the first byte: a client of another protocol may wait for an answer
+            // Refused at the first byte: a client of another protocol may wait for a response
             // without sending a line end.
             _ => return Err(Violation::RequestLine("the request does not begin with a method")),
         }

@@ -389,8 +389,8 @@ fn hyper_reads_accepted_messages_as_framed() {
             message.extend(held.drain(..len));
             if !framing.is_mid_body() {
                 // hyper must find exactly one request in this message.
-                let answers = runtime.block_on(hyper_serves(&message));
-                assert_eq!(answers, (1, true), "{}", message.escape_ascii());
+                let served = runtime.block_on(hyper_serves(&message));
+                assert_eq!(served, (1, true), "{}", message.escape_ascii());
                 n_served += 1;
                 break;
             }
