@@ -31,7 +31,7 @@ pub(crate) struct BootFailure {
     pub(crate) summary: String,
     /// The traceback; empty if there is none.
     pub(crate) traceback: String,
-    /// One line without text of the application.
+    /// One line without text from the application.
     pub(crate) headline: String,
 }
 

@@ -24,7 +24,7 @@ LRU_CACHE_WRAPPER = type(functools.lru_cache(maxsize=None)(len))
 class Failure(Exception):
     """A failure to load: cause (CONFIG or APP), summary line, traceback (or empty) and headline.
 
-    The headline is a line without text of the application, which may contain a password. By default
+    The headline is a line without text from the application, which may contain a password. By default
     it is the summary.
     """
 

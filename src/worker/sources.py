@@ -16,7 +16,7 @@ STANDARD_LIBRARY = tuple(
 INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 # Bytes of paths in one list: a message to the daemon has at most 96 KiB.
 MAX_BYTES = 64 * 1024
-# Minimum age in seconds of a source that is cached; a later change has another whole second.
+# Minimum age in seconds of a source that is cached: a later change then falls into another second.
 MIN_CACHE_AGE = 2
 
 # `__file__` of the modules looked at, and the paths returned.

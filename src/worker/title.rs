@@ -17,8 +17,8 @@ pub(crate) fn set(title: &str) {
     let shown = &title.as_bytes()[..title.len().min(room.saturating_sub(1))];
     let area = start as *mut u8;
     // SAFETY: [start, end) is the argument area that the kernel reports for this process: mapped,
-    // writable (it is on the initial stack) and at least `room` bytes long; it is read only as
-    // characters.
+    // writable (it is on the initial stack) and at least `room` bytes long; its readers
+    // expect nothing but characters.
     unsafe { area.write_bytes(0, room) };
     // SAFETY: as above; `shown` is shorter than the area and does not overlap it.
     unsafe { std::ptr::copy_nonoverlapping(shown.as_ptr(), area, shown.len()) };

@@ -1,7 +1,7 @@
 """Faults and the actions of an operator during the chaos test, in random order.
 
-Used by test_chaos.py. Each of them is a trouble, and is recorded with its time. A deploy that waits for its
-reload checks the outcome, too.
+Used by test_chaos.py. Each of them is called a trouble, and its time is recorded. A deploy that waits for
+its reload also checks the outcome.
 """
 
 import contextlib

@@ -250,7 +250,7 @@ fn malformed_chunks_and_trailers_are_refused() {
         ("space after the size", "7.1", "5 \r\nhello\r\n0\r\n\r\n"),
         ("size with 0x", "7.1", "0x5\r\nhello\r\n0\r\n\r\n"),
         ("size with an underscore", "7.1", "1_0\r\n0123456789abcdef\r\n0\r\n\r\n"),
-        ("size that is no number", "7.1", "g\r\nhello\r\n0\r\n\r\n"),
+        ("size that is not a number", "7.1", "g\r\nhello\r\n0\r\n\r\n"),
         ("size that overflows", "7.1", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
         ("size with many leading zeros", "7.1", &zeros),
         ("NUL after the size", "7.1", "5\0\r\nhello\r\n0\r\n\r\n"),

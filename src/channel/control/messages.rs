@@ -89,7 +89,7 @@ pub enum Report {
         summary: String,
         /// The traceback; empty if there is none.
         traceback: String,
-        /// One line without text of the application: at most the exception's type, a file and a
+        /// One line without text from the application: at most the exception's type, a file and a
         /// line number.
         headline: String,
     },

@@ -370,7 +370,7 @@ mod tests {
         place.python("sites/app/tools/bin/python");
         let variables = [("PATH", place.join("usr/bin").display().to_string())];
         let path = || find(&place, &variables).0.unwrap().path;
-        assert_eq!(path(), system, "without pyvenv.cfg it is no environment");
+        assert_eq!(path(), system, "without pyvenv.cfg it is not an environment");
         place.file("sites/app/shopenv/pyvenv.cfg", b"", 0o644);
         assert_eq!(
             find(&place, &variables).0.unwrap(),

@@ -239,7 +239,7 @@ pub struct BootFailure {
     /// exception and so contain its secrets: only for the journal and for clients that may control
     /// the daemon.
     pub summary: String,
-    /// One line without text of the application, so every user of the machine may read it. For
+    /// One line without text from the application, so every user of the machine may read it. For
     /// STATUS=.
     pub headline: String,
     /// The application's traceback, if there is one.
@@ -276,7 +276,7 @@ pub enum BootFailureKind {
 }
 
 impl BootFailure {
-    /// Creates a failure found by the daemon itself, whose summary has no text of the application.
+    /// Creates a failure found by the daemon itself, whose summary has no text from the application.
     pub fn new(kind: BootFailureKind, summary: impl Into<String>) -> Self {
         let summary = summary.into();
         Self { kind, headline: summary.clone(), summary, traceback: None }

@@ -42,7 +42,7 @@ impl Identity {
     /// it.
     pub fn config(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
         let mut offered = hello.cipher_suites().iter().copied();
-        // A client may begin with a value that is no suite (RFC 8701).
+        // A client may begin with a value that is not a suite (RFC 8701).
         if offered.find(|suite| is_chacha20(*suite) || is_aes_gcm(*suite)).is_some_and(is_chacha20) {
             &self.in_client_order
         } else {

@@ -49,7 +49,7 @@ async def by_number(scope, receive, send):
 
 @case
 async def unusable(scope, receive, send):
-    """Sends something that is no open regular file, and answers with the exception."""
+    """Sends something that is not an open regular file, and answers with the exception."""
     reader, writer = os.pipe()
     closed = os.dup(reader)
     os.close(closed)

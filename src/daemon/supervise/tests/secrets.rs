@@ -1,4 +1,4 @@
-//! STATUS= contains no text of the application, since every user of the machine may read it.
+//! STATUS= contains no text from the application, since every user of the machine may read it.
 
 use super::*;
 
