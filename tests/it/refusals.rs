@@ -22,7 +22,7 @@ fn assert_refused(rgun: Rgun, status: i32, facts: &[&str]) -> String {
     log
 }
 
-/// Configures rgun by a file instead of flags.
+/// Configures rgun with a file instead of flags.
 fn with_file(text: &str) -> Rgun {
     let rgun = Rgun::fake().without_flags();
     let path = rgun.scratch().write("rgun.toml", text);

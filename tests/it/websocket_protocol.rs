@@ -239,7 +239,7 @@ fn frames_after_a_close_are_ignored() {
 // 9: sizes.
 
 #[test]
-fn message_may_have_max_message_bytes_at_most() {
+fn message_may_have_up_to_max_message_bytes() {
     let daemon = Rgun::fake_asgi().set("websocket.max_message", "100000").start_ready();
     let mut socket = WebSocket::open(&daemon, "/echo?whole");
     let largest = pattern(100_000);

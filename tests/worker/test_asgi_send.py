@@ -121,7 +121,7 @@ def test_head_has_the_length_of_get_and_no_body(worker):
     assert (answer.body, dict(answer.fields)[b"content-length"]) == (b"", b"7")
 
 
-def test_headers_are_lowercased_and_trimmed_and_hop_by_hop_ones_dropped(worker):
+def test_headers_are_normalized_and_hop_by_hop_fields_dropped(worker):
     assert worker.fetch("/headers").fields == [
         (b"x-upper", b"trimmed"),
         (b"set-cookie", b"a=1"),

@@ -141,7 +141,7 @@ fn directory(setting: &Setting) -> Result<PathBuf, ValueError> {
     let path = fs::absolute(Path::new("/"), path);
     match paths::readable_directory(path.clone()) {
         Err(error) if error.reason == "does not exist" => Err(error.with_hint(format!(
-            "create it: mkdir -p {} (Django fills its STATIC_ROOT by `manage.py collectstatic`)",
+            "create it: mkdir -p {} (Django fills its STATIC_ROOT with `manage.py collectstatic`)",
             path.display()
         ))),
         Err(error) if error.reason == "is not a directory" => {

@@ -119,7 +119,7 @@ def test_broken_release_fails_the_reload_and_old_code_serves(app):
         assert host.show("ActiveState") == "active"
         status = host.status_text()
         assert "importing trouble raised LookupError (/srv/trouble/release.py, line 2)" in status
-        assert "no database today" not in status, "STATUS= is readable for every user"
+        assert "no database today" not in status, "STATUS= is readable by every user"
         code, output = wait_for_outcome(start_reload())
         load.wait_for_more(100)
     assert code == 1

@@ -163,7 +163,7 @@ def sample_file(mib):
 
 @require_GET
 def download(request, mib):
-    """A file of the chosen size, by FileResponse: under WSGI that is wsgi.file_wrapper."""
+    """A file of the chosen size, sent by FileResponse, which uses wsgi.file_wrapper under WSGI."""
     if mib > MAX_DOWNLOAD_MIB:
         raise Http404(f"{mib} MiB is more than {MAX_DOWNLOAD_MIB} MiB")
     return FileResponse(sample_file(mib).open("rb"), as_attachment=True, filename=f"{mib}MiB.bin")
