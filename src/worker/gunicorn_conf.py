@@ -80,7 +80,7 @@ def execute(path):
 
 
 def configure_logging(module):
-    """Configures logging by logconfig_dict; the other two settings come as app.log_config."""
+    """Configures logging with logconfig_dict; the daemon passes the other two settings as app.log_config."""
     as_dict = getattr(module, "logconfig_dict", None)
     if as_dict:
         logging.config.dictConfig(completed(as_dict))
@@ -102,7 +102,7 @@ def completed(config):
 
 
 def configure_by_file(load, path):
-    """Configures logging by a file. Returns a failure's outcome or None, and a warning or None."""
+    """Configures logging with a file. Returns a failure's outcome or None, and a warning or None."""
     try:
         read_log_config(path)
     except BaseException as error:  # noqa: BLE001 (a class that the file names may call sys.exit())
@@ -114,7 +114,7 @@ def configure_by_file(load, path):
 
 
 def read_log_config(path):
-    """Configures logging by a file: JSON, YAML or TOML by its extension or first byte, else ini."""
+    """Configures logging with a file: JSON, YAML or TOML as its extension or first byte says, else ini."""
     with open(path, "rb") as file:
         content = file.read()
     extension = os.path.splitext(path)[1].lower()

@@ -20,7 +20,7 @@ def import_circles():
 
 
 def python_imports():
-    """For each Python file, the files that it imports: `import x`, or `from` a package `import x`."""
+    """Returns, for each Python file, the files that it imports (`import x`, `from package import x`)."""
     paths = [
         path for top in ("src", "tests") for path in (TOP / top).rglob("*.py") if "target" not in path.parts
     ]

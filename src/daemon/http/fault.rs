@@ -334,7 +334,7 @@ fn file_response(fault: &FileFault) -> ErrorResponse {
     match fault {
         FileFault::NotFound => ErrorResponse::new((StatusCode::NOT_FOUND, "there is no such file")),
         FileFault::Method => {
-            ErrorResponse::new((StatusCode::METHOD_NOT_ALLOWED, "files are served to GET and HEAD"))
+            ErrorResponse::new((StatusCode::METHOD_NOT_ALLOWED, "a file can only be read: GET or HEAD"))
         }
         FileFault::Denied => ErrorResponse::new((StatusCode::FORBIDDEN, "the file may not be read")),
         FileFault::PreconditionFailed => ErrorResponse::new((

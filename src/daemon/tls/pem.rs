@@ -69,7 +69,7 @@ pub(super) fn certificates(
 pub(super) fn private_key(file: &NamedFile<'_>, pem: &[u8]) -> Result<PrivateKeyDer<'static>, ConfigError> {
     if is_encrypted(pem) {
         let hint = "rgun asks for no passphrase; decrypt it: openssl pkey -in FILE -out FILE.plain, readable by rgun \
-                    only, or keep it encrypted by systemd (LoadCredentialEncrypted=)";
+                    only, or let systemd decrypt it (LoadCredentialEncrypted=)";
         return Err(file.error("is encrypted", hint));
     }
     match PrivateKeyDer::pem_slice_iter(pem).next() {

@@ -2,7 +2,7 @@
 //!
 //! Frames are pushed into the ring while it has space. When the ring is full, further frames wait
 //! here until the daemon announces space. The queue is bounded: while it is not empty, no exchange
-//! sends body ([`super::response`]).
+//! sends a part of its body ([`super::response`]).
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

@@ -259,7 +259,7 @@ def empty_nonblocking_pipe():
 
 
 def application(environ, start_response):
-    """Sends the file by file_wrapper, or the bytes of its read()."""
+    """Sends the file through file_wrapper, or the bytes of its read()."""
     file = KINDS[environ["PATH_INFO"]]()
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
     if environ["QUERY_STRING"]:

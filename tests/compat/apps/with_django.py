@@ -45,7 +45,7 @@ def stream(request):
 
 
 def file(request):
-    """Sends a file by file_wrapper."""
+    """Sends a file through file_wrapper."""
     return FileResponse(Path(__file__).open("rb"))
 
 

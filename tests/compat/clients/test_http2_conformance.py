@@ -366,7 +366,7 @@ STREAM_ROWS = [
     ),
     (
         "http2/8.1.2.6/2",
-        "parts longer than their length",
+        "parts longer than the Content-Length",
         [
             request(1, "/upload", "POST", [("content-length", "1")], end=False),
             frame(DATA, 0, 1, b"te"),
@@ -376,7 +376,7 @@ STREAM_ROWS = [
     ),
     (
         "",
-        "body shorter than its length",
+        "body shorter than the Content-Length",
         [
             request(1, "/upload", "POST", [("content-length", "9")], end=False),
             frame(DATA, END_STREAM, 1, b"test"),

@@ -197,7 +197,7 @@ async def after_complete(scope, receive, send):
 
 @case
 async def receive_in_tasks(scope, receive, send):
-    """Cancels a receive() by wait_for(), then receives the event in another task."""
+    """Cancels a receive() with wait_for(), then receives the event in another task."""
     try:
         await asyncio.wait_for(receive(), 0.01)
         outcome = "received"

@@ -124,7 +124,7 @@ async def undecided(scope, receive, send):
 
 @case
 async def in_tasks(scope, receive, send):
-    """Cancels a receive() by wait_for(), then receives and sends in tasks."""
+    """Cancels a receive() with wait_for(), then receives and sends in tasks."""
     await accept(receive, send)
     try:
         await asyncio.wait_for(receive(), 0.01)

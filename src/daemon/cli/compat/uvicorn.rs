@@ -348,7 +348,7 @@ pub(in crate::cli) const FLAGS: &[CompatFlag] = &[
         ArgKind::Value,
         Refused(
             "rgun reads no encrypted keys",
-            "decrypt the key (openssl pkey -in FILE -out FILE.plain), or keep it encrypted by systemd \
+            "decrypt the key (openssl pkey -in FILE -out FILE.plain), or let systemd decrypt it \
              (LoadCredentialEncrypted=)",
         ),
     )
