@@ -1,5 +1,5 @@
-//! Copies the facts about a request that only the access log has. Called only if each request is
-//! logged.
+//! The facts about a request that only the access log has. [`copy`] is called only if each request
+//! is logged.
 
 use std::sync::Arc;
 

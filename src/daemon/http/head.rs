@@ -160,8 +160,7 @@ pub(super) fn set_content_length(headers: &mut HeaderMap, len: u64) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
 }
 
-/// Returns the format in which the client wants an error response. Called only once a request has
-/// failed.
+/// Returns the format in which the client wants an error response.
 pub(super) fn error_format(headers: &HeaderMap) -> ErrorFormat {
     ErrorFormat::of_accept(headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes))
 }

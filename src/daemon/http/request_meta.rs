@@ -33,7 +33,7 @@ pub(super) struct RequestMeta {
     /// The coding in which a response may be compressed; `None` if the client accepts none, or if
     /// `[compression]` is off.
     pub(super) coding: Option<Coding>,
-    /// The format of an error response. Read only once the request has failed; text until then.
+    /// The format of an error response; text until the code that needs another has read `Accept`.
     pub(super) error_format: ErrorFormat,
     /// Time at which the head was complete.
     pub(super) received_at: Instant,
