@@ -44,6 +44,7 @@ mod leftovers;
 mod memory;
 mod messages;
 mod operator_log;
+mod operator_text;
 mod probe;
 mod reload;
 mod reload_state;
