@@ -354,8 +354,8 @@ pub struct Limits {
     /// Maximum size, in bytes, of a request's body; a larger one is answered 413 (RFC 9110
     /// §15.5.14). `None` is `"off"`.
     pub body: Option<u64>,
-    /// Maximum size, in bytes, of a request's header fields together; more is answered 431 (RFC
-    /// 6585 §5).
+    /// Maximum total size, in bytes, of a request's header fields; more is answered 431 (RFC 6585
+    /// §5).
     pub header: usize,
     /// Maximum number of a request's header fields, whatever their size; more are answered 431.
     pub headers: usize,
@@ -368,17 +368,17 @@ pub struct Limits {
     /// HTTP/2: maximum number of requests that are open on one connection; the protocol refuses
     /// further ones.
     pub streams: u32,
-    /// Bytes of all responses together that may be buffered in memory for slow clients. `None` is
+    /// Total bytes of responses that may be buffered in memory for slow clients. `None` is
     /// `"auto"`.
     pub response_memory: Option<u64>,
-    /// Bytes of all responses together that may be buffered in files. `None` is `"auto"`.
+    /// Total bytes of responses that may be buffered in files. `None` is `"auto"`.
     pub response_disk: Option<u64>,
     /// Minimum rate at which a client reads its response, in bytes per second over `timeouts.body`;
     /// a slower client's connection is closed. `None` is `"off"`.
     pub response_rate: Option<u64>,
-    /// Bytes of all request bodies together that may be buffered in memory. `None` is `"auto"`.
+    /// Total bytes of request bodies that may be buffered in memory. `None` is `"auto"`.
     pub spool_memory: Option<u64>,
-    /// Bytes of all request bodies together that may be buffered in files. `None` is `"auto"`.
+    /// Total bytes of request bodies that may be buffered in files. `None` is `"auto"`.
     pub spool_disk: Option<u64>,
     /// Minimum rate at which a client sends its body, in bytes per second over the whole body but
     /// at least over `timeouts.body`; a slower client is answered 408. `None` is `"off"`.

@@ -357,7 +357,7 @@ STREAM_ROWS = [
     ),
     (
         "http2/8.1.2.6/1",
-        "body longer than its length",
+        "body longer than the Content-Length",
         [
             request(1, "/upload", "POST", [("content-length", "1")], end=False),
             frame(DATA, END_STREAM, 1, b"test"),

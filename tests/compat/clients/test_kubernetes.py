@@ -28,7 +28,7 @@ def test_guides_have_a_manifest():
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("name", "manifest"), list(manifests()))
-def test_manifest_is_valid_by_the_schema(name, manifest, version):
+def test_manifest_conforms_to_the_schema(name, manifest, version):
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
