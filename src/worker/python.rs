@@ -145,7 +145,7 @@ pub(crate) fn values_of<'py, const N: usize>(
         // Counts instead of waiting for the reported end, which would take one more call.
         for _ in 0..n_entries {
             // SAFETY: a dict, and we are attached; `at` is 0 at first. Nothing that runs in the
-            // loop can change the dict, so that the borrowed references are valid.
+            // loop can change the dict, so the borrowed references stay valid.
             unsafe {
                 if ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value) == 0 {
                     break;

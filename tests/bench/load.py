@@ -218,7 +218,7 @@ class OpenLoop:
     """Sends requests at fixed times, even if responses are late; latency counts from the intended time."""
 
     def __init__(self, port, seed):
-        """Picks idle connections at random, by `seed`."""
+        """Picks idle connections at random; `seed` makes the choice repeatable."""
         self.port = port
         self.chance = random.Random(seed)
         self.idle = []

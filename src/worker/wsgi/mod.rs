@@ -92,8 +92,8 @@ impl SlotRunner {
     /// the clock is read.
     ///
     /// # Errors
-    /// If the daemon violates the protocol. A failure of the application is answered and is no
-    /// error.
+    /// If the daemon violates the protocol. A failure of the application is answered and is not
+    /// an error.
     pub(crate) fn serve(
         &mut self,
         py: Python<'_>,
