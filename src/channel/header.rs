@@ -3,7 +3,7 @@
 //! The tables are part of the protocol: entries are appended, never moved (another order is a new
 //! [`crate::PROTOCOL_VERSION`]). Names are lower-case, as in HTTP/2 and ASGI.
 
-/// Name index: the name follows as bytes.
+/// The index of a name that is not in the table; the name follows as bytes.
 pub const LITERAL: u8 = 255;
 
 /// Request and response field names: those of RFC 9110, and others that browsers, proxies and

@@ -99,7 +99,7 @@ fn receive_start(py: Python<'_>, socket: &OwnedFd) -> PyResult<(Box<Start>, Vec<
             Ok(_) => {}
             Err(error) => {
                 return Err(PyRuntimeError::new_err(format!(
-                    "{error} (this extension is of rgun {}; restart rgun after an upgrade)",
+                    "{error} (this extension belongs to rgun {}; restart rgun after an upgrade)",
                     env!("CARGO_PKG_VERSION")
                 )));
             }

@@ -58,7 +58,7 @@ impl Hooks {
         Ok(Self(Some(python_module(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind())))
     }
 
-    /// Calls a hook about this worker.
+    /// Calls a hook for this worker.
     ///
     /// # Errors
     /// A Python error; the failure of a hook is a [`BootFailure`].
@@ -104,7 +104,7 @@ impl Hooks {
         Ok(warnings)
     }
 
-    /// Calls `worker_abort` about this worker. Returns the warning if it fails.
+    /// Calls `worker_abort` for this worker. Returns the warning if it fails.
     ///
     /// # Errors
     /// A Python error.
