@@ -23,7 +23,7 @@
 //! | [`id`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`negotiation`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`config`] | - | tokio, hyper, tracing, rgun_channel, std::env::var(, std::env::var_os(, std::env::current_dir( |
-//! | [`cli`] | config, error_chain | tokio, hyper, tracing, rgun_channel |
+//! | [`cli`] | config | tokio, hyper, tracing, rgun_channel |
 //! | [`supervise`] | id | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
 //! | [`systemd`] | escape, error_chain | tokio, hyper, rgun_channel |
 //! | [`journal`] | config, escape, id | tokio, hyper, rgun_channel |
@@ -35,7 +35,7 @@
 //! | [`http`] | files, websocket, dispatch, net, tls, journal, escape, error_chain, buffer_pool, budget, spool, id, negotiation | nix::sys::signal |
 //! | [`pool`] | config, journal, id, link, supervise, systemd, error_chain | hyper, tokio |
 //! | [`file_watch`] | escape | tokio, hyper, rgun_channel |
-//! | [`edge`] | dispatch, http, journal, link, net, tls, error_chain | hyper |
+//! | [`edge`] | dispatch, http, journal, link, net, tls | hyper |
 //! | [`check`] | everything | - |
 //! | [`run`] | everything | - |
 //!

@@ -61,18 +61,20 @@ def layer_table():
 
 
 def layers():
-    """Each module of the daemon, at any depth, uses only what src/daemon/lib.rs allows it to use."""
+    """Each module of the daemon, at any depth, uses what src/daemon/lib.rs lists for it, and nothing else."""
     rows = layer_table()
     imports = Imports("src/daemon")
     modules = {parts[0] for parts in imports.files if parts and not {"tests", "testing"} & set(parts)}
     found = [
         Breach("src/daemon/lib.rs", module, "is not in the table") for module in sorted(modules - set(rows))
     ]
+    unused = {module: set(allowed) - {"everything"} for module, (allowed, _) in rows.items()}
     for parts, file in imports.files.items():
         if not parts or file.is_test or parts[0] not in rows:
             continue
         allowed, forbidden = rows[parts[0]]
         used = {other[0] for other in imports.of(file) if other} - {parts[0]}
+        unused[parts[0]] -= used
         if allowed != ["everything"]:
             found += [Breach(str(file), f"{parts[0]} uses {name}") for name in sorted(used - set(allowed))]
         for name in forbidden:
@@ -81,6 +83,11 @@ def layers():
                 pattern = rf"(?<![\w:]){re.escape(name)}::"
             if re.search(pattern, file.code):
                 found.append(Breach(str(file), f"{parts[0]} uses {name}"))
+    found += [
+        Breach("src/daemon/lib.rs", f"{module} does not use {name}")
+        for module, names in unused.items()
+        for name in sorted(names)
+    ]
     return found
 
 

@@ -448,7 +448,7 @@ impl Checker<'_> {
     fn check_proxy_senders(&mut self, listen: &Listen, proxy: &Proxy) {
         let is_required = listen.proxy_protocol || listen.named.iter().any(|socket| socket.proxy_protocol);
         if is_required && proxy.protocol_trusted == TrustedProxies::NONE {
-            let error = ValueError::new("names nobody, so sockets with proxy_protocol serve nobody");
+            let error = ValueError::new("names no address, so sockets with proxy_protocol serve no client");
             let error =
                 error.with_hint("name the proxies, e.g. protocol_trusted = [\"loopback\"] in [proxy]");
             self.push_missing(name::PROTOCOL_TRUSTED, error);

@@ -57,7 +57,7 @@ fn network(word: &str) -> Result<IpNet, ValueError> {
     Err(match word {
         "*" => error("is not a keyword of this key").with_hint("write \"all\""),
         "localhost" => error("is a name").with_hint("write \"loopback\""),
-        "" => error("is empty").with_hint("write [] to trust nobody"),
+        "" => error("is empty").with_hint("write [] to trust no peer"),
         word if word.starts_with('/') || word.starts_with("unix:") => {
             error("is a path; a peer on a unix socket has none").with_hint("write \"unix\" for all of them")
         }

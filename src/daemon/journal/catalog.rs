@@ -104,7 +104,7 @@ operator_events! {
     /// A worker has not booted or exited in time.
     Overdue = "fa0023aeeb2646c69bb80ce0ceb53cec", "A worker exceeds a time limit",
         "The worker did not finish its requests within timeouts.drain, or did not exit when it was \
-        told to; the entry gives the time. It is killed and replaced.\n\n\
+        asked to; the entry gives the time. It is killed and replaced.\n\n\
         What to do: raise timeouts.drain if requests may take that long. If the worker could not be \
         killed either, a device or network file system holds it (`ps -o stat,wchan`).";
 
@@ -155,8 +155,8 @@ operator_events! {
 
     /// A reload begins.
     ReloadStarted = "9ccca38f4beb4ef187edbcd4f9ab1398", "A reload has begun",
-        "Workers with the new code and configuration boot beside the old ones, which serve until \
-        the new ones are ready.";
+        "Workers with the new code and configuration boot next to the old ones, which serve \
+        until the new ones are ready.";
 
     /// A reload has succeeded.
     Reloaded = "932e3ceaead84ea6a463bdc4e2c19c03", "A reload has succeeded",
