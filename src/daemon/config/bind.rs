@@ -2,7 +2,7 @@
 //!
 //! `HOST:PORT`, `HOST` (the default port), `:PORT` and `0:PORT` (all IPv4 addresses), `PORT` (the
 //! default host), `[IPv6]:PORT`, `[IPv6]`, `unix:PATH`. Descriptors (`fd://3`) are refused: systemd
-//! passes sockets by LISTEN_FDS, with names. `net` resolves host names when it binds.
+//! passes sockets through LISTEN_FDS, with names. `net` resolves host names when it binds.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -64,8 +64,10 @@ impl FromStr for Bind {
             return unix(path.strip_prefix("//").unwrap_or(path));
         }
         if text.starts_with("fd:") {
-            return Err(ValueError::new("names a descriptor; rgun takes sockets from systemd by LISTEN_FDS")
-                .with_hint("remove it: rgun uses the sockets of a socket unit automatically"));
+            return Err(ValueError::new(
+                "names a descriptor; rgun takes sockets from systemd through LISTEN_FDS",
+            )
+            .with_hint("remove it: rgun uses the sockets of a socket unit automatically"));
         }
         tcp(text.strip_prefix("tcp://").unwrap_or(text))
     }

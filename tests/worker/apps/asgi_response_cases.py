@@ -122,7 +122,7 @@ async def file(scope, receive, send):
 
 @case
 async def path(scope, receive, send):
-    """Sends the file PATH of `?LENGTH,PATH` by pathsend; an empty LENGTH declares none."""
+    """Sends the file PATH of `?LENGTH,PATH` with pathsend; an empty LENGTH declares none."""
     length, _, path = scope["query_string"].decode().partition(",")
     await start(send, headers=[(b"content-length", length.encode())] if length else [])
     await send({"type": "http.response.pathsend", "path": path})

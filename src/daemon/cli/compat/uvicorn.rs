@@ -276,7 +276,7 @@ pub(in crate::cli) const FLAGS: &[CompatFlag] = &[
         "fd",
         ArgKind::Value,
         Refused(
-            "rgun takes sockets from systemd by LISTEN_FDS, not by number",
+            "rgun takes sockets from systemd through LISTEN_FDS, not by number",
             "remove it: rgun uses the sockets of a socket unit automatically; elsewhere use --uds or --bind",
         ),
     ),

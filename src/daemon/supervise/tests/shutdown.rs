@@ -172,7 +172,7 @@ fn stuck_or_booting_worker_is_killed_on_stop() {
 }
 
 #[test]
-fn stop_while_booting_serves_the_queue_but_reports_no_ready() {
+fn stop_while_booting_serves_the_queue_but_is_never_ready() {
     let mut harness = Harness::new(3);
     harness.send(Event::Started);
     harness.spawned(worker(0, 1));
