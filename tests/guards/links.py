@@ -27,7 +27,7 @@ def documents():
 
 def has_definition(source, label):
     """Returns whether the source defines the name; True for a label that is not a single name."""
-    return not re.fullmatch(r"\w+", label) or re.search(DEFINITION.format(label), source.read_text())
+    return not re.fullmatch(r"\w+", label) or bool(re.search(DEFINITION.format(label), source.read_text()))
 
 
 def doc_links():

@@ -142,7 +142,7 @@ fn connections_per_client_over_the_limit_are_closed() {
         daemon.connect().assert_closed();
     }
     let line = daemon.log.wait_for("limits.connections_per_client");
-    assert!(line.contains("WARN") && line.contains("the last of 127.0.0.1"), "{line}");
+    assert!(line.contains("WARN") && line.contains("most recently one from 127.0.0.1"), "{line}");
     drop(clients.remove(0));
     wait_until("one more connection is accepted", || {
         let mut client = daemon.connect();

@@ -56,11 +56,11 @@ class Daemon:
         with self.log_grew:
             found = []
 
-            def is_there():
+            def find():
                 found[:] = [line for line in self.lines if line is not None and text in line]
                 return len(found) >= count or (self.lines and self.lines[-1] is None)
 
-            self.log_grew.wait_for(is_there, timeout=DEADLINE)
+            self.log_grew.wait_for(find, timeout=DEADLINE)
         assert len(found) >= count, f"{len(found)} lines with {text!r}, not {count}, in\n{self.log()}"
         return found[0]
 

@@ -51,13 +51,13 @@ def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
     exchange = worker.submit(f"/busy?{path}")
     writers = []
 
-    def is_read():
+    def open_writer():
         # ENXIO: the application has not opened the FIFO yet.
         with contextlib.suppress(OSError):
             writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         return writers
 
-    wait_until("the application blocks", is_read)
+    wait_until("the application blocks", open_writer)
     try:
         stack = worker.ask_stacks(exchange)
         everything = worker.ask_stacks()

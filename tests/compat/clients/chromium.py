@@ -136,5 +136,5 @@ class Page:
     def has_value(self, expression):
         """Returns whether an expression is true; false while the document changes."""
         with contextlib.suppress(AssertionError):
-            return self.evaluate(expression)
+            return bool(self.evaluate(expression))
         return False
