@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::ReplacedServer;
+use super::server::ReplacedServer;
 pub(super) use crate::cli::compat::peers::DropIn;
 use crate::config::{Layer, Setting, Value, name};
 
