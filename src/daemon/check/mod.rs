@@ -115,7 +115,8 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
 /// Returns the configuration without the unit's credentials, which only systemd can read; warns
 /// about them.
 fn without_credentials(config: &Config, warnings: &mut Vec<String>) -> Config {
-    let (tls, unknown) = config.tls.split_unknown_credentials();
+    let (tls, mut unknown) = config.tls.split_unknown_credentials();
+    unknown.extend_from_slice(&config.app.unknown_credentials);
     if !unknown.is_empty() {
         warnings.push(format!(
             "the unit's credentials are not checked ({}): systemd gives them to the running service alone, and \

@@ -18,8 +18,8 @@ use super::{
     AccessFormat, AccessLog, App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Count, Hooks, Http,
     Interface, Lifespan, Limits, Listen, Log, Loop, PathRule, Proxy, Python, Reload, SendfileDirectory,
     StaticMount, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers, certificates, compression,
-    error_pages, forwarding, health, keys, listeners, mounts, on_change, paths, python, read, rules, trusted,
-    units,
+    credentials, error_pages, forwarding, health, keys, listeners, mounts, on_change, paths, python, read,
+    rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record
@@ -49,7 +49,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let (interface, lifespan, event_loop) = checker.interface();
     let root_path = checker.read(name::ROOT_PATH, String::new(), read::root_path);
     let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
-    let (env, log_config) = (checker.env(), checker.log_config());
+    let ((env, unknown_credentials), log_config) = (checker.env(), checker.log_config());
     let (sendfile_roots, static_mounts) = checker.files();
     let (workers, timeouts) = (checker.workers(), checker.timeouts());
     let (limits, websocket, http) = (checker.limits(), checker.websocket(), checker.http());
@@ -73,6 +73,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                     event_loop,
                     root_path,
                     env,
+                    unknown_credentials,
                     pythonpath,
                     sendfile_roots,
                     log_config,
@@ -187,7 +188,10 @@ impl Checker<'_> {
 
     /// Returns the variables of the file and of the command line. Of two with the same name, that
     /// of the command line applies: `--env DEBUG=1` keeps the file's other variables.
-    fn env(&mut self) -> Vec<(String, String)> {
+    ///
+    /// Adds the variables of `app.env_from_credentials`; also returns the names of the credentials
+    /// that a check outside of the unit cannot read.
+    fn env(&mut self) -> (Vec<(String, String)>, Vec<String>) {
         let Layers { command_line, file, .. } = self.layers;
         let mut merged = BTreeMap::new();
         for setting in [file, command_line].into_iter().filter_map(|layer| layer.get(name::ENV)) {
@@ -202,7 +206,9 @@ impl Checker<'_> {
                 hint: error.hint,
             }));
         }
-        merged.into_iter().collect()
+        let credentials = credentials::read_variables(self, &merged);
+        merged.extend(credentials.known);
+        (merged.into_iter().collect(), credentials.unknown)
     }
 
     fn app_argument_defaults(&self) -> AppArgumentDefaults {

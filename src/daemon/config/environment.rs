@@ -134,13 +134,19 @@ struct TableKey {
     hint: &'static str,
 }
 
-const TABLES: [TableKey; 5] = [
+const TABLES: [TableKey; 6] = [
     TableKey {
         key: name::ENV,
         variable: "RGUN_APP_ENV",
         keys: &[],
         hint: "set the application's variables themselves: workers inherit the daemon's environment (Environment= of \
                the unit)",
+    },
+    TableKey {
+        key: name::ENV_FROM_CREDENTIALS,
+        variable: "RGUN_APP_ENV_FROM_CREDENTIALS",
+        keys: &[],
+        hint: "write env_from_credentials in [app] of the file",
     },
     TableKey {
         key: name::PATH_RULES,
@@ -310,8 +316,16 @@ mod tests {
 
     #[test]
     fn every_key_has_its_variable() {
-        let is_table =
-            |key: &str| matches!(key, name::ENV | name::PATH_RULES | name::LISTENERS | name::ERROR_PAGES);
+        let is_table = |key: &str| {
+            matches!(
+                key,
+                name::ENV
+                    | name::ENV_FROM_CREDENTIALS
+                    | name::PATH_RULES
+                    | name::LISTENERS
+                    | name::ERROR_PAGES
+            )
+        };
         for key in keys::KEYS.iter().filter(|key| !is_table(key)) {
             let variable = keys::variable_name(key);
             let (layer, errors) = layer(&[(&variable, "x")]);

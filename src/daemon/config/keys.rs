@@ -13,6 +13,7 @@ pub(crate) mod name {
     pub(crate) const LOOP: &str = "app.loop";
     pub(crate) const ROOT_PATH: &str = "app.root_path";
     pub(crate) const ENV: &str = "app.env";
+    pub(crate) const ENV_FROM_CREDENTIALS: &str = "app.env_from_credentials";
     pub(crate) const PYTHONPATH: &str = "app.pythonpath";
     pub(crate) const SENDFILE_ROOTS: &str = "app.sendfile_roots";
     pub(crate) const LOG_CONFIG: &str = "app.log_config";
@@ -119,6 +120,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::LOOP,
     name::ROOT_PATH,
     name::ENV,
+    name::ENV_FROM_CREDENTIALS,
     name::PYTHONPATH,
     name::SENDFILE_ROOTS,
     name::LOG_CONFIG,

@@ -20,6 +20,7 @@ mod certificates;
 mod check;
 mod checker;
 mod compression;
+mod credentials;
 mod entry;
 mod environment;
 mod error;

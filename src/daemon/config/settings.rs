@@ -85,9 +85,12 @@ pub struct App {
     /// SCRIPT_NAME (PEP 3333) or `root_path` (ASGI). Empty, or starts with `/` and does not end
     /// with one.
     pub root_path: String,
-    /// Variables that the workers get in addition to the daemon's environment, sorted by name,
-    /// without duplicates. The values may be secrets; never log them.
+    /// Variables that the workers get in addition to the daemon's environment, with those of
+    /// `app.env_from_credentials`, sorted by name, without duplicates. The values may be secrets; never log them.
     pub env: Vec<(String, String)>,
+    /// Names of the credentials in `app.env_from_credentials` that could not be read, because a
+    /// check outside of the unit has no access to them. Their variables are not in `env`.
+    pub unknown_credentials: Vec<String>,
     /// Entries to put before the rest of `sys.path`, absolute, in this order. As in PYTHONPATH,
     /// they need not exist.
     pub pythonpath: Vec<PathBuf>,

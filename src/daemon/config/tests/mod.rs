@@ -66,6 +66,7 @@ fn missing_keys_have_the_documented_defaults() {
             lifespan: Lifespan::Auto,
             event_loop: Loop::Auto,
             env: vec![],
+            unknown_credentials: vec![],
             pythonpath: vec![],
             sendfile_roots: Vec::new(),
             log_config: None,
@@ -335,6 +336,38 @@ fn env_flags_are_merged_with_env_of_the_file() {
     let env = case.load(&text, &[], flags).unwrap().config.app.env;
     let expected = [("A", "file"), ("B", "last"), ("C", "x=y")];
     assert_eq!(env, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+#[test]
+fn variables_come_from_credentials_of_the_unit() {
+    let case = Case::new();
+    case.place.file("credentials/key", b"s3cret\n", 0o400);
+    case.place.file("credentials/binary", b"\xff", 0o400);
+    let directory = case.place.join("credentials").display().to_string();
+    let load = |text: &str, variables: &[(&str, &str)]| {
+        let loaded = case.load(&format!("{VALID_APP}{text}\n"), variables, Layer::new());
+        loaded.map(|loaded| loaded.config.app).map_err(|errors| errors.to_string())
+    };
+    let unit = [("CREDENTIALS_DIRECTORY", &*directory)];
+    let app = load("env_from_credentials = { SECRET_KEY = \"key\" }\nenv = { A = \"1\" }", &unit).unwrap();
+    let expected = [("A", "1"), ("SECRET_KEY", "s3cret")];
+    assert_eq!(app.env, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    for (text, variables, expected) in [
+        ("{ K = \"key\" }", &[][..], "K: key is a credential, and $CREDENTIALS_DIRECTORY is not set"),
+        ("{ K = \"none\" }", &unit, "hint: write LoadCredential=none:/path in the unit"),
+        ("{ K = \"../key\" }", &unit, "\"../key\" is no name of a credential"),
+        ("{ K = \"binary\" }", &unit, "the credential binary is not text"),
+        ("{ K = \"key\" }\nenv = { K = \"1\" }", &unit, "K is also in app.env"),
+        ("\"key\"", &unit, "must be a table of strings"),
+    ] {
+        let error = load(&format!("env_from_credentials = {text}"), variables).unwrap_err();
+        assert!(error.contains(expected) && !error.contains("s3cret"), "{text}\n{error}");
+    }
+    let unset = Environment::default().allowing_unknown_credentials();
+    let outside =
+        [("CREDENTIALS_DIRECTORY", unset.value("CREDENTIALS_DIRECTORY").unwrap().to_str().unwrap())];
+    let app = load("env_from_credentials = { SECRET_KEY = \"key\" }", &outside).unwrap();
+    assert_eq!((app.env, app.unknown_credentials), (vec![], vec!["key".to_owned()]));
 }
 
 #[test]

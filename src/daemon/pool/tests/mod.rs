@@ -75,6 +75,7 @@ impl PoolFixture {
             lifespan: config::Lifespan::Auto,
             event_loop: config::Loop::Auto,
             env: Vec::new(),
+            unknown_credentials: Vec::new(),
             pythonpath: Vec::new(),
             sendfile_roots: Vec::new(),
             log_config: None,
