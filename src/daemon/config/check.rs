@@ -51,14 +51,13 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
     let ((env, unknown_credentials), log_config) = (checker.env(), checker.log_config());
     let (sendfile_roots, static_mounts) = checker.files();
-    let (workers, timeouts) = (checker.workers(), checker.timeouts());
-    let (limits, websocket, http) = (checker.limits(), checker.websocket(), checker.http());
-    let pages = error_pages::read(&mut checker);
+    let (workers, timeouts, limits) = (checker.workers(), checker.timeouts(), checker.limits());
+    let (websocket, http, pages) = (checker.websocket(), checker.http(), error_pages::read(&mut checker));
     let (compression, mut tls) = (compression::read(&mut checker), certificates::check(&mut checker));
     let listen = listeners::check(&mut checker, base, &mut tls);
     let (proxy, health) = (checker.proxy(&listen), health::read(&mut checker, &static_mounts));
-    let (reload, hooks) = (checker.reload(base), checker.hooks());
-    let (log, app_argument) = (checker.log(), checker.app_argument_defaults());
+    let (reload, hooks, log) = (checker.reload(base), checker.hooks(), checker.log());
+    let app_argument = checker.app_argument_defaults();
     checker.check_combinations(&workers, &timeouts, &log);
     let Checker { errors, warnings, .. } = checker;
     match (directory, target, python) {
