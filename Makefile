@@ -1,15 +1,19 @@
 # The commands for this repository; `make` without a target lists them.
 #   PROFILE=fast       cargo's profile: release (the default), fast, dev
 #   CARGO_TARGET_DIR   honoured, as by cargo itself
+#   GLIBC=2.28         the oldest glibc on which optimized programs run; empty: that of this machine
 # Packages and benchmarks use `make optimized` (profile-guided); `make build` compiles faster.
 SHELL := /bin/bash
 PROFILE ?= release
+GLIBC ?= 2.28
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BUILD_DIR ?= $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 OPTIMIZED_DIR := $(TARGET)/optimized
 # With a PROFILE other than release, packages and benchmarks use that build.
 SHIPPED := $(if $(filter release,$(PROFILE)),optimized,build)
 SHIPPED_DIR := $(if $(filter release,$(PROFILE)),$(OPTIMIZED_DIR),$(BUILD_DIR))
+DIST := $(TARGET)/dist
+COPYRIGHT := $(TARGET)/copyright
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 DESTDIR ?=
@@ -26,7 +30,7 @@ BIND ?= 127.0.0.1:8000
 CHAOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build optimized demo unit test bench chaos deb print-deb install fmt lint
+.PHONY: help build optimized demo unit test bench chaos dist wheel sdist deb rpm print-deb install fmt lint
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,7 +47,7 @@ build: ## the daemon and the Python extension, in target/release
 	@cp src/worker/main_module.py $(BUILD_DIR)/rgun_main.py
 
 optimized: ## the same as packages have them, with profile-guided optimization, in target/optimized
-	@packaging/pgo/build $(TARGET) $(OPTIMIZED_DIR)
+	@packaging/pgo/build $(TARGET) $(OPTIMIZED_DIR) $(GLIBC)
 
 demo: build ## serve a Django project, or your own application, on 127.0.0.1:8000
 	@packaging/demo $(BUILD_DIR)/rgun $(TARGET)/demo '$(BIND)' '$(APP)' '$(DIR)' '$(PYTHON)'
@@ -60,8 +64,26 @@ bench: $(SHIPPED) ## compare with gunicorn, granian and uvicorn
 chaos: deb ## kill, hang, leak and reload under load for minutes (CHAOS='--seconds 600 --seed 7')
 	@tests/chaos/run --deb $$($(MAKE) --no-print-directory -s print-deb) $(CHAOS)
 
-deb: $(SHIPPED) ## a Debian package in target/
-	@packaging/deb/build $(VERSION) $(TARGET) $(SHIPPED_DIR)
+dist: wheel sdist deb rpm ## all packages, a tarball, checksums and a bill of materials in target/dist
+	@cp $$($(MAKE) --no-print-directory -s print-deb) $(DIST)
+	@packaging/dist $(VERSION) $(TARGET) $(SHIPPED_DIR) $(COPYRIGHT) $(DIST)
+
+$(COPYRIGHT): packaging/crates packaging/deb/copyright Cargo.lock
+	@mkdir -p $(TARGET) && packaging/crates copyright >$@.new && mv $@.new $@
+
+# Programs of another profile run on this machine's C library, so their wheel is for this machine.
+wheel: $(SHIPPED) $(COPYRIGHT) ## a Python wheel in target/dist, for `pip install`
+	@packaging/wheel/build $(TARGET) $(SHIPPED_DIR) $(COPYRIGHT) $(DIST) $(if $(filter release,$(PROFILE)),$(GLIBC))
+
+sdist: ## a Python source distribution in target/dist, which builds with cargo
+	@rm -f $(DIST)/rgun-$(VERSION).tar.gz
+	@$$(packaging/tools $(TARGET))/hatchling build --target sdist --directory $(DIST)
+
+deb: $(SHIPPED) $(COPYRIGHT) ## a Debian package in target/
+	@packaging/deb/build $(VERSION) $(TARGET) $(SHIPPED_DIR) $(COPYRIGHT)
+
+rpm: $(SHIPPED) $(COPYRIGHT) ## an rpm in target/dist, for Fedora, RHEL 9 and their relatives
+	@packaging/rpm/build $(VERSION) $(TARGET) $(SHIPPED_DIR) $(COPYRIGHT) $(DIST)
 
 print-deb:
 	@echo $(TARGET)/rgun_$(VERSION)_$$(dpkg-architecture -qDEB_HOST_ARCH).deb
@@ -81,8 +103,9 @@ install: ## copy the built files below DESTDIR and PREFIX
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE packaging/doc/*.md
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun/examples packaging/examples/*
 	@# The installed README is in the directory of the guides that it links to.
-	sed -i 's|](packaging/doc/|](|g' $(DESTDIR)$(PREFIX)/share/doc/rgun/README.md
+	sed -i 's|](packaging/doc/|](|g; s|](packaging/examples/|](examples/|g' $(DESTDIR)$(PREFIX)/share/doc/rgun/README.md
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/rgun.socket systemd/rgun.service
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system-preset systemd/80-rgun.preset
 	@# The unit and the configuration name paths below /usr; replace them by the prefix.
 	sed -i 's|=/usr/bin/rgun|=$(PREFIX)/bin/rgun|' $(DESTDIR)$(PREFIX)/lib/systemd/system/rgun.service
 	@if test -e $(DESTDIR)$(SYSCONFDIR)/rgun/rgun.toml; then \

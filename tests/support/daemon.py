@@ -15,15 +15,24 @@ from .waiting import DEADLINE
 class Daemon:
     """A running daemon, its log, and clients for it."""
 
-    def __init__(self, target, *flags, chdir, bind, python=sys.executable, env=None):
-        """`bind` is `unix:PATH`, or `127.0.0.1:0` for a port that the kernel chooses."""
+    def __init__(self, target, *flags, chdir, bind, python=sys.executable, env=None, program=None):
+        """Starts `program` (a list of words), by default the rgun under test.
+
+        `bind` is `unix:PATH`, or `127.0.0.1:0` for a port that the kernel chooses. Without a `bind` or a
+        `python`, rgun chooses its address or interpreter.
+        """
         self.lines = []
         self.log_grew = threading.Condition()
         self.is_https = "--certfile" in flags
-        self.unix_path = bind[len("unix:") :] if bind.startswith("unix:") else None
-        where = ("--chdir", chdir, "--python", python, "--bind", bind)
+        self.unix_path = bind[len("unix:") :] if bind and bind.startswith("unix:") else None
+        where = [
+            "--chdir",
+            chdir,
+            *(["--bind", bind] if bind else []),
+            *(["--python", python] if python else []),
+        ]
         self.process = subprocess.Popen(
-            [str(word) for word in (daemon_binary(), target, *where, *flags)],
+            [str(word) for word in (*(program or [daemon_binary()]), target, *where, *flags)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,32 @@
+"""The source distribution: it builds with cargo, and says what is missing without it."""
+
+import os
+import sys
+
+import pytest
+from support.paths import TOP
+from venv_with_rgun import Environment, run
+
+TARGET = TOP / os.environ.get("CARGO_TARGET_DIR", "target")
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A virtual environment of the interpreter that runs the tests: the build is the same for each."""
+    return Environment(tmp_path / "own", sys.executable, "--without-pip")
+
+
+def test_sdist_builds_with_cargo(own, sdist):
+    # A fixed place, so that cargo reuses what earlier runs and the other tiers have compiled.
+    unpacked = TARGET / "tests" / "sdist"
+    run(["rm", "-rf", unpacked])
+    unpacked.mkdir(parents=True)
+    run(["tar", "--extract", "--touch", "--strip-components=1", "--file", sdist, "--directory", unpacked])
+    own.pip("install", unpacked, env={"CARGO_TARGET_DIR": str(TARGET), "RGUN_CARGO_PROFILE": "fast"})
+    assert own.run("bin/python", "-m", "rgun", "--version").startswith("rgun ")
+    assert own.run("bin/rgun", "check", "--user", "root", "wsgiref.simple_server:demo_app")
+
+
+def test_sdist_without_cargo_names_the_remedy(own, sdist):
+    with pytest.raises(AssertionError, match=r"install Rust 1\.91 or newer"):
+        own.pip("install", sdist, env={"PATH": "/usr/bin:/bin"})
