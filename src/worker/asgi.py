@@ -137,6 +137,18 @@ class Server:
         """Runs lifespan's startup. Returns None, or the failure."""
         return self.lifespan and self.loop.run_until_complete(self.lifespan.startup())
 
+    def has_asyncio_flags(self):
+        """Returns whether get_debug() and is_running() are asyncio's, and only read an attribute."""
+        for name, attribute in (("get_debug", "_debug"), ("is_running", "_thread_id")):
+            method = getattr(asyncio.BaseEventLoop, name)
+            code = getattr(method, "__code__", None)
+            if getattr(type(self.loop), name, None) is not method or code is None:
+                return False
+            is_plain = attribute in vars(self.loop) and not hasattr(type(self.loop), attribute)
+            if name in vars(self.loop) or not is_plain or code.co_names != (attribute,):
+                return False
+        return True
+
     def task_constructor(self):
         """Returns the callable that creates a task, its keyword arguments, and whether tasks are eager."""
         if self.loop.get_task_factory() is not None:

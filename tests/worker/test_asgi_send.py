@@ -134,6 +134,27 @@ def test_headers_are_normalized_and_hop_by_hop_fields_dropped(worker):
     assert (answer.fields, answer.body) == ([], b"")
 
 
+def test_constant_headers_are_sent_with_each_response(worker):
+    kind, length = (b"content-type", b"text/plain"), (b"content-length", b"4")
+    expected = {
+        "both": (200, [kind, length]),
+        "reversed": (200, [length, kind]),
+        "one": (200, [kind]),
+        "created": (201, [kind, length]),
+        "no_content": (204, [kind]),
+    }
+    for name in [*expected, *expected, *(name for name in expected for _ in range(3))]:
+        answer = worker.fetch(f"/constant_head?{name}")
+        assert (answer.status, answer.fields) == expected[name], name
+        assert answer.body == (b"" if answer.status == 204 else b"four")
+
+
+def test_header_that_changes_in_place_is_sent_anew(worker):
+    for number in (b"1", b"2", b"3"):
+        answer = worker.fetch("/constant_head?changing")
+        assert answer.fields == [(b"content-type", b"text/plain"), (b"x-number", number)]
+
+
 def test_body_may_be_a_bytearray_or_memoryview(worker):
     assert worker.fetch("/views").body == b"array view"
 

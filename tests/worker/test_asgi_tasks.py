@@ -16,6 +16,25 @@ def test_request_runs_in_its_own_task_and_context(worker, loop):
         assert module.partition(".")[0] == loop
 
 
+def test_flags_of_the_loop_follow_its_state(worker):
+    debug, is_running, errors = json_of(worker.fetch("/loop_flags"))
+    assert (debug, is_running) == ([False, True], [True, True])
+    assert errors == ["TypeError", "TypeError"]
+
+
+def test_flags_of_a_stopped_loop_are_false(fake, python, loop):
+    worker = spawn(fake, python, loop)
+    worker.fetch("/loop_flags_at_exit")
+    assert worker.stop() == 0
+    assert "flags at exit: False False" in worker.daemon.output()
+
+
+def test_loop_class_keeps_its_own_flags(fake, python):
+    worker = spawn(fake, python, "asyncio", "asgi_own_loop")
+    assert json_of(worker.fetch("/")) == ["OwnLoop", "own"]
+    assert worker.stop() == 0
+
+
 def test_timeouts_and_task_groups_work(worker):
     assert json_of(worker.fetch("/timeout")) == "in time"
 

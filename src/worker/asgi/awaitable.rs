@@ -1,5 +1,5 @@
-//! The awaitables that `send()` and `receive()` return. They need no coroutine, and a Future only
-//! if they wait.
+//! What the awaitables that `send()` and `receive()` return have in common. They need no coroutine,
+//! and a Future only if they wait.
 //!
 //! An awaitable is its own iterator: `await` calls `__next__`, and a `StopIteration` with the value
 //! ends it. An awaitable has `send`, `throw` and `close`, too, which make it a
@@ -10,46 +10,6 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::worker::Worker;
-
-/// A `send()` that has completed.
-#[pyclass(frozen, module = "rgun")]
-#[derive(Debug)]
-pub(crate) struct CompletedSend;
-
-#[pymethods]
-impl CompletedSend {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    #[expect(clippy::unused_self, reason = "the signature is Python's")]
-    fn __next__(&self) -> Option<Py<PyAny>> {
-        None
-    }
-
-    #[expect(clippy::unused_self, reason = "the signature is Python's")]
-    fn send(&self, _value: &Bound<'_, PyAny>) -> PyResult<()> {
-        Err(PyStopIteration::new_err(()))
-    }
-
-    #[expect(clippy::unused_self, reason = "the signature is Python's")]
-    #[pyo3(signature = (kind, value=None, traceback=None))]
-    fn throw(
-        &self,
-        kind: &Bound<'_, PyAny>,
-        value: Option<&Bound<'_, PyAny>>,
-        traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        Err(exception_from_throw(kind, value, traceback)?)
-    }
-
-    #[expect(clippy::unused_self, reason = "the signature is Python's")]
-    fn close(&self) {}
-}
 
 /// Returns the exception that `throw()` was called with: an instance, or a type with a value.
 pub(super) fn exception_from_throw(

@@ -11,6 +11,8 @@ use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyString, PyTuple}
 use rgun_channel::frame::{MAX_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::{NAMES, index_of};
 
+use super::last_head::LastHead;
+use crate::gil_cell::GilCell;
 use crate::head::{ResponseHead, is_control, is_token, parse_content_length};
 
 /// Returns the status code of a message after checking it.
@@ -24,29 +26,49 @@ pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<
     }
 }
 
-/// Checks headers and encodes them into `fields`, which is empty. Runs code of the application, so
-/// no exchange may be borrowed.
+/// Checks headers and encodes them into `fields`, which is empty. Repeats the encoding of the last
+/// head if it is the same. Runs code of the application, so no exchange may be borrowed.
 pub(super) fn encode_head(
+    last: &GilCell<LastHead>,
     status: u16,
     headers: Option<&Bound<'_, PyAny>>,
     mut fields: Vec<u8>,
 ) -> PyResult<(ResponseHead, Vec<u8>)> {
+    let list = headers.and_then(|headers| headers.cast_exact::<PyList>().ok());
+    if let Some(list) = list
+        && let Some(head) = last.borrow(list.py()).repeat(status, list, &mut fields)
+    {
+        return Ok((head, fields));
+    }
     let mut head = ResponseHead { status, ..ResponseHead::default() };
-    append_headers(&mut head, headers, &mut fields)?;
+    let are_immutable = append_headers(&mut head, headers, &mut fields)?;
+    if are_immutable && let Some(list) = list {
+        last.borrow_mut(list.py()).store(head, list, &fields);
+    }
     Ok((head, fields))
+}
+
+/// Checks the trailers of a response and encodes them. Returns their number and their encoding.
+/// Runs code of the application, so no exchange may be borrowed.
+pub(super) fn encode_trailers(status: u16, headers: Option<&Bound<'_, PyAny>>) -> PyResult<(u16, Vec<u8>)> {
+    let (mut head, mut fields) = (ResponseHead { status, ..ResponseHead::default() }, Vec::new());
+    append_headers(&mut head, headers, &mut fields)?;
+    Ok((head.n_fields, fields))
 }
 
 /// Encoded length that is enough for the headers of most responses.
 const TYPICAL_FIELD_BYTES: usize = 256;
 
-/// Checks headers and appends them to a head's `fields`.
+/// Checks headers and appends them to a head's `fields`. Returns whether each header is a tuple of
+/// `bytes`, which cannot change.
 fn append_headers(
     head: &mut ResponseHead,
     headers: Option<&Bound<'_, PyAny>>,
     fields: &mut Vec<u8>,
-) -> PyResult<()> {
-    let Some(headers) = headers else { return Ok(()) };
+) -> PyResult<bool> {
+    let Some(headers) = headers else { return Ok(true) };
     fields.reserve(TYPICAL_FIELD_BYTES);
+    let mut are_immutable = true;
     let mut add = |pair: &Bound<'_, PyAny>| {
         if let Ok(pair) = pair.cast_exact::<PyTuple>()
             && pair.len() == 2
@@ -56,6 +78,7 @@ fn append_headers(
                 return append_header(&name, &value, head, fields);
             }
         }
+        are_immutable = false;
         let (name, value) = header_pair(pair)?;
         append_header(&name, &value, head, fields)
     };
@@ -68,7 +91,7 @@ fn append_headers(
             add(&pair?)?;
         }
     }
-    Ok(())
+    Ok(are_immutable)
 }
 
 /// Checks and encodes the head that accepts a WebSocket, with the selected subprotocol.

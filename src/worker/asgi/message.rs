@@ -21,20 +21,17 @@ pub(super) fn start_response(
     headers: Option<&Bound<'_, PyAny>>,
     trailers: bool,
 ) -> PyResult<()> {
-    let (message, fields) = {
+    let (application, message, fields) = {
         let mut exchange = slf.get().try_borrow_mut(slf.py())?;
         let message = match exchange.websocket {
             Some(_) => "websocket.http.response.start",
             None => "http.response.start",
         };
-        (message, std::mem::take(&mut exchange.response.encoded_fields))
+        (exchange.application, message, std::mem::take(&mut exchange.response.encoded_fields))
     };
-    let head = head::encode_head(head::status_code(status, message)?, headers, fields)?;
-    let application = {
-        let mut exchange = borrow_unchanged(slf, Stage::Unstarted)?;
-        exchange.prepare(slf.py(), head, trailers)?;
-        exchange.application
-    };
+    let status = head::status_code(status, message)?;
+    let head = head::encode_head(&application.last_head, status, headers, fields)?;
+    borrow_unchanged(slf, Stage::Unstarted)?.prepare(slf.py(), head, trailers)?;
     application.schedule_flush(slf.py());
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! ([`create`]) with their scopes ([`scope`]); [`exchange`] handles the events of a running
 //! exchange. The application calls [`receive`] and [`send`]. [`response`] encodes messages as
 //! frames, [`pathsend`] and [`zerocopysend`] send files, [`head`] checks status and headers,
-//! [`deferred_heads`] holds heads that wait for their bodies, [`outbox`] holds frames that wait for
+//! [`last_head`] repeats the encoding of the last head, [`deferred_heads`] holds heads that wait for their bodies, [`outbox`] holds frames that wait for
 //! ring space. [`websocket`] has the code that only WebSockets need. [`state`] has the data of all
 //! these modules. `asgi.py` has the code that is clearer in Python and seldom runs.
 //!
@@ -23,13 +23,16 @@
 //! eventfd, which the loop watches.
 
 mod awaitable;
+mod completed_send;
 mod create;
 mod deferred_heads;
 mod event_loop;
 mod event_templates;
 mod exchange;
 mod head;
+mod last_head;
 mod last_scope;
+mod loop_flags;
 mod message;
 mod message_types;
 mod outbox;

@@ -10,7 +10,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 use rgun_channel::control::{EventLoop as LoopChoice, Interface, Lifespan, Report};
 
-use super::awaitable::CompletedSend;
 use super::deferred_heads::DeferredHeads;
 use super::event_loop::EventLoop;
 use super::event_templates::HttpEventTemplates;
@@ -18,7 +17,7 @@ use super::message_types::HttpMessageTypes;
 use super::outbox::Outbox;
 use super::scope::ScopeBuilder;
 use super::state::{Application, Exchanges, python_module};
-use super::{exchange, websocket};
+use super::{completed_send, exchange, loop_flags, websocket};
 use crate::application::BootFailure;
 use crate::dispositions;
 use crate::gil_cell::GilCell;
@@ -114,13 +113,17 @@ impl Application {
         let attribute = |name: &str| server.getattr(name);
         let asgi = attribute("asgi")?.cast_into::<PyDict>()?;
         let state = attribute("state")?.cast_into::<PyDict>()?;
+        let event_loop = attribute("loop")?;
+        if server.call_method0(intern!(py, "has_asyncio_flags"))?.is_truthy()? {
+            loop_flags::install(&event_loop)?;
+        }
         Ok(Box::leak(Box::new(Self {
             worker,
             app: attribute("application")?.unbind(),
             call: module.getattr(intern!(py, "call"))?.unbind(),
             call_websocket: module.getattr(intern!(py, "call_websocket"))?.unbind(),
             event_loop: EventLoop::new(
-                &attribute("loop")?,
+                &event_loop,
                 attribute("stopped")?.unbind(),
                 server.call_method0(intern!(py, "task_constructor"))?.extract()?,
             )?,
@@ -130,7 +133,8 @@ impl Application {
             websocket_constants: websocket::WebSocketConstants::new(py)?,
             outbox: Outbox::default(),
             message_types: HttpMessageTypes::new(py),
-            completed_send: Py::new(py, CompletedSend)?,
+            last_head: GilCell::default(),
+            completed_send: completed_send::create(py)?,
             exchanges: GilCell::new(Exchanges {
                 running: std::collections::HashMap::default(),
                 // Reversed, so that the lowest slot is used first.

@@ -25,7 +25,6 @@ use super::zerocopysend::{self, FileRange, send_block};
 use super::{head, websocket};
 use crate::fastcall::{Arguments, FastFunction};
 use crate::fault::Fault;
-use crate::head::ResponseHead;
 use crate::python::exit_if_forked_child;
 
 /// The `send` function passed to the application.
@@ -226,7 +225,7 @@ fn process_trailers(
     let py = slf.py();
     let more = flag(message, intern!(py, "more_trailers"))?;
     let status = slf.get().try_borrow(py)?.response.head.status;
-    let (ResponseHead { n_fields, .. }, fields) = head::encode_head(status, headers, Vec::new())?;
+    let (n_fields, fields) = head::encode_trailers(status, headers)?;
     Ok(borrow_unchanged(slf, Stage::Trailing)?.add_trailers(py, n_fields, &fields, more))
 }
 

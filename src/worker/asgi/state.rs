@@ -26,10 +26,11 @@ use pyo3::types::{PyBytes, PyModule};
 use rgun_channel::frame::ExchangeId;
 use rgun_channel::ring::Position;
 
-use super::awaitable::CompletedSend;
+use super::completed_send::CompletedSend;
 use super::deferred_heads::DeferredHeads;
 use super::event_loop::EventLoop;
 use super::event_templates::HttpEventTemplates;
+use super::last_head::LastHead;
 use super::message_types::HttpMessageTypes;
 use super::outbox::Outbox;
 use super::scope::{ScopeBuilder, ScopeCache};
@@ -58,6 +59,7 @@ pub(crate) struct Application {
     pub(super) websocket_constants: WebSocketConstants,
     pub(super) outbox: Outbox,
     pub(super) message_types: HttpMessageTypes,
+    pub(super) last_head: GilCell<LastHead>,
     /// The result of every `send()` that does not have to wait.
     pub(super) completed_send: Py<CompletedSend>,
     pub(super) exchanges: GilCell<Exchanges>,

@@ -1,6 +1,7 @@
 """ASGI request cases, one per path, which answer JSON; and applications of other shapes."""
 
 import asyncio
+import atexit
 import collections
 import functools
 import json
@@ -207,6 +208,34 @@ async def receive_in_tasks(scope, receive, send):
     await finish(send, outcome.encode(), more_body=True)
     event = await asyncio.ensure_future(receive())
     await finish(send, event["body"])
+
+
+@case
+async def loop_flags(scope, receive, send):
+    """Returns get_debug() without and with debug mode, is_running() here and in a thread, and errors."""
+    loop = asyncio.get_running_loop()
+    debug = [loop.get_debug()]
+    loop.set_debug(True)
+    debug.append(loop.get_debug())
+    loop.set_debug(False)
+    is_running = [loop.is_running(), await loop.run_in_executor(None, loop.is_running)]
+    errors = []
+    for method in (loop.get_debug, loop.is_running):
+        try:
+            method(None)
+        except TypeError as error:
+            errors.append(type(error).__name__)
+    await send_json(send, [debug, is_running, errors])
+
+
+def print_flags(loop):
+    print("flags at exit:", loop.is_running(), loop.get_debug(), flush=True)
+
+
+@case
+async def loop_flags_at_exit(scope, receive, send):
+    atexit.register(print_flags, asyncio.get_running_loop())
+    await send_json(send, None)
 
 
 @case

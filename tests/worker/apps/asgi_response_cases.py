@@ -91,6 +91,28 @@ async def headers(scope, receive, send):
     await finish(send)
 
 
+TYPE, LENGTH = (b"Content-Type", b" text/plain "), (b"content-length", b"4")
+CONSTANT_HEADS = {
+    b"both": (200, [TYPE, LENGTH]),
+    b"reversed": (200, [LENGTH, TYPE]),
+    b"one": (200, [TYPE]),
+    b"created": (201, [TYPE, LENGTH]),
+    b"no_content": (204, [TYPE, LENGTH]),
+    b"changing": (200, [TYPE, (b"x-number", bytearray(b"0"))]),
+}
+
+
+@case
+async def constant_head(scope, receive, send):
+    """Sends a head whose headers are the same objects each time. A bytearray among them counts up."""
+    status, headers = CONSTANT_HEADS[scope["query_string"]]
+    for _, value in headers:
+        if isinstance(value, bytearray):
+            value[0] += 1
+    await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+    await finish(send, b"four")
+
+
 @case
 async def generated_headers(scope, receive, send):
     headers = ((name, b"v") for name in (b"x-a", b"x-b"))
