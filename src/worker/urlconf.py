@@ -10,16 +10,17 @@ import importlib
 import sys
 import types
 
-# How many wrappers around Django's handler, such as WhiteNoise, are looked through.
+# Maximum depth of wrappers around Django's handler, such as WhiteNoise, in which it is still found.
 MAX_WRAPPERS = 4
 
 
 def load_urlconf(load, application, root_path, is_reload):
     """Imports the URLconf that ROOT_URLCONF names, if the application is Django's handler or wraps it.
 
-    Returns a failure's outcome or None, and a warning or None. An exception is only a warning where
-    Django may serve in spite of it: a middleware may choose another URLconf, or the URLconf needs a
-    database that starts later. A reload keeps the old code in the second case.
+    Returns a failure's outcome or None, and a warning or None. An exception is only a warning if
+    Django may serve in spite of it: a middleware may choose another URLconf, or the first start needs
+    a database that becomes available later. A reload that needs such a database fails instead, and
+    the old code keeps serving.
     """
     settings = sys.modules["django.conf"].settings
     handler = sys.modules["django.core.handlers.base"].BaseHandler
@@ -51,7 +52,7 @@ def is_lasting(error):
 
 
 def wraps(application, handler, n_wrappers):
-    """Returns whether the application is an instance of `handler`, or contains one as wrappers do."""
+    """Returns whether the application is an instance of `handler`, or a wrapper of one."""
     if isinstance(application, handler):
         return True
     if n_wrappers == 0:

@@ -80,7 +80,7 @@ def test_check_with_a_broken_view_fails(python, site, project):
     assert (status, RAISED in text, 'views.py", line 1' in text) == (78, True, True), text
 
 
-def test_unreachable_service_fails_a_reload_only(start, site, project):
+def test_unreachable_database_fails_a_reload_but_not_a_start(start, site, project):
     project(views="raise OSError('database down')")
     server = start("site_wsgi", site).wait_ready()
     server.wait_for_log("database down; continuing, because Django imports it again at the next request")

@@ -247,7 +247,7 @@ fn unusable_host_port_and_prefix_are_ignored() {
 }
 
 #[test]
-fn x_forwarded_proto_precedes_other_scheme_fields() {
+fn x_forwarded_proto_overrides_other_scheme_fields() {
     let daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();
     for (fields, https) in [

@@ -75,7 +75,7 @@ def test_warm_up_response_is_read_and_closed(fake, project):
     assert fake.fork(zygote).wait_ready().get("/events") == (200, b"['read', 'closed']")
 
 
-def test_open_sockets_and_threads_are_warnings_by_name(fake, project):
+def test_warnings_name_open_sockets_and_threads(fake, project):
     directory = project(
         busy="""
             import _thread

@@ -55,10 +55,10 @@ pub(super) fn read_variables(
 const EXAMPLE: &str =
     "write env_from_credentials = { SECRET_KEY = \"NAME\" }, and LoadCredential=NAME:/path in the unit";
 
-/// Returns the value of a credential, without the line end of its last line, which editors add.
+/// Returns the value of a credential, without the newline at its end, which editors add.
 fn read_credential(directory: Option<&Path>, variable: &str, credential: &str) -> Result<String, ValueError> {
     if credential.is_empty() || credential.contains('/') || credential == ".." || credential == "." {
-        let error = ValueError::new(format!("{variable}: {credential:?} is no name of a credential"));
+        let error = ValueError::new(format!("{variable}: {credential:?} is not the name of a credential"));
         return Err(error.with_hint(EXAMPLE));
     }
     let unit = format!("write LoadCredential={credential}:/path in the unit");

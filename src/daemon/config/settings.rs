@@ -86,7 +86,8 @@ pub struct App {
     /// with one.
     pub root_path: String,
     /// Variables that the workers get in addition to the daemon's environment, with those of
-    /// `app.env_from_credentials`, sorted by name, without duplicates. The values may be secrets; never log them.
+    /// `app.env_from_credentials`, sorted by name, without duplicates. The values may be secrets;
+    /// never log them.
     pub env: Vec<(String, String)>,
     /// Names of the credentials in `app.env_from_credentials` that could not be read, because a
     /// check outside of the unit has no access to them. Their variables are not in `env`.

@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// The directory of credentials that are not available; not an absolute path.
+/// Stands for the credentials directory of the unit in a check that has no access to it; not an
+/// absolute path.
 pub(super) const UNKNOWN_CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY";
 
 /// `[tls]`.

@@ -1,19 +1,19 @@
-//! The waits of assigned requests, from which STATUS= has its percentile.
+//! How long requests waited for a worker, from which the percentile in STATUS= is computed.
 
 use std::time::Duration;
 
-/// Number of buckets. The last one has all waits from 2^22 µs (4.2 s) on.
+/// Number of buckets. The last one has all waits of 2^22 µs (4.2 s) or more.
 const N_BUCKETS: usize = 24;
 
-/// Counts waits by their order of magnitude: bucket 0 has waits below 1 µs, bucket n those from
-/// 2^(n-1) µs to below 2^n µs.
+/// Counts waits by their order of magnitude: bucket 0 has waits below 1 µs, bucket n waits of
+/// at least 2^(n-1) µs and less than 2^n µs.
 #[derive(Debug, Default)]
 pub(super) struct WaitHistogram {
     buckets: [u64; N_BUCKETS],
 }
 
 impl WaitHistogram {
-    /// Counts a request that was assigned when it was ready.
+    /// Counts a request that was assigned without waiting.
     pub(super) fn record_none(&mut self) {
         self.buckets[0] += 1;
     }

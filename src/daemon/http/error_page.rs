@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_of_a_status_precedes_the_page_of_its_class() {
+    fn page_of_a_status_overrides_the_page_of_its_class() {
         let page = |text: &'static str| Bytes::from_static(text.as_bytes());
         let mut pages = ErrorPages { client_errors: Some(page("class")), ..ErrorPages::default() };
         assert_eq!(body(ErrorFormat::Html, Some(&pages)), "class");

@@ -69,8 +69,9 @@ operator_events! {
     /// A worker exited by itself, or was killed from outside.
     WorkerDied = "eb9a0404a59c41a481a5b6aa1c3be40e", "A worker died",
         "A worker process ended by itself or was killed by a signal; @RGUN_WORKER@ is its number. \
-        The entry names the requests that it was running: their clients were answered 502, or, \
-        if the request was safe to repeat, by another worker. The daemon starts a new worker.\n\n\
+        The entry names the requests that it was running. Their clients were answered 502; with \
+        workers.retry, requests that are safe to repeat went to another worker instead. The \
+        daemon starts a new worker.\n\n\
         What to do: after SIGSEGV or SIGABRT, look for a core dump (`coredumpctl list`) and for \
         a faulty C extension. After SIGKILL, look for the kernel's OOM killer (`journalctl -k -g \
         oom`), or raise workers.max_memory if the entry names it.";
@@ -101,7 +102,7 @@ operator_events! {
         "A worker has reached workers.max_requests, workers.max_memory or workers.max_lifetime, or \
         received a signal; the entry says which. It serves until its successor is ready.";
 
-    /// A worker has not booted or exited in time.
+    /// A worker has not finished its requests, or has not exited, in time.
     Overdue = "fa0023aeeb2646c69bb80ce0ceb53cec", "A worker exceeds a time limit",
         "The worker did not finish its requests within timeouts.drain, or did not exit when it was \
         asked to; the entry gives the time. It is killed and replaced.\n\n\
@@ -177,8 +178,8 @@ operator_events! {
         the new code again.";
 
     /// Requests were aborted, because they did not end within `timeouts.drain`.
-    DrainTimedOut = "c044415bf4924180892f6c4723f33a6a", "Requests were aborted at the stop",
-        "Requests were still running when timeouts.drain had passed since the stop began. Their \
+    DrainTimedOut = "c044415bf4924180892f6c4723f33a6a", "Requests were aborted when the service stopped",
+        "Requests were still running when timeouts.drain had passed after the stop began. Their \
         connections were closed.\n\n\
         What to do: raise timeouts.drain, and TimeoutStopSec= above it, if requests may take \
         that long.";
@@ -197,9 +198,9 @@ operator_events! {
 
     /// A listening socket does not accept connections.
     AcceptFailed = "d9c2fcbf7f174b268d3bcacce325f105", "A listening socket has failed",
-        "accept(2) fails on the listener @RGUN_LISTENER@, in a way that another attempt cannot \
-        mend. The daemon stops, so that systemd can start it again.\n\n\
-        What to do: see the error in the entry; `systemctl status` of the socket unit.";
+        "accept(2) fails on the listener @RGUN_LISTENER@, and trying again would not help. The \
+        daemon stops, so that systemd can start it again.\n\n\
+        What to do: see the error in the entry, and `systemctl status` of the socket unit.";
 
     /// The thread that owns the connections does not answer.
     EdgeHung = "03cbc659452c4597b4220897c5c63041", "The daemon hangs",

@@ -13,7 +13,7 @@ pub(crate) struct StartupError {
     pub(crate) status: u8,
     /// The reason, for the log and for STATUS=.
     pub(crate) reason: String,
-    /// The error of the system call that failed (errno(3)), for ERRNO=. `None` if none did.
+    /// The error of the system call that failed (errno(3)), for ERRNO=. `None` if no system call failed.
     pub(crate) errno: Option<i32>,
 }
 
@@ -43,7 +43,7 @@ impl StartupError {
     }
 }
 
-/// Returns the error of the system call that an error goes back to.
+/// Returns the errno of the failed system call that caused the error, if any.
 pub(super) fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.filter_map(|error| error.downcast_ref::<std::io::Error>()).find_map(std::io::Error::raw_os_error)

@@ -1,5 +1,5 @@
-//! The parts of entries of the operator's log that describe the application, its interpreter and the
-//! reasons for replacing workers.
+//! Texts of the operator's log about the application, its interpreter and the reasons for replacing
+//! workers.
 
 use std::num::NonZeroU16;
 

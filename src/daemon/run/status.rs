@@ -24,13 +24,13 @@ pub(super) struct StatusLine {
     load: Load,
 }
 
-/// The load's part of the line. It changes at most once per [`STATUS_INTERVAL`], also if the
+/// The load's part of the line. It changes at most once per [`STATUS_INTERVAL`], even if the
 /// supervisor's part changes more often.
 #[derive(Debug, Default)]
 struct Load {
     text: String,
     is_busy: bool,
-    /// When the load was read last.
+    /// When the load was last read.
     read_at: Option<Instant>,
 }
 

@@ -1,4 +1,4 @@
-"""An application that gevent or eventlet, by the variable LIBRARY, patches before other imports."""
+"""An application patched by gevent or eventlet (the variable LIBRARY) before its other imports."""
 
 import os
 import warnings

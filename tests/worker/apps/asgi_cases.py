@@ -25,7 +25,7 @@ async def types(scope, receive, send):
 
 @case
 async def spoil(scope, receive, send):
-    """Returns the changes of earlier requests to the scope, then changes the scope."""
+    """Returns the changes that earlier requests made to the scope, then changes the scope."""
     seen = [scope["asgi"].get("spoiled"), scope["extensions"].get("spoiled"), scope["state"].get("spoiled")]
     for name in ("asgi", "extensions", "state"):
         scope[name]["spoiled"] = True

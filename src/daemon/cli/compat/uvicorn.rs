@@ -21,7 +21,7 @@ use super::gunicorn::CIPHERS;
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Target, Value, forwarded_allow_ips};
 
-/// Uvicorn's defaults of `--host` and `--port`. Each default applies if only the other flag is
+/// Uvicorn's defaults for `--host` and `--port`. Each default applies if only the other flag is
 /// present.
 const HOST: &str = "127.0.0.1";
 const PORT: &str = "8000";
@@ -29,7 +29,7 @@ const PORT: &str = "8000";
 /// Uvicorn's flags for settings that rgun has, as typed.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct UvicornFlags {
-    /// With `--port`: HOST:PORT of `--bind`.
+    /// `--host HOST --port PORT` is `--bind HOST:PORT`.
     #[arg(long, hide = true)]
     host: Option<String>,
 
@@ -37,11 +37,11 @@ pub(in crate::cli) struct UvicornFlags {
     #[arg(long, allow_negative_numbers = true, hide = true)]
     port: Option<String>,
 
-    /// unix:PATH of `--bind`.
+    /// `--uds PATH` is `--bind unix:PATH`.
     #[arg(long, hide = true)]
     uds: Option<String>,
 
-    /// Calls APP, as "()" at the end of APP does.
+    /// Calls APP to make the application, as "()" at the end of APP does.
     #[arg(long, hide = true)]
     factory: bool,
 

@@ -355,7 +355,7 @@ fn variables_come_from_credentials_of_the_unit() {
     for (text, variables, expected) in [
         ("{ K = \"key\" }", &[][..], "K: key is a credential, and $CREDENTIALS_DIRECTORY is not set"),
         ("{ K = \"none\" }", &unit, "hint: write LoadCredential=none:/path in the unit"),
-        ("{ K = \"../key\" }", &unit, "\"../key\" is no name of a credential"),
+        ("{ K = \"../key\" }", &unit, "\"../key\" is not the name of a credential"),
         ("{ K = \"binary\" }", &unit, "the credential binary is not text"),
         ("{ K = \"key\" }\nenv = { K = \"1\" }", &unit, "K is also in app.env"),
         ("\"key\"", &unit, "must be a table of strings"),

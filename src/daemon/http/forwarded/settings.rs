@@ -1,8 +1,8 @@
-//! The part of `[proxy]` that requests need, in the form that they read.
+//! The settings of `[proxy]` that apply to requests.
 
 use crate::net::TrustedPeers;
 
-/// The part of `[proxy]` that requests need.
+/// The settings of `[proxy]` that apply to requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ForwardingSettings {
     /// `proxy.trusted`: the peers whose fields are used.
