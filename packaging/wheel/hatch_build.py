@@ -3,7 +3,7 @@
 `make wheel` sets three variables: RGUN_BUILD_DIR, the directory of programs that are built already;
 RGUN_WHEEL_PLATFORM, the platform that they run on; and RGUN_COPYRIGHT, the file with the licences of their
 crates. Without them, as when pip installs the source distribution, the hook builds the programs with cargo,
-for this machine; RGUN_CARGO_PROFILE names another profile than release.
+for this machine; RGUN_CARGO_PROFILE names a profile other than release.
 """
 
 import os

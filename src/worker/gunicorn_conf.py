@@ -149,7 +149,7 @@ def missing_module(error):
 
 
 def warning_about_loggers(path):
-    """Returns a warning about configured loggers that would get the server's own records."""
+    """Returns a warning about configured loggers to which gunicorn or uvicorn would write, or None."""
     loggers = logging.root.manager.loggerDict
     named = [name for name in SERVER_LOGGERS if getattr(loggers.get(name), "handlers", None)]
     if not named:

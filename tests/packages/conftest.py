@@ -20,7 +20,7 @@ def dist():
 
 @pytest.fixture(scope="session")
 def only(dist):
-    """A function that returns the only file of a pattern; the test fails if there is none, or several."""
+    """A function that returns the file that matches a pattern; the test fails if none or several match."""
 
     def only(pattern):
         found = list(dist.glob(pattern))

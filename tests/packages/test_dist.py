@@ -33,7 +33,7 @@ def test_bill_of_materials_is_valid_cyclonedx(bill):
 def test_bill_of_materials_lists_what_is_linked(bill):
     names = {component["name"] for component in json.loads(bill.read_text())["components"]}
     assert {"tokio", "hyper", "rustls", "aws-lc-sys", "pyo3", "rgun-channel", "rgun-worker"} <= names
-    # A build script's, a macro's, and a test's.
+    # Dependencies of a build script, a macro and a test.
     assert not {"cc", "thiserror-impl", "rcgen"} & names
 
 

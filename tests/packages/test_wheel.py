@@ -127,7 +127,7 @@ def test_manual_is_where_man_looks(environment):
 
 
 def test_link_from_elsewhere_finds_the_extension(environment, start, write, tmp_path):
-    # As pipx and `uv tool install` link it; the environment of such a link has rgun alone.
+    # As pipx and `uv tool install` link it; the environment of such a link contains rgun only.
     link = tmp_path / "bin" / "rgun"
     link.parent.mkdir()
     link.symlink_to(environment.path / "bin/rgun")

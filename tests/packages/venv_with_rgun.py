@@ -23,7 +23,7 @@ class Environment:
         return run([sys.executable, "-m", "pip", "--python", self.path / "bin/python", *arguments], **more)
 
     def serve(self, *arguments, chdir, program=("bin/rgun",), bind="127.0.0.1:0", env=None):
-        """Starts the daemon of this environment, by the name `program`, in the foreground."""
+        """Starts the daemon of this environment with the command `program`, in the foreground."""
         command = (self.path / program[0], *program[1:])
         return Daemon(*arguments, chdir=chdir, bind=bind, program=command, python=None, env=env)
 

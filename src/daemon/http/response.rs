@@ -32,8 +32,8 @@ use super::handshake::Upgrade;
 use super::https;
 use super::request_meta::RequestMeta;
 
-/// Maximum size in bytes of a body in memory that has no access record unless every request is
-/// logged. The socket takes such a body at once, so it cannot be cut off.
+/// Maximum size in bytes of a body in memory whose end is not tracked unless every request is
+/// logged: the socket takes such a body at once, so it cannot be cut off.
 const MAX_UNTRACKED_BODY: usize = 16 * 1024;
 
 /// Refuses a response whose `Content-Length` is not the length of its body. hyper trusts the field

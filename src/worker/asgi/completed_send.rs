@@ -59,7 +59,7 @@ pub(super) fn create(py: Python<'_>) -> PyResult<Py<CompletedSend>> {
     ];
     let mut specification = ffi::PyType_Spec {
         name: c"rgun.CompletedSend".as_ptr(),
-        // As the base class has.
+        // The size of the base class.
         basicsize: 0,
         itemsize: 0,
         flags: c_uint::try_from(ffi::Py_TPFLAGS_DEFAULT).expect("flags of the limited API"),
@@ -93,7 +93,7 @@ unsafe extern "C" fn return_self(object: *mut ffi::PyObject) -> *mut ffi::PyObje
 /// `__next__`: null without an exception ends the iteration, and `await` returns None.
 ///
 /// # Safety
-/// None is needed; the type is the slot's.
+/// No condition: the argument is not used. The signature is that of the slot.
 unsafe extern "C" fn end_iteration(_: *mut ffi::PyObject) -> *mut ffi::PyObject {
     null_mut()
 }

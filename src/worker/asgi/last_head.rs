@@ -47,7 +47,7 @@ impl LastHead {
         Some(self.head)
     }
 
-    /// Keeps a head, if the application refers to each of the headers by more than their list.
+    /// Keeps a head, if the application refers to each of the headers other than by this list.
     /// `headers` are exact tuples of two exact `bytes`, and `fields` is their encoding.
     pub(super) fn store(&mut self, head: ResponseHead, headers: &Bound<'_, PyList>, fields: &[u8]) {
         /// References of the list, and of the iteration below.

@@ -98,7 +98,7 @@ impl Application {
             .map(drop)
     }
 
-    /// Starts the wait of new deferred heads, unless a wait is running.
+    /// Starts the time that new heads wait for their bodies, unless such a time is running.
     fn defer_heads(&self, py: Python<'_>) {
         if self.exchanges(py).heads.begin_wait() {
             self.schedule_heads_tick(py);

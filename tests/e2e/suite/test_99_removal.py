@@ -42,7 +42,7 @@ def test_purge_leaves_only_the_user():
     assert left == []
     assert host.run("dpkg-query", "-W", "rgun", check=False).returncode != 0
     assert host.processes_of("rgun") == []
-    # The user stays: otherwise another user could get its uid, and own files restored from a backup.
+    # The user stays: otherwise a new user could get its uid, and with it the files in a backup.
     assert pwd.getpwnam("rgun").pw_shell.endswith("nologin")
     failed = host.systemctl("--failed", "--no-legend", "--plain").stdout
     assert "rgun" not in failed
