@@ -194,7 +194,7 @@ def test_goals_print_reached_or_missed():
     assert report.goals(GOALS, {}) == ""
 
 
-def test_goal_may_name_another_row_than_rgun():
+def test_goal_may_name_a_row_other_than_rgun():
     made = {"hello": rows(rgun=[150.0], granian=[75.0])}
     text = report.goals((("hello", "requests_per_s", "<=", 80, None, "granian"),), made)
     assert "reached  hello req/s <= 80 (granian): 75.00" in text

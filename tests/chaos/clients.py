@@ -149,5 +149,5 @@ def find_fault(record, expected, check, response, sent):
         lines = body.decode().splitlines()
         status = str(response.status)
         is_right = len(lines) == 3 and lines[0].startswith(status) and lines[2].endswith(record.id)
-        return "" if is_right else f"{status} with another text than the daemon's: {body[:200]!r}"
+        return "" if is_right else f"{status} with a text other than the daemon's: {body[:200]!r}"
     return f"status {response.status}: {body[:200]!r}"

@@ -1,4 +1,4 @@
-//! Flags from other places than the command line: `GUNICORN_CMD_ARGS`, and the settings of
+//! Flags from places other than the command line: `GUNICORN_CMD_ARGS`, and the settings of
 //! `gunicorn.conf.py`.
 //!
 //! These flags are parsed like those of the command line. Messages name the place of each flag.

@@ -53,7 +53,7 @@ pub(super) enum TakeoverOutcome {
     /// Nothing was written to the socket. Contains the response that the application returned, or
     /// the fault.
     NotUsed(Result<AppResponse, Fault>),
-    /// The application answered on the socket, with another status than 101.
+    /// The application answered on the socket, with a status other than 101.
     Answered(AppResponse),
     /// The response on the socket is invalid, incomplete or too long; with the reason.
     Malformed(Option<WorkerId>, &'static str),

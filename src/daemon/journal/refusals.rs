@@ -54,7 +54,8 @@ pub(super) struct RefusedRequest {
 /// Time in which there is one entry for each kind and client.
 const WINDOW_TIME: Duration = Duration::from_secs(1);
 
-/// Maximum number of entries per [`WINDOW_TIME`] in total: 3,000 in journald's 30 s.
+/// Maximum number of entries per [`WINDOW_TIME`] in total. That makes 3,000 in the 30 s of
+/// journald's rate limit.
 const MAX_ENTRIES: u32 = 100;
 
 /// Maximum number of pairs of kind and client that are tracked.

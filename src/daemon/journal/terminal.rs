@@ -136,7 +136,7 @@ impl TerminalEntry {
         parts.into_iter().flatten().fold(String::new(), |details, part| details + "  " + &part)
     }
 
-    /// Colours the status where the message names it after the path.
+    /// Colours the status, which follows the path in the message.
     fn paint_status(&self, message: &str, style: Style) -> String {
         let Some(status) = self.status else { return message.to_owned() };
         let colour = match status {

@@ -10,9 +10,9 @@ use super::extension::{DeflateParams, MAX_WINDOW_BITS};
 /// The end of a compressed message, which a sender omits (RFC 7692 §7.2.1).
 const SYNC_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// Maximum number of unused compressors in the pool, and of unused decompressors. A message that
-/// passes in one piece returns its state at once, so all such messages share one of each. A message
-/// in several parts occupies its state until it is complete.
+/// Maximum number of unused compressors in the pool, and of unused decompressors. A message in one
+/// piece returns its compressor or decompressor at once, so that all such messages can share one. A
+/// message in several parts keeps it until the message is complete.
 const MAX_SPARE_STATES: usize = 4;
 
 /// Unused decompressors (50 KiB each) and compressors (300 KiB each).

@@ -110,7 +110,7 @@ impl Application {
     }
 
     /// Formats the stack of an exchange's task; `None` if the exchange is not running. Called from
-    /// another thread than the event loop's.
+    /// a thread other than the event loop's.
     ///
     /// # Errors
     /// The Python exception if the stack cannot be formatted.

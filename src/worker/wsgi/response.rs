@@ -71,7 +71,7 @@ pub(crate) struct Response {
     is_for_head: bool,
     /// The application may have taken over the connection.
     may_take_over: bool,
-    /// The application has ended in a way that is no fault after a takeover.
+    /// The application has ended in a way that is allowed after a takeover.
     ends_takeover: bool,
     stage: ResponseStage,
     head: ResponseHead,
@@ -336,12 +336,12 @@ impl Response {
         Ok(())
     }
 
-    /// Records that the application has ended in a way that is no fault after a takeover.
+    /// Records that the application has ended in a way that is allowed after a takeover.
     pub(crate) fn mark_takeover_end(&mut self) {
         self.ends_takeover = self.may_take_over;
     }
 
-    /// Returns the fault for a missing head. After a takeover a missing head is no fault.
+    /// Returns the fault for a missing head, which is allowed after a takeover.
     fn missing_head(&mut self) -> Fault {
         self.mark_takeover_end();
         start_response_missing()

@@ -303,6 +303,7 @@ mod tests {
                 "called in the worker, for WSGI applications".to_owned()
             }
             Ignored(_) if row.is_applied_by_worker => "the worker configures logging with it".to_owned(),
+            Key(key) if key == name::CHILD_EXIT => format!("called in another process: `{key}`"),
             Key(key) if row.arg_kind == Function => format!("called in the worker: `{key}`"),
             Key(key) => format!("`{key}`"),
             BesideDaemon if row.setting_name() == "on_reload" => {

@@ -115,7 +115,7 @@ impl Exchange {
         } else if self.half_closed && summary.is_empty() {
             self.fail(Fault::ClientHalfClosed)
         } else if self.fault.is_none() {
-            // An exception is no failure of the application if the client has left before, or if
+            // An exception is not a failure of the application if the client has left before, or if
             // the exception may be the end of a takeover that the connection has not noticed yet.
             let ends_takeover = ends_takeover && self.may_take_over();
             self.response.app_failed |= !self.is_client_done() && !ends_takeover;

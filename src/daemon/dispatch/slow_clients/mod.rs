@@ -36,9 +36,8 @@ use crate::dispatch::tick_rate::TickRate;
 use crate::dispatch::worker::Worker;
 use crate::dispatch::{Dispatcher, State};
 
-/// A client that takes nothing for this time while its worker waits is slow. A client on the same
-/// machine or a fast network is not slow, even if it does not run for a moment; its response need
-/// not be copied.
+/// A client that takes nothing for this time while its worker waits is slow. The time covers the
+/// pauses of a client on the same machine or a fast network, whose response need not be copied.
 const SLOW_AFTER: Duration = Duration::from_millis(8);
 
 /// Maximum number of bytes taken from one worker in one turn of the reactor. Taking that many costs

@@ -103,9 +103,9 @@ fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: b
 /// becomes idle in this time is closed without the two GOAWAY frames of a drain.
 pub(super) const GOAWAY_DELAY: Duration = Duration::from_secs(2);
 
-/// Time for which a draining connection waits for the acknowledgement of its PING, one round trip. Streams
-/// that the client opens later are ignored. A WINDOW_UPDATE on one of them is a connection error,
-/// because h2 considers that stream idle.
+/// Time for which a draining connection waits for the acknowledgement of its PING, one round trip.
+/// Streams that the client opens later are ignored. A WINDOW_UPDATE on one of them is a connection
+/// error, because h2 considers that stream idle.
 pub(super) const DRAIN_PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum size of a flow-control window in bytes (RFC 9113 §6.9.1).
