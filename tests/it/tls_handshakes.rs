@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
+
+use nix::sys::signal::Signal;
 
 use crate::support::Daemon;
 use crate::tls::{TestCert, TlsClient, client, connect, get, self_signed, tcp, tls_rgun};
@@ -57,6 +60,38 @@ fn silent_tls_clients_are_evicted_for_new_ones() {
     let mut served = connect(&daemon, &Arc::new(client(&[&certificate], None)), "localhost");
     assert_eq!(get(&mut served, "/hello").unwrap().0, 200);
     drop(silent);
+}
+
+/// Opens a connection and sends the beginning of a handshake.
+fn partial_handshake(daemon: &Daemon) -> TcpStream {
+    let mut socket = tcp(daemon.tcp_address());
+    socket.write_all(b"\x16\x03\x01\x02\x00\x01").expect("an open connection");
+    socket
+}
+
+#[test]
+fn log_names_why_an_unfinished_handshake_ended() {
+    let certificate = self_signed(&["localhost"]);
+    let settings = "[limits]\nconnections = 2\n[timeouts]\nheader = \"60s\"";
+    let mut daemon = tls_rgun(&[&certificate], settings).start_ready();
+    let _partial = [partial_handshake(&daemon), partial_handshake(&daemon)];
+    // The new connection replaces the oldest of the two.
+    let mut served = connect(&daemon, &Arc::new(client(&[&certificate], None)), "localhost");
+    assert_eq!(get(&mut served, "/hello").unwrap().0, 200);
+    let line = daemon.log.wait_for("TLS handshake of 127.0.0.1 failed: its connection was closed after ");
+    assert!(line.contains(" s to make room for a new one"), "{line}");
+    daemon.signal(Signal::SIGTERM);
+    daemon.log.wait_for("TLS handshake of 127.0.0.1 failed: rgun stopped before it was complete");
+    assert_eq!(daemon.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn log_names_the_time_of_a_handshake_that_took_too_long() {
+    let certificate = self_signed(&["localhost"]);
+    let daemon = tls_rgun(&[&certificate], "[timeouts]\nheader = \"1s\"").start_ready();
+    let _partial = partial_handshake(&daemon);
+    let line = daemon.log.wait_for("TLS handshake of 127.0.0.1 failed: it was not complete after ");
+    assert!(line.contains(" s"), "{line}");
 }
 
 /// Returns name and nice value (proc(5)) of each thread of the daemon.

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::directive::Directive;
 use super::eviction::Evictable;
 use super::interim::InterimSlot;
 use super::limits::ConnectionLimits;
@@ -52,32 +53,6 @@ impl Phase {
             3 => Self::Idle,
             4 => Self::Lingering,
             _ => Self::WebSocket,
-        }
-    }
-}
-
-/// An instruction of the tracker to a connection, which the connection's stream follows when
-/// polled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Directive {
-    /// Nothing to do.
-    None = 0,
-    /// Report end of input, if the connection is between requests.
-    CloseIdle = 1,
-    /// `timeouts.header` expired: answer 408.
-    HeadTimeout = 2,
-    /// End the connection now, even within a response.
-    Abort = 3,
-}
-
-impl Directive {
-    fn from_byte(byte: u8) -> Self {
-        match byte {
-            0 => Self::None,
-            1 => Self::CloseIdle,
-            2 => Self::HeadTimeout,
-            _ => Self::Abort,
         }
     }
 }
@@ -235,7 +210,7 @@ impl Connection {
     pub fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.phase_since.store(self.registry.now(), Ordering::Relaxed);
-        if matches!(self.directive(), Directive::CloseIdle | Directive::HeadTimeout) {
+        if matches!(self.directive(), Directive::CloseIdle | Directive::Evict | Directive::HeadTimeout) {
             self.directive.store(Directive::None as u8, Ordering::Relaxed);
         }
     }
@@ -375,7 +350,8 @@ impl Connection {
     /// Checked by tasks that close the connection with a message of its protocol; for other tasks,
     /// [`ClientStream`](super::ClientStream) reports the end of input.
     pub fn should_close_idle(&self) -> bool {
-        self.directive() == Directive::CloseIdle && matches!(self.phase(), Phase::New | Phase::Idle)
+        matches!(self.directive(), Directive::CloseIdle | Directive::Evict)
+            && matches!(self.phase(), Phase::New | Phase::Idle)
     }
 
     /// True if the connection must end now, even within a response. Checked by tasks that do not

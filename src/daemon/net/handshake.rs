@@ -25,7 +25,8 @@ use tokio_rustls::rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio_rustls::server::Accept;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
-use super::connection::{Connection, Directive, Phase};
+use super::connection::{Connection, Phase};
+use super::directive::Directive;
 use super::record_transport::RecordTransport;
 use super::socket::ClientSocket;
 use super::stream::ClientStream;
@@ -119,7 +120,8 @@ impl NewConnection {
     /// Performs the handshake.
     ///
     /// # Errors
-    /// The client violated the protocol, is not allowed, left, or was too slow.
+    /// The client violated the protocol, is not allowed, left, or was too slow; or the connection was
+    /// evicted, or the daemon stopped.
     pub async fn handshake(
         self,
         tls: &TlsContext,
@@ -196,14 +198,25 @@ async fn bounded<T>(
         connection.register_waker(cx.waker());
         match future.as_mut().poll(cx) {
             Poll::Pending if connection.directive() != Directive::None => {
-                let late = || format!("it was not complete after {:.1} s", connection.age().as_secs_f32());
-                let reason = has_begun.load(Ordering::Relaxed).then(late);
+                let reason = has_begun.load(Ordering::Relaxed).then(|| interruption(connection));
                 Poll::Ready(Err(FailedHandshake { reason, stream: None }))
             }
             polled => polled,
         }
     })
     .await
+}
+
+/// Returns the reason for the log when the tracker directs the connection to end.
+fn interruption(connection: &Connection) -> String {
+    let age = connection.age().as_secs_f32();
+    if connection.directive() == Directive::Evict {
+        format!("its connection was closed after {age:.1} s to make room for a new one")
+    } else if connection.is_draining() {
+        "rgun stopped before it was complete".to_owned()
+    } else {
+        format!("it was not complete after {age:.1} s")
+    }
 }
 
 /// Waits for the first byte and returns it without reading it; `None` at the end of input.

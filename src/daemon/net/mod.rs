@@ -7,6 +7,7 @@
 mod accept;
 mod client_limit;
 mod connection;
+mod directive;
 mod eviction;
 mod file_output;
 mod handshake;

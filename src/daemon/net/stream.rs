@@ -11,7 +11,8 @@ use std::task::{Context, Poll, ready};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{Connection, Directive, Phase};
+use super::connection::{Connection, Phase};
+use super::directive::Directive;
 use super::socket::ClientSocket;
 use super::tls_socket::TlsSocket;
 use crate::tls::TlsSession;
@@ -97,9 +98,11 @@ impl ClientStream {
     fn poll_directive(&mut self) -> Poll<io::Result<()>> {
         match (self.connection.directive(), self.connection.phase()) {
             (Directive::Abort, _) => Poll::Ready(Err(self.abort())),
-            (Directive::CloseIdle, Phase::New | Phase::Idle) => Poll::Ready(Ok(())),
+            (Directive::CloseIdle | Directive::Evict, Phase::New | Phase::Idle) => Poll::Ready(Ok(())),
             // `http` checks `Connection::is_head_overdue` and answers 408.
-            (Directive::None | Directive::CloseIdle | Directive::HeadTimeout, _) => Poll::Pending,
+            (Directive::None | Directive::CloseIdle | Directive::Evict | Directive::HeadTimeout, _) => {
+                Poll::Pending
+            }
         }
     }
 

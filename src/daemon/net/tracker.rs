@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Directive};
+use super::connection::Connection;
+use super::directive::Directive;
 use super::eviction::EvictionCandidates;
 use super::limits::ConnectionLimits;
 use super::peer::{Client, Peer};
@@ -96,7 +97,7 @@ impl ConnectionTracker {
         if let Some(connection) =
             candidates.take_longest_idle(self.registry.now(), || self.registry.connections())
         {
-            connection.set_directive(Directive::CloseIdle);
+            connection.set_directive(Directive::Evict);
         }
     }
 

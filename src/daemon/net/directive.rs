@@ -1,0 +1,30 @@
+//! What the tracker instructs a connection to do.
+
+/// An instruction of the tracker to a connection, which the connection's stream follows when
+/// polled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Directive {
+    /// Nothing to do.
+    None = 0,
+    /// A timeout or the drain: report end of input, if the connection is between requests.
+    CloseIdle = 1,
+    /// The same, to make room for a new connection.
+    Evict = 2,
+    /// `timeouts.header` expired: answer 408.
+    HeadTimeout = 3,
+    /// End the connection now, even within a response.
+    Abort = 4,
+}
+
+impl Directive {
+    pub(super) fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::None,
+            1 => Self::CloseIdle,
+            2 => Self::Evict,
+            3 => Self::HeadTimeout,
+            _ => Self::Abort,
+        }
+    }
+}
