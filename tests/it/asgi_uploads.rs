@@ -59,6 +59,34 @@ fn upload_waits_for_the_first_worker_to_boot() {
 }
 
 #[test]
+fn boot_does_not_count_towards_the_deadline_of_an_upload() {
+    let (rgun, gate) = Rgun::fake().set("timeouts.request", "1500ms").gated();
+    let daemon = rgun.start();
+    let mut client = daemon.connect();
+    client.send(post("/slow/900", 200_000)).send(pattern(200_000));
+    assert_eq!(daemon.connect().send("nonsense\r\n\r\n").response().status, 400);
+    // Together longer than timeouts.request.
+    thread::sleep(Duration::from_secs(1));
+    gate.open("asgi");
+    let response = client.response();
+    assert_eq!((response.status, response.text().as_str()), (200, "slow"));
+}
+
+#[test]
+fn upload_without_a_worker_is_refused_by_the_queue_timeout() {
+    let (rgun, gate) = Rgun::fake().set("timeouts.queue", "500ms").gated();
+    let daemon = rgun.start();
+    let mut client = daemon.connect();
+    let begun = Instant::now();
+    let response = client.send(post("/body", 200_000)).send(pattern(200_000)).response();
+    assert_eq!(response.status, 503, "{}", response.text());
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    // The body was read, so the connection serves the next request.
+    gate.open("asgi");
+    assert_eq!(client.get("/hello").status, 200);
+}
+
+#[test]
 fn header_fields_of_a_body_in_parts_are_unchanged() {
     let daemon = Rgun::fake_asgi().start_ready();
     let mut client = daemon.connect();

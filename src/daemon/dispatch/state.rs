@@ -19,6 +19,7 @@ use super::admission::queue::Queue;
 use super::admission::rules::Rules;
 use super::data::Buffers;
 use super::exchange::table::ExchangeTable;
+use super::fault::Fault;
 use super::load_stats::LoadStats;
 use super::notice::{NoticeSink, RequestInfo};
 use super::policy::Policy;
@@ -144,8 +145,11 @@ impl Dispatcher {
     }
 
     /// Waits until the first worker is admitted, which makes the interface known. Returns earlier
-    /// after `timeouts.queue`, or if requests are rejected.
-    pub async fn wait_for_interface(&self) {
+    /// if requests are rejected; `submit` then returns the fault.
+    ///
+    /// # Errors
+    /// No worker was admitted within `timeouts.queue`.
+    pub async fn wait_for_interface(&self) -> Result<(), Fault> {
         let timeout = self.lock().policy.queue_timeout;
         let interface_known = async {
             loop {
@@ -157,11 +161,11 @@ impl Dispatcher {
                 notified.await;
             }
         };
-        match timeout {
-            // After the timeout, `submit` returns the fault.
-            Some(timeout) => drop(tokio::time::timeout(timeout, interface_known).await),
-            None => interface_known.await,
-        }
+        let Some(timeout) = timeout else {
+            interface_known.await;
+            return Ok(());
+        };
+        tokio::time::timeout(timeout, interface_known).await.map_err(|_| Fault::QueueTimeout)
     }
 
     /// Returns whether a WebSocket handshake is submitted for an ASGI application. True also while

@@ -10,6 +10,9 @@ use super::context::{UnderscorePolicy, X_REQUEST_ID};
 use super::fault::{Refusal, RequestFault};
 use super::h1::framing;
 
+/// The name of the `Host` field.
+const HOST_NAME: &[u8] = b"host";
+
 /// The result of one pass over a request's fields.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct HeaderScan<'h> {
@@ -130,8 +133,8 @@ pub(super) fn set_request_id(headers: &mut HeaderMap, id: HeaderValue) {
     headers.insert(X_REQUEST_ID, id);
 }
 
-/// Replaces `Host` with the host of an absolute-form target, which takes precedence (RFC 9112
-/// §3.2.2).
+/// Replaces `Host` with the host of an HTTP/1.1 request's absolute-form target, which takes precedence
+/// (RFC 9112 §3.2.2).
 pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
     let Some(authority) = parts.uri.authority() else { return Ok(()) };
     // RFC 9110: user information (§4.2.4) and an empty host (§4.2.1) are errors.
@@ -152,6 +155,14 @@ pub(super) fn fields(
         .iter()
         .filter(move |(name, _)| keep_transfer_encoding || **name != TRANSFER_ENCODING)
         .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
+}
+
+/// Returns the fields of an HTTP/2 request for the worker. `Host` is the first, as the ASGI
+/// specification asks for.
+pub(super) fn stream_fields(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let host = headers.get(HOST).map(|value| (HOST_NAME, value.as_bytes()));
+    let others = headers.iter().filter(|(name, _)| name.as_str().as_bytes() != HOST_NAME);
+    host.into_iter().chain(others.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
 }
 
 /// Sets the length of a chunked body that was received whole. Frameworks need the field: without
@@ -248,6 +259,17 @@ mod tests {
             set_host(&mut parts).unwrap();
             assert_eq!(parts.headers.get_all(HOST).iter().collect::<Vec<_>>(), [host]);
         }
+    }
+
+    #[test]
+    fn host_is_the_first_field_of_an_http2_request() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("accept", "*/*"), ("x-a", "1"), ("accept", "b"), ("host", "a")] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let fields: Vec<_> = stream_fields(&headers).map(|(name, value)| [name, value]).collect();
+        let expected = [["host", "a"], ["accept", "*/*"], ["accept", "b"], ["x-a", "1"]];
+        assert_eq!(fields, expected.map(|field| field.map(str::as_bytes)));
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod request_meta;
 mod response;
 mod response_future;
 mod service;
+mod submit;
 mod takeover;
 mod trace_context;
 

@@ -8,14 +8,12 @@ use std::time::Instant;
 
 use http::{HeaderMap, Request, request};
 use rgun_channel::frame;
-use rgun_channel::frame::ExchangeId;
 
 use crate::buffer_pool;
 use crate::dispatch::Ticket;
 use crate::files::{FileOutcome, LookupMode};
 use crate::negotiation::ErrorFormat;
 use crate::net::{Connection, Phase};
-use crate::tls::TlsSession;
 
 use super::body::client::ClientBody;
 use super::body::receive::{self, ReceiveLimits, RequestBytes};
@@ -28,6 +26,7 @@ use super::handshake::{Handshake, Upgrade, UpgradeSlot};
 use super::head;
 use super::request_id::RequestId;
 use super::request_meta::{FrameMeta, RequestMeta, RequestOrigin, path};
+use super::submit::{build_frame, submit, submit_frame};
 
 /// The state of a request whose response is not decided.
 pub(super) enum RequestProgress {
@@ -144,9 +143,10 @@ pub(super) fn start<B: ClientBody>(
                 }
             }
         }
-        Ok(()) if !has_body => submit_bodiless(context, parts, &mut meta),
+        Ok(()) if !has_body => submit_bodiless::<B>(context, parts, &mut meta),
         Ok(()) if server.dispatcher.is_asgi() && stream::should_stream(&incoming, &parts.headers) => {
-            match submit_streaming(server, connection, &parts, incoming, meta.frame_meta(context)) {
+            let frame_meta = meta.frame_meta(context);
+            match submit_streaming(server, connection, &parts, incoming, frame_meta, received_at) {
                 Ok(ticket) => RequestProgress::Submitted(Ok(ticket)),
                 Err(refusal) => refuse(&mut meta, &parts, refusal),
             }
@@ -180,10 +180,15 @@ fn refuse(meta: &mut RequestMeta, parts: &request::Parts, refusal: Refusal) -> R
 }
 
 /// Submits a request without a body.
-fn submit_bodiless(context: &ConnContext, parts: request::Parts, meta: &mut RequestMeta) -> RequestProgress {
+fn submit_bodiless<B: ClientBody>(
+    context: &ConnContext,
+    parts: request::Parts,
+    meta: &mut RequestMeta,
+) -> RequestProgress {
     let ConnContext { server, connection, .. } = context;
     let empty = RequestBytes::Inline(bytes::Bytes::new());
-    let submitted = submit(server, connection, &parts, empty, meta.frame_meta(context), meta.received_at);
+    let frame_meta = meta.frame_meta(context);
+    let submitted = submit::<B>(server, connection, &parts, empty, frame_meta, meta.received_at);
     let progress = match submitted {
         Ok(ticket) if server.dispatcher.awaits_first_worker() => {
             match FirstBoot::new(ticket, &parts, server.boot_page) {
@@ -277,7 +282,7 @@ async fn find_or_submit<B: ClientBody>(
     let tls = context.tls.as_deref();
     let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), tls, received_at };
     let empty = RequestBytes::Inline(bytes::Bytes::new());
-    submit(&context.server, &context.connection, &parts, empty, frame_meta, Instant::now())
+    submit::<B>(&context.server, &context.connection, &parts, empty, frame_meta, Instant::now())
         .map(Admitted::Ticket)
         .map_err(|refusal| LateRefusal { refusal, format })
 }
@@ -302,7 +307,8 @@ fn check_head<B: ClientBody>(
     if has_unsafe {
         head::remove_unsafe(&mut parts.headers, underscores);
     }
-    let checked = checked.and_then(|()| head::set_host(parts));
+    let set_host = |()| if B::IS_STREAM { Ok(()) } else { head::set_host(parts) };
+    let checked = checked.and_then(set_host);
     if let Some(origin) = &meta.origin {
         origin.set_host(&mut parts.headers, context.is_https());
     }
@@ -336,13 +342,17 @@ async fn submit_streamed_or_whole<B: ClientBody>(
     let ConnContext { server, connection, .. } = context;
     if stream::should_stream(&incoming, &parts.headers) {
         // Whether the application is WSGI or ASGI is unknown until the first worker has loaded it.
-        server.dispatcher.wait_for_interface().await;
+        if let Err(fault) = server.dispatcher.wait_for_interface().await {
+            let pump = BodyPump::new(incoming, &parts.headers, Arc::clone(connection), server.dispatcher);
+            drop(tokio::spawn(pump.drain_rest()));
+            return Err(Refusal::Exchange(fault));
+        }
         if server.dispatcher.is_asgi() {
-            return submit_streaming(server, connection, parts, incoming, frame_meta);
+            return submit_streaming(server, connection, parts, incoming, frame_meta, Instant::now());
         }
     }
     let body = receive_body(server, parts, incoming).await?;
-    submit(server, connection, parts, body, frame_meta, Instant::now())
+    submit::<B>(server, connection, parts, body, frame_meta, Instant::now())
 }
 
 /// Receives the body; sets `Content-Length` if it was chunked.
@@ -366,64 +376,15 @@ async fn receive_body<B: ClientBody>(
     Ok(body)
 }
 
-/// Submits a whole request. `complete` is the time at which all of it was received.
-fn submit(
-    server: &Server,
-    connection: &Connection,
-    parts: &request::Parts,
-    body: RequestBytes,
-    frame_meta: FrameMeta<'_>,
-    complete: Instant,
-) -> Result<Ticket, Refusal> {
-    let body_len = body.len();
-    let (inline, spooled) = match body {
-        RequestBytes::Inline(bytes) => (bytes, None),
-        RequestBytes::Spooled(body, _) => (bytes::Bytes::new(), Some(body)),
-    };
-    let frame = frame::Request {
-        body_len,
-        body_is_fd: spooled.is_some(),
-        body: &inline,
-        ..build_frame(server, connection, parts, frame_meta)
-    };
-    let fields = head::fields(&parts.headers, false);
-    server.dispatcher.submit(&frame, fields, spooled, complete).map_err(Refusal::Exchange)
-}
-
-/// Builds a request's frame without its body.
-fn build_frame<'p>(
-    server: &Server,
-    connection: &'p Connection,
-    parts: &'p request::Parts,
-    FrameMeta { id, origin, tls, received_at }: FrameMeta<'p>,
-) -> frame::Request<'p> {
-    let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
-    frame::Request {
-        received: server.clock.monotonic_ns(received_at),
-        method: parts.method.as_str().as_bytes(),
-        version: head::version_code(parts.version),
-        listener: connection.listener,
-        path: path(parts),
-        query: parts.uri.query().unwrap_or_default().as_bytes(),
-        peer: client.address.as_bytes(),
-        peer_port: client.port,
-        https: origin.and_then(|origin| origin.https).unwrap_or(tls.is_some() || connection.https),
-        server_port: origin.and_then(|origin| origin.port).unwrap_or(0),
-        root_path: origin.and_then(|origin| origin.root_path.as_deref()).unwrap_or_default(),
-        tls: tls.map_or(b"", TlsSession::block),
-        request_id: id.as_bytes(),
-        ..frame::Request::new(ExchangeId(0))
-    }
-}
-
 /// Submits a request whose body follows as the application reads it; starts the task that pumps the
-/// body.
+/// body. `now` is the time of the submission.
 fn submit_streaming<B: ClientBody>(
     server: &Server,
     connection: &Arc<Connection>,
     parts: &request::Parts,
     incoming: B,
     frame_meta: FrameMeta<'_>,
+    now: Instant,
 ) -> Result<Ticket, Refusal> {
     let body_len = stream::declared_len(&incoming, server.limits.body)?;
     let frame = frame::Request {
@@ -431,8 +392,7 @@ fn submit_streaming<B: ClientBody>(
         body_streams: true,
         ..build_frame(server, connection, parts, frame_meta)
     };
-    let fields = head::fields(&parts.headers, true);
-    let submitted = server.dispatcher.submit(&frame, fields, None, frame_meta.received_at);
+    let submitted = submit_frame::<B>(server, &frame, &parts.headers, None, now);
     let (connection, dispatcher) = (Arc::clone(connection), server.dispatcher);
     let pump = BodyPump::new(incoming, &parts.headers, connection, dispatcher);
     match &submitted {
@@ -443,7 +403,7 @@ fn submit_streaming<B: ClientBody>(
         }
         Err(_) => drop(tokio::spawn(pump.drain_rest())),
     }
-    submitted.map_err(Refusal::Exchange)
+    submitted
 }
 
 /// Submits the handshake of a WebSocket. A WSGI application checks the handshake itself and may
@@ -461,34 +421,38 @@ fn start_handshake<B: ClientBody>(
     let handshake =
         if is_takeover { None } else { Some(Handshake::new(&parts, server.websocket.compression)?) };
     if !B::IS_STREAM {
-        let ticket = submit_handshake(server, connection, &parts, meta.frame_meta(context), is_takeover)?;
+        let (frame_meta, now) = (meta.frame_meta(context), meta.received_at);
+        let ticket = submit_handshake::<B>(server, connection, &parts, frame_meta, is_takeover, now)?;
         return Ok((RequestProgress::Submitted(Ok(ticket)), handshake));
     }
     let (context, id) = (Arc::clone(context), meta.id.clone());
     let (origin, received_at, format) = (meta.origin.clone(), meta.received_at, meta.error_format);
     let submitting = async move {
         let ConnContext { server, connection, .. } = &*context;
-        server.dispatcher.wait_for_interface().await;
+        let refuse = |refusal| LateRefusal { refusal, format };
+        let is_known = server.dispatcher.wait_for_interface().await;
+        is_known.map_err(|fault| refuse(Refusal::Exchange(fault)))?;
         if !server.dispatcher.accepts_handshakes() {
-            return Err(LateRefusal { refusal: Refusal::Client(RequestFault::Protocol), format });
+            return Err(refuse(Refusal::Client(RequestFault::Protocol)));
         }
         let tls = context.tls.as_deref();
         let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), tls, received_at };
-        let submitted = submit_handshake(server, connection, &parts, frame_meta, false);
-        submitted.map(Admitted::Ticket).map_err(|refusal| LateRefusal { refusal, format })
+        let submitted = submit_handshake::<B>(server, connection, &parts, frame_meta, false, Instant::now());
+        submitted.map(Admitted::Ticket).map_err(refuse)
     };
     Ok((RequestProgress::Receiving(Box::pin(submitting)), handshake))
 }
 
-fn submit_handshake(
+/// Submits a handshake. `now` is the time of the submission.
+fn submit_handshake<B: ClientBody>(
     server: &Server,
     connection: &Connection,
     parts: &request::Parts,
     frame_meta: FrameMeta<'_>,
     is_takeover: bool,
+    now: Instant,
 ) -> Result<Ticket, Refusal> {
     let frame = build_frame(server, connection, parts, frame_meta);
     let frame = frame::Request { websocket: true, body_is_fd: is_takeover, ..frame };
-    let fields = head::fields(&parts.headers, true);
-    server.dispatcher.submit(&frame, fields, None, frame_meta.received_at).map_err(Refusal::Exchange)
+    submit_frame::<B>(server, &frame, &parts.headers, None, now)
 }

@@ -238,6 +238,7 @@ impl Driver {
             peer_process: self.peer_process.clone(),
         });
         let (socket, meter) = (Arc::clone(&self.connection), Arc::clone(&self.meter));
-        tokio::spawn(stream::serve(context, socket, request, respond, meter));
+        // Boxed, because tokio moves a task's future several times and this one is large.
+        tokio::spawn(Box::pin(stream::serve(context, socket, request, respond, meter)));
     }
 }

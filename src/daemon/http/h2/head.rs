@@ -11,7 +11,7 @@
 //! | a fragment in the path, pseudo-header fields in trailers | nothing: h2 drops them, so they have no effect |
 
 use h2::ext::Protocol;
-use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, request};
 
 use crate::http::context::RequestLimits;
@@ -25,14 +25,14 @@ const FIELD_LINE_BYTES: usize = 4;
 /// version.
 const REQUEST_LINE_BYTES: usize = " / HTTP/1.1".len() - 1;
 
-/// Checks the head and gives it the HTTP/1.1 form: `Host` from `:authority` and as the first field
-/// (as ASGI asks for), one `Cookie` field (RFC 9113 §8.2.3), and GET for a WebSocket handshake
-/// (RFC 8441 §5).
+/// Checks the head and gives it the HTTP/1.1 form: `Host` from `:authority`, one `Cookie` field (RFC
+/// 9113 §8.2.3), and GET for a WebSocket handshake (RFC 8441 §5).
 pub(super) fn prepare(parts: &mut request::Parts, limits: &RequestLimits) -> Result<(), Refusal> {
-    check_size(parts, limits).map_err(Refusal::Framing)?;
-    check_length(&parts.headers).map_err(Refusal::Framing)?;
-    let host = host(parts)?;
-    join_cookies(&mut parts.headers);
+    let scan = FieldScan::of(&parts.headers);
+    check_size(parts, &scan, limits).map_err(Refusal::Framing)?;
+    scan.check_length().map_err(Refusal::Framing)?;
+    let host = scan.host(parts)?;
+    let has_crumbs = scan.n_cookies > 1;
     if let Some(protocol) = parts.extensions.get::<Protocol>() {
         // By RFC 8441 §4 the value is case-sensitive; by RFC 9110 §7.8 it is not.
         if !protocol.as_str().eq_ignore_ascii_case("websocket") {
@@ -42,17 +42,12 @@ pub(super) fn prepare(parts: &mut request::Parts, limits: &RequestLimits) -> Res
     } else if parts.method == Method::CONNECT {
         return Err(Refusal::Client(RequestFault::Connect));
     }
-    let mut headers = HeaderMap::with_capacity(parts.headers.len() + 1);
-    headers.insert(HOST, host);
-    let mut last = None;
-    for (name, value) in std::mem::take(&mut parts.headers) {
-        // A value without a name belongs to the name before it.
-        last = name.or(last);
-        if let Some(name) = last.as_ref().filter(|name| **name != HOST) {
-            headers.append(name, value);
-        }
+    if let Some(host) = host {
+        parts.headers.insert(HOST, host);
     }
-    parts.headers = headers;
+    if has_crumbs {
+        join_cookies(&mut parts.headers);
+    }
     Ok(())
 }
 
@@ -61,22 +56,100 @@ pub(super) fn is_websocket(parts: &request::Parts) -> bool {
     parts.extensions.get::<Protocol>().is_some()
 }
 
+/// The result of one pass over a request's fields.
+#[derive(Default)]
+struct FieldScan<'h> {
+    /// Length in bytes that the fields would have in HTTP/1.1.
+    len: usize,
+    /// A value begins or ends with whitespace.
+    has_outer_space: bool,
+    /// The first `Host` field.
+    host: Option<&'h HeaderValue>,
+    n_hosts: usize,
+    /// The first `Content-Length` field.
+    length: Option<&'h HeaderValue>,
+    n_lengths: usize,
+    n_cookies: usize,
+}
+
+impl<'h> FieldScan<'h> {
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut scan = Self::default();
+        for (name, value) in headers {
+            let name = name.as_str();
+            let bytes = value.as_bytes();
+            scan.len += name.len() + bytes.len() + FIELD_LINE_BYTES;
+            let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+            scan.has_outer_space |= is_space(bytes.first()) || is_space(bytes.last());
+            match name {
+                "host" => {
+                    scan.host = scan.host.or(Some(value));
+                    scan.n_hosts += 1;
+                }
+                "content-length" => {
+                    scan.length = scan.length.or(Some(value));
+                    scan.n_lengths += 1;
+                }
+                "cookie" => scan.n_cookies += 1,
+                _ => {}
+            }
+        }
+        scan
+    }
+
+    /// Checks that there is at most one `Content-Length`, in digits; h2 accepts several equal ones.
+    /// h2 itself compares the value with the body.
+    fn check_length(&self) -> Result<(), Violation> {
+        let Some(length) = self.length else { return Ok(()) };
+        if self.n_lengths > 1 {
+            return Err(Violation::Length("there is more than one Content-Length"));
+        }
+        if length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit) {
+            return Err(Violation::Length("Content-Length is not a number"));
+        }
+        Ok(())
+    }
+
+    /// Checks the request's host (RFC 9113 §8.3.1): `:authority`, or `Host` if there is no
+    /// `:authority`, as proxies that translate from HTTP/1.1 may send it. If both are present, they
+    /// must be equal. Returns the new value of `Host`; `None` if the field stays as it is.
+    fn host(&self, parts: &request::Parts) -> Result<Option<HeaderValue>, Refusal> {
+        let refuse = |fault| Err(Refusal::Client(fault));
+        if self.n_hosts > 1 {
+            return refuse(RequestFault::ManyHosts);
+        }
+        match (parts.uri.authority(), self.host) {
+            (None, None) => refuse(RequestFault::NoHost),
+            (None, Some(field)) if framing::is_host(field.as_bytes()) => Ok(None),
+            (None, Some(_)) => Err(Refusal::Framing(Violation::Host)),
+            (Some(authority), Some(field))
+                if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+            {
+                refuse(RequestFault::HostConflict)
+            }
+            // The `http` crate accepts user information and an empty host.
+            (Some(authority), _) if !framing::is_host(authority.as_str().as_bytes()) => {
+                refuse(RequestFault::TargetHost)
+            }
+            (Some(authority), _) => match HeaderValue::from_str(authority.as_str()) {
+                Ok(host) => Ok(Some(host)),
+                Err(_) => refuse(RequestFault::TargetHost),
+            },
+        }
+    }
+}
+
 /// Checks the length that the head would have in HTTP/1.1 against the limits, and that no value
 /// begins or ends with whitespace (RFC 9113 §8.2.1).
-fn check_size(parts: &request::Parts, limits: &RequestLimits) -> Result<(), Violation> {
+fn check_size(parts: &request::Parts, scan: &FieldScan<'_>, limits: &RequestLimits) -> Result<(), Violation> {
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if parts.method.as_str().len() + target + REQUEST_LINE_BYTES > limits.request_line {
         return Err(Violation::RequestLineTooLong);
     }
-    let mut bytes = 0;
-    for (name, value) in &parts.headers {
-        bytes += name.as_str().len() + value.len() + FIELD_LINE_BYTES;
-        let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-        if is_space(value.as_bytes().first()) || is_space(value.as_bytes().last()) {
-            return Err(Violation::Field("a header field begins or ends with a space"));
-        }
+    if scan.has_outer_space {
+        return Err(Violation::Field("a header field begins or ends with a space"));
     }
-    if bytes > limits.header {
+    if scan.len > limits.header {
         return Err(Violation::FieldsTooLong);
     }
     if parts.headers.len() > limits.headers {
@@ -85,61 +158,12 @@ fn check_size(parts: &request::Parts, limits: &RequestLimits) -> Result<(), Viol
     Ok(())
 }
 
-/// Checks that there is at most one `Content-Length`, in digits; h2 accepts several equal ones. h2
-/// itself compares the value with the body.
-fn check_length(headers: &HeaderMap) -> Result<(), Violation> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(length) = lengths.next() else { return Ok(()) };
-    if lengths.next().is_some() {
-        return Err(Violation::Length("there is more than one Content-Length"));
-    }
-    if length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit) {
-        return Err(Violation::Length("Content-Length is not a number"));
-    }
-    Ok(())
-}
-
-/// Returns the request's host (RFC 9113 §8.3.1): `:authority`, or `Host` if there is no
-/// `:authority`, as proxies that translate from HTTP/1.1 may send it. If both are present, they
-/// must be equal.
-fn host(parts: &request::Parts) -> Result<HeaderValue, Refusal> {
-    let refuse = |fault| Err(Refusal::Client(fault));
-    let mut fields = parts.headers.get_all(HOST).iter();
-    let (field, authority) = (fields.next(), parts.uri.authority());
-    if fields.next().is_some() {
-        return refuse(RequestFault::ManyHosts);
-    }
-    match (authority, field) {
-        (None, None) => refuse(RequestFault::NoHost),
-        (None, Some(field)) if framing::is_host(field.as_bytes()) => Ok(field.clone()),
-        (None, Some(_)) => Err(Refusal::Framing(Violation::Host)),
-        (Some(authority), Some(field))
-            if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
-        {
-            refuse(RequestFault::HostConflict)
-        }
-        // The `http` crate accepts user information and an empty host.
-        (Some(authority), _) if !framing::is_host(authority.as_str().as_bytes()) => {
-            refuse(RequestFault::TargetHost)
-        }
-        (Some(authority), _) => {
-            HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Client(RequestFault::TargetHost))
-        }
-    }
-}
-
 /// Joins the `Cookie` fields: for better compression a client may send each cookie in its own
 /// field.
 fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).iter();
-    let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) else { return };
-    let mut joined = first.as_bytes().to_vec();
-    for crumb in headers.get_all(COOKIE).iter().skip(1) {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(crumb.as_bytes());
-    }
-    let joined = HeaderValue::from_bytes(&joined).expect("joined field values are a field value");
-    headers.insert(COOKIE, joined);
+    let crumbs: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+    headers.insert(COOKIE, joined.expect("joined field values are a field value"));
 }
 
 #[cfg(test)]
@@ -176,14 +200,15 @@ mod tests {
     }
 
     #[test]
-    fn host_is_the_authority_and_the_first_field() {
-        let fields = [("accept", "*/*"), ("host", "A.example"), ("accept", "b")];
-        let parts = prepared("http://a.example/", &fields).unwrap();
-        let fields: Vec<_> =
-            parts.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
-        assert_eq!(fields, [("host", "a.example"), ("accept", "*/*"), ("accept", "b")]);
-        let parts = prepared("/", &[("accept", "*/*"), ("host", "b:8")]).unwrap();
-        assert_eq!(parts.headers.iter().next().unwrap().1, "b:8");
+    fn host_is_the_authority_or_else_the_field() {
+        for (target, fields, host) in [
+            ("http://a.example/", &[("accept", "*/*")][..], "a.example"),
+            ("http://a.example/", &[("host", "A.example")], "a.example"),
+            ("/", &[("accept", "*/*"), ("host", "b:8")], "b:8"),
+        ] {
+            let parts = prepared(target, fields).unwrap();
+            assert_eq!(parts.headers.get_all(HOST).iter().collect::<Vec<_>>(), [host], "{fields:?}");
+        }
     }
 
     #[test]

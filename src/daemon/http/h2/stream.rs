@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Buf;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, DATE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 
@@ -78,7 +78,8 @@ pub(super) async fn serve(
     match (accepted, tunnelled, body) {
         (Some(accepted), Some(received), _) => {
             let tunnel = Tunnel::new(send, received, connection, meter);
-            websocket::serve_messages(tunnel, &[], *accepted).await;
+            // Boxed, so that the future of a request has no room for a WebSocket.
+            Box::pin(websocket::serve_messages(tunnel, &[], *accepted)).await;
         }
         (_, _, Some(body)) => send_body(send, body, &connection, &meter).await,
         _ => {}
@@ -154,20 +155,23 @@ fn send_interim(respond: &mut SendResponse<StreamData>, status: StatusCode, mut 
     }
 }
 
-/// The fields that belong to an HTTP/1 connection (RFC 9113 §8.2.2). An application may send them
-/// although it must not.
-const CONNECTION_FIELDS: [HeaderName; 7] = [
-    CONNECTION,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    TE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-];
+/// True for the fields that belong to an HTTP/1 connection (RFC 9113 §8.2.2). An application may send
+/// them although it must not.
+fn is_connection_field(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "te"
+            | "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+    )
+}
 
 fn remove_connection_fields(fields: &mut HeaderMap) {
-    for name in CONNECTION_FIELDS {
+    while let Some(name) = fields.keys().find(|name| is_connection_field(name)).cloned() {
         fields.remove(name);
     }
 }

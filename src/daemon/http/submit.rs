@@ -1,0 +1,84 @@
+//! Builds the frame of a request and submits the frame to the dispatcher.
+
+use std::time::Instant;
+
+use http::{HeaderMap, request};
+use rgun_channel::frame;
+use rgun_channel::frame::ExchangeId;
+
+use crate::dispatch::{RequestBody, Ticket};
+use crate::net::Connection;
+use crate::tls::TlsSession;
+
+use super::body::client::ClientBody;
+use super::body::receive::RequestBytes;
+use super::context::Server;
+use super::fault::Refusal;
+use super::head;
+use super::request_meta::{FrameMeta, path};
+
+/// Submits a whole request. `complete` is the time at which all of it was received.
+pub(super) fn submit<B: ClientBody>(
+    server: &Server,
+    connection: &Connection,
+    parts: &request::Parts,
+    body: RequestBytes,
+    frame_meta: FrameMeta<'_>,
+    complete: Instant,
+) -> Result<Ticket, Refusal> {
+    let body_len = body.len();
+    let (inline, spooled) = match body {
+        RequestBytes::Inline(bytes) => (bytes, None),
+        RequestBytes::Spooled(body, _) => (bytes::Bytes::new(), Some(body)),
+    };
+    let frame = frame::Request {
+        body_len,
+        body_is_fd: spooled.is_some(),
+        body: &inline,
+        ..build_frame(server, connection, parts, frame_meta)
+    };
+    submit_frame::<B>(server, &frame, &parts.headers, spooled, complete)
+}
+
+/// Submits a frame with these fields. The worker gets `Transfer-Encoding` only with a streamed body.
+pub(super) fn submit_frame<B: ClientBody>(
+    server: &Server,
+    frame: &frame::Request<'_>,
+    headers: &HeaderMap,
+    body: Option<RequestBody>,
+    now: Instant,
+) -> Result<Ticket, Refusal> {
+    let submitted = if B::IS_STREAM {
+        server.dispatcher.submit(frame, head::stream_fields(headers), body, now)
+    } else {
+        let is_decoded = !frame.body_streams && !frame.websocket;
+        server.dispatcher.submit(frame, head::fields(headers, !is_decoded), body, now)
+    };
+    submitted.map_err(Refusal::Exchange)
+}
+
+/// Builds a request's frame without its body.
+pub(super) fn build_frame<'p>(
+    server: &Server,
+    connection: &'p Connection,
+    parts: &'p request::Parts,
+    FrameMeta { id, origin, tls, received_at }: FrameMeta<'p>,
+) -> frame::Request<'p> {
+    let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
+    frame::Request {
+        received: server.clock.monotonic_ns(received_at),
+        method: parts.method.as_str().as_bytes(),
+        version: head::version_code(parts.version),
+        listener: connection.listener,
+        path: path(parts),
+        query: parts.uri.query().unwrap_or_default().as_bytes(),
+        peer: client.address.as_bytes(),
+        peer_port: client.port,
+        https: origin.and_then(|origin| origin.https).unwrap_or(tls.is_some() || connection.https),
+        server_port: origin.and_then(|origin| origin.port).unwrap_or(0),
+        root_path: origin.and_then(|origin| origin.root_path.as_deref()).unwrap_or_default(),
+        tls: tls.map_or(b"", TlsSession::block),
+        request_id: id.as_bytes(),
+        ..frame::Request::new(ExchangeId(0))
+    }
+}
