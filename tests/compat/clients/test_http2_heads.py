@@ -4,8 +4,11 @@ A malformed request is an error of its stream (RFC 9113 §8.1.1). For errors in 
 crate ends the whole connection, which RFC 9113 §5.4.1 allows.
 """
 
+import json
+
 import pytest
 from support.http2_client import Http2Connection
+from support.http2_frames import END_HEADERS, END_STREAM, Error, FrameClient, Kind, block, frame, request
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,17 @@ def server(start):
         ("fragment in the path", {":path": "/scope#top"}, [], 200),
         ("invalid scheme", {":scheme": "h t"}, [], "stream"),
         ("invalid authority", {":authority": "a b"}, [], "stream"),
+        ("empty authority", {":authority": ""}, [], "stream"),
+        ("path in the authority", {":authority": "test/x"}, [], "stream"),
+        ("backslash in the authority", {":authority": "test\\x"}, [], "stream"),
+        ("null in the authority", {":authority": "te\0st"}, [], "stream"),
+        ("line feed in the authority", {":authority": "test\n"}, [], "stream"),
+        ("repeated authority", {}, [(":authority", "test")], "stream"),
+        ("repeated method", {}, [(":method", "GET")], "stream"),
+        ("absolute path", {":path": "http://test/scope"}, [], "stream"),
+        ("connect with a path", {":method": "CONNECT"}, [], "stream"),
+        ("line feed in the method", {":method": "GET\n"}, [], "connection"),
+        ("path over limits.request_line", {":path": "/scope?" + "x" * 8190}, [], 414),
         ("no method", {":method": None}, [], "stream"),
         ("no scheme", {":scheme": None}, [], "stream"),
         ("no path", {":path": None}, [], (400, "stream")),
@@ -51,6 +65,7 @@ def server(start):
         ("upgrade", {}, [("upgrade", "websocket")], "stream"),
         ("transfer-encoding", {}, [("transfer-encoding", "chunked")], "stream"),
         ("te", {}, [("te", "gzip")], "stream"),
+        ("te of trailers", {}, [("te", "trailers")], 200),
         ("uppercase", {}, [("X-Upper", "a")], "connection"),
         ("empty name", {}, [("", "a")], "connection"),
         ("space in a name", {}, [("x y", "a")], "connection"),
@@ -58,7 +73,11 @@ def server(start):
         ("line feed in a value", {}, [("x", "a\nb")], "connection"),
         ("return in a value", {}, [("x", "a\rb")], "connection"),
         ("null in a value", {}, [("x", "a\0b")], "connection"),
+        ("delete in a value", {}, [("x", "a\x7fb")], "connection"),
+        ("byte above ASCII in a name", {}, [(b"x\xe9", "a")], "connection"),
         ("line feed in the path", {":path": "/scope\n"}, [], "stream"),
+        ("return in the path", {":path": "/sc\rope"}, [], "stream"),
+        ("null in the path", {":path": "/sc\0ope"}, [], "stream"),
         ("space in the path", {":path": "/sc ope"}, [], "stream"),
         ("leading space in a value", {}, [("x", " a")], 400),
         ("trailing tab in a value", {}, [("x", "a\t")], 400),
@@ -66,6 +85,11 @@ def server(start):
         ("two equal lengths", {}, [("content-length", "0"), ("content-length", "0")], 400),
         ("two lengths", {}, [("content-length", "0"), ("content-length", "1")], "stream"),
         ("length with a sign", {}, [("content-length", "+0")], (400, "stream")),
+        ("empty length", {}, [("content-length", "")], 400),
+        ("lengths in a list", {}, [("content-length", "0, 0")], "stream"),
+        ("length over 2^64", {}, [("content-length", "18446744073709551616")], "stream"),
+        ("field over limits.header", {}, [("x", "y" * 16400)], 431),
+        ("fields over limits.headers", {}, [("x", "y")] * 101, 431),
         ("underscore", {}, [("x_real_ip", "1")], 200),
     ],
 )
@@ -90,3 +114,29 @@ def test_head_is_served_refused_or_reset(server, what, pseudo, fields, outcome):
         served = 1 if result == 200 else 0
         counting = 1 if result == "connection" else 2
         assert connection.get("/counts").json()["begun"] == begun + served + counting, what
+
+
+@pytest.mark.parametrize(
+    ("what", "field", "outcomes"),
+    [
+        ("connection field", ("connection", "close"), ["stream"]),
+        ("length", ("content-length", "5"), ["stream", 400]),
+        ("uppercase", ("X", "y"), ["connection"]),
+        ("line feed in a value", ("x", "a\nb"), ["connection"]),
+    ],
+)
+def test_malformed_trailers_are_refused(server, what, field, outcomes):
+    with FrameClient(server.tcp_address) as client:
+        client.send(request(1, "/upload", "POST", end=False), frame(Kind.DATA, 0, 1, b"x"))
+        client.send(frame(Kind.HEADERS, END_HEADERS | END_STREAM, 1, block(field)))
+        outcome = client.read_outcome(1)
+        assert outcome in [(scope, Error.PROTOCOL_ERROR) for scope in outcomes] or outcome in outcomes, what
+
+
+def test_pseudo_header_field_in_trailers_changes_nothing(server):
+    """The h2 crate drops the field, so the application gets the request of the head."""
+    with FrameClient(server.tcp_address) as client:
+        client.send(request(1, "/upload", "POST", end=False), frame(Kind.DATA, 0, 1, b"x"))
+        trailers = block((":path", "/counts"), (":method", "GET"))
+        client.send(frame(Kind.HEADERS, END_HEADERS | END_STREAM, 1, trailers))
+        assert json.loads(client.read_kind(Kind.DATA, 1).payload)["length"] == 1
