@@ -1,4 +1,4 @@
-"""The HAProxy example of packaging/doc/health.md: no request reaches a server that has stopped."""
+"""The HAProxy examples of packaging/doc/health.md: no request reaches a server that has stopped."""
 
 import contextlib
 import re
@@ -9,6 +9,7 @@ import time
 import httpx
 import pytest
 from frameworks import FRAMEWORKS
+from support.certificate import make_certificate
 from support.paths import TOP
 from support.ports import free_port
 from support.waiting import DEADLINE, wait_until
@@ -23,11 +24,23 @@ drain_delay = "4s"
 """
 
 
+# The host name in the guide's lines for TLS, and the path of the certificates there.
+TLS_NAME, TLS_ROOTS = "www.example", "/etc/ssl/certs/ca-certificates.crt"
+
+
 @contextlib.contextmanager
-def balancer(servers, directory):
-    """Runs HAProxy with the guide's configuration for the servers; yields the frontend's URL."""
+def balancer(servers, directory, root=None):
+    """Runs HAProxy with the guide's configuration for the servers; yields the frontend's URL.
+
+    With `root`, the certificate that the servers have, HAProxy speaks TLS and HTTP/2 to them.
+    """
     guide = (TOP / "packaging/doc/health.md").read_text()
-    text = re.search(r"```haproxy\n(.*?)```", guide, re.S)[1]
+    text, with_tls = re.findall(r"```haproxy\n(.*?)```", guide, re.S)
+    if root is not None:
+        assert TLS_ROOTS in with_tls
+        with_tls = with_tls.replace(TLS_ROOTS, str(root))
+        text, count = re.subn(r" +default-server .*\n", lambda _: with_tls, text)
+        assert count == 1, text
     port = free_port()
     text = text.replace("bind :8080", f"bind 127.0.0.1:{port}")
     for number, server in enumerate(servers, 1):
@@ -45,11 +58,16 @@ def balancer(servers, directory):
 
 
 @pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
-def test_no_request_fails_while_a_server_leaves(start, tmp_path):
+@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "TLS and HTTP/2"])
+def test_no_request_fails_while_a_server_leaves(start, tmp_path, has_tls):
     config = tmp_path / "rgun.toml"
     config.write_text(CONFIG)
-    servers = [start(FRAMEWORKS["starlette"], "--config", config) for _ in range(2)]
-    with balancer(servers, tmp_path) as url, httpx.Client(base_url=url, timeout=DEADLINE) as client:
+    flags, root = ["--config", config, "--access-log"], None
+    if has_tls:
+        root, key = make_certificate(tmp_path, TLS_NAME)
+        flags += ["--certfile", root, "--keyfile", key]
+    servers = [start(FRAMEWORKS["starlette"], *flags) for _ in range(2)]
+    with balancer(servers, tmp_path, root) as url, httpx.Client(base_url=url, timeout=DEADLINE) as client:
 
         def is_up():
             with contextlib.suppress(httpx.TransportError):
@@ -68,3 +86,4 @@ def test_no_request_fails_while_a_server_leaves(start, tmp_path):
         assert servers[0].stop() == 0
         statuses.add(client.get("/json").status_code)
     assert statuses == {200}
+    servers[1].wait_for_log('rgun.protocol="HTTP/2.0"' if has_tls else 'rgun.protocol="HTTP/1.1"')
