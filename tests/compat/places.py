@@ -54,3 +54,8 @@ class Place:
         status, output = self.run("site_wsgi", "--python", self.python, "-c", "gunicorn.conf.py", *flags)
         assert status == 78, output
         return output
+
+
+def user_flags():
+    """Returns the flags that `rgun check` needs when root runs it."""
+    return ["--user", "root"] if os.geteuid() == 0 else []

@@ -9,7 +9,7 @@ import tempfile
 import textwrap
 
 import pytest
-from places import APPLICATION, Place
+from places import APPLICATION, Place, user_flags
 from support.paths import daemon_binary
 from support.processes import is_running
 from support.waiting import wait_until
@@ -307,11 +307,6 @@ def test_on_reload_is_called_at_each_reload(place):
     daemon.reload()
     daemon.wait_for_log("[INFO] reload 2")
     assert daemon.stop() == 0
-
-
-def user_flags():
-    """Returns the flags that `rgun check` needs when root runs it."""
-    return ["--user", "root"] if os.geteuid() == 0 else []
 
 
 @pytest.mark.parametrize(
