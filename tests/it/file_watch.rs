@@ -41,6 +41,8 @@ fn failed_reload_is_shown_once_in_a_local_browser() {
         200,
         "pages of another host are not from this machine"
     );
+    let through_tunnel = "localhost\r\nx-forwarded-for: 203.0.113.7";
+    assert_eq!(open_page(&mut client, through_tunnel).0, 200, "a tunnel's client is not on this machine");
     // This connection is older than the failure.
     let (status, page) = open_page(&mut client, "localhost:8000");
     assert_eq!(status, 503);
@@ -87,6 +89,21 @@ fn changed_configuration_is_read_again() {
     daemon.log.wait_for("rgun.toml changed; reloading");
     daemon.log.wait_for("reloaded: generation 2 serves");
     wait_until("only the new workers are left", || (daemon.descendants().len() == 2).then_some(()));
+}
+
+#[test]
+fn files_are_polled_when_inotify_is_at_its_limit() {
+    for (limit, advice) in [
+        ("max_inotify_watches", "sysctl fs.inotify.max_user_watches="),
+        ("max_inotify_instances", "sysctl fs.inotify.max_user_instances="),
+    ] {
+        let daemon = rgun().user_limit(limit, 0).start_ready();
+        let line = daemon.log.wait_for("inotify cannot watch the application's files");
+        assert!(line.contains(advice) && line.contains("Polling the files every "), "{line}");
+        change(&daemon, "");
+        daemon.log.wait_for(".env changed; reloading");
+        daemon.log.wait_for("reloaded: generation 2 serves");
+    }
 }
 
 #[test]

@@ -239,11 +239,11 @@ impl WatchThread {
     }
 
     fn fall_back_to_polling(&mut self, InotifyError(reason): &InotifyError) {
+        self.start_polling();
         tracing::warn!(
             "reload.on_change: inotify cannot watch the application's files: {reason}. Polling the files every \
              {POLL_INTERVAL:?} instead; reload.poll = true polls without this warning"
         );
-        self.start_polling();
     }
 
     fn start_polling(&mut self) {

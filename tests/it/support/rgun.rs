@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, fs, thread};
@@ -193,6 +194,19 @@ impl Rgun {
         let mark = self.scratch.path().display().to_string();
         let child = self.spawn(&mark);
         Daemon::new(child, self.scratch, mark, address)
+    }
+
+    /// Sets a limit of the daemon's user namespace, a file of `/proc/sys/user` (namespaces(7)).
+    pub(crate) fn user_limit(mut self, name: &str, limit: u32) -> Self {
+        let script = self.scratch.join("rgun-with-limit");
+        let set_limit = format!("echo {limit} >/proc/sys/user/{name} && exec \"$0\" \"$@\"");
+        let rgun = self.binary.display();
+        let text =
+            format!("#!/bin/sh\nexec unshare --user --map-root-user sh -c '{set_limit}' '{rgun}' \"$@\"\n");
+        fs::write(&script, text).expect("a new file");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).expect("a file of this user");
+        self.binary = script;
+        self
     }
 
     /// Starts the daemon on a terminal of this width.
