@@ -234,7 +234,7 @@ def test_forked_children_have_default_signal_handling(shared_server):
 
 @pytest.fixture
 def odd_start(monkeypatch):
-    """Starts daemons with signals ignored or blocked, as by nohup, and a low limit of files."""
+    """Starts daemons with signals ignored or blocked, as by nohup, and a low limit on open files."""
 
     def popen(arguments, **more):
         def prepare():

@@ -76,7 +76,8 @@ def test_rpm_needs_systemd_and_no_python(rpm):
 
 
 # Installs, upgrades and removes the rpm in a root directory whose changes stay in memory. Without
-# dependencies, because rpm does not know what dpkg has installed. $1 is the package; each line of output is a fact.
+# dependencies, because rpm does not know what dpkg has installed. $1 is the package; each
+# line of output is a fact.
 IN_ROOT = r"""
 set -eu
 mount -t tmpfs tmpfs /mnt

@@ -100,7 +100,7 @@ operator_events! {
     /// A worker is replaced because it has reached a limit, or received a signal.
     Recycled = "19e0c54c24e14587b8245c8dc7b1383e", "A worker is renewed",
         "A worker has reached workers.max_requests, workers.max_memory or workers.max_lifetime, or \
-        received a signal; the entry says which. It serves until its successor is ready.";
+        received a signal; the entry says which. The worker serves until its successor is ready.";
 
     /// A worker has not finished its requests, or has not exited, in time.
     Overdue = "fa0023aeeb2646c69bb80ce0ceb53cec", "A worker exceeds a time limit",

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_pushes_lose_nothing_while_the_log_moves() {
+    fn waiting_pushes_lose_nothing_while_the_log_is_read() {
         let (queue, mut reader) = piped();
         let flood = Arc::clone(&queue);
         let flooded = thread::spawn(move || {

@@ -24,7 +24,7 @@ def application(environ, start_response):
     path = environ["PATH_INFO"]
     _, name, argument, *_ = [*path.split("/"), "", ""]
     if environ["QUERY_STRING"].startswith("/"):
-        # Writes the pid into the file that the query names, so that the test knows that the request is running.
+        # Writes the pid into the file that the query names: the test waits until the request is running.
         with open(environ["QUERY_STRING"], "w") as mark:
             mark.write(str(os.getpid()))
     view = VIEWS.get(name)
