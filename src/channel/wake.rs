@@ -256,8 +256,8 @@ impl WaitFlag<'_> {
     pub fn notify(&self, futex: &impl Futex) {
         fence(Ordering::SeqCst);
         let seen = self.0.load(Ordering::Relaxed);
-        // If the compare-and-swap fails, another notifier has woken the same waiters; a waiter that
-        // announced itself meanwhile fenced after our fence and sees the resource.
+        // If the compare-and-swap fails, another notifier has woken the same waiters. A waiter that
+        // has announced itself since then fences after our fence, so it sees the resource.
         if seen & 1 == 1
             && self
                 .0

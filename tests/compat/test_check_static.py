@@ -55,11 +55,11 @@ def check(place):
     return check
 
 
-def test_unserved_static_url_is_a_warning_with_its_remedy(check, place):
+def test_unserved_static_url_causes_a_warning_with_a_remedy(check, place):
     output = check()
     assert output.count(WARNING) == 1, output
-    assert "fill the directory by `manage.py collectstatic`" in output, output
-    # The lines that the warning prints are a configuration without it.
+    assert "fill the directory with `manage.py collectstatic`" in output, output
+    # With the lines that the warning prints as its configuration, the check gives no warning.
     (place.directory / "collected").mkdir()
     lines = output[output.index("[[static]]") :].splitlines()[:3]
     assert [line.split(" = ")[0].strip() for line in lines] == ["[[static]]", "url", "directory"], output
@@ -67,9 +67,9 @@ def test_unserved_static_url_is_a_warning_with_its_remedy(check, place):
 
 
 @pytest.mark.parametrize("addition", [HANDLER, VIEW], ids=["StaticFilesHandler", "staticfiles_urlpatterns"])
-def test_static_url_served_by_django_is_no_warning(check, addition):
+def test_static_url_served_by_django_causes_no_warning(check, addition):
     assert WARNING not in check(addition=addition)
 
 
-def test_static_url_of_another_host_is_no_warning(check):
+def test_static_url_of_another_host_causes_no_warning(check):
     assert WARNING not in check(url="https://static.example/")

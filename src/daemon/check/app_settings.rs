@@ -59,8 +59,10 @@ impl AppSettings {
         let file = config.origin.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).display();
         let root = self.static_root.as_deref().unwrap_or("/srv/mysite/static");
         let fill = match self.static_root {
-            Some(_) => "fill the directory by `manage.py collectstatic`",
-            None => "set STATIC_ROOT to a directory like this one, and fill it by `manage.py collectstatic`",
+            Some(_) => "fill the directory with `manage.py collectstatic`",
+            None => {
+                "set STATIC_ROOT to a directory like this one, and fill it with `manage.py collectstatic`"
+            }
         };
         Some(format!(
             "neither rgun nor the application serves Django's STATIC_URL, {url:?}: unless a proxy does, add these lines to \

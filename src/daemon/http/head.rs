@@ -157,8 +157,8 @@ pub(super) fn fields(
         .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
 }
 
-/// Returns the fields of an HTTP/2 request for the worker. `Host` is the first, as the ASGI
-/// specification asks for.
+/// Returns the fields of an HTTP/2 request for the worker. `Host` comes first, as the ASGI
+/// specification recommends.
 pub(super) fn stream_fields(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     let host = headers.get(HOST).map(|value| (HOST_NAME, value.as_bytes()));
     let others = headers.iter().filter(|(name, _)| name.as_str().as_bytes() != HOST_NAME);

@@ -350,7 +350,7 @@ CONNECTION_ROWS = [
     ),
     ("http2/5.1/6", "HEADERS after the end", [HALF_CLOSED, request(1, "/counts")], [*CLOSED, *PROTOCOL]),
     ("http2/6.9/2", "WINDOW_UPDATE of 0 on a stream", [OPEN, window_update(0, 1)], PROTOCOL),
-    ("", "DATA with padding of no length", [OPEN, frame(DATA, PADDED, 1)], [*SIZE, *PROTOCOL]),
+    ("", "padded DATA without a pad length", [OPEN, frame(DATA, PADDED, 1)], [*SIZE, *PROTOCOL]),
 ]
 
 # Rows in the form of CONNECTION_ROWS, for errors that reset only the stream.

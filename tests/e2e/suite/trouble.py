@@ -42,7 +42,7 @@ def answer(start_response, status, body):
 
 
 def version(_):
-    """Returns only the release, so that a load can collect them."""
+    """Returns only the release, so that a load can collect the releases that answer."""
     if SICK:
         raise ValueError("this release is sick")
     return "200 OK", str(release.VERSION).encode()

@@ -78,7 +78,7 @@ pub(super) async fn serve(
     match (accepted, tunnelled, body) {
         (Some(accepted), Some(received), _) => {
             let tunnel = Tunnel::new(send, received, connection, meter);
-            // Boxed, so that the future of a request has no room for a WebSocket.
+            // Boxed, so that the future of a request need not have room for a WebSocket.
             Box::pin(websocket::serve_messages(tunnel, &[], *accepted)).await;
         }
         (_, _, Some(body)) => send_body(send, body, &connection, &meter).await,
