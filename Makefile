@@ -100,14 +100,17 @@ install: ## copy the built files below DESTDIR and PREFIX
 	install -D -m644 packaging/catalog/rgun.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/rgun.catalog
 	install -D -m644 packaging/man/rgun.8 $(DESTDIR)$(PREFIX)/share/man/man8/rgun.8
 	install -D -m644 packaging/man/rgun.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/rgun.toml.5
+	install -D -m644 packaging/man/rgun.units.7 $(DESTDIR)$(PREFIX)/share/man/man7/rgun.units.7
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE packaging/doc/*.md
-	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun/examples packaging/examples/*
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun/examples packaging/examples/Caddyfile packaging/examples/*.c*
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun/examples/dropins packaging/examples/dropins/*
 	@# The installed README is in the directory of the guides that it links to.
 	sed -i 's|](packaging/doc/|](|g; s|](packaging/examples/|](examples/|g' $(DESTDIR)$(PREFIX)/share/doc/rgun/README.md
-	install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/rgun.socket systemd/rgun.service
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/rgun*
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system-preset systemd/80-rgun.preset
-	@# The unit and the configuration name paths below /usr; replace them by the prefix.
-	sed -i 's|=/usr/bin/rgun|=$(PREFIX)/bin/rgun|' $(DESTDIR)$(PREFIX)/lib/systemd/system/rgun.service
+	@# The units and the configuration name paths below /usr; replace them by the prefix.
+	sed -i -e 's|=/usr/bin/rgun|=$(PREFIX)/bin/rgun|' -e 's|/usr/share/doc/rgun|$(PREFIX)/share/doc/rgun|' \
+	  $(DESTDIR)$(PREFIX)/lib/systemd/system/rgun.service $(DESTDIR)$(PREFIX)/lib/systemd/system/rgun@.service
 	@if test -e $(DESTDIR)$(SYSCONFDIR)/rgun/rgun.toml; then \
 	  echo 'keeping $(DESTDIR)$(SYSCONFDIR)/rgun/rgun.toml'; \
 	else \

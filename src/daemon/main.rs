@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         Ok(Command::Check(invocation, wanted)) => rgun::check::check(&invocation, &wanted),
         Ok(Command::CheckPython(unread, wanted)) => rgun::check::check_python(&unread, &wanted),
         Ok(Command::Reload { socket }) => cli::reload::run(socket),
+        Ok(Command::Doctor(request)) => cli::doctor::run(&request),
+        Ok(Command::Init(request)) => cli::init::run(&request, &environment, &directory),
         Ok(Command::Migrate(request)) => cli::migrate::run(&request, &environment, &directory),
         Err(failure) if failure.stdout => {
             // The reader may have closed the pipe (`rgun --help | head -1`).

@@ -20,7 +20,7 @@ use rgun_channel::control::{Command, Hooks, Report, Role};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::cli::{CheckIdentity, Invocation, UnreadInvocation};
-use crate::config::Config;
+use crate::config::{Config, MaxTasks};
 use crate::dispatch::{Dispatcher, Notice, Policy};
 use crate::edge::register;
 use crate::error_chain::Chain;
@@ -193,6 +193,8 @@ fn spawn_spec<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
         role: Role::Worker,
         warm_up: "",
         max_memory: None,
+        max_tasks: MaxTasks::Off,
+        cpu_weight: None,
         max_requests: None,
         children_timeout: Duration::ZERO,
     }

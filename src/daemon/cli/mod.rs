@@ -1,5 +1,5 @@
 //! The command line: `rgun [APP] [flags]`, `rgun check [APP] [flags]`, `rgun reload`,
-//! `rgun migrate FILE…`.
+//! `rgun init [NAME]`, `rgun doctor [NAME]`, `rgun migrate FILE…`.
 //!
 //! [`parse`] turns arguments, variables and the current directory into a [`Command`] or a
 //! [`Failure`]; `main` calls it once, prints and exits. Parsing prints nothing. The only state of
@@ -12,14 +12,17 @@
 //! configuration file; `foreign` parses the file's settings and `GUNICORN_CMD_ARGS` as flags.
 
 mod compat;
+pub mod doctor;
 mod error;
 mod flags;
 mod foreign;
 mod gunicorn_conf;
+pub mod init;
 mod matches;
 pub mod migrate;
 mod peer_variables;
 pub mod reload;
+mod service;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -32,13 +35,16 @@ use crate::config::{
     self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment, FileSource, Layer, Loaded,
 };
 use compat::translate::{Translation, translate};
+use doctor::DoctorRequest;
 pub use error::{EX_CONFIG, EX_USAGE, Failure};
 use flags::{Cli, ParsedFlags, Subcommand};
 use foreign::ForeignFlags;
 use gunicorn_conf::{ConfLocation, ConfSettings};
 pub use gunicorn_conf::{DaemonHooks, HookProcess};
+use init::InitRequest;
 use matches::{explain_target, from_clap_error, parse_matches};
 use migrate::MigrateRequest;
+use service::Service;
 
 /// The command to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +62,10 @@ pub enum Command {
         /// The daemon's control socket, absolute; `None` for the socket of the packaged unit.
         socket: Option<PathBuf>,
     },
+    /// Say what is wrong with a service.
+    Doctor(DoctorRequest),
+    /// Write the files of a service for a project.
+    Init(InitRequest),
     /// Print the files that replace a deployment of another server.
     Migrate(MigrateRequest),
 }
@@ -271,9 +281,9 @@ where
     let Translation { args, layer: translated, mut warnings, mut errors, .. } = translate_line(args);
     let (cli, matches) = parse_matches(&args).map_err(|error| from_clap_error(&error, &args))?;
     let (check_as, mut flags, matches) = match (cli.command, matches.subcommand()) {
-        (Some(Subcommand::Reload { socket }), _) => {
-            return Ok(Command::Reload { socket: socket.map(|path| cwd.join(path)) });
-        }
+        (Some(Subcommand::Reload { instance, socket }), _) => return reload_command(instance, socket, cwd),
+        (Some(Subcommand::Doctor { instance, json }), _) => return doctor_command(instance, json),
+        (Some(Subcommand::Init(init)), _) => return init_command(init),
         (Some(Subcommand::Migrate { files, write, yes, python }), _) => {
             return Ok(Command::Migrate(MigrateRequest { files, write, yes, python }));
         }
@@ -318,9 +328,33 @@ where
     command_of(sources, warnings, check_as)
 }
 
+/// Returns the command `rgun doctor`.
+fn doctor_command(instance: Option<String>, json: bool) -> Result<Command, Failure> {
+    Ok(Command::Doctor(DoctorRequest { service: Service::new(instance)?, json }))
+}
+
+/// Returns the command `rgun init`.
+fn init_command(arguments: flags::Init) -> Result<Command, Failure> {
+    let flags::Init { instance, directory, user, bind, python, root, yes } = arguments;
+    let service = Service::new(instance)?;
+    Ok(Command::Init(InitRequest { service, directory, user, bind, python, root, yes }))
+}
+
+/// Returns the command `rgun reload`.
+fn reload_command(instance: Option<String>, socket: Option<PathBuf>, cwd: &Path) -> Result<Command, Failure> {
+    let socket = match instance {
+        Some(_) => Some(Service::new(instance)?.runtime_directory().join(reload::SOCKET)),
+        None => socket.map(|path| cwd.join(path)),
+    };
+    Ok(Command::Reload { socket })
+}
+
+/// Commands that neither serve nor check an application.
+const OTHER_COMMANDS: [&str; 4] = ["reload", "doctor", "init", "migrate"];
+
 /// Rewrites the options of other servers on a command line that serves or checks an application.
 fn translate_line(args: Vec<OsString>) -> Translation {
-    if args.get(1).is_some_and(|command| command == "reload" || command == "migrate") {
+    if args.get(1).is_some_and(|command| OTHER_COMMANDS.iter().any(|other| command == other)) {
         return Translation { args, ..Translation::default() };
     }
     let command = compat::add_flags(Cli::command());

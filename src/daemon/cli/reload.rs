@@ -15,8 +15,8 @@ pub const SOCKET: &str = "control";
 /// The packaged unit's `RuntimeDirectory=`.
 const DEFAULT_DIRECTORY: &str = "/run/rgun";
 
-/// EX_UNAVAILABLE of sysexits(3head): no daemon answers.
-const EXIT_UNAVAILABLE: u8 = 69;
+/// EX_UNAVAILABLE of sysexits(3head): no daemon or no systemd answers.
+pub(super) const EXIT_UNAVAILABLE: u8 = 69;
 
 /// Returns the first directory of `$RUNTIME_DIRECTORY` (systemd.exec(5)); `None` if the variable is
 /// unset or empty.
@@ -55,8 +55,8 @@ fn explain_unreachable(path: &std::path::Path, error: &io::Error) -> String {
     let path = path.display();
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
-            "no rgun is running here (no socket {path}): systemctl start rgun; for another instance name its socket \
-             with --socket, and to a daemon outside systemd send SIGHUP"
+            "no rgun is running here (no socket {path}): systemctl start rgun; name an instance with rgun reload NAME, \
+             another socket with --socket, and send SIGHUP to a daemon outside systemd"
         ),
         _ => format!("{path}: {error}"),
     }

@@ -14,6 +14,7 @@ use super::environment::SCRIPT_NAME;
 use super::keys::name;
 use super::python::Search;
 use super::value::{Setting, Source};
+use super::worker_limits;
 use super::{
     AccessFormat, AccessLog, App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Count, Hooks, Http,
     Interface, Lifespan, Limits, Listen, Log, Loop, PathRule, Proxy, Python, Reload, SendfileDirectory,
@@ -243,6 +244,8 @@ impl Checker<'_> {
                 |setting| read::whole(setting, 0, u32::MAX).map(u64::from),
             ),
             max_memory: self.read(name::MAX_MEMORY, defaults.max_memory, read::memory_or_off),
+            max_tasks: self.read(name::MAX_TASKS, defaults.max_tasks, worker_limits::max_tasks),
+            cpu_weight: self.read(name::CPU_WEIGHT, defaults.cpu_weight, worker_limits::cpu_weight),
             max_lifetime: self.read(name::MAX_LIFETIME, defaults.max_lifetime, read::timeout_or_off),
             idle_exit: self.read(name::IDLE_EXIT, defaults.idle_exit, read::timeout_or_off),
             retry: self.read(name::RETRY, defaults.retry, read::retry),

@@ -25,6 +25,8 @@ pub(crate) mod name {
     pub(crate) const MAX_REQUESTS: &str = "workers.max_requests";
     pub(crate) const MAX_REQUESTS_JITTER: &str = "workers.max_requests_jitter";
     pub(crate) const MAX_MEMORY: &str = "workers.max_memory";
+    pub(crate) const MAX_TASKS: &str = "workers.max_tasks";
+    pub(crate) const CPU_WEIGHT: &str = "workers.cpu_weight";
     pub(crate) const MAX_LIFETIME: &str = "workers.max_lifetime";
     pub(crate) const IDLE_EXIT: &str = "workers.idle_exit";
     pub(crate) const RETRY: &str = "workers.retry";
@@ -132,6 +134,8 @@ pub(crate) const KEYS: &[&str] = &[
     name::MAX_REQUESTS,
     name::MAX_REQUESTS_JITTER,
     name::MAX_MEMORY,
+    name::MAX_TASKS,
+    name::CPU_WEIGHT,
     name::MAX_LIFETIME,
     name::IDLE_EXIT,
     name::RETRY,

@@ -53,6 +53,7 @@ mod tls;
 mod trusted;
 pub mod units;
 mod value;
+mod worker_limits;
 
 use std::path::{Path, PathBuf};
 
@@ -71,8 +72,8 @@ pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
 pub(crate) use python::find_program;
 pub use reload::{OnChange, Reload};
 pub use settings::{
-    App, AppArgumentDefaults, Config, Count, Hooks, Http, Interface, Lifespan, Limits, Loop, Python,
-    PythonSource, Retry, SearchedDirectory, Underscores, WebSocket, Workers,
+    App, AppArgumentDefaults, Config, Count, Hooks, Http, Interface, Lifespan, Limits, Loop, MaxTasks,
+    Python, PythonSource, Retry, SearchedDirectory, Underscores, WebSocket, Workers,
 };
 pub use static_mounts::{FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount};
 pub use target::Target;

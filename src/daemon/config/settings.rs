@@ -239,6 +239,11 @@ pub struct Workers {
     pub max_requests_jitter: u64,
     /// Bytes of memory at which a worker is replaced; at 1.5 times as many the kernel kills it.
     pub max_memory: Option<u64>,
+    /// Maximum number of processes and threads of one worker.
+    pub max_tasks: MaxTasks,
+    /// The worker's share of the processors relative to other workers, `cpu.weight`; `None` for the
+    /// kernel's default.
+    pub cpu_weight: Option<NonZeroU16>,
     /// Age at which a worker is replaced.
     pub max_lifetime: Option<Duration>,
     /// Time without requests after which all workers stop; the next request starts them again.
@@ -247,6 +252,18 @@ pub struct Workers {
     pub retry: Retry,
     /// Maximum time that processes started by a worker may outlive it after a normal exit.
     pub children_timeout: Duration,
+}
+
+/// The maximum number of processes and threads of one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MaxTasks {
+    /// Half of the service's `TasksMax=`.
+    #[default]
+    Auto,
+    /// No limit of its own.
+    Off,
+    /// This number.
+    Fixed(NonZeroU32),
 }
 
 /// Handling of a request whose worker died before the response started.
@@ -271,6 +288,8 @@ impl Default for Workers {
             max_requests: None,
             max_requests_jitter: 0,
             max_memory: None,
+            max_tasks: MaxTasks::Auto,
+            cpu_weight: None,
             max_lifetime: None,
             idle_exit: None,
             retry: Retry::Off,

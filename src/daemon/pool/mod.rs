@@ -13,6 +13,7 @@
 //!   running for a while ([`leftovers`]).
 //! - A pid is not used after its process was reaped.
 
+mod cgroup_limits;
 mod channel;
 mod error;
 mod extension;
@@ -46,6 +47,7 @@ use crate::link::{Link, Reactor};
 use crate::supervise::Exit;
 use crate::systemd::cgroup::{Delegation, WorkerCgroup};
 
+use self::cgroup_limits::CgroupLimits;
 use self::channel::Channel;
 pub use self::error::SpawnError;
 pub use self::extension::{EXTENSION, find_extension};
@@ -74,6 +76,7 @@ pub struct Pool {
     processes: HashMap<WorkerId, WorkerProcess>,
     forks: PendingForks,
     memory_monitor: MemoryMonitor,
+    cgroup_limits: CgroupLimits,
     /// Cgroups to remove as soon as their last process has ended.
     stale_cgroups: Vec<WorkerCgroup>,
     leftovers: Leftovers,
@@ -117,6 +120,7 @@ impl Pool {
             processes: HashMap::new(),
             forks: PendingForks::default(),
             memory_monitor: MemoryMonitor::default(),
+            cgroup_limits: CgroupLimits::default(),
             stale_cgroups: Vec::new(),
             leftovers: Leftovers::default(),
         };
@@ -207,7 +211,7 @@ impl Pool {
         Ok(SpawnedWorker { pid: pid.as_raw().unsigned_abs(), link })
     }
 
-    fn create_cgroup(&self, spec: &SpawnSpec<'_>) -> Option<WorkerCgroup> {
+    fn create_cgroup(&mut self, spec: &SpawnSpec<'_>) -> Option<WorkerCgroup> {
         let delegation = self.delegation.as_ref()?;
         let WorkerId { number, incarnation } = spec.worker;
         let name = match spec.role {
@@ -215,7 +219,10 @@ impl Pool {
             Role::Zygote => format!("g{}-z-{}", spec.generation.0, incarnation.0),
         };
         match delegation.create_worker(&name) {
-            Ok(cgroup) => Some(cgroup),
+            Ok(cgroup) => {
+                self.cgroup_limits.set(spec, delegation, &cgroup);
+                Some(cgroup)
+            }
             Err(error) => {
                 tracing::warn!(error = %crate::error_chain::Chain(&error),
                     "cannot create a worker's cgroup, proceeding without");

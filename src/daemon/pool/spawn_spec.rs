@@ -1,6 +1,6 @@
 //! [`SpawnSpec`]: the parameters of a new worker or zygote, and the Start message made from them.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
 
 use rgun_channel::control::{EventLoop, Hooks, Interface, Lifespan, ListenerInfo, Role, Start};
@@ -40,6 +40,10 @@ pub struct SpawnSpec<'a> {
     /// Soft limit of memory in bytes, reported by [`MemoryEvent::High`](super::MemoryEvent::High);
     /// `None` is no limit.
     pub max_memory: Option<u64>,
+    /// Maximum number of processes and threads.
+    pub max_tasks: config::MaxTasks,
+    /// `cpu.weight`; `None` for the kernel's default.
+    pub cpu_weight: Option<NonZeroU16>,
     /// Number of requests, jitter included, after which the worker is due for recycling; `None` is
     /// no limit.
     pub max_requests: Option<NonZeroU64>,

@@ -143,6 +143,8 @@ impl Daemon {
             role,
             warm_up: config.reload.probe.as_deref().unwrap_or_default(),
             max_memory: config.workers.max_memory,
+            max_tasks: config.workers.max_tasks,
+            cpu_weight: config.workers.cpu_weight,
             max_requests: generations::max_requests(&config.workers, has_reforked),
             children_timeout: config.workers.children_timeout,
         };

@@ -128,6 +128,15 @@ impl Delegation {
         self.controllers.contains(&controller)
     }
 
+    /// Returns half of the number of processes and threads that the service may have (`pids.max`,
+    /// `TasksMax=`): a worker that starts processes without end leaves the other half to the daemon
+    /// and the other workers. `None` without a limit.
+    pub fn auto_max_tasks(&self) -> Option<u32> {
+        let limit = fs::read_to_string(self.workers.parent()?.join("pids.max")).ok()?;
+        // "max" (no limit) does not parse.
+        limit.trim().parse().ok().map(|limit: u32| (limit / 2).max(1))
+    }
+
     /// Creates the cgroup of a worker, or reuses one of the same name.
     ///
     /// # Errors
@@ -152,6 +161,23 @@ impl WorkerCgroup {
     /// The error of `open(2)`.
     pub fn open_procs(&self) -> io::Result<File> {
         OpenOptions::new().write(true).open(self.file("cgroup.procs"))
+    }
+
+    /// Sets the maximum number of processes and threads (`pids.max`): beyond it, fork(2) fails with
+    /// EAGAIN.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn limit_tasks(&self, tasks: u32) -> Result<(), CgroupError> {
+        write(&self.file("pids.max"), &tasks.to_string())
+    }
+
+    /// Sets the share of the processors relative to other workers (`cpu.weight`, 100 by default).
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn set_cpu_weight(&self, weight: u16) -> Result<(), CgroupError> {
+        write(&self.file("cpu.weight"), &weight.to_string())
     }
 
     /// Sends SIGKILL to all processes in the cgroup (`cgroup.kill`, Linux 5.14). Returns false if

@@ -26,7 +26,7 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed:
         options = ["-n", "40", "--no-pager", "-o", "short-precise"]
-        lines = host.run("journalctl", "-u", "rgun.*", *options, check=False).stdout
+        lines = host.run("journalctl", "-u", "rgun*", *options, check=False).stdout
         report.sections.append(("journal of rgun.service and rgun.socket", lines))
 
 

@@ -244,3 +244,44 @@ def cgroup_of(pid):
 def cgroup_directory(path):
     """Returns the directory of a cgroup."""
     return pathlib.Path("/sys/fs/cgroup") / path.lstrip("/")
+
+
+# ---------------------------------------------------------------- instances
+
+
+class Instance:
+    """The instance `name` of the templates, on its unix socket."""
+
+    def __init__(self, name):
+        self.name = name
+        self.service, self.socket = f"rgun@{name}.service", f"rgun@{name}.socket"
+        self.config = CONFIG.with_name(f"{name}.toml")
+        self.address = f"/run/rgun-{name}.sock"
+
+    def create(self, target, directory, workers=2):
+        """Creates the user and the configuration, as rgun.units(7) says; starts nothing."""
+        run("systemd-sysusers", "--inline", f'u rgun-{self.name} - "test" /var/lib/rgun-{self.name}')
+        self.config.write_text(
+            f'[app]\ntarget = "{target}"\ndirectory = "{directory}"\npython = "/usr/bin/python3"\n'
+            f"[workers]\ncount = {workers}\n"
+        )
+        self.config.chmod(0o640)
+        run("chgrp", f"rgun-{self.name}", str(self.config))
+
+    def remove(self):
+        """Stops and disables the units, and removes the configuration and all directories."""
+        systemctl("disable", "--now", self.socket, self.service)
+        systemctl("clean", "--what=all", self.service, check=False)
+        self.config.unlink()
+
+    def get(self, path):
+        """Sends one GET request on a connection of its own and returns its response."""
+        return get(path, address=self.address)
+
+    def load(self):
+        """A continuous load of GET requests, as a context manager."""
+        return load(address=self.address)
+
+    def main_pid(self):
+        """Returns the daemon's process id, 0 if it does not run."""
+        return int(show("MainPID", self.service))

@@ -25,8 +25,12 @@ def test_package_installs_every_named_file():
         "/etc/rgun/rgun.toml",
         "/usr/lib/systemd/system/rgun.socket",
         "/usr/lib/systemd/system/rgun.service",
+        "/usr/lib/systemd/system/rgun@.socket",
+        "/usr/lib/systemd/system/rgun@.service",
+        "/usr/lib/systemd/system/rgun.slice",
         "/usr/share/man/man8/rgun.8.gz",
         "/usr/share/man/man5/rgun.toml.5.gz",
+        "/usr/share/man/man7/rgun.units.7.gz",
         "/usr/share/doc/rgun/copyright",
     ):
         assert pathlib.Path(path).is_file(), path

@@ -1,4 +1,4 @@
-"""Removal stops the service and keeps the configuration; purge leaves only the user."""
+"""Removal stops the service and keeps the configuration; purge leaves only the users."""
 
 import pathlib
 import pwd
@@ -6,7 +6,16 @@ import pwd
 import host
 import pytest
 
-pytestmark = pytest.mark.usefixtures("probe")
+pytestmark = pytest.mark.usefixtures("probe", "instance")
+
+
+@pytest.fixture(scope="module")
+def instance(probe_app):
+    """An enabled and running instance."""
+    instance = host.Instance("removed")
+    instance.create("probe", probe_app)
+    host.systemctl("enable", "--now", instance.socket, instance.service)
+    return instance
 
 
 def test_removal_stops_the_service_and_keeps_config():
@@ -14,6 +23,7 @@ def test_removal_stops_the_service_and_keeps_config():
     assert host.get("/").status == 200
     host.run("apt-get", "remove", "-y", "rgun")
     assert host.processes_of("rgun") == []
+    assert host.processes_of("rgun-removed") == []
     assert host.port_is_closed()
     assert host.CONFIG.read_text() == mine
     assert not pathlib.Path("/usr/bin/rgun").exists()
@@ -29,7 +39,7 @@ def test_reinstallation_keeps_the_configuration():
     assert host.get("/").status == 200
 
 
-def test_purge_leaves_only_the_user():
+def test_purge_leaves_only_the_users():
     host.run("apt-get", "purge", "-y", "rgun")
     assert host.port_is_closed()
     left = [
@@ -42,7 +52,8 @@ def test_purge_leaves_only_the_user():
     assert left == []
     assert host.run("dpkg-query", "-W", "rgun", check=False).returncode != 0
     assert host.processes_of("rgun") == []
-    # The user stays: otherwise a new user could get its uid, and with it the files in a backup.
+    # The users stay: otherwise a new user could get their uids, and with them the files in a backup.
+    assert pwd.getpwnam("rgun-removed")
     assert pwd.getpwnam("rgun").pw_shell.endswith("nologin")
     failed = host.systemctl("--failed", "--no-legend", "--plain").stdout
     assert "rgun" not in failed

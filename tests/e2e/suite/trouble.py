@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -100,6 +101,21 @@ def grow(mib):
     return "200 OK", {"pid": os.getpid(), "mib": sum(map(len, LEAK)) >> 20}
 
 
+def bomb(most):
+    """Starts programs until the kernel refuses, at most so many, and keeps them for some seconds."""
+    started, error = [], None
+    try:
+        for _ in range(int(most)):
+            started.append(os.posix_spawn("/bin/sleep", ["sleep", "100"], {}))
+    except OSError as refused:
+        error = type(refused).__name__
+    time.sleep(3)
+    for child in started:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return "200 OK", {"pid": os.getpid(), "started": len(started), "error": error}
+
+
 VIEWS = {
     "": version,
     "facts": facts,
@@ -110,4 +126,5 @@ VIEWS = {
     "segfault": segfault,
     "leave": leave,
     "grow": grow,
+    "bomb": bomb,
 }

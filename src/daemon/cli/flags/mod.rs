@@ -56,9 +56,10 @@ Gunicorn and uvicorn:
   refused, and the message says what to do instead.
 
 Exit status:
-  1   failure; reload: the new code failed, the old code keeps serving
+  1   failure; reload: the new code failed, the old code keeps serving;
+      doctor: there is a problem
   64  the command line is wrong
-  69  reload: no daemon answers
+  69  reload: no daemon answers; doctor: no systemd answers
   78  the configuration is wrong
   A restart does not help after 64 and 78; units should set
   RestartPreventExitStatus=64 78.";
@@ -68,7 +69,7 @@ Exit status:
 #[command(
     name = "rgun",
     bin_name = "rgun",
-    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload [--socket PATH]\n       rgun migrate [--write DIR [--yes]] FILE…",
+    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload [NAME | --socket PATH]\n       rgun init [NAME] [OPTIONS]\n       rgun doctor [NAME] [--json]\n       rgun migrate [--write DIR [--yes]] FILE…",
     version,
     about = "Serves a Python application: WSGI and ASGI, one daemon, systemd as its user interface.",
     after_help = AFTER_HELP,
@@ -96,10 +97,26 @@ pub(super) enum Subcommand {
     Check(Box<CheckFlags>),
     /// Make the running daemon load new code and configuration, and report the result.
     Reload {
-        /// The daemon's control socket [default: control in $RUNTIME_DIRECTORY, or in /run/rgun].
-        #[arg(long, value_name = "PATH")]
+        /// The instance, as in rgun@NAME.service [default: rgun.service].
+        #[arg(value_name = "NAME")]
+        instance: Option<String>,
+        /// The daemon's control socket [default: control in /run/rgun-NAME; without NAME, in
+        /// $RUNTIME_DIRECTORY or /run/rgun].
+        #[arg(long, value_name = "PATH", conflicts_with = "instance")]
         socket: Option<PathBuf>,
     },
+    /// Look at a running or failed service, and say what is wrong and what to do.
+    Doctor {
+        /// The instance, as in rgun@NAME.service [default: rgun.service].
+        #[arg(value_name = "NAME")]
+        instance: Option<String>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at a project, and write the configuration, the user and the drop-ins of its service;
+    /// show the difference and ask first.
+    Init(Init),
     /// Print the configuration and drop-ins that replace a deployment of gunicorn, uvicorn,
     /// granian, hypercorn, uWSGI or NGINX Unit.
     Migrate {
@@ -119,6 +136,34 @@ pub(super) enum Subcommand {
         #[arg(long, value_name = "PATH")]
         python: Option<OsString>,
     },
+}
+
+/// The arguments of `rgun init`.
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    /// The instance, as in rgun@NAME.service [default: rgun.service].
+    #[arg(value_name = "NAME")]
+    pub(super) instance: Option<String>,
+    /// The project's directory.
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(super) directory: PathBuf,
+    /// The user of the service [default: the owner of a project in a home directory, else a user of
+    /// the service's own].
+    #[arg(short, long, value_name = "USER")]
+    pub(super) user: Option<String>,
+    /// The address to listen on, as in --bind [default: that of the socket unit].
+    #[arg(short, long, value_name = "ADDRESS")]
+    pub(super) bind: Option<String>,
+    /// The interpreter; it also runs a gunicorn.conf.py in the project's directory [default: that
+    /// of the project's virtual environment].
+    #[arg(long, value_name = "PATH")]
+    pub(super) python: Option<OsString>,
+    /// Write below this directory, the root of an image; create no user and check nothing.
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// Write without asking.
+    #[arg(short, long)]
+    pub(super) yes: bool,
 }
 
 /// The flags of a check: those of a start, and the identity to check as.

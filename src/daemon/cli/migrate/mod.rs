@@ -17,7 +17,7 @@ mod hypercorn;
 mod nginx_unit;
 mod options;
 mod plan;
-mod render;
+pub(super) mod render;
 mod server;
 mod shell;
 #[cfg(test)]
@@ -38,7 +38,7 @@ use super::error::{EX_CONFIG, EX_USAGE};
 use super::foreign::FlagSource;
 use super::gunicorn_conf::{self, ConfLocation, HookFunction};
 use crate::config::{self, Environment, Layer, Setting, Value, name};
-use plan::Plan;
+pub(super) use plan::Plan;
 use server::ReplacedServer;
 
 /// The arguments of `rgun migrate`.
@@ -120,6 +120,32 @@ fn migrate(
     environment: &Environment,
     cwd: &Path,
 ) -> Result<Migration, (String, u8)> {
+    let mut plan = plan_of(request, environment, cwd)?;
+    complete(request, cwd, &mut plan);
+    note_missing_keys(&mut plan);
+    let outputs = render::files(&plan);
+    let mut text = String::new();
+    for output in &outputs {
+        text.push_str(&render::difference(
+            output,
+            render::read_existing(Path::new(output.installed)).as_deref(),
+        ));
+        text.push('\n');
+    }
+    text.push_str(&render::notes(&plan));
+    text.push_str(NEXT_STEPS);
+    Ok(Migration { text, outputs })
+}
+
+/// Returns what the files of the request say.
+///
+/// # Errors
+/// The reason, and the exit status.
+pub(super) fn plan_of(
+    request: &MigrateRequest,
+    environment: &Environment,
+    cwd: &Path,
+) -> Result<Plan, (String, u8)> {
     let mut inputs = Vec::new();
     for path in &request.files {
         let bytes = std::fs::read(cwd.join(path))
@@ -154,19 +180,7 @@ fn migrate(
             Kind::Script => shell::migrate_script(text, &label, &mut plan),
         }
     }
-    finish(request, cwd, &mut plan);
-    let outputs = render::files(&plan);
-    let mut text = String::new();
-    for output in &outputs {
-        text.push_str(&render::difference(
-            output,
-            render::read_existing(Path::new(output.installed)).as_deref(),
-        ));
-        text.push('\n');
-    }
-    text.push_str(&render::notes(&plan));
-    text.push_str(NEXT_STEPS);
-    Ok(Migration { text, outputs })
+    Ok(plan)
 }
 
 /// Asks on a terminal. Returns true without a terminal.
@@ -264,9 +278,8 @@ fn add_configuration(
     Ok(())
 }
 
-/// Adds the defaults of the servers, moves addresses to the socket unit, and notes missing files
-/// and keys.
-fn finish(request: &MigrateRequest, cwd: &Path, plan: &mut Plan) {
+/// Adds the defaults of the servers, moves addresses to the socket unit, and notes missing files.
+pub(super) fn complete(request: &MigrateRequest, cwd: &Path, plan: &mut Plan) {
     for server in std::mem::take(&mut plan.servers) {
         command::add_defaults(server, plan);
     }
@@ -293,6 +306,11 @@ fn finish(request: &MigrateRequest, cwd: &Path, plan: &mut Plan) {
             );
         }
     }
+    plan.deduplicate();
+}
+
+/// Notes that the application or its directory is unknown.
+fn note_missing_keys(plan: &mut Plan) {
     for (key, example) in [(name::TARGET, "mysite.wsgi"), (name::DIRECTORY, "/srv/mysite")] {
         if !plan.settings.contains_key(key) {
             plan.left_out(
@@ -301,7 +319,6 @@ fn finish(request: &MigrateRequest, cwd: &Path, plan: &mut Plan) {
             );
         }
     }
-    plan.deduplicate();
 }
 
 /// Writes the files below `directory`, and returns their names. Existing files stay.

@@ -9,11 +9,11 @@ use crate::config::{Layer, Setting, Value, name};
 
 /// The result of migrating some files.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
+pub(in crate::cli) struct Plan {
     /// The keys of `rgun.toml`.
-    pub(super) settings: Layer,
+    pub(in crate::cli) settings: Layer,
     /// Directives in the order of the input: drop-in, name, value.
-    pub(super) directives: Vec<(DropIn, String, String)>,
+    pub(in crate::cli) directives: Vec<(DropIn, String, String)>,
     /// Elements of `[[static]]`: URL prefix and directory.
     pub(super) mounts: Vec<(String, String)>,
     /// The servers that the migrated commands start.
@@ -21,14 +21,14 @@ pub(super) struct Plan {
     /// Configuration files that commands name, each with the command's place.
     pub(super) configurations: Vec<(String, String)>,
     /// Notes about a changed meaning, each with its place.
-    pub(super) changed: Vec<String>,
+    pub(in crate::cli) changed: Vec<String>,
     /// Notes about omissions, each with its place and the reason.
-    pub(super) left_out: Vec<String>,
+    pub(in crate::cli) left_out: Vec<String>,
 }
 
 impl Plan {
     /// Sets a key. `origin` is where the value was written.
-    pub(super) fn set(&mut self, key: &'static str, value: Value, origin: &str) {
+    pub(in crate::cli) fn set(&mut self, key: &'static str, value: Value, origin: &str) {
         let new = Setting::flag(origin, value);
         if let Some(old) = self.settings.get(key).filter(|old| old.value != new.value) {
             self.changed
@@ -46,7 +46,7 @@ impl Plan {
     }
 
     /// Adds a line to a drop-in, once.
-    pub(super) fn directive(&mut self, part: DropIn, name: &str, value: &str) {
+    pub(in crate::cli) fn directive(&mut self, part: DropIn, name: &str, value: &str) {
         let line = (part, name.to_owned(), value.to_owned());
         if !self.directives.contains(&line) {
             self.directives.push(line);
@@ -55,7 +55,7 @@ impl Plan {
 
     /// Adds an address to listen on, in the spelling of `--bind`. Relative paths are below
     /// `directory`.
-    pub(super) fn listen(&mut self, address: &str, directory: Option<&str>, origin: &str) {
+    pub(in crate::cli) fn listen(&mut self, address: &str, directory: Option<&str>, origin: &str) {
         if let Some(path) =
             address.strip_prefix("unix:").or_else(|| address.starts_with('/').then_some(address))
         {
@@ -159,7 +159,7 @@ impl Plan {
     }
 
     /// Returns the application's directory, if it is set.
-    pub(super) fn directory(&self) -> Option<String> {
+    pub(in crate::cli) fn directory(&self) -> Option<String> {
         match &self.settings.get(name::DIRECTORY)?.value {
             Value::Text(text) => Some(text.trim_end_matches('/').to_owned()),
             _ => None,

@@ -62,7 +62,8 @@ pub(super) fn notes(plan: &Plan) -> String {
     text
 }
 
-fn section(plan: &Plan, part: DropIn, heading: &str) -> String {
+/// Returns a section of a drop-in, with its heading; empty without directives.
+pub(in crate::cli) fn section(plan: &Plan, part: DropIn, heading: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
     for (_, name, value) in plan.directives.iter().filter(|(its, ..)| *its == part) {
         // An empty ListenStream= removes the address of the packaged socket unit.
@@ -74,25 +75,39 @@ fn section(plan: &Plan, part: DropIn, heading: &str) -> String {
     if lines.is_empty() { String::new() } else { format!("[{heading}]\n{}\n", lines.join("\n")) }
 }
 
-/// Returns the text of `rgun.toml`.
-fn toml(plan: &Plan) -> String {
+/// Returns the keys of `rgun.toml` in their order: section, word, and the value as TOML.
+pub(in crate::cli) fn entries(plan: &Plan) -> Vec<(String, String, String)> {
     let mut settings: Vec<_> = plan.settings.iter().collect();
     settings.sort_by_key(|(key, _)| key_position(key));
-    let mut sections: Vec<(&str, String)> = Vec::new();
-    for (key, setting) in settings {
-        let Some((section, word)) = key.split_once('.') else { continue };
+    let entries = settings.into_iter().filter_map(|(key, setting)| {
+        let (section, word) = key.split_once('.')?;
+        Some((section.to_owned(), word.to_owned(), value(key, &setting.value)))
+    });
+    entries.collect()
+}
+
+/// Returns the tables `[[static]]`; empty without any.
+pub(in crate::cli) fn static_mounts(plan: &Plan) -> String {
+    let mounts = plan.mounts.iter().map(|(url, directory)| {
+        format!("[[static]]\nurl = {}\ndirectory = {}\n", quoted(url), quoted(directory))
+    });
+    mounts.collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the text of `rgun.toml`.
+fn toml(plan: &Plan) -> String {
+    let mut sections: Vec<(String, String)> = Vec::new();
+    for (section, word, value) in entries(plan) {
         if sections.last().is_none_or(|(last, _)| *last != section) {
             sections.push((section, String::new()));
         }
         if let Some((_, text)) = sections.last_mut() {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{word} = {}", value(key, &setting.value));
+            let _ = writeln!(text, "{word} = {value}");
         }
     }
     let sections = sections.into_iter().map(|(section, text)| format!("[{section}]\n{text}"));
-    let mounts = plan.mounts.iter().map(|(url, directory)| {
-        format!("[[static]]\nurl = {}\ndirectory = {}\n", quoted(url), quoted(directory))
-    });
+    let mounts = Some(static_mounts(plan)).filter(|mounts| !mounts.is_empty());
     sections.chain(mounts).collect::<Vec<_>>().join("\n")
 }
 
@@ -139,6 +154,6 @@ fn quoted(text: &str) -> String {
 }
 
 /// Returns the content of a file, if there is one.
-pub(super) fn read_existing(path: &Path) -> Option<String> {
+pub(in crate::cli) fn read_existing(path: &Path) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }

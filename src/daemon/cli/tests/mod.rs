@@ -43,7 +43,10 @@ impl Shell {
             Command::Serve(invocation) | Command::Check(invocation, _) => Ok(*invocation),
             // A test may run as root; the file is a stand-in.
             Command::CheckPython(unread, _) => Ok(unread.read(None, &|_| {}).unwrap()),
-            other @ (Command::Reload { .. } | Command::Migrate(_)) => panic!("{args:?} is {other:?}"),
+            other
+            @ (Command::Reload { .. } | Command::Doctor(_) | Command::Init(_) | Command::Migrate(_)) => {
+                panic!("{args:?} is {other:?}")
+            }
         }
     }
 
@@ -53,6 +56,8 @@ impl Shell {
             Ok(Command::Serve(_)) => "serve",
             Ok(Command::Check(..) | Command::CheckPython(..)) => "check",
             Ok(Command::Reload { .. }) => "reload",
+            Ok(Command::Doctor(_)) => "doctor",
+            Ok(Command::Init(_)) => "init",
             Ok(Command::Migrate(_)) => "migrate",
             Err(failure) => panic!("{line}: {failure}"),
         }

@@ -15,13 +15,18 @@ fn reload_reads_no_configuration_itself() {
         assert_eq!(reload(&["reload", "--socket", typed]), expected);
         assert_eq!(reload(&["reload", &format!("--socket={typed}")]), expected);
     }
+    let instance = Ok(Command::Reload { socket: Some("/run/rgun-shop/control".into()) });
+    assert_eq!(reload(&["reload", "shop"]), instance);
+    assert_eq!(shell.kind("init shop --yes"), "init");
+    assert_eq!(shell.kind("doctor shop --json"), "doctor");
 }
 
 #[test]
 fn reload_refuses_the_flags_of_a_start() {
     let shell = Shell::new();
     for (line, what) in [
-        ("reload mysite.wsgi", "'mysite.wsgi'"),
+        ("reload mysite.wsgi", "NAME: \"mysite.wsgi\""),
+        ("reload shop --socket /run/x", "'--socket <PATH>'"),
         ("reload --workers 3", "'--workers'"),
         ("reload --preload", "'--preload'"),
         ("reload --daemon", "'--daemon'"),

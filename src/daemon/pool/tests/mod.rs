@@ -3,6 +3,7 @@
 //!
 //! The pool reaps any child of its process, so each test runs in its own process.
 
+mod cgroup_limits;
 mod fork;
 mod leftovers;
 mod memory;
@@ -104,6 +105,8 @@ impl PoolFixture {
             role: Role::Worker,
             warm_up: "",
             max_memory: None,
+            max_tasks: config::MaxTasks::Off,
+            cpu_weight: None,
             max_requests: None,
             children_timeout: Duration::ZERO,
         }
@@ -144,6 +147,8 @@ impl PoolFixture {
             ("memory.high", ""),
             ("memory.max", ""),
             ("memory.oom.group", ""),
+            ("pids.max", ""),
+            ("cpu.weight", ""),
         ] {
             fs::write(cgroup.join(file), text).unwrap();
         }

@@ -1,0 +1,228 @@
+//! What `rgun doctor` reads from systemd, the journal, the kernel and the control socket.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::unistd::geteuid;
+
+use crate::cli::reload::SOCKET;
+use crate::cli::service::Service;
+
+/// The properties of service and socket to read.
+const PROPERTIES: &str = "LoadState,ActiveState,SubState,UnitFileState,Result,ExecMainCode,ExecMainStatus,NRestarts,\
+                          ControlGroup,StatusText,NeedDaemonReload,User,Listen";
+
+/// The properties of a unit, as `systemctl show` prints them.
+#[derive(Debug, Default, Clone)]
+pub(super) struct UnitState(HashMap<String, String>);
+
+impl UnitState {
+    /// Parses lines `NAME=VALUE`.
+    pub(super) fn parse(text: &str) -> Self {
+        let lines = text.lines().filter_map(|line| line.split_once('='));
+        Self(lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    /// Returns a property; empty if the unit has none of this name.
+    pub(super) fn get(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    pub(super) fn is_loaded(&self) -> bool {
+        self.get("LoadState") == "loaded"
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        matches!(self.get("ActiveState"), "active" | "reloading")
+    }
+
+    /// Returns whether the unit starts with the machine.
+    pub(super) fn is_enabled(&self) -> bool {
+        matches!(self.get("UnitFileState"), "enabled" | "enabled-runtime")
+    }
+}
+
+/// The outcome of `rgun check`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum CheckOutcome {
+    /// The configuration and the application are sound; the text of the warnings.
+    Sound(String),
+    /// The text of the errors.
+    Wrong(String),
+    /// Not run, because only root can check as the service's user.
+    NotRoot,
+}
+
+/// The control socket of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ControlState {
+    /// There is no socket, or its directory cannot be entered by this user.
+    Absent,
+    /// A daemon listens.
+    Answers,
+    /// The file exists, but no process listens.
+    Refuses,
+}
+
+/// All facts about a service.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub(super) service: UnitState,
+    pub(super) socket: UnitState,
+    pub(super) check: CheckOutcome,
+    pub(super) control: ControlState,
+    pub(super) control_path: PathBuf,
+    /// The service's last message of priority err or worse, of its last start.
+    pub(super) last_error: Option<String>,
+    /// The messages about the socket unit, last ones only.
+    pub(super) socket_log: String,
+    /// Number of processes of the service that the kernel killed for lack of memory.
+    pub(super) oom_kills: u64,
+}
+
+impl Facts {
+    /// Reads the facts.
+    ///
+    /// # Errors
+    /// When `systemctl` cannot be run or no systemd runs: the reason.
+    pub(super) fn read(names: &Service) -> Result<Self, String> {
+        let (service_unit, socket_unit) = (names.service_unit(), names.socket_unit());
+        let service = show(&service_unit)?;
+        let socket = show(&socket_unit)?;
+        let control_path = names.runtime_directory().join(SOCKET);
+        Ok(Self {
+            check: check(names),
+            control: control_state(&control_path),
+            control_path,
+            last_error: last_error(&service_unit),
+            socket_log: journal(&["--unit", &socket_unit, "--lines", "5"]),
+            oom_kills: oom_kills(service.get("ControlGroup")),
+            service,
+            socket,
+        })
+    }
+}
+
+/// Reads the properties of a unit.
+fn show(unit: &str) -> Result<UnitState, String> {
+    let output = Command::new("systemctl")
+        .args(["show", "--property", PROPERTIES, unit])
+        .stdin(Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            Ok(UnitState::parse(&String::from_utf8_lossy(&output.stdout)))
+        }
+        Ok(output) => {
+            Err(format!("systemctl show {unit}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        }
+        Err(error) => Err(format!("cannot run systemctl: {error}")),
+    }
+}
+
+/// Runs `rgun check` as the service's user.
+fn check(names: &Service) -> CheckOutcome {
+    if !geteuid().is_root() {
+        return CheckOutcome::NotRoot;
+    }
+    let own = std::env::current_exe().unwrap_or_else(|_| "rgun".into());
+    let configuration = names.configuration();
+    let output = Command::new(own)
+        .args(["check", "--config"])
+        .arg(configuration)
+        .args(["--unit", &names.service_unit()])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            CheckOutcome::Sound(warnings_of(&text))
+        }
+        Ok(output) => CheckOutcome::Wrong(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()),
+        Err(error) => CheckOutcome::Wrong(format!("cannot run rgun check: {error}")),
+    }
+}
+
+/// Returns the warnings in the output of a successful check: all but the verdict, its last line.
+fn warnings_of(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    lines.split_last().map(|(_, warnings)| warnings.join("\n")).unwrap_or_default()
+}
+
+fn control_state(path: &Path) -> ControlState {
+    match UnixStream::connect(path) {
+        // The daemon ignores a connection without a command.
+        Ok(_) => ControlState::Answers,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => ControlState::Refuses,
+        Err(_) => ControlState::Absent,
+    }
+}
+
+/// Returns the last error in the journal that the service's last start has logged.
+fn last_error(unit: &str) -> Option<String> {
+    let invocation = Command::new("systemctl")
+        .args(["show", "--property", "InvocationID", "--value", unit])
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    let invocation = String::from_utf8_lossy(&invocation.stdout).trim().to_owned();
+    if invocation.is_empty() {
+        return None;
+    }
+    let field = format!("_SYSTEMD_INVOCATION_ID={invocation}");
+    let text = journal(&[&field, "--priority", "err", "--lines", "1"]);
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// Returns messages of the journal; empty if this user may not read them.
+fn journal(arguments: &[&str]) -> String {
+    let output = Command::new("journalctl")
+        .args(arguments)
+        .args(["--quiet", "--no-pager", "--output", "cat"])
+        .stdin(Stdio::null())
+        .output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+/// Returns the number of OOM kills in a cgroup and its descendants (`memory.events`).
+fn oom_kills(cgroup: &str) -> u64 {
+    if cgroup.is_empty() {
+        return 0;
+    }
+    let path = Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/')).join("memory.events");
+    parse_oom_kills(&fs::read_to_string(path).unwrap_or_default())
+}
+
+fn parse_oom_kills(events: &str) -> u64 {
+    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_are_parsed_by_name() {
+        let state = UnitState::parse("LoadState=loaded\nStatusText=a=b\nActiveState=reloading\n");
+        assert!(state.is_loaded() && state.is_active() && !state.is_enabled());
+        assert_eq!((state.get("StatusText"), state.get("Other")), ("a=b", ""));
+    }
+
+    #[test]
+    fn verdict_of_a_check_is_no_warning() {
+        assert_eq!(warnings_of("warning: a\nb is ready to serve\n"), "warning: a");
+        assert_eq!(warnings_of("b is ready to serve\n"), "");
+    }
+
+    #[test]
+    fn oom_kills_are_counted_without_groups() {
+        assert_eq!(parse_oom_kills("max 3\noom 2\noom_kill 2\noom_group_kill 1\n"), 2);
+        assert_eq!(parse_oom_kills(""), 0);
+    }
+}

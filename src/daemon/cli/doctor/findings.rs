@@ -1,0 +1,396 @@
+//! What `rgun doctor` concludes from the facts: each finding with its remedy.
+
+use super::facts::{CheckOutcome, ControlState, Facts};
+use crate::cli::service::Service;
+
+/// The severity of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Severity {
+    /// The service does not serve, or will not after its next start.
+    Problem,
+    /// The service serves, but the operator should know.
+    Warning,
+}
+
+/// A finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) severity: Severity,
+    /// One sentence about the fault.
+    pub(super) what: String,
+    /// A command, or a sentence about what to do.
+    pub(super) remedy: String,
+}
+
+/// Exit statuses by which systemd says that it could not start the program (systemd.exec(5)):
+/// status, name, and remedy. `{unit}` and `{user}` are replaced.
+const EXEC_FAILURES: [(&str, &str, &str); 8] = [
+    (
+        "200",
+        "CHDIR: the working directory cannot be entered",
+        "correct WorkingDirectory=: systemctl edit {unit}",
+    ),
+    (
+        "203",
+        "EXEC: the program cannot be executed",
+        "install rgun again, or correct ExecStart=: systemctl cat {unit}",
+    ),
+    ("209", "STDOUT: standard output cannot be opened", "correct StandardOutput=: systemctl edit {unit}"),
+    (
+        "216",
+        "GROUP: there is no group of this name",
+        "create the group, or correct Group=: systemctl edit {unit}",
+    ),
+    (
+        "217",
+        "USER: there is no user {user}",
+        "create the user (sudo rgun init does it for an instance, systemd-sysusers otherwise), or correct User=: systemctl edit {unit}",
+    ),
+    (
+        "226",
+        "NAMESPACE: the sandbox cannot be set up, most often because a directory of ReadWritePaths= does not exist",
+        "create the directory, or write ReadWritePaths=-/path in the drop-in: systemctl cat {unit}",
+    ),
+    (
+        "233",
+        "RUNTIME_DIRECTORY: the runtime directory cannot be created",
+        "look at the journal: journalctl -u {unit}",
+    ),
+    (
+        "243",
+        "CREDENTIALS: a credential cannot be read",
+        "check that the files of LoadCredential= exist: systemctl cat {unit}",
+    ),
+];
+
+/// Returns the findings, problems first.
+pub(super) fn judge(names: &Service, facts: &Facts) -> Vec<Finding> {
+    let mut findings = Findings { names, facts, found: Vec::new() };
+    if findings.check_loaded() {
+        findings.check_configuration();
+        findings.check_socket();
+        findings.check_service();
+        findings.check_control_socket();
+        findings.check_memory();
+        findings.check_enabled();
+    }
+    findings.found.sort_by_key(|finding| finding.severity == Severity::Warning);
+    findings.found
+}
+
+struct Findings<'a> {
+    names: &'a Service,
+    facts: &'a Facts,
+    found: Vec<Finding>,
+}
+
+impl Findings<'_> {
+    fn problem(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+        self.found.push(Finding { severity: Severity::Problem, what: what.into(), remedy: remedy.into() });
+    }
+
+    fn warning(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+        self.found.push(Finding { severity: Severity::Warning, what: what.into(), remedy: remedy.into() });
+    }
+
+    /// Returns whether both units exist; without them there is nothing else to look at.
+    fn check_loaded(&mut self) -> bool {
+        let facts = self.facts;
+        let units = [(self.names.service_unit(), &facts.service), (self.names.socket_unit(), &facts.socket)];
+        for (unit, state) in units {
+            match state.get("LoadState") {
+                "loaded" => {}
+                "masked" => self.problem(
+                    format!("{unit} is masked, so it cannot start"),
+                    format!("systemctl unmask {unit}"),
+                ),
+                "not-found" => self.problem(
+                    format!("systemd knows no unit {unit}"),
+                    "install rgun's package, or run systemctl daemon-reload after make install",
+                ),
+                other => self.problem(
+                    format!("{unit} cannot be loaded ({other})"),
+                    format!("systemd-analyze verify {unit} names the line"),
+                ),
+            }
+            if state.get("NeedDaemonReload") == "yes" {
+                self.warning(
+                    format!("{unit} or one of its drop-ins has changed, and systemd has not read the change"),
+                    "systemctl daemon-reload, then restart the unit",
+                );
+            }
+        }
+        facts.service.is_loaded() && facts.socket.is_loaded()
+    }
+
+    fn check_configuration(&mut self) {
+        let path = self.names.configuration();
+        match &self.facts.check {
+            CheckOutcome::Sound(warnings) if warnings.is_empty() => {}
+            CheckOutcome::Sound(warnings) => {
+                self.warning(warnings.clone(), format!("rgun check --config {}", path.display()));
+            }
+            CheckOutcome::Wrong(errors) => self.problem(
+                errors.strip_prefix("error: ").unwrap_or(errors).to_owned(),
+                format!("repair it, and test it with: rgun check --config {}", path.display()),
+            ),
+            CheckOutcome::NotRoot => self.warning(
+                "the configuration and the application were not checked, because only root can check as the service's user",
+                format!("sudo rgun doctor {}", self.names.argument()).trim_end().to_owned(),
+            ),
+        }
+    }
+
+    fn check_socket(&mut self) {
+        let (unit, facts) = (self.names.socket_unit(), self.facts);
+        let restart =
+            format!("systemctl reset-failed {unit} {0}; systemctl start {unit}", self.names.service_unit());
+        match facts.socket.get("Result") {
+            "success" | "" => {}
+            "service-start-limit-hit" | "trigger-limit-hit" | "start-limit-hit" => self.problem(
+                format!(
+                    "{unit} was closed, because the service could not start several times in a short time"
+                ),
+                format!("repair the cause, then run: {restart}"),
+            ),
+            "resources" if facts.socket_log.contains("Address already in use") => {
+                let address = facts.socket.get("Listen").trim_end_matches(" (Stream)");
+                self.problem(
+                    format!("{unit} cannot listen at {address}: another program uses this address"),
+                    format!("ss -ltnp names the program: stop it, or choose another address with systemctl edit {unit}; then run: {restart}"),
+                );
+            }
+            result => self.problem(
+                format!("{unit} has failed ({result})"),
+                format!("journalctl -u {unit} has the reason; then run: {restart}"),
+            ),
+        }
+        if facts.socket.get("Result") == "success" && !facts.socket.is_active() {
+            self.problem(
+                format!("{unit} does not listen, so no client can connect"),
+                format!("systemctl enable --now {unit}"),
+            );
+        }
+    }
+
+    fn check_service(&mut self) {
+        let (unit, facts) = (self.names.service_unit(), self.facts);
+        let state = &facts.service;
+        let status = state.get("ExecMainStatus");
+        match state.get("Result") {
+            "success" | "" => {}
+            "start-limit-hit" => self.problem(
+                format!("{unit} is no longer started, because it has failed several times in a short time"),
+                format!("repair the cause, then run: systemctl reset-failed {unit}; systemctl start {unit}"),
+            ),
+            "oom-kill" => self.problem(
+                format!("{unit} ended, because the kernel killed the daemon for lack of memory"),
+                "set workers.max_memory, use fewer workers, or raise MemoryMax= of the unit",
+            ),
+            "timeout" => self.problem(
+                format!("{unit} was not ready, or had not stopped, within the unit's timeout"),
+                "timeouts.boot must be shorter than TimeoutStartSec=, and timeouts.drain shorter than TimeoutStopSec=",
+            ),
+            "watchdog" => self.problem(
+                format!("{unit} was killed, because its event loop did not run for WatchdogSec="),
+                format!("look for an overloaded machine, and report it: journalctl -u {unit}"),
+            ),
+            "exit-code" => {
+                let known = EXEC_FAILURES.iter().find(|(number, ..)| *number == status);
+                let fill = |text: &str| text.replace("{unit}", &unit).replace("{user}", state.get("User"));
+                match known {
+                    Some((_, what, remedy)) => self.problem(
+                        format!("systemd could not start {unit}: {status}/{}", fill(what)),
+                        fill(remedy),
+                    ),
+                    None => self.problem(
+                        format!("{unit} exited with status {status}{}", self.last_error_text()),
+                        format!("repair the cause, then run: systemctl restart {unit}"),
+                    ),
+                }
+            }
+            result => self.problem(
+                format!("{unit} has failed ({result}){}", self.last_error_text()),
+                format!("journalctl -u {unit}"),
+            ),
+        }
+        let restarts: u64 = state.get("NRestarts").parse().unwrap_or(0);
+        if state.is_active() && restarts > 0 {
+            self.warning(
+                format!("systemd has restarted {unit} {restarts} times since it was started"),
+                format!("journalctl -u {unit} -p err has the reason"),
+            );
+        }
+        if state.is_active()
+            && let Some(error) = &facts.last_error
+        {
+            self.warning(
+                format!("the last error in the journal is: {error}"),
+                format!("journalctl -u {unit} -p err"),
+            );
+        }
+    }
+
+    /// Returns the last error as an addition to a sentence.
+    fn last_error_text(&self) -> String {
+        self.facts.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
+    }
+
+    fn check_control_socket(&mut self) {
+        let (unit, path) = (self.names.service_unit(), self.facts.control_path.display());
+        if self.facts.control == ControlState::Refuses {
+            let remedy = if self.facts.service.is_active() {
+                format!("systemctl restart {unit}")
+            } else {
+                format!("remove the file: rm {path}")
+            };
+            self.problem(format!("{path} is a socket of a daemon that no longer runs"), remedy);
+        }
+    }
+
+    fn check_memory(&mut self) {
+        let kills = self.facts.oom_kills;
+        if kills > 0 {
+            self.warning(
+                format!("the kernel has killed {kills} processes of {} for lack of memory", self.names.service_unit()),
+                "set workers.max_memory, so that a worker is replaced before it is killed, or use fewer workers",
+            );
+        }
+    }
+
+    fn check_enabled(&mut self) {
+        let facts = self.facts;
+        if !facts.service.is_enabled() && !facts.socket.is_enabled() {
+            let unit = self.names.socket_unit();
+            self.warning(
+                format!(
+                    "neither {unit} nor {} is enabled, so the service does not start with the machine",
+                    self.names.service_unit()
+                ),
+                format!("systemctl enable {unit}"),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::UnitState;
+    use super::*;
+
+    const WELL: &str =
+        "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\nResult=success\nUser=rgun-shop\n";
+
+    fn shop() -> Service {
+        Service::new(Some("shop".into())).unwrap()
+    }
+
+    fn facts(service: &str, socket: &str) -> Facts {
+        // Later lines replace earlier ones.
+        let state = |more: &str| UnitState::parse(&format!("{WELL}{more}"));
+        Facts {
+            service: state(service),
+            socket: state(socket),
+            check: CheckOutcome::Sound(String::new()),
+            control: ControlState::Answers,
+            control_path: "/run/rgun-shop/control".into(),
+            last_error: None,
+            socket_log: String::new(),
+            oom_kills: 0,
+        }
+    }
+
+    /// Returns what the only finding says, and its remedy.
+    fn only(facts: &Facts) -> (Severity, String) {
+        let found = judge(&shop(), facts);
+        let [finding] = found.as_slice() else { panic!("{found:?}") };
+        (finding.severity, format!("{} | {}", finding.what, finding.remedy))
+    }
+
+    #[test]
+    fn running_service_has_no_findings() {
+        assert_eq!(judge(&shop(), &facts("", "")), []);
+    }
+
+    #[test]
+    fn service_that_waits_for_a_connection_has_no_findings() {
+        let facts = Facts { control: ControlState::Absent, ..facts("ActiveState=inactive\n", "") };
+        assert_eq!(judge(&shop(), &facts), []);
+    }
+
+    #[test]
+    fn failed_start_is_named_with_its_remedy() {
+        for (service, what, remedy) in [
+            ("Result=exit-code\nExecMainStatus=217", "217/USER: there is no user rgun-shop", "rgun init"),
+            ("Result=exit-code\nExecMainStatus=226", "226/NAMESPACE", "ReadWritePaths=-/path"),
+            ("Result=exit-code\nExecMainStatus=78", "exited with status 78: no module", "systemctl restart"),
+            ("Result=start-limit-hit", "no longer started", "systemctl reset-failed rgun@shop.service"),
+            ("Result=oom-kill", "lack of memory", "workers.max_memory"),
+            ("Result=timeout", "within the unit's timeout", "TimeoutStartSec="),
+            ("Result=signal", "has failed (signal)", "journalctl -u rgun@shop.service"),
+        ] {
+            let failed = format!("ActiveState=failed\n{service}\n");
+            let facts = Facts { last_error: Some("no module".into()), ..facts(&failed, "") };
+            let (severity, text) = only(&facts);
+            assert_eq!(severity, Severity::Problem);
+            assert!(text.contains(what) && text.contains(remedy), "{text}");
+        }
+    }
+
+    #[test]
+    fn socket_that_cannot_listen_is_named() {
+        let failed = "ActiveState=failed\nResult=resources\nListen=127.0.0.1:8000 (Stream)\n";
+        let log = "Failed to create listening socket (127.0.0.1:8000): Address already in use".to_owned();
+        let (_, text) = only(&Facts { socket_log: log, ..facts("", failed) });
+        assert!(
+            text.contains("cannot listen at 127.0.0.1:8000: another program uses")
+                && text.contains("ss -ltnp"),
+            "{text}"
+        );
+        let (_, text) = only(&facts("", "ActiveState=failed\nResult=service-start-limit-hit\n"));
+        assert!(text.contains("rgun@shop.socket was closed"), "{text}");
+        let (_, text) = only(&facts("ActiveState=inactive\n", "ActiveState=inactive\n"));
+        assert!(text.contains("systemctl enable --now rgun@shop.socket"), "{text}");
+    }
+
+    #[test]
+    fn missing_unit_is_the_only_finding() {
+        let (_, text) = only(&facts("LoadState=not-found\nActiveState=inactive\n", ""));
+        assert!(text.contains("systemd knows no unit rgun@shop.service"), "{text}");
+    }
+
+    #[test]
+    fn wrong_configuration_is_a_problem() {
+        let wrong = CheckOutcome::Wrong("error: rgun-shop cannot enter /home/ada".into());
+        let (severity, text) = only(&Facts { check: wrong, ..facts("", "") });
+        assert_eq!(severity, Severity::Problem);
+        assert!(text.starts_with("rgun-shop cannot enter /home/ada | repair it"), "{text}");
+        let (severity, text) = only(&Facts { check: CheckOutcome::NotRoot, ..facts("", "") });
+        assert_eq!(severity, Severity::Warning);
+        assert!(text.ends_with("sudo rgun doctor shop"), "{text}");
+    }
+
+    #[test]
+    fn socket_of_a_dead_daemon_is_a_problem() {
+        let stale = Facts { control: ControlState::Refuses, ..facts("ActiveState=inactive\n", "") };
+        assert!(only(&stale).1.contains("rm /run/rgun-shop/control"));
+    }
+
+    #[test]
+    fn what_the_operator_should_know_is_a_warning() {
+        for (facts, what) in [
+            (Facts { oom_kills: 2, ..facts("", "") }, "killed 2 processes"),
+            (Facts { last_error: Some("worker 3 died".into()), ..facts("", "") }, "is: worker 3 died"),
+            (facts("NRestarts=4\n", ""), "restarted rgun@shop.service 4 times"),
+            (facts("NeedDaemonReload=yes\n", ""), "systemd has not read the change"),
+            (
+                facts("UnitFileState=disabled\n", "UnitFileState=disabled\n"),
+                "does not start with the machine",
+            ),
+        ] {
+            let (severity, text) = only(&facts);
+            assert_eq!(severity, Severity::Warning);
+            assert!(text.contains(what), "{text}");
+        }
+    }
+}
