@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// Maximum number of directory entries to look at for data.
 const MAX_ENTRIES: usize = 20_000;
 
+/// Maximum size of a source file to look at.
+const MAX_SOURCE_BYTES: u64 = 1 << 20;
+
 /// Maximum depth of directories with data below the project's directory.
 const MAX_DATA_DEPTH: usize = 3;
 
@@ -77,7 +80,7 @@ pub(super) fn find_applications(project: &Path) -> Vec<Application> {
 
 /// Returns the application of a Django project: the module beside its settings.
 fn find_django(directory: &Path) -> Option<Application> {
-    let manage = fs::read_to_string(directory.join("manage.py")).ok()?;
+    let manage = read_source(&directory.join("manage.py"))?;
     let line = manage.lines().find(|line| line.contains("DJANGO_SETTINGS_MODULE"))?;
     let settings = line.split(['"', '\'']).filter(|word| !word.is_empty()).find(|word| {
         *word != "DJANGO_SETTINGS_MODULE"
@@ -86,7 +89,7 @@ fn find_django(directory: &Path) -> Option<Application> {
     let parts: Vec<&str> = settings.split('.').collect();
     (1..=parts.len()).find_map(|length| {
         let package = directory.join(parts[..length].join("/"));
-        let module = |file: &str| fs::read_to_string(package.join(file)).ok();
+        let module = |file: &str| read_source(&package.join(file));
         let (wsgi, asgi) = (module("wsgi.py"), module("asgi.py"));
         // With channels, WebSockets need ASGI.
         let needs_asgi =
@@ -106,7 +109,7 @@ fn find_django(directory: &Path) -> Option<Application> {
 fn find_in(root: &Path, directory: &Path, package: &str) -> Vec<Application> {
     let mut found = Vec::new();
     for file in MODULES {
-        let Ok(text) = fs::read_to_string(directory.join(file)) else { continue };
+        let Some(text) = read_source(&directory.join(file)) else { continue };
         let module = match (package, file.trim_end_matches(".py")) {
             ("", "__init__") => continue,
             (package, "__init__") => package.to_owned(),
@@ -162,6 +165,9 @@ pub(super) fn data_directories(project: &Path) -> Vec<PathBuf> {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy();
             let Ok(kind) = entry.file_type() else { continue };
+            if has_control_characters(&path) {
+                continue;
+            }
             let extension = path.extension().and_then(|extension| extension.to_str());
             if kind.is_file() && matches!(extension, Some("sqlite3" | "sqlite" | "db")) {
                 found.push(directory.clone());
@@ -188,12 +194,7 @@ pub(super) fn requirements(project: &Path) -> String {
     paths.extend(
         entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "txt")),
     );
-    paths
-        .iter()
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .collect::<Vec<_>>()
-        .join("\n")
-        .to_lowercase()
+    paths.iter().filter_map(|path| read_source(path)).collect::<Vec<_>>().join("\n").to_lowercase()
 }
 
 /// Returns the units that the project's database and cache clients talk to, if `has_unit` says that
@@ -213,6 +214,20 @@ fn names_package(requirements: &str, package: &str) -> bool {
         let before = requirements[..start].chars().next_back();
         before.is_none_or(|before| !before.is_alphanumeric() && !"-_.[/".contains(before))
     })
+}
+
+/// Returns the text of a regular file of at most [`MAX_SOURCE_BYTES`]. Root may read the project of
+/// another user, and a device or a pipe in place of the file would never end.
+fn read_source(path: &Path) -> Option<String> {
+    let metadata = fs::metadata(path).ok()?;
+    let is_source = metadata.is_file() && metadata.len() <= MAX_SOURCE_BYTES;
+    is_source.then(|| fs::read_to_string(path).ok()).flatten()
+}
+
+/// Returns whether a name has control characters. A line break in a path would add a line to the
+/// drop-in.
+pub(super) fn has_control_characters(path: &Path) -> bool {
+    path.to_string_lossy().chars().any(char::is_control)
 }
 
 /// Returns the subdirectories that may hold source files, sorted by name.
@@ -309,6 +324,21 @@ mod tests {
         assert_eq!(data_directories(place.path()), [place.join("data"), place.join("media")]);
         fs::write(place.join("db.sqlite3"), "").unwrap();
         assert_eq!(data_directories(place.path()), [place.path()]);
+    }
+
+    #[test]
+    fn directory_with_a_line_break_in_its_name_is_left_out() {
+        let place = TestDir::new();
+        fs::create_dir_all(place.join("a\nUser=root/media")).unwrap();
+        fs::create_dir_all(place.join("b/media")).unwrap();
+        assert_eq!(data_directories(place.path()), [place.join("b/media")]);
+    }
+
+    #[test]
+    fn device_instead_of_a_source_file_is_not_read() {
+        let place = TestDir::new();
+        std::os::unix::fs::symlink("/dev/zero", place.join("main.py")).unwrap();
+        assert_eq!(find_applications(place.path()), []);
     }
 
     #[test]

@@ -63,6 +63,15 @@ pub(super) fn propose(
         .ok()
         .filter(|project| project.is_dir())
         .ok_or_else(|| (format!("{}: there is no such directory", project.display()), EX_USAGE))?;
+    if project::has_control_characters(&project) {
+        return Err((
+            format!(
+                "{}: a unit cannot name a path with control characters",
+                project.display().to_string().escape_debug()
+            ),
+            EX_USAGE,
+        ));
+    }
     let owner =
         fs::metadata(&project).ok().and_then(|of| User::from_uid(Uid::from_raw(of.uid())).ok().flatten());
     let mut notes = Vec::new();
