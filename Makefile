@@ -102,7 +102,8 @@ install: ## copy the built files below DESTDIR and PREFIX
 	install -D -m644 packaging/man/rgun.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/rgun.toml.5
 	install -D -m644 packaging/man/rgun.units.7 $(DESTDIR)$(PREFIX)/share/man/man7/rgun.units.7
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE packaging/doc/*.md
-	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun/examples packaging/examples/Caddyfile packaging/examples/*.c*
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun/examples \
+	  $$(find packaging/examples -maxdepth 1 -type f)
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun/examples/dropins packaging/examples/dropins/*
 	@# The installed README is in the directory of the guides that it links to.
 	sed -i 's|](packaging/doc/|](|g; s|](packaging/examples/|](examples/|g' $(DESTDIR)$(PREFIX)/share/doc/rgun/README.md
