@@ -53,8 +53,8 @@ fn unlinked_file(directory: &Path) -> io::Result<File> {
     }
 }
 
-/// Returns a name that this process has not used. If a process with the same id in another namespace
-/// has used it, the caller tries the next one.
+/// Returns a name that this process has not used. If a process with the same id in another
+/// namespace has used it, the caller tries the next one.
 fn unique_name() -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);

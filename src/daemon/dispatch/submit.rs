@@ -34,8 +34,8 @@ impl Dispatcher {
     /// Assigns a request to a worker, or queues it.
     ///
     /// `request.exchange` is ignored: the dispatcher chooses the id. `body` is the spooled body, if
-    /// the request has one. `now` is the time of the submission: the request's wait begins then. The
-    /// queue relies on ids and submission times rising together.
+    /// the request has one. `now` is the time of the submission: the request's wait begins then.
+    /// The queue relies on ids and submission times rising together.
     ///
     /// # Errors
     /// The queue is full or too slow, the client has too many waiting requests, no worker will

@@ -2,9 +2,9 @@
 //! foreground).
 //!
 //! The old code continues to serve. For each failure, the page replaces one response, that to the
-//! browser's next page load. A developer saves, looks at the browser and sees the traceback; loading
-//! the page again shows the old code. While there is no old code, the page is shown each time, and
-//! loads itself again.
+//! browser's next page load. A developer saves, looks at the browser and sees the traceback;
+//! loading the page again shows the old code. While there is no old code, the page is shown each
+//! time, and loads itself again.
 //!
 //! A traceback is shown only on this machine: the client's address and the Host must be loopback,
 //! and no proxy may have forwarded the request. A request through a tunnel or from a page of

@@ -133,8 +133,8 @@ pub(super) fn set_request_id(headers: &mut HeaderMap, id: HeaderValue) {
     headers.insert(X_REQUEST_ID, id);
 }
 
-/// Replaces `Host` with the host of an HTTP/1.1 request's absolute-form target, which takes precedence
-/// (RFC 9112 §3.2.2).
+/// Replaces `Host` with the host of an HTTP/1.1 request's absolute-form target, which takes
+/// precedence (RFC 9112 §3.2.2).
 pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
     let Some(authority) = parts.uri.authority() else { return Ok(()) };
     // RFC 9110: user information (§4.2.4) and an empty host (§4.2.1) are errors.

@@ -40,7 +40,8 @@ pub(super) fn submit<B: ClientBody>(
     submit_frame::<B>(server, &frame, &parts.headers, spooled, complete)
 }
 
-/// Submits a frame with these fields. The worker gets `Transfer-Encoding` only with a streamed body.
+/// Submits a frame with these fields. The worker gets `Transfer-Encoding` only with a streamed
+/// body.
 pub(super) fn submit_frame<B: ClientBody>(
     server: &Server,
     frame: &frame::Request<'_>,

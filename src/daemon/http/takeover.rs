@@ -160,8 +160,8 @@ impl AppSocket {
         Ok(Self { stream, received: Vec::new(), head: None, has_ended: false })
     }
 
-    /// Reads the response; `None` if there is none. `has_returned`: the application has returned, so
-    /// no bytes follow those that can be read now.
+    /// Reads the response; `None` if there is none. `has_returned`: the application has returned,
+    /// so no bytes follow those that can be read now.
     fn poll_response(&mut self, cx: &mut Context<'_>, has_returned: bool) -> Poll<Option<SocketResponse>> {
         loop {
             match self.next_response() {

@@ -91,8 +91,8 @@ fn filter(level: Level) -> Targets {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    // Libraries log warnings and errors, at most. h2 logs its warnings only at level debug and above,
-    // because clients could flood the log with them.
+    // Libraries log warnings and errors, at most. h2 logs its warnings only at level debug and
+    // above, because clients could flood the log with them.
     let h2 = if filter >= LevelFilter::DEBUG { LevelFilter::WARN } else { LevelFilter::OFF };
     Targets::new()
         .with_default(filter.min(LevelFilter::WARN))

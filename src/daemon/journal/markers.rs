@@ -4,8 +4,8 @@
 /// On a terminal and as text, the entry is this line alone.
 pub(super) const WHOLE_LINE: &str = "whole_line";
 
-/// The field with the event of an entry ([`catalog`](super::catalog)): `MESSAGE_ID=` in the journal,
-/// and in JSON. Lines of text do not have it.
+/// The field with the event of an entry ([`catalog`](super::catalog)): `MESSAGE_ID=` in the
+/// journal, and in JSON. Lines of text do not have it.
 pub(super) const MESSAGE_ID: &str = "message_id";
 
 /// Target of the entries of answered requests.

@@ -120,8 +120,8 @@ impl NewConnection {
     /// Performs the handshake.
     ///
     /// # Errors
-    /// The client violated the protocol, is not allowed, left, or was too slow; or the connection was
-    /// evicted, or the daemon stopped.
+    /// The client violated the protocol, is not allowed, left, or was too slow; or the connection
+    /// was evicted, or the daemon stopped.
     pub async fn handshake(
         self,
         tls: &TlsContext,

@@ -13,7 +13,8 @@ pub(crate) struct StartupError {
     pub(crate) status: u8,
     /// The reason, for the log and for STATUS=.
     pub(crate) reason: String,
-    /// The error of the system call that failed (errno(3)), for ERRNO=. `None` if no system call failed.
+    /// The error of the system call that failed (errno(3)), for ERRNO=. `None` if no system call
+    /// failed.
     pub(crate) errno: Option<i32>,
 }
 

@@ -7,7 +7,8 @@
 //!
 //! The first request goes over the control socket: the worker writes its stacks under the GIL,
 //! which is safe. If C code holds the GIL, no answer comes. A worker that is going to be replaced
-//! anyway then gets a signal, after [`REQUEST_TIMEOUT`], and writes its stacks without the GIL. The slow log never sends the signal.
+//! anyway then gets a signal, after [`REQUEST_TIMEOUT`], and writes its stacks without the GIL. The
+//! slow log never sends the signal.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

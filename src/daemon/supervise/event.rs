@@ -276,7 +276,8 @@ pub enum BootFailureKind {
 }
 
 impl BootFailure {
-    /// Creates a failure found by the daemon itself, whose summary has no text from the application.
+    /// Creates a failure found by the daemon itself, whose summary has no text from the
+    /// application.
     pub fn new(kind: BootFailureKind, summary: impl Into<String>) -> Self {
         let summary = summary.into();
         Self { kind, headline: summary.clone(), summary, traceback: None }

@@ -176,7 +176,8 @@ impl Supervisor {
 
     /// Makes room under the process limits for vacant seats that are due: kills stuck workers,
     /// beginning with those that have been retiring longest. Workers that finish their requests
-    /// normally are killed only if no worker is ready; otherwise they get `timeouts.drain` from now.
+    /// normally are killed only if no worker is ready; otherwise they get `timeouts.drain` from
+    /// now.
     fn make_room(&mut self, now: Instant) {
         // If the limit of the generation is reached, only an exit of one of its workers makes room.
         let generation = self.live.generation;

@@ -66,9 +66,9 @@ pub(super) fn create(py: Python<'_>) -> PyResult<Py<CompletedSend>> {
         slots: slots.as_mut_ptr(),
     };
     let base = CompletedSend::type_object(py);
-    // SAFETY: the slots end with a zero, and their functions have the signatures of the slots; CPython
-    // copies slots and specification; the name is static. The result is a new reference, or null
-    // with an exception set.
+    // SAFETY: the slots end with a zero, and their functions have the signatures of the slots;
+    // CPython copies slots and specification; the name is static. The result is a new reference, or
+    // null with an exception set.
     let subclass = unsafe {
         let subclass = ffi::PyType_FromSpecWithBases(&raw mut specification, base.as_ptr());
         Bound::from_owned_ptr_or_err(py, subclass)?

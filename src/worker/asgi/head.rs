@@ -145,7 +145,7 @@ enum FieldRole {
     EndToEnd,
     /// Compared with the body.
     ContentLength,
-    /// Dropped (RFC 9110 §7.6.1); the ASGI specification demands that Transfer-Encoding is ignored.
+    /// Dropped (RFC 9110 §7.6.1); the ASGI specification demands that Transfer-Encoding be ignored.
     ConnectionSpecific,
 }
 

@@ -1,9 +1,9 @@
 //! The encoding of the last response head, for an application that sends the same head again.
 //!
 //! An application that writes its headers as a literal passes the same tuple objects with each
-//! response. Tuples of byte strings cannot change, so their encoding does not change either. Without
-//! this module the smallest response would cost the worker 730 more instructions. For a framework
-//! that makes new tuples for each response nothing is kept.
+//! response. Tuples of byte strings cannot change, so their encoding does not change either.
+//! Without this module the smallest response would cost the worker 730 more instructions. For a
+//! framework that makes new tuples for each response nothing is kept.
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;

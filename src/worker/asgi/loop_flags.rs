@@ -1,8 +1,8 @@
 //! `get_debug()` and `is_running()` of asyncio's event loop, as built-in functions.
 //!
 //! asyncio calls `loop.get_debug()` when it creates a Future or a task, and `loop.is_running()` for
-//! an eager task. Both are Python methods that read one attribute, and a call takes 780 instructions.
-//! A call of the functions here takes 480. Each request needs one task at least.
+//! an eager task. Both are Python methods that read one attribute, and a call takes 780
+//! instructions. A call of the functions here takes 480. Each request needs one task at least.
 //! uvloop's methods are built-in functions already.
 //!
 //! # Why `unsafe`

@@ -5,10 +5,10 @@
 //! ([`create`]) with their scopes ([`scope`]); [`exchange`] handles the events of a running
 //! exchange. The application calls [`receive`] and [`send`]. [`response`] encodes messages as
 //! frames, [`pathsend`] and [`zerocopysend`] send files, [`head`] checks status and headers,
-//! [`last_head`] repeats the encoding of the last head, [`deferred_heads`] holds heads that wait for
-//! their bodies, [`outbox`] holds frames that wait for ring space. [`websocket`] has the code that
-//! only WebSockets need. [`state`] has the data of all these modules. `asgi.py` has the code that is
-//! clearer in Python and seldom runs.
+//! [`last_head`] repeats the encoding of the last head, [`deferred_heads`] holds heads that wait
+//! for their bodies, [`outbox`] holds frames that wait for ring space. [`websocket`] has the code
+//! that only WebSockets need. [`state`] has the data of all these modules. `asgi.py` has the code
+//! that is clearer in Python and seldom runs.
 //!
 //! uvicorn's behaviour is the reference: error texts, the order of keys, which messages
 //! and headers are ignored, and which are refused.

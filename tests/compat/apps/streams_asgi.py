@@ -1,4 +1,4 @@
-"""Server-sent events by Starlette that wait for another request, with and without middleware."""
+"""Server-sent events from Starlette that wait for another request, with and without middleware."""
 
 import asyncio
 import collections

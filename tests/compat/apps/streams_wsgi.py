@@ -1,4 +1,4 @@
-"""WSGI streams, by Flask and by write(), that wait for another request."""
+"""WSGI streams that wait for another request, from Flask and from write()."""
 
 import collections
 import threading

@@ -83,7 +83,7 @@ struct Migration {
 }
 
 /// Prints the result. If a directory is named, also writes the files there; on a terminal, asks
-/// before. Returns the exit status: 64 for a file of an unknown kind, 78 for a file that cannot be
+/// first. Returns the exit status: 64 for a file of an unknown kind, 78 for a file that cannot be
 /// read, 1 if the result is not written.
 pub fn run(request: &MigrateRequest, environment: &Environment, cwd: &Path) -> ExitCode {
     let fail = |text: &str, status: u8| {

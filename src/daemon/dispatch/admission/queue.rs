@@ -102,9 +102,9 @@ impl Queue {
 
     /// Returns the exchange to be served next, and leaves it in the queue.
     pub(crate) fn peek(&mut self, now: Instant) -> Option<ExchangeId> {
-        // The wait of the oldest entry alone decides whether the newest is served first. If the oldest
-        // was retried or held, those behind it may have waited longer: it is served first, and the
-        // next call decides by the entry behind it.
+        // The wait of the oldest entry alone decides whether the newest is served first. If the
+        // oldest was retried or held, those behind it may have waited longer: it is served first,
+        // and the next call decides by the entry behind it.
         let oldest = self.entries.front()?;
         let Some(timeout) = self.timeout else { return Some(oldest.id) };
         let since = self.served_since.map_or(oldest.ready_at, |served| served.max(oldest.ready_at));

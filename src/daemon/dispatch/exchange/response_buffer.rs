@@ -15,8 +15,8 @@ use crate::budget::{Budget, Reservation};
 use crate::dispatch::data::Data;
 use crate::dispatch::exchange::response_parts::FilePart;
 
-/// Length of a file, in bytes, from which it is not extended any more. A file is closed, and its
-/// disk space freed, when all of it has been read.
+/// Length in bytes at which a file is complete; further pieces go to a new file. A file is closed,
+/// and its disk space freed, when all of it has been read.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Number of pieces beyond which small ones are collected into blocks.

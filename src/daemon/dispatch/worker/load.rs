@@ -204,8 +204,8 @@ impl WorkerLoad {
         self.last_progress = now;
     }
 
-    /// Removes an exchange. The oldest prefetched exchange gets the free slot, and its time starts to
-    /// count.
+    /// Removes an exchange. The oldest prefetched exchange gets the free slot, and its time starts
+    /// to count.
     pub(super) fn remove(&mut self, position: Option<Position>, now: Instant) {
         self.running.remove(position);
         // Nothing is prefetched for an event loop.

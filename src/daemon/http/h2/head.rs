@@ -25,8 +25,8 @@ const FIELD_LINE_BYTES: usize = 4;
 /// version.
 const REQUEST_LINE_BYTES: usize = " / HTTP/1.1".len() - 1;
 
-/// Checks the head and gives it the HTTP/1.1 form: `Host` from `:authority`, one `Cookie` field (RFC
-/// 9113 §8.2.3), and GET for a WebSocket handshake (RFC 8441 §5).
+/// Checks the head and gives it the HTTP/1.1 form: `Host` from `:authority`, one `Cookie` field
+/// (RFC 9113 §8.2.3), and GET for a WebSocket handshake (RFC 8441 §5).
 pub(super) fn prepare(parts: &mut request::Parts, limits: &RequestLimits) -> Result<(), Refusal> {
     let scan = FieldScan::of(&parts.headers);
     check_size(parts, &scan, limits).map_err(Refusal::Framing)?;

@@ -155,8 +155,8 @@ fn send_interim(respond: &mut SendResponse<StreamData>, status: StatusCode, mut 
     }
 }
 
-/// True for the fields that belong to an HTTP/1 connection (RFC 9113 §8.2.2). An application may send
-/// them although it must not.
+/// True for the fields that belong to an HTTP/1 connection (RFC 9113 §8.2.2). An application may
+/// send them although it must not.
 fn is_connection_field(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),

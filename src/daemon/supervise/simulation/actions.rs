@@ -132,7 +132,7 @@ impl World {
                 self.exit = Some(*status);
             }
             Action::Status(line) => ensure(!line.contains('\n'), "a status of two lines")?,
-            Action::ExtendTimeout(wait) => ensure(!wait.is_zero(), "an extension by nothing")?,
+            Action::ExtendTimeout(wait) => ensure(!wait.is_zero(), "an extension of no length")?,
             Action::Report(report) => {
                 self.count(fact(report));
                 if let Report::ZygoteReady { worker, .. } = report

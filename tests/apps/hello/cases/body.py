@@ -15,7 +15,7 @@ def echo(start_response, data, **facts):
 
 @case("echo")
 def echo_body(environ, start_response):
-    """Echoes the body, read by one read(), with its Content-Type."""
+    """Echoes the body, read with one read(), and its Content-Type."""
     body = environ["wsgi.input"].read(-1)
     return answer(start_response, body, headers=[("Content-Type", environ.get("CONTENT_TYPE") or BYTES[1])])
 

@@ -73,7 +73,7 @@ def who(environ, start_response):
 
 @case("errors")
 def errors(environ, start_response):
-    """Writes to wsgi.errors by write() and writelines(), and flushes: both lines reach the log."""
+    """Writes to wsgi.errors with write() and writelines(), and flushes: both lines reach the log."""
     marker = query(environ, "id", "no-id")
     environ["wsgi.errors"].write(f"wsgi.errors first {marker}\n")
     environ["wsgi.errors"].writelines([f"wsgi.errors second {marker} ", "æøå 煎茶\n"])

@@ -18,7 +18,7 @@ from .registry import (
 
 @case("write")
 def write(environ, start_response):
-    """Sends `?n=` pieces by write(), `?delay=` seconds apart; each is sent immediately."""
+    """Sends `?n=` pieces with write(), `?delay=` seconds apart; each is sent immediately."""
     send = start_response("200 OK", [TEXT])
     for index in range(query(environ, "n", 3)):
         if index:

@@ -137,8 +137,8 @@ impl Client {
         }
     }
 
-    /// Performs the closing handshake, for at most two seconds. Errors are ignored: the handshake is
-    /// not measured, and the server may end the connection instead.
+    /// Performs the closing handshake, for at most two seconds. Errors are ignored: the handshake
+    /// is not measured, and the server may end the connection instead.
     pub(crate) async fn close(mut self) {
         frame::build(&mut self.output, frame::CLOSE, &1000_u16.to_be_bytes());
         let handshake = async {

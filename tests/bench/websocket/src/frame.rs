@@ -1,8 +1,8 @@
 //! Frames (RFC 6455 section 5.2) as a client encodes and parses them.
 //!
-//! Written without a library, so that the client spends as little CPU time as possible on a message.
-//! For permessage-deflate the client sends a message as a stored block, and does not decompress a
-//! received message.
+//! Written without a library, so that the client spends as little CPU time as possible on a
+//! message. For permessage-deflate the client sends a message as a stored block, and does not
+//! decompress a received message.
 
 /// Opcodes of RFC 6455 section 11.8.
 pub(crate) const CONTINUATION: u8 = 0x0;

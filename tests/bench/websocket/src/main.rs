@@ -11,8 +11,8 @@
 //! unexpected event the program exits with 1 and a message on stderr. A latency is the time from
 //! before the write to after the read of the whole echo.
 //!
-//! `tests/bench/websocket_load.py` starts the program and measures its CPU time. The program runs on
-//! the core of `tests/bench/run`.
+//! `tests/bench/websocket_load.py` starts the program and measures its CPU time. The program runs
+//! on the core of `tests/bench/run`.
 
 #![forbid(unsafe_code)]
 

@@ -8,14 +8,14 @@ from .registry import EVENTS, TEXT, case, query
 
 @case
 def write_beyond_length(environ, start_response):
-    """Sends more than Content-Length by write() and an iterable together."""
+    """Sends more than Content-Length with write() and an iterable together."""
     start_response("200 OK", [TEXT, ("Content-Length", "6")])(b"1234")
     return [b"5678", b"9"]
 
 
 @case
 def write_long(environ, start_response):
-    """Sends `?mib=` MiB by write(), 1 MiB at a time."""
+    """Sends `?mib=` MiB with write(), 1 MiB at a time."""
     send = start_response("200 OK", [TEXT])
     for _ in range(int(query(environ, "mib", "1"))):
         send(b"w" * 1048576)

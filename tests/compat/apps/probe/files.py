@@ -79,7 +79,7 @@ def descriptors(environ, start_response):
 
 @case
 def read_twice(environ, start_response):
-    """Reads the body by one read(), then reads again at its end."""
+    """Reads the body with one read(), then reads again at its end."""
     stream = environ["wsgi.input"]
     return respond_json(start_response, [len(stream.read()), len(stream.read()), len(stream.readline())])
 
