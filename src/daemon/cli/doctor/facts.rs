@@ -99,7 +99,8 @@ impl Facts {
             control: control_state(&control_path),
             control_path,
             last_error: last_error(&service_unit),
-            socket_log: journal(&["--unit", &socket_unit, "--lines", "5"]),
+            // systemd 260 logs six lines about one failure.
+            socket_log: journal(&["--unit", &socket_unit, "--lines", "8"]),
             oom_kills: oom_kills(service.get("ControlGroup")),
             service,
             socket,
