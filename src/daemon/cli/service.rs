@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn name_that_is_no_instance_is_a_usage_error() {
+    fn invalid_instance_name_is_a_usage_error() {
         for name in ["", "rgun", "Shop", "a/b", "..", "-a", "a b", "a@b", "a.b", &"a".repeat(27)] {
             let failure = Service::new(Some(name.to_owned())).unwrap_err();
             assert_eq!(failure.status, EX_USAGE, "{name}");

@@ -74,7 +74,7 @@ pub enum RequestFault {
     Protocol,
     /// A field's name has an underscore, and `http.underscores` is "refuse".
     Underscore,
-    /// A handshake is for another version of the WebSocket protocol than 13.
+    /// A handshake is for a version of the WebSocket protocol other than 13.
     WebSocketVersion,
     /// A handshake has no valid `Sec-WebSocket-Key`.
     WebSocketKey,

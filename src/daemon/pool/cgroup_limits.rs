@@ -8,10 +8,10 @@ use crate::systemd::cgroup::{Controller, Delegation, WorkerCgroup};
 
 use super::spawn_spec::SpawnSpec;
 
-/// Warnings that are logged once.
+/// Sets the limits, and logs each warning about a missing controller once.
 #[derive(Debug, Default)]
 pub(super) struct CgroupLimits {
-    /// The controllers whose absence was logged.
+    /// The keys that have no effect because a controller is missing, and whose warning was logged.
     logged: Vec<&'static str>,
 }
 

@@ -53,11 +53,12 @@ const BOOTSTRAP_VARIABLE: &str = "RGUN_BOOTSTRAP";
 /// The argument of `python -c`: removes the variable and runs its code.
 const RUN_BOOTSTRAP: &str = "import os; exec(os.environ.pop('RGUN_BOOTSTRAP'))";
 
-/// The adjustment of this process's score with the out-of-memory killer.
+/// The file with this process's adjustment of its OOM score (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
-/// The same for a system call.
+/// The same path for a system call.
 const OOM_SCORE_ADJ_C: &std::ffi::CStr = c"/proc/self/oom_score_adj";
-/// The difference between a worker's adjustment and the daemon's; 100 is a tenth of the memory.
+/// The difference between a worker's adjustment and the daemon's; 100 counts like a tenth of the
+/// machine's memory.
 const WORKER_OOM_SCORE: i32 = 100;
 /// Maximum of the adjustment.
 const MAX_OOM_SCORE_ADJ: i32 = 1000;

@@ -1,4 +1,4 @@
-"""Instances of the templates: two side by side share nothing but the program."""
+"""Instances of the templates: two instances on one machine share nothing but the program."""
 
 import os
 import pathlib
@@ -39,7 +39,7 @@ def instances(probe_app):
 
 
 def drop_in_directory(instance, kind):
-    """Returns the directory for drop-ins of an instance's unit; the machine forgets it at a restart."""
+    """Returns the directory for drop-ins of an instance's unit; a reboot removes it."""
     directory = pathlib.Path(f"/run/systemd/system/rgun@{instance.name}.{kind}.d")
     directory.mkdir(parents=True, exist_ok=True)
     return directory
@@ -69,7 +69,7 @@ def example(instances):
 
 
 def restart(instance):
-    """Applies drop-ins: the socket of a changed unit opens again."""
+    """Restarts the units, which applies changed drop-ins, also to the socket."""
     host.systemctl("daemon-reload")
     host.systemctl("stop", instance.socket, instance.service)
     # The tests start the units more often than StartLimitBurst= allows.
@@ -184,7 +184,7 @@ def test_drop_in_examples_are_those_of_the_manual():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_drop_in_example_is_clean_for_verify(instances, name):
+def test_verify_accepts_drop_in_example(instances, name):
     left = instances[0]
     copy = drop_in_directory(left, name.split(".")[1]) / name
     shutil.copy(EXAMPLES / name, copy)

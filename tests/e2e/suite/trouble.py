@@ -102,7 +102,7 @@ def grow(mib):
 
 
 def bomb(most):
-    """Starts programs until the kernel refuses, at most so many, and keeps them for some seconds."""
+    """Starts at most `most` programs, until the kernel refuses, and kills them after three seconds."""
     started, error = [], None
     try:
         for _ in range(int(most)):

@@ -76,9 +76,9 @@ pub(super) struct Facts {
     pub(super) check: CheckOutcome,
     pub(super) control: ControlState,
     pub(super) control_path: PathBuf,
-    /// The service's last message of priority err or worse, of its last start.
+    /// The last message of priority err or worse that the service has logged since its last start.
     pub(super) last_error: Option<String>,
-    /// The messages about the socket unit, last ones only.
+    /// The last messages about the socket unit.
     pub(super) socket_log: String,
     /// Number of processes of the service that the kernel killed for lack of memory.
     pub(super) oom_kills: u64,
@@ -164,7 +164,7 @@ fn control_state(path: &Path) -> ControlState {
     }
 }
 
-/// Returns the last error in the journal that the service's last start has logged.
+/// Returns the last error that the service has logged since its last start.
 fn last_error(unit: &str) -> Option<String> {
     let invocation = Command::new("systemctl")
         .args(["show", "--property", "InvocationID", "--value", unit])
@@ -216,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn verdict_of_a_check_is_no_warning() {
+    fn verdict_of_a_check_is_not_a_warning() {
         assert_eq!(warnings_of("warning: a\nb is ready to serve\n"), "warning: a");
         assert_eq!(warnings_of("b is ready to serve\n"), "");
     }
 
     #[test]
-    fn oom_kills_are_counted_without_groups() {
+    fn oom_kills_are_counted_without_group_kills() {
         assert_eq!(parse_oom_kills("max 3\noom 2\noom_kill 2\noom_group_kill 1\n"), 2);
         assert_eq!(parse_oom_kills(""), 0);
     }

@@ -149,7 +149,7 @@ impl Findings<'_> {
             "success" | "" => {}
             "service-start-limit-hit" | "trigger-limit-hit" | "start-limit-hit" => self.problem(
                 format!(
-                    "{unit} was closed, because the service could not start several times in a short time"
+                    "{unit} was closed, because the service failed to start several times in a short time"
                 ),
                 format!("repair the cause, then run: {restart}"),
             ),
@@ -300,7 +300,7 @@ mod tests {
         }
     }
 
-    /// Returns what the only finding says, and its remedy.
+    /// Returns the severity and the text of the only finding.
     fn only(facts: &Facts) -> (Severity, String) {
         let found = judge(&shop(), facts);
         let [finding] = found.as_slice() else { panic!("{found:?}") };

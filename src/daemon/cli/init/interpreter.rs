@@ -19,7 +19,7 @@ pub(super) struct Interpreter {
 /// home directory of the project's owner.
 ///
 /// # Errors
-/// When there is no interpreter, or the environment's is broken.
+/// When there is no interpreter, or that of the environment is broken.
 pub(super) fn find(
     project: &Path,
     application: &Path,
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn project_without_an_environment_gets_its_tools_command() {
+    fn note_has_the_command_that_creates_an_environment() {
         for (file, command) in [
             ("uv.lock", "uv sync"),
             ("poetry.lock", "poetry install"),

@@ -4,7 +4,7 @@
 //! `project` and `interpreter` find what the project consists of, without running its code;
 //! `proposal` turns this, and the settings of a unit that serves the project today (`migrate`),
 //! into files; `edit` keeps the rest of an existing `rgun.toml`. This module shows the difference,
-//! asks, and writes. The check at the end is that of `rgun check`, as the service's user.
+//! asks, writes, and runs `rgun check` as the service's user.
 
 mod edit;
 mod interpreter;
@@ -133,7 +133,7 @@ fn write_file(file: &NewFile, root: &Path, group: Option<Gid>) -> Result<(), Str
     name.push(".new");
     let new = path.with_file_name(name);
     fs::write(&new, "").map_err(describe)?;
-    // Before the content is in the file.
+    // Set before the file has content.
     let mode = if file.is_secret { 0o640 } else { 0o644 };
     fs::set_permissions(&new, Permissions::from_mode(mode)).map_err(describe)?;
     if let Some(group) = group.filter(|_| file.is_secret) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Maximum number of directory entries to look at for data.
 const MAX_ENTRIES: usize = 20_000;
 
-/// Maximum size of a source file to look at.
+/// Maximum size of a source file to read.
 const MAX_SOURCE_BYTES: u64 = 1 << 20;
 
 /// Maximum depth of directories with data below the project's directory.
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn other_definitions_are_no_application() {
+    fn other_definitions_are_not_applications() {
         for text in [
             "app = typer.Typer()",
             "    app = Flask(__name__)",

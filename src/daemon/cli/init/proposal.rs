@@ -15,7 +15,7 @@ use crate::cli::error::{EX_CONFIG, EX_USAGE};
 use crate::cli::migrate::{self, MigrateRequest, Plan, render};
 use crate::config::{ConfigErrors, Environment, Value, name};
 
-/// The first number of ordinary users (login.defs(5)).
+/// The lowest uid of ordinary users (login.defs(5)).
 const FIRST_USER_ID: u32 = 1000;
 
 /// Words by which a unit that starts a server of Python applications is recognized.
@@ -216,7 +216,7 @@ fn choose_application(project: &Path, notes: &mut Vec<String>) -> Result<Applica
     let others: Vec<_> = found.map(|other| other.target).collect();
     if !others.is_empty() {
         notes.push(format!(
-            "app.target is {}; the project also defines {}: change the key if that is the one to serve",
+            "app.target is {}; the project also defines {}: change the key to serve another application",
             chosen.target,
             others.join(", ")
         ));

@@ -8,7 +8,7 @@ use crate::cli::service::Service;
 /// The arguments of `rgun init`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InitRequest {
-    /// The service to write the files of.
+    /// The service whose files are written.
     pub(in crate::cli) service: Service,
     /// The project's directory; may be relative.
     pub(in crate::cli) directory: PathBuf,
