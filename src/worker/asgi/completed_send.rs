@@ -14,6 +14,7 @@ use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyStopIteration;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::awaitable::exception_from_throw;
 
@@ -65,12 +66,13 @@ pub(super) fn create(py: Python<'_>) -> PyResult<Py<CompletedSend>> {
         flags: c_uint::try_from(ffi::Py_TPFLAGS_DEFAULT).expect("flags of the limited API"),
         slots: slots.as_mut_ptr(),
     };
-    let base = CompletedSend::type_object(py);
+    // CPython 3.9 accepts only a tuple.
+    let bases = PyTuple::new(py, [CompletedSend::type_object(py)])?;
     // SAFETY: the slots end with a zero, and their functions have the signatures of the slots;
     // CPython copies slots and specification; the name is static. The result is a new reference, or
     // null with an exception set.
     let subclass = unsafe {
-        let subclass = ffi::PyType_FromSpecWithBases(&raw mut specification, base.as_ptr());
+        let subclass = ffi::PyType_FromSpecWithBases(&raw mut specification, bases.as_ptr());
         Bound::from_owned_ptr_or_err(py, subclass)?
     };
     Ok(subclass.call0()?.cast_into::<CompletedSend>()?.unbind())
