@@ -434,7 +434,7 @@ fn stop_spreads_the_closes_of_many_websockets_over_time() {
     let mut times: Vec<_> =
         readers.into_iter().map(|reader| reader.join().expect("the thread does not panic")).collect();
     times.sort();
-    // The WebSockets are closed 20 ms apart on average: some of them every 50 ms.
+    // The WebSockets are closed a few at a time, every 50 ms: on average one in 20 ms.
     let (first, last) = (times[0], times[59]);
     assert!(first < Duration::from_millis(500) && last > Duration::from_secs(1), "{times:?}");
     let mut steps: Vec<_> = times.iter().map(|time| time.as_millis() / 100).collect();
