@@ -75,10 +75,22 @@ def test_syntax_error_keeps_the_old_code(server, site):
 def test_failed_start_is_tried_again_after_a_change(start, project):
     site = project(main=MAIN, views="raise RuntimeError('database down')")
     server = start("main", site, FLAGS)
-    server.wait_for_log("importing main raised RuntimeError: database down")
+    line = server.wait_for_log("importing main raised RuntimeError: database down")
+    assert " (next attempt when a file changes, or in " in line
     assert server.get("/").status == 503
     project(views=view("mended"))
     wait_for_body(server, "mended")
+
+
+def test_temporary_name_of_a_saved_file_is_not_shown(start, project):
+    site = project(main=MAIN, views="raise RuntimeError('database down')")
+    server = start("main", site, FLAGS)
+    server.wait_for_log("database down")
+    (site / "views.123.py").write_text(view("saved"))
+    os.replace(site / "views.123.py", site / "views.py")
+    wait_for_body(server, "saved")
+    server.wait_for_log("views.py changed; reloading")
+    assert "views.123.py" not in server.log()
 
 
 def test_missing_module_that_is_created_is_loaded(start, project):

@@ -104,3 +104,15 @@ fn second_interrupt_stops_at_once() {
     terminal.wait_exit();
     terminal.screen.wait_for("stopped");
 }
+
+#[test]
+fn failed_start_shows_the_application_before_the_error() {
+    let rgun = Rgun::fake().flags(["--bind", "127.0.0.1:0"]).variable("NO_COLOR", "1");
+    let mut terminal = rgun.fake_behaviour("failed").start_on_terminal(200);
+    assert_eq!(terminal.wait_exit().code(), Some(78));
+    let screen = terminal.screen.text();
+    let line = |text: &str| screen.lines().position(|line| line.contains(text));
+    let banner = line(&format!("rgun {}  fake:app  ", env!("CARGO_PKG_VERSION")));
+    assert!(banner.is_some() && banner < line("did not boot"), "{screen}");
+    assert!(line(", listening on http://127.0.0.1:") == banner, "{screen}");
+}

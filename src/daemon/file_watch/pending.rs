@@ -1,7 +1,7 @@
 //! Collects changes until no more follow for a while. Pure: has no clock of its own.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Time after the first change at which a reload starts although files still change.
@@ -19,7 +19,9 @@ pub(super) struct PendingChanges {
 /// Changes that follow each other closely.
 #[derive(Debug)]
 struct Burst {
-    first_path: PathBuf,
+    /// The files in the order of their first change.
+    order: Vec<PathBuf>,
+    /// The same files.
     paths: HashSet<PathBuf>,
     begun_at: Instant,
     last_at: Instant,
@@ -46,13 +48,15 @@ impl PendingChanges {
     /// Adds a change.
     pub(super) fn add(&mut self, path: PathBuf, now: Instant) {
         let burst = self.burst.get_or_insert_with(|| Burst {
-            first_path: path.clone(),
+            order: Vec::new(),
             paths: HashSet::new(),
             begun_at: now,
             last_at: now,
         });
         burst.last_at = now;
-        burst.paths.insert(path);
+        if burst.paths.insert(path.clone()) {
+            burst.order.push(path);
+        }
     }
 
     /// Returns when [`PendingChanges::take`] has to be called; `None` without a change.
@@ -62,8 +66,14 @@ impl PendingChanges {
 
     /// Returns the changes if no more have followed for the delay, or if the first is [`MAX_WAIT`]
     /// old. `is_busy`: another program is still writing files, which prolongs the wait by another
-    /// delay.
-    pub(super) fn take(&mut self, is_busy: bool, now: Instant) -> Option<Changes> {
+    /// delay. `counts` returns false for a file that is named only if no other file has changed: a
+    /// temporary file, which an editor has renamed.
+    pub(super) fn take(
+        &mut self,
+        is_busy: bool,
+        now: Instant,
+        counts: impl Fn(&Path) -> bool,
+    ) -> Option<Changes> {
         if self.due().is_none_or(|due| due > now) {
             return None;
         }
@@ -72,8 +82,13 @@ impl PendingChanges {
             burst.last_at = now;
             return None;
         }
-        let burst = self.burst.take()?;
-        Some(Changes { first: burst.first_path, others: burst.paths.len() - 1 })
+        let Burst { order, .. } = self.burst.take()?;
+        let mut counted: Vec<&PathBuf> = order.iter().filter(|path| counts(path)).collect();
+        if counted.is_empty() {
+            counted = order.iter().collect();
+        }
+        let (first, others) = counted.split_first()?;
+        Some(Changes { first: (*first).clone(), others: others.len() })
     }
 }
 
@@ -83,6 +98,10 @@ mod tests {
 
     const DELAY: Duration = Duration::from_millis(50);
 
+    fn all(_: &Path) -> bool {
+        true
+    }
+
     fn changes(first: &str, others: usize) -> Changes {
         Changes { first: first.into(), others }
     }
@@ -90,23 +109,35 @@ mod tests {
     #[test]
     fn changes_are_returned_after_the_delay() {
         let (mut pending, start) = (PendingChanges::new(DELAY), Instant::now());
-        assert_eq!((pending.due(), pending.take(false, start)), (None, None));
+        assert_eq!((pending.due(), pending.take(false, start, all)), (None, None));
         pending.add("/b.py".into(), start);
         pending.add("/a.py".into(), start + DELAY / 2);
         pending.add("/b.py".into(), start + DELAY / 2);
         assert_eq!(pending.due(), Some(start + DELAY / 2 + DELAY));
-        assert_eq!(pending.take(false, start + DELAY), None);
-        assert_eq!(pending.take(false, start + 2 * DELAY), Some(changes("/b.py", 1)));
-        assert_eq!((pending.due(), pending.take(false, start + 3 * DELAY)), (None, None));
+        assert_eq!(pending.take(false, start + DELAY, all), None);
+        assert_eq!(pending.take(false, start + 2 * DELAY, all), Some(changes("/b.py", 1)));
+        assert_eq!((pending.due(), pending.take(false, start + 3 * DELAY, all)), (None, None));
+    }
+
+    #[test]
+    fn renamed_temporary_file_is_not_named() {
+        let (mut pending, start) = (PendingChanges::new(DELAY), Instant::now());
+        let exists = |path: &Path| path != Path::new("/.a-tmp.py");
+        for path in ["/.a-tmp.py", "/a.py", "/b.py"] {
+            pending.add(path.into(), start);
+        }
+        assert_eq!(pending.take(false, start + DELAY, exists), Some(changes("/a.py", 1)));
+        pending.add("/.a-tmp.py".into(), start);
+        assert_eq!(pending.take(false, start + DELAY, exists), Some(changes("/.a-tmp.py", 0)));
     }
 
     #[test]
     fn busy_program_prolongs_the_wait() {
         let (mut pending, start) = (PendingChanges::new(DELAY), Instant::now());
         pending.add("/a.py".into(), start);
-        assert_eq!(pending.take(true, start + DELAY), None);
-        assert_eq!(pending.take(false, start + DELAY), None);
-        assert_eq!(pending.take(false, start + 2 * DELAY), Some(changes("/a.py", 0)));
+        assert_eq!(pending.take(true, start + DELAY, all), None);
+        assert_eq!(pending.take(false, start + DELAY, all), None);
+        assert_eq!(pending.take(false, start + 2 * DELAY, all), Some(changes("/a.py", 0)));
     }
 
     #[test]
@@ -115,9 +146,9 @@ mod tests {
         let mut now = start;
         while now < start + MAX_WAIT {
             pending.add("/a.py".into(), now);
-            assert_eq!(pending.take(true, now), None);
+            assert_eq!(pending.take(true, now, all), None);
             now += DELAY / 2;
         }
-        assert_eq!(pending.take(true, start + MAX_WAIT), Some(changes("/a.py", 0)));
+        assert_eq!(pending.take(true, start + MAX_WAIT, all), Some(changes("/a.py", 0)));
     }
 }

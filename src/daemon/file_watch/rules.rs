@@ -98,6 +98,11 @@ impl WatchedFiles {
         }
     }
 
+    /// Returns whether a worker has reported the file, or the configuration names it.
+    pub(super) fn is_source(&self, path: &Path) -> bool {
+        self.sources.contains(path) || self.rules.files.iter().any(|file| file == path)
+    }
+
     /// Returns the directories to watch with all directories below them.
     pub(super) fn trees(&self) -> impl Iterator<Item = &Path> {
         let WatchRules { roots, python_roots, .. } = &self.rules;

@@ -268,7 +268,10 @@ impl WatchThread {
             self.poll_at = Instant::now() + POLL_INTERVAL;
         }
         let is_busy = self.git_lock.as_deref().is_some_and(Path::exists);
-        if let Some(changes) = self.pending.take(is_busy, Instant::now()) {
+        // A deleted source is a change of the application; another missing file was temporary.
+        let files = &self.files;
+        let counts = |path: &Path| files.is_source(path) || path.exists();
+        if let Some(changes) = self.pending.take(is_busy, Instant::now(), counts) {
             (self.sink)(WatchNotice::Changed(changes));
         }
     }

@@ -14,6 +14,7 @@ use crate::supervise::{BootFailureKind, Event, Report, WorkerSnapshot, WorkerSta
 impl Daemon {
     /// Starts, adjusts or ends the watcher, as a configuration requires.
     pub(super) fn apply_file_watch(&mut self, config: &Config) {
+        self.operator_log.watches_files = config.reload.on_change.enabled;
         if !config.reload.on_change.enabled {
             self.reloads.file_watch = None;
             return;

@@ -290,18 +290,30 @@ impl Daemon {
         };
         let others = snapshot.workers.iter().filter(|other| other.worker != exited).filter(can_call_hook);
         let Some(other) = others.min_by_key(|other| !self.operator_log.is_zygote(other.worker)) else {
-            tracing::warn!(
-                rgun.pid = pid,
-                "hooks.child_exit is not called for {}: no other process of the application is ready",
-                self.operator_log.name(exited)
-            );
-            return;
+            return self.log_missed_child_exit(exited, pid);
         };
         let command =
             Command::ChildExited { pid, worker: exited.number.0, incarnation: exited.incarnation.0 };
         if let Err(error) = self.dispatcher.command(other.worker, &command) {
             tracing::warn!(%error, rgun.pid = pid, "cannot ask a worker to call hooks.child_exit, ignoring");
         }
+    }
+
+    /// Logs that no process can call `hooks.child_exit` for a worker. While the daemon stops, one
+    /// entry is for all workers.
+    fn log_missed_child_exit(&mut self, exited: WorkerId, pid: u32) {
+        let is_stopping = self.timers.stop_by.is_some();
+        if is_stopping && std::mem::replace(&mut self.operator_log.missed_child_exit, true) {
+            return;
+        }
+        let reason = if is_stopping {
+            "nor for the other workers that exit now: no process of the application is left to call it; worker_exit is \
+             called in each"
+        } else {
+            "because no other process of the application is ready"
+        };
+        let name = self.operator_log.name(exited);
+        tracing::warn!(rgun.pid = pid, "hooks.child_exit is not called for {name}, {reason}");
     }
 }
 

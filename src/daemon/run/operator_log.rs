@@ -35,6 +35,11 @@ pub(super) struct OperatorLog {
     zygotes: HashSet<WorkerId>,
     /// Whether any worker has been ready since the daemon's start.
     was_ready: bool,
+    /// Whether a failed boot is also retried when a file changes (`reload.on_change`).
+    pub(super) watches_files: bool,
+    /// Whether the log has an entry about `hooks.child_exit` for the workers that exit while the
+    /// daemon stops.
+    pub(super) missed_child_exit: bool,
     /// Replaces some entries if the log goes to a terminal.
     terminal: Option<TerminalLog>,
 }
@@ -344,9 +349,15 @@ impl OperatorLog {
             _ => String::new(),
         };
         let next = match retry_in {
+            Some(pause) if self.watches_files => {
+                format!(" (next attempt when a file changes, or in {pause:.1?})")
+            }
             Some(pause) => format!(" (next attempt in {pause:.1?})"),
             None => String::new(),
         };
+        if let Some(terminal) = self.terminal.as_mut().filter(|_| !self.was_ready) {
+            terminal.show_failed_start();
+        }
         tracing::error!(
             message_id = OperatorEvent::BootFailed.id(),
             rgun.worker = seat_field(worker),

@@ -1,7 +1,7 @@
 //! The lines that the daemon writes to a terminal about its start, its reloads and its stop. The
 //! other log formats have entries with more detail instead.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rgun_channel::control::Interface;
@@ -21,6 +21,8 @@ pub(super) struct TerminalLog {
     python: Option<String>,
     /// Workers that have become ready since the last reload began.
     n_ready: usize,
+    /// The application and its interpreter, for a start that fails. `None` once they were shown.
+    unshown: Option<(String, PathBuf)>,
 }
 
 /// Logs a line that only a terminal shows.
@@ -47,6 +49,7 @@ impl TerminalLog {
             addresses: listeners.iter().map(address).collect(),
             python: None,
             n_ready: 0,
+            unshown: Some((config.app.target.to_string(), config.app.python.path.clone())),
         }
     }
 
@@ -83,6 +86,24 @@ impl TerminalLog {
         );
     }
 
+    /// Shows the application and the addresses when the first boot fails, before the error.
+    pub(super) fn show_failed_start(&mut self) {
+        let Some((target, python)) = self.unshown.take() else { return };
+        show!(
+            info,
+            "rgun {}  {target}  {}({}), listening on {}",
+            env!("CARGO_PKG_VERSION"),
+            self.python_version(),
+            escape_path(environment_of(&python)),
+            self.addresses.join(", ")
+        );
+    }
+
+    /// Returns `Python 3.11.7 ` with the space, or an empty text before a worker's report.
+    fn python_version(&self) -> String {
+        self.python.as_deref().map(|version| format!("Python {version} ")).unwrap_or_default()
+    }
+
     /// Shows that a reload was completed.
     pub(super) fn show_reloaded(&self, took: Duration) {
         let workers = match self.n_ready {
@@ -102,11 +123,11 @@ impl TerminalLog {
             None if config.app_argument.untimed_asgi => "no request timeout (--timeout sets one)".to_owned(),
             None => "no request timeout".to_owned(),
         };
-        let python = self.python.as_deref().map(|version| format!("Python {version} ")).unwrap_or_default();
         format!(
-            "{}, {}{more}, {timeout}, {python}({})",
+            "{}, {}{more}, {timeout}, {}({})",
             if is_asgi { "ASGI" } else { "WSGI" },
             capacity(config, is_asgi, cores),
+            self.python_version(),
             escape_path(environment_of(&config.app.python.path))
         )
     }
@@ -167,8 +188,13 @@ mod tests {
     use super::*;
 
     fn log(python: Option<&str>) -> TerminalLog {
-        let mut log =
-            TerminalLog { started: Instant::now(), addresses: Vec::new(), python: None, n_ready: 0 };
+        let mut log = TerminalLog {
+            started: Instant::now(),
+            addresses: Vec::new(),
+            python: None,
+            n_ready: 0,
+            unshown: None,
+        };
         if let Some(python) = python {
             log.note_python(python);
         }
