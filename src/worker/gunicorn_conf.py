@@ -11,6 +11,7 @@ import logging
 import logging.config
 import os
 import sys
+import types
 
 # The name of the module that gunicorn makes of its configuration file.
 CONFIGURATION_MODULE = "__config__"
@@ -59,11 +60,28 @@ DEFAULT_LOGGING = {
 }
 
 
-def execute(path):
-    """Executes the file, at most once in a process, and configures logging. Returns the module."""
-    module = sys.modules.get(CONFIGURATION_MODULE)
-    if module is not None and module.__file__ == path:
-        return module
+# The configuration that has been executed, as hooks name it, and its module.
+executed = None, None
+
+
+def execute(configuration):
+    """Executes the file or the module `python:NAME`, at most once in a process, and configures logging.
+
+    Returns the module.
+    """
+    global executed
+    if executed[0] != configuration:
+        if configuration.startswith("python:"):
+            module = importlib.import_module(configuration[len("python:") :])
+            configure_logging(module)
+        else:
+            module = execute_file(configuration)
+        executed = configuration, module
+    return executed[1]
+
+
+def execute_file(path):
+    """Executes the file and configures logging. Returns the module."""
     loader = importlib.machinery.SourceFileLoader(CONFIGURATION_MODULE, path)
     if path.endswith(".pyc"):
         loader = importlib.machinery.SourcelessFileLoader(CONFIGURATION_MODULE, path)
@@ -77,6 +95,16 @@ def execute(path):
         del sys.modules[CONFIGURATION_MODULE]
         raise
     return module
+
+
+def settings_of(module):
+    """Returns the variables of the configuration, most of which are settings, for `cfg`."""
+    kinds = (types.ModuleType, types.FunctionType, type)
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, kinds)
+    }
 
 
 def configure_logging(module):
@@ -160,19 +188,29 @@ def warning_about_loggers(path):
     )
 
 
-def wrap(application, worker, is_asgi):
-    """Returns the application, with the hooks pre_request and post_request around each request."""
-    module = sys.modules.get(CONFIGURATION_MODULE)
-    before, after = getattr(module, "pre_request", None), getattr(module, "post_request", None)
-    if before is None and after is None:
+def wrap(application, worker, is_asgi, argument):
+    """Returns the application, with the hooks pre_request and post_request around each request.
+
+    `argument` is the base class of the hooks' arguments.
+    """
+    _, module = executed
+    hooks = [name for name in ("pre_request", "post_request") if getattr(module, name, None)]
+    if not hooks:
         return application
     if is_asgi:
-        worker.log.warning("pre_request and post_request are called for WSGI applications only")
+        if worker.number == 0:
+            worker.log.warning(
+                "%s: not called for an ASGI application; a middleware of the application sees each request",
+                ", ".join(hooks),
+            )
         return application
-    return HookedApplication(application, worker, before, after)
+    before, after = getattr(module, "pre_request", None), getattr(module, "post_request", None)
+    request_type = type("Request", (RequestFields, argument), {"called": "req"})
+    response_type = type("Response", (ResponseFields, argument), {"called": "resp"})
+    return HookedApplication(application, worker, before, after, request_type, response_type)
 
 
-class Request:
+class RequestFields:
     """The `req` argument of hooks: the attributes of gunicorn's request that an environ has."""
 
     def __init__(self, environ):
@@ -182,12 +220,16 @@ class Request:
         self.uri = environ.get("RAW_URI") or self.path + ("?" + self.query if self.query else "")
         self.scheme = environ["wsgi.url_scheme"]
         self.remote_addr = environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT")
+        self.version = tuple(map(int, environ["SERVER_PROTOCOL"].partition("/")[2].split(".")))
         self.headers = [
             (name[5:].replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_")
         ]
+        for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            if environ.get(name):
+                self.headers.append((name.replace("_", "-"), environ[name]))
 
 
-class Response:
+class ResponseFields:
     """The `resp` argument of hooks."""
 
     def __init__(self):
@@ -200,8 +242,10 @@ class Response:
 class HookedApplication:
     """A WSGI application with hooks around each request."""
 
-    def __init__(self, application, worker, before, after):
+    def __init__(self, application, worker, before, after, request_type, response_type):
         self.application = application
+        self.request_type = request_type
+        self.response_type = response_type
         self.worker = worker
         self.before = before
         self.after = after
@@ -210,7 +254,9 @@ class HookedApplication:
         self.n_arguments = code.co_argcount if code and code.co_argcount in (2, 3) else 4
 
     def __call__(self, environ, start_response):
-        request, response = Request(environ), Response()
+        request, response = self.request_type(environ), self.response_type()
+        # As in gunicorn, threads may count at the same time, and lose one.
+        self.worker.nr += 1
         if self.before is not None:
             self.before(self.worker, request)
         if self.after is None:

@@ -5,58 +5,31 @@ does not raise when a hook fails: it returns (kind, summary, traceback, headline
 extension reports.
 """
 
-import logging
 import os
-import sys
-import types
 
-LOGGER = "rgun"
-
-
-class Server:
-    """The `server` argument of hooks: the attributes of gunicorn's arbiter that rgun provides."""
-
-    def __init__(self, pid, cfg, log):
-        self.pid = pid
-        self.cfg = cfg
-        self.log = log
-
-    def __repr__(self):
-        return f"<rgun daemon {self.pid}>"
-
-
-class Worker:
-    """The `worker` argument of hooks."""
-
-    def __init__(self, pid, number, age, ppid, cfg, log):
-        self.pid = pid
-        # The seat, stable over restarts.
-        self.number = number
-        # Counts the workers that the daemon has started, as gunicorn's does.
-        self.age = age
-        self.ppid = ppid
-        self.cfg = cfg
-        self.log = log
-
-    def __repr__(self):
-        return f"<rgun worker {self.number} (pid {self.pid})>"
+# The prefix of a target in a module that is a configuration file of gunicorn.
+MODULE_PREFIX = "python:"
 
 
 class Hooks:
     """The hooks of one process. All get the same `server` and `worker` objects."""
 
-    def __init__(self, load, conf, names, directory, number, incarnation, daemon, settings):
+    def __init__(self, load, objects, conf, names, directory, number, incarnation, daemon, settings, address):
         self.load = load
+        # The module hook_objects.py.
+        self.objects = objects
         # A function that returns the module gunicorn_conf.py.
         self.conf = conf
-        # Maps the name of a hook to `module:function`, `/path/of/file:function`, or
-        # `/path/of/file:` to run the file only.
+        # Maps the name of a hook to `module:function`, or to `/path/of/file:function` or
+        # `python:module:function` for a configuration of gunicorn. Without a function, the
+        # configuration is only run.
         self.names = names
         self.directory = directory
-        self.cfg = types.SimpleNamespace(**settings)
-        self.log = logger()
-        self.server = Server(daemon, self.cfg, self.log)
-        self.worker = Worker(os.getpid(), number, incarnation, daemon, self.cfg, self.log)
+        self.settings = settings
+        self.cfg = objects.Settings(settings)
+        self.log = objects.logger()
+        self.server = objects.Server(daemon, self.cfg, self.log, address)
+        self.worker = objects.Worker(os.getpid(), number, incarnation, daemon, self.cfg, self.log)
 
     def call(self, name):
         """Calls a hook for this worker."""
@@ -70,7 +43,9 @@ class Hooks:
 
     def child_exit(self, pid, number, incarnation):
         """Calls child_exit for a worker that has exited."""
-        worker = Worker(pid, number, incarnation, self.server.pid, self.cfg, self.log)
+        worker = self.objects.Worker(pid, number, incarnation, self.server.pid, self.cfg, self.log)
+        worker.alive = False
+        worker.serves(counts_requests=False)
         return self.run("child_exit", self.server, worker)
 
     def check(self, name):
@@ -85,7 +60,7 @@ class Hooks:
     def find(self, name):
         """Returns the function of a hook; None if it only runs a file."""
         module, _, attribute = self.names[name].rpartition(":")
-        if module.startswith("/"):
+        if is_configuration(module):
             module = self.execute(name, module)
         if not attribute:
             return None
@@ -98,18 +73,27 @@ class Hooks:
             )
         return function
 
-    def execute(self, name, path):
-        """Executes a file, at most once in a process. Returns the name of its module."""
+    def execute(self, name, configuration):
+        """Executes a configuration, at most once in a process. Returns the name of its module."""
         try:
-            return self.conf().execute(path).__name__
+            module = self.conf().execute(configuration)
         except BaseException as error:  # noqa: BLE001 (sys.exit() in the file is a failure, too)
-            raise self.load.failure_of("running", path, error, f"hooks.{name}") from None
+            raise self.load.failure_of("running", configuration, error, f"hooks.{name}") from None
+        # The settings that rgun knows are stronger: flags may override those of the file.
+        vars(self.cfg).update(self.conf().settings_of(module), **self.settings)
+        return module.__name__
 
     def wrap(self, application, is_asgi):
-        """Returns the application with the hooks around its requests, if a configuration file has any."""
-        if not any(target.startswith("/") for target in self.names.values()):
-            return application
-        return self.conf().wrap(application, self.worker, is_asgi)
+        """Returns the application with the hooks around its requests, if a configuration has any."""
+        hooked = application
+        if any(map(is_configuration, self.names.values())):
+            hooked = self.conf().wrap(application, self.worker, is_asgi, self.objects.HookArgument)
+        self.worker.serves(counts_requests=hooked is not application)
+        return hooked
+
+    def loaded(self, application):
+        """Notes the application, once it is imported."""
+        self.worker.loaded(application)
 
     def run(self, name, *arguments):
         """Calls a hook. Returns None, or the failure."""
@@ -132,13 +116,6 @@ class Hooks:
         return None
 
 
-def logger():
-    """Returns `server.log`, which writes to stderr unless the application has configured that logger."""
-    log = logging.getLogger(LOGGER)
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("[%(process)d] [%(levelname)s] %(message)s"))
-        log.addHandler(handler)
-        log.propagate = False
-        log.setLevel(logging.INFO)
-    return log
+def is_configuration(target):
+    """Returns whether a target is in a configuration of gunicorn, not in a module of `[hooks]`."""
+    return target.startswith(("/", MODULE_PREFIX))

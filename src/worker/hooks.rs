@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyModule};
+use pyo3::types::{PyDict, PyList, PyModule};
 use rgun_channel::control::{Interface, Report, Start};
 
 use crate::application::BootFailure;
@@ -52,10 +52,30 @@ impl Hooks {
         settings.set_item("chdir", &start.directory)?;
         settings.set_item("pythonpath", start.pythonpath.join(OsStr::new(",")))?;
         settings.set_item("proc_name", "rgun")?;
+        let addresses = PyList::empty(py);
+        for listener in &start.listeners {
+            if listener.path.is_empty() {
+                addresses.append((&listener.name, listener.port.parse::<u16>()?))?;
+            } else {
+                addresses.append(&listener.path)?;
+            }
+        }
         let conf = wrap_pyfunction!(gunicorn_conf, py)?;
-        let arguments =
-            (load_py(py)?, conf, names, &start.directory, start.worker, start.incarnation, daemon, settings);
+        let (load, objects, directory) = (load_py(py)?, hook_objects(py)?, &start.directory);
+        let (number, age) = (start.worker, start.incarnation);
+        let arguments = (load, objects, conf, names, directory, number, age, daemon, settings, addresses);
         Ok(Self(Some(python_module(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind())))
+    }
+
+    /// Passes the application to the hooks that follow, as `worker.wsgi`.
+    ///
+    /// # Errors
+    /// A Python error.
+    pub(crate) fn set_application(&self, py: Python<'_>, application: &Py<PyAny>) -> PyResult<()> {
+        match &self.0 {
+            Some(hooks) => hooks.bind(py).call_method1(intern!(py, "loaded"), (application,)).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Calls a hook for this worker.
@@ -168,6 +188,13 @@ fn gunicorn_conf(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let text = include_str!("gunicorn_conf.py");
     embedded_module(py, &MODULE, text, c"<rgun>/gunicorn_conf.py", c"rgun_worker.gunicorn_conf")
+}
+
+/// Returns the module `hook_objects.py`.
+fn hook_objects(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let text = include_str!("hook_objects.py");
+    embedded_module(py, &MODULE, text, c"<rgun>/hook_objects.py", c"rgun_worker.hook_objects")
 }
 
 fn python_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {

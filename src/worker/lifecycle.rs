@@ -32,6 +32,7 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
         Ok(loaded) => loaded,
         Err(failure) => return report_failure(process, failure),
     };
+    hooks.set_application(py, &application)?;
     if let Err(failure) = hooks.call(py, "post_worker_init")? {
         return report_failure(process, failure);
     }

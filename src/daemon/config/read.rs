@@ -216,8 +216,9 @@ pub(super) fn probe(setting: &Setting) -> Result<Option<String>, ValueError> {
     }
 }
 
-/// `module:function`, or a file with the function, as `/srv/mysite/gunicorn.conf.py:function`;
-/// without a function, the file is only run. "off" is `None`.
+/// `module:function`, or a configuration of gunicorn with the function, as
+/// `/srv/mysite/gunicorn.conf.py:function` or `python:mysite.conf:function`; without a function, the
+/// configuration is only run. "off" is `None`.
 pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, ValueError> {
     let text = text(setting)?;
     if text == "off" {
@@ -233,6 +234,11 @@ pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, ValueError> {
     if let Some((file, function)) = text.rsplit_once(':').filter(|(file, _)| file.starts_with('/')) {
         let module = file.to_owned();
         return Ok(Some(Target { module, attribute: function.to_owned(), factory: false }));
+    }
+    if let Some((module, function)) = text.strip_prefix("python:").and_then(|text| text.rsplit_once(':')) {
+        let Target { module, .. } = module.parse()?;
+        let (module, attribute) = (format!("python:{module}"), function.to_owned());
+        return Ok(Some(Target { module, attribute, factory: false }));
     }
     if text.contains('/') || text.contains(".py") {
         return error(

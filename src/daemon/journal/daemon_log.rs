@@ -63,6 +63,8 @@ struct LogOutputs {
     access: Option<Arc<LogQueue>>,
     stdout: OutputRoute,
     stderr: OutputRoute,
+    /// Whether entries are lines of JSON.
+    is_json: bool,
 }
 
 /// The log of this process.
@@ -140,7 +142,13 @@ pub fn start(log: &Log) -> io::Result<Destination> {
     let access = if to_stdout { Some(access_stream(format, &stdout)?) } else { None };
     let access_queue = access.as_ref().map(|stream| Arc::clone(&stream.queue));
     let layer = QueueLayer { log: LogStream { format, queue: Arc::clone(&queue) }, access };
-    let _first = LOG.set(LogOutputs { queue, access: access_queue, stdout, stderr });
+    let _first = LOG.set(LogOutputs {
+        queue,
+        access: access_queue,
+        stdout,
+        stderr,
+        is_json: log.format == LogFormat::Json,
+    });
     tracing_subscriber::registry().with(layer.with_filter(adjustable(log.level))).init();
     std::panic::set_hook(Box::new(log_panic));
     Ok(destination)
@@ -175,6 +183,11 @@ pub(super) fn count_dropped(entries: u64) {
 /// Returns the destinations of workers' stdout and stderr. `None` before [`start`].
 pub(super) fn routes() -> Option<[OutputRoute; 2]> {
     LOG.get().map(|log| [log.stdout.clone(), log.stderr.clone()])
+}
+
+/// Returns whether the log's entries are lines of JSON.
+pub(super) fn is_json() -> bool {
+    LOG.get().is_some_and(|log| log.is_json)
 }
 
 struct QueueLayer {

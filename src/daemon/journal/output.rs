@@ -32,6 +32,7 @@ use crate::id::{WorkerId, WorkerNr};
 
 use super::daemon_log::{self, OutputRoute};
 use super::format::NativeEntry;
+use super::queue::LogQueue;
 use super::thread::LogThread;
 
 /// Maximum number of bytes of a line in one entry; longer lines are split. The default of
@@ -104,7 +105,7 @@ struct Stream {
 struct LineSplitter {
     name: StreamName,
     route: OutputRoute,
-    /// The worker's seat. `None` for a zygote.
+    /// The worker's seat. `None` for a zygote, and for the process of the arbiter's hooks.
     worker: Option<u16>,
     pid: u32,
     /// The start of an unfinished line.
@@ -146,9 +147,9 @@ impl WorkerOutput {
         Ok((WorkerEnds { stdout, stderr }, DaemonEnds(ours)))
     }
 
-    /// Starts reading the pipes of a process.
-    pub fn follow(&self, ends: DaemonEnds, worker: WorkerId, pid: u32) {
-        let worker = (worker.number != WorkerNr::ZYGOTE).then_some(worker.number.0);
+    /// Starts reading the pipes of a worker's process; `None` for a process that is no worker.
+    pub fn follow(&self, ends: DaemonEnds, worker: Option<WorkerId>, pid: u32) {
+        let worker = worker.filter(|worker| worker.number != WorkerNr::ZYGOTE).map(|worker| worker.number.0);
         let streams = ends.0.into_iter().map(|(fd, name, route)| Stream {
             fd,
             lines: LineSplitter { name, route, worker, pid, partial: Vec::new(), is_continued: false },
@@ -327,10 +328,8 @@ impl LineSplitter {
     fn log(&self, text: Vec<u8>) {
         match &self.route {
             OutputRoute::Inherited => {}
-            OutputRoute::Lines(queue) => {
-                let lines = text.split_inclusive(|byte| *byte == b'\n').count();
-                queue.push_waiting(text, lines as u64);
-            }
+            OutputRoute::Lines(queue) if daemon_log::is_json() => self.log_hook_records(&text, queue),
+            OutputRoute::Lines(queue) => push_lines(queue, text),
             OutputRoute::Entries(queue) => {
                 let mut is_continued = self.is_continued;
                 for line in text.split(|byte| *byte == b'\n') {
@@ -344,6 +343,30 @@ impl LineSplitter {
                 }
             }
         }
+    }
+
+    /// Logs lines as they are, except the records of `server.log`, which become entries of the
+    /// daemon: their text would be no JSON.
+    fn log_hook_records(&self, text: &[u8], queue: &LogQueue) {
+        let mut others = Vec::new();
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            let record = if self.is_continued { None } else { hook_record(line, self.pid) };
+            let Some((level, message)) = record else {
+                others.extend_from_slice(line);
+                continue;
+            };
+            push_lines(queue, std::mem::take(&mut others));
+            let (worker, pid) = (self.worker, self.pid);
+            match level {
+                "CRITICAL" | "ERROR" => {
+                    tracing::error!(rgun.worker = worker, rgun.pid = pid, "{message}");
+                }
+                "WARNING" => tracing::warn!(rgun.worker = worker, rgun.pid = pid, "{message}"),
+                "DEBUG" => tracing::debug!(rgun.worker = worker, rgun.pid = pid, "{message}"),
+                _ => tracing::info!(rgun.worker = worker, rgun.pid = pid, "{message}"),
+            }
+        }
+        push_lines(queue, others);
     }
 
     /// Returns an entry for journald. `None` for a blank line, which journald would discard.
@@ -368,10 +391,45 @@ impl LineSplitter {
     }
 }
 
+/// Puts whole lines into the log.
+fn push_lines(queue: &LogQueue, text: Vec<u8>) {
+    let lines = text.split_inclusive(|byte| *byte == b'\n').count();
+    if lines > 0 {
+        queue.push_waiting(text, lines as u64);
+    }
+}
+
+/// Returns level and message of a line that `server.log` has written in the process `pid`:
+/// `[4711] [INFO] text` (`logger` in src/worker/hook_objects.py).
+fn hook_record(line: &[u8], pid: u32) -> Option<(&str, &str)> {
+    let line = std::str::from_utf8(line).ok()?.trim_end();
+    let rest = line.strip_prefix('[')?.strip_prefix(&pid.to_string())?.strip_prefix("] [")?;
+    let (level, message) = rest.split_once("] ")?;
+    ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"].contains(&level).then_some((level, message))
+}
+
 /// Splits the priority off a line: `<3>text` has priority 3 (sd-daemon(3)).
 fn priority(line: &[u8]) -> (u8, &[u8]) {
     match line {
         [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] => (digit - b'0', rest),
         _ => (DEFAULT_PRIORITY, line),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_records_of_the_process_itself_are_recognized() {
+        let record = |line: &str| {
+            hook_record(line.as_bytes(), 4711).map(|(level, text)| (level.to_owned(), text.to_owned()))
+        };
+        assert_eq!(record("[4711] [INFO] ready\n"), Some(("INFO".to_owned(), "ready".to_owned())));
+        assert_eq!(record("[4711] [WARNING] a [b] c"), Some(("WARNING".to_owned(), "a [b] c".to_owned())));
+        for line in ["[47] [INFO] x", "[47110] [INFO] x", "[4711] [NOTE] x", "4711 INFO x", "{\"a\": 1}", ""]
+        {
+            assert_eq!(record(line), None, "{line}");
+        }
     }
 }

@@ -155,7 +155,7 @@ impl Pool {
     /// Starts reading the output of a process.
     fn follow_output(&self, ends: Option<DaemonEnds>, worker: WorkerId, pid: Pid) {
         if let (Some(output), Some(ends)) = (&self.output, ends) {
-            output.follow(ends, worker, pid.as_raw().unsigned_abs());
+            output.follow(ends, Some(worker), pid.as_raw().unsigned_abs());
         }
     }
 

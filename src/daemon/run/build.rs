@@ -1,5 +1,4 @@
-//! Builds the daemon: takes the sockets that systemd passed, starts the threads, connects the
-//! parts.
+//! Builds the daemon: opens the listeners, starts the threads, connects the parts.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -10,14 +9,13 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::buffer_limits::BufferLimits;
-use super::conf_hooks::ConfHooks;
 use super::control_socket::ControlSocket;
 use super::messages::{MainMessage, edge_notice_sink, notice_sink};
 use super::operator_log::log_unless_terminal;
 use super::system::{self, AutoLimits, FileLimit, Host};
 use super::terminal_log::TerminalLog;
 use super::{
-    Daemon, Generations, MemoryWatch, OperatorLog, Reloads, SignalStreams, StackDumps, StartupError,
+    Daemon, Generations, MemoryWatch, OperatorLog, Reloads, SignalStreams, StackDumps, Startup, StartupError,
     StatusLine, Timers, generations,
 };
 use crate::cli::Invocation;
@@ -35,6 +33,7 @@ use crate::net::{ConnectionTracker, Listener};
 use crate::pool::{self, Pool};
 use crate::supervise::Supervisor;
 use crate::systemd::cgroup::Delegation;
+use crate::systemd::listen::InheritedListener;
 use crate::systemd::notify;
 use crate::tls::TlsContext;
 
@@ -44,11 +43,8 @@ impl Daemon {
     ///
     /// # Errors
     /// The system refuses a resource, or the configuration names a file that does not exist.
-    pub(super) fn build(
-        invocation: &Invocation,
-        destination: Destination,
-        conf_hooks: ConfHooks,
-    ) -> Result<(Self, Runtime), StartupError> {
+    pub(super) fn build(invocation: &Invocation, startup: Startup) -> Result<(Self, Runtime), StartupError> {
+        let Startup { destination, inherited, output, conf_hooks } = startup;
         let config = &invocation.config;
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -57,7 +53,7 @@ impl Daemon {
         let entered = runtime.enter();
         let signals = SignalStreams::new().map_err(StartupError::system("handle signals"))?;
         let tls = load_tls(config)?;
-        let listeners = listeners(config, tls.as_ref())?;
+        let listeners = listeners(config, inherited, tls.as_ref())?;
         let extension =
             pool::find_extension().map_err(|error| StartupError::config_reason(error.to_string()))?;
         let operator_log = log_start(config, &listeners, destination);
@@ -69,7 +65,7 @@ impl Daemon {
         let reloads = Reloads::new(host.is_supervised);
         let (edge, dispatcher, journal) =
             start_edge(config, host.auto_limits, listeners, &messages_tx, &reloads)?;
-        let pool = start_pool(extension, delegation, &files)?;
+        let pool = start_pool(extension, delegation, &files, output);
         let memory_events = pool
             .memory_watch_fd()
             .map(|fd| fd.try_clone_to_owned().and_then(|fd| register(Arc::new(fd))))
@@ -116,8 +112,12 @@ fn listen_for_commands(
 }
 
 /// Opens the listeners, with their TLS settings.
-fn listeners(config: &Config, tls: Option<&Arc<TlsContext>>) -> Result<Vec<Listener>, StartupError> {
-    let listeners = system::listeners(config)?;
+fn listeners(
+    config: &Config,
+    inherited: Vec<InheritedListener>,
+    tls: Option<&Arc<TlsContext>>,
+) -> Result<Vec<Listener>, StartupError> {
+    let listeners = system::listeners(config, inherited)?;
     for listener in &listeners {
         listener.tls.set(generations::listener_tls(config, tls, &listener.name));
     }
@@ -199,16 +199,16 @@ fn start_edge(
     Ok((edge, dispatcher, journal_thread))
 }
 
-/// Creates the pool, and starts the thread that reads the workers' output.
+/// Creates the pool.
 fn start_pool(
     extension: PathBuf,
     delegation: Option<Delegation>,
     files: &FileLimit,
-) -> Result<Pool, StartupError> {
-    let output = WorkerOutput::start().map_err(StartupError::system("read the workers' output"))?;
+    output: Option<WorkerOutput>,
+) -> Pool {
     let mut pool = Pool::new(extension, delegation).with_output(output);
     if let Some(soft) = files.inherited {
         pool.set_open_files_limit(soft);
     }
-    Ok(pool)
+    pool
 }

@@ -6,8 +6,11 @@
 
 use std::thread::JoinHandle;
 
-use super::StartupError;
-use crate::cli::{HookProcess, Invocation};
+use super::{StartupError, system};
+use crate::cli::{HookProcess, Invocation, ServerFacts};
+use crate::config::{Bind, Config};
+use crate::journal::output::WorkerOutput;
+use crate::systemd::listen::{InheritedListener, InheritedSocket};
 
 /// The process that calls the hooks.
 #[derive(Debug, Default)]
@@ -23,13 +26,30 @@ pub(super) enum ConfHooks {
 }
 
 impl ConfHooks {
-    /// Starts the process, if there are hooks, and calls `on_starting`.
+    /// Starts the process, if there are hooks, and calls `on_starting`. `inherited` are the sockets
+    /// from systemd, `output` puts what the hooks print into the log.
     ///
     /// # Errors
     /// The process cannot be started, or `on_starting` raised, which ends gunicorn too.
-    pub(super) fn start(invocation: &Invocation) -> Result<Self, StartupError> {
+    pub(super) fn start(
+        invocation: &Invocation,
+        inherited: &[InheritedListener],
+        output: Option<&WorkerOutput>,
+    ) -> Result<Self, StartupError> {
         let Some(hooks) = &invocation.daemon_hooks else { return Ok(Self::None) };
-        let started = hooks.start(&invocation.config.app).and_then(|mut process| {
+        let config = &invocation.config;
+        let addresses = addresses(config, inherited);
+        let workers = config.workers.count.resolve(system::available_cores()).get();
+        let facts = ServerFacts { addresses: &addresses, workers };
+        let pipes = output
+            .map(WorkerOutput::pipes)
+            .transpose()
+            .map_err(StartupError::system("read the output of the hooks"))?;
+        let (stderr, ends) = pipes.map(|(theirs, ours)| (theirs.stderr, ours)).unzip();
+        let started = hooks.start(config, &facts, stderr).and_then(|mut process| {
+            if let (Some(output), Some(ends)) = (output, ends) {
+                output.follow(ends, None, process.pid());
+            }
             process.call("on_starting")?;
             Ok(process)
         });
@@ -78,6 +98,25 @@ impl ConfHooks {
             log_failure(process.call("on_exit"));
         }
     }
+}
+
+/// Returns the addresses of the sockets from systemd, or of those that the daemon will bind.
+fn addresses(config: &Config, inherited: &[InheritedListener]) -> Vec<Bind> {
+    if inherited.is_empty() {
+        return config.listen.addresses().into_iter().map(|(_, bind)| bind.clone()).collect();
+    }
+    // A socket without an address, such as an abstract one, is left out.
+    let address = |socket: &InheritedSocket| match socket {
+        InheritedSocket::Tcp(listener) => {
+            let address = listener.local_addr().ok()?;
+            Some(Bind::Tcp { host: address.ip().to_string(), port: address.port() })
+        }
+        InheritedSocket::Unix(listener) => {
+            let path = listener.local_addr().ok()?.as_pathname()?.to_owned();
+            Some(Bind::Unix { path })
+        }
+    };
+    inherited.iter().filter_map(|listener| address(&listener.socket)).collect()
 }
 
 fn log_failure(outcome: Result<(), String>) {

@@ -1,6 +1,8 @@
 //! `workers.max_memory`: reports workers over their limit to the supervisor, and logs the requests
 //! they were running.
 
+use std::io;
+
 use super::Daemon;
 use crate::dispatch;
 use crate::id::WorkerId;
@@ -33,6 +35,16 @@ impl Daemon {
         let serves = |entry: &WorkerSnapshot| entry.worker == worker && entry.state == WorkerState::Ready;
         let entry = self.supervisor.snapshot().workers.into_iter().find(serves)?;
         self.generations.get(entry.generation)?.workers.max_memory
+    }
+
+    /// Reads the memory events after a wait for them. If the wait failed, only the periodic
+    /// [`Daemon::check_memory_limits`] reads them from then on.
+    pub(super) fn on_memory_readable(&mut self, waited: io::Result<()>) -> Vec<Event> {
+        if let Err(error) = waited {
+            tracing::warn!(%error, "cannot wait for memory events; reading them periodically instead");
+            self.memory.events = None;
+        }
+        self.poll_memory_events()
     }
 
     /// Reads the memory events of the workers' cgroups.

@@ -60,7 +60,7 @@ mod testing;
 mod timers;
 
 use std::collections::{HashSet, VecDeque};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -70,14 +70,17 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::cli::Invocation;
+use crate::config::LogFormat;
 use crate::dispatch::Dispatcher;
 use crate::edge::Edge;
 use crate::id::WorkerId;
 use crate::journal::catalog::OperatorEvent;
-use crate::journal::daemon_log;
+use crate::journal::daemon_log::{self, Destination};
+use crate::journal::output::WorkerOutput;
 use crate::journal::thread::LogThread;
 use crate::pool::Pool;
 use crate::supervise::{Action, Event, Supervisor};
+use crate::systemd::listen::{self, InheritedListener};
 use crate::systemd::notify;
 
 use self::conf_hooks::ConfHooks;
@@ -104,11 +107,13 @@ const OUTPUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Serves until the daemon is asked to stop. Returns the exit status.
 pub fn serve(invocation: &Invocation) -> ExitCode {
     let config = &invocation.config;
+    // Before any thread starts, because it removes environment variables, which is not thread-safe.
+    let inherited = listen::take_listeners();
     let destination = match daemon_log::start(&config.log) {
         Ok(destination) => destination,
         Err(error) => {
             // If stderr is closed, only the exit status reports the failure.
-            let _ = writeln!(std::io::stderr(), "rgun: cannot start the log: {error}");
+            let _ = writeln!(io::stderr(), "rgun: cannot start the log: {error}");
             return ExitCode::from(EX_OSERR);
         }
     };
@@ -118,7 +123,14 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     for warning in &invocation.warnings {
         tracing::warn!("{warning}");
     }
-    let built = ConfHooks::start(invocation).and_then(|hooks| Daemon::build(invocation, destination, hooks));
+    let built = inherited.map_err(|error| StartupError::config(&error)).and_then(|inherited| {
+        let output = WorkerOutput::start().map_err(StartupError::system("read the workers' output"))?;
+        // In the log as text, what the hooks print keeps its place among the entries.
+        let has_entries = destination == Destination::Journal || config.log.format == LogFormat::Json;
+        let output_of_hooks = output.as_ref().filter(|_| has_entries);
+        let conf_hooks = ConfHooks::start(invocation, &inherited, output_of_hooks)?;
+        Daemon::build(invocation, Startup { destination, inherited, output, conf_hooks })
+    });
     let status = match built {
         Ok((daemon, runtime)) => ExitCode::from(runtime.block_on(daemon.run())),
         Err(StartupError { status, reason, errno }) => {
@@ -129,6 +141,16 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     };
     daemon_log::flush();
     status
+}
+
+/// The parts of the daemon that exist before the others are built.
+struct Startup {
+    destination: Destination,
+    /// The sockets that systemd passed.
+    inherited: Vec<InheritedListener>,
+    /// Reads what workers and hooks print. `None` if they inherit the daemon's standard output.
+    output: Option<WorkerOutput>,
+    conf_hooks: ConfHooks,
 }
 
 /// The state of the main thread.
@@ -180,7 +202,8 @@ struct Timers {
 /// Watches workers for `workers.max_memory`.
 #[derive(Debug)]
 struct MemoryWatch {
-    /// Readable when a worker's `memory.events` changed. `None` without delegated cgroups.
+    /// Readable when a worker's `memory.events` changed. `None` without delegated cgroups, and
+    /// after a failed wait.
     events: Option<AsyncFd<Arc<OwnedFd>>>,
     /// Workers over their limit that were reported to the supervisor. Each is reported once.
     reported: HashSet<WorkerId>,
@@ -216,7 +239,7 @@ impl Daemon {
                     tracing::warn!("ignoring SIGUSR2; use `systemctl restart rgun` (no connection is refused)");
                     Vec::new()
                 }
-                () = readable(self.memory.events.as_ref()) => self.poll_memory_events(),
+                waited = readable(self.memory.events.as_ref()) => self.on_memory_readable(waited),
                 () = sleep_until(wake) => self.run_timers(),
                 () = sleep_until(watchdog.map(|interval| pinged + interval)) => {
                     pinged = Instant::now();
@@ -299,10 +322,10 @@ impl Daemon {
         if let Err(failure) = journal.join_timeout(JOURNAL_TIMEOUT) {
             tracing::error!(?failure, "the journal thread has not written the last entries of requests");
         }
+        conf_hooks.finish();
         if let Some(output) = pool.into_output() {
             output.stop(OUTPUT_TIMEOUT);
         }
-        conf_hooks.finish();
         if operator_log.is_on_terminal() {
             terminal_log::show_stopped();
         } else {
@@ -311,16 +334,11 @@ impl Daemon {
     }
 }
 
-/// Resolves when the descriptor is readable; never if there is no descriptor.
-async fn readable(fd: Option<&AsyncFd<Arc<OwnedFd>>>) {
+/// Resolves when the descriptor is readable, or cannot be waited for; never if there is no
+/// descriptor.
+async fn readable(fd: Option<&AsyncFd<Arc<OwnedFd>>>) -> io::Result<()> {
     match fd {
-        Some(fd) => match fd.readable().await {
-            Ok(mut ready) => ready.clear_ready(),
-            Err(error) => {
-                tracing::debug!(%error, "cannot wait for memory events any more");
-                std::future::pending::<()>().await;
-            }
-        },
+        Some(fd) => fd.readable().await.map(|mut ready| ready.clear_ready()),
         None => std::future::pending().await,
     }
 }

@@ -12,7 +12,7 @@ use crate::config::{Bind, Config, name};
 use crate::error_chain::Chain;
 use crate::journal::daemon_log::Destination;
 use crate::net::{BindError, Listener};
-use crate::systemd::listen::{self, InheritedListener};
+use crate::systemd::listen::InheritedListener;
 use crate::systemd::{cgroup::Delegation, memory};
 
 /// Facts about the host, read once at startup.
@@ -47,8 +47,10 @@ pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
 }
 
 /// Returns the sockets that systemd passed. If it passed none, binds the addresses of `[listen]`.
-pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, StartupError> {
-    let inherited = listen::take_listeners().map_err(|error| StartupError::config(&error))?;
+pub(super) fn listeners(
+    config: &Config,
+    inherited: Vec<InheritedListener>,
+) -> Result<Vec<Listener>, StartupError> {
     if inherited.is_empty() {
         let bind = |(name, bind): (Option<&str>, &Bind)| {
             Listener::bind(bind, name).map_err(|error| {

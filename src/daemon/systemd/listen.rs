@@ -61,7 +61,8 @@ pub enum ListenError {
 }
 
 /// Takes the passed sockets. Returns an empty vector if this process was not socket-activated
-/// (`LISTEN_PID` is absent or another process's).
+/// (`LISTEN_PID` is absent or another process's). Removes the variables, so it must be called
+/// before the process has other threads.
 ///
 /// # Errors
 /// If a descriptor is not a listening stream socket, or `LISTEN_FDS` names none.

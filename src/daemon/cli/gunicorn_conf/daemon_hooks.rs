@@ -1,11 +1,18 @@
 //! The hooks of gunicorn's arbiter, called in a process that lives as long as the daemon.
 
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::helper::{self, Helper, HelperError};
 use super::location::ConfLocation;
-use crate::config::App;
+use crate::config::{Bind, Config};
+
+/// The classes of the hooks' arguments, which are those of the hooks in workers.
+const HOOK_OBJECTS: &str = include_str!("../../../worker/hook_objects.py");
 
 /// Maximum time for a hook, and for running the file before the first hook.
 const MAX_HOOK_TIME: Duration = Duration::from_secs(30);
@@ -29,16 +36,36 @@ pub struct HookProcess {
     functions: Vec<String>,
 }
 
+/// Facts that hooks read from `server`, besides the configuration.
+#[derive(Debug)]
+pub struct ServerFacts<'a> {
+    /// The addresses of the listeners.
+    pub addresses: &'a [Bind],
+    /// The number of workers at the start.
+    pub workers: u16,
+}
+
 impl DaemonHooks {
     /// Starts the process and runs the file in it. Hooks run in the application's directory and
-    /// environment.
+    /// environment. `stderr` is where the process writes what the hooks print; `None` for the
+    /// daemon's standard error.
     ///
     /// # Errors
     /// A message for the operator.
-    pub fn start(&self, app: &App) -> Result<HookProcess, String> {
+    pub fn start(
+        &self,
+        config: &Config,
+        facts: &ServerFacts<'_>,
+        stderr: Option<OwnedFd>,
+    ) -> Result<HookProcess, String> {
         let Self { python, location, cwd, known, functions } = self.clone();
+        let app = &config.app;
         let mut command = helper::command(&python, "hooks", &location, &known, &cwd);
-        command.arg(&app.directory).envs(app.env.iter().map(|(name, value)| (name, value)));
+        command.arg(&app.directory).arg(describe_server(config, facts)).arg(HOOK_OBJECTS);
+        command.envs(app.env.iter().map(|(name, value)| (name, value)));
+        if let Some(stderr) = stderr {
+            command.stderr(stderr);
+        }
         let started = Helper::start(&mut command).and_then(|mut helper| {
             helper.read_answer(MAX_HOOK_TIME)?;
             Ok(helper)
@@ -50,7 +77,40 @@ impl DaemonHooks {
     }
 }
 
+/// Returns the attributes of `server` in JSON: `address`, `num_workers`, and in `cfg` the settings
+/// that flags and variables may have changed, with gunicorn's names and units.
+fn describe_server(config: &Config, facts: &ServerFacts<'_>) -> String {
+    let Config { app, workers, timeouts, .. } = config;
+    let address = |bind: &Bind| match bind {
+        Bind::Tcp { host, port } => json!([host, port]),
+        Bind::Unix { path } => json!(path.to_string_lossy()),
+    };
+    let seconds = |time: Option<Duration>| time.map_or(0, |time| time.as_secs());
+    json!({
+        "address": facts.addresses.iter().map(address).collect::<Vec<_>>(),
+        "num_workers": facts.workers,
+        "cfg": {
+            "bind": facts.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "chdir": app.directory.to_string_lossy(),
+            "graceful_timeout": timeouts.drain.as_secs(),
+            "max_requests": workers.max_requests.map_or(0, NonZeroU64::get),
+            "preload_app": workers.preload,
+            "proc_name": "rgun",
+            "threads": workers.threads,
+            "timeout": seconds(timeouts.request),
+            "workers": facts.workers,
+            "wsgi_app": app.target.to_string(),
+        },
+    })
+    .to_string()
+}
+
 impl HookProcess {
+    /// The id of the process.
+    pub fn pid(&self) -> u32 {
+        self.helper.pid()
+    }
+
     /// Calls a hook and waits until it returns. Does nothing if the file does not have the hook.
     ///
     /// # Errors

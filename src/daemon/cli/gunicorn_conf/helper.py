@@ -6,8 +6,9 @@ interpreter, in the directory where rgun was started. The arguments are "setting
 by commas. The answers are JSON objects on standard output, with a NUL after each.
 
 With "settings", the script answers once and waits to be killed. With "hooks", the script answers
-when the file has run, then once for each line of standard input, which is a hook's name; the fifth
-argument is the application's directory, in which hooks run. The output of the file goes to standard
+when the file has run, then once for each line of standard input, which is a hook's name. The further
+arguments are the application's directory, in which hooks run, the attributes of `server` in JSON, and the
+text of hook_objects.py. The output of the file goes to standard
 error. Runs on CPython 3.9 and later.
 """
 
@@ -17,7 +18,6 @@ import sys
 out = os.dup(1)
 os.dup2(2, 1)
 mode, kind, location, known = sys.argv[1:5]
-directory = sys.argv[5] if len(sys.argv) > 5 else None
 
 import fcntl  # noqa: E402 (what these modules print must not go to the pipe)
 import importlib  # noqa: E402
@@ -154,21 +154,17 @@ def end_with_rgun(pipe):
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-class Server:
-    """The argument of hooks: the attributes of gunicorn's arbiter that rgun provides."""
-
-    def __init__(self, names):
-        import logging
-
-        self.pid = os.getppid()
-        self.cfg = types.SimpleNamespace(**{name: names[name] for name in known.split(",") if name in names})
-        self.log = logging.getLogger("rgun")
-        if not self.log.handlers:
-            handler = logging.StreamHandler(sys.stderr)
-            handler.setFormatter(logging.Formatter("[%(process)d] [%(levelname)s] %(message)s"))
-            self.log.addHandler(handler)
-            self.log.propagate = False
-            self.log.setLevel(logging.INFO)
+def make_server(names):
+    """Returns the argument of hooks. The daemon's settings are stronger than those of the file."""
+    objects = types.ModuleType("hook_objects")
+    exec(compile(arguments[2], "<rgun>/hook_objects.py", "exec"), vars(objects))
+    facts = json.loads(arguments[1])
+    own = {name: names[name] for name in known.split(",") if name in names}
+    server = objects.Server(
+        os.getppid(), objects.Settings({**own, **facts["cfg"]}), objects.logger(), facts["address"]
+    )
+    server.num_workers = facts["num_workers"]
+    return server
 
 
 def call(names, name, server):
@@ -188,10 +184,10 @@ def serve_hooks(pipe):
     """Executes the file, and calls hooks until the pipe is closed."""
     try:
         names = execute()
-        if directory is not None:
-            os.chdir(directory)
-            sys.path.insert(0, directory)
-        server = Server(names)
+        directory = arguments[0]
+        os.chdir(directory)
+        sys.path.insert(0, directory)
+        server = make_server(names)
     except BaseException as error:  # noqa: BLE001 (sys.exit() in the file is a failure, too)
         write({"error": describe(error)})
         return
@@ -203,7 +199,7 @@ def serve_hooks(pipe):
 
 pipe = take_input()
 pid = os.getpid()
-sys.argv = ["gunicorn"]
+arguments, sys.argv = sys.argv[5:], ["gunicorn"]
 sys.path[:1] = [os.getcwd()]
 if mode == "hooks":
     serve_hooks(pipe)

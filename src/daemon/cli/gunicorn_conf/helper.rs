@@ -136,6 +136,11 @@ impl Helper {
             .map_err(|error| HelperError::Io { python: self.python.clone(), error })
     }
 
+    /// The id of the process.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the process's next answer.
     pub(super) fn read_answer(&mut self, limit: Duration) -> Result<ConfNames, HelperError> {
         match read_answer(&mut self.answers, limit) {

@@ -54,7 +54,8 @@ impl ConfLocation {
         }
     }
 
-    /// Returns the value of a key in `[hooks]` for a function of this file.
+    /// Returns the value of a key in `[hooks]` for a function of this configuration; an empty name
+    /// only runs the configuration.
     pub(in crate::cli) fn function(&self, function: &str) -> Value {
         match self {
             Self::File(path) => {
@@ -62,7 +63,7 @@ impl ConfLocation {
                 name.extend([b":", function.as_bytes()].concat());
                 Value::os(&OsString::from_vec(name))
             }
-            Self::Module(module) => Value::text(format!("{module}:{function}")),
+            Self::Module(module) => Value::text(format!("python:{module}:{function}")),
         }
     }
 }

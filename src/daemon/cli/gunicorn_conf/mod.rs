@@ -18,7 +18,7 @@ use super::compat::gunicorn::TABLE;
 use super::foreign::{self, FlagSource};
 use crate::config::{ConfigError, Layer, Setting, Value, name};
 
-pub use daemon_hooks::{DaemonHooks, HookProcess};
+pub use daemon_hooks::{DaemonHooks, HookProcess, ServerFacts};
 pub(crate) use helper::Adjust;
 use helper::HelperError;
 pub(super) use location::ConfLocation;
@@ -49,7 +49,7 @@ pub(super) fn read(
     adjust: Adjust<'_>,
 ) -> Result<ConfSettings, Vec<ConfigError>> {
     let origin = location.to_string();
-    let Arguments { args, hooks, worker_settings, daemon_hooks, mut warnings, errors } =
+    let Arguments { args, hooks, worker_settings, daemon_hooks, warnings, errors } =
         run(location, python, cwd, adjust)?;
     let mut parsed = foreign::parse(&args, FlagSource::File(&origin));
     parsed.errors.extend(errors);
@@ -61,16 +61,8 @@ pub(super) fn read(
         let value = target.map_or_else(|| location.function(&setting), Value::text);
         layer.insert(key, Setting::flag(&format!("{origin}: {setting}"), value));
     }
-    match location {
-        ConfLocation::File(_) if !worker_settings.is_empty() => {
-            // A hook that names the file but no function: workers only run the file.
-            let run = || Setting::flag(&format!("{origin}: {}", worker_settings[0]), location.function(""));
-            layer.entry(name::POST_FORK).or_insert_with(run);
-        }
-        ConfLocation::File(_) => {}
-        ConfLocation::Module(_) => warnings.extend(worker_settings.iter().map(|setting| {
-            format!("{origin}: {setting}: ignored; workers apply it if --config names a file, not a module")
-        })),
+    if let Some(setting) = worker_settings.first() {
+        run_in_workers(location, &format!("{origin}: {setting}"), &mut layer);
     }
     let daemon_hooks = (!daemon_hooks.is_empty()).then(|| DaemonHooks {
         python: python.to_owned(),
@@ -81,6 +73,24 @@ pub(super) fn read(
     });
     let warnings = warnings.into_iter().chain(parsed.warnings).collect();
     Ok(ConfSettings { layer, warnings, daemon_hooks })
+}
+
+/// Makes workers run the configuration, if none of its functions is a hook: adds a hook that names
+/// the configuration but no function. `origin` is the setting that needs this.
+fn run_in_workers(location: &ConfLocation, origin: &str, layer: &mut Layer) {
+    const HOOKS: [&str; 5] =
+        [name::POST_FORK, name::POST_WORKER_INIT, name::WORKER_EXIT, name::WORKER_ABORT, name::CHILD_EXIT];
+    let run = location.function("");
+    let prefix = run.to_string();
+    let prefix = prefix.trim_end_matches('"');
+    let is_run = HOOKS
+        .iter()
+        .filter_map(|hook| layer.get(hook))
+        .any(|setting| setting.value.to_string().starts_with(prefix));
+    // All five can only be taken by functions of other modules, which gunicorn's files import.
+    if !is_run && let Some(vacant) = HOOKS.iter().find(|hook| !layer.contains_key(*hook)) {
+        layer.insert(vacant, Setting::flag(origin, run));
+    }
 }
 
 /// Returns the names of all settings, separated by commas.
