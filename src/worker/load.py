@@ -67,6 +67,12 @@ def load(module, attribute, factory, interface, directory):
                 f"app.target: {target} is {describe_type(application)}, which cannot be called; "
                 "name a WSGI application or, for a function that makes one, add ()",
             )
+        if interface == WSGI and makes_coroutine(application):
+            raise Failure(
+                CONFIG,
+                f"app.interface: {target} is an ASGI application, and the setting (--interface, "
+                "--worker-class) is for WSGI; remove it, or write asgi",
+            )
         return application, interface if interface != "auto" else detect(application), warning, None
     except Failure as failure:
         return None, None, None, failure.outcome
@@ -185,6 +191,13 @@ def detect(application):
     # start_response.
     is_coroutine, n_needed = call_signature(application)
     return ASGI if is_coroutine or n_needed in (1, 3) else WSGI
+
+
+def makes_coroutine(application):
+    """Returns whether calling the application certainly makes a coroutine, which no WSGI application does."""
+    while isinstance(application, functools.partial):
+        application = application.func
+    return not isinstance(application, type) and call_signature(application)[0]
 
 
 def is_factory(candidate):
@@ -453,6 +466,9 @@ def exit_forked_child(error):
         if isinstance(error, SystemExit):
             # The exit codes of Python: 0 for None, a number for itself, 1 for anything else.
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if code and not isinstance(error.code, int):
+                # As Python does for sys.exit("text").
+                sys.stderr.write(f"{error.code}\n")
         elif error is None:
             sys.stderr.write(
                 "rgun: a child process forked by the application returned into the server; ending it\n"

@@ -122,6 +122,13 @@ def test_interface_asgi_overrides_detection(python, project):
     assert "asgi" in text.lower()
 
 
+def test_coroutine_function_is_refused_as_wsgi(python, project):
+    for target in ("good:asgi", "good:asgi_object"):
+        code, text = run_check(python, project(good=GOOD), target, "--worker-class", "gthread")
+        assert code == 78
+        assert f"app.interface: {target} is an ASGI application, and the setting" in text
+
+
 def test_interface_wsgi_overrides_detection(python, project):
     code, text = run_check(python, project(good=GOOD), "good:asgi_by_parameters", "--interface", "wsgi")
     assert code == 0, text

@@ -115,7 +115,7 @@ def test_worker_exits_when_its_daemon_dies(start):
     wait_until("the worker has exited", lambda: not exists(pid))
 
 
-@pytest.mark.parametrize(("how", "code"), [("exit", 7), ("answer", 70)])
+@pytest.mark.parametrize(("how", "code"), [("exit", 7), ("exit_text", 1), ("answer", 70)])
 def test_forked_child_does_not_return_into_the_server(probe, how, code):
     pid = probe.get("/pid").json()
     with probe.connect() as connection:
@@ -123,6 +123,8 @@ def test_forked_child_does_not_return_into_the_server(probe, how, code):
         assert connection.request("GET", "/pid").json() == pid
     if how == "answer":
         probe.wait_for_log("forked by the application returned into the server")
+    if how == "exit_text":
+        probe.wait_for_log("no licence in the child")
 
 
 def test_subprocesses_inherit_no_descriptor_of_the_worker(probe):

@@ -37,6 +37,8 @@ pub(super) struct ForeignFlags {
     pub(super) config: Option<OsString>,
     pub(super) warnings: Vec<String>,
     pub(super) errors: Vec<ConfigError>,
+    /// Whether some of the flags are uvicorn's own, which turn the access log on by default.
+    pub(super) has_uvicorn_flags: bool,
 }
 
 /// Parses `GUNICORN_CMD_ARGS`, split as a shell or Python's `shlex` splits a line. As in gunicorn,
@@ -77,6 +79,7 @@ pub(super) fn parse(args: &[OsString], source: FlagSource<'_>) -> ForeignFlags {
     let ParsedFlags { layer, config, .. } = cli.flags.parse(&mut parsed.warnings, &mut parsed.errors);
     parsed.layer = layer;
     parsed.config = config;
+    parsed.has_uvicorn_flags = compat::uvicorn::UvicornFlags::is_used(&matches);
     for setting in parsed.layer.values_mut() {
         setting.origin = source.rename(&setting.origin);
     }

@@ -35,7 +35,7 @@ pub(super) fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure
         );
         return Failure { text, status: EX_USAGE, stdout: false };
     }
-    if let Some(text) = second_application(error) {
+    if let Some(text) = second_application(error, args) {
         return Failure { text, status: EX_USAGE, stdout: false };
     }
     Failure {
@@ -47,19 +47,61 @@ pub(super) fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure
 
 /// Explains a second application on the command line. Clap takes the word for an unknown subcommand
 /// of rgun.
-fn second_application(error: &clap::Error) -> Option<String> {
+fn second_application(error: &clap::Error, args: &[OsString]) -> Option<String> {
     if error.kind() != ErrorKind::ArgumentConflict {
         return None;
     }
     let ContextValue::String(word) = error.get(ContextKind::InvalidSubcommand)? else { return None };
-    let hint = if is_flag(&compat::add_flags(Cli::command()), word) {
-        format!("; did you mean --{word}?")
+    let first = first_application(args, word).unwrap_or_default();
+    let command = compat::add_flags(Cli::command());
+    let hint = if let Some(flag) = [word, &first].into_iter().find(|word| is_flag(&command, word)) {
+        format!("did you mean --{flag}?")
+    } else if is_foreign_command(&first) {
+        format!("rgun serves without a command: write rgun {word}")
+    } else if let Some(meant) = nearest_command(&first) {
+        format!("did you mean {meant}?")
     } else {
-        String::new()
+        "remove one of them".to_owned()
     };
     Some(format!(
-        "error: one application is expected, but '{word}' follows it{hint}\n\nFor more information, try '--help'.\n"
+        "error: one application is expected, but '{word}' follows '{first}'; {hint}\n\nFor more information, try \
+         '--help'.\n"
     ))
+}
+
+/// Returns the application that comes before the argument `second`.
+fn first_application(args: &[OsString], second: &str) -> Option<String> {
+    let is_second = |idx: &usize| args.get(*idx).is_some_and(|arg| arg == second);
+    // A value of a flag may be the same word.
+    (2..args.len()).filter(is_second).find_map(|idx| {
+        let (cli, _) = parse_matches(args.get(..idx)?).ok()?;
+        cli.flags.app().map(str::to_owned)
+    })
+}
+
+/// Returns whether the word is a command by which another program serves an application.
+fn is_foreign_command(word: &str) -> bool {
+    matches!(
+        word,
+        "run"
+            | "serve"
+            | "start"
+            | "dev"
+            | "runserver"
+            | "gunicorn"
+            | "uvicorn"
+            | "hypercorn"
+            | "granian"
+            | "daphne"
+    )
+}
+
+/// Returns the command of rgun that differs from the word by one letter, or by the order of two.
+fn nearest_command(word: &str) -> Option<&'static str> {
+    ["rgun check", "rgun reload", "rgun doctor", "rgun migrate"].into_iter().find(|command| {
+        let name = command.trim_start_matches("rgun ");
+        strsim::damerau_levenshtein(word, name) == 1
+    })
 }
 
 /// Finds the argument that clap refuses because it is not UTF-8; clap's error does not name the
@@ -117,8 +159,8 @@ pub(super) fn explain_target(target: &str, layer: &Layer, cwd: &Path) -> Option<
         "stop" => "systemctl stop rgun",
         "restart" => "systemctl restart rgun",
         "status" => "systemctl status rgun",
-        "run" | "serve" => "rgun APP, e.g. rgun mysite.wsgi",
-        _ => return None,
+        word if is_foreign_command(word) => "rgun APP, e.g. rgun mysite.wsgi",
+        word => nearest_command(word)?,
     };
     let is_elsewhere =
         [config::name::DIRECTORY, config::name::PYTHONPATH].iter().any(|key| layer.contains_key(key));

@@ -27,7 +27,7 @@ mod service;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::{ArgMatches, CommandFactory};
+use clap::CommandFactory;
 
 use nix::unistd::geteuid;
 
@@ -37,10 +37,10 @@ use crate::config::{
 use compat::translate::{Translation, translate};
 use doctor::DoctorRequest;
 pub use error::{EX_CONFIG, EX_USAGE, Failure};
-use flags::{Cli, ParsedFlags, Subcommand};
+use flags::{Cli, Flags, ParsedFlags, Subcommand};
 use foreign::ForeignFlags;
 use gunicorn_conf::{ConfLocation, ConfSettings};
-pub use gunicorn_conf::{DaemonHooks, HookProcess};
+pub use gunicorn_conf::{DaemonHooks, HookProcess, ServerFacts};
 use init::InitRequest;
 use matches::{explain_target, from_clap_error, parse_matches};
 use migrate::MigrateRequest;
@@ -297,7 +297,7 @@ where
     warnings.extend(config::unread_variables(environment).into_iter().map(unread_variable_warning));
     let has_app = flags.app().is_some();
     if has_app {
-        flags.complete_address(|option| peer_variables::address_part(environment, option));
+        complete_flags(&mut flags, environment);
     } else {
         warnings.extend(peer_variables::warn_without_app(environment));
     }
@@ -323,7 +323,8 @@ where
     let is_default_conf = !is_file_named && matches!(file, Some(ConfigFile::Python(_)));
     let program = args.first().and_then(|name| config::find_program(name, environment, cwd));
     let check_as = check_as.or_else(|| check.then(CheckIdentity::default));
-    let environment = adjusted_environment(environment, matches, check_as.is_some());
+    let is_uvicorn = variables.has_uvicorn_flags || compat::uvicorn::UvicornFlags::is_used(matches);
+    let environment = adjusted_environment(environment, is_uvicorn, check_as.is_some());
     let sources = Sources { flags, environment, file, is_default_conf, cwd: cwd.to_owned(), program };
     command_of(sources, warnings, check_as)
 }
@@ -352,6 +353,14 @@ fn reload_command(instance: Option<String>, socket: Option<PathBuf>, cwd: &Path)
 /// Commands that neither serve nor check an application.
 const OTHER_COMMANDS: [&str; 4] = ["reload", "doctor", "init", "migrate"];
 
+/// Completes flags by variables of uvicorn and granian that are only part of a setting.
+fn complete_flags(flags: &mut Flags, environment: &Environment) {
+    flags.complete_address(|option| peer_variables::address_part(environment, option));
+    if peer_variables::names_factory(environment) {
+        flags.call_app();
+    }
+}
+
 /// Rewrites the options of other servers on a command line that serves or checks an application.
 fn translate_line(args: Vec<OsString>) -> Translation {
     if args.get(1).is_some_and(|command| OTHER_COMMANDS.iter().any(|other| command == other)) {
@@ -365,11 +374,11 @@ fn translate_line(args: Vec<OsString>) -> Translation {
     })
 }
 
-/// Returns the environment with two adjustments: flags of uvicorn turn the access log on by
-/// default, and a check may lack the unit's credentials.
-fn adjusted_environment(environment: &Environment, matches: &ArgMatches, is_check: bool) -> Environment {
+/// Returns the environment with two adjustments: flags and variables of uvicorn turn the access log
+/// on by default, and a check may lack the unit's credentials.
+fn adjusted_environment(environment: &Environment, is_uvicorn: bool, is_check: bool) -> Environment {
     let mut environment = environment.clone();
-    if compat::uvicorn::UvicornFlags::is_used(matches) {
+    if is_uvicorn {
         environment = environment.logging_access();
     }
     if is_check {

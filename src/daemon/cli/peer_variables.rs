@@ -25,6 +25,7 @@ pub(super) fn read(environment: &Environment) -> ForeignFlags {
     overlay(&mut flags.layer, uvicorn.layer);
     flags.warnings.extend(uvicorn.warnings);
     flags.errors.extend(uvicorn.errors);
+    flags.has_uvicorn_flags = uvicorn.has_uvicorn_flags || is_true(environment, &uvicorn_variable(FACTORY));
     flags
 }
 
@@ -53,6 +54,24 @@ pub(super) fn address_part(environment: &Environment, option: &str) -> Option<St
     let variable = value(environment, &uvicorn_variable(option))
         .or_else(|| value(environment, &granian_variable(option)))?;
     variable.to_str().map(str::to_owned)
+}
+
+/// The option that changes the application on the command line, and no other setting.
+const FACTORY: &str = "factory";
+
+/// Returns whether a variable makes the application on the command line a factory.
+pub(super) fn names_factory(environment: &Environment) -> bool {
+    is_true(environment, &uvicorn_variable(FACTORY)) || is_true(environment, &granian_variable(FACTORY))
+}
+
+fn is_true(environment: &Environment, variable: &str) -> bool {
+    value(environment, variable).and_then(boolean) == Some(true)
+}
+
+/// Returns whether the variable is that of [`FACTORY`] with a valid value, which the command line's
+/// flags have taken over.
+fn is_taken(option: &str, value: &OsStr) -> bool {
+    option == FACTORY && boolean(value).is_some()
 }
 
 /// Returns the value of a variable, unless it is a URL: Kubernetes sets `UVICORN_PORT` to one for a
@@ -95,7 +114,9 @@ fn read_uvicorn(environment: &Environment) -> ForeignFlags {
     // The application is on the command line.
     for option in OPTIONS.iter().filter(|option| **option != "app") {
         let variable = uvicorn_variable(option);
-        let Some(value) = value(environment, &variable) else { continue };
+        let Some(value) = value(environment, &variable).filter(|value| !is_taken(option, value)) else {
+            continue;
+        };
         let is_switch = find(option).is_some_and(|arg| matches!(arg.get_action(), ArgAction::SetTrue));
         let (long, value) = match (is_switch, boolean(value)) {
             (false, _) => ((*option).to_owned(), Some(value)),
@@ -129,7 +150,9 @@ fn read_granian(environment: &Environment) -> ForeignFlags {
     let options = GRANIAN.iter().flat_map(|row| row.names.iter().map(move |option| (row, option)));
     for (row, option) in options {
         let variable = granian_variable(option);
-        let Some(value) = value(environment, &variable) else { continue };
+        let Some(value) = value(environment, &variable).filter(|value| !is_taken(option, value)) else {
+            continue;
+        };
         let row = match (row.has_value, boolean(value)) {
             (true, _) | (false, Some(true)) => row,
             (false, Some(false)) => {

@@ -3,6 +3,10 @@
 //! `%({referer}i)s`) and in granian (`%(addr)s`).
 
 use super::ValueError;
+use super::value::Setting;
+
+/// Gunicorn's default format, which is the `combined` format of other servers.
+const GUNICORN_FORMAT: &str = "'%(h)s %(l)s %(u)s %(t)s \"%(r)s\" %(s)s %(b)s \"%(f)s\" \"%(a)s\"'";
 
 /// The atoms without an argument, by name.
 const ATOMS: &[(&str, Atom)] = &[
@@ -65,7 +69,7 @@ pub struct AccessFormat {
     /// an index into this list.
     pub response_fields: Vec<String>,
     /// Variables (`%({x}e)s`) that the daemon does not know; a hyphen stands for each.
-    pub(super) unknown_variables: Vec<String>,
+    unknown_variables: Vec<String>,
 }
 
 /// A piece of the line.
@@ -135,6 +139,26 @@ pub enum Atom {
 }
 
 impl AccessFormat {
+    /// Returns the warnings about variables that the daemon does not know, and about a format that
+    /// is the same text for every request, such as `combined`, a name of another server.
+    pub(super) fn warnings(&self, setting: &Setting) -> Vec<String> {
+        let Setting { origin, value, .. } = setting;
+        let unknown = |variable: &String| {
+            format!(
+                "{origin}: %({{{variable}}}e)s is logged as \"-\": the daemon does not know this variable of the \
+                 application"
+            )
+        };
+        let mut warnings: Vec<String> = self.unknown_variables.iter().map(unknown).collect();
+        if self.pieces.iter().all(|piece| matches!(piece, FormatPiece::Text(_))) {
+            warnings.push(format!(
+                "{origin}: {value} has no atom such as %(r)s, so each line of the access log is this text; gunicorn's \
+                 line is {GUNICORN_FORMAT}"
+            ));
+        }
+        warnings
+    }
+
     /// Parses a format.
     ///
     /// # Errors

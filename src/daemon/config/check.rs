@@ -383,13 +383,7 @@ impl Checker<'_> {
             text => AccessFormat::parse(text).map(|format| Some(Arc::new(format))),
         });
         if let (Some(format), Some(setting)) = (&access_format, self.setting(name::ACCESS_FORMAT)) {
-            self.warnings.extend(format.unknown_variables.iter().map(|variable| {
-                format!(
-                    "{}: %({{{variable}}}e)s is logged as \"-\": the daemon does not know this variable of the \
-                     application",
-                    setting.origin
-                )
-            }));
+            self.warnings.extend(format.warnings(setting));
         }
         Log {
             level: self.read(name::LEVEL, defaults.level, read::level),

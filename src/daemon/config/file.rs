@@ -11,7 +11,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use super::keys::{self, Lookup, name};
 use super::value::{HUGE_NUMBER, Setting, Source, TableEntry};
-use super::{ConfigError, Layer, Value};
+use super::{ConfigError, Layer, Value, foreign_file};
 
 /// Reads the file at `path`; `None` if it cannot be read or is not TOML. Errors go to `errors`.
 pub(crate) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Layer> {
@@ -40,7 +40,7 @@ pub(crate) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Layer> 
     }
 }
 
-/// Parses `text`, the content of `path`; `None` if it is not TOML.
+/// Parses `text`, the content of `path`; `None` if it is not TOML, or the file of another program.
 pub(crate) fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Option<Layer> {
     let (document, mut faults) = DeTable::parse_recoverable(text);
     if !faults.is_empty() {
@@ -50,6 +50,10 @@ pub(crate) fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> O
             let reason = format!("is not TOML: {}", fault.message());
             broken(format!("{}:{line}", path.display()), &reason, quoting_hint(text, line))
         }));
+        return None;
+    }
+    if let Some(error) = foreign_file::explain(path, document.get_ref()) {
+        errors.push(error);
         return None;
     }
     let mut reader = TomlReader { path, text, layer: Layer::new(), errors: Vec::new() };

@@ -73,11 +73,10 @@ fn unnamed_sockets(checker: &mut Checker<'_>, base: &Path) -> Listen {
 /// Reads a list of addresses. Relative paths of unix sockets are relative to `base`.
 fn addresses(setting: &Setting, base: &Path) -> Result<Vec<Bind>, ValueError> {
     let mut bind: Vec<Bind> = Vec::new();
-    for text in strings(setting)? {
-        let mut address = text.parse().map_err(|error: ValueError| ValueError {
-            reason: format!("{text:?} {}", error.reason),
-            ..error
-        })?;
+    let texts = strings(setting)?;
+    for text in &texts {
+        let mut address =
+            text.parse().map_err(|error| if texts.len() > 1 { name_address(text, error) } else { error })?;
         if let Bind::Unix { path } = &mut address
             && path.is_relative()
         {
@@ -98,6 +97,12 @@ fn addresses(setting: &Setting, base: &Path) -> Result<Vec<Bind>, ValueError> {
         return Err(ValueError::new("names no address").with_hint("remove the key for 127.0.0.1:8000"));
     }
     Ok(bind)
+}
+
+/// Names the address of a list that is wrong, unless the reason does.
+fn name_address(text: &str, error: ValueError) -> ValueError {
+    let colon = if error.reason.starts_with('"') { ":" } else { "" };
+    ValueError { reason: format!("{text:?}{colon} {}", error.reason), ..error }
 }
 
 /// A table before the defaults are known.

@@ -43,7 +43,7 @@ pub(in crate::cli) struct UvicornFlags {
 
     /// Calls APP to make the application, as "()" at the end of APP does.
     #[arg(long, hide = true)]
-    factory: bool,
+    pub(in crate::cli) factory: bool,
 
     /// The first directory of `--pythonpath`.
     #[arg(long, hide = true)]

@@ -1,6 +1,6 @@
 //! Converts values from gunicorn's and uvicorn's spelling into that of the configuration file.
 
-use crate::config::Value;
+use crate::config::{Value, nearest};
 
 /// Adds the unit to gunicorn's whole seconds; a time of zero becomes `zero`. `config` checks
 /// everything else.
@@ -98,10 +98,26 @@ pub(super) struct WorkerClass {
     pub(super) is_loop: bool,
 }
 
+/// Names of worker classes, for a class that is misspelled.
+const WORKER_CLASSES: [&str; 12] = [
+    "sync",
+    "gthread",
+    "gevent",
+    "eventlet",
+    "tornado",
+    "asgi",
+    "uvicorn.workers.UvicornWorker",
+    "uvicorn_worker.UvicornWorker",
+    "gunicorn.workers.gthread.ThreadWorker",
+    "gunicorn.workers.ggevent.GeventWorker",
+    "gunicorn.workers.geventlet.EventletWorker",
+    "uvloop",
+];
+
 /// Maps one of gunicorn's worker classes.
 ///
 /// # Errors
-/// The remedy for a class that rgun has no equivalent of.
+/// The remedy for a class that rgun has no equivalent of, or that is misspelled.
 pub(super) fn worker_class(class: &str) -> Result<WorkerClass, String> {
     let base = WorkerClass { interface: "auto", needs_threads: false, is_loop: false };
     let same = |interface| Ok(WorkerClass { interface, ..base });
@@ -132,7 +148,10 @@ pub(super) fn worker_class(class: &str) -> Result<WorkerClass, String> {
             "remove it if the application runs on asyncio too, as one written with anyio does; rgun runs no trio"
                 .to_owned(),
         ),
-        _ => Ok(WorkerClass { needs_threads: true, ..base }),
+        other => match nearest(other, WORKER_CLASSES) {
+            Some(class) => Err(format!("did you mean {class}?")),
+            None => Ok(WorkerClass { needs_threads: true, ..base }),
+        },
     }
 }
 

@@ -268,6 +268,11 @@ impl Flags {
         self.uvicorn.complete_address(part);
     }
 
+    /// Calls APP, as `--factory` does, unless APP is a call.
+    pub(super) fn call_app(&mut self) {
+        self.uvicorn.factory |= self.app.as_deref().is_some_and(|app| !app.contains('('));
+    }
+
     /// Converts the flags to settings. Refused and contradictory flags go to `errors`.
     pub(super) fn parse(&self, warnings: &mut Vec<String>, errors: &mut Vec<ConfigError>) -> ParsedFlags {
         let Self { app, uvicorn, .. } = self;

@@ -5,6 +5,7 @@ use super::options;
 use super::plan::Plan;
 use super::server::ReplacedServer;
 use crate::cli::compat::peers;
+use crate::config::HYPERCORN_NAMES;
 
 /// Names whose option is spelled differently.
 const NAMES: [(&str, &str); 9] = [
@@ -28,9 +29,7 @@ const FLAGS: [(&str, &str); 2] = [
 /// Returns whether the text is TOML with settings of hypercorn outside of any table.
 pub(super) fn is_hypercorn(text: &str) -> bool {
     let Ok(table) = text.parse::<toml::Table>() else { return false };
-    ["bind", "insecure_bind", "quic_bind", "workers", "worker_class", "application_path", "accesslog"]
-        .iter()
-        .any(|name| table.get(*name).is_some_and(|value| !value.is_table()))
+    HYPERCORN_NAMES.iter().any(|name| table.get(*name).is_some_and(|value| !value.is_table()))
 }
 
 /// Adds the settings of the file.

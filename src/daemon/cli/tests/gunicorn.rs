@@ -355,3 +355,29 @@ fn every_flag_of_gunicorn_is_known() {
         assert!(known.iter().any(|name| name == flag), "--{flag}");
     }
 }
+
+#[test]
+fn misspelled_worker_class_is_refused_with_the_nearest() {
+    let shell = Shell::new();
+    for (typed, meant) in [
+        ("gevnt", "gevent"),
+        ("gthreads", "gthread"),
+        ("Sync", "sync"),
+        ("uvicorn.workers.UvicornWorkers", "uvicorn.workers.UvicornWorker"),
+    ] {
+        let text = shell.refused(&format!("a -k {typed}"));
+        let start =
+            format!("--worker-class {typed}: rgun has no such worker class\n    hint: did you mean {meant}?");
+        assert!(text.starts_with(&start), "{text}");
+    }
+}
+
+#[test]
+fn access_format_without_atoms_is_a_warning() {
+    let shell = Shell::new();
+    let warnings = |line: &str| shell.run(line).unwrap().warnings;
+    let expected = "--access-logformat: \"combined\" has no atom such as %(r)s, so each line of the access log is this \
+                    text; gunicorn's line is '%(h)s %(l)s %(u)s %(t)s \"%(r)s\" %(s)s %(b)s \"%(f)s\" \"%(a)s\"'";
+    assert_eq!(warnings("a --access-logfile - --access-logformat combined"), [expected]);
+    assert!(warnings("a --access-logfile - --access-logformat %(h)s").is_empty());
+}

@@ -152,7 +152,7 @@ fn invalid_flag_value_is_a_usage_error_naming_the_flag() {
             "--max-requests-jitter: workers.max_requests_jitter = \"50\": is added to workers.max_requests, which is not set",
         ),
         ("a --threads 0", "--threads: workers.threads = \"0\": is out of range"),
-        ("a --bind my/host", "--bind: listen.bind = [\"my/host\"]: \"my/host\" \"my/host\" is not a host"),
+        ("a --bind my/host", "--bind: listen.bind = [\"my/host\"]: \"my/host\" is not a host"),
         (
             "a --forwarded-allow-ips proxy",
             "--forwarded-allow-ips: proxy.trusted = [\"proxy\", \"unix\"]: \"proxy\" is neither an address nor a network",
@@ -449,8 +449,25 @@ fn log_config_names_a_readable_file_or_is_off() {
 #[test]
 fn second_application_is_named_with_a_hint() {
     let shell = Shell::new();
-    assert!(shell.refused("run app:app").contains("one application is expected, but 'app:app' follows it\n"));
-    assert!(shell.refused("a bind 0:8000").contains("'bind' follows it; did you mean --bind?"));
+    for (line, text) in [
+        ("run app:app", "'app:app' follows 'run'; rgun serves without a command: write rgun app:app"),
+        (
+            "uvicorn -w 2 app:app",
+            "'app:app' follows 'uvicorn'; rgun serves without a command: write rgun app:app",
+        ),
+        ("chekc app:app", "'app:app' follows 'chekc'; did you mean rgun check?"),
+        ("bind app:app", "'app:app' follows 'bind'; did you mean --bind?"),
+        ("a b -w 2", "'b' follows 'a'; remove one of them"),
+    ] {
+        let refused = shell.refused(line);
+        assert!(refused.contains(&format!("one application is expected, but {text}\n")), "{line}: {refused}");
+    }
+    assert!(
+        shell
+            .refused("chekc")
+            .starts_with("APP: \"chekc\" is not a command of rgun\n    hint: write rgun check")
+    );
+    assert!(shell.refused("a bind 0:8000").contains("'bind' follows 'a'; did you mean --bind?"));
 }
 
 #[test]

@@ -151,3 +151,36 @@ fn explicit_threads_override_those_of_a_worker_class() {
     assert_eq!(threads(&[("GUNICORN_CMD_ARGS", "-k gevent")], &["a", "--threads", "2"]), 2);
     assert_eq!(threads(&[("GUNICORN_CMD_ARGS", "-k gevent")], &["a", "-c", &file]), 3);
 }
+
+#[test]
+fn variables_of_uvicorn_turn_the_access_log_on() {
+    let shell = Shell::new();
+    for (variables, args, is_on) in [
+        (&[("UVICORN_PORT", "8001")][..], &["a"][..], true),
+        (&[("UVICORN_FACTORY", "1")], &["a:make"], true),
+        (&[("UVICORN_ACCESS_LOG", "false"), ("UVICORN_PORT", "8001")], &["a"], false),
+        (&[("UVICORN_PORT", "8001")], &["a", "--no-access-log"], false),
+        // A flag of gunicorn too, by which requests are not logged.
+        (&[("UVICORN_WORKERS", "2")], &["a"], false),
+        (&[("GRANIAN_PORT", "8001")], &["a"], false),
+        // A Kubernetes Service that is called uvicorn.
+        (&[("UVICORN_PORT", "tcp://10.0.0.1:80")], &["a"], false),
+    ] {
+        let found = shell.run_with(variables, args).unwrap();
+        assert_eq!(found.config.log.access.is_on(), is_on, "{variables:?}");
+    }
+}
+
+#[test]
+fn variable_calls_the_factory_on_the_command_line() {
+    let shell = Shell::new();
+    for variable in ["UVICORN_FACTORY", "GRANIAN_FACTORY"] {
+        for (value, app, target) in
+            [("1", "a:make", "a:make()"), ("1", "a:make()", "a:make()"), ("false", "a:app", "a:app")]
+        {
+            let found = shell.run_with(&[(variable, value)], &[app]).unwrap();
+            assert_eq!(found.config.app.target.to_string(), target, "{variable}={value}");
+            assert!(found.warnings.is_empty(), "{:?}", found.warnings);
+        }
+    }
+}

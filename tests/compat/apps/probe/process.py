@@ -79,6 +79,8 @@ def fork_and_return(environ, start_response):
     if child == 0:
         if query(environ, "how") == "exit":
             sys.exit(7)
+        if query(environ, "how") == "exit_text":
+            sys.exit("no licence in the child")
         return plain(start_response, b"from the child\n")
     _, status = os.waitpid(child, 0)
     return respond_json(start_response, os.WEXITSTATUS(status))
