@@ -82,11 +82,8 @@ fn read_credential(directory: Option<&Path>, variable: &str, credential: &str) -
             "a variable must be UTF-8 without zero bytes; let the application read the file instead",
         )
     })?;
-    Ok(text
-        .strip_suffix('\n')
-        .map(|line| line.strip_suffix('\r').unwrap_or(line))
-        .unwrap_or(&text)
-        .to_owned())
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
 
 /// Returns the error without the value, which names secrets.

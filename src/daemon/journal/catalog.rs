@@ -216,9 +216,8 @@ fn render_catalog() -> String {
     let mut catalog = "# Explanations of rgun's journal entries (journalctl -x); made from src/daemon/journal/catalog.rs.\n".to_owned();
     for event in OperatorEvent::EVENTS {
         let (id, subject) = (event.id(), event.subject());
-        catalog.push_str(&format!(
-            "\n-- {id}\nSubject: {subject}\nDefined-By: rgun\nDocumentation: man:rgun(8)\n"
-        ));
+        let fields = format!("\n-- {id}\nSubject: {subject}\nDefined-By: rgun\nDocumentation: man:rgun(8)\n");
+        catalog.push_str(&fields);
         for line in event.text().split('\n') {
             catalog.push('\n');
             catalog.push_str(&wrap(line, 80));
@@ -294,10 +293,8 @@ mod tests {
 
     #[test]
     fn journal_document_lists_the_events() {
-        let rows: String = OperatorEvent::EVENTS
-            .iter()
-            .map(|event| format!("| {} | `{}` |\n", event.subject(), event.id()))
-            .collect();
+        let row = |event: &OperatorEvent| format!("| {} | `{}` |\n", event.subject(), event.id());
+        let rows = OperatorEvent::EVENTS.iter().map(row).collect::<Vec<_>>().concat();
         let text = std::fs::read_to_string(document(JOURNAL_DOC)).unwrap();
         let head = "| event | `MESSAGE_ID` |\n|---|---|\n";
         let (before, after) = text.split_once(head).unwrap();

@@ -15,7 +15,7 @@ const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Time after READY=1 until the start counts as a success, so that the next restart is not delayed
 /// by the failures before it.
-pub(super) const RESTART_RESET_DELAY: Duration = Duration::from_secs(60);
+pub(super) const RESTART_RESET_DELAY: Duration = Duration::from_mins(1);
 
 /// Interval of attempts to remove a cgroup whose processes are exiting.
 pub(super) const CGROUP_INTERVAL: Duration = Duration::from_millis(100);

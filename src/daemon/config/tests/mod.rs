@@ -346,7 +346,7 @@ fn variables_come_from_credentials_of_the_unit() {
     let directory = case.place.join("credentials").display().to_string();
     let load = |text: &str, variables: &[(&str, &str)]| {
         let loaded = case.load(&format!("{VALID_APP}{text}\n"), variables, Layer::new());
-        loaded.map(|loaded| loaded.config.app).map_err(|errors| errors.to_string())
+        loaded.map(|loaded| loaded.config.app)
     };
     let unit = [("CREDENTIALS_DIRECTORY", &*directory)];
     let app = load("env_from_credentials = { SECRET_KEY = \"key\" }\nenv = { A = \"1\" }", &unit).unwrap();
