@@ -11,13 +11,13 @@ LOGGER = "rgun"
 
 
 class HookArgument:
-    """An argument of hooks. The error about an attribute that rgun does not have names a remedy."""
+    """An argument of hooks. The error about a missing attribute names a remedy."""
 
     # The name of the argument in gunicorn's documentation.
     called = ""
 
     def __getattr__(self, name):
-        # Called only for a missing attribute. Names with underscores are protocols, such as pickle's.
+        # Called only for a missing attribute. Names with two underscores belong to protocols, e.g. pickle's.
         if name.startswith("__"):
             raise AttributeError(name)
         own = ", ".join(sorted(each for each in vars(self) if not each.startswith("_")))
@@ -28,7 +28,7 @@ class HookArgument:
 
 
 class Settings(HookArgument):
-    """`cfg`: the settings of the configuration file, and those that rgun knows the value of."""
+    """`cfg`: the settings of the configuration file, and those whose value rgun knows."""
 
     called = "cfg"
 
@@ -62,7 +62,7 @@ class Worker(HookArgument):
         self.pid = pid
         # The seat, stable over restarts.
         self.number = number
-        # Counts the workers that the daemon has started, as gunicorn's does.
+        # The number of workers that the daemon has started, up to this one, as in gunicorn.
         self.age = age
         self.ppid = ppid
         self.cfg = cfg

@@ -79,7 +79,7 @@ class Hooks:
             module = self.conf().execute(configuration)
         except BaseException as error:  # noqa: BLE001 (sys.exit() in the file is a failure, too)
             raise self.load.failure_of("running", configuration, error, f"hooks.{name}") from None
-        # The settings that rgun knows are stronger: flags may override those of the file.
+        # The settings that rgun knows override those of the file, as flags do.
         vars(self.cfg).update(self.conf().settings_of(module), **self.settings)
         return module.__name__
 

@@ -2,7 +2,7 @@
 
 import json
 
-# The attributes of the arguments that hooks in use read.
+# The attributes that hooks commonly read.
 SERVER = (
     "server.address, server.num_workers, server.pid, server.proc_name, server.cfg.threads, server.cfg.bind"
 )
@@ -64,14 +64,14 @@ def test_hooks_of_workers_read_gunicorns_attributes(place):
     assert "raised AttributeError: worker.tmp: rgun does not have this attribute of gunicorn" in daemon.log()
 
 
-def test_uncounted_requests_are_not_reported_as_none(place):
+def test_worker_without_request_hooks_has_no_request_count(place):
     place.write("gunicorn.conf.py", "def worker_exit(server, worker):\n    print(worker.nr)\n")
     daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
     assert daemon.stop() == 0
     assert "raised AttributeError: worker.nr: rgun does not have this attribute" in daemon.log()
 
 
-def test_output_of_arbiter_hooks_is_in_the_log_to_its_end(place):
+def test_all_output_of_arbiter_hooks_is_in_the_log(place):
     place.write(
         "gunicorn.conf.py",
         """
@@ -157,7 +157,7 @@ def test_request_hooks_beside_an_imported_post_fork_are_called(place):
     daemon.wait_for_log("before /tea")
 
 
-def test_request_hooks_of_an_asgi_application_are_named_once(place):
+def test_request_hooks_of_an_asgi_application_cause_one_warning(place):
     place.write("site_wsgi.py", "async def application(scope, receive, send):\n    raise RuntimeError\n")
     place.write("gunicorn.conf.py", "workers = 2\n\ndef pre_request(worker, req):\n    pass\n")
     daemon = place.starter("site_wsgi", place.directory, ("-c", place.directory / "gunicorn.conf.py"))

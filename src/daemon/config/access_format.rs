@@ -140,7 +140,7 @@ pub enum Atom {
 
 impl AccessFormat {
     /// Returns the warnings about variables that the daemon does not know, and about a format that
-    /// is the same text for every request, such as `combined`, a name of another server.
+    /// is the same text for every request, such as `combined`, which is a name in other servers.
     pub(super) fn warnings(&self, setting: &Setting) -> Vec<String> {
         let Setting { origin, value, .. } = setting;
         let unknown = |variable: &String| {

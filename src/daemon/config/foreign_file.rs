@@ -13,8 +13,8 @@ pub(crate) const HYPERCORN_NAMES: [&str; 7] =
 /// Tables of `pyproject.toml` (PEP 518, PEP 621).
 const PYPROJECT_TABLES: [&str; 3] = ["tool", "project", "build-system"];
 
-/// Returns the error of a file that belongs to another program: it has names, but no section of
-/// rgun, nor a misspelled one. `None` for a file of rgun.
+/// Returns the error about a file that belongs to another program: a file with names, none of which
+/// is a section of rgun, even a misspelled one. `None` for a file of rgun.
 pub(super) fn explain(path: &Path, document: &DeTable<'_>) -> Option<ConfigError> {
     let names: Vec<(&str, bool)> =
         document.iter().map(|(name, value)| (name.get_ref().as_ref(), value.get_ref().is_table())).collect();

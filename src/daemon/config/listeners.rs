@@ -99,7 +99,7 @@ fn addresses(setting: &Setting, base: &Path) -> Result<Vec<Bind>, ValueError> {
     Ok(bind)
 }
 
-/// Names the address of a list that is wrong, unless the reason does.
+/// Adds the wrong address of a list to the reason.
 fn name_address(text: &str, error: ValueError) -> ValueError {
     let colon = if error.reason.starts_with('"') { ":" } else { "" };
     ValueError { reason: format!("{text:?}{colon} {}", error.reason), ..error }

@@ -268,7 +268,7 @@ impl WatchThread {
             self.poll_at = Instant::now() + POLL_INTERVAL;
         }
         let is_busy = self.git_lock.as_deref().is_some_and(Path::exists);
-        // A deleted source is a change of the application; another missing file was temporary.
+        // A deleted source is a change of the application; any other missing file was temporary.
         let files = &self.files;
         let counts = |path: &Path| files.is_source(path) || path.exists();
         if let Some(changes) = self.pending.take(is_busy, Instant::now(), counts) {

@@ -147,7 +147,7 @@ impl WorkerOutput {
         Ok((WorkerEnds { stdout, stderr }, DaemonEnds(ours)))
     }
 
-    /// Starts reading the pipes of a worker's process; `None` for a process that is no worker.
+    /// Starts reading the pipes of a worker's process; `None` for a process that is not a worker.
     pub fn follow(&self, ends: DaemonEnds, worker: Option<WorkerId>, pid: u32) {
         let worker = worker.filter(|worker| worker.number != WorkerNr::ZYGOTE).map(|worker| worker.number.0);
         let streams = ends.0.into_iter().map(|(fd, name, route)| Stream {
@@ -346,7 +346,7 @@ impl LineSplitter {
     }
 
     /// Logs lines as they are, except the records of `server.log`, which become entries of the
-    /// daemon: their text would be no JSON.
+    /// daemon: their text would not be JSON.
     fn log_hook_records(&self, text: &[u8], queue: &LogQueue) {
         let mut others = Vec::new();
         for line in text.split_inclusive(|byte| *byte == b'\n') {

@@ -300,7 +300,7 @@ impl Daemon {
     }
 
     /// Logs that no process can call `hooks.child_exit` for a worker. While the daemon stops, one
-    /// entry is for all workers.
+    /// entry covers all workers.
     fn log_missed_child_exit(&mut self, exited: WorkerId, pid: u32) {
         let is_stopping = self.timers.stop_by.is_some();
         if is_stopping && std::mem::replace(&mut self.operator_log.missed_child_exit, true) {

@@ -125,7 +125,7 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     }
     let built = inherited.map_err(|error| StartupError::config(&error)).and_then(|inherited| {
         let output = WorkerOutput::start().map_err(StartupError::system("read the workers' output"))?;
-        // In the log as text, what the hooks print keeps its place among the entries.
+        // If the log is text on standard error, the hooks print there themselves, in the right order.
         let has_entries = destination == Destination::Journal || config.log.format == LogFormat::Json;
         let output_of_hooks = output.as_ref().filter(|_| has_entries);
         let conf_hooks = ConfHooks::start(invocation, &inherited, output_of_hooks)?;

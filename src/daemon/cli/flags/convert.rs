@@ -98,7 +98,7 @@ pub(super) struct WorkerClass {
     pub(super) is_loop: bool,
 }
 
-/// Names of worker classes, for a class that is misspelled.
+/// Worker classes, of which the nearest is suggested for a misspelled one.
 const WORKER_CLASSES: [&str; 12] = [
     "sync",
     "gthread",

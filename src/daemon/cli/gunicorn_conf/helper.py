@@ -155,7 +155,7 @@ def end_with_rgun(pipe):
 
 
 def make_server(names):
-    """Returns the argument of hooks. The daemon's settings are stronger than those of the file."""
+    """Returns the argument of hooks. The daemon's settings override those of the file."""
     objects = types.ModuleType("hook_objects")
     exec(compile(arguments[2], "<rgun>/hook_objects.py", "exec"), vars(objects))
     facts = json.loads(arguments[1])

@@ -87,7 +87,7 @@ fn run_in_workers(location: &ConfLocation, origin: &str, layer: &mut Layer) {
         .iter()
         .filter_map(|hook| layer.get(hook))
         .any(|setting| setting.value.to_string().starts_with(prefix));
-    // All five can only be taken by functions of other modules, which gunicorn's files import.
+    // If none is vacant, all five are functions that the configuration names in other modules.
     if !is_run && let Some(vacant) = HOOKS.iter().find(|hook| !layer.contains_key(*hook)) {
         layer.insert(vacant, Setting::flag(origin, run));
     }

@@ -357,7 +357,7 @@ fn every_flag_of_gunicorn_is_known() {
 }
 
 #[test]
-fn misspelled_worker_class_is_refused_with_the_nearest() {
+fn nearest_name_is_suggested_for_a_misspelled_worker_class() {
     let shell = Shell::new();
     for (typed, meant) in [
         ("gevnt", "gevent"),

@@ -160,7 +160,7 @@ fn variables_of_uvicorn_turn_the_access_log_on() {
         (&[("UVICORN_FACTORY", "1")], &["a:make"], true),
         (&[("UVICORN_ACCESS_LOG", "false"), ("UVICORN_PORT", "8001")], &["a"], false),
         (&[("UVICORN_PORT", "8001")], &["a", "--no-access-log"], false),
-        // A flag of gunicorn too, by which requests are not logged.
+        // Also a flag of gunicorn, which logs no requests by default.
         (&[("UVICORN_WORKERS", "2")], &["a"], false),
         (&[("GRANIAN_PORT", "8001")], &["a"], false),
         // A Kubernetes Service that is called uvicorn.
