@@ -233,7 +233,7 @@ fn precompressed_files_have_their_own_etags() {
 }
 
 #[test]
-fn precompressed_file_older_than_its_file_is_not_used() {
+fn precompressed_file_older_than_its_original_is_not_used() {
     let daemon = start("/static/", "");
     let old = fs::File::options().write(true).open(site(&daemon).join("app.js.br")).unwrap();
     old.set_modified(std::time::SystemTime::now() - std::time::Duration::from_mins(1)).unwrap();
