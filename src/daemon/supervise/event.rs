@@ -159,7 +159,7 @@ pub struct LoadSample {
     pub queued: usize,
     /// The longest wait of a request for a worker, whether that wait has ended or not.
     pub longest_wait: Duration,
-    /// Requests that run. Prefetched ones do not.
+    /// Requests that run; prefetched ones are not counted.
     pub running: usize,
     /// The highest number of requests that ran at the same time.
     pub max_running: usize,

@@ -93,7 +93,11 @@ impl Exchange {
         if is_due && (self.response.head_received || is_early_end) {
             return Ok(());
         }
-        Err(format!("sent a body part of exchange {} before the head or after the end", self.id.0).into())
+        Err(format!(
+            "sent an empty body part of exchange {}, or one before the head or after the end",
+            self.id.0
+        )
+        .into())
     }
 
     fn on_exception(
