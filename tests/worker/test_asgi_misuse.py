@@ -183,7 +183,7 @@ def test_wrong_arguments_of_send_and_receive_raise_type_error(worker):
     assert "takes no arguments (1 given)" in one
 
 
-def test_send_raises_after_the_exchange_receive_does_not(worker):
+def test_after_the_exchange_only_send_raises(worker):
     assert worker.fetch("/later").status == 200
     outcome, event = json.loads(worker.fetch("/use_kept").body)
     assert outcome == COMPLETED.format(BODY).partition(": ")[2]

@@ -177,6 +177,7 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
     stop_worker(&runtime, dispatcher, &mut pool, worker);
     verdict
 }
+
 /// Returns the specification of a worker that serves no requests.
 fn spawn_spec<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
     SpawnSpec {

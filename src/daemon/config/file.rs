@@ -13,7 +13,8 @@ use super::keys::{self, Lookup, name};
 use super::value::{HUGE_NUMBER, Setting, Source, TableEntry};
 use super::{ConfigError, Layer, Value, foreign_file};
 
-/// Reads the file at `path`; `None` if it cannot be read or is not TOML. Errors go to `errors`.
+/// Reads the file at `path`; `None` if it cannot be read, is not TOML, or is the file of another
+/// program. Errors go to `errors`.
 pub(crate) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Layer> {
     match std::fs::read(path) {
         Ok(bytes) => {
