@@ -27,7 +27,7 @@ n_seen = 0
 
 
 def prepare():
-    """Keeps modules that were just saved out of the bytecode cache.
+    """Prevents the bytecode cache from storing modules that were saved just now.
 
     The cache tells versions of a source apart by size and by time in whole seconds. If a file were
     saved twice within a second, with a reload after each, the second reload could load the first
