@@ -12,7 +12,7 @@ from support.waiting import wait_until
 pytestmark = pytest.mark.usefixtures("probe")
 
 
-def test_killed_worker_answers_502_and_is_replaced():
+def test_killed_worker_is_replaced_and_its_request_answered_502():
     daemon, since = host.main_pid(), host.journal_cursor()
     workers = wait_until("two workers", host.two_workers)
     doomed, victim = host.start_slow_request(20)
