@@ -278,7 +278,8 @@ where
     A: Into<OsString>,
 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    let Translation { args, layer: translated, mut warnings, mut errors, .. } = translate_line(args);
+    let Translation { args, layer: translated, mut warnings, mut errors, is_silent, .. } =
+        translate_line(args);
     let (cli, matches) = parse_matches(&args).map_err(|error| from_clap_error(&error, &args))?;
     let (check_as, mut flags, matches) = match (cli.command, matches.subcommand()) {
         (Some(Subcommand::Reload { instance, socket }), _) => return reload_command(instance, socket, cwd),
@@ -323,7 +324,11 @@ where
     let is_default_conf = !is_file_named && matches!(file, Some(ConfigFile::Python(_)));
     let program = args.first().and_then(|name| config::find_program(name, environment, cwd));
     let check_as = check_as.or_else(|| check.then(CheckIdentity::default));
-    let is_uvicorn = variables.has_uvicorn_flags || compat::uvicorn::UvicornFlags::is_used(matches);
+    // Uvicorn spells its interfaces asgi2 and asgi3; the other names are granian's.
+    let interface = matches.try_get_one::<String>("interface").ok().flatten().map(String::as_str);
+    let is_silent = is_silent || matches!(interface, Some("asgi" | "asginl" | "rsgi"));
+    let is_uvicorn = variables.has_uvicorn_flags
+        || compat::uvicorn::UvicornFlags::is_used(matches) && !is_silent;
     let environment = adjusted_environment(environment, is_uvicorn, check_as.is_some());
     let sources = Sources { flags, environment, file, is_default_conf, cwd: cwd.to_owned(), program };
     command_of(sources, warnings, check_as)

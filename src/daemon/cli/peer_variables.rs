@@ -107,7 +107,7 @@ fn granian_variable(option: &str) -> String {
 }
 
 /// Parses the variables of uvicorn as flags.
-fn read_uvicorn(environment: &Environment) -> ForeignFlags {
+pub(super) fn read_uvicorn(environment: &Environment) -> ForeignFlags {
     let command = compat::add_flags(Cli::command());
     let find = |long: &str| command.get_arguments().find(|arg| arg.get_long() == Some(long));
     let (mut args, mut names, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
@@ -145,7 +145,7 @@ fn read_uvicorn(environment: &Environment) -> ForeignFlags {
 }
 
 /// Parses the variables of granian as flags and keys.
-fn read_granian(environment: &Environment) -> ForeignFlags {
+pub(super) fn read_granian(environment: &Environment) -> ForeignFlags {
     let mut translation = Translation::default();
     let options = GRANIAN.iter().flat_map(|row| row.names.iter().map(move |option| (row, option)));
     for (row, option) in options {

@@ -38,16 +38,18 @@ pub(in crate::cli) enum Becomes {
     Fixed(&'static str, &'static str),
     /// This directive of a unit, with the option's value.
     Directive(DropIn, &'static str),
+    /// `SocketMode=`, from a mask in decimal of the permissions that users do not get.
+    SocketMask,
     /// Dropped without a note: rgun needs no setting for it.
     Nothing,
-    /// Left out, for this reason. The option is safe to ignore: a command line with it is served
+    /// Refused out, for this reason. The option is safe to ignore: a command line with it is served
     /// with a warning.
     Ignored(&'static str),
-    /// Left out, for this reason. A command line with it is refused.
+    /// Refused out, for this reason. A command line with it is refused.
     Refused(&'static str),
 }
 
-use Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Nothing, Refused};
+use Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Nothing, Refused, SocketMask};
 
 pub(in crate::cli) const fn value(names: &'static [&'static str], becomes: Becomes) -> ForeignOption {
     ForeignOption { names, has_value: true, becomes }
@@ -178,9 +180,10 @@ pub(in crate::cli) const HYPERCORN: &[ForeignOption] = &[
     value(&["log-level"], Flag("log-level")),
     value(&["access-logfile", "access-log"], Flag("access-logfile")),
     value(&["websocket-ping-interval"], Flag("ws-ping-interval")),
-    value(&["user", "u"], Directive(DropIn::Service, "User")),
-    value(&["group", "g"], Directive(DropIn::Service, "SupplementaryGroups")),
-    value(&["umask", "m"], Directive(DropIn::Service, "UMask")),
+    // Of hypercorn, these concern its unix sockets only.
+    value(&["user", "u"], Directive(DropIn::Socket, "SocketUser")),
+    value(&["group", "g"], Directive(DropIn::Socket, "SocketGroup")),
+    value(&["umask", "m"], SocketMask),
     value(&["backlog"], Flag("backlog")),
     value(&["worker-class", "k"], Flag("worker-class")),
     value(&["read-timeout"], Key(name::BODY_WAIT, "s")),
@@ -232,6 +235,13 @@ pub(in crate::cli) const DAPHNE: &[ForeignOption] = &[
     value(&["server-name", "s"], Ignored("rgun sends no Server header; the application may")),
     switch(&["no-server-name"], Nothing),
 ];
+
+/// Returns the permissions that a mask leaves, in octal. As in hypercorn, the mask is a decimal
+/// number, also with leading zeros; `None` for other words.
+pub(in crate::cli) fn socket_mode(mask: &str) -> Option<String> {
+    let mask: u32 = mask.parse().ok().filter(|mask| *mask <= 0o777)?;
+    Some(format!("{:04o}", 0o666 & !mask))
+}
 
 /// The remedy for daphne's endpoints.
 pub(in crate::cli) const ENDPOINT: &str = "rgun has no endpoints of Twisted; write --bind HOST:PORT, or --uds PATH, and for TLS --certfile and --keyfile";

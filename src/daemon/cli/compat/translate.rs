@@ -6,8 +6,8 @@
 
 use std::ffi::OsString;
 
-use super::peers::Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Nothing, Refused};
-use super::peers::{DAPHNE, DropIn, ENDPOINT, ForeignOption, GRANIAN, HYPERCORN};
+use super::peers::Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Nothing, Refused, SocketMask};
+use super::peers::{DAPHNE, DropIn, ENDPOINT, ForeignOption, GRANIAN, HYPERCORN, socket_mode};
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Layer, Setting, Value};
 
@@ -22,6 +22,9 @@ pub(in crate::cli) struct Translation {
     pub(in crate::cli) layer: Layer,
     pub(in crate::cli) warnings: Vec<String>,
     pub(in crate::cli) errors: Vec<ConfigError>,
+    /// Whether an option shows that the line is for granian or hypercorn, which do not log requests
+    /// by default, as uvicorn and daphne do.
+    pub(in crate::cli) is_silent: bool,
 }
 
 /// Rewrites arguments, of which the first is the program's name. `is_own` tells whether rgun has a
@@ -48,6 +51,9 @@ pub(in crate::cli) fn translate(args: &[OsString], is_own: &dyn Fn(&str) -> bool
                 None if row.has_value => rest.next().map(|value| value.to_string_lossy().into_owned()),
                 None => None,
             };
+            let is_daphnes =
+                DAPHNE.iter().any(|theirs| theirs.names.iter().any(|name| row.names.contains(name)));
+            translation.is_silent |= !is_daphnes;
             translation.add(row, word.split('=').next().unwrap_or(word), value.as_deref());
         } else {
             translation.args.push(arg.clone());
@@ -151,6 +157,11 @@ impl Translation {
             }
             Directive(part, name) => {
                 self.errors.push(flag_error(&typed, "is not a flag of rgun", &directive(part, name, text)));
+            }
+            SocketMask => {
+                let mode = socket_mode(text).unwrap_or_else(|| "…".to_owned());
+                let hint = directive(DropIn::Socket, "SocketMode", &mode);
+                self.errors.push(flag_error(&typed, "is not a flag of rgun", &hint));
             }
             Nothing => {}
             Ignored(reason) => self.warnings.push(format!("{typed}: ignored; {reason}")),

@@ -118,10 +118,11 @@ pub(super) enum Subcommand {
     /// show the difference and ask first.
     Init(Init),
     /// Print the configuration and drop-ins that replace a deployment of gunicorn, uvicorn,
-    /// granian, hypercorn, uWSGI or NGINX Unit.
+    /// fastapi, granian, hypercorn, daphne, uWSGI or NGINX Unit.
     Migrate {
         /// gunicorn.conf.py, systemd units, Procfiles, scripts, uwsgi.ini, NGINX Unit's JSON,
-        /// hypercorn.toml, supervisord.conf, Containerfiles, Compose files, quadlet's .container.
+        /// hypercorn.toml, supervisord.conf, Containerfiles, Compose files, quadlet's .container,
+        /// files with variables (.env). A hyphen is stdin.
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
         /// Also write the files below this directory; on a terminal, ask first; existing files are

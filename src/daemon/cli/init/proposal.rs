@@ -138,8 +138,7 @@ fn read_deployment(
         }
     }
     let request = MigrateRequest { files, write: None, yes: false, python: request.python.clone() };
-    let mut plan = migrate::plan_of(&request, environment, project)?;
-    migrate::complete(&request, project, &mut plan);
+    let plan = migrate::plan_of(&request, environment, project)?;
     Ok(plan)
 }
 

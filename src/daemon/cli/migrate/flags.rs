@@ -1,5 +1,6 @@
 //! Flags of gunicorn and uvicorn, parsed as those of `rgun`.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 
 use super::plan::{DropIn, Plan};
@@ -7,28 +8,50 @@ use crate::cli::compat;
 use crate::cli::flags::ParsedFlags;
 use crate::cli::foreign::FlagSource;
 use crate::cli::matches::{from_clap_error, parse_matches};
+use crate::cli::peer_variables;
 use crate::config::{Value, name};
 
 /// Flags whose place is a unit, not `rgun.toml`.
-const UNIT_FLAGS: [&str; 5] = ["user", "group", "umask", "backlog", "daemon"];
+const UNIT_FLAGS: [&str; 6] = ["user", "group", "umask", "backlog", "daemon", "env-file"];
 
-/// Adds the flags of gunicorn or uvicorn, parsed as those of `rgun`.
-pub(super) fn add(args: &[String], origin: &str, plan: &mut Plan) {
+/// The keys that flags have set, and the flags for units that were present.
+pub(super) type FlagSet = BTreeSet<&'static str>;
+
+/// Adds the flags of gunicorn or uvicorn, parsed as those of `rgun`. Returns what they set.
+pub(super) fn add(args: &[String], origin: &str, plan: &mut Plan) -> FlagSet {
     let args: Vec<OsString> =
         std::iter::once("rgun").chain(args.iter().map(String::as_str)).map(Into::into).collect();
-    add_arguments(&args, FlagSource::Place(origin), origin, plan);
+    add_arguments(&args, FlagSource::Place(origin), origin, &FlagSet::new(), plan)
 }
 
-/// Adds flags; `args` begins with the program's name.
-pub(super) fn add_arguments(args: &[OsString], source: FlagSource<'_>, origin: &str, plan: &mut Plan) {
-    let (cli, matches) = match parse_matches(args) {
+/// Returns the key that a flag with a value sets.
+pub(super) fn key_of(flag: &str) -> Option<&'static str> {
+    let args = ["rgun", flag, "1"].map(OsString::from);
+    let (cli, _) = parse_matches(&args).ok()?;
+    let ParsedFlags { layer, .. } = cli.flags.parse(&mut Vec::new(), &mut Vec::new());
+    layer.into_keys().next()
+}
+
+/// Adds flags that are weaker than `stronger`; `args` begins with the program's name. Returns what
+/// they set.
+pub(super) fn add_arguments(
+    args: &[OsString],
+    source: FlagSource<'_>,
+    origin: &str,
+    stronger: &FlagSet,
+    plan: &mut Plan,
+) -> FlagSet {
+    let (mut cli, matches) = match parse_matches(args) {
         Ok(parsed) => parsed,
         Err(error) => {
             let text = from_clap_error(&error, args).text;
             let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            return plan.left_out(origin, &format!("the whole command: {reason}"));
+            plan.left_out(origin, &format!("the whole command: {reason}"));
+            return FlagSet::new();
         }
     };
+    let environment = plan.process_environment();
+    cli.flags.complete_address(|option| peer_variables::address_part(&environment, option));
     let (mut warnings, mut errors) = (Vec::new(), Vec::new());
     compat::evaluate(&matches, &UNIT_FLAGS, &mut warnings, &mut errors);
     let ParsedFlags { layer, config, .. } = cli.flags.parse(&mut warnings, &mut errors);
@@ -36,7 +59,9 @@ pub(super) fn add_arguments(args: &[OsString], source: FlagSource<'_>, origin: &
         let file = file.display().to_string();
         plan.configurations.push((file.trim_start_matches("file:").to_owned(), origin.to_owned()));
     }
-    for (key, setting) in layer {
+    let mut set = FlagSet::new();
+    for (key, setting) in layer.into_iter().filter(|(key, _)| !stronger.contains(key)) {
+        set.insert(key);
         if key == name::INTERFACE && setting.value == Value::text("rsgi") {
             plan.left_out(
                 origin,
@@ -61,11 +86,13 @@ pub(super) fn add_arguments(args: &[OsString], source: FlagSource<'_>, origin: &
         let hint = error.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
         plan.left_out.push(format!("{}: {}{hint}", source.rename(&error.origin), error.reason));
     }
-    for flag in UNIT_FLAGS.into_iter().filter(|flag| *flag != "daemon") {
+    for flag in UNIT_FLAGS.into_iter().filter(|flag| *flag != "daemon" && !stronger.contains(flag)) {
         if let Some(value) = matches.get_many::<String>(flag).and_then(Iterator::last) {
+            set.insert(flag);
             add_unit_flag(flag, value, origin, plan);
         }
     }
+    set
 }
 
 fn add_unit_flag(flag: &str, value: &str, origin: &str, plan: &mut Plan) {
@@ -73,11 +100,15 @@ fn add_unit_flag(flag: &str, value: &str, origin: &str, plan: &mut Plan) {
         "user" => plan.directive(DropIn::Service, "User", value),
         "backlog" => plan.directive(DropIn::Socket, "Backlog", value),
         "umask" => match parse_umask(value) {
-            Some(mask) => plan.directive(DropIn::Service, "UMask", &format!("{mask:04o}")),
+            Some(mask) => {
+                plan.socket_umask = Some(mask);
+                plan.directive(DropIn::Service, "UMask", &format!("{mask:04o}"));
+            }
             None => {
                 plan.left_out(origin, &format!("umask {value}: is not a number; write UMask= in the unit"));
             }
         },
+        "env-file" => add_env_file(value, origin, plan),
         _ => {
             plan.directive(DropIn::Service, "SupplementaryGroups", value);
             plan.changed.push(format!(
@@ -87,17 +118,37 @@ fn add_unit_flag(flag: &str, value: &str, origin: &str, plan: &mut Plan) {
     }
 }
 
-/// Parses a decimal number, or an octal one with Python's prefix `0o`.
-fn parse_umask(text: &str) -> Option<u32> {
-    match text.strip_prefix("0o") {
-        Some(octal) => u32::from_str_radix(octal, 8).ok(),
-        None => text.parse().ok(),
+/// Adds a file with variables, whose path is relative to the working directory.
+pub(super) fn add_env_file(path: &str, origin: &str, plan: &mut Plan) {
+    let (dash, plain) = path.strip_prefix('-').map_or(("", path), |plain| ("-", plain));
+    match plan.directory() {
+        _ if plain.starts_with('/') => plan.add_env_file(path, origin),
+        Some(directory) => {
+            plan.add_env_file(&format!("{dash}{directory}/{}", plain.trim_start_matches("./")), origin);
+        }
+        None => plan.left_out(
+            origin,
+            &format!("variables of {plain}: the directory is not known here; write EnvironmentFile= with the full path in the drop-in"),
+        ),
     }
+}
+
+/// Parses a umask as gunicorn does: a leading 0 makes the number octal, as `0o` does; without it,
+/// the number is decimal.
+fn parse_umask(text: &str) -> Option<u32> {
+    let digits = text.strip_prefix('0').unwrap_or_default();
+    match (digits.strip_prefix(['o', 'O']), digits.strip_prefix(['x', 'X'])) {
+        (Some(octal), _) => u32::from_str_radix(octal, 8).ok(),
+        (_, Some(hexadecimal)) => u32::from_str_radix(hexadecimal, 16).ok(),
+        _ if digits.is_empty() => text.parse().ok(),
+        _ => u32::from_str_radix(digits, 8).ok(),
+    }
+    .filter(|mask| *mask <= 0o777)
 }
 
 /// Makes relative paths absolute, as `rgun.toml` needs them. An access log to stdout goes to the
 /// journal.
-fn absolute(key: &'static str, value: Value, directory: Option<&str>) -> Value {
+pub(super) fn absolute(key: &'static str, value: Value, directory: Option<&str>) -> Value {
     if key == name::ACCESS && value == Value::text("stdout") {
         return Value::Boolean(true);
     }
@@ -123,5 +174,41 @@ fn relative_path<'a>(key: &str, value: &'a Value) -> Option<&'a str> {
     match value {
         Value::Text(path) if is_path && !path.starts_with('/') => Some(path),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn umask_has_the_base_that_gunicorn_reads() {
+        for (text, mask) in [
+            ("0", Some(0)),
+            ("007", Some(0o7)),
+            ("022", Some(0o22)),
+            ("0o27", Some(0o27)),
+            ("0x12", Some(0o22)),
+            ("18", Some(0o22)),
+            ("27", Some(0o33)),
+            ("089", None),
+            ("u=rwx", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_umask(text), mask, "{text}");
+        }
+    }
+
+    #[test]
+    fn flag_of_an_unknown_value_names_its_key() {
+        for (flag, key) in [
+            ("-w", Some(name::COUNT)),
+            ("--bind", Some(name::BIND)),
+            ("--port", Some(name::BIND)),
+            ("-t", Some(name::REQUEST)),
+            ("--no-such-flag", None),
+        ] {
+            assert_eq!(key_of(flag), key, "{flag}");
+        }
     }
 }

@@ -59,6 +59,7 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) -> Result<(), St
         }
     }
     super::flags::add(&flags, label, plan);
+    plan.is_server |= table.contains_key("application_path");
     plan.servers.push(ReplacedServer::Hypercorn);
     Ok(())
 }

@@ -1,30 +1,44 @@
 //! `rgun migrate FILE…`: prints the files that replace a deployment of another server, and notes
 //! about the differences.
 //!
-//! A file's kind is recognized by its name and content. A `gunicorn.conf.py` is run here; each
-//! other kind has a module that adds to a [`Plan`]: `unit`, `shell` (Procfiles too), `supervisord`,
-//! `container`, `hypercorn`, `uwsgi`, `nginx_unit`. Commands of gunicorn and uvicorn are parsed as
-//! those of `rgun` (`command`), options of granian, hypercorn, daphne and uWSGI by a table
-//! (`options`). `render` writes the result.
+//! `inputs` reads the files and recognizes their kinds by name and content. A `gunicorn.conf.py` is
+//! run here; each other kind has a module that adds to a [`Plan`] or returns one for each server in
+//! the file: `unit`, `script` (Procfiles too), `supervisord`, `container`, `compose`, `hypercorn`,
+//! `uwsgi`, `nginx_unit`. `shell` runs the commands among them as far as they concern the server,
+//! and `command` migrates the one that starts it: flags of gunicorn and uvicorn are parsed as those
+//! of `rgun` (`flags`), options of granian, hypercorn, daphne and uWSGI by a table (`options`).
+//! `variables` applies `GUNICORN_CMD_ARGS` and its like. `render` writes the result.
 //!
-//! An option without a counterpart is listed with the reason, unless rgun needs no setting for the
-//! option.
+//! Several servers become several instances (`rgun@NAME.service`). An option without a counterpart
+//! is listed with the reason, unless rgun needs no setting for the option.
 
 mod command;
+mod compose;
 mod container;
+mod defaults;
+mod env_file;
+mod fastapi;
 mod flags;
 mod hypercorn;
+mod inputs;
+mod interpreter;
 mod nginx_unit;
 mod options;
+mod placeholders;
 mod plan;
 pub(super) mod render;
+mod script;
 mod server;
 mod shell;
 #[cfg(test)]
 mod snapshots;
 mod supervisord;
+mod tokens;
 mod unit;
 mod uwsgi;
+mod variables;
+mod words;
+mod yaml;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -38,13 +52,15 @@ use super::error::{EX_CONFIG, EX_USAGE};
 use super::foreign::FlagSource;
 use super::gunicorn_conf::{self, ConfLocation, HookFunction};
 use crate::config::{self, Environment, Layer, Setting, Value, name};
+use inputs::{InputFile, Kind};
+use plan::DropIn;
 pub(super) use plan::Plan;
 use server::ReplacedServer;
 
 /// The arguments of `rgun migrate`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrateRequest {
-    /// The files of the deployment.
+    /// The files of the deployment; `-` is stdin.
     pub(super) files: Vec<PathBuf>,
     /// The directory to write the result to; `None` prints it only.
     pub(super) write: Option<PathBuf>,
@@ -52,28 +68,6 @@ pub struct MigrateRequest {
     pub(super) yes: bool,
     /// The interpreter for a `gunicorn.conf.py`.
     pub(super) python: Option<OsString>,
-}
-
-/// The last lines of the output.
-const NEXT_STEPS: &str = "\
-Then: put rgun.toml into /etc/rgun and the drop-ins into /etc/systemd/system; run
-systemctl daemon-reload, rgun check; disable the old unit; enable rgun.socket and rgun.service.
-";
-
-/// The kinds of files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Configuration,
-    Unit,
-    Procfile,
-    Uwsgi,
-    NginxUnit,
-    Supervisord,
-    Containerfile,
-    Compose,
-    Quadlet,
-    Hypercorn,
-    Script,
 }
 
 /// The result of a migration: the text that `rgun migrate` prints, and the files that it writes.
@@ -120,24 +114,20 @@ fn migrate(
     environment: &Environment,
     cwd: &Path,
 ) -> Result<Migration, (String, u8)> {
-    let mut plan = plan_of(request, environment, cwd)?;
-    complete(request, cwd, &mut plan);
-    note_missing_keys(&mut plan);
-    let outputs = render::files(&plan);
-    let mut text = String::new();
-    for output in &outputs {
-        text.push_str(&render::difference(
-            output,
-            render::read_existing(Path::new(output.installed)).as_deref(),
-        ));
-        text.push('\n');
+    let Services { inputs, base, mut services } = services_of(request, environment, cwd)?;
+    if services.is_empty() {
+        services.push(base.clone());
     }
-    text.push_str(&render::notes(&plan));
-    text.push_str(NEXT_STEPS);
-    Ok(Migration { text, outputs })
+    name_services(&mut services);
+    for service in &mut services {
+        finish(&inputs, cwd, service);
+        note_missing_keys(service);
+    }
+    Ok(render_all(&base, &mut services))
 }
 
-/// Returns what the files of the request say.
+/// Returns what the files of the request say, with the defaults of the old server; of several
+/// servers, the first.
 ///
 /// # Errors
 /// The reason, and the exit status.
@@ -146,41 +136,207 @@ pub(super) fn plan_of(
     environment: &Environment,
     cwd: &Path,
 ) -> Result<Plan, (String, u8)> {
-    let mut inputs = Vec::new();
-    for path in &request.files {
-        let bytes = std::fs::read(cwd.join(path))
-            .map_err(|error| (format!("{}: {error}", path.display()), EX_CONFIG))?;
-        let text =
-            String::from_utf8(bytes).map_err(|_| (format!("{}: is not UTF-8", path.display()), EX_CONFIG))?;
-        let kind = kind(path, &text).ok_or_else(|| {
-            let known = "gunicorn.conf.py, a unit, a Procfile, a script, uwsgi.ini, NGINX Unit's JSON, \
-                         hypercorn.toml, supervisord.conf, a Containerfile or a Compose file";
-            (format!("{}: is none of {known}", path.display()), EX_USAGE)
-        })?;
-        inputs.push((path, text, kind));
+    let Services { inputs, base, services } = services_of(request, environment, cwd)?;
+    let others = services.len().saturating_sub(1);
+    let mut plan = services.into_iter().next().unwrap_or_else(|| base.clone());
+    if others > 0 {
+        plan.left_out(
+            "rgun.toml",
+            &format!("{others} other servers in the files: rgun migrate prints an instance for each"),
+        );
     }
-    // First the configuration file, whose settings the flags of a command override.
-    inputs.sort_by_key(|(_, _, kind)| *kind != Kind::Configuration);
-    let mut plan = Plan::default();
-    for (path, text, kind) in &inputs {
-        let label = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        match kind {
-            Kind::Configuration => add_configuration(request, path, environment, cwd, &mut plan)?,
-            Kind::Unit => unit::migrate(text, &label, &mut plan),
-            Kind::Procfile => shell::migrate_procfile(text, &label, &mut plan),
-            Kind::Uwsgi => uwsgi::migrate(text, &label, &mut plan),
-            Kind::NginxUnit => nginx_unit::migrate(text, &label, &mut plan)
-                .map_err(|reason| (format!("{}: {reason}", path.display()), EX_CONFIG))?,
-            Kind::Supervisord => supervisord::migrate(text, &label, &mut plan),
-            Kind::Containerfile => container::migrate_containerfile(text, &label, &mut plan),
-            Kind::Compose => container::migrate_compose(text, &label, &mut plan),
-            Kind::Quadlet => container::migrate_quadlet(text, &label, &mut plan),
-            Kind::Hypercorn => hypercorn::migrate(text, &label, &mut plan)
-                .map_err(|reason| (format!("{}: {reason}", path.display()), EX_CONFIG))?,
-            Kind::Script => shell::migrate_script(text, &label, &mut plan),
+    plan.changed.extend(base.changed);
+    plan.left_out.extend(base.left_out);
+    finish(&inputs, cwd, &mut plan);
+    Ok(plan)
+}
+
+/// The servers in the files of a request.
+struct Services {
+    inputs: Vec<InputFile>,
+    /// What belongs to all servers.
+    base: Plan,
+    /// A plan for each server.
+    services: Vec<Plan>,
+}
+
+/// Reads the files of a request.
+///
+/// # Errors
+/// The reason, and the exit status.
+fn services_of(
+    request: &MigrateRequest,
+    environment: &Environment,
+    cwd: &Path,
+) -> Result<Services, (String, u8)> {
+    let inputs = inputs::read(&request.files, cwd)?;
+    let mut base = Plan { env_files: inputs::env_files(&inputs), ..Plan::default() };
+    for path in inputs::own_env_files(&inputs) {
+        base.add_env_file(&path, &path);
+    }
+    let is_configuration = |input: &&InputFile| input.kind == Kind::Configuration;
+    if inputs.iter().any(|input| is_configuration(&input)) {
+        // The other files may name the interpreter that the configuration needs.
+        let mut draft = base.clone();
+        let services = collect(&inputs, &mut draft)?;
+        let python = services.iter().chain([&draft]).find_map(Plan::python);
+        for input in inputs.iter().filter(is_configuration) {
+            add_configuration(request, input, python.as_deref(), (environment, cwd), &mut base)?;
         }
     }
-    Ok(plan)
+    let services = collect(&inputs, &mut base)?;
+    Ok(Services { inputs, base, services })
+}
+
+/// Adds the files other than configurations. Returns a plan for each server; what belongs to all of
+/// them goes to `base`.
+fn collect(inputs: &[InputFile], base: &mut Plan) -> Result<Vec<Plan>, (String, u8)> {
+    let mut services = Vec::new();
+    let image = inputs
+        .iter()
+        .find(|input| {
+            input.kind == Kind::Containerfile && inputs.iter().any(|other| other.kind == Kind::Compose)
+        })
+        .map(|input| container::read_image(&input.text, &input.label, base));
+    for input in inputs {
+        let InputFile { label, path, text, kind } = input;
+        let invalid = |reason: String| (format!("{}: {reason}", path.display()), EX_CONFIG);
+        let full = path.display().to_string();
+        let found = match kind {
+            Kind::Configuration | Kind::EnvFile => Vec::new(),
+            Kind::Unit => one(base, label, |plan| add_unit(input, inputs, plan)),
+            Kind::Uwsgi => one(base, label, |plan| uwsgi::migrate(text, label, &full, plan)),
+            Kind::Hypercorn => {
+                hypercorn::migrate(text, label, base).map_err(invalid)?;
+                // Usually a command names the application.
+                if base.is_server { one(base, label, |_| {}) } else { Vec::new() }
+            }
+            Kind::Procfile => script::migrate_procfile(text, label, base),
+            Kind::Script => script::migrate_script(text, label, &full, base),
+            Kind::Supervisord => supervisord::migrate(text, label, &full, base),
+            Kind::NginxUnit => nginx_unit::migrate(text, label, base).map_err(invalid)?,
+            Kind::Containerfile if image.is_some() => Vec::new(),
+            Kind::Containerfile => container::migrate_containerfile(text, label, base),
+            Kind::Compose => {
+                let directory = path.parent().unwrap_or(path).display().to_string();
+                compose::migrate(text, label, &directory, image.as_ref(), base).map_err(invalid)?
+            }
+            Kind::Quadlet => container::migrate_quadlet(text, label, base),
+        };
+        services.extend(found.into_iter().map(|mut service| {
+            if service.name.is_empty() {
+                label.split('.').find(|part| !part.is_empty()).unwrap_or(label).clone_into(&mut service.name);
+            }
+            service
+        }));
+    }
+    Ok(services)
+}
+
+/// Runs the migration of a file with at most one server. A file without one adds to `base`.
+fn one(base: &mut Plan, label: &str, migrate: impl FnOnce(&mut Plan)) -> Vec<Plan> {
+    let mut plan = Plan { is_server: false, name: String::new(), ..base.clone() };
+    migrate(&mut plan);
+    if plan.is_server {
+        let stem = label.rsplit_once('.').map_or(label, |(stem, _)| stem);
+        return vec![Plan { name: stem.to_owned(), ..plan }];
+    }
+    *base = plan;
+    Vec::new()
+}
+
+/// Adds a unit. The socket unit of a service that was passed too is added with the service.
+fn add_unit(input: &InputFile, inputs: &[InputFile], plan: &mut Plan) {
+    let units = || inputs.iter().filter(|other| other.kind == Kind::Unit);
+    let partner = |suffix: &str| {
+        let stem = input.label.rsplit_once('.').map_or("", |(stem, _)| stem);
+        units().find(|other| other.label == format!("{stem}{suffix}"))
+    };
+    if input.label.ends_with(".socket") && partner(".service").is_some() {
+        return;
+    }
+    if let Some(socket) = partner(".socket").filter(|_| input.label.ends_with(".service")) {
+        unit::migrate(&socket.text, &socket.label, plan);
+    }
+    unit::migrate(&input.text, &input.label, plan);
+}
+
+/// Gives each service a name of its own that can be the name of an instance.
+fn name_services(services: &mut [Plan]) {
+    let mut names: Vec<String> = Vec::new();
+    for service in services {
+        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+        let plain: String =
+            service.name.chars().map(|letter| if is_plain(letter) { letter } else { '-' }).collect();
+        let stem = if plain.trim_matches('-').is_empty() { "app" } else { plain.trim_matches('-') };
+        let others = (2..).map(|number| format!("{stem}-{number}"));
+        let name = std::iter::once(stem.to_owned()).chain(others).find(|name| !names.contains(name));
+        service.name = name.unwrap_or_default();
+        names.push(service.name.clone());
+    }
+}
+
+/// Renders the services: one as `rgun.service`, several as instances.
+fn render_all(base: &Plan, services: &mut [Plan]) -> Migration {
+    if let [service] = services {
+        service.changed.extend_from_slice(&base.changed);
+        service.left_out.extend_from_slice(&base.left_out);
+        service.deduplicate();
+        let outputs = render::files(service, None);
+        let text =
+            format!("{}{}{}", render::differences(&outputs), render::notes(service), render::next_steps(&[]));
+        return Migration { text, outputs };
+    }
+    let (mut text, mut outputs) = (String::new(), Vec::new());
+    for service in
+        services.iter_mut().filter(|service| service.values(DropIn::Socket, "ListenStream").is_empty())
+    {
+        service.directive(DropIn::Socket, "ListenStream", "127.0.0.1:8000");
+        service.changed.push(
+            "ListenStream=127.0.0.1:8000: the default of the old server; rgun@.socket has another".to_owned(),
+        );
+    }
+    note_shared_addresses(services);
+    for service in services.iter_mut() {
+        service.changed.retain(|note| !base.changed.contains(note));
+        service.left_out.retain(|note| !base.left_out.contains(note));
+        let files = render::files(service, Some(&service.name));
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "# rgun@{}.service\n\n{}{}\n",
+            service.name,
+            render::differences(&files),
+            render::notes(service)
+        );
+        outputs.extend(files);
+    }
+    let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
+    let mut common =
+        Plan { changed: base.changed.clone(), left_out: base.left_out.clone(), ..Plan::default() };
+    common.deduplicate();
+    text.push_str(&render::notes(&common));
+    text.push_str(&render::next_steps(&names));
+    Migration { text, outputs }
+}
+
+/// Notes addresses that two services listen on, such as those of two containers.
+fn note_shared_addresses(services: &mut [Plan]) {
+    let addresses: Vec<Vec<String>> =
+        services.iter().map(|service| service.values(DropIn::Socket, "ListenStream")).collect();
+    for (idx, service) in services.iter_mut().enumerate() {
+        for (other, theirs) in addresses.iter().enumerate().filter(|(other, _)| *other < idx) {
+            for address in theirs.iter().filter(|address| addresses[idx].contains(address)) {
+                service.left_out(
+                    "rgun.socket",
+                    &format!(
+                        "ListenStream={address}: is also an address of service {}; give one of them another",
+                        other + 1
+                    ),
+                );
+            }
+        }
+    }
 }
 
 /// Asks on a terminal. Returns true without a terminal.
@@ -195,64 +351,41 @@ fn confirm(directory: &Path) -> bool {
     is_asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
-/// Recognizes the kind of a file.
-fn kind(path: &Path, text: &str) -> Option<Kind> {
-    let file = path.file_name()?.to_str()?;
-    let is = |suffix: &str| file.ends_with(suffix);
-    let has = |section: &str| text.lines().any(|line| line.trim() == section);
-    if is(".py") {
-        Some(Kind::Configuration)
-    } else if has("[Container]") {
-        Some(Kind::Quadlet)
-    } else if text.lines().any(|line| line.starts_with("[program:")) {
-        Some(Kind::Supervisord)
-    } else if ["Containerfile", "Dockerfile"].iter().any(|name| file.starts_with(name) || is(name)) {
-        Some(Kind::Containerfile)
-    } else if is(".yaml") || is(".yml") {
-        Some(Kind::Compose)
-    } else if is(".toml") {
-        hypercorn::is_hypercorn(text).then_some(Kind::Hypercorn)
-    } else if has("[Service]") || has("[Socket]") {
-        Some(Kind::Unit)
-    } else if file.starts_with("Procfile") {
-        Some(Kind::Procfile)
-    } else if has("[uwsgi]") {
-        Some(Kind::Uwsgi)
-    } else if text.trim_start().starts_with('{') {
-        Some(Kind::NginxUnit)
-    } else if is(".sh")
-        || text.starts_with("#!")
-        || ["gunicorn", "uvicorn", "granian", "hypercorn", "daphne"]
-            .iter()
-            .any(|server| text.contains(server))
-    {
-        Some(Kind::Script)
-    } else {
-        None
-    }
-}
-
 /// Runs a `gunicorn.conf.py`, and adds its settings.
 fn add_configuration(
     request: &MigrateRequest,
-    path: &Path,
-    environment: &Environment,
-    cwd: &Path,
+    input: &InputFile,
+    named: Option<&str>,
+    (environment, cwd): (&Environment, &Path),
     plan: &mut Plan,
 ) -> Result<(), (String, u8)> {
-    if geteuid().is_root() && request.python.is_none() {
-        let reason = "is a Python program, which rgun migrate does not execute as root; run it as the application's user, or pass --python to allow it";
-        return Err((format!("{}: {reason}", path.display()), EX_USAGE));
-    }
-    let mut flags = Layer::new();
-    if let Some(python) = &request.python {
-        flags.insert(name::PYTHON, Setting::flag("--python", Value::os(python)));
-    }
-    let full = cwd.join(path);
     let wrong = |errors: Vec<config::ConfigError>| (config::ConfigErrors(errors).to_string(), EX_CONFIG);
-    let python = config::find_interpreter(&flags, environment, cwd, None, full.parent())
-        .map_err(|errors| wrong(errors.0))?;
-    let location = ConfLocation::File(full.clone());
+    let directory = input.path.parent().unwrap_or(cwd);
+    let python = match (&request.python, named) {
+        (Some(python), _) => {
+            let mut flags = Layer::new();
+            flags.insert(name::PYTHON, Setting::flag("--python", Value::os(python)));
+            config::find_interpreter(&flags, environment, cwd, None, None)
+                .map_err(|errors| wrong(errors.0))?
+        }
+        (None, Some(named)) => PathBuf::from(named),
+        // The interpreter of the file's project, not that of the directory in which rgun runs.
+        (None, None) => config::find_interpreter(&Layer::new(), environment, directory, None, None)
+            .map_err(|errors| wrong(errors.0))?,
+    };
+    if geteuid().is_root() && request.python.is_none() {
+        let prefix = python.parent().and_then(Path::parent);
+        let is_environment = prefix.is_some_and(|prefix| prefix.join("pyvenv.cfg").is_file());
+        let remedy = if is_environment || named.is_some() {
+            format!("or pass --python {} to allow it", python.display())
+        } else {
+            "or allow it with --python and the application's interpreter, which is not beside the file"
+                .to_owned()
+        };
+        let reason = "is a Python program, which rgun migrate does not execute as root; run it as the application's user";
+        return Err((format!("{}: {reason}, {remedy}", input.path.display()), EX_USAGE));
+    }
+    let location = ConfLocation::File(input.path.clone());
     let arguments = gunicorn_conf::run(&location, &python, cwd, &|_| {}).map_err(wrong)?;
     let origin = location.to_string();
     plan.left_out.extend(arguments.warnings);
@@ -260,7 +393,7 @@ fn add_configuration(
         plan.left_out(&error.origin, &format!("{}; {}", error.reason, error.hint.unwrap_or_default()));
     }
     let args: Vec<OsString> = std::iter::once("rgun".into()).chain(arguments.args).collect();
-    flags::add_arguments(&args, FlagSource::File(&origin), &origin, plan);
+    flags::add_arguments(&args, FlagSource::File(&origin), &origin, &flags::FlagSet::new(), plan);
     for HookFunction { setting, key, target } in arguments.hooks {
         let value = target.map_or_else(|| location.function(&setting), Value::text);
         plan.set(key, value, &format!("{origin}: {setting}"));
@@ -279,33 +412,26 @@ fn add_configuration(
 }
 
 /// Adds the defaults of the servers, moves addresses to the socket unit, and notes missing files.
-pub(super) fn complete(request: &MigrateRequest, cwd: &Path, plan: &mut Plan) {
-    for server in std::mem::take(&mut plan.servers) {
-        command::add_defaults(server, plan);
+fn finish(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
+    let mut servers = std::mem::take(&mut plan.servers);
+    servers.dedup();
+    for server in &servers {
+        defaults::add(*server, plan);
     }
     if let Some(Setting { value: Value::List(addresses), origin, .. }) = plan.settings.remove(name::BIND) {
-        let directory = plan.directory();
-        for address in addresses {
-            if let Value::Text(address) = address {
-                plan.listen(&address, directory.as_deref(), &origin);
-            }
-        }
+        listen(&addresses, &origin, servers.last().copied(), plan);
     }
-    plan.set_socket_mode();
+    plan.write_environment();
+    if plan.has_socket_unit {
+        // The socket unit has the owner, and the mode if it is not that of systemd.
+        plan.set_socket_mode_of_systemd();
+    } else {
+        let umask = servers.last().map_or(Some(0), |server| server.socket_umask());
+        plan.set_socket_mode(plan.socket_umask.or(umask));
+        plan.set_socket_owner();
+    }
     plan.preserve_runtime_directory();
-    let directory = plan.directory().map_or_else(|| cwd.to_owned(), PathBuf::from);
-    for (file, origin) in std::mem::take(&mut plan.configurations) {
-        let path = match file.strip_prefix("python:") {
-            Some(module) => directory.join(module.replace('.', "/")).with_extension("py"),
-            None => directory.join(&file),
-        };
-        if !request.files.iter().any(|given| given.file_name() == path.file_name()) {
-            plan.left_out(
-                &origin,
-                &format!("the settings of {file}: pass this file too: rgun migrate … {}", path.display()),
-            );
-        }
-    }
+    note_missing_files(inputs, cwd, plan);
     plan.deduplicate();
 }
 
@@ -321,11 +447,59 @@ fn note_missing_keys(plan: &mut Plan) {
     }
 }
 
+/// Adds the addresses of a command. Gunicorn does not listen on them if it gets sockets from systemd.
+fn listen(addresses: &[Value], origin: &str, server: Option<ReplacedServer>, plan: &mut Plan) {
+    let directory = plan.directory();
+    let texts = addresses.iter().filter_map(|address| match address {
+        Value::Text(address) => Some(address),
+        _ => None,
+    });
+    for address in texts {
+        if plan.has_socket_unit && server == Some(ReplacedServer::Gunicorn) {
+            plan.left_out(
+                origin,
+                &format!("listen at {address}: gunicorn listens only on the sockets of the socket unit"),
+            );
+        } else {
+            plan.listen(address, directory.as_deref(), origin);
+        }
+    }
+}
+
+/// Notes the files that commands name and that were not passed.
+fn note_missing_files(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
+    let directory = plan.directory().map_or_else(|| cwd.to_owned(), PathBuf::from);
+    let is_passed = |path: &Path| inputs.iter().any(|input| input.path.file_name() == path.file_name());
+    for (file, origin) in std::mem::take(&mut plan.configurations) {
+        let path = match file.strip_prefix("python:") {
+            Some(module) => directory.join(module.replace('.', "/")).with_extension("py"),
+            // systemd finds the unit by its name.
+            None if file.ends_with(".socket") => PathBuf::from(&file),
+            None => directory.join(&file),
+        };
+        if !is_passed(&path) {
+            plan.left_out(
+                &origin,
+                &format!("the settings of {file}: pass this file too: rgun migrate … {}", path.display()),
+            );
+        }
+    }
+    for (command, origin) in std::mem::take(&mut plan.programs) {
+        let program = command.split_whitespace().next().unwrap_or_default();
+        let is_python = program.rsplit('/').next().is_some_and(|name| name.starts_with("python"));
+        if is_python {
+            plan.left_out(&origin, &format!("{command}: starts no server that rgun knows; if the program starts one itself, as with uvicorn.run(), write app.target"));
+        } else if !is_passed(Path::new(program)) {
+            plan.left_out(&origin, &format!("{program}: is no server that rgun replaces; if it is a script that starts one, pass it too: rgun migrate … {program}"));
+        }
+    }
+}
+
 /// Writes the files below `directory`, and returns their names. Existing files stay.
 fn write(directory: &Path, outputs: &[render::Output]) -> Result<String, String> {
     let mut text = "Written:\n".to_owned();
     for output in outputs {
-        let path = directory.join(output.path);
+        let path = directory.join(&output.path);
         let describe = |error: io::Error| format!("{}: {error}", path.display());
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(describe)?;

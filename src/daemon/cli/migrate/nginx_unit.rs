@@ -2,50 +2,100 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::plan::{DropIn, Plan};
+use super::interpreter;
+use super::plan::{DropIn, EnvPlace, Plan};
+use super::variables;
 use crate::config::{Value, name};
 
-/// Adds the Python application, the listeners, and their routes to static files.
+/// Returns a plan for each Python application, with its listeners and their routes to static files.
+/// Other applications are left out with a note.
 ///
 /// # Errors
-/// The text is not JSON, or does not have exactly one Python application.
-pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) -> Result<(), String> {
+/// The text is not JSON.
+pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) -> Result<Vec<Plan>, String> {
     let json: Json = serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))?;
     let root = json.get("config").unwrap_or(&json);
-    let applications: Vec<_> =
-        object(root, "applications").into_iter().flatten().filter(|(_, app)| is_python(app)).collect();
-    let [(app_name, app)] = applications.as_slice() else {
-        let names: Vec<_> = applications.iter().map(|(name, _)| name.as_str()).collect();
-        return Err(format!(
-            "has {} applications in Python ({}); an instance of rgun serves one: migrate a file for each",
-            names.len(),
-            names.join(", ")
-        ));
-    };
-    let origin = format!("{label}: applications/{app_name}");
-    for (address, listener) in object(root, "listeners").into_iter().flatten() {
-        let place = format!("{label}: listeners/{address}");
-        plan.listen(address, None, &place);
-        if listener.get("tls").is_some() {
-            plan.left_out(&place, "tls: write tls.cert and tls.key");
+    let mut servers = Vec::new();
+    for (app_name, app) in object(root, "applications").into_iter().flatten() {
+        let origin = format!("{label}: applications/{app_name}");
+        let Some(settings) = app.as_object().filter(|_| is_python(app)) else {
+            plan.left_out(&origin, "is not an application in Python");
+            continue;
+        };
+        let mut service = Plan { name: app_name.clone(), is_server: true, ..plan.clone() };
+        for (address, listener) in object(root, "listeners").into_iter().flatten() {
+            let place = format!("{label}: listeners/{address}");
+            add_listener(root, (address, listener), app_name, &place, &mut service);
         }
-        if let Some(pass) =
-            listener.get("pass").and_then(Json::as_str).filter(|pass| !pass.starts_with("applications/"))
-        {
-            add_routes(root, pass, &place, plan);
-        }
-    }
-    if let Json::Object(settings) = app {
         for (key, value) in settings {
-            add(key, value, settings, &origin, plan);
+            add(key, value, settings, &origin, &mut service);
+        }
+        service.set_default(
+            name::COUNT,
+            Value::Integer(1),
+            "Unit's default; without this key, rgun.service uses \"auto\"",
+        );
+        variables::remove_unread("NGINX Unit", &mut service);
+        servers.push(service);
+    }
+    for (key, value) in root.as_object().into_iter().flatten() {
+        match key.as_str() {
+            "applications" | "listeners" | "routes" => {}
+            "access_log" => servers.iter_mut().for_each(|service| {
+                service.set(name::ACCESS, Value::Boolean(true), &format!("{label}: access_log"));
+                service.left_out(
+                    &format!("{label}: access_log"),
+                    "the log is in the journal, journalctl -u rgun",
+                );
+            }),
+            _ => plan.left_out(&format!("{label}: {key}"), &format!("{value}: rgun.toml has no such key")),
         }
     }
-    plan.set_default(
-        name::COUNT,
-        Value::Integer(1),
-        "Unit's default; without this key, rgun.service uses \"auto\"",
-    );
-    Ok(())
+    if servers.is_empty() {
+        plan.left_out(label, "has no application in Python");
+    }
+    Ok(servers)
+}
+
+/// Adds a listener, if it passes requests to the application.
+fn add_listener(
+    root: &Json,
+    (address, listener): (&str, &Json),
+    app_name: &str,
+    place: &str,
+    plan: &mut Plan,
+) {
+    let Some(pass) = listener.get("pass").and_then(Json::as_str) else { return };
+    // `applications/NAME`, or `applications/NAME/TARGET`
+    let is_of =
+        |pass: &str| pass.strip_prefix("applications/").map(|path| path.split('/').next() == Some(app_name));
+    let steps = route_steps(root, pass);
+    let passes_here = |step: &&Json| {
+        let next = step.pointer("/action/pass").and_then(Json::as_str);
+        let fallback = step.pointer("/action/fallback/pass").and_then(Json::as_str);
+        [next, fallback].into_iter().flatten().any(|next| is_of(next) == Some(true))
+    };
+    let is_mine = is_of(pass)
+        .unwrap_or_else(|| steps.iter().flat_map(|steps| steps.iter()).any(|step| passes_here(&step)));
+    if !is_mine {
+        return;
+    }
+    plan.listen(address, None, place);
+    if listener.get("tls").is_some() {
+        plan.left_out(place, "tls: write tls.cert and tls.key");
+    }
+    for (key, value) in listener.as_object().into_iter().flatten() {
+        let header = value.get("client_ip").and_then(Json::as_str);
+        let source = value.get("source").and_then(Json::as_array);
+        if let ("forwarded", Some("X-Forwarded-For"), Some(source)) = (key.as_str(), header, source) {
+            plan.set(name::TRUSTED, Value::list(source.iter().filter_map(Json::as_str)), place);
+        } else if !matches!(key.as_str(), "pass" | "tls") {
+            plan.left_out(place, &format!("{key} = {value}: write proxy.trusted if a proxy is in front"));
+        }
+    }
+    for step in steps.into_iter().flatten() {
+        add_route(step, place, plan);
+    }
 }
 
 fn is_python(app: &Json) -> bool {
@@ -65,7 +115,11 @@ fn add(key: &str, value: &Json, settings: &Map<String, Json>, origin: &str, plan
             let call = if settings.get("factory") == Some(&Json::Bool(true)) { "()" } else { "" };
             plan.set(name::TARGET, Value::text(format!("{text}:{callable}{call}")), origin);
         }
-        "home" => plan.set(name::PYTHON, Value::text(format!("{}/bin/python", text.trim_end_matches('/'))), origin),
+        "home" => {
+            let base = ["working_directory", "path"].iter().find_map(|key| settings.get(*key)?.as_str());
+            let prefix = interpreter::below(base.map(str::to_owned), format!("{}/bin/python", text.trim_end_matches('/')));
+            plan.set(name::PYTHON, Value::text(prefix), origin);
+        }
         "path" => {
             let paths: Vec<String> = match value {
                 Json::Array(items) => items.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
@@ -86,9 +140,9 @@ fn add(key: &str, value: &Json, settings: &Map<String, Json>, origin: &str, plan
         "user" => plan.directive(DropIn::Service, "User", &text),
         "group" => plan.directive(DropIn::Service, "SupplementaryGroups", &text),
         "environment" => {
-            let entries = value.as_object().into_iter().flatten();
-            let entries = entries.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()));
-            plan.set(name::ENV, Value::list(entries), origin);
+            for (name, value) in value.as_object().into_iter().flatten() {
+                plan.export(name, value.as_str().unwrap_or_default(), origin, EnvPlace::DropIn);
+            }
         }
         "processes" => add_processes(value, origin, plan),
         "limits" => {
@@ -130,30 +184,52 @@ fn add_processes(value: &Json, origin: &str, plan: &mut Plan) {
     }
 }
 
-/// Adds a mount for each route with the action `share` (static files); other routes are left out,
-/// with a note.
-fn add_routes(root: &Json, pass: &str, origin: &str, plan: &mut Plan) {
-    let routes = root.get("routes");
-    let steps = match (routes, pass.split_once('/')) {
+/// Returns the steps of `routes` or `routes/NAME`.
+fn route_steps<'a>(root: &'a Json, pass: &str) -> Option<&'a Vec<Json>> {
+    match (root.get("routes"), pass.split_once('/')) {
         (Some(Json::Array(steps)), None) => Some(steps),
         (Some(routes), Some((_, name))) => routes.get(name).and_then(Json::as_array),
         _ => None,
+    }
+}
+
+/// Adds a mount for a route with the action `share` (static files). Other routes are left out, with
+/// a note, except one that passes everything to an application.
+fn add_route(step: &Json, origin: &str, plan: &mut Plan) {
+    let share = step.pointer("/action/share");
+    let shares: Vec<&str> = match share {
+        Some(Json::Array(items)) => items.iter().filter_map(Json::as_str).collect(),
+        Some(Json::String(path)) => vec![path],
+        _ => Vec::new(),
     };
-    for step in steps.into_iter().flatten() {
-        let action = step.get("action");
-        let share = action.and_then(|action| action.get("share")).and_then(Json::as_str);
-        let uri = step.pointer("/match/uri").and_then(Json::as_str);
-        match (share.and_then(|share| share.strip_suffix("$uri")), uri.and_then(|uri| uri.strip_suffix('*')))
-        {
-            (Some(directory), Some(prefix)) if prefix.ends_with('/') => {
-                let directory =
-                    format!("{}{}", directory.trim_end_matches('/'), prefix.trim_end_matches('/'));
-                plan.mounts.push((prefix.to_owned(), directory));
+    let uris: Vec<&str> = match step.pointer("/match/uri") {
+        Some(Json::Array(items)) => items.iter().filter_map(Json::as_str).collect(),
+        Some(Json::String(uri)) => vec![uri],
+        _ => Vec::new(),
+    };
+    let only_uri = step.get("match").and_then(Json::as_object).is_some_and(|rules| rules.len() == 1);
+    let prefix = |uri: &str| uri.strip_suffix('*').filter(|prefix| prefix.ends_with('/')).map(str::to_owned);
+    let prefixes: Option<Vec<String>> = uris.iter().map(|uri| prefix(uri)).collect();
+    match (shares.as_slice(), prefixes) {
+        ([share], Some(prefixes)) if !prefixes.is_empty() && only_uri => {
+            for prefix in prefixes {
+                // `$uri` is the whole path; without it, every request gets the same file.
+                match share.strip_suffix("$uri") {
+                    Some(root) => {
+                        let directory =
+                            format!("{}{}", root.trim_end_matches('/'), prefix.trim_end_matches('/'));
+                        plan.mounts.push((prefix, directory));
+                    }
+                    None => plan.left_out(
+                        origin,
+                        &format!("the route {step}: write [[static]], or a rule in the proxy"),
+                    ),
+                }
             }
-            _ if action.and_then(|action| action.get("pass")).is_some() && step.get("match").is_none() => {}
-            _ => {
-                plan.left_out(origin, &format!("the route {step}: write [[static]], or a rule in the proxy"));
-            }
+        }
+        _ if step.pointer("/action/pass").is_some() && step.get("match").is_none() => {}
+        _ => {
+            plan.left_out(origin, &format!("the route {step}: write [[static]], or a rule in the proxy"));
         }
     }
 }

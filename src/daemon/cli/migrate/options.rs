@@ -1,17 +1,18 @@
 //! The options of uWSGI 2.0, one row each, and the conversion of options of other servers.
 
-use super::flags;
+use super::flags::{self, FlagSet};
 use super::plan::{DropIn, Plan};
-use crate::cli::compat::peers::Becomes::{Changed, Directive, Fixed, Flag, Ignored, Key, Nothing, Refused};
-use crate::cli::compat::peers::{ForeignOption, JOURNAL, METRICS, RELOAD, TASKS, value};
+use crate::cli::compat::peers::Becomes::{
+    Changed, Directive, Fixed, Flag, Ignored, Key, Nothing, Refused, SocketMask,
+};
+use crate::cli::compat::peers::{self, ForeignOption, JOURNAL, METRICS, RELOAD, TASKS, value};
 use crate::config::{Value, name};
 
 /// The options of uWSGI, in its ini files.
 pub(super) const UWSGI: &[ForeignOption] = &[
     value(&["http", "http-socket", "https-socket"], Flag("bind")),
     value(&["module", "wsgi", "wsgi-file", "file", "callable"], Nothing),
-    value(&["chdir"], Flag("chdir")),
-    value(&["processes", "workers", "p", "cheaper"], Nothing),
+    value(&["processes", "workers", "cheaper"], Nothing),
     value(&["threads"], Flag("threads")),
     value(&["harakiri"], Flag("timeout")),
     value(&["max-requests"], Flag("max-requests")),
@@ -33,6 +34,7 @@ pub(super) const UWSGI: &[ForeignOption] = &[
             "virtualenv",
             "home",
             "venv",
+            "pyhome",
             "static-map",
             "socket",
             "uwsgi-socket",
@@ -114,8 +116,8 @@ pub(super) const UWSGI: &[ForeignOption] = &[
     ),
 ];
 
-/// Adds the options of a command line.
-pub(super) fn add(table: &[ForeignOption], args: &[String], origin: &str, plan: &mut Plan) {
+/// Adds the options of a command line. Returns what the flags among them set.
+pub(super) fn add(table: &[ForeignOption], args: &[String], origin: &str, plan: &mut Plan) -> FlagSet {
     let (mut flags, mut args) = (Vec::new(), args.iter());
     while let Some(word) = args.next() {
         let Some(option) =
@@ -133,7 +135,7 @@ pub(super) fn add(table: &[ForeignOption], args: &[String], origin: &str, plan: 
         let value = if row.has_value { inline.or_else(|| args.next().cloned()) } else { None };
         apply(row, word, value.as_deref().unwrap_or_default(), &mut flags, origin, plan);
     }
-    flags::add(&flags, origin, plan);
+    flags::add(&flags, origin, plan)
 }
 
 /// Adds one option of a file, by its name. Returns false if the table has no such option.
@@ -148,6 +150,11 @@ pub(super) fn add_one(
     let Some(row) = table.iter().find(|row| row.names.contains(&name)) else { return false };
     apply(row, name, value, flags, origin, plan);
     true
+}
+
+/// Returns whether the table has an option.
+pub(super) fn is_known(table: &[ForeignOption], name: &str) -> bool {
+    table.iter().any(|row| row.names.contains(&name))
 }
 
 fn apply(
@@ -167,7 +174,17 @@ fn apply(
         }
         Key(key, unit) => plan.set(key, Value::text(format!("{value}{unit}")), origin),
         Fixed(key, value) => plan.set(key, Value::text(value), origin),
+        Directive(DropIn::Service, "EnvironmentFile") => flags::add_env_file(value, origin, plan),
         Directive(part, name) => plan.directive(part, name, value),
+        SocketMask => match peers::socket_mode(value) {
+            Some(mode) => plan.directive(DropIn::Socket, "SocketMode", &mode),
+            None => plan.left_out(
+                origin,
+                &format!(
+                    "{word} {value}: is not a decimal number; write SocketMode= in a drop-in of rgun.socket"
+                ),
+            ),
+        },
         Nothing => {}
         Ignored(reason) | Refused(reason) => {
             plan.left_out(origin, &format!("{word} {value}: {reason}").replace(" : ", ": "));

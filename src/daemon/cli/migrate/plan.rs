@@ -2,28 +2,68 @@
 //! operator.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
+use super::env_file::{self, EnvFile};
 use super::server::ReplacedServer;
+use super::words::{Known, Scope};
 pub(super) use crate::cli::compat::peers::DropIn;
-use crate::config::{Layer, Setting, Value, name};
+use crate::config::{Environment, Layer, Setting, Value, name};
 
 /// The result of migrating some files.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(in crate::cli) struct Plan {
+    /// The name of the service: that of its file, or of its part of a file.
+    pub(super) name: String,
+    /// Whether one of the files starts a server.
+    pub(super) is_server: bool,
+    /// Whether a socket unit of the old service was passed.
+    pub(super) has_socket_unit: bool,
     /// The keys of `rgun.toml`.
     pub(in crate::cli) settings: Layer,
+    /// The umask that the server applies to its unix sockets, if a flag sets it.
+    pub(super) socket_umask: Option<u32>,
     /// Directives in the order of the input: drop-in, name, value.
     pub(in crate::cli) directives: Vec<(DropIn, String, String)>,
     /// Elements of `[[static]]`: URL prefix and directory.
     pub(super) mounts: Vec<(String, String)>,
+    /// The variables of the service.
+    pub(super) environment: Vec<EnvVariable>,
+    /// `PATH`, if it only adds directories to that of the system or of the image.
+    pub(super) search_path: Option<String>,
+    /// The files with variables that were passed to `rgun migrate`.
+    pub(super) env_files: Vec<EnvFile>,
     /// The servers that the migrated commands start.
     pub(super) servers: Vec<ReplacedServer>,
     /// Configuration files that commands name, each with the command's place.
     pub(super) configurations: Vec<(String, String)>,
+    /// Commands of units that start no server, each with its place.
+    pub(super) programs: Vec<(String, String)>,
     /// Notes about a changed meaning, each with its place.
     pub(in crate::cli) changed: Vec<String>,
     /// Notes about omissions, each with its place and the reason.
     pub(in crate::cli) left_out: Vec<String>,
+}
+
+/// A variable of the service.
+#[derive(Debug, Clone)]
+pub(super) struct EnvVariable {
+    pub(super) name: String,
+    pub(super) value: String,
+    /// Where the variable was set.
+    pub(super) origin: String,
+    pub(super) place: EnvPlace,
+}
+
+/// The place of a variable in the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EnvPlace {
+    /// `Environment=` in the drop-in of the service.
+    DropIn,
+    /// The same. The value has specifiers of systemd and is written as it was in the old unit.
+    Specifiers,
+    /// The file that `EnvironmentFile=` names.
+    File,
 }
 
 impl Plan {
@@ -42,6 +82,87 @@ impl Plan {
         if !self.settings.contains_key(key) {
             self.changed.push(format!("{key} = {value}: {reason}"));
             self.settings.insert(key, Setting::flag("", value));
+        }
+    }
+
+    /// Sets a variable of the service. An earlier value is replaced.
+    pub(super) fn export(&mut self, name: &str, value: &str, origin: &str, place: EnvPlace) {
+        self.environment
+            .retain(|old| old.name != name || (old.place == EnvPlace::File) != (place == EnvPlace::File));
+        let (name, value, origin) = (name.to_owned(), value.to_owned(), origin.to_owned());
+        self.environment.push(EnvVariable { name, value, origin, place });
+    }
+
+    /// Adds a file with variables. `path` is its full path, with a `-` in front if the file may be
+    /// missing.
+    pub(super) fn add_env_file(&mut self, path: &str, origin: &str) {
+        self.directive(DropIn::Service, "EnvironmentFile", path);
+        let full = path.trim_start_matches('-');
+        let has_name = |file: &&EnvFile| Path::new(&file.path).file_name() == Path::new(full).file_name();
+        let file = match self.env_files.iter().find(has_name) {
+            Some(file) => Ok(EnvFile { path: full.to_owned(), ..file.clone() }),
+            None => std::fs::read_to_string(full).map(|text| env_file::parse(full, &text)),
+        };
+        match file {
+            Ok(file) => {
+                self.left_out.extend(file.notes);
+                for (name, value) in file.variables {
+                    self.export(&name, &value, full, EnvPlace::File);
+                }
+            }
+            Err(error) => {
+                let reason = match error.kind() {
+                    std::io::ErrorKind::NotFound => "the file is not on this machine".to_owned(),
+                    _ => format!("the file cannot be read: {error}"),
+                };
+                self.left_out(origin, &format!("variables of {full}: {reason}; pass it too if it has flags of the server (GUNICORN_CMD_ARGS, UVICORN_…, WEB_CONCURRENCY): rgun migrate … {}", file_name(full)));
+            }
+        }
+    }
+
+    /// Returns the variables of the service as those of a process.
+    pub(super) fn process_environment(&self) -> Environment {
+        let is_file = |variable: &&EnvVariable| variable.place == EnvPlace::File;
+        let (files, others): (Vec<_>, Vec<_>) = self.environment.iter().partition(is_file);
+        let variables = others.into_iter().chain(files);
+        variables.map(|variable| (variable.name.clone(), variable.value.clone())).collect()
+    }
+
+    /// Returns the variables of the service. Those of files replace others, as in systemd.
+    pub(super) fn scope(&self) -> Scope {
+        let mut scope = Scope::default();
+        if let Some(path) = &self.search_path {
+            scope.define("PATH", Known::Value(path.clone()));
+        }
+        for is_file in [false, true] {
+            for variable in self.environment.iter().filter(|each| (each.place == EnvPlace::File) == is_file) {
+                scope.define(
+                    &variable.name,
+                    match variable.place {
+                        EnvPlace::Specifiers => {
+                            Known::Not(format!("{}: {}", variable.origin, variable.value))
+                        }
+                        EnvPlace::DropIn | EnvPlace::File => Known::Value(variable.value.clone()),
+                    },
+                );
+            }
+        }
+        scope
+    }
+
+    /// Moves the variables to the drop-in of the service. Notes those that a file will override,
+    /// although they overrode the file before.
+    pub(super) fn write_environment(&mut self) {
+        let variables = std::mem::take(&mut self.environment);
+        for (idx, variable) in variables.iter().enumerate().filter(|(_, each)| each.place != EnvPlace::File) {
+            let EnvVariable { name, value, origin, place } = variable;
+            let earlier =
+                variables[..idx].iter().find(|each| each.place == EnvPlace::File && each.name == *name);
+            if let Some(file) = earlier.filter(|file| file.value != *value) {
+                self.left_out(origin, &format!("{name}: overrode the value in {0}, but systemd prefers the file: remove {name} from {0}", file.origin));
+            }
+            let value = if *place == EnvPlace::Specifiers { value.clone() } else { value.replace('%', "%%") };
+            self.directive(DropIn::Service, "Environment", &quote(&format!("{name}={value}")));
         }
     }
 
@@ -100,37 +221,51 @@ impl Plan {
         }
     }
 
-    /// Keeps the mode that the unix sockets had, in place of `SocketMode=0660` of `rgun.socket`:
-    /// systemd, gunicorn and uvicorn let every user connect, unless a umask forbids that.
-    pub(super) fn set_socket_mode(&mut self) {
+    /// Keeps the mode that the unix sockets had, in place of `SocketMode=0660` of `rgun.socket`.
+    /// `umask` is the mask that the old server applied to them; with `None`, it applied that of the
+    /// service.
+    pub(super) fn set_socket_mode(&mut self, umask: Option<u32>) {
+        let is_unix = |path: &String| path.starts_with('/');
+        let has_mode = !self.values(DropIn::Socket, "SocketMode").is_empty();
+        if has_mode || !self.values(DropIn::Socket, "ListenStream").iter().any(is_unix) {
+            return;
+        }
+        let of_service = || u32::from_str_radix(self.values(DropIn::Service, "UMask").last()?, 8).ok();
+        // systemd's and supervisord's default is 022.
+        let umask = umask.or_else(of_service).unwrap_or(0o022);
+        self.directive(DropIn::Socket, "SocketMode", &format!("{:04o}", 0o666 & !umask));
+    }
+
+    /// Keeps systemd's default mode of unix sockets, unless the old socket unit has another.
+    pub(super) fn set_socket_mode_of_systemd(&mut self) {
+        if self.values(DropIn::Socket, "SocketMode").is_empty() {
+            self.directive(DropIn::Socket, "SocketMode", "0666");
+        }
+    }
+
+    /// Keeps the owner that the unix sockets had, the user and the group of the service, if other
+    /// users may not connect. By default, systemd makes root the owner.
+    pub(super) fn set_socket_owner(&mut self) {
         let find = |plan: &Self, part: DropIn, name: &str| {
             let directive = plan.directives.iter().find(|(of, key, _)| *of == part && key == name);
             directive.map(|(_, _, value)| value.clone())
         };
-        let is_unix = |(part, name, value): &(DropIn, String, String)| {
-            *part == DropIn::Socket && name == "ListenStream" && value.starts_with('/')
-        };
-        if !self.directives.iter().any(is_unix) || find(self, DropIn::Socket, "SocketMode").is_some() {
+        let mode =
+            find(self, DropIn::Socket, "SocketMode").and_then(|mode| u32::from_str_radix(&mode, 8).ok());
+        if mode.is_none_or(|mode| mode & 0o002 != 0) {
             return;
         }
-        let umask = find(self, DropIn::Service, "UMask");
-        let umask = umask.and_then(|umask| u32::from_str_radix(&umask, 8).ok()).unwrap_or_default();
-        let mode = 0o666 & !umask;
-        self.directive(DropIn::Socket, "SocketMode", &format!("{mode:04o}"));
-        if mode & 0o006 == 0 {
-            // By default, systemd makes root the owner of the sockets.
-            for (socket, service) in [("SocketUser", "User"), ("SocketGroup", "SupplementaryGroups")] {
-                let owner = find(self, DropIn::Service, service);
-                if let Some(owner) = owner.filter(|_| find(self, DropIn::Socket, socket).is_none()) {
-                    self.directive(DropIn::Socket, socket, &owner);
-                }
+        for (socket, service) in [("SocketUser", "User"), ("SocketGroup", "SupplementaryGroups")] {
+            let owner = find(self, DropIn::Service, service);
+            if let Some(owner) = owner.filter(|_| find(self, DropIn::Socket, socket).is_none()) {
+                self.directive(DropIn::Socket, socket, &owner);
             }
         }
     }
 
-    /// Keeps the service's runtime directory when the service stops, if a socket of `rgun.socket`
-    /// is in it: systemd would remove the directory with the socket, and no client could connect
-    /// after a restart.
+    /// Keeps the service's runtime directory when the service stops, if a socket of `rgun.socket` is
+    /// in it: systemd would remove the directory with the socket, and no client could connect after
+    /// a restart.
     pub(super) fn preserve_runtime_directory(&mut self) {
         let values = |part: DropIn, key: &'static str| {
             let wanted = self.directives.iter().filter(move |(of, name, _)| *of == part && name == key);
@@ -158,6 +293,20 @@ impl Plan {
         }
     }
 
+    /// Returns the values of a directive.
+    pub(super) fn values(&self, part: DropIn, key: &str) -> Vec<String> {
+        let wanted = self.directives.iter().filter(|(of, name, _)| *of == part && name == key);
+        wanted.map(|(.., value)| value.clone()).collect()
+    }
+
+    /// Returns the application's interpreter, if it is set and this machine has it.
+    pub(super) fn python(&self) -> Option<String> {
+        match &self.settings.get(name::PYTHON)?.value {
+            Value::Text(path) if Path::new(path).is_file() => Some(path.clone()),
+            _ => None,
+        }
+    }
+
     /// Returns the application's directory, if it is set.
     pub(in crate::cli) fn directory(&self) -> Option<String> {
         match &self.settings.get(name::DIRECTORY)?.value {
@@ -167,19 +316,39 @@ impl Plan {
     }
 }
 
+/// Quotes a value of `Environment=` (systemd.syntax(7)).
+fn quote(assignment: &str) -> String {
+    if assignment.is_empty() || assignment.contains([' ', '\t', '\n', '"', '\'', '\\', ';', '#']) {
+        let escaped = assignment.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        format!("\"{escaped}\"")
+    } else {
+        assignment.to_owned()
+    }
+}
+
+/// Returns the last component of a path.
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// The directives of `rgun.socket` for a unix socket and these directives of the service.
-    fn socket_directives(service: &[(&str, &str)], socket: &[(&str, &str)]) -> Vec<String> {
+    fn socket_directives(
+        umask: Option<u32>,
+        service: &[(&str, &str)],
+        socket: &[(&str, &str)],
+    ) -> Vec<String> {
         let mut plan = Plan::default();
         for (part, directives) in [(DropIn::Service, service), (DropIn::Socket, socket)] {
             for (name, value) in directives {
                 plan.directive(part, name, value);
             }
         }
-        plan.set_socket_mode();
+        plan.set_socket_mode(umask);
+        plan.set_socket_owner();
         let of_socket = plan.directives.iter().filter(|(part, ..)| *part == DropIn::Socket);
         of_socket.map(|(_, name, value)| format!("{name}={value}")).collect()
     }
@@ -201,12 +370,21 @@ mod tests {
         let listen = ("ListenStream", "/run/a.sock");
         let owner = [("User", "ada"), ("SupplementaryGroups", "www-data"), ("UMask", "0007")];
         let line = "ListenStream=/run/a.sock";
-        assert_eq!(socket_directives(&owner[..2], &[listen]), [line, "SocketMode=0666"]);
-        let restricted = [line, "SocketMode=0660", "SocketUser=ada", "SocketGroup=www-data"];
-        assert_eq!(socket_directives(&owner, &[listen]), restricted);
-        assert_eq!(socket_directives(&owner, &[listen, ("SocketMode", "0600")]), [line, "SocketMode=0600"]);
+        let open = [line, "SocketMode=0666"];
         assert_eq!(
-            socket_directives(&owner, &[("ListenStream", "127.0.0.1:80")]),
+            socket_directives(Some(0), &owner, &[listen]),
+            open,
+            "gunicorn ignores the service's umask"
+        );
+        let restricted = [line, "SocketMode=0660", "SocketUser=ada", "SocketGroup=www-data"];
+        assert_eq!(socket_directives(Some(7), &owner, &[listen]), restricted);
+        assert_eq!(socket_directives(None, &owner, &[listen]), restricted);
+        let private = [line, "SocketMode=0644", "SocketUser=ada", "SocketGroup=www-data"];
+        assert_eq!(socket_directives(None, &owner[..2], &[listen]), private);
+        let own = [line, "SocketMode=0600", "SocketUser=ada", "SocketGroup=www-data"];
+        assert_eq!(socket_directives(Some(0), &owner, &[listen, ("SocketMode", "0600")]), own);
+        assert_eq!(
+            socket_directives(Some(0), &owner, &[("ListenStream", "127.0.0.1:80")]),
             ["ListenStream=127.0.0.1:80"]
         );
     }

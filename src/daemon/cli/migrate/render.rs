@@ -10,39 +10,67 @@ use crate::config::{Value, key_position, name};
 
 /// A file of the result: its path below the directory of `--write`, and its content.
 pub(super) struct Output {
-    pub(super) path: &'static str,
+    pub(super) path: String,
     /// The path of the file after its installation.
-    pub(super) installed: &'static str,
+    pub(super) installed: String,
     pub(super) content: String,
 }
 
-/// Returns the files of the plan; those without content are omitted.
-pub(super) fn files(plan: &Plan) -> Vec<Output> {
+/// Returns the files of the plan; those without content are omitted. `instance` is the name of the
+/// instance of `rgun@.service`, if there is more than one service.
+pub(super) fn files(plan: &Plan, instance: Option<&str>) -> Vec<Output> {
     let service =
         format!("{}{}", section(plan, DropIn::Unit, "Unit"), section(plan, DropIn::Service, "Service"));
+    let file = instance.map_or_else(|| "rgun.toml".to_owned(), |name| format!("{name}.toml"));
+    let unit = instance.map_or_else(|| "rgun".to_owned(), |name| format!("rgun@{name}"));
+    let drop_in = |kind: &str, content: String| {
+        let path = format!("{unit}.{kind}.d/migrated.conf");
+        Output { installed: format!("/etc/systemd/system/{path}"), path, content }
+    };
     let outputs = [
-        Output { path: "rgun.toml", installed: "/etc/rgun/rgun.toml", content: toml(plan) },
-        Output {
-            path: "rgun.service.d/migrated.conf",
-            installed: "/etc/systemd/system/rgun.service.d/migrated.conf",
-            content: service,
-        },
-        Output {
-            path: "rgun.socket.d/migrated.conf",
-            installed: "/etc/systemd/system/rgun.socket.d/migrated.conf",
-            content: section(plan, DropIn::Socket, "Socket"),
-        },
+        Output { installed: format!("/etc/rgun/{file}"), path: file, content: toml(plan) },
+        drop_in("service", service),
+        drop_in("socket", section(plan, DropIn::Socket, "Socket")),
     ];
     outputs.into_iter().filter(|output| !output.content.is_empty()).collect()
 }
 
-/// Returns the difference between `old`, the content of the installed file, and the new content, in
-/// unified form.
-pub(super) fn difference(output: &Output, old: Option<&str>) -> String {
-    let from = if old.is_some() { output.installed } else { "/dev/null" };
-    let old = old.unwrap_or_default();
-    let difference = TextDiff::from_lines(old, &output.content);
-    difference.unified_diff().header(from, output.path).to_string()
+/// Returns the differences from the installed files, in unified form, each followed by a blank
+/// line.
+pub(super) fn differences(outputs: &[Output]) -> String {
+    let mut text = String::new();
+    for output in outputs {
+        let old = read_existing(Path::new(&output.installed));
+        let from = if old.is_some() { &output.installed } else { "/dev/null" };
+        let difference = TextDiff::from_lines(old.as_deref().unwrap_or_default(), &output.content);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}", difference.unified_diff().header(from, &output.path));
+    }
+    text
+}
+
+/// Returns the last lines of the output. `instances` has the names of several services.
+pub(super) fn next_steps(instances: &[&str]) -> String {
+    if instances.is_empty() {
+        return "\
+Then: put rgun.toml into /etc/rgun and the drop-ins into /etc/systemd/system; run
+systemctl daemon-reload, rgun check; disable the old unit; enable rgun.socket and rgun.service.
+"
+        .to_owned();
+    }
+    let units: Vec<String> =
+        instances.iter().map(|name| format!("rgun@{name}.socket rgun@{name}.service")).collect();
+    let checks: Vec<String> =
+        instances.iter().map(|name| format!("rgun check -c /etc/rgun/{name}.toml")).collect();
+    format!(
+        "\
+Then: put the .toml files into /etc/rgun and the drop-ins into /etc/systemd/system; run
+systemctl daemon-reload, {}; disable the old units; run
+systemctl enable --now {}.
+",
+        checks.join(", "),
+        units.join(" ")
+    )
 }
 
 /// Returns what changed and what was left out, as lists.

@@ -1,11 +1,31 @@
 //! `supervisord.conf`: the programs that start a server.
 
-use super::command;
-use super::plan::{DropIn, Plan};
+use super::plan::{DropIn, EnvPlace, Plan};
 use super::server::ReplacedServer;
+use super::shell;
+use super::tokens::Syntax;
+use super::words::{Known, Scope, is_name};
 use crate::config::{Value, name};
 
-/// One `[program:NAME]`.
+/// Settings that need no counterpart: `rgun.service` or `rgun.socket` decides them.
+const OWN: &[&str] = &[
+    "command",
+    "directory",
+    "environment",
+    "autostart",
+    "autorestart",
+    "startsecs",
+    "startretries",
+    "stopsignal",
+    "stopasgroup",
+    "killasgroup",
+    "redirect_stderr",
+    "process_name",
+    "priority",
+    "exitcodes",
+];
+
+/// One `[program:NAME]` or `[fcgi-program:NAME]`, or `[supervisord]`, whose name is empty.
 #[derive(Default)]
 struct Program {
     name: String,
@@ -13,37 +33,109 @@ struct Program {
     settings: Vec<(String, String, usize)>,
 }
 
-/// Adds the programs that start a server. Other programs are left out with a note.
-pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
-    for program in parse(text) {
-        let find = |name: &str| program.settings.iter().find(|(its, ..)| its == name);
-        let Some((_, line, number)) = find("command") else { continue };
+impl Program {
+    fn find(&self, name: &str) -> Option<&(String, String, usize)> {
+        self.settings.iter().rev().find(|(its, ..)| its == name)
+    }
+}
+
+/// Returns a plan for each program that starts a server. Other programs are left out with a note.
+/// `path` is the full path of the file.
+pub(super) fn migrate(text: &str, label: &str, path: &str, plan: &mut Plan) -> Vec<Plan> {
+    let (common, programs): (Vec<_>, Vec<_>) =
+        parse(text).into_iter().partition(|program| program.name.is_empty());
+    for program in &common {
+        add_environment(program, label, path, plan);
+    }
+    let mut servers = Vec::new();
+    for program in programs {
+        let Some((_, line, number)) = program.find("command") else { continue };
         let origin = format!("{label}:{number}");
-        let variables = find("environment").map(|(_, text, _)| assignments(text)).unwrap_or_default();
-        let is_server = line.split_whitespace().any(|word| ReplacedServer::of(word).is_some());
-        if let Some((_, directory, number)) = find("directory").filter(|_| is_server) {
-            plan.set(name::DIRECTORY, Value::text(directory), &format!("{label}:{number}"));
+        let mut service = Plan { name: program.name.clone(), ..plan.clone() };
+        if let Some((_, directory, number)) = program.find("directory") {
+            let directory = expand(directory, &program, path, &service.scope());
+            service.set(name::DIRECTORY, Value::text(directory), &format!("{label}:{number}"));
         }
-        if !command::migrate_line(line, &variables, &origin, plan) {
+        add_environment(&program, label, path, &mut service);
+        let line = expand(line, &program, path, &service.scope());
+        if shell::migrate_line(&line, Syntax::Shell, &Scope::default(), &origin, &mut service) {
+            add_settings(&program, label, &mut service);
+            servers.push(service);
+        } else {
             let text = "is not a server that rgun replaces; leave it to supervisord, or write a systemd unit";
             plan.left_out(&origin, &format!("program {}: {text}", program.name));
-            continue;
-        }
-        for (variable, value) in &variables {
-            plan.directive(DropIn::Service, "Environment", &format!("\"{variable}={value}\""));
-        }
-        for (setting, value, number) in &program.settings {
-            let origin = format!("{label}:{number}");
-            match setting.as_str() {
-                "user" => plan.directive(DropIn::Service, "User", value),
-                "umask" => plan.directive(DropIn::Service, "UMask", value),
-                "command" | "directory" | "environment" | "autostart" | "autorestart" | "startsecs"
-                | "startretries" | "stopsignal" | "stopasgroup" | "killasgroup" | "redirect_stderr"
-                | "process_name" | "priority" => {}
-                other => plan.left_out(&origin, &format!("{other}={value}: rgun.service decides this")),
-            }
         }
     }
+    if servers.is_empty() {
+        plan.left_out(label, &format!("has no program that starts {}", ReplacedServer::NAMES));
+    }
+    servers
+}
+
+/// Adds the settings of a program that starts a server.
+fn add_settings(program: &Program, label: &str, plan: &mut Plan) {
+    for (setting, value, number) in &program.settings {
+        let origin = format!("{label}:{number}");
+        match setting.as_str() {
+            "user" => plan.directive(DropIn::Service, "User", value),
+            "umask" => plan.directive(DropIn::Service, "UMask", value),
+            "socket" => {
+                let address = value.trim_start_matches("tcp://").replace("unix://", "unix:");
+                plan.listen(&address, None, &origin);
+                // The command gets the socket as this descriptor.
+                plan.left_out.retain(|note| !note.contains("--fd 0"));
+            }
+            "socket_mode" => plan.directive(DropIn::Socket, "SocketMode", value),
+            "socket_owner" => {
+                let (user, group) = value.split_once(':').unwrap_or((value, ""));
+                plan.directive(DropIn::Socket, "SocketUser", user);
+                if !group.is_empty() {
+                    plan.directive(DropIn::Socket, "SocketGroup", group);
+                }
+            }
+            "numprocs" if value == "1" => {}
+            "numprocs" if !plan.settings.contains_key(name::COUNT) => {
+                plan.set(name::COUNT, Value::text(value), &origin);
+                plan.changed.push(format!("{origin}: numprocs={value}: the processes became workers of one service"));
+            }
+            "stopwaitsecs" => plan.left_out(&origin, &format!("{setting}={value}: write timeouts.drain, and TimeoutStopSec= of the unit, which must be longer")),
+            own if OWN.contains(&own) => {}
+            other => plan.left_out(&origin, &format!("{other}={value}: rgun.service decides this")),
+        }
+    }
+}
+
+fn add_environment(program: &Program, label: &str, path: &str, plan: &mut Plan) {
+    let Some((_, text, number)) = program.find("environment") else { return };
+    let origin = format!("{label}:{number}");
+    for (name, value) in assignments(text) {
+        let value = expand(&value, program, path, &plan.scope());
+        if value.contains("%(") || value.contains("${") {
+            plan.left_out(&origin, &format!("environment {name}={value}: the value is not known here; write Environment={name}=… in a drop-in of rgun.service"));
+        } else {
+            plan.export(&name, &value, &origin, EnvPlace::DropIn);
+        }
+    }
+}
+
+/// Replaces the expressions of supervisord: `%(ENV_NAME)s` becomes `${NAME}` if the variable is not
+/// known.
+fn expand(text: &str, program: &Program, path: &str, scope: &Scope) -> String {
+    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let text =
+        text.replace("%(program_name)s", &program.name).replace("%(here)s", directory).replace("%%", "%");
+    let (mut expanded, mut rest) = (String::new(), text.as_str());
+    while let Some((before, after)) = rest.split_once("%(ENV_") {
+        expanded.push_str(before);
+        let (name, next) = after.split_once(")s").unwrap_or((after, ""));
+        match scope.get(name) {
+            Some(Known::Value(value)) => expanded.push_str(value),
+            _ => expanded.extend(["${", name, "}"]),
+        }
+        rest = next;
+    }
+    expanded.push_str(rest);
+    expanded
 }
 
 /// Parses the sections of programs. A line that begins with a space continues the value of the line
@@ -51,6 +143,10 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
 fn parse(text: &str) -> Vec<Program> {
     let mut programs: Vec<Program> = Vec::new();
     let mut is_program = false;
+    let of_program = |section: &str| {
+        let name = section.strip_prefix("program:").or_else(|| section.strip_prefix("fcgi-program:"));
+        name.or_else(|| (section == "supervisord").then_some("")).map(str::to_owned)
+    };
     for (idx, line) in text.lines().enumerate() {
         let line = line.split(" ;").next().unwrap_or(line);
         let content = line.trim();
@@ -58,10 +154,9 @@ fn parse(text: &str) -> Vec<Program> {
             continue;
         }
         if let Some(section) = content.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            is_program = section.starts_with("program:");
-            if let Some(name) = section.strip_prefix("program:") {
-                programs.push(Program { name: name.to_owned(), ..Program::default() });
-            }
+            let name = of_program(section);
+            is_program = name.is_some();
+            programs.extend(name.map(|name| Program { name, ..Program::default() }));
             continue;
         }
         let Some(program) = programs.last_mut().filter(|_| is_program) else { continue };
@@ -81,12 +176,55 @@ fn parse(text: &str) -> Vec<Program> {
     programs
 }
 
-/// Returns the variables of `environment=A="1",B="2"`.
+/// Returns the variables of `environment=A="1",B='2,3'`. A value without quotes ends at a comma.
 fn assignments(text: &str) -> Vec<(String, String)> {
-    let words = shlex::split(&text.replace(',', " ")).unwrap_or_default();
-    words
-        .iter()
-        .filter_map(|word| word.split_once('='))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
+    let (mut variables, mut rest) = (Vec::new(), text);
+    while let Some((name, after)) = rest.split_once('=') {
+        let after = after.trim_start();
+        let quote = after.chars().next().filter(|first| matches!(first, '"' | '\''));
+        let closed = quote.and_then(|quote| after[1..].split_once(quote));
+        let (value, next) = match closed {
+            Some((value, next)) => (value, next.split_once(',').map_or("", |(_, next)| next)),
+            None => after.split_once(',').unwrap_or((after, "")),
+        };
+        let name = name.trim();
+        if is_name(name) {
+            variables.push((name.to_owned(), value.trim_end().to_owned()));
+        }
+        rest = next;
+    }
+    variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_quotes_belong_to_the_value() {
+        for (text, expected) in [
+            ("A=\"1\",B=\"2\"", &["A=1", "B=2"][..]),
+            ("HOSTS=\"a.org,b.org\", X='1,2',Y=3", &["HOSTS=a.org,b.org", "X=1,2", "Y=3"]),
+            ("A=x y ,B=\"it's\",", &["A=x y", "B=it's"]),
+            ("URL=\"postgres://u:p=1@h/d\"", &["URL=postgres://u:p=1@h/d"]),
+            ("", &[]),
+        ] {
+            let found: Vec<_> =
+                assignments(text).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn expressions_of_supervisord_are_replaced() {
+        let program = Program { name: "web".to_owned(), ..Program::default() };
+        let scope: Scope = [("HOME", "/root")].into_iter().collect();
+        for (text, expected) in [
+            ("/run/%(program_name)s.sock %(here)s/a", "/run/web.sock /etc/supervisor/a"),
+            ("%(ENV_HOME)s/a %(ENV_NONE)s", "/root/a ${NONE}"),
+            ("a%%b", "a%b"),
+        ] {
+            assert_eq!(expand(text, &program, "/etc/supervisor/web.conf", &scope), expected);
+        }
+    }
 }

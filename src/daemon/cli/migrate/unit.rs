@@ -1,7 +1,9 @@
 //! A systemd unit whose `ExecStart=` is a server of Python applications.
 
-use super::command;
-use super::plan::{DropIn, Plan};
+use super::plan::{DropIn, EnvPlace, Plan};
+use super::shell;
+use super::tokens::Syntax;
+use super::words::Scope;
 use crate::config::{Value, name};
 
 /// Directives of `[Service]` that keep their meaning in a drop-in of `rgun.service`.
@@ -9,7 +11,6 @@ const KEPT: &[&str] = &[
     "User",
     "SupplementaryGroups",
     "UMask",
-    "EnvironmentFile",
     "PassEnvironment",
     "UnsetEnvironment",
     "RuntimeDirectory",
@@ -52,9 +53,13 @@ const KEPT_UNIT: &[&str] = &[
     "ConditionPathExists",
 ];
 
-/// Directives dropped without a note: `rgun.service` or `rgun.socket` sets them, or rgun needs no
-/// setting for them.
+/// Directives dropped without a note: they are added elsewhere, `rgun.service` or `rgun.socket` sets
+/// them, or rgun needs no setting for them.
 const OWN: &[&str] = &[
+    "ExecStart",
+    "WorkingDirectory",
+    "Environment",
+    "EnvironmentFile",
     "Description",
     "Documentation",
     "Type",
@@ -91,54 +96,113 @@ struct UnitLine {
 
 /// Adds the settings of a unit file. `label` is the file's name in notes.
 pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
-    let directives = parse(text);
-    let variables: Vec<(String, String)> = directives
-        .iter()
-        .filter(|directive| directive.name == "Environment")
-        .flat_map(|directive| assignments(&directive.value))
+    let directives: Vec<UnitLine> = parse(text)
+        .into_iter()
+        .map(|directive| UnitLine { value: resolve_specifiers(&directive.value, label), ..directive })
         .collect();
-    // Added before the command, whose relative paths depend on the working directory.
-    for directive in directives.iter().filter(|directive| directive.name == "WorkingDirectory") {
-        let origin = format!("{label}:{}", directive.line);
-        let path = directive.value.trim_start_matches('-');
-        if path.starts_with('/') {
-            plan.set(name::DIRECTORY, Value::text(path), &origin);
-        } else {
-            plan.left_out(&origin, &format!("WorkingDirectory={path}: write the full path as app.directory"));
-        }
+    // Added before the command, which depends on the directory and on the variables.
+    for directive in directives.iter().filter(|directive| directive.section == "Service") {
+        add_context(directive, label, plan);
     }
     for directive in &directives {
-        add(directive, label, &variables, plan);
+        add(directive, label, plan);
+    }
+    // An empty ExecStart= removes those above it.
+    let commands: Vec<_> = directives.iter().filter(|directive| directive.name == "ExecStart").collect();
+    let first = commands.iter().rposition(|directive| directive.value.is_empty()).map_or(0, |at| at + 1);
+    for directive in &commands[first..] {
+        add_command(directive, label, plan);
     }
 }
 
-fn add(directive: &UnitLine, label: &str, variables: &[(String, String)], plan: &mut Plan) {
+/// Adds a directive that the command depends on.
+fn add_context(UnitLine { name: key, value, line, .. }: &UnitLine, label: &str, plan: &mut Plan) {
+    let origin = format!("{label}:{line}");
+    match key.as_str() {
+        "WorkingDirectory" => {
+            let path = value.trim_start_matches('-');
+            if path.starts_with('/') {
+                plan.set(name::DIRECTORY, Value::text(path), &origin);
+            } else {
+                plan.left_out(
+                    &origin,
+                    &format!("WorkingDirectory={path}: write the full path as app.directory"),
+                );
+            }
+        }
+        "Environment" if value.is_empty() => plan.environment.retain(|each| each.place == EnvPlace::File),
+        "Environment" => {
+            for (name, value) in assignments(value) {
+                let plain = value.replace("%%", "%");
+                let has_specifier = has_specifier(&value);
+                let (text, place) =
+                    if has_specifier { (&value, EnvPlace::Specifiers) } else { (&plain, EnvPlace::DropIn) };
+                plan.export(&name, text, &origin, place);
+            }
+        }
+        "EnvironmentFile" if !value.is_empty() => plan.add_env_file(value, &origin),
+        _ => {}
+    }
+}
+
+/// Adds the settings of the command.
+fn add_command(UnitLine { value, line, .. }: &UnitLine, label: &str, plan: &mut Plan) {
+    let origin = format!("{label}:{line}");
+    let command = value.trim_start_matches(['@', '-', ':', '+', '!', '|']);
+    if shell::migrate_line(command, Syntax::Unit, &Scope::default(), &origin, plan) {
+        plan.changed.push(WRITABLE.to_owned());
+    } else if plan.configurations.iter().all(|(_, of)| *of != origin) {
+        plan.programs.push((command.to_owned(), origin));
+    }
+}
+
+/// Replaces the specifiers whose values depend on the unit's name only, because `rgun.service` has
+/// another name, and those with a fixed value for units of the system (systemd.unit(5)).
+fn resolve_specifiers(text: &str, unit: &str) -> String {
+    let stem = unit.rsplit_once('.').map_or(unit, |(stem, _)| stem);
+    let (prefix, instance) = stem.split_once('@').map_or((stem, Some("")), |(prefix, instance)| {
+        (prefix, Some(instance).filter(|instance| !instance.is_empty()))
+    });
+    let (mut resolved, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find('%') {
+        resolved.push_str(&rest[..at]);
+        let letter = rest[at + 1..].chars().next();
+        let value = match letter {
+            Some('n') if instance.is_some() => Some(unit),
+            Some('N') if instance.is_some() => Some(stem),
+            Some('p' | 'P') => Some(prefix),
+            Some('i' | 'I') => instance,
+            Some('t') => Some("/run"),
+            Some('S') => Some("/var/lib"),
+            Some('C') => Some("/var/cache"),
+            Some('L') => Some("/var/log"),
+            Some('E') => Some("/etc"),
+            _ => None,
+        };
+        let length = 1 + letter.map_or(0, char::len_utf8);
+        resolved.push_str(value.unwrap_or(&rest[at..at + length]));
+        rest = &rest[at + length..];
+    }
+    resolved.push_str(rest);
+    resolved
+}
+
+/// Returns whether a text has a specifier; `%%` is a percent sign.
+fn has_specifier(text: &str) -> bool {
+    text.replace("%%", "").contains('%')
+}
+
+fn add(directive: &UnitLine, label: &str, plan: &mut Plan) {
     let UnitLine { section, name: key, value, line } = directive;
     let origin = format!("{label}:{line}");
     match (section.as_str(), key.as_str()) {
-        ("Service", "ExecStart") => {
-            // systemd reads %% as a percent sign, and $$ as a dollar sign.
-            let command =
-                value.trim_start_matches(['@', '-', ':', '+', '!']).replace("%%", "%").replace("$$", "$");
-            if command::migrate_line(&command, variables, &origin, plan) {
-                plan.changed.push(WRITABLE.to_owned());
-            }
-        }
-        ("Service", "WorkingDirectory") => {}
         ("Service", "Group") => {
             plan.directive(DropIn::Service, "SupplementaryGroups", value);
             plan.changed.push(format!(
                 "{origin}: Group={value} became a supplementary group; the primary group stays rgun, which may read /etc/rgun/rgun.toml and owns new files"
             ));
         }
-        ("Service", "Environment") => {
-            for (variable, _) in assignments(value) {
-                if is_flags_of_peer(&variable) {
-                    plan.left_out(&origin, &format!("{variable}: rgun reads it only with APP on the command line; write its flags into ExecStart= and migrate again"));
-                }
-            }
-            plan.directive(DropIn::Service, "Environment", value);
-        }
+        ("Service", "Sockets") => add_sockets(value, &origin, plan),
         ("Service", kept) if KEPT.contains(&kept) => plan.directive(DropIn::Service, kept, value),
         ("Service", limit) if limit.starts_with("Limit") => plan.directive(DropIn::Service, limit, value),
         ("Service", "StandardOutput" | "StandardError" | "SyslogIdentifier") => {
@@ -152,6 +216,11 @@ fn add(directive: &UnitLine, label: &str, variables: &[(String, String)], plan: 
         }
         ("Unit", kept) if KEPT_UNIT.contains(&kept) => {
             let own = label.rsplit_once('.').map_or(label, |(name, _)| name);
+            if matches!(kept, "Requires" | "Wants" | "BindsTo") {
+                let is_own = |unit: &&str| unit.strip_suffix(".socket") == Some(own);
+                let sockets: Vec<_> = value.split_whitespace().filter(is_own).collect();
+                add_sockets(&sockets.join(" "), &origin, plan);
+            }
             let is_replaced = |unit: &str| {
                 let of_own =
                     unit.strip_prefix(own).is_some_and(|rest| matches!(rest, ".socket" | ".service"));
@@ -163,10 +232,18 @@ fn add(directive: &UnitLine, label: &str, variables: &[(String, String)], plan: 
                 plan.directive(DropIn::Unit, kept, &others.join(" "));
             }
         }
-        ("Socket", "ListenStream") => plan.directive(DropIn::Socket, "ListenStream", value),
+        ("Socket", "ListenStream") => {
+            plan.has_socket_unit = true;
+            plan.directive(DropIn::Socket, "ListenStream", value);
+        }
         ("Socket", "SocketUser" | "SocketGroup" | "SocketMode" | "Backlog") => {
             plan.directive(DropIn::Socket, key, value);
         }
+        ("Socket", "Service" | "FileDescriptorName") => {}
+        ("Socket", _) => plan.left_out(
+            &origin,
+            &format!("{key}={value}: add it with systemctl edit rgun.socket if the socket needs it"),
+        ),
         (_, own) if OWN.contains(&own) || section == "Install" => {}
         _ => plan
             .left_out(&origin, &format!("{key}={value}: add it with systemctl edit rgun if rgun needs it")),
@@ -203,9 +280,13 @@ fn parse(text: &str) -> Vec<UnitLine> {
     directives
 }
 
-/// Returns whether a variable has the place of another server's flags.
-fn is_flags_of_peer(variable: &str) -> bool {
-    variable == "GUNICORN_CMD_ARGS" || variable.starts_with("UVICORN_") || variable.starts_with("GRANIAN_")
+/// Notes the socket units of the service, whose addresses `rgun.socket` listens on.
+fn add_sockets(units: &str, origin: &str, plan: &mut Plan) {
+    for unit in units.split_whitespace() {
+        plan.changed
+            .push(format!("{origin}: rgun.socket replaces {unit}: disable {unit} with the old service"));
+        plan.configurations.push((unit.to_owned(), origin.to_owned()));
+    }
 }
 
 /// Returns the variables of a value of `Environment=`.
@@ -216,4 +297,31 @@ fn assignments(value: &str) -> Vec<(String, String)> {
         .filter_map(|word| word.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specifiers_of_the_name_are_replaced() {
+        for (text, unit, expected) in [
+            ("/run/%n.sock %N %p", "shop.service", "/run/shop.service.sock shop shop"),
+            ("/srv/%i %p", "shop@one.service", "/srv/one shop"),
+            ("/srv/%i %n", "shop@.service", "/srv/%i %n"),
+            ("%t/a %S %h %% %", "a.service", "/run/a /var/lib %h %% %"),
+        ] {
+            assert_eq!(resolve_specifiers(text, unit), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn later_directives_reset_earlier_ones() {
+        let mut plan = Plan::default();
+        let text = "[Service]\nEnvironment=A=1\nExecStart=/srv/v/bin/gunicorn a -w 1\n[Service]\nEnvironment=\nEnvironment=B=2\nExecStart=\nExecStart=/srv/v/bin/gunicorn a -w 2\n";
+        migrate(text, "a.service", &mut plan);
+        assert_eq!(plan.settings[name::COUNT].value, Value::text("2"));
+        assert!(!plan.changed.iter().any(|note| note.contains("replaces")), "{:?}", plan.changed);
+        assert_eq!(plan.environment.len(), 1);
+    }
 }

@@ -89,6 +89,9 @@ fn row_of_peer(option: &ForeignOption) -> String {
         Becomes::Fixed(key, value) => format!("`{key} = \"{value}\"`"),
         Becomes::Directive(DropIn::Socket, directive) => format!("`{directive}=` of the socket unit"),
         Becomes::Directive(_, directive) => format!("`{directive}=` of the service unit"),
+        Becomes::SocketMask => {
+            "`SocketMode=` of the socket unit: the permissions that the mask leaves".to_owned()
+        }
         Becomes::Nothing => "accepted".to_owned(),
         Becomes::Ignored(reason) => format!("ignored: {reason}"),
         Becomes::Refused(reason) => format!("refused: {reason}"),

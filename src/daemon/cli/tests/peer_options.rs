@@ -104,6 +104,24 @@ fn command_line_of_daphne_is_served() {
 }
 
 #[test]
+fn requests_are_logged_if_the_old_server_logs_them() {
+    let shell = Shell::new();
+    for (line, is_logged) in [
+        ("a:b --host 0.0.0.0", true),
+        ("a:b --host 0.0.0.0 --interface asgi3", true),
+        ("-b 127.0.0.1 -p 8001 a:b", true),
+        ("--interface asgi a:b --host 0.0.0.0", false),
+        ("a:b --host 0.0.0.0 --blocking-threads 2", false),
+        ("a:b --host 0.0.0.0 --websocket-ping-interval 5", false),
+        ("a:b --host 0.0.0.0 --blocking-threads 2 --access-log", true),
+        ("a --bind :8000", false),
+    ] {
+        let config = shell.run(line).unwrap_or_else(|error| panic!("{line}: {error}")).config;
+        assert_eq!(config.log.access != AccessLog::Off, is_logged, "{line}");
+    }
+}
+
+#[test]
 fn option_without_a_counterpart_is_refused_with_the_remedy() {
     let shell = Shell::new();
     for (line, expected) in [
