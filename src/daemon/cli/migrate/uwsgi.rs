@@ -275,15 +275,14 @@ fn add_count(processes: Option<&str>, cheaper: Option<&str>, label: &str, plan: 
 /// Returns the options of `[uwsgi]`, with their placeholders replaced. Options whose value is not
 /// known, or that depend on a condition, are left out with a note.
 fn parse(text: &str, label: &str, path: &str, plan: &mut Plan) -> Vec<Entry> {
-    let mut placeholders = Placeholders::new(path, plan.scope());
     let (mut entries, mut is_uwsgi, mut condition) = (Vec::new(), false, None);
+    let mut placeholders = Placeholders::new(path, plan.scope());
     for (idx, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.starts_with('[') {
             is_uwsgi = line == "[uwsgi]";
-            continue;
         }
-        if !is_uwsgi || line.is_empty() || line.starts_with(['#', ';']) {
+        if !is_uwsgi || line.is_empty() || line.starts_with(['#', ';', '[']) {
             continue;
         }
         let (key, value) = line.split_once('=').unwrap_or((line, "true"));
@@ -291,6 +290,12 @@ fn parse(text: &str, label: &str, path: &str, plan: &mut Plan) -> Vec<Entry> {
         match key {
             "endif" | "end-if" | "end" | "endfor" | "end-for" => {
                 condition = None;
+                continue;
+            }
+            // As for `${NAME:-4}`, a variable that no file sets counts as unset.
+            "if-not-env" if plan.scope().get(value).is_none() => {
+                plan.changed
+                    .push(format!("{origin}: {line}: the options below apply, because no file sets {value}"));
                 continue;
             }
             _ if key.starts_with("if-") || key.starts_with("for") => {
