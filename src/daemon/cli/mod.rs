@@ -324,11 +324,7 @@ where
     let is_default_conf = !is_file_named && matches!(file, Some(ConfigFile::Python(_)));
     let program = args.first().and_then(|name| config::find_program(name, environment, cwd));
     let check_as = check_as.or_else(|| check.then(CheckIdentity::default));
-    // Uvicorn spells its interfaces asgi2 and asgi3; the other names are granian's.
-    let interface = matches.try_get_one::<String>("interface").ok().flatten().map(String::as_str);
-    let is_silent = is_silent || matches!(interface, Some("asgi" | "asginl" | "rsgi"));
-    let is_uvicorn = variables.has_uvicorn_flags
-        || compat::uvicorn::UvicornFlags::is_used(matches) && !is_silent;
+    let is_uvicorn = variables.has_uvicorn_flags || is_for_uvicorn(matches, is_silent);
     let environment = adjusted_environment(environment, is_uvicorn, check_as.is_some());
     let sources = Sources { flags, environment, file, is_default_conf, cwd: cwd.to_owned(), program };
     command_of(sources, warnings, check_as)
@@ -377,6 +373,14 @@ fn translate_line(args: Vec<OsString>) -> Translation {
             arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|names| names.contains(&name))
         })
     })
+}
+
+/// Returns whether a flag of uvicorn was typed. With `is_silent`, the line is another server's.
+fn is_for_uvicorn(matches: &clap::ArgMatches, is_silent: bool) -> bool {
+    // Uvicorn spells its interfaces asgi2 and asgi3; the other names are granian's.
+    let interface = matches.get_one::<String>("interface").map(String::as_str);
+    let is_granians = matches!(interface, Some("asgi" | "asginl" | "rsgi"));
+    compat::uvicorn::UvicornFlags::is_used(matches) && !is_silent && !is_granians
 }
 
 /// Returns the environment with two adjustments: flags and variables of uvicorn turn the access log

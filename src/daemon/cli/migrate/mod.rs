@@ -18,6 +18,7 @@ mod container;
 mod defaults;
 mod env_file;
 mod fastapi;
+mod finish;
 mod flags;
 mod hypercorn;
 mod inputs;
@@ -120,8 +121,8 @@ fn migrate(
     }
     name_services(&mut services);
     for service in &mut services {
-        finish(&inputs, cwd, service);
-        note_missing_keys(service);
+        finish::add_defaults(&inputs, cwd, service);
+        finish::note_missing_keys(service);
     }
     Ok(render_all(&base, &mut services))
 }
@@ -147,14 +148,14 @@ pub(super) fn plan_of(
     }
     plan.changed.extend(base.changed);
     plan.left_out.extend(base.left_out);
-    finish(&inputs, cwd, &mut plan);
+    finish::add_defaults(&inputs, cwd, &mut plan);
     Ok(plan)
 }
 
 /// The servers in the files of a request.
 struct Services {
     inputs: Vec<InputFile>,
-    /// What belongs to all servers.
+    /// The settings of all servers.
     base: Plan,
     /// A plan for each server.
     services: Vec<Plan>,
@@ -409,90 +410,6 @@ fn add_configuration(
     plan.changed.push(format!("{origin}: values that the file computes were computed now, on this machine"));
     plan.servers.push(ReplacedServer::Gunicorn);
     Ok(())
-}
-
-/// Adds the defaults of the servers, moves addresses to the socket unit, and notes missing files.
-fn finish(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
-    let mut servers = std::mem::take(&mut plan.servers);
-    servers.dedup();
-    for server in &servers {
-        defaults::add(*server, plan);
-    }
-    if let Some(Setting { value: Value::List(addresses), origin, .. }) = plan.settings.remove(name::BIND) {
-        listen(&addresses, &origin, servers.last().copied(), plan);
-    }
-    plan.write_environment();
-    if plan.has_socket_unit {
-        // The socket unit has the owner, and the mode if it is not that of systemd.
-        plan.set_socket_mode_of_systemd();
-    } else {
-        let umask = servers.last().map_or(Some(0), |server| server.socket_umask());
-        plan.set_socket_mode(plan.socket_umask.or(umask));
-        plan.set_socket_owner();
-    }
-    plan.preserve_runtime_directory();
-    note_missing_files(inputs, cwd, plan);
-    plan.deduplicate();
-}
-
-/// Notes that the application or its directory is unknown.
-fn note_missing_keys(plan: &mut Plan) {
-    for (key, example) in [(name::TARGET, "mysite.wsgi"), (name::DIRECTORY, "/srv/mysite")] {
-        if !plan.settings.contains_key(key) {
-            plan.left_out(
-                "rgun.toml",
-                &format!("{key}: none of the files sets this key; write for example \"{example}\""),
-            );
-        }
-    }
-}
-
-/// Adds the addresses of a command. Gunicorn does not listen on them if it gets sockets from systemd.
-fn listen(addresses: &[Value], origin: &str, server: Option<ReplacedServer>, plan: &mut Plan) {
-    let directory = plan.directory();
-    let texts = addresses.iter().filter_map(|address| match address {
-        Value::Text(address) => Some(address),
-        _ => None,
-    });
-    for address in texts {
-        if plan.has_socket_unit && server == Some(ReplacedServer::Gunicorn) {
-            plan.left_out(
-                origin,
-                &format!("listen at {address}: gunicorn listens only on the sockets of the socket unit"),
-            );
-        } else {
-            plan.listen(address, directory.as_deref(), origin);
-        }
-    }
-}
-
-/// Notes the files that commands name and that were not passed.
-fn note_missing_files(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
-    let directory = plan.directory().map_or_else(|| cwd.to_owned(), PathBuf::from);
-    let is_passed = |path: &Path| inputs.iter().any(|input| input.path.file_name() == path.file_name());
-    for (file, origin) in std::mem::take(&mut plan.configurations) {
-        let path = match file.strip_prefix("python:") {
-            Some(module) => directory.join(module.replace('.', "/")).with_extension("py"),
-            // systemd finds the unit by its name.
-            None if file.ends_with(".socket") => PathBuf::from(&file),
-            None => directory.join(&file),
-        };
-        if !is_passed(&path) {
-            plan.left_out(
-                &origin,
-                &format!("the settings of {file}: pass this file too: rgun migrate … {}", path.display()),
-            );
-        }
-    }
-    for (command, origin) in std::mem::take(&mut plan.programs) {
-        let program = command.split_whitespace().next().unwrap_or_default();
-        let is_python = program.rsplit('/').next().is_some_and(|name| name.starts_with("python"));
-        if is_python {
-            plan.left_out(&origin, &format!("{command}: starts no server that rgun knows; if the program starts one itself, as with uvicorn.run(), write app.target"));
-        } else if !is_passed(Path::new(program)) {
-            plan.left_out(&origin, &format!("{program}: is no server that rgun replaces; if it is a script that starts one, pass it too: rgun migrate … {program}"));
-        }
-    }
 }
 
 /// Writes the files below `directory`, and returns their names. Existing files stay.

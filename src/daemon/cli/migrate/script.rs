@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use super::server::ReplacedServer;
-use super::shell::{self, Shell};
+use super::shell::{self, ShellState};
 use super::tokens::{self, Syntax};
 use super::words::Scope;
 
@@ -36,7 +36,7 @@ pub(super) fn migrate_procfile(text: &str, label: &str, plan: &mut Plan) -> Vec<
 /// Returns a plan for each command of a script that starts a server. `path` is the full path of the
 /// script.
 pub(super) fn migrate_script(text: &str, label: &str, path: &str, plan: &mut Plan) -> Vec<Plan> {
-    let mut shell = Shell::new(plan, &[("0", path)].into_iter().collect());
+    let mut shell = ShellState::new(plan, &[("0", path)].into_iter().collect());
     let (mut joined, mut start, mut end_of_text) = (String::new(), 1, None);
     for (idx, line) in text.lines().enumerate() {
         if let Some(end) = &end_of_text {

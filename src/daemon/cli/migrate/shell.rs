@@ -21,7 +21,7 @@ const HARMLESS: &[&str] = &[
 
 /// The state of a shell.
 #[derive(Debug)]
-pub(super) struct Shell {
+pub(super) struct ShellState {
     scope: Scope,
     /// The variables that commands get.
     exported: BTreeSet<String>,
@@ -49,7 +49,7 @@ pub(super) fn migrate_words(words: Vec<Word>, scope: &Scope, origin: &str, plan:
 }
 
 fn migrate_commands(commands: Vec<SimpleCommand>, scope: &Scope, origin: &str, plan: &mut Plan) -> bool {
-    let mut shell = Shell::new(plan, scope);
+    let mut shell = ShellState::new(plan, scope);
     let before = plan.clone();
     for command in commands {
         shell.run(command, origin, plan);
@@ -72,7 +72,7 @@ fn migrate_commands(commands: Vec<SimpleCommand>, scope: &Scope, origin: &str, p
     true
 }
 
-impl Shell {
+impl ShellState {
     /// Returns the shell in which the service's command runs. `others` are further variables.
     pub(super) fn new(plan: &Plan, others: &Scope) -> Self {
         let mut scope = plan.scope();

@@ -60,7 +60,7 @@ const SHORT: [(&str, &str); 16] = [
 const FILES: [&str; 5] = ["ini", "yaml", "yml", "json", "xml"];
 
 /// An option: name, value, place.
-struct Entry {
+struct UwsgiOption {
     key: String,
     value: String,
     origin: String,
@@ -78,7 +78,7 @@ pub(super) fn migrate(text: &str, label: &str, path: &str, plan: &mut Plan) {
 /// Adds the options of a command line. A command that only names a configuration file starts no
 /// server of its own here: the file does. Returns what the flags set.
 pub(super) fn add_command(args: &[String], origin: &str, plan: &mut Plan) -> FlagSet {
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries: Vec<UwsgiOption> = Vec::new();
     let (mut is_file_named, mut rest) = (false, args.iter().peekable());
     while let Some(word) = rest.next() {
         let Some(option) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
@@ -99,7 +99,7 @@ pub(super) fn add_command(args: &[String], origin: &str, plan: &mut Plan) -> Fla
             plan.configurations
                 .push((value.split(':').next().unwrap_or_default().to_owned(), origin.to_owned()));
         } else {
-            entries.push(Entry { key: key.to_owned(), value, origin: origin.to_owned() });
+            entries.push(UwsgiOption { key: key.to_owned(), value, origin: origin.to_owned() });
         }
     }
     plan.is_server = !is_file_named;
@@ -112,7 +112,7 @@ pub(super) fn add_command(args: &[String], origin: &str, plan: &mut Plan) -> Fla
 }
 
 /// Adds all options, and the defaults.
-fn add(entries: &[Entry], label: &str, plan: &mut Plan) {
+fn add(entries: &[UwsgiOption], label: &str, plan: &mut Plan) {
     let get =
         |key: &str| entries.iter().rev().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
     if let Some(directory) = get("chdir").or(get("chdir2")) {
@@ -142,9 +142,9 @@ fn add(entries: &[Entry], label: &str, plan: &mut Plan) {
 }
 
 /// Adds options one by one. Relative paths are below `base`. Returns the flags of rgun.
-fn add_entries(entries: &[Entry], base: Option<&str>, plan: &mut Plan) -> Vec<String> {
+fn add_entries(entries: &[UwsgiOption], base: Option<&str>, plan: &mut Plan) -> Vec<String> {
     let mut flags = Vec::new();
-    for Entry { key, value, origin } in entries {
+    for UwsgiOption { key, value, origin } in entries {
         let is_false = matches!(value.as_str(), "false" | "0" | "no" | "off");
         let value = match key.as_str() {
             "chdir" | "chdir2" | "protocol" | "mount" | "manage-script-name" => continue,
@@ -208,7 +208,7 @@ fn add_special(key: &str, value: &str, base: Option<&str>, origin: &str, plan: &
 }
 
 /// Adds an address of uWSGI's own protocol, or of HTTP with `protocol = http`.
-fn add_socket(Entry { value, origin, .. }: &Entry, is_http: bool, plan: &mut Plan) {
+fn add_socket(UwsgiOption { value, origin, .. }: &UwsgiOption, is_http: bool, plan: &mut Plan) {
     let directory = plan.directory();
     let is_path = value.contains('/') || !value.contains(':');
     let address = if is_path && !value.starts_with('/') && !value.starts_with('@') {
@@ -274,7 +274,7 @@ fn add_count(processes: Option<&str>, cheaper: Option<&str>, label: &str, plan: 
 
 /// Returns the options of `[uwsgi]`, with their placeholders replaced. Options whose value is not
 /// known, or that depend on a condition, are left out with a note.
-fn parse(text: &str, label: &str, path: &str, plan: &mut Plan) -> Vec<Entry> {
+fn parse(text: &str, label: &str, path: &str, plan: &mut Plan) -> Vec<UwsgiOption> {
     let (mut entries, mut is_uwsgi, mut condition) = (Vec::new(), false, None);
     let mut placeholders = Placeholders::new(path, plan.scope());
     for (idx, line) in text.lines().enumerate() {
@@ -320,7 +320,7 @@ fn parse(text: &str, label: &str, path: &str, plan: &mut Plan) -> Vec<Entry> {
                     }
                     _ => {
                         placeholders.define(key, &value);
-                        entries.push(Entry { key: key.to_owned(), value, origin });
+                        entries.push(UwsgiOption { key: key.to_owned(), value, origin });
                     }
                 }
             }

@@ -1,0 +1,93 @@
+//! Completes a plan after all files were read.
+
+use std::path::{Path, PathBuf};
+
+use super::defaults;
+use super::inputs::InputFile;
+use super::plan::Plan;
+use super::server::ReplacedServer;
+use crate::config::{Setting, Value, name};
+
+/// Adds the defaults of the servers, moves addresses to the socket unit, and notes missing files.
+pub(super) fn add_defaults(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
+    let mut servers = std::mem::take(&mut plan.servers);
+    servers.dedup();
+    for server in &servers {
+        defaults::add(*server, plan);
+    }
+    if let Some(Setting { value: Value::List(addresses), origin, .. }) = plan.settings.remove(name::BIND) {
+        listen(&addresses, &origin, servers.last().copied(), plan);
+    }
+    plan.write_environment();
+    if plan.has_socket_unit {
+        // The socket unit has the owner, and the mode if it is not that of systemd.
+        plan.set_socket_mode_of_systemd();
+    } else {
+        let umask = servers.last().map_or(Some(0), |server| server.socket_umask());
+        plan.set_socket_mode(plan.socket_umask.or(umask));
+        plan.set_socket_owner();
+    }
+    plan.preserve_runtime_directory();
+    note_missing_files(inputs, cwd, plan);
+    plan.deduplicate();
+}
+
+/// Notes that the application or its directory is unknown.
+pub(super) fn note_missing_keys(plan: &mut Plan) {
+    for (key, example) in [(name::TARGET, "mysite.wsgi"), (name::DIRECTORY, "/srv/mysite")] {
+        if !plan.settings.contains_key(key) {
+            plan.left_out(
+                "rgun.toml",
+                &format!("{key}: none of the files sets this key; write for example \"{example}\""),
+            );
+        }
+    }
+}
+
+/// Adds the addresses of a command. Gunicorn does not listen on them if it gets sockets from systemd.
+fn listen(addresses: &[Value], origin: &str, server: Option<ReplacedServer>, plan: &mut Plan) {
+    let directory = plan.directory();
+    let texts = addresses.iter().filter_map(|address| match address {
+        Value::Text(address) => Some(address),
+        _ => None,
+    });
+    for address in texts {
+        if plan.has_socket_unit && server == Some(ReplacedServer::Gunicorn) {
+            plan.left_out(
+                origin,
+                &format!("listen at {address}: gunicorn listens only on the sockets of the socket unit"),
+            );
+        } else {
+            plan.listen(address, directory.as_deref(), origin);
+        }
+    }
+}
+
+/// Notes the files that commands name and that were not passed.
+fn note_missing_files(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
+    let directory = plan.directory().map_or_else(|| cwd.to_owned(), PathBuf::from);
+    let is_passed = |path: &Path| inputs.iter().any(|input| input.path.file_name() == path.file_name());
+    for (file, origin) in std::mem::take(&mut plan.configurations) {
+        let path = match file.strip_prefix("python:") {
+            Some(module) => directory.join(module.replace('.', "/")).with_extension("py"),
+            // systemd finds the unit by its name.
+            None if file.ends_with(".socket") => PathBuf::from(&file),
+            None => directory.join(&file),
+        };
+        if !is_passed(&path) {
+            plan.left_out(
+                &origin,
+                &format!("the settings of {file}: pass this file too: rgun migrate … {}", path.display()),
+            );
+        }
+    }
+    for (command, origin) in std::mem::take(&mut plan.programs) {
+        let program = command.split_whitespace().next().unwrap_or_default();
+        let is_python = program.rsplit('/').next().is_some_and(|name| name.starts_with("python"));
+        if is_python {
+            plan.left_out(&origin, &format!("{command}: starts no server that rgun knows; if the program starts one itself, as with uvicorn.run(), write app.target"));
+        } else if !is_passed(Path::new(program)) {
+            plan.left_out(&origin, &format!("{program}: is no server that rgun replaces; if it is a script that starts one, pass it too: rgun migrate … {program}"));
+        }
+    }
+}
