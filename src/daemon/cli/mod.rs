@@ -278,8 +278,7 @@ where
     A: Into<OsString>,
 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    let Translation { args, layer: translated, mut warnings, mut errors, is_silent, .. } =
-        translate_line(args);
+    let Translation { args, layer: foreign, mut warnings, mut errors, is_silent, .. } = translate_line(args);
     let (cli, matches) = parse_matches(&args).map_err(|error| from_clap_error(&error, &args))?;
     let (check_as, mut flags, matches) = match (cli.command, matches.subcommand()) {
         (Some(Subcommand::Reload { instance, socket }), _) => return reload_command(instance, socket, cwd),
@@ -303,7 +302,7 @@ where
         warnings.extend(peer_variables::warn_without_app(environment));
     }
     let ParsedFlags { layer: mut typed, config: named, check } = flags.parse(&mut warnings, &mut errors);
-    typed.extend(translated);
+    typed.extend(foreign);
     errors.extend(flags.app().and_then(|target| explain_target(target, &typed, cwd)));
     let mut variables = if has_app { peer_variables::read(environment) } else { ForeignFlags::default() };
     let gunicorn = foreign::read_variable(environment);
