@@ -410,7 +410,16 @@ fn flags_named_in_user_documents_exist() {
         assert!(known.contains(&flag), "rgun.8: --{flag}");
     }
     // Flags of systemctl, journalctl, pip and others that the texts quote.
-    let others = ["now", "user", "system-site-packages", "no-block", "no-pager", "unix-socket", "since"];
+    let others = [
+        "now",
+        "strip-components",
+        "user",
+        "system-site-packages",
+        "no-block",
+        "no-pager",
+        "unix-socket",
+        "since",
+    ];
     for (file, text) in [
         ("README.md", include_str!("../../../../README.md")),
         ("migrating.md", include_str!("../../../../packaging/doc/migrating.md")),
