@@ -1,4 +1,4 @@
-//! Shared memory: a sealed memfd, mapped by daemon and worker.
+//! Shared memory: a sealed memfd, mapped by daemon and worker, and not part of core dumps.
 //!
 //! Turns offsets into pointers. Each offset is checked (`assert!`), so a caller's wrong arithmetic
 //! is a panic, not undefined behaviour.
@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// A mapping of a sealed memfd; unmapped when dropped.
 #[derive(Debug)]
@@ -86,7 +86,11 @@ impl Map {
         // SAFETY: a new mapping at an address chosen by the kernel aliases no other memory.
         let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { base, len })
+        let map = Self { base, len };
+        // A core dump shall not contain the requests of other clients.
+        // SAFETY: exactly the range of this mapping; the advice changes no byte and no access right.
+        unsafe { madvise(map.base.as_ptr().cast(), len, Advice::LinuxDontDump) }?;
+        Ok(map)
     }
 
     /// Bytes mapped.
@@ -221,6 +225,19 @@ mod tests {
         assert_eq!(theirs.u64(4096).load(Ordering::Acquire), 0);
         theirs.u64(4096).store(8, Ordering::Release);
         assert_eq!(ours.u64(4096).load(Ordering::Acquire), 7);
+    }
+
+    #[test]
+    fn mappings_are_not_part_of_core_dumps() {
+        let (ours, fd) = Map::create("test", 8192).unwrap();
+        let theirs = Map::attach(fd.as_fd(), 8192, true).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        for map in [&ours, &theirs] {
+            let start = format!("{:x}-", map.base.as_ptr().addr());
+            let from = maps.find(&format!("\n{start}")).expect("smaps has the mapping");
+            let flags = maps[from..].lines().find(|line| line.starts_with("VmFlags:")).unwrap();
+            assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use rgun_channel::control::{CONTROL_FD, Command, MAX_MESSAGE_BYTES, Role, Start, receive};
+use rgun_channel::control::{CONTROL_FD, Command, MAX_MESSAGE_BYTES, Report, Role, Start, receive};
 use rgun_channel::layout::REACTOR_PAGE_BYTES;
 use rgun_channel::map::Map;
 use rustix::io::FdFlags;
@@ -18,7 +18,7 @@ use rustix::io::FdFlags;
 use crate::process::{OutputFiles, Process};
 use crate::python::{load_py, register_fork_hook, system_exit};
 use crate::role::{NextRole, WorkerInit};
-use crate::{dispositions, lifecycle, stacks, zygote};
+use crate::{dispositions, lifecycle, oom_score, sandbox, stacks, zygote};
 
 /// Boots and serves until the daemon stops the process.
 ///
@@ -26,6 +26,8 @@ use crate::{dispositions, lifecycle, stacks, zygote};
 /// `SystemExit` with an exit code; anything else is a bug, which the bootstrap reports.
 pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let control = control_socket()?;
+    // On failure, the kernel may kill the daemon before this process; both serve all the same.
+    let _ = oom_score::raise();
     let (start, fds) = receive_start(py, &control)?;
     let [map, reactor_page, reactor_eventfd, stacks, loop_eventfd]: [OwnedFd; 5] = fds
         .try_into()
@@ -55,6 +57,10 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
         initial_output: OutputFiles::current(),
     };
     let process: &'static Process = Box::leak(Box::new(process));
+    if let Err(error) = sandbox::restrict() {
+        let warning = format!("cannot restrict the worker by Landlock, continuing without: {error}");
+        process.report(&Report::Warning(warning))?;
+    }
     loop {
         next = match next {
             NextRole::Worker(init) => lifecycle::run_worker(py, process, init)?,

@@ -7,7 +7,8 @@
 //! the submission ring ([`serve`]), calls the application ([`wsgi`], [`asgi`]) and sends responses
 //! through the completion ring and the slab ([`output`]). A [`zygote`] forks workers; a worker can
 //! become a zygote. The process also reports its stacks ([`stacks`]), calls gunicorn's [`hooks`]
-//! and forwards stop signals to the daemon ([`dispositions`]).
+//! and forwards stop signals to the daemon ([`dispositions`]). As a service, the process is restricted
+//! before it loads the application ([`sandbox`]).
 //!
 //! # Threads
 //! In a WSGI worker, slot 0 is Python's main thread and every other slot a `threading.Thread`. In
@@ -38,11 +39,13 @@ mod hooks;
 mod last_dict;
 mod lifecycle;
 mod object_cache;
+mod oom_score;
 mod output;
 mod percent;
 mod process;
 mod python;
 mod role;
+mod sandbox;
 mod serve;
 mod signal_mask;
 mod sources;

@@ -17,6 +17,13 @@ use super::{ConfigError, Layer, Value, trusted};
 /// The variable for `--config`. It is not a setting, because it has no key.
 pub(crate) const CONFIG_VARIABLE: &str = "RGUN_CONFIG";
 
+/// The variable that keeps the daemon dumpable, so that a debugger of the same user may attach. It is
+/// not a setting, because it is for debugging rgun itself.
+pub(crate) const DUMPABLE_VARIABLE: &str = "RGUN_DUMPABLE";
+
+/// Variables that rgun reads elsewhere.
+const NOT_SETTINGS: [&str; 2] = [CONFIG_VARIABLE, DUMPABLE_VARIABLE];
+
 /// The variable of Heroku and gunicorn for the number of workers.
 const WEB_CONCURRENCY: &str = "WEB_CONCURRENCY";
 
@@ -108,7 +115,7 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
         let Some(variable) = variable.to_str().filter(|variable| variable.starts_with("RGUN_")) else {
             continue;
         };
-        if variable == CONFIG_VARIABLE {
+        if NOT_SETTINGS.contains(&variable) {
             continue;
         }
         match keys::KEYS.iter().find(|key| keys::variable_name(key) == variable) {
@@ -234,7 +241,7 @@ fn insert(
 pub(crate) fn unread_variables(environment: &Environment) -> Vec<&str> {
     let is_unread = |(variable, value): &(&str, &OsStr)| {
         variable.starts_with("RGUN_")
-            && *variable != CONFIG_VARIABLE
+            && !NOT_SETTINGS.contains(variable)
             && !SET_BY_RGUN.contains(variable)
             && !keys::KEYS.iter().any(|key| keys::variable_name(key) == *variable)
             && !is_service_link(variable, value)

@@ -207,7 +207,8 @@ operator_events! {
         "The thread that owns all connections has not answered for half of WatchdogSec=. This is \
         a bug in rgun, or the machine was stopped for that long. systemd aborts the daemon and \
         starts it again; connections wait in the socket's backlog.\n\n\
-        What to do: report it with the core dump (`coredumpctl info rgun`).";
+        What to do: report it with the entries before this one. For a core dump of the next hang, set \
+        Environment=RGUN_DUMPABLE=1 in a drop-in; workers can then read the daemon's memory.";
 }
 
 /// The catalog as `packaging/catalog/rgun.catalog`, in the format of systemd-catalog(7).

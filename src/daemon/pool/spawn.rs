@@ -1,10 +1,9 @@
 //! Starts the process of a worker or zygote.
 //!
 //! # Why `unsafe`
-//! Seven things must happen in the child between fork and exec, and `pre_exec` is the one hook there:
+//! Six things must happen in the child between fork and exec, and `pre_exec` is the one hook there:
 //! - enter the cgroup, so that no instruction of the worker runs outside it
 //! - put the control socket at its number
-//! - raise the worker's OOM score above the daemon's
 //! - ask for SIGKILL when the daemon dies
 //! - restore the limit of open files that the daemon has raised for itself
 //! - reset signal dispositions and mask to those of a program started by systemd
@@ -53,16 +52,6 @@ const BOOTSTRAP_VARIABLE: &str = "RGUN_BOOTSTRAP";
 /// The argument of `python -c`: removes the variable and runs its code.
 const RUN_BOOTSTRAP: &str = "import os; exec(os.environ.pop('RGUN_BOOTSTRAP'))";
 
-/// The file with this process's adjustment of its OOM score (proc_pid_oom_score_adj(5)).
-const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
-/// The same path for a system call.
-const OOM_SCORE_ADJ_C: &std::ffi::CStr = c"/proc/self/oom_score_adj";
-/// The difference between a worker's adjustment and the daemon's; 100 counts like a tenth of the
-/// machine's memory.
-const WORKER_OOM_SCORE: i32 = 100;
-/// Maximum of the adjustment.
-const MAX_OOM_SCORE_ADJ: i32 = 1000;
-
 /// Settings of all processes of a pool.
 #[derive(Debug, Default)]
 pub(super) struct ProcessSettings {
@@ -109,13 +98,11 @@ pub(super) fn spawn(
     command.env(BOOTSTRAP_VARIABLE, BOOTSTRAP);
     let daemon = nix::unistd::getpid();
     let open_files = settings.open_files;
-    let oom_score_adj = worker_oom_score_adj();
     // SAFETY: the closure only makes async-signal-safe system calls and does not allocate: each
     // `io::Error` holds an errno.
     unsafe {
         command.pre_exec(move || {
             set_up_child(procs_fd, control_fd, daemon)?;
-            raise_oom_score(&oom_score_adj);
             restore_file_limit(open_files)?;
             reset_signals(&signals)
         });
@@ -168,26 +155,6 @@ fn set_up_child(procs: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result
         unsafe { nix::unistd::dup2_raw(from, CONTROL_FD) }.map(std::os::fd::IntoRawFd::into_raw_fd)?;
     }
     Ok(())
-}
-
-/// Returns the text for a worker's `/proc/self/oom_score_adj` (proc_pid_oom_score_adj(5)): more than
-/// the daemon's, so that the kernel kills a worker before the daemon when the machine has no memory
-/// left.
-fn worker_oom_score_adj() -> String {
-    let own = std::fs::read_to_string(OOM_SCORE_ADJ).unwrap_or_default();
-    let own: i32 = own.trim().parse().unwrap_or(0);
-    (own + WORKER_OOM_SCORE).min(MAX_OOM_SCORE_ADJ).to_string()
-}
-
-/// Writes the score. Makes async-signal-safe calls only.
-fn raise_oom_score(score: &str) {
-    use nix::fcntl::{OFlag, open};
-    // Without /proc, or where a security module denies it, a worker is not killed first: it serves
-    // all the same.
-    if let Ok(file) = open(OOM_SCORE_ADJ_C, OFlag::O_WRONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-    {
-        let _ = nix::unistd::write(file, score.as_bytes());
-    }
 }
 
 /// Sets the soft limit of open files. Makes async-signal-safe calls only.

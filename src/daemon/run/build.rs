@@ -12,6 +12,7 @@ use super::buffer_limits::BufferLimits;
 use super::control_socket::ControlSocket;
 use super::messages::{MainMessage, edge_notice_sink, notice_sink};
 use super::operator_log::log_unless_terminal;
+use super::peer_check::PeerCheck;
 use super::system::{self, AutoLimits, FileLimit, Host};
 use super::terminal_log::TerminalLog;
 use super::{
@@ -61,7 +62,7 @@ impl Daemon {
         let files = system::raise_file_limit();
         let host = host(config, &files, &listeners);
         let (messages_tx, messages_rx) = unbounded_channel();
-        let control_socket = listen_for_commands(&messages_tx)?;
+        let control_socket = listen_for_commands(&messages_tx, delegation.as_ref())?;
         let reloads = Reloads::new(host.is_supervised);
         let (edge, dispatcher, journal) =
             start_edge(config, host.auto_limits, listeners, &messages_tx, &reloads)?;
@@ -102,8 +103,10 @@ impl Daemon {
 /// Opens the control socket, if there is a runtime directory.
 fn listen_for_commands(
     messages: &UnboundedSender<MainMessage>,
+    delegation: Option<&Delegation>,
 ) -> Result<Option<ControlSocket>, StartupError> {
-    let socket = ControlSocket::listen(messages.clone())
+    let peers = PeerCheck::new(nix::unistd::getpid(), delegation.cloned());
+    let socket = ControlSocket::listen(messages.clone(), peers)
         .map_err(StartupError::system("listen on the control socket"))?;
     if let Some(socket) = &socket {
         tracing::debug!("listening for commands on {}", socket.path().display());

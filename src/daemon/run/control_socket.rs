@@ -7,10 +7,13 @@
 //! The client writes one line, `reload`. The daemon replies with lines that begin with `progress `.
 //! The last reply is one line that begins with `done `, or `failed ` and text up to the end of the
 //! stream. Then the daemon closes the connection.
+//!
+//! Workers run as the daemon's user, so the file's mode admits them; [`PeerCheck`] refuses them.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +21,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::messages::{MainMessage, Reply};
+use super::peer_check::{PeerCheck, PeerRefusal};
 
 /// The listening socket. Its file is removed on drop.
 #[derive(Debug)]
@@ -36,7 +40,10 @@ impl ControlSocket {
     ///
     /// # Errors
     /// The error of `bind(2)`, with the path.
-    pub(super) fn listen(messages: UnboundedSender<MainMessage>) -> io::Result<Option<Self>> {
+    pub(super) fn listen(
+        messages: UnboundedSender<MainMessage>,
+        peers: PeerCheck,
+    ) -> io::Result<Option<Self>> {
         let Some(path) = crate::cli::reload::runtime_directory()
             .map(|directory| directory.join(crate::cli::reload::SOCKET))
         else {
@@ -50,7 +57,7 @@ impl ControlSocket {
         }
         let listener = UnixListener::bind(&path).map_err(named)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(named)?;
-        tokio::spawn(accept(listener, messages));
+        tokio::spawn(accept(listener, messages, Arc::new(peers)));
         Ok(Some(Self { path }))
     }
 
@@ -67,11 +74,11 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn accept(listener: UnixListener, messages: UnboundedSender<MainMessage>) {
+async fn accept(listener: UnixListener, messages: UnboundedSender<MainMessage>, peers: Arc<PeerCheck>) {
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                tokio::spawn(handle_client(client, messages.clone()));
+                tokio::spawn(handle_client(client, messages.clone(), Arc::clone(&peers)));
             }
             Err(error) => {
                 tracing::warn!(%error, "the control socket cannot accept, trying again in a second");
@@ -82,7 +89,15 @@ async fn accept(listener: UnixListener, messages: UnboundedSender<MainMessage>) 
 }
 
 /// Reads the command of a client, passes it to the main loop and writes the replies.
-async fn handle_client(mut client: UnixStream, messages: UnboundedSender<MainMessage>) {
+async fn handle_client(
+    mut client: UnixStream,
+    messages: UnboundedSender<MainMessage>,
+    peers: Arc<PeerCheck>,
+) {
+    let checked = client.peer_cred().map_err(PeerRefusal::from).and_then(|peer| peers.check(&peer));
+    if let Err(refusal) = &checked {
+        tracing::warn!("refusing a client of the control socket: {refusal}");
+    }
     let command = match tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut client)).await {
         Ok(Ok(command)) => command,
         Ok(Err(error)) => {
@@ -92,10 +107,11 @@ async fn handle_client(mut client: UnixStream, messages: UnboundedSender<MainMes
         Err(_) => return,
     };
     let (replies_tx, replies_rx) = unbounded_channel();
-    match command.as_str() {
+    match (checked, command.as_str()) {
+        (Err(refusal), _) => drop(replies_tx.send(Reply::Failed(refusal.to_string()))),
         // Sending fails only when the main loop has ended.
-        "reload" => drop(messages.send(MainMessage::Reload(replies_tx))),
-        other => {
+        (Ok(()), "reload") => drop(messages.send(MainMessage::Reload(replies_tx))),
+        (Ok(()), other) => {
             let text =
                 format!("there is no command {other:?}; this daemon is rgun {}", env!("CARGO_PKG_VERSION"));
             drop(replies_tx.send(Reply::Failed(text)));
@@ -129,4 +145,42 @@ async fn write_replies(client: &mut UnixStream, mut replies: UnboundedReceiver<R
         client.write_all(line.as_bytes()).await?;
     }
     client.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn descendant_of_the_daemon_is_refused() {
+        let (client, daemon) = UnixStream::pair().unwrap();
+        let (messages_tx, mut messages_rx) = unbounded_channel();
+        // Both ends belong to this process, a child of the supposed daemon.
+        let peers = PeerCheck::new(nix::unistd::getppid(), None);
+        let (mut read, mut write) = client.into_split();
+        write.write_all(b"reload\n").await.unwrap();
+        handle_client(daemon, messages_tx, Arc::new(peers)).await;
+        let mut reply = String::new();
+        read.read_to_string(&mut reply).await.unwrap();
+        assert_eq!(
+            reply,
+            format!(
+                "failed process {} was started by this daemon, which takes no commands from its \
+                 workers; use systemctl reload\n",
+                std::process::id()
+            )
+        );
+        assert!(messages_rx.try_recv().is_err(), "no reload was requested");
+    }
+
+    #[tokio::test]
+    async fn client_outside_the_daemon_may_reload() {
+        let (client, daemon) = UnixStream::pair().unwrap();
+        let (messages_tx, mut messages_rx) = unbounded_channel();
+        let peers = PeerCheck::new(nix::unistd::getpid(), None);
+        let (_read, mut write) = client.into_split();
+        write.write_all(b"reload\n").await.unwrap();
+        tokio::spawn(handle_client(daemon, messages_tx, Arc::new(peers)));
+        assert!(matches!(messages_rx.recv().await, Some(MainMessage::Reload(_))));
+    }
 }

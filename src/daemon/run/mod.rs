@@ -18,6 +18,7 @@
 //! | `reload.rs` | reloads: reading the configuration again, going live, the reply |
 //! | `reload_state.rs` | the data about reloads |
 //! | `control_socket.rs` | the control socket of `rgun reload` |
+//! | `peer_check.rs` | which processes may use it |
 //! | `probe.rs` | `reload.probe` |
 //! | `file_watch.rs` | `reload.on_change` |
 //! | `stack_dumps.rs` | requesting the Python stacks of workers |
@@ -45,6 +46,7 @@ mod memory;
 mod messages;
 mod operator_log;
 mod operator_text;
+mod peer_check;
 mod probe;
 mod reload;
 mod reload_state;
@@ -109,6 +111,7 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     let config = &invocation.config;
     // Before any thread starts, because it removes environment variables, which is not thread-safe.
     let inherited = listen::take_listeners();
+    let hidden = system::hide_memory();
     let destination = match daemon_log::start(&config.log) {
         Ok(destination) => destination,
         Err(error) => {
@@ -117,6 +120,9 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
             return ExitCode::from(EX_OSERR);
         }
     };
+    if let Err(errno) = hidden {
+        tracing::warn!(error = %errno, "workers may read the daemon's memory: prctl(PR_SET_DUMPABLE) failed");
+    }
     if let Some(notice) = invocation.notice() {
         tracing::info!("{notice}");
     }

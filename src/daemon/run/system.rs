@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rgun_channel::control::ListenerInfo;
 
 use super::error::{StartupError, errno_of};
-use crate::config::{Bind, Config, name};
+use crate::config::{Bind, Config, DUMPABLE_VARIABLE, name};
 use crate::error_chain::Chain;
 use crate::journal::daemon_log::Destination;
 use crate::net::{BindError, Listener};
@@ -101,6 +101,19 @@ fn check_names(config: &Config, inherited: &[InheritedListener]) -> Result<(), S
 /// Cores this process may use (sched_getaffinity(2)).
 pub(super) fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Makes the daemon's memory and descriptors inaccessible to other processes of its user, which
+/// include the workers (`PR_SET_DUMPABLE`, PR_SET_DUMPABLE(2const)). The daemon then leaves no core
+/// dump either. Workers are not affected: execve(2) resets the attribute.
+///
+/// # Errors
+/// The error of `prctl(2)`; no Linux refuses this.
+pub(super) fn hide_memory() -> nix::Result<()> {
+    if std::env::var_os(DUMPABLE_VARIABLE).is_some_and(|value| value == "1") {
+        return Ok(());
+    }
+    nix::sys::prctl::set_dumpable(false)
 }
 
 /// The soft limit of open files.

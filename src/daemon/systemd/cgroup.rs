@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// The delegated subtree of cgroups.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Delegation {
     /// Path of `workers/`.
     workers: PathBuf,
@@ -121,6 +121,12 @@ impl Delegation {
         enable_controllers(&workers);
         let controllers = enabled_controllers(&workers);
         Ok(Self { workers, controllers })
+    }
+
+    /// Returns true if the cgroup is that of the daemon, of a worker, or below one of them.
+    pub fn contains(&self, cgroup: &Path) -> bool {
+        let root = self.workers.parent().unwrap_or(&self.workers);
+        cgroup.starts_with(&self.workers) || cgroup.starts_with(root.join("daemon"))
     }
 
     /// Returns true if the workers' cgroups have this controller.
@@ -277,9 +283,22 @@ fn enabled_controllers(cgroup: &Path) -> Vec<Controller> {
 
 /// Returns the cgroup of this process, as a path below the cgroup2 mount point.
 pub(super) fn own_cgroup() -> Result<PathBuf, CgroupError> {
+    cgroup_in(Path::new("/proc/self"))
+}
+
+/// Returns the cgroup of a process, as a path below the cgroup2 mount point.
+///
+/// # Errors
+/// There is no cgroup2, or the process has exited or is hidden (`ProtectProc=`).
+pub fn cgroup_of(pid: i32) -> Result<PathBuf, CgroupError> {
+    cgroup_in(&Path::new("/proc").join(pid.to_string()))
+}
+
+/// Returns the cgroup of the process with this directory below `/proc`.
+fn cgroup_in(process: &Path) -> Result<PathBuf, CgroupError> {
     let mounts = read(Path::new("/proc/self/mountinfo"))?;
     let (root, mount_point) = cgroup2_mount(&mounts).ok_or(CgroupError::NoCgroup2)?;
-    let membership = read(Path::new("/proc/self/cgroup"))?;
+    let membership = read(&process.join("cgroup"))?;
     let own = membership.lines().find_map(|line| line.strip_prefix("0::")).ok_or(CgroupError::NoCgroup2)?;
     let below = Path::new(own).strip_prefix(root).map_err(|_| CgroupError::NoCgroup2)?;
     Ok(mount_point.join(below))
@@ -311,6 +330,17 @@ mod tests {
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         assert_eq!(cgroup2_mount(hybrid), Some((Path::new("/"), "/sys/fs/cgroup/unified".into())));
         assert_eq!(cgroup2_mount("31 23 0:28 / / rw - ext4 /dev/vda rw\n"), None);
+    }
+
+    #[test]
+    fn delegation_contains_daemon_and_workers_only() {
+        let delegation = Delegation::fake("/sys/fs/cgroup/a.service/workers".into(), &[]);
+        for inside in ["workers", "workers/g1-w0-1", "workers/g1-w0-1/more", "daemon"] {
+            assert!(delegation.contains(&Path::new("/sys/fs/cgroup/a.service").join(inside)), "{inside}");
+        }
+        for outside in ["a.service/.control", "a.service", "b.service/workers", "a.service/workers2"] {
+            assert!(!delegation.contains(&Path::new("/sys/fs/cgroup").join(outside)), "{outside}");
+        }
     }
 
     #[test]

@@ -298,6 +298,8 @@ impl Rgun {
     fn set_environment(&self, command: &mut Command, mark: &str) {
         let path = env::var_os("PATH").unwrap_or_default();
         command.current_dir(self.scratch.path()).env(MARK, mark).env("PATH", path);
+        // Tests read the daemon's descriptors in /proc, also as an ordinary user.
+        command.env("RGUN_DUMPABLE", "1");
         for (name, _) in env::vars_os() {
             if !matches!(name.to_str(), Some("PATH" | "LD_LIBRARY_PATH" | "LLVM_PROFILE_FILE")) {
                 command.env_remove(name);

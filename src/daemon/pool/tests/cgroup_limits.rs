@@ -1,4 +1,4 @@
-//! Tests of `pids.max` and `cpu.weight`, with imitated cgroup files, and of a worker's OOM score.
+//! Tests of `pids.max` and `cpu.weight`, with imitated cgroup files.
 
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -44,17 +44,4 @@ fn auto_task_limit_is_half_of_the_services() {
         assert_eq!(delegation.auto_max_tasks(), auto);
     }
     fs::remove_dir_all(service).unwrap();
-}
-
-#[test]
-fn worker_has_a_higher_oom_score_than_the_daemon() {
-    in_own_process(module_path!(), "worker_has_a_higher_oom_score_than_the_daemon", || {
-        let score = |pid: &str| {
-            let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
-            text.trim().parse::<i32>().unwrap()
-        };
-        let mut fixture = PoolFixture::new("exec sleep 1000", None);
-        let pid = fixture.spawn(worker(0, 1)).pid;
-        assert_eq!(score(&pid.to_string()), (score("self") + 100).min(1000));
-    });
 }
