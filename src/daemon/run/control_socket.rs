@@ -108,18 +108,26 @@ async fn handle_client(
     };
     let (replies_tx, replies_rx) = unbounded_channel();
     match (checked, command.as_str()) {
-        (Err(refusal), _) => drop(replies_tx.send(Reply::Failed(refusal.to_string()))),
+        (Err(refusal), _) => reply_failed(replies_tx, refusal.to_string()),
         // Sending fails only when the main loop has ended.
         (Ok(()), "reload") => drop(messages.send(MainMessage::Reload(replies_tx))),
         (Ok(()), other) => {
             let text =
                 format!("there is no command {other:?}; this daemon is rgun {}", env!("CARGO_PKG_VERSION"));
-            drop(replies_tx.send(Reply::Failed(text)));
+            reply_failed(replies_tx, text);
         }
     }
     if let Err(error) = write_replies(&mut client, replies_rx).await {
         tracing::debug!(%error, "a client of the control socket did not wait for the end");
     }
+}
+
+/// Sends the only reply. Consumes the sender, because the connection is closed when the last sender is
+/// gone.
+fn reply_failed(replies: UnboundedSender<Reply>, text: String) {
+    // Sending fails only if the receiver is gone, which the caller owns.
+    drop(replies.send(Reply::Failed(text)));
+    drop(replies);
 }
 
 /// Reads up to a line feed, the end of the stream or [`MAX_COMMAND_BYTES`].
