@@ -13,7 +13,11 @@ import sys
 import tempfile
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+PTRACE_DETACH = 17
 PTRACE_SEIZE = 0x4206
+PTRACE_INTERRUPT = 0x4207
+# Waits for tracees that are not children (wait(2)).
+WALL = 0x40000000
 # The same number on all architectures that have systemd's service (pidfd_getfd(2)).
 SYS_PIDFD_GETFD = 438
 CONTROL = "/run/rgun/control"
@@ -53,7 +57,11 @@ def checked(result):
 
 
 def trace(pid):
+    """Traces the process, and lets it go again: a traced daemon would not react to SIGTERM."""
     checked(LIBC.ptrace(PTRACE_SEIZE, pid, None, None))
+    checked(LIBC.ptrace(PTRACE_INTERRUPT, pid, None, None))
+    os.waitpid(pid, WALL)
+    checked(LIBC.ptrace(PTRACE_DETACH, pid, None, None))
 
 
 def open_memory(pid):
@@ -91,8 +99,11 @@ def send_signal(pid):
 
 
 def own_cgroup():
-    (line,) = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
-    return pathlib.Path("/sys/fs/cgroup") / line[len("0::/") :]
+    """Returns the directory of this process's cgroup, of version 2 also on a hybrid host."""
+    lines = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
+    (path,) = [line[len("0::/") :] for line in lines if line.startswith("0::/")]
+    hybrid = pathlib.Path("/sys/fs/cgroup/unified")
+    return (hybrid if hybrid.exists() else hybrid.parent) / path
 
 
 def lift_limit(_):
