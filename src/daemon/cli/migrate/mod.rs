@@ -115,7 +115,7 @@ fn migrate(
     environment: &Environment,
     cwd: &Path,
 ) -> Result<Migration, (String, u8)> {
-    let Services { inputs, base, mut services } = services_of(request, environment, cwd)?;
+    let Services { inputs, base, plans: mut services } = services_of(request, environment, cwd)?;
     if services.is_empty() {
         services.push(base.clone());
     }
@@ -137,7 +137,7 @@ pub(super) fn plan_of(
     environment: &Environment,
     cwd: &Path,
 ) -> Result<Plan, (String, u8)> {
-    let Services { inputs, base, services } = services_of(request, environment, cwd)?;
+    let Services { inputs, base, plans: services } = services_of(request, environment, cwd)?;
     let others = services.len().saturating_sub(1);
     let mut plan = services.into_iter().next().unwrap_or_else(|| base.clone());
     if others > 0 {
@@ -158,7 +158,7 @@ struct Services {
     /// The settings of all servers.
     base: Plan,
     /// A plan for each server.
-    services: Vec<Plan>,
+    plans: Vec<Plan>,
 }
 
 /// Reads the files of a request.
@@ -185,8 +185,8 @@ fn services_of(
             add_configuration(request, input, python.as_deref(), (environment, cwd), &mut base)?;
         }
     }
-    let services = collect(&inputs, &mut base)?;
-    Ok(Services { inputs, base, services })
+    let plans = collect(&inputs, &mut base)?;
+    Ok(Services { inputs, base, plans })
 }
 
 /// Adds the files other than configurations. Returns a plan for each server; what belongs to all of
