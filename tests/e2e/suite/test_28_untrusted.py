@@ -14,7 +14,9 @@ REFUSED = {"EPERM", "EACCES", "ENOENT"}
 REPLY = "which takes no commands from its workers"
 # Drop-ins that remove one protection, so that a test shows what the others do by themselves.
 NO_LANDLOCK = "SystemCallFilter=~landlock_create_ruleset\nProtectProc=default"
-NO_FILTER = "SystemCallFilter=\nSystemCallFilter=@system-service ptrace pidfd_getfd kcmp\nProtectProc=default"
+LANDLOCK_CALLS = "landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+FILTER = f"@system-service {LANDLOCK_CALLS} ptrace pidfd_getfd kcmp"
+NO_FILTER = f"SystemCallFilter=\nSystemCallFilter={FILTER}\nProtectProc=default"
 
 
 def landlock_version():
