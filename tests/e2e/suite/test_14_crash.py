@@ -1,5 +1,8 @@
 """Crashes fail one request each; a request that crashes repeatedly is quarantined."""
 
+import os
+import signal
+
 import host
 import pytest
 from support.processes import children
@@ -28,6 +31,17 @@ def test_crash_is_502_with_request_and_cause_in_the_journal(path, cause):
     wait_until("the cause is in the journal", lambda: cause in host.service_log(since))
     assert {host.get("/").status for _ in range(20)} == {200}
     assert host.main_pid() == daemon
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_daemon_killed_from_outside_is_always_restarted(number):
+    # More often than systemd's own limit allows: five starts within ten seconds.
+    for _ in range(7):
+        daemon = host.main_pid()
+        os.kill(daemon, number)
+        wait_until("a new daemon", lambda daemon=daemon: host.main_pid() not in (0, daemon), 20)
+        assert host.get("/").status == 200
+    assert host.show("ActiveState") == "active"
 
 
 def test_request_that_kills_two_workers_is_quarantined():
