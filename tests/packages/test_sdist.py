@@ -29,4 +29,4 @@ def test_sdist_builds_with_cargo(own, sdist):
 
 def test_sdist_without_cargo_names_the_remedy(own, sdist):
     with pytest.raises(AssertionError, match=r"install Rust 1\.91 or newer"):
-        own.pip("install", sdist, env={"PATH": "/usr/bin:/bin"})
+        own.pip("install", "--no-cache-dir", sdist, env={"PATH": "/usr/bin:/bin"})
