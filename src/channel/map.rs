@@ -87,7 +87,7 @@ impl Map {
         let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
         let map = Self { base, len };
-        // A core dump shall not contain the requests of other clients.
+        // A core dump must not contain the requests of other clients.
         // SAFETY: exactly the range of this mapping; the advice changes no byte and no access right.
         unsafe { madvise(map.base.as_ptr().cast(), len, Advice::LinuxDontDump) }?;
         Ok(map)

@@ -1,13 +1,14 @@
 //! The worker's score with the kernel's out-of-memory killer (proc_pid_oom_score_adj(5)).
 //!
-//! The worker sets it, because the daemon cannot: the daemon is not dumpable, so the files of a
-//! forked child in `/proc` belong to root until the child has called execve(2).
+//! The worker sets the score, because the daemon cannot: the daemon is not dumpable, so the files
+//! of a forked child in `/proc` belong to root until the child has called execve(2).
 
 use std::fs;
 use std::io;
 
 const ADJUSTMENT: &str = "/proc/self/oom_score_adj";
-/// The difference between a worker's adjustment and the daemon's; 100 is a tenth of the memory.
+/// The difference between a worker's adjustment and the daemon's; 100 counts like a tenth of
+/// the machine's memory.
 const WORKER_DIFFERENCE: i32 = 100;
 /// Maximum of the adjustment.
 const MAX_ADJUSTMENT: i32 = 1000;

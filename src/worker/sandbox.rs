@@ -1,7 +1,7 @@
-//! Restricts the worker's process by Landlock (landlock(7)), so that code that an attacker has
-//! taken over cannot turn against the daemon.
+//! Restricts the worker's process by Landlock (landlock(7)), so that an attacker's code in a worker
+//! cannot turn against the daemon.
 //!
-//! Applied only if `no_new_privs` is set already, as `NoNewPrivileges=` of the packaged unit does:
+//! Applied only if `no_new_privs` is set already, as by `NoNewPrivileges=` of the packaged unit:
 //! a worker in the foreground runs without restrictions. A kernel without Landlock restricts
 //! nothing; an older version of Landlock restricts what it can.
 //!
@@ -15,10 +15,11 @@
 //! restrictions and may signal all of them.
 //!
 //! A file system that is mounted at an entry of `/` after a worker has started is read-only for this
-//! worker: its rules name the directories that it found. Mounts further below are not affected.
+//! worker: the worker's rules name the directories that existed at its start. Mounts further below
+//! are not affected.
 //!
-//! Linux 5.13 has Landlock too. There, every ruleset forbids moving files between directories, so
-//! the worker is not restricted.
+//! Linux 5.13 to 5.18 have Landlock too. There, every ruleset forbids moving files between
+//! directories, so the worker is not restricted.
 
 use std::error::Error;
 use std::fs;
@@ -29,8 +30,8 @@ use landlock::{
     AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope, path_beneath_rules,
 };
 
-/// The directories whose entries are allowed one by one, each except for the next in the list.
-/// Landlock has rules that allow, and none that refuse.
+/// The path to the cgroups. The entries of each directory but the last are allowed one by one,
+/// except for the next directory. Landlock has rules that allow, and none that refuse.
 const PATH_TO_CGROUPS: [&str; 4] = ["/", "/sys", "/sys/fs", "/sys/fs/cgroup"];
 
 /// Restricts the calling thread and all threads and processes that it starts. Call before the

@@ -374,7 +374,8 @@ fn translate_line(args: Vec<OsString>) -> Translation {
     })
 }
 
-/// Returns whether a flag of uvicorn was typed. With `is_silent`, the line is another server's.
+/// Returns whether the line is for uvicorn. `is_silent` means that an option of granian or
+/// hypercorn was typed.
 fn is_for_uvicorn(matches: &clap::ArgMatches, is_silent: bool) -> bool {
     // Uvicorn spells its interfaces asgi2 and asgi3; the other names are granian's.
     let interface = matches.get_one::<String>("interface").map(String::as_str);

@@ -21,7 +21,7 @@ pub(crate) const CONFIG_VARIABLE: &str = "RGUN_CONFIG";
 /// not a setting, because it is for debugging rgun itself.
 pub(crate) const DUMPABLE_VARIABLE: &str = "RGUN_DUMPABLE";
 
-/// Variables that rgun reads elsewhere.
+/// Variables that rgun reads, but not as settings.
 const NOT_SETTINGS: [&str; 2] = [CONFIG_VARIABLE, DUMPABLE_VARIABLE];
 
 /// The variable of Heroku and gunicorn for the number of workers.

@@ -125,7 +125,7 @@ async fn handle_client(
 /// Sends the only reply. Consumes the sender, because the connection is closed when the last sender is
 /// gone.
 fn reply_failed(replies: UnboundedSender<Reply>, text: String) {
-    // Sending fails only if the receiver is gone, which the caller owns.
+    // Sending fails only if the receiver, which the caller owns, is gone.
     drop(replies.send(Reply::Failed(text)));
     drop(replies);
 }

@@ -18,7 +18,7 @@
 //! | `reload.rs` | reloads: reading the configuration again, going live, the reply |
 //! | `reload_state.rs` | the data about reloads |
 //! | `control_socket.rs` | the control socket of `rgun reload` |
-//! | `peer_check.rs` | which processes may use it |
+//! | `peer_check.rs` | which processes may use the control socket |
 //! | `probe.rs` | `reload.probe` |
 //! | `file_watch.rs` | `reload.on_change` |
 //! | `stack_dumps.rs` | requesting the Python stacks of workers |

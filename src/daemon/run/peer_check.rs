@@ -80,7 +80,7 @@ impl PeerCheck {
         match cgroup_of(pid.as_raw()) {
             Ok(cgroup) => Ok(delegation.contains(&cgroup)),
             Err(CgroupError::System { source, .. }) => Err(source),
-            // The process is in no cgroup below the mount that has the delegated ones.
+            // The process is in no cgroup below the mount that has the delegated cgroups.
             Err(CgroupError::NoCgroup2 | CgroupError::NotDelegated) => Ok(false),
         }
     }

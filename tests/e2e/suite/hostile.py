@@ -18,7 +18,7 @@ PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 # Waits for tracees that are not children (wait(2)).
 WALL = 0x40000000
-# The same number on all architectures that have systemd's service (pidfd_getfd(2)).
+# The number is the same on all architectures that have systemd's service (pidfd_getfd(2)).
 SYS_PIDFD_GETFD = 438
 CONTROL = "/run/rgun/control"
 # Orphans itself, sends `reload` and writes the reply into the file that the argument names.
@@ -79,7 +79,7 @@ class Range(ctypes.Structure):
 
 
 def read_memory(pid):
-    """Reads a byte at an address that is never mapped: EFAULT if the kernel permits to read at all."""
+    """Reads a byte at an address that is never mapped: EFAULT if the kernel permits reading at all."""
     own = Range(ctypes.cast(ctypes.create_string_buffer(1), ctypes.c_void_p), 1)
     other = Range(8, 1)
     checked(LIBC.process_vm_readv(pid, ctypes.byref(own), 1, ctypes.byref(other), 1, 0))
@@ -99,7 +99,7 @@ def send_signal(pid):
 
 
 def own_cgroup():
-    """Returns the directory of this process's cgroup, of version 2 also on a hybrid host."""
+    """Returns the directory of this process's cgroup of version 2, even on a hybrid host."""
     lines = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
     (path,) = [line[len("0::/") :] for line in lines if line.startswith("0::/")]
     hybrid = pathlib.Path("/sys/fs/cgroup/unified")

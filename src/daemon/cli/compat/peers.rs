@@ -38,14 +38,14 @@ pub(in crate::cli) enum Becomes {
     Fixed(&'static str, &'static str),
     /// This directive of a unit, with the option's value.
     Directive(DropIn, &'static str),
-    /// `SocketMode=`, from a mask in decimal of the permissions that users do not get.
+    /// `SocketMode=`, from a decimal mask of the permissions that users do not get.
     SocketMask,
     /// Dropped without a note: rgun needs no setting for it.
     Nothing,
-    /// Refused out, for this reason. The option is safe to ignore: a command line with it is served
+    /// Left out, for this reason. The option is safe to ignore: a command line with it is served
     /// with a warning.
     Ignored(&'static str),
-    /// Refused out, for this reason. A command line with it is refused.
+    /// Left out, for this reason. A command line with it is refused.
     Refused(&'static str),
 }
 
@@ -180,7 +180,7 @@ pub(in crate::cli) const HYPERCORN: &[ForeignOption] = &[
     value(&["log-level"], Flag("log-level")),
     value(&["access-logfile", "access-log"], Flag("access-logfile")),
     value(&["websocket-ping-interval"], Flag("ws-ping-interval")),
-    // Of hypercorn, these concern its unix sockets only.
+    // In hypercorn, these options concern unix sockets only.
     value(&["user", "u"], Directive(DropIn::Socket, "SocketUser")),
     value(&["group", "g"], Directive(DropIn::Socket, "SocketGroup")),
     value(&["umask", "m"], SocketMask),
@@ -237,7 +237,7 @@ pub(in crate::cli) const DAPHNE: &[ForeignOption] = &[
 ];
 
 /// Returns the permissions that a mask leaves, in octal. As in hypercorn, the mask is a decimal
-/// number, also with leading zeros; `None` for other words.
+/// number, even with leading zeros. Returns `None` for any other text.
 pub(in crate::cli) fn socket_mode(mask: &str) -> Option<String> {
     let mask: u32 = mask.parse().ok().filter(|mask| *mask <= 0o777)?;
     Some(format!("{:04o}", 0o666 & !mask))

@@ -22,8 +22,8 @@ pub(in crate::cli) struct Translation {
     pub(in crate::cli) layer: Layer,
     pub(in crate::cli) warnings: Vec<String>,
     pub(in crate::cli) errors: Vec<ConfigError>,
-    /// Whether an option shows that the line is for granian or hypercorn, which do not log requests
-    /// by default, as uvicorn and daphne do.
+    /// Whether an option shows that the line is for granian or hypercorn, which, unlike uvicorn and
+    /// daphne, do not log requests by default.
     pub(in crate::cli) is_silent: bool,
 }
 

@@ -192,7 +192,8 @@ fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Adds the words before the server: variables, wrappers, a user.
+/// Adds what the words before the server set: variables and a user. Notes other programs among
+/// them.
 fn add_prefix(
     arguments: &[Argument],
     server: ReplacedServer,
@@ -243,7 +244,8 @@ fn add_prefix(
     plan.left_out(origin, &text);
 }
 
-/// Sets the interpreter: that of the command, or of the virtual environment in its variables.
+/// Sets the interpreter: that of the command, or that of the virtual environment which the
+/// command's variables name.
 fn add_interpreter(python: Option<String>, scope: &Scope, origin: &str, plan: &mut Plan) {
     let python = python.map(|python| interpreter::below(plan.directory(), python));
     if let Some(python) = python.filter(|python| python.starts_with('/')) {

@@ -19,8 +19,8 @@ struct ComposeFile<'a> {
 }
 
 /// Returns a plan for each service that starts a server. Other services are left out with a note.
-/// `directory` is that of the file. `image` is the Containerfile that was passed, for services that
-/// build theirs.
+/// `directory` is the directory of the file. `image` is the Containerfile that was passed, for
+/// services that build their image.
 ///
 /// # Errors
 /// The text is not YAML.
@@ -78,7 +78,7 @@ fn command_of(node: &Node) -> Option<ContainerCommand> {
 }
 
 impl ComposeFile<'_> {
-    /// Adds what the command depends on: variables, the directory; and the ports.
+    /// Adds the variables and the directory of the command. Notes the user and the ports.
     fn add_context(&self, node: &Node, plan: &mut Plan) {
         let origin = |node: &Node| format!("{}:{}", self.label, node.line);
         for file in node.get("env_file").map(Node::items).unwrap_or_default() {
@@ -120,7 +120,8 @@ impl ComposeFile<'_> {
         }
     }
 
-    /// Sets a variable. One without a value has that of the environment in which Compose runs.
+    /// Sets a variable. Without a value, the variable has its value in the environment in which
+    /// Compose runs.
     fn export(&self, name: &str, value: Option<&str>, origin: &str, plan: &mut Plan) {
         let unknown = |text: &str| {
             format!("environment {name}: {text}; write Environment={name}=… in a drop-in of rgun.service")

@@ -1,6 +1,6 @@
 //! Descriptions of containers: Containerfiles, and quadlet's `.container` units.
 //!
-//! A container needs no units: rgun runs in one with the flags of the old command. The result has
+//! A container needs no units: there, rgun runs with the flags of the old command. The result has
 //! the command's settings for a systemd service. Instructions about the image itself (FROM, COPY,
 //! volumes) do not concern rgun and are not listed.
 
@@ -20,17 +20,17 @@ pub(super) enum ContainerCommand {
     Words(Vec<Word>),
 }
 
-/// The process of a Containerfile, as its lines so far describe it.
+/// The image of a Containerfile, as described by the lines read so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Image {
     plan: Plan,
-    /// `ARG` and its default.
+    /// The arguments of the build (`ARG`) with their defaults.
     arguments: Scope,
     entrypoint: Option<(ContainerCommand, String)>,
     command: Option<(ContainerCommand, String)>,
 }
 
-/// Returns the plan of the container's command; none if it starts no server.
+/// Returns the plan of the container's command; no plan if the command starts no server.
 pub(super) fn migrate_containerfile(text: &str, label: &str, plan: &mut Plan) -> Vec<Plan> {
     let image = read_image(text, label, plan);
     let (mut service, command, origin) = image.process(label, None, None);
@@ -49,7 +49,7 @@ pub(super) fn migrate_containerfile(text: &str, label: &str, plan: &mut Plan) ->
     Vec::new()
 }
 
-/// Reads a Containerfile: the last of its stages.
+/// Reads a Containerfile. Returns the image of its last stage.
 pub(super) fn read_image(text: &str, label: &str, plan: &Plan) -> Image {
     let mut stages: Vec<(String, Image)> = Vec::new();
     let mut image = Image::of(plan);
@@ -108,7 +108,7 @@ impl Image {
             "CMD" => self.command = Some((command_of(rest), origin.to_owned())),
             "ENTRYPOINT" => {
                 self.entrypoint = Some((command_of(rest), origin.to_owned()));
-                // It resets the command of the base image.
+                // An entrypoint resets the command of the base image.
                 self.command = None;
             }
             _ => {}
@@ -129,7 +129,7 @@ impl Image {
             scope.extend(&self.plan.scope());
             match value.expand(&scope) {
                 Ok(expanded) => self.plan.export(&name, &expanded.text, origin, EnvPlace::DropIn),
-                // The system's directories, which the image defines, follow.
+                // `$PATH` has directories that only the image knows; `/usr/bin` stands for them.
                 Err(unknown) if name == "PATH" && unknown.is_variable("PATH") => {
                     let path = value.unquoted().replace("${PATH}", "/usr/bin").replace("$PATH", "/usr/bin");
                     self.plan.search_path = Some(path);
@@ -148,15 +148,15 @@ impl Image {
         tokens::word(text)?.expand(&scope).ok().map(|expanded| expanded.text)
     }
 
-    /// Returns the plan and the command of a container of this image, in which `entrypoint` and
-    /// `command` replace those of the image; and the command's place.
+    /// Returns the plan of a container of this image, its command, and the place of the command.
+    /// `entrypoint` and `command` replace those of the image.
     pub(super) fn process(
         self,
         label: &str,
         entrypoint: Option<(ContainerCommand, String)>,
         command: Option<(ContainerCommand, String)>,
     ) -> (Plan, Option<ContainerCommand>, String) {
-        // An entrypoint outside of the image also removes the image's command.
+        // An entrypoint outside the image also removes the image's command.
         let own_command = if entrypoint.is_some() { None } else { self.command };
         let (entrypoint, command) = (entrypoint.or(self.entrypoint), command.or(own_command));
         let (process, origin) = match (entrypoint, command) {
@@ -233,7 +233,7 @@ pub(super) fn migrate_quadlet(text: &str, label: &str, plan: &mut Plan) -> Vec<P
     Vec::new()
 }
 
-/// Notes that the host's port is another than the container's: `8080:80`, `127.0.0.1:8080:80`.
+/// Notes a port of the host that differs from the container's: `8080:80`, `127.0.0.1:8080:80`.
 pub(super) fn note_ports(value: &str, origin: &str, plan: &mut Plan) {
     let plain = value.split('/').next().unwrap_or(value);
     let mut parts = plain.rsplitn(2, ':');

@@ -35,8 +35,8 @@ struct Named {
     entrypoint: Option<String>,
 }
 
-/// The module of a file, and the directory in which Python finds it; `None` if this machine does not
-/// have the file.
+/// The module of a file, and the directory in which Python finds the module. The directory is
+/// `None` if this machine does not have the file.
 struct Module {
     module: String,
     base: Option<PathBuf>,
@@ -152,8 +152,8 @@ fn module_of(path: &str, file: Option<&Path>) -> Module {
     Module { module: names.join("."), base: Some(base.to_owned()) }
 }
 
-/// Returns the name of the application in a module's text: `app`, `api`, or the first that is
-/// assigned a `FastAPI(…)`.
+/// Returns the name of the application in a module's text: `app`, `api`, or the first name to
+/// which a `FastAPI(…)` is assigned.
 fn name_in(text: &str) -> Option<String> {
     let assigned = |line: &str| {
         let (name, value) = line.split_once('=')?;

@@ -20,7 +20,7 @@ pub(super) fn add_defaults(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
     }
     plan.write_environment();
     if plan.has_socket_unit {
-        // The socket unit has the owner, and the mode if it is not that of systemd.
+        // The old socket unit sets the owner, and the mode unless that is systemd's default.
         plan.set_socket_mode_of_systemd();
     } else {
         let umask = servers.last().map_or(Some(0), |server| server.socket_umask());
@@ -63,7 +63,7 @@ fn listen(addresses: &[Value], origin: &str, server: Option<ReplacedServer>, pla
     }
 }
 
-/// Notes the files that commands name and that were not passed.
+/// Notes the files that commands name but that were not passed.
 fn note_missing_files(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
     let directory = plan.directory().map_or_else(|| cwd.to_owned(), PathBuf::from);
     let is_passed = |path: &Path| inputs.iter().any(|input| input.path.file_name() == path.file_name());

@@ -133,8 +133,8 @@ pub(super) fn add_env_file(path: &str, origin: &str, plan: &mut Plan) {
     }
 }
 
-/// Parses a umask as gunicorn does: a leading 0 makes the number octal, as `0o` does; without it,
-/// the number is decimal.
+/// Parses a umask as gunicorn does: a number after `0` or `0o` is octal, a number after `0x` is
+/// hexadecimal, and any other is decimal.
 fn parse_umask(text: &str) -> Option<u32> {
     let digits = text.strip_prefix('0').unwrap_or_default();
     match (digits.strip_prefix(['o', 'O']), digits.strip_prefix(['x', 'X'])) {

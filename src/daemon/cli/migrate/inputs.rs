@@ -8,7 +8,8 @@ use super::hypercorn;
 use super::server::ReplacedServer;
 use crate::cli::error::{EX_CONFIG, EX_USAGE};
 
-/// The kinds of files, in the order in which they are migrated: a file may depend on those before.
+/// The kinds of files, in the order in which they are migrated: a file may depend on
+/// files of the kinds before its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     EnvFile,
@@ -59,7 +60,8 @@ pub(super) fn read(files: &[PathBuf], cwd: &Path) -> Result<Vec<InputFile>, (Str
             }
         }
     }
-    // A unit that starts nothing, such as a socket or a drop-in, belongs to those that do.
+    // A unit that starts nothing, such as a socket or a drop-in, comes before the unit that it
+    // belongs to.
     inputs.sort_by_key(|input| (input.kind, input.kind == Kind::Unit && input.text.contains("ExecStart=")));
     if reasons.is_empty() { Ok(inputs) } else { Err((reasons.join("\nerror: "), status)) }
 }
@@ -157,7 +159,7 @@ fn kind(path: &Path, text: &str) -> Option<Kind> {
     }
 }
 
-/// Recognizes the kind of a text whose name says nothing.
+/// Recognizes the kind of a file by its content, if the name says nothing.
 fn kind_by_content(path: &Path, text: &str) -> Option<Kind> {
     let begins = |word: &str| text.lines().any(|line| line.starts_with(word));
     if is_stdin(path) && begins("services:") {

@@ -21,8 +21,8 @@ pub(super) fn of_script(script: &str) -> Option<String> {
     }))
 }
 
-/// Returns the interpreter of the virtual environment that `VIRTUAL_ENV` names, or that the first
-/// directory of `PATH` belongs to; and the variable.
+/// Returns the interpreter of a virtual environment, and the variable that names the environment:
+/// `VIRTUAL_ENV`, or `PATH` by its first directory.
 pub(super) fn of_variables(scope: &Scope) -> Option<(String, &'static str)> {
     let value = |name| match scope.get(name)? {
         Known::Value(value) => Some(value.as_str()).filter(|value| value.starts_with('/')),

@@ -2,12 +2,13 @@
 //! about the differences.
 //!
 //! `inputs` reads the files and recognizes their kinds by name and content. A `gunicorn.conf.py` is
-//! run here; each other kind has a module that adds to a [`Plan`] or returns one for each server in
-//! the file: `unit`, `script` (Procfiles too), `supervisord`, `container`, `compose`, `hypercorn`,
-//! `uwsgi`, `nginx_unit`. `shell` runs the commands among them as far as they concern the server,
-//! and `command` migrates the one that starts it: flags of gunicorn and uvicorn are parsed as those
-//! of `rgun` (`flags`), options of granian, hypercorn, daphne and uWSGI by a table (`options`).
-//! `variables` applies `GUNICORN_CMD_ARGS` and its like. `render` writes the result.
+//! run here; each other kind has a module that adds to a [`Plan`] or returns a plan for each server
+//! in the file: `unit`, `script` (Procfiles too), `supervisord`, `container`, `compose`,
+//! `hypercorn`, `uwsgi`, `nginx_unit`. `shell` interprets the commands in these files as far as
+//! they concern the server, and `command` migrates the command that starts the server: flags of
+//! gunicorn and uvicorn are parsed as those of `rgun` (`flags`), options of granian, hypercorn,
+//! daphne and uWSGI by a table (`options`). `variables` applies `GUNICORN_CMD_ARGS` and its like.
+//! `render` writes the result.
 //!
 //! Several servers become several instances (`rgun@NAME.service`). An option without a counterpart
 //! is listed with the reason, unless rgun needs no setting for the option.

@@ -11,7 +11,7 @@ pub(super) struct Placeholders {
     /// The full path of the file.
     path: String,
     environment: Scope,
-    /// The options so far.
+    /// The options read so far.
     options: Vec<(String, String)>,
     used: BTreeSet<String>,
 }
@@ -51,7 +51,7 @@ impl Placeholders {
                         Some(Known::Value(value)) => Some(value.clone()),
                         _ => None,
                     },
-                    // The content of a file.
+                    // `@(FILE)` is the content of a file.
                     _ => None,
                 };
                 result.push_str(&found.ok_or_else(unknown)?);
@@ -80,7 +80,7 @@ impl Placeholders {
         let (directory, file) = self.path.rsplit_once('/')?;
         let (stem, extension) = file.rsplit_once('.').unwrap_or((file, ""));
         Some(match letter {
-            // Capital letters name the file that was loaded first, which is the same file.
+            // Capital letters stand for the file that was loaded first, which is this one.
             'p' | 'P' => self.path.clone(),
             's' | 'S' | 'o' | 'O' => file.to_owned(),
             'd' | 'D' => format!("{directory}/"),

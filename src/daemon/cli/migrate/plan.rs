@@ -60,7 +60,7 @@ pub(super) struct EnvVariable {
 pub(super) enum EnvPlace {
     /// `Environment=` in the drop-in of the service.
     DropIn,
-    /// The same. The value has specifiers of systemd and is written as it was in the old unit.
+    /// As `DropIn`, but the value has specifiers of systemd and is written as in the old unit.
     Specifiers,
     /// The file that `EnvironmentFile=` names.
     File,
@@ -120,7 +120,7 @@ impl Plan {
         }
     }
 
-    /// Returns the variables of the service as those of a process.
+    /// Returns the variables of the service as the environment of a process.
     pub(super) fn process_environment(&self) -> Environment {
         let is_file = |variable: &&EnvVariable| variable.place == EnvPlace::File;
         let (files, others): (Vec<_>, Vec<_>) = self.environment.iter().partition(is_file);
@@ -222,8 +222,8 @@ impl Plan {
     }
 
     /// Keeps the mode that the unix sockets had, in place of `SocketMode=0660` of `rgun.socket`.
-    /// `umask` is the mask that the old server applied to them; with `None`, it applied that of the
-    /// service.
+    /// `umask` is the mask that the old server applied to them. With `None`, the old server applied
+    /// the umask of the service.
     pub(super) fn set_socket_mode(&mut self, umask: Option<u32>) {
         let is_unix = |path: &String| path.starts_with('/');
         let has_mode = !self.values(DropIn::Socket, "SocketMode").is_empty();
@@ -236,14 +236,14 @@ impl Plan {
         self.directive(DropIn::Socket, "SocketMode", &format!("{:04o}", 0o666 & !umask));
     }
 
-    /// Keeps systemd's default mode of unix sockets, unless the old socket unit has another.
+    /// Keeps systemd's default mode of unix sockets, unless the old socket unit sets the mode.
     pub(super) fn set_socket_mode_of_systemd(&mut self) {
         if self.values(DropIn::Socket, "SocketMode").is_empty() {
             self.directive(DropIn::Socket, "SocketMode", "0666");
         }
     }
 
-    /// Keeps the owner that the unix sockets had, the user and the group of the service, if other
+    /// Keeps the owner that the unix sockets had (the user and the group of the service), if other
     /// users may not connect. By default, systemd makes root the owner.
     pub(super) fn set_socket_owner(&mut self) {
         let find = |plan: &Self, part: DropIn, name: &str| {

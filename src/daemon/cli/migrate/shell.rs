@@ -1,7 +1,7 @@
-//! Runs the commands of a shell as far as they concern the server: variables, the directory, virtual
-//! environments, and the commands that start a server.
+//! Interprets the commands of a shell as far as they concern the server: variables, the directory,
+//! virtual environments, and the commands that start a server. No program is started.
 //!
-//! Conditions are not evaluated. A variable that is set in one has no known value.
+//! Conditions are not evaluated. A variable that is set in a condition has no known value.
 
 use std::collections::BTreeSet;
 
@@ -33,8 +33,9 @@ pub(super) struct ShellState {
     pub(super) servers: Vec<Plan>,
 }
 
-/// Adds the settings of a line, if it starts a server. Returns whether it does; of several servers,
-/// the first. The scope has variables that are not those of the service.
+/// Adds the settings of a line, if the line starts a server. Returns whether the line does. Of
+/// several servers, only the first is added. `scope` has variables that do not belong to the
+/// service.
 pub(super) fn migrate_line(line: &str, syntax: Syntax, scope: &Scope, origin: &str, plan: &mut Plan) -> bool {
     let Some(commands) = tokens::split(line, syntax) else {
         plan.left_out(origin, "the command has an open quotation");
@@ -43,7 +44,7 @@ pub(super) fn migrate_line(line: &str, syntax: Syntax, scope: &Scope, origin: &s
     migrate_commands(commands, scope, origin, plan)
 }
 
-/// As [`migrate_line`], for words that are already separated: a JSON list.
+/// As [`migrate_line`], for words that are already separated, such as those of a JSON list.
 pub(super) fn migrate_words(words: Vec<Word>, scope: &Scope, origin: &str, plan: &mut Plan) -> bool {
     migrate_commands(vec![SimpleCommand { words, redirections: Vec::new() }], scope, origin, plan)
 }
@@ -56,7 +57,7 @@ fn migrate_commands(commands: Vec<SimpleCommand>, scope: &Scope, origin: &str, p
     }
     let mut servers = shell.servers.into_iter();
     let Some(first) = servers.next() else {
-        // The command of uWSGI may only name its configuration file.
+        // A command of uWSGI that names a configuration file starts no server here.
         if plan.configurations.len() == before.configurations.len() {
             *plan = before;
         }
@@ -81,7 +82,8 @@ impl ShellState {
         Self { scope, exported, exports_all: false, depth: 0, servers: Vec::new() }
     }
 
-    /// Runs a command. Its settings go to `plan`, and to a copy for the server that it starts.
+    /// Interprets a command. Its settings go to `plan`. If the command starts a server, they go to
+    /// a copy of `plan` in `servers`.
     pub(super) fn run(&mut self, mut command: SimpleCommand, origin: &str, plan: &mut Plan) {
         if !self.enter(&mut command.words) {
             return;
@@ -124,7 +126,7 @@ impl ShellState {
         }
     }
 
-    /// Runs a command that is neither a keyword nor a builtin with an effect.
+    /// Interprets a command that is neither a keyword nor a builtin with an effect.
     fn run_program(&mut self, command: &SimpleCommand, words: &[String], origin: &str, plan: &mut Plan) {
         if let Some(line) = command::inner_line(command) {
             return match tokens::split(&line, Syntax::Shell) {
@@ -230,7 +232,7 @@ impl ShellState {
         self.scope.define(name, known);
     }
 
-    /// Runs `export` and its relatives.
+    /// Interprets `export`, `declare` and similar builtins.
     fn declare(&mut self, words: &[Word], is_exported: bool, origin: &str, plan: &mut Plan) {
         for word in words {
             let text = word.unquoted();
@@ -288,7 +290,7 @@ impl ShellState {
         }
     }
 
-    /// Runs `source FILE`: the script of a virtual environment, or a file with variables.
+    /// Interprets `source FILE`: the script of a virtual environment, or a file with variables.
     fn source(&mut self, word: Option<&Word>, origin: &str, plan: &mut Plan) {
         let Some(word) = word else { return };
         let path = word.expand(&self.scope).map_or_else(|_| word.unquoted(), |expanded| expanded.text);
@@ -320,7 +322,7 @@ fn is_env_path(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|name| name.split('.').skip(1).any(|part| part == "env"))
 }
 
-/// Returns the file of `export $(… FILE | xargs)`, with variables.
+/// Returns FILE of `export $(… FILE | xargs)`, which is a file with variables.
 fn exported_file(text: &str) -> Option<String> {
     let inner = text.strip_prefix("$(").filter(|inner| inner.contains("xargs") || inner.contains("cat"))?;
     let words = inner.split([' ', ')', '|', '<']).filter(|word| !word.is_empty());

@@ -82,7 +82,7 @@ fn add_settings(program: &Program, label: &str, plan: &mut Plan) {
             "socket" => {
                 let address = value.trim_start_matches("tcp://").replace("unix://", "unix:");
                 plan.listen(&address, None, &origin);
-                // The command gets the socket as this descriptor.
+                // The command gets the socket as descriptor 0.
                 plan.left_out.retain(|note| !note.contains("--fd 0"));
             }
             "socket_mode" => plan.directive(DropIn::Socket, "SocketMode", value),

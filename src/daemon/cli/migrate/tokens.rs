@@ -1,11 +1,11 @@
 //! Splits command lines into commands and words.
 //!
-//! A line is a shell's (POSIX.1-2024, Shell Command Language, 2.2 to 2.7) or that of `ExecStart=` in
-//! a unit (systemd.service(5), systemd.unit(5)).
+//! A line has the syntax of a shell (POSIX.1-2024, Shell Command Language, 2.2 to 2.7) or that of
+//! `ExecStart=` in a unit (systemd.service(5), systemd.unit(5)).
 
 use super::words::{Piece, Variable, Word, is_name};
 
-/// The rules of a line.
+/// The syntax of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Syntax {
     Shell,

@@ -8,7 +8,7 @@ use super::server::ReplacedServer;
 use super::variables;
 use crate::config::{Value, name};
 
-/// Options without a value, which end at the next word of a command line.
+/// Options without a value: on a command line, the next word is not their value.
 const SWITCHES: &[&str] = &[
     "master",
     "vacuum",
@@ -75,8 +75,8 @@ pub(super) fn migrate(text: &str, label: &str, path: &str, plan: &mut Plan) {
     plan.servers.push(ReplacedServer::Uwsgi);
 }
 
-/// Adds the options of a command line. A command that only names a configuration file starts no
-/// server of its own here: the file does. Returns what the flags set.
+/// Adds the options of a command line. A command that names a configuration file is not migrated as
+/// a server: the file is. Returns an empty set, because no variables of uWSGI are applied.
 pub(super) fn add_command(args: &[String], origin: &str, plan: &mut Plan) -> FlagSet {
     let mut entries: Vec<UwsgiOption> = Vec::new();
     let (mut is_file_named, mut rest) = (false, args.iter().peekable());

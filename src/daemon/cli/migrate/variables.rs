@@ -1,8 +1,8 @@
 //! The variables in which servers read flags: `GUNICORN_CMD_ARGS`, `UVICORN_<OPTION>`,
 //! `GRANIAN_<OPTION>`, `WEB_CONCURRENCY`, `FORWARDED_ALLOW_IPS`, `SCRIPT_NAME`, `PORT`.
 //!
-//! They are applied as the server applies them: weaker than its command line. The drop-in lacks
-//! those that rgun would read too: there, they would override `rgun.toml`.
+//! They are applied as the server applies them: weaker than its command line. The drop-in lacks the
+//! variables that rgun would read too, because they would override `rgun.toml`.
 
 use std::ffi::OsString;
 

@@ -168,7 +168,8 @@ impl Word {
 }
 
 impl Expanded {
-    /// Returns the words that the value becomes: several if it is an unquoted variable with spaces.
+    /// Returns the words that the value becomes: several if the word is an unquoted variable
+    /// whose value has spaces.
     pub(super) fn into_words(self) -> Vec<String> {
         if self.is_split {
             shlex::split(&self.text)

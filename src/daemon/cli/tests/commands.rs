@@ -1,4 +1,4 @@
-//! Words in the place of the application that are commands of other programs, or misspelt.
+//! Tests of words in the place of the application: commands of other programs, and misspellings.
 
 use super::*;
 
