@@ -197,14 +197,9 @@ impl Checker<'_> {
         for setting in [file, command_line].into_iter().filter_map(|layer| layer.get(name::ENV)) {
             let mut value_errors = Vec::new();
             merged.extend(read::env(&setting.value, &mut value_errors));
-            self.errors.extend(value_errors.into_iter().map(|error| ConfigError {
-                origin: setting.origin.clone(),
-                key: name::ENV.to_owned(),
-                // A variable's value may be a password.
-                value: None,
-                reason: error.reason,
-                hint: error.hint,
-            }));
+            for error in value_errors {
+                self.push_secret(name::ENV, setting, error);
+            }
         }
         let credentials = credentials::read_variables(self, &merged);
         merged.extend(credentials.known);

@@ -77,6 +77,17 @@ impl<'a> Checker<'a> {
         });
     }
 
+    /// Records an error about a value that may be a secret, without the value.
+    pub(super) fn push_secret(&mut self, key: &'static str, setting: &Setting, error: ValueError) {
+        self.errors.push(ConfigError {
+            origin: setting.origin.clone(),
+            key: key.to_owned(),
+            value: None,
+            reason: error.reason,
+            hint: error.hint,
+        });
+    }
+
     /// Records an error about a key that is not set.
     pub(super) fn push_missing(&mut self, key: &'static str, error: ValueError) {
         self.errors.push(ConfigError {

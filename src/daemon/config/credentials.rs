@@ -9,8 +9,7 @@ use super::checker::{Checker, Layers};
 use super::environment::CREDENTIALS_DIRECTORY;
 use super::keys::name;
 use super::tls::UNKNOWN_CREDENTIALS;
-use super::value::Setting;
-use super::{ConfigError, Value, ValueError, read};
+use super::{ValueError, read};
 
 /// The variables from credentials.
 #[derive(Debug, Default)]
@@ -30,9 +29,6 @@ pub(super) fn read_variables(
     let Some(setting) = checker.setting(name::ENV_FROM_CREDENTIALS) else { return variables };
     let mut errors = Vec::new();
     let pairs = read::env(&setting.value, &mut errors);
-    if pairs.is_empty() && errors.is_empty() && !matches!(setting.value, Value::Table(_)) {
-        errors.push(ValueError::new("names no credential").with_hint(EXAMPLE));
-    }
     let Layers { environment, .. } = checker.layers;
     let directory = environment.value(CREDENTIALS_DIRECTORY).map(Path::new);
     for (variable, credential) in pairs {
@@ -48,10 +44,13 @@ pub(super) fn read_variables(
             }
         }
     }
-    checker.errors.extend(errors.into_iter().map(|error| to_config_error(setting, error)));
+    for error in errors {
+        checker.push_secret(name::ENV_FROM_CREDENTIALS, setting, error);
+    }
     variables
 }
 
+/// The hint about a wrong name.
 const EXAMPLE: &str =
     "write env_from_credentials = { SECRET_KEY = \"NAME\" }, and LoadCredential=NAME:/path in the unit";
 
@@ -84,15 +83,4 @@ fn read_credential(directory: Option<&Path>, variable: &str, credential: &str) -
     })?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
-}
-
-/// Returns the error without the value, which names secrets.
-fn to_config_error(setting: &Setting, error: ValueError) -> ConfigError {
-    ConfigError {
-        origin: setting.origin.clone(),
-        key: name::ENV_FROM_CREDENTIALS.to_owned(),
-        value: None,
-        reason: error.reason,
-        hint: error.hint,
-    }
 }

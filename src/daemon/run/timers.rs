@@ -104,7 +104,7 @@ impl Daemon {
 
     /// Sends the `STATUS=` line with the current load, if it has changed.
     pub(super) fn send_status(&mut self) {
-        let generation = self.supervisor.snapshot().generation;
+        let generation = self.supervisor.live_generation();
         self.status.send(self.dispatcher, generation, Instant::now());
     }
 

@@ -66,6 +66,11 @@ pub struct SeatSnapshot {
 }
 
 impl Supervisor {
+    /// Returns the live generation.
+    pub fn live_generation(&self) -> Generation {
+        self.live.generation
+    }
+
     /// Returns the current state, for `run` and status output.
     pub fn snapshot(&self) -> Snapshot {
         let workers = self.workers.values().map(|worker| WorkerSnapshot {

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 
+import pytest
 from support import http_client
 from support.load import Load
 from support.processes import children
@@ -244,6 +245,14 @@ def cgroup_of(pid):
 def cgroup_directory(path):
     """Returns the directory of a cgroup."""
     return pathlib.Path("/sys/fs/cgroup") / path.lstrip("/")
+
+
+def delegated_cgroup(*controllers):
+    """Returns the service's cgroup directory; skips the test if it lacks one of these controllers."""
+    directory = cgroup_directory(show("ControlGroup"))
+    if not set(controllers) <= set((directory / "cgroup.controllers").read_text().split()):
+        pytest.skip(f"no {' and '.join(controllers)} controller in this machine (the uml machine has them)")
+    return directory
 
 
 # ---------------------------------------------------------------- instances
