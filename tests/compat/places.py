@@ -4,6 +4,7 @@ import os
 import subprocess
 import textwrap
 
+from support.daemon import environment
 from support.paths import daemon_binary
 
 APPLICATION = """
@@ -43,7 +44,7 @@ class Place:
             timeout=60,
             check=False,
             cwd=self.directory,
-            env={**os.environ, "NO_COLOR": "1", **(env or {})},
+            env=environment(env),
             **more,
         )
         return done.returncode, done.stdout

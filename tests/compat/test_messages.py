@@ -55,8 +55,6 @@ def run(place, command):
     output = re.sub(r"listening on 127\.0\.0\.1:\d+", "listening on 127.0.0.1:PORT", output)
     # Fields of the log.
     output = re.sub(r" rgun\.\w+=\S+", "", output)
-    # The variable by which tests/run names the build.
-    output = re.sub(r"^(WARN|warning:) RGUN_BUILD_DIR: .*\n", "", output, flags=re.M)
     return f"$ {command}\n{output.rstrip()}\nexit status {status}\n"
 
 

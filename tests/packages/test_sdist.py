@@ -27,6 +27,17 @@ def test_sdist_builds_with_cargo(own, sdist):
     assert own.run("bin/rgun", "check", "--user", "root", "wsgiref.simple_server:demo_app")
 
 
-def test_sdist_without_cargo_names_the_remedy(own, sdist):
+def test_sdist_without_cargo_names_the_remedy(tmp_path, sdist):
+    # Without isolation, the build takes hatchling from the environment of the tests.
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-build-isolation",
+        "--no-deps",
+        "--no-cache-dir",
+        sdist,
+    ]
     with pytest.raises(AssertionError, match=r"install Rust 1\.91 or newer"):
-        own.pip("install", "--no-cache-dir", sdist, env={"PATH": "/usr/bin:/bin"})
+        run(command, cwd=tmp_path, env={"PATH": str(tmp_path)})

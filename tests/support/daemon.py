@@ -38,7 +38,7 @@ class Daemon:
             stderr=subprocess.STDOUT,
             text=True,
             errors="backslashreplace",
-            env={**os.environ, "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
+            env={**environment(env), "PYTHONDONTWRITEBYTECODE": "1"},
         )
         self.reader = threading.Thread(target=self.read_log, daemon=True)
         self.reader.start()
@@ -142,6 +142,12 @@ def stop_all(daemons):
         daemon.stop()
 
 
+def environment(more=None):
+    """Returns this process's variables and `more`, for a daemon; RGUN_* of this process are for the tests."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RGUN_")}
+    return {**own, "NO_COLOR": "1", **(more or {})}
+
+
 def run_check(python, directory, target, *flags, env=None):
     """Runs `rgun check` on an application; returns its exit status and its output."""
     as_root = ["--user", "root"] if os.geteuid() == 0 else []
@@ -155,6 +161,6 @@ def run_check(python, directory, target, *flags, env=None):
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "NO_COLOR": "1", **(env or {})},
+        env=environment(env),
     )
     return done.returncode, done.stdout
