@@ -14,22 +14,22 @@ MODULE_PREFIX = "python:"
 class Hooks:
     """The hooks of one process. All get the same `server` and `worker` objects."""
 
-    def __init__(self, load, objects, conf, names, directory, number, incarnation, daemon, settings, address):
-        self.load = load
-        # The module hook_objects.py.
-        self.objects = objects
-        # A function that returns the module gunicorn_conf.py.
-        self.conf = conf
+    def __init__(self, modules, names, directory, worker, server, settings):
+        # The modules load.py and hook_objects.py, and a function that returns the module gunicorn_conf.py.
+        self.load, self.objects, self.conf = modules
         # Maps the name of a hook to `module:function`, or to `/path/of/file:function` or
         # `python:module:function` for a configuration of gunicorn. Without a function, the
         # configuration is only run.
         self.names = names
         self.directory = directory
         self.settings = settings
-        self.cfg = objects.Settings(settings)
-        self.log = objects.logger()
-        self.server = objects.Server(daemon, self.cfg, self.log, address)
-        self.worker = objects.Worker(os.getpid(), number, incarnation, daemon, self.cfg, self.log)
+        self.cfg = self.objects.Settings(settings)
+        self.log = self.objects.logger()
+        # `server` is the process id of the daemon and its addresses, `worker` the number of this worker and
+        # its incarnation.
+        pid, address = server
+        self.server = self.objects.Server(pid, self.cfg, self.log, address)
+        self.worker = self.objects.Worker(os.getpid(), *worker, pid, self.cfg, self.log)
 
     def call(self, name):
         """Calls a hook for this worker."""

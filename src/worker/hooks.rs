@@ -61,9 +61,9 @@ impl Hooks {
             }
         }
         let conf = wrap_pyfunction!(gunicorn_conf, py)?;
-        let (load, objects, directory) = (load_py(py)?, hook_objects(py)?, &start.directory);
-        let (number, age) = (start.worker, start.incarnation);
-        let arguments = (load, objects, conf, names, directory, number, age, daemon, settings, addresses);
+        let modules = (load_py(py)?, hook_objects(py)?, conf);
+        let (worker, server) = ((start.worker, start.incarnation), (daemon, addresses));
+        let arguments = (modules, names, &start.directory, worker, server, settings);
         Ok(Self(Some(python_module(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind())))
     }
 

@@ -80,7 +80,7 @@ def https_get(port, path, timeout):
 class Server:
     """One run of one server; a context manager that leaves no process behind."""
 
-    def __init__(self, argv, directory, environment, port, core, log, scheme="http"):
+    def __init__(self, argv, directory, environment, port, core, log, *, scheme="http"):
         """`log` is the file that gets all output."""
         self.argv = argv
         self.directory = directory

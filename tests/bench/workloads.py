@@ -97,6 +97,7 @@ def closed_loop(
     task,
     path,
     check,
+    *,
     connections=CONNECTIONS,
     threads_of=(),
     also=lambda server: None,

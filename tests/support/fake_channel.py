@@ -6,6 +6,7 @@ in `fake_daemon`.
 """
 
 import ctypes
+import dataclasses
 import fcntl
 import mmap
 import os
@@ -129,6 +130,25 @@ def known_names():
 NAMES = known_names()
 
 
+@dataclasses.dataclass
+class Connection:
+    """What the daemon knows of a request's connection."""
+
+    # 10 for HTTP/1.0, 11 for HTTP/1.1, 20 for HTTP/2.
+    version: int = 11
+    https: bool = False
+    # The client's address and port.
+    peer: tuple = ("", 0)
+    websocket: bool = False
+    root_path: str = ""
+    # 0 for the listener's.
+    server_port: int = 0
+
+    def flags(self):
+        """Returns the flags of a submission frame."""
+        return (HTTPS if self.https else 0) | (WEBSOCKET if self.websocket else 0)
+
+
 class Channel:
     """The daemon's end of one worker's channel."""
 
@@ -180,35 +200,24 @@ class Channel:
             time.sleep(0.001)  # the worker does not signal this
             self.collect()
 
-    def submit(
-        self,
-        path,
-        method="GET",
-        headers=(),
-        body=b"",
-        *,
-        version=11,
-        https=False,
-        length=None,
-        peer=("", 0),
-        websocket=False,
-        root_path="",
-        server_port=0,
-    ):
-        """Submits a request and returns the exchange's id. With `length` the body follows in parts."""
+    def submit(self, path, method="GET", headers=(), body=b"", *, length=None, **connection):
+        """Submits a request and returns the exchange's id.
+
+        With `length` the body follows in parts. `connection` has attributes of `Connection`.
+        """
         self.exchange += 1
+        connection = Connection(**connection)
         path, _, query = path.partition("?")
-        path, query, request_id = path.encode(), query.encode(), b"id-%d" % self.exchange
-        method, host, root = method.encode(), peer[0].encode(), root_path.encode()
-        known = {b"GET": 1, b"HEAD": 2, b"POST": 3}.get(method, 0)
-        literal = b"" if known else method
+        known = {"GET": 1, "HEAD": 2, "POST": 3}.get(method, 0)
+        literal = "" if known else method
+        parts = [literal, path, query, connection.peer[0], f"id-{self.exchange}", connection.root_path]
+        parts = [part.encode() for part in parts]
         body_length = len(body) if length is None else length
-        flags = (HTTPS if https else 0) | (STREAMS if length is not None else 0)
-        flags |= WEBSOCKET if websocket else 0
-        head = struct.pack("<QQQBBBBHH6HHH", self.exchange, body_length, 0, 1, known, version, flags,
-                           len(headers), 0, len(literal), len(path), len(query), len(host), len(request_id),
-                           len(root), peer[1], server_port)  # fmt: skip
-        frame = head + literal + path + query + host + request_id + root
+        flags = connection.flags() | (STREAMS if length is not None else 0)
+        head = struct.pack("<QQQBBBBHH6HHH", self.exchange, body_length, 0, 1, known, connection.version,
+                           flags, len(headers), 0, *map(len, parts), connection.peer[1],
+                           connection.server_port)  # fmt: skip
+        frame = head + b"".join(parts)
         for name, value in headers:
             frame += struct.pack("<BH", LITERAL, len(name)) + name + struct.pack("<H", len(value)) + value
         self.publish(frame + (body if length is None else b""))

@@ -5,6 +5,7 @@ It starts workers and zygotes by the bootstrap, sends commands, and reads report
 """
 
 import contextlib
+import dataclasses
 import os
 import select
 import signal
@@ -72,6 +73,51 @@ def decode(message):
     raise AssertionError(f"unknown report {message!r}")
 
 
+@dataclasses.dataclass
+class Start:
+    """The command Start: what a worker or a zygote serves, and how."""
+
+    target: str
+    chdir: str
+    zygote: bool = False
+    threads: int = 1
+    # Maps the name of a hook to its function.
+    hooks: dict = dataclasses.field(default_factory=dict)
+    warm_up: str = ""
+    number: int = 0
+    incarnation: int = 1
+    path: tuple = ()
+    interface: str = "auto"
+    concurrency: int = 8
+    lifespan: str = "auto"
+    loop: str = "asyncio"
+    root_path: str = ""
+    # Host, port, and the path of a unix socket.
+    listener: tuple = ("127.0.0.1", "8000", "")
+    log_config: str = ""
+    report_sources: bool = False
+
+    def encode(self, slots):
+        """Returns the message; `slots` is the number of slots in the shared memory."""
+        module, _, attribute = self.target.partition(":")
+        ways = INTERFACES[self.interface], 0, LIFESPANS[self.lifespan], LOOPS[self.loop]
+        limits = self.threads, self.concurrency
+        return b"".join(
+            [
+                b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, slots, 1),
+                struct.pack("<HQBBB", self.number, self.incarnation, self.zygote, 1, self.report_sources),
+                struct.pack("<BBBBII", *ways, *limits),
+                *map(text, (module, attribute or "application", self.chdir, self.root_path)),
+                *(text(self.hooks.get(name, "")) for name in HOOKS),
+                *map(text, (self.warm_up, self.log_config)),
+                struct.pack("<I", len(self.path)),
+                *map(text, self.path),
+                struct.pack("<I", 1),
+                *map(text, self.listener),
+            ]
+        )
+
+
 class FakeDaemon:
     """Plays the daemon for its workers: it is their parent, or the subreaper that adopts them."""
 
@@ -93,42 +139,11 @@ class FakeDaemon:
                 if int(name) > 2:
                     os.set_inheritable(int(name), False)
 
-    def spawn(
-        self,
-        target,
-        chdir,
-        *,
-        zygote=False,
-        threads=1,
-        hooks=None,
-        warm_up="",
-        number=0,
-        incarnation=1,
-        path=(),
-        interface="auto",
-        concurrency=8,
-        lifespan="auto",
-        loop="asyncio",
-        root_path="",
-        listener=("127.0.0.1", "8000", ""),
-        log_config="",
-        env=None,
-        report_sources=False,
-    ):
-        """Starts a worker or a zygote as a new process."""
-        worker = Worker(self, number, incarnation, slots=max(threads, concurrency))
+    def spawn(self, target, chdir, *, env=None, **settings):
+        """Starts a worker or a zygote as a new process; `settings` are attributes of `Start`."""
+        start = Start(target, chdir, **settings)
+        worker = Worker(self, start.number, start.incarnation, slots=max(start.threads, start.concurrency))
         theirs = worker.open_channel()
-        module, _, attribute = target.partition(":")
-        start = b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, worker.slots, 1)
-        ways = INTERFACES[interface], 0, LIFESPANS[lifespan], LOOPS[loop]
-        start += struct.pack(
-            "<HQBBBBBBBII", number, incarnation, zygote, 1, report_sources, *ways, threads, concurrency
-        )
-        start += text(module) + text(attribute or "application") + text(chdir) + text(root_path)
-        start += b"".join(text((hooks or {}).get(name, "")) for name in HOOKS) + text(warm_up)
-        start += text(log_config)
-        start += struct.pack("<I", len(path)) + b"".join(map(text, path))
-        start += struct.pack("<I", 1) + b"".join(map(text, listener))
         environment = {**os.environ, "RGUN_BOOTSTRAP": BOOTSTRAP, **(env or {})}
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         here = os.getcwd()
@@ -155,7 +170,9 @@ class FakeDaemon:
             os.close(log)
             theirs.close()
         shared_with_all = self.page_descriptor, self.doorbell
-        worker.send(start, worker.map_descriptor, *shared_with_all, worker.stacks, worker.eventfd)
+        worker.send(
+            start.encode(worker.slots), worker.map_descriptor, *shared_with_all, worker.stacks, worker.eventfd
+        )
         return worker
 
     def fork(self, zygote, *, number=0, incarnation=2, output=(), cgroup_procs=None):

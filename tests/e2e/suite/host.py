@@ -64,7 +64,7 @@ def main_pid():
 
 
 def configure(
-    target, directory, workers=2, threads=1, python="/usr/bin/python3", env=None, more="", extra=""
+    target, directory, *, workers=2, threads=1, python="/usr/bin/python3", env=None, more="", extra=""
 ):
     """Writes /etc/rgun/rgun.toml; `more` are lines of [workers], `extra` further sections."""
     pairs = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (env or {}).items())

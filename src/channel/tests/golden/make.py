@@ -24,39 +24,29 @@ def field(name, value):
     return struct.pack("<BH", name, len(value)) + value
 
 
-def request(
-    exchange,
-    method,
-    path,
-    query=b"",
-    peer=b"",
-    request_id=b"",
-    root_path=b"",
-    literal=b"",
-    tls=b"",
-    fields=(),
-    body=b"",
-    **fixed,
-):
-    """A submission frame."""
+def request(exchange, method, path, fields=(), body=b"", **optional):
+    """A submission frame; `optional` has further parts in bytes, and numbers of the head."""
+    names = ("literal", "path", "query", "peer", "request_id", "root_path")
+    parts = [{"path": path, **optional}.get(name, b"") for name in names]
     head = struct.pack(
         "<QQQBBBBHH6HHH",
         exchange,
-        fixed.get("body_len", len(body)),
-        fixed.get("received", 0),
+        optional.get("body_len", len(body)),
+        optional.get("received", 0),
         1,
         method,
-        fixed.get("version", 11),
-        fixed.get("flags", 0),
+        optional.get("version", 11),
+        optional.get("flags", 0),
         len(fields),
-        fixed.get("listener", 0),
-        *(len(part) for part in (literal, path, query, peer, request_id, root_path)),
-        fixed.get("port", 0),
-        fixed.get("server_port", 0),
+        optional.get("listener", 0),
+        *map(len, parts),
+        optional.get("port", 0),
+        optional.get("server_port", 0),
     )
     assert len(head) == 48
-    variable = literal + path + query + peer + request_id + root_path + (short(tls) if tls else b"")
-    return head + variable + b"".join(field(*f) for f in fields) + body
+    if "tls" in optional:
+        parts.append(short(optional["tls"]))
+    return head + b"".join(parts) + b"".join(field(*f) for f in fields) + body
 
 
 def short(value):
@@ -83,11 +73,11 @@ def stream_frame(exchange, kind, flags=0, code=0, rest=b""):
     return head + rest
 
 
-def completion(exchange, kind, flags, status=0, fields=(), chunks=0, service=0, slot=0, reason=b"", rest=b""):
-    """A completion frame."""
-    head = struct.pack(
-        "<QBBHHHQHH4x", exchange, kind, flags, status, len(fields), chunks, service, slot, len(reason)
-    )
+def completion(exchange, kind, flags, status=0, fields=(), rest=b"", **optional):
+    """A completion frame; `optional` has further numbers of the head, and the reason phrase."""
+    reason = optional.get("reason", b"")
+    numbers = [optional.get(name, 0) for name in ("chunks", "service", "slot")]
+    head = struct.pack("<QBBHHHQHH4x", exchange, kind, flags, status, len(fields), *numbers, len(reason))
     assert len(head) == 32
     return head + reason + b"".join(field(*f) for f in fields) + rest
 
