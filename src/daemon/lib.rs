@@ -23,7 +23,8 @@
 //! | [`id`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`negotiation`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`config`] | - | tokio, hyper, tracing, rgun_channel, std::env::var(, std::env::var_os(, std::env::current_dir( |
-//! | [`cli`] | config | tokio, hyper, tracing, rgun_channel |
+//! | [`control`] | - | hyper, rgun_channel |
+//! | [`cli`] | config, control | tokio, hyper, tracing, rgun_channel |
 //! | [`supervise`] | id | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
 //! | [`systemd`] | escape, error_chain | tokio, hyper, rgun_channel |
 //! | [`journal`] | config, escape, id | tokio, hyper, rgun_channel |
@@ -51,6 +52,7 @@ pub mod buffer_pool;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod dispatch;
 pub mod edge;
 pub mod error_chain;

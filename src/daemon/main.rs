@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(invocation)) => rgun::run::serve(&invocation),
         Ok(Command::Check(invocation, wanted)) => rgun::check::check(&invocation, &wanted),
         Ok(Command::CheckPython(unread, wanted)) => rgun::check::check_python(&unread, &wanted),
-        Ok(Command::Reload { socket }) => cli::reload::run(socket),
+        Ok(Command::Control(request)) => cli::control::run(&request),
         Ok(Command::Doctor(request)) => cli::doctor::run(&request),
         Ok(Command::Init(request)) => cli::init::run(&request, &environment, &directory),
         Ok(Command::Migrate(request)) => cli::migrate::run(&request, &environment, &directory),

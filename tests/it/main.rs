@@ -21,6 +21,7 @@ mod check;
 mod compression;
 mod connections;
 mod contract;
+mod control;
 mod crash;
 mod deadline;
 mod dispatch;

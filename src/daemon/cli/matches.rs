@@ -96,9 +96,23 @@ fn is_foreign_command(word: &str) -> bool {
     )
 }
 
+/// The commands of rgun that a misspelled word may mean.
+const COMMANDS: [&str; 10] = [
+    "rgun check",
+    "rgun reload",
+    "rgun status",
+    "rgun workers",
+    "rgun requests",
+    "rgun stacks",
+    "rgun scale",
+    "rgun drain",
+    "rgun doctor",
+    "rgun migrate",
+];
+
 /// Returns the command of rgun that differs from the word by one letter, or by the order of two.
 fn nearest_command(word: &str) -> Option<&'static str> {
-    ["rgun check", "rgun reload", "rgun doctor", "rgun migrate"].into_iter().find(|command| {
+    COMMANDS.into_iter().find(|command| {
         let name = command.trim_start_matches("rgun ");
         strsim::damerau_levenshtein(word, name) == 1
     })
@@ -158,7 +172,6 @@ pub(super) fn explain_target(target: &str, layer: &Layer, cwd: &Path) -> Option<
         "start" => "systemctl start rgun",
         "stop" => "systemctl stop rgun",
         "restart" => "systemctl restart rgun",
-        "status" => "systemctl status rgun",
         word if is_foreign_command(word) => "rgun APP, e.g. rgun mysite.wsgi",
         word => nearest_command(word)?,
     };

@@ -1,5 +1,6 @@
-//! The command line: `rgun [APP] [flags]`, `rgun check [APP] [flags]`, `rgun reload`,
-//! `rgun init [NAME]`, `rgun doctor [NAME]`, `rgun migrate FILE…`.
+//! The command line: `rgun [APP] [flags]`, `rgun check [APP] [flags]`, the commands for a running
+//! daemon (`rgun reload`, `rgun status`, …), `rgun init [NAME]`, `rgun doctor [NAME]`,
+//! `rgun migrate FILE…`.
 //!
 //! [`parse`] turns arguments, variables and the current directory into a [`Command`] or a
 //! [`Failure`]; `main` calls it once, prints and exits. Parsing prints nothing. The only state of
@@ -12,6 +13,7 @@
 //! configuration file; `foreign` parses the file's settings and `GUNICORN_CMD_ARGS` as flags.
 
 mod compat;
+pub mod control;
 pub mod doctor;
 mod error;
 mod flags;
@@ -21,7 +23,6 @@ pub mod init;
 mod matches;
 pub mod migrate;
 mod peer_variables;
-pub mod reload;
 mod service;
 
 use std::ffi::{OsStr, OsString};
@@ -35,9 +36,11 @@ use crate::config::{
     self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment, FileSource, Layer, Loaded,
 };
 use compat::translate::{Translation, translate};
+use control::ControlRequest;
 use doctor::DoctorRequest;
 pub use error::{EX_CONFIG, EX_USAGE, Failure};
-use flags::{Cli, Flags, ParsedFlags, Subcommand};
+use flags::control::ControlCommand;
+use flags::{CONTROL_COMMANDS, Cli, Flags, ParsedFlags, Subcommand};
 use foreign::ForeignFlags;
 use gunicorn_conf::{ConfLocation, ConfSettings};
 pub use gunicorn_conf::{DaemonHooks, HookProcess, ServerFacts};
@@ -56,12 +59,9 @@ pub enum Command {
     /// Check a configuration in Python, started by root. The file is executed as the user whose
     /// rights are checked, never as root.
     CheckPython(Box<UnreadInvocation>, CheckIdentity),
-    /// Ask a running daemon to reload. The daemon reads the configuration; this process may lack
-    /// the permission.
-    Reload {
-        /// The daemon's control socket, absolute; `None` for the socket of the packaged unit.
-        socket: Option<PathBuf>,
-    },
+    /// Ask a running daemon to do something, or for its state. For a reload, the daemon reads the
+    /// configuration; this process may lack the permission.
+    Control(ControlRequest),
     /// Say what is wrong with a service.
     Doctor(DoctorRequest),
     /// Write the files of a service for a project.
@@ -281,7 +281,7 @@ where
     let Translation { args, layer: foreign, mut warnings, mut errors, is_silent, .. } = translate_line(args);
     let (cli, matches) = parse_matches(&args).map_err(|error| from_clap_error(&error, &args))?;
     let (check_as, mut flags, matches) = match (cli.command, matches.subcommand()) {
-        (Some(Subcommand::Reload { instance, socket }), _) => return reload_command(instance, socket, cwd),
+        (Some(Subcommand::Control(command)), _) => return control_command(command, cwd),
         (Some(Subcommand::Doctor { instance, json }), _) => return doctor_command(instance, json),
         (Some(Subcommand::Init(init)), _) => return init_command(init),
         (Some(Subcommand::Migrate { files, write, yes, python }), _) => {
@@ -329,6 +329,11 @@ where
     command_of(sources, warnings, check_as)
 }
 
+/// Returns the command for a running daemon.
+fn control_command(command: ControlCommand, cwd: &Path) -> Result<Command, Failure> {
+    Ok(Command::Control(ControlRequest::new(command, cwd)?))
+}
+
 /// Returns the command `rgun doctor`.
 fn doctor_command(instance: Option<String>, json: bool) -> Result<Command, Failure> {
     Ok(Command::Doctor(DoctorRequest { service: Service::new(instance)?, json }))
@@ -341,17 +346,8 @@ fn init_command(arguments: flags::Init) -> Result<Command, Failure> {
     Ok(Command::Init(InitRequest { service, directory, user, bind, python, root, yes }))
 }
 
-/// Returns the command `rgun reload`.
-fn reload_command(instance: Option<String>, socket: Option<PathBuf>, cwd: &Path) -> Result<Command, Failure> {
-    let socket = match instance {
-        Some(_) => Some(Service::new(instance)?.runtime_directory().join(reload::SOCKET)),
-        None => socket.map(|path| cwd.join(path)),
-    };
-    Ok(Command::Reload { socket })
-}
-
-/// Commands that neither serve nor check an application.
-const OTHER_COMMANDS: [&str; 4] = ["reload", "doctor", "init", "migrate"];
+/// Commands that neither serve nor check an application, without those for a running daemon.
+const OTHER_COMMANDS: [&str; 3] = ["doctor", "init", "migrate"];
 
 /// Completes flags by variables of uvicorn and granian that are only part of a setting.
 fn complete_flags(flags: &mut Flags, environment: &Environment) {
@@ -363,7 +359,8 @@ fn complete_flags(flags: &mut Flags, environment: &Environment) {
 
 /// Rewrites the options of other servers on a command line that serves or checks an application.
 fn translate_line(args: Vec<OsString>) -> Translation {
-    if args.get(1).is_some_and(|command| OTHER_COMMANDS.iter().any(|other| command == other)) {
+    let mut others = OTHER_COMMANDS.iter().chain(&CONTROL_COMMANDS);
+    if args.get(1).is_some_and(|command| others.any(|other| command == other)) {
         return Translation { args, ..Translation::default() };
     }
     let command = compat::add_flags(Cli::command());

@@ -1,5 +1,5 @@
-//! The checked `[health]`, `[errors]` and `[compression]` sections: the daemon's own answers, and
-//! compressed responses.
+//! The checked `[health]`, `[control]`, `[errors]` and `[compression]` sections: the daemon's own
+//! answers, and compressed responses.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,6 +12,14 @@ pub struct Health {
     pub path: Option<String>,
     /// The path at which the daemon answers 200 while it runs; differs from `path`.
     pub live_path: Option<String>,
+}
+
+/// `[control]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Control {
+    /// The group whose members may read from the control socket; `None`: only root and the daemon's
+    /// user. Read at the start only, because the socket exists from then on.
+    pub group: Option<String>,
 }
 
 /// A page of `[errors]`.

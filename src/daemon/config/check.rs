@@ -19,8 +19,8 @@ use super::{
     AccessFormat, AccessLog, App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Count, Hooks, Http,
     Interface, Lifespan, Limits, Listen, Log, Loop, PathRule, Proxy, Python, Reload, SendfileDirectory,
     StaticMount, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers, certificates, compression,
-    credentials, error_pages, forwarding, health, keys, listeners, mounts, on_change, paths, python, read,
-    rules, trusted, units,
+    control, credentials, error_pages, forwarding, health, keys, listeners, mounts, on_change, paths, python,
+    read, rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record
@@ -58,11 +58,10 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let listen = listeners::check(&mut checker, base, &mut tls);
     let (proxy, health) = (checker.proxy(&listen), health::read(&mut checker, &static_mounts));
     let (reload, hooks, log) = (checker.reload(base), checker.hooks(), checker.log());
-    let app_argument = checker.app_argument_defaults();
+    let (app_argument, control) = (checker.app_argument_defaults(), control::read(&mut checker));
     checker.check_combinations(&workers, &timeouts, &log);
-    let Checker { errors, warnings, .. } = checker;
     match (directory, target, python) {
-        (Some(directory), Some(target), Some(python)) if errors.is_empty() => Ok(Loaded {
+        (Some(directory), Some(target), Some(python)) if checker.errors.is_empty() => Ok(Loaded {
             config: Config {
                 app: App {
                     target,
@@ -86,6 +85,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                 http,
                 proxy,
                 health,
+                control,
                 errors: pages,
                 compression,
                 reload,
@@ -96,9 +96,9 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                 origin: layers.path.map(Path::to_owned),
                 app_argument,
             },
-            warnings,
+            warnings: checker.warnings,
         }),
-        _ => Err(ConfigErrors(errors)),
+        _ => Err(ConfigErrors(checker.errors)),
     }
 }
 

@@ -74,6 +74,7 @@ pub(crate) mod name {
     pub(crate) const PROTOCOL_TRUSTED: &str = "proxy.protocol_trusted";
     pub(crate) const HEALTH_PATH: &str = "health.path";
     pub(crate) const HEALTH_LIVE_PATH: &str = "health.live_path";
+    pub(crate) const CONTROL_GROUP: &str = "control.group";
     /// Stands for all keys of `[errors]`, which are statuses; read by `error_pages`.
     pub(crate) const ERROR_PAGES: &str = "errors.STATUS";
     pub(crate) const PROBE: &str = "reload.probe";
@@ -182,6 +183,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::PROTOCOL_TRUSTED,
     name::HEALTH_PATH,
     name::HEALTH_LIVE_PATH,
+    name::CONTROL_GROUP,
     name::ERROR_PAGES,
     name::PROBE,
     name::WATCH,
@@ -226,6 +228,7 @@ pub(crate) const SECTIONS: &[&str] = &[
     "http",
     "proxy",
     "health",
+    "control",
     ERRORS_SECTION,
     "reload",
     "hooks",
@@ -407,10 +410,9 @@ fn unknown_key_hint(section: &str, key: &str) -> Option<String> {
 }
 
 fn other_section_hint(key: &str) -> Option<String> {
-    KEYS.iter()
-        .filter_map(|full| full.split_once('.'))
-        .find(|(_, name)| *name == key)
-        .map(|(section, _)| format!("\"{key}\" is a key of [{section}]"))
+    let mut keys = KEYS.iter().filter_map(|full| full.split_once('.'));
+    let (section, _) = keys.find(|(_, name)| *name == key)?;
+    Some(format!("\"{key}\" is a key of [{section}]"))
 }
 
 fn gunicorn_hint(key: &str) -> Option<String> {
@@ -471,7 +473,7 @@ mod tests {
         assert_eq!(section_hint("timeout"), "did you mean [timeouts]?");
         assert_eq!(
             section_hint("database"),
-            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [health] [errors] [reload] [hooks] [listen] [tls] [log] [compression]"
+            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [health] [control] [errors] [reload] [hooks] [listen] [tls] [log] [compression]"
         );
     }
 

@@ -20,6 +20,7 @@ mod certificates;
 mod check;
 mod checker;
 mod compression;
+mod control;
 mod credentials;
 mod entry;
 mod environment;
@@ -61,7 +62,7 @@ use std::path::{Path, PathBuf};
 use checker::Layers;
 
 pub use access_format::{AccessFormat, Atom, FormatPiece};
-pub use answers::{Algorithm, Compression, ErrorPage, ErrorStatus, Health};
+pub use answers::{Algorithm, Compression, Control, ErrorPage, ErrorStatus, Health};
 pub use bind::Bind;
 pub(crate) use checker::Loaded;
 pub use environment::Environment;

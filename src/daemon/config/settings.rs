@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    Compression, ErrorPage, Health, Listen, Log, Proxy, Reload, SendfileDirectory, StaticMount, Target,
-    Timeouts, Tls,
+    Compression, Control, ErrorPage, Health, Listen, Log, Proxy, Reload, SendfileDirectory, StaticMount,
+    Target, Timeouts, Tls,
 };
 
 /// The whole configuration, checked.
@@ -33,6 +33,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// The health answers of the daemon.
     pub health: Health,
+    /// Access to the control socket.
+    pub control: Control,
     /// `[errors]`: pages in place of the daemon's own.
     pub errors: Vec<ErrorPage>,
     /// Compression of the application's responses.

@@ -20,6 +20,8 @@ pub(super) struct LoadStats {
     pub(super) last_active: Instant,
     /// Response counts of workers that have exited.
     pub(super) past_responses: Vec<(Generation, ResponseStats)>,
+    /// Sum of the response counts of all workers that have exited.
+    pub(super) retired_responses: ResponseStats,
 }
 
 /// Maximum number of generations whose response counts are kept. Three matter at most: the live
@@ -34,6 +36,7 @@ impl LoadStats {
             max_running: 0,
             last_active: now,
             past_responses: Vec::new(),
+            retired_responses: ResponseStats::default(),
         }
     }
 
@@ -48,6 +51,8 @@ impl LoadStats {
 
     /// Keeps the response counts of a worker that has exited.
     pub(super) fn retain_stats(&mut self, generation: Generation, stats: ResponseStats) {
+        self.retired_responses.answered += stats.answered;
+        self.retired_responses.failed += stats.failed;
         add_responses(&mut self.past_responses, generation, stats);
         if self.past_responses.len() > MAX_GENERATIONS
             && let Some(eldest) = self.past_responses.iter().map(|(other, _)| *other).min()

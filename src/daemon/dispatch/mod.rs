@@ -30,8 +30,8 @@
 //!   rules, [`scheduler`] chooses a worker, [`completions`] collects completions, [`stream_frames`]
 //!   sends frames about the end of an exchange, [`half_close`] reacts to half-closed clients,
 //!   [`lifecycle`] attaches and removes workers, [`timers`] checks deadlines, [`slow_clients`]
-//!   takes responses of slow clients off their workers, [`measure`] samples the load, [`readiness`]
-//!   answers health checks, and `http` uses an exchange through [`handles`].
+//!   takes responses of slow clients off their workers, [`measure`] samples the load, [`snapshot`]
+//!   lists the requests, [`readiness`] answers health checks, and `http` uses an exchange through [`handles`].
 //!
 //! The imports of the files form no circle.
 
@@ -52,6 +52,7 @@ mod policy;
 mod readiness;
 mod scheduler;
 mod slow_clients;
+mod snapshot;
 mod state;
 mod stream_frames;
 mod submit;
@@ -78,5 +79,6 @@ pub use self::handles::websocket::WebSocketHandle;
 pub use self::notice::{Notice, NoticeSink, RequestInfo, ResponseProgress};
 pub use self::policy::Policy;
 pub use self::readiness::Readiness;
+pub use self::snapshot::{ActiveRequest, WorkerLoadSummary};
 use self::state::State;
 pub use self::state::{Dispatcher, LoadSummary};

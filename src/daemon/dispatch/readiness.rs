@@ -14,6 +14,8 @@ pub enum Readiness {
     Ready,
     /// No worker runs; the next request starts one (`workers.idle_exit`).
     Asleep,
+    /// The operator wants load balancers to send no requests.
+    Draining,
     /// The daemon is stopping.
     Leaving,
     /// A worker is booting, and none has been ready since the daemon's start.
@@ -35,6 +37,7 @@ impl Dispatcher {
     pub fn readiness(&self) -> Readiness {
         let state = self.lock();
         match state.presence {
+            Presence::Draining => Readiness::Draining,
             Presence::Leaving => Readiness::Leaving,
             _ if state.has_open_worker() => Readiness::Ready,
             Presence::Asleep => Readiness::Asleep,

@@ -306,6 +306,9 @@ pub(super) fn health_status_and_text(health: HealthResult) -> (StatusCode, &'sta
         HealthResult::Readiness(Readiness::Asleep) => {
             (StatusCode::OK, "asleep: the next request starts a worker\n")
         }
+        HealthResult::Readiness(Readiness::Draining) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the server is drained; rgun drain --undo ends this\n")
+        }
         HealthResult::Readiness(Readiness::Leaving) => {
             (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n")
         }

@@ -9,10 +9,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::buffer_limits::BufferLimits;
-use super::control_socket::ControlSocket;
+use super::control_socket::{ControlClients, ControlError, ControlSocket};
 use super::messages::{MainMessage, edge_notice_sink, notice_sink};
 use super::operator_log::log_unless_terminal;
 use super::peer_check::PeerCheck;
+use super::stack_calls::StackCalls;
 use super::system::{self, AutoLimits, FileLimit, Host};
 use super::terminal_log::TerminalLog;
 use super::{
@@ -62,7 +63,7 @@ impl Daemon {
         let files = system::raise_file_limit();
         let host = host(config, &files, &listeners);
         let (messages_tx, messages_rx) = unbounded_channel();
-        let control_socket = listen_for_commands(&messages_tx, delegation.as_ref())?;
+        let control = listen_for_commands(config, &messages_tx, delegation.as_ref())?;
         let reloads = Reloads::new(host.is_supervised);
         let (edge, dispatcher, journal) =
             start_edge(config, host.auto_limits, listeners, &messages_tx, &reloads)?;
@@ -83,7 +84,7 @@ impl Daemon {
             dispatcher,
             edge,
             journal,
-            control_socket,
+            control,
             messages_tx,
             messages_rx,
             signals,
@@ -102,16 +103,20 @@ impl Daemon {
 
 /// Opens the control socket, if there is a runtime directory.
 fn listen_for_commands(
+    config: &Config,
     messages: &UnboundedSender<MainMessage>,
     delegation: Option<&Delegation>,
-) -> Result<Option<ControlSocket>, StartupError> {
+) -> Result<ControlClients, StartupError> {
     let peers = PeerCheck::new(nix::unistd::getpid(), delegation.cloned());
-    let socket = ControlSocket::listen(messages.clone(), peers)
-        .map_err(StartupError::system("listen on the control socket"))?;
+    let group = config.control.group.as_deref();
+    let socket = ControlSocket::listen(messages.clone(), peers, group).map_err(|error| match error {
+        ControlError::System { source } => StartupError::system("listen on the control socket")(source),
+        error => StartupError::config_reason(error.to_string()),
+    })?;
     if let Some(socket) = &socket {
         tracing::debug!("listening for commands on {}", socket.path().display());
     }
-    Ok(socket)
+    Ok(ControlClients { _socket: socket, stack_calls: StackCalls::default() })
 }
 
 /// Opens the listeners, with their TLS settings.

@@ -1,27 +1,37 @@
-//! The control socket, on which `rgun reload` requests a reload and waits for its outcome.
+//! The control socket, on which `rgun reload`, `rgun status` and other clients talk to the daemon.
+//! [`crate::control`] has the protocol.
 //!
 //! The socket is the file `control` in the unit's `RuntimeDirectory=` (`$RUNTIME_DIRECTORY`,
-//! systemd.exec(5)), with mode 0600. Without a runtime directory there is no socket: SIGHUP
-//! reloads, and the log has the outcome.
+//! systemd.exec(5)). Without a runtime directory there is no socket: SIGHUP reloads, and the log has
+//! the outcome.
 //!
-//! The client writes one line, `reload`. The daemon replies with lines that begin with `progress `.
-//! The last reply is one line that begins with `done `, or `failed ` and text up to the end of the
-//! stream. Then the daemon closes the connection.
-//!
-//! Workers run as the daemon's user, so the file's mode admits them; [`PeerCheck`] refuses them.
+//! The file's mode is 0600, or 0660 with `control.group`. So a client that is neither root nor the
+//! daemon's user is a member of that group, and may only read. Workers run as the daemon's user, so
+//! the mode admits them; [`PeerCheck`] refuses them.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use nix::unistd::{Gid, Group, geteuid};
+use tokio::net::UnixListener;
+use tokio::net::unix::UCred;
+use tokio::sync::mpsc::UnboundedSender;
 
-use super::messages::{MainMessage, Reply};
+use super::messages::MainMessage;
 use super::peer_check::{PeerCheck, PeerRefusal};
+use super::stack_calls::StackCalls;
+use crate::config::name;
+use crate::control::{self, Access};
+
+/// The main loop's data about clients of the control socket.
+#[derive(Debug)]
+pub(super) struct ControlClients {
+    /// Held so that its file is removed at the end. `None` if there is no runtime directory.
+    pub(super) _socket: Option<ControlSocket>,
+    /// The clients that wait for stacks.
+    pub(super) stack_calls: StackCalls,
+}
 
 /// The listening socket. Its file is removed on drop.
 #[derive(Debug)]
@@ -29,36 +39,66 @@ pub(super) struct ControlSocket {
     path: PathBuf,
 }
 
-/// Time for a client to send its command.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Maximum length of a command; longer than any valid one.
-const MAX_COMMAND_BYTES: usize = 64;
+/// The reason why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ControlError {
+    /// The source names the path.
+    #[error("{source}")]
+    System { source: io::Error },
+    #[error(
+        "{key} = \"{group}\": there is no such group: create it with groupadd --system {group}, or name another one",
+        key = name::CONTROL_GROUP
+    )]
+    NoGroup { group: String },
+    #[error(
+        "{key} = \"{group}\": the service's user is not in this group: write SupplementaryGroups={group} into a drop-in \
+         of the unit (systemctl edit)",
+        key = name::CONTROL_GROUP
+    )]
+    NotMember { group: String },
+}
 
 impl ControlSocket {
-    /// Listens in the runtime directory. Returns `None` if there is no runtime directory.
+    /// Listens in the runtime directory. `group` is `control.group`. Returns `None` if there is no
+    /// runtime directory.
     ///
     /// # Errors
-    /// The error of `bind(2)`, with the path.
+    /// The error of `bind(2)`, with the path; the group does not exist, or the daemon is no member.
     pub(super) fn listen(
         messages: UnboundedSender<MainMessage>,
         peers: PeerCheck,
-    ) -> io::Result<Option<Self>> {
-        let Some(path) = crate::cli::reload::runtime_directory()
-            .map(|directory| directory.join(crate::cli::reload::SOCKET))
+        group: Option<&str>,
+    ) -> Result<Option<Self>, ControlError> {
+        let Some(path) = crate::cli::control::runtime_directory()
+            .map(|directory| directory.join(crate::cli::control::SOCKET))
         else {
             return Ok(None);
         };
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let named = |error: io::Error| {
+            let text = format!("{}: {error}", path.display());
+            ControlError::System { source: io::Error::new(error.kind(), text) }
+        };
+        let gid = group.map(find_group).transpose()?;
         // A killed daemon leaves its file behind. No other daemon uses this unit's directory.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(error)),
             _ => {}
         }
         let listener = UnixListener::bind(&path).map_err(named)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(named)?;
-        tokio::spawn(accept(listener, messages, Arc::new(peers)));
-        Ok(Some(Self { path }))
+        if let (Some(group), Some(gid)) = (group, gid) {
+            nix::unistd::chown(&path, None, Some(gid)).map_err(|errno| match errno {
+                nix::errno::Errno::EPERM => ControlError::NotMember { group: group.to_owned() },
+                other => named(other.into()),
+            })?;
+        }
+        let mode = if gid.is_some() { 0o660 } else { 0o600 };
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(named)?;
+        let socket = Self { path };
+        // Sending fails only when the main loop has ended.
+        let call = move |call| drop(messages.send(MainMessage::Control(call)));
+        let has_readers = gid.is_some();
+        tokio::spawn(control::serve(listener, move |peer| authorize(&peers, has_readers, peer), call));
+        Ok(Some(socket))
     }
 
     /// Returns the path of the socket.
@@ -74,121 +114,25 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn accept(listener: UnixListener, messages: UnboundedSender<MainMessage>, peers: Arc<PeerCheck>) {
-    loop {
-        match listener.accept().await {
-            Ok((client, _)) => {
-                tokio::spawn(handle_client(client, messages.clone(), Arc::clone(&peers)));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the control socket cannot accept, trying again in a second");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
+fn find_group(name: &str) -> Result<Gid, ControlError> {
+    let found = Group::from_name(name).ok().flatten();
+    found.map(|group| group.gid).ok_or_else(|| ControlError::NoGroup { group: name.to_owned() })
 }
 
-/// Reads the command of a client, passes it to the main loop and writes the replies.
-async fn handle_client(
-    mut client: UnixStream,
-    messages: UnboundedSender<MainMessage>,
-    peers: Arc<PeerCheck>,
-) {
-    let checked = client.peer_cred().map_err(PeerRefusal::from).and_then(|peer| peers.check(&peer));
-    if let Err(refusal) = &checked {
-        tracing::warn!("refusing a client of the control socket: {refusal}");
-    }
-    let command = match tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut client)).await {
-        Ok(Ok(command)) => command,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "a client of the control socket left");
-            return;
-        }
-        Err(_) => return,
+/// Returns the access of a process that has connected, or why it has none. `has_readers`: the mode of
+/// the socket admits a group.
+fn authorize(peers: &PeerCheck, has_readers: bool, peer: &io::Result<UCred>) -> Result<Access, String> {
+    let checked = match peer {
+        Ok(peer) => peers.check(peer).and_then(|()| match peer.uid() {
+            uid if uid == 0 || uid == geteuid().as_raw() => Ok(Access::Full),
+            _ if has_readers => Ok(Access::Read),
+            // Connected before the mode of the file was set.
+            uid => Err(PeerRefusal::Stranger(uid)),
+        }),
+        Err(error) => Err(PeerRefusal::from(io::Error::from(error.kind()))),
     };
-    let (replies_tx, replies_rx) = unbounded_channel();
-    match (checked, command.as_str()) {
-        (Err(refusal), _) => reply_failed(replies_tx, refusal.to_string()),
-        // Sending fails only when the main loop has ended.
-        (Ok(()), "reload") => drop(messages.send(MainMessage::Reload(replies_tx))),
-        (Ok(()), other) => {
-            let text =
-                format!("there is no command {other:?}; this daemon is rgun {}", env!("CARGO_PKG_VERSION"));
-            reply_failed(replies_tx, text);
-        }
-    }
-    if let Err(error) = write_replies(&mut client, replies_rx).await {
-        tracing::debug!(%error, "a client of the control socket did not wait for the end");
-    }
-}
-
-/// Sends the only reply. Consumes the sender, because the connection is closed when the last sender is
-/// gone.
-fn reply_failed(replies: UnboundedSender<Reply>, text: String) {
-    // Sending fails only if the receiver, which the caller owns, is gone.
-    drop(replies.send(Reply::Failed(text)));
-    drop(replies);
-}
-
-/// Reads up to a line feed, the end of the stream or [`MAX_COMMAND_BYTES`].
-async fn read_command(client: &mut UnixStream) -> io::Result<String> {
-    let mut command = Vec::new();
-    while !command.ends_with(b"\n") && command.len() < MAX_COMMAND_BYTES {
-        match client.read_u8().await {
-            Ok(byte) => command.push(byte),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(String::from_utf8_lossy(&command).trim().to_owned())
-}
-
-async fn write_replies(client: &mut UnixStream, mut replies: UnboundedReceiver<Reply>) -> io::Result<()> {
-    while let Some(reply) = replies.recv().await {
-        let line = match reply {
-            Reply::Progress(text) => format!("progress {text}\n"),
-            Reply::Done(text) => format!("done {text}\n"),
-            Reply::Failed(text) => format!("failed {text}\n"),
-        };
-        client.write_all(line.as_bytes()).await?;
-    }
-    client.shutdown().await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn descendant_of_the_daemon_is_refused() {
-        let (client, daemon) = UnixStream::pair().unwrap();
-        let (messages_tx, mut messages_rx) = unbounded_channel();
-        // Both ends belong to this process, a child of the supposed daemon.
-        let peers = PeerCheck::new(nix::unistd::getppid(), None);
-        let (mut read, mut write) = client.into_split();
-        write.write_all(b"reload\n").await.unwrap();
-        handle_client(daemon, messages_tx, Arc::new(peers)).await;
-        let mut reply = String::new();
-        read.read_to_string(&mut reply).await.unwrap();
-        assert_eq!(
-            reply,
-            format!(
-                "failed process {} was started by this daemon, which takes no commands from its \
-                 workers; use systemctl reload\n",
-                std::process::id()
-            )
-        );
-        assert!(messages_rx.try_recv().is_err(), "no reload was requested");
-    }
-
-    #[tokio::test]
-    async fn client_outside_the_daemon_may_reload() {
-        let (client, daemon) = UnixStream::pair().unwrap();
-        let (messages_tx, mut messages_rx) = unbounded_channel();
-        let peers = PeerCheck::new(nix::unistd::getpid(), None);
-        let (_read, mut write) = client.into_split();
-        write.write_all(b"reload\n").await.unwrap();
-        tokio::spawn(handle_client(daemon, messages_tx, Arc::new(peers)));
-        assert!(matches!(messages_rx.recv().await, Some(MainMessage::Reload(_))));
-    }
+    checked.map_err(|refusal| {
+        tracing::warn!("refusing a client of the control socket: {refusal}");
+        refusal.to_string()
+    })
 }

@@ -39,7 +39,7 @@ impl Daemon {
                 vec![Event::Stop]
             }
             MainMessage::Dispatch(notice) => self.on_notice(notice),
-            MainMessage::Reload(client) => self.reload(Some(client)),
+            MainMessage::Control(call) => self.on_call(call),
             MainMessage::Reread(read, client) => self.reload_with(*read, client),
             MainMessage::FileWatch(notice) => self.on_watch_notice(notice),
             MainMessage::ProbeFinished(worker, outcome) => vec![Event::Probed { worker, outcome }],

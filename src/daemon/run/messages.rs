@@ -1,9 +1,10 @@
-//! Messages from other threads and tasks to the main loop, and its replies to `rgun reload`.
+//! Messages from other threads and tasks to the main loop.
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::cli::Invocation;
 use crate::config::ConfigErrors;
+use crate::control::{self, ReplySender};
 use crate::dispatch::{self, Notice};
 use crate::edge::EdgeNotice;
 use crate::file_watch::WatchNotice;
@@ -14,8 +15,8 @@ use crate::id::WorkerId;
 pub(crate) enum MainMessage {
     Dispatch(Notice),
     Edge(EdgeNotice),
-    /// A client of the control socket asks for a reload.
-    Reload(ReplySender),
+    /// A client of the control socket calls a method.
+    Control(control::Call),
     /// The configuration was read again for a reload. The sender replies to the client that
     /// requested the reload; `None` for SIGHUP.
     Reread(Box<Result<Invocation, ConfigErrors>>, Option<ReplySender>),
@@ -24,20 +25,6 @@ pub(crate) enum MainMessage {
     /// The probe of this worker has ended. `Err` has the reason why it failed.
     ProbeFinished(WorkerId, Result<(), String>),
 }
-
-/// A reply to a client of the control socket.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    /// A step of the reload. More replies follow.
-    Progress(String),
-    /// The reload succeeded. The last reply.
-    Done(String),
-    /// The reload failed, with the reason. The last reply.
-    Failed(String),
-}
-
-/// Sends replies to one client. Sending fails if the client has left; callers ignore that.
-pub(crate) type ReplySender = UnboundedSender<Reply>;
 
 /// Returns a sink that passes the dispatcher's notices to the main loop.
 pub(crate) fn notice_sink(messages: &UnboundedSender<MainMessage>) -> dispatch::NoticeSink {

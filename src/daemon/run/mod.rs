@@ -17,7 +17,10 @@
 //! | `file_settings.rs` | the settings of static files |
 //! | `reload.rs` | reloads: reading the configuration again, going live, the reply |
 //! | `reload_state.rs` | the data about reloads |
-//! | `control_socket.rs` | the control socket of `rgun reload` |
+//! | `control_socket.rs` | the control socket |
+//! | `control_calls.rs` | the methods that clients of the control socket call |
+//! | `stack_calls.rs` | the clients that wait for stacks |
+//! | `metrics.rs` | the metrics for systemd-report(1) |
 //! | `peer_check.rs` | which processes may use the control socket |
 //! | `probe.rs` | `reload.probe` |
 //! | `file_watch.rs` | `reload.on_change` |
@@ -35,6 +38,7 @@ mod actions;
 mod buffer_limits;
 mod build;
 mod conf_hooks;
+mod control_calls;
 mod control_socket;
 mod error;
 mod file_settings;
@@ -44,6 +48,7 @@ mod inputs;
 mod leftovers;
 mod memory;
 mod messages;
+mod metrics;
 mod operator_log;
 mod operator_text;
 mod peer_check;
@@ -52,6 +57,7 @@ mod reload;
 mod reload_state;
 mod request_log;
 mod signals;
+mod stack_calls;
 mod stack_dumps;
 mod stack_log;
 mod status;
@@ -86,7 +92,7 @@ use crate::systemd::listen::{self, InheritedListener};
 use crate::systemd::notify;
 
 use self::conf_hooks::ConfHooks;
-use self::control_socket::ControlSocket;
+use self::control_socket::ControlClients;
 use self::error::EX_OSERR;
 pub(crate) use self::error::StartupError;
 use self::generations::Generations;
@@ -171,8 +177,7 @@ struct Daemon {
     edge: Edge,
     /// The thread that writes the entries of requests.
     journal: LogThread,
-    /// `None` if there is no runtime directory.
-    control_socket: Option<ControlSocket>,
+    control: ControlClients,
     messages_tx: UnboundedSender<MainMessage>,
     messages_rx: UnboundedReceiver<MainMessage>,
     signals: SignalStreams,
@@ -322,8 +327,8 @@ impl Daemon {
 
     /// Ends the threads, in the order in which they write to each other.
     fn finish(self) {
-        let Self { edge, journal, pool, control_socket, conf_hooks, operator_log, .. } = self;
-        drop(control_socket);
+        let Self { edge, journal, pool, control, conf_hooks, operator_log, .. } = self;
+        drop(control);
         edge.stop();
         if let Err(failure) = journal.join_timeout(JOURNAL_TIMEOUT) {
             tracing::error!(?failure, "the journal thread has not written the last entries of requests");

@@ -1,7 +1,7 @@
 //! Which processes may use the control socket: all that can open it, except for workers and the
 //! processes that they have started.
 //!
-//! The socket's mode admits root and the daemon's user. A process of the daemon's user is refused if
+//! The socket's mode admits root, the daemon's user and the members of `control.group`. A process of the daemon's user is refused if
 //! it is in the cgroup of a worker or of the daemon, or if it descends from the daemon. The daemon is
 //! a subreaper, so its descendants cannot escape by a double fork.
 //!
@@ -37,6 +37,8 @@ pub(super) enum PeerRefusal {
         "process {0} was started by this daemon, which takes no commands from its workers; use systemctl reload"
     )]
     Worker(Pid),
+    #[error("user {0} may not use the control socket")]
+    Stranger(u32),
     #[error("process {0} has exited, or hides its attributes from this daemon")]
     Hidden(Pid),
     #[error("cannot find out which process it is: {}", Chain(.0))]

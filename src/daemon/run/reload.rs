@@ -2,11 +2,12 @@
 //! going live, the reply.
 
 use super::buffer_limits::BufferLimits;
-use super::messages::{MainMessage, Reply, ReplySender};
+use super::messages::MainMessage;
 use super::system::spool_directory;
 use super::{Daemon, generations, probe};
 use crate::cli::Invocation;
 use crate::config::{Config, ConfigError, ConfigErrors};
+use crate::control::{CallFault, ReloadReply, ReplySender};
 use crate::id::{Generation, WorkerId};
 use crate::journal::catalog::OperatorEvent;
 use crate::journal::daemon_log;
@@ -63,8 +64,8 @@ impl Daemon {
                 self.generations.add(generation, invocation.config, tls.map(|tls| tls.context));
                 self.set_timers();
                 if let Some(client) = client {
-                    let text = format!("generation {generation} boots; the old workers keep serving");
-                    drop(client.send(Reply::Progress(text)));
+                    let message = format!("generation {generation} boots; the old workers keep serving");
+                    client.progress(&ReloadReply { message, generation: generation.0 });
                     self.reloads.replies.insert(generation, client);
                 }
                 vec![Event::Reload { policy }]
@@ -91,21 +92,25 @@ impl Daemon {
             watch.note_outcome(true);
         }
         if let Some(client) = client {
-            drop(client.send(Reply::Failed(errors.to_string())));
+            client.fail(CallFault::ReloadFailed { reason: errors.to_string() });
         }
     }
 
     /// Sends the outcome of a reload to the client that waits for it.
     pub(super) fn answer_reload(&mut self, generation: Generation, outcome: Result<(), BootFailure>) {
         let Some(client) = self.reloads.replies.remove(&generation) else { return };
-        let reply = match outcome {
-            Ok(()) => Reply::Done(format!("generation {generation} serves")),
+        match outcome {
+            Ok(()) => {
+                let message = format!("generation {generation} serves");
+                client.finish(&ReloadReply { message, generation: generation.0 });
+            }
             Err(BootFailure { summary, traceback, .. }) => {
                 let traceback = traceback.unwrap_or_default();
-                Reply::Failed(format!("{summary}\n{}", last_lines(&traceback)))
+                client.fail(CallFault::ReloadFailed {
+                    reason: format!("{summary}\n{}", last_lines(&traceback)),
+                });
             }
-        };
-        drop(client.send(reply));
+        }
     }
 
     /// Applies a generation's configuration to new requests and connections.

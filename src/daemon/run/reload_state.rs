@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::buffer_limits::BufferLimits;
 use super::generations;
-use super::messages::ReplySender;
 use crate::config::Config;
+use crate::control::ReplySender;
 use crate::file_watch::FileWatch;
 use crate::http::{self, FailurePage, LoadFailure};
 use crate::id::Generation;

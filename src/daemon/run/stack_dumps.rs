@@ -29,6 +29,9 @@ const SIGNAL_TIMEOUT: Duration = Duration::from_millis(750);
 /// which the task must end.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// Maximum wait for the stacks that an operator asks for.
+const OPERATOR_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Maximum wait for the stacks of cancelled tasks, after the stacks of all threads have come.
 const TASK_STACK_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -57,6 +60,8 @@ pub(super) enum DumpReason {
     Slow(RequestInfo),
     /// The worker did not become ready within `timeouts.boot`.
     Boot,
+    /// A client of the control socket asks for the stacks.
+    Operator,
 }
 
 /// The result of a dump.
@@ -104,7 +109,7 @@ struct StackDump {
 enum DumpStep {
     /// The stacks of all threads were requested over the control socket. Next: the signal.
     Requested,
-    /// Like `Requested`, but without the signal, while the worker cancels a task. Ends with the
+    /// Like `Requested`, but without the signal: the worker cancels a task, or goes on serving. Ends with the
     /// stacks, or becomes `Requested` if the worker has to be replaced after all.
     Cancelling,
     /// The signal was sent. Ends with the stacks that the worker has written so far.
@@ -132,6 +137,7 @@ impl StackDumps {
         let (step, timeout, exchange) = match &reason {
             DumpReason::Slow(request) => (DumpStep::OneThread, SLOW_LOG_TIMEOUT, Some(request.exchange)),
             DumpReason::TaskDeadline(_) => (DumpStep::Cancelling, CANCEL_TIMEOUT, None),
+            DumpReason::Operator => (DumpStep::Cancelling, OPERATOR_TIMEOUT, None),
             DumpReason::Deadline(_) | DumpReason::Stall(_) | DumpReason::Boot => {
                 (DumpStep::Requested, REQUEST_TIMEOUT, None)
             }

@@ -32,6 +32,7 @@ impl Daemon {
                     request_log::log_deadline(worker, pid, &request, text.as_deref());
                     first.get_or_insert(request.request_id);
                 }
+                DumpReason::Operator => self.control.stack_calls.on_stacks(worker, pid, stacks),
                 DumpReason::Slow(request) => request_log::log_slow(worker, pid, &request, stacks),
                 DumpReason::Boot => {
                     events.push(Event::StacksDumped { worker, stacks: stacks.map(str::to_owned) });

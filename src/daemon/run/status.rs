@@ -30,6 +30,8 @@ pub(super) struct StatusLine {
 struct Load {
     text: String,
     is_busy: bool,
+    /// The wait for a worker that 95 % of the requests before `read_at` did not exceed.
+    wait_p95: Duration,
     /// When the load was last read.
     read_at: Option<Instant>,
 }
@@ -48,6 +50,17 @@ impl StatusLine {
     /// Returns when [`StatusLine::send`] must be called again.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
+    }
+
+    /// Returns the line that was sent last.
+    pub(super) fn line(&self) -> &str {
+        &self.sent
+    }
+
+    /// Returns the wait for a worker that 95 % of the latest requests did not exceed, as it was
+    /// when the load was last read.
+    pub(super) fn wait_p95(&self) -> Duration {
+        self.load.wait_p95
     }
 
     /// Sends the line if it changed. `generation`: the live one.
@@ -83,10 +96,11 @@ impl Load {
         } else {
             format!("{}/{} busy", load.assigned.min(load.slots), load.slots)
         };
+        self.wait_p95 = dispatcher.take_wait_p95();
         self.text = format!(
             "{running}, queue {}, wait p95 {} ms, generation {generation}",
             load.queued,
-            dispatcher.take_wait_p95().as_millis()
+            self.wait_p95.as_millis()
         );
     }
 }

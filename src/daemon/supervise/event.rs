@@ -108,6 +108,17 @@ pub enum Event {
         /// The number of workers to add; negative: to remove.
         by: i32,
     },
+    /// The operator sets the number of workers until the next reload.
+    SetCount {
+        /// The number of workers; not 0.
+        to: u16,
+    },
+    /// The operator makes load balancers remove the daemon, or return to it: health checks are
+    /// answered 503 until `enable` is false. Other requests are served.
+    SetDraining {
+        /// Whether load balancers should remove the daemon.
+        enable: bool,
+    },
     /// The load since the last sample. Sent every second while `workers.count` is a range,
     /// `workers.idle_exit` is set, or a rollback is possible.
     Load(LoadSample),

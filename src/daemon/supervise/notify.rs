@@ -79,6 +79,7 @@ impl Supervisor {
     /// Returns the presence in the current phase.
     fn presence(&self) -> Presence {
         match self.phase {
+            DaemonPhase::NotStarted | DaemonPhase::Running if self.notify.draining => Presence::Draining,
             DaemonPhase::NotStarted | DaemonPhase::Running if self.live.asleep => Presence::Asleep,
             DaemonPhase::NotStarted | DaemonPhase::Running => Presence::Present,
             DaemonPhase::Departing { .. }

@@ -1,5 +1,5 @@
-//! Changes the number of workers: with the load (`autoscaler`), by the operator's signals, and to
-//! none after `workers.idle_exit`.
+//! Changes the number of workers: with the load (`autoscaler`), by the operator, and to none
+//! after `workers.idle_exit`.
 //!
 //! The load is measured by the time that requests wait in the queue. CPU time would mislead: a
 //! worker that waits for its database uses none, and busy workers are enough while no request
@@ -75,9 +75,25 @@ impl Supervisor {
         let set = &mut self.live;
         (set.min, set.max) = (shifted(set.min), shifted(set.max));
         let to = shifted(set.target).clamp(set.min, set.max);
-        if set.asleep {
-            set.target = to;
-            set.grow_seats();
+        self.resize_by_operator(to, now);
+    }
+
+    /// Makes `to` the minimum, the maximum and the current number of workers.
+    pub(super) fn set_count(&mut self, to: u16, now: Instant) {
+        if !self.phase.is_serving() {
+            return;
+        }
+        // The highest worker number is the zygote's.
+        let to = to.clamp(1, u16::MAX - 1);
+        (self.live.min, self.live.max) = (to, to);
+        self.resize_by_operator(to, now);
+    }
+
+    /// Sets the number of workers; if the set is asleep, the number for the time after the sleep.
+    fn resize_by_operator(&mut self, to: u16, now: Instant) {
+        if self.live.asleep {
+            self.live.target = to;
+            self.live.grow_seats();
         } else {
             self.resize(to, ResizeReason::Operator, now);
         }

@@ -332,6 +332,8 @@ pub enum Presence {
     Present,
     /// No worker runs until a request arrives (`workers.idle_exit`).
     Asleep,
+    /// The operator wants load balancers to send no requests until further notice.
+    Draining,
     /// The daemon is stopping: load balancers should send no more requests.
     Leaving,
 }
@@ -372,6 +374,8 @@ pub(super) struct NotifyState {
     pub(super) unavailable: Option<String>,
     /// The presence that the edge reports to health checks.
     pub(super) presence: Presence,
+    /// The operator wants load balancers to remove the daemon.
+    pub(super) draining: bool,
     /// When systemd is next asked for more time; `None` while it need not be.
     pub(super) extend_at: Option<Instant>,
 }

@@ -71,6 +71,16 @@ impl Supervisor {
         self.live.generation
     }
 
+    /// Returns whether the operator has made load balancers remove the daemon.
+    pub fn is_draining(&self) -> bool {
+        self.notify.draining
+    }
+
+    /// Returns whether the daemon is stopping.
+    pub fn is_stopping(&self) -> bool {
+        self.notify.stopping_sent
+    }
+
     /// Returns the current state, for `run` and status output.
     pub fn snapshot(&self) -> Snapshot {
         let workers = self.workers.values().map(|worker| WorkerSnapshot {
@@ -143,6 +153,9 @@ impl Supervisor {
                 "{line}; watching generation {new} for {}, can roll back to {old}",
                 format_duration(limit)
             );
+        }
+        if self.notify.draining {
+            line = format!("{line}; drained by the operator");
         }
         match &self.last_reload_note {
             Some(note) => format!("{line}; {note}"),

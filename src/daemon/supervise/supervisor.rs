@@ -213,6 +213,8 @@ impl Supervisor {
             Event::Probed { worker, outcome } => self.on_probed(worker, outcome, now),
             Event::Reload { policy } => self.start_reload(policy, now),
             Event::Adjust { by } => self.adjust_count(by, now),
+            Event::SetCount { to } => self.set_count(to, now),
+            Event::SetDraining { enable } => self.notify.draining = enable,
             Event::Load(load) => self.on_load(&load, now),
             Event::WorkerRequested => self.wake(),
             Event::Stop => self.stop(now),

@@ -21,7 +21,8 @@ WALL = 0x40000000
 # The number is the same on all architectures that have systemd's service (pidfd_getfd(2)).
 SYS_PIDFD_GETFD = 438
 CONTROL = "/run/rgun/control"
-# Orphans itself, sends `reload` and writes the reply into the file that the argument names.
+RELOAD = b'{"method":"io.rgun.Server.Reload"}\0'
+# Orphans itself, requests a reload and writes the reply into the file that the argument names.
 ORPHAN = """
 import os, socket, sys, time
 if os.fork():
@@ -30,7 +31,7 @@ while os.getppid() != int(sys.argv[2]):
     time.sleep(0.01)
 client = socket.socket(socket.AF_UNIX)
 client.connect("/run/rgun/control")
-client.sendall(b"reload\\n")
+client.sendall(b'{"method":"io.rgun.Server.Reload"}\\0')
 reply = client.makefile().read()
 open(sys.argv[1] + ".new", "w").write(reply)
 os.rename(sys.argv[1] + ".new", sys.argv[1])
@@ -116,15 +117,15 @@ def leave_cgroup(_):
 
 
 def request_reload(_):
-    """Sends `reload`; returns the daemon's reply."""
+    """Requests a reload; returns the daemon's reply."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(CONTROL)
-        client.sendall(b"reload\n")
+        client.sendall(RELOAD)
         return client.makefile().read()
 
 
 def request_reload_as_orphan(daemon):
-    """Starts a program that orphans itself and sends `reload`; returns the file for the reply."""
+    """Starts a program that orphans itself and requests a reload; returns the file for the reply."""
     reply = pathlib.Path(tempfile.mkdtemp(dir=os.environ["STATE_DIRECTORY"])) / "reply"
     subprocess.run([sys.executable, "-c", ORPHAN, str(reply), str(daemon)], check=True)
     return str(reply)

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::geteuid;
 
-use crate::cli::reload::SOCKET;
+use crate::cli::control::SOCKET;
 use crate::cli::service::Service;
 
 /// The properties of service and socket to read.

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use super::reload::EXIT_UNAVAILABLE;
+use super::control::EXIT_UNAVAILABLE;
 use super::service::Service;
 use facts::Facts;
 use findings::{Finding, Severity, judge};

@@ -5,6 +5,7 @@
 //! (`--timeout 120` is seconds, `0` is off, `warning` is `warn`). `config` checks the values, so a
 //! flag and its key accept the same values. Uvicorn's flags are in `compat`.
 
+pub(super) mod control;
 mod convert;
 mod groups;
 mod reload;
@@ -21,6 +22,8 @@ use groups::{
 use super::compat::uvicorn;
 use super::error::flag_error;
 use crate::config::{ConfigError, Layer, Value, name};
+pub(super) use control::CONTROL_COMMANDS;
+use control::ControlCommand;
 use reload::ReloadFlags;
 use settings::FlagSettings;
 
@@ -59,7 +62,8 @@ Exit status:
   1   failure; reload: the new code failed, the old code keeps serving;
       doctor: there is a problem
   64  the command line is wrong
-  69  reload: no daemon answers; doctor: no systemd answers
+  69  reload, status, workers, requests, stacks, scale, drain: no daemon
+      answers; doctor: no systemd answers
   78  the configuration is wrong
   A restart does not help after 64 and 78; units should set
   RestartPreventExitStatus=64 78.";
@@ -69,7 +73,7 @@ Exit status:
 #[command(
     name = "rgun",
     bin_name = "rgun",
-    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload [NAME | --socket PATH]\n       rgun init [NAME] [OPTIONS]\n       rgun doctor [NAME] [--json]\n       rgun migrate [--write DIR [--yes]] FILE…",
+    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload | status | workers | requests | stacks | drain [NAME] [OPTIONS]\n       rgun scale COUNT [NAME] [OPTIONS]\n       rgun init [NAME] [OPTIONS]\n       rgun doctor [NAME] [--json]\n       rgun migrate [--write DIR [--yes]] FILE…",
     version,
     about = "Serves a Python application: WSGI and ASGI, one daemon, systemd as its user interface.",
     after_help = AFTER_HELP,
@@ -95,16 +99,9 @@ pub(super) enum Subcommand {
     /// Check the configuration and the application, and report all errors; serve nothing.
     #[command(override_usage = "rgun check [OPTIONS] [APP]")]
     Check(Box<CheckFlags>),
-    /// Make the running daemon load new code and configuration, and report the result.
-    Reload {
-        /// The instance, as in rgun@NAME.service [default: rgun.service].
-        #[arg(value_name = "NAME")]
-        instance: Option<String>,
-        /// The daemon's control socket [default: control in /run/rgun-NAME; without NAME, in
-        /// $RUNTIME_DIRECTORY or /run/rgun].
-        #[arg(long, value_name = "PATH", conflicts_with = "instance")]
-        socket: Option<PathBuf>,
-    },
+    /// The commands for a running daemon.
+    #[command(flatten)]
+    Control(ControlCommand),
     /// Look at a running or failed service, and say what is wrong and what to do.
     Doctor {
         /// The instance, as in rgun@NAME.service [default: rgun.service].
@@ -294,7 +291,8 @@ impl Flags {
         self.websocket.add_to(&mut settings);
         self.log.add_to(&mut settings, uvicorn, warnings, errors);
         self.reload.add_to(&mut settings);
-        if let Some(command @ ("check" | "reload")) = app.as_deref() {
+        if let Some(command) = app.as_deref().filter(|app| *app == "check" || CONTROL_COMMANDS.contains(app))
+        {
             // Clap takes a command after a flag as APP, and rgun would serve a module of that name.
             errors.push(flag_error(
                 APP,

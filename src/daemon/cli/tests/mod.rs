@@ -11,6 +11,7 @@ use crate::config::{
 };
 
 mod commands;
+mod control;
 mod guides;
 mod gunicorn;
 mod gunicorn_conf;
@@ -44,8 +45,7 @@ impl Shell {
             Command::Serve(invocation) | Command::Check(invocation, _) => Ok(*invocation),
             // A test may run as root; the file is a stand-in.
             Command::CheckPython(unread, _) => Ok(unread.read(None, &|_| {}).unwrap()),
-            other
-            @ (Command::Reload { .. } | Command::Doctor(_) | Command::Init(_) | Command::Migrate(_)) => {
+            other @ (Command::Control(_) | Command::Doctor(_) | Command::Init(_) | Command::Migrate(_)) => {
                 panic!("{args:?} is {other:?}")
             }
         }
@@ -56,7 +56,7 @@ impl Shell {
         match self.command(&[], &line.split_whitespace().collect::<Vec<_>>()) {
             Ok(Command::Serve(_)) => "serve",
             Ok(Command::Check(..) | Command::CheckPython(..)) => "check",
-            Ok(Command::Reload { .. }) => "reload",
+            Ok(Command::Control(_)) => "control",
             Ok(Command::Doctor(_)) => "doctor",
             Ok(Command::Init(_)) => "init",
             Ok(Command::Migrate(_)) => "migrate",

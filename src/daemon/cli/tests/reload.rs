@@ -1,5 +1,7 @@
 //! `rgun reload`, and how a daemon reads its configuration again.
 
+use crate::cli::control::ControlAction;
+
 use super::*;
 
 #[test]
@@ -7,16 +9,16 @@ fn reload_reads_no_configuration_itself() {
     let shell = Shell { place: TestDir::new() };
     shell.default_file("this is not TOML");
     let reload = |args: &[&str]| shell.command(&[("RGUN_WORKERS_COUNT", "nonsense")], args);
-    assert_eq!(reload(&["reload"]), Ok(Command::Reload { socket: None }));
+    let expected =
+        |socket| Ok(Command::Control(ControlRequest { socket, action: ControlAction::Reload, json: false }));
+    assert_eq!(reload(&["reload"]), expected(None));
     for (typed, socket) in
         [("ctl", shell.place.join("ctl")), ("/run/shop/control", "/run/shop/control".into())]
     {
-        let expected = Ok(Command::Reload { socket: Some(socket) });
-        assert_eq!(reload(&["reload", "--socket", typed]), expected);
-        assert_eq!(reload(&["reload", &format!("--socket={typed}")]), expected);
+        assert_eq!(reload(&["reload", "--socket", typed]), expected(Some(socket.clone())));
+        assert_eq!(reload(&["reload", &format!("--socket={typed}")]), expected(Some(socket)));
     }
-    let instance = Ok(Command::Reload { socket: Some("/run/rgun-shop/control".into()) });
-    assert_eq!(reload(&["reload", "shop"]), instance);
+    assert_eq!(reload(&["reload", "shop"]), expected(Some("/run/rgun-shop/control".into())));
     assert_eq!(shell.kind("init shop --yes"), "init");
     assert_eq!(shell.kind("doctor shop --json"), "doctor");
 }

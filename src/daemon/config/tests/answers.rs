@@ -47,6 +47,15 @@ fn invalid_error_page_is_refused_with_its_line() {
 }
 
 #[test]
+fn control_group_is_a_name_or_off() {
+    let case = Case::new();
+    let group = |value: &str| case.with(&format!("[control]\ngroup = {value}\n")).unwrap().control.group;
+    assert_eq!(group("\"adm\""), Some("adm".to_owned()));
+    assert_eq!(group("\"off\""), None);
+    assert_eq!(case.with("").unwrap().control.group, None);
+}
+
+#[test]
 fn liveness_must_have_a_path_of_its_own() {
     let case = Case::new();
     let config = case.with("[health]\npath = \"/a\"\nlive_path = \"/b\"\n").unwrap();

@@ -57,6 +57,7 @@ fn keys_named_in_user_documents_exist() {
         "tls.md",
         "tls.key",
         "health.md",
+        "control.md",
     ];
     for (file, text) in TEXTS {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '_'));

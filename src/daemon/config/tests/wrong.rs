@@ -20,6 +20,8 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("compression", "types = []", "is empty", "\"off\""),
     ("compression", "level = 11", "is out of range: write a number from 1 to 9", ""),
     ("compression", "min_size = 0", "compression.min_size = 0: is zero", "1 byte"),
+    ("control", "group = \"\"", "control.group = \"\": cannot be the name of a group", "\"adm\""),
+    ("control", "group = \"a b\"", "cannot be the name of a group", "\"off\""),
     ("health", "path = \"healthz\"", "health.path = \"healthz\": is not a path", "\"/-/healthz\""),
     ("health", "path = \"/health?x=1\"", "contains '?'; a path alone", "\"/-/healthz\""),
     ("timeouts", "drain_delay = \"off\"", "timeouts.drain_delay", "\"0s\" to drain at once"),

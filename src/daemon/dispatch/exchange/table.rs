@@ -68,6 +68,10 @@ impl ExchangeTable {
         self.slots.get_mut(index(id))?.as_mut().filter(|exchange| exchange.id == id)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Exchange> {
+        self.slots.iter().flatten()
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Exchange> {
         self.slots.iter_mut().flatten()
     }

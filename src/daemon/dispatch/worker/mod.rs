@@ -261,6 +261,11 @@ impl Worker {
         self.load.slower_than(slow, now, &self.channel.submissions)
     }
 
+    /// Returns whether the worker has claimed the record at this position.
+    pub(crate) fn has_claimed(&self, position: Position) -> bool {
+        self.channel.submissions.is_claimed(position)
+    }
+
     /// Returns the exchanges that the worker has claimed.
     pub(crate) fn claimed(&self) -> impl Iterator<Item = ExchangeId> {
         self.load.claimed(&self.channel.submissions)

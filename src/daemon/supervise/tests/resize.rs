@@ -217,3 +217,22 @@ fn closed_seat_forgets_its_failures() {
     assert_eq!((harness.status(), harness.wakeup()), ("1/1 workers ready".to_owned(), None));
     assert_eq!(spawns(&harness.send(Event::Adjust { by: 1 })), [worker(1, 4)], "at once");
 }
+
+#[test]
+fn set_number_holds_until_the_next_reload() {
+    let mut harness = Harness::with(between(1, 3));
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    let more = harness.send(Event::SetCount { to: 2 });
+    assert_eq!(resized(&more), Some((1, 2, ResizeReason::Operator)));
+    assert_eq!(spawns(&more), [worker(1, 2)]);
+    harness.boot(worker(1, 2));
+    for _ in 0..100 {
+        assert_eq!(harness.advance(SECOND).send(calm(0)), [], "low load removes no worker");
+        assert_eq!(harness.advance(SECOND).send(wait(150)), [], "a wait adds none");
+    }
+    assert_eq!(harness.send(Event::SetCount { to: 2 }), []);
+    harness.send(Event::Reload { policy: policy(1) });
+    harness.boot(worker(0, 3));
+    assert_eq!(harness.supervisor.snapshot().desired, 1);
+}

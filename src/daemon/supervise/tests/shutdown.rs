@@ -258,3 +258,20 @@ fn first_boot_ended_by_sigterm_does_not_fail_the_start() {
         assert!(over.contains(&Action::Exit { status: 0, reason: None }), "{over:?}");
     }
 }
+
+#[test]
+fn drained_daemon_serves_and_tells_load_balancers() {
+    let mut harness = Harness::ready(1);
+    let drained = harness.send(Event::SetDraining { enable: true });
+    assert!(drained.contains(&Action::Presence(Presence::Draining)), "{drained:?}");
+    assert_eq!(harness.status(), "1/1 workers ready; drained by the operator");
+    assert_eq!(harness.send(Event::SetDraining { enable: true }), []);
+    harness.send(Event::Reload { policy: policy(1) });
+    let live = harness.boot(worker(0, 2));
+    assert!(!live.iter().any(|action| matches!(action, Action::Presence(_))), "{live:?}");
+    let undone = harness.send(Event::SetDraining { enable: false });
+    assert!(undone.contains(&Action::Presence(Presence::Present)), "{undone:?}");
+    harness.send(Event::SetDraining { enable: true });
+    let stopping = harness.send(Event::Stop);
+    assert!(stopping.contains(&Action::Presence(Presence::Leaving)), "{stopping:?}");
+}
