@@ -62,7 +62,7 @@ fn call(daemon: &Daemon, call: &Value) -> Vec<Value> {
 fn status_and_workers_describe_a_running_daemon() {
     let daemon = rgun().flags(["--workers", "2"]).start();
     daemon.log.wait_for_count(2, "is ready after");
-    assert_eq!(daemon.get("/").status, 200);
+    assert_eq!(daemon.get("/pid").status, 200);
     let status = wait_until("the response is counted", || {
         let status = json(&daemon, &["status", "--json"]);
         (status["responses"] == 1).then_some(status)
@@ -86,7 +86,6 @@ fn requests_lists_running_and_queued_requests() {
     assert_eq!(output(&daemon, &["requests"]), "no request is queued or running\n");
     let mut running = daemon.connect();
     running.send_get("/hang?secret=1");
-    daemon.log.text();
     let listed = |state: &str| {
         let reply = json(&daemon, &["requests", "--json"]);
         let requests = reply["requests"].as_array().expect("an array").clone();
@@ -122,7 +121,7 @@ fn drain_fails_health_checks_until_it_is_undone() {
     assert_eq!(health(), 200);
     assert!(output(&daemon, &["drain"]).starts_with("drained: "));
     assert_eq!(health(), 503);
-    assert_eq!(daemon.get("/").status, 200, "other requests are served");
+    assert_eq!(daemon.get("/pid").status, 200, "other requests are served");
     output(&daemon, &["reload"]);
     assert_eq!(health(), 503, "a reload does not undo it");
     assert_eq!(json(&daemon, &["status", "--json"])["draining"], true);
@@ -188,7 +187,7 @@ fn socket_admits_only_the_user_without_a_group() {
 
 #[test]
 fn unknown_control_group_is_a_configuration_error() {
-    let (status, _, stderr) = rgun().set("control.group", "no-such-group").run();
+    let (status, stderr, _) = rgun().set("control.group", "no-such-group").run();
     assert_eq!(status, 78, "{stderr}");
     assert!(stderr.contains("control.group = \"no-such-group\": there is no such group"), "{stderr}");
 }
