@@ -1,24 +1,31 @@
 //! Serves one connection: HTTP/1 requests, the last of which may open a WebSocket, or HTTP/2.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
+use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 
 use crate::negotiation::ErrorFormat;
 use crate::net::{ClientStream, Connection};
 use crate::websocket;
 
+use super::body::response::ResponseBody;
 use super::close_guard::CloseGuard;
 use super::context::{ConnContext, RefusedHead, Server};
 use super::forwarded::ForwardingHeaders;
 use super::h1::Wire;
 use super::h1::framing::Violation;
 use super::h2;
-use super::service::ConnService;
+use super::handshake::UpgradeSlot;
+use super::request::start;
+use super::response_future::ResponseFuture;
 
 /// Bytes of a head that are neither in its request line nor in its fields: two CRLFs.
 const HEAD_CRLF_BYTES: usize = 4;
@@ -144,4 +151,32 @@ fn continuation(http_conn: HttpConn) -> Option<Continuation> {
     let (stream, buffered) = wire.into_parts();
     let socket = websocket::serve(stream, &[&*read_buf, &*buffered].concat(), accepted);
     Some(Continuation::WebSocket(socket))
+}
+
+/// The service that hyper calls for each request of an HTTP/1 connection.
+struct ConnService {
+    context: Arc<ConnContext>,
+    /// Created at the first WebSocket handshake.
+    upgrade_slot: OnceLock<UpgradeSlot>,
+}
+
+impl ConnService {
+    /// Takes the WebSocket that the last request accepted, if any.
+    fn take_upgrade(&self) -> Option<websocket::AcceptedUpgrade> {
+        self.upgrade_slot.get()?.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Service<Request<Incoming>> for ConnService {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
+        // Called here and not in the future, so that the head is released in time: hyper reads
+        // ahead before it polls the future, and must allocate a buffer while the head exists (see
+        // `RequestMeta`).
+        let (meta, progress, extra) = start(&self.context, &self.upgrade_slot, request);
+        ResponseFuture::new(Arc::clone(&self.context), meta, progress, extra)
+    }
 }

@@ -30,7 +30,6 @@ mod request_id;
 mod request_meta;
 mod response;
 mod response_future;
-mod service;
 mod submit;
 mod takeover;
 mod trace_context;

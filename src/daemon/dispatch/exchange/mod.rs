@@ -5,14 +5,13 @@
 //! exchange from one [`ExchangeState`] to the next.
 
 pub(super) mod body;
-mod deliver;
 mod length_check;
-mod receive;
 pub(super) mod response;
 pub(super) mod response_buffer;
 pub(super) mod response_parts;
 pub(super) mod table;
 pub(super) mod takeover;
+mod transfer;
 pub(super) mod websocket;
 mod websocket_messages;
 
