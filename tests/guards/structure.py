@@ -92,12 +92,12 @@ def layers():
 
 
 def status_codes():
-    """Of the modules that serve requests, http/fault.rs and files/answer.rs alone name status codes."""
+    """Of the modules that serve requests, http/fault.rs and files/response.rs alone name status codes."""
     return [
         Breach(f"{file}:{file.line(found.start())}", f"{found.group(1)} in {file.path.name}")
         for file in files("src/daemon")
         if file.parts[:1] in {("http",), ("net",), ("websocket",), ("edge",), ("dispatch",), ("files",)}
-        and file.parts not in {("http", "fault"), ("files", "answer")}
+        and file.parts not in {("http", "fault"), ("files", "response")}
         and not file.is_test
         for found in re.finditer(r"\bStatusCode::([A-Z]\w*|from_u16)\b", file.code)
     ]

@@ -35,7 +35,7 @@ mod half_close;
 mod health;
 mod http1;
 mod journal;
-mod own_answers;
+mod own_responses;
 mod proxy_protocol;
 mod readiness;
 mod refusals;

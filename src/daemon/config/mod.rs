@@ -14,7 +14,6 @@
 //! in every source.
 
 mod access_format;
-mod answers;
 mod bind;
 mod certificates;
 mod check;
@@ -42,6 +41,7 @@ mod proxy;
 mod python;
 mod read;
 mod reload;
+mod responses;
 mod rules;
 mod settings;
 mod static_mounts;
@@ -62,7 +62,6 @@ use std::path::{Path, PathBuf};
 use checker::Layers;
 
 pub use access_format::{AccessFormat, Atom, FormatPiece};
-pub use answers::{Algorithm, Compression, Control, ErrorPage, ErrorStatus, Health};
 pub use bind::Bind;
 pub(crate) use checker::Loaded;
 pub use environment::Environment;
@@ -74,6 +73,7 @@ pub use log::{AccessLog, Level, Log, LogFormat};
 pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
 pub(crate) use python::find_program;
 pub use reload::{OnChange, Reload};
+pub use responses::{Algorithm, Compression, Control, ErrorPage, ErrorStatus, Health};
 pub use settings::{
     App, AppArgumentDefaults, Config, Count, Hooks, Http, Interface, Lifespan, Limits, Loop, MaxTasks,
     Python, PythonSource, Retry, SearchedDirectory, Underscores, WebSocket, Workers,

@@ -256,7 +256,7 @@ impl Worker {
         self.finish(exchange.id, exchange.position(), now);
         exchange.mark_worker_done();
         if !exchange.attempt.deadline_exceeded {
-            self.count_answer(exchange.has_app_failed());
+            self.count_response(exchange.has_app_failed());
         }
         self.count_served()
     }

@@ -180,7 +180,7 @@ impl Dispatcher {
             if !worker.channel.submissions.revoke(position) {
                 started.push(id);
                 if !exchange.attempt.deadline_exceeded {
-                    worker.count_answer(true);
+                    worker.count_response(true);
                 }
             } else if exchange.is_client_done() || exchange.is_pinned {
                 state.fail(id, Fault::WorkerDied(worker.id), now);

@@ -181,7 +181,7 @@ impl Dispatcher {
         if std::mem::replace(&mut exchange.attempt.deadline_exceeded, true) {
             return;
         }
-        worker.count_answer(true);
+        worker.count_response(true);
         let waker = exchange.fail(Fault::Deadline(worker.id));
         let request = exchange.request_info(worker.channel.thread_of(exchange.id), now);
         if worker.is_asgi() {

@@ -2,10 +2,9 @@
 //!
 //! [`Mounts`] are `[[static]]`, [`SendfileRoots`] is `app.sendfile_roots`. The reactor looks up a
 //! file with [`LookupMode::Cached`] first, which never waits for a disk. If that does not suffice,
-//! a blocking thread repeats the lookup. The result is a [`FileAnswer`], which `http` sends.
+//! a blocking thread repeats the lookup. The result is a [`FileResponse`], which `http` sends.
 //! `tower-http` is not used, see `.github/CONTRIBUTING.md`.
 
-mod answer;
 mod condition;
 mod encoding;
 mod fault;
@@ -16,13 +15,14 @@ mod mount;
 mod notice;
 mod path;
 mod range;
+mod response;
 mod root;
 mod sendfile;
 mod state;
 
-pub use answer::{FileAnswer, FileBody, MultipartRanges};
 pub use fault::FileFault;
 pub use mount::{Fallback, FileOutcome, FileRequest, Immutable, Mount, MountSettings, Mounts};
 pub use notice::{FileNotice, FileNoticeSink};
+pub use response::{FileBody, FileResponse, MultipartRanges};
 pub use root::{Links, LookupMode};
 pub use sendfile::{SendfileRequest, SendfileRoot, SendfileRoots, SendfileTarget, SentFor};

@@ -10,13 +10,13 @@ use http::{HeaderMap, Method};
 
 use crate::buffer_pool;
 
-use super::answer::{FileAnswer, Representation};
 use super::encoding::{self, Encoding};
 use super::fault::FileFault;
 use super::hashed_name::is_hashed;
 use super::media_type::{MediaType, has_known_extension};
 use super::notice::{FileNotice, FileNoticeSink};
 use super::path::{Dotfiles, RelativePath, file_name};
+use super::response::{FileResponse, Representation};
 use super::root::{FoundEntry, Links, LookupError, LookupMode, OpenFile, Root};
 
 /// Seconds by which a precompressed file may be older than its original, because tools copy the
@@ -34,7 +34,7 @@ pub struct MountSettings {
     pub links: Links,
     /// Names of index files, in the order in which they are tried.
     pub index: Vec<String>,
-    /// The answer to a path without a file.
+    /// The response to a path without a file.
     pub fallback: Fallback,
     /// Time for which clients may use a file without asking again; zero: they must ask each time.
     /// `None`: no `Cache-Control`.
@@ -45,7 +45,7 @@ pub struct MountSettings {
     pub precompressed: bool,
 }
 
-/// The answer to a path without a file.
+/// The response to a path without a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fallback {
     /// A response with status 404.
@@ -86,7 +86,7 @@ pub struct FileRequest<'r> {
 #[derive(Debug)]
 pub enum FileOutcome {
     /// The response for the file.
-    Answer(Box<FileAnswer>),
+    Response(Box<FileResponse>),
     /// No file is sent.
     Refused(FileFault),
     /// The application answers.
@@ -163,12 +163,12 @@ impl Mount {
                 Fallback::NotFound | Fallback::File(_) => FileOutcome::Refused(FileFault::Method),
             };
         }
-        let answer = match self.find_file(request, mode) {
+        let response = match self.find_file(request, mode) {
             Ok(FoundPath::File(file)) => {
-                file.answer(request.method, request.headers, buffer_pool::header_map(12))
+                file.respond(request.method, request.headers, buffer_pool::header_map(12))
             }
             Ok(FoundPath::Redirect) => {
-                FileAnswer::redirect(request.path, request.query).ok_or(FileFault::NotFound)
+                FileResponse::redirect(request.path, request.query).ok_or(FileFault::NotFound)
             }
             Err(LookupError::NotFound) => match &self.settings.fallback {
                 Fallback::App => return FileOutcome::App,
@@ -177,8 +177,8 @@ impl Mount {
             Err(LookupError::NeedsDisk) => return FileOutcome::NeedsDisk,
             Err(error) => Err(error.into()),
         };
-        match answer {
-            Ok(answer) => FileOutcome::Answer(Box::new(answer)),
+        match response {
+            Ok(response) => FileOutcome::Response(Box::new(response)),
             Err(fault) => FileOutcome::Refused(fault),
         }
     }

@@ -12,10 +12,10 @@ use http::header::{
 };
 use http::{HeaderMap, Method, StatusCode};
 
-use super::answer::Representation;
 use super::mount::FileOutcome;
 use super::notice::FileNoticeSink;
 use super::path::{Dotfiles, RelativePath};
+use super::response::Representation;
 use super::root::{FoundEntry, Links, LookupError, LookupMode, Root};
 
 /// The path of a file (Apache, lighttpd).
@@ -164,12 +164,12 @@ impl SendfileRoots {
         let is_200_or_206 = matches!(request.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
         let no_conditions = HeaderMap::new();
         let conditions = if is_200_or_206 { &request.conditions } else { &no_conditions };
-        match file.answer(&request.method, conditions, request.fields.clone()) {
-            Ok(mut answer) => {
+        match file.respond(&request.method, conditions, request.fields.clone()) {
+            Ok(mut response) => {
                 if !is_200_or_206 {
-                    answer.status = request.status;
+                    response.status = request.status;
                 }
-                FileOutcome::Answer(Box::new(answer))
+                FileOutcome::Response(Box::new(response))
             }
             Err(fault) => FileOutcome::Refused(fault),
         }

@@ -1,7 +1,7 @@
 //! Refusals and failures of a request, and the status code of each.
 //!
 //! No other file that serves requests chooses a status code (`tests/guards`, `status_codes`), with
-//! one exception: `files/answer.rs` chooses the status of a file's response. Other files only
+//! one exception: `files/response.rs` chooses the status of a file's response. Other files only
 //! compare status codes, and send interim responses.
 
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::buffer_pool;
 use crate::dispatch::AppResponse;
 use crate::files::{
-    FileAnswer, FileFault, FileNotice, FileOutcome, FileRequest, LookupMode, MountSettings, Mounts,
+    FileFault, FileNotice, FileOutcome, FileRequest, FileResponse, LookupMode, MountSettings, Mounts,
     SendfileRequest, SendfileRoot, SendfileRoots, SendfileTarget, SentFor,
 };
 use crate::id::WorkerId;
@@ -29,7 +29,7 @@ use super::fault::Refusal;
 const MAX_BLOCKING_LOOKUPS: usize = 32;
 
 /// Maximum time of a lookup that waits for a disk, including its wait for a thread; after this time
-/// the answer is 503.
+/// the response is 503.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The request's fields that decide whether a file is sent, and which part.
@@ -55,8 +55,8 @@ pub(super) struct FileServer {
 
 /// A response with a file, and its origin.
 #[derive(Debug)]
-pub(super) struct FileResponse {
-    pub(super) answer: FileAnswer,
+pub(super) struct ServedFile {
+    pub(super) response: FileResponse,
     /// The worker whose application named the file; `None` for a static file.
     pub(super) worker: Option<WorkerId>,
     /// Time for which the request waited for that worker.
@@ -68,15 +68,15 @@ pub(super) struct FileResponse {
 /// The result of a lookup.
 pub(super) enum FileOrApp {
     /// The file server answers the request, with a file or without a body.
-    File(FileAnswer),
+    File(FileResponse),
     /// The application answers the request with this head.
     App(request::Parts),
 }
 
-impl FileResponse {
+impl ServedFile {
     /// Creates a response with a static file. `leaves_input_unread`: the request has a body.
-    pub(super) fn of_static(answer: FileAnswer, leaves_input_unread: bool) -> Box<Self> {
-        Box::new(Self { answer, worker: None, waited: Duration::ZERO, leaves_input_unread })
+    pub(super) fn of_static(response: FileResponse, leaves_input_unread: bool) -> Box<Self> {
+        Box::new(Self { response, worker: None, waited: Duration::ZERO, leaves_input_unread })
     }
 }
 
@@ -131,8 +131,8 @@ impl FileServer {
             (outcome.unwrap_or(FileOutcome::App), parts)
         });
         let (outcome, parts) = served.await?;
-        match into_answer(outcome) {
-            Some(answer) => answer.map(FileOrApp::File),
+        match into_response(outcome) {
+            Some(response) => response.map(FileOrApp::File),
             None => Ok(FileOrApp::App(parts)),
         }
     }
@@ -141,7 +141,7 @@ impl FileServer {
     pub(super) async fn send_blocking(
         self: Arc<Self>,
         request: Box<SendfileRequest>,
-    ) -> Result<FileAnswer, Refusal> {
+    ) -> Result<FileResponse, Refusal> {
         let server = Arc::clone(&self);
         let outcome = self
             .run_blocking(move || {
@@ -149,7 +149,7 @@ impl FileServer {
                 roots.map(|roots| roots.serve(&request, LookupMode::Blocking))
             })
             .await?;
-        outcome.and_then(into_answer).unwrap_or(Err(Refusal::File(FileFault::NotFound)))
+        outcome.and_then(into_response).unwrap_or(Err(Refusal::File(FileFault::NotFound)))
     }
 }
 
@@ -157,10 +157,10 @@ fn exhausted(reason: &str) -> Refusal {
     Refusal::File(FileFault::Exhausted(reason.to_owned()))
 }
 
-/// Returns the answer, or `None` if the application answers.
-pub(super) fn into_answer(outcome: FileOutcome) -> Option<Result<FileAnswer, Refusal>> {
+/// Returns the response, or `None` if the application answers.
+pub(super) fn into_response(outcome: FileOutcome) -> Option<Result<FileResponse, Refusal>> {
     match outcome {
-        FileOutcome::Answer(answer) => Some(Ok(*answer)),
+        FileOutcome::Response(response) => Some(Ok(*response)),
         FileOutcome::Refused(fault) => Some(Err(Refusal::File(fault))),
         FileOutcome::App => None,
         // A blocking lookup never needs a further blocking lookup.
@@ -200,7 +200,7 @@ pub(super) enum SendfileDecision {
     /// The response is sent as it is.
     Unchanged(AppResponse),
     /// A file is sent instead of the response's body.
-    File(Box<FileResponse>),
+    File(Box<ServedFile>),
     /// The response names a file that cannot be sent.
     Refused(Refusal),
     /// The file must be looked up on a blocking thread.
@@ -217,9 +217,9 @@ pub(super) struct FileOrigin {
 }
 
 impl FileOrigin {
-    pub(super) fn response(self, answer: FileAnswer) -> Box<FileResponse> {
+    pub(super) fn served(self, response: FileResponse) -> Box<ServedFile> {
         let Self { worker, waited } = self;
-        Box::new(FileResponse { answer, worker, waited, leaves_input_unread: false })
+        Box::new(ServedFile { response, worker, waited, leaves_input_unread: false })
     }
 }
 
@@ -246,8 +246,8 @@ pub(super) fn decide_sendfile(
     let origin = FileOrigin { worker: response.worker, waited: response.waited };
     match roots.serve(&file, LookupMode::Cached) {
         FileOutcome::NeedsDisk => SendfileDecision::NeedsDisk(file, origin),
-        outcome => match into_answer(outcome) {
-            Some(Ok(answer)) => SendfileDecision::File(origin.response(answer)),
+        outcome => match into_response(outcome) {
+            Some(Ok(response)) => SendfileDecision::File(origin.served(response)),
             Some(Err(refusal)) => SendfileDecision::Refused(refusal),
             None => SendfileDecision::Refused(Refusal::File(FileFault::NotFound)),
         },

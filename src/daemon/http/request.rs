@@ -20,7 +20,7 @@ use super::body::receive::{self, ReceiveLimits, RequestBytes};
 use super::body::stream::{self, BodyPump, StreamLimits};
 use super::context::{ConnContext, Server};
 use super::fault::{HealthResult, Refusal, RequestFault};
-use super::file_server::{self, FileOrApp, FileResponse, FileServer};
+use super::file_server::{self, FileOrApp, FileServer, ServedFile};
 use super::first_boot::FirstBoot;
 use super::handshake::{Handshake, Upgrade, UpgradeSlot};
 use super::head;
@@ -41,7 +41,7 @@ pub(super) enum RequestProgress {
     /// A health check, which the daemon answers.
     Health(HealthResult),
     /// The request is answered with a file.
-    File(Box<FileResponse>),
+    File(Box<ServedFile>),
     /// The client is treated as gone; the connection is about to close. Also stands in for a state
     /// that was moved out.
     Abandoned,
@@ -61,7 +61,7 @@ pub(super) enum Admitted {
     /// The request was submitted to the dispatcher.
     Ticket(Ticket),
     /// The request is answered with a file.
-    File(Box<FileResponse>),
+    File(Box<ServedFile>),
 }
 
 /// The refusal of a request that was not submitted at once.
@@ -242,12 +242,12 @@ fn start_file<B: ClientBody>(
         let looking_up = find_or_submit(Arc::clone(context), Arc::clone(files), idx, request, incoming);
         return Ok(RequestProgress::Receiving(Box::pin(looking_up)));
     }
-    match file_server::into_answer(outcome) {
+    match file_server::into_response(outcome) {
         None => Err((parts, incoming)),
         Some(Err(refusal)) => Ok(refuse(meta, &parts, refusal)),
-        Some(Ok(answer)) => {
+        Some(Ok(response)) => {
             buffer_pool::recycle(parts.headers);
-            Ok(RequestProgress::File(FileResponse::of_static(answer, leaves_input_unread)))
+            Ok(RequestProgress::File(ServedFile::of_static(response, leaves_input_unread)))
         }
     }
 }
@@ -273,7 +273,7 @@ async fn find_or_submit<B: ClientBody>(
     let format = head::error_format(&parts.headers);
     let located = files.serve_blocking(mount, parts, Instant::now()).await;
     let parts = match located.map_err(|refusal| LateRefusal { refusal, format })? {
-        FileOrApp::File(answer) => return Ok(Admitted::File(FileResponse::of_static(answer, has_body))),
+        FileOrApp::File(response) => return Ok(Admitted::File(ServedFile::of_static(response, has_body))),
         FileOrApp::App(parts) => parts,
     };
     if has_body {

@@ -27,7 +27,7 @@ use super::compression;
 use super::context::ConnContext;
 use super::error_page;
 use super::fault::{ErrorResponse, HealthResult, Refusal, RequestFault, health_status_and_text};
-use super::file_server::FileResponse;
+use super::file_server::ServedFile;
 use super::handshake::Upgrade;
 use super::https;
 use super::request_meta::RequestMeta;
@@ -80,11 +80,11 @@ pub(super) fn application_response(
 pub(super) fn file_response(
     context: Arc<ConnContext>,
     meta: &RequestMeta,
-    response: FileResponse,
+    file: ServedFile,
 ) -> Response<ResponseBody> {
-    let FileResponse { answer, worker, waited, leaves_input_unread } = response;
+    let ServedFile { response, worker, waited, leaves_input_unread } = file;
     let dispatcher = context.server.dispatcher;
-    let source = match answer.body {
+    let source = match response.body {
         FileBody::Empty => BodySource::Empty,
         FileBody::One(fd, range) => match read_small(&fd, &range, dispatcher) {
             Some(data) => BodySource::Bytes(data),
@@ -93,10 +93,10 @@ pub(super) fn file_response(
         FileBody::Several(parts) => BodySource::Multipart(Box::new(MultipartReader::new(parts, dispatcher))),
     };
     let head = ResponseHead {
-        status: answer.status,
+        status: response.status,
         reason: None,
-        fields: answer.fields,
-        length: answer.len.map_or(ContentLength::Absent, ContentLength::Bytes),
+        fields: response.fields,
+        length: response.len.map_or(ContentLength::Absent, ContentLength::Bytes),
     };
     let head = head.into_box();
     if leaves_input_unread {

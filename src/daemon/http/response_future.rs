@@ -18,7 +18,7 @@ use super::access_log::log_unanswered;
 use super::body::response::ResponseBody;
 use super::context::{ConnContext, X_REQUEST_ID};
 use super::fault::{HealthResult, Refusal};
-use super::file_server::{FileResponse, SendfileDecision, decide_sendfile};
+use super::file_server::{SendfileDecision, ServedFile, decide_sendfile};
 use super::h1::early_hints;
 use super::request::{Admitted, LateRefusal, RequestExtra, RequestProgress};
 use super::request_meta::RequestMeta;
@@ -47,7 +47,7 @@ enum ResponseSource {
     /// The application's response.
     App(AppResponse),
     /// A static file.
-    File(Box<FileResponse>),
+    File(Box<ServedFile>),
     /// The response to a health check.
     Health(HealthResult),
 }
@@ -246,8 +246,8 @@ impl ResponseFuture {
             SendfileDecision::NeedsDisk(request, origin) => {
                 let (sending, format) = (Arc::clone(files).send_blocking(request), meta.error_format);
                 self.progress = RequestProgress::Receiving(Box::pin(async move {
-                    let answer = sending.await.map_err(|refusal| LateRefusal { refusal, format })?;
-                    Ok(Admitted::File(origin.response(answer)))
+                    let response = sending.await.map_err(|refusal| LateRefusal { refusal, format })?;
+                    Ok(Admitted::File(origin.served(response)))
                 }));
                 self.poll_outcome(cx)
             }

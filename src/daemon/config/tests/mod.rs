@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::testing::TestDir;
 use super::*;
 
-mod answers;
 mod manual;
 mod packaged;
+mod responses;
 mod sockets;
 mod static_mounts;
 mod wrong;

@@ -204,7 +204,7 @@ impl Worker {
     }
 
     /// Counts a response, if the worker is admitted. Before that it answers only probes.
-    pub(crate) fn count_answer(&mut self, failed: bool) {
+    pub(crate) fn count_response(&mut self, failed: bool) {
         if self.is_admitted {
             self.responses.answered += 1;
             self.responses.failed += u64::from(failed);

@@ -23,7 +23,7 @@ use super::root::OpenFile;
 
 /// A response whose body is a file, or a part of it, or nothing.
 #[derive(Debug)]
-pub struct FileAnswer {
+pub struct FileResponse {
     /// Status code.
     pub status: StatusCode,
     /// The header fields of the response.
@@ -35,7 +35,7 @@ pub struct FileAnswer {
     pub body: FileBody,
 }
 
-/// The body of a [`FileAnswer`].
+/// The body of a [`FileResponse`].
 #[derive(Debug)]
 pub enum FileBody {
     /// No bytes.
@@ -77,12 +77,12 @@ impl Representation {
     ///
     /// # Errors
     /// When a precondition fails or no range can be served.
-    pub(super) fn answer(
+    pub(super) fn respond(
         self,
         method: &Method,
         headers: &HeaderMap,
         mut fields: HeaderMap,
-    ) -> Result<FileAnswer, FileFault> {
+    ) -> Result<FileResponse, FileFault> {
         let validators = &self.file.known.validators;
         let is_retrieval = *method == Method::GET || *method == Method::HEAD;
         let precondition =
@@ -94,7 +94,7 @@ impl Representation {
         if precondition == Precondition::NotModified {
             fields.remove(CONTENT_TYPE);
             fields.remove(CONTENT_ENCODING);
-            return Ok(FileAnswer {
+            return Ok(FileResponse {
                 status: StatusCode::NOT_MODIFIED,
                 fields,
                 len: None,
@@ -107,11 +107,11 @@ impl Representation {
         } else {
             RequestedRange::Whole
         };
-        let mut answer = self.send(requested, fields)?;
+        let mut response = self.send(requested, fields)?;
         if *method == Method::HEAD {
-            answer.body = FileBody::Empty;
+            response.body = FileBody::Empty;
         }
-        Ok(answer)
+        Ok(response)
     }
 
     fn set_fields(&self, fields: &mut HeaderMap) {
@@ -135,7 +135,7 @@ impl Representation {
         fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
 
-    fn send(self, requested: RequestedRange, mut fields: HeaderMap) -> Result<FileAnswer, FileFault> {
+    fn send(self, requested: RequestedRange, mut fields: HeaderMap) -> Result<FileResponse, FileFault> {
         let OpenFile { fd, known } = self.file;
         let whole = known.state.len;
         let fd = Arc::new(fd);
@@ -157,11 +157,11 @@ impl Representation {
         };
         let content_length = if len == whole { known.content_length.clone() } else { HeaderValue::from(len) };
         fields.insert(CONTENT_LENGTH, content_length);
-        Ok(FileAnswer { status, fields, len: Some(len), body })
+        Ok(FileResponse { status, fields, len: Some(len), body })
     }
 }
 
-impl FileAnswer {
+impl FileResponse {
     /// Redirects to the same path and query, with a slash after the path.
     pub(super) fn redirect(path: &[u8], query: Option<&str>) -> Option<Self> {
         let path = str::from_utf8(path).ok()?;
