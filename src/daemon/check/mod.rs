@@ -27,7 +27,7 @@ use crate::error_chain::Chain;
 use crate::id::{Generation, Incarnation, WorkerId, WorkerNr};
 use crate::link::Reactor;
 use crate::pool::{self, Pool, SpawnSpec, UserIdentity};
-use crate::run::{MainMessage, StartupError, load_tls, notice_sink};
+use crate::run::{MainMessage, StartupError, explain_missing_module, load_tls, notice_sink};
 use crate::supervise::Exit;
 
 use access::RequiredAccess;
@@ -240,8 +240,12 @@ impl Boot<'_> {
                     }
                     Notice::Report(_, Report::Failed { summary, traceback, .. }) => {
                         let separator = if traceback.is_empty() { "" } else { "\n" };
+                        let missing = summary.contains("ModuleNotFoundError: ");
+                        let python = &self.config.app.python;
+                        let interpreter =
+                            if missing { explain_missing_module(python) } else { String::new() };
                         return Err(StartupError::config_reason(format!(
-                            "{summary}{separator}{}",
+                            "{summary}{interpreter}{separator}{}",
                             traceback.trim_end()
                         )));
                     }

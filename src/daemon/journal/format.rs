@@ -59,7 +59,7 @@ fn text(event: &Event<'_>) -> String {
 }
 
 /// `2026-08-01T10:00:00.000000Z`.
-fn utc_time() -> String {
+pub(super) fn utc_time() -> String {
     let mut time = String::new();
     if SystemTime.format_time(&mut Writer::new(&mut time)).is_err() {
         time.push_str("<no time>");

@@ -27,11 +27,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::event::epoll;
 use rustix::event::{EventfdFlags, eventfd};
+use serde_json::{Map, Value};
 
 use crate::id::{WorkerId, WorkerNr};
 
 use super::daemon_log::{self, OutputRoute};
-use super::format::NativeEntry;
+use super::format::{NativeEntry, utc_time};
+use super::json;
 use super::queue::LogQueue;
 use super::thread::LogThread;
 
@@ -328,7 +330,7 @@ impl LineSplitter {
     fn log(&self, text: Vec<u8>) {
         match &self.route {
             OutputRoute::Inherited => {}
-            OutputRoute::Lines(queue) if daemon_log::is_json() => self.log_hook_records(&text, queue),
+            OutputRoute::Lines(queue) if daemon_log::is_json() => self.log_json(&text, queue),
             OutputRoute::Lines(queue) => push_lines(queue, text),
             OutputRoute::Entries(queue) => {
                 let mut is_continued = self.is_continued;
@@ -345,14 +347,17 @@ impl LineSplitter {
         }
     }
 
-    /// Logs lines as they are, except the records of `server.log`, which become entries of the
-    /// daemon: their text would not be JSON.
-    fn log_hook_records(&self, text: &[u8], queue: &LogQueue) {
+    /// Logs lines as JSON: a line that is an object stays as it is, another becomes the message of
+    /// an entry on the same stream. The records of `server.log` become entries of the daemon.
+    fn log_json(&self, text: &[u8], queue: &LogQueue) {
         let mut others = Vec::new();
         for line in text.split_inclusive(|byte| *byte == b'\n') {
             let record = if self.is_continued { None } else { hook_record(line, self.pid) };
             let Some((level, message)) = record else {
-                others.extend_from_slice(line);
+                match self.json_entry(line) {
+                    Some(entry) => others.extend_from_slice(entry.as_bytes()),
+                    None => others.extend_from_slice(line),
+                }
                 continue;
             };
             push_lines(queue, std::mem::take(&mut others));
@@ -367,6 +372,23 @@ impl LineSplitter {
             }
         }
         push_lines(queue, others);
+    }
+
+    /// Returns the entry of a line, in JSON. `None` if the line is blank, a JSON object, or a
+    /// part of a line that is too long.
+    fn json_entry(&self, line: &[u8]) -> Option<String> {
+        let text = line.strip_suffix(b"\n").filter(|_| !self.is_continued)?;
+        if text.trim_ascii().is_empty() || serde_json::from_slice::<Map<String, Value>>(text).is_ok() {
+            return None;
+        }
+        let (priority, text) = priority(text);
+        let level = match priority {
+            0..=3 => "error",
+            4 => "warn",
+            5 | 6 => "info",
+            _ => "debug",
+        };
+        Some(json::output_line(utc_time(), level, &String::from_utf8_lossy(text), self.worker, self.pid))
     }
 
     /// Returns an entry for journald. `None` for a blank line, which journald would discard.

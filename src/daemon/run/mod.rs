@@ -99,6 +99,7 @@ use self::generations::Generations;
 pub(crate) use self::generations::load_tls;
 pub(crate) use self::messages::{MainMessage, notice_sink};
 use self::operator_log::OperatorLog;
+pub(crate) use self::operator_text::explain_missing_module;
 use self::reload_state::Reloads;
 use self::signals::{SignalStreams, StopRequests};
 use self::stack_dumps::StackDumps;

@@ -40,7 +40,7 @@ pub(super) fn describe_python(python: &Python) -> String {
 
 /// The end of a sentence about an import that failed: the interpreter that lacks the module, and
 /// the remedy.
-pub(super) fn explain_missing_module(python: &Python) -> String {
+pub(crate) fn explain_missing_module(python: &Python) -> String {
     let remedy = match python.source {
         PythonSource::Path => {
             "no virtual environment was found, so this is the system's; name yours with --python or app.python"

@@ -89,6 +89,11 @@ impl CompatFlag {
         self.setting.map_or_else(|| self.long.replace('-', "_").into(), Cow::Borrowed)
     }
 
+    /// Returns the long names, the main one first.
+    pub(super) fn long_names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        std::iter::once(self.long).chain(self.alias)
+    }
+
     /// Returns whether the flag has this name.
     pub(in crate::cli) fn is_called(&self, long: &str) -> bool {
         !long.is_empty() && (self.long == long || self.alias == Some(long))

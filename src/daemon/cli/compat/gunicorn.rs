@@ -52,6 +52,19 @@ pub(in crate::cli) fn requires_proxy_header(value: &str) -> Result<bool, ConfigE
     }
 }
 
+/// Parses a umask as gunicorn does: a number after `0` or `0o` is octal, a number after `0x` is
+/// hexadecimal, and any other is decimal.
+pub(in crate::cli) fn parse_umask(text: &str) -> Option<u32> {
+    let digits = text.strip_prefix('0').unwrap_or_default();
+    match (digits.strip_prefix(['o', 'O']), digits.strip_prefix(['x', 'X'])) {
+        (Some(octal), _) => u32::from_str_radix(octal, 8).ok(),
+        (_, Some(hexadecimal)) => u32::from_str_radix(hexadecimal, 16).ok(),
+        _ if digits.is_empty() => text.parse().ok(),
+        _ => u32::from_str_radix(digits, 8).ok(),
+    }
+    .filter(|mask| *mask <= 0o777)
+}
+
 /// The flags and settings of gunicorn 27.
 pub(in crate::cli) const TABLE: &[CompatFlag] = &[
     // The same in rgun.

@@ -38,23 +38,25 @@ pub(super) fn add_flags(command: Command) -> Command {
         command.get_subcommands().filter(serves).map(|sub| sub.get_name().to_owned()).collect();
     let command =
         names.into_iter().fold(command, |command, name| command.mut_subcommand(name, add_unsupported_flags));
-    command.args(all_flags().map(to_arg))
+    command.args(all_flags().flat_map(to_args))
 }
 
 /// Adds the flags that the command does not support itself: `rgun check` has a `--user`.
 fn add_unsupported_flags(command: Command) -> Command {
     let own: Vec<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
-    command.args(all_flags().filter(|flag| !own.iter().any(|own| own == flag.long)).map(to_arg))
+    command.args(all_flags().filter(|flag| !own.iter().any(|own| own == flag.long)).flat_map(to_args))
 }
 
-fn to_arg(flag: &CompatFlag) -> Arg {
-    let arg = Arg::new(flag.long).long(flag.long).hide(true);
-    let arg = flag.short.into_iter().fold(arg, Arg::short);
-    let arg = flag.alias.into_iter().fold(arg, Arg::alias);
-    match flag.arg_kind {
-        Switch | NegatedSwitch | Function => arg.action(ArgAction::SetTrue),
-        Value | List => arg.action(ArgAction::Append).allow_hyphen_values(flag.accepted.contains(&"-")),
-    }
+/// Returns an argument for each long name of a flag, because messages contain the name as typed.
+fn to_args(flag: &'static CompatFlag) -> impl Iterator<Item = Arg> {
+    flag.long_names().map(|name| {
+        let arg = Arg::new(name).long(name).hide(true);
+        let arg = flag.short.filter(|_| name == flag.long).into_iter().fold(arg, Arg::short);
+        match flag.arg_kind {
+            Switch | NegatedSwitch | Function => arg.action(ArgAction::SetTrue),
+            Value | List => arg.action(ArgAction::Append).allow_hyphen_values(flag.accepted.contains(&"-")),
+        }
+    })
 }
 
 /// Turns the unsupported flags in `matches` into warnings and errors. `supported` are flags that
@@ -65,13 +67,14 @@ pub(super) fn evaluate(
     warnings: &mut Vec<String>,
     errors: &mut Vec<ConfigError>,
 ) {
-    for flag in all_flags().filter(|flag| !supported.contains(&flag.long)) {
+    let known = all_flags().filter(|flag| !supported.contains(&flag.long));
+    for (flag, long) in known.flat_map(|flag| flag.long_names().map(move |long| (flag, long))) {
         let value = match flag.arg_kind {
-            Switch | NegatedSwitch | Function if !matches.get_flag(flag.long) => continue,
+            Switch | NegatedSwitch | Function if !matches.get_flag(long) => continue,
             Switch | NegatedSwitch | Function => None,
             Value | List => {
                 // The last value applies, as in gunicorn and uvicorn.
-                match matches.get_many::<String>(flag.long).and_then(Iterator::last) {
+                match matches.get_many::<String>(long).and_then(Iterator::last) {
                     None => continue,
                     Some(value) if flag.accepted.contains(&value.as_str()) => continue,
                     Some(value) => Some(value.as_str()),
@@ -79,10 +82,13 @@ pub(super) fn evaluate(
             }
         };
         let typed = match value {
-            Some(value) if !flag.is_secret => format!("--{} {value}", flag.long),
-            _ => format!("--{}", flag.long),
+            Some(value) if !flag.is_secret => format!("--{long} {value}"),
+            _ => format!("--{long}"),
         };
-        let filled = |text: &str| text.replace("{}", value.unwrap_or_default());
+        // systemd reads a mask as octal, gunicorn without a leading zero as decimal.
+        let octal = value.filter(|_| flag.long == "umask").and_then(gunicorn::parse_umask);
+        let octal = octal.map(|mask| format!("{mask:04o}"));
+        let filled = |text: &str| text.replace("{}", octal.as_deref().or(value).unwrap_or_default());
         if let Some((_, now)) = flag.ignored.filter(|(ignored, _)| Some(*ignored) == value) {
             warnings.push(format!("{typed}: ignored; {now}"));
             continue;
@@ -101,6 +107,24 @@ pub(super) fn evaluate(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn umask_has_the_base_that_gunicorn_reads() {
+        for (text, mask) in [
+            ("0", Some(0)),
+            ("007", Some(0o7)),
+            ("022", Some(0o22)),
+            ("0o27", Some(0o27)),
+            ("0x12", Some(0o22)),
+            ("18", Some(0o22)),
+            ("27", Some(0o33)),
+            ("089", None),
+            ("u=rwx", None),
+            ("", None),
+        ] {
+            assert_eq!(gunicorn::parse_umask(text), mask, "{text}");
+        }
+    }
 
     #[test]
     fn flags_are_unique_across_the_tables() {

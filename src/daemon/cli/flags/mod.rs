@@ -118,8 +118,8 @@ pub(super) enum Subcommand {
     /// fastapi, granian, hypercorn, daphne, uWSGI or NGINX Unit.
     Migrate {
         /// gunicorn.conf.py, systemd units, Procfiles, scripts, uwsgi.ini, NGINX Unit's JSON,
-        /// hypercorn.toml, supervisord.conf, Containerfiles, Compose files, quadlet's .container,
-        /// files with variables (.env). A hyphen is stdin.
+        /// hypercorn.toml, supervisord.conf, Containerfiles, Compose files, manifests of Kubernetes,
+        /// quadlet's .container, files with variables (.env). A hyphen is stdin.
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
         /// Also write the files below this directory; on a terminal, ask first; existing files are

@@ -130,6 +130,12 @@ fn describe(error: &HelperError, origin: String, python: &Path) -> ConfigError {
     };
     let inner = inner.as_ref().map(|inner| format!(" (in {inner})")).unwrap_or_default();
     let hint = summary.strip_prefix("ModuleNotFoundError: No module named ").map(|module| {
+        if module.trim_matches('\'').split('.').next() == Some("gunicorn") {
+            return format!(
+                "{} does not have gunicorn: keep it installed there, or remove the import; rgun needs no class of gunicorn",
+                python.display()
+            );
+        }
         format!(
             "{} does not have {module}; install it there, or name another interpreter with --python",
             python.display()

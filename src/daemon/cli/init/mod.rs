@@ -326,6 +326,24 @@ mod tests {
     }
 
     #[test]
+    fn procfile_names_application_and_settings() {
+        let place = place();
+        let lines = "api: uvicorn api.main:app --workers 2\nweb: gunicorn mysite.asgi -k uvicorn.workers.UvicornWorker -w 3 -b 0.0.0.0:$PORT\nworker: celery -A mysite worker\n";
+        fs::write(place.join("p/Procfile"), lines).unwrap();
+        for (instance, target, count) in [(Some("api"), "api.main:app", 2), (None, "mysite.asgi", 3)] {
+            let request = request(&place, instance);
+            let proposal = proposed(&request);
+            let path = request.service.configuration();
+            let toml = content(&proposal, path.to_str().unwrap());
+            assert!(toml.contains(&format!("target = \"{target}\"\n")), "{toml}");
+            assert!(toml.contains(&format!("count = {count}\n")), "{toml}");
+            let other = if instance.is_some() { "web (mysite.asgi)" } else { "api (api.main:app)" };
+            let has = |text: &str| proposal.notes.iter().any(|note| note.contains(text));
+            assert!(has(&format!("the files also start {other}")), "{:?}", proposal.notes);
+        }
+    }
+
+    #[test]
     fn directory_without_an_application_is_an_error() {
         let place = place();
         let empty = InitRequest { directory: place.join("root"), ..request(&place, None) };

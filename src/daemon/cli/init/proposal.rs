@@ -111,7 +111,7 @@ pub(super) fn propose(
     Ok(Proposal { files, notes, user, sysusers, address })
 }
 
-/// Reads the units and the `gunicorn.conf.py` that serve the project today.
+/// Reads the units that serve the project today, else its Procfile, and its `gunicorn.conf.py`.
 fn read_deployment(
     request: &InitRequest,
     project: &Path,
@@ -126,6 +126,11 @@ fn read_deployment(
             unit.display()
         ));
     }
+    let procfile = project.join("Procfile");
+    if files.is_empty() && procfile.is_file() {
+        notes.push(format!("the settings of {} are taken over", procfile.display()));
+        files.push(procfile);
+    }
     let configuration = project.join("gunicorn.conf.py");
     if configuration.is_file() {
         if request.python.is_some() {
@@ -137,8 +142,9 @@ fn read_deployment(
             ));
         }
     }
+    let label = request.service.label();
     let request = MigrateRequest { files, write: None, yes: false, python: request.python.clone() };
-    let plan = migrate::plan_of(&request, environment, project)?;
+    let plan = migrate::plan_of(&request, &[label, "web"], environment, project)?;
     Ok(plan)
 }
 
@@ -180,6 +186,11 @@ fn add_application(
     let origin = project.display().to_string();
     let directory = match plan.directory() {
         Some(directory) if plan.settings.contains_key(name::TARGET) => PathBuf::from(directory),
+        // The commands of a Procfile start in the project's directory.
+        None if plan.settings.contains_key(name::TARGET) => {
+            plan.set(name::DIRECTORY, Value::os(project.as_os_str()), &origin);
+            project.to_owned()
+        }
         _ => {
             let Application { target, directory } = choose_application(project, notes)?;
             plan.set(name::TARGET, Value::text(target), &origin);

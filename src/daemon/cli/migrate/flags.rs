@@ -99,7 +99,7 @@ fn add_unit_flag(flag: &str, value: &str, origin: &str, plan: &mut Plan) {
     match flag {
         "user" => plan.directive(DropIn::Service, "User", value),
         "backlog" => plan.directive(DropIn::Socket, "Backlog", value),
-        "umask" => match parse_umask(value) {
+        "umask" => match compat::gunicorn::parse_umask(value) {
             Some(mask) => {
                 plan.socket_umask = Some(mask);
                 plan.directive(DropIn::Service, "UMask", &format!("{mask:04o}"));
@@ -131,19 +131,6 @@ pub(super) fn add_env_file(path: &str, origin: &str, plan: &mut Plan) {
             &format!("variables of {plain}: the directory is not known here; write EnvironmentFile= with the full path in the drop-in"),
         ),
     }
-}
-
-/// Parses a umask as gunicorn does: a number after `0` or `0o` is octal, a number after `0x` is
-/// hexadecimal, and any other is decimal.
-fn parse_umask(text: &str) -> Option<u32> {
-    let digits = text.strip_prefix('0').unwrap_or_default();
-    match (digits.strip_prefix(['o', 'O']), digits.strip_prefix(['x', 'X'])) {
-        (Some(octal), _) => u32::from_str_radix(octal, 8).ok(),
-        (_, Some(hexadecimal)) => u32::from_str_radix(hexadecimal, 16).ok(),
-        _ if digits.is_empty() => text.parse().ok(),
-        _ => u32::from_str_radix(digits, 8).ok(),
-    }
-    .filter(|mask| *mask <= 0o777)
 }
 
 /// Makes relative paths absolute, as `rgun.toml` needs them. An access log to stdout goes to the
@@ -180,24 +167,6 @@ fn relative_path<'a>(key: &str, value: &'a Value) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn umask_has_the_base_that_gunicorn_reads() {
-        for (text, mask) in [
-            ("0", Some(0)),
-            ("007", Some(0o7)),
-            ("022", Some(0o22)),
-            ("0o27", Some(0o27)),
-            ("0x12", Some(0o22)),
-            ("18", Some(0o22)),
-            ("27", Some(0o33)),
-            ("089", None),
-            ("u=rwx", None),
-            ("", None),
-        ] {
-            assert_eq!(parse_umask(text), mask, "{text}");
-        }
-    }
 
     #[test]
     fn flag_of_an_unknown_value_names_its_key() {

@@ -18,6 +18,7 @@ pub(super) enum Kind {
     Unit,
     Containerfile,
     Compose,
+    Kubernetes,
     Quadlet,
     Supervisord,
     Procfile,
@@ -115,7 +116,7 @@ fn label(file: &Path, text: &str) -> String {
 
 fn unknown_kind(file: &Path, text: &str) -> String {
     let known = "gunicorn.conf.py, a unit, a Procfile, a script, uwsgi.ini, NGINX Unit's JSON, \
-                 hypercorn.toml, supervisord.conf, a Containerfile, a Compose file, or a file with variables";
+                 hypercorn.toml, supervisord.conf, a Containerfile, a Compose file, a manifest of Kubernetes, or a file with variables";
     let name = file.display();
     match (text.trim().is_empty(), is_stdin(file)) {
         (true, _) => format!("{name}: is empty"),
@@ -141,7 +142,9 @@ fn kind(path: &Path, text: &str) -> Option<Kind> {
     } else if ["containerfile", "dockerfile"].iter().any(is_containerfile) {
         Some(Kind::Containerfile)
     } else if is(".yaml") || is(".yml") {
-        begins("services:").then_some(Kind::Compose)
+        let is_manifest = begins("apiVersion:") && begins("kind:");
+        let other = is_manifest.then_some(Kind::Kubernetes);
+        begins("services:").then_some(Kind::Compose).or(other)
     } else if is(".toml") {
         hypercorn::is_hypercorn(text).then_some(Kind::Hypercorn)
     } else if has("[Service]") || has("[Socket]") {
@@ -164,6 +167,8 @@ fn kind_by_content(path: &Path, text: &str) -> Option<Kind> {
     let begins = |word: &str| text.lines().any(|line| line.starts_with(word));
     if is_stdin(path) && begins("services:") {
         Some(Kind::Compose)
+    } else if is_stdin(path) && begins("apiVersion:") && begins("kind:") {
+        Some(Kind::Kubernetes)
     } else if is_stdin(path) && begins("FROM ") {
         Some(Kind::Containerfile)
     } else if is_stdin(path) && begins("web:") {
@@ -214,7 +219,9 @@ mod tests {
             ("-", "web: gunicorn a\n", Some(Kind::Procfile)),
             ("-", "{}", Some(Kind::NginxUnit)),
             ("prod.Dockerfile", "FROM x", Some(Kind::Containerfile)),
-            ("deployment.yaml", "apiVersion: v1\nkind: Pod\n", None),
+            ("deployment.yaml", "apiVersion: v1\nkind: Pod\n", Some(Kind::Kubernetes)),
+            ("-", "---\nkind: Pod\napiVersion: v1\n", Some(Kind::Kubernetes)),
+            ("values.yaml", "replicas: 3\n", None),
             (".env", "A=1\n", Some(Kind::EnvFile)),
             ("mysite", "GUNICORN_CMD_ARGS=\"-w 3\"\n", Some(Kind::EnvFile)),
             ("start", "exec gunicorn a\n", Some(Kind::Script)),

@@ -4,7 +4,7 @@
 //! `inputs` reads the files and recognizes their kinds by name and content. A `gunicorn.conf.py` is
 //! run here; each other kind has a module that adds to a [`Plan`] or returns a plan for each server
 //! in the file: `unit`, `script` (Procfiles too), `supervisord`, `container`, `compose`,
-//! `hypercorn`, `uwsgi`, `nginx_unit`. `shell` interprets the commands in these files as far as
+//! `kubernetes`, `hypercorn`, `uwsgi`, `nginx_unit`. `shell` interprets the commands in these files as far as
 //! they concern the server, and `command` migrates the command that starts the server: flags of
 //! gunicorn and uvicorn are parsed as those of `rgun` (`flags`), options of granian, hypercorn,
 //! daphne and uWSGI by a table (`options`). `variables` applies `GUNICORN_CMD_ARGS` and its like.
@@ -24,6 +24,7 @@ mod flags;
 mod hypercorn;
 mod inputs;
 mod interpreter;
+mod kubernetes;
 mod nginx_unit;
 mod options;
 mod placeholders;
@@ -128,24 +129,31 @@ fn migrate(
     Ok(render_all(&base, &mut services))
 }
 
-/// Returns what the files of the request say, with the defaults of the old server; of several
-/// servers, the first.
+/// Returns what the files of the request say, with the defaults of the old server. Of several
+/// servers, returns the first that has one of the `wanted` names, else the first; a note lists the
+/// others.
 ///
 /// # Errors
 /// The reason, and the exit status.
 pub(super) fn plan_of(
     request: &MigrateRequest,
+    wanted: &[&str],
     environment: &Environment,
     cwd: &Path,
 ) -> Result<Plan, (String, u8)> {
     let Services { inputs, base, plans: services } = services_of(request, environment, cwd)?;
-    let others = services.len().saturating_sub(1);
-    let mut plan = services.into_iter().next().unwrap_or_else(|| base.clone());
-    if others > 0 {
-        plan.left_out(
-            "rgun.toml",
-            &format!("{others} other servers in the files: rgun migrate prints an instance for each"),
+    let of_name = |name: &&str| services.iter().position(|service| service.name == **name);
+    let chosen = wanted.iter().find_map(of_name).unwrap_or(0);
+    let mut plan = services.get(chosen).unwrap_or(&base).clone();
+    let others = services.iter().enumerate().filter(|(idx, _)| *idx != chosen);
+    let others: Vec<_> = others.map(|(_, service)| service.describe()).collect();
+    if !others.is_empty() {
+        let text = format!(
+            "it has the settings of {}; the files also start {}: rgun migrate prints an instance for each",
+            plan.describe(),
+            others.join(", ")
         );
+        plan.left_out("rgun.toml", &text);
     }
     plan.changed.extend(base.changed);
     plan.left_out.extend(base.left_out);
@@ -182,8 +190,10 @@ fn services_of(
         let mut draft = base.clone();
         let services = collect(&inputs, &mut draft)?;
         let python = services.iter().chain([&draft]).find_map(Plan::python);
+        let service = services.first().unwrap_or(&draft);
         for input in inputs.iter().filter(is_configuration) {
-            add_configuration(request, input, python.as_deref(), (environment, cwd), &mut base)?;
+            let python = configuration_python(request, input, python.as_deref(), (environment, cwd))?;
+            add_configuration(input, &python, service, cwd, &mut base)?;
         }
     }
     let plans = collect(&inputs, &mut base)?;
@@ -197,7 +207,8 @@ fn collect(inputs: &[InputFile], base: &mut Plan) -> Result<Vec<Plan>, (String, 
     let image = inputs
         .iter()
         .find(|input| {
-            input.kind == Kind::Containerfile && inputs.iter().any(|other| other.kind == Kind::Compose)
+            let uses_image = |other: &InputFile| matches!(other.kind, Kind::Compose | Kind::Kubernetes);
+            input.kind == Kind::Containerfile && inputs.iter().any(uses_image)
         })
         .map(|input| container::read_image(&input.text, &input.label, base));
     for input in inputs {
@@ -223,6 +234,7 @@ fn collect(inputs: &[InputFile], base: &mut Plan) -> Result<Vec<Plan>, (String, 
                 let directory = path.parent().unwrap_or(path).display().to_string();
                 compose::migrate(text, label, &directory, image.as_ref(), base).map_err(invalid)?
             }
+            Kind::Kubernetes => kubernetes::migrate(text, label, image.as_ref(), base).map_err(invalid)?,
             Kind::Quadlet => container::migrate_quadlet(text, label, base),
         };
         services.extend(found.into_iter().map(|mut service| {
@@ -353,14 +365,16 @@ fn confirm(directory: &Path) -> bool {
     is_asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
-/// Runs a `gunicorn.conf.py`, and adds its settings.
-fn add_configuration(
+/// Returns the interpreter of a `gunicorn.conf.py`. `named` is the one that the other files name.
+///
+/// # Errors
+/// There is none, or root has not allowed to run the file.
+fn configuration_python(
     request: &MigrateRequest,
     input: &InputFile,
     named: Option<&str>,
     (environment, cwd): (&Environment, &Path),
-    plan: &mut Plan,
-) -> Result<(), (String, u8)> {
+) -> Result<PathBuf, (String, u8)> {
     let wrong = |errors: Vec<config::ConfigError>| (config::ConfigErrors(errors).to_string(), EX_CONFIG);
     let directory = input.path.parent().unwrap_or(cwd);
     let python = match (&request.python, named) {
@@ -387,8 +401,26 @@ fn add_configuration(
         let reason = "is a Python program, which rgun migrate does not execute as root; run it as the application's user";
         return Err((format!("{}: {reason}, {remedy}", input.path.display()), EX_USAGE));
     }
+    Ok(python)
+}
+
+/// Runs a `gunicorn.conf.py` in the directory and with the variables of the service that the other
+/// files describe, and adds its settings.
+fn add_configuration(
+    input: &InputFile,
+    python: &Path,
+    service: &Plan,
+    cwd: &Path,
+    plan: &mut Plan,
+) -> Result<(), (String, u8)> {
+    let wrong = |errors: Vec<config::ConfigError>| (config::ConfigErrors(errors).to_string(), EX_CONFIG);
     let location = ConfLocation::File(input.path.clone());
-    let arguments = gunicorn_conf::run(&location, &python, cwd, &|_| {}).map_err(wrong)?;
+    let home = service.directory().map(PathBuf::from).filter(|directory| directory.is_dir());
+    let variables = service.scope();
+    let arguments = gunicorn_conf::run(&location, python, home.as_deref().unwrap_or(cwd), &|command| {
+        command.envs(variables.values());
+    })
+    .map_err(wrong)?;
     let origin = location.to_string();
     plan.left_out.extend(arguments.warnings);
     for error in arguments.errors {

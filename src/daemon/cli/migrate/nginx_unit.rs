@@ -7,7 +7,7 @@ use super::plan::{DropIn, EnvPlace, Plan};
 use super::variables;
 use crate::config::{Value, name};
 
-/// Returns a plan for each Python application, with its listeners and their routes to static files.
+/// Returns a plan for each Python application, or for each of its targets, with its listeners and their routes to static files.
 /// Other applications are left out with a note.
 ///
 /// # Errors
@@ -22,21 +22,22 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) -> Result<Vec<Pl
             plan.left_out(&origin, "is not an application in Python");
             continue;
         };
-        let mut service = Plan { name: app_name.clone(), is_server: true, ..plan.clone() };
-        for (address, listener) in object(root, "listeners").into_iter().flatten() {
-            let place = format!("{label}: listeners/{address}");
-            add_listener(root, (address, listener), app_name, &place, &mut service);
+        let targets = settings.get("targets").and_then(Json::as_object);
+        for (target, own) in targets.into_iter().flatten() {
+            let mut merged = settings.clone();
+            merged.remove("targets");
+            merged.extend(own.as_object().cloned().unwrap_or_default());
+            let mut service = Plan { name: format!("{app_name}-{target}"), is_server: true, ..plan.clone() };
+            let origin = format!("{origin}/{target}");
+            add_application(root, &format!("{app_name}/{target}"), &merged, label, &origin, &mut service);
+            service.changed.push(format!("{origin}: became an instance of its own; in Unit, the targets of an application share its processes"));
+            servers.push(service);
         }
-        for (key, value) in settings {
-            add(key, value, settings, &origin, &mut service);
+        if targets.is_none() {
+            let mut service = Plan { name: app_name.clone(), is_server: true, ..plan.clone() };
+            add_application(root, app_name, settings, label, &origin, &mut service);
+            servers.push(service);
         }
-        service.set_default(
-            name::COUNT,
-            Value::Integer(1),
-            "Unit's default; without this key, rgun.service uses \"auto\"",
-        );
-        variables::remove_unread("NGINX Unit", &mut service);
-        servers.push(service);
     }
     for (key, value) in root.as_object().into_iter().flatten() {
         match key.as_str() {
@@ -57,18 +58,36 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) -> Result<Vec<Pl
     Ok(servers)
 }
 
-/// Adds a listener, if it passes requests to the application.
-fn add_listener(
+/// Adds an application, or a target of an application (`app` is then `APPLICATION/TARGET`), with its
+/// listeners.
+fn add_application(
     root: &Json,
-    (address, listener): (&str, &Json),
-    app_name: &str,
-    place: &str,
+    app: &str,
+    settings: &Map<String, Json>,
+    label: &str,
+    origin: &str,
     plan: &mut Plan,
 ) {
+    for (address, listener) in object(root, "listeners").into_iter().flatten() {
+        let place = format!("{label}: listeners/{address}");
+        add_listener(root, (address, listener), app, &place, plan);
+    }
+    for (key, value) in settings {
+        add(key, value, settings, origin, plan);
+    }
+    plan.set_default(
+        name::COUNT,
+        Value::Integer(1),
+        "Unit's default; without this key, rgun.service uses \"auto\"",
+    );
+    variables::remove_unread("NGINX Unit", plan);
+}
+
+/// Adds a listener, if it passes requests to the application.
+fn add_listener(root: &Json, (address, listener): (&str, &Json), app: &str, place: &str, plan: &mut Plan) {
     let Some(pass) = listener.get("pass").and_then(Json::as_str) else { return };
     // `applications/NAME`, or `applications/NAME/TARGET`
-    let is_of =
-        |pass: &str| pass.strip_prefix("applications/").map(|path| path.split('/').next() == Some(app_name));
+    let is_of = |pass: &str| pass.strip_prefix("applications/").map(|path| path == app);
     let steps = route_steps(root, pass);
     let passes_here = |step: &&Json| {
         let next = step.pointer("/action/pass").and_then(Json::as_str);
@@ -117,7 +136,10 @@ fn add(key: &str, value: &Json, settings: &Map<String, Json>, origin: &str, plan
         }
         "home" => {
             let base = ["working_directory", "path"].iter().find_map(|key| settings.get(*key)?.as_str());
-            let prefix = interpreter::below(base.map(str::to_owned), format!("{}/bin/python", text.trim_end_matches('/')));
+            let prefix = interpreter::below(
+                base.map(str::to_owned),
+                format!("{}/bin/python", text.trim_end_matches('/')),
+            );
             plan.set(name::PYTHON, Value::text(prefix), origin);
         }
         "path" => {
@@ -153,7 +175,6 @@ fn add(key: &str, value: &Json, settings: &Map<String, Json>, origin: &str, plan
                 plan.set(name::MAX_REQUESTS, Value::Integer(requests.into()), origin);
             }
         }
-        "targets" => plan.left_out(origin, "targets: an instance of rgun serves one application; dispatch in the application, or migrate each"),
         _ => plan.left_out(origin, &format!("{key} = {text}: rgun.toml has no such key")),
     }
 }

@@ -5,10 +5,10 @@ use super::plan::{DropIn, Plan};
 use crate::cli::compat::peers::Becomes::{
     Changed, Directive, Fixed, Flag, Ignored, Key, Nothing, Refused, SocketMask,
 };
-use crate::cli::compat::peers::{self, ForeignOption, JOURNAL, METRICS, RELOAD, TASKS, value};
+use crate::cli::compat::peers::{self, ForeignOption, JOURNAL, METRICS, RELOAD, TASKS, switch, value};
 use crate::config::{Value, name};
 
-/// The options of uWSGI, in its ini files.
+/// The options of uWSGI. In ini files, switches have values too: `master = true`.
 pub(super) const UWSGI: &[ForeignOption] = &[
     value(&["http", "http-socket", "https-socket"], Flag("bind")),
     value(&["module", "wsgi", "wsgi-file", "file", "callable"], Nothing),
@@ -22,7 +22,7 @@ pub(super) const UWSGI: &[ForeignOption] = &[
     value(&["reload-on-rss", "evil-reload-on-rss"], Key(name::MAX_MEMORY, "MiB")),
     value(&["max-worker-lifetime"], Key(name::MAX_LIFETIME, "s")),
     value(&["worker-reload-mercy", "reload-mercy"], Key(name::DRAIN, "s")),
-    value(&["http-keepalive"], Nothing),
+    switch(&["http-keepalive", "manage-script-name", "show-config"], Nothing),
     value(&["buffer-size"], Key(name::HEADER, "")),
     value(&["uid"], Directive(DropIn::Service, "User")),
     value(&["gid"], Directive(DropIn::Service, "SupplementaryGroups")),
@@ -30,21 +30,10 @@ pub(super) const UWSGI: &[ForeignOption] = &[
     value(&["listen"], Directive(DropIn::Socket, "Backlog")),
     value(&["chmod-socket"], Directive(DropIn::Socket, "SocketMode")),
     value(
-        &[
-            "virtualenv",
-            "home",
-            "venv",
-            "pyhome",
-            "static-map",
-            "socket",
-            "uwsgi-socket",
-            "chown-socket",
-            "lazy-apps",
-            "lazy",
-        ],
+        &["virtualenv", "home", "venv", "pyhome", "static-map", "socket", "uwsgi-socket", "chown-socket"],
         Nothing,
     ),
-    value(
+    switch(
         &[
             "master",
             "vacuum",
@@ -54,6 +43,10 @@ pub(super) const UWSGI: &[ForeignOption] = &[
             "thunder-lock",
             "need-app",
             "strict",
+            "lazy-apps",
+            "lazy",
+            "autoload",
+            "auto-procname",
         ],
         Nothing,
     ),
@@ -61,35 +54,39 @@ pub(super) const UWSGI: &[ForeignOption] = &[
         &[
             "plugin",
             "plugins",
-            "autoload",
             "procname",
             "procname-prefix",
-            "auto-procname",
             "pidfile",
             "safe-pidfile",
+            "post-buffering",
+            "limit-post",
+            "offload-threads",
         ],
         Nothing,
     ),
-    value(
+    switch(
         &[
             "harakiri-verbose",
             "disable-logging",
             "memory-report",
             "no-orphans",
-            "post-buffering",
             "close-on-exec",
-        ],
-        Nothing,
-    ),
-    value(
-        &[
             "ignore-sigpipe",
             "ignore-write-errors",
             "disable-write-exception",
             "py-call-osafterfork",
-            "limit-post",
         ],
         Nothing,
+    ),
+    value(
+        &["gevent", "asyncio", "ugreen"],
+        Refused(
+            "rgun serves WSGI with threads; write workers.threads, the requests that a worker runs at a time",
+        ),
+    ),
+    value(
+        &["http-timeout", "socket-timeout", "http-connect-timeout"],
+        Refused("timeouts.request limits the application, timeouts.header, body and keepalive limit clients"),
     ),
     value(
         &["cheaper-initial", "cheaper-step", "cheaper-algo", "cheaper-overload"],
@@ -150,6 +147,11 @@ pub(super) fn add_one(
     let Some(row) = table.iter().find(|row| row.names.contains(&name)) else { return false };
     apply(row, name, value, flags, origin, plan);
     true
+}
+
+/// Returns whether an option has no value: on a command line, the next word is not its value.
+pub(super) fn is_switch(table: &[ForeignOption], name: &str) -> bool {
+    table.iter().any(|row| !row.has_value && row.names.contains(&name))
 }
 
 /// Returns whether the table has an option.

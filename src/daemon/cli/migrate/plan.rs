@@ -85,6 +85,22 @@ impl Plan {
         }
     }
 
+    /// Returns the name of the service, with its application: `web (mysite.wsgi)`.
+    pub(super) fn describe(&self) -> String {
+        match self.settings.get(name::TARGET) {
+            Some(Setting { value: Value::Text(target), .. }) => format!("{} ({target})", self.name),
+            _ => self.name.clone(),
+        }
+    }
+
+    /// Adds the addresses that a command of another plan listens on.
+    pub(super) fn add_addresses(&mut self, other: &Self) {
+        let Some(Setting { value: Value::List(theirs), .. }) = other.settings.get(name::BIND) else { return };
+        if let Some(Setting { value: Value::List(ours), .. }) = self.settings.get_mut(name::BIND) {
+            ours.extend(theirs.iter().cloned());
+        }
+    }
+
     /// Sets a variable of the service. An earlier value is replaced.
     pub(super) fn export(&mut self, name: &str, value: &str, origin: &str, place: EnvPlace) {
         self.environment

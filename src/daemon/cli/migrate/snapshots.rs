@@ -68,6 +68,28 @@ fn written_files_replace_nothing() {
 }
 
 #[test]
+fn configuration_runs_with_the_variables_of_the_unit() {
+    let place = config::testing::TestDir::new();
+    let shown = place.path().display();
+    let unit = format!(
+        "[Service]\nEnvironment=APP_PORT=8123\nWorkingDirectory={shown}\nExecStart=/srv/a/bin/gunicorn a\n"
+    );
+    let text = "import os\nbind = f\"127.0.0.1:{os.environ['APP_PORT']}\"\nraw_env = ['HERE=' + os.getcwd()]\n";
+    let files = vec![
+        place.file("a.service", unit.as_bytes(), 0o644),
+        place.file("gunicorn.conf.py", text.as_bytes(), 0o644),
+    ];
+    let python = Some("/usr/bin/python3".into());
+    let request = MigrateRequest { files, write: None, yes: false, python };
+    let text = match migrate(&request, &Environment::default(), Path::new("/")) {
+        Ok(migration) => migration.text,
+        Err((text, status)) => format!("{status}: {text}"),
+    };
+    assert!(text.contains("+ListenStream=127.0.0.1:8123\n"), "{text}");
+    assert!(text.contains(&format!("HERE\" = \"{shown}\"")), "{text}");
+}
+
+#[test]
 fn file_of_an_unknown_kind_is_a_usage_error() {
     let place = config::testing::TestDir::new();
     let file = place.file("notes.txt", b"hello", 0o644);

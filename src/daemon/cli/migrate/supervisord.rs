@@ -1,5 +1,7 @@
 //! `supervisord.conf`: the programs that start a server.
 
+use std::fmt::Write as _;
+
 use super::plan::{DropIn, EnvPlace, Plan};
 use super::server::ReplacedServer;
 use super::shell;
@@ -21,9 +23,13 @@ const OWN: &[&str] = &[
     "killasgroup",
     "redirect_stderr",
     "process_name",
+    "numprocs_start",
     "priority",
     "exitcodes",
 ];
+
+/// The most processes of a program whose addresses are listed.
+const MAX_PROCESSES: u32 = 64;
 
 /// One `[program:NAME]` or `[fcgi-program:NAME]`, or `[supervisord]`, whose name is empty.
 #[derive(Default)]
@@ -36,6 +42,12 @@ struct Program {
 impl Program {
     fn find(&self, name: &str) -> Option<&(String, String, usize)> {
         self.settings.iter().rev().find(|(its, ..)| its == name)
+    }
+
+    /// Returns the number of the first process, and the number of processes.
+    fn numbers(&self) -> (u32, u32) {
+        let number = |name: &str| self.find(name).and_then(|(_, value, _)| value.parse().ok());
+        (number("numprocs_start").unwrap_or(0), number("numprocs").unwrap_or(1).clamp(1, MAX_PROCESSES))
     }
 }
 
@@ -58,7 +70,18 @@ pub(super) fn migrate(text: &str, label: &str, path: &str, plan: &mut Plan) -> V
         }
         add_environment(&program, label, path, &mut service);
         let line = expand(line, &program, path, &service.scope());
-        if shell::migrate_line(&line, Syntax::Shell, &Scope::default(), &origin, &mut service) {
+        let template = service.clone();
+        let migrate_one = |number: u32, service: &mut Plan| {
+            let line = with_process_number(&line, number);
+            shell::migrate_line(&line, Syntax::Shell, &Scope::default(), &origin, service)
+        };
+        let (first, count) = program.numbers();
+        if migrate_one(first, &mut service) {
+            for number in (first + 1..first + count).filter(|_| line.contains("%(process_num)")) {
+                let mut other = template.clone();
+                migrate_one(number, &mut other);
+                service.add_addresses(&other);
+            }
             add_settings(&program, label, &mut service);
             servers.push(service);
         } else {
@@ -94,8 +117,15 @@ fn add_settings(program: &Program, label: &str, plan: &mut Plan) {
                 }
             }
             "numprocs" if value == "1" => {}
-            "numprocs" if !plan.settings.contains_key(name::COUNT) => {
-                plan.set(name::COUNT, Value::text(value), &origin);
+            "numprocs" => {
+                let workers = plan.settings.get(name::COUNT).map(|setting| setting.value.to_string());
+                let workers = workers.map_or(Some(1), |count| count.trim_matches('"').parse::<u32>().ok());
+                let Some(count) = workers.and_then(|each| each.checked_mul(value.parse().ok()?)) else {
+                    plan.left_out(&origin, &format!("{setting}={value}: write workers.count for all processes together"));
+                    continue;
+                };
+                plan.settings.remove(name::COUNT);
+                plan.set(name::COUNT, Value::text(count.to_string()), &origin);
                 plan.changed.push(format!("{origin}: numprocs={value}: the processes became workers of one service"));
             }
             "stopwaitsecs" => plan.left_out(&origin, &format!("{setting}={value}: write timeouts.drain, and TimeoutStopSec= of the unit, which must be longer")),
@@ -133,6 +163,21 @@ fn expand(text: &str, program: &Program, path: &str, scope: &Scope) -> String {
             _ => expanded.extend(["${", name, "}"]),
         }
         rest = next;
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+/// Replaces `%(process_num)d`, also with a width such as `%(process_num)02d`.
+fn with_process_number(text: &str, number: u32) -> String {
+    let (mut expanded, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once("%(process_num)") {
+        expanded.push_str(before);
+        let digits = after.len() - after.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
+        let width = after[..digits].parse().unwrap_or(0);
+        // Writing to a String cannot fail.
+        let _ = write!(expanded, "{number:0width$}");
+        rest = after[digits..].strip_prefix(['d', 's']).unwrap_or(&after[digits..]);
     }
     expanded.push_str(rest);
     expanded
@@ -226,5 +271,11 @@ mod tests {
         ] {
             assert_eq!(expand(text, &program, "/etc/supervisor/web.conf", &scope), expected);
         }
+    }
+
+    #[test]
+    fn process_number_has_the_width_of_the_expression() {
+        assert_eq!(with_process_number("a%(process_num)d.sock %(process_num)02d", 3), "a3.sock 03");
+        assert_eq!(with_process_number("no number", 3), "no number");
     }
 }

@@ -107,11 +107,22 @@ pub(super) fn migrate(text: &str, label: &str, plan: &mut Plan) {
     for directive in &directives {
         add(directive, label, plan);
     }
+    keep_working_directory(&directives, plan);
     // An empty ExecStart= removes those above it.
     let commands: Vec<_> = directives.iter().filter(|directive| directive.name == "ExecStart").collect();
     let first = commands.iter().rposition(|directive| directive.value.is_empty()).map_or(0, |at| at + 1);
     for directive in &commands[first..] {
         add_command(directive, label, plan);
+    }
+}
+
+/// Keeps the working directory for the unit's other commands: `rgun.service` has none, because
+/// `app.directory` is that of the workers.
+fn keep_working_directory(directives: &[UnitLine], plan: &mut Plan) {
+    let others = ["ExecStartPre", "ExecStartPost", "ExecStopPost"];
+    let find = |keys: &[&str]| directives.iter().rfind(|each| keys.contains(&each.name.as_str()));
+    if let (Some(_), Some(directory)) = (find(&others), find(&["WorkingDirectory"])) {
+        plan.directive(DropIn::Service, "WorkingDirectory", &directory.value);
     }
 }
 
@@ -214,24 +225,7 @@ fn add(directive: &UnitLine, label: &str, plan: &mut Plan) {
             );
             plan.left_out(&origin, &text);
         }
-        ("Unit", kept) if KEPT_UNIT.contains(&kept) => {
-            let own = label.rsplit_once('.').map_or(label, |(name, _)| name);
-            if matches!(kept, "Requires" | "Wants" | "BindsTo") {
-                let is_own = |unit: &&str| unit.strip_suffix(".socket") == Some(own);
-                let sockets: Vec<_> = value.split_whitespace().filter(is_own).collect();
-                add_sockets(&sockets.join(" "), &origin, plan);
-            }
-            let is_replaced = |unit: &str| {
-                let of_own =
-                    unit.strip_prefix(own).is_some_and(|rest| matches!(rest, ".socket" | ".service"));
-                // rgun.service requires rgun.socket, which listens in place of the old socket unit.
-                unit == "network.target" || of_own
-            };
-            let others: Vec<_> = value.split_whitespace().filter(|unit| !is_replaced(unit)).collect();
-            if !others.is_empty() {
-                plan.directive(DropIn::Unit, kept, &others.join(" "));
-            }
-        }
+        ("Unit", kept) if KEPT_UNIT.contains(&kept) => add_relation(directive, label, plan),
         ("Socket", "ListenStream") => {
             plan.has_socket_unit = true;
             plan.directive(DropIn::Socket, "ListenStream", value);
@@ -247,6 +241,35 @@ fn add(directive: &UnitLine, label: &str, plan: &mut Plan) {
         (_, own) if OWN.contains(&own) || section == "Install" => {}
         _ => plan
             .left_out(&origin, &format!("{key}={value}: add it with systemctl edit rgun if rgun needs it")),
+    }
+}
+
+/// Adds a relation to other units. Units that rgun's units replace are left out.
+fn add_relation(UnitLine { name: kept, value, line, .. }: &UnitLine, label: &str, plan: &mut Plan) {
+    let origin = format!("{label}:{line}");
+    let own = label.rsplit_once('.').map_or(label, |(name, _)| name);
+    if matches!(kept.as_str(), "Requires" | "Wants" | "BindsTo") {
+        let is_own = |unit: &&str| unit.strip_suffix(".socket") == Some(own);
+        let sockets: Vec<_> = value.split_whitespace().filter(is_own).collect();
+        add_sockets(&sockets.join(" "), &origin, plan);
+    }
+    let is_replaced = |unit: &str| {
+        let of_own = unit.strip_prefix(own).is_some_and(|rest| matches!(rest, ".socket" | ".service"));
+        // rgun.service requires rgun.socket, which listens in place of the old socket unit.
+        unit == "network.target" || of_own
+    };
+    let others = value.split_whitespace().filter(|unit| !is_replaced(unit));
+    // A required socket unit may have the address on which rgun.socket is to listen.
+    let (sockets, others): (Vec<_>, Vec<_>) = others.partition(|unit| unit.ends_with(".socket"));
+    if !sockets.is_empty() && matches!(kept.as_str(), "Requires" | "Wants" | "BindsTo") {
+        let text = format!(
+            "{kept}={}: rgun.socket listens for rgun.service; disable a socket unit of this service, and add {kept}= for one of another service",
+            sockets.join(" ")
+        );
+        plan.left_out(&origin, &text);
+    }
+    if !others.is_empty() {
+        plan.directive(DropIn::Unit, kept, &others.join(" "));
     }
 }
 

@@ -8,35 +8,7 @@ use super::server::ReplacedServer;
 use super::variables;
 use crate::config::{Value, name};
 
-/// Options without a value: on a command line, the next word is not their value.
-const SWITCHES: &[&str] = &[
-    "master",
-    "vacuum",
-    "die-on-term",
-    "single-interpreter",
-    "enable-threads",
-    "thunder-lock",
-    "need-app",
-    "strict",
-    "lazy-apps",
-    "lazy",
-    "disable-logging",
-    "memory-report",
-    "no-orphans",
-    "close-on-exec",
-    "harakiri-verbose",
-    "auto-procname",
-    "ignore-sigpipe",
-    "ignore-write-errors",
-    "disable-write-exception",
-    "py-call-osafterfork",
-    "http-keepalive",
-    "manage-script-name",
-    "autoload",
-    "show-config",
-];
-
-/// Short options of the command line.
+/// Short names of options, on the command line and in files.
 const SHORT: [(&str, &str); 16] = [
     ("s", "socket"),
     ("p", "processes"),
@@ -88,10 +60,10 @@ pub(super) fn add_command(args: &[String], origin: &str, plan: &mut Plan) -> Fla
         };
         let (key, inline) =
             option.split_once('=').map_or((option, None), |(key, value)| (key, Some(value.to_owned())));
-        let key = SHORT.iter().find(|(short, _)| *short == key).map_or(key, |(_, long)| long);
+        let key = long_name(key);
         let value = match inline {
             Some(value) => value,
-            None if SWITCHES.contains(&key) => "true".to_owned(),
+            None if options::is_switch(UWSGI, key) => "true".to_owned(),
             None => rest.next_if(|next| !next.starts_with('-')).cloned().unwrap_or_else(|| "true".to_owned()),
         };
         if FILES.contains(&key) {
@@ -109,6 +81,11 @@ pub(super) fn add_command(args: &[String], origin: &str, plan: &mut Plan) -> Fla
         add_entries(&entries, None, plan);
     }
     FlagSet::new()
+}
+
+/// Returns the long name of an option.
+fn long_name(key: &str) -> &str {
+    SHORT.iter().find(|(short, _)| *short == key).map_or(key, |(_, long)| long)
 }
 
 /// Adds all options, and the defaults.
@@ -286,7 +263,7 @@ fn parse(text: &str, label: &str, path: &str, plan: &mut Plan) -> Vec<UwsgiOptio
             continue;
         }
         let (key, value) = line.split_once('=').unwrap_or((line, "true"));
-        let (key, value, origin) = (key.trim(), value.trim(), format!("{label}:{}", idx + 1));
+        let (key, value, origin) = (long_name(key.trim()), value.trim(), format!("{label}:{}", idx + 1));
         match key {
             "endif" | "end-if" | "end" | "endfor" | "end-for" => {
                 condition = None;

@@ -93,6 +93,14 @@ impl Scope {
         self.0.extend(others.0.iter().cloned());
     }
 
+    /// Returns the variables whose values are known.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().filter_map(|(name, known)| match known {
+            Known::Value(value) => Some((name.as_str(), value.as_str())),
+            Known::Not(_) => None,
+        })
+    }
+
     /// Returns what is known about a variable; `None` if nothing defines it.
     pub(super) fn get(&self, name: &str) -> Option<&Known> {
         self.0.iter().rev().find(|(its, _)| its == name).map(|(_, known)| known)

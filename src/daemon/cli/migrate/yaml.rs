@@ -1,4 +1,4 @@
-//! YAML as Compose reads it: texts, lists and maps with the lines they are on, and merge keys.
+//! YAML as Compose and Kubernetes read it: texts, lists and maps with the lines they are on, and merge keys.
 
 use saphyr::{LoadableYamlNode as _, MarkedYaml, Scalar, YamlData};
 
@@ -23,8 +23,16 @@ pub(super) enum NodeValue {
 /// # Errors
 /// The text is not YAML; the reason names the line.
 pub(super) fn parse(text: &str) -> Result<Node, String> {
+    parse_all(text)?.into_iter().next().ok_or_else(|| "has no content".to_owned())
+}
+
+/// Parses all documents of a text.
+///
+/// # Errors
+/// As for [`parse`].
+pub(super) fn parse_all(text: &str) -> Result<Vec<Node>, String> {
     let documents = MarkedYaml::load_from_str(text).map_err(|error| format!("is not YAML: {error}"))?;
-    documents.into_iter().next().map(|document| convert(&document)).ok_or_else(|| "has no content".to_owned())
+    Ok(documents.iter().map(convert).collect())
 }
 
 fn convert(yaml: &MarkedYaml<'_>) -> Node {

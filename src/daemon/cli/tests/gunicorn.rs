@@ -188,6 +188,8 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("-u www-data", "--user www-data", "User=www-data"),
         ("-g www-data", "--group www-data", "Group=www-data"),
         ("-m 0027", "--umask 0027", "UMask=0027"),
+        ("-m 18", "--umask 18", "UMask=0022"),
+        ("--umask 0o7", "--umask 0o7", "UMask=0007"),
         ("--ciphers HIGH", "--ciphers HIGH", "remove it"),
         ("--paste x.ini", "--paste x.ini", "loadapp"),
         ("--strip-header-spaces", "--strip-header-spaces", "smuggling"),
