@@ -64,3 +64,12 @@ def test_json_log_has_typed_fields(start):
     entry = json.loads(server.wait_for_log("worker 0 is ready"))
     assert (entry["level"], entry["rgun.worker"]) == ("info", 0)
     assert isinstance(entry["rgun.duration_us"], int)
+
+
+def test_printed_lines_are_json_with_the_worker(start, tmp_path):
+    text = """print("starts", flush=True)\nprint('{"event": "own"}', flush=True)\n"""
+    (tmp_path / "printing.py").write_text(text + "def application(environ, start_response):\n    pass\n")
+    server = start("printing", tmp_path, ("--log-format", "json"))
+    entry = json.loads(server.wait_for_log('"message":"starts"'))
+    assert (entry["level"], entry["rgun.worker"], entry["message"]) == ("info", 0, "starts")
+    assert server.wait_for_log('"event"').strip() == '{"event": "own"}'
