@@ -74,7 +74,8 @@ fn configuration_runs_with_the_variables_of_the_unit() {
     let unit = format!(
         "[Service]\nEnvironment=APP_PORT=8123\nWorkingDirectory={shown}\nExecStart=/srv/a/bin/gunicorn a\n"
     );
-    let text = "import os\nbind = f\"127.0.0.1:{os.environ['APP_PORT']}\"\nraw_env = ['HERE=' + os.getcwd()]\n";
+    let text =
+        "import os\nbind = f\"127.0.0.1:{os.environ['APP_PORT']}\"\nraw_env = ['HERE=' + os.getcwd()]\n";
     let files = vec![
         place.file("a.service", unit.as_bytes(), 0o644),
         place.file("gunicorn.conf.py", text.as_bytes(), 0o644),
