@@ -35,6 +35,8 @@ DEBIAN = {
     "nginx": "nginx-light",
 }
 LIBEV = "libev-dev"
+# The crates of this directory, in the order of the fields of Tools.
+PROGRAMS = ("limit", "websocket", "handshake")
 # File names and their sizes.
 STATIC_FILES = {"10KiB.bin": 10 * 1024, "1MiB.bin": MIB}
 
@@ -109,7 +111,7 @@ def prepare_shop(base, venv, python):
 
 
 def make_program(base, name):
-    """Builds the crate `name` of this directory: `limit`, the static response, or `websocket`, the clients.
+    """Builds the crate `name` of this directory: `limit`, the static response, or one of the clients.
 
     Returns None if there is no cargo.
     """
@@ -162,15 +164,15 @@ def prepare(base, python, rgun):
     venv, missing = make_venv(base, python)
     prepare_shop(base, venv, python)
     make_static(base)
-    limit, websocket = make_program(base, "limit"), make_program(base, "websocket")
-    for name, program in (("limit", limit), ("websocket", websocket)):
+    programs = {name: make_program(base, name) for name in PROGRAMS}
+    for name, program in programs.items():
         if program is None:
             missing[name] = "no cargo on PATH"
     if not Path(rgun).exists():
         missing["rgun"] = f"no such file {rgun}: run `make optimized` first, or give --rgun PATH"
     for name, why in missing.items():
         skipped(name, why)
-    paths = (venv / "bin", rgun, limit, websocket, *make_certificate(base))
+    paths = (venv / "bin", rgun, *programs.values(), *make_certificate(base))
     return Tools(*map(str, paths), missing)
 
 

@@ -1,4 +1,4 @@
-"""The clients: wrk for closed loops, raw sockets for large bodies, asyncio for the open loop.
+"""The clients: wrk and the like for closed loops, raw sockets for large bodies, asyncio for the open loop.
 
 Each returns counts and raises for every response that is not as expected; workloads.py turns that into a row
 of the table. They are not those of tests/support, because their cost is part of the measurement.
@@ -75,6 +75,23 @@ def h2load(url, connections, streams, seconds):
         raise BenchError(f"h2load spoke {protocol and protocol[1]} instead of HTTP/2")
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"requests": requests, "rate": requests / seconds, "client_busy": used / seconds}
+
+
+def handshakes(program, port, connections, seconds):
+    """Runs a closed loop of connections, each with a full TLS handshake and one request."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [program, f"127.0.0.1:{port}", str(connections), str(seconds)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if run.returncode:
+        raise BenchError(f"the TLS client failed: {run.stderr.strip()[-200:]}")
+    counts = json.loads(run.stdout)
+    if not counts["requests"]:
+        raise BenchError("no request was answered")
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    counts["client_busy"] = used / counts["seconds"]
+    counts["rate"] = counts["requests"] / counts["seconds"]
+    return counts
 
 
 def read_head(connection):

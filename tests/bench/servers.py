@@ -44,6 +44,7 @@ class Tools:
     rgun: str
     limit: str
     websocket: str
+    handshake: str
     certificate: str
     key: str
     missing: dict
@@ -92,7 +93,9 @@ def written(text):
 
 def nginx(task, tools):
     """nginx with one worker process: files by sendfile, or the body of tests/apps/hello."""
-    tls = f"ssl_certificate {tools.certificate}; ssl_certificate_key {tools.key};" if task.tls else ""
+    pair = f"ssl_certificate {tools.certificate}; ssl_certificate_key {tools.key};"
+    # Old versions of nginx do not enable TLS 1.3 by default.
+    tls = f"{pair} ssl_protocols TLSv1.2 TLSv1.3;" if task.tls else ""
     hello = "location = / { default_type text/plain; return 200 'Hello, world!'; }"
     static = f"location /static/ {{ alias {task.static}/; }}" if task.static else ""
     listen = f"listen 127.0.0.1:{task.port}{' ssl' if task.tls else ''};"

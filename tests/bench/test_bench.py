@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import environment
 import load
 import process
 import pytest
@@ -229,11 +230,26 @@ def test_workloads_and_goals_name_known_servers_and_figures():
 
 
 def test_rgun_command_line_is_the_documented_one():
-    tools = servers.Tools(
-        bin="/v/bin", rgun="/r/rgun", limit="", websocket="", certificate="", key="", missing={}
-    )
+    programs = dict.fromkeys(environment.PROGRAMS, "")
+    tools = servers.Tools(bin="/v/bin", rgun="/r/rgun", **programs, certificate="", key="", missing={})
     task = servers.Task("shop.wsgi:application", "/d", 8000, workers=4)
     assert " ".join(servers.SERVERS["rgun"](task, tools)) == (
         "/r/rgun shop.wsgi:application --bind 127.0.0.1:8000 --workers 4 "
         "--chdir /d --python /v/bin/python --log-level warning"
     )
+
+
+def test_failed_handshake_client_invalidates_the_row(tmp_path):
+    client = tmp_path / "client"
+    client.write_text("#!/bin/sh\necho the handshake was Resumed instead of Full >&2\nexit 1\n")
+    client.chmod(0o755)
+    with pytest.raises(process.BenchError, match="Resumed instead of Full"):
+        load.handshakes(client, 1, 1, 0.1)
+
+
+def test_handshake_rate_counts_by_the_clients_duration(tmp_path):
+    client = tmp_path / "client"
+    client.write_text('#!/bin/sh\necho \'{"requests": 30, "seconds": 2}\'\n')
+    client.chmod(0o755)
+    counts = load.handshakes(client, 1, 1, 0.1)
+    assert (counts["rate"], counts["requests"]) == (15, 30)

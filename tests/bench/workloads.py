@@ -11,50 +11,19 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import load
 from app_asgi import CHUNKS
 from environment import APPS, HERE, ROOT, STATIC_FILES
 from process import BenchError, Measurement
 from websocket_load import WebSockets
+from workload import Workload
 
 MIB = load.MIB
 TRANSFER_MIB = 100
 CONNECTIONS = 64
 H2_CONNECTIONS = 8
 H2_STREAMS = 16
-
-
-@dataclass(frozen=True)
-class Round:
-    """The parameters of one round."""
-
-    seconds: float
-    number: int
-    file_sha256: str
-    start: Callable
-    websocket: str
-    websockets: int
-    server_core: int
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One table; `measure(round, name)` returns the figures of one round of one server."""
-
-    title: str
-    measure: Callable
-    servers: tuple
-    columns: tuple
-    main: str
-    higher_is_better: bool = True
-    default: bool = True
-    max_rounds: int = 99
-    needs: tuple = ()
-    note: str = ""
-    ideal: Callable = field(default=lambda seconds, rounds: None)
 
 
 HELLO = {"target": "wsgi:application", "directory": str(APPS / "hello"), "body": 13}
@@ -93,6 +62,19 @@ def expect_first(server):
             seen += piece
 
 
+def rate_figures(server, boot, counts, measured):
+    """Returns the figures of a closed loop of requests."""
+    return {
+        "requests_per_s": counts["rate"],
+        "cpu_us_per_request": measured.server_seconds * 1e6 / counts["requests"],
+        **{f"{rank}_ms": counts[f"{rank}_us"] / 1000 for rank in ("p50", "p99") if f"{rank}_us" in counts},
+        "pss_mib": server.pss_mib(),
+        "boot_ms": boot,
+        "client_busy": counts["client_busy"],
+        "foreign_busy": measured.foreign,
+    }
+
+
 def closed_loop(
     task,
     path,
@@ -120,16 +102,7 @@ def closed_loop(
             load.wrk(url, connections, 1, headers=headers)
             with Measurement(server) as measured:
                 counts = load.wrk(url, connections, round(run.seconds) or 1, headers=headers)
-            figures = {
-                "requests_per_s": counts["rate"],
-                "cpu_us_per_request": measured.server_seconds * 1e6 / counts["requests"],
-                "p50_ms": counts["p50_us"] / 1000,
-                "p99_ms": counts["p99_us"] / 1000,
-                "pss_mib": server.pss_mib(),
-                "boot_ms": boot,
-                "client_busy": counts["client_busy"],
-                "foreign_busy": measured.foreign,
-            }
+            figures = rate_figures(server, boot, counts, measured)
             if same_core:
                 with Measurement(server) as measured:
                     counts = load.wrk(url, connections, round(run.seconds) or 1, run.server_core)
@@ -139,27 +112,29 @@ def closed_loop(
     return measure
 
 
-def http2_loop(task, path, check, connections, streams):
-    """Returns a measurement by h2load on `path`."""
+def client_loop(task, check, client):
+    """Returns a measurement; `client(run, server, seconds)` sends requests for `/` and returns its counts."""
 
     def measure(run, name):
         with run.start(name, **task) as server:
-            boot = server.wait_ready(path)
-            expect(server, path, check)
-            url = f"{server.scheme}://127.0.0.1:{server.port}{path}"
-            load.h2load(url, connections, streams, 1)
+            boot = server.wait_ready("/")
+            expect(server, "/", check)
+            client(run, server, 1)
             with Measurement(server) as measured:
-                counts = load.h2load(url, connections, streams, round(run.seconds) or 1)
-            return {
-                "requests_per_s": counts["rate"],
-                "cpu_us_per_request": measured.server_seconds * 1e6 / counts["requests"],
-                "pss_mib": server.pss_mib(),
-                "boot_ms": boot,
-                "client_busy": counts["client_busy"],
-                "foreign_busy": measured.foreign,
-            }
+                counts = client(run, server, round(run.seconds) or 1)
+            return rate_figures(server, boot, counts, measured)
 
     return measure
+
+
+def http2(run, server, seconds):
+    """Runs h2load."""
+    return load.h2load(f"https://127.0.0.1:{server.port}/", H2_CONNECTIONS, H2_STREAMS, seconds)
+
+
+def handshakes(run, server, seconds):
+    """Runs the program in handshake/."""
+    return load.handshakes(run.handshake, server.port, CONNECTIONS, seconds)
 
 
 def transfer(prepare, once):
@@ -389,16 +364,25 @@ WORKLOADS = {
         "requests_per_s",
     ),
     "tls-handshake": Workload(
-        f"ASGI hello over TLS, one worker, {CONNECTIONS} connections of one request, no resumption",
+        f"ASGI hello over TLS, one worker, {CONNECTIONS} connections of one request, full handshakes",
+        client_loop({**ASGI_HELLO, "tls": True}, is_hello, handshakes),
+        (*ASGI, "nginx"),
+        RATE,
+        "requests_per_s",
+        needs=("handshake",),
+        note="a new connection with a full handshake for each request; ECDSA key on P-256",
+    ),
+    "tls-resumption": Workload(
+        f"ASGI hello over TLS, one worker, {CONNECTIONS} connections of one request, resumed sessions",
         closed_loop({**ASGI_HELLO, "tls": True}, "/", is_hello, headers=("Connection: close",)),
         (*ASGI, "nginx"),
         RATE,
         "requests_per_s",
-        note="a new connection with a full handshake for each request; ECDSA key on P-256",
+        note="a new connection for each request, on which wrk resumes its last session",
     ),
     "http2-hello": Workload(
         f"ASGI hello over HTTP/2 and TLS, one worker, {H2_CONNECTIONS} connections of {H2_STREAMS} streams",
-        http2_loop({**ASGI_HELLO, "tls": True, "http2": True}, "/", is_hello, H2_CONNECTIONS, H2_STREAMS),
+        client_loop({**ASGI_HELLO, "tls": True, "http2": True}, is_hello, http2),
         ("rgun", "granian", "h2corn"),
         ("requests_per_s", "cpu_us_per_request", "pss_mib"),
         "requests_per_s",
