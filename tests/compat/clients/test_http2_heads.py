@@ -140,3 +140,12 @@ def test_pseudo_header_field_in_trailers_changes_nothing(server):
         trailers = block((":path", "/counts"), (":method", "GET"))
         client.send(frame(Kind.HEADERS, END_HEADERS | END_STREAM, 1, trailers))
         assert json.loads(client.read_kind(Kind.DATA, 1).payload)["length"] == 1
+
+
+def test_request_ids_leave_the_hpack_table_alone(server):
+    with Http2Connection(server.tcp_address) as connection:
+        ids = {connection.get("/counts")["x-request-id"] for _ in range(100)}
+        assert len(ids) == 100
+        entries = [name for name, _ in connection.h2.decoder.header_table.dynamic_entries]
+        assert entries.count(b"x-request-id") == 1
+        assert len(entries) < 30

@@ -21,7 +21,8 @@ use crate::tls::TlsSession;
 use super::data::StreamData;
 use super::meter::{Meter, MeteredStream};
 use super::signals::StreamSignals;
-use super::{MAX_SEND_BUFFER, STREAM_WINDOW, stream};
+use super::stream::StreamTask;
+use super::{MAX_SEND_BUFFER, STREAM_WINDOW};
 
 /// Bytes that HTTP/2 counts for each field in addition to its name and value (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
@@ -238,7 +239,7 @@ impl Driver {
             peer_process: self.peer_process.clone(),
         });
         let (socket, meter) = (Arc::clone(&self.connection), Arc::clone(&self.meter));
-        // Boxed, because tokio moves a task's future several times and this one is large.
-        tokio::spawn(Box::pin(stream::serve(context, socket, request, respond, meter)));
+        // Boxed, because tokio moves a task's future several times.
+        tokio::spawn(Box::pin(StreamTask::open(context, socket, request, respond, meter)));
     }
 }

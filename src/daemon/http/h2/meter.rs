@@ -19,6 +19,7 @@ use crate::http::context::YIELD_AFTER_BYTES;
 use crate::net::{ClientStream, Phase};
 
 use super::frame_cursor::FrameCursor;
+use super::indexing::FieldIndexing;
 
 /// Maximum excess of requests that ended before their response over requests that were answered. A
 /// browser that leaves a page may have that many open.
@@ -53,6 +54,8 @@ pub(super) struct Meter {
     has_stopped: AtomicBool,
     /// [`DRAIN_PING_ACK`] is to be read before the next frame.
     wants_drain_ack: AtomicBool,
+    /// The fields of responses that have entered the HPACK table.
+    pub(super) indexing: FieldIndexing,
 }
 
 impl Meter {
@@ -64,6 +67,7 @@ impl Meter {
             in_poll: AtomicUsize::new(0),
             has_stopped: AtomicBool::new(false),
             wants_drain_ack: AtomicBool::new(false),
+            indexing: FieldIndexing::default(),
         })
     }
 

@@ -1,9 +1,9 @@
 //! HTTP/2 (RFC 9113). The h2 crate does framing, HPACK and flow control.
 //!
 //! ```text
-//! ClientStream ──▶ MeteredStream ──▶ h2 ──▶ conn: one task      accepts streams, announces the drain, ends abuse
+//! ClientStream ──▶ MeteredStream ──▶ h2 ──▶ conn: one task      starts requests, announces the drain, ends abuse
 //!                                    │ ▲
-//!                                    ▼ └──── stream: a task each  request ▶ response ▶ body, or a WebSocket (tunnel)
+//!                                    ▼ └──── stream: a task each  response ▶ body, or a WebSocket (tunnel)
 //! ```
 //! The `h2` crate is used directly: hyper's HTTP/2 server cannot send interim responses (103 and
 //! 100), and it ends the whole connection when one stream sends a CONNECT with a body.
@@ -70,6 +70,7 @@ mod data;
 mod date;
 mod frame_cursor;
 mod head;
+mod indexing;
 mod meter;
 pub(super) mod signals;
 mod stream;

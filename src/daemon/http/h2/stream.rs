@@ -4,7 +4,7 @@
 //! the tracker's directive: the client has not read for too long, or the deadline of the daemon's
 //! drain has passed.
 
-use std::future::{Future as _, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Buf;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, DATE, HeaderName};
+use http::header::{CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 
@@ -27,62 +27,148 @@ use crate::websocket;
 
 use super::body::StreamBody;
 use super::data::StreamData;
+use super::indexing::FieldIndexing;
 use super::meter::Meter;
 use super::tunnel::Tunnel;
-use super::{MAX_SEND_BUFFER, date, head};
+use super::{MAX_SEND_BUFFER, head};
 
-/// Serves a stream to its end.
-pub(super) async fn serve(
+/// The task of a stream: serves it to its end.
+///
+/// Hand-written, because an `async` block would store its arguments twice, and the allocator is slow
+/// for tasks of more than a kibibyte.
+pub(super) struct StreamTask {
     context: Arc<ConnContext>,
+    /// The connection that has the stream.
     socket: Arc<Connection>,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<StreamData>,
     meter: Arc<Meter>,
-) {
-    let connection = Arc::clone(&context.connection);
-    let is_head = *request.method() == Method::HEAD;
-    let (request, tunnelled) = with_body(request, &context, &meter);
-    let upgrade_slot = OnceLock::new();
-    let (meta, progress, extra) = start(&context, &upgrade_slot, request);
-    let mut future = ResponseFuture::new(Arc::clone(&context), meta, progress, extra);
-    let Some(response) = poll_fn(|cx| poll_response(cx, &context, &mut future, &mut respond)).await else {
-        connection.mark_closed();
-        if meter.on_early_reset() {
-            // The connection's task ends an abusive connection.
-            socket.wake();
-        }
-        respond.send_reset(Reason::CANCEL);
-        return;
-    };
-    drop(future);
-    meter.on_response();
-    let accepted = upgrade_slot.get().and_then(take_accepted);
-    if tunnelled.is_some() && accepted.is_none() && response.status().is_success() {
-        // On a stream, any 2xx response would accept the WebSocket.
-        respond.send_reset(Reason::CONNECT_ERROR);
-        return;
+    respond: SendResponse<StreamData>,
+    /// Filled if the application accepts a WebSocket.
+    upgrade_slot: OnceLock<UpgradeSlot>,
+    /// The input of a WebSocket.
+    tunnelled: Option<RecvStream>,
+    is_head: bool,
+    stage: StreamStage,
+}
+
+/// The progress of a stream.
+enum StreamStage {
+    /// There is no response yet.
+    Request(ResponseFuture),
+    /// The response's body is being sent.
+    Body(BodySender),
+    /// Boxed, so that the task of a request need not have room for a WebSocket.
+    WebSocket(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+impl StreamTask {
+    /// Starts a request.
+    pub(super) fn open(
+        context: Arc<ConnContext>,
+        socket: Arc<Connection>,
+        request: Request<RecvStream>,
+        respond: SendResponse<StreamData>,
+        meter: Arc<Meter>,
+    ) -> Self {
+        let is_head = *request.method() == Method::HEAD;
+        let (request, tunnelled) = with_body(request, &context, &meter);
+        let upgrade_slot = OnceLock::new();
+        let (meta, progress, extra) = start(&context, &upgrade_slot, request);
+        let stage = StreamStage::Request(ResponseFuture::new(Arc::clone(&context), meta, progress, extra));
+        Self { context, socket, meter, respond, upgrade_slot, tunnelled, is_head, stage }
     }
-    let (response, body) = match &accepted {
-        Some(_) => (finish_head(response), None),
-        None => split_response(response, is_head),
-    };
-    let is_end = body.is_none() && accepted.is_none();
-    let send = match respond.send_response(response, is_end) {
-        Ok(send) => send,
-        Err(error) => {
-            tracing::debug!(%error, "cannot send a response on a stream");
-            connection.mark_closed();
-            return;
+
+    /// Ends a stream that has no response.
+    fn end_early(&mut self) {
+        self.context.connection.mark_closed();
+        if self.meter.on_early_reset() {
+            // The connection's task ends an abusive connection.
+            self.socket.wake();
         }
-    };
-    match (accepted, tunnelled, body) {
-        (Some(accepted), Some(received), _) => {
-            let tunnel = Tunnel::new(send, received, connection, meter);
-            // Boxed, so that the future of a request need not have room for a WebSocket.
-            Box::pin(websocket::serve_messages(tunnel, &[], *accepted)).await;
+        self.respond.send_reset(Reason::CANCEL);
+    }
+
+    /// Sends the head of the response. Returns the next stage, or `None` if the stream has ended.
+    fn send_head(&mut self, response: Response<ResponseBody>) -> Option<StreamStage> {
+        self.meter.on_response();
+        let accepted = self.upgrade_slot.get().and_then(take_accepted);
+        if self.tunnelled.is_some() && accepted.is_none() && response.status().is_success() {
+            // On a stream, any 2xx response would accept the WebSocket.
+            self.respond.send_reset(Reason::CONNECT_ERROR);
+            return None;
         }
-        (_, _, Some(body)) => send_body(send, body, &connection, &meter).await,
-        _ => {}
+        let (response, body) = match &accepted {
+            Some(_) => (finish_head(response, &self.meter.indexing), None),
+            None => split_response(response, self.is_head, &self.meter.indexing),
+        };
+        let is_end = body.is_none() && accepted.is_none();
+        let connection = &self.context.connection;
+        let send = match self.respond.send_response(response, is_end) {
+            Ok(send) => send,
+            Err(error) => {
+                tracing::debug!(%error, "cannot send a response on a stream");
+                connection.mark_closed();
+                return None;
+            }
+        };
+        match (accepted, self.tunnelled.take(), body) {
+            (Some(accepted), Some(received), _) => {
+                let tunnel = Tunnel::new(send, received, Arc::clone(connection), Arc::clone(&self.meter));
+                Some(StreamStage::WebSocket(Box::pin(websocket::serve_messages(tunnel, &[], *accepted))))
+            }
+            (_, _, Some(body)) => {
+                Some(StreamStage::Body(BodySender { send, body, current: None, is_last: false }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Ends a stream whose body was sent, or cannot be sent. Resets the stream if the body or the
+    /// client has failed.
+    fn end_body(&mut self, outcome: &SendOutcome) {
+        let connection = &self.context.connection;
+        let reset = match outcome {
+            SendOutcome::Complete => return,
+            SendOutcome::ClientGone => None,
+            SendOutcome::BodyFailed => Some(Reason::INTERNAL_ERROR),
+            SendOutcome::Stalled => {
+                connection.mark_reset();
+                Some(Reason::CANCEL)
+            }
+        };
+        // Marked before the body is dropped, because dropping it writes the journal entry.
+        connection.mark_closed();
+        if let (Some(reason), StreamStage::Body(sender)) = (reset, &mut self.stage) {
+            sender.send.send_reset(reason);
+        }
+    }
+}
+
+impl Future for StreamTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            match &mut this.stage {
+                StreamStage::Request(future) => {
+                    let polled = poll_response(cx, &this.context, future, &mut this.respond);
+                    let Some(response) = ready!(polled) else {
+                        this.end_early();
+                        return Poll::Ready(());
+                    };
+                    match this.send_head(response) {
+                        Some(next) => this.stage = next,
+                        None => return Poll::Ready(()),
+                    }
+                }
+                StreamStage::Body(sender) => {
+                    let outcome = ready!(sender.poll(cx, &this.context.connection, &this.meter));
+                    this.end_body(&outcome);
+                    return Poll::Ready(());
+                }
+                StreamStage::WebSocket(messages) => return messages.as_mut().poll(cx),
+            }
+        }
     }
 }
 
@@ -177,19 +263,23 @@ fn remove_connection_fields(fields: &mut HeaderMap) {
 }
 
 /// Returns a response's head as it is sent; its body is dropped.
-fn finish_head<B>(response: Response<B>) -> Response<()> {
+fn finish_head<B>(response: Response<B>, indexing: &FieldIndexing) -> Response<()> {
     let mut head = response.map(drop);
     *head.version_mut() = http::Version::HTTP_2;
     *head.extensions_mut() = http::Extensions::new();
     remove_connection_fields(head.headers_mut());
-    head.headers_mut().entry(DATE).or_insert_with(date::now);
+    indexing.prepare(head.headers_mut());
     head
 }
 
 /// Returns a response's head as it is sent, and its body if it has one.
-fn split_response(response: Response<ResponseBody>, is_head: bool) -> (Response<()>, Option<ResponseBody>) {
+fn split_response(
+    response: Response<ResponseBody>,
+    is_head: bool,
+    indexing: &FieldIndexing,
+) -> (Response<()>, Option<ResponseBody>) {
     let (parts, body) = response.into_parts();
-    let mut head = finish_head(Response::from_parts(parts, ()));
+    let mut head = finish_head(Response::from_parts(parts, ()), indexing);
     // RFC 9110 §6.4.1.
     let is_bodiless = is_head || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if head.status() == StatusCode::NO_CONTENT {
@@ -200,26 +290,6 @@ fn split_response(response: Response<ResponseBody>, is_head: bool) -> (Response<
     }
     let has_body = !is_bodiless && !body.is_end_stream();
     (head, has_body.then_some(body))
-}
-
-/// Sends a body within the client's flow-control windows. Resets the stream if the body or the
-/// client fails.
-async fn send_body(send: SendStream<StreamData>, body: ResponseBody, connection: &Connection, meter: &Meter) {
-    let mut sender = BodySender { send, body, current: None, is_last: false, connection, meter };
-    let reset = match poll_fn(|cx| sender.poll(cx)).await {
-        SendOutcome::Complete => return,
-        SendOutcome::ClientGone => None,
-        SendOutcome::BodyFailed => Some(Reason::INTERNAL_ERROR),
-        SendOutcome::Stalled => {
-            connection.mark_reset();
-            Some(Reason::CANCEL)
-        }
-    };
-    // Marked before the body is dropped, because dropping it writes the journal entry.
-    connection.mark_closed();
-    if let Some(reason) = reset {
-        sender.send.send_reset(reason);
-    }
 }
 
 /// The reason why the sending of a body has ended.
@@ -233,20 +303,19 @@ enum SendOutcome {
     Stalled,
 }
 
-struct BodySender<'a> {
+/// Sends a body within the client's flow-control windows.
+struct BodySender {
     send: SendStream<StreamData>,
     body: ResponseBody,
     /// The piece to send next.
     current: Option<StreamData>,
     /// Nothing follows `current`.
     is_last: bool,
-    connection: &'a Connection,
-    meter: &'a Meter,
 }
 
-impl BodySender<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SendOutcome> {
-        if self.connection.should_abort() {
+impl BodySender {
+    fn poll(&mut self, cx: &mut Context<'_>, connection: &Connection, meter: &Meter) -> Poll<SendOutcome> {
+        if connection.should_abort() {
             return Poll::Ready(SendOutcome::Stalled);
         }
         if self.send.poll_reset(cx).is_ready() {
@@ -254,7 +323,7 @@ impl BodySender<'_> {
         }
         loop {
             if let Some(data) = self.current.take() {
-                if let Some(outcome) = ready!(self.poll_send(cx, data)) {
+                if let Some(outcome) = ready!(self.poll_send(cx, connection, meter, data)) {
                     return Poll::Ready(outcome);
                 }
                 continue;
@@ -285,7 +354,13 @@ impl BodySender<'_> {
     ///
     /// Capacity is reserved only for bytes that are ready to be sent, because the connection's
     /// other streams cannot use reserved capacity.
-    fn poll_send(&mut self, cx: &mut Context<'_>, data: StreamData) -> Poll<Option<SendOutcome>> {
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &Connection,
+        meter: &Meter,
+        data: StreamData,
+    ) -> Poll<Option<SendOutcome>> {
         let len = data.remaining();
         let mut capacity = 0;
         if len > 0 {
@@ -296,7 +371,7 @@ impl BodySender<'_> {
             match self.send.poll_capacity(cx) {
                 Poll::Pending => {
                     self.current = Some(data);
-                    self.connection.on_write_blocked();
+                    connection.on_write_blocked();
                     return Poll::Pending;
                 }
                 Poll::Ready(Some(Ok(_))) => capacity = self.send.capacity(),
@@ -311,8 +386,8 @@ impl BodySender<'_> {
             return Poll::Ready(Some(SendOutcome::ClientGone));
         }
         if sent_len > 0 {
-            self.connection.on_written(sent_len);
-            self.meter.add_useful(sent_len);
+            connection.on_written(sent_len);
+            meter.add_useful(sent_len);
         }
         Poll::Ready(is_end.then_some(SendOutcome::Complete))
     }
