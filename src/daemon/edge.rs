@@ -196,6 +196,11 @@ impl Edge {
         self.drain = Some(task.abort_handle());
     }
 
+    /// Returns what [`ConnectionTracker::unused_for`] returns.
+    pub fn unused_for(&self) -> Option<Duration> {
+        self.connections.unused_for()
+    }
+
     /// Pings the thread. The returned receiver resolves once a task has run on the reactor and has
     /// taken the dispatcher's lock. That shows that the daemon is alive: systemd's watchdog may be
     /// pinged.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use crate::support::client::Address;
 use crate::support::{Client, Rgun, systemd};
@@ -47,6 +48,37 @@ fn systemd_socket_outlives_the_daemon() {
     early.send_get("/hello");
     let _next = Rgun::fake().socket("local", kept).at(address).start_ready();
     assert_eq!(early.response().status, 200);
+}
+
+#[test]
+fn unused_daemon_exits_despite_health_checks() {
+    let rgun = Rgun::fake();
+    let (socket, address) = systemd::unix(&rgun.scratch().join("local"));
+    let rgun = rgun.socket("local", socket).at(address);
+    let mut daemon = rgun.set("daemon.idle_exit", "10s").set("health.path", "/-/healthz").start_ready();
+    let mut idle = daemon.connect();
+    assert_eq!(idle.get("/hello").status, 200);
+    let used_at = Instant::now();
+    let mut monitor = daemon.connect();
+    // The answers are 200 until the stop begins.
+    while monitor.try_send("GET /-/healthz HTTP/1.1\r\nHost: a\r\n\r\n").is_ok()
+        && monitor.try_response("GET").is_ok_and(|response| response.status == 200)
+    {
+        assert!(used_at.elapsed() < Duration::from_secs(20), "the daemon still runs");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(used_at.elapsed() >= Duration::from_secs(9), "{:?}", used_at.elapsed());
+    idle.assert_closed();
+    assert_eq!(daemon.wait_exit().code(), Some(79));
+    daemon.log.wait_for("exiting; systemd starts the service again at the next connection");
+}
+
+#[test]
+fn idle_exit_without_systemd_sockets_has_a_warning() {
+    let daemon = Rgun::fake().set("daemon.idle_exit", "10s").start_ready();
+    let line = daemon.log.wait_for("daemon.idle_exit has no effect");
+    assert!(line.contains("WARN") && line.contains("socket unit"), "{line}");
+    assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]

@@ -16,11 +16,11 @@ use super::python::Search;
 use super::value::{Setting, Source};
 use super::worker_limits;
 use super::{
-    AccessFormat, AccessLog, App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Count, Hooks, Http,
-    Interface, Lifespan, Limits, Listen, Log, Loop, PathRule, Proxy, Python, Reload, SendfileDirectory,
-    StaticMount, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers, certificates, compression,
-    control, credentials, error_pages, forwarding, health, keys, listeners, mounts, on_change, paths, python,
-    read, rules, trusted, units,
+    AccessFormat, AccessLog, App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Control, Count,
+    DaemonSettings, Hooks, Http, Interface, Lifespan, Limits, Listen, Log, Loop, PathRule, Proxy, Python,
+    Reload, SendfileDirectory, StaticMount, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers,
+    certificates, compression, control, credentials, error_pages, forwarding, health, idle_exit, keys,
+    listeners, mounts, on_change, paths, python, read, rules, trusted, units,
 };
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record
@@ -47,8 +47,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let python = checker.python(directory.as_deref());
     // If the directory is invalid, the result is an error, so its replacement has no effect.
     let base = directory.as_deref().unwrap_or(layers.cwd);
-    let (interface, lifespan, event_loop) = checker.interface();
-    let root_path = checker.read(name::ROOT_PATH, String::new(), read::root_path);
+    let (interface, lifespan, event_loop, root_path) = checker.interface();
     let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
     let ((env, unknown_credentials), log_config) = (checker.env(), checker.log_config());
     let (sendfile_roots, static_mounts) = checker.files();
@@ -58,7 +57,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let listen = listeners::check(&mut checker, base, &mut tls);
     let (proxy, health) = (checker.proxy(&listen), health::read(&mut checker, &static_mounts));
     let (reload, hooks, log) = (checker.reload(base), checker.hooks(), checker.log());
-    let (app_argument, control) = (checker.app_argument_defaults(), control::read(&mut checker));
+    let (app_argument, control, daemon) = checker.own_settings();
     checker.check_combinations(&workers, &timeouts, &log);
     match (directory, target, python) {
         (Some(directory), Some(target), Some(python)) if checker.errors.is_empty() => Ok(Loaded {
@@ -92,6 +91,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                 hooks,
                 listen,
                 tls,
+                daemon,
                 log,
                 origin: layers.path.map(Path::to_owned),
                 app_argument,
@@ -111,11 +111,18 @@ pub(crate) fn find_interpreter(layers: &Layers<'_>) -> Result<Python, ConfigErro
 }
 
 impl Checker<'_> {
-    /// Returns the calling interface, and the lifespan and event loop of ASGI.
-    fn interface(&mut self) -> (Interface, Lifespan, Loop) {
+    /// Returns the calling interface, the lifespan and event loop of ASGI, and the root path.
+    fn interface(&mut self) -> (Interface, Lifespan, Loop, String) {
         let interface = self.read(name::INTERFACE, Interface::Auto, read::interface);
         let lifespan = self.read(name::LIFESPAN, Lifespan::Auto, read::lifespan);
-        (interface, lifespan, self.read(name::LOOP, Loop::Auto, read::event_loop))
+        let event_loop = self.read(name::LOOP, Loop::Auto, read::event_loop);
+        let root_path = self.read(name::ROOT_PATH, String::new(), read::root_path);
+        (interface, lifespan, event_loop, root_path)
+    }
+
+    /// Returns the settings that concern the daemon and no application.
+    fn own_settings(&mut self) -> (AppArgumentDefaults, Control, DaemonSettings) {
+        (self.app_argument_defaults(), control::read(self), idle_exit::read(self))
     }
 
     fn log_config(&mut self) -> Option<PathBuf> {

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    Compression, Control, ErrorPage, Health, Listen, Log, Proxy, Reload, SendfileDirectory, StaticMount,
-    Target, Timeouts, Tls,
+    Compression, Control, DaemonSettings, ErrorPage, Health, Listen, Log, Proxy, Reload, SendfileDirectory,
+    StaticMount, Target, Timeouts, Tls,
 };
 
 /// The whole configuration, checked.
@@ -47,6 +47,8 @@ pub struct Config {
     pub listen: Listen,
     /// Certificates and TLS versions.
     pub tls: Tls,
+    /// When the daemon itself exits.
+    pub daemon: DaemonSettings,
     /// Log level, access log and slow log.
     pub log: Log,
     /// The file that was read; `None` when there was none.

@@ -1,6 +1,6 @@
 //! Samples the load and the responses of the workers, for the supervisor's decisions.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::supervise;
 
@@ -12,6 +12,16 @@ impl Dispatcher {
     /// because more workers would not start them sooner.
     pub fn measure(&self) -> supervise::LoadSample {
         self.measure_at(Instant::now())
+    }
+
+    /// Returns the time since the last request for the application ended; zero while one waits or
+    /// runs.
+    pub fn idle_for(&self) -> Duration {
+        let (state, now) = (self.lock(), Instant::now());
+        if !state.exchanges.is_empty() {
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(state.load_stats.last_active)
     }
 
     pub(super) fn measure_at(&self, now: Instant) -> supervise::LoadSample {

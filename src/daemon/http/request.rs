@@ -247,6 +247,7 @@ fn start_file<B: ClientBody>(
         Some(Err(refusal)) => Ok(refuse(meta, &parts, refusal)),
         Some(Ok(response)) => {
             buffer_pool::recycle(parts.headers);
+            context.connection.mark_use();
             Ok(RequestProgress::File(ServedFile::of_static(response, leaves_input_unread)))
         }
     }
@@ -273,7 +274,10 @@ async fn find_or_submit<B: ClientBody>(
     let format = head::error_format(&parts.headers);
     let located = files.serve_blocking(mount, parts, Instant::now()).await;
     let parts = match located.map_err(|refusal| LateRefusal { refusal, format })? {
-        FileOrApp::File(response) => return Ok(Admitted::File(ServedFile::of_static(response, has_body))),
+        FileOrApp::File(response) => {
+            context.connection.mark_use();
+            return Ok(Admitted::File(ServedFile::of_static(response, has_body)));
+        }
         FileOrApp::App(parts) => parts,
     };
     if has_body {

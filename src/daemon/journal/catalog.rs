@@ -189,6 +189,14 @@ operator_events! {
         "The entry gives the old and the new number and the cause: the load, a signal (TTIN, \
         TTOU), or idleness (workers.idle_exit).";
 
+    /// The daemon exits, because there was no request for `daemon.idle_exit`.
+    IdleExit = "06789dc160d04e15bad4656fd0b10b8d", "rgun exits until the next connection",
+        "There was no request for daemon.idle_exit. The service stops and frees its memory; its \
+        socket stays open, and the next connection starts the service again. The first request \
+        then waits until a worker has booted.\n\n\
+        What to do: nothing. If the service starts and exits again and again although nobody uses \
+        it, look for a monitor that opens connections, and set daemon.idle_exit longer or \"off\".";
+
     /// Log entries were dropped.
     EntriesDropped = "da9dc0e8192c460bb3d5ac9ddda03d03", "Log entries were dropped",
         "The log's reader could not keep up, and @RGUN_DROPPED@ entries were dropped. Requests \

@@ -215,6 +215,11 @@ impl Connection {
         }
     }
 
+    /// Notes a request that the daemon answers without a worker, for `daemon.idle_exit`.
+    pub fn mark_use(&self) {
+        self.registry.mark_use();
+    }
+
     /// Makes the connection end with a reset, because the response was aborted. After a plain
     /// close, an HTTP/1.0 client would take a body without a length for complete (RFC 9112 §6.3).
     pub fn mark_reset(&self) {

@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -18,6 +18,8 @@ use super::peer::Peer;
 pub(super) struct Registry<C> {
     /// The coarse clock in milliseconds, updated each time the reactor wakes.
     now: AtomicU32,
+    /// Coarse time of the last [`Registry::mark_use`].
+    last_use: AtomicU32,
     /// The daemon drains.
     draining: AtomicBool,
     slots: Mutex<RegistrySlots<C>>,
@@ -43,6 +45,7 @@ impl<C> Registry<C> {
         let clients = ClientLimit::default();
         Self {
             now: AtomicU32::new(coarse_ms()),
+            last_use: AtomicU32::new(coarse_ms()),
             draining: AtomicBool::new(false),
             slots: Mutex::new(RegistrySlots { connections: Vec::new(), free: Vec::new(), count: 0, clients }),
             closed: Notify::new(),
@@ -62,6 +65,16 @@ impl<C> Registry<C> {
     /// Updates the coarse clock.
     pub(super) fn tick(&self) {
         self.now.store(coarse_ms(), Ordering::Relaxed);
+    }
+
+    /// Notes that a client uses the daemon now in a way that `dispatch` does not see.
+    pub(super) fn mark_use(&self) {
+        self.last_use.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Returns the time since the last [`Registry::mark_use`], or since the start; modulo 2^32 ms.
+    pub(super) fn unused_for(&self) -> Duration {
+        Duration::from_millis(u64::from(self.now().wrapping_sub(self.last_use.load(Ordering::Relaxed))))
     }
 
     pub(super) fn begin_drain(&self) {

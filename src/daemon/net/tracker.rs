@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::connection::Connection;
+use super::connection::{Connection, Phase};
 use super::directive::Directive;
 use super::eviction::EvictionCandidates;
 use super::limits::ConnectionLimits;
@@ -149,6 +149,21 @@ impl ConnectionTracker {
         self.registry.register(|key| Connection::new(client, listener, key, registry))
     }
 
+    /// Returns the time since a client last used the daemon without a worker: it received a file,
+    /// or had a WebSocket open. Returns `None` while a request is received or answered.
+    pub fn unused_for(&self) -> Option<Duration> {
+        self.tick();
+        let mut is_busy = false;
+        for connection in self.registry.connections() {
+            match connection.phase() {
+                Phase::WebSocket => self.registry.mark_use(),
+                Phase::New | Phase::Idle | Phase::Lingering => is_busy |= connection.is_responding(),
+                Phase::Head | Phase::Busy => is_busy = true,
+            }
+        }
+        (!is_busy).then(|| self.registry.unused_for())
+    }
+
     /// Checks the timeouts of all connections, forever. Sleeps while no connection is open.
     pub async fn sweep(self: Arc<Self>) {
         loop {
@@ -206,5 +221,41 @@ impl ConnectionTracker {
                 () = tokio::time::sleep(DRAIN_CHECK_INTERVAL) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn websocket_is_use_and_idle_connection_is_not() {
+        let limits = ConnectionLimits {
+            header: Duration::from_secs(10),
+            keepalive: Duration::from_secs(75),
+            write: Duration::from_mins(1),
+            response_rate: None,
+            connections: 10,
+            per_client: None,
+        };
+        let tracker = ConnectionTracker::new(limits);
+        let connection = tracker.register(Peer::unix().into(), 0);
+        let waited = Duration::from_millis(30);
+        std::thread::sleep(waited);
+        for phase in [Phase::New, Phase::Idle, Phase::Lingering] {
+            connection.set_phase(phase);
+            assert!(tracker.unused_for().is_some_and(|time| time >= waited / 2), "{phase:?}");
+        }
+        for phase in [Phase::Head, Phase::Busy] {
+            connection.set_phase(phase);
+            assert_eq!(tracker.unused_for(), None, "{phase:?}");
+        }
+        connection.set_phase(Phase::Idle);
+        assert!(
+            tracker.unused_for().is_some_and(|time| time >= waited / 2),
+            "a request is not use by itself"
+        );
+        connection.set_phase(Phase::WebSocket);
+        assert_eq!(tracker.unused_for(), Some(Duration::ZERO));
     }
 }

@@ -41,6 +41,7 @@ impl Daemon {
             Action::GoLive { generation } => {
                 self.go_live(generation);
                 self.set_timers();
+                self.set_idle_exit();
             }
             Action::ForgetGeneration { generation } => {
                 self.generations.forget(generation);
@@ -49,7 +50,9 @@ impl Daemon {
             Action::AnswerReload { generation, outcome } => self.answer_reload(generation, outcome),
             Action::NotifyReady => {
                 notify::ready();
-                self.timers.restart_reset = Some(Instant::now() + RESTART_RESET_DELAY);
+                let now = Instant::now();
+                self.timers.ready_at = Some(now);
+                self.timers.restart_reset = Some(now + RESTART_RESET_DELAY);
                 self.conf_hooks.on_ready();
             }
             Action::NotifyReloading => notify::reloading(),

@@ -55,13 +55,14 @@ impl Daemon {
         let entered = runtime.enter();
         let signals = SignalStreams::new().map_err(StartupError::system("handle signals"))?;
         let tls = load_tls(config)?;
+        let is_socket_activated = !inherited.is_empty();
         let listeners = listeners(config, inherited, tls.as_ref())?;
         let extension =
             pool::find_extension().map_err(|error| StartupError::config_reason(error.to_string()))?;
         let operator_log = log_start(config, &listeners, destination);
         let delegation = system::delegation(destination);
         let files = system::raise_file_limit();
-        let host = host(config, &files, &listeners);
+        let host = Host { is_socket_activated, ..host(config, &files, &listeners) };
         let (messages_tx, messages_rx) = unbounded_channel();
         let control = listen_for_commands(config, &messages_tx, delegation.as_ref())?;
         let reloads = Reloads::new(host.is_supervised);
@@ -175,6 +176,7 @@ fn host(config: &Config, files: &FileLimit, listeners: &[Listener]) -> Host {
     Host {
         cores,
         is_supervised: notify::is_enabled(),
+        is_socket_activated: false,
         listeners: listeners.iter().map(Listener::info).collect::<Vec<ListenerInfo>>(),
         auto_limits: AutoLimits::new(files.own, config.workers.count.resolve(cores)),
     }

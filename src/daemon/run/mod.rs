@@ -12,6 +12,7 @@
 //! | `messages.rs` | the types of these messages |
 //! | `actions.rs` | the supervisor's actions |
 //! | `timers.rs` | periodic work, and the watchdog |
+//! | `idle_exit.rs` | `daemon.idle_exit` |
 //! | `status.rs` | the `STATUS=` line |
 //! | `generations.rs` | the configurations of the generations, and settings derived from them |
 //! | `file_settings.rs` | the settings of static files |
@@ -44,6 +45,7 @@ mod error;
 mod file_settings;
 mod file_watch;
 mod generations;
+mod idle_exit;
 mod inputs;
 mod leftovers;
 mod memory;
@@ -199,6 +201,10 @@ struct Daemon {
 struct Timers {
     /// To measure the load for the supervisor.
     load: Option<Instant>,
+    /// To check whether the daemon is used (`daemon.idle_exit`).
+    unused: Option<Instant>,
+    /// Time of the last READY=1, at the end of the start or of a reload. `None` before the first.
+    ready_at: Option<Instant>,
     /// To tell systemd that the start was a success.
     restart_reset: Option<Instant>,
     /// To compare the workers' memory with its limit.
@@ -225,6 +231,7 @@ impl Daemon {
     /// The main loop. Returns the exit status.
     async fn run(mut self) -> u8 {
         self.set_timers();
+        self.set_idle_exit();
         let config = self.invocation.config.clone();
         self.apply_file_watch(&config);
         let mut exit = self.handle(Event::Started);

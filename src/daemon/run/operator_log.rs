@@ -10,6 +10,7 @@ use rgun_channel::control::Interface;
 
 use super::operator_text::{describe_python, describe_recycling, describe_service, explain_missing_module};
 use super::terminal_log::{self, TerminalLog};
+use crate::config::units::format_duration;
 use crate::config::{Config, Python};
 use crate::dispatch::RequestInfo;
 use crate::id::{Generation, WorkerId, WorkerNr};
@@ -176,6 +177,7 @@ impl OperatorLog {
                 worker,
                 "was killed before it had finished its requests: its replacement would exceed the process limit"
             ),
+            Report::Unused { idle_for } => log_unused(idle_for),
             Report::DepartureEnded => {
                 tracing::info!("timeouts.drain_delay has passed: finishing running requests");
             }
@@ -410,6 +412,14 @@ impl OperatorLog {
 /// The field `rgun.worker`: the seat. `None` for a zygote.
 pub(super) fn seat_field(worker: WorkerId) -> Option<u16> {
     (worker.number != WorkerNr::ZYGOTE).then_some(worker.number.0)
+}
+
+fn log_unused(idle_for: Duration) {
+    tracing::info!(
+        message_id = OperatorEvent::IdleExit.id(),
+        "no request for {} (daemon.idle_exit): exiting; systemd starts the service again at the next connection",
+        format_duration(Duration::from_secs(idle_for.as_secs()))
+    );
 }
 
 fn log_resize(from: u16, to: u16, reason: ResizeReason) {

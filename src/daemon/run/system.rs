@@ -23,6 +23,8 @@ pub(super) struct Host {
     /// Whether systemd started the daemon. If so, a first boot that fails is retried; else the
     /// daemon exits.
     pub(super) is_supervised: bool,
+    /// Whether systemd passed the listening sockets, and so starts the daemon at a connection.
+    pub(super) is_socket_activated: bool,
     /// The listeners, as described to workers.
     pub(super) listeners: Vec<ListenerInfo>,
     /// The limits for keys that are `"auto"`.

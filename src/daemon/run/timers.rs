@@ -29,6 +29,7 @@ impl Daemon {
             self.stack_dumps.next_wakeup(),
             self.status.due(),
             self.timers.load,
+            self.timers.unused,
             self.timers.restart_reset,
             self.timers.memory,
             self.timers.cgroups,
@@ -59,6 +60,9 @@ impl Daemon {
         if is_due(self.timers.load) {
             self.timers.load = Some(now + LOAD_INTERVAL);
             events.push(Event::Load(self.dispatcher.measure()));
+        }
+        if is_due(self.timers.unused) {
+            events.extend(self.check_use(now));
         }
         if is_due(self.timers.restart_reset) {
             self.timers.restart_reset = None;

@@ -111,10 +111,10 @@ pub enum Action {
     Report(Report),
     /// Exit. The last action.
     Exit {
-        /// 0, or 78 (EX_CONFIG of sysexits.h) if the application never booted; systemd does not
-        /// restart on 78.
+        /// 0; 78 (EX_CONFIG of sysexits.h) if the application never booted; 79 after
+        /// `daemon.idle_exit`. systemd does not restart on 78 and 79.
         status: u8,
-        /// The reason for a status other than 0; else `None`.
+        /// The reason for status 78; else `None`.
         reason: Option<String>,
     },
 }
@@ -258,6 +258,11 @@ pub enum Report {
     RetirementAborted {
         /// The killed worker.
         worker: WorkerId,
+    },
+    /// The daemon stops, because there was no request for `daemon.idle_exit`.
+    Unused {
+        /// The time since the last use.
+        idle_for: Duration,
     },
     /// `timeouts.drain_delay` has passed since the stop request: the drain begins.
     DepartureEnded,

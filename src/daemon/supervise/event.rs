@@ -124,6 +124,12 @@ pub enum Event {
     Load(LoadSample),
     /// A request arrived while no worker is admitted.
     WorkerRequested,
+    /// The daemon was not used for `daemon.idle_exit`, and systemd will start it again at the next
+    /// connection.
+    Unused {
+        /// The time since the last use.
+        idle_for: Duration,
+    },
     /// Stop after all requests are answered (the first SIGTERM or SIGINT). During a departure, this
     /// ends the departure.
     Stop,

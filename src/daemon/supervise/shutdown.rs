@@ -46,6 +46,20 @@ impl Supervisor {
         }
     }
 
+    /// Stops because the daemon is not used. Ignored during a reload, while `reload.watch` lasts and
+    /// before the first worker is ready. There is no departure: a load balancer must keep sending
+    /// requests, because a connection starts the daemon again.
+    pub(super) fn stop_unused(&mut self, idle_for: Duration, now: Instant) {
+        let is_reloading = self.pending.is_some() || self.unproven_reload.is_some();
+        if self.phase != DaemonPhase::Running || !self.ever_ready || is_reloading || self.rollback.is_some() {
+            return;
+        }
+        self.is_unused = true;
+        self.report(Report::Unused { idle_for });
+        self.notify_stopping();
+        self.drain_edge(self.live.policy.drain, now);
+    }
+
     /// Drains the edge if the departure's time has passed.
     pub(super) fn expire_departure(&mut self, now: Instant) {
         if let DaemonPhase::Departing { drain_at } = self.phase
@@ -155,6 +169,7 @@ impl Supervisor {
             self.notify.extend_at = None;
             let (status, reason) = match self.fatal_exit.take() {
                 Some(FatalExit { status, reason }) => (status, Some(reason)),
+                None if self.is_unused => (EX_UNUSED, None),
                 None => (0, None),
             };
             self.actions.push(Action::Exit { status, reason });
@@ -166,3 +181,7 @@ impl Supervisor {
 const FAILED_START_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// EX_CONFIG of sysexits.h; the unit names it in RestartPreventExitStatus=.
 const EX_CONFIG: u8 = 78;
+/// The exit status after `daemon.idle_exit`, which sysexits.h does not use. The unit names it in
+/// SuccessExitStatus= and RestartPreventExitStatus=: unlike after 0, systemd must not start the
+/// daemon again at once.
+pub(super) const EX_UNUSED: u8 = 79;

@@ -63,6 +63,8 @@ pub struct Supervisor {
     pub(super) outage: Option<String>,
     /// The exit status and reason of a failed start; `None` if the daemon exits with 0.
     pub(super) fatal_exit: Option<FatalExit>,
+    /// The daemon stops because of `daemon.idle_exit`.
+    pub(super) is_unused: bool,
     /// The STATUS= note about a reload that failed or was rolled back; `None` after the next reload
     /// begins.
     pub(super) last_reload_note: Option<String>,
@@ -94,6 +96,7 @@ impl Supervisor {
             serial_boots: false,
             outage: None,
             fatal_exit: None,
+            is_unused: false,
             last_reload_note: None,
             last_boot_failure: None,
             notify: NotifyState::default(),
@@ -217,6 +220,7 @@ impl Supervisor {
             Event::SetDraining { enable } => self.notify.draining = enable,
             Event::Load(load) => self.on_load(&load, now),
             Event::WorkerRequested => self.wake(),
+            Event::Unused { idle_for } => self.stop_unused(idle_for, now),
             Event::Stop => self.stop(now),
             Event::StopNow => self.stop_now(now),
             Event::EdgeDrained => self.on_edge_drained(now),

@@ -20,6 +20,7 @@ NAMES = [
     "memory.service.conf",
     "nginx.socket.conf",
     "port.socket.conf",
+    "scale-to-zero.service.conf",
     "tls.service.conf",
     "user.service.conf",
 ]

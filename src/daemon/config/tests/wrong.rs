@@ -68,6 +68,8 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("workers", "max_lifetime = 3600", "has no unit", "\"3600s\""),
     ("workers", "max_lifetime = \"0s\"", "is zero", "\"off\""),
     ("workers", "idle_exit = true", "must be a duration, not a boolean", "\"30s\""),
+    ("daemon", "idle_exit = \"9s\"", "daemon.idle_exit = \"9s\": is less than 10s", "\"10m\""),
+    ("daemon", "idle_exit = \"0s\"", "daemon.idle_exit = \"0s\": is zero", "\"off\""),
     ("workers", "children_timeout = \"off\"", "cannot be off", "write \"0s\" to kill them with their worker"),
     ("workers", "retry = true", "must be a string, not a boolean", ""),
     ("workers", "retry = \"on\"", "is not one of the choices", "\"idempotent\""),

@@ -111,11 +111,12 @@ fn fact(report: &Report) -> &'static str {
         Report::Overdue { state, .. } => state.as_str(),
         Report::RetirementAborted { .. } => "retirement aborted",
         Report::DrainTimedOut { .. } => "drain timed out",
+        Report::Unused { .. } => "unused",
         Report::DepartureEnded => "departure ended",
     }
 }
 
-const ALL_FACTS: [&str; 39] = [
+const ALL_FACTS: [&str; 40] = [
     "ready",
     "zygote ready",
     "zygote promoted",
@@ -148,6 +149,7 @@ const ALL_FACTS: [&str; 39] = [
     "failed",
     "retirement aborted",
     "drain timed out",
+    "unused",
     "departure ended",
     // Facts that are not reports.
     "reload before the first ready worker",

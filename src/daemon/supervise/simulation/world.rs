@@ -183,7 +183,8 @@ impl World {
         let whole = Duration::from_secs(290);
         // In some histories the daemon is stopped before it has recovered.
         if self.rng.percent(40) {
-            let stop = if self.rng.percent(70) { Event::Stop } else { Event::StopNow };
+            let stops = [Event::Stop, Event::Stop, Event::StopNow, Event::Unused { idle_for: whole }];
+            let stop = stops[self.rng.index(stops.len())].clone();
             let wait = self.rng.up_to(whole);
             self.plan(stop, wait);
         }
@@ -239,7 +240,7 @@ impl World {
         let is_abandoned = |process: &Process| self.ticked_early && process.killed;
         ensure(self.processes.values().all(is_abandoned), "a process is left behind")?;
         ensure(self.reloads.is_empty(), "a reload without an answer at the exit")?;
-        ensure(status == 0 || !self.ready_sent, "a failed start after READY=1")
+        ensure(status != 78 || !self.ready_sent, "a failed start after READY=1")
     }
 
     /// Plays the next event or tick; returns false if there is none.
@@ -424,7 +425,7 @@ impl World {
             | Event::Misbehaved { .. }
             | Event::BootFailed { .. } => 1,
             Event::Stop | Event::StopNow | Event::EdgeDrained | Event::Adjust { .. } => before,
-            Event::Tick if self.n_stopping_sent > 0 => before,
+            Event::Tick | Event::Unused { .. } if self.n_stopping_sent > 0 => before,
             Event::Load(_) if has(|report| matches!(report, Report::Resized { .. })) => before,
             _ => 0,
         };

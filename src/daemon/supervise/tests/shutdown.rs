@@ -57,6 +57,61 @@ fn stop_drains_the_edge_terminates_workers_and_exits() {
     assert_eq!(last.last(), Some(&Action::Exit { status: 0, reason: None }));
 }
 
+fn unused() -> Event {
+    Event::Unused { idle_for: 600 * SECOND }
+}
+
+#[test]
+fn unused_daemon_drains_and_exits_with_79() {
+    let mut harness = Harness::with(SupervisorPolicy {
+        drain_delay: 20 * SECOND,
+        idle_exit: Some(60 * SECOND),
+        ..policy(1)
+    });
+    harness.send(Event::Started);
+    assert_eq!(harness.send(unused()), [], "no worker was ready yet");
+    harness.boot(worker(0, 1));
+    let actions = harness.send(unused());
+    let deadline = harness.now + 30 * SECOND;
+    assert_eq!(
+        actions[..3],
+        [
+            Action::Report(Report::Unused { idle_for: 600 * SECOND }),
+            Action::NotifyStopping,
+            Action::DrainEdge { deadline },
+        ],
+        "without the delay for load balancers"
+    );
+    assert_eq!(harness.send(unused()), []);
+    let drained = harness.send(Event::EdgeDrained);
+    assert!(drained.contains(&Action::Terminate { worker: worker(0, 1) }), "{drained:?}");
+    assert_eq!(harness.exit(worker(0, 1)).last(), Some(&Action::Exit { status: 79, reason: None }));
+}
+
+#[test]
+fn daemon_whose_workers_sleep_exits_when_unused() {
+    let mut harness = Harness::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(1) });
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.send(Event::Load(LoadSample { idle_for: 60 * SECOND, ..LoadSample::default() }));
+    harness.drain_and_exit(worker(0, 1));
+    harness.send(unused());
+    assert_eq!(harness.send(Event::EdgeDrained).last(), Some(&Action::Exit { status: 79, reason: None }));
+}
+
+#[test]
+fn reloading_daemon_does_not_exit_when_unused() {
+    let mut harness = Harness::with(SupervisorPolicy { watch: Some(60 * SECOND), ..policy(1) });
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.send(Event::Reload { policy: SupervisorPolicy { watch: Some(60 * SECOND), ..policy(1) } });
+    assert_eq!(harness.send(unused()), [], "the reload is pending");
+    harness.boot(worker(0, 2));
+    assert_eq!(harness.send(unused()), [], "a rollback is possible");
+    harness.advance(61 * SECOND).send(Event::Tick);
+    assert!(harness.send(unused()).contains(&Action::NotifyStopping));
+}
+
 fn departing(delay: Duration) -> (Harness, Vec<Action>) {
     let mut harness = Harness::with(SupervisorPolicy { drain_delay: delay, ..policy(1) });
     harness.send(Event::Started);

@@ -1,0 +1,11 @@
+//! The type of `[daemon]`.
+
+use std::time::Duration;
+
+/// `[daemon]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DaemonSettings {
+    /// Time without use after which the daemon exits, if systemd passed its sockets. `None` is
+    /// `"off"`.
+    pub idle_exit: Option<Duration>,
+}
