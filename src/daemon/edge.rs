@@ -19,12 +19,16 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{oneshot, watch};
 
 use crate::dispatch::Dispatcher;
-use crate::http::{Server, Settings, log_failed_handshake, refuse_plain_http, serve, serve_negotiated};
+use crate::http::{
+    Server, Settings, log_failed_handshake, refuse_lost_request, refuse_plain_http, resume, serve,
+    serve_negotiated,
+};
 use crate::journal::daemon_log;
 use crate::link::Link;
 use crate::net::{
-    ConnectionLimits, ConnectionTracker, FailedHandshake, HandshakeOutcome, HandshakeThreads, Listener,
-    ListenerTls, NewConnection, ProxyProtocol, TrustedPeers, accept,
+    Adopted, ClientStream, ConnectionLimits, ConnectionTracker, DetachedConnection, FailedHandshake,
+    HandshakeOutcome, HandshakeThreads, Listener, ListenerTls, NewConnection, ProxyProtocol,
+    StoredConnection, TrustedPeers, accept,
 };
 use crate::tls::TlsContext;
 
@@ -47,6 +51,8 @@ pub struct Edge {
     /// Dropped to end the thread.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// The names of the listeners, by index.
+    listener_names: Vec<String>,
     /// The PROXY protocol of each listener, by its name.
     proxy_protocols: Vec<(String, Arc<ProxyProtocol>)>,
     /// The TLS settings of each listener, by its name.
@@ -73,13 +79,15 @@ pub enum EdgeNotice {
 }
 
 impl Edge {
-    /// Starts the thread, which accepts at once.
+    /// Starts the thread, which accepts at once, and also serves the connections of the previous
+    /// daemon (`stored`).
     ///
     /// # Errors
     /// The runtime, the pool of TLS threads or the thread cannot be created, or the doorbell cannot
     /// be watched.
     pub fn start(
         listeners: Vec<Listener>,
+        stored: Vec<StoredConnection>,
         dispatcher: &'static Dispatcher,
         connections: Arc<ConnectionTracker>,
         server: Arc<Server>,
@@ -101,6 +109,7 @@ impl Edge {
         let (stop, stopped) = oneshot::channel::<()>();
         let (stop_accepting, is_stopping) = watch::channel(false);
         let server = Arc::new(RwLock::new(server));
+        let listener_names = listeners.iter().map(|listener| listener.name.clone()).collect();
         let proxy_protocols = listeners
             .iter()
             .map(|listener| (listener.name.clone(), Arc::clone(&listener.proxy_protocol)))
@@ -118,7 +127,7 @@ impl Edge {
         };
         let thread = std::thread::Builder::new()
             .name("edge".to_owned())
-            .spawn(move || edge_thread.run(runtime, listeners, &notice))?;
+            .spawn(move || edge_thread.run(runtime, listeners, stored, &notice))?;
         Ok(Self {
             runtime: handle,
             dispatcher,
@@ -127,6 +136,7 @@ impl Edge {
             stop_accepting,
             stop: Some(stop),
             thread: Some(thread),
+            listener_names,
             proxy_protocols,
             listener_tls,
             drain: None,
@@ -181,11 +191,19 @@ impl Edge {
     /// Stops accepting and lets the connections finish; [`EdgeNotice::Drained`] follows when none
     /// is left. The remaining connections are closed at the deadline. A second call only changes
     /// the deadline.
-    pub fn drain(&mut self, deadline: Instant, notice: impl Fn(EdgeNotice) + Send + 'static) {
+    ///
+    /// Up to `hand_over` connections are detached instead of closed as soon as they are idle, for
+    /// [`Edge::take_detached`].
+    pub fn drain(
+        &mut self,
+        deadline: Instant,
+        hand_over: usize,
+        notice: impl Fn(EdgeNotice) + Send + 'static,
+    ) {
         if let Some(earlier) = self.drain.take() {
             earlier.abort();
         }
-        self.connections.begin_drain();
+        self.connections.begin_drain(hand_over);
         self.stop_accepting.send_replace(true);
         let (accepting, connections) = (self.stop_accepting.clone(), Arc::clone(&self.connections));
         let task = self.runtime.spawn(async move {
@@ -199,6 +217,16 @@ impl Edge {
     /// Returns what [`ConnectionTracker::unused_for`] returns.
     pub fn unused_for(&self) -> Option<Duration> {
         self.connections.unused_for()
+    }
+
+    /// Takes the connections that the drain has detached.
+    pub fn take_detached(&self) -> Vec<DetachedConnection> {
+        self.connections.take_detached()
+    }
+
+    /// Returns the names of the listeners by index.
+    pub fn listener_names(&self) -> &[String] {
+        &self.listener_names
     }
 
     /// Pings the thread. The returned receiver resolves once a task has run on the reactor and has
@@ -246,16 +274,18 @@ impl EdgeThread {
         self,
         runtime: Runtime,
         listeners: Vec<Listener>,
+        stored: Vec<StoredConnection>,
         notice: &(impl Fn(EdgeNotice) + Clone + Send + Sync + 'static),
     ) {
         let _guard = AbortOnPanic;
-        runtime.block_on(self.serve(listeners, notice));
+        runtime.block_on(self.serve(listeners, stored, notice));
         runtime.shutdown_timeout(BLOCKING_TIMEOUT);
     }
 
     async fn serve(
         self,
         listeners: Vec<Listener>,
+        stored: Vec<StoredConnection>,
         notice: &(impl Fn(EdgeNotice) + Clone + Send + Sync + 'static),
     ) {
         // The doorbell stays registered until the thread ends.
@@ -270,6 +300,9 @@ impl EdgeThread {
         } = self;
         let mut timers = tokio::spawn(dispatcher.run_timers());
         let mut sweeper = tokio::spawn(Arc::clone(&connections).sweep());
+        for stored in stored {
+            adopt(&server, &connections, stored);
+        }
         for (index, listener) in listeners.into_iter().enumerate() {
             let index = u16::try_from(index).unwrap_or(u16::MAX);
             let (server, connections) = (Arc::clone(&server), Arc::clone(&connections));
@@ -313,6 +346,23 @@ fn watch_doorbell(runtime: &Runtime, doorbell: BorrowedFd<'_>) -> io::Result<Asy
     register(Arc::new(doorbell.try_clone_to_owned()?))
 }
 
+/// Serves a connection of the previous daemon, or closes it in an orderly way.
+fn adopt(server: &SharedServer, connections: &ConnectionTracker, stored: StoredConnection) {
+    let server = Arc::clone(&server.read().unwrap_or_else(PoisonError::into_inner));
+    match connections.adopt(stored) {
+        Ok(Adopted::Resumed(stream, unread)) => drop(tokio::spawn(resume(server, stream, unread))),
+        Ok(Adopted::Refused(stream)) => drop(tokio::spawn(refuse_lost_request(server, stream))),
+        Ok(Adopted::Idle(stream)) => drop(tokio::spawn(shut_down(stream))),
+        Err(error) => tracing::debug!(%error, "cannot take over a connection, closing it"),
+    }
+}
+
+async fn shut_down(mut stream: ClientStream) {
+    if let Err(error) = stream.shutdown().await {
+        tracing::debug!(%error, "cannot shut down a connection, closing it");
+    }
+}
+
 /// Performs the TLS handshake of a connection and serves it.
 async fn serve_tls(
     server: Arc<Server>,
@@ -330,10 +380,8 @@ async fn serve_tls(
         Ok(HandshakeOutcome::PlainHttp(stream)) => refuse_plain_http(server, stream).await,
         Err(FailedHandshake { reason, stream }) => {
             log_failed_handshake(&server, client, reason);
-            if let Some(mut stream) = stream
-                && let Err(error) = stream.shutdown().await
-            {
-                tracing::debug!(%error, "cannot shut down a connection after an alert, closing it");
+            if let Some(stream) = stream {
+                shut_down(stream).await;
             }
         }
     }

@@ -20,6 +20,7 @@ fn workers_do_not_inherit_systemds_variables() {
         .variable("WATCHDOG_USEC", "10000000")
         .variable("LISTEN_PIDFDID", "1")
         .variable("FDSTORE", "3")
+        .variable("RGUN_FDSTORE", "3")
         .variable("INHERITED", "yes")
         .flags(["--env", "OWN=set"])
         .at(address)
@@ -31,7 +32,7 @@ fn workers_do_not_inherit_systemds_variables() {
         .split(|byte| *byte == 0)
         .map(|variable| String::from_utf8_lossy(variable).split('=').next().unwrap_or_default().to_owned())
         .collect();
-    for prefix in ["NOTIFY_", "LISTEN_", "WATCHDOG_", "FDSTORE", "MEMORY_PRESSURE_"] {
+    for prefix in ["NOTIFY_", "LISTEN_", "WATCHDOG_", "FDSTORE", "RGUN_FDSTORE", "MEMORY_PRESSURE_"] {
         assert!(!names.iter().any(|name| name.starts_with(prefix)), "{prefix}: {names:?}");
     }
     for name in ["INHERITED", "OWN", "PATH"] {

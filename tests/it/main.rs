@@ -32,6 +32,7 @@ mod file_watch;
 mod forwarded;
 mod framing;
 mod half_close;
+mod hand_over;
 mod health;
 mod http1;
 mod journal;

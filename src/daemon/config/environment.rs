@@ -21,8 +21,12 @@ pub(crate) const CONFIG_VARIABLE: &str = "RGUN_CONFIG";
 /// not a setting, because it is for debugging rgun itself.
 pub(crate) const DUMPABLE_VARIABLE: &str = "RGUN_DUMPABLE";
 
+/// The variable with the value of `FileDescriptorStoreMax=`, which the units set for systemd before
+/// 254. It is not a setting, because it repeats a line of the unit.
+pub(crate) const FDSTORE_VARIABLE: &str = "RGUN_FDSTORE";
+
 /// Variables that rgun reads, but not as settings.
-const NOT_SETTINGS: [&str; 2] = [CONFIG_VARIABLE, DUMPABLE_VARIABLE];
+const NOT_SETTINGS: [&str; 3] = [CONFIG_VARIABLE, DUMPABLE_VARIABLE, FDSTORE_VARIABLE];
 
 /// The variable of Heroku and gunicorn for the number of workers.
 const WEB_CONCURRENCY: &str = "WEB_CONCURRENCY";

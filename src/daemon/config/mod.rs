@@ -68,7 +68,7 @@ pub use bind::Bind;
 pub(crate) use checker::Loaded;
 pub use daemon::DaemonSettings;
 pub use environment::Environment;
-pub(crate) use environment::{CONFIG_VARIABLE, DUMPABLE_VARIABLE, unread_variables};
+pub(crate) use environment::{CONFIG_VARIABLE, DUMPABLE_VARIABLE, FDSTORE_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
 pub(crate) use foreign_file::HYPERCORN_NAMES;
 pub use listen::{Listen, NamedListener};

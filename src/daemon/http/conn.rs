@@ -38,7 +38,15 @@ pub async fn serve(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
     // Boxed, so that the HTTP/1 connection does not enlarge this future while a WebSocket is
     // served.
-    let serving = Box::new(http1_connection(server, stream, None));
+    let serving = Box::new(http1_connection(server, stream, FirstInput::Stream));
+    serve_http1(connection, serving).await;
+}
+
+/// Serves a connection of the previous daemon until it is closed. `unread` are the bytes that the
+/// previous daemon has read and not used.
+pub async fn resume(server: Arc<Server>, stream: ClientStream, unread: Vec<u8>) {
+    let connection = Arc::clone(stream.connection());
+    let serving = Box::new(http1_connection(server, stream, FirstInput::Unread(unread)));
     serve_http1(connection, serving).await;
 }
 
@@ -59,14 +67,33 @@ pub async fn serve_negotiated(server: Arc<Server>, stream: ClientStream) {
 /// Answers 400 to any request of a client that speaks HTTP without TLS to a listener with TLS.
 pub async fn refuse_plain_http(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
-    // The head is not read, so its `Accept` is unknown.
-    let refused = RefusedHead {
-        violation: Violation::PlainHttp,
-        excerpt: String::new(),
-        error_format: ErrorFormat::Text,
-    };
-    let serving = Box::new(http1_connection(server, stream, Some(refused)));
+    let serving = Box::new(http1_connection(server, stream, FirstInput::refused(Violation::PlainHttp)));
     serve_http1(connection, serving).await;
+}
+
+/// Answers 503 to a client whose request the previous daemon had begun to read, and closes the
+/// connection: the beginning of the request is lost.
+pub async fn refuse_lost_request(server: Arc<Server>, stream: ClientStream) {
+    let connection = Arc::clone(stream.connection());
+    let serving = Box::new(http1_connection(server, stream, FirstInput::refused(Violation::LostInRestart)));
+    serve_http1(connection, serving).await;
+}
+
+/// The first bytes that a connection reads.
+enum FirstInput {
+    /// The client's.
+    Stream,
+    /// These, then the client's.
+    Unread(Vec<u8>),
+    /// None: every head is refused before it is read.
+    Refused(RefusedHead),
+}
+
+impl FirstInput {
+    fn refused(violation: Violation) -> Self {
+        // The head is not read, so its `Accept` is unknown.
+        Self::Refused(RefusedHead { violation, excerpt: String::new(), error_format: ErrorFormat::Text })
+    }
 }
 
 async fn serve_http1(connection: Arc<Connection>, mut serving: Box<HttpConn>) {
@@ -89,8 +116,8 @@ async fn serve_http1(connection: Arc<Connection>, mut serving: Box<HttpConn>) {
 
 type HttpConn = http1::Connection<TokioIo<Wire>, ConnService>;
 
-/// Creates the connection. With `refused`, every head is refused before it is read.
-fn http1_connection(server: Arc<Server>, stream: ClientStream, refused: Option<RefusedHead>) -> HttpConn {
+/// Creates the connection.
+fn http1_connection(server: Arc<Server>, stream: ClientStream, input: FirstInput) -> HttpConn {
     let connection = Arc::clone(stream.connection());
     let tls = stream.tls_session().cloned();
     let peer_process = server.access_log.as_ref().and_then(|_| stream.peer_process());
@@ -110,8 +137,13 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, refused: Option<R
     }
     let trusts_peer = server.forwarding.trusted.trusts(connection.peer.ip);
     let reads_forwarded = trusts_peer && server.forwarding.headers != ForwardingHeaders::Off;
-    let is_refused = refused.is_some();
-    let refused_head = refused.map_or_else(OnceLock::new, OnceLock::from);
+    let (refused_head, unread) = match input {
+        FirstInput::Stream => (OnceLock::new(), Vec::new()),
+        FirstInput::Unread(unread) => (OnceLock::new(), unread),
+        FirstInput::Refused(head) => (OnceLock::from(head), Vec::new()),
+    };
+    let is_refused = refused_head.get().is_some();
+    connection.set_movable(stream.is_plain() && !is_refused);
     let context = Arc::new(ConnContext {
         server,
         connection,
@@ -123,7 +155,7 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, refused: Option<R
         peer_process,
     });
     let wire = Wire::new(stream, Arc::clone(&context));
-    let wire = if is_refused { wire.refusing_all() } else { wire };
+    let wire = if is_refused { wire.refusing_all() } else { wire.resuming(&unread) };
     builder.serve_connection(TokioIo::new(wire), ConnService { context, upgrade_slot: OnceLock::new() })
 }
 
@@ -141,6 +173,12 @@ fn continuation(http_conn: HttpConn) -> Option<Continuation> {
     let Parts { io, read_buf, service, .. } = http_conn.into_parts();
     let wire = io.into_inner();
     let server = &service.context.server;
+    if wire.is_detached() {
+        let (stream, buffered) = wire.into_parts();
+        stream.hand_over([&*read_buf, &*buffered].concat());
+        return None;
+    }
+    service.context.connection.set_movable(false);
     if let (true, Some(settings)) = (wire.is_http2(), server.http2) {
         let server = Arc::clone(server);
         let (stream, buffered) = wire.into_parts();

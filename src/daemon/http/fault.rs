@@ -446,6 +446,10 @@ impl Violation {
                 StatusCode::BAD_REQUEST,
                 "this port speaks TLS, and the request came without it: use https://",
             ),
+            Self::LostInRestart => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the server was restarted while it received the request; send the request again",
+            ),
             Self::SlowHead => {
                 (StatusCode::REQUEST_TIMEOUT, "the request's head took longer than timeouts.header")
             }
@@ -468,6 +472,7 @@ impl Violation {
             Self::Chunk(_) => RefusalKind::BadChunk,
             Self::SlowHead => RefusalKind::SlowHead,
             Self::PlainHttp => RefusalKind::PlainHttp,
+            Self::LostInRestart => RefusalKind::LostInRestart,
         }
     }
 }

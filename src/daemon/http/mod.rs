@@ -36,7 +36,7 @@ mod trace_context;
 
 pub use access_log::log_failed_handshake;
 pub use compression::policy::CompressionPolicy;
-pub use conn::{refuse_plain_http, serve, serve_negotiated};
+pub use conn::{refuse_lost_request, refuse_plain_http, resume, serve, serve_negotiated};
 pub use context::{AccessSettings, Http2Settings, RequestLimits, Server, Settings, UnderscorePolicy};
 pub use error_page::ErrorPages;
 pub use failure_page::FailurePage;

@@ -163,7 +163,7 @@ fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, draft: Draft) -
         let (received_at, log_access) = (meta.received_at, server.access_log.is_some());
         Box::new(AccessRecord { entry, received_at, context: Arc::clone(&context), log_access })
     });
-    let must_close = must_close || connection.is_draining() || !server.limits.keepalive;
+    let must_close = must_close || connection.closes_after_response() || !server.limits.keepalive;
     let body = ResponseBody::new(source, context, record, declared);
     // For an HTTP/1.0 client, only the end of the connection ends a body without a length (RFC 9112
     // §9.3). hyper closes the connection, but would send `keep-alive` nevertheless.
@@ -261,7 +261,7 @@ pub(super) fn error_response(
     if has_unread_input {
         connection.mark_unread_input();
     }
-    let must_close = connection.is_draining() || has_unread_input || !server.limits.keepalive;
+    let must_close = connection.closes_after_response() || has_unread_input || !server.limits.keepalive;
     let hsts = server.https.as_ref().and_then(|policy| policy.hsts(meta.is_https(&context)));
     let text = BodySource::Bytes(Data::with_reservation(text, None));
     let mut response = Response::new(ResponseBody::new(text, context, None, None));
@@ -321,7 +321,7 @@ pub(super) fn health_response(
     meta: &RequestMeta,
     health: HealthResult,
 ) -> Response<ResponseBody> {
-    let must_close = context.connection.is_draining() || !context.server.limits.keepalive;
+    let must_close = context.connection.closes_after_response() || !context.server.limits.keepalive;
     let (status, text) = health_status_and_text(health);
     let text = BodySource::Bytes(Data::with_reservation(Bytes::from_static(text.as_bytes()), None));
     let mut response = Response::new(ResponseBody::new(text, context, None, None));

@@ -62,6 +62,8 @@ refusal_kinds! {
     FirstBoot => "first_boot",
     /// The listener has TLS, and the client sent HTTP without it.
     PlainHttp => "plain_http",
+    /// The beginning of the request was lost in a restart of the daemon.
+    LostInRestart => "lost_in_restart",
     /// The TLS handshake failed.
     TlsHandshake => "tls_handshake",
     /// The body did not arrive within `timeouts.body` or at `limits.body_rate`.

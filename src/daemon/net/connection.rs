@@ -5,17 +5,20 @@
 //! timeout is therefore up to half a second late; it is early by at most one tick of the kernel's
 //! coarse clock, 10 ms.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::detached::DetachedConnection;
 use super::directive::Directive;
 use super::eviction::Evictable;
 use super::interim::InterimSlot;
 use super::limits::ConnectionLimits;
 use super::output::OutputProgress;
 use super::peer::{Client, Peer};
+use super::phase::Phase;
 use super::registry::Registry;
 use super::streams::StreamTable;
 
@@ -25,37 +28,6 @@ const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// Time for which a connection in [`Phase::Lingering`] reads and drops input.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The phase of a connection; it decides which timeout applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    /// Accepted, nothing received: `timeouts.header`.
-    New = 0,
-    /// Part of a head received: `timeouts.header`.
-    Head = 1,
-    /// A request is in progress; the dispatcher and the body reader have their own timeouts.
-    Busy = 2,
-    /// Between requests: `timeouts.keepalive`.
-    Idle = 3,
-    /// The last response is sent; remaining input is read and dropped for [`LINGER_TIMEOUT`].
-    Lingering = 4,
-    /// A WebSocket, which sets its own timeouts with [`Connection::set_alarm`].
-    WebSocket = 5,
-}
-
-impl Phase {
-    fn from_byte(byte: u8) -> Self {
-        match byte {
-            0 => Self::New,
-            1 => Self::Head,
-            2 => Self::Busy,
-            3 => Self::Idle,
-            4 => Self::Lingering,
-            _ => Self::WebSocket,
-        }
-    }
-}
 
 /// The reason why a connection was closed with a request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +101,8 @@ pub struct Connection {
     closed: AtomicBool,
     /// The daemon's shutdown closed the connection.
     shut_down: AtomicBool,
+    /// Set while the connection speaks HTTP/1 without TLS.
+    can_move: AtomicBool,
     /// Set by a WebSocket.
     alarm: Alarm,
     /// The connection task's waker, stored once: it does not change.
@@ -162,6 +136,7 @@ impl Connection {
             abandoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             shut_down: AtomicBool::new(false),
+            can_move: AtomicBool::new(false),
             alarm: Alarm::default(),
             waker: OnceLock::new(),
         }
@@ -218,6 +193,47 @@ impl Connection {
     /// Notes a request that the daemon answers without a worker, for `daemon.idle_exit`.
     pub fn mark_use(&self) {
         self.registry.mark_use();
+    }
+
+    /// Continues a connection of the previous daemon in its phase.
+    pub(super) fn resume(&self, phase: Phase, since: u32) {
+        self.set_phase(phase);
+        self.phase_since.store(since, Ordering::Relaxed);
+    }
+
+    /// Notes whether the next daemon can continue the connection: it speaks HTTP/1 without TLS.
+    pub fn set_movable(&self, can_move: bool) {
+        self.can_move.store(can_move, Ordering::Relaxed);
+        if !can_move && self.directive() == Directive::HandOver {
+            self.directive.store(Directive::None as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// True if the drain may choose the connection for the next daemon.
+    pub(super) fn is_movable(&self) -> bool {
+        self.can_move.load(Ordering::Relaxed)
+            && matches!(self.phase(), Phase::New | Phase::Head | Phase::Busy | Phase::Idle)
+    }
+
+    /// True if the connection must leave HTTP now, for the next daemon: no request is in progress,
+    /// and every response is written.
+    pub fn should_hand_over(&self) -> bool {
+        self.directive() == Directive::HandOver
+            && matches!(self.phase(), Phase::New | Phase::Head | Phase::Idle)
+            && !self.write_blocked.load(Ordering::Relaxed)
+    }
+
+    /// True if the drain ends the connection after its response, which then carries `Connection:
+    /// close`. False if the next daemon continues the connection.
+    pub fn closes_after_response(&self) -> bool {
+        self.is_draining() && self.directive() != Directive::HandOver
+    }
+
+    /// Stores the connection's socket for the next daemon.
+    pub(super) fn hand_over(&self, socket: OwnedFd, unread: Vec<u8>) {
+        let (client, phase) = (Client { peer: self.peer.clone(), https: self.https }, self.phase());
+        let (listener, phase_since) = (self.listener, self.phase_since.load(Ordering::Relaxed));
+        self.registry.detach(DetachedConnection { socket, listener, client, phase, phase_since, unread });
     }
 
     /// Makes the connection end with a reset, because the response was aborted. After a plain
@@ -396,7 +412,7 @@ impl Connection {
         Duration::from_millis(u64::from(self.registry.now().wrapping_sub(since)))
     }
 
-    /// True while the daemon drains: responses carry `Connection: close`.
+    /// True while the daemon drains.
     pub fn is_draining(&self) -> bool {
         self.registry.is_draining()
     }

@@ -15,6 +15,8 @@ pub(super) enum Directive {
     HeadTimeout = 3,
     /// End the connection now, even within a response.
     Abort = 4,
+    /// The drain: leave HTTP as soon as no request is in progress, for the next daemon.
+    HandOver = 5,
 }
 
 impl Directive {
@@ -24,6 +26,7 @@ impl Directive {
             1 => Self::CloseIdle,
             2 => Self::Evict,
             3 => Self::HeadTimeout,
+            5 => Self::HandOver,
             _ => Self::Abort,
         }
     }

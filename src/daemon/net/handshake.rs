@@ -25,8 +25,9 @@ use tokio_rustls::rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio_rustls::server::Accept;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
-use super::connection::{Connection, Phase};
+use super::connection::Connection;
 use super::directive::Directive;
+use super::phase::Phase;
 use super::record_transport::RecordTransport;
 use super::socket::ClientSocket;
 use super::stream::ClientStream;

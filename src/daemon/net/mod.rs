@@ -5,8 +5,10 @@
 //! [`ConnectionTracker`] holds all connections, counts them and checks their timeouts.
 
 mod accept;
+mod adopt;
 mod client_limit;
 mod connection;
+mod detached;
 mod directive;
 mod eviction;
 mod file_output;
@@ -16,6 +18,7 @@ mod limits;
 mod listener;
 mod output;
 mod peer;
+mod phase;
 mod proxy_protocol;
 mod record_transport;
 mod registry;
@@ -27,7 +30,9 @@ mod tracker;
 mod trusted;
 
 pub use accept::accept;
-pub use connection::{CloseReason, Connection, Phase};
+pub use adopt::{Adopted, StoredConnection};
+pub use connection::{CloseReason, Connection};
+pub use detached::{ConnectionRecord, DetachedConnection, StateError, cookie, decode, encode};
 pub use file_output::{FileOutput, MAX_FILE_PART};
 pub use handshake::{FailedHandshake, HandshakeOutcome, HandshakeThreads, ListenerTls, NewConnection};
 pub use interim::InterimSlot;
@@ -35,6 +40,7 @@ pub use limits::ConnectionLimits;
 pub use listener::{BindError, Listener};
 pub use output::OutputProgress;
 pub use peer::Peer;
+pub use phase::Phase;
 pub use proxy_protocol::ProxyProtocol;
 pub use stream::{ClientStream, Transport};
 pub use tracker::ConnectionTracker;

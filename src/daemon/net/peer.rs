@@ -14,9 +14,14 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Returns the peer with this address; `ip` is `None` on a unix socket.
+    pub(super) fn new(ip: Option<IpAddr>, port: u16) -> Self {
+        Self { ip, address: ip.map(|ip| ip.to_string()).unwrap_or_default(), port }
+    }
+
     /// Returns the peer of a unix socket, which has no address.
     pub fn unix() -> Self {
-        Self { ip: None, address: String::new(), port: 0 }
+        Self::new(None, 0)
     }
 }
 
@@ -38,7 +43,6 @@ impl From<Peer> for Client {
 impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
         // A dual-stack listener reports an IPv4 client as `::ffff:192.0.2.1`.
-        let ip = address.ip().to_canonical();
-        Self { ip: Some(ip), address: ip.to_string(), port: address.port() }
+        Self::new(Some(address.ip().to_canonical()), address.port())
     }
 }

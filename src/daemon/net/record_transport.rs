@@ -17,7 +17,8 @@ use std::task::{Context, Poll, ready};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{Connection, Phase};
+use super::connection::Connection;
+use super::phase::Phase;
 use super::socket::ClientSocket;
 
 /// A socket as rustls reads and writes it.

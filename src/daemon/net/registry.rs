@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::client_limit::ClientLimit;
+use super::detached::DetachedConnection;
 use super::peer::Peer;
 
 /// Open connections, the coarse clock and the drain flag.
@@ -28,6 +29,8 @@ pub(super) struct Registry<C> {
     closed: Notify,
     /// Notified when the first connection is opened: the sweep has work again.
     opened: Notify,
+    /// The connections that the drain has taken out of HTTP, for the next daemon.
+    detached: Mutex<Vec<DetachedConnection>>,
 }
 
 #[derive(Debug)]
@@ -50,6 +53,7 @@ impl<C> Registry<C> {
             slots: Mutex::new(RegistrySlots { connections: Vec::new(), free: Vec::new(), count: 0, clients }),
             closed: Notify::new(),
             opened: Notify::new(),
+            detached: Mutex::default(),
         }
     }
 
@@ -138,6 +142,16 @@ impl<C> Registry<C> {
         }
         drop(slots);
         self.closed.notify_waiters();
+    }
+
+    /// Keeps a connection for the next daemon.
+    pub(super) fn detach(&self, connection: DetachedConnection) {
+        self.detached.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+
+    /// Takes the connections that are for the next daemon.
+    pub(super) fn take_detached(&self) -> Vec<DetachedConnection> {
+        std::mem::take(&mut *self.detached.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the number of open connections.

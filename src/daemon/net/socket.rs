@@ -1,11 +1,14 @@
 //! The socket of an accepted connection.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
+use rustix::net::{AddressFamily, sockopt};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
+
+use super::peer::Peer;
 
 /// A connected socket by address family.
 #[derive(Debug)]
@@ -14,7 +17,32 @@ pub(super) enum ClientSocket {
     Unix(UnixStream),
 }
 
+impl AsFd for ClientSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
 impl ClientSocket {
+    /// Registers a non-blocking socket of the previous daemon with the current reactor.
+    pub(super) fn from_stored(fd: OwnedFd) -> io::Result<Self> {
+        Ok(match sockopt::socket_domain(&fd)? {
+            AddressFamily::UNIX => Self::Unix(UnixStream::from_std(fd.into())?),
+            _ => Self::Tcp(TcpStream::from_std(fd.into())?),
+        })
+    }
+
+    /// Returns the address of the peer.
+    pub(super) fn peer(&self) -> io::Result<Peer> {
+        match self {
+            Self::Tcp(socket) => Ok(socket.peer_addr()?.into()),
+            Self::Unix(_) => Ok(Peer::unix()),
+        }
+    }
+
     /// Calls `write` when the socket is writable, until `write` succeeds or fails for good.
     pub(super) fn poll_write_with(
         &self,

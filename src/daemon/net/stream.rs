@@ -11,8 +11,9 @@ use std::task::{Context, Poll, ready};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{Connection, Phase};
+use super::connection::Connection;
 use super::directive::Directive;
+use super::phase::Phase;
 use super::socket::ClientSocket;
 use super::tls_socket::TlsSocket;
 use crate::tls::TlsSession;
@@ -81,6 +82,21 @@ impl ClientStream {
         Some(format!("unix, {pid}uid {}", credentials.uid()).into())
     }
 
+    /// True without TLS.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.io, StreamIo::Plain(_))
+    }
+
+    /// Takes the socket out of service, for the next daemon. `unread` are the bytes that were read
+    /// and belong to no request that was served.
+    pub fn hand_over(self, unread: Vec<u8>) {
+        // The stream's own descriptor is registered with the reactor, and is closed.
+        match self.socket().as_fd().try_clone_to_owned() {
+            Ok(socket) => self.connection.hand_over(socket, unread),
+            Err(error) => tracing::debug!(%error, "cannot keep a connection for the next daemon, closing it"),
+        }
+    }
+
     fn socket(&self) -> &ClientSocket {
         match &self.io {
             StreamIo::Plain(socket) => socket,
@@ -99,10 +115,10 @@ impl ClientStream {
         match (self.connection.directive(), self.connection.phase()) {
             (Directive::Abort, _) => Poll::Ready(Err(self.abort())),
             (Directive::CloseIdle | Directive::Evict, Phase::New | Phase::Idle) => Poll::Ready(Ok(())),
+            // `http` checks `Connection::should_hand_over`, too.
+            (Directive::HandOver, _) if self.connection.should_hand_over() => Poll::Ready(Ok(())),
             // `http` checks `Connection::is_head_overdue` and answers 408.
-            (Directive::None | Directive::CloseIdle | Directive::Evict | Directive::HeadTimeout, _) => {
-                Poll::Pending
-            }
+            _ => Poll::Pending,
         }
     }
 
@@ -118,10 +134,7 @@ impl ClientStream {
     /// After an orderly close over TCP this is false: it looks as if the client had only shut down
     /// its sending half.
     pub fn is_hung_up(&self) -> bool {
-        let fd = match self.socket() {
-            ClientSocket::Tcp(socket) => socket.as_fd(),
-            ClientSocket::Unix(socket) => socket.as_fd(),
-        };
+        let fd = self.socket().as_fd();
         // POLLHUP and POLLERR are always reported (poll(2)).
         let mut fds = [PollFd::new(&fd, PollFlags::empty())];
         match poll(&mut fds, Some(&Timespec::default())) {

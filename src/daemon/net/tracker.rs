@@ -3,15 +3,17 @@
 //! `accept` waits here for capacity and registers connections; `edge` runs
 //! [`ConnectionTracker::sweep`], updates the coarse clock and drains.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Phase};
+use super::connection::Connection;
+use super::detached::DetachedConnection;
 use super::directive::Directive;
 use super::eviction::EvictionCandidates;
 use super::limits::ConnectionLimits;
 use super::peer::{Client, Peer};
+use super::phase::Phase;
 use super::registry::Registry;
 
 /// Tracks all connections of the daemon.
@@ -22,6 +24,8 @@ pub struct ConnectionTracker {
     candidates: Mutex<EvictionCandidates<Connection>>,
     /// The warning about `limits.connections` was logged and still applies.
     limit_reported: AtomicBool,
+    /// Connections that a drain may still choose for the next daemon.
+    hand_over_left: AtomicUsize,
 }
 
 /// The limit warning is logged again after the limit divided by this was free.
@@ -56,6 +60,7 @@ impl ConnectionTracker {
             registry: Arc::new(registry),
             candidates: Mutex::default(),
             limit_reported: AtomicBool::new(false),
+            hand_over_left: AtomicUsize::new(0),
         })
     }
 
@@ -187,19 +192,49 @@ impl ConnectionTracker {
         }
     }
 
-    /// Makes responses carry `Connection: close` from now on.
-    pub fn begin_drain(&self) {
+    /// Chooses up to `hand_over` connections for the next daemon. From now on, responses on all
+    /// others carry `Connection: close`.
+    pub fn begin_drain(&self, hand_over: usize) {
+        self.hand_over_left.store(hand_over, Ordering::Relaxed);
+        for connection in self.registry.connections() {
+            self.choose_for_hand_over(&connection);
+        }
         self.registry.begin_drain();
     }
 
-    /// Closes idle connections, lets busy ones finish, and aborts the rest at the deadline. Returns
+    /// Returns true if the next daemon continues the connection. Called repeatedly while the daemon
+    /// drains.
+    fn choose_for_hand_over(&self, connection: &Connection) -> bool {
+        let is_chosen = connection.directive() == Directive::HandOver;
+        if !connection.is_movable() || connection.directive() == Directive::Abort {
+            return false;
+        }
+        if is_chosen {
+            if connection.should_hand_over() {
+                connection.wake();
+            }
+            return true;
+        }
+        let take = |left: usize| left.checked_sub(1);
+        let has_room = self.hand_over_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+        if has_room {
+            connection.set_directive(Directive::HandOver);
+        }
+        has_room
+    }
+
+    /// Takes the connections that are for the next daemon.
+    pub fn take_detached(&self) -> Vec<DetachedConnection> {
+        self.registry.take_detached()
+    }
+
+    /// Detaches the connections that are for the next daemon, closes idle ones, lets busy ones finish, and aborts the rest at the deadline. Returns
     /// when none is left.
     ///
     /// A connection that was busy a moment ago is closed only after a grace of one second: its
     /// client may be sending the next request, and would see a reset. That request's response
     /// carries `Connection: close`.
     pub async fn drain(&self, deadline: Instant) {
-        self.begin_drain();
         let mut aborted = false;
         loop {
             let closed = self.registry.closed();
@@ -208,7 +243,9 @@ impl ConnectionTracker {
             }
             self.tick();
             for connection in self.registry.connections() {
-                connection.close_if_idle();
+                if !self.choose_for_hand_over(&connection) {
+                    connection.close_if_idle();
+                }
             }
             if !aborted && Instant::now() >= deadline {
                 aborted = true;

@@ -65,7 +65,8 @@ impl Daemon {
             Action::DrainEdge { deadline } => {
                 self.timers.stop_by = Some(deadline);
                 self.dispatcher.close_websockets();
-                self.edge.drain(deadline, edge_notice_sink(&self.messages_tx));
+                let hand_over = self.hand_over_limit(deadline);
+                self.edge.drain(deadline, hand_over, edge_notice_sink(&self.messages_tx));
             }
             Action::Unavailable(reason) => self.dispatcher.set_unavailable(reason.as_deref()),
             Action::Presence(presence) => self.dispatcher.set_presence(presence),
@@ -74,6 +75,13 @@ impl Daemon {
             Action::Exit { .. } => {}
         }
         Vec::new()
+    }
+
+    /// Returns the number of connections that the drain may keep for the next daemon: none if the
+    /// daemon stops at once or for good.
+    fn hand_over_limit(&self, deadline: Instant) -> usize {
+        let has_time = deadline > Instant::now();
+        if has_time && !self.supervisor.ends_for_good() { self.host.hand_over } else { 0 }
     }
 
     /// Kills a worker. If its generation has a hook `worker_abort`, the worker first gets

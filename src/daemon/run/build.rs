@@ -18,7 +18,7 @@ use super::system::{self, AutoLimits, FileLimit, Host};
 use super::terminal_log::TerminalLog;
 use super::{
     Daemon, Generations, MemoryWatch, OperatorLog, Reloads, SignalStreams, StackDumps, Startup, StartupError,
-    StatusLine, Timers, generations,
+    StatusLine, Timers, generations, hand_over,
 };
 use crate::cli::Invocation;
 use crate::config::Config;
@@ -31,7 +31,7 @@ use crate::journal::output::WorkerOutput;
 use crate::journal::requests::Journal;
 use crate::journal::thread::LogThread;
 use crate::link::Reactor;
-use crate::net::{ConnectionTracker, Listener};
+use crate::net::{ConnectionTracker, Listener, StoredConnection};
 use crate::pool::{self, Pool};
 use crate::supervise::Supervisor;
 use crate::systemd::cgroup::Delegation;
@@ -55,8 +55,8 @@ impl Daemon {
         let entered = runtime.enter();
         let signals = SignalStreams::new().map_err(StartupError::system("handle signals"))?;
         let tls = load_tls(config)?;
-        let is_socket_activated = !inherited.is_empty();
-        let listeners = listeners(config, inherited, tls.as_ref())?;
+        let is_socket_activated = !inherited.listeners.is_empty();
+        let listeners = listeners(config, inherited.listeners, tls.as_ref())?;
         let extension =
             pool::find_extension().map_err(|error| StartupError::config_reason(error.to_string()))?;
         let operator_log = log_start(config, &listeners, destination);
@@ -66,8 +66,9 @@ impl Daemon {
         let (messages_tx, messages_rx) = unbounded_channel();
         let control = listen_for_commands(config, &messages_tx, delegation.as_ref())?;
         let reloads = Reloads::new(host.is_supervised);
+        let stored = hand_over::take_over(inherited.stored, &listeners, &config.listen);
         let (edge, dispatcher, journal) =
-            start_edge(config, host.auto_limits, listeners, &messages_tx, &reloads)?;
+            start_edge(config, host.auto_limits, listeners, stored, &messages_tx, &reloads)?;
         let pool = start_pool(extension, delegation, &files, output);
         let memory_events = pool
             .memory_watch_fd()
@@ -179,6 +180,7 @@ fn host(config: &Config, files: &FileLimit, listeners: &[Listener]) -> Host {
         is_socket_activated: false,
         listeners: listeners.iter().map(Listener::info).collect::<Vec<ListenerInfo>>(),
         auto_limits: AutoLimits::new(files.own, config.workers.count.resolve(cores)),
+        hand_over: hand_over::capacity(files.inherited),
     }
 }
 
@@ -187,6 +189,7 @@ fn start_edge(
     config: &Config,
     auto_limits: AutoLimits,
     listeners: Vec<Listener>,
+    stored: Vec<StoredConnection>,
     messages: &UnboundedSender<MainMessage>,
     reloads: &Reloads,
 ) -> Result<(Edge, &'static Dispatcher, LogThread), StartupError> {
@@ -204,7 +207,7 @@ fn start_edge(
         listener.proxy_protocol.set(generations::proxy_senders(config, &listener.name));
     }
     let server = Server::new(dispatcher, settings, system::spool_directory(), journal);
-    let edge = Edge::start(listeners, dispatcher, connections, server, edge_notice_sink(messages))
+    let edge = Edge::start(listeners, stored, dispatcher, connections, server, edge_notice_sink(messages))
         .map_err(StartupError::system("start the edge thread"))?;
     Ok((edge, dispatcher, journal_thread))
 }

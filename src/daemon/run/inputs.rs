@@ -9,7 +9,7 @@ use rgun_channel::control::{self, Command, FailureKind, Interface};
 
 use super::messages::MainMessage;
 use super::stack_dumps::DumpReason;
-use super::{Daemon, request_log};
+use super::{Daemon, hand_over, request_log};
 use crate::dispatch::Notice;
 use crate::edge::EdgeNotice;
 use crate::error_chain::Chain;
@@ -28,7 +28,10 @@ impl Daemon {
     /// Handles a message to the main loop. Returns the events that follow from it.
     pub(super) fn on_message(&mut self, message: MainMessage) -> Vec<Event> {
         match message {
-            MainMessage::Edge(EdgeNotice::Drained) => vec![Event::EdgeDrained],
+            MainMessage::Edge(EdgeNotice::Drained) => {
+                hand_over::store_detached(&self.edge);
+                vec![Event::EdgeDrained]
+            }
             MainMessage::Edge(EdgeNotice::AcceptFailed { listener, error }) => {
                 tracing::error!(
                     message_id = OperatorEvent::AcceptFailed.id(),

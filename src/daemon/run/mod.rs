@@ -16,6 +16,7 @@
 //! | `status.rs` | the `STATUS=` line |
 //! | `generations.rs` | the configurations of the generations, and settings derived from them |
 //! | `file_settings.rs` | the settings of static files |
+//! | `hand_over.rs` | passing idle connections to the next daemon |
 //! | `reload.rs` | reloads: reading the configuration again, going live, the reply |
 //! | `reload_state.rs` | the data about reloads |
 //! | `control_socket.rs` | the control socket |
@@ -45,6 +46,7 @@ mod error;
 mod file_settings;
 mod file_watch;
 mod generations;
+mod hand_over;
 mod idle_exit;
 mod inputs;
 mod leftovers;
@@ -90,7 +92,7 @@ use crate::journal::output::WorkerOutput;
 use crate::journal::thread::LogThread;
 use crate::pool::Pool;
 use crate::supervise::{Action, Event, Supervisor};
-use crate::systemd::listen::{self, InheritedListener};
+use crate::systemd::listen::{self, InheritedDescriptors};
 use crate::systemd::notify;
 
 use self::conf_hooks::ConfHooks;
@@ -119,7 +121,7 @@ const OUTPUT_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn serve(invocation: &Invocation) -> ExitCode {
     let config = &invocation.config;
     // Before any thread starts, because it removes environment variables, which is not thread-safe.
-    let inherited = listen::take_listeners();
+    let inherited = listen::take_descriptors();
     let hidden = system::hide_memory();
     let destination = match daemon_log::start(&config.log) {
         Ok(destination) => destination,
@@ -143,7 +145,7 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
         // If the log is text on standard error, the hooks print there themselves, in the right order.
         let has_entries = destination == Destination::Journal || config.log.format == LogFormat::Json;
         let output_of_hooks = output.as_ref().filter(|_| has_entries);
-        let conf_hooks = ConfHooks::start(invocation, &inherited, output_of_hooks)?;
+        let conf_hooks = ConfHooks::start(invocation, &inherited.listeners, output_of_hooks)?;
         Daemon::build(invocation, Startup { destination, inherited, output, conf_hooks })
     });
     let status = match built {
@@ -161,8 +163,8 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
 /// The parts of the daemon that exist before the others are built.
 struct Startup {
     destination: Destination,
-    /// The sockets that systemd passed.
-    inherited: Vec<InheritedListener>,
+    /// The descriptors that systemd passed.
+    inherited: InheritedDescriptors,
     /// Reads what workers and hooks print. `None` if they inherit the daemon's standard output.
     output: Option<WorkerOutput>,
     conf_hooks: ConfHooks,
@@ -335,6 +337,8 @@ impl Daemon {
 
     /// Ends the threads, in the order in which they write to each other.
     fn finish(self) {
+        // After a drain that timed out, connections may have become idle since.
+        hand_over::store_detached(&self.edge);
         let Self { edge, journal, pool, control, conf_hooks, operator_log, .. } = self;
         drop(control);
         edge.stop();

@@ -29,6 +29,8 @@ pub(super) struct Host {
     pub(super) listeners: Vec<ListenerInfo>,
     /// The limits for keys that are `"auto"`.
     pub(super) auto_limits: AutoLimits,
+    /// Idle connections that a stop can hand over to the next daemon.
+    pub(super) hand_over: usize,
 }
 
 /// Takes over the cgroup that systemd delegates. `None` if there is none; the daemon works without

@@ -23,6 +23,12 @@ impl Supervisor {
         }
     }
 
+    /// True if systemd does not start the daemon again after this stop: its start has failed, or it
+    /// is not used.
+    pub fn ends_for_good(&self) -> bool {
+        self.fatal_exit.is_some() || self.is_unused
+    }
+
     /// Drains the edge, after a departure if there is one. Workers are asked to exit once the edge
     /// is drained.
     pub(super) fn stop(&mut self, now: Instant) {

@@ -1,5 +1,5 @@
 //! Socket activation: takes over the listening sockets that systemd passes, with their names
-//! (sd_listen_fds(3)).
+//! (sd_listen_fds(3)), and the descriptors from its store.
 
 use std::env;
 use std::io;
@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
+use super::fd_store::{self, StoredDescriptor};
 use listenfd::ListenFd;
 use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
@@ -28,6 +29,15 @@ pub enum InheritedSocket {
     Tcp(TcpListener),
     /// `AF_UNIX`, `SOCK_STREAM`.
     Unix(UnixListener),
+}
+
+/// The descriptors that systemd has passed.
+#[derive(Debug, Default)]
+pub struct InheritedDescriptors {
+    /// The sockets of socket units.
+    pub listeners: Vec<InheritedListener>,
+    /// The descriptors from the store.
+    pub stored: Vec<StoredDescriptor>,
 }
 
 /// An error in the sockets that systemd has passed.
@@ -60,17 +70,16 @@ pub enum ListenError {
     },
 }
 
-/// Takes the passed sockets. Returns an empty vector if this process was not socket-activated
-/// (`LISTEN_PID` is absent or another process's). Removes the variables, so it must be called
-/// before the process has other threads.
+/// Takes the passed descriptors. Returns none if `LISTEN_PID` is absent or another process's.
+/// Removes the variables, so it must be called before the process has other threads.
 ///
 /// # Errors
 /// If a descriptor is not a listening stream socket, or `LISTEN_FDS` names none.
-pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
+pub fn take_descriptors() -> Result<InheritedDescriptors, ListenError> {
     let is_for_this_process = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     // `ListenFd` also takes descriptors when LISTEN_PID is absent, which sd_listen_fds(3) does not.
     if !is_for_this_process {
-        return Ok(Vec::new());
+        return Ok(InheritedDescriptors::default());
     }
     let count = env::var("LISTEN_FDS").ok();
     let names: Vec<String> = env::var("LISTEN_FDNAMES")
@@ -78,9 +87,10 @@ pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
         .unwrap_or_default();
     let mut passed = ListenFd::from_env();
     if passed.len() == 0 {
-        return count.map_or_else(|| Ok(Vec::new()), |count| Err(ListenError::NoSockets(count)));
+        return count
+            .map_or_else(|| Ok(InheritedDescriptors::default()), |count| Err(ListenError::NoSockets(count)));
     }
-    let mut sockets = Vec::new();
+    let mut descriptors = InheritedDescriptors::default();
     for index in 0..passed.len() {
         let name = names.get(index).filter(|name| !name.is_empty()).cloned();
         let name = name.unwrap_or_else(|| "unknown".to_owned());
@@ -90,18 +100,26 @@ pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
         // SAFETY: LISTEN_PID names this process and LISTEN_FDS covers this number, so the
         // descriptor is open and has no other owner; `take_raw_fd` returns each once.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let socket = into_listener(fd, &name)?;
-        sockets.push(InheritedListener { name, socket });
+        match fd_store::stored_name(&name) {
+            // A socket unit may have the name of a stored descriptor.
+            Some(name) if !getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false) => {
+                set_close_on_exec(&fd).map_err(system)?;
+                descriptors.stored.push(StoredDescriptor { name, fd });
+            }
+            _ => {
+                let socket = into_listener(fd, &name)?;
+                descriptors.listeners.push(InheritedListener { name, socket });
+            }
+        }
     }
-    Ok(sockets)
+    Ok(descriptors)
 }
 
 /// Checks that a descriptor is a listening stream socket; sets close-on-exec and non-blocking mode.
 fn into_listener(fd: OwnedFd, name: &str) -> Result<InheritedSocket, ListenError> {
     let system = |source: io::Error| ListenError::System { name: name.to_owned(), source };
     let unusable = |actual| ListenError::Unusable { name: name.to_owned(), fd: fd.as_raw_fd(), actual };
-    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
-        .map_err(|errno| system(errno.into()))?;
+    set_close_on_exec(&fd).map_err(system)?;
     let family = match family(fd.as_fd()) {
         Ok(family) => family,
         Err(nix::errno::Errno::ENOTSOCK) => return Err(unusable("not a socket")),
@@ -130,6 +148,11 @@ fn into_listener(fd: OwnedFd, name: &str) -> Result<InheritedSocket, ListenError
     Ok(socket)
 }
 
+fn set_close_on_exec(fd: &OwnedFd) -> io::Result<()> {
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    Ok(())
+}
+
 fn family(fd: BorrowedFd<'_>) -> nix::Result<Option<AddressFamily>> {
     Ok(getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family())
 }
@@ -144,7 +167,7 @@ mod tests {
     #[test]
     fn descriptors_without_own_listen_pid_are_not_taken() {
         if env::var_os(CHILD_VARIABLE).is_some() {
-            assert!(take_listeners().expect("no error").is_empty());
+            assert!(take_descriptors().expect("no error").listeners.is_empty());
             return;
         }
         for listen_pid in [None, Some("1")] {

@@ -1,14 +1,15 @@
 //! The interface to systemd: inherited sockets (`LISTEN_*`), notifications (`NOTIFY_SOCKET`,
-//! `WATCHDOG_*`), the delegated cgroup.
+//! `WATCHDOG_*`), the file descriptor store, the delegated cgroup.
 
 pub mod cgroup;
+pub mod fd_store;
 pub mod listen;
 pub mod memory;
 pub mod notify;
 
 /// Environment variables of the systemd protocols that are meant for the daemon and not passed on
 /// to workers (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)).
-pub const OWN_VARIABLES: [&str; 10] = [
+pub const OWN_VARIABLES: [&str; 11] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
@@ -17,6 +18,7 @@ pub const OWN_VARIABLES: [&str; 10] = [
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
     "FDSTORE",
+    "RGUN_FDSTORE",
     "MEMORY_PRESSURE_WATCH",
     "MEMORY_PRESSURE_WRITE",
 ];

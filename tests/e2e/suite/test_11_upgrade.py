@@ -1,4 +1,4 @@
-"""An upgrade of the package under load: the configuration is kept, and no request is lost."""
+"""An upgrade of the package under load: the configuration is kept, and no request or connection is lost."""
 
 import pathlib
 import subprocess
@@ -41,6 +41,7 @@ def test_upgrade_under_load_loses_no_request_and_keeps_config(newer):
         load.wait_for_more(100)
     print(load)
     assert not load.faults, load
+    assert not load.retried, f"a kept connection was closed: {load}"
     assert host.main_pid() not in (0, before), "the old program is still running"
     assert host.CONFIG.read_text() == mine
     assert host.show("ActiveState", host.SOCKET) == "active"

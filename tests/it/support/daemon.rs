@@ -109,6 +109,11 @@ impl Daemon {
         self.wait_exit()
     }
 
+    /// True if the daemon has exited.
+    pub(crate) fn has_exited(&mut self) -> bool {
+        self.child.try_wait().expect("a child process").is_some()
+    }
+
     /// Waits until the daemon and all its descendants have exited.
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
         let begun = Instant::now();

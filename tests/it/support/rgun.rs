@@ -144,6 +144,14 @@ impl Rgun {
         self
     }
 
+    /// Passes descriptors from the store, as systemd does after a restart.
+    pub(crate) fn stored(mut self, stored: Vec<(String, OwnedFd)>) -> Self {
+        for (name, fd) in stored {
+            self = self.socket(&name, fd);
+        }
+        self
+    }
+
     /// Sets `LISTEN_PID`, which is otherwise the daemon's pid.
     pub(crate) fn listen_pid(mut self, pid: &str) -> Self {
         pid.clone_into(&mut self.listen_pid);

@@ -1,6 +1,7 @@
 //! Plays systemd and journald: receives notifications and entries, and passes sockets.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::client::Address;
 use super::{DEADLINE, Scratch};
@@ -26,23 +28,26 @@ pub(crate) struct NotifySocket {
     pub(crate) name: String,
     /// All assignments received, each with the time of receipt.
     pub(crate) assignments: Vec<(Instant, String)>,
+    /// The descriptors in the store, by name.
+    pub(crate) stored: Vec<(String, OwnedFd)>,
 }
 
 impl NotifySocket {
     pub(crate) fn at(scratch: &Scratch) -> Self {
         let path = scratch.join("notify");
         let socket = UnixDatagram::bind(&path).expect("a new path");
-        Self { socket, name: path.display().to_string(), assignments: Vec::new() }
+        Self { socket, name: path.display().to_string(), assignments: Vec::new(), stored: Vec::new() }
     }
 
     /// Receives one message. Returns false if none arrives within `timeout`.
     fn receive(&mut self, timeout: Duration) -> bool {
         self.socket.set_read_timeout(Some(timeout)).expect("a timeout that is not 0");
         let mut buffer = [0; 4096];
-        match self.socket.recv(&mut buffer) {
-            Ok(len) => {
+        match receive_with_descriptors(&self.socket, &mut buffer) {
+            Ok((len, descriptors)) => {
                 let now = Instant::now();
                 let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
+                self.update_store(&text, descriptors);
                 self.assignments.extend(text.lines().map(|line| (now, line.to_owned())));
                 true
             }
@@ -56,6 +61,21 @@ impl NotifySocket {
                 false
             }
             Err(error) => panic!("cannot read the notify socket: {error}"),
+        }
+    }
+
+    /// Stores or removes descriptors. Those of `BARRIER=1` are closed, which is its reply.
+    fn update_store(&mut self, message: &str, descriptors: Vec<OwnedFd>) {
+        let name = message.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("stored");
+        for line in message.lines() {
+            match line {
+                "FDSTORE=1" => {
+                    self.stored.extend(descriptors.into_iter().map(|fd| (name.to_owned(), fd)));
+                    return;
+                }
+                "FDSTOREREMOVE=1" => self.stored.retain(|(stored, _)| stored != name),
+                _ => {}
+            }
         }
     }
 
@@ -83,6 +103,19 @@ impl NotifySocket {
     pub(crate) fn wait(&mut self, beginning: &str) -> usize {
         self.wait_from(0, beginning)
     }
+}
+
+/// Receives one message and its descriptors (`SCM_RIGHTS`, unix(7)).
+fn receive_with_descriptors(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let received = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptors = control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect::<Vec<_>>(),
+        _ => Vec::new(),
+    });
+    Ok((received.bytes, descriptors.collect()))
 }
 
 /// Returns a listening TCP socket, as a socket unit creates it.

@@ -94,7 +94,14 @@ impl Site {
             response_rate: None,
         };
         let server = Server::new(dispatcher, settings(), std::env::temp_dir(), journal);
-        let edge = Edge::start(vec![listener], dispatcher, ConnectionTracker::new(limits), server, |_| {});
+        let edge = Edge::start(
+            vec![listener],
+            Vec::new(),
+            dispatcher,
+            ConnectionTracker::new(limits),
+            server,
+            |_| {},
+        );
         Self { dispatcher, edge: edge.expect("an edge thread"), socket, failed, incarnations: 0 }
     }
 }

@@ -45,6 +45,8 @@ pub(in crate::http) struct Wire {
     input_ended: bool,
     /// The connection began with the HTTP/2 preface; hyper gets the end of input instead.
     found_http2: bool,
+    /// The next daemon continues the connection; hyper got the end of input instead.
+    is_detached: bool,
 }
 
 /// Delivered to hyper in place of a refused head.
@@ -80,6 +82,7 @@ impl Wire {
             has_refused: false,
             input_ended: false,
             found_http2: false,
+            is_detached: false,
         }
     }
 
@@ -90,6 +93,17 @@ impl Wire {
         self.accepted_len = STAND_IN.len();
         self.has_refused = true;
         self
+    }
+
+    /// Makes hyper read these bytes of the client before those of the stream.
+    pub(in crate::http) fn resuming(mut self, unread: &[u8]) -> Self {
+        self.buffered.extend_from_slice(unread);
+        self
+    }
+
+    /// True if the next daemon continues the connection.
+    pub(in crate::http) fn is_detached(&self) -> bool {
+        self.is_detached
     }
 
     /// True if the client speaks HTTP/2. The HTTP/2 server must then get the parts of this
@@ -175,6 +189,8 @@ impl Wire {
             }
             let outcome = if self.buffered.is_empty() {
                 ready!(self.poll_read_direct(cx, buf))?
+            } else if self.context.connection.should_hand_over() {
+                ReadOutcome::Eof
             } else {
                 match self.framing.accept(&mut self.buffered) {
                     Ok(0) => {}
@@ -195,8 +211,12 @@ impl Wire {
                 }
             };
             match outcome {
+                ReadOutcome::Accepted => return Poll::Ready(Ok(())),
                 // After end of input within a head there is no request to answer.
-                ReadOutcome::Accepted | ReadOutcome::Eof => return Poll::Ready(Ok(())),
+                ReadOutcome::Eof => {
+                    self.is_detached = self.context.connection.should_hand_over();
+                    return Poll::Ready(Ok(()));
+                }
                 ReadOutcome::Buffered => {}
             }
         }
@@ -326,7 +346,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.found_http2 {
+        if self.found_http2 || self.is_detached {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)

@@ -42,4 +42,6 @@ pub enum Violation {
     SlowHead,
     /// The listener has TLS, and the client sent HTTP without it.
     PlainHttp,
+    /// The beginning of the request is lost in a restart of the daemon.
+    LostInRestart,
 }

@@ -1,0 +1,64 @@
+//! Opens connections of the previous daemon again.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::detached::ConnectionRecord;
+use super::socket::ClientSocket;
+use super::stream::ClientStream;
+use super::tracker::ConnectionTracker;
+
+/// A connection of the previous daemon, for [`ConnectionTracker::adopt`].
+#[derive(Debug)]
+pub struct StoredConnection {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// The connection's record; `None` if it is lost or cannot be read.
+    pub record: Option<ConnectionRecord>,
+    /// Index of the listener whose settings apply; `None` if there is no such listener any more,
+    /// so that the connection must be closed.
+    pub listener: Option<u16>,
+}
+
+/// An adopted connection.
+#[derive(Debug)]
+pub enum Adopted {
+    /// To be served. The bytes were read by the previous daemon and come before those of the
+    /// stream.
+    Resumed(ClientStream, Vec<u8>),
+    /// The client has begun a request that cannot be served: answer 503 and close.
+    Refused(ClientStream),
+    /// The client waits for nothing: close.
+    Idle(ClientStream),
+}
+
+impl ConnectionTracker {
+    /// Opens a connection of the previous daemon. Must be called on the reactor.
+    ///
+    /// # Errors
+    /// The descriptor is not a socket of a client, or cannot be registered with the reactor.
+    pub fn adopt(&self, stored: StoredConnection) -> io::Result<Adopted> {
+        let StoredConnection { socket, record, listener } = stored;
+        // Without a record, bytes that the previous daemon has read are lost.
+        let has_input = match &record {
+            Some(record) if !record.unread.is_empty() => true,
+            _ => rustix::io::ioctl_fionread(&socket)? > 0,
+        };
+        let socket = ClientSocket::from_stored(socket)?;
+        match (record, listener) {
+            (Some(record), Some(listener)) => {
+                let connection = self.register(record.client, listener);
+                connection.resume(record.phase, record.phase_since);
+                Ok(Adopted::Resumed(ClientStream::new(socket, connection), record.unread))
+            }
+            (record, listener) => {
+                let client = match record {
+                    Some(record) => record.client,
+                    None => socket.peer()?.into(),
+                };
+                let stream = ClientStream::new(socket, self.register(client, listener.unwrap_or_default()));
+                Ok(if has_input { Adopted::Refused(stream) } else { Adopted::Idle(stream) })
+            }
+        }
+    }
+}

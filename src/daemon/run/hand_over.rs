@@ -1,0 +1,115 @@
+//! Hands idle connections over to the next daemon through systemd's fd store, and takes over those
+//! of the previous one.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use crate::config::{FDSTORE_VARIABLE, Listen};
+use crate::edge::Edge;
+use crate::error_chain::Chain;
+use crate::net::{ConnectionRecord, Listener, StoredConnection, cookie, decode, encode};
+use crate::systemd::fd_store::{self, CONNECTION_NAME, STATE_NAME, StoredDescriptor};
+
+/// Time allowed for systemd to process the messages to its store.
+const SYNCHRONIZE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Descriptors that the next process needs besides the stored ones until it has raised its limit:
+/// listening sockets, standard streams, libraries.
+const RESERVED_FDS: u64 = 64;
+
+/// Returns the number of connections that can be handed over. `soft_limit` is the limit of open
+/// files with which the next process starts: systemd cannot start a service to which it must pass
+/// more descriptors.
+pub(super) fn capacity(soft_limit: Option<u64>) -> usize {
+    // While systemd moves descriptors to the numbers from 3 on, it has some of them twice.
+    let limit = soft_limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit.saturating_sub(RESERVED_FDS) / 2).unwrap_or(usize::MAX)
+    });
+    // The state needs a place, too.
+    fd_store::capacity(FDSTORE_VARIABLE).min(limit).saturating_sub(1)
+}
+
+/// Sends the connections that the drain has detached to the fd store.
+pub(super) fn store_detached(edge: &Edge) {
+    let connections = edge.take_detached();
+    if connections.is_empty() {
+        return;
+    }
+    let store = || -> io::Result<()> {
+        // The state is first: a stored connection without a record could only be closed.
+        let state = fd_store::seal(&encode(&connections, edge.listener_names())?)?;
+        fd_store::store(STATE_NAME, &[state.as_fd()])?;
+        let sockets: Vec<_> = connections.iter().map(|connection| connection.as_fd()).collect();
+        fd_store::store(CONNECTION_NAME, &sockets)?;
+        fd_store::synchronize(SYNCHRONIZE_TIMEOUT)
+    };
+    let n_connections = connections.len();
+    match store() {
+        Ok(()) => tracing::info!(
+            rgun.connections = n_connections,
+            "stored {n_connections} idle connections in systemd's fd store: a restart continues them"
+        ),
+        Err(error) => tracing::warn!(
+            %error,
+            "cannot store {n_connections} idle connections in systemd's fd store; the next rgun may close them"
+        ),
+    }
+}
+
+/// Returns the connections of the previous daemon, and removes them from the fd store.
+pub(super) fn take_over(
+    stored: Vec<StoredDescriptor>,
+    listeners: &[Listener],
+    config: &Listen,
+) -> Vec<StoredConnection> {
+    if stored.is_empty() {
+        return Vec::new();
+    }
+    // Otherwise, a connection that this daemon closes would stay open in the store.
+    fd_store::remove(CONNECTION_NAME);
+    fd_store::remove(STATE_NAME);
+    let (states, sockets): (Vec<_>, Vec<_>) =
+        stored.into_iter().partition(|stored| stored.name == STATE_NAME);
+    let mut records = HashMap::new();
+    for state in states {
+        match read_state(state.fd) {
+            Ok(read) => records.extend(read),
+            Err(reason) => tracing::warn!("closing connections of the previous rgun: {reason}"),
+        }
+    }
+    let mut connections = Vec::new();
+    for StoredDescriptor { fd: socket, .. } in sockets {
+        let record = cookie(socket.as_fd()).ok().and_then(|cookie| records.remove(&cookie));
+        let listener = record.as_ref().and_then(|record| listener_index(record, listeners, config));
+        connections.push(StoredConnection { socket, record, listener });
+    }
+    let n_continued = connections.iter().filter(|connection| connection.listener.is_some()).count();
+    let n_closed = connections.len() - n_continued;
+    tracing::info!(
+        rgun.connections = n_continued,
+        "took over {n_continued} connections of the previous rgun, and closes {n_closed}"
+    );
+    connections
+}
+
+fn read_state(state: OwnedFd) -> Result<HashMap<u64, ConnectionRecord>, String> {
+    let state = fd_store::read_sealed(state).map_err(|error| {
+        format!("the descriptor {STATE_NAME} from systemd's fd store is unusable: {}", Chain(&error))
+    })?;
+    decode(&state).map_err(|error| error.to_string())
+}
+
+/// Returns the index of the connection's listener; `None` if there is no listener of its name any
+/// more, or if the listener has TLS.
+fn listener_index(record: &ConnectionRecord, listeners: &[Listener], config: &Listen) -> Option<u16> {
+    let name = record.listener();
+    if config.speaks_tls(name) {
+        return None;
+    }
+    let is_same =
+        |index: &u16| listeners.get(usize::from(*index)).is_some_and(|listener| listener.name == name);
+    let index = Some(record.listener_index()).filter(is_same);
+    index.or_else(|| u16::try_from(listeners.iter().position(|listener| listener.name == name)?).ok())
+}
