@@ -338,9 +338,24 @@ mod tests {
             assert!(toml.contains(&format!("target = \"{target}\"\n")), "{toml}");
             assert!(toml.contains(&format!("count = {count}\n")), "{toml}");
             let other = if instance.is_some() { "web (mysite.asgi)" } else { "api (api.main:app)" };
+            assert!(toml.contains(&format!("directory = \"{}\"\n", place.join("p").display())), "{toml}");
             let has = |text: &str| proposal.notes.iter().any(|note| note.contains(text));
             assert!(has(&format!("the files also start {other}")), "{:?}", proposal.notes);
         }
+    }
+
+    #[test]
+    fn directory_of_a_procfile_is_below_the_project() {
+        let place = place();
+        fs::write(place.join("p/Procfile"), "web: gunicorn --chdir src shop:app\n").unwrap();
+        let request = request(&place, None);
+        let toml_of = |proposal: &Proposal| content(proposal, "/etc/rgun/rgun.toml").to_owned();
+        let toml = toml_of(&proposed(&request));
+        assert!(toml.contains(&format!("directory = \"{}\"\n", place.join("p/src").display())), "{toml}");
+        fs::write(place.join("p/Procfile"), "web: npm start\n").unwrap();
+        let proposal = proposed(&request);
+        assert!(toml_of(&proposal).contains("target = \"mysite.wsgi\"\n"), "{proposal:?}");
+        assert!(!proposal.notes.iter().any(|note| note.contains("taken over")), "{proposal:?}");
     }
 
     #[test]

@@ -127,9 +127,9 @@ fn read_deployment(
         ));
     }
     let procfile = project.join("Procfile");
-    if files.is_empty() && procfile.is_file() {
-        notes.push(format!("the settings of {} are taken over", procfile.display()));
-        files.push(procfile);
+    let has_procfile = files.is_empty() && procfile.is_file();
+    if has_procfile {
+        files.push(procfile.clone());
     }
     let configuration = project.join("gunicorn.conf.py");
     if configuration.is_file() {
@@ -145,6 +145,9 @@ fn read_deployment(
     let label = request.service.label();
     let request = MigrateRequest { files, write: None, yes: false, python: request.python.clone() };
     let plan = migrate::plan_of(&request, &[label, "web"], environment, project)?;
+    if has_procfile && plan.settings.contains_key(name::TARGET) {
+        notes.push(format!("the settings of {} are taken over", procfile.display()));
+    }
     Ok(plan)
 }
 
@@ -186,11 +189,6 @@ fn add_application(
     let origin = project.display().to_string();
     let directory = match plan.directory() {
         Some(directory) if plan.settings.contains_key(name::TARGET) => PathBuf::from(directory),
-        // The commands of a Procfile start in the project's directory.
-        None if plan.settings.contains_key(name::TARGET) => {
-            plan.set(name::DIRECTORY, Value::os(project.as_os_str()), &origin);
-            project.to_owned()
-        }
         _ => {
             let Application { target, directory } = choose_application(project, notes)?;
             plan.set(name::TARGET, Value::text(target), &origin);
@@ -207,6 +205,8 @@ fn add_application(
             .map_err(|errors: ConfigErrors| (errors.to_string(), EX_CONFIG))?;
         plan.set(name::PYTHON, Value::os(found.path.as_os_str()), &origin);
         notes.extend(found.note);
+        // The interpreter is known now.
+        plan.left_out.retain(|note| !note.contains(migrate::UNKNOWN_INTERPRETER));
     }
     Ok(())
 }

@@ -62,6 +62,9 @@ const OTHER_PROGRAMS: &[&str] = &[
 const USER_SWITCHES: [(&str, &str); 6] =
     [("gosu", ""), ("su-exec", ""), ("setuidgid", ""), ("chpst", "-u"), ("sudo", "-u"), ("runuser", "-u")];
 
+/// The note about a command without the path of an interpreter.
+pub(in crate::cli) const UNKNOWN_INTERPRETER: &str = "the interpreter: the command does not name it; write app.python if it is not in .venv or venv of the directory";
+
 /// An argument of the command.
 struct Argument {
     /// The word as written, with its quotes.
@@ -123,17 +126,17 @@ pub(super) fn migrate(command: &SimpleCommand, scope: &Scope, origin: &str, plan
             if is_silent_daphne(&args) && !has_log {
                 plan.set(name::ACCESS, Value::Boolean(false), origin);
             }
-            options::add(peers::DAPHNE, &args, origin, plan)
+            let (args, paths) = split_unix_sockets(args);
+            let set = options::add(peers::DAPHNE, &args, origin, plan);
+            plan.add_addresses(&paths);
+            set
         }
         ReplacedServer::Uwsgi => uwsgi::add_command(&args, origin, plan),
     };
     variables::apply(server, &set, plan);
     plan.servers.push(server);
     if plan.is_server && !plan.settings.contains_key(name::PYTHON) {
-        plan.left_out(
-            origin,
-            "the interpreter: the command does not name it; write app.python if it is not in .venv or venv of the directory",
-        );
+        plan.left_out(origin, UNKNOWN_INTERPRETER);
     }
 }
 
@@ -141,6 +144,30 @@ pub(super) fn migrate(command: &SimpleCommand, scope: &Scope, origin: &str, plan
 fn is_silent_daphne(args: &[String]) -> bool {
     let is_zero = |pair: &[String]| matches!(pair[0].as_str(), "-v" | "--verbosity") && pair[1] == "0";
     args.windows(2).any(is_zero) || args.iter().any(|arg| matches!(arg.as_str(), "-v0" | "--verbosity=0"))
+}
+
+/// Separates daphne's unix sockets from the other arguments, if these name a host or a port too:
+/// daphne listens on both. Returns the sockets as addresses.
+fn split_unix_sockets(args: Vec<String>) -> (Vec<String>, Vec<Value>) {
+    let is_option = |arg: &String, letter: &str, long: &str| {
+        let is_long = arg.strip_prefix(long).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
+        is_long || arg.starts_with(letter) && !arg.starts_with("--")
+    };
+    let has_address = args.iter().any(|arg| is_option(arg, "-p", "--port") || is_option(arg, "-b", "--bind"));
+    if !has_address {
+        return (args, Vec::new());
+    }
+    let (mut others, mut addresses, mut rest) = (Vec::new(), Vec::new(), args.into_iter());
+    while let Some(arg) = rest.next() {
+        if !is_option(&arg, "-u", "--unix-socket") {
+            others.push(arg);
+            continue;
+        }
+        let inline = arg.strip_prefix("--unix-socket=").or_else(|| arg.strip_prefix("-u"));
+        let path = inline.filter(|path| !path.is_empty()).map(str::to_owned).or_else(|| rest.next());
+        addresses.extend(path.map(|path| Value::text(format!("unix:{path}"))));
+    }
+    (others, addresses)
 }
 
 /// Replaces the variables in the words. An unquoted variable may become several arguments.

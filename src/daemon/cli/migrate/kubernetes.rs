@@ -11,9 +11,6 @@ use super::words::{Known, Piece, Scope, Variable, Word, is_name};
 use super::yaml::{self, Node};
 use crate::config::{Value, name};
 
-/// Objects that contain the template of a pod.
-const WORKLOADS: [&str; 4] = ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"];
-
 /// The reason for a file that is no manifest yet.
 const TEMPLATE: &str = "is a template of Helm; pass what helm template prints";
 
@@ -46,18 +43,16 @@ pub(super) fn migrate(
     let explain = |reason: String| if is_template { TEMPLATE.to_owned() } else { reason };
     let documents = yaml::parse_all(text).map_err(explain)?;
     let objects = documents.into_iter().flat_map(|document| match document.get("items") {
-        Some(items) if is_kind(&document, &["List"]) => items.items().to_vec(),
+        Some(items) if is_kind(&document, "List") => items.items().to_vec(),
         _ => vec![document],
     });
     let file = Manifests { label: label.to_owned(), objects: objects.collect() };
     let mut servers = Vec::new();
     for object in &file.objects {
         let spec = object.get("spec");
-        let pod = if is_kind(object, &WORKLOADS) {
-            spec.and_then(|spec| spec.get("template")?.get("spec"))
-        } else {
-            spec.filter(|_| is_kind(object, &["Pod"]))
-        };
+        // Deployments and their like, also those of extensions, contain the template of a pod.
+        let template = spec.and_then(|spec| spec.get("template")?.get("spec"));
+        let pod = template.or(spec.filter(|_| is_kind(object, "Pod")));
         if let Some(pod) = pod {
             servers.extend(file.pod(object, pod, image, plan));
         }
@@ -71,8 +66,8 @@ pub(super) fn migrate(
     Ok(servers)
 }
 
-fn is_kind(object: &Node, kinds: &[&str]) -> bool {
-    object.get("kind").and_then(Node::text).is_some_and(|kind| kinds.contains(&kind))
+fn is_kind(object: &Node, kind: &str) -> bool {
+    object.get("kind").and_then(Node::text) == Some(kind)
 }
 
 /// Returns the name of an object.
@@ -92,10 +87,13 @@ impl Manifests {
             let own = image.cloned().unwrap_or_else(|| Image::of(plan));
             let mut container = Container { file: self, node, unknown: Scope::default() };
             if let Some(mut service) = container.migrate(own, plan) {
-                name_of(object).clone_into(&mut service.name);
+                node.get("name").and_then(Node::text).unwrap_or_default().clone_into(&mut service.name);
                 self.note_pod(object, pod, &mut service);
                 servers.push(service);
             }
+        }
+        if let [service] = servers.as_mut_slice() {
+            name_of(object).clone_into(&mut service.name);
         }
         servers
     }
@@ -133,7 +131,7 @@ impl Manifests {
                 |key: &str, value: &Node| labels.and_then(|labels| labels.get(key)?.text()) == value.text();
             wanted.is_some_and(|wanted| wanted.iter().all(|(key, value)| has(key, value)))
         };
-        for service in self.objects.iter().filter(|other| is_kind(other, &["Service"])).filter(is_mine) {
+        for service in self.objects.iter().filter(|other| is_kind(other, "Service")).filter(is_mine) {
             let ports = service.get("spec").and_then(|spec| spec.get("ports"));
             for port in ports.map(Node::items).unwrap_or_default() {
                 let outer = port.get("port").and_then(Node::text).unwrap_or_default();
@@ -159,7 +157,7 @@ impl Manifests {
 
     /// Returns the data of a `ConfigMap` of the file.
     fn config_map(&self, name: &str) -> Option<&Node> {
-        let maps = self.objects.iter().filter(|object| is_kind(object, &["ConfigMap"]));
+        let maps = self.objects.iter().filter(|object| is_kind(object, "ConfigMap"));
         maps.into_iter().find(|map| name_of(map) == name)?.get("data")
     }
 }
@@ -185,7 +183,7 @@ impl Container<'_> {
         let container_name = node.get("name").and_then(Node::text).unwrap_or_default();
         if process.is_some_and(|process| container::run(process, &origin, &mut service)) {
             self.note_container(&mut service);
-            container::note_container(&format!("{}: {container_name}", file.label), &mut service);
+            container::note_container(&file.origin(node), &mut service);
             return Some(service);
         }
         let text = if node.get("command").or(node.get("args")).is_some() {

@@ -55,6 +55,7 @@ use super::error::{EX_CONFIG, EX_USAGE};
 use super::foreign::FlagSource;
 use super::gunicorn_conf::{self, ConfLocation, HookFunction};
 use crate::config::{self, Environment, Layer, Setting, Value, name};
+pub(super) use command::UNKNOWN_INTERPRETER;
 use inputs::{InputFile, Kind};
 use plan::DropIn;
 pub(super) use plan::Plan;
@@ -117,7 +118,7 @@ fn migrate(
     environment: &Environment,
     cwd: &Path,
 ) -> Result<Migration, (String, u8)> {
-    let Services { inputs, base, plans: mut services } = services_of(request, environment, cwd)?;
+    let Services { inputs, base, plans: mut services } = services_of(request, None, environment, cwd)?;
     if services.is_empty() {
         services.push(base.clone());
     }
@@ -141,7 +142,7 @@ pub(super) fn plan_of(
     environment: &Environment,
     cwd: &Path,
 ) -> Result<Plan, (String, u8)> {
-    let Services { inputs, base, plans: services } = services_of(request, environment, cwd)?;
+    let Services { inputs, base, plans: services } = services_of(request, Some(cwd), environment, cwd)?;
     let of_name = |name: &&str| services.iter().position(|service| service.name == **name);
     let chosen = wanted.iter().find_map(of_name).unwrap_or(0);
     let mut plan = services.get(chosen).unwrap_or(&base).clone();
@@ -170,12 +171,13 @@ struct Services {
     plans: Vec<Plan>,
 }
 
-/// Reads the files of a request.
+/// Reads the files of a request. The commands of a Procfile start in `home`, if it is known.
 ///
 /// # Errors
 /// The reason, and the exit status.
 fn services_of(
     request: &MigrateRequest,
+    home: Option<&Path>,
     environment: &Environment,
     cwd: &Path,
 ) -> Result<Services, (String, u8)> {
@@ -188,7 +190,7 @@ fn services_of(
     if inputs.iter().any(|input| is_configuration(&input)) {
         // The other files may name the interpreter that the configuration needs.
         let mut draft = base.clone();
-        let services = collect(&inputs, &mut draft)?;
+        let services = collect(&inputs, home, &mut draft)?;
         let python = services.iter().chain([&draft]).find_map(Plan::python);
         let service = services.first().unwrap_or(&draft);
         for input in inputs.iter().filter(is_configuration) {
@@ -196,13 +198,13 @@ fn services_of(
             add_configuration(input, &python, service, cwd, &mut base)?;
         }
     }
-    let plans = collect(&inputs, &mut base)?;
+    let plans = collect(&inputs, home, &mut base)?;
     Ok(Services { inputs, base, plans })
 }
 
 /// Adds the files other than configurations. Returns a plan for each server; what belongs to all of
 /// them goes to `base`.
-fn collect(inputs: &[InputFile], base: &mut Plan) -> Result<Vec<Plan>, (String, u8)> {
+fn collect(inputs: &[InputFile], home: Option<&Path>, base: &mut Plan) -> Result<Vec<Plan>, (String, u8)> {
     let mut services = Vec::new();
     let image = inputs
         .iter()
@@ -224,7 +226,7 @@ fn collect(inputs: &[InputFile], base: &mut Plan) -> Result<Vec<Plan>, (String, 
                 // Usually a command names the application.
                 if base.is_server { one(base, label, |_| {}) } else { Vec::new() }
             }
-            Kind::Procfile => script::migrate_procfile(text, label, base),
+            Kind::Procfile => script::migrate_procfile(text, label, home, base),
             Kind::Script => script::migrate_script(text, label, &full, base),
             Kind::Supervisord => supervisord::migrate(text, label, &full, base),
             Kind::NginxUnit => nginx_unit::migrate(text, label, base).map_err(invalid)?,

@@ -125,7 +125,14 @@ pub(super) fn add(table: &[ForeignOption], args: &[String], origin: &str, plan: 
         };
         let (name, inline) =
             option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value.to_owned())));
-        let Some(row) = table.iter().find(|row| row.names.contains(&name)) else {
+        let named = |name: &str| table.iter().find(|row| row.names.contains(&name));
+        // `-p8001`: the value follows the letter.
+        let attached = word.split_at_checked(2).filter(|(letter, _)| !letter.ends_with('-'));
+        let attached = attached.and_then(|(letter, value)| {
+            let row = named(letter.trim_start_matches('-')).filter(|row| row.has_value)?;
+            Some((row, Some(value.to_owned())))
+        });
+        let Some((row, inline)) = named(name).map(|row| (row, inline)).or(attached) else {
             plan.left_out(origin, &format!("{word}: is not an option that rgun knows"));
             continue;
         };

@@ -93,11 +93,10 @@ impl Plan {
         }
     }
 
-    /// Adds the addresses that a command of another plan listens on.
-    pub(super) fn add_addresses(&mut self, other: &Self) {
-        let Some(Setting { value: Value::List(theirs), .. }) = other.settings.get(name::BIND) else { return };
-        if let Some(Setting { value: Value::List(ours), .. }) = self.settings.get_mut(name::BIND) {
-            ours.extend(theirs.iter().cloned());
+    /// Adds addresses, if the command of this plan names some.
+    pub(super) fn add_addresses(&mut self, others: &[Value]) {
+        if let Some(Setting { value: Value::List(addresses), .. }) = self.settings.get_mut(name::BIND) {
+            addresses.extend(others.iter().cloned());
         }
     }
 

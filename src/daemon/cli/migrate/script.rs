@@ -1,29 +1,37 @@
 //! Procfiles, and shell scripts with commands that start a server.
 
+use std::path::Path;
+
 use super::plan::Plan;
 use super::server::ReplacedServer;
 use super::shell::{self, ShellState};
 use super::tokens::{self, Syntax};
 use super::words::Scope;
+use crate::config::{Setting, Value, name};
 
 /// Returns a plan for each process of a Procfile that starts a server. Other processes are left out
-/// with a note.
-pub(super) fn migrate_procfile(text: &str, label: &str, plan: &mut Plan) -> Vec<Plan> {
+/// with a note. The processes start in `home`, if it is known.
+pub(super) fn migrate_procfile(text: &str, label: &str, home: Option<&Path>, plan: &mut Plan) -> Vec<Plan> {
     let mut servers = Vec::new();
     for (idx, line) in text.lines().enumerate() {
-        let Some((name, command)) = line.split_once(':').filter(|_| !line.trim_start().starts_with('#'))
+        let Some((process, command)) = line.split_once(':').filter(|_| !line.trim_start().starts_with('#'))
         else {
             continue;
         };
         let origin = format!("{label}:{}", idx + 1);
-        let name = name.trim();
-        let mut service = Plan { name: name.to_owned(), ..plan.clone() };
+        let process = process.trim();
+        let mut service = Plan { name: process.to_owned(), ..plan.clone() };
+        if let Some(home) = home {
+            service.settings.insert(name::DIRECTORY, Setting::flag(label, Value::os(home.as_os_str())));
+        }
         if shell::migrate_line(command.trim(), Syntax::Shell, &Scope::default(), &origin, &mut service) {
             servers.push(service);
         } else {
             plan.left_out(
                 &origin,
-                &format!("{name}: is not a server that rgun replaces; run it in a systemd unit of its own"),
+                &format!(
+                    "{process}: is not a server that rgun replaces; run it in a systemd unit of its own"
+                ),
             );
         }
     }

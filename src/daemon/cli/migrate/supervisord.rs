@@ -7,7 +7,7 @@ use super::server::ReplacedServer;
 use super::shell;
 use super::tokens::Syntax;
 use super::words::{Known, Scope, is_name};
-use crate::config::{Value, name};
+use crate::config::{Setting, Value, name};
 
 /// Settings that need no counterpart: `rgun.service` or `rgun.socket` decides them.
 const OWN: &[&str] = &[
@@ -80,7 +80,9 @@ pub(super) fn migrate(text: &str, label: &str, path: &str, plan: &mut Plan) -> V
             for number in (first + 1..first + count).filter(|_| line.contains("%(process_num)")) {
                 let mut other = template.clone();
                 migrate_one(number, &mut other);
-                service.add_addresses(&other);
+                if let Some(Setting { value: Value::List(others), .. }) = other.settings.get(name::BIND) {
+                    service.add_addresses(others);
+                }
             }
             add_settings(&program, label, &mut service);
             servers.push(service);
