@@ -60,4 +60,4 @@ def compile_programs(top):
         done = subprocess.run([*command, "--target-dir", target], cwd=top, check=False)
         if done.returncode:
             raise SystemExit(f"rgun: {' '.join(command)} failed with status {done.returncode}: see above")
-    return target / profile
+    return target / ("debug" if profile == "dev" else profile)

@@ -17,12 +17,10 @@ def own(tmp_path):
 
 
 def test_sdist_builds_with_cargo(own, sdist):
-    # A fixed place, so that cargo reuses what earlier runs and the other tiers have compiled.
-    unpacked = TARGET / "tests" / "sdist"
-    run(["rm", "-rf", unpacked])
-    unpacked.mkdir(parents=True)
-    run(["tar", "--extract", "--touch", "--strip-components=1", "--file", sdist, "--directory", unpacked])
-    own.pip("install", unpacked, env={"CARGO_TARGET_DIR": str(TARGET), "RGUN_CARGO_PROFILE": "fast"})
+    # A target directory of its own: cargo would take the crates of the repository for these, because their
+    # paths within the workspace are the same, and then miss changes in the repository.
+    environment = {"CARGO_TARGET_DIR": str(TARGET / "tests" / "sdist"), "RGUN_CARGO_PROFILE": "dev"}
+    own.pip("install", sdist, env=environment)
     assert own.run("bin/python", "-m", "rgun", "--version").startswith("rgun ")
     assert own.run("bin/rgun", "check", "--user", "root", "wsgiref.simple_server:demo_app")
 
