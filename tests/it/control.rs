@@ -50,7 +50,7 @@ fn call(daemon: &Daemon, call: &Value) -> Vec<Value> {
         client.read_exact(&mut byte).expect("the daemon replies");
         match byte {
             [0] => {
-                replies.push(serde_json::from_slice(&std::mem::take(&mut message)).expect("a reply is JSON"))
+                replies.push(serde_json::from_slice(&std::mem::take(&mut message)).expect("a reply is JSON"));
             }
             [byte] => message.push(byte),
         }

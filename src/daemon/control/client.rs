@@ -64,7 +64,7 @@ impl ControlClient {
         let message = CallMessage {
             method: method.to_owned(),
             parameters: Some(parameters),
-            more: Some(on_progress.is_some()),
+            more: on_progress.is_some().then_some(true),
             oneway: None,
         };
         self.stream.get_mut().write_all(&encode(&message).map_err(io::Error::from)?)?;
@@ -82,10 +82,11 @@ impl ControlClient {
     fn read_reply(&mut self) -> Result<ReplyMessage, CallError> {
         let mut bytes = Vec::new();
         (&mut self.stream).take(MAX_REPLY_BYTES).read_until(0, &mut bytes)?;
-        match bytes.pop() {
-            None => Err(CallError::Closed),
-            Some(0) => Ok(serde_json::from_slice(&bytes).map_err(io::Error::from)?),
-            Some(_) => Err(CallError::Closed),
+        if bytes.pop() == Some(0) {
+            Ok(serde_json::from_slice(&bytes).map_err(io::Error::from)?)
+        } else {
+            // The stream has ended, or the reply is too long.
+            Err(CallError::Closed)
         }
     }
 }

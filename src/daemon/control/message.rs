@@ -12,10 +12,10 @@ pub(super) struct CallMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) parameters: Option<Map<String, Value>>,
     /// The client accepts several replies.
-    #[serde(default, skip_serializing_if = "is_not_set")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) more: Option<bool>,
     /// The client wants no reply.
-    #[serde(default, skip_serializing_if = "is_not_set")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) oneway: Option<bool>,
 }
 
@@ -28,12 +28,8 @@ pub(super) struct ReplyMessage {
     #[serde(default)]
     pub(super) parameters: Option<Map<String, Value>>,
     /// More replies follow.
-    #[serde(default, skip_serializing_if = "is_not_set")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) continues: Option<bool>,
-}
-
-fn is_not_set(flag: &Option<bool>) -> bool {
-    !flag.unwrap_or_default()
 }
 
 /// Encodes a message.

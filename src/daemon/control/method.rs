@@ -1,5 +1,7 @@
 //! The methods of all interfaces, with their parameters and the access that each needs.
 
+use std::ops::RangeInclusive;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -103,14 +105,14 @@ pub(super) fn resolve(call: &CallMessage) -> Result<CallTarget, CallFault> {
         ("io.rgun.Server", "Workers") => CallTarget::Main(Method::Workers),
         ("io.rgun.Server", "Requests") => {
             let limit = parameters.take("limit")?.unwrap_or(MAX_REQUESTS);
-            CallTarget::Main(Method::Requests { limit: in_range("limit", limit, 1, MAX_REQUESTS)? })
+            CallTarget::Main(Method::Requests { limit: in_range("limit", limit, &(1..=MAX_REQUESTS))? })
         }
         ("io.rgun.Server", "Stacks") => {
             CallTarget::Main(Method::Stacks { worker: parameters.take("worker")? })
         }
         ("io.rgun.Server", "Reload") => CallTarget::Main(Method::Reload),
         ("io.rgun.Server", "Scale") => {
-            let workers = in_range("workers", parameters.require("workers")?, 1, MAX_WORKERS)?;
+            let workers = in_range("workers", parameters.require("workers")?, &(1..=MAX_WORKERS))?;
             CallTarget::Main(Method::Scale { workers })
         }
         ("io.rgun.Server", "Drain") => {
@@ -150,6 +152,6 @@ impl Parameters {
     }
 }
 
-fn in_range<T: PartialOrd>(name: &str, value: T, min: T, max: T) -> Result<T, CallFault> {
-    if value < min || value > max { Err(CallFault::parameter(name)) } else { Ok(value) }
+fn in_range<T: PartialOrd>(name: &str, value: T, range: &RangeInclusive<T>) -> Result<T, CallFault> {
+    if range.contains(&value) { Ok(value) } else { Err(CallFault::parameter(name)) }
 }

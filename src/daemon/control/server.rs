@@ -82,7 +82,9 @@ impl ReplySender {
     /// Sends each item in a reply of its own. There must be at least one.
     pub fn finish_all<T: Serialize>(self, items: &[T]) {
         if let Some((last, others)) = items.split_last() {
-            others.iter().for_each(|item| self.progress(item));
+            for item in others {
+                self.progress(item);
+            }
             self.finish(last);
         }
     }

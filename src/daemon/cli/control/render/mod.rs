@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use self::Align::{Left, Right};
 use crate::control::{
     DrainReply, RequestState, RequestsReply, ScaleReply, StacksReply, StatusReply, WorkerEntry, WorkersReply,
 };
@@ -29,7 +30,7 @@ pub(super) fn status(reply: &StatusReply) -> String {
         ("daemon", format!("rgun {}, process {}", reply.version, reply.pid)),
     ];
     let rows = rows.map(|(name, value)| vec![format!("{name}:"), value]);
-    table(&[Align::Left, Align::Left], rows.to_vec())
+    table(&[Left, Left], &rows)
 }
 
 /// Formats the workers, one line each.
@@ -51,8 +52,7 @@ pub(super) fn workers(reply: &WorkersReply) -> String {
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(reply.workers.iter().map(worker_row));
-    use Align::{Left, Right};
-    table(&[Right, Right, Right, Left, Right, Right, Right, Right, Right, Right], rows)
+    table(&[Right, Right, Right, Left, Right, Right, Right, Right, Right, Right], &rows)
 }
 
 fn worker_row(worker: &WorkerEntry) -> Vec<String> {
@@ -92,8 +92,7 @@ pub(super) fn requests(reply: &RequestsReply) -> String {
             request.id.clone(),
         ]
     }));
-    use Align::{Left, Right};
-    let mut text = table(&[Right, Left, Right, Left, Left, Left, Left], rows);
+    let mut text = table(&[Right, Left, Right, Left, Left, Left, Left], &rows);
     if reply.total > reply.requests.len() {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{} of {} requests, the longest", reply.requests.len(), reply.total);
@@ -140,17 +139,17 @@ enum Align {
 }
 
 /// Aligns the columns of a table, two spaces apart. Every row has a cell for each column.
-fn table(columns: &[Align], rows: Vec<Vec<String>>) -> String {
+fn table(columns: &[Align], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
     };
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let mut text = String::new();
-    for row in &rows {
+    for row in rows {
         let cells = row.iter().zip(columns).zip(&widths).map(|((cell, align), width)| match align {
-            Align::Left => format!("{cell:<width$}"),
-            Align::Right => format!("{cell:>width$}"),
+            Left => format!("{cell:<width$}"),
+            Right => format!("{cell:>width$}"),
         });
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
