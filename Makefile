@@ -99,6 +99,10 @@ install: ## copy the built files below DESTDIR and PREFIX
 	install -D -m644 packaging/welcome/welcome.py $(DESTDIR)$(PREFIX)/share/rgun/welcome/welcome.py
 	install -D -m644 packaging/sysusers.d/rgun.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/rgun.conf
 	install -D -m644 packaging/catalog/rgun.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/rgun.catalog
+	install -D -m644 packaging/completions/rgun.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/rgun
+	install -D -m644 packaging/completions/_rgun $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_rgun
+	install -D -m644 packaging/completions/rgun.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/rgun.fish
+	install -D -m644 packaging/man/rgun.1 $(DESTDIR)$(PREFIX)/share/man/man1/rgun.1
 	install -D -m644 packaging/man/rgun.8 $(DESTDIR)$(PREFIX)/share/man/man8/rgun.8
 	install -D -m644 packaging/man/rgun.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/rgun.toml.5
 	install -D -m644 packaging/man/rgun.units.7 $(DESTDIR)$(PREFIX)/share/man/man7/rgun.units.7

@@ -9,8 +9,8 @@ import pytest
 from support.paths import TOP
 from venv_with_rgun import run
 
-# Each distribution's place for the licence and the packager's changes.
-OWN_PLACES = re.compile(r"/usr/share/(licenses/|lintian/|doc/rgun/changelog\.gz$)")
+# Each distribution's place for the licence, the packager's changes and the completion of zsh.
+OWN_PLACES = re.compile(r"/usr/share/(licenses/|zsh/|lintian/|doc/rgun/changelog\.gz$)")
 CONFIGURATION = "etc/rgun/rgun.toml"
 
 

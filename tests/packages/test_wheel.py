@@ -121,9 +121,18 @@ def test_manual_is_where_man_looks(environment):
         ["man", "--where", "rgun", "rgun.toml"], env={"PATH": f"{environment.path}/bin:/usr/bin:/bin"}
     )
     assert pages.splitlines() == [
-        f"{environment.path}/share/man/man8/rgun.8",
+        f"{environment.path}/share/man/man1/rgun.1",
         f"{environment.path}/share/man/man5/rgun.toml.5",
     ]
+
+
+def test_completions_are_where_shells_look(environment):
+    for path in (
+        "bash-completion/completions/rgun",
+        "fish/vendor_completions.d/rgun.fish",
+        "zsh/site-functions/_rgun",
+    ):
+        assert (environment.path / "share" / path).is_file(), path
 
 
 def test_link_from_elsewhere_finds_the_extension(environment, start, write, tmp_path):

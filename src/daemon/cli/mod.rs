@@ -454,7 +454,7 @@ fn unread_variable_warning(variable: &str) -> String {
         (None, None) if config::SECTIONS.contains(&word.as_str()) => {
             format!("the keys of [{word}] are set by {variable}_<KEY>")
         }
-        (None, None) => "rgun reads no such variable, see ENVIRONMENT in rgun(8)".to_owned(),
+        (None, None) => "rgun reads no such variable, see ENVIRONMENT in rgun(1)".to_owned(),
     };
     format!("{variable}: ignored; {remedy}")
 }

@@ -11,6 +11,7 @@ use crate::config::{
 };
 
 mod commands;
+mod completions;
 mod control;
 mod guides;
 mod gunicorn;
@@ -351,7 +352,7 @@ fn variables_that_rgun_does_not_read_are_warned_about() {
         ("RGUN_ENV", "RGUN_ENV: ignored; use app.env in the file or --env"),
         ("RGUN_HOST", "RGUN_HOST: ignored; use --host"),
         ("RGUN_APP", "RGUN_APP: ignored; the keys of [app] are set by RGUN_APP_<KEY>"),
-        ("RGUN_FOO", "RGUN_FOO: ignored; rgun reads no such variable, see ENVIRONMENT in rgun(8)"),
+        ("RGUN_FOO", "RGUN_FOO: ignored; rgun reads no such variable, see ENVIRONMENT in rgun(1)"),
     ] {
         let start = shell.run_with(&[(variable, "7")], &["a"]).unwrap();
         assert_eq!(start.warnings, [warning]);
@@ -378,7 +379,7 @@ fn known_flags() -> Vec<String> {
 
 #[test]
 fn manual_has_every_flag_and_command_of_the_help() {
-    let manual = include_str!("../../../../packaging/man/rgun.8");
+    let manual = include_str!("../../../../packaging/man/rgun.1");
     let command = Cli::command();
     let reload = command.find_subcommand("reload").unwrap();
     for arg in command.get_arguments().chain(reload.get_arguments()).filter(|arg| !arg.is_hide_set()) {
@@ -401,14 +402,14 @@ fn flags_named_in_user_documents_exist() {
     known.extend(check.get_arguments().filter_map(clap::Arg::get_long));
     known.extend(["socket", "help"]);
     known.extend([GRANIAN, HYPERCORN, DAPHNE].into_iter().flatten().flat_map(|row| row.names));
-    let manual = include_str!("../../../../packaging/man/rgun.8");
+    let manual = include_str!("../../../../packaging/man/rgun.1");
     for word in manual.lines().flat_map(|line| line.split(" Fl Fl ").skip(1)).chain(
         manual
             .lines()
             .filter_map(|line| line.strip_prefix(".Fl Fl ").or_else(|| line.strip_prefix(".Op Fl Fl "))),
     ) {
         let flag = word.split([' ', ',']).next().unwrap();
-        assert!(known.contains(&flag), "rgun.8: --{flag}");
+        assert!(known.contains(&flag), "rgun.1: --{flag}");
     }
     // Flags of systemctl, journalctl, pip and others that the texts quote.
     let others = [

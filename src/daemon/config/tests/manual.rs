@@ -5,8 +5,9 @@ use super::*;
 const MANUAL: &str = include_str!("../../../../packaging/man/rgun.toml.5");
 
 /// Texts for users that name keys, by file.
-const TEXTS: [(&str, &str); 10] = [
+const TEXTS: [(&str, &str); 11] = [
     ("rgun.toml.5", MANUAL),
+    ("rgun.1", include_str!("../../../../packaging/man/rgun.1")),
     ("rgun.8", include_str!("../../../../packaging/man/rgun.8")),
     ("rgun.toml", include_str!("../../../../packaging/etc/rgun.toml")),
     ("journal.md", include_str!("../../../../packaging/doc/journal.md")),
