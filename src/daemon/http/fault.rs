@@ -446,10 +446,7 @@ impl Violation {
                 StatusCode::BAD_REQUEST,
                 "this port speaks TLS, and the request came without it: use https://",
             ),
-            Self::LostInRestart => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the server was restarted while it received the request; send the request again",
-            ),
+            Self::LostInRestart => (StatusCode::SERVICE_UNAVAILABLE, "the server has restarted; try again"),
             Self::SlowHead => {
                 (StatusCode::REQUEST_TIMEOUT, "the request's head took longer than timeouts.header")
             }
@@ -481,23 +478,22 @@ impl Violation {
 mod tests {
     use super::*;
 
+    fn assert_retry_after(fault: Fault, seconds: u64) {
+        let ErrorResponse { status, retry_after, .. } = Refusal::Exchange(fault).to_response();
+        assert_eq!((status.as_u16(), retry_after), (503, Some(Duration::from_secs(seconds))));
+    }
+
     #[test]
     fn quarantine_retry_after_is_rounded_up_to_seconds() {
         for (milliseconds, seconds) in [(1, 1), (1000, 1), (59_001, 60), (60_000, 60)] {
-            let fault = Fault::Quarantined(Duration::from_millis(milliseconds));
-            let response = Refusal::Exchange(fault).to_response();
-            assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(response.retry_after, Some(Duration::from_secs(seconds)));
+            assert_retry_after(Fault::Quarantined(Duration::from_millis(milliseconds)), seconds);
         }
     }
 
     #[test]
     fn slow_queue_retry_after_is_half_of_the_wait() {
         for (wait, seconds) in [(100, 1), (31_000, 16), (600_000, 30)] {
-            let fault = Fault::QueueTooSlow(Duration::from_millis(wait));
-            let response = Refusal::Exchange(fault).to_response();
-            assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(response.retry_after, Some(Duration::from_secs(seconds)));
+            assert_retry_after(Fault::QueueTooSlow(Duration::from_millis(wait)), seconds);
         }
     }
 }
