@@ -406,10 +406,18 @@ impl Drop for AbortOnPanic {
 /// # Errors
 /// The error of `epoll_ctl(2)`.
 pub(crate) fn register(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    register_for(fd, Interest::READABLE)
+}
+
+/// Registers a descriptor with the current reactor, for these events.
+///
+/// # Errors
+/// The error of `epoll_ctl(2)`.
+pub(crate) fn register_for(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     #[expect(unsafe_code, reason = "the descriptor must stay open and the same")]
     // SAFETY: an `OwnedFd` is open for as long as it exists, the `Arc` in the `AsyncFd` keeps it in
     // existence, and `as_raw_fd` of it never changes.
-    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(io::Error::from)
 }
 

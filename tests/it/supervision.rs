@@ -211,6 +211,32 @@ fn workers_are_added_while_requests_wait() {
 }
 
 #[test]
+fn memory_pressure_ends_idle_workers() {
+    let rgun = with_file(Rgun::fake().without_worker_count(), "[workers]\ncount = { min = 1, max = 3 }\n");
+    let fifo = rgun.scratch().join("pressure");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let path = fifo.to_str().expect("an ASCII path").to_owned();
+    let daemon = rgun.variable("MEMORY_PRESSURE_WATCH", &path).start_ready();
+    let mut clients: Vec<_> = (0..8).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        client.send_get("/slow/1500");
+    }
+    daemon.log.wait_for("requests waited for");
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "slow");
+    }
+    wait_until("all workers are booted", || (daemon.descendants().len() > 1).then_some(()));
+    std::fs::write(&fifo, "x").unwrap();
+    daemon.log.wait_for("memory is short: idle workers");
+    daemon.log.wait_for("now 1: memory is short");
+    wait_until("one worker is left", || (daemon.descendants().len() == 1).then_some(()));
+    std::fs::write(&fifo, "x").unwrap();
+    daemon.log.wait_for("memory was not short for 10s");
+    assert_eq!(daemon.log.count("memory is short: idle workers"), 1, "one entry for the episode");
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
 fn idle_workers_exit_and_a_request_restarts_them() {
     let daemon = Rgun::fake().set("workers.idle_exit", "1s").start_ready();
     wait_until("all workers exit", || daemon.descendants().is_empty().then_some(()));

@@ -24,6 +24,13 @@ impl Dispatcher {
         now.saturating_duration_since(state.load_stats.last_active)
     }
 
+    /// Turns prefetching on or off, for the workers that there are now.
+    pub fn set_prefetching(&self, prefetches: bool) {
+        for worker in self.lock().workers.iter_mut().flatten() {
+            worker.load.set_prefetching(prefetches);
+        }
+    }
+
     pub(super) fn measure_at(&self, now: Instant) -> supervise::LoadSample {
         let mut state = self.lock();
         let State { workers, exchanges, queue, load_stats: stats, .. } = &mut *state;

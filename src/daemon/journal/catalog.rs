@@ -197,6 +197,19 @@ operator_events! {
         What to do: nothing. If the service starts and exits again and again although nobody uses \
         it, look for a monitor that opens connections, and set daemon.idle_exit longer or \"off\".";
 
+    /// Memory is short.
+    MemoryPressure = "c92e3c15aa4c4def98d906d13f03695b", "Memory is short",
+        "Processes of the service wait for memory, because the machine or a limit of the service has \
+        little left (pressure stall information). Idle workers above the minimum of workers.count \
+        exit, and no requests are prefetched, until memory was not short for 10 s.\n\n\
+        What to do: see who uses the memory (`systemd-cgtop -m`). Lower workers.count, set \
+        workers.max_memory, or raise MemoryHigh= and MemoryMax= of the unit.";
+
+    /// Memory is no longer short.
+    MemoryPressureEnded = "563e7a9d699441a48e24c24a9ff07c19", "Memory is no longer short",
+        "The service has not waited for memory for 10 s. Requests are prefetched again, and the load \
+        decides the number of workers.";
+
     /// Log entries were dropped.
     EntriesDropped = "da9dc0e8192c460bb3d5ac9ddda03d03", "Log entries were dropped",
         "The log's reader could not keep up, and @RGUN_DROPPED@ entries were dropped. Requests \

@@ -13,6 +13,7 @@ use super::control_socket::{ControlClients, ControlError, ControlSocket};
 use super::messages::{MainMessage, edge_notice_sink, notice_sink};
 use super::operator_log::log_unless_terminal;
 use super::peer_check::PeerCheck;
+use super::pressure_watch::PressureWatch;
 use super::stack_calls::StackCalls;
 use super::system::{self, AutoLimits, FileLimit, Host};
 use super::terminal_log::TerminalLog;
@@ -76,6 +77,7 @@ impl Daemon {
             .transpose()
             .map_err(StartupError::system("watch the workers' memory"))?;
         let policy = generations::policy(config, &host);
+        let pressure = PressureWatch::open();
         drop(entered);
         let daemon = Self {
             invocation: invocation.clone(),
@@ -95,7 +97,7 @@ impl Daemon {
             reloads,
             status: StatusLine::default(),
             timers: Timers::default(),
-            memory: MemoryWatch { events: memory_events, reported: HashSet::new() },
+            memory: MemoryWatch { pressure, events: memory_events, reported: HashSet::new() },
             awaiting_exit: Vec::new(),
             conf_hooks,
         };

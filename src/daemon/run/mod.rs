@@ -30,6 +30,8 @@
 //! | `stack_log.rs` | logging these stacks |
 //! | `conf_hooks.rs` | the hooks of gunicorn's arbiter |
 //! | `memory.rs` | `workers.max_memory` |
+//! | `memory_pressure.rs` | what the daemon does while memory is short |
+//! | `pressure_watch.rs` | waiting for notifications of memory pressure |
 //! | `leftovers.rs` | `workers.children_timeout` |
 //! | `buffer_limits.rs` | memory and disk for buffered bodies and responses |
 //! | `operator_log.rs` | log entries about workers and reloads |
@@ -51,11 +53,13 @@ mod idle_exit;
 mod inputs;
 mod leftovers;
 mod memory;
+mod memory_pressure;
 mod messages;
 mod metrics;
 mod operator_log;
 mod operator_text;
 mod peer_check;
+mod pressure_watch;
 mod probe;
 mod reload;
 mod reload_state;
@@ -104,6 +108,7 @@ pub(crate) use self::generations::load_tls;
 pub(crate) use self::messages::{MainMessage, notice_sink};
 use self::operator_log::OperatorLog;
 pub(crate) use self::operator_text::explain_missing_module;
+use self::pressure_watch::PressureWatch;
 use self::reload_state::Reloads;
 use self::signals::{SignalStreams, StopRequests};
 use self::stack_dumps::StackDumps;
@@ -215,13 +220,17 @@ struct Timers {
     cgroups: Option<Instant>,
     /// The workers that are calling `hooks.worker_abort`, each with the time to kill it.
     kills: Vec<(WorkerId, Instant)>,
+    /// The end of the measures against memory pressure; `None` without pressure.
+    pressure_end: Option<Instant>,
     /// The end of the shutdown's drain. `None` until the daemon stops.
     stop_by: Option<Instant>,
 }
 
-/// Watches workers for `workers.max_memory`.
+/// Watches workers for `workers.max_memory`, and the memory of the service and the machine.
 #[derive(Debug)]
 struct MemoryWatch {
+    /// Reports memory pressure. `None` if nothing does, and after a failure.
+    pressure: Option<PressureWatch>,
     /// Readable when a worker's `memory.events` changed. `None` without delegated cgroups, and
     /// after a failed wait.
     events: Option<AsyncFd<Arc<OwnedFd>>>,
@@ -260,7 +269,7 @@ impl Daemon {
                     tracing::warn!("ignoring SIGUSR2; use `systemctl restart rgun` (no connection is refused)");
                     Vec::new()
                 }
-                waited = readable(self.memory.events.as_ref()) => self.on_memory_readable(waited),
+                change = self.memory.changed() => self.on_memory_change(change),
                 () = sleep_until(wake) => self.run_timers(),
                 () = sleep_until(watchdog.map(|interval| pinged + interval)) => {
                     pinged = Instant::now();

@@ -433,6 +433,7 @@ fn log_resize(from: u16, to: u16, reason: ResizeReason) {
             "no request for workers.idle_exit: stopping the workers; the next request starts them again"
                 .to_owned()
         }
+        ResizeReason::MemoryPressure => format!("{from} workers, now {to}: memory is short"),
         ResizeReason::Request => "a request has arrived: starting workers".to_owned(),
     };
     tracing::info!(message_id = OperatorEvent::Resized.id(), "{text}");

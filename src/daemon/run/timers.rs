@@ -32,6 +32,7 @@ impl Daemon {
             self.timers.unused,
             self.timers.restart_reset,
             self.timers.memory,
+            self.timers.pressure_end,
             self.timers.cgroups,
             self.pool.next_fork_deadline(),
             self.pool.next_leftover_kill(),
@@ -71,6 +72,9 @@ impl Daemon {
         if is_due(self.timers.memory) {
             self.timers.memory = Some(now + MEMORY_INTERVAL);
             events.extend(self.check_memory_limits());
+        }
+        if is_due(self.timers.pressure_end) {
+            self.end_memory_pressure();
         }
         if is_due(self.timers.cgroups) {
             self.remove_cgroups();

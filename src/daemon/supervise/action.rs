@@ -282,6 +282,8 @@ pub enum ResizeReason {
     QueueWait(Duration),
     /// Fewer workers were enough for a while.
     LowLoad,
+    /// Memory is short, and the load needs fewer workers.
+    MemoryPressure,
     /// There was no request for `workers.idle_exit`.
     IdleExit,
     /// A request arrived while no worker was desired.

@@ -63,6 +63,20 @@ impl Supervisor {
         }
     }
 
+    /// Retires the workers above the minimum that the running requests do not need, because memory
+    /// is short.
+    pub(super) fn shed_idle_workers(&mut self, load: &LoadSample, now: Instant) {
+        if !self.phase.is_serving() || self.live.asleep || self.pending.is_some() {
+            return;
+        }
+        let slots = usize::try_from(self.live.policy.slots.get()).unwrap_or(usize::MAX);
+        let needed = (load.running + load.queued).div_ceil(slots);
+        let needed = u16::try_from(needed).unwrap_or(u16::MAX).max(self.live.min);
+        if needed < self.live.target {
+            self.resize(needed, ResizeReason::MemoryPressure, now);
+        }
+    }
+
     /// Adds `by` to the minimum, the maximum and the current number of workers.
     pub(super) fn adjust_count(&mut self, by: i32, now: Instant) {
         if self.phase != DaemonPhase::NotStarted && !self.phase.is_serving() {

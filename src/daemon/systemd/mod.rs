@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod fd_store;
 pub mod listen;
 pub mod memory;
+pub mod memory_pressure;
 pub mod notify;
 
 /// Environment variables of the systemd protocols that are meant for the daemon and not passed on

@@ -144,3 +144,20 @@ fn prefetching_to_a_fast_worker_needs_fast_ticks() {
     let _second = rig.submit(b"/");
     assert_eq!(rig.dispatcher.lock().tick_rate, TickRate::Fast);
 }
+
+#[test]
+fn nothing_is_prefetched_while_prefetching_is_off() {
+    let mut rig = Rig::fast();
+    rig.dispatcher.set_prefetching(false);
+    let first = [rig.submit(b"/"), rig.submit(b"/")];
+    assert_eq!(rig.dispatcher.load().queued, 1);
+    rig.answer();
+    assert_eq!(rig.dispatcher.load().queued, 0);
+    rig.answer();
+    rig.dispatcher.set_prefetching(true);
+    let warm = rig.submit(b"/");
+    rig.answer();
+    drop((first, warm));
+    let _second = [rig.submit(b"/"), rig.submit(b"/")];
+    assert_eq!(rig.dispatcher.load().queued, 0, "the service time is known again");
+}

@@ -46,6 +46,8 @@ pub(crate) struct WorkerLoad {
     /// The worker left prefetched records unclaimed: nothing is prefetched until it finishes a
     /// request.
     pub(crate) is_stalled: bool,
+    /// The service time is recorded, so requests are prefetched if it is short.
+    prefetches: bool,
 }
 
 impl WorkerLoad {
@@ -62,11 +64,14 @@ impl WorkerLoad {
             last_progress: now,
             next_unclaimed: None,
             is_stalled: false,
+            prefetches: true,
         }
     }
 
     pub(super) fn set_interface(&mut self, is_asgi: bool) {
         self.is_asgi = is_asgi;
+        // The time of an ASGI task does not predict when the next can start.
+        self.prefetches = !is_asgi;
         self.slots = if is_asgi { self.offered.concurrency } else { self.offered.threads };
     }
 
@@ -221,10 +226,17 @@ impl WorkerLoad {
 
     /// Notes the service time that a completion reports, in nanoseconds as the worker measured it.
     pub(crate) fn record_service_time(&mut self, service: u64) {
-        // The time of an ASGI task does not predict when the next can start, and nothing is
-        // prefetched.
-        if !self.is_asgi {
+        if self.prefetches {
             self.service_time.record(service);
+        }
+    }
+
+    /// Turns prefetching on or off. Without it, the service time is not recorded, and counts as
+    /// too long for prefetching.
+    pub(crate) fn set_prefetching(&mut self, prefetches: bool) {
+        self.prefetches = prefetches && !self.is_asgi;
+        if !prefetches {
+            self.service_time = ServiceTime::new();
         }
     }
 

@@ -106,6 +106,7 @@ fn fact(report: &Report) -> &'static str {
         Report::Resized { reason: ResizeReason::Operator, .. } => "resized by the operator",
         Report::Resized { reason: ResizeReason::QueueWait(_), .. } => "grown",
         Report::Resized { reason: ResizeReason::LowLoad, .. } => "shrunk",
+        Report::Resized { reason: ResizeReason::MemoryPressure, .. } => "shed",
         Report::Resized { reason: ResizeReason::IdleExit, .. } => "fallen asleep",
         Report::Resized { reason: ResizeReason::Request, .. } => "woken",
         Report::Overdue { state, .. } => state.as_str(),

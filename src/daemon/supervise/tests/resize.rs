@@ -63,6 +63,27 @@ fn number_of_workers_follows_the_queue_wait() {
 }
 
 #[test]
+fn idle_workers_above_minimum_exit_under_memory_pressure() {
+    let mut harness = Harness::with(between(1, 4));
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.send(calm(1));
+    harness.advance(SECOND).send(wait(150));
+    harness.boot(worker(1, 2));
+    harness.send(calm(2));
+    harness.advance(SECOND).send(wait(150));
+    harness.boot(worker(2, 3));
+    let busy = LoadSample { running: 2, ..LoadSample::default() };
+    let shed = harness.send(Event::MemoryPressure(busy.clone()));
+    assert_eq!(resized(&shed), Some((3, 2, ResizeReason::MemoryPressure)));
+    assert_eq!(retires(&shed), [worker(2, 3)]);
+    assert_eq!(harness.send(Event::MemoryPressure(busy)), [], "both workers are needed");
+    let shed = harness.send(Event::MemoryPressure(LoadSample::default()));
+    assert_eq!(resized(&shed), Some((2, 1, ResizeReason::MemoryPressure)), "the minimum stays");
+    assert_eq!(harness.send(Event::MemoryPressure(LoadSample::default())), []);
+}
+
+#[test]
 fn reload_keeps_the_scaled_number_of_workers() {
     let mut harness = Harness::with(between(1, 8));
     harness.send(Event::Started);

@@ -1,0 +1,78 @@
+//! Gives memory back while the machine or the service is short of it: idle workers above the minimum
+//! of `workers.count` exit, and no requests are prefetched.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::pressure_watch::PressureWatch;
+use super::{Daemon, MemoryWatch, readable};
+use crate::journal::catalog::OperatorEvent;
+use crate::supervise::Event;
+
+/// Time after the last notification at which the pressure counts as over.
+const PRESSURE_END: Duration = Duration::from_secs(10);
+
+/// A change that [`MemoryWatch`] has noticed.
+#[derive(Debug)]
+pub(super) enum MemoryChange {
+    /// A worker's `memory.events` changed, or cannot be waited for.
+    Workers(io::Result<()>),
+    /// Memory is short, or the file that reports this has failed.
+    Pressure(io::Result<()>),
+}
+
+impl MemoryWatch {
+    /// Waits for the next change.
+    pub(super) async fn changed(&self) -> MemoryChange {
+        tokio::select! {
+            waited = readable(self.events.as_ref()) => MemoryChange::Workers(waited),
+            waited = pressed(self.pressure.as_ref()) => MemoryChange::Pressure(waited),
+        }
+    }
+}
+
+/// Resolves when the file reports memory pressure, or has failed; never if there is no file.
+async fn pressed(watch: Option<&PressureWatch>) -> io::Result<()> {
+    match watch {
+        Some(watch) => watch.pressed().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Daemon {
+    /// Handles a change of the workers' or the service's memory.
+    pub(super) fn on_memory_change(&mut self, change: MemoryChange) -> Vec<Event> {
+        match change {
+            MemoryChange::Workers(waited) => self.on_memory_readable(waited),
+            MemoryChange::Pressure(Ok(())) => self.on_memory_pressure(),
+            MemoryChange::Pressure(Err(error)) => {
+                tracing::debug!(%error, "memory pressure is no longer watched");
+                self.memory.pressure = None;
+                Vec::new()
+            }
+        }
+    }
+
+    fn on_memory_pressure(&mut self) -> Vec<Event> {
+        if self.timers.pressure_end.is_none() {
+            tracing::warn!(
+                message_id = OperatorEvent::MemoryPressure.id(),
+                "memory is short: idle workers above the minimum of workers.count exit, and no request is prefetched"
+            );
+        }
+        self.timers.pressure_end = Some(Instant::now() + PRESSURE_END);
+        // Repeated, because workers may have started since the last notification.
+        self.dispatcher.set_prefetching(false);
+        vec![Event::MemoryPressure(self.dispatcher.measure())]
+    }
+
+    /// Ends the measures against memory pressure.
+    pub(super) fn end_memory_pressure(&mut self) {
+        self.timers.pressure_end = None;
+        self.dispatcher.set_prefetching(true);
+        tracing::info!(
+            message_id = OperatorEvent::MemoryPressureEnded.id(),
+            "memory was not short for {PRESSURE_END:?}: requests are prefetched again"
+        );
+    }
+}
