@@ -424,7 +424,7 @@ fn log_unused(idle_for: Duration) {
 
 fn log_resize(from: u16, to: u16, reason: ResizeReason) {
     let text = match reason {
-        ResizeReason::Operator => format!("{from} workers, now {to}: requested by a signal"),
+        ResizeReason::Operator => format!("{from} workers, now {to}: requested by the operator"),
         ResizeReason::QueueWait(waited) => {
             format!("{from} workers, now {to}: requests waited for {waited:.1?}")
         }
