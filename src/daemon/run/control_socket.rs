@@ -51,8 +51,8 @@ pub(super) enum ControlError {
     )]
     NoGroup { group: String },
     #[error(
-        "{key} = \"{group}\": the service's user is not in this group: write SupplementaryGroups={group} into a drop-in \
-         of the unit (systemctl edit)",
+        "{key} = \"{group}\": the service may not give its socket to this group: write SupplementaryGroups={group} and \
+         SystemCallFilter=@chown into a drop-in of the unit (systemctl edit)",
         key = name::CONTROL_GROUP
     )]
     NotMember { group: String },
