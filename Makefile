@@ -1,12 +1,12 @@
 # The commands for this repository; `make` without a target lists them.
 #   PROFILE=fast       cargo's profile: release (the default), fast, dev
 #   CARGO_TARGET_DIR   honoured, as by cargo itself
-#   GLIBC=2.28         the oldest glibc on which optimized programs run, linked by zig and without a profile;
-#                      empty (the default): that of this machine
+#   GLIBC=             the oldest glibc on which optimized programs run (default: 2.28; zig links them);
+#                      empty: that of this machine, without zig
 # Packages and benchmarks use `make optimized` (profile-guided); `make build` compiles faster.
 SHELL := /bin/bash
 PROFILE ?= release
-GLIBC ?=
+GLIBC ?= 2.28
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BUILD_DIR ?= $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 OPTIMIZED_DIR := $(TARGET)/optimized
