@@ -1,6 +1,6 @@
 //! Finds the interpreter that the workers run: the configured one, or else the first of:
 //!
-//! 1. `bin/python` of the virtual environment that contains the started `rgun`;
+//! 1. `bin/python`, or else `bin/python3`, of the virtual environment that contains the started `rgun`;
 //! 2. that of the environment in `$VIRTUAL_ENV`, `$UV_PROJECT_ENVIRONMENT` or `$CONDA_PREFIX`;
 //! 3. that of `.venv`, `venv`, `env` or `.env` in the application's directory, in the two above it
 //!    (unless every user may write to them, as to `/tmp`), or in the current directory;
@@ -80,15 +80,16 @@ impl Search<'_> {
     pub(crate) fn run(&self, warnings: &mut Vec<String>) -> Result<Python, ValueError> {
         let mut searched = Vec::new();
         for (prefix, source) in self.prefixes() {
-            let path = prefix.join("bin/python");
-            if path.symlink_metadata().is_ok() {
+            // Some tools create an environment without the shorter name.
+            let names = ["bin/python", "bin/python3"].map(|name| prefix.join(name));
+            if let Some(path) = names.into_iter().find(|path| path.symlink_metadata().is_ok()) {
                 check_executable(&path).map_err(|error| unusable_candidate(&path, source, &error))?;
                 return Ok(Python { path, source });
             }
             if let PythonSource::Variable(variable) = source {
                 warnings.push(format!(
                     "${variable} is set, but there is no {}; continuing the search",
-                    path.display()
+                    prefix.join("bin/python").display()
                 ));
             }
             searched.push(prefix.display().to_string());
@@ -304,6 +305,7 @@ mod tests {
             ("conda", &["conda/bin/python"], &[("CONDA_PREFIX", "conda")], "p", "p", "conda/bin/python"),
             ("pyenv's shims", &["shims/python3"], &[("PATH", "shims")], "p", "p", "shims/python3"),
             ("env folder", &["p/env/bin/python"], &[], "p", "p", "p/env/bin/python"),
+            ("one name only", &["p/.venv/bin/python3"], &[], "p", "p", "p/.venv/bin/python3"),
         ] {
             let place = TestDir::new();
             for folder in [directory, cwd] {
