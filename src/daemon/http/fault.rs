@@ -306,21 +306,19 @@ pub(super) fn health_status_and_text(health: HealthResult) -> (StatusCode, &'sta
         HealthResult::Readiness(Readiness::Asleep) => {
             (StatusCode::OK, "asleep: the next request starts a worker\n")
         }
-        HealthResult::Readiness(Readiness::Draining) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the server is drained; rgun drain --undo ends this\n")
-        }
-        HealthResult::Readiness(Readiness::Leaving) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n")
-        }
-        HealthResult::Readiness(Readiness::FirstBoot) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the application is starting\n")
-        }
-        HealthResult::Readiness(Readiness::BootFailed) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the application fails to start; the log has the reason\n")
-        }
-        HealthResult::Readiness(Readiness::NoWorker) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "no worker is ready\n")
-        }
+        HealthResult::Readiness(not_ready) => (StatusCode::SERVICE_UNAVAILABLE, unready_text(not_ready)),
+    }
+}
+
+/// Returns the text of a health check with the status 503.
+fn unready_text(readiness: Readiness) -> &'static str {
+    match readiness {
+        Readiness::Ready | Readiness::Asleep => "",
+        Readiness::Draining => "the server is drained\n",
+        Readiness::Leaving => "the server is stopping\n",
+        Readiness::FirstBoot => "the application is starting\n",
+        Readiness::BootFailed => "the application fails to start; the log has the reason\n",
+        Readiness::NoWorker => "no worker is ready\n",
     }
 }
 
