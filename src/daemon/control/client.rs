@@ -25,7 +25,8 @@ pub enum CallError {
     /// The daemon cannot be reached, or does not speak the protocol.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The daemon closed the connection before the last reply.
+    /// The daemon closed the connection before the last reply, or a reply is longer than
+    /// [`MAX_REPLY_BYTES`].
     #[error("the daemon closed the connection")]
     Closed,
     /// The daemon replied with an error.
@@ -50,8 +51,8 @@ impl ControlClient {
         self.stream.get_ref().set_read_timeout(Some(timeout))
     }
 
-    /// Calls a method and returns the parameters of its last reply. `on_progress` gets those of the
-    /// earlier replies; `None` asks for one reply only.
+    /// Calls a method and returns the parameters of its last reply. `on_progress` is called with the
+    /// parameters of each earlier reply; with `None`, the daemon sends only one reply.
     ///
     /// # Errors
     /// The connection failed, or the daemon replied with an error.

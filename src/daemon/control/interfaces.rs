@@ -1,4 +1,4 @@
-//! `org.varlink.service`, which describes the other interfaces.
+//! The interface `org.varlink.service`, which describes all interfaces.
 
 use serde_json::{Value, json};
 

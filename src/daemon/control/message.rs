@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 pub(super) struct CallMessage {
     /// The full name: interface, dot, method.
     pub(super) method: String,
-    /// `None` is the same as no parameter.
+    /// `None` is the same as an empty object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) parameters: Option<Map<String, Value>>,
     /// The client accepts several replies.

@@ -9,7 +9,7 @@ use super::fault::CallFault;
 use super::interfaces;
 use super::message::CallMessage;
 
-/// A method of the main loop, with its checked parameters.
+/// A method that the main loop performs, with its checked parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Method {
     /// Status of `io.rgun.Server`.
@@ -67,7 +67,8 @@ pub(super) enum CallTarget {
 /// Maximum number of requests in a reply.
 const MAX_REQUESTS: usize = 1000;
 
-/// Maximum number of workers: the highest number is the zygote's.
+/// Maximum number of workers. `supervise` has the same limit, because the highest worker number
+/// stands for a zygote.
 const MAX_WORKERS: u16 = u16::MAX - 1;
 
 impl Method {

@@ -7,7 +7,7 @@ use serde_json::Value;
 /// A reply to List: the value of one metric.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
-    /// The family, which begins with the name of the service's interface.
+    /// The name of the metric's family. It begins with the name of the service's interface.
     pub name: String,
     /// The value: a number for counters and gauges.
     pub value: Value,
@@ -16,12 +16,12 @@ pub struct Metric {
     pub object: Option<String>,
 }
 
-/// A reply to Describe: what the metrics of one name mean.
+/// A reply to Describe: the meaning of the metrics with one name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetricFamily {
     /// The name of the family's metrics.
     pub name: String,
-    /// The meaning of the values, with their unit.
+    /// The meaning and the unit of the values.
     pub description: String,
     /// The kind of the values.
     #[serde(rename = "type")]

@@ -13,9 +13,9 @@
 //! | `server.rs` | the daemon's side of a connection |
 //! | `client.rs` | the side of `rgun status` and the other commands |
 //!
-//! A message is a JSON object and a NUL byte. Written by hand rather than with the crate zlink,
-//! whose server waits for one client to read its reply before it serves the next, closes the
-//! connection at an unknown method, and limits neither connections nor time.
+//! A message is a JSON object and a NUL byte. This module does not use the crate zlink: its server
+//! serves no other client until one has read its reply, closes the connection at an unknown method,
+//! and limits neither connections nor time.
 
 mod client;
 mod fault;

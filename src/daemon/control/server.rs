@@ -30,28 +30,28 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum length of a call in bytes; much longer than any valid one.
 const MAX_CALL_BYTES: usize = 16 * 1024;
 
-/// Maximum number of clients with full access at the same time.
+/// Maximum number of clients with [`Access::Full`] at the same time.
 const MAX_FULL_CLIENTS: usize = 32;
 
-/// Maximum number of clients that may only read.
+/// Maximum number of clients with [`Access::Read`] at the same time.
 const MAX_READING_CLIENTS: usize = 32;
 
-/// Maximum number of clients that are being refused.
+/// Maximum number of clients without access at the same time. Each gets one error.
 const MAX_REFUSED_CLIENTS: usize = 4;
 
 /// A call for the main loop.
 #[derive(Debug)]
 pub struct Call {
-    /// The method and its parameters. The client may call it.
+    /// The method and its parameters. The client's access suffices for the method.
     pub method: Method,
-    /// Takes the replies. The connection is closed if it is dropped before the last reply.
+    /// Takes the replies. Dropping the sender before the last reply closes the connection.
     pub replies: ReplySender,
 }
 
 /// A reply, on its way to the client's task.
 #[derive(Debug)]
 enum Reply {
-    /// More replies follow. Skipped if the client did not ask for several.
+    /// More replies follow. Not sent to a client that called without the flag `more`.
     Progress(Value),
     /// The last reply.
     Done(Value),
@@ -64,7 +64,7 @@ enum Reply {
 pub struct ReplySender(UnboundedSender<Reply>);
 
 impl ReplySender {
-    /// Sends a reply that others follow.
+    /// Sends a reply that is not the last one.
     pub fn progress(&self, parameters: &impl Serialize) {
         self.send(to_reply(parameters, Reply::Progress));
     }
@@ -79,7 +79,7 @@ impl ReplySender {
         self.send(Reply::Failed(fault));
     }
 
-    /// Sends each item in a reply of its own. There must be at least one.
+    /// Sends each item in a reply of its own. `items` must not be empty: the call would get no reply.
     pub fn finish_all<T: Serialize>(self, items: &[T]) {
         if let Some((last, others)) = items.split_last() {
             for item in others {
@@ -100,8 +100,8 @@ fn to_reply(parameters: &impl Serialize, reply: fn(Value) -> Reply) -> Reply {
     reply(parameters.expect("replies are structs with fields that JSON has"))
 }
 
-/// Accepts clients and serves them, without end. `authorize` returns the access of a process that has
-/// connected, or why it has none. `call` passes a call to the main loop.
+/// Accepts clients and serves them; never returns. `authorize` returns the access of a process that
+/// has connected, or the reason why the process has none. `call` passes a call to the main loop.
 pub async fn serve(
     listener: UnixListener,
     authorize: impl Fn(&io::Result<UCred>) -> Result<Access, String>,
@@ -142,7 +142,7 @@ pub async fn serve(
 /// The connection to one client.
 struct ClientTask<F> {
     stream: UnixStream,
-    /// The client's access, or why it has none.
+    /// The client's access, or the reason why the client has none.
     access: Result<Access, String>,
     call: F,
 }
@@ -232,8 +232,8 @@ fn success(parameters: Value, continues: bool) -> ReplyMessage {
     ReplyMessage { error: None, parameters, continues: continues.then_some(true) }
 }
 
-/// Reads the next message. `received` has what was read after it. Returns `None` at the end of the
-/// stream.
+/// Returns the next message; `None` at the end of the stream. `received` keeps bytes that follow the
+/// message until the next call.
 ///
 /// # Errors
 /// The message is longer than [`MAX_CALL_BYTES`], or cannot be read.

@@ -1,5 +1,5 @@
 //! The replies of `io.rgun.Server`. `io.rgun.Server.varlink` documents the fields; a test compares
-//! the two.
+//! their names and types with these.
 
 #![allow(missing_docs, reason = "the definition of the interface documents each field once")]
 

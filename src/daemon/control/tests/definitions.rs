@@ -1,4 +1,4 @@
-//! The fields of the types, against the definitions that clients read.
+//! Compares the fields of the types with the definitions that clients read.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use crate::control::{
     RequestsReply, ScaleReply, StacksReply, StatusReply, WorkerEntry, WorkerStacks, WorkersReply, interfaces,
 };
 
-/// A definition: fields by name, of each member ("method Status", "type Worker", "error Stopping").
-/// The fields of a method are those of its reply; "call Status" has its parameters.
+/// The fields of each member of an interface: "type Worker", "error Stopping", "method Status" for the
+/// fields of a method's reply, and "call Status" for its parameters.
 struct Definition(BTreeMap<String, BTreeMap<String, String>>);
 
 impl Definition {
@@ -215,7 +215,7 @@ fn errors_have_the_defined_names_and_fields() {
 }
 
 #[test]
-fn every_defined_method_and_parameter_is_served() {
+fn every_defined_method_and_parameter_is_accepted() {
     for interface in ["org.varlink.service", "io.rgun.Server", "io.systemd.Metrics"] {
         let definition = Definition::of(interface);
         for name in definition.names("method") {

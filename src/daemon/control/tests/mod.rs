@@ -1,4 +1,4 @@
-//! The protocol over a real socket, and the types against the definitions of the interfaces.
+//! Tests the protocol over a real socket, and compares the types with the definitions.
 
 mod definitions;
 mod protocol;

@@ -1,4 +1,4 @@
-//! Messages over a real socket.
+//! Tests of the protocol over a real socket.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -199,7 +199,7 @@ fn oneway_call_is_performed_and_not_answered() {
 }
 
 #[test]
-fn reader_may_not_change_anything() {
+fn reader_is_refused_methods_that_need_full_access() {
     let server = TestServer::start("control-reader", Ok(Access::Read));
     let mut client = server.connect();
     for method in ["Reload", "Scale", "Drain", "Stacks"] {
@@ -228,10 +228,10 @@ fn refused_client_gets_the_reason_and_is_disconnected() {
 }
 
 #[test]
-fn malformed_or_endless_call_ends_the_connection() {
+fn malformed_or_overlong_call_ends_the_connection() {
     let server = TestServer::start("control-malformed", Ok(Access::Full));
-    let endless = "x".repeat(40_000);
-    for text in ["reload\n", "", "[]", "{\"method\":1}", "\u{1}", &endless] {
+    let overlong = "x".repeat(40_000);
+    for text in ["reload\n", "", "[]", "{\"method\":1}", "\u{1}", &overlong] {
         let mut client = server.connect();
         // The server may close the connection before it has read everything.
         let _ = client.write_all(text.as_bytes()).and_then(|()| client.write_all(&[0]));
@@ -239,7 +239,7 @@ fn malformed_or_endless_call_ends_the_connection() {
     }
     let mut client = server.connect();
     send(&mut client, r#"{"method":"org.varlink.service.GetInfo"}"#);
-    assert!(receive(&mut client).is_some(), "the others are served");
+    assert!(receive(&mut client).is_some(), "other clients are served");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn clients_above_the_limit_are_disconnected() {
     // The server notices the end of the last client some time later.
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !served(&mut server.connect()) {
-        assert!(std::time::Instant::now() < deadline, "the place of a client that left stays taken");
+        assert!(std::time::Instant::now() < deadline, "a client that left still counts");
         thread::yield_now();
     }
 }
