@@ -97,8 +97,8 @@ impl Daemon {
         RequestsReply { requests: requests.into_iter().map(to_request).collect(), total }
     }
 
-    /// Requests the stacks of the workers with this number, or of all; the reply follows once they
-    /// have come.
+    /// Requests the stacks of the workers with this number; `None`: of all workers. The reply is sent
+    /// when all of them have answered or cannot answer.
     fn request_stacks_for(&mut self, number: Option<u16>, replies: ReplySender) -> Vec<Event> {
         let has_stacks = |worker: &&WorkerSnapshot| {
             matches!(worker.state, WorkerState::Ready | WorkerState::Retiring)
@@ -115,7 +115,7 @@ impl Daemon {
         workers.into_iter().flat_map(|worker| self.request_stacks(worker, DumpReason::Operator)).collect()
     }
 
-    /// Makes load balancers remove this service, or return to it.
+    /// Makes health checks get 503, so that load balancers send no more requests, or ends that.
     fn set_draining(&self, enable: bool, replies: ReplySender) -> Vec<Event> {
         if enable && self.generations.live().health.path.is_none() {
             replies.fail(CallFault::NoHealthCheck {});
@@ -123,9 +123,11 @@ impl Daemon {
         }
         if enable != self.supervisor.is_draining() {
             if enable {
-                tracing::info!("drained by the operator: health checks get 503 until rgun drain --undo");
+                tracing::info!(
+                    "drained by the operator: health checks get 503 until rgun drain --undo or a restart"
+                );
             } else {
-                tracing::info!("no longer drained: health checks get 200 again");
+                tracing::info!("no longer drained: health checks get 200 while a worker can serve");
             }
         }
         replies.finish(&DrainReply { draining: enable });

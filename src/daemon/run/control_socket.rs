@@ -27,7 +27,7 @@ use crate::control::{self, Access};
 /// The main loop's data about clients of the control socket.
 #[derive(Debug)]
 pub(super) struct ControlClients {
-    /// Held so that its file is removed at the end. `None` if there is no runtime directory.
+    /// Held, because dropping the socket removes its file. `None` if there is no runtime directory.
     pub(super) _socket: Option<ControlSocket>,
     /// The clients that wait for stacks.
     pub(super) stack_calls: StackCalls,
@@ -63,7 +63,8 @@ impl ControlSocket {
     /// runtime directory.
     ///
     /// # Errors
-    /// The error of `bind(2)`, with the path; the group does not exist, or the daemon is no member.
+    /// The socket cannot be created; the group does not exist, or the daemon may not give the socket to
+    /// the group.
     pub(super) fn listen(
         messages: UnboundedSender<MainMessage>,
         peers: PeerCheck,
@@ -119,14 +120,14 @@ fn find_group(name: &str) -> Result<Gid, ControlError> {
     found.map(|group| group.gid).ok_or_else(|| ControlError::NoGroup { group: name.to_owned() })
 }
 
-/// Returns the access of a process that has connected, or why it has none. `has_readers`: the mode of
-/// the socket admits a group.
+/// Returns the access of a process that has connected, or the reason why the process has none.
+/// `has_readers`: the mode of the socket admits a group.
 fn authorize(peers: &PeerCheck, has_readers: bool, peer: &io::Result<UCred>) -> Result<Access, String> {
     let checked = match peer {
         Ok(peer) => peers.check(peer).and_then(|()| match peer.uid() {
             uid if uid == 0 || uid == geteuid().as_raw() => Ok(Access::Full),
             _ if has_readers => Ok(Access::Read),
-            // Connected before the mode of the file was set.
+            // The process connected before the mode of the file was set.
             uid => Err(PeerRefusal::Stranger(uid)),
         }),
         Err(error) => Err(PeerRefusal::from(io::Error::from(error.kind()))),

@@ -1,4 +1,4 @@
-//! The metrics that systemd-report(1) collects, from the numbers that Status and Workers show.
+//! The metrics that systemd-report(1) collects. Their values are those of the reply to Status.
 
 use serde_json::Value;
 
@@ -8,11 +8,11 @@ use crate::control::{Metric, MetricFamily, MetricType, StatusReply};
 /// A metric of the whole service: its name after the prefix, its kind, its meaning, and its value.
 type Row = (&'static str, MetricType, &'static str, fn(&StatusReply) -> u64);
 
-/// The prefix of all names: the interface of the service (io.systemd.Metrics asks for that).
+/// The prefix of all names. io.systemd.Metrics requires the name of the service's interface.
 const PREFIX: &str = "io.rgun.Server";
 
 const ROWS: [Row; 10] = [
-    ("requests_running", MetricType::Gauge, "Requests in a worker", |status| status.running as u64),
+    ("requests_running", MetricType::Gauge, "Requests that a worker has", |status| status.running as u64),
     ("requests_queued", MetricType::Gauge, "Requests that wait for a worker", |status| status.queued as u64),
     ("request_slots", MetricType::Gauge, "Requests that can run at the same time", |status| {
         status.slots as u64
@@ -23,11 +23,11 @@ const ROWS: [Row; 10] = [
         "Wait for a worker that 95 % of the latest requests did not exceed, in microseconds",
         |status| status.wait_p95_usec,
     ),
-    ("responses_total", MetricType::Counter, "Responses of the application", |status| status.responses),
+    ("responses_total", MetricType::Counter, "Requests that ended in a worker", |status| status.responses),
     (
         "responses_failed_total",
         MetricType::Counter,
-        "Responses with a status of 500 or above, and exceptions",
+        "Requests that failed: status of 500 or above, exception, deadline exceeded, worker died",
         |status| status.failed_responses,
     ),
     ("generation", MetricType::Gauge, "Generation of code and configuration that serves", |status| {

@@ -1,9 +1,10 @@
 //! Which processes may use the control socket: all that can open it, except for workers and the
 //! processes that they have started.
 //!
-//! The socket's mode admits root, the daemon's user and the members of `control.group`. A process of the daemon's user is refused if
-//! it is in the cgroup of a worker or of the daemon, or if it descends from the daemon. The daemon is
-//! a subreaper, so its descendants cannot escape by a double fork.
+//! The socket's mode admits root, the daemon's user and the members of `control.group`. A process of
+//! the daemon's user is refused if it is in the cgroup of a worker or of the daemon, or if it
+//! descends from the daemon. The daemon is a subreaper, so its descendants cannot escape by a double
+//! fork.
 //!
 //! `ProtectProc=` of the unit hides processes of other users, and those that are not dumpable. A
 //! hidden client of the daemon's user is refused. A hidden ancestor ends the search for the daemon:

@@ -9,9 +9,9 @@ pub(super) struct StackCalls(Vec<StackCall>);
 
 #[derive(Debug)]
 struct StackCall {
-    /// The workers whose stacks are missing.
+    /// The workers that have not answered yet.
     missing: Vec<WorkerId>,
-    /// The stacks that have come.
+    /// The stacks of the other workers.
     stacks: Vec<WorkerStacks>,
     replies: ReplySender,
 }
@@ -23,8 +23,8 @@ impl StackCalls {
         self.answer();
     }
 
-    /// Takes the stacks of a worker for every call that waits for them. `None`: the worker did not
-    /// answer.
+    /// Adds the stacks of a worker to every call that waits for them. `stacks` is `None` if the worker
+    /// did not answer.
     pub(super) fn on_stacks(&mut self, worker: WorkerId, pid: Option<u32>, stacks: Option<&str>) {
         for call in &mut self.0 {
             let n_missing = call.missing.len();
@@ -37,7 +37,7 @@ impl StackCalls {
         self.answer();
     }
 
-    /// Answers the calls that wait for no worker.
+    /// Answers the calls for which no worker is missing any more.
     fn answer(&mut self) {
         for mut call in self.0.extract_if(.., |call| call.missing.is_empty()) {
             call.stacks.sort_by_key(|entry| (entry.worker, entry.pid));

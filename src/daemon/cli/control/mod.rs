@@ -28,7 +28,7 @@ const DEFAULT_DIRECTORY: &str = "/run/rgun";
 /// EX_UNAVAILABLE of sysexits(3head): no daemon or no systemd answers.
 pub(super) const EXIT_UNAVAILABLE: u8 = 69;
 
-/// Time to wait for a reply. Stacks take up to five seconds; a reload may take any time.
+/// Maximum wait for a reply. Stacks take up to five seconds; a reload has no limit.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A command for a running daemon.
@@ -46,7 +46,7 @@ impl ControlRequest {
     /// Reads the arguments. `cwd` is the directory of a relative `--socket`.
     ///
     /// # Errors
-    /// The name cannot be an instance's.
+    /// The name of the instance is not valid.
     pub(super) fn new(command: ControlCommand, cwd: &Path) -> Result<Self, Failure> {
         let (action, QueryFlags { daemon, json }) = match command {
             ControlCommand::Reload(daemon) => (ControlAction::Reload, QueryFlags { daemon, json: false }),
@@ -73,7 +73,7 @@ pub(super) enum ControlAction {
     Status,
     Workers,
     Requests,
-    /// The worker's number; `None` is all workers.
+    /// The worker's number; `None` for all workers.
     Stacks(Option<u16>),
     /// The number of workers.
     Scale(u16),
@@ -88,8 +88,8 @@ pub fn runtime_directory() -> Option<PathBuf> {
     std::env::split_paths(&directories).next().filter(|path| !path.as_os_str().is_empty())
 }
 
-/// Runs the command and returns the exit status: 0 if the daemon did it, 1 if the daemon refused or
-/// failed, 69 if no daemon answers.
+/// Runs the command and returns the exit status: 0 if the command succeeded, 1 if the daemon refused
+/// or failed, or stdout is closed, 69 if no daemon answers.
 pub fn run(request: &ControlRequest) -> ExitCode {
     let ControlRequest { socket, action, .. } = request;
     let path = socket.clone().unwrap_or_else(|| {
@@ -105,7 +105,7 @@ pub fn run(request: &ControlRequest) -> ExitCode {
             ExitCode::from(EXIT_UNAVAILABLE)
         }
         Err(CallError::Closed) => {
-            print_error(name, &format!("the daemon ended before the {name} did"));
+            print_error(name, "the daemon closed the connection: it is stopping, or has too many clients");
             ExitCode::FAILURE
         }
         Err(CallError::Remote(error)) => {
@@ -122,7 +122,7 @@ fn perform(request: &ControlRequest, path: &Path) -> Result<String, CallError> {
     let method = format!("io.rgun.Server.{method}");
     if request.action == ControlAction::Reload {
         let mut on_progress = |reply| {
-            // A closed stdout does not change the result of the reload.
+            // If stdout is closed, the reload continues.
             let _ = parse::<ReloadReply>(reply).map(|reply| print(&format!("{}\n", reply.message)));
         };
         let reply: ReloadReply = parse(daemon.call(&method, parameters, Some(&mut on_progress))?)?;
@@ -221,7 +221,7 @@ fn explain_refusal(error: &RemoteError) -> String {
         }
         "io.rgun.Server.Stopping" => "the daemon is stopping".to_owned(),
         "org.varlink.service.MethodNotFound" => {
-            "the running daemon is of another version, without this command: systemctl restart rgun".to_owned()
+            "the running daemon is another version, which lacks this command: systemctl restart rgun".to_owned()
         }
         name => format!("the daemon replied {name}"),
     }

@@ -1,4 +1,4 @@
-//! The replies of the daemon as text: aligned columns for reading, not for programs (`--json`).
+//! The replies of the daemon as text for people. Programs use `--json`.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::control::{
 /// Formats the state of the service, one line for each group of numbers.
 pub(super) fn status(reply: &StatusReply) -> String {
     let generation = match reply.pending_generation {
-        Some(pending) => format!("{}, {pending} boots", reply.generation),
+        Some(pending) => format!("{} ({pending} is booting)", reply.generation),
         None => reply.generation.to_string(),
     };
     let drained = if reply.draining { "health checks get 503 until rgun drain --undo" } else { "no" };
@@ -100,7 +100,7 @@ pub(super) fn requests(reply: &RequestsReply) -> String {
     text
 }
 
-/// Formats the stacks of each worker below its number.
+/// Formats the stacks of each worker, with the worker's number above them.
 pub(super) fn stacks(reply: &StacksReply) -> String {
     if reply.workers.is_empty() {
         return "no worker is ready\n".to_owned();
@@ -161,7 +161,7 @@ fn dash() -> String {
     "-".to_owned()
 }
 
-/// Formats microseconds with the unit that keeps two or three digits.
+/// Formats a number of microseconds in its largest one or two units: `850 us`, `1.5 s`, `2h 05m`.
 fn duration(micros: u64) -> String {
     let duration = Duration::from_micros(micros);
     let secs = duration.as_secs();
@@ -175,7 +175,7 @@ fn duration(micros: u64) -> String {
     }
 }
 
-/// Formats bytes in MiB, which is the size of a worker.
+/// Formats a number of bytes in MiB, the unit that suits the memory of a worker.
 fn size(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }

@@ -44,7 +44,7 @@ daemon:      rgun 1.2.3, process 4711
 #[test]
 fn status_shows_a_reload_and_a_drain() {
     let text = status(&StatusReply { pending_generation: Some(13), draining: true, ..status_reply() });
-    assert!(text.contains("\ngeneration:  12, 13 boots\n"), "{text}");
+    assert!(text.contains("\ngeneration:  12 (13 is booting)\n"), "{text}");
     assert!(text.contains("\ndrained:     health checks get 503 until rgun drain --undo\n"), "{text}");
 }
 
@@ -131,7 +131,7 @@ ELAPSED  STATE    WORKER  CLIENT     METHOD   PATH     ID
 }
 
 #[test]
-fn stacks_are_below_the_name_of_their_worker() {
+fn stacks_are_below_the_number_of_their_worker() {
     let worker = |worker, stacks: Option<&str>| WorkerStacks {
         worker,
         pid: Some(7),
@@ -157,7 +157,7 @@ no answer; C code may hold the GIL, or the worker has just exited
 }
 
 #[test]
-fn durations_have_two_or_three_digits() {
+fn durations_are_shown_in_their_largest_units() {
     for (micros, text) in [
         (0, "0 us"),
         (999, "999 us"),
