@@ -329,7 +329,7 @@ fn damaged_or_missing_state_closes_the_connections() {
             service.notified.stored.retain(|(name, _)| name != STATE);
         }
         let service = service.start_next();
-        service.daemon.log.wait_for("took over 0 connections of the previous rgun, and closes 1");
+        service.daemon.log.wait_for("took over 0 connections of the previous rgun, closing 1");
         client.assert_closed();
         assert_eq!(service.connect().get("/hello").status, 200);
     }

@@ -1,4 +1,4 @@
-//! Opens connections of the previous daemon again.
+//! Registers connections of the previous daemon, so that this daemon serves or closes them.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,31 +15,32 @@ pub struct StoredConnection {
     pub socket: OwnedFd,
     /// The connection's record; `None` if it is lost or cannot be read.
     pub record: Option<ConnectionRecord>,
-    /// Index of the listener whose settings apply; `None` if there is no such listener any more,
-    /// so that the connection must be closed.
+    /// Index of the listener whose settings apply; `None` if no listener of this daemon can continue
+    /// the connection, which must then be closed.
     pub listener: Option<u16>,
 }
 
 /// An adopted connection.
 #[derive(Debug)]
 pub enum Adopted {
-    /// To be served. The bytes were read by the previous daemon and come before those of the
+    /// Serve the connection. The previous daemon has read the bytes; they come before those of the
     /// stream.
     Resumed(ClientStream, Vec<u8>),
     /// The client has begun a request that cannot be served: answer 503 and close.
     Refused(ClientStream),
-    /// The client waits for nothing: close.
+    /// The client has begun no request: close.
     Idle(ClientStream),
 }
 
 impl ConnectionTracker {
-    /// Opens a connection of the previous daemon. Must be called on the reactor.
+    /// Registers a connection of the previous daemon. Must be called on the reactor.
     ///
     /// # Errors
     /// The descriptor is not a socket of a client, or cannot be registered with the reactor.
     pub fn adopt(&self, stored: StoredConnection) -> io::Result<Adopted> {
         let StoredConnection { socket, record, listener } = stored;
-        // Without a record, bytes that the previous daemon has read are lost.
+        // Without a record, only bytes that are still in the socket show a request: those that the
+        // previous daemon has read are lost.
         let has_input = match &record {
             Some(record) if !record.unread.is_empty() => true,
             _ => rustix::io::ioctl_fionread(&socket)? > 0,

@@ -1,9 +1,10 @@
 //! Connections on their way to the next daemon, and the state that describes them there.
 //!
-//! Only a plain connection between two requests, or with an incomplete head, is handed over. Its
-//! task takes it out of HTTP ([`ClientStream::hand_over`](super::ClientStream::hand_over)) when
-//! the tracker has chosen it. `run` passes the sockets and the state through systemd's fd store to
-//! the next daemon, whose `edge` serves them again
+//! Only an HTTP/1 connection without TLS and without a request in progress is handed over: a new or
+//! idle one, or one with an incomplete head. When the tracker has chosen a connection, the
+//! connection's task detaches its socket from HTTP
+//! ([`ClientStream::hand_over`](super::ClientStream::hand_over)). `run` passes the sockets and the
+//! state through systemd's fd store to the next daemon, whose `edge` continues them
 //! ([`ConnectionTracker::adopt`](super::ConnectionTracker::adopt)).
 
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ const MAGIC: &[u8; 8] = b"rgunconn";
 /// only.
 const VERSION: u32 = 1;
 
-/// A connection that has left HTTP, and that no byte is read from any more.
+/// A connection that this daemon serves no more: HTTP has released the socket, and nothing reads it.
 #[derive(Debug)]
 pub struct DetachedConnection {
     /// The socket, non-blocking.
@@ -33,9 +34,9 @@ pub struct DetachedConnection {
     pub(super) listener: u16,
     pub(super) client: Client,
     pub(super) phase: Phase,
-    /// Coarse time at which the phase began.
+    /// Coarse time in milliseconds at which the phase began.
     pub(super) phase_since: u32,
-    /// Bytes that were read and belong to no request that was served.
+    /// Bytes that this daemon has read and that belong to no request that was served.
     pub(super) unread: Vec<u8>,
 }
 
@@ -49,7 +50,7 @@ pub struct ConnectionRecord {
     pub(super) client: Client,
     /// [`Phase::New`], [`Phase::Head`] or [`Phase::Idle`].
     pub(super) phase: Phase,
-    /// Coarse time at which the phase began. The clock is the machine's, not the process's.
+    /// Coarse time in milliseconds at which the phase began. All processes have the same clock.
     pub(super) phase_since: u32,
     /// Bytes that the previous daemon has read and that belong to no request that was served.
     pub(super) unread: Vec<u8>,
@@ -71,10 +72,10 @@ impl ConnectionRecord {
 /// An error in the state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
-    /// The state is of another version of rgun.
+    /// The state has another format: that of another version of rgun.
     #[error("their state has format {0}, and this version of rgun reads format {VERSION}")]
     Version(u32),
-    /// The state is not of rgun, or damaged.
+    /// The state does not begin with [`MAGIC`], or is damaged.
     #[error("their state is damaged")]
     Damaged,
 }
@@ -85,13 +86,14 @@ impl From<TryGetError> for StateError {
     }
 }
 
-/// Returns the state that describes the connections, and that [`decode`] reads. `listeners` are the
-/// names of the listeners by index.
+/// Returns the state that describes the connections, for [`decode`]. `listeners` has the names of the
+/// listeners by index.
 ///
 /// ```text
 /// state:  MAGIC, version u32, number u32, records
-/// record: SO_COOKIE u64, phase u8, phase_since u32, https u8, length of the IP address u8
-///         (0, 4 or 16), IP address, port u16, index of the listener u16, length u16, its name, length u32, unread bytes
+/// record: SO_COOKIE u64, phase u8, phase_since u32, https u8, length of the IP address u8 (0, 4 or
+///         16), IP address, port u16, index of the listener u16, length of its name u16, name,
+///         length of the unread bytes u32, unread bytes
 /// ```
 /// Numbers are little-endian.
 ///
@@ -137,7 +139,7 @@ fn to_len<T: TryFrom<usize>>(len: usize) -> io::Result<T> {
 /// Returns the records of a state by the cookies of their sockets.
 ///
 /// # Errors
-/// The state is of another version, or damaged.
+/// The state has another format, or is damaged.
 pub fn decode(mut state: &[u8]) -> Result<HashMap<u64, ConnectionRecord>, StateError> {
     if take(&mut state, MAGIC.len())? != MAGIC {
         return Err(StateError::Damaged);
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn other_versions_are_named() {
+    fn state_of_another_version_is_refused() {
         let mut state = state(&[]);
         state[MAGIC.len()] = 7;
         assert_eq!(decode(&state), Err(StateError::Version(7)));
@@ -290,7 +292,7 @@ mod tests {
                 let at = rng.index(state.len());
                 state[at] = rng.byte();
             }
-            // Neither panics nor allocates what a length claims.
+            // Must neither panic nor allocate as much memory as a changed length claims.
             drop(decode(&state));
         }
     }

@@ -1,6 +1,6 @@
 //! The phases of a connection.
 
-/// The phase of a connection; it decides which timeout applies.
+/// The phase of a connection, which decides which timeout applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
@@ -12,7 +12,7 @@ pub enum Phase {
     Busy = 2,
     /// Between requests: `timeouts.keepalive`.
     Idle = 3,
-    /// The last response is sent; remaining input is read and dropped for a second.
+    /// The last response is sent; further input is read and discarded for a second.
     Lingering = 4,
     /// A WebSocket, which sets its own timeouts with
     /// [`Connection::set_alarm`](super::Connection::set_alarm).

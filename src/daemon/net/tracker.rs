@@ -228,8 +228,8 @@ impl ConnectionTracker {
         self.registry.take_detached()
     }
 
-    /// Detaches the connections that are for the next daemon, closes idle ones, lets busy ones finish, and aborts the rest at the deadline. Returns
-    /// when none is left.
+    /// Detaches the connections that are for the next daemon, closes idle ones, lets busy ones
+    /// finish, and aborts the rest at the deadline. Returns when none is left.
     ///
     /// A connection that was busy a moment ago is closed only after a grace of one second: its
     /// client may be sending the next request, and would see a reset. That request's response

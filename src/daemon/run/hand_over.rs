@@ -19,15 +19,15 @@ const SYNCHRONIZE_TIMEOUT: Duration = Duration::from_secs(5);
 /// listening sockets, standard streams, libraries.
 const RESERVED_FDS: u64 = 64;
 
-/// Returns the number of connections that can be handed over. `soft_limit` is the limit of open
-/// files with which the next process starts: systemd cannot start a service to which it must pass
-/// more descriptors.
+/// Returns the maximum number of connections that can be handed over. `soft_limit` is the limit of
+/// open files with which the next process starts: systemd cannot pass more descriptors to a process,
+/// so the service would not start.
 pub(super) fn capacity(soft_limit: Option<u64>) -> usize {
-    // While systemd moves descriptors to the numbers from 3 on, it has some of them twice.
+    // systemd holds some descriptors twice while it moves them to the numbers from 3 on.
     let limit = soft_limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit.saturating_sub(RESERVED_FDS) / 2).unwrap_or(usize::MAX)
     });
-    // The state needs a place, too.
+    // One more descriptor is the state.
     fd_store::capacity(FDSTORE_VARIABLE).min(limit).saturating_sub(1)
 }
 
@@ -67,7 +67,6 @@ pub(super) fn take_over(
     if stored.is_empty() {
         return Vec::new();
     }
-    // Otherwise, a connection that this daemon closes would stay open in the store.
     fd_store::remove(CONNECTION_NAME);
     fd_store::remove(STATE_NAME);
     let (states, sockets): (Vec<_>, Vec<_>) =
@@ -89,7 +88,7 @@ pub(super) fn take_over(
     let n_closed = connections.len() - n_continued;
     tracing::info!(
         rgun.connections = n_continued,
-        "took over {n_continued} connections of the previous rgun, and closes {n_closed}"
+        "took over {n_continued} connections of the previous rgun, closing {n_closed}"
     );
     connections
 }
@@ -101,8 +100,8 @@ fn read_state(state: OwnedFd) -> Result<HashMap<u64, ConnectionRecord>, String> 
     decode(&state).map_err(|error| error.to_string())
 }
 
-/// Returns the index of the connection's listener; `None` if there is no listener of its name any
-/// more, or if the listener has TLS.
+/// Returns the index of the listener that has the name of the connection's listener; `None` if there
+/// is none any more, or if the listener has TLS.
 fn listener_index(record: &ConnectionRecord, listeners: &[Listener], config: &Listen) -> Option<u16> {
     let name = record.listener();
     if config.speaks_tls(name) {

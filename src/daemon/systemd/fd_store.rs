@@ -35,7 +35,7 @@ pub struct StoredDescriptor {
     pub fd: OwnedFd,
 }
 
-/// An error of a memfd from the store.
+/// The reason why a memfd from the store is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum SealedError {
     /// The descriptor is not a memfd, or its content may still change.
@@ -49,8 +49,8 @@ pub enum SealedError {
     System(#[from] io::Error),
 }
 
-/// Returns the number of descriptors that the store can keep; 0 without a store. The variable
-/// `fallback` replaces `FDSTORE`, which systemd sets from version 254 on.
+/// Returns the maximum number of descriptors in the store; 0 without a store. The environment
+/// variable `fallback` is read if `FDSTORE` is unset, as it is before systemd 254.
 pub fn capacity(fallback: &str) -> usize {
     if !notify::is_enabled() {
         return 0;
@@ -64,8 +64,8 @@ pub(super) fn stored_name(name: &str) -> Option<&'static str> {
     [CONNECTION_NAME, STATE_NAME].into_iter().find(|constant| *constant == name)
 }
 
-/// Sends descriptors to the store (`FDSTORE=1`). systemd drops a connection whose client leaves
-/// (`FDPOLL=1`, the default).
+/// Sends descriptors to the store (`FDSTORE=1`). systemd drops a descriptor on EPOLLHUP or EPOLLERR,
+/// such as a connection that its client resets (`FDPOLL=1`, the default).
 ///
 /// # Errors
 /// The notification cannot be sent.
@@ -76,16 +76,16 @@ pub fn store(name: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes all descriptors of this name from the store (`FDSTOREREMOVE=1`). Otherwise the store
-/// would keep a connection open that this process closes.
+/// Removes all descriptors of this name from the store (`FDSTOREREMOVE=1`). A connection that this
+/// process closes would otherwise stay open in the store.
 pub fn remove(name: &str) {
     if let Err(error) = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]) {
         tracing::warn!(%error, "cannot remove {name} from systemd's fd store");
     }
 }
 
-/// Waits until systemd has processed all earlier notifications (`BARRIER=1`). systemd discards
-/// those of a process that has exited.
+/// Waits until systemd has processed all earlier notifications (`BARRIER=1`). systemd may discard
+/// notifications that it has not processed when the process exits.
 ///
 /// # Errors
 /// The notification cannot be sent, or systemd has not processed it within `timeout`.
