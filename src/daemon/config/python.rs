@@ -80,7 +80,6 @@ impl Search<'_> {
     pub(crate) fn run(&self, warnings: &mut Vec<String>) -> Result<Python, ValueError> {
         let mut searched = Vec::new();
         for (prefix, source) in self.prefixes() {
-            // Some tools create an environment without the shorter name.
             let names = ["bin/python", "bin/python3"].map(|name| prefix.join(name));
             if let Some(path) = names.into_iter().find(|path| path.symlink_metadata().is_ok()) {
                 check_executable(&path).map_err(|error| unusable_candidate(&path, source, &error))?;
@@ -304,8 +303,7 @@ mod tests {
             ),
             ("conda", &["conda/bin/python"], &[("CONDA_PREFIX", "conda")], "p", "p", "conda/bin/python"),
             ("pyenv's shims", &["shims/python3"], &[("PATH", "shims")], "p", "p", "shims/python3"),
-            ("env folder", &["p/env/bin/python"], &[], "p", "p", "p/env/bin/python"),
-            ("one name only", &["p/.venv/bin/python3"], &[], "p", "p", "p/.venv/bin/python3"),
+            ("env folder with python3 only", &["p/env/bin/python3"], &[], "p", "p", "p/env/bin/python3"),
         ] {
             let place = TestDir::new();
             for folder in [directory, cwd] {

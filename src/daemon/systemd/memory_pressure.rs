@@ -44,7 +44,9 @@ impl PressureFile {
             return Ok(None);
         }
         let encoded = env::var_os("MEMORY_PRESSURE_WRITE").unwrap_or_default();
-        let trigger = BASE64_STANDARD.decode(encoded.as_bytes()).map_err(io::Error::other)?;
+        let trigger = BASE64_STANDARD
+            .decode(encoded.as_bytes())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         Self::open_at(Path::new(&watch), &trigger).map(Some)
     }
 
