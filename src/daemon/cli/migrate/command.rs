@@ -146,8 +146,8 @@ fn is_silent_daphne(args: &[String]) -> bool {
     args.windows(2).any(is_zero) || args.iter().any(|arg| matches!(arg.as_str(), "-v0" | "--verbosity=0"))
 }
 
-/// Separates daphne's unix sockets from the other arguments, if these name a host or a port too:
-/// daphne listens on both. Returns the sockets as addresses.
+/// Separates daphne's unix sockets from the other arguments if these name a host or a port, because
+/// daphne then listens on both. Returns the other arguments, and the sockets as addresses.
 fn split_unix_sockets(args: Vec<String>) -> (Vec<String>, Vec<Value>) {
     let is_option = |arg: &String, letter: &str, long: &str| {
         let is_long = arg.strip_prefix(long).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));

@@ -1,8 +1,8 @@
 //! Manifests of Kubernetes: each container that starts a server becomes a migration of its own.
 //!
 //! A pod needs no units: there, rgun runs with the flags of the old command. The result has the
-//! container's settings for a systemd service. What concerns the cluster only (labels, selectors,
-//! volumes) is not listed.
+//! container's settings for a systemd service. Fields that concern only the cluster (labels,
+//! selectors, volumes) are not listed.
 
 use super::container::{self, ContainerCommand, Image};
 use super::plan::{EnvPlace, Plan};
@@ -11,7 +11,7 @@ use super::words::{Known, Piece, Scope, Variable, Word, is_name};
 use super::yaml::{self, Node};
 use crate::config::{Value, name};
 
-/// The reason for a file that is no manifest yet.
+/// The reason for which a template is refused.
 const TEMPLATE: &str = "is a template of Helm; pass what helm template prints";
 
 /// The objects of a file.
@@ -24,7 +24,7 @@ struct Manifests {
 struct Container<'a> {
     file: &'a Manifests,
     node: &'a Node,
-    /// The variables of which only the cluster knows the value.
+    /// The variables whose values are known only in the cluster.
     unknown: Scope,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn migrate(
     let mut servers = Vec::new();
     for object in &file.objects {
         let spec = object.get("spec");
-        // Deployments and their like, also those of extensions, contain the template of a pod.
+        // A Deployment, and any other controller of pods, contains the template of a pod.
         let template = spec.and_then(|spec| spec.get("template")?.get("spec"));
         let pod = template.or(spec.filter(|_| is_kind(object, "Pod")));
         if let Some(pod) = pod {
@@ -98,7 +98,7 @@ impl Manifests {
         servers
     }
 
-    /// Notes what the pod does for a container that starts a server.
+    /// Notes the settings of the pod that concern a container with a server.
     fn note_pod(&self, object: &Node, pod: &Node, plan: &mut Plan) {
         let replicas = object.get("spec").and_then(|spec| spec.get("replicas"));
         if let Some((count, node)) = replicas.and_then(|node| Some((node.text()?, node))) {
@@ -280,14 +280,14 @@ impl Container<'_> {
         word
     }
 
-    /// Notes what the cluster does for the container.
+    /// Notes the settings of the container that the cluster acts on.
     fn note_container(&self, plan: &mut Plan) {
         let (file, node) = (self.file, self.node);
         file.note_user(node, plan);
         for (probe, remedy) in [
             (
                 "readinessProbe",
-                "health.path answers in the daemon, reload.probe asks the application before a reload takes effect",
+                "the daemon answers health.path; reload.probe checks the application before a reload takes effect",
             ),
             (
                 "livenessProbe",
@@ -295,7 +295,7 @@ impl Container<'_> {
             ),
             (
                 "startupProbe",
-                "the unit's start waits for no worker; timeouts.boot limits how long a worker may boot",
+                "systemctl start waits until a worker can serve; timeouts.boot limits how long a worker may boot",
             ),
         ] {
             if let Some(place) = node.get(probe) {
@@ -320,13 +320,13 @@ impl Container<'_> {
         if let Some(stop) = node.get("lifecycle").and_then(|lifecycle| lifecycle.get("preStop")) {
             plan.left_out(
                 &file.origin(stop),
-                "preStop: timeouts.drain_delay keeps serving for a while before rgun stops",
+                "preStop: with timeouts.drain_delay, rgun keeps serving for a while before it stops",
             );
         }
     }
 }
 
-/// Returns a number of processors as `CPUQuota=` has it: `2` is `200%`, `500m` is `50%`.
+/// Returns a number of processors in the form of `CPUQuota=`: `2` is `200%`, `500m` is `50%`.
 fn cpu_quota(text: &str) -> Option<String> {
     let percent = match text.strip_suffix('m') {
         Some(thousandths) => thousandths.parse::<f64>().ok()? / 10.0,

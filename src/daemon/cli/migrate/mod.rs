@@ -4,11 +4,11 @@
 //! `inputs` reads the files and recognizes their kinds by name and content. A `gunicorn.conf.py` is
 //! run here; each other kind has a module that adds to a [`Plan`] or returns a plan for each server
 //! in the file: `unit`, `script` (Procfiles too), `supervisord`, `container`, `compose`,
-//! `kubernetes`, `hypercorn`, `uwsgi`, `nginx_unit`. `shell` interprets the commands in these files as far as
-//! they concern the server, and `command` migrates the command that starts the server: flags of
-//! gunicorn and uvicorn are parsed as those of `rgun` (`flags`), options of granian, hypercorn,
-//! daphne and uWSGI by a table (`options`). `variables` applies `GUNICORN_CMD_ARGS` and its like.
-//! `render` writes the result.
+//! `kubernetes`, `hypercorn`, `uwsgi`, `nginx_unit`. `shell` interprets the commands in these files
+//! as far as they concern the server, and `command` migrates the command that starts the server:
+//! flags of gunicorn and uvicorn are parsed as those of `rgun` (`flags`), options of granian,
+//! hypercorn, daphne and uWSGI by a table (`options`). `variables` applies `GUNICORN_CMD_ARGS` and
+//! its like. `render` writes the result.
 //!
 //! Several servers become several instances (`rgun@NAME.service`). An option without a counterpart
 //! is listed with the reason, unless rgun needs no setting for the option.
@@ -130,9 +130,9 @@ fn migrate(
     Ok(render_all(&base, &mut services))
 }
 
-/// Returns what the files of the request say, with the defaults of the old server. Of several
-/// servers, returns the first that has one of the `wanted` names, else the first; a note lists the
-/// others.
+/// Returns the plan for the files of the request, with the defaults of the old server. Of several
+/// servers, chooses the one with the earliest of the `wanted` names, or else the first server; a
+/// note lists the others.
 ///
 /// # Errors
 /// The reason, and the exit status.

@@ -7,8 +7,8 @@ use super::plan::{DropIn, EnvPlace, Plan};
 use super::variables;
 use crate::config::{Value, name};
 
-/// Returns a plan for each Python application, or for each of its targets, with its listeners and their routes to static files.
-/// Other applications are left out with a note.
+/// Returns a plan for each Python application, or for each of its targets, with its listeners and
+/// their routes to static files. Other applications are left out with a note.
 ///
 /// # Errors
 /// The text is not JSON.

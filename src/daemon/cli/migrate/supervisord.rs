@@ -28,7 +28,7 @@ const OWN: &[&str] = &[
     "exitcodes",
 ];
 
-/// The most processes of a program whose addresses are listed.
+/// Maximum number of processes of one program whose addresses are listed.
 const MAX_PROCESSES: u32 = 64;
 
 /// One `[program:NAME]` or `[fcgi-program:NAME]`, or `[supervisord]`, whose name is empty.

@@ -1,4 +1,5 @@
-//! YAML as Compose and Kubernetes read it: texts, lists and maps with the lines they are on, and merge keys.
+//! YAML as Compose and Kubernetes read it: texts, lists and maps with the lines they are on, and
+//! merge keys.
 
 use saphyr::{LoadableYamlNode as _, MarkedYaml, Scalar, YamlData};
 
