@@ -231,7 +231,7 @@ fn memory_pressure_ends_idle_workers() {
     daemon.log.wait_for("now 1: memory is short");
     wait_until("one worker is left", || (daemon.descendants().len() == 1).then_some(()));
     std::fs::write(&fifo, "x").unwrap();
-    daemon.log.wait_for("memory was not short for 10s");
+    daemon.log.wait_for("memory has not been short for 10s");
     assert_eq!(daemon.log.count("memory is short: idle workers"), 1, "one entry for the episode");
     assert_eq!(daemon.get("/hello").status, 200);
 }

@@ -189,11 +189,11 @@ operator_events! {
         "The entry gives the old and the new number and the cause: the load, a signal (TTIN, \
         TTOU), or idleness (workers.idle_exit).";
 
-    /// The daemon exits, because there was no request for `daemon.idle_exit`.
+    /// The daemon exits, because it has not been used for `daemon.idle_exit`.
     IdleExit = "06789dc160d04e15bad4656fd0b10b8d", "rgun exits until the next connection",
-        "There was no request for daemon.idle_exit. The service stops and frees its memory; its \
-        socket stays open, and the next connection starts the service again. The first request \
-        then waits until a worker has booted.\n\n\
+        "No request has arrived for the time in daemon.idle_exit. The service stops and frees its \
+        memory; its socket stays open, and the next connection starts the service again. The first \
+        request then waits until a worker has booted.\n\n\
         What to do: nothing. If the service starts and exits again and again although nobody uses \
         it, look for a monitor that opens connections, and set daemon.idle_exit longer or \"off\".";
 
@@ -201,8 +201,8 @@ operator_events! {
     MemoryPressure = "c92e3c15aa4c4def98d906d13f03695b", "Memory is short",
         "Processes of the service wait for memory, because the machine or a limit of the service has \
         little left (pressure stall information). Idle workers above the minimum of workers.count \
-        exit, and no requests are prefetched, until memory was not short for 10 s.\n\n\
-        What to do: see who uses the memory (`systemd-cgtop -m`). Lower workers.count, set \
+        exit, and no requests are prefetched, until memory has not been short for 10 s.\n\n\
+        What to do: see which services use the memory (`systemd-cgtop -m`). Lower workers.count, set \
         workers.max_memory, or raise MemoryHigh= and MemoryMax= of the unit.";
 
     /// Memory is no longer short.

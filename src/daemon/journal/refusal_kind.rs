@@ -62,7 +62,7 @@ refusal_kinds! {
     FirstBoot => "first_boot",
     /// The listener has TLS, and the client sent HTTP without it.
     PlainHttp => "plain_http",
-    /// The beginning of the request was lost in a restart of the daemon.
+    /// A restart of the daemon has lost the beginning of the request, or the connection's listener.
     LostInRestart => "lost_in_restart",
     /// The TLS handshake failed.
     TlsHandshake => "tls_handshake",

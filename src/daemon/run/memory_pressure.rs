@@ -1,5 +1,5 @@
-//! Gives memory back while the machine or the service is short of it: idle workers above the minimum
-//! of `workers.count` exit, and no requests are prefetched.
+//! Reacts to memory pressure on the service: idle workers above the minimum of `workers.count`
+//! exit, and no requests are prefetched.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,15 +9,15 @@ use super::{Daemon, MemoryWatch, readable};
 use crate::journal::catalog::OperatorEvent;
 use crate::supervise::Event;
 
-/// Time after the last notification at which the pressure counts as over.
+/// Time without a notification after which the pressure counts as over.
 const PRESSURE_END: Duration = Duration::from_secs(10);
 
 /// A change that [`MemoryWatch`] has noticed.
 #[derive(Debug)]
 pub(super) enum MemoryChange {
-    /// A worker's `memory.events` changed, or cannot be waited for.
+    /// A worker's `memory.events` changed, or waiting for a change failed.
     Workers(io::Result<()>),
-    /// Memory is short, or the file that reports this has failed.
+    /// The pressure file reports memory pressure, or has failed.
     Pressure(io::Result<()>),
 }
 
@@ -72,7 +72,7 @@ impl Daemon {
         self.dispatcher.set_prefetching(true);
         tracing::info!(
             message_id = OperatorEvent::MemoryPressureEnded.id(),
-            "memory was not short for {PRESSURE_END:?}: requests are prefetched again"
+            "memory has not been short for {PRESSURE_END:?}: requests are prefetched again"
         );
     }
 }
