@@ -1,4 +1,4 @@
-//! `[control]`: access to the control socket for others than root and the daemon's user.
+//! `[control]`: which users may read from the control socket besides root and the daemon's user.
 
 use super::checker::Checker;
 use super::keys::name;

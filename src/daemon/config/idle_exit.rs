@@ -8,8 +8,9 @@ use super::read::timeout_or_off;
 use super::value::Setting;
 use super::{DaemonSettings, ValueError, units};
 
-/// Minimum of `daemon.idle_exit`. It is also the minimum uptime after a start by a client, so
-/// that a socket unit with `TriggerLimitBurst=10` in a minute never fails.
+/// Minimum of `daemon.idle_exit`. A daemon that a client has started thus runs for at least this
+/// time, so that the socket unit never reaches its limit of ten starts in a minute
+/// (`TriggerLimitBurst=`).
 const MIN_IDLE_EXIT: Duration = Duration::from_secs(10);
 
 /// Reads the section.

@@ -7,8 +7,7 @@
 //! 4. that of the only virtual environment in the application's directory, whatever its name;
 //! 5. `python3` on PATH.
 //!
-//! The path is never canonicalized: a virtual environment's `bin/python` is a symlink, and Python
-//! looks for `pyvenv.cfg` beside the path it was started with, not beside the target (PEP 405).
+//! Symlinks are not resolved: Python looks for `pyvenv.cfg` beside the path it was started with.
 //!
 //! A candidate that exists but cannot be executed, such as a symlink left dangling by an upgrade of
 //! the system's Python, ends the search with an error: the next one would lack the packages.
@@ -22,8 +21,7 @@ use nix::unistd::AccessFlags;
 use super::fs::{absolute, check_access};
 use super::{Environment, Python, PythonSource, SearchedDirectory, ValueError};
 
-/// Resolves a configured name: a path, relative to the application's `directory`, or a bare name to
-/// search on PATH, as in execvp(3).
+/// Resolves a configured name: a path, relative to `directory`, or a name on PATH (execvp(3)).
 pub(crate) fn configured(
     name: &OsStr,
     directory: &Path,

@@ -1,5 +1,5 @@
 //! The checked `[health]`, `[control]`, `[errors]` and `[compression]` sections: the daemon's own
-//! answers, and compressed responses.
+//! responses, access to the control socket, and compressed responses.
 
 use std::fmt;
 use std::path::PathBuf;

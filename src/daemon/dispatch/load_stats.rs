@@ -18,9 +18,9 @@ pub(super) struct LoadStats {
     pub(super) max_running: usize,
     /// Time of the last request or response.
     pub(super) last_active: Instant,
-    /// Response counts of workers that have exited.
+    /// Response counts of workers that have exited, by generation: the last [`MAX_GENERATIONS`].
     pub(super) past_responses: Vec<(Generation, ResponseStats)>,
-    /// Sum of the response counts of all workers that have exited.
+    /// Sum of the response counts of all workers that have exited since the daemon started.
     pub(super) retired_responses: ResponseStats,
 }
 

@@ -14,8 +14,8 @@ impl Dispatcher {
         self.measure_at(Instant::now())
     }
 
-    /// Returns the time since the last request for the application ended; zero while one waits or
-    /// runs.
+    /// Returns the time since the last request for the application ended or was refused; zero while
+    /// a request is queued or running.
     pub fn idle_for(&self) -> Duration {
         let (state, now) = (self.lock(), Instant::now());
         if !state.exchanges.is_empty() {
@@ -24,7 +24,7 @@ impl Dispatcher {
         now.saturating_duration_since(state.load_stats.last_active)
     }
 
-    /// Turns prefetching on or off, for the workers that there are now.
+    /// Turns prefetching on or off for the workers that are attached now.
     pub fn set_prefetching(&self, prefetches: bool) {
         for worker in self.lock().workers.iter_mut().flatten() {
             worker.load.set_prefetching(prefetches);

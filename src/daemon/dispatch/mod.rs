@@ -31,7 +31,8 @@
 //!   sends frames about the end of an exchange, [`half_close`] reacts to half-closed clients,
 //!   [`lifecycle`] attaches and removes workers, [`timers`] checks deadlines, [`slow_clients`]
 //!   takes responses of slow clients off their workers, [`measure`] samples the load, [`snapshot`]
-//!   lists the requests, [`readiness`] answers health checks, and `http` uses an exchange through [`handles`].
+//!   lists requests and workers, [`readiness`] answers health checks, and `http` uses an exchange
+//!   through [`handles`].
 //!
 //! The imports of the files form no circle.
 

@@ -14,7 +14,7 @@ pub enum Readiness {
     Ready,
     /// No worker runs; the next request starts one (`workers.idle_exit`).
     Asleep,
-    /// The operator wants load balancers to send no requests.
+    /// The operator wants load balancers to send no requests (`rgun drain`).
     Draining,
     /// The daemon is stopping.
     Leaving,

@@ -1,5 +1,4 @@
-//! The requests and workers at one moment, for the control socket. Nothing is recorded for this: a
-//! snapshot reads what the dispatcher keeps anyway.
+//! The requests and workers at one moment, for the control socket.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use super::{Dispatcher, State};
 /// A request that is queued or running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveRequest {
-    /// The id that the response and the journal carry.
+    /// The id of the request in the response and in the journal.
     pub request_id: String,
     /// The request method.
     pub method: String,
@@ -25,7 +24,7 @@ pub struct ActiveRequest {
     pub client: Option<String>,
     /// The worker that has the request; `None` while it is in the queue or held by a path rule.
     pub worker: Option<WorkerId>,
-    /// Whether the worker has begun with the request.
+    /// Whether the worker has claimed the request.
     pub is_running: bool,
     /// Time since the worker got the request; without a worker, since the request was submitted.
     pub elapsed: Duration,
@@ -56,7 +55,7 @@ struct SnapshotEntry {
 
 impl Dispatcher {
     /// Returns the `limit` requests that have been queued or running for the longest time, the
-    /// longest first, and the number of all.
+    /// longest first, and the number of all queued or running requests.
     pub fn active_requests(&self, limit: usize) -> (Vec<ActiveRequest>, usize) {
         let state = self.lock();
         let mut entries: Vec<SnapshotEntry> =
@@ -85,7 +84,7 @@ impl Dispatcher {
         workers.collect()
     }
 
-    /// Returns the number of responses since the daemon started, and of failed ones among them.
+    /// Returns the numbers of all and of failed responses since the daemon started.
     pub fn total_responses(&self) -> ResponseStats {
         let state = self.lock();
         let mut total = state.load_stats.retired_responses;

@@ -42,8 +42,8 @@ pub async fn serve(server: Arc<Server>, stream: ClientStream) {
     serve_http1(connection, serving).await;
 }
 
-/// Serves a connection of the previous daemon until it is closed. `unread` are the bytes that the
-/// previous daemon has read and not used.
+/// Serves a connection of the previous daemon until the connection is closed. `unread` are the
+/// bytes that the previous daemon has read and that belong to no request it served.
 pub async fn resume(server: Arc<Server>, stream: ClientStream, unread: Vec<u8>) {
     let connection = Arc::clone(stream.connection());
     let serving = Box::new(http1_connection(server, stream, FirstInput::Unread(unread)));
@@ -71,8 +71,8 @@ pub async fn refuse_plain_http(server: Arc<Server>, stream: ClientStream) {
     serve_http1(connection, serving).await;
 }
 
-/// Answers 503 to a client whose request the previous daemon had begun to read, and closes the
-/// connection: the beginning of the request is lost.
+/// Answers 503 to a client of the previous daemon, and closes the connection: the client has sent a
+/// request whose beginning or listener is lost.
 pub async fn refuse_lost_request(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
     let serving = Box::new(http1_connection(server, stream, FirstInput::refused(Violation::LostInRestart)));
@@ -81,11 +81,11 @@ pub async fn refuse_lost_request(server: Arc<Server>, stream: ClientStream) {
 
 /// The first bytes that a connection reads.
 enum FirstInput {
-    /// The client's.
+    /// Those of the stream.
     Stream,
-    /// These, then the client's.
+    /// Bytes that the previous daemon has read, then those of the stream.
     Unread(Vec<u8>),
-    /// None: every head is refused before it is read.
+    /// No bytes: every head is refused before it is read.
     Refused(RefusedHead),
 }
 

@@ -190,7 +190,8 @@ impl Connection {
         }
     }
 
-    /// Notes a request that the daemon answers without a worker, for `daemon.idle_exit`.
+    /// Notes a use of the daemon that the dispatcher does not see, such as a static file, for
+    /// `daemon.idle_exit`.
     pub fn mark_use(&self) {
         self.registry.mark_use();
     }

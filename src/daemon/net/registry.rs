@@ -71,7 +71,7 @@ impl<C> Registry<C> {
         self.now.store(coarse_ms(), Ordering::Relaxed);
     }
 
-    /// Notes that a client uses the daemon now in a way that `dispatch` does not see.
+    /// Notes a use of the daemon that `dispatch` does not see.
     pub(super) fn mark_use(&self) {
         self.last_use.store(self.now(), Ordering::Relaxed);
     }

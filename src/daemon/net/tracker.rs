@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn websocket_is_use_and_idle_connection_is_not() {
+    fn websocket_counts_as_use_and_idle_connection_does_not() {
         let limits = ConnectionLimits {
             header: Duration::from_secs(10),
             keepalive: Duration::from_secs(75),

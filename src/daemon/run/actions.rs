@@ -77,11 +77,11 @@ impl Daemon {
         Vec::new()
     }
 
-    /// Returns the number of connections that the drain may keep for the next daemon: none if the
-    /// daemon stops at once or for good.
+    /// Returns the number of connections that the drain may keep for the next daemon: 0 if the
+    /// daemon stops at once, or if systemd does not restart the daemon.
     fn hand_over_limit(&self, deadline: Instant) -> usize {
         let has_time = deadline > Instant::now();
-        if has_time && !self.supervisor.ends_for_good() { self.host.hand_over } else { 0 }
+        if has_time && !self.supervisor.ends_without_restart() { self.host.hand_over } else { 0 }
     }
 
     /// Kills a worker. If its generation has a hook `worker_abort`, the worker first gets

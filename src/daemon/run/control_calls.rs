@@ -41,7 +41,7 @@ impl Daemon {
 
     /// Returns the state of the service.
     pub(super) fn status_reply(&mut self) -> StatusReply {
-        // Reads the load again if it is older than a second.
+        // This also reads the load again, if the last reading is older than `STATUS_INTERVAL`.
         self.send_status();
         let snapshot = self.supervisor.snapshot();
         let load = self.dispatcher.load();

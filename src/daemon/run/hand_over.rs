@@ -1,5 +1,5 @@
-//! Hands idle connections over to the next daemon through systemd's fd store, and takes over those
-//! of the previous one.
+//! Hands idle connections over to the next daemon through systemd's fd store, and takes over the
+//! connections of the previous daemon.
 
 use std::collections::HashMap;
 use std::io;
@@ -38,7 +38,7 @@ pub(super) fn store_detached(edge: &Edge) {
         return;
     }
     let store = || -> io::Result<()> {
-        // The state is first: a stored connection without a record could only be closed.
+        // The state is sent first, because a stored connection without a record can only be closed.
         let state = fd_store::seal(&encode(&connections, edge.listener_names())?)?;
         fd_store::store(STATE_NAME, &[state.as_fd()])?;
         let sockets: Vec<_> = connections.iter().map(|connection| connection.as_fd()).collect();

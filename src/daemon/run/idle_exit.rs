@@ -1,10 +1,10 @@
-//! `daemon.idle_exit`: stops the daemon when it was not used for that time. The socket unit keeps
-//! the listening sockets, and starts the daemon again at the next connection.
+//! `daemon.idle_exit`: stops the daemon when it has not been used for that time. The socket unit
+//! keeps the listening sockets, and starts the daemon again at the next connection.
 //!
-//! Use is a request for the application, a static file, an open WebSocket, or a reload. Health
-//! checks and refused requests are no use: with a load balancer that checks the daemon every few
-//! seconds, or with scanners, it would never exit. Neither are idle keep-alive connections: the
-//! stop closes them, as `timeouts.keepalive` would.
+//! These count as use: a request that reaches the dispatcher, a static file, an open WebSocket, a
+//! reload. Health checks and malformed requests do not count: a load balancer that checks the
+//! daemon every few seconds, or a scanner, would keep the daemon running for ever. Idle keep-alive
+//! connections do not count either: the stop closes them, as `timeouts.keepalive` would.
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,8 @@ impl Daemon {
         self.timers.unused = (is_set && self.host.is_socket_activated).then(Instant::now);
     }
 
-    /// Returns [`Event::Unused`] if the daemon was not used for `daemon.idle_exit`. Schedules the
-    /// next check.
+    /// Returns [`Event::Unused`] if the daemon has not been used for `daemon.idle_exit`. Schedules
+    /// the next check.
     pub(super) fn check_use(&mut self, now: Instant) -> Option<Event> {
         let Some(limit) = self.generations.live().daemon.idle_exit else {
             self.timers.unused = None;

@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::Daemon;
 use crate::control::{Metric, MetricFamily, MetricType, StatusReply};
 
-/// A metric of the whole service: its name after the prefix, its kind, its meaning, and its value.
+/// A metric of the whole service: its name after the prefix, its type, its description, and the
+/// function that returns its value.
 type Row = (&'static str, MetricType, &'static str, fn(&StatusReply) -> u64);
 
 /// The prefix of all names. io.systemd.Metrics requires the name of the service's interface.
@@ -37,9 +38,12 @@ const ROWS: [Row; 10] = [
     ("workers_desired", MetricType::Gauge, "Workers that should serve", |status| {
         status.workers_desired as u64
     }),
-    ("worker_crashes_total", MetricType::Counter, "Workers that exited while they served", |status| {
-        status.worker_crashes
-    }),
+    (
+        "worker_crashes_total",
+        MetricType::Counter,
+        "Workers that exited unexpectedly while they served",
+        |status| status.worker_crashes,
+    ),
 ];
 
 impl Daemon {

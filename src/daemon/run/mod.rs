@@ -226,10 +226,10 @@ struct Timers {
     stop_by: Option<Instant>,
 }
 
-/// Watches workers for `workers.max_memory`, and the memory of the service and the machine.
+/// Watches the workers' memory for `workers.max_memory`, and memory pressure on the service.
 #[derive(Debug)]
 struct MemoryWatch {
-    /// Reports memory pressure. `None` if nothing does, and after a failure.
+    /// Reports memory pressure. `None` if no file reports it, and after a failure.
     pressure: Option<PressureWatch>,
     /// Readable when a worker's `memory.events` changed. `None` without delegated cgroups, and
     /// after a failed wait.
@@ -346,7 +346,7 @@ impl Daemon {
 
     /// Ends the threads, in the order in which they write to each other.
     fn finish(self) {
-        // After a drain that timed out, connections may have become idle since.
+        // If the drain timed out, connections may have become idle after it.
         hand_over::store_detached(&self.edge);
         let Self { edge, journal, pool, control, conf_hooks, operator_log, .. } = self;
         drop(control);

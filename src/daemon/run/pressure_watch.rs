@@ -18,7 +18,8 @@ pub(super) struct PressureWatch {
 }
 
 impl PressureWatch {
-    /// Opens the file. `None` if there is none, as in many containers.
+    /// Opens the file. Returns `None` if there is no file or it cannot be opened, as in many
+    /// containers.
     pub(super) fn open() -> Option<Self> {
         let opened = PressureFile::open().and_then(|file| {
             let Some(file) = file else { return Ok(None) };

@@ -29,7 +29,7 @@ const SIGNAL_TIMEOUT: Duration = Duration::from_millis(750);
 /// which the task must end.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Maximum wait for the stacks that an operator asks for.
+/// Maximum wait for the stacks that an operator has requested.
 const OPERATOR_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum wait for the stacks of cancelled tasks, after the stacks of all threads have come.
@@ -60,7 +60,7 @@ pub(super) enum DumpReason {
     Slow(RequestInfo),
     /// The worker did not become ready within `timeouts.boot`.
     Boot,
-    /// A client of the control socket asks for the stacks.
+    /// A client of the control socket has requested the stacks.
     Operator,
 }
 
@@ -109,8 +109,8 @@ struct StackDump {
 enum DumpStep {
     /// The stacks of all threads were requested over the control socket. Next: the signal.
     Requested,
-    /// Like `Requested`, but without the signal: the worker cancels a task, or goes on serving. Ends with the
-    /// stacks, or becomes `Requested` if the worker has to be replaced after all.
+    /// Like `Requested`, but without the signal: the worker cancels a task, or goes on serving.
+    /// Ends with the stacks, or becomes `Requested` if the worker has to be replaced after all.
     Cancelling,
     /// The signal was sent. Ends with the stacks that the worker has written so far.
     Signalled,

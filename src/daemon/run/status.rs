@@ -30,7 +30,8 @@ pub(super) struct StatusLine {
 struct Load {
     text: String,
     is_busy: bool,
-    /// The wait for a worker that 95 % of the requests before `read_at` did not exceed.
+    /// The wait for a worker that 95 % of the requests assigned between the last two readings did
+    /// not exceed.
     wait_p95: Duration,
     /// When the load was last read.
     read_at: Option<Instant>,

@@ -29,7 +29,7 @@ pub(super) struct Host {
     pub(super) listeners: Vec<ListenerInfo>,
     /// The limits for keys that are `"auto"`.
     pub(super) auto_limits: AutoLimits,
-    /// Idle connections that a stop can hand over to the next daemon.
+    /// Maximum number of connections that a stop hands over to the next daemon.
     pub(super) hand_over: usize,
 }
 

@@ -259,7 +259,7 @@ pub enum Report {
         /// The killed worker.
         worker: WorkerId,
     },
-    /// The daemon stops, because there was no request for `daemon.idle_exit`.
+    /// The daemon stops, because it has not been used for `daemon.idle_exit`.
     Unused {
         /// The time since the last use.
         idle_for: Duration,

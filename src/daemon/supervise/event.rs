@@ -122,12 +122,12 @@ pub enum Event {
     /// The load since the last sample. Sent every second while `workers.count` is a range,
     /// `workers.idle_exit` is set, or a rollback is possible.
     Load(LoadSample),
-    /// Memory is short. The load is that since the last sample.
+    /// Memory is short. Contains the load since the last sample.
     MemoryPressure(LoadSample),
     /// A request arrived while no worker is admitted.
     WorkerRequested,
-    /// The daemon was not used for `daemon.idle_exit`, and systemd will start it again at the next
-    /// connection.
+    /// The daemon has not been used for `daemon.idle_exit`, and systemd will start it again at the
+    /// next connection.
     Unused {
         /// The time since the last use.
         idle_for: Duration,

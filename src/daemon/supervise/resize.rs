@@ -1,5 +1,5 @@
-//! Changes the number of workers: with the load (`autoscaler`), by the operator, and to none
-//! after `workers.idle_exit`.
+//! Changes the number of workers: with the load (`autoscaler`), under memory pressure, by the
+//! operator, and to none after `workers.idle_exit`.
 //!
 //! The load is measured by the time that requests wait in the queue. CPU time would mislead: a
 //! worker that waits for its database uses none, and busy workers are enough while no request
@@ -63,8 +63,8 @@ impl Supervisor {
         }
     }
 
-    /// Retires the workers above the minimum that the running requests do not need, because memory
-    /// is short.
+    /// Retires the workers above the minimum that the running and queued requests do not need,
+    /// because memory is short.
     pub(super) fn shed_idle_workers(&mut self, load: &LoadSample, now: Instant) {
         if !self.phase.is_serving() || self.live.asleep || self.pending.is_some() {
             return;
@@ -103,7 +103,8 @@ impl Supervisor {
         self.resize_by_operator(to, now);
     }
 
-    /// Sets the number of workers; if the set is asleep, the number for the time after the sleep.
+    /// Sets the number of workers. While the workers are asleep, sets the number that the next
+    /// request starts.
     fn resize_by_operator(&mut self, to: u16, now: Instant) {
         if self.live.asleep {
             self.live.target = to;

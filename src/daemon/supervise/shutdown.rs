@@ -23,9 +23,9 @@ impl Supervisor {
         }
     }
 
-    /// True if systemd does not start the daemon again after this stop: its start has failed, or it
-    /// is not used.
-    pub fn ends_for_good(&self) -> bool {
+    /// True if systemd does not restart the daemon at once after this stop: the start has failed,
+    /// or the daemon is not used.
+    pub fn ends_without_restart(&self) -> bool {
         self.fatal_exit.is_some() || self.is_unused
     }
 
@@ -52,9 +52,9 @@ impl Supervisor {
         }
     }
 
-    /// Stops because the daemon is not used. Ignored during a reload, while `reload.watch` lasts and
-    /// before the first worker is ready. There is no departure: a load balancer must keep sending
-    /// requests, because a connection starts the daemon again.
+    /// Stops because the daemon is not used. Does nothing during a reload, while `reload.watch`
+    /// lasts and before the first worker is ready. There is no departure: load balancers must keep
+    /// sending requests, because a connection starts the daemon again.
     pub(super) fn stop_unused(&mut self, idle_for: Duration, now: Instant) {
         let is_reloading = self.pending.is_some() || self.unproven_reload.is_some();
         if self.phase != DaemonPhase::Running || !self.ever_ready || is_reloading || self.rollback.is_some() {
@@ -188,6 +188,6 @@ const FAILED_START_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// EX_CONFIG of sysexits.h; the unit names it in RestartPreventExitStatus=.
 const EX_CONFIG: u8 = 78;
 /// The exit status after `daemon.idle_exit`, which sysexits.h does not use. The unit names it in
-/// SuccessExitStatus= and RestartPreventExitStatus=: unlike after 0, systemd must not start the
-/// daemon again at once.
+/// SuccessExitStatus= and RestartPreventExitStatus=: systemd must not restart the daemon at once,
+/// as it does after 0.
 pub(super) const EX_UNUSED: u8 = 79;

@@ -332,7 +332,7 @@ pub enum Presence {
     Present,
     /// No worker runs until a request arrives (`workers.idle_exit`).
     Asleep,
-    /// The operator wants load balancers to send no requests until further notice.
+    /// The operator wants load balancers to send no requests (`rgun drain`).
     Draining,
     /// The daemon is stopping: load balancers should send no more requests.
     Leaving,

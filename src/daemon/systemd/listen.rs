@@ -74,7 +74,8 @@ pub enum ListenError {
 /// Removes the variables, so it must be called before the process has other threads.
 ///
 /// # Errors
-/// If a descriptor is not a listening stream socket, or `LISTEN_FDS` names none.
+/// If a descriptor is neither a listening stream socket nor from the store, or if `LISTEN_FDS` is
+/// set but passes no descriptor.
 pub fn take_descriptors() -> Result<InheritedDescriptors, ListenError> {
     let is_for_this_process = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     // `ListenFd` also takes descriptors when LISTEN_PID is absent, which sd_listen_fds(3) does not.

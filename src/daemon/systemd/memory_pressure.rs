@@ -18,15 +18,15 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::cgroup::own_cgroup;
 
-/// The trigger for the cgroup's file, which is systemd's default: processes wait for memory for
-/// 200 ms within 2 s. A process without privileges may only use multiples of 2 s.
+/// The trigger for the cgroup's file, systemd's default: a notification once processes have waited
+/// for memory for 200 ms within 2 s. A process without privileges may only use multiples of 2 s.
 const TRIGGER: &[u8] = b"some 200000 2000000";
 
 /// The file that reports memory pressure.
 #[derive(Debug)]
 pub struct PressureFile {
     fd: Arc<OwnedFd>,
-    /// A FIFO or a socket, which is readable under pressure; else the file has priority events.
+    /// True for a FIFO or a socket, which becomes readable; false for a file with priority events.
     is_stream: bool,
 }
 
@@ -99,7 +99,8 @@ impl PressureFile {
     }
 }
 
-/// Returns the cgroup of the service, if the daemon has moved itself to `daemon/`.
+/// Returns the cgroup of the service: the parent of `own` if the daemon has moved itself to
+/// `daemon/`, else `own`.
 fn service_cgroup(own: PathBuf) -> PathBuf {
     match own.parent() {
         Some(parent) if own.ends_with("daemon") => parent.to_owned(),

@@ -1,5 +1,6 @@
 //! The interface to systemd: inherited sockets (`LISTEN_*`), notifications (`NOTIFY_SOCKET`,
-//! `WATCHDOG_*`), the file descriptor store, the delegated cgroup.
+//! `WATCHDOG_*`), the file descriptor store, memory pressure (`MEMORY_PRESSURE_*`), the delegated
+//! cgroup.
 
 pub mod cgroup;
 pub mod fd_store;

@@ -1,6 +1,6 @@
-//! The way of a response through its exchange: `completions` applies what the worker has sent, then
-//! a [`Ticket`](crate::dispatch::Ticket) and a [`BodyStream`](crate::dispatch::BodyStream) take it
-//! for the client.
+//! Moves a response through its exchange: `completions` adds what the worker has sent; a
+//! [`Ticket`](crate::dispatch::Ticket) and a [`BodyStream`](crate::dispatch::BodyStream) take it
+//! out for the client.
 //!
 //! A completion that is malformed or out of order is a [`ContractBreach`].
 
@@ -30,7 +30,7 @@ const STATUS_WEBSOCKET_ACCEPTED: u16 = 101;
 /// one for its `close()`.
 const MAX_RAISED: u8 = 2;
 
-/// From the worker.
+/// The worker's side: applies completions.
 impl Exchange {
     /// Applies a completion. Returns the waker of the task that waits for it.
     pub(crate) fn receive(
@@ -241,9 +241,9 @@ impl Exchange {
     }
 }
 
-/// To the client.
+/// The client's side: returns the parts of the response.
 impl Exchange {
-    /// Returns the early hints that have come since the last call.
+    /// Returns the early hints that have arrived since the last call.
     pub(crate) fn take_hints(&mut self) -> Option<Box<HeaderMap>> {
         self.response.hints.take()
     }

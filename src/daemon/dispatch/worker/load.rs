@@ -46,7 +46,8 @@ pub(crate) struct WorkerLoad {
     /// The worker left prefetched records unclaimed: nothing is prefetched until it finishes a
     /// request.
     pub(crate) is_stalled: bool,
-    /// The service time is recorded, so requests are prefetched if it is short.
+    /// Whether requests are prefetched while the service time is short. If false, the service time
+    /// is not recorded.
     prefetches: bool,
 }
 
@@ -70,7 +71,7 @@ impl WorkerLoad {
 
     pub(super) fn set_interface(&mut self, is_asgi: bool) {
         self.is_asgi = is_asgi;
-        // The time of an ASGI task does not predict when the next can start.
+        // The time of an ASGI task does not predict when the next task can start.
         self.prefetches = !is_asgi;
         self.slots = if is_asgi { self.offered.concurrency } else { self.offered.threads };
     }
@@ -231,8 +232,8 @@ impl WorkerLoad {
         }
     }
 
-    /// Turns prefetching on or off. Without it, the service time is not recorded, and counts as
-    /// too long for prefetching.
+    /// Turns prefetching on or off. While prefetching is off, the service time counts as too long.
+    /// ASGI workers never prefetch.
     pub(crate) fn set_prefetching(&mut self, prefetches: bool) {
         self.prefetches = prefetches && !self.is_asgi;
         if !prefetches {

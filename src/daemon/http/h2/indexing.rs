@@ -13,12 +13,12 @@ use http::header::DATE;
 use super::date;
 use crate::http::context::X_REQUEST_ID;
 
-/// Number of different dates that enter the table of one connection. A browser seldom uses a
-/// connection in more seconds than these, while a proxy may use one for hours.
+/// Maximum number of different dates that enter the table of one connection. A browser seldom sends
+/// requests on a connection for more than these seconds, while a proxy may do so for hours.
 const MAX_DATES: u8 = 8;
 
-/// The entries of one connection's table. The tasks of its streams share the value; all of them run
-/// on the same thread.
+/// The fields that have entered the table of one connection. The tasks of the connection's streams
+/// share the value; all of them run on the same thread.
 #[derive(Debug, Default)]
 pub(super) struct FieldIndexing {
     /// A request id has entered, so that later responses can refer to the field's name.
@@ -37,7 +37,7 @@ impl FieldIndexing {
             value.set_sensitive(!self.admits_date(second));
             value
         });
-        // The id is never the same as that of an earlier response.
+        // No two responses have the same id.
         if let Some(id) = fields.get_mut(X_REQUEST_ID) {
             id.set_sensitive(self.has_request_id.load(Ordering::Relaxed));
             self.has_request_id.store(true, Ordering::Relaxed);

@@ -44,7 +44,7 @@ pub(super) struct StreamTask {
     respond: SendResponse<StreamData>,
     /// Filled if the application accepts a WebSocket.
     upgrade_slot: OnceLock<UpgradeSlot>,
-    /// The input of a WebSocket.
+    /// The input of a WebSocket; `None` for other requests, and once the WebSocket has begun.
     tunnelled: Option<RecvStream>,
     is_head: bool,
     stage: StreamStage,

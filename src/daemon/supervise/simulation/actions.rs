@@ -127,7 +127,7 @@ impl World {
             Action::Exit { status, reason } => {
                 ensure(
                     matches!(status, 0 | 79) == reason.is_none(),
-                    "a reason without a failure, or no reason with one",
+                    "a reason without a failure, or a failure without a reason",
                 )?;
                 self.exit = Some(*status);
             }

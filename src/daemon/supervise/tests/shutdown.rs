@@ -315,7 +315,7 @@ fn first_boot_ended_by_sigterm_does_not_fail_the_start() {
 }
 
 #[test]
-fn drained_daemon_serves_and_tells_load_balancers() {
+fn drained_daemon_serves_and_health_checks_report_drain() {
     let mut harness = Harness::ready(1);
     let drained = harness.send(Event::SetDraining { enable: true });
     assert!(drained.contains(&Action::Presence(Presence::Draining)), "{drained:?}");

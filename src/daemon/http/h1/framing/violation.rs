@@ -42,6 +42,6 @@ pub enum Violation {
     SlowHead,
     /// The listener has TLS, and the client sent HTTP without it.
     PlainHttp,
-    /// The beginning of the request is lost in a restart of the daemon.
+    /// A restart of the daemon has lost the beginning of the request, or the connection's listener.
     LostInRestart,
 }
