@@ -247,7 +247,7 @@ def test_failed_handshake_client_invalidates_the_row(tmp_path):
         load.handshakes(client, 1, 1, 0.1)
 
 
-def test_handshake_rate_counts_by_the_clients_duration(tmp_path):
+def test_handshake_rate_uses_the_duration_the_client_reports(tmp_path):
     client = tmp_path / "client"
     client.write_text('#!/bin/sh\necho \'{"requests": 30, "seconds": 2}\'\n')
     client.chmod(0o755)

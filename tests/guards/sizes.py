@@ -16,7 +16,7 @@ def product_files():
 
 
 def python_files():
-    """Returns the paths of the Python files: modules, and programs without an ending."""
+    """Returns the paths of the Python files: modules, and programs without an extension."""
     paths = [path for folder in ("src", "tests", "packaging") for path in (TOP / folder).rglob("*")]
     paths = [path for path in paths if path.is_file() and "target" not in path.parts]
     return [path for path in paths if path.suffix == ".py" or (not path.suffix and is_python(path))]

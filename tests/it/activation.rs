@@ -60,7 +60,7 @@ fn unused_daemon_exits_despite_health_checks() {
     assert_eq!(idle.get("/hello").status, 200);
     let used_at = Instant::now();
     let mut monitor = daemon.connect();
-    // The answers are 200 until the stop begins.
+    // Health checks get 200 until the stop begins.
     while monitor.try_send("GET /-/healthz HTTP/1.1\r\nHost: a\r\n\r\n").is_ok()
         && monitor.try_response("GET").is_ok_and(|response| response.status == 200)
     {

@@ -179,7 +179,7 @@ fn every_metric_has_a_description() {
 }
 
 #[test]
-fn socket_admits_only_the_user_without_a_group() {
+fn socket_without_a_group_admits_only_the_user() {
     let daemon = rgun().start_ready();
     let socket = std::fs::metadata(daemon.scratch().join("control")).expect("the socket exists");
     assert_eq!(socket.permissions().mode() & 0o777, 0o600);

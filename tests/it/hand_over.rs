@@ -17,7 +17,7 @@ use crate::tls;
 
 /// The name of stored connections.
 const CONNECTION: &str = "rgun-connection";
-/// The name of their state.
+/// The name of the memfd that describes them.
 const STATE: &str = "rgun-state";
 
 /// A service with a socket unit and an fd store.
@@ -51,8 +51,8 @@ impl Service {
         Client::connect(&self.address).expect("the socket listens")
     }
 
-    /// Waits until the daemon has read everything that was sent so far: the daemon itself answers a
-    /// malformed request on a later connection.
+    /// Waits until the daemon has read everything that was sent so far: sends a malformed request,
+    /// which the daemon itself answers, on a new connection.
     fn wait_for_reads(&self) {
         assert_eq!(self.connect().send("?\r\n\r\n").response().status, 400);
     }
@@ -66,7 +66,7 @@ impl Service {
     /// Waits until the daemon, which was asked to stop, has exited.
     fn wait_exit(&mut self) {
         self.daemon.log.wait_for("stopping: ");
-        // A reply to BARRIER=1, if there is one, must not wait for the exit.
+        // The daemon may wait for the reply to BARRIER=1 before it exits.
         while !self.daemon.has_exited() {
             self.notified.received();
         }
@@ -203,7 +203,7 @@ fn proxied_client_keeps_its_address() {
 }
 
 #[test]
-fn store_that_is_full_closes_the_others_politely() {
+fn connections_beyond_the_capacity_of_the_store_are_closed() {
     let (socket, address) = systemd::tcp("127.0.0.1:0");
     // One of the three places is for the state.
     let mut service = Service::start_with(Rgun::fake(), socket, address, 3);
@@ -253,7 +253,7 @@ fn connections_are_closed_without_a_store() {
     assert!(service.notified.stored.is_empty());
 }
 
-/// Replaces the stored state by `change` of it.
+/// Applies `change` to the stored state.
 fn change_state(service: &mut Service, change: impl FnOnce(&mut Vec<u8>)) {
     let at = service.notified.stored.iter().position(|(name, _)| name == STATE).expect("a state");
     let (_, state) = service.notified.stored.remove(at);
@@ -349,7 +349,7 @@ fn connection_of_a_removed_listener_is_closed() {
 }
 
 #[test]
-fn client_that_left_between_the_daemons_is_forgotten() {
+fn client_that_left_during_the_restart_is_forgotten() {
     let mut service = Service::start();
     let mut client = service.connect();
     assert_eq!(client.get("/hello").status, 200);

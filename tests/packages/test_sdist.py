@@ -17,8 +17,8 @@ def own(tmp_path):
 
 
 def test_sdist_builds_with_cargo(own, sdist):
-    # A target directory of its own: cargo would take the crates of the repository for these, because their
-    # paths within the workspace are the same, and then miss changes in the repository.
+    # In the target directory of the repository, cargo would mistake these crates for the repository's, whose
+    # paths within the workspace are the same, and would later miss changes in the repository.
     environment = {"CARGO_TARGET_DIR": str(TARGET / "tests" / "sdist"), "RGUN_CARGO_PROFILE": "dev"}
     own.pip("install", sdist, env=environment)
     assert own.run("bin/python", "-m", "rgun", "--version").startswith("rgun ")

@@ -132,7 +132,7 @@ NAMES = known_names()
 
 @dataclasses.dataclass
 class Connection:
-    """What the daemon knows of a request's connection."""
+    """A request's connection, as the daemon describes it to a worker."""
 
     # 10 for HTTP/1.0, 11 for HTTP/1.1, 20 for HTTP/2.
     version: int = 11
@@ -141,7 +141,7 @@ class Connection:
     peer: tuple = ("", 0)
     websocket: bool = False
     root_path: str = ""
-    # 0 for the listener's.
+    # 0: the port of the listener.
     server_port: int = 0
 
     def flags(self):

@@ -7,7 +7,7 @@ import time
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or TOP / "target").absolute()
-# Nearly as fast as release, much quicker to build.
+# The cargo profile of the tests: its programs are nearly as fast as those of release, and build much faster.
 PROFILE = "fast"
 BUILD = TARGET / PROFILE
 

@@ -1,4 +1,4 @@
-"""What the runners print at their end: the lines that the summary repeats, and the counts in them."""
+"""The last lines of the runners' output: which of them the summary repeats, and the counts in them."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What the tiers need, and its installation: Debian packages, virtual environments, interpreters."""
+"""Finds or installs what the tiers need: Debian packages, virtual environments, interpreters."""
 
 import hashlib
 import os

@@ -142,7 +142,7 @@ def test_pseudo_header_field_in_trailers_changes_nothing(server):
         assert json.loads(client.read_kind(Kind.DATA, 1).payload)["length"] == 1
 
 
-def test_request_ids_leave_the_hpack_table_alone(server):
+def test_only_one_request_id_enters_the_hpack_table(server):
     with Http2Connection(server.tcp_address) as connection:
         ids = {connection.get("/counts")["x-request-id"] for _ in range(100)}
         assert len(ids) == 100

@@ -13,7 +13,7 @@ IDLE_EXIT = "06789dc160d04e15bad4656fd0b10b8d"
 
 @pytest.fixture(scope="module")
 def sleeper(probe_app):
-    """An instance with the packaged drop-in, whose ten minutes are ten seconds, the minimum."""
+    """An instance with the packaged drop-in, with its ten minutes shortened to the minimum of ten seconds."""
     instance = host.Instance("sleeper")
     instance.create("probe", probe_app, workers=1)
     with instance.config.open("a") as config:
@@ -47,11 +47,11 @@ def test_idle_service_exits_and_a_request_starts_it(sleeper):
     assert sleeper.main_pid() not in (0, first)
 
 
-def test_checks_do_not_prevent_the_exit_and_none_is_lost(sleeper):
+def test_health_checks_do_not_prevent_the_exit_and_are_answered(sleeper):
     assert sleeper.get("/").status == 200
     first, started = sleeper.main_pid(), time.monotonic()
     answers = []
-    # Each check has a connection of its own. One of them finds no daemon, and so starts the next one.
+    # Each check has a connection of its own. The first check after the exit starts the next daemon.
     while sleeper.main_pid() in (first, 0):
         assert time.monotonic() < started + 60, "the service has not exited"
         answers.append(sleeper.get("/-/healthz"))

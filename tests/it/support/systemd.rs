@@ -64,7 +64,8 @@ impl NotifySocket {
         }
     }
 
-    /// Stores or removes descriptors. Those of `BARRIER=1` are closed, which is its reply.
+    /// Stores or removes descriptors. The descriptor of `BARRIER=1` is closed, which is the
+    /// reply that the daemon waits for.
     fn update_store(&mut self, message: &str, descriptors: Vec<OwnedFd>) {
         let name = message.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("stored");
         for line in message.lines() {

@@ -7,7 +7,7 @@
 //! an unexpected event, such as a resumed session or a wrong response, the program exits with 1 and
 //! a message on stderr.
 //!
-//! wrk is no client for this purpose: it resumes its sessions, and cannot be told not to. The
+//! wrk cannot be used for this purpose: it resumes its sessions, and no option prevents that. This
 //! client checks neither certificates nor signatures, so that it needs less processor time than the
 //! server, which is measured.
 
@@ -34,7 +34,7 @@ const USAGE: &str = "usage: bench-handshake ADDRESS CONNECTIONS SECONDS";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
 const STATUS: &[u8] = b"HTTP/1.1 200 ";
 const BODY: &[u8] = b"\r\n\r\nHello, world!";
-/// Time allowed for one connection; then the server counts as stuck.
+/// Time allowed for one connection. After this time, the server counts as stuck.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the program. An error goes to stderr.
