@@ -23,7 +23,7 @@ const HTTP2_SIZE: Handling =
     Ignored("rgun sets the HTTP/2 windows and frames itself; heads are limited by limits.header");
 const SYSLOG: Handling = Ignored("journald forwards to syslog (ForwardToSyslog= in journald.conf)");
 const CONTROL: Handling = Ignored(
-    "rgun's control socket is in RuntimeDirectory= of the unit, accessible to its user and root only",
+    "rgun's control socket is in RuntimeDirectory= of the unit, accessible to root and its user; control.group admits others",
 );
 const DIRTY: Handling = Refused(
     "rgun has no pool for long tasks",
