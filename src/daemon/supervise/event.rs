@@ -192,10 +192,11 @@ pub struct LoadSample {
 /// Counts of responses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResponseStats {
-    /// All responses, including the daemon's own.
+    /// Requests that ended in a worker, including those that the daemon answered because the worker
+    /// died or the deadline was exceeded.
     pub answered: u64,
-    /// Responses with a status of 500 or above, truncated responses, and responses of requests
-    /// whose worker died or which exceeded their deadline.
+    /// Those of them that got a status of 500 or above or a truncated response, raised an exception,
+    /// exceeded their deadline, or lost their worker.
     pub failed: u64,
 }
 
