@@ -298,9 +298,8 @@ def test_application_echoes_text():
 
 
 def test_peers_get_websocket_flags_only_for_websocket_tasks():
-    tools = servers.Tools(
-        bin="/v/bin", rgun="/r/rgun", limit="", websocket="", certificate="", key="", missing={}
-    )
+    programs = dict.fromkeys(environment.PROGRAMS, "")
+    tools = servers.Tools(bin="/v/bin", rgun="/r/rgun", **programs, certificate="", key="", missing={})
     plain = servers.Task("a:b", "/d", 8000, interface="asgi")
     many = servers.Task("a:b", "/d", 8000, interface="asgi", websockets=10_000)
     assert "--no-ws" in servers.granian(plain, tools)

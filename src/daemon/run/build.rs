@@ -70,6 +70,7 @@ impl Daemon {
         let stored = hand_over::take_over(inherited.stored, &listeners, &config.listen);
         let (edge, dispatcher, journal) =
             start_edge(config, host.auto_limits, listeners, stored, &messages_tx, &reloads)?;
+        let pressure = PressureWatch::open(delegation.as_ref().map(Delegation::service_cgroup));
         let pool = start_pool(extension, delegation, &files, output);
         let memory_events = pool
             .memory_watch_fd()
@@ -77,7 +78,6 @@ impl Daemon {
             .transpose()
             .map_err(StartupError::system("watch the workers' memory"))?;
         let policy = generations::policy(config, &host);
-        let pressure = PressureWatch::open();
         drop(entered);
         let daemon = Self {
             invocation: invocation.clone(),

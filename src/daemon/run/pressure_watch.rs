@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::io::Interest;
@@ -18,10 +19,10 @@ pub(super) struct PressureWatch {
 }
 
 impl PressureWatch {
-    /// Opens the file. Returns `None` if there is no file or it cannot be opened, as in many
+    /// Opens the file; `service` is the cgroup that systemd has delegated to the daemon. Returns `None` if there is no file or it cannot be opened, as in many
     /// containers.
-    pub(super) fn open() -> Option<Self> {
-        let opened = PressureFile::open().and_then(|file| {
+    pub(super) fn open(service: Option<&Path>) -> Option<Self> {
+        let opened = PressureFile::open(service).and_then(|file| {
             let Some(file) = file else { return Ok(None) };
             let readiness = register_for(Arc::clone(file.fd()), interest(&file))?;
             Ok(Some(Self { file, readiness }))

@@ -123,9 +123,14 @@ impl Delegation {
         Ok(Self { workers, controllers })
     }
 
+    /// Returns the cgroup of the service, which contains those of the daemon and the workers.
+    pub fn service_cgroup(&self) -> &Path {
+        self.workers.parent().unwrap_or(&self.workers)
+    }
+
     /// Returns true if the cgroup is that of the daemon, of a worker, or below one of them.
     pub fn contains(&self, cgroup: &Path) -> bool {
-        let root = self.workers.parent().unwrap_or(&self.workers);
+        let root = self.service_cgroup();
         cgroup.starts_with(&self.workers) || cgroup.starts_with(root.join("daemon"))
     }
 

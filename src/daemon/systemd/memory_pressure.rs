@@ -10,13 +10,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-
-use super::cgroup::own_cgroup;
 
 /// The trigger for the cgroup's file, systemd's default: a notification once processes have waited
 /// for memory for 200 ms within 2 s. A process without privileges may only use multiples of 2 s.
@@ -31,14 +29,16 @@ pub struct PressureFile {
 }
 
 impl PressureFile {
-    /// Opens the file. Returns `None` if systemd has turned the notifications off.
+    /// Opens the file: systemd's, else that of the cgroup `service`. Returns `None` if systemd has
+    /// turned the notifications off, and without either: another cgroup's file would report the
+    /// pressure of foreign processes.
     ///
     /// # Errors
     /// There is no such file, the daemon may not write to it, or systemd's variables are invalid.
-    pub fn open() -> io::Result<Option<Self>> {
+    pub fn open(service: Option<&Path>) -> io::Result<Option<Self>> {
         let Some(watch) = env::var_os("MEMORY_PRESSURE_WATCH").filter(|path| !path.is_empty()) else {
-            let cgroup = own_cgroup().map_err(io::Error::other)?;
-            return Self::open_at(&service_cgroup(cgroup).join("memory.pressure"), TRIGGER).map(Some);
+            let file = service.map(|cgroup| Self::open_at(&cgroup.join("memory.pressure"), TRIGGER));
+            return file.transpose();
         };
         if watch == OsStr::new("/dev/null") {
             return Ok(None);
@@ -96,15 +96,6 @@ impl PressureFile {
                 Err(errno) => return Err(errno.into()),
             }
         }
-    }
-}
-
-/// Returns the cgroup of the service: the parent of `own` if the daemon has moved itself to
-/// `daemon/`, else `own`.
-fn service_cgroup(own: PathBuf) -> PathBuf {
-    match own.parent() {
-        Some(parent) if own.ends_with("daemon") => parent.to_owned(),
-        _ => own,
     }
 }
 
