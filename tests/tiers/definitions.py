@@ -186,7 +186,9 @@ def packages(tier):
         return
     inside = environment_with(TARGET / "tests" / "packages", sys.executable, *required("packages"))
     pythons = ":".join(python for _, python in interpreters())
-    environment = {**PYTEST_ENVIRONMENT, "RGUN_DIST": TARGET / "dist", "RGUN_PYTHONS": pythons}
+    # A test builds the packages again, with the same profile.
+    profile = {"PROFILE": PACKAGES_PROFILE}
+    environment = {**PYTEST_ENVIRONMENT, **profile, "RGUN_DIST": TARGET / "dist", "RGUN_PYTHONS": pythons}
     command = [inside, *PYTEST, "tests/packages"]
     tier.runner("pytest tests/packages", command, environment, PYTEST_CLOSING, pytest_count)
 
