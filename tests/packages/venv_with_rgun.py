@@ -45,6 +45,14 @@ def run(command, **more):
 
 
 def clean_environment():
-    """Returns this process's variables without those that name another Python environment."""
+    """Returns this process's variables without those that name another Python environment, and without RGUN_*.
+
+    RGUN_BUILD_DIR, which the tests set, would make the source distribution take programs instead of building
+    them.
+    """
     foreign = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME")
-    return {name: value for name, value in os.environ.items() if name not in foreign}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in foreign and not name.startswith("RGUN_")
+    }
