@@ -45,7 +45,7 @@ def run(command, **more):
 
 
 def clean_environment():
-    """Returns this process's variables without those that name another Python environment, and without RGUN_*.
+    """Returns the variables of this process without RGUN_* and those that name another Python environment.
 
     RGUN_BUILD_DIR, which the tests set, would make the source distribution take programs instead of building
     them.

@@ -203,9 +203,9 @@ def test_flask_unit_with_a_umask_flag_names_the_line_to_write(install, nginx):
     wait_until(
         "the unit fails", lambda: tuple(host.show(name, "myproject.service") for name in state) == failed
     )
-    assert "in the unit, write UMask=007" in log_of("myproject.service", since)
+    assert "in the unit, write UMask=0007" in log_of("myproject.service", since)
 
-    service = guides.FLASK_SERVICE.format(umask="").replace("[Service]", "[Service]\nUMask=007")
+    service = guides.FLASK_SERVICE.format(umask="").replace("[Service]", "[Service]\nUMask=0007")
     install("myproject.service", myproject__service=service)
     nginx("/run/myproject/myproject.sock")
     wait_until("the unit has its socket", lambda: host.request("GET", "/", address=FRONT).status == 200)
