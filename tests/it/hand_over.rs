@@ -67,7 +67,7 @@ impl Service {
     fn wait_exit(&mut self) {
         self.daemon.log.wait_for("stopping: ");
         // The daemon may wait for the reply to BARRIER=1 before it exits.
-        while !self.daemon.has_exited() {
+        while self.daemon.try_wait().is_none() {
             self.notified.received();
         }
         assert_eq!(self.daemon.wait_exit().code(), Some(0));

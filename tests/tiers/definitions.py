@@ -174,9 +174,9 @@ def bench(tier):
     tier.runner("pytest tests/bench", command, PYTEST_ENVIRONMENT, PYTEST_CLOSING, pytest_count)
 
 
-def make(target, *variables):
+def make(target):
     """Returns the command that builds something with the profile of the packages under test."""
-    return ["make", "--no-print-directory", target, f"PROFILE={PACKAGES_PROFILE}", *variables]
+    return ["make", "--no-print-directory", target, f"PROFILE={PACKAGES_PROFILE}"]
 
 
 def packages(tier):

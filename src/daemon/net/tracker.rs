@@ -205,11 +205,10 @@ impl ConnectionTracker {
     /// Returns true if the next daemon continues the connection. Called repeatedly while the daemon
     /// drains.
     fn choose_for_hand_over(&self, connection: &Connection) -> bool {
-        let is_chosen = connection.directive() == Directive::HandOver;
         if !connection.is_movable() || connection.directive() == Directive::Abort {
             return false;
         }
-        if is_chosen {
+        if connection.directive() == Directive::HandOver {
             if connection.should_hand_over() {
                 connection.wake();
             }

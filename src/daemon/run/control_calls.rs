@@ -79,7 +79,7 @@ impl Daemon {
                 number: (id.number != WorkerNr::ZYGOTE).then_some(id.number.0),
                 pid: snapshot.pid,
                 generation: snapshot.generation.0,
-                state: state_name(snapshot.state).to_owned(),
+                state: snapshot.state.as_str().to_owned(),
                 state_usec: micros(now.saturating_duration_since(snapshot.since)),
                 running: load.map_or(0, |load| load.running),
                 slots: load.map_or(0, |load| load.slots),
@@ -154,21 +154,6 @@ fn printable(text: &str) -> String {
     match escaped.char_indices().nth(MAX_TEXT_CHARS) {
         Some((end, _)) => format!("{}...", &escaped[..end]),
         None => escaped.into_owned(),
-    }
-}
-
-/// Returns the state's name in the type WorkerState of `io.rgun.Server`.
-fn state_name(state: WorkerState) -> &'static str {
-    match state {
-        WorkerState::Spawning => "spawning",
-        WorkerState::Booting => "booting",
-        WorkerState::Ready => "ready",
-        WorkerState::Standby => "standby",
-        WorkerState::Retiring => "retiring",
-        WorkerState::Promoting => "promoting",
-        WorkerState::Failed => "failed",
-        WorkerState::Terminating => "terminating",
-        WorkerState::Killed => "killed",
     }
 }
 

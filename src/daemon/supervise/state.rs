@@ -38,7 +38,8 @@ pub enum WorkerState {
 }
 
 impl WorkerState {
-    /// Returns the word for the state in logs and status output.
+    /// Returns the name of the state in logs, in status output, and in the type WorkerState of
+    /// `io.rgun.Server`.
     pub fn as_str(self) -> &'static str {
         match self {
             WorkerState::Spawning => "spawning",

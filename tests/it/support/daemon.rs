@@ -109,15 +109,15 @@ impl Daemon {
         self.wait_exit()
     }
 
-    /// True if the daemon has exited.
-    pub(crate) fn has_exited(&mut self) -> bool {
-        self.child.try_wait().expect("a child process").is_some()
+    /// Reaps the daemon if it has exited, and returns its status; `None` while it runs.
+    pub(crate) fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child process")
     }
 
     /// Waits until the daemon and all its descendants have exited.
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
         let begun = Instant::now();
-        let status = wait_until("the daemon exits", || self.child.try_wait().expect("a child process"));
+        let status = wait_until("the daemon exits", || self.try_wait());
         self.ended = Some(status);
         wait_until(&format!("all its descendants exit, {:?} after the signal", begun.elapsed()), || {
             self.descendants().is_empty().then_some(())
