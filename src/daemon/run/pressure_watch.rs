@@ -19,8 +19,8 @@ pub(super) struct PressureWatch {
 }
 
 impl PressureWatch {
-    /// Opens the file; `service` is the cgroup that systemd has delegated to the daemon. Returns `None` if there is no file or it cannot be opened, as in many
-    /// containers.
+    /// Opens the file; `service` is the cgroup that systemd has delegated to the daemon. Returns
+    /// `None` if there is no file or it cannot be opened, as in many containers.
     pub(super) fn open(service: Option<&Path>) -> Option<Self> {
         let opened = PressureFile::open(service).and_then(|file| {
             let Some(file) = file else { return Ok(None) };

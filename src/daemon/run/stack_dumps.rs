@@ -111,7 +111,7 @@ enum DumpStep {
     Requested,
     /// Like `Requested`, but without the signal: the worker cancels a task, or goes on serving.
     /// Ends with the stacks, or becomes `Requested` if the worker has to be replaced after all.
-    Cancelling,
+    WithoutSignal,
     /// The signal was sent. Ends with the stacks that the worker has written so far.
     Signalled,
     /// The stack of one request's thread was requested over the control socket. Ends with the
@@ -136,8 +136,8 @@ impl StackDumps {
         let abandoned = self.finish(worker, None);
         let (step, timeout, exchange) = match &reason {
             DumpReason::Slow(request) => (DumpStep::OneThread, SLOW_LOG_TIMEOUT, Some(request.exchange)),
-            DumpReason::TaskDeadline(_) => (DumpStep::Cancelling, CANCEL_TIMEOUT, None),
-            DumpReason::Operator => (DumpStep::Cancelling, OPERATOR_TIMEOUT, None),
+            DumpReason::TaskDeadline(_) => (DumpStep::WithoutSignal, CANCEL_TIMEOUT, None),
+            DumpReason::Operator => (DumpStep::WithoutSignal, OPERATOR_TIMEOUT, None),
             DumpReason::Deadline(_) | DumpReason::Stall(_) | DumpReason::Boot => {
                 (DumpStep::Requested, REQUEST_TIMEOUT, None)
             }
@@ -169,7 +169,7 @@ impl StackDumps {
             return None;
         }
         let dump = self.active.get_mut(&worker)?;
-        if dump.step == DumpStep::Cancelling && !dump.has_task_stacks() {
+        if dump.step == DumpStep::WithoutSignal && !dump.has_task_stacks() {
             dump.stacks = stacks;
             dump.due = dump.due.min(Instant::now() + TASK_STACK_TIMEOUT);
             return None;
@@ -201,7 +201,7 @@ impl StackDumps {
     /// replaced after all.
     pub(super) fn escalate(&mut self, worker: WorkerId) {
         if let Some(dump) = self.active.get_mut(&worker)
-            && dump.step == DumpStep::Cancelling
+            && dump.step == DumpStep::WithoutSignal
         {
             dump.step = DumpStep::Requested;
             dump.due = Instant::now();
@@ -244,7 +244,7 @@ impl StackDumps {
                     let stacks = pool.read_stacks(worker);
                     results.extend(self.finish(worker, stacks));
                 }
-                DumpStep::Requested | DumpStep::Cancelling | DumpStep::OneThread => {
+                DumpStep::Requested | DumpStep::WithoutSignal | DumpStep::OneThread => {
                     results.extend(self.finish(worker, None));
                 }
             }
@@ -287,7 +287,7 @@ impl StackDump {
             (_, DumpReason::Slow(_)) if self.postponed.len() < MAX_POSTPONED => self.postponed.push(reason),
             (_, DumpReason::Slow(_)) => self.skipped += 1,
             (DumpStep::OneThread, _) => return Some(reason),
-            (DumpStep::Cancelling, DumpReason::Deadline(_)) => {
+            (DumpStep::WithoutSignal, DumpReason::Deadline(_)) => {
                 self.reasons.push(reason);
                 self.step = DumpStep::Requested;
                 self.due = self.due.min(now + REQUEST_TIMEOUT);
@@ -338,7 +338,7 @@ mod tests {
     fn cancelling(exchanges: [u64; 2]) -> StackDumps {
         let reason = DumpReason::TaskDeadline(request(exchanges[0]));
         let due = Instant::now() + CANCEL_TIMEOUT;
-        let mut dump = StackDump::new(reason, DumpStep::Cancelling, due);
+        let mut dump = StackDump::new(reason, DumpStep::WithoutSignal, due);
         assert!(dump.join(DumpReason::TaskDeadline(request(exchanges[1])), Instant::now()).is_none());
         StackDumps { active: HashMap::from([(WORKER, dump)]) }
     }

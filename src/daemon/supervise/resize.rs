@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use crate::id::WorkerId;
+use crate::id::{WorkerId, WorkerNr};
 
 use super::autoscaler::WorkerCount;
 use super::state::{DaemonPhase, WorkerRecord};
@@ -97,8 +97,7 @@ impl Supervisor {
         if !self.phase.is_serving() {
             return;
         }
-        // The highest worker number is the zygote's.
-        let to = to.clamp(1, u16::MAX - 1);
+        let to = to.clamp(1, WorkerNr::ZYGOTE.0 - 1);
         (self.live.min, self.live.max) = (to, to);
         self.resize_by_operator(to, now);
     }
