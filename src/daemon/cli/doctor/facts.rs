@@ -94,8 +94,10 @@ impl Facts {
         let service = show(&service_unit)?;
         let socket = show(&socket_unit)?;
         let control_path = names.runtime_directory().join(SOCKET);
+        let check = check(names);
+        sync_journal();
         Ok(Self {
-            check: check(names),
+            check,
             control: control_state(&control_path),
             control_path,
             last_error: last_error(&service_unit),
@@ -178,6 +180,20 @@ fn last_error(unit: &str) -> Option<String> {
     let field = format!("_SYSTEMD_INVOCATION_ID={invocation}");
     let text = journal(&[&field, "--priority", "err", "--lines", "1"]);
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// Waits until journald has written the messages that it has received. Only root may ask for it;
+/// other users may miss the newest messages.
+fn sync_journal() {
+    let sync = Command::new("journalctl")
+        .arg("--sync")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if let Err(error) = sync {
+        tracing::debug!(%error, "cannot run journalctl --sync, ignoring");
+    }
 }
 
 /// Returns messages of the journal; empty if this user may not read them.
