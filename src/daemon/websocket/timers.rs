@@ -12,6 +12,10 @@ use super::context::WebSocketSettings;
 /// ends; as in uvicorn.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time from the return of a WSGI application that has taken over the connection to the end of its
+/// output, if its socket stays open: one of its threads may still be writing a close frame.
+const APP_END_TIMEOUT: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct ConnTimers {
     /// When the client last sent something, or when reading resumed.
@@ -23,15 +27,16 @@ pub(super) struct ConnTimers {
     is_reading: bool,
     /// When to close with code 1012, because the worker or the daemon stops.
     restart_at: Option<u32>,
-    /// When to stop waiting for the client's close frame, or for the client to read the last
-    /// output.
+    /// When to stop waiting for the client's close frame, for the client to read the last output, or
+    /// for the output of an application that has returned.
     close_deadline: Option<u32>,
 }
 
 /// A timer that has expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// The client has not closed within [`CLOSE_TIMEOUT`].
+    /// The client has not closed within [`CLOSE_TIMEOUT`], or the application has not closed its
+    /// socket within [`APP_END_TIMEOUT`].
     CloseTimeout,
     /// The connection is to be closed with code 1012.
     Restart,
@@ -104,6 +109,11 @@ impl ConnTimers {
 
     pub(super) fn start_close_timeout(&mut self, now: u32) {
         self.close_deadline = Some(add(now, CLOSE_TIMEOUT));
+    }
+
+    /// Called when an application that has taken over the connection has returned.
+    pub(super) fn start_app_end_timeout(&mut self, now: u32) {
+        self.close_deadline = Some(add(now, APP_END_TIMEOUT));
     }
 
     /// Returns the action that is due now. `is_open`: no close frame was sent or received.

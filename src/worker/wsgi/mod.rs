@@ -116,7 +116,7 @@ impl SlotRunner {
             Ok((environ, socket, functions)) => {
                 let ran = run_application(py, self.application, environ.into_any(), &functions);
                 if let Some(socket) = socket {
-                    socket.close(py);
+                    socket.end(py);
                 }
                 ran?;
                 let finished = functions.object.get().response.borrow(py).timing();

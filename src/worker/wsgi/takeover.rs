@@ -3,7 +3,8 @@
 //! `flask-sock`, `simple-websocket` and Flask-SocketIO look for the socket in the environ, under
 //! the names that Werkzeug and gunicorn use. The socket is one end of a pair; the daemon has the
 //! other end. Once the application has written a response with status 101, the daemon forwards
-//! everything to the client. As under gunicorn, the socket is closed when the application returns.
+//! everything to the client. When the application returns, the socket is closed, unless one of its
+//! threads may still be writing to it.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 
@@ -14,6 +15,7 @@ use pyo3::types::PyDict;
 use rgun_channel::frame::ExchangeId;
 
 use crate::bodies::SpooledBodies;
+use crate::python::reference_count;
 
 /// The application's end of the socket pair, a Python socket.
 #[derive(Debug)]
@@ -35,12 +37,21 @@ impl TakeoverSocket {
         Ok(Self(socket.unbind()))
     }
 
-    /// Closes the socket. Threads of the application that read from it get the end of the input.
-    pub(super) fn close(self, py: Python<'_>) {
+    /// Ends the socket, because the application has returned: threads of the application that read
+    /// from it get the end of the input, and it is closed.
+    ///
+    /// If the application still refers to the socket, it is closed with the last reference:
+    /// `simple-websocket` answers the client's close frame in a thread, and lets the application
+    /// return before. The daemon ends the connection one second later at the latest.
+    pub(super) fn end(self, py: Python<'_>) {
+        let is_last_reference = reference_count(&self.0, py) == 1;
         let socket = self.0.bind(py);
-        let shut_down = socket.call_method1(intern!(py, "shutdown"), (libc::SHUT_RDWR,));
-        let closed = shut_down.and_then(|_| socket.call_method0(intern!(py, "close")));
-        if let Err(error) = closed
+        let shut_down = socket.call_method1(intern!(py, "shutdown"), (libc::SHUT_RD,));
+        let ended = match shut_down {
+            Ok(_) if is_last_reference => socket.call_method0(intern!(py, "close")).map(drop),
+            other => other.map(drop),
+        };
+        if let Err(error) = ended
             // The application has closed the socket, or the daemon has, because the client has
             // disconnected.
             && !error.is_instance_of::<PyOSError>(py)

@@ -11,10 +11,11 @@
 //! daemon stops.
 //!
 //! ```text
-//! Open ──the application closes its end──────────────────────────────▶ Flushing ──all is written──▶ end
+//! Open ──the application's output ends───────────────────────────────▶ Flushing ──all is written──▶ end
 //!  └──close frame──▶ Closing ──the client or the application ends──────▲
 //! ```
-//! The close timeout ends Closing and Flushing.
+//! The application's output ends when its socket is closed. If the application has returned, it also
+//! ends after its close frame, and after a second. The close timeout ends Closing and Flushing.
 
 mod frames;
 
@@ -77,6 +78,10 @@ pub struct RelayConn {
     to_app: Direction,
     /// The worker or the daemon stops: a close frame is sent after the application's current frame.
     close_is_due: bool,
+    /// The application has sent a close frame.
+    has_app_closed: bool,
+    /// The application returned a second ago: what it has written by now is all.
+    is_app_overdue: bool,
     /// The client has answered our close frame: the connection ends once the application has the
     /// answer.
     is_close_answered: bool,
@@ -120,6 +125,8 @@ pub(super) fn serve(
         to_client: Direction::default(),
         to_app: Direction::default(),
         close_is_due: false,
+        has_app_closed: false,
+        is_app_overdue: false,
         is_close_answered: false,
         log: CloseLog::new(accepted),
     });
@@ -239,6 +246,13 @@ impl RelayConn {
         let now = self.connection().coarse_now();
         let is_open = self.state == RelayState::Open && !self.close_is_due;
         match self.timers.due(now, &self.settings, is_open, true) {
+            Some(Due::CloseTimeout)
+                if self.state == RelayState::Open && self.app.is_none() && !self.is_app_overdue =>
+            {
+                self.is_app_overdue = true;
+                self.timers.start_close_timeout(now);
+                Ok(())
+            }
             Some(Due::CloseTimeout) => Err(Disconnected),
             Some(Due::Restart) => {
                 self.begin_close(now);
@@ -275,11 +289,19 @@ impl RelayConn {
         self.start_end_timeout();
     }
 
-    /// Limits the time between the application's end and the end of its socket. The worker closes
-    /// the socket, or the kernel does when the worker dies; but a child process of the application
-    /// might keep it open.
+    /// Limits the time between the application's return and the end of its output. The worker closes
+    /// the socket, or the kernel does when the worker dies; but a thread or a child process of the
+    /// application might keep it open.
     fn start_end_timeout(&mut self) {
-        self.timers.start_close_timeout(self.connection().coarse_now());
+        // In the other states a timeout runs already.
+        if self.state == RelayState::Open {
+            self.timers.start_app_end_timeout(self.connection().coarse_now());
+        }
+    }
+
+    /// Returns whether the application writes nothing after what it has written by now.
+    fn is_output_complete(&self) -> bool {
+        self.app.is_none() && (self.has_app_closed || self.is_app_overdue)
     }
 
     /// Queues the close frame if it is due and the application is not within a frame.
@@ -346,12 +368,12 @@ impl RelayConn {
         }
         let mut buffer = ReadBuf::new(scratch.input.get_mut(..READ_BYTES).unwrap_or_default());
         match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
-            Poll::Pending => 0,
+            Poll::Pending if !self.is_output_complete() => 0,
             Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                 self.pass_to_client(buffer.filled());
                 buffer.filled().len()
             }
-            Poll::Ready(_) => {
+            Poll::Pending | Poll::Ready(_) => {
                 self.to_client.has_ended = true;
                 self.enter_flushing();
                 1
@@ -366,6 +388,7 @@ impl RelayConn {
             let (frames, rest) = bytes.split_at(passed.len.min(bytes.len()));
             self.to_client.pending.extend_from_slice(frames);
             self.log.count_sent_frames(frames.len(), passed.messages);
+            self.has_app_closed |= passed.close_code.is_some();
             self.log_close(passed.close_code);
             bytes = rest;
             self.queue_close();

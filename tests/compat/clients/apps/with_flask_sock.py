@@ -116,6 +116,17 @@ def accept(environ):
     return connection
 
 
+# Sockets that the application never closes.
+KEPT = []
+
+
+def close_after_return(connection):
+    """Sends a close frame after the application has returned, which ends the thread's input."""
+    while connection.recv(65536):
+        pass
+    connection.sendall(b"\x88\x02" + (4321).to_bytes(2, "big"))
+
+
 REJECTIONS = {
     "length": b"HTTP/1.1 403 Forbidden\r\nX-Why: no\r\nContent-Length: 5\r\n\r\nno!!!",
     "chunked": b"HTTP/1.1 403 Forbidden\r\nX-Why: no\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -166,6 +177,12 @@ def by_hand(environ, start_response):
         return []
     if case == "detach":
         os.close(connection.detach())
+        return []
+    if case == "thread":
+        threading.Thread(target=close_after_return, args=[connection], daemon=True).start()
+        return []
+    if case == "keep":
+        KEPT.append(connection)
         return []
     raise AssertionError(case)
 
