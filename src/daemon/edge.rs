@@ -165,7 +165,7 @@ impl Edge {
         self.connections.set_limits(limits);
     }
 
-    /// Adds a booting worker and starts to serve its rings and its control socket.
+    /// Adds a booting worker and starts to serve its rings and its socket.
     pub fn attach(&self, link: Link) {
         let (worker, control) = (link.worker, Arc::clone(&link.control));
         self.dispatcher.attach(link);
@@ -174,7 +174,7 @@ impl Edge {
             let socket = match register(control) {
                 Ok(socket) => socket,
                 Err(error) => {
-                    tracing::error!(%error, "cannot watch the control socket of {worker}, detaching it");
+                    tracing::error!(%error, "cannot watch the worker socket of {worker}, detaching it");
                     return dispatcher.detach(worker);
                 }
             };

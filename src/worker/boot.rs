@@ -1,4 +1,4 @@
-//! `main()`: adopts the control socket (descriptor 3), receives Start, sets up the process and runs
+//! `main()`: adopts the worker socket (descriptor 3), receives Start, sets up the process and runs
 //! its roles.
 //!
 //! # Why `unsafe`
@@ -71,14 +71,14 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     }
 }
 
-/// Adopts the control socket.
+/// Adopts the worker socket.
 fn control_socket() -> PyResult<OwnedFd> {
     #[expect(unsafe_code, reason = "adopting the descriptor passed by the daemon")]
-    // SAFETY: the daemon spawns this process with the control socket as this descriptor, no other
+    // SAFETY: the daemon spawns this process with the worker socket as this descriptor, no other
     // code owns it (the bootstrap only writes to it), and main() runs once.
     let socket = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
     rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(|error| {
-        PyOSError::new_err(format!("descriptor {CONTROL_FD} is not the control socket: {error}"))
+        PyOSError::new_err(format!("descriptor {CONTROL_FD} is not the worker socket: {error}"))
     })?;
     Ok(socket)
 }

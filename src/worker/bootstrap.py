@@ -1,7 +1,7 @@
 """The first code of a worker: checks that the interpreter can load the extension, and loads it.
 
 The daemon runs `PYTHON -c` with this text (src/daemon/pool/spawn.rs), with the extension's path as
-argument and the control socket as descriptor 3. The text must parse on every version of Python (2.7
+argument and the worker socket as descriptor 3. The text must parse on every version of Python (2.7
 included), so that a wrong `app.python` is reported in one sentence and not as a SyntaxError. An
 unsuitable interpreter is reported as a Refused message: the byte R, then UTF-8 text
 (src/channel/control/mod.rs).

@@ -1,4 +1,4 @@
-//! The native thread that reads the control socket.
+//! The native thread that reads the worker socket.
 //!
 //! The thread is started before the application is imported and never touches Python, so it handles
 //! commands no matter which thread holds the GIL. Commands that need Python go to the background

@@ -174,7 +174,7 @@ extern "C" fn on_stop_signal(signal: c_int) {
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { errno.read() };
-    // SAFETY: the control socket keeps this number for as long as the process lives
+    // SAFETY: the worker socket keeps this number for as long as the process lives
     // (`crate::process`).
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
     let report = [STOP_REQUESTED, u8::try_from(signal).unwrap_or_default()];

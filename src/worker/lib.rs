@@ -13,7 +13,7 @@
 //! # Threads
 //! In a WSGI worker, slot 0 is Python's main thread and every other slot a `threading.Thread`. In
 //! an ASGI worker, the event loop serves all slots on the main thread. One native thread reads the
-//! control socket and never touches Python; another, started on demand, runs other work that needs
+//! worker socket and never touches Python; another, started on demand, runs other work that needs
 //! Python ([`background`]). A zygote has only its main thread.
 //!
 //! # Lock order

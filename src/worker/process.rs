@@ -2,7 +2,7 @@
 //! become a zygote.
 //!
 //! Descriptors keep their numbers over a fork: [`Process::replace_descriptors`] puts a new worker's
-//! control socket and stacks file in place of the zygote's, so the bootstrap, the signal handlers
+//! worker socket and stacks file in place of the zygote's, so the bootstrap, the signal handlers
 //! and `faulthandler` need no update.
 //!
 //! # Why `unsafe`
@@ -20,7 +20,7 @@ use crate::python::{EX_SOFTWARE, system_exit};
 /// State of this process. Leaked: it lives as long as the process and its forks.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// The worker's end of the control socket, [`CONTROL_FD`](rgun_channel::control::CONTROL_FD).
+    /// The worker's end of its socket, [`CONTROL_FD`](rgun_channel::control::CONTROL_FD).
     /// `sendmsg(2)` of one packet is atomic, so it needs no lock.
     pub(crate) control: OwnedFd,
     /// The memfd for stacks.
@@ -68,7 +68,7 @@ impl Process {
         }
     }
 
-    /// Replaces the zygote's control socket and stacks file, in a forked worker.
+    /// Replaces the zygote's worker socket and stacks file, in a forked worker.
     ///
     /// # Errors
     /// Errors of `dup3(2)`.

@@ -90,7 +90,7 @@ extern "C" fn on_stacks_signal(signal: libc::c_int) {
     if is_forked_child() {
         return;
     }
-    // SAFETY: the control socket keeps this number for as long as the process lives
+    // SAFETY: the worker socket keeps this number for as long as the process lives
     // (`crate::process`).
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
     // One system call, which leaves errno alone. If the socket is full, the daemon does not read:

@@ -35,7 +35,7 @@ pub(crate) struct Worker {
     pub(crate) start: Start,
     /// The state of the worker's process.
     pub(crate) process: &'static Process,
-    /// The control socket of `process`.
+    /// The worker socket of `process`.
     pub(crate) control: &'static OwnedFd,
     /// Signal mask of the main thread at the start.
     pub(crate) signals: SignalMask,

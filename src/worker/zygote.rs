@@ -1,6 +1,6 @@
 //! The zygote: imports the application once and forks workers (`workers.preload`).
 //!
-//! The zygote's main thread reads the control socket, so the zygote has no other thread: after a
+//! The zygote's main thread reads the worker socket, so the zygote has no other thread: after a
 //! fork only the forking thread exists in the child, and locks held by others stay locked.
 //!
 //! A worker is forked twice: the intermediate process exits at once, and the daemon, a subreaper,
@@ -196,7 +196,7 @@ fn fork(
             let redirected =
                 output.as_ref().map_or(Ok(()), |(stdout, stderr)| process.redirect_output(stdout, stderr));
             if redirected.and_then(|()| process.replace_descriptors(&control, &stacks)).is_err() {
-                // A report would be sent on the zygote's control socket.
+                // A report would be sent on the zygote's worker socket.
                 exit_now(EX_SOFTWARE);
             }
             dispositions::reinstall(py, &handled)?;
@@ -213,7 +213,7 @@ fn fork(
             Ok(Some((Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?, loop_eventfd)))
         }
         Ok((pid, _)) => {
-            // The daemon detects the worker's death by end-of-file on the control socket, so the
+            // The daemon detects the worker's death by end-of-file on the worker socket, so the
             // zygote must not keep it open.
             drop((control, map, stacks, loop_eventfd, output, cgroup_procs));
             process.report(&Report::Forked { incarnation: command.incarnation, pid })?;

@@ -1,7 +1,7 @@
 """The memory that a daemon shares with a worker, in plain Python: requests in, completions out.
 
 The layout is that of `src/channel/layout.rs` and the frames are those of `src/channel/frame`, implemented
-a second time; the golden bytes (src/channel/tests/golden) keep both equal. Processes and control sockets are
+a second time; the golden bytes (src/channel/tests/golden) keep both equal. Processes and worker sockets are
 in `fake_daemon`.
 """
 

@@ -253,7 +253,7 @@ class Worker(Channel):
         self.earlier_reports = []
 
     def open_channel(self):
-        """Makes everything that both sides share; returns the worker's end of the control socket."""
+        """Makes everything that both sides share; returns the worker's end of its socket."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(DEADLINE)
         self.open()

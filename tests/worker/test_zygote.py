@@ -77,7 +77,7 @@ def test_workers_survive_a_killed_zygote(fake, zygote):
     assert worker.stop() == 0
 
 
-def test_zygote_exits_when_its_control_socket_closes(fake, zygote):
+def test_zygote_exits_when_its_worker_socket_closes(fake, zygote):
     zygote.socket.close()
     assert zygote.wait() == 0
 

@@ -1,4 +1,4 @@
-//! The control socket: one `AF_UNIX` `SOCK_SEQPACKET` pair per worker, for lifecycle and
+//! The worker socket: one `AF_UNIX` `SOCK_SEQPACKET` pair per worker, for lifecycle and
 //! descriptors.
 //!
 //! The daemon sends [`Command`]s, a process answers with [`Report`]s. One message is one packet;
@@ -13,7 +13,7 @@
 //! | daemon | [`Command::Stop`] | |
 //! | daemon | [`Command::DumpStacks`] | |
 //! | daemon | [`Command::Abort`] | |
-//! | daemon | [`Command::Fork`] | the new worker's control socket, shared map, stacks, wake; stdout and stderr, or neither; `cgroup.procs` of its cgroup, or nothing |
+//! | daemon | [`Command::Fork`] | the worker socket of the new process, shared map, stacks, wake; stdout and stderr, or neither; `cgroup.procs` of its cgroup, or nothing |
 //! | daemon | [`Command::Promote`] | |
 //! | daemon | [`Command::ReportSources`] | |
 //! | daemon | [`Command::ChildExited`] | |
@@ -24,7 +24,7 @@
 //! | zygote | [`Report::Forked`], [`Report::ForkFailed`], [`Report::Promoted`] | |
 //!
 //! A *zygote* (`workers.preload`) serves no requests: it imports the application and forks workers
-//! ([`Command::Fork`]). Zygote and workers each have a control socket. While a zygote imports the
+//! ([`Command::Fork`]). Zygote and workers each have a worker socket. While a zygote imports the
 //! application it reads no messages, since it has no second thread; only [`STACKS_SIGNAL`] reaches
 //! it.
 //!
@@ -52,7 +52,7 @@ pub const MAX_MESSAGE_BYTES: usize = 96 * 1024;
 /// Maximum number of descriptors in one message.
 pub const MAX_FDS: usize = 7;
 
-/// Descriptor number of a worker's end of the control socket.
+/// Descriptor number of the worker's end of its socket.
 pub const CONTROL_FD: i32 = 3;
 
 /// Makes a worker write its stacks even while some code holds the GIL: `faulthandler` writes them,

@@ -11,7 +11,7 @@ use rustix::net::{
 
 use super::{MAX_FDS, MAX_MESSAGE_BYTES};
 
-/// Creates a pair of connected control sockets, close-on-exec: the daemon's end, which is
+/// Creates a pair of connected worker sockets, close-on-exec: the daemon's end, which is
 /// non-blocking, and the worker's.
 ///
 /// # Errors

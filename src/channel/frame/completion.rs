@@ -82,7 +82,7 @@ pub enum BodyPart {
     Inline(Range<usize>),
     /// In slab chunks; the range holds `chunk u32, len u32` pairs, see [`chunks`].
     Chunks(Range<usize>),
-    /// In a file whose descriptor was sent on the control socket.
+    /// In a file whose descriptor was sent on the worker socket.
     File {
         /// Offset of the first byte.
         offset: u64,
@@ -128,7 +128,7 @@ pub enum Body<'a> {
     Inline(&'a [u8]),
     /// Slab chunks: number and length.
     Chunks(&'a [(u32, u32)]),
-    /// A file whose descriptor was sent on the control socket before.
+    /// A file whose descriptor was sent on the worker socket before.
     File {
         /// Offset of the first byte.
         offset: u64,

@@ -37,7 +37,7 @@ pub struct Request<'a> {
     pub method: &'a [u8],
     /// The HTTP version: 10, 11 or 20.
     pub version: u8,
-    /// The body is a descriptor, sent on the control socket before this frame was published.
+    /// The body is a descriptor, sent on the worker socket before this frame was published.
     pub body_is_fd: bool,
     /// The body is not in the frame; it follows in parts
     /// ([`StreamFrame::Part`](super::StreamFrame::Part)) as the application receives it.
@@ -222,7 +222,7 @@ impl<'a> Request<'a> {
     }
 
     /// True if the application may take over the client's connection: the descriptor that was sent
-    /// on the control socket is a socket, not a body.
+    /// on the worker socket is a socket, not a body.
     pub const fn is_takeover(&self) -> bool {
         self.websocket && self.body_is_fd
     }

@@ -111,7 +111,7 @@ impl Dispatcher {
         self.remove_worker(&mut state, index, now);
     }
 
-    /// Sends a command over a worker's control socket.
+    /// Sends a command over the worker socket.
     ///
     /// # Errors
     /// `sendmsg(2)` failed. A command to a worker that is not attached any more is dropped.
@@ -134,7 +134,7 @@ impl Dispatcher {
         }
     }
 
-    /// Reads a worker's control socket until it is empty, and passes the reports to the supervisor.
+    /// Reads the worker socket until it is empty, and passes the reports to the supervisor.
     /// Returns false when the worker has closed it; the worker is then removed.
     pub fn pump_control(&self, id: WorkerId) -> bool {
         let mut state = self.lock();

@@ -12,11 +12,11 @@ use crate::id::WorkerId;
 /// A notice from the dispatcher to the supervisor.
 #[derive(Debug)]
 pub enum Notice {
-    /// A report from the worker's control socket.
+    /// A report from the worker socket.
     Report(WorkerId, Report),
     /// The worker broke the channel's contract and was removed; with the description of the breach.
     ContractBreached(WorkerId, String),
-    /// The worker closed its control socket, as it does on exit, and was removed.
+    /// The worker closed its socket, as it does on exit, and was removed.
     ControlSocketClosed(WorkerId),
     /// The request exceeded its deadline in a WSGI worker. Its client has been answered.
     DeadlineExceeded(WorkerId, RequestInfo),

@@ -44,7 +44,7 @@ pub struct Link {
     pub map: Arc<Map>,
     /// The sizes of the map's parts.
     pub geometry: Geometry,
-    /// The daemon's end of the control socket, non-blocking.
+    /// The daemon's end of the worker socket, non-blocking.
     pub control: Arc<OwnedFd>,
     /// The eventfd that an ASGI worker's event loop watches, non-blocking.
     pub wake: Arc<OwnedFd>,

@@ -29,13 +29,13 @@ pub(super) struct Channel {
 
 impl Channel {
     /// Creates a channel. Also returns the descriptors for the worker: the shared memory, and the
-    /// worker's end of the control socket.
+    /// worker's end of its socket.
     pub(super) fn new(geometry: Geometry) -> Result<(Self, OwnedFd, OwnedFd), SpawnError> {
         let system = |resource| move |source| SpawnError::System { resource, source };
         let (map, map_fd) =
             Map::create("rgun-channel", geometry.total_bytes()).map_err(system("the shared memory"))?;
         let stacks = StacksFile::new().map_err(system("the stacks file"))?;
-        let (daemon_socket, worker_socket) = control::pair().map_err(system("the control socket"))?;
+        let (daemon_socket, worker_socket) = control::pair().map_err(system("the worker socket"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| SpawnError::System { resource: "the eventfd", source: errno.into() })?;
         let channel = Self {

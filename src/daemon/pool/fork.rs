@@ -247,7 +247,7 @@ impl Pool {
     }
 
     /// Kills the processes in the cgroup of a worker that was not reported, and removes the cgroup.
-    /// A worker that had not entered its cgroup yet finds its control socket closed and exits.
+    /// A worker that had not entered its cgroup yet finds its socket closed and exits.
     fn discard_cgroup(&mut self, cgroup: Option<WorkerCgroup>) {
         if let Some(cgroup) = &cgroup
             && !cgroup.kill()

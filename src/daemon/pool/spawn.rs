@@ -3,7 +3,7 @@
 //! # Why `unsafe`
 //! Six things must happen in the child between fork and exec, and `pre_exec` is the one hook there:
 //! - enter the cgroup, so that no instruction of the worker runs outside it
-//! - put the control socket at its number
+//! - put the worker socket at its number
 //! - ask for SIGKILL when the daemon dies
 //! - restore the limit of open files that the daemon has raised for itself
 //! - reset signal dispositions and mask to those of a program started by systemd
@@ -62,7 +62,7 @@ pub(super) struct ProcessSettings {
     pub(super) identity: Option<UserIdentity>,
 }
 
-/// Starts the process and returns its pid. `control` is the worker's end of the control socket.
+/// Starts the process and returns its pid. `control` is the worker's end of its socket.
 pub(super) fn spawn(
     spec: &SpawnSpec<'_>,
     extension: &Path,
@@ -129,7 +129,7 @@ fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
     SpawnError::Interpreter { path: python.path.clone(), source_of_path: python.source.to_string(), source }
 }
 
-/// Enters the cgroup, sets the parent-death signal and places the control socket. Runs between fork
+/// Enters the cgroup, sets the parent-death signal and places the worker socket. Runs between fork
 /// and exec: makes async-signal-safe calls only.
 fn set_up_child(procs: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<()> {
     if let Some(procs) = procs {

@@ -15,7 +15,7 @@ impl Pool {
     /// [`Report::StacksDumped`](control::Report::StacksDumped), unless a thread holds its GIL.
     ///
     /// # Errors
-    /// If the worker has exited or its control socket fails.
+    /// If the worker has exited or its socket fails.
     pub fn request_stacks(&mut self, worker: WorkerId, exchange: Option<ExchangeId>) -> io::Result<()> {
         let process = self.processes.get_mut(&worker).ok_or_else(no_such_worker)?;
         process.channel.stacks.clear()?;

@@ -1,5 +1,5 @@
 //! The file into which a worker's `faulthandler` writes its Python stacks: a memfd that the daemon
-//! creates, truncates and reads (`rgun_channel::control`). The control socket reports when they are
+//! creates, truncates and reads (`rgun_channel::control`). The worker socket reports when they are
 //! written.
 
 use std::fs::File;

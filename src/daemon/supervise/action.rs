@@ -70,7 +70,7 @@ pub enum Action {
         /// A worker that was admitted.
         worker: WorkerId,
     },
-    /// Ask this worker over the control socket to run its lifespan shutdown and atexit handlers and
+    /// Ask this worker over the worker socket to run its lifespan shutdown and atexit handlers and
     /// exit.
     Terminate {
         /// A worker or zygote that runs no requests, or whose requests are abandoned because the

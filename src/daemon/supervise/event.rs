@@ -56,7 +56,7 @@ pub enum Event {
         /// The worker that runs the request.
         worker: WorkerId,
     },
-    /// The worker violated the channel's contract, or closed its control socket without exiting.
+    /// The worker violated the channel's contract, or closed its socket without exiting.
     Misbehaved {
         /// The worker in violation.
         worker: WorkerId,

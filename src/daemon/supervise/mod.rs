@@ -11,7 +11,7 @@
 //! - Each [`Action::Spawn`] is answered by [`Event::Spawned`] or [`Event::SpawnFailed`] before any
 //!   other event about that worker.
 //! - Each process ends with exactly one [`Event::Exited`], sent when the process is reaped. No
-//!   message from its control socket follows. A fork that a zygote had not reported before its exit
+//!   message from its socket follows. A fork that a zygote had not reported before its exit
 //!   has failed.
 //! - [`Action::Probe`], [`Action::DumpStacks`] and [`Action::Promote`] are answered. A timeout ends
 //!   the wait for a worker that hangs; the probe has a timeout only with `timeouts.boot`.

@@ -157,7 +157,7 @@ impl Supervisor {
                 | TimedState::Retiring { stuck: false, .. } => {
                     self.terminate_by(id, kill_at, now);
                 }
-                // A booting worker does not read its control socket; a stuck worker has a thread
+                // A booting worker does not read its socket; a stuck worker has a thread
                 // that does not end.
                 TimedState::Spawning { .. }
                 | TimedState::Booting { .. }

@@ -161,7 +161,7 @@ impl Supervisor {
                 self.kill(id, now);
                 self.report(Report::WorkerMisbehaved { worker: id, reason, retry_in: None });
             }
-            // A worker that is exiting may close its control socket.
+            // A worker that is exiting may close its socket.
             TimedState::Failed { .. } | TimedState::Terminating { .. } | TimedState::Killed { .. } => {}
         }
     }

@@ -1,7 +1,7 @@
 //! Sends files: the extension "Path Send" of the ASGI HTTP specification. Called by
 //! [`super::send`].
 //!
-//! The daemon gets the descriptor on the control socket and sends the file itself.
+//! The daemon gets the descriptor on the worker socket and sends the file itself.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -52,7 +52,7 @@ const SLOW_SERVICE_NANOS: u64 = 50_000_000;
 struct FakeWorker {
     id: WorkerId,
     map: Arc<Map>,
-    /// None once the worker has closed its control socket.
+    /// None once the worker has closed its socket.
     control: Option<OwnedFd>,
     submissions: SubmissionReceiver,
     completions: CompletionSender,
@@ -249,7 +249,7 @@ impl Rig {
         claimed.map(|(_, path)| String::from_utf8(path).unwrap()).collect()
     }
 
-    /// Closes the worker's control socket, as its exit does.
+    /// Closes the worker socket, as its exit does.
     fn close_control(&mut self, index: usize) {
         let control = self.workers[index].control.take().expect("the socket is open");
         // Dropping the descriptor is not enough: a process that another test has forked keeps a

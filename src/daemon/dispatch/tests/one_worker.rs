@@ -132,7 +132,7 @@ impl WorkerRig {
         assert!(self.completions.push(&frame).unwrap());
     }
 
-    /// Returns the commands sent on the control socket.
+    /// Returns the commands sent on the worker socket.
     pub(super) fn commands(&self) -> Vec<Command> {
         let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
         let next = || {

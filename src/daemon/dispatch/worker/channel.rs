@@ -1,4 +1,4 @@
-//! The daemon's end of one worker's shared memory and control socket. The policy is in
+//! The daemon's end of one worker's shared memory and socket. The policy is in
 //! [`Worker`](super::Worker).
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use rgun_channel::wake::{Sleepers, WaitFlag, Waker};
 
 use crate::dispatch::worker::contract::ContractBreach;
 
-/// Rings, slab and control socket of one worker.
+/// Rings, slab and worker socket of one worker.
 #[derive(Debug)]
 pub(crate) struct WorkerChannel {
     pub(crate) submissions: SubmissionSender,
@@ -116,7 +116,7 @@ impl WorkerChannel {
         control::send(&*self.control, &command.encode(), fds)
     }
 
-    /// Receives a message from the control socket, without blocking.
+    /// Receives a message from the worker socket, without blocking.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<control::ReceivedMessage> {
         control::receive(&*self.control, buffer)
     }

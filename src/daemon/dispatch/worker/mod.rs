@@ -52,7 +52,7 @@ pub(crate) struct Worker {
     pub(crate) drained_reported: bool,
     /// The daemon is about to kill the worker.
     pub(crate) is_killed: bool,
-    /// Limits the reports on the control socket.
+    /// Limits the reports on the worker socket.
     report_limit: ReportLimiter,
     /// Number of requests the worker is done with.
     n_served: u64,
@@ -120,7 +120,7 @@ impl Worker {
     }
 
     /// Pushes a request into the ring. `timeout` is how long the request may run. Returns `None` if
-    /// the ring or the control socket is full, or if the worker has closed the socket.
+    /// the ring or the worker socket is full, or if the worker has closed the socket.
     pub(crate) fn push(
         &mut self,
         id: ExchangeId,
@@ -281,7 +281,7 @@ impl Worker {
         self.report_limit.expect_stacks();
     }
 
-    /// Reads the control socket until it is empty. Returns false when the worker has closed it.
+    /// Reads the worker socket until it is empty. Returns false when the worker has closed it.
     pub(crate) fn pump_control(&mut self, notice: &NoticeSink) -> Result<bool, ContractBreach> {
         let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
         loop {
@@ -292,7 +292,7 @@ impl Worker {
                     io::ErrorKind::WouldBlock => return Ok(true),
                     io::ErrorKind::Interrupted => continue,
                     io::ErrorKind::ConnectionReset => return Ok(false),
-                    _ => return Err(format!("has a control socket that cannot be read: {error}").into()),
+                    _ => return Err(format!("has a worker socket that cannot be read: {error}").into()),
                 },
             };
             let message = buffer.get(..received.len).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Limits the reports that a worker may send on its control socket; more are a breach of contract.
+//! Limits the reports that a worker may send on its socket; more are a breach of contract.
 //!
 //! Reports pass through an unbounded channel to the main loop, and many are logged. Without limits,
 //! a faulty worker could fill the daemon's memory and the log. Reports of the worker's lifecycle

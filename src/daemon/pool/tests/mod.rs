@@ -117,7 +117,7 @@ impl PoolFixture {
     }
 
     /// Adds a zygote whose process sleeps; the test sends its reports. Returns its end of the
-    /// control socket.
+    /// worker socket.
     fn zygote(&mut self, worker: WorkerId) -> OwnedFd {
         // Before the channel is created: until its exec, a child holds this process's descriptors.
         let pid = child("exec sleep 1000");
