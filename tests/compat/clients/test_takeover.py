@@ -207,14 +207,14 @@ def test_socket_detached_and_closed_ends_the_connection(server):
         assert ws.connection.read_to_end() == b""
 
 
-def test_close_frame_of_a_thread_follows_the_return_of_the_application(server):
+def test_close_frame_may_follow_the_handlers_return(server):
     """simple-websocket answers the client's close frame in a thread that the handler does not await."""
     with WebSocket(server.tcp_address, "/hand/thread/x") as ws:
         assert ws.wait_for_close() == 4321
         assert ws.connection.read_to_end() == b""
 
 
-def test_connection_ends_although_the_application_keeps_the_socket(server):
+def test_kept_socket_does_not_keep_the_connection(server):
     with WebSocket(server.tcp_address, "/hand/keep/x") as ws:
         assert ws.connection.read_to_end() == b""
 
