@@ -156,6 +156,19 @@ fn commands_without_a_daemon_exit_69() {
 }
 
 #[test]
+fn socket_that_a_killed_daemon_left_is_explained() {
+    let path = std::env::temp_dir().join(format!("rgun-left-{}", std::process::id()));
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+    let output = Command::new(env!("CARGO_BIN_EXE_rgun")).args(["status", "--socket"]).arg(&path).output();
+    std::fs::remove_file(&path).expect("the socket is there");
+    let output = output.expect("rgun runs");
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    let expected = format!("rgun status: no rgun is running here (nothing listens on {})", path.display());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.starts_with(&expected), "{message}");
+}
+
+#[test]
 fn reload_by_varlink_reports_its_progress() {
     let daemon = rgun().start_ready();
     let replies = call(&daemon, &json!({ "method": "io.rgun.Server.Reload", "more": true }));

@@ -189,8 +189,11 @@ fn explain_unreachable(command: &str, path: &Path, error: &io::Error) -> String 
             } else {
                 ", and another socket with --socket"
             };
+            let is_absent = error.kind() == io::ErrorKind::NotFound;
+            let what =
+                if is_absent { format!("no socket {path}") } else { format!("nothing listens on {path}") };
             format!(
-                "no rgun is running here (no socket {path}): systemctl start rgun; name an instance with rgun {command} \
+                "no rgun is running here ({what}): systemctl start rgun; name an instance with rgun {command} \
                  NAME{remedy}"
             )
         }
