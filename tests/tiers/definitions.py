@@ -19,6 +19,7 @@ from tiers.counts import (
     pytest_count,
 )
 from tiers.requirements import environment_with, interpreters, required, ruff, tools_python
+from tiers.tier import JOBS
 
 PYTHON_FILES = ["packaging", "src", "tests"]
 PYTEST = ["-m", "pytest", "-p", "no:cacheprovider", "-q"]
@@ -75,7 +76,9 @@ def lint(tier):
 def rust(tier):
     if build(tier):
         command = ["cargo", "test", "--locked", "--profile", PROFILE, "--no-fail-fast"]
-        tier.runner("cargo test", command, {}, CARGO_CLOSING, cargo_count)
+        # The tests with real sockets wait most of the time.
+        environment = {"RUST_TEST_THREADS": os.environ.get("RUST_TEST_THREADS") or str(JOBS)}
+        tier.runner("cargo test", command, environment, CARGO_CLOSING, cargo_count)
 
 
 def loom(tier):
@@ -216,5 +219,5 @@ def e2e(tier):
         (f"e2e on {suite} ({engine})", [*command, "--engine", engine, "--suite", suite], {})
         for engine, suite in MACHINES
     ]
-    tier.runners(jobs, E2E_CLOSING, e2e_count, at_once=2)
+    tier.runners(jobs, E2E_CLOSING, e2e_count, at_once=len(jobs))
     tier.runner("tests/chaos", ["tests/chaos/run", "--deb", deb, "--short"], {}, E2E_CLOSING, e2e_count)

@@ -7,7 +7,7 @@ import time
 from tiers.commands import run_quietly, stream
 
 # Test runners that run at the same time; their tests wait half of the time.
-JOBS = int(os.environ.get("RGUN_TEST_JOBS") or max(3, os.cpu_count() or 1))
+JOBS = int(os.environ.get("RGUN_TEST_JOBS") or 2 * (os.cpu_count() or 1))
 
 
 class Tier:
