@@ -1,28 +1,16 @@
-//! Tests which paths a user can read and write, with access(2) in a process of that user. Mode bits
-//! do not suffice, because access control lists, read-only file systems and security modules count
-//! too.
-//!
-//! # Why `unsafe`
-//! The process is forked and never executes a program. After the fork it switches to the user,
-//! tests the paths, and writes the results to a pipe. It makes only async-signal-safe calls
-//! (signal-safety(7)); everything that they need is allocated before the fork.
-#![expect(unsafe_code, reason = "pre_exec")]
+//! Tests which paths the users of a service can read and write, and says what to do about the
+//! others.
 
-use std::ffi::CString;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::errno::Errno;
-use nix::unistd::{AccessFlags, Gid, Uid, User, access, pipe2, write};
+use nix::unistd::{AccessFlags, Gid, Uid, User};
 
 use crate::config::Config;
-use crate::pool::{UserIdentity, switch_user};
+use crate::pool::{UserIdentity, test_access};
 
 use super::unit::Unit;
 
@@ -79,6 +67,19 @@ impl RequiredAccess {
     }
 }
 
+/// Returns the paths in the configuration that workers of another user than the daemon's read.
+pub(super) fn required_by_workers(config: &Config) -> Vec<RequiredAccess> {
+    let app = &config.app;
+    let mut needs = vec![
+        RequiredAccess::enter("app.directory", &app.directory),
+        RequiredAccess::run("app.python", &app.python.path),
+    ];
+    let pythonpath = app.pythonpath.iter().filter(|path| path.exists());
+    needs.extend(pythonpath.map(|path| RequiredAccess::enter("app.pythonpath", path)));
+    needs.extend(app.log_config.iter().map(|path| RequiredAccess::read("app.log_config", path)));
+    needs
+}
+
 /// Returns the paths in the configuration that the daemon or its workers read.
 pub(super) fn required_by(config: &Config, file: Option<&Path>) -> Vec<RequiredAccess> {
     let app = &config.app;
@@ -116,7 +117,7 @@ pub(super) fn find_problems(
 ) -> io::Result<Vec<String>> {
     let steps: Vec<Vec<_>> = needs.iter().map(RequiredAccess::steps).collect();
     let flat: Vec<_> = steps.iter().flatten().cloned().collect();
-    let mut answers = test_access(identity, &flat)?.into_iter();
+    let mut answers = test_access(&identity.credentials, &flat)?.into_iter();
     let mut problems = Vec::new();
     for (need, steps) in needs.iter().zip(&steps) {
         let answers: Vec<_> = answers.by_ref().take(steps.len()).collect();
@@ -195,48 +196,4 @@ fn find_sandbox_problem(unit: &Unit, need: &RequiredAccess) -> Option<String> {
              ReadWritePaths="
         )
     })
-}
-
-/// Tests each access as the user. Returns an errno for each, 0 for success.
-fn test_access(identity: &UserIdentity, steps: &[(PathBuf, AccessFlags)]) -> io::Result<Vec<i32>> {
-    let paths: Vec<(CString, AccessFlags)> = steps
-        .iter()
-        .map(|(path, flags)| Ok((CString::new(path.as_os_str().as_bytes())?, *flags)))
-        .collect::<Result<_, std::ffi::NulError>>()?;
-    let (read, written) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    let UserIdentity { uid, gid, groups, .. } = identity.clone();
-    // The program is never executed, because the closure always fails.
-    let mut command = Command::new("/proc/self/exe");
-    let written = std::sync::Arc::new(written);
-    let answers = std::sync::Arc::clone(&written);
-    // SAFETY: the closure makes system calls only and allocates nothing: paths and groups were made
-    // before, and an `io::Error` of a number needs no memory.
-    unsafe {
-        command.pre_exec(move || {
-            switch_user(uid, gid, &groups)?;
-            for (path, flags) in &paths {
-                let answer = access(path.as_c_str(), *flags).err().map_or(0, |errno| errno as i32);
-                // A write of up to PIPE_BUF bytes is atomic (pipe(7)).
-                write(answers.as_fd(), &answer.to_ne_bytes())?;
-            }
-            Err(io::Error::from_raw_os_error(Errno::ECANCELED as i32))
-        });
-    }
-    // A thread reads the results, because they may exceed the pipe's buffer.
-    let reader = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        File::from(read).read_to_end(&mut bytes).map(|_| bytes)
-    });
-    let outcome = command.spawn();
-    drop((command, written));
-    let bytes = reader.join().map_err(|_| io::Error::other("the reader panicked"))??;
-    match outcome {
-        Err(error) if error.raw_os_error() == Some(Errno::ECANCELED as i32) => {}
-        Err(error) => return Err(error),
-        Ok(_) => return Err(io::Error::other("the process of the access test was executed")),
-    }
-    Ok(bytes
-        .chunks_exact(4)
-        .map(|answer| i32::from_ne_bytes([answer[0], answer[1], answer[2], answer[3]]))
-        .collect())
 }

@@ -3,14 +3,17 @@
 //! A check as root would run the application as root, and root can read everything. The check
 //! therefore runs as the user of the unit that reads the same configuration file.
 
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+use nix::unistd::{Gid, Uid};
 
 use crate::cli::{CheckIdentity, Invocation, UnreadInvocation};
-use crate::config::{ConfigErrors, DEFAULT_FILE, Environment};
-use crate::pool::UserIdentity;
+use crate::config::{Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment, WorkerUser, name};
+use crate::pool::{
+    Credentials, UserAccount, UserIdentity, WORKER_USER_CAPABILITIES, find_group, find_worker_identity,
+    look_up_worker_identity,
+};
 use crate::run::StartupError;
 
 use super::unit::Unit;
@@ -24,6 +27,55 @@ pub(super) struct CheckContext {
     pub(super) identity: Option<UserIdentity>,
     /// The unit, whose sandbox restricts the application.
     pub(super) unit: Option<Unit>,
+}
+
+impl CheckContext {
+    /// Returns the user that workers run as (`workers.user`); `None` if it is that of the daemon.
+    ///
+    /// # Errors
+    /// The user does not exist, or the daemon may not run workers as this user.
+    pub(super) fn find_worker_identity(&self, config: &Config) -> Result<Option<UserIdentity>, StartupError> {
+        let settings = &config.workers.user;
+        let config_error = |error: ConfigError| StartupError::config_reason(error.to_string());
+        let Some(daemon) = &self.identity else {
+            return find_worker_identity(settings, std::env::vars_os()).map_err(config_error);
+        };
+        let Credentials { uid, gid, .. } = daemon.credentials;
+        let found = look_up_worker_identity(settings, uid, gid, daemon.environment.iter().cloned())
+            .map_err(config_error)?;
+        let Some(workers) = found else { return Ok(None) };
+        // For root outside of a unit, nothing is known about the daemon's rights.
+        if let Some(unit) = &self.unit {
+            let missing = unit.missing_capabilities(uid.is_root(), workers.credentials.uid != uid);
+            if !missing.is_empty() {
+                return Err(config_error(lacks_capabilities(settings, unit, &missing)));
+            }
+        }
+        Ok(Some(workers))
+    }
+}
+
+/// Returns the error of a unit whose daemon may not run workers as another user.
+fn lacks_capabilities(settings: &WorkerUser, unit: &Unit, missing: &[&str]) -> ConfigError {
+    let (key, account) = match (&settings.user, &settings.group) {
+        (Some(user), _) => (name::WORKER_USER, Some(user)),
+        (None, group) => (name::WORKER_GROUP, group.as_ref()),
+    };
+    ConfigError {
+        origin: account.map(|account| account.origin.clone()).unwrap_or_default(),
+        key: key.to_owned(),
+        value: account.map(|account| format!("\"{}\"", account.text)),
+        reason: format!(
+            "{} may not run its workers as another user: it lacks {}",
+            unit.name,
+            missing.join(" ")
+        ),
+        hint: Some(format!(
+            "write AmbientCapabilities={WORKER_USER_CAPABILITIES}, CapabilityBoundingSet={WORKER_USER_CAPABILITIES} and \
+             SystemCallFilter=@setuid capset into a drop-in of {}, see rgun.units(7)",
+            unit.name
+        )),
+    }
 }
 
 /// `PATH` of every service (systemd.exec(5)).
@@ -54,9 +106,8 @@ pub(super) fn resolve_context(
         let variables: Environment = identity.environment.iter().cloned().collect();
         let variables = variables.allowing_unknown_credentials();
         let warnings = std::mem::take(&mut invocation.warnings);
-        invocation = invocation
-            .reread_with(variables, directory)
-            .map_err(|errors| config_error(&errors, Some(unit)))?;
+        invocation =
+            invocation.reread_with(variables, directory).map_err(|errors| read_error(&errors, Some(unit)))?;
         invocation.warnings.splice(0..0, warnings);
     }
     Ok(CheckContext { invocation, identity: Some(identity), unit })
@@ -77,11 +128,11 @@ pub(super) fn read_context(
     let unit_context = unit.as_ref().map(|_| (variables, directory));
     let invocation = unread
         .read(unit_context, &|command| identity.apply(command))
-        .map_err(|errors| config_error(&errors, unit.as_ref()))?;
+        .map_err(|errors| read_error(&errors, unit.as_ref()))?;
     Ok(CheckContext { invocation, identity: Some(identity), unit })
 }
 
-fn config_error(errors: &ConfigErrors, unit: Option<&Unit>) -> StartupError {
+fn read_error(errors: &ConfigErrors, unit: Option<&Unit>) -> StartupError {
     let reason = match unit {
         Some(unit) => format!("with the environment of {}: {errors}", unit.name),
         None => errors.to_string(),
@@ -107,10 +158,14 @@ fn find_target(file: Option<&Path>, wanted: &CheckIdentity) -> Result<CheckTarge
         (None, Some(unit)) => unit.user.clone(),
         (None, None) => return Err(usage(explain_missing_user(file))),
     };
-    let account = UserAccount::find(&user).map_err(|reason| usage(add_hint(&reason, unit.as_ref())))?;
+    let account = match UserAccount::find(&user) {
+        Ok(found) => found.ok_or_else(|| format!("there is no user {user}")),
+        Err(errno) => Err(format!("cannot look the user {user} up: {errno}")),
+    };
+    let account = account.map_err(|reason| usage(add_hint(&reason, unit.as_ref())))?;
     let (gid, groups) = match &unit {
         Some(unit) if wanted.user.is_none() => unit_groups(&account, unit).map_err(usage)?,
-        _ => (account.gid, account.groups()),
+        _ => (account.gid, account.groups_with(account.gid)),
     };
     let environment = environment(&account, unit.as_ref()).map_err(usage)?;
     let directory = match unit.as_ref().and_then(|unit| unit.directory.clone()) {
@@ -119,7 +174,11 @@ fn find_target(file: Option<&Path>, wanted: &CheckIdentity) -> Result<CheckTarge
         None => PathBuf::from("/"),
     };
     Ok(CheckTarget {
-        identity: UserIdentity { user, uid: account.uid, gid, groups, environment },
+        identity: UserIdentity {
+            user,
+            credentials: Credentials { uid: account.uid, gid, groups },
+            environment,
+        },
         unit,
         directory,
     })
@@ -177,48 +236,15 @@ fn add_hint(reason: &str, unit: Option<&Unit>) -> String {
     }
 }
 
-struct UserAccount {
-    name: String,
-    uid: Uid,
-    gid: Gid,
-    home: PathBuf,
-    shell: PathBuf,
-}
-
-impl UserAccount {
-    fn find(name: &str) -> Result<Self, String> {
-        let known = match name.parse() {
-            Ok(number) => User::from_uid(Uid::from_raw(number)),
-            Err(_) => User::from_name(name),
-        };
-        match known {
-            Ok(Some(User { name, uid, gid, dir: home, shell, .. })) => {
-                Ok(Self { name, uid, gid, home, shell })
-            }
-            Ok(None) => Err(format!("there is no user {name}")),
-            Err(errno) => Err(format!("cannot look the user {name} up: {errno}")),
-        }
-    }
-
-    fn groups(&self) -> Vec<Gid> {
-        let name = CString::new(self.name.as_str()).ok();
-        name.and_then(|name| getgrouplist(&name, self.gid).ok()).unwrap_or_else(|| vec![self.gid])
-    }
-}
-
 /// Returns the primary group of the unit, and all its groups: those of the user, `Group=` and
 /// `SupplementaryGroups=`.
 fn unit_groups(account: &UserAccount, unit: &Unit) -> Result<(Gid, Vec<Gid>), String> {
     let find = |setting: &str, name: &str| {
-        let known = match name.parse() {
-            Ok(number) => Ok(Some(Gid::from_raw(number))),
-            Err(_) => Group::from_name(name).map(|group| group.map(|group| group.gid)),
-        };
-        let known = known.map_err(|errno| format!("cannot look the group {name} up: {errno}"))?;
+        let known = find_group(name).map_err(|errno| format!("cannot look the group {name} up: {errno}"))?;
         known.ok_or_else(|| format!("{setting}= of {}: there is no group {name}; create it", unit.name))
     };
     let gid = if unit.group.is_empty() { account.gid } else { find("Group", &unit.group)? };
-    let mut groups = account.groups();
+    let mut groups = account.groups_with(account.gid);
     groups.push(gid);
     for name in &unit.supplementary {
         groups.push(find("SupplementaryGroups", name)?);
@@ -268,7 +294,7 @@ mod tests {
 
     #[test]
     fn groups_of_the_unit_are_added_to_those_of_the_user() {
-        let account = UserAccount::find("0").unwrap();
+        let account = UserAccount::find("0").unwrap().unwrap();
         let unit = Unit { group: "1".into(), supplementary: vec!["2".into()], ..Unit::default() };
         let (gid, groups) = unit_groups(&account, &unit).unwrap();
         assert_eq!(gid, Gid::from_raw(1));
@@ -277,7 +303,7 @@ mod tests {
 
     #[test]
     fn environment_of_a_unit_omits_the_callers_variables() {
-        let account = UserAccount::find("0").unwrap();
+        let account = UserAccount::find("0").unwrap().unwrap();
         let unit = Unit { environment: vec!["HOME=/srv".into(), "A=1".into()], ..Unit::default() };
         let variables = environment(&account, Some(&unit)).unwrap();
         let names: Vec<_> = variables.iter().map(|(name, _)| name.to_str().unwrap()).collect();

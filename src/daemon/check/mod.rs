@@ -90,13 +90,17 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
     let config = &without_credentials(&invocation.config, warnings);
     let tls = load_tls(config, None).map_err(|error| StartupError::config_reason(error.to_string()))?;
     warnings.extend(tls.map(|tls| tls.warnings).unwrap_or_default());
+    let workers = context.find_worker_identity(config)?;
+    let app_user = workers.as_ref().or(identity.as_ref());
+    let as_workers =
+        workers.as_ref().map(|user| format!("; its workers as {}", user.user)).unwrap_or_default();
     let Some(identity) = identity else {
-        let verdict = check_boot(config, None)?;
-        read_settings(config, None, warnings)?;
-        return Ok(verdict);
+        let verdict = check_boot(config, app_user)?;
+        read_settings(config, app_user, warnings)?;
+        return Ok(format!("{verdict}{as_workers}"));
     };
-    let require = |needs: &[RequiredAccess]| {
-        let problems = access::find_problems(identity, unit.as_ref(), needs)
+    let require = |user: &UserIdentity, needs: &[RequiredAccess]| {
+        let problems = access::find_problems(user, unit.as_ref(), needs)
             .map_err(StartupError::system("check as another user"))?;
         if problems.is_empty() {
             Ok(())
@@ -104,12 +108,17 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
             Err(StartupError::config_reason(problems.join("\nerror: ")))
         }
     };
-    require(&access::required_by(config, invocation.file()))?;
-    let verdict = check_boot(config, Some(identity))?;
-    let settings = read_settings(config, Some(identity), warnings)?;
-    require(&settings.databases.iter().flat_map(|path| RequiredAccess::database(path)).collect::<Vec<_>>())?;
+    require(identity, &access::required_by(config, invocation.file()))?;
+    if let Some(workers) = &workers {
+        require(workers, &access::required_by_workers(config))?;
+    }
+    let verdict = check_boot(config, app_user)?;
+    let settings = read_settings(config, app_user, warnings)?;
+    let databases: Vec<_> =
+        settings.databases.iter().flat_map(|path| RequiredAccess::database(path)).collect();
+    require(app_user.unwrap_or(identity), &databases)?;
     let of_unit = unit.as_ref().map(|unit| format!(", as {} runs it", unit.name)).unwrap_or_default();
-    Ok(format!("{verdict}; checked as {}{of_unit}", identity.user))
+    Ok(format!("{verdict}; checked as {}{of_unit}{as_workers}", identity.user))
 }
 
 /// Returns the configuration without the unit's credentials, which only systemd can read; warns
@@ -150,11 +159,8 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
     let reactor = Reactor::new().map_err(StartupError::system("create the reactor's shared page"))?;
     let dispatcher = Dispatcher::new(Policy::default(), reactor, notice_sink(&messages_tx));
     let mut pool = Pool::new(extension, None);
-    if let Some(identity) = identity {
-        pool.run_as(identity.clone());
-    }
     let hooks = Hooks::default();
-    let spec = spawn_spec(config, &hooks);
+    let spec = SpawnSpec { identity, ..spawn_spec(config, &hooks) };
     let worker = spec.worker;
     let spawned = pool
         .spawn(&spec, dispatcher.reactor())
@@ -184,6 +190,7 @@ fn spawn_spec<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
         worker: WorkerId { number: WorkerNr(0), incarnation: Incarnation(1) },
         generation: Generation(1),
         app: &config.app,
+        identity: None,
         hooks,
         threads: u32::from(config.workers.threads.get()),
         concurrency: 1,

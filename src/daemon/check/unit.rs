@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::pool::WORKER_USER_CAPABILITIES;
+
 /// A unit that exists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Unit {
@@ -23,6 +25,10 @@ pub(super) struct Unit {
     pub(super) supplementary: Vec<String>,
     /// `DynamicUser=`: the user exists only while the service runs.
     pub(super) dynamic_user: bool,
+    /// `AmbientCapabilities=`, in lower case.
+    pub(super) ambient: Vec<String>,
+    /// `CapabilityBoundingSet=`, in lower case; `None` if it is not a plain list.
+    pub(super) bounding: Option<Vec<String>>,
     /// `WorkingDirectory=`.
     pub(super) directory: Option<PathBuf>,
     /// `Environment=`, `NAME=VALUE` each.
@@ -42,7 +48,8 @@ pub(super) struct Unit {
 /// The properties to read.
 const PROPERTIES: &str = "LoadState,User,Group,SupplementaryGroups,DynamicUser,WorkingDirectory,Environment,\
                           EnvironmentFiles,StateDirectory,CacheDirectory,LogsDirectory,RuntimeDirectory,\
-                          ConfigurationDirectory,ReadWritePaths,ProtectHome,ProtectSystem";
+                          ConfigurationDirectory,ReadWritePaths,ProtectHome,ProtectSystem,AmbientCapabilities,\
+                          CapabilityBoundingSet";
 
 /// The directories of unit files, by precedence (systemd.unit(5)).
 const SEARCH_PATH: [&str; 5] = [
@@ -150,6 +157,20 @@ impl Unit {
             "User" => value.clone_into(&mut self.user),
             "Group" => value.clone_into(&mut self.group),
             "SupplementaryGroups" => extend(&mut self.supplementary),
+            "AmbientCapabilities" => {
+                extend(&mut self.ambient);
+                for name in &mut self.ambient {
+                    name.make_ascii_lowercase();
+                }
+            }
+            "CapabilityBoundingSet" if value.contains('~') => self.bounding = None,
+            "CapabilityBoundingSet" => {
+                let bounding = self.bounding.get_or_insert_default();
+                extend(bounding);
+                for name in bounding {
+                    name.make_ascii_lowercase();
+                }
+            }
             "DynamicUser" => self.dynamic_user = is_yes(value),
             // "~", the user's home, is resolved in `identity`.
             "WorkingDirectory" => self.directory = (!value.is_empty()).then(|| value.into()),
@@ -176,6 +197,18 @@ impl Unit {
                 }
             }
         }
+    }
+
+    /// Returns the capabilities that the daemon lacks to run workers with another group or, with
+    /// `changes_user`, as another user.
+    pub(super) fn missing_capabilities(&self, is_root: bool, changes_user: bool) -> Vec<&'static str> {
+        let has = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            let is_bound = self.bounding.as_ref().is_none_or(|bounding| bounding.contains(&name));
+            is_bound && (is_root || self.ambient.contains(&name))
+        };
+        let needed = WORKER_USER_CAPABILITIES.split(' ');
+        needed.filter(|name| (changes_user || *name == "CAP_SETGID") && !has(name)).collect()
     }
 
     /// Returns whether the sandbox allows the service to write to `path`.
@@ -373,6 +406,25 @@ mod tests {
         assert_eq!(unit.environment_files, [("/etc/default/shop".into(), true)]);
         assert_eq!(Unit::from_files("rgun.service", &[&etc, &lib]), None);
         fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn capabilities_depend_on_user_and_bounding_set() {
+        let unit = |lines: &str| {
+            let mut unit = Unit::default();
+            unit.read(&format!("[Service]\n{lines}\n"), "");
+            unit
+        };
+        let all: Vec<&str> = WORKER_USER_CAPABILITIES.split(' ').collect();
+        let ambient = format!("AmbientCapabilities={WORKER_USER_CAPABILITIES}");
+        assert_eq!(unit("").missing_capabilities(false, true), all);
+        assert_eq!(unit("").missing_capabilities(false, false), ["CAP_SETGID"]);
+        assert!(unit("").missing_capabilities(true, true).is_empty());
+        assert!(unit(&ambient).missing_capabilities(false, true).is_empty());
+        let bounded = "CapabilityBoundingSet=\nCapabilityBoundingSet=CAP_SETUID CAP_SETGID";
+        assert_eq!(unit(bounded).missing_capabilities(true, true), ["CAP_KILL"]);
+        assert_eq!(unit(&format!("{ambient}\n{bounded}")).missing_capabilities(false, true), ["CAP_KILL"]);
+        assert!(unit("CapabilityBoundingSet=~CAP_KILL").missing_capabilities(true, true).is_empty());
     }
 
     #[test]

@@ -14,7 +14,6 @@ use super::environment::SCRIPT_NAME;
 use super::keys::name;
 use super::python::Search;
 use super::value::{Setting, Source};
-use super::worker_limits;
 use super::{
     AccessFormat, AccessLog, App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Control, Count,
     DaemonSettings, Hooks, Http, Interface, Lifespan, Limits, Listen, Log, Loop, PathRule, Proxy, Python,
@@ -22,6 +21,7 @@ use super::{
     certificates, compression, control, credentials, error_pages, forwarding, health, idle_exit, keys,
     listeners, mounts, on_change, paths, python, read, rules, trusted, units,
 };
+use super::{worker_limits, worker_user};
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record
 /// of the channel.
@@ -257,6 +257,7 @@ impl Checker<'_> {
                     "write \"0s\" to kill them with their worker, or a maximum time",
                 )
             }),
+            user: worker_user::read(self),
         }
     }
 

@@ -31,6 +31,8 @@ pub(crate) mod name {
     pub(crate) const IDLE_EXIT: &str = "workers.idle_exit";
     pub(crate) const RETRY: &str = "workers.retry";
     pub(crate) const CHILDREN_TIMEOUT: &str = "workers.children_timeout";
+    pub(crate) const WORKER_USER: &str = "workers.user";
+    pub(crate) const WORKER_GROUP: &str = "workers.group";
     pub(crate) const REQUEST: &str = "timeouts.request";
     pub(crate) const QUEUE_WAIT: &str = "timeouts.queue";
     pub(crate) const HEADER_WAIT: &str = "timeouts.header";
@@ -142,6 +144,8 @@ pub(crate) const KEYS: &[&str] = &[
     name::IDLE_EXIT,
     name::RETRY,
     name::CHILDREN_TIMEOUT,
+    name::WORKER_USER,
+    name::WORKER_GROUP,
     name::REQUEST,
     name::QUEUE_WAIT,
     name::HEADER_WAIT,

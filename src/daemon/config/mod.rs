@@ -58,6 +58,8 @@ mod trusted;
 pub mod units;
 mod value;
 mod worker_limits;
+mod worker_user;
+mod workers;
 
 use std::path::{Path, PathBuf};
 
@@ -78,8 +80,8 @@ pub(crate) use python::find_program;
 pub use reload::{OnChange, Reload};
 pub use responses::{Algorithm, Compression, Control, ErrorPage, ErrorStatus, Health};
 pub use settings::{
-    App, AppArgumentDefaults, Config, Count, Hooks, Http, Interface, Lifespan, Limits, Loop, MaxTasks,
-    Python, PythonSource, Retry, SearchedDirectory, Underscores, WebSocket, Workers,
+    App, AppArgumentDefaults, Config, Hooks, Http, Interface, Lifespan, Limits, Loop, Python, PythonSource,
+    SearchedDirectory, Underscores, WebSocket,
 };
 pub use static_mounts::{FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount};
 pub use target::Target;
@@ -87,6 +89,7 @@ pub use timeouts::{PathRule, Timeouts};
 pub use tls::{CertificateFiles, ClientAuth, Tls, TlsOrigins, TlsVersion};
 pub(crate) use trusted::forwarded_allow_ips;
 pub(crate) use value::{Layer, Setting, Value, overlay};
+pub use workers::{AccountName, Count, MaxTasks, Retry, WorkerUser, Workers};
 
 #[cfg(test)]
 pub(crate) use keys::is_key;

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{Mode, fchmod};
 use rustix::event::epoll;
 use rustix::event::{EventfdFlags, eventfd};
 use serde_json::{Map, Value};
@@ -75,6 +76,16 @@ struct Inbox {
     stop: bool,
 }
 
+/// The users that can open a pipe by its path, `/dev/stdout` or `/dev/stderr`. Only processes that
+/// may inspect the worker reach this path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PipeMode {
+    /// The daemon's user only: the worker runs as this user.
+    OwnUser,
+    /// The worker runs as another user.
+    AnyUser,
+}
+
 /// The stdout and stderr of a worker's process.
 #[derive(Debug)]
 pub struct WorkerEnds {
@@ -89,7 +100,7 @@ pub struct WorkerEnds {
 #[derive(Debug)]
 pub struct DaemonEnds(Vec<(OwnedFd, StreamName, OutputRoute)>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StreamName {
     Stdout,
     Stderr,
@@ -140,12 +151,19 @@ impl WorkerOutput {
     ///
     /// # Errors
     /// The error of `pipe2(2)`: too many open files.
-    pub fn pipes(&self) -> io::Result<(WorkerEnds, DaemonEnds)> {
+    pub fn pipes(&self, mode: PipeMode) -> io::Result<(WorkerEnds, DaemonEnds)> {
         let [to_stdout, to_stderr] =
             daemon_log::routes().unwrap_or([OutputRoute::Inherited, OutputRoute::Inherited]);
         let mut ours = Vec::new();
         let stdout = open_stream(&io::stdout(), StreamName::Stdout, to_stdout, &mut ours)?;
         let stderr = open_stream(&io::stderr(), StreamName::Stderr, to_stderr, &mut ours)?;
+        if mode == PipeMode::AnyUser {
+            let piped = |name| ours.iter().any(|(_, other, _)| *other == name);
+            let pipes = [(StreamName::Stdout, &stdout), (StreamName::Stderr, &stderr)];
+            for (_, pipe) in pipes.into_iter().filter(|(name, _)| piped(*name)) {
+                fchmod(pipe, Mode::from_bits_truncate(0o622))?;
+            }
+        }
         Ok((WorkerEnds { stdout, stderr }, DaemonEnds(ours)))
     }
 

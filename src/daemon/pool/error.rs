@@ -9,21 +9,25 @@ use crate::supervise::SpawnFault;
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     /// The working directory does not exist or cannot be entered.
-    #[error("cannot start a worker in {path} (app.directory)")]
+    #[error("cannot start a worker in {path} (app.directory){}", as_user(user.as_deref()))]
     Directory {
         /// Path of the directory.
         path: PathBuf,
+        /// The worker's user, if it is not the daemon's.
+        user: Option<String>,
         /// The error of `stat(2)`.
         #[source]
         source: io::Error,
     },
     /// The interpreter cannot be executed.
-    #[error("cannot run the interpreter {path} (app.python, {source_of_path})")]
+    #[error("cannot run the interpreter {path} (app.python, {source_of_path}){}", as_user(user.as_deref()))]
     Interpreter {
         /// Path of the interpreter.
         path: PathBuf,
         /// The setting or rule that the path comes from.
         source_of_path: String,
+        /// The worker's user, if it is not the daemon's.
+        user: Option<String>,
         /// The error of `execve(2)`.
         #[source]
         source: io::Error,
@@ -59,6 +63,11 @@ pub enum SpawnError {
     /// The zygote reported the worker after its fork had timed out; the worker was killed.
     #[error("the zygote forked a worker too late")]
     TooLate,
+}
+
+/// Names the user that a directory or interpreter must be accessible to.
+fn as_user(user: Option<&str>) -> String {
+    user.map(|user| format!(" as {user} (workers.user)")).unwrap_or_default()
 }
 
 impl SpawnError {

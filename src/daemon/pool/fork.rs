@@ -49,7 +49,7 @@ impl Pool {
             None => return Err(no_zygote("it has exited")),
         };
         let (channel, map, worker_socket) = Channel::new(geometry)?;
-        let (worker_ends, output) = self.create_output_pipes()?;
+        let (worker_ends, output) = self.create_output_pipes(spec)?;
         let cgroup = self.create_cgroup(spec);
         let memory_limits = self.memory_monitor.set_limits(spec, cgroup.as_ref());
         let procs = cgroup.as_ref().map(WorkerCgroup::open_procs).transpose();

@@ -13,12 +13,14 @@
 //!   running for a while ([`leftovers`]).
 //! - A pid is not used after its process was reaped.
 
+mod account;
 mod cgroup_limits;
 mod channel;
 mod error;
 mod extension;
 mod fork;
 mod identity;
+mod identity_trial;
 mod leftovers;
 mod memory;
 mod memory_limits;
@@ -30,7 +32,9 @@ mod stacks;
 mod stacks_file;
 #[cfg(test)]
 mod tests;
+mod user_access;
 mod worker;
+mod worker_identity;
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -42,16 +46,17 @@ use rgun_channel::control::{self, Command, Role};
 use rgun_channel::layout::Geometry;
 
 use crate::id::WorkerId;
-use crate::journal::output::{DaemonEnds, WorkerEnds, WorkerOutput};
+use crate::journal::output::{DaemonEnds, PipeMode, WorkerEnds, WorkerOutput};
 use crate::link::{Link, Reactor};
 use crate::supervise::Exit;
 use crate::systemd::cgroup::{Delegation, WorkerCgroup};
 
+pub use self::account::{UserAccount, find_group};
 use self::cgroup_limits::CgroupLimits;
 use self::channel::Channel;
 pub use self::error::SpawnError;
 pub use self::extension::{EXTENSION, find_extension};
-pub use self::identity::{UserIdentity, switch_user};
+pub use self::identity::{Credentials, UserIdentity};
 pub use self::leftovers::KilledLeftovers;
 use self::leftovers::Leftovers;
 pub use self::memory_limits::MemoryEvent;
@@ -61,7 +66,9 @@ use self::pending_forks::PendingForks;
 use self::process::WaitTarget;
 use self::spawn::ProcessSettings;
 pub use self::spawn_spec::SpawnSpec;
+pub use self::user_access::test_access;
 use self::worker::WorkerProcess;
+pub use self::worker_identity::{WORKER_USER_CAPABILITIES, find_worker_identity, look_up_worker_identity};
 
 /// All processes of workers and zygotes that have not been reaped.
 #[derive(Debug)]
@@ -147,8 +154,12 @@ impl Pool {
         self.output
     }
 
-    fn create_output_pipes(&self) -> Result<(Option<WorkerEnds>, Option<DaemonEnds>), SpawnError> {
-        let pipes = self.output.as_ref().map(WorkerOutput::pipes).transpose();
+    fn create_output_pipes(
+        &self,
+        spec: &SpawnSpec<'_>,
+    ) -> Result<(Option<WorkerEnds>, Option<DaemonEnds>), SpawnError> {
+        let mode = if spec.identity.is_some() { PipeMode::AnyUser } else { PipeMode::OwnUser };
+        let pipes = self.output.as_ref().map(|output| output.pipes(mode)).transpose();
         Ok(pipes.map_err(|source| SpawnError::System { resource: "the output pipes", source })?.unzip())
     }
 
@@ -159,11 +170,6 @@ impl Pool {
         }
     }
 
-    /// Sets the user that processes spawned from now on run as.
-    pub fn run_as(&mut self, identity: UserIdentity) {
-        self.process_settings.identity = Some(identity);
-    }
-
     /// Starts a worker or a zygote: creates its channel, cgroup and process, and sends it Start.
     ///
     /// # Errors
@@ -171,7 +177,7 @@ impl Pool {
     /// before is then removed.
     pub fn spawn(&mut self, spec: &SpawnSpec<'_>, reactor: &Reactor) -> Result<SpawnedWorker, SpawnError> {
         let (channel, map, worker_socket) = Channel::new(Geometry::standard(spec.slots().max()))?;
-        let (worker_ends, daemon_ends) = self.create_output_pipes()?;
+        let (worker_ends, daemon_ends) = self.create_output_pipes(spec)?;
         let cgroup = self.create_cgroup(spec);
         let memory_limits = self.memory_monitor.set_limits(spec, cgroup.as_ref());
         let spawned = spawn::spawn(

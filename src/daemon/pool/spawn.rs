@@ -1,11 +1,13 @@
 //! Starts the process of a worker or zygote.
 //!
 //! # Why `unsafe`
-//! Six things must happen in the child between fork and exec, and `pre_exec` is the one hook there:
+//! Seven things must happen in the child between fork and exec, and `pre_exec` is the one hook
+//! there:
 //! - enter the cgroup, so that no instruction of the worker runs outside it
+//! - restore the limit of open files that the daemon has raised for itself
+//! - become the worker's user, and enter the application's directory as this user
 //! - put the worker socket at its number
 //! - ask for SIGKILL when the daemon dies
-//! - restore the limit of open files that the daemon has raised for itself
 //! - reset signal dispositions and mask to those of a program started by systemd
 //! - ignore the signals that would kill a worker before it has handlers for them
 //!   ([`INITIALLY_IGNORED`])
@@ -17,8 +19,10 @@
 //! the application starts.
 #![expect(unsafe_code, reason = "pre_exec")]
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -26,7 +30,7 @@ use std::process::{Command, Stdio};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid};
 use rgun_channel::control::{CONTROL_FD, STACKS_SIGNAL};
 
 use crate::journal::output::WorkerEnds;
@@ -34,8 +38,9 @@ use crate::systemd::OWN_VARIABLES;
 use crate::systemd::cgroup::WorkerCgroup;
 
 use super::error::SpawnError;
-use super::identity::UserIdentity;
+use super::identity::{Credentials, UserIdentity};
 use super::spawn_spec::SpawnSpec;
+use super::user_access::test_access;
 
 /// Signals that a worker ignores until its extension has installed handlers
 /// (src/worker/dispositions.rs, stacks.rs): the daemon's signals, which a process manager sends to
@@ -58,8 +63,6 @@ pub(super) struct ProcessSettings {
     /// The soft limit of open files that the daemon had before it raised its own; `None` for the
     /// daemon's limit.
     pub(super) open_files: Option<u64>,
-    /// The user that the processes run as; `None` for the daemon's user.
-    pub(super) identity: Option<UserIdentity>,
 }
 
 /// Starts the process and returns its pid. `control` is the worker's end of its socket.
@@ -87,9 +90,8 @@ pub(super) fn spawn(
     if let Some(WorkerEnds { stdout, stderr }) = output {
         command.stdout(stdout).stderr(stderr);
     }
-    if let Some(identity) = &settings.identity {
-        // Before `set_up_child`: a change of the user clears the parent-death signal (prctl(2)).
-        identity.apply(&mut command);
+    if let Some(identity) = spec.identity {
+        identity.set_environment(&mut command);
     }
     for variable in OWN_VARIABLES {
         command.env_remove(variable);
@@ -98,12 +100,18 @@ pub(super) fn spawn(
     command.env(BOOTSTRAP_VARIABLE, BOOTSTRAP);
     let daemon = nix::unistd::getpid();
     let open_files = settings.open_files;
+    let user = spec.identity.map(|identity| ChildUser::new(identity, &spec.app.directory)).transpose();
+    let user = user.map_err(|source| SpawnError::System { resource: "the user", source })?;
     // SAFETY: the closure only makes async-signal-safe system calls and does not allocate: each
     // `io::Error` holds an errno.
     unsafe {
         command.pre_exec(move || {
-            set_up_child(procs_fd, control_fd, daemon)?;
+            enter_cgroup(procs_fd)?;
             restore_file_limit(open_files)?;
+            if let Some(user) = &user {
+                user.assume()?;
+            }
+            set_up_child(control_fd, daemon)?;
             reset_signals(&signals)
         });
     }
@@ -116,9 +124,9 @@ pub(super) fn spawn(
 /// `execve(2)` fail alike.
 fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
     let directory = &spec.app.directory;
-    // `/.` resolves in a directory that may be entered.
-    if let Err(source) = directory.join(".").metadata() {
-        return SpawnError::Directory { path: directory.clone(), source };
+    let user = spec.identity.map(|identity| identity.user.clone());
+    if let Err(source) = enter(directory, spec.identity) {
+        return SpawnError::Directory { path: directory.clone(), user, source };
     }
     let is_interpreter = matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
         || source.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32);
@@ -126,12 +134,24 @@ fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
         return SpawnError::System { resource: "the process", source };
     }
     let python = &spec.app.python;
-    SpawnError::Interpreter { path: python.path.clone(), source_of_path: python.source.to_string(), source }
+    let (path, source_of_path) = (python.path.clone(), python.source.to_string());
+    SpawnError::Interpreter { path, source_of_path, user, source }
 }
 
-/// Enters the cgroup, sets the parent-death signal and places the worker socket. Runs between fork
-/// and exec: makes async-signal-safe calls only.
-fn set_up_child(procs: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<()> {
+/// Returns the error of entering a directory as the user.
+fn enter(directory: &Path, identity: Option<&UserIdentity>) -> io::Result<()> {
+    // `/.` resolves in a directory that may be entered.
+    let inside = directory.join(".");
+    inside.metadata()?;
+    let Some(identity) = identity else { return Ok(()) };
+    match test_access(&identity.credentials, &[(inside, AccessFlags::X_OK)])?.first() {
+        Some(errno) if *errno != 0 => Err(io::Error::from_raw_os_error(*errno)),
+        _ => Ok(()),
+    }
+}
+
+/// Enters the cgroup. Makes async-signal-safe calls only.
+fn enter_cgroup(procs: Option<RawFd>) -> io::Result<()> {
     if let Some(procs) = procs {
         // "0" stands for the writing process (cgroups(7)).
         // SAFETY: the descriptor is open: the parent keeps the file open until the child has called
@@ -139,6 +159,35 @@ fn set_up_child(procs: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result
         let procs = unsafe { std::os::fd::BorrowedFd::borrow_raw(procs) };
         nix::unistd::write(procs, b"0")?;
     }
+    Ok(())
+}
+
+/// The user that a child becomes, and the directory that it enters as this user.
+#[derive(Debug)]
+struct ChildUser {
+    credentials: Credentials,
+    directory: CString,
+}
+
+impl ChildUser {
+    /// # Errors
+    /// The path contains a zero byte.
+    fn new(identity: &UserIdentity, directory: &Path) -> io::Result<Self> {
+        let directory = CString::new(directory.as_os_str().as_bytes())?;
+        Ok(Self { credentials: identity.credentials.clone(), directory })
+    }
+
+    /// Becomes the user and enters the directory. Makes async-signal-safe calls only.
+    fn assume(&self) -> io::Result<()> {
+        self.credentials.assume()?;
+        // `Command` has entered the directory with the daemon's rights.
+        Ok(nix::unistd::chdir(self.directory.as_c_str())?)
+    }
+}
+
+/// Sets the parent-death signal and places the worker socket. Must follow a change of the user,
+/// which clears this signal (prctl(2)). Makes async-signal-safe calls only.
+fn set_up_child(control: RawFd, daemon: Pid) -> io::Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     if nix::unistd::getppid() != daemon {
         // The daemon died before the call above, so the kernel would not send the signal.

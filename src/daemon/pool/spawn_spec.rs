@@ -10,6 +10,8 @@ use crate::config;
 use crate::id::{Generation, WorkerId};
 use crate::link::Slots;
 
+use super::identity::UserIdentity;
+
 /// The parameters of a new worker or zygote.
 #[derive(Debug, Clone, Copy)]
 pub struct SpawnSpec<'a> {
@@ -19,6 +21,9 @@ pub struct SpawnSpec<'a> {
     pub generation: Generation,
     /// The application that the worker loads.
     pub app: &'a config::App,
+    /// The user that the process runs as; `None`: the daemon's. A worker that a zygote forks has the
+    /// zygote's user.
+    pub identity: Option<&'a UserIdentity>,
     /// The hook functions that the worker calls.
     pub hooks: &'a Hooks,
     /// Number of slots of a WSGI worker.

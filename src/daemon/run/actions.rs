@@ -139,11 +139,13 @@ impl Daemon {
             SpawnMethod::Exec | SpawnMethod::Fork(_) => Role::Worker,
         };
         let hooks = generations::hooks(&config);
+        let identity = self.generations.identity(generation);
         let has_reforked = self.generations.has_reforked(generation);
         let spec = SpawnSpec {
             worker,
             generation,
             app: &config.app,
+            identity: identity.as_deref(),
             hooks: &hooks,
             threads: u32::from(config.workers.threads.get()),
             concurrency: generations::concurrency(&config),

@@ -17,6 +17,7 @@ use super::pressure_watch::PressureWatch;
 use super::stack_calls::StackCalls;
 use super::system::{self, AutoLimits, FileLimit, Host};
 use super::terminal_log::TerminalLog;
+use super::worker_users::WorkerUsers;
 use super::{
     Daemon, Generations, MemoryWatch, OperatorLog, Reloads, SignalStreams, StackDumps, Startup, StartupError,
     StatusLine, Timers, generations, hand_over,
@@ -56,6 +57,8 @@ impl Daemon {
         let entered = runtime.enter();
         let signals = SignalStreams::new().map_err(StartupError::system("handle signals"))?;
         let tls = load_tls(config)?;
+        let worker_users = WorkerUsers::default();
+        let identity = worker_users.find(config).map_err(|errors| StartupError::config(&errors))?;
         let is_socket_activated = !inherited.listeners.is_empty();
         let listeners = listeners(config, inherited.listeners, tls.as_ref())?;
         let extension =
@@ -65,7 +68,7 @@ impl Daemon {
         let files = system::raise_file_limit();
         let host = Host { is_socket_activated, ..host(config, &files, &listeners) };
         let (messages_tx, messages_rx) = unbounded_channel();
-        let control = listen_for_commands(config, &messages_tx, delegation.as_ref())?;
+        let control = listen_for_commands(config, &messages_tx, delegation.as_ref(), &worker_users)?;
         let reloads = Reloads::new(host.is_supervised);
         let stored = hand_over::take_over(inherited.stored, &listeners, &config.listen);
         let (edge, dispatcher, journal) =
@@ -81,7 +84,7 @@ impl Daemon {
         drop(entered);
         let daemon = Self {
             invocation: invocation.clone(),
-            generations: Generations::new(config.clone(), tls),
+            generations: Generations::new(config.clone(), tls, worker_users, identity),
             host,
             supervisor: Supervisor::new(policy),
             pool,
@@ -110,8 +113,9 @@ fn listen_for_commands(
     config: &Config,
     messages: &UnboundedSender<MainMessage>,
     delegation: Option<&Delegation>,
+    worker_users: &WorkerUsers,
 ) -> Result<ControlClients, StartupError> {
-    let peers = PeerCheck::new(nix::unistd::getpid(), delegation.cloned());
+    let peers = PeerCheck::new(nix::unistd::getpid(), delegation.cloned(), worker_users.clone());
     let group = config.control.group.as_deref();
     let socket = ControlSocket::listen(messages.clone(), peers, group).map_err(|error| match error {
         ControlError::System { source } => StartupError::system("listen on the control socket")(source),

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use super::{StartupError, system};
 use crate::cli::{HookProcess, Invocation, ServerFacts};
 use crate::config::{Bind, Config};
-use crate::journal::output::WorkerOutput;
+use crate::journal::output::{PipeMode, WorkerOutput};
 use crate::systemd::listen::{InheritedListener, InheritedSocket};
 
 /// The process that calls the hooks.
@@ -42,7 +42,7 @@ impl ConfHooks {
         let workers = config.workers.count.resolve(system::available_cores()).get();
         let facts = ServerFacts { addresses: &addresses, workers };
         let pipes = output
-            .map(WorkerOutput::pipes)
+            .map(|output| output.pipes(PipeMode::OwnUser))
             .transpose()
             .map_err(StartupError::system("read the output of the hooks"))?;
         let (stderr, ends) = pipes.map(|(theirs, ours)| (theirs.stderr, ours)).unzip();

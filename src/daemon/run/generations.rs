@@ -13,6 +13,7 @@ use crate::config::{self, Config, Retry, Target, Workers};
 use crate::id::Generation;
 use crate::journal::requests::AccessLine;
 use crate::negotiation::Coding;
+use crate::pool::UserIdentity;
 use crate::supervise::{BackoffLimits, SupervisorPolicy};
 use crate::tls::{LoadedTls, TlsContext};
 use crate::{dispatch, http, net, websocket};
@@ -20,6 +21,7 @@ use crate::{dispatch, http, net, websocket};
 use super::buffer_limits::BufferLimits;
 use super::file_settings::file_settings;
 use super::system::{AutoLimits, Host};
+use super::worker_users::WorkerUsers;
 
 /// The configurations by generation. Each is kept as long as workers of its generation may be
 /// spawned.
@@ -32,23 +34,54 @@ pub(super) struct Generations {
     tls: BTreeMap<Generation, Arc<TlsContext>>,
     /// The certificates of new connections.
     live_tls: Option<Arc<TlsContext>>,
+    /// The users of all generations.
+    pub(super) worker_users: WorkerUsers,
+    /// The users that the workers run as. A generation whose workers run as the daemon's user has no
+    /// entry.
+    identities: BTreeMap<Generation, Arc<UserIdentity>>,
     /// Generations whose zygote was a serving worker before (`workers.refork`).
     reforked: HashSet<Generation>,
 }
 
 impl Generations {
     /// Starts with generation 1, which is live.
-    pub(super) fn new(config: Config, tls: Option<Arc<TlsContext>>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        tls: Option<Arc<TlsContext>>,
+        worker_users: WorkerUsers,
+        identity: Option<Arc<UserIdentity>>,
+    ) -> Self {
         let live = Arc::new(config);
         let configs = BTreeMap::from([(Generation(1), Arc::clone(&live))]);
         let contexts = tls.iter().map(|tls| (Generation(1), Arc::clone(tls))).collect();
-        Self { configs, live, tls: contexts, live_tls: tls, reforked: HashSet::new() }
+        let identities = identity.into_iter().map(|identity| (Generation(1), identity)).collect();
+        Self {
+            configs,
+            live,
+            tls: contexts,
+            live_tls: tls,
+            worker_users,
+            identities,
+            reforked: HashSet::new(),
+        }
     }
 
     /// Adds a generation that is about to boot.
-    pub(super) fn add(&mut self, generation: Generation, config: Config, tls: Option<Arc<TlsContext>>) {
+    pub(super) fn add(
+        &mut self,
+        generation: Generation,
+        config: Config,
+        tls: Option<Arc<TlsContext>>,
+        identity: Option<Arc<UserIdentity>>,
+    ) {
         self.configs.insert(generation, Arc::new(config));
         self.tls.extend(tls.map(|tls| (generation, tls)));
+        self.identities.extend(identity.map(|identity| (generation, identity)));
+    }
+
+    /// Returns the user that the workers of a generation run as; `None`: the daemon's.
+    pub(super) fn identity(&self, generation: Generation) -> Option<Arc<UserIdentity>> {
+        self.identities.get(&generation).cloned()
     }
 
     /// Returns the configuration of a generation.
@@ -93,6 +126,7 @@ impl Generations {
     pub(super) fn forget(&mut self, generation: Generation) {
         self.configs.remove(&generation);
         self.tls.remove(&generation);
+        self.identities.remove(&generation);
         self.reforked.remove(&generation);
     }
 
@@ -386,16 +420,17 @@ mod tests {
     #[test]
     fn asgi_removes_the_default_request_timeout_of_app() {
         let first = Generation(1);
-        let mut generations = Generations::new(configuration(&["app"]), None);
+        let mut generations = Generations::new(configuration(&["app"]), None, WorkerUsers::default(), None);
         assert!(generations.live().timeouts.request.is_some());
         let changed = generations.note_asgi(first).expect("the live configuration");
         assert_eq!((changed.timeouts.request, generations.live().timeouts.request), (None, None));
         assert_eq!(generations.note_asgi(first), None, "the second worker changes nothing");
         // A reload's generation is not live while it boots.
-        generations.add(Generation(2), configuration(&["app"]), None);
+        generations.add(Generation(2), configuration(&["app"]), None, None);
         assert_eq!(generations.note_asgi(Generation(2)), None);
         assert_eq!(generations.go_live(Generation(2)).expect("generation 2").timeouts.request, None);
-        let mut timed = Generations::new(configuration(&["app", "--timeout", "9"]), None);
+        let mut timed =
+            Generations::new(configuration(&["app", "--timeout", "9"]), None, WorkerUsers::default(), None);
         assert_eq!(timed.note_asgi(first), None);
         assert_eq!(timed.live().timeouts.request, Some(Duration::from_secs(9)));
     }

@@ -104,7 +104,7 @@ impl Daemon {
     fn recycle_reason(&mut self, worker: WorkerId, served: u64) -> RecycleReason {
         let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let is_due = |after: Option<NonZeroU64>| after.is_some_and(|after| served >= after.get());
-        let workers = config.map(|config| config.workers).unwrap_or_default();
+        let workers = config.map(|config| config.workers.clone()).unwrap_or_default();
         if is_due(workers.refork) && !is_due(workers.max_requests) {
             RecycleReason::Refork
         } else {

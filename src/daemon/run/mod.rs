@@ -23,6 +23,7 @@
 //! | `control_calls.rs` | the methods that clients of the control socket call |
 //! | `stack_calls.rs` | the clients that wait for stacks |
 //! | `metrics.rs` | the metrics for systemd-report(1) |
+//! | `worker_users.rs` | the users that workers run as |
 //! | `peer_check.rs` | which processes may use the control socket |
 //! | `probe.rs` | `reload.probe` |
 //! | `file_watch.rs` | `reload.on_change` |
@@ -74,6 +75,7 @@ mod terminal_log;
 #[cfg(test)]
 mod testing;
 mod timers;
+mod worker_users;
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Write as _};

@@ -2,12 +2,12 @@
 //! processes that they have started.
 //!
 //! The socket's mode admits root, the daemon's user and the members of `control.group`. A process of
-//! the daemon's user is refused if it is in the cgroup of a worker or of the daemon, or if it
-//! descends from the daemon. The daemon is a subreaper, so its descendants cannot escape by a double
-//! fork.
+//! the daemon's user, or of a user that workers run as, is refused if it is in the cgroup of a
+//! worker or of the daemon, or if it descends from the daemon. The daemon is a subreaper, so its
+//! descendants cannot escape by a double fork.
 //!
 //! `ProtectProc=` of the unit hides processes of other users, and those that are not dumpable. A
-//! hidden client of the daemon's user is refused. A hidden ancestor ends the search for the daemon:
+//! hidden client of one of these users is refused. A hidden ancestor ends the search for the daemon:
 //! the ancestor may be the shell of an operator.
 
 use std::io;
@@ -16,6 +16,7 @@ use std::path::Path;
 use nix::unistd::{Pid, geteuid};
 use tokio::net::unix::UCred;
 
+use super::worker_users::WorkerUsers;
 use crate::error_chain::Chain;
 use crate::systemd::cgroup::{CgroupError, Delegation, cgroup_of};
 
@@ -29,6 +30,8 @@ pub(super) struct PeerCheck {
     daemon: Pid,
     /// The cgroups of daemon and workers; `None` without delegation.
     delegation: Option<Delegation>,
+    /// The users that workers run as.
+    worker_users: WorkerUsers,
 }
 
 /// The reason why the control socket refuses a client.
@@ -47,8 +50,8 @@ pub(super) enum PeerRefusal {
 }
 
 impl PeerCheck {
-    pub(super) fn new(daemon: Pid, delegation: Option<Delegation>) -> Self {
-        Self { daemon, delegation }
+    pub(super) fn new(daemon: Pid, delegation: Option<Delegation>, worker_users: WorkerUsers) -> Self {
+        Self { daemon, delegation, worker_users }
     }
 
     /// Checks the process that has connected (SO_PEERCRED, unix(7)).
@@ -58,10 +61,12 @@ impl PeerCheck {
     pub(super) fn check(&self, peer: &UCred) -> Result<(), PeerRefusal> {
         // Pid 0 stands for a process outside the daemon's PID namespace: not a worker.
         let Some(pid) = peer.pid().filter(|pid| *pid > 0) else { return Ok(()) };
-        if peer.uid() != geteuid().as_raw() {
-            return Ok(());
-        }
-        self.check_process(Pid::from_raw(pid))
+        if self.may_be_worker(peer.uid()) { self.check_process(Pid::from_raw(pid)) } else { Ok(()) }
+    }
+
+    /// Returns whether workers run as this user.
+    fn may_be_worker(&self, uid: u32) -> bool {
+        uid == geteuid().as_raw() || self.worker_users.contains(uid)
     }
 
     fn check_process(&self, pid: Pid) -> Result<(), PeerRefusal> {
@@ -153,7 +158,7 @@ mod tests {
         let mut output = io::BufReader::new(shell.stdout.take().unwrap());
         io::BufRead::read_line(&mut output, &mut line).unwrap();
         let grandchild = Pid::from_raw(line.trim().parse().unwrap());
-        let peers = PeerCheck::new(daemon, None);
+        let peers = PeerCheck::new(daemon, None, WorkerUsers::default());
         let child = Pid::from_raw(shell.id().cast_signed());
         assert!(matches!(peers.check_process(child), Err(PeerRefusal::Worker(pid)) if pid == child));
         assert!(
@@ -165,11 +170,20 @@ mod tests {
     }
 
     #[test]
+    fn processes_of_the_workers_user_are_checked() {
+        let check = |users| PeerCheck::new(nix::unistd::getpid(), None, users).may_be_worker(4711);
+        assert!(check(WorkerUsers::of(4711)));
+        assert!(!check(WorkerUsers::of(4712)) && !check(WorkerUsers::default()));
+        let peers = PeerCheck::new(nix::unistd::getpid(), None, WorkerUsers::of(4711));
+        assert!(peers.may_be_worker(geteuid().as_raw()));
+    }
+
+    #[test]
     fn client_that_has_exited_is_refused() {
         let mut child = Command::new("true").spawn().unwrap();
         child.wait().unwrap();
         let pid = Pid::from_raw(child.id().cast_signed());
-        let refused = PeerCheck::new(nix::unistd::getpid(), None).check_process(pid);
+        let refused = PeerCheck::new(nix::unistd::getpid(), None, WorkerUsers::default()).check_process(pid);
         assert!(matches!(refused, Err(PeerRefusal::Hidden(_))), "{refused:?}");
     }
 

@@ -12,6 +12,7 @@ use crate::id::{Generation, WorkerId};
 use crate::journal::catalog::OperatorEvent;
 use crate::journal::daemon_log;
 use crate::supervise::{BootFailure, Event};
+use crate::tls::LoadedTls;
 
 /// Maximum number of a traceback's lines that `rgun reload` prints. The journal has all lines.
 const MAX_TRACEBACK_LINES: usize = 12;
@@ -42,11 +43,12 @@ impl Daemon {
     ) -> Vec<Event> {
         match read {
             Ok(invocation) => {
-                let tls = match generations::load_tls(
-                    &invocation.config,
-                    self.generations.live_tls().map(|tls| &**tls),
-                ) {
-                    Ok(tls) => tls,
+                let loaded = self.load_tls(&invocation.config).and_then(|tls| {
+                    let identity = self.generations.worker_users.find(&invocation.config)?;
+                    Ok((tls, identity))
+                });
+                let (tls, identity) = match loaded {
+                    Ok(loaded) => loaded,
                     Err(errors) => {
                         self.refuse_settings(client, &errors);
                         return Vec::new();
@@ -61,7 +63,7 @@ impl Daemon {
                 self.apply_file_watch(&invocation.config);
                 let policy = generations::policy(&invocation.config, &self.host);
                 let generation = self.supervisor.next_generation();
-                self.generations.add(generation, invocation.config, tls.map(|tls| tls.context));
+                self.generations.add(generation, invocation.config, tls.map(|tls| tls.context), identity);
                 self.set_timers();
                 if let Some(client) = client {
                     let message = format!("generation {generation} boots; the old workers keep serving");
@@ -75,6 +77,10 @@ impl Daemon {
                 Vec::new()
             }
         }
+    }
+
+    fn load_tls(&self, config: &Config) -> Result<Option<LoadedTls>, ConfigErrors> {
+        generations::load_tls(config, self.generations.live_tls().map(|tls| &**tls))
     }
 
     /// Refuses a reload whose configuration is wrong.

@@ -111,6 +111,7 @@ fn missing_keys_have_the_documented_defaults() {
     let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
     assert_eq!((max_memory, max_lifetime, idle_exit, retry), (None, None, None, Retry::Off));
     assert_eq!(config.workers.children_timeout, Duration::from_secs(30));
+    assert_eq!(config.workers.user, WorkerUser::default());
     assert_eq!(config.reload, Reload::default());
     assert!(
         !config.reload.on_change.enabled && config.reload.probe.is_none() && config.reload.watch.is_none()
@@ -152,6 +153,8 @@ fn every_key_of_the_file_is_read() {
             idle_exit = "10m"
             retry = "idempotent"
             children_timeout = "0s"
+            user = "shop"
+            group = 33
             [timeouts]
             request = "off"
             queue = "off"
@@ -233,6 +236,9 @@ fn every_key_of_the_file_is_read() {
     assert_eq!((preload, refork, max_requests), (true, NonZeroU64::new(500), NonZeroU64::new(1000)));
     assert_eq!((max_requests_jitter, retry), (100, Retry::Idempotent));
     assert_eq!(config.workers.children_timeout, Duration::ZERO);
+    let text = |account: Option<AccountName>| account.map(|account| account.text);
+    let WorkerUser { user, group } = config.workers.user;
+    assert_eq!((text(user).as_deref(), text(group).as_deref()), (Some("shop"), Some("33")));
     let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
     assert_eq!((max_memory, max_lifetime), (Some(512 << 20), Some(Duration::from_hours(24))));
     assert_eq!(idle_exit, Some(Duration::from_mins(10)));

@@ -92,6 +92,7 @@ impl PoolFixture {
 
     fn spec(&self, worker: WorkerId) -> SpawnSpec<'static> {
         SpawnSpec {
+            identity: None,
             worker,
             generation: Generation(1),
             app: self.app,
