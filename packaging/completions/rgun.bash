@@ -56,7 +56,7 @@ _rgun() {
 
     case "${cmd}" in
         rgun)
-            opts="-c -k -e -b -w -t -v -h --config --chdir --python --interface --worker-class --lifespan --loop --env --pythonpath --root-path --bind --forwarded-allow-ips --proxy-protocol --proxy-allow-from --certfile --keyfile --ca-certs --cert-reqs --workers --threads --preload --max-requests --max-requests-jitter --timeout --graceful-timeout --keep-alive --limit-request-line --limit-request-fields --limit-request-field_size --ws-max-size --ws-ping-interval --ws-ping-timeout --ws-per-message-deflate --log-level --log-format --log-config --access-logfile --access-logformat --reload --reload-dir --reload-include --reload-exclude --reload-delay --reload-extra-file --reload-engine --header-map --http-protocols --http2 --http2-max-concurrent-streams --check-config --host --port --uds --factory --app-dir --proxy-headers --no-proxy-headers --access-log --no-access-log --limit-max-requests --limit-max-requests-jitter --limit-concurrency --timeout-keep-alive --timeout-graceful-shutdown --version --help check reload status workers requests stacks scale drain doctor init migrate"
+            opts="-c -k -e -b -w -u -g -t -v -h --config --chdir --python --interface --worker-class --lifespan --loop --env --pythonpath --root-path --bind --forwarded-allow-ips --proxy-protocol --proxy-allow-from --certfile --keyfile --ca-certs --cert-reqs --workers --threads --preload --max-requests --max-requests-jitter --user --group --timeout --graceful-timeout --keep-alive --limit-request-line --limit-request-fields --limit-request-field_size --ws-max-size --ws-ping-interval --ws-ping-timeout --ws-per-message-deflate --log-level --log-format --log-config --access-logfile --access-logformat --reload --reload-dir --reload-include --reload-exclude --reload-delay --reload-extra-file --reload-engine --header-map --http-protocols --http2 --http2-max-concurrent-streams --check-config --host --port --uds --factory --app-dir --proxy-headers --no-proxy-headers --access-log --no-access-log --limit-max-requests --limit-max-requests-jitter --limit-concurrency --timeout-keep-alive --timeout-graceful-shutdown --version --help check reload status workers requests stacks scale drain doctor init migrate"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -167,6 +167,22 @@ _rgun() {
                     return 0
                     ;;
                 --max-requests-jitter)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -u)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --group)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -g)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -314,7 +330,7 @@ _rgun() {
             return 0
             ;;
         rgun__subcmd__check)
-            opts="-c -k -e -b -w -t -u -h --config --chdir --python --interface --worker-class --lifespan --loop --env --pythonpath --root-path --bind --forwarded-allow-ips --proxy-protocol --proxy-allow-from --certfile --keyfile --ca-certs --cert-reqs --workers --threads --preload --max-requests --max-requests-jitter --timeout --graceful-timeout --keep-alive --limit-request-line --limit-request-fields --limit-request-field_size --ws-max-size --ws-ping-interval --ws-ping-timeout --ws-per-message-deflate --log-level --log-format --log-config --access-logfile --access-logformat --reload --reload-dir --reload-include --reload-exclude --reload-delay --reload-extra-file --reload-engine --header-map --http-protocols --http2 --http2-max-concurrent-streams --check-config --host --port --uds --factory --app-dir --proxy-headers --no-proxy-headers --access-log --no-access-log --limit-max-requests --limit-max-requests-jitter --limit-concurrency --timeout-keep-alive --timeout-graceful-shutdown --user --unit --help"
+            opts="-c -k -e -b -w -g -t -u -h --config --chdir --python --interface --worker-class --lifespan --loop --env --pythonpath --root-path --bind --forwarded-allow-ips --proxy-protocol --proxy-allow-from --certfile --keyfile --ca-certs --cert-reqs --workers --threads --preload --max-requests --max-requests-jitter --group --timeout --graceful-timeout --keep-alive --limit-request-line --limit-request-fields --limit-request-field_size --ws-max-size --ws-ping-interval --ws-ping-timeout --ws-per-message-deflate --log-level --log-format --log-config --access-logfile --access-logformat --reload --reload-dir --reload-include --reload-exclude --reload-delay --reload-extra-file --reload-engine --header-map --http-protocols --http2 --http2-max-concurrent-streams --check-config --host --port --uds --factory --app-dir --proxy-headers --no-proxy-headers --access-log --no-access-log --limit-max-requests --limit-max-requests-jitter --limit-concurrency --timeout-keep-alive --timeout-graceful-shutdown --unit --user --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -425,6 +441,14 @@ _rgun() {
                     return 0
                     ;;
                 --max-requests-jitter)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --group)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -g)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -564,15 +588,15 @@ _rgun() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --unit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --user)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 -u)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --unit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_rgun_global_optspecs
-    string join \n c/config= chdir= python= interface= k/worker-class= lifespan= loop= e/env= pythonpath= root-path= b/bind= forwarded-allow-ips= proxy-protocol= proxy-allow-from= certfile= keyfile= ca-certs= cert-reqs= w/workers= threads= preload max-requests= max-requests-jitter= t/timeout= graceful-timeout= keep-alive= limit-request-line= limit-request-fields= limit-request-field_size= ws-max-size= ws-ping-interval= ws-ping-timeout= ws-per-message-deflate= log-level= log-format= log-config= access-logfile= access-logformat= reload reload-dir= reload-include= reload-exclude= reload-delay= reload-extra-file= reload-engine= header-map= http-protocols= http2 http2-max-concurrent-streams= check-config host= port= uds= factory app-dir= proxy-headers no-proxy-headers access-log no-access-log limit-max-requests= limit-max-requests-jitter= limit-concurrency= timeout-keep-alive= timeout-graceful-shutdown= v/version h/help
+    string join \n c/config= chdir= python= interface= k/worker-class= lifespan= loop= e/env= pythonpath= root-path= b/bind= forwarded-allow-ips= proxy-protocol= proxy-allow-from= certfile= keyfile= ca-certs= cert-reqs= w/workers= threads= preload max-requests= max-requests-jitter= u/user= g/group= t/timeout= graceful-timeout= keep-alive= limit-request-line= limit-request-fields= limit-request-field_size= ws-max-size= ws-ping-interval= ws-ping-timeout= ws-per-message-deflate= log-level= log-format= log-config= access-logfile= access-logformat= reload reload-dir= reload-include= reload-exclude= reload-delay= reload-extra-file= reload-engine= header-map= http-protocols= http2 http2-max-concurrent-streams= check-config host= port= uds= factory app-dir= proxy-headers no-proxy-headers access-log no-access-log limit-max-requests= limit-max-requests-jitter= limit-concurrency= timeout-keep-alive= timeout-graceful-shutdown= v/version h/help
 end
 
 function __fish_rgun_needs_command
@@ -46,6 +46,8 @@ complete -c rgun -n "__fish_rgun_needs_command" -s w -l workers -d 'Worker proce
 complete -c rgun -n "__fish_rgun_needs_command" -l threads -d 'WSGI: requests one worker runs at a time [default: 1]' -r
 complete -c rgun -n "__fish_rgun_needs_command" -l max-requests -d 'Replace a worker after this many requests; 0 for never [default: 0]' -r
 complete -c rgun -n "__fish_rgun_needs_command" -l max-requests-jitter -d 'Raise each worker\'s --max-requests by a random number from 0 to N, so that they are not all replaced at once [default: 0]' -r
+complete -c rgun -n "__fish_rgun_needs_command" -s u -l user -d 'Run the workers as this user; rgun itself keeps its own user, usually root' -r
+complete -c rgun -n "__fish_rgun_needs_command" -s g -l group -d 'Run the workers with this group [default: that of --user]' -r
 complete -c rgun -n "__fish_rgun_needs_command" -s t -l timeout -d 'Maximum time the application may take for a request: 120 (seconds), 500ms, 2m; 0 for no limit [default: 30; none for ASGI with APP]' -r
 complete -c rgun -n "__fish_rgun_needs_command" -l graceful-timeout -d 'Maximum time running requests have to finish when rgun stops or reloads [default: 30]' -r
 complete -c rgun -n "__fish_rgun_needs_command" -l keep-alive -d 'Time until an idle connection is closed; 0 closes it after each response [default: 75]' -r
@@ -123,6 +125,7 @@ complete -c rgun -n "__fish_rgun_using_subcommand check" -s w -l workers -d 'Wor
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l threads -d 'WSGI: requests one worker runs at a time [default: 1]' -r
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l max-requests -d 'Replace a worker after this many requests; 0 for never [default: 0]' -r
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l max-requests-jitter -d 'Raise each worker\'s --max-requests by a random number from 0 to N, so that they are not all replaced at once [default: 0]' -r
+complete -c rgun -n "__fish_rgun_using_subcommand check" -s g -l group -d 'Run the workers with this group [default: that of --user]' -r
 complete -c rgun -n "__fish_rgun_using_subcommand check" -s t -l timeout -d 'Maximum time the application may take for a request: 120 (seconds), 500ms, 2m; 0 for no limit [default: 30; none for ASGI with APP]' -r
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l graceful-timeout -d 'Maximum time running requests have to finish when rgun stops or reloads [default: 30]' -r
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l keep-alive -d 'Time until an idle connection is closed; 0 closes it after each response [default: 75]' -r
@@ -156,8 +159,8 @@ complete -c rgun -n "__fish_rgun_using_subcommand check" -l limit-max-requests-j
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l limit-concurrency -d '`limits.queue`: further requests are answered 503, as in uvicorn' -r
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l timeout-keep-alive -d '`--keep-alive`' -r
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l timeout-graceful-shutdown -d '`--graceful-timeout`' -r
-complete -c rgun -n "__fish_rgun_using_subcommand check" -s u -l user -d 'As root: check as this user, with its groups [default: User= of the unit]' -r
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l unit -d 'As root: check with this unit\'s user and settings [default: rgun.service, or the instance whose file is checked]' -r
+complete -c rgun -n "__fish_rgun_using_subcommand check" -s u -l user -d 'As root: check as this user, with its groups [default: User= of the unit]' -r
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l preload -d 'Import the application once and fork the workers, which share that memory'
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l reload -d 'Load new code when a file that the application uses changes; the old code serves until the new one can'
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l http2 -d 'Uvicorn\'s name for `http.http2 = true`'
@@ -167,7 +170,7 @@ complete -c rgun -n "__fish_rgun_using_subcommand check" -l proxy-headers -d 'Th
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l no-proxy-headers -d 'Trusts no proxy'
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l access-log -d '`--access-logfile -`'
 complete -c rgun -n "__fish_rgun_using_subcommand check" -l no-access-log -d 'No `--access-logfile`'
-complete -c rgun -n "__fish_rgun_using_subcommand check" -s h -l help -d 'Print help'
+complete -c rgun -n "__fish_rgun_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c rgun -n "__fish_rgun_using_subcommand reload" -l socket -d 'The daemon\'s control socket [default: control in /run/rgun-NAME; without NAME, in $RUNTIME_DIRECTORY or /run/rgun]' -r -F
 complete -c rgun -n "__fish_rgun_using_subcommand reload" -s h -l help -d 'Print help'
 complete -c rgun -n "__fish_rgun_using_subcommand status" -l socket -d 'The daemon\'s control socket [default: control in /run/rgun-NAME; without NAME, in $RUNTIME_DIRECTORY or /run/rgun]' -r -F

@@ -325,7 +325,7 @@ def test_on_reload_is_called_at_each_reload(place):
         ("bind = []\nbind.append(bind)\n", "gunicorn.conf.py: bind: is"),
         ("bind = ['unix:/a' * 1_000_000]\n", "gunicorn.conf.py: has settings that cannot be read"),
         ("workers = float('nan')\n", 'workers.count = "nan": is not a whole number'),
-        ("user = 'www-data'\n", "gunicorn.conf.py: user = www-data: rgun does not change its user"),
+        ("user = 'a:b'\n", 'gunicorn.conf.py: user: workers.user = "a:b": cannot be a name or a number'),
         (
             "worker_class = 'tornado'\n",
             "worker_class = tornado: rgun has no such worker class",

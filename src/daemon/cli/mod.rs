@@ -288,12 +288,12 @@ where
             return Ok(Command::Migrate(MigrateRequest { files, write, yes, python }));
         }
         (Some(Subcommand::Check(check)), Some((_, matches))) => {
-            (Some(CheckIdentity { user: check.user, unit: check.unit }), check.flags, matches)
+            let mut flags = check.flags;
+            (Some(CheckIdentity { user: flags.take_user(), unit: check.unit }), flags, matches)
         }
         _ => (None, cli.flags, &matches),
     };
-    let supported: &[&str] = if check_as.is_some() { &["user"] } else { &[] };
-    compat::evaluate(matches, supported, &mut warnings, &mut errors);
+    compat::evaluate(matches, &[], &mut warnings, &mut errors);
     warnings.extend(config::unread_variables(environment).into_iter().map(unread_variable_warning));
     let has_app = flags.app().is_some();
     if has_app {

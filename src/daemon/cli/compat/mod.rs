@@ -2,7 +2,7 @@
 //! uvicorn's other flags.
 //!
 //! A flag that is safe to ignore, because rgun or systemd replaces it, is accepted with a warning
-//! that names the replacement. A flag that is unsafe to ignore (`--user`, TLS, trust in a proxy) is
+//! that names the replacement. A flag that is unsafe to ignore (`--umask`, TLS, trust in a proxy) is
 //! refused with a hint. A flag that describes what rgun does (`--http-protocols h1`,
 //! `--no-server-header`) is accepted silently.
 //!
@@ -41,7 +41,7 @@ pub(super) fn add_flags(command: Command) -> Command {
     command.args(all_flags().flat_map(to_args))
 }
 
-/// Adds the flags that the command does not support itself: `rgun check` has a `--user`.
+/// Adds the flags that the command does not support itself.
 fn add_unsupported_flags(command: Command) -> Command {
     let own: Vec<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
     command.args(all_flags().filter(|flag| !own.iter().any(|own| own == flag.long)).flat_map(to_args))

@@ -253,12 +253,22 @@ pub(super) struct WorkerFlags {
     /// replaced at once [default: 0].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_requests_jitter: Option<String>,
+
+    /// Run the workers as this user; rgun itself keeps its own user, usually root.
+    #[arg(short, long, value_name = "USER")]
+    pub(super) user: Option<String>,
+
+    /// Run the workers with this group [default: that of --user].
+    #[arg(short, long, value_name = "GROUP")]
+    group: Option<String>,
 }
 
 impl WorkerFlags {
     pub(super) fn add_to(&self, settings: &mut FlagSettings, uvicorn: &uvicorn::UvicornFlags) {
         settings.set(name::COUNT, "--workers", text(self.workers.as_ref()));
         settings.set(name::THREADS, "--threads", text(self.threads.as_ref()));
+        settings.set(name::WORKER_USER, "--user", text(self.user.as_ref()));
+        settings.set(name::WORKER_GROUP, "--group", text(self.group.as_ref()));
         settings.set(name::PRELOAD, "--preload", self.preload.then_some(Value::Boolean(true)));
         settings.set(name::MAX_REQUESTS, "--max-requests", text(self.max_requests.as_ref()));
         settings.set(name::MAX_REQUESTS, "--limit-max-requests", text(uvicorn.limit_max_requests.as_ref()));

@@ -68,6 +68,9 @@ Exit status:
   A restart does not help after 64 and 78; units should set
   RestartPreventExitStatus=64 78.";
 
+/// The help of `--user` for `rgun check`.
+const CHECK_USER: &str = "As root: check as this user, with its groups [default: User= of the unit]";
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -97,7 +100,10 @@ pub(super) struct Cli {
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Subcommand {
     /// Check the configuration and the application, and report all errors; serve nothing.
-    #[command(override_usage = "rgun check [OPTIONS] [APP]")]
+    #[command(
+        override_usage = "rgun check [OPTIONS] [APP]",
+        mut_arg("user", |user| user.help(CHECK_USER).long_help(CHECK_USER).help_heading("As root"))
+    )]
     Check(Box<CheckFlags>),
     /// The commands for a running daemon.
     #[command(flatten)]
@@ -169,10 +175,6 @@ pub(super) struct Init {
 pub(super) struct CheckFlags {
     #[command(flatten)]
     pub(super) flags: Flags,
-
-    /// As root: check as this user, with its groups [default: User= of the unit].
-    #[arg(short, long, value_name = "USER", help_heading = "As root")]
-    pub(super) user: Option<String>,
 
     /// As root: check with this unit's user and settings [default: rgun.service, or the instance
     /// whose file is checked].
@@ -256,6 +258,12 @@ pub(super) struct ParsedFlags {
 }
 
 impl Flags {
+    /// Takes the user of a check out of the flags: `--user` is the user that workers run as, but that
+    /// of the whole service for `rgun check`.
+    pub(super) fn take_user(&mut self) -> Option<String> {
+        self.workers.user.take()
+    }
+
     /// Returns APP, as typed.
     pub(super) fn app(&self) -> Option<&str> {
         self.app.as_deref()

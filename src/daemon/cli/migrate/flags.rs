@@ -60,7 +60,7 @@ pub(super) fn add_arguments(
         plan.configurations.push((file.trim_start_matches("file:").to_owned(), origin.to_owned()));
     }
     let mut set = FlagSet::new();
-    for (key, setting) in layer.into_iter().filter(|(key, _)| !stronger.contains(key)) {
+    for (key, setting) in layer.into_iter().filter(|(key, _)| !stronger.contains(key) && !is_of_unit(key)) {
         set.insert(key);
         if key == name::INTERFACE && setting.value == Value::text("rsgi") {
             plan.left_out(
@@ -93,6 +93,12 @@ pub(super) fn add_arguments(
         }
     }
     set
+}
+
+/// Returns whether a line of the unit replaces the key: with `User=`, the daemon needs no rights of
+/// root, as it would with `workers.user`.
+fn is_of_unit(key: &str) -> bool {
+    matches!(key, name::WORKER_USER | name::WORKER_GROUP)
 }
 
 fn add_unit_flag(flag: &str, value: &str, origin: &str, plan: &mut Plan) {

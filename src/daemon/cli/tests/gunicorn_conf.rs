@@ -124,8 +124,8 @@ fn invalid_settings_are_reported_with_file_and_hint() {
     for (values, expected) in [
         (r#""workers":"many""#, "gunicorn.conf.py: workers: workers.count = \"many\": is not a whole number"),
         (
-            r#""user":"www-data""#,
-            "gunicorn.conf.py: user = www-data: rgun does not change its user\n    hint: in the unit, write User=www-data",
+            r#""umask":"0o27""#,
+            "gunicorn.conf.py: umask = 0o27: rgun does not change its umask\n    hint: in the unit, write UMask=0027",
         ),
         (
             r#""workers":["a",{"type":"an object of type Fraction"}]"#,

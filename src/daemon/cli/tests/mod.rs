@@ -282,8 +282,10 @@ fn check_accepts_user_and_unit() {
         };
         assert_eq!((wanted.user.as_deref(), wanted.unit.as_deref()), (user, unit), "{line}");
     }
-    assert!(shell.refused("a --user shop").contains("User=shop"), "only a check has --user");
-    assert!(shell.refused("check a --group shop").contains("Group=shop"));
+    let user = shell.accepted("a --user shop").config.workers.user.user;
+    assert_eq!(user.map(|user| user.text).as_deref(), Some("shop"), "only a check is run as --user");
+    let group = shell.accepted("a -g shop").config.workers.user.group;
+    assert_eq!(group.map(|group| group.text).as_deref(), Some("shop"));
 }
 
 #[test]
