@@ -22,6 +22,7 @@ WALL = 0x40000000
 SYS_PIDFD_GETFD = 438
 CONTROL = "/run/rgun/control"
 RELOAD = b'{"method":"io.rgun.Server.Reload"}\0'
+STATUS = b'{"method":"io.rgun.Server.Status"}\0'
 # Orphans itself, requests a reload and writes the reply into the file that the argument names.
 ORPHAN = """
 import os, socket, sys, time
@@ -41,8 +42,10 @@ os.rename(sys.argv[1] + ".new", sys.argv[1])
 def application(environ, start_response):
     """Runs the attack that the path names."""
     name, _, target = environ["PATH_INFO"].strip("/").partition("/")
+    name, _, argument = name.partition("-")
     try:
-        result = "itself" if target == str(os.getpid()) else ATTACKS[name](int(target)) or ""
+        is_own = target == str(os.getpid())
+        result = "itself" if is_own else ATTACKS[name](argument or int(target)) or ""
     except OSError as error:
         result = errno.errorcode[error.errno]
     body = result.encode()
@@ -116,11 +119,38 @@ def leave_cgroup(_):
     (own_cgroup().parent.parent / "daemon" / "cgroup.procs").write_text("0")
 
 
+def read_environ(pid):
+    pathlib.Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def open_file(path):
+    """Opens a file, whose path has | in place of /."""
+    os.close(os.open(path.replace("|", "/"), os.O_RDONLY))
+
+
+def variable(name):
+    return os.environ.get(name, "unset")
+
+
+def write_to_stderr(_):
+    """Opens standard error by its path, as a logging.FileHandler does."""
+    os.close(os.open("/dev/stderr", os.O_WRONLY))
+
+
 def request_reload(_):
     """Requests a reload; returns the daemon's reply."""
+    return call(RELOAD)
+
+
+def request_status(_):
+    """Requests the status, which members of control.group may read; returns the daemon's reply."""
+    return call(STATUS)
+
+
+def call(message):
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(CONTROL)
-        client.sendall(RELOAD)
+        client.sendall(message)
         return client.makefile().read()
 
 
@@ -163,6 +193,11 @@ ATTACKS = {
         read_memory,
         take_descriptor,
         send_signal,
+        read_environ,
+        open_file,
+        variable,
+        write_to_stderr,
+        request_status,
         lift_limit,
         leave_cgroup,
         request_reload,

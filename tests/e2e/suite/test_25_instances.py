@@ -23,6 +23,7 @@ NAMES = [
     "scale-to-zero.service.conf",
     "tls.service.conf",
     "user.service.conf",
+    "worker-user.service.conf",
 ]
 
 
