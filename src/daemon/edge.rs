@@ -26,8 +26,8 @@ use crate::http::{
 use crate::journal::daemon_log;
 use crate::link::Link;
 use crate::net::{
-    Adopted, ClientStream, ConnectionLimits, ConnectionTracker, DetachedConnection, FailedHandshake,
-    HandshakeOutcome, HandshakeThreads, Listener, ListenerTls, NewConnection, ProxyProtocol,
+    Adopted, ClientStream, ConnectionLimits, ConnectionTotals, ConnectionTracker, DetachedConnection,
+    FailedHandshake, HandshakeOutcome, HandshakeThreads, Listener, ListenerTls, NewConnection, ProxyProtocol,
     StoredConnection, TrustedPeers, accept,
 };
 use crate::tls::TlsContext;
@@ -217,6 +217,11 @@ impl Edge {
     /// Returns what [`ConnectionTracker::unused_for`] returns.
     pub fn unused_for(&self) -> Option<Duration> {
         self.connections.unused_for()
+    }
+
+    /// Returns what [`ConnectionTracker::totals`] returns.
+    pub fn connection_totals(&self) -> ConnectionTotals {
+        self.connections.totals()
     }
 
     /// Takes the connections that the drain has detached.

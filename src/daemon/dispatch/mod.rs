@@ -83,3 +83,4 @@ pub use self::readiness::Readiness;
 pub use self::snapshot::{ActiveRequest, WorkerLoadSummary};
 use self::state::State;
 pub use self::state::{Dispatcher, LoadSummary};
+pub use self::wait_histogram::WaitTotals;

@@ -9,6 +9,7 @@ use crate::id::WorkerId;
 use crate::supervise::ResponseStats;
 
 use super::exchange::{Exchange, ExchangeState};
+use super::wait_histogram::WaitTotals;
 use super::{Dispatcher, State};
 
 /// A request that is queued or running.
@@ -82,6 +83,11 @@ impl Dispatcher {
             responses: worker.responses,
         });
         workers.collect()
+    }
+
+    /// Returns the waits of the requests that workers got since the daemon started.
+    pub fn wait_totals(&self) -> WaitTotals {
+        self.lock().load_stats.waits.totals()
     }
 
     /// Returns the numbers of all and of failed responses since the daemon started.

@@ -122,6 +122,7 @@ fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, draft: Draft) -
     let ConnContext { server, connection, .. } = &*context;
     let Draft { head, mut source, worker, waited, must_close } = draft;
     let mut head = ResponseHead::unbox(head);
+    connection.count_response(head.status.as_u16());
     if let Some(policy) = &server.https {
         https::set_hsts(&mut head.fields, policy.hsts(meta.is_https(&context)));
     }
@@ -230,6 +231,7 @@ pub(super) fn switching_protocols(
     *response.status_mut() =
         handshake.map_or(head.status, |handshake| handshake.status(head.status, &response));
     *response.headers_mut() = head.fields;
+    connection.count_response(response.status().as_u16());
     if let Some(settings) = &server.access_log {
         server.journal.access(AccessEntry {
             request: logged_request(connection, meta),
@@ -257,6 +259,7 @@ pub(super) fn error_response(
     let (content_type, text) =
         error_page::render(&error, meta.id.as_str(), meta.error_format, server.error_pages.as_deref());
     let ErrorResponse { status, retry_after, refresh, .. } = error;
+    connection.count_response(status.as_u16());
     log_error_line(&context, meta, refusal, status.as_u16(), text.len());
     if has_unread_input {
         connection.mark_unread_input();

@@ -306,6 +306,7 @@ impl Drop for ResponseFuture {
     fn drop(&mut self) {
         let Some((context, meta)) = self.request.take() else { return };
         let worker = self.progress.ticket().and_then(Ticket::worker);
+        context.connection.count_unanswered();
         log_unanswered(&context, &meta, worker);
     }
 }

@@ -249,7 +249,11 @@ impl ShortageLog {
 }
 
 impl Acceptor {
-    async fn accept(&self) -> io::Result<(ClientSocket, Peer)> {
+    /// Accepts one connection.
+    ///
+    /// # Errors
+    /// The error of `accept4(2)`.
+    pub async fn accept(&self) -> io::Result<(ClientSocket, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::alarm::Alarm;
 use super::detached::DetachedConnection;
 use super::directive::Directive;
 use super::eviction::Evictable;
@@ -38,25 +39,6 @@ pub enum CloseReason {
     WriteTimeout,
     /// The daemon's drain deadline passed.
     Shutdown,
-}
-
-/// A point of coarse time at which the connection's task is woken.
-#[derive(Debug, Default)]
-struct Alarm {
-    time: AtomicU32,
-    is_set: AtomicBool,
-}
-
-impl Alarm {
-    /// Returns true once when the alarm is due.
-    fn take_due(&self, now: u32) -> bool {
-        let is_due = || now.wrapping_sub(self.time.load(Ordering::Relaxed)).cast_signed() >= 0;
-        if !self.is_set.load(Ordering::Relaxed) || !is_due() {
-            return false;
-        }
-        self.is_set.store(false, Ordering::Relaxed);
-        true
-    }
 }
 
 /// The carrier of a connection's bytes.
@@ -340,6 +322,25 @@ impl Connection {
         if self.output.count_written(bytes) {
             self.wake();
         }
+        // The bytes of a stream are counted again when the socket accepts them.
+        if let Role::Socket { .. } = self.role {
+            self.registry.traffic.add_sent(bytes);
+        }
+    }
+
+    /// Counts a response by its status, when it begins.
+    pub fn count_response(&self, status: u16) {
+        self.registry.traffic.add_response(status);
+    }
+
+    /// Counts a request whose connection was closed before its response began.
+    pub fn count_unanswered(&self) {
+        self.registry.traffic.add_unanswered();
+    }
+
+    /// Counts bytes that the socket returned.
+    pub(super) fn on_received(&self, bytes: usize) {
+        self.registry.traffic.add_received(bytes);
     }
 
     /// Starts the write timeout, unless it runs already: a write would have blocked.
@@ -357,8 +358,7 @@ impl Connection {
     /// Wakes the connection's task at this coarse time or up to half a second later. Replaces the
     /// previous alarm; `None` cancels it.
     pub fn set_alarm(&self, time: Option<u32>) {
-        self.alarm.time.store(time.unwrap_or_default(), Ordering::Relaxed);
-        self.alarm.is_set.store(time.is_some(), Ordering::Relaxed);
+        self.alarm.set(time);
     }
 
     /// Wakes the task if its alarm is due.

@@ -41,8 +41,10 @@ enum ListenerSocket {
 
 /// A listening socket registered with the reactor.
 #[derive(Debug)]
-pub(super) enum Acceptor {
+pub enum Acceptor {
+    /// IPv4 or IPv6.
     Tcp(tokio::net::TcpListener),
+    /// `AF_UNIX`.
     Unix(tokio::net::UnixListener),
 }
 
@@ -186,7 +188,10 @@ impl Listener {
     }
 
     /// Registers the socket with the current reactor.
-    pub(super) fn acceptor(&self) -> io::Result<Acceptor> {
+    ///
+    /// # Errors
+    /// The error of `epoll_ctl(2)`.
+    pub fn acceptor(&self) -> io::Result<Acceptor> {
         Ok(match &self.socket {
             ListenerSocket::Tcp(listener) => {
                 Acceptor::Tcp(tokio::net::TcpListener::from_std(listener.try_clone()?)?)

@@ -6,6 +6,7 @@
 
 mod accept;
 mod adopt;
+mod alarm;
 mod client_limit;
 mod connection;
 mod detached;
@@ -27,6 +28,7 @@ mod stream;
 mod streams;
 mod tls_socket;
 mod tracker;
+mod traffic;
 mod trusted;
 
 pub use accept::accept;
@@ -37,11 +39,13 @@ pub use file_output::{FileOutput, MAX_FILE_PART};
 pub use handshake::{FailedHandshake, HandshakeOutcome, HandshakeThreads, ListenerTls, NewConnection};
 pub use interim::InterimSlot;
 pub use limits::ConnectionLimits;
-pub use listener::{BindError, Listener};
+pub use listener::{Acceptor, BindError, Listener};
 pub use output::OutputProgress;
 pub use peer::Peer;
 pub use phase::Phase;
 pub use proxy_protocol::ProxyProtocol;
+pub use socket::ClientSocket;
 pub use stream::{ClientStream, Transport};
-pub use tracker::ConnectionTracker;
+pub use tracker::{ConnectionTotals, ConnectionTracker};
+pub use traffic::ResponseTotals;
 pub use trusted::TrustedPeers;

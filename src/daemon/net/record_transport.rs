@@ -102,10 +102,7 @@ impl RecordTransport {
         let written = if self.mode == WriteMode::Close {
             self.socket.poll_write_with(cx, |socket| send_more(socket, slices))
         } else {
-            match &mut self.socket {
-                ClientSocket::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-                ClientSocket::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            }
+            Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
         };
         match &written {
             Poll::Ready(Ok(bytes)) => self.connection.on_written(*bytes),
@@ -158,10 +155,9 @@ impl AsyncRead for RecordTransport {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = match &mut self.socket {
-            ClientSocket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
-            ClientSocket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
-        };
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        self.connection.on_received(buf.filled().len() - before);
         let awaits_request = read.is_pending() && self.connection.phase() == Phase::New;
         if !awaits_request || self.mode != WriteMode::Write || self.held.is_empty() {
             return read;
@@ -218,9 +214,6 @@ impl AsyncWrite for RecordTransport {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.socket {
-            ClientSocket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            ClientSocket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::client_limit::ClientLimit;
 use super::detached::DetachedConnection;
 use super::peer::Peer;
+use super::traffic::TrafficCounts;
 
 /// Open connections, the coarse clock and the drain flag.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) struct Registry<C> {
     last_use: AtomicU32,
     /// The daemon drains.
     draining: AtomicBool,
+    /// The bytes and responses of all connections.
+    pub(super) traffic: TrafficCounts,
     slots: Mutex<RegistrySlots<C>>,
     /// Notified when a connection is closed: `accept` may be waiting for capacity, or `drain` for
     /// the last connection to close.
@@ -40,6 +43,8 @@ struct RegistrySlots<C> {
     /// Keys that are not in use.
     free: Vec<usize>,
     count: usize,
+    /// Connections that were registered since the daemon started.
+    total: u64,
     clients: ClientLimit,
 }
 
@@ -50,7 +55,14 @@ impl<C> Registry<C> {
             now: AtomicU32::new(coarse_ms()),
             last_use: AtomicU32::new(coarse_ms()),
             draining: AtomicBool::new(false),
-            slots: Mutex::new(RegistrySlots { connections: Vec::new(), free: Vec::new(), count: 0, clients }),
+            traffic: TrafficCounts::default(),
+            slots: Mutex::new(RegistrySlots {
+                connections: Vec::new(),
+                free: Vec::new(),
+                count: 0,
+                total: 0,
+                clients,
+            }),
             closed: Notify::new(),
             opened: Notify::new(),
             detached: Mutex::default(),
@@ -105,6 +117,7 @@ impl<C> Registry<C> {
         }
         slots.clients.add(C::as_ref(&connection));
         slots.count += 1;
+        slots.total += 1;
         let is_first = slots.count == 1;
         drop(slots);
         if is_first {
@@ -157,6 +170,11 @@ impl<C> Registry<C> {
     /// Returns the number of open connections.
     pub(super) fn count(&self) -> usize {
         self.lock().count
+    }
+
+    /// Returns the number of connections that were registered since the daemon started.
+    pub(super) fn total(&self) -> u64 {
+        self.lock().total
     }
 
     /// Returns all open connections.

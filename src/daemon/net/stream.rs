@@ -43,8 +43,7 @@ pub struct ClientStream {
 macro_rules! with_socket {
     ($self:ident, $socket:ident => $call:expr) => {
         match &mut $self.io {
-            StreamIo::Plain(ClientSocket::Tcp($socket)) => $call,
-            StreamIo::Plain(ClientSocket::Unix($socket)) => $call,
+            StreamIo::Plain($socket) => $call,
             StreamIo::Tls($socket) => $call,
         }
     };
@@ -187,10 +186,15 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        let before = buf.filled().len();
         let read = with_socket!(this, socket => Pin::new(socket).poll_read(cx, buf));
         if read.is_pending() {
             this.connection.register_waker(cx.waker());
             return this.poll_directive();
+        }
+        if this.is_plain() {
+            // Over TLS, `RecordTransport` counts.
+            this.connection.on_received(buf.filled().len() - before);
         }
         read
     }

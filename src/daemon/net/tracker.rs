@@ -15,6 +15,7 @@ use super::limits::ConnectionLimits;
 use super::peer::{Client, Peer};
 use super::phase::Phase;
 use super::registry::Registry;
+use super::traffic::ResponseTotals;
 
 /// Tracks all connections of the daemon.
 #[derive(Debug)]
@@ -39,6 +40,21 @@ const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Interval at which all timeouts are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The numbers of connections, and of their bytes and responses. Except `open`, all count from the daemon's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionTotals {
+    /// Connections that are open.
+    pub open: usize,
+    /// Connections that were opened or taken over.
+    pub opened: u64,
+    /// Bytes that sockets returned: with TLS, the records.
+    pub received: u64,
+    /// Bytes that sockets accepted: with TLS, the records.
+    pub sent: u64,
+    /// The requests that ended.
+    pub responses: ResponseTotals,
+}
 
 /// Counts a connection towards `limits.connections` until it is dropped.
 #[derive(Debug)]
@@ -133,6 +149,17 @@ impl ConnectionTracker {
     /// Returns the number of open connections.
     pub fn count(&self) -> usize {
         self.registry.count()
+    }
+
+    /// Returns the numbers of connections, and of their bytes and responses.
+    pub fn totals(&self) -> ConnectionTotals {
+        ConnectionTotals {
+            open: self.registry.count(),
+            opened: self.registry.total(),
+            received: self.registry.traffic.received(),
+            sent: self.registry.traffic.sent(),
+            responses: self.registry.traffic.responses(),
+        }
     }
 
     /// Counts an accepted connection whose client is not known yet, until the reservation is
