@@ -35,6 +35,7 @@
 //! | [`websocket`] | dispatch, net, journal, id | hyper, http, nix |
 //! | [`http`] | files, websocket, dispatch, net, tls, journal, escape, error_chain, buffer_pool, budget, spool, id, negotiation | nix::sys::signal |
 //! | [`pool`] | config, journal, id, link, supervise, systemd, error_chain | hyper, tokio |
+//! | [`metrics`] | net, error_chain | rgun_channel |
 //! | [`file_watch`] | escape | tokio, hyper, rgun_channel |
 //! | [`edge`] | dispatch, http, journal, link, net, tls | hyper |
 //! | [`check`] | everything | - |
@@ -63,6 +64,7 @@ pub mod http;
 pub mod id;
 pub mod journal;
 pub mod link;
+pub mod metrics;
 pub mod negotiation;
 pub mod net;
 pub mod pool;

@@ -36,6 +36,7 @@ mod hand_over;
 mod health;
 mod http1;
 mod journal;
+mod metrics;
 mod own_responses;
 mod proxy_protocol;
 mod readiness;

@@ -77,6 +77,7 @@ pub(crate) mod name {
     pub(crate) const HEALTH_PATH: &str = "health.path";
     pub(crate) const HEALTH_LIVE_PATH: &str = "health.live_path";
     pub(crate) const CONTROL_GROUP: &str = "control.group";
+    pub(crate) const METRICS_BIND: &str = "metrics.bind";
     /// Stands for all keys of `[errors]`, which are statuses; read by `error_pages`.
     pub(crate) const ERROR_PAGES: &str = "errors.STATUS";
     pub(crate) const PROBE: &str = "reload.probe";
@@ -211,6 +212,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::CLIENT_AUTH,
     name::CLIENT_CA,
     name::PROXY_PROTOCOL,
+    name::METRICS_BIND,
     name::DAEMON_IDLE_EXIT,
     name::LEVEL,
     name::ACCESS,
@@ -240,6 +242,7 @@ pub(crate) const SECTIONS: &[&str] = &[
     "hooks",
     "listen",
     "tls",
+    "metrics",
     "daemon",
     "log",
     "compression",
@@ -480,7 +483,7 @@ mod tests {
         assert_eq!(section_hint("timeout"), "did you mean [timeouts]?");
         assert_eq!(
             section_hint("database"),
-            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [health] [control] [errors] [reload] [hooks] [listen] [tls] [daemon] [log] [compression]"
+            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [health] [control] [errors] [reload] [hooks] [listen] [tls] [metrics] [daemon] [log] [compression]"
         );
     }
 }

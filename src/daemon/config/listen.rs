@@ -1,4 +1,5 @@
-//! The checked `[listen]` section and its tables `[listen.NAME]`; `listeners` reads them.
+//! The checked `[listen]` section, its tables `[listen.NAME]`, and `[metrics]`; `listeners` reads
+//! them.
 //!
 //! A socket that rgun binds has the name of its table; a socket from systemd has its
 //! `FileDescriptorName=`. The sockets without a table are those of `listen.bind` and those that
@@ -6,6 +7,9 @@
 
 use super::Bind;
 use super::bind::{DEFAULT_HOST, DEFAULT_PORT};
+
+/// `FileDescriptorName=` of the sockets from systemd at which the daemon serves its metrics.
+pub const METRICS_SOCKET: &str = "metrics";
 
 /// `[listen]`, with the tables `[listen.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +25,9 @@ pub struct Listen {
     pub tls: bool,
     /// Whether each connection to a socket without a table begins with a PROXY header.
     pub proxy_protocol: bool,
+    /// `metrics.bind`: addresses at which the daemon serves its metrics. Read at the start only,
+    /// because the sockets exist from then on.
+    pub metrics: Vec<Bind>,
 }
 
 impl Default for Listen {
@@ -31,6 +38,7 @@ impl Default for Listen {
             named: Vec::new(),
             tls: false,
             proxy_protocol: false,
+            metrics: Vec::new(),
         }
     }
 }

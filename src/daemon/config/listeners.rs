@@ -1,5 +1,5 @@
-//! Reads `[listen]` and `[listen.NAME]`: the addresses to listen on, and the protocol of each
-//! socket.
+//! Reads `[listen]`, `[listen.NAME]` and `[metrics]`: the addresses to listen on, and the protocol
+//! of each socket.
 
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use super::certificates::use_credentials;
 use super::checker::Checker;
 use super::entry::EntryReader;
 use super::keys::name;
+use super::listen::METRICS_SOCKET;
 use super::read::{boolean, strings};
 use super::value::{Setting, Source, TableEntry};
 use super::{Bind, ConfigError, Listen, NamedListener, Tls, Value, ValueError, environment, fs};
@@ -39,7 +40,25 @@ pub(super) fn check(checker: &mut Checker<'_>, base: &Path, tls: &mut Tls) -> Li
     }
     // An invalid `tls.cert` has been reported.
     let has_certificate = !tls.certificates.is_empty() || checker.setting(name::CERT).is_some();
-    resolve(unnamed, tables, has_certificate, &mut checker.errors)
+    let listen = resolve(unnamed, tables, has_certificate, &mut checker.errors);
+    let metrics = checker.read(name::METRICS_BIND, Vec::new(), |setting| metrics(setting, base, &listen));
+    Listen { metrics, ..listen }
+}
+
+/// Returns the addresses of `metrics.bind`.
+fn metrics(setting: &Setting, base: &Path, listen: &Listen) -> Result<Vec<Bind>, ValueError> {
+    if setting.value == Value::text("off") {
+        return Ok(Vec::new());
+    }
+    let bind = addresses(setting, base, "write \"off\" to serve no metrics")?;
+    for (name, address) in listen.addresses() {
+        if bind.contains(address) {
+            let taken = name.map_or_else(|| name::BIND.to_owned(), |name| format!("[listen.{name}]"));
+            return Err(ValueError::new(format!("has {address}, which {taken} has too"))
+                .with_hint("metrics need an address of their own, e.g. \"127.0.0.1:9797\""));
+        }
+    }
+    Ok(bind)
 }
 
 /// Returns the addresses of `listen.bind`. `PORT`, which some platforms set, is used if there is no
@@ -48,7 +67,7 @@ fn unnamed_sockets(checker: &mut Checker<'_>, base: &Path) -> Listen {
     let environment = checker.layers.environment;
     if checker.setting(name::BIND).is_some() || environment.value("LISTEN_FDS").is_some() {
         return checker.read(name::BIND, Listen::default(), |setting| {
-            let bind = addresses(setting, base)?;
+            let bind = addresses(setting, base, "remove the key for 127.0.0.1:8000")?;
             Ok(Listen { bind, explicit: true, ..Listen::default() })
         });
     }
@@ -70,8 +89,9 @@ fn unnamed_sockets(checker: &mut Checker<'_>, base: &Path) -> Listen {
     }
 }
 
-/// Reads a list of addresses. Relative paths of unix sockets are relative to `base`.
-fn addresses(setting: &Setting, base: &Path) -> Result<Vec<Bind>, ValueError> {
+/// Reads a list of addresses. Relative paths of unix sockets are relative to `base`. `if_empty` is the
+/// hint for a list without addresses.
+fn addresses(setting: &Setting, base: &Path, if_empty: &str) -> Result<Vec<Bind>, ValueError> {
     let mut bind: Vec<Bind> = Vec::new();
     let texts = strings(setting)?;
     for text in &texts {
@@ -94,7 +114,7 @@ fn addresses(setting: &Setting, base: &Path) -> Result<Vec<Bind>, ValueError> {
         bind.push(address);
     }
     if bind.is_empty() {
-        return Err(ValueError::new("names no address").with_hint("remove the key for 127.0.0.1:8000"));
+        return Err(ValueError::new("names no address").with_hint(if_empty));
     }
     Ok(bind)
 }
@@ -146,8 +166,12 @@ fn table<'a>(
         let hint = "use a name that FileDescriptorName= of a socket unit may have, e.g. [listen.https]";
         reader.fault("", None, ValueError::new("cannot be the name of a socket").with_hint(hint));
     }
+    if name == METRICS_SOCKET {
+        let hint = "choose another name; metrics.bind, or a socket unit with this name, serves metrics";
+        reader.fault("", None, ValueError::new("is the name of the sockets for metrics").with_hint(hint));
+    }
     reader.refuse_unknown("[listen.NAME]", &KEYS);
-    let bind = reader.key(BIND, |setting| addresses(setting, base)).unwrap_or_default();
+    let bind = reader.key(BIND, |setting| addresses(setting, base, "remove the key")).unwrap_or_default();
     let tls = reader.key(TLS, boolean);
     let proxy_protocol = reader.key(PROXY_PROTOCOL, boolean);
     (errors.len() == found).then_some(ListenerTable { entry, name, bind, tls, proxy_protocol })

@@ -73,7 +73,7 @@ pub use environment::Environment;
 pub(crate) use environment::{CONFIG_VARIABLE, DUMPABLE_VARIABLE, FDSTORE_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
 pub(crate) use foreign_file::HYPERCORN_NAMES;
-pub use listen::{Listen, NamedListener};
+pub use listen::{Listen, METRICS_SOCKET, NamedListener};
 pub use log::{AccessLog, Level, Log, LogFormat};
 pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
 pub(crate) use python::find_program;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rgun_channel::control::ListenerInfo;
 use tokio::runtime::{Builder, Runtime};
@@ -20,7 +21,7 @@ use super::terminal_log::TerminalLog;
 use super::worker_users::WorkerUsers;
 use super::{
     Daemon, Generations, MemoryWatch, OperatorLog, Reloads, SignalStreams, StackDumps, Startup, StartupError,
-    StatusLine, Timers, generations, hand_over,
+    StatusLine, Timers, generations, hand_over, metrics_listeners,
 };
 use crate::cli::Invocation;
 use crate::config::Config;
@@ -48,7 +49,7 @@ impl Daemon {
     /// # Errors
     /// The system refuses a resource, or the configuration names a file that does not exist.
     pub(super) fn build(invocation: &Invocation, startup: Startup) -> Result<(Self, Runtime), StartupError> {
-        let Startup { destination, inherited, output, conf_hooks } = startup;
+        let Startup { destination, inherited, for_metrics, output, conf_hooks } = startup;
         let config = &invocation.config;
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -69,6 +70,7 @@ impl Daemon {
         let host = Host { is_socket_activated, ..host(config, &files, &listeners) };
         let (messages_tx, messages_rx) = unbounded_channel();
         let control = listen_for_commands(config, &messages_tx, delegation.as_ref(), &worker_users)?;
+        metrics_listeners::listen(config, for_metrics, &messages_tx, destination)?;
         let reloads = Reloads::new(host.is_supervised);
         let stored = hand_over::take_over(inherited.stored, &listeners, &config.listen);
         let (edge, dispatcher, journal) =
@@ -181,6 +183,7 @@ fn log_start(config: &Config, listeners: &[Listener], destination: Destination) 
 fn host(config: &Config, files: &FileLimit, listeners: &[Listener]) -> Host {
     let cores = system::available_cores();
     Host {
+        started_at: SystemTime::now(),
         cores,
         is_supervised: notify::is_enabled(),
         is_socket_activated: false,

@@ -43,6 +43,11 @@ impl Daemon {
             }
             MainMessage::Dispatch(notice) => self.on_notice(notice),
             MainMessage::Control(call) => self.on_call(call),
+            MainMessage::Scrape(reply) => {
+                // Fails only if the client has left.
+                drop(reply.send(self.metrics_text()));
+                Vec::new()
+            }
             MainMessage::Reread(read, client) => self.reload_with(*read, client),
             MainMessage::FileWatch(notice) => self.on_watch_notice(notice),
             MainMessage::ProbeFinished(worker, outcome) => vec![Event::Probed { worker, outcome }],

@@ -1,6 +1,7 @@
 //! Messages from other threads and tasks to the main loop.
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use crate::cli::Invocation;
 use crate::config::ConfigErrors;
@@ -17,6 +18,8 @@ pub(crate) enum MainMessage {
     Edge(EdgeNotice),
     /// A client of the control socket calls a method.
     Control(control::Call),
+    /// A client of a listener for metrics asks for them, in the text format.
+    Scrape(oneshot::Sender<String>),
     /// The configuration was read again for a reload. The sender replies to the client that
     /// requested the reload; `None` for SIGHUP.
     Reread(Box<Result<Invocation, ConfigErrors>>, Option<ReplySender>),

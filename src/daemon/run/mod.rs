@@ -22,7 +22,8 @@
 //! | `control_socket.rs` | the control socket |
 //! | `control_calls.rs` | the methods that clients of the control socket call |
 //! | `stack_calls.rs` | the clients that wait for stacks |
-//! | `metrics.rs` | the metrics for systemd-report(1) |
+//! | `metrics.rs` | the metrics for systemd-report(1) and Prometheus |
+//! | `metrics_listeners.rs` | the listeners for Prometheus |
 //! | `worker_users.rs` | the users that workers run as |
 //! | `peer_check.rs` | which processes may use the control socket |
 //! | `probe.rs` | `reload.probe` |
@@ -57,6 +58,7 @@ mod memory;
 mod memory_pressure;
 mod messages;
 mod metrics;
+mod metrics_listeners;
 mod operator_log;
 mod operator_text;
 mod peer_check;
@@ -88,7 +90,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::cli::Invocation;
-use crate::config::LogFormat;
+use crate::config::{LogFormat, METRICS_SOCKET};
 use crate::dispatch::Dispatcher;
 use crate::edge::Edge;
 use crate::id::WorkerId;
@@ -98,7 +100,7 @@ use crate::journal::output::WorkerOutput;
 use crate::journal::thread::LogThread;
 use crate::pool::Pool;
 use crate::supervise::{Action, Event, Supervisor};
-use crate::systemd::listen::{self, InheritedDescriptors};
+use crate::systemd::listen::{self, InheritedDescriptors, InheritedListener};
 use crate::systemd::notify;
 
 use self::conf_hooks::ConfHooks;
@@ -147,13 +149,14 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     for warning in &invocation.warnings {
         tracing::warn!("{warning}");
     }
-    let built = inherited.map_err(|error| StartupError::config(&error)).and_then(|inherited| {
+    let built = inherited.map_err(|error| StartupError::config(&error)).and_then(|mut inherited| {
+        let for_metrics = inherited.take_listeners(METRICS_SOCKET);
         let output = WorkerOutput::start().map_err(StartupError::system("read the workers' output"))?;
         // If the log is text on standard error, the hooks print there themselves, in the right order.
         let has_entries = destination == Destination::Journal || config.log.format == LogFormat::Json;
         let output_of_hooks = output.as_ref().filter(|_| has_entries);
         let conf_hooks = ConfHooks::start(invocation, &inherited.listeners, output_of_hooks)?;
-        Daemon::build(invocation, Startup { destination, inherited, output, conf_hooks })
+        Daemon::build(invocation, Startup { destination, inherited, for_metrics, output, conf_hooks })
     });
     let status = match built {
         Ok((daemon, runtime)) => ExitCode::from(runtime.block_on(daemon.run())),
@@ -170,8 +173,10 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
 /// The parts of the daemon that exist before the others are built.
 struct Startup {
     destination: Destination,
-    /// The descriptors that systemd passed.
+    /// The descriptors that systemd passed, without the sockets for metrics.
     inherited: InheritedDescriptors,
+    /// The sockets for metrics that systemd passed.
+    for_metrics: Vec<InheritedListener>,
     /// Reads what workers and hooks print. `None` if they inherit the daemon's standard output.
     output: Option<WorkerOutput>,
     conf_hooks: ConfHooks,

@@ -3,6 +3,7 @@
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rgun_channel::control::ListenerInfo;
@@ -18,6 +19,8 @@ use crate::systemd::{cgroup::Delegation, memory};
 /// Facts about the host, read once at startup.
 #[derive(Debug)]
 pub(super) struct Host {
+    /// When the daemon started.
+    pub(super) started_at: SystemTime,
     /// Cores this process may use.
     pub(super) cores: usize,
     /// Whether systemd started the daemon. If so, a first boot that fails is retried; else the
@@ -59,11 +62,7 @@ pub(super) fn listeners(
         let bind = |(name, bind): (Option<&str>, &Bind)| {
             Listener::bind(bind, name).map_err(|error| {
                 let key = name.map_or_else(|| name::BIND.to_owned(), |name| format!("listen.{name}.bind"));
-                let errno = match &error {
-                    BindError::InUse(_) => Some(nix::libc::EADDRINUSE),
-                    other => errno_of(other),
-                };
-                StartupError { errno, ..StartupError::config_reason(format!("{key}: {}", Chain(&error))) }
+                bind_error(&key, &error)
             })
         };
         return config.listen.addresses().into_iter().map(bind).collect();
@@ -78,6 +77,15 @@ pub(super) fn listeners(
         );
     }
     Ok(inherited.into_iter().map(Listener::inherited).collect())
+}
+
+/// Returns the error of a start that cannot bind an address of the setting `key`.
+pub(super) fn bind_error(key: &str, error: &BindError) -> StartupError {
+    let errno = match error {
+        BindError::InUse(_) => Some(nix::libc::EADDRINUSE),
+        other => errno_of(other),
+    };
+    StartupError { errno, ..StartupError::config_reason(format!("{key}: {}", Chain(error))) }
 }
 
 /// Checks that systemd passed a socket for each table `[listen.NAME]`. If a socket is missing, logs

@@ -38,6 +38,19 @@ pub enum WorkerState {
 }
 
 impl WorkerState {
+    /// All states, in the order of a worker's life.
+    pub const ALL_STATES: [Self; 9] = [
+        Self::Spawning,
+        Self::Booting,
+        Self::Standby,
+        Self::Ready,
+        Self::Retiring,
+        Self::Promoting,
+        Self::Failed,
+        Self::Terminating,
+        Self::Killed,
+    ];
+
     /// Returns the name of the state in logs, in status output, and in the type WorkerState of
     /// `io.rgun.Server`.
     pub fn as_str(self) -> &'static str {

@@ -40,6 +40,13 @@ pub struct InheritedDescriptors {
     pub stored: Vec<StoredDescriptor>,
 }
 
+impl InheritedDescriptors {
+    /// Takes the listening sockets with this name.
+    pub fn take_listeners(&mut self, name: &str) -> Vec<InheritedListener> {
+        self.listeners.extract_if(.., |listener| listener.name == name).collect()
+    }
+}
+
 /// An error in the sockets that systemd has passed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {

@@ -17,7 +17,7 @@ pub(super) const CIPHERS: Handling = Refused(
     "remove it",
 );
 const STATSD: Handling =
-    Ignored("rgun sends no statsd metrics; the journal has the duration of each request");
+    Ignored("rgun sends no statsd metrics; metrics.bind = \"127.0.0.1:9797\" serves metrics to Prometheus");
 /// The HTTP/2 window and frame sizes.
 const HTTP2_SIZE: Handling =
     Ignored("rgun sets the HTTP/2 windows and frames itself; heads are limited by limits.header");

@@ -63,7 +63,7 @@ pub(in crate::cli) const JOURNAL: &str = "the log is in the journal, journalctl 
 pub(in crate::cli) const RELOAD: &str =
     "systemctl reload rgun loads new code; for development, rgun --reload does so when files change";
 pub(in crate::cli) const BUFFERS: &str = "rgun sets the HTTP/1 buffers and HTTP/2 windows itself";
-pub(in crate::cli) const METRICS: &str = "rgun publishes metrics on the control socket only";
+pub(in crate::cli) const METRICS: &str = "metrics.bind = \"127.0.0.1:9797\" serves metrics to Prometheus";
 pub(in crate::cli) const TASKS: &str =
     "rgun runs no background tasks; run them in a systemd unit of their own";
 

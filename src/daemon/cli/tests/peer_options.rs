@@ -143,7 +143,7 @@ fn option_without_a_counterpart_is_refused_with_the_remedy() {
 fn harmless_option_of_another_server_is_warned_about() {
     let shell = Shell::new();
     for (line, expected) in [
-        ("a --metrics", "--metrics: ignored; rgun publishes metrics on the control socket only"),
+        ("a --metrics", "--metrics: ignored; metrics.bind = \"127.0.0.1:9797\" serves metrics to Prometheus"),
         ("a --quic-bind :443", "--quic-bind :443: ignored; rgun does not speak HTTP/3"),
         ("a -s nginx", "-s nginx: ignored; rgun sends no Server header"),
         ("a --backpressure 100", "--backpressure 100: read as --limit-concurrency 100; it limits"),

@@ -74,7 +74,7 @@ fn variables_of_granian_are_flags_and_keys() {
 #[test]
 fn variable_without_a_counterpart_is_warned_about_once() {
     for (variable, value, expected) in [
-        ("GRANIAN_METRICS_ENABLED", "true", "GRANIAN_METRICS_ENABLED: ignored; rgun publishes"),
+        ("GRANIAN_METRICS_ENABLED", "true", "GRANIAN_METRICS_ENABLED: ignored; metrics.bind"),
         ("GRANIAN_STATIC_PATH_MOUNT", "/s", "GRANIAN_STATIC_PATH_MOUNT: ignored; write [[static]]"),
         ("GRANIAN_ENV_FILES", "/e", "GRANIAN_ENV_FILES: ignored; write EnvironmentFile=/e in the service"),
         ("GRANIAN_FACTORY", "maybe", "GRANIAN_FACTORY=maybe: ignored; write true or false"),

@@ -5,12 +5,13 @@ use super::*;
 const MANUAL: &str = include_str!("../../../../packaging/man/rgun.toml.5");
 
 /// Texts for users that name keys, by file.
-const TEXTS: [(&str, &str); 11] = [
+const TEXTS: [(&str, &str); 12] = [
     ("rgun.toml.5", MANUAL),
     ("rgun.1", include_str!("../../../../packaging/man/rgun.1")),
     ("rgun.8", include_str!("../../../../packaging/man/rgun.8")),
     ("rgun.toml", include_str!("../../../../packaging/etc/rgun.toml")),
     ("journal.md", include_str!("../../../../packaging/doc/journal.md")),
+    ("metrics.md", include_str!("../../../../packaging/doc/metrics.md")),
     ("migrating.md", include_str!("../../../../packaging/doc/migrating.md")),
     ("nginx.md", include_str!("../../../../packaging/doc/nginx.md")),
     ("static-files.md", include_str!("../../../../packaging/doc/static-files.md")),
@@ -59,6 +60,8 @@ fn keys_named_in_user_documents_exist() {
         "tls.key",
         "health.md",
         "control.md",
+        "metrics.md",
+        "metrics.sock",
     ];
     for (file, text) in TEXTS {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '_'));

@@ -187,3 +187,27 @@ fn check_outside_the_unit_leaves_credentials_unknown() {
     assert_eq!(default.tls.split_unknown_credentials().1, ["tls.crt", "tls.key"]);
     assert!(load("[tls]\ncert = \"/b\"\n").config.tls.split_unknown_credentials().1.is_empty());
 }
+
+#[test]
+fn metrics_have_addresses_of_their_own() {
+    let case = Case::new();
+    let metrics = |value: &str| {
+        let config = case.with(&format!("[metrics]\nbind = {value}\n")).unwrap();
+        config.listen.metrics.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(metrics("\"127.0.0.1:9797\""), ["127.0.0.1:9797"]);
+    assert_eq!(metrics("[\":9797\", \"unix:/run/m.sock\"]"), ["0.0.0.0:9797", "unix:/run/m.sock"]);
+    assert!(metrics("\"off\"").is_empty());
+    assert!(case.with("").unwrap().listen.metrics.is_empty());
+    // The addresses are not those of the application.
+    let config = case.with("[metrics]\nbind = \":9797\"\n").unwrap();
+    assert_eq!(config.listen.addresses().len(), 1);
+    assert!(!config.listen.explicit);
+}
+
+#[test]
+fn table_of_the_socket_for_metrics_is_refused() {
+    let error = Case::new().with("[listen.metrics]\nbind = \":1\"\n").unwrap_err();
+    assert!(error.contains("listen.metrics: is the name of the sockets for metrics"), "{error}");
+    assert!(error.contains("hint: choose another name; metrics.bind"), "{error}");
+}
