@@ -5,10 +5,11 @@ import re
 from breach import Breach
 from rust_source import TOP
 
-# Directives that an instance has of its own, by kind of unit.
+# Directives that an instance has of its own, by name of its unit.
 OWN = {
-    "service": {"ExecStart", "User", "Group", "StateDirectory", "CacheDirectory", "RuntimeDirectory"},
-    "socket": {"ListenStream", "RemoveOnStop", "NoDelay"},
+    "rgun@.service": {"ExecStart", "User", "Group", "StateDirectory", "CacheDirectory", "RuntimeDirectory"},
+    "rgun@.socket": {"ListenStream", "RemoveOnStop", "NoDelay"},
+    "rgun-metrics@.socket": {"ListenStream", "RemoveOnStop", "Service"},
 }
 
 
@@ -26,21 +27,24 @@ def directives(name, section):
 
 
 def unit_templates():
-    """The directives that rgun.service and rgun.socket share with their templates are the same, in order."""
+    """The directives that units share with their templates are the same, in order."""
     found = []
-    for kind, own in OWN.items():
-        section = kind.capitalize()
-        packaged, template = (
+    for template, own in OWN.items():
+        single = template.replace("@", "")
+        section = single.rpartition(".")[2].capitalize()
+        of_single, of_template = (
             [line for line in directives(name, section) if line.split("=")[0] not in own]
-            for name in (f"rgun.{kind}", f"rgun@.{kind}")
+            for name in (single, template)
         )
-        if packaged != template:
-            place = f"systemd/rgun@.{kind}"
-            differing = [line for line in packaged if line not in template]
-            differing += [line for line in template if line not in packaged]
-            found += [Breach(place, line, f"is not in both units of kind {kind}") for line in differing]
+        if of_single != of_template:
+            place = f"systemd/{template}"
+            differing = [line for line in of_single if line not in of_template]
+            differing += [line for line in of_template if line not in of_single]
+            found += [
+                Breach(place, line, f"is not in both units, {single} and {template}") for line in differing
+            ]
             if not differing:
-                found.append(Breach(place, "order", f"differs from that of rgun.{kind}"))
+                found.append(Breach(place, "order", f"differs from that of {single}"))
     return found
 
 
