@@ -93,7 +93,87 @@ def test_kubernetes_objects_match_their_schemas():
     for described in objects:
         kubernetes_validate.validate(described, "1.30", strict=True)
     kinds = [described["kind"] for described in objects]
-    assert kinds == ["Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"]
+    assert kinds == [
+        "Deployment",
+        "Service",
+        "PodDisruptionBudget",
+        "CronJob",
+        "HorizontalPodAutoscaler",
+    ]
+
+
+def containers():
+    """Returns the container of the Deployment, and the variables that it sets."""
+    deployment = next(yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text()))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return container, {item["name"]: item["value"] for item in container["env"]}
+
+
+def test_kubernetes_pod_serves_the_metrics_that_scale_it(environment, project):
+    container, variables = containers()
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert variables["RGUN_METRICS_BIND"] == f":{ports['metrics']}"
+    app, metrics = free_port(), free_port()
+    env = {
+        **variables,
+        "PORT": str(app),
+        "RGUN_METRICS_BIND": f":{metrics}",
+        "RGUN_TIMEOUTS_DRAIN_DELAY": "0s",
+    }
+    program = [environment.path / "bin" / "rgun"]
+    daemon = Daemon("main:app", chdir=project, bind=None, python=None, program=program, env=env)
+    try:
+        daemon.wait_ready()
+        families = get(metrics, "/metrics").decode()
+    finally:
+        daemon.stop()
+    autoscaler = list(yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text()))[-1]
+    (pods,) = (metric["pods"] for metric in autoscaler["spec"]["metrics"] if metric["type"] == "Pods")
+    assert f"# TYPE {pods['metric']['name']} gauge" in families
+    (query,) = (
+        trigger["metadata"]["query"]
+        for trigger in keda()["spec"]["triggers"]
+        if "query" in trigger["metadata"]
+    )
+    name = re.search(r"rgun_\w+", query)[0]
+    assert f"\n{name}{{le=" in families
+
+
+def keda():
+    """Returns the example for KEDA."""
+    return yaml.safe_load((EXAMPLES / "keda.yaml").read_text())
+
+
+def test_keda_object_has_the_fields_of_its_definition():
+    """By hand: no package has the schema of KEDA's CustomResourceDefinition."""
+    scaled = keda()
+    assert (scaled["apiVersion"], scaled["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
+    spec = scaled["spec"]
+    known = {
+        "scaleTargetRef",
+        "minReplicaCount",
+        "maxReplicaCount",
+        "pollingInterval",
+        "cooldownPeriod",
+        "triggers",
+    }
+    assert set(spec) <= known
+    deployment, *_, autoscaler = yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text())
+    assert spec["scaleTargetRef"] == autoscaler["spec"]["scaleTargetRef"]
+    assert spec["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    bounds = [
+        spec[name] for name in ("minReplicaCount", "maxReplicaCount", "pollingInterval", "cooldownPeriod")
+    ]
+    assert all(isinstance(bound, int) for bound in bounds)
+    by_type = {trigger["type"]: trigger for trigger in spec["triggers"]}
+    assert set(by_type) == {"prometheus", "cpu"}
+    for trigger in by_type.values():
+        assert set(trigger) == {"type", "metricType", "metadata"}
+        # The values of metadata are strings.
+        assert all(isinstance(value, str) for value in trigger["metadata"].values())
+    assert by_type["prometheus"]["metricType"] in ("Value", "AverageValue")
+    assert set(by_type["prometheus"]["metadata"]) == {"serverAddress", "query", "threshold"}
+    assert (by_type["cpu"]["metricType"], set(by_type["cpu"]["metadata"])) == ("Utilization", {"value"})
 
 
 def test_kubernetes_grace_period_covers_the_drain():
