@@ -255,9 +255,10 @@ impl Worker {
         WaitFlag(self.map.u32(Geometry::slot(slot, SLOT_CREDIT_WAIT)))
     }
 
-    /// Cancels an exchange if it is running: its iterable is not read any further.
+    /// Cancels an exchange if a thread runs it: its iterable is not read any further. Reads only the
+    /// slots of threads: the map has thousands more for an event loop, whose pages must stay unused.
     pub(crate) fn cancel(&self, exchange: ExchangeId) {
-        for (number, slot) in (0..).zip(&self.slots) {
+        for (number, slot) in (0..self.n_slots()).zip(&self.slots) {
             if self.map.u64(Geometry::slot(number, SLOT_EXCHANGE)).load(Ordering::Acquire) == exchange.0 {
                 slot.cancelled.store(exchange.0, Ordering::Release);
             }

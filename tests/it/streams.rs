@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::Rgun;
+use crate::support::{Rgun, wait_until};
 
 #[test]
 fn head_is_sent_before_the_body_starts() {
@@ -79,4 +79,48 @@ fn stream_paused_over_its_deadline_is_aborted() {
         daemon.log.wait_for("GET /stream/2/60000 aborted within the body");
         assert_eq!(daemon.log.count("60000 504"), 0, "{}", daemon.log.text());
     }
+}
+
+/// `/endless` sends parts until it is closed, which other paths report.
+const ENDLESS: &str = r#"
+import os, time
+closed = []
+
+class Endless:
+    def __iter__(self):
+        while True:
+            time.sleep(0.01)
+            yield b"part"
+
+    def close(self):
+        closed.append("closed")
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    if environ["PATH_INFO"] == "/endless":
+        return Endless()
+    return [f"pid={os.getpid()} {closed}".encode()]
+"#;
+
+#[test]
+fn departed_client_allocates_no_shared_memory() {
+    let rgun = Rgun::python(ENDLESS).flags(["--workers", "1", "--threads", "2"]);
+    // As by default. The map has a slot for each of these.
+    let rgun = rgun.set("workers.concurrency", "1000").set("websocket.max_connections", "10000");
+    let daemon = rgun.start_ready();
+    let mut client = daemon.connect();
+    client.send_get("/endless").response_head();
+    let before = shared_memory(daemon.worker());
+    drop(client);
+    wait_until("the stream is closed", || daemon.get("/").text().contains("closed").then_some(()));
+    let grown = shared_memory(daemon.worker()) - before;
+    assert!(grown < 1024, "{grown} KiB more");
+}
+
+/// Returns the KiB of a worker's channel that are allocated.
+fn shared_memory(pid: u32) -> u64 {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the worker runs");
+    let map = &maps[maps.find("rgun-channel").expect("the worker has a channel")..];
+    let rss = map.lines().find_map(|line| line.strip_prefix("Rss:")).expect("smaps(5)");
+    rss.trim().trim_end_matches(" kB").parse().expect("a number")
 }

@@ -29,6 +29,8 @@ pub(crate) struct WorkerChannel {
     eventfd: Arc<OwnedFd>,
     /// The worker is woken by the eventfd, not by a futex.
     wakes_by_eventfd: bool,
+    /// Number of slots that have a thread, from slot 0 on.
+    threads: u32,
     /// Bytes acknowledged so far, by slot.
     acked: Vec<u64>,
     /// Descriptors of response files that arrived before the completion that names them.
@@ -39,6 +41,7 @@ impl WorkerChannel {
     pub(super) fn new(
         map: Arc<Map>,
         geometry: &Geometry,
+        threads: u32,
         control: Arc<OwnedFd>,
         eventfd: Arc<OwnedFd>,
     ) -> Self {
@@ -50,6 +53,7 @@ impl WorkerChannel {
             control,
             eventfd,
             wakes_by_eventfd: false,
+            threads: threads.min(geometry.slots),
             acked: vec![0; geometry.slots as usize],
             files: HashMap::new(),
         }
@@ -107,8 +111,8 @@ impl WorkerChannel {
     /// unchecked.
     pub(crate) fn thread_of(&self, id: ExchangeId) -> Option<u64> {
         let read = |slot, field| self.map.u64(Geometry::slot(slot, field)).load(Ordering::Relaxed);
-        let n_slots = u32::try_from(self.n_map_slots()).ok()?;
-        let slot = (0..n_slots).find(|slot| read(*slot, SLOT_EXCHANGE) == id.0)?;
+        // The pages of the other slots stay unused, and would be allocated by reading them.
+        let slot = (0..self.threads).find(|slot| read(*slot, SLOT_EXCHANGE) == id.0)?;
         Some(read(slot, SLOT_THREAD)).filter(|thread| *thread != 0)
     }
 

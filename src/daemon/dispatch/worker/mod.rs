@@ -74,7 +74,7 @@ impl Worker {
         Self {
             id: worker,
             generation,
-            channel: WorkerChannel::new(map, &geometry, control, wake),
+            channel: WorkerChannel::new(map, &geometry, slots.threads, control, wake),
             load: WorkerLoad::new(slots, now),
             outbox: Outbox::default(),
             loop_watch: LoopWatch::default(),
