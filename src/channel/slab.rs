@@ -6,9 +6,10 @@
 //!
 //! The daemon passes a lent chunk to the HTTP stack without a copy ([`Chunk::bytes`]): the bytes go
 //! from shared memory to `writev(2)`. When a client is slow, the daemon copies its chunks and
-//! returns them ([`SlabReceiver::reclaim_overdue`]), so slow clients hold no part of the slab. A
-//! worker that writes into a lent chunk races with the daemon's reads. The daemon does not
-//! interpret the bytes, so the worst outcome is that the worker's own client receives garbage.
+//! returns them ([`SlabReceiver::relieve`], [`SlabReceiver::reclaim_overdue`]), so slow clients hold
+//! no part of the slab. A worker that writes into a lent chunk races with the daemon's reads. The
+//! daemon does not interpret the bytes, so the worst outcome is that the worker's own client
+//! receives garbage.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -114,6 +115,8 @@ struct Shared {
 struct Loans {
     chunks: Vec<Option<Loan>>,
     count: usize,
+    /// Number of chunks received so far.
+    n_received: u64,
     free_head: u64,
     /// Number of calls of [`SlabReceiver::reclaim_overdue`] so far.
     round: u64,
@@ -123,15 +126,25 @@ struct Loans {
 #[derive(Debug)]
 struct Loan {
     chunk: Weak<Chunk>,
+    /// [`Loans::n_received`] when the chunk was received.
+    order: u64,
     /// [`Loans::round`] when the chunk was received.
     received_in: u64,
+}
+
+impl Loans {
+    /// True if more than half of the slab is lent. The worker is not woken for free chunks before
+    /// at most half is lent.
+    fn is_scarce(&self) -> bool {
+        self.count * 2 > self.chunks.len()
+    }
 }
 
 impl SlabReceiver {
     /// Creates the daemon's end over a new map.
     pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
         let chunks = (0..geometry.chunks).map(|_| None).collect();
-        let loans = Loans { chunks, count: 0, free_head: 0, round: 0 };
+        let loans = Loans { chunks, count: 0, n_received: 0, free_head: 0, round: 0 };
         Self {
             shared: Arc::new(Shared {
                 map,
@@ -158,7 +171,7 @@ impl SlabReceiver {
             return Err(ProtocolError::Chunk { chunk, why: "is longer than a chunk" });
         }
         let mut loans = self.shared.lock();
-        let received_in = loans.round;
+        let (order, received_in) = (loans.n_received, loans.round);
         let loan = match loans.chunks.get_mut(chunk as usize) {
             None => return Err(ProtocolError::Chunk { chunk, why: "does not exist" }),
             Some(Some(_)) => {
@@ -168,7 +181,8 @@ impl SlabReceiver {
         };
         let (shared, len) = (Arc::clone(&self.shared), len as usize);
         let received = Arc::new(Chunk { shared, number: chunk, len, copy: OnceLock::new() });
-        *loan = Some(Loan { chunk: Arc::downgrade(&received), received_in });
+        *loan = Some(Loan { chunk: Arc::downgrade(&received), order, received_in });
+        loans.n_received += 1;
         loans.count += 1;
         Ok(received)
     }
@@ -192,10 +206,26 @@ impl SlabReceiver {
         self.shared.lock().count * 4 >= self.shared.geometry.chunks as usize
     }
 
-    /// True if more than half of the slab is lent. Further chunks are then copied and returned at
-    /// once, so that the worker's other responses do not wait for chunks.
-    pub fn is_scarce(&self) -> bool {
-        self.shared.lock().count * 2 > self.shared.geometry.chunks as usize
+    /// Copies and returns the oldest chunks until at most half of the slab is lent, which wakes the
+    /// worker if it waits. Called when all chunks have been offered to their sockets: those still
+    /// lent wait for slow clients, on which the worker's other responses must not wait. Returns
+    /// whether a chunk is still lent.
+    pub fn relieve(&self) -> bool {
+        let loans = self.shared.lock();
+        if !loans.is_scarce() {
+            return loans.count > 0;
+        }
+        let n_excess = loans.count - loans.chunks.len() / 2;
+        let mut oldest: Vec<_> =
+            loans.chunks.iter().flatten().map(|loan| (loan.order, &loan.chunk)).collect();
+        oldest.sort_unstable_by_key(|(order, _)| *order);
+        let excess: Vec<_> =
+            oldest.into_iter().take(n_excess).filter_map(|(_, chunk)| chunk.upgrade()).collect();
+        drop(loans);
+        for chunk in excess {
+            chunk.copy_and_return();
+        }
+        true
     }
 }
 
@@ -266,7 +296,9 @@ impl Drop for Chunk {
 }
 
 impl Shared {
-    /// Returns a chunk to the worker and wakes it.
+    /// Returns a chunk to the worker. Wakes the worker if it waits and at most half of the slab is
+    /// lent: a worker that is woken for each chunk sends each in a frame of its own, and sleeps
+    /// again. [`SlabReceiver::relieve`] guarantees that the wake-up comes.
     fn return_chunk(&self, number: u32) {
         let Self { map, geometry, eventfd, .. } = self;
         let mut loans = self.lock();
@@ -275,6 +307,9 @@ impl Shared {
         map.u32(free_ring_offset(geometry, loans.free_head)).store(number, Ordering::Relaxed);
         loans.free_head += 1;
         map.u64(Geometry::word(Word::FreeHead)).store(loans.free_head, Ordering::Release);
+        if loans.is_scarce() {
+            return;
+        }
         drop(loans);
         let waker = eventfd.get().map_or(Waker::Futex, |eventfd| Waker::EventFd(eventfd.as_fd()));
         WaitFlag(map.u32(Geometry::word(Word::SpaceWait))).notify(&waker);
@@ -299,7 +334,6 @@ mod tests {
             let b = sender.fill(&vec![round + 1; CHUNK_BYTES]).unwrap().unwrap();
             let a = receiver.receive(a, 100).unwrap();
             let b = receiver.receive(b, u32::try_from(CHUNK_BYTES).unwrap()).unwrap();
-            assert!(receiver.is_scarce());
             assert_eq!(a.bytes(), &[round; 100]);
             assert_eq!(b.bytes(), &vec![round + 1; CHUNK_BYTES][..]);
             drop(b);
@@ -324,6 +358,45 @@ mod tests {
         assert!(receiver.receive(0, 65_537).is_err());
         let _held = receiver.receive(0, 1).unwrap();
         assert!(receiver.receive(0, 1).is_err());
+    }
+
+    #[test]
+    fn relieve_returns_the_oldest_chunks_beyond_half() {
+        let (mut sender, receiver) = pair(4);
+        let mut lend = |byte| receiver.receive(sender.fill(&[byte]).unwrap().unwrap(), 1).unwrap();
+        let chunks = [1, 2, 3, 4].map(&mut lend);
+        assert!(receiver.relieve());
+        assert_eq!(chunks.each_ref().map(|chunk| chunk.is_lent()), [false, false, true, true]);
+        let later = [5, 6].map(&mut lend);
+        assert!(receiver.relieve());
+        let are_lent = chunks.iter().chain(&later).map(|chunk| chunk.is_lent());
+        assert_eq!(are_lent.collect::<Vec<_>>(), [false, false, false, false, true, true]);
+        let bytes: Vec<_> = chunks.iter().chain(&later).map(|chunk| chunk.bytes()[0]).collect();
+        assert_eq!(bytes, [1, 2, 3, 4, 5, 6]);
+        drop((chunks, later));
+        assert!(!receiver.relieve());
+        assert_eq!(sender.n_available().unwrap(), 4);
+    }
+
+    #[test]
+    fn waiting_worker_is_woken_when_half_of_the_slab_is_free() {
+        let (mut sender, receiver) = pair(4);
+        let map = Arc::clone(&sender.map);
+        let mut lend = || receiver.receive(sender.fill(b"x").unwrap().unwrap(), 1).unwrap();
+        let mut lent: Vec<_> = (0..4).map(|_| lend()).collect();
+        let flag = WaitFlag(map.u32(Geometry::word(Word::SpaceWait)));
+        flag.announce_wait();
+        let is_waiting = || flag.0.load(Ordering::Relaxed) & 1 == 1;
+        drop(lent.pop());
+        assert!(is_waiting());
+        drop(lent.pop());
+        assert!(!is_waiting());
+        flag.announce_wait();
+        lent.extend((0..2).map(|_| lend()));
+        assert!(is_waiting());
+        // The client takes nothing.
+        receiver.relieve();
+        assert!(!is_waiting());
     }
 
     #[test]

@@ -40,6 +40,9 @@ impl Dispatcher {
     /// sleep.
     pub fn before_park(&self) {
         let mut state = self.lock();
+        for worker in state.workers.iter_mut().flatten() {
+            worker.channel.end_turn();
+        }
         let mut has_waited = false;
         for _ in 0..MAX_ROUNDS {
             let woken = self.collect_now(&mut state);
@@ -96,7 +99,7 @@ impl Dispatcher {
         let running = state.workers.iter().flatten().map(|worker| worker.load.n_busy()).sum();
         state.load_stats.record_running(running);
         for index in 0..state.workers.len() {
-            let (mut popped_any, mut has_freed_slot) = (false, false);
+            let (mut n_popped_bytes, mut has_freed_slot) = (0, false);
             if let Some(worker) = &mut state.workers[index] {
                 worker.absorbed = 0;
             }
@@ -114,10 +117,12 @@ impl Dispatcher {
                         break;
                     }
                 }
-                popped_any = true;
+                n_popped_bytes += state.completion_frame.len();
             }
-            if popped_any && let Some(worker) = &state.workers[index] {
-                worker.channel.notify_space();
+            if n_popped_bytes > 0
+                && let Some(worker) = &mut state.workers[index]
+            {
+                worker.channel.free_space(n_popped_bytes);
             }
             if let Some(worker) = &mut state.workers[index]
                 && worker.has_backlog()

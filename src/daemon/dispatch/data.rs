@@ -93,6 +93,13 @@ impl Data {
         }
     }
 
+    /// Copies the piece and returns its chunk, if it is in a slab.
+    pub(super) fn leave_slab(&self) {
+        if let Location::Slab(chunk, _) = &self.bytes {
+            chunk.copy_and_return();
+        }
+    }
+
     /// Makes a piece with a charge that the caller has reserved; `None` for a body that the daemon
     /// itself makes.
     pub fn with_reservation(bytes: Bytes, reservation: Option<Reservation>) -> Self {

@@ -108,6 +108,7 @@ impl Dispatcher {
         let now = Instant::now();
         // The worker may have completed exchanges before it died.
         self.collect_completions(&mut state, now);
+        state.notify_freed_space();
         self.remove_worker(&mut state, index, now);
     }
 
@@ -146,6 +147,7 @@ impl Dispatcher {
                 let now = Instant::now();
                 // The worker may have completed exchanges before it closed the socket.
                 self.collect_completions(&mut state, now);
+                state.notify_freed_space();
                 // A completion that breaks the contract has removed the worker already.
                 if state.worker_index(id).is_some() {
                     (self.notice)(Notice::ControlSocketClosed(id));
@@ -253,6 +255,14 @@ impl Dispatcher {
 }
 
 impl State {
+    /// Wakes workers that wait for room. Called where completions are collected on another thread
+    /// than the reactor's, whose turn may be over.
+    fn notify_freed_space(&mut self) {
+        for worker in self.workers.iter_mut().flatten() {
+            worker.channel.notify_freed_space();
+        }
+    }
+
     /// Queues a request again after its worker died, if retries are enabled, the request is not
     /// quarantined, and a retry is safe: the method is idempotent (RFC 9110 §9.2.2) and the client
     /// has received no part of a response. Returns whether the request was queued.

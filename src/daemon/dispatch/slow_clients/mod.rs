@@ -28,7 +28,7 @@ use rgun_channel::frame::ExchangeId;
 
 use crate::error_chain::Chain;
 
-use crate::dispatch::data::Buffers;
+use crate::dispatch::data::{Buffers, Data};
 use crate::dispatch::exchange::{ClientWait, Exchange, ExchangeState};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::slow_clients::spill::{MIN_SPILL_BYTES, SpillJob, SpillResult, WatchedExchange};
@@ -136,6 +136,8 @@ impl Exchange {
             return None;
         }
         let data = self.response.buffer.take_excess(allowed);
+        // Another thread writes the pieces, so they must not stay in the slab.
+        data.iter().for_each(Data::leave_slab);
         let len: u64 = data.iter().map(|data| data.len() as u64).sum();
         match buffers.disk.reserve(len) {
             _ if data.is_empty() => None,

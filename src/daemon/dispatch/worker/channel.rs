@@ -17,6 +17,10 @@ use rgun_channel::wake::{Sleepers, WaitFlag, Waker};
 
 use crate::dispatch::worker::contract::ContractBreach;
 
+/// Length of popped frames for which a worker that waits for room is woken at once. Its other
+/// frames then fill the ring while the daemon passes on the popped ones.
+const MIN_SPACE_BYTES: usize = 64 * 1024;
+
 /// Rings, slab and worker socket of one worker.
 #[derive(Debug)]
 pub(crate) struct WorkerChannel {
@@ -29,6 +33,10 @@ pub(crate) struct WorkerChannel {
     eventfd: Arc<OwnedFd>,
     /// The worker is woken by the eventfd, not by a futex.
     wakes_by_eventfd: bool,
+    /// The daemon may own chunks of the slab.
+    may_own_chunks: bool,
+    /// Frames were popped, and the worker has not been notified.
+    has_freed_space: bool,
     /// Number of slots that have a thread, from slot 0 on.
     threads: u32,
     /// Bytes acknowledged so far, by slot.
@@ -53,6 +61,8 @@ impl WorkerChannel {
             control,
             eventfd,
             wakes_by_eventfd: false,
+            may_own_chunks: false,
+            has_freed_space: false,
             threads: threads.min(geometry.slots),
             acked: vec![0; geometry.slots as usize],
             files: HashMap::new(),
@@ -90,8 +100,18 @@ impl WorkerChannel {
         self.completions.is_empty()
     }
 
-    /// Wakes the worker if it waits for room in the completion ring.
-    pub(crate) fn notify_space(&self) {
+    /// Wakes the worker if it waits for room in the completion ring, after `bytes` of frames were
+    /// popped: now, or after little at the end of the turn. By then the slab has free chunks, too,
+    /// for which the worker is woken by the same flag.
+    pub(crate) fn free_space(&mut self, bytes: usize) {
+        if bytes < MIN_SPACE_BYTES {
+            self.has_freed_space = true;
+        } else {
+            self.notify_space();
+        }
+    }
+
+    fn notify_space(&self) {
         WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait))).notify(&self.waker());
     }
 
@@ -155,18 +175,29 @@ impl WorkerChannel {
     }
 
     /// Returns the slab chunks that a completion names.
-    pub(super) fn take_chunks(&self, pairs: &[u8]) -> Result<Vec<Arc<Chunk>>, ContractBreach> {
+    pub(super) fn take_chunks(&mut self, pairs: &[u8]) -> Result<Vec<Arc<Chunk>>, ContractBreach> {
         let mut chunks = Vec::with_capacity(pairs.len() / 8);
         for (number, len) in frame::chunks(pairs) {
-            let chunk = self.slab.receive(number, len)?;
-            // Chunks stay in the slab, unless it is so full that the worker would soon have to wait
-            // for a free chunk.
-            if self.slab.is_scarce() {
-                chunk.copy_and_return();
-            }
-            chunks.push(chunk);
+            chunks.push(self.slab.receive(number, len)?);
         }
+        self.may_own_chunks = true;
         Ok(chunks)
+    }
+
+    /// Ends the reactor's turn, in which the tasks of all connections have run: frees chunks that
+    /// slow clients hold, and wakes the worker if it waits for room. Called on the reactor's thread.
+    pub(crate) fn end_turn(&mut self) {
+        if self.may_own_chunks {
+            self.may_own_chunks = self.slab.relieve();
+        }
+        self.notify_freed_space();
+    }
+
+    /// Wakes the worker if it waits for room and some was freed since it was last notified.
+    pub(crate) fn notify_freed_space(&mut self) {
+        if std::mem::take(&mut self.has_freed_space) {
+            self.notify_space();
+        }
     }
 
     /// Returns whether the daemon owns a quarter of the worker's slab or more.
