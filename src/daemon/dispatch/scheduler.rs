@@ -1,5 +1,6 @@
 //! Chooses the worker for each request, and revokes requests that another worker can start sooner.
 
+use std::cmp::Reverse;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -114,9 +115,17 @@ impl Dispatcher {
     }
 }
 
-/// A worker's rank; the lowest is chosen. Compares whether the worker is stalled, whether it has no
-/// idle slot, and its load.
-type Rank = (bool, bool, (u32, u32));
+/// Orders the workers for a request; the lowest is chosen. The pairs are ranks (`WorkerLoad::rank`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// The worker is awake, and will start the request before another worker would be awake. The
+    /// more requests it has, the better: fewer workers then share the processors' caches.
+    Warm(Reverse<u32>),
+    /// The worker has an idle slot.
+    Idle((u32, u32)),
+    /// The request is prefetched.
+    Ahead((u32, u32)),
+}
 
 impl State {
     /// Returns how the body of a queued exchange travels.
@@ -129,17 +138,18 @@ impl State {
     }
 
     /// Returns the worker that can start a request soonest, if one has room. Prefers workers that
-    /// are not stalled, then those with an idle slot, then the least busy.
+    /// are not stalled, then those that are awake and have only quick requests, then those with an
+    /// idle slot, then the least busy.
     pub(super) fn choose_worker(&self, transport: BodyTransport) -> Option<usize> {
-        let mut best: Option<(usize, Rank)> = None;
+        let mut best: Option<(usize, (bool, Fit))> = None;
         for (index, worker) in self.workers.iter().enumerate() {
             let Some(worker) = worker else { continue };
             if !worker.has_room(transport) {
                 continue;
             }
-            let rank = (worker.load.is_stalled, worker.idle_slots() == 0, worker.load.rank(transport));
-            if best.is_none_or(|(_, other)| rank < other) {
-                best = Some((index, rank));
+            let fit = (worker.load.is_stalled, worker.fit(transport));
+            if best.is_none_or(|(_, other)| fit < other) {
+                best = Some((index, fit));
             }
         }
         best.map(|(index, _)| index)
@@ -202,6 +212,17 @@ impl State {
 }
 
 impl Worker {
+    /// Returns how well the worker, which has room, suits a request.
+    fn fit(&self, transport: BodyTransport) -> Fit {
+        if self.load.starts_next_soon() {
+            Fit::Warm(Reverse(self.load.n_assigned()))
+        } else if self.idle_slots() > 0 {
+            Fit::Idle(self.load.rank(transport))
+        } else {
+            Fit::Ahead(self.load.rank(transport))
+        }
+    }
+
     fn revoke_oldest(&mut self, exchanges: &ExchangeTable) -> Option<ExchangeId> {
         let candidates: Vec<_> = self.load.assigned_ids().collect();
         self.revoke_first(candidates.into_iter(), exchanges)

@@ -8,6 +8,7 @@ mod death;
 mod one_worker;
 mod random;
 mod rules;
+mod scheduling;
 mod slow;
 mod supervision;
 mod takeover;

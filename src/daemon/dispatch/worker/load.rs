@@ -247,6 +247,14 @@ impl WorkerLoad {
         if self.service_time.needs_one_thread() { 1 } else { n_published }
     }
 
+    /// Returns whether the worker is busy and will start another request within
+    /// [`MIN_STEAL_WAIT`]: waking another worker for it is not worth its cost.
+    pub(crate) fn starts_next_soon(&self) -> bool {
+        self.prefetches
+            && !self.running.is_empty()
+            && self.service_time.total(self.n_assigned()) <= MIN_STEAL_WAIT
+    }
+
     /// Returns how long prefetched records would have to wait, if that is worth another worker's
     /// wake-up.
     pub(crate) fn prefetch_wait(&self, now: Instant) -> Option<Duration> {

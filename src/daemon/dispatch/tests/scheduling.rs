@@ -1,0 +1,59 @@
+//! The choice among several workers: quick requests stay with the workers that are awake.
+
+use super::*;
+
+/// Creates a rig with two workers that have reported this service time for long.
+fn rig_with_service(nanos: u64) -> Rig {
+    let mut rig = Rig::with(base_policy(), 2);
+    for index in 0..2 {
+        rig.workers[index].service = nanos;
+    }
+    for _ in 0..100 {
+        let tickets = [rig.submit(b"/"), rig.submit(b"/")];
+        while let Some(index) = rig.workers.iter().position(FakeWorker::has_unclaimed) {
+            rig.answer_by(index, 200);
+        }
+        assert!(tickets.into_iter().all(|ticket| poll(ticket).is_ready()));
+    }
+    rig
+}
+
+/// Submits requests until one is assigned to the second worker. Returns the number of those before
+/// it.
+fn n_until_second_worker(rig: &Rig) -> usize {
+    let mut tickets = Vec::new();
+    while !rig.workers[1].has_unclaimed() {
+        assert!(tickets.len() < 100, "the second worker gets nothing");
+        tickets.push(rig.submit(b"/"));
+    }
+    tickets.len() - 1
+}
+
+#[test]
+fn second_worker_is_woken_only_if_the_first_takes_long() {
+    // The wait that is worth a wake-up is 50 µs.
+    assert_eq!(n_until_second_worker(&rig_with_service(20_000)), 3);
+    assert_eq!(n_until_second_worker(&rig_with_service(60_000)), 1);
+    assert_eq!(n_until_second_worker(&rig_with_service(SLOW_SERVICE_NANOS)), 1);
+}
+
+#[test]
+fn quick_worker_gets_no_second_request_without_prefetching() {
+    let rig = rig_with_service(FAST_SERVICE_NANOS);
+    rig.dispatcher.set_prefetching(false);
+    assert_eq!(n_until_second_worker(&rig), 1);
+}
+
+#[test]
+fn request_behind_a_slow_one_moves_to_the_idle_worker() {
+    let mut rig = rig_with_service(FAST_SERVICE_NANOS);
+    let (slow, quick) = (rig.submit(b"/slow"), rig.submit(b"/quick"));
+    assert_eq!(rig.claim().unwrap().1, b"/slow");
+    assert!(!rig.workers[1].has_unclaimed());
+    let now = Instant::now();
+    rig.dispatcher.tick(now);
+    rig.dispatcher.tick(now + Duration::from_millis(5));
+    assert_eq!(rig.answer_by(1, 200), b"/quick");
+    assert_eq!(status(quick), 200);
+    drop(slow);
+}
