@@ -1,9 +1,11 @@
 """The Debian package and the rpm: the same files, and checked by the distributions' own tools."""
 
 import gzip
+import json
 import os
 import re
 import subprocess
+import zlib
 
 import pytest
 from support.paths import TOP
@@ -58,6 +60,32 @@ def test_packages_disable_their_units_by_a_preset(contents):
     for files in contents:
         lines = files["/usr/lib/systemd/system-preset/80-rgun.preset"].decode().splitlines()
         assert {"disable rgun.service", "disable rgun.socket"} <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("program", "package", "linked", "not_linked"),
+    [
+        ("/usr/bin/rgun", "rgun", {"hyper", "rustls", "rgun-channel"}, {"pyo3", "rcgen", "cc"}),
+        ("/usr/lib/rgun/rgun_worker.abi3.so", "rgun-worker", {"pyo3", "rgun-channel"}, {"hyper", "tokio"}),
+    ],
+)
+def test_program_lists_the_crates_in_it(contents, tmp_path, program, package, linked, not_linked):
+    path, section = tmp_path / "program", tmp_path / "section"
+    path.write_bytes(contents[0][program])
+    if os.environ.get("PROFILE", "release") != "release":
+        # Only `make optimized` adds the list. Here it is added to the program of another profile.
+        run([TOP / "packaging/audit-data", package, path])
+    run(["objcopy", f"--dump-section=.dep-v0={section}", path, tmp_path / "copy"])
+    listed = json.loads(zlib.decompress(section.read_bytes()))["packages"]
+    names = {entry["name"] for entry in listed}
+    assert linked <= names
+    assert not not_linked & names
+    (root,) = (entry for entry in listed if entry.get("root"))
+    assert (root["name"], root["source"]) == (package, "local")
+    assert all(index < len(listed) for entry in listed for index in entry.get("dependencies", []))
+    if package == "rgun":
+        path.chmod(0o755)
+        assert run([path, "--version"]).startswith("rgun ")
 
 
 def test_deb_passes_lintian(deb):
