@@ -103,6 +103,42 @@ def test_rpm_needs_systemd_and_no_python(rpm):
     assert "python" not in needed
 
 
+MACROS = """\
+%systemd_post() macro-post %{*}
+%systemd_preun() macro-preun %{*}
+%systemd_postun_with_restart() macro-postun %{*}
+"""
+
+
+def scriptlets(tmp_path, macros):
+    """Returns the scriptlets of the spec, as rpm expands them with these macros of systemd only."""
+    names = ("systemd_post", "systemd_preun", "systemd_postun_with_restart")
+    (tmp_path / "macros").write_text(macros)
+    (tmp_path / "files").write_text("")
+    spec = tmp_path / "rgun.spec"
+    spec.write_text((TOP / "packaging/rpm/rgun.spec.in").read_text().replace("@VERSION@", "1"))
+    undefined = [f"--undefine={name}" for name in names]
+    return run(["rpmspec", *undefined, "--load", tmp_path / "macros", "--parse", spec]).partition("%post\n")[
+        2
+    ]
+
+
+def test_rpm_scriptlets_use_the_macros_of_systemd(tmp_path):
+    units = "rgun.socket rgun.service rgun-metrics.socket"
+    expanded = scriptlets(tmp_path, MACROS)
+    for line in (f"macro-post {units}", f"macro-preun {units}", "macro-postun rgun.service"):
+        assert f"\n{line}\n" in expanded
+    assert "systemd-update-helper" not in expanded
+    assert "try-restart 'rgun@*.service'" in expanded
+
+
+def test_rpm_scriptlets_need_no_macros(tmp_path):
+    expanded = scriptlets(tmp_path, "")
+    for command in ("install-system-units", "remove-system-units", "mark-restart-system-units"):
+        assert f"/usr/lib/systemd/systemd-update-helper {command} " in expanded
+    assert "%" not in expanded.partition("%files")[0].replace("%preun", "").replace("%postun", "")
+
+
 # Installs, upgrades and removes the rpm in a root directory whose changes stay in memory. Without
 # dependencies, because rpm does not know what dpkg has installed. $1 is the package; each
 # line of output is a fact.
