@@ -38,6 +38,7 @@ mod http1;
 mod journal;
 mod metrics;
 mod own_responses;
+mod parking;
 mod proxy_protocol;
 mod readiness;
 mod refusals;

@@ -100,15 +100,20 @@ async fn serve_http1(connection: Arc<Connection>, mut serving: Box<HttpConn>) {
     // Dropped before `serving`, so that requests in flight find the close reason when they are
     // dropped.
     let mut close_guard = CloseGuard::new(&connection);
-    match (&mut *serving).await {
-        Ok(()) => match continuation(*serving) {
-            None => {}
-            Some(Continuation::WebSocket(socket)) => socket.await,
-            Some(Continuation::Http2(serving)) => serving.await,
-        },
-        Err(error) => {
+    loop {
+        if let Err(error) = (&mut *serving).await {
             tracing::debug!(client = %connection.peer.address, error = %crate::error_chain::Chain(&error),
                 "a connection ended early");
+            break;
+        }
+        match continuation(serving) {
+            None => break,
+            Some(Continuation::WebSocket(socket)) => break socket.await,
+            Some(Continuation::Http2(serving)) => break serving.await,
+            Some(Continuation::Parked { server, stream, unread }) => {
+                let Some((stream, unread)) = stream.park(unread).await else { break };
+                serving = Box::new(http1_connection(server, stream, FirstInput::Unread(unread)));
+            }
         }
     }
     close_guard.finish();
@@ -143,7 +148,7 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, input: FirstInput
         FirstInput::Refused(head) => (OnceLock::from(head), Vec::new()),
     };
     let is_refused = refused_head.get().is_some();
-    connection.set_movable(stream.is_plain() && !is_refused);
+    connection.set_http1(!is_refused, stream.is_plain());
     let context = Arc::new(ConnContext {
         server,
         connection,
@@ -159,26 +164,30 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, input: FirstInput
     builder.serve_connection(TokioIo::new(wire), ConnService { context, upgrade_slot: OnceLock::new() })
 }
 
-/// The protocol that follows HTTP/1 on a connection.
+/// What follows HTTP/1 on a connection.
 enum Continuation {
+    /// No request, until the client sends one, or the next daemon continues the connection.
+    Parked { server: Arc<Server>, stream: ClientStream, unread: Vec<u8> },
     /// The last response was a 101.
     WebSocket(websocket::UpgradedConn),
     /// The connection began with the HTTP/2 preface.
     Http2(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
-/// Returns the protocol that continues on the socket, if hyper has left the socket open. The
-/// protocol also gets the bytes that were read beyond the last HTTP/1 message.
-fn continuation(http_conn: HttpConn) -> Option<Continuation> {
+/// Returns what continues on the socket, if hyper has left the socket open. It also gets the bytes
+/// that were read beyond the last HTTP/1 message.
+///
+/// It takes the box, whose memory is thus free while the connection is parked.
+fn continuation(http_conn: Box<HttpConn>) -> Option<Continuation> {
     let Parts { io, read_buf, service, .. } = http_conn.into_parts();
     let wire = io.into_inner();
     let server = &service.context.server;
     if wire.is_detached() {
         let (stream, buffered) = wire.into_parts();
-        stream.hand_over([&*read_buf, &*buffered].concat());
-        return None;
+        let unread = [&*read_buf, &*buffered].concat();
+        return Some(Continuation::Parked { server: Arc::clone(server), stream, unread });
     }
-    service.context.connection.set_movable(false);
+    service.context.connection.set_http1(false, false);
     if let (true, Some(settings)) = (wire.is_http2(), server.http2) {
         let server = Arc::clone(server);
         let (stream, buffered) = wire.into_parts();

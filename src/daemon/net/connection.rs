@@ -16,19 +16,12 @@ use super::detached::DetachedConnection;
 use super::directive::Directive;
 use super::eviction::Evictable;
 use super::interim::InterimSlot;
-use super::limits::ConnectionLimits;
 use super::output::OutputProgress;
 use super::peer::{Client, Peer};
 use super::phase::Phase;
 use super::registry::Registry;
 use super::streams::StreamTable;
-
-/// Minimum idle time before a drain or an eviction closes a connection: its client may be sending
-/// the next request already, and would see a reset.
-const IDLE_GRACE: Duration = Duration::from_secs(1);
-
-/// Time for which a connection in [`Phase::Lingering`] reads and drops input.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+use super::timeouts::IDLE_GRACE;
 
 /// The reason why a connection was closed with a request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +76,8 @@ pub struct Connection {
     closed: AtomicBool,
     /// The daemon's shutdown closed the connection.
     shut_down: AtomicBool,
+    /// Set while the connection speaks HTTP/1.
+    can_park: AtomicBool,
     /// Set while the connection speaks HTTP/1 without TLS.
     can_move: AtomicBool,
     /// Set by a WebSocket.
@@ -118,6 +113,7 @@ impl Connection {
             abandoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             shut_down: AtomicBool::new(false),
+            can_park: AtomicBool::new(false),
             can_move: AtomicBool::new(false),
             alarm: Alarm::default(),
             waker: OnceLock::new(),
@@ -139,7 +135,7 @@ impl Connection {
     }
 
     /// Returns the streams, if the connection is multiplexed.
-    fn streams(&self) -> Option<&StreamTable<Self>> {
+    pub(super) fn streams(&self) -> Option<&StreamTable<Self>> {
         match &self.role {
             Role::Socket { streams, .. } => streams.get().map(|streams| &**streams),
             Role::Stream { .. } => None,
@@ -167,7 +163,7 @@ impl Connection {
     pub fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.phase_since.store(self.registry.now(), Ordering::Relaxed);
-        if matches!(self.directive(), Directive::CloseIdle | Directive::Evict | Directive::HeadTimeout) {
+        if self.directive().is_for_phase() {
             self.directive.store(Directive::None as u8, Ordering::Relaxed);
         }
     }
@@ -184,8 +180,11 @@ impl Connection {
         self.phase_since.store(since, Ordering::Relaxed);
     }
 
-    /// Notes whether the next daemon can continue the connection: it speaks HTTP/1 without TLS.
-    pub fn set_movable(&self, can_move: bool) {
+    /// Notes whether the connection speaks HTTP/1, so that it can be parked, and whether it also has
+    /// no TLS, so that the next daemon can continue it.
+    pub fn set_http1(&self, is_http1: bool, is_plain: bool) {
+        let can_move = is_http1 && is_plain;
+        self.can_park.store(is_http1, Ordering::Relaxed);
         self.can_move.store(can_move, Ordering::Relaxed);
         if !can_move && self.directive() == Directive::HandOver {
             self.directive.store(Directive::None as u8, Ordering::Relaxed);
@@ -200,10 +199,33 @@ impl Connection {
 
     /// True if the connection must leave HTTP now, for the next daemon: no request is in progress,
     /// and every response is written.
-    pub fn should_hand_over(&self) -> bool {
+    pub(super) fn should_hand_over(&self) -> bool {
         self.directive() == Directive::HandOver
             && matches!(self.phase(), Phase::New | Phase::Head | Phase::Idle)
-            && !self.write_blocked.load(Ordering::Relaxed)
+            && !self.is_write_blocked()
+    }
+
+    /// True if the connection must leave HTTP now, without being closed: for the next daemon, or to
+    /// be parked.
+    pub fn should_leave_http(&self) -> bool {
+        self.should_hand_over() || (self.directive() == Directive::Park && self.phase() == Phase::Idle)
+    }
+
+    /// True if the connection may be parked.
+    pub(super) fn is_parkable(&self) -> bool {
+        self.can_park.load(Ordering::Relaxed) && self.directive() == Directive::None
+    }
+
+    /// Ends the parking: the client has sent something.
+    pub(super) fn unpark(&self) {
+        let (park, none) = (Directive::Park as u8, Directive::None as u8);
+        // Fails if another directive has replaced it, which is kept.
+        let _ = self.directive.compare_exchange(park, none, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// True if the last write would have blocked.
+    pub(super) fn is_write_blocked(&self) -> bool {
+        self.write_blocked.load(Ordering::Relaxed)
     }
 
     /// True if the drain ends the connection after its response, which then carries `Connection:
@@ -416,48 +438,6 @@ impl Connection {
     /// True while the daemon drains.
     pub fn is_draining(&self) -> bool {
         self.registry.is_draining()
-    }
-
-    /// Issues the directive of an expired timeout. Called by the tracker's sweep.
-    pub(super) fn check_timeouts(&self, limits: &ConnectionLimits) {
-        self.check_alarm();
-        if let Some(streams) = self.streams() {
-            streams.for_each(|stream| stream.check_timeouts(limits));
-        }
-        let age = self.age();
-        let is_blocked = self.write_blocked.load(Ordering::Relaxed);
-        let is_too_slow = self.output.sample_rate(is_blocked, limits, self.registry.now());
-        if is_blocked {
-            if age > limits.write || is_too_slow {
-                self.set_directive(Directive::Abort);
-            }
-            return;
-        }
-        match self.phase() {
-            // A reset after an orderly shutdown wakes no reader, so the task checks the socket.
-            Phase::Busy if self.is_half_closed() => self.wake(),
-            Phase::New if age > limits.header => self.set_directive(Directive::CloseIdle),
-            Phase::Head if age > limits.header => self.set_directive(Directive::HeadTimeout),
-            Phase::Idle if age > limits.keepalive => self.set_directive(Directive::CloseIdle),
-            Phase::Lingering if age > LINGER_TIMEOUT => self.set_directive(Directive::Abort),
-            _ => {}
-        }
-    }
-
-    /// Closes the connection if it has been between requests for [`IDLE_GRACE`] or lingering for
-    /// [`LINGER_TIMEOUT`], and checks the alarms. Called repeatedly while the daemon drains.
-    pub(super) fn close_if_idle(&self) {
-        self.check_alarm();
-        if let Some(streams) = self.streams() {
-            // The connection's task announces the drain to the client.
-            self.wake();
-            streams.for_each(Self::check_alarm);
-        }
-        match self.phase() {
-            Phase::New | Phase::Idle if self.age() > IDLE_GRACE => self.set_directive(Directive::CloseIdle),
-            Phase::Lingering if self.age() > LINGER_TIMEOUT => self.set_directive(Directive::Abort),
-            _ => {}
-        }
     }
 }
 

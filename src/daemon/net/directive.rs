@@ -17,6 +17,8 @@ pub(super) enum Directive {
     Abort = 4,
     /// The drain: leave HTTP as soon as no request is in progress, for the next daemon.
     HandOver = 5,
+    /// The connection is idle: leave HTTP until the client sends something, to free the buffers.
+    Park = 6,
 }
 
 impl Directive {
@@ -27,7 +29,13 @@ impl Directive {
             2 => Self::Evict,
             3 => Self::HeadTimeout,
             5 => Self::HandOver,
+            6 => Self::Park,
             _ => Self::Abort,
         }
+    }
+
+    /// Returns whether the next phase cancels this directive.
+    pub(super) fn is_for_phase(self) -> bool {
+        matches!(self, Self::CloseIdle | Self::Evict | Self::HeadTimeout | Self::Park)
     }
 }

@@ -94,6 +94,14 @@ impl ClientSocket {
         }
     }
 
+    /// Waits until a read would return bytes, the end of input, or an error.
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_read_ready(cx),
+            Self::Unix(socket) => socket.poll_read_ready(cx),
+        }
+    }
+
     /// Calls `write` when the socket is writable, until `write` succeeds or fails for good.
     pub(super) fn poll_write_with(
         &self,

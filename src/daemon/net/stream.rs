@@ -96,7 +96,7 @@ impl ClientStream {
         }
     }
 
-    fn socket(&self) -> &ClientSocket {
+    pub(super) fn socket(&self) -> &ClientSocket {
         match &self.io {
             StreamIo::Plain(socket) => socket,
             StreamIo::Tls(socket) => socket.socket(),
@@ -114,8 +114,10 @@ impl ClientStream {
         match (self.connection.directive(), self.connection.phase()) {
             (Directive::Abort, _) => Poll::Ready(Err(self.abort())),
             (Directive::CloseIdle | Directive::Evict, Phase::New | Phase::Idle) => Poll::Ready(Ok(())),
-            // `http` checks `Connection::should_hand_over`, too.
-            (Directive::HandOver, _) if self.connection.should_hand_over() => Poll::Ready(Ok(())),
+            // `http` checks `Connection::should_leave_http`, too.
+            (Directive::HandOver | Directive::Park, _) if self.connection.should_leave_http() => {
+                Poll::Ready(Ok(()))
+            }
             // `http` checks `Connection::is_head_overdue` and answers 408.
             _ => Poll::Pending,
         }

@@ -45,7 +45,8 @@ pub(in crate::http) struct Wire {
     input_ended: bool,
     /// The connection began with the HTTP/2 preface; hyper gets the end of input instead.
     found_http2: bool,
-    /// The next daemon continues the connection; hyper got the end of input instead.
+    /// The connection goes on without this transport, in the next daemon or after it was parked; hyper
+    /// got the end of input instead.
     is_detached: bool,
 }
 
@@ -101,7 +102,8 @@ impl Wire {
         self
     }
 
-    /// True if the next daemon continues the connection.
+    /// True if the connection goes on without this transport: in the next daemon, or after it was
+    /// parked.
     pub(in crate::http) fn is_detached(&self) -> bool {
         self.is_detached
     }
@@ -189,7 +191,7 @@ impl Wire {
             }
             let outcome = if self.buffered.is_empty() {
                 ready!(self.poll_read_direct(cx, buf))?
-            } else if self.context.connection.should_hand_over() {
+            } else if self.context.connection.should_leave_http() {
                 ReadOutcome::Eof
             } else {
                 match self.framing.accept(&mut self.buffered) {
@@ -214,7 +216,7 @@ impl Wire {
                 ReadOutcome::Accepted => return Poll::Ready(Ok(())),
                 // After end of input within a head there is no request to answer.
                 ReadOutcome::Eof => {
-                    self.is_detached = self.context.connection.should_hand_over();
+                    self.is_detached = self.context.connection.should_leave_http();
                     return Poll::Ready(Ok(()));
                 }
                 ReadOutcome::Buffered => {}
