@@ -62,7 +62,7 @@ fn parked_connection_over_tls_serves_further_requests() {
 }
 
 #[test]
-fn parked_connection_is_closed_by_its_client_and_by_keepalive() {
+fn client_and_keepalive_close_a_parked_connection() {
     let daemon = rgun().set("timeouts.keepalive", "4s").start_ready();
     drop(parked(&daemon));
     parked(&daemon).assert_closed();

@@ -164,7 +164,7 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, input: FirstInput
     builder.serve_connection(TokioIo::new(wire), ConnService { context, upgrade_slot: OnceLock::new() })
 }
 
-/// What follows HTTP/1 on a connection.
+/// The protocol that follows HTTP/1 on a connection, or the wait for its next request.
 enum Continuation {
     /// No request, until the client sends one, or the next daemon continues the connection.
     Parked { server: Arc<Server>, stream: ClientStream, unread: Vec<u8> },

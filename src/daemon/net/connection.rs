@@ -16,12 +16,12 @@ use super::detached::DetachedConnection;
 use super::directive::Directive;
 use super::eviction::Evictable;
 use super::interim::InterimSlot;
+use super::limits::IDLE_GRACE;
 use super::output::OutputProgress;
 use super::peer::{Client, Peer};
 use super::phase::Phase;
 use super::registry::Registry;
 use super::streams::StreamTable;
-use super::timeouts::IDLE_GRACE;
 
 /// The reason why a connection was closed with a request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,18 @@ pub enum CloseReason {
     WriteTimeout,
     /// The daemon's drain deadline passed.
     Shutdown,
+}
+
+/// The protocol of a connection, as far as it matters between two requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Protocol {
+    /// HTTP/2, a WebSocket, or none yet.
+    Other = 0,
+    /// HTTP/1 over TLS: the connection may be parked.
+    Http1OverTls = 1,
+    /// HTTP/1 without TLS: the next daemon may also continue it.
+    PlainHttp1 = 2,
 }
 
 /// The carrier of a connection's bytes.
@@ -76,10 +88,8 @@ pub struct Connection {
     closed: AtomicBool,
     /// The daemon's shutdown closed the connection.
     shut_down: AtomicBool,
-    /// Set while the connection speaks HTTP/1.
-    can_park: AtomicBool,
-    /// Set while the connection speaks HTTP/1 without TLS.
-    can_move: AtomicBool,
+    /// A [`Protocol`].
+    protocol: AtomicU8,
     /// Set by a WebSocket.
     alarm: Alarm,
     /// The connection task's waker, stored once: it does not change.
@@ -113,8 +123,7 @@ impl Connection {
             abandoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             shut_down: AtomicBool::new(false),
-            can_park: AtomicBool::new(false),
-            can_move: AtomicBool::new(false),
+            protocol: AtomicU8::new(Protocol::Other as u8),
             alarm: Alarm::default(),
             waker: OnceLock::new(),
         }
@@ -183,17 +192,20 @@ impl Connection {
     /// Notes whether the connection speaks HTTP/1, so that it can be parked, and whether it also has
     /// no TLS, so that the next daemon can continue it.
     pub fn set_http1(&self, is_http1: bool, is_plain: bool) {
-        let can_move = is_http1 && is_plain;
-        self.can_park.store(is_http1, Ordering::Relaxed);
-        self.can_move.store(can_move, Ordering::Relaxed);
-        if !can_move && self.directive() == Directive::HandOver {
+        let protocol = match (is_http1, is_plain) {
+            (false, _) => Protocol::Other,
+            (true, false) => Protocol::Http1OverTls,
+            (true, true) => Protocol::PlainHttp1,
+        };
+        self.protocol.store(protocol as u8, Ordering::Relaxed);
+        if protocol != Protocol::PlainHttp1 && self.directive() == Directive::HandOver {
             self.directive.store(Directive::None as u8, Ordering::Relaxed);
         }
     }
 
     /// True if the drain may choose the connection for the next daemon.
     pub(super) fn is_movable(&self) -> bool {
-        self.can_move.load(Ordering::Relaxed)
+        self.protocol.load(Ordering::Relaxed) == Protocol::PlainHttp1 as u8
             && matches!(self.phase(), Phase::New | Phase::Head | Phase::Busy | Phase::Idle)
     }
 
@@ -213,7 +225,7 @@ impl Connection {
 
     /// True if the connection may be parked.
     pub(super) fn is_parkable(&self) -> bool {
-        self.can_park.load(Ordering::Relaxed) && self.directive() == Directive::None
+        self.protocol.load(Ordering::Relaxed) != Protocol::Other as u8 && self.directive() == Directive::None
     }
 
     /// Ends the parking: the client has sent something.

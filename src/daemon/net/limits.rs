@@ -3,6 +3,13 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+/// Minimum idle time before a drain or an eviction closes a connection: its client may be sending
+/// the next request already, and would see a reset.
+pub(super) const IDLE_GRACE: Duration = Duration::from_secs(1);
+
+/// Time for which a connection in [`Phase::Lingering`](super::Phase::Lingering) reads and drops input.
+pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Timeouts and maximum numbers of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {

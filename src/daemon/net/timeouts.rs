@@ -4,15 +4,8 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::directive::Directive;
-use super::limits::ConnectionLimits;
+use super::limits::{ConnectionLimits, IDLE_GRACE, LINGER_TIMEOUT};
 use super::phase::Phase;
-
-/// Minimum idle time before a drain or an eviction closes a connection: its client may be sending
-/// the next request already, and would see a reset.
-pub(super) const IDLE_GRACE: Duration = Duration::from_secs(1);
-
-/// Time for which a connection in [`Phase::Lingering`] reads and drops input.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time after which an idle connection is parked. Clients that send requests in quick succession
 /// are served without the work of parking.
