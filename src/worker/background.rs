@@ -1,5 +1,5 @@
-//! A native thread for commands that need Python but no slot: stacks, loaded files, and the hooks
-//! `worker_abort` and `child_exit`.
+//! A native thread for commands that need Python but no slot: stacks, loaded files, the hooks
+//! `worker_abort` and `child_exit`, and returning memory while memory is short.
 //!
 //! Started on demand. The control thread submits jobs and never waits for them, since a job needs
 //! the GIL and a hook may run for any length of time.
@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use rgun_channel::control::{Report, send};
@@ -16,7 +16,7 @@ use rgun_channel::frame::ExchangeId;
 use crate::hooks::Hooks;
 use crate::python::lock;
 use crate::worker::Worker;
-use crate::{asgi, sources, stacks};
+use crate::{asgi, memory, sources, stacks};
 
 /// A job of the background thread.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +42,13 @@ impl Job {
     }
 }
 
+/// Interval at which a worker that is to return memory is checked until it is idle.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Time after which a worker that is never idle returns no more memory: the time for which the
+/// daemon regards memory as short after a notification.
+const TRIM_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Maximum number of queued jobs; bounds the memory if a hook never returns.
 const MAX_JOBS: usize = 64;
 
@@ -54,6 +61,7 @@ pub(crate) struct BackgroundThread {
     asgi: OnceLock<&'static asgi::Application>,
     state: Mutex<JobQueue>,
     changed: Condvar,
+    collection: Mutex<LoopCollection>,
 }
 
 #[derive(Debug, Default)]
@@ -61,15 +69,50 @@ struct JobQueue {
     jobs: VecDeque<Job>,
     /// A job is being performed.
     running: bool,
+    /// Memory is to be returned, see [`BackgroundThread::request_trim`].
+    trim: Option<TrimRequest>,
     /// No more jobs are accepted; the thread ends after the last one.
     closed: bool,
     thread: Option<JoinHandle<()>>,
 }
 
+/// A [`Command::TrimMemory`](rgun_channel::control::Command::TrimMemory) that has not been obeyed.
+#[derive(Debug, Clone, Copy)]
+struct TrimRequest {
+    /// When to check again whether the worker is idle.
+    next_check: Instant,
+    /// When to give up.
+    until: Instant,
+}
+
+/// The next step of the thread.
+enum Step {
+    Job(Job),
+    Trim,
+    End,
+}
+
+/// The progress of a collection on the event loop of an ASGI worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum LoopCollection {
+    /// Not requested, or the worker was not idle.
+    #[default]
+    None,
+    Scheduled,
+    Finished,
+}
+
 impl BackgroundThread {
     /// Creates the queue; the thread is started with the first job.
     pub(crate) fn new(worker: &'static Worker, hooks: &'static Hooks) -> Self {
-        Self { worker, hooks, asgi: OnceLock::new(), state: Mutex::default(), changed: Condvar::new() }
+        Self {
+            worker,
+            hooks,
+            asgi: OnceLock::new(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            collection: Mutex::default(),
+        }
     }
 
     /// Sets the ASGI application, which knows the stacks of its tasks.
@@ -96,6 +139,23 @@ impl BackgroundThread {
         }
     }
 
+    /// Makes the thread collect garbage and trim the heap as soon as no request is running. An ASGI
+    /// worker that is busy trims its heap at once, too. Gives up after [`TRIM_TIMEOUT`].
+    pub(crate) fn request_trim(&'static self) {
+        let state = &mut *lock(&self.state);
+        if state.closed || !state.ensure_thread(self) {
+            return;
+        }
+        let mut collection = lock(&self.collection);
+        if *collection == LoopCollection::Finished {
+            // Of a request that was given up.
+            *collection = LoopCollection::None;
+        }
+        let now = Instant::now();
+        state.trim = Some(TrimRequest { next_check: now, until: now + TRIM_TIMEOUT });
+        self.changed.notify_all();
+    }
+
     /// Ends the thread after its last job. Stops waiting for it after the timeout. Called without
     /// the GIL.
     pub(crate) fn close(&self, timeout: Duration) {
@@ -114,17 +174,101 @@ impl BackgroundThread {
         }
     }
 
-    fn run(&self) {
+    /// Waits for the next step.
+    fn next_step(&self) -> Step {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                state.running = true;
+                return Step::Job(job);
+            }
+            if state.closed {
+                return Step::End;
+            }
+            state = match state.trim {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(trim) => {
+                    let pause = trim.next_check.saturating_duration_since(Instant::now());
+                    if pause.is_zero() {
+                        return Step::Trim;
+                    }
+                    self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Checks whether the worker is idle, and then returns memory.
+    fn trim_if_idle(&'static self) {
+        let is_done = match self.asgi.get() {
+            Some(application) => self.trim_event_loop(application),
+            None => self.trim_threads(),
+        };
+        let now = Instant::now();
+        let state = &mut *lock(&self.state);
+        state.trim = state.trim.filter(|trim| !is_done && now < trim.until);
+        if let Some(trim) = &mut state.trim {
+            trim.next_check = now + IDLE_CHECK_INTERVAL;
+        }
+    }
+
+    /// Collects garbage on this thread if no thread runs a request. Returns whether that is done.
+    fn trim_threads(&self) -> bool {
+        let collect = |py: Python<'_>| {
+            let is_idle = self.worker.is_idle();
+            if is_idle {
+                memory::collect_garbage(py);
+            }
+            is_idle
+        };
+        // None: the interpreter is shutting down.
+        let is_done = self.worker.is_idle() && Python::try_attach(collect).unwrap_or(true);
+        if is_done {
+            memory::trim_heap();
+        }
+        is_done
+    }
+
+    /// Collects garbage on the event loop, whose objects finalizers may use, if no request is
+    /// running. Returns whether that is done.
+    fn trim_event_loop(&'static self, application: &'static asgi::Application) -> bool {
+        let collection = *lock(&self.collection);
+        match collection {
+            LoopCollection::Scheduled => return false,
+            LoopCollection::Finished => *lock(&self.collection) = LoopCollection::None,
+            LoopCollection::None if self.worker.is_idle() => {
+                *lock(&self.collection) = LoopCollection::Scheduled;
+                let finished = move |is_idle: bool| {
+                    let outcome = if is_idle { LoopCollection::Finished } else { LoopCollection::None };
+                    *lock(&self.collection) = outcome;
+                };
+                let scheduled = Python::try_attach(|py| {
+                    // The loop is closed: the worker exits.
+                    application.schedule_collection(py, finished).is_ok()
+                });
+                return scheduled != Some(true);
+            }
+            LoopCollection::None => {
+                // Only the free pages: the collector would delay all running requests.
+                memory::trim_heap();
+                return false;
+            }
+        }
+        memory::trim_heap();
+        true
+    }
+
+    fn run(&'static self) {
         // The control thread, which started this thread, blocks all signals.
         self.worker.signals.set();
         loop {
-            let job = {
-                let idle = |state: &mut JobQueue| state.jobs.is_empty() && !state.closed;
-                let waited = self.changed.wait_while(lock(&self.state), idle);
-                let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-                let Some(job) = state.jobs.pop_front() else { return };
-                state.running = true;
-                job
+            let job = match self.next_step() {
+                Step::Job(job) => job,
+                Step::Trim => {
+                    self.trim_if_idle();
+                    continue;
+                }
+                Step::End => return,
             };
             // None: the interpreter is shutting down.
             for report in Python::try_attach(|py| self.perform(py, job)).unwrap_or_default() {

@@ -53,6 +53,7 @@ fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
             Ok(Command::DumpStacks(exchange)) => background.submit(Job::Stacks(exchange)),
             Ok(Command::Abort) => background.submit(Job::Abort),
             Ok(Command::ReportSources) => background.submit(Job::Sources),
+            Ok(Command::TrimMemory) => background.request_trim(),
             Ok(Command::ChildExited { pid, worker: number, incarnation }) => {
                 background.submit(Job::ChildExited { pid, worker: number, incarnation });
             }

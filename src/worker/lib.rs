@@ -38,6 +38,7 @@ mod head;
 mod hooks;
 mod last_dict;
 mod lifecycle;
+mod memory;
 mod object_cache;
 mod oom_score;
 mod output;

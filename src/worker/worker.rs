@@ -106,6 +106,13 @@ impl Worker {
         !lock(&self.submission).is_empty()
     }
 
+    /// Returns whether no exchange is running and none waits in the submission ring. A thread that has
+    /// just claimed a request is not noticed.
+    pub(crate) fn is_idle(&self) -> bool {
+        let is_free = |slot| self.map.u64(Geometry::slot(slot, SLOT_EXCHANGE)).load(Ordering::Acquire) == 0;
+        !self.has_more() && (0..self.start.geometry.slots).all(is_free)
+    }
+
     /// Sleeps until a request is claimed (true) or the worker stops (false). Called without the
     /// GIL.
     pub(crate) fn wait_and_claim(&self, slot: u32, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {

@@ -139,8 +139,8 @@ fn run(
             Ok(Command::Abort) => process.report(&Report::AbortHookEnded)?,
             Ok(Command::Stop) => return Ok(NextRole::End),
             // Promote is ignored, because this is a zygote already. The other commands are for
-            // workers.
-            Ok(Command::Promote | Command::Start(_) | Command::Body(_) | Command::Cancel(_)) | Err(_) => {}
+            // workers: TrimMemory would unshare the pages that workers share with the zygote.
+            Ok(_) | Err(_) => {}
         }
     }
 }

@@ -228,6 +228,7 @@ fn memory_pressure_ends_idle_workers() {
     wait_until("all workers are booted", || (daemon.descendants().len() > 1).then_some(()));
     std::fs::write(&fifo, "x").unwrap();
     daemon.log.wait_for("memory is short: idle workers");
+    daemon.log.wait_for("trims its memory");
     daemon.log.wait_for("now 1: memory is short");
     wait_until("one worker is left", || (daemon.descendants().len() == 1).then_some(()));
     std::fs::write(&fifo, "x").unwrap();

@@ -17,7 +17,7 @@ from .fake_channel import CHUNKS, COMPLETION, SUBMISSION, TOP, WORDS, Channel, R
 from .waiting import DEADLINE
 
 BOOTSTRAP = (TOP / "src/worker/bootstrap.py").read_text(encoding="utf-8")
-PROTOCOL = 6
+PROTOCOL = 7
 STACKS_SIGNAL = 50
 INTERFACES = {"auto": 0, "wsgi": 1, "asgi": 2}
 LIFESPANS = {"auto": 0, "on": 1, "off": 2}

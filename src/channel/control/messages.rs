@@ -34,6 +34,9 @@ pub enum Command {
     Promote,
     /// Requests [`Report::Sources`] with the files that were loaded since the last such report.
     ReportSources,
+    /// Asks a worker to return memory to the system once it runs no request: it collects garbage
+    /// and trims the heap. The worker does not answer.
+    TrimMemory,
     /// Reports the exit of another worker, for `hooks.child_exit`.
     ChildExited {
         /// Process id of the exited worker.
@@ -149,6 +152,7 @@ impl Command {
             Self::Abort => out.push(b'A'),
             Self::Promote => out.push(b'P'),
             Self::ReportSources => out.push(b'Q'),
+            Self::TrimMemory => out.push(b'T'),
             Self::ChildExited { pid, worker, incarnation } => {
                 out.push(b'C');
                 out.extend_from_slice(&pid.to_le_bytes());
@@ -179,6 +183,7 @@ impl Command {
             b'A' => Ok(Self::Abort),
             b'P' => Ok(Self::Promote),
             b'Q' => Ok(Self::ReportSources),
+            b'T' => Ok(Self::TrimMemory),
             b'C' => Ok(Self::ChildExited {
                 pid: reader.u32()?,
                 worker: reader.u16()?,
@@ -342,6 +347,7 @@ mod tests {
             Command::Abort,
             Command::Promote,
             Command::ReportSources,
+            Command::TrimMemory,
             Command::ChildExited { pid: 4711, worker: 3, incarnation: 9 },
         ] {
             assert_eq!(Command::decode(&command.encode()).unwrap(), command);

@@ -16,6 +16,7 @@
 //! | daemon | [`Command::Fork`] | the worker socket of the new process, shared map, stacks, wake; stdout and stderr, or neither; `cgroup.procs` of its cgroup, or nothing |
 //! | daemon | [`Command::Promote`] | |
 //! | daemon | [`Command::ReportSources`] | |
+//! | daemon | [`Command::TrimMemory`] | |
 //! | daemon | [`Command::ChildExited`] | |
 //! | worker | [`Report::Refused`] | |
 //! | worker | [`Report::Booting`], [`Report::Ready`], [`Report::Failed`] | |

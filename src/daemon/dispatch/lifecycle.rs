@@ -29,7 +29,10 @@ impl Dispatcher {
     /// never gets one.
     pub fn attach(&self, link: Link) {
         let mut state = self.lock();
-        let worker = Worker::new(link, self.buffers);
+        let mut worker = Worker::new(link, self.buffers);
+        if !state.prefetches {
+            worker.load.set_prefetching(false);
+        }
         match state.workers.iter().position(Option::is_none) {
             Some(free) => state.workers[free] = Some(worker),
             None => state.workers.push(Some(worker)),

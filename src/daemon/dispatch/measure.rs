@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rgun_channel::control::Command;
+
 use crate::supervise;
 
 use super::load_stats;
@@ -24,10 +26,24 @@ impl Dispatcher {
         now.saturating_duration_since(state.load_stats.last_active)
     }
 
-    /// Turns prefetching on or off for the workers that are attached now.
+    /// Turns prefetching on or off, also for workers that are attached later.
     pub fn set_prefetching(&self, prefetches: bool) {
-        for worker in self.lock().workers.iter_mut().flatten() {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.prefetches, prefetches) == prefetches {
+            return;
+        }
+        for worker in state.workers.iter_mut().flatten() {
             worker.load.set_prefetching(prefetches);
+        }
+    }
+
+    /// Asks all workers that serve to return memory once they run no request.
+    pub fn trim_memory(&self) {
+        for worker in self.lock().workers.iter().flatten().filter(|worker| worker.is_admitted) {
+            if let Err(error) = worker.channel.send_command(&Command::TrimMemory, &[]) {
+                tracing::debug!(%error, rgun.worker = worker.id.number.0,
+                    "cannot ask a worker to return memory, ignoring");
+            }
         }
     }
 

@@ -71,6 +71,8 @@ pub(super) struct State {
     /// [`Notice::WorkerRequested`](super::Notice::WorkerRequested) was sent, and no worker has been
     /// admitted since.
     pub(super) worker_requested: bool,
+    /// Workers prefetch requests; false while memory is short.
+    pub(super) prefetches: bool,
     /// The buffer into which completions are popped.
     pub(super) completion_frame: Vec<u8>,
     /// Length in bytes of the longest frame that fits every worker's ring.
@@ -125,6 +127,7 @@ impl Dispatcher {
                 unavailable: None,
                 presence: Presence::default(),
                 worker_requested: false,
+                prefetches: true,
                 completion_frame: Vec::with_capacity(64 * 1024),
                 max_frame: Geometry::standard(1).max_submission_frame(),
                 unrung_submissions: 0,

@@ -201,7 +201,8 @@ operator_events! {
     MemoryPressure = "c92e3c15aa4c4def98d906d13f03695b", "Memory is short",
         "Processes of the service wait for memory, because the machine or a limit of the service has \
         little left (pressure stall information). Idle workers above the minimum of workers.count \
-        exit, and no requests are prefetched, until memory has not been short for 10 s.\n\n\
+        exit, the others collect garbage and trim their heaps once they run no request, and no \
+        requests are prefetched, until memory has not been short for 10 s.\n\n\
         What to do: see which services use the memory (`systemd-cgtop -m`). Lower workers.count, set \
         workers.max_memory, or raise MemoryHigh= and MemoryMax= of the unit.";
 

@@ -1,5 +1,5 @@
 //! Reacts to memory pressure on the service: idle workers above the minimum of `workers.count`
-//! exit, and no requests are prefetched.
+//! exit, the others return unused memory, and no requests are prefetched.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -57,11 +57,12 @@ impl Daemon {
         if self.timers.pressure_end.is_none() {
             tracing::warn!(
                 message_id = OperatorEvent::MemoryPressure.id(),
-                "memory is short: idle workers above the minimum of workers.count exit, and no request is prefetched"
+                "memory is short: idle workers above the minimum of workers.count exit, the others return unused memory, \
+                 and no request is prefetched"
             );
+            self.dispatcher.trim_memory();
         }
         self.timers.pressure_end = Some(Instant::now() + PRESSURE_END);
-        // Repeated, because workers may have started since the last notification.
         self.dispatcher.set_prefetching(false);
         vec![Event::MemoryPressure(self.dispatcher.measure())]
     }

@@ -24,6 +24,7 @@
 //! eventfd, which the loop watches.
 
 mod awaitable;
+mod collection;
 mod completed_send;
 mod create;
 mod deferred_heads;

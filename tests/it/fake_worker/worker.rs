@@ -64,6 +64,7 @@ pub(crate) fn serve(worker: &Arc<Worker>, ignores_stop: bool) -> Outcome {
             Command::DumpStacks(exchange) => worker.dump_stacks(exchange)?,
             // The fake worker has no hooks, and imports nothing after its boot.
             Command::ChildExited { .. } | Command::ReportSources => {}
+            Command::TrimMemory => worker.report(&Report::Warning("trims its memory".to_owned()), &[])?,
             Command::Fork(Fork { incarnation, .. }) => {
                 let reason = "the fake worker cannot fork".to_owned();
                 worker.report(&Report::ForkFailed { incarnation, reason }, &[])?;

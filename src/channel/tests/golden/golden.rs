@@ -333,7 +333,7 @@ fn asgi_completions_have_their_golden_bytes() {
 #[test]
 fn commands_have_their_golden_bytes() {
     let start = Start {
-        protocol: 6,
+        protocol: 7,
         geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
         generation: 17,
         worker: 2,
@@ -377,6 +377,7 @@ fn commands_have_their_golden_bytes() {
         ("command-fork", Command::Fork(Fork { worker: 513, incarnation: 0x0102_0304_0506_0708 })),
         ("command-promote", Command::Promote),
         ("command-report-sources", Command::ReportSources),
+        ("command-trim-memory", Command::TrimMemory),
         (
             "command-child-exited",
             Command::ChildExited { pid: 4711, worker: 513, incarnation: 0x0102_0304_0506_0708 },

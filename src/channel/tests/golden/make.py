@@ -1,4 +1,4 @@
-"""Writes the golden bytes of the channel's protocol, version 6, from its tables.
+"""Writes the golden bytes of the channel's protocol, version 7, from its tables.
 
 The bytes are built with `struct` from the tables in `src/channel/frame/mod.rs` and `control/mod.rs`, not by
 the Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` has the same
@@ -8,7 +8,7 @@ values and compares them. Run this script by hand: `python3 src/channel/tests/go
 import struct
 from pathlib import Path
 
-HERE = Path(__file__).parent / "v6"
+HERE = Path(__file__).parent / "v7"
 
 # Indices of src/channel/header.rs, as numbers on purpose, so that a moved entry is noticed.
 HOST, COOKIE, CONTENT_TYPE, CONTENT_LENGTH, SET_COOKIE, LINK, ACCEPT_RANGES = 0, 6, 9, 10, 72, 76, 83
@@ -216,7 +216,7 @@ GOLDEN = {
         12, RAISED, END | DONE | ENDS_TAKEOVER, rest=text("ConnectionError") + text("")
     ),
     "command-start": b"S"
-    + struct.pack("<6I", 6, 262144, 131072, 64, 3, 17)
+    + struct.pack("<6I", 7, 262144, 131072, 64, 3, 17)
     + struct.pack("<HQBBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 1, 0, ON, UVLOOP, 3, 1000)
     + text("mysite.wsgi")
     + text("application")
@@ -248,6 +248,7 @@ GOLDEN = {
     "command-abort": b"A",
     "command-promote": b"P",
     "command-report-sources": b"Q",
+    "command-trim-memory": b"T",
     "command-child-exited": b"C" + struct.pack("<IHQ", 4711, 513, 0x0102030405060708),
     "report-refused": b"RPython 3.8 is too old",
     "report-booting": b"b" + text("CPython 3.11.2"),

@@ -146,6 +146,34 @@ fn prefetching_to_a_fast_worker_needs_fast_ticks() {
 }
 
 #[test]
+fn worker_attached_while_memory_is_short_does_not_prefetch() {
+    let mut rig = Rig::with(base_policy(), 0);
+    rig.dispatcher.set_prefetching(false);
+    let late = rig.admit_new();
+    rig.workers[late].service = FAST_SERVICE_NANOS;
+    let first = rig.submit(b"/");
+    rig.answer();
+    assert!(poll(first).is_ready());
+    let _second = [rig.submit(b"/"), rig.submit(b"/")];
+    assert_eq!(rig.dispatcher.load().queued, 1);
+}
+
+#[test]
+fn only_serving_workers_are_asked_to_return_memory() {
+    let mut rig = Rig::new();
+    let booting = rig.attach(Generation(1), 1, None);
+    rig.dispatcher.trim_memory();
+    let mut buffer = [0; 64];
+    let mut next = |worker: usize| {
+        let socket = rig.workers[worker].control.as_ref().unwrap();
+        control::receive(socket, &mut buffer)
+            .map(|received| Command::decode(&buffer[..received.len]).unwrap())
+    };
+    assert_eq!(next(0).unwrap(), Command::TrimMemory);
+    assert_eq!(next(booting).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
 fn nothing_is_prefetched_while_prefetching_is_off() {
     let mut rig = Rig::fast();
     rig.dispatcher.set_prefetching(false);
