@@ -3,18 +3,28 @@
 #   CARGO_TARGET_DIR   honoured, as by cargo itself
 #   GLIBC=             the oldest glibc on which optimized programs run (default: 2.28; zig links them);
 #                      empty: that of this machine, without zig
+#   TARGET_TRIPLE=     another machine's triple, such as aarch64-unknown-linux-gnu, for `make optimized dist`: zig
+#                      links its programs, and they have no profile (rustup target add, first)
 # Packages and benchmarks use `make optimized` (profile-guided); `make build` compiles faster.
 SHELL := /bin/bash
 PROFILE ?= release
 GLIBC ?= 2.28
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BUILD_DIR ?= $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
-OPTIMIZED_DIR := $(TARGET)/optimized
+TARGET_TRIPLE ?=
+export TARGET_TRIPLE
+FOREIGN := $(if $(TARGET_TRIPLE),-$(TARGET_TRIPLE))
+ifneq ($(FOREIGN),)
+ifneq ($(PROFILE),release)
+$(error TARGET_TRIPLE needs PROFILE=release: only `make optimized` builds for another machine)
+endif
+endif
+OPTIMIZED_DIR := $(TARGET)/optimized$(FOREIGN)
 # With a PROFILE other than release, packages and benchmarks use that build.
 SHIPPED := $(if $(filter release,$(PROFILE)),optimized,build)
 SHIPPED_DIR := $(if $(filter release,$(PROFILE)),$(OPTIMIZED_DIR),$(BUILD_DIR))
-DIST := $(TARGET)/dist
-COPYRIGHT := $(TARGET)/copyright
+DIST := $(TARGET)/dist$(FOREIGN)
+COPYRIGHT := $(TARGET)/copyright$(FOREIGN)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 DESTDIR ?=
@@ -87,7 +97,7 @@ rpm: $(SHIPPED) $(COPYRIGHT) ## an rpm in target/dist, for Fedora, RHEL 9 and th
 	@packaging/rpm/build $(VERSION) $(TARGET) $(SHIPPED_DIR) $(COPYRIGHT) $(DIST)
 
 print-deb:
-	@echo $(TARGET)/rgun_$(VERSION)_$$(dpkg-architecture -qDEB_HOST_ARCH).deb
+	@echo $(TARGET)/rgun_$(VERSION)_$$(packaging/machine debian).deb
 
 # Builds nothing, so that `sudo make install` compiles nothing as root.
 install: ## copy the built files below DESTDIR and PREFIX

@@ -62,3 +62,37 @@ def test_second_packaging_gives_the_same_bytes(dist, tmp_path):
     done = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "SHA256SUMS").read_text() == (dist / "SHA256SUMS").read_text()
+
+
+FOREIGN = "aarch64-unknown-linux-gnu"
+
+
+def make(*arguments):
+    """Runs make without performing anything; returns the completed process."""
+    environment = {**os.environ, "MAKEFLAGS": "", "PROFILE": "release"}
+    command = ["make", "--dry-run", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=TOP, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("triple", "machine", "debian"),
+    [(FOREIGN, "aarch64", "arm64"), ("x86_64-unknown-linux-gnu", "x86_64", "amd64")],
+)
+def test_packages_have_the_name_of_their_machine(monkeypatch, triple, machine, debian):
+    monkeypatch.setenv("TARGET_TRIPLE", triple)
+    program = TOP / "packaging/machine"
+    assert run([program]).strip() == machine
+    assert run([program, "debian"]).strip() == debian
+
+
+def test_packages_of_another_machine_have_own_directories():
+    done = make(f"TARGET_TRIPLE={FOREIGN}", "wheel")
+    assert done.returncode == 0, done.stderr
+    assert f"target/optimized-{FOREIGN}" in done.stdout
+    assert f"target/dist-{FOREIGN}" in done.stdout
+
+
+def test_another_machine_needs_the_release_profile():
+    done = make(f"TARGET_TRIPLE={FOREIGN}", "PROFILE=fast", "dist")
+    assert done.returncode == 2
+    assert "TARGET_TRIPLE needs PROFILE=release" in done.stderr
