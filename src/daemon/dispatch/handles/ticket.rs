@@ -240,7 +240,13 @@ impl BodyStream {
                 if let Some(credit) = credit
                     && let Some(worker) = state.workers.get_mut(credit.worker).and_then(Option::as_mut)
                 {
-                    worker.channel.acknowledge(credit.slot, credit.bytes);
+                    if exchange.waits_for_credit() {
+                        // Woken for each piece, the worker would send one and wait again. It is woken
+                        // when half of the window is free.
+                        worker.channel.add_credit(credit.slot, credit.bytes);
+                    } else {
+                        worker.channel.acknowledge(credit.slot, credit.bytes);
+                    }
                     if exchange.client_wait.since.is_some() && !exchange.waits_for_credit() {
                         exchange.end_client_wait(worker, Instant::now());
                     }

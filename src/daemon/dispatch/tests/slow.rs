@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt as _;
 
 use super::*;
 use bytes::Buf as _;
+use rgun_channel::layout::SLOT_CREDIT_WAIT;
+use rgun_channel::wake::WaitFlag;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -135,6 +137,21 @@ fn bytes_for_a_fast_client_are_acked_only_when_read() {
         assert!(matches!(streaming.next(), Poll::Ready(Some(Ok(BodyPiece::Bytes(_))))));
     }
     assert!(streaming.acked() < streaming.sent());
+}
+
+#[test]
+fn waiting_worker_is_woken_when_half_of_the_window_is_free() {
+    let mut streaming = Streaming::new(64 * MIB, 0);
+    streaming.fill_window();
+    let map = Arc::clone(&streaming.rig.workers[0].map);
+    let flag = WaitFlag(map.u32(Geometry::slot(0, SLOT_CREDIT_WAIT)));
+    flag.announce_wait();
+    let is_waiting = || flag.0.load(Ordering::Relaxed) & 1 == 1;
+    while streaming.sent() - streaming.acked() > WINDOW / 2 {
+        assert!(is_waiting(), "{} acknowledged", streaming.acked());
+        assert!(matches!(streaming.next(), Poll::Ready(Some(Ok(BodyPiece::Bytes(_))))));
+    }
+    assert!(!is_waiting());
 }
 
 #[test]

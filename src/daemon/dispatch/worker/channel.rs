@@ -117,14 +117,19 @@ impl WorkerChannel {
 
     /// Gives a slot credit for body bytes that have left for the client, or were discarded.
     pub(crate) fn acknowledge(&mut self, slot: u16, bytes: u64) {
-        if bytes == 0 {
-            return;
+        if bytes > 0 && self.add_credit(slot, bytes) {
+            let flag = Geometry::slot(u32::from(slot), SLOT_CREDIT_WAIT);
+            WaitFlag(self.map.u32(flag)).notify(&self.waker());
         }
-        let Some(acked) = self.acked.get_mut(usize::from(slot)) else { return };
+    }
+
+    /// Gives a slot credit and does not wake the worker: the caller does that later, by
+    /// [`WorkerChannel::acknowledge`]. Returns false if there is no such slot.
+    pub(crate) fn add_credit(&mut self, slot: u16, bytes: u64) -> bool {
+        let Some(acked) = self.acked.get_mut(usize::from(slot)) else { return false };
         *acked += bytes;
-        let slot = u32::from(slot);
-        self.map.u64(Geometry::slot(slot, SLOT_ACKED)).store(*acked, Ordering::Release);
-        WaitFlag(self.map.u32(Geometry::slot(slot, SLOT_CREDIT_WAIT))).notify(&self.waker());
+        self.map.u64(Geometry::slot(u32::from(slot), SLOT_ACKED)).store(*acked, Ordering::Release);
+        true
     }
 
     /// Returns `pthread_self(3)` of the thread that runs this exchange, as the worker wrote it:
