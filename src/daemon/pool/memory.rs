@@ -97,7 +97,14 @@ impl Pool {
         processes.push(own);
         let mut total = None;
         for pid in processes {
-            match proportional_set_size(pid) {
+            let size = match proportional_set_size(pid) {
+                // A worker of another user (`workers.user`), which `ProtectProc=` hides.
+                Ok(None) if pid == own && process.peek_exit().is_none() => {
+                    Err(io::ErrorKind::PermissionDenied.into())
+                }
+                size => size,
+            };
+            match size {
                 Ok(Some(bytes)) => total = Some(total.unwrap_or(0_u64).saturating_add(bytes)),
                 Ok(None) => {}
                 Err(error) if self.memory_monitor.read_error_logged => {
@@ -106,7 +113,8 @@ impl Pool {
                 Err(error) => {
                     self.memory_monitor.read_error_logged = true;
                     tracing::warn!(%error, rgun.pid = pid,
-                        "cannot read a worker's /proc/{pid}/smaps_rollup: its memory usage is unknown");
+                        "cannot read a worker's /proc/{pid}/smaps_rollup, so workers.max_memory has no effect: the unit \
+                        needs a memory controller, or CAP_SYS_PTRACE with workers.user");
                 }
             }
         }

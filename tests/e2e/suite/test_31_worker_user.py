@@ -187,6 +187,20 @@ def test_member_of_control_group_gets_no_access_from_a_worker():
         assert "takes no commands from its workers" in reply or "hides its attributes" in reply, reply
 
 
+def test_max_memory_without_a_controller_is_reported_as_unknown():
+    if (
+        "memory"
+        in host.cgroup_directory(host.show("ControlGroup") + "/cgroup.controllers").read_text().split()
+    ):
+        pytest.skip("this machine has a memory controller")
+    since = host.journal_cursor()
+    with service(more='max_memory = "256MiB"'):
+        wait_until(
+            "the warning",
+            lambda: "workers.max_memory has no effect: the unit needs" in host.service_log(since),
+        )
+
+
 def failed_start(since):
     """Restarts the service, which must fail; returns its exit status and the journal."""
     host.systemctl("reset-failed", host.SERVICE, host.SOCKET, check=False)
