@@ -6,9 +6,9 @@
 //!
 //! The daemon passes a lent chunk to the HTTP stack without a copy ([`Chunk::bytes`]): the bytes go
 //! from shared memory to `writev(2)`. When a client is slow, the daemon copies its chunks and
-//! returns them ([`SlabReceiver::relieve`], [`SlabReceiver::reclaim_overdue`]), so slow clients hold
-//! no part of the slab. A worker that writes into a lent chunk races with the daemon's reads. The
-//! daemon does not interpret the bytes, so the worst outcome is that the worker's own client
+//! returns them ([`SlabReceiver::relieve`], [`SlabReceiver::reclaim_overdue`]), so slow clients do
+//! not hold chunks for long. A worker that writes into a lent chunk races with the daemon's reads.
+//! The daemon does not interpret the bytes, so the worst outcome is that the worker's own client
 //! receives garbage.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -133,8 +133,8 @@ struct Loan {
 }
 
 impl Loans {
-    /// True if more than half of the slab is lent. The worker is not woken for free chunks before
-    /// at most half is lent.
+    /// True if more than half of the slab is lent. Until at most half is lent, the worker is not
+    /// woken for free chunks.
     fn is_scarce(&self) -> bool {
         self.count * 2 > self.chunks.len()
     }
@@ -208,7 +208,7 @@ impl SlabReceiver {
 
     /// Copies and returns the oldest chunks until at most half of the slab is lent, which wakes the
     /// worker if it waits. Called when all chunks have been offered to their sockets: those still
-    /// lent wait for slow clients, on which the worker's other responses must not wait. Returns
+    /// lent wait for slow clients, for which the worker's other responses must not wait. Returns
     /// whether a chunk is still lent.
     pub fn relieve(&self) -> bool {
         let loans = self.shared.lock();

@@ -53,7 +53,7 @@ pub const MAX_MESSAGE_BYTES: usize = 96 * 1024;
 /// Maximum number of descriptors in one message.
 pub const MAX_FDS: usize = 7;
 
-/// Descriptor number of the worker's end of its socket.
+/// Descriptor number of the worker's end of the worker socket.
 pub const CONTROL_FD: i32 = 3;
 
 /// Makes a worker write its stacks even while some code holds the GIL: `faulthandler` writes them,

@@ -258,8 +258,8 @@ impl Dispatcher {
 }
 
 impl State {
-    /// Wakes workers that wait for room. Called where completions are collected on another thread
-    /// than the reactor's, whose turn may be over.
+    /// Wakes workers that wait for room. Called where another thread than the reactor's collects
+    /// completions: the reactor's turn may be over.
     fn notify_freed_space(&mut self) {
         for worker in self.workers.iter_mut().flatten() {
             worker.channel.notify_freed_space();

@@ -11,7 +11,7 @@ use crate::supervise::ResponseStats;
 pub(super) struct LoadStats {
     /// Longest wait of a request, whether it was assigned, timed out, or is still waiting.
     pub(super) longest_wait: Duration,
-    /// Waits of the requests that were assigned.
+    /// Waits of the requests that were assigned since the daemon started.
     pub(super) waits: WaitHistogram,
     /// Maximum number of requests that ran at the same time.
     pub(super) max_running: usize,

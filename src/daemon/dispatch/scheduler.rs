@@ -119,7 +119,7 @@ impl Dispatcher {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fit {
     /// The worker is awake, and will start the request before another worker would be awake. The
-    /// more requests it has, the better: fewer workers then share the processors' caches.
+    /// worker with the most requests is preferred: fewer workers then share the processors' caches.
     Warm(Reverse<u32>),
     /// The worker has an idle slot.
     Idle((u32, u32)),
@@ -137,9 +137,9 @@ impl State {
         Some((self.exchanges.get_mut(id)?, self.workers.get_mut(worker)?.as_mut()?))
     }
 
-    /// Returns the worker that can start a request soonest, if one has room. Prefers workers that
-    /// are not stalled, then those that are awake and have only quick requests, then those with an
-    /// idle slot, then the least busy.
+    /// Returns the worker for a request, if one has room. Prefers workers that are not stalled, then
+    /// those that are awake and have only quick requests, then those with an idle slot, then the
+    /// least busy.
     pub(super) fn choose_worker(&self, transport: BodyTransport) -> Option<usize> {
         let mut best: Option<(usize, (bool, Fit))> = None;
         for (index, worker) in self.workers.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! How long requests waited for a worker: the percentile in STATUS=, and the metric.
+//! How long requests waited for a worker: for the percentile in STATUS=, and for the metrics.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ pub struct WaitTotals {
     pub sum: f64,
 }
 
-/// The shortest and the longest finite upper end in [`WaitTotals`], as powers of two in µs: 1 ms and
-/// 4.2 s.
+/// The finite upper ends in [`WaitTotals`] after the first, which is that of requests that did not
+/// wait: powers of two in µs, from 1 ms to 4.2 s.
 const REPORTED_POWERS: std::ops::RangeInclusive<usize> = 10..=N_BUCKETS - 2;
 
 impl WaitHistogram {

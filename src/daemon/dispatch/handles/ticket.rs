@@ -241,8 +241,8 @@ impl BodyStream {
                     && let Some(worker) = state.workers.get_mut(credit.worker).and_then(Option::as_mut)
                 {
                     if exchange.waits_for_credit() {
-                        // Woken for each piece, the worker would send one and wait again. It is woken
-                        // when half of the window is free.
+                        // The worker is woken when half of the window is free: woken for each piece,
+                        // the worker would send one and wait again.
                         worker.channel.add_credit(credit.slot, credit.bytes);
                     } else {
                         worker.channel.acknowledge(credit.slot, credit.bytes);

@@ -100,9 +100,9 @@ impl WorkerChannel {
         self.completions.is_empty()
     }
 
-    /// Wakes the worker if it waits for room in the completion ring, after `bytes` of frames were
-    /// popped: now, or after little at the end of the turn. By then the slab has free chunks, too,
-    /// for which the worker is woken by the same flag.
+    /// Wakes the worker if it waits for room in the completion ring. Called after `bytes` of frames
+    /// were popped. After fewer than [`MIN_SPACE_BYTES`], the worker is woken at the end of the turn:
+    /// by then the slab has free chunks, too, for which the same flag wakes the worker.
     pub(crate) fn free_space(&mut self, bytes: usize) {
         if bytes < MIN_SPACE_BYTES {
             self.has_freed_space = true;
@@ -123,8 +123,8 @@ impl WorkerChannel {
         }
     }
 
-    /// Gives a slot credit and does not wake the worker: the caller does that later, by
-    /// [`WorkerChannel::acknowledge`]. Returns false if there is no such slot.
+    /// Gives a slot credit and does not wake the worker, which a later call of
+    /// [`WorkerChannel::acknowledge`] must do. Returns false if there is no such slot.
     pub(crate) fn add_credit(&mut self, slot: u16, bytes: u64) -> bool {
         let Some(acked) = self.acked.get_mut(usize::from(slot)) else { return false };
         *acked += bytes;
@@ -190,7 +190,8 @@ impl WorkerChannel {
     }
 
     /// Ends the reactor's turn, in which the tasks of all connections have run: frees chunks that
-    /// slow clients hold, and wakes the worker if it waits for room. Called on the reactor's thread.
+    /// slow clients hold if more than half of the slab is lent, and wakes the worker if it waits for
+    /// room. Called on the reactor's thread.
     pub(crate) fn end_turn(&mut self) {
         if self.may_own_chunks {
             self.may_own_chunks = self.slab.relieve();
