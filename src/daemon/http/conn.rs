@@ -166,7 +166,8 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, input: FirstInput
 
 /// The protocol that follows HTTP/1 on a connection, or the wait for its next request.
 enum Continuation {
-    /// No request, until the client sends one, or the next daemon continues the connection.
+    /// No request is in progress: the connection is parked until the client sends one, or the next
+    /// daemon continues the connection.
     Parked { server: Arc<Server>, stream: ClientStream, unread: Vec<u8> },
     /// The last response was a 101.
     WebSocket(websocket::UpgradedConn),
@@ -174,10 +175,10 @@ enum Continuation {
     Http2(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
-/// Returns what continues on the socket, if hyper has left the socket open. It also gets the bytes
-/// that were read beyond the last HTTP/1 message.
+/// Returns the continuation of the connection, with the bytes that were read beyond the last HTTP/1
+/// message; `None` if hyper has closed the socket.
 ///
-/// It takes the box, whose memory is thus free while the connection is parked.
+/// Takes the box, so that its memory is free while the connection is parked.
 fn continuation(http_conn: Box<HttpConn>) -> Option<Continuation> {
     let Parts { io, read_buf, service, .. } = http_conn.into_parts();
     let wire = io.into_inner();

@@ -26,7 +26,7 @@ enum ParkEnd {
 impl ClientStream {
     /// Waits until the client sends something, and returns the stream; `None` if the connection has
     /// ended meanwhile, or is continued by the next daemon. `unread` are the bytes that were read and
-    /// belong to no request that was served; if there are any, nothing is waited for.
+    /// belong to no request that was served; if there are any, returns without waiting.
     pub async fn park(mut self, unread: Vec<u8>) -> Option<(Self, Vec<u8>)> {
         tracing::debug!(client = %self.connection().peer.address, "parking an idle connection");
         match poll_fn(|cx| self.poll_parked(cx, !unread.is_empty())).await {

@@ -41,7 +41,8 @@ const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval at which all timeouts are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The numbers of connections, and of their bytes and responses. Except `open`, all count from the daemon's start.
+/// The numbers of connections, and of their bytes and responses. Except `open`, all count from the
+/// daemon's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionTotals {
     /// Connections that are open.
@@ -52,7 +53,7 @@ pub struct ConnectionTotals {
     pub received: u64,
     /// Bytes that sockets accepted: with TLS, the records.
     pub sent: u64,
-    /// The requests that ended.
+    /// Responses that began, and requests without a response.
     pub responses: ResponseTotals,
 }
 

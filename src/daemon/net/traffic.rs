@@ -14,10 +14,12 @@ pub(super) struct TrafficCounts {
     unanswered: AtomicU64,
 }
 
-/// The numbers of requests that ended since the daemon started, except health checks.
+/// The numbers of responses that began since the daemon started, and of requests without a response,
+/// except health checks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResponseTotals {
-    /// Responses by the first digit of their status, from 1 (101 Switching Protocols) to 5.
+    /// Responses by the first digit of their status, from 1 (101 Switching Protocols) to 5. Responses
+    /// with another digit are not counted.
     pub by_class: [u64; N_CLASSES],
     /// Requests whose connection was closed before their response began.
     pub unanswered: u64,

@@ -45,8 +45,8 @@ pub(in crate::http) struct Wire {
     input_ended: bool,
     /// The connection began with the HTTP/2 preface; hyper gets the end of input instead.
     found_http2: bool,
-    /// The connection goes on without this transport, in the next daemon or after it was parked; hyper
-    /// got the end of input instead.
+    /// The connection goes on without this transport: it is parked, or the next daemon continues it.
+    /// hyper got the end of input.
     is_detached: bool,
 }
 
@@ -102,8 +102,8 @@ impl Wire {
         self
     }
 
-    /// True if the connection goes on without this transport: in the next daemon, or after it was
-    /// parked.
+    /// True if the connection goes on without this transport: it is parked, or the next daemon
+    /// continues it.
     pub(in crate::http) fn is_detached(&self) -> bool {
         self.is_detached
     }
