@@ -1,6 +1,6 @@
 //! Metrics for Prometheus: the text format, and the listeners at which it is served.
 //!
-//! `run` collects the values and makes [`Family`]s of them. The sockets are for the monitoring only:
+//! `run` collects the values and makes [`Family`]s of them. The sockets are for metrics only:
 //! they do not serve the application, and their requests are neither logged nor counted.
 
 mod server;

@@ -71,7 +71,7 @@ where
     F: Future<Output = Option<String>>,
 {
     let service = service_fn(|request| {
-        let text = collect_for(&request).then(&collect);
+        let text = is_scrape(&request).then(&collect);
         async move { Ok::<_, Infallible>(respond(&request, text).await) }
     });
     let connection = http1::Builder::new()
@@ -87,7 +87,7 @@ where
 }
 
 /// True if the request asks for the metrics.
-fn collect_for(request: &Request<Incoming>) -> bool {
+fn is_scrape(request: &Request<Incoming>) -> bool {
     request.uri().path() == METRICS_PATH && is_read(request.method())
 }
 
