@@ -113,8 +113,8 @@ impl Pool {
                 Err(error) => {
                     self.memory_monitor.read_error_logged = true;
                     tracing::warn!(%error, rgun.pid = pid,
-                        "cannot read a worker's /proc/{pid}/smaps_rollup, so workers.max_memory has no effect: the unit \
-                        needs a memory controller, or CAP_SYS_PTRACE with workers.user");
+                        "cannot read a worker's /proc/{pid}/smaps_rollup: its memory is unknown, and workers.max_memory \
+                        has no effect: the unit needs a memory controller, or CAP_SYS_PTRACE with workers.user");
                 }
             }
         }
