@@ -45,8 +45,8 @@ impl Job {
 /// Interval at which a worker that is to return memory is checked until it is idle.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Time after which a worker that is never idle returns no more memory: the time for which the
-/// daemon regards memory as short after a notification.
+/// Time for which the thread waits until the worker is idle: the time for which the daemon regards
+/// memory as short after a notification.
 const TRIM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum number of queued jobs; bounds the memory if a hook never returns.
@@ -76,7 +76,8 @@ struct JobQueue {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A [`Command::TrimMemory`](rgun_channel::control::Command::TrimMemory) that has not been obeyed.
+/// A [`Command::TrimMemory`](rgun_channel::control::Command::TrimMemory) that has not been carried
+/// out.
 #[derive(Debug, Clone, Copy)]
 struct TrimRequest {
     /// When to check again whether the worker is idle.
@@ -140,7 +141,7 @@ impl BackgroundThread {
     }
 
     /// Makes the thread collect garbage and trim the heap as soon as no request is running. An ASGI
-    /// worker that is busy trims its heap at once, too. Gives up after [`TRIM_TIMEOUT`].
+    /// worker that is busy also trims its heap at each check. Gives up after [`TRIM_TIMEOUT`].
     pub(crate) fn request_trim(&'static self) {
         let state = &mut *lock(&self.state);
         if state.closed || !state.ensure_thread(self) {
@@ -148,7 +149,7 @@ impl BackgroundThread {
         }
         let mut collection = lock(&self.collection);
         if *collection == LoopCollection::Finished {
-            // Of a request that was given up.
+            // The collection of an earlier request, which had timed out.
             *collection = LoopCollection::None;
         }
         let now = Instant::now();

@@ -2,7 +2,7 @@
 //! become a zygote.
 //!
 //! Descriptors keep their numbers over a fork: [`Process::replace_descriptors`] puts a new worker's
-//! worker socket and stacks file in place of the zygote's, so the bootstrap, the signal handlers
+//! socket and stacks file in place of the zygote's, so the bootstrap, the signal handlers
 //! and `faulthandler` need no update.
 //!
 //! # Why `unsafe`

@@ -106,8 +106,8 @@ impl Worker {
         !lock(&self.submission).is_empty()
     }
 
-    /// Returns whether no exchange is running and none waits in the submission ring. A thread that has
-    /// just claimed a request is not noticed.
+    /// Returns whether no exchange is running and none waits in the submission ring. An exchange is not
+    /// noticed between its claim and [`Worker::mark_running`].
     pub(crate) fn is_idle(&self) -> bool {
         let is_free = |slot| self.map.u64(Geometry::slot(slot, SLOT_EXCHANGE)).load(Ordering::Acquire) == 0;
         !self.has_more() && (0..self.start.geometry.slots).all(is_free)

@@ -9,8 +9,8 @@ use super::state::Application;
 use crate::memory;
 
 impl Application {
-    /// Schedules a collection on the event loop. There, `finished` gets false if requests are running
-    /// by then, and nothing was collected. Called from another thread.
+    /// Schedules a collection on the event loop, which then calls `finished`: with false if requests
+    /// are running by then, so that nothing was collected. Called from another thread.
     ///
     /// # Errors
     /// The loop is closed.

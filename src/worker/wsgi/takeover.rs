@@ -3,8 +3,8 @@
 //! `flask-sock`, `simple-websocket` and Flask-SocketIO look for the socket in the environ, under
 //! the names that Werkzeug and gunicorn use. The socket is one end of a pair; the daemon has the
 //! other end. Once the application has written a response with status 101, the daemon forwards
-//! everything to the client. When the application returns, the socket is closed, unless one of its
-//! threads may still be writing to it.
+//! everything to the client. When the application returns, the socket is closed, unless a thread of
+//! the application may still write to it.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 
@@ -40,9 +40,9 @@ impl TakeoverSocket {
     /// Ends the socket, because the application has returned: threads of the application that read
     /// from it get the end of the input, and it is closed.
     ///
-    /// If the application still refers to the socket, it is closed with the last reference:
+    /// If the application still refers to the socket, the last reference closes the socket:
     /// `simple-websocket` answers the client's close frame in a thread, and lets the application
-    /// return before. The daemon ends the connection one second later at the latest.
+    /// return before. The daemon waits for such output for one second.
     pub(super) fn end(self, py: Python<'_>) {
         let is_last_reference = reference_count(&self.0, py) == 1;
         let socket = self.0.bind(py);

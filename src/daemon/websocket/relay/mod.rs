@@ -14,8 +14,9 @@
 //! Open ──the application's output ends───────────────────────────────▶ Flushing ──all is written──▶ end
 //!  └──close frame──▶ Closing ──the client or the application ends──────▲
 //! ```
-//! The application's output ends when its socket is closed. If the application has returned, it also
-//! ends after its close frame, and after a second. The close timeout ends Closing and Flushing.
+//! The application's output ends when its socket is closed. Once the application has returned, its
+//! output also ends after its close frame, or a second after the return. The close timeout ends
+//! Closing and Flushing.
 
 mod frames;
 
@@ -80,7 +81,8 @@ pub struct RelayConn {
     close_is_due: bool,
     /// The application has sent a close frame.
     has_app_closed: bool,
-    /// The application returned a second ago: what it has written by now is all.
+    /// The application returned a second ago: its output ends with the bytes that it has written by
+    /// now.
     is_app_overdue: bool,
     /// The client has answered our close frame: the connection ends once the application has the
     /// answer.
@@ -299,7 +301,7 @@ impl RelayConn {
         }
     }
 
-    /// Returns whether the application writes nothing after what it has written by now.
+    /// Returns whether the application's output ends with the bytes that it has written by now.
     fn is_output_complete(&self) -> bool {
         self.app.is_none() && (self.has_app_closed || self.is_app_overdue)
     }
