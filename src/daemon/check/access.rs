@@ -67,7 +67,8 @@ impl RequiredAccess {
     }
 }
 
-/// Returns the paths in the configuration that workers of another user than the daemon's read.
+/// Returns the paths in the configuration that workers with a user of their own (`workers.user`)
+/// must be able to read.
 pub(super) fn required_by_workers(config: &Config) -> Vec<RequiredAccess> {
     let app = &config.app;
     let mut needs = vec![

@@ -27,7 +27,8 @@ pub(super) struct Unit {
     pub(super) dynamic_user: bool,
     /// `AmbientCapabilities=`, in lower case.
     pub(super) ambient: Vec<String>,
-    /// `CapabilityBoundingSet=`, in lower case; `None` if it is not a plain list.
+    /// `CapabilityBoundingSet=`, in lower case; `None` if it is unset or names exceptions (`~`), which
+    /// counts as a set with all capabilities.
     pub(super) bounding: Option<Vec<String>>,
     /// `WorkingDirectory=`.
     pub(super) directory: Option<PathBuf>,

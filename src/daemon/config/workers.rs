@@ -43,9 +43,9 @@ pub struct Workers {
 /// `workers.user` and `workers.group`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WorkerUser {
-    /// The user; `None`: the daemon's.
+    /// The user; `None` for the daemon's user.
     pub user: Option<AccountName>,
-    /// The primary group; `None`: that of the user.
+    /// The primary group; `None` for that of the user.
     pub group: Option<AccountName>,
 }
 

@@ -80,9 +80,9 @@ struct Inbox {
 /// may inspect the worker reach this path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PipeMode {
-    /// The daemon's user only: the worker runs as this user.
+    /// The daemon's user only, as which the worker runs.
     OwnUser,
-    /// The worker runs as another user.
+    /// Every user, because the worker runs as another user than the daemon.
     AnyUser,
 }
 

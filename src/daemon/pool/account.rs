@@ -21,7 +21,7 @@ pub struct UserAccount {
 }
 
 impl UserAccount {
-    /// Finds a user; a text of digits is a number. Returns `None` if there is no such user.
+    /// Finds a user; a name of digits is taken as a number. Returns `None` if there is no such user.
     ///
     /// # Errors
     /// The error of the lookup.
@@ -47,8 +47,8 @@ impl From<User> for UserAccount {
     }
 }
 
-/// Finds a group; a text of digits is a number, which need not have a name. Returns `None` if there
-/// is no such group.
+/// Finds a group; a name of digits is taken as a number, whose group need not exist. Returns `None`
+/// if there is no group with this name.
 ///
 /// # Errors
 /// The error of the lookup.

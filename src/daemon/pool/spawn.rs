@@ -170,6 +170,8 @@ struct ChildUser {
 }
 
 impl ChildUser {
+    /// Copies what the child needs, because the child must not allocate.
+    ///
     /// # Errors
     /// The path contains a zero byte.
     fn new(identity: &UserIdentity, directory: &Path) -> io::Result<Self> {

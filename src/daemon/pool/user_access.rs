@@ -24,7 +24,7 @@ use super::identity::Credentials;
 /// Tests each access as the user. Returns an errno for each, 0 for success.
 ///
 /// # Errors
-/// When the user's process cannot be started.
+/// The user's process cannot be started.
 pub fn test_access(user: &Credentials, steps: &[(PathBuf, AccessFlags)]) -> io::Result<Vec<i32>> {
     let paths: Vec<(CString, AccessFlags)> = steps
         .iter()

@@ -16,7 +16,7 @@ use super::identity_trial::{TrialFault, try_credentials};
 pub const WORKER_USER_CAPABILITIES: &str = "CAP_SETUID CAP_SETGID CAP_KILL";
 
 /// Finds the user that workers run as, and makes sure that this process may run and signal workers
-/// as this user. Returns `None` if workers run as this process's user.
+/// as this user. Returns `None` if workers run with this process's user and group.
 ///
 /// # Errors
 /// The user or group does not exist, or this process may not run or signal its processes.
@@ -56,8 +56,9 @@ pub fn find_worker_identity(
     }
 }
 
-/// Finds the user that workers of a daemon with this user and group run as; the daemon's
-/// environment becomes that of the user. Returns `None` if this is the daemon's user.
+/// Finds the user that workers of a daemon with this user and group run as. The workers get
+/// `environment`, the daemon's, with HOME, USER and LOGNAME of the user. Returns `None` if workers
+/// run with the daemon's user and group.
 ///
 /// # Errors
 /// The user or group does not exist.

@@ -6,8 +6,9 @@
 //! the outcome.
 //!
 //! The file's mode is 0600, or 0660 with `control.group`. So a client that is neither root nor the
-//! daemon's user is a member of that group, and may only read. Workers run as the daemon's user, so
-//! the mode admits them; [`PeerCheck`] refuses them.
+//! daemon's user is a member of that group, and may only read. The mode also
+//! admits workers that run as the daemon's user, or as a member of the group (`workers.user`);
+//! [`PeerCheck`] refuses them.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;

@@ -19,7 +19,7 @@ type Row = (&'static str, MetricType, &'static str, fn(&StatusReply) -> u64);
 /// interface.
 const PREFIX: &str = "io.rgun.Server";
 
-/// The metrics of both.
+/// The metrics that both collect.
 const ROWS: [Row; 11] = [
     ("requests_running", MetricType::Gauge, "Requests that a worker has", |status| status.running as u64),
     ("requests_queued", MetricType::Gauge, "Requests that wait for a worker", |status| status.queued as u64),

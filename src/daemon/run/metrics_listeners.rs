@@ -15,8 +15,8 @@ use crate::metrics;
 use crate::net::Listener;
 use crate::systemd::listen::InheritedListener;
 
-/// Serves the metrics at the sockets that systemd passed, else at the addresses of `metrics.bind`. Must
-/// be called in the context of the main runtime.
+/// Serves the metrics at the sockets that systemd passed; if there are none, at the addresses of
+/// `metrics.bind`. Must be called in the context of the main runtime.
 ///
 /// # Errors
 /// An address cannot be bound.

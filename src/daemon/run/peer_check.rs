@@ -64,7 +64,7 @@ impl PeerCheck {
         if self.may_be_worker(peer.uid()) { self.check_process(Pid::from_raw(pid)) } else { Ok(()) }
     }
 
-    /// Returns whether workers run as this user.
+    /// Returns whether workers run as this user, or did.
     fn may_be_worker(&self, uid: u32) -> bool {
         uid == geteuid().as_raw() || self.worker_users.contains(uid)
     }

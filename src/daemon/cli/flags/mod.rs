@@ -258,8 +258,8 @@ pub(super) struct ParsedFlags {
 }
 
 impl Flags {
-    /// Takes the user of a check out of the flags: `--user` is the user that workers run as, but that
-    /// of the whole service for `rgun check`.
+    /// Removes `--user` from the flags and returns it. For `rgun check`, the flag names the user of the
+    /// whole service, not the one that workers run as.
     pub(super) fn take_user(&mut self) -> Option<String> {
         self.workers.user.take()
     }

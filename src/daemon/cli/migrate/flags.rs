@@ -95,8 +95,8 @@ pub(super) fn add_arguments(
     set
 }
 
-/// Returns whether a line of the unit replaces the key: with `User=`, the daemon needs no rights of
-/// root, as it would with `workers.user`.
+/// Returns whether a line of the unit replaces the key: with `User=`, the daemon does not need the
+/// rights of root that `workers.user` needs.
 fn is_of_unit(key: &str) -> bool {
     matches!(key, name::WORKER_USER | name::WORKER_GROUP)
 }
