@@ -1,4 +1,4 @@
-"""`workers.user` in the foreground: workers of a daemon that runs as root are another user's.
+"""`workers.user` in the foreground: workers of a daemon that runs as root run as another user.
 
 Other users cannot enter the directories of pytest, and cannot run every interpreter.
 """

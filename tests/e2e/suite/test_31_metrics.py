@@ -14,7 +14,7 @@ SOCKET = "rgun-metrics.socket"
 
 @pytest.fixture(scope="module")
 def metrics(probe):
-    """The enabled socket of the service, after the restart that the manual tells."""
+    """The enabled socket of the service, after the restart that the manual describes."""
     host.systemctl("enable", SOCKET)
     with host.load() as load:
         host.systemctl("restart", host.SERVICE)
@@ -51,7 +51,7 @@ def test_systemd_analyze_verify_reports_nothing():
     assert "metrics" not in done.stdout + done.stderr, done.stderr
 
 
-def test_metrics_are_served_after_a_restart_that_refuses_nobody(metrics):
+def test_metrics_are_served_after_a_restart(metrics):
     before = scrape(metrics).body.decode()
     assert host.get("/").status == 200
     after = scrape(metrics).body.decode()

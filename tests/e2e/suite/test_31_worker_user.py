@@ -1,4 +1,4 @@
-"""`workers.user`: workers of another user than the daemon, with the packaged drop-in."""
+"""`workers.user`: workers that run as another user than the daemon, with the packaged drop-in."""
 
 import contextlib
 import pathlib
