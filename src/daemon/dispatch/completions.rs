@@ -34,10 +34,10 @@ enum PopOutcome {
 }
 
 impl Dispatcher {
-    /// Ends the reactor's turn: collects completions, assigns queued requests, wakes the workers
-    /// and announces sleep. tokio's `on_thread_park` calls this, so it must not block for longer
-    /// than [`COMPLETION_WAIT`], rounded up to 1 ms. If it wakes a task, the reactor does not
-    /// sleep.
+    /// Ends the reactor's turn: frees chunks that slow clients hold, collects completions, assigns
+    /// queued requests, wakes the workers and announces sleep. tokio's `on_thread_park` calls this,
+    /// so it must not block for longer than [`COMPLETION_WAIT`], rounded up to 1 ms. If it wakes a
+    /// task, the reactor does not sleep.
     pub fn before_park(&self) {
         let mut state = self.lock();
         for worker in state.workers.iter_mut().flatten() {
