@@ -5,7 +5,7 @@
 //! controller there is no hard limit, and `run` samples [`Pool::memory_usage`]. The usage is then
 //! the *proportional set size* (proc_pid_smaps_rollup(5)), which divides a shared page among the
 //! processes that share it. Reading it needs no privilege for processes of the same user, even
-//! under `ProtectProc=invisible`.
+//! under `ProtectProc=invisible`, and CAP_SYS_PTRACE for those of another user (`workers.user`).
 //!
 //! `run` decides what to do about a worker that exceeds its limit.
 

@@ -116,8 +116,8 @@ pub(super) fn available_cores() -> usize {
 }
 
 /// Makes the daemon's memory and descriptors inaccessible to other processes of its user, which
-/// include the workers (`PR_SET_DUMPABLE`, PR_SET_DUMPABLE(2const)). The daemon then leaves no core
-/// dump either. Workers are not affected: execve(2) resets the attribute.
+/// include the workers unless `workers.user` is set (`PR_SET_DUMPABLE`, PR_SET_DUMPABLE(2const)). The
+/// daemon then leaves no core dump either. Workers are not affected: execve(2) resets the attribute.
 ///
 /// # Errors
 /// The error of `prctl(2)`; no Linux refuses this.
