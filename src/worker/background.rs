@@ -84,6 +84,8 @@ struct TrimRequest {
     next_check: Instant,
     /// When to give up.
     until: Instant,
+    /// Nothing has been checked yet.
+    is_new: bool,
 }
 
 /// The next step of the thread.
@@ -141,7 +143,8 @@ impl BackgroundThread {
     }
 
     /// Makes the thread collect garbage and trim the heap as soon as no request is running. An ASGI
-    /// worker that is busy also trims its heap at each check. Gives up after [`TRIM_TIMEOUT`].
+    /// worker, which may be busy for long, also trims its heap at once. Gives up after
+    /// [`TRIM_TIMEOUT`].
     pub(crate) fn request_trim(&'static self) {
         let state = &mut *lock(&self.state);
         if state.closed || !state.ensure_thread(self) {
@@ -153,7 +156,7 @@ impl BackgroundThread {
             *collection = LoopCollection::None;
         }
         let now = Instant::now();
-        state.trim = Some(TrimRequest { next_check: now, until: now + TRIM_TIMEOUT });
+        state.trim = Some(TrimRequest { next_check: now, until: now + TRIM_TIMEOUT, is_new: true });
         self.changed.notify_all();
     }
 
@@ -201,8 +204,15 @@ impl BackgroundThread {
 
     /// Checks whether the worker is idle, and then returns memory.
     fn trim_if_idle(&'static self) {
+        let is_new = lock(&self.state).trim.is_some_and(|trim| trim.is_new);
         let is_done = match self.asgi.get() {
-            Some(application) => self.trim_event_loop(application),
+            Some(application) => {
+                if is_new {
+                    // Only the free pages: the collector would delay all running requests.
+                    memory::trim_heap();
+                }
+                self.trim_event_loop(application)
+            }
             None => self.trim_threads(),
         };
         let now = Instant::now();
@@ -210,20 +220,21 @@ impl BackgroundThread {
         state.trim = state.trim.filter(|trim| !is_done && now < trim.until);
         if let Some(trim) = &mut state.trim {
             trim.next_check = now + IDLE_CHECK_INTERVAL;
+            trim.is_new = false;
         }
     }
 
     /// Collects garbage on this thread if no thread runs a request. Returns whether that is done.
     fn trim_threads(&self) -> bool {
         let collect = |py: Python<'_>| {
-            let is_idle = self.worker.is_idle();
+            let is_idle = self.worker.are_threads_idle();
             if is_idle {
                 memory::collect_garbage(py);
             }
             is_idle
         };
         // None: the interpreter is shutting down.
-        let is_done = self.worker.is_idle() && Python::try_attach(collect).unwrap_or(true);
+        let is_done = self.worker.are_threads_idle() && Python::try_attach(collect).unwrap_or(true);
         if is_done {
             memory::trim_heap();
         }
@@ -237,7 +248,7 @@ impl BackgroundThread {
         match collection {
             LoopCollection::Scheduled => return false,
             LoopCollection::Finished => *lock(&self.collection) = LoopCollection::None,
-            LoopCollection::None if self.worker.is_idle() => {
+            LoopCollection::None => {
                 *lock(&self.collection) = LoopCollection::Scheduled;
                 let finished = move |is_idle: bool| {
                     let outcome = if is_idle { LoopCollection::Finished } else { LoopCollection::None };
@@ -248,11 +259,6 @@ impl BackgroundThread {
                     application.schedule_collection(py, finished).is_ok()
                 });
                 return scheduled != Some(true);
-            }
-            LoopCollection::None => {
-                // Only the free pages: the collector would delay all running requests.
-                memory::trim_heap();
-                return false;
             }
         }
         memory::trim_heap();

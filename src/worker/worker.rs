@@ -106,11 +106,11 @@ impl Worker {
         !lock(&self.submission).is_empty()
     }
 
-    /// Returns whether no exchange is running and none waits in the submission ring. An exchange is not
-    /// noticed between its claim and [`Worker::mark_running`].
-    pub(crate) fn is_idle(&self) -> bool {
+    /// Returns whether no thread runs an exchange and none waits in the submission ring. An exchange is
+    /// not noticed between its claim and [`Worker::mark_running`].
+    pub(crate) fn are_threads_idle(&self) -> bool {
         let is_free = |slot| self.map.u64(Geometry::slot(slot, SLOT_EXCHANGE)).load(Ordering::Acquire) == 0;
-        !self.has_more() && (0..self.start.geometry.slots).all(is_free)
+        !self.has_more() && (0..self.n_slots()).all(is_free)
     }
 
     /// Sleeps until a request is claimed (true) or the worker stops (false). Called without the
