@@ -154,16 +154,13 @@ def test_keda_object_has_the_fields_of_its_definition():
         "minReplicaCount",
         "maxReplicaCount",
         "pollingInterval",
-        "cooldownPeriod",
         "triggers",
     }
     assert set(spec) <= known
     deployment, *_, autoscaler = yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text())
     assert spec["scaleTargetRef"] == autoscaler["spec"]["scaleTargetRef"]
     assert spec["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
-    bounds = [
-        spec[name] for name in ("minReplicaCount", "maxReplicaCount", "pollingInterval", "cooldownPeriod")
-    ]
+    bounds = [spec[name] for name in ("minReplicaCount", "maxReplicaCount", "pollingInterval")]
     assert all(isinstance(bound, int) for bound in bounds)
     by_type = {trigger["type"]: trigger for trigger in spec["triggers"]}
     assert set(by_type) == {"prometheus", "cpu"}
