@@ -24,6 +24,8 @@ VARIABLE = [
     (re.compile(r"^\[\d+\] ", re.M), "[PID] "),
     (re.compile(r"(?<=CPython )3[\d.]+|(?<=/python)3\.\d+"), "3.X"),
 ]
+# Logged when the first worker is ready.
+INTERFACE = re.compile(r"^INFO \S+ is (WSGI|ASGI): ")
 # Lines that are left out. The order of the first two kinds depends on which worker is ready first;
 # whether the third is printed depends on the machine's cgroups.
 LEFT_OUT = re.compile(r"^INFO (worker \d+ is ready|stopp)|no memory controller")
@@ -103,7 +105,16 @@ class Run:
             log = pattern.sub(word, log)
         # Drops repeated lines, because the number of workers that print one differs between runs.
         lines = dict.fromkeys(line for line in log.split("\n") if not LEFT_OUT.search(line))
-        return "\n".join(lines), response, status
+        return "\n".join(in_fixed_order(list(lines))), response, status
+
+
+def in_fixed_order(lines):
+    """Moves the daemon's line about the interface before the output of workers, which may overtake it."""
+    output = [number for number, line in enumerate(lines) if line.startswith("[PID] ")]
+    about = [number for number, line in enumerate(lines) if INTERFACE.search(line)]
+    if output and about and output[0] < about[0]:
+        lines.insert(output[0], lines.pop(about[0]))
+    return lines
 
 
 def daemon_of(pid):

@@ -32,12 +32,16 @@ def cgroups(tmp_path):
         pytest.skip("needs root, and a kernel that reports pressure (CONFIG_PSI)")
     mount = tmp_path / "cgroup2"
     mount.mkdir()
-    subprocess.run(["mount", "-t", "cgroup2", "none", str(mount)], check=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "cgroup2", "none", str(mount)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount cgroup2: {mounted.stderr}")
     of_version_1 = pathlib.Path("/sys/fs/cgroup/memory")
-    made = [mount / "rgun-pressure"]
+    made = [mount / f"rgun-pressure-{os.getpid()}"]
     try:
         if (of_version_1 / "memory.limit_in_bytes").exists():
-            made.append(of_version_1 / "rgun-pressure")
+            made.append(of_version_1 / made[0].name)
             limit = made[-1] / "memory.limit_in_bytes"
         elif "memory" in (mount / "cgroup.subtree_control").read_text().split():
             limit = made[0] / "memory.max"
