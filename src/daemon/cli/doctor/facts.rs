@@ -101,8 +101,7 @@ impl Facts {
             control: control_state(&control_path),
             control_path,
             last_error: last_error(&service_unit),
-            // systemd 260 logs six lines about one failure.
-            socket_log: journal(&["--unit", &socket_unit, "--lines", "8"]),
+            socket_log: socket_log(&socket_unit),
             oom_kills: oom_kills(service.get("ControlGroup")),
             service,
             socket,
@@ -180,6 +179,16 @@ fn last_error(unit: &str) -> Option<String> {
     let field = format!("_SYSTEMD_INVOCATION_ID={invocation}");
     let text = journal(&[&field, "--priority", "err", "--lines", "1"]);
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// Returns the last messages about a socket unit.
+fn socket_log(unit: &str) -> String {
+    // systemd 260 logs six lines about one failure.
+    let by_manager = journal(&["--unit", unit, "--lines", "8"]);
+    // systemd binds some sockets in a process of its own, whose unit journald may not learn before
+    // that process has ended; `--unit` then finds only "Input/output error".
+    let by_helper = journal(&["_UID=0", &format!("UNIT={unit}"), "--lines", "8"]);
+    by_manager + &by_helper
 }
 
 /// Waits until journald has written the messages that it has received. Only root may ask for it;
