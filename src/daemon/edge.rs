@@ -180,7 +180,7 @@ impl Edge {
             };
             loop {
                 let Ok(mut ready) = socket.readable().await else { return };
-                if !dispatcher.pump_control(worker) {
+                if !dispatcher.read_reports(worker) {
                     return;
                 }
                 ready.clear_ready();

@@ -25,7 +25,7 @@ use crate::{dispositions, lifecycle, oom_score, sandbox, stacks, zygote};
 /// # Errors
 /// `SystemExit` with an exit code; anything else is a bug, which the bootstrap reports.
 pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
-    let control = control_socket()?;
+    let control = worker_socket()?;
     // On failure, the kernel may kill the daemon before this process; both serve all the same.
     let _ = oom_score::raise();
     let (start, fds) = receive_start(py, &control)?;
@@ -72,7 +72,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
 }
 
 /// Adopts the worker socket.
-fn control_socket() -> PyResult<OwnedFd> {
+fn worker_socket() -> PyResult<OwnedFd> {
     #[expect(unsafe_code, reason = "adopting the descriptor passed by the daemon")]
     // SAFETY: the daemon spawns this process with the worker socket as this descriptor, no other
     // code owns it (the bootstrap only writes to it), and main() runs once.

@@ -225,7 +225,7 @@ impl Boot<'_> {
         let (mut python, mut warnings) = (String::new(), String::new());
         loop {
             let mut ready = socket.readable().await.map_err(StartupError::system(watching))?;
-            let is_open = self.dispatcher.pump_control(self.worker);
+            let is_open = self.dispatcher.read_reports(self.worker);
             ready.clear_ready();
             while let Ok(MainMessage::Dispatch(notice)) = self.messages.try_recv() {
                 match notice {

@@ -140,11 +140,11 @@ impl Dispatcher {
 
     /// Reads the worker socket until it is empty, and passes the reports to the supervisor.
     /// Returns false when the worker has closed it; the worker is then removed.
-    pub fn pump_control(&self, id: WorkerId) -> bool {
+    pub fn read_reports(&self, id: WorkerId) -> bool {
         let mut state = self.lock();
         let Some(index) = state.worker_index(id) else { return false };
         let Some(worker) = &mut state.workers[index] else { return false };
-        match worker.pump_control(&self.notice) {
+        match worker.read_reports(&self.notice) {
             Ok(true) => true,
             Ok(false) => {
                 let now = Instant::now();
@@ -153,7 +153,7 @@ impl Dispatcher {
                 state.notify_freed_space();
                 // A completion that breaks the contract has removed the worker already.
                 if state.worker_index(id).is_some() {
-                    (self.notice)(Notice::ControlSocketClosed(id));
+                    (self.notice)(Notice::WorkerSocketClosed(id));
                     self.remove_worker(&mut state, index, now);
                 }
                 false

@@ -17,7 +17,7 @@ pub enum Notice {
     /// The worker broke the channel's contract and was removed; with the description of the breach.
     ContractBreached(WorkerId, String),
     /// The worker closed its socket, as it does on exit, and was removed.
-    ControlSocketClosed(WorkerId),
+    WorkerSocketClosed(WorkerId),
     /// The request exceeded its deadline in a WSGI worker. Its client has been answered.
     DeadlineExceeded(WorkerId, RequestInfo),
     /// The request exceeded its deadline in an ASGI worker. Its client has been answered, and its

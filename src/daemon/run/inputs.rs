@@ -62,7 +62,7 @@ impl Daemon {
                 return self.on_report(worker, report);
             }
             Notice::ContractBreached(worker, reason) => return vec![Event::Misbehaved { worker, reason }],
-            Notice::ControlSocketClosed(worker) => {
+            Notice::WorkerSocketClosed(worker) => {
                 // A process closes its descriptors some time before it can be reaped: it may write
                 // a core dump in between.
                 self.awaiting_exit.push((worker, Instant::now() + EXIT_TIMEOUT));
@@ -261,7 +261,7 @@ impl Daemon {
         let mut events = Vec::new();
         for WorkerExit { worker, status: exit, oom_killed, pid } in ended {
             // Handles the messages and completions that the worker sent before its exit.
-            self.dispatcher.pump_control(worker);
+            self.dispatcher.read_reports(worker);
             self.dispatcher.detach(worker);
             if oom_killed {
                 self.operator_log.note_oom_kill(worker);

@@ -237,7 +237,7 @@ impl Site {
             max_requests: None,
         });
         control::send(&control, &Report::Ready { interface }.encode(), &[]).expect("room for a report");
-        self.dispatcher.pump_control(id);
+        self.dispatcher.read_reports(id);
         self.dispatcher.admit(id);
         Forger {
             id,

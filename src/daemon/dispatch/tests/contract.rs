@@ -69,7 +69,7 @@ fn too_many_lifecycle_reports_are_a_breach() {
     for _ in 0..17 {
         control::send(rig.workers[0].control.as_ref().unwrap(), &report, &[]).unwrap();
     }
-    assert!(!rig.dispatcher.pump_control(WORKER));
+    assert!(!rig.dispatcher.read_reports(WORKER));
     let last = rig.notices.try_iter().last();
     assert!(matches!(last, Some(Notice::ContractBreached(WORKER, _))), "{last:?}");
 }

@@ -256,7 +256,7 @@ impl Rig {
         // Dropping the descriptor is not enough: a process that another test has forked keeps a
         // copy until it calls exec.
         shutdown(control.as_raw_fd(), Shutdown::Both).unwrap();
-        assert!(!self.dispatcher.pump_control(self.workers[index].id));
+        assert!(!self.dispatcher.read_reports(self.workers[index].id));
     }
 
     /// Has a worker claim the request to `path`, and exit.

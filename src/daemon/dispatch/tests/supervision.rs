@@ -105,7 +105,7 @@ fn unrequested_stack_reports_are_limited() {
     let mut rig = Rig::with(base_policy(), 1);
     let report = |rig: &mut Rig| {
         rig.workers[0].report(&Report::StacksDumped(true));
-        rig.dispatcher.pump_control(WORKER)
+        rig.dispatcher.read_reports(WORKER)
     };
     for _ in 0..5000 {
         rig.dispatcher.expect_stacks(WORKER);
@@ -335,7 +335,7 @@ fn zygote_reports_and_gets_no_requests() {
     let _ticket = rig.submit(b"/");
     for incarnation in 0..500 {
         rig.workers[zygote].report(&Report::Forked { incarnation, pid: 1 });
-        assert!(rig.dispatcher.pump_control(rig.workers[zygote].id));
+        assert!(rig.dispatcher.read_reports(rig.workers[zygote].id));
     }
     let forked = rig
         .take_notices()
@@ -353,7 +353,7 @@ fn too_many_fork_reports_are_a_breach() {
     let id = rig.workers[zygote].id;
     let excess = (0..100_000).find(|incarnation| {
         rig.workers[zygote].report(&Report::Forked { incarnation: *incarnation, pid: 1 });
-        !rig.dispatcher.pump_control(id)
+        !rig.dispatcher.read_reports(id)
     });
     assert!(excess.is_some_and(|incarnation| incarnation >= 1024), "{excess:?}");
     let last = rig.take_notices().pop();

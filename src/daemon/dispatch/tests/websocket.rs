@@ -45,7 +45,7 @@ impl WorkerRig {
         let rig = Self::with_slots(Slots { threads: 1, concurrency: 1, websockets });
         let report = Report::Ready { interface: Interface::Asgi };
         control::send(&rig.control, &report.encode(), &[]).unwrap();
-        assert!(rig.dispatcher.pump_control(WORKER));
+        assert!(rig.dispatcher.read_reports(WORKER));
         let _ready = rig.notices.try_iter().count();
         rig.dispatcher.admit(WORKER);
         rig

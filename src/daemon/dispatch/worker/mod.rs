@@ -282,7 +282,7 @@ impl Worker {
     }
 
     /// Reads the worker socket until it is empty. Returns false when the worker has closed it.
-    pub(crate) fn pump_control(&mut self, notice: &NoticeSink) -> Result<bool, ContractBreach> {
+    pub(crate) fn read_reports(&mut self, notice: &NoticeSink) -> Result<bool, ContractBreach> {
         let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
         loop {
             let received = match self.channel.receive(&mut buffer) {
@@ -342,7 +342,7 @@ impl Worker {
         }
         // The worker sent the descriptor before the completion, so it is in the socket if it has
         // not been read yet.
-        self.pump_control(notice)?;
+        self.read_reports(notice)?;
         let fd = self.channel.take_file(id);
         fd.ok_or_else(|| format!("named a file for exchange {} and sent no descriptor", id.0).into())
     }

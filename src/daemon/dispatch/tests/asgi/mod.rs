@@ -48,7 +48,7 @@ impl WorkerRig {
 
     fn report_ready(&self, interface: Interface) {
         control::send(&self.control, &Report::Ready { interface }.encode(), &[]).unwrap();
-        assert!(self.dispatcher.pump_control(WORKER));
+        assert!(self.dispatcher.read_reports(WORKER));
         let last = self.notices.try_iter().last();
         assert!(matches!(last, Some(Notice::Report(WORKER, Report::Ready { .. }))), "{last:?}");
     }
