@@ -60,11 +60,12 @@ operator_events! {
     /// A worker has exited before it was ready, or was killed because it was not ready in time.
     BootFailed = "6a9c2832547746c68d675a0faebfeb26", "A worker did not boot",
         "The worker could not load the application: the entry has the reason and, the first time, \
-        the traceback. The daemon tries again, with a growing pause. If other workers serve, \
-        clients notice nothing; without any worker, they are answered 503.\n\n\
+        the traceback. During a reload, the daemon discards the new code, and the old workers keep \
+        serving. Otherwise it tries again, with a growing pause. If other workers serve, clients \
+        notice nothing; without any worker, they are answered 503.\n\n\
         What to do: `rgun check` loads the application as the service's user and shows the same \
-        error. After a correction, wait for the next attempt or run `systemctl restart` on the \
-        unit.";
+        error. After a correction, reload again, wait for the next attempt or run `systemctl \
+        restart` on the unit.";
 
     /// A worker exited by itself, or was killed from outside.
     WorkerDied = "eb9a0404a59c41a481a5b6aa1c3be40e", "A worker died",

@@ -152,7 +152,8 @@ fn check(names: &Service) -> CheckOutcome {
 
 /// Returns the warnings in the output of a successful check: all but the verdict, its last line.
 fn warnings_of(text: &str) -> String {
-    let lines: Vec<&str> = text.trim_end().lines().collect();
+    let lines: Vec<&str> =
+        text.trim_end().lines().map(|line| line.strip_prefix("warning: ").unwrap_or(line)).collect();
     lines.split_last().map(|(_, warnings)| warnings.join("\n")).unwrap_or_default()
 }
 
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn verdict_of_a_check_is_not_a_warning() {
-        assert_eq!(warnings_of("warning: a\nb is ready to serve\n"), "warning: a");
+        assert_eq!(warnings_of("warning: a\nb is ready to serve\n"), "a");
         assert_eq!(warnings_of("b is ready to serve\n"), "");
     }
 
