@@ -40,9 +40,7 @@ impl Dispatcher {
     /// task, the reactor does not sleep.
     pub fn before_park(&self) {
         let mut state = self.lock();
-        for worker in state.workers.iter_mut().flatten() {
-            worker.channel.end_turn();
-        }
+        state.end_turn();
         let mut has_waited = false;
         for _ in 0..MAX_ROUNDS {
             let woken = self.collect_now(&mut state);
@@ -50,6 +48,8 @@ impl Dispatcher {
             if woken {
                 return;
             }
+            // What was collected now has woken no task, so it frees no more space in this turn.
+            state.end_turn();
             self.reactor.epoch().announce_sleep();
             if state.workers.iter().flatten().all(|worker| worker.channel.has_no_completions()) {
                 if has_waited || !state.is_saturated() {

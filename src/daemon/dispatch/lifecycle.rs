@@ -111,7 +111,8 @@ impl Dispatcher {
         let now = Instant::now();
         // The worker may have completed exchanges before it died.
         self.collect_completions(&mut state, now);
-        state.notify_freed_space();
+        // The reactor's turn may be over; the next one wakes workers that wait for room.
+        self.reactor.ring();
         self.remove_worker(&mut state, index, now);
     }
 
@@ -150,7 +151,7 @@ impl Dispatcher {
                 let now = Instant::now();
                 // The worker may have completed exchanges before it closed the socket.
                 self.collect_completions(&mut state, now);
-                state.notify_freed_space();
+                self.reactor.ring();
                 // A completion that breaks the contract has removed the worker already.
                 if state.worker_index(id).is_some() {
                     (self.notice)(Notice::WorkerSocketClosed(id));
@@ -258,11 +259,11 @@ impl Dispatcher {
 }
 
 impl State {
-    /// Wakes workers that wait for room. Called where another thread than the reactor's collects
-    /// completions: the reactor's turn may be over.
-    fn notify_freed_space(&mut self) {
+    /// Frees chunks that slow clients hold, and wakes workers that wait for room. Called on the
+    /// reactor's thread, when the tasks of all connections have run.
+    pub(super) fn end_turn(&mut self) {
         for worker in self.workers.iter_mut().flatten() {
-            worker.channel.notify_freed_space();
+            worker.channel.end_turn();
         }
     }
 

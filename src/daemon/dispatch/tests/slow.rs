@@ -157,6 +157,20 @@ fn waiting_worker_is_woken_when_half_of_the_window_is_free() {
 }
 
 #[test]
+fn worker_waiting_for_room_is_woken_before_sleep() {
+    let mut rig = Rig::with(base_policy(), 1);
+    // No task waits for the response, so none is woken, and the reactor goes to sleep.
+    let _ticket = rig.submit(b"/");
+    let (exchange, _) = rig.claim().unwrap();
+    let map = Arc::clone(&rig.workers[0].map);
+    let flag = WaitFlag(map.u32(Geometry::word(Word::SpaceWait)));
+    flag.announce_wait();
+    rig.complete(exchange, CompletionKind::Respond, b"", false, false);
+    rig.dispatcher.before_park();
+    assert_eq!(flag.0.load(Ordering::Relaxed) & 1, 0, "the worker still waits");
+}
+
+#[test]
 fn response_leaves_worker_when_client_does_not_read() {
     let mut streaming = Streaming::new(64 * MIB, 0);
     streaming.fill_window();

@@ -196,11 +196,6 @@ impl WorkerChannel {
         if self.may_own_chunks {
             self.may_own_chunks = self.slab.relieve();
         }
-        self.notify_freed_space();
-    }
-
-    /// Wakes the worker if it waits for room and some was freed since it was last notified.
-    pub(crate) fn notify_freed_space(&mut self) {
         if std::mem::take(&mut self.has_freed_space) {
             self.notify_space();
         }
