@@ -62,8 +62,9 @@ fn run_child(user: &Credentials, result: &OwnedFd, hold: &OwnedFd, held: &OwnedF
     let [step, errno] = match user.assume() {
         Ok(()) => [0, 0],
         Err(SwitchFault { step, errno }) => {
-            let number = STEPS.iter().position(|known| *known == step).map_or(0, |idx| idx + 1);
-            [i32::try_from(number).unwrap_or_default(), errno as i32]
+            // A step that is not in the table is sent as the number after the last one, not as success.
+            let idx = STEPS.iter().position(|known| *known == step).unwrap_or(STEPS.len());
+            [i32::try_from(idx + 1).unwrap_or(i32::MAX), errno as i32]
         }
     };
     let mut message = [0; 8];
@@ -93,9 +94,12 @@ fn read_result(result: &OwnedFd) -> Result<(), TrialFault> {
     }
     let [step, errno] =
         [0, 4].map(|at| i32::from_ne_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]));
+    if step == 0 {
+        return Ok(());
+    }
     match usize::try_from(step - 1).ok().and_then(|idx| STEPS.get(idx)) {
-        None => Ok(()),
         Some(step) => Err(TrialFault::Switch(SwitchFault { step: *step, errno: Errno::from_raw(errno) })),
+        None => Err(TrialFault::System(Errno::from_raw(errno).into())),
     }
 }
 
