@@ -4,13 +4,14 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ExitStatus};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use super::client::Address;
 use super::log::Log;
 use super::{Scratch, wait_until};
 
-/// A daemon on a terminal of its own, which script(1) opens. Dropping it closes the terminal, which
-/// ends the daemon.
+/// A daemon on a terminal of its own, which script(1) opens. Dropping it stops the daemon: closing the
+/// terminal would only reload it (SIGHUP).
 #[derive(Debug)]
 pub(crate) struct Terminal {
     script: Child,
@@ -62,6 +63,14 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
+        // The second one ends the daemon without waiting for requests.
+        drop(self.keyboard.write_all(b"\x03\x03"));
+        for _ in 0..500 {
+            if matches!(self.script.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
         drop(self.script.kill());
         drop(self.script.wait());
     }
