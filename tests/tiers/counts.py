@@ -7,6 +7,19 @@ PYTEST_CLOSING = re.compile(r"^(=+ )?\d+ (passed|failed|skipped|errors?)\b.* in 
 E2E_CLOSING = re.compile(rf"{PYTEST_CLOSING.pattern}|^SKIPPED: |^(e2e|machine): ")
 GUARDS_CLOSING = re.compile(r"^(\d+ passed, \d+ failed$|FAIL )")
 
+# A failed test's name, as pytest and cargo print it, and why it failed (pytest).
+FAILURE = re.compile(r"^((FAILED|ERROR) \S+\.py\b.*|test .* \.\.\. FAILED$|E   )")
+# The lines of one runner about its failures that the summary repeats.
+FAILURE_LINES = 24
+
+
+def failures(lines):
+    """Returns the names of the failed tests and the first reasons, at most `FAILURE_LINES` lines."""
+    found = [line for line in lines if FAILURE.search(line)]
+    names = [line for line in found if not line.startswith("E ")]
+    reasons = [line for line in found if line.startswith("E ")]
+    return [*names[:FAILURE_LINES], *reasons[: max(0, FAILURE_LINES - len(names))]]
+
 
 def plain_count(lines):
     """Sums lines such as `12 passed, 2 failed`."""

@@ -162,7 +162,7 @@ def compat_jobs(tier):
     folders = [f"tests/compat/{folder}" for folder in ("clients", "deployments")]
     if newest:
         inside = environment_with(TARGET / "tests" / "clients", newest[-1], *required("compat/clients"))
-        yield " and ".join(folders), [inside, *PYTEST, "-rs", *folders], PYTEST_ENVIRONMENT
+        yield " and ".join(folders), [inside, *PYTEST, "-rfEs", *folders], PYTEST_ENVIRONMENT
     else:
         tier.skip("tests/compat/clients", "there is no CPython >= 3.11 on this machine")
     # pytest loads conftest.py of tests/compat for both; the applications' own tests need no daemon.

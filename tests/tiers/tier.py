@@ -5,18 +5,20 @@ import os
 import time
 
 from tiers.commands import run_quietly, stream
+from tiers.counts import failures
 
 # Test runners that run at the same time; their tests wait half of the time.
 JOBS = int(os.environ.get("RGUN_TEST_JOBS") or 2 * (os.cpu_count() or 1))
 
 
 class Tier:
-    """The results of one tier: counts, duration, and the summary lines of its runners."""
+    """The results of one tier: counts, duration, failures, and the summary lines of its runners."""
 
     def __init__(self, name):
         self.name = name
         self.passed = self.failed = self.skipped = 0
         self.closing = []
+        self.failures = []
         self.began = time.monotonic()
         self.seconds = 0.0
         print(f"\n======== {name}", flush=True)
@@ -60,6 +62,8 @@ class Tier:
         self.failed += failed
         self.skipped += skipped
         self.closing += found
+        if failed:
+            self.failures += [f"-- {what}", *failures(lines)]
 
     def runners(self, jobs, closing, count, at_once=JOBS):
         """Runs several test runners, `at_once` at a time, and prints the output of each when it has ended.
