@@ -4,7 +4,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use rgun::cli::{self, Command};
+use rgun::cli::{self, Command, Failure};
 use rgun::config::Environment;
 
 fn main() -> ExitCode {
@@ -13,7 +13,10 @@ fn main() -> ExitCode {
         if std::io::stderr().is_terminal() { environment.logging_access() } else { environment };
     let directory = match std::env::current_dir() {
         Ok(directory) => directory,
-        Err(error) => return fail(&explain_missing_directory(&environment, &error), cli::EX_CONFIG),
+        Err(error) => {
+            let text = explain_missing_directory(&environment, &error);
+            return fail(&cli::missing_directory(text, std::env::args_os()));
+        }
     };
     match cli::parse(std::env::args_os(), &environment, &directory) {
         Ok(Command::Serve(invocation)) => rgun::run::serve(&invocation),
@@ -28,8 +31,17 @@ fn main() -> ExitCode {
             let printed = std::io::stdout().write_all(failure.text.as_bytes());
             ExitCode::from(if printed.is_ok() { failure.status } else { 1 })
         }
-        Err(failure) => fail(&failure.text, failure.status),
+        Err(failure) => fail(&failure),
     }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    if failure.is_start {
+        return rgun::run::refuse_start(failure);
+    }
+    // If stderr is closed, the exit status still reports the failure.
+    let _ = std::io::stderr().write_all(failure.text.as_bytes());
+    ExitCode::from(failure.status)
 }
 
 /// Explains a missing current directory, which a deployment may have deleted.
@@ -43,10 +55,4 @@ fn explain_missing_directory(environment: &Environment, error: &std::io::Error) 
     format!(
         "rgun: the current directory{path} {problem}\n    hint: change to the application's directory again\n"
     )
-}
-
-fn fail(text: &str, status: u8) -> ExitCode {
-    // If stderr is closed, the exit status still reports the failure.
-    let _ = std::io::stderr().write_all(text.as_bytes());
-    ExitCode::from(status)
 }

@@ -183,3 +183,23 @@ fn control_characters_in_a_path_have_a_raw_journal_field() {
     let raw = b"RGUN_PATH_RAW=/a\xc2\x9b2Jb\n";
     assert!(entry.windows(raw.len()).any(|part| part == raw), "{}", entry.escape_ascii());
 }
+
+#[test]
+fn start_without_a_configuration_is_an_error_with_its_id() {
+    if !may_replace_journald() {
+        return report_skipped("a wrong configuration in the journal: needs root to replace journald");
+    }
+    for (rgun, status, text) in [
+        (
+            Rgun::fake().set("workers.threads", "many"),
+            78,
+            &b"RGUN_WORKERS_THREADS: workers.threads = \"many\""[..],
+        ),
+        (Rgun::fake().flags(["--no-such-flag"]), 64, b"--no-such-flag"),
+    ] {
+        let journald = Journald::at(rgun.scratch());
+        let (code, stderr, _) = rgun.journald(&journald.directory).run();
+        assert_eq!((code, stderr.as_str()), (status, ""), "only the entry");
+        journald.wait(&[text, b"PRIORITY=3\n", b"MESSAGE_ID=c1b1de68c54042a4a4eaad12df34e232\n"]);
+    }
+}

@@ -58,6 +58,16 @@ fn failed_start_sends_reason_and_errno() {
 }
 
 #[test]
+fn wrong_configuration_is_in_the_status_without_values() {
+    let (rgun, mut systemd) = notified(Rgun::fake().set("timeouts.request", "30 parsecs"));
+    let (status, log, _) = rgun.run();
+    assert_eq!(status, 78, "{log}");
+    assert!(log.starts_with("RGUN_TIMEOUTS_REQUEST: timeouts.request = \"30 parsecs\": "), "{log}");
+    systemd.wait("STATUS=RGUN_TIMEOUTS_REQUEST: timeouts.request is wrong; see the log");
+    assert!(!systemd.received().iter().any(|line| line.contains("parsecs")), "{systemd:?}");
+}
+
+#[test]
 fn slow_start_extends_the_timeout_of_systemd() {
     let (rgun, gate) = Rgun::fake().gated();
     let (rgun, mut systemd) = notified(rgun);

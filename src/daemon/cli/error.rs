@@ -15,6 +15,30 @@ pub struct Failure {
     pub status: u8,
     /// Whether the text goes to stdout (help, version) or to stderr (errors).
     pub stdout: bool,
+    /// The error in one line, for `STATUS=`. It has no values, which may be secrets, because
+    /// every user may read it.
+    pub summary: String,
+    /// Whether the command would have served an application.
+    pub is_start: bool,
+}
+
+impl Failure {
+    /// Returns the failure of a wrong command line.
+    pub(super) fn usage(text: String) -> Self {
+        let summary = "the command line is wrong; see the log".to_owned();
+        Self { text, status: EX_USAGE, stdout: false, summary, is_start: false }
+    }
+
+    /// Returns help or version, which was asked for.
+    pub(super) fn requested(text: String) -> Self {
+        Self { status: 0, stdout: true, ..Self::usage(text) }
+    }
+
+    /// Returns the failure of a start in a current directory that is missing.
+    pub(super) fn missing_directory(text: String) -> Self {
+        let summary = "the current directory is missing; see the log".to_owned();
+        Self { text, status: EX_CONFIG, stdout: false, summary, is_start: false }
+    }
 }
 
 impl fmt::Display for Failure {

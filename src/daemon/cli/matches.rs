@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use super::compat;
-use super::error::{EX_USAGE, Failure, flag_error};
+use super::error::{Failure, flag_error};
 use super::flags::{APP, Cli};
 use crate::config::{self, ConfigError, Layer};
 
@@ -27,22 +27,19 @@ pub(super) fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure
             "error: argument \"{}\" is not UTF-8\n\nFor more information, try '--help'.\n",
             argument.as_encoded_bytes().escape_ascii()
         );
-        return Failure { text, status: EX_USAGE, stdout: false };
+        return Failure::usage(text);
     }
     if !is_requested && let Some((typed, meant)) = find_misspelled_flag(args) {
         let text = format!(
             "error: '{typed}' is not a flag: did you mean {meant}?\n\nFor more information, try '--help'.\n"
         );
-        return Failure { text, status: EX_USAGE, stdout: false };
+        return Failure::usage(text);
     }
     if let Some(text) = second_application(error, args) {
-        return Failure { text, status: EX_USAGE, stdout: false };
+        return Failure::usage(text);
     }
-    Failure {
-        text: error.render().to_string(),
-        status: if is_requested { 0 } else { EX_USAGE },
-        stdout: is_requested,
-    }
+    let text = error.render().to_string();
+    if is_requested { Failure::requested(text) } else { Failure::usage(text) }
 }
 
 /// Explains a second application on the command line. Clap takes the word for an unknown subcommand

@@ -16,6 +16,7 @@ mod compat;
 pub mod control;
 pub mod doctor;
 mod error;
+mod failures;
 mod flags;
 mod foreign;
 mod gunicorn_conf;
@@ -32,13 +33,12 @@ use clap::CommandFactory;
 
 use nix::unistd::geteuid;
 
-use crate::config::{
-    self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment, FileSource, Layer, Loaded,
-};
+use crate::config::{self, Config, ConfigErrors, DEFAULT_FILE, Environment, FileSource, Layer, Loaded};
 use compat::translate::{Translation, translate};
 use control::ControlRequest;
 use doctor::DoctorRequest;
 pub use error::{EX_CONFIG, EX_USAGE, Failure};
+use failures::{failure_of, no_application};
 use flags::control::ControlCommand;
 use flags::{CONTROL_COMMANDS, Cli, Flags, ParsedFlags, Subcommand};
 use foreign::ForeignFlags;
@@ -278,6 +278,32 @@ where
     A: Into<OsString>,
 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let is_start = serves(&args);
+    read_line(args, environment, cwd, default_file)
+        .map_err(|failure| Failure { is_start: is_start && !failure.stdout, ..failure })
+}
+
+/// Returns the failure of a command line in a current directory that does not exist.
+pub fn missing_directory(text: String, args: impl IntoIterator<Item = OsString>) -> Failure {
+    let args: Vec<OsString> = args.into_iter().collect();
+    Failure { is_start: serves(&args), ..Failure::missing_directory(text) }
+}
+
+/// Returns whether a command line is for serving an application. It may be wrong otherwise.
+fn serves(args: &[OsString]) -> bool {
+    let names_command = args.get(1).is_some_and(|word| {
+        word == "check" || OTHER_COMMANDS.iter().chain(&CONTROL_COMMANDS).any(|command| word == command)
+    });
+    !names_command && !args.iter().any(|arg| arg == "--check-config")
+}
+
+/// Returns the command of a command line.
+fn read_line(
+    args: Vec<OsString>,
+    environment: &Environment,
+    cwd: &Path,
+    default_file: &Path,
+) -> Result<Command, Failure> {
     let Translation { args, layer: foreign, mut warnings, mut errors, is_silent, .. } = translate_line(args);
     let (cli, matches) = parse_matches(&args).map_err(|error| from_clap_error(&error, &args))?;
     let (check_as, mut flags, matches) = match (cli.command, matches.subcommand()) {
@@ -457,37 +483,6 @@ fn unread_variable_warning(variable: &str) -> String {
         (None, None) => "rgun reads no such variable, see ENVIRONMENT in rgun(1)".to_owned(),
     };
     format!("{variable}: ignored; {remedy}")
-}
-
-/// Returns the failure for these errors. The exit status is [`EX_USAGE`] if all are on the command
-/// line, else [`EX_CONFIG`].
-fn failure_of(errors: Vec<ConfigError>) -> Failure {
-    let status = if errors.iter().all(is_on_command_line) { EX_USAGE } else { EX_CONFIG };
-    Failure { text: format!("{}\n", ConfigErrors(errors)), status, stdout: false }
-}
-
-/// Returns whether the error is in an argument, not in a file or a variable.
-fn is_on_command_line(error: &ConfigError) -> bool {
-    error.origin.starts_with('-') || error.origin == flags::APP
-}
-
-fn no_application(default_file: &Path) -> Failure {
-    let file = default_file.display();
-    let text = format!(
-        "error: no application given, and there is no {file}
-
-Name one, as for gunicorn or uvicorn:
-    rgun mysite.wsgi --chdir /srv/mysite
-
-or write {file}:
-    [app]
-    target = \"mysite.wsgi\"
-    directory = \"/srv/mysite\"
-
-For more information, try '--help'.
-"
-    );
-    Failure { text, status: EX_USAGE, stdout: false }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::error::{EX_USAGE, Failure};
+use super::error::Failure;
 
 /// Maximum length of an instance's name: `rgun-NAME` is a user, whose name has at most 31 bytes
 /// (sysusers.d(5)).
@@ -26,15 +26,11 @@ impl Service {
         let wrong = instance.as_deref().and_then(|name| Some((name, name_fault(name)?)));
         match wrong {
             None => Ok(Self { instance }),
-            Some((name, reason)) => Err(Failure {
-                text: format!(
-                    "error: NAME: \"{}\": {reason}\n    hint: write NAME as in rgun@NAME.service: lower-case \
-                     letters, digits, - and _, at most {MAX_NAME_BYTES} in all; without NAME the service is rgun.service\n",
-                    name.escape_debug()
-                ),
-                status: EX_USAGE,
-                stdout: false,
-            }),
+            Some((name, reason)) => Err(Failure::usage(format!(
+                "error: NAME: \"{}\": {reason}\n    hint: write NAME as in rgun@NAME.service: lower-case letters, \
+                 digits, - and _, at most {MAX_NAME_BYTES} in all; without NAME the service is rgun.service\n",
+                name.escape_debug()
+            ))),
         }
     }
 
@@ -119,6 +115,7 @@ fn name_fault(name: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::error::EX_USAGE;
     use super::*;
 
     #[test]

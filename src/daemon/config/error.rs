@@ -54,6 +54,19 @@ impl Error for ConfigError {}
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
+impl ConfigErrors {
+    /// Returns the place of the first error and the number of further ones, without values, which
+    /// may be secrets.
+    pub fn summary(&self) -> String {
+        let place = self.0.first().map(ConfigError::place).unwrap_or_default();
+        match self.0.len().saturating_sub(1) {
+            0 => format!("{place} is wrong"),
+            1 => format!("{place} is wrong, and there is one more error"),
+            more => format!("{place} is wrong, and there are {more} more errors"),
+        }
+    }
+}
+
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (idx, error) in self.0.iter().enumerate() {

@@ -54,7 +54,8 @@ operator_events! {
     /// The daemon cannot start.
     StartFailed = "c1b1de68c54042a4a4eaad12df34e232", "rgun could not start",
         "The entry gives the reason and names the setting. After an error of the configuration \
-        (exit status 78) or of the command line (64), systemd does not start the service again.\n\n\
+        (exit status 78) or of the command line (64), systemd does not start the service again. \
+        `systemctl status` shows which setting is wrong, without its value.\n\n\
         What to do: correct the setting, run `rgun check`, then `systemctl restart` the unit.";
 
     /// A worker has exited before it was ready, or was killed because it was not ready in time.

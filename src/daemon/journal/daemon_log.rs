@@ -154,6 +154,12 @@ pub fn start(log: &Log) -> io::Result<Destination> {
     Ok(destination)
 }
 
+/// Starts the log with its default settings if stderr is the journal. Returns whether entries go to
+/// journald. Instead of [`start`], before there is a configuration.
+pub fn start_in_journal() -> bool {
+    stderr_is_the_journal() && start(&Log::default()).is_ok_and(|log| log == Destination::Journal)
+}
+
 /// Waits until all entries are written, at most a second.
 pub fn flush() {
     let Some(LogOutputs { queue, access, stdout, .. }) = LOG.get() else { return };

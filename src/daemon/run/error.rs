@@ -1,7 +1,13 @@
 //! The error of a failed start.
 
-use crate::cli;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::cli::{self, Failure};
 use crate::error_chain::Chain;
+use crate::journal::catalog::OperatorEvent;
+use crate::journal::daemon_log;
+use crate::systemd::notify;
 
 /// EX_OSERR of sysexits(3head): the system refused a resource; a retry may help.
 pub(super) const EX_OSERR: u8 = 71;
@@ -42,6 +48,21 @@ impl StartupError {
             errno: error.raw_os_error(),
         }
     }
+}
+
+/// Reports a start that has failed before there is a configuration, and so a log: in the journal if
+/// systemd has connected stderr to it, else on stderr. Returns the exit status.
+pub fn refuse_start(failure: &Failure) -> ExitCode {
+    let Failure { text, status, summary, .. } = failure;
+    if daemon_log::start_in_journal() {
+        tracing::error!(message_id = OperatorEvent::StartFailed.id(), "{}", text.trim_end());
+        daemon_log::flush();
+    } else {
+        // If stderr is closed, the exit status still reports the failure.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+    notify::failed_start(summary, None);
+    ExitCode::from(*status)
 }
 
 /// Returns the errno of the failed system call that caused the error, if any.

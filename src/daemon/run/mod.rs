@@ -107,6 +107,7 @@ use self::conf_hooks::ConfHooks;
 use self::control_socket::ControlClients;
 use self::error::EX_OSERR;
 pub(crate) use self::error::StartupError;
+pub use self::error::refuse_start;
 use self::generations::Generations;
 pub(crate) use self::generations::load_tls;
 pub(crate) use self::messages::{MainMessage, notice_sink};
@@ -135,8 +136,9 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     let destination = match daemon_log::start(&config.log) {
         Ok(destination) => destination,
         Err(error) => {
-            // If stderr is closed, only the exit status reports the failure.
+            // If stderr is closed, exit status and STATUS= report the failure.
             let _ = writeln!(io::stderr(), "rgun: cannot start the log: {error}");
+            notify::failed_start(&format!("cannot start the log: {error}"), error.raw_os_error());
             return ExitCode::from(EX_OSERR);
         }
     };

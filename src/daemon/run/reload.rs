@@ -6,7 +6,7 @@ use super::messages::MainMessage;
 use super::system::spool_directory;
 use super::{Daemon, generations, probe};
 use crate::cli::Invocation;
-use crate::config::{Config, ConfigError, ConfigErrors};
+use crate::config::{Config, ConfigErrors};
 use crate::control::{CallFault, ReloadReply, ReplySender};
 use crate::id::{Generation, WorkerId};
 use crate::journal::catalog::OperatorEvent;
@@ -87,12 +87,12 @@ impl Daemon {
     fn refuse_settings(&mut self, client: Option<ReplySender>, errors: &ConfigErrors) {
         // The value is omitted, because every user may read STATUS=, and a misplaced secret could
         // be in it.
-        let place = errors.0.first().map(ConfigError::place).unwrap_or_default();
+        let summary = errors.summary();
         tracing::error!(
             message_id = OperatorEvent::ReloadRefused.id(),
             "reload refused, the configuration is wrong; nothing has changed: {errors}"
         );
-        self.status.set_rejected_reload(Some(format!("reload refused: {place} is wrong; see the log")));
+        self.status.set_rejected_reload(Some(format!("reload refused: {summary}; see the log")));
         self.send_status();
         if let Some(watch) = &self.reloads.file_watch {
             watch.note_outcome(true);

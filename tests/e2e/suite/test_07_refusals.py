@@ -5,6 +5,7 @@ import pytest
 from support.waiting import assert_stays, wait_until
 
 EX_USAGE, EX_CONFIG = 64, 78
+START_FAILED = "c1b1de68c54042a4a4eaad12df34e232"
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +59,24 @@ def test_unknown_key_is_named_with_the_closest_known_key(probe_app):
     assert "reqest" in output
     assert "request" in output
     assert str(host.CONFIG) in output
+
+
+def test_wrong_configuration_is_an_error_in_journal_and_status(probe_app):
+    host.configure("probe", probe_app, extra='[timeouts]\nrequest = "30 parsecs"\n')
+    since = host.journal_cursor()
+    fail_to_start()
+    (entry,) = host.journal(since, MESSAGE_ID=START_FAILED)
+    assert entry["PRIORITY"] == "3"
+    assert entry["_SYSTEMD_UNIT"] == host.SERVICE
+    assert "timeouts.request" in entry["MESSAGE"]
+    assert "parsecs" in entry["MESSAGE"]
+    plain = [text for text in host.messages(host.journal(since, _TRANSPORT="stdout")) if "parsecs" in text]
+    assert plain == []
+    status = host.status_text()
+    assert "timeouts.request is wrong" in status
+    assert "parsecs" not in status, "every user may read it"
+    explained = host.run("journalctl", "-x", "-q", "--no-pager", f"MESSAGE_ID={START_FAILED}").stdout
+    assert "rgun could not start" in explained
 
 
 def test_wrong_configuration_is_not_retried(probe_app):

@@ -41,3 +41,20 @@ fn command_of_another_program_is_refused_with_the_remedy() {
     assert_eq!(shell.kind("run"), "serve", "a module of this name is an application");
     assert_eq!(shell.kind("serve --pythonpath /lib"), "serve");
 }
+
+#[test]
+fn failure_of_a_start_has_a_summary_without_values() {
+    let shell = Shell::new();
+    shell.default_file(&format!("{SITE}[workers]\ncount = \"s3cret\"\n"));
+    let failure = shell.run("").unwrap_err();
+    assert!(failure.is_start && failure.text.contains("s3cret"), "{failure:?}");
+    assert!(failure.summary.ends_with("rgun.toml:5: workers.count is wrong; see the log"), "{failure:?}");
+    shell.default_file(&format!("{SITE}[workers]\ncuont = 1\n[timeouts]\nreqest = 1\nbody = 2\n"));
+    let summary = shell.run("").unwrap_err().summary;
+    assert!(summary.ends_with(" is wrong, and there are 2 more errors; see the log"), "{summary}");
+    assert!(shell.run("-w 0 a").unwrap_err().is_start);
+    assert!(shell.run("--no-such-flag a").unwrap_err().is_start);
+    for line in ["check -w 0 a", "--check-config -w 0 a", "status --no-such-flag", "reload A", "--help"] {
+        assert!(!shell.run(line).unwrap_err().is_start, "{line}");
+    }
+}
