@@ -1,6 +1,8 @@
 """`daemon.idle_exit`: a service without requests leaves only its socket, and a connection starts it again."""
 
+import concurrent.futures
 import pathlib
+import pwd
 import time
 
 import host
@@ -58,3 +60,48 @@ def test_health_checks_do_not_prevent_the_exit_and_are_answered(sleeper):
     assert {answer.status for answer in answers} <= {200, 503}, answers
     assert all(answer.complete for answer in answers)
     assert host.show("Result", sleeper.socket) == "success"
+
+
+@pytest.fixture
+def twenty_sleepers(probe_app):
+    """Twenty instances, with the packaged drop-in for all instances, shortened likewise."""
+    instances = [host.Instance(f"sleeper{number}") for number in range(20)]
+    drop_in = pathlib.Path("/run/systemd/system/rgun@.service.d/scale-to-zero.conf")
+    drop_in.parent.mkdir(parents=True, exist_ok=True)
+    drop_in.write_text(EXAMPLE.read_text().replace("=10m", "=10s"))
+    for instance in instances:
+        instance.create("probe", probe_app, workers=1)
+    host.systemctl("daemon-reload")
+    host.systemctl("enable", "--now", *(instance.socket for instance in instances))
+    yield instances
+    for instance in instances:
+        instance.remove()
+    drop_in.unlink()
+    host.systemctl("daemon-reload")
+
+
+def processes_of(users):
+    """Returns the command lines of these users' processes."""
+    uids = {pwd.getpwnam(user).pw_uid for user in users}
+    found = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if process.stat().st_uid in uids:
+                found.append((process / "cmdline").read_bytes())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def test_twenty_idle_instances_have_no_process_and_all_answer_again(twenty_sleepers):
+    users = [f"rgun-{instance.name}" for instance in twenty_sleepers]
+
+    def get_of_each():
+        with concurrent.futures.ThreadPoolExecutor(4) as clients:
+            return list(clients.map(lambda instance: instance.get("/").status, twenty_sleepers))
+
+    assert get_of_each() == [200] * 20
+    assert len(processes_of(users)) > 20
+    wait_until("all have exited", lambda: not processes_of(users), timeout=60)
+    assert {host.show("SubState", instance.socket) for instance in twenty_sleepers} == {"listening"}
+    assert get_of_each() == [200] * 20
