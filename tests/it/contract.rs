@@ -1,12 +1,7 @@
 //! Breaches of the channel's contract by a worker: the client gets a response, the worker is killed
 //! and replaced, and the next request is served.
 
-use std::fs;
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use crate::support::{Daemon, ReadError, Response, Rgun, wait_until};
+use crate::support::{Daemon, ReadError, Response, Rgun};
 
 /// The response that the client gets when the worker breaches the contract.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,12 +143,7 @@ fn lone_worker_that_claims_nothing_is_replaced() {
 fn requests_avoid_a_worker_stopped_by_sigstop() {
     let daemon = Rgun::fake().flags(["--workers", "2", "--timeout", "1s"]).start();
     daemon.log.wait_for_count(2, "is ready after");
-    let worker = daemon.worker();
-    kill(Pid::from_raw(i32::try_from(worker).unwrap()), Signal::SIGSTOP).unwrap();
-    wait_until("the worker is stopped", || {
-        let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
-        stat.contains(") T ").then_some(())
-    });
+    daemon.pause_worker();
     let mut clients: Vec<_> = (0..10).map(|_| daemon.connect()).collect();
     for client in &mut clients {
         client.send_get("/slow/20");

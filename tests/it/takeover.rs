@@ -88,6 +88,25 @@ fn handshake_while_the_worker_boots_is_a_takeover() {
     socket.assert_text("hi");
 }
 
+/// A handshake that a worker does not start is moved to another worker, with another socket.
+#[test]
+fn handshake_moved_to_another_worker_is_a_takeover() {
+    let daemon = Rgun::fake().flags(["--workers", "2"]).start();
+    daemon.log.wait_for_count(2, "is ready after");
+    daemon.pause_worker();
+    // Two at once, so that both workers get one.
+    for _ in 0..5 {
+        let mut clients = [daemon.connect(), daemon.connect()];
+        for client in &mut clients {
+            client.send(handshake("/takeover/together", ""));
+        }
+        for client in &mut clients {
+            assert_eq!(client.response_head().status, 101);
+            assert_eq!(client.read_exact(4).unwrap(), b"\x81\x02hi");
+        }
+    }
+}
+
 #[test]
 fn death_of_the_worker_closes_the_client() {
     let daemon = Rgun::fake().start_ready();

@@ -39,7 +39,7 @@ const READ_BYTES: usize = 4096;
 /// with the response that it returns.
 #[derive(Debug, Default)]
 pub(super) struct Takeover {
-    /// The daemon's end of the socket pair; `None` until the pair is created for the worker.
+    /// The daemon's end of the newest socket pair; `None` until a pair is created for a worker.
     socket: Option<AppSocket>,
     /// The response that the application returned, or the fault that ended the exchange.
     returned: Option<Result<AppResponse, Fault>>,
@@ -71,8 +71,10 @@ impl Takeover {
         {
             self.returned = Some(returned);
         }
-        if self.socket.is_none() {
-            self.socket = ticket.take_socket().and_then(|socket| AppSocket::new(socket).ok());
+        // The handshake has a new pair if it was moved to another worker before it started. The
+        // application will answer on the newest.
+        if let Some(socket) = ticket.take_socket() {
+            self.socket = AppSocket::new(socket).ok();
         }
         let has_failed = matches!(&self.returned, Some(Err(fault)) if !matches!(fault, Fault::Raised { .. }));
         let response = match &mut self.socket {

@@ -78,6 +78,16 @@ impl Daemon {
         self.get("/pid").value("pid").parse().expect("a pid")
     }
 
+    /// Stops the worker that serves a request now with SIGSTOP, and waits until it is stopped.
+    pub(crate) fn pause_worker(&self) {
+        let worker = self.worker();
+        kill(Pid::from_raw(i32::try_from(worker).unwrap()), Signal::SIGSTOP).unwrap();
+        wait_until("the worker is stopped", || {
+            let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
+            stat.contains(") T ").then_some(())
+        });
+    }
+
     /// Waits until the fake ASGI worker has received this many disconnects and cancellations.
     pub(crate) fn wait_for_disconnects(&self, gone: u32, cancelled: u32) {
         let expected = format!("gone={gone} cancelled={cancelled}");

@@ -26,8 +26,9 @@ pub struct TakeoverHandle {
 
 impl Ticket {
     /// Takes the daemon's end of the socket pair on which the application may answer; `None` before
-    /// the request has a worker, or if the application is not WSGI. A pending poll of the ticket is
-    /// woken when the socket exists.
+    /// the request has a worker, if it was taken already, or if the application is not WSGI. A
+    /// pending poll of the ticket is woken when a pair is created: at the assignment, and again if
+    /// the request is moved to another worker, to which only the new pair leads.
     pub fn take_socket(&self) -> Option<UnixStream> {
         self.dispatcher.lock().exchanges.get_mut(self.id)?.take_socket()
     }
