@@ -5,7 +5,6 @@
 //! and has no deadline. When the worker stops, the connection is asked to close, like the
 //! WebSockets of ASGI applications.
 
-use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll};
 
 use rgun_channel::frame::ExchangeId;
@@ -25,14 +24,6 @@ pub struct TakeoverHandle {
 }
 
 impl Ticket {
-    /// Takes the daemon's end of the socket pair on which the application may answer; `None` before
-    /// the request has a worker, if it was taken already, or if the application is not WSGI. A
-    /// pending poll of the ticket is woken when a pair is created: at the assignment, and again if
-    /// the request is moved to another worker, to which only the new pair leads.
-    pub fn take_socket(&self) -> Option<UnixStream> {
-        self.dispatcher.lock().exchanges.get_mut(self.id)?.take_socket()
-    }
-
     /// Notes that the application has taken over the connection. Returns `None` if the exchange has
     /// ended already.
     pub fn take_over(mut self) -> Option<TakeoverHandle> {

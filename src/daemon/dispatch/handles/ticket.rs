@@ -5,6 +5,7 @@
 //! never starts, and the rest of a response is discarded.
 
 use std::future::Future;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -72,6 +73,9 @@ pub struct Ticket {
     error_format: ErrorFormat,
     /// Early hints that the last poll found.
     hints: Option<Box<HeaderMap>>,
+    /// The socket of a takeover that the last poll found. The exchange is gone once the ticket has
+    /// resolved to a complete response.
+    socket: Option<UnixStream>,
 }
 
 /// A response body that is delivered in pieces.
@@ -88,12 +92,21 @@ pub struct BodyStream {
 
 impl Ticket {
     pub(crate) fn new(dispatcher: &'static Dispatcher, id: ExchangeId) -> Self {
-        Self { dispatcher, id, is_settled: false, error_format: ErrorFormat::Text, hints: None }
+        let error_format = ErrorFormat::Text;
+        Self { dispatcher, id, is_settled: false, error_format, hints: None, socket: None }
     }
 
     /// Returns the early hints (RFC 8297) that the last poll found instead of the head.
     pub fn take_hints(&mut self) -> Option<Box<HeaderMap>> {
         self.hints.take()
+    }
+
+    /// Returns the daemon's end of the socket pair on which a WSGI application may answer a
+    /// WebSocket handshake, if the last poll found a new one. A pending poll is woken when a pair is
+    /// created: at the assignment, and again if the request is moved to another worker, which has
+    /// the other end of the new pair only.
+    pub fn take_socket(&mut self) -> Option<UnixStream> {
+        self.socket.take()
     }
 
     /// Returns the format of an error response, once the ticket has resolved to a fault.
@@ -153,12 +166,16 @@ impl Future for Ticket {
         let (submitted_at, assigned_at) = (exchange.submitted_at, exchange.attempt.assigned_at);
         let poll = exchange.poll_head(cx.waker());
         let hints = if poll.is_pending() { exchange.take_hints() } else { None };
+        let socket = exchange.take_socket();
         if matches!(poll, Poll::Ready(Err(_))) {
             self.error_format = exchange.error_format();
             state.release(self.id);
         }
         state.exchanges.remove_if_finished(self.id);
         drop(state);
+        if socket.is_some() {
+            self.socket = socket;
+        }
         let Poll::Ready(outcome) = poll else {
             self.hints = hints;
             return Poll::Pending;

@@ -38,12 +38,18 @@ fn is_pending(ticket: &mut Ticket) -> bool {
     Pin::new(ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
+/// Returns the daemon's end of the socket pair, if a poll finds a new one.
+fn socket_of(ticket: &mut Ticket) -> Option<UnixStream> {
+    drop(Pin::new(&mut *ticket).poll(&mut Context::from_waker(Waker::noop())));
+    ticket.take_socket()
+}
+
 #[test]
 fn both_ends_of_the_socket_pair_are_connected() {
     let mut rig = WorkerRig::new();
-    let ticket = rig.offer();
-    let mut ours = ticket.take_socket().unwrap();
-    assert!(ticket.take_socket().is_none(), "it is taken once");
+    let mut ticket = rig.offer();
+    let mut ours = socket_of(&mut ticket).unwrap();
+    assert!(socket_of(&mut ticket).is_none(), "it is taken once");
     let mut theirs = rig.receive_socket();
     theirs.write_all(b"101").unwrap();
     let mut bytes = [0; 3];
@@ -160,25 +166,41 @@ fn asgi_frames_after_a_takeover_are_a_breach() {
 fn handshake_before_the_boot_becomes_a_takeover() {
     let mut rig = WorkerRig::booting(1);
     let request = Request { path: b"/ws", websocket: true, ..Request::new(ExchangeId(0)) };
-    let ticket = rig.dispatcher.submit(&request, iter::empty(), None, Instant::now()).unwrap();
-    assert!(ticket.take_socket().is_none());
+    let mut ticket = rig.dispatcher.submit(&request, iter::empty(), None, Instant::now()).unwrap();
+    assert!(socket_of(&mut ticket).is_none());
     rig.dispatcher.admit(WORKER);
     let mut frame = Vec::new();
     assert!(rig.submissions.claim(&mut frame).unwrap());
     assert!(Request::decode(&frame).unwrap().is_takeover());
-    assert!(ticket.take_socket().is_some());
+    assert!(socket_of(&mut ticket).is_some());
 }
 
 #[test]
 fn revoked_handshake_gets_a_new_socket_pair() {
     let mut rig = WorkerRig::new();
-    let ticket = rig.offer();
-    let mut first = ticket.take_socket().unwrap();
+    let mut ticket = rig.offer();
+    let mut first = socket_of(&mut ticket).unwrap();
     rig.dispatcher.retire(WORKER);
     drop(rig.receive_socket());
     assert_eq!(first.read(&mut [0]).unwrap(), 0);
     assert!(rig.commands().iter().any(|command| matches!(command, Command::Cancel(_))));
     rig.dispatcher.admit(WORKER);
-    assert!(ticket.take_socket().is_some());
+    assert!(socket_of(&mut ticket).is_some());
     rig.claim().unwrap();
+}
+
+/// A busy daemon may process the end of the response before the connection polls its ticket.
+#[test]
+fn socket_is_found_with_a_complete_response() {
+    let mut rig = WorkerRig::new();
+    let mut ticket = rig.offer();
+    let mut theirs = rig.receive_socket();
+    let (id, _) = rig.claim().unwrap();
+    theirs.write_all(b"101").unwrap();
+    rig.complete(id, CompletionKind::Respond, b"", true, true);
+    rig.dispatcher.before_park();
+    assert!(!is_pending(&mut ticket));
+    let mut bytes = [0; 3];
+    ticket.take_socket().unwrap().read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"101");
 }
