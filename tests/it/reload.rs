@@ -353,3 +353,31 @@ fn stale_control_socket_is_replaced() {
     let daemon = rgun.start_ready();
     assert!(reload(&daemon).status.success());
 }
+
+#[test]
+fn change_that_needs_a_restart_is_one_warning() {
+    let rgun = rgun();
+    let path = rgun.scratch().write("rgun.toml", "");
+    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready();
+    let configure = |text: &str| {
+        daemon.scratch().write("rgun.toml", text);
+    };
+    configure("[metrics]\nbind = \"127.0.0.1:1\"\n[log]\nformat = \"json\"\nlevel = \"debug\"\n");
+    daemon.signal(Signal::SIGHUP);
+    let line = daemon.log.wait_for("the reload does not apply");
+    assert!(line.contains("WARN"), "{line}");
+    for part in [
+        "metrics.bind = \"127.0.0.1:1\" (in use: none)",
+        "log.format = \"json\" (in use: \"auto\")",
+        "systemctl restart rgun",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    daemon.log.wait_for("reloaded: ");
+    assert_eq!(generation(&daemon), "2");
+    assert_eq!(daemon.log.count("the reload does not apply"), 1);
+    configure("");
+    daemon.signal(Signal::SIGHUP);
+    daemon.log.wait_for_count(2, "reloaded: ");
+    assert_eq!(daemon.log.count("the reload does not apply"), 1, "the values in use again");
+}

@@ -175,14 +175,7 @@ impl Invocation {
     /// # Errors
     /// All errors at once.
     pub fn reread(&self) -> Result<Self, ConfigErrors> {
-        let mut again = self.sources.read(&|_| {})?;
-        if again.config.listen.addresses() != self.config.listen.addresses() {
-            again.warnings.push(format!(
-                "{} has changed, which needs a restart: a reload keeps the sockets",
-                config::name::BIND
-            ));
-        }
-        Ok(again)
+        self.sources.read(&|_| {})
     }
 
     /// Returns a sentence for the operator, not a warning, that names gunicorn's default file.

@@ -172,6 +172,13 @@ operator_events! {
         lost: the old workers keep serving.\n\n\
         What to do: correct the error, run `rgun check`, then `systemctl reload` the unit again.";
 
+    /// A reload has accepted settings that only a restart applies.
+    RestartNeeded = "68b45e9fd92649b791998d0b3224458b", "Settings need a restart",
+        "The configuration has changed keys that are read only at the start, because sockets and \
+        the streams of the log exist from then on. The reload has applied all others; the entry \
+        names those with the value in use and the new one.\n\n\
+        What to do: run the command in the entry; no connection is refused. Or undo the change.";
+
     /// New workers failed after a reload, and the old ones serve again.
     RolledBack = "551a2a72aedf427390c4f2a5d3d70fbb", "A reload was rolled back",
         "The new workers failed within reload.watch after the reload: the entry has the reason. \

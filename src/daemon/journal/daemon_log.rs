@@ -65,6 +65,8 @@ struct LogOutputs {
     stderr: OutputRoute,
     /// Whether entries are lines of JSON.
     is_json: bool,
+    /// Whether an access log on stdout would be a stream of its own.
+    can_split: bool,
 }
 
 /// The log of this process.
@@ -137,9 +139,12 @@ pub fn start(log: &Log) -> io::Result<Destination> {
     let queue = LogQueue::start(sink, "log", report_dropped)?;
     let stdout = stdout_route(destination, &queue)?;
     let stderr = route_of_log(destination, &queue);
-    let to_stdout =
-        log.access == AccessLog::Stdout && destination != Destination::Journal && !is_one_stream();
-    let access = if to_stdout { Some(access_stream(format, &stdout)?) } else { None };
+    let can_split = destination != Destination::Journal && !is_one_stream();
+    let access = if can_split && log.access == AccessLog::Stdout {
+        Some(access_stream(format, &stdout)?)
+    } else {
+        None
+    };
     let access_queue = access.as_ref().map(|stream| Arc::clone(&stream.queue));
     let layer = QueueLayer { log: LogStream { format, queue: Arc::clone(&queue) }, access };
     let _first = LOG.set(LogOutputs {
@@ -148,6 +153,7 @@ pub fn start(log: &Log) -> io::Result<Destination> {
         stdout,
         stderr,
         is_json: log.format == LogFormat::Json,
+        can_split,
     });
     tracing_subscriber::registry().with(layer.with_filter(adjustable(log.level))).init();
     std::panic::set_hook(Box::new(log_panic));
@@ -189,6 +195,12 @@ pub(super) fn count_dropped(entries: u64) {
 /// Returns the destinations of workers' stdout and stderr. `None` before [`start`].
 pub(super) fn routes() -> Option<[OutputRoute; 2]> {
     LOG.get().map(|log| [log.stdout.clone(), log.stderr.clone()])
+}
+
+/// Returns whether `log.access = "stdout"` differs from `true`: stdout is another stream than the
+/// log.
+pub fn can_split_access_log() -> bool {
+    LOG.get().is_some_and(|log| log.can_split)
 }
 
 /// Returns whether the log's entries are lines of JSON.

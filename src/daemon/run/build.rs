@@ -186,6 +186,7 @@ fn host(config: &Config, files: &FileLimit, listeners: &[Listener]) -> Host {
         started_at: SystemTime::now(),
         cores,
         is_supervised: notify::is_enabled(),
+        restart_command: system::restart_command(),
         is_socket_activated: false,
         listeners: listeners.iter().map(Listener::info).collect::<Vec<ListenerInfo>>(),
         auto_limits: AutoLimits::new(files.own, config.workers.count.resolve(cores)),

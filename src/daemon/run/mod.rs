@@ -275,7 +275,8 @@ impl Daemon {
                     Vec::new()
                 }
                 Some(()) = self.signals.upgrade.recv() => {
-                    tracing::warn!("ignoring SIGUSR2; use `systemctl restart rgun` (no connection is refused)");
+                    let command = &self.host.restart_command;
+                    tracing::warn!("ignoring SIGUSR2; use `{command}` (no connection is refused)");
                     Vec::new()
                 }
                 change = self.memory.changed() => self.on_memory_change(change),

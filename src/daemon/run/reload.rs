@@ -3,10 +3,10 @@
 
 use super::buffer_limits::BufferLimits;
 use super::messages::MainMessage;
-use super::system::spool_directory;
+use super::system::{self, spool_directory};
 use super::{Daemon, generations, probe};
 use crate::cli::Invocation;
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, PendingChange, name, pending_changes};
 use crate::control::{CallFault, ReloadReply, ReplySender};
 use crate::id::{Generation, WorkerId};
 use crate::journal::catalog::OperatorEvent;
@@ -58,6 +58,7 @@ impl Daemon {
                 for warning in invocation.warnings.iter().chain(tls_warnings) {
                     tracing::warn!("{warning}");
                 }
+                self.warn_pending(&invocation.config);
                 self.status.set_rejected_reload(None);
                 self.conf_hooks.on_reload();
                 self.apply_file_watch(&invocation.config);
@@ -77,6 +78,33 @@ impl Daemon {
                 Vec::new()
             }
         }
+    }
+
+    /// Logs which changes a restart would apply, but this reload does not.
+    fn warn_pending(&self, config: &Config) {
+        let mut pending = pending_changes(&self.invocation.config, config);
+        if !daemon_log::can_split_access_log() {
+            pending.retain(|change| change.key != name::ACCESS);
+        }
+        if self.host.is_socket_activated {
+            if pending.iter().any(PendingChange::is_address) {
+                system::warn_unused_addresses(config);
+            }
+            pending.retain(|change| !change.is_address());
+        }
+        if pending.is_empty() {
+            return;
+        }
+        let changes: Vec<_> = pending
+            .iter()
+            .map(|PendingChange { key, old, new }| format!("{key} = {new} (in use: {old})"))
+            .collect();
+        tracing::warn!(
+            message_id = OperatorEvent::RestartNeeded.id(),
+            "the reload does not apply {}: run `{}`",
+            changes.join("; "),
+            self.host.restart_command
+        );
     }
 
     fn load_tls(&self, config: &Config) -> Result<Option<LoadedTls>, ConfigErrors> {

@@ -13,8 +13,9 @@ use crate::config::{Bind, Config, DUMPABLE_VARIABLE, name};
 use crate::error_chain::Chain;
 use crate::journal::daemon_log::Destination;
 use crate::net::{BindError, Listener};
+use crate::systemd::cgroup::{self, Delegation};
 use crate::systemd::listen::InheritedListener;
-use crate::systemd::{cgroup::Delegation, memory};
+use crate::systemd::memory;
 
 /// Facts about the host, read once at startup.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Host {
     /// Whether systemd started the daemon. If so, a first boot that fails is retried; else the
     /// daemon exits.
     pub(super) is_supervised: bool,
+    /// The command that restarts the service.
+    pub(super) restart_command: String,
     /// Whether systemd passed the listening sockets, and so starts the daemon at a connection.
     pub(super) is_socket_activated: bool,
     /// The listeners, as described to workers.
@@ -34,6 +37,13 @@ pub(super) struct Host {
     pub(super) auto_limits: AutoLimits,
     /// Maximum number of connections that a stop hands over to the next daemon.
     pub(super) hand_over: usize,
+}
+
+/// Returns the command that restarts the daemon's unit; that of `rgun.service` outside of systemd.
+pub(super) fn restart_command() -> String {
+    let unit = cgroup::own_unit();
+    let unit = unit.as_deref().and_then(|unit| unit.strip_suffix(".service")).unwrap_or("rgun");
+    format!("systemctl restart {unit}")
 }
 
 /// Takes over the cgroup that systemd delegates. `None` if there is none; the daemon works without
@@ -69,14 +79,20 @@ pub(super) fn listeners(
     }
     check_names(config, &inherited)?;
     if config.listen.explicit {
-        let ignored: Vec<String> = config.listen.bind.iter().map(ToString::to_string).collect();
-        tracing::warn!(
-            "listening on the sockets that systemd passed; listen.bind = {} has no effect: change \
-             ListenStream= in the socket unit instead",
-            ignored.join(", ")
-        );
+        warn_unused_addresses(config);
     }
     Ok(inherited.into_iter().map(Listener::inherited).collect())
+}
+
+/// Warns that the addresses of `[listen]` have no effect.
+pub(super) fn warn_unused_addresses(config: &Config) {
+    let ignored: Vec<String> =
+        config.listen.addresses().into_iter().map(|(_, address)| address.to_string()).collect();
+    tracing::warn!(
+        "listening on the sockets that systemd passed; listen.bind = {} has no effect: change ListenStream= in the \
+         socket unit instead",
+        ignored.join(", ")
+    );
 }
 
 /// Returns the error of a start that cannot bind an address of the setting `key`.

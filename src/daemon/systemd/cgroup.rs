@@ -291,6 +291,19 @@ pub(super) fn own_cgroup() -> Result<PathBuf, CgroupError> {
     cgroup_in(Path::new("/proc/self"))
 }
 
+/// Returns the name of the service unit that this process belongs to, such as `rgun@shop.service`.
+/// `None` outside of systemd.
+pub fn own_unit() -> Option<String> {
+    std::env::var_os("INVOCATION_ID")?;
+    unit_of(&own_cgroup().ok()?)
+}
+
+/// Returns the innermost service in a cgroup's path.
+fn unit_of(cgroup: &Path) -> Option<String> {
+    let names = cgroup.iter().rev().filter_map(|name| name.to_str());
+    names.into_iter().find(|name| name.ends_with(".service")).map(str::to_owned)
+}
+
 /// Returns the cgroup of a process, as a path below the cgroup2 mount point.
 ///
 /// # Errors

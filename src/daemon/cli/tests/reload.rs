@@ -104,13 +104,3 @@ fn reread_searches_for_the_interpreter_again() {
     let python = shell.place.python("venv/bin/python");
     assert_eq!(start.reread().unwrap().config.app.python.path, python);
 }
-
-#[test]
-fn reread_with_changed_bind_warns_about_the_restart() {
-    let shell = Shell::new();
-    shell.default_file(&format!("{SITE}[listen]\nbind = \":8001\"\n"));
-    let start = shell.accepted("");
-    shell.default_file(&format!("{SITE}[listen]\nbind = \":8002\"\n"));
-    let warnings = start.reread().unwrap().warnings;
-    assert_eq!(warnings, ["listen.bind has changed, which needs a restart: a reload keeps the sockets"]);
-}

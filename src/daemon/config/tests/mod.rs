@@ -10,6 +10,7 @@ use super::*;
 mod hook_names;
 mod manual;
 mod packaged;
+mod pending;
 mod responses;
 mod sockets;
 mod static_mounts;
