@@ -81,9 +81,10 @@ impl Daemon {
     /// Stops the worker that serves a request now with SIGSTOP, and waits until it is stopped.
     pub(crate) fn pause_worker(&self) {
         let worker = self.worker();
-        kill(Pid::from_raw(i32::try_from(worker).unwrap()), Signal::SIGSTOP).unwrap();
+        let pid = Pid::from_raw(i32::try_from(worker).expect("a pid"));
+        kill(pid, Signal::SIGSTOP).expect("the worker runs");
         wait_until("the worker is stopped", || {
-            let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
+            let stat = fs::read_to_string(format!("/proc/{worker}/stat")).expect("the worker exists");
             stat.contains(") T ").then_some(())
         });
     }
