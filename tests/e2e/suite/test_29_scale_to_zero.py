@@ -93,7 +93,7 @@ def processes_of(users):
     return found
 
 
-def test_twenty_idle_instances_have_no_process_and_all_answer_again(twenty_sleepers):
+def test_twenty_idle_instances_have_no_process_and_answer_again(twenty_sleepers):
     users = [f"rgun-{instance.name}" for instance in twenty_sleepers]
 
     def get_of_each():
