@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::support::client::{Address, Response};
+use crate::support::systemd::NotifySocket;
 use crate::support::{Client, Daemon, Rgun, systemd, wait_until};
 
 /// Configures fake workers and a socket for metrics; returns the address of that socket.
@@ -196,12 +197,24 @@ fn addresses_are_bound_beside_a_socket_named_metrics() {
 }
 
 #[test]
-fn address_in_use_ends_the_start_and_names_the_key() {
+fn address_in_use_is_an_error_and_the_application_served() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
-    let (code, log, _) = Rgun::fake().set("metrics.bind", &address).run();
-    assert_eq!(code, 78, "{log}");
-    assert!(log.contains(&format!("metrics.bind: {address} is in use")), "{log}");
+    let (rgun, _) = rgun();
+    let own = rgun.scratch().join("metrics");
+    let mut systemd = NotifySocket::at(rgun.scratch());
+    let bind = format!("{address},unix:{}", own.display());
+    let rgun = rgun.variable("NOTIFY_SOCKET", &systemd.name).set("metrics.bind", &bind);
+    let daemon = rgun.start_ready();
+    let line = daemon.log.wait_for("the application is served, but no metrics");
+    assert!(line.contains("ERROR"), "{line}");
+    assert!(line.contains(&format!("metrics.bind: {address} is in use")), "{line}");
+    assert!(line.contains("another address in metrics.bind; then `systemctl restart rgun`"), "{line}");
+    let at = systemd.wait("STATUS=1/1 workers ready");
+    let (_, status) = &systemd.assignments[at];
+    assert!(status.contains(&format!("no metrics: metrics.bind: {address} is in use")), "{status}");
+    assert_eq!(daemon.get("/hello").status, 200);
+    assert_eq!(value(&Address::Unix(own), "rgun_workers_ready"), 1.0, "other addresses have metrics");
 }
 
 #[test]

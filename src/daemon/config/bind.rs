@@ -73,6 +73,13 @@ impl FromStr for Bind {
     }
 }
 
+/// Returns whether a valid address names a port, or is a unix socket.
+pub(super) fn names_port(text: &str) -> bool {
+    let text = text.strip_prefix("tcp://").unwrap_or(text);
+    let port = text.rsplit_once(']').map_or(text, |(_, rest)| rest);
+    port.contains(':') || !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 const EXAMPLES: &str =
     "write \"127.0.0.1:8000\", \":8000\" (all addresses), \"[::1]:8000\" or \"unix:/run/x.sock\"";
 

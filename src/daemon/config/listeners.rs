@@ -51,6 +51,11 @@ fn metrics(setting: &Setting, base: &Path, listen: &Listen) -> Result<Vec<Bind>,
         return Ok(Vec::new());
     }
     let bind = addresses(setting, base, "write \"off\" to serve no metrics")?;
+    // The default port is that of the application.
+    if let Some(text) = strings(setting)?.into_iter().find(|text| !bind::names_port(text)) {
+        return Err(ValueError::new(format!("{text:?} names no port"))
+            .with_hint(format!("write \"{text}:9797\", or \"off\" to serve no metrics")));
+    }
     for (name, address) in listen.addresses() {
         if bind.contains(address) {
             let taken = name.map_or_else(|| name::BIND.to_owned(), |name| format!("[listen.{name}]"));

@@ -28,6 +28,9 @@ mod server_interface;
 #[cfg(test)]
 mod tests;
 
+/// The beginning of the note in the status line about an address at which no metrics are served.
+pub const NO_METRICS: &str = "no metrics: ";
+
 pub use client::{CallError, ControlClient};
 pub use fault::{CallFault, RemoteError};
 pub use method::{Access, Method};

@@ -220,6 +220,13 @@ operator_events! {
         "The service has not waited for memory for 10 s. Requests are prefetched again, and the load \
         decides the number of workers.";
 
+    /// The daemon cannot serve its metrics.
+    MetricsFailed = "b6edeedca16b4069ab041a25170ef3e5", "Metrics are not served",
+        "An address of metrics.bind cannot be opened, or its socket has failed; the entry has the \
+        reason. The application is served, and so are metrics at other addresses.\n\n\
+        What to do: `ss -ltnp` shows which process uses an address. Free it, or correct \
+        metrics.bind; then run `systemctl restart` on the unit, which refuses no connection.";
+
     /// Log entries were dropped.
     EntriesDropped = "da9dc0e8192c460bb3d5ac9ddda03d03", "Log entries were dropped",
         "The log's reader could not keep up, and @RGUN_DROPPED@ entries were dropped. Requests \

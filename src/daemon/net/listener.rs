@@ -52,10 +52,7 @@ pub enum Acceptor {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process listens on the address.
-    #[error(
-        "{0} is in use by another process; stop it, or choose another address with --bind \
-         (`ss -ltnp` shows who it is)"
-    )]
+    #[error("{0} is in use by another process (`ss -ltnp` shows which); stop it, or choose another address")]
     InUse(Bind),
     /// The path exists and is not a socket.
     #[error("{0} exists and is not a socket; remove it or choose another path")]

@@ -70,7 +70,7 @@ impl Daemon {
         let host = Host { is_socket_activated, ..host(config, &files, &listeners) };
         let (messages_tx, messages_rx) = unbounded_channel();
         let control = listen_for_commands(config, &messages_tx, delegation.as_ref(), &worker_users)?;
-        metrics_listeners::listen(config, for_metrics, &messages_tx, destination)?;
+        metrics_listeners::listen(config, for_metrics, &messages_tx, destination);
         let reloads = Reloads::new(host.is_supervised);
         let stored = hand_over::take_over(inherited.stored, &listeners, &config.listen);
         let (edge, dispatcher, journal) =

@@ -17,6 +17,8 @@ pub(super) struct StatusLine {
     /// A note with the wrong key, if the last reload was rejected; `None` after a reload that was
     /// accepted.
     rejected_reload: Option<String>,
+    /// A note that metrics are not served at an address; `None` without such a fault.
+    no_metrics: Option<String>,
     /// The line last sent.
     sent: String,
     /// When to send the line again. `None` while idle, so that an idle daemon does not wake up.
@@ -48,6 +50,11 @@ impl StatusLine {
         self.rejected_reload = note;
     }
 
+    /// Sets the note about metrics that are not served.
+    pub(super) fn set_no_metrics(&mut self, note: String) {
+        self.no_metrics = Some(note);
+    }
+
     /// Returns when [`StatusLine::send`] must be called again.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
@@ -69,7 +76,7 @@ impl StatusLine {
         self.load.read(dispatcher, generation, now);
         self.due = self.load.is_busy.then(|| now + STATUS_INTERVAL);
         let mut line = self.text.clone();
-        if let Some(note) = &self.rejected_reload {
+        for note in [&self.rejected_reload, &self.no_metrics].into_iter().flatten() {
             line = format!("{line}; {note}");
         }
         if self.load.is_busy {

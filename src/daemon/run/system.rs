@@ -101,7 +101,12 @@ pub(super) fn bind_error(key: &str, error: &BindError) -> StartupError {
         BindError::InUse(_) => Some(nix::libc::EADDRINUSE),
         other => errno_of(other),
     };
-    StartupError { errno, ..StartupError::config_reason(format!("{key}: {}", Chain(error))) }
+    let remedy = match error {
+        BindError::InUse(_) if key == name::BIND => " with --bind".to_owned(),
+        BindError::InUse(_) => format!(" in {key}"),
+        _ => String::new(),
+    };
+    StartupError { errno, ..StartupError::config_reason(format!("{key}: {}{remedy}", Chain(error))) }
 }
 
 /// Checks that systemd passed a socket for each table `[listen.NAME]`. If a socket is missing, logs

@@ -197,12 +197,30 @@ fn metrics_have_addresses_of_their_own() {
     };
     assert_eq!(metrics("\"127.0.0.1:9797\""), ["127.0.0.1:9797"]);
     assert_eq!(metrics("[\":9797\", \"unix:/run/m.sock\"]"), ["0.0.0.0:9797", "unix:/run/m.sock"]);
+    assert_eq!(metrics("[\"9797\", \"[::1]:9797\"]"), ["127.0.0.1:9797", "[::1]:9797"]);
     assert!(metrics("\"off\"").is_empty());
     assert!(case.with("").unwrap().listen.metrics.is_empty());
     // The addresses are not those of the application.
     let config = case.with("[metrics]\nbind = \":9797\"\n").unwrap();
     assert_eq!(config.listen.addresses().len(), 1);
     assert!(!config.listen.explicit);
+}
+
+#[test]
+fn address_for_metrics_without_a_port_is_refused() {
+    let case = Case::new();
+    for (value, text) in [
+        (
+            "\"nonsense\"",
+            "metrics.bind = \"nonsense\": \"nonsense\" names no port\n    hint: write \"nonsense:9797\"",
+        ),
+        ("\"127.0.0.1\"", "\"127.0.0.1\" names no port"),
+        ("[\":9797\", \"[::1]\"]", "\"[::1]\" names no port\n    hint: write \"[::1]:9797\""),
+        ("\"nonsense:x\"", "\"x\" is not a port"),
+    ] {
+        let error = case.with(&format!("[metrics]\nbind = {value}\n")).unwrap_err();
+        assert!(error.contains(text), "{value}: {error}");
+    }
 }
 
 #[test]
