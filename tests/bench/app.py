@@ -13,6 +13,7 @@ MIB = 1024 * 1024
 CHUNK = 64 * 1024
 BIG = b"x" * MIB
 DOWNLOAD = os.environ.get("BENCH_FILE", "")
+SMALLER_DOWNLOAD = os.environ.get("BENCH_SMALLER_FILE", "")
 SHORT_SECONDS = 0.0002
 LONG_SECONDS = 0.1
 
@@ -45,6 +46,11 @@ def upload(environ, start_response):
     )
 
 
+def echo(environ, start_response):
+    """Responds with the body of the request."""
+    return answer(start_response, environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+
+
 def blocks(file):
     """Yields the file in blocks and closes it."""
     with file:
@@ -56,8 +62,12 @@ def blocks(file):
 
 
 def download(environ, start_response):
-    """Sends the file BENCH_FILE by wsgi.file_wrapper, or in blocks if the server has none."""
-    file = open(DOWNLOAD, "rb")  # noqa: SIM115 (the server closes it)
+    """Sends the file BENCH_FILE, or for `/file` BENCH_SMALLER_FILE.
+
+    Uses wsgi.file_wrapper, or blocks if the server has none.
+    """
+    path = SMALLER_DOWNLOAD if environ["PATH_INFO"] == "/file" else DOWNLOAD
+    file = open(path, "rb")  # noqa: SIM115 (the server closes it)
     size = os.fstat(file.fileno()).st_size
     start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", str(size))])
     wrapper = environ.get("wsgi.file_wrapper")
@@ -78,7 +88,15 @@ def long(environ, start_response):
     return answer(start_response, b"long")
 
 
-PATHS = {"/big": big, "/upload": upload, "/download": download, "/short": short, "/long": long}
+PATHS = {
+    "/big": big,
+    "/download": download,
+    "/echo": echo,
+    "/file": download,
+    "/long": long,
+    "/short": short,
+    "/upload": upload,
+}
 
 
 def application(environ, start_response):

@@ -1,7 +1,7 @@
 """The ASGI application of the benchmarks besides hello: `app_asgi:application`, bare ASGI.
 
-Server-sent events and a WebSocket echo, with as little work as possible. The idle WebSockets of rss-websocket
-wait in its `receive()`. Hello is in tests/apps/hello.
+Echoes of bodies, server-sent events and a WebSocket echo, with as little work as possible. The idle
+WebSockets of rss-websocket wait in its `receive()`. Hello is in tests/apps/hello.
 """
 
 EVENTS = 100
@@ -23,9 +23,11 @@ ACCEPT = {"type": "websocket.accept"}
 async def application(scope, receive, send):
     """Dispatches on type and path; raises for unknown paths, which every benchmark treats as an error."""
     if scope["type"] == "websocket":
-        await echo(receive, send)
+        await echo_messages(receive, send)
     elif scope["type"] == "lifespan":
         await lifespan(receive, send)
+    elif scope["path"] == "/echo":
+        await echo_body(receive, send)
     elif scope["path"] == "/sse":
         await events(send)
     elif scope["path"] == "/first":
@@ -50,7 +52,21 @@ async def first(receive, send):
         pass
 
 
-async def echo(receive, send):
+async def echo_body(receive, send):
+    """Responds with the body of the request, read whole."""
+    parts = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            break
+    body = b"".join(parts)
+    length = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": length})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo_messages(receive, send):
     """Echoes text messages."""
     await receive()
     await send(ACCEPT)

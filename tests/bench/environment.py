@@ -16,16 +16,15 @@ from pathlib import Path
 
 from load import MIB
 from servers import Tools
+from tiers.requirements import interpreters
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 APPS = HERE.parent / "apps"
 
-# The newest version of each; the result names the versions.
-# Not gunicorn[fast]: its C parser saves 8 % of gunicorn's CPU, but makes pip choose an older gunicorn.
-PEERS = ["gunicorn", "uvicorn[standard]", "granian"]
-# C extensions without wheels for every Python. fastwsgi needs pkg_resources of setuptools.
-OPTIONAL = {"bjoern": ["bjoern"], "fastwsgi": ["setuptools<81", "fastwsgi"], "h2corn": ["h2corn"]}
+REQUIREMENTS = HERE / "requirements.txt"
+# The CPython of which every peer has a wheel.
+PYTHON = "3.13"
 # Required programs and their Debian packages.
 DEBIAN = {
     "wrk": "wrk",
@@ -73,34 +72,55 @@ def install_programs():
     run("apt-get", "install", "-y", "--no-install-recommends", *missing)
 
 
+def find_python():
+    """Returns this machine's CPython of the version PYTHON, or this interpreter with a loud message."""
+    found = dict(interpreters()).get(PYTHON)
+    if found is None:
+        skipped(
+            f"CPython {PYTHON}",
+            f"not on this machine; on {platform.python_version()} some peers may be missing. --python PATH",
+        )
+    return found or sys.executable
+
+
+def pinned():
+    """Returns the requirements, by the name of their distribution."""
+    lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines())
+    return {line.partition("==")[0]: line for line in lines if line}
+
+
+def program_of(distribution):
+    """Returns the name by which servers.py and workloads know a distribution."""
+    return distribution.removesuffix("-server")
+
+
 def make_venv(base, python):
-    """Makes the venv of the peers; returns its path, and why each failed optional peer did not build."""
-    wanted = json.dumps(
-        [PEERS, OPTIONAL, run(python, "-VV"), (APPS / "shop" / "requirements.txt").read_text()]
-    )
+    """Makes the venv of the peers; returns its path, and why each failed peer was not installed."""
+    requirements = (REQUIREMENTS, APPS / "shop" / "requirements.txt")
+    wanted = json.dumps([run(python, "-VV"), *(path.read_text() for path in requirements)])
     venv, stamp = base / "venv", base / "venv" / "bench-stamp.json"
     if stamp.exists():
         stored = json.loads(stamp.read_text())
         if stored["wanted"] == wanted:
             return venv, stored["missing"]
-    say(f"making {venv} with {python}: Django, {', '.join(PEERS)}, {', '.join(OPTIONAL)}")
+    say(f"making {venv} with {python}: Django, {', '.join(pinned())}")
     # The shop's program makes the venv, so that Django has the version that the shop's users get.
     shutil.rmtree(venv, ignore_errors=True)
     prepare_shop(base, venv, python)
     pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run(*pip, *PEERS)
-    missing = {}
     if os.geteuid() == 0 and shutil.which("apt-get"):
         try:
             run("apt-get", "install", "-y", "--no-install-recommends", LIBEV)
         except RuntimeError as error:
             say(f"{LIBEV} cannot be installed, bjoern will not build: {str(error)[-200:]}")
-    for name, packages in OPTIONAL.items():
+    missing = {}
+    for distribution, requirement in pinned().items():
+        name = program_of(distribution)
         try:
-            run(*pip, *packages)
+            run(*pip, "--constraint", REQUIREMENTS, requirement)
             run(venv / "bin" / "python", "-c", f"import {name}")
         except RuntimeError as error:
-            missing[name] = f"does not build or import: {str(error).splitlines()[-1][-200:]}"
+            missing[name] = f"does not install or import: {str(error).splitlines()[-1][-200:]}"
     stamp.write_text(json.dumps({"wanted": wanted, "missing": missing}))
     return venv, missing
 
@@ -176,20 +196,15 @@ def prepare(base, python, rgun):
     return Tools(*map(str, paths), missing)
 
 
+def build_of(rgun):
+    """Returns the name of rgun's build, which is that of its directory (Makefile), or "unknown"."""
+    name = Path(rgun).resolve().parent.name
+    return name if name in ("optimized", "release", "fast", "debug") else "unknown"
+
+
 def describe(tools, cores):
     """Describes the machine and the versions, for the result."""
-    names = [
-        "gunicorn",
-        "uvicorn",
-        "uvloop",
-        "httptools",
-        "websockets",
-        "granian",
-        "h2corn",
-        "bjoern",
-        "fastwsgi",
-        "Django",
-    ]
+    names = [*pinned(), "Django"]
     code = (
         "import importlib.metadata as m, json, sys, contextlib\n"
         "found = {'python': sys.version.split()[0]}\n"
@@ -199,12 +214,16 @@ def describe(tools, cores):
     )
     versions = json.loads(run(f"{tools.bin}/python", "-c", code))
     if "rgun" not in tools.missing:
-        versions["rgun"] = run(tools.rgun, "--version").strip()
+        versions["rgun"] = run(tools.rgun, "--version").split()[-1]
+    # Prints its version to stderr.
+    nginx = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr
+    versions["nginx"] = nginx.rpartition("/")[2].strip()
     cpus = Path("/proc/cpuinfo").read_text()
     models = [line.partition(":")[2].strip() for line in cpus.splitlines() if line.startswith("model name")]
     siblings = Path(f"/sys/devices/system/cpu/cpu{cores[0]}/topology/thread_siblings_list")
     return {
         "versions": versions,
+        "build": build_of(tools.rgun),
         "kernel": platform.release(),
         "cpu": models[0] if models else platform.machine(),
         "cpus": os.cpu_count(),

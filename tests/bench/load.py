@@ -13,6 +13,7 @@ import math
 import random
 import re
 import resource
+import signal
 import socket
 import subprocess
 import time
@@ -30,21 +31,34 @@ def percentile(values, share):
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
-def wrk(url, connections, seconds, core=None, headers=()):
+def wrk(url, connections, seconds, core=None, headers=(), post=0):
     """Runs a closed loop: keep-alive connections, each with one request at a time.
 
-    wrk runs on `core`, by default on the core of this process. `headers` are lines.
+    wrk runs on `core`, by default on the core of this process. `headers` are lines. With `post`, requests
+    are POSTs of this number of bytes, and responses must be at least as long.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = ["taskset", "-c", str(core)] if core is not None else []
-    command += ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    # wrk knows only whole seconds; at SIGINT it ends and reports as usual.
+    whole = seconds == round(seconds)
+    command += ["wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "--timeout", "10s"]
     command += [word for line in headers for word in ("-H", line)]
     command += ["-s", str(Path(__file__).with_name("wrk.lua")), url]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+    command += ["--", str(post)] if post else []
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        if not whole:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.wait(seconds)
+            run.send_signal(signal.SIGINT)
+        printed, complaint = run.communicate(timeout=seconds + 60)
+    finally:
+        run.kill()
+        run.wait()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    lines = [line[5:] for line in run.stdout.splitlines() if line.startswith("JSON ")]
+    lines = [line[5:] for line in printed.splitlines() if line.startswith("JSON ")]
     if run.returncode or not lines:
-        raise BenchError(f"wrk failed: {(run.stderr or run.stdout).strip()[-200:]}")
+        raise BenchError(f"wrk failed: {(complaint or printed).strip()[-200:]}")
     counts = json.loads(lines[0])
     elapsed = counts["duration_us"] / 1e6
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -53,8 +67,13 @@ def wrk(url, connections, seconds, core=None, headers=()):
     errors = {key: counts[key] for key in ("connect", "read", "write", "status", "timeout") if counts[key]}
     if errors:
         raise BenchError("wrk counted errors: " + ", ".join(f"{n} {key}" for key, n in errors.items()))
-    if not counts["requests"]:
+    # A fraction of a second, before a measurement, may be too short for an answer.
+    if not counts["requests"] and whole:
         raise BenchError("no request was answered")
+    if counts["bytes"] < counts["requests"] * post:
+        raise BenchError(
+            f"{counts['requests']} responses had {counts['bytes']} bytes, too few for echoes of {post}"
+        )
     return counts
 
 

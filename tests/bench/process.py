@@ -21,7 +21,9 @@ from support import http_client
 TICK = os.sysconf("SC_CLK_TCK")
 # Indices into the result of read_stat(): the numbers of proc(5) less three.
 PARENT, SESSION, START, RSS = 1, 3, 19, 21
-USER_TO_CHILDREN_SYSTEM = slice(11, 15)
+USER_AND_SYSTEM, CHILDREN_USER_AND_SYSTEM = slice(11, 13), slice(13, 15)
+# The kind of clock, in the lowest bits of a clock id: the time for which a process was scheduled.
+CPU_CLOCK = 2
 PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
@@ -52,17 +54,28 @@ def tree(leader):
     return {pid: stats[pid] for pid in found}
 
 
-def cpu_seconds(pid):
-    """Returns user and system time of a process and its reaped children; 0 without such a process."""
-    fields = read_stat(pid)
-    return sum(map(int, fields[USER_TO_CHILDREN_SYSTEM])) / TICK if fields else 0.0
+def cpu_seconds(pid, fields=None):
+    """Returns user and system time of a process and its reaped children; 0 without such a process.
+
+    The process's own time is that of its CPU clock (clock_getcpuclockid(3)), because the times in /proc have
+    steps of 10 ms, which are per cents of a short measurement.
+    """
+    fields = fields or read_stat(pid)
+    if not fields:
+        return 0.0
+    own, reaped = fields[USER_AND_SYSTEM], fields[CHILDREN_USER_AND_SYSTEM]
+    try:
+        seconds = time.clock_gettime(~pid << 3 | CPU_CLOCK)
+    except OSError:
+        seconds = sum(map(int, own)) / TICK
+    return seconds + sum(map(int, reaped)) / TICK
 
 
-def busy_seconds():
-    """Returns the busy time of all cores: user, nice, system, irq, softirq (proc(5))."""
+def core_seconds():
+    """Returns the busy time (user, nice, system, irq, softirq) and the stolen time of all cores (proc(5))."""
     with open("/proc/stat") as file:
         fields = list(map(int, file.readline().split()[1:]))
-    return sum(fields[index] for index in (0, 1, 2, 5, 6)) / TICK
+    return sum(fields[index] for index in (0, 1, 2, 5, 6)) / TICK, fields[7] / TICK
 
 
 def https_get(port, path, timeout):
@@ -143,12 +156,26 @@ class Server:
         with open(self.log.name, errors="replace") as file:
             return " | ".join(line.strip() for line in file.readlines()[-4:] if line.strip())[-300:]
 
+    def request(self, method, path, body=b"", timeout=10):
+        """Sends one request on a connection of its own; returns status and body.
+
+        The client closes it: fastpysgi 0.6 serves nothing more after an ASGI response with Connection: close.
+        """
+        with http_client.Connection(("127.0.0.1", self.port), timeout) as connection:
+            response = connection.request(method, path, body)
+        if not response.complete:
+            raise ConnectionError(f"{method} {path}: no complete response: {response}")
+        return response.status, response.body
+
+    def post(self, path, body):
+        """Sends a POST request without TLS; returns status and body."""
+        return self.request("POST", path, body)
+
     def get(self, path, timeout=10):
         """Sends a GET request; returns status and body."""
         if self.scheme == "https":
             return https_get(self.port, path, timeout)
-        response = http_client.request(("127.0.0.1", self.port), "GET", path, timeout=timeout)
-        return response.status, response.body
+        return self.request("GET", path, timeout=timeout)
 
     def wait_ready(self, path, timeout=30):
         """Polls until `path` answers 200; returns the milliseconds since the server was started."""
@@ -167,10 +194,7 @@ class Server:
 
     def cpu_seconds(self):
         """Returns user and system time of all processes, reaped children included."""
-        return (
-            sum(sum(map(int, fields[USER_TO_CHILDREN_SYSTEM])) for fields in tree(self.process.pid).values())
-            / TICK
-        )
+        return sum(cpu_seconds(pid, fields) for pid, fields in tree(self.process.pid).items())
 
     def pss_mib(self):
         """Returns the proportional set size of all processes, which counts shared memory once."""
@@ -213,6 +237,7 @@ class Measurement:
 
     `foreign` is the share of one core used by neither the server nor this process and its children: a few per
     cent on a quiet machine. With much more, rates are unreliable; CPU time per request is still reliable.
+    `stolen` is the share of one core for which the hypervisor ran something else on it.
     """
 
     def __init__(self, server, child=None):
@@ -222,12 +247,13 @@ class Measurement:
         self.server_seconds = 0.0
         self.child_busy = 0.0
         self.foreign = 0.0
+        self.stolen = 0.0
 
     def now(self):
-        """Returns the clock, and the CPU time of all processes, the server, the clients, and `child`."""
+        """Returns the clock, busy and stolen time, and the CPU time of server, clients, and `child`."""
         child = self.child.cpu_seconds() if self.child else 0.0
         reaped = sum(os.times()[:4])
-        return time.perf_counter(), busy_seconds(), self.server.cpu_seconds(), reaped + child, child
+        return time.perf_counter(), *core_seconds(), self.server.cpu_seconds(), reaped + child, child
 
     def __enter__(self):
         """Starts counting."""
@@ -236,7 +262,10 @@ class Measurement:
 
     def __exit__(self, *_):
         """Stops counting."""
-        elapsed, total, server, client, child = (now - was for now, was in zip(self.now(), self.before))
+        elapsed, total, stolen, server, client, child = (
+            now - was for now, was in zip(self.now(), self.before)
+        )
         self.server_seconds = server
         self.child_busy = child / elapsed
         self.foreign = max(0.0, total - server - client) / elapsed
+        self.stolen = stolen / elapsed

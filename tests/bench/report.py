@@ -33,6 +33,7 @@ HEADS = {
     "plain_used_kib": "KiB used",
     "deflate_kib": "deflate KiB each",
     "deflate_used_kib": "deflate KiB used",
+    "connection_kib": "KiB each",
 }
 # Above this share of its core the client may be the bottleneck.
 CLIENT_FULL = 0.97

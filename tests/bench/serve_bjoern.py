@@ -18,7 +18,7 @@ def main():
     sys.path.insert(0, os.getcwd())
     module, _, name = target.partition(":")
     application = getattr(importlib.import_module(module), name or "application")
-    bjoern.listen(application, "127.0.0.1", port)
+    bjoern.listen(application, "127.0.0.1", port, listen_backlog=4096)
     if workers == 1:
         bjoern.run()
         return

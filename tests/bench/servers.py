@@ -2,7 +2,7 @@
 
 For every peer except gunicorn-gthread, one worker is one process with one thread for the application. Access
 logs are off. The flags are those that each server's manual recommends for speed, as far as a careful operator
-would go.
+would go. Limits that a workload would exceed are raised.
 `None` instead of a command line means that the server cannot do this workload.
 """
 
@@ -27,6 +27,12 @@ class Task:
     websockets: int = 0
     tls: bool = False
     http2: bool = False
+    # The application calls a database, which Django refuses in a thread with a running event loop.
+    database: bool = False
+    # Number of connections that the clients open.
+    connections: int = 64
+    # Idle connections must stay open longer than some servers keep them by default.
+    idle: bool = False
     # A directory that is served at /static/.
     static: str = ""
 
@@ -34,6 +40,15 @@ class Task:
     def scheme(self):
         """The scheme of the server's URL."""
         return "https" if self.tls else "http"
+
+
+# Pending connections that the kernel queues: clients open thousands at once (net.core.somaxconn is 4096).
+BACKLOG = 4096
+# Open connections up to which no server's default limit matters.
+FEW_CONNECTIONS = 512
+# Bytes of the largest request body that servers accept, and seconds for which they keep idle connections.
+MAX_BODY = 1 << 30
+KEEP_ALIVE = 75
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,7 @@ def gunicorn(task, tools, *kind):
     return [
         *[f"{tools.bin}/gunicorn", task.target, "--bind", f"127.0.0.1:{task.port}"],
         *["--workers", str(task.workers), "--log-level", "warning", "--no-control-socket", *kind],
+        *["--backlog", str(BACKLOG), *(["--keep-alive", str(KEEP_ALIVE)] if task.idle else [])],
     ]
 
 
@@ -144,7 +160,8 @@ def gunicorn_preload(task, tools):
 
 def gunicorn_gthread(task, tools):
     """gunicorn with threads and keep-alive."""
-    return gunicorn(task, tools, "--worker-class", "gthread", "--threads", str(task.threads))
+    limit = ["--worker-connections", str(task.connections * 2)] if task.connections > FEW_CONNECTIONS else []
+    return gunicorn(task, tools, "--worker-class", "gthread", "--threads", str(task.threads), *limit)
 
 
 def granian(task, tools):
@@ -154,8 +171,10 @@ def granian(task, tools):
     and not available since Python 3.12.
     """
     threads = ["--blocking-threads", str(task.threads)] if task.interface == "wsgi" else []
-    # An open WebSocket counts towards the server's backpressure limit.
-    sockets = ["--ws", "--backpressure", str(task.websockets + 1024)] if task.websockets else ["--no-ws"]
+    sockets = ["--ws"] if task.websockets else ["--no-ws"]
+    # By default a worker stops accepting at backlog/workers open connections, and the others would wait.
+    most = max(task.websockets, task.connections) + 1024
+    limit = ["--backlog", str(BACKLOG), "--backpressure", str(most)]
     static = ["--static-path-route", "/static", "--static-path-mount", task.static] if task.static else []
     return [
         *[
@@ -167,7 +186,15 @@ def granian(task, tools):
             "--port",
             str(task.port),
         ],
-        *["--workers", str(task.workers), *threads, "--http", "auto" if task.http2 else "1", *sockets],
+        *[
+            "--workers",
+            str(task.workers),
+            *threads,
+            "--http",
+            "auto" if task.http2 else "1",
+            *sockets,
+            *limit,
+        ],
         *["--log-level", "warning", *tools.tls(task, "--ssl-certificate", "--ssl-keyfile"), *static],
         task.target,
     ]
@@ -184,17 +211,19 @@ def uvicorn(task, tools):
     return [
         *[f"{tools.bin}/uvicorn", task.target, "--host", "127.0.0.1", "--port", str(task.port), *workers],
         *["--log-level", "warning", "--no-access-log", "--app-dir", task.directory],
+        *["--backlog", str(BACKLOG)],
         *tools.tls(task, "--ssl-certfile", "--ssl-keyfile"),
     ]
 
 
 def h2corn(task, tools):
-    """h2corn, with uvloop; its access log is off by default."""
+    """h2corn, with uvloop, and one thread for IO because there is one core."""
     if task.interface != "asgi":
         return None
     return [
         *[f"{tools.bin}/h2corn", task.target, "--bind", f"127.0.0.1:{task.port}", "--loop", "uvloop"],
-        *["--workers", str(task.workers), "--app-dir", task.directory],
+        *["--workers", str(task.workers), "--app-dir", task.directory, "--runtime-threads", "1"],
+        *["--no-access-log", "--backlog", str(BACKLOG)],
         *tools.tls(task, "--certfile", "--keyfile"),
     ]
 
@@ -206,19 +235,46 @@ def uvicorn_websockets(task, tools):
 
 def bjoern(task, tools):
     """bjoern: C, one thread."""
-    return small(task, tools, "serve_bjoern.py")
+    return small(task, tools, "serve_bjoern.py") if task.interface == "wsgi" else None
 
 
-def fastwsgi(task, tools):
-    """fastwsgi: C on libuv, one thread."""
-    return small(task, tools, "serve_fastwsgi.py")
+def fastpysgi(task, tools):
+    """fastpysgi: C on libuv, one thread; the successor of fastwsgi."""
+    return small(task, tools, "serve_fastpysgi.py", *([tools.certificate, tools.key] if task.tls else []))
 
 
-def small(task, tools, program):
+def small(task, tools, program, *more):
     """Servers that are libraries, started by a program of this directory; one thread per worker."""
-    if task.interface != "wsgi" or task.threads > 1:
+    if task.threads > 1 or task.websockets:
         return None
-    return [f"{tools.bin}/python", str(HERE / program), task.target, str(task.port), str(task.workers)]
+    return [f"{tools.bin}/python", str(HERE / program), task.target, str(task.port), str(task.workers), *more]
+
+
+def peregrine(task, tools):
+    """peregrine: Swift within the application's process; WSGI without threads, the fastest way by its manual.
+
+    It uses uvloop, which is installed. Its times are in milliseconds.
+    """
+    return [f"{tools.bin}/peregrine", *swift_and_rust(task, tools, 1000), task.target]
+
+
+def weft(task, tools):
+    """weft: tokio driven by asyncio's selector; WSGI without threads, its default, unless one is needed."""
+    threads = ["--wsgi-threads", "1"] if task.database and task.interface == "wsgi" else []
+    return [f"{tools.bin}/weft", *swift_and_rust(task, tools, 1), *threads, task.target]
+
+
+def swift_and_rust(task, tools, second):
+    """The flags that peregrine and weft share; `second` is a second in the unit of their times."""
+    return [
+        *["--host", "127.0.0.1", "--port", str(task.port), "--workers", str(task.workers)],
+        *["--protocol", task.interface, "--log-level", "warning", "--max-body", str(MAX_BODY)],
+        *["--backlog", str(BACKLOG), "--max-connections", str(2 * BACKLOG + task.websockets)],
+        *([] if task.websockets else ["--no-websockets"]),
+        *(["--keep-alive", str(KEEP_ALIVE * second)] if task.idle else []),
+        *(["--static-dir", f"/static={task.static}"] if task.static else []),
+        *tools.tls(task, "--tls-cert", "--tls-key"),
+    ]
 
 
 # In the order of the table.
@@ -233,7 +289,9 @@ SERVERS = {
     "uvicorn": uvicorn,
     "uvicorn-websockets": uvicorn_websockets,
     "h2corn": h2corn,
-    "fastwsgi": fastwsgi,
+    "fastpysgi": fastpysgi,
+    "peregrine": peregrine,
+    "weft": weft,
     "bjoern": bjoern,
     "nginx": nginx,
 }

@@ -16,6 +16,7 @@ class Round:
     handshake: str
     websockets: int
     server_core: int
+    page: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,4 +33,9 @@ class Workload:
     max_rounds: int = 99
     needs: tuple = ()
     note: str = ""
+    # The label of its row in packaging/doc/performance.md; without one it is not on that page.
+    page: str = ""
+    # On the page: the row of rgun, and a row that is no rival but a bound.
+    subject: str = "rgun"
+    reference: str = ""
     ideal: Callable = field(default=lambda seconds, rounds: None)

@@ -1,5 +1,12 @@
 -- Prints wrk's own counts as one line of JSON, which is easier to parse than its table with units. No code runs per
--- request.
+-- request. An argument is the size of a body to send with each request.
+function init(args)
+   if args[1] then
+      wrk.method = "POST"
+      wrk.body = string.rep("x", tonumber(args[1]))
+   end
+end
+
 function done(summary, latency, requests)
    local e = summary.errors
    io.write(string.format(
