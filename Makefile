@@ -41,10 +41,10 @@ BIND ?= 127.0.0.1:8000
 CHAOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build optimized demo unit test bench chaos dist wheel sdist deb rpm print-deb install fmt lint
+.PHONY: help build optimized demo unit test bench performance chaos dist wheel sdist deb rpm print-deb install fmt lint
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo
 	@echo '  make demo APP=mysite.wsgi DIR=/srv/mysite PYTHON=/srv/mysite/.venv/bin/python'
 	@echo '  make install DESTDIR=/tmp/stage PREFIX=/usr'
@@ -69,8 +69,13 @@ unit: ## at every save: unit tests, guards, ruff (seconds, once compiled)
 test: ## install what the tests need, then run every tier (tests/run --help)
 	@tests/run all
 
-bench: $(SHIPPED) ## compare with gunicorn, granian and uvicorn
+bench: $(SHIPPED) ## compare with the fastest servers for Python, and with gunicorn and uvicorn
 	@tests/bench/run --rgun $(SHIPPED_DIR)/rgun
+
+# Exit code 1 of `run`: a server did not complete, as the page says.
+performance: $(SHIPPED) ## measure again for packaging/doc/performance.md, and write it (20 minutes)
+	@tests/bench/run --rgun $(SHIPPED_DIR)/rgun --page || test $$? = 1
+	@tests/bench/page
 
 chaos: deb ## kill, hang, leak and reload under load for minutes (CHAOS='--seconds 600 --seed 7')
 	@tests/chaos/run --deb $$($(MAKE) --no-print-directory -s print-deb) $(CHAOS)
@@ -116,7 +121,7 @@ install: ## copy the built files below DESTDIR and PREFIX
 	install -D -m644 packaging/man/rgun.8 $(DESTDIR)$(PREFIX)/share/man/man8/rgun.8
 	install -D -m644 packaging/man/rgun.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/rgun.toml.5
 	install -D -m644 packaging/man/rgun.units.7 $(DESTDIR)$(PREFIX)/share/man/man7/rgun.units.7
-	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE packaging/doc/*.md
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE packaging/doc/*
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun/examples \
 	  $$(find packaging/examples -maxdepth 1 -type f)
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun/examples/dropins packaging/examples/dropins/*
