@@ -180,8 +180,8 @@ def warning(rows):
     count = sum(bool(row.disturbance) for row in rows)
     if not count:
         return ""
-    text = f"**{count} of {len(rows)} rows of this run were disturbed ({MARK}):** other programs ran on the machine."
-    return text + " Their requests/s are unreliable, their CPU times a little.\n\n"
+    text = f"**{count} of {len(rows)} rows of this run were disturbed ({MARK})**, because the machine was busy."
+    return text + " Their requests/s are unreliable; their CPU times are less affected.\n\n"
 
 
 def page(data):
