@@ -7,7 +7,7 @@
 
 use std::io;
 
-use rgun_channel::control::{Command, Fork, MAX_MESSAGE_BYTES, Report, receive, send};
+use rgun_channel::control::{Command, Fork, MAX_MESSAGE_BYTES, Report, send};
 
 use crate::background::{BackgroundThread, Job};
 use crate::python::exit_now;
@@ -29,48 +29,36 @@ fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
     SignalMask::all().set();
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     loop {
-        let received = match receive(worker.control, &mut buffer) {
-            Ok(received) => received,
+        let command = match worker.bodies.receive(&mut buffer) {
+            Ok(command) => command,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // ECONNRESET: the daemon died with unread messages.
+            // The end; or ECONNRESET: the daemon died with unread messages.
             Err(_) => exit_now(0),
         };
-        if received.len == 0 {
-            exit_now(0);
-        }
-        match Command::decode(&buffer[..received.len]) {
-            Ok(Command::Body(exchange)) => {
-                if let Some(body) = received.fds.into_iter().next() {
-                    worker.bodies.insert(exchange, body);
-                }
-            }
-            Ok(Command::Cancel(exchange)) => {
-                if !worker.bodies.discard(exchange) {
-                    worker.cancel(exchange);
-                }
-            }
-            Ok(Command::Stop) => worker.stop(),
-            Ok(Command::DumpStacks(exchange)) => background.submit(Job::Stacks(exchange)),
-            Ok(Command::Abort) => background.submit(Job::Abort),
-            Ok(Command::ReportSources) => background.submit(Job::Sources),
-            Ok(Command::TrimMemory) => background.request_trim(),
-            Ok(Command::ChildExited { pid, worker: number, incarnation }) => {
+        match command {
+            Some(Command::Cancel(exchange)) => worker.cancel(exchange),
+            Some(Command::Stop) => worker.stop(),
+            Some(Command::DumpStacks(exchange)) => background.submit(Job::Stacks(exchange)),
+            Some(Command::Abort) => background.submit(Job::Abort),
+            Some(Command::ReportSources) => background.submit(Job::Sources),
+            Some(Command::TrimMemory) => background.request_trim(),
+            Some(Command::ChildExited { pid, worker: number, incarnation }) => {
                 background.submit(Job::ChildExited { pid, worker: number, incarnation });
             }
-            Ok(Command::Promote) => {
+            Some(Command::Promote) => {
                 if worker.promote() {
                     // The zygote reads the following messages itself, and must be single-threaded
                     // when it forks.
                     return;
                 }
             }
-            Ok(Command::Fork(Fork { incarnation, .. })) => {
+            Some(Command::Fork(Fork { incarnation, .. })) => {
                 let reason = "the process is a worker, not a zygote".to_owned();
                 // If the daemon has closed its end, the next receive reports it.
                 let _ = send(worker.control, &Report::ForkFailed { incarnation, reason }.encode(), &[]);
             }
-            // A second Start, or a message of a newer protocol: ignored.
-            Ok(Command::Start(_)) | Err(_) => {}
+            // A body is stored already; a second Start, or a message of a newer protocol: ignored.
+            Some(Command::Start(_) | Command::Body(_)) | None => {}
         }
     }
 }

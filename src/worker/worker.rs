@@ -3,7 +3,7 @@
 //! Created by [`crate::lifecycle`] and leaked: threads, pyclass instances and the control thread
 //! refer to it for the rest of the process's life, even if the process becomes a zygote.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -81,7 +81,7 @@ impl Worker {
             process,
             control: &process.control,
             signals: SignalMask::current(),
-            bodies: SpooledBodies::default(),
+            bodies: SpooledBodies::new(process.control.as_fd()),
             eventfd: Mutex::new(Some(eventfd)),
             map,
             stopping: AtomicBool::new(false),

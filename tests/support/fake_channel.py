@@ -31,7 +31,7 @@ READY, PAD, MARKED_DONE = 1, 4, 5
 TAKEN = 2
 END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE = 1, 2, 4, 8, 16, 32
 RESPOND, BODY, RAISED, WINDOW_UPDATE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
-HTTPS, STREAMS, WEBSOCKET = 2, 4, 8
+SPOOLED, HTTPS, STREAMS, WEBSOCKET = 1, 2, 4, 8
 MESSAGE_COST = 64
 UNKNOWN_LENGTH = TO_THE_END = 2**64 - 1
 LITERAL = 255
@@ -143,10 +143,13 @@ class Connection:
     root_path: str = ""
     # 0: the port of the listener.
     server_port: int = 0
+    # The body travels as a descriptor, with a message of its own.
+    spooled: bool = False
 
     def flags(self):
         """Returns the flags of a submission frame."""
-        return (HTTPS if self.https else 0) | (WEBSOCKET if self.websocket else 0)
+        flags = (self.spooled, SPOOLED), (self.https, HTTPS), (self.websocket, WEBSOCKET)
+        return sum(flag for is_set, flag in flags if is_set)
 
 
 class Channel:
@@ -220,7 +223,7 @@ class Channel:
         frame = head + b"".join(parts)
         for name, value in headers:
             frame += struct.pack("<BH", LITERAL, len(name)) + name + struct.pack("<H", len(value)) + value
-        self.publish(frame + (body if length is None else b""))
+        self.publish(frame + (body if length is None and not connection.spooled else b""))
         return self.exchange
 
     def part(self, exchange, part, end=False):
