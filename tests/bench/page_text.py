@@ -180,8 +180,10 @@ def warning(rows):
     count = sum(bool(row.disturbance) for row in rows)
     if not count:
         return ""
-    text = f"**{count} of {len(rows)} rows of this run were disturbed ({MARK})**, because the machine was busy."
-    return text + " Their requests/s are unreliable; their CPU times are less affected.\n\n"
+    return (
+        f"**{count} of {len(rows)} rows of this run were disturbed ({MARK})**, because the machine was busy. "
+        "Their requests/s are unreliable; their CPU times are less affected.\n\n"
+    )
 
 
 def page(data):
