@@ -86,6 +86,9 @@ pub const RESPONSE_WINDOW: u64 = 1024 * 1024;
 pub const REACTOR_PAGE_BYTES: usize = PAGE_BYTES;
 /// Offset in the reactor's page: u32, daemon: whether the reactor sleeps ([`crate::wake::Epoch`]).
 pub const REACTOR_EPOCH: usize = 0;
+/// Offset in the reactor's page: u32, daemon: whether the reactor waits for workers only
+/// ([`crate::wake::BacklogWait`]).
+pub const REACTOR_BACKLOG_WAIT: usize = 4;
 
 /// The sizes that daemon and worker agree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

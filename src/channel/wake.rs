@@ -1,6 +1,6 @@
 //! Sleeping and waking without lost wake-ups, and without a system call while both sides are busy.
 //!
-//! All three protocols have the same shape. The sleeper *announces* its sleep, fences, checks once
+//! All protocols have the same shape. The sleeper *announces* its sleep, fences, checks once
 //! more for work, and only then sleeps; the waker *publishes* work, fences, and only then checks
 //! for an announcement. Both sides store, `fence(SeqCst)`, then load (Dekker), so at least one of
 //! them sees the other: the sleeper finds the work, or the waker finds the sleeper.
@@ -9,6 +9,7 @@
 //!   record.
 //! - [`Epoch`]: the daemon asleep in `epoll_wait(2)`; workers write to its eventfd, each at most
 //!   once per sleep.
+//! - [`BacklogWait`]: the daemon asleep until a worker has no backlog any more; that worker wakes it.
 //! - [`WaitFlag`]: worker threads that wait for space or credit; the daemon wakes all of them.
 //!
 //! An event loop (an ASGI worker) is one sleeper that sleeps in `epoll_wait(2)` instead of on a
@@ -234,6 +235,40 @@ impl Epoch<'_> {
             return true;
         }
         false
+    }
+}
+
+/// Whether the daemon's reactor waits for workers only: 1 while it does, else 0.
+///
+/// While every worker has a backlog, a new request could not start, so the daemon does not poll its
+/// sockets, for a millisecond at most. It announces this wait before its sleep
+/// ([`Epoch::announce_sleep`]), and then checks once more that every worker has a backlog. A worker
+/// whose backlog has ended checks for the announcement before it sleeps.
+///
+/// A worker with a backlog need not wake a daemon that waits: the daemon checks the completion rings
+/// after the wait, before it announces the next sleep.
+#[derive(Debug, Clone, Copy)]
+pub struct BacklogWait<'a>(
+    /// The word, in the reactor's page.
+    pub &'a AtomicU32,
+);
+
+impl BacklogWait<'_> {
+    /// Daemon: announces the wait. Called before [`Epoch::announce_sleep`], whose fence orders both.
+    pub fn announce(&self) {
+        self.0.store(1, Ordering::SeqCst);
+    }
+
+    /// Daemon: ends the wait. Called before the completion rings are read.
+    pub fn end(&self) {
+        self.0.store(0, Ordering::SeqCst);
+    }
+
+    /// Worker, after it has published a completion or consumed its last record: returns whether the
+    /// daemon waits.
+    pub fn is_announced(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed) != 0
     }
 }
 

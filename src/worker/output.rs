@@ -8,16 +8,20 @@
 //! ([`crate::worker::Worker::wait_and_claim`]), before it waits for space, and once the oldest
 //! completion is [`MAX_WAKEUP_DELAY_NS`] old. If the next exchange takes long, the daemon still
 //! sees the completion: it polls every millisecond while this worker's submission ring has records.
+//!
+//! While all workers have a backlog, the daemon waits for them only, for a millisecond at most
+//! ([`BacklogWait`]). An event loop does not end this wait for each [`MAX_WAKEUP_DELAY_NS`], but it
+//! does before it sleeps, with completions or without.
 
 use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
 use rgun_channel::ProtocolError;
-use rgun_channel::layout::{CHUNK_BYTES, Geometry, REACTOR_EPOCH, Word};
+use rgun_channel::layout::{CHUNK_BYTES, Geometry, REACTOR_BACKLOG_WAIT, REACTOR_EPOCH, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, Position};
 use rgun_channel::slab::SlabSender;
-use rgun_channel::wake::{Epoch, WaitFlag};
+use rgun_channel::wake::{BacklogWait, Epoch, WaitFlag};
 
 use crate::process::Process;
 use crate::python::lock;
@@ -119,6 +123,21 @@ impl Output {
             // an open eventfd has no other errors (eventfd(2)).
             let _ = rustix::io::write(&self.process.reactor_eventfd, &1_u64.to_ne_bytes());
         }
+    }
+
+    /// Wakes the daemon if it waits for workers only. An event loop calls this before it sleeps: it
+    /// has no backlog any more.
+    pub(crate) fn wake_waiting_daemon(&self) {
+        if self.is_daemon_waiting() {
+            lock(&self.completions).wakeup_pending = true;
+            self.wake_daemon();
+        }
+    }
+
+    /// Returns whether the daemon waits for workers only. It then reads the frames pushed so far
+    /// within a millisecond, without a wake-up.
+    pub(crate) fn is_daemon_waiting(&self) -> bool {
+        BacklogWait(self.process.reactor_page.u32(REACTOR_BACKLOG_WAIT)).is_announced()
     }
 
     /// Copies the front of `bytes` into free chunks: at least one, at most

@@ -197,12 +197,24 @@ class FakeDaemon:
 
     def wait_for_completion(self, seconds):
         """Announces sleep and waits until a worker signals a completion, for `seconds` at most."""
-        (epoch,) = struct.unpack("<I", self.page[:4])
-        WORDS["<I"].from_buffer(self.page).value = (epoch + 2) | 1
+        self.announce_sleep(for_workers=False)
         if any(worker.has_completion() for worker in self.workers if worker.map is not None):
             return
         if is_readable(self.doorbell, seconds):
             os.read(self.doorbell, 8)
+
+    def announce_sleep(self, *, for_workers):
+        """Announces a sleep: until a completion comes, or until a worker has no backlog any more."""
+        epoch, _ = struct.unpack("<II", self.page[:8])
+        WORDS["<I"].from_buffer(self.page, 4).value = int(for_workers)
+        WORDS["<I"].from_buffer(self.page).value = (epoch + 2) | 1
+
+    def is_rung(self, seconds=DEADLINE):
+        """Returns whether a worker wakes the daemon within `seconds`."""
+        if not is_readable(self.doorbell, seconds):
+            return False
+        os.read(self.doorbell, 8)
+        return True
 
     def output(self):
         """Returns what all processes have written to stdout and stderr."""

@@ -45,6 +45,15 @@ def test_requests_run_concurrently(worker):
     assert [json_of(worker.wait_done(exchange)) for exchange in exchanges] == [3, 3, 3]
 
 
+def test_loop_without_backlog_wakes_a_daemon_that_waits_for_it(worker):
+    worker.fetch("/forget")
+    worker.daemon.announce_sleep(for_workers=True)
+    exchanges = [worker.submit("/at_once?claimed")]
+    assert worker.daemon.is_rung(), "the loop has claimed its records and finished none"
+    exchanges += [worker.submit("/at_once?claimed") for _ in range(2)]
+    assert [json_of(worker.wait_done(exchange)) for exchange in exchanges] == [3, 3, 3]
+
+
 def test_concurrent_requests_use_separate_slots(worker):
     for round in range(2):
         exchanges = [worker.submit(f"/paced?all{round}") for _ in range(7)]

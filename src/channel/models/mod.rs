@@ -18,6 +18,7 @@
 //! The small models are explored in full, the larger ones with a preemption bound (most bugs need
 //! two preemptions or fewer).
 
+mod backlog;
 mod epoch;
 mod event_loop;
 mod record;

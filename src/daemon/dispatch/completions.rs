@@ -1,6 +1,7 @@
 //! Collects the workers' completions and wakes the workers, at the beginning and the end of each
 //! turn of the reactor.
 
+use std::sync::MutexGuard;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::worker::decode;
 use super::{Dispatcher, Notice, State};
 
 /// The longest time that the reactor waits for completions before it polls its sockets, while every
-/// worker has more requests than it can start; in effect 1 ms, because `epoll_wait(2)` takes whole
+/// worker has a backlog: more requests than it can start. In effect 1 ms, because `epoll_wait(2)` takes whole
 /// milliseconds. A new request could not start anyway, and each poll of the sockets interrupts a
 /// worker that shares the core. Network cards moderate their interrupts for the same reason.
 const COMPLETION_WAIT: Duration = Duration::from_micros(500);
@@ -41,31 +42,47 @@ impl Dispatcher {
     pub fn before_park(&self) {
         let mut state = self.lock();
         state.end_turn();
-        let mut has_waited = false;
+        let mut may_wait = true;
         for _ in 0..MAX_ROUNDS {
             let woken = self.collect_now(&mut state);
-            state.ring_doorbells();
+            // An event loop that slept takes the requests at once, and may finish none of them soon.
+            may_wait &= !state.ring_doorbells();
             if woken {
                 return;
             }
             // What was collected now has woken no task, so it frees no more space in this turn.
             state.end_turn();
+            if may_wait && state.is_saturated() {
+                may_wait = false;
+                state = self.wait_for_workers(state);
+                continue;
+            }
             self.reactor.epoch().announce_sleep();
-            if state.workers.iter().flatten().all(|worker| worker.channel.has_no_completions()) {
-                if has_waited || !state.is_saturated() {
-                    return;
-                }
-                has_waited = true;
-                // Other threads (a worker's death, a reload) must not wait for the lock meanwhile.
-                drop(state);
-                self.reactor.wait_for_doorbell(COMPLETION_WAIT);
-                state = self.lock();
+            if state.has_no_completions() {
+                return;
             }
             self.reactor.epoch().announce_awake();
         }
         // A worker that publishes without end must not keep the reactor from its sockets. The next
         // turn continues.
         self.reactor.ring();
+    }
+
+    /// Waits until a worker has published completions or has no backlog any more, at most
+    /// [`COMPLETION_WAIT`].
+    fn wait_for_workers<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.reactor.backlog_wait().announce();
+        self.reactor.epoch().announce_sleep();
+        // Checked after the announcement: a worker whose backlog ends from now on wakes the reactor.
+        if state.has_no_completions() && state.is_saturated() {
+            // Other threads (a worker's death, a reload) must not wait for the lock meanwhile.
+            drop(state);
+            self.reactor.wait_for_doorbell(COMPLETION_WAIT);
+            state = self.lock();
+        }
+        self.reactor.backlog_wait().end();
+        self.reactor.epoch().announce_awake();
+        state
     }
 
     /// Collects completions and wakes the workers in the middle of a turn. Called by tasks that run
@@ -268,11 +285,17 @@ impl Worker {
 }
 
 impl State {
-    /// Wakes the workers for which records were published.
-    pub(super) fn ring_doorbells(&mut self) {
+    fn has_no_completions(&self) -> bool {
+        self.workers.iter().flatten().all(|worker| worker.channel.has_no_completions())
+    }
+
+    /// Wakes the workers for which records were published. Returns whether an event loop slept.
+    pub(super) fn ring_doorbells(&mut self) -> bool {
         self.unrung_submissions = 0;
+        let mut has_woken = false;
         for worker in self.workers.iter_mut().flatten() {
-            worker.ring();
+            has_woken |= worker.ring() && worker.is_asgi();
         }
+        has_woken
     }
 }

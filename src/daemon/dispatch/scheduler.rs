@@ -165,7 +165,7 @@ impl State {
             .map(|(other, _)| other)
     }
 
-    /// Returns whether every open worker has more requests than slots. False if no worker is open.
+    /// Returns whether every open worker has a backlog. False if no worker is open.
     pub(super) fn is_saturated(&self) -> bool {
         let mut open = self.workers.iter().flatten().filter(|worker| worker.is_open()).peekable();
         open.peek().is_some() && open.all(Worker::is_saturated)

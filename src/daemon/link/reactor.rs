@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use rgun_channel::layout::{REACTOR_EPOCH, REACTOR_PAGE_BYTES};
+use rgun_channel::layout::{REACTOR_BACKLOG_WAIT, REACTOR_EPOCH, REACTOR_PAGE_BYTES};
 use rgun_channel::map::Map;
-use rgun_channel::wake::Epoch;
+use rgun_channel::wake::{BacklogWait, Epoch};
 use rustix::event::{Timespec, epoll};
 
 /// One page, mapped read-only by every worker, and one eventfd in the reactor's epoll.
@@ -63,6 +63,11 @@ impl Reactor {
     /// Returns the word that tells workers whether the reactor sleeps.
     pub fn epoch(&self) -> Epoch<'_> {
         Epoch(self.page.u32(REACTOR_EPOCH))
+    }
+
+    /// Returns the word that tells workers whether the reactor waits for them only.
+    pub fn backlog_wait(&self) -> BacklogWait<'_> {
+        BacklogWait(self.page.u32(REACTOR_BACKLOG_WAIT))
     }
 
     /// Returns the page's descriptor, for a worker.

@@ -33,13 +33,15 @@ impl Outbox {
         self.is_backed_up.load(Ordering::Relaxed)
     }
 
-    /// Wakes the daemon if frames may have waited longer than [`MAX_WAKEUP_DELAY_NS`]. Called at
-    /// each start of an exchange.
+    /// Wakes the daemon if frames may have waited longer than [`MAX_WAKEUP_DELAY_NS`], unless it
+    /// waits for this worker and so reads them soon. Called at each start of an exchange.
     pub(super) fn wake_if_overdue(&self, output: &Output, now: u64) {
         match self.unannounced_since.load(Ordering::Relaxed) {
             0 => self.unannounced_since.store(now, Ordering::Relaxed),
             since if now.saturating_sub(since) > MAX_WAKEUP_DELAY_NS => {
-                output.wake_daemon();
+                if !output.is_daemon_waiting() {
+                    output.wake_daemon();
+                }
                 self.unannounced_since.store(now, Ordering::Relaxed);
             }
             _ => {}
@@ -54,7 +56,9 @@ impl Outbox {
         let now = coarse_now();
         if self.last_response_end.load(Ordering::Relaxed) != now {
             self.last_response_end.store(now, Ordering::Relaxed);
-            self.wake_daemon(output);
+            if !output.is_daemon_waiting() {
+                self.wake_daemon(output);
+            }
         }
     }
 

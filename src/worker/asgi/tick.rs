@@ -166,6 +166,7 @@ impl Application {
             sleepers.announce_loop_sleep();
             if !worker.has_more() {
                 self.event_loop.tick_pending.store(false, Ordering::Relaxed);
+                worker.output.wake_waiting_daemon();
                 return Ok(());
             }
             sleepers.announce_loop_awake();

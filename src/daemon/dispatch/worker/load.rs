@@ -147,6 +147,11 @@ impl WorkerLoad {
         self.n_assigned() > self.slots
     }
 
+    /// Returns whether the worker has not claimed its newest `count` requests.
+    pub(super) fn has_unclaimed(&self, count: usize, submissions: &SubmissionSender) -> bool {
+        self.running.has_unclaimed(count, submissions)
+    }
+
     /// Returns whether this exchange is assigned to the worker and not parked.
     pub(super) fn is_running(&self, id: ExchangeId) -> bool {
         self.running.contains(id)

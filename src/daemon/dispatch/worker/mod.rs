@@ -35,6 +35,12 @@ use crate::dispatch::worker::report_limit::ReportLimiter;
 use crate::dispatch::{Notice, NoticeSink};
 use crate::link::Link;
 
+/// Number of unclaimed requests from which an event loop has a backlog. While the daemon waits, the
+/// loop does not get new requests, so its backlog must be worth the two context switches at the end
+/// of the wait. Measured with 64 connections, everything on one core: an application of 40 µs takes
+/// 5 % less CPU time per request; one of 2 µs takes the same.
+const LOOP_BACKLOG: usize = 32;
+
 /// An attached worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -115,8 +121,14 @@ impl Worker {
         self.idle_slots() > 0 && !(self.is_asgi() && self.load.is_stalled)
     }
 
+    /// Returns whether the worker has a backlog, so that a new request could not start: more requests
+    /// are assigned than there are slots, or an event loop has left [`LOOP_BACKLOG`] unclaimed.
     pub(crate) fn is_saturated(&self) -> bool {
-        self.load.is_saturated()
+        if self.is_asgi() {
+            self.load.has_unclaimed(LOOP_BACKLOG, &self.channel.submissions)
+        } else {
+            self.load.is_saturated()
+        }
     }
 
     /// Pushes a request into the ring. `timeout` is how long the request may run. Returns `None` if
@@ -211,13 +223,13 @@ impl Worker {
         }
     }
 
-    /// Wakes the worker for the records published since the last call.
-    pub(crate) fn ring(&mut self) {
+    /// Wakes the worker for the records published since the last call. Returns whether it slept.
+    pub(crate) fn ring(&mut self) -> bool {
         if self.outbox.n_unrung == 0 {
-            return;
+            return false;
         }
         let n_published = std::mem::take(&mut self.outbox.n_unrung);
-        self.channel.wake(self.load.threads_to_wake(n_published));
+        self.channel.wake(self.load.threads_to_wake(n_published))
     }
 
     /// Wakes another sleeping thread. Returns false if none sleeps.

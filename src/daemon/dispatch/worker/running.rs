@@ -178,6 +178,13 @@ impl Running {
         self.entries.iter().rev().take_while(unclaimed).last().map(|entry| entry.id)
     }
 
+    /// Returns whether the worker has not claimed its newest `count` exchanges.
+    pub(crate) fn has_unclaimed(&self, count: usize, submissions: &SubmissionSender) -> bool {
+        // The worker claims records in order.
+        let oldest = self.entries.len().checked_sub(count).and_then(|at| self.entries.get(at));
+        oldest.is_some_and(|entry| !submissions.is_claimed(entry.position))
+    }
+
     /// Returns the exchanges that the worker has claimed.
     pub(crate) fn claimed(&self, submissions: &SubmissionSender) -> impl Iterator<Item = ExchangeId> {
         let claimed = self.entries.iter().filter(|entry| submissions.is_claimed(entry.position));

@@ -159,3 +159,39 @@ fn each_request_keeps_its_own_deadline() {
     assert_eq!(notices_at(&mut rig, 9), "");
     assert_eq!(notices_at(&mut rig, 25), "overdue /c, uncancelled /b");
 }
+
+/// Submits as many requests as make a backlog to an event loop that is awake.
+fn submit_backlog(rig: &WorkerRig) -> Vec<Ticket> {
+    (0..32).map(|_| rig.submit(b"/")).collect()
+}
+
+/// Ends the reactor's turn. Returns how often the reactor slept in it.
+fn count_sleeps(rig: &WorkerRig) -> u32 {
+    let before = rig.dispatcher.reactor().epoch().0.load(Ordering::SeqCst);
+    rig.dispatcher.before_park();
+    let after = rig.dispatcher.reactor().epoch().0.load(Ordering::SeqCst);
+    assert!(!rig.dispatcher.reactor().backlog_wait().is_announced());
+    rig.dispatcher.after_park();
+    (after - before).div_ceil(2)
+}
+
+#[test]
+fn reactor_waits_for_a_loop_with_a_backlog_first() {
+    let mut rig = WorkerRig::asgi(40);
+    let tickets = submit_backlog(&rig);
+    assert_eq!(count_sleeps(&rig), 2, "it waits for the worker, then sleeps");
+    assert!(rig.next_frame().is_some());
+    assert_eq!(count_sleeps(&rig), 1, "31 requests are no backlog");
+    drop(tickets);
+}
+
+#[test]
+fn reactor_does_not_wait_for_a_loop_that_slept() {
+    let rig = WorkerRig::asgi(40);
+    rig.sleepers().announce_loop_sleep();
+    let tickets = submit_backlog(&rig);
+    assert_eq!(count_sleeps(&rig), 1);
+    assert_eq!(rig.take_wakeups(), 1);
+    assert_eq!(count_sleeps(&rig), 2, "the loop has not claimed the requests since");
+    drop(tickets);
+}
