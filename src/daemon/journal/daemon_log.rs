@@ -65,6 +65,8 @@ struct LogOutputs {
     stderr: OutputRoute,
     /// Whether entries are lines of JSON.
     is_json: bool,
+    /// Whether entries go to journald's native socket.
+    is_native: bool,
     /// Whether an access log on stdout would be a stream of its own.
     can_split: bool,
 }
@@ -153,6 +155,7 @@ pub fn start(log: &Log) -> io::Result<Destination> {
         stdout,
         stderr,
         is_json: log.format == LogFormat::Json,
+        is_native: destination == Destination::Journal,
         can_split,
     });
     tracing_subscriber::registry().with(layer.with_filter(adjustable(log.level))).init();
@@ -166,14 +169,18 @@ pub fn start_in_journal() -> bool {
     stderr_is_the_journal() && start(&Log::default()).is_ok_and(|log| log == Destination::Journal)
 }
 
-/// Waits until all entries are written, at most a second.
+/// Waits until all entries are written, and processed by journald if they go there; at most a
+/// second.
 pub fn flush() {
-    let Some(LogOutputs { queue, access, stdout, .. }) = LOG.get() else { return };
+    let Some(LogOutputs { queue, access, stdout, is_native, .. }) = LOG.get() else { return };
     let begun = Instant::now();
     let mut is_written = queue.flush(FLUSH_TIMEOUT);
     let stdout = if let OutputRoute::Lines(stdout) = stdout { Some(stdout) } else { access.as_ref() };
     if let Some(stdout) = stdout {
         is_written &= stdout.flush(FLUSH_TIMEOUT.saturating_sub(begun.elapsed()));
+    }
+    if *is_native && let Ok(journald) = Journald::new(JOURNALD) {
+        is_written &= journald.wait_until_processed(FLUSH_TIMEOUT.saturating_sub(begun.elapsed()));
     }
     // A log that is not read in time cannot take an entry about the loss either.
     let _ = is_written;

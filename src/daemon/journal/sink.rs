@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -26,6 +26,14 @@ const SEND_BUFFER_BYTES: usize = 8 << 20;
 /// journald counts as gone: each entry is then tried once until journald is back.
 const MAX_ATTEMPTS: u32 = 10;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Interval at which a flush looks whether journald has read the entries.
+const READ_INTERVAL: Duration = Duration::from_millis(1);
+
+mod outq {
+    //! SIOCOUTQ (unix(7)), which Linux numbers like TIOCOUTQ.
+    nix::ioctl_read_bad!(siocoutq, nix::libc::TIOCOUTQ, nix::libc::c_int);
+}
 
 /// A destination of entries.
 #[derive(Debug)]
@@ -96,6 +104,35 @@ impl Journald {
         matches!(sent, Ok(()) | Err(Errno::EAGAIN))
     }
 
+    /// Waits until journald has processed all entries sent before, by this process. Returns false
+    /// if it has not within `timeout`.
+    ///
+    /// journald reads the unit of an entry from the sender's `/proc`, so `journalctl -u` does not
+    /// show an entry whose process has exited meanwhile.
+    pub(super) fn wait_until_processed(&self, timeout: Duration) -> bool {
+        // journald processes one datagram after the other, so the earlier ones are processed when
+        // it has read this one.
+        let deadline = Instant::now() + timeout;
+        let mut is_sent = false;
+        loop {
+            is_sent = is_sent || self.is_there();
+            match self.unread_bytes() {
+                Ok(0) if is_sent => return true,
+                Ok(_) if Instant::now() < deadline => thread::sleep(READ_INTERVAL),
+                _ => return false,
+            }
+        }
+    }
+
+    /// Returns the memory of this socket's datagrams that journald has not read.
+    fn unread_bytes(&self) -> io::Result<i32> {
+        let mut bytes = 0;
+        #[expect(unsafe_code, reason = "no crate has this ioctl of sockets")]
+        // SAFETY: SIOCOUTQ (unix(7)) writes an int.
+        unsafe { outq::siocoutq(self.socket.as_raw_fd(), &raw mut bytes) }?;
+        Ok(bytes)
+    }
+
     fn send(&self, entry: &[u8]) -> io::Result<()> {
         let mut attempts = if self.is_gone.get() { MAX_ATTEMPTS } else { 1 };
         loop {
@@ -148,7 +185,6 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::Instant;
 
     use nix::sys::socket::{ControlMessageOwned, recvmsg};
 
@@ -196,6 +232,26 @@ mod tests {
             let len = socket.recv(&mut buffer).unwrap();
             assert_eq!(&buffer[..len], b"MESSAGE=hello\n");
         }
+    }
+
+    #[test]
+    fn entries_are_processed_once_all_datagrams_are_read() {
+        let directory = Directory::new();
+        let (socket, journald) = directory.journald();
+        let sink = Sink::Journald(Journald::new(directory.0.join("socket").to_str().unwrap()).unwrap());
+        sink.write(b"MESSAGE=why\n").unwrap();
+        assert!(!journald.wait_until_processed(Duration::from_millis(10)));
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 100];
+            let lens = [0; 3].map(|_: usize| socket.recv(&mut buffer).unwrap());
+            (socket, lens)
+        });
+        // The second wait sends a datagram of its own.
+        assert!(journald.wait_until_processed(Duration::from_secs(10)));
+        let (socket, lens) = reader.join().unwrap();
+        assert_eq!(lens, [b"MESSAGE=why\n".len(), 0, 0]);
+        drop(socket);
+        assert!(!journald.wait_until_processed(Duration::from_millis(10)), "journald is gone");
     }
 
     #[test]
