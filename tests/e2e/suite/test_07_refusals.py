@@ -79,6 +79,17 @@ def test_wrong_configuration_is_an_error_in_journal_and_status(probe_app):
     assert "rgun could not start" in explained
 
 
+def test_reason_of_each_failed_start_is_in_the_units_journal(probe_app):
+    """The daemon logs it as its last act, and journald looks up the unit of the process that has sent it."""
+    host.configure("probe", probe_app, workers=0)
+    host.systemctl("stop", host.SERVICE)
+    since = host.journal_cursor()
+    for _ in range(20):
+        host.systemctl("start", host.SERVICE, check=False)
+    reasons = [entry for entry in host.journal_of_service(since) if entry.get("MESSAGE_ID") == START_FAILED]
+    assert len(reasons) == 20
+
+
 def test_wrong_configuration_is_not_retried(probe_app):
     host.configure("probe", probe_app, workers=0)
     fail_to_start()
