@@ -46,7 +46,16 @@ impl CheckContext {
         let Some(workers) = found else { return Ok(None) };
         // For root outside of a unit, nothing is known about the daemon's rights.
         if let Some(unit) = &self.unit {
-            let missing = unit.missing_capabilities(uid.is_root(), workers.credentials.uid != uid);
+            let mut missing: Vec<String> = Vec::new();
+            missing.extend(
+                unit.missing_capabilities(uid.is_root(), workers.credentials.uid != uid)
+                    .into_iter()
+                    .map(str::to_owned),
+            );
+            let calls = unit.refused_calls();
+            if !calls.is_empty() {
+                missing.push(format!("the system calls {} (SystemCallFilter=)", calls.join(" ")));
+            }
             if !missing.is_empty() {
                 return Err(config_error(lacks_capabilities(settings, unit, &missing)));
             }
@@ -56,7 +65,7 @@ impl CheckContext {
 }
 
 /// Returns the error of a unit whose daemon may not run workers as another user.
-fn lacks_capabilities(settings: &WorkerUser, unit: &Unit, missing: &[&str]) -> ConfigError {
+fn lacks_capabilities(settings: &WorkerUser, unit: &Unit, missing: &[String]) -> ConfigError {
     let (key, account) = match (&settings.user, &settings.group) {
         (Some(user), _) => (name::WORKER_USER, Some(user)),
         (None, group) => (name::WORKER_GROUP, group.as_ref()),
@@ -68,7 +77,7 @@ fn lacks_capabilities(settings: &WorkerUser, unit: &Unit, missing: &[&str]) -> C
         reason: format!(
             "{} may not run its workers as another user: it lacks {}",
             unit.name,
-            missing.join(" ")
+            missing.join(", ")
         ),
         hint: Some(format!(
             "write AmbientCapabilities={WORKER_USER_CAPABILITIES}, CapabilityBoundingSet={WORKER_USER_CAPABILITIES} and \

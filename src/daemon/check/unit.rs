@@ -30,6 +30,9 @@ pub(super) struct Unit {
     /// `CapabilityBoundingSet=`, in lower case; `None` if it is unset or names exceptions (`~`), which
     /// counts as a set with all capabilities.
     pub(super) bounding: Option<Vec<String>>,
+    /// `SystemCallFilter=`, as systemd has expanded it; empty without a filter, and if no systemd
+    /// runs.
+    pub(super) system_calls: String,
     /// `WorkingDirectory=`.
     pub(super) directory: Option<PathBuf>,
     /// `Environment=`, `NAME=VALUE` each.
@@ -50,7 +53,10 @@ pub(super) struct Unit {
 const PROPERTIES: &str = "LoadState,User,Group,SupplementaryGroups,DynamicUser,WorkingDirectory,Environment,\
                           EnvironmentFiles,StateDirectory,CacheDirectory,LogsDirectory,RuntimeDirectory,\
                           ConfigurationDirectory,ReadWritePaths,ProtectHome,ProtectSystem,AmbientCapabilities,\
-                          CapabilityBoundingSet";
+                          CapabilityBoundingSet,SystemCallFilter";
+
+/// The system calls of a process that becomes a worker of another user.
+const WORKER_USER_CALLS: [&str; 4] = ["setgroups", "setresgid", "setresuid", "capset"];
 
 /// The directories of unit files, by precedence (systemd.unit(5)).
 const SEARCH_PATH: [&str; 5] = [
@@ -91,6 +97,8 @@ impl Unit {
             } else if key == "EnvironmentFiles" {
                 let (path, how) = value.rsplit_once(" (").unwrap_or((value, ""));
                 unit.environment_files.push((path.into(), how.contains("=yes")));
+            } else if key == "SystemCallFilter" {
+                value.clone_into(&mut unit.system_calls);
             } else if key == "WorkingDirectory" && value.starts_with('!') {
                 unit.assign(key, &value[1..]);
             } else {
@@ -210,6 +218,22 @@ impl Unit {
         };
         let needed = WORKER_USER_CAPABILITIES.split(' ');
         needed.filter(|name| (changes_user || *name == "CAP_SETGID") && !has(name)).collect()
+    }
+
+    /// Returns the system calls that the daemon needs to run workers as another user, and that the
+    /// filter refuses.
+    pub(super) fn refused_calls(&self) -> Vec<&'static str> {
+        let (list, is_denied) = match self.system_calls.strip_prefix('~') {
+            Some(list) => (list, true),
+            None => (self.system_calls.as_str(), false),
+        };
+        if list.is_empty() {
+            return Vec::new();
+        }
+        // "name:errno" is refused with that error.
+        let is_listed =
+            |call: &str| list.split_whitespace().any(|entry| entry.split(':').next() == Some(call));
+        WORKER_USER_CALLS.into_iter().filter(|call| is_listed(call) == is_denied).collect()
     }
 
     /// Returns whether the sandbox allows the service to write to `path`.
@@ -426,6 +450,18 @@ mod tests {
         assert_eq!(unit(bounded).missing_capabilities(true, true), ["CAP_KILL"]);
         assert_eq!(unit(&format!("{ambient}\n{bounded}")).missing_capabilities(false, true), ["CAP_KILL"]);
         assert!(unit("CapabilityBoundingSet=~CAP_KILL").missing_capabilities(true, true).is_empty());
+    }
+
+    #[test]
+    fn filter_that_refuses_another_user_is_found() {
+        let refused = |filter: &str| {
+            let shown = format!("LoadState=loaded\nSystemCallFilter={filter}\n");
+            Unit::from_properties("shop.service".into(), &shown).unwrap().refused_calls()
+        };
+        assert!(refused("").is_empty());
+        assert!(refused("accept capset setgroups setresgid setresuid").is_empty());
+        assert_eq!(refused("accept setgroups setresgid setresgid32"), ["setresuid", "capset"]);
+        assert_eq!(refused("~capset:1 ptrace"), ["capset"]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod matches;
 pub mod migrate;
 mod peer_variables;
 mod service;
+mod unit_state;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

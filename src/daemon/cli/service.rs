@@ -2,7 +2,7 @@
 //!
 //! The units in `systemd/` define these names; their comments have the reasons.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::Failure;
 
@@ -47,6 +47,25 @@ impl Service {
     /// Returns the name of the socket unit.
     pub(super) fn socket_unit(&self) -> String {
         format!("{}.socket", self.unit_stem())
+    }
+
+    /// Returns the name of the socket unit for metrics.
+    pub(super) fn metrics_unit(&self) -> String {
+        match &self.instance {
+            Some(name) => format!("rgun-metrics@{name}.socket"),
+            None => "rgun-metrics.socket".to_owned(),
+        }
+    }
+
+    /// Returns the service whose runtime directory has this path; `None` if it is no packaged one's.
+    pub(super) fn of_runtime_directory(path: &Path) -> Option<Self> {
+        let user = path.strip_prefix("/run").ok()?.to_str()?;
+        let instance = match user.strip_prefix("rgun-") {
+            Some(name) => Some(name.to_owned()),
+            None if user == "rgun" => None,
+            None => return None,
+        };
+        Self::new(instance).ok()
     }
 
     /// Returns `rgun` or `rgun-NAME`: the user, and the name of the service's directories in /run,
@@ -126,6 +145,8 @@ mod tests {
         assert_eq!(shop.user(), "rgun-shop-eu");
         assert_eq!(shop.configuration(), PathBuf::from("/etc/rgun/shop-eu.toml"));
         assert_eq!(shop.runtime_directory(), PathBuf::from("/run/rgun-shop-eu"));
+        assert_eq!(shop.metrics_unit(), "rgun-metrics@shop-eu.socket");
+        assert_eq!(Service::of_runtime_directory(&shop.runtime_directory()), Some(shop));
     }
 
     #[test]
@@ -134,6 +155,11 @@ mod tests {
         assert_eq!(service.service_unit(), "rgun.service");
         assert_eq!(service.configuration(), PathBuf::from("/etc/rgun/rgun.toml"));
         assert_eq!(service.runtime_directory(), PathBuf::from("/run/rgun"));
+        assert_eq!(service.metrics_unit(), "rgun-metrics.socket");
+        assert_eq!(Service::of_runtime_directory(Path::new("/run/rgun")), Some(service));
+        for other in ["/run/rgun-", "/run/rgunx", "/tmp/rgun", "/run"] {
+            assert_eq!(Service::of_runtime_directory(Path::new(other)), None, "{other}");
+        }
     }
 
     #[test]

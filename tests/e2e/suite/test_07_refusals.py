@@ -1,5 +1,7 @@
 """A wrong configuration ends the service; an application that cannot boot is retried."""
 
+import re
+
 import host
 import pytest
 from support.waiting import assert_stays, wait_until
@@ -184,3 +186,11 @@ def test_wrong_configuration_reaches_the_sockets_start_limit(probe_app):
     assert 1 <= len(exits) <= 12, f"{len(exits)} starts"
     assert {entry["EXIT_STATUS"] for entry in exits} == {str(EX_CONFIG)}
     assert host.port_is_closed(), "clients wait instead of being refused"
+    host.configure("probe", probe_app)
+    doctor = host.run("rgun", "doctor", check=False)
+    assert doctor.returncode == 1
+    (commands,) = re.findall("repair the cause, then run: (systemctl reset-failed .*)", doctor.stdout)
+    # Within the minute of TriggerLimitIntervalSec=, the socket alone would fail again.
+    assert commands == "systemctl reset-failed rgun.socket rgun.service; systemctl start rgun.socket rgun.service"
+    host.run("sh", "-c", commands)
+    assert host.get("/").status == 200

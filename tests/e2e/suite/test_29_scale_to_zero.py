@@ -45,6 +45,13 @@ def test_idle_service_exits_and_a_request_starts_it(sleeper):
     assert host.show("SubState", sleeper.socket) == "listening"
     (entry,) = host.journal(since, MESSAGE_ID=IDLE_EXIT)
     assert "no request for 10s (daemon.idle_exit)" in entry["MESSAGE"]
+    doctor = host.run("rgun", "doctor", sleeper.name)
+    assert "status: asleep: it has exited, because no request came for daemon.idle_exit" in doctor.stdout
+    assert "stopping" not in doctor.stdout
+    status = host.run("rgun", "status", sleeper.name, check=False)
+    assert status.returncode == 69
+    assert f"{sleeper.service} is asleep: " in status.stderr
+    assert f"({sleeper.socket} listens): systemctl start rgun@{sleeper.name} starts it now" in status.stderr
     assert sleeper.get("/").status == 200
     assert sleeper.main_pid() not in (0, first)
 

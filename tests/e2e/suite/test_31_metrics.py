@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import socket
 
 import host
 import pytest
@@ -10,6 +11,7 @@ from support.waiting import wait_until
 
 ADDRESS = ("127.0.0.1", 9797)
 SOCKET = "rgun-metrics.socket"
+METRICS_FAILED = "b6edeedca16b4069ab041a25170ef3e5"
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +97,8 @@ def test_killed_daemon_does_not_close_the_socket(metrics):
 def test_instance_has_a_unix_socket_for_metrics(probe_app):
     instance = host.Instance("measured")
     instance.create("probe", probe_app, workers=1)
-    socket = f"rgun-metrics@{instance.name}.socket"
-    host.systemctl("enable", socket)
+    unit = f"rgun-metrics@{instance.name}.socket"
+    host.systemctl("enable", unit)
     host.systemctl("enable", "--now", instance.socket)
     try:
         assert instance.get("/").status == 200
@@ -106,8 +108,47 @@ def test_instance_has_a_unix_socket_for_metrics(probe_app):
         host.systemctl("stop", instance.service)
         wait_until("the socket for metrics is removed", lambda: not path.exists())
     finally:
-        host.systemctl("disable", "--now", socket)
+        host.systemctl("disable", "--now", unit)
         instance.remove()
+
+
+def test_bind_in_use_leaves_the_application_served(metrics, probe_app):
+    host.systemctl("disable", "--now", SOCKET)
+    # The running service has the socket open.
+    host.systemctl("stop", host.SERVICE)
+    host.configure("probe", probe_app, extra='[metrics]\nbind = "127.0.0.1:9797"\n')
+    since = host.journal_cursor()
+    with socket.create_server(metrics):
+        host.restart()
+    try:
+        assert host.get("/").status == 200
+        (entry,) = host.journal(since, MESSAGE_ID=METRICS_FAILED)
+        assert entry["PRIORITY"] == "3"
+        assert "metrics.bind: 127.0.0.1:9797 is in use" in entry["MESSAGE"]
+        assert "`systemctl restart rgun`" in entry["MESSAGE"]
+        assert "no metrics: metrics.bind: 127.0.0.1:9797 is in use" in host.status_text()
+        doctor = host.run("rgun", "doctor")
+        assert "no metrics are served at an address of metrics.bind" in doctor.stdout
+    finally:
+        host.configure("probe", probe_app)
+        host.restart()
+
+
+def test_doctor_names_a_socket_that_is_not_open(metrics, probe_app):
+    host.systemctl("disable", "--now", SOCKET)
+    host.restart()
+    host.systemctl("enable", SOCKET)
+    doctor = host.run("rgun", "doctor")
+    assert f"{SOCKET} is enabled but not open" in doctor.stdout
+    host.systemctl("stop", host.SERVICE)
+    with socket.create_server(metrics):
+        host.restart()
+        doctor = host.run("rgun", "doctor")
+        assert f"{SOCKET} cannot listen at 127.0.0.1:9797" in doctor.stdout
+        assert host.get("/").status == 200
+    host.systemctl("reset-failed", SOCKET)
+    host.restart()
+    assert SOCKET not in host.run("rgun", "doctor").stdout
 
 
 def test_bind_needs_no_socket_unit(metrics, probe_app):

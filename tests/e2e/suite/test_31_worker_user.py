@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import pwd
+import re
 import shutil
 import signal
 
@@ -258,6 +259,14 @@ def test_check_runs_the_worker_as_the_user(installed_lines):
     done = host.run("rgun", "check", check=False)
     assert done.returncode == 78
     assert "rgun.service may not run its workers as another user: it lacks CAP_KILL" in done.stderr
+    installed_lines(example("SystemCallFilter=@setuid capset"))
+    done = host.run("rgun", "check", check=False)
+    assert done.returncode == 78
+    # systemd decides which of the calls are in its groups.
+    assert re.search(r"it lacks the system calls setgroups .*setresuid capset \(SystemCallFilter=\)", done.stderr)
+    doctor = host.run("rgun", "doctor", check=False)
+    assert doctor.returncode == 1
+    assert "(SystemCallFilter=)" in doctor.stdout
 
 
 def test_daemon_may_be_root(installed_lines):

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::error::Failure;
 use super::flags::control::{ControlCommand, DaemonFlags, QueryFlags};
 use super::service::Service;
+use super::unit_state::find_sleep;
 use crate::control::{CallError, ControlClient, ReloadReply, RemoteError};
 
 /// Name of the control socket in the runtime directory.
@@ -181,7 +182,6 @@ fn parse<T: DeserializeOwned>(reply: Value) -> Result<T, CallError> {
 
 /// Explains why no daemon answers on the control socket.
 fn explain_unreachable(command: &str, path: &Path, error: &io::Error) -> String {
-    let path = path.display();
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             let remedy = if command == "reload" {
@@ -190,21 +190,36 @@ fn explain_unreachable(command: &str, path: &Path, error: &io::Error) -> String 
                 ", and another socket with --socket"
             };
             let is_absent = error.kind() == io::ErrorKind::NotFound;
-            let what =
-                if is_absent { format!("no socket {path}") } else { format!("nothing listens on {path}") };
+            let what = if is_absent {
+                format!("no socket {}", path.display())
+            } else {
+                format!("nothing listens on {}", path.display())
+            };
+            let names = path.parent().and_then(Service::of_runtime_directory);
+            if let Some((names, sleep)) = names.as_ref().and_then(|names| Some((names, find_sleep(names)?))) {
+                return format!(
+                    "{} is {sleep} ({} listens): systemctl start {} starts it now",
+                    names.service_unit(),
+                    names.socket_unit(),
+                    names.unit_stem()
+                );
+            }
+            let unit = names.map_or_else(|| "rgun".to_owned(), |names| names.unit_stem());
             format!(
-                "no rgun is running here ({what}): systemctl start rgun; name an instance with rgun {command} \
+                "no rgun is running here ({what}): systemctl start {unit}; name an instance with rgun {command} \
                  NAME{remedy}"
             )
         }
         io::ErrorKind::PermissionDenied => format!(
-            "{path}: {error}: run the command as root or as the service's user; control.group lets the members of a \
-             group read"
+            "{}: {error}: run the command as root or as the service's user; control.group lets the members of a \
+             group read",
+            path.display()
         ),
         io::ErrorKind::WouldBlock => {
-            format!("{path}: the daemon has not answered for {} s; see its log", REPLY_TIMEOUT.as_secs())
+            let seconds = REPLY_TIMEOUT.as_secs();
+            format!("{}: the daemon has not answered for {seconds} s; see its log", path.display())
         }
-        _ => format!("{path}: {error}"),
+        _ => format!("{}: {error}", path.display()),
     }
 }
 

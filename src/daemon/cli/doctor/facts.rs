@@ -1,6 +1,5 @@
 //! What `rgun doctor` reads from systemd, the journal, the kernel and the control socket.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -11,40 +10,7 @@ use nix::unistd::geteuid;
 
 use crate::cli::control::SOCKET;
 use crate::cli::service::Service;
-
-/// The properties of service and socket to read.
-const PROPERTIES: &str = "LoadState,ActiveState,SubState,UnitFileState,Result,ExecMainCode,ExecMainStatus,NRestarts,\
-                          ControlGroup,StatusText,NeedDaemonReload,User,Listen";
-
-/// The properties of a unit, as `systemctl show` prints them.
-#[derive(Debug, Default, Clone)]
-pub(super) struct UnitState(HashMap<String, String>);
-
-impl UnitState {
-    /// Parses lines `NAME=VALUE`.
-    pub(super) fn parse(text: &str) -> Self {
-        let lines = text.lines().filter_map(|line| line.split_once('='));
-        Self(lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
-    }
-
-    /// Returns a property; empty if the unit has none of this name.
-    pub(super) fn get(&self, name: &str) -> &str {
-        self.0.get(name).map_or("", String::as_str)
-    }
-
-    pub(super) fn is_loaded(&self) -> bool {
-        self.get("LoadState") == "loaded"
-    }
-
-    pub(super) fn is_active(&self) -> bool {
-        matches!(self.get("ActiveState"), "active" | "reloading")
-    }
-
-    /// Returns whether the unit starts with the machine.
-    pub(super) fn is_enabled(&self) -> bool {
-        matches!(self.get("UnitFileState"), "enabled" | "enabled-runtime")
-    }
-}
+use crate::cli::unit_state::{UnitState, show};
 
 /// The outcome of `rgun check`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +39,8 @@ pub(super) enum ControlState {
 pub(super) struct Facts {
     pub(super) service: UnitState,
     pub(super) socket: UnitState,
+    /// The socket unit for metrics, which is optional.
+    pub(super) metrics: UnitState,
     pub(super) check: CheckOutcome,
     pub(super) control: ControlState,
     pub(super) control_path: PathBuf,
@@ -93,6 +61,7 @@ impl Facts {
         let (service_unit, socket_unit) = (names.service_unit(), names.socket_unit());
         let service = show(&service_unit)?;
         let socket = show(&socket_unit)?;
+        let metrics = show(&names.metrics_unit())?;
         let control_path = names.runtime_directory().join(SOCKET);
         let check = check(names);
         sync_journal();
@@ -105,24 +74,8 @@ impl Facts {
             oom_kills: oom_kills(service.get("ControlGroup")),
             service,
             socket,
+            metrics,
         })
-    }
-}
-
-/// Reads the properties of a unit.
-fn show(unit: &str) -> Result<UnitState, String> {
-    let output = Command::new("systemctl")
-        .args(["show", "--property", PROPERTIES, unit])
-        .stdin(Stdio::null())
-        .output();
-    match output {
-        Ok(output) if output.status.success() => {
-            Ok(UnitState::parse(&String::from_utf8_lossy(&output.stdout)))
-        }
-        Ok(output) => {
-            Err(format!("systemctl show {unit}: {}", String::from_utf8_lossy(&output.stderr).trim()))
-        }
-        Err(error) => Err(format!("cannot run systemctl: {error}")),
     }
 }
 
@@ -226,13 +179,6 @@ fn parse_oom_kills(events: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn properties_are_parsed_by_name() {
-        let state = UnitState::parse("LoadState=loaded\nStatusText=a=b\nActiveState=reloading\n");
-        assert!(state.is_loaded() && state.is_active() && !state.is_enabled());
-        assert_eq!((state.get("StatusText"), state.get("Other")), ("a=b", ""));
-    }
 
     #[test]
     fn verdict_of_a_check_is_not_a_warning() {

@@ -2,6 +2,7 @@
 
 use super::facts::{CheckOutcome, ControlState, Facts};
 use crate::cli::service::Service;
+use crate::control::NO_METRICS;
 
 /// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,7 @@ pub(super) fn judge(names: &Service, facts: &Facts) -> Vec<Finding> {
         findings.check_socket();
         findings.check_service();
         findings.check_control_socket();
+        findings.check_metrics();
         findings.check_memory();
         findings.check_enabled();
     }
@@ -151,7 +153,9 @@ impl Findings<'_> {
                 format!(
                     "{unit} was closed, because the service failed to start several times in a short time"
                 ),
-                format!("repair the cause, then run: {restart}"),
+                // The socket alone would fail again at the next client, until systemd has forgotten the
+                // attempts (TriggerLimitIntervalSec=).
+                format!("repair the cause, then run: {restart} {}", self.names.service_unit()),
             ),
             "resources" if facts.socket_log.contains("Address already in use") => {
                 let address = facts.socket.get("Listen").trim_end_matches(" (Stream)");
@@ -248,6 +252,35 @@ impl Findings<'_> {
         }
     }
 
+    /// Looks at the socket unit for metrics, and at the addresses of `metrics.bind`. The application is
+    /// served without them.
+    fn check_metrics(&mut self) {
+        let (service, unit, facts) = (self.names.service_unit(), self.names.metrics_unit(), self.facts);
+        let state = &facts.metrics;
+        let is_failed = !matches!(state.get("Result"), "success" | "");
+        if state.is_loaded() && is_failed {
+            let address = state.get("Listen").trim_end_matches(" (Stream)");
+            self.warning(
+                format!("{unit} cannot listen at {address}, so there are no metrics ({})", state.get("Result")),
+                format!(
+                    "journalctl -u {unit} has the reason; ss -ltnp names a program that uses the address; then run: \
+                     systemctl reset-failed {unit}; systemctl restart {service}"
+                ),
+            );
+        } else if state.is_loaded() && state.is_enabled() && facts.service.is_active() && !state.is_active() {
+            self.warning(
+                format!("{unit} is enabled but not open, because {service} was already running"),
+                format!("systemctl restart {service}"),
+            );
+        }
+        if facts.service.is_active() && facts.service.get("StatusText").contains(NO_METRICS) {
+            self.warning(
+                "no metrics are served at an address of metrics.bind; the status line has the reason",
+                format!("free the address, or correct metrics.bind; then run: systemctl restart {service}"),
+            );
+        }
+    }
+
     fn check_memory(&mut self) {
         let kills = self.facts.oom_kills;
         if kills > 0 {
@@ -275,8 +308,8 @@ impl Findings<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::UnitState;
     use super::*;
+    use crate::cli::unit_state::UnitState;
 
     const WELL: &str =
         "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\nResult=success\nUser=rgun-shop\n";
@@ -291,6 +324,7 @@ mod tests {
         Facts {
             service: state(service),
             socket: state(socket),
+            metrics: UnitState::parse("LoadState=loaded\nActiveState=inactive\nResult=success\n"),
             check: CheckOutcome::Sound(String::new()),
             control: ControlState::Answers,
             control_path: "/run/rgun-shop/control".into(),
@@ -349,8 +383,39 @@ mod tests {
         );
         let (_, text) = only(&facts("", "ActiveState=failed\nResult=service-start-limit-hit\n"));
         assert!(text.contains("rgun@shop.socket was closed"), "{text}");
+        assert!(text.ends_with("systemctl start rgun@shop.socket rgun@shop.service"), "{text}");
         let (_, text) = only(&facts("ActiveState=inactive\n", "ActiveState=inactive\n"));
         assert!(text.contains("systemctl enable --now rgun@shop.socket"), "{text}");
+    }
+
+    #[test]
+    fn missing_metrics_are_a_warning() {
+        let metrics = |more: &str| {
+            UnitState::parse(&format!("LoadState=loaded\nListen=127.0.0.1:9797 (Stream)\n{more}"))
+        };
+        for (facts, what) in [
+            (
+                Facts { metrics: metrics("ActiveState=failed\nResult=resources\n"), ..facts("", "") },
+                "rgun-metrics@shop.socket cannot listen at 127.0.0.1:9797",
+            ),
+            (
+                Facts {
+                    metrics: metrics("ActiveState=inactive\nResult=success\nUnitFileState=enabled\n"),
+                    ..facts("", "")
+                },
+                "rgun-metrics@shop.socket is enabled but not open",
+            ),
+            (
+                facts("StatusText=1/1 workers ready; no metrics: metrics.bind: :1 is in use\n", ""),
+                "no metrics are served at an address of metrics.bind",
+            ),
+        ] {
+            let (severity, text) = only(&facts);
+            assert_eq!(severity, Severity::Warning);
+            assert!(text.contains(what) && text.contains("systemctl restart rgun@shop.service"), "{text}");
+        }
+        let open = Facts { metrics: metrics("ActiveState=active\nUnitFileState=enabled\n"), ..facts("", "") };
+        assert_eq!(judge(&shop(), &open), []);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use super::control::EXIT_UNAVAILABLE;
 use super::service::Service;
+use super::unit_state::describe_sleep;
 use facts::Facts;
 use findings::{Finding, Severity, judge};
 
@@ -41,16 +42,18 @@ pub fn run(request: &DoctorRequest) -> ExitCode {
     let findings = judge(&request.service, &facts);
     let is_well = !findings.iter().any(|finding| finding.severity == Severity::Problem);
     let unit = request.service.service_unit();
-    let text = if request.json {
-        json(&unit, is_well, &findings)
-    } else {
-        text(&unit, facts.service.get("StatusText"), &findings)
-    };
+    // The daemon's last line remains in systemd after its exit.
+    let is_stopped = facts.service.get("ActiveState") == "inactive";
+    let last_line = if is_stopped { "" } else { facts.service.get("StatusText") };
+    let status = describe_sleep(&facts.service, &facts.socket).unwrap_or(last_line);
+    let text =
+        if request.json { json(&unit, is_well, status, &findings) } else { text(&unit, status, &findings) };
     let printed = io::stdout().write_all(text.as_bytes());
     if is_well && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Formats the findings for reading. `status` is the daemon's own line about its state.
+/// Formats the findings for reading. `status` is the daemon's own line about its state, or says that
+/// the service sleeps.
 fn text(unit: &str, status: &str, findings: &[Finding]) -> String {
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let mut text = match (count(Severity::Problem), count(Severity::Warning)) {
@@ -69,14 +72,17 @@ fn text(unit: &str, status: &str, findings: &[Finding]) -> String {
 }
 
 /// Formats the findings as one JSON object.
-fn json(unit: &str, is_well: bool, findings: &[Finding]) -> String {
+fn json(unit: &str, is_well: bool, status: &str, findings: &[Finding]) -> String {
     let findings: Vec<_> = findings
         .iter()
         .map(|Finding { severity, what, remedy }| {
             serde_json::json!({ "severity": word(*severity), "what": what, "remedy": remedy })
         })
         .collect();
-    format!("{}\n", serde_json::json!({ "unit": unit, "ok": is_well, "findings": findings }))
+    format!(
+        "{}\n",
+        serde_json::json!({ "unit": unit, "ok": is_well, "status": status, "findings": findings })
+    )
 }
 
 fn word(severity: Severity) -> &'static str {
@@ -106,8 +112,8 @@ mod tests {
     #[test]
     fn json_is_one_object() {
         let parsed: serde_json::Value =
-            serde_json::from_str(&json("rgun.service", false, &[finding()])).unwrap();
-        assert_eq!(parsed["ok"], false);
+            serde_json::from_str(&json("rgun.service", false, "ready", &[finding()])).unwrap();
+        assert_eq!((&parsed["ok"], &parsed["status"]), (&false.into(), &"ready".into()));
         assert_eq!(parsed["findings"][0]["what"], "A \"b\"");
         assert_eq!(parsed["findings"][0]["severity"], "problem");
     }
