@@ -203,3 +203,48 @@ fn start_without_a_configuration_is_an_error_with_its_id() {
         journald.wait(&[text, b"PRIORITY=3\n", b"MESSAGE_ID=c1b1de68c54042a4a4eaad12df34e232\n"]);
     }
 }
+
+#[test]
+fn error_of_the_application_is_logged_without_access_log() {
+    for (status, level) in [(500, "ERROR"), (503, "WARN"), (501, "ERROR")] {
+        let daemon = Rgun::fake().start_ready();
+        let path = format!("/status/{status}");
+        let response = daemon.get(&path);
+        assert_eq!(response.status, status);
+        let line =
+            daemon.log.wait_for(&format!("GET {path} {status}: the application answered with an error"));
+        let status = format!("rgun.status={status}");
+        for part in
+            [level, response.field("x-request-id"), "rgun.worker=0", "rgun.kind=application_error", &status]
+        {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        let id = daemon.get("/status/404").field("x-request-id").to_owned();
+        daemon.get("/hello");
+        assert_eq!(daemon.log.count(&id), 0, "404 is no error of the application");
+    }
+}
+
+#[test]
+fn error_of_the_application_is_once_in_the_access_log() {
+    let mut daemon = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]).start_ready();
+    let id = daemon.get("/status/500").field("x-request-id").to_owned();
+    let line = daemon.log.wait_for(&id);
+    assert!(line.contains("INFO") && line.contains("rgun.status=500"), "{line}");
+    daemon.stop();
+    assert_eq!(daemon.log.count(&id), 1);
+}
+
+#[test]
+fn errors_of_the_application_are_counted_in_few_entries() {
+    let mut daemon = Rgun::fake().start_ready();
+    let mut client = daemon.connect();
+    let ids: Vec<String> =
+        (0..20).map(|_| client.get("/status/500").field("x-request-id").to_owned()).collect();
+    daemon.stop();
+    daemon.log.wait_for_end();
+    let log = daemon.log.text();
+    assert_eq!(counted(&log, "GET /status/500 500"), 20);
+    assert!(daemon.log.count("GET /status/500 500") < 10, "{log}");
+    assert!(ids.iter().all(|id| log.contains(id.as_str())), "{log}");
+}

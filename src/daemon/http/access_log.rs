@@ -34,7 +34,7 @@ pub(super) struct AccessRecord {
     /// Time at which the request's head was complete.
     pub(super) received_at: Instant,
     pub(super) context: Arc<ConnContext>,
-    /// False: only an aborted response is logged.
+    /// False: only an aborted response, and an error of the application, is logged.
     pub(super) log_access: bool,
 }
 
@@ -57,6 +57,9 @@ impl AccessRecord {
             self.entry.duration = self.received_at.elapsed();
             let Self { entry, context, .. } = self;
             context.server.journal.access(entry);
+        } else if self.entry.status >= 500 && self.entry.worker.is_some() {
+            let AccessEntry { request, status, worker, .. } = self.entry;
+            self.context.server.journal.application_error(status, request, worker);
         }
     }
 

@@ -24,7 +24,7 @@ use super::body::file::{FileReader, read_small};
 use super::body::multipart::MultipartReader;
 use super::body::response::{BodySource, ResponseBody};
 use super::compression;
-use super::context::ConnContext;
+use super::context::{ConnContext, Server};
 use super::error_page;
 use super::fault::{ErrorResponse, HealthResult, Refusal, RequestFault, health_status_and_text};
 use super::file_server::ServedFile;
@@ -117,6 +117,12 @@ struct Draft {
     must_close: bool,
 }
 
+/// Returns whether a complete response has an entry: with an access log every one, else the errors of
+/// the application.
+fn is_logged(server: &Server, head: &ResponseHead, worker: Option<WorkerId>) -> bool {
+    server.access_log.is_some() || worker.is_some() && head.status.is_server_error()
+}
+
 /// Builds a response, with its access record and the fields of the connection.
 fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, draft: Draft) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*context;
@@ -126,8 +132,8 @@ fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, draft: Draft) -
     if let Some(policy) = &server.https {
         https::set_hsts(&mut head.fields, policy.hsts(meta.is_https(&context)));
     }
-    // Only a body that takes several writes can be aborted; for other bodies the record is not
-    // worth its allocation.
+    // Only a body that takes several writes can be aborted; for other bodies a record is not worth
+    // its allocation, unless the response is logged.
     let may_be_cut_off = match &mut source {
         BodySource::File(file) => {
             if context.tls.is_none() && context.stream_signals.is_none() {
@@ -148,7 +154,7 @@ fn build_response(context: Arc<ConnContext>, meta: &RequestMeta, draft: Draft) -
         ContentLength::Bytes(len) => Some(len),
         ContentLength::Absent | ContentLength::Invalid => None,
     };
-    let record = (server.access_log.is_some() || may_be_cut_off).then(|| {
+    let record = (may_be_cut_off || is_logged(server, &head, worker)).then(|| {
         let entry = AccessEntry {
             request: logged_request(connection, meta),
             status: head.status.as_u16(),

@@ -149,6 +149,16 @@ operator_events! {
         that the application is slow: see the waits in `systemctl status`, and raise \
         workers.count or workers.threads.";
 
+    /// The application answered with a status of 500 or above.
+    ServerError = "498a07ee777e4c209fceee4d8f57efd2", "The application answered with an error",
+        "The application itself answered @RGUN_STATUS@. It handled the exception, if there was one, \
+        so rgun has no traceback: frameworks log it with Python's logging. RGUN_MORE= is the number \
+        of further responses of this kind to the same client within a second. With log.access, the \
+        entry of the request in the access log takes the place of this one.\n\n\
+        What to do: look at the output of worker @RGUN_WORKER@ just before this entry \
+        (`journalctl RGUN_WORKER=@RGUN_WORKER@`). If the traceback is missing, let the framework log \
+        it to standard error; Django by default only mails it to ADMINS (LOGGING in its settings).";
+
     /// Requests with one method and path are refused, because they have killed two workers.
     Quarantined = "7adc342cbd9f458984bf47f5643ff8d0", "Requests that kill workers are refused",
         "Two workers died within a minute while they ran @RGUN_METHOD@ @RGUN_PATH@. Such requests \

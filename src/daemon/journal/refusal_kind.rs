@@ -6,7 +6,8 @@ use std::fmt;
 /// Defines the enum, its tokens and the list of all of them.
 macro_rules! refusal_kinds {
     ($($(#[$doc:meta])* $name:ident => $token:literal,)*) => {
-        /// The reason for refusing a request before it reached the application.
+        /// The reason for refusing a request before it reached the application, or an error of the
+        /// application that is counted in the same way.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum RefusalKind {
             $($(#[$doc])* $name,)*
@@ -84,6 +85,9 @@ refusal_kinds! {
     ApplicationUnavailable => "application_unavailable",
     /// Requests with this method and path have killed workers.
     Quarantined => "quarantined",
+    /// The application itself answered with a status of 500 or above. Not a refusal, but counted like
+    /// one.
+    ApplicationError => "application_error",
 }
 
 impl fmt::Display for RefusalKind {

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::escape::RequestPath;
+use crate::id::WorkerId;
 
 use super::refusal_kind::RefusalKind;
 use super::trace_ids::TraceIds;
@@ -49,6 +50,8 @@ pub(super) struct RefusedRequest {
     pub(super) client_request_id: Option<String>,
     /// The ids of the request's trace, if it has one.
     pub(super) trace: Option<Box<TraceIds>>,
+    /// The worker that has answered the request; `None` if it reached none.
+    pub(super) worker: Option<WorkerId>,
 }
 
 /// Time in which there is one entry for each kind and client.

@@ -9,6 +9,7 @@ use crate::escape::RequestPath;
 
 use super::access_line;
 use super::catalog::OperatorEvent;
+use super::refusal_kind::RefusalKind;
 use super::refusals::{RefusalEntry, RefusalRecord};
 use super::request_entries::{
     AccessDetails, AccessEntry, BoundedText, FailureEntry, LoggedRequest, UnansweredCause, UnansweredEntry,
@@ -148,17 +149,21 @@ pub(super) fn write_refusal(entry: &RefusalEntry) {
     let trace = request.and_then(|request| request.trace.as_ref());
     let others = entry.count_suffix();
     let ids = (!entry.ids.is_empty()).then(|| entry.ids.join(" "));
+    let is_answer = *kind == RefusalKind::ApplicationError;
+    let event = if is_answer { OperatorEvent::ServerError } else { OperatorEvent::Refused };
+    let worker = request.and_then(|request| request.worker);
     macro_rules! entry {
         ($level:ident) => {
             tracing::$level!(
                 target: "rgun::request",
                 {
-                message_id = OperatorEvent::Refused.id(),
+                message_id = event.id(),
                 rgun.request_id = id,
                 rgun.method = request.map(|request| tracing::field::display(&request.method)),
                 rgun.path = path.map(tracing::field::display),
                 rgun.path_raw = path.and_then(RequestPath::raw),
                 rgun.status = status,
+                rgun.worker = worker.map(|worker| worker.number.0),
                 rgun.kind = %kind,
                 rgun.more = entry.n_more,
                 rgun.request_ids = ids.as_ref().map(tracing::field::display),
@@ -172,7 +177,7 @@ pub(super) fn write_refusal(entry: &RefusalEntry) {
         };
     }
     match status {
-        Some(400..=499 | 501 | 505) => entry!(info),
+        Some(400..=499 | 501 | 505) if !is_answer => entry!(info),
         Some(503) | None => entry!(warn),
         Some(_) => entry!(error),
     }

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
+use crate::id::WorkerId;
+
 use super::daemon_log;
 use super::refusal_kind::RefusalKind;
 use super::refusals::{RefusalEntry, Refusals, RefusedRequest};
@@ -68,8 +70,26 @@ impl Journal {
 
     /// Logs a refused request with method and path; limited as in [`Journal::refused`].
     pub fn refused_request(&self, kind: RefusalKind, status: u16, detail: String, request: LoggedRequest) {
+        self.count_request(kind, status, detail, request, None);
+    }
+
+    /// Logs an error that the application answered with; limited as in [`Journal::refused`]. Instead
+    /// of [`Journal::access`], without an access log.
+    pub fn application_error(&self, status: u16, request: LoggedRequest, worker: Option<WorkerId>) {
+        let detail = "the application answered with an error".to_owned();
+        self.count_request(RefusalKind::ApplicationError, status, detail, request, worker);
+    }
+
+    fn count_request(
+        &self,
+        kind: RefusalKind,
+        status: u16,
+        detail: String,
+        request: LoggedRequest,
+        worker: Option<WorkerId>,
+    ) {
         let LoggedRequest { id, method, path, client, client_request_id, trace, details: _ } = request;
-        let request = RefusedRequest { method, path, client_request_id, trace };
+        let request = RefusedRequest { method, path, client_request_id, trace, worker };
         let response = RefusalResponse { id, status };
         self.refuse(RefusalRecord { response: Some(response), client, kind, detail }, Some(request));
     }

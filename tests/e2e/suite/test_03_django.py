@@ -90,6 +90,15 @@ def test_view_that_raises_is_500_with_traceback_in_journal():
         "the traceback is in the journal",
         lambda: "DemoError: this view raises on purpose" in host.service_log(since),
     )
+    # Django has handled the exception, so this entry is rgun's only one about the request.
+    (entry,) = host.journal(since, RGUN_STATUS=500)
+    assert entry["RGUN_REQUEST_ID"] == answer["x-request-id"]
+    assert entry["PRIORITY"] == "3"
+    assert entry["MESSAGE"] == "GET /error 500: the application answered with an error"
+    workers = [
+        item.get("RGUN_WORKER") for item in host.journal(since) if "DemoError" in str(item.get("MESSAGE"))
+    ]
+    assert entry["RGUN_WORKER"] in workers, "the catalog points to the output of this worker"
 
 
 def test_files_of_the_application_are_not_world_readable(shop_data):

@@ -191,6 +191,9 @@ def test_wrong_configuration_reaches_the_sockets_start_limit(probe_app):
     assert doctor.returncode == 1
     (commands,) = re.findall("repair the cause, then run: (systemctl reset-failed .*)", doctor.stdout)
     # Within the minute of TriggerLimitIntervalSec=, the socket alone would fail again.
-    assert commands == "systemctl reset-failed rgun.socket rgun.service; systemctl start rgun.socket rgun.service"
+    assert (
+        commands
+        == "systemctl reset-failed rgun.socket rgun.service; systemctl start rgun.socket rgun.service"
+    )
     host.run("sh", "-c", commands)
     assert host.get("/").status == 200

@@ -263,7 +263,9 @@ def test_check_runs_the_worker_as_the_user(installed_lines):
     done = host.run("rgun", "check", check=False)
     assert done.returncode == 78
     # systemd decides which of the calls are in its groups.
-    assert re.search(r"it lacks the system calls setgroups .*setresuid capset \(SystemCallFilter=\)", done.stderr)
+    assert re.search(
+        r"it lacks the system calls setgroups .*setresuid capset \(SystemCallFilter=\)", done.stderr
+    )
     doctor = host.run("rgun", "doctor", check=False)
     assert doctor.returncode == 1
     assert "(SystemCallFilter=)" in doctor.stdout
