@@ -18,6 +18,7 @@ from measurements import (
     IDLE_SECONDS,
     MANY_WORKERS,
     MIB,
+    MIN_CONNECTION_KIB,
     SHOP,
     SSE,
     STATIC,
@@ -295,7 +296,8 @@ WORKLOADS = {
         "connection_kib",
         higher_is_better=False,
         max_rounds=3,
-        note=f"{IDLE_SECONDS} s after one request on each; without the kernel's memory",
+        note=f"all opened within seconds, {IDLE_SECONDS} s after one request on each; "
+        f"without the kernel's memory; at least {MIN_CONNECTION_KIB} KiB, the resolution",
         page="memory of an idle connection",
     ),
     **{
