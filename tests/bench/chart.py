@@ -102,12 +102,13 @@ def describe(lines):
 def draw_line(axis, line, y):
     """Returns the marks and figures of one row."""
     label, cost, rate = line
-    parts = [text(12, y + 4, label), whisker(axis, cost, y)]
+    # The two marks are above and below the middle of the line, so that both are visible.
+    above = y - 3 if rate else y
+    parts = [text(12, y + 4, label), whisker(axis, cost, above)]
     if rate:
-        # Above and below the middle of the line, so that both are visible.
         parts += [whisker(axis, rate, y + 5), diamond(axis, rate, y + 5)]
         parts.append(text(RATE_COLUMN, y + 4, f"{rate.median:.2f}", rate.verdict, "end"))
-    parts.append(circle(axis, cost, y - 3 if rate else y))
+    parts.append(circle(axis, cost, above))
     parts.append(text(CPU_COLUMN, y + 4, f"{cost.median:.2f}", cost.verdict, "end"))
     return parts
 

@@ -219,6 +219,10 @@ def test_chart_marks_losses_left_of_one_and_within_the_plot():
     behind, ahead = (float(mark.get("cx")) for mark in drawing.iter(f"{SVG}circle"))
     one = chart.Axis([0.8, 0.83, 2.5, 3]).at(1)
     assert behind < one < ahead
+    whiskers = {
+        line.get("y1") for line in drawing.iter(f"{SVG}line") if line.get("class") in ("ahead", "behind")
+    }
+    assert {mark.get("cy") for mark in drawing.iter(f"{SVG}circle")} <= whiskers
     assert [mark.get("class") for mark in drawing.iter(f"{SVG}circle")] == ["behind", "ahead"]
 
 
