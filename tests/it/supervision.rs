@@ -238,6 +238,35 @@ fn memory_pressure_ends_idle_workers() {
 }
 
 #[test]
+fn trigger_for_a_fifo_is_no_memory_pressure() {
+    let rgun = Rgun::fake();
+    let fifo = rgun.scratch().join("pressure");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let path = fifo.to_str().expect("an ASCII path").to_owned();
+    // "some" in base64.
+    let rgun = rgun.variable("MEMORY_PRESSURE_WATCH", &path).variable("MEMORY_PRESSURE_WRITE", "c29tZQ==");
+    let daemon = rgun.start_ready();
+    assert_eq!(daemon.get("/hello").status, 200);
+    assert_eq!(daemon.log.count("memory is short"), 0);
+    std::fs::write(&fifo, "x").unwrap();
+    daemon.log.wait_for("memory is short");
+}
+
+#[test]
+fn unwatched_memory_pressure_of_a_service_is_logged() {
+    for (watch, reason) in [("/dev/null", "MemoryPressureWatch= of the unit"), ("/nonexistent", "")] {
+        let rgun = Rgun::fake();
+        let systemd = NotifySocket::at(rgun.scratch());
+        let rgun = rgun.variable("NOTIFY_SOCKET", &systemd.name).variable("MEMORY_PRESSURE_WATCH", watch);
+        let daemon = rgun.start_ready();
+        let line = daemon.log.wait_for("memory pressure is not watched");
+        assert!(line.contains("INFO") && line.contains(reason), "{line}");
+    }
+    let daemon = Rgun::fake().start_ready();
+    assert_eq!(daemon.log.count("memory pressure is not watched"), 0, "a daemon outside systemd");
+}
+
+#[test]
 fn idle_workers_exit_and_a_request_restarts_them() {
     let daemon = Rgun::fake().set("workers.idle_exit", "1s").start_ready();
     wait_until("all workers exit", || daemon.descendants().is_empty().then_some(()));

@@ -75,7 +75,7 @@ impl Daemon {
         let stored = hand_over::take_over(inherited.stored, &listeners, &config.listen);
         let (edge, dispatcher, journal) =
             start_edge(config, host.auto_limits, listeners, stored, &messages_tx, &reloads)?;
-        let pressure = PressureWatch::open(delegation.as_ref().map(Delegation::service_cgroup));
+        let pressure = PressureWatch::open(delegation.as_ref(), host.is_supervised);
         let pool = start_pool(extension, delegation, &files, output);
         let memory_events = pool
             .memory_watch_fd()

@@ -2,14 +2,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::edge::register_for;
-use crate::systemd::memory_pressure::PressureFile;
+use crate::systemd::cgroup::Delegation;
+use crate::systemd::memory_pressure::{PressureFile, explain_unwatched};
 
 /// The file that reports memory pressure, registered with the main reactor.
 #[derive(Debug)]
@@ -19,28 +19,43 @@ pub(super) struct PressureWatch {
 }
 
 impl PressureWatch {
-    /// Opens the file; `service` is the cgroup that systemd has delegated to the daemon. Returns
-    /// `None` if there is no file or it cannot be opened, as in many containers.
-    pub(super) fn open(service: Option<&Path>) -> Option<Self> {
+    /// Opens the file: systemd's, else that of the delegated cgroup. Returns `None` if there is no file or it cannot be opened, as in many containers. Logs the reason, for
+    /// a service so that the operator sees it.
+    pub(super) fn open(delegation: Option<&Delegation>, is_supervised: bool) -> Option<Self> {
+        let service = delegation.map(Delegation::service_cgroup);
         let opened = PressureFile::open(service).and_then(|file| {
             let Some(file) = file else { return Ok(None) };
             let readiness = register_for(Arc::clone(file.fd()), interest(&file))?;
             Ok(Some(Self { file, readiness }))
         });
-        opened.unwrap_or_else(|error| {
-            tracing::debug!(%error, "memory pressure is not watched");
-            None
-        })
+        let error = match opened {
+            Ok(Some(watch)) => return Some(watch),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        let reason = explain_unwatched(error.as_ref());
+        if is_supervised {
+            tracing::info!(
+                "memory pressure is not watched, so workers stay as they are when memory is short: {reason}"
+            );
+        } else {
+            tracing::debug!("memory pressure is not watched: {reason}");
+        }
+        None
     }
 
     /// Resolves when the file reports memory pressure, or has failed.
     pub(super) async fn pressed(&self) -> io::Result<()> {
-        let mut ready = self.readiness.ready(interest(&self.file)).await?;
-        if ready.ready().is_error() {
-            return Err(io::Error::other("the file has failed, or its cgroup is gone"));
+        loop {
+            let mut ready = self.readiness.ready(interest(&self.file)).await?;
+            if ready.ready().is_error() {
+                return Err(io::Error::other("the file has failed, or its cgroup is gone"));
+            }
+            ready.clear_ready();
+            if self.file.drain()? {
+                return Ok(());
+            }
         }
-        ready.clear_ready();
-        self.file.drain()
     }
 }
 

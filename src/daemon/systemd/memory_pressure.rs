@@ -18,7 +18,8 @@ use base64::prelude::BASE64_STANDARD;
 
 /// The trigger for the cgroup's file, systemd's default: a notification once processes have waited
 /// for memory for 200 ms within 2 s. A process without privileges may only use multiples of 2 s.
-const TRIGGER: &[u8] = b"some 200000 2000000";
+/// The kernel replaces the last byte by NUL.
+const TRIGGER: &[u8] = b"some 200000 2000000\0";
 
 /// The file that reports memory pressure.
 #[derive(Debug)]
@@ -37,8 +38,7 @@ impl PressureFile {
     /// There is no such file, the daemon may not write to it, or systemd's variables are invalid.
     pub fn open(service: Option<&Path>) -> io::Result<Option<Self>> {
         let Some(watch) = env::var_os("MEMORY_PRESSURE_WATCH").filter(|path| !path.is_empty()) else {
-            let file = service.map(|cgroup| Self::open_at(&cgroup.join("memory.pressure"), TRIGGER));
-            return file.transpose();
+            return service.map(Self::open_cgroup).transpose();
         };
         if watch == OsStr::new("/dev/null") {
             return Ok(None);
@@ -48,6 +48,13 @@ impl PressureFile {
             .decode(encoded.as_bytes())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         Self::open_at(Path::new(&watch), &trigger).map(Some)
+    }
+
+    /// Opens the file of the cgroup `service`. If only root may write to it, as with systemd 252, that
+    /// of the workers' cgroup, which the daemon has created.
+    fn open_cgroup(service: &Path) -> io::Result<Self> {
+        let open = |cgroup: &Path| Self::open_at(&cgroup.join("memory.pressure"), TRIGGER);
+        open(service).or_else(|error| open(&service.join("workers")).map_err(|_| error))
     }
 
     fn open_at(path: &Path, trigger: &[u8]) -> io::Result<Self> {
@@ -63,7 +70,8 @@ impl PressureFile {
             options.read(true).write(kind.is_fifo() || !trigger.is_empty());
             options.custom_flags(nix::libc::O_NONBLOCK).open(path)?
         };
-        if !trigger.is_empty() {
+        // What the daemon writes to a FIFO would come back to it, as a notification.
+        if !trigger.is_empty() && !kind.is_fifo() {
             file.write_all(trigger)?;
         }
         Ok(Self { fd: Arc::new(file.into()), is_stream })
@@ -79,25 +87,44 @@ impl PressureFile {
         self.is_stream
     }
 
-    /// Discards what a FIFO or socket has sent.
+    /// Discards what a FIFO or socket has sent. Returns whether it has sent anything; for another
+    /// file, whose event is the notification, true.
     ///
     /// # Errors
     /// The sender has closed the connection, or a read fails.
-    pub fn drain(&self) -> io::Result<()> {
+    pub fn drain(&self) -> io::Result<bool> {
         if !self.is_stream {
-            return Ok(());
+            return Ok(true);
         }
-        let mut buffer = [0; 4096];
+        let (mut buffer, mut has_data) = ([0; 4096], false);
         loop {
             match nix::unistd::read(&self.fd, &mut buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
-                Err(nix::errno::Errno::EAGAIN) => return Ok(()),
+                Ok(_) => has_data = true,
+                Err(nix::errno::Errno::EAGAIN) => return Ok(has_data),
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
 }
+
+/// Returns why memory pressure is not watched. `error`: the error of [`PressureFile::open`], if there
+/// was one.
+pub fn explain_unwatched(error: Option<&io::Error>) -> String {
+    if env::var_os("MEMORY_PRESSURE_WATCH").is_some_and(|path| path == OsStr::new("/dev/null")) {
+        return "MemoryPressureWatch= of the unit turns it off".to_owned();
+    }
+    if !Path::new(KERNEL_FILE).exists() {
+        return format!("this kernel has no {KERNEL_FILE}; its command line may need psi=1");
+    }
+    match error {
+        Some(error) => error.to_string(),
+        None => "systemd names no file, and the unit delegates no cgroup (Delegate=)".to_owned(),
+    }
+}
+
+/// The kernel's file about the whole machine, which exists if it measures pressure at all.
+const KERNEL_FILE: &str = "/proc/pressure/memory";
 
 #[cfg(test)]
 mod tests {
@@ -113,6 +140,37 @@ mod tests {
         assert!(!file.is_stream());
         assert_eq!(std::fs::read(&path).unwrap(), TRIGGER);
         assert!(PressureFile::open_at(&directory.join("missing"), TRIGGER).is_err());
+        let service = directory.join("service");
+        std::fs::create_dir_all(service.join("workers")).unwrap();
+        assert!(PressureFile::open_cgroup(&service).is_err());
+        std::fs::write(service.join("workers/memory.pressure"), "").unwrap();
+        assert!(PressureFile::open_cgroup(&service).is_ok(), "the workers' file");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn kernel_accepts_the_trigger() {
+        let path = Path::new(KERNEL_FILE);
+        if !path.exists() {
+            return;
+        }
+        match PressureFile::open_at(path, TRIGGER) {
+            Ok(file) => assert!(!file.is_stream()),
+            // Kernels before 6.5 allow triggers only to privileged processes, and a container may have
+            // the file read-only. EINVAL: the trigger is wrong.
+            Err(error) => assert_ne!(error.kind(), io::ErrorKind::InvalidInput, "{error}"),
+        }
+    }
+
+    #[test]
+    fn trigger_for_a_fifo_is_no_notification() {
+        let directory = scratch_dir("pressure-fifo");
+        let path = directory.join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let file = PressureFile::open_at(&path, TRIGGER).unwrap();
+        assert!(!file.drain().expect("nothing was sent"));
+        std::fs::write(&path, "x").unwrap();
+        assert!(file.drain().expect("the byte is dropped"));
         std::fs::remove_dir_all(directory).unwrap();
     }
 
@@ -123,9 +181,9 @@ mod tests {
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let file = PressureFile::open_at(&path, b"x").unwrap();
         let (mut peer, _) = listener.accept().unwrap();
-        file.drain().expect("nothing was sent");
+        assert!(!file.drain().expect("nothing was sent"));
         peer.write_all(b"pressure").unwrap();
-        file.drain().expect("the bytes are dropped");
+        assert!(file.drain().expect("the bytes are dropped"));
         drop(peer);
         // The peer has not read the trigger, so the kernel resets the connection.
         assert_eq!(file.drain().unwrap_err().kind(), io::ErrorKind::ConnectionReset);

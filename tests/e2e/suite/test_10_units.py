@@ -82,3 +82,17 @@ def test_read_write_paths_drop_in_allows_a_directory():
     assert host.get("/write/srv/media/written").json()["error"] == "Read-only file system"
     with host.drop_in("ReadWritePaths=/srv/media"):
         assert host.get("/write/srv/media/written").json()["error"] is None
+
+
+def test_memory_pressure_is_watched_or_the_reason_told():
+    since = host.journal_cursor()
+    host.restart()
+    files = [
+        pathlib.Path("/proc/pressure/memory"),
+        host.cgroup_directory(host.show("ControlGroup")) / "memory.pressure",
+    ]
+    is_reported = all(file.exists() for file in files)
+    log = host.service_log(since)
+    assert ("memory pressure is not watched" not in log) == is_reported, log
+    doctor = host.run("rgun", "doctor", check=False).stdout
+    assert ("does not report memory pressure" not in doctor) == is_reported, doctor

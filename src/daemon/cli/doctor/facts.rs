@@ -48,6 +48,8 @@ pub(super) struct Facts {
     pub(super) last_error: Option<String>,
     /// The last messages about the socket unit.
     pub(super) socket_log: String,
+    /// Whether the kernel reports memory pressure on the service (PSI).
+    pub(super) has_pressure: bool,
     /// Number of processes of the service that the kernel killed for lack of memory.
     pub(super) oom_kills: u64,
 }
@@ -71,6 +73,7 @@ impl Facts {
             control_path,
             last_error: last_error(&service_unit),
             socket_log: socket_log(&socket_unit),
+            has_pressure: has_pressure(service.get("ControlGroup")),
             oom_kills: oom_kills(service.get("ControlGroup")),
             service,
             socket,
@@ -160,6 +163,13 @@ fn journal(arguments: &[&str]) -> String {
         .stdin(Stdio::null())
         .output();
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+/// Returns whether the kernel reports memory pressure, and on this cgroup if it exists.
+fn has_pressure(cgroup: &str) -> bool {
+    let directory = Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/'));
+    let is_cgroup = !cgroup.is_empty() && directory.join("cgroup.procs").exists();
+    Path::new("/proc/pressure/memory").exists() && (!is_cgroup || directory.join("memory.pressure").exists())
 }
 
 /// Returns the number of OOM kills in a cgroup and its descendants (`memory.events`).

@@ -74,6 +74,7 @@ pub(super) fn judge(names: &Service, facts: &Facts) -> Vec<Finding> {
         findings.check_control_socket();
         findings.check_metrics();
         findings.check_memory();
+        findings.check_pressure();
         findings.check_enabled();
     }
     findings.found.sort_by_key(|finding| finding.severity == Severity::Warning);
@@ -291,6 +292,15 @@ impl Findings<'_> {
         }
     }
 
+    fn check_pressure(&mut self) {
+        if !self.facts.has_pressure {
+            self.warning(
+                "the kernel does not report memory pressure (PSI), so idle workers stay when memory is short",
+                "add psi=1 to the kernel's command line, or limit the memory with workers.max_memory and MemoryHigh=",
+            );
+        }
+    }
+
     fn check_enabled(&mut self) {
         let facts = self.facts;
         if !facts.service.is_enabled() && !facts.socket.is_enabled() {
@@ -330,6 +340,7 @@ mod tests {
             control_path: "/run/rgun-shop/control".into(),
             last_error: None,
             socket_log: String::new(),
+            has_pressure: true,
             oom_kills: 0,
         }
     }
@@ -445,6 +456,7 @@ mod tests {
     fn what_the_operator_should_know_is_a_warning() {
         for (facts, what) in [
             (Facts { oom_kills: 2, ..facts("", "") }, "killed 2 processes"),
+            (Facts { has_pressure: false, ..facts("", "") }, "does not report memory pressure (PSI)"),
             (Facts { last_error: Some("worker 3 died".into()), ..facts("", "") }, "is: worker 3 died"),
             (facts("NRestarts=4\n", ""), "restarted rgun@shop.service 4 times"),
             (facts("NeedDaemonReload=yes\n", ""), "systemd has not read the change"),
