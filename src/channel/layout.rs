@@ -89,6 +89,9 @@ pub const REACTOR_EPOCH: usize = 0;
 /// Offset in the reactor's page: u32, daemon: whether the reactor waits for workers only
 /// ([`crate::wake::BacklogWait`]).
 pub const REACTOR_BACKLOG_WAIT: usize = 4;
+/// Offset in the reactor's page: u32, daemon: 1 while a worker with one thread may spin for its next
+/// request ([`crate::spin`]), else 0.
+pub const REACTOR_SPIN: usize = 8;
 
 /// The sizes that daemon and worker agree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

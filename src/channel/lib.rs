@@ -41,6 +41,8 @@ mod models;
 pub mod ring;
 #[cfg(not(loom))]
 pub mod slab;
+#[cfg(not(loom))]
+pub mod spin;
 pub mod state;
 pub mod status;
 mod sync;

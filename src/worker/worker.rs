@@ -14,10 +14,11 @@ use rgun_channel::ProtocolError;
 use rgun_channel::control::Start;
 use rgun_channel::frame::ExchangeId;
 use rgun_channel::layout::{
-    Geometry, SLOT_ACKED, SLOT_CREDIT_WAIT, SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, Word,
+    Geometry, REACTOR_SPIN, SLOT_ACKED, SLOT_CREDIT_WAIT, SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, Word,
 };
 use rgun_channel::map::Map;
 use rgun_channel::ring::SubmissionReceiver;
+use rgun_channel::spin::Spin;
 use rgun_channel::wake::{Sleepers, SystemFutex, WaitFlag};
 
 use crate::bodies::SpooledBodies;
@@ -48,6 +49,8 @@ pub(crate) struct Worker {
     eventfd: Mutex<Option<OwnedFd>>,
     map: Arc<Map>,
     submission: Mutex<SubmissionReceiver>,
+    /// The spins of the only thread.
+    spin: Mutex<Spin>,
     slots: Vec<Slot>,
     /// The worker claims no more requests. Never cleared.
     stopping: AtomicBool,
@@ -76,6 +79,7 @@ impl Worker {
         Self {
             output: Output::new(Arc::clone(&map), &geometry, process),
             submission: Mutex::new(SubmissionReceiver::new(Arc::clone(&map), &geometry)),
+            spin: Mutex::default(),
             slots: (0..geometry.slots).map(|_| Slot::default()).collect(),
             start,
             process,
@@ -125,6 +129,9 @@ impl Worker {
                 return Ok(true);
             }
             self.output.wake_daemon();
+            if self.spin_for_request() {
+                continue;
+            }
             sleepers.announce_sleep();
             // This check between announcing and sleeping prevents a lost wake-up
             // (rgun_channel::wake); `stop` stores its flag before it wakes, so a stop is not missed
@@ -137,6 +144,13 @@ impl Worker {
                 sleepers.sleep(&SystemFutex, || {});
             }
         }
+    }
+
+    /// Spins for the next request if the daemon allows it. Returns whether there is one. With several
+    /// threads the daemon would wake a sleeping one, although this one spins.
+    fn spin_for_request(&self) -> bool {
+        let may_spin = self.process.reactor_page.u32(REACTOR_SPIN).load(Ordering::Relaxed) != 0;
+        may_spin && self.n_slots() == 1 && lock(&self.spin).run(|| self.has_more())
     }
 
     /// Stops the worker: threads claim no more requests, finish the running ones and return.

@@ -1,4 +1,4 @@
-"""No request is forgotten while daemon and event loops fall asleep and wake each other."""
+"""No request is forgotten while daemon and workers spin, fall asleep and wake each other."""
 
 import random
 import threading
@@ -10,6 +10,17 @@ from support.load import KeepAliveClient
 CLIENTS = 24
 ROUNDS = 25
 MAX_SECONDS = 10
+
+# More than the daemon takes to notice that requests come one at a time.
+SERIAL_REQUESTS = 2000
+# Longer than a spin of daemon or worker, so that pauses end before, at and after its end.
+MAX_PAUSE = 60e-6
+
+SIMPLE = """
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["PATH_INFO"].encode()]
+"""
 
 APPLICATION = """
     import asyncio, time
@@ -61,3 +72,17 @@ def test_bursts_and_pauses_leave_no_request_behind(project, start, workers):
     for thread in threads:
         thread.join()
     assert max(times) < MAX_SECONDS
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_serial_requests_with_pauses_are_answered(project, start, workers):
+    daemon = start("simple:application", project(simple=SIMPLE), ("--workers", str(workers))).wait_ready()
+    rng = random.Random(workers)
+    client = KeepAliveClient(daemon.unix_path, MAX_SECONDS)
+    for number in range(SERIAL_REQUESTS):
+        response = client.request("GET", f"/{number}")
+        assert (response.status, response.body) == (200, b"/%d" % number)
+        end = time.perf_counter() + rng.random() * MAX_PAUSE
+        while time.perf_counter() < end:
+            pass
+    client.close()

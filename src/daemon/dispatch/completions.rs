@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use rgun_channel::frame::{Completion, CompletionKind};
 
 use super::exchange::Exchange;
+use super::spin::MAX_SERVICE_TIME;
 use super::worker::Worker;
 use super::worker::contract::ContractBreach;
 use super::worker::decode;
 use super::{Dispatcher, Notice, State};
+use crate::link::Reactor;
 
 /// The longest time that the reactor waits for completions before it polls its sockets, while every
 /// worker has a backlog: more requests than it can start. In effect 1 ms, because `epoll_wait(2)` takes whole
@@ -55,6 +57,9 @@ impl Dispatcher {
             if may_wait && state.is_saturated() {
                 may_wait = false;
                 state = self.wait_for_workers(state);
+                continue;
+            }
+            if state.spin_for_completion(&self.reactor) {
                 continue;
             }
             self.reactor.epoch().announce_sleep();
@@ -285,6 +290,20 @@ impl Worker {
 }
 
 impl State {
+    /// Spins until a worker has published a completion, if the turn ends with a single quick request
+    /// ([`super::spin`]). Returns whether one has. Called before the reactor announces its sleep.
+    fn spin_for_completion(&mut self, reactor: &Reactor) -> bool {
+        let Self { workers, spinner, .. } = self;
+        let workers = || workers.iter().flatten();
+        let n_assigned = workers().map(|worker| worker.load.n_assigned()).sum();
+        let is_quick = n_assigned == 1 && workers().any(|worker| worker.load.is_quick(MAX_SERVICE_TIME));
+        spinner.note_turn(n_assigned, is_quick);
+        let is_active = spinner.is_active();
+        reactor.set_spinning(is_active);
+        let is_ready = || workers().any(|worker| !worker.channel.has_no_completions());
+        is_active && is_quick && spinner.run(is_ready)
+    }
+
     fn has_no_completions(&self) -> bool {
         self.workers.iter().flatten().all(|worker| worker.channel.has_no_completions())
     }

@@ -21,7 +21,7 @@
 //! # Files
 //! From the bottom up:
 //! - values: [`fault`], [`notice`], [`policy`], [`data`], [`tick_rate`], [`load_stats`],
-//!   [`wait_histogram`];
+//!   [`wait_histogram`], [`spin`];
 //! - [`admission`]: the queue, path rules, the quarantine;
 //! - [`worker`]: one worker's channel and load;
 //! - [`exchange`]: one request, its response, and the table of all exchanges;
@@ -54,6 +54,7 @@ mod readiness;
 mod scheduler;
 mod slow_clients;
 mod snapshot;
+mod spin;
 mod state;
 mod stream_frames;
 mod submit;

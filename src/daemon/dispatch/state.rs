@@ -4,6 +4,7 @@
 //! lock is two atomic operations. A `RefCell` would tie every connection task to a `LocalSet`,
 //! whose wake-ups do not keep the reactor from parking.)
 
+use std::num::NonZero;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use super::load_stats::LoadStats;
 use super::notice::{NoticeSink, RequestInfo};
 use super::policy::Policy;
 use super::slow_clients::spill::SlowClients;
+use super::spin::Spinner;
 use super::tick_rate::TickRate;
 use super::worker::Worker;
 use crate::link::Reactor;
@@ -80,6 +82,7 @@ pub(super) struct State {
     /// Number of submissions since the workers were last woken.
     pub(super) unrung_submissions: u32,
     pub(super) tick_rate: TickRate,
+    pub(super) spinner: Spinner,
     pub(super) slow_clients: SlowClients,
 }
 
@@ -131,6 +134,7 @@ impl Dispatcher {
                 completion_frame: Vec::with_capacity(64 * 1024),
                 max_frame: Geometry::standard(1).max_submission_frame(),
                 unrung_submissions: 0,
+                spinner: Spinner::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
                 tick_rate: TickRate::Idle,
                 slow_clients: SlowClients::new(now),
             }),

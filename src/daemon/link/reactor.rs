@@ -3,10 +3,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use rgun_channel::layout::{REACTOR_BACKLOG_WAIT, REACTOR_EPOCH, REACTOR_PAGE_BYTES};
+use rgun_channel::layout::{REACTOR_BACKLOG_WAIT, REACTOR_EPOCH, REACTOR_PAGE_BYTES, REACTOR_SPIN};
 use rgun_channel::map::Map;
 use rgun_channel::wake::{BacklogWait, Epoch};
 use rustix::event::{Timespec, epoll};
@@ -68,6 +69,15 @@ impl Reactor {
     /// Returns the word that tells workers whether the reactor waits for them only.
     pub fn backlog_wait(&self) -> BacklogWait<'_> {
         BacklogWait(self.page.u32(REACTOR_BACKLOG_WAIT))
+    }
+
+    /// Tells workers whether they may spin.
+    pub(crate) fn set_spinning(&self, spins: bool) {
+        let (word, value) = (self.page.u32(REACTOR_SPIN), u32::from(spins));
+        // Usually unchanged: a store would take the line from the workers' caches.
+        if word.load(Ordering::Relaxed) != value {
+            word.store(value, Ordering::Relaxed);
+        }
     }
 
     /// Returns the page's descriptor, for a worker.

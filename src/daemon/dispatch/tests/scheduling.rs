@@ -1,5 +1,6 @@
 //! The choice among several workers: quick requests stay with the workers that are awake.
 
+use super::super::spin::Spinner;
 use super::*;
 
 /// Creates a rig with two workers that have reported this service time for long.
@@ -56,4 +57,21 @@ fn request_behind_a_slow_one_moves_to_the_idle_worker() {
     assert_eq!(rig.answer_by(1, 200), b"/quick");
     assert_eq!(status(quick), 200);
     drop(slow);
+}
+
+#[test]
+fn reactor_spins_for_serial_quick_requests() {
+    let mut rig = Rig::fast();
+    rig.dispatcher.lock().spinner = Spinner::new(2);
+    for number in 0..150 {
+        let ticket = rig.submit(b"/");
+        rig.dispatcher.before_park();
+        assert!(number > 0 || !rig.dispatcher.lock().spinner.is_active());
+        rig.answer();
+        assert!(poll(ticket).is_ready());
+    }
+    assert!(rig.dispatcher.lock().spinner.is_active());
+    let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
+    rig.dispatcher.before_park();
+    assert!(!rig.dispatcher.lock().spinner.is_active());
 }

@@ -147,6 +147,12 @@ impl WorkerLoad {
         self.n_assigned() > self.slots
     }
 
+    /// Returns whether the worker has a request, and is expected to finish one within `time`. False
+    /// for an event loop.
+    pub(crate) fn is_quick(&self, time: Duration) -> bool {
+        !self.running.is_empty() && self.service_time.total(1) < time
+    }
+
     /// Returns whether the worker has not claimed its newest `count` requests.
     pub(super) fn has_unclaimed(&self, count: usize, submissions: &SubmissionSender) -> bool {
         self.running.has_unclaimed(count, submissions)
