@@ -255,7 +255,8 @@ fn reload_starts_an_application_that_failed_to_boot() {
     );
     assert!(refused.has("retry-after"));
     set_next_boot(&daemon, "");
-    assert!(reload(&daemon).status.success());
+    let output = systemd.receive_during(|| reload(&daemon));
+    assert!(output.status.success(), "{output:?}");
     assert_eq!(daemon.get("/hello").status, 200);
     systemd.wait("READY=1");
 }

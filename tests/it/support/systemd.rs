@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -62,6 +63,18 @@ impl NotifySocket {
             }
             Err(error) => panic!("cannot read the notify socket: {error}"),
         }
+    }
+
+    /// Runs an action and receives messages meanwhile. The queue of a socket has room for some ten
+    /// messages, and a daemon that sends more waits.
+    pub(crate) fn receive_during<T: Send>(&mut self, action: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let running = scope.spawn(action);
+            while !running.is_finished() {
+                self.receive(Duration::from_millis(10));
+            }
+            running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Stores or removes descriptors. The descriptor of `BARRIER=1` is closed, which is the

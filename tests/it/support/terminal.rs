@@ -50,7 +50,12 @@ impl Terminal {
 
     /// Types Ctrl-C.
     pub(crate) fn interrupt(&mut self) {
-        self.keyboard.write_all(b"\x03").expect("script reads");
+        assert!(self.try_interrupt(), "script does not read");
+    }
+
+    /// Types Ctrl-C. Returns false if the daemon has exited.
+    pub(crate) fn try_interrupt(&mut self) -> bool {
+        self.keyboard.write_all(b"\x03").is_ok()
     }
 
     /// Waits until the daemon has exited. Returns its exit status.
