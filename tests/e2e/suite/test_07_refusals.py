@@ -183,7 +183,8 @@ def test_wrong_configuration_reaches_the_sockets_start_limit(probe_app):
         host.try_request("/")
     assert host.show("ActiveState", host.SOCKET) == "failed"
     exits = [entry for entry in host.journal(since, UNIT=host.SERVICE) if "EXIT_STATUS" in entry]
-    assert 1 <= len(exits) <= 12, f"{len(exits)} starts"
+    # Ten in a window of TriggerLimitIntervalSec=, which may have begun earlier and may end meanwhile.
+    assert 1 <= len(exits) <= 22, f"{len(exits)} starts"
     assert {entry["EXIT_STATUS"] for entry in exits} == {str(EX_CONFIG)}
     assert host.port_is_closed(), "clients wait instead of being refused"
     host.configure("probe", probe_app)

@@ -51,7 +51,9 @@ def test_idle_service_exits_and_a_request_starts_it(sleeper):
     status = host.run("rgun", "status", sleeper.name, check=False)
     assert status.returncode == 69
     assert f"{sleeper.service} is asleep: " in status.stderr
-    assert f"({sleeper.socket} listens): systemctl start rgun@{sleeper.name} starts it now" in status.stderr
+    assert (
+        f"but {sleeper.socket} listens): systemctl start rgun@{sleeper.name} starts it now" in status.stderr
+    )
     assert sleeper.get("/").status == 200
     assert sleeper.main_pid() not in (0, first)
 

@@ -198,7 +198,7 @@ fn explain_unreachable(command: &str, path: &Path, error: &io::Error) -> String 
             let names = path.parent().and_then(Service::of_runtime_directory);
             if let Some((names, sleep)) = names.as_ref().and_then(|names| Some((names, find_sleep(names)?))) {
                 return format!(
-                    "{} is {sleep} ({} listens): systemctl start {} starts it now",
+                    "{} is {sleep} ({what}, but {} listens): systemctl start {} starts it now",
                     names.service_unit(),
                     names.socket_unit(),
                     names.unit_stem()
