@@ -31,7 +31,7 @@ ECHO = 64 * 1024
 FILE_MIB = 10
 IDLE_CONNECTIONS = 2000
 # Seconds after which a connection counts as idle, and a server may have released its buffers.
-IDLE_SECONDS = 4
+IDLE_SECONDS = 8
 # The resolution of that figure: a server's other memory varies by 200 KiB from start to start.
 MIN_CONNECTION_KIB = 0.1
 # Opening thousands of connections takes a part of the usual time before a measurement.

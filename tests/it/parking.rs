@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::support::systemd::{self, NotifySocket};
-use crate::support::{Client, Daemon, Rgun};
+use crate::support::{Client, Daemon, Rgun, wait_until};
 use crate::tls;
 
 /// The log line of a connection that is parked.
@@ -91,4 +93,23 @@ fn parked_connection_is_continued_by_the_next_daemon() {
     }
     let is_connection = |(name, _): &&(String, _)| name == "rgun-connection";
     assert_eq!(notified.stored.iter().filter(is_connection).count(), 1);
+}
+
+#[test]
+fn memory_of_a_burst_of_connections_is_returned() {
+    const CONNECTIONS: usize = 800;
+    // Both ends of this test's connections and of those of other tests need descriptors.
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(8192)), hard).unwrap();
+    let daemon = Rgun::fake().start_ready();
+    let before = daemon.rss();
+    let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/hello").status, 200);
+    }
+    let burst = daemon.rss() - before;
+    wait_until("most of the memory is returned", || (daemon.rss() < before + burst / 2).then_some(()));
+    for client in clients.iter_mut().step_by(100) {
+        assert_eq!(client.get("/hello").status, 200);
+    }
 }

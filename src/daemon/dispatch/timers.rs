@@ -7,11 +7,14 @@ use rgun_channel::frame::ExchangeId;
 
 use super::exchange::{Exchange, ExchangeState};
 use super::fault::Fault;
-use super::slow_clients::heap::{HeapTrim, trim};
 use super::tick_rate::TickRate;
 use super::worker::Worker;
 use super::worker::loop_health::LoopHealth;
 use super::{Dispatcher, Notice, State};
+use crate::heap_trim::{HeapTrim, trim};
+
+/// The heap is trimmed only after buffered responses have used at least this much memory.
+const MIN_TRIM_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Interval while records may stall.
 const FAST_TICK: Duration = Duration::from_millis(1);
@@ -29,7 +32,7 @@ impl Dispatcher {
     /// Runs the timers forever. Sleeps while there is nothing to watch, so that an idle daemon uses
     /// no CPU.
     pub async fn run_timers(&'static self) {
-        let mut heap = HeapTrim::default();
+        let mut heap = HeapTrim::new(MIN_TRIM_BYTES);
         loop {
             let now = Instant::now();
             let rate = self.tick(now);

@@ -223,6 +223,11 @@ impl Connection {
         self.should_hand_over() || (self.directive() == Directive::Park && self.phase() == Phase::Idle)
     }
 
+    /// True if the connection is parked, or is about to be.
+    pub(super) fn is_parked(&self) -> bool {
+        self.directive() == Directive::Park
+    }
+
     /// True if the connection may be parked.
     pub(super) fn is_parkable(&self) -> bool {
         self.protocol.load(Ordering::Relaxed) != Protocol::Other as u8 && self.directive() == Directive::None

@@ -16,6 +16,7 @@ use super::peer::{Client, Peer};
 use super::phase::Phase;
 use super::registry::Registry;
 use super::traffic::ResponseTotals;
+use crate::heap_trim::{HeapTrim, trim};
 
 /// Tracks all connections of the daemon.
 #[derive(Debug)]
@@ -34,6 +35,12 @@ const REARM_DIVISOR: usize = 8;
 
 /// Interval at which an idle connection is evicted while a new one waits for capacity.
 const EVICT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Memory in bytes that parking a connection frees: mostly hyper's buffer and state.
+const ACTIVE_BYTES: u64 = 11 * 1024;
+
+/// The heap is trimmed after this much memory was in use by connections that were not parked.
+const MIN_TRIM_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Interval at which a draining daemon checks its connections.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -197,27 +204,36 @@ impl ConnectionTracker {
         (!is_busy).then(|| self.registry.unused_for())
     }
 
-    /// Checks the timeouts of all connections, forever. Sleeps while no connection is open.
+    /// Checks the timeouts of all connections, forever, and returns their memory to the kernel after
+    /// a burst. Sleeps while no connection is open.
     pub async fn sweep(self: Arc<Self>) {
+        let mut heap = HeapTrim::new(MIN_TRIM_BYTES);
         loop {
             let opened = self.registry.opened();
-            if self.count() == 0 {
+            if self.count() == 0 && !heap.is_pending() {
                 opened.await;
             }
             tokio::time::sleep(SWEEP_INTERVAL).await;
             self.tick();
-            self.check_timeouts();
+            let n_active = self.check_timeouts();
+            if heap.update(n_active * ACTIVE_BYTES, Instant::now()) {
+                tokio::task::spawn_blocking(trim);
+            }
         }
     }
 
-    fn check_timeouts(&self) {
+    /// Checks the timeouts of all connections. Returns the number of those that are not parked.
+    fn check_timeouts(&self) -> u64 {
         let limits = self.limits();
         if let Some(report) = self.registry.rejection_report() {
             tracing::warn!("{report}");
         }
+        let mut n_active = 0;
         for connection in self.registry.connections() {
             connection.check_timeouts(&limits);
+            n_active += u64::from(!connection.is_parked());
         }
+        n_active
     }
 
     /// Chooses up to `hand_over` connections for the next daemon. From now on, responses on all
