@@ -117,5 +117,9 @@ fn without_on_change_no_thread_watches_files() {
     let off = Rgun::fake().start_ready();
     assert_eq!((threads(&off), off.descriptors().iter().filter(|it| is_inotify(it)).count()), (0, 0));
     let on = rgun().start_ready();
-    assert_eq!((threads(&on), on.descriptors().iter().filter(|it| is_inotify(it)).count()), (2, 1));
+    // They start beside the first worker.
+    wait_until("two threads watch", || {
+        let found = (threads(&on), on.descriptors().iter().filter(|it| is_inotify(it)).count());
+        (found == (2, 1)).then_some(())
+    });
 }

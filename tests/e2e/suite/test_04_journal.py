@@ -79,18 +79,23 @@ def test_application_output_is_in_the_units_journal():
 
 def test_concurrent_long_lines_stay_whole_and_name_their_worker():
     wait_until("both workers are ready", lambda: host.status_text().startswith("2/2 "))
-    since = host.journal_cursor()
     letters, times = "abcd", 10
-    with concurrent.futures.ThreadPoolExecutor(len(letters)) as clients:
-        answers = list(clients.map(lambda letter: host.get(f"/line/{letter}"), letters * times))
-    assert {answer.status for answer in answers} == {200}
-    entries = wait_until(
-        "all lines are in the journal",
-        lambda: len(found := host.journal(since, RGUN_STREAM="stderr")) >= len(answers) and found,
-    )
+
+    def entries_of_both_workers():
+        since = host.journal_cursor()
+        with concurrent.futures.ThreadPoolExecutor(len(letters)) as clients:
+            answers = list(clients.map(lambda letter: host.get(f"/line/{letter}"), letters * times))
+        assert {answer.status for answer in answers} == {200}
+        found = wait_until(
+            "all lines are in the journal",
+            lambda: len(found := host.journal(since, RGUN_STREAM="stderr")) >= len(answers) and found,
+        )
+        return found if len({entry["RGUN_WORKER"] for entry in found}) == 2 else None
+
+    # On a busy machine one worker may serve all.
+    entries = wait_until("both workers serve", entries_of_both_workers)
     whole = sorted(letter * (48 << 10) for letter in letters * times)
     assert sorted(host.messages(entries)) == whole
-    assert len({entry["RGUN_WORKER"] for entry in entries}) == 2
     for entry in entries:
         assert entry["_SYSTEMD_UNIT"] == host.SERVICE, entry
         assert entry["SYSLOG_IDENTIFIER"] == "rgun", entry
