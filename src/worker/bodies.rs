@@ -92,5 +92,11 @@ impl SpooledBodies {
 /// does. Errors count as readable: the receipt reports them.
 fn is_readable(socket: BorrowedFd<'_>, timeout: Option<Timespec>) -> bool {
     let mut sockets = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
-    poll(&mut sockets, timeout.as_ref()) != Ok(0)
+    loop {
+        match poll(&mut sockets, timeout.as_ref()) {
+            // A signal of the application.
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready != Ok(0),
+        }
+    }
 }

@@ -97,7 +97,7 @@ fn parked_connection_is_continued_by_the_next_daemon() {
 
 #[test]
 fn memory_of_a_burst_of_connections_is_returned() {
-    const CONNECTIONS: usize = 800;
+    const CONNECTIONS: usize = 1000;
     // Both ends of this test's connections and of those of other tests need descriptors.
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(8192)), hard).unwrap();

@@ -59,12 +59,16 @@ fn failed_start_sends_reason_and_errno() {
 
 #[test]
 fn wrong_configuration_is_in_the_status_without_values() {
-    let (rgun, mut systemd) = notified(Rgun::fake().set("timeouts.request", "30 parsecs"));
-    let (status, log, _) = rgun.run();
-    assert_eq!(status, 78, "{log}");
-    assert!(log.starts_with("RGUN_TIMEOUTS_REQUEST: timeouts.request = \"30 parsecs\": "), "{log}");
-    systemd.wait("STATUS=RGUN_TIMEOUTS_REQUEST: timeouts.request is wrong; see the log");
-    assert!(!systemd.received().iter().any(|line| line.contains("parsecs")), "{systemd:?}");
+    // The second one is found only after the configuration has been read.
+    for (key, value) in [("timeouts.request", "30 parsecs"), ("workers.user", "no-such-user")] {
+        let variable = format!("RGUN_{}", key.replace('.', "_").to_uppercase());
+        let (rgun, mut systemd) = notified(Rgun::fake().set(key, value));
+        let (status, log, _) = rgun.run();
+        assert_eq!(status, 78, "{log}");
+        assert!(log.contains(&format!("{variable}: {key} = \"{value}\": ")), "{log}");
+        systemd.wait(&format!("STATUS={variable}: {key} is wrong; see the log"));
+        assert!(!systemd.received().iter().any(|line| line.contains(value)), "{systemd:?}");
+    }
 }
 
 #[test]

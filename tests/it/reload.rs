@@ -364,7 +364,9 @@ fn change_that_needs_a_restart_is_one_warning() {
         daemon.scratch().write("rgun.toml", text);
     };
     configure("[metrics]\nbind = \"127.0.0.1:1\"\n[log]\nformat = \"json\"\nlevel = \"debug\"\n");
-    daemon.signal(Signal::SIGHUP);
+    let output = reload(&daemon);
+    assert!(output.status.success(), "{output:?}");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = daemon.log.wait_for("the reload does not apply");
     assert!(line.contains("WARN"), "{line}");
     for part in [
@@ -372,7 +374,7 @@ fn change_that_needs_a_restart_is_one_warning() {
         "log.format = \"json\" (in use: \"auto\")",
         "systemctl restart rgun",
     ] {
-        assert!(line.contains(part), "{part}: {line}");
+        assert!(line.contains(part) && shown.contains(part), "{part}: {line}\n{shown}");
     }
     daemon.log.wait_for("reloaded: ");
     assert_eq!(generation(&daemon), "2");

@@ -57,7 +57,8 @@ impl AppSettings {
             return None;
         }
         let file = config.origin.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).display();
-        let root = self.static_root.as_deref().unwrap_or("/srv/mysite/static");
+        let example = config.app.directory.join("static").display().to_string();
+        let root = self.static_root.as_deref().unwrap_or(&example);
         let fill = match self.static_root {
             Some(_) => "fill the directory with `manage.py collectstatic`",
             None => {

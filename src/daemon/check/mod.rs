@@ -68,7 +68,7 @@ fn print_verdict(
 ) -> ExitCode {
     let (status, verdict) = match outcome {
         Ok(verdict) => (0, verdict),
-        Err(StartupError { status, reason, errno: _ }) => (status, format!("error: {reason}")),
+        Err(StartupError { status, reason, .. }) => (status, format!("error: {reason}")),
     };
     let mut text = notice.map(|notice| format!("note: {notice}\n")).unwrap_or_default();
     text.extend(warnings.iter().flat_map(|warning| ["warning: ", warning, "\n"]));

@@ -136,8 +136,8 @@ operator_events! {
 
     /// The application raised an exception, or the daemon answered 5xx in its place.
     Exception = "32671019391940b39359f97e758a88c4", "A request failed",
-        "The application raised an exception, or broke its protocol; the entry has the traceback. \
-        The client was answered @RGUN_STATUS@ without any text of the exception. Give users the \
+        "The application raised an exception, or broke its protocol, and the entry has the traceback; \
+        or its worker died. The client was answered @RGUN_STATUS@ without any text of the exception. Give users the \
         id of their request (X-Request-ID) to find this entry:\n\n    journalctl RGUN_REQUEST_ID=@RGUN_REQUEST_ID@";
 
     /// A request was refused before it reached the application.

@@ -59,7 +59,7 @@ impl Daemon {
         let signals = SignalStreams::new().map_err(StartupError::system("handle signals"))?;
         let tls = load_tls(config)?;
         let worker_users = WorkerUsers::default();
-        let identity = worker_users.find(config).map_err(|errors| StartupError::config(&errors))?;
+        let identity = worker_users.find(config).map_err(|errors| StartupError::settings(&errors))?;
         let is_socket_activated = !inherited.listeners.is_empty();
         let listeners = listeners(config, inherited.listeners, tls.as_ref())?;
         let extension =
@@ -144,8 +144,7 @@ fn listeners(
 
 /// Reads the certificates, and logs warnings about them.
 fn load_tls(config: &Config) -> Result<Option<Arc<TlsContext>>, StartupError> {
-    let loaded = generations::load_tls(config, None)
-        .map_err(|error| StartupError::config_reason(error.to_string()))?;
+    let loaded = generations::load_tls(config, None).map_err(|errors| StartupError::settings(&errors))?;
     for warning in loaded.iter().flat_map(|loaded| &loaded.warnings) {
         tracing::warn!("{warning}");
     }

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::cli::{self, Failure};
+use crate::config::ConfigErrors;
 use crate::error_chain::Chain;
 use crate::journal::catalog::OperatorEvent;
 use crate::journal::daemon_log;
@@ -17,8 +18,11 @@ pub(super) const EX_OSERR: u8 = 71;
 pub(crate) struct StartupError {
     /// The exit status of the daemon.
     pub(crate) status: u8,
-    /// The reason, for the log and for STATUS=.
+    /// The reason, for the log.
     pub(crate) reason: String,
+    /// The reason for STATUS=, which every user may read; `None` if `reason` has no value of a
+    /// setting.
+    pub(crate) summary: Option<String>,
     /// The error of the system call that failed (errno(3)), for ERRNO=. `None` if no system call
     /// failed.
     pub(crate) errno: Option<i32>,
@@ -30,14 +34,20 @@ impl StartupError {
         Self { errno: errno_of(error), ..Self::config_reason(Chain(error).to_string()) }
     }
 
+    /// Returns the error of wrong settings.
+    pub(crate) fn settings(errors: &ConfigErrors) -> Self {
+        let summary = format!("{}; see the log", errors.summary());
+        Self { summary: Some(summary), ..Self::config(errors) }
+    }
+
     /// Returns the error of a wrong configuration that no system call reported.
     pub(crate) fn config_reason(reason: String) -> Self {
-        Self { status: cli::EX_CONFIG, reason, errno: None }
+        Self { status: cli::EX_CONFIG, reason, summary: None, errno: None }
     }
 
     /// Returns the error of a wrong command line.
     pub(crate) fn usage(reason: String) -> Self {
-        Self { status: cli::EX_USAGE, reason, errno: None }
+        Self { status: cli::EX_USAGE, reason, summary: None, errno: None }
     }
 
     /// Returns a function that converts the error of a system call into `cannot {what}: …`.
@@ -45,6 +55,7 @@ impl StartupError {
         move |error| Self {
             status: EX_OSERR,
             reason: format!("cannot {what}: {error}"),
+            summary: None,
             errno: error.raw_os_error(),
         }
     }

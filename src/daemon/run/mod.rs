@@ -162,9 +162,9 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     });
     let status = match built {
         Ok((daemon, runtime)) => ExitCode::from(runtime.block_on(daemon.run())),
-        Err(StartupError { status, reason, errno }) => {
+        Err(StartupError { status, reason, summary, errno }) => {
             tracing::error!(message_id = OperatorEvent::StartFailed.id(), "{reason}");
-            notify::failed_start(&reason, errno);
+            notify::failed_start(summary.as_deref().unwrap_or(&reason), errno);
             ExitCode::from(status)
         }
     };

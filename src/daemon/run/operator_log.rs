@@ -381,7 +381,11 @@ impl OperatorLog {
             tracing::debug!(rgun.worker = number, rgun.pid = pid, "{name} {exit}");
             return;
         }
-        let why = if oom_killed { " (out of memory: workers.max_memory)" } else { "" };
+        let why = if oom_killed {
+            " (out of memory: it reached workers.max_memory, or all processes together the limit of the unit)"
+        } else {
+            ""
+        };
         let with = match lost.as_slice() {
             [] => String::new(),
             [one] => format!(" with {} {} (request id {})", one.method, one.path, one.request_id),

@@ -58,7 +58,7 @@ impl Daemon {
                 for warning in invocation.warnings.iter().chain(tls_warnings) {
                     tracing::warn!("{warning}");
                 }
-                self.warn_pending(&invocation.config);
+                let pending = self.warn_pending(&invocation.config);
                 self.status.set_rejected_reload(None);
                 self.conf_hooks.on_reload();
                 self.apply_file_watch(&invocation.config);
@@ -68,7 +68,9 @@ impl Daemon {
                 self.set_timers();
                 if let Some(client) = client {
                     let message = format!("generation {generation} boots; the old workers keep serving");
-                    client.progress(&ReloadReply { message, generation: generation.0 });
+                    for message in [Some(message), pending].into_iter().flatten() {
+                        client.progress(&ReloadReply { message, generation: generation.0 });
+                    }
                     self.reloads.replies.insert(generation, client);
                 }
                 vec![Event::Reload { policy }]
@@ -80,8 +82,9 @@ impl Daemon {
         }
     }
 
-    /// Logs which changes a restart would apply, but this reload does not.
-    fn warn_pending(&self, config: &Config) {
+    /// Logs which changes a restart would apply, but this reload does not. Returns the text, if there
+    /// are such changes.
+    fn warn_pending(&self, config: &Config) -> Option<String> {
         let mut pending = pending_changes(&self.invocation.config, config);
         if !daemon_log::can_split_access_log() {
             pending.retain(|change| change.key != name::ACCESS);
@@ -93,18 +96,16 @@ impl Daemon {
             pending.retain(|change| !change.is_address());
         }
         if pending.is_empty() {
-            return;
+            return None;
         }
         let changes: Vec<_> = pending
             .iter()
             .map(|PendingChange { key, old, new }| format!("{key} = {new} (in use: {old})"))
             .collect();
-        tracing::warn!(
-            message_id = OperatorEvent::RestartNeeded.id(),
-            "the reload does not apply {}: run `{}`",
-            changes.join("; "),
-            self.host.restart_command
-        );
+        let text =
+            format!("the reload does not apply {}: run `{}`", changes.join("; "), self.host.restart_command);
+        tracing::warn!(message_id = OperatorEvent::RestartNeeded.id(), "{text}");
+        Some(text)
     }
 
     fn load_tls(&self, config: &Config) -> Result<Option<LoadedTls>, ConfigErrors> {

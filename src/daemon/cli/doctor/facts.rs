@@ -101,7 +101,7 @@ fn check(names: &Service) -> CheckOutcome {
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             CheckOutcome::Sound(warnings_of(&text))
         }
-        Ok(output) => CheckOutcome::Wrong(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()),
+        Ok(output) => CheckOutcome::Wrong(errors_of(&String::from_utf8_lossy(&output.stderr)).to_owned()),
         Err(error) => CheckOutcome::Wrong(format!("cannot run rgun check: {error}")),
     }
 }
@@ -111,6 +111,12 @@ fn warnings_of(text: &str) -> String {
     let lines: Vec<&str> =
         text.trim_end().lines().map(|line| line.strip_prefix("warning: ").unwrap_or(line)).collect();
     lines.split_last().map(|(_, warnings)| warnings.join("\n")).unwrap_or_default()
+}
+
+/// Returns the errors in the output of a failed check, which follow its warnings.
+fn errors_of(text: &str) -> &str {
+    let begin = if text.starts_with("error: ") { None } else { text.find("\nerror: ") };
+    text.get(begin.map_or(0, |line_end| line_end + 1)..).unwrap_or(text).trim_end()
 }
 
 fn control_state(path: &Path) -> ControlState {
@@ -194,6 +200,14 @@ mod tests {
     fn verdict_of_a_check_is_not_a_warning() {
         assert_eq!(warnings_of("warning: a\nb is ready to serve\n"), "a");
         assert_eq!(warnings_of("b is ready to serve\n"), "");
+    }
+
+    #[test]
+    fn errors_of_a_check_follow_its_warnings() {
+        let errors = "error: b\nerror: c";
+        assert_eq!(errors_of("warning: a\n  more\nerror: b\nerror: c\n"), errors);
+        assert_eq!(errors_of("error: b\nerror: c\n"), errors);
+        assert_eq!(errors_of("killed\n"), "killed");
     }
 
     #[test]

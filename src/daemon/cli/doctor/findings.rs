@@ -221,9 +221,10 @@ impl Findings<'_> {
         }
         let restarts: u64 = state.get("NRestarts").parse().unwrap_or(0);
         if state.is_active() && restarts > 0 {
+            let times = if restarts == 1 { "once".to_owned() } else { format!("{restarts} times") };
             self.warning(
-                format!("systemd has restarted {unit} {restarts} times since it was started"),
-                format!("journalctl -u {unit} -p err has the reason"),
+                format!("systemd has restarted {unit} {times} since it was started"),
+                format!("journalctl -u {unit} -p warning has the reason"),
             );
         }
         if state.is_active()
