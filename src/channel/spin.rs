@@ -6,12 +6,13 @@
 //! before it announces its sleep, so that spinning does not change the protocols of [`crate::wake`].
 //!
 //! A spin succeeds only if the other side runs meanwhile, on another core. So the success of earlier
-//! spins tells whether a core is idle and whether work follows soon: after failed spins in a row, a
-//! [`Spin`] skips 1, 3, 7 and finally 1023 chances, and after each successful one half as many. An idle
-//! process does not spin: it has no chances.
+//! spins tells whether a core is idle and whether work follows soon: after each of several failed spins
+//! in a row, a [`Spin`] skips more chances: 1, 3, 7 and finally 1023. A successful spin skips none, and
+//! halves the number that the next failure continues from. An idle process has no chances, so it does not
+//! spin.
 //!
-//! The daemon decides whether there are chances at all (its module `dispatch::spin`), and tells its
-//! workers in the reactor's page ([`crate::layout::REACTOR_SPIN`]).
+//! The daemon decides whether there are chances at all (its module `dispatch::spin`), and announces
+//! that to its workers in the reactor's page ([`crate::layout::REACTOR_SPIN`]).
 
 use std::time::{Duration, Instant};
 
@@ -29,14 +30,14 @@ const CHECKS_PER_READING: u32 = 16;
 pub struct Spin {
     /// Number of chances to skip.
     to_skip: u32,
-    /// Number of chances that were skipped, or are to be skipped, after the last failed spin; half of
-    /// it after each successful one.
+    /// Number of chances skipped after the last failed spin, halved by each successful spin since. The
+    /// next failed spin doubles it and adds one.
     penalty: u32,
 }
 
 impl Spin {
-    /// Uses a chance: spins until `is_ready` returns true, [`MAX_SPIN`] at most. Returns false at once
-    /// if the chance is skipped. Returns whether `is_ready` has returned true.
+    /// Uses a chance: spins until `is_ready` returns true, [`MAX_SPIN`] at most. Returns whether
+    /// `is_ready` has returned true; false at once if the chance is skipped.
     pub fn run(&mut self, mut is_ready: impl FnMut() -> bool) -> bool {
         if !self.take_chance() {
             return false;
@@ -81,7 +82,7 @@ impl Spin {
 mod tests {
     use super::*;
 
-    /// Returns how many of these chances are used if each spin has this outcome.
+    /// Returns how many of `chances` chances are used if `found` is the outcome of each spin.
     fn count_spins(spin: &mut Spin, chances: u32, found: bool) -> u32 {
         let mut count = 0;
         for _ in 0..chances {

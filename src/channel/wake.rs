@@ -9,7 +9,8 @@
 //!   record.
 //! - [`Epoch`]: the daemon asleep in `epoll_wait(2)`; workers write to its eventfd, each at most
 //!   once per sleep.
-//! - [`BacklogWait`]: the daemon asleep until a worker has no backlog any more; that worker wakes it.
+//! - [`BacklogWait`]: the daemon asleep until a worker has no backlog any more; that worker wakes the
+//!   daemon.
 //! - [`WaitFlag`]: worker threads that wait for space or credit; the daemon wakes all of them.
 //!
 //! An event loop (an ASGI worker) is one sleeper that sleeps in `epoll_wait(2)` instead of on a
@@ -238,15 +239,15 @@ impl Epoch<'_> {
     }
 }
 
-/// Whether the daemon's reactor waits for workers only: 1 while it does, else 0.
+/// Whether the daemon's reactor waits for workers only: 1 while it waits for them, else 0.
 ///
 /// While every worker has a backlog, a new request could not start, so the daemon does not poll its
-/// sockets, for a millisecond at most. It announces this wait before its sleep
-/// ([`Epoch::announce_sleep`]), and then checks once more that every worker has a backlog. A worker
-/// whose backlog has ended checks for the announcement before it sleeps.
+/// sockets, for a millisecond at most. The daemon announces this wait before its sleep
+/// ([`Epoch::announce_sleep`]), and then checks once more that every worker has a backlog. An event
+/// loop whose backlog has ended checks for the announcement before its own sleep.
 ///
-/// A worker with a backlog need not wake a daemon that waits: the daemon checks the completion rings
-/// after the wait, before it announces the next sleep.
+/// An event loop with a backlog need not wake a daemon that waits: the daemon checks the completion
+/// rings after the wait, before it announces the next sleep.
 #[derive(Debug, Clone, Copy)]
 pub struct BacklogWait<'a>(
     /// The word, in the reactor's page.

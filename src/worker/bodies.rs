@@ -24,9 +24,9 @@ use crate::python::lock;
 pub(crate) struct SpooledBodies {
     /// The worker socket; `None` for a request that does not come from the daemon.
     control: Option<BorrowedFd<'static>>,
-    /// Locked from the receipt of a message until the message is applied.
+    /// Locked from the receipt of a message until its effect on this map is applied.
     waiting: Mutex<HashMap<ExchangeId, OwnedFd>>,
-    /// Notified after each message.
+    /// Notified after the receipt of each message.
     applied: Condvar,
 }
 
@@ -36,8 +36,8 @@ impl SpooledBodies {
     }
 
     /// Takes the descriptor of an exchange, which the daemon has sent before the exchange's frame.
-    /// Waits until the control thread has applied all messages of the daemon. Called without the
-    /// GIL.
+    /// Waits until the control thread has received all messages of the daemon, and applied those about
+    /// descriptors. Called without the GIL.
     pub(crate) fn take(&self, exchange: ExchangeId) -> OwnedFd {
         let mut waiting = lock(&self.waiting);
         loop {
@@ -88,8 +88,8 @@ impl SpooledBodies {
     }
 }
 
-/// Waits until a socket has a message or has ended, without a timeout for ever. Returns whether it
-/// does. Errors count as readable: the receipt reports them.
+/// Waits until a socket has a message or has ended; without a timeout, forever. Returns false after the
+/// timeout. Errors count as readable: the receipt reports them.
 fn is_readable(socket: BorrowedFd<'_>, timeout: Option<Timespec>) -> bool {
     let mut sockets = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
     loop {

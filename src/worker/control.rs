@@ -32,7 +32,8 @@ fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
         let command = match worker.bodies.receive(&mut buffer) {
             Ok(command) => command,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // The end; or ECONNRESET: the daemon died with unread messages.
+            // The daemon has closed the socket, or died with unread messages (ECONNRESET); or a message
+            // was truncated.
             Err(_) => exit_now(0),
         };
         match command {
@@ -57,7 +58,7 @@ fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
                 // If the daemon has closed its end, the next receive reports it.
                 let _ = send(worker.control, &Report::ForkFailed { incarnation, reason }.encode(), &[]);
             }
-            // A body is stored already; a second Start, or a message of a newer protocol: ignored.
+            // `receive` applies bodies itself. A second Start, or a message of a newer protocol: ignored.
             Some(Command::Start(_) | Command::Body(_)) | None => {}
         }
     }

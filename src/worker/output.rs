@@ -10,8 +10,8 @@
 //! sees the completion: it polls every millisecond while this worker's submission ring has records.
 //!
 //! While all workers have a backlog, the daemon waits for them only, for a millisecond at most
-//! ([`BacklogWait`]). An event loop does not end this wait for each [`MAX_WAKEUP_DELAY_NS`], but it
-//! does before it sleeps, with completions or without.
+//! ([`BacklogWait`]). An event loop does not end this wait when a completion is
+//! [`MAX_WAKEUP_DELAY_NS`] old, but ends it before its own sleep, with completions or without.
 
 use std::sync::{Arc, Mutex};
 
@@ -125,8 +125,8 @@ impl Output {
         }
     }
 
-    /// Wakes the daemon if it waits for workers only. An event loop calls this before it sleeps: it
-    /// has no backlog any more.
+    /// Wakes the daemon if the daemon waits for workers only. Called before an event loop sleeps, because
+    /// the loop has no backlog any more.
     pub(crate) fn wake_waiting_daemon(&self) {
         if self.is_daemon_waiting() {
             lock(&self.completions).wakeup_pending = true;
@@ -134,8 +134,8 @@ impl Output {
         }
     }
 
-    /// Returns whether the daemon waits for workers only. It then reads the frames pushed so far
-    /// within a millisecond, without a wake-up.
+    /// Returns whether the daemon waits for workers only. If so, the daemon reads the frames pushed so
+    /// far within a millisecond, without a wake-up.
     pub(crate) fn is_daemon_waiting(&self) -> bool {
         BacklogWait(self.process.reactor_page.u32(REACTOR_BACKLOG_WAIT)).is_announced()
     }

@@ -49,7 +49,7 @@ pub(crate) struct Worker {
     eventfd: Mutex<Option<OwnedFd>>,
     map: Arc<Map>,
     submission: Mutex<SubmissionReceiver>,
-    /// The spins of the only thread.
+    /// The spins of the only thread; unused by a worker with several.
     spin: Mutex<Spin>,
     slots: Vec<Slot>,
     /// The worker claims no more requests. Never cleared.
@@ -146,8 +146,8 @@ impl Worker {
         }
     }
 
-    /// Spins for the next request if the daemon allows it. Returns whether there is one. With several
-    /// threads the daemon would wake a sleeping one, although this one spins.
+    /// Spins for the next request if the daemon allows that. Returns whether there is a request. A
+    /// worker with several threads does not spin: the daemon would wake a sleeping thread nevertheless.
     fn spin_for_request(&self) -> bool {
         let may_spin = self.process.reactor_page.u32(REACTOR_SPIN).load(Ordering::Relaxed) != 0;
         may_spin && self.n_slots() == 1 && lock(&self.spin).run(|| self.has_more())

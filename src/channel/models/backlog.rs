@@ -29,8 +29,8 @@ impl WaitingReactor {
         })
     }
 
-    /// Runs until this many completions have been seen, and until the backlog of so many records has
-    /// ended. Its waits have no time limit, so that a lost wake-up is a deadlock.
+    /// Runs until `completions` completions have been seen and `records` records are consumed. The
+    /// waits have no time limit, so a lost wake-up is a deadlock.
     fn run(&self, records: u32, completions: u32) {
         let has_backlog = || self.consumed.load(Ordering::Acquire) < records;
         let mut seen = 0;
@@ -58,8 +58,8 @@ impl WaitingReactor {
         }
     }
 
-    /// Consumes the records and publishes a completion for each of the first ones; then the loop
-    /// sleeps.
+    /// Consumes `records` records, and publishes a completion for each of the first `completions` of
+    /// them; then the event loop sleeps.
     fn consume(&self, records: u32, completions: u32) {
         let mut woken_epoch = 0;
         for number in 1..=records {

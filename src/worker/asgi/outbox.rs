@@ -33,8 +33,8 @@ impl Outbox {
         self.is_backed_up.load(Ordering::Relaxed)
     }
 
-    /// Wakes the daemon if frames may have waited longer than [`MAX_WAKEUP_DELAY_NS`], unless it
-    /// waits for this worker and so reads them soon. Called at each start of an exchange.
+    /// Wakes the daemon if frames may have waited longer than [`MAX_WAKEUP_DELAY_NS`], unless the
+    /// daemon waits for workers only and so reads the frames soon. Called at each start of an exchange.
     pub(super) fn wake_if_overdue(&self, output: &Output, now: u64) {
         match self.unannounced_since.load(Ordering::Relaxed) {
             0 => self.unannounced_since.store(now, Ordering::Relaxed),
@@ -51,7 +51,8 @@ impl Outbox {
     /// Wakes the daemon at the end of a response, but only once in a period of the coarse clock.
     /// The other responses are left to the wake-up at the end of the loop's iteration. Under low
     /// load there is nothing to batch, and the application may block the loop; under high load the
-    /// daemon is awake anyway.
+    /// daemon is awake anyway. A daemon that waits for workers only is not woken: it reads the response
+    /// within a millisecond.
     pub(super) fn on_response_end(&self, output: &Output) {
         let now = coarse_now();
         if self.last_response_end.load(Ordering::Relaxed) != now {
