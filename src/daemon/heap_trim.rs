@@ -1,8 +1,8 @@
 //! Returns freed memory to the kernel.
 //!
 //! glibc returns no freed memory below the highest block in use, however much it is: after a
-//! hundred slow downloads, or a thousand clients at once, the daemon would hold their memory.
-//! [`HeapTrim`] decides when it is returned, from the bytes that one kind of owner uses: buffered
+//! hundred slow downloads, or a thousand clients at once, the daemon would keep their memory.
+//! [`HeapTrim`] decides when to return the memory, from the bytes in use by one kind of object: buffered
 //! responses (`limits.response_memory`), or connections that are not parked.
 
 use std::time::{Duration, Instant};
@@ -27,7 +27,8 @@ pub struct HeapTrim {
 }
 
 impl HeapTrim {
-    /// Creates the decision for an owner that is worth a trim from `min` bytes on.
+    /// Creates a value for one kind of object. The heap is trimmed only after at least `min` bytes were
+    /// in use.
     pub fn new(min: u64) -> Self {
         Self { min, peak: 0, free_since: None }
     }

@@ -16,9 +16,10 @@ use super::{Dispatcher, Notice, State};
 use crate::link::Reactor;
 
 /// The longest time that the reactor waits for completions before it polls its sockets, while every
-/// worker has a backlog: more requests than it can start. In effect 1 ms, because `epoll_wait(2)` takes whole
-/// milliseconds. A new request could not start anyway, and each poll of the sockets interrupts a
-/// worker that shares the core. Network cards moderate their interrupts for the same reason.
+/// worker has a backlog: more requests than the worker can start. In effect 1 ms, because
+/// `epoll_wait(2)` takes whole milliseconds. A new request could not start anyway, and each poll of the
+/// sockets interrupts a worker that shares the core. Network cards moderate their interrupts for the
+/// same reason.
 const COMPLETION_WAIT: Duration = Duration::from_micros(500);
 
 /// Maximum number of frames taken from one worker at a time. A completion ring holds fewer, so only
@@ -291,7 +292,8 @@ impl Worker {
 
 impl State {
     /// Spins until a worker has published a completion, if the turn ends with a single quick request
-    /// ([`super::spin`]). Returns whether one has. Called before the reactor announces its sleep.
+    /// ([`super::spin`]). Returns whether a completion was published. Called before the reactor
+    /// announces its sleep.
     fn spin_for_completion(&mut self, reactor: &Reactor) -> bool {
         let Self { workers, spinner, .. } = self;
         let workers = || workers.iter().flatten();
@@ -308,7 +310,8 @@ impl State {
         self.workers.iter().flatten().all(|worker| worker.channel.has_no_completions())
     }
 
-    /// Wakes the workers for which records were published. Returns whether an event loop slept.
+    /// Wakes the workers for which records were published. Returns whether one of them is an event loop
+    /// that slept.
     pub(super) fn ring_doorbells(&mut self) -> bool {
         self.unrung_submissions = 0;
         let mut has_woken = false;

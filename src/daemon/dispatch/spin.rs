@@ -1,7 +1,7 @@
 //! Whether daemon and worker spin before they sleep ([`rgun_channel::spin`]).
 //!
-//! They do while requests come one at a time: in each of the last [`SERIAL_TURNS`] turns that ended
-//! with an assigned request, it was the only one, and a thread was expected to finish it within
+//! Both spin while requests come one at a time: each of the last [`SERIAL_TURNS`] turns that ended with
+//! assigned requests had a single one, which a thread was expected to finish within
 //! [`MAX_SERVICE_TIME`]. More requests leave neither side idle for long, and a wake-up then serves
 //! several of them. With one core, spinning would only keep the other side from running.
 
@@ -18,7 +18,9 @@ pub(super) const MAX_SERVICE_TIME: Duration = Duration::from_micros(20);
 /// The daemon's spins, and the number of serial turns.
 #[derive(Debug)]
 pub(super) struct Spinner {
+    /// Whether the process may use two cores or more.
     has_cores: bool,
+    /// Number of consecutive turns with a single quick request. Turns without requests do not count.
     n_serial: u32,
     spin: Spin,
 }
@@ -29,7 +31,8 @@ impl Spinner {
         Self { has_cores: cores > 1, n_serial: 0, spin: Spin::default() }
     }
 
-    /// Notes a turn that ends with `n_assigned` requests. `is_quick`: one of them is quick.
+    /// Notes a turn that ends with `n_assigned` requests. `is_quick`: a worker is expected to finish one
+    /// of them within [`MAX_SERVICE_TIME`].
     pub(super) fn note_turn(&mut self, n_assigned: u32, is_quick: bool) {
         match n_assigned {
             0 => {}
@@ -43,7 +46,8 @@ impl Spinner {
         self.has_cores && self.n_serial >= SERIAL_TURNS
     }
 
-    /// Spins until `is_ready` returns true, or not at all ([`Spin::run`]). Returns whether it did.
+    /// Spins until `is_ready` returns true, or not at all ([`Spin::run`]). Returns whether `is_ready` has
+    /// returned true.
     pub(super) fn run(&mut self, is_ready: impl FnMut() -> bool) -> bool {
         self.spin.run(is_ready)
     }

@@ -204,8 +204,8 @@ impl ConnectionTracker {
         (!is_busy).then(|| self.registry.unused_for())
     }
 
-    /// Checks the timeouts of all connections, forever, and returns their memory to the kernel after
-    /// a burst. Sleeps while no connection is open.
+    /// Checks the timeouts of all connections, forever. After a burst of connections, returns the memory
+    /// that they have freed to the kernel. Sleeps while no connection is open and no trim is pending.
     pub async fn sweep(self: Arc<Self>) {
         let mut heap = HeapTrim::new(MIN_TRIM_BYTES);
         loop {
@@ -222,7 +222,7 @@ impl ConnectionTracker {
         }
     }
 
-    /// Checks the timeouts of all connections. Returns the number of those that are not parked.
+    /// Checks the timeouts of all connections. Returns the number of connections that are not parked.
     fn check_timeouts(&self) -> u64 {
         let limits = self.limits();
         if let Some(report) = self.registry.rejection_report() {

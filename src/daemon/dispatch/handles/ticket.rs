@@ -73,8 +73,8 @@ pub struct Ticket {
     error_format: ErrorFormat,
     /// Early hints that the last poll found.
     hints: Option<Box<HeaderMap>>,
-    /// The socket of a takeover that the last poll found. The exchange is gone once the ticket has
-    /// resolved to a complete response.
+    /// The socket of a takeover that the last poll found. Kept here, because the exchange is removed
+    /// once the ticket has resolved to a complete response.
     socket: Option<UnixStream>,
 }
 
