@@ -34,7 +34,7 @@ pub(super) struct AccessRecord {
     /// Time at which the request's head was complete.
     pub(super) received_at: Instant,
     pub(super) context: Arc<ConnContext>,
-    /// False: only an aborted response, and an error of the application, is logged.
+    /// False: only aborted responses and the application's own errors are logged.
     pub(super) log_access: bool,
 }
 

@@ -117,8 +117,8 @@ struct Draft {
     must_close: bool,
 }
 
-/// Returns whether a complete response has an entry: with an access log every one, else the errors of
-/// the application.
+/// Returns whether a complete response is logged: with an access log each response, else only a
+/// response of the application with a status of 500 or above.
 fn is_logged(server: &Server, head: &ResponseHead, worker: Option<WorkerId>) -> bool {
     server.access_log.is_some() || worker.is_some() && head.status.is_server_error()
 }

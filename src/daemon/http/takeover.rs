@@ -71,8 +71,8 @@ impl Takeover {
         {
             self.returned = Some(returned);
         }
-        // The handshake has a new pair if it was moved to another worker before it started. The
-        // application will answer on the newest.
+        // The handshake has a new pair if it was moved to another worker before it started. That worker
+        // has the other end of the newest pair.
         if let Some(socket) = ticket.take_socket() {
             self.socket = AppSocket::new(socket).ok();
         }

@@ -164,7 +164,7 @@ pub fn start(log: &Log) -> io::Result<Destination> {
 }
 
 /// Starts the log with its default settings if stderr is the journal. Returns whether entries go to
-/// journald. Instead of [`start`], before there is a configuration.
+/// journald. Called instead of [`start`] when there is no valid configuration.
 pub fn start_in_journal() -> bool {
     stderr_is_the_journal() && start(&Log::default()).is_ok_and(|log| log == Destination::Journal)
 }
@@ -204,8 +204,8 @@ pub(super) fn routes() -> Option<[OutputRoute; 2]> {
     LOG.get().map(|log| [log.stdout.clone(), log.stderr.clone()])
 }
 
-/// Returns whether `log.access = "stdout"` differs from `true`: stdout is another stream than the
-/// log.
+/// Returns whether `log.access = "stdout"` differs from `true`, because stdout is another stream than
+/// that of the log.
 pub fn can_split_access_log() -> bool {
     LOG.get().is_some_and(|log| log.can_split)
 }

@@ -1,6 +1,6 @@
-//! Limits the entries about refused requests. A scanner or an overload causes thousands; one entry
-//! for each would use up the journal's rate limit (journald's default: 10,000 entries of a unit in
-//! 30 s).
+//! Limits the entries about refused requests, and about errors of the application without an access
+//! log. A scanner or an overload causes thousands; one entry for each would use up the journal's rate
+//! limit (journald's default: 10,000 entries of a unit in 30 s).
 //!
 //! For each kind and client address there is at most one entry a second; further requests are
 //! counted in the next entry, which is written within a second. In total there are at most
@@ -17,7 +17,8 @@ use crate::id::WorkerId;
 use super::refusal_kind::RefusalKind;
 use super::trace_ids::TraceIds;
 
-/// A request that the daemon refused, or a connection whose TLS handshake failed.
+/// A request that the daemon refused or that the application answered with an error, or a connection
+/// whose TLS handshake failed.
 #[derive(Debug, Clone)]
 pub struct RefusalRecord {
     /// The response; `None` for a connection that got none.
@@ -50,7 +51,7 @@ pub(super) struct RefusedRequest {
     pub(super) client_request_id: Option<String>,
     /// The ids of the request's trace, if it has one.
     pub(super) trace: Option<Box<TraceIds>>,
-    /// The worker that has answered the request; `None` if it reached none.
+    /// The worker that has answered the request; `None` if the request reached no worker.
     pub(super) worker: Option<WorkerId>,
 }
 

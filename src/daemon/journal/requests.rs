@@ -73,8 +73,8 @@ impl Journal {
         self.count_request(kind, status, detail, request, None);
     }
 
-    /// Logs an error that the application answered with; limited as in [`Journal::refused`]. Instead
-    /// of [`Journal::access`], without an access log.
+    /// Logs a response of the application with a status of 500 or above; limited as in
+    /// [`Journal::refused`]. Called instead of [`Journal::access`] if there is no access log.
     pub fn application_error(&self, status: u16, request: LoggedRequest, worker: Option<WorkerId>) {
         let detail = "the application answered with an error".to_owned();
         self.count_request(RefusalKind::ApplicationError, status, detail, request, worker);

@@ -27,7 +27,7 @@ const SEND_BUFFER_BYTES: usize = 8 << 20;
 const MAX_ATTEMPTS: u32 = 10;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Interval at which a flush looks whether journald has read the entries.
+/// Interval at which a flush checks whether journald has read the entries.
 const READ_INTERVAL: Duration = Duration::from_millis(1);
 
 mod outq {
@@ -108,14 +108,14 @@ impl Journald {
         self.try_send(&[IoSlice::new(b"")], &[], MsgFlags::MSG_DONTWAIT)
     }
 
-    /// Waits until journald has processed all entries sent before, by this process. Returns false
-    /// if it has not within `timeout`.
+    /// Waits until journald has processed all entries that this process has sent. Returns false if
+    /// journald has not processed them within `timeout`.
     ///
     /// journald reads the unit of an entry from the sender's `/proc`, so `journalctl -u` does not
-    /// show an entry whose process has exited meanwhile.
+    /// show an entry whose process has exited before.
     pub(super) fn wait_until_processed(&self, timeout: Duration) -> bool {
-        // journald processes one datagram after the other, so the earlier ones are processed when
-        // it has read this one.
+        // journald processes one datagram after the other, so all earlier entries are processed when
+        // journald has read the empty datagram that `is_there` sends.
         let deadline = Instant::now() + timeout;
         let mut is_sent = false;
         loop {
@@ -129,7 +129,8 @@ impl Journald {
         }
     }
 
-    /// Returns the memory of this socket's datagrams that journald has not read.
+    /// Returns the bytes of kernel memory that hold this socket's unread datagrams; 0 if journald has
+    /// read all of them.
     fn unread_bytes(&self) -> io::Result<i32> {
         let mut bytes = 0;
         #[expect(unsafe_code, reason = "no crate has this ioctl of sockets")]
