@@ -153,8 +153,9 @@ operator_events! {
     ServerError = "498a07ee777e4c209fceee4d8f57efd2", "The application answered with an error",
         "The application itself answered @RGUN_STATUS@. It handled the exception, if there was one, \
         so rgun has no traceback: frameworks log it with Python's logging. RGUN_MORE= is the number \
-        of further responses of this kind to the same client within a second. With log.access, the \
-        entry of the request in the access log takes the place of this one.\n\n\
+        of further such responses within a second; the entry has the request ids of up to 32 of \
+        them. With log.access, the entry of the request in the access log takes the place of this \
+        one.\n\n\
         What to do: look at the output of worker @RGUN_WORKER@ just before this entry \
         (`journalctl RGUN_WORKER=@RGUN_WORKER@`). If the traceback is missing, let the framework log \
         it to standard error; Django by default only mails it to ADMINS (LOGGING in its settings).";
@@ -184,10 +185,11 @@ operator_events! {
 
     /// A reload has accepted settings that only a restart applies.
     RestartNeeded = "68b45e9fd92649b791998d0b3224458b", "Settings need a restart",
-        "The configuration has changed keys that are read only at the start, because sockets and \
-        the streams of the log exist from then on. The reload has applied all others; the entry \
-        names those with the value in use and the new one.\n\n\
-        What to do: run the command in the entry; no connection is refused. Or undo the change.";
+        "Keys have changed that are read only at the start, because sockets and the streams of the \
+        log exist from then on. The reload has applied all other keys. The entry names each of \
+        these keys, its value in use and the new one.\n\n\
+        What to do: run the command in the entry; with a socket unit, a restart refuses no \
+        connection. Or undo the change.";
 
     /// New workers failed after a reload, and the old ones serve again.
     RolledBack = "551a2a72aedf427390c4f2a5d3d70fbb", "A reload was rolled back",
@@ -234,8 +236,8 @@ operator_events! {
     MetricsFailed = "b6edeedca16b4069ab041a25170ef3e5", "Metrics are not served",
         "An address of metrics.bind cannot be opened, or its socket has failed; the entry has the \
         reason. The application is served, and so are metrics at other addresses.\n\n\
-        What to do: `ss -ltnp` shows which process uses an address. Free it, or correct \
-        metrics.bind; then run `systemctl restart` on the unit, which refuses no connection.";
+        What to do: `ss -ltnp` shows which process uses an address. Free the address, or correct \
+        metrics.bind; then run `systemctl restart` on the unit.";
 
     /// Log entries were dropped.
     EntriesDropped = "da9dc0e8192c460bb3d5ac9ddda03d03", "Log entries were dropped",
