@@ -1,22 +1,23 @@
-//! The keys that the daemon reads only at its start, because what they set up exists from then on:
-//! sockets and the log's streams. A reload accepts a change, and warns that a restart applies it.
+//! The keys that the daemon reads only at its start, because the sockets and the streams of the log
+//! exist from then on. A reload accepts a change of such a key, and warns that only a restart applies
+//! the change.
 
 use super::keys::name;
 use super::{AccessLog, Bind, Config, LogFormat};
 
-/// The values of a key as an operator writes them, for [`name::LISTENERS`] with the name of the table.
-/// Other keys have one value and no table.
+/// The values of a key, as an operator writes them. [`name::LISTENERS`] has one for each table, with
+/// the table's name; every other key has one without a table.
 type Values<'a> = Vec<(Option<&'a str>, String)>;
 
 /// A key that only a restart applies.
 struct RestartKey {
     /// The name in [`KEYS`](super::keys::KEYS).
     key: &'static str,
-    /// Returns the values.
+    /// Returns the values in a configuration.
     values: fn(&Config) -> Values<'_>,
 }
 
-/// Every such key. The manual says the same: a test compares both.
+/// All keys that only a restart applies. A test compares them with the manual.
 const RESTART_KEYS: &[RestartKey] = &[
     RestartKey {
         key: name::BIND,
@@ -73,7 +74,7 @@ pub(super) fn restart_keys() -> impl Iterator<Item = &'static str> {
     RESTART_KEYS.iter().map(|row| row.key)
 }
 
-/// A setting that differs from that of the start.
+/// A setting that differs from its value at the start, and that only a restart applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingChange {
     /// The key; for a table of `[listen.NAME]`, with the table's name.
@@ -90,14 +91,14 @@ impl PendingChange {
         self.key == name::ACCESS && self.old != STDOUT && self.new != STDOUT
     }
 
-    /// Returns whether the key is an address to listen on, which has no effect if systemd passes the
-    /// sockets.
+    /// Returns whether the key is an address in `[listen]` or `[listen.NAME]`, which has no effect if
+    /// systemd passes the sockets.
     pub fn is_address(&self) -> bool {
         self.key.starts_with("listen.")
     }
 }
 
-/// Returns the settings that differ from those of the start, and that only a restart applies.
+/// Returns the settings of `now` that differ from those of `start`, and that only a restart applies.
 pub fn pending_changes(start: &Config, now: &Config) -> Vec<PendingChange> {
     let none = || "none".to_owned();
     RESTART_KEYS

@@ -61,8 +61,9 @@ impl StartupError {
     }
 }
 
-/// Reports a start that has failed before there is a configuration, and so a log: in the journal if
-/// systemd has connected stderr to it, else on stderr. Returns the exit status.
+/// Reports a start that has failed without a valid configuration, and so before the log was started: in
+/// the journal if systemd has connected stderr to the journal, else on stderr, and in `STATUS=`. Returns
+/// the exit status.
 pub fn refuse_start(failure: &Failure) -> ExitCode {
     let Failure { text, status, summary, .. } = failure;
     if daemon_log::start_in_journal() {

@@ -20,7 +20,7 @@ pub(crate) enum MainMessage {
     Control(control::Call),
     /// A client of a listener for metrics asks for them, in the text format.
     Scrape(oneshot::Sender<String>),
-    /// Metrics are not served at an address. The reason, with a remedy.
+    /// Metrics are not served at an address. The reason; for an address in use, with a remedy.
     MetricsFailed(String),
     /// The configuration was read again for a reload. The sender replies to the client that
     /// requested the reload; `None` for SIGHUP.

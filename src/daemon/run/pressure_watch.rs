@@ -19,8 +19,9 @@ pub(super) struct PressureWatch {
 }
 
 impl PressureWatch {
-    /// Opens the file: systemd's, else that of the delegated cgroup. Returns `None` if there is no file or it cannot be opened, as in many containers. Logs the reason, for
-    /// a service so that the operator sees it.
+    /// Opens the file: systemd's, else that of the delegated cgroup. Returns `None` if there is no file,
+    /// as in many containers, or the file cannot be opened; logs the reason, at the level info for a
+    /// service, else debug.
     pub(super) fn open(delegation: Option<&Delegation>, is_supervised: bool) -> Option<Self> {
         let service = delegation.map(Delegation::service_cgroup);
         let opened = PressureFile::open(service).and_then(|file| {
@@ -36,7 +37,7 @@ impl PressureWatch {
         let reason = explain_unwatched(error.as_ref());
         if is_supervised {
             tracing::info!(
-                "memory pressure is not watched, so workers stay as they are when memory is short: {reason}"
+                "memory pressure is not watched, so idle workers stay when memory is short: {reason}"
             );
         } else {
             tracing::debug!("memory pressure is not watched: {reason}");

@@ -82,8 +82,7 @@ impl Daemon {
         }
     }
 
-    /// Logs which changes a restart would apply, but this reload does not. Returns the text, if there
-    /// are such changes.
+    /// Logs the changes that only a restart applies. Returns the text, if there are such changes.
     fn warn_pending(&self, config: &Config) -> Option<String> {
         let mut pending = pending_changes(&self.invocation.config, config);
         if !daemon_log::can_split_access_log() {

@@ -39,7 +39,8 @@ pub(super) struct Host {
     pub(super) hand_over: usize,
 }
 
-/// Returns the command that restarts the daemon's unit; that of `rgun.service` outside of systemd.
+/// Returns the command that restarts the daemon's unit; outside of systemd, the command for
+/// `rgun.service`.
 pub(super) fn restart_command() -> String {
     let unit = cgroup::own_unit();
     let unit = unit.as_deref().and_then(|unit| unit.strip_suffix(".service")).unwrap_or("rgun");

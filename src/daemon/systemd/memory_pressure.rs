@@ -1,6 +1,6 @@
 //! Notifications of memory pressure: systemd's `MEMORY_PRESSURE_WATCH` (254 and newer,
-//! systemd.io/MEMORY_PRESSURE), else the kernel's pressure file of the service's cgroup
-//! (Documentation/accounting/psi.rst).
+//! systemd.io/MEMORY_PRESSURE), else the kernel's pressure file of the service's cgroup or of the
+//! workers' (Documentation/accounting/psi.rst).
 
 use std::env;
 use std::ffi::OsStr;
@@ -30,9 +30,9 @@ pub struct PressureFile {
 }
 
 impl PressureFile {
-    /// Opens the file: systemd's, else that of the cgroup `service`. Returns `None` if systemd has
-    /// turned the notifications off, and without either: another cgroup's file would report the
-    /// pressure of foreign processes.
+    /// Opens the file: systemd's, else that of the cgroup `service` or of the workers' cgroup in it.
+    /// Returns `None` if systemd has turned the notifications off, and if there is neither a file of
+    /// systemd's nor a cgroup: any other cgroup's file would report the pressure of foreign processes.
     ///
     /// # Errors
     /// There is no such file, the daemon may not write to it, or systemd's variables are invalid.
@@ -50,8 +50,8 @@ impl PressureFile {
         Self::open_at(Path::new(&watch), &trigger).map(Some)
     }
 
-    /// Opens the file of the cgroup `service`. If only root may write to it, as with systemd 252, that
-    /// of the workers' cgroup, which the daemon has created.
+    /// Opens the file of the cgroup `service`. If that fails, because only root may write to the file
+    /// as with systemd 252, opens the file of the workers' cgroup, which the daemon has created.
     fn open_cgroup(service: &Path) -> io::Result<Self> {
         let open = |cgroup: &Path| Self::open_at(&cgroup.join("memory.pressure"), TRIGGER);
         open(service).or_else(|error| open(&service.join("workers")).map_err(|_| error))
@@ -70,7 +70,7 @@ impl PressureFile {
             options.read(true).write(kind.is_fifo() || !trigger.is_empty());
             options.custom_flags(nix::libc::O_NONBLOCK).open(path)?
         };
-        // What the daemon writes to a FIFO would come back to it, as a notification.
+        // From a FIFO the daemon would read its own trigger, as a notification.
         if !trigger.is_empty() && !kind.is_fifo() {
             file.write_all(trigger)?;
         }
@@ -87,8 +87,8 @@ impl PressureFile {
         self.is_stream
     }
 
-    /// Discards what a FIFO or socket has sent. Returns whether it has sent anything; for another
-    /// file, whose event is the notification, true.
+    /// Discards the input from a FIFO or socket. Returns whether there was any; true for any other
+    /// file, whose event itself is the notification.
     ///
     /// # Errors
     /// The sender has closed the connection, or a read fails.
@@ -108,8 +108,8 @@ impl PressureFile {
     }
 }
 
-/// Returns why memory pressure is not watched. `error`: the error of [`PressureFile::open`], if there
-/// was one.
+/// Returns the reason why memory pressure is not watched. `error`: the error of
+/// [`PressureFile::open`]; `None` if it returned `None`.
 pub fn explain_unwatched(error: Option<&io::Error>) -> String {
     if env::var_os("MEMORY_PRESSURE_WATCH").is_some_and(|path| path == OsStr::new("/dev/null")) {
         return "MemoryPressureWatch= of the unit turns it off".to_owned();
@@ -123,7 +123,7 @@ pub fn explain_unwatched(error: Option<&io::Error>) -> String {
     }
 }
 
-/// The kernel's file about the whole machine, which exists if it measures pressure at all.
+/// The pressure file of the whole machine, which exists if the kernel measures pressure at all.
 const KERNEL_FILE: &str = "/proc/pressure/memory";
 
 #[cfg(test)]
@@ -156,8 +156,8 @@ mod tests {
         }
         match PressureFile::open_at(path, TRIGGER) {
             Ok(file) => assert!(!file.is_stream()),
-            // Kernels before 6.5 allow triggers only to privileged processes, and a container may have
-            // the file read-only. EINVAL: the trigger is wrong.
+            // Kernels before 6.5 allow triggers only to privileged processes, and in a container the file
+            // may be read-only. EINVAL: the trigger is wrong.
             Err(error) => assert_ne!(error.kind(), io::ErrorKind::InvalidInput, "{error}"),
         }
     }

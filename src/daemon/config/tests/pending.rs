@@ -1,4 +1,4 @@
-//! Which changes a reload does not apply.
+//! The changes that a reload does not apply.
 
 use super::*;
 
