@@ -15,8 +15,8 @@ pub struct Failure {
     pub status: u8,
     /// Whether the text goes to stdout (help, version) or to stderr (errors).
     pub stdout: bool,
-    /// The error in one line, for `STATUS=`. It has no values, which may be secrets, because
-    /// every user may read it.
+    /// The error in one line, for `STATUS=`. Without values, which may be secrets, because every user
+    /// may read `STATUS=`.
     pub summary: String,
     /// Whether the command would have served an application.
     pub is_start: bool,
@@ -29,7 +29,7 @@ impl Failure {
         Self { text, status: EX_USAGE, stdout: false, summary, is_start: false }
     }
 
-    /// Returns help or version, which was asked for.
+    /// Returns the output of `--help` or `--version`, whose exit status is 0.
     pub(super) fn requested(text: String) -> Self {
         Self { status: 0, stdout: true, ..Self::usage(text) }
     }

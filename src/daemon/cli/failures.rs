@@ -1,4 +1,4 @@
-//! Failures with several errors, and without an application.
+//! The failures for errors of the configuration, and for a missing application.
 
 use std::path::Path;
 
@@ -20,6 +20,7 @@ fn is_on_command_line(error: &ConfigError) -> bool {
     error.origin.starts_with('-') || error.origin == APP
 }
 
+/// Returns the failure of a start without an application.
 pub(super) fn no_application(default_file: &Path) -> Failure {
     let file = default_file.display();
     let text = format!(

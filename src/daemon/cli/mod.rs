@@ -283,7 +283,7 @@ pub fn missing_directory(text: String, args: impl IntoIterator<Item = OsString>)
     Failure { is_start: serves(&args), ..Failure::missing_directory(text) }
 }
 
-/// Returns whether a command line is for serving an application. It may be wrong otherwise.
+/// Returns whether a command line, which may be invalid, would serve an application.
 fn serves(args: &[OsString]) -> bool {
     let names_command = args.get(1).is_some_and(|word| {
         word == "check" || OTHER_COMMANDS.iter().chain(&CONTROL_COMMANDS).any(|command| word == command)

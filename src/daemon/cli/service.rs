@@ -57,7 +57,7 @@ impl Service {
         }
     }
 
-    /// Returns the service whose runtime directory has this path; `None` if it is no packaged one's.
+    /// Returns the service whose runtime directory has this path; `None` if that is no packaged service's.
     pub(super) fn of_runtime_directory(path: &Path) -> Option<Self> {
         let user = path.strip_prefix("/run").ok()?.to_str()?;
         let instance = match user.strip_prefix("rgun-") {

@@ -59,11 +59,11 @@ pub(super) fn show(unit: &str) -> Result<UnitState, String> {
     }
 }
 
-/// The exit status of a daemon that was not used for `daemon.idle_exit`.
+/// The exit status of a daemon that got no request for `daemon.idle_exit`.
 const IDLE_STATUS: &str = "79";
 
-/// Says that a service which does not run is started by the next connection; `None` if it runs, has
-/// failed, or has no open socket.
+/// Describes a stopped service that the next connection starts; `None` if the service runs, has failed,
+/// or has no open socket.
 pub(super) fn describe_sleep(service: &UnitState, socket: &UnitState) -> Option<&'static str> {
     if service.get("ActiveState") != "inactive" || !socket.is_active() {
         return None;
@@ -75,7 +75,7 @@ pub(super) fn describe_sleep(service: &UnitState, socket: &UnitState) -> Option<
     })
 }
 
-/// Returns what [`describe_sleep`] says about a service, which it asks systemd for; `None` also
+/// Reads the state of a service from systemd and describes it as [`describe_sleep`] does; `None` also
 /// without systemd.
 pub(super) fn find_sleep(names: &Service) -> Option<&'static str> {
     describe_sleep(&show(&names.service_unit()).ok()?, &show(&names.socket_unit()).ok()?)

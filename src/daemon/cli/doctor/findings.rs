@@ -296,8 +296,10 @@ impl Findings<'_> {
     fn check_pressure(&mut self) {
         if !self.facts.has_pressure {
             self.warning(
-                "the kernel does not report memory pressure (PSI), so idle workers stay when memory is short",
-                "add psi=1 to the kernel's command line, or limit the memory with workers.max_memory and MemoryHigh=",
+                "the kernel does not report memory pressure (PSI) on the service, so idle workers stay when memory is \
+                 short",
+                "add psi=1 to the kernel's command line if there is no /proc/pressure/memory; or limit the memory with \
+                 workers.max_memory and MemoryHigh=",
             );
         }
     }

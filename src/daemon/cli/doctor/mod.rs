@@ -42,7 +42,7 @@ pub fn run(request: &DoctorRequest) -> ExitCode {
     let findings = judge(&request.service, &facts);
     let is_well = !findings.iter().any(|finding| finding.severity == Severity::Problem);
     let unit = request.service.service_unit();
-    // The daemon's last line remains in systemd after its exit.
+    // systemd keeps the daemon's last STATUS= after the exit.
     let is_stopped = facts.service.get("ActiveState") == "inactive";
     let last_line = if is_stopped { "" } else { facts.service.get("StatusText") };
     let status = describe_sleep(&facts.service, &facts.socket).unwrap_or(last_line);
@@ -52,8 +52,8 @@ pub fn run(request: &DoctorRequest) -> ExitCode {
     if is_well && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Formats the findings for reading. `status` is the daemon's own line about its state, or says that
-/// the service sleeps.
+/// Formats the findings for reading. `status` is the daemon's own line about its state, or the
+/// description of a service that sleeps.
 fn text(unit: &str, status: &str, findings: &[Finding]) -> String {
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let mut text = match (count(Severity::Problem), count(Severity::Warning)) {
