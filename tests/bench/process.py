@@ -58,7 +58,7 @@ def cpu_seconds(pid, fields=None):
     """Returns user and system time of a process and its reaped children; 0 without such a process.
 
     The process's own time is that of its CPU clock (clock_getcpuclockid(3)), because the times in /proc have
-    steps of 10 ms, which are per cents of a short measurement.
+    steps of 10 ms, which is 1 % of a measurement of a second.
     """
     fields = fields or read_stat(pid)
     if not fields:
@@ -237,7 +237,7 @@ class Measurement:
 
     `foreign` is the share of one core used by neither the server nor this process and its children: a few per
     cent on a quiet machine. With much more, rates are unreliable; CPU time per request is still reliable.
-    `stolen` is the share of one core for which the hypervisor ran something else on it.
+    `stolen` is the share of one core that the hypervisor took away from this machine.
     """
 
     def __init__(self, server, child=None):

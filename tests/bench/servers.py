@@ -257,7 +257,7 @@ def small(task, tools, program, *more):
 def peregrine(task, tools):
     """peregrine: Swift within the application's process; WSGI without threads, the fastest way by its manual.
 
-    It uses uvloop, which is installed. Its times are in milliseconds.
+    peregrine uses uvloop if that is installed, as here. The times in its flags are in milliseconds.
     """
     return [f"{tools.bin}/peregrine", *swift_and_rust(task, tools, 1000), task.target]
 

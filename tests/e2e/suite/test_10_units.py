@@ -84,7 +84,7 @@ def test_read_write_paths_drop_in_allows_a_directory():
         assert host.get("/write/srv/media/written").json()["error"] is None
 
 
-def test_memory_pressure_is_watched_or_the_reason_told():
+def test_memory_pressure_is_watched_or_the_reason_logged():
     since = host.journal_cursor()
     host.restart()
     files = [
