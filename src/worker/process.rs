@@ -25,7 +25,8 @@ pub(crate) struct Process {
     pub(crate) control: OwnedFd,
     /// The memfd for stacks.
     pub(crate) stacks: OwnedFd,
-    /// The reactor's page, read-only: the epoch is its first word.
+    /// The reactor's page, read-only: the words at [`REACTOR_EPOCH`](rgun_channel::layout::REACTOR_EPOCH)
+    /// and after it.
     pub(crate) reactor_page: Map,
     /// The eventfd that wakes the reactor.
     pub(crate) reactor_eventfd: OwnedFd,
