@@ -1,5 +1,6 @@
 //! What `rgun doctor` concludes from the facts: each finding with its remedy.
 
+use super::exec_failures::EXEC_FAILURES;
 use super::facts::{CheckOutcome, ControlState, Facts};
 use crate::cli::service::Service;
 use crate::control::NO_METRICS;
@@ -23,47 +24,6 @@ pub(super) struct Finding {
     pub(super) remedy: String,
 }
 
-/// Exit statuses by which systemd says that it could not start the program (systemd.exec(5)):
-/// status, name, and remedy. `{unit}` and `{user}` are replaced.
-const EXEC_FAILURES: [(&str, &str, &str); 8] = [
-    (
-        "200",
-        "CHDIR: the working directory cannot be entered",
-        "correct WorkingDirectory=: systemctl edit {unit}",
-    ),
-    (
-        "203",
-        "EXEC: the program cannot be executed",
-        "install rgun again, or correct ExecStart=: systemctl cat {unit}",
-    ),
-    ("209", "STDOUT: standard output cannot be opened", "correct StandardOutput=: systemctl edit {unit}"),
-    (
-        "216",
-        "GROUP: there is no group of this name",
-        "create the group, or correct Group=: systemctl edit {unit}",
-    ),
-    (
-        "217",
-        "USER: there is no user {user}",
-        "create the user (sudo rgun init does it for an instance, systemd-sysusers otherwise), or correct User=: systemctl edit {unit}",
-    ),
-    (
-        "226",
-        "NAMESPACE: the sandbox cannot be set up, most often because a directory of ReadWritePaths= does not exist",
-        "create the directory, or write ReadWritePaths=-/path in the drop-in: systemctl cat {unit}",
-    ),
-    (
-        "233",
-        "RUNTIME_DIRECTORY: the runtime directory cannot be created",
-        "look at the journal: journalctl -u {unit}",
-    ),
-    (
-        "243",
-        "CREDENTIALS: a credential cannot be read",
-        "check that the files of LoadCredential= exist: systemctl cat {unit}",
-    ),
-];
-
 /// Returns the findings, problems first.
 pub(super) fn judge(names: &Service, facts: &Facts) -> Vec<Finding> {
     let mut findings = Findings { names, facts, found: Vec::new() };
@@ -71,6 +31,7 @@ pub(super) fn judge(names: &Service, facts: &Facts) -> Vec<Finding> {
         findings.check_configuration();
         findings.check_socket();
         findings.check_service();
+        findings.check_running_service();
         findings.check_control_socket();
         findings.check_metrics();
         findings.check_memory();
@@ -219,12 +180,28 @@ impl Findings<'_> {
                 format!("journalctl -u {unit}"),
             ),
         }
+    }
+
+    /// Checks a service that runs, or starts: restarts, workers, errors.
+    fn check_running_service(&mut self) {
+        let (unit, facts) = (self.names.service_unit(), self.facts);
+        let state = &facts.service;
         let restarts: u64 = state.get("NRestarts").parse().unwrap_or(0);
         if state.is_active() && restarts > 0 {
             let times = if restarts == 1 { "once".to_owned() } else { format!("{restarts} times") };
             self.warning(
                 format!("systemd has restarted {unit} {times} since it was started"),
                 format!("journalctl -u {unit} -p warning has the reason"),
+            );
+        }
+        let line = state.get("StatusText");
+        if matches!(state.get("ActiveState"), "active" | "reloading" | "activating")
+            && line.starts_with("0/")
+            && line.contains(" ready: ")
+        {
+            self.problem(
+                format!("{unit} answers 503, because no worker is ready: {line}"),
+                "repair the cause; rgun tries again by itself",
             );
         }
         if state.is_active()
@@ -383,6 +360,17 @@ mod tests {
             assert_eq!(severity, Severity::Problem);
             assert!(text.contains(what) && text.contains(remedy), "{text}");
         }
+    }
+
+    #[test]
+    fn service_without_a_ready_worker_is_a_problem() {
+        let line = "StatusText=0/2 workers ready: hooks.post_fork: there is no module\n";
+        for active in ["active", "activating"] {
+            let (severity, text) = only(&facts(&format!("ActiveState={active}\n{line}"), ""));
+            assert_eq!(severity, Severity::Problem);
+            assert!(text.contains("no worker is ready: 0/2 workers ready: hooks.post_fork"), "{text}");
+        }
+        assert_eq!(judge(&shop(), &facts("StatusText=0/2 workers ready\n", "")), [], "they boot");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! `rgun doctor [NAME]`: looks at a service, and says what is wrong and what to do.
 //!
 //! `facts` reads systemd's state of the units, the journal, the control socket and the result of
-//! `rgun check`; `findings` judges them. Nothing is changed.
+//! `rgun check`; `findings` judges them, with the table `exec_failures`. Nothing is changed.
 
+mod exec_failures;
 mod facts;
 mod findings;
 

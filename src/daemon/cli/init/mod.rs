@@ -6,6 +6,7 @@
 //! into files; `edit` keeps the rest of an existing `rgun.toml`. This module shows the difference,
 //! asks, writes, and runs `rgun check` as the service's user.
 
+mod database;
 mod edit;
 mod interpreter;
 mod project;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::database::sqlite_directory;
+
 /// Maximum number of directory entries to look at for data.
 const MAX_ENTRIES: usize = 20_000;
 
@@ -151,7 +153,7 @@ fn attribute_of(text: &str, is_entry: bool) -> Option<String> {
 }
 
 /// Returns the directories that the application probably writes to: those with SQLite databases,
-/// and those for uploads.
+/// that of the database that Django's settings name, and those for uploads.
 pub(super) fn data_directories(project: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut pending = vec![(project.to_owned(), 0)];
@@ -171,6 +173,12 @@ pub(super) fn data_directories(project: &Path) -> Vec<PathBuf> {
             let extension = path.extension().and_then(|extension| extension.to_str());
             if kind.is_file() && matches!(extension, Some("sqlite3" | "sqlite" | "db")) {
                 found.push(directory.clone());
+            } else if kind.is_file() && extension == Some("py") && is_of_settings(&path) {
+                let database = read_source(&path).and_then(|text| sqlite_directory(&text));
+                // Without the slash that joining an empty path adds.
+                let absolute =
+                    database.map(|relative| project.components().chain(relative.components()).collect());
+                found.extend(absolute.filter(|path: &PathBuf| path.is_dir()));
             } else if kind.is_dir() && matches!(&*name, "media" | "uploads") {
                 found.push(path);
             } else if kind.is_dir() && depth < MAX_DATA_DEPTH && is_source(&path, &name) {
@@ -183,6 +191,12 @@ pub(super) fn data_directories(project: &Path) -> Vec<PathBuf> {
     let above = found.clone();
     found.retain(|path| !above.iter().any(|other| path != other && path.starts_with(other)));
     found
+}
+
+/// Returns whether a file of Python source probably has Django's settings: `settings.py`, or a file
+/// in a package `settings`.
+fn is_of_settings(path: &Path) -> bool {
+    path.components().rev().take(2).any(|part| part.as_os_str().to_string_lossy().starts_with("settings"))
 }
 
 /// Returns the text of the files that declare the project's dependencies.
@@ -323,6 +337,19 @@ mod tests {
         }
         assert_eq!(data_directories(place.path()), [place.join("data"), place.join("media")]);
         fs::write(place.join("db.sqlite3"), "").unwrap();
+        assert_eq!(data_directories(place.path()), [place.path()]);
+    }
+
+    #[test]
+    fn database_that_the_settings_name_need_not_exist() {
+        let place = TestDir::new();
+        fs::create_dir_all(place.join("mysite/settings")).unwrap();
+        let settings = "'ENGINE': 'django.db.backends.sqlite3',\n'NAME': BASE_DIR / 'data' / 'db.sqlite3',\n";
+        fs::write(place.join("mysite/settings/base.py"), settings).unwrap();
+        assert_eq!(data_directories(place.path()), Vec::<PathBuf>::new(), "no such directory");
+        fs::create_dir(place.join("data")).unwrap();
+        assert_eq!(data_directories(place.path()), [place.join("data")]);
+        fs::write(place.join("mysite/settings.py"), settings.replace("'data' / ", "")).unwrap();
         assert_eq!(data_directories(place.path()), [place.path()]);
     }
 
