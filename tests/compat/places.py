@@ -33,7 +33,13 @@ class Place:
         return self.starter("site_wsgi", self.directory, flags, env)
 
     def run(self, *words, env=None, **more):
-        """Runs rgun until it exits, in the directory; returns its exit status and its output."""
+        """Runs rgun until it exits, in the directory; returns its exit status and its output.
+
+        If it starts the application, it listens in the directory by default: other tests may do the same at
+        the same time.
+        """
+        starts = words[0] == "site_wsgi"
+        listening = {"RGUN_LISTEN_BIND": f"unix:{self.directory}/socket"} if starts else {}
         done = subprocess.run(
             [str(word) for word in (daemon_binary(), *words)],
             stdin=subprocess.DEVNULL,
@@ -44,7 +50,7 @@ class Place:
             timeout=60,
             check=False,
             cwd=self.directory,
-            env=environment(env),
+            env=environment({**listening, **(env or {})}),
             **more,
         )
         return done.returncode, done.stdout

@@ -188,7 +188,7 @@ def test_user_without_rights_is_refused_with_a_remedy(open_place, command):
     prefix = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     done = subprocess.run(
         [*prefix, str(daemon_binary()), *words],
-        env=environment({"RGUN_WORKERS_USER": "daemon"}),
+        env=environment({"RGUN_WORKERS_USER": "daemon", "RGUN_LISTEN_BIND": "127.0.0.1:0"}),
         cwd=open_place.directory,
         capture_output=True,
         text=True,
