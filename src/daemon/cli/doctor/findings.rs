@@ -197,7 +197,8 @@ impl Findings<'_> {
         let line = state.get("StatusText");
         if matches!(state.get("ActiveState"), "active" | "reloading" | "activating")
             && line.starts_with("0/")
-            && line.contains(" ready: ")
+            // The reason follows the numbers; notes follow after a semicolon.
+            && line.split("; ").next().is_some_and(|workers| workers.contains(": "))
         {
             self.problem(
                 format!("{unit} answers 503, because no worker is ready: {line}"),
@@ -364,11 +365,15 @@ mod tests {
 
     #[test]
     fn service_without_a_ready_worker_is_a_problem() {
-        let line = "StatusText=0/2 workers ready: hooks.post_fork: there is no module\n";
-        for active in ["active", "activating"] {
-            let (severity, text) = only(&facts(&format!("ActiveState={active}\n{line}"), ""));
-            assert_eq!(severity, Severity::Problem);
-            assert!(text.contains("no worker is ready: 0/2 workers ready: hooks.post_fork"), "{text}");
+        for numbers in ["0/2 workers ready", "0/2 workers ready, 1 booting", "0/2 workers ready, no zygote"] {
+            for active in ["active", "activating"] {
+                let line =
+                    format!("{numbers}: hooks.post_fork: there is no module; the last reload was refused");
+                let (severity, text) =
+                    only(&facts(&format!("ActiveState={active}\nStatusText={line}\n"), ""));
+                assert_eq!(severity, Severity::Problem);
+                assert!(text.contains(&format!("no worker is ready: {line}")), "{text}");
+            }
         }
         assert_eq!(judge(&shop(), &facts("StatusText=0/2 workers ready\n", "")), [], "they boot");
     }
