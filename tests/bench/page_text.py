@@ -109,7 +109,7 @@ def overview(rows):
     ]
     text = table(head, lines)
     text += "\nAfter each ratio its rival; **bold** if rgun is behind. *Of limit*: the ratio to `limit`"
-    text += " or, in the row over TLS, to nginx with a constant response.\n"
+    text += " or, in the row of keep-alive connections over TLS, to nginx with a constant response.\n"
     memory = [row for row in rows if not row.rate]
     if memory:
         lines = [[name_of(row), versus(row.best(row.cost))] for row in memory]

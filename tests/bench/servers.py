@@ -48,6 +48,8 @@ BACKLOG = 4096
 FEW_CONNECTIONS = 512
 # Bytes of the largest request body that servers accept, and seconds for which they keep idle connections.
 MAX_BODY = 1 << 30
+# Length of the hello applications' response.
+HELLO_BYTES = 13
 KEEP_ALIVE = 75
 
 
@@ -131,10 +133,12 @@ def rgun_preload(task, tools):
 
 
 def limit(task, tools):
-    """hyper with a constant response; only for workloads with a constant body."""
+    """hyper with a constant response, over rustls if wanted; only for workloads with a constant body."""
     if not task.body:
         return None
-    return [tools.limit, f"127.0.0.1:{task.port}", *([str(task.body)] if task.body > 13 else [])]
+    size = 0 if task.body == HELLO_BYTES else task.body
+    tls = [tools.certificate, tools.key] if task.tls else []
+    return [tools.limit, f"127.0.0.1:{task.port}", str(size), *tls]
 
 
 def gunicorn(task, tools, *kind):

@@ -163,11 +163,13 @@ WORKLOADS = {
     "tls-handshake": Workload(
         f"ASGI hello over TLS, one worker, {CONNECTIONS} connections of one request, full handshakes",
         client_loop({**ASGI_HELLO, "tls": True}, is_hello, handshakes),
-        TLS,
+        ("limit", *TLS),
         RATE,
         "requests_per_s",
         needs=("handshake",),
-        note="a new connection with a full handshake for each request; ECDSA key on P-256",
+        note="a new connection with a full handshake for each request; ECDSA key on P-256; limit: no tickets",
+        page="ASGI hello over TLS, full handshakes",
+        reference="limit",
     ),
     "tls-resumption": Workload(
         f"ASGI hello over TLS, one worker, {CONNECTIONS} connections of one request, resumed sessions",
