@@ -161,6 +161,20 @@ impl<'a> Request<'a> {
     /// # Errors
     /// A length or value is impossible.
     pub fn decode(frame: &'a [u8]) -> Result<Self, ProtocolError> {
+        let request = Self::decode_head(frame)?;
+        let is_separate = request.body_is_fd || request.body_streams;
+        if !is_separate && request.body.len() as u64 != request.body_len {
+            return Err(ProtocolError::Frame("inline body is not as long as announced"));
+        }
+        Ok(request)
+    }
+
+    /// Decodes a frame whose inline body may be stored apart from it
+    /// ([`SubmissionSender::push_split`](crate::ring::SubmissionSender::push_split)).
+    ///
+    /// # Errors
+    /// A length or value is impossible.
+    pub fn decode_head(frame: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(frame);
         let exchange = ExchangeId(reader.u64()?);
         let body_len = reader.u64()?;
@@ -191,11 +205,7 @@ impl<'a> Request<'a> {
         }
         let fields = before.get(..before.len() - reader.0.len()).unwrap_or_default();
         let (body_is_fd, body_streams) = (flags & FLAG_BODY_FD != 0, flags & FLAG_BODY_STREAMS != 0);
-        let is_separate = body_is_fd || body_streams;
-        let body = if is_separate { &[][..] } else { reader.0 };
-        if !is_separate && body.len() as u64 != body_len {
-            return Err(ProtocolError::Frame("inline body is not as long as announced"));
-        }
+        let body = if body_is_fd || body_streams { &[][..] } else { reader.0 };
         Ok(Self {
             exchange,
             body_len,

@@ -61,6 +61,12 @@ pub enum StreamFrame<'a> {
 impl<'a> StreamFrame<'a> {
     /// Encodes the frame into `out` (cleared first).
     pub fn encode(&self, out: &mut Vec<u8>) {
+        let payload = self.encode_head(out);
+        out.extend_from_slice(payload);
+    }
+
+    /// Encodes the frame without its payload into `out` (cleared first), and returns the payload.
+    pub fn encode_head(&self, out: &mut Vec<u8>) -> &'a [u8] {
         let (exchange, kind, flags, code, rest) = match *self {
             Self::Part { exchange, bytes, end, text, more } => {
                 let flags =
@@ -78,7 +84,7 @@ impl<'a> StreamFrame<'a> {
         out.extend_from_slice(&[kind, flags]);
         out.extend_from_slice(&code.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(rest);
+        rest
     }
 
     fn decode(frame: &'a [u8]) -> Result<Self, ProtocolError> {

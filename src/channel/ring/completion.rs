@@ -42,7 +42,7 @@ impl CompletionSender {
     /// # Errors
     /// As [`CompletionSender::push`].
     pub fn push_positioned(&mut self, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
-        self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
+        self.ring.push(&mut self.head, &mut self.tail, [frame, &[]], state::READY)
     }
 
     /// Adds DONE to a frame pushed with END. Returns false if the daemon has popped the frame: DONE

@@ -117,16 +117,18 @@ impl Ring {
         (if need > until_end { until_end } else { 0 }, need)
     }
 
-    /// Writes and publishes one record; `None` if the ring has no room for it now.
+    /// Writes and publishes one record, whose frame is both parts together; `None` if the ring has no
+    /// room for it now.
     fn push(
         &self,
         head: &mut u64,
         tail: &mut u64,
-        frame: &[u8],
+        [first, second]: [&[u8]; 2],
         state: u32,
     ) -> Result<Option<Position>, ProtocolError> {
-        let (pad, need) = self.record_space(*head, frame.len());
-        assert!(need <= self.capacity / 2, "a frame of {} bytes never fits its ring", frame.len());
+        let len = first.len() + second.len();
+        let (pad, need) = self.record_space(*head, len);
+        assert!(need <= self.capacity / 2, "a frame of {len} bytes never fits its ring");
         if *head + pad + need - *tail > self.capacity {
             *tail = self.read_tail(*head, *tail)?;
             if *head + pad + need - *tail > self.capacity {
@@ -141,8 +143,11 @@ impl Ring {
         }
         let position = *head;
         let at = self.offset_of(position);
-        self.map.u32(at).store(to_u32(frame.len() as u64), Ordering::Relaxed);
-        self.map.copy_in(at + RECORD_ALIGN, frame);
+        self.map.u32(at).store(to_u32(len as u64), Ordering::Relaxed);
+        self.map.copy_in(at + RECORD_ALIGN, first);
+        if !second.is_empty() {
+            self.map.copy_in(at + RECORD_ALIGN + first.len(), second);
+        }
         self.map.u32(at + 4).store(state, Ordering::Relaxed);
         *head += need;
         self.publish_head(*head);

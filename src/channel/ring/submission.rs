@@ -32,7 +32,18 @@ impl SubmissionSender {
     /// # Panics
     /// If the frame is longer than [`Geometry::max_submission_frame`].
     pub fn push(&mut self, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
-        self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
+        self.push_split(frame, &[])
+    }
+
+    /// Publishes a frame whose last bytes, `body`, are stored apart from the others.
+    ///
+    /// # Errors
+    /// As [`SubmissionSender::push`].
+    ///
+    /// # Panics
+    /// As [`SubmissionSender::push`], for both parts together.
+    pub fn push_split(&mut self, head: &[u8], body: &[u8]) -> Result<Option<Position>, ProtocolError> {
+        self.ring.push(&mut self.head, &mut self.tail, [head, body], state::READY)
     }
 
     /// Reads the worker's tail and returns whether a frame of this length fits now.
@@ -131,7 +142,8 @@ mod tests {
         let mut expected = std::collections::VecDeque::new();
         for n in 0..5_000_usize {
             let frame = vec![u8::try_from(n % 251).unwrap(); (n * 37) % 900];
-            while sender.push(&frame).unwrap().is_none() {
+            let (head, body) = frame.split_at((n * 11) % (frame.len() + 1));
+            while sender.push_split(head, body).unwrap().is_none() {
                 assert!(receiver.claim(&mut out).unwrap());
                 assert_eq!(out, expected.pop_front().unwrap());
             }

@@ -69,7 +69,7 @@ pub use self::admission::rules::Rule;
 pub use self::data::Data;
 pub use self::exchange::body::MAX_PART;
 pub use self::exchange::response_parts::{
-    BodyPiece, ContentLength, FilePart, Payload, RequestBody, ResponseHead,
+    BodyPiece, ContentLength, FilePart, Payload, RequestBody, ResponseHead, SpooledBody,
 };
 pub use self::exchange::takeover::TakeoverEvent;
 pub use self::exchange::websocket::Outgoing;

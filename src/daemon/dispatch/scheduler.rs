@@ -7,9 +7,10 @@ use std::time::Instant;
 use rgun_channel::frame::ExchangeId;
 
 use super::exchange::body::BodyTransport;
+use super::exchange::response_parts::RequestBody;
 use super::exchange::table::ExchangeTable;
 use super::exchange::{Exchange, ExchangeState};
-use super::worker::Worker;
+use super::worker::{RequestRecord, Worker};
 use super::{Dispatcher, State};
 
 /// Maximum number of times that a request is moved from a worker that does not claim it. If one
@@ -33,8 +34,13 @@ impl Dispatcher {
                 return false;
             }
         };
-        let body = exchange.body.as_ref().map(|body| body.fd.as_fd()).or(socket.as_ref().map(AsFd::as_fd));
-        let pushed = worker_state.push(id, &exchange.frame, body, exchange.timeout, now);
+        let (inline, body_fd) = match &exchange.body {
+            Some(RequestBody::Inline(bytes)) => (&bytes[..], None),
+            Some(RequestBody::Spooled(body)) => (&[][..], Some(body.fd.as_fd())),
+            None => (&[][..], socket.as_ref().map(AsFd::as_fd)),
+        };
+        let record = RequestRecord { frame: &exchange.frame, body: inline, fd: body_fd };
+        let pushed = worker_state.push(id, record, exchange.timeout, now);
         match pushed {
             Ok(Some(position)) => {
                 exchange.state = ExchangeState::Assigned { worker, position };

@@ -33,8 +33,8 @@ enum Route {
 impl Dispatcher {
     /// Assigns a request to a worker, or queues it.
     ///
-    /// `request.exchange` is ignored: the dispatcher chooses the id. `body` is the spooled body, if
-    /// the request has one. `now` is the time of the submission: the request's wait begins then.
+    /// `request.exchange` is ignored: the dispatcher chooses the id. `body` is the body, unless it is in
+    /// `request`. `now` is the time of the submission: the request's wait begins then.
     /// The queue relies on ids and submission times rising together.
     ///
     /// # Errors
@@ -53,8 +53,12 @@ impl Dispatcher {
         state.load_stats.last_active = now;
         let is_trial = !state.quarantine.is_empty() && state.check_quarantine(request, now)?;
         let (timeout, rule) = state.classify(request.path);
-        let (id, frame) = state.encode(request, fields)?;
-        let transport = BodyTransport::of(request, body.is_some());
+        let inline_len = match &body {
+            Some(RequestBody::Inline(bytes)) => bytes.len(),
+            Some(RequestBody::Spooled(_)) | None => 0,
+        };
+        let (id, frame) = state.encode(request, fields, inline_len)?;
+        let transport = BodyTransport::of(request, matches!(body, Some(RequestBody::Spooled(_))));
         let route = match state.route(transport, rule, (request.peer, id), now) {
             Ok(route) => route,
             Err(fault) => {
@@ -129,7 +133,7 @@ impl Dispatcher {
         let state = &mut *state;
         let Some(index) = state.worker_index(worker) else { return Err(Fault::WorkerDied(worker)) };
         let (timeout, _) = state.classify(request.path);
-        let (id, frame) = state.encode(request, fields)?;
+        let (id, frame) = state.encode(request, fields, 0)?;
         state.exchanges.insert(Exchange::new(id, frame, None, timeout, now)).is_pinned = true;
         if !self.assign(state, index, id, now) {
             let is_attached = state.worker_index(worker).is_some();
@@ -233,18 +237,20 @@ impl State {
         }
     }
 
-    /// Chooses an id for a request and encodes its frame.
+    /// Chooses an id for a request and encodes its frame. `inline_len` is the length of an inline body
+    /// that is not in `request`.
     fn encode<'f>(
         &mut self,
         request: &Request<'_>,
         fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+        inline_len: usize,
     ) -> Result<(ExchangeId, Vec<u8>), Fault> {
         let mut frame = self.exchanges.spare_frame();
         let id = self.exchanges.next_id();
         let encoded = Request { exchange: id, ..*request }.encode(fields, &mut frame);
         let too_long = match encoded {
             Err(TooLong(what)) => what,
-            Ok(()) if frame.len() > self.max_frame => "head, with its body,",
+            Ok(()) if frame.len() + inline_len > self.max_frame => "head, with its body,",
             Ok(()) => return Ok((id, frame)),
         };
         self.exchanges.recycle_frame(frame);

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, request};
 use rgun_channel::frame;
 use rgun_channel::frame::ExchangeId;
@@ -17,6 +18,11 @@ use super::fault::Refusal;
 use super::head;
 use super::request_meta::{FrameMeta, path};
 
+/// Minimum size in bytes of a body that is kept apart from its frame. A body in memory may share the
+/// connection's read buffer, which the connection cannot reuse meanwhile: a smaller body is copied
+/// sooner than another buffer is allocated.
+const MIN_SEPARATE_BODY: usize = 16 * 1024;
+
 /// Submits a whole request. `complete` is the time at which all of it was received.
 pub(super) fn submit<B: ClientBody>(
     server: &Server,
@@ -27,17 +33,18 @@ pub(super) fn submit<B: ClientBody>(
     complete: Instant,
 ) -> Result<Ticket, Refusal> {
     let body_len = body.len();
-    let (inline, spooled) = match body {
-        RequestBytes::Inline(bytes) => (bytes, None),
-        RequestBytes::Spooled(body, _) => (bytes::Bytes::new(), Some(body)),
+    let (small, body) = match body {
+        RequestBytes::Inline(bytes) if bytes.len() < MIN_SEPARATE_BODY => (bytes, None),
+        RequestBytes::Inline(bytes) => (Bytes::new(), Some(RequestBody::Inline(bytes))),
+        RequestBytes::Spooled(body, _) => (Bytes::new(), Some(RequestBody::Spooled(body))),
     };
     let frame = frame::Request {
         body_len,
-        body_is_fd: spooled.is_some(),
-        body: &inline,
+        body_is_fd: matches!(body, Some(RequestBody::Spooled(_))),
+        body: &small,
         ..build_frame(server, connection, parts, frame_meta)
     };
-    submit_frame::<B>(server, &frame, &parts.headers, spooled, complete)
+    submit_frame::<B>(server, &frame, &parts.headers, body, complete)
 }
 
 /// Submits a frame with these fields. The worker gets `Transfer-Encoding` only with a streamed

@@ -89,7 +89,7 @@ pub(crate) struct Exchange {
     pub(crate) id: ExchangeId,
     /// The encoded request, kept so that the exchange can be assigned to another worker.
     pub(crate) frame: Vec<u8>,
-    /// The spooled body, if it travels as a descriptor.
+    /// The whole body, if it is not in the frame. Kept as long as the frame is of use.
     pub(crate) body: Option<RequestBody>,
     /// The body's progress, if it travels in parts.
     pub(crate) upload: Option<Box<UploadProgress>>,
@@ -154,7 +154,7 @@ impl Exchange {
 
     /// Decodes the request from the daemon's own copy of the frame.
     pub(crate) fn request(&self) -> Option<Request<'_>> {
-        Request::decode(&self.frame).ok()
+        Request::decode_head(&self.frame).ok()
     }
 
     /// Describes the request for notices. `thread` is [`RequestInfo::thread`].
@@ -194,8 +194,8 @@ impl Exchange {
         }
         match (&self.upload, &self.body) {
             (Some(_), _) => BodyTransport::Parts,
-            (None, Some(_)) => BodyTransport::Descriptor,
-            (None, None) => BodyTransport::Inline,
+            (None, Some(RequestBody::Spooled(_))) => BodyTransport::Descriptor,
+            (None, Some(RequestBody::Inline(_)) | None) => BodyTransport::Inline,
         }
     }
 
@@ -301,7 +301,7 @@ impl Exchange {
         }
         // The dead worker may have moved the file's offset, which its descriptor shares with this
         // one.
-        if let Some(body) = &self.body
+        if let Some(RequestBody::Spooled(body)) = &self.body
             && rustix::fs::seek(&body.fd, rustix::fs::SeekFrom::Start(0)).is_err()
         {
             return false;

@@ -141,9 +141,18 @@ impl FilePart {
     }
 }
 
+/// A whole request body that is not part of its exchange's frame.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// In memory. It follows the frame into the ring, so that it is copied once.
+    Inline(Bytes),
+    /// In a file.
+    Spooled(SpooledBody),
+}
+
 /// A spooled request body, which travels as a descriptor.
 #[derive(Debug)]
-pub struct RequestBody {
+pub struct SpooledBody {
     /// The file with the body, in memory or on disk.
     pub fd: OwnedFd,
     /// The body's share of the limit for all spooled bodies; `None` if it is not counted.
@@ -153,7 +162,7 @@ pub struct RequestBody {
 #[cfg(test)]
 impl From<std::fs::File> for RequestBody {
     fn from(file: std::fs::File) -> Self {
-        Self { fd: file.into(), reservation: None }
+        Self::Spooled(SpooledBody { fd: file.into(), reservation: None })
     }
 }
 

@@ -204,7 +204,7 @@ impl Exchange {
         // A worker may omit the rest of a response that no client will get.
         let is_cut_short = self.attempt.disconnect_sent || self.is_client_done() || self.fault.is_some();
         let frame = &self.frame;
-        let is_head = || Request::decode(frame).is_ok_and(|request| request.method == b"HEAD");
+        let is_head = || Request::decode_head(frame).is_ok_and(|request| request.method == b"HEAD");
         self.response
             .length
             .count(part, is_end && !is_cut_short, is_head)

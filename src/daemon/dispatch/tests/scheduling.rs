@@ -60,6 +60,27 @@ fn request_behind_a_slow_one_moves_to_the_idle_worker() {
 }
 
 #[test]
+fn request_that_moves_keeps_the_body_apart_from_its_frame() {
+    let mut rig = rig_with_service(FAST_SERVICE_NANOS);
+    let slow = rig.submit(b"/slow");
+    let body = bytes::Bytes::from(vec![7; 20_000]);
+    let request = Request { method: b"POST", body_len: 20_000, ..Request::new(ExchangeId(0)) };
+    let now = Instant::now();
+    let separate = Some(RequestBody::Inline(body.clone()));
+    let upload = rig.dispatcher.submit(&request, iter::empty(), separate, now).unwrap();
+    assert_eq!(rig.claim().unwrap().1, b"/slow");
+    rig.dispatcher.tick(now);
+    rig.dispatcher.tick(now + Duration::from_millis(5));
+    let mut frame = Vec::new();
+    assert!(rig.workers[1].submissions.claim(&mut frame).unwrap());
+    let claimed = Request::decode(&frame).unwrap();
+    assert_eq!((claimed.method, claimed.body), (&b"POST"[..], &body[..]));
+    rig.finish(1, claimed.exchange, 200);
+    assert_eq!(status(upload), 200);
+    drop(slow);
+}
+
+#[test]
 fn reactor_spins_for_serial_quick_requests() {
     let mut rig = Rig::fast();
     rig.dispatcher.lock().spinner = Spinner::new(2);

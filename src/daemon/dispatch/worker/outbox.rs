@@ -60,10 +60,10 @@ impl Outbox {
         waker: &Waker,
     ) -> Result<bool, ContractBreach> {
         if self.backlog.is_empty() {
-            let mut frame = std::mem::take(&mut self.frame);
-            part.encode(&mut frame);
-            let pushed = submissions.push(&frame);
-            self.frame = frame;
+            let mut head = std::mem::take(&mut self.frame);
+            let payload = part.encode_head(&mut head);
+            let pushed = submissions.push_split(&head, payload);
+            self.frame = head;
             if let Some(position) = pushed? {
                 self.note_published(position);
                 return Ok(true);

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use rgun_channel::layout::MAX_INLINE_BODY;
 use tokio::time::timeout;
 
-use crate::dispatch::{Dispatcher, RequestBody};
+use crate::dispatch::{Dispatcher, SpooledBody};
 
 use super::client::ClientBody;
 use super::rate::{DataRate, MinDataRate};
@@ -41,7 +41,7 @@ pub(in crate::http) enum RequestBytes {
     /// In memory; it travels in the frame.
     Inline(Bytes),
     /// Spooled: its descriptor and its length in bytes.
-    Spooled(RequestBody, u64),
+    Spooled(SpooledBody, u64),
 }
 
 impl RequestBytes {
@@ -108,6 +108,7 @@ pub(in crate::http) async fn receive<B: ClientBody>(
                 // spooled.
                 break;
             }
+            collected.reserve_exact(declared.map_or(0, inline_capacity).saturating_sub(collected.len()));
         }
         match next_data(&mut incoming, limits.min_rate, &mut rate).await? {
             None => return Ok(RequestBytes::Inline(collected.into())),

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::budget::{Budget, Reservation};
-use crate::dispatch::RequestBody;
+use crate::dispatch::SpooledBody;
 use crate::spool::unnamed_file;
 
 /// Maximum size in bytes of a body that is kept in memory.
@@ -181,7 +181,7 @@ impl Spool {
     }
 
     /// Returns the whole body, positioned at its beginning.
-    pub(in crate::http) async fn finish(mut self) -> Result<RequestBody, SpoolError> {
+    pub(in crate::http) async fn finish(mut self) -> Result<SpooledBody, SpoolError> {
         if self.in_memory {
             self.file.write_all(&self.block).map_err(SpoolError::Memory)?;
         } else if !self.block.is_empty() {
@@ -189,7 +189,7 @@ impl Spool {
         }
         let Self { mut file, reservation, directory, .. } = self;
         file.seek(SeekFrom::Start(0)).map_err(|source| SpoolError::Write { directory, source })?;
-        Ok(RequestBody { fd: file.into(), reservation: Some(reservation) })
+        Ok(SpooledBody { fd: file.into(), reservation: Some(reservation) })
     }
 }
 
@@ -217,7 +217,7 @@ mod tests {
         Ok(spool)
     }
 
-    fn length(body: RequestBody) -> usize {
+    fn length(body: SpooledBody) -> usize {
         let mut bytes = Vec::new();
         File::from(body.fd).read_to_end(&mut bytes).unwrap();
         assert!(bytes.iter().all(|byte| *byte == 7));
