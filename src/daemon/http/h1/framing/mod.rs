@@ -2,7 +2,8 @@
 //! ends, and whether it is well formed.
 //!
 //! Pure state, no IO: `wire` passes in the bytes it has read, and [`Framing::accept`] returns how
-//! many of them hyper may read. A head is accepted whole or not at all, a body as it arrives.
+//! many of them hyper may read. A head is accepted whole or not at all, a body as it arrives. A head
+//! is accepted together with what has arrived of a body of known length, which needs no check.
 //! Nothing beyond the end of a message is accepted, so the next request is checked only when hyper
 //! reads it.
 //!
@@ -80,19 +81,12 @@ impl Framing {
                 let Some(end) = head.scan(bytes, self.limits)? else { return Ok(0) };
                 self.state = match head.body_length()? {
                     BodyLength::None => FramingState::Head(HeadScanner::default()),
-                    BodyLength::Known(len) => FramingState::Length(len),
+                    BodyLength::Known(len) => return Ok(end + self.accept_known(len, bytes.len() - end)),
                     BodyLength::Chunked => FramingState::Chunked(Box::new(ChunkScanner::new(self.limits))),
                 };
                 Ok(end)
             }
-            FramingState::Length(left) => {
-                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                *left -= len as u64;
-                if *left == 0 {
-                    self.state = FramingState::Head(HeadScanner::default());
-                }
-                Ok(len)
-            }
+            &mut FramingState::Length(left) => Ok(self.accept_known(left, bytes.len())),
             FramingState::Chunked(chunks) => {
                 let (len, outcome) = chunks.accept(bytes);
                 match outcome {
@@ -105,6 +99,17 @@ impl Framing {
             }
             FramingState::Broken(violation) => Err(*violation),
         }
+    }
+
+    /// Accepts up to `available` bytes of a body of which `left` bytes are still to come. Returns how
+    /// many.
+    fn accept_known(&mut self, left: u64, available: usize) -> usize {
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(available);
+        self.state = match left - len as u64 {
+            0 => FramingState::Head(HeadScanner::default()),
+            left => FramingState::Length(left),
+        };
+        len
     }
 }
 

@@ -63,10 +63,26 @@ fn well_formed_messages_pass_unchanged_one_after_the_other() {
 fn nothing_beyond_the_end_of_a_message_passes() {
     let mut framing = Framing::new(LIMITS);
     let mut bytes = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nabGET / HTTP/1.1\r\n\r\n".to_vec();
-    let head = framing.accept(&mut bytes).unwrap();
-    assert!(bytes[..head].ends_with(b"\r\n\r\n") && framing.is_mid_body());
-    assert_eq!(framing.accept(&mut bytes[head..]), Ok(2));
+    let message = framing.accept(&mut bytes).unwrap();
+    assert!(bytes[..message].ends_with(b"\r\n\r\nab") && !framing.is_mid_body());
+}
+
+#[test]
+fn head_passes_with_what_has_arrived_of_a_known_body() {
+    let mut framing = Framing::new(LIMITS);
+    let mut bytes = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nabc".to_vec();
+    assert_eq!(framing.accept(&mut bytes), Ok(bytes.len()));
+    assert!(framing.is_mid_body());
+    assert_eq!(framing.accept(&mut b"deGET".to_vec()), Ok(2));
     assert!(!framing.is_mid_body());
+}
+
+#[test]
+fn head_passes_without_a_chunked_body() {
+    let mut framing = Framing::new(LIMITS);
+    let head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(framing.accept(&mut [&head[..], b"0\r\n\r\n"].concat()), Ok(head.len()));
+    assert!(framing.is_mid_body());
 }
 
 #[test]
