@@ -19,7 +19,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"rgunchan");
 /// Bytes of one slab chunk.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Bodies up to this many bytes travel inside their frame.
+/// Maximum number of bytes of a body that travels inside its frame.
 pub const MAX_INLINE_BODY: usize = 64 * 1024;
 
 /// Alignment of records, and the size of a record's header (`len u32 | state u32`), bytes.

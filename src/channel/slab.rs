@@ -1,4 +1,5 @@
-//! The slab: 64 KiB chunks in which a worker passes bodies too large for its ring.
+//! The slab: 64 KiB chunks in which a worker passes bodies that are too large for its ring, or large
+//! enough that the daemon had better not copy them.
 //!
 //! At first the worker owns all chunks. It fills a chunk and names it in a frame (number and
 //! length). From then on the chunk is *lent*: it belongs to the daemon until the daemon returns the

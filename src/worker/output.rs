@@ -36,6 +36,10 @@ pub(crate) const MAX_WAKEUP_DELAY_NS: u64 = 500_000;
 /// Minimum size of a payload that is copied into the slab with the GIL released.
 const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
+/// Minimum size of a payload that goes into the slab although it would fit into its frame. The daemon
+/// writes a chunk to the client without copying it; a payload in a frame is copied three times more.
+pub(crate) const MIN_CHUNK_PAYLOAD: usize = 16 * 1024;
+
 /// Maximum chunks per frame: 1 MiB, so that the daemon can begin to write while the rest is copied.
 const MAX_CHUNKS_PER_FRAME: usize = 16;
 
@@ -138,6 +142,12 @@ impl Output {
     /// far within a millisecond, without a wake-up.
     pub(crate) fn is_daemon_waiting(&self) -> bool {
         BacklogWait(self.process.reactor_page.u32(REACTOR_BACKLOG_WAIT)).is_announced()
+    }
+
+    /// Returns whether a payload that would fit into its frame goes into the slab instead: it is not
+    /// small, and a chunk is free.
+    pub(crate) fn prefers_slab(&self, len: usize) -> Result<bool, ProtocolError> {
+        Ok(len >= MIN_CHUNK_PAYLOAD && lock(&self.slab).n_available()? > 0)
     }
 
     /// Copies the front of `bytes` into free chunks: at least one, at most

@@ -82,14 +82,34 @@ def test_exhausted_slab_suspends_only_large_sends(worker):
         assert len(worker.wait_done(exchange).body) == 3 * 1024 * 1024
 
 
+def test_body_from_16_kib_uses_the_slab_while_it_has_room(worker):
+    worker.is_slow = True
+    try:
+        sizes = [15_872, 16_384, 65_536]
+        for size in sizes:
+            assert worker.fetch(f"/large?{size}").body == bytes(range(256)) * (size // 256)
+        assert [len(chunks) for _, used, chunks in worker.unacked if used] == [0, 1, 1]
+        exchanges = [worker.submit(f"/large?{3 * 1024 * 1024}") for _ in range(4)]
+        wait_until(
+            "all chunks are in use",
+            lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS,
+        )
+        assert worker.fetch("/large?65536").body == bytes(range(256)) * 256
+    finally:
+        worker.is_slow = False
+        worker.acknowledge()
+    for exchange in exchanges:
+        worker.wait_done(exchange)
+
+
 def test_full_ring_loses_no_frame(worker):
-    exchanges = [worker.submit("/large?65536") for _ in range(8)]
-    # Nothing is read yet, and eight times 64 KiB do not fit into the ring.
+    exchanges = [worker.submit("/large?15872") for _ in range(20)]
+    # Nothing is read yet, and twenty bodies below the slab's threshold do not fit into the ring.
     wait_until(
         "the worker has sent frames", lambda: worker.slot_of(exchanges[-1]) is None or worker.has_completion()
     )
     for exchange in exchanges:
-        assert len(worker.wait_done(exchange).body) == 65_536
+        assert len(worker.wait_done(exchange).body) == 15_872
 
 
 def test_disconnect_ends_a_suspended_send(worker):

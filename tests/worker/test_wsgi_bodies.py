@@ -1,10 +1,11 @@
-"""Request bodies that travel as descriptors, as WSGI applications read them."""
+"""Bodies of WSGI requests that travel as descriptors, and of responses in the slab."""
 
 import os
 import signal
 import textwrap
 
 import pytest
+from support.fake_channel import CHUNKS
 
 APPLICATION = """
     def application(environ, start_response):
@@ -49,4 +50,22 @@ def test_request_assigned_again_has_its_last_body(wsgi_worker):
         assert wsgi_worker.result(exchange) == (200, b"last! and the end")
         os.close(first)
         os.close(last)
+    assert wsgi_worker.stop() == 0
+
+
+def test_response_from_16_kib_uses_the_slab_while_it_has_room(wsgi_worker):
+    end = b" and the end"
+
+    def n_chunks(size):
+        """Has the worker respond with a body of this size; returns the number of chunks used."""
+        body = bytes(size - len(end))
+        assert wsgi_worker.result(wsgi_worker.submit("/", "POST", body=body)) == (200, body + end)
+        return len(wsgi_worker.unacked[-1][2])
+
+    wsgi_worker.is_slow = True
+    # As many bytes as a slot may send without an acknowledgement.
+    assert [n_chunks(16_384) for _ in range(CHUNKS + 1)] == [1] * CHUNKS + [0]
+    wsgi_worker.acknowledge()
+    assert [n_chunks(size) for size in (16_383, 16_384, 65_536)] == [0, 1, 1]
+    wsgi_worker.acknowledge()
     assert wsgi_worker.stop() == 0

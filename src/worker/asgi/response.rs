@@ -135,7 +135,10 @@ impl ExchangeState {
         // An empty part sends the head, as in uvicorn.
         match bytes {
             Some(bytes) if end > 0 => {
-                if self.fits_inline(end) && self.can_send() {
+                if self.fits_inline(end)
+                    && self.can_send()
+                    && !self.application.worker.output.prefers_slab(end)?
+                {
                     return self.send_inline(py, &bytes.as_bytes()[..end], kind);
                 }
                 self.response.pending = Some(Pending { bytes: bytes.clone().unbind(), start: 0, end, kind });
@@ -159,7 +162,7 @@ impl ExchangeState {
                 break;
             }
             let rest = &bytes.bind(py).as_bytes()[start..end];
-            if self.fits_inline(rest.len()) {
+            if self.fits_inline(rest.len()) && !worker.output.prefers_slab(rest.len())? {
                 self.send_inline(py, rest, kind)?;
                 continue;
             }

@@ -425,7 +425,8 @@ impl Response {
                 (CompletionKind::Body, 0)
             };
             self.wait_for_credit(py);
-            if rest.len() <= MAX_INLINE_BODY && HEAD_OVERHEAD_BYTES + fields + rest.len() <= max {
+            let fits = rest.len() <= MAX_INLINE_BODY && HEAD_OVERHEAD_BYTES + fields + rest.len() <= max;
+            if fits && !worker.output.prefers_slab(rest.len())? {
                 worker.count_sent(self.slot, rest.len() as u64);
                 return self.send_frame(py, kind, fields, &Body::Inline(rest), end, done);
             }
