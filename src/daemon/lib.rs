@@ -16,6 +16,7 @@
 //! |---|---|---|
 //! | [`escape`] | - | tokio, hyper, tracing |
 //! | [`error_chain`] | - | tokio, hyper, tracing |
+//! | [`exit_status`] | - | tokio, hyper, tracing |
 //! | [`buffer_pool`] | - | tokio, hyper, tracing |
 //! | [`budget`] | - | tokio, hyper, tracing |
 //! | [`spool`] | - | tokio, hyper, tracing |
@@ -25,8 +26,8 @@
 //! | [`negotiation`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`config`] | - | tokio, hyper, tracing, rgun_channel, std::env::var(, std::env::var_os(, std::env::current_dir( |
 //! | [`control`] | - | hyper, rgun_channel |
-//! | [`cli`] | config, control | tokio, hyper, tracing, rgun_channel |
-//! | [`supervise`] | id | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
+//! | [`cli`] | config, control, exit_status | tokio, hyper, tracing, rgun_channel |
+//! | [`supervise`] | id, exit_status | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
 //! | [`systemd`] | escape, error_chain | tokio, hyper, rgun_channel |
 //! | [`journal`] | config, escape, id | tokio, hyper, rgun_channel |
 //! | [`tls`] | config | tokio, hyper, rgun_channel::ring |
@@ -59,6 +60,7 @@ pub mod dispatch;
 pub mod edge;
 pub mod error_chain;
 pub mod escape;
+pub mod exit_status;
 pub mod file_watch;
 pub mod files;
 pub mod heap_trim;

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::config::ConfigError;
+use crate::exit_status::{EX_CONFIG, EX_USAGE};
 
 /// A text to print before exiting: help, version or errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +49,6 @@ impl fmt::Display for Failure {
 }
 
 impl Error for Failure {}
-
-/// EX_USAGE of sysexits(3head): the command line is wrong. The unit does not restart on it.
-pub const EX_USAGE: u8 = 64;
-
-/// EX_CONFIG of sysexits(3head): the configuration is wrong. The unit does not restart on it.
-pub const EX_CONFIG: u8 = 78;
 
 /// The error for `flag`, as typed.
 pub(super) fn flag_error(flag: &str, reason: &str, hint: &str) -> ConfigError {

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::error::{EX_CONFIG, EX_USAGE, Failure};
+use super::error::Failure;
 use super::flags::APP;
 use crate::config::{ConfigError, ConfigErrors};
+use crate::exit_status::{EX_CONFIG, EX_USAGE};
 
 /// Returns the failure for these errors. The exit status is [`EX_USAGE`] if all are on the command
 /// line, else [`EX_CONFIG`].

@@ -38,7 +38,7 @@ use crate::config::{self, Config, ConfigErrors, DEFAULT_FILE, Environment, FileS
 use compat::translate::{Translation, translate};
 use control::ControlRequest;
 use doctor::DoctorRequest;
-pub use error::{EX_CONFIG, EX_USAGE, Failure};
+pub use error::Failure;
 use failures::{failure_of, no_application};
 use flags::control::ControlCommand;
 use flags::{CONTROL_COMMANDS, Cli, Flags, ParsedFlags, Subcommand};

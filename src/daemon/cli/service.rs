@@ -134,8 +134,8 @@ fn name_fault(name: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::error::EX_USAGE;
     use super::*;
+    use crate::exit_status::EX_USAGE;
 
     #[test]
     fn instance_has_names_of_its_own() {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::process::{Command, Stdio};
 
 use super::service::Service;
+use crate::exit_status::EX_UNUSED;
 
 /// The properties to read.
 const PROPERTIES: &str = "LoadState,ActiveState,SubState,UnitFileState,Result,ExecMainCode,ExecMainStatus,NRestarts,\
@@ -59,16 +60,13 @@ pub(super) fn show(unit: &str) -> Result<UnitState, String> {
     }
 }
 
-/// The exit status of a daemon that got no request for `daemon.idle_exit`.
-const IDLE_STATUS: &str = "79";
-
 /// Describes a stopped service that the next connection starts; `None` if the service runs, has failed,
 /// or has no open socket.
 pub(super) fn describe_sleep(service: &UnitState, socket: &UnitState) -> Option<&'static str> {
     if service.get("ActiveState") != "inactive" || !socket.is_active() {
         return None;
     }
-    Some(if service.get("ExecMainStatus") == IDLE_STATUS {
+    Some(if service.get("ExecMainStatus").parse() == Ok(EX_UNUSED) {
         "asleep: it has exited, because no request came for daemon.idle_exit; the next request starts it"
     } else {
         "not running; the next request starts it"

@@ -3,15 +3,13 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use crate::cli::{self, Failure};
+use crate::cli::Failure;
 use crate::config::ConfigErrors;
 use crate::error_chain::Chain;
+use crate::exit_status::{EX_CONFIG, EX_OSERR, EX_USAGE};
 use crate::journal::catalog::OperatorEvent;
 use crate::journal::daemon_log;
 use crate::systemd::notify;
-
-/// EX_OSERR of sysexits(3head): the system refused a resource; a retry may help.
-pub(super) const EX_OSERR: u8 = 71;
 
 /// A failed start.
 #[derive(Debug)]
@@ -42,12 +40,12 @@ impl StartupError {
 
     /// Returns the error of a wrong configuration that no system call reported.
     pub(crate) fn config_reason(reason: String) -> Self {
-        Self { status: cli::EX_CONFIG, reason, summary: None, errno: None }
+        Self { status: EX_CONFIG, reason, summary: None, errno: None }
     }
 
     /// Returns the error of a wrong command line.
     pub(crate) fn usage(reason: String) -> Self {
-        Self { status: cli::EX_USAGE, reason, summary: None, errno: None }
+        Self { status: EX_USAGE, reason, summary: None, errno: None }
     }
 
     /// Returns a function that converts the error of a system call into `cannot {what}: …`.
@@ -59,6 +57,17 @@ impl StartupError {
             errno: error.raw_os_error(),
         }
     }
+
+    /// Logs the failure.
+    pub(super) fn log(&self) {
+        tracing::error!(message_id = OperatorEvent::StartFailed.id(), "{}", self.reason);
+    }
+
+    /// Sends the failure to systemd, as STATUS= and ERRNO=. Returns the exit status.
+    pub(super) fn notify(&self) -> ExitCode {
+        notify::failed_start(self.summary.as_deref().unwrap_or(&self.reason), self.errno);
+        ExitCode::from(self.status)
+    }
 }
 
 /// Reports a start that has failed without a valid configuration, and so before the log was started: in
@@ -66,15 +75,20 @@ impl StartupError {
 /// the exit status.
 pub fn refuse_start(failure: &Failure) -> ExitCode {
     let Failure { text, status, summary, .. } = failure;
+    let error = StartupError {
+        status: *status,
+        reason: text.trim_end().to_owned(),
+        summary: Some(summary.clone()),
+        errno: None,
+    };
     if daemon_log::start_in_journal() {
-        tracing::error!(message_id = OperatorEvent::StartFailed.id(), "{}", text.trim_end());
+        error.log();
         daemon_log::flush();
     } else {
         // If stderr is closed, the exit status still reports the failure.
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
-    notify::failed_start(summary, None);
-    ExitCode::from(*status)
+    error.notify()
 }
 
 /// Returns the errno of the failed system call that caused the error, if any.

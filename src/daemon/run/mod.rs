@@ -94,7 +94,6 @@ use crate::config::{LogFormat, METRICS_SOCKET};
 use crate::dispatch::Dispatcher;
 use crate::edge::Edge;
 use crate::id::WorkerId;
-use crate::journal::catalog::OperatorEvent;
 use crate::journal::daemon_log::{self, Destination};
 use crate::journal::output::WorkerOutput;
 use crate::journal::thread::LogThread;
@@ -105,7 +104,6 @@ use crate::systemd::notify;
 
 use self::conf_hooks::ConfHooks;
 use self::control_socket::ControlClients;
-use self::error::EX_OSERR;
 pub(crate) use self::error::StartupError;
 pub use self::error::refuse_start;
 use self::generations::Generations;
@@ -136,10 +134,10 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     let destination = match daemon_log::start(&config.log) {
         Ok(destination) => destination,
         Err(error) => {
+            let error = StartupError::system("start the log")(error);
             // If stderr is closed, exit status and STATUS= report the failure.
-            let _ = writeln!(io::stderr(), "rgun: cannot start the log: {error}");
-            notify::failed_start(&format!("cannot start the log: {error}"), error.raw_os_error());
-            return ExitCode::from(EX_OSERR);
+            let _ = writeln!(io::stderr(), "rgun: {}", error.reason);
+            return error.notify();
         }
     };
     if let Err(errno) = hidden {
@@ -162,10 +160,9 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     });
     let status = match built {
         Ok((daemon, runtime)) => ExitCode::from(runtime.block_on(daemon.run())),
-        Err(StartupError { status, reason, summary, errno }) => {
-            tracing::error!(message_id = OperatorEvent::StartFailed.id(), "{reason}");
-            notify::failed_start(summary.as_deref().unwrap_or(&reason), errno);
-            ExitCode::from(status)
+        Err(error) => {
+            error.log();
+            error.notify()
         }
     };
     daemon_log::flush();

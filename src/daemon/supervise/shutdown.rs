@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::exit_status::{EX_CONFIG, EX_UNUSED};
+
 use super::event::{BootFailure, BootFailureKind};
 use super::state::{DaemonPhase, FatalExit, TimedState, WorkerRecord, after};
 use super::{AbortReason, Action, Report, StopEffect, Supervisor};
@@ -185,9 +187,3 @@ impl Supervisor {
 
 /// The time that a failed start gives the edge to answer the clients that have connected.
 const FAILED_START_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// EX_CONFIG of sysexits.h; the unit names it in RestartPreventExitStatus=.
-const EX_CONFIG: u8 = 78;
-/// The exit status after `daemon.idle_exit`, which sysexits.h does not use. The unit names it in
-/// SuccessExitStatus= and RestartPreventExitStatus=: systemd must not restart the daemon at once,
-/// as it does after 0.
-pub(super) const EX_UNUSED: u8 = 79;

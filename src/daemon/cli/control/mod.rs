@@ -19,15 +19,13 @@ use super::flags::control::{ControlCommand, DaemonFlags, QueryFlags};
 use super::service::Service;
 use super::unit_state::find_sleep;
 use crate::control::{CallError, ControlClient, ReloadReply, RemoteError};
+use crate::exit_status::EX_UNAVAILABLE;
 
 /// Name of the control socket in the runtime directory.
 pub const SOCKET: &str = "control";
 
 /// The packaged unit's `RuntimeDirectory=`.
 const DEFAULT_DIRECTORY: &str = "/run/rgun";
-
-/// EX_UNAVAILABLE of sysexits(3head): no daemon or no systemd answers.
-pub(super) const EXIT_UNAVAILABLE: u8 = 69;
 
 /// Maximum wait for a reply. Stacks take up to five seconds; a reload has no limit.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -103,7 +101,7 @@ pub fn run(request: &ControlRequest) -> ExitCode {
         Ok(_) => ExitCode::FAILURE,
         Err(CallError::Io(error)) => {
             print_error(name, &explain_unreachable(name, &path, &error));
-            ExitCode::from(EXIT_UNAVAILABLE)
+            ExitCode::from(EX_UNAVAILABLE)
         }
         Err(CallError::Closed) => {
             print_error(name, "the daemon closed the connection: it is stopping, or has too many clients");

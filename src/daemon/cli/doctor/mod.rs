@@ -11,9 +11,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use super::control::EXIT_UNAVAILABLE;
 use super::service::Service;
 use super::unit_state::describe_sleep;
+use crate::exit_status::EX_UNAVAILABLE;
 use facts::Facts;
 use findings::{Finding, Severity, judge};
 
@@ -37,7 +37,7 @@ pub fn run(request: &DoctorRequest) -> ExitCode {
                 io::stderr(),
                 "error: {reason}\n    hint: rgun doctor looks at a service of systemd"
             );
-            return ExitCode::from(EXIT_UNAVAILABLE);
+            return ExitCode::from(EX_UNAVAILABLE);
         }
     };
     let findings = judge(&request.service, &facts);

@@ -11,9 +11,9 @@ use super::interpreter;
 use super::project::{self, Application};
 use super::request::InitRequest;
 use crate::cli::compat::peers::DropIn;
-use crate::cli::error::{EX_CONFIG, EX_USAGE};
 use crate::cli::migrate::{self, MigrateRequest, Plan, render};
 use crate::config::{ConfigErrors, Environment, Value, name};
+use crate::exit_status::{EX_CONFIG, EX_USAGE};
 
 /// The lowest uid of ordinary users (login.defs(5)).
 const FIRST_USER_ID: u32 = 1000;

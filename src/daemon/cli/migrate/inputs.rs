@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::env_file::{self, EnvFile};
 use super::hypercorn;
 use super::server::ReplacedServer;
-use crate::cli::error::{EX_CONFIG, EX_USAGE};
+use crate::exit_status::{EX_CONFIG, EX_USAGE};
 
 /// The kinds of files, in the order in which they are migrated: a file may depend on
 /// files of the kinds before its own.

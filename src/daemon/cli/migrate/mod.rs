@@ -51,10 +51,10 @@ use std::process::ExitCode;
 
 use nix::unistd::geteuid;
 
-use super::error::{EX_CONFIG, EX_USAGE};
 use super::foreign::FlagSource;
 use super::gunicorn_conf::{self, ConfLocation, HookFunction};
 use crate::config::{self, Environment, Layer, Setting, Value, name};
+use crate::exit_status::{EX_CONFIG, EX_USAGE};
 pub(super) use command::UNKNOWN_INTERPRETER;
 use inputs::{InputFile, Kind};
 use plan::DropIn;

@@ -9,6 +9,7 @@ use crate::config::testing::{TestDir, access_format};
 use crate::config::{
     AccessLog, AppArgumentDefaults, Count, Interface, Level, PythonSource, SearchedDirectory,
 };
+use crate::exit_status::{EX_CONFIG, EX_USAGE};
 
 mod commands;
 mod completions;
