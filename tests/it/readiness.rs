@@ -47,6 +47,35 @@ fn failed_boot_is_in_the_status_and_sends_no_ready() {
 }
 
 #[test]
+fn systemd_that_does_not_read_stops_nothing() {
+    let rgun = Rgun::fake();
+    let runtime = rgun.scratch().path().display().to_string();
+    let (rgun, mut systemd) = notified(rgun.variable("RUNTIME_DIRECTORY", &runtime));
+    systemd.fill();
+    let daemon = rgun.start();
+    assert_eq!(daemon.get("/hello").status, 200);
+    let last = 13;
+    for generation in 2..=last {
+        daemon.signal(Signal::SIGHUP);
+        daemon.log.wait_for(&format!("reloaded: generation {generation} serves"));
+    }
+    daemon.signal(Signal::SIGTERM);
+    daemon.log.wait_for("stopping");
+    let stopping = systemd.wait("STOPPING=1");
+    let received = systemd.received();
+    let count = |line: &str| received.iter().filter(|received| *received == line).count();
+    assert_eq!((count("READY=1"), count("RELOADING=1")), (last, last - 1), "{received:?}");
+    let first = received.iter().position(|line| line == "READY=1").expect("counted above");
+    let order: Vec<_> = received[first..stopping]
+        .iter()
+        .filter(|line| matches!(line.as_str(), "READY=1" | "RELOADING=1"))
+        .collect();
+    assert!(order.chunks(2).all(|pair| pair[0] == "READY=1"), "{order:?}");
+    let lines = received.iter().filter(|line| line.starts_with("STATUS=")).count();
+    assert!(lines < last, "an old status is not sent later: {received:?}");
+}
+
+#[test]
 fn failed_start_sends_reason_and_errno() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

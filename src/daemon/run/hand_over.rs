@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{FDSTORE_VARIABLE, Listen};
 use crate::edge::Edge;
@@ -12,8 +12,8 @@ use crate::error_chain::Chain;
 use crate::net::{ConnectionRecord, Listener, StoredConnection, cookie, decode, encode};
 use crate::systemd::fd_store::{self, CONNECTION_NAME, STATE_NAME, StoredDescriptor};
 
-/// Time allowed for systemd to process the messages to its store.
-const SYNCHRONIZE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time allowed for systemd to receive and process the messages to its store.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Descriptors that the next process needs besides the stored ones until it has raised its limit:
 /// listening sockets, standard streams, libraries.
@@ -37,13 +37,14 @@ pub(super) fn store_detached(edge: &Edge) {
     if connections.is_empty() {
         return;
     }
+    let deadline = Instant::now() + STORE_TIMEOUT;
     let store = || -> io::Result<()> {
         // The state is sent first, because a stored connection without a record can only be closed.
         let state = fd_store::seal(&encode(&connections, edge.listener_names())?)?;
-        fd_store::store(STATE_NAME, &[state.as_fd()])?;
+        fd_store::store(STATE_NAME, &[state.as_fd()], deadline)?;
         let sockets: Vec<_> = connections.iter().map(|connection| connection.as_fd()).collect();
-        fd_store::store(CONNECTION_NAME, &sockets)?;
-        fd_store::synchronize(SYNCHRONIZE_TIMEOUT)
+        fd_store::store(CONNECTION_NAME, &sockets, deadline)?;
+        fd_store::synchronize(deadline)
     };
     let n_connections = connections.len();
     match store() {

@@ -374,6 +374,7 @@ impl Daemon {
 }
 
 /// Resolves when the descriptor is readable, or cannot be waited for; never if there is no
+        notify::finish();
 /// descriptor.
 async fn readable(fd: Option<&AsyncFd<Arc<OwnedFd>>>) -> io::Result<()> {
     match fd {

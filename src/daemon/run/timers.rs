@@ -36,6 +36,7 @@ impl Daemon {
             self.timers.cgroups,
             self.pool.next_fork_deadline(),
             self.pool.next_leftover_kill(),
+            notify::retry_at(),
         ]
         .into_iter()
         .flatten()
@@ -49,6 +50,7 @@ impl Daemon {
         let now = Instant::now();
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         let mut events = self.expire_exit_waits();
+        notify::retry();
         for result in self.stack_dumps.on_timeout(&mut self.pool, now) {
             events.extend(self.log_stacks(result));
         }

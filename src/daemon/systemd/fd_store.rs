@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
@@ -68,10 +68,12 @@ pub(super) fn stored_name(name: &str) -> Option<&'static str> {
 /// such as a connection that its client resets (`FDPOLL=1`, the default).
 ///
 /// # Errors
-/// The notification cannot be sent.
-pub fn store(name: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// The notifications cannot be sent, or systemd does not read them before the deadline.
+pub fn store(name: &str, fds: &[BorrowedFd<'_>], deadline: Instant) -> io::Result<()> {
+    let name = format!("FDNAME={name}");
     for fds in fds.chunks(MAX_FDS_PER_MESSAGE) {
-        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], fds)?;
+        let states = [NotifyState::Custom("FDSTORE=1"), NotifyState::Custom(&name)];
+        notify::send_descriptors(&states, fds, deadline)?;
     }
     Ok(())
 }
@@ -79,21 +81,18 @@ pub fn store(name: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
 /// Removes all descriptors of this name from the store (`FDSTOREREMOVE=1`). A connection that this
 /// process closes would otherwise stay open in the store.
 pub fn remove(name: &str) {
-    if let Err(error) = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]) {
-        tracing::warn!(%error, "cannot remove {name} from systemd's fd store");
-    }
+    notify::remove_descriptors(name);
 }
 
 /// Waits until systemd has processed all earlier notifications (`BARRIER=1`). systemd may discard
 /// notifications that it has not processed when the process exits.
 ///
 /// # Errors
-/// The notification cannot be sent, or systemd has not processed it within `timeout`.
-pub fn synchronize(timeout: Duration) -> io::Result<()> {
+/// The notification cannot be sent, or systemd has not processed it before the deadline.
+pub fn synchronize(deadline: Instant) -> io::Result<()> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
+    notify::send_descriptors(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()], deadline)?;
     drop(writer);
-    let deadline = Instant::now() + timeout;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         // systemd closes its copy of the writing end: POLLHUP.

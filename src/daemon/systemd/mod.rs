@@ -8,6 +8,7 @@ pub mod listen;
 pub mod memory;
 pub mod memory_pressure;
 pub mod notify;
+mod notify_queue;
 
 /// Environment variables of the systemd protocols that are meant for the daemon and not passed on
 /// to workers (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)).

@@ -40,6 +40,13 @@ impl NotifySocket {
         Self { socket, name: path.display().to_string(), assignments: Vec::new(), stored: Vec::new() }
     }
 
+    /// Fills the socket's queue, as if systemd did not read. The messages are no assignments of a daemon.
+    pub(crate) fn fill(&self) {
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.set_nonblocking(true).expect("a socket can be non-blocking");
+        while sender.send_to(b"X_FILLER=1\n", &self.name).is_ok() {}
+    }
+
     /// Receives one message. Returns false if none arrives within `timeout`.
     fn receive(&mut self, timeout: Duration) -> bool {
         self.socket.set_read_timeout(Some(timeout)).expect("a timeout that is not 0");
