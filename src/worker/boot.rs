@@ -39,7 +39,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     register_fork_hook(py)?;
     load_py(py)?.call_method1(intern!(py, "prepare"), (&start.directory, &start.pythonpath))?;
     let mut next = match start.role {
-        Role::Worker => {
+        Role::Worker | Role::Check => {
             let map = Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?;
             NextRole::Worker(WorkerInit { start, map, loop_eventfd, application: None })
         }

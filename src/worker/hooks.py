@@ -50,6 +50,8 @@ class Hooks:
 
     def check(self, name):
         """Removes the hook and returns its failure if it does not exist; otherwise returns None."""
+        if name not in self.names:
+            return None
         try:
             self.find(name)
         except self.load.Failure as failure:

@@ -10,7 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyModule};
-use rgun_channel::control::{Interface, Report, Start};
+use rgun_channel::control::{Interface, Report, Role, Start};
 
 use crate::application::BootFailure;
 use crate::process::Process;
@@ -18,10 +18,15 @@ use crate::python::{embedded_module, load_py};
 
 /// The hooks of one process.
 #[derive(Debug)]
-pub(crate) struct Hooks(
+pub(crate) struct Hooks {
     /// The `Hooks` object of `hooks.py`; None if no hook is configured.
-    Option<Py<PyAny>>,
-);
+    object: Option<Py<PyAny>>,
+    /// Whether hooks are only looked up, not called (`rgun check`).
+    is_check: bool,
+}
+
+/// The hooks that are called after the first request.
+const LATE_HOOKS: [&str; 3] = ["worker_exit", "worker_abort", "child_exit"];
 
 impl Hooks {
     /// Creates the hooks of the worker described by `start`. Called after `sys.path` is prepared,
@@ -44,7 +49,7 @@ impl Hooks {
             }
         }
         if names.is_empty() {
-            return Ok(Self(None));
+            return Ok(Self { object: None, is_check: false });
         }
         let settings = PyDict::new(py);
         settings.set_item("wsgi_app", format!("{}:{}", start.module, start.attribute))?;
@@ -64,7 +69,8 @@ impl Hooks {
         let modules = (load_py(py)?, hook_objects(py)?, conf);
         let (worker, server) = ((start.worker, start.incarnation), (daemon, addresses));
         let arguments = (modules, names, &start.directory, worker, server, settings);
-        Ok(Self(Some(python_module(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind())))
+        let object = python_module(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind();
+        Ok(Self { object: Some(object), is_check: start.role == Role::Check })
     }
 
     /// Passes the application to the hooks that follow, as `worker.wsgi`.
@@ -72,17 +78,20 @@ impl Hooks {
     /// # Errors
     /// A Python error.
     pub(crate) fn set_application(&self, py: Python<'_>, application: &Py<PyAny>) -> PyResult<()> {
-        match &self.0 {
+        match &self.object {
             Some(hooks) => hooks.bind(py).call_method1(intern!(py, "loaded"), (application,)).map(drop),
             None => Ok(()),
         }
     }
 
-    /// Calls a hook for this worker.
+    /// Calls a hook for this worker; for `rgun check`, only looks it up.
     ///
     /// # Errors
     /// A Python error; the failure of a hook is a [`BootFailure`].
     pub(crate) fn call(&self, py: Python<'_>, name: &str) -> PyResult<Result<(), BootFailure>> {
+        if self.is_check {
+            return self.look_up(py, name);
+        }
         self.outcome(py, |hooks| hooks.call_method1(intern!(py, "call"), (name,)))
     }
 
@@ -97,31 +106,30 @@ impl Hooks {
         application: &Py<PyAny>,
         interface: Interface,
     ) -> PyResult<Py<PyAny>> {
-        let Some(hooks) = &self.0 else { return Ok(application.clone_ref(py)) };
+        let Some(hooks) = &self.object else { return Ok(application.clone_ref(py)) };
         let arguments = (application, interface == Interface::Asgi);
         hooks.bind(py).call_method1(intern!(py, "wrap"), arguments).map(Bound::unbind)
     }
 
-    /// Checks that the configured hooks that are called late (`worker_exit`, `worker_abort`,
-    /// `child_exit`) exist. Returns a warning for each missing hook.
+    /// Looks up the hooks that are called after the first request. Reports a warning for each hook
+    /// that does not exist; for `rgun check`, the first of them is a failure.
     ///
     /// # Errors
     /// A Python error.
-    pub(crate) fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        let mut warnings = Vec::new();
-        for name in ["worker_exit", "worker_abort", "child_exit"] {
-            if let Err(failure) = self.outcome(py, |hooks| {
-                let is_configured = hooks.getattr(intern!(py, "names"))?.contains(name)?;
-                if is_configured {
-                    hooks.call_method1(intern!(py, "check"), (name,))
-                } else {
-                    Ok(py.None().into_bound(py))
-                }
-            })? {
-                warnings.push(failure.as_warning());
+    pub(crate) fn check_late(&self, py: Python<'_>, process: &Process) -> PyResult<Result<(), BootFailure>> {
+        for name in LATE_HOOKS {
+            match self.look_up(py, name)? {
+                Ok(()) => {}
+                Err(failure) if self.is_check => return Ok(Err(failure)),
+                Err(failure) => process.report(&Report::Warning(failure.as_warning()))?,
             }
         }
-        Ok(warnings)
+        Ok(Ok(()))
+    }
+
+    /// Returns the failure of a configured hook that does not exist. This hook is not called later.
+    fn look_up(&self, py: Python<'_>, name: &str) -> PyResult<Result<(), BootFailure>> {
+        self.outcome(py, |hooks| hooks.call_method1(intern!(py, "check"), (name,)))
     }
 
     /// Calls `worker_abort` for this worker. Returns the warning if it fails.
@@ -155,7 +163,7 @@ impl Hooks {
         py: Python<'py>,
         call: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Result<(), BootFailure>> {
-        let Some(hooks) = &self.0 else { return Ok(Ok(())) };
+        let Some(hooks) = &self.object else { return Ok(Ok(())) };
         BootFailure::from_outcome(&call(hooks.bind(py))?)
     }
 }

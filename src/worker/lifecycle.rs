@@ -39,8 +39,8 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
     if let Err(failure) = check_monkey_patching(py, start, interface)? {
         return report_failure(process, failure);
     }
-    for warning in hooks.check(py)? {
-        process.report(&Report::Warning(warning))?;
+    if let Err(failure) = hooks.check_late(py, process)? {
+        return report_failure(process, failure);
     }
     let hooked = hooks.wrap(py, &application, interface)?;
     let outcome = if interface == Interface::Asgi {

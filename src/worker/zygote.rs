@@ -93,8 +93,8 @@ fn run(
     application: Py<PyAny>,
 ) -> PyResult<NextRole> {
     let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
-    for warning in hooks.check(py)? {
-        process.report(&Report::Warning(warning))?;
+    if let Err(failure) = hooks.check_late(py, process)? {
+        return report_failure(process, failure);
     }
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let own = [process.control.as_raw_fd()];

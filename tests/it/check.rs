@@ -51,6 +51,29 @@ fn import_that_raises_exits_78_with_one_traceback() {
 }
 
 #[test]
+fn hook_that_does_not_exist_exits_78_with_its_key() {
+    let source = format!("{GOOD}number = 1\ndef fork(server, worker):\n    raise RuntimeError('called')\n");
+    for key in ["post_fork", "post_worker_init", "worker_exit", "worker_abort", "child_exit"] {
+        for (value, reason) in [
+            ("nosuch:fork", "there is no module nosuch"),
+            ("app:frok", "has no attribute frok (is it fork?)"),
+            ("app:number", "which cannot be called; name a function"),
+        ] {
+            let rgun = Rgun::python(&source).set(&format!("hooks.{key}"), value).check_as_self();
+            let (code, log, printed) = check(rgun);
+            assert_eq!((code, printed.as_str()), (78, ""), "hooks.{key} = {value}: {log}");
+            assert!(
+                log.starts_with(&format!("error: hooks.{key}: ")) && log.contains(reason),
+                "{value}: {log}"
+            );
+        }
+        let rgun = Rgun::python(&source).set(&format!("hooks.{key}"), "app:fork").check_as_self();
+        let (code, log, _) = check(rgun);
+        assert_eq!(code, 0, "the check calls no hook: {log}");
+    }
+}
+
+#[test]
 fn worker_that_dies_at_boot_is_reported_by_its_exit() {
     let (code, log, _) = check(check_fake("exit-booting:7"));
     assert_eq!(code, 78, "{log}");

@@ -16,6 +16,8 @@ pub enum Role {
     Worker = 0,
     /// Imports the application and forks workers.
     Zygote = 1,
+    /// Boots as a worker for `rgun check`: the hooks are looked up, and none is called.
+    Check = 2,
 }
 
 impl Role {
@@ -23,6 +25,7 @@ impl Role {
         match byte {
             0 => Ok(Self::Worker),
             1 => Ok(Self::Zygote),
+            2 => Ok(Self::Check),
             _ => Err(ProtocolError::Control("unknown role")),
         }
     }
@@ -151,7 +154,7 @@ pub struct Start {
     pub worker: u16,
     /// The number of this process among all worker processes that the daemon has started.
     pub incarnation: u64,
-    /// Worker or zygote.
+    /// Task of the process.
     pub role: Role,
     /// Server hooks of the application.
     pub hooks: Hooks,

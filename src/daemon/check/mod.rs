@@ -27,7 +27,7 @@ use crate::error_chain::Chain;
 use crate::id::{Generation, Incarnation, WorkerId, WorkerNr};
 use crate::link::Reactor;
 use crate::pool::{self, Pool, SpawnSpec, UserIdentity};
-use crate::run::{MainMessage, StartupError, explain_missing_module, load_tls, notice_sink};
+use crate::run::{MainMessage, StartupError, explain_missing_module, load_tls, notice_sink, worker_hooks};
 use crate::supervise::Exit;
 
 use access::RequiredAccess;
@@ -159,7 +159,7 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
     let reactor = Reactor::new().map_err(StartupError::system("create the reactor's shared page"))?;
     let dispatcher = Dispatcher::new(Policy::default(), reactor, notice_sink(&messages_tx));
     let mut pool = Pool::new(extension, None);
-    let hooks = Hooks::default();
+    let hooks = worker_hooks(config);
     let spec = SpawnSpec { identity, ..spawn_spec(config, &hooks) };
     let worker = spec.worker;
     let spawned = pool
@@ -198,7 +198,7 @@ fn spawn_spec<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
         multiprocess: true,
         report_sources: false,
         listeners: &[],
-        role: Role::Worker,
+        role: Role::Check,
         warm_up: "",
         max_memory: None,
         max_tasks: MaxTasks::Off,

@@ -221,7 +221,7 @@ impl Pool {
         let delegation = self.delegation.as_ref()?;
         let WorkerId { number, incarnation } = spec.worker;
         let name = match spec.role {
-            Role::Worker => format!("g{}-w{}-{}", spec.generation.0, number.0, incarnation.0),
+            Role::Worker | Role::Check => format!("g{}-w{}-{}", spec.generation.0, number.0, incarnation.0),
             Role::Zygote => format!("g{}-z-{}", spec.generation.0, incarnation.0),
         };
         match delegation.create_worker(&name) {

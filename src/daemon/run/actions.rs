@@ -138,7 +138,7 @@ impl Daemon {
             SpawnMethod::ExecZygote => Role::Zygote,
             SpawnMethod::Exec | SpawnMethod::Fork(_) => Role::Worker,
         };
-        let hooks = generations::hooks(&config);
+        let hooks = generations::worker_hooks(&config);
         let identity = self.generations.identity(generation);
         let has_reforked = self.generations.has_reforked(generation);
         let spec = SpawnSpec {

@@ -380,7 +380,7 @@ pub(super) fn websockets(config: &Config) -> u32 {
 }
 
 /// The hook functions that workers call.
-pub(super) fn hooks(config: &Config) -> control::Hooks {
+pub(crate) fn worker_hooks(config: &Config) -> control::Hooks {
     let text = |hook: &Option<Target>| hook.as_ref().map(ToString::to_string).unwrap_or_default();
     let config::Hooks { post_fork, post_worker_init, worker_exit, worker_abort, child_exit } = &config.hooks;
     control::Hooks {
