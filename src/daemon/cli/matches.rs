@@ -94,7 +94,7 @@ fn is_foreign_command(word: &str) -> bool {
 }
 
 /// The commands of rgun that a misspelled word may mean.
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "rgun check",
     "rgun reload",
     "rgun status",
@@ -104,6 +104,7 @@ const COMMANDS: [&str; 10] = [
     "rgun scale",
     "rgun drain",
     "rgun doctor",
+    "rgun init",
     "rgun migrate",
 ];
 
@@ -113,6 +114,14 @@ fn nearest_command(word: &str) -> Option<&'static str> {
         let name = command.trim_start_matches("rgun ");
         strsim::damerau_levenshtein(word, name) == 1
     })
+}
+
+/// Returns the command of rgun that a word most likely means; `None` if none is similar. For a word that
+/// is no application.
+pub(super) fn similar_command(word: &str) -> Option<&'static str> {
+    let distance = |command: &str| strsim::damerau_levenshtein(word, command.trim_start_matches("rgun "));
+    let (distance, nearest) = COMMANDS.into_iter().map(|command| (distance(command), command)).min()?;
+    (distance <= 2 && distance < word.chars().count().saturating_sub(1)).then_some(nearest)
 }
 
 /// Finds the argument that clap refuses because it is not UTF-8; clap's error does not name the

@@ -12,6 +12,7 @@
 //! handling. No flag of either server is silently dropped. `gunicorn_conf` runs gunicorn's
 //! configuration file; `foreign` parses the file's settings and `GUNICORN_CMD_ARGS` as flags.
 
+mod bare_word;
 mod compat;
 pub mod control;
 pub mod doctor;
@@ -426,10 +427,14 @@ fn command_of(
     let mut invocation = Box::new(sources.read(&|_| {}).map_err(|errors| failure_of(errors.0))?);
     warnings.append(&mut invocation.warnings);
     invocation.warnings = warnings;
-    Ok(match check_as {
-        Some(identity) => Command::Check(invocation, identity),
-        None => Command::Serve(invocation),
-    })
+    if let Some(identity) = check_as {
+        return Ok(Command::Check(invocation, identity));
+    }
+    let Sources { flags, environment, .. } = &invocation.sources;
+    match bare_word::check(flags, environment, &invocation.config.app) {
+        Some(error) => Err(failure_of(vec![error])),
+        None => Ok(Command::Serve(invocation)),
+    }
 }
 
 /// Returns the file to read: the named one, or a default.

@@ -58,3 +58,32 @@ fn failure_of_a_start_has_a_summary_without_values() {
         assert!(!shell.run(line).unwrap_err().is_start, "{line}");
     }
 }
+
+#[test]
+fn word_that_is_no_module_is_refused_as_a_command() {
+    let shell = Shell::new();
+    // The interpreter finds no module.
+    shell.place.file(".venv/bin/python", b"#!/bin/sh\necho missing\n", 0o755);
+    for (line, hint) in [
+        ("frob", "rgun --help lists the commands; correct the application"),
+        ("frob -w 4", "rgun --help lists the commands; correct the application"),
+        ("statsu", "write rgun status"),
+        ("reloda", "write rgun reload"),
+        ("requets", "write rgun requests"),
+        ("worksr", "did you mean rgun workers?"),
+    ] {
+        let failure = shell.run(line).unwrap_err();
+        assert_eq!((failure.status, failure.is_start), (EX_USAGE, true), "{line}");
+        assert!(failure.text.contains(hint), "{line}: {failure}");
+    }
+    assert!(
+        shell.refused("frob").starts_with("APP: \"frob\" is neither a command of rgun nor an application: ")
+    );
+    shell.place.file("main.py", b"", 0o644);
+    assert!(shell.refused("mian").contains("did you mean rgun main?"));
+    for line in ["main", "main:app", "frob:app", "frob.wsgi", "check frob"] {
+        assert!(shell.run(line).is_ok(), "{line}: the worker or the check says what is wrong");
+    }
+    let supervised = shell.command(&[("NOTIFY_SOCKET", "/run/systemd/notify")], &["frob"]);
+    assert!(supervised.is_ok(), "a deployment may be in progress: {supervised:?}");
+}
