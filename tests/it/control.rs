@@ -40,22 +40,32 @@ fn json(daemon: &Daemon, args: &[&str]) -> Value {
 
 /// Sends a call and returns all replies.
 fn call(daemon: &Daemon, call: &Value) -> Vec<Value> {
+    let mut client = connect(daemon, call);
+    let mut replies: Vec<Value> = Vec::new();
+    while replies.last().is_none_or(|reply| reply["continues"] == true) {
+        replies.push(next_reply(&mut client));
+    }
+    replies
+}
+
+/// Connects to the control socket and sends a call.
+fn connect(daemon: &Daemon, call: &Value) -> UnixStream {
     let mut client = UnixStream::connect(daemon.scratch().join("control")).expect("the daemon listens");
     client.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     client.write_all(format!("{call}\0").as_bytes()).expect("the daemon reads");
-    let mut replies: Vec<Value> = Vec::new();
+    client
+}
+
+fn next_reply(client: &mut UnixStream) -> Value {
     let mut message = Vec::new();
-    while replies.last().is_none_or(|reply| reply["continues"] == true) {
+    loop {
         let mut byte = [0];
         client.read_exact(&mut byte).expect("the daemon replies");
         match byte {
-            [0] => {
-                replies.push(serde_json::from_slice(&std::mem::take(&mut message)).expect("a reply is JSON"));
-            }
+            [0] => return serde_json::from_slice(&message).expect("a reply is JSON"),
             [byte] => message.push(byte),
         }
     }
-    replies
 }
 
 #[test]
@@ -176,6 +186,19 @@ fn reload_by_varlink_reports_its_progress() {
     assert_eq!(replies.len(), 2, "{replies:?}");
     assert_eq!(message(&replies[0]).as_deref(), Some("generation 2 boots; the old workers keep serving"));
     assert_eq!(message(&replies[1]).as_deref(), Some("generation 2 serves"));
+}
+
+#[test]
+fn reload_without_a_ready_worker_says_so() {
+    let rgun = rgun();
+    let rgun = rgun.fake_behaviour("never");
+    let daemon = rgun.start();
+    wait_until("the daemon listens", || daemon.scratch().join("control").exists().then_some(()));
+    let reload = json!({ "method": "io.rgun.Server.Reload", "more": true });
+    let expected = "generation 2 boots; no old worker is ready: requests wait or get 503 until a new one is";
+    let mut client = connect(&daemon, &reload);
+    assert_eq!(next_reply(&mut client)["parameters"]["message"], expected);
+    daemon.log.wait_for(&format!("reloading: {expected}"));
 }
 
 #[test]

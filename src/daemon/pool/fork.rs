@@ -51,7 +51,7 @@ impl Pool {
         let (channel, map, worker_socket) = Channel::new(geometry)?;
         let (worker_ends, output) = self.create_output_pipes(spec)?;
         let cgroup = self.create_cgroup(spec);
-        let memory_limits = self.memory_monitor.set_limits(spec, cgroup.as_ref());
+        let memory_limits = self.memory_monitor.set_limits(spec, cgroup.as_ref(), self.delegation.as_ref());
         let procs = cgroup.as_ref().map(WorkerCgroup::open_procs).transpose();
         let sent = procs.map_err(SpawnError::open_cgroup).and_then(|procs| {
             let mut fds =

@@ -16,11 +16,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::error_chain::Chain;
 use crate::id::WorkerId;
 use crate::supervise::Exit;
-use crate::systemd::cgroup::{Controller, WorkerCgroup};
+use crate::systemd::cgroup::{Controller, Delegation, WorkerCgroup};
 use crate::systemd::memory::CgroupWatch;
 
 use super::Pool;
-use super::memory_limits::MemoryEvent;
+use super::memory_limits::{MemoryEvent, OomCause};
 use super::worker::WorkerProcess;
 
 /// Maximum number of processes of one worker whose memory is sampled without a controller; reading
@@ -28,14 +28,16 @@ use super::worker::WorkerProcess;
 const MAX_SAMPLED_PROCESSES: usize = 64;
 
 impl WorkerProcess {
-    /// Returns true if the process was killed by SIGKILL and the out-of-memory killer has killed a
-    /// process in its cgroup. Must be called before the cgroup is removed.
-    pub(super) fn was_oom_killed(&self, exit: Exit) -> bool {
-        let Some(cgroup) = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory()) else { return false };
-        matches!(exit, Exit::Signal { signal, .. } if signal == nix::libc::SIGKILL)
-            && cgroup
-                .memory_events()
-                .is_ok_and(|counts| counts.oom_kill > self.memory_limits.initial_oom_kills)
+    /// Returns why the out-of-memory killer has killed a process in the cgroup; `None` if it has not,
+    /// or the process was not killed by SIGKILL. Must be called before the cgroup is removed.
+    pub(super) fn oom_cause(&self, exit: Exit, delegation: Option<&Delegation>) -> Option<OomCause> {
+        let cgroup = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory())?;
+        if !matches!(exit, Exit::Signal { signal, .. } if signal == nix::libc::SIGKILL) {
+            return None;
+        }
+        let counts = cgroup.memory_events().ok()?;
+        let limits = &self.memory_limits;
+        (counts.oom_kill > limits.initial_counts.oom_kill).then(|| limits.oom_cause(counts, delegation))
     }
 
     /// Lifts the memory limits: a zygote is not replaced for its memory usage.
@@ -50,13 +52,19 @@ impl WorkerProcess {
     }
 
     /// Appends the memory events since the last call to `events`.
-    fn poll_memory_events(&mut self, worker: WorkerId, events: &mut Vec<MemoryEvent>) {
+    fn poll_memory_events(
+        &mut self,
+        worker: WorkerId,
+        delegation: Option<&Delegation>,
+        events: &mut Vec<MemoryEvent>,
+    ) {
         let Some(cgroup) = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory()) else { return };
         // An unreadable cgroup means that the worker has exited, which `reap` reports.
         let Ok(counts) = cgroup.memory_events() else { return };
         let last = std::mem::replace(&mut self.memory_limits.last_counts, counts);
         if counts.oom_kill > last.oom_kill {
-            events.push(MemoryEvent::OomKill(worker));
+            let cause = self.memory_limits.oom_cause(counts, delegation);
+            events.push(MemoryEvent::OomKill(worker, cause));
         }
         let Some(soft) = self.memory_limits.soft.filter(|_| counts.high > last.high) else { return };
         // The page cache can also reach the limit, and is then reclaimed without harm, so only the
@@ -107,7 +115,8 @@ impl Pool {
             match size {
                 Ok(Some(bytes)) => total = Some(total.unwrap_or(0_u64).saturating_add(bytes)),
                 Ok(None) => {}
-                Err(error) if self.memory_monitor.read_error_logged => {
+                // Without a limit, only the figures in `rgun workers` and in the metrics are missing.
+                Err(error) if self.memory_monitor.read_error_logged || !process.memory_limits.is_limited => {
                     tracing::debug!(%error, rgun.pid = pid, "cannot read a worker's smaps_rollup, ignoring");
                 }
                 Err(error) => {
@@ -134,7 +143,7 @@ impl Pool {
         let mut events = Vec::new();
         for (worker, process) in &mut self.processes {
             if process.memory_limits.watch_id.is_none_or(|id| changed.contains(id)) {
-                process.poll_memory_events(*worker, &mut events);
+                process.poll_memory_events(*worker, self.delegation.as_ref(), &mut events);
             }
         }
         events

@@ -5,7 +5,7 @@ use rgun_channel::control::Role;
 
 use crate::error_chain::Chain;
 use crate::id::WorkerId;
-use crate::systemd::cgroup::WorkerCgroup;
+use crate::systemd::cgroup::{Delegation, WorkerCgroup};
 use crate::systemd::memory::{CgroupWatch, MemoryEventCounts, WatchId};
 
 use super::spawn_spec::SpawnSpec;
@@ -19,7 +19,18 @@ pub enum MemoryEvent {
     High(WorkerId),
     /// The out-of-memory killer has killed a process of the worker; if the worker has a limit, all
     /// of its processes.
-    OomKill(WorkerId),
+    OomKill(WorkerId, OomCause),
+}
+
+/// The limit because of which the out-of-memory killer has killed a process of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OomCause {
+    /// The worker's own hard limit, 1.5 times `workers.max_memory`.
+    WorkerLimit,
+    /// The limit of the unit for all of its processes (`MemoryMax=`).
+    UnitLimit,
+    /// The memory of the machine, or the limit of a slice above the unit.
+    Elsewhere,
 }
 
 /// The watch over all workers' cgroups, and the warnings that have been logged.
@@ -43,9 +54,26 @@ pub(super) struct MemoryLimits {
     pub(super) watch_id: Option<WatchId>,
     /// The event counts of the last poll.
     pub(super) last_counts: MemoryEventCounts,
-    /// Number of OOM kills before the worker started, because the cgroup may be an old one of the
-    /// same name.
-    pub(super) initial_oom_kills: u64,
+    /// The event counts before the worker started, because the cgroup may be an old one of the same
+    /// name.
+    pub(super) initial_counts: MemoryEventCounts,
+    /// Number of times that the unit had reached its own limit before the worker started.
+    pub(super) initial_unit_ooms: u64,
+    /// Whether `workers.max_memory` is set for the worker.
+    pub(super) is_limited: bool,
+}
+
+impl MemoryLimits {
+    /// Returns the cause of an OOM kill in the worker's cgroup, whose event counts are `counts`.
+    pub(super) fn oom_cause(&self, counts: MemoryEventCounts, delegation: Option<&Delegation>) -> OomCause {
+        if counts.oom > self.initial_counts.oom {
+            OomCause::WorkerLimit
+        } else if delegation.is_some_and(|delegation| delegation.unit_ooms() > self.initial_unit_ooms) {
+            OomCause::UnitLimit
+        } else {
+            OomCause::Elsewhere
+        }
+    }
 }
 
 impl MemoryMonitor {
@@ -62,7 +90,12 @@ impl MemoryMonitor {
 
     /// Sets the limits of a new worker's cgroup. A zygote has no limits: it serves no requests, and
     /// the pages that it shares with its workers are charged to it.
-    pub(super) fn set_limits(&mut self, spec: &SpawnSpec<'_>, cgroup: Option<&WorkerCgroup>) -> MemoryLimits {
+    pub(super) fn set_limits(
+        &mut self,
+        spec: &SpawnSpec<'_>,
+        cgroup: Option<&WorkerCgroup>,
+        delegation: Option<&Delegation>,
+    ) -> MemoryLimits {
         let soft = spec.max_memory.filter(|_| spec.role == Role::Worker);
         let Some(cgroup) = cgroup.filter(|cgroup| cgroup.has_memory()) else {
             if soft.is_some() && !self.absence_logged {
@@ -72,8 +105,9 @@ impl MemoryMonitor {
                      sampling PSS every 5 s instead, without a hard limit"
                 );
             }
-            return MemoryLimits::default();
+            return MemoryLimits { is_limited: soft.is_some(), ..MemoryLimits::default() };
         };
+        let is_limited = soft.is_some();
         let soft = soft.filter(|limit| match cgroup.limit_memory(*limit) {
             Ok(()) => true,
             Err(error) => {
@@ -92,6 +126,13 @@ impl MemoryMonitor {
                 .ok()
         });
         let counts = cgroup.memory_events().unwrap_or_default();
-        MemoryLimits { soft, watch_id, last_counts: counts, initial_oom_kills: counts.oom_kill }
+        MemoryLimits {
+            soft,
+            watch_id,
+            last_counts: counts,
+            initial_counts: counts,
+            initial_unit_ooms: delegation.map_or(0, Delegation::unit_ooms),
+            is_limited,
+        }
     }
 }

@@ -59,8 +59,8 @@ pub use self::extension::{EXTENSION, find_extension};
 pub use self::identity::{Credentials, UserIdentity};
 pub use self::leftovers::KilledLeftovers;
 use self::leftovers::Leftovers;
-pub use self::memory_limits::MemoryEvent;
 use self::memory_limits::MemoryMonitor;
+pub use self::memory_limits::{MemoryEvent, OomCause};
 pub use self::pending_forks::LostFork;
 use self::pending_forks::PendingForks;
 use self::process::WaitTarget;
@@ -107,9 +107,9 @@ pub struct WorkerExit {
     pub pid: u32,
     /// The exit status or signal.
     pub status: Exit,
-    /// The worker was killed by SIGKILL, and the kernel's out-of-memory killer has killed a process
-    /// in its cgroup.
-    pub oom_killed: bool,
+    /// The reason why the kernel's out-of-memory killer has killed a process in the worker's cgroup;
+    /// `None` if it has not, or the worker was not killed by SIGKILL.
+    pub oom_cause: Option<OomCause>,
 }
 
 impl Pool {
@@ -179,7 +179,7 @@ impl Pool {
         let (channel, map, worker_socket) = Channel::new(Geometry::standard(spec.slots().max()))?;
         let (worker_ends, daemon_ends) = self.create_output_pipes(spec)?;
         let cgroup = self.create_cgroup(spec);
-        let memory_limits = self.memory_monitor.set_limits(spec, cgroup.as_ref());
+        let memory_limits = self.memory_monitor.set_limits(spec, cgroup.as_ref(), self.delegation.as_ref());
         let spawned = spawn::spawn(
             spec,
             &self.extension,
@@ -264,7 +264,7 @@ impl Pool {
         self.leftovers.prune();
         for (worker, process) in &self.processes {
             if let Some((status, is_child)) = process.peek_exit() {
-                let oom_killed = process.was_oom_killed(status);
+                let oom_cause = process.oom_cause(status, self.delegation.as_ref());
                 if is_child {
                     if !process.keeps_children(status) {
                         // Before the worker is reaped, while its pid is still the id of its process
@@ -276,7 +276,7 @@ impl Pool {
                     cgroup.kill();
                 }
                 let pid = process.pid.as_raw().unsigned_abs();
-                exits.push(WorkerExit { worker: *worker, pid, status, oom_killed });
+                exits.push(WorkerExit { worker: *worker, pid, status, oom_cause });
             }
         }
         for WorkerExit { worker, status, .. } in &exits {

@@ -260,12 +260,12 @@ impl Daemon {
         let ended = self.pool.reap();
         self.awaiting_exit.retain(|(worker, _)| ended.iter().all(|exit| exit.worker != *worker));
         let mut events = Vec::new();
-        for WorkerExit { worker, status: exit, oom_killed, pid } in ended {
+        for WorkerExit { worker, status: exit, oom_cause, pid } in ended {
             // Handles the messages and completions that the worker sent before its exit.
             self.dispatcher.read_reports(worker);
             self.dispatcher.detach(worker);
-            if oom_killed {
-                self.operator_log.note_oom_kill(worker);
+            if let Some(cause) = oom_cause {
+                self.operator_log.note_oom_kill(worker, cause);
             }
             if let Some(result) = self.stack_dumps.on_exit(worker) {
                 events.extend(self.log_stacks(result));

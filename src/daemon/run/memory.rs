@@ -58,7 +58,7 @@ impl Daemon {
                     let bytes = self.pool.memory_usage(worker).unwrap_or(limit);
                     events.extend(self.report_over_limit(worker, bytes, limit));
                 }
-                MemoryEvent::OomKill(worker) => self.operator_log.note_oom_kill(worker),
+                MemoryEvent::OomKill(worker, cause) => self.operator_log.note_oom_kill(worker, cause),
             }
         }
         events

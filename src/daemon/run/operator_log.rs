@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use rgun_channel::control::Interface;
 
-use super::operator_text::{describe_python, describe_recycling, describe_service, explain_missing_module};
+use super::operator_text::{
+    describe_oom_kill, describe_python, describe_recycling, describe_reload, describe_service,
+    explain_missing_module,
+};
 use super::terminal_log::{self, TerminalLog};
 use crate::config::units::format_duration;
 use crate::config::{Config, Python};
@@ -16,6 +19,7 @@ use crate::dispatch::RequestInfo;
 use crate::id::{Generation, WorkerId, WorkerNr};
 use crate::journal::catalog::OperatorEvent;
 use crate::journal::requests::microseconds;
+use crate::pool::OomCause;
 use crate::supervise::{
     BootFailure, BootFailureKind, Exit, RecycleReason, Report, ResizeReason, WorkerState,
 };
@@ -30,8 +34,8 @@ pub(super) struct OperatorLog {
     reported: HashSet<WorkerId>,
     /// The requests that a worker was running when its control socket closed.
     lost_requests: HashMap<WorkerId, Vec<RequestInfo>>,
-    /// Workers in whose cgroup the OOM killer has killed a process.
-    oom_killed: HashSet<WorkerId>,
+    /// Workers in whose cgroup the OOM killer has killed a process, each with the last cause.
+    oom_kills: HashMap<WorkerId, OomCause>,
     /// Workers that others are forked from.
     zygotes: HashSet<WorkerId>,
     /// Whether any worker has been ready since the daemon's start.
@@ -103,8 +107,8 @@ impl OperatorLog {
     }
 
     /// Notes that the OOM killer has killed a process in the worker's cgroup.
-    pub(super) fn note_oom_kill(&mut self, worker: WorkerId) {
-        self.oom_killed.insert(worker);
+    pub(super) fn note_oom_kill(&mut self, worker: WorkerId, cause: OomCause) {
+        self.oom_kills.insert(worker, cause);
     }
 
     /// Notes that the worker is a zygote now.
@@ -122,7 +126,7 @@ impl OperatorLog {
         self.pids.remove(&worker);
         self.reported.remove(&worker);
         self.lost_requests.remove(&worker);
-        self.oom_killed.remove(&worker);
+        self.oom_kills.remove(&worker);
         self.zygotes.remove(&worker);
     }
 
@@ -185,9 +189,11 @@ impl OperatorLog {
                 message_id = OperatorEvent::DrainTimedOut.id(),
                 "requests are still running after timeouts.drain ({waited:.1?}): aborting them"
             ),
-            Report::ReloadStarted { generation } => self.log_reload(generation),
+            Report::ReloadStarted { generation, old_serve } => self.log_reload(generation, old_serve),
             Report::ReloadCompleted { generation, took } => self.log_reloaded(generation, took),
-            Report::ReloadFailed { generation, failure } => self.log_failed_reload(generation, &failure),
+            Report::ReloadFailed { generation, old_serve, failure } => {
+                self.log_failed_reload(generation, old_serve, &failure);
+            }
             Report::RolledBack { from, to, reason } => tracing::error!(
                 message_id = OperatorEvent::RolledBack.id(),
                 rgun.generation = to.0,
@@ -226,7 +232,7 @@ impl OperatorLog {
         );
     }
 
-    fn log_reload(&mut self, generation: Generation) {
+    fn log_reload(&mut self, generation: Generation, old_serve: bool) {
         if let Some(terminal) = &mut self.terminal {
             terminal.note_reload();
         }
@@ -234,7 +240,8 @@ impl OperatorLog {
             self.is_on_terminal(),
             message_id = OperatorEvent::ReloadStarted.id(),
             rgun.generation = generation.0,
-            "reloading: generation {generation} boots; the old workers keep serving"
+            "reloading: {}",
+            describe_reload(generation, old_serve)
         );
     }
 
@@ -251,7 +258,7 @@ impl OperatorLog {
         );
     }
 
-    fn log_failed_reload(&self, generation: Generation, failure: &BootFailure) {
+    fn log_failed_reload(&self, generation: Generation, old_serve: bool, failure: &BootFailure) {
         match failure.kind {
             BootFailureKind::Superseded | BootFailureKind::Stopped => {
                 tracing::info!(
@@ -260,7 +267,8 @@ impl OperatorLog {
                 );
             }
             _ if self.is_on_terminal() => {
-                terminal_log::show_failed_reload(failure.summary.lines().next().unwrap_or_default());
+                let reason = failure.summary.lines().next().unwrap_or_default();
+                terminal_log::show_failed_reload(reason, old_serve);
             }
             _ => tracing::error!(
                 message_id = OperatorEvent::ReloadFailed.id(),
@@ -372,7 +380,6 @@ impl OperatorLog {
     fn log_exit(&mut self, worker: WorkerId, exit: Exit, state: WorkerState, retry_in: Option<Duration>) {
         let pid = self.pid(worker);
         let lost = self.lost_requests.remove(&worker).unwrap_or_default();
-        let oom_killed = self.oom_killed.contains(&worker);
         // A worker in standby is the zygote or will serve again; it was not asked to exit.
         let expected = !matches!(state, WorkerState::Ready | WorkerState::Standby | WorkerState::Retiring)
             || (state == WorkerState::Retiring && exit == Exit::Code(0));
@@ -381,11 +388,7 @@ impl OperatorLog {
             tracing::debug!(rgun.worker = number, rgun.pid = pid, "{name} {exit}");
             return;
         }
-        let why = if oom_killed {
-            " (out of memory: it reached workers.max_memory, or all processes together the limit of the unit)"
-        } else {
-            ""
-        };
+        let why = self.oom_kills.get(&worker).copied().map_or("", describe_oom_kill);
         let with = match lost.as_slice() {
             [] => String::new(),
             [one] => format!(" with {} {} (request id {})", one.method, one.path, one.request_id),

@@ -7,6 +7,8 @@ use rgun_channel::control::Interface;
 
 use crate::config::{Config, Count, Python, PythonSource, units};
 use crate::escape::escape_path;
+use crate::id::Generation;
+use crate::pool::OomCause;
 use crate::supervise::{RecycleReason, name_of_signal};
 
 /// `mysite.wsgi:application is WSGI: 5 workers with 1 thread each, request timeout 30s`. A default
@@ -33,6 +35,16 @@ pub(super) fn describe_service(config: &Config, interface: Interface, cores: usi
     format!("{} is {interface}: {workers}{threads}{each}{more}, {timeout}", config.app.target)
 }
 
+/// Says what a reload does while the new generation boots. `old_serve`: a worker of the old one is ready.
+pub(super) fn describe_reload(generation: Generation, old_serve: bool) -> String {
+    let meanwhile = if old_serve {
+        "the old workers keep serving"
+    } else {
+        "no old worker is ready: requests wait or get 503 until a new one is"
+    };
+    format!("generation {generation} boots; {meanwhile}")
+}
+
 /// `/usr/bin/python3 (python3 on PATH)`.
 pub(super) fn describe_python(python: &Python) -> String {
     format!("{} ({})", escape_path(&python.path), python.source)
@@ -48,6 +60,19 @@ pub(crate) fn explain_missing_module(python: &Python) -> String {
         _ => "install the module there, or name another interpreter with --python or app.python",
     };
     format!("; the interpreter is {}: {remedy}", describe_python(python))
+}
+
+/// Returns the addition to the entry about a worker that the OOM killer has killed.
+pub(super) fn describe_oom_kill(cause: OomCause) -> &'static str {
+    match cause {
+        OomCause::WorkerLimit => " (out of memory: it reached its hard limit, 1.5 times workers.max_memory)",
+        OomCause::UnitLimit => {
+            " (out of memory: all processes of the unit together reached the unit's limit, MemoryMax=)"
+        }
+        OomCause::Elsewhere => {
+            " (out of memory: neither the worker nor the unit reached a limit, but the machine or a slice above the unit)"
+        }
+    }
 }
 
 pub(super) fn describe_recycling(reason: RecycleReason) -> String {

@@ -3,6 +3,7 @@
 
 use super::buffer_limits::BufferLimits;
 use super::messages::MainMessage;
+use super::operator_text::describe_reload;
 use super::system::{self, spool_directory};
 use super::{Daemon, generations, probe};
 use crate::cli::Invocation;
@@ -67,7 +68,7 @@ impl Daemon {
                 self.generations.add(generation, invocation.config, tls.map(|tls| tls.context), identity);
                 self.set_timers();
                 if let Some(client) = client {
-                    let message = format!("generation {generation} boots; the old workers keep serving");
+                    let message = describe_reload(generation, self.supervisor.any_ready());
                     for message in [Some(message), pending].into_iter().flatten() {
                         client.progress(&ReloadReply { message, generation: generation.0 });
                     }

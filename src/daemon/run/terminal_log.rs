@@ -159,9 +159,10 @@ fn seconds(duration: Duration) -> String {
     format!("{:.2} s", duration.as_secs_f64())
 }
 
-/// Shows that a reload failed. `reason` is one line.
-pub(super) fn show_failed_reload(reason: &str) {
-    show!(error, "reload failed: {reason}; the old code keeps serving");
+/// Shows that a reload failed. `reason` is one line. `old_serves`: a worker with the old code is ready.
+pub(super) fn show_failed_reload(reason: &str, old_serves: bool) {
+    let old = if old_serves { "the old code keeps serving" } else { "no worker with the old code is ready" };
+    show!(error, "reload failed: {reason}; {old}");
 }
 
 /// Shows that the daemon stops, and how many requests it finishes first. `is_interrupt`: Ctrl-C

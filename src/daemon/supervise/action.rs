@@ -200,6 +200,8 @@ pub enum Report {
     ReloadStarted {
         /// The new generation.
         generation: Generation,
+        /// Whether the workers of the live generation serve meanwhile.
+        old_serve: bool,
     },
     /// A reload has succeeded: its generation is live.
     ReloadCompleted {
@@ -208,11 +210,13 @@ pub enum Report {
         /// The time since the reload was requested.
         took: Duration,
     },
-    /// A reload has failed; the live generation keeps serving. If a boot failed, its
-    /// `WorkerBootFailed` had the traceback.
+    /// A reload has failed; the live generation stays. If a boot failed, its `WorkerBootFailed` had the
+    /// traceback.
     ReloadFailed {
         /// The generation that does not go live.
         generation: Generation,
+        /// Whether the workers of the live generation serve.
+        old_serve: bool,
         /// The failure that stops the reload.
         failure: BootFailure,
     },

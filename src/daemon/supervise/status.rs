@@ -195,6 +195,9 @@ impl Supervisor {
         if let Some(fatal_exit) = &self.fatal_exit {
             return format!("failed to start: {}", fatal_exit.reason);
         }
+        if self.is_unused {
+            return "asleep: no request came for daemon.idle_exit; the next connection to the socket starts rgun".to_owned();
+        }
         let (n, doing) = match self.phase {
             DaemonPhase::Draining { .. } => (self.count(WorkerRecord::is_current), "draining"),
             _ => (self.workers.len(), "exiting"),

@@ -262,7 +262,8 @@ impl Supervisor {
         self.workers.values().map(|worker| worker.id).collect()
     }
 
-    pub(super) fn any_ready(&self) -> bool {
+    /// Returns whether a worker of the live generation can serve.
+    pub fn any_ready(&self) -> bool {
         self.workers.values().any(WorkerRecord::is_ready)
     }
 

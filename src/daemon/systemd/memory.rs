@@ -24,7 +24,7 @@ use std::path::Path;
 
 use rustix::fs::inotify;
 
-use super::cgroup::{CgroupError, WorkerCgroup, own_cgroup, read, write};
+use super::cgroup::{CgroupError, Delegation, WorkerCgroup, own_cgroup, read, write};
 
 /// Counters of `memory.events` since the cgroup was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -118,6 +118,15 @@ impl WorkerCgroup {
     /// If the file cannot be read.
     pub fn memory_events(&self) -> Result<MemoryEventCounts, CgroupError> {
         Ok(MemoryEventCounts::parse(&read(&self.file("memory.events"))?))
+    }
+}
+
+impl Delegation {
+    /// Returns how often the processes of the unit together reached its hard limit (`MemoryMax=`) and
+    /// could not free memory. 0 if the kernel does not count this (`memory.events.local`, Linux 5.3).
+    pub fn unit_ooms(&self) -> u64 {
+        read(&self.service_cgroup().join("memory.events.local"))
+            .map_or(0, |text| MemoryEventCounts::parse(&text).oom)
     }
 }
 

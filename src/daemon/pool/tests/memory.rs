@@ -3,7 +3,9 @@
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::super::memory_limits::MemoryLimits;
 use super::*;
+use crate::systemd::memory::MemoryEventCounts;
 
 /// Variable that names a cgroup2 directory with `memory` in its `cgroup.subtree_control`, for the
 /// test with the kernel.
@@ -95,13 +97,37 @@ fn soft_limit_is_reported_once_and_lifted() {
         assert_eq!(fixture.pool.take_memory_events(), [], "reported once");
 
         fs::write(cgroup.join("memory.events"), "high 3\noom_kill 1\n").unwrap();
-        assert_eq!(fixture.pool.take_memory_events(), [MemoryEvent::OomKill(worker(0, 1))]);
+        assert_eq!(
+            fixture.pool.take_memory_events(),
+            [MemoryEvent::OomKill(worker(0, 1), OomCause::Elsewhere)]
+        );
+        fs::write(cgroup.join("memory.events"), "high 3\noom 1\noom_kill 2\n").unwrap();
         fixture.pool.kill(worker(0, 1));
         let exit = fixture.next_exit();
-        assert_eq!((exit.worker, exit.oom_killed), (worker(0, 1), true));
+        assert_eq!((exit.worker, exit.oom_cause), (worker(0, 1), Some(OomCause::WorkerLimit)));
         fixture.pool.kill(worker(1, 2));
-        assert!(!fixture.next_exit().oom_killed, "SIGKILL without an oom_kill count");
+        assert_eq!(fixture.next_exit().oom_cause, None, "SIGKILL without an oom_kill count");
     });
+}
+
+#[test]
+fn cause_of_an_oom_kill_is_the_limit_that_was_reached() {
+    let directory = scratch_dir("oom-cause");
+    let delegation = Delegation::fake(directory.join("workers"), &[Controller::Memory]);
+    let unit_events = |ooms: u64| {
+        fs::write(directory.join("memory.events.local"), format!("max 9\noom {ooms}\noom_kill 0\n")).unwrap();
+    };
+    unit_events(3);
+    let limits = MemoryLimits { initial_unit_ooms: delegation.unit_ooms(), ..MemoryLimits::default() };
+    let cause = |ooms: u64| {
+        let counts = MemoryEventCounts { oom: ooms, oom_kill: 1, ..MemoryEventCounts::default() };
+        limits.oom_cause(counts, Some(&delegation))
+    };
+    assert_eq!(limits.initial_unit_ooms, 3);
+    assert_eq!([cause(1), cause(0)], [OomCause::WorkerLimit, OomCause::Elsewhere]);
+    unit_events(4);
+    assert_eq!([cause(1), cause(0)], [OomCause::WorkerLimit, OomCause::UnitLimit]);
+    fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]
@@ -112,7 +138,7 @@ fn plain_exit_does_not_count_as_oom_kill() {
         fixture.spawn(worker(0, 1));
         fs::write(cgroup.join("memory.events"), "oom_kill 1\n").unwrap();
         let exit = fixture.next_exit();
-        assert_eq!((exit.status, exit.oom_killed), (Exit::Code(3), false));
+        assert_eq!((exit.status, exit.oom_cause), (Exit::Code(3), None));
     });
 }
 
@@ -195,11 +221,11 @@ fn kernel_reports_soft_limit_and_kills_at_hard_limit() {
 
         touch(&fixture, "grow-more");
         let exit = fixture.next_exit();
-        assert_eq!((exit.worker, exit.oom_killed), (ids[0], true), "{exit:?}");
+        assert_eq!((exit.worker, exit.oom_cause), (ids[0], Some(OomCause::WorkerLimit)), "{exit:?}");
         assert_eq!(exit.status, Exit::Signal { signal: 9, core_dumped: false });
         fixture.pool.kill(ids[1]);
         let exit = fixture.next_exit();
-        assert_eq!((exit.worker, exit.oom_killed), (ids[1], false), "{exit:?}");
+        assert_eq!((exit.worker, exit.oom_cause), (ids[1], None), "{exit:?}");
         eventually("no cgroup is left", || fixture.pool.remove_stale_cgroups() == 0);
     });
 }

@@ -231,7 +231,7 @@ fn exit_is_returned_once_with_status_and_pid() {
         assert!(!fixture.pool.is_empty());
         let exit = fixture.next_exit();
         let expected =
-            WorkerExit { worker: worker(0, 1), pid: spawned.pid, status: Exit::Code(7), oom_killed: false };
+            WorkerExit { worker: worker(0, 1), pid: spawned.pid, status: Exit::Code(7), oom_cause: None };
         assert_eq!(exit, expected);
         assert!(fixture.pool.is_empty());
         assert_eq!(fixture.pool.reap(), []);

@@ -16,7 +16,7 @@ fn reload_boots_canary_then_rest_and_switches_at_once() {
     assert_eq!(
         began,
         [
-            Action::Report(Report::ReloadStarted { generation: Generation(2) }),
+            Action::Report(Report::ReloadStarted { generation: Generation(2), old_serve: true }),
             Action::NotifyReloading,
             spawn_of(2, 0, 4),
             Action::ExtendTimeout(30 * SECOND),
@@ -81,7 +81,11 @@ fn canary_boot_failure_leaves_the_old_generation_live() {
             Action::ForgetGeneration { generation: Generation(2) },
             Action::AnswerReload { generation: Generation(2), outcome: Err(import_error()) },
             Action::NotifyReady,
-            Action::Report(Report::ReloadFailed { generation: Generation(2), failure: import_error() }),
+            Action::Report(Report::ReloadFailed {
+                generation: Generation(2),
+                old_serve: true,
+                failure: import_error()
+            }),
             Action::Status(
                 "2/2 workers ready; reload failed: ImportError (x.py, line 1) (generation 1 keeps serving)"
                     .to_owned()

@@ -82,9 +82,13 @@ fn unused_daemon_drains_and_exits_with_79() {
         ],
         "without the delay for load balancers"
     );
+    // systemctl status shows the last line of a service that sleeps, too.
+    let line = "asleep: no request came for daemon.idle_exit; the next connection to the socket starts rgun";
+    assert_eq!(status(&actions), Some(line));
     assert_eq!(harness.send(unused()), []);
     let drained = harness.send(Event::EdgeDrained);
     assert!(drained.contains(&Action::Terminate { worker: worker(0, 1) }), "{drained:?}");
+    assert_eq!(status(&drained), None, "the line stays");
     assert_eq!(harness.exit(worker(0, 1)).last(), Some(&Action::Exit { status: 79, reason: None }));
 }
 
