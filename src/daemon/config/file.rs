@@ -46,8 +46,11 @@ pub(crate) fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> O
     let (document, mut faults) = DeTable::parse_recoverable(text);
     if !faults.is_empty() {
         faults.sort_by_key(|fault| fault.span().map_or(0, |span| span.start));
+        let line = |fault: &toml::de::Error| line_of(text, fault.span().map_or(0, |span| span.start));
+        // The parser goes on in the same line, and reports the rest of a wrong value, too.
+        faults.dedup_by_key(|fault| line(fault));
         errors.extend(faults.iter().map(|fault| {
-            let line = line_of(text, fault.span().map_or(0, |span| span.start));
+            let line = line(fault);
             let reason = format!("is not TOML: {}", fault.message());
             broken(format!("{}:{line}", path.display()), &reason, quoting_hint(text, line))
         }));

@@ -14,6 +14,7 @@ pub struct StatusReply {
     pub generation: u64,
     pub pending_generation: Option<u64>,
     pub draining: bool,
+    pub unavailable: Option<String>,
     pub workers_ready: usize,
     pub workers_desired: usize,
     pub running: usize,

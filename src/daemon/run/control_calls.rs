@@ -53,6 +53,7 @@ impl Daemon {
             generation: snapshot.generation.0,
             pending_generation: snapshot.pending.map(|generation| generation.0),
             draining: self.supervisor.is_draining(),
+            unavailable: snapshot.unavailable.as_deref().map(printable),
             workers_ready: snapshot.ready,
             workers_desired: snapshot.desired,
             running: load.assigned,

@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::unistd::geteuid;
+use serde_json::Map;
 
 use crate::cli::control::SOCKET;
 use crate::cli::service::Service;
 use crate::cli::unit_state::{UnitState, show};
+use crate::control::{CallError, ControlClient, StatusReply};
 
 /// The outcome of `rgun check`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,14 +26,32 @@ pub(super) enum CheckOutcome {
 }
 
 /// The control socket of the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ControlState {
-    /// There is no socket, or its directory cannot be entered by this user.
+    /// There is no socket, or this user may not use it.
     Absent,
-    /// A daemon listens.
-    Answers,
+    /// A daemon listens, and has replied to Status.
+    Answers(Box<StatusReply>),
+    /// A daemon listens, but does not reply to this user, or is another version.
+    Denies,
+    /// A daemon listens, but has not replied within [`REPLY_TIMEOUT`].
+    Silent,
     /// The file exists, but no process listens.
     Refuses,
+}
+
+/// Maximum wait for the reply of the daemon.
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// OOM kills in the service's cgroup since it was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct OomKills {
+    /// Number of processes that the kernel killed.
+    pub(super) killed: u64,
+    /// Whether all processes together have reached the limit of the unit.
+    pub(super) reached_unit_limit: bool,
+    /// Whether workers have a limit of their own (`workers.max_memory`).
+    pub(super) has_worker_limit: bool,
 }
 
 /// All facts about a service.
@@ -50,8 +70,7 @@ pub(super) struct Facts {
     pub(super) socket_log: String,
     /// Whether the kernel reports memory pressure on the service (PSI).
     pub(super) has_pressure: bool,
-    /// Number of processes of the service that the kernel killed for lack of memory.
-    pub(super) oom_kills: u64,
+    pub(super) oom: OomKills,
 }
 
 impl Facts {
@@ -74,7 +93,7 @@ impl Facts {
             last_error: last_error(&service_unit),
             socket_log: socket_log(&socket_unit),
             has_pressure: has_pressure(service.get("ControlGroup")),
-            oom_kills: oom_kills(service.get("ControlGroup")),
+            oom: oom_kills(service.get("ControlGroup")),
             service,
             socket,
             metrics,
@@ -119,12 +138,22 @@ fn errors_of(text: &str) -> &str {
     text.get(begin.map_or(0, |line_end| line_end + 1)..).unwrap_or(text).trim_end()
 }
 
+/// Asks the daemon for its state.
 fn control_state(path: &Path) -> ControlState {
-    match UnixStream::connect(path) {
-        // The daemon ignores a connection without a command.
-        Ok(_) => ControlState::Answers,
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => ControlState::Refuses,
-        Err(_) => ControlState::Absent,
+    let mut client = match ControlClient::connect(path) {
+        Ok(client) => client,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return ControlState::Refuses,
+        Err(_) => return ControlState::Absent,
+    };
+    let reply = client
+        .set_timeout(REPLY_TIMEOUT)
+        .map_err(CallError::from)
+        .and_then(|()| client.call("io.rgun.Server.Status", Map::new(), None));
+    match reply {
+        Ok(reply) => serde_json::from_value(reply)
+            .map_or(ControlState::Denies, |status| ControlState::Answers(Box::new(status))),
+        Err(CallError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => ControlState::Silent,
+        Err(_) => ControlState::Denies,
     }
 }
 
@@ -178,17 +207,29 @@ fn has_pressure(cgroup: &str) -> bool {
     Path::new("/proc/pressure/memory").exists() && (!is_cgroup || directory.join("memory.pressure").exists())
 }
 
-/// Returns the number of OOM kills in a cgroup and its descendants (`memory.events`).
-fn oom_kills(cgroup: &str) -> u64 {
+/// Returns the OOM kills in a service's cgroup and its descendants.
+fn oom_kills(cgroup: &str) -> OomKills {
     if cgroup.is_empty() {
-        return 0;
+        return OomKills::default();
     }
-    let path = Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/')).join("memory.events");
-    parse_oom_kills(&fs::read_to_string(path).unwrap_or_default())
+    oom_kills_in(&Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/')))
 }
 
-fn parse_oom_kills(events: &str) -> u64 {
-    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+fn oom_kills_in(cgroup: &Path) -> OomKills {
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let workers = fs::read_dir(cgroup.join("workers")).into_iter().flatten().flatten();
+    let mut limits = workers.map(|worker| read(worker.path().join("memory.max")));
+    OomKills {
+        killed: count(&read(cgroup.join("memory.events")), "oom_kill"),
+        reached_unit_limit: count(&read(cgroup.join("memory.events.local")), "oom") > 0,
+        has_worker_limit: limits.any(|limit| limit.trim().parse::<u64>().is_ok()),
+    }
+}
+
+/// Returns a counter of `memory.events`.
+fn count(events: &str, name: &str) -> u64 {
+    let mut counters = events.lines().filter_map(|line| line.split_once(' '));
+    let count = counters.find_map(|(counter, count)| (counter == name).then_some(count));
     count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
@@ -211,8 +252,19 @@ mod tests {
     }
 
     #[test]
-    fn oom_kills_are_counted_without_group_kills() {
-        assert_eq!(parse_oom_kills("max 3\noom 2\noom_kill 2\noom_group_kill 1\n"), 2);
-        assert_eq!(parse_oom_kills(""), 0);
+    fn oom_kills_are_read_with_the_limits() {
+        let directory = crate::config::testing::TestDir::new();
+        let cgroup = directory.path();
+        assert_eq!(oom_kills_in(cgroup), OomKills::default());
+        let events = "max 3\noom 2\noom_kill 2\noom_group_kill 1\n";
+        fs::write(cgroup.join("memory.events"), events).unwrap();
+        let worker = cgroup.join("workers/g1-w0-1");
+        fs::create_dir_all(&worker).unwrap();
+        fs::write(worker.join("memory.max"), "max\n").unwrap();
+        assert_eq!(oom_kills_in(cgroup), OomKills { killed: 2, ..OomKills::default() });
+        fs::write(cgroup.join("memory.events.local"), "max 3\noom 1\noom_kill 0\n").unwrap();
+        fs::write(worker.join("memory.max"), "1000\n").unwrap();
+        let all = OomKills { killed: 2, reached_unit_limit: true, has_worker_limit: true };
+        assert_eq!(oom_kills_in(cgroup), all);
     }
 }

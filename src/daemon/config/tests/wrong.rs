@@ -5,6 +5,17 @@ use super::super::checker::Layers;
 use super::super::testing::as_nobody;
 use super::*;
 
+#[test]
+fn syntax_error_is_one_error_for_a_line() {
+    let case = Case::new();
+    for text in ["[workers]\ncount = 4 threads = 2\n", "[timeouts]\nrequest = 30s\n", "[app\n"] {
+        let errors = case.with(text).unwrap_err();
+        assert_eq!(errors.matches("is not TOML").count(), 1, "{text}: {errors}");
+    }
+    let both = case.with("[timeouts]\nrequest = 30s\n[workers]\ncount = x y\n").unwrap_err();
+    assert_eq!(both.matches("is not TOML").count(), 2, "{both}");
+}
+
 /// Section, line, and parts of the expected error: reason and hint.
 const WRONG: &[(&str, &str, &str, &str)] = &[
     ("compression", "algorithms = [\"brotli\"]", "\"brotli\" is not one of the choices", "\"br\""),

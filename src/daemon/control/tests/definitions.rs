@@ -137,6 +137,7 @@ fn status() -> StatusReply {
         generation: 1,
         pending_generation: Some(2),
         draining: false,
+        unavailable: Some(String::new()),
         workers_ready: 1,
         workers_desired: 1,
         running: 1,

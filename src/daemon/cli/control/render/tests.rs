@@ -9,6 +9,7 @@ fn status_reply() -> StatusReply {
         generation: 12,
         pending_generation: None,
         draining: false,
+        unavailable: None,
         workers_ready: 3,
         workers_desired: 4,
         running: 5,

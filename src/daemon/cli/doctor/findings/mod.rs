@@ -1,9 +1,10 @@
 //! What `rgun doctor` concludes from the facts: each finding with its remedy.
 
 use super::exec_failures::EXEC_FAILURES;
-use super::facts::{CheckOutcome, ControlState, Facts};
+use super::facts::{CheckOutcome, ControlState, Facts, OomKills, REPLY_TIMEOUT};
 use crate::cli::service::Service;
 use crate::control::NO_METRICS;
+use crate::exit_status::EX_CONFIG;
 
 /// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,11 +152,18 @@ impl Findings<'_> {
             ),
             "oom-kill" => self.problem(
                 format!("{unit} ended, because the kernel killed the daemon for lack of memory"),
-                "set workers.max_memory, use fewer workers, or raise MemoryMax= of the unit",
+                "limit the workers (set workers.max_memory, or lower it), use fewer workers, or raise MemoryMax= of the \
+                 unit",
             ),
+            // rgun asks for more time (EXTEND_TIMEOUT_USEC=) while the first boot, a reload or a stop is in
+            // progress; timeouts.boot and timeouts.drain thus may be longer than the unit's timeouts.
             "timeout" => self.problem(
-                format!("{unit} was not ready, or had not stopped, within the unit's timeout"),
-                "timeouts.boot must be shorter than TimeoutStartSec=, and timeouts.drain shorter than TimeoutStopSec=",
+                format!(
+                    "{unit} was not ready within TimeoutStartSec=, because its application did not boot, or its processes \
+                     had not ended within TimeoutStopSec={}",
+                    self.last_error_text()
+                ),
+                format!("journalctl -u {unit} names the cause; repair it, then run: systemctl restart {unit}"),
             ),
             "watchdog" => self.problem(
                 format!("{unit} was killed, because its event loop did not run for WatchdogSec="),
@@ -169,6 +177,9 @@ impl Findings<'_> {
                         format!("systemd could not start {unit}: {status}/{}", fill(what)),
                         fill(remedy),
                     ),
+                    // The check has found the same, with the place.
+                    None if status.parse() == Ok(EX_CONFIG)
+                        && matches!(facts.check, CheckOutcome::Wrong(_)) => {}
                     None => self.problem(
                         format!("{unit} exited with status {status}{}", self.last_error_text()),
                         format!("repair the cause, then run: systemctl restart {unit}"),
@@ -194,14 +205,11 @@ impl Findings<'_> {
                 format!("journalctl -u {unit} -p warning has the reason"),
             );
         }
-        let line = state.get("StatusText");
         if matches!(state.get("ActiveState"), "active" | "reloading" | "activating")
-            && line.starts_with("0/")
-            // The reason follows the numbers; notes follow after a semicolon.
-            && line.split("; ").next().is_some_and(|workers| workers.contains(": "))
+            && let Some(reason) = self.find_outage()
         {
             self.problem(
-                format!("{unit} answers 503, because no worker is ready: {line}"),
+                format!("{unit} answers 503, because no worker is ready: {reason}"),
                 "repair the cause; rgun tries again by itself",
             );
         }
@@ -215,6 +223,19 @@ impl Findings<'_> {
         }
     }
 
+    /// Returns why requests are answered 503; `None` if they are served, or wait for a worker that boots.
+    fn find_outage(&self) -> Option<String> {
+        let facts = self.facts;
+        if let ControlState::Answers(status) = &facts.control {
+            return status.unavailable.clone();
+        }
+        // Without a reply, only the status line is left.
+        let line = facts.service.get("StatusText");
+        // The reason follows the numbers; notes follow after a semicolon.
+        let has_reason = line.split("; ").next().is_some_and(|workers| workers.contains(": "));
+        (line.starts_with("0/") && has_reason).then(|| line.to_owned())
+    }
+
     /// Returns the last error as an addition to a sentence.
     fn last_error_text(&self) -> String {
         self.facts.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
@@ -222,6 +243,13 @@ impl Findings<'_> {
 
     fn check_control_socket(&mut self) {
         let (unit, path) = (self.names.service_unit(), self.facts.control_path.display());
+        if self.facts.control == ControlState::Silent {
+            let seconds = REPLY_TIMEOUT.as_secs();
+            self.problem(
+                format!("the daemon has not answered on {path} for {seconds} s, so its main thread hangs"),
+                format!("report it with: journalctl -u {unit}; then run: systemctl restart {unit}"),
+            );
+        }
         if self.facts.control == ControlState::Refuses {
             let remedy = if self.facts.service.is_active() {
                 format!("systemctl restart {unit}")
@@ -240,13 +268,27 @@ impl Findings<'_> {
         let is_failed = !matches!(state.get("Result"), "success" | "");
         if state.is_loaded() && is_failed {
             let address = state.get("Listen").trim_end_matches(" (Stream)");
-            self.warning(
-                format!("{unit} cannot listen at {address}, so there are no metrics ({})", state.get("Result")),
-                format!(
-                    "journalctl -u {unit} has the reason; ss -ltnp names a program that uses the address; then run: \
-                     systemctl reset-failed {unit}; systemctl restart {service}"
+            let again = format!("systemctl reset-failed {unit}; systemctl restart {service}");
+            match state.get("Result") {
+                "resources" => self.warning(
+                    format!("{unit} cannot listen at {address}, so there are no metrics"),
+                    format!(
+                        "journalctl -u {unit} has the reason; ss -ltnp names a program that uses the address; then run: \
+                         {again}"
+                    ),
                 ),
-            );
+                "service-start-limit-hit" | "trigger-limit-hit" | "start-limit-hit" => self.warning(
+                    format!(
+                        "{unit} was closed, because the service failed to start several times in a short time; there are \
+                         no metrics"
+                    ),
+                    format!("repair the cause, then run: {again}"),
+                ),
+                result => self.warning(
+                    format!("{unit} has failed ({result}), so there are no metrics"),
+                    format!("journalctl -u {unit} has the reason; then run: {again}"),
+                ),
+            }
         } else if state.is_loaded() && state.is_enabled() && facts.service.is_active() && !state.is_active() {
             self.warning(
                 format!("{unit} is enabled but not open, because {service} was already running"),
@@ -255,19 +297,36 @@ impl Findings<'_> {
         }
         if facts.service.is_active() && facts.service.get("StatusText").contains(NO_METRICS) {
             self.warning(
-                "no metrics are served at an address of metrics.bind; the status line has the reason",
+                "no metrics are served at some of the addresses of metrics.bind; the status line has the reason",
                 format!("free the address, or correct metrics.bind; then run: systemctl restart {service}"),
             );
         }
     }
 
     fn check_memory(&mut self) {
-        let kills = self.facts.oom_kills;
-        if kills > 0 {
-            self.warning(
-                format!("the kernel has killed {kills} processes of {} for lack of memory", self.names.service_unit()),
+        let OomKills { killed, reached_unit_limit, has_worker_limit } = self.facts.oom;
+        if killed == 0 {
+            return;
+        }
+        let unit = self.names.service_unit();
+        let processes = if killed == 1 { "a process" } else { &format!("{killed} processes") };
+        let what = format!("the kernel has killed {processes} of {unit} for lack of memory");
+        match (reached_unit_limit, has_worker_limit) {
+            (true, _) => self.warning(
+                format!("{what}; the service has reached the limit of the unit"),
+                format!("raise MemoryMax= (systemctl edit {unit}), lower workers.max_memory, or use fewer workers"),
+            ),
+            (false, true) => self.warning(
+                format!("{what}; workers are limited by workers.max_memory, which one may have exceeded by half"),
+                format!(
+                    "journalctl -u {unit} -p warning names the worker, its requests and the limit: repair the request, \
+                     or raise workers.max_memory"
+                ),
+            ),
+            (false, false) => self.warning(
+                what,
                 "set workers.max_memory, so that a worker is replaced before it is killed, or use fewer workers",
-            );
+            ),
         }
     }
 
@@ -298,172 +357,4 @@ impl Findings<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::unit_state::UnitState;
-
-    const WELL: &str =
-        "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\nResult=success\nUser=rgun-shop\n";
-
-    fn shop() -> Service {
-        Service::new(Some("shop".into())).unwrap()
-    }
-
-    fn facts(service: &str, socket: &str) -> Facts {
-        // Later lines replace earlier ones.
-        let state = |more: &str| UnitState::parse(&format!("{WELL}{more}"));
-        Facts {
-            service: state(service),
-            socket: state(socket),
-            metrics: UnitState::parse("LoadState=loaded\nActiveState=inactive\nResult=success\n"),
-            check: CheckOutcome::Sound(String::new()),
-            control: ControlState::Answers,
-            control_path: "/run/rgun-shop/control".into(),
-            last_error: None,
-            socket_log: String::new(),
-            has_pressure: true,
-            oom_kills: 0,
-        }
-    }
-
-    /// Returns the severity and the text of the only finding.
-    fn only(facts: &Facts) -> (Severity, String) {
-        let found = judge(&shop(), facts);
-        let [finding] = found.as_slice() else { panic!("{found:?}") };
-        (finding.severity, format!("{} | {}", finding.what, finding.remedy))
-    }
-
-    #[test]
-    fn running_service_has_no_findings() {
-        assert_eq!(judge(&shop(), &facts("", "")), []);
-    }
-
-    #[test]
-    fn service_that_waits_for_a_connection_has_no_findings() {
-        let facts = Facts { control: ControlState::Absent, ..facts("ActiveState=inactive\n", "") };
-        assert_eq!(judge(&shop(), &facts), []);
-    }
-
-    #[test]
-    fn failed_start_is_named_with_its_remedy() {
-        for (service, what, remedy) in [
-            ("Result=exit-code\nExecMainStatus=217", "217/USER: there is no user rgun-shop", "rgun init"),
-            ("Result=exit-code\nExecMainStatus=226", "226/NAMESPACE", "ReadWritePaths=-/path"),
-            ("Result=exit-code\nExecMainStatus=78", "exited with status 78: no module", "systemctl restart"),
-            ("Result=start-limit-hit", "no longer started", "systemctl reset-failed rgun@shop.service"),
-            ("Result=oom-kill", "lack of memory", "workers.max_memory"),
-            ("Result=timeout", "within the unit's timeout", "TimeoutStartSec="),
-            ("Result=signal", "has failed (signal)", "journalctl -u rgun@shop.service"),
-        ] {
-            let failed = format!("ActiveState=failed\n{service}\n");
-            let facts = Facts { last_error: Some("no module".into()), ..facts(&failed, "") };
-            let (severity, text) = only(&facts);
-            assert_eq!(severity, Severity::Problem);
-            assert!(text.contains(what) && text.contains(remedy), "{text}");
-        }
-    }
-
-    #[test]
-    fn service_without_a_ready_worker_is_a_problem() {
-        for numbers in ["0/2 workers ready", "0/2 workers ready, 1 booting", "0/2 workers ready, no zygote"] {
-            for active in ["active", "activating"] {
-                let line =
-                    format!("{numbers}: hooks.post_fork: there is no module; the last reload was refused");
-                let (severity, text) =
-                    only(&facts(&format!("ActiveState={active}\nStatusText={line}\n"), ""));
-                assert_eq!(severity, Severity::Problem);
-                assert!(text.contains(&format!("no worker is ready: {line}")), "{text}");
-            }
-        }
-        assert_eq!(judge(&shop(), &facts("StatusText=0/2 workers ready\n", "")), [], "they boot");
-    }
-
-    #[test]
-    fn socket_that_cannot_listen_is_named() {
-        let failed = "ActiveState=failed\nResult=resources\nListen=127.0.0.1:8000 (Stream)\n";
-        let log = "Failed to create listening socket (127.0.0.1:8000): Address already in use".to_owned();
-        let (_, text) = only(&Facts { socket_log: log, ..facts("", failed) });
-        assert!(
-            text.contains("cannot listen at 127.0.0.1:8000: another program uses")
-                && text.contains("ss -ltnp"),
-            "{text}"
-        );
-        let (_, text) = only(&facts("", "ActiveState=failed\nResult=service-start-limit-hit\n"));
-        assert!(text.contains("rgun@shop.socket was closed"), "{text}");
-        assert!(text.ends_with("systemctl start rgun@shop.socket rgun@shop.service"), "{text}");
-        let (_, text) = only(&facts("ActiveState=inactive\n", "ActiveState=inactive\n"));
-        assert!(text.contains("systemctl enable --now rgun@shop.socket"), "{text}");
-    }
-
-    #[test]
-    fn missing_metrics_are_a_warning() {
-        let metrics = |more: &str| {
-            UnitState::parse(&format!("LoadState=loaded\nListen=127.0.0.1:9797 (Stream)\n{more}"))
-        };
-        for (facts, what) in [
-            (
-                Facts { metrics: metrics("ActiveState=failed\nResult=resources\n"), ..facts("", "") },
-                "rgun-metrics@shop.socket cannot listen at 127.0.0.1:9797",
-            ),
-            (
-                Facts {
-                    metrics: metrics("ActiveState=inactive\nResult=success\nUnitFileState=enabled\n"),
-                    ..facts("", "")
-                },
-                "rgun-metrics@shop.socket is enabled but not open",
-            ),
-            (
-                facts("StatusText=1/1 workers ready; no metrics: metrics.bind: :1 is in use\n", ""),
-                "no metrics are served at an address of metrics.bind",
-            ),
-        ] {
-            let (severity, text) = only(&facts);
-            assert_eq!(severity, Severity::Warning);
-            assert!(text.contains(what) && text.contains("systemctl restart rgun@shop.service"), "{text}");
-        }
-        let open = Facts { metrics: metrics("ActiveState=active\nUnitFileState=enabled\n"), ..facts("", "") };
-        assert_eq!(judge(&shop(), &open), []);
-    }
-
-    #[test]
-    fn missing_unit_is_the_only_finding() {
-        let (_, text) = only(&facts("LoadState=not-found\nActiveState=inactive\n", ""));
-        assert!(text.contains("systemd knows no unit rgun@shop.service"), "{text}");
-    }
-
-    #[test]
-    fn wrong_configuration_is_a_problem() {
-        let wrong = CheckOutcome::Wrong("error: rgun-shop cannot enter /home/ada".into());
-        let (severity, text) = only(&Facts { check: wrong, ..facts("", "") });
-        assert_eq!(severity, Severity::Problem);
-        assert!(text.starts_with("rgun-shop cannot enter /home/ada | repair it"), "{text}");
-        let (severity, text) = only(&Facts { check: CheckOutcome::NotRoot, ..facts("", "") });
-        assert_eq!(severity, Severity::Warning);
-        assert!(text.ends_with("sudo rgun doctor shop"), "{text}");
-    }
-
-    #[test]
-    fn socket_of_a_dead_daemon_is_a_problem() {
-        let stale = Facts { control: ControlState::Refuses, ..facts("ActiveState=inactive\n", "") };
-        assert!(only(&stale).1.contains("rm /run/rgun-shop/control"));
-    }
-
-    #[test]
-    fn what_the_operator_should_know_is_a_warning() {
-        for (facts, what) in [
-            (Facts { oom_kills: 2, ..facts("", "") }, "killed 2 processes"),
-            (Facts { has_pressure: false, ..facts("", "") }, "does not report memory pressure (PSI)"),
-            (Facts { last_error: Some("worker 3 died".into()), ..facts("", "") }, "is: worker 3 died"),
-            (facts("NRestarts=4\n", ""), "restarted rgun@shop.service 4 times"),
-            (facts("NeedDaemonReload=yes\n", ""), "systemd has not read the change"),
-            (
-                facts("UnitFileState=disabled\n", "UnitFileState=disabled\n"),
-                "does not start with the machine",
-            ),
-        ] {
-            let (severity, text) = only(&facts);
-            assert_eq!(severity, Severity::Warning);
-            assert!(text.contains(what), "{text}");
-        }
-    }
-}
+mod tests;
