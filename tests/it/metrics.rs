@@ -206,15 +206,39 @@ fn address_in_use_is_an_error_and_the_application_served() {
     let bind = format!("{address},unix:{}", own.display());
     let rgun = rgun.variable("NOTIFY_SOCKET", &systemd.name).set("metrics.bind", &bind);
     let daemon = rgun.start_ready();
-    let line = daemon.log.wait_for("the application is served, but no metrics");
+    let line =
+        daemon.log.wait_for(&format!("the application is served, but no metrics are served at {address}"));
     assert!(line.contains("ERROR"), "{line}");
     assert!(line.contains(&format!("metrics.bind: {address} is in use")), "{line}");
-    assert!(line.contains("another address in metrics.bind; then `systemctl restart rgun`"), "{line}");
+    assert!(line.contains("another address in metrics.bind; then run `systemctl restart rgun`"), "{line}");
     let at = systemd.wait("STATUS=1/1 workers ready");
     let (_, status) = &systemd.assignments[at];
-    assert!(status.contains(&format!("no metrics: metrics.bind: {address} is in use")), "{status}");
+    assert!(
+        status.contains(&format!("no metrics are served at {address}: metrics.bind: {address} is in use")),
+        "{status}"
+    );
     assert_eq!(daemon.get("/hello").status, 200);
     assert_eq!(value(&Address::Unix(own), "rgun_workers_ready"), 1.0, "other addresses have metrics");
+}
+
+#[test]
+fn status_names_each_address_without_metrics() {
+    let taken: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    let addresses: Vec<_> =
+        taken.iter().map(|socket| socket.local_addr().expect("an address").to_string()).collect();
+    let (rgun, _) = rgun();
+    let mut systemd = NotifySocket::at(rgun.scratch());
+    let rgun = rgun.variable("NOTIFY_SOCKET", &systemd.name).set("metrics.bind", &addresses.join(","));
+    let daemon = rgun.start_ready();
+    for address in &addresses {
+        daemon.log.wait_for(&format!("but no metrics are served at {address}: "));
+    }
+    let at = systemd.wait("STATUS=1/1 workers ready");
+    let (_, status) = &systemd.assignments[at];
+    let notes = addresses
+        .iter()
+        .filter(|address| status.contains(&format!("; no metrics are served at {address}: ")));
+    assert_eq!(notes.count(), 2, "{status}");
 }
 
 #[test]

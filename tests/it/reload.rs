@@ -8,7 +8,7 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
-use crate::support::systemd::NotifySocket;
+use crate::support::systemd::{self, NotifySocket};
 use crate::support::{Daemon, Gate, Rgun, wait_until};
 
 /// Configures fake workers whose next boot [`set_next_boot`] decides, and a control socket.
@@ -356,6 +356,40 @@ fn stale_control_socket_is_replaced() {
 }
 
 #[test]
+fn sigusr2_names_what_happens_to_connections() {
+    let daemon = rgun().start_ready();
+    daemon.signal(Signal::SIGUSR2);
+    let line = daemon.log.wait_for("ignoring SIGUSR2");
+    assert!(line.contains("stop rgun and start it again: connections are refused meanwhile"), "{line}");
+    let (socket, address) = systemd::tcp("127.0.0.1:0");
+    let activated = rgun().socket("web", socket).at(address).start_ready();
+    activated.signal(Signal::SIGUSR2);
+    let line = activated.log.wait_for("ignoring SIGUSR2");
+    assert!(line.contains("systemd keeps the sockets, so no connection is refused"), "{line}");
+}
+
+#[test]
+fn address_beside_a_socket_of_systemd_needs_no_restart() {
+    let (web, address) = systemd::tcp("127.0.0.1:0");
+    let (metrics, _) = systemd::tcp("127.0.0.1:0");
+    let rgun = rgun();
+    let path = rgun.scratch().write("rgun.toml", "");
+    let rgun = rgun.socket("web", web).socket("metrics", metrics).at(address);
+    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).start_ready();
+    daemon
+        .scratch()
+        .write("rgun.toml", "[metrics]\nbind = \"127.0.0.1:1\"\n[listen.web]\nbind = \"127.0.0.1:2\"\n");
+    assert!(reload(&daemon).status.success());
+    daemon.log.wait_for("reloaded: ");
+    for setting in ["metrics.bind = \"127.0.0.1:1\"", "listen.web.bind = \"127.0.0.1:2\""] {
+        let line = daemon.log.wait_for(&format!("{setting} has no effect: change ListenStream="));
+        assert!(line.contains("WARN"), "{line}");
+    }
+    assert_eq!(daemon.log.count("listen.bind"), 0, "it is not set");
+    assert_eq!(daemon.log.count("the reload does not apply"), 0);
+}
+
+#[test]
 fn change_that_needs_a_restart_is_one_warning() {
     let rgun = rgun();
     let path = rgun.scratch().write("rgun.toml", "");
@@ -370,9 +404,9 @@ fn change_that_needs_a_restart_is_one_warning() {
     let line = daemon.log.wait_for("the reload does not apply");
     assert!(line.contains("WARN"), "{line}");
     for part in [
-        "metrics.bind = \"127.0.0.1:1\" (in use: none)",
+        "metrics.bind = \"127.0.0.1:1\" (in use: \"off\")",
         "log.format = \"json\" (in use: \"auto\")",
-        "systemctl restart rgun",
+        ": stop rgun and start it again",
     ] {
         assert!(line.contains(part) && shown.contains(part), "{part}: {line}\n{shown}");
     }

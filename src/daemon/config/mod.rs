@@ -80,7 +80,7 @@ pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
 pub(crate) use python::find_program;
 pub use reload::{OnChange, Reload};
 pub use responses::{Algorithm, Compression, Control, ErrorPage, ErrorStatus, Health};
-pub use restart::{PendingChange, pending_changes};
+pub use restart::{PendingChange, SettingText, pending_changes};
 pub use settings::{
     App, AppArgumentDefaults, Config, Hooks, Http, Interface, Lifespan, Limits, Loop, Python, PythonSource,
     SearchedDirectory, Underscores, WebSocket,

@@ -28,8 +28,9 @@ mod server_interface;
 #[cfg(test)]
 mod tests;
 
-/// The beginning of the note in the status line about an address at which no metrics are served.
-pub const NO_METRICS: &str = "no metrics: ";
+/// The beginning of the note in the status line about an address at which no metrics are served; the
+/// address follows.
+pub const NO_METRICS: &str = "no metrics are served at ";
 
 pub use client::{CallError, ControlClient};
 pub use fault::{CallFault, RemoteError};

@@ -37,7 +37,7 @@ use crate::link::Reactor;
 use crate::net::{ConnectionTracker, Listener, StoredConnection};
 use crate::pool::{self, Pool};
 use crate::supervise::Supervisor;
-use crate::systemd::cgroup::Delegation;
+use crate::systemd::cgroup::{self, Delegation};
 use crate::systemd::listen::InheritedListener;
 use crate::systemd::notify;
 use crate::tls::TlsContext;
@@ -67,7 +67,7 @@ impl Daemon {
         let operator_log = log_start(config, &listeners, destination);
         let delegation = system::delegation(destination);
         let files = system::raise_file_limit();
-        let host = Host { is_socket_activated, ..host(config, &files, &listeners) };
+        let host = host(config, &files, &listeners, [is_socket_activated, !for_metrics.is_empty()]);
         let (messages_tx, messages_rx) = unbounded_channel();
         let control = listen_for_commands(config, &messages_tx, delegation.as_ref(), &worker_users)?;
         metrics_listeners::listen(config, for_metrics, &messages_tx, destination);
@@ -179,14 +179,18 @@ fn log_start(config: &Config, listeners: &[Listener], destination: Destination) 
     OperatorLog::new(is_terminal.then(|| TerminalLog::new(config, listeners)))
 }
 
-fn host(config: &Config, files: &FileLimit, listeners: &[Listener]) -> Host {
+/// Returns the facts about the host. `from_systemd`: whether systemd passed the listening sockets, and
+/// those for metrics.
+fn host(config: &Config, files: &FileLimit, listeners: &[Listener], from_systemd: [bool; 2]) -> Host {
+    let [is_socket_activated, has_metrics_socket] = from_systemd;
     let cores = system::available_cores();
     Host {
         started_at: SystemTime::now(),
         cores,
         is_supervised: notify::is_enabled(),
-        restart_command: system::restart_command(),
-        is_socket_activated: false,
+        restart: system::restart_instruction(notify::is_enabled(), cgroup::own_unit()),
+        is_socket_activated,
+        has_metrics_socket,
         listeners: listeners.iter().map(Listener::info).collect::<Vec<ListenerInfo>>(),
         auto_limits: AutoLimits::new(files.own, config.workers.count.resolve(cores)),
         hand_over: hand_over::capacity(files.inherited),

@@ -48,7 +48,7 @@ impl Daemon {
                 drop(reply.send(self.metrics_text()));
                 Vec::new()
             }
-            MainMessage::MetricsFailed(reason) => self.on_metrics_failed(&reason),
+            MainMessage::MetricsFailed(fault) => self.on_metrics_failed(&fault),
             MainMessage::Reread(read, client) => self.reload_with(*read, client),
             MainMessage::FileWatch(notice) => self.on_watch_notice(notice),
             MainMessage::ProbeFinished(worker, outcome) => vec![Event::Probed { worker, outcome }],

@@ -20,8 +20,8 @@ pub(crate) enum MainMessage {
     Control(control::Call),
     /// A client of a listener for metrics asks for them, in the text format.
     Scrape(oneshot::Sender<String>),
-    /// Metrics are not served at an address. The reason; for an address in use, with a remedy.
-    MetricsFailed(String),
+    /// Metrics are not served at an address.
+    MetricsFailed(MetricsFault),
     /// The configuration was read again for a reload. The sender replies to the client that
     /// requested the reload; `None` for SIGHUP.
     Reread(Box<Result<Invocation, ConfigErrors>>, Option<ReplySender>),
@@ -29,6 +29,16 @@ pub(crate) enum MainMessage {
     FileWatch(WatchNotice),
     /// The probe of this worker has ended. `Err` has the reason why it failed.
     ProbeFinished(WorkerId, Result<(), String>),
+}
+
+/// An address at which no metrics are served.
+#[derive(Debug)]
+pub(crate) struct MetricsFault {
+    pub(super) address: String,
+    /// The failure, and its remedy if that is known.
+    pub(super) reason: String,
+    /// `"then "` if the reason says what to do before a restart; else empty.
+    pub(super) remedy: &'static str,
 }
 
 /// Returns a sink that passes the dispatcher's notices to the main loop.

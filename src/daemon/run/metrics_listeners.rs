@@ -4,17 +4,17 @@
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::Daemon;
-use super::messages::MainMessage;
+use super::messages::{MainMessage, MetricsFault};
 use super::operator_log::log_unless_terminal;
-use super::system::bind_error;
+use super::system::{bind_error, warn_unused_metrics};
+use super::{Daemon, StartupError};
 use crate::config::{Config, name};
 use crate::control::NO_METRICS;
 use crate::error_chain::Chain;
 use crate::journal::catalog::OperatorEvent;
 use crate::journal::daemon_log::Destination;
 use crate::metrics;
-use crate::net::Listener;
+use crate::net::{BindError, Listener};
 use crate::supervise::Event;
 use crate::systemd::listen::InheritedListener;
 
@@ -27,26 +27,24 @@ pub(super) fn listen(
     messages: &UnboundedSender<MainMessage>,
     destination: Destination,
 ) {
-    let report = |reason| {
-        // Fails only when the main loop has ended.
-        drop(messages.send(MainMessage::MetricsFailed(reason)));
-    };
     let addresses = &config.listen.metrics;
     let listeners: Vec<Listener> = if inherited.is_empty() {
         let bind = |address| {
             Listener::bind(address, None)
-                .map_err(|error| report(bind_error(name::METRICS_BIND, &error).reason))
+                .map_err(|error| {
+                    let remedy = if matches!(error, BindError::InUse(_)) { "then " } else { "" };
+                    let StartupError { reason, .. } = bind_error(name::METRICS_BIND, &error);
+                    let fault = MetricsFault { address: address.to_string(), reason, remedy };
+                    // Fails only when the main loop has ended.
+                    drop(messages.send(MainMessage::MetricsFailed(fault)));
+                })
                 .ok()
         };
         addresses.iter().filter_map(bind).collect()
     } else {
         if !addresses.is_empty() {
             let ignored: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            tracing::warn!(
-                "serving metrics on the sockets that systemd passed; metrics.bind = {} has no effect: change \
-                 ListenStream= in the socket unit instead",
-                ignored.join(", ")
-            );
+            warn_unused_metrics(&ignored.join(", "));
         }
         inherited.into_iter().map(Listener::inherited).collect()
     };
@@ -62,9 +60,10 @@ pub(super) fn listen(
         tokio::spawn(async move {
             let scraped = messages.clone();
             if let Err(error) = metrics::serve(listener, move || scrape(scraped.clone())).await {
-                let reason = format!("cannot accept connections at {address}: {}", Chain(&error));
+                let reason = format!("cannot accept connections: {}", Chain(&error));
+                let fault = MetricsFault { address, reason, remedy: "" };
                 // Fails only when the main loop has ended.
-                drop(messages.send(MainMessage::MetricsFailed(reason)));
+                drop(messages.send(MainMessage::MetricsFailed(fault)));
             }
         });
     }
@@ -72,13 +71,14 @@ pub(super) fn listen(
 
 impl Daemon {
     /// Reports an address without metrics. The application is served.
-    pub(super) fn on_metrics_failed(&mut self, reason: &str) -> Vec<Event> {
+    pub(super) fn on_metrics_failed(&mut self, fault: &MetricsFault) -> Vec<Event> {
+        let MetricsFault { address, reason, remedy } = fault;
         tracing::error!(
             message_id = OperatorEvent::MetricsFailed.id(),
-            "the application is served, but no metrics: {reason}; then `{}`",
-            self.host.restart_command
+            "the application is served, but {NO_METRICS}{address}: {reason}; {remedy}{}",
+            self.host.restart
         );
-        self.status.set_no_metrics(format!("{NO_METRICS}{reason}"));
+        self.status.add_no_metrics(format!("{NO_METRICS}{address}: {reason}"));
         self.send_status();
         Vec::new()
     }

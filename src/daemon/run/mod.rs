@@ -272,8 +272,7 @@ impl Daemon {
                     Vec::new()
                 }
                 Some(()) = self.signals.upgrade.recv() => {
-                    let command = &self.host.restart_command;
-                    tracing::warn!("ignoring SIGUSR2; use `{command}` (no connection is refused)");
+                    self.log_ignored_upgrade();
                     Vec::new()
                 }
                 change = self.memory.changed() => self.on_memory_change(change),
@@ -296,6 +295,16 @@ impl Daemon {
         let status = exit.unwrap_or_default();
         self.finish();
         status
+    }
+
+    /// Logs that SIGUSR2 has no effect, and what replaces gunicorn's upgrade of itself.
+    fn log_ignored_upgrade(&self) {
+        let effect = if self.host.is_socket_activated {
+            "systemd keeps the sockets, so no connection is refused"
+        } else {
+            "connections are refused meanwhile, unless a socket unit keeps the sockets (rgun.units(7))"
+        };
+        tracing::warn!("ignoring SIGUSR2; to replace rgun itself, {}: {effect}", self.host.restart);
     }
 
     /// Handles a signal to stop. `is_interrupt`: SIGINT, which Ctrl-C sends.
@@ -365,6 +374,7 @@ impl Daemon {
         if let Some(output) = pool.into_output() {
             output.stop(OUTPUT_TIMEOUT);
         }
+        notify::finish();
         if operator_log.is_on_terminal() {
             terminal_log::show_stopped();
         } else {
@@ -374,7 +384,6 @@ impl Daemon {
 }
 
 /// Resolves when the descriptor is readable, or cannot be waited for; never if there is no
-        notify::finish();
 /// descriptor.
 async fn readable(fd: Option<&AsyncFd<Arc<OwnedFd>>>) -> io::Result<()> {
     match fd {

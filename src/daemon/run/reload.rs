@@ -7,7 +7,7 @@ use super::operator_text::describe_reload;
 use super::system::{self, spool_directory};
 use super::{Daemon, generations, probe};
 use crate::cli::Invocation;
-use crate::config::{Config, ConfigErrors, PendingChange, name, pending_changes};
+use crate::config::{Config, ConfigErrors, SettingText, name, pending_changes};
 use crate::control::{CallFault, ReloadReply, ReplySender};
 use crate::id::{Generation, WorkerId};
 use crate::journal::catalog::OperatorEvent;
@@ -90,20 +90,24 @@ impl Daemon {
             pending.retain(|change| change.key != name::ACCESS);
         }
         if self.host.is_socket_activated {
-            if pending.iter().any(PendingChange::is_address) {
-                system::warn_unused_addresses(config);
+            for change in pending.extract_if(.., |change| change.is_address()) {
+                if let SettingText::Set(value) = &change.new {
+                    system::warn_unused_addresses(&format!("{} = {value}", change.key));
+                }
             }
-            pending.retain(|change| !change.is_address());
+        }
+        if self.host.has_metrics_socket {
+            for change in pending.extract_if(.., |change| change.is_metrics_address()) {
+                if let SettingText::Set(value) = &change.new {
+                    system::warn_unused_metrics(value);
+                }
+            }
         }
         if pending.is_empty() {
             return None;
         }
-        let changes: Vec<_> = pending
-            .iter()
-            .map(|PendingChange { key, old, new }| format!("{key} = {new} (in use: {old})"))
-            .collect();
-        let text =
-            format!("the reload does not apply {}: run `{}`", changes.join("; "), self.host.restart_command);
+        let changes: Vec<_> = pending.iter().map(ToString::to_string).collect();
+        let text = format!("the reload does not apply {}: {}", changes.join("; "), self.host.restart);
         tracing::warn!(message_id = OperatorEvent::RestartNeeded.id(), "{text}");
         Some(text)
     }

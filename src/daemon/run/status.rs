@@ -17,8 +17,8 @@ pub(super) struct StatusLine {
     /// A note with the wrong key, if the last reload was rejected; `None` after a reload that was
     /// accepted.
     rejected_reload: Option<String>,
-    /// A note that metrics are not served at an address; `None` without such a fault.
-    no_metrics: Option<String>,
+    /// A note for each address at which metrics are not served.
+    no_metrics: Vec<String>,
     /// The line last sent.
     sent: String,
     /// When to send the line again. `None` while idle, so that an idle daemon does not wake up.
@@ -50,9 +50,9 @@ impl StatusLine {
         self.rejected_reload = note;
     }
 
-    /// Sets the note about metrics that are not served.
-    pub(super) fn set_no_metrics(&mut self, note: String) {
-        self.no_metrics = Some(note);
+    /// Adds a note about an address at which metrics are not served.
+    pub(super) fn add_no_metrics(&mut self, note: String) {
+        self.no_metrics.push(note);
     }
 
     /// Returns when [`StatusLine::send`] must be called again.
@@ -76,7 +76,7 @@ impl StatusLine {
         self.load.read(dispatcher, generation, now);
         self.due = self.load.is_busy.then(|| now + STATUS_INTERVAL);
         let mut line = self.text.clone();
-        for note in [&self.rejected_reload, &self.no_metrics].into_iter().flatten() {
+        for note in self.rejected_reload.iter().chain(&self.no_metrics) {
             line = format!("{line}; {note}");
         }
         if self.load.is_busy {

@@ -13,7 +13,7 @@ use crate::config::{Bind, Config, DUMPABLE_VARIABLE, name};
 use crate::error_chain::Chain;
 use crate::journal::daemon_log::Destination;
 use crate::net::{BindError, Listener};
-use crate::systemd::cgroup::{self, Delegation};
+use crate::systemd::cgroup::{Delegation, OwnUnit};
 use crate::systemd::listen::InheritedListener;
 use crate::systemd::memory;
 
@@ -27,10 +27,12 @@ pub(super) struct Host {
     /// Whether systemd started the daemon. If so, a first boot that fails is retried; else the
     /// daemon exits.
     pub(super) is_supervised: bool,
-    /// The command that restarts the service.
-    pub(super) restart_command: String,
+    /// The instruction to restart the daemon, for the end of a sentence.
+    pub(super) restart: String,
     /// Whether systemd passed the listening sockets, and so starts the daemon at a connection.
     pub(super) is_socket_activated: bool,
+    /// Whether systemd passed the sockets for metrics.
+    pub(super) has_metrics_socket: bool,
     /// The listeners, as described to workers.
     pub(super) listeners: Vec<ListenerInfo>,
     /// The limits for keys that are `"auto"`.
@@ -39,12 +41,16 @@ pub(super) struct Host {
     pub(super) hand_over: usize,
 }
 
-/// Returns the command that restarts the daemon's unit; outside of systemd, the command for
-/// `rgun.service`.
-pub(super) fn restart_command() -> String {
-    let unit = cgroup::own_unit();
-    let unit = unit.as_deref().and_then(|unit| unit.strip_suffix(".service")).unwrap_or("rgun");
-    format!("systemctl restart {unit}")
+/// Returns how to restart the daemon, whose unit is `unit`. `is_supervised`: systemd started the
+/// daemon.
+pub(super) fn restart_instruction(is_supervised: bool, unit: Option<OwnUnit>) -> String {
+    if !is_supervised {
+        return "stop rgun and start it again".to_owned();
+    }
+    let (name, is_users) = unit.map_or_else(Default::default, |unit| (unit.name, unit.is_users));
+    let stem = name.strip_suffix(".service").unwrap_or("rgun");
+    let manager = if is_users { "--user " } else { "" };
+    format!("run `systemctl {manager}restart {stem}`")
 }
 
 /// Takes over the cgroup that systemd delegates. `None` if there is none; the daemon works without
@@ -80,19 +86,26 @@ pub(super) fn listeners(
     }
     check_names(config, &inherited)?;
     if config.listen.explicit {
-        warn_unused_addresses(config);
+        let addresses: Vec<_> = config.listen.bind.iter().map(ToString::to_string).collect();
+        warn_unused_addresses(&format!("{} = {}", name::BIND, addresses.join(", ")));
     }
     Ok(inherited.into_iter().map(Listener::inherited).collect())
 }
 
-/// Warns that the addresses of `[listen]` have no effect.
-pub(super) fn warn_unused_addresses(config: &Config) {
-    let ignored: Vec<String> =
-        config.listen.addresses().into_iter().map(|(_, address)| address.to_string()).collect();
+/// Warns that addresses have no effect; `settings` are keys with their values.
+pub(super) fn warn_unused_addresses(settings: &str) {
     tracing::warn!(
-        "listening on the sockets that systemd passed; listen.bind = {} has no effect: change ListenStream= in the \
-         socket unit instead",
-        ignored.join(", ")
+        "listening on the sockets that systemd passed; {settings} has no effect: change ListenStream= in the socket \
+         unit instead"
+    );
+}
+
+/// Warns that the addresses of `metrics.bind` have no effect.
+pub(super) fn warn_unused_metrics(addresses: &str) {
+    tracing::warn!(
+        "serving metrics on the sockets that systemd passed; {} = {addresses} has no effect: change ListenStream= in \
+         the socket unit instead",
+        name::METRICS_BIND
     );
 }
 
@@ -225,6 +238,19 @@ pub(super) fn spool_directory() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn restart_is_the_command_of_the_units_manager() {
+        let unit = |name: &str, is_users| Some(OwnUnit { name: name.to_owned(), is_users });
+        for (is_supervised, unit, expected) in [
+            (true, unit("rgun@a.service", false), "run `systemctl restart rgun@a`"),
+            (true, unit("rgun.service", true), "run `systemctl --user restart rgun`"),
+            (true, None, "run `systemctl restart rgun`"),
+            (false, unit("gnome-terminal-server.service", true), "stop rgun and start it again"),
+        ] {
+            assert_eq!(restart_instruction(is_supervised, unit), expected);
+        }
+    }
 
     #[test]
     fn auto_queue_limit_is_an_eighth_of_memory_within_bounds() {

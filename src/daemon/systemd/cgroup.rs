@@ -291,17 +291,30 @@ pub(super) fn own_cgroup() -> Result<PathBuf, CgroupError> {
     cgroup_in(Path::new("/proc/self"))
 }
 
-/// Returns the name of the service unit that this process belongs to, such as `rgun@shop.service`.
-/// `None` outside of systemd.
-pub fn own_unit() -> Option<String> {
+/// A service unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnUnit {
+    /// The name, such as `rgun@shop.service`.
+    pub name: String,
+    /// Whether the service manager is a user's (`systemctl --user`), not the system's.
+    pub is_users: bool,
+}
+
+/// Returns the service unit that this process belongs to. `None` outside of systemd, and in a scope,
+/// such as the session of a terminal.
+pub fn own_unit() -> Option<OwnUnit> {
     std::env::var_os("INVOCATION_ID")?;
     unit_of(&own_cgroup().ok()?)
 }
 
-/// Returns the innermost service in a cgroup's path.
-fn unit_of(cgroup: &Path) -> Option<String> {
-    let names = cgroup.iter().rev().filter_map(|name| name.to_str());
-    names.into_iter().find(|name| name.ends_with(".service")).map(str::to_owned)
+/// Returns the innermost unit in a cgroup's path, if it is a service.
+fn unit_of(cgroup: &Path) -> Option<OwnUnit> {
+    let mut names = cgroup.iter().rev().filter_map(|name| name.to_str());
+    let kind = |name: &str| name.rsplit_once('.').map(|(_, kind)| kind.to_owned());
+    let is_service = |name: &str| kind(name).as_deref() == Some("service");
+    let name = names.find(|name| matches!(kind(name).as_deref(), Some("service" | "scope")))?;
+    let is_users = names.any(|name| name.starts_with("user@") && is_service(name));
+    is_service(name).then(|| OwnUnit { name: name.to_owned(), is_users })
 }
 
 /// Returns the cgroup of a process, as a path below the cgroup2 mount point.
@@ -348,6 +361,17 @@ mod tests {
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         assert_eq!(cgroup2_mount(hybrid), Some((Path::new("/"), "/sys/fs/cgroup/unified".into())));
         assert_eq!(cgroup2_mount("31 23 0:28 / / rw - ext4 /dev/vda rw\n"), None);
+    }
+
+    #[test]
+    fn unit_is_the_innermost_service_with_its_manager() {
+        let unit = |cgroup: &str| unit_of(Path::new(cgroup)).map(|unit| (unit.name, unit.is_users));
+        let system = "/sys/fs/cgroup/system.slice/system-rgun.slice/rgun@a.service/daemon";
+        assert_eq!(unit(system), Some(("rgun@a.service".into(), false)));
+        let user = "/sys/fs/cgroup/user.slice/user-7.slice/user@7.service";
+        assert_eq!(unit(&format!("{user}/app.slice/rgun.service")), Some(("rgun.service".into(), true)));
+        assert_eq!(unit(&format!("{user}/app.slice/vte-spawn.scope")), None);
+        assert_eq!(unit("/sys/fs/cgroup/user.slice/user-7.slice/session-1.scope"), None);
     }
 
     #[test]

@@ -126,9 +126,9 @@ def test_bind_in_use_leaves_the_application_served(metrics, probe_app):
         assert entry["PRIORITY"] == "3"
         assert "metrics.bind: 127.0.0.1:9797 is in use" in entry["MESSAGE"]
         assert "`systemctl restart rgun`" in entry["MESSAGE"]
-        assert "no metrics: metrics.bind: 127.0.0.1:9797 is in use" in host.status_text()
+        assert "no metrics are served at 127.0.0.1:9797: metrics.bind: " in host.status_text()
         doctor = host.run("rgun", "doctor")
-        assert "no metrics are served at an address of metrics.bind" in doctor.stdout
+        assert "no metrics are served at some of the addresses of metrics.bind" in doctor.stdout
     finally:
         host.configure("probe", probe_app)
         host.restart()

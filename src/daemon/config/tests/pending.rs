@@ -7,17 +7,26 @@ fn pending(start: &str, now: &str) -> Vec<String> {
     let case = Case::new();
     let (start, now) = (case.with(start).unwrap(), case.with(now).unwrap());
     let changes = pending_changes(&start, &now).into_iter();
-    changes.map(|PendingChange { key, old, new }| format!("{key}: {old} -> {new}")).collect()
+    changes.map(|change| change.to_string()).collect()
 }
 
 #[test]
 fn change_of_a_key_read_at_the_start_is_pending() {
     for (start, now, expected) in [
-        ("[listen]\nbind = \":81\"\n", "", "listen.bind: \"0.0.0.0:81\" -> \"127.0.0.1:8000\""),
-        ("", "[metrics]\nbind = \"[::1]:9797\"\n", "metrics.bind: none -> \"[::1]:9797\""),
-        ("[control]\ngroup = \"adm\"\n", "", "control.group: \"adm\" -> \"off\""),
-        ("", "[log]\nformat = \"json\"\n", "log.format: \"auto\" -> \"json\""),
-        ("[log]\naccess = true\n", "[log]\naccess = \"stdout\"\n", "log.access: true -> \"stdout\""),
+        (
+            "[listen]\nbind = \":81\"\n",
+            "",
+            "\"127.0.0.1:8000\", the default of listen.bind (in use: \"0.0.0.0:81\")",
+        ),
+        (
+            "",
+            "[listen]\nbind = \":81\"\n",
+            "listen.bind = \"0.0.0.0:81\" (in use: the default, \"127.0.0.1:8000\")",
+        ),
+        ("", "[metrics]\nbind = \"[::1]:9797\"\n", "metrics.bind = \"[::1]:9797\" (in use: \"off\")"),
+        ("[control]\ngroup = \"adm\"\n", "", "control.group = \"off\" (in use: \"adm\")"),
+        ("", "[log]\nformat = \"json\"\n", "log.format = \"json\" (in use: \"auto\")"),
+        ("[log]\naccess = true\n", "[log]\naccess = \"stdout\"\n", "log.access = \"stdout\" (in use: true)"),
     ] {
         assert_eq!(pending(start, now), [expected], "{now}");
         assert_eq!(pending(now, now), [""; 0], "{now}");
@@ -26,9 +35,16 @@ fn change_of_a_key_read_at_the_start_is_pending() {
         "[listen.a]\nbind = [\":1\", \":2\"]\n[listen.b]\nbind = \":3\"\n",
         "[listen.b]\nbind = \":3\"\n[listen.c]\nbind = \":4\"\n",
     );
-    let expected =
-        ["listen.a.bind: [\"0.0.0.0:1\", \"0.0.0.0:2\"] -> none", "listen.c.bind: none -> \"0.0.0.0:4\""];
+    let expected = [
+        "the removal of listen.a.bind (in use: [\"0.0.0.0:1\", \"0.0.0.0:2\"])",
+        "listen.c.bind = \"0.0.0.0:4\"",
+    ];
     assert_eq!(tables, expected);
+    // The default address is listened on only without tables.
+    let first_table = pending("", "[listen.a]\nbind = \":1\"\n");
+    let expected = ["the removal of the default \"127.0.0.1:8000\"", "listen.a.bind = \"0.0.0.0:1\""];
+    assert_eq!(first_table, expected);
+    assert_eq!(pending("", "[listen]\nbind = \"127.0.0.1:8000\"\n"), [""; 0], "the default, written out");
 }
 
 #[test]
