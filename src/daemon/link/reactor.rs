@@ -80,6 +80,12 @@ impl Reactor {
         }
     }
 
+    /// Returns whether workers may spin.
+    #[cfg(test)]
+    pub(crate) fn is_spinning(&self) -> bool {
+        self.page.u32(REACTOR_SPIN).load(Ordering::Relaxed) != 0
+    }
+
     /// Returns the page's descriptor, for a worker.
     pub fn page_fd(&self) -> BorrowedFd<'_> {
         self.page_fd.as_fd()

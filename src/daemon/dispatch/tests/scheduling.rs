@@ -92,7 +92,9 @@ fn reactor_spins_for_serial_quick_requests() {
         assert!(poll(ticket).is_ready());
     }
     assert!(rig.dispatcher.lock().spinner.is_active());
+    assert!(rig.dispatcher.reactor().is_spinning(), "workers may spin, too");
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
     rig.dispatcher.before_park();
     assert!(!rig.dispatcher.lock().spinner.is_active());
+    assert!(!rig.dispatcher.reactor().is_spinning(), "workers are told to stop");
 }
