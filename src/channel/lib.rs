@@ -33,6 +33,7 @@ mod error;
 pub mod frame;
 pub mod header;
 pub mod layout;
+pub mod log_record;
 #[cfg(not(loom))]
 pub mod map;
 #[cfg(all(test, loom))]
@@ -53,4 +54,4 @@ pub use error::ProtocolError;
 /// Version of the protocol. Daemon and worker come from one package, but a package upgrade may
 /// replace the extension under a running daemon: the worker rejects a [`control::Start`] of another
 /// version.
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;

@@ -29,7 +29,7 @@
 //! | [`cli`] | config, control, exit_status | tokio, hyper, tracing, rgun_channel |
 //! | [`supervise`] | id, exit_status | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
 //! | [`systemd`] | escape, error_chain | tokio, hyper, rgun_channel |
-//! | [`journal`] | config, escape, id | tokio, hyper, rgun_channel |
+//! | [`journal`] | config, escape, id | tokio, hyper |
 //! | [`tls`] | config | tokio, hyper, rgun_channel::ring |
 //! | [`net`] | config, systemd, tls, error_chain, heap_trim | hyper, rgun_channel::ring |
 //! | [`link`] | id | tokio, hyper |

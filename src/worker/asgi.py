@@ -150,13 +150,17 @@ class Server:
         return True
 
     def task_constructor(self):
-        """Returns the callable that creates a task, its keyword arguments, and whether tasks are eager."""
+        """Returns the callable that creates a task, and what the extension must know of it.
+
+        That is its keyword arguments, whether tasks are eager, and whether the argument `context` is
+        accepted.
+        """
         if self.loop.get_task_factory() is not None:
-            return self.loop.create_task, {}, False
+            return self.loop.create_task, {}, False, False
         keywords = {"loop": self.loop, "name": "rgun"}
         if sys.version_info >= (3, 12):
-            return asyncio.Task, {**keywords, "eager_start": True}, True
-        return asyncio.Task, keywords, False
+            return asyncio.Task, {**keywords, "eager_start": True}, True, True
+        return asyncio.Task, keywords, False, sys.version_info >= (3, 11)
 
     def run(self):
         """Runs the loop until `stopped` is done. Call it again after the exception of a signal handler."""

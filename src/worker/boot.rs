@@ -15,10 +15,11 @@ use rgun_channel::layout::REACTOR_PAGE_BYTES;
 use rgun_channel::map::Map;
 use rustix::io::FdFlags;
 
+use crate::gil_cell::GilCell;
 use crate::process::{OutputFiles, Process};
 use crate::python::{load_py, register_fork_hook, system_exit};
 use crate::role::{NextRole, WorkerInit};
-use crate::{dispositions, lifecycle, oom_score, sandbox, stacks, zygote};
+use crate::{dispositions, lifecycle, log_records, oom_score, sandbox, stacks, zygote};
 
 /// Boots and serves until the daemon stops the process.
 ///
@@ -38,6 +39,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     dispositions::install(py)?;
     register_fork_hook(py)?;
     load_py(py)?.call_method1(intern!(py, "prepare"), (&start.directory, &start.pythonpath))?;
+    let log_records = start.log_records;
     let mut next = match start.role {
         Role::Worker | Role::Check => {
             let map = Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?;
@@ -54,12 +56,15 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
         reactor_page: reactor_map,
         reactor_eventfd,
         daemon,
-        initial_output: OutputFiles::current(),
+        own_output: GilCell::new(OutputFiles::current()),
     };
     let process: &'static Process = Box::leak(Box::new(process));
     if let Err(error) = sandbox::restrict() {
         let warning = format!("cannot restrict the worker by Landlock, continuing without: {error}");
         process.report(&Report::Warning(warning))?;
+    }
+    if log_records {
+        log_records::install(py, process)?;
     }
     loop {
         next = match next {

@@ -5,7 +5,8 @@
 //! and calls [`main`](rgun_worker::main). A worker ([`lifecycle`]) receives commands on the control
 //! socket ([`control`]), loads the application ([`application`], `load.py`), claims requests from
 //! the submission ring ([`serve`]), calls the application ([`wsgi`], [`asgi`]) and sends responses
-//! through the completion ring and the slab ([`output`]). A [`zygote`] forks workers; a worker can
+//! through the completion ring and the slab ([`output`]). Records of Python's `logging` go to the daemon
+//! with their fields ([`log_records`]). A [`zygote`] forks workers; a worker can
 //! become a zygote. The process also reports its stacks ([`stacks`]), calls gunicorn's [`hooks`]
 //! and forwards stop signals to the daemon ([`dispositions`]). As a service, the process is restricted
 //! before it loads the application ([`sandbox`]).
@@ -38,6 +39,7 @@ mod head;
 mod hooks;
 mod last_dict;
 mod lifecycle;
+mod log_records;
 mod memory;
 mod object_cache;
 mod oom_score;

@@ -9,12 +9,14 @@
 //! Replacing a descriptor under its number needs `dup3(2)` on a number that other code refers to.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use pyo3::prelude::*;
 use rgun_channel::control::{Report, send};
 use rgun_channel::map::Map;
+use rustix::fs::FileType;
 
+use crate::gil_cell::GilCell;
 use crate::python::{EX_SOFTWARE, system_exit};
 
 /// State of this process. Leaked: it lives as long as the process and its forks.
@@ -33,27 +35,36 @@ pub(crate) struct Process {
     /// The daemon, parent of all workers.
     pub(crate) daemon: rustix::process::Pid,
     /// stdout and stderr as passed by the daemon.
-    pub(crate) initial_output: OutputFiles,
+    pub(crate) own_output: GilCell<OutputFiles>,
 }
 
 /// Identity (device and inode) of stdout and stderr, to detect that the application has redirected
 /// them.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct OutputFiles {
-    stdout: Option<(u64, u64)>,
-    stderr: Option<(u64, u64)>,
+    stdout: Option<FileIdentity>,
+    stderr: Option<FileIdentity>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+    is_pipe: bool,
 }
 
 impl OutputFiles {
     /// Returns the identity of the current files.
     pub(crate) fn current() -> Self {
-        Self { stdout: file_id(rustix::stdio::stdout()), stderr: file_id(rustix::stdio::stderr()) }
+        Self { stdout: identity(rustix::stdio::stdout()), stderr: identity(rustix::stdio::stderr()) }
     }
 }
 
-/// Returns device and inode; `None` if the descriptor is closed.
-fn file_id(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
-    rustix::fs::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
+/// Returns the identity of a file; `None` if the descriptor is closed.
+fn identity(fd: BorrowedFd<'_>) -> Option<FileIdentity> {
+    let stat = rustix::fs::fstat(fd).ok()?;
+    let is_pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
+    Some(FileIdentity { device: stat.st_dev, inode: stat.st_ino, is_pipe })
 }
 
 impl Process {
@@ -78,18 +89,36 @@ impl Process {
         replace_fd(&self.stacks, stacks)
     }
 
+    /// Returns whether stdout (1) or stderr (2) is a pipe of the daemon.
+    pub(crate) fn is_own_pipe(&self, py: Python<'_>, fd: RawFd) -> bool {
+        let OutputFiles { stdout, stderr } = *self.own_output.borrow(py);
+        let (own, current) = match fd {
+            1 => (stdout, identity(rustix::stdio::stdout())),
+            2 => (stderr, identity(rustix::stdio::stderr())),
+            _ => return false,
+        };
+        own.is_some_and(|own| own.is_pipe) && own == current
+    }
+
     /// Replaces stdout and stderr in a forked worker, except where the application has redirected
     /// the zygote's.
     ///
     /// # Errors
     /// Errors of `dup2(2)`.
-    pub(crate) fn redirect_output(&self, stdout: &OwnedFd, stderr: &OwnedFd) -> io::Result<()> {
+    pub(crate) fn redirect_output(
+        &self,
+        py: Python<'_>,
+        (stdout, stderr): &(OwnedFd, OwnedFd),
+    ) -> io::Result<()> {
+        let own = &mut *self.own_output.borrow_mut(py);
         let inherited = OutputFiles::current();
-        if inherited.stdout == self.initial_output.stdout {
+        if inherited.stdout == own.stdout {
             rustix::stdio::dup2_stdout(stdout)?;
+            own.stdout = identity(stdout.as_fd());
         }
-        if inherited.stderr == self.initial_output.stderr {
+        if inherited.stderr == own.stderr {
             rustix::stdio::dup2_stderr(stderr)?;
+            own.stderr = identity(stderr.as_fd());
         }
         Ok(())
     }

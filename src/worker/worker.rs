@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use rgun_channel::ProtocolError;
 use rgun_channel::control::Start;
 use rgun_channel::frame::ExchangeId;
@@ -22,6 +23,7 @@ use rgun_channel::spin::Spin;
 use rgun_channel::wake::{Sleepers, SystemFutex, WaitFlag};
 
 use crate::bodies::SpooledBodies;
+use crate::gil_cell::GilCell;
 use crate::output::Output;
 use crate::process::Process;
 use crate::python::{exit_now, lock};
@@ -69,6 +71,8 @@ struct Slot {
     sent: AtomicU64,
     /// The exchange that was cancelled last. It may have ended since.
     cancelled: AtomicU64,
+    /// The id of the request that the slot's thread serves or has served last; `None` under ASGI.
+    request_id: GilCell<Option<Py<PyString>>>,
 }
 
 impl Worker {
@@ -253,6 +257,24 @@ impl Worker {
     pub(crate) fn mark_running(&self, slot: u32, exchange: ExchangeId, since: u64) {
         self.map.u64(Geometry::slot(slot, SLOT_STARTED)).store(since, Ordering::Relaxed);
         self.map.u64(Geometry::slot(slot, SLOT_EXCHANGE)).store(exchange.0, Ordering::Release);
+    }
+
+    /// Stores the id of the request that a slot's thread serves.
+    pub(crate) fn set_request_id(&self, py: Python<'_>, slot: u32, id: Option<Py<PyString>>) {
+        let old = std::mem::replace(&mut *self.slot(slot).request_id.borrow_mut(py), id);
+        // A `Bound` is dropped without a look at the thread's state.
+        drop(old.map(|old| old.into_bound(py)));
+    }
+
+    /// Returns the id of the request that the calling thread serves.
+    pub(crate) fn request_of_thread<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyString>> {
+        let word = |slot, field| self.map.u64(Geometry::slot(slot, field)).load(Ordering::Acquire);
+        let thread = current_thread_id();
+        let slot = (0..self.n_slots()).find(|slot| word(*slot, SLOT_THREAD) == thread)?;
+        if word(slot, SLOT_EXCHANGE) == 0 {
+            return None;
+        }
+        self.slot(slot).request_id.borrow(py).as_ref().map(|id| id.bind(py).clone())
     }
 
     /// Publishes that a slot is idle.

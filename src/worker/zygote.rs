@@ -193,8 +193,7 @@ fn fork(
     match forked {
         Ok((0, intermediate)) => {
             clear_forked_child();
-            let redirected =
-                output.as_ref().map_or(Ok(()), |(stdout, stderr)| process.redirect_output(stdout, stderr));
+            let redirected = output.map_or(Ok(()), |ends| process.redirect_output(py, &ends));
             if redirected.and_then(|()| process.replace_descriptors(&control, &stacks)).is_err() {
                 // A report would be sent on the zygote's worker socket.
                 exit_now(EX_SOFTWARE);

@@ -17,7 +17,7 @@ from .fake_channel import CHUNKS, COMPLETION, SUBMISSION, TOP, WORDS, Channel, R
 from .waiting import DEADLINE
 
 BOOTSTRAP = (TOP / "src/worker/bootstrap.py").read_text(encoding="utf-8")
-PROTOCOL = 7
+PROTOCOL = 8
 STACKS_SIGNAL = 50
 INTERFACES = {"auto": 0, "wsgi": 1, "asgi": 2}
 LIFESPANS = {"auto": 0, "on": 1, "off": 2}
@@ -96,6 +96,7 @@ class Start:
     listener: tuple = ("127.0.0.1", "8000", "")
     log_config: str = ""
     report_sources: bool = False
+    log_records: bool = False
 
     def encode(self, slots):
         """Returns the message; `slots` is the number of slots in the shared memory."""
@@ -105,8 +106,8 @@ class Start:
         return b"".join(
             [
                 b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, slots, 1),
-                struct.pack("<HQBBB", self.number, self.incarnation, self.zygote, 1, self.report_sources),
-                struct.pack("<BBBBII", *ways, *limits),
+                struct.pack("<HQBB", self.number, self.incarnation, self.zygote, 1),
+                struct.pack("<BBBBBBII", self.report_sources, self.log_records, *ways, *limits),
                 *map(text, (module, attribute or "application", self.chdir, self.root_path)),
                 *(text(self.hooks.get(name, "")) for name in HOOKS),
                 *map(text, (self.warm_up, self.log_config)),

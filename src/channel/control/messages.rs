@@ -315,6 +315,7 @@ mod tests {
             log_config: "/srv/logging.json".into(),
             multiprocess: true,
             report_sources: true,
+            log_records: true,
             interface: Interface::Wsgi,
             threads: 3,
             concurrency: 1000,

@@ -167,6 +167,9 @@ pub struct Start {
     pub multiprocess: bool,
     /// The process reports the files that it loads ([`Report::Sources`](super::Report::Sources)).
     pub report_sources: bool,
+    /// The process writes records of Python's logging, and the requests of printed lines, to its output
+    /// in the form of [`crate::log_record`].
+    pub log_records: bool,
     /// Calling interface.
     pub interface: Interface,
     /// Slots of a WSGI worker. The geometry has at least the larger of this and `concurrency`.
@@ -207,6 +210,7 @@ impl Start {
             self.role as u8,
             u8::from(self.multiprocess),
             u8::from(self.report_sources),
+            u8::from(self.log_records),
             self.interface as u8,
             u8::from(self.factory),
             self.lifespan as u8,
@@ -259,6 +263,7 @@ impl Start {
             role: Role::from_byte(reader.u8()?)?,
             multiprocess: reader.u8()? != 0,
             report_sources: reader.u8()? != 0,
+            log_records: reader.u8()? != 0,
             interface: Interface::from_byte(reader.u8()?)?,
             factory: reader.u8()? != 0,
             lifespan: Lifespan::from_byte(reader.u8()?)?,

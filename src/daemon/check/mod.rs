@@ -197,6 +197,7 @@ fn spawn_spec<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
         max_websockets: 0,
         multiprocess: true,
         report_sources: false,
+        log_records: false,
         listeners: &[],
         role: Role::Check,
         warm_up: "",

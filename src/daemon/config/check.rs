@@ -394,6 +394,7 @@ impl Checker<'_> {
             access_format,
             query: self.read(name::QUERY, defaults.query, read::boolean),
             slow: self.read(name::SLOW, defaults.slow, read::timeout_or_off),
+            records: self.read(name::LOG_RECORDS, defaults.records, read::boolean),
             format: self.read(name::LOG_FORMAT, defaults.format, read::log_format),
         }
     }

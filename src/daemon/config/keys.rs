@@ -114,6 +114,7 @@ pub(crate) mod name {
     pub(crate) const ACCESS_FORMAT: &str = "log.access_format";
     pub(crate) const QUERY: &str = "log.query";
     pub(crate) const SLOW: &str = "log.slow";
+    pub(crate) const LOG_RECORDS: &str = "log.records";
     pub(crate) const LOG_FORMAT: &str = "log.format";
 }
 
@@ -219,6 +220,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::ACCESS_FORMAT,
     name::QUERY,
     name::SLOW,
+    name::LOG_RECORDS,
     name::LOG_FORMAT,
     name::COMPRESSION_ALGORITHMS,
     name::COMPRESSION_TYPES,
@@ -464,7 +466,11 @@ mod tests {
             ("timeouts", "timeout", "that is \"request\" in [timeouts]"),
             ("workers", "bind", "\"bind\" is a key of [listen]"),
             ("app", "chdir", "that is \"directory\" in [app]"),
-            ("log", "colour", "the keys of [log] are level, access, access_format, query, slow, format"),
+            (
+                "log",
+                "colour",
+                "the keys of [log] are level, access, access_format, query, slow, records, format",
+            ),
             ("limits", "max_requests", "\"max_requests\" is a key of [workers]"),
             ("workers", "preload_app", "that is \"preload\" in [workers]"),
             ("timeouts", "paths", "did you mean \"path\"?"),

@@ -20,6 +20,9 @@ pub struct Log {
     /// Time after which a running request is logged once, with the stack of its thread. `None` is
     /// `"off"`.
     pub slow: Option<Duration>,
+    /// Whether records of Python's logging become entries with fields, and printed lines name their
+    /// requests.
+    pub records: bool,
     /// The form of entries.
     pub format: LogFormat,
 }
@@ -32,6 +35,7 @@ impl Default for Log {
             access_format: None,
             query: true,
             slow: None,
+            records: true,
             format: LogFormat::default(),
         }
     }

@@ -44,6 +44,17 @@ pub enum Destination {
     Terminal,
 }
 
+/// The form of a worker's lines that do not go to journald.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LineForm {
+    /// As printed: no fields (`log.format = "auto"`).
+    Raw,
+    /// As printed; fields follow a line of a request, and a record.
+    Text,
+    /// A JSON object.
+    Json,
+}
+
 /// The destination of a worker's stdout or stderr.
 #[derive(Debug, Clone)]
 pub(super) enum OutputRoute {
@@ -63,8 +74,8 @@ struct LogOutputs {
     access: Option<Arc<LogQueue>>,
     stdout: OutputRoute,
     stderr: OutputRoute,
-    /// Whether entries are lines of JSON.
-    is_json: bool,
+    /// The form of workers' lines.
+    line_form: LineForm,
     /// Whether entries go to journald's native socket.
     is_native: bool,
     /// Whether an access log on stdout would be a stream of its own.
@@ -154,7 +165,11 @@ pub fn start(log: &Log) -> io::Result<Destination> {
         access: access_queue,
         stdout,
         stderr,
-        is_json: log.format == LogFormat::Json,
+        line_form: match log.format {
+            LogFormat::Auto => LineForm::Raw,
+            LogFormat::Text => LineForm::Text,
+            LogFormat::Json => LineForm::Json,
+        },
         is_native: destination == Destination::Journal,
         can_split,
     });
@@ -210,9 +225,9 @@ pub fn can_split_access_log() -> bool {
     LOG.get().is_some_and(|log| log.can_split)
 }
 
-/// Returns whether the log's entries are lines of JSON.
-pub(super) fn is_json() -> bool {
-    LOG.get().is_some_and(|log| log.is_json)
+/// Returns the form of workers' lines that do not go to journald.
+pub(super) fn line_form() -> LineForm {
+    LOG.get().map_or(LineForm::Raw, |log| log.line_form)
 }
 
 struct QueueLayer {

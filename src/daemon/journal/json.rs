@@ -20,20 +20,6 @@ pub(super) fn line(event: &Event<'_>, time: String) -> String {
     format!("{}\n", Value::Object(entry.0))
 }
 
-/// Returns the line of a text that a process printed at `time`: a worker, or the process of hooks,
-/// which has no number.
-pub(super) fn output_line(time: String, level: &str, text: &str, worker: Option<u16>, pid: u32) -> String {
-    let mut entry = Map::new();
-    entry.insert("time".to_owned(), time.into());
-    entry.insert("level".to_owned(), level.into());
-    entry.insert("message".to_owned(), text.into());
-    if let Some(worker) = worker {
-        entry.insert("rgun.worker".to_owned(), worker.into());
-    }
-    entry.insert("rgun.pid".to_owned(), pid.into());
-    format!("{}\n", Value::Object(entry))
-}
-
 struct JsonEntry(Map<String, Value>);
 
 impl JsonEntry {

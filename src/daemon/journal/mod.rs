@@ -4,7 +4,7 @@
 //! ```text
 //! tracing ─▶ daemon_log ─▶ format ─▶ queue ─▶ (its thread) sink ─▶ journald or stderr
 //! edge ─▶ requests, refusals ─▶ (thread "journal") tracing
-//! workers' pipes ─▶ (thread "output") output ─▶ queue
+//! workers' pipes ─▶ (thread "output") output ─▶ output_lines ─▶ output_entry ─▶ queue
 //! ```
 //! The main and edge threads never wait for the log's reader: queues are bounded, and dropped
 //! entries are counted.
@@ -16,6 +16,8 @@ mod format;
 mod json;
 mod markers;
 pub mod output;
+mod output_entry;
+mod output_lines;
 mod queue;
 pub mod refusal_kind;
 pub mod refusals;

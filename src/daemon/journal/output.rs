@@ -1,5 +1,5 @@
 //! The workers' stdout and stderr: each worker has two pipes, and the thread "output" puts whole
-//! lines into the log.
+//! lines, and records of Python's `logging`, into the log ([`super::output_lines`]).
 //!
 //! # Why not the daemon's descriptors
 //! Processes that share a stream break each other's lines: a pipe breaks lines over 4 KiB
@@ -28,19 +28,13 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{Mode, fchmod};
 use rustix::event::epoll;
 use rustix::event::{EventfdFlags, eventfd};
-use serde_json::{Map, Value};
 
-use crate::id::{WorkerId, WorkerNr};
+use crate::id::{Generation, WorkerId, WorkerNr};
 
 use super::daemon_log::{self, OutputRoute};
-use super::format::{NativeEntry, utc_time};
-use super::json;
-use super::queue::LogQueue;
+use super::output_entry::{OutputSource, StreamName};
+use super::output_lines::LineSplitter;
 use super::thread::LogThread;
-
-/// Maximum number of bytes of a line in one entry; longer lines are split. The default of
-/// journald's `LineMax=`.
-const MAX_LINE: usize = 48 << 10;
 
 /// Bytes per read: the capacity of a pipe.
 const READ_BYTES: usize = 64 << 10;
@@ -48,9 +42,6 @@ const READ_BYTES: usize = 64 << 10;
 /// Maximum number of reads from each stream at shutdown. They empty a full pipe; a process that
 /// continues to write cannot delay the exit.
 const MAX_FINAL_READS: usize = 4;
-
-/// Priority of a line without a prefix such as `<3>` (sd-daemon(3)): informational.
-const DEFAULT_PRIORITY: u8 = 6;
 
 /// The epoll data of [`Shared::wake`].
 const WAKE_TOKEN: u64 = 0;
@@ -100,31 +91,11 @@ pub struct WorkerEnds {
 #[derive(Debug)]
 pub struct DaemonEnds(Vec<(OwnedFd, StreamName, OutputRoute)>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StreamName {
-    Stdout,
-    Stderr,
-}
-
 /// A pipe that is read.
 #[derive(Debug)]
 struct Stream {
     fd: OwnedFd,
     lines: LineSplitter,
-}
-
-/// Splits a stream into lines.
-#[derive(Debug)]
-struct LineSplitter {
-    name: StreamName,
-    route: OutputRoute,
-    /// The worker's seat. `None` for a zygote, and for the process of the arbiter's hooks.
-    worker: Option<u16>,
-    pid: u32,
-    /// The start of an unfinished line.
-    partial: Vec<u8>,
-    /// The next bytes continue a line that was split.
-    is_continued: bool,
 }
 
 impl WorkerOutput {
@@ -168,11 +139,13 @@ impl WorkerOutput {
     }
 
     /// Starts reading the pipes of a worker's process; `None` for a process that is not a worker.
-    pub fn follow(&self, ends: DaemonEnds, worker: Option<WorkerId>, pid: u32) {
-        let worker = worker.filter(|worker| worker.number != WorkerNr::ZYGOTE).map(|worker| worker.number.0);
-        let streams = ends.0.into_iter().map(|(fd, name, route)| Stream {
-            fd,
-            lines: LineSplitter { name, route, worker, pid, partial: Vec::new(), is_continued: false },
+    pub fn follow(&self, ends: DaemonEnds, worker: Option<(WorkerId, Generation)>, pid: u32) {
+        let generation = worker.map(|(_, generation)| generation.0);
+        let worker =
+            worker.filter(|(worker, _)| worker.number != WorkerNr::ZYGOTE).map(|(worker, _)| worker.number.0);
+        let streams = ends.0.into_iter().map(|(fd, name, route)| {
+            let source = OutputSource { name, worker, generation, pid };
+            Stream { fd, lines: LineSplitter::new(route, source) }
         });
         self.shared.inbox().streams.extend(streams);
         self.shared.wake();
@@ -307,169 +280,5 @@ impl Stream {
     fn has_input(&self) -> bool {
         let mut poll = [nix::poll::PollFd::new(self.fd.as_fd(), nix::poll::PollFlags::POLLIN)];
         nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-    }
-}
-
-impl LineSplitter {
-    fn push(&mut self, bytes: &[u8]) {
-        let (whole, rest) = match bytes.iter().rposition(|byte| *byte == b'\n') {
-            Some(at) => bytes.split_at(at + 1),
-            None => (&[][..], bytes),
-        };
-        if !whole.is_empty() {
-            let whole = if self.partial.is_empty() {
-                whole.to_vec()
-            } else {
-                let mut lines = std::mem::take(&mut self.partial);
-                lines.extend_from_slice(whole);
-                lines
-            };
-            self.log(whole);
-            self.is_continued = false;
-        }
-        self.partial.extend_from_slice(rest);
-        if self.partial.len() > MAX_LINE {
-            let piece = std::mem::take(&mut self.partial);
-            self.log(piece);
-            self.is_continued = true;
-        }
-    }
-
-    /// Logs the unfinished line at the end of the stream.
-    fn end(&mut self) {
-        if !self.partial.is_empty() {
-            let mut line = std::mem::take(&mut self.partial);
-            line.push(b'\n');
-            self.log(line);
-        }
-    }
-
-    /// Logs whole lines, or a part of a line that is too long.
-    fn log(&self, text: Vec<u8>) {
-        match &self.route {
-            OutputRoute::Inherited => {}
-            OutputRoute::Lines(queue) if daemon_log::is_json() => self.log_json(&text, queue),
-            OutputRoute::Lines(queue) => push_lines(queue, text),
-            OutputRoute::Entries(queue) => {
-                let mut is_continued = self.is_continued;
-                for line in text.split(|byte| *byte == b'\n') {
-                    for piece in line.chunks(MAX_LINE) {
-                        if let Some(entry) = self.entry(piece, is_continued) {
-                            queue.push_waiting(entry, 1);
-                        }
-                        is_continued = true;
-                    }
-                    is_continued = false;
-                }
-            }
-        }
-    }
-
-    /// Logs lines as JSON: a line that is an object stays as it is, another becomes the message of
-    /// an entry on the same stream. The records of `server.log` become entries of the daemon.
-    fn log_json(&self, text: &[u8], queue: &LogQueue) {
-        let mut others = Vec::new();
-        for line in text.split_inclusive(|byte| *byte == b'\n') {
-            let record = if self.is_continued { None } else { hook_record(line, self.pid) };
-            let Some((level, message)) = record else {
-                match self.json_entry(line) {
-                    Some(entry) => others.extend_from_slice(entry.as_bytes()),
-                    None => others.extend_from_slice(line),
-                }
-                continue;
-            };
-            push_lines(queue, std::mem::take(&mut others));
-            let (worker, pid) = (self.worker, self.pid);
-            match level {
-                "CRITICAL" | "ERROR" => {
-                    tracing::error!(rgun.worker = worker, rgun.pid = pid, "{message}");
-                }
-                "WARNING" => tracing::warn!(rgun.worker = worker, rgun.pid = pid, "{message}"),
-                "DEBUG" => tracing::debug!(rgun.worker = worker, rgun.pid = pid, "{message}"),
-                _ => tracing::info!(rgun.worker = worker, rgun.pid = pid, "{message}"),
-            }
-        }
-        push_lines(queue, others);
-    }
-
-    /// Returns the entry of a line, in JSON. `None` if the line is blank, a JSON object, or a
-    /// part of a line that is too long.
-    fn json_entry(&self, line: &[u8]) -> Option<String> {
-        let text = line.strip_suffix(b"\n").filter(|_| !self.is_continued)?;
-        if text.trim_ascii().is_empty() || serde_json::from_slice::<Map<String, Value>>(text).is_ok() {
-            return None;
-        }
-        let (priority, text) = priority(text);
-        let level = match priority {
-            0..=3 => "error",
-            4 => "warn",
-            5 | 6 => "info",
-            _ => "debug",
-        };
-        Some(json::output_line(utc_time(), level, &String::from_utf8_lossy(text), self.worker, self.pid))
-    }
-
-    /// Returns an entry for journald. `None` for a blank line, which journald would discard.
-    fn entry(&self, line: &[u8], is_continued: bool) -> Option<Vec<u8>> {
-        let (priority, line) = if is_continued { (DEFAULT_PRIORITY, line) } else { priority(line) };
-        let line = line.trim_ascii_end();
-        if line.is_empty() {
-            return None;
-        }
-        let mut entry = NativeEntry::new(priority);
-        if let Some(worker) = self.worker {
-            entry.field("RGUN_WORKER", worker.to_string().as_bytes());
-        }
-        entry.field("RGUN_PID", self.pid.to_string().as_bytes());
-        let name = match self.name {
-            StreamName::Stdout => "stdout",
-            StreamName::Stderr => "stderr",
-        };
-        entry.field("RGUN_STREAM", name.as_bytes());
-        entry.field("MESSAGE", line);
-        Some(entry.into_bytes())
-    }
-}
-
-/// Puts whole lines into the log.
-fn push_lines(queue: &LogQueue, text: Vec<u8>) {
-    let lines = text.split_inclusive(|byte| *byte == b'\n').count();
-    if lines > 0 {
-        queue.push_waiting(text, lines as u64);
-    }
-}
-
-/// Returns level and message of a line that `server.log` has written in the process `pid`:
-/// `[4711] [INFO] text` (`logger` in src/worker/hook_objects.py).
-fn hook_record(line: &[u8], pid: u32) -> Option<(&str, &str)> {
-    let line = std::str::from_utf8(line).ok()?.trim_end();
-    let rest = line.strip_prefix('[')?.strip_prefix(&pid.to_string())?.strip_prefix("] [")?;
-    let (level, message) = rest.split_once("] ")?;
-    ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"].contains(&level).then_some((level, message))
-}
-
-/// Splits the priority off a line: `<3>text` has priority 3 (sd-daemon(3)).
-fn priority(line: &[u8]) -> (u8, &[u8]) {
-    match line {
-        [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] => (digit - b'0', rest),
-        _ => (DEFAULT_PRIORITY, line),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_records_of_the_process_itself_are_recognized() {
-        let record = |line: &str| {
-            hook_record(line.as_bytes(), 4711).map(|(level, text)| (level.to_owned(), text.to_owned()))
-        };
-        assert_eq!(record("[4711] [INFO] ready\n"), Some(("INFO".to_owned(), "ready".to_owned())));
-        assert_eq!(record("[4711] [WARNING] a [b] c"), Some(("WARNING".to_owned(), "a [b] c".to_owned())));
-        for line in ["[47] [INFO] x", "[47110] [INFO] x", "[4711] [NOTE] x", "4711 INFO x", "{\"a\": 1}", ""]
-        {
-            assert_eq!(record(line), None, "{line}");
-        }
     }
 }

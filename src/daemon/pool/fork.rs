@@ -128,7 +128,7 @@ impl Pool {
             children_timeout,
             output,
         } = fork.prepared;
-        self.follow_output(output, worker, child);
+        self.follow_output(output, (worker, generation), child);
         let link = channel.link(worker, generation, slots, max_requests);
         let role = Role::Worker;
         let mut process =

@@ -45,7 +45,7 @@ use nix::unistd::Pid;
 use rgun_channel::control::{self, Command, Role};
 use rgun_channel::layout::Geometry;
 
-use crate::id::WorkerId;
+use crate::id::{Generation, WorkerId};
 use crate::journal::output::{DaemonEnds, PipeMode, WorkerEnds, WorkerOutput};
 use crate::link::{Link, Reactor};
 use crate::supervise::Exit;
@@ -164,7 +164,7 @@ impl Pool {
     }
 
     /// Starts reading the output of a process.
-    fn follow_output(&self, ends: Option<DaemonEnds>, worker: WorkerId, pid: Pid) {
+    fn follow_output(&self, ends: Option<DaemonEnds>, worker: (WorkerId, Generation), pid: Pid) {
         if let (Some(output), Some(ends)) = (&self.output, ends) {
             output.follow(ends, Some(worker), pid.as_raw().unsigned_abs());
         }
@@ -197,7 +197,7 @@ impl Pool {
                 return Err(error);
             }
         };
-        self.follow_output(daemon_ends, spec.worker, pid);
+        self.follow_output(daemon_ends, (spec.worker, spec.generation), pid);
         let start = Command::Start(Box::new(spec.start(channel.geometry)));
         let fds = [
             map.as_fd(),

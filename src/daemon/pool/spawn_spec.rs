@@ -36,6 +36,8 @@ pub struct SpawnSpec<'a> {
     pub multiprocess: bool,
     /// The worker reports the files that it loads (`reload.on_change`).
     pub report_sources: bool,
+    /// The worker sends records of logging with their fields (`log.records`).
+    pub log_records: bool,
     /// The listeners' addresses, for the environ or scope of requests.
     pub listeners: &'a [ListenerInfo],
     /// Worker or zygote.
@@ -91,6 +93,7 @@ impl SpawnSpec<'_> {
             log_config: log_config.as_ref().map(|path| path.clone().into_os_string()).unwrap_or_default(),
             multiprocess: self.multiprocess,
             report_sources: self.report_sources,
+            log_records: self.log_records,
             interface: match interface {
                 config::Interface::Auto => Interface::Auto,
                 config::Interface::Wsgi => Interface::Wsgi,

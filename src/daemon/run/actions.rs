@@ -152,6 +152,7 @@ impl Daemon {
             max_websockets: generations::websockets(&config),
             multiprocess: config.workers.count.resolve(self.host.cores).get() > 1,
             report_sources: config.reload.on_change.enabled,
+            log_records: config.log.records,
             listeners: &self.host.listeners,
             role,
             warm_up: config.reload.probe.as_deref().unwrap_or_default(),

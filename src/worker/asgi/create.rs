@@ -42,6 +42,7 @@ impl Exchange {
                     state.response.encoded_fields.clear();
                 }
                 state.functions = Some(functions);
+                state.context = old.context.take();
                 *old = state;
             }
             return Ok(exchange);
@@ -112,6 +113,7 @@ impl ExchangeState {
             receivers: Vec::new(),
             senders: Vec::new(),
             task: None,
+            context: None,
             functions: None,
         }
     }

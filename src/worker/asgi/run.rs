@@ -15,6 +15,7 @@ use super::event_loop::EventLoop;
 use super::event_templates::HttpEventTemplates;
 use super::message_types::HttpMessageTypes;
 use super::outbox::Outbox;
+use super::request_context::RequestContexts;
 use super::scope::ScopeBuilder;
 use super::state::{Application, Exchanges, python_module};
 use super::{completed_send, exchange, loop_flags, websocket};
@@ -117,15 +118,18 @@ impl Application {
         if server.call_method0(intern!(py, "has_asyncio_flags"))?.is_truthy()? {
             loop_flags::install(&event_loop)?;
         }
+        let (task_constructor, task_keywords, is_eager, accepts_context) =
+            server.call_method0(intern!(py, "task_constructor"))?.extract()?;
         Ok(Box::leak(Box::new(Self {
             worker,
             app: attribute("application")?.unbind(),
             call: module.getattr(intern!(py, "call"))?.unbind(),
             call_websocket: module.getattr(intern!(py, "call_websocket"))?.unbind(),
+            contexts: RequestContexts::new(py, start.log_records, accepts_context)?,
             event_loop: EventLoop::new(
                 &event_loop,
                 attribute("stopped")?.unbind(),
-                server.call_method0(intern!(py, "task_constructor"))?.extract()?,
+                (task_constructor, task_keywords, is_eager),
             )?,
             scope_builder: ScopeBuilder::new(py, start, &asgi, state)?,
             scope_cache: GilCell::default(),

@@ -29,6 +29,8 @@ pub(super) struct ScopeCache {
     /// By listener: the last HTTP scope and the last WebSocket scope.
     last: Vec<[Option<LastScope>; 2]>,
     tls: LastExtension,
+    /// The id of the last request.
+    pub(super) request_id: Option<Py<PyString>>,
 }
 
 /// Builds scopes.
@@ -261,7 +263,7 @@ impl ScopeBuilder {
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
         let kind = if request.websocket { &self.websocket } else { &self.http };
-        let ScopeCache { values, last, tls } = cache;
+        let ScopeCache { values, last, tls, request_id: last_id } = cache;
         let last = kind.last_scope(py, last, request)?;
         self.set_client(py, last, values, request)?;
         last.set_asgi(py, &keys.extension, &kind.asgi)?;
@@ -269,7 +271,9 @@ impl ScopeBuilder {
             [] => None,
             block => Some((&keys.tls, tls.copy(py, block)?)),
         };
-        last.set_extensions(py, &keys.extension, &latin1(py, request.request_id)?, tls)?;
+        let request_id = latin1(py, request.request_id)?;
+        last.set_extensions(py, &keys.extension, &request_id, tls)?;
+        *last_id = Some(request_id.unbind());
         let make = || build_paths(py, request.path, &self.root_path);
         let scope = values.path(request.path, make, |(path, raw_path)| {
             if ValueCache::keeps_path(request.path) {

@@ -33,6 +33,7 @@ use super::event_templates::HttpEventTemplates;
 use super::last_head::LastHead;
 use super::message_types::HttpMessageTypes;
 use super::outbox::Outbox;
+use super::request_context::{RequestContext, RequestContexts};
 use super::scope::{ScopeBuilder, ScopeCache};
 use super::websocket::{WebSocket, WebSocketConstants};
 use crate::gil_cell::GilCell;
@@ -51,6 +52,7 @@ pub(crate) struct Application {
     pub(super) call: Py<PyAny>,
     /// The coroutine function that does this for a WebSocket.
     pub(super) call_websocket: Py<PyAny>,
+    pub(super) contexts: RequestContexts,
     pub(super) event_loop: EventLoop,
     pub(super) scope_builder: ScopeBuilder,
     /// Values reused between scopes; taken out while a scope is built.
@@ -291,6 +293,8 @@ pub(crate) struct ExchangeState {
     pub(super) senders: Vec<Py<PyAny>>,
     /// The asyncio task; `None` before it is created and after it has ended.
     pub(super) task: Option<Py<PyAny>>,
+    /// Kept for the next exchange; `None` before the first task, and without `log.records`.
+    pub(super) context: Option<Box<RequestContext>>,
     /// `None` once the exchange has ended, and for a WebSocket once the application is called.
     pub(super) functions: Option<Functions>,
 }

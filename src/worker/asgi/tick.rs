@@ -15,6 +15,7 @@ use rgun_channel::ProtocolError;
 use rgun_channel::control::Report;
 use rgun_channel::frame::{Request, StreamFrame, Submission};
 
+use super::request_context::RequestContexts;
 use super::state::{Application, Exchange, Exchanges, Functions, Stage};
 use crate::fastcall;
 use crate::python::exit_if_forked_child;
@@ -272,6 +273,7 @@ impl Application {
         // finalizers.
         let mut scope_cache = self.scope_cache.take(py);
         let scope = self.scope_builder.build(py, scope_cache.get_or_insert_default(), request);
+        let request_id = scope_cache.as_mut().and_then(|cache| cache.request_id.take());
         self.scope_cache.put(py, scope_cache);
         let scope = scope?.into_any();
         let Functions { receive, send } = exchange.get().borrow_mut(py).take_functions(py);
@@ -282,10 +284,16 @@ impl Application {
         // them.
         drop((scope, receive, send));
         let coroutine = coroutine?;
-        self.event_loop
-            .task_constructor
-            .bind(py)
-            .call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
+        let last = exchange.get().borrow_mut(py).context.take();
+        let context =
+            self.contexts.for_request(py, last, request_id, self.event_loop.task_keywords.bind(py))?;
+        let constructor = self.event_loop.task_constructor.bind(py);
+        let keywords = self.event_loop.task_keywords.bind(py);
+        let task = RequestContexts::create_task(context.as_deref(), constructor, coroutine, keywords);
+        if !request.websocket {
+            exchange.get().borrow_mut(py).context = context;
+        }
+        task
     }
 
     /// Marks all blocked exchanges as unchecked: the daemon may have woken the loop for any of

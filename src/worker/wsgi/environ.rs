@@ -35,6 +35,8 @@ pub(crate) struct EnvironCache {
     strings: StringCache,
     /// By listener: for http and for https.
     last: Vec<[Option<LastEnviron>; 2]>,
+    /// The id of the last request.
+    pub(crate) request_id: Option<Py<PyString>>,
 }
 
 /// Builds environs.
@@ -138,7 +140,7 @@ impl EnvironBuilder {
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
-        let EnvironCache { strings, last } = cache;
+        let EnvironCache { strings, last, request_id: last_id } = cache;
         let last = self.last_environ(py, last, request)?;
         let mut fields = self.keep_fields(py, last, strings, request)?;
         if last.fields_not_in(fields.kept).count_ones() > MAX_REMOVED_FIELDS {
@@ -175,7 +177,8 @@ impl EnvironBuilder {
         self.set_body(py, &environ, bodies, request)?;
         let request_id = latin1(py, request.request_id)?;
         environ.set_item(&self.names[usize::from(X_REQUEST_ID)], &request_id)?;
-        environ.set_item(&keys.request_id, request_id)?;
+        environ.set_item(&keys.request_id, &request_id)?;
+        *last_id = Some(request_id.unbind());
         self.tls_keys.set(py, &environ, request.tls)?;
         Ok(environ)
     }

@@ -105,6 +105,7 @@ impl SlotRunner {
         let started = started.unwrap_or_else(monotonic_ns);
         worker.mark_running(self.slot, request.exchange, started);
         let environ = self.application.environ_builder.build(py, &worker.bodies, &mut self.cache, &request);
+        worker.set_request_id(py, self.slot, self.cache.request_id.take());
         let outcome = environ.and_then(|environ| {
             let socket = request
                 .is_takeover()

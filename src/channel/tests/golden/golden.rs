@@ -333,7 +333,7 @@ fn asgi_completions_have_their_golden_bytes() {
 #[test]
 fn commands_have_their_golden_bytes() {
     let start = Start {
-        protocol: 7,
+        protocol: 8,
         geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
         generation: 17,
         worker: 2,
@@ -350,6 +350,7 @@ fn commands_have_their_golden_bytes() {
         log_config: "/srv/logging.json".into(),
         multiprocess: true,
         report_sources: true,
+        log_records: true,
         interface: Interface::Wsgi,
         threads: 3,
         concurrency: 1000,

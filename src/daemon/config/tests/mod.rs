@@ -313,6 +313,7 @@ fn every_key_of_the_file_is_read() {
             access_format: None,
             query: true,
             slow: Some(Duration::from_secs(1)),
+            records: true,
             format: LogFormat::Json
         }
     );

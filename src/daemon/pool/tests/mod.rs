@@ -102,6 +102,7 @@ impl PoolFixture {
             max_websockets: 0,
             multiprocess: true,
             report_sources: false,
+            log_records: false,
             listeners: &[],
             role: Role::Worker,
             warm_up: "",
