@@ -1,0 +1,283 @@
+"""Records of logging, and printed lines, as entries with the request in which they were made."""
+
+import json
+import re
+
+import pytest
+from support.paths import COMPAT_APPS
+from support.waiting import wait_until
+from support.websocket_client import WebSocket
+
+JSON = ("--workers", "1", "--log-format", "json")
+
+
+class Entries:
+    """A daemon whose log is JSON, and the entries of its requests."""
+
+    def __init__(self, daemon):
+        self.daemon = daemon.wait_ready()
+        self.n_requests = 0
+
+    def entries(self, text):
+        """Returns the entries whose message contains a text."""
+        lines = [line for line in self.daemon.log().splitlines() if line.startswith("{")]
+        return [entry for entry in map(json.loads, lines) if text in entry["message"]]
+
+    def wait(self, text, count=1):
+        """Waits for exactly this number of entries, and returns them."""
+        found = wait_until(
+            f"{count} entries with {text!r} in\n{self.daemon.log()}",
+            lambda: len(self.entries(text)) >= count and self.entries(text),
+        )
+        assert len(found) == count, found
+        return found
+
+    def only(self, text):
+        return self.wait(text)[0]
+
+    def get(self, path):
+        """Sends a request with a marker of its own; returns marker and request id."""
+        self.n_requests += 1
+        marker = f"({path.strip('/')}-{self.n_requests})"
+        response = self.daemon.get(f"{path}?{marker}")
+        assert response.status == 200, self.daemon.log()
+        return marker, response["x-request-id"]
+
+
+@pytest.fixture(scope="module")
+def wsgi(start_shared, tmp_path_factory):
+    return Entries(
+        start_shared(
+            "logging_wsgi", tmp_path_factory.mktemp("app"), flags=(*JSON, "--pythonpath", COMPAT_APPS)
+        )
+    )
+
+
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+def asgi(request, start_shared):
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    return Entries(start_shared("logging_asgi", flags=(*JSON, "--loop", request.param)))
+
+
+def ids(entries):
+    return [entry.get("rgun.request_id") for entry in entries]
+
+
+def test_record_has_logger_place_thread_and_request(wsgi):
+    marker, request = wsgi.get("/log")
+    entry = wsgi.only(f"logged {marker}")
+    assert entry.pop("time").endswith("Z")
+    assert entry.pop("rgun.pid") > 0
+    assert entry.pop("code_file").endswith("logging_wsgi.py")
+    assert entry.pop("code_line") > 0
+    assert entry == {
+        "level": "warn",
+        "message": f"WARNING logged {marker}",
+        "rgun.worker": 0,
+        "rgun.generation": 1,
+        "rgun.stream": "stderr",
+        "rgun.request_id": request,
+        "logger": "shop.cart",
+        "code_func": "do_log",
+        "thread_name": "MainThread",
+        "process_name": "MainProcess",
+        "ORDER": "4711",
+    }
+
+
+def test_levels_have_their_severity(wsgi):
+    marker, _ = wsgi.get("/levels")
+    found = wsgi.wait(marker, 6)
+    assert [entry["level"] for entry in found] == ["debug", "info", "warn", "error", "error", "error"]
+
+
+def test_exception_is_one_entry(wsgi):
+    marker, request = wsgi.get("/exception")
+    entry = wsgi.only(f"failed {marker}")
+    assert (entry["level"], entry["rgun.request_id"]) == ("error", request)
+    first, second, *_, last = entry["message"].splitlines()
+    assert (first, second) == (f"ERROR failed {marker}", "Traceback (most recent call last):")
+    assert last == f"ValueError: it broke {marker}"
+
+
+def test_record_without_a_handler_is_an_entry(wsgi):
+    marker, request = wsgi.get("/last_resort")
+    entry = wsgi.only(f"unhandled {marker}")
+    assert (entry["logger"], entry["level"], entry["rgun.request_id"]) == ("lonely", "error", request)
+
+
+def test_printed_lines_name_their_request(wsgi):
+    marker, request = wsgi.get("/print")
+    for text in ("err", "out", "second", "written", "lines"):
+        entry = wsgi.only(f"{text} {marker}")
+        assert entry["message"].strip() == f"{text} {marker}"
+        assert entry["rgun.request_id"] == request
+        assert "logger" not in entry
+    half, whole = wsgi.only(f"half {marker}"), wsgi.only(f"whole {marker}")
+    assert ids([half, whole]) == [request, request]
+    assert (half["message"], whole["message"]) == (f"half {marker}", f"INFO whole {marker}")
+    assert "rgun.request_id" not in wsgi.only(f"raw {marker}")
+
+
+def test_printed_traceback_names_its_request(wsgi):
+    marker, request = wsgi.get("/traceback")
+    assert wsgi.only(f"ValueError: printed {marker}")["rgun.request_id"] == request
+
+
+def test_thread_of_the_application_has_no_request(wsgi):
+    marker, _ = wsgi.get("/thread")
+    entry = wsgi.only(f"in a thread {marker}")
+    assert (entry["thread_name"], entry["logger"]) == ("helper", "shop.cart")
+    assert "rgun.request_id" not in entry
+
+
+def test_record_at_import_has_no_request(wsgi):
+    assert "rgun.request_id" not in wsgi.only("imported in")
+
+
+def test_other_streams_and_handlers_are_unchanged(wsgi):
+    marker, request = wsgi.get("/others")
+    shouted = wsgi.only(f"SHOUTED {marker.upper()}")
+    assert "logger" not in shouted
+    assert shouted["rgun.request_id"] == request
+    assert wsgi.only(f"ended {marker}")["message"] == f"ended {marker}!"
+    wrapped = wsgi.only(f"wrapped {marker}")
+    assert (wrapped["logger"], wrapped["rgun.request_id"]) == ("other", request)
+
+
+def test_record_that_cannot_be_formatted_is_reported_by_logging(wsgi):
+    wsgi.get("/unformattable")
+    wsgi.only("--- Logging error ---")
+
+
+def test_odd_characters_do_not_change_other_entries(wsgi):
+    marker, request = wsgi.get("/odd_text")
+    odd = wsgi.only(f"odd \x1e@forged\x1e {marker}")
+    assert odd["message"] == f"INFO odd \x1e@forged\x1e {marker} \\ud800 € \n\n tail"
+    assert odd["rgun.request_id"] == request
+    # An application can only claim another request for its own lines.
+    assert wsgi.only(f"printed {marker}")["rgun.request_id"] == "forged-1"
+    assert wsgi.only(f'\x1e{{"json": "sequence"}} {marker}')["rgun.request_id"] == request
+
+
+def test_long_record_becomes_entries_of_48_kib(wsgi):
+    marker, request = wsgi.get("/long")
+    ascii_parts = wait_until(
+        "all parts", lambda: [e for e in wsgi.entries("xxxx") if len(e["message"]) < 10_000]
+    )
+    assert len(ascii_parts) == 1
+    ascii_parts = wsgi.entries("xxxx")
+    assert "".join(entry["message"] for entry in ascii_parts) == f"INFO {marker} " + "x" * 100_000
+    assert max(len(entry["message"]) for entry in ascii_parts) == 48 << 10
+    wait_until("all parts", lambda: "".join(e["message"] for e in wsgi.entries("€€")).count("€") == 30_000)
+    parts = wsgi.entries("€€")
+    assert max(len(entry["message"].encode()) for entry in parts) <= 48 << 10
+    assert ids([*ascii_parts, *parts]) == [request] * (len(ascii_parts) + len(parts))
+
+
+def test_forked_child_has_no_request(wsgi):
+    marker, _ = wsgi.get("/fork")
+    record, line = wsgi.only(f"in the child {marker}"), wsgi.only(f"printed by the child {marker}")
+    assert record["logger"] == "shop.cart"
+    assert ids([record, line]) == [None, None]
+
+
+def test_redirected_stderr_gets_plain_text(wsgi):
+    wsgi.get("/redirected")
+    marker, request = wsgi.get("/log")
+    assert wsgi.only(f"logged {marker}")["rgun.request_id"] == request
+
+
+def test_streams_keep_their_types_and_errors(wsgi):
+    wsgi.get("/types")
+
+
+def test_threads_name_their_own_requests(start):
+    server = Entries(start("logging_wsgi", flags=("--threads", "3", "--log-format", "json")))
+    made = [server.get(path) for path in ("/log", "/print", "/exception") * 5]
+    for marker, request in made:
+        wait_until(f"entries of {marker}\n{server.daemon.log()}", lambda: server.entries(marker))  # noqa: B023
+        named = [entry for entry in server.entries(marker) if "raw" not in entry["message"]]
+        assert set(ids(named)) == {request}
+    names = {entry["thread_name"] for entry in server.entries("") if "thread_name" in entry}
+    assert names <= {"MainThread", "rgun-1", "rgun-2"}
+
+
+def test_forked_workers_send_records(start):
+    server = Entries(start("logging_wsgi", flags=("--workers", "2", "--preload", "--log-format", "json")))
+    server.daemon.wait_for_log("is ready after", 3)
+    for _ in range(8):
+        marker, request = server.get("/log")
+        entry = server.only(f"logged {marker}")
+        assert (entry["logger"], entry["rgun.request_id"]) == ("shop.cart", request)
+        assert entry["rgun.worker"] in (0, 1)
+    assert "rgun.worker" not in server.only("imported in")
+
+
+def test_reload_turns_records_off(start, tmp_path):
+    config = tmp_path / "rgun.toml"
+    config.write_text("[log]\nformat = 'json'\n")
+    server = Entries(start("logging_wsgi", flags=("--config", config)))
+    marker, request = server.get("/log")
+    assert server.only(f"logged {marker}")["rgun.request_id"] == request
+    config.write_text("[log]\nformat = 'json'\nrecords = false\n")
+    server.daemon.reload()
+    server.daemon.wait_for_log("reloaded:")
+    marker, _ = server.get("/exception")
+    assert "rgun.request_id" not in server.only(f"failed {marker}")
+    # Each line of the traceback is an entry.
+    assert server.only(f"failed {marker}")["message"] == f"ERROR failed {marker}"
+    server.get("/types")
+
+
+@pytest.mark.parametrize("log_format", ["auto", "text"])
+def test_lines_of_text_have_fields_if_asked_for(start, log_format):
+    server = start("logging_wsgi", flags=("--workers", "1", "--log-format", log_format)).wait_ready()
+    response = server.get("/print?marker")
+    expected = {
+        "auto": ("err marker", "INFO whole marker"),
+        "text": (
+            f"err marker rgun.worker=0 rgun.request_id={response['x-request-id']}",
+            f"INFO whole marker rgun.worker=0 rgun.request_id={response['x-request-id']} logger=shop.cart ",
+        ),
+    }[log_format]
+    line, record = (server.wait_for_log(text) for text in ("err marker", "whole marker"))
+    assert line == expected[0]
+    assert record.startswith(expected[1]) if log_format == "text" else record == expected[1]
+    assert "\x1e" not in server.log()
+
+
+def test_tasks_and_copied_contexts_name_their_request(asgi):
+    made = [asgi.get("/") for _ in range(20)]
+    for marker, request in made:
+        for text, count in (("task", 1), ("child", 2), ("line", 2), ("copied context", 1)):
+            assert ids(asgi.wait(f"{text} {marker}", count)) == [request] * count
+        assert ids(asgi.wait(f"plain thread {marker}")) == [None]
+    # Tasks that outlive their requests keep their requests.
+    asgi.get("/later")
+    for marker, request in made:
+        assert ids(asgi.wait(f"later {marker}")) == [request]
+    for marker, request in [asgi.get("/") for _ in range(3)]:
+        assert ids(asgi.wait(f"task {marker}")) == [request]
+
+
+def test_variables_of_a_request_are_unset_in_the_next(asgi):
+    for _ in range(5):
+        asgi.get("/")
+    assert set(re.findall(r"\w+", asgi.daemon.get("/users").body.decode())) == {"None"}
+
+
+def test_records_of_lifespan_have_no_request(asgi):
+    assert ids(asgi.wait("lifespan lifespan.startup")) == [None]
+
+
+def test_websocket_has_the_request_of_its_handshake(start):
+    server = Entries(start("logging_asgi", flags=(*JSON, "--access-logfile", "-")))
+    with WebSocket(server.daemon.unix_path, "/?socket") as websocket:
+        for _ in range(2):
+            websocket.send("message")
+            assert websocket.read_frame() == (1, b"logged")
+        found = server.wait("message socket", 2)
+    (handshake,) = [entry for entry in server.entries("GET /?socket 101")]
+    assert ids(found) == [handshake["rgun.request_id"]] * 2
