@@ -25,7 +25,7 @@ pub const MAX_INLINE_BODY: usize = 64 * 1024;
 /// Alignment of records, and the size of a record's header (`len u32 | state u32`), bytes.
 pub const RECORD_ALIGN: usize = 8;
 
-const PAGE_BYTES: usize = 4096;
+pub(crate) const PAGE_BYTES: usize = 4096;
 const WORD_STRIDE: usize = 128;
 const SLOT_STRIDE: usize = 256;
 

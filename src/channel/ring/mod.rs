@@ -3,8 +3,8 @@
 //! A record is `len u32 | state u32 | frame`, aligned to 8. `head` counts all bytes published so
 //! far, `tail` all bytes consumed; both only grow, so the ring holds `head - tail` bytes and a
 //! position is never reused. A record never wraps: where it would, a `PAD` record fills the rest of
-//! the ring. In the completion ring, the state word says whether DONE was added to the frame after
-//! the push.
+//! the ring, or of its first [`WARM_BYTES`] while few bytes are in use. In the completion ring, the
+//! state word says whether DONE was added to the frame after the push.
 //!
 //! Each end belongs to one thread at a time (`&mut self`); a worker with several threads keeps its
 //! ends behind mutexes.
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::ProtocolError;
-use crate::layout::{Geometry, RECORD_ALIGN, Word};
+use crate::layout::{Geometry, PAGE_BYTES, RECORD_ALIGN, Word};
 use crate::map::Map;
 use crate::state;
 
@@ -22,6 +22,15 @@ mod submission;
 
 pub use completion::{CompletionReceiver, CompletionSender};
 pub use submission::{SubmissionReceiver, SubmissionSender};
+
+/// Bytes at the beginning of a ring to which an almost empty ring returns. Without this, a ring that
+/// never holds more than a few records would use all its memory, and no record would be in the
+/// processor's cache.
+const WARM_BYTES: u64 = 64 * 1024;
+
+/// A ring is almost empty with at most this number of bytes in use. The padding takes the rest of
+/// the ring until the peer has passed it.
+const ALMOST_EMPTY_BYTES: u64 = 16 * 1024;
 
 /// Position of a record: the bytes published in the ring before it. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +126,21 @@ impl Ring {
         (if need > until_end { until_end } else { 0 }, need)
     }
 
+    /// Returns the padding after which the next record is at the beginning of the ring, if that
+    /// record would enter another page behind the first [`WARM_BYTES`] and the ring is almost empty;
+    /// else zero.
+    fn padding_to_begin(&self, head: u64, tail: &mut u64, need: u64) -> Result<u64, ProtocolError> {
+        let begin = self.capacity - self.bytes_until_end(head);
+        let last_page = |end: u64| (end - 1) / PAGE_BYTES as u64;
+        if begin < WARM_BYTES || last_page(begin) == last_page(begin + need) {
+            return Ok(0);
+        }
+        *tail = self.read_tail(head, *tail)?;
+        let (used, pad) = (head - *tail, self.bytes_until_end(head));
+        let is_wanted = used <= ALMOST_EMPTY_BYTES && used + pad + need <= self.capacity;
+        Ok(if is_wanted { pad } else { 0 })
+    }
+
     /// Writes and publishes one record, whose frame is both parts together; `None` if the ring has no
     /// room for it now.
     fn push(
@@ -127,13 +151,16 @@ impl Ring {
         state: u32,
     ) -> Result<Option<Position>, ProtocolError> {
         let len = first.len() + second.len();
-        let (pad, need) = self.record_space(*head, len);
+        let (mut pad, need) = self.record_space(*head, len);
         assert!(need <= self.capacity / 2, "a frame of {len} bytes never fits its ring");
         if *head + pad + need - *tail > self.capacity {
             *tail = self.read_tail(*head, *tail)?;
             if *head + pad + need - *tail > self.capacity {
                 return Ok(None);
             }
+        }
+        if pad == 0 {
+            pad = self.padding_to_begin(*head, tail, need)?;
         }
         if pad > 0 {
             let at = self.offset_of(*head);

@@ -131,6 +131,7 @@ impl SubmissionReceiver {
 mod tests {
     use super::*;
     use crate::layout::Word;
+    use crate::ring::WARM_BYTES;
     use crate::ring::tests::small_map;
 
     #[test]
@@ -192,6 +193,49 @@ mod tests {
             }
         }
         assert!(full > 100);
+    }
+
+    #[test]
+    fn almost_empty_ring_stays_at_its_beginning() {
+        let geometry = Geometry::standard(1);
+        let (map, _fd) = Map::create("ring", geometry.total_bytes()).unwrap();
+        let map = Arc::new(map);
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let capacity = u64::from(geometry.submission);
+        let (mut out, mut laps) = (Vec::new(), 0);
+        for n in 0..20_000_usize {
+            let frame = vec![u8::try_from(n % 251).unwrap(); (n * 37) % 900];
+            let Position(position) = sender.push(&frame).unwrap().unwrap();
+            assert!(position % capacity < WARM_BYTES + 4096, "{position}");
+            laps = position / capacity;
+            // Up to twelve records are in the ring.
+            while n % 12 == 0 && receiver.claim(&mut out).unwrap() {}
+        }
+        assert!(laps > 100, "{laps}");
+    }
+
+    #[test]
+    fn ring_with_a_backlog_uses_all_its_memory() {
+        let geometry = Geometry::standard(1);
+        let (map, _fd) = Map::create("ring", geometry.total_bytes()).unwrap();
+        let map = Arc::new(map);
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let frame = [7; 500];
+        let most = geometry.submission as usize / frame.len();
+        let (mut out, mut waiting) = (Vec::new(), 0);
+        for _ in 0..10 {
+            while sender.push(&frame).unwrap().is_some() {
+                waiting += 1;
+            }
+            assert!(waiting > most * 9 / 10, "{waiting} of {most}");
+            for _ in 0..100 {
+                assert!(receiver.claim(&mut out).unwrap());
+                assert_eq!(out, frame);
+                waiting -= 1;
+            }
+        }
     }
 
     #[test]
