@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
 use pyo3::exceptions::PySystemExit;
@@ -53,7 +53,7 @@ pub(crate) struct Worker {
     submission: Mutex<SubmissionReceiver>,
     /// The spins of the only thread; unused by a worker with several.
     spin: Mutex<Spin>,
-    slots: Vec<Slot>,
+    slots: Slots,
     /// The worker claims no more requests. Never cleared.
     stopping: AtomicBool,
     /// The worker becomes a zygote when it has stopped. Set before `stopping`, never cleared.
@@ -75,6 +75,26 @@ struct Slot {
     request_id: GilCell<Option<Py<PyString>>>,
 }
 
+/// The states of all slots. A map has thousands of slots for an event loop, few of which are used: a
+/// group of states takes memory when one of its slots is used first.
+#[derive(Debug)]
+struct Slots(Box<[OnceLock<Box<[Slot]>>]>);
+
+/// Number of slots in a group.
+const SLOTS_PER_GROUP: usize = 256;
+
+impl Slots {
+    fn new(n_slots: u32) -> Self {
+        Self((0..(n_slots as usize).div_ceil(SLOTS_PER_GROUP)).map(|_| OnceLock::new()).collect())
+    }
+
+    fn get(&self, slot: u32) -> &Slot {
+        let (group, member) = (slot as usize / SLOTS_PER_GROUP, slot as usize % SLOTS_PER_GROUP);
+        let create = || (0..SLOTS_PER_GROUP).map(|_| Slot::default()).collect();
+        &self.0[group].get_or_init(create)[member]
+    }
+}
+
 impl Worker {
     /// Creates a worker over a map that no worker has used.
     pub(crate) fn new(start: Start, process: &'static Process, map: Map, eventfd: OwnedFd) -> Self {
@@ -84,7 +104,7 @@ impl Worker {
             output: Output::new(Arc::clone(&map), &geometry, process),
             submission: Mutex::new(SubmissionReceiver::new(Arc::clone(&map), &geometry)),
             spin: Mutex::default(),
-            slots: (0..geometry.slots).map(|_| Slot::default()).collect(),
+            slots: Slots::new(geometry.slots),
             start,
             process,
             control: &process.control,
@@ -284,13 +304,13 @@ impl Worker {
 
     /// Counts response body bytes before they are sent.
     pub(crate) fn count_sent(&self, slot: u32, bytes: u64) {
-        self.slot(slot).sent.fetch_add(bytes, Ordering::Relaxed);
+        self.slots.get(slot).sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Returns the number of response body bytes of a slot that are buffered in the daemon.
     pub(crate) fn unacked(&self, slot: u32) -> u64 {
         let acked = self.map.u64(Geometry::slot(slot, SLOT_ACKED)).load(Ordering::Acquire);
-        self.slot(slot).sent.load(Ordering::Relaxed).saturating_sub(acked)
+        self.slots.get(slot).sent.load(Ordering::Relaxed).saturating_sub(acked)
     }
 
     /// Returns the flag on which a thread waits until [`Worker::unacked`] decreases.
@@ -301,20 +321,16 @@ impl Worker {
     /// Cancels an exchange if a thread runs it: its iterable is not read any further. Reads only the
     /// slots of threads: the map has thousands more for an event loop, whose pages must stay unused.
     pub(crate) fn cancel(&self, exchange: ExchangeId) {
-        for (number, slot) in (0..self.n_slots()).zip(&self.slots) {
-            if self.map.u64(Geometry::slot(number, SLOT_EXCHANGE)).load(Ordering::Acquire) == exchange.0 {
-                slot.cancelled.store(exchange.0, Ordering::Release);
+        for slot in 0..self.n_slots() {
+            if self.map.u64(Geometry::slot(slot, SLOT_EXCHANGE)).load(Ordering::Acquire) == exchange.0 {
+                self.slots.get(slot).cancelled.store(exchange.0, Ordering::Release);
             }
         }
     }
 
     /// Returns whether the exchange is cancelled.
     pub(crate) fn is_cancelled(&self, slot: u32, exchange: ExchangeId) -> bool {
-        self.slot(slot).cancelled.load(Ordering::Acquire) == exchange.0
-    }
-
-    fn slot(&self, slot: u32) -> &Slot {
-        &self.slots[slot as usize]
+        self.slots.get(slot).cancelled.load(Ordering::Acquire) == exchange.0
     }
 
     /// Handles an exception of a signal handler that ran inside the worker's code: a `SystemExit`
