@@ -281,7 +281,7 @@ impl Worker {
 
     /// Stores the id of the request that a slot's thread serves.
     pub(crate) fn set_request_id(&self, py: Python<'_>, slot: u32, id: Option<Py<PyString>>) {
-        let old = std::mem::replace(&mut *self.slot(slot).request_id.borrow_mut(py), id);
+        let old = std::mem::replace(&mut *self.slots.get(slot).request_id.borrow_mut(py), id);
         // A `Bound` is dropped without a look at the thread's state.
         drop(old.map(|old| old.into_bound(py)));
     }
@@ -294,7 +294,7 @@ impl Worker {
         if word(slot, SLOT_EXCHANGE) == 0 {
             return None;
         }
-        self.slot(slot).request_id.borrow(py).as_ref().map(|id| id.bind(py).clone())
+        self.slots.get(slot).request_id.borrow(py).as_ref().map(|id| id.bind(py).clone())
     }
 
     /// Publishes that a slot is idle.
