@@ -230,9 +230,24 @@ fn error_of_the_application_is_once_in_the_access_log() {
     let mut daemon = Rgun::fake().flags(["--access-logfile", "/dev/stderr"]).start_ready();
     let id = daemon.get("/status/500").field("x-request-id").to_owned();
     let line = daemon.log.wait_for(&id);
-    assert!(line.contains("INFO") && line.contains("rgun.status=500"), "{line}");
+    assert!(line.contains("ERROR") && line.contains("rgun.status=500"), "{line}");
+    for (path, level) in [("/status/503", "WARN"), ("/status/404", "INFO"), ("/hello", "INFO")] {
+        let id = daemon.get(path).field("x-request-id").to_owned();
+        let line = daemon.log.wait_for(&id);
+        assert!(line.contains(level), "{path}: {line}");
+    }
     daemon.stop();
     assert_eq!(daemon.log.count(&id), 1);
+}
+
+#[test]
+fn error_in_the_access_log_is_found_by_priority() {
+    let rgun = Rgun::fake().set("log.access", "true");
+    let journald = Journald::at(rgun.scratch());
+    let daemon = rgun.journald(&journald.directory).start();
+    daemon.get("/status/500");
+    let id: &[u8] = b"MESSAGE_ID=498a07ee777e4c209fceee4d8f57efd2\n";
+    journald.wait(&[id, b"MESSAGE=GET /status/500 500\n", b"PRIORITY=3\n", b"TARGET=rgun::access\n"]);
 }
 
 #[test]

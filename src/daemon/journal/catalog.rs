@@ -152,10 +152,10 @@ operator_events! {
     /// The application answered with a status of 500 or above.
     ServerError = "498a07ee777e4c209fceee4d8f57efd2", "The application answered with an error",
         "The application itself answered @RGUN_STATUS@. It handled the exception, if there was one, \
-        so rgun has no traceback: frameworks log it with Python's logging. RGUN_MORE= is the number \
-        of further such responses within a second; the entry has the request ids of up to 32 of \
-        them. With log.access, the entry of the request in the access log takes the place of this \
-        one.\n\n\
+        so rgun has no traceback: frameworks log it with Python's logging. Without log.access, \
+        RGUN_MORE= is the number of further such responses within a second, and the entry has the \
+        request ids of up to 32 of them; with log.access, this is the entry of one request in the \
+        access log.\n\n\
         What to do: look at the output of worker @RGUN_WORKER@ just before this entry \
         (`journalctl RGUN_WORKER=@RGUN_WORKER@`). If the traceback is missing, let the framework log \
         it to standard error; Django by default only mails it to ADMINS (LOGGING in its settings).";

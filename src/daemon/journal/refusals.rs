@@ -2,10 +2,11 @@
 //! log. A scanner or an overload causes thousands; one entry for each would use up the journal's rate
 //! limit (journald's default: 10,000 entries of a unit in 30 s).
 //!
-//! For each kind and client address there is at most one entry a second; further requests are
-//! counted in the next entry, which is written within a second. In total there are at most
-//! [`MAX_ENTRIES`] a second; beyond that, requests are counted by kind alone. An entry has the ids
-//! of up to [`MAX_IDS`] counted requests.
+//! For each kind, status and client address there is at most one entry a second; further requests
+//! are counted in the next entry, which is written within a second. In total there are at most
+//! [`MAX_ENTRIES`] a second; beyond that, requests are counted by kind and status alone. An entry has
+//! the ids of up to [`MAX_IDS`] counted requests. Errors of the application have limits of their own,
+//! so that a scanner does not hide them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,7 @@ pub struct RefusalRecord {
     pub response: Option<RefusalResponse>,
     /// The client's address. Empty on a unix socket.
     pub client: String,
-    /// The kind; requests of one kind and client are counted together.
+    /// The kind; requests of one kind, status and client are counted together.
     pub kind: RefusalKind,
     /// A sentence for the operator.
     pub detail: String,
@@ -38,6 +39,12 @@ pub struct RefusalResponse {
     pub id: String,
     /// The status code.
     pub status: u16,
+}
+
+impl RefusalRecord {
+    fn category(&self) -> Category {
+        (self.kind, self.response.as_ref().map(|response| response.status))
+    }
 }
 
 /// Method and path of a refused request, if its head was valid.
@@ -55,14 +62,14 @@ pub(super) struct RefusedRequest {
     pub(super) worker: Option<WorkerId>,
 }
 
-/// Time in which there is one entry for each kind and client.
+/// Time in which there is one entry for each kind, status and client.
 const WINDOW_TIME: Duration = Duration::from_secs(1);
 
 /// Maximum number of entries per [`WINDOW_TIME`] in total. That makes 3,000 in the 30 s of
-/// journald's rate limit.
+/// journald's rate limit, for refusals and for errors of the application each.
 const MAX_ENTRIES: u32 = 100;
 
-/// Maximum number of pairs of kind and client that are tracked.
+/// Maximum number of windows that are tracked.
 const MAX_WINDOWS: usize = 1024;
 
 /// Maximum number of ids of counted requests in an entry.
@@ -88,9 +95,10 @@ pub(super) struct Refusals(Mutex<RefusalState>);
 
 #[derive(Debug, Default)]
 struct RefusalState {
-    windows: HashMap<(RefusalKind, String), Window>,
-    /// Requests beyond the limits: their number and the last of them, by kind.
-    overflow: BTreeMap<RefusalKind, CountedRefusals>,
+    /// By kind, status and client.
+    windows: HashMap<(Category, String), Window>,
+    /// Requests beyond the limits: their number and the last of them.
+    overflow: BTreeMap<Category, CountedRefusals>,
     /// When the first request was added to `overflow`. `None` while `overflow` is empty.
     overflow_since: Option<Instant>,
     /// The time before which no window ends. `None` if there are no windows.
@@ -101,7 +109,10 @@ struct RefusalState {
     entries: u32,
 }
 
-/// The window of one kind and client. An entry opened it at `since`; later requests are counted.
+/// Kind and status; `None` for a connection that got no response.
+type Category = (RefusalKind, Option<u16>);
+
+/// The window of one kind, status and client. An entry opened it at `since`; later requests are counted.
 #[derive(Debug)]
 struct Window {
     since: Instant,
@@ -118,7 +129,7 @@ impl Refusals {
     /// Returns the entry to write now. `None` if the request was counted instead.
     pub(super) fn admit(&self, mut entry: RefusalEntry, now: Instant) -> Option<RefusalEntry> {
         let mut state = self.lock();
-        let key = (entry.refused.kind, entry.refused.client.clone());
+        let key = (entry.refused.category(), entry.refused.client.clone());
         let RefusalState { windows, .. } = &mut *state;
         if let Some(window) = windows.get_mut(&key) {
             if now.saturating_duration_since(window.since) < WINDOW_TIME {
@@ -193,7 +204,7 @@ impl Refusals {
 }
 
 impl RefusalState {
-    fn begin_window(&mut self, key: (RefusalKind, String), now: Instant) {
+    fn begin_window(&mut self, key: (Category, String), now: Instant) {
         self.windows.insert(key, Window { since: now, counted: None });
         self.windows_due.get_or_insert(now + WINDOW_TIME);
     }
@@ -216,13 +227,13 @@ impl RefusalState {
 
     fn overflow_counted(&mut self, counted: CountedRefusals, now: Instant) {
         self.overflow_since.get_or_insert(now);
-        let kind = counted.last.refused.kind;
+        let category = counted.last.refused.category();
         let CountedRefusals { mut last, mut count } = counted;
-        if let Some(earlier) = self.overflow.remove(&kind) {
+        if let Some(earlier) = self.overflow.remove(&category) {
             count += earlier.count;
             last.take_ids(earlier.last);
         }
-        self.overflow.insert(kind, CountedRefusals { last, count });
+        self.overflow.insert(category, CountedRefusals { last, count });
     }
 }
 
@@ -307,6 +318,21 @@ mod tests {
             .expect("the window has passed");
         assert_eq!((next.n_more, next.count_suffix().as_str()), (132, " (and 132 more within 1 s)"));
         assert_eq!(next.ids.len(), MAX_IDS);
+    }
+
+    #[test]
+    fn statuses_of_one_kind_and_client_have_entries_of_their_own() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        let error = |status: u16| {
+            let mut entry = entry(RefusalKind::ApplicationError, "1.2.3.4");
+            entry.refused.response = Some(RefusalResponse { id: "id".to_owned(), status });
+            entry
+        };
+        assert!(refusals.admit(error(500), start).is_some());
+        assert!(refusals.admit(error(503), start).is_some());
+        assert!(refusals.admit(error(500), start).is_none());
+        let due = refusals.take_due(start + WINDOW_TIME);
+        assert_eq!(due.iter().map(|entry| entry.refused.category().1).collect::<Vec<_>>(), [Some(500)]);
     }
 
     #[test]

@@ -94,18 +94,33 @@ pub(super) fn write_access(access: &AccessEntry) {
     });
     let is_line = line.is_some().then_some(true);
     let text = line.unwrap_or_else(|| format!("{} {} {status}", request.method, target_of(request)));
-    log_request!(
-        target: "rgun::access", info, request,
-        {
-        rgun.status = status,
-        rgun.bytes = bytes,
-        rgun.duration_us = microseconds(*duration),
-        rgun.queue_us = microseconds(*queued),
-        rgun.worker = worker.map(|worker| worker.number.0),
-        whole_line = is_line,
-        },
-        "{text}"
-    );
+    // An error response of the daemon, which no worker has given, has an entry of its own besides its
+    // line.
+    let is_server_error = *status >= 500 && worker.is_some();
+    let event = is_server_error.then_some(OperatorEvent::ServerError);
+    macro_rules! entry {
+        ($level:ident) => {
+            log_request!(
+                target: "rgun::access", $level, request,
+                {
+                message_id = event.map(OperatorEvent::id),
+                rgun.status = status,
+                rgun.bytes = bytes,
+                rgun.duration_us = microseconds(*duration),
+                rgun.queue_us = microseconds(*queued),
+                rgun.worker = worker.map(|worker| worker.number.0),
+                whole_line = is_line,
+                },
+                "{text}"
+            )
+        };
+    }
+    // An operator looks for failed requests by priority.
+    match status {
+        503 if is_server_error => entry!(warn),
+        _ if is_server_error => entry!(error),
+        _ => entry!(info),
+    }
 }
 
 pub(super) fn write_failure(failure: &FailureEntry) {

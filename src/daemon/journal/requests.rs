@@ -44,7 +44,40 @@ enum JournalEntry {
 pub struct Journal {
     entries: SyncSender<JournalEntry>,
     dropped: Arc<AtomicU64>,
-    refusals: Arc<Refusals>,
+    limits: Arc<EntryLimits>,
+}
+
+/// The limits of counted entries. Each group of requests has its own.
+#[derive(Debug, Default)]
+struct EntryLimits {
+    refusals: Refusals,
+    /// Error responses of the application.
+    errors: Refusals,
+}
+
+impl EntryLimits {
+    /// Returns the limits for entries of this kind.
+    fn of(&self, kind: RefusalKind) -> &Refusals {
+        if kind == RefusalKind::ApplicationError { &self.errors } else { &self.refusals }
+    }
+
+    fn all(&self) -> [&Refusals; 2] {
+        [&self.refusals, &self.errors]
+    }
+
+    /// Returns when [`EntryLimits::write_due`] must be called next.
+    fn next_due(&self) -> Option<Instant> {
+        self.all().into_iter().filter_map(Refusals::next_due).min()
+    }
+
+    /// Writes the entries about requests that were counted for long enough.
+    fn write_due(&self, now: Instant) {
+        for limits in self.all() {
+            if limits.next_due().is_some_and(|due| due <= now) {
+                limits.take_due(now).iter().for_each(write_refusal);
+            }
+        }
+    }
 }
 
 impl Journal {
@@ -56,10 +89,10 @@ impl Journal {
     pub fn start() -> io::Result<(Self, LogThread)> {
         let (entries, waiting) = sync_channel(MAX_QUEUED);
         let dropped = Arc::new(AtomicU64::new(0));
-        let refusals = Arc::new(Refusals::default());
-        let (counter, pending) = (Arc::clone(&dropped), Arc::clone(&refusals));
+        let limits = Arc::new(EntryLimits::default());
+        let (counter, pending) = (Arc::clone(&dropped), Arc::clone(&limits));
         let writer = LogThread::spawn("journal", move || run_writer(&waiting, &counter, &pending))?;
-        Ok((Self { entries, dropped, refusals }, writer))
+        Ok((Self { entries, dropped, limits }, writer))
     }
 
     /// Logs a refused request without a valid head, or a failed TLS handshake, at most once a
@@ -95,7 +128,8 @@ impl Journal {
     }
 
     fn refuse(&self, refused: RefusalRecord, request: Option<RefusedRequest>) {
-        if let Some(entry) = self.refusals.admit(RefusalEntry::new(refused, request), Instant::now()) {
+        let limits = self.limits.of(refused.kind);
+        if let Some(entry) = limits.admit(RefusalEntry::new(refused, request), Instant::now()) {
             self.send(JournalEntry::Refusal(entry));
         }
     }
@@ -131,10 +165,10 @@ impl Journal {
     }
 }
 
-fn run_writer(entries: &Receiver<JournalEntry>, dropped: &AtomicU64, refusals: &Refusals) {
+fn run_writer(entries: &Receiver<JournalEntry>, dropped: &AtomicU64, limits: &EntryLimits) {
     daemon_log::wait_when_full();
     loop {
-        let entry = match refusals.next_due() {
+        let entry = match limits.next_due() {
             None => entries.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => entries.recv_timeout(due.saturating_duration_since(Instant::now())),
         };
@@ -147,14 +181,12 @@ fn run_writer(entries: &Receiver<JournalEntry>, dropped: &AtomicU64, refusals: &
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        let now = Instant::now();
-        if refusals.next_due().is_some_and(|due| due <= now) {
-            refusals.take_due(now).iter().for_each(write_refusal);
-        }
+        limits.write_due(Instant::now());
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             daemon_log::count_dropped(lost);
         }
     }
-    refusals.take_all(Instant::now()).iter().for_each(write_refusal);
+    let now = Instant::now();
+    limits.all().iter().flat_map(|limits| limits.take_all(now)).for_each(|entry| write_refusal(&entry));
 }
