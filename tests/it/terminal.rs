@@ -51,6 +51,8 @@ fn screen_from_start_to_stop() {
     terminal.scratch().write("behaviour", "failed");
     kill(Pid::from_raw(pid), Signal::SIGHUP).expect("it runs");
     terminal.screen.wait_for("reload failed: ");
+    // The worker's own line must not follow the ^C in one line.
+    terminal.screen.wait_for("failed, as RGUN_FAKE requests");
     terminal.interrupt();
     assert_eq!(terminal.wait_exit().code(), Some(0));
     let worker = fake_worker().display().to_string();
