@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_of_one_kind_and_client_have_entries_of_their_own() {
+    fn statuses_of_one_client_have_their_own_entries() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         let error = |status: u16| {
             let mut entry = entry(RefusalKind::ApplicationError, "1.2.3.4");
