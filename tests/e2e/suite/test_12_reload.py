@@ -255,3 +255,15 @@ def test_watched_release_with_more_errors_is_rolled_back(app):
     host.deploy(app, 3)
     host.reload()
     assert served_release() == "3"
+
+
+def test_boot_and_reload_may_outlast_the_start_timeout(trouble_app):
+    """rgun asks systemd for more time (EXTEND_TIMEOUT_USEC=), so that timeouts.boot may be longer."""
+    host.deploy(trouble_app, 1, "import time\ntime.sleep(8)")
+    host.configure("trouble", trouble_app)
+    with host.drop_in("TimeoutStartSec=4s"):
+        assert host.get("/").status == 200
+        host.deploy(trouble_app, 2, "import time\ntime.sleep(8)")
+        host.reload()
+        assert host.show("ActiveState") == "active"
+        host.deploy(trouble_app, 3)

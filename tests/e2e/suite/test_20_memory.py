@@ -70,12 +70,27 @@ def test_out_of_memory_request_is_502_and_other_worker_serves(controller):
     )
     assert entries[0]["RGUN_PATH"] == "/grow/400"
     output = host.journal(since, RGUN_PID=victim, _PID=daemon)
-    assert any("out of memory" in text for text in host.messages(output)), host.messages(output)
+    why = "(out of memory: it reached its hard limit, 1.5 times workers.max_memory)"
+    assert any(why in text for text in host.messages(output)), host.messages(output)
     wait_until("another worker", lambda: victim not in (host.two_workers() or [victim]))
     assert host.get("/").status == 200
     assert host.show("ActiveState") == "active"
     assert host.main_pid() == daemon
     assert host.show("NRestarts") == "0"
+
+
+def test_limit_of_the_unit_is_named_as_the_cause(controller, trouble_app):
+    host.configure("trouble", trouble_app)
+    with host.drop_in("MemoryMax=200M\nMemorySwapMax=0"):
+        wait_until("two workers", host.two_workers)
+        since = host.journal_cursor()
+        assert host.get("/grow/400").status == 502
+        wait_until(
+            "the entry names MemoryMax=",
+            lambda: "all processes of the unit together reached the unit's limit" in host.service_log(since),
+        )
+        doctor = host.run("rgun", "doctor", check=False)
+        assert "the service has reached the limit of the unit" in doctor.stdout, doctor.stdout
 
 
 def test_worker_killed_for_memory_leaves_no_cgroup(controller):

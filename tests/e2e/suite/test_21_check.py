@@ -52,6 +52,16 @@ def app(enabled, tmp_path_factory):
     host.CONFIG.chmod(mode)
 
 
+def test_hook_that_does_not_exist_is_named(app):
+    (app / "checked.py").write_text(SOUND + "\ndef forked(server, worker):\n    pass\n")
+    for hook, status in (("checked:forked", 0), ("checked:forkde", EX_CONFIG)):
+        host.configure("checked", app, extra=f'[hooks]\npost_fork = "{hook}"\n')
+        code, text = check()
+        assert code == status, text
+    assert "hooks.post_fork: module checked" in text
+    assert "has no attribute forkde (is it forked?)" in text
+
+
 @pytest.fixture
 def drop_in(enabled):
     """Adds lines to the unit's [Service]."""

@@ -43,6 +43,7 @@ def test_idle_service_exits_and_a_request_starts_it(sleeper):
     assert host.show("ExecMainStatus", sleeper.service) == "79"
     assert host.show("NRestarts", sleeper.service) == "0"
     assert host.show("SubState", sleeper.socket) == "listening"
+    assert host.show("StatusText", sleeper.service).startswith("asleep: no request came for daemon.idle_exit")
     (entry,) = host.journal(since, MESSAGE_ID=IDLE_EXIT)
     assert "no request for 10s (daemon.idle_exit)" in entry["MESSAGE"]
     doctor = host.run("rgun", "doctor", sleeper.name)
