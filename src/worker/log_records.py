@@ -5,6 +5,7 @@ The forms are in src/channel/log_record.rs. Embedded into the extension and run 
 """
 
 import contextlib
+import functools
 import sys
 
 SEPARATOR = "\x1e"
@@ -23,6 +24,8 @@ PRIORITIES = ((10, 7), (20, 6), (30, 4), (40, 3), (50, 2))
 # Set by `install`. `write_of(stream)` returns the function that writes to a stream of the daemon; None for
 # another stream. `request_id()` returns the id of the current request, or None.
 write_of = request_id = None
+# Attributes of each record; others are from `extra`.
+standard_attributes = frozenset()
 
 
 def install(find_write, current_request):
@@ -53,18 +56,21 @@ def find_logging(name, path, target):
 
 def replace_emit(logging):
     """Replaces `StreamHandler.emit`. Subclasses that write text of their own stay as they are."""
+    global standard_attributes
     handler = logging.StreamHandler
-    emit_text = handler.emit
+    emit_text, find_write = handler.emit, write_of
+    # A formatter sets the last two.
+    standard_attributes = frozenset([*vars(logging.makeLogRecord({})), "message", "asctime"])
 
     def emit(self, record):
         stream = getattr(self, "stream", None)
-        write = write_of(stream) if self.terminator == "\n" else None
+        write = find_write(stream) if self.terminator == "\n" else None
         if write is None:
             emit_text(self, record)
             return
         try:
             text = self.format(record)
-            for line in lines_of(record, text, is_utf8(stream)):
+            for line in lines_of(record, text, stream.encoding):
                 write(line)
             self.flush()
         except RecursionError:
@@ -77,43 +83,53 @@ def replace_emit(logging):
     handler.emit = emit
 
 
-def is_utf8(stream):
-    """Returns whether a stream writes UTF-8."""
-    return stream.encoding.lower().replace("-", "") == "utf8"
-
-
-def lines_of(record, text, is_utf8):
+def lines_of(record, text, encoding):
     """Returns the lines that stand for a record, whose formatted text is `text`; usually one."""
-    from json import dumps
-
-    if not text.isascii():
+    is_ascii = text.isascii()
+    if not is_ascii:
         # A lone surrogate has no form in JSON.
         text = text.encode("utf-8", "backslashreplace").decode()
-    fields = {
-        "rgun": "record",
-        "priority": priority(record.levelno),
-        "message": text,
-        "logger": record.name,
-        "file": record.pathname,
-        "line": record.lineno,
-        "function": record.funcName,
-        "thread": record.threadName,
-        "process": record.processName,
-    }
+    quote = quote_for(encoding)
+    fields = (
+        f',"logger":{quote(record.name)},"file":{quote(record.pathname)},"line":{quote(record.lineno)}'
+        f',"function":{quote(record.funcName)},"thread":{quote(record.threadName)}'
+        f',"process":{quote(record.processName)}'
+    )
     current = request_id()
     if current is not None:
-        fields["request_id"] = current
-    extra = extra_fields(record)
-    if extra:
-        fields["extra"] = extra
-    length = MAX_MESSAGE if text.isascii() else MAX_MESSAGE // MAX_CHARACTER
-    lines = []
-    for at in range(0, max(len(text), 1), length):
-        fields["message"] = text[at : at + length]
-        line = dumps(fields, ensure_ascii=not is_utf8, separators=(",", ":"), default=str)
+        fields += f',"request_id":{quote(current)}'
+    others = vars(record).keys() - standard_attributes
+    if others:
+        extra = (f"{quote(name)}:{quote(value)}" for name, value in extra_fields(record, others))
+        fields += f',"extra":{{{",".join(extra)}}}'
+    if not fields.isascii():
         # Surrogates in names of files.
-        lines.append(f"{SEPARATOR}{line}\n".encode("utf-8", "replace").decode())
-    return lines
+        fields = fields.encode("utf-8", "replace").decode()
+    start = f'{SEPARATOR}{{"rgun":"record","priority":{priority(record.levelno)},"message":'
+    length = MAX_MESSAGE if is_ascii else MAX_MESSAGE // MAX_CHARACTER
+    if len(text) <= length:
+        return [f"{start}{quote(text)}{fields}}}\n"]
+    parts = (text[at : at + length] for at in range(0, len(text), length))
+    return [f"{start}{quote(part)}{fields}}}\n" for part in parts]
+
+
+@functools.lru_cache(maxsize=8)
+def quote_for(encoding):
+    """Returns the function that writes a value as JSON for a stream of this encoding."""
+    from json import dumps, encoder
+
+    is_utf8 = encoding.lower().replace("-", "") == "utf8"
+    # Five times as fast as an encoder of objects.
+    quote_text = encoder.encode_basestring if is_utf8 else encoder.encode_basestring_ascii
+
+    def quote(value):
+        if type(value) is str:
+            return quote_text(value)
+        if type(value) is int:
+            return str(value)
+        return dumps(value, default=str, ensure_ascii=not is_utf8)
+
+    return quote
 
 
 def priority(level):
@@ -124,21 +140,15 @@ def priority(level):
     return 1
 
 
-def extra_fields(record):
-    """Returns the fields that a call has set by `extra`, if their names are those of journal fields.
+def extra_fields(record, names):
+    """Returns name and text of each attribute that `extra` has set and whose name a journal field may have.
 
     The daemon ignores names that are invalid or its own.
     """
-    found = {}
-    for name, value in vars(record).items():
-        if (
-            name.isupper()
-            and name.isascii()
-            and isinstance(value, (str, int, float))
-            and len(found) < MAX_EXTRA
-        ):
-            found[name] = str(value)[:MAX_EXTRA_LENGTH]
-    return found
+    for name in sorted(filter(str.isupper, names))[:MAX_EXTRA]:
+        value = getattr(record, name)
+        if isinstance(value, (str, int, float)):
+            yield name, str(value)[:MAX_EXTRA_LENGTH]
 
 
 def tag(text, request, is_continued):

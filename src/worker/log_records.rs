@@ -50,7 +50,6 @@ pub(crate) fn install(py: Python<'_>, process: &'static Process) -> PyResult<()>
         let stream = py.import("sys")?.getattr(name)?;
         if process.is_own_pipe(py, fd) && is_text_stream_of(&stream, fd)? {
             let write = TaggedWrite {
-                stream: stream.clone().unbind(),
                 write: stream.getattr(intern!(py, "write"))?.unbind(),
                 function: GilCell::new(None),
                 fd,
@@ -153,25 +152,24 @@ fn current_request(py: Python<'_>) -> PyResult<Option<Bound<'_, PyString>>> {
 fn write_of(stream: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
     let py = stream.py();
     let Some(process) = *PROCESS.borrow(py) else { return Ok(None) };
-    let known = STREAMS
-        .borrow(py)
-        .iter()
-        .find(|write| write.get().stream.is(stream))
-        .map(|write| write.clone_ref(py));
+    let Ok(current) = stream.getattr(intern!(py, "write")) else { return Ok(None) };
+    // By the method, and not by the stream: Flask logs to a proxy.
+    let is_known = |write: &&Py<TaggedWrite>| {
+        write.get().function.borrow(py).as_ref().is_some_and(|function| function.is(&current))
+    };
+    let known = STREAMS.borrow(py).iter().find(is_known).map(|write| write.clone_ref(py));
     if let Some(known) = known {
         let known = known.get();
-        let current = stream.getattr(intern!(py, "write"))?;
-        let is_replaced = known.function.borrow(py).as_ref().is_none_or(|function| !function.is(&current));
-        let is_usable = !is_replaced && process.is_own_pipe(py, known.fd);
-        if is_usable {
-            // The record ends a line that has not ended.
-            known.open_line.put(py, None);
+        if !process.is_own_pipe(py, known.fd) {
+            return Ok(None);
         }
-        return Ok(is_usable.then(|| known.write.clone_ref(py)));
+        // The record ends a line that has not ended.
+        known.open_line.put(py, None);
+        return Ok(Some(known.write.clone_ref(py)));
     }
     for fd in [1, 2] {
         if process.is_own_pipe(py, fd) && is_text_stream_of(stream, fd)? {
-            return stream.getattr(intern!(py, "write")).map(|write| Some(write.unbind()));
+            return Ok(Some(current.unbind()));
         }
     }
     Ok(None)
@@ -194,7 +192,6 @@ fn is_text_stream_of(stream: &Bound<'_, PyAny>, fd: RawFd) -> PyResult<bool> {
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 struct TaggedWrite {
-    stream: Py<PyAny>,
     /// The stream's own method.
     write: Py<PyAny>,
     /// The function of this object, which is the stream's attribute.

@@ -24,7 +24,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{AccessLog, Level, Log, LogFormat};
 
 use super::catalog::OperatorEvent;
-use super::format::Format;
+use super::format::{Format, priority};
 use super::markers::{ACCESS, TERMINAL};
 use super::queue::LogQueue;
 use super::sink::{JOURNALD, Journald, Sink};
@@ -76,6 +76,8 @@ struct LogOutputs {
     stderr: OutputRoute,
     /// The form of workers' lines.
     line_form: LineForm,
+    /// Whether lines begin with their priority, because journald reads them as a stream.
+    has_prefixes: bool,
     /// Whether entries go to journald's native socket.
     is_native: bool,
     /// Whether an access log on stdout would be a stream of its own.
@@ -170,6 +172,7 @@ pub fn start(log: &Log) -> io::Result<Destination> {
             LogFormat::Text => LineForm::Text,
             LogFormat::Json => LineForm::Json,
         },
+        has_prefixes: destination == Destination::Stderr && stderr_is_the_journal(),
         is_native: destination == Destination::Journal,
         can_split,
     });
@@ -225,6 +228,16 @@ pub fn can_split_access_log() -> bool {
     LOG.get().is_some_and(|log| log.can_split)
 }
 
+/// Puts the priority before each line of an entry, such as `<3>` (sd-daemon(3)), if the lines go to
+/// journald: it would give all of them the same priority.
+pub(super) fn prefix_lines(priority: u8, entry: Vec<u8>) -> Vec<u8> {
+    if !LOG.get().is_some_and(|log| log.has_prefixes) {
+        return entry;
+    }
+    let lines = entry.split_inclusive(|byte| *byte == b'\n');
+    lines.flat_map(|line| [format!("<{priority}>").as_bytes(), line].concat()).collect()
+}
+
 /// Returns the form of workers' lines that do not go to journald.
 pub(super) fn line_form() -> LineForm {
     LOG.get().map_or(LineForm::Raw, |log| log.line_form)
@@ -250,7 +263,10 @@ impl<S: Subscriber> Layer<S> for QueueLayer {
         }
         let access = self.access.as_ref().filter(|_| target == ACCESS);
         let LogStream { format, queue } = access.unwrap_or(&self.log);
-        let entry = format.entry(event);
+        let mut entry = format.entry(event);
+        if *format != Format::Native {
+            entry = prefix_lines(priority(*event.metadata().level()), entry);
+        }
         if WAITS_WHEN_FULL.get() {
             queue.push_waiting(entry, 1);
         } else {

@@ -106,14 +106,19 @@ impl Visit for TextVisitor {
     fn record_bytes(&mut self, _: &Field, _: &[u8]) {}
 }
 
-fn native(event: &Event<'_>) -> Vec<u8> {
-    let metadata = event.metadata();
-    let mut entry = NativeEntry::new(match *metadata.level() {
+/// Returns the priority of a level, as in syslog(3).
+pub(super) fn priority(level: Level) -> u8 {
+    match level {
         Level::ERROR => 3,
         Level::WARN => 4,
         Level::INFO => 6,
         Level::DEBUG | Level::TRACE => 7,
-    });
+    }
+}
+
+fn native(event: &Event<'_>) -> Vec<u8> {
+    let metadata = event.metadata();
+    let mut entry = NativeEntry::new(priority(*metadata.level()));
     entry.field("TARGET", metadata.target().as_bytes());
     if let Some(file) = metadata.file() {
         entry.field("CODE_FILE", file.as_bytes());

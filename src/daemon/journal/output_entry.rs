@@ -3,6 +3,7 @@
 //! The worker chooses everything in such an entry but the fields of [`OutputSource`] and the identifier:
 //! a field that `extra` adds cannot have a name that rgun or journald uses ([`is_extra_name`]).
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
@@ -78,7 +79,7 @@ pub(super) struct OutputEntry<'a> {
     priority: Option<u8>,
     pub(super) request_id: Option<&'a str>,
     /// Further fields: name in the journal, and value.
-    fields: Vec<(&'a str, String)>,
+    fields: Vec<(&'a str, Cow<'a, str>)>,
 }
 
 impl<'a> OutputEntry<'a> {
@@ -89,11 +90,7 @@ impl<'a> OutputEntry<'a> {
 
     /// Creates the entry of a record. `None` if the object is something else.
     pub(super) fn record(record: &'a Map<String, Value>) -> Option<Self> {
-        if record.get("rgun")? != "record" {
-            return None;
-        }
-        let text = record.get("message")?.as_str()?.as_bytes();
-        let priority = record.get("priority")?.as_u64()?.min(7);
+        let (text, priority) = message_of(record)?;
         let mut fields: Vec<_> = RECORD_FIELDS
             .into_iter()
             .filter_map(|(name, key)| Some((name, text_of(record.get(key)?)?)))
@@ -107,7 +104,7 @@ impl<'a> OutputEntry<'a> {
                 .filter_map(|(name, value)| Some((name.as_str(), text_of(value)?))),
         );
         let request_id = record.get("request_id").and_then(Value::as_str).filter(|id| is_request_id(id));
-        Some(Self { text, priority: u8::try_from(priority).ok(), request_id, fields })
+        Some(Self { text: text.as_bytes(), priority: Some(priority), request_id, fields })
     }
 
     /// Returns true for a line without a request.
@@ -121,7 +118,7 @@ impl<'a> OutputEntry<'a> {
     }
 
     /// Returns the priority, and the text without the prefix `<3>` that chooses the priority.
-    fn priority_and_text(&self, is_continued: bool) -> (u8, &'a [u8]) {
+    pub(super) fn priority_and_text(&self, is_continued: bool) -> (u8, &'a [u8]) {
         let default = self.priority.unwrap_or(DEFAULT_PRIORITY);
         match self.text {
             [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] if !is_continued => (digit - b'0', rest),
@@ -185,7 +182,7 @@ impl<'a> OutputEntry<'a> {
         }
         for (name, value) in &self.fields {
             let number = if *name == "CODE_LINE" { value.parse::<u64>().ok() } else { None };
-            entry.insert(line_name(name), number.map_or_else(|| value.as_str().into(), Value::from));
+            entry.insert(line_name(name), number.map_or_else(|| value.as_ref().into(), Value::from));
         }
         Some(format!("{}\n", Value::Object(entry)))
     }
@@ -211,6 +208,15 @@ impl<'a> OutputEntry<'a> {
         }
         text
     }
+}
+
+/// Returns message and priority of a record. `None` if the object is something else.
+pub(super) fn message_of(record: &Map<String, Value>) -> Option<(&str, u8)> {
+    if record.get("rgun")? != "record" {
+        return None;
+    }
+    let priority = record.get("priority")?.as_u64()?;
+    Some((record.get("message")?.as_str()?, u8::try_from(priority.min(7)).ok()?))
 }
 
 /// Returns whether an id can be that of a request: as `is_acceptable` of http/request_id.rs.
@@ -241,10 +247,10 @@ fn line_name(name: &str) -> String {
 }
 
 /// Returns a string, a number or a boolean as text.
-fn text_of(value: &Value) -> Option<String> {
+fn text_of(value: &Value) -> Option<Cow<'_, str>> {
     match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        Value::String(text) => Some(text.into()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string().into()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }

@@ -7,7 +7,7 @@ use rgun_channel::log_record::{MAX_RECORD_BYTES, SEPARATOR, TAG};
 use serde_json::{Map, Value};
 
 use super::daemon_log::{self, LineForm, OutputRoute};
-use super::output_entry::{MAX_ID_BYTES, OutputEntry, OutputSource, is_request_id};
+use super::output_entry::{MAX_ID_BYTES, OutputEntry, OutputSource, is_request_id, message_of};
 use super::queue::LogQueue;
 
 /// Maximum number of bytes of a line in one entry; longer lines are split. The default of
@@ -150,7 +150,8 @@ impl LineSplitter {
                 return self.log_hook_record(level, message);
             }
             if let Some(object) = entry.json(&self.source) {
-                return lines.extend_from_slice(object.as_bytes());
+                let priority = entry.priority_and_text(false).0;
+                return lines.extend(daemon_log::prefix_lines(priority, object.into_bytes()));
             }
         } else if form == LineForm::Text && !is_part && !entry.is_plain() {
             fields = entry.text_fields(&self.source);
@@ -224,7 +225,7 @@ fn record(bytes: &[u8]) -> Option<Map<String, Value>> {
         return None;
     }
     let object: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
-    OutputEntry::record(&object).is_some().then_some(object)
+    message_of(&object).is_some().then_some(object)
 }
 
 /// Puts whole lines into the log.
