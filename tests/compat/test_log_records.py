@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from support.interpreters import require_module
 from support.paths import COMPAT_APPS
 from support.waiting import wait_until
 from support.websocket_client import WebSocket
@@ -281,3 +282,76 @@ def test_websocket_has_the_request_of_its_handshake(start):
         found = server.wait("message socket", 2)
     (handshake,) = [entry for entry in server.entries("GET /?socket 101")]
     assert ids(found) == [handshake["rgun.request_id"]] * 2
+
+
+DJANGO = """
+    from django.conf import settings
+    from django.core.{interface} import get_{interface}_application
+    from django.urls import path
+
+    CONSOLE = {{
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {{"console": {{"class": "logging.StreamHandler"}}}},
+        "root": {{"handlers": ["console"], "level": "WARNING"}},
+    }}
+    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, LOGGING={logging})
+    application = get_{interface}_application()
+
+    def fail(request):
+        print("the view prints")
+        raise ValueError("the view fails")
+
+    urlpatterns = [path("fail", fail)]
+"""
+DJANGO_SETTINGS = [("wsgi", "{}"), ("wsgi", "CONSOLE"), ("asgi", "CONSOLE")]
+
+
+@pytest.mark.parametrize(("interface", "settings"), DJANGO_SETTINGS)
+def test_exception_in_a_view_of_django_is_one_record(start, project, python, interface, settings):
+    require_module(python, "django")
+    directory = project(shop_site=DJANGO.format(interface=interface, logging=settings))
+    env = {"PYTHONUNBUFFERED": "1"}
+    server = Entries(start("shop_site:application", directory, flags=JSON, env=env))
+    response = server.daemon.get("/fail")
+    assert response.status == 500
+    server.only("the application answered with an error")
+    found = [
+        entry for entry in server.entries("") if entry.get("rgun.request_id") == response["x-request-id"]
+    ]
+    records = [entry for entry in found if entry.get("logger") == "django.request"]
+    # Without a handler of the project, Django logs to stderr only with DEBUG.
+    assert len(records) == (1 if settings == "CONSOLE" else 0), found
+    for record in records:
+        assert record["level"] == "error"
+        first, second, *_, last = record["message"].splitlines()
+        assert (first, last) == ("Internal Server Error: /fail", "ValueError: the view fails")
+        assert second == "Traceback (most recent call last):"
+    assert [entry["message"] for entry in found if entry.get("rgun.stream") == "stdout"] == [
+        "the view prints"
+    ]
+    assert len(found) == len(records) + 2
+
+
+FLASK = """
+    import flask
+
+    application = flask.Flask(__name__)
+
+    @application.route("/fail")
+    def fail():
+        application.logger.warning("the view logs")
+        raise ValueError("the view fails")
+"""
+
+
+def test_default_logger_of_flask_sends_records(start, project, python):
+    require_module(python, "flask")
+    server = Entries(start("shop_site:application", project(shop_site=FLASK), flags=JSON))
+    response = server.daemon.get("/fail")
+    assert response.status == 500
+    for text, level in (("the view logs", "warn"), ("Exception on /fail [GET]", "error")):
+        entry = server.only(text)
+        assert (entry["level"], entry["logger"]) == (level, "shop_site")
+        assert entry["rgun.request_id"] == response["x-request-id"]
+    assert server.only("Exception on /fail")["message"].endswith("\nValueError: the view fails")

@@ -6,9 +6,8 @@ use std::thread;
 use crate::support::systemd::{Journald, may_replace_journald};
 use crate::support::{Daemon, Rgun, report_skipped};
 
-/// Prints by path: `line/<character>/<length>`, `die`, `child`, `error`.
-const PRINTER: &str = "\
-import os, subprocess, sys
+/// Prints by path: `line/<character>/<length>`, `die`, `child`, `record`, `error`.
+const PRINTER: &str = r#"import os, subprocess, sys
 def application(environ, start_response):
     what, *rest = environ['PATH_INFO'].strip('/').split('/')
     if what == 'line':
@@ -19,11 +18,16 @@ def application(environ, start_response):
         os._exit(3)
     elif what == 'child':
         subprocess.run(['/bin/sh', '-c', 'echo a child speaks >&2'], check=True)
+    elif what == 'record':
+        record = b'{"rgun":"record","priority":3,"message":"failed\\nTraceback","logger":"shop","request_id":"ab-1",' \
+            b'"line":7,"extra":{"ORDER":"1","MESSAGE_ID":"forged","RGUN_WORKER":"9"}}'
+        os.write(2, b'partial\x1e' + record + b'\n\x1e@ab-1\x1ea line of a request\n')
+        os.write(2, b'\x1e' + record[:40] + b'torn\n' + record[40:] + b'\n')
     elif what == 'error':
         print('<3>it went wrong', file=sys.stderr, flush=True)
     start_response('200 OK', [])
     return [b'printed']
-";
+"#;
 
 /// Length of the lines in bytes: journald's default `LineMax=`.
 const LINE_BYTES: usize = 48 << 10;
@@ -116,4 +120,44 @@ fn worker_line_is_a_journal_entry_with_its_fields() {
     assert_eq!(daemon.get("/error").status, 200);
     journald.wait(&[b"PRIORITY=3\n", b"MESSAGE=it went wrong\n"]);
     drop(daemon);
+}
+
+#[test]
+fn record_in_the_journal_has_only_fields_of_its_own() {
+    if !may_replace_journald() {
+        return report_skipped("records in the journal: needs root to replace journald");
+    }
+    let rgun = Rgun::python(PRINTER);
+    let journald = Journald::at(rgun.scratch());
+    let daemon = rgun.journald(&journald.directory).start();
+    assert_eq!(daemon.get("/record").status, 200);
+    journald.wait(&[b"MESSAGE=partial\n", b"PRIORITY=6\n"]);
+    let record = journald.wait(&[
+        b"MESSAGE\n\x10\0\0\0\0\0\0\0failed\nTraceback\n",
+        b"PRIORITY=3\n",
+        b"LOGGER=shop\n",
+        b"CODE_LINE=7\n",
+        b"RGUN_REQUEST_ID=ab-1\n",
+        b"RGUN_WORKER=0\n",
+        b"RGUN_GENERATION=1\n",
+        b"ORDER=1\n",
+    ]);
+    for forged in [&b"MESSAGE_ID"[..], b"RGUN_WORKER=9"] {
+        assert!(!record.windows(forged.len()).any(|part| part == forged), "{}", record.escape_ascii());
+    }
+    journald.wait(&[b"MESSAGE=a line of a request\n", b"RGUN_REQUEST_ID=ab-1\n"]);
+    journald.wait(&[b"torn\n", b"PRIORITY=6\n"]);
+    journald.wait(&[b"RGUN_WORKER\":\"9\"}}\n", b"RGUN_WORKER=0\n"]);
+    drop(daemon);
+}
+
+#[test]
+fn record_on_stderr_is_its_text_and_torn_records_are_lines() {
+    let daemon = Rgun::python(PRINTER).start_ready();
+    assert_eq!(daemon.get("/record").status, 200);
+    for line in ["partial", "failed", "Traceback", "a line of a request"] {
+        assert_eq!(daemon.log.wait_for(line), line);
+    }
+    daemon.log.wait_for("torn");
+    daemon.log.wait_for("RGUN_WORKER\":\"9\"}}");
 }

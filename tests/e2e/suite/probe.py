@@ -1,6 +1,7 @@
 """A WSGI application that reports its environment and misbehaves on request. Needs only Python 3.9."""
 
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -10,6 +11,8 @@ import time
 if os.environ.get("PROBE_BOOT_SECONDS"):
     # A slow import, as of a large application.
     time.sleep(float(os.environ["PROBE_BOOT_SECONDS"]))
+
+logging.basicConfig(format="%(message)s")
 
 
 class ProbeError(Exception):
@@ -24,6 +27,12 @@ def application(environ, start_response):
     if path == "/print":
         print("probe says hello on stdout", flush=True)
         print("probe says hello on stderr", file=sys.stderr, flush=True)
+    if path == "/record":
+        print("probe prints in a request", file=sys.stderr)
+        try:
+            raise ProbeError("caught and logged")
+        except ProbeError:
+            logging.getLogger("probe.shop").exception("probe logs an error", extra={"ORDER": 4711})
     if path.startswith("/line/"):
         print(path[len("/line/")] * (48 << 10), file=sys.stderr)
     if path == "/log":

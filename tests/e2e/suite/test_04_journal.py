@@ -1,6 +1,7 @@
 """The entries that `journalctl -u rgun` shows, and the fields for queries."""
 
 import concurrent.futures
+import json
 
 import host
 import pytest
@@ -134,3 +135,51 @@ def test_application_exception_is_one_entry_with_request_id():
     assert "Traceback (most recent call last)" in text
     assert "raised on request" in text
     assert entries[0]["PRIORITY"] == "3"
+
+
+def test_record_line_and_access_entry_share_the_request_id():
+    host.configure("probe", "/srv/probe", extra="[log]\naccess = true\n")
+    host.restart()
+    since = host.journal_cursor()
+    identity = host.get("/record")["x-request-id"]
+
+    def entries_of_request():
+        entries = host.journal(since, RGUN_REQUEST_ID=identity)
+        return entries if len(entries) >= 3 else None
+
+    entries = wait_until("three entries", entries_of_request)
+    (record,) = [entry for entry in entries if "LOGGER" in entry]
+    (line,) = [entry for entry in entries if entry["MESSAGE"] == "probe prints in a request"]
+    (access,) = [entry for entry in entries if entry.get("TARGET") == "rgun::access"]
+    assert access["RGUN_PATH"] == "/record"
+    assert line["PRIORITY"] == "6"
+    first, *_, last = record["MESSAGE"].splitlines()
+    assert (first, last) == ("probe logs an error", "probe.ProbeError: caught and logged")
+    expected = {
+        "PRIORITY": "3",
+        "LOGGER": "probe.shop",
+        "CODE_FILE": "/srv/probe/probe.py",
+        "CODE_FUNC": "application",
+        "THREAD_NAME": "MainThread",
+        "PROCESS_NAME": "MainProcess",
+        "ORDER": "4711",
+        "RGUN_STREAM": "stderr",
+        "RGUN_WORKER": access["RGUN_WORKER"],
+        "RGUN_GENERATION": "1",
+        "_SYSTEMD_UNIT": host.SERVICE,
+    }
+    assert {name: record.get(name) for name in expected} == expected
+    assert int(record["CODE_LINE"]) > 0
+    found = host.run("journalctl", "-q", "-o", "json", f"RGUN_REQUEST_ID={identity}").stdout.splitlines()
+    assert len(found) == 3, found
+
+
+def test_lines_of_json_in_the_journal_have_priorities():
+    host.configure("probe", "/srv/probe", extra='[log]\nformat = "json"\n')
+    host.restart()
+    since = host.journal_cursor()
+    host.get("/record")
+    found = wait_until("the record is in the journal", lambda: host.journal(since, PRIORITY="3"))
+    (record,) = [json.loads(entry["MESSAGE"]) for entry in found]
+    assert (record["logger"], record["level"]) == ("probe.shop", "error")
+    assert "Traceback" in record["message"]
