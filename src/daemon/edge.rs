@@ -6,6 +6,9 @@
 //! tasks that are ready. Only this kind of runtime has a hook at the end of each turn
 //! (`on_thread_park`), in which completions are collected and doorbells rung. Ringing for each push
 //! instead would cost a sixth of the throughput.
+//!
+//! There is one edge thread: `packaging/doc/performance.md` has the measurements and the simulation
+//! for which more were left out.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
