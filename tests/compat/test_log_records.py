@@ -216,6 +216,20 @@ def test_forked_workers_send_records(start):
     assert "rgun.worker" not in server.only("imported in")
 
 
+def test_workers_of_a_promoted_zygote_have_their_own_pids(start):
+    flags = ("--workers", "2", "--preload", "--log-format", "json")
+    server = Entries(start("logging_wsgi", flags=flags, env={"RGUN_WORKERS_REFORK": "20"}))
+
+    def third_process_has_served():
+        marker, _ = server.get("/pid")
+        server.only(f" {marker}")
+        return len({entry["rgun.pid"] for entry in server.entries(" (pid-")}) > 2
+
+    wait_until("a worker of the promoted zygote serves", third_process_has_served)
+    for entry in server.entries(" (pid-"):
+        assert entry["message"].startswith(f"INFO process {entry['rgun.pid']} "), entry
+
+
 def test_reload_turns_records_off(start, tmp_path):
     config = tmp_path / "rgun.toml"
     config.write_text("[log]\nformat = 'json'\n")
@@ -280,7 +294,10 @@ def test_websocket_has_the_request_of_its_handshake(start):
             websocket.send("message")
             assert websocket.read_frame() == (1, b"logged")
         found = server.wait("message socket", 2)
-    (handshake,) = [entry for entry in server.entries("GET /?socket 101")]
+    (handshake,) = wait_until(
+        "the entry of the handshake",
+        lambda: [entry for entry in server.entries("GET /?socket") if entry["message"] == "GET /?socket 101"],
+    )
     assert ids(found) == [handshake["rgun.request_id"]] * 2
 
 
@@ -315,13 +332,18 @@ def test_exception_in_a_view_of_django_is_one_record(start, project, python, int
     server = Entries(start("shop_site:application", directory, flags=JSON, env=env))
     response = server.daemon.get("/fail")
     assert response.status == 500
-    server.only("the application answered with an error")
-    found = [
-        entry for entry in server.entries("") if entry.get("rgun.request_id") == response["x-request-id"]
-    ]
-    records = [entry for entry in found if entry.get("logger") == "django.request"]
+    request = response["x-request-id"]
     # Without a handler of the project, Django logs to stderr only with DEBUG.
-    assert len(records) == (1 if settings == "CONSOLE" else 0), found
+    n_records = 1 if settings == "CONSOLE" else 0
+
+    def entries():
+        found = [entry for entry in server.entries("") if entry.get("rgun.request_id") == request]
+        return found if len(found) >= n_records + 2 else None
+
+    found = wait_until("the entries of the request", entries)
+    server.only("the application answered with an error")
+    records = [entry for entry in found if entry.get("logger") == "django.request"]
+    assert len(records) == n_records, found
     for record in records:
         assert record["level"] == "error"
         first, second, *_, last = record["message"].splitlines()
@@ -330,7 +352,7 @@ def test_exception_in_a_view_of_django_is_one_record(start, project, python, int
     assert [entry["message"] for entry in found if entry.get("rgun.stream") == "stdout"] == [
         "the view prints"
     ]
-    assert len(found) == len(records) + 2
+    assert len(found) == n_records + 2
 
 
 FLASK = """

@@ -38,6 +38,10 @@ def do_log(text):
     )
 
 
+def do_pid(text):
+    LOG.info("process %d %s", os.getpid(), text)
+
+
 def do_levels(text):
     for level in (10, 20, 30, 40, 50, 60):
         LOG.parent.setLevel(10)
