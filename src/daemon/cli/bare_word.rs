@@ -5,15 +5,21 @@
 //! explains is looked up by that interpreter, without an import. Under systemd the word is not looked
 //! up: the daemon starts, and tries again until a deployment is complete.
 
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::flag_error;
 use super::flags::APP;
 use super::matches::similar_command;
 use crate::config::{App, ConfigError, Environment, Layer, Value, name};
 
-/// Prints [`MISSING`] if no module has the name in its first argument. The others are directories.
+/// Prints a line: [`MISSING`] if no module has the name in its first argument. The others are
+/// directories.
 const SCRIPT: &str = "
 import sys
 word, *directories = sys.argv[1:]
@@ -23,9 +29,11 @@ try:
     found = importlib.util.find_spec(word) is not None
 except Exception:
     found = True
-if not found:
-    print('missing')
+print('found' if found else 'missing', flush=True)
 ";
+
+/// Maximum wait for the interpreter. A start then goes on, and reports what is wrong.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The output of the script about a word that is no module.
 const MISSING: &[u8] = b"missing\n";
@@ -69,14 +77,33 @@ fn has_file(app: &App, word: &str) -> bool {
         .any(|directory| directory.join(word).is_dir() || directory.join(format!("{word}.py")).is_file())
 }
 
-/// Returns whether the interpreter finds no module of this name. False if it cannot be run, which the
-/// start reports.
+/// Returns whether the interpreter finds no module of this name. False if it cannot be run or does not
+/// answer, which the start reports.
 fn is_missing(app: &App, word: &str) -> bool {
     let mut command = Command::new(&app.python.path);
     command.arg("-c").arg(SCRIPT).arg(word).args(&app.pythonpath).arg(&app.directory);
     command.envs(app.env.iter().map(|(name, value)| (name, value))).current_dir(&app.directory);
-    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output();
-    output.is_ok_and(|output| output.status.success() && output.stdout == MISSING)
+    let Ok(mut process) = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+    else {
+        return false;
+    };
+    let answer = process.stdout.as_mut().and_then(|stdout| read_answer(stdout).ok());
+    // Fails only if the process has ended.
+    let _ = process.kill();
+    let _ = process.wait();
+    answer.is_some_and(|answer| answer == MISSING)
+}
+
+/// Reads what the interpreter prints, without waiting for its end.
+fn read_answer(stdout: &mut ChildStdout) -> io::Result<Vec<u8>> {
+    let timeout = PollTimeout::try_from(LOOKUP_TIMEOUT).unwrap_or(PollTimeout::MAX);
+    if poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let mut answer = vec![0; 64];
+    let len = stdout.read(&mut answer)?;
+    answer.truncate(len);
+    Ok(answer)
 }
 
 /// Returns `rgun MODULE` for a module in the directory whose name is similar to the word.
