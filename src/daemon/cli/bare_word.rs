@@ -35,8 +35,8 @@ print('found' if found else 'missing', flush=True)
 /// Maximum wait for the interpreter. A start then goes on, and reports what is wrong.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The output of the script about a word that is no module.
-const MISSING: &[u8] = b"missing\n";
+/// The beginning of the output of the script about a word that is no module.
+const MISSING: &[u8] = b"missing";
 
 /// Returns the error about a bare word among `flags` that is neither a command nor a module. `app`: the
 /// settings that the word is a part of.
@@ -91,7 +91,7 @@ fn is_missing(app: &App, word: &str) -> bool {
     // Fails only if the process has ended.
     let _ = process.kill();
     let _ = process.wait();
-    answer.is_some_and(|answer| answer == MISSING)
+    answer.is_some_and(|answer| answer.starts_with(MISSING))
 }
 
 /// Reads what the interpreter prints, without waiting for its end.
