@@ -46,6 +46,9 @@ _rgun() {
             rgun,status)
                 cmd="rgun__subcmd__status"
                 ;;
+            rgun,top)
+                cmd="rgun__subcmd__top"
+                ;;
             rgun,workers)
                 cmd="rgun__subcmd__workers"
                 ;;
@@ -56,7 +59,7 @@ _rgun() {
 
     case "${cmd}" in
         rgun)
-            opts="-c -k -e -b -w -u -g -t -v -h --config --chdir --python --interface --worker-class --lifespan --loop --env --pythonpath --root-path --bind --forwarded-allow-ips --proxy-protocol --proxy-allow-from --certfile --keyfile --ca-certs --cert-reqs --workers --threads --preload --max-requests --max-requests-jitter --user --group --timeout --graceful-timeout --keep-alive --limit-request-line --limit-request-fields --limit-request-field_size --ws-max-size --ws-ping-interval --ws-ping-timeout --ws-per-message-deflate --log-level --log-format --log-config --access-logfile --access-logformat --reload --reload-dir --reload-include --reload-exclude --reload-delay --reload-extra-file --reload-engine --header-map --http-protocols --http2 --http2-max-concurrent-streams --check-config --host --port --uds --factory --app-dir --proxy-headers --no-proxy-headers --access-log --no-access-log --limit-max-requests --limit-max-requests-jitter --limit-concurrency --timeout-keep-alive --timeout-graceful-shutdown --version --help check reload status workers requests stacks scale drain doctor init migrate"
+            opts="-c -k -e -b -w -u -g -t -v -h --config --chdir --python --interface --worker-class --lifespan --loop --env --pythonpath --root-path --bind --forwarded-allow-ips --proxy-protocol --proxy-allow-from --certfile --keyfile --ca-certs --cert-reqs --workers --threads --preload --max-requests --max-requests-jitter --user --group --timeout --graceful-timeout --keep-alive --limit-request-line --limit-request-fields --limit-request-field_size --ws-max-size --ws-ping-interval --ws-ping-timeout --ws-per-message-deflate --log-level --log-format --log-config --access-logfile --access-logformat --reload --reload-dir --reload-include --reload-exclude --reload-delay --reload-extra-file --reload-engine --header-map --http-protocols --http2 --http2-max-concurrent-streams --check-config --host --port --uds --factory --app-dir --proxy-headers --no-proxy-headers --access-log --no-access-log --limit-max-requests --limit-max-requests-jitter --limit-concurrency --timeout-keep-alive --timeout-graceful-shutdown --version --help check reload status workers requests top stacks scale drain doctor init migrate"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -789,6 +792,24 @@ _rgun() {
             ;;
         rgun__subcmd__status)
             opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        rgun__subcmd__top)
+            opts="-h --socket --once --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -97,6 +97,7 @@ complete -c rgun -n "__fish_rgun_needs_command" -a "reload" -d 'Make the running
 complete -c rgun -n "__fish_rgun_needs_command" -a "status" -d 'Print the state of the running daemon'
 complete -c rgun -n "__fish_rgun_needs_command" -a "workers" -d 'Print the workers of the running daemon'
 complete -c rgun -n "__fish_rgun_needs_command" -a "requests" -d 'Print the requests that are queued or running, the longest first'
+complete -c rgun -n "__fish_rgun_needs_command" -a "top" -d 'Show the state, the workers and the requests, every second, until q is pressed'
 complete -c rgun -n "__fish_rgun_needs_command" -a "stacks" -d 'Print the Python stacks of the workers'
 complete -c rgun -n "__fish_rgun_needs_command" -a "scale" -d 'Set the number of workers until the next reload'
 complete -c rgun -n "__fish_rgun_needs_command" -a "drain" -d 'Answer health checks 503, so that load balancers send no more requests; serve all others'
@@ -182,6 +183,9 @@ complete -c rgun -n "__fish_rgun_using_subcommand workers" -s h -l help -d 'Prin
 complete -c rgun -n "__fish_rgun_using_subcommand requests" -l socket -d 'The daemon\'s control socket [default: control in /run/rgun-NAME; without NAME, in $RUNTIME_DIRECTORY or /run/rgun]' -r -F
 complete -c rgun -n "__fish_rgun_using_subcommand requests" -l json -d 'Print the reply as one JSON object'
 complete -c rgun -n "__fish_rgun_using_subcommand requests" -s h -l help -d 'Print help'
+complete -c rgun -n "__fish_rgun_using_subcommand top" -l socket -d 'The daemon\'s control socket [default: control in /run/rgun-NAME; without NAME, in $RUNTIME_DIRECTORY or /run/rgun]' -r -F
+complete -c rgun -n "__fish_rgun_using_subcommand top" -l once -d 'Print them once, as without a terminal'
+complete -c rgun -n "__fish_rgun_using_subcommand top" -s h -l help -d 'Print help'
 complete -c rgun -n "__fish_rgun_using_subcommand stacks" -l socket -d 'The daemon\'s control socket [default: control in /run/rgun-NAME; without NAME, in $RUNTIME_DIRECTORY or /run/rgun]' -r -F
 complete -c rgun -n "__fish_rgun_using_subcommand stacks" -s w -l worker -d 'Only those of the worker with this number' -r
 complete -c rgun -n "__fish_rgun_using_subcommand stacks" -l json -d 'Print the reply as one JSON object'

@@ -114,6 +114,21 @@ fn requests_lists_running_and_queued_requests() {
 }
 
 #[test]
+fn top_without_a_terminal_prints_all_once() {
+    let daemon = rgun().over_tcp().start_ready();
+    let mut running = daemon.connect();
+    running.send_get("/hang");
+    let text = wait_until("the request runs", || {
+        let text = output(&daemon, &["top"]);
+        text.contains("GET     /hang").then_some(text)
+    });
+    for part in ["workers:     1 of 1 ready\n", "\nWORKER ", "\nELAPSED "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains('\x1b'), "{text}");
+}
+
+#[test]
 fn scale_sets_the_number_until_the_next_reload() {
     let daemon = rgun().flags(["--workers", "1"]).start_ready();
     assert_eq!(output(&daemon, &["scale", "3"]), "workers until the next reload: 3\n");

@@ -94,12 +94,13 @@ fn is_foreign_command(word: &str) -> bool {
 }
 
 /// The commands of rgun that a misspelled word may mean.
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "rgun check",
     "rgun reload",
     "rgun status",
     "rgun workers",
     "rgun requests",
+    "rgun top",
     "rgun stacks",
     "rgun scale",
     "rgun drain",

@@ -1,17 +1,17 @@
 //! The commands that talk to a running daemon over its control socket: `rgun reload`, `status`,
-//! `workers`, `requests`, `stacks`, `scale` and `drain`.
+//! `workers`, `requests`, `top`, `stacks`, `scale` and `drain`.
 //!
 //! Each calls one method of `io.rgun.Server` ([`crate::control`]) and prints the reply. None reads
 //! the configuration or the application. `ExecReload=` of the unit runs `rgun reload`.
 
 mod render;
+mod reply;
+mod top;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::error::Failure;
@@ -20,15 +20,13 @@ use super::service::Service;
 use super::unit_state::find_sleep;
 use crate::control::{CallError, ControlClient, ReloadReply, RemoteError};
 use crate::exit_status::EX_UNAVAILABLE;
+use reply::{REPLY_TIMEOUT, parse, print};
 
 /// Name of the control socket in the runtime directory.
 pub const SOCKET: &str = "control";
 
 /// The packaged unit's `RuntimeDirectory=`.
 const DEFAULT_DIRECTORY: &str = "/run/rgun";
-
-/// Maximum wait for a reply. Stacks take up to five seconds; a reload has no limit.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A command for a running daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +50,9 @@ impl ControlRequest {
             ControlCommand::Status(query) => (ControlAction::Status, query),
             ControlCommand::Workers(query) => (ControlAction::Workers, query),
             ControlCommand::Requests(query) => (ControlAction::Requests, query),
+            ControlCommand::Top { daemon, once } => {
+                (ControlAction::Top { once }, QueryFlags { daemon, json: false })
+            }
             ControlCommand::Stacks { query, worker } => (ControlAction::Stacks(worker), query),
             ControlCommand::Scale { workers, query } => (ControlAction::Scale(workers), query),
             ControlCommand::Drain { query, undo } => (ControlAction::Drain(!undo), query),
@@ -72,6 +73,10 @@ pub(super) enum ControlAction {
     Status,
     Workers,
     Requests,
+    /// Whether to print one screen instead of one every second.
+    Top {
+        once: bool,
+    },
     /// The worker's number; `None` for all workers.
     Stacks(Option<u16>),
     /// The number of workers.
@@ -116,6 +121,9 @@ pub fn run(request: &ControlRequest) -> ExitCode {
 
 /// Calls the method and returns the text to print.
 fn perform(request: &ControlRequest, path: &Path) -> Result<String, CallError> {
+    if let ControlAction::Top { once } = request.action {
+        return top::run(path, once).map(|()| String::new());
+    }
     let mut daemon = ControlClient::connect(path)?;
     let (method, parameters) = request.action.call();
     let method = format!("io.rgun.Server.{method}");
@@ -133,7 +141,7 @@ fn perform(request: &ControlRequest, path: &Path) -> Result<String, CallError> {
         return Ok(format!("{reply}\n"));
     }
     Ok(match request.action {
-        ControlAction::Reload => String::new(),
+        ControlAction::Reload | ControlAction::Top { .. } => String::new(),
         ControlAction::Status => render::status(&parse(reply)?),
         ControlAction::Workers => render::workers(&parse(reply)?),
         ControlAction::Requests => render::requests(&parse(reply)?),
@@ -151,6 +159,7 @@ impl ControlAction {
             Self::Status => "status",
             Self::Workers => "workers",
             Self::Requests => "requests",
+            Self::Top { .. } => "top",
             Self::Stacks(_) => "stacks",
             Self::Scale(_) => "scale",
             Self::Drain(_) => "drain",
@@ -161,7 +170,7 @@ impl ControlAction {
     fn call(self) -> (&'static str, Map<String, Value>) {
         let (method, parameters) = match self {
             Self::Reload => ("Reload", json!({})),
-            Self::Status => ("Status", json!({})),
+            Self::Status | Self::Top { .. } => ("Status", json!({})),
             Self::Workers => ("Workers", json!({})),
             Self::Requests => ("Requests", json!({})),
             Self::Stacks(worker) => ("Stacks", json!({ "worker": worker })),
@@ -171,11 +180,6 @@ impl ControlAction {
         let Value::Object(parameters) = parameters else { return (method, Map::new()) };
         (method, parameters)
     }
-}
-
-/// Reads a reply of the daemon.
-fn parse<T: DeserializeOwned>(reply: Value) -> Result<T, CallError> {
-    Ok(serde_json::from_value(reply).map_err(io::Error::from)?)
 }
 
 /// Explains why no daemon answers on the control socket.
@@ -241,11 +245,6 @@ fn explain_refusal(error: &RemoteError) -> String {
         }
         name => format!("the daemon replied {name}"),
     }
-}
-
-fn print(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
 }
 
 fn print_error(command: &str, text: &str) {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 /// The names of the commands.
-pub(crate) const CONTROL_COMMANDS: [&str; 7] =
-    ["reload", "status", "workers", "requests", "stacks", "scale", "drain"];
+pub(crate) const CONTROL_COMMANDS: [&str; 8] =
+    ["reload", "status", "workers", "requests", "top", "stacks", "scale", "drain"];
 
 /// A command for a running daemon.
 #[derive(Debug, Subcommand)]
@@ -19,6 +19,14 @@ pub(crate) enum ControlCommand {
     Workers(QueryFlags),
     /// Print the requests that are queued or running, the longest first.
     Requests(QueryFlags),
+    /// Show the state, the workers and the requests, every second, until q is pressed.
+    Top {
+        #[command(flatten)]
+        daemon: DaemonFlags,
+        /// Print them once, as without a terminal.
+        #[arg(long)]
+        once: bool,
+    },
     /// Print the Python stacks of the workers.
     Stacks {
         #[command(flatten)]

@@ -62,7 +62,7 @@ Exit status:
   1   failure; reload: the new code failed, the old code keeps serving;
       doctor: there is a problem
   64  the command line is wrong
-  69  reload, status, workers, requests, stacks, scale, drain: no daemon
+  69  reload, status, workers, requests, top, stacks, scale, drain: no daemon
       answers; doctor: no systemd answers
   78  the configuration is wrong
   A restart does not help after 64 and 78; units should set
@@ -76,7 +76,7 @@ const CHECK_USER: &str = "As root: check as this user, with its groups [default:
 #[command(
     name = "rgun",
     bin_name = "rgun",
-    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload | status | workers | requests | stacks | drain [NAME] [OPTIONS]\n       rgun scale COUNT [NAME] [OPTIONS]\n       rgun init [NAME] [OPTIONS]\n       rgun doctor [NAME] [--json]\n       rgun migrate [--write DIR [--yes]] FILE…",
+    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload | status | workers | requests | top | stacks | drain [NAME] [OPTIONS]\n       rgun scale COUNT [NAME] [OPTIONS]\n       rgun init [NAME] [OPTIONS]\n       rgun doctor [NAME] [--json]\n       rgun migrate [--write DIR [--yes]] FILE…",
     version,
     about = "Serves a Python application: WSGI and ASGI, one daemon, systemd as its user interface.",
     after_help = AFTER_HELP,

@@ -17,6 +17,8 @@ fn each_control_command_has_its_action() {
         ("status", ControlAction::Status),
         ("workers", ControlAction::Workers),
         ("requests", ControlAction::Requests),
+        ("top", ControlAction::Top { once: false }),
+        ("top --once", ControlAction::Top { once: true }),
         ("stacks", ControlAction::Stacks(None)),
         ("stacks --worker 3", ControlAction::Stacks(Some(3))),
         ("scale 4", ControlAction::Scale(4)),
