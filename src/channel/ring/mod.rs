@@ -32,6 +32,10 @@ const WARM_BYTES: u64 = 64 * 1024;
 /// the ring until the peer has passed it.
 const ALMOST_EMPTY_BYTES: u64 = 16 * 1024;
 
+/// Maximum size in bytes of a record that returns to the beginning. The padding would leave no room for
+/// further large records, which would then be passed on one by one.
+const MAX_RETURNING_RECORD: u64 = 16 * 1024;
+
 /// Position of a record: the bytes published in the ring before it. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(u64);
@@ -127,12 +131,12 @@ impl Ring {
     }
 
     /// Returns the padding after which the next record is at the beginning of the ring, if that
-    /// record would enter another page behind the first [`WARM_BYTES`] and the ring is almost empty;
-    /// else zero.
+    /// record is not large and would enter another page behind the first [`WARM_BYTES`], and the ring
+    /// is almost empty; else zero.
     fn padding_to_begin(&self, head: u64, tail: &mut u64, need: u64) -> Result<u64, ProtocolError> {
         let begin = self.capacity - self.bytes_until_end(head);
         let last_page = |end: u64| (end - 1) / PAGE_BYTES as u64;
-        if begin < WARM_BYTES || last_page(begin) == last_page(begin + need) {
+        if begin < WARM_BYTES || need > MAX_RETURNING_RECORD || last_page(begin) == last_page(begin + need) {
             return Ok(0);
         }
         *tail = self.read_tail(head, *tail)?;

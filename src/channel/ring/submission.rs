@@ -195,14 +195,63 @@ mod tests {
         assert!(full > 100);
     }
 
+    /// Returns both ends of a ring of the standard size.
+    fn standard_ring() -> (SubmissionSender, SubmissionReceiver) {
+        let geometry = Geometry::standard(1);
+        let map = Arc::new(Map::create("ring", geometry.total_bytes()).unwrap().0);
+        (SubmissionSender::new(map.clone(), &geometry), SubmissionReceiver::new(map, &geometry))
+    }
+
+    #[test]
+    fn large_records_use_the_whole_ring_after_small_ones() {
+        let (mut sender, mut receiver) = standard_ring();
+        let (mut out, large, small) =
+            (Vec::new(), vec![1; crate::layout::MAX_INLINE_BODY + 500], vec![2; 300]);
+        for n_small in [0, 1, 300, 900, 2500] {
+            for _ in 0..n_small {
+                sender.push(&small).unwrap().unwrap();
+                assert!(receiver.claim(&mut out).unwrap());
+            }
+            let mut n_pushed = 0;
+            while sender.push(&large).unwrap().is_some() {
+                n_pushed += 1;
+            }
+            // A record does not wrap, so up to one of them is lost to padding.
+            assert!((6..=7).contains(&n_pushed), "{n_pushed} after {n_small}");
+            assert!(sender.push(&small).unwrap().is_some() || n_pushed == 7);
+            while receiver.claim(&mut out).unwrap() {
+                assert!(out == large || out == small);
+            }
+        }
+    }
+
+    #[test]
+    fn returning_ring_loses_no_record() {
+        let (mut sender, mut receiver) = standard_ring();
+        let (mut out, mut waiting) = (Vec::new(), std::collections::VecDeque::new());
+        for n in 0..20_000_usize {
+            // A sequence without a short period: mostly small records, and at times large ones.
+            let choice = n * n % 1009;
+            let len = if choice % 5 == 0 { 9_000 + 50 * choice } else { choice };
+            let frame = vec![u8::try_from(n % 251).unwrap(); len];
+            let has_room = sender.check_room(len).unwrap();
+            assert_eq!(sender.push(&frame).unwrap().is_some(), has_room);
+            if has_room {
+                waiting.push_back(frame);
+            }
+            // Now and then the ring runs empty.
+            let n_claims = if !has_room || choice % 7 == 0 { waiting.len() } else { choice % 2 };
+            for _ in 0..n_claims.min(waiting.len()) {
+                assert!(receiver.claim(&mut out).unwrap());
+                assert_eq!(out, waiting.pop_front().unwrap());
+            }
+        }
+    }
+
     #[test]
     fn almost_empty_ring_stays_at_its_beginning() {
-        let geometry = Geometry::standard(1);
-        let (map, _fd) = Map::create("ring", geometry.total_bytes()).unwrap();
-        let map = Arc::new(map);
-        let mut sender = SubmissionSender::new(map.clone(), &geometry);
-        let mut receiver = SubmissionReceiver::new(map, &geometry);
-        let capacity = u64::from(geometry.submission);
+        let (mut sender, mut receiver) = standard_ring();
+        let capacity = sender.ring.capacity;
         let (mut out, mut laps) = (Vec::new(), 0);
         for n in 0..20_000_usize {
             let frame = vec![u8::try_from(n % 251).unwrap(); (n * 37) % 900];
@@ -217,13 +266,9 @@ mod tests {
 
     #[test]
     fn ring_with_a_backlog_uses_all_its_memory() {
-        let geometry = Geometry::standard(1);
-        let (map, _fd) = Map::create("ring", geometry.total_bytes()).unwrap();
-        let map = Arc::new(map);
-        let mut sender = SubmissionSender::new(map.clone(), &geometry);
-        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let (mut sender, mut receiver) = standard_ring();
         let frame = [7; 500];
-        let most = geometry.submission as usize / frame.len();
+        let most = Geometry::standard(1).submission as usize / frame.len();
         let (mut out, mut waiting) = (Vec::new(), 0);
         for _ in 0..10 {
             while sender.push(&frame).unwrap().is_some() {

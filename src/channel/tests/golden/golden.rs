@@ -457,7 +457,7 @@ fn words_and_regions_keep_their_offsets() {
     assert_eq!(words.map(Geometry::word), [4096, 4224, 4352, 4480, 4608, 4736, 4864, 4992, 5120]);
     let slot = [SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, SLOT_ACKED, SLOT_CREDIT_WAIT];
     assert_eq!(slot.map(|field| Geometry::slot(2, field)), [5760, 5768, 5776, 5888, 5896]);
-    let geometry = Geometry::standard(3);
+    let geometry = Geometry { submission: 256 * 1024, ..Geometry::standard(3) };
     assert_eq!(
         (geometry.submission_offset(), geometry.completion_offset(), geometry.free_offset()),
         (8192, 270_336, 532_480)

@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 
 use rgun_channel::frame::Request;
 
-/// Longest part of a body or message in bytes. Three fit into a ring.
+/// Longest part of a body or message in bytes. Several fit into a ring.
 pub const MAX_PART: usize = 64 * 1024;
 
 /// The way in which a request's body travels; each interface accepts some.

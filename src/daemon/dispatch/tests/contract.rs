@@ -124,7 +124,7 @@ fn request_whose_body_may_be_in_use_is_not_cancelled() {
 fn request_larger_than_any_ring_is_rejected() {
     let rig = Rig::new();
     let long = vec![b'x'; 60_000];
-    let body = vec![b'x'; 64 * 1024];
+    let body = vec![b'x'; 192 * 1024];
     let request = Request {
         path: &long,
         query: &long,

@@ -223,7 +223,7 @@ fn frames_for_a_full_ring_are_sent_later_in_order() {
     let mut sent = 0;
     while send(&upload, &task, &part, false) == Poll::Ready(true) {
         sent += 1;
-        assert!(sent < 10, "the ring has 256 KiB");
+        assert!(sent < 10, "the ring has 512 KiB");
     }
     // Even a short frame is not sent before an earlier one that found the ring full.
     let filler = vec![0; 60_000];
