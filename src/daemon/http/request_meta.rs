@@ -16,7 +16,7 @@ use super::context::{ConnContext, Server};
 use super::forwarded::{ProxyClaim, host_with_port};
 use super::head;
 use super::request_id::{self, RequestId};
-use super::{access_details, trace_context};
+use super::{access_details, compression, trace_context};
 
 /// The facts about a request that are kept until its response is complete. The head itself is not
 /// kept: its fields and target share hyper's read buffer. While they live, hyper allocates another
@@ -33,6 +33,8 @@ pub(super) struct RequestMeta {
     /// The coding in which a response may be compressed; `None` if the client accepts none, or if
     /// `[compression]` is off.
     pub(super) coding: Option<Coding>,
+    /// The request names a weak entity tag in `If-None-Match`; false if `[compression]` is off.
+    pub(super) has_weak_tag: bool,
     /// The format of an error response; text until the code that needs another has read `Accept`.
     pub(super) error_format: ErrorFormat,
     /// Time at which the head was complete.
@@ -78,6 +80,7 @@ impl RequestMeta {
             path: SmallPath::new(path(parts)),
             is_http_10: parts.version == http::Version::HTTP_10,
             coding: server.compression.as_ref().and_then(|compression| compression.choose(&parts.headers)),
+            has_weak_tag: server.compression.is_some() && compression::has_weak_tag(&parts.headers),
             error_format: ErrorFormat::Text,
             received_at,
         }
@@ -94,6 +97,7 @@ impl RequestMeta {
             path: SmallPath::new(b""),
             is_http_10: false,
             coding: None,
+            has_weak_tag: false,
             error_format,
             received_at,
         }

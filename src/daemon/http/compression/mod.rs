@@ -8,8 +8,10 @@ mod encoder;
 pub(super) mod policy;
 
 use bytes::Bytes;
-use http::Method;
-use http::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue, VARY};
+use http::header::{
+    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY,
+};
+use http::{Method, StatusCode};
 
 use crate::dispatch::{ContentLength, Data, Dispatcher, ResponseHead};
 use crate::negotiation::Coding;
@@ -36,14 +38,23 @@ pub(super) fn apply(
         ContentLength::Bytes(len) => Some(len),
         ContentLength::Absent | ContentLength::Invalid => source.len(),
     };
+    if head.status == StatusCode::NOT_MODIFIED && meta.has_weak_tag {
+        describe_stored(&mut head.fields);
+    }
     if !policy.is_eligible(head, len) {
         return source;
     }
     add_vary(&mut head.fields);
     // HTTP/1.0 clients may be old proxies, which may not know `Vary`.
-    let Some(coding) = meta.coding.filter(|_| meta.method != Method::HEAD && !meta.is_http_10) else {
-        return source;
-    };
+    let Some(coding) = meta.coding.filter(|_| !meta.is_http_10) else { return source };
+    if meta.method == Method::HEAD {
+        // The fields of GET (RFC 9110 §9.3.2), but the length is known only from the compressed body.
+        set_encoding_fields(head, coding, None);
+        return match source {
+            BodySource::Bytes(_) => BodySource::Empty,
+            source => source,
+        };
+    }
     match source {
         BodySource::Empty => BodySource::Empty,
         BodySource::Bytes(data) if data.len() <= MAX_WHOLE_BODY => {
@@ -82,7 +93,19 @@ fn set_encoding_fields(head: &mut ResponseHead, coding: Coding, len: Option<u64>
     fields.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
     // The application cannot serve a range of the compressed bytes.
     fields.remove(ACCEPT_RANGES);
-    // RFC 9110 §8.8.1: a strong validator belongs to the exact bytes.
+    weaken_tag(fields);
+    if let Some(len) = len {
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(len));
+        head.length = ContentLength::Bytes(len);
+    } else {
+        fields.remove(CONTENT_LENGTH);
+        head.length = ContentLength::Absent;
+    }
+}
+
+/// Replaces a strong entity tag with a weak one: a strong validator belongs to the exact bytes (RFC 9110
+/// §8.8.1).
+fn weaken_tag(fields: &mut HeaderMap) {
     if let Some(tag) = fields.get(ETAG).map(HeaderValue::as_bytes)
         && !tag.starts_with(b"W/")
     {
@@ -91,13 +114,20 @@ fn set_encoding_fields(head: &mut ResponseHead, coding: Coding, len: Option<u64>
             _ => drop(fields.remove(ETAG)),
         }
     }
-    if let Some(len) = len {
-        fields.insert(CONTENT_LENGTH, HeaderValue::from(len));
-        head.length = ContentLength::Bytes(len);
-    } else {
-        fields.remove(CONTENT_LENGTH);
-        head.length = ContentLength::Absent;
+}
+
+/// Changes the fields of a 304 to those of the response that the client has stored (RFC 9110 §15.4.5):
+/// its tag is weak, and the application's is strong, so that response was compressed.
+fn describe_stored(fields: &mut HeaderMap) {
+    if fields.get(ETAG).is_some_and(|tag| tag.as_bytes().starts_with(b"\"")) {
+        weaken_tag(fields);
+        add_vary(fields);
     }
+}
+
+/// Returns whether the client has stored a response with a weak entity tag.
+pub(super) fn has_weak_tag(headers: &HeaderMap) -> bool {
+    headers.get_all(IF_NONE_MATCH).iter().any(|tags| tags.as_bytes().windows(2).any(|two| two == b"W/"))
 }
 
 /// Adds `Vary: Accept-Encoding`, without which a cache would send one client's coding to all.
@@ -109,7 +139,6 @@ fn add_vary(fields: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
     use http::header::HeaderName;
 
     use super::*;
@@ -123,6 +152,22 @@ mod tests {
             reason: None,
             fields: fields.collect(),
             length: ContentLength::Absent,
+        }
+    }
+
+    #[test]
+    fn not_modified_describes_the_compressed_response() {
+        for (tag, expected) in [("\"a\"", Some("accept-encoding")), ("W/\"a\"", None)] {
+            let mut head = head(304, &[("etag", tag)]);
+            describe_stored(&mut head.fields);
+            assert_eq!(head.fields.get(ETAG).unwrap(), "W/\"a\"");
+            let vary = head.fields.get(VARY).map(|vary| vary.to_str().unwrap());
+            assert_eq!(vary, expected, "{tag}: a tag that was weak says nothing");
+        }
+        for (tags, expected) in [("\"a\"", false), ("W/\"a\"", true), ("\"b\", W/\"a\"", true), ("*", false)]
+        {
+            let headers = head(200, &[("if-none-match", tags)]).fields;
+            assert_eq!(has_weak_tag(&headers), expected, "{tags}");
         }
     }
 
