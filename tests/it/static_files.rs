@@ -268,10 +268,13 @@ fn directory_answers_with_its_index_or_redirects() {
     let index = client.get("/static/docs/");
     assert_eq!((index.text().as_str(), index.field("content-type")), ("<p>docs", "text/html; charset=utf-8"));
     let redirect = client.get("/static/docs?a=b");
-    assert_eq!((redirect.status, redirect.field("location")), (301, "/static/docs/?a=b"));
+    assert_eq!((redirect.status, redirect.field("location")), (301, "./docs/?a=b"));
     assert_eq!(redirect.field("content-length"), "0");
     assert_eq!(client.get("/static/").text(), "<p>page");
+    let root = client.get("/static?a=b");
+    assert_eq!((root.status, root.field("location")), (301, "./static/?a=b"));
     let off = start("/static/", "index = \"off\"");
+    assert!(!off.get("/static").has("location"), "of the application: the directory has no page");
     assert_eq!(off.get("/static/docs/").status, 404, "no listing");
     let list = start("/", "index = [\"none.html\", \"index.html\"]");
     assert_eq!(list.get("/docs/").text(), "<p>docs");
@@ -338,7 +341,8 @@ fn longest_prefix_applies() {
     {
         assert_eq!(daemon.get(path).text(), body, "{path}");
     }
-    assert_eq!(daemon.get("/s").status, 404, "the application's");
+    assert_eq!(daemon.get("/s").status, 301, "the directory has a page");
+    assert!(!daemon.get("/sx").has("location"), "the application's");
 }
 
 #[test]

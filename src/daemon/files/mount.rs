@@ -124,7 +124,9 @@ impl Mounts {
 
     /// Returns the mount of a path and its index, or `None` if the application serves the path.
     pub fn find(&self, path: &[u8]) -> Option<(usize, &Mount)> {
-        self.0.iter().enumerate().find(|(_, mount)| path.starts_with(mount.settings.url.as_bytes()))
+        self.0.iter().enumerate().find(|(_, mount)| {
+            path.starts_with(mount.settings.url.as_bytes()) || mount.lacks_only_slash(path)
+        })
     }
 
     /// Returns the mount at an index that [`Mounts::find`] returned.
@@ -155,12 +157,21 @@ impl Mount {
         self.settings.fallback == Fallback::App
     }
 
-    /// Answers a request whose path begins with the mount's prefix.
+    /// Returns whether a path is the mount's prefix without its final slash. The path is redirected
+    /// to the directory's page if there is one; else it is the application's.
+    fn lacks_only_slash(&self, path: &[u8]) -> bool {
+        self.settings.url.as_bytes().strip_suffix(b"/").is_some_and(|url| !url.is_empty() && url == path)
+    }
+
+    /// Answers a request for which [`Mounts::find`] has found this mount.
     pub fn serve(&self, request: &FileRequest<'_>, mode: LookupMode) -> FileOutcome {
+        let lacks_slash = self.lacks_only_slash(request.path);
         if *request.method != Method::GET && *request.method != Method::HEAD {
             return match self.settings.fallback {
-                Fallback::App => FileOutcome::App,
-                Fallback::NotFound | Fallback::File(_) => FileOutcome::Refused(FileFault::Method),
+                Fallback::NotFound | Fallback::File(_) if !lacks_slash => {
+                    FileOutcome::Refused(FileFault::Method)
+                }
+                _ => FileOutcome::App,
             };
         }
         let response = match self.find_file(request, mode) {
@@ -171,8 +182,8 @@ impl Mount {
                 FileResponse::redirect(request.path, request.query).ok_or(FileFault::NotFound)
             }
             Err(LookupError::NotFound) => match &self.settings.fallback {
-                Fallback::App => return FileOutcome::App,
-                Fallback::NotFound | Fallback::File(_) => Err(FileFault::NotFound),
+                Fallback::NotFound | Fallback::File(_) if !lacks_slash => Err(FileFault::NotFound),
+                _ => return FileOutcome::App,
             },
             Err(LookupError::NeedsDisk) => return FileOutcome::NeedsDisk,
             Err(error) => Err(error.into()),
@@ -187,6 +198,12 @@ impl Mount {
         let below = request.path.get(self.settings.url.len()..).unwrap_or_default();
         let directory = &self.root.directory(mode, request.now)?;
         let lookup = MountLookup { mount: self, request, directory, mode };
+        if self.lacks_only_slash(request.path) {
+            return match self.settings.fallback {
+                Fallback::File(_) => Ok(FoundPath::Redirect),
+                Fallback::App | Fallback::NotFound => lookup.resolve(&RelativePath::root_without_slash()),
+            };
+        }
         let found = match RelativePath::decode(below, Dotfiles::Hidden) {
             Some(path) => lookup.resolve(&path),
             None => Err(LookupError::NotFound),

@@ -50,6 +50,11 @@ impl RelativePath {
         Some(Self { bytes, names_directory })
     }
 
+    /// Returns the path of the directory itself, as a URL without a final slash names it.
+    pub(super) fn root_without_slash() -> Self {
+        Self { bytes: Vec::new(), names_directory: false }
+    }
+
     /// Returns the path for `openat2(2)`: `.` for the directory itself.
     pub(super) fn as_bytes(&self) -> &[u8] {
         if self.bytes.is_empty() { b"." } else { &self.bytes }

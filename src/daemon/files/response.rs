@@ -18,6 +18,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::condition::{self, Precondition};
 use super::encoding::Encoding;
 use super::fault::FileFault;
+use super::path::file_name;
 use super::range::{self, RequestedRange};
 use super::root::OpenFile;
 
@@ -162,13 +163,13 @@ impl Representation {
 }
 
 impl FileResponse {
-    /// Redirects to the same path and query, with a slash after the path.
+    /// Redirects to the same path and query, with a slash after the path. The reference is relative
+    /// (RFC 3986 §4.2): a proxy may have stripped the beginning of the path.
     pub(super) fn redirect(path: &[u8], query: Option<&str>) -> Option<Self> {
-        let path = str::from_utf8(path).ok()?;
-        // Two slashes at the start would name another host.
-        let path = path.trim_start_matches('/');
+        let name = str::from_utf8(file_name(path)).ok()?;
         let (mark, query) = query.map_or(("", ""), |query| ("?", query));
-        let location = HeaderValue::try_from(format!("/{path}/{mark}{query}")).ok()?;
+        // "./", because a name with a colon would be a scheme.
+        let location = HeaderValue::try_from(format!("./{name}/{mark}{query}")).ok()?;
         let mut fields = HeaderMap::with_capacity(4);
         fields.insert(LOCATION, location);
         fields.insert(CONTENT_LENGTH, HeaderValue::from(0));
