@@ -162,3 +162,16 @@ def test_path_begins_with_the_root_path(fake, python):
     scope = json_of(worker.fetch("/p/%C3%A6"))
     assert (scope["root_path"], scope["path"]) == ("/root", "/root/p/æ")
     assert latin(scope["raw_path"]) == b"/root/p/%C3%A6"
+
+
+def test_root_path_that_the_proxy_keeps_is_not_repeated(fake, python):
+    worker = spawn(fake, python, "asyncio", root_path="/root")
+    for target, path in [
+        ("/root/p", "/root/p"),
+        ("/root", "/root"),
+        ("/%72oot/p", "/root/p"),
+        ("/rooted", "/root/rooted"),
+        ("/", "/root/"),
+    ]:
+        assert json_of(worker.fetch(target))["path"] == path, target
+    assert latin(json_of(worker.fetch("/root/%70"))["raw_path"]) == b"/root/%70"

@@ -16,7 +16,7 @@ use super::last_scope::{CLIENT, ExtensionKeys, LastScope, PATH, RAW_PATH};
 use super::tls_scope::LastExtension;
 use crate::last_dict::DictTemplate;
 use crate::object_cache::ObjectCache;
-use crate::percent::percent_decode;
+use crate::percent::{percent_decode, strip_root};
 use crate::python::latin1;
 
 /// Cached scope values: `(name, value)` of fields, clients, `path` with `raw_path`.
@@ -396,16 +396,17 @@ impl ScopeBuilder {
 }
 
 /// Builds `path` and `raw_path`. Both begin with `root_path`, whether or not a proxy has stripped
-/// it, as in uvicorn; Starlette expects it.
+/// it: Starlette expects it.
 fn build_paths(py: Python<'_>, path: &[u8], root: &[u8]) -> PyResult<(Py<PyString>, Py<PyBytes>)> {
     if root.is_empty() {
         return Ok((decode_path(py, path)?.unbind(), PyBytes::new(py, path).unbind()));
     }
-    let raw = PyBytes::new(py, &[root, path].concat()).unbind();
+    let decoded = if path.contains(&b'%') { percent_decode(path) } else { path.to_vec() };
+    let missing = if strip_root(&decoded, root).is_some() { b"" } else { root };
+    let full = [missing, &decoded].concat();
     // Only the request's part is percent-encoded.
-    let path = if path.contains(&b'%') { percent_decode(path) } else { path.to_vec() };
-    let path = [root, &path].concat();
-    Ok((PyString::new(py, &String::from_utf8_lossy(&path)).unbind(), raw))
+    let raw = PyBytes::new(py, &[missing, path].concat()).unbind();
+    Ok((PyString::new(py, &String::from_utf8_lossy(&full)).unbind(), raw))
 }
 
 /// Returns the subprotocols that the client offers, in its order of preference (RFC 6455 §11.3.4).

@@ -23,7 +23,7 @@ use super::last_environ::{
 use super::tls_environ::TlsKeys;
 use crate::bodies::SpooledBodies;
 use crate::object_cache::ObjectCache;
-use crate::percent::percent_decode;
+use crate::percent::{percent_decode, strip_root};
 use crate::python::{decimal, latin1};
 
 /// A slot's cached strings: field values, clients as (address, port), paths as (raw, `PATH_INFO`).
@@ -491,10 +491,4 @@ fn path_info<'py>(py: Python<'py>, path: &[u8], root: &[u8]) -> PyResult<Option<
     let decoded = percent_decode(path);
     // If the prefix is missing, a proxy has stripped it.
     latin1(py, strip_root(&decoded, root).unwrap_or(&decoded)).map(Some)
-}
-
-/// Strips the root path if the path begins with it, up to the end of a segment: `/app` is not a
-/// prefix of `/apple`.
-fn strip_root<'p>(path: &'p [u8], root: &[u8]) -> Option<&'p [u8]> {
-    path.strip_prefix(root).filter(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
 }
