@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use super::checker::{Checker, Layers};
 use super::environment::CREDENTIALS_DIRECTORY;
 use super::keys::name;
+use super::listen::METRICS_SOCKET;
 use super::paths::path;
 use super::read::{text, unknown_choice};
 use super::tls::UNKNOWN_CREDENTIALS;
 use super::value::{Setting, Source};
-use super::{CertificateFiles, ClientAuth, Environment, Tls, TlsOrigins, TlsVersion, Value, ValueError, fs};
+use super::{
+    CertificateFiles, ClientAuth, Environment, Listen, Tls, TlsOrigins, TlsVersion, Value, ValueError, fs,
+};
 
 /// Beginning of a path in the directory with the unit's credentials.
 const CREDENTIAL_PREFIX: &str = "$CREDENTIALS_DIRECTORY/";
@@ -88,6 +91,48 @@ fn check_keys(checker: &mut Checker<'_>, certs: usize, keys: usize) {
         )
     };
     checker.require(name::KEY, name::CERT, &reason, &hint);
+}
+
+/// Reports settings that have no effect because no certificate, or no socket, makes clients speak TLS.
+///
+/// Client authentication without a certificate is an error: the service would answer everybody.
+pub(super) fn check_effect(checker: &mut Checker<'_>, tls: &Tls, listen: &Listen) {
+    // An invalid `tls.cert`, and a socket with `tls = true` without a certificate, have been reported.
+    let has_certificate = !tls.certificates.is_empty() || checker.setting(name::CERT).is_some();
+    if !has_certificate && !listen.has_tls() {
+        if tls.client_auth != ClientAuth::Off {
+            let hint = remedy(
+                checker.setting(name::CLIENT_AUTH),
+                &[
+                    "add --certfile (and --keyfile) with the server's certificate, or remove --cert-reqs",
+                    "set RGUN_TLS_CERT to the file of the server's certificate, or remove the variable",
+                    "add cert (and key) to [tls]: the server's certificate; or remove client_auth",
+                ],
+            );
+            let reason =
+                "has no effect without tls.cert: clients would not use TLS, and none would be authenticated";
+            checker.require(name::CLIENT_AUTH, name::CERT, reason, hint);
+        }
+        checker.warn_without_effect(name::MIN_VERSION, "tls.cert is not set, so no client uses TLS");
+    } else if has_certificate && speaks_tls(listen, checker.layers.environment) == Some(false) {
+        let reason = "no socket has TLS, because each [listen.NAME] has tls = false";
+        checker.warn_without_effect(name::CERT, reason);
+        if tls.client_auth != ClientAuth::Off {
+            checker.warn_without_effect(name::CLIENT_AUTH, &format!("{reason}: no client is authenticated"));
+        }
+    }
+}
+
+/// Returns whether clients speak TLS on any socket. `None` if systemd passes the sockets, which a
+/// check outside of the unit does not know.
+fn speaks_tls(listen: &Listen, environment: &Environment) -> Option<bool> {
+    if environment.value("LISTEN_FDS").is_some() {
+        let names = environment.value("LISTEN_FDNAMES")?.to_str()?;
+        return Some(names.split(':').any(|name| name != METRICS_SOCKET && listen.speaks_tls(name)));
+    }
+    let addresses = listen.addresses();
+    let mut tls = addresses.iter().map(|(name, _)| name.map_or(listen.tls, |name| listen.speaks_tls(name)));
+    (!addresses.is_empty()).then(|| tls.any(|tls| tls))
 }
 
 /// Chooses the remedy that fits the place of a setting: the command line, the environment, or the

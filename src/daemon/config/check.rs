@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::checker::{Checker, Layers, Loaded};
-use super::environment::SCRIPT_NAME;
 use super::keys::name;
 use super::python::Search;
 use super::value::{Setting, Source};
@@ -18,8 +17,8 @@ use super::{
     AccessFormat, AccessLog, App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Control, Count,
     DaemonSettings, Hooks, Http, Interface, Lifespan, Limits, Listen, Log, Loop, PathRule, Proxy, Python,
     Reload, SendfileDirectory, StaticMount, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers,
-    certificates, compression, control, credentials, error_pages, forwarding, health, idle_exit, keys,
-    listeners, mounts, on_change, paths, python, read, rules, trusted, units,
+    certificates, combinations, compression, control, credentials, error_pages, forwarding, health,
+    idle_exit, listeners, mounts, on_change, paths, python, read, rules, trusted,
 };
 use super::{worker_limits, worker_user};
 
@@ -58,7 +57,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let (proxy, health) = (checker.proxy(&listen), health::read(&mut checker, &static_mounts));
     let (reload, hooks, log) = (checker.reload(base), checker.hooks(), checker.log());
     let (app_argument, control, daemon) = checker.own_settings();
-    checker.check_combinations(&workers, &timeouts, &log);
+    combinations::check(&mut checker, &workers, &timeouts, &log, &compression, &proxy);
     match (directory, target, python) {
         (Some(directory), Some(target), Some(python)) if checker.errors.is_empty() => Ok(Loaded {
             config: Config {
@@ -399,21 +398,6 @@ impl Checker<'_> {
         }
     }
 
-    /// Warns about `SCRIPT_NAME`: gunicorn reads it, but rgun only with APP on the command line.
-    fn warn_about_script_name(&mut self) {
-        if self.setting(name::ROOT_PATH).is_none()
-            && let Some(path) = self.layers.environment.value(SCRIPT_NAME)
-        {
-            self.warnings.push(format!(
-                "SCRIPT_NAME={}: ignored without APP on the command line; the path under which a proxy publishes the application is {} \
-                 (--root-path, {})",
-                path.to_string_lossy(),
-                name::ROOT_PATH,
-                keys::variable_name(name::ROOT_PATH)
-            ));
-        }
-    }
-
     fn proxy(&mut self, listen: &Listen) -> Proxy {
         let default = Proxy::default();
         let trusted = self.read(name::TRUSTED, default.trusted, trusted::read);
@@ -458,41 +442,6 @@ impl Checker<'_> {
             let error =
                 error.with_hint("name the proxies, e.g. protocol_trusted = [\"loopback\"] in [proxy]");
             self.push_missing(name::PROTOCOL_TRUSTED, error);
-        }
-    }
-
-    /// Reports settings that have no effect together, although each is valid.
-    fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: &Log) {
-        self.warn_about_script_name();
-        if workers.refork.is_some() && !workers.preload {
-            self.require(
-                name::REFORK,
-                name::PRELOAD,
-                "has no effect without workers.preload",
-                "add preload = true to [workers], or remove refork",
-            );
-        }
-        if workers.max_requests_jitter > 0 && workers.max_requests.is_none() {
-            self.require(
-                name::MAX_REQUESTS_JITTER,
-                name::MAX_REQUESTS,
-                "is added to workers.max_requests, which is not set",
-                "set max_requests (--max-requests) as well, e.g. to 1000, or remove the jitter",
-            );
-        }
-        let longest = timeouts
-            .paths
-            .iter()
-            .filter_map(|rule| rule.request)
-            .fold(timeouts.request, |a, b| a.zip(b).map(|(a, b)| a.max(b)));
-        if let (Some(slow), Some(longest)) = (log.slow, longest)
-            && slow >= longest
-        {
-            self.warnings.push(format!(
-                "log.slow = \"{}\" has no effect: no request runs for longer than {}, its deadline",
-                units::format_duration(slow),
-                units::format_duration(longest)
-            ));
         }
     }
 }

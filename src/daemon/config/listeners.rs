@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::bind;
-use super::certificates::use_credentials;
+use super::certificates::{check_effect, use_credentials};
 use super::checker::Checker;
 use super::entry::EntryReader;
 use super::keys::name;
@@ -41,6 +41,7 @@ pub(super) fn check(checker: &mut Checker<'_>, base: &Path, tls: &mut Tls) -> Li
     // An invalid `tls.cert` has been reported.
     let has_certificate = !tls.certificates.is_empty() || checker.setting(name::CERT).is_some();
     let listen = resolve(unnamed, tables, has_certificate, &mut checker.errors);
+    check_effect(checker, tls, &listen);
     let metrics = checker.read(name::METRICS_BIND, Vec::new(), |setting| metrics(setting, base, &listen));
     Listen { metrics, ..listen }
 }

@@ -18,6 +18,7 @@ mod bind;
 mod certificates;
 mod check;
 mod checker;
+mod combinations;
 mod compression;
 mod control;
 mod credentials;

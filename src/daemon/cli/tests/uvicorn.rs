@@ -355,6 +355,8 @@ fn certificate_flags_of_both_servers_set_the_tls_keys() {
     for (line, hint) in [
         ("a --certfile /c.pem --ca-certs ca.pem", "hint: add --cert-reqs 2"),
         ("a --certfile /c.pem --cert-reqs 2", "hint: add --ca-certs"),
+        ("a --ca-certs /ca.pem --cert-reqs 2", "hint: add --certfile (and --keyfile)"),
+        ("a --ssl-ca-certs /ca.pem --ssl-cert-reqs 2", "hint: add --certfile (and --keyfile)"),
         (
             "a --certfile /c.pem --cert-reqs 5",
             "hint: write --cert-reqs 0 (off), 1 (optional) or 2 (required)",

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::testing::TestDir;
 use super::*;
 
+mod combinations;
 mod hook_names;
 mod manual;
 mod packaged;

@@ -342,24 +342,6 @@ fn contradictory_settings_are_reported_once() {
 }
 
 #[test]
-fn slow_log_above_every_timeout_is_warned_about() {
-    let case = Case::new();
-    let warnings = |text: &str| case.load(&format!("{VALID_APP}{text}"), &[], Layer::new()).unwrap().warnings;
-    assert_eq!(
-        warnings("[log]\nslow = \"60s\"\n"),
-        ["log.slow = \"1m\" has no effect: no request runs for longer than 30s, its deadline"]
-    );
-    for reachable in [
-        "[log]\nslow = \"29s\"\n",
-        "[log]\nslow = \"60s\"\n[timeouts]\nrequest = \"off\"\n",
-        "[log]\nslow = \"60s\"\n[[timeouts.path]]\nmatch = \"/export\"\nrequest = \"600s\"\n",
-        "[log]\nslow = \"60s\"\n[[timeouts.path]]\nmatch = \"/export\"\nrequest = \"off\"\n",
-    ] {
-        assert_eq!(warnings(reachable), [""; 0], "{reachable}");
-    }
-}
-
-#[test]
 fn invalid_app_key_is_reported_with_value_and_hint() {
     let case = Case::new();
     case.place.file("app/file", b"", 0o644);
