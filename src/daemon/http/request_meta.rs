@@ -12,11 +12,12 @@ use crate::negotiation::{Coding, ErrorFormat};
 use crate::net::Peer;
 use crate::tls::TlsSession;
 
+use super::compression::policy::has_weak_tag;
 use super::context::{ConnContext, Server};
 use super::forwarded::{ProxyClaim, host_with_port};
 use super::head;
 use super::request_id::{self, RequestId};
-use super::{access_details, compression, trace_context};
+use super::{access_details, trace_context};
 
 /// The facts about a request that are kept until its response is complete. The head itself is not
 /// kept: its fields and target share hyper's read buffer. While they live, hyper allocates another
@@ -80,7 +81,7 @@ impl RequestMeta {
             path: SmallPath::new(path(parts)),
             is_http_10: parts.version == http::Version::HTTP_10,
             coding: server.compression.as_ref().and_then(|compression| compression.choose(&parts.headers)),
-            has_weak_tag: server.compression.is_some() && compression::has_weak_tag(&parts.headers),
+            has_weak_tag: server.compression.is_some() && has_weak_tag(&parts.headers),
             error_format: ErrorFormat::Text,
             received_at,
         }

@@ -8,9 +8,7 @@ mod encoder;
 pub(super) mod policy;
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY,
-};
+use http::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue, VARY};
 use http::{Method, StatusCode};
 
 use crate::dispatch::{ContentLength, Data, Dispatcher, ResponseHead};
@@ -125,11 +123,6 @@ fn describe_stored(fields: &mut HeaderMap) {
     }
 }
 
-/// Returns whether the client has stored a response with a weak entity tag.
-pub(super) fn has_weak_tag(headers: &HeaderMap) -> bool {
-    headers.get_all(IF_NONE_MATCH).iter().any(|tags| tags.as_bytes().windows(2).any(|two| two == b"W/"))
-}
-
 /// Adds `Vary: Accept-Encoding`, without which a cache would send one client's coding to all.
 fn add_vary(fields: &mut HeaderMap) {
     if !has_element(fields, &VARY, b"accept-encoding") && !has_element(fields, &VARY, b"*") {
@@ -141,6 +134,7 @@ fn add_vary(fields: &mut HeaderMap) {
 mod tests {
     use http::header::HeaderName;
 
+    use super::policy::has_weak_tag;
     use super::*;
 
     pub(super) fn head(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHead {

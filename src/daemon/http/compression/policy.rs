@@ -2,7 +2,7 @@
 
 use http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName,
-    HeaderValue,
+    HeaderValue, IF_NONE_MATCH,
 };
 
 use crate::dispatch::ResponseHead;
@@ -99,6 +99,11 @@ pub(super) fn has_element(fields: &HeaderMap, name: &HeaderName, element: &[u8])
     let mut elements =
         fields.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     elements.any(|other| other.trim_ascii().eq_ignore_ascii_case(element))
+}
+
+/// Returns whether the client has stored a response with a weak entity tag.
+pub(in crate::http) fn has_weak_tag(headers: &HeaderMap) -> bool {
+    headers.get_all(IF_NONE_MATCH).iter().any(|tags| tags.as_bytes().windows(2).any(|two| two == b"W/"))
 }
 
 #[cfg(test)]
