@@ -23,8 +23,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::dispatch::Dispatcher;
 use crate::http::{
-    Server, Settings, log_failed_handshake, refuse_lost_request, refuse_plain_http, resume, serve,
-    serve_negotiated,
+    Server, Settings, log_failed_handshake, log_rejected_header, refuse_lost_request, refuse_plain_http,
+    resume, serve, serve_negotiated,
 };
 use crate::journal::daemon_log;
 use crate::link::Link;
@@ -317,8 +317,10 @@ impl EdgeThread {
             let (stop, notice, handshakes) =
                 (stop_accepting.clone(), notice.clone(), Arc::clone(&handshakes));
             tokio::spawn(async move {
+                let current = Arc::clone(&server);
+                let reject = move |rejected| log_rejected_header(&current_server(&current), rejected);
                 let serve_one = move |connection: NewConnection| {
-                    let server = Arc::clone(&server.read().unwrap_or_else(PoisonError::into_inner));
+                    let server = current_server(&server);
                     match connection.tls() {
                         None => drop(tokio::spawn(serve(server, connection.into_stream()))),
                         Some(tls) => {
@@ -327,7 +329,7 @@ impl EdgeThread {
                         }
                     }
                 };
-                if let Err(error) = accept(&listener, index, &connections, stop, serve_one).await {
+                if let Err(error) = accept(&listener, index, &connections, stop, serve_one, reject).await {
                     notice(EdgeNotice::AcceptFailed { listener: listener.name.clone(), error });
                 }
             });
@@ -354,9 +356,14 @@ fn watch_doorbell(runtime: &Runtime, doorbell: BorrowedFd<'_>) -> io::Result<Asy
     register(Arc::new(doorbell.try_clone_to_owned()?))
 }
 
+/// Returns the server of new connections.
+fn current_server(shared: &SharedServer) -> Arc<Server> {
+    Arc::clone(&shared.read().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// Serves a connection of the previous daemon, or closes it in an orderly way.
 fn adopt(server: &SharedServer, connections: &ConnectionTracker, stored: StoredConnection) {
-    let server = Arc::clone(&server.read().unwrap_or_else(PoisonError::into_inner));
+    let server = current_server(server);
     match connections.adopt(stored) {
         Ok(Adopted::Resumed(stream, unread)) => drop(tokio::spawn(resume(server, stream, unread))),
         Ok(Adopted::Refused(stream)) => drop(tokio::spawn(refuse_lost_request(server, stream))),

@@ -7,7 +7,7 @@ pub const EX_USAGE: u8 = 64;
 /// EX_UNAVAILABLE of sysexits(3head): no daemon or no systemd answers a command.
 pub const EX_UNAVAILABLE: u8 = 69;
 
-/// EX_OSERR of sysexits(3head): the system refused a resource; a retry may help.
+/// EX_OSERR of sysexits(3head): the system refused a resource, or an address; a retry may help.
 pub const EX_OSERR: u8 = 71;
 
 /// EX_CONFIG of sysexits(3head): the configuration is wrong. The unit does not restart on it.

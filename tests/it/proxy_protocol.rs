@@ -115,9 +115,27 @@ fn connection_without_a_header_is_closed_and_logged() {
         let daemon = proxied().start_ready();
         assert_refused(&daemon, &bytes);
         let line = daemon.log.wait_for("PROXY header");
-        assert!(line.contains("closed 1 connection to") && line.contains("from 127.0.0.1"), "{line}");
+        assert!(line.contains("closed a connection of 127.0.0.1: "), "{line}");
         assert_eq!(client_after(&daemon, V1.as_bytes()).0, "192.0.2.7 4711");
     }
+}
+
+#[test]
+fn rejected_headers_are_counted_by_client_and_reason() {
+    let mut daemon = proxied().set("timeouts.header", "300ms").start_ready();
+    for bytes in [GET, GET, GET, "PROXY TCP4 192.0", "PROXY TCP4 192.0"] {
+        assert_refused(&daemon, bytes.as_bytes());
+    }
+    // Counted connections have an entry within a second, and at the stop at the latest.
+    daemon.stop();
+    daemon.log.wait_for_end();
+    let text = daemon.log.text();
+    let of = |what: &str| text.lines().filter(|line| line.contains(what)).collect::<Vec<_>>();
+    let counted = |lines: &[&str]| {
+        lines.len() + lines.iter().filter(|line| line.contains("(and 1 more within 1 s)")).count()
+    };
+    assert_eq!(counted(&of("kind=slow_proxy_header")), 2, "{text}");
+    assert_eq!(counted(&of("kind=bad_proxy_header")), 3, "{text}");
 }
 
 #[test]

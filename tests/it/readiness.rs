@@ -81,7 +81,7 @@ fn failed_start_sends_reason_and_errno() {
     let address = taken.local_addr().unwrap().to_string();
     let (rgun, mut systemd) = notified(Rgun::fake());
     let (status, log, _) = rgun.flags(["--bind", &address]).run();
-    assert_eq!(status, 78, "{log}");
+    assert_eq!(status, 71, "{log}");
     systemd.wait(&format!("STATUS=listen.bind: {address} is in use"));
     systemd.wait("ERRNO=98");
 }

@@ -8,6 +8,7 @@ use crate::support::binaries::old_python;
 use crate::support::{Daemon, Rgun, report_skipped, systemd};
 
 const USAGE: i32 = 64;
+const SYSTEM: i32 = 71;
 const CONFIG: i32 = 78;
 
 /// Runs rgun until it exits. Asserts the exit status, and that the log has all of `facts`. Returns
@@ -195,14 +196,22 @@ fn address_in_use_is_refused() {
     let bind = taken.to_string();
     assert_refused(
         Rgun::fake().flags(["--bind", bind.as_str()]),
-        CONFIG,
-        &["listen.bind", &bind, "in use", "--bind"],
+        SYSTEM,
+        &["listen.bind", &bind, "in use", "ss -ltnp", "--bind"],
     );
 
     let other: Daemon = Rgun::fake().start_ready();
     let bind = format!("unix:{}", other.scratch().join("socket").display());
-    assert_refused(Rgun::fake().flags(["--bind", bind.as_str()]), CONFIG, &["listen.bind", &bind, "in use"]);
+    let expected = ["listen.bind", &bind, "in use", "ss -lxp"];
+    assert_refused(Rgun::fake().flags(["--bind", bind.as_str()]), SYSTEM, &expected);
     assert_eq!(other.get("/hello").status, 200, "the first daemon keeps its socket");
+}
+
+#[test]
+fn address_of_another_machine_is_refused() {
+    // A network for documentation (RFC 5737).
+    let expected = ["listen.bind", "192.0.2.1:8000", "ip address", "FreeBind=yes"];
+    assert_refused(Rgun::fake().flags(["--bind", "192.0.2.1:8000"]), SYSTEM, &expected);
 }
 
 #[test]

@@ -41,6 +41,10 @@ pub(crate) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Layer> 
     }
 }
 
+/// The parser's message about a key or a table that the file has twice.
+const DUPLICATE_KEY: &str = "duplicate key";
+const DUPLICATE_HINT: &str = "the file has it above already: keep one of them, with the settings of both";
+
 /// Parses `text`, the content of `path`; `None` if it is not TOML, or the file of another program.
 pub(crate) fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Option<Layer> {
     let (document, mut faults) = DeTable::parse_recoverable(text);
@@ -51,8 +55,12 @@ pub(crate) fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> O
         faults.dedup_by_key(|fault| line(fault));
         errors.extend(faults.iter().map(|fault| {
             let line = line(fault);
-            let reason = format!("is not TOML: {}", fault.message());
-            broken(format!("{}:{line}", path.display()), &reason, quoting_hint(text, line))
+            let message = fault.message();
+            let (key, hint) = match fault.span().and_then(|span| text.get(span)) {
+                Some(key) if message == DUPLICATE_KEY => (format!(" {key}"), Some(DUPLICATE_HINT)),
+                _ => (String::new(), quoting_hint(text, line)),
+            };
+            broken(format!("{}:{line}", path.display()), &format!("is not TOML: {message}{key}"), hint)
         }));
         return None;
     }
@@ -342,7 +350,10 @@ mod tests {
     fn duplicate_key_is_an_error() {
         let (layer, errors) = parsed("[workers]\ncount = 1\ncount = 2\n");
         assert_eq!(layer, None);
-        assert!(errors.contains("rgun.toml:3: is not TOML: duplicate key"), "{errors}");
+        assert!(errors.contains("rgun.toml:3: is not TOML: duplicate key count"), "{errors}");
+        let (_, errors) = parsed("[app]\ntarget = \"a\"\n[workers]\n[app]\ndirectory = \"/a\"\n");
+        assert!(errors.contains("rgun.toml:4: is not TOML: duplicate key app\n"), "{errors}");
+        assert!(errors.contains("hint: the file has it above already"), "{errors}");
     }
 
     #[test]

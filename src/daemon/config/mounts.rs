@@ -140,10 +140,15 @@ fn directory(setting: &Setting) -> Result<PathBuf, ValueError> {
     }
     let path = fs::absolute(Path::new("/"), path);
     match paths::readable_directory(path.clone()) {
-        Err(error) if error.reason == "does not exist" => Err(error.with_hint(format!(
-            "create it: mkdir -p {} (Django fills its STATIC_ROOT with `manage.py collectstatic`)",
-            path.display()
-        ))),
+        Err(error) if error.reason == "does not exist" => {
+            // Only the directory of a certificate authority's challenges is surely not Django's.
+            let django = if path.ends_with(".well-known/acme-challenge") {
+                ""
+            } else {
+                " (Django fills its STATIC_ROOT with `manage.py collectstatic`)"
+            };
+            Err(error.with_hint(format!("create it: mkdir -p {}{django}", path.display())))
+        }
         Err(error) if error.reason == "is not a directory" => {
             Err(error.with_hint("name the directory that the files are in"))
         }

@@ -2,6 +2,9 @@
 
 /// Minimum number of hexadecimal digits of a hash: webpack's and Parcel's have 8, Django's 12.
 const MIN_HEX_DIGITS: usize = 8;
+/// The hexadecimal digits in the groups of a UUID (RFC 9562 §4), and its length.
+const UUID_GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
+const UUID_LEN: usize = 36;
 /// Length of a hash of Vite and Rollup.
 const BASE64_LEN: usize = 8;
 
@@ -10,7 +13,7 @@ const BASE64_LEN: usize = 8;
 /// (Vite).
 ///
 /// A false positive keeps an old file in browsers for a year, a false negative only costs a
-/// request. So words and dates do not count as hashes, and about a third of Vite's names are not
+/// request. So words, dates and UUIDs do not count as hashes, and about a third of Vite's names are not
 /// recognised (`immutable = true` is for these).
 pub(super) fn is_hashed(name: &[u8]) -> bool {
     let Ok(name) = str::from_utf8(name) else { return false };
@@ -23,6 +26,9 @@ pub(super) fn is_hashed(name: &[u8]) -> bool {
 }
 
 fn has_hashed_suffix(stem: &str) -> bool {
+    if ends_with_uuid(stem) {
+        return false;
+    }
     let is_base64_hash = |stem: &str| {
         let start = stem.len().checked_sub(BASE64_LEN + 1)?;
         let (rest, hash) = (stem.get(..start)?, stem.get(start..)?.strip_prefix('-')?);
@@ -30,6 +36,18 @@ fn has_hashed_suffix(stem: &str) -> bool {
     };
     let hex = stem.rsplit_once('-').is_some_and(|(rest, hash)| !rest.is_empty() && is_hex_hash(hash));
     hex || is_base64_hash(stem).unwrap_or(false)
+}
+
+/// True for a name of an upload: its content may be replaced. The last group of a UUID looks like a
+/// hash.
+fn ends_with_uuid(stem: &str) -> bool {
+    let Some(uuid) = stem.len().checked_sub(UUID_LEN).and_then(|start| stem.get(start..)) else {
+        return false;
+    };
+    let is_group = |(group, len): (&str, &usize)| {
+        group.len() == *len && group.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    uuid.split('-').count() == UUID_GROUPS.len() && uuid.split('-').zip(&UUID_GROUPS).all(is_group)
 }
 
 /// True for a hash in hexadecimal. It has digits and letters: digits alone are a date or a version,
@@ -65,6 +83,8 @@ mod tests {
             "main.8e0d62a1.js",
             "main.8e0d62a1.chunk.js",
             "app-3fa1b2c8.css",
+            "a-f47ac10b-58cc-4372-a56-0e02b2c3d479.css",
+            "f47ac10b-58cc-4372-a567-0e02b2c3d479.55e7cbb9ba48.pdf",
             "index-BfQ3xZ1a.js",
             "index-BfQ3xZ1a.js.map",
             "vendor-react-D4x_k-Qp.js",
@@ -90,6 +110,11 @@ mod tests {
             "-BfQ3xZ1a.js",
             "55e7cbb9ba48.css",
             "backup.202412312359.sql",
+            // 3.5 in 1,000 hashes of Django have digits only, as timestamps do.
+            "icon-no.030751157345.svg",
+            "f47ac10b-58cc-4372-a567-0e02b2c3d479.pdf",
+            "F47AC10B-58CC-4372-A567-0E02B2C3D479.pdf",
+            "upload-f47ac10b-58cc-4372-a567-0e02b2c3d479.tar.gz",
             "index-BfQ3xZ1a",
             "a.b",
             "",

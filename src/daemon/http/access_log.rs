@@ -1,5 +1,5 @@
-//! Writes the journal's entries about responses, refusals, unanswered requests and failed TLS
-//! handshakes.
+//! Writes the journal's entries about responses, refusals, unanswered requests, failed TLS handshakes
+//! and other connections without a response.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::journal::requests::{
     AccessEntry, FailureEntry, LoggedRequest, PartialResponse, RefusalRecord, RefusalResponse,
     UnansweredCause, UnansweredEntry,
 };
-use crate::net::{CloseReason, Connection};
+use crate::net::{CloseReason, Connection, HeaderFault, RejectedHeader};
 
 use super::access_details::client_name;
 use super::body::error::BodyError;
@@ -186,6 +186,24 @@ pub fn log_failed_handshake(server: &Server, client: String, reason: Option<Stri
     };
     let kind = RefusalKind::TlsHandshake;
     server.journal.refused(RefusalRecord { response: None, client, kind, detail });
+}
+
+/// Logs an HTTP/2 connection that is closed because of its frames.
+pub(super) fn log_flood(server: &Server, connection: &Connection, detail: String) {
+    let client = connection.peer.address.clone();
+    server.journal.refused(RefusalRecord { response: None, client, kind: RefusalKind::FrameFlood, detail });
+}
+
+/// Logs a connection that was closed because of its PROXY header.
+pub fn log_rejected_header(server: &Server, rejected: RejectedHeader) {
+    let RejectedHeader { peer, listener, fault } = rejected;
+    let kind = match fault {
+        HeaderFault::Untrusted => RefusalKind::UntrustedProxy,
+        HeaderFault::Late => RefusalKind::SlowProxyHeader,
+        HeaderFault::Invalid(_) => RefusalKind::BadProxyHeader,
+    };
+    let detail = format!("{fault} (listener {listener})");
+    server.journal.refused(RefusalRecord { response: None, client: peer, kind, detail });
 }
 
 /// Logs a redirect if every request is logged; a redirect is not a failure.

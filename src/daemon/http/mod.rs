@@ -34,7 +34,7 @@ mod submit;
 mod takeover;
 mod trace_context;
 
-pub use access_log::log_failed_handshake;
+pub use access_log::{log_failed_handshake, log_rejected_header};
 pub use compression::policy::CompressionPolicy;
 pub use conn::{refuse_lost_request, refuse_plain_http, resume, serve, serve_negotiated};
 pub use context::{AccessSettings, Http2Settings, RequestLimits, Server, Settings, UnderscorePolicy};

@@ -28,6 +28,7 @@ use super::context::{ConnContext, Server};
 use super::error_page;
 use super::fault::{ErrorResponse, HealthResult, Refusal, RequestFault, health_status_and_text};
 use super::file_server::ServedFile;
+use super::h1::framing::Violation;
 use super::handshake::Upgrade;
 use super::https;
 use super::request_meta::RequestMeta;
@@ -262,6 +263,8 @@ pub(super) fn error_response(
     let error = refusal.to_response();
     log_refusal(&context, meta, refusal, &error);
     let has_unread_input = error.leaves_input_unread();
+    // Without its head, the request has no known `Accept`, and the response is always text.
+    let is_unread = matches!(refusal, Refusal::Framing(Violation::PlainHttp | Violation::LostInRestart));
     let (content_type, text) =
         error_page::render(&error, meta.id.as_str(), meta.error_format, server.error_pages.as_deref());
     let ErrorResponse { status, retry_after, refresh, .. } = error;
@@ -277,7 +280,9 @@ pub(super) fn error_response(
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(VARY, HeaderValue::from_static("accept"));
+    if !is_unread {
+        headers.insert(VARY, HeaderValue::from_static("accept"));
+    }
     https::set_hsts(headers, hsts);
     if let Some(pause) = retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));

@@ -67,6 +67,14 @@ refusal_kinds! {
     LostInRestart => "lost_in_restart",
     /// The TLS handshake failed.
     TlsHandshake => "tls_handshake",
+    /// An HTTP/2 connection was closed because of its frames.
+    FrameFlood => "frame_flood",
+    /// A connection begins with no valid PROXY header.
+    BadProxyHeader => "bad_proxy_header",
+    /// The PROXY header did not arrive within `timeouts.header`.
+    SlowProxyHeader => "slow_proxy_header",
+    /// The peer may not send a PROXY header.
+    UntrustedProxy => "untrusted_proxy",
     /// The body did not arrive within `timeouts.body` or at `limits.body_rate`.
     SlowBody => "slow_body",
     /// The body ended too early.

@@ -19,12 +19,13 @@ use super::refusal_kind::RefusalKind;
 use super::trace_ids::TraceIds;
 
 /// A request that the daemon refused or that the application answered with an error, or a connection
-/// whose TLS handshake failed.
+/// that the daemon closed without a response.
 #[derive(Debug, Clone)]
 pub struct RefusalRecord {
     /// The response; `None` for a connection that got none.
     pub response: Option<RefusalResponse>,
-    /// The client's address. Empty on a unix socket.
+    /// The client's address; of a connection without a response, that of the peer. Empty on a unix
+    /// socket.
     pub client: String,
     /// The kind; requests of one kind, status and client are counted together.
     pub kind: RefusalKind,
@@ -265,17 +266,23 @@ impl RefusalEntry {
         self.ids.truncate(MAX_IDS);
     }
 
-    /// Returns the subject of the message: `GET /cart 413`, `refused with 400`, or
-    /// `TLS handshake of 192.0.2.7 failed`.
+    /// Returns the subject of the message: `GET /cart 413`, `refused with 400`,
+    /// `TLS handshake of 192.0.2.7 failed`, or `closed a connection of 192.0.2.7`.
     pub(super) fn subject(&self) -> String {
-        let RefusalRecord { response, client, .. } = &self.refused;
+        let RefusalRecord { response, client, kind, .. } = &self.refused;
         match (&self.request, response) {
             (Some(RefusedRequest { method, path, .. }), Some(RefusalResponse { status, .. })) => {
                 format!("{method} {path} {status}")
             }
             (None, Some(RefusalResponse { status, .. })) => format!("refused with {status}"),
-            (_, None) if client.is_empty() => "TLS handshake failed".to_owned(),
-            (_, None) => format!("TLS handshake of {client} failed"),
+            (_, None) => {
+                let of = if client.is_empty() { String::new() } else { format!(" of {client}") };
+                match kind {
+                    RefusalKind::TlsHandshake => format!("TLS handshake{of} failed"),
+                    RefusalKind::FrameFlood => format!("closed an HTTP/2 connection{of}"),
+                    _ => format!("closed a connection{of}"),
+                }
+            }
         }
     }
 
@@ -318,6 +325,21 @@ mod tests {
             .expect("the window has passed");
         assert_eq!((next.n_more, next.count_suffix().as_str()), (132, " (and 132 more within 1 s)"));
         assert_eq!(next.ids.len(), MAX_IDS);
+    }
+
+    #[test]
+    fn subject_of_a_closed_connection_names_its_client() {
+        for (kind, client, subject) in [
+            (RefusalKind::TlsHandshake, "192.0.2.7", "TLS handshake of 192.0.2.7 failed"),
+            (RefusalKind::TlsHandshake, "", "TLS handshake failed"),
+            (RefusalKind::FrameFlood, "192.0.2.7", "closed an HTTP/2 connection of 192.0.2.7"),
+            (RefusalKind::SlowProxyHeader, "192.0.2.7", "closed a connection of 192.0.2.7"),
+            (RefusalKind::UntrustedProxy, "", "closed a connection"),
+        ] {
+            let mut entry = entry(kind, client);
+            entry.refused.response = None;
+            assert_eq!(entry.subject(), subject);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::handshake::NewConnection;
 use super::listener::{Acceptor, Listener};
 use super::peer::{Client, Peer};
-use super::proxy_protocol::{self, ProxyHeader, ProxyProtocol, ReceiveError};
+use super::proxy_protocol::{self, HeaderFault, ProxyHeader, ReceiveError, RejectedHeader};
 use super::socket::ClientSocket;
 use super::tracker::{ConnectionReservation, ConnectionTracker};
 use crate::error_chain::Chain;
@@ -25,7 +25,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts connections until `stop` is true. Then, if systemd does not keep the socket, accepts the
 /// connections that are still in the backlog. `index` is the listener's number, which the
-/// application receives; `serve` receives each connection.
+/// application receives; `serve` receives each connection, `reject` those whose PROXY header is
+/// refused.
 ///
 /// At the connection limit, a new connection is accepted first, and an idle one is closed
 /// afterwards. Each listener may therefore exceed `limits.connections` by one connection.
@@ -38,9 +39,10 @@ pub async fn accept(
     tracker: &Arc<ConnectionTracker>,
     mut stop: watch::Receiver<bool>,
     serve: impl Fn(NewConnection) + Clone + Send + 'static,
+    reject: impl Fn(RejectedHeader) + Clone + Send + 'static,
 ) -> io::Result<()> {
     let acceptor = listener.acceptor()?;
-    let starter = Starter { tracker, index, serve };
+    let starter = Starter { tracker, index, serve, reject };
     let mut shortage = ShortageLog::default();
     loop {
         let accepted = tokio::select! {
@@ -49,7 +51,7 @@ pub async fn accept(
             accepted = acceptor.accept() => accepted,
         };
         match accepted {
-            Ok((_, peer)) if !is_admitted(listener, tracker, &peer) => {}
+            Ok((_, peer)) if !starter.admit(listener, &peer) => {}
             Ok((socket, peer)) => {
                 tokio::select! {
                     biased;
@@ -79,24 +81,15 @@ pub async fn accept(
     Ok(())
 }
 
-/// Returns false for a connection that must be closed at once: its client has too many connections,
-/// or the peer may not send a PROXY header.
-fn is_admitted(listener: &Listener, tracker: &ConnectionTracker, peer: &Peer) -> bool {
-    if !listener.proxy_protocol.is_required() {
-        return tracker.admit(peer);
-    }
-    let is_trusted = listener.proxy_protocol.trusts(peer);
-    if !is_trusted {
-        listener.proxy_protocol.report(&listener.name, peer, "proxy.protocol_trusted does not list the peer");
-    }
-    is_trusted
-}
-
 /// Accepts the connections in the backlog, which the kernel would reset when the socket is closed.
 async fn drain_backlog(
     listener: &Listener,
     acceptor: &Acceptor,
-    starter: &Starter<'_, impl Fn(NewConnection) + Clone + Send + 'static>,
+    starter: &Starter<
+        '_,
+        impl Fn(NewConnection) + Clone + Send + 'static,
+        impl Fn(RejectedHeader) + Clone + Send + 'static,
+    >,
     stop: &watch::Receiver<bool>,
 ) {
     // Lets the reactor poll the kernel, so that it knows of the connections in the backlog.
@@ -105,7 +98,7 @@ async fn drain_backlog(
         tokio::select! {
             biased;
             accepted = acceptor.accept() => match accepted {
-                Ok((_, peer)) if listener.proxy_protocol.is_required() && !is_admitted(listener, starter.tracker, &peer) => {}
+                Ok((_, peer)) if listener.proxy_protocol.is_required() && !starter.admit(listener, &peer) => {}
                 Ok((socket, peer)) => starter.start(listener, socket, peer, stop),
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept the rest of the backlog, ignoring");
@@ -118,13 +111,32 @@ async fn drain_backlog(
 }
 
 /// Starts to serve accepted connections.
-struct Starter<'t, S> {
+struct Starter<'t, S, R> {
     tracker: &'t Arc<ConnectionTracker>,
     index: u16,
     serve: S,
+    reject: R,
 }
 
-impl<S: Fn(NewConnection) + Clone + Send + 'static> Starter<'_, S> {
+impl<S, R> Starter<'_, S, R>
+where
+    S: Fn(NewConnection) + Clone + Send + 'static,
+    R: Fn(RejectedHeader) + Clone + Send + 'static,
+{
+    /// Returns false for a connection that must be closed at once: its client has too many connections,
+    /// or the peer may not send a PROXY header.
+    fn admit(&self, listener: &Listener, peer: &Peer) -> bool {
+        if !listener.proxy_protocol.is_required() {
+            return self.tracker.admit(peer);
+        }
+        let is_trusted = listener.proxy_protocol.trusts(peer);
+        if !is_trusted {
+            let (peer, listener) = (peer.address.clone(), listener.name.clone());
+            (self.reject)(RejectedHeader { peer, listener, fault: HeaderFault::Untrusted });
+        }
+        is_trusted
+    }
+
     /// Serves a connection, after its PROXY header if the listener requires one.
     fn start(&self, listener: &Listener, socket: ClientSocket, peer: Peer, stop: &watch::Receiver<bool>) {
         if !listener.proxy_protocol.is_required() {
@@ -135,7 +147,6 @@ impl<S: Fn(NewConnection) + Clone + Send + 'static> Starter<'_, S> {
             ProxiedConnection {
                 socket,
                 proxy: peer,
-                protocol: Arc::clone(&listener.proxy_protocol),
                 tls: listener.tls.get(),
                 listener: listener.name.clone(),
                 index: self.index,
@@ -144,6 +155,7 @@ impl<S: Fn(NewConnection) + Clone + Send + 'static> Starter<'_, S> {
             Arc::clone(self.tracker),
             stop.clone(),
             self.serve.clone(),
+            self.reject.clone(),
         ));
     }
 }
@@ -153,7 +165,6 @@ struct ProxiedConnection {
     socket: ClientSocket,
     /// The peer that will send the header.
     proxy: Peer,
-    protocol: Arc<ProxyProtocol>,
     /// The TLS settings for the bytes after the header.
     tls: Option<Arc<TlsContext>>,
     /// The listener's name.
@@ -171,17 +182,17 @@ async fn serve_proxied(
     tracker: Arc<ConnectionTracker>,
     mut stop: watch::Receiver<bool>,
     serve: impl Fn(NewConnection),
+    reject: impl Fn(RejectedHeader),
 ) {
-    let ProxiedConnection { socket, proxy, protocol, tls, listener, index, reservation } = pending;
-    let late = || "its PROXY header did not arrive within timeouts.header".to_owned();
+    let ProxiedConnection { socket, proxy, tls, listener, index, reservation } = pending;
     let received = tokio::select! {
         received = timeout(tracker.header_timeout(), proxy_protocol::receive(&socket)) => match received {
             Ok(Err(ReceiveError::Empty)) => return,
-            Ok(received) => received.map_err(|error| Chain(&error).to_string()),
-            Err(_) => Err(late()),
+            Ok(received) => received.map_err(|error| HeaderFault::Invalid(Chain(&error).to_string())),
+            Err(_) => Err(HeaderFault::Late),
         },
         // The header of a connection that was accepted before the stop is on its way.
-        () = async { drop(stop.wait_for(|stop| *stop).await); sleep(STOP_GRACE).await } => Err(late()),
+        () = async { drop(stop.wait_for(|stop| *stop).await); sleep(STOP_GRACE).await } => Err(HeaderFault::Late),
     };
     match received {
         Ok(ProxyHeader { source, https }) => {
@@ -192,7 +203,7 @@ async fn serve_proxied(
                 serve(NewConnection { socket, connection, tls });
             }
         }
-        Err(reason) => protocol.report(&listener, &proxy, &reason),
+        Err(fault) => reject(RejectedHeader { peer: proxy.address, listener, fault }),
     }
 }
 

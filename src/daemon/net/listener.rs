@@ -52,8 +52,15 @@ pub enum Acceptor {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process listens on the address.
-    #[error("{0} is in use by another process (`ss -ltnp` shows which); stop it, or choose another address")]
+    #[error("{0} is in use by another process (`{command}` shows which); stop it, or choose another address",
+        command = show_command(.0))]
     InUse(Bind),
+    /// No interface has the address.
+    #[error(
+        "no network interface has the address of {0} (`ip address` shows those of this machine); correct it. \
+         If the address appears later, let systemd listen: ListenStream= and FreeBind=yes in a socket unit"
+    )]
+    NotAvailable(Bind),
     /// The path exists and is not a socket.
     #[error("{0} exists and is not a socket; remove it or choose another path")]
     NotASocket(Bind),
@@ -86,6 +93,14 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Returns the command that shows which process listens on an address.
+fn show_command(bind: &Bind) -> &'static str {
+    match bind {
+        Bind::Tcp { .. } => "ss -ltnp",
+        Bind::Unix { .. } => "ss -lxp",
+    }
 }
 
 /// Length of the backlog. The kernel caps the length at `net.core.somaxconn` (listen(2)), as it
@@ -221,6 +236,7 @@ fn bind_tcp(bind: &Bind, host: &str, port: u16) -> Result<TcpListener, BindError
     };
     listen_tcp(*address).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse(bind.clone()),
+        io::ErrorKind::AddrNotAvailable => BindError::NotAvailable(bind.clone()),
         _ => BindError::System { bind: bind.clone(), source },
     })
 }

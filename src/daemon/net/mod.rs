@@ -45,7 +45,7 @@ pub use listener::{Acceptor, BindError, Listener};
 pub use output::OutputProgress;
 pub use peer::Peer;
 pub use phase::Phase;
-pub use proxy_protocol::ProxyProtocol;
+pub use proxy_protocol::{HeaderFault, ProxyProtocol, RejectedHeader};
 pub use socket::ClientSocket;
 pub use stream::{ClientStream, Transport};
 pub use tracker::{ConnectionTotals, ConnectionTracker};

@@ -55,8 +55,8 @@ impl Daemon {
                         return Vec::new();
                     }
                 };
-                let tls_warnings = tls.iter().flat_map(|tls| &tls.warnings);
-                for warning in invocation.warnings.iter().chain(tls_warnings) {
+                let tls_warnings = tls.as_ref().map_or_else(Vec::new, |tls| tls.warnings.clone());
+                for warning in invocation.warnings.iter().chain(&tls_warnings) {
                     tracing::warn!("{warning}");
                 }
                 let pending = self.warn_pending(&invocation.config);
@@ -69,7 +69,7 @@ impl Daemon {
                 self.set_timers();
                 if let Some(client) = client {
                     let message = describe_reload(generation, self.supervisor.any_ready());
-                    for message in [Some(message), pending].into_iter().flatten() {
+                    for message in std::iter::once(message).chain(pending).chain(tls_warnings) {
                         client.progress(&ReloadReply { message, generation: generation.0 });
                     }
                     self.reloads.replies.insert(generation, client);

@@ -11,6 +11,7 @@ use rgun_channel::control::ListenerInfo;
 use super::error::{StartupError, errno_of};
 use crate::config::{Bind, Config, DUMPABLE_VARIABLE, name};
 use crate::error_chain::Chain;
+use crate::exit_status::EX_OSERR;
 use crate::journal::daemon_log::Destination;
 use crate::net::{BindError, Listener};
 use crate::systemd::cgroup::{Delegation, OwnUnit};
@@ -113,6 +114,7 @@ pub(super) fn warn_unused_metrics(addresses: &str) {
 pub(super) fn bind_error(key: &str, error: &BindError) -> StartupError {
     let errno = match error {
         BindError::InUse(_) => Some(nix::libc::EADDRINUSE),
+        BindError::NotAvailable(_) => Some(nix::libc::EADDRNOTAVAIL),
         other => errno_of(other),
     };
     let remedy = match error {
@@ -120,7 +122,10 @@ pub(super) fn bind_error(key: &str, error: &BindError) -> StartupError {
         BindError::InUse(_) => format!(" in {key}"),
         _ => String::new(),
     };
-    StartupError { errno, ..StartupError::config_reason(format!("{key}: {}{remedy}", Chain(error))) }
+    let wrong = StartupError::config_reason(format!("{key}: {}{remedy}", Chain(error)));
+    // The other process may end, and the interface may come up: the unit tries again.
+    let is_transient = matches!(error, BindError::InUse(_) | BindError::NotAvailable(_));
+    StartupError { errno, status: if is_transient { EX_OSERR } else { wrong.status }, ..wrong }
 }
 
 /// Checks that systemd passed a socket for each table `[listen.NAME]`. If a socket is missing, logs

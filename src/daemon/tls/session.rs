@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-use super::certificate_text::{openssl_time, pem};
+use super::certificate_text::{openssl_names, openssl_time, pem};
 
 /// Maximum size in bytes of the client's certificates, in PEM, that an application receives: the
 /// certificates are a part of each request's frame.
@@ -51,7 +51,8 @@ impl TlsSession {
         };
         let parsed = Certificate::from_der(leaf)?;
         let certificate = parsed.tbs_certificate();
-        let (subject, issuer) = (certificate.subject().to_string(), certificate.issuer().to_string());
+        let [subject, issuer] =
+            [certificate.subject(), certificate.issuer()].map(|name| openssl_names(&name.to_string()));
         let serial = certificate.serial_number().as_bytes();
         let serial = serial.iter().fold(String::new(), |mut hex, byte| {
             // Writing to a String cannot fail.

@@ -13,7 +13,7 @@ Not covered in this file:
 - 6.1/2 sends the frames of 5.1/5; 6.2/1 and 6.2/2 send those of 4.3/2 and 4.3/3.
 - 8.1.2.1/3, that pseudo-header fields in trailers are refused: the h2 crate drops them and reports no
   error. A row asserts that the request is served without them.
-- 5.1.2/1 is in test_http2_floods.py, 8.1.2 in test_http2_heads.py, 6.9.1/1 in test_http2.py.
+- 5.1.2/1 is in test_frame_floods.py, 8.1.2 in test_http2_heads.py, 6.9.1/1 in test_http2.py.
 """
 
 import pytest

@@ -123,6 +123,7 @@ def test_flood_of_pings_by_a_reader_gets_enhance_your_calm(server):
         except OSError:
             pass
         assert connection.wait_closed() == ENHANCE_YOUR_CALM
+    server.wait_for_log("closed an HTTP/2 connection of 127.0.0.1: it sends frames that carry nothing")
 
 
 def test_flood_of_priority_ends_the_connection(server):
@@ -213,6 +214,7 @@ def test_endless_continuation_ends_the_connection(server):
     code, sent = attacker.flood(frame(CONTINUATION, 0, 1, field), 64 * MIB)
     assert sent < 16 * MIB
     assert code in (PROTOCOL_ERROR, ENHANCE_YOUR_CALM, None)
+    server.wait_for_log("closed an HTTP/2 connection of 127.0.0.1: it sends too many CONTINUATION frames")
 
 
 def test_empty_continuations_end_the_connection(server):

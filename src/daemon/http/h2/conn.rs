@@ -12,6 +12,7 @@ use h2::{Reason, RecvStream};
 use http::Request;
 
 use crate::error_chain::Chain;
+use crate::http::access_log::log_flood;
 use crate::http::close_guard::CloseGuard;
 use crate::http::context::{ConnContext, Http2Settings, RequestLimits, Server};
 use crate::http::forwarded::ForwardingHeaders;
@@ -52,6 +53,7 @@ pub(in crate::http) async fn serve(
     let meter = Meter::new();
     let handshake = builder(&server.limits, settings, server.dispatcher.accepts_handshakes())
         .handshake(MeteredStream::new(stream, early, Arc::clone(&meter)));
+    let flood_log = Arc::clone(&server);
     let served = match handshake.await {
         Ok(mut h2) => {
             let trusts_peer = server.forwarding.trusted.trusts(connection.peer.ip);
@@ -75,9 +77,31 @@ pub(in crate::http) async fn serve(
         Err(error) => Err(error),
     };
     if let Err(error) = served {
-        tracing::debug!(client = %connection.peer.address, error = %Chain(&error),
-            "an HTTP/2 connection ended early");
+        if let Some(flood) = flood_of(&error) {
+            log_flood(&flood_log, &connection, flood);
+        } else {
+            tracing::debug!(client = %connection.peer.address, error = %Chain(&error),
+                "an HTTP/2 connection ended early");
+        }
     }
+}
+
+/// The floods that h2 recognises: the debug data of its GOAWAY, and what the client does.
+const H2_FLOODS: [(&str, &str); 4] = [
+    ("too_many_resets", "it resets its requests before they are accepted"),
+    ("too_many_internal_resets", "it violates the protocol on too many streams"),
+    ("too_many_continuations", "it sends too many CONTINUATION frames for one head"),
+    ("too_many_data_frames", "it sends too many empty or small DATA frames"),
+];
+
+/// Returns what the client did, if h2 has ended the connection because of a flood.
+fn flood_of(error: &h2::Error) -> Option<String> {
+    if !error.is_library() || error.reason() != Some(Reason::ENHANCE_YOUR_CALM) {
+        return None;
+    }
+    let text = error.to_string();
+    let known = H2_FLOODS.iter().find(|(token, _)| text.contains(&format!("\"{token}\"")));
+    Some(known.map_or(text, |(token, what)| format!("{what} ({token})")))
 }
 
 fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: bool) -> Builder {
@@ -163,7 +187,7 @@ impl Driver {
         if self.stage != Stage::Closing
             && let Some(abuse) = self.meter.abuse()
         {
-            tracing::debug!(client = %self.connection.peer.address, abuse, "ending an abusive connection");
+            log_flood(&self.server, &self.connection, abuse.to_owned());
             self.close(h2, Reason::ENHANCE_YOUR_CALM);
             cx.waker().wake_by_ref();
         } else if self.meter.is_poll_exhausted() {

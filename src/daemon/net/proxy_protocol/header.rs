@@ -31,7 +31,7 @@ pub(in crate::net) struct ProxyHeader {
     pub(in crate::net) https: bool,
 }
 
-/// A defect of a header. In the log, the message follows "closed 1 connection ...: ".
+/// A defect of a header. In the log, the message follows "closed a connection of …: ".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(in crate::net) enum HeaderError {
     #[error("it does not begin with a PROXY header")]

@@ -14,28 +14,40 @@ pub(super) use receive::{ReceiveError, receive};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use super::peer::Peer;
 use super::trusted::TrustedPeers;
 
-/// Minimum interval between two log lines about rejected connections of a listener.
-const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// A connection that was closed because of its PROXY header.
+#[derive(Debug)]
+pub struct RejectedHeader {
+    /// The peer's address. Empty on a unix socket.
+    pub peer: String,
+    /// The listener's name.
+    pub listener: String,
+    /// The reason.
+    pub fault: HeaderFault,
+}
+
+/// The reason why a connection was closed; displayed as a clause for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderFault {
+    /// The peer may not send a header.
+    #[error("proxy.protocol_trusted does not list the peer")]
+    Untrusted,
+    /// There was no header in time.
+    #[error("its PROXY header did not arrive within timeouts.header")]
+    Late,
+    /// The header is malformed or incomplete, or there is none.
+    #[error("{0}")]
+    Invalid(String),
+}
 
 /// The PROXY protocol on one listener. A reload changes it for new connections.
 #[derive(Debug, Default)]
 pub struct ProxyProtocol {
     is_required: AtomicBool,
     trusted: Mutex<TrustedPeers>,
-    rejected: Mutex<RejectedHeaders>,
-}
-
-/// Connections rejected since the last log line.
-#[derive(Debug, Default)]
-struct RejectedHeaders {
-    count: u64,
-    /// Earliest time of the next log line; `None` before the first.
-    next_report: Option<Instant>,
 }
 
 impl ProxyProtocol {
@@ -57,28 +69,6 @@ impl ProxyProtocol {
     pub(super) fn trusts(&self, peer: &Peer) -> bool {
         lock(&self.trusted).trusts(peer.ip)
     }
-
-    /// Logs at a limited rate that a connection is closed because its header is missing, invalid or
-    /// not allowed.
-    pub(super) fn report(&self, listener: &str, peer: &Peer, reason: &str) {
-        let Some(count) = self.count_rejected(Instant::now()) else { return };
-        let peer = if peer.address.is_empty() { "a unix socket" } else { &peer.address };
-        let plural = if count == 1 { "" } else { "s" };
-        tracing::warn!(rgun.listener = %listener,
-            "closed {count} connection{plural} to {listener}, the last from {peer}: {reason}");
-    }
-
-    /// Counts a rejected connection. Returns the number since the last log line if the next one is
-    /// due.
-    fn count_rejected(&self, now: Instant) -> Option<u64> {
-        let mut rejected = lock(&self.rejected);
-        rejected.count += 1;
-        if rejected.next_report.is_some_and(|next| now < next) {
-            return None;
-        }
-        rejected.next_report = Some(now + REPORT_INTERVAL);
-        Some(std::mem::take(&mut rejected.count))
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -88,17 +78,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rejections_are_counted_between_log_lines() {
-        let protocol = ProxyProtocol::default();
-        let now = Instant::now();
-        assert_eq!(protocol.count_rejected(now), Some(1));
-        for _ in 0..4 {
-            assert_eq!(protocol.count_rejected(now + Duration::from_secs(9)), None);
-        }
-        assert_eq!(protocol.count_rejected(now + REPORT_INTERVAL), Some(5));
-    }
 
     #[test]
     fn set_replaces_the_senders_and_turns_the_header_off() {
