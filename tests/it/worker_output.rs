@@ -6,8 +6,8 @@ use std::thread;
 use crate::support::systemd::{Journald, may_replace_journald};
 use crate::support::{Daemon, Rgun, report_skipped};
 
-/// Prints by path: `line/<character>/<length>`, `die`, `child`, `record`, `error`.
-const PRINTER: &str = r#"import os, subprocess, sys
+/// Prints by path: `line/<character>/<length>`, `die`, `child`, `record`, `error`, `traceback`.
+const PRINTER: &str = r#"import os, subprocess, sys, traceback
 def application(environ, start_response):
     what, *rest = environ['PATH_INFO'].strip('/').split('/')
     if what == 'line':
@@ -25,6 +25,11 @@ def application(environ, start_response):
         os.write(2, b'\x1e' + record[:40] + b'torn\n' + record[40:] + b'\n')
     elif what == 'error':
         print('<3>it went wrong', file=sys.stderr, flush=True)
+    elif what == 'traceback':
+        try:
+            raise KeyError(rest[0])
+        except KeyError:
+            traceback.print_exc()
     start_response('200 OK', [])
     return [b'printed']
 "#;
@@ -160,4 +165,16 @@ fn record_on_stderr_is_its_text_and_torn_records_are_lines() {
     }
     daemon.log.wait_for("torn");
     daemon.log.wait_for("RGUN_WORKER\":\"9\"}}");
+}
+
+/// A last line that the traceback waits for does not come: it is logged all the same.
+#[test]
+fn printed_traceback_is_one_object_of_json() {
+    let daemon = Rgun::python(PRINTER).flags(["--log-format", "json"]).start();
+    assert_eq!(daemon.get("/traceback/first").status, 200);
+    let line = daemon.log.wait_for("KeyError: 'first'");
+    assert!(line.contains(r#""level":"error""#), "{line}");
+    assert!(line.contains(r#""message":"Traceback (most recent call last):\n  File "#), "{line}");
+    assert!(line.contains(r#""rgun.worker":0"#), "{line}");
+    assert_eq!(daemon.log.count("Traceback"), 1);
 }

@@ -4,7 +4,7 @@
 //! ```text
 //! tracing ─▶ daemon_log ─▶ format ─▶ queue ─▶ (its thread) sink ─▶ journald or stderr
 //! edge ─▶ requests, refusals ─▶ (thread "journal") tracing
-//! workers' pipes ─▶ (thread "output") output ─▶ output_lines ─▶ output_entry ─▶ queue
+//! workers' pipes ─▶ (thread "output") output ─▶ output_lines, traceback ─▶ output_entry ─▶ queue
 //! ```
 //! The main and edge threads never wait for the log's reader: queues are bounded, and dropped
 //! entries are counted.
@@ -28,3 +28,4 @@ mod sink;
 mod terminal;
 pub mod thread;
 pub mod trace_ids;
+mod traceback;

@@ -17,17 +17,17 @@
 //!
 //! A terminal is inherited, because programs check whether they have one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{Mode, fchmod};
 use rustix::event::epoll;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use crate::id::{Generation, WorkerId, WorkerNr};
 
@@ -112,8 +112,13 @@ impl WorkerOutput {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE_TOKEN), epoll::EventFlags::IN)?;
         let shared = Arc::new(Shared { wake, inbox: Mutex::default() });
-        let reader =
-            OutputReader { epoll, shared: Arc::clone(&shared), streams: HashMap::new(), last: WAKE_TOKEN };
+        let reader = OutputReader {
+            epoll,
+            shared: Arc::clone(&shared),
+            streams: HashMap::new(),
+            holding: BTreeSet::new(),
+            last: WAKE_TOKEN,
+        };
         let thread = LogThread::spawn("output", move || reader.run())?;
         Ok(Some(Self { shared, thread }))
     }
@@ -194,6 +199,8 @@ struct OutputReader {
     epoll: OwnedFd,
     shared: Arc<Shared>,
     streams: HashMap<u64, Stream>,
+    /// The streams that hold a traceback ([`LineSplitter::deadline`]).
+    holding: BTreeSet<u64>,
     /// The number of the newest stream.
     last: u64,
 }
@@ -203,7 +210,8 @@ impl OutputReader {
         let mut buffer = vec![0; READ_BYTES];
         let mut events = Vec::with_capacity(64);
         loop {
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            let timeout = self.timeout();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
                     tracing::error!(%error, "cannot wait for the workers' output any more");
@@ -217,14 +225,36 @@ impl OutputReader {
                         self.drain_streams(&mut buffer);
                         return;
                     }
-                } else if let Some(stream) = self.streams.get_mut(&number)
-                    && !stream.read(&mut buffer)
-                {
-                    // Closing the descriptor removes it from the epoll set.
-                    self.streams.remove(&number);
+                } else if let Some(stream) = self.streams.get_mut(&number) {
+                    if !stream.read(&mut buffer) {
+                        // Closing the descriptor removes it from the epoll set.
+                        self.streams.remove(&number);
+                    } else if stream.lines.deadline().is_some() {
+                        self.holding.insert(number);
+                    }
                 }
             }
+            // After the reads: the next line may have come in time.
+            self.release_expired(Instant::now());
         }
+    }
+
+    /// Returns the time until a stream must release its traceback.
+    fn timeout(&self) -> Option<Timespec> {
+        let streams = self.holding.iter().filter_map(|number| self.streams.get(number));
+        let deadline = streams.filter_map(|stream| stream.lines.deadline()).min()?;
+        Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok()
+    }
+
+    fn release_expired(&mut self, now: Instant) {
+        let streams = &mut self.streams;
+        self.holding.retain(|number| {
+            let Some(stream) = streams.get_mut(number) else { return false };
+            if stream.lines.deadline().is_some_and(|deadline| deadline <= now) {
+                stream.lines.release();
+            }
+            stream.lines.deadline().is_some()
+        });
     }
 
     /// Adds the new streams. Returns true when the thread must end.

@@ -1,4 +1,4 @@
-//! The entries of what a process has printed: lines, and records of Python's `logging`.
+//! The entries of what a process has printed: lines, tracebacks, and records of Python's `logging`.
 //!
 //! The worker chooses everything in such an entry but the fields of [`OutputSource`] and the identifier:
 //! a field that `extra` adds cannot have a name that rgun or journald uses ([`is_extra_name`]).
@@ -14,6 +14,9 @@ use super::format::{NativeEntry, utc_time};
 
 /// Priority of a line without a prefix such as `<3>` (sd-daemon(3)): informational.
 const DEFAULT_PRIORITY: u8 = 6;
+
+/// Priority of a printed traceback without a prefix: error.
+const TRACEBACK_PRIORITY: u8 = 3;
 
 /// The fields of a record besides its message: name in the journal, key in the record
 /// ([`rgun_channel::log_record`]). Lines of text and JSON have the name in lower case. The names are those of
@@ -71,7 +74,7 @@ impl StreamName {
     }
 }
 
-/// A line, or a record of `logging`.
+/// A line, a printed traceback, or a record of `logging`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OutputEntry<'a> {
     pub(super) text: &'a [u8],
@@ -86,6 +89,11 @@ impl<'a> OutputEntry<'a> {
     /// Creates the entry of a line.
     pub(super) fn line(text: &'a [u8], request_id: Option<&'a str>) -> Self {
         Self { text, priority: None, request_id, fields: Vec::new() }
+    }
+
+    /// Creates the entry of a printed traceback.
+    pub(super) fn traceback(text: &'a [u8], request_id: Option<&'a str>) -> Self {
+        Self { text, priority: Some(TRACEBACK_PRIORITY), request_id, fields: Vec::new() }
     }
 
     /// Creates the entry of a record. `None` if the object is something else.

@@ -2,6 +2,7 @@
 //! into the log.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rgun_channel::log_record::{MAX_RECORD_BYTES, SEPARATOR, TAG};
 use serde_json::{Map, Value};
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 use super::daemon_log::{self, LineForm, OutputRoute};
 use super::output_entry::{MAX_ID_BYTES, OutputEntry, OutputSource, is_request_id, message_of};
 use super::queue::LogQueue;
+use super::traceback::{ReleasedLines, Tracebacks};
 
 /// Maximum number of bytes of a line in one entry; longer lines are split. The default of
 /// journald's `LineMax=`.
@@ -28,6 +30,16 @@ pub(super) struct LineSplitter {
     is_continued: bool,
     /// The request of a line that was split.
     split_request: Option<String>,
+    tracebacks: Tracebacks,
+}
+
+/// The destination of a stream, and the entries that go there together.
+#[derive(Debug)]
+struct Batch {
+    queue: Arc<LogQueue>,
+    /// `None`: entries for journald, which `lines` does not hold.
+    form: Option<LineForm>,
+    lines: Vec<u8>,
 }
 
 /// A part of a line.
@@ -41,7 +53,14 @@ enum LinePart<'a> {
 
 impl LineSplitter {
     pub(super) fn new(route: OutputRoute, source: OutputSource) -> Self {
-        Self { route, source, partial: Vec::new(), is_continued: false, split_request: None }
+        Self {
+            route,
+            source,
+            partial: Vec::new(),
+            is_continued: false,
+            split_request: None,
+            tracebacks: Tracebacks::default(),
+        }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
@@ -76,26 +95,40 @@ impl LineSplitter {
             line.push(b'\n');
             self.log(line);
         }
+        self.release();
+    }
+
+    /// Returns when [`release`](Self::release) must be called; `None` if no traceback is held.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.tracebacks.deadline()
+    }
+
+    /// Logs the traceback that is held.
+    pub(super) fn release(&mut self) {
+        let released = self.tracebacks.release();
+        if let Some(mut batch) = self.batch() {
+            self.log_released(released, &mut batch);
+            push_lines(&batch.queue, batch.lines);
+        }
     }
 }
 
 impl LineSplitter {
     /// Logs whole lines, or a part of a line that is too long.
     fn log(&mut self, text: Vec<u8>) {
-        let (queue, form) = match &self.route {
-            OutputRoute::Inherited => return,
-            OutputRoute::Lines(queue) => (Arc::clone(queue), Some(daemon_log::line_form())),
-            OutputRoute::Entries(queue) => (Arc::clone(queue), None),
-        };
-        if form == Some(LineForm::Raw) && !text.contains(&SEPARATOR) {
-            return push_lines(&queue, text);
+        let Some(mut batch) = self.batch() else { return };
+        if batch.form == Some(LineForm::Raw) && !text.contains(&SEPARATOR) {
+            return push_lines(&batch.queue, text);
         }
-        let mut lines = Vec::new();
+        let now = Instant::now();
         let mut split_request = self.split_request.take();
         for line in text.split_inclusive(|byte| *byte == b'\n') {
             let parts = parts(line.strip_suffix(b"\n").unwrap_or(line), split_request.as_deref());
             let is_whole = line.ends_with(b"\n");
             for part in &parts {
+                if self.holds(part, is_whole, now, &mut batch) {
+                    continue;
+                }
                 let entry = match part {
                     LinePart::Text(text, request) => OutputEntry::line(text, *request),
                     LinePart::Record(record) => match OutputEntry::record(record) {
@@ -103,10 +136,7 @@ impl LineSplitter {
                         None => continue,
                     },
                 };
-                match form {
-                    Some(form) => self.push_line(&queue, &entry, (form, is_whole), &mut lines),
-                    None => self.push_entries(&queue, entry),
-                }
+                self.log_entry(entry, is_whole, &mut batch);
             }
             let last_request = match parts.last() {
                 Some(LinePart::Text(_, request)) if !is_whole => request.map(str::to_owned),
@@ -116,7 +146,49 @@ impl LineSplitter {
             self.is_continued = false;
         }
         self.split_request = split_request;
-        push_lines(&queue, lines);
+        push_lines(&batch.queue, batch.lines);
+    }
+
+    /// Returns the destination. `None` if the stream is not read.
+    fn batch(&self) -> Option<Batch> {
+        let (queue, form) = match &self.route {
+            OutputRoute::Inherited => return None,
+            OutputRoute::Lines(queue) => (queue, Some(daemon_log::line_form())),
+            OutputRoute::Entries(queue) => (queue, None),
+        };
+        Some(Batch { queue: Arc::clone(queue), form, lines: Vec::new() })
+    }
+
+    /// Returns whether a part of a line is held as that of a traceback. If it does not belong to the
+    /// traceback that is held, this is logged.
+    fn holds(&mut self, part: &LinePart<'_>, is_whole: bool, now: Instant, batch: &mut Batch) -> bool {
+        let (released, is_held) = match part {
+            _ if batch.form == Some(LineForm::Raw) => return false,
+            LinePart::Text(text, request) if is_whole && !self.is_continued => {
+                self.tracebacks.take(text, *request, now)
+            }
+            _ => (self.tracebacks.release(), false),
+        };
+        self.log_released(released, batch);
+        is_held
+    }
+
+    fn log_released(&self, released: Option<ReleasedLines>, batch: &mut Batch) {
+        let Some(released) = released else { return };
+        let request = released.request.as_deref();
+        if let Some(text) = released.traceback() {
+            self.log_entry(OutputEntry::traceback(text, request), true, batch);
+        }
+        for line in released.lines() {
+            self.log_entry(OutputEntry::line(line, request), true, batch);
+        }
+    }
+
+    fn log_entry(&self, entry: OutputEntry<'_>, is_whole: bool, batch: &mut Batch) {
+        match batch.form {
+            Some(form) => self.push_line(&entry, form, is_whole, batch),
+            None => self.push_entries(&batch.queue, entry),
+        }
     }
 
     /// Adds entries for journald: one, or several if the text is too long.
@@ -131,35 +203,29 @@ impl LineSplitter {
         }
     }
 
-    /// Appends an entry to `lines`, which go to the queue together. The records of `server.log` become
-    /// entries of the daemon if these are JSON.
-    fn push_line(
-        &self,
-        queue: &LogQueue,
-        entry: &OutputEntry<'_>,
-        (form, is_whole): (LineForm, bool),
-        lines: &mut Vec<u8>,
-    ) {
+    /// Appends an entry to the lines of a batch. The records of `server.log` become entries of the
+    /// daemon if these are JSON.
+    fn push_line(&self, entry: &OutputEntry<'_>, form: LineForm, is_whole: bool, batch: &mut Batch) {
         let is_part = self.is_continued || !is_whole;
         let mut fields = String::new();
         if form == LineForm::Json && !is_part {
             if (entry.is_plain() || entry.is_of_hooks())
                 && let Some((level, message)) = hook_record(entry.text, self.source.pid)
             {
-                push_lines(queue, std::mem::take(lines));
+                push_lines(&batch.queue, std::mem::take(&mut batch.lines));
                 return self.log_hook_record(level, message);
             }
             if let Some(object) = entry.json(&self.source) {
                 let priority = entry.priority_and_text(false).0;
-                return lines.extend(daemon_log::prefix_lines(priority, object.into_bytes()));
+                return batch.lines.extend(daemon_log::prefix_lines(priority, object.into_bytes()));
             }
         } else if form == LineForm::Text && !is_part && !entry.is_plain() {
             fields = entry.text_fields(&self.source);
         }
-        lines.extend_from_slice(entry.text);
-        lines.extend_from_slice(fields.as_bytes());
+        batch.lines.extend_from_slice(entry.text);
+        batch.lines.extend_from_slice(fields.as_bytes());
         if is_whole {
-            lines.push(b'\n');
+            batch.lines.push(b'\n');
         }
     }
 
@@ -247,6 +313,11 @@ fn hook_record(line: &[u8], pid: u32) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::time::Duration;
+
+    use super::super::output_entry::StreamName;
+    use super::super::sink::Sink;
     use super::*;
 
     const RECORD: &[u8] = b"{\"rgun\":\"record\",\"priority\":4,\"message\":\"m\"}";
@@ -310,5 +381,55 @@ mod tests {
         {
             assert_eq!(record(line), None, "{line}");
         }
+    }
+
+    /// Returns what goes to journald for each chunk of a stream, and at its end, without the fields of the
+    /// stream.
+    fn entries_of(chunks: &[&[u8]]) -> String {
+        let (mut reading, writing) = std::io::pipe().unwrap();
+        let queue = LogQueue::start(Sink::Descriptor(writing.into()), "log-test", |_| {}).unwrap();
+        let source = OutputSource { name: StreamName::Stderr, worker: None, generation: None, pid: 1 };
+        let mut lines = LineSplitter::new(OutputRoute::Entries(Arc::clone(&queue)), source);
+        for chunk in chunks {
+            lines.push(chunk);
+        }
+        lines.end();
+        assert_eq!(lines.deadline(), None);
+        assert!(queue.flush(Duration::from_secs(20)));
+        let mut bytes = vec![0; 64 << 10];
+        let len = reading.read(&mut bytes).unwrap();
+        bytes.truncate(len);
+        let text = bytes.escape_ascii().to_string();
+        text.replace("SYSLOG_IDENTIFIER=rgun\\nRGUN_PID=1\\nRGUN_STREAM=stderr\\n", "").replace("\\n", "\n")
+    }
+
+    #[test]
+    fn traceback_is_one_entry_however_the_reads_split_it() {
+        let stream = b"first\n\x1e@a\x1eTraceback (most recent call last):\n\x1e@a\x1e  File \"a.py\"\n\x1e@a\x1eE: x\n\
+                       \x1e@a\x1e\n\x1e@a\x1eThe above exception was the direct cause of the following exception:\n\
+                       \x1e@a\x1e\n\x1e@a\x1eTraceback (most recent call last):\n\x1e@a\x1e  File \"a.py\"\n\x1e@a\x1eE: y\n\
+                       Traceback (most recent call last):\n  File \"b.py\"\nE: z";
+        let expected = "PRIORITY=6\nMESSAGE=first\nPRIORITY=3\nRGUN_REQUEST_ID=a\nMESSAGE\n\\xb2\\x00\\x00\\x00\\x00\\x00\\x00\\x00\
+                        Traceback (most recent call last):\n  File \\\"a.py\\\"\nE: x\n\nThe above exception was the direct \
+                        cause of the following exception:\n\nTraceback (most recent call last):\n  File \\\"a.py\\\"\nE: y\n\
+                        PRIORITY=3\nMESSAGE\n5\\x00\\x00\\x00\\x00\\x00\\x00\\x00Traceback (most recent call last):\n  \
+                        File \\\"b.py\\\"\nE: z\n";
+        assert_eq!(entries_of(&[stream]), expected);
+        for at in 0..stream.len() {
+            let (before, after) = stream.split_at(at);
+            assert_eq!(entries_of(&[before, after]), expected, "at {at}");
+        }
+        assert_eq!(entries_of(&stream.chunks(1).collect::<Vec<_>>()), expected);
+    }
+
+    #[test]
+    fn record_ends_a_traceback() {
+        let stream =
+            [b"Traceback (most recent call last):\n  File \"a.py\"\n\x1e", RECORD, b"\nE: x\n"].concat();
+        assert_eq!(
+            entries_of(&[&stream]),
+            "PRIORITY=3\nMESSAGE\n0\\x00\\x00\\x00\\x00\\x00\\x00\\x00Traceback (most recent call last):\n  File \
+             \\\"a.py\\\"\nPRIORITY=4\nMESSAGE=m\nPRIORITY=6\nMESSAGE=E: x\n"
+        );
     }
 }

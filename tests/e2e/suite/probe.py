@@ -6,7 +6,9 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
+import traceback
 
 if os.environ.get("PROBE_BOOT_SECONDS"):
     # A slow import, as of a large application.
@@ -33,6 +35,11 @@ def application(environ, start_response):
             raise ProbeError("caught and logged")
         except ProbeError:
             logging.getLogger("probe.shop").exception("probe logs an error", extra={"ORDER": 4711})
+    if path == "/traceback":
+        print_traceback()
+        thread = threading.Thread(target=fail, args=("in a thread",), name="failing")
+        thread.start()
+        thread.join()
     if path.startswith("/line/"):
         print(path[len("/line/")] * (48 << 10), file=sys.stderr)
     if path == "/log":
@@ -62,6 +69,23 @@ def application(environ, start_response):
             "environ": dict(os.environ),
         },
     )
+
+
+def fail(text):
+    """Raises an exception that has a cause."""
+    try:
+        int("x")
+    except ValueError as error:
+        raise ProbeError(text) from error
+
+
+def print_traceback():
+    """Prints a traceback, and a line after it."""
+    try:
+        fail("printed")
+    except ProbeError:
+        traceback.print_exc()
+    print("probe prints after the traceback", file=sys.stderr)
 
 
 def write(path):

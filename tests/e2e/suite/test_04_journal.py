@@ -174,6 +174,32 @@ def test_record_line_and_access_entry_share_the_request_id():
     assert len(found) == 3, found
 
 
+def test_printed_traceback_is_one_entry():
+    since = host.journal_cursor()
+    identity = host.get("/traceback")["x-request-id"]
+    printed, threads = wait_until(
+        "both tracebacks are in the journal",
+        lambda: len(found := host.journal(since, PRIORITY="3", RGUN_STREAM="stderr")) == 2 and found,
+    )
+    link = "\n\nThe above exception was the direct cause of the following exception:\n\n"
+    heading = "Traceback (most recent call last):\n"
+    for entry, introduction, end in (
+        (printed, "", "probe.ProbeError: printed"),
+        (threads, "Exception in thread failing:\n", "probe.ProbeError: in a thread"),
+    ):
+        cause, last = entry["MESSAGE"].split(link)
+        assert cause.startswith(f"{introduction}{heading}  File "), cause
+        assert cause.splitlines()[-1].startswith("ValueError: "), cause
+        assert last.startswith(f"{heading}  File "), last
+        assert last.splitlines()[-1] == end, last
+        assert (entry["RGUN_GENERATION"], entry["_SYSTEMD_UNIT"]) == ("1", host.SERVICE)
+        assert entry["RGUN_WORKER"] == printed["RGUN_WORKER"]
+    assert printed["RGUN_REQUEST_ID"] == identity
+    assert "RGUN_REQUEST_ID" not in threads, "the application's thread serves no request"
+    others = host.messages(host.journal(since, PRIORITY="6", RGUN_STREAM="stderr"))
+    assert others == ["probe prints after the traceback"]
+
+
 def test_lines_of_json_in_the_journal_have_priorities():
     host.configure("probe", "/srv/probe", extra='[log]\nformat = "json"\n')
     host.restart()
@@ -183,3 +209,12 @@ def test_lines_of_json_in_the_journal_have_priorities():
     (record,) = [json.loads(entry["MESSAGE"]) for entry in found]
     assert (record["logger"], record["level"]) == ("probe.shop", "error")
     assert "Traceback" in record["message"]
+    since = host.journal_cursor()
+    host.get("/traceback")
+    found = wait_until(
+        "the tracebacks are in the journal",
+        lambda: len(found := host.journal(since, PRIORITY="3")) == 2 and found,
+    )
+    for entry in found:
+        message = json.loads(entry["MESSAGE"])["message"]
+        assert (message.count("Traceback"), message.count("probe.ProbeError")) == (2, 1), message
