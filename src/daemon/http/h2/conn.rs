@@ -101,7 +101,9 @@ fn flood_of(error: &h2::Error) -> Option<String> {
     }
     let text = error.to_string();
     let known = H2_FLOODS.iter().find(|(token, _)| text.contains(&format!("\"{token}\"")));
-    Some(known.map_or(text, |(token, what)| format!("{what} ({token})")))
+    // h2 gives no debug data for a head that is far too long.
+    let long_head = || "it sends an endless head, or causes excessive load otherwise".to_owned();
+    Some(known.map_or_else(long_head, |(token, what)| format!("{what} ({token})")))
 }
 
 fn builder(limits: &RequestLimits, settings: Http2Settings, serves_websockets: bool) -> Builder {
