@@ -1,7 +1,7 @@
 //! The memory usage of workers, and the kernel's memory events.
 //!
 //! With the kernel's memory controller each worker's cgroup has limits (`systemd::memory`), and
-//! `run` waits on [`Pool::memory_watch_fd`] to call [`Pool::take_memory_events`]. Without the
+//! `run` waits on [`Pool::memory_watch_fd`] to call [`Pool::take_workers_over_limit`]. Without the
 //! controller there is no hard limit, and `run` samples [`Pool::memory_usage`]. The usage is then
 //! the *proportional set size* (proc_pid_smaps_rollup(5)), which divides a shared page among the
 //! processes that share it. Reading it needs no privilege for processes of the same user, even
@@ -12,6 +12,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::error_chain::Chain;
 use crate::id::WorkerId;
@@ -20,24 +21,29 @@ use crate::systemd::cgroup::{Controller, Delegation, WorkerCgroup};
 use crate::systemd::memory::CgroupWatch;
 
 use super::Pool;
-use super::memory_limits::{MemoryEvent, OomCause};
+use super::memory_limits::OomCause;
 use super::worker::WorkerProcess;
 
 /// Maximum number of processes of one worker whose memory is sampled without a controller; reading
 /// one takes the kernel about a millisecond per 100 MiB.
 const MAX_SAMPLED_PROCESSES: usize = 64;
 
+/// Maximum time between an OOM kill that is found and the exit of the worker that it has killed. A kill
+/// before that was one of the worker's children.
+const MAX_EXIT_DELAY: Duration = Duration::from_secs(5);
+
 impl WorkerProcess {
     /// Returns why the out-of-memory killer has killed a process in the cgroup; `None` if it has not,
     /// or the process was not killed by SIGKILL. Must be called before the cgroup is removed.
-    pub(super) fn oom_cause(&self, exit: Exit, delegation: Option<&Delegation>) -> Option<OomCause> {
+    pub(super) fn oom_cause(&mut self, exit: Exit, delegation: Option<&Delegation>) -> Option<OomCause> {
         let cgroup = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory())?;
         if !matches!(exit, Exit::Signal { signal, .. } if signal == nix::libc::SIGKILL) {
             return None;
         }
         let counts = cgroup.memory_events().ok()?;
-        let limits = &self.memory_limits;
-        (counts.oom_kill > limits.initial_counts.oom_kill).then(|| limits.oom_cause(counts, delegation))
+        self.memory_limits.update(counts, delegation);
+        let (found_at, cause) = self.memory_limits.last_oom?;
+        (found_at.elapsed() < MAX_EXIT_DELAY).then_some(cause)
     }
 
     /// Lifts the memory limits: a zygote is not replaced for its memory usage.
@@ -51,34 +57,26 @@ impl WorkerProcess {
         }
     }
 
-    /// Appends the memory events since the last call to `events`.
-    fn poll_memory_events(
-        &mut self,
-        worker: WorkerId,
-        delegation: Option<&Delegation>,
-        events: &mut Vec<MemoryEvent>,
-    ) {
-        let Some(cgroup) = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory()) else { return };
+    /// Reads the event counts of the cgroup. Returns whether the worker has reached its soft limit, which
+    /// is then lifted.
+    fn poll_memory_events(&mut self, delegation: Option<&Delegation>) -> bool {
+        let Some(cgroup) = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory()) else { return false };
         // An unreadable cgroup means that the worker has exited, which `reap` reports.
-        let Ok(counts) = cgroup.memory_events() else { return };
-        let last = std::mem::replace(&mut self.memory_limits.last_counts, counts);
-        if counts.oom_kill > last.oom_kill {
-            let cause = self.memory_limits.oom_cause(counts, delegation);
-            events.push(MemoryEvent::OomKill(worker, cause));
-        }
-        let Some(soft) = self.memory_limits.soft.filter(|_| counts.high > last.high) else { return };
+        let Ok(counts) = cgroup.memory_events() else { return false };
+        let last = self.memory_limits.update(counts, delegation);
+        let Some(soft) = self.memory_limits.soft.filter(|_| counts.high > last.high) else { return false };
         // The page cache can also reach the limit, and is then reclaimed without harm, so only the
         // other usage counts. The kernel holds the usage at the limit within some 256 KiB per
         // processor, hence the margin.
         if !cgroup.memory_usage().is_ok_and(|bytes| bytes >= soft - soft / 16) {
-            return;
+            return false;
         }
         self.memory_limits.soft = None;
-        events.push(MemoryEvent::High(worker));
         if let Err(error) = cgroup.lift_soft_limit() {
             tracing::warn!(error = %Chain(&error), rgun.pid = self.pid.as_raw(),
                 "cannot lift a worker's memory limit: it is slow until it is replaced");
         }
+        true
     }
 }
 
@@ -130,23 +128,27 @@ impl Pool {
         total
     }
 
-    /// Returns a descriptor that is readable when [`Pool::take_memory_events`] may return events;
+    /// Returns a descriptor that is readable when [`Pool::take_workers_over_limit`] may return events;
     /// `None` if there is no memory controller, or the events must be polled.
     pub fn memory_watch_fd(&self) -> Option<BorrowedFd<'_>> {
         self.memory_monitor.watch.as_ref().map(AsFd::as_fd)
     }
 
-    /// Returns the memory events since the last call. Does not block. Call when
-    /// [`Pool::memory_watch_fd`] is readable, and at intervals in any case.
-    pub fn take_memory_events(&mut self) -> Vec<MemoryEvent> {
+    /// Returns the workers that have reached `workers.max_memory` since the last call, each once. Their
+    /// soft limit has been lifted, so that the kernel does not slow them down; the hard limit at 1.5
+    /// times remains. Does not block. Call when [`Pool::memory_watch_fd`] is readable, and at intervals
+    /// in any case.
+    pub fn take_workers_over_limit(&mut self) -> Vec<WorkerId> {
         let changed = self.memory_monitor.watch.as_ref().map(CgroupWatch::changed).unwrap_or_default();
-        let mut events = Vec::new();
+        let mut over_limit = Vec::new();
         for (worker, process) in &mut self.processes {
-            if process.memory_limits.watch_id.is_none_or(|id| changed.contains(id)) {
-                process.poll_memory_events(*worker, self.delegation.as_ref(), &mut events);
+            if process.memory_limits.watch_id.is_none_or(|id| changed.contains(id))
+                && process.poll_memory_events(self.delegation.as_ref())
+            {
+                over_limit.push(*worker);
             }
         }
-        events
+        over_limit
     }
 }
 

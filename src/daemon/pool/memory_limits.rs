@@ -1,26 +1,15 @@
 //! Sets the memory limits of new workers and adds their cgroups to the watch.
 //! [`memory`](super::memory) reads the events.
 
+use std::time::Instant;
+
 use rgun_channel::control::Role;
 
 use crate::error_chain::Chain;
-use crate::id::WorkerId;
 use crate::systemd::cgroup::{Delegation, WorkerCgroup};
 use crate::systemd::memory::{CgroupWatch, MemoryEventCounts, WatchId};
 
 use super::spawn_spec::SpawnSpec;
-
-/// A memory event of a worker's cgroup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemoryEvent {
-    /// The worker has reached `workers.max_memory`, its soft limit. The limit has been lifted, so
-    /// that the kernel does not slow the worker down; the hard limit at 1.5 times remains. Sent
-    /// once per worker.
-    High(WorkerId),
-    /// The out-of-memory killer has killed a process of the worker; if the worker has a limit, all
-    /// of its processes.
-    OomKill(WorkerId, OomCause),
-}
 
 /// The limit because of which the out-of-memory killer has killed a process of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,32 +36,43 @@ pub(super) struct MemoryMonitor {
 /// The memory limits and event counts of one worker.
 #[derive(Debug, Default)]
 pub(super) struct MemoryLimits {
-    /// Bytes at which [`MemoryEvent::High`] is sent; `None` if there is no soft limit, or after the
-    /// limit was lifted.
+    /// `workers.max_memory` in bytes; `None` if there is no soft limit, or after the limit was lifted.
     pub(super) soft: Option<u64>,
     /// The cgroup's watch; `None` if it must be polled.
     pub(super) watch_id: Option<WatchId>,
-    /// The event counts of the last poll.
+    /// The event counts of the last poll; at first those before the worker started, because the cgroup
+    /// may be an old one of the same name.
     pub(super) last_counts: MemoryEventCounts,
-    /// The event counts before the worker started, because the cgroup may be an old one of the same
-    /// name.
-    pub(super) initial_counts: MemoryEventCounts,
-    /// Number of times that the unit had reached its own limit before the worker started.
-    pub(super) initial_unit_ooms: u64,
+    /// Number of times that the unit had reached its own limit at the last poll.
+    pub(super) last_unit_ooms: u64,
+    /// Time at which a poll has found an OOM kill, and its cause.
+    pub(super) last_oom: Option<(Instant, OomCause)>,
     /// Whether `workers.max_memory` is set for the worker.
     pub(super) is_limited: bool,
 }
 
 impl MemoryLimits {
-    /// Returns the cause of an OOM kill in the worker's cgroup, whose event counts are `counts`.
-    pub(super) fn oom_cause(&self, counts: MemoryEventCounts, delegation: Option<&Delegation>) -> OomCause {
-        if counts.oom > self.initial_counts.oom {
-            OomCause::WorkerLimit
-        } else if delegation.is_some_and(|delegation| delegation.unit_ooms() > self.initial_unit_ooms) {
-            OomCause::UnitLimit
-        } else {
-            OomCause::Elsewhere
+    /// Stores the current event counts, and the cause if the OOM killer has killed a process since the
+    /// last call. Returns the counts before.
+    pub(super) fn update(
+        &mut self,
+        counts: MemoryEventCounts,
+        delegation: Option<&Delegation>,
+    ) -> MemoryEventCounts {
+        let last = std::mem::replace(&mut self.last_counts, counts);
+        let unit_ooms = delegation.map_or(0, Delegation::unit_ooms);
+        let last_unit_ooms = std::mem::replace(&mut self.last_unit_ooms, unit_ooms);
+        if counts.oom_kill > last.oom_kill {
+            let cause = if counts.oom > last.oom {
+                OomCause::WorkerLimit
+            } else if unit_ooms > last_unit_ooms {
+                OomCause::UnitLimit
+            } else {
+                OomCause::Elsewhere
+            };
+            self.last_oom = Some((Instant::now(), cause));
         }
+        last
     }
 }
 
@@ -130,8 +130,8 @@ impl MemoryMonitor {
             soft,
             watch_id,
             last_counts: counts,
-            initial_counts: counts,
-            initial_unit_ooms: delegation.map_or(0, Delegation::unit_ooms),
+            last_unit_ooms: delegation.map_or(0, Delegation::unit_ooms),
+            last_oom: None,
             is_limited,
         }
     }

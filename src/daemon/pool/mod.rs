@@ -60,7 +60,7 @@ pub use self::identity::{Credentials, UserIdentity};
 pub use self::leftovers::KilledLeftovers;
 use self::leftovers::Leftovers;
 use self::memory_limits::MemoryMonitor;
-pub use self::memory_limits::{MemoryEvent, OomCause};
+pub use self::memory_limits::OomCause;
 pub use self::pending_forks::LostFork;
 use self::pending_forks::PendingForks;
 use self::process::WaitTarget;
@@ -262,7 +262,7 @@ impl Pool {
     pub fn reap(&mut self) -> Vec<WorkerExit> {
         let mut exits = Vec::new();
         self.leftovers.prune();
-        for (worker, process) in &self.processes {
+        for (worker, process) in &mut self.processes {
             if let Some((status, is_child)) = process.peek_exit() {
                 let oom_cause = process.oom_cause(status, self.delegation.as_ref());
                 if is_child {

@@ -44,7 +44,7 @@ pub struct SpawnSpec<'a> {
     pub role: Role,
     /// Path of the request that a zygote sends to itself before the first fork; empty for none.
     pub warm_up: &'a str,
-    /// Soft limit of memory in bytes, reported by [`MemoryEvent::High`](super::MemoryEvent::High);
+    /// Soft limit of memory in bytes, reported by [`Pool::take_workers_over_limit`](super::Pool::take_workers_over_limit);
     /// `None` is no limit.
     pub max_memory: Option<u64>,
     /// Maximum number of processes and threads.

@@ -6,7 +6,6 @@ use std::io;
 use super::Daemon;
 use crate::dispatch;
 use crate::id::WorkerId;
-use crate::pool::MemoryEvent;
 use crate::supervise::{Event, RecycleReason, WorkerSnapshot, WorkerState};
 
 impl Daemon {
@@ -50,16 +49,11 @@ impl Daemon {
     /// Reads the memory events of the workers' cgroups.
     pub(super) fn poll_memory_events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        for event in self.pool.take_memory_events() {
-            match event {
-                MemoryEvent::High(worker) => {
-                    // A booting worker is checked once it serves.
-                    let Some(limit) = self.memory_limit(worker) else { continue };
-                    let bytes = self.pool.memory_usage(worker).unwrap_or(limit);
-                    events.extend(self.report_over_limit(worker, bytes, limit));
-                }
-                MemoryEvent::OomKill(worker, cause) => self.operator_log.note_oom_kill(worker, cause),
-            }
+        for worker in self.pool.take_workers_over_limit() {
+            // A booting worker is checked once it serves.
+            let Some(limit) = self.memory_limit(worker) else { continue };
+            let bytes = self.pool.memory_usage(worker).unwrap_or(limit);
+            events.extend(self.report_over_limit(worker, bytes, limit));
         }
         events
     }

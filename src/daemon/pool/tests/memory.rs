@@ -29,7 +29,7 @@ fn memory_usage_without_controller_is_pss() {
         assert!((4096..1 << 30).contains(&bytes), "{bytes}");
         assert_eq!(fixture.pool.memory_usage(worker(0, 2)), None);
         assert!(fixture.pool.memory_watch_fd().is_none());
-        assert_eq!(fixture.pool.take_memory_events(), []);
+        assert_eq!(fixture.pool.take_workers_over_limit(), []);
         fixture.pool.kill(worker(0, 1));
         wait_for_exit(fixture.pool.processes[&worker(0, 1)].pid);
         assert_eq!(fixture.pool.memory_usage(worker(0, 1)), None, "a zombie has none");
@@ -80,27 +80,24 @@ fn soft_limit_is_reported_once_and_lifted() {
         fs::write(cgroup.join("memory.stat"), stat(200_000)).unwrap();
         fs::write(cgroup.join("memory.events"), "high 1\noom_kill 0\n").unwrap();
         assert!(is_readable(&fixture.pool));
-        assert_eq!(fixture.pool.take_memory_events(), []);
+        assert_eq!(fixture.pool.take_workers_over_limit(), []);
         assert!(!is_readable(&fixture.pool));
         assert_eq!(file(&cgroup, "memory.high"), "1600000");
         assert_eq!(fixture.pool.memory_usage(worker(0, 1)), Some(1_400_000));
 
         // The application has reached the limit.
         fs::write(cgroup.join("memory.stat"), stat(50_000)).unwrap();
-        assert_eq!(fixture.pool.take_memory_events(), [], "no new event");
+        assert_eq!(fixture.pool.take_workers_over_limit(), [], "no new event");
         fs::write(cgroup.join("memory.high"), "").unwrap();
         fs::write(cgroup.join("memory.events"), "high 2\noom_kill 0\n").unwrap();
-        assert_eq!(fixture.pool.take_memory_events(), [MemoryEvent::High(worker(0, 1))]);
+        assert_eq!(fixture.pool.take_workers_over_limit(), [worker(0, 1)]);
         assert_eq!([file(&cgroup, "memory.high"), file(&cgroup, "memory.max")], ["max", "2400000"]);
         assert_eq!(file(&idle, "memory.high"), "1600000");
         fs::write(cgroup.join("memory.events"), "high 3\noom_kill 0\n").unwrap();
-        assert_eq!(fixture.pool.take_memory_events(), [], "reported once");
+        assert_eq!(fixture.pool.take_workers_over_limit(), [], "reported once");
 
         fs::write(cgroup.join("memory.events"), "high 3\noom_kill 1\n").unwrap();
-        assert_eq!(
-            fixture.pool.take_memory_events(),
-            [MemoryEvent::OomKill(worker(0, 1), OomCause::Elsewhere)]
-        );
+        assert_eq!(fixture.pool.take_workers_over_limit(), []);
         fs::write(cgroup.join("memory.events"), "high 3\noom 1\noom_kill 2\n").unwrap();
         fixture.pool.kill(worker(0, 1));
         let exit = fixture.next_exit();
@@ -118,15 +115,20 @@ fn cause_of_an_oom_kill_is_the_limit_that_was_reached() {
         fs::write(directory.join("memory.events.local"), format!("max 9\noom {ooms}\noom_kill 0\n")).unwrap();
     };
     unit_events(3);
-    let limits = MemoryLimits { initial_unit_ooms: delegation.unit_ooms(), ..MemoryLimits::default() };
-    let cause = |ooms: u64| {
-        let counts = MemoryEventCounts { oom: ooms, oom_kill: 1, ..MemoryEventCounts::default() };
-        limits.oom_cause(counts, Some(&delegation))
+    let mut limits = MemoryLimits { last_unit_ooms: delegation.unit_ooms(), ..MemoryLimits::default() };
+    assert_eq!(limits.last_unit_ooms, 3);
+    let mut cause = |oom: u64, oom_kill: u64| {
+        limits.last_oom = None;
+        limits.update(MemoryEventCounts { oom, oom_kill, ..MemoryEventCounts::default() }, Some(&delegation));
+        limits.last_oom.map(|(_, cause)| cause)
     };
-    assert_eq!(limits.initial_unit_ooms, 3);
-    assert_eq!([cause(1), cause(0)], [OomCause::WorkerLimit, OomCause::Elsewhere]);
+    assert_eq!(cause(0, 0), None);
+    assert_eq!(cause(1, 1), Some(OomCause::WorkerLimit));
+    assert_eq!(cause(1, 1), None, "no new kill");
+    assert_eq!(cause(1, 2), Some(OomCause::Elsewhere), "an earlier limit is no cause");
     unit_events(4);
-    assert_eq!([cause(1), cause(0)], [OomCause::WorkerLimit, OomCause::UnitLimit]);
+    assert_eq!(cause(1, 3), Some(OomCause::UnitLimit));
+    assert_eq!(cause(1, 4), Some(OomCause::Elsewhere));
     fs::remove_dir_all(directory).unwrap();
 }
 
@@ -198,7 +200,7 @@ fn kernel_reports_soft_limit_and_kills_at_hard_limit() {
         let cgroup = cgroup.join("g1-w0-1");
         let events = || fs::read_to_string(cgroup.join("memory.events")).unwrap();
         assert!(!events().contains("high 0\n"), "the page cache has reached the limit: {}", events());
-        assert_eq!(fixture.pool.take_memory_events(), [], "{}", events());
+        assert_eq!(fixture.pool.take_workers_over_limit(), [], "{}", events());
         assert!(fixture.pool.memory_usage(ids[0]).unwrap() < 16 * MIB);
         // A second worker, which must not be affected.
         fixture.app =
@@ -210,9 +212,9 @@ fn kernel_reports_soft_limit_and_kills_at_hard_limit() {
         loop {
             let mut fds = [PollFd::new(fixture.pool.memory_watch_fd().unwrap(), PollFlags::POLLIN)];
             assert_eq!(poll(&mut fds, PollTimeout::from(20_000_u16)).unwrap(), 1, "{}", events());
-            match fixture.pool.take_memory_events().as_slice() {
+            match fixture.pool.take_workers_over_limit().as_slice() {
                 [] => assert!(start.elapsed() < DEADLINE, "{}", events()),
-                events => break assert_eq!(events, [MemoryEvent::High(ids[0])]),
+                events => break assert_eq!(events, [ids[0]]),
             }
         }
         assert_eq!(fs::read_to_string(cgroup.join("memory.high")).unwrap(), "max\n");
