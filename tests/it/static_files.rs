@@ -342,6 +342,7 @@ fn longest_prefix_applies() {
         assert_eq!(daemon.get(path).text(), body, "{path}");
     }
     assert_eq!(daemon.get("/s").status, 301, "the directory has a page");
+    assert_eq!(daemon.get("/s/docs").field("location"), "./docs/", "of the mount with the shorter prefix");
     assert!(!daemon.get("/sx").has("location"), "the application's");
 }
 

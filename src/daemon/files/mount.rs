@@ -124,9 +124,10 @@ impl Mounts {
 
     /// Returns the mount of a path and its index, or `None` if the application serves the path.
     pub fn find(&self, path: &[u8]) -> Option<(usize, &Mount)> {
-        self.0.iter().enumerate().find(|(_, mount)| {
-            path.starts_with(mount.settings.url.as_bytes()) || mount.lacks_only_slash(path)
-        })
+        let is_below = |mount: &Mount| path.starts_with(mount.settings.url.as_bytes());
+        let found = self.0.iter().enumerate().find(|(_, mount)| is_below(mount));
+        // A path without the final slash of a mount may be below a shorter prefix, whose mount answers.
+        found.or_else(|| self.0.iter().enumerate().find(|(_, mount)| mount.lacks_only_slash(path)))
     }
 
     /// Returns the mount at an index that [`Mounts::find`] returned.
