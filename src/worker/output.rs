@@ -37,7 +37,7 @@ pub(crate) const MAX_WAKEUP_DELAY_NS: u64 = 500_000;
 const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// Minimum size of a payload that goes into the slab although it would fit into its frame. The daemon
-/// writes a chunk to the client without copying it; a payload in a frame is copied three times more.
+/// writes a chunk to the client without copying it; a payload in a frame is copied three more times.
 pub(crate) const MIN_CHUNK_PAYLOAD: usize = 16 * 1024;
 
 /// Maximum chunks per frame: 1 MiB, so that the daemon can begin to write while the rest is copied.
@@ -148,6 +148,17 @@ impl Output {
     /// small, and a chunk is free.
     pub(crate) fn prefers_slab(&self, len: usize) -> Result<bool, ProtocolError> {
         Ok(len >= MIN_CHUNK_PAYLOAD && lock(&self.slab).n_available()? > 0)
+    }
+
+    /// Copies a payload that would fit into its frame into a chunk instead, if the payload is not small
+    /// and a chunk is free. Returns the number of bytes copied: all, or zero.
+    pub(crate) fn try_fill_chunk(
+        &self,
+        bytes: &[u8],
+        chunks: &mut Vec<(u32, u32)>,
+    ) -> Result<usize, ProtocolError> {
+        chunks.clear();
+        if bytes.len() < MIN_CHUNK_PAYLOAD { Ok(0) } else { self.try_fill_chunks(bytes, chunks) }
     }
 
     /// Copies the front of `bytes` into free chunks: at least one, at most

@@ -426,12 +426,17 @@ impl Response {
             };
             self.wait_for_credit(py);
             let fits = rest.len() <= MAX_INLINE_BODY && HEAD_OVERHEAD_BYTES + fields + rest.len() <= max;
-            if fits && !worker.output.prefers_slab(rest.len())? {
+            let mut chunks = std::mem::take(&mut self.chunks);
+            let taken = if fits {
+                worker.output.try_fill_chunk(rest, &mut chunks)?
+            } else {
+                worker.output.fill_chunks(py, worker, rest, &mut chunks)?
+            };
+            if taken == 0 {
+                self.chunks = chunks;
                 worker.count_sent(self.slot, rest.len() as u64);
                 return self.send_frame(py, kind, fields, &Body::Inline(rest), end, done);
             }
-            let mut chunks = std::mem::take(&mut self.chunks);
-            let taken = worker.output.fill_chunks(py, worker, rest, &mut chunks)?;
             rest = &rest[taken..];
             worker.count_sent(self.slot, taken as u64);
             let last = rest.is_empty();
