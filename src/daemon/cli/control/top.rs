@@ -19,6 +19,9 @@ use crate::control::{CallError, ControlClient, RequestsReply, StatusReply, Worke
 /// Interval between two screens.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// Time allowed for a reply while a screen is shown: keys are read only between two screens.
+const SCREEN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Maximum number of requests on a screen.
 const MAX_REQUESTS: usize = 50;
 
@@ -35,9 +38,9 @@ struct Sample {
 }
 
 impl Sample {
-    fn read(path: &Path) -> Result<Self, CallError> {
+    fn read(path: &Path, timeout: Duration) -> Result<Self, CallError> {
         let mut daemon = ControlClient::connect(path)?;
-        daemon.set_timeout(REPLY_TIMEOUT)?;
+        daemon.set_timeout(timeout)?;
         let limit = json!({ "limit": MAX_REQUESTS });
         Ok(Self {
             at: Instant::now(),
@@ -80,7 +83,7 @@ fn call<T: DeserializeOwned>(
 /// # Errors
 /// The daemon cannot be asked, or the terminal fails.
 pub(super) fn run(path: &Path, once: bool) -> Result<(), CallError> {
-    let mut sample = Sample::read(path)?;
+    let mut sample = Sample::read(path, REPLY_TIMEOUT)?;
     if once || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Ok(print(&sample.text(None))?);
     }
@@ -91,13 +94,13 @@ pub(super) fn run(path: &Path, once: bool) -> Result<(), CallError> {
         if wait_for_quit()? {
             return Ok(());
         }
-        // A daemon that stops or starts again is waited for.
-        match Sample::read(path) {
+        // While the daemon restarts, the screen shows the error.
+        match Sample::read(path, SCREEN_TIMEOUT) {
             Ok(next) => {
                 text = next.text(Some(&sample));
                 sample = next;
             }
-            Err(error) => text = format!("no reply of the daemon ({error}); trying again\n"),
+            Err(error) => text = format!("no reply from the daemon ({error}); trying again\n"),
         }
     }
 }
@@ -118,7 +121,8 @@ fn screen(text: &str, columns: usize, rows: usize) -> String {
     format!("\x1b[H{}\x1b[J", lines.join("\r\n"))
 }
 
-/// Waits for a key for [`INTERVAL`]. Returns whether it is q, Ctrl-C or Ctrl-D, or the terminal is gone.
+/// Waits for a key for [`INTERVAL`]. Returns true if the key is q, Ctrl-C or Ctrl-D, or if the terminal
+/// is gone.
 fn wait_for_quit() -> io::Result<bool> {
     let deadline = Instant::now() + INTERVAL;
     loop {
@@ -126,7 +130,7 @@ fn wait_for_quit() -> io::Result<bool> {
         let stdin = io::stdin();
         let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            // After EINTR, the size of the terminal has changed.
+            // EINTR: draw again.
             Ok(0) | Err(nix::errno::Errno::EINTR) => return Ok(false),
             Ok(_) => {
                 // Not by `Stdin`, whose buffer poll(2) does not see.
