@@ -7,8 +7,7 @@
 //! (`on_thread_park`), in which completions are collected and doorbells rung. Ringing for each push
 //! instead would cost a sixth of the throughput.
 //!
-//! There is one edge thread: `packaging/doc/performance.md` has the measurements and the simulation
-//! for which more were left out.
+//! There is one edge thread; `packaging/doc/performance.md` gives the reasons.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -1,9 +1,9 @@
 //! A word in the place of the application that may be a mistyped command: `rgun frob`.
 //!
 //! A module without a dot is a usual application (`rgun app`), and only the application's
-//! interpreter knows which modules exist. So a word that no file in the application's directories
-//! explains is looked up by that interpreter, without an import. Under systemd the word is not looked
-//! up: the daemon starts, and tries again until a deployment is complete.
+//! interpreter knows which modules exist. If no file in the application's directories has this name,
+//! the interpreter looks up the module, without importing it. Under systemd the word is not looked up:
+//! the daemon starts, and tries again until a deployment is complete.
 
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;

@@ -110,7 +110,7 @@ struct RefusalState {
     entries: u32,
 }
 
-/// Kind and status; `None` for a connection that got no response.
+/// Kind, and status of the response; the status is `None` if the connection got no response.
 type Category = (RefusalKind, Option<u16>);
 
 /// The window of one kind, status and client. An entry opened it at `since`; later requests are counted.

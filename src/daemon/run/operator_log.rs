@@ -106,7 +106,7 @@ impl OperatorLog {
         self.lost_requests.insert(worker, requests);
     }
 
-    /// Notes that the OOM killer has killed a process in the worker's cgroup.
+    /// Notes that the OOM killer has killed the worker.
     pub(super) fn note_oom_kill(&mut self, worker: WorkerId, cause: OomCause) {
         self.oom_kills.insert(worker, cause);
     }
@@ -189,10 +189,10 @@ impl OperatorLog {
                 message_id = OperatorEvent::DrainTimedOut.id(),
                 "requests are still running after timeouts.drain ({waited:.1?}): aborting them"
             ),
-            Report::ReloadStarted { generation, old_serve } => self.log_reload(generation, old_serve),
+            Report::ReloadStarted { generation, old_ready } => self.log_reload(generation, old_ready),
             Report::ReloadCompleted { generation, took } => self.log_reloaded(generation, took),
-            Report::ReloadFailed { generation, old_serve, failure } => {
-                self.log_failed_reload(generation, old_serve, &failure);
+            Report::ReloadFailed { generation, old_ready, failure } => {
+                self.log_failed_reload(generation, old_ready, &failure);
             }
             Report::RolledBack { from, to, reason } => tracing::error!(
                 message_id = OperatorEvent::RolledBack.id(),
@@ -232,7 +232,7 @@ impl OperatorLog {
         );
     }
 
-    fn log_reload(&mut self, generation: Generation, old_serve: bool) {
+    fn log_reload(&mut self, generation: Generation, old_ready: bool) {
         if let Some(terminal) = &mut self.terminal {
             terminal.note_reload();
         }
@@ -241,7 +241,7 @@ impl OperatorLog {
             message_id = OperatorEvent::ReloadStarted.id(),
             rgun.generation = generation.0,
             "reloading: {}",
-            describe_reload(generation, old_serve)
+            describe_reload(generation, old_ready)
         );
     }
 
@@ -258,7 +258,7 @@ impl OperatorLog {
         );
     }
 
-    fn log_failed_reload(&self, generation: Generation, old_serve: bool, failure: &BootFailure) {
+    fn log_failed_reload(&self, generation: Generation, old_ready: bool, failure: &BootFailure) {
         match failure.kind {
             BootFailureKind::Superseded | BootFailureKind::Stopped => {
                 tracing::info!(
@@ -268,12 +268,13 @@ impl OperatorLog {
             }
             _ if self.is_on_terminal() => {
                 let reason = failure.summary.lines().next().unwrap_or_default();
-                terminal_log::show_failed_reload(reason, old_serve);
+                terminal_log::show_failed_reload(reason, old_ready);
             }
             _ => tracing::error!(
                 message_id = OperatorEvent::ReloadFailed.id(),
                 rgun.generation = generation.0,
-                "reload failed: {failure}; generation {generation} is discarded"
+                "reload failed: {failure}; generation {generation} is discarded{}",
+                if old_ready { "" } else { ", and no worker with the old code is ready" }
             ),
         }
     }

@@ -35,9 +35,9 @@ pub(super) fn describe_service(config: &Config, interface: Interface, cores: usi
     format!("{} is {interface}: {workers}{threads}{each}{more}, {timeout}", config.app.target)
 }
 
-/// Says what a reload does while the new generation boots. `old_serve`: a worker of the old one is ready.
-pub(super) fn describe_reload(generation: Generation, old_serve: bool) -> String {
-    let meanwhile = if old_serve {
+/// Says what a reload does while the new generation boots. `old_ready`: a worker of the old one is ready.
+pub(super) fn describe_reload(generation: Generation, old_ready: bool) -> String {
+    let meanwhile = if old_ready {
         "the old workers keep serving"
     } else {
         "no old worker is ready: requests wait or get 503 until a new one is"
@@ -69,9 +69,7 @@ pub(super) fn describe_oom_kill(cause: OomCause) -> &'static str {
         OomCause::UnitLimit => {
             " (out of memory: all processes of the unit together reached the unit's limit, MemoryMax=)"
         }
-        OomCause::Elsewhere => {
-            " (out of memory: neither the worker nor the unit reached a limit, but the machine or a slice above the unit)"
-        }
+        OomCause::Elsewhere => " (out of memory: the machine, or a slice above the unit, had no memory left)",
     }
 }
 

@@ -159,9 +159,9 @@ fn seconds(duration: Duration) -> String {
     format!("{:.2} s", duration.as_secs_f64())
 }
 
-/// Shows that a reload failed. `reason` is one line. `old_serves`: a worker with the old code is ready.
-pub(super) fn show_failed_reload(reason: &str, old_serves: bool) {
-    let old = if old_serves { "the old code keeps serving" } else { "no worker with the old code is ready" };
+/// Shows that a reload failed. `reason` is one line. `old_ready`: a worker with the old code is ready.
+pub(super) fn show_failed_reload(reason: &str, old_ready: bool) {
+    let old = if old_ready { "the old code keeps serving" } else { "no worker with the old code is ready" };
     show!(error, "reload failed: {reason}; {old}");
 }
 

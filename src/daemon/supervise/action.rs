@@ -201,7 +201,7 @@ pub enum Report {
         /// The new generation.
         generation: Generation,
         /// Whether the workers of the live generation serve meanwhile.
-        old_serve: bool,
+        old_ready: bool,
     },
     /// A reload has succeeded: its generation is live.
     ReloadCompleted {
@@ -216,7 +216,7 @@ pub enum Report {
         /// The generation that does not go live.
         generation: Generation,
         /// Whether the workers of the live generation serve.
-        old_serve: bool,
+        old_ready: bool,
         /// The failure that stops the reload.
         failure: BootFailure,
     },

@@ -38,7 +38,7 @@ impl Supervisor {
         self.fail_unproven_reload(superseded);
         self.end_watch(now);
         self.last_reload_note = None;
-        self.report(Report::ReloadStarted { generation, old_serve: self.any_ready() });
+        self.report(Report::ReloadStarted { generation, old_ready: self.any_ready() });
         if self.ever_ready {
             self.notify_reloading();
             let set = WorkerSet::new(generation, policy, Some(self.live.target));
@@ -177,7 +177,7 @@ impl Supervisor {
                 Some(format!("reload failed: {headline} (generation {serving} {outcome})"));
             self.notify_reload_ended();
         }
-        self.report(Report::ReloadFailed { generation, old_serve: self.any_ready(), failure });
+        self.report(Report::ReloadFailed { generation, old_ready: self.any_ready(), failure });
     }
 
     /// Completes the reload of a daemon that was never ready: a worker of the new generation is

@@ -262,7 +262,7 @@ impl Supervisor {
         self.workers.values().map(|worker| worker.id).collect()
     }
 
-    /// Returns whether a worker of the live generation can serve.
+    /// Returns whether any worker is ready.
     pub fn any_ready(&self) -> bool {
         self.workers.values().any(WorkerRecord::is_ready)
     }

@@ -1,8 +1,7 @@
 //! Notifications to systemd (sd_notify(3)). Without `NOTIFY_SOCKET` these functions do nothing.
 //!
-//! None of them waits, so a systemd that does not read cannot stop the daemon: a message without
-//! room waits in a [queue](super::notify_queue) until [`retry`]. Only [`finish`], which the daemon
-//! calls before it exits, and [`send_descriptors`] wait for a limited time.
+//! Except [`finish`], which the daemon calls before it exits, and [`send_descriptors`], they do not
+//! wait: if systemd does not read, a message stays in a [queue](super::notify_queue) until [`retry`].
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

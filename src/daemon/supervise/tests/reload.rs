@@ -16,7 +16,7 @@ fn reload_boots_canary_then_rest_and_switches_at_once() {
     assert_eq!(
         began,
         [
-            Action::Report(Report::ReloadStarted { generation: Generation(2), old_serve: true }),
+            Action::Report(Report::ReloadStarted { generation: Generation(2), old_ready: true }),
             Action::NotifyReloading,
             spawn_of(2, 0, 4),
             Action::ExtendTimeout(30 * SECOND),
@@ -83,7 +83,7 @@ fn canary_boot_failure_leaves_the_old_generation_live() {
             Action::NotifyReady,
             Action::Report(Report::ReloadFailed {
                 generation: Generation(2),
-                old_serve: true,
+                old_ready: true,
                 failure: import_error()
             }),
             Action::Status(
