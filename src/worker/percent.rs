@@ -21,6 +21,7 @@ pub(crate) fn percent_decode(path: &[u8]) -> Vec<u8> {
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
+
 /// Strips the root path if the path begins with it, up to the end of a segment: `/app` is not a
 /// prefix of `/apple`.
 pub(crate) fn strip_root<'p>(path: &'p [u8], root: &[u8]) -> Option<&'p [u8]> {

@@ -7,9 +7,8 @@
 //! frames, [`pathsend`] and [`zerocopysend`] send files, [`head`] checks status and headers,
 //! [`last_head`] repeats the encoding of the last head, [`deferred_heads`] holds heads that wait
 //! for their bodies, [`outbox`] holds frames that wait for ring space. [`websocket`] has the code
-//! that only WebSockets need. [`state`] has the data of all these modules. [`request_context`] has the contexts of their tasks.
-//! `asgi.py` has the code
-//! that is clearer in Python and seldom runs.
+//! that only WebSockets need. [`state`] has the data of all these modules. [`request_context`] has the
+//! contexts of requests' tasks. `asgi.py` has the code that is clearer in Python and seldom runs.
 //!
 //! uvicorn's behaviour is the reference: error texts, the order of keys, which messages
 //! and headers are ignored, and which are refused.
