@@ -39,7 +39,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     dispositions::install(py)?;
     register_fork_hook(py)?;
     load_py(py)?.call_method1(intern!(py, "prepare"), (&start.directory, &start.pythonpath))?;
-    let log_records = start.log_records;
+    let log_token = start.log_token;
     let mut next = match start.role {
         Role::Worker | Role::Check => {
             let map = Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?;
@@ -63,8 +63,8 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
         let warning = format!("cannot restrict the worker by Landlock, continuing without: {error}");
         process.report(&Report::Warning(warning))?;
     }
-    if log_records {
-        log_records::install(py, process)?;
+    if let Some(token) = log_token {
+        log_records::install(py, process, token)?;
     }
     loop {
         next = match next {

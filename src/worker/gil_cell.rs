@@ -81,3 +81,11 @@ impl<T: Default> GilCell<T> {
         *self.borrow_mut(py) = value;
     }
 }
+
+impl<T> GilCell<Option<Py<T>>> {
+    /// Stores an object for each request: dropping a `Bound` skips the check whether the thread is attached.
+    pub(crate) fn replace(&self, py: Python<'_>, object: Option<Py<T>>) {
+        let old = std::mem::replace(&mut *self.borrow_mut(py), object);
+        drop(old.map(|old| old.into_bound(py)));
+    }
+}

@@ -8,42 +8,53 @@ import contextlib
 import functools
 import sys
 
-SEPARATOR = "\x1e"
-# Maximum number of bytes of a message in one record, as for a line (src/daemon/journal/output.rs); a longer
-# message becomes several records.
+# Maximum number of bytes of a message in one record, as for a line (`MAX_LINE` of
+# src/daemon/journal/output_lines.rs); a longer message becomes several records.
+#
+# A byte has at most six bytes in JSON, and a character at most twelve, so a record has at most 6 * 48 KiB
+# for its message, 6 * 12 KiB for its names and 128 KiB for its other fields: less than MAX_RECORD_BYTES of
+# src/channel/log_record.rs.
 MAX_MESSAGE = 48 * 1024
 # Maximum number of bytes of a character in UTF-8.
 MAX_CHARACTER = 4
-# Maximum number of fields from the argument `extra` of a call, and of characters of one.
+# Maximum number of characters of the name of a logger, file, function, thread or process.
+MAX_NAME = 1024
+# Maximum numbers of fields from the argument `extra` of a call, of characters of the name (as in journald)
+# and of the value of one, and of bytes of all.
 MAX_EXTRA = 32
+MAX_EXTRA_NAME = 64
 MAX_EXTRA_LENGTH = 2048
+MAX_EXTRA_BYTES = 128 * 1024
 # The levels of `logging`, from the least severe, with the priorities that python-systemd's JournalHandler
 # gives them. A level above all of these has priority 1.
 PRIORITIES = ((10, 7), (20, 6), (30, 4), (40, 3), (50, 2))
 
-# Set by `install`. `write_of(stream)` returns the function that writes to a stream of the daemon; None for
-# another stream. `request_id()` returns the id of the current request, or None.
-write_of = request_id = None
+# Set by `install`. `write_of(stream)` returns the function that writes a record to a stream of the daemon;
+# None for another stream. `request_id()` returns the id of the current request, or None. `marker` begins
+# each record.
+write_of = request_id = marker = None
 # Attributes of each record; others are from `extra`.
 standard_attributes = frozenset()
 
 
-def install(find_write, current_request):
-    """Sets the functions of the extension that this module calls."""
-    global write_of, request_id
-    write_of, request_id = find_write, current_request
+def install(find_write, current_request, begin):
+    """Sets the functions of the extension that this module calls, and the beginning of records."""
+    global write_of, request_id, marker
+    write_of, request_id, marker = find_write, current_request, begin
 
 
-def find_logging(name, path, target):
-    """Finds the module `logging` as Python does, and has `emit` replaced after the import."""
+def find_logging(own_finder, name, path, target):
+    """Finds the module `logging` by the other finders, and has `emit` replaced after the import."""
     # Old finders have no find_spec; none of them finds the standard library.
-    finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
-    found = (finder.find_spec(name, path, target) for finder in finders)
+    others = [finder for finder in sys.meta_path if finder is not own_finder and hasattr(finder, "find_spec")]
+    found = (finder.find_spec(name, path, target) for finder in others)
     spec = next((spec for spec in found if spec is not None), None)
     loader = spec and spec.loader
 
     def exec_module(module):
         del loader.exec_module
+        # Here, and not before: `find_spec` may be called without an import.
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not own_finder]
         loader.exec_module(module)
         replace_emit(module)
 
@@ -89,7 +100,13 @@ def lines_of(record, text, encoding):
     if not is_ascii:
         # A lone surrogate has no form in JSON.
         text = text.encode("utf-8", "backslashreplace").decode()
-    quote = quote_for(encoding)
+    quote_text = quote_for(encoding)
+
+    def quote(value):
+        if type(value) is int:
+            return str(value)
+        return "null" if value is None else quote_text(without_surrogates(str(value)[:MAX_NAME]))
+
     fields = (
         f',"logger":{quote(record.name)},"file":{quote(record.pathname)},"line":{quote(record.lineno)}'
         f',"function":{quote(record.funcName)},"thread":{quote(record.threadName)}'
@@ -97,39 +114,31 @@ def lines_of(record, text, encoding):
     )
     current = request_id()
     if current is not None:
-        fields += f',"request_id":{quote(current)}'
+        fields += f',"request_id":{quote_text(current)}'
     others = vars(record).keys() - standard_attributes
     if others:
-        extra = (f"{quote(name)}:{quote(value)}" for name, value in extra_fields(record, others))
-        fields += f',"extra":{{{",".join(extra)}}}'
-    if not fields.isascii():
-        # Surrogates in names of files.
-        fields = fields.encode("utf-8", "replace").decode()
-    start = f'{SEPARATOR}{{"rgun":"record","priority":{priority(record.levelno)},"message":'
+        fields += f',"extra":{{{extra_fields(record, others, quote_text)}}}'
+    start = f'{marker}{{"rgun":"record","priority":{priority(record.levelno)},"message":'
     length = MAX_MESSAGE if is_ascii else MAX_MESSAGE // MAX_CHARACTER
     if len(text) <= length:
-        return [f"{start}{quote(text)}{fields}}}\n"]
+        return [f"{start}{quote_text(text)}{fields}}}\n"]
     parts = (text[at : at + length] for at in range(0, len(text), length))
-    return [f"{start}{quote(part)}{fields}}}\n" for part in parts]
+    return [f"{start}{quote_text(part)}{fields}}}\n" for part in parts]
+
+
+def without_surrogates(text):
+    """Returns text in which "?" replaces lone surrogates, which names of files have and JSON has not."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 @functools.lru_cache(maxsize=8)
 def quote_for(encoding):
-    """Returns the function that writes a value as JSON for a stream of this encoding."""
-    from json import dumps, encoder
+    """Returns the function that writes a text as JSON for a stream of this encoding."""
+    from json import encoder
 
     is_utf8 = encoding.lower().replace("-", "") == "utf8"
     # Five times as fast as an encoder of objects.
-    quote_text = encoder.encode_basestring if is_utf8 else encoder.encode_basestring_ascii
-
-    def quote(value):
-        if type(value) is str:
-            return quote_text(value)
-        if type(value) is int:
-            return str(value)
-        return dumps(value, default=str, ensure_ascii=not is_utf8)
-
-    return quote
+    return encoder.encode_basestring if is_utf8 else encoder.encode_basestring_ascii
 
 
 def priority(level):
@@ -140,27 +149,23 @@ def priority(level):
     return 1
 
 
-def extra_fields(record, names):
-    """Returns name and text of each attribute that `extra` has set and whose name a journal field may have.
+def extra_fields(record, names, quote_text):
+    """Returns the attributes that `extra` has set, as JSON without braces.
 
-    The daemon ignores names that are invalid or its own.
+    Only those whose names a journal field may have; the daemon ignores names that are invalid or its own.
     """
+    fields, n_bytes = [], 0
     for name in sorted(filter(str.isupper, names))[:MAX_EXTRA]:
         value = getattr(record, name)
-        if isinstance(value, (str, int, float)):
-            yield name, str(value)[:MAX_EXTRA_LENGTH]
-
-
-def tag(text, request, is_continued):
-    """Returns text with tags of its request before its lines, and whether its last line is open.
-
-    `request` is None after an open line of a request. `is_continued`: the text continues such a line.
-    """
-    tag = f"{SEPARATOR}@{request or ''}{SEPARATOR}"
-    if not text:
-        return text, is_continued
-    is_open = not text.endswith("\n")
-    lines = text if is_open else text[:-1]
-    if request is not None:
-        lines = lines.replace("\n", f"\n{tag}")
-    return ("" if is_continued else tag) + lines + ("" if is_open else "\n"), is_open
+        if len(name) > MAX_EXTRA_NAME or not isinstance(value, (str, int, float)):
+            continue
+        try:
+            text = without_surrogates(str(value)[:MAX_EXTRA_LENGTH])
+        except Exception:  # noqa: BLE001, S112 (an integer of too many digits, or an application's __str__)
+            continue
+        field = f"{quote_text(without_surrogates(name))}:{quote_text(text)}"
+        n_bytes += len(field.encode()) + 1
+        if n_bytes > MAX_EXTRA_BYTES:
+            break
+        fields.append(field)
+    return ",".join(fields)

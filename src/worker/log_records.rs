@@ -19,7 +19,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyModule, PyString};
+use pyo3::types::{PyBytes, PyModule, PyString};
+use rgun_channel::log_record::{LogToken, SEPARATOR, TAG};
 
 use crate::fastcall::{Arguments, FastFunction, bind, call};
 use crate::gil_cell::GilCell;
@@ -36,6 +37,9 @@ static WORKER: GilCell<Option<&'static Worker>> = GilCell::new(None);
 /// The streams whose `write` is replaced.
 static STREAMS: GilCell<Vec<Py<TaggedWrite>>> = GilCell::new(Vec::new());
 
+/// The beginning of records and tags ([`LogToken::marker`]).
+static MARKER: GilCell<&'static str> = GilCell::new("");
+
 /// The process, once [`install`] is called.
 static PROCESS: GilCell<Option<&'static Process>> = GilCell::new(None);
 
@@ -44,8 +48,10 @@ static PROCESS: GilCell<Option<&'static Process>> = GilCell::new(None);
 ///
 /// # Errors
 /// A Python error.
-pub(crate) fn install(py: Python<'_>, process: &'static Process) -> PyResult<()> {
+pub(crate) fn install(py: Python<'_>, process: &'static Process, token: LogToken) -> PyResult<()> {
     PROCESS.put(py, Some(process));
+    let marker: &'static str = token.marker().leak();
+    MARKER.put(py, marker);
     for (name, fd) in [("stdout", 1), ("stderr", 2)] {
         let stream = py.import("sys")?.getattr(name)?;
         if process.is_own_pipe(py, fd) && is_text_stream_of(&stream, fd)? {
@@ -54,6 +60,7 @@ pub(crate) fn install(py: Python<'_>, process: &'static Process) -> PyResult<()>
                 function: GilCell::new(None),
                 fd,
                 process,
+                marker,
                 open_line: GilCell::new(None),
             };
             let write = Bound::new(py, write)?;
@@ -90,8 +97,7 @@ impl LoggingFinder {
         if !name.eq(intern!(py, "logging"))? {
             return Ok(py.None().into_bound(py));
         }
-        py.import("sys")?.getattr("meta_path")?.call_method1("remove", (slf,))?;
-        python_module(py)?.call_method1("find_logging", (name, path, target))
+        python_module(py)?.call_method1("find_logging", (slf, name, path, target))
     }
 
     #[new]
@@ -113,9 +119,7 @@ pub(crate) struct RequestCell(GilCell<Option<Py<PyString>>>);
 impl RequestCell {
     /// Replaces the id.
     pub(crate) fn set(&self, py: Python<'_>, id: Option<Py<PyString>>) {
-        let old = std::mem::replace(&mut *self.0.borrow_mut(py), id);
-        // A `Bound` is dropped without a look at the thread's state.
-        drop(old.map(|old| old.into_bound(py)));
+        self.0.replace(py, id);
     }
 }
 
@@ -146,8 +150,8 @@ fn current_request(py: Python<'_>) -> PyResult<Option<Bound<'_, PyString>>> {
     Ok(worker.and_then(|worker| worker.request_of_thread(py)))
 }
 
-/// Returns the `write` of a stream of the daemon that does not change its text. `None` for any
-/// other stream, and if the application has replaced the method or the file.
+/// Returns the function that writes a record to a stream of the daemon. `None` for any other stream, and
+/// if the application has replaced the method or the file.
 #[pyfunction]
 fn write_of(stream: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
     let py = stream.py();
@@ -159,13 +163,8 @@ fn write_of(stream: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
     };
     let known = STREAMS.borrow(py).iter().find(is_known).map(|write| write.clone_ref(py));
     if let Some(known) = known {
-        let known = known.get();
-        if !process.is_own_pipe(py, known.fd) {
-            return Ok(None);
-        }
-        // The record ends a line that has not ended.
-        known.open_line.put(py, None);
-        return Ok(Some(known.write.clone_ref(py)));
+        let is_own = process.is_own_pipe(py, known.get().fd);
+        return Ok(is_own.then(|| known.into_any()));
     }
     for fd in [1, 2] {
         if process.is_own_pipe(py, fd) && is_text_stream_of(stream, fd)? {
@@ -188,7 +187,8 @@ fn is_text_stream_of(stream: &Bound<'_, PyAny>, fd: RawFd) -> PyResult<bool> {
     Ok(is_of_descriptor && !stream.getattr(intern!(py, "__dict__"))?.contains(intern!(py, "write"))?)
 }
 
-/// The `write` of stdout or stderr: puts the tag of the request before each line.
+/// The `write` of stdout or stderr: puts the tag of the request before each line. Called itself, it writes
+/// a record.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 struct TaggedWrite {
@@ -198,6 +198,7 @@ struct TaggedWrite {
     function: GilCell<Option<Py<PyAny>>>,
     fd: RawFd,
     process: &'static Process,
+    marker: &'static str,
     /// The request of a line that has not ended; `None` if it has no tag.
     open_line: GilCell<Option<Py<PyString>>>,
 }
@@ -211,27 +212,32 @@ impl TaggedWrite {
         let own = slf.get();
         let write = own.write.bind(py);
         let request = current_request(py)?;
-        let open = own.open_line.take(py);
-        if request.is_none() && open.is_none() {
-            return call(write, [text]);
-        }
-        if !text.is_instance_of::<PyString>() || text.is_empty()? {
-            own.open_line.put(py, open);
+        let Ok(string) = text.cast::<PyString>() else { return call(write, [text]) };
+        // From here to the call no other thread runs: this code runs no Python code.
+        let open = own.open_line.borrow(py).as_ref().map(|open| open.bind(py).clone());
+        if (request.is_none() && open.is_none()) || string.is_empty()? {
             return call(write, [text]);
         }
         let is_continued = match (&request, &open) {
-            (Some(request), Some(open)) => request.as_any().eq(open.bind(py))?,
+            (Some(request), Some(open)) => request.as_any().eq(open)?,
             _ => false,
         };
         if !is_continued && !own.process.is_own_pipe(py, own.fd) {
+            own.open_line.put(py, None);
             return call(write, [text]);
         }
-        let arguments = (text, &request, is_continued);
-        let (tagged, is_open): (Bound<'py, PyAny>, bool) =
-            python_module(py)?.call_method1(intern!(py, "tag"), arguments)?.extract()?;
+        let (tagged, is_open) = tagged(string, request.as_ref(), is_continued, own.marker)?;
+        own.open_line.put(py, request.filter(|_| is_open).map(Bound::unbind));
         call(write, [&tagged])?;
-        own.open_line.put(py, if is_open { request.map(Bound::unbind) } else { None });
-        Ok(text.len()?.into_pyobject(py)?.into_any())
+        Ok(string.len()?.into_pyobject(py)?.into_any())
+    }
+
+    /// Writes a record, which ends a line that has not ended.
+    #[pyo3(signature = (record, /))]
+    fn __call__<'py>(&self, record: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = record.py();
+        self.open_line.put(py, None);
+        call(self.write.bind(py), [record])
     }
 
     #[new]
@@ -253,6 +259,40 @@ impl FastFunction for TaggedWrite {
     }
 }
 
+/// Returns text with tags of its request before its lines, and whether its last line is open. `request` is
+/// `None` after an open line of a request. `is_continued`: the text continues such a line.
+fn tagged<'py>(
+    text: &Bound<'py, PyString>,
+    request: Option<&Bound<'py, PyString>>,
+    is_continued: bool,
+    marker: &str,
+) -> PyResult<(Bound<'py, PyAny>, bool)> {
+    let py = text.py();
+    let id = request.map(PyStringMethods::to_cow).transpose()?.unwrap_or_default();
+    let tag =
+        format!("{marker}{TAG}{id}{SEPARATOR}", TAG = char::from(TAG), SEPARATOR = char::from(SEPARATOR));
+    let encoding = (intern!(py, "utf-8"), intern!(py, "surrogatepass"));
+    // As bytes, because of lone surrogates.
+    let encoded = if let Ok(text) = text.to_cow() {
+        text.into_owned().into_bytes()
+    } else {
+        let encode = py.get_type::<PyString>().getattr(intern!(py, "encode"))?;
+        encode.call1((text, encoding.0, encoding.1))?.extract()?
+    };
+    let mut bytes = Vec::with_capacity(encoded.len() + 2 * tag.len());
+    for (index, line) in encoded.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        if if index == 0 { !is_continued } else { request.is_some() } {
+            bytes.extend_from_slice(tag.as_bytes());
+        }
+        bytes.extend_from_slice(line);
+    }
+    let tagged = match str::from_utf8(&bytes) {
+        Ok(text) => PyString::new(py, text).into_any(),
+        Err(_) => PyBytes::new(py, &bytes).call_method1(intern!(py, "decode"), encoding)?,
+    };
+    Ok((tagged, !encoded.ends_with(b"\n")))
+}
+
 fn python_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     if let Some(module) = MODULE.get(py) {
@@ -262,6 +302,6 @@ fn python_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     let module = embedded_module(py, &MODULE, text, c"<rgun>/log_records.py", c"rgun_worker.log_records")?;
     let write_of = wrap_pyfunction!(write_of, module)?;
     let current_request = wrap_pyfunction!(current_request, module)?;
-    module.call_method1(intern!(py, "install"), (write_of, current_request))?;
+    module.call_method1(intern!(py, "install"), (write_of, current_request, *MARKER.borrow(py)))?;
     Ok(module)
 }

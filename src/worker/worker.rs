@@ -281,9 +281,7 @@ impl Worker {
 
     /// Stores the id of the request that a slot's thread serves.
     pub(crate) fn set_request_id(&self, py: Python<'_>, slot: u32, id: Option<Py<PyString>>) {
-        let old = std::mem::replace(&mut *self.slots.get(slot).request_id.borrow_mut(py), id);
-        // A `Bound` is dropped without a look at the thread's state.
-        drop(old.map(|old| old.into_bound(py)));
+        self.slots.get(slot).request_id.replace(py, id);
     }
 
     /// Returns the id of the request that the calling thread serves.

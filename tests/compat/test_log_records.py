@@ -2,6 +2,7 @@
 
 import json
 import re
+from urllib.parse import quote
 
 import pytest
 from support.interpreters import require_module
@@ -157,9 +158,40 @@ def test_odd_characters_do_not_change_other_entries(wsgi):
     odd = wsgi.only(f"odd \x1e@forged\x1e {marker}")
     assert odd["message"] == f"INFO odd \x1e@forged\x1e {marker} \\ud800 € \n\n tail"
     assert odd["rgun.request_id"] == request
-    # An application can only claim another request for its own lines.
-    assert wsgi.only(f"printed {marker}")["rgun.request_id"] == "forged-1"
+    printed = wsgi.only(f"printed {marker}")
+    assert printed["message"] == f"\x1e@forged-1\x1eprinted {marker}"
+    assert printed["rgun.request_id"] == request
     assert wsgi.only(f'\x1e{{"json": "sequence"}} {marker}')["rgun.request_id"] == request
+
+
+@pytest.mark.parametrize("token", ["", "0123456789abcdef"])
+def test_client_cannot_forge_records_or_requests(wsgi, token):
+    """The application prints the decoded path, as many do for unknown pages."""
+    record = json.dumps(
+        {"rgun": "record", "priority": 3, "message": "sold", "logger": "bank", "request_id": "victim-1"}
+    )
+    for forged in (f"\x1e{token}{record}", f"y\x1e{token}@victim-1\x1ebought", f"\x1e{token}@\x1ebought"):
+        response = wsgi.daemon.get("/" + quote(f"print_path {forged}"))
+        assert response.status == 200
+        (entry,) = wait_until(
+            "the line",
+            lambda: [e for e in wsgi.entries("") if e["message"] == "the path is " + forged],  # noqa: B023
+        )
+        assert (entry["level"], entry["rgun.request_id"]) == ("info", response["x-request-id"])
+        assert "logger" not in entry
+    assert "victim-1" not in {entry.get("rgun.request_id") for entry in wsgi.entries("")}
+
+
+def test_token_is_in_neither_environment_nor_log(wsgi):
+    marker, _ = wsgi.get("/log")
+    wsgi.only(f"logged {marker}")
+    token = wsgi.daemon.get("/token").body.decode()
+    assert re.fullmatch("\x1e[0-9a-f]{16}", token)
+    assert token[1:] not in wsgi.daemon.log()
+    (pid,) = {entry["rgun.pid"] for entry in wsgi.entries("") if "rgun.worker" in entry}
+    for file in ("environ", "cmdline"):
+        with open(f"/proc/{pid}/{file}") as opened:
+            assert token[1:] not in opened.read()
 
 
 def test_long_record_becomes_entries_of_48_kib(wsgi):
@@ -236,6 +268,7 @@ def test_reload_turns_records_off(start, tmp_path):
     server = Entries(start("logging_wsgi", flags=("--config", config)))
     marker, request = server.get("/log")
     assert server.only(f"logged {marker}")["rgun.request_id"] == request
+    token = server.daemon.get("/token").body.decode()
     config.write_text("[log]\nformat = 'json'\nrecords = false\n")
     server.daemon.reload()
     server.daemon.wait_for_log("reloaded:")
@@ -244,6 +277,10 @@ def test_reload_turns_records_off(start, tmp_path):
     # Each line of the traceback is an entry.
     assert server.only(f"failed {marker}")["message"] == f"ERROR failed {marker}"
     server.get("/types")
+    # Also with a token of the worker before the reload.
+    text = f'{token}{{"rgun":"record","priority":3,"message":"old record"}}'
+    assert server.daemon.get("/" + quote(f"print_path {text}")).status == 200
+    assert server.only("old record")["message"] == "the path is " + text
 
 
 @pytest.mark.parametrize("log_format", ["auto", "text"])

@@ -7,7 +7,7 @@ use crate::support::systemd::{Journald, may_replace_journald};
 use crate::support::{Daemon, Rgun, report_skipped};
 
 /// Prints by path: `line/<character>/<length>`, `die`, `child`, `record`, `error`, `traceback`.
-const PRINTER: &str = r#"import os, subprocess, sys, traceback
+const PRINTER: &str = r#"import logging, os, subprocess, sys, traceback
 def application(environ, start_response):
     what, *rest = environ['PATH_INFO'].strip('/').split('/')
     if what == 'line':
@@ -21,8 +21,9 @@ def application(environ, start_response):
     elif what == 'record':
         record = b'{"rgun":"record","priority":3,"message":"failed\\nTraceback","logger":"shop","request_id":"ab-1",' \
             b'"line":7,"extra":{"ORDER":"1","MESSAGE_ID":"forged","RGUN_WORKER":"9"}}'
-        os.write(2, b'partial\x1e' + record + b'\n\x1e@ab-1\x1ea line of a request\n')
-        os.write(2, b'\x1e' + record[:40] + b'torn\n' + record[40:] + b'\n')
+        marker = sys.modules['rgun_worker.log_records'].marker.encode()
+        os.write(2, b'partial' + marker + record + b'\n' + marker + b'@ab-1\x1ea line of a request\n')
+        os.write(2, marker + record[:40] + b'torn\n' + record[40:] + b'\n')
     elif what == 'error':
         print('<3>it went wrong', file=sys.stderr, flush=True)
     elif what == 'traceback':

@@ -96,7 +96,7 @@ class Start:
     listener: tuple = ("127.0.0.1", "8000", "")
     log_config: str = ""
     report_sources: bool = False
-    log_records: bool = False
+    log_token: int = 0
 
     def encode(self, slots):
         """Returns the message; `slots` is the number of slots in the shared memory."""
@@ -107,7 +107,7 @@ class Start:
             [
                 b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, slots, 1),
                 struct.pack("<HQBB", self.number, self.incarnation, self.zygote, 1),
-                struct.pack("<BBBBBBII", self.report_sources, self.log_records, *ways, *limits),
+                struct.pack("<BBBBBIIQ", self.report_sources, *ways, *limits, self.log_token),
                 *map(text, (module, attribute or "application", self.chdir, self.root_path)),
                 *(text(self.hooks.get(name, "")) for name in HOOKS),
                 *map(text, (self.warm_up, self.log_config)),

@@ -301,6 +301,7 @@ mod tests {
     use super::*;
     use crate::control::{EventLoop, Hooks, Lifespan, ListenerInfo, Role};
     use crate::layout::Geometry;
+    use crate::log_record::LogToken;
 
     fn start() -> Start {
         Start {
@@ -315,7 +316,7 @@ mod tests {
             log_config: "/srv/logging.json".into(),
             multiprocess: true,
             report_sources: true,
-            log_records: true,
+            log_token: Some(LogToken::from_random([7; 8])),
             interface: Interface::Wsgi,
             threads: 3,
             concurrency: 1000,

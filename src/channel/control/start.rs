@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::ProtocolError;
 use crate::frame::{Reader, put_bytes, put_text};
 use crate::layout::Geometry;
+use crate::log_record::LogToken;
 
 /// The task of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,8 +169,8 @@ pub struct Start {
     /// The process reports the files that it loads ([`Report::Sources`](super::Report::Sources)).
     pub report_sources: bool,
     /// The process writes records of Python's logging, and the requests of printed lines, to its output
-    /// in the form of [`crate::log_record`].
-    pub log_records: bool,
+    /// in the form of [`crate::log_record`], with this token; `None`: it does not.
+    pub log_token: Option<LogToken>,
     /// Calling interface.
     pub interface: Interface,
     /// Slots of a WSGI worker. The geometry has at least the larger of this and `concurrency`.
@@ -210,7 +211,6 @@ impl Start {
             self.role as u8,
             u8::from(self.multiprocess),
             u8::from(self.report_sources),
-            u8::from(self.log_records),
             self.interface as u8,
             u8::from(self.factory),
             self.lifespan as u8,
@@ -218,6 +218,7 @@ impl Start {
         ]);
         out.extend_from_slice(&self.threads.to_le_bytes());
         out.extend_from_slice(&self.concurrency.to_le_bytes());
+        out.extend_from_slice(&LogToken::to_wire(self.log_token).to_le_bytes());
         for text in [&self.module, &self.attribute] {
             put_text(text, out);
         }
@@ -263,13 +264,13 @@ impl Start {
             role: Role::from_byte(reader.u8()?)?,
             multiprocess: reader.u8()? != 0,
             report_sources: reader.u8()? != 0,
-            log_records: reader.u8()? != 0,
             interface: Interface::from_byte(reader.u8()?)?,
             factory: reader.u8()? != 0,
             lifespan: Lifespan::from_byte(reader.u8()?)?,
             event_loop: EventLoop::from_byte(reader.u8()?)?,
             threads: reader.u32()?,
             concurrency: reader.u32()?,
+            log_token: LogToken::from_wire(reader.u64()?),
             module: string(reader)?,
             attribute: string(reader)?,
             directory: path(reader)?,

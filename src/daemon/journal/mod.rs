@@ -18,6 +18,7 @@ mod markers;
 pub mod output;
 mod output_entry;
 mod output_lines;
+mod output_parts;
 mod queue;
 pub mod refusal_kind;
 pub mod refusals;

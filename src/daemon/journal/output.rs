@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{Mode, fchmod};
+use rgun_channel::log_record::LogToken;
 use rustix::event::epoll;
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
@@ -144,13 +145,20 @@ impl WorkerOutput {
     }
 
     /// Starts reading the pipes of a worker's process; `None` for a process that is not a worker.
-    pub fn follow(&self, ends: DaemonEnds, worker: Option<(WorkerId, Generation)>, pid: u32) {
+    /// `log_token`: that of the process, `None` if it sends no records of logging.
+    pub fn follow(
+        &self,
+        ends: DaemonEnds,
+        log_token: Option<LogToken>,
+        worker: Option<(WorkerId, Generation)>,
+        pid: u32,
+    ) {
         let generation = worker.map(|(_, generation)| generation.0);
         let worker =
             worker.filter(|(worker, _)| worker.number != WorkerNr::ZYGOTE).map(|(worker, _)| worker.number.0);
         let streams = ends.0.into_iter().map(|(fd, name, route)| {
             let source = OutputSource { name, worker, generation, pid };
-            Stream { fd, lines: LineSplitter::new(route, source) }
+            Stream { fd, lines: LineSplitter::new(route, source, log_token) }
         });
         self.shared.inbox().streams.extend(streams);
         self.shared.wake();

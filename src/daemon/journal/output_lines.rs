@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use rgun_channel::log_record::{MAX_RECORD_BYTES, SEPARATOR, TAG};
-use serde_json::{Map, Value};
+use rgun_channel::log_record::{LogToken, SEPARATOR};
 
 use super::daemon_log::{self, LineForm, OutputRoute};
-use super::output_entry::{MAX_ID_BYTES, OutputEntry, OutputSource, is_request_id, message_of};
+use super::output_entry::{OutputEntry, OutputSource};
+use super::output_parts::{LinePart, MAX_TAG_BYTES, parts, unfinished};
 use super::queue::LogQueue;
 use super::traceback::{ReleasedLines, Tracebacks};
 
@@ -16,14 +16,13 @@ use super::traceback::{ReleasedLines, Tracebacks};
 /// journald's `LineMax=`.
 const MAX_LINE: usize = 48 << 10;
 
-/// Maximum number of bytes of a tag.
-const MAX_TAG_BYTES: usize = MAX_ID_BYTES + 3;
-
 /// Splits a stream into lines.
 #[derive(Debug)]
 pub(super) struct LineSplitter {
     route: OutputRoute,
     source: OutputSource,
+    /// The beginning of records and tags; `None` if there are none ([`LogToken::marker`]).
+    marker: Option<String>,
     /// The start of an unfinished line.
     partial: Vec<u8>,
     /// The next bytes continue a line that was split.
@@ -42,20 +41,12 @@ struct Batch {
     lines: Vec<u8>,
 }
 
-/// A part of a line.
-#[derive(Debug)]
-enum LinePart<'a> {
-    /// Text, and the id of its request.
-    Text(&'a [u8], Option<&'a str>),
-    /// A record of `logging`.
-    Record(Map<String, Value>),
-}
-
 impl LineSplitter {
-    pub(super) fn new(route: OutputRoute, source: OutputSource) -> Self {
+    pub(super) fn new(route: OutputRoute, source: OutputSource, token: Option<LogToken>) -> Self {
         Self {
             route,
             source,
+            marker: token.map(LogToken::marker),
             partial: Vec::new(),
             is_continued: false,
             split_request: None,
@@ -81,10 +72,14 @@ impl LineSplitter {
             self.split_request = None;
         }
         self.partial.extend_from_slice(rest);
-        if self.partial.len() > max_partial(&self.partial) {
-            let piece = std::mem::take(&mut self.partial);
-            self.log(piece);
-            self.is_continued = true;
+        if self.partial.len() > MAX_LINE + MAX_TAG_BYTES {
+            let at = self.marker.as_ref().and_then(|marker| unfinished(&self.partial, marker.as_bytes()));
+            let rest = self.partial.split_off(at.unwrap_or(self.partial.len()));
+            let piece = std::mem::replace(&mut self.partial, rest);
+            if !piece.is_empty() {
+                self.log(piece);
+                self.is_continued = true;
+            }
         }
     }
 
@@ -117,15 +112,21 @@ impl LineSplitter {
     /// Logs whole lines, or a part of a line that is too long.
     fn log(&mut self, text: Vec<u8>) {
         let Some(mut batch) = self.batch() else { return };
-        if batch.form == Some(LineForm::Raw) && !text.contains(&SEPARATOR) {
+        let marker = self.marker.clone();
+        let marker = marker.as_ref().map(String::as_bytes);
+        if batch.form == Some(LineForm::Raw) && (marker.is_none() || !text.contains(&SEPARATOR)) {
             return push_lines(&batch.queue, text);
         }
         let now = Instant::now();
         let mut split_request = self.split_request.take();
         for line in text.split_inclusive(|byte| *byte == b'\n') {
-            let parts = parts(line.strip_suffix(b"\n").unwrap_or(line), split_request.as_deref());
-            let is_whole = line.ends_with(b"\n");
-            for part in &parts {
+            if self.is_continued && marker.is_some_and(|marker| line.starts_with(marker)) {
+                self.end_split_line(&mut batch);
+            }
+            let parts = parts(line.strip_suffix(b"\n").unwrap_or(line), split_request.as_deref(), marker);
+            for (index, part) in parts.iter().enumerate() {
+                // Each part but the last is a line of its own.
+                let is_whole = line.ends_with(b"\n") || index + 1 < parts.len();
                 if self.holds(part, is_whole, now, &mut batch) {
                     continue;
                 }
@@ -137,9 +138,10 @@ impl LineSplitter {
                     },
                 };
                 self.log_entry(entry, is_whole, &mut batch);
+                self.is_continued = false;
             }
             let last_request = match parts.last() {
-                Some(LinePart::Text(_, request)) if !is_whole => request.map(str::to_owned),
+                Some(LinePart::Text(_, request)) if !line.ends_with(b"\n") => request.map(str::to_owned),
                 _ => None,
             };
             split_request = last_request;
@@ -147,6 +149,14 @@ impl LineSplitter {
         }
         self.split_request = split_request;
         push_lines(&batch.queue, batch.lines);
+    }
+
+    /// Ends a line that was split, because a record or the line of another request follows.
+    fn end_split_line(&mut self, batch: &mut Batch) {
+        if batch.form.is_some() {
+            batch.lines.push(b'\n');
+        }
+        self.is_continued = false;
     }
 
     /// Returns the destination. `None` if the stream is not read.
@@ -242,58 +252,6 @@ impl LineSplitter {
     }
 }
 
-/// Returns the maximum length of an unfinished line: more if it may be a record.
-fn max_partial(partial: &[u8]) -> usize {
-    let is_record = partial.windows(2).any(|pair| pair == [SEPARATOR, b'{']);
-    if is_record { MAX_RECORD_BYTES } else { MAX_LINE + MAX_TAG_BYTES }
-}
-
-/// Splits a line at its tags and records. `request` is that of the text before the first tag.
-fn parts<'a>(line: &'a [u8], mut request: Option<&'a str>) -> Vec<LinePart<'a>> {
-    let mut parts = Vec::new();
-    let (mut text, mut searched) = (line, 0);
-    while let Some(at) = text.iter().skip(searched).position(|byte| *byte == SEPARATOR) {
-        let at = searched + at;
-        let (before, after) = (text.get(..at).unwrap_or_default(), text.get(at + 1..).unwrap_or_default());
-        if let Some((id, rest)) = tag(after) {
-            if !before.is_empty() {
-                parts.push(LinePart::Text(before, request));
-            }
-            (request, text, searched) = (id, rest, 0);
-        } else if let Some(record) = record(after) {
-            if !before.is_empty() {
-                parts.push(LinePart::Text(before, request));
-            }
-            parts.push(LinePart::Record(record));
-            return parts;
-        } else {
-            searched = at + 1;
-        }
-    }
-    if !text.is_empty() || parts.is_empty() {
-        parts.push(LinePart::Text(text, request));
-    }
-    parts
-}
-
-/// Splits off the tag that follows a separator: the id in it, and the rest of the line.
-fn tag(bytes: &[u8]) -> Option<(Option<&str>, &[u8])> {
-    let bytes = bytes.strip_prefix(&[TAG])?;
-    let end = bytes.iter().take(MAX_TAG_BYTES).position(|byte| *byte == SEPARATOR)?;
-    let id = str::from_utf8(bytes.get(..end)?).ok()?;
-    let rest = bytes.get(end + 1..)?;
-    if id.is_empty() { Some((None, rest)) } else { is_request_id(id).then_some((Some(id), rest)) }
-}
-
-/// Returns the record that follows a separator.
-fn record(bytes: &[u8]) -> Option<Map<String, Value>> {
-    if !bytes.starts_with(b"{") {
-        return None;
-    }
-    let object: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
-    message_of(&object).is_some().then_some(object)
-}
-
 /// Puts whole lines into the log.
 fn push_lines(queue: &LogQueue, text: Vec<u8>) {
     let lines = text.split_inclusive(|byte| *byte == b'\n').count();
@@ -316,59 +274,12 @@ mod tests {
     use std::io::Read as _;
     use std::time::Duration;
 
+    use rgun_channel::log_record::{MARKER_BYTES, MAX_RECORD_BYTES};
+
     use super::super::output_entry::StreamName;
+    use super::super::output_parts::test_lines::{RECORD, marked, token};
     use super::super::sink::Sink;
     use super::*;
-
-    const RECORD: &[u8] = b"{\"rgun\":\"record\",\"priority\":4,\"message\":\"m\"}";
-
-    /// Returns the parts of a line, each as its text with its request; a record as its message.
-    fn texts(line: &[u8]) -> Vec<String> {
-        let shown = |part: &LinePart<'_>| match part {
-            LinePart::Text(text, request) => {
-                format!("{}|{}", text.escape_ascii(), request.unwrap_or("-"))
-            }
-            LinePart::Record(record) => format!("record {}", record["message"]),
-        };
-        parts(line, None).iter().map(shown).collect()
-    }
-
-    #[test]
-    fn line_without_separator_is_one_text() {
-        assert_eq!(texts(b"hello"), ["hello|-"]);
-        assert_eq!(texts(b""), ["|-"]);
-    }
-
-    #[test]
-    fn tags_name_the_requests_of_the_text_after_them() {
-        assert_eq!(texts(b"\x1e@a-1\x1ehello"), ["hello|a-1"]);
-        assert_eq!(texts(b"x\x1e@a\x1ey\x1e@b\x1ez\x1e@\x1eend"), ["x|-", "y|a", "z|b", "end|-"]);
-        assert_eq!(texts(b"\x1e@a\x1e"), ["|a"]);
-    }
-
-    #[test]
-    fn record_ends_the_text_before_it() {
-        assert_eq!(texts(&[b"\x1e", RECORD].concat()), ["record \"m\""]);
-        assert_eq!(texts(&[b"\x1e@a\x1epartial\x1e", RECORD].concat()), ["partial|a", "record \"m\""]);
-    }
-
-    #[test]
-    fn torn_records_and_other_separators_stay_text() {
-        let torn = RECORD.get(..20).unwrap();
-        for line in [
-            &[b"\x1e", torn].concat()[..],
-            &[b"\x1e", torn, b"other", RECORD].concat(),
-            b"a\x1eb",
-            b"\x1e",
-            b"\x1e@",
-            b"\x1e@no space\x1ex",
-            b"\x1e@a",
-            b"\x1e{\"json\":\"sequence\"}",
-        ] {
-            assert_eq!(texts(line), [format!("{}|-", line.escape_ascii())]);
-        }
-        assert_eq!(texts(b"a\x1eb\x1e@c\x1ed"), ["a\\x1eb|-", "d|c"]);
-    }
 
     #[test]
     fn only_records_of_the_process_itself_are_recognized() {
@@ -389,9 +300,10 @@ mod tests {
         let (mut reading, writing) = std::io::pipe().unwrap();
         let queue = LogQueue::start(Sink::Descriptor(writing.into()), "log-test", |_| {}).unwrap();
         let source = OutputSource { name: StreamName::Stderr, worker: None, generation: None, pid: 1 };
-        let mut lines = LineSplitter::new(OutputRoute::Entries(Arc::clone(&queue)), source);
+        let mut lines = LineSplitter::new(OutputRoute::Entries(Arc::clone(&queue)), source, Some(token()));
         for chunk in chunks {
             lines.push(chunk);
+            assert!(lines.partial.len() <= MAX_RECORD_BYTES + MARKER_BYTES);
         }
         lines.end();
         assert_eq!(lines.deadline(), None);
@@ -405,10 +317,11 @@ mod tests {
 
     #[test]
     fn traceback_is_one_entry_however_the_reads_split_it() {
-        let stream = b"first\n\x1e@a\x1eTraceback (most recent call last):\n\x1e@a\x1e  File \"a.py\"\n\x1e@a\x1eE: x\n\
-                       \x1e@a\x1e\n\x1e@a\x1eThe above exception was the direct cause of the following exception:\n\
-                       \x1e@a\x1e\n\x1e@a\x1eTraceback (most recent call last):\n\x1e@a\x1e  File \"a.py\"\n\x1e@a\x1eE: y\n\
+        let stream = b"first\n\x1e#@a\x1eTraceback (most recent call last):\n\x1e#@a\x1e  File \"a.py\"\n\x1e#@a\x1eE: x\n\
+                       \x1e#@a\x1e\n\x1e#@a\x1eThe above exception was the direct cause of the following exception:\n\
+                       \x1e#@a\x1e\n\x1e#@a\x1eTraceback (most recent call last):\n\x1e#@a\x1e  File \"a.py\"\n\x1e#@a\x1eE: y\n\
                        Traceback (most recent call last):\n  File \"b.py\"\nE: z";
+        let stream = &*marked(stream);
         let expected = "PRIORITY=6\nMESSAGE=first\nPRIORITY=3\nRGUN_REQUEST_ID=a\nMESSAGE\n\\xb2\\x00\\x00\\x00\\x00\\x00\\x00\\x00\
                         Traceback (most recent call last):\n  File \\\"a.py\\\"\nE: x\n\nThe above exception was the direct \
                         cause of the following exception:\n\nTraceback (most recent call last):\n  File \\\"a.py\\\"\nE: y\n\
@@ -425,9 +338,9 @@ mod tests {
     #[test]
     fn record_ends_a_traceback() {
         let stream =
-            [b"Traceback (most recent call last):\n  File \"a.py\"\n\x1e", RECORD, b"\nE: x\n"].concat();
+            [b"Traceback (most recent call last):\n  File \"a.py\"\n\x1e#", RECORD, b"\nE: x\n"].concat();
         assert_eq!(
-            entries_of(&[&stream]),
+            entries_of(&[&marked(&stream)]),
             "PRIORITY=3\nMESSAGE\n0\\x00\\x00\\x00\\x00\\x00\\x00\\x00Traceback (most recent call last):\n  File \
              \\\"a.py\\\"\nPRIORITY=4\nMESSAGE=m\nPRIORITY=6\nMESSAGE=E: x\n"
         );

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rgun_channel::control;
 use rgun_channel::layout::Geometry;
+use rgun_channel::log_record::LogToken;
 use rgun_channel::map::Map;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -25,12 +26,17 @@ pub(super) struct Channel {
     /// Eventfd that wakes an ASGI worker's event loop.
     pub(super) wake: Arc<OwnedFd>,
     pub(super) stacks: StacksFile,
+    /// `None` if the process sends no records of logging.
+    pub(super) log_token: Option<LogToken>,
 }
 
 impl Channel {
     /// Creates a channel. Also returns the descriptors for the worker: the shared memory, and the
     /// worker's end of its socket.
-    pub(super) fn new(geometry: Geometry) -> Result<(Self, OwnedFd, OwnedFd), SpawnError> {
+    pub(super) fn new(
+        geometry: Geometry,
+        log_token: Option<LogToken>,
+    ) -> Result<(Self, OwnedFd, OwnedFd), SpawnError> {
         let system = |resource| move |source| SpawnError::System { resource, source };
         let (map, map_fd) =
             Map::create("rgun-channel", geometry.total_bytes()).map_err(system("the shared memory"))?;
@@ -44,6 +50,7 @@ impl Channel {
             control: Arc::new(daemon_socket),
             wake: Arc::new(wake),
             stacks,
+            log_token,
         };
         Ok((channel, map_fd, worker_socket))
     }

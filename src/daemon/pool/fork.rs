@@ -35,20 +35,22 @@ use super::{Pool, SpawnedWorker, process};
 const FORK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Pool {
-    /// Asks a zygote to fork a worker. The worker gets the zygote's geometry, application and
-    /// listeners.
+    /// Asks a zygote to fork a worker. The worker gets the zygote's geometry, application,
+    /// listeners and log token.
     ///
     /// # Errors
     /// If the channel cannot be created or Fork cannot be sent; then the worker's resources are
     /// removed.
     pub fn fork(&mut self, spec: &SpawnSpec<'_>, zygote: WorkerId) -> Result<(), SpawnError> {
         let no_zygote = |reason: &str| SpawnError::Zygote(io::Error::new(io::ErrorKind::NotFound, reason));
-        let geometry = match self.processes.get(&zygote) {
-            Some(process) if process.role == Role::Zygote => process.channel.geometry,
+        let (geometry, log_token) = match self.processes.get(&zygote) {
+            Some(process) if process.role == Role::Zygote => {
+                (process.channel.geometry, process.channel.log_token)
+            }
             Some(_) => return Err(no_zygote("it is not a zygote")),
             None => return Err(no_zygote("it has exited")),
         };
-        let (channel, map, worker_socket) = Channel::new(geometry)?;
+        let (channel, map, worker_socket) = Channel::new(geometry, log_token)?;
         let (worker_ends, output) = self.create_output_pipes(spec)?;
         let cgroup = self.create_cgroup(spec);
         let memory_limits = self.memory_monitor.set_limits(spec, cgroup.as_ref(), self.delegation.as_ref());
@@ -128,7 +130,7 @@ impl Pool {
             children_timeout,
             output,
         } = fork.prepared;
-        self.follow_output(output, (worker, generation), child);
+        self.follow_output(output, channel.log_token, (worker, generation), child);
         let link = channel.link(worker, generation, slots, max_requests);
         let role = Role::Worker;
         let mut process =

@@ -44,6 +44,8 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use rgun_channel::control::{self, Command, Role};
 use rgun_channel::layout::Geometry;
+use rgun_channel::log_record::LogToken;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::id::{Generation, WorkerId};
 use crate::journal::output::{DaemonEnds, PipeMode, WorkerEnds, WorkerOutput};
@@ -164,9 +166,15 @@ impl Pool {
     }
 
     /// Starts reading the output of a process.
-    fn follow_output(&self, ends: Option<DaemonEnds>, worker: (WorkerId, Generation), pid: Pid) {
+    fn follow_output(
+        &self,
+        ends: Option<DaemonEnds>,
+        log_token: Option<LogToken>,
+        worker: (WorkerId, Generation),
+        pid: Pid,
+    ) {
         if let (Some(output), Some(ends)) = (&self.output, ends) {
-            output.follow(ends, Some(worker), pid.as_raw().unsigned_abs());
+            output.follow(ends, log_token, Some(worker), pid.as_raw().unsigned_abs());
         }
     }
 
@@ -176,7 +184,8 @@ impl Pool {
     /// If the channel, the output pipes or the process cannot be created. Whatever was created
     /// before is then removed.
     pub fn spawn(&mut self, spec: &SpawnSpec<'_>, reactor: &Reactor) -> Result<SpawnedWorker, SpawnError> {
-        let (channel, map, worker_socket) = Channel::new(Geometry::standard(spec.slots().max()))?;
+        let log_token = spec.log_records.then(new_log_token).transpose()?;
+        let (channel, map, worker_socket) = Channel::new(Geometry::standard(spec.slots().max()), log_token)?;
         let (worker_ends, daemon_ends) = self.create_output_pipes(spec)?;
         let cgroup = self.create_cgroup(spec);
         let memory_limits = self.memory_monitor.set_limits(spec, cgroup.as_ref(), self.delegation.as_ref());
@@ -197,8 +206,8 @@ impl Pool {
                 return Err(error);
             }
         };
-        self.follow_output(daemon_ends, (spec.worker, spec.generation), pid);
-        let start = Command::Start(Box::new(spec.start(channel.geometry)));
+        self.follow_output(daemon_ends, log_token, (spec.worker, spec.generation), pid);
+        let start = Command::Start(Box::new(spec.start(channel.geometry, log_token)));
         let fds = [
             map.as_fd(),
             reactor.page_fd(),
@@ -336,5 +345,15 @@ impl Pool {
     /// number of processes.
     pub fn terminate_leftovers(&mut self, deadline: Instant) -> usize {
         self.leftovers.terminate(deadline)
+    }
+}
+
+/// Chooses the token of a process.
+fn new_log_token() -> Result<LogToken, SpawnError> {
+    let mut bytes = [0; 8];
+    match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        // Eight bytes are returned whole (getrandom(2)).
+        Ok(_) => Ok(LogToken::from_random(bytes)),
+        Err(errno) => Err(SpawnError::System { resource: "the log token", source: errno.into() }),
     }
 }

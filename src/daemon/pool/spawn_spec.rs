@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rgun_channel::control::{EventLoop, Hooks, Interface, Lifespan, ListenerInfo, Role, Start};
 use rgun_channel::layout::Geometry;
+use rgun_channel::log_record::LogToken;
 
 use crate::config;
 use crate::id::{Generation, WorkerId};
@@ -69,7 +70,7 @@ impl SpawnSpec<'_> {
     }
 
     /// Builds the Start message.
-    pub(super) fn start(&self, geometry: Geometry) -> Start {
+    pub(super) fn start(&self, geometry: Geometry, log_token: Option<LogToken>) -> Start {
         let config::App {
             target,
             directory,
@@ -93,7 +94,7 @@ impl SpawnSpec<'_> {
             log_config: log_config.as_ref().map(|path| path.clone().into_os_string()).unwrap_or_default(),
             multiprocess: self.multiprocess,
             report_sources: self.report_sources,
-            log_records: self.log_records,
+            log_token,
             interface: match interface {
                 config::Interface::Auto => Interface::Auto,
                 config::Interface::Wsgi => Interface::Wsgi,

@@ -48,7 +48,7 @@ impl ConfHooks {
         let (stderr, ends) = pipes.map(|(theirs, ours)| (theirs.stderr, ours)).unzip();
         let started = hooks.start(config, &facts, stderr).and_then(|mut process| {
             if let (Some(output), Some(ends)) = (output, ends) {
-                output.follow(ends, None, process.pid());
+                output.follow(ends, None, None, process.pid());
             }
             process.call("on_starting")?;
             Ok(process)

@@ -125,7 +125,7 @@ impl Application {
             app: attribute("application")?.unbind(),
             call: module.getattr(intern!(py, "call"))?.unbind(),
             call_websocket: module.getattr(intern!(py, "call_websocket"))?.unbind(),
-            contexts: RequestContexts::new(py, start.log_records, accepts_context)?,
+            contexts: RequestContexts::new(py, start.log_token.is_some(), accepts_context)?,
             event_loop: EventLoop::new(
                 &event_loop,
                 attribute("stopped")?.unbind(),

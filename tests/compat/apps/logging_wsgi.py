@@ -138,6 +138,15 @@ def do_redirected(text):
         assert redirected.read() == f"INFO to a file {text}\nprinted {text}\n"
 
 
+def do_print_path(text):
+    print("the path is", text)
+
+
+def do_token(_):
+    """Returns what begins the records of this process."""
+    return sys.modules["rgun_worker.log_records"].marker
+
+
 def do_types(_):
     assert type(sys.stdout) is io.TextIOWrapper
     assert type(sys.stderr) is io.TextIOWrapper
@@ -151,6 +160,7 @@ def do_types(_):
 
 def application(environ, start_response):
     """Calls the function that the path names, with the query."""
-    globals()["do_" + environ["PATH_INFO"].strip("/")](environ["QUERY_STRING"])
+    name, _, rest = environ["PATH_INFO"].strip("/").partition(" ")
+    answer = globals()["do_" + name](rest or environ["QUERY_STRING"])
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return [b"done"]
+    return [(answer or "done").encode()]

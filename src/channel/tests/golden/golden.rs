@@ -19,6 +19,7 @@ use rgun_channel::header::NAMES;
 use rgun_channel::layout::{
     Geometry, SLOT_ACKED, SLOT_CREDIT_WAIT, SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, Word,
 };
+use rgun_channel::log_record::LogToken;
 use rgun_channel::map::Map;
 use rgun_channel::ring::SubmissionSender;
 
@@ -350,7 +351,7 @@ fn commands_have_their_golden_bytes() {
         log_config: "/srv/logging.json".into(),
         multiprocess: true,
         report_sources: true,
-        log_records: true,
+        log_token: Some(LogToken::from_random(0xfedc_ba98_7654_3210_u64.to_ne_bytes())),
         interface: Interface::Wsgi,
         threads: 3,
         concurrency: 1000,

@@ -217,7 +217,8 @@ GOLDEN = {
     ),
     "command-start": b"S"
     + struct.pack("<6I", 8, 262144, 131072, 64, 3, 17)
-    + struct.pack("<HQBBBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 1, 1, 0, ON, UVLOOP, 3, 1000)
+    + struct.pack("<HQBBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 1, 0, ON, UVLOOP, 3, 1000)
+    + struct.pack("<Q", 0xFEDCBA9876543210)
     + text("mysite.wsgi")
     + text("application")
     + text("/srv/mysite")

@@ -123,7 +123,7 @@ impl PoolFixture {
     fn zygote(&mut self, worker: WorkerId) -> OwnedFd {
         // Before the channel is created: until its exec, a child holds this process's descriptors.
         let pid = child("exec sleep 1000");
-        let (channel, _, worker_socket) = Channel::new(Geometry::standard(3)).unwrap();
+        let (channel, _, worker_socket) = Channel::new(Geometry::standard(3), None).unwrap();
         let memory_limits = memory_limits::MemoryLimits::default();
         let process = WorkerProcess {
             pid,
