@@ -150,10 +150,9 @@ class Server:
         return True
 
     def task_constructor(self):
-        """Returns the callable that creates a task, and what the extension must know of it.
+        """Returns the callable that creates a task, and its keyword arguments.
 
-        That is its keyword arguments, whether tasks are eager, and whether the argument `context` is
-        accepted.
+        Also whether tasks are eager, and whether they accept the argument `context`.
         """
         if self.loop.get_task_factory() is not None:
             return self.loop.create_task, {}, False, False
