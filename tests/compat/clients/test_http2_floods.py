@@ -262,6 +262,9 @@ def test_tiny_data_frames_end_the_connection_or_are_bounded(server):
     code, sent = attacker.flood(tiny * 100, 64 * MIB)
     assert sent < 64 * MIB
     assert code in (ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, None)
+    # Else the requests, whose client has left, would run until the server stops, and delay that.
+    with Http2Connection(server.tcp_address) as connection:
+        assert connection.get("/open/tiny").status == 200
 
 
 def test_requests_over_the_limit_are_refused_not_queued(server):
