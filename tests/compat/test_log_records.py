@@ -1,5 +1,6 @@
 """Records of logging, and printed lines, as entries with the request in which they were made."""
 
+import itertools
 import json
 import re
 from urllib.parse import quote
@@ -18,7 +19,7 @@ class Entries:
 
     def __init__(self, daemon):
         self.daemon = daemon.wait_ready()
-        self.n_requests = 0
+        self.numbers = itertools.count(1)
 
     def entries(self, text):
         """Returns the entries whose message contains a text."""
@@ -39,8 +40,7 @@ class Entries:
 
     def get(self, path):
         """Sends a request with a marker of its own; returns marker and request id."""
-        self.n_requests += 1
-        marker = f"({path.strip('/')}-{self.n_requests})"
+        marker = f"({path.strip('/')}-{next(self.numbers)})"
         response = self.daemon.get(f"{path}?{marker}")
         assert response.status == 200, self.daemon.log()
         return marker, response["x-request-id"]
@@ -209,6 +209,51 @@ def test_long_record_becomes_entries_of_48_kib(wsgi):
     assert ids([*ascii_parts, *parts]) == [request] * (len(ascii_parts) + len(parts))
 
 
+def test_record_after_half_a_line_has_its_fields(wsgi):
+    marker, request = wsgi.get("/after_half_line")
+    entry = wsgi.only(f"after it {marker}")
+    assert entry["message"] == f"WARNING after it {marker}"
+    assert (entry["logger"], entry["rgun.request_id"]) == ("shop.cart", request)
+
+
+def test_record_is_bounded(wsgi):
+    marker, request = wsgi.get("/bounded")
+    entry = wsgi.only(marker)
+    assert (entry["level"], entry["rgun.request_id"]) == ("warn", request)
+    assert entry["logger"] == "n" * 1024
+    assert 8 < len([name for name in entry if name.startswith("FIELD_")]) < 32
+    assert "\x1e" not in wsgi.daemon.log()
+    assert '"rgun":"record"' not in wsgi.daemon.log()
+
+
+def test_value_without_a_text_is_left_out(wsgi):
+    marker, _ = wsgi.get("/odd_extra")
+    entry = wsgi.only(f"odd extra {marker}")
+    assert entry["FINE"] == "1"
+    assert "HUGE" not in entry
+
+
+def test_find_spec_before_the_import_keeps_records(start, project):
+    application = """
+        import importlib.util, sys
+
+        assert "logging" not in sys.modules
+        assert importlib.util.find_spec("logging") and importlib.util.find_spec("logging")
+        n_finders = len(sys.meta_path)
+        import logging
+
+        assert len(sys.meta_path) == n_finders - 1
+
+        def application(environ, start_response):
+            logging.getLogger("early").warning("found")
+            start_response("200 OK", [])
+            return []
+    """
+    server = Entries(start("shop_site:application", project(shop_site=application), flags=JSON))
+    assert server.daemon.get("/").status == 200
+    assert server.only("found")["logger"] == "early"
+
+
 def test_forked_child_has_no_request(wsgi):
     marker, _ = wsgi.get("/fork")
     record, line = wsgi.only(f"in the child {marker}"), wsgi.only(f"printed by the child {marker}")
@@ -252,12 +297,14 @@ def test_workers_of_a_promoted_zygote_have_their_own_pids(start):
     flags = ("--workers", "2", "--preload", "--log-format", "json")
     server = Entries(start("logging_wsgi", flags=flags, env={"RGUN_WORKERS_REFORK": "20"}))
 
-    def third_process_has_served():
-        marker, _ = server.get("/pid")
-        server.only(f" {marker}")
-        return len({entry["rgun.pid"] for entry in server.entries(" (pid-")}) > 2
+    def workers_are_replaced():
+        server.get("/pid")
+        # Worker 0 makes room for the zygote that it becomes; then this zygote forks both workers.
+        return server.daemon.log().count("has been replaced") >= 3
 
-    wait_until("a worker of the promoted zygote serves", third_process_has_served)
+    wait_until("workers of the promoted zygote", workers_are_replaced)
+    marker, request = server.get("/pid")
+    assert server.only(f" {marker}")["rgun.request_id"] == request
     for entry in server.entries(" (pid-"):
         assert entry["message"].startswith(f"INFO process {entry['rgun.pid']} "), entry
 

@@ -138,6 +138,22 @@ def do_redirected(text):
         assert redirected.read() == f"INFO to a file {text}\nprinted {text}\n"
 
 
+def do_after_half_line(text):
+    sys.stderr.write("y" * 60_000)
+    LOG.warning("after it %s", text)
+
+
+def do_bounded(text):
+    extra = {f"FIELD_{number}": "\x01\U0001f600" * 1024 for number in range(32)}
+    logger = logging.Logger("n" * 100_000)
+    logger.addHandler(LOG.parent.handlers[0])
+    logger.warning("%s %s", text, "\x01" * 48_000, extra={**extra, "N" * 100_000: "long", "M" * 64: 1})
+
+
+def do_odd_extra(text):
+    LOG.warning("odd extra %s", text, extra={"HUGE": 10**5000, "FINE": 1})
+
+
 def do_print_path(text):
     print("the path is", text)
 
