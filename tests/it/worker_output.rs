@@ -24,6 +24,11 @@ def application(environ, start_response):
         marker = sys.modules['rgun_worker.log_records'].marker.encode()
         os.write(2, b'partial' + marker + record + b'\n' + marker + b'@ab-1\x1ea line of a request\n')
         os.write(2, marker + record[:40] + b'torn\n' + record[40:] + b'\n')
+    elif what == 'json':
+        marker = sys.modules['rgun_worker.log_records'].marker.encode()
+        os.write(2, marker + b'{"rgun":"record","priority":3,"message":"{\\"own\\":1}"}\n')
+    elif what == 'out':
+        print('on stdout', flush=True)
     elif what == 'error':
         print('<3>it went wrong', file=sys.stderr, flush=True)
     elif what == 'traceback':
@@ -166,6 +171,47 @@ fn record_on_stderr_is_its_text_and_torn_records_are_lines() {
     }
     daemon.log.wait_for("torn");
     daemon.log.wait_for("RGUN_WORKER\":\"9\"}}");
+}
+
+/// journald reads stderr, not the native socket: each line needs its priority.
+#[test]
+fn records_on_a_journal_stream_have_priorities() {
+    if !may_replace_journald() {
+        return report_skipped("records on a stream of the journal: needs root to replace /run");
+    }
+    for (format, lines) in [
+        ("auto", ["<3>failed", "<3>Traceback"]),
+        (
+            "text",
+            ["<3>failed", "<3>Traceback rgun.worker=0 rgun.request_id=ab-1 logger=shop code_line=7 ORDER=1"],
+        ),
+    ] {
+        let rgun = Rgun::python(PRINTER).flags(["--log-format", format]);
+        let without_socket = rgun.scratch().path().to_owned();
+        let daemon = rgun.journald(&without_socket).start();
+        assert_eq!(daemon.get("/record").status, 200);
+        for line in lines {
+            assert_eq!(daemon.log.wait_for(line), line);
+        }
+        assert_eq!(daemon.get("/json").status, 200);
+        assert_eq!(daemon.log.wait_for("own"), "<3>{\"own\":1}");
+    }
+}
+
+#[test]
+fn stdout_has_no_priorities_if_only_stderr_is_the_journal() {
+    if !may_replace_journald() {
+        return report_skipped("stdout beside a stream of the journal: needs root to replace /run");
+    }
+    let rgun = Rgun::python(PRINTER).flags(["--log-format", "json", "--access-logfile", "-"]);
+    let without_socket = rgun.scratch().path().to_owned();
+    let mut daemon = rgun.journald(&without_socket).start();
+    assert_eq!(daemon.get("/out").status, 200);
+    assert!(daemon.log.wait_for("is ready").starts_with("<6>{"));
+    daemon.stop();
+    let stdout = daemon.stdout();
+    assert_eq!(stdout.lines().count(), 2, "{stdout}");
+    assert!(stdout.lines().all(|line| line.starts_with('{')), "{stdout}");
 }
 
 /// A last line that the traceback waits for does not come: it is logged all the same.

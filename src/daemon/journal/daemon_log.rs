@@ -27,7 +27,7 @@ use super::catalog::OperatorEvent;
 use super::format::{Format, priority};
 use super::markers::{ACCESS, TERMINAL};
 use super::queue::LogQueue;
-use super::sink::{JOURNALD, Journald, Sink};
+use super::sink::{JOURNALD, Journald, Sink, is_journal_stream};
 
 /// Maximum time to write the last entries before the exit: a log without a reader must not use up
 /// `TimeoutStopSec=`.
@@ -76,8 +76,6 @@ struct LogOutputs {
     stderr: OutputRoute,
     /// The form of workers' lines.
     line_form: LineForm,
-    /// Whether lines begin with their priority, because journald reads them as a stream.
-    has_prefixes: bool,
     /// Whether entries go to journald's native socket.
     is_native: bool,
     /// Whether an access log on stdout would be a stream of its own.
@@ -137,7 +135,7 @@ fn adjustable<S: 'static>(level: Level) -> reload::Layer<Targets, S> {
 /// # Errors
 /// When a thread cannot be started, or stderr is closed.
 pub fn start(log: &Log) -> io::Result<Destination> {
-    let is_native = log.format == LogFormat::Auto && stderr_is_the_journal();
+    let is_native = log.format == LogFormat::Auto && is_journal_stream(io::stderr());
     let journald = if is_native { Journald::new(JOURNALD).ok().filter(Journald::is_there) } else { None };
     let (destination, format) = match (&journald, log.format) {
         (Some(_), _) => (Destination::Journal, Format::Native),
@@ -172,7 +170,6 @@ pub fn start(log: &Log) -> io::Result<Destination> {
             LogFormat::Text => LineForm::Text,
             LogFormat::Json => LineForm::Json,
         },
-        has_prefixes: destination == Destination::Stderr && stderr_is_the_journal(),
         is_native: destination == Destination::Journal,
         can_split,
     });
@@ -184,7 +181,7 @@ pub fn start(log: &Log) -> io::Result<Destination> {
 /// Starts the log with its default settings if stderr is the journal. Returns whether entries go to
 /// journald. Called instead of [`start`] when there is no valid configuration.
 pub fn start_in_journal() -> bool {
-    stderr_is_the_journal() && start(&Log::default()).is_ok_and(|log| log == Destination::Journal)
+    is_journal_stream(io::stderr()) && start(&Log::default()).is_ok_and(|log| log == Destination::Journal)
 }
 
 /// Waits until all entries are written, and processed by journald if they go there; at most a
@@ -228,16 +225,6 @@ pub fn can_split_access_log() -> bool {
     LOG.get().is_some_and(|log| log.can_split)
 }
 
-/// Puts the priority before each line of an entry, such as `<3>` (sd-daemon(3)), if the lines go to
-/// journald: it would give all of them the same priority.
-pub(super) fn prefix_lines(priority: u8, entry: Vec<u8>) -> Vec<u8> {
-    if !LOG.get().is_some_and(|log| log.has_prefixes) {
-        return entry;
-    }
-    let lines = entry.split_inclusive(|byte| *byte == b'\n');
-    lines.flat_map(|line| [format!("<{priority}>").as_bytes(), line].concat()).collect()
-}
-
 /// Returns the form of workers' lines that do not go to journald.
 pub(super) fn line_form() -> LineForm {
     LOG.get().map_or(LineForm::Raw, |log| log.line_form)
@@ -265,7 +252,7 @@ impl<S: Subscriber> Layer<S> for QueueLayer {
         let LogStream { format, queue } = access.unwrap_or(&self.log);
         let mut entry = format.entry(event);
         if *format != Format::Native {
-            entry = prefix_lines(priority(*event.metadata().level()), entry);
+            entry = queue.prefix_lines(priority(*event.metadata().level()), entry);
         }
         if WAITS_WHEN_FULL.get() {
             queue.push_waiting(entry, 1);
@@ -355,12 +342,4 @@ fn is_device(stat: nix::Result<FileStat>) -> bool {
 fn wants_colours() -> bool {
     let is_set = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
-}
-
-/// Returns whether stderr is the stream that systemd connected to the journal. `JOURNAL_STREAM` has
-/// the device and inode of that stream (systemd.exec(5)); a redirected stderr has others.
-fn stderr_is_the_journal() -> bool {
-    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(stderr) = fstat(io::stderr()) else { return false };
-    stream == format!("{}:{}", stderr.st_dev, stderr.st_ino)
 }

@@ -120,6 +120,11 @@ impl<'a> OutputEntry<'a> {
         self.priority.is_none() && self.request_id.is_none()
     }
 
+    /// Returns true for a record and for a traceback: their text has no prefix for each of its lines.
+    pub(super) fn has_own_priority(&self) -> bool {
+        self.priority.is_some()
+    }
+
     /// Returns true for a record of the logger of `server.log`.
     pub(super) fn is_of_hooks(&self) -> bool {
         self.fields.first().is_some_and(|(name, value)| *name == "LOGGER" && value == "rgun")

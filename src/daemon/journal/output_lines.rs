@@ -227,16 +227,19 @@ impl LineSplitter {
             }
             if let Some(object) = entry.json(&self.source) {
                 let priority = entry.priority_and_text(false).0;
-                return batch.lines.extend(daemon_log::prefix_lines(priority, object.into_bytes()));
+                return batch.lines.extend(batch.queue.prefix_lines(priority, object.into_bytes()));
             }
         } else if form == LineForm::Text && !is_part && !entry.is_plain() {
             fields = entry.text_fields(&self.source);
         }
-        batch.lines.extend_from_slice(entry.text);
-        batch.lines.extend_from_slice(fields.as_bytes());
+        let mut lines = [entry.text, fields.as_bytes()].concat();
         if is_whole {
-            batch.lines.push(b'\n');
+            lines.push(b'\n');
         }
+        if entry.has_own_priority() {
+            lines = batch.queue.prefix_lines(entry.priority_and_text(false).0, lines);
+        }
+        batch.lines.append(&mut lines);
     }
 
     fn log_hook_record(&self, level: &str, message: &str) {

@@ -25,6 +25,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The queue. Its thread ends with the process.
 #[derive(Debug, Default)]
 pub(super) struct LogQueue {
+    /// Whether the descriptor is the stream that systemd connected to the journal.
+    is_journal_stream: bool,
     state: Mutex<QueueState>,
     /// Notified when an entry was added, if [`QueueState::writer_waits`].
     arrived: Condvar,
@@ -73,12 +75,22 @@ impl LogQueue {
         name: &str,
         report_dropped: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Arc<Self>> {
-        let queue = Arc::new(Self::default());
+        let queue = Arc::new(Self { is_journal_stream: sink.is_journal_stream(), ..Self::default() });
         let writer = Arc::clone(&queue);
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || writer.run_writer(&sink, &report_dropped))?;
         Ok(queue)
+    }
+
+    /// Puts the priority before each line of an entry, such as `<3>` (sd-daemon(3)), if journald reads the
+    /// lines as a stream: it would give all of them the same priority.
+    pub(super) fn prefix_lines(&self, priority: u8, entry: Vec<u8>) -> Vec<u8> {
+        if !self.is_journal_stream {
+            return entry;
+        }
+        let lines = entry.split_inclusive(|byte| *byte == b'\n');
+        lines.flat_map(|line| [format!("<{priority}>").as_bytes(), line].concat()).collect()
     }
 
     /// Adds an entry of one line, or counts it as dropped. Never waits.

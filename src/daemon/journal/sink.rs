@@ -54,6 +54,11 @@ pub(super) struct Journald {
 }
 
 impl Sink {
+    /// Returns whether this is the stream that systemd connected to the journal.
+    pub(super) fn is_journal_stream(&self) -> bool {
+        matches!(self, Self::Descriptor(fd) if is_journal_stream(fd))
+    }
+
     /// Writes an entry. Blocks until it is written.
     ///
     /// # Errors
@@ -64,6 +69,13 @@ impl Sink {
             Self::Journald(journald) => journald.send(entry),
         }
     }
+}
+
+/// Returns whether a descriptor is the stream that systemd connected to the journal. `JOURNAL_STREAM` has
+/// the device and inode of that stream (systemd.exec(5)); a redirected descriptor has others.
+pub(super) fn is_journal_stream(fd: impl AsFd) -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    nix::sys::stat::fstat(fd).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
