@@ -168,8 +168,6 @@ WORKLOADS = {
         "requests_per_s",
         needs=("handshake",),
         note="a new connection with a full handshake for each request; ECDSA key on P-256; limit: no tickets",
-        page="ASGI hello over TLS, full handshakes",
-        reference="limit",
     ),
     "tls-resumption": Workload(
         f"ASGI hello over TLS, one worker, {CONNECTIONS} connections of one request, resumed sessions",
