@@ -1,7 +1,7 @@
 """send() of ASGI requests: frames, back-pressure, heads, bodies."""
 
 import pytest
-from support.asgi_exchanges import json_of, open_gate
+from support.asgi_exchanges import json_of, open_gate, spawn
 from support.fake_channel import BODY, CHUNKS, END, RESPOND
 from support.waiting import wait_until
 
@@ -102,7 +102,8 @@ def test_body_from_16_kib_uses_the_slab_while_it_has_room(worker):
         worker.wait_done(exchange)
 
 
-def test_full_ring_loses_no_frame(worker):
+def test_full_ring_loses_no_frame(fake, python, loop):
+    worker = spawn(fake, python, loop, APPLICATION, concurrency=20)
     exchanges = [worker.submit("/large?15872") for _ in range(20)]
     # Nothing is read yet, and twenty bodies below the slab's threshold do not fit into the ring.
     wait_until(
