@@ -396,7 +396,8 @@ DJANGO = """
         "handlers": {{"console": {{"class": "logging.StreamHandler"}}}},
         "root": {{"handlers": ["console"], "level": "WARNING"}},
     }}
-    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, LOGGING={logging})
+    # Django 4 refuses an empty key when an exception is shown.
+    settings.configure(ALLOWED_HOSTS=["*"], LOGGING={logging}, ROOT_URLCONF=__name__, SECRET_KEY="none")
     application = get_{interface}_application()
 
     def fail(request):
