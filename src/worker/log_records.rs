@@ -281,7 +281,8 @@ fn tagged<'py>(
     };
     let mut bytes = Vec::with_capacity(encoded.len() + 2 * tag.len());
     for (index, line) in encoded.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        if if index == 0 { !is_continued } else { request.is_some() } {
+        let needs_tag = if index == 0 { !is_continued } else { request.is_some() };
+        if needs_tag {
             bytes.extend_from_slice(tag.as_bytes());
         }
         bytes.extend_from_slice(line);

@@ -34,7 +34,7 @@ use crate::wait::{InterruptibleFutex, SignalHandlers};
 pub(crate) const MAX_WAKEUP_DELAY_NS: u64 = 500_000;
 
 /// Minimum size of a payload that is copied into the slab with the GIL released.
-const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
+pub(crate) const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// Minimum size of a payload that goes into the slab although it would fit into its frame. The daemon
 /// writes a chunk to the client without copying it; a payload in a frame is copied three more times.
@@ -142,12 +142,6 @@ impl Output {
     /// far within a millisecond, without a wake-up.
     pub(crate) fn is_daemon_waiting(&self) -> bool {
         BacklogWait(self.process.reactor_page.u32(REACTOR_BACKLOG_WAIT)).is_announced()
-    }
-
-    /// Returns whether a payload that would fit into its frame goes into the slab instead: it is not
-    /// small, and a chunk is free.
-    pub(crate) fn prefers_slab(&self, len: usize) -> Result<bool, ProtocolError> {
-        Ok(len >= MIN_CHUNK_PAYLOAD && lock(&self.slab).n_available()? > 0)
     }
 
     /// Copies a payload that would fit into its frame into a chunk instead, if the payload is not small

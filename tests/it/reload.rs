@@ -369,7 +369,7 @@ fn sigusr2_names_what_happens_to_connections() {
 }
 
 #[test]
-fn address_beside_a_socket_of_systemd_needs_no_restart() {
+fn address_that_a_socket_unit_overrides_needs_no_restart() {
     let (web, address) = systemd::tcp("127.0.0.1:0");
     let (metrics, _) = systemd::tcp("127.0.0.1:0");
     let rgun = rgun();

@@ -11,17 +11,15 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rgun_channel::ProtocolError;
 use rgun_channel::frame::{Body, Completion, CompletionKind, MAX_FIELDS, MESSAGE_COST};
-use rgun_channel::layout::{CHUNK_BYTES, MAX_INLINE_BODY, RESPONSE_WINDOW};
+use rgun_channel::layout::{MAX_INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
 use super::state::{Exchange, ExchangeState, Functions, PayloadKind, Pending, ResponseState, Stage};
 use crate::fault::Fault;
 use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
+use crate::output::{DETACHED_COPY_BYTES, MIN_CHUNK_PAYLOAD};
 use crate::python::FormattedError;
 use crate::wait::monotonic_ns;
-
-/// Minimum size of a payload that is copied into the slab with the GIL released.
-const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// Number and encoding of the fields of a frame without fields.
 pub(super) const NO_FIELDS: (u16, &[u8]) = (0, &[]);
@@ -135,10 +133,7 @@ impl ExchangeState {
         // An empty part sends the head, as in uvicorn.
         match bytes {
             Some(bytes) if end > 0 => {
-                if self.fits_inline(end)
-                    && self.can_send()
-                    && !self.application.worker.output.prefers_slab(end)?
-                {
+                if end < MIN_CHUNK_PAYLOAD && self.fits_inline(end) && self.can_send() {
                     return self.send_inline(py, &bytes.as_bytes()[..end], kind);
                 }
                 self.response.pending = Some(Pending { bytes: bytes.clone().unbind(), start: 0, end, kind });
@@ -162,16 +157,18 @@ impl ExchangeState {
                 break;
             }
             let rest = &bytes.bind(py).as_bytes()[start..end];
-            if self.fits_inline(rest.len()) && !worker.output.prefers_slab(rest.len())? {
-                self.send_inline(py, rest, kind)?;
-                continue;
-            }
-            let mut chunks = Vec::new();
-            let mut taken = if rest.len() >= DETACHED_COPY_BYTES {
+            let (fits, mut chunks) = (self.fits_inline(rest.len()), Vec::new());
+            let mut taken = if fits {
+                worker.output.try_fill_chunk(rest, &mut chunks)?
+            } else if rest.len() >= DETACHED_COPY_BYTES {
                 py.detach(|| worker.output.try_fill_chunks(rest, &mut chunks))?
             } else {
                 worker.output.try_fill_chunks(rest, &mut chunks)?
             };
+            if fits && taken == 0 {
+                self.send_inline(py, rest, kind)?;
+                continue;
+            }
             if taken == 0 {
                 worker.output.space_flag().announce_wait();
                 taken = worker.output.try_fill_chunks(rest, &mut chunks)?;

@@ -96,5 +96,5 @@ fn reactor_spins_for_serial_quick_requests() {
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
     rig.dispatcher.before_park();
     assert!(!rig.dispatcher.lock().spinner.is_active());
-    assert!(!rig.dispatcher.reactor().is_spinning(), "workers are told to stop");
+    assert!(!rig.dispatcher.reactor().is_spinning(), "workers must stop spinning");
 }
