@@ -33,6 +33,7 @@ mod forwarded;
 mod framing;
 mod half_close;
 mod hand_over;
+mod hand_over_requests;
 mod health;
 mod http1;
 mod journal;

@@ -101,7 +101,10 @@ async fn serve_http1(connection: Arc<Connection>, mut serving: Box<HttpConn>) {
     // dropped.
     let mut close_guard = CloseGuard::new(&connection);
     loop {
-        if let Err(error) = (&mut *serving).await {
+        // hyper's connection also ends with an error when its request goes to the next daemon.
+        if let Err(error) = (&mut *serving).await
+            && !connection.should_leave_http()
+        {
             tracing::debug!(client = %connection.peer.address, error = %crate::error_chain::Chain(&error),
                 "a connection ended early");
             break;
@@ -156,6 +159,7 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream, input: FirstInput
         reads_forwarded,
         tls,
         refused_head,
+        withdrawn: OnceLock::new(),
         stream_signals: None,
         peer_process,
     });
@@ -185,7 +189,8 @@ fn continuation(http_conn: Box<HttpConn>) -> Option<Continuation> {
     let server = &service.context.server;
     if wire.is_detached() {
         let (stream, buffered) = wire.into_parts();
-        let unread = [&*read_buf, &*buffered].concat();
+        let request = service.context.withdrawn.get().map_or(&[][..], Vec::as_slice);
+        let unread = [request, &*read_buf, &*buffered].concat();
         return Some(Continuation::Parked { server: Arc::clone(server), stream, unread });
     }
     service.context.connection.set_http1(false, false);

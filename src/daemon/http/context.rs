@@ -247,6 +247,9 @@ pub(super) struct ConnContext {
     /// Set when a head was refused (HTTP/1): hyper received a stand-in request instead, the last
     /// request of the connection.
     pub(super) refused_head: OnceLock<RefusedHead>,
+    /// The connection's request, written as HTTP/1, if it was taken back from the dispatcher for the
+    /// next daemon. The connection serves nothing more.
+    pub(super) withdrawn: OnceLock<Vec<u8>>,
     /// Set if `connection` is an HTTP/2 stream.
     pub(super) stream_signals: Option<StreamSignals>,
     /// The process at the other end of a unix socket, for the access log: `unix, pid 4711, uid 33`.

@@ -19,7 +19,7 @@ use super::body::response::ResponseBody;
 use super::context::{ConnContext, X_REQUEST_ID};
 use super::fault::{HealthResult, Refusal};
 use super::file_server::{SendfileDecision, ServedFile, decide_sendfile};
-use super::h1::early_hints;
+use super::h1::{early_hints, replay};
 use super::request::{Admitted, LateRefusal, RequestExtra, RequestProgress};
 use super::request_meta::RequestMeta;
 use super::response::{
@@ -157,8 +157,22 @@ impl ResponseFuture {
                     }
                 }
                 self.poll_half_close(cx);
+                self.withdraw_for_next_daemon();
                 Poll::Pending
             }
+        }
+    }
+
+    /// Takes the request back from the dispatcher if the connection goes to the next daemon and the
+    /// request has not started. The connection then leaves HTTP when it is flushed, after this poll.
+    fn withdraw_for_next_daemon(&mut self) {
+        let Some((context, _)) = &self.request else { return };
+        let Some(max_body) = context.connection.movable_body_len() else { return };
+        let Some(ticket) = self.progress.ticket_mut() else { return };
+        if let Some(text) = ticket.withdraw(|request, body| replay::encode(request, body, max_body)) {
+            self.progress = RequestProgress::Abandoned;
+            // Cannot be set already: the connection serves nothing after this request.
+            let _ = context.withdrawn.set(text);
         }
     }
 
@@ -305,6 +319,10 @@ impl Future for ResponseFuture {
 impl Drop for ResponseFuture {
     fn drop(&mut self) {
         let Some((context, meta)) = self.request.take() else { return };
+        if context.withdrawn.get().is_some() && !context.connection.is_closed() {
+            // The next daemon logs the request.
+            return;
+        }
         let worker = self.progress.ticket().and_then(Ticket::worker);
         context.connection.count_unanswered();
         log_unanswered(&context, &meta, worker);

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use super::detached::ConnectionRecord;
+use super::phase::Phase;
 use super::socket::ClientSocket;
 use super::stream::ClientStream;
 use super::tracker::ConnectionTracker;
@@ -13,6 +14,8 @@ use super::tracker::ConnectionTracker;
 pub struct StoredConnection {
     /// The socket.
     pub socket: OwnedFd,
+    /// The client has sent a request or a part of one, which the previous daemon has read.
+    pub has_request: bool,
     /// The connection's record; `None` if it is lost or cannot be read.
     pub record: Option<ConnectionRecord>,
     /// Index of the listener whose settings apply; `None` if no listener of this daemon can continue
@@ -38,18 +41,16 @@ impl ConnectionTracker {
     /// # Errors
     /// The descriptor is not a socket of a client, or cannot be registered with the reactor.
     pub fn adopt(&self, stored: StoredConnection) -> io::Result<Adopted> {
-        let StoredConnection { socket, record, listener } = stored;
-        // Without a record, only bytes that are still in the socket show a request: those that the
-        // previous daemon has read are lost.
-        let has_input = match &record {
-            Some(record) if !record.unread.is_empty() => true,
-            _ => rustix::io::ioctl_fionread(&socket)? > 0,
-        };
+        let StoredConnection { socket, has_request, record, listener } = stored;
+        let has_input = has_request || rustix::io::ioctl_fionread(&socket)? > 0;
         let socket = ClientSocket::from_stored(socket)?;
         match (record, listener) {
             (Some(record), Some(listener)) => {
                 let connection = self.register(record.client, listener);
-                connection.resume(record.phase, record.phase_since);
+                // The timeouts of a head go on; a whole request has met them.
+                let is_whole = has_request && record.phase == Phase::Idle;
+                let since = if is_whole { connection.coarse_now() } else { record.phase_since };
+                connection.resume(record.phase, since);
                 Ok(Adopted::Resumed(ClientStream::new(socket, connection), record.unread))
             }
             (record, listener) => {

@@ -5,14 +5,12 @@
 //! timeout is therefore up to half a second late; it is early by at most one tick of the kernel's
 //! coarse clock, 10 ms.
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
 use super::alarm::Alarm;
-use super::detached::DetachedConnection;
 use super::directive::Directive;
 use super::eviction::Evictable;
 use super::interim::InterimSlot;
@@ -64,7 +62,7 @@ pub struct Connection {
     pub https: bool,
     /// Index of the listener that accepted the connection.
     pub listener: u16,
-    registry: Arc<Registry<Self>>,
+    pub(super) registry: Arc<Registry<Self>>,
     role: Role,
     phase: AtomicU8,
     /// Coarse time at which the phase began, or at which a write first blocked.
@@ -163,6 +161,16 @@ impl Connection {
         }
     }
 
+    /// True if the connection speaks HTTP/1 without TLS.
+    pub(super) fn is_plain_http1(&self) -> bool {
+        self.protocol.load(Ordering::Relaxed) == Protocol::PlainHttp1 as u8
+    }
+
+    /// Returns the coarse time at which the phase began, or at which a write first blocked.
+    pub(super) fn phase_since(&self) -> u32 {
+        self.phase_since.load(Ordering::Relaxed)
+    }
+
     /// Returns the current phase.
     pub fn phase(&self) -> Phase {
         Phase::from_byte(self.phase.load(Ordering::Relaxed))
@@ -203,20 +211,6 @@ impl Connection {
         }
     }
 
-    /// True if the drain may choose the connection for the next daemon.
-    pub(super) fn is_movable(&self) -> bool {
-        self.protocol.load(Ordering::Relaxed) == Protocol::PlainHttp1 as u8
-            && matches!(self.phase(), Phase::New | Phase::Head | Phase::Busy | Phase::Idle)
-    }
-
-    /// True if the connection must leave HTTP now, for the next daemon: no request is in progress,
-    /// and every response is written.
-    pub(super) fn should_hand_over(&self) -> bool {
-        self.directive() == Directive::HandOver
-            && matches!(self.phase(), Phase::New | Phase::Head | Phase::Idle)
-            && !self.is_write_blocked()
-    }
-
     /// True if the connection must leave HTTP now, without being closed: for the next daemon, or to
     /// be parked.
     pub fn should_leave_http(&self) -> bool {
@@ -243,19 +237,6 @@ impl Connection {
     /// True if the last write would have blocked.
     pub(super) fn is_write_blocked(&self) -> bool {
         self.write_blocked.load(Ordering::Relaxed)
-    }
-
-    /// True if the drain ends the connection after its response, which then carries `Connection:
-    /// close`. False if the next daemon continues the connection.
-    pub fn closes_after_response(&self) -> bool {
-        self.is_draining() && self.directive() != Directive::HandOver
-    }
-
-    /// Stores the connection's socket for the next daemon.
-    pub(super) fn hand_over(&self, socket: OwnedFd, unread: Vec<u8>) {
-        let (client, phase) = (Client { peer: self.peer.clone(), https: self.https }, self.phase());
-        let (listener, phase_since) = (self.listener, self.phase_since.load(Ordering::Relaxed));
-        self.registry.detach(DetachedConnection { socket, listener, client, phase, phase_since, unread });
     }
 
     /// Makes the connection end with a reset, because the response was aborted. After a plain

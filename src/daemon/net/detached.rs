@@ -1,8 +1,8 @@
 //! Connections on their way to the next daemon, and the state that describes them there.
 //!
-//! Only an HTTP/1 connection without TLS and without a request in progress is handed over: a new or
-//! idle one, or one with an incomplete head. When the tracker has chosen a connection, the
-//! connection's task detaches its socket from HTTP
+//! Only an HTTP/1 connection without TLS is handed over: a new or idle one, or one with an
+//! incomplete head, or with a request that has not started. When the tracker has chosen a
+//! connection, the connection's task detaches its socket from HTTP
 //! ([`ClientStream::hand_over`](super::ClientStream::hand_over)). `run` passes the sockets and the
 //! state through systemd's fd store to the next daemon, whose `edge` continues them
 //! ([`ConnectionTracker::adopt`](super::ConnectionTracker::adopt)).
@@ -36,7 +36,8 @@ pub struct DetachedConnection {
     pub(super) phase: Phase,
     /// Coarse time in milliseconds at which the phase began.
     pub(super) phase_since: u32,
-    /// Bytes that this daemon has read and that belong to no request that was served.
+    /// Bytes that this daemon has read and that belong to no request that was served. They may begin
+    /// with a whole request, which `http` has written again; the phase is then [`Phase::Idle`].
     pub(super) unread: Vec<u8>,
 }
 
@@ -195,6 +196,13 @@ fn take<'s>(state: &mut &'s [u8], len: usize) -> Result<&'s [u8], StateError> {
 /// The descriptor is not a socket.
 pub fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(sockopt::socket_cookie(socket)?)
+}
+
+impl DetachedConnection {
+    /// True if the client has sent a request, or a part of one, that this daemon has read.
+    pub fn has_request(&self) -> bool {
+        !self.unread.is_empty()
+    }
 }
 
 impl AsFd for DetachedConnection {

@@ -13,6 +13,7 @@ mod detached;
 mod directive;
 mod eviction;
 mod file_output;
+mod hand_over;
 mod handshake;
 mod interim;
 mod limits;

@@ -162,6 +162,12 @@ impl<C> Registry<C> {
         self.detached.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 
+    /// Returns the length in bytes of the input that the connections for the next daemon take along.
+    pub(super) fn detached_len(&self) -> usize {
+        let detached = self.detached.lock().unwrap_or_else(PoisonError::into_inner);
+        detached.iter().map(|connection| connection.unread.len()).sum()
+    }
+
     /// Takes the connections that are for the next daemon.
     pub(super) fn take_detached(&self) -> Vec<DetachedConnection> {
         std::mem::take(&mut *self.detached.lock().unwrap_or_else(PoisonError::into_inner))

@@ -92,6 +92,9 @@ impl ClientStream {
         // The stream's own descriptor is registered with the reactor, and is closed.
         match self.socket().as_fd().try_clone_to_owned() {
             Ok(socket) => self.connection.hand_over(socket, unread),
+            Err(error) if !unread.is_empty() => {
+                tracing::warn!(%error, "cannot keep a request for the next daemon, closing its connection");
+            }
             Err(error) => tracing::debug!(%error, "cannot keep a connection for the next daemon, closing it"),
         }
     }

@@ -252,8 +252,9 @@ impl ConnectionTracker {
         if !connection.is_movable() || connection.directive() == Directive::Abort {
             return false;
         }
-        if connection.directive() == Directive::HandOver {
-            if connection.should_hand_over() {
+        if connection.is_chosen() {
+            // A busy connection may have a request that was just revoked from a worker.
+            if connection.should_hand_over() || connection.phase() == Phase::Busy {
                 connection.wake();
             }
             return true;

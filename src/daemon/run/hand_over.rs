@@ -1,4 +1,4 @@
-//! Hands idle connections over to the next daemon through systemd's fd store, and takes over the
+//! Hands connections over to the next daemon through systemd's fd store, and takes over the
 //! connections of the previous daemon.
 
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use crate::config::{FDSTORE_VARIABLE, Listen};
 use crate::edge::Edge;
 use crate::error_chain::Chain;
 use crate::net::{ConnectionRecord, Listener, StoredConnection, cookie, decode, encode};
-use crate::systemd::fd_store::{self, CONNECTION_NAME, STATE_NAME, StoredDescriptor};
+use crate::systemd::fd_store::{self, CONNECTION_NAME, REQUEST_NAME, STATE_NAME, StoredDescriptor};
 
 /// Time allowed for systemd to receive and process the messages to its store.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,19 +42,26 @@ pub(super) fn store_detached(edge: &Edge) {
         // The state is sent first, because a stored connection without a record can only be closed.
         let state = fd_store::seal(&encode(&connections, edge.listener_names())?)?;
         fd_store::store(STATE_NAME, &[state.as_fd()], deadline)?;
-        let sockets: Vec<_> = connections.iter().map(|connection| connection.as_fd()).collect();
-        fd_store::store(CONNECTION_NAME, &sockets, deadline)?;
+        let (with_request, idle): (Vec<_>, Vec<_>) =
+            connections.iter().partition(|connection| connection.has_request());
+        for (name, connections) in [(CONNECTION_NAME, idle), (REQUEST_NAME, with_request)] {
+            let sockets: Vec<_> = connections.iter().map(|connection| connection.as_fd()).collect();
+            fd_store::store(name, &sockets, deadline)?;
+        }
         fd_store::synchronize(deadline)
     };
     let n_connections = connections.len();
+    let n_requests = connections.iter().filter(|connection| connection.has_request()).count();
     match store() {
         Ok(()) => tracing::info!(
             rgun.connections = n_connections,
-            "stored {n_connections} idle connections in systemd's fd store: a restart continues them"
+            "stored {n_connections} connections in systemd's fd store, {n_requests} with a request that has not \
+             started: a restart continues them"
         ),
         Err(error) => tracing::warn!(
             %error,
-            "cannot store {n_connections} idle connections in systemd's fd store; the next rgun may close them"
+            "cannot store {n_connections} connections in systemd's fd store, {n_requests} with a request that has not \
+             started; the next rgun may close them"
         ),
     }
 }
@@ -68,8 +75,9 @@ pub(super) fn take_over(
     if stored.is_empty() {
         return Vec::new();
     }
-    fd_store::remove(CONNECTION_NAME);
-    fd_store::remove(STATE_NAME);
+    for name in [CONNECTION_NAME, REQUEST_NAME, STATE_NAME] {
+        fd_store::remove(name);
+    }
     let (states, sockets): (Vec<_>, Vec<_>) =
         stored.into_iter().partition(|stored| stored.name == STATE_NAME);
     let mut records = HashMap::new();
@@ -80,10 +88,10 @@ pub(super) fn take_over(
         }
     }
     let mut connections = Vec::new();
-    for StoredDescriptor { fd: socket, .. } in sockets {
+    for StoredDescriptor { fd: socket, name } in sockets {
         let record = cookie(socket.as_fd()).ok().and_then(|cookie| records.remove(&cookie));
         let listener = record.as_ref().and_then(|record| listener_index(record, listeners, config));
-        connections.push(StoredConnection { socket, record, listener });
+        connections.push(StoredConnection { socket, has_request: name == REQUEST_NAME, record, listener });
     }
     let n_continued = connections.iter().filter(|connection| connection.listener.is_some()).count();
     let n_closed = connections.len() - n_continued;

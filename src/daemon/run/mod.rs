@@ -16,7 +16,7 @@
 //! | `status.rs` | the `STATUS=` line |
 //! | `generations.rs` | the configurations of the generations, and settings derived from them |
 //! | `file_settings.rs` | the settings of static files |
-//! | `hand_over.rs` | passing idle connections to the next daemon |
+//! | `hand_over.rs` | passing connections to the next daemon |
 //! | `reload.rs` | reloads: reading the configuration again, going live, the reply |
 //! | `reload_state.rs` | the data about reloads |
 //! | `control_socket.rs` | the control socket |

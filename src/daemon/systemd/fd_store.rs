@@ -14,8 +14,12 @@ use sd_notify::NotifyState;
 
 use super::notify;
 
-/// The name (`FDNAME=`) of stored connections.
+/// The name (`FDNAME=`) of stored connections whose clients have begun no request.
 pub const CONNECTION_NAME: &str = "rgun-connection";
+
+/// The name (`FDNAME=`) of stored connections whose clients have sent a request or a part of one,
+/// which is in the state.
+pub const REQUEST_NAME: &str = "rgun-request";
 
 /// The name (`FDNAME=`) of the memfd that describes the stored connections.
 pub const STATE_NAME: &str = "rgun-state";
@@ -29,7 +33,7 @@ const MAX_SEALED_BYTES: u64 = 256 << 20;
 /// A descriptor that the store has passed to this process.
 #[derive(Debug)]
 pub struct StoredDescriptor {
-    /// [`CONNECTION_NAME`] or [`STATE_NAME`].
+    /// [`CONNECTION_NAME`], [`REQUEST_NAME`] or [`STATE_NAME`].
     pub name: &'static str,
     /// The descriptor.
     pub fd: OwnedFd,
@@ -61,7 +65,7 @@ pub fn capacity(fallback: &str) -> usize {
 
 /// Returns the constant that equals `name`, if `name` is one of this module's.
 pub(super) fn stored_name(name: &str) -> Option<&'static str> {
-    [CONNECTION_NAME, STATE_NAME].into_iter().find(|constant| *constant == name)
+    [CONNECTION_NAME, REQUEST_NAME, STATE_NAME].into_iter().find(|constant| *constant == name)
 }
 
 /// Sends descriptors to the store (`FDSTORE=1`). systemd drops a descriptor on EPOLLHUP or EPOLLERR,

@@ -1,6 +1,7 @@
 """READY=1 is sent when the service can serve. A restart under load loses no request and no connection."""
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -42,8 +43,9 @@ def test_client_during_the_boot_is_answered(probe_app):
         host.restart()
 
 
-def test_restarts_under_load_lose_no_request():
-    with host.load() as load:
+@pytest.mark.parametrize(("path", "clients"), [("/", 6), ("/slow/0.02", 30)], ids=["quick", "queued"])
+def test_restarts_under_load_lose_no_request(path, clients):
+    with host.load(path, clients) as load:
         for _ in range(3):
             before = host.main_pid()
             host.systemctl("reset-failed", host.SERVICE, check=False)
@@ -81,6 +83,32 @@ def test_idle_connection_is_served_after_a_restart():
     assert host.main_pid() != before
     assert took < 5, f"the restart took {took:.1f} s for an idle connection"
     wait_until("the store is empty", lambda: host.show("NFileDescriptorStore") == "0")
+
+
+def test_waiting_requests_are_answered_by_the_next_daemon():
+    """Two requests run, one in each worker; the others wait, and do not hold up the restart."""
+    before = str(host.main_pid())
+    running = [host.start_slow_request(3)[0] for _ in range(2)]
+    waiting = [Connection(host.ADDRESS) for _ in range(10)]
+    body = bytes(range(256)) * 1024
+    for number, connection in enumerate(waiting):
+        head = f"POST /slow/1 HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.send(head.encode() + body if number % 2 else b"GET /slow/1 HTTP/1.1\r\nHost: test\r\n\r\n")
+    wait_until(
+        "all wait",
+        lambda: json.loads(host.run("rgun", "status", "--json").stdout)["queued"] == len(waiting),
+    )
+    host.systemctl("restart", host.SERVICE)
+    assert [
+        (answer.status, answer["x-probe-daemon"]) for answer in (request.result() for request in running)
+    ] == [(200, before)] * 2
+    now = str(host.main_pid())
+    assert now != before
+    for connection in waiting:
+        answer = connection.response()
+        assert (answer.status, answer["x-probe-daemon"], answer.all("connection")) == (200, now, [])
+        assert connection.request("GET", "/").status == 200, "the connection stays open"
+        connection.close()
 
 
 def test_full_store_of_connections_survives_a_restart():

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use rgun_channel::frame::ExchangeId;
+use rgun_channel::frame::{ExchangeId, Request};
 
 use crate::id::WorkerId;
 use crate::negotiation::ErrorFormat;
@@ -19,7 +19,9 @@ use crate::negotiation::ErrorFormat;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::data::Data;
 use crate::dispatch::exchange::ExchangeState;
-use crate::dispatch::exchange::response_parts::{BodyPiece, FilePart, ResponseHead, ResponseStart};
+use crate::dispatch::exchange::response_parts::{
+    BodyPiece, FilePart, RequestBody, ResponseHead, ResponseStart,
+};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::handles::upload::Upload;
 
@@ -130,6 +132,18 @@ impl Ticket {
     /// ticket.
     pub fn revoke(&self) -> bool {
         self.dispatcher.revoke(self.id)
+    }
+
+    /// Takes back a request that has not started. `copy` gets the request and its body, if that is
+    /// not in the request, and returns what the caller needs of them, or `None` to leave the request.
+    /// The ticket must not be polled after a request was taken back.
+    pub fn withdraw<T>(
+        &mut self,
+        copy: impl FnOnce(&Request<'_>, Option<&RequestBody>) -> Option<T>,
+    ) -> Option<T> {
+        let copied = self.dispatcher.withdraw(self.id, copy)?;
+        self.is_settled = true;
+        Some(copied)
     }
 
     /// Returns the time from the request's submission to its assignment to a worker; zero before

@@ -14,6 +14,7 @@ mod supervision;
 mod takeover;
 mod waiting;
 mod websocket;
+mod withdraw;
 
 use std::fs::File;
 use std::iter;

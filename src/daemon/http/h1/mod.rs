@@ -4,6 +4,7 @@
 
 pub(super) mod early_hints;
 pub(super) mod framing;
+pub(super) mod replay;
 mod wire;
 
 pub(super) use self::wire::{Wire, violation_of};

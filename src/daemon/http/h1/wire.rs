@@ -255,9 +255,16 @@ impl Wire {
     }
 
     /// Watches the client while its request is served: reads ahead, up to a limit, and reports a
-    /// reset as an error. After an orderly end of input the request is still answered.
+    /// reset as an error. After an orderly end of input the request is still answered. Also ends
+    /// hyper's connection when the request was taken back for the next daemon.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let connection = &self.context.connection;
+        if self.context.withdrawn.get().is_some() {
+            connection.set_phase(Phase::Idle);
+            self.is_detached = true;
+            // Ends hyper's connection; `conn` takes the socket from it.
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         if connection.should_abort() {
             return Err(self.stream.abort());
         }

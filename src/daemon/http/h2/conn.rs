@@ -261,6 +261,7 @@ impl Driver {
             reads_forwarded: self.reads_forwarded,
             tls: self.tls.clone(),
             refused_head: OnceLock::new(),
+            withdrawn: OnceLock::new(),
             stream_signals: Some(StreamSignals::default()),
             peer_process: self.peer_process.clone(),
         });
