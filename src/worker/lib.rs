@@ -6,8 +6,8 @@
 //! socket ([`control`]), loads the application ([`application`], `load.py`), claims requests from
 //! the submission ring ([`serve`]), calls the application ([`wsgi`], [`asgi`]) and sends responses
 //! through the completion ring and the slab ([`output`]). Records of Python's `logging` go to the daemon
-//! with their fields ([`log_records`]). A [`zygote`] forks workers; a worker can
-//! become a zygote. The process also reports its stacks ([`stacks`]), calls gunicorn's [`hooks`]
+//! with their fields ([`log_records`]), printed lines with their requests ([`tagged_stream`]). A [`zygote`]
+//! forks workers; a worker can become a zygote. The process also reports its stacks ([`stacks`]), calls gunicorn's [`hooks`]
 //! and forwards stop signals to the daemon ([`dispositions`]). As a service, the process is restricted
 //! before it loads the application ([`sandbox`]).
 //!
@@ -30,6 +30,7 @@ mod background;
 mod bodies;
 mod boot;
 mod control;
+mod current_request;
 mod dispositions;
 mod fastcall;
 mod fault;
@@ -53,8 +54,10 @@ mod serve;
 mod signal_mask;
 mod sources;
 mod stacks;
+mod tagged_stream;
 mod title;
 mod tls;
+mod turn;
 mod wait;
 mod worker;
 mod wsgi;

@@ -12,7 +12,7 @@ use crate::hooks::{Hooks, configure_logging};
 use crate::process::Process;
 use crate::role::{NextRole, WorkerInit};
 use crate::worker::Worker;
-use crate::{asgi, control, dispositions, log_records, serve, title, wsgi};
+use crate::{asgi, control, current_request, dispositions, serve, title, wsgi};
 
 /// Boots and serves until the daemon stops the worker or promotes it to a zygote.
 ///
@@ -24,7 +24,7 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
     let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
     let hooks: &'static Hooks = Box::leak(Box::new(hooks));
     let worker: &'static Worker = Box::leak(Box::new(Worker::new(*start, process, map, loop_eventfd)));
-    log_records::set_worker(py, Some(worker));
+    current_request::set_worker(py, Some(worker));
     let background: &'static BackgroundThread = Box::leak(Box::new(BackgroundThread::new(worker, hooks)));
     let start = &worker.start;
     control::spawn(worker, background)?;
@@ -63,7 +63,7 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, init: Worker
         }
     };
     if outcome.is_ok() && worker.is_promoted() {
-        log_records::set_worker(py, None);
+        current_request::set_worker(py, None);
         py.detach(|| {
             background.close(Duration::MAX);
             worker.release_channel();

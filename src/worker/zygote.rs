@@ -29,7 +29,7 @@ use crate::hooks::{Hooks, configure_logging};
 use crate::process::Process;
 use crate::python::{EX_SOFTWARE, clear_forked_child, embedded_module, exit_now, load_py};
 use crate::role::{NextRole, WorkerInit};
-use crate::{dispositions, sources, stacks, title, wsgi};
+use crate::{dispositions, log_records, sources, stacks, title, wsgi};
 
 /// Imports the application, runs the warm-up request and forks workers until the daemon stops the
 /// zygote. Also returns in every forked worker.
@@ -193,6 +193,7 @@ fn fork(
     match forked {
         Ok((0, intermediate)) => {
             clear_forked_child();
+            log_records::reset(py);
             let redirected = output.map_or(Ok(()), |ends| process.redirect_output(py, &ends));
             if redirected.and_then(|()| process.replace_descriptors(&control, &stacks)).is_err() {
                 // A report would be sent on the zygote's worker socket.

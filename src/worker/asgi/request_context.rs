@@ -1,5 +1,5 @@
 //! The contexts (PEP 567) of the tasks of requests: a context variable has the request's id, for
-//! records of `logging` ([`crate::log_records`]). Tasks and threads that copy the context inherit it.
+//! records of `logging` and printed lines ([`crate::current_request`]). Tasks and threads that copy the context inherit it.
 //!
 //! `ContextVar.set()` in each task would cost a small request 6 % of its instructions. Instead, an
 //! exchange has a context in which the variable has a cell, and puts the id into the cell. The next
@@ -18,7 +18,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
-use crate::log_records::{RequestCell, context_variable};
+use crate::current_request::{RequestCell, context_variable};
 use crate::python::reference_count;
 
 /// Creates the contexts.
