@@ -120,3 +120,34 @@ fn failed_start_shows_the_application_before_the_error() {
     assert!(banner.is_some() && banner < line("did not boot"), "{screen}");
     assert!(line(", listening on http://127.0.0.1:") == banner, "{screen}");
 }
+
+#[test]
+fn signal_that_ends_top_restores_the_terminal() {
+    let rgun = Rgun::fake();
+    let runtime = rgun.scratch().path().display().to_string();
+    let daemon = rgun.variable("RUNTIME_DIRECTORY", &runtime).start_ready();
+    for (signal, status) in
+        [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129), (Signal::SIGINT, 130), (Signal::SIGQUIT, 131)]
+    {
+        let top = format!(
+            "exec {} top --socket {}/control",
+            env!("CARGO_BIN_EXE_rgun"),
+            daemon.scratch().path().display()
+        );
+        // A shell that waits for the command, like the user's.
+        let line = format!("ulimit -c 0; sh -c 'echo pid $$; {top}'; echo status $?; stty -a");
+        let mut terminal = Rgun::fake().run_on_terminal(&line);
+        let pid = terminal.screen.wait_for("pid ");
+        let pid = pid.trim_start_matches("pid ").parse().expect("a number");
+        let screen = terminal.screen.wait_for("\x1b[?1049h");
+        assert!(screen.contains("\x1b[?25l"), "{screen:?}");
+        kill(Pid::from_raw(pid), signal).expect("it runs");
+        terminal.wait_exit();
+        let text = terminal.screen.text();
+        let (_, after) = text.split_once("\x1b[?25h\x1b[?1049l").expect("it leaves the screen");
+        assert!(!after.contains("\x1b["), "it draws on: {after:?}");
+        assert!(after.contains(&format!("status {status}")), "{after:?}");
+        let modes: Vec<_> = after.split_whitespace().map(|word| word.trim_end_matches(';')).collect();
+        assert!(["echo", "icanon", "isig"].iter().all(|mode| modes.contains(mode)), "{after:?}");
+    }
+}

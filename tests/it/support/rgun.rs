@@ -223,9 +223,13 @@ impl Rgun {
             .chain(self.arguments.iter().map(OsString::as_os_str))
             .map(|word| format!("'{}'", word.to_str().expect("UTF-8").replace('\'', "'\\''")))
             .collect();
-        let line = format!("stty columns {columns} rows 24; exec {}", words.join(" "));
+        self.run_on_terminal(&format!("stty columns {columns} rows 24; exec {}", words.join(" ")))
+    }
+
+    /// Runs a shell command on a terminal, with the environment of the daemon.
+    pub(crate) fn run_on_terminal(self, line: &str) -> Terminal {
         let mut script = Command::new("script");
-        script.args(["--quiet", "--flush", "--return", "--command", &line, "/dev/null"]);
+        script.args(["--quiet", "--flush", "--return", "--command", line, "/dev/null"]);
         self.set_environment(&mut script, &self.scratch.path().display().to_string());
         script.env("TERM", "xterm").env("SHELL", "/bin/sh");
         script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());

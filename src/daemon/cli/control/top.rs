@@ -5,9 +5,12 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -21,6 +24,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time allowed for a reply while a screen is shown: keys are read only between two screens.
 const SCREEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Maximum time that a signal waits for the terminal to take text.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Maximum number of requests on a screen.
 const MAX_REQUESTS: usize = 50;
@@ -87,10 +93,10 @@ pub(super) fn run(path: &Path, once: bool) -> Result<(), CallError> {
     if once || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Ok(print(&sample.text(None))?);
     }
-    let _screen = Screen::enter()?;
+    let screen = Screen::enter()?;
     let mut text = sample.text(None);
     loop {
-        draw(&text)?;
+        screen.draw(&text)?;
         if wait_for_quit()? {
             return Ok(());
         }
@@ -103,14 +109,6 @@ pub(super) fn run(path: &Path, once: bool) -> Result<(), CallError> {
             Err(error) => text = format!("no reply from the daemon ({error}); trying again\n"),
         }
     }
-}
-
-/// Draws a screen in one write, cut to the size of the terminal.
-fn draw(text: &str) -> io::Result<()> {
-    let size = tcgetwinsize(io::stdout()).map(|size| (usize::from(size.ws_col), usize::from(size.ws_row)));
-    // Some terminals do not know their size.
-    let (columns, rows) = size.ok().filter(|(columns, rows)| *columns > 0 && *rows > 2).unwrap_or((80, 24));
-    print(&screen(text, columns, rows))
 }
 
 /// Returns the control sequences and the text of a screen.
@@ -146,27 +144,100 @@ fn wait_for_quit() -> io::Result<bool> {
 }
 
 /// The terminal in the mode for the screen. Restores its earlier mode when it is dropped.
-struct Screen(Termios);
+struct Screen(Arc<TerminalMode>);
+
+/// The earlier state of the terminal.
+struct TerminalMode {
+    earlier: Termios,
+    /// Locked while something is drawn.
+    drawing: Mutex<()>,
+}
 
 impl Screen {
     fn enter() -> io::Result<Self> {
         let earlier = tcgetattr(io::stdin())?;
         let mut mode = earlier.clone();
-        // Ctrl-C arrives as a key, so that the mode is restored.
+        // Ctrl-C arrives as a key.
         mode.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
+        let screen = Self(Arc::new(TerminalMode { earlier, drawing: Mutex::new(()) }));
+        screen.0.restore_on_signals()?;
         tcsetattr(io::stdin(), OptionalActions::Now, &mode)?;
-        let screen = Self(earlier);
-        print(ENTER)?;
+        screen.print(ENTER)?;
         Ok(screen)
+    }
+
+    /// Draws a text in one write, cut to the size of the terminal.
+    fn draw(&self, text: &str) -> io::Result<()> {
+        let size =
+            tcgetwinsize(io::stdout()).map(|size| (usize::from(size.ws_col), usize::from(size.ws_row)));
+        // Some terminals do not know their size.
+        let (columns, rows) =
+            size.ok().filter(|(columns, rows)| *columns > 0 && *rows > 2).unwrap_or((80, 24));
+        self.print(&screen(text, columns, rows))
+    }
+
+    fn print(&self, text: &str) -> io::Result<()> {
+        let _drawing = self.0.drawing.lock().unwrap_or_else(PoisonError::into_inner);
+        print(text)
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
         // Nothing else can be done if the terminal is gone.
-        let _ = print(LEAVE);
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+        let _ = self.print(LEAVE);
+        let _ = self.0.restore_modes();
     }
+}
+
+impl TerminalMode {
+    /// Starts a thread that restores the terminal when a signal ends the process.
+    fn restore_on_signals(self: &Arc<Self>) -> io::Result<()> {
+        let signals: SigSet =
+            [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM].into_iter().collect();
+        // Blocked in all threads, as sigwait(3) requires.
+        signals.thread_block()?;
+        let mode = Arc::clone(self);
+        let end = move || {
+            let Ok(signal) = signals.wait() else { return };
+            let _ = mode.restore_modes();
+            // Until the end of the process, so that nothing is drawn any more.
+            let _drawing = mode.lock_for(LEAVE_TIMEOUT);
+            if can_print(LEAVE_TIMEOUT) {
+                // Not by `Stdout`, whose lock the other thread may have.
+                let _ = rustix::io::write(io::stdout(), LEAVE.as_bytes());
+            }
+            // Ends the process as the signal does by default, unless it is ignored.
+            let _ = signals.thread_unblock().and_then(|()| raise(signal));
+            std::process::exit(128 + signal as i32);
+        };
+        thread::Builder::new().name("signals".to_owned()).spawn(end).map(drop)
+    }
+
+    fn restore_modes(&self) -> rustix::io::Result<()> {
+        tcsetattr(io::stdin(), OptionalActions::Now, &self.earlier)
+    }
+
+    /// Waits until nothing is drawn. `None` after the timeout: the terminal does not take what is drawn.
+    fn lock_for(&self, timeout: Duration) -> Option<MutexGuard<'_, ()>> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.drawing.try_lock() {
+                Ok(guard) => return Some(guard),
+                Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+/// Returns whether the terminal takes text within a time: Ctrl-S stops it.
+fn can_print(timeout: Duration) -> bool {
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut fds, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX))
+        .is_ok_and(|n_ready| n_ready > 0)
 }
 
 #[cfg(test)]
