@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -373,6 +374,40 @@ fn reload_with_a_bad_certificate_changes_nothing() {
     assert_eq!(get(&mut client, "/hello").unwrap().0, 200);
     assert_eq!(presented(&client), der(&good));
     assert_eq!(daemon.log.text().matches("generation 2").count(), 0, "no worker was booted");
+}
+
+#[test]
+fn reload_reports_warnings_about_new_certificates() {
+    let good = self_signed(&["localhost"]);
+    let daemon = tls_rgun(&[&good], "").start_ready();
+    let files = [("0.crt", 0o644), ("0.key", 0o600)].map(|(name, mode)| {
+        let path = daemon.scratch().join(name);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("a file of the test");
+        path.display().to_string()
+    });
+    let (succeeded, text) = reload(&daemon);
+    assert!(succeeded && !text.contains(&files[0]) && !text.contains(&files[1]), "{text}");
+
+    let key = KeyPair::from_pem(&good.key).expect("a key");
+    let mut params = CertificateParams::default();
+    params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    daemon.scratch().write("0.crt", &params.self_signed(&key).expect("a certificate").pem());
+    let mode = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&files[1], mode).expect("a file of the test");
+    let (succeeded, text) = reload(&daemon);
+    assert!(succeeded, "warnings only: {text}");
+    let warnings = [
+        format!("tls.cert = \"{}\": expired on ", files[0]),
+        format!("tls.cert = \"{}\": has no host name or address (subjectAltName)", files[0]),
+        format!("tls.key = \"{}\": every user of this machine can read it (mode 0644)", files[1]),
+    ];
+    for warning in warnings {
+        let lines: Vec<_> = text.lines().filter(|line| line.contains(&warning)).collect();
+        assert_eq!(lines.len(), 1, "{warning} in {text}");
+        daemon.log.wait_for(lines[0]);
+    }
+    assert!(text.contains("generation 3 serves"), "{text}");
 }
 
 #[test]
