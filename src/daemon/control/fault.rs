@@ -34,7 +34,7 @@ pub enum CallFault {
         /// The reason, for the operator.
         reason: String,
     },
-    /// The reload failed, and the old code keeps serving.
+    /// The reload failed; old workers that are ready keep serving.
     #[serde(rename = "io.rgun.Server.ReloadFailed")]
     ReloadFailed {
         /// The reason, in several lines.

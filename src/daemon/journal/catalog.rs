@@ -61,8 +61,8 @@ operator_events! {
     /// A worker has exited before it was ready, or was killed because it was not ready in time.
     BootFailed = "6a9c2832547746c68d675a0faebfeb26", "A worker did not boot",
         "The worker could not load the application: the entry has the reason and, the first time, \
-        the traceback. During a reload, the daemon discards the new code, and the old workers keep \
-        serving. Otherwise it tries again, with a growing pause. If other workers serve, clients \
+        the traceback. During a reload, the daemon discards the new code, and old workers that are \
+        ready keep serving. Otherwise it tries again, with a growing pause. If other workers serve, clients \
         notice nothing; without any worker, they are answered 503.\n\n\
         What to do: `rgun check` loads the application as the service's user and shows the same \
         error. After a correction, reload again, wait for the next attempt or run `systemctl \
@@ -177,10 +177,12 @@ operator_events! {
         "The workers of generation @RGUN_GENERATION@ serve. The old ones finish their requests \
         and exit.";
 
-    /// A reload has failed; the old code keeps serving.
-    ReloadFailed = "9e3ea2b196a54e05b67492ebfac6be80", "A reload has failed; the old code keeps serving",
-        "The new code or configuration does not work; the entry has the reason. No request was \
-        lost: the old workers keep serving.\n\n\
+    /// A reload has failed; ready workers keep the old code.
+    ReloadFailed = "9e3ea2b196a54e05b67492ebfac6be80", "A reload has failed; ready workers keep the old code",
+        "The new code or configuration does not work, and is discarded: the entry has the reason. \
+        Old workers that are ready keep serving, and no request was lost. If none was ready, \
+        nothing has changed for clients: requests wait or are answered 503 until a worker with the \
+        old code is ready, or a reload succeeds.\n\n\
         What to do: correct the error, run `rgun check`, then `systemctl reload` the unit again.";
 
     /// A reload has accepted settings that only a restart applies.

@@ -59,8 +59,8 @@ Gunicorn and uvicorn:
   refused, and the message says what to do instead.
 
 Exit status:
-  1   failure; reload: the new code failed, the old code keeps serving;
-      doctor: there is a problem
+  1   failure; reload: the new code failed, old workers that are ready keep
+      serving; doctor: there is a problem
   64  the command line is wrong
   69  reload, status, workers, requests, top, stacks, scale, drain: no daemon
       answers; doctor: no systemd answers
