@@ -7,11 +7,14 @@ import asyncio
 import atexit
 import codecs
 import contextvars
+import logging
 import os
 import sys
 import threading
 
 N_ROUNDS = 24
+
+logging.basicConfig(format="%(message)s")
 
 
 class Waiting:
@@ -33,6 +36,8 @@ def print_many(name):
         sys.stdout.write(line)
         sys.stdout.write(" in")
         sys.stdout.write(" pieces\n")
+        sys.stderr.write(f"{line} half")
+        logging.warning("%s logged", line)
         sys.stderr.write(f"{line} first\n{line} second\n")
         if number % 6 == 0:
             # More than PIPE_BUF, and than the buffer of the stream.
@@ -46,7 +51,8 @@ def lines_of_many(name):
     for number in range(N_ROUNDS):
         line = f"({name}.{number})"
         yield from [line, f"{line} | of | several | texts", line, f"{line} on stderr"]
-        yield from [f"{line} in pieces", f"{line} first", f"{line} second"]
+        yield from [f"{line} in pieces", f"{line} half", f"{line} logged"]
+        yield from [f"{line} first", f"{line} second"]
         if number % 6 == 0:
             yield from [f"{line} {'o' * 12_000}", f"{line} {'e' * 12_000}", f"{line} waited"]
 
