@@ -81,6 +81,20 @@ def test_thread_without_a_request_gets_none_of_others(printer):
     printer.assert_printed(own + others)
 
 
+def test_tracebacks_that_threads_print_at_once_are_whole(printer):
+    requests = printer.get_many("/tracebacks")
+    n_tracebacks = N_ROUNDS * N_REQUESTS
+    wait_until("the ends of all tracebacks", lambda: printer.count("ValueError: ") >= n_tracebacks)
+    found = Counter()
+    for text, id in printer.printed():
+        first, *_, last = text.splitlines()
+        assert first == "Traceback (most recent call last):", text
+        found[last, id] += 1
+    assert found == Counter(
+        (f"ValueError: {name}.{number}", id) for name, id in requests.items() for number in range(N_ROUNDS)
+    )
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_tasks_and_their_threads_name_their_requests(start, loop):
     if loop == "uvloop":

@@ -30,3 +30,4 @@ mod terminal;
 pub mod thread;
 pub mod trace_ids;
 mod traceback;
+mod traceback_line;

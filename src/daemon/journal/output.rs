@@ -258,9 +258,7 @@ impl OutputReader {
         let streams = &mut self.streams;
         self.holding.retain(|number| {
             let Some(stream) = streams.get_mut(number) else { return false };
-            if stream.lines.deadline().is_some_and(|deadline| deadline <= now) {
-                stream.lines.release();
-            }
+            stream.lines.release_expired(now);
             stream.lines.deadline().is_some()
         });
     }

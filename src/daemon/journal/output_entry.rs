@@ -111,8 +111,7 @@ impl<'a> OutputEntry<'a> {
                 .filter(|(name, _)| is_extra_name(name))
                 .filter_map(|(name, value)| Some((name.as_str(), text_of(value)?))),
         );
-        let request_id = record.get("request_id").and_then(Value::as_str).filter(|id| is_request_id(id));
-        Some(Self { text: text.as_bytes(), priority: Some(priority), request_id, fields })
+        Some(Self { text: text.as_bytes(), priority: Some(priority), request_id: request_of(record), fields })
     }
 
     /// Returns true for a line without a request.
@@ -230,6 +229,11 @@ pub(super) fn message_of(record: &Map<String, Value>) -> Option<(&str, u8)> {
     }
     let priority = record.get("priority")?.as_u64()?;
     Some((record.get("message")?.as_str()?, u8::try_from(priority.min(7)).ok()?))
+}
+
+/// Returns the request of a record.
+pub(super) fn request_of(record: &Map<String, Value>) -> Option<&str> {
+    record.get("request_id").and_then(Value::as_str).filter(|id| is_request_id(id))
 }
 
 /// Returns whether an id can be that of a request: as `is_acceptable` of http/request_id.rs.

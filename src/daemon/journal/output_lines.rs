@@ -7,7 +7,7 @@ use std::time::Instant;
 use rgun_channel::log_record::{LogToken, SEPARATOR};
 
 use super::daemon_log::{self, LineForm, OutputRoute};
-use super::output_entry::{OutputEntry, OutputSource};
+use super::output_entry::{OutputEntry, OutputSource, request_of};
 use super::output_parts::{LinePart, MAX_TAG_BYTES, parts, unfinished};
 use super::queue::LogQueue;
 use super::traceback::{ReleasedLines, Tracebacks};
@@ -90,25 +90,34 @@ impl LineSplitter {
             line.push(b'\n');
             self.log(line);
         }
-        self.release();
+        let released = self.tracebacks.release();
+        self.log_tracebacks(released);
     }
 
-    /// Returns when [`release`](Self::release) must be called; `None` if no traceback is held.
+    /// Returns when [`release_expired`](Self::release_expired) must be called; `None` if no traceback is
+    /// held.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.tracebacks.deadline()
     }
 
-    /// Logs the traceback that is held.
-    pub(super) fn release(&mut self) {
-        let released = self.tracebacks.release();
+    /// Logs the tracebacks that have been held for too long.
+    pub(super) fn release_expired(&mut self, now: Instant) {
+        let released = self.tracebacks.release_expired(now);
+        self.log_tracebacks(released);
+    }
+}
+
+impl LineSplitter {
+    fn log_tracebacks(&self, released: Vec<ReleasedLines>) {
+        if released.is_empty() {
+            return;
+        }
         if let Some(mut batch) = self.batch() {
             self.log_released(released, &mut batch);
             push_lines(&batch.queue, batch.lines);
         }
     }
-}
 
-impl LineSplitter {
     /// Logs whole lines, or a part of a line that is too long.
     fn log(&mut self, text: Vec<u8>) {
         let Some(mut batch) = self.batch() else { return };
@@ -169,28 +178,30 @@ impl LineSplitter {
         Some(Batch { queue: Arc::clone(queue), form, lines: Vec::new() })
     }
 
-    /// Returns whether a part of a line is held as that of a traceback. If it does not belong to the
-    /// traceback that is held, this is logged.
+    /// Returns whether a part of a line is held as that of a traceback. Logs tracebacks that come before it.
     fn holds(&mut self, part: &LinePart<'_>, is_whole: bool, now: Instant, batch: &mut Batch) -> bool {
         let (released, is_held) = match part {
             _ if batch.form == Some(LineForm::Raw) => return false,
             LinePart::Text(text, request) if is_whole && !self.is_continued => {
                 self.tracebacks.take(text, *request, now)
             }
-            _ => (self.tracebacks.release(), false),
+            // All: none may be logged before the rest of the line.
+            LinePart::Text(..) => (self.tracebacks.release(), false),
+            LinePart::Record(record) => (self.tracebacks.release_before(request_of(record)), false),
         };
         self.log_released(released, batch);
         is_held
     }
 
-    fn log_released(&self, released: Option<ReleasedLines>, batch: &mut Batch) {
-        let Some(released) = released else { return };
-        let request = released.request.as_deref();
-        if let Some(text) = released.traceback() {
-            self.log_entry(OutputEntry::traceback(text, request), true, batch);
-        }
-        for line in released.lines() {
-            self.log_entry(OutputEntry::line(line, request), true, batch);
+    fn log_released(&self, released: Vec<ReleasedLines>, batch: &mut Batch) {
+        for released in released {
+            let request = released.request.as_deref();
+            if let Some(text) = released.traceback() {
+                self.log_entry(OutputEntry::traceback(text, request), true, batch);
+            }
+            for line in released.lines() {
+                self.log_entry(OutputEntry::line(line, request), true, batch);
+            }
         }
     }
 
@@ -339,13 +350,30 @@ mod tests {
     }
 
     #[test]
-    fn record_ends_a_traceback() {
+    fn traceback_ends_before_a_part_of_a_line() {
+        let long = "x".repeat(MAX_LINE + 1000);
+        let heading = "\x1e#@a\x1eTraceback (most recent call last):\n\x1e#@a\x1e  File \"a.py\"\n";
+        let entries = entries_of(&[&marked(heading.as_bytes()), long.as_bytes(), b"\n"]);
+        let (first, second) = entries.split_once("PRIORITY=6\n").unwrap();
+        assert!(first.starts_with("PRIORITY=3\nRGUN_REQUEST_ID=a\n"), "{first}");
+        assert!(second.starts_with("MESSAGE=xxx"), "{second}");
+    }
+
+    #[test]
+    fn record_ends_the_traceback_of_its_request() {
         let stream =
             [b"Traceback (most recent call last):\n  File \"a.py\"\n\x1e#", RECORD, b"\nE: x\n"].concat();
         assert_eq!(
             entries_of(&[&marked(&stream)]),
             "PRIORITY=3\nMESSAGE\n0\\x00\\x00\\x00\\x00\\x00\\x00\\x00Traceback (most recent call last):\n  File \
              \\\"a.py\\\"\nPRIORITY=4\nMESSAGE=m\nPRIORITY=6\nMESSAGE=E: x\n"
+        );
+        let lines =
+            b"\x1e#@a\x1eTraceback (most recent call last):\n\x1e#@a\x1e  File \"a.py\"\n\x1e#".as_slice();
+        assert_eq!(
+            entries_of(&[&marked(&[lines, RECORD, b"\n\x1e#@a\x1eE: x\n"].concat())]),
+            "PRIORITY=4\nMESSAGE=m\nPRIORITY=3\nRGUN_REQUEST_ID=a\nMESSAGE\n5\\x00\\x00\\x00\\x00\\x00\\x00\\x00\
+             Traceback (most recent call last):\n  File \\\"a.py\\\"\nE: x\n"
         );
     }
 }

@@ -5,58 +5,25 @@
 //! an exception group, whose lines have a margin. Further lines of an exception's message look
 //! like other output: they are lines.
 //!
-//! Lines are held until the traceback has ended, or the next line does not belong to it; at most
-//! for a limited time and up to a limited size ([`Tracebacks::deadline`], [`MAX_BYTES`]). Lines of
-//! another request are not part of it.
+//! Lines are held until the traceback has ended, or the next line of its request does not belong to it;
+//! at most for a limited time and up to a limited size ([`Tracebacks::deadline`], [`MAX_BYTES`]). Lines
+//! of another request are not part of it, and come before it if another thread prints them meanwhile.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use super::traceback_line::{Last, PATIENCE_AT_END, begin};
 
 /// Maximum number of bytes that are held: those of one entry, as for a line.
 const MAX_BYTES: usize = 48 << 10;
 
-/// Maximum time between two lines of a traceback. Before some of them Python reads the source.
-const PATIENCE_WITHIN: Duration = Duration::from_secs(1);
+/// Maximum number of tracebacks that are held for a stream: threads may print some at the same time.
+const MAX_HELD: usize = 32;
 
-/// Maximum time between two exceptions of a chain.
-const PATIENCE_AT_END: Duration = Duration::from_millis(100);
-
-const HEADING: &[u8] = b"Traceback (most recent call last):";
-const GROUP_HEADING: &[u8] = b"  + Exception Group Traceback (most recent call last):";
-
-/// Lines before a heading, by their beginning: `threading`'s, and those about `__del__` and the like.
-const INTRODUCTIONS: [&[u8]; 2] = [b"Exception in thread ", b"Exception ignored "];
-
-/// The lines between the exceptions of a chain; a blank line is before and after each.
-const LINKS: [&[u8]; 2] = [
-    b"During handling of the above exception, another exception occurred:",
-    b"The above exception was the direct cause of the following exception:",
-];
-
-/// The last line that is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Last {
-    Introduction,
-    Heading,
-    /// An indented line.
-    Frame,
-    /// The line of the exception.
-    Exception,
-    /// A line of a group.
-    Group,
-    /// The last line of a group, or of a group within it.
-    GroupEnd,
-    /// The blank line after an exception.
-    Blank,
-    /// One of [`LINKS`].
-    Link,
-    /// The blank line after a link.
-    BlankAfterLink,
-}
-
-/// The traceback of a stream, while it is read.
+/// The tracebacks of a stream, while they are read.
 #[derive(Debug, Default)]
 pub(super) struct Tracebacks {
-    held: Option<OpenTraceback>,
+    /// At most one of each request, and one of none.
+    held: Vec<OpenTraceback>,
 }
 
 #[derive(Debug)]
@@ -89,42 +56,76 @@ impl Tracebacks {
         line: &[u8],
         request: Option<&str>,
         now: Instant,
-    ) -> (Option<ReleasedLines>, bool) {
-        if let Some(held) = &mut self.held
-            && held.add(line, request, now)
-        {
-            return (None, true);
+    ) -> (Vec<ReleasedLines>, bool) {
+        let mut released =
+            self.release_if(
+                |held| {
+                    if held.is_of(request) { !held.add(line, now) } else { held.may_have_ended() }
+                },
+            );
+        if self.held.iter().any(|held| held.is_of(request)) {
+            return (released, true);
         }
-        let released = self.release();
-        self.held = begin(line).map(|last| OpenTraceback {
+        let Some(last) = begin(line) else { return (released, false) };
+        if self.held.len() >= MAX_HELD {
+            released.push(self.held.remove(0).release());
+        }
+        self.held.push(OpenTraceback {
             text: line.to_vec(),
             certain: if last == Last::Group { line.len() } else { 0 },
             request: request.map(str::to_owned),
             last,
             since: now,
         });
-        (released, self.held.is_some())
+        (released, true)
+    }
+
+    /// Returns what must be logged before a record of this request.
+    pub(super) fn release_before(&mut self, request: Option<&str>) -> Vec<ReleasedLines> {
+        self.release_if(|held| held.is_of(request) || held.may_have_ended())
+    }
+
+    /// Returns what has been held for too long.
+    pub(super) fn release_expired(&mut self, now: Instant) -> Vec<ReleasedLines> {
+        self.release_if(|held| held.deadline() <= now)
     }
 
     /// Returns what is held.
-    pub(super) fn release(&mut self) -> Option<ReleasedLines> {
-        self.held.take().map(|OpenTraceback { text, certain, request, .. }| ReleasedLines {
-            text,
-            traceback: certain,
-            request,
-        })
+    pub(super) fn release(&mut self) -> Vec<ReleasedLines> {
+        self.release_if(|_| true)
     }
 
-    /// Returns when the held lines must be released.
+    fn release_if(&mut self, condition: impl FnMut(&mut OpenTraceback) -> bool) -> Vec<ReleasedLines> {
+        self.held.extract_if(.., condition).map(OpenTraceback::release).collect()
+    }
+
+    /// Returns when held lines must be released.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.held.as_ref().map(|held| held.since + held.last.patience())
+        self.held.iter().map(OpenTraceback::deadline).min()
     }
 }
 
 impl OpenTraceback {
-    /// Adds a line if it belongs to the traceback.
-    fn add(&mut self, line: &[u8], request: Option<&str>, now: Instant) -> bool {
-        if request != self.request.as_deref() || self.text.len() + 1 + line.len() > MAX_BYTES {
+    fn is_of(&self, request: Option<&str>) -> bool {
+        self.request.as_deref() == request
+    }
+
+    /// Returns whether lines of other requests must not be logged before this traceback.
+    fn may_have_ended(&self) -> bool {
+        self.last.patience() == PATIENCE_AT_END
+    }
+
+    fn deadline(&self) -> Instant {
+        self.since + self.last.patience()
+    }
+
+    fn release(self) -> ReleasedLines {
+        ReleasedLines { text: self.text, traceback: self.certain, request: self.request }
+    }
+
+    /// Adds the next line of the request if it belongs to the traceback.
+    fn add(&mut self, line: &[u8], now: Instant) -> bool {
+        if self.text.len() + 1 + line.len() > MAX_BYTES {
             return false;
         }
         let Some(next) = self.last.next(line) else { return false };
@@ -135,36 +136,6 @@ impl OpenTraceback {
         }
         (self.last, self.since) = (next, now);
         true
-    }
-}
-
-impl Last {
-    /// Returns the kind of a line that may follow; `None` if the line does not belong to the traceback.
-    fn next(self, line: &[u8]) -> Option<Self> {
-        match self {
-            Self::Introduction | Self::BlankAfterLink => heading(line),
-            Self::Heading => is_indented(line).then_some(Self::Frame),
-            Self::Frame if is_indented(line) => Some(Self::Frame),
-            Self::Frame => is_exception(line).then_some(Self::Exception),
-            Self::Exception => line.is_empty().then_some(Self::Blank),
-            // Another thread's; a group within a group has a margin.
-            Self::Group | Self::GroupEnd if line == GROUP_HEADING => None,
-            Self::Group | Self::GroupEnd => match line.trim_ascii_start() {
-                _ if !is_indented(line) => (self == Self::GroupEnd && line.is_empty()).then_some(Self::Blank),
-                [b'+', rule @ ..] if rule.iter().all(|byte| *byte == b'-') => Some(Self::GroupEnd),
-                [b'|' | b'+', ..] => Some(Self::Group),
-                _ => None,
-            },
-            Self::Blank => LINKS.contains(&line).then_some(Self::Link),
-            Self::Link => line.is_empty().then_some(Self::BlankAfterLink),
-        }
-    }
-
-    fn patience(self) -> Duration {
-        match self {
-            Self::Exception | Self::GroupEnd | Self::Blank => PATIENCE_AT_END,
-            _ => PATIENCE_WITHIN,
-        }
     }
 }
 
@@ -182,43 +153,11 @@ impl ReleasedLines {
     }
 }
 
-/// Returns the kind of a line that may begin a traceback. It may have a prefix such as `<3>`.
-fn begin(line: &[u8]) -> Option<Last> {
-    let line = match line {
-        [b'<', b'0'..=b'7', b'>', rest @ ..] => rest,
-        line => line,
-    };
-    if INTRODUCTIONS.iter().any(|text| line.starts_with(text)) {
-        return Some(Last::Introduction);
-    }
-    // The first exception of the chain has no traceback, or a message of several lines.
-    if LINKS.contains(&line) {
-        return Some(Last::Link);
-    }
-    heading(line)
-}
-
-fn heading(line: &[u8]) -> Option<Last> {
-    match line {
-        HEADING => Some(Last::Heading),
-        GROUP_HEADING => Some(Last::Group),
-        _ => None,
-    }
-}
-
-fn is_indented(line: &[u8]) -> bool {
-    line.starts_with(b"  ")
-}
-
-/// Returns whether a line can be that of an exception: a name, and usually a message after a colon.
-/// The output of another thread may have come in between.
-fn is_exception(line: &[u8]) -> bool {
-    let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-    !name.is_empty() && !name.iter().any(u8::is_ascii_whitespace)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::traceback_line::PATIENCE_WITHIN;
     use super::*;
 
     const SIMPLE: &str = "Traceback (most recent call last):\n  File \"a.py\", line 1, in f\n    f()\n    ~^^\n  \
@@ -253,7 +192,7 @@ mod tests {
             if !is_held {
                 entries.push(shown(line.as_bytes(), request));
             }
-            assert_eq!(tracebacks.deadline().is_some(), is_held, "{line}");
+            assert!(tracebacks.deadline().is_some() || !is_held, "{line}");
             if expired {
                 add(&mut entries, tracebacks.release());
             }
@@ -262,11 +201,12 @@ mod tests {
         entries
     }
 
-    fn add(entries: &mut Vec<String>, released: Option<ReleasedLines>) {
-        let Some(released) = released else { return };
-        let request = released.request.as_deref();
-        entries.extend(released.traceback().map(|text| format!("!{}", shown(text, request))));
-        entries.extend(released.lines().map(|line| shown(line, request)));
+    fn add(entries: &mut Vec<String>, released: Vec<ReleasedLines>) {
+        for released in released {
+            let request = released.request.as_deref();
+            entries.extend(released.traceback().map(|text| format!("!{}", shown(text, request))));
+            entries.extend(released.lines().map(|line| shown(line, request)));
+        }
     }
 
     fn shown(text: &[u8], request: Option<&str>) -> String {
@@ -394,6 +334,45 @@ mod tests {
     }
 
     #[test]
+    fn tracebacks_of_requests_at_the_same_time_stay_whole() {
+        let ids = ["a", "b", "c"];
+        let lines = SIMPLE.split('\n').flat_map(|line| {
+            let tracebacks = ids.map(|id| (line, Some(id)));
+            tracebacks.into_iter().chain([("meanwhile", None), ("meanwhile", Some("d"))])
+        });
+        let mut entries = entries_of(lines, false);
+        entries.retain(|entry| !entry.ends_with("meanwhile"));
+        assert_eq!(entries, ids.map(|id| format!("!{id}: {SIMPLE}")));
+    }
+
+    #[test]
+    fn tracebacks_over_the_limit_are_released() {
+        let ids: Vec<String> = (0..=MAX_HELD).map(|number| number.to_string()).collect();
+        let heading = SIMPLE.split('\n').next().unwrap();
+        let mut tracebacks = Tracebacks::default();
+        let mut released: Vec<_> = ids
+            .iter()
+            .flat_map(|id| tracebacks.take(heading.as_bytes(), Some(id), Instant::now()).0)
+            .collect();
+        assert_eq!(released.len(), 1);
+        assert_eq!(released.pop().unwrap().request.as_deref(), Some("0"));
+        assert_eq!(tracebacks.release().len(), MAX_HELD);
+    }
+
+    #[test]
+    fn only_expired_tracebacks_are_released() {
+        let mut tracebacks = Tracebacks::default();
+        let start = Instant::now();
+        let heading = SIMPLE.split('\n').next().unwrap().as_bytes();
+        assert!(tracebacks.take(heading, Some("a"), start).1);
+        assert!(tracebacks.take(heading, Some("b"), start + PATIENCE_WITHIN / 2).1);
+        assert_eq!(tracebacks.deadline(), Some(start + PATIENCE_WITHIN));
+        let [released] = &tracebacks.release_expired(start + PATIENCE_WITHIN)[..] else { panic!() };
+        assert_eq!(released.request.as_deref(), Some("a"));
+        assert_eq!(tracebacks.deadline(), Some(start + PATIENCE_WITHIN / 2 + PATIENCE_WITHIN));
+    }
+
+    #[test]
     fn released_lines_are_entries_at_once() {
         let entries = entries_of(SIMPLE.split('\n').map(|line| (line, None)), true);
         assert_eq!(entries, SIMPLE.split('\n').collect::<Vec<_>>());
@@ -415,9 +394,9 @@ mod tests {
                 assert_eq!(waits, PATIENCE_AT_END);
             }
         }
-        assert!(tracebacks.release().is_some());
+        assert_eq!(tracebacks.release().len(), 1);
         assert_eq!(tracebacks.deadline(), None);
-        assert!(tracebacks.release().is_none());
+        assert!(tracebacks.release().is_empty());
     }
 
     #[test]

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 
 N_ROUNDS = 24
 
@@ -67,6 +68,14 @@ def do_many_in_background(text):
     thread.start()
     print_many(text)
     thread.join()
+
+
+def do_tracebacks(text):
+    for number in range(N_ROUNDS):
+        try:
+            raise ValueError(f"{text}.{number}")
+        except ValueError:
+            traceback.print_exc()
 
 
 def do_flush(_):
