@@ -16,9 +16,9 @@ use super::phase::Phase;
 /// takes more time and memory than a running worker needs for the request.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// Maximum length in bytes of all requests that go to the next daemon, less than the state may
-/// have.
-const MAX_TOTAL: usize = 64 * 1024 * 1024;
+/// Maximum length in bytes of all requests that go to the next daemon. While the state is written,
+/// memory holds it three times.
+const MAX_TOTAL: usize = 16 * 1024 * 1024;
 
 impl Connection {
     /// True if the drain may choose the connection for the next daemon.
