@@ -19,7 +19,7 @@ use crate::gil_cell::GilCell;
 use crate::process::{OutputFiles, Process};
 use crate::python::{load_py, register_fork_hook, system_exit};
 use crate::role::{NextRole, WorkerInit};
-use crate::{dispositions, lifecycle, log_records, oom_score, sandbox, stacks, zygote};
+use crate::{dispositions, lifecycle, log_records, oom_score, sandbox, stacks, std_streams, zygote};
 
 /// Boots and serves until the daemon stops the process.
 ///
@@ -63,6 +63,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
         let warning = format!("cannot restrict the worker by Landlock, continuing without: {error}");
         process.report(&Report::Warning(warning))?;
     }
+    std_streams::write_lines_at_once(py)?;
     if let Some(token) = log_token {
         log_records::install(py, process, token)?;
     }

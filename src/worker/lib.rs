@@ -54,6 +54,7 @@ mod serve;
 mod signal_mask;
 mod sources;
 mod stacks;
+mod std_streams;
 mod tagged_stream;
 mod title;
 mod tls;

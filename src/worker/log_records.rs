@@ -5,8 +5,6 @@
 //! or stderr. A [`TaggedStream`] writes what is printed to these two streams. Both happen only if the
 //! stream is a pipe of the daemon, and stop when the application puts another file in its place.
 
-use std::os::fd::RawFd;
-
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -18,6 +16,7 @@ use crate::current_request::current_request;
 use crate::gil_cell::GilCell;
 use crate::process::Process;
 use crate::python::embedded_module;
+use crate::std_streams::is_text_stream_of;
 use crate::tagged_stream::{TaggedStream, replace_methods};
 
 /// The streams whose methods are replaced.
@@ -117,19 +116,6 @@ fn write_of(stream: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
         }
     }
     Ok(None)
-}
-
-/// Returns whether an object is a plain `io.TextIOWrapper` of a descriptor: a subclass, or a `write`
-/// of its own, may do something else with the text.
-fn is_text_stream_of(stream: &Bound<'_, PyAny>, fd: RawFd) -> PyResult<bool> {
-    let py = stream.py();
-    if !stream.get_type().is(&py.import("io")?.getattr("TextIOWrapper")?) {
-        return Ok(false);
-    }
-    let number = stream.call_method0(intern!(py, "fileno")).and_then(|number| number.extract::<RawFd>());
-    // A closed stream has no descriptor.
-    let is_of_descriptor = number.is_ok_and(|number| number == fd);
-    Ok(is_of_descriptor && !stream.getattr(intern!(py, "__dict__"))?.contains(intern!(py, "write"))?)
 }
 
 fn python_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {

@@ -69,13 +69,11 @@ def printer(start):
 def test_threads_that_print_at_once_name_their_requests(start, unbuffered):
     printer = Printer(start, "wsgi", env={"PYTHONUNBUFFERED": unbuffered})
     requests = printer.get_many("/many")
-    printer.get("/flush")
     printer.assert_printed((line, id) for name, id in requests.items() for line in lines_of_many(name))
 
 
 def test_thread_without_a_request_gets_none_of_others(printer):
     requests = printer.get_many("/many_in_background")
-    printer.get("/flush")
     own = [(line, id) for name, id in requests.items() for line in lines_of_many(name)]
     others = [(line, None) for name in requests for line in lines_of_many("background-" + name)]
     printer.assert_printed(own + others)

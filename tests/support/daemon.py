@@ -143,8 +143,15 @@ def stop_all(daemons):
 
 
 def environment(more=None):
-    """Returns this process's variables and `more`, for a daemon; RGUN_* of this process are for the tests."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RGUN_")}
+    """Returns this process's variables and `more`, for a daemon; RGUN_* of this process are for the tests.
+
+    Services do not have PYTHONUNBUFFERED, which containers and CI often set.
+    """
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RGUN_") and name != "PYTHONUNBUFFERED"
+    }
     return {**own, "NO_COLOR": "1", **(more or {})}
 
 

@@ -78,10 +78,6 @@ def do_tracebacks(text):
             traceback.print_exc()
 
 
-def do_flush(_):
-    sys.stdout.flush()
-
-
 def do_progress(text):
     print("begins", text, end="", flush=True)
     print(" goes on", end="", flush=True)
@@ -165,6 +161,5 @@ async def asgi(scope, receive, send):
         await asyncio.sleep(0)
         print(f" and ends ({name}.{number})")
     await thread
-    sys.stdout.flush()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b""})
