@@ -139,6 +139,30 @@ fn sigquit_stops_at_once() {
 }
 
 #[test]
+fn requests_that_the_stop_ends_are_not_quarantined() {
+    for way in ["SIGQUIT", "a second SIGTERM", "the end of the drain"] {
+        let drain = if way == "the end of the drain" { "300ms" } else { "30s" };
+        let rgun = Rgun::fake().flags(["--workers", "3", "--graceful-timeout", drain]);
+        let mut daemon = rgun.set("workers.retry", "idempotent").set("log.slow", "50ms").start();
+        daemon.log.wait_for_count(3, "is ready after");
+        let mut clients: Vec<_> = (0..3).map(|_| daemon.connect()).collect();
+        for client in &mut clients {
+            client.send_get("/hang");
+        }
+        daemon.log.wait_for_count(3, "GET /hang is slow");
+        match way {
+            "SIGQUIT" => daemon.signal(Signal::SIGQUIT),
+            "a second SIGTERM" => assert!(daemon.signal_until_exit(Signal::SIGTERM).success()),
+            _ => daemon.signal(Signal::SIGTERM),
+        }
+        daemon.wait_exit();
+        for text in ["has killed two workers", "retrying"] {
+            assert_eq!(daemon.log.count(text), 0, "{way}: {}", daemon.log.text());
+        }
+    }
+}
+
+#[test]
 fn sigint_drains_as_sigterm_does() {
     let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();

@@ -95,12 +95,12 @@ impl Dispatcher {
         }
     }
 
-    /// Notes that the daemon is about to kill the worker, so that the worker's exchanges fail with
-    /// [`Fault::WorkerKilled`] and not with [`Fault::WorkerDied`].
-    pub fn mark_killed(&self, id: WorkerId) {
+    /// Notes that the daemon is about to kill the worker, or to ask it to exit. Its exchanges fail with
+    /// [`Fault::WorkerKilled`] and not with [`Fault::WorkerDied`], and are no causes of its end.
+    pub fn mark_stopped(&self, id: WorkerId) {
         let mut state = self.lock();
         if let Some(worker) = state.worker_index(id).and_then(|index| state.workers[index].as_mut()) {
-            worker.is_killed = true;
+            worker.is_stopped = true;
         }
     }
 
@@ -196,15 +196,15 @@ impl Dispatcher {
             }
         }
         state.load_stats.retain_stats(worker.generation, worker.responses);
-        // A retiring worker was asked to exit, or killed. A worker that was never admitted had only
+        // A retiring worker ends by itself or is killed. A worker that was never admitted had only
         // probes.
-        let is_crash = worker.is_admitted && !worker.is_retiring;
+        let is_crash = worker.is_admitted && !worker.is_retiring && !worker.is_stopped;
         self.report_lost(state, &worker, &started, now);
         let has_blocked = is_crash && self.record_crashes(state, &started, now);
         for id in started {
             let is_retried = is_crash && state.requeue_for_retry(id, now);
             if !is_retried {
-                let fault = if worker.is_killed { Fault::WorkerKilled } else { Fault::WorkerDied };
+                let fault = if worker.is_stopped { Fault::WorkerKilled } else { Fault::WorkerDied };
                 state.fail(id, fault(worker.id), now);
             } else if let Some(exchange) = state.exchanges.get(id) {
                 (self.notice)(Notice::Retried(

@@ -26,11 +26,14 @@ impl Daemon {
             }
             Action::Admit { worker } => self.dispatcher.admit(worker),
             Action::Retire { worker } => self.dispatcher.retire(worker),
-            Action::Terminate { worker } => self.command(worker, &Command::Stop),
+            Action::Terminate { worker } => {
+                self.dispatcher.mark_stopped(worker);
+                self.command(worker, &Command::Stop);
+            }
             Action::Promote { worker } => self.command(worker, &Command::Promote),
             Action::Kill { worker, abort } => {
                 if abort.is_some() {
-                    self.dispatcher.mark_killed(worker);
+                    self.dispatcher.mark_stopped(worker);
                 }
                 if !self.stack_dumps.delay_kill(worker) {
                     self.kill(worker);

@@ -244,6 +244,21 @@ fn second_crash_blocks_started_and_queued_fingerprints() {
 }
 
 #[test]
+fn stopped_worker_blames_and_retries_none() {
+    let mut rig = Rig::with(retry_policy(), 3);
+    for index in 0..2 {
+        let ticket = rig.submit(b"/");
+        let worker = rig.workers[index].id;
+        rig.dispatcher.mark_stopped(worker);
+        rig.crash_on(index, b"/");
+        assert_eq!(fault(ticket), Fault::WorkerKilled(worker));
+    }
+    assert_eq!(quarantined(&rig.take_notices()).len(), 0);
+    assert!(rig.dispatcher.lock().quarantine.is_empty());
+    assert_eq!(rig.workers[2].claim(), None);
+}
+
+#[test]
 fn blocked_request_is_revoked_from_its_worker() {
     let mut rig = Rig::fast();
     let second = rig.admit_new();

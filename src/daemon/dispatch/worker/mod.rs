@@ -67,8 +67,8 @@ pub(crate) struct Worker {
     pub(crate) is_retiring: bool,
     /// [`Notice::Drained`] was sent.
     pub(crate) drained_reported: bool,
-    /// The daemon is about to kill the worker.
-    pub(crate) is_killed: bool,
+    /// The daemon has asked the worker to exit, or is about to kill it.
+    pub(crate) is_stopped: bool,
     /// Limits the reports on the worker socket.
     report_limit: ReportLimiter,
     /// Number of requests the worker is done with.
@@ -98,7 +98,7 @@ impl Worker {
             is_admitted: false,
             is_retiring: false,
             drained_reported: false,
-            is_killed: false,
+            is_stopped: false,
             report_limit: ReportLimiter::new(now),
             n_served: 0,
             max_requests,
