@@ -11,6 +11,7 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -195,11 +196,14 @@ impl Edge {
     /// the deadline.
     ///
     /// Up to `hand_over` connections are detached instead of closed as soon as they are idle, for
-    /// [`Edge::take_detached`].
+    /// [`Edge::take_detached`]. Requests that have not started are detached with theirs, if
+    /// `has_next_daemon` returns true, which may block: shortly before the deadline, or while no worker
+    /// can serve them. Other requests that have not started then are answered 503.
     pub fn drain(
         &mut self,
         deadline: Instant,
         hand_over: usize,
+        has_next_daemon: fn() -> bool,
         notice: impl Fn(EdgeNotice) + Send + 'static,
     ) {
         if let Some(earlier) = self.drain.take() {
@@ -208,10 +212,24 @@ impl Edge {
         self.connections.begin_drain(hand_over);
         self.stop_accepting.send_replace(true);
         let (accepting, connections) = (self.stop_accepting.clone(), Arc::clone(&self.connections));
+        let dispatcher = self.dispatcher;
+        let (now, fifth) = (Instant::now(), deadline.saturating_duration_since(Instant::now()) / 5);
+        let (move_at, reject_at) = (now + 4 * fifth, deadline.checked_sub(fifth / 2).unwrap_or(deadline));
+        let has_next = Arc::new(AtomicBool::new(false));
+        if hand_over > 0 {
+            let has_next = Arc::clone(&has_next);
+            self.runtime.spawn_blocking(move || has_next.store(has_next_daemon(), Ordering::Relaxed));
+        }
+        let moves_requests = move || {
+            has_next.load(Ordering::Relaxed) && (Instant::now() >= move_at || dispatcher.load().workers == 0)
+        };
         let task = self.runtime.spawn(async move {
             accepting.closed().await;
-            connections.drain(deadline).await;
-            notice(EdgeNotice::Drained);
+            let drained = connections.drain(deadline, moves_requests);
+            tokio::select! {
+                () = drained => notice(EdgeNotice::Drained),
+                () = dispatcher.reject_waiting_from(reject_at) => {}
+            }
         });
         self.drain = Some(task.abort_handle());
     }

@@ -2,9 +2,12 @@
 //! systemd's fd store and are continued by the next daemon. `hand_over_requests` tests those with a
 //! whole request.
 
-use std::fs::File;
+use std::env;
+use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
@@ -27,6 +30,8 @@ pub(crate) struct Service {
     socket: OwnedFd,
     notified: NotifySocket,
     pub(crate) daemon: Daemon,
+    /// What `systemctl list-jobs` prints.
+    jobs: PathBuf,
 }
 
 impl Service {
@@ -50,9 +55,20 @@ impl Service {
     pub(crate) fn start_booting(rgun: Rgun, socket: OwnedFd, address: Address, max: usize) -> Self {
         let notified = NotifySocket::at(rgun.scratch());
         let passed = socket.try_clone().expect("descriptors are not scarce");
+        let path = format!("{}:{}", rgun.scratch().path().display(), env::var("PATH").unwrap_or_default());
+        let systemctl = rgun.scratch().write("systemctl", "#!/bin/sh\nexec cat \"${0%/*}/jobs\"\n");
+        fs::set_permissions(systemctl, fs::Permissions::from_mode(0o755)).expect("an own file");
+        rgun.scratch().write("jobs", "No jobs running.\n");
+        let jobs = rgun.scratch().join("jobs");
         let rgun = rgun.variable("NOTIFY_SOCKET", &notified.name).variable("FDSTORE", &max.to_string());
+        let rgun = rgun.variable("PATH", &path);
         let daemon = rgun.socket("web", passed).at(address.clone()).start();
-        Self { address, socket, notified, daemon }
+        Self { address, socket, notified, daemon, jobs }
+    }
+
+    /// Sets what `systemctl list-jobs` prints.
+    pub(crate) fn set_jobs(&self, jobs: &str) {
+        fs::write(&self.jobs, jobs).expect("an own file");
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -162,6 +178,24 @@ fn running_request_is_finished_and_its_connection_kept() {
     service.wait_exit();
     let _next = service.start_next();
     assert_eq!(client.get("/hello").status, 200);
+}
+
+#[test]
+fn queued_requests_are_finished_without_connection_close() {
+    let mut service = Service::start();
+    let mut clients: Vec<_> = (0..3).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        client.send_get("/slow/200");
+    }
+    service.wait_for_reads();
+    service.daemon.signal(Signal::SIGTERM);
+    for client in &mut clients {
+        let response = client.response();
+        assert_eq!((response.status, response.text().as_str()), (200, "slow"));
+        assert!(!response.has("connection"), "{:?}", response.fields);
+    }
+    service.wait_exit();
+    assert_eq!(service.n_stored(CONNECTION), 3);
 }
 
 #[test]

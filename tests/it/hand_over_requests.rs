@@ -4,29 +4,31 @@
 use nix::sys::signal::Signal;
 
 use crate::hand_over::{Service, change_state};
-use crate::support::{Client, Rgun, pattern, systemd};
+use crate::support::{Client, Gate, Rgun, pattern, systemd};
 
 /// The name of stored connections with a request.
 const REQUEST: &str = "rgun-request";
 
-/// A service of one thread, which is busy.
-struct Busy {
+/// A service whose worker has died; the next worker does not become ready.
+struct Stalled {
     service: Service,
-    /// The client whose request runs.
-    running: Client,
+    _gate: Gate,
 }
 
-impl Busy {
+impl Stalled {
     fn start(rgun: impl FnOnce(Rgun) -> Rgun) -> Self {
         let (socket, address) = systemd::tcp("127.0.0.1:0");
-        let service = Service::start_with(rgun(Rgun::fake()), socket, address, 100);
-        let mut running = service.connect();
-        running.send_get("/slow/1500");
-        service.wait_for_reads();
-        Self { service, running }
+        let (gated, gate) = Rgun::fake().gated();
+        let service = Service::start_booting(rgun(gated), socket, address, 100);
+        gate.open("");
+        service.daemon.log.wait_for("is ready after");
+        let mut client = service.connect();
+        client.send("POST /die HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        client.response().assert_error(502);
+        Self { service, _gate: gate }
     }
 
-    /// Sends a request, which is queued when the method returns.
+    /// Sends a request, which waits when the method returns.
     fn queue(&self, request: impl AsRef<[u8]>) -> Client {
         let mut client = self.service.connect();
         client.send(request);
@@ -34,12 +36,8 @@ impl Busy {
         client
     }
 
-    /// Stops the daemon, and checks that the running request is answered.
     fn stop(mut self) -> Service {
-        self.service.daemon.signal(Signal::SIGTERM);
-        let response = self.running.response();
-        assert_eq!((response.status, response.text().as_str()), (200, "slow"));
-        self.service.wait_exit();
+        self.service.stop();
         self.service
     }
 }
@@ -58,16 +56,15 @@ fn assert_body(client: &mut Client, transport: &str, body: &[u8]) {
 
 #[test]
 fn queued_request_is_answered_on_its_connection() {
-    let busy = Busy::start(|rgun| rgun.set("log.access", "true"));
+    let stalled = Stalled::start(|rgun| rgun.set("log.access", "true"));
     let hello = "GET /hello HTTP/1.1\r\nHost: test\r\n\r\n".as_bytes().to_vec();
-    let mut clients = [busy.queue(hello), busy.queue(post("", b""))];
-    let service = busy.stop();
+    let mut clients = [stalled.queue(hello), stalled.queue(post("", b""))];
+    let service = stalled.stop();
     assert_eq!(service.n_stored(REQUEST), 2);
     service
         .daemon
         .log
-        .wait_for("stored 3 connections in systemd's fd store, 2 with a request that has not started");
-    service.daemon.log.wait_for("/slow/1500");
+        .wait_for("stored 2 connections in systemd's fd store, 2 with a request that has not started");
     assert_eq!(service.daemon.log.count("/hello"), 0, "{}", service.daemon.log.text());
     let service = service.start_next();
     for client in &mut clients {
@@ -76,18 +73,18 @@ fn queued_request_is_answered_on_its_connection() {
         assert!(!response.has("connection"), "{:?}", response.fields);
         assert_eq!(client.get("/hello").status, 200, "the connection stays open");
     }
-    service.daemon.log.wait_for("took over 3 connections of the previous rgun");
+    service.daemon.log.wait_for("took over 2 connections of the previous rgun");
 }
 
 #[test]
 fn body_goes_along_whether_in_memory_spooled_or_chunked() {
-    let busy = Busy::start(|rgun| rgun);
+    let stalled = Stalled::start(|rgun| rgun);
     let (small, large) = (pattern(100), pattern(300_000));
     let mut clients = [
-        (busy.queue(post("Content-Length: 100\r\n", &small)), "inline", &small),
-        (busy.queue(post("Content-Length: 300000\r\n", &large)), "file", &large),
+        (stalled.queue(post("Content-Length: 100\r\n", &small)), "inline", &small),
+        (stalled.queue(post("Content-Length: 300000\r\n", &large)), "file", &large),
         (
-            busy.queue(post(
+            stalled.queue(post(
                 "Transfer-Encoding: chunked\r\n",
                 &[b"64\r\n", &*small, b"\r\n0\r\n\r\n"].concat(),
             )),
@@ -95,7 +92,7 @@ fn body_goes_along_whether_in_memory_spooled_or_chunked() {
             &small,
         ),
     ];
-    let service = busy.stop();
+    let service = stalled.stop();
     assert_eq!(service.n_stored(REQUEST), 3);
     let _next = service.start_next();
     for (client, transport, body) in &mut clients {
@@ -105,21 +102,66 @@ fn body_goes_along_whether_in_memory_spooled_or_chunked() {
 }
 
 #[test]
-fn large_body_is_served_by_the_stopping_daemon() {
-    let busy = Busy::start(|rgun| rgun);
-    let body = pattern(1_500_000);
-    let mut client = busy.queue(post("Content-Length: 1500000\r\n", &body));
-    let service = busy.stop();
-    assert_body(&mut client, "file", &body);
+fn large_body_stays() {
+    let stalled = Stalled::start(|rgun| rgun.set("timeouts.drain", "1s"));
+    let mut client = stalled.queue(post("Content-Length: 1500000\r\n", &pattern(1_500_000)));
+    let service = stalled.stop();
+    client.response().assert_error(503);
+    assert_eq!(service.n_stored(REQUEST), 0);
+}
+
+#[test]
+fn waiting_request_goes_along_when_the_drain_ends() {
+    let (socket, address) = systemd::tcp("127.0.0.1:0");
+    let mut service = Service::start_with(Rgun::fake().set("timeouts.drain", "2s"), socket, address, 100);
+    let (mut running, mut waiting) = (service.connect(), service.connect());
+    running.send_get("/hang");
+    service.wait_for_reads();
+    waiting.send_get("/hello");
+    service.wait_for_reads();
+    service.stop();
+    assert_eq!(service.n_stored(REQUEST), 1);
+    running.assert_closed();
+    let _next = service.start_next();
+    assert_eq!(waiting.response().status, 200);
+}
+
+#[test]
+fn oldest_request_is_answered_first() {
+    let stalled = Stalled::start(|rgun| rgun);
+    let clients: Vec<_> = (0..10)
+        .map(|number| stalled.queue(format!("GET /{number} HTTP/1.1\r\nHost: test\r\n\r\n")))
+        .collect();
+    let service = stalled.stop();
+    let log = |rgun: Rgun| rgun.set("log.access", "true");
+    let service = service.start_next_with(log(Rgun::fake()));
+    for mut client in clients {
+        assert_eq!(client.response().status, 404);
+    }
+    for number in 0..10 {
+        service.daemon.log.wait_for(&format!("GET /{number} 404"));
+    }
+    let text = service.daemon.log.text();
+    let order: Vec<_> = (0..10).map(|number| text.find(&format!("GET /{number} ")).unwrap()).collect();
+    assert!(order.is_sorted(), "{text}");
+}
+
+#[test]
+fn waiting_request_is_answered_at_a_stop_for_good() {
+    let stalled = Stalled::start(|rgun| rgun.set("timeouts.drain", "1s"));
+    stalled.service.set_jobs("JOB UNIT TYPE STATE\n7 rgun.service stop running\n");
+    let mut client = stalled.queue("GET /hello HTTP/1.1\r\nHost: test\r\n\r\n");
+    let service = stalled.stop();
+    client.response().assert_error(503);
     assert_eq!(service.n_stored(REQUEST), 0);
 }
 
 #[test]
 fn pipelined_requests_keep_their_order() {
-    let busy = Busy::start(|rgun| rgun);
+    let stalled = Stalled::start(|rgun| rgun);
     let second = "GET /pid HTTP/1.1\r\nHost: test\r\n\r\n";
-    let mut client = busy.queue([&*post("Content-Length: 3\r\n", b"one"), second.as_bytes()].concat());
-    let service = busy.stop();
+    let mut client = stalled.queue([&*post("Content-Length: 3\r\n", b"one"), second.as_bytes()].concat());
+    let service = stalled.stop();
     let _next = service.start_next();
     assert_body(&mut client, "inline", b"one");
     assert!(client.response().text().starts_with("pid="));
@@ -128,12 +170,12 @@ fn pipelined_requests_keep_their_order() {
 
 #[test]
 fn client_that_waited_for_100_continue_is_not_asked_again() {
-    let busy = Busy::start(|rgun| rgun);
-    let mut client = busy.queue(post("Content-Length: 3\r\nExpect: 100-continue\r\n", b""));
+    let stalled = Stalled::start(|rgun| rgun);
+    let mut client = stalled.queue(post("Content-Length: 3\r\nExpect: 100-continue\r\n", b""));
     client.read_exact("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
     client.send("one");
-    busy.service.wait_for_reads();
-    let service = busy.stop();
+    stalled.service.wait_for_reads();
+    let service = stalled.stop();
     let _next = service.start_next();
     let response = client.response();
     assert_eq!((response.status, response.text().as_str()), (200, "one"));
@@ -143,12 +185,12 @@ fn client_that_waited_for_100_continue_is_not_asked_again() {
 #[test]
 fn request_keeps_what_a_trusted_proxy_reports() {
     let trusting = |rgun: Rgun| rgun.set("proxy.trusted", "127.0.0.1").set("proxy.fields", "for,host,port");
-    let busy = Busy::start(trusting);
-    let mut client = busy.queue(
+    let stalled = Stalled::start(trusting);
+    let mut client = stalled.queue(
         "GET /echo?a=1 HTTP/1.1\r\nHost: inner\r\nX-Forwarded-For: 192.0.2.9\r\nX-Forwarded-Host: a.example\r\n\
          X-Forwarded-Port: 8080\r\nX-Request-ID: abc-123\r\nCookie: a=1\r\n\r\n",
     );
-    let service = busy.stop();
+    let service = stalled.stop();
     let _next = service.start_next_with(trusting(Rgun::fake()));
     let response = client.response();
     let values = ["peer", "host", "request id", "query", "cookie"].map(|name| response.value(name));
@@ -171,12 +213,13 @@ fn request_that_waits_for_the_first_worker_goes_along() {
 
 #[test]
 fn upload_that_completes_during_the_drain_goes_along() {
-    let busy = Busy::start(|rgun| rgun);
-    let mut client = busy.queue(post("Content-Length: 6\r\n", b"one"));
-    busy.service.daemon.signal(Signal::SIGTERM);
-    busy.service.daemon.log.wait_for("stopping: ");
+    let mut stalled = Stalled::start(|rgun| rgun);
+    let mut client = stalled.queue(post("Content-Length: 6\r\n", b"one"));
+    stalled.service.daemon.signal(Signal::SIGTERM);
+    stalled.service.daemon.log.wait_for("stopping: ");
     client.send("two");
-    let service = busy.stop();
+    stalled.service.wait_exit();
+    let service = stalled.service;
     assert_eq!(service.n_stored(REQUEST), 1);
     let _next = service.start_next();
     assert_body(&mut client, "inline", b"onetwo");
@@ -184,12 +227,12 @@ fn upload_that_completes_during_the_drain_goes_along() {
 
 #[test]
 fn websocket_handshake_goes_along() {
-    let busy = Busy::start(|rgun| rgun);
-    let mut client = busy.queue(
+    let stalled = Stalled::start(|rgun| rgun);
+    let mut client = stalled.queue(
         "GET /takeover/echo HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     );
-    let service = busy.stop();
+    let service = stalled.stop();
     assert_eq!(service.n_stored(REQUEST), 1);
     let _next = service.start_next();
     assert_eq!(client.response_head().status, 101);
@@ -197,9 +240,9 @@ fn websocket_handshake_goes_along() {
 
 #[test]
 fn request_whose_record_is_lost_is_answered_503() {
-    let busy = Busy::start(|rgun| rgun);
-    let mut client = busy.queue("GET /hello HTTP/1.1\r\nHost: test\r\n\r\n");
-    let mut service = busy.stop();
+    let stalled = Stalled::start(|rgun| rgun);
+    let mut client = stalled.queue("GET /hello HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut service = stalled.stop();
     change_state(&mut service, |state| state[8] = 99);
     let _next = service.start_next();
     let response = client.response();

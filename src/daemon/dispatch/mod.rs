@@ -28,11 +28,11 @@
 //! - [`state`]: everything behind the dispatcher's lock;
 //! - operations: [`submit`] and [`finish`] begin and end an exchange, [`permits`] applies path
 //!   rules, [`scheduler`] chooses a worker, [`completions`] collects completions, [`stream_frames`]
-//!   sends frames about the end of an exchange, [`half_close`] reacts to half-closed clients, [`withdraw`] takes requests back,
-//!   [`lifecycle`] attaches and removes workers, [`timers`] checks deadlines, [`slow_clients`]
-//!   takes responses of slow clients off their workers, [`measure`] samples the load, [`snapshot`]
-//!   lists requests and workers, [`readiness`] answers health checks, and `http` uses an exchange
-//!   through [`handles`].
+//!   sends frames about the end of an exchange, [`half_close`] reacts to half-closed clients,
+//!   [`withdraw`] ends waiting requests when the daemon stops, [`lifecycle`] attaches and removes
+//!   workers, [`timers`] checks deadlines, [`slow_clients`] takes responses of slow clients off their
+//!   workers, [`measure`] samples the load, [`snapshot`] lists requests and workers, [`readiness`]
+//!   answers health checks, and `http` uses an exchange through [`handles`].
 //!
 //! The imports of the files form no circle.
 

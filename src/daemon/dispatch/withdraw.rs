@@ -1,12 +1,18 @@
-//! Takes requests that have not started back from the dispatcher, for the next daemon.
+//! Ends requests that have not started when the daemon stops: takes them back for the next daemon, or
+//! rejects them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rgun_channel::frame::{ExchangeId, Request};
+use tokio::time::{sleep, sleep_until};
 
-use super::Dispatcher;
 use super::exchange::response_parts::RequestBody;
 use super::exchange::{Exchange, ExchangeState};
+use super::fault::Fault;
+use super::{Dispatcher, State};
+
+/// Interval at which new requests are rejected.
+const REJECT_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Dispatcher {
     /// Withdraws a request that waits for a worker or a permit. `copy` returns what the caller needs
@@ -26,6 +32,27 @@ impl Dispatcher {
         // The request may have held a permit, or may have held up requests behind it in the queue.
         self.refill_all(state, now);
         Some(copied)
+    }
+}
+
+impl Dispatcher {
+    /// Rejects all requests that have not started, from this time on and forever: the daemon stops.
+    pub async fn reject_waiting_from(&self, time: Instant) {
+        sleep_until(time.into()).await;
+        loop {
+            self.lock().reject_waiting(Instant::now());
+            sleep(REJECT_INTERVAL).await;
+        }
+    }
+}
+
+impl State {
+    fn reject_waiting(&mut self, now: Instant) {
+        // Held requests first, so that none of them gets the permit of a rejected request.
+        let waiting: Vec<_> = self.rules.held().chain(self.queue.iter()).collect();
+        for id in waiting {
+            self.fail(id, Fault::Unavailable("the daemon stops".into()), now);
+        }
     }
 }
 

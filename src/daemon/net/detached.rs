@@ -11,10 +11,12 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, TryGetError};
 use rustix::net::sockopt;
 
+use super::coarse_clock::coarse_ms;
 use super::peer::{Client, Peer};
 use super::phase::Phase;
 
@@ -44,6 +46,8 @@ pub struct DetachedConnection {
 /// The state of a connection that the next daemon needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionRecord {
+    /// Its position in the state, in which the previous daemon's order is kept.
+    pub position: u32,
     /// The name of the listener that accepted the connection.
     listener: String,
     /// Its index in the previous daemon.
@@ -61,6 +65,11 @@ impl ConnectionRecord {
     /// Returns the name of the listener that accepted the connection.
     pub fn listener(&self) -> &str {
         &self.listener
+    }
+
+    /// Returns the time since the phase began, or since the request began that has not started.
+    pub fn phase_age(&self) -> Duration {
+        Duration::from_millis(u64::from(coarse_ms().wrapping_sub(self.phase_since)))
     }
 
     /// Returns the index that the listener had in the previous daemon. Several listeners may have
@@ -151,14 +160,14 @@ pub fn decode(mut state: &[u8]) -> Result<HashMap<u64, ConnectionRecord>, StateE
     }
     let count = state.try_get_u32_le()?;
     let mut records = HashMap::new();
-    for _ in 0..count {
+    for position in 0..count {
         let cookie = state.try_get_u64_le()?;
-        records.insert(cookie, decode_record(&mut state)?);
+        records.insert(cookie, decode_record(&mut state, position)?);
     }
     if state.is_empty() { Ok(records) } else { Err(StateError::Damaged) }
 }
 
-fn decode_record(state: &mut &[u8]) -> Result<ConnectionRecord, StateError> {
+fn decode_record(state: &mut &[u8], position: u32) -> Result<ConnectionRecord, StateError> {
     let phase = match state.try_get_u8()? {
         byte if byte == Phase::New as u8 => Phase::New,
         byte if byte == Phase::Head as u8 => Phase::Head,
@@ -181,7 +190,7 @@ fn decode_record(state: &mut &[u8]) -> Result<ConnectionRecord, StateError> {
     let unread_len = state.try_get_u32_le()?;
     let unread = take(state, usize::try_from(unread_len).unwrap_or(usize::MAX))?.to_vec();
     let client = Client { peer: Peer::new(ip, port), https };
-    Ok(ConnectionRecord { listener, listener_index, client, phase, phase_since, unread })
+    Ok(ConnectionRecord { position, listener, listener_index, client, phase, phase_since, unread })
 }
 
 /// Takes `len` bytes from the beginning of the state.
@@ -251,9 +260,13 @@ mod tests {
         let connections = connections();
         let records = decode(&state(&connections)).unwrap();
         assert_eq!(records.len(), 3);
+        let positions: std::collections::BTreeSet<_> =
+            records.values().map(|record| record.position).collect();
+        assert!(positions.into_iter().eq(0..3));
         for connection in connections {
             let record = &records[&cookie(connection.as_fd()).unwrap()];
             let expected = ConnectionRecord {
+                position: record.position,
                 listener_index: connection.listener,
                 listener: ["web", "unix:/run/ü"][usize::from(connection.listener)].to_owned(),
                 client: connection.client,

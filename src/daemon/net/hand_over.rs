@@ -1,8 +1,9 @@
 //! Which connections go to the next daemon, and when.
 //!
 //! The drain chooses connections ([`ConnectionTracker::begin_drain`](super::ConnectionTracker)). A
-//! chosen connection leaves HTTP as soon as no request is in progress. If its request has not
-//! started, the request is withdrawn from the dispatcher, and goes along as unread input.
+//! chosen connection leaves HTTP as soon as no request is in progress. A request that has not started
+//! is served by this daemon, too, if there is time: the next one may fail to start. When the time ends,
+//! the request is withdrawn from the dispatcher, and goes along as unread input.
 
 use std::os::fd::OwnedFd;
 
@@ -51,7 +52,8 @@ impl Connection {
     pub fn movable_body_len(&self) -> Option<usize> {
         // The client may get nothing more from this daemon. A client that has closed its sending
         // half has mostly left.
-        if !self.is_chosen()
+        if !self.registry.moves_requests()
+            || !self.is_chosen()
             || self.phase() != Phase::Busy
             || self.is_write_blocked()
             || self.is_half_closed()
@@ -59,6 +61,12 @@ impl Connection {
             return None;
         }
         MAX_TOTAL.checked_sub(self.registry.detached_len()).map(|left| left.min(MAX_BODY))
+    }
+
+    /// Ends the request that was withdrawn: the connection leaves HTTP. The phase's beginning stays, so
+    /// that the next daemon serves the oldest request first.
+    pub fn end_withdrawn_request(&self) {
+        self.resume(Phase::Idle, self.phase_since());
     }
 
     /// Stores the connection's socket for the next daemon.

@@ -8,6 +8,7 @@ mod accept;
 mod adopt;
 mod alarm;
 mod client_limit;
+mod coarse_clock;
 mod connection;
 mod detached;
 mod directive;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::client_limit::ClientLimit;
+use super::coarse_clock::coarse_ms;
 use super::detached::DetachedConnection;
 use super::peer::Peer;
 use super::traffic::TrafficCounts;
@@ -24,6 +25,8 @@ pub(super) struct Registry<C> {
     last_use: AtomicU32,
     /// The daemon drains.
     draining: AtomicBool,
+    /// Requests that have not started leave the daemon, too.
+    moves_requests: AtomicBool,
     /// The bytes and responses of all connections.
     pub(super) traffic: TrafficCounts,
     slots: Mutex<RegistrySlots<C>>,
@@ -55,6 +58,7 @@ impl<C> Registry<C> {
             now: AtomicU32::new(coarse_ms()),
             last_use: AtomicU32::new(coarse_ms()),
             draining: AtomicBool::new(false),
+            moves_requests: AtomicBool::new(false),
             traffic: TrafficCounts::default(),
             slots: Mutex::new(RegistrySlots {
                 connections: Vec::new(),
@@ -100,6 +104,15 @@ impl<C> Registry<C> {
     /// True once [`Registry::begin_drain`] was called.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin_moving_requests(&self) {
+        self.moves_requests.store(true, Ordering::Relaxed);
+    }
+
+    /// True once [`Registry::begin_moving_requests`] was called.
+    pub(super) fn moves_requests(&self) -> bool {
+        self.moves_requests.load(Ordering::Relaxed)
     }
 
     /// Adds the connection that `create` returns for its key.
@@ -220,16 +233,5 @@ impl<C> Registry<C> {
     /// Completes when the first connection is opened.
     pub(super) fn opened(&self) -> impl Future<Output = ()> + '_ {
         self.opened.notified()
-    }
-}
-
-/// Reads the coarse clock in milliseconds. It shows the time of the kernel's last tick, at most 10
-/// ms ago. Reading it takes 6 ns; the exact clock takes 32 ns.
-fn coarse_ms() -> u32 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    // Wraps after 49 days; differences are taken modulo 2^32.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "modulo 2^32 is meant")]
-    {
-        (now.tv_sec * 1000 + now.tv_nsec / 1_000_000) as u32
     }
 }

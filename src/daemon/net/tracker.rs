@@ -253,8 +253,8 @@ impl ConnectionTracker {
             return false;
         }
         if connection.is_chosen() {
-            // A busy connection may have a request that was just revoked from a worker.
-            if connection.should_hand_over() || connection.phase() == Phase::Busy {
+            // A busy connection may have a request that can be moved.
+            if connection.should_hand_over() || connection.movable_body_len().is_some() {
                 connection.wake();
             }
             return true;
@@ -273,12 +273,13 @@ impl ConnectionTracker {
     }
 
     /// Detaches the connections that are for the next daemon, closes idle ones, lets busy ones
-    /// finish, and aborts the rest at the deadline. Returns when none is left.
+    /// finish, and aborts the rest at the deadline. Returns when none is left. `moves_requests` says
+    /// whether requests that have not started go to the next daemon, too; it is asked repeatedly.
     ///
     /// A connection that was busy a moment ago is closed only after a grace of one second: its
     /// client may be sending the next request, and would see a reset. That request's response
     /// carries `Connection: close`.
-    pub async fn drain(&self, deadline: Instant) {
+    pub async fn drain(&self, deadline: Instant, moves_requests: impl Fn() -> bool) {
         let mut aborted = false;
         loop {
             let closed = self.registry.closed();
@@ -286,6 +287,9 @@ impl ConnectionTracker {
                 return;
             }
             self.tick();
+            if !self.registry.moves_requests() && moves_requests() {
+                self.registry.begin_moving_requests();
+            }
             for connection in self.registry.connections() {
                 if !self.choose_for_hand_over(&connection) {
                     connection.close_if_idle();

@@ -13,6 +13,7 @@ use crate::id::{Generation, WorkerId};
 use crate::pool::SpawnSpec;
 use crate::supervise::{Action, Event, Report, SpawnFault, SpawnMethod};
 use crate::systemd::notify;
+use crate::systemd::stop_job::is_followed_by_start;
 
 /// Maximum running time of the hook `worker_abort`.
 const ABORT_HOOK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -65,12 +66,7 @@ impl Daemon {
                 self.send_status();
             }
             Action::ExtendTimeout(by) => notify::extend_timeout(by),
-            Action::DrainEdge { deadline } => {
-                self.timers.stop_by = Some(deadline);
-                self.dispatcher.close_websockets();
-                let hand_over = self.hand_over_limit(deadline);
-                self.edge.drain(deadline, hand_over, edge_notice_sink(&self.messages_tx));
-            }
+            Action::DrainEdge { deadline } => self.drain_edge(deadline),
             Action::Unavailable(reason) => self.dispatcher.set_unavailable(reason.as_deref()),
             Action::Presence(presence) => self.dispatcher.set_presence(presence),
             Action::Report(report) => self.log_report(report),
@@ -78,6 +74,13 @@ impl Daemon {
             Action::Exit { .. } => {}
         }
         Vec::new()
+    }
+
+    fn drain_edge(&mut self, deadline: Instant) {
+        self.timers.stop_by = Some(deadline);
+        self.dispatcher.close_websockets();
+        let (hand_over, notice) = (self.hand_over_limit(deadline), edge_notice_sink(&self.messages_tx));
+        self.edge.drain(deadline, hand_over, is_followed_by_start, notice);
     }
 
     /// Returns the number of connections that the drain may keep for the next daemon: 0 if the

@@ -1,6 +1,7 @@
 //! Hands connections over to the next daemon through systemd's fd store, and takes over the
 //! connections of the previous daemon.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -93,6 +94,10 @@ pub(super) fn take_over(
         let listener = record.as_ref().and_then(|record| listener_index(record, listeners, config));
         connections.push(StoredConnection { socket, has_request: name == REQUEST_NAME, record, listener });
     }
+    // systemd passes them in any order; the oldest request goes first.
+    connections.sort_by_cached_key(|connection| {
+        connection.record.as_ref().map(|record| (Reverse(record.phase_age()), record.position))
+    });
     let n_continued = connections.iter().filter(|connection| connection.listener.is_some()).count();
     let n_closed = connections.len() - n_continued;
     tracing::info!(

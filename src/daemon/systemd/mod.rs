@@ -1,6 +1,6 @@
 //! The interface to systemd: inherited sockets (`LISTEN_*`), notifications (`NOTIFY_SOCKET`,
 //! `WATCHDOG_*`), the file descriptor store, memory pressure (`MEMORY_PRESSURE_*`), the delegated
-//! cgroup.
+//! cgroup, the manager's jobs.
 
 pub mod cgroup;
 pub mod fd_store;
@@ -9,6 +9,7 @@ pub mod memory;
 pub mod memory_pressure;
 pub mod notify;
 mod notify_queue;
+pub mod stop_job;
 
 /// Environment variables of the systemd protocols that are meant for the daemon and not passed on
 /// to workers (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)).

@@ -85,30 +85,54 @@ def test_idle_connection_is_served_after_a_restart():
     wait_until("the store is empty", lambda: host.show("NFileDescriptorStore") == "0")
 
 
-def test_waiting_requests_are_answered_by_the_next_daemon():
-    """Two requests run, one in each worker; the others wait, and do not hold up the restart."""
-    before = str(host.main_pid())
-    running = [host.start_slow_request(3)[0] for _ in range(2)]
-    waiting = [Connection(host.ADDRESS) for _ in range(10)]
+@pytest.fixture
+def waiting(probe_app):
+    """Ten connections whose requests wait, because both workers are busy for longer than the drain takes."""
+    host.configure("probe", probe_app, extra='[timeouts]\ndrain = "3s"\n')
+    host.restart()
+    for _ in range(2):
+        host.start_slow_request(25)
+    connections = [Connection(host.ADDRESS) for _ in range(10)]
     body = bytes(range(256)) * 1024
-    for number, connection in enumerate(waiting):
-        head = f"POST /slow/1 HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.send(head.encode() + body if number % 2 else b"GET /slow/1 HTTP/1.1\r\nHost: test\r\n\r\n")
+    upload = f"POST /slow/0.1 HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    for number, connection in enumerate(connections):
+        connection.send(upload if number % 2 else b"GET /slow/0.1 HTTP/1.1\r\nHost: test\r\n\r\n")
     wait_until(
         "all wait",
-        lambda: json.loads(host.run("rgun", "status", "--json").stdout)["queued"] == len(waiting),
+        lambda: json.loads(host.run("rgun", "status", "--json").stdout)["queued"] == len(connections),
     )
+    yield connections
+    for connection in connections:
+        connection.close()
+    host.configure("probe", probe_app)
+    host.restart()
+
+
+def test_waiting_requests_are_answered_by_the_next_daemon(waiting):
+    before = str(host.main_pid())
     host.systemctl("restart", host.SERVICE)
-    assert [
-        (answer.status, answer["x-probe-daemon"]) for answer in (request.result() for request in running)
-    ] == [(200, before)] * 2
     now = str(host.main_pid())
     assert now != before
     for connection in waiting:
         answer = connection.response()
         assert (answer.status, answer["x-probe-daemon"], answer.all("connection")) == (200, now, [])
         assert connection.request("GET", "/").status == 200, "the connection stays open"
-        connection.close()
+
+
+def test_daemon_that_is_terminated_hands_waiting_requests_over(waiting):
+    """systemd starts the service again, because nobody has stopped it."""
+    os.kill(host.main_pid(), signal.SIGTERM)
+    for connection in waiting:
+        assert connection.response().status == 200
+
+
+def test_waiting_requests_are_answered_when_the_service_stops(waiting):
+    host.systemctl("stop", host.SERVICE)
+    try:
+        for connection in waiting:
+            assert connection.response().status == 503
+    finally:
+        host.systemctl("start", host.SERVICE)
 
 
 def test_full_store_of_connections_survives_a_restart():

@@ -260,7 +260,7 @@ impl Wire {
     fn watch_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let connection = &self.context.connection;
         if self.context.withdrawn.get().is_some() {
-            connection.set_phase(Phase::Idle);
+            connection.end_withdrawn_request();
             self.is_detached = true;
             // Ends hyper's connection; `conn` takes the socket from it.
             return Err(io::ErrorKind::ConnectionAborted.into());
