@@ -213,17 +213,28 @@ fn connection_counts_towards_limits_before_its_header() {
 #[test]
 fn stop_does_not_wait_for_a_header_that_never_comes() {
     let mut daemon = proxied().set("timeouts.header", "60s").set("timeouts.drain", "60s").start_ready();
-    let silent = daemon.connect();
+    let mut unfinished = [daemon.connect(), daemon.connect()];
+    unfinished[1].send(&V1[..10]);
     let mut late = daemon.connect();
     late.send(&V1[..10]);
-    wait_until("both connections are accepted", || {
-        (daemon.descriptors().iter().filter(|to| to.starts_with("socket")).count() >= 2).then_some(())
+    wait_until("all connections are accepted", || {
+        (daemon.descriptors().iter().filter(|to| to.starts_with("socket")).count() >= 3).then_some(())
     });
     daemon.signal(Signal::SIGTERM);
     late.send(&V1[10..]).send(GET);
     assert_eq!(late.response().value("peer"), "192.0.2.7 4711", "its header had begun to arrive");
     assert!(daemon.wait_exit().success());
-    drop(silent);
+    for mut client in unfinished {
+        client.assert_closed();
+    }
+    let line = daemon.log.wait_for(REFUSED);
+    assert!(line.contains("127.0.0.1: the daemon stopped before its PROXY header was complete"), "{line}");
+    let text = daemon.log.text();
+    assert_eq!(
+        text.matches("PROXY header").count(),
+        1,
+        "the connection without a byte is not logged: {text}"
+    );
 }
 
 #[test]

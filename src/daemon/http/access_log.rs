@@ -199,7 +199,7 @@ pub fn log_rejected_header(server: &Server, rejected: RejectedHeader) {
     let RejectedHeader { peer, listener, fault } = rejected;
     let kind = match fault {
         HeaderFault::Untrusted => RefusalKind::UntrustedProxy,
-        HeaderFault::Late => RefusalKind::SlowProxyHeader,
+        HeaderFault::Late | HeaderFault::Stopped => RefusalKind::SlowProxyHeader,
         HeaderFault::Invalid(_) => RefusalKind::BadProxyHeader,
     };
     let detail = format!("{fault} (listener {listener})");

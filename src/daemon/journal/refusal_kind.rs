@@ -71,7 +71,7 @@ refusal_kinds! {
     FrameFlood => "frame_flood",
     /// A connection begins with no valid PROXY header.
     BadProxyHeader => "bad_proxy_header",
-    /// The PROXY header did not arrive within `timeouts.header`.
+    /// The PROXY header did not arrive within `timeouts.header`, or before the daemon stopped.
     SlowProxyHeader => "slow_proxy_header",
     /// The peer may not send a PROXY header.
     UntrustedProxy => "untrusted_proxy",

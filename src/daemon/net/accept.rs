@@ -185,15 +185,25 @@ async fn serve_proxied(
     reject: impl Fn(RejectedHeader),
 ) {
     let ProxiedConnection { socket, proxy, tls, listener, index, reservation } = pending;
+    let mut beginning = Vec::new();
+    let header = timeout(tracker.header_timeout(), proxy_protocol::receive(&socket, &mut beginning));
+    // The header of a connection that was accepted before the stop is on its way.
+    let stopped = async {
+        drop(stop.wait_for(|stop| *stop).await);
+        sleep(STOP_GRACE).await;
+    };
     let received = tokio::select! {
-        received = timeout(tracker.header_timeout(), proxy_protocol::receive(&socket)) => match received {
+        received = header => match received {
             Ok(Err(ReceiveError::Empty)) => return,
             Ok(received) => received.map_err(|error| HeaderFault::Invalid(Chain(&error).to_string())),
             Err(_) => Err(HeaderFault::Late),
         },
-        // The header of a connection that was accepted before the stop is on its way.
-        () = async { drop(stop.wait_for(|stop| *stop).await); sleep(STOP_GRACE).await } => Err(HeaderFault::Late),
+        () = stopped => Err(HeaderFault::Stopped),
     };
+    // A client that has sent nothing misses nothing.
+    if matches!(received, Err(HeaderFault::Stopped)) && beginning.is_empty() {
+        return;
+    }
     match received {
         Ok(ProxyHeader { source, https }) => {
             let peer = source.map_or(proxy, Peer::from);

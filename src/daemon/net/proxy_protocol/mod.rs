@@ -38,6 +38,9 @@ pub enum HeaderFault {
     /// There was no header in time.
     #[error("its PROXY header did not arrive within timeouts.header")]
     Late,
+    /// The daemon stopped when only a part of the header had arrived.
+    #[error("the daemon stopped before its PROXY header was complete")]
+    Stopped,
     /// The header is malformed or incomplete, or there is none.
     #[error("{0}")]
     Invalid(String),

@@ -26,9 +26,12 @@ pub(in crate::net) enum ReceiveError {
     Io(#[from] io::Error),
 }
 
-/// Receives the header that a connection begins with. The caller limits the time.
-pub(in crate::net) async fn receive(socket: &ClientSocket) -> Result<ProxyHeader, ReceiveError> {
-    let mut received = Vec::new();
+/// Receives the header that a connection begins with. The caller limits the time; if it ends, `received`
+/// has the beginning of the header.
+pub(in crate::net) async fn receive(
+    socket: &ClientSocket,
+    received: &mut Vec<u8>,
+) -> Result<ProxyHeader, ReceiveError> {
     let mut buffer = [0; PEEK_BYTES];
     loop {
         let peeked = peek(socket, &mut buffer).await?;
@@ -37,11 +40,11 @@ pub(in crate::net) async fn receive(socket: &ClientSocket) -> Result<ProxyHeader
             [] => return Err(ReceiveError::Eof),
             next => next,
         };
-        let (len, is_complete) = header::measure(&received, next)?;
+        let (len, is_complete) = header::measure(received, next)?;
         received.extend_from_slice(next.get(..len).unwrap_or_default());
         take(socket, buffer.get_mut(..len).unwrap_or_default())?;
         if is_complete {
-            return Ok(header::parse(&received)?);
+            return Ok(header::parse(received)?);
         }
     }
 }
