@@ -62,4 +62,5 @@ mod uploads;
 mod websocket;
 mod websocket_hostile;
 mod websocket_protocol;
+mod without_openat2;
 mod worker_output;

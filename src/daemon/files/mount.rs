@@ -13,11 +13,12 @@ use crate::buffer_pool;
 use super::encoding::{self, Encoding};
 use super::fault::FileFault;
 use super::hashed_name::is_hashed;
+use super::links::Links;
 use super::media_type::{MediaType, has_known_extension};
 use super::notice::{FileNotice, FileNoticeSink};
 use super::path::{Dotfiles, RelativePath, file_name};
 use super::response::{FileResponse, Representation};
-use super::root::{FoundEntry, Links, LookupError, LookupMode, OpenFile, Root};
+use super::root::{FoundEntry, LookupError, LookupMode, OpenFile, Root};
 
 /// Seconds by which a precompressed file may be older than its original, because tools copy the
 /// files in any order.

@@ -4,7 +4,8 @@
 //! The kernel resolves every path with `openat2(2)`, so under the other [`Links`] neither `..` nor
 //! a symlink leaves the directory, even while someone renames directories. On the reactor a path is
 //! resolved only from the kernel's cache (`RESOLVE_CACHED`); if that is not enough, the caller
-//! repeats the lookup on a blocking thread.
+//! repeats the lookup on a blocking thread. Where `openat2(2)` is refused, [`walk`] replaces it, and
+//! every lookup runs on a blocking thread.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -18,8 +19,10 @@ use rustix::io::Errno;
 
 use super::encoding::Encoding;
 use super::known::{KnownFile, KnownFiles};
+use super::links::Links;
 use super::notice::{FileNotice, FileNoticeSink};
 use super::state::FileState;
+use super::walk;
 
 /// Time after which the directory itself is opened again, because a deployment may have replaced
 /// it.
@@ -27,18 +30,6 @@ const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Maximum number of attempts to resolve a path that is renamed meanwhile.
 const MAX_ATTEMPTS: u32 = 4;
-
-/// `follow_links`: the symlinks that are followed below a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Links {
-    /// No symlink.
-    #[default]
-    Refused,
-    /// Symlinks whose target is below the directory.
-    Inside,
-    /// All symlinks.
-    Followed,
-}
 
 /// Whether a lookup may wait for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +51,7 @@ pub enum LookupError {
     Denied,
     /// The system lacks descriptors or memory.
     Exhausted(io::Error),
-    /// The disk failed, or the kernel lacks `openat2(2)`.
+    /// The disk failed.
     Failed(io::Error),
 }
 
@@ -222,6 +213,10 @@ impl Root {
         flags: OFlags,
         mode: LookupMode,
     ) -> Result<OwnedFd, LookupError> {
+        let walks = walk::is_needed();
+        if walks && mode == LookupMode::Cached {
+            return Err(LookupError::NeedsDisk);
+        }
         let mut resolve = ResolveFlags::NO_MAGICLINKS;
         match self.links {
             Links::Refused => resolve |= ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
@@ -232,7 +227,12 @@ impl Root {
             resolve |= ResolveFlags::CACHED;
         }
         for _ in 0..MAX_ATTEMPTS {
-            match openat2(directory, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            let opened = if walks {
+                walk::open(directory, path, flags, self.links)
+            } else {
+                openat2(directory, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+            };
+            match opened {
                 Ok(fd) => return Ok(fd),
                 // EINVAL: a kernel before 5.12 does not know RESOLVE_CACHED.
                 Err(Errno::AGAIN | Errno::INVAL) if mode == LookupMode::Cached => {

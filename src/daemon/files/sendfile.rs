@@ -12,11 +12,12 @@ use http::header::{
 };
 use http::{HeaderMap, Method, StatusCode};
 
+use super::links::Links;
 use super::mount::FileOutcome;
 use super::notice::FileNoticeSink;
 use super::path::{Dotfiles, RelativePath};
 use super::response::Representation;
-use super::root::{FoundEntry, Links, LookupError, LookupMode, Root};
+use super::root::{FoundEntry, LookupError, LookupMode, Root};
 
 /// The path of a file (Apache, lighttpd).
 const X_SENDFILE: HeaderName = HeaderName::from_static("x-sendfile");
