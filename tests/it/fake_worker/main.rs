@@ -41,6 +41,7 @@ mod websocket;
 mod worker;
 
 use std::error::Error;
+use std::io::Write as _;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -196,8 +197,11 @@ pub(crate) fn hang() -> ! {
     }
 }
 
-#[expect(clippy::exit, clippy::print_stderr, reason = "tests find the reason of an intended exit on stderr")]
+#[expect(clippy::exit, reason = "an intended exit")]
 pub(crate) fn quit(code: i32, why: &str) -> ! {
-    eprintln!("fake worker {}: {why}", process::id());
+    // Tests find the reason on stderr. One write, so that the daemon's lines on the same terminal are
+    // not torn. If it fails, there is no reader.
+    let line = format!("fake worker {}: {why}\n", process::id());
+    drop(io::stderr().write_all(line.as_bytes()));
     process::exit(code)
 }
