@@ -27,8 +27,8 @@ def application(environ, start_response):
     if path == "/raise":
         raise ProbeError("raised on request")
     if path == "/print":
-        print("probe says hello on stdout", flush=True)
-        print("probe says hello on stderr", file=sys.stderr, flush=True)
+        print("probe says hello on stdout")
+        print("probe says hello on stderr", file=sys.stderr)
     if path == "/record":
         print("probe prints in a request", file=sys.stderr)
         try:
