@@ -79,10 +79,10 @@ def test_all_output_of_arbiter_hooks_is_in_the_log(place):
             server.log.info("starting")
 
         def when_ready(server):
-            print("ready now", flush=True)
+            print("ready now")
 
         def on_exit(server):
-            print("exiting now", flush=True)
+            print("exiting now")
         """,
     )
     daemon = place.start("-c", place.directory / "gunicorn.conf.py")

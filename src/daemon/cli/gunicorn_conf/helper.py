@@ -17,6 +17,8 @@ import sys
 
 out = os.dup(1)
 os.dup2(2, 1)
+# Lines that wait in a buffer would be lost: with "hooks", the process ends without a flush.
+sys.stdout.reconfigure(line_buffering=True)
 mode, kind, location, known = sys.argv[1:5]
 
 import fcntl  # noqa: E402 (what these modules print must not go to the pipe)
