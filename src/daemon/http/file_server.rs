@@ -24,9 +24,12 @@ use crate::id::WorkerId;
 
 use super::fault::Refusal;
 
-/// Maximum number of lookups that wait for a disk at a time; a dead network disk must not occupy
-/// all blocking threads.
-const MAX_BLOCKING_LOOKUPS: usize = 32;
+/// Maximum number of blocking lookups at a time; a dead network disk must not occupy all blocking
+/// threads.
+const MAX_BLOCKING_LOOKUPS: usize = 128;
+
+/// Maximum number of blocking lookups at a time in one mount, or in all of `app.sendfile_roots`.
+const MAX_LOOKUPS_OF_ONE: usize = 32;
 
 /// Maximum time of a lookup that waits for a disk, including its wait for a thread; after this time
 /// the response is 503.
@@ -50,7 +53,9 @@ pub struct FileSettings {
 pub(super) struct FileServer {
     pub(super) mounts: Option<Mounts>,
     pub(super) sendfile: Option<SendfileRoots>,
-    lookups: Arc<Semaphore>,
+    /// The blocking lookups that may run: those of each mount, then those of `sendfile`. A dead disk
+    /// below one mount does not delay the lookups of another.
+    lookups: Box<[Arc<Semaphore>]>,
 }
 
 /// A response with a file, and its origin.
@@ -91,21 +96,24 @@ fn log_notice(notice: &FileNotice<'_>) {
 impl FileServer {
     /// Creates the server. Returns `None` if there are no directories.
     pub(super) fn new(settings: FileSettings) -> Option<Arc<Self>> {
+        let users = settings.mounts.len() + 1;
+        let lookups = (MAX_BLOCKING_LOOKUPS / users).clamp(1, MAX_LOOKUPS_OF_ONE);
+        let lookups = (0..users).map(|_| Arc::new(Semaphore::new(lookups))).collect();
         let mounts = Mounts::new(settings.mounts, log_notice);
         let sendfile = SendfileRoots::new(settings.sendfile_roots, log_notice);
-        let lookups = Arc::new(Semaphore::new(MAX_BLOCKING_LOOKUPS));
         (mounts.is_some() || sendfile.is_some()).then(|| Arc::new(Self { mounts, sendfile, lookups }))
     }
 
-    /// Runs a lookup on a blocking thread.
+    /// Runs a lookup on a blocking thread. `lookups` has its permits.
     async fn run_blocking<T: Send + 'static>(
-        &self,
+        lookups: Option<&Arc<Semaphore>>,
         lookup: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let timed_out = |_| exhausted("the disk does not answer");
         timeout(LOOKUP_TIMEOUT, async {
-            let permit = Arc::clone(&self.lookups).acquire_owned().await;
-            let permit = permit.map_err(|_| exhausted("the daemon stops"))?;
+            let stops = || exhausted("the daemon stops");
+            let permit = Arc::clone(lookups.ok_or_else(stops)?).acquire_owned().await;
+            let permit = permit.map_err(|_| stops())?;
             let lookup = tokio::task::spawn_blocking(move || {
                 // The permit is kept until the thread is free, even after the timeout.
                 let _permit = permit;
@@ -125,7 +133,7 @@ impl FileServer {
         now: Instant,
     ) -> Result<FileOrApp, Refusal> {
         let server = Arc::clone(&self);
-        let served = self.run_blocking(move || {
+        let served = Self::run_blocking(self.lookups.get(mount), move || {
             let mount = server.mounts.as_ref().and_then(|mounts| mounts.get(mount));
             let outcome = mount.map(|mount| mount.serve(&file_request(&parts, now), LookupMode::Blocking));
             (outcome.unwrap_or(FileOutcome::App), parts)
@@ -143,12 +151,11 @@ impl FileServer {
         request: Box<SendfileRequest>,
     ) -> Result<FileResponse, Refusal> {
         let server = Arc::clone(&self);
-        let outcome = self
-            .run_blocking(move || {
-                let roots = server.sendfile.as_ref();
-                roots.map(|roots| roots.serve(&request, LookupMode::Blocking))
-            })
-            .await?;
+        let outcome = Self::run_blocking(self.lookups.last(), move || {
+            let roots = server.sendfile.as_ref();
+            roots.map(|roots| roots.serve(&request, LookupMode::Blocking))
+        })
+        .await?;
         outcome.and_then(into_response).unwrap_or(Err(Refusal::File(FileFault::NotFound)))
     }
 }
@@ -251,5 +258,39 @@ pub(super) fn decide_sendfile(
             Some(Err(refusal)) => SendfileDecision::Refused(refusal),
             None => SendfileDecision::Refused(Refusal::File(FileFault::NotFound)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::{Fallback, Immutable, Links};
+
+    #[tokio::test]
+    async fn dead_disk_below_one_mount_leaves_others_alone() {
+        let directory = std::env::temp_dir().join(format!("rgun-file-server-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("file"), "x").unwrap();
+        let mount = |url: &str| MountSettings {
+            url: url.to_owned(),
+            directory: directory.clone(),
+            links: Links::Refused,
+            index: Vec::new(),
+            fallback: Fallback::NotFound,
+            max_age: None,
+            immutable: Immutable::Nothing,
+            precompressed: false,
+        };
+        let settings = FileSettings { mounts: vec![mount("/dead/"), mount("/live/")], ..Default::default() };
+        let server = FileServer::new(settings).unwrap();
+        let find = |path: &str| server.mounts.as_ref().unwrap().find(path.as_bytes()).unwrap().0;
+        let dead = &server.lookups[find("/dead/file")];
+        assert_eq!(dead.available_permits(), MAX_LOOKUPS_OF_ONE);
+        let stuck = dead.acquire_many(u32::try_from(MAX_LOOKUPS_OF_ONE).unwrap()).await.unwrap();
+        let (parts, ()) = http::Request::get("/live/file").body(()).unwrap().into_parts();
+        let served = Arc::clone(&server).serve_blocking(find("/live/file"), parts, Instant::now()).await;
+        assert!(matches!(served, Ok(FileOrApp::File(_))));
+        drop(stuck);
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

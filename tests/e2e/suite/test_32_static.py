@@ -136,3 +136,9 @@ def test_application_sends_files_of_its_roots():
         assert host.get(f"/send?{field}").status == 404, field
     response = host.get("/send?X-Accel-Redirect=/protected/report.pdf", headers=[("Range", "bytes=1-3")])
     assert (response.status, response.body) == (206, b"PDF")
+
+
+def test_drop_in_of_the_documentation_allows_openat2():
+    with host.drop_in("RestrictSUIDSGID=no"):
+        assert host.get("/openat2").text != "Function not implemented"
+        assert host.get("/static/css/a.css").status == 200
