@@ -33,9 +33,7 @@ impl Dispatcher {
         self.refill_all(state, now);
         Some(copied)
     }
-}
 
-impl Dispatcher {
     /// Rejects all requests that have not started, from this time on and forever: the daemon stops.
     pub async fn reject_waiting_from(&self, time: Instant) {
         sleep_until(time.into()).await;
