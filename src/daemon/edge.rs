@@ -11,7 +11,6 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,6 +36,9 @@ use crate::tls::TlsContext;
 
 /// Number of task polls after which tokio checks for IO. Its default of 61 delays completions.
 const EVENT_INTERVAL: u32 = 31;
+
+/// Minimum time of a drain, in which waiting requests are answered 503.
+const MIN_DRAIN: Duration = Duration::from_millis(100);
 
 /// Time allowed at shutdown for blocking file operations to end. A stuck disk must not hold up the
 /// exit.
@@ -196,14 +198,14 @@ impl Edge {
     /// the deadline.
     ///
     /// Up to `hand_over` connections are detached instead of closed as soon as they are idle, for
-    /// [`Edge::take_detached`]. Requests that have not started are detached with theirs, if
-    /// `has_next_daemon` returns true, which may block: shortly before the deadline, or while no worker
-    /// can serve them. Other requests that have not started then are answered 503.
+    /// [`Edge::take_detached`]. Requests that have not started at half of the time, or that no worker
+    /// can serve, are detached with theirs, if `has_next_daemon` returns true, which is called repeatedly.
+    /// Requests that have not started at four fifths of the time are answered 503.
     pub fn drain(
         &mut self,
         deadline: Instant,
         hand_over: usize,
-        has_next_daemon: fn() -> bool,
+        has_next_daemon: impl Fn() -> bool + Send + 'static,
         notice: impl Fn(EdgeNotice) + Send + 'static,
     ) {
         if let Some(earlier) = self.drain.take() {
@@ -212,16 +214,15 @@ impl Edge {
         self.connections.begin_drain(hand_over);
         self.stop_accepting.send_replace(true);
         let (accepting, connections) = (self.stop_accepting.clone(), Arc::clone(&self.connections));
-        let dispatcher = self.dispatcher;
-        let (now, fifth) = (Instant::now(), deadline.saturating_duration_since(Instant::now()) / 5);
-        let (move_at, reject_at) = (now + 4 * fifth, deadline.checked_sub(fifth / 2).unwrap_or(deadline));
-        let has_next = Arc::new(AtomicBool::new(false));
-        if hand_over > 0 {
-            let has_next = Arc::clone(&has_next);
-            self.runtime.spawn_blocking(move || has_next.store(has_next_daemon(), Ordering::Relaxed));
-        }
+        let (dispatcher, now) = (self.dispatcher, Instant::now());
+        let time = deadline.saturating_duration_since(now);
+        // A request that starts after that has less than half of the time.
+        let move_at = now + time / 2;
+        let reject_at = now + time * 4 / 5;
+        let deadline = deadline.max(now + MIN_DRAIN);
         let moves_requests = move || {
-            has_next.load(Ordering::Relaxed) && (Instant::now() >= move_at || dispatcher.load().workers == 0)
+            let is_time = Instant::now() >= move_at || dispatcher.load().workers == 0;
+            hand_over > 0 && is_time && has_next_daemon()
         };
         let task = self.runtime.spawn(async move {
             accepting.closed().await;

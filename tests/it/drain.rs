@@ -61,6 +61,20 @@ fn clients_in_the_backlog_of_an_own_socket_are_served() {
 }
 
 #[test]
+fn waiting_request_is_answered_even_without_a_drain() {
+    let mut daemon = Rgun::fake().set("timeouts.drain", "0s").start_ready();
+    let (mut running, mut waiting) = (daemon.connect(), daemon.connect());
+    running.send_get("/hang");
+    // The fake worker has one slot.
+    assert!(running.receives_nothing());
+    waiting.send_get("/hello");
+    assert!(waiting.receives_nothing());
+    daemon.signal(Signal::SIGTERM);
+    waiting.response().assert_error(503);
+    assert_eq!(daemon.wait_exit().code(), Some(0));
+}
+
+#[test]
 fn upload_under_way_is_finished() {
     let mut daemon = Rgun::fake().start_ready();
     let mut client = daemon.connect();

@@ -30,7 +30,7 @@ pub(crate) struct Service {
     socket: OwnedFd,
     notified: NotifySocket,
     pub(crate) daemon: Daemon,
-    /// What `systemctl list-jobs` prints.
+    /// The script in place of `systemctl list-jobs`.
     jobs: PathBuf,
 }
 
@@ -56,9 +56,9 @@ impl Service {
         let notified = NotifySocket::at(rgun.scratch());
         let passed = socket.try_clone().expect("descriptors are not scarce");
         let path = format!("{}:{}", rgun.scratch().path().display(), env::var("PATH").unwrap_or_default());
-        let systemctl = rgun.scratch().write("systemctl", "#!/bin/sh\nexec cat \"${0%/*}/jobs\"\n");
+        let systemctl = rgun.scratch().write("systemctl", "#!/bin/sh\n. \"${0%/*}/jobs\"\n");
         fs::set_permissions(systemctl, fs::Permissions::from_mode(0o755)).expect("an own file");
-        rgun.scratch().write("jobs", "No jobs running.\n");
+        rgun.scratch().write("jobs", "echo No jobs running.\n");
         let jobs = rgun.scratch().join("jobs");
         let rgun = rgun.variable("NOTIFY_SOCKET", &notified.name).variable("FDSTORE", &max.to_string());
         let rgun = rgun.variable("PATH", &path);
@@ -66,9 +66,9 @@ impl Service {
         Self { address, socket, notified, daemon, jobs }
     }
 
-    /// Sets what `systemctl list-jobs` prints.
-    pub(crate) fn set_jobs(&self, jobs: &str) {
-        fs::write(&self.jobs, jobs).expect("an own file");
+    /// Sets the script in place of `systemctl list-jobs`.
+    pub(crate) fn set_jobs(&self, script: &str) {
+        fs::write(&self.jobs, script).expect("an own file");
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -106,6 +106,13 @@ impl Service {
     /// Starts the next daemon with the descriptors in the store.
     pub(crate) fn start_next(self) -> Self {
         self.start_next_with(Rgun::fake())
+    }
+
+    /// Starts a next daemon that exits at once. Returns its exit status.
+    pub(crate) fn fail_next(mut self, rgun: Rgun) -> Option<i32> {
+        let stored = std::mem::take(&mut self.notified.stored);
+        let rgun = rgun.stored(stored).socket("web", self.socket).at(self.address);
+        rgun.start().wait_exit().code()
     }
 
     pub(crate) fn start_next_with(mut self, rgun: Rgun) -> Self {

@@ -9,6 +9,9 @@ use crate::support::{Client, Gate, Rgun, pattern, systemd};
 /// The name of stored connections with a request.
 const REQUEST: &str = "rgun-request";
 
+/// A script that lists a stop.
+const STOP: &str = "echo 7 rgun.service stop running";
+
 /// A service whose worker has died; the next worker does not become ready.
 struct Stalled {
     service: Service,
@@ -149,11 +152,36 @@ fn oldest_request_is_answered_first() {
 #[test]
 fn waiting_request_is_answered_at_a_stop_for_good() {
     let stalled = Stalled::start(|rgun| rgun.set("timeouts.drain", "1s"));
-    stalled.service.set_jobs("JOB UNIT TYPE STATE\n7 rgun.service stop running\n");
+    stalled.service.set_jobs(STOP);
     let mut client = stalled.queue("GET /hello HTTP/1.1\r\nHost: test\r\n\r\n");
     let service = stalled.stop();
     client.response().assert_error(503);
     assert_eq!(service.n_stored(REQUEST), 0);
+}
+
+#[test]
+fn restart_that_becomes_a_stop_answers_the_requests() {
+    let stalled = Stalled::start(|rgun| rgun);
+    let script = format!("mkdir \"$0.asked\" 2>/dev/null && echo No jobs running. || {STOP}\n");
+    stalled.service.set_jobs(&script);
+    let mut client = stalled.queue("GET /hello HTTP/1.1\r\nHost: test\r\n\r\n");
+    let service = stalled.stop();
+    let response = client.response();
+    assert_eq!((response.status, response.field("connection")), (503, "close"));
+    client.assert_closed();
+    assert_eq!(service.n_stored(REQUEST), 0);
+    service.daemon.log.wait_for("answered 503 to 1 requests that have not started");
+}
+
+#[test]
+fn next_daemon_that_does_not_start_answers_the_requests() {
+    for wrong in [("timeouts.drain", "soon"), ("listen.tls_cert", "/nowhere")] {
+        let stalled = Stalled::start(|rgun| rgun);
+        let mut client = stalled.queue("GET /hello HTTP/1.1\r\nHost: test\r\n\r\n");
+        let status = stalled.stop().fail_next(Rgun::fake().set(wrong.0, wrong.1));
+        assert_eq!((status, client.response().status), (Some(78), 503), "{wrong:?}");
+        client.assert_closed();
+    }
 }
 
 #[test]

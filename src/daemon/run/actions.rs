@@ -13,7 +13,7 @@ use crate::id::{Generation, WorkerId};
 use crate::pool::SpawnSpec;
 use crate::supervise::{Action, Event, Report, SpawnFault, SpawnMethod};
 use crate::systemd::notify;
-use crate::systemd::stop_job::is_followed_by_start;
+use crate::systemd::stop_job::StopJobWatch;
 
 /// Maximum running time of the hook `worker_abort`.
 const ABORT_HOOK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -80,7 +80,8 @@ impl Daemon {
         self.timers.stop_by = Some(deadline);
         self.dispatcher.close_websockets();
         let (hand_over, notice) = (self.hand_over_limit(deadline), edge_notice_sink(&self.messages_tx));
-        self.edge.drain(deadline, hand_over, is_followed_by_start, notice);
+        let stop_job = StopJobWatch::default();
+        self.edge.drain(deadline, hand_over, move || stop_job.is_followed_by_start(), notice);
     }
 
     /// Returns the number of connections that the drain may keep for the next daemon: 0 if the

@@ -9,7 +9,9 @@ use crate::error_chain::Chain;
 use crate::exit_status::{EX_CONFIG, EX_OSERR, EX_USAGE};
 use crate::journal::catalog::OperatorEvent;
 use crate::journal::daemon_log;
-use crate::systemd::notify;
+use crate::systemd::{listen, notify};
+
+use super::hand_over::RequestsAtStart;
 
 /// A failed start.
 #[derive(Debug)]
@@ -74,6 +76,8 @@ impl StartupError {
 /// the journal if systemd has connected stderr to the journal, else on stderr, and in `STATUS=`. Returns
 /// the exit status.
 pub fn refuse_start(failure: &Failure) -> ExitCode {
+    // Before any thread starts, see `take_descriptors`.
+    let requests = listen::take_descriptors().ok().map(|inherited| RequestsAtStart::of(&inherited));
     let Failure { text, status, summary, .. } = failure;
     let error = StartupError {
         status: *status,
@@ -83,11 +87,14 @@ pub fn refuse_start(failure: &Failure) -> ExitCode {
     };
     if daemon_log::start_in_journal() {
         error.log();
-        daemon_log::flush();
     } else {
         // If stderr is closed, the exit status still reports the failure.
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
+    if let Some(requests) = requests {
+        requests.refuse();
+    }
+    daemon_log::flush();
     error.notify()
 }
 

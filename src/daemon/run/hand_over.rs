@@ -4,14 +4,18 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+
+use rustix::net::{SendFlags, send};
 
 use crate::config::{FDSTORE_VARIABLE, Listen};
 use crate::edge::Edge;
 use crate::error_chain::Chain;
-use crate::net::{ConnectionRecord, Listener, StoredConnection, cookie, decode, encode};
+use crate::net::{ConnectionRecord, DetachedConnection, Listener, StoredConnection, cookie, decode, encode};
 use crate::systemd::fd_store::{self, CONNECTION_NAME, REQUEST_NAME, STATE_NAME, StoredDescriptor};
+use crate::systemd::listen::InheritedDescriptors;
+use crate::systemd::stop_job::is_followed_by_start;
 
 /// Time allowed for systemd to receive and process the messages to its store.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,9 +36,19 @@ pub(super) fn capacity(soft_limit: Option<u64>) -> usize {
     fd_store::capacity(FDSTORE_VARIABLE).min(limit).saturating_sub(1)
 }
 
-/// Sends the connections that the drain has detached to the fd store.
+/// The response to a request that no daemon can serve any more. Without content, because the request may
+/// be a HEAD.
+const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 5\r\n\
+    connection: close\r\n\r\n";
+
+/// Sends the connections that the drain has detached to the fd store. Requests are answered 503 instead
+/// if the service has meanwhile been stopped for good.
 pub(super) fn store_detached(edge: &Edge) {
-    let connections = edge.take_detached();
+    let mut connections = edge.take_detached();
+    if connections.iter().any(DetachedConnection::has_request) && !is_followed_by_start() {
+        let requests: Vec<_> = connections.extract_if(.., |connection| connection.has_request()).collect();
+        refuse(requests.iter().map(|connection| connection.as_fd()));
+    }
     if connections.is_empty() {
         return;
     }
@@ -57,13 +71,43 @@ pub(super) fn store_detached(edge: &Edge) {
         Ok(()) => tracing::info!(
             rgun.connections = n_connections,
             "stored {n_connections} connections in systemd's fd store, {n_requests} with a request that has not \
-             started: a restart continues them"
+             started, for the next rgun"
         ),
         Err(error) => tracing::warn!(
             %error,
             "cannot store {n_connections} connections in systemd's fd store, {n_requests} with a request that has not \
              started; the next rgun may close them"
         ),
+    }
+}
+
+/// Keeps the connections that came with a request of the previous daemon, to refuse them if this daemon
+/// does not start.
+pub(super) struct RequestsAtStart(Vec<OwnedFd>);
+
+impl RequestsAtStart {
+    /// Copies the descriptors; one that cannot be copied is left out.
+    pub(super) fn of(inherited: &InheritedDescriptors) -> Self {
+        let requests = inherited.stored.iter().filter(|stored| stored.name == REQUEST_NAME);
+        Self(requests.filter_map(|stored| stored.fd.try_clone().ok()).collect())
+    }
+
+    /// Answers the requests 503. systemd closes the connections when the service has failed.
+    pub(super) fn refuse(&self) {
+        refuse(self.0.iter().map(|socket| socket.as_fd()));
+    }
+}
+
+/// Answers a request 503 on each connection.
+fn refuse<'s>(sockets: impl Iterator<Item = BorrowedFd<'s>>) {
+    let mut n_refused = 0;
+    for socket in sockets {
+        // A client that has left needs no answer.
+        n_refused +=
+            usize::from(send(socket, UNAVAILABLE, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok());
+    }
+    if n_refused > 0 {
+        tracing::warn!("answered 503 to {n_refused} requests that have not started: no rgun serves them");
     }
 }
 

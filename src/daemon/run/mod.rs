@@ -108,6 +108,7 @@ pub(crate) use self::error::StartupError;
 pub use self::error::refuse_start;
 use self::generations::Generations;
 pub(crate) use self::generations::{load_tls, worker_hooks};
+use self::hand_over::RequestsAtStart;
 pub(crate) use self::messages::{MainMessage, notice_sink};
 use self::operator_log::OperatorLog;
 pub(crate) use self::operator_text::explain_missing_module;
@@ -130,6 +131,7 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     let config = &invocation.config;
     // Before any thread starts, because it removes environment variables, which is not thread-safe.
     let inherited = listen::take_descriptors();
+    let requests = inherited.as_ref().ok().map(RequestsAtStart::of);
     let hidden = system::hide_memory();
     let destination = match daemon_log::start(&config.log) {
         Ok(destination) => destination,
@@ -159,9 +161,15 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
         Daemon::build(invocation, Startup { destination, inherited, for_metrics, output, conf_hooks })
     });
     let status = match built {
-        Ok((daemon, runtime)) => ExitCode::from(runtime.block_on(daemon.run())),
+        Ok((daemon, runtime)) => {
+            drop(requests);
+            ExitCode::from(runtime.block_on(daemon.run()))
+        }
         Err(error) => {
             error.log();
+            if let Some(requests) = requests {
+                requests.refuse();
+            }
             error.notify()
         }
     };

@@ -1,21 +1,62 @@
 //! Whether the service manager starts the service again after the stop that is under way.
 //!
 //! The manager sends the same signal for `systemctl stop` and `systemctl restart`. Only its list of
-//! jobs tells them apart.
+//! jobs tells them apart, and a later job may replace an earlier one.
 
 use std::io::{self, Read as _};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::cgroup;
+
+/// Interval at which the manager is asked again.
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Asks the manager repeatedly, on threads of their own.
+#[derive(Debug, Default)]
+pub struct StopJobWatch {
+    /// The last answer of [`is_followed_by_start`].
+    has_start: Arc<AtomicBool>,
+    asked_at: Mutex<Option<Instant>>,
+}
+
+impl StopJobWatch {
+    /// Returns the manager's last answer; false before the first. Asks again if that answer is old, and
+    /// does not wait.
+    pub fn is_followed_by_start(&self) -> bool {
+        let mut asked_at = self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
+            *asked_at = Some(Instant::now());
+            let has_start = Arc::clone(&self.has_start);
+            let ask = move || has_start.store(is_followed_by_start(), Ordering::Relaxed);
+            if let Err(error) = std::thread::Builder::new().name("stop-job".to_owned()).spawn(ask) {
+                tracing::warn!(%error, "cannot ask whether the service is started again");
+            }
+        }
+        self.has_start.load(Ordering::Relaxed)
+    }
+}
 
 /// Returns whether the service manager starts the service again: it runs no job that stops the
 /// service for good, and with `Restart=` it also restarts a daemon that was stopped otherwise. False
 /// if the manager does not answer. Blocks until `systemctl` has answered.
 pub fn is_followed_by_start() -> bool {
     match list_jobs() {
-        Ok(jobs) => !jobs.is_empty() && !has_stop(&jobs),
+        Ok(jobs) if jobs.is_empty() => {
+            tracing::info!(
+                "systemctl list-jobs does not say whether the service is started again; requests that wait are \
+                 answered 503 as at a stop"
+            );
+            false
+        }
+        Ok(jobs) => !has_stop(&jobs),
         Err(error) => {
-            tracing::debug!(%error, "cannot run systemctl list-jobs");
+            tracing::info!(
+                %error,
+                "cannot run systemctl list-jobs; requests that wait are answered 503 as at a stop"
+            );
             false
         }
     }

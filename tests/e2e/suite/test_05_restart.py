@@ -126,6 +126,22 @@ def test_daemon_that_is_terminated_hands_waiting_requests_over(waiting):
         assert connection.response().status == 200
 
 
+def test_waiting_requests_are_answered_if_no_daemon_follows(waiting):
+    with host.CONFIG.open("a") as config:
+        config.write("[nonsense]\n")
+    assert host.systemctl("restart", host.SERVICE, check=False).returncode != 0
+    for connection in waiting:
+        assert connection.response().status == 503
+
+
+def test_restart_that_becomes_a_stop_answers_waiting_requests(waiting):
+    host.systemctl("--no-block", "restart", host.SERVICE)
+    wait_until("the service stops", lambda: host.show("ActiveState") == "deactivating")
+    host.systemctl("stop", host.SERVICE)
+    for connection in waiting:
+        assert connection.response().status == 503
+
+
 def test_waiting_requests_are_answered_when_the_service_stops(waiting):
     host.systemctl("stop", host.SERVICE)
     try:
