@@ -160,6 +160,17 @@ fn waiting_request_is_answered_at_a_stop_for_good() {
 }
 
 #[test]
+fn manager_that_does_not_answer_delays_nothing() {
+    let stalled = Stalled::start(|rgun| rgun.set("timeouts.drain", "1s"));
+    stalled.service.set_jobs("exec sleep 3\n");
+    let mut client = stalled.queue("GET /hello HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut service = stalled.service;
+    service.daemon.signal(Signal::SIGTERM);
+    client.response().assert_error(503);
+    service.wait_exit();
+}
+
+#[test]
 fn restart_that_becomes_a_stop_answers_the_requests() {
     let stalled = Stalled::start(|rgun| rgun);
     let script = format!("mkdir \"$0.asked\" 2>/dev/null && echo No jobs running. || {STOP}\n");

@@ -15,9 +15,9 @@ use crate::error_chain::Chain;
 use crate::net::{ConnectionRecord, DetachedConnection, Listener, StoredConnection, cookie, decode, encode};
 use crate::systemd::fd_store::{self, CONNECTION_NAME, REQUEST_NAME, STATE_NAME, StoredDescriptor};
 use crate::systemd::listen::InheritedDescriptors;
-use crate::systemd::stop_job::is_followed_by_start;
+use crate::systemd::stop_job::is_followed_by_start_within;
 
-/// Time allowed for systemd to receive and process the messages to its store.
+/// Time allowed for systemd to receive and process the messages to its store, or to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Descriptors that the next process needs besides the stored ones until it has raised its limit:
@@ -45,7 +45,8 @@ const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length:
 /// if the service has meanwhile been stopped for good.
 pub(super) fn store_detached(edge: &Edge) {
     let mut connections = edge.take_detached();
-    if connections.iter().any(DetachedConnection::has_request) && !is_followed_by_start() {
+    if connections.iter().any(DetachedConnection::has_request) && !is_followed_by_start_within(STORE_TIMEOUT)
+    {
         let requests: Vec<_> = connections.extract_if(.., |connection| connection.has_request()).collect();
         refuse(requests.iter().map(|connection| connection.as_fd()));
     }

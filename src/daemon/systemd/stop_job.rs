@@ -6,7 +6,8 @@
 use std::io::{self, Read as _};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::cgroup;
@@ -30,19 +31,33 @@ impl StopJobWatch {
         if asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
             *asked_at = Some(Instant::now());
             let has_start = Arc::clone(&self.has_start);
-            let ask = move || has_start.store(is_followed_by_start(), Ordering::Relaxed);
-            if let Err(error) = std::thread::Builder::new().name("stop-job".to_owned()).spawn(ask) {
-                tracing::warn!(%error, "cannot ask whether the service is started again");
-            }
+            spawn(move || has_start.store(is_followed_by_start(), Ordering::Relaxed));
         }
         self.has_start.load(Ordering::Relaxed)
+    }
+}
+
+/// Returns whether the service manager starts the service again. False if the manager does not answer
+/// within this time.
+pub fn is_followed_by_start_within(timeout: Duration) -> bool {
+    let (answer, answers) = mpsc::channel();
+    spawn(move || {
+        // Fails only after the timeout.
+        let _ = answer.send(is_followed_by_start());
+    });
+    answers.recv_timeout(timeout).unwrap_or(false)
+}
+
+fn spawn(ask: impl FnOnce() + Send + 'static) {
+    if let Err(error) = thread::Builder::new().name("stop-job".to_owned()).spawn(ask) {
+        tracing::warn!(%error, "cannot ask whether the service is started again");
     }
 }
 
 /// Returns whether the service manager starts the service again: it runs no job that stops the
 /// service for good, and with `Restart=` it also restarts a daemon that was stopped otherwise. False
 /// if the manager does not answer. Blocks until `systemctl` has answered.
-pub fn is_followed_by_start() -> bool {
+fn is_followed_by_start() -> bool {
     match list_jobs() {
         Ok(jobs) if jobs.is_empty() => {
             tracing::info!(
