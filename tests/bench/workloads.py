@@ -168,6 +168,8 @@ WORKLOADS = {
         "requests_per_s",
         needs=("handshake",),
         note="a new connection with a full handshake for each request; ECDSA key on P-256; limit: no tickets",
+        page="ASGI hello over TLS, full handshakes",
+        reference="limit",
     ),
     "tls-resumption": Workload(
         f"ASGI hello over TLS, one worker, {CONNECTIONS} connections of one request, resumed sessions",
@@ -197,6 +199,7 @@ WORKLOADS = {
             ("rgun", "granian", "peregrine", "weft", "nginx"),
             RATE,
             "requests_per_s",
+            note="under the packaged unit, whose filter refuses openat2(2), a file costs rgun twice as much",
             page=f"static file of {size}" if label == "10kib" else "",
         )
         for label, size, name, connections in (
