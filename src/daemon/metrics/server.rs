@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::text;
@@ -34,13 +34,14 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// Serves the metrics until the task is aborted. `collect` returns the text, or `None` if the daemon
-/// is ending.
+/// is ending. Each connection has a clone of `open` until it is closed, also after the task was aborted.
 ///
 /// # Errors
 /// The listener cannot be registered with the reactor.
 pub async fn serve<F>(
     listener: Listener,
     collect: impl Fn() -> F + Clone + Send + Sync + 'static,
+    open: mpsc::Sender<Infallible>,
 ) -> io::Result<()>
 where
     F: Future<Output = Option<String>> + Send,
@@ -51,10 +52,10 @@ where
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
         match acceptor.accept().await {
             Ok((socket, _)) => {
-                let collect = collect.clone();
+                let (collect, open) = (collect.clone(), open.clone());
                 tokio::spawn(async move {
                     serve_connection(socket, collect).await;
-                    drop(slot);
+                    drop((slot, open));
                 });
             }
             Err(error) => {

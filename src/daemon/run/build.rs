@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::buffer_limits::BufferLimits;
 use super::control_socket::{ControlClients, ControlError, ControlSocket};
 use super::messages::{MainMessage, edge_notice_sink, notice_sink};
+use super::metrics_listeners::MainInput;
 use super::operator_log::log_unless_terminal;
 use super::peer_check::PeerCheck;
 use super::pressure_watch::PressureWatch;
@@ -70,7 +71,7 @@ impl Daemon {
         let host = host(config, &files, &listeners, [is_socket_activated, !for_metrics.is_empty()]);
         let (messages_tx, messages_rx) = unbounded_channel();
         let control = listen_for_commands(config, &messages_tx, delegation.as_ref(), &worker_users)?;
-        metrics_listeners::listen(config, for_metrics, &messages_tx, destination);
+        let metrics = metrics_listeners::listen(config, for_metrics, &messages_tx, destination);
         let reloads = Reloads::new(host.is_supervised);
         let stored = hand_over::take_over(inherited.stored, &listeners, &config.listen);
         let (edge, dispatcher, journal) =
@@ -95,7 +96,7 @@ impl Daemon {
             journal,
             control,
             messages_tx,
-            messages_rx,
+            input: MainInput { messages: messages_rx, metrics },
             signals,
             operator_log,
             stack_dumps: StackDumps::default(),

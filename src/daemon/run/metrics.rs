@@ -6,10 +6,12 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use super::Daemon;
-use crate::control::{Metric, MetricFamily, MetricType, StatusReply};
+use super::messages::MetricsFault;
+use crate::control::{Metric, MetricFamily, MetricType, NO_METRICS, StatusReply};
 use crate::id::WorkerNr;
+use crate::journal::catalog::OperatorEvent;
 use crate::metrics::{Family, Samples, encode};
-use crate::supervise::WorkerState;
+use crate::supervise::{Event, WorkerState};
 
 /// A metric of the whole service: its name after the prefix, its type, its description, and the
 /// function that returns its value.
@@ -70,6 +72,21 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 fn report_rows() -> impl Iterator<Item = Row> {
     ROWS.into_iter().chain([WAIT_ROW])
+}
+
+impl Daemon {
+    /// Reports an address without metrics. The application is served.
+    pub(super) fn on_metrics_failed(&mut self, fault: &MetricsFault) -> Vec<Event> {
+        let MetricsFault { address, reason, remedy } = fault;
+        tracing::error!(
+            message_id = OperatorEvent::MetricsFailed.id(),
+            "the application is served, but {NO_METRICS}{address}: {reason}; {remedy}{}",
+            self.host.restart
+        );
+        self.status.add_no_metrics(format!("{NO_METRICS}{address}: {reason}"));
+        self.send_status();
+        Vec::new()
+    }
 }
 
 impl Daemon {

@@ -87,7 +87,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::cli::Invocation;
 use crate::config::{LogFormat, METRICS_SOCKET};
@@ -110,6 +110,7 @@ use self::generations::Generations;
 pub(crate) use self::generations::{load_tls, worker_hooks};
 use self::hand_over::RequestsAtStart;
 pub(crate) use self::messages::{MainMessage, notice_sink};
+use self::metrics_listeners::MainInput;
 use self::operator_log::OperatorLog;
 pub(crate) use self::operator_text::explain_missing_module;
 use self::pressure_watch::PressureWatch;
@@ -203,7 +204,7 @@ struct Daemon {
     journal: LogThread,
     control: ControlClients,
     messages_tx: UnboundedSender<MainMessage>,
-    messages_rx: UnboundedReceiver<MainMessage>,
+    input: MainInput,
     signals: SignalStreams,
     operator_log: OperatorLog,
     stack_dumps: StackDumps,
@@ -267,7 +268,7 @@ impl Daemon {
             let wake = self.next_wakeup();
             let events = tokio::select! {
                 biased;
-                Some(message) = self.messages_rx.recv() => self.on_message(message),
+                Some(message) = self.input.messages.recv() => self.on_message(message),
                 Some(()) = self.signals.child.recv() => self.reap(),
                 Some(()) = self.signals.terminate.recv() => self.on_stop_signal(&mut stops, false),
                 Some(()) = self.signals.interrupt.recv() => self.on_stop_signal(&mut stops, true),
@@ -301,6 +302,7 @@ impl Daemon {
             }
         }
         let status = exit.unwrap_or_default();
+        self.input.end().await;
         self.finish();
         status
     }
@@ -332,7 +334,7 @@ impl Daemon {
     fn handle(&mut self, event: Event) -> Option<u8> {
         let Event::Exited { worker, .. } = event else { return self.apply(event) };
         // The supervisor gets the worker's last messages before its exit.
-        while let Ok(message) = self.messages_rx.try_recv() {
+        while let Ok(message) = self.input.messages.try_recv() {
             for event in self.on_message(message) {
                 if let Some(status) = self.apply(event) {
                     return Some(status);
