@@ -205,7 +205,7 @@ impl Edge {
         &mut self,
         deadline: Instant,
         hand_over: usize,
-        has_next_daemon: impl Fn() -> bool + Send + 'static,
+        mut has_next_daemon: impl FnMut() -> bool + Send + 'static,
         notice: impl Fn(EdgeNotice) + Send + 'static,
     ) {
         if let Some(earlier) = self.drain.take() {

@@ -279,7 +279,7 @@ impl ConnectionTracker {
     /// A connection that was busy a moment ago is closed only after a grace of one second: its
     /// client may be sending the next request, and would see a reset. That request's response
     /// carries `Connection: close`.
-    pub async fn drain(&self, deadline: Instant, moves_requests: impl Fn() -> bool) {
+    pub async fn drain(&self, deadline: Instant, mut moves_requests: impl FnMut() -> bool) {
         let mut aborted = false;
         loop {
             let closed = self.registry.closed();

@@ -80,8 +80,8 @@ impl Daemon {
         self.timers.stop_by = Some(deadline);
         self.dispatcher.close_websockets();
         let (hand_over, notice) = (self.hand_over_limit(deadline), edge_notice_sink(&self.messages_tx));
-        let stop_job = StopJobWatch::default();
-        self.edge.drain(deadline, hand_over, move || stop_job.is_followed_by_start(), notice);
+        let mut stop_job = StopJobWatch::default();
+        self.edge.drain(deadline, hand_over, move || stop_job.poll(), notice);
     }
 
     /// Returns the number of connections that the drain may keep for the next daemon: 0 if the

@@ -5,8 +5,8 @@
 
 use std::io::{self, Read as _};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::Once;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,43 +15,52 @@ use super::cgroup;
 /// Interval at which the manager is asked again.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Asks the manager repeatedly, on threads of their own.
+/// Asks the manager repeatedly.
 #[derive(Debug, Default)]
 pub struct StopJobWatch {
-    /// The last answer of [`is_followed_by_start`].
-    has_start: Arc<AtomicBool>,
-    asked_at: Mutex<Option<Instant>>,
+    /// The manager's last answer.
+    has_start: bool,
+    asked_at: Option<Instant>,
+    /// The question that has no answer yet.
+    pending: Option<Receiver<bool>>,
 }
 
 impl StopJobWatch {
-    /// Returns the manager's last answer; false before the first. Asks again if that answer is old, and
-    /// does not wait.
-    pub fn is_followed_by_start(&self) -> bool {
-        let mut asked_at = self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
-            *asked_at = Some(Instant::now());
-            let has_start = Arc::clone(&self.has_start);
-            spawn(move || has_start.store(is_followed_by_start(), Ordering::Relaxed));
+    /// Returns the last answer: whether the manager starts the service again; false before the first. Asks
+    /// again if that answer is old, and does not wait.
+    pub fn poll(&mut self) -> bool {
+        if let Some(answers) = &self.pending {
+            match answers.try_recv() {
+                Err(TryRecvError::Empty) => return self.has_start,
+                answer => self.has_start = answer.unwrap_or(false),
+            }
+            self.pending = None;
         }
-        self.has_start.load(Ordering::Relaxed)
+        if self.asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
+            self.asked_at = Some(Instant::now());
+            self.pending = Some(ask());
+        }
+        self.has_start
     }
 }
 
 /// Returns whether the service manager starts the service again. False if the manager does not answer
 /// within this time.
 pub fn is_followed_by_start_within(timeout: Duration) -> bool {
-    let (answer, answers) = mpsc::channel();
-    spawn(move || {
-        // Fails only after the timeout.
-        let _ = answer.send(is_followed_by_start());
-    });
-    answers.recv_timeout(timeout).unwrap_or(false)
+    ask().recv_timeout(timeout).unwrap_or(false)
 }
 
-fn spawn(ask: impl FnOnce() + Send + 'static) {
-    if let Err(error) = thread::Builder::new().name("stop-job".to_owned()).spawn(ask) {
-        tracing::warn!(%error, "cannot ask whether the service is started again");
+/// Asks the manager on a thread of its own.
+fn ask() -> Receiver<bool> {
+    let (answer, answers) = mpsc::channel();
+    let asking = thread::Builder::new().name("stop-job".to_owned()).spawn(move || {
+        // Fails only if the caller has stopped waiting.
+        let _ = answer.send(is_followed_by_start());
+    });
+    if let Err(error) = asking {
+        report(&error.to_string());
     }
+    answers
 }
 
 /// Returns whether the service manager starts the service again: it runs no job that stops the
@@ -60,21 +69,25 @@ fn spawn(ask: impl FnOnce() + Send + 'static) {
 fn is_followed_by_start() -> bool {
     match list_jobs() {
         Ok(jobs) if jobs.is_empty() => {
-            tracing::info!(
-                "systemctl list-jobs does not say whether the service is started again; requests that wait are \
-                 answered 503 as at a stop"
-            );
+            report("systemctl list-jobs has no answer");
             false
         }
         Ok(jobs) => !has_stop(&jobs),
         Err(error) => {
-            tracing::info!(
-                %error,
-                "cannot run systemctl list-jobs; requests that wait are answered 503 as at a stop"
-            );
+            report(&format!("cannot run systemctl list-jobs: {error}"));
             false
         }
     }
+}
+
+/// Logs once why the manager's answer is not known.
+fn report(reason: &str) {
+    static REPORTED: Once = Once::new();
+    REPORTED.call_once(|| {
+        tracing::info!(
+            "{reason}; requests that cannot start in time are answered 503, as if the service was stopped for good"
+        );
+    });
 }
 
 /// Returns the manager's list of jobs; empty if the manager does not answer.
