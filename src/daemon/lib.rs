@@ -20,7 +20,7 @@
 //! | [`buffer_pool`] | - | tokio, hyper, tracing |
 //! | [`budget`] | - | tokio, hyper, tracing |
 //! | [`spool`] | - | tokio, hyper, tracing |
-//! | [`heap_trim`] | - | tokio, hyper, tracing |
+//! | [`heap`] | - | tokio, hyper, tracing |
 //! | [`files`] | buffer_pool | tokio, hyper, tracing |
 //! | [`id`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`negotiation`] | - | tokio, hyper, tracing, rgun_channel |
@@ -31,9 +31,9 @@
 //! | [`systemd`] | escape, error_chain | tokio, hyper, rgun_channel |
 //! | [`journal`] | config, escape, id | tokio, hyper |
 //! | [`tls`] | config | tokio, hyper, rgun_channel::ring |
-//! | [`net`] | config, systemd, tls, error_chain, heap_trim | hyper, rgun_channel::ring |
+//! | [`net`] | config, systemd, tls, error_chain, heap | hyper, rgun_channel::ring |
 //! | [`link`] | id | tokio, hyper |
-//! | [`dispatch`] | escape, buffer_pool, budget, spool, heap_trim, error_chain, id, link, negotiation, supervise | hyper |
+//! | [`dispatch`] | escape, buffer_pool, budget, spool, error_chain, id, link, negotiation, supervise | hyper |
 //! | [`websocket`] | dispatch, net, journal, id | hyper, http, nix |
 //! | [`http`] | files, websocket, dispatch, net, tls, journal, escape, error_chain, buffer_pool, budget, spool, id, negotiation | nix::sys::signal |
 //! | [`pool`] | config, journal, id, link, supervise, systemd, error_chain | hyper, tokio |
@@ -63,7 +63,7 @@ pub mod escape;
 pub mod exit_status;
 pub mod file_watch;
 pub mod files;
-pub mod heap_trim;
+pub mod heap;
 pub mod http;
 pub mod id;
 pub mod journal;

@@ -11,10 +11,6 @@ use super::tick_rate::TickRate;
 use super::worker::Worker;
 use super::worker::loop_health::LoopHealth;
 use super::{Dispatcher, Notice, State};
-use crate::heap_trim::{HeapTrim, trim};
-
-/// The heap is trimmed only after buffered responses have used at least this much memory.
-const MIN_TRIM_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Interval while records may stall.
 const FAST_TICK: Duration = Duration::from_millis(1);
@@ -32,18 +28,10 @@ impl Dispatcher {
     /// Runs the timers forever. Sleeps while there is nothing to watch, so that an idle daemon uses
     /// no CPU.
     pub async fn run_timers(&'static self) {
-        let mut heap = HeapTrim::new(MIN_TRIM_BYTES);
         loop {
-            let now = Instant::now();
-            let rate = self.tick(now);
+            let rate = self.tick(Instant::now());
             self.start_writes();
-            if heap.update(self.buffers.memory.used(), now) {
-                tokio::task::spawn_blocking(trim);
-            }
             match rate {
-                TickRate::Idle if heap.is_pending() => {
-                    drop(tokio::time::timeout(PARKED_TICK, self.timer_wakeup.notified()).await);
-                }
                 TickRate::Fast => tokio::time::sleep(FAST_TICK).await,
                 TickRate::Slow => drop(tokio::time::timeout(SLOW_TICK, self.timer_wakeup.notified()).await),
                 TickRate::Parked => {

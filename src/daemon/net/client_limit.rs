@@ -83,6 +83,11 @@ impl ClientLimit {
         }
     }
 
+    /// True if a rejection is still to be logged.
+    pub(super) fn has_unreported_rejection(&self) -> bool {
+        self.rejected.count > 0 && self.max_per_client.is_some()
+    }
+
     /// Returns the next log line about rejected connections, if one is due.
     pub(super) fn report(&mut self, now: Instant) -> Option<String> {
         let Rejected { client, count, next_report: next } = &mut self.rejected;

@@ -232,6 +232,7 @@ impl Connection {
         let (park, none) = (Directive::Park as u8, Directive::None as u8);
         // Fails if another directive has replaced it, which is kept.
         let _ = self.directive.compare_exchange(park, none, Ordering::Relaxed, Ordering::Relaxed);
+        self.registry.wake_sweep();
     }
 
     /// True if the last write would have blocked.

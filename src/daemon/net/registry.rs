@@ -33,8 +33,9 @@ pub(super) struct Registry<C> {
     /// Notified when a connection is closed: `accept` may be waiting for capacity, or `drain` for
     /// the last connection to close.
     closed: Notify,
-    /// Notified when the first connection is opened: the sweep has work again.
-    opened: Notify,
+    /// The sweep rests until [`Registry::wake_sweep`].
+    sweep_rests: AtomicBool,
+    sweep_work: Notify,
     /// The connections that the drain has taken out of HTTP, for the next daemon.
     detached: Mutex<Vec<DetachedConnection>>,
 }
@@ -68,7 +69,8 @@ impl<C> Registry<C> {
                 clients,
             }),
             closed: Notify::new(),
-            opened: Notify::new(),
+            sweep_rests: AtomicBool::new(false),
+            sweep_work: Notify::new(),
             detached: Mutex::default(),
         }
     }
@@ -131,23 +133,14 @@ impl<C> Registry<C> {
         slots.clients.add(C::as_ref(&connection));
         slots.count += 1;
         slots.total += 1;
-        let is_first = slots.count == 1;
         drop(slots);
-        if is_first {
-            self.opened.notify_one();
-        }
+        self.wake_sweep();
         connection
     }
 
     /// Counts a connection whose client is not known yet.
     pub(super) fn reserve(&self) {
-        let mut slots = self.lock();
-        slots.count += 1;
-        let is_first = slots.count == 1;
-        drop(slots);
-        if is_first {
-            self.opened.notify_one();
-        }
+        self.lock().count += 1;
     }
 
     /// Undoes [`Registry::reserve`].
@@ -203,7 +196,12 @@ impl<C> Registry<C> {
 
     /// Returns false if this client has reached `limits.connections_per_client`.
     pub(super) fn admit(&self, peer: &Peer) -> bool {
-        self.lock().clients.admit(peer)
+        let is_admitted = self.lock().clients.admit(peer);
+        if !is_admitted {
+            // The sweep reports it.
+            self.wake_sweep();
+        }
+        is_admitted
     }
 
     /// Replaces `limits.connections_per_client`. `open` are the clients of all open connections.
@@ -230,8 +228,27 @@ impl<C> Registry<C> {
         self.closed.notify_waiters();
     }
 
-    /// Completes when the first connection is opened.
-    pub(super) fn opened(&self) -> impl Future<Output = ()> + '_ {
-        self.opened.notified()
+    /// True if a rejection of a client is still to be logged.
+    pub(super) fn has_unreported_rejection(&self) -> bool {
+        self.lock().clients.has_unreported_rejection()
+    }
+
+    /// Announces that the sweep is about to rest if the connections are all parked, and is woken otherwise by
+    /// [`Registry::wake_sweep`], also by a call before [`Registry::sweep_work`].
+    pub(super) fn announce_rest(&self) {
+        self.sweep_rests.store(true, Ordering::Relaxed);
+    }
+
+    /// Wakes the sweep if it rests: a connection was opened, or is no longer parked, or the limits have changed.
+    pub(super) fn wake_sweep(&self) {
+        if self.sweep_rests.load(Ordering::Relaxed) {
+            self.sweep_rests.store(false, Ordering::Relaxed);
+            self.sweep_work.notify_one();
+        }
+    }
+
+    /// Completes when the sweep was woken after [`Registry::announce_rest`].
+    pub(super) fn sweep_work(&self) -> impl Future<Output = ()> + '_ {
+        self.sweep_work.notified()
     }
 }

@@ -16,7 +16,7 @@ use super::peer::{Client, Peer};
 use super::phase::Phase;
 use super::registry::Registry;
 use super::traffic::ResponseTotals;
-use crate::heap_trim::{HeapTrim, trim};
+use crate::heap;
 
 /// Tracks all connections of the daemon.
 #[derive(Debug)]
@@ -36,14 +36,11 @@ const REARM_DIVISOR: usize = 8;
 /// Interval at which an idle connection is evicted while a new one waits for capacity.
 const EVICT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Memory in bytes that parking a connection frees: mostly hyper's buffer and state.
-const ACTIVE_BYTES: u64 = 11 * 1024;
-
-/// The heap is trimmed after this much memory was in use by connections that were not parked.
-const MIN_TRIM_BYTES: u64 = 8 * 1024 * 1024;
-
 /// Interval at which a draining daemon checks its connections.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Resolution of the coarse clock.
+const COARSE_TICK: Duration = Duration::from_millis(10);
 
 /// Interval at which all timeouts are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -74,6 +71,15 @@ impl Drop for ConnectionReservation {
     }
 }
 
+/// The result of one sweep: how soon the next is needed.
+#[derive(Debug, PartialEq, Eq)]
+struct Swept {
+    /// Number of connections that are not parked.
+    active: usize,
+    /// Time after which `timeouts.keepalive` closes the first of the parked connections; without any, the maximum.
+    next_close: Duration,
+}
+
 impl ConnectionTracker {
     /// Creates a tracker without connections.
     pub fn new(limits: ConnectionLimits) -> Arc<Self> {
@@ -95,6 +101,8 @@ impl ConnectionTracker {
         self.registry.set_client_limit(limits.per_client, open.iter().map(|connection| &connection.peer));
         // The new limit may leave room for a connection that waits.
         self.registry.notify_closed();
+        // Parked connections may be due earlier.
+        self.registry.wake_sweep();
     }
 
     fn limits(&self) -> ConnectionLimits {
@@ -204,36 +212,56 @@ impl ConnectionTracker {
         (!is_busy).then(|| self.registry.unused_for())
     }
 
-    /// Checks the timeouts of all connections, forever. After a burst of connections, returns the memory
-    /// that they have freed to the kernel. Sleeps while no connection is open and no trim is pending.
+    /// Checks the timeouts of all connections, forever, and returns the memory to the kernel that they and their
+    /// requests have freed. Rests while all connections are parked.
     pub async fn sweep(self: Arc<Self>) {
-        let mut heap = HeapTrim::new(MIN_TRIM_BYTES);
+        // All memory that was free has returned to the kernel.
+        let mut is_purged = false;
         loop {
-            let opened = self.registry.opened();
-            if self.count() == 0 && !heap.is_pending() {
-                opened.await;
-            }
-            tokio::time::sleep(SWEEP_INTERVAL).await;
+            self.registry.announce_rest();
             self.tick();
-            let n_active = self.check_timeouts();
-            if heap.update(n_active * ACTIVE_BYTES, Instant::now()) {
-                tokio::task::spawn_blocking(trim);
+            let swept = self.check_timeouts();
+            if swept.active > 0 || self.registry.has_unreported_rejection() {
+                heap::decay();
+                is_purged = false;
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                continue;
+            }
+            let limit = if is_purged { Duration::MAX } else { heap::DECAY_TIME };
+            is_purged = !self.rest(swept.next_close.min(limit)).await;
+            if is_purged {
+                heap::purge();
             }
         }
     }
 
-    /// Checks the timeouts of all connections. Returns the number of connections that are not parked.
-    fn check_timeouts(&self) -> u64 {
+    /// Waits until the sweep has work again, and then for [`SWEEP_INTERVAL`], at the latest until `limit` has passed.
+    /// Returns false if it has passed.
+    async fn rest(&self, limit: Duration) -> bool {
+        let has_work = tokio::time::timeout(limit, self.registry.sweep_work()).await.is_ok();
+        if has_work {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+        }
+        has_work
+    }
+
+    /// Checks the timeouts of all connections.
+    fn check_timeouts(&self) -> Swept {
         let limits = self.limits();
         if let Some(report) = self.registry.rejection_report() {
             tracing::warn!("{report}");
         }
-        let mut n_active = 0;
+        let mut swept = Swept { active: 0, next_close: Duration::MAX };
         for connection in self.registry.connections() {
             connection.check_timeouts(&limits);
-            n_active += u64::from(!connection.is_parked());
+            if connection.is_parked() {
+                let left = limits.keepalive.saturating_sub(connection.age());
+                swept.next_close = swept.next_close.min(left.saturating_add(COARSE_TICK));
+            } else {
+                swept.active += 1;
+            }
         }
-        n_active
+        swept
     }
 
     /// Chooses up to `hand_over` connections for the next daemon. From now on, responses on all
@@ -311,19 +339,65 @@ impl ConnectionTracker {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
-    #[test]
-    fn websocket_counts_as_use_and_idle_connection_does_not() {
-        let limits = ConnectionLimits {
+    fn limits(per_client: Option<NonZeroU32>) -> ConnectionLimits {
+        ConnectionLimits {
             header: Duration::from_secs(10),
             keepalive: Duration::from_secs(75),
             write: Duration::from_mins(1),
             response_rate: None,
             connections: 10,
-            per_client: None,
+            per_client,
+        }
+    }
+
+    fn peer() -> Peer {
+        std::net::SocketAddr::from(([192, 0, 2, 1], 1)).into()
+    }
+
+    #[test]
+    fn sweep_may_rest_until_a_parked_connection_is_due() {
+        let tracker = ConnectionTracker::new(limits(None));
+        assert_eq!(tracker.check_timeouts(), Swept { active: 0, next_close: Duration::MAX });
+        let connection = tracker.register(peer().into(), 0);
+        connection.set_phase(Phase::Idle);
+        assert_eq!(tracker.check_timeouts(), Swept { active: 1, next_close: Duration::MAX });
+        connection.set_directive(Directive::Park);
+        let Swept { active, next_close } = tracker.check_timeouts();
+        assert_eq!(active, 0);
+        let keepalive = limits(None).keepalive;
+        assert!(next_close > keepalive / 2 && next_close <= keepalive + COARSE_TICK, "{next_close:?}");
+    }
+
+    #[tokio::test]
+    async fn resting_sweep_is_woken_by_each_kind_of_work() {
+        let tracker = ConnectionTracker::new(limits(NonZeroU32::new(1)));
+        let parked = tracker.register(peer().into(), 0);
+        parked.set_phase(Phase::Idle);
+        parked.set_directive(Directive::Park);
+        let kinds: [(&str, &dyn Fn()); 4] = [
+            ("an opened connection", &|| drop(tracker.register(Peer::unix().into(), 0))),
+            ("an unparked connection", &|| parked.unpark()),
+            ("a rejected client", &|| assert!(!tracker.admit(&peer()))),
+            ("changed limits", &|| tracker.set_limits(limits(NonZeroU32::new(1)))),
+        ];
+        let is_woken = || async {
+            tokio::time::timeout(Duration::from_millis(1), tracker.registry.sweep_work()).await.is_ok()
         };
-        let tracker = ConnectionTracker::new(limits);
+        for (kind, begin) in kinds {
+            tracker.registry.announce_rest();
+            assert!(!is_woken().await, "before {kind}");
+            begin();
+            assert!(is_woken().await, "{kind}");
+        }
+    }
+
+    #[test]
+    fn websocket_counts_as_use_and_idle_connection_does_not() {
+        let tracker = ConnectionTracker::new(limits(None));
         let connection = tracker.register(Peer::unix().into(), 0);
         let waited = Duration::from_millis(30);
         std::thread::sleep(waited);

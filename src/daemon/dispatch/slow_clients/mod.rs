@@ -14,7 +14,7 @@
 //! bytes are not acknowledged and the worker waits for the client; this is the normal case for
 //! endless streams. [`ClientWait`] counts the wait.
 //!
-//! When the responses are gone, [`heap_trim`](crate::heap_trim) returns their memory to the kernel.
+//! When the responses are gone, the sweep of the connections returns their memory to the kernel.
 //! Blocking threads write the files, one block of each response at a time;
 //! [`Dispatcher::start_writes`] starts them.
 
