@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
@@ -34,7 +34,8 @@ static STAND_IN: LazyLock<&'static [u8]> = LazyLock::new(|| vec![0; MAX_FILE_PAR
 pub struct FileOutput {
     /// True if `parts` is not empty. Avoids the lock in the usual case.
     is_pending: AtomicBool,
-    parts: Mutex<VecDeque<QueuedPart>>,
+    /// Allocated for the first file, because most connections never send one.
+    parts: OnceLock<Box<Mutex<VecDeque<QueuedPart>>>>,
     /// A file ended before the end of its part.
     is_truncated: AtomicBool,
 }
@@ -48,17 +49,23 @@ struct QueuedPart {
 }
 
 impl FileOutput {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<QueuedPart>> {
+        self.parts.get_or_init(Box::default).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Begins a body. Drops the parts of an earlier body that hyper did not write to its end.
     pub fn begin(&self) {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.is_pending.store(false, Ordering::Relaxed);
+        if self.is_pending() {
+            self.lock().clear();
+            self.is_pending.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Queues a part of at most [`MAX_FILE_PART`] bytes and returns its stand-in.
     pub fn push(&self, fd: Arc<OwnedFd>, offset: u64, len: usize) -> &'static [u8] {
         let stand_in = STAND_IN.get(..len).unwrap_or(&STAND_IN);
         let part = QueuedPart { fd, offset, len: stand_in.len() };
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push_back(part);
+        self.lock().push_back(part);
         self.is_pending.store(true, Ordering::Relaxed);
         stand_in
     }
@@ -83,7 +90,7 @@ impl FileOutput {
             // A part follows: the kernel sends both together.
             return Ok(send(socket, slice, SendFlags::MORE | SendFlags::NOSIGNAL)?);
         }
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.lock();
         let part = parts.front_mut().ok_or(io::ErrorKind::InvalidInput)?;
         let sent = part.send(socket, slice.len())?;
         if sent == 0 {
