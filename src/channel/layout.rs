@@ -92,6 +92,9 @@ pub const REACTOR_BACKLOG_WAIT: usize = 4;
 /// Offset in the reactor's page: u32, daemon: 1 while a worker with one thread may spin for its next
 /// request ([`crate::spin`]), else 0.
 pub const REACTOR_SPIN: usize = 8;
+/// Offset in the reactor's page: u32, daemon: the time in microseconds for which a worker that has another request may
+/// defer its wake-up of the daemon. 0 until the daemon has changed it: the worker's own minimum.
+pub const REACTOR_WAKEUP_DELAY: usize = 12;
 
 /// The sizes that daemon and worker agree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -242,7 +242,7 @@ impl Epoch<'_> {
 /// Whether the daemon's reactor waits for workers only: 1 while it waits for them, else 0.
 ///
 /// While every worker has a backlog, a new request could not start, so the daemon does not poll its
-/// sockets, for a millisecond at most. The daemon announces this wait before its sleep
+/// sockets, for a few milliseconds at most. The daemon announces this wait before its sleep
 /// ([`Epoch::announce_sleep`]), and then checks once more that every worker has a backlog. An event
 /// loop whose backlog has ended checks for the announcement before its own sleep.
 ///

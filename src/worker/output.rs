@@ -6,18 +6,21 @@
 //! next response, so that the daemon is woken once for both. A caller that defers a wake-up must
 //! wake the daemon when there is no next request ([`crate::serve`]), before it sleeps
 //! ([`crate::worker::Worker::wait_and_claim`]), before it waits for space, and once the oldest
-//! completion is [`MAX_WAKEUP_DELAY_NS`] old. If the next exchange takes long, the daemon still
+//! completion is [`Output::wakeup_delay_ns`] old. If the next exchange takes long, the daemon still
 //! sees the completion: it polls every millisecond while this worker's submission ring has records.
 //!
-//! While all workers have a backlog, the daemon waits for them only, for a millisecond at most
+//! While all workers have a backlog, the daemon waits for them only, for a few milliseconds at most
 //! ([`BacklogWait`]). An event loop does not end this wait when a completion is
-//! [`MAX_WAKEUP_DELAY_NS`] old, but ends it before its own sleep, with completions or without.
+//! [`Output::wakeup_delay_ns`] old, but ends it before its own sleep, with completions or without.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
 use rgun_channel::ProtocolError;
-use rgun_channel::layout::{CHUNK_BYTES, Geometry, REACTOR_BACKLOG_WAIT, REACTOR_EPOCH, Word};
+use rgun_channel::layout::{
+    CHUNK_BYTES, Geometry, REACTOR_BACKLOG_WAIT, REACTOR_EPOCH, REACTOR_WAKEUP_DELAY, Word,
+};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, Position};
 use rgun_channel::slab::SlabSender;
@@ -27,11 +30,11 @@ use crate::process::Process;
 use crate::python::lock;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 
-/// Maximum delay of a deferred wake-up, nanoseconds. A wake-up is deferred only while another
-/// request waits in the ring, that is, while all workers are busy. Half a millisecond is then
-/// little compared with the wait for a slot. Measured with a Django view of 200 µs, everything on
+/// Maximum delay of a deferred wake-up, nanoseconds, unless the daemon allows more because requests wait for long. A
+/// wake-up is deferred only while another request waits in the ring, that is, while all workers are busy. Half a
+/// millisecond is then little compared with the wait for a slot. Measured with a Django view of 200 µs, everything on
 /// one core: every wake-up of the daemon costs two context switches.
-pub(crate) const MAX_WAKEUP_DELAY_NS: u64 = 500_000;
+const MIN_WAKEUP_DELAY_NS: u64 = 500_000;
 
 /// Minimum size of a payload that is copied into the slab with the GIL released.
 pub(crate) const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
@@ -138,8 +141,14 @@ impl Output {
         }
     }
 
+    /// Returns the maximum delay of a deferred wake-up, nanoseconds.
+    pub(crate) fn wakeup_delay_ns(&self) -> u64 {
+        let micros = self.process.reactor_page.u32(REACTOR_WAKEUP_DELAY).load(Ordering::Relaxed);
+        MIN_WAKEUP_DELAY_NS.max(1000 * u64::from(micros))
+    }
+
     /// Returns whether the daemon waits for workers only. If so, the daemon reads the frames pushed so
-    /// far within a millisecond, without a wake-up.
+    /// far within a few milliseconds, without a wake-up.
     pub(crate) fn is_daemon_waiting(&self) -> bool {
         BacklogWait(self.process.reactor_page.u32(REACTOR_BACKLOG_WAIT)).is_announced()
     }

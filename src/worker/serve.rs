@@ -11,7 +11,6 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rgun_channel::ProtocolError;
 
-use crate::output::MAX_WAKEUP_DELAY_NS;
 use crate::wait::SignalHandlers;
 use crate::worker::MAIN_THREAD_SLOT;
 use crate::wsgi::{SlotRunner, WsgiApplication};
@@ -88,7 +87,7 @@ fn serve(py: Python<'_>, application: &'static WsgiApplication, slot: u32) -> Re
         let timing = exchanges.serve(py, &frame, previous_end)?;
         previous_end = Some(timing.ended_at);
         let oldest = if deferred_since == 0 { timing.ended_at } else { deferred_since };
-        if timing.ended_at - oldest + timing.service <= MAX_WAKEUP_DELAY_NS {
+        if timing.ended_at - oldest + timing.service <= worker.output.wakeup_delay_ns() {
             // If there is no further request, the next claim fails and wakes the daemon.
             deferred_since = oldest;
         } else {

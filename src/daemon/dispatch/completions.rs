@@ -2,6 +2,7 @@
 //! turn of the reactor.
 
 use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,6 @@ use super::worker::contract::ContractBreach;
 use super::worker::decode;
 use super::{Dispatcher, Notice, State};
 use crate::link::Reactor;
-
-/// The longest time that the reactor waits for completions before it polls its sockets, while every
-/// worker has a backlog: more requests than the worker can start. In effect 1 ms, because
-/// `epoll_wait(2)` takes whole milliseconds. A new request could not start anyway, and each poll of the
-/// sockets interrupts a worker that shares the core. Network cards moderate their interrupts for the
-/// same reason.
-const COMPLETION_WAIT: Duration = Duration::from_micros(500);
 
 /// Maximum number of frames taken from one worker at a time. A completion ring holds fewer, so only
 /// a worker that publishes while its ring is read reaches the limit.
@@ -40,11 +34,16 @@ enum PopOutcome {
 impl Dispatcher {
     /// Ends the reactor's turn: frees chunks that slow clients hold, collects completions, assigns
     /// queued requests, wakes the workers and announces sleep. tokio's `on_thread_park` calls this,
-    /// so it must not block for longer than [`COMPLETION_WAIT`], rounded up to 1 ms. If it wakes a
-    /// task, the reactor does not sleep.
+    /// so it must not block for longer than [`super::coalescing`] allows. If it wakes a task, the reactor
+    /// does not sleep.
     pub fn before_park(&self) {
         let mut state = self.lock();
         state.end_turn();
+        if self.has_served_file.load(Ordering::Relaxed) {
+            self.has_served_file.store(false, Ordering::Relaxed);
+            state.coalescing.record_file(Instant::now());
+        }
+        state.announce_delay(&self.reactor);
         let mut may_wait = true;
         for _ in 0..MAX_ROUNDS {
             let woken = self.collect_now(&mut state);
@@ -74,21 +73,28 @@ impl Dispatcher {
         self.reactor.ring();
     }
 
-    /// Waits until a worker has published completions or has no backlog any more, at most
-    /// [`COMPLETION_WAIT`].
+    /// Waits until a worker has published completions or has no backlog any more, at most for
+    /// [`Coalescing::delay`](super::coalescing::Coalescing::delay), rounded up to a millisecond.
     fn wait_for_workers<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.reactor.backlog_wait().announce();
         self.reactor.epoch().announce_sleep();
         // Checked after the announcement: a worker whose backlog ends from now on wakes the reactor.
         if state.has_no_completions() && state.is_saturated() {
             // Other threads (a worker's death, a reload) must not wait for the lock meanwhile.
+            let delay = state.coalescing.delay();
             drop(state);
-            self.reactor.wait_for_doorbell(COMPLETION_WAIT);
+            self.reactor.wait_for_doorbell(delay);
             state = self.lock();
         }
         self.reactor.backlog_wait().end();
         self.reactor.epoch().announce_awake();
         state
+    }
+
+    /// Notes that a file was served without a worker: its client may send the next request soon, and no worker
+    /// keeps that from being answered. So completions wait for a shorter time.
+    pub fn note_served_file(&self) {
+        self.has_served_file.store(true, Ordering::Relaxed);
     }
 
     /// Collects completions and wakes the workers in the middle of a turn. Called by tasks that run
@@ -304,6 +310,18 @@ impl State {
         reactor.set_spinning(is_active);
         let is_ready = || workers().any(|worker| !worker.channel.has_no_completions());
         is_active && is_quick && spinner.run(is_ready)
+    }
+
+    /// Tells the workers how long they may defer a wake-up, if that has changed.
+    fn announce_delay(&mut self, reactor: &Reactor) {
+        if !self.coalescing.take_change() {
+            return;
+        }
+        reactor.set_wakeup_delay(self.coalescing.delay());
+        let prefetch_time = self.coalescing.prefetch_time();
+        for worker in self.workers.iter_mut().flatten() {
+            worker.load.set_prefetch_time(prefetch_time);
+        }
     }
 
     fn has_no_completions(&self) -> bool {

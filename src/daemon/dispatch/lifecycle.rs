@@ -33,6 +33,7 @@ impl Dispatcher {
         if !state.prefetches {
             worker.load.set_prefetching(false);
         }
+        worker.load.set_prefetch_time(state.coalescing.prefetch_time());
         match state.workers.iter().position(Option::is_none) {
             Some(free) => state.workers[free] = Some(worker),
             None => state.workers.push(Some(worker)),

@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //! - A request is assigned to a worker only when it can start: when a slot is idle, or a little
-//!   ahead of time (*prefetched*) when the application answers within a millisecond. Its frame is
+//!   ahead of time (*prefetched*) when the application answers within a few milliseconds. Its frame is
 //!   then a *record* in the worker's submission ring. A prefetched record that would have to wait
 //!   is *revoked* (`revoke_stalled`, `steal`).
 //! - Every exchange is answered exactly once: by the application, or by a [`Fault`].
@@ -37,6 +37,7 @@
 //! The imports of the files form no circle.
 
 mod admission;
+mod coalescing;
 mod completions;
 mod data;
 mod exchange;

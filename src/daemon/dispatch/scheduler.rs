@@ -57,13 +57,14 @@ impl Dispatcher {
                 }
                 let ready_at = exchange.ready_at;
                 // Most requests do not wait.
-                if ready_at == now {
+                let wait = now.saturating_duration_since(ready_at);
+                if wait.is_zero() {
                     state.load_stats.waits.record_none();
                 } else {
-                    let wait = now.saturating_duration_since(ready_at);
                     state.load_stats.record_wait(wait);
                     state.load_stats.waits.record(wait);
                 }
+                state.coalescing.record_wait(wait, now);
                 state.unrung_submissions += 1;
                 true
             }

@@ -5,7 +5,7 @@
 //! whose wake-ups do not keep the reactor from parking.)
 
 use std::num::NonZero;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use super::admission::client_queue::ClientQueue;
 use super::admission::quarantine::Quarantine;
 use super::admission::queue::Queue;
 use super::admission::rules::Rules;
+use super::coalescing::Coalescing;
 use super::data::Buffers;
 use super::exchange::table::ExchangeTable;
 use super::fault::Fault;
@@ -44,6 +45,8 @@ pub struct Dispatcher {
     pub(super) interface_known: Notify,
     /// The memory and disk that the responses of all workers share.
     pub(super) buffers: &'static Buffers,
+    /// A file was served without a worker in this turn.
+    pub(super) has_served_file: AtomicBool,
     pub(super) state: Mutex<State>,
 }
 
@@ -83,6 +86,7 @@ pub(super) struct State {
     pub(super) unrung_submissions: u32,
     pub(super) tick_rate: TickRate,
     pub(super) spinner: Spinner,
+    pub(super) coalescing: Coalescing,
     pub(super) slow_clients: SlowClients,
 }
 
@@ -113,6 +117,7 @@ impl Dispatcher {
         buffers.set_limits(&policy);
         Box::leak(Box::new(Self {
             buffers,
+            has_served_file: AtomicBool::new(false),
             reactor,
             notice,
             timer_wakeup: Notify::new(),
@@ -135,6 +140,7 @@ impl Dispatcher {
                 max_frame: Geometry::standard(1).max_submission_frame(),
                 unrung_submissions: 0,
                 spinner: Spinner::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
+                coalescing: Coalescing::new(),
                 tick_rate: TickRate::Idle,
                 slow_clients: SlowClients::new(now),
             }),

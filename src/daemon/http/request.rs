@@ -248,6 +248,7 @@ fn start_file<B: ClientBody>(
         Some(Ok(response)) => {
             buffer_pool::recycle(parts.headers);
             context.connection.mark_use();
+            context.server.dispatcher.note_served_file();
             Ok(RequestProgress::File(ServedFile::of_static(response, leaves_input_unread)))
         }
     }
@@ -276,6 +277,7 @@ async fn find_or_submit<B: ClientBody>(
     let parts = match located.map_err(|refusal| LateRefusal { refusal, format })? {
         FileOrApp::File(response) => {
             context.connection.mark_use();
+            context.server.dispatcher.note_served_file();
             return Ok(Admitted::File(ServedFile::of_static(response, has_body)));
         }
         FileOrApp::App(parts) => parts,

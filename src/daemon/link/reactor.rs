@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use rgun_channel::layout::{REACTOR_BACKLOG_WAIT, REACTOR_EPOCH, REACTOR_PAGE_BYTES, REACTOR_SPIN};
+use rgun_channel::layout::{
+    REACTOR_BACKLOG_WAIT, REACTOR_EPOCH, REACTOR_PAGE_BYTES, REACTOR_SPIN, REACTOR_WAKEUP_DELAY,
+};
 use rgun_channel::map::Map;
 use rgun_channel::wake::{BacklogWait, Epoch};
 use rustix::event::{Timespec, epoll};
@@ -80,10 +82,22 @@ impl Reactor {
         }
     }
 
+    /// Tells workers for how long they may defer a wake-up.
+    pub(crate) fn set_wakeup_delay(&self, delay: Duration) {
+        let micros = u32::try_from(delay.as_micros()).unwrap_or(u32::MAX);
+        self.page.u32(REACTOR_WAKEUP_DELAY).store(micros, Ordering::Relaxed);
+    }
+
     /// Returns whether workers may spin.
     #[cfg(test)]
     pub(crate) fn is_spinning(&self) -> bool {
         self.page.u32(REACTOR_SPIN).load(Ordering::Relaxed) != 0
+    }
+
+    /// Returns for how long workers may defer a wake-up; zero before the first change.
+    #[cfg(test)]
+    pub(crate) fn wakeup_delay(&self) -> Duration {
+        Duration::from_micros(self.page.u32(REACTOR_WAKEUP_DELAY).load(Ordering::Relaxed).into())
     }
 
     /// Returns the page's descriptor, for a worker.

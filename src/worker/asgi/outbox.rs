@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rgun_channel::ProtocolError;
 use rgun_channel::ring::Position;
 
-use crate::output::{MAX_WAKEUP_DELAY_NS, Output};
+use crate::output::Output;
 use crate::python::lock;
 
 /// Frames that wait for ring space, and when to wake the daemon.
@@ -33,12 +33,12 @@ impl Outbox {
         self.is_backed_up.load(Ordering::Relaxed)
     }
 
-    /// Wakes the daemon if frames may have waited longer than [`MAX_WAKEUP_DELAY_NS`], unless the
+    /// Wakes the daemon if frames may have waited longer than [`Output::wakeup_delay_ns`], unless the
     /// daemon waits for workers only and so reads the frames soon. Called at each start of an exchange.
     pub(super) fn wake_if_overdue(&self, output: &Output, now: u64) {
         match self.unannounced_since.load(Ordering::Relaxed) {
             0 => self.unannounced_since.store(now, Ordering::Relaxed),
-            since if now.saturating_sub(since) > MAX_WAKEUP_DELAY_NS => {
+            since if now.saturating_sub(since) > output.wakeup_delay_ns() => {
                 if !output.is_daemon_waiting() {
                     output.wake_daemon();
                 }
@@ -52,7 +52,7 @@ impl Outbox {
     /// The other responses are left to the wake-up at the end of the loop's iteration. Under low
     /// load there is nothing to batch, and the application may block the loop; under high load the
     /// daemon is awake anyway. A daemon that waits for workers only is not woken: it reads the response
-    /// within a millisecond.
+    /// within a few milliseconds.
     pub(super) fn on_response_end(&self, output: &Output) {
         let now = coarse_now();
         if self.last_response_end.load(Ordering::Relaxed) != now {

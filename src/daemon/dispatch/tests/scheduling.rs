@@ -46,6 +46,46 @@ fn quick_worker_gets_no_second_request_without_prefetching() {
 }
 
 #[test]
+fn long_waits_defer_wakeups_and_prefetch_more() {
+    let mut rig = Rig::with(base_policy(), 1);
+    // Usually too long for prefetching.
+    rig.workers[0].service = 1_500_000;
+    let wakeup_delay = |rig: &Rig| rig.dispatcher.reactor().wakeup_delay();
+    let n_assigned = |rig: &Rig| rig.dispatcher.load().assigned;
+    let waited = ago(Duration::from_millis(200));
+    let tickets: Vec<_> = (0..9).map(|_| rig.submit_at("GET", b"/", waited).unwrap()).collect();
+    assert_eq!((n_assigned(&rig), wakeup_delay(&rig)), (1, Duration::ZERO));
+    rig.answer();
+    rig.answer();
+    assert_eq!(wakeup_delay(&rig), Duration::from_millis(4));
+    rig.answer();
+    // One runs, and five are prefetched for the time of 6 ms: smoothed, they take less than 1.2 ms so far.
+    assert_eq!(n_assigned(&rig), 6);
+    while rig.workers[0].has_unclaimed() {
+        rig.answer();
+    }
+    assert!(tickets.into_iter().all(|ticket| status(ticket) == 200));
+    let next = rig.submit(b"/");
+    rig.answer();
+    assert_eq!((status(next), wakeup_delay(&rig)), (200, Duration::from_micros(500)));
+}
+
+#[test]
+fn served_files_keep_wakeups_from_being_deferred() {
+    let mut rig = Rig::with(base_policy(), 1);
+    let waited = ago(Duration::from_millis(200));
+    let tickets: Vec<_> = (0..4).map(|_| rig.submit_at("GET", b"/", waited).unwrap()).collect();
+    rig.answer();
+    rig.answer();
+    assert_eq!(rig.dispatcher.reactor().wakeup_delay(), Duration::from_millis(4));
+    rig.dispatcher.note_served_file();
+    rig.answer();
+    rig.answer();
+    assert_eq!(rig.dispatcher.reactor().wakeup_delay(), Duration::from_micros(500));
+    assert!(tickets.into_iter().all(|ticket| status(ticket) == 200));
+}
+
+#[test]
 fn request_behind_a_slow_one_moves_to_the_idle_worker() {
     let mut rig = rig_with_service(FAST_SERVICE_NANOS);
     let (slow, quick) = (rig.submit(b"/slow"), rig.submit(b"/quick"));

@@ -49,6 +49,8 @@ pub(crate) struct WorkerLoad {
     /// Whether requests are prefetched while the service time is short. If false, the service time
     /// is not recorded.
     prefetches: bool,
+    /// Maximum sum of the service times of the requests prefetched for one slot.
+    prefetch_time: Duration,
 }
 
 impl WorkerLoad {
@@ -66,6 +68,7 @@ impl WorkerLoad {
             next_unclaimed: None,
             is_stalled: false,
             prefetches: true,
+            prefetch_time: PREFETCH_TIME,
         }
     }
 
@@ -92,7 +95,7 @@ impl WorkerLoad {
 
     /// Returns the number of requests per slot that may be assigned, the running one included.
     fn depth(&self) -> u32 {
-        if self.is_stalled { 1 } else { self.service_time.depth() }
+        if self.is_stalled { 1 } else { self.service_time.depth(self.prefetch_time) }
     }
 
     /// Returns whether a request can be assigned now. A request whose body is a descriptor is never
@@ -252,6 +255,12 @@ impl WorkerLoad {
         }
     }
 
+    /// Replaces the maximum sum of the service times of the requests prefetched for one slot, which is
+    /// [`PREFETCH_TIME`] at first.
+    pub(crate) fn set_prefetch_time(&mut self, time: Duration) {
+        self.prefetch_time = time;
+    }
+
     /// Returns how many threads to wake for `n_published` new records.
     pub(super) fn threads_to_wake(&self, n_published: u32) -> u32 {
         // If one thread is not enough, `check_stall` notices it within a tick.
@@ -279,7 +288,7 @@ impl WorkerLoad {
     /// announced. A worker that has claimed all records and made no progress lately runs a slow
     /// request, which needs no attention.
     pub(super) fn needs_fast_tick(&self, submissions: &SubmissionSender, now: Instant) -> bool {
-        let is_quick = self.n_assigned() > self.slots || self.service_time.is_short();
+        let is_quick = self.n_assigned() > self.slots || self.service_time.is_short(self.prefetch_time);
         let is_active = now.saturating_duration_since(self.last_progress) < ACTIVE_TIME;
         !self.running.is_empty()
             && (is_quick && is_active || self.running.first_unclaimed(submissions).is_some())
@@ -288,7 +297,7 @@ impl WorkerLoad {
     /// Returns whether the worker may delay the wake-up for a completion because it has another
     /// request. Only workers with short requests do.
     pub(crate) fn may_defer(&self) -> bool {
-        self.running.len() > 1 && self.service_time.is_short()
+        self.running.len() > 1 && self.service_time.is_short(self.prefetch_time)
     }
 
     /// Returns whether the worker has left its next record unclaimed for too long. The caller
@@ -304,7 +313,7 @@ impl WorkerLoad {
                 let timeout = if self.is_asgi {
                     LOOP_STALL_TIMEOUT
                 } else {
-                    usual.clamp(THREAD_STALL_TIMEOUT, PREFETCH_TIME * 2)
+                    usual.clamp(THREAD_STALL_TIMEOUT, self.prefetch_time * 2)
                 };
                 now.saturating_duration_since(since) > timeout
             }

@@ -1,0 +1,133 @@
+//! How long completions may wait for further ones, so that one turn of the reactor handles several.
+//!
+//! Where the daemon shares a core with a worker, a turn costs two context switches, and each side finds its data gone
+//! from the caches: 60 µs for each response of a Django view of 1 ms. So while every worker has a backlog, workers
+//! defer their wake-up, and the reactor polls no sockets meanwhile. Network cards coalesce their interrupts for the
+//! same reason.
+//!
+//! The delay is a twelfth of the time that requests wait in the queue: a new request could not start meanwhile, and
+//! a response is late by a small part of the time that its request has taken. Measured with 64 clients of that view on
+//! one worker: one turn for 2.6 responses, and 7 % less CPU time in all. With 128 clients of a view of 1 ms, four
+//! workers and two cores: 18 % more requests/s, and a shorter median and 99th percentile of the response time.
+
+use std::time::{Duration, Instant};
+
+use super::worker::service_time::PREFETCH_TIME;
+
+/// The delay while requests wait for less than 12 ms. In effect 1 ms for the reactor, because `epoll_wait(2)` takes
+/// whole milliseconds.
+const MIN_DELAY: Duration = Duration::from_micros(500);
+
+/// The delay is this multiple of [`MIN_DELAY`] at most. What needs no worker, such as a handshake of TLS, waits for it
+/// too, but not static files ([`FILE_TIME`]).
+const MAX_STEPS: u32 = 8;
+
+/// The delay is the time in the queue divided by this.
+const WAIT_DIVISOR: u32 = 12;
+
+/// Time after a file was served without a worker for which the delay is the shortest: its client may ask for further
+/// ones.
+const FILE_TIME: Duration = Duration::from_millis(100);
+
+/// The current delay.
+#[derive(Debug)]
+pub(super) struct Coalescing {
+    /// A multiple of [`MIN_DELAY`], so that it seldom changes.
+    delay: Duration,
+    /// The delay has changed since [`Coalescing::take_change`].
+    has_changed: bool,
+    /// Time at which a file was last served without a worker.
+    file_served_at: Option<Instant>,
+}
+
+impl Coalescing {
+    /// Starts with the shortest delay.
+    pub(super) fn new() -> Self {
+        Self { delay: MIN_DELAY, has_changed: false, file_served_at: None }
+    }
+
+    /// Records how long a request has waited in the queue, when it is assigned.
+    pub(super) fn record_wait(&mut self, wait: Duration, now: Instant) {
+        let is_recent = |served_at| now.saturating_duration_since(served_at) < FILE_TIME;
+        let steps = if self.file_served_at.is_some_and(is_recent) {
+            1
+        } else {
+            wait.as_micros() / (WAIT_DIVISOR * MIN_DELAY).as_micros()
+        };
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX).clamp(1, MAX_STEPS);
+        self.set_delay(MIN_DELAY * steps);
+    }
+
+    /// Records that a file was served without a worker.
+    pub(super) fn record_file(&mut self, now: Instant) {
+        self.file_served_at = Some(now);
+        self.set_delay(MIN_DELAY);
+    }
+
+    fn set_delay(&mut self, delay: Duration) {
+        self.has_changed |= delay != self.delay;
+        self.delay = delay;
+    }
+
+    /// Returns the longest time for which a worker may defer its wake-up of the daemon, and the reactor may leave its
+    /// sockets.
+    pub(super) fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    /// Returns the time for which a worker must have requests: those of the delay, and until the next turn has brought
+    /// more.
+    pub(super) fn prefetch_time(&self) -> Duration {
+        PREFETCH_TIME.max(self.delay * 3 / 2)
+    }
+
+    /// Returns whether the delay has changed since the last call.
+    pub(super) fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.has_changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delay_is_a_small_part_of_the_wait() {
+        let (mut coalescing, now) = (Coalescing::new(), Instant::now());
+        for (wait_ms, delay_us) in
+            [(0, 500), (1, 500), (11, 500), (12, 1000), (45, 3500), (48, 4000), (60_000, 4000)]
+        {
+            let wait = Duration::from_millis(wait_ms);
+            coalescing.record_wait(wait, now);
+            assert_eq!(coalescing.delay(), Duration::from_micros(delay_us), "{wait:?}");
+            assert!(coalescing.delay() <= MIN_DELAY.max(wait / WAIT_DIVISOR));
+            assert!(coalescing.prefetch_time() > coalescing.delay());
+        }
+        coalescing.record_wait(Duration::ZERO, now);
+        assert_eq!((coalescing.delay(), coalescing.prefetch_time()), (MIN_DELAY, PREFETCH_TIME));
+    }
+
+    #[test]
+    fn delay_is_the_shortest_while_files_are_served() {
+        let (mut coalescing, now) = (Coalescing::new(), Instant::now());
+        let second = Duration::from_secs(1);
+        coalescing.record_wait(second, now);
+        assert!(coalescing.delay() > MIN_DELAY);
+        coalescing.record_file(now);
+        assert_eq!(coalescing.delay(), MIN_DELAY);
+        coalescing.record_wait(second, now + FILE_TIME / 2);
+        assert_eq!(coalescing.delay(), MIN_DELAY);
+        coalescing.record_wait(second, now + FILE_TIME);
+        assert!(coalescing.delay() > MIN_DELAY);
+    }
+
+    #[test]
+    fn change_is_reported_once() {
+        let (mut coalescing, now) = (Coalescing::new(), Instant::now());
+        coalescing.record_wait(Duration::ZERO, now);
+        assert!(!coalescing.take_change());
+        coalescing.record_wait(Duration::from_secs(1), now);
+        coalescing.record_wait(Duration::from_secs(2), now);
+        assert!(coalescing.take_change() && !coalescing.take_change());
+    }
+}
