@@ -8,11 +8,14 @@
 //! jemalloc returns free pages as time passes, but looks at the time only when memory is allocated or freed. So
 //! the daemon calls [`decay`] while little of that happens, and [`purge`] when nothing more will. The options of
 //! jemalloc are in `.cargo/config.toml`.
+//!
+//! C code (TLS, zstd) allocates with glibc's allocator, which only [`purge`] trims.
 
 use std::ffi::CStr;
 use std::ptr;
 use std::time::Duration;
 
+use nix::libc;
 use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
@@ -28,9 +31,15 @@ pub fn decay() {
     control(c"arena.4096.decay");
 }
 
-/// Returns all free pages to the kernel. Takes about 0.1 ms for each megabyte that it returns.
+/// Returns all free pages to the kernel, those of C code too. Takes about 0.1 ms for each megabyte that it returns.
 pub fn purge() {
     control(c"arena.4096.purge");
+    #[expect(unsafe_code, reason = "malloc_trim of libc")]
+    // SAFETY: malloc_trim may be called from any thread at any time (malloc_trim(3), "MT-Safe"), and frees no
+    // memory that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Uses a control of jemalloc that takes and returns nothing. In its name, 4096 stands for all arenas

@@ -18,8 +18,8 @@ use super::worker::service_time::PREFETCH_TIME;
 /// whole milliseconds.
 const MIN_DELAY: Duration = Duration::from_micros(500);
 
-/// The delay is this multiple of [`MIN_DELAY`] at most. What needs no worker, such as a handshake of TLS, waits for it
-/// too, but not static files ([`FILE_TIME`]).
+/// The delay is this multiple of [`MIN_DELAY`] at most. What needs no worker, such as a handshake of TLS or the rest of a
+/// large file, waits for it too, but not requests for static files ([`FILE_TIME`]).
 const MAX_STEPS: u32 = 8;
 
 /// The delay is the time in the queue divided by this.

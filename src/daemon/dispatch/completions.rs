@@ -43,7 +43,7 @@ impl Dispatcher {
             self.has_served_file.store(false, Ordering::Relaxed);
             state.coalescing.record_file(Instant::now());
         }
-        state.announce_delay(&self.reactor);
+        self.announce_delay(&mut state);
         let mut may_wait = true;
         for _ in 0..MAX_ROUNDS {
             let woken = self.collect_now(&mut state);
@@ -71,6 +71,20 @@ impl Dispatcher {
         // A worker that publishes without end must not keep the reactor from its sockets. The next
         // turn continues.
         self.reactor.ring();
+    }
+
+    /// Tells the workers how long they may defer a wake-up, if that has changed.
+    fn announce_delay(&self, state: &mut State) {
+        if !state.coalescing.take_change() {
+            return;
+        }
+        self.reactor.set_wakeup_delay(state.coalescing.delay());
+        let prefetch_time = state.coalescing.prefetch_time();
+        for worker in state.workers.iter_mut().flatten() {
+            worker.load.set_prefetch_time(prefetch_time);
+        }
+        // Workers with longer requests may defer wake-ups from now on: the timers look for their completions.
+        self.tick_fast(&mut state.tick_rate);
     }
 
     /// Waits until a worker has published completions or has no backlog any more, at most for
@@ -310,18 +324,6 @@ impl State {
         reactor.set_spinning(is_active);
         let is_ready = || workers().any(|worker| !worker.channel.has_no_completions());
         is_active && is_quick && spinner.run(is_ready)
-    }
-
-    /// Tells the workers how long they may defer a wake-up, if that has changed.
-    fn announce_delay(&mut self, reactor: &Reactor) {
-        if !self.coalescing.take_change() {
-            return;
-        }
-        reactor.set_wakeup_delay(self.coalescing.delay());
-        let prefetch_time = self.coalescing.prefetch_time();
-        for worker in self.workers.iter_mut().flatten() {
-            worker.load.set_prefetch_time(prefetch_time);
-        }
     }
 
     fn has_no_completions(&self) -> bool {

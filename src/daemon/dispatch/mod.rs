@@ -21,7 +21,7 @@
 //! # Files
 //! From the bottom up:
 //! - values: [`fault`], [`notice`], [`policy`], [`data`], [`tick_rate`], [`load_stats`],
-//!   [`wait_histogram`], [`spin`];
+//!   [`wait_histogram`], [`spin`], [`coalescing`];
 //! - [`admission`]: the queue, path rules, the quarantine;
 //! - [`worker`]: one worker's channel and load;
 //! - [`exchange`]: one request, its response, and the table of all exchanges;

@@ -185,6 +185,7 @@ impl Connection {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.phase_since.store(self.registry.now(), Ordering::Relaxed);
         if self.directive().is_for_phase() {
+            self.unpark();
             self.directive.store(Directive::None as u8, Ordering::Relaxed);
         }
     }
@@ -231,12 +232,13 @@ impl Connection {
         self.protocol.load(Ordering::Relaxed) != Protocol::Other as u8 && self.directive() == Directive::None
     }
 
-    /// Ends the parking: the client has sent something.
+    /// Ends the parking, if the connection is parked, so that the sweep checks it again.
     pub(super) fn unpark(&self) {
         let (park, none) = (Directive::Park as u8, Directive::None as u8);
         // Fails if another directive has replaced it, which is kept.
-        let _ = self.directive.compare_exchange(park, none, Ordering::Relaxed, Ordering::Relaxed);
-        self.registry.wake_sweep();
+        if self.directive.compare_exchange(park, none, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.registry.wake_sweep();
+        }
     }
 
     /// True if the last write would have blocked.
@@ -421,6 +423,7 @@ impl Connection {
 
     /// Stores a directive and wakes the task to follow it.
     pub(super) fn set_directive(&self, directive: Directive) {
+        self.unpark();
         self.directive.store(directive as u8, Ordering::Relaxed);
         self.wake();
     }

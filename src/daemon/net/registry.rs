@@ -239,7 +239,8 @@ impl<C> Registry<C> {
         self.sweep_rests.store(true, Ordering::Relaxed);
     }
 
-    /// Wakes the sweep if it rests: a connection was opened, or is no longer parked, or the limits have changed.
+    /// Wakes the sweep if it rests: a connection was opened, or is no longer parked,
+    /// a client was rejected, or the limits have changed.
     pub(super) fn wake_sweep(&self) {
         if self.sweep_rests.load(Ordering::Relaxed) {
             self.sweep_rests.store(false, Ordering::Relaxed);

@@ -73,7 +73,7 @@ impl Drop for ConnectionReservation {
 
 /// The result of one sweep: how soon the next is needed.
 #[derive(Debug, PartialEq, Eq)]
-struct Swept {
+struct SweepResult {
     /// Number of connections that are not parked.
     active: usize,
     /// Time after which `timeouts.keepalive` closes the first of the parked connections; without any, the maximum.
@@ -230,7 +230,7 @@ impl ConnectionTracker {
             let limit = if is_purged { Duration::MAX } else { heap::DECAY_TIME };
             is_purged = !self.rest(swept.next_close.min(limit)).await;
             if is_purged {
-                heap::purge();
+                tokio::task::spawn_blocking(heap::purge);
             }
         }
     }
@@ -246,12 +246,12 @@ impl ConnectionTracker {
     }
 
     /// Checks the timeouts of all connections.
-    fn check_timeouts(&self) -> Swept {
+    fn check_timeouts(&self) -> SweepResult {
         let limits = self.limits();
         if let Some(report) = self.registry.rejection_report() {
             tracing::warn!("{report}");
         }
-        let mut swept = Swept { active: 0, next_close: Duration::MAX };
+        let mut swept = SweepResult { active: 0, next_close: Duration::MAX };
         for connection in self.registry.connections() {
             connection.check_timeouts(&limits);
             if connection.is_parked() {
@@ -361,12 +361,12 @@ mod tests {
     #[test]
     fn sweep_may_rest_until_a_parked_connection_is_due() {
         let tracker = ConnectionTracker::new(limits(None));
-        assert_eq!(tracker.check_timeouts(), Swept { active: 0, next_close: Duration::MAX });
+        assert_eq!(tracker.check_timeouts(), SweepResult { active: 0, next_close: Duration::MAX });
         let connection = tracker.register(peer().into(), 0);
         connection.set_phase(Phase::Idle);
-        assert_eq!(tracker.check_timeouts(), Swept { active: 1, next_close: Duration::MAX });
+        assert_eq!(tracker.check_timeouts(), SweepResult { active: 1, next_close: Duration::MAX });
         connection.set_directive(Directive::Park);
-        let Swept { active, next_close } = tracker.check_timeouts();
+        let SweepResult { active, next_close } = tracker.check_timeouts();
         assert_eq!(active, 0);
         let keepalive = limits(None).keepalive;
         assert!(next_close > keepalive / 2 && next_close <= keepalive + COARSE_TICK, "{next_close:?}");
@@ -378,9 +378,17 @@ mod tests {
         let parked = tracker.register(peer().into(), 0);
         parked.set_phase(Phase::Idle);
         parked.set_directive(Directive::Park);
-        let kinds: [(&str, &dyn Fn()); 4] = [
+        let kinds: [(&str, &dyn Fn()); 6] = [
             ("an opened connection", &|| drop(tracker.register(Peer::unix().into(), 0))),
             ("an unparked connection", &|| parked.unpark()),
+            ("a connection that has ended its parking itself", &|| {
+                parked.set_directive(Directive::Park);
+                parked.set_phase(Phase::Busy);
+            }),
+            ("a parked connection that is closed", &|| {
+                parked.set_directive(Directive::Park);
+                parked.set_directive(Directive::Evict);
+            }),
             ("a rejected client", &|| assert!(!tracker.admit(&peer()))),
             ("changed limits", &|| tracker.set_limits(limits(NonZeroU32::new(1)))),
         ];

@@ -150,6 +150,8 @@ fn worker_attached_while_memory_is_short_does_not_prefetch() {
     let mut rig = Rig::with(base_policy(), 0);
     rig.dispatcher.set_prefetching(false);
     let late = rig.admit_new();
+    rig.workers[late].report(&Report::Ready { interface: control::Interface::Wsgi });
+    assert!(rig.dispatcher.read_reports(rig.workers[late].id));
     rig.workers[late].service = FAST_SERVICE_NANOS;
     let first = rig.submit(b"/");
     rig.answer();

@@ -75,7 +75,7 @@ impl WorkerLoad {
     pub(super) fn set_interface(&mut self, is_asgi: bool) {
         self.is_asgi = is_asgi;
         // The time of an ASGI task does not predict when the next task can start.
-        self.prefetches = !is_asgi;
+        self.prefetches &= !is_asgi;
         self.slots = if is_asgi { self.offered.concurrency } else { self.offered.threads };
     }
 

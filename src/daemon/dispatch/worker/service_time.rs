@@ -42,9 +42,10 @@ impl ServiceTime {
     /// Records the service time of one request, in nanoseconds.
     pub(crate) fn record(&mut self, service: u64) {
         let service = service.min(MAX_SERVICE_NANOS);
-        // Weighted by 1/8, as TCP smooths its round-trip time (RFC 6298 §2), but a steep rise
-        // counts at once: nothing must be prefetched to a worker that has become slow.
-        self.nanos = if service > self.nanos * 8 { service } else { (self.nanos * 7 + service) / 8 };
+        // Weighted by 1/8, as TCP smooths its round-trip time (RFC 6298 §2), but a steep rise, and a long first time,
+        // counts at once: nothing must be prefetched to a slow worker.
+        let is_steep = service > self.nanos * if self.is_known { 8 } else { 1 };
+        self.nanos = if is_steep { service } else { (self.nanos * 7 + service) / 8 };
         self.is_known = true;
     }
 
