@@ -16,7 +16,6 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, TryGetError};
 use rustix::net::sockopt;
 
-use super::coarse_clock::coarse_ms;
 use super::peer::{Client, Peer};
 use super::phase::Phase;
 
@@ -67,9 +66,10 @@ impl ConnectionRecord {
         &self.listener
     }
 
-    /// Returns the time since the phase began, or since the request began that has not started.
-    pub fn phase_age(&self) -> Duration {
-        Duration::from_millis(u64::from(coarse_ms().wrapping_sub(self.phase_since)))
+    /// Returns the time since the phase began, or since the request began that has not started. `now` is the
+    /// coarse time: ages are comparable only at the same time.
+    pub fn phase_age(&self, now: u32) -> Duration {
+        Duration::from_millis(u64::from(now.wrapping_sub(self.phase_since)))
     }
 
     /// Returns the index that the listener had in the previous daemon. Several listeners may have

@@ -37,6 +37,7 @@ mod trusted;
 
 pub use accept::accept;
 pub use adopt::{Adopted, StoredConnection};
+pub use coarse_clock::coarse_ms;
 pub use connection::{CloseReason, Connection};
 pub use detached::{ConnectionRecord, DetachedConnection, StateError, cookie, decode, encode};
 pub use file_output::{FileOutput, MAX_FILE_PART};

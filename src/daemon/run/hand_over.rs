@@ -12,7 +12,9 @@ use rustix::net::{SendFlags, send};
 use crate::config::{FDSTORE_VARIABLE, Listen};
 use crate::edge::Edge;
 use crate::error_chain::Chain;
-use crate::net::{ConnectionRecord, DetachedConnection, Listener, StoredConnection, cookie, decode, encode};
+use crate::net::{
+    ConnectionRecord, DetachedConnection, Listener, StoredConnection, coarse_ms, cookie, decode, encode,
+};
 use crate::systemd::fd_store::{self, CONNECTION_NAME, REQUEST_NAME, STATE_NAME, StoredDescriptor};
 use crate::systemd::listen::InheritedDescriptors;
 use crate::systemd::stop_job::is_followed_by_start_within;
@@ -140,8 +142,9 @@ pub(super) fn take_over(
         connections.push(StoredConnection { socket, has_request: name == REQUEST_NAME, record, listener });
     }
     // systemd passes them in any order; the oldest request goes first.
+    let now = coarse_ms();
     connections.sort_by_cached_key(|connection| {
-        connection.record.as_ref().map(|record| (Reverse(record.phase_age()), record.position))
+        connection.record.as_ref().map(|record| (Reverse(record.phase_age(now)), record.position))
     });
     let n_continued = connections.iter().filter(|connection| connection.listener.is_some()).count();
     let n_closed = connections.len() - n_continued;
