@@ -25,6 +25,9 @@ const MAX_STEPS: u32 = 8;
 /// The delay is the time in the queue divided by this.
 const WAIT_DIVISOR: u32 = 12;
 
+/// The time in the queue that makes the delay longer by [`MIN_DELAY`].
+const STEP_WAIT: Duration = MIN_DELAY.saturating_mul(WAIT_DIVISOR);
+
 /// Time after a file was served without a worker for which the delay is the shortest: its client may ask for further
 /// ones.
 const FILE_TIME: Duration = Duration::from_millis(100);
@@ -49,12 +52,10 @@ impl Coalescing {
     /// Records how long a request has waited in the queue, when it is assigned.
     pub(super) fn record_wait(&mut self, wait: Duration, now: Instant) {
         let is_recent = |served_at| now.saturating_duration_since(served_at) < FILE_TIME;
-        let steps = if self.file_served_at.is_some_and(is_recent) {
-            1
-        } else {
-            wait.as_micros() / (WAIT_DIVISOR * MIN_DELAY).as_micros()
-        };
-        let steps = u32::try_from(steps).unwrap_or(u32::MAX).clamp(1, MAX_STEPS);
+        let serves_files = self.file_served_at.is_some_and(is_recent);
+        let wait = if serves_files { Duration::ZERO } else { wait.min(MAX_STEPS * STEP_WAIT) };
+        // Less than a second, so its microseconds are all of it: a division of 32 bits for each request.
+        let steps = (wait.subsec_micros() / STEP_WAIT.subsec_micros()).max(1);
         self.set_delay(MIN_DELAY * steps);
     }
 
