@@ -8,6 +8,7 @@ from workloads import UVICORNS
 GOALS = (
     ("hello", "requests_per_s", ">=", 1.4, "granian"),
     ("hello", "cpu_us_per_request", "<=", 7, None),
+    ("hello-1-both-cores", "requests_per_s", ">=", 1.2, "bjoern"),
     ("asgi-hello", "requests_per_s", ">=", 1.8, "granian"),
     ("asgi-hello", "requests_per_s", ">=", 2, "uvicorn"),
     ("asgi-hello", "cpu_us_per_request", "<=", 8, None),

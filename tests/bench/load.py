@@ -31,14 +31,14 @@ def percentile(values, share):
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
-def wrk(url, connections, seconds, core=None, headers=(), post=0):
+def wrk(url, connections, seconds, cores=(), headers=(), post=0):
     """Runs a closed loop: keep-alive connections, each with one request at a time.
 
-    wrk runs on `core`, by default on the core of this process. `headers` are lines. With `post`, requests
+    wrk runs on `cores`, by default on the core of this process. `headers` are lines. With `post`, requests
     are POSTs of this number of bytes, and responses must be at least as long.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = ["taskset", "-c", str(core)] if core is not None else []
+    command = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
     # wrk knows only whole seconds; at SIGINT it ends and reports as usual.
     whole = seconds == round(seconds)
     command += ["wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "--timeout", "10s"]

@@ -114,6 +114,7 @@ def closed_loop(
     threads_of=(),
     also=lambda server: None,
     same_core=False,
+    both_cores=False,
     headers=(),
     post=0,
 ):
@@ -122,12 +123,14 @@ def closed_loop(
     With several workers, the load begins when all have booted. With `same_core` the CPU time per request is
     measured again with the client on the server's core. The difference is the cost of different cores (a
     constant hyper response takes 5.1 us, and 3.3 us on its client's core; two virtual cores of a Xeon, Linux
-    6.18). It explains the CPU time and has no target.
+    6.18). It explains the CPU time and has no target. With `both_cores` the kernel chooses the core of each
+    process of the server, and of the client.
     """
 
     def measure(run, name):
         threads = dict(threads_of).get(name, {})
-        with run.start(name, **task, **threads, connections=connections) as server:
+        cores = run.cores if both_cores else ()
+        with run.start(name, cores, **task, **threads, connections=connections) as server:
             boot = server.wait_ready(path)
             if post:
                 expect_echo(server)
@@ -137,14 +140,14 @@ def closed_loop(
             if task.get("workers", 1) > 1:
                 server.settle()
             url = f"{server.scheme}://127.0.0.1:{server.port}{path}"
-            options = {"headers": headers, "post": post}
+            options = {"cores": cores, "headers": headers, "post": post}
             load.wrk(url, connections, warm_up(run, connections), **options)
             with Measurement(server) as measured:
                 counts = load.wrk(url, connections, round(run.seconds) or 1, **options)
             figures = rate_figures(server, boot, counts, measured)
             if same_core and not run.page:
                 with Measurement(server) as measured:
-                    counts = load.wrk(url, connections, round(run.seconds) or 1, run.server_core)
+                    counts = load.wrk(url, connections, round(run.seconds) or 1, run.cores[:1])
                 figures["cpu_us_same_core"] = measured.server_seconds * 1e6 / counts["requests"]
             return figures
 

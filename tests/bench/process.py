@@ -1,4 +1,4 @@
-"""Starts a server on one core, measures all its processes through /proc, and stops it.
+"""Starts a server on its cores, measures all its processes through /proc, and stops it.
 
 Used by the workloads. Unlike tests/support/daemon.py it starts any server. CPU time and memory are those of
 all processes of the server's session and of their descendants, so a zygote, an arbiter or a daemon counts
@@ -93,13 +93,13 @@ def https_get(port, path, timeout):
 class Server:
     """One run of one server; a context manager that leaves no process behind."""
 
-    def __init__(self, argv, directory, environment, port, core, log, *, scheme="http"):
+    def __init__(self, argv, directory, environment, port, cores, log, *, scheme="http"):
         """`log` is the file that gets all output."""
         self.argv = argv
         self.directory = directory
         self.environment = environment
         self.port = port
-        self.core = core
+        self.cores = cores
         self.log = log
         self.scheme = scheme
         self.process = None
@@ -108,12 +108,12 @@ class Server:
         self.stuck = False
 
     def __enter__(self):
-        """Starts the server on its core, without waiting until it is ready."""
+        """Starts the server on its cores, without waiting until it is ready."""
         self.log.seek(0)
         self.log.truncate()
         self.started = time.perf_counter()
         self.process = subprocess.Popen(
-            ["taskset", "-c", str(self.core), *self.argv],
+            ["taskset", "-c", ",".join(map(str, self.cores)), *self.argv],
             cwd=self.directory,
             env=self.environment,
             stdin=subprocess.DEVNULL,

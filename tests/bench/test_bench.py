@@ -126,7 +126,7 @@ time.sleep(60)
 
 def test_cpu_time_includes_children_and_stop_ends_them(tmp_path):
     with open(tmp_path / "log", "w+") as log:
-        with process.Server([sys.executable, "-c", BUSY], tmp_path, None, 0, 0, log) as server:
+        with process.Server([sys.executable, "-c", BUSY], tmp_path, None, 0, [0], log) as server:
             deadline = time.monotonic() + 20
             while server.cpu_seconds() < 0.6:
                 assert time.monotonic() < deadline, f"{server.cpu_seconds()} s of CPU were seen, not 0.6"
@@ -139,7 +139,7 @@ def test_cpu_time_includes_children_and_stop_ends_them(tmp_path):
 def test_server_that_exits_at_startup_is_reported_with_output(tmp_path):
     with open(tmp_path / "log", "w+") as log:
         argv = [sys.executable, "-c", "raise SystemExit('no such module')"]
-        with process.Server(argv, tmp_path, None, 1, 0, log) as server:
+        with process.Server(argv, tmp_path, None, 1, [0], log) as server:
             with pytest.raises(process.BenchError, match=r"exited with 1.*no such module"):
                 server.wait_ready("/")
 

@@ -15,7 +15,8 @@ class Round:
     websocket: str
     handshake: str
     websockets: int
-    server_core: int
+    # Those of the server and of the clients.
+    cores: tuple
     page: bool = False
 
 

@@ -86,6 +86,16 @@ WORKLOADS = {
         )
         for count in (1, 1024, 4096)
     },
+    "hello-1-both-cores": Workload(
+        "WSGI hello, one worker, 1 keep-alive connection, on both cores",
+        closed_loop(HELLO, "/", is_hello, connections=1, both_cores=True),
+        ("limit", *WSGI),
+        RATE,
+        "requests_per_s",
+        note="the kernel chooses the cores of all processes, and of the client",
+        page="WSGI hello, 1 connection, both cores",
+        reference="limit",
+    ),
     "hello-workers": Workload(
         f"WSGI hello, {MANY_WORKERS} workers on one core, {CONNECTIONS} keep-alive connections",
         closed_loop({**HELLO, "workers": MANY_WORKERS}, "/", is_hello),
