@@ -50,7 +50,7 @@ const CHECKS_PER_YIELD: u32 = 16;
 
 /// The end of a spin, with the time that it has taken.
 #[derive(Debug, Clone, Copy)]
-enum Outcome {
+enum SpinOutcome {
     /// There is work.
     Found(Duration),
     /// There was none until [`MAX_SPIN`] had passed, or until another thread returned the core.
@@ -83,16 +83,16 @@ impl Spin {
                 std::hint::spin_loop();
                 is_ready()
             }) {
-                break Outcome::Found(begun.elapsed());
+                break SpinOutcome::Found(begun.elapsed());
             }
             rustix::thread::sched_yield();
             let elapsed = begun.elapsed();
             if elapsed >= MAX_SPIN {
-                break Outcome::Failed(elapsed);
+                break SpinOutcome::Failed(elapsed);
             }
         };
         self.record(outcome);
-        matches!(outcome, Outcome::Found(_))
+        matches!(outcome, SpinOutcome::Found(_))
     }
 
     /// Returns whether to spin now.
@@ -104,21 +104,21 @@ impl Spin {
         false
     }
 
-    fn record(&mut self, outcome: Outcome) {
+    fn record(&mut self, outcome: SpinOutcome) {
         match outcome {
-            Outcome::Found(time) if time <= USEFUL_SPIN => {
+            SpinOutcome::Found(time) if time <= USEFUL_SPIN => {
                 self.n_slow = 0;
                 self.penalty -= self.penalty.div_ceil(16);
                 return;
             }
-            Outcome::Found(_) if self.n_slow < MAX_SLOW => {
+            SpinOutcome::Found(_) if self.n_slow < MAX_SLOW => {
                 self.n_slow += 1;
                 return;
             }
-            Outcome::Failed(time) if time >= LOST_CORE => {
+            SpinOutcome::Failed(time) if time >= LOST_CORE => {
                 self.penalty = (self.penalty * 4 + 255).min(MAX_SKIPPED_AFTER_LOSS);
             }
-            Outcome::Found(_) | Outcome::Failed(_) => {
+            SpinOutcome::Found(_) | SpinOutcome::Failed(_) => {
                 self.penalty = (self.penalty * 2 + 1).min(MAX_SKIPPED.max(self.penalty));
             }
         }
@@ -131,13 +131,13 @@ impl Spin {
 mod tests {
     use super::*;
 
-    const QUICK: Outcome = Outcome::Found(USEFUL_SPIN);
-    const SLOW: Outcome = Outcome::Found(MAX_SPIN);
-    const FAILED: Outcome = Outcome::Failed(MAX_SPIN);
-    const LOST: Outcome = Outcome::Failed(LOST_CORE);
+    const QUICK: SpinOutcome = SpinOutcome::Found(USEFUL_SPIN);
+    const SLOW: SpinOutcome = SpinOutcome::Found(MAX_SPIN);
+    const FAILED: SpinOutcome = SpinOutcome::Failed(MAX_SPIN);
+    const LOST: SpinOutcome = SpinOutcome::Failed(LOST_CORE);
 
     /// Returns how many of `chances` chances are used if each spin ends like this.
-    fn count_spins(spin: &mut Spin, chances: u32, outcome: Outcome) -> u32 {
+    fn count_spins(spin: &mut Spin, chances: u32, outcome: SpinOutcome) -> u32 {
         let mut count = 0;
         for _ in 0..chances {
             if spin.take_chance() {
