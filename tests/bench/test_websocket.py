@@ -222,7 +222,7 @@ def test_running_clients_are_not_counted_as_foreign_load():
 def test_server_settles_only_when_idle(tmp_path):
     with open(tmp_path / "log", "w+") as log:
         for code, settles in (("import time; time.sleep(60)", True), ("while True: pass", False)):
-            with process.Server([sys.executable, "-c", code], tmp_path, None, 0, 0, log) as server:
+            with process.Server([sys.executable, "-c", code], tmp_path, None, 0, [0], log) as server:
                 if settles:
                     server.settle()
                     continue
