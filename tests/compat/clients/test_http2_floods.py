@@ -160,7 +160,10 @@ def test_resets_after_dispatch_end_the_connection(server):
             connection.h2.reset_stream(number)
             connection.flush()
             cancelled += 1
-            connection.pump(0.001) if cancelled > 200 else None
+            if cancelled > 200:
+                # The GOAWAY follows one of the next resets; after the others nothing is received.
+                with contextlib.suppress(TimeoutError):
+                    connection.pump(0.1)
         assert connection.goaway == ENHANCE_YOUR_CALM
         assert 200 < cancelled < 300
 
