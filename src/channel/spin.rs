@@ -104,6 +104,7 @@ impl Spin {
         false
     }
 
+    /// Notes the end of a spin: decides how many chances are skipped next.
     fn record(&mut self, outcome: SpinOutcome) {
         match outcome {
             SpinOutcome::Found(time) if time <= USEFUL_SPIN => {
@@ -119,7 +120,9 @@ impl Spin {
                 self.penalty = (self.penalty * 4 + 255).min(MAX_SKIPPED_AFTER_LOSS);
             }
             SpinOutcome::Found(_) | SpinOutcome::Failed(_) => {
-                self.penalty = (self.penalty * 2 + 1).min(MAX_SKIPPED.max(self.penalty));
+                // A lost core may have raised it further.
+                let limit = MAX_SKIPPED.max(self.penalty);
+                self.penalty = (self.penalty * 2 + 1).min(limit);
             }
         }
         self.n_slow = 0;

@@ -3,7 +3,7 @@
 //! Both spin while requests come one at a time: each of the last [`SERIAL_TURNS`] turns that ended with
 //! assigned requests had a single one, which a thread was expected to finish within
 //! [`MAX_SERVICE_TIME`]. More requests leave neither side idle for long, and a wake-up then serves
-//! several of them. With one core, spinning would only keep the other side from running.
+//! several of them. With one core, neither spins.
 
 use std::time::Duration;
 
