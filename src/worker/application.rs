@@ -9,7 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyModule;
-use rgun_channel::control::{FailureKind, Interface, Report, Role, Start};
+use rgun_channel::control::{FailureKind, Interface, Preload, Report, Role, Start};
 
 use crate::process::Process;
 use crate::python::{EX_CONFIG, embedded_module, exit_forked_child, is_forked_child, load_py, system_exit};
@@ -78,6 +78,36 @@ pub(crate) fn check_monkey_patching(
     BootFailure::from_outcome(&load_py(py)?.call_method1(intern!(py, "check_patches"), arguments)?)
 }
 
+/// Imports the modules of `workers.preload`. Does nothing if the application is preloaded, or nothing.
+/// Reports the files that were loaded, if the daemon watches them.
+///
+/// # Errors
+/// A Python error; exceptions of a module are a [`BootFailure`].
+pub(crate) fn import_modules(
+    py: Python<'_>,
+    process: &Process,
+    start: &Start,
+) -> PyResult<Result<(), BootFailure>> {
+    let Preload::Modules(modules) = &start.preload else { return Ok(Ok(())) };
+    let failure = load_py(py)?.call_method1(intern!(py, "preload"), (modules, &start.directory))?;
+    if is_forked_child() {
+        // A module forked, as the application may in `load`.
+        exit_forked_child(py, None);
+    }
+    report_sources(py, process, start)?;
+    BootFailure::from_outcome(&failure)
+}
+
+/// Reports the files that were loaded since the last report, if the daemon watches them.
+fn report_sources(py: Python<'_>, process: &Process, start: &Start) -> PyResult<()> {
+    if start.report_sources {
+        for report in sources::new_reports(py)? {
+            process.report(&report)?;
+        }
+    }
+    Ok(())
+}
+
 /// Imports the application with `load.py` and detects its interface; imports the URLconf of a
 /// Django application. Reports warnings to the daemon, and the files that were loaded, if the
 /// daemon watches them.
@@ -94,9 +124,6 @@ pub(crate) fn load(
         Interface::Wsgi => "wsgi",
         Interface::Asgi => "asgi",
     };
-    if start.report_sources {
-        sources::prepare(py)?;
-    }
     let arguments = (&start.module, &start.attribute, start.factory, interface, &start.directory);
     let (application, found, warning, failure): (Py<PyAny>, Option<String>, Option<String>, Py<PyAny>) =
         load_py(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
@@ -107,11 +134,7 @@ pub(crate) fn load(
         // boots.
         exit_forked_child(py, None);
     }
-    if start.report_sources {
-        for report in sources::new_reports(py)? {
-            process.report(&report)?;
-        }
-    }
+    report_sources(py, process, start)?;
     for warning in [warning, urlconf_warning].into_iter().flatten() {
         process.report(&Report::Warning(warning))?;
     }

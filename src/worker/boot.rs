@@ -19,7 +19,7 @@ use crate::gil_cell::GilCell;
 use crate::process::{OutputFiles, Process};
 use crate::python::{load_py, register_fork_hook, system_exit};
 use crate::role::{NextRole, WorkerInit};
-use crate::{dispositions, lifecycle, log_records, oom_score, sandbox, stacks, std_streams, zygote};
+use crate::{dispositions, lifecycle, log_records, oom_score, sandbox, sources, stacks, std_streams, zygote};
 
 /// Boots and serves until the daemon stops the process.
 ///
@@ -39,6 +39,9 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     dispositions::install(py)?;
     register_fork_hook(py)?;
     load_py(py)?.call_method1(intern!(py, "prepare"), (&start.directory, &start.pythonpath))?;
+    if start.report_sources {
+        sources::prepare(py)?;
+    }
     let log_token = start.log_token;
     let mut next = match start.role {
         Role::Worker | Role::Check => {

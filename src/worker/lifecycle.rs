@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use rgun_channel::control::{Interface, Report, Start};
+use rgun_channel::control::{Interface, Report, Role, Start};
 
-use crate::application::{BootFailure, check_monkey_patching, interpreter_version, load, report_failure};
+use crate::application::{
+    BootFailure, check_monkey_patching, import_modules, interpreter_version, load, report_failure,
+};
 use crate::background::BackgroundThread;
 use crate::hooks::{Hooks, configure_logging};
 use crate::process::Process;
@@ -89,13 +91,18 @@ fn import(
     imported: Option<Py<PyAny>>,
 ) -> PyResult<Result<(Py<PyAny>, Interface), BootFailure>> {
     let (process, start) = (worker.process, &worker.start);
-    // A forked worker inherits the configuration of the zygote.
+    // A worker forked from the application's zygote inherits the zygote's configuration.
     if imported.is_none()
         && let Err(failure) = configure_logging(py, process, start)?
     {
         return Ok(Err(failure));
     }
     if let Err(failure) = hooks.call(py, "post_fork")? {
+        return Ok(Err(failure));
+    }
+    if start.role == Role::Check
+        && let Err(failure) = import_modules(py, process, start)?
+    {
         return Ok(Err(failure));
     }
     match imported {

@@ -78,19 +78,19 @@ def load(module, attribute, factory, interface, directory):
         return None, None, None, failure.outcome
 
 
+def preload(modules, directory):
+    """Imports the modules of `workers.preload`. Returns None, or a Failure's outcome."""
+    try:
+        for module in modules:
+            import_module(module, directory, "workers.preload")
+    except Failure as failure:
+        return failure.outcome
+    return None
+
+
 def find(module, attribute, directory, key="app.target"):
     """Imports the module and follows the dotted attribute; `key` is the setting that names them."""
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # A configuration error only if the target or a package on its path is missing. A missing
-        # import of the application is the application's fault and needs a traceback.
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
-            missing = f"{key}: there is no module {error.name}; correct {key}"
-            raise Failure(CONFIG, missing_module(module, error, directory, key), "", missing) from None
-        raise failure_of("importing", module, error, key) from None
-    except BaseException as error:  # noqa: BLE001 (SystemExit and KeyboardInterrupt at import are failures too)
-        raise failure_of("importing", module, error, key) from None
+    found = import_module(module, directory, key)
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
@@ -102,6 +102,21 @@ def find(module, attribute, directory, key="app.target"):
         except BaseException as error:  # noqa: BLE001 (a module's __getattr__ or a property may raise anything)
             raise failure_of("looking up", f"{module}:{attribute}", error, key) from None
     return found
+
+
+def import_module(module, directory, key):
+    """Imports a module that the setting `key` names."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # A configuration error only if the target or a package on its path is missing. A missing
+        # import of the application is the application's fault and needs a traceback.
+        if error.name and (module == error.name or module.startswith(error.name + ".")):
+            missing = f"{key}: there is no module {error.name}; correct {key}"
+            raise Failure(CONFIG, missing_module(module, error, directory, key), "", missing) from None
+        raise failure_of("importing", module, error, key) from None
+    except BaseException as error:  # noqa: BLE001 (SystemExit and KeyboardInterrupt at import are failures too)
+        raise failure_of("importing", module, error, key) from None
 
 
 def call_factory(factory, target):

@@ -1,4 +1,7 @@
-//! The zygote: imports the application once and forks workers (`workers.preload`).
+//! The zygote: imports the application once, or other modules, and forks workers (`workers.preload`).
+//!
+//! With modules, each worker imports the application itself: workers share the memory of the modules,
+//! and no state that the application's import leaves behind.
 //!
 //! The zygote's main thread reads the worker socket, so the zygote has no other thread: after a
 //! fork only the forking thread exists in the child, and locks held by others stay locked.
@@ -16,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyModule;
 use rgun_channel::control::{
-    Command, Fork, Interface, MAX_MESSAGE_BYTES, ReceivedMessage, Report, Role, Start, receive,
+    Command, Fork, Interface, MAX_MESSAGE_BYTES, Preload, ReceivedMessage, Report, Role, Start, receive,
 };
 use rgun_channel::map::Map;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -24,21 +27,29 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, getppid, pidfd_open, set_parent_process_death_signal, setpgid,
 };
 
-use crate::application::{BootFailure, check_monkey_patching, interpreter_version, load, report_failure};
+use crate::application::{
+    BootFailure, check_monkey_patching, import_modules, interpreter_version, load, report_failure,
+};
 use crate::hooks::{Hooks, configure_logging};
 use crate::process::Process;
 use crate::python::{EX_SOFTWARE, clear_forked_child, embedded_module, exit_now, load_py};
 use crate::role::{NextRole, WorkerInit};
 use crate::{dispositions, log_records, sources, stacks, title, wsgi};
 
-/// Imports the application, runs the warm-up request and forks workers until the daemon stops the
-/// zygote. Also returns in every forked worker.
+/// Imports the application, or the modules of `workers.preload`, and forks workers until the daemon
+/// stops the zygote. Also returns in every forked worker.
 ///
 /// # Errors
 /// `SystemExit` with an exit code; anything else is a bug.
 pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>) -> PyResult<NextRole> {
     set_title(&start);
     process.report(&Report::Booting { python: interpreter_version(py)? })?;
+    let Preload::Application { warm_up } = &start.preload else {
+        return match import_modules(py, process, &start)? {
+            Ok(()) => run(py, process, start, None),
+            Err(failure) => report_failure(process, failure),
+        };
+    };
     if let Err(failure) = configure_logging(py, process, &start)? {
         return report_failure(process, failure);
     }
@@ -49,22 +60,21 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
     if let Err(failure) = check_monkey_patching(py, &start, interface)? {
         return report_failure(process, failure);
     }
-    let start = Box::new(Start { interface, ..*start });
-    if !start.warm_up.is_empty() && interface == Interface::Asgi {
+    if !warm_up.is_empty() && interface == Interface::Asgi {
         // The warm-up would need an event loop and lifespan, whose threads and sockets must not
         // exist when workers are forked.
         let warning = "the warm-up request is for WSGI applications; an ASGI application is only imported";
         process.report(&Report::Warning(warning.to_owned()))?;
-    } else if !start.warm_up.is_empty() {
-        let environ = wsgi::warm_up_environ(py, &start, &start.warm_up)?;
-        let arguments = (load_py(py)?, &application, environ, &start.warm_up);
+    } else if !warm_up.is_empty() {
+        let environ = wsgi::warm_up_environ(py, &start, warm_up)?;
+        let arguments = (load_py(py)?, &application, environ, warm_up);
         let warning: Option<String> =
             python_module(py)?.call_method1(intern!(py, "warm_up"), arguments)?.extract()?;
         if let Some(warning) = warning {
             process.report(&Report::Warning(warning))?;
         }
     }
-    run(py, process, start, application)
+    run(py, process, Box::new(Start { interface, ..*start }), Some(application))
 }
 
 /// Turns a drained worker into a zygote.
@@ -79,21 +89,25 @@ pub(crate) fn run_promoted(
 ) -> PyResult<NextRole> {
     set_title(&start);
     process.report(&Report::Promoted)?;
-    run(py, process, start, application)
+    run(py, process, start, Some(application))
 }
 
 fn set_title(start: &Start) {
     title::set(&format!("rgun: zygote [{}:{}]", start.module, start.attribute));
 }
 
+/// Forks workers from now on. `application`: what the workers serve; `None` if each imports it, and
+/// also looks for the hooks, which may be in the application's modules.
 fn run(
     py: Python<'_>,
     process: &'static Process,
     start: Box<Start>,
-    application: Py<PyAny>,
+    application: Option<Py<PyAny>>,
 ) -> PyResult<NextRole> {
     let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
-    if let Err(failure) = hooks.check_late(py, process)? {
+    if application.is_some()
+        && let Err(failure) = hooks.check_late(py, process)?
+    {
         return report_failure(process, failure);
     }
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
@@ -115,12 +129,7 @@ fn run(
                         role: Role::Worker,
                         ..*start
                     });
-                    return Ok(NextRole::Worker(WorkerInit {
-                        start,
-                        map,
-                        loop_eventfd,
-                        application: Some(application),
-                    }));
+                    return Ok(NextRole::Worker(WorkerInit { start, map, loop_eventfd, application }));
                 }
             }
             Ok(Command::ReportSources) => {

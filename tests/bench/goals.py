@@ -32,6 +32,7 @@ GOALS = (
     ("download", "mib_per_s", ">=", 1, "gunicorn-gthread"),
     ("rss-idle", "main_rss_mib", "<=", 12, None),
     ("rss-idle", "django_pss_mib", "<=", 1, "gunicorn-preload", "rgun-preload"),
+    ("rss-idle", "django_pss_mib", "<=", 1, "gunicorn-sync", "rgun-preload-modules"),
     ("death", "over_boot_ms", "<=", 50, None),
     ("death", "replaced_ms", "<=", 100, None, "rgun-preload"),
 )

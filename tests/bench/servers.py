@@ -46,6 +46,11 @@ class Task:
 BACKLOG = 4096
 # Open connections up to which no server's default limit matters.
 FEW_CONNECTIONS = 512
+# Modules that every Django project of some size imports.
+DJANGO_MODULES = (
+    *("django.core.handlers.wsgi", "django.db.models", "django.forms", "django.views.generic"),
+    *("django.contrib.auth", "django.template.loader", "django.db.backends.sqlite3.base"),
+)
 # Bytes of the largest request body that servers accept, and seconds for which they keep idle connections.
 MAX_BODY = 1 << 30
 # Length of the hello applications' response.
@@ -128,8 +133,14 @@ def nginx(task, tools):
 
 
 def rgun_preload(task, tools):
-    """rgun with --preload: one process imports, and the workers are forked from it."""
-    return [*rgun(task, tools), "--preload"]
+    """rgun with --preload: one process imports and serves a probe, and the workers are forked from it."""
+    probe = ["env", "RGUN_RELOAD_PROBE=/api/products"] if task.database else []
+    return [*probe, *rgun(task, tools), "--preload"]
+
+
+def rgun_preload_modules(task, tools):
+    """rgun with the libraries of Django preloaded: each worker imports the application."""
+    return ["env", f"RGUN_WORKERS_PRELOAD={','.join(DJANGO_MODULES)}", *rgun(task, tools)]
 
 
 def limit(task, tools):
@@ -290,6 +301,7 @@ SERVERS = {
     "limit": limit,
     "rgun": rgun,
     "rgun-preload": rgun_preload,
+    "rgun-preload-modules": rgun_preload_modules,
     "gunicorn-sync": gunicorn_sync,
     "gunicorn-gthread": gunicorn_gthread,
     "gunicorn-preload": gunicorn_preload,

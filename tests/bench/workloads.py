@@ -58,6 +58,7 @@ TRANSFER_SERVERS = ("rgun", "gunicorn-sync", "gunicorn-gthread", *WSGI_PEERS)
 STREAMING = ("rgun", "granian", "uvicorn", "peregrine", "weft")
 ASGI = (*STREAMING, "fastpysgi", "h2corn")
 IMPORTING = ("rgun", "gunicorn-sync", "granian", "peregrine", "weft")
+SHARING = ("rgun-preload-modules", *IMPORTING[1:])
 PRELOADING = ("rgun-preload", "gunicorn-preload", "bjoern", "fastpysgi")
 TLS = (*STREAMING, "nginx")
 # The best number of threads for gthread with one worker on one core (1 to 8 tried).
@@ -294,7 +295,10 @@ WORKLOADS = {
     "rss-idle": Workload(
         "memory: idle hello with one worker, and Django with four",
         measure_memory,
-        ("rgun", "rgun-preload", "gunicorn-sync", "gunicorn-preload", "granian", "bjoern"),
+        (
+            *("rgun", "rgun-preload", "rgun-preload-modules", "gunicorn-sync", "gunicorn-preload", "granian"),
+            "bjoern",
+        ),
         ("main_rss_mib", "hello_pss_mib", "django_pss_mib", "django_processes", "boot_ms"),
         "django_pss_mib",
         higher_is_better=False,
@@ -329,6 +333,7 @@ WORKLOADS = {
         )
         for suffix, text, label, servers in (
             ("", "each importing", "memory of 4 Django workers", IMPORTING),
+            ("-modules", "each importing", "memory of 4 Django workers, libraries preloaded", SHARING),
             ("-preload", "forked after the import", "memory of 4 Django workers, preload", PRELOADING),
         )
     },

@@ -200,3 +200,10 @@ fn garbage_instead_of_booting_is_a_failed_boot() {
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("did not boot"), "{log}");
 }
+
+#[test]
+fn ready_without_an_interface_is_a_failed_boot() {
+    let (code, log, _) = Rgun::fake().fake_behaviour("ready-auto").run();
+    assert_eq!(code, 78, "{log}");
+    assert!(log.contains("reported that it is ready without an interface"), "{log}");
+}

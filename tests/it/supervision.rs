@@ -1,5 +1,6 @@
 //! Supervision of workers: stacks, crashes, recycling, their number, preload, hooks and path rules.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -305,6 +306,51 @@ fn preloaded_workers_are_children_of_the_daemon() {
         (left.len() == 3 && !left.contains(&pids[1])).then_some(())
     });
     assert!(daemon.get("/").text().starts_with(&format!("{} ", pids[0])), "from the same zygote");
+}
+
+#[test]
+fn preloaded_modules_are_shared_and_reloaded() {
+    const APP: &str = "
+import os
+import shared
+imported_by = os.getpid()
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [f'{shared.version} {shared.imported_by} {imported_by} {os.getpid()}'.encode()]
+";
+    const SHARED: &str = "import os\nversion = 1\nimported_by = os.getpid()\n";
+    let rgun = Rgun::python(APP).flags(["--workers", "2"]).set("workers.preload", "email,shared");
+    rgun.scratch().write("shared.py", SHARED);
+    let daemon = rgun.start();
+    daemon.log.wait_for("worker 1 is ready after");
+    let zygotes: HashSet<String> = (0..8)
+        .map(|_| {
+            let body = daemon.get("/").text();
+            let [version, zygote, importer, pid] = body.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{body}");
+            };
+            assert_eq!((version, importer), ("1", pid), "the worker imports the application: {body}");
+            assert_ne!(zygote, pid);
+            zygote.to_owned()
+        })
+        .collect();
+    assert_eq!(zygotes.len(), 1, "{zygotes:?}");
+
+    // Of another length: Python's cache of bytecode tells versions of a second apart by it.
+    daemon.scratch().write("shared.py", &SHARED.replace("= 1", "= 22"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.log.wait_for("reloaded: generation 2 serves");
+    assert!(daemon.get("/").text().starts_with("22 "));
+}
+
+#[test]
+fn preload_of_a_missing_module_is_a_configuration_error() {
+    let serve = Rgun::python(PRELOADED).flags(["--bind", "127.0.0.1:0"]);
+    for rgun in [serve, Rgun::python(PRELOADED).check_as_self()] {
+        let (status, stderr, _) = rgun.set("workers.preload", "email,sharde").run();
+        assert_eq!(status, 78, "{stderr}");
+        assert!(stderr.contains("workers.preload: there is no module sharde"), "{stderr}");
+    }
 }
 
 #[test]

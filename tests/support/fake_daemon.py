@@ -17,7 +17,7 @@ from .fake_channel import CHUNKS, COMPLETION, SUBMISSION, TOP, WORDS, Channel, R
 from .waiting import DEADLINE
 
 BOOTSTRAP = (TOP / "src/worker/bootstrap.py").read_text(encoding="utf-8")
-PROTOCOL = 8
+PROTOCOL = 9
 STACKS_SIGNAL = 50
 INTERFACES = {"auto": 0, "wsgi": 1, "asgi": 2}
 LIFESPANS = {"auto": 0, "on": 1, "off": 2}
@@ -37,6 +37,11 @@ def text(value):
     """Encodes a text of a control message."""
     value = str(value).encode()
     return struct.pack("<I", len(value)) + value
+
+
+def texts(values):
+    """Encodes a list of texts."""
+    return struct.pack("<I", len(values)) + b"".join(map(text, values))
 
 
 def encode_child_exited(pid, number, incarnation):
@@ -84,6 +89,8 @@ class Start:
     # Maps the name of a hook to its function.
     hooks: dict = dataclasses.field(default_factory=dict)
     warm_up: str = ""
+    # Modules that a zygote imports instead of the application.
+    preload: tuple = ()
     number: int = 0
     incarnation: int = 1
     path: tuple = ()
@@ -110,9 +117,9 @@ class Start:
                 struct.pack("<BBBBBIIQ", self.report_sources, *ways, *limits, self.log_token),
                 *map(text, (module, attribute or "application", self.chdir, self.root_path)),
                 *(text(self.hooks.get(name, "")) for name in HOOKS),
-                *map(text, (self.warm_up, self.log_config)),
-                struct.pack("<I", len(self.path)),
-                *map(text, self.path),
+                b"\x01" + texts(self.preload) if self.preload else b"\x00" + text(self.warm_up),
+                text(self.log_config),
+                texts(self.path),
                 struct.pack("<I", 1),
                 *map(text, self.listener),
             ]

@@ -161,3 +161,47 @@ def test_generator_that_cannot_be_seeded_is_a_warning(fake, project):
     assert "no MT19937" in warning
     assert "hooks.post_fork" in warning
     assert worker.get("/") == (200, b"0.5")
+
+
+IMPORTED = """
+    import os
+
+    imported_by = os.getpid()
+"""
+IMPORTS = """
+    import os
+
+    import imported
+
+    imported_by = os.getpid()
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [f"{imported.imported_by} {imported_by} {os.getpid()}".encode()]
+"""
+
+
+def test_preloaded_modules_are_imported_once(fake, project):
+    directory = project(imported=IMPORTED, imports=IMPORTS)
+    zygote = fake.spawn("imports", directory, zygote=True, preload=("json", "imported")).wait_ready()
+    for number in range(2):
+        worker = fake.fork(zygote, number=number, incarnation=2 + number).wait_ready()
+        assert worker.get("/")[1].decode() == f"{zygote.pid} {worker.pid} {worker.pid}"
+
+
+def test_worker_of_preloaded_modules_reports_an_import_error(fake, project):
+    directory = project(broken="raise ValueError('no database')")
+    zygote = fake.spawn("broken", directory, zygote=True, preload=("json",)).wait_ready()
+    worker = fake.fork(zygote)
+    assert "importing broken raised ValueError: no database" in worker.next_report("failed")[2]
+    assert zygote.warnings() == []
+
+
+def test_missing_or_failing_module_is_a_failure(fake, project):
+    directory = project(imports=IMPORTS, imported="raise ValueError('no licence')")
+    zygote = fake.spawn("imports", directory, zygote=True, preload=("jsn",))
+    assert "workers.preload: there is no module jsn" in zygote.next_report("failed")[2]
+    zygote = fake.spawn("imports", directory, zygote=True, preload=("json", "imported"))
+    assert (
+        "workers.preload: importing imported raised ValueError: no licence" in zygote.next_report("failed")[2]
+    )

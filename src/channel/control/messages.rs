@@ -78,9 +78,9 @@ pub enum Report {
         /// For instance `CPython 3.11.2`.
         python: String,
     },
-    /// The application is imported; the worker accepts requests.
+    /// The application is imported, or what a zygote imports; a worker accepts requests.
     Ready {
-        /// Never [`Interface::Auto`].
+        /// [`Interface::Auto`] only from a zygote whose workers import the application.
         interface: Interface,
     },
     /// The application could not be loaded; the worker exits.
@@ -252,10 +252,7 @@ impl Report {
         match reader.u8()? {
             b'R' => Ok(Self::Refused(String::from_utf8_lossy(reader.0).into_owned())),
             b'b' => Ok(Self::Booting { python: reader.text()?.to_owned() }),
-            b'r' => match Interface::from_byte(reader.u8()?)? {
-                Interface::Auto => Err(ProtocolError::Control("ready without an interface")),
-                interface => Ok(Self::Ready { interface }),
-            },
+            b'r' => Ok(Self::Ready { interface: Interface::from_byte(reader.u8()?)? }),
             b'f' => {
                 let kind = match reader.u8()? {
                     0 => FailureKind::Config,
@@ -299,7 +296,7 @@ fn truncate_utf8(text: &str, len: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{EventLoop, Hooks, Lifespan, ListenerInfo, Role};
+    use crate::control::{EventLoop, Hooks, Lifespan, ListenerInfo, Preload, Role};
     use crate::layout::Geometry;
     use crate::log_record::LogToken;
 
@@ -312,7 +309,7 @@ mod tests {
             incarnation: 7,
             role: Role::Zygote,
             hooks: Hooks { worker_exit: "gunicorn_conf:worker_exit".into(), ..Hooks::default() },
-            warm_up: "/healthz".into(),
+            preload: Preload::Modules(vec!["django.db.models".into(), "asyncio".into()]),
             log_config: "/srv/logging.json".into(),
             multiprocess: true,
             report_sources: true,

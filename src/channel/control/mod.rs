@@ -24,8 +24,8 @@
 //! | worker | [`Report::StacksDumped`], [`Report::AbortHookEnded`], [`Report::Warning`], [`Report::Sources`], [`Report::StopRequested`] | |
 //! | zygote | [`Report::Forked`], [`Report::ForkFailed`], [`Report::Promoted`] | |
 //!
-//! A *zygote* (`workers.preload`) serves no requests: it imports the application and forks workers
-//! ([`Command::Fork`]). Zygote and workers each have a worker socket. While a zygote imports the
+//! A *zygote* (`workers.preload`) serves no requests: it imports the application or other modules
+//! ([`Preload`]) and forks workers ([`Command::Fork`]). Zygote and workers each have a worker socket. While a zygote imports the
 //! application it reads no messages, since it has no second thread; only [`STACKS_SIGNAL`] reaches
 //! it.
 //!
@@ -45,7 +45,7 @@ mod start;
 
 pub use messages::{Command, FailureKind, Fork, Report};
 pub use socket::{ReceivedMessage, pair, receive, send};
-pub use start::{EventLoop, Hooks, Interface, Lifespan, ListenerInfo, Role, Start};
+pub use start::{EventLoop, Hooks, Interface, Lifespan, ListenerInfo, Preload, Role, Start};
 
 /// Maximum length of a message, bytes; below the kernel's default `wmem_default` of 212,992.
 pub const MAX_MESSAGE_BYTES: usize = 96 * 1024;

@@ -142,6 +142,46 @@ pub struct ListenerInfo {
     pub path: String,
 }
 
+/// The imports of a zygote before it forks workers. Ignored by workers; a worker that checks the
+/// configuration imports the modules too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preload {
+    /// The application.
+    Application {
+        /// Path of the warm-up request that the zygote runs before its first fork, so that objects
+        /// which the application creates at its first request are shared. Empty for none.
+        warm_up: String,
+    },
+    /// These modules; each worker imports the application.
+    Modules(Vec<String>),
+}
+
+impl Preload {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Application { warm_up } => {
+                out.push(0);
+                put_text(warm_up, out);
+            }
+            Self::Modules(modules) => {
+                out.push(1);
+                put_count(modules.len(), out);
+                for module in modules {
+                    put_text(module, out);
+                }
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, ProtocolError> {
+        match reader.u8()? {
+            0 => Ok(Self::Application { warm_up: string(reader)? }),
+            1 => Ok(Self::Modules(list(reader, string)?)),
+            _ => Err(ProtocolError::Control("unknown preload")),
+        }
+    }
+}
+
 /// The first message to a process: everything it needs to boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
@@ -159,9 +199,8 @@ pub struct Start {
     pub role: Role,
     /// Server hooks of the application.
     pub hooks: Hooks,
-    /// Path of the warm-up request that a zygote runs before its first fork, so that objects which
-    /// the application creates at its first request are shared. Empty for none; ignored by workers.
-    pub warm_up: String,
+    /// Imports of a zygote before it forks workers.
+    pub preload: Preload,
     /// Configuration file of Python's logging; empty for none. Not necessarily UTF-8.
     pub log_config: OsString,
     /// More than one worker process may run: `wsgi.multiprocess`.
@@ -227,7 +266,7 @@ impl Start {
         for text in [&self.root_path, post_fork, post_worker_init, worker_exit, worker_abort, child_exit] {
             put_text(text, out);
         }
-        put_text(&self.warm_up, out);
+        self.preload.encode(out);
         put_bytes(self.log_config.as_bytes(), out);
         put_count(self.pythonpath.len(), out);
         for path in &self.pythonpath {
@@ -282,7 +321,7 @@ impl Start {
                 worker_abort: string(reader)?,
                 child_exit: string(reader)?,
             },
-            warm_up: string(reader)?,
+            preload: Preload::decode(reader)?,
             log_config: path(reader)?,
             pythonpath: list(reader, path)?,
             listeners: list(reader, |reader| {

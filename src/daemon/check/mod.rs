@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rgun_channel::control::{Command, Hooks, Report, Role};
+use rgun_channel::control::{Command, Hooks, Preload, Report, Role};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::cli::{CheckIdentity, Invocation, UnreadInvocation};
@@ -27,7 +27,9 @@ use crate::error_chain::Chain;
 use crate::id::{Generation, Incarnation, WorkerId, WorkerNr};
 use crate::link::Reactor;
 use crate::pool::{self, Pool, SpawnSpec, UserIdentity};
-use crate::run::{MainMessage, StartupError, explain_missing_module, load_tls, notice_sink, worker_hooks};
+use crate::run::{
+    MainMessage, StartupError, explain_missing_module, load_tls, notice_sink, preload, worker_hooks,
+};
 use crate::supervise::Exit;
 
 use access::RequiredAccess;
@@ -159,8 +161,8 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
     let reactor = Reactor::new().map_err(StartupError::system("create the reactor's shared page"))?;
     let dispatcher = Dispatcher::new(Policy::default(), reactor, notice_sink(&messages_tx));
     let mut pool = Pool::new(extension, None);
-    let hooks = worker_hooks(config);
-    let spec = SpawnSpec { identity, ..spawn_spec(config, &hooks) };
+    let (hooks, preload) = (worker_hooks(config), preload(config));
+    let spec = SpawnSpec { identity, ..spawn_spec(config, &hooks, &preload) };
     let worker = spec.worker;
     let spawned = pool
         .spawn(&spec, dispatcher.reactor())
@@ -185,7 +187,7 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
 }
 
 /// Returns the specification of a worker that serves no requests.
-fn spawn_spec<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
+fn spawn_spec<'a>(config: &'a Config, hooks: &'a Hooks, preload: &'a Preload) -> SpawnSpec<'a> {
     SpawnSpec {
         worker: WorkerId { number: WorkerNr(0), incarnation: Incarnation(1) },
         generation: Generation(1),
@@ -200,7 +202,7 @@ fn spawn_spec<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
         log_records: false,
         listeners: &[],
         role: Role::Check,
-        warm_up: "",
+        preload,
         max_memory: None,
         max_tasks: MaxTasks::Off,
         cpu_weight: None,

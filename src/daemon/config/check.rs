@@ -20,7 +20,7 @@ use super::{
     certificates, combinations, compression, control, credentials, error_pages, forwarding, health,
     idle_exit, listeners, mounts, on_change, paths, python, read, rules, trusted,
 };
-use super::{worker_limits, worker_user};
+use super::{preload, worker_limits, worker_user};
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record
 /// of the channel.
@@ -236,7 +236,7 @@ impl Checker<'_> {
             concurrency: self.read(name::CONCURRENCY, defaults.concurrency, |setting| {
                 read::whole(setting, 1, u32::MAX).map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN))
             }),
-            preload: self.read(name::PRELOAD, defaults.preload, read::boolean),
+            preload: self.read(name::PRELOAD, defaults.preload, preload::read),
             refork: self.read(name::REFORK, defaults.refork, read::requests_or_off),
             max_requests: self.read(name::MAX_REQUESTS, defaults.max_requests, read::requests_or_off),
             max_requests_jitter: self.read(

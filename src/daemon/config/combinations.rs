@@ -5,7 +5,7 @@ use super::checker::Checker;
 use super::environment::SCRIPT_NAME;
 use super::keys::{self, name};
 use super::value::Source;
-use super::{Compression, Log, Proxy, ProxyHeaders, Timeouts, Workers, units};
+use super::{Compression, Log, Preload, Proxy, ProxyHeaders, Timeouts, Workers, units};
 
 /// Reports the settings without effect.
 pub(super) fn check(
@@ -18,12 +18,12 @@ pub(super) fn check(
 ) {
     checker.warn_about_script_name();
     checker.warn_about_disabled_sections(compression, proxy);
-    if workers.refork.is_some() && !workers.preload {
+    if workers.refork.is_some() && workers.preload != Preload::Application {
         checker.require(
             name::REFORK,
             name::PRELOAD,
-            "has no effect without workers.preload",
-            "add preload = true to [workers], or remove refork",
+            "has no effect without workers.preload = true",
+            "write preload = true in [workers], or remove refork",
         );
     }
     if workers.max_requests_jitter > 0 && workers.max_requests.is_none() {

@@ -40,6 +40,7 @@ mod log;
 mod mounts;
 mod on_change;
 mod paths;
+mod preload;
 mod proxy;
 mod python;
 mod read;
@@ -92,7 +93,7 @@ pub use timeouts::{PathRule, Timeouts};
 pub use tls::{CertificateFiles, ClientAuth, Tls, TlsOrigins, TlsVersion};
 pub(crate) use trusted::forwarded_allow_ips;
 pub(crate) use value::{Layer, Setting, Value, overlay};
-pub use workers::{AccountName, Count, MaxTasks, Retry, WorkerUser, Workers};
+pub use workers::{AccountName, Count, MaxTasks, Preload, Retry, WorkerUser, Workers};
 
 #[cfg(test)]
 pub(crate) use keys::is_key;

@@ -126,7 +126,7 @@ fn check_attribute(module: &str, attribute: &str, factory: bool) -> Result<(), V
 
 /// Identifiers joined by dots. `is_alphabetic` is a little wider than Python's XID_Start (Language
 /// Reference 2.3); a name that is accepted in error fails at import with Python's message.
-fn is_dotted_name(name: &str) -> bool {
+pub(super) fn is_dotted_name(name: &str) -> bool {
     name.split('.').all(|part| {
         let mut chars = part.chars();
         chars.next().is_some_and(|first| first == '_' || first.is_alphabetic())

@@ -13,9 +13,9 @@ pub struct Workers {
     pub threads: NonZeroU16,
     /// ASGI: slots of one worker, the exchanges it runs at a time.
     pub concurrency: NonZeroU32,
-    /// Whether workers are forked from a zygote, a process that has imported the application.
-    pub preload: bool,
-    /// With `preload`: requests after which a worker becomes the new zygote.
+    /// Whether workers are forked from a zygote, and what it has imported.
+    pub preload: Preload,
+    /// With [`Preload::Application`]: requests after which a worker becomes the new zygote.
     pub refork: Option<NonZeroU64>,
     /// Requests after which a worker is replaced, plus a random number up to `max_requests_jitter`.
     pub max_requests: Option<NonZeroU64>,
@@ -38,6 +38,18 @@ pub struct Workers {
     pub children_timeout: Duration,
     /// The user that workers run as.
     pub user: WorkerUser,
+}
+
+/// `workers.preload`: what is imported once, by a zygote that workers are forked from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Preload {
+    /// Nothing: there is no zygote.
+    #[default]
+    Off,
+    /// The application.
+    Application,
+    /// These modules; each worker imports the application. Not empty.
+    Modules(Vec<String>),
 }
 
 /// `workers.user` and `workers.group`.
@@ -87,7 +99,7 @@ impl Default for Workers {
             count: Count::Auto,
             threads: NonZeroU16::MIN,
             concurrency: NonZeroU32::new(1000).expect("1000 is not 0"),
-            preload: false,
+            preload: Preload::Off,
             refork: None,
             max_requests: None,
             max_requests_jitter: 0,

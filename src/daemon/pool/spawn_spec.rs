@@ -3,7 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
 
-use rgun_channel::control::{EventLoop, Hooks, Interface, Lifespan, ListenerInfo, Role, Start};
+use rgun_channel::control::{EventLoop, Hooks, Interface, Lifespan, ListenerInfo, Preload, Role, Start};
 use rgun_channel::layout::Geometry;
 use rgun_channel::log_record::LogToken;
 
@@ -43,8 +43,8 @@ pub struct SpawnSpec<'a> {
     pub listeners: &'a [ListenerInfo],
     /// Worker or zygote.
     pub role: Role,
-    /// Path of the request that a zygote sends to itself before the first fork; empty for none.
-    pub warm_up: &'a str,
+    /// Imports of a zygote before it forks workers.
+    pub preload: &'a Preload,
     /// Soft limit of memory in bytes, reported by [`Pool::take_workers_over_limit`](super::Pool::take_workers_over_limit);
     /// `None` is no limit.
     pub max_memory: Option<u64>,
@@ -90,7 +90,7 @@ impl SpawnSpec<'_> {
             incarnation: self.worker.incarnation.0,
             role: self.role,
             hooks: self.hooks.clone(),
-            warm_up: self.warm_up.to_owned(),
+            preload: self.preload.clone(),
             log_config: log_config.as_ref().map(|path| path.clone().into_os_string()).unwrap_or_default(),
             multiprocess: self.multiprocess,
             report_sources: self.report_sources,

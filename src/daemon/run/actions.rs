@@ -146,6 +146,7 @@ impl Daemon {
             SpawnMethod::Exec | SpawnMethod::Fork(_) => Role::Worker,
         };
         let hooks = generations::worker_hooks(&config);
+        let preload = generations::preload(&config);
         let identity = self.generations.identity(generation);
         let has_reforked = self.generations.has_reforked(generation);
         let spec = SpawnSpec {
@@ -162,7 +163,7 @@ impl Daemon {
             log_records: config.log.records,
             listeners: &self.host.listeners,
             role,
-            warm_up: config.reload.probe.as_deref().unwrap_or_default(),
+            preload: &preload,
             max_memory: config.workers.max_memory,
             max_tasks: config.workers.max_tasks,
             cpu_weight: config.workers.cpu_weight,

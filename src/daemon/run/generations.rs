@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rgun_channel::control;
 
-use crate::config::{self, Config, Retry, Target, Workers};
+use crate::config::{self, Config, Preload, Retry, Target, Workers};
 use crate::id::Generation;
 use crate::journal::requests::AccessLine;
 use crate::negotiation::Coding;
@@ -158,7 +158,7 @@ pub(super) fn policy(config: &Config, host: &Host) -> SupervisorPolicy {
     let cores = u16::try_from(host.cores).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN);
     SupervisorPolicy {
         min,
-        preload: config.workers.preload,
+        preload: config.workers.preload != Preload::Off,
         probe: config.reload.probe.is_some(),
         watch: config.reload.watch,
         max_lifetime: config.workers.max_lifetime,
@@ -392,11 +392,21 @@ pub(crate) fn worker_hooks(config: &Config) -> control::Hooks {
     }
 }
 
+/// Returns the imports of a zygote before it forks workers.
+pub(crate) fn preload(config: &Config) -> control::Preload {
+    match &config.workers.preload {
+        Preload::Modules(modules) => control::Preload::Modules(modules.clone()),
+        Preload::Off | Preload::Application => {
+            control::Preload::Application { warm_up: config.reload.probe.clone().unwrap_or_default() }
+        }
+    }
+}
+
 /// Returns the number of requests after which the dispatcher reports a worker for recycling: the
 /// minimum of `workers.max_requests` and, until a worker has become the zygote, `workers.refork`.
 /// `None`: never.
 pub(super) fn max_requests(workers: &Workers, has_reforked: bool) -> Option<NonZeroU64> {
-    let refork = workers.refork.filter(|_| workers.preload && !has_reforked);
+    let refork = workers.refork.filter(|_| workers.preload == Preload::Application && !has_reforked);
     [refork, max_requests_with_jitter(workers)].into_iter().flatten().min()
 }
 

@@ -165,8 +165,7 @@ impl Daemon {
                 Vec::new()
             }
             control::Report::Ready { interface } => {
-                self.note_interface(worker, interface);
-                vec![Event::Ready { worker }]
+                vec![self.on_ready(worker, interface)]
             }
             control::Report::Refused(summary) => {
                 vec![Event::BootFailed {
@@ -182,6 +181,17 @@ impl Daemon {
             // The dispatcher handles these reports.
             control::Report::File(_) => Vec::new(),
         }
+    }
+
+    /// Handles a report of readiness. Only a zygote may be ready without an interface: its workers import
+    /// the application.
+    fn on_ready(&mut self, worker: WorkerId, interface: Interface) -> Event {
+        if interface != Interface::Auto {
+            self.note_interface(worker, interface);
+        } else if !self.operator_log.is_zygote(worker) {
+            return misbehaved(worker, "reported that it is ready without an interface");
+        }
+        Event::Ready { worker }
     }
 
     /// Applies the defaults of the application's interface. When the first worker is ready, logs

@@ -107,7 +107,7 @@ use self::control_socket::ControlClients;
 pub(crate) use self::error::StartupError;
 pub use self::error::refuse_start;
 use self::generations::Generations;
-pub(crate) use self::generations::{load_tls, worker_hooks};
+pub(crate) use self::generations::{load_tls, preload, worker_hooks};
 use self::hand_over::RequestsAtStart;
 pub(crate) use self::messages::{MainMessage, notice_sink};
 use self::metrics_listeners::MainInput;

@@ -25,6 +25,7 @@
 //! | `abort` | aborts before Booting |
 //! | `garbage` | sends a malformed message, then waits for Stop |
 //! | `ready-twice` | sends Ready a second time |
+//! | `ready-auto` | sends Ready without an interface, as only a zygote may |
 //! | `ignore-stop` | serves, and ignores Stop |
 //! | `asgi` | is an ASGI worker, see `asgi.rs` |
 //! | `mute` | serves, and ignores DumpStacks and the signal for it |
@@ -97,6 +98,7 @@ fn boot() -> Outcome {
     let mut wake = Some(wake);
     let mut ignores_stop = false;
     let mut ready = 1;
+    let mut knows_interface = true;
     let mut before_ready = Duration::ZERO;
     let mut wait_after_booting = false;
     let mut after_booting = None;
@@ -121,6 +123,7 @@ fn boot() -> Outcome {
                 return worker.wait_for_stop();
             }
             "ready-twice" => ready = 2,
+            "ready-auto" => knows_interface = false,
             "ignore-stop" => ignores_stop = true,
             "mute" => worker.mute = true,
             "asgi" => worker.events = wake.take().map(asgi::Loop::new),
@@ -151,7 +154,11 @@ fn boot() -> Outcome {
     }
     thread::sleep(before_ready);
     for _ in 0..ready {
-        let interface = if worker.events.is_some() { Interface::Asgi } else { Interface::Wsgi };
+        let interface = match &worker.events {
+            _ if !knows_interface => Interface::Auto,
+            Some(_) => Interface::Asgi,
+            None => Interface::Wsgi,
+        };
         worker.report(&Report::Ready { interface }, &[])?;
     }
     serve(&Arc::new(worker), ignores_stop)

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use rgun_channel::PROTOCOL_VERSION;
 use rgun_channel::control::{
-    Command, EventLoop, FailureKind, Fork, Hooks, Interface, Lifespan, ListenerInfo, Report, Role, Start,
+    Command, EventLoop, FailureKind, Fork, Hooks, Interface, Lifespan, ListenerInfo, Preload, Report, Role,
+    Start,
 };
 use rgun_channel::frame::{
     AppError, Body, BodyPart, ClientCert, Completion, CompletionKind, DecodedCompletion, ExchangeId,
@@ -334,7 +335,7 @@ fn asgi_completions_have_their_golden_bytes() {
 #[test]
 fn commands_have_their_golden_bytes() {
     let start = Start {
-        protocol: 8,
+        protocol: 9,
         geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
         generation: 17,
         worker: 2,
@@ -347,7 +348,7 @@ fn commands_have_their_golden_bytes() {
             worker_abort: "hooks:aborted".into(),
             child_exit: String::new(),
         },
-        warm_up: "/healthz?full=1".into(),
+        preload: Preload::Application { warm_up: "/healthz?full=1".into() },
         log_config: "/srv/logging.json".into(),
         multiprocess: true,
         report_sources: true,

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::helper::{self, Helper, HelperError};
 use super::location::ConfLocation;
-use crate::config::{Bind, Config};
+use crate::config::{Bind, Config, Preload};
 
 /// The classes of the hooks' arguments, which are those of the hooks in workers.
 const HOOK_OBJECTS: &str = include_str!("../../../worker/hook_objects.py");
@@ -94,7 +94,7 @@ fn describe_server(config: &Config, facts: &ServerFacts<'_>) -> String {
             "chdir": app.directory.to_string_lossy(),
             "graceful_timeout": timeouts.drain.as_secs(),
             "max_requests": workers.max_requests.map_or(0, NonZeroU64::get),
-            "preload_app": workers.preload,
+            "preload_app": workers.preload == Preload::Application,
             "proc_name": "rgun",
             "threads": workers.threads,
             "timeout": seconds(timeouts.request),

@@ -34,7 +34,7 @@ fn gunicorn_command_line_is_accepted_unchanged() {
     let limits = config.limits;
     assert_eq!((limits.request_line, limits.headers), (4094, 50));
     let workers = config.workers;
-    assert!(workers.preload);
+    assert_eq!(workers.preload, Preload::Application);
     assert_eq!((workers.max_requests, workers.max_requests_jitter), (NonZeroU64::new(1000), 50));
 }
 
@@ -297,11 +297,11 @@ fn max_requests_of_zero_means_no_limit() {
     }
     shell.default_file(&format!("{SITE}[workers]\nmax_requests = 1000\npreload = true\n"));
     let workers = shell.accepted("--max-requests 0").config.workers;
-    assert_eq!((workers.max_requests, workers.preload), (None, true));
+    assert_eq!((workers.max_requests, workers.preload), (None, Preload::Application));
     let off = shell.run_with(&[("RGUN_WORKERS_PRELOAD", "no")], &["--max-requests-jitter", "7"]).unwrap();
     let workers = off.config.workers;
     assert_eq!(workers.max_requests, NonZeroU64::new(1000));
-    assert_eq!((workers.max_requests_jitter, workers.preload), (7, false));
+    assert_eq!((workers.max_requests_jitter, workers.preload), (7, Preload::Off));
 }
 
 #[test]

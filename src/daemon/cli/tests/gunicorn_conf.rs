@@ -44,7 +44,8 @@ fn settings_of_the_file_become_those_of_rgun() {
     assert_eq!(config.workers.count.resolve(1).get(), 3);
     assert_eq!(config.listen.bind.len(), 2);
     assert_eq!(config.timeouts.request, Some(Duration::from_mins(2)));
-    assert!(config.workers.preload && config.log.access.is_on() && config.listen.proxy_protocol);
+    assert_eq!(config.workers.preload, Preload::Application);
+    assert!(config.log.access.is_on() && config.listen.proxy_protocol);
     assert_eq!(config.app.env, [("A".into(), "1".into()), ("B".into(), "2".into())]);
     let on_change = config.reload.on_change;
     assert!(on_change.enabled && on_change.poll);

@@ -7,7 +7,7 @@ use super::compat::peers::{DAPHNE, GRANIAN, HYPERCORN};
 use super::*;
 use crate::config::testing::{TestDir, access_format};
 use crate::config::{
-    AccessLog, AppArgumentDefaults, Count, Interface, Level, PythonSource, SearchedDirectory,
+    AccessLog, AppArgumentDefaults, Count, Interface, Level, Preload, PythonSource, SearchedDirectory,
 };
 use crate::exit_status::{EX_CONFIG, EX_USAGE};
 

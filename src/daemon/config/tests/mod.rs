@@ -109,7 +109,7 @@ fn missing_keys_have_the_documented_defaults() {
     let Workers { count, threads, concurrency, .. } = config.workers;
     assert_eq!((count, threads.get(), concurrency.get()), (Count::Auto, 1, 1000));
     let Workers { preload, refork, max_requests, max_requests_jitter, retry, .. } = config.workers;
-    assert_eq!((preload, refork, max_requests, max_requests_jitter), (false, None, None, 0));
+    assert_eq!((preload, refork, max_requests, max_requests_jitter), (Preload::Off, None, None, 0));
     let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
     assert_eq!((max_memory, max_lifetime, idle_exit, retry), (None, None, None, Retry::Off));
     assert_eq!(config.workers.children_timeout, Duration::from_secs(30));
@@ -235,7 +235,10 @@ fn every_key_of_the_file_is_read() {
     let (min, max) = (NonZeroU16::new(2).unwrap(), NonZeroU16::new(9).unwrap());
     assert_eq!(config.workers.count, Count::Range { min, max });
     let Workers { preload, refork, max_requests, max_requests_jitter, retry, .. } = config.workers;
-    assert_eq!((preload, refork, max_requests), (true, NonZeroU64::new(500), NonZeroU64::new(1000)));
+    assert_eq!(
+        (preload, refork, max_requests),
+        (Preload::Application, NonZeroU64::new(500), NonZeroU64::new(1000))
+    );
     assert_eq!((max_requests_jitter, retry), (100, Retry::Idempotent));
     assert_eq!(config.workers.children_timeout, Duration::ZERO);
     let text = |account: Option<AccountName>| account.map(|account| account.text);
@@ -439,7 +442,7 @@ fn environment_sets_every_kind_of_value() {
     let (min, max) = (NonZeroU16::MIN, NonZeroU16::new(9).unwrap());
     assert_eq!(config.workers.count, Count::Range { min, max });
     let Workers { preload, refork, max_requests, max_memory, retry, .. } = config.workers;
-    assert_eq!((preload, refork, max_requests), (true, NonZeroU64::new(1000), None));
+    assert_eq!((preload, refork, max_requests), (Preload::Application, NonZeroU64::new(1000), None));
     assert_eq!((max_memory, retry), (Some(1 << 30), Retry::Idempotent));
     assert_eq!(config.reload.probe.as_deref(), Some("/healthz"));
     assert_eq!(config.hooks.post_fork, Some("mysite.hooks:post_fork".parse().unwrap()));

@@ -18,7 +18,7 @@ use std::process::{Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use rgun_channel::control::{MAX_MESSAGE_BYTES, receive};
+use rgun_channel::control::{MAX_MESSAGE_BYTES, Preload, receive};
 use rgun_channel::frame::ExchangeId;
 
 use super::*;
@@ -105,7 +105,7 @@ impl PoolFixture {
             log_records: false,
             listeners: &[],
             role: Role::Worker,
-            warm_up: "",
+            preload: Box::leak(Box::new(Preload::Application { warm_up: String::new() })),
             max_memory: None,
             max_tasks: config::MaxTasks::Off,
             cpu_weight: None,
