@@ -333,7 +333,7 @@ WORKLOADS = {
         )
         for suffix, text, label, servers in (
             ("", "each importing", "memory of 4 Django workers", IMPORTING),
-            ("-modules", "each importing", "memory of 4 Django workers, libraries preloaded", SHARING),
+            ("-modules", "libraries preloaded", "memory of 4 Django workers, modules", SHARING),
             ("-preload", "forked after the import", "memory of 4 Django workers, preload", PRELOADING),
         )
     },

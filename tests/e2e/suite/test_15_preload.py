@@ -1,4 +1,4 @@
-"""`workers.preload`: Django is imported once, workers are forked, and a reload imports new code."""
+"""`workers.preload`: Django or its libraries are imported once, and workers are forked."""
 
 import os
 import pathlib
@@ -27,15 +27,20 @@ def application(environ, start_response):
 DIRECTORY = pathlib.Path("/srv/shop")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def preloaded(shop_data):
-    """The shop, preloaded, with two workers."""
+def serve(shop_data, preload):
+    """Serves the shop with two workers and this value of `workers.preload`."""
     (DIRECTORY / "preloaded.py").write_text(MODULE)
     host.deploy(DIRECTORY, 1)
     environment = {"SHOP_DATA": str(shop_data)}
-    host.configure("preloaded", DIRECTORY, env=environment, more="preload = true")
+    host.configure("preloaded", DIRECTORY, env=environment, more=f"preload = {preload}")
     host.restart()
     wait_until("both workers are ready", lambda: host.status_text().startswith("2/2 workers ready"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def preloaded(shop_data):
+    """The shop, preloaded."""
+    serve(shop_data, "true")
 
 
 def facts():
@@ -111,6 +116,22 @@ def test_reload_starts_a_new_zygote_with_the_new_code():
 def processes():
     """Returns the pids of the zygote and its workers."""
     return set(children(host.main_pid()))
+
+
+def test_with_a_list_only_libraries_are_preloaded(shop_data):
+    serve(shop_data, '["django.core.handlers.wsgi", "django.db.models"]')
+    answers = facts()
+    assert all(answer["imported_by"] == pid for pid, answer in answers.items()), answers
+    (zygote,) = processes() - set(answers)
+    assert len(host.get("/api/products").json()["products"]) == 20
+    with host.load("/api/status", clients=2) as load:
+        os.kill(zygote, signal.SIGKILL)
+        wait_until("another zygote", lambda: processes() - set(answers) - {zygote})
+        host.deploy(DIRECTORY, 2)
+        host.reload()
+        assert host.get("/facts").json()["version"] == 2
+        load.wait_for_more(20)
+    assert not load.faults, load
 
 
 def test_stop_leaves_no_process():
