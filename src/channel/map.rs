@@ -10,6 +10,7 @@
 #![expect(unsafe_code, reason = "memory shared with another process has no safe API")]
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -148,12 +149,21 @@ impl Map {
     /// # Panics
     /// As [`Map::u32`].
     pub fn copy_out(&self, offset: usize, len: usize, out: &mut Vec<u8>) {
-        let from = self.pointer(offset, len, 1);
         out.reserve(len);
-        // SAFETY: the source is in bounds; the spare capacity is at least `len` bytes long.
-        unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr().add(out.len()), len) };
+        self.copy_to(offset, &mut out.spare_capacity_mut()[..len]);
         // SAFETY: the `len` bytes after the old length have just been written.
         unsafe { out.set_len(out.len() + len) };
+    }
+
+    /// Fills `out` with bytes of the map.
+    ///
+    /// # Panics
+    /// As [`Map::u32`].
+    pub fn copy_to(&self, offset: usize, out: &mut [MaybeUninit<u8>]) {
+        let from = self.pointer(offset, out.len(), 1);
+        // SAFETY: the source is in bounds; `out` cannot overlap the mapping, of which no `&mut [u8]`
+        // exists.
+        unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr().cast(), out.len()) };
     }
 
     /// Borrows bytes of the map, to send a slab chunk without a copy.

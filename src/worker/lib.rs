@@ -55,6 +55,7 @@ mod signal_mask;
 mod sources;
 mod stacks;
 mod std_streams;
+mod submission;
 mod tagged_stream;
 mod title;
 mod tls;

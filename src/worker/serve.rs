@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rgun_channel::ProtocolError;
 
+use crate::submission::ClaimBuffer;
 use crate::wait::SignalHandlers;
 use crate::worker::MAIN_THREAD_SLOT;
 use crate::wsgi::{SlotRunner, WsgiApplication};
@@ -64,7 +65,7 @@ fn serve(py: Python<'_>, application: &'static WsgiApplication, slot: u32) -> Re
     let worker = application.worker;
     worker.mark_thread(slot);
     let mut exchanges = SlotRunner::new(application, slot);
-    let mut frame = Vec::new();
+    let mut claimed = ClaimBuffer::default();
     // Time of the oldest completion whose wake-up is deferred; 0 for none.
     let mut deferred_since = 0;
     // End of the previous exchange if the next exchange starts at once: reading the clock takes
@@ -73,18 +74,18 @@ fn serve(py: Python<'_>, application: &'static WsgiApplication, slot: u32) -> Re
     while !worker.is_stopping() {
         // With the GIL held: under load there is a request, and releasing the GIL costs more than
         // this check.
-        if !worker.claim(&mut frame)? {
+        if !worker.claim(py, &mut claimed)? {
             worker.output.wake_daemon();
             if slot == MAIN_THREAD_SLOT {
                 worker.run_signal_handlers();
             }
-            if !py.detach(|| worker.wait_and_claim(slot, &mut frame))? {
+            if !py.detach(|| worker.wait_and_claim(slot, &mut claimed))? {
                 break;
             }
             deferred_since = 0;
             previous_end = None;
         }
-        let timing = exchanges.serve(py, &frame, previous_end)?;
+        let timing = exchanges.serve(py, &mut claimed, previous_end)?;
         previous_end = Some(timing.ended_at);
         let oldest = if deferred_since == 0 { timing.ended_at } else { deferred_since };
         if timing.ended_at - oldest + timing.service <= worker.output.wakeup_delay_ns() {

@@ -29,6 +29,7 @@ use crate::process::Process;
 use crate::python::{exit_now, lock};
 use crate::signal_mask::SignalMask;
 use crate::stacks::current_thread_id;
+use crate::submission::ClaimBuffer;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 
 /// The channel to the daemon, and the state that all threads of this worker share.
@@ -124,9 +125,9 @@ impl Worker {
         self.start.threads.min(self.start.geometry.slots)
     }
 
-    /// Claims a request if there is one. Cheap enough to be called with the GIL held.
-    pub(crate) fn claim(&self, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {
-        lock(&self.submission).claim(frame)
+    /// Claims a frame if there is one. No thread that holds the lock waits for the GIL.
+    pub(crate) fn claim(&self, py: Python<'_>, claimed: &mut ClaimBuffer) -> Result<bool, ProtocolError> {
+        lock(&self.submission).claim_with(|frame| claimed.read(py, frame))
     }
 
     /// Returns whether the submission ring has a record.
@@ -143,13 +144,13 @@ impl Worker {
 
     /// Sleeps until a request is claimed (true) or the worker stops (false). Called without the
     /// GIL.
-    pub(crate) fn wait_and_claim(&self, slot: u32, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {
+    pub(crate) fn wait_and_claim(&self, slot: u32, claimed: &mut ClaimBuffer) -> Result<bool, ProtocolError> {
         let sleepers = self.sleepers();
         loop {
             if self.is_stopping() {
                 return Ok(false);
             }
-            if self.claim(frame)? {
+            if lock(&self.submission).claim_with(|frame| claimed.read_whole(frame))? {
                 return Ok(true);
             }
             self.output.wake_daemon();

@@ -249,9 +249,10 @@ class Channel:
         record = struct.pack("<II", len(frame), READY) + frame + bytes(-len(frame) % 8)
         head = self.word(SUBMISSION_HEAD)
         left = SUBMISSION - head % SUBMISSION
-        if head + len(record) + left - self.word(SUBMISSION_TAIL) > SUBMISSION:
+        padding = left if len(record) > left else 0
+        if head + padding + len(record) - self.word(SUBMISSION_TAIL) > SUBMISSION:
             self.wait_claimed()
-        if len(record) > left:
+        if padding:
             struct.pack_into("<II", self.map, self.submission_at + head % SUBMISSION, left - 8, PAD)
             head += left
         at = self.submission_at + head % SUBMISSION

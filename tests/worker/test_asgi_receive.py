@@ -12,9 +12,10 @@ def test_missing_body_is_one_empty_event(worker):
     assert json_of(worker.fetch("/one_part")) == [0, False]
 
 
-def test_inline_body_is_one_event(worker):
-    answer = worker.fetch("/echo", "POST", body=b"b" * 60_000)
-    assert (answer.body, dict(answer.fields)[b"x-parts"]) == (b"b" * 60_000, b"[60000]")
+@pytest.mark.parametrize("size", [1, 4095, 4096, 60_000])
+def test_inline_body_is_one_event(worker, size):
+    answer = worker.fetch("/echo", "POST", body=b"b" * size)
+    assert (answer.body, dict(answer.fields)[b"x-parts"]) == (b"b" * size, b"[%d]" % size)
 
 
 def test_streamed_body_is_requested_on_first_receive(worker):

@@ -53,6 +53,20 @@ def test_request_assigned_again_has_its_last_body(wsgi_worker):
     assert wsgi_worker.stop() == 0
 
 
+def test_queued_bodies_of_all_sizes_arrive(wsgi_worker):
+    bodies = [
+        bytes([65 + n]) * size for n, size in enumerate((5000, 0, 1, 4095, 4096, 4097, 65_536, 3, 8192))
+    ]
+    # The worker finds one request when it wakes, and the others when it has ended that one.
+    os.kill(wsgi_worker.pid, signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(wsgi_worker.pid, os.WUNTRACED)[1])
+    sent = {wsgi_worker.submit("/", "POST", body=body): body for body in bodies}
+    os.kill(wsgi_worker.pid, signal.SIGCONT)
+    for exchange, body in sent.items():
+        assert wsgi_worker.result(exchange) == (200, body + b" and the end")
+    assert wsgi_worker.stop() == 0
+
+
 def test_response_from_16_kib_uses_the_slab_while_it_has_room(wsgi_worker):
     end = b" and the end"
 

@@ -75,6 +75,9 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// Number of bytes at the beginning of a frame that tell the length of its inline body.
+    pub const PREFIX_BYTES: usize = 28;
+
     /// Creates a GET request for `/` without fields and body, to be completed and encoded.
     pub const fn new(exchange: ExchangeId) -> Self {
         Self {
@@ -169,6 +172,27 @@ impl<'a> Request<'a> {
         Ok(request)
     }
 
+    /// Returns the length of the inline body in bytes, from the first [`Request::PREFIX_BYTES`] of a
+    /// frame. `None` if the frame is not a request, or its body is not inline.
+    pub fn inline_body_len(prefix: &[u8]) -> Option<usize> {
+        let body_len = u64::from_le_bytes(*prefix.get(8..)?.first_chunk()?);
+        let (kind, flags) = (*prefix.get(24)?, *prefix.get(27)?);
+        let is_inline = kind == KIND_REQUEST && flags & (FLAG_BODY_FD | FLAG_BODY_STREAMS) == 0;
+        usize::try_from(body_len).ok().filter(|_| is_inline)
+    }
+
+    /// Decodes a frame whose inline body, of this length, is stored apart from it.
+    ///
+    /// # Errors
+    /// A length or value is impossible.
+    pub fn decode_without_body(frame: &'a [u8], body_len: usize) -> Result<Self, ProtocolError> {
+        let request = Self::decode_head(frame)?;
+        if !request.body.is_empty() || request.body_len != body_len as u64 {
+            return Err(ProtocolError::Frame("inline body is not as long as announced"));
+        }
+        Ok(request)
+    }
+
     /// Decodes a frame whose inline body may be stored apart from it
     /// ([`SubmissionSender::push_split`](crate::ring::SubmissionSender::push_split)).
     ///
@@ -257,6 +281,38 @@ fn known_method(index: u8) -> Result<&'static [u8], ProtocolError> {
 #[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
     use super::*;
+
+    /// Returns the head and the body of an encoded request.
+    fn split_frame(request: &Request<'_>) -> (Vec<u8>, Vec<u8>) {
+        let mut head = Vec::new();
+        request.encode([(&b"host"[..], &b"a.example"[..])].into_iter(), &mut head).unwrap();
+        let body = head.split_off(head.len() - request.body.len());
+        (head, body)
+    }
+
+    #[test]
+    fn body_is_decoded_apart_only_at_its_whole_length() {
+        let request = Request { path: b"/", body: b"abcde", body_len: 5, ..Request::new(ExchangeId(7)) };
+        let (head, body) = split_frame(&request);
+        assert_eq!(Request::inline_body_len(&head[..Request::PREFIX_BYTES]), Some(5));
+        let decoded = Request::decode_without_body(&head, body.len()).unwrap();
+        assert_eq!((decoded.path, decoded.body, decoded.body_len), (&b"/"[..], &b""[..], 5));
+        for (frame, len) in [(&head, 4), (&head, 6), (&[&head[..], b"a"].concat(), 5)] {
+            Request::decode_without_body(frame, len).unwrap_err();
+        }
+        Request::decode_without_body(&head[..head.len() - 1], 5).unwrap_err();
+    }
+
+    #[test]
+    fn separate_bodies_have_no_inline_length() {
+        for (body_is_fd, body_streams) in [(true, false), (false, true)] {
+            let request = Request { body_is_fd, body_streams, body_len: 9, ..Request::new(ExchangeId(7)) };
+            let (head, _) = split_frame(&request);
+            assert_eq!(Request::inline_body_len(&head), None);
+        }
+        assert_eq!(Request::inline_body_len(&[0; Request::PREFIX_BYTES]), None, "no request");
+        assert_eq!(Request::inline_body_len(&[]), None);
+    }
 
     #[test]
     fn request_survives_encoding_and_decoding() {

@@ -21,7 +21,7 @@ mod completion;
 mod submission;
 
 pub use completion::{CompletionReceiver, CompletionSender};
-pub use submission::{SubmissionReceiver, SubmissionSender};
+pub use submission::{FrameInRing, SubmissionReceiver, SubmissionSender};
 
 /// Bytes at the beginning of a ring to which an almost empty ring returns. Without this, a ring that
 /// never holds more than a few records would use all its memory, and no record would be in the

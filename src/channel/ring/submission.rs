@@ -1,5 +1,6 @@
 //! Both ends of the submission ring: the daemon sends requests, the worker claims them.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -100,6 +101,15 @@ impl SubmissionReceiver {
     /// A position, length or state written by the daemon is impossible.
     pub fn claim(&mut self, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {
         frame.clear();
+        self.claim_with(|mut claimed| claimed.copy_out(claimed.len(), frame))
+    }
+
+    /// Claims the next frame and passes it to `read`, which copies it. Returns false if the ring is
+    /// empty.
+    ///
+    /// # Errors
+    /// As [`SubmissionReceiver::claim`].
+    pub fn claim_with(&mut self, read: impl FnOnce(FrameInRing<'_>)) -> Result<bool, ProtocolError> {
         loop {
             let head = self.ring.read_head(self.tail)?;
             if head == self.tail {
@@ -108,15 +118,18 @@ impl SubmissionReceiver {
             let len = self.ring.record_len(self.tail, head)?;
             let at = self.ring.offset_of(self.tail);
             let claim = state::claim(self.ring.map.u32(at + 4))?;
-            if claim == Claim::Claimed {
-                self.ring.map.copy_out(at + RECORD_ALIGN, len as usize, frame);
-            }
             self.tail += record_size(len);
-            self.ring.map.u64(self.ring.tail).store(self.tail, Ordering::Release);
             if claim == Claim::Claimed {
+                read(FrameInRing { map: &self.ring.map, offset: at + RECORD_ALIGN, len: len as usize });
+                self.publish_tail();
                 return Ok(true);
             }
+            self.publish_tail();
         }
+    }
+
+    fn publish_tail(&self) {
+        self.ring.map.u64(self.ring.tail).store(self.tail, Ordering::Release);
     }
 
     /// True if the ring holds no record. If false, there may still be nothing to claim: the records
@@ -124,6 +137,51 @@ impl SubmissionReceiver {
     /// deferring a wake-up of the daemon.
     pub fn is_empty(&self) -> bool {
         self.ring.map.u64(self.ring.head).load(Ordering::Acquire) == self.tail
+    }
+}
+
+/// A claimed frame that is still in the ring. Its bytes are copied, not borrowed ([`Map`]).
+#[derive(Debug)]
+pub struct FrameInRing<'a> {
+    map: &'a Map,
+    /// Offset of the frame's next byte in the map.
+    offset: usize,
+    /// Number of bytes left.
+    len: usize,
+}
+
+impl FrameInRing<'_> {
+    /// Number of bytes that have not been copied.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if all bytes have been copied.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends the next `len` bytes to `out`.
+    ///
+    /// # Panics
+    /// Fewer bytes are left.
+    pub fn copy_out(&mut self, len: usize, out: &mut Vec<u8>) {
+        self.map.copy_out(self.advance(len), len, out);
+    }
+
+    /// Fills `out` with the next bytes.
+    ///
+    /// # Panics
+    /// Fewer bytes are left.
+    pub fn copy_to(&mut self, out: &mut [MaybeUninit<u8>]) {
+        self.map.copy_to(self.advance(out.len()), out);
+    }
+
+    fn advance(&mut self, len: usize) -> usize {
+        assert!(len <= self.len, "{len} bytes of a frame that has {} left", self.len);
+        let offset = self.offset;
+        (self.offset, self.len) = (offset + len, self.len - len);
+        offset
     }
 }
 
@@ -175,6 +233,27 @@ mod tests {
         assert_eq!(out, b"third");
         assert!(!sender.revoke(third));
         assert!(!receiver.claim(&mut out).unwrap());
+    }
+
+    #[test]
+    fn claimed_frame_is_copied_in_parts() {
+        let (map, geometry) = small_map();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        sender.push_split(b"head", b"body").unwrap().unwrap();
+        sender.push(b"next").unwrap().unwrap();
+        let (mut head, mut body) = (Vec::new(), Vec::new());
+        let claimed = receiver.claim_with(|mut frame| {
+            frame.copy_out(5, &mut head);
+            frame.copy_to(&mut [MaybeUninit::uninit(); 1]);
+            frame.copy_out(2, &mut body);
+            assert!(frame.is_empty());
+        });
+        assert!(claimed.unwrap());
+        assert_eq!((&head[..], &body[..]), (&b"headb"[..], &b"dy"[..]));
+        assert!(receiver.claim(&mut head).unwrap());
+        assert_eq!(head, b"next", "a frame begins with an empty buffer");
+        assert!(!receiver.claim_with(|_| unreachable!()).unwrap());
     }
 
     #[test]

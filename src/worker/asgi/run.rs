@@ -149,7 +149,7 @@ impl Application {
                 pool: Vec::new(),
             }),
             completion_buffer: GilCell::default(),
-            submission_buffer: GilCell::default(),
+            claim_buffer: GilCell::default(),
             has_blocked: AtomicBool::new(false),
         })))
     }

@@ -39,6 +39,7 @@ use super::websocket::{WebSocket, WebSocketConstants};
 use crate::gil_cell::GilCell;
 use crate::head::ResponseHead;
 use crate::python::embedded_module;
+use crate::submission::ClaimBuffer;
 use crate::worker::Worker;
 
 /// The application, its event loop, and all state shared by its exchanges. Leaked: lives as long as
@@ -67,8 +68,8 @@ pub(crate) struct Application {
     pub(super) exchanges: GilCell<Exchanges>,
     /// Buffer for encoding a completion.
     pub(super) completion_buffer: GilCell<Vec<u8>>,
-    /// Buffer for the claimed submission.
-    pub(super) submission_buffer: GilCell<Vec<u8>>,
+    /// The frame that was claimed last.
+    pub(super) claim_buffer: GilCell<ClaimBuffer>,
     /// [`Exchanges::blocked`] is not empty.
     pub(super) has_blocked: AtomicBool,
 }

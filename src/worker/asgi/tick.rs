@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use pyo3::exceptions::{PyRuntimeError, PySystemExit};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use rgun_channel::ProtocolError;
 use rgun_channel::control::Report;
 use rgun_channel::frame::{Request, StreamFrame, Submission};
@@ -19,6 +20,7 @@ use super::request_context::RequestContexts;
 use super::state::{Application, Exchange, Exchanges, Functions, Stage};
 use crate::fastcall;
 use crate::python::exit_if_forked_child;
+use crate::submission::decode_request;
 use crate::wait::monotonic_ns;
 
 /// Maximum number of running exchanges that a stopping worker checks for finished tasks in each
@@ -143,13 +145,14 @@ impl Application {
         if reason == TickReason::HeadsDue {
             self.send_due_heads(py)?;
         }
-        let mut frame = self.submission_buffer.take(py);
+        let mut claimed = self.claim_buffer.take(py);
         let mut n_frames = 0;
-        while n_frames < MAX_FRAMES_PER_TICK && worker.claim(&mut frame)? {
-            self.handle_submission(py, &frame)?;
+        while n_frames < MAX_FRAMES_PER_TICK && worker.claim(py, &mut claimed)? {
+            let (frame, body) = claimed.take();
+            self.handle_submission(py, frame, body)?;
             n_frames += 1;
         }
-        self.submission_buffer.put(py, frame);
+        self.claim_buffer.put(py, claimed);
         if n_frames > 0 && !self.event_loop.is_eager {
             // The tasks run first; the next tick wakes the daemon for all of them.
             self.schedule_tick(py);
@@ -176,10 +179,18 @@ impl Application {
         Ok(())
     }
 
-    /// Handles one frame.
-    fn handle_submission(&'static self, py: Python<'_>, frame: &[u8]) -> Result<(), ProtocolError> {
+    /// Handles one frame. `body` is the body of a request if it is not part of the frame.
+    fn handle_submission(
+        &'static self,
+        py: Python<'_>,
+        frame: &[u8],
+        body: Option<Py<PyBytes>>,
+    ) -> Result<(), ProtocolError> {
+        if body.is_some() {
+            return self.start_exchange(py, &decode_request(py, frame, body.as_ref())?, body);
+        }
         match Submission::decode(frame)? {
-            Submission::Request(request) => self.start_exchange(py, &request),
+            Submission::Request(request) => self.start_exchange(py, &request, None),
             Submission::Stream(StreamFrame::Part { exchange, bytes, end, text, more }) => {
                 // The exchange may have ended.
                 let Some(exchange) = self.exchange(py, exchange) else { return Ok(()) };
@@ -226,7 +237,12 @@ impl Application {
     }
 
     /// Creates the exchange of a request and its task.
-    fn start_exchange(&'static self, py: Python<'_>, request: &Request<'_>) -> Result<(), ProtocolError> {
+    fn start_exchange(
+        &'static self,
+        py: Python<'_>,
+        request: &Request<'_>,
+        body: Option<Py<PyBytes>>,
+    ) -> Result<(), ProtocolError> {
         let started_ns = monotonic_ns();
         self.outbox.wake_if_overdue(&self.worker.output, started_ns);
         let slot =
@@ -240,6 +256,7 @@ impl Application {
                 return Err(ProtocolError::Frame("no memory for an exchange"));
             }
         };
+        exchange.get().borrow_mut(py).body.parts.extend(body);
         self.exchanges(py).running.insert(request.exchange.0, exchange.clone().unbind());
         let created = self.create_task(py, request, &exchange);
         // An eager task may have forked; the child process returns to here.

@@ -384,7 +384,7 @@ impl EnvironBuilder {
             let file = py.detach(|| bodies.take(request.exchange));
             environ.set_item(&self.keys.input, Input::file(file, request.body_len).into_pyobject(py)?)?;
         } else if !request.body.is_empty() {
-            environ.set_item(&self.keys.input, Input::memory(py, request.body).into_pyobject(py)?)?;
+            environ.set_item(&self.keys.input, Input::copy(py, request.body).into_pyobject(py)?)?;
         }
         Ok(())
     }
@@ -428,7 +428,7 @@ fn base_template<'py>(
     template.set_item(string("wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;
     template.set_item(string("wsgi.early_hints"), early_hints)?;
     // Shared by all requests without a body: an empty input has no state.
-    template.set_item(string("wsgi.input"), Input::memory(py, b"").into_pyobject(py)?)?;
+    template.set_item(string("wsgi.input"), Input::copy(py, b"").into_pyobject(py)?)?;
     Ok(template)
 }
 

@@ -33,9 +33,14 @@ enum Source {
 }
 
 impl Input {
+    /// Creates the input over a copy of a body.
+    pub(crate) fn copy(py: Python<'_>, body: &[u8]) -> Self {
+        Self::memory(py, PyBytes::new(py, body).unbind())
+    }
+
     /// Creates the input over a body in memory.
-    pub(crate) fn memory(py: Python<'_>, body: &[u8]) -> Self {
-        Self { len: body.len() as u64, source: Source::Memory(PyBytes::new(py, body).unbind()), position: 0 }
+    pub(crate) fn memory(py: Python<'_>, body: Py<PyBytes>) -> Self {
+        Self { len: body.as_bytes(py).len() as u64, source: Source::Memory(body), position: 0 }
     }
 
     /// Creates the input over a spooled body.

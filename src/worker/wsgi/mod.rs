@@ -30,9 +30,11 @@ use crate::bodies::SpooledBodies;
 use crate::fastcall;
 use crate::fault::Fault;
 use crate::python::{FormattedError, exit_forked_child, is_forked_child, type_name};
+use crate::submission::{ClaimBuffer, decode_request};
 use crate::wait::monotonic_ns;
 use environ::{EnvironBuilder, EnvironCache};
 use file_wrapper::FileWrapper;
+use input::Input;
 use response::{ExchangeTiming, Response, ResponseStage};
 use start_response::{ResponseFunctions, StartResponse};
 use takeover::TakeoverSocket;
@@ -97,14 +99,21 @@ impl SlotRunner {
     pub(crate) fn serve(
         &mut self,
         py: Python<'_>,
-        frame: &[u8],
+        claimed: &mut ClaimBuffer,
         started: Option<u64>,
     ) -> Result<ExchangeTiming, ProtocolError> {
         let worker = self.application.worker;
-        let request = Request::decode(frame)?;
+        let (frame, body) = claimed.take();
+        let request = decode_request(py, frame, body.as_ref())?;
         let started = started.unwrap_or_else(monotonic_ns);
         worker.mark_running(self.slot, request.exchange, started);
-        let environ = self.application.environ_builder.build(py, &worker.bodies, &mut self.cache, &request);
+        let builder = &self.application.environ_builder;
+        let environ = builder.build(py, &worker.bodies, &mut self.cache, &request).and_then(|environ| {
+            if let Some(body) = body {
+                environ.set_item(intern!(py, "wsgi.input"), Input::memory(py, body).into_pyobject(py)?)?;
+            }
+            Ok(environ)
+        });
         worker.set_request_id(py, self.slot, self.cache.request_id.take());
         let outcome = environ.and_then(|environ| {
             let socket = request
