@@ -74,32 +74,17 @@ pub(crate) fn check_monkey_patching(
     start: &Start,
     interface: Interface,
 ) -> PyResult<Result<(), BootFailure>> {
-    let arguments = (interface == Interface::Wsgi, start.threads, start.role == Role::Zygote);
+    let preloads_modules = matches!(start.preload, Preload::Modules(_));
+    let arguments =
+        (interface == Interface::Wsgi, start.threads, start.role == Role::Zygote, preloads_modules);
     BootFailure::from_outcome(&load_py(py)?.call_method1(intern!(py, "check_patches"), arguments)?)
 }
 
-/// Imports the modules of `workers.preload`. Does nothing if the application is preloaded, or nothing.
-/// Reports the files that were loaded, if the daemon watches them.
+/// Reports the files that were loaded since the last report, if the daemon watches them.
 ///
 /// # Errors
-/// A Python error; exceptions of a module are a [`BootFailure`].
-pub(crate) fn import_modules(
-    py: Python<'_>,
-    process: &Process,
-    start: &Start,
-) -> PyResult<Result<(), BootFailure>> {
-    let Preload::Modules(modules) = &start.preload else { return Ok(Ok(())) };
-    let failure = load_py(py)?.call_method1(intern!(py, "preload"), (modules, &start.directory))?;
-    if is_forked_child() {
-        // A module forked, as the application may in `load`.
-        exit_forked_child(py, None);
-    }
-    report_sources(py, process, start)?;
-    BootFailure::from_outcome(&failure)
-}
-
-/// Reports the files that were loaded since the last report, if the daemon watches them.
-fn report_sources(py: Python<'_>, process: &Process, start: &Start) -> PyResult<()> {
+/// A Python error.
+pub(crate) fn report_sources(py: Python<'_>, process: &Process, start: &Start) -> PyResult<()> {
     if start.report_sources {
         for report in sources::new_reports(py)? {
             process.report(&report)?;

@@ -6,15 +6,13 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use rgun_channel::control::{Interface, Report, Role, Start};
 
-use crate::application::{
-    BootFailure, check_monkey_patching, import_modules, interpreter_version, load, report_failure,
-};
+use crate::application::{BootFailure, check_monkey_patching, interpreter_version, load, report_failure};
 use crate::background::BackgroundThread;
 use crate::hooks::{Hooks, configure_logging};
 use crate::process::Process;
 use crate::role::{NextRole, WorkerInit};
 use crate::worker::Worker;
-use crate::{asgi, control, current_request, dispositions, serve, title, wsgi};
+use crate::{asgi, control, current_request, dispositions, serve, title, wsgi, zygote};
 
 /// Boots and serves until the daemon stops the worker or promotes it to a zygote.
 ///
@@ -101,7 +99,7 @@ fn import(
         return Ok(Err(failure));
     }
     if start.role == Role::Check
-        && let Err(failure) = import_modules(py, process, start)?
+        && let Err(failure) = zygote::import_modules(py, process, start)?
     {
         return Ok(Err(failure));
     }

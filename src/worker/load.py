@@ -78,16 +78,6 @@ def load(module, attribute, factory, interface, directory):
         return None, None, None, failure.outcome
 
 
-def preload(modules, directory):
-    """Imports the modules of `workers.preload`. Returns None, or a Failure's outcome."""
-    try:
-        for module in modules:
-            import_module(module, directory, "workers.preload")
-    except Failure as failure:
-        return failure.outcome
-    return None
-
-
 def find(module, attribute, directory, key="app.target"):
     """Imports the module and follows the dotted attribute; `key` is the setting that names them."""
     found = import_module(module, directory, key)
@@ -279,7 +269,7 @@ def patching_library():
     return None
 
 
-def check_patches(is_wsgi, threads, is_zygote):
+def check_patches(is_wsgi, threads, is_zygote, preloads_modules):
     """Returns None, or the failure if a monkey-patched application cannot be served as configured.
 
     Patched threads are green threads of one native thread. They switch only in the library's own
@@ -289,6 +279,12 @@ def check_patches(is_wsgi, threads, is_zygote):
     library = patching_library()
     if library is None:
         return None
+    if preloads_modules:
+        return Failure(
+            CONFIG,
+            f"workers.preload: {library} patches the standard library (monkey patching), but listed modules "
+            "may keep what they imported before; write preload = true or false instead of a list",
+        ).outcome
     if is_wsgi and threads > 1:
         return Failure(
             CONFIG,

@@ -1,4 +1,4 @@
-"""The Python part of zygote.rs: runs the warm-up request, warns of state that a fork loses, and forks.
+"""The Python part of zygote.rs: imports, warms up, warns of state that a fork loses, and forks.
 
 Embedded into the extension and loaded only with preload (src/worker/zygote.rs). Runs on CPython 3.9
 and later.
@@ -20,6 +20,16 @@ FORK_TIMEOUT = 5
 
 # Seconds to wait for joined threads to disappear from /proc.
 THREAD_EXIT_TIMEOUT = 0.1
+
+
+def import_modules(load, modules, directory):
+    """Imports the modules of `workers.preload`. Returns None, or a Failure's outcome."""
+    try:
+        for module in modules:
+            load.import_module(module, directory, "workers.preload")
+    except load.Failure as failure:
+        return failure.outcome
+    return None
 
 
 def warm_up(load, application, environ, target):
@@ -52,26 +62,30 @@ def warm_up(load, application, environ, target):
     return None
 
 
-def freeze(own):
+def freeze(own, has_application):
     """Exempts all objects from garbage collection, so that the collector's marks do not unshare their pages.
 
     Returns warnings: database connections that could not be closed, sockets that forked workers
     would share, threads that they would lack.
     """
     found = close_databases()
+    if has_application:
+        subject, remedy = "the application", "at the first request, or in hooks.post_worker_init"
+    else:
+        subject, remedy = "a module of workers.preload", None
     gc.collect()
     gc.freeze()
     sockets = open_sockets(own)
     if sockets:
         found.append(
-            "the application opened sockets before its workers were forked; all workers would share them: "
-            f"{', '.join(sockets)}; open them at the first request, or in hooks.post_worker_init"
+            f"{subject} opened sockets before the workers were forked; all workers would share them: "
+            f"{', '.join(sockets)}; {f'open them {remedy}' if remedy else 'remove that module from the list'}"
         )
     threads = running_threads()
     if threads:
         found.append(
-            "the application started threads before its workers were forked; no worker will have them: "
-            f"{', '.join(threads)}; start them at the first request, or in hooks.post_worker_init"
+            f"{subject} started threads before the workers were forked; no worker will have them: "
+            f"{', '.join(threads)}; {f'start them {remedy}' if remedy else 'remove that module from the list'}"
         )
     return found
 
@@ -81,9 +95,10 @@ def close_databases():
 
     Other libraries have no registry of their connections: `open_sockets` reports them.
     """
-    django = sys.modules.get("django.db")
+    django, conf = sys.modules.get("django.db"), sys.modules.get("django.conf")
     try:
-        if django is not None:
+        # Without settings there are no connections, and looking for some would import the settings.
+        if django is not None and conf is not None and conf.settings.configured:
             django.connections.close_all()
     except Exception as error:  # noqa: BLE001 (a database backend may raise anything)
         return [f"cannot close Django's database connections before workers are forked: {error!r}"]

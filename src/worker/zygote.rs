@@ -28,11 +28,13 @@ use rustix::process::{
 };
 
 use crate::application::{
-    BootFailure, check_monkey_patching, import_modules, interpreter_version, load, report_failure,
+    BootFailure, check_monkey_patching, interpreter_version, load, report_failure, report_sources,
 };
 use crate::hooks::{Hooks, configure_logging};
 use crate::process::Process;
-use crate::python::{EX_SOFTWARE, clear_forked_child, embedded_module, exit_now, load_py};
+use crate::python::{
+    EX_SOFTWARE, clear_forked_child, embedded_module, exit_forked_child, exit_now, is_forked_child, load_py,
+};
 use crate::role::{NextRole, WorkerInit};
 use crate::{dispositions, log_records, sources, stacks, title, wsgi};
 
@@ -45,10 +47,13 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
     set_title(&start);
     process.report(&Report::Booting { python: interpreter_version(py)? })?;
     let Preload::Application { warm_up } = &start.preload else {
-        return match import_modules(py, process, &start)? {
-            Ok(()) => run(py, process, start, None),
-            Err(failure) => report_failure(process, failure),
-        };
+        if let Err(failure) = import_modules(py, process, &start)? {
+            return report_failure(process, failure);
+        }
+        if let Err(failure) = check_monkey_patching(py, &start, start.interface)? {
+            return report_failure(process, failure);
+        }
+        return run(py, process, start, None);
     };
     if let Err(failure) = configure_logging(py, process, &start)? {
         return report_failure(process, failure);
@@ -75,6 +80,27 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
         }
     }
     run(py, process, Box::new(Start { interface, ..*start }), Some(application))
+}
+
+/// Imports the modules of `workers.preload`. Does nothing if the application is preloaded, or nothing.
+/// Reports the files that were loaded, if the daemon watches them.
+///
+/// # Errors
+/// A Python error; exceptions of a module are a [`BootFailure`].
+pub(crate) fn import_modules(
+    py: Python<'_>,
+    process: &Process,
+    start: &Start,
+) -> PyResult<Result<(), BootFailure>> {
+    let Preload::Modules(modules) = &start.preload else { return Ok(Ok(())) };
+    let arguments = (load_py(py)?, modules, &start.directory);
+    let failure = python_module(py)?.call_method1(intern!(py, "import_modules"), arguments)?;
+    if is_forked_child() {
+        // A module forked, as the application may in `load`.
+        exit_forked_child(py, None);
+    }
+    report_sources(py, process, start)?;
+    BootFailure::from_outcome(&failure)
 }
 
 /// Turns a drained worker into a zygote.
@@ -112,7 +138,8 @@ fn run(
     }
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let own = [process.control.as_raw_fd()];
-    let warnings: Vec<String> = python_module(py)?.call_method1(intern!(py, "freeze"), (own,))?.extract()?;
+    let warnings: Vec<String> =
+        python_module(py)?.call_method1(intern!(py, "freeze"), (own, application.is_some()))?.extract()?;
     for warning in warnings {
         process.report(&Report::Warning(warning))?;
     }

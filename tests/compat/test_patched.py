@@ -73,6 +73,17 @@ def test_patched_application_on_uvloop_is_refused(python):
     assert "set app.loop to auto or asyncio" in text
 
 
+def test_patched_application_is_refused_with_a_list(start, python, library):
+    environment = {"LIBRARY": library, "RGUN_WORKERS_PRELOAD": "email,json"}
+    server = start("patched:wsgi", COMPAT_APPS, ("--workers", "1"), environment)
+    line = server.wait_for_log(f"workers.preload: {library} patches")
+    assert "write preload = true or false" in line
+    assert server.process.wait(20) == 78
+    code, text = run_check(python, COMPAT_APPS, "patched:wsgi", env=environment)
+    assert code == 78
+    assert f"workers.preload: {library} patches" in text
+
+
 def test_preload_works_with_gevent_and_refuses_eventlet(start, library):
     server = start("patched:wsgi", COMPAT_APPS, ("--workers", "2", "--preload"), {"LIBRARY": library})
     if library == "gevent":

@@ -43,6 +43,34 @@ def test_django_connections_are_closed_before_a_fork(fake, project):
     assert child.get("/") == (200, f"False {child.pid}".encode())
 
 
+def test_preloaded_django_loads_no_settings(fake, project):
+    pytest.importorskip("django")
+    directory = project(
+        shop_settings="""
+            import sys
+
+            print("settings are loaded", file=sys.stderr)
+            DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "data.sqlite3"}}
+            ALLOWED_HOSTS = ["*"]
+            ROOT_URLCONF = "shop_urls"
+        """,
+        shop_urls="urlpatterns = []",
+        shop="""
+            from django.core.wsgi import get_wsgi_application
+
+            application = get_wsgi_application()
+        """,
+    )
+    environment = {"DJANGO_SETTINGS_MODULE": "shop_settings"}
+    modules = ("django.core.handlers.wsgi", "django.db.models")
+    zygote = fake.spawn("shop", directory, env=environment, zygote=True, preload=modules).wait_ready()
+    assert zygote.warnings() == []
+    assert "settings are loaded" not in fake.output()
+    worker = fake.fork(zygote).wait_ready()
+    assert worker.get("/")[0] == 404
+    assert "settings are loaded" in fake.output()
+
+
 DRAWS = """
     import numpy.random
 

@@ -205,3 +205,22 @@ def test_missing_or_failing_module_is_a_failure(fake, project):
     assert (
         "workers.preload: importing imported raised ValueError: no licence" in zygote.next_report("failed")[2]
     )
+
+
+def test_sockets_and_threads_of_a_module_are_warnings(fake, project):
+    directory = project(
+        imports=IMPORTS,
+        imported="""
+            import os, socket, threading
+
+            imported_by = os.getpid()
+            kept = socket.socket()
+            threading.Thread(target=threading.Event().wait, name="sender", daemon=True).start()
+        """,
+    )
+    zygote = fake.spawn("imports", directory, zygote=True, preload=("imported",)).wait_ready()
+    sockets, threads = zygote.warnings()
+    for warning in (sockets, threads):
+        assert "a module of workers.preload" in warning
+        assert "remove that module from the list" in warning
+    assert "sender" in threads

@@ -228,6 +228,8 @@ impl Checker<'_> {
         if self.app_argument_defaults().one_worker {
             defaults.count = Count::Fixed(NonZeroU16::MIN);
         }
+        let preload = self.read(name::PRELOAD, defaults.preload, preload::read);
+        self.warn_about_preloaded_application(&preload);
         Workers {
             count: self.read(name::COUNT, defaults.count, read::count),
             threads: self.read(name::THREADS, defaults.threads, |setting| {
@@ -236,7 +238,7 @@ impl Checker<'_> {
             concurrency: self.read(name::CONCURRENCY, defaults.concurrency, |setting| {
                 read::whole(setting, 1, u32::MAX).map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN))
             }),
-            preload: self.read(name::PRELOAD, defaults.preload, preload::read),
+            preload,
             refork: self.read(name::REFORK, defaults.refork, read::requests_or_off),
             max_requests: self.read(name::MAX_REQUESTS, defaults.max_requests, read::requests_or_off),
             max_requests_jitter: self.read(

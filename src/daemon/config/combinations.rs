@@ -4,7 +4,7 @@
 use super::checker::Checker;
 use super::environment::SCRIPT_NAME;
 use super::keys::{self, name};
-use super::value::Source;
+use super::value::{Source, Value};
 use super::{Compression, Log, Preload, Proxy, ProxyHeaders, Timeouts, Workers, units};
 
 /// Reports the settings without effect.
@@ -51,6 +51,19 @@ pub(super) fn check(
 }
 
 impl Checker<'_> {
+    /// Warns if the application is in the list of `workers.preload`.
+    pub(super) fn warn_about_preloaded_application(&mut self, preload: &Preload) {
+        let target = self.setting(name::TARGET).map(|setting| &setting.value);
+        let (Preload::Modules(modules), Some(Value::Text(target))) = (preload, target) else { return };
+        let module = target.split(':').next().unwrap_or_default();
+        if modules.iter().any(|listed| listed == module) {
+            self.warnings.push(format!(
+                "workers.preload: {module} is the application's module, so all workers share what its import creates; \
+                 write preload = true for that, or remove it from the list"
+            ));
+        }
+    }
+
     /// Warns about `SCRIPT_NAME`: gunicorn reads it, but rgun only with APP on the command line.
     fn warn_about_script_name(&mut self) {
         if self.setting(name::ROOT_PATH).is_none()

@@ -21,6 +21,18 @@ fn slow_log_above_every_timeout_is_warned_about() {
 }
 
 #[test]
+fn preloading_the_application_as_a_module_is_warned_about() {
+    let case = Case::new();
+    let warnings = |modules: &str| {
+        let text = format!("{VALID_APP}[workers]\npreload = {modules}\n");
+        case.load(&text, &[], Layer::new()).unwrap().warnings
+    };
+    let [warning] = &warnings("[\"email\", \"mysite.wsgi\"]")[..] else { panic!("one warning") };
+    assert!(warning.contains("mysite.wsgi is the application's module"), "{warning}");
+    assert_eq!(warnings("[\"email\", \"mysite\"]"), [""; 0]);
+}
+
+#[test]
 fn settings_of_a_feature_that_is_off_are_warned_about() {
     let case = Case::new();
     let warnings = |text: &str| {
