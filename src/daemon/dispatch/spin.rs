@@ -3,7 +3,7 @@
 //! Both spin while requests come one at a time: each of the last [`SERIAL_TURNS`] turns that ended with
 //! assigned requests had a single one, which a thread was expected to finish within
 //! [`MAX_SERVICE_TIME`]. More requests leave neither side idle for long, and a wake-up then serves
-//! several of them. A spin yields its core to others, so one core is enough.
+//! several of them. With one core, neither spins.
 
 use std::time::Duration;
 
@@ -16,14 +16,21 @@ const SERIAL_TURNS: u32 = 64;
 pub(super) const MAX_SERVICE_TIME: Duration = Duration::from_micros(20);
 
 /// The daemon's spins, and the number of serial turns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Spinner {
+    /// Whether the process may use two cores or more.
+    has_cores: bool,
     /// Number of consecutive turns with a single quick request. Turns without requests do not count.
     n_serial: u32,
     spin: Spin,
 }
 
 impl Spinner {
+    /// Creates a spinner for a process that may use `cores` cores.
+    pub(super) fn new(cores: usize) -> Self {
+        Self { has_cores: cores > 1, n_serial: 0, spin: Spin::default() }
+    }
+
     /// Notes a turn that ends with `n_assigned` requests. `is_quick`: a worker is expected to finish one
     /// of them within [`MAX_SERVICE_TIME`].
     pub(super) fn note_turn(&mut self, n_assigned: u32, is_quick: bool) {
@@ -36,7 +43,7 @@ impl Spinner {
 
     /// Returns whether daemon and workers may spin.
     pub(super) fn is_active(&self) -> bool {
-        self.n_serial >= SERIAL_TURNS
+        self.has_cores && self.n_serial >= SERIAL_TURNS
     }
 
     /// Spins until `is_ready` returns true, or not at all ([`Spin::run`]). Returns whether `is_ready` has
@@ -50,8 +57,8 @@ impl Spinner {
 mod tests {
     use super::*;
 
-    fn is_active_after(turns: &[(u32, bool)]) -> bool {
-        let mut spinner = Spinner::default();
+    fn is_active_after(cores: usize, turns: &[(u32, bool)]) -> bool {
+        let mut spinner = Spinner::new(cores);
         for (n_assigned, is_quick) in turns {
             spinner.note_turn(*n_assigned, *is_quick);
         }
@@ -61,16 +68,21 @@ mod tests {
     #[test]
     fn quick_requests_one_at_a_time_are_spun_for() {
         let serial = [(1, true); SERIAL_TURNS as usize];
-        assert!(is_active_after(&serial));
-        assert!(is_active_after(&[&serial[..], &[(0, false); 9]].concat()), "idle turns do not count");
-        assert!(!is_active_after(&serial[1..]));
+        assert!(is_active_after(2, &serial));
+        assert!(is_active_after(2, &[&serial[..], &[(0, false); 9]].concat()), "idle turns do not count");
+        assert!(!is_active_after(2, &serial[1..]));
     }
 
     #[test]
     fn concurrent_and_slow_requests_are_not_spun_for() {
         let serial = [(1, true); 2 * SERIAL_TURNS as usize];
         for other in [(2, true), (1, false)] {
-            assert!(!is_active_after(&[&serial[..], &[other]].concat()));
+            assert!(!is_active_after(2, &[&serial[..], &[other]].concat()));
         }
+    }
+
+    #[test]
+    fn one_core_is_not_enough() {
+        assert!(!is_active_after(1, &[(1, true); 1000]));
     }
 }

@@ -4,6 +4,7 @@
 //! lock is two atomic operations. A `RefCell` would tie every connection task to a `LocalSet`,
 //! whose wake-ups do not keep the reactor from parking.)
 
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -138,7 +139,7 @@ impl Dispatcher {
                 completion_frame: Vec::with_capacity(64 * 1024),
                 max_frame: Geometry::standard(1).max_submission_frame(),
                 unrung_submissions: 0,
-                spinner: Spinner::default(),
+                spinner: Spinner::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
                 coalescing: Coalescing::new(),
                 tick_rate: TickRate::Idle,
                 slow_clients: SlowClients::new(now),
