@@ -70,22 +70,24 @@ def freeze(own, has_application):
     """
     found = close_databases()
     if has_application:
-        subject, remedy = "the application", "at the first request, or in hooks.post_worker_init"
+        subject, later = "the application", "at the first request, or in hooks.post_worker_init"
+        open_later, start_later = f"open them {later}", f"start them {later}"
     else:
-        subject, remedy = "a module of workers.preload", None
+        subject = "a module of workers.preload"
+        open_later = start_later = "remove that module from the list"
     gc.collect()
     gc.freeze()
     sockets = open_sockets(own)
     if sockets:
         found.append(
             f"{subject} opened sockets before the workers were forked; all workers would share them: "
-            f"{', '.join(sockets)}; {f'open them {remedy}' if remedy else 'remove that module from the list'}"
+            f"{', '.join(sockets)}; {open_later}"
         )
     threads = running_threads()
     if threads:
         found.append(
             f"{subject} started threads before the workers were forked; no worker will have them: "
-            f"{', '.join(threads)}; {f'start them {remedy}' if remedy else 'remove that module from the list'}"
+            f"{', '.join(threads)}; {start_later}"
         )
     return found
 
