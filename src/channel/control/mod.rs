@@ -25,9 +25,9 @@
 //! | zygote | [`Report::Forked`], [`Report::ForkFailed`], [`Report::Promoted`] | |
 //!
 //! A *zygote* (`workers.preload`) serves no requests: it imports the application or other modules
-//! ([`Preload`]) and forks workers ([`Command::Fork`]). Zygote and workers each have a worker socket. While a zygote imports the
-//! application it reads no messages, since it has no second thread; only [`STACKS_SIGNAL`] reaches
-//! it.
+//! ([`Preload`]) and forks workers ([`Command::Fork`]). Zygote and workers each have a worker socket.
+//! While a zygote imports, it reads no messages, since it has no second thread; only
+//! [`STACKS_SIGNAL`] reaches it.
 //!
 //! *Wake* is a non-blocking eventfd that the event loop of an ASGI worker polls. The daemon writes
 //! to it for new records, credit and space. (The threads of a WSGI worker sleep on futexes.)

@@ -6,8 +6,17 @@ use super::reader::{ArrayWriter, Reader};
 use crate::ProtocolError;
 use crate::header::{METHOD_LITERAL, METHODS};
 
+/// Offset of the kind byte in every submission frame.
+pub(super) const KIND_OFFSET: usize = 24;
+
 /// Kind byte of a request.
 pub(super) const KIND_REQUEST: u8 = 1;
+
+/// Offset of the length of the body.
+const BODY_LEN_OFFSET: usize = 8;
+
+/// Offset of the flags of a request.
+const FLAGS_OFFSET: usize = 27;
 
 /// Bytes before the variable part.
 const HEAD_BYTES: usize = 48;
@@ -76,7 +85,7 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// Number of bytes at the beginning of a frame that tell the length of its inline body.
-    pub const PREFIX_BYTES: usize = 28;
+    pub const PREFIX_BYTES: usize = FLAGS_OFFSET + 1;
 
     /// Creates a GET request for `/` without fields and body, to be completed and encoded.
     pub const fn new(exchange: ExchangeId) -> Self {
@@ -175,8 +184,8 @@ impl<'a> Request<'a> {
     /// Returns the length of the inline body in bytes, from the first [`Request::PREFIX_BYTES`] of a
     /// frame. `None` if the frame is not a request, or its body is not inline.
     pub fn inline_body_len(prefix: &[u8]) -> Option<usize> {
-        let body_len = u64::from_le_bytes(*prefix.get(8..)?.first_chunk()?);
-        let (kind, flags) = (*prefix.get(24)?, *prefix.get(27)?);
+        let body_len = u64::from_le_bytes(*prefix.get(BODY_LEN_OFFSET..)?.first_chunk()?);
+        let (kind, flags) = (*prefix.get(KIND_OFFSET)?, *prefix.get(FLAGS_OFFSET)?);
         let is_inline = kind == KIND_REQUEST && flags & (FLAG_BODY_FD | FLAG_BODY_STREAMS) == 0;
         usize::try_from(body_len).ok().filter(|_| is_inline)
     }

@@ -3,13 +3,11 @@
 
 use super::ExchangeId;
 use super::reader::Reader;
-use super::request::{KIND_REQUEST, Request};
+use super::request::{KIND_OFFSET, KIND_REQUEST, Request};
 use crate::ProtocolError;
 
 const KIND_PART: u8 = 2;
 const KIND_DISCONNECT: u8 = 3;
-/// Offset of the kind byte in every submission frame.
-const KIND_OFFSET: usize = 24;
 const PART_END: u8 = 1;
 const PART_TEXT: u8 = 2;
 const PART_MORE: u8 = 4;
