@@ -48,7 +48,8 @@ impl SlabSender {
     }
 
     /// Copies up to [`CHUNK_BYTES`] bytes into a free chunk and returns its number; `None` if all
-    /// chunks are lent. The caller then waits on [`Word::SpaceWait`].
+    /// chunks are lent. The caller then waits on [`Word::SpaceWait`]. Uses the chunk that was returned
+    /// last, because the processor's cache still has it.
     ///
     /// # Errors
     /// The free ring is inconsistent.
@@ -57,9 +58,7 @@ impl SlabSender {
     /// `bytes` is longer than a chunk.
     pub fn fill(&mut self, bytes: &[u8]) -> Result<Option<u32>, ProtocolError> {
         assert!(bytes.len() <= CHUNK_BYTES, "a chunk holds {CHUNK_BYTES} bytes");
-        if self.free.is_empty() {
-            self.collect_returned()?;
-        }
+        self.collect_returned()?;
         let Some(chunk) = self.free.pop() else { return Ok(None) };
         self.map.copy_in(self.geometry.slab_offset() + chunk as usize * CHUNK_BYTES, bytes);
         Ok(Some(chunk))
@@ -350,6 +349,15 @@ mod tests {
         assert_eq!(sender.fill(b"y").unwrap(), None);
         drop(receiver.receive(chunk, 1).unwrap());
         assert_eq!(sender.fill(b"y").unwrap(), Some(chunk));
+    }
+
+    #[test]
+    fn chunk_that_was_returned_last_is_filled_next() {
+        let (mut sender, receiver) = pair(3);
+        let [first, second] = [b"x", b"y"].map(|bytes| sender.fill(bytes).unwrap().unwrap());
+        drop(receiver.receive(second, 1).unwrap());
+        drop(receiver.receive(first, 1).unwrap());
+        assert_eq!(sender.fill(b"z").unwrap(), Some(first));
     }
 
     #[test]
