@@ -34,8 +34,8 @@ enum PopOutcome {
 impl Dispatcher {
     /// Ends the reactor's turn: frees chunks that slow clients hold, collects completions, assigns
     /// queued requests, wakes the workers and announces sleep. tokio's `on_thread_park` calls this,
-    /// so it must not block for longer than [`super::coalescing`] allows. If it wakes a task, the reactor
-    /// does not sleep.
+    /// so it must not block for longer than [`super::coalescing`] allows. If it wakes a task, or
+    /// wakes the workers only after one more turn ([`super::gathering`]), the reactor does not sleep.
     pub fn before_park(&self) {
         let mut state = self.lock();
         state.end_turn();
@@ -44,6 +44,11 @@ impl Dispatcher {
             state.coalescing.record_file(Instant::now());
         }
         self.announce_delay(&mut state);
+        let n_parts = state.max_unrung_parts();
+        if state.gathering.end_turn(n_parts) {
+            self.reactor.ring();
+            return;
+        }
         let mut may_wait = true;
         for _ in 0..MAX_ROUNDS {
             let woken = self.collect_now(&mut state);
@@ -125,7 +130,11 @@ impl Dispatcher {
     /// system call.
     pub fn after_park(&self) {
         self.reactor.epoch().announce_awake();
-        self.poll_now();
+        let mut state = self.lock();
+        self.collect_now(&mut state);
+        if !state.gathering.is_active() {
+            state.ring_doorbells();
+        }
     }
 
     /// Collects completions if a worker may have some, or has a backlog; only then reads the clock.
@@ -324,6 +333,11 @@ impl State {
         reactor.set_spinning(is_active);
         let is_ready = || workers().any(|worker| !worker.channel.has_no_completions());
         is_active && is_quick && spinner.run(is_ready)
+    }
+
+    /// Returns the largest number of parts that were published for a worker since it was last woken.
+    fn max_unrung_parts(&self) -> u32 {
+        self.workers.iter().flatten().map(Worker::n_unrung_parts).max().unwrap_or(0)
     }
 
     fn has_no_completions(&self) -> bool {

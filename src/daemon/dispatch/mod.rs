@@ -16,12 +16,13 @@
 //!   contract, never a late response.
 //! - An exchange with a [permit](admission::rules) keeps it until its worker is done. An exchange
 //!   held by its rule is not in the queue.
-//! - Workers are woken at the end of the reactor's turn, not per push.
+//! - Workers are woken at the end of the reactor's turn, not per push; on a single core sometimes a
+//!   turn later ([`gathering`]).
 //!
 //! # Files
 //! From the bottom up:
 //! - values: [`fault`], [`notice`], [`policy`], [`data`], [`tick_rate`], [`load_stats`],
-//!   [`wait_histogram`], [`spin`], [`coalescing`];
+//!   [`wait_histogram`], [`spin`], [`coalescing`], [`gathering`];
 //! - [`admission`]: the queue, path rules, the quarantine;
 //! - [`worker`]: one worker's channel and load;
 //! - [`exchange`]: one request, its response, and the table of all exchanges;
@@ -43,6 +44,7 @@ mod data;
 mod exchange;
 mod fault;
 mod finish;
+mod gathering;
 mod half_close;
 mod handles;
 mod lifecycle;

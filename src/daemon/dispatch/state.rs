@@ -22,6 +22,7 @@ use super::coalescing::Coalescing;
 use super::data::Buffers;
 use super::exchange::table::ExchangeTable;
 use super::fault::Fault;
+use super::gathering::Gathering;
 use super::load_stats::LoadStats;
 use super::notice::{NoticeSink, RequestInfo};
 use super::policy::Policy;
@@ -87,6 +88,7 @@ pub(super) struct State {
     pub(super) tick_rate: TickRate,
     pub(super) spinner: Spinner,
     pub(super) coalescing: Coalescing,
+    pub(super) gathering: Gathering,
     pub(super) slow_clients: SlowClients,
 }
 
@@ -113,6 +115,7 @@ impl Dispatcher {
     /// never drops it.
     pub fn new(policy: Policy, reactor: Reactor, notice: NoticeSink) -> &'static Self {
         let now = Instant::now();
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let buffers: &'static Buffers = Box::leak(Box::default());
         buffers.set_limits(&policy);
         Box::leak(Box::new(Self {
@@ -139,8 +142,9 @@ impl Dispatcher {
                 completion_frame: Vec::with_capacity(64 * 1024),
                 max_frame: Geometry::standard(1).max_submission_frame(),
                 unrung_submissions: 0,
-                spinner: Spinner::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
+                spinner: Spinner::new(cores),
                 coalescing: Coalescing::new(),
+                gathering: Gathering::new(cores),
                 tick_rate: TickRate::Idle,
                 slow_clients: SlowClients::new(now),
             }),

@@ -238,8 +238,14 @@ impl Worker {
         if self.outbox.n_unrung == 0 {
             return false;
         }
+        self.outbox.n_unrung_parts = 0;
         let n_published = std::mem::take(&mut self.outbox.n_unrung);
         self.channel.wake(self.load.threads_to_wake(n_published))
+    }
+
+    /// Returns the number of parts of bodies published since the worker was last woken.
+    pub(crate) fn n_unrung_parts(&self) -> u32 {
+        self.outbox.n_unrung_parts
     }
 
     /// Wakes another sleeping thread. Returns false if none sleeps.

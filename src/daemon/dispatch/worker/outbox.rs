@@ -28,6 +28,8 @@ pub(crate) struct Outbox {
     last_published: Option<Position>,
     /// Number of records published since the worker was last woken.
     pub(super) n_unrung: u32,
+    /// The number of them that are parts of bodies.
+    pub(super) n_unrung_parts: u32,
 }
 
 impl Outbox {
@@ -66,6 +68,7 @@ impl Outbox {
             self.frame = head;
             if let Some(position) = pushed? {
                 self.note_published(position);
+                self.n_unrung_parts += 1;
                 return Ok(true);
             }
         }
