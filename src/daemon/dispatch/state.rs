@@ -143,7 +143,7 @@ impl Dispatcher {
                 max_frame: Geometry::standard(1).max_submission_frame(),
                 unrung_submissions: 0,
                 spinner: Spinner::new(cores),
-                coalescing: Coalescing::new(),
+                coalescing: Coalescing::new(cores),
                 gathering: Gathering::new(cores),
                 tick_rate: TickRate::Idle,
                 slow_clients: SlowClients::new(now),
