@@ -20,7 +20,7 @@ use super::{
     certificates, combinations, compression, control, credentials, error_pages, forwarding, health,
     idle_exit, listeners, mounts, on_change, paths, python, read, rules, trusted,
 };
-use super::{preload, worker_limits, worker_user};
+use super::{preload, start_message, worker_limits, worker_user};
 
 /// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record
 /// of the channel.
@@ -58,6 +58,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let (reload, hooks, log) = (checker.reload(base), checker.hooks(), checker.log());
     let (app_argument, control, daemon) = checker.own_settings();
     combinations::check(&mut checker, &workers, &timeouts, &log, &compression, &proxy);
+    start_message::check(&mut checker, &pythonpath);
     match (directory, target, python) {
         (Some(directory), Some(target), Some(python)) if checker.errors.is_empty() => Ok(Loaded {
             config: Config {

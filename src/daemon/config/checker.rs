@@ -37,6 +37,9 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
 }
 
+/// Maximum length in bytes of a value in an error.
+const MAX_SHOWN: usize = 512;
+
 /// The sources of the settings, and the errors and warnings found so far.
 pub(super) struct Checker<'a> {
     pub(super) layers: &'a Layers<'a>,
@@ -71,7 +74,7 @@ impl<'a> Checker<'a> {
         self.errors.push(ConfigError {
             origin: setting.origin.clone(),
             key: key.to_owned(),
-            value: Some(setting.value.to_string()),
+            value: Some(shorten(setting.value.to_string())),
             reason: error.reason,
             hint: error.hint,
         });
@@ -108,4 +111,13 @@ impl<'a> Checker<'a> {
             self.push_error(key, setting, ValueError::new(reason).with_hint(hint));
         }
     }
+}
+
+/// Returns a value as errors show it: the end of a long one is replaced by "…".
+fn shorten(mut value: String) -> String {
+    if value.len() > MAX_SHOWN {
+        value.truncate(value.floor_char_boundary(MAX_SHOWN));
+        value.push('…');
+    }
+    value
 }

@@ -49,6 +49,7 @@ mod responses;
 mod restart;
 mod rules;
 mod settings;
+mod start_message;
 mod static_mounts;
 mod target;
 #[cfg(test)]

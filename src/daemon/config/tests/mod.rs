@@ -14,6 +14,7 @@ mod packaged;
 mod pending;
 mod responses;
 mod sockets;
+mod start_message;
 mod static_mounts;
 mod wrong;
 
