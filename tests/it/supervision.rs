@@ -290,6 +290,15 @@ def application(environ, start_response):
 ";
 
 #[test]
+fn warning_of_the_zygote_has_no_worker_number() {
+    let source = format!("import socket\nkept = socket.socketpair()\n{PRELOADED}");
+    let daemon = Rgun::python(&source).flags(["--preload"]).start();
+    let warning = daemon.log.wait_for("the zygote: ");
+    assert!(warning.contains("AF_UNIX"), "{warning}");
+    assert!(!warning.contains("rgun.worker=") && warning.contains("rgun.pid="), "{warning}");
+}
+
+#[test]
 fn preloaded_workers_are_children_of_the_daemon() {
     let daemon = Rgun::python(PRELOADED).flags(["--preload", "--workers", "2"]).start();
     daemon.log.wait_for_count(3, "is ready after");

@@ -84,7 +84,7 @@ impl OperatorLog {
 
     /// Notes the interpreter that a booting worker reports.
     pub(super) fn note_python(&mut self, worker: WorkerId, version: &str) {
-        tracing::debug!(rgun.worker = worker.number.0, rgun.python = %version, "worker is booting");
+        tracing::debug!(rgun.worker = seat_field(worker), rgun.python = %version, "worker is booting");
         if let Some(terminal) = &mut self.terminal {
             terminal.note_python(version);
         }
@@ -224,7 +224,7 @@ impl OperatorLog {
     /// Logs a warning that the worker sent.
     pub(super) fn log_warning(&self, worker: WorkerId, text: &str) {
         tracing::warn!(
-            rgun.worker = worker.number.0,
+            rgun.worker = seat_field(worker),
             rgun.pid = self.pid(worker),
             "{}: {}",
             self.name(worker),
@@ -384,7 +384,7 @@ impl OperatorLog {
         // A worker in standby is the zygote or will serve again; it was not asked to exit.
         let expected = !matches!(state, WorkerState::Ready | WorkerState::Standby | WorkerState::Retiring)
             || (state == WorkerState::Retiring && exit == Exit::Code(0));
-        let (number, name) = (worker.number.0, self.name(worker));
+        let (number, name) = (seat_field(worker), self.name(worker));
         if expected {
             tracing::debug!(rgun.worker = number, rgun.pid = pid, "{name} {exit}");
             return;

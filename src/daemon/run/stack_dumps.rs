@@ -19,6 +19,8 @@ use crate::dispatch::RequestInfo;
 use crate::id::WorkerId;
 use crate::pool::Pool;
 
+use super::operator_log::seat_field;
+
 /// Maximum wait for an answer over the control socket, before the signal is sent.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -237,7 +239,7 @@ impl StackDumps {
                     dump.step = DumpStep::Signalled;
                     dump.due = now + SIGNAL_TIMEOUT;
                     if let Err(error) = pool.signal_stacks(worker) {
-                        tracing::debug!(%error, rgun.worker = worker.number.0, "cannot signal a worker");
+                        tracing::debug!(%error, rgun.worker = seat_field(worker), "cannot signal a worker");
                     }
                 }
                 DumpStep::Signalled => {
