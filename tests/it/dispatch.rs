@@ -4,6 +4,7 @@
 use std::thread;
 use std::time::Instant;
 
+use crate::support::websocket::WebSocket;
 use crate::support::{Client, Daemon, Rgun};
 
 /// Returns a client whose request is running: the client has received the head of the response, but
@@ -293,4 +294,20 @@ fn slot_is_busy_until_its_exchange_is_done() {
         "{:?}: the only slot is busy until close() returns",
         begun.elapsed()
     );
+}
+
+#[test]
+fn bursts_of_messages_are_echoed_on_a_single_core() {
+    let daemon = Rgun::fake_asgi().start_on_one_core();
+    let mut sockets: Vec<_> = (0..40).map(|_| WebSocket::open(&daemon, "/echo")).collect();
+    for round in 0..20 {
+        // The last burst is a single message: whether workers are woken must not depend on the number.
+        let n_senders = if round == 19 { 1 } else { sockets.len() };
+        for (n, socket) in sockets.iter_mut().take(n_senders).enumerate() {
+            socket.send_text(&format!("round {round}, socket {n}"));
+        }
+        for (n, socket) in sockets.iter_mut().take(n_senders).enumerate() {
+            socket.assert_text(&format!("round {round}, socket {n}"));
+        }
+    }
 }

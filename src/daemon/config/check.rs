@@ -47,7 +47,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     // If the directory is invalid, the result is an error, so its replacement has no effect.
     let base = directory.as_deref().unwrap_or(layers.cwd);
     let (interface, lifespan, event_loop, root_path) = checker.interface();
-    let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
+    let pythonpath = start_message::read(&mut checker, base);
     let ((env, unknown_credentials), log_config) = (checker.env(), checker.log_config());
     let (sendfile_roots, static_mounts) = checker.files();
     let (workers, timeouts, limits) = (checker.workers(), checker.timeouts(), checker.limits());
@@ -58,7 +58,6 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let (reload, hooks, log) = (checker.reload(base), checker.hooks(), checker.log());
     let (app_argument, control, daemon) = checker.own_settings();
     combinations::check(&mut checker, &workers, &timeouts, &log, &compression, &proxy);
-    start_message::check(&mut checker, &pythonpath);
     match (directory, target, python) {
         (Some(directory), Some(target), Some(python)) if checker.errors.is_empty() => Ok(Loaded {
             config: Config {

@@ -1,12 +1,12 @@
 //! Settings that are part of the first message to each worker, whose length is limited
 //! ([`rgun_channel::control::MAX_MESSAGE_BYTES`]).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::ValueError;
 use super::checker::Checker;
 use super::keys::name;
 use super::value::Value;
+use super::{ValueError, paths};
 
 /// Maximum length in bytes of each of [`TEXTS`]: that of a path (`PATH_MAX` in limits.h).
 const MAX_TEXT: usize = 4096;
@@ -30,8 +30,8 @@ const TEXTS: [&str; 8] = [
     name::CHILD_EXIT,
 ];
 
-/// Reports values that are too long. `pythonpath`: the directories of `app.pythonpath`, absolute.
-pub(super) fn check(checker: &mut Checker<'_>, pythonpath: &[PathBuf]) {
+/// Reads `app.pythonpath`, and reports values that are too long. Relative directories are relative to `base`.
+pub(super) fn read(checker: &mut Checker<'_>, base: &Path) -> Vec<PathBuf> {
     for key in TEXTS {
         if let Some(setting) = checker.setting(key)
             && let Value::Text(text) = &setting.value
@@ -41,6 +41,7 @@ pub(super) fn check(checker: &mut Checker<'_>, pythonpath: &[PathBuf]) {
             checker.push_error(key, setting, error.with_hint("write a shorter value"));
         }
     }
+    let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
     let bytes: usize = pythonpath.iter().map(|path| path.as_os_str().len() + OVERHEAD).sum();
     if bytes > MAX_PYTHONPATH
         && let Some(setting) = checker.setting(name::PYTHONPATH)
@@ -52,4 +53,5 @@ pub(super) fn check(checker: &mut Checker<'_>, pythonpath: &[PathBuf]) {
         .with_hint("list the directories in a .pth file of the virtual environment instead");
         checker.push_error(name::PYTHONPATH, setting, error);
     }
+    pythonpath
 }

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, fs, thread};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
 use super::binaries::{binary_with_extension, binary_without_extension, fake_worker, python};
 use super::client::Address;
 use super::daemon::{Daemon, MARK};
@@ -240,6 +243,20 @@ impl Rgun {
     /// Starts the daemon and waits until a worker is ready.
     pub(crate) fn start_ready(self) -> Daemon {
         self.start_after("is ready after")
+    }
+
+    /// Like [`Rgun::start_ready`], for a daemon that may use one core only.
+    pub(crate) fn start_on_one_core(self) -> Daemon {
+        let this_thread = Pid::from_raw(0);
+        let allowed = sched_getaffinity(this_thread).expect("the thread exists");
+        let first = (0..CpuSet::count()).find(|core| allowed.is_set(*core).is_ok_and(|is_set| is_set));
+        let mut one = CpuSet::new();
+        one.set(first.expect("a core")).expect("a valid number");
+        // The daemon inherits the affinity of the thread that starts it.
+        sched_setaffinity(this_thread, &one).expect("the core is allowed");
+        let daemon = self.start_ready();
+        sched_setaffinity(this_thread, &allowed).expect("these cores are allowed");
+        daemon
     }
 
     /// Starts the daemon and waits until the log has this text.
