@@ -44,8 +44,7 @@ impl Dispatcher {
             state.coalescing.record_file(Instant::now());
         }
         self.announce_delay(&mut state);
-        let n_parts = state.max_unrung_parts();
-        if state.gathering.end_turn(n_parts) {
+        if state.begins_gathering() {
             self.reactor.ring();
             return;
         }
@@ -335,9 +334,10 @@ impl State {
         is_active && is_quick && spinner.run(is_ready)
     }
 
-    /// Returns the largest number of parts that were published for a worker since it was last woken.
-    fn max_unrung_parts(&self) -> u32 {
-        self.workers.iter().flatten().map(Worker::n_unrung_parts).max().unwrap_or(0)
+    /// Returns whether the workers are woken only after one more turn ([`super::gathering`]).
+    fn begins_gathering(&mut self) -> bool {
+        let Self { workers, gathering, .. } = self;
+        gathering.end_turn(|| workers.iter().flatten().map(Worker::n_unrung_parts).max().unwrap_or(0))
     }
 
     fn has_no_completions(&self) -> bool {

@@ -25,10 +25,11 @@ impl Gathering {
         Self { has_single_core: cores == 1, is_active: false }
     }
 
-    /// Ends a turn that has published `n_parts` parts for one worker since the workers were last woken. Returns
-    /// whether the workers are not to be woken before the next turn has ended; never twice in a row.
-    pub(super) fn end_turn(&mut self, n_parts: u32) -> bool {
-        self.is_active = self.has_single_core && !self.is_active && n_parts >= MIN_PARTS;
+    /// Ends a turn. `max_parts` returns the largest number of parts that were published for a worker since it was
+    /// last woken. Returns whether the workers are not to be woken before the next turn has ended; never twice in
+    /// a row.
+    pub(super) fn end_turn(&mut self, max_parts: impl FnOnce() -> u32) -> bool {
+        self.is_active = self.has_single_core && !self.is_active && max_parts() >= MIN_PARTS;
         self.is_active
     }
 
@@ -45,16 +46,16 @@ mod tests {
     #[test]
     fn many_parts_on_a_single_core_are_followed_by_one_turn() {
         let mut gathering = Gathering::new(1);
-        assert!(!gathering.end_turn(MIN_PARTS - 1) && !gathering.is_active());
+        assert!(!gathering.end_turn(|| MIN_PARTS - 1) && !gathering.is_active());
         for _ in 0..2 {
-            assert!(gathering.end_turn(MIN_PARTS) && gathering.is_active());
-            assert!(!gathering.end_turn(2 * MIN_PARTS) && !gathering.is_active());
+            assert!(gathering.end_turn(|| MIN_PARTS) && gathering.is_active());
+            assert!(!gathering.end_turn(|| 2 * MIN_PARTS) && !gathering.is_active());
         }
     }
 
     #[test]
     fn worker_on_another_core_is_woken_at_once() {
         let mut gathering = Gathering::new(2);
-        assert!(!gathering.end_turn(MIN_PARTS) && !gathering.is_active());
+        assert!(!gathering.end_turn(|| MIN_PARTS) && !gathering.is_active());
     }
 }
