@@ -11,6 +11,10 @@ use super::bind::{DEFAULT_HOST, DEFAULT_PORT};
 /// `FileDescriptorName=` of the sockets from systemd at which the daemon serves its metrics.
 pub const METRICS_SOCKET: &str = "metrics";
 
+/// Maximum number of sockets to listen on, whether rgun binds them or systemd passes them. Each worker gets
+/// their addresses in one message.
+pub const MAX_LISTENERS: usize = 100;
+
 /// `[listen]`, with the tables `[listen.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {

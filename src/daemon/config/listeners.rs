@@ -8,7 +8,7 @@ use super::certificates::{check_effect, use_credentials};
 use super::checker::Checker;
 use super::entry::EntryReader;
 use super::keys::name;
-use super::listen::METRICS_SOCKET;
+use super::listen::{MAX_LISTENERS, METRICS_SOCKET};
 use super::read::{boolean, strings};
 use super::value::{Setting, Source, TableEntry};
 use super::{Bind, ConfigError, Listen, NamedListener, Tls, Value, ValueError, environment, fs};
@@ -41,9 +41,22 @@ pub(super) fn check(checker: &mut Checker<'_>, base: &Path, tls: &mut Tls) -> Li
     // An invalid `tls.cert` has been reported.
     let has_certificate = !tls.certificates.is_empty() || checker.setting(name::CERT).is_some();
     let listen = resolve(unnamed, tables, has_certificate, &mut checker.errors);
+    check_count(checker, &listen);
     check_effect(checker, tls, &listen);
     let metrics = checker.read(name::METRICS_BIND, Vec::new(), |setting| metrics(setting, base, &listen));
     Listen { metrics, ..listen }
+}
+
+/// Reports more addresses than a daemon can have.
+fn check_count(checker: &mut Checker<'_>, listen: &Listen) {
+    let count = listen.addresses().len();
+    let keys = [name::BIND, name::LISTENERS];
+    if count > MAX_LISTENERS
+        && let Some((key, setting)) = keys.iter().find_map(|key| Some((*key, checker.setting(key)?)))
+    {
+        let error = ValueError::new(format!("makes {count} addresses; the maximum is {MAX_LISTENERS}"));
+        checker.push_error(key, setting, error.with_hint("remove addresses, or run several instances"));
+    }
 }
 
 /// Returns the addresses of `metrics.bind`.

@@ -77,7 +77,7 @@ pub use environment::Environment;
 pub(crate) use environment::{CONFIG_VARIABLE, DUMPABLE_VARIABLE, FDSTORE_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
 pub(crate) use foreign_file::HYPERCORN_NAMES;
-pub use listen::{Listen, METRICS_SOCKET, NamedListener};
+pub use listen::{Listen, MAX_LISTENERS, METRICS_SOCKET, NamedListener};
 pub use log::{AccessLog, Level, Log, LogFormat};
 pub use proxy::{Proxy, ProxyField, ProxyHeaders, TrustedProxies};
 pub(crate) use python::find_program;
@@ -88,6 +88,7 @@ pub use settings::{
     App, AppArgumentDefaults, Config, Hooks, Http, Interface, Lifespan, Limits, Loop, Python, PythonSource,
     SearchedDirectory, Underscores, WebSocket,
 };
+pub(crate) use start_message::MAX_START_BYTES;
 pub use static_mounts::{FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount};
 pub use target::Target;
 pub use timeouts::{PathRule, Timeouts};

@@ -9,8 +9,8 @@ const EXAMPLE: &str = "write true, false, or a list of modules such as [\"django
 const VARIABLE_EXAMPLE: &str = "write true, false, or modules such as django.db.models,asyncio";
 
 /// Maximum number of modules, and of bytes of their names: they are part of a message to the zygote.
-const MAX_MODULES: usize = 1000;
-const MAX_BYTES: usize = 32 * 1024;
+pub(super) const MAX_MODULES: usize = 1000;
+pub(super) const MAX_BYTES: usize = 32 * 1024;
 
 /// Reads a boolean or a list of modules; outside the file, modules are separated by commas.
 pub(super) fn read(setting: &Setting) -> Result<Preload, ValueError> {

@@ -1,24 +1,42 @@
-//! Settings that are part of the first message to each worker, whose length is limited
-//! ([`rgun_channel::control::MAX_MESSAGE_BYTES`]).
+//! Settings that are part of the first message to each worker, whose length is limited: `pool` compares
+//! [`MAX_START_BYTES`] with the channel's maximum.
 
 use std::path::{Path, PathBuf};
 
 use super::checker::Checker;
 use super::keys::name;
+use super::listen::MAX_LISTENERS;
 use super::value::Value;
-use super::{ValueError, paths};
+use super::{ValueError, paths, preload};
 
-/// Maximum length in bytes of each of [`TEXTS`]: that of a path (`PATH_MAX` in limits.h).
-const MAX_TEXT: usize = 4096;
+/// Maximum length in bytes of each of [`TEXTS`].
+const MAX_TEXT: usize = 2048;
 
-/// Maximum length in bytes of all directories of `app.pythonpath` together. With it, all of [`TEXTS`] and
-/// `workers.preload`, the message still has room for dozens of listeners.
+/// Maximum length in bytes of all directories of `app.pythonpath` together.
 const MAX_PYTHONPATH: usize = 16 * 1024;
 
-/// Bytes that the message has for each directory besides its path.
+/// Bytes that the message has for each text besides the text.
 const OVERHEAD: usize = 4;
 
-/// The keys whose values are single texts of any length. Paths that are too long do not exist.
+/// Maximum length in bytes of a listener: host name (hostname(7)), port, and the path of a unix socket (unix(7)).
+const LISTENER_BYTES: usize = (64 + OVERHEAD) + (5 + OVERHEAD) + (107 + OVERHEAD);
+
+/// Maximum length in bytes of `app.directory` and `log.config`, which exist (`PATH_MAX` in limits.h).
+const PATH_BYTES: usize = 4096 + OVERHEAD;
+
+/// Numbers, choices and counts.
+const OTHER_BYTES: usize = 256;
+
+/// Maximum length in bytes of the first message to a worker, by the limits of its parts.
+pub(crate) const MAX_START_BYTES: usize = TEXTS.len() * (MAX_TEXT + OVERHEAD)
+    + MAX_PYTHONPATH
+    + preload::MAX_BYTES
+    + preload::MAX_MODULES * OVERHEAD
+    + 2 * PATH_BYTES
+    + MAX_LISTENERS * LISTENER_BYTES
+    + OTHER_BYTES;
+
+/// The keys whose values are single texts of any length.
 const TEXTS: [&str; 8] = [
     name::TARGET,
     name::ROOT_PATH,

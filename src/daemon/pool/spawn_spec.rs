@@ -3,7 +3,9 @@
 use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
 
-use rgun_channel::control::{EventLoop, Hooks, Interface, Lifespan, ListenerInfo, Preload, Role, Start};
+use rgun_channel::control::{
+    EventLoop, Hooks, Interface, Lifespan, ListenerInfo, MAX_MESSAGE_BYTES, Preload, Role, Start,
+};
 use rgun_channel::layout::Geometry;
 use rgun_channel::log_record::LogToken;
 
@@ -59,6 +61,9 @@ pub struct SpawnSpec<'a> {
     /// (`workers.children_timeout`).
     pub children_timeout: Duration,
 }
+
+// The configuration refuses settings that would make the Start message too long to send.
+const _: () = assert!(config::MAX_START_BYTES <= MAX_MESSAGE_BYTES);
 
 impl SpawnSpec<'_> {
     /// Returns the numbers of slots for each interface, because a worker reports its interface only

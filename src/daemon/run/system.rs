@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rgun_channel::control::ListenerInfo;
 
 use super::error::{StartupError, errno_of};
-use crate::config::{Bind, Config, DUMPABLE_VARIABLE, name};
+use crate::config::{Bind, Config, DUMPABLE_VARIABLE, MAX_LISTENERS, name};
 use crate::error_chain::Chain;
 use crate::exit_status::EX_OSERR;
 use crate::journal::daemon_log::Destination;
@@ -86,6 +86,13 @@ pub(super) fn listeners(
         return config.listen.addresses().into_iter().map(bind).collect();
     }
     check_names(config, &inherited)?;
+    if inherited.len() > MAX_LISTENERS {
+        return Err(StartupError::config_reason(format!(
+            "systemd passed {} sockets; the maximum is {MAX_LISTENERS}: remove ListenStream= from the socket unit, or \
+             run several instances",
+            inherited.len()
+        )));
+    }
     if config.listen.explicit {
         let addresses: Vec<_> = config.listen.bind.iter().map(ToString::to_string).collect();
         warn_unused_addresses(&format!("{} = {}", name::BIND, addresses.join(", ")));
