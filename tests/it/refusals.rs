@@ -66,6 +66,17 @@ fn interpreter_that_cannot_run_is_refused() {
 }
 
 #[test]
+fn environment_that_is_too_long_is_refused() {
+    // MAX_ARG_STRLEN: the maximum length of a variable is 128 KiB (execve(2)).
+    let variable = format!("[app.env]\nBIG = \"{}\"\n", "x".repeat(128 * 1024));
+    assert_refused(
+        with_file(&format!("{APP}{variable}")),
+        CONFIG,
+        &["shorten those of app.env, or Environment= of the unit", "Argument list too long"],
+    );
+}
+
+#[test]
 fn interpreter_other_than_python_is_refused() {
     assert_refused(
         Rgun::fake().flags(["--python", "/bin/true"]),

@@ -15,10 +15,17 @@ const REQUEST: &str = "request";
 const CONCURRENCY: &str = "concurrency";
 pub(super) const KEYS: [&str; 3] = [MATCH, REQUEST, CONCURRENCY];
 
+/// Maximum number of rules: each request is compared with the rules in their order.
+const MAX_RULES: usize = 1000;
+
 /// Returns the rules in the order of the file. Errors in entries go to `errors`.
 pub(super) fn read(setting: &Setting, errors: &mut Vec<ConfigError>) -> Result<Vec<PathRule>, ValueError> {
     const HINT: &str = "write [[timeouts.path]], in two pairs of brackets, once for each pattern";
     let entries = entry::entries(setting, HINT)?;
+    if entries.len() > MAX_RULES {
+        let error = ValueError::new(format!("has {} tables; the maximum is {MAX_RULES}", entries.len()));
+        return Err(error.with_hint("match several paths by one pattern, such as \"/admin/*\""));
+    }
     let mut rules: Vec<PathRule> = Vec::new();
     for (idx, entry) in entries.iter().enumerate() {
         let found = errors.len();

@@ -32,6 +32,16 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
+    /// A variable, or all of them together, exceed the system's limits: 128 KiB and, by default, 2 MiB.
+    #[error(
+        "a worker cannot start with these environment variables, of which one or all together are too long: shorten \
+         those of app.env, or Environment= of the unit"
+    )]
+    Environment {
+        /// The error of `execve(2)`: E2BIG.
+        #[source]
+        source: io::Error,
+    },
     /// A system call failed while the channel, the cgroup or the process was created.
     #[error("cannot set up {resource} for a worker")]
     System {
@@ -78,7 +88,9 @@ impl SpawnError {
     /// Returns whether the configuration or the system is at fault.
     pub fn fault(&self) -> SpawnFault {
         match self {
-            Self::Interpreter { .. } | Self::Directory { .. } => SpawnFault::Config,
+            Self::Interpreter { .. } | Self::Directory { .. } | Self::Environment { .. } => {
+                SpawnFault::Config
+            }
             Self::System { .. }
             | Self::Zygote(_)
             | Self::FalseFork { .. }

@@ -128,6 +128,9 @@ fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
     if let Err(source) = enter(directory, spec.identity) {
         return SpawnError::Directory { path: directory.clone(), user, source };
     }
+    if source.raw_os_error() == Some(nix::errno::Errno::E2BIG as i32) {
+        return SpawnError::Environment { source };
+    }
     let is_interpreter = matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
         || source.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32);
     if !is_interpreter {

@@ -326,6 +326,13 @@ fn path_rules_of_another_type_are_refused_with_the_syntax() {
     let inline = case.with("[timeouts]\npath = [{ match = \"/a\", concurrency = 2 }]\n").unwrap();
     assert_eq!(inline.timeouts.paths.len(), 1);
     assert_eq!(case.with("[timeouts]\npath = []\n").unwrap().timeouts.paths, []);
+    let rules = |count: usize| {
+        let rule = |n| format!("[[timeouts.path]]\nmatch = \"/{n}\"\nrequest = \"9s\"\n");
+        (0..count).map(rule).collect::<String>()
+    };
+    assert_eq!(case.with(&rules(1000)).unwrap().timeouts.paths.len(), 1000);
+    let errors = case.with(&rules(1001)).unwrap_err();
+    assert!(errors.contains("has 1001 tables; the maximum is 1000") && errors.len() < 1000, "{errors}");
 }
 
 #[test]
