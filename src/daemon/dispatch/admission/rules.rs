@@ -102,7 +102,7 @@ impl Rules {
             permits: 0,
             held: VecDeque::new(),
         };
-        // `RuleId` has 16 bits; rules beyond that are ignored.
+        // `RuleId` has 16 bits; the configuration has at most 1000 rules.
         Self { rules: rules.iter().take(usize::from(u16::MAX)).map(compile).collect(), n_held: 0 }
     }
 
