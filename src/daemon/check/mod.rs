@@ -159,7 +159,8 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
         .map_err(StartupError::system("create the reactor"))?;
     let (messages_tx, messages_rx) = unbounded_channel();
     let reactor = Reactor::new().map_err(StartupError::system("create the reactor's shared page"))?;
-    let dispatcher = Dispatcher::new(Policy::default(), reactor, notice_sink(&messages_tx));
+    // A check sends one request at a time, for which the number of cores makes no difference.
+    let dispatcher = Dispatcher::new(Policy::default(), 1, reactor, notice_sink(&messages_tx));
     let mut pool = Pool::new(extension, None);
     let (hooks, preload) = (worker_hooks(config), preload(config));
     let spec = SpawnSpec { identity, ..spawn_spec(config, &hooks, &preload) };

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use super::worker::service_time::PREFETCH_TIME;
 
-/// The delay while requests wait for less than 12 ms, with several cores. In effect 1 ms for the reactor, because `epoll_wait(2)` takes
-/// whole milliseconds.
+/// The delay while requests wait for less than 12 ms, with several cores. In effect 1 ms for the reactor, because
+/// `epoll_wait(2)` takes whole milliseconds.
 const MIN_DELAY: Duration = Duration::from_micros(500);
 
 /// With a single core, the delay is this multiple of [`MIN_DELAY`] at least, except while files are served.

@@ -4,7 +4,6 @@
 //! lock is two atomic operations. A `RefCell` would tie every connection task to a `LocalSet`,
 //! whose wake-ups do not keep the reactor from parking.)
 
-use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -112,10 +111,9 @@ pub struct LoadSummary {
 
 impl Dispatcher {
     /// Makes a dispatcher without workers, and leaks it: each request refers to it, and a daemon
-    /// never drops it.
-    pub fn new(policy: Policy, reactor: Reactor, notice: NoticeSink) -> &'static Self {
+    /// never drops it. `cores`: the number of cores that the process may use.
+    pub fn new(policy: Policy, cores: usize, reactor: Reactor, notice: NoticeSink) -> &'static Self {
         let now = Instant::now();
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let buffers: &'static Buffers = Box::leak(Box::default());
         buffers.set_limits(&policy);
         Box::leak(Box::new(Self {

@@ -212,6 +212,7 @@ fn start_edge(
     let buffers = BufferLimits::measure(&config.limits, system::spool_directory());
     let dispatcher = Dispatcher::new(
         generations::dispatch_policy(config, auto_limits, &buffers),
+        system::available_cores(),
         Reactor::new().map_err(StartupError::system("create the reactor's shared page"))?,
         notice_sink(messages),
     );

@@ -81,7 +81,7 @@ impl Site {
             }
         });
         let policy = Policy { queue: 100, ..Policy::default() };
-        let dispatcher = Dispatcher::new(policy, Reactor::new().expect("a reactor"), notice);
+        let dispatcher = Dispatcher::new(policy, 2, Reactor::new().expect("a reactor"), notice);
         let socket = std::env::temp_dir().join(format!("rgun-forged-{}.sock", std::process::id()));
         let listener = Listener::bind(&Bind::Unix { path: socket.clone() }, None).expect("a socket");
         let (journal, _writer) = Journal::start().expect("a journal");

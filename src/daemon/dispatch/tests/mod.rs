@@ -138,7 +138,7 @@ impl Rig {
     fn with(policy: Policy, n_workers: usize) -> Self {
         let (sender, notices) = mpsc::channel();
         let sink = Box::new(move |notice| sender.send(notice).unwrap());
-        let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
+        let dispatcher = Dispatcher::new(policy, 2, Reactor::new().unwrap(), sink);
         let mut rig = Self { dispatcher, notices, workers: Vec::new() };
         for _ in 0..n_workers {
             rig.admit_new();

@@ -56,7 +56,7 @@ impl WorkerRig {
             Policy { queue: 10, request_timeout: Some(Duration::from_secs(10)), ..Policy::default() };
         let (sender, notices) = mpsc::channel();
         let sink = Box::new(move |notice| sender.send(notice).unwrap());
-        let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
+        let dispatcher = Dispatcher::new(policy, 2, Reactor::new().unwrap(), sink);
         let geometry = Geometry::standard(slots.max());
         let (map, fd) = Map::create("test", geometry.total_bytes()).unwrap();
         let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total_bytes(), true).unwrap());

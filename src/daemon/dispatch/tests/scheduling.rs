@@ -1,6 +1,5 @@
 //! The choice among several workers: quick requests stay with the workers that are awake.
 
-use super::super::spin::Spinner;
 use super::*;
 
 /// Creates a rig with two workers that have reported this service time for long.
@@ -125,7 +124,6 @@ fn request_that_moves_keeps_the_body_apart_from_its_frame() {
 #[test]
 fn reactor_spins_for_serial_quick_requests() {
     let mut rig = Rig::fast();
-    rig.dispatcher.lock().spinner = Spinner::new(2);
     for number in 0..150 {
         let ticket = rig.submit(b"/");
         rig.dispatcher.before_park();
