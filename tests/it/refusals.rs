@@ -72,7 +72,7 @@ fn environment_that_is_too_long_is_refused() {
     assert_refused(
         with_file(&format!("{APP}{variable}")),
         CONFIG,
-        &["shorten those of app.env, or Environment= of the unit", "Argument list too long"],
+        &["shorten app.env, or Environment= of the unit", "Argument list too long"],
     );
 }
 

@@ -13,7 +13,7 @@ pub const METRICS_SOCKET: &str = "metrics";
 
 /// Maximum number of sockets to listen on, whether rgun binds them or systemd passes them. Each worker gets
 /// their addresses in one message.
-pub const MAX_LISTENERS: usize = 100;
+pub const MAX_LISTENERS: usize = 64;
 
 /// `[listen]`, with the tables `[listen.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -54,7 +54,9 @@ fn check_count(checker: &mut Checker<'_>, listen: &Listen) {
     if count > MAX_LISTENERS
         && let Some((key, setting)) = keys.iter().find_map(|key| Some((*key, checker.setting(key)?)))
     {
-        let error = ValueError::new(format!("makes {count} addresses; the maximum is {MAX_LISTENERS}"));
+        let error = ValueError::new(format!(
+            "there are {count} addresses to listen on; the maximum is {MAX_LISTENERS}"
+        ));
         checker.push_error(key, setting, error.with_hint("remove addresses, or run several instances"));
     }
 }

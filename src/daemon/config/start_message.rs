@@ -18,8 +18,9 @@ const MAX_PYTHONPATH: usize = 16 * 1024;
 /// Bytes that the message has for each text besides the text.
 const OVERHEAD: usize = 4;
 
-/// Maximum length in bytes of a listener: host name (hostname(7)), port, and the path of a unix socket (unix(7)).
-const LISTENER_BYTES: usize = (64 + OVERHEAD) + (5 + OVERHEAD) + (107 + OVERHEAD);
+/// Maximum length in bytes of a listener, which is that of a unix socket: "localhost", "80", and a path of 107 bytes
+/// (unix(7)), each of which becomes U+FFFD, of three bytes, if the path is not UTF-8.
+const LISTENER_BYTES: usize = (9 + OVERHEAD) + (2 + OVERHEAD) + (3 * 107 + OVERHEAD);
 
 /// Maximum length in bytes of `app.directory` and `log.config`, which exist (`PATH_MAX` in limits.h).
 const PATH_BYTES: usize = 4096 + OVERHEAD;
@@ -27,8 +28,9 @@ const PATH_BYTES: usize = 4096 + OVERHEAD;
 /// Numbers, choices and counts.
 const OTHER_BYTES: usize = 256;
 
-/// Maximum length in bytes of the first message to a worker, by the limits of its parts.
-pub(crate) const MAX_START_BYTES: usize = TEXTS.len() * (MAX_TEXT + OVERHEAD)
+/// Maximum length in bytes of the first message to a worker, by the limits of its parts. It has the probe or the
+/// modules of `workers.preload`, never both.
+pub(crate) const MAX_START_BYTES: usize = (TEXTS.len() - 1) * (MAX_TEXT + OVERHEAD)
     + MAX_PYTHONPATH
     + preload::MAX_BYTES
     + preload::MAX_MODULES * OVERHEAD

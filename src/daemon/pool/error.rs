@@ -32,10 +32,10 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
-    /// A variable, or all of them together, exceed the system's limits: 128 KiB and, by default, 2 MiB.
+    /// A variable is longer than 128 KiB, or all together are longer than a quarter of `LimitSTACK=` (execve(2)).
     #[error(
-        "a worker cannot start with these environment variables, of which one or all together are too long: shorten \
-         those of app.env, or Environment= of the unit"
+        "a worker's environment has a variable that is too long, or too many variables: shorten app.env, or \
+         Environment= of the unit"
     )]
     Environment {
         /// The error of `execve(2)`: E2BIG.
