@@ -49,7 +49,7 @@ impl Daemon {
                 Vec::new()
             }
             MainMessage::MetricsFailed(fault) => self.on_metrics_failed(&fault),
-            MainMessage::Reread(read, client) => self.reload_with(*read, client),
+            MainMessage::Reread(reread) => self.on_reread(*reread),
             MainMessage::FileWatch(notice) => self.on_watch_notice(notice),
             MainMessage::ProbeFinished(worker, outcome) => vec![Event::Probed { worker, outcome }],
         }

@@ -22,13 +22,22 @@ pub(crate) enum MainMessage {
     Scrape(oneshot::Sender<String>),
     /// Metrics are not served at an address.
     MetricsFailed(MetricsFault),
-    /// The configuration was read again for a reload. The sender replies to the client that
-    /// requested the reload; `None` for SIGHUP.
-    Reread(Box<Result<Invocation, ConfigErrors>>, Option<ReplySender>),
+    /// The configuration was read again for a reload.
+    Reread(Box<Reread>),
     /// Files have changed, or the watcher asks for sources.
     FileWatch(WatchNotice),
     /// The probe of this worker has ended. `Err` has the reason why it failed.
     ProbeFinished(WorkerId, Result<(), String>),
+}
+
+/// A configuration that was read again for a reload.
+#[derive(Debug)]
+pub(crate) struct Reread {
+    /// Number of the reload, in the order in which reloads were requested.
+    pub(super) nr: u64,
+    pub(super) read: Result<Invocation, ConfigErrors>,
+    /// Replies to the client that requested the reload; `None` for SIGHUP.
+    pub(super) client: Option<ReplySender>,
 }
 
 /// An address at which no metrics are served.

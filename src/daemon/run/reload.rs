@@ -2,7 +2,7 @@
 //! going live, the reply.
 
 use super::buffer_limits::BufferLimits;
-use super::messages::MainMessage;
+use super::messages::{MainMessage, Reread};
 use super::operator_text::describe_reload;
 use super::system::{self, spool_directory};
 use super::{Daemon, generations, probe};
@@ -28,16 +28,33 @@ impl Daemon {
         // Running `gunicorn.conf.py` may take seconds. Meanwhile the main loop must reap workers
         // and ping the watchdog.
         let (invocation, messages) = (self.invocation.clone(), self.messages_tx.clone());
+        self.reloads.n_rereads += 1;
+        let nr = self.reloads.n_rereads;
         std::thread::spawn(move || {
-            let read = Box::new(invocation.reread());
+            let reread = Reread { nr, read: invocation.reread(), client };
             // Fails only when the main loop has ended.
-            drop(messages.send(MainMessage::Reread(read, client)));
+            drop(messages.send(MainMessage::Reread(Box::new(reread))));
         });
         Vec::new()
     }
 
+    /// Starts a reload with a configuration that was read again, unless a reload that was requested
+    /// later has started: what this one has read may be older.
+    pub(super) fn on_reread(&mut self, reread: Reread) -> Vec<Event> {
+        let Reread { nr, read, client } = reread;
+        if nr < self.reloads.last_reread {
+            tracing::info!("a reload is skipped: a later one has read the configuration already");
+            if let Some(client) = client {
+                client.fail(CallFault::ReloadFailed { reason: "superseded by a later reload".to_owned() });
+            }
+            return Vec::new();
+        }
+        self.reloads.last_reread = nr;
+        self.reload_with(read, client)
+    }
+
     /// Starts a reload, if the configuration is valid.
-    pub(super) fn reload_with(
+    fn reload_with(
         &mut self,
         read: Result<Invocation, ConfigErrors>,
         client: Option<ReplySender>,

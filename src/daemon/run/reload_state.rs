@@ -18,6 +18,10 @@ use crate::supervise::BootFailure;
 pub(super) struct Reloads {
     /// Clients of the control socket that wait for a reload, by the generation of that reload.
     pub(super) replies: HashMap<Generation, ReplySender>,
+    /// Number of reloads that have read the configuration again on a thread of their own.
+    pub(super) n_rereads: u64,
+    /// The number of the last of them whose configuration was used or refused; 0 before the first.
+    pub(super) last_reread: u64,
     /// Watches the application's files; `None` without `reload.on_change`.
     pub(super) file_watch: Option<FileWatch>,
     /// Whether the last reload has failed, so that older code serves.
@@ -32,6 +36,8 @@ impl Reloads {
     pub(super) fn new(is_supervised: bool) -> Self {
         Self {
             replies: HashMap::new(),
+            n_rereads: 0,
+            last_reread: 0,
             file_watch: None,
             is_behind: false,
             failure_page: (!is_supervised).then(Arc::default),
