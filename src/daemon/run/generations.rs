@@ -180,7 +180,7 @@ pub(super) fn policy(config: &Config, host: &Host) -> SupervisorPolicy {
 
 /// Returns `timeouts.drain`; with `reload.on_change`, at most [`MAX_DEVELOPMENT_DRAIN`]. After each
 /// change the old workers drain, and all generations together may have only three workers per seat.
-fn drain_timeout(config: &Config) -> Duration {
+pub(super) fn drain_timeout(config: &Config) -> Duration {
     let max = if config.reload.on_change.enabled { MAX_DEVELOPMENT_DRAIN } else { Duration::MAX };
     config.timeouts.drain.min(max)
 }
@@ -213,7 +213,7 @@ pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, buffers: &Buffe
         retry_idempotent: config.workers.retry == Retry::Idempotent,
         // At most half of the drain timeout, so that the clients closed last still have time to
         // answer.
-        close_window: config.websocket.close_window.min(config.timeouts.drain / 2),
+        close_window: config.websocket.close_window.min(drain_timeout(config) / 2),
         response_memory: buffers.response_memory,
         response_disk: buffers.response_disk,
         spool: buffers.directory.clone(),

@@ -324,7 +324,7 @@ impl Daemon {
             return stops.on_signal(effect);
         }
         let n_requests = self.dispatcher.load();
-        let drain = self.generations.live().timeouts.drain;
+        let drain = generations::drain_timeout(self.generations.live());
         terminal_log::show_stopping(n_requests.assigned + n_requests.queued, drain, is_interrupt);
         stops.note_stop()
     }
