@@ -64,7 +64,8 @@ impl Daemon {
         }
         self.timers.pressure_end = Some(Instant::now() + PRESSURE_END);
         self.dispatcher.set_prefetching(false);
-        vec![Event::MemoryPressure(self.dispatcher.measure())]
+        let load = self.dispatcher.load();
+        vec![Event::MemoryPressure { n_requests: load.assigned + load.queued }]
     }
 
     /// Ends the measures against memory pressure.

@@ -122,8 +122,11 @@ pub enum Event {
     /// The load since the last sample. Sent every second while `workers.count` is a range,
     /// `workers.idle_exit` is set, or a rollback is possible.
     Load(LoadSample),
-    /// Memory is short. Contains the load since the last sample.
-    MemoryPressure(LoadSample),
+    /// Memory is short.
+    MemoryPressure {
+        /// Number of requests that run or wait.
+        n_requests: usize,
+    },
     /// A request arrived while no worker is admitted.
     WorkerRequested,
     /// The daemon has not been used for `daemon.idle_exit`, and systemd will start it again at the

@@ -63,14 +63,14 @@ impl Supervisor {
         }
     }
 
-    /// Retires the workers above the minimum that the running and queued requests do not need,
+    /// Retires the workers above the minimum that `n_requests` running or waiting requests do not need,
     /// because memory is short.
-    pub(super) fn shed_idle_workers(&mut self, load: &LoadSample, now: Instant) {
+    pub(super) fn shed_idle_workers(&mut self, n_requests: usize, now: Instant) {
         if !self.phase.is_serving() || self.live.asleep || self.pending.is_some() {
             return;
         }
         let slots = usize::try_from(self.live.policy.slots.get()).unwrap_or(usize::MAX);
-        let needed = (load.running + load.queued).div_ceil(slots);
+        let needed = n_requests.div_ceil(slots);
         let needed = u16::try_from(needed).unwrap_or(u16::MAX).max(self.live.min);
         if needed < self.live.target {
             self.resize(needed, ResizeReason::MemoryPressure, now);

@@ -219,7 +219,7 @@ impl Supervisor {
             Event::SetCount { to } => self.set_count(to, now),
             Event::SetDraining { enable } => self.notify.draining = enable,
             Event::Load(load) => self.on_load(&load, now),
-            Event::MemoryPressure(load) => self.shed_idle_workers(&load, now),
+            Event::MemoryPressure { n_requests } => self.shed_idle_workers(n_requests, now),
             Event::WorkerRequested => self.wake(),
             Event::Unused { idle_for } => self.stop_unused(idle_for, now),
             Event::Stop => self.stop(now),

@@ -73,14 +73,13 @@ fn idle_workers_above_minimum_exit_under_memory_pressure() {
     harness.send(calm(2));
     harness.advance(SECOND).send(wait(150));
     harness.boot(worker(2, 3));
-    let busy = LoadSample { running: 2, ..LoadSample::default() };
-    let shed = harness.send(Event::MemoryPressure(busy.clone()));
+    let shed = harness.send(Event::MemoryPressure { n_requests: 2 });
     assert_eq!(resized(&shed), Some((3, 2, ResizeReason::MemoryPressure)));
     assert_eq!(retires(&shed), [worker(2, 3)]);
-    assert_eq!(harness.send(Event::MemoryPressure(busy)), [], "both workers are needed");
-    let shed = harness.send(Event::MemoryPressure(LoadSample::default()));
+    assert_eq!(harness.send(Event::MemoryPressure { n_requests: 2 }), [], "both workers are needed");
+    let shed = harness.send(Event::MemoryPressure { n_requests: 0 });
     assert_eq!(resized(&shed), Some((2, 1, ResizeReason::MemoryPressure)), "the minimum stays");
-    assert_eq!(harness.send(Event::MemoryPressure(LoadSample::default())), []);
+    assert_eq!(harness.send(Event::MemoryPressure { n_requests: 0 }), []);
 }
 
 #[test]
