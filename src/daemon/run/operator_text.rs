@@ -1,11 +1,9 @@
 //! Texts of the operator's log about the application, its interpreter and the reasons for replacing
 //! workers.
 
-use std::num::NonZeroU16;
-
 use rgun_channel::control::Interface;
 
-use crate::config::{Config, Count, Python, PythonSource, units};
+use crate::config::{Config, Python, PythonSource, units};
 use crate::escape::escape_path;
 use crate::id::Generation;
 use crate::pool::OomCause;
@@ -15,24 +13,39 @@ use crate::supervise::{RecycleReason, name_of_signal};
 /// that exists only with APP on the command line is followed by the flag that changes it.
 pub(super) fn describe_service(config: &Config, interface: Interface, cores: usize) -> String {
     let is_asgi = interface == Interface::Asgi;
-    let workers = match config.workers.count.bounds(cores) {
-        (min, max) if min < max => format!("{min} to {max} workers"),
-        (_, count) if count.get() == 1 => "1 worker".to_owned(),
-        (_, count) => format!("{count} workers"),
-    };
+    let workers = describe_count(config, cores);
     let threads = match config.workers.threads.get() {
         _ if is_asgi => String::new(),
         1 => " with 1 thread".to_owned(),
         threads => format!(" with {threads} threads"),
     };
-    let each = if is_asgi || config.workers.count == Count::Fixed(NonZeroU16::MIN) { "" } else { " each" };
-    let more = if config.app_argument.one_worker { " (--workers starts more)" } else { "" };
-    let timeout = match config.timeouts.request {
+    let (_, max) = config.workers.count.bounds(cores);
+    let each = if is_asgi || max.get() == 1 { "" } else { " each" };
+    let (more, timeout) = (hint_at_workers(config), describe_timeout(config));
+    format!("{} is {interface}: {workers}{threads}{each}{more}, {timeout}", config.app.target)
+}
+
+/// Describes the number of workers: `5 workers`, `1 to 9 workers`.
+pub(super) fn describe_count(config: &Config, cores: usize) -> String {
+    match config.workers.count.bounds(cores) {
+        (min, max) if min < max => format!("{min} to {max} workers"),
+        (_, count) if count.get() == 1 => "1 worker".to_owned(),
+        (_, count) => format!("{count} workers"),
+    }
+}
+
+/// Names the flag that starts more workers than the default of APP on the command line.
+pub(super) fn hint_at_workers(config: &Config) -> &'static str {
+    if config.app_argument.one_worker { " (--workers starts more)" } else { "" }
+}
+
+/// Describes `timeouts.request`: `request timeout 30s`.
+pub(super) fn describe_timeout(config: &Config) -> String {
+    match config.timeouts.request {
         Some(timeout) => format!("request timeout {}", units::format_duration(timeout)),
         None if config.app_argument.untimed_asgi => "no request timeout (--timeout sets one)".to_owned(),
         None => "no request timeout".to_owned(),
-    };
-    format!("{} is {interface}: {workers}{threads}{each}{more}, {timeout}", config.app.target)
+    }
 }
 
 /// Says what a reload does while the new generation boots. `old_ready`: a worker of the old one is ready.

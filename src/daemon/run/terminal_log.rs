@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::control::Interface;
 
-use crate::config::{Config, Count, units};
+use super::operator_text::{describe_count, describe_timeout, hint_at_workers};
+use crate::config::{Config, units};
 use crate::escape::escape_path;
 use crate::net::Listener;
 
@@ -117,12 +118,7 @@ impl TerminalLog {
     /// `WSGI, 5 workers x 1 thread, request timeout 30s, Python 3.11.7 (/srv/mysite/.venv)`.
     fn service(&self, config: &Config, interface: Interface, cores: usize) -> String {
         let is_asgi = interface == Interface::Asgi;
-        let more = if config.app_argument.one_worker { " (--workers starts more)" } else { "" };
-        let timeout = match config.timeouts.request {
-            Some(timeout) => format!("request timeout {}", units::format_duration(timeout)),
-            None if config.app_argument.untimed_asgi => "no request timeout (--timeout sets one)".to_owned(),
-            None => "no request timeout".to_owned(),
-        };
+        let (more, timeout) = (hint_at_workers(config), describe_timeout(config));
         format!(
             "{}, {}{more}, {timeout}, {}({})",
             if is_asgi { "ASGI" } else { "WSGI" },
@@ -136,11 +132,7 @@ impl TerminalLog {
 /// Describes the number of workers and threads: `5 workers x 1 thread`. ASGI has no threads to
 /// name, since a worker's event loop serves all its requests.
 fn capacity(config: &Config, is_asgi: bool, cores: usize) -> String {
-    let workers = match config.workers.count.bounds(cores) {
-        (min, max) if min < max => format!("{min} to {max} workers"),
-        _ if config.workers.count == Count::Fixed(std::num::NonZeroU16::MIN) => "1 worker".to_owned(),
-        (_, count) => format!("{count} workers"),
-    };
+    let workers = describe_count(config, cores);
     match config.workers.threads.get() {
         _ if is_asgi => workers,
         1 => format!("{workers} x 1 thread"),
