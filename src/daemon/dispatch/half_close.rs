@@ -37,25 +37,27 @@ impl Dispatcher {
         }
     }
 
-    /// Revokes the exchange. Returns false if it has started.
+    /// Revokes and ends the exchange. Returns false if it has started.
     pub(super) fn revoke(&self, id: ExchangeId) -> bool {
         let mut state = self.lock();
         let state = &mut *state;
         let Some(exchange) = state.exchanges.get_mut(id) else { return false };
-        match exchange.state {
-            ExchangeState::Queued | ExchangeState::Held(_) => true,
-            ExchangeState::Finished => false,
+        let freed = match exchange.state {
+            ExchangeState::Queued | ExchangeState::Held(_) => None,
+            ExchangeState::Finished => return false,
             ExchangeState::Assigned { worker, position } => {
                 let Some(Some(worker_state)) = state.workers.get_mut(worker) else { return false };
                 if !worker_state.revoke(id, position) {
                     return false;
                 }
-                // The exchange is marked as queued, but enters no queue: the caller drops the
-                // ticket, which ends the exchange.
-                exchange.state = ExchangeState::Queued;
-                self.refill(state, worker, Instant::now());
-                true
+                Some(worker)
             }
-        }
+        };
+        // Ended before the lock is released: otherwise another thread could assign it.
+        exchange.mark_client_gone();
+        let now = Instant::now();
+        state.finish(id, now);
+        self.refill_freed(state, freed, now);
+        true
     }
 }

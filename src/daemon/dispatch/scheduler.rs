@@ -109,6 +109,18 @@ impl Dispatcher {
         }
     }
 
+    /// Assigns queued requests after the end of an exchange. `freed`: the worker that had it.
+    pub(super) fn refill_freed(&self, state: &mut State, freed: Option<usize>, now: Instant) {
+        if let Some(freed) = freed {
+            self.refill(state, freed, now);
+        }
+        // The exchange may have released a permit, or may have held up requests behind it in the
+        // queue.
+        if !state.queue.is_empty() {
+            self.refill_all(state, now);
+        }
+    }
+
     /// Assigns queued exchanges to the workers that have room.
     pub(super) fn refill_all(&self, state: &mut State, now: Instant) {
         while let Some(id) = state.queue.peek(now) {

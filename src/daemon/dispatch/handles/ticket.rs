@@ -128,8 +128,8 @@ impl Ticket {
         self.dispatcher.half_close(self.id)
     }
 
-    /// Revokes the request. Returns false if it has started; if true, the caller shall drop the
-    /// ticket.
+    /// Revokes and ends the request; the ticket must not be polled after that. Returns false if the
+    /// request has started.
     pub fn revoke(&self) -> bool {
         self.dispatcher.revoke(self.id)
     }
@@ -308,13 +308,7 @@ impl Dispatcher {
         let mut state = self.lock();
         let state = &mut *state;
         let now = Instant::now();
-        if let Some(freed) = state.abandon(id, now) {
-            self.refill(state, freed, now);
-        }
-        // The exchange may have released a permit, or may have held up requests behind it in the
-        // queue.
-        if !state.queue.is_empty() {
-            self.refill_all(state, now);
-        }
+        let freed = state.abandon(id, now);
+        self.refill_freed(state, freed, now);
     }
 }
