@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use rgun_channel::frame::{self, ExchangeId};
 
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Fault};
+use crate::http::fault::Refusal;
 use crate::id::WorkerId;
 
 /// Sends a request for `path` to the worker. Any status below 500 is a success: the path may
@@ -27,15 +28,17 @@ pub(super) async fn probe(
     let fields: [(&[u8], &[u8]); 2] = [(b"host", b"localhost"), (b"user-agent", b"rgun-probe")];
     let ticket = dispatcher
         .submit_to(worker, &request, fields.into_iter(), Instant::now())
-        .map_err(|fault| failed(&path, &format!("{fault:?}")))?;
+        .map_err(|fault| failed(&path, &reason(fault)))?;
     match ticket.await {
         Ok(answer) if answer.head.status.as_u16() < 500 => Ok(()),
         Ok(answer) => Err(failed(&path, &format!("{} is not below 500", answer.head.status))),
-        Err(fault) => {
-            let response = crate::http::fault::Refusal::Exchange(fault).to_response();
-            Err(failed(&path, &response.reason))
-        }
+        Err(fault) => Err(failed(&path, &reason(fault))),
     }
+}
+
+/// Returns the reason that a client would read.
+fn reason(fault: Fault) -> String {
+    Refusal::Exchange(fault).to_response().reason
 }
 
 fn failed(path: &str, why: &str) -> String {

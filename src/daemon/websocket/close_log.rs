@@ -89,7 +89,17 @@ impl CloseLog {
             Fault::WorkerDied(_) => ("the worker died".to_owned(), String::new()),
             Fault::WorkerKilled(_) => ("the worker was stopped".to_owned(), String::new()),
             Fault::ClientTooSlow => ("the client reads too slowly".to_owned(), String::new()),
-            fault => (format!("{fault:?}"), String::new()),
+            Fault::Deadline(_) => ("the application took too long".to_owned(), String::new()),
+            // An accepted WebSocket has none of these.
+            Fault::TooLong(_)
+            | Fault::QueueFull
+            | Fault::ClientQueueFull
+            | Fault::QueueTooSlow(_)
+            | Fault::QueueTimeout
+            | Fault::Unavailable(_)
+            | Fault::Quarantined(_)
+            | Fault::Upload(_)
+            | Fault::ClientHalfClosed => ("the exchange ended early".to_owned(), String::new()),
         };
         self.resources.journal.failure(FailureEntry {
             request: entry.request,
