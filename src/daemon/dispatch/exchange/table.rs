@@ -1,7 +1,7 @@
 //! The table of all exchanges.
 //!
-//! An id is never used twice, so a completion for an exchange that is no longer in the table is
-//! detected.
+//! An id is used again only after 2^40 others, so a completion for an exchange that is no longer in
+//! the table is detected.
 
 use rgun_channel::frame::ExchangeId;
 
@@ -41,7 +41,8 @@ impl ExchangeTable {
     pub(crate) fn next_id(&mut self) -> ExchangeId {
         self.n_issued += 1;
         let index = self.free.last().copied().unwrap_or_else(|| {
-            u32::try_from(self.slots.len()).expect("connections are limited far below 2^24")
+            let index = u32::try_from(self.slots.len()).ok().filter(|index| index >> INDEX_BITS == 0);
+            index.expect("memory ends before there are 2^24 requests at a time")
         });
         ExchangeId(self.n_issued << INDEX_BITS | u64::from(index))
     }
