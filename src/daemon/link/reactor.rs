@@ -41,11 +41,11 @@ impl Reactor {
         Ok(Self { page, page_fd, doorbell, doorbell_epoll })
     }
 
-    /// Blocks until the doorbell rings or `timeout` elapses. `timeout` must be shorter than a
-    /// second: only its fraction of a second counts. rustix rounds it up to a whole millisecond,
-    /// because without its feature `linux_5_11` it calls `epoll_wait(2)`.
+    /// Blocks until the doorbell rings or `timeout` elapses. rustix rounds `timeout` up to a whole
+    /// millisecond, because without its feature `linux_5_11` it calls `epoll_wait(2)`.
     pub fn wait_for_doorbell(&self, timeout: Duration) {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
         let mut event = Vec::with_capacity(1);
         // After an error the caller goes on to poll the reactor's own epoll, which waits, too.
         if let Err(error) =
