@@ -43,7 +43,7 @@ pub(in crate::http) struct SpoolBudgets {
 pub(in crate::http) enum SpoolError {
     #[error("all bodies together would be more than limits.spool_disk")]
     Full,
-    #[error("cannot create a memfd")]
+    #[error("cannot keep the body in a memfd")]
     Memory(#[source] io::Error),
     #[error("cannot create a file in {directory}")]
     Create {
