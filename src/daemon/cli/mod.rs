@@ -50,6 +50,7 @@ use init::InitRequest;
 use matches::{explain_target, from_clap_error, parse_matches};
 use migrate::MigrateRequest;
 use service::Service;
+pub use service::own_directory;
 
 /// The command to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //!
 //! The units in `systemd/` define these names; their comments have the reasons.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::error::Failure;
@@ -115,6 +116,19 @@ impl Service {
     }
 }
 
+/// Returns rgun's directory among those of `$RUNTIME_DIRECTORY` or another such variable, which
+/// systemd sorts by name: the unit may have directories for the application, too. Without one of
+/// rgun's name, returns the first; `None` if there is none.
+pub fn own_directory(directories: &OsStr) -> Option<PathBuf> {
+    let directories: Vec<_> =
+        std::env::split_paths(directories).filter(|path| !path.as_os_str().is_empty()).collect();
+    let is_own = |path: &&PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        name == "rgun" || name.starts_with("rgun-")
+    };
+    directories.iter().find(is_own).or(directories.first()).cloned()
+}
+
 /// Returns why this cannot be the name of an instance.
 fn name_fault(name: &str) -> Option<&'static str> {
     let is_allowed =
@@ -168,6 +182,19 @@ mod tests {
             let failure = Service::new(Some(name.to_owned())).unwrap_err();
             assert_eq!(failure.status, EX_USAGE, "{name}");
             assert!(failure.text.contains("as in rgun@NAME.service"), "{}", failure.text);
+        }
+    }
+
+    #[test]
+    fn own_directory_is_found_among_those_of_the_application() {
+        for (directories, expected) in [
+            ("/run/gunicorn:/run/rgun", Some("/run/rgun")),
+            ("/run/app:/run/rgun-shop:/run/z", Some("/run/rgun-shop")),
+            ("/run/user/1000/app:/run/user/1000/other", Some("/run/user/1000/app")),
+            ("", None),
+        ] {
+            let found = own_directory(directories.as_ref());
+            assert_eq!(found.as_deref(), expected.map(Path::new), "{directories}");
         }
     }
 }

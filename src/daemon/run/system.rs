@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rgun_channel::control::ListenerInfo;
 
 use super::error::{StartupError, errno_of};
+use crate::cli::own_directory;
 use crate::config::{Bind, Config, DUMPABLE_VARIABLE, MAX_LISTENERS, name};
 use crate::error_chain::Chain;
 use crate::exit_status::EX_OSERR;
@@ -241,10 +242,9 @@ fn connection_limit(files: u64, workers: NonZeroU16) -> usize {
 /// The directory for large bodies: the unit's `CacheDirectory=` (systemd.exec(5)), else `/var/tmp`,
 /// which is on disk, unlike `/tmp` on many systems.
 pub(super) fn spool_directory() -> PathBuf {
-    std::env::var_os("CACHE_DIRECTORY").map_or_else(
-        || PathBuf::from("/var/tmp"),
-        |directories| std::env::split_paths(&directories).next().unwrap_or_else(|| PathBuf::from("/var/tmp")),
-    )
+    let directories = std::env::var_os("CACHE_DIRECTORY");
+    let own = directories.and_then(|directories| own_directory(&directories));
+    own.unwrap_or_else(|| PathBuf::from("/var/tmp"))
 }
 
 #[cfg(test)]

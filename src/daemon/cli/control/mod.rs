@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::Failure;
 use super::flags::control::{ControlCommand, DaemonFlags, QueryFlags};
-use super::service::Service;
+use super::service::{Service, own_directory};
 use super::unit_state::find_sleep;
 use crate::control::{CallError, ControlClient, ReloadReply, RemoteError};
 use crate::exit_status::EX_UNAVAILABLE;
@@ -85,11 +85,10 @@ pub(super) enum ControlAction {
     Drain(bool),
 }
 
-/// Returns the first directory of `$RUNTIME_DIRECTORY` (systemd.exec(5)); `None` if the variable is
+/// Returns rgun's directory of `$RUNTIME_DIRECTORY` (systemd.exec(5)); `None` if the variable is
 /// unset or empty.
 pub fn runtime_directory() -> Option<PathBuf> {
-    let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
-    std::env::split_paths(&directories).next().filter(|path| !path.as_os_str().is_empty())
+    own_directory(&std::env::var_os("RUNTIME_DIRECTORY")?)
 }
 
 /// Runs the command and returns the exit status: 0 if the command succeeded, 1 if the daemon refused
