@@ -79,6 +79,31 @@ def test_realistic_file_is_served_as_written(place):
     assert daemon.log().count("books is leaving") == workers
 
 
+def test_process_state_that_the_file_sets_reaches_the_application(place):
+    place.write(
+        "gunicorn.conf.py",
+        """
+        import os
+        import pathlib
+        import sys
+
+        os.environ["FROM_FILE"] = "é=1"
+        os.environ["OVERRIDDEN"] = "by the file"
+        raw_env = ["OVERRIDDEN=by raw_env"]
+        sys.path.insert(0, str(pathlib.Path(__file__).parent / "modules"))
+        sys.path.append("/no/such/directory")
+        """,
+    )
+    (place.directory / "modules").mkdir()
+    place.write("modules/settings_of_site.py", "FOUND = 'found'\n")
+    imports = "\n    import settings_of_site\n    os.environ['MODULE'] = settings_of_site.FOUND\n"
+    place.write("site_wsgi.py", APPLICATION + imports)
+    daemon = place.start("-c", place.directory / "gunicorn.conf.py").wait_ready()
+    assert daemon.get("/FROM_FILE").body.decode() == "é=1"
+    assert daemon.get("/OVERRIDDEN").body == b"by raw_env"
+    assert daemon.get("/MODULE").body == b"found"
+
+
 def test_access_log_format_of_the_file_is_honoured(place):
     place.write(
         "gunicorn.conf.py",

@@ -4,7 +4,7 @@
 //! A setting and its flag therefore accept the same values, and have the same warnings and errors.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use serde_json::Value;
 
@@ -19,6 +19,10 @@ use crate::config::{ConfigError, nearest};
 pub(in crate::cli) struct Arguments {
     /// Flags, and after `--` the application.
     pub(in crate::cli) args: Vec<OsString>,
+    /// Environment variables that the file sets in its process: `NAME=value`.
+    pub(in crate::cli) environ: Vec<OsString>,
+    /// Directories that the file adds to `sys.path`.
+    pub(in crate::cli) directories: Vec<OsString>,
     /// The functions that workers call.
     pub(in crate::cli) hooks: Vec<HookFunction>,
     /// Settings that workers apply when they run the file.
@@ -82,10 +86,46 @@ pub(super) fn convert(names: &ConfNames, origin: &str) -> Arguments {
         }
     }
     arguments.args.extend(application);
+    // `plain` makes text and bytes only.
+    arguments.environ.extend(names.environ.iter().filter_map(|variable| scalar(variable).ok()));
+    arguments.directories.extend(names.directories.iter().filter_map(|directory| scalar(directory).ok()));
     arguments
 }
 
 impl Arguments {
+    /// Removes the environment variables and returns their names; `None` if there are none.
+    pub(in crate::cli) fn take_variable_names(&mut self) -> Option<String> {
+        let variables = std::mem::take(&mut self.environ);
+        let names = variables.iter().map(|variable| {
+            let text = variable.to_string_lossy();
+            text.split_once('=').map_or_else(|| text.to_string(), |(name, _)| name.to_owned())
+        });
+        (!variables.is_empty()).then(|| names.collect::<Vec<_>>().join(", "))
+    }
+
+    /// Adds the environment variables and the directories of modules as flags. As in gunicorn, the
+    /// variables of the setting `raw_env` override those that the file sets itself.
+    pub(in crate::cli) fn add_process_state(&mut self) {
+        let flag = |name: &str, value: &OsStr| {
+            let mut flag = OsString::from(format!("{name}="));
+            flag.push(value);
+            flag
+        };
+        let variables: Vec<_> = self.environ.iter().map(|variable| flag("--env", variable)).collect();
+        if !self.directories.is_empty() {
+            let directories = self.directories.join(OsStr::new(","));
+            let is_pythonpath = |arg: &&mut OsString| arg.as_bytes().starts_with(b"--pythonpath=");
+            match self.args.iter_mut().find(is_pythonpath) {
+                Some(arg) => {
+                    arg.push(",");
+                    arg.push(&directories);
+                }
+                None => self.args.insert(0, flag("--pythonpath", &directories)),
+            }
+        }
+        self.args.splice(0..0, variables);
+    }
+
     fn add_flags(&mut self, row: &CompatFlag, values: Vec<OsString>) {
         if matches!(row.arg_kind, ArgKind::Switch | ArgKind::NegatedSwitch) {
             self.args.push(format!("--{}", row.long).into());

@@ -122,8 +122,15 @@ def unicode(text):
 
 
 def settings():
-    """Returns the settings, and the other variables, which may be misspelled settings."""
+    """Returns what the file sets: settings, other names, which may be misspelled settings, and process state.
+
+    Workers of gunicorn are children of the process that ran the file, so they have its environment variables
+    and its directories of modules, too.
+    """
+    environ, directories = dict(os.environ), list(sys.path)
     names = execute()
+    environ = {name: value for name, value in os.environ.items() if environ.get(name) != value}
+    directories = [each for each in sys.path if each not in directories and os.path.isdir(each)]
     known_names = known.split(",")
     values = {name: plain(names[name]) for name in known_names if name in names}
     kinds = (types.ModuleType, types.FunctionType, type)
@@ -132,7 +139,12 @@ def settings():
         for name, value in names.items()
         if name not in values and not name.startswith("_") and not isinstance(value, kinds)
     ]
-    return {"values": values, "others": [unicode(name) for name in others]}
+    return {
+        "values": values,
+        "others": [unicode(name) for name in others],
+        "environ": [plain(f"{name}={value}") for name, value in environ.items()],
+        "directories": [plain(os.path.abspath(each)) for each in directories],
+    }
 
 
 def write(answer):

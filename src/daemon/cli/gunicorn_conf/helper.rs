@@ -33,13 +33,17 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Changes the command that starts the interpreter, such as its user.
 pub(crate) type Adjust<'a> = &'a dyn Fn(&mut Command);
 
-/// The variables that the file sets.
+/// What the file sets.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct ConfNames {
     /// Settings of gunicorn with their values, as `plain` in `helper.py` makes them.
     pub(super) values: BTreeMap<String, Value>,
-    /// Other variables.
+    /// Other names.
     pub(super) others: Vec<String>,
+    /// Environment variables that the file adds or changes: `NAME=value`, as `plain` makes them.
+    pub(super) environ: Vec<Value>,
+    /// Directories that the file adds to `sys.path`, absolute, as `plain` makes them.
+    pub(super) directories: Vec<Value>,
 }
 
 /// A failure to get the settings.
@@ -234,10 +238,12 @@ fn parse(bytes: &[u8]) -> Result<ConfNames, HelperError> {
     let Some(Value::Object(values)) = answer.get_mut("values").map(Value::take) else {
         return Err(bad("the answer has no values"));
     };
-    let others = answer.get("others").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let list = |key| answer.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     Ok(ConfNames {
         values: values.into_iter().collect(),
-        others: others.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        others: list("others").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        environ: list("environ").to_vec(),
+        directories: list("directories").to_vec(),
     })
 }
 

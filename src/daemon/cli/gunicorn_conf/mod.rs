@@ -49,8 +49,9 @@ pub(super) fn read(
     adjust: Adjust<'_>,
 ) -> Result<ConfSettings, Vec<ConfigError>> {
     let origin = location.to_string();
-    let Arguments { args, hooks, worker_settings, daemon_hooks, warnings, errors } =
-        run(location, python, cwd, adjust)?;
+    let mut arguments = run(location, python, cwd, adjust)?;
+    arguments.add_process_state();
+    let Arguments { args, hooks, worker_settings, daemon_hooks, warnings, errors, .. } = arguments;
     let mut parsed = foreign::parse(&args, FlagSource::File(&origin));
     parsed.errors.extend(errors);
     if !parsed.errors.is_empty() {

@@ -419,11 +419,17 @@ fn add_configuration(
     let location = ConfLocation::File(input.path.clone());
     let home = service.directory().map(PathBuf::from).filter(|directory| directory.is_dir());
     let variables = service.scope();
-    let arguments = gunicorn_conf::run(&location, python, home.as_deref().unwrap_or(cwd), &|command| {
+    let mut arguments = gunicorn_conf::run(&location, python, home.as_deref().unwrap_or(cwd), &|command| {
         command.envs(variables.values());
     })
     .map_err(wrong)?;
     let origin = location.to_string();
+    if let Some(names) = arguments.take_variable_names() {
+        // Not their values, which may be secrets that the file has read.
+        let text = format!("sets {names}: write them in app.env, or in a file that EnvironmentFile= names");
+        plan.left_out(&format!("{origin}: os.environ"), &text);
+    }
+    arguments.add_process_state();
     plan.left_out.extend(arguments.warnings);
     for error in arguments.errors {
         plan.left_out(&error.origin, &format!("{}; {}", error.reason, error.hint.unwrap_or_default()));
