@@ -4,6 +4,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::asgi_uploads::post;
 use crate::support::{Client, DEADLINE, Rgun, assert_same_bytes, pattern, wait_until};
 
@@ -213,6 +215,35 @@ fn trailers_follow_a_file() {
     while client.read().is_ok() {}
     let expected = b"A\r\n\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\r\n0\r\nx-sum: 13\r\n\r\n";
     assert_eq!(client.received(), expected);
+}
+
+#[test]
+fn reload_lets_an_application_with_an_endless_stream_clean_up() {
+    const APP: &str = "
+import asyncio
+import sys
+async def application(scope, receive, send):
+    while scope['type'] == 'lifespan':
+        message = (await receive())['type']
+        await send({'type': message + '.complete'})
+        if message == 'lifespan.shutdown':
+            print('lifespan has ended', file=sys.stderr, flush=True)
+            return
+    await send({'type': 'http.response.start', 'status': 200})
+    try:
+        while True:
+            await send({'type': 'http.response.body', 'body': b'part', 'more_body': True})
+            await asyncio.sleep(0.05)
+    finally:
+        print('stream has ended', file=sys.stderr, flush=True)
+";
+    let daemon = Rgun::python(APP).set("timeouts.drain", "1s").start_ready();
+    let mut client = daemon.connect();
+    assert_eq!(client.send_get("/").response_head().status, 200);
+    daemon.signal(Signal::SIGHUP);
+    daemon.log.wait_for("stream has ended");
+    daemon.log.wait_for("lifespan has ended");
+    assert!(daemon.log.text().contains("has been retiring for"), "{}", daemon.log.text());
 }
 
 #[test]

@@ -105,6 +105,28 @@ impl Dispatcher {
         }
     }
 
+    /// Fails the requests of an ASGI worker with [`Fault::WorkerKilled`] and cancels their tasks, so
+    /// that the worker can exit. A thread of a WSGI worker cannot be cancelled safely.
+    pub fn cancel_requests(&self, id: WorkerId) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let Some(index) = state.worker_index(id) else { return };
+        let Some(worker) = state.workers[index].as_mut().filter(|worker| worker.is_asgi()) else { return };
+        for exchange in state.exchanges.iter_mut() {
+            let is_its = matches!(exchange.state, ExchangeState::Assigned { worker, .. } if worker == index);
+            if !is_its || exchange.has_ended() {
+                continue;
+            }
+            let waker = exchange.fail(Fault::WorkerKilled(id));
+            worker.cancel_task(exchange);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+        // The caller is another thread; the reactor's turn may be over.
+        state.ring_doorbells();
+    }
+
     /// Detaches a worker whose process has ended.
     pub fn detach(&self, id: WorkerId) {
         let mut state = self.lock();

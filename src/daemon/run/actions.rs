@@ -27,6 +27,7 @@ impl Daemon {
             }
             Action::Admit { worker } => self.dispatcher.admit(worker),
             Action::Retire { worker } => self.dispatcher.retire(worker),
+            Action::CancelRequests { worker } => self.dispatcher.cancel_requests(worker),
             Action::Terminate { worker } => {
                 self.dispatcher.mark_stopped(worker);
                 self.command(worker, &Command::Stop);

@@ -70,11 +70,16 @@ pub enum Action {
         /// A worker that was admitted.
         worker: WorkerId,
     },
+    /// Fail the requests of this worker and cancel their tasks, if it is an ASGI worker. `Terminate`
+    /// follows.
+    CancelRequests {
+        /// A retiring worker whose time to finish its requests is up.
+        worker: WorkerId,
+    },
     /// Ask this worker over the worker socket to run its lifespan shutdown and atexit handlers and
     /// exit.
     Terminate {
-        /// A worker or zygote that runs no requests, or whose requests are abandoned because the
-        /// daemon shuts down.
+        /// A worker or zygote that runs no requests, or whose requests are abandoned.
         worker: WorkerId,
     },
     /// Send SIGKILL to all processes in this worker's cgroup.

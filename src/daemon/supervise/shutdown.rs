@@ -153,6 +153,12 @@ impl Supervisor {
         for id in self.ids() {
             let Some(worker) = self.worker(id) else { continue };
             match worker.state {
+                // A zygote has no requests.
+                TimedState::Ready | TimedState::Standby | TimedState::Retiring { stuck: false, .. }
+                    if worker.is_zygote() =>
+                {
+                    self.terminate(id, now);
+                }
                 TimedState::Ready
                 | TimedState::Standby
                 | TimedState::Promoting { .. }

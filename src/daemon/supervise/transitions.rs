@@ -134,7 +134,13 @@ impl Supervisor {
                 worker.enter(TimedState::BootTimedOut { kill_at: after(now, STACKS_TIMEOUT) }, now);
                 self.actions.push(Action::DumpStacks { worker: id });
             }
-            TimedState::Retiring { .. } => {
+            TimedState::Retiring { stuck: false, .. } => {
+                self.report(Report::Overdue { worker: id, state, waited });
+                // As at a stop, the application gets the time to clean up.
+                self.actions.push(Action::CancelRequests { worker: id });
+                self.terminate(id, now);
+            }
+            TimedState::Retiring { stuck: true, .. } => {
                 self.report(Report::Overdue { worker: id, state, waited });
                 self.abort(id, AbortReason::DrainTimeout, now);
             }

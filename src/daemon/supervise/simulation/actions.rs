@@ -36,6 +36,10 @@ impl World {
                     self.plan(Event::DeadlineExceeded { worker: *worker }, long);
                 }
             }
+            Action::CancelRequests { worker } => {
+                let process = self.process(*worker, "CancelRequests")?;
+                ensure(!process.terminated && !process.killed, "CancelRequests of a worker that is exiting")?;
+            }
             Action::Terminate { worker } => {
                 let process = self.process(*worker, "Terminate")?;
                 ensure(process.exists, "Terminate before Spawned")?;

@@ -306,6 +306,8 @@ fn stop_terminates_the_zygote() {
     let mut harness = preloaded(1);
     harness.send(Event::Stop);
     assert_eq!(terminations(&harness.send(Event::EdgeDrained)), [zygote(1), worker(0, 2)]);
+    // It has no requests, so it does not get the rest of the drain time.
+    assert_eq!(kills(&harness.advance(5 * SECOND).tick()), [zygote(1)]);
     harness.exit(zygote(1));
     assert_eq!(harness.exit(worker(0, 2)).last(), Some(&Action::Exit { status: 0, reason: None }));
 }

@@ -352,7 +352,7 @@ fn worker_that_dies_during_a_reload_gets_old_code() {
 }
 
 #[test]
-fn old_worker_that_is_stuck_or_overdue_is_killed() {
+fn old_worker_that_is_stuck_is_killed_and_one_that_is_overdue_exits() {
     let (mut harness, _) = reloading(1, policy(1));
     let stuck = worker(0, 1);
     assert_eq!(retires(&harness.boot(worker(0, 2))), [stuck]);
@@ -365,8 +365,10 @@ fn old_worker_that_is_stuck_or_overdue_is_killed() {
 
     let (mut harness, _) = reloading(1, policy(1));
     harness.boot(worker(0, 2));
+    let overdue = worker(0, 1);
     let late = harness.advance(30 * SECOND).tick();
-    assert_eq!(kills(&late), [stuck]);
+    assert_eq!((terminations(&late), kills(&late)), (vec![overdue], vec![]));
+    assert_eq!(kills(&harness.advance(5 * SECOND).tick()), [overdue]);
 }
 
 #[test]
