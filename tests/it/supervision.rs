@@ -353,6 +353,32 @@ def application(environ, start_response):
 }
 
 #[test]
+fn zygote_of_listed_modules_does_not_import_the_application_for_a_hook() {
+    const APP: &str = "
+import os
+import sys
+imported_by = os.getpid()
+def child_exit(server, worker):
+    print('child_exit of', worker.age, file=sys.stderr, flush=True)
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [f'{imported_by} {os.getpid()}'.encode()]
+";
+    let rgun = Rgun::python(APP).flags(["--workers", "2"]).set("workers.preload", "email");
+    let daemon = with_file(rgun, "[hooks]\nchild_exit = \"app:child_exit\"\n").start();
+    daemon.log.wait_for_count(3, "is ready after");
+    // Workers that boot after the first call of the hook would be copies of a zygote that made it.
+    for n_killed in 1..=3 {
+        let body = daemon.get("/").text();
+        let (importer, pid) = body.split_once(' ').expect("two ids");
+        assert_eq!(importer, pid, "the worker imports the application itself");
+        kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
+        daemon.log.wait_for_count(n_killed, "child_exit of");
+        daemon.log.wait_for_count(3 + n_killed, "is ready after");
+    }
+}
+
+#[test]
 fn preload_of_a_missing_module_is_a_configuration_error() {
     let serve = Rgun::python(PRELOADED).flags(["--bind", "127.0.0.1:0"]);
     for rgun in [serve, Rgun::python(PRELOADED).check_as_self()] {

@@ -10,6 +10,7 @@ use rgun_channel::control::{self, Command, FailureKind, Interface};
 use super::messages::MainMessage;
 use super::stack_dumps::DumpReason;
 use super::{Daemon, hand_over, request_log};
+use crate::config::Preload;
 use crate::dispatch::Notice;
 use crate::edge::EdgeNotice;
 use crate::error_chain::Chain;
@@ -295,16 +296,19 @@ impl Daemon {
         events
     }
 
-    /// Asks another process of the application to call `hooks.child_exit`: a zygote if there is
-    /// one, else a worker.
+    /// Asks another process of the application to call `hooks.child_exit`: a zygote that has
+    /// imported the application if there is one, else a worker.
     fn run_child_exit_hook(&mut self, exited: WorkerId, pid: u32) {
-        if self.generations.live().hooks.child_exit.is_none() {
+        let live = self.generations.live();
+        if live.hooks.child_exit.is_none() {
             return;
         }
+        // The hook may be in the application, which a zygote of listed modules must not import.
+        let asks_zygote = live.workers.preload == Preload::Application;
         let snapshot = self.supervisor.snapshot();
         let can_call_hook = |other: &&WorkerSnapshot| match other.state {
             WorkerState::Ready => true,
-            WorkerState::Standby => self.operator_log.is_zygote(other.worker),
+            WorkerState::Standby => asks_zygote && self.operator_log.is_zygote(other.worker),
             _ => false,
         };
         let others = snapshot.workers.iter().filter(|other| other.worker != exited).filter(can_call_hook);
