@@ -61,6 +61,12 @@ pub enum BindError {
          If the address appears later, let systemd listen: ListenStream= and FreeBind=yes in a socket unit"
     )]
     NotAvailable(Bind),
+    /// The port is privileged (ip(7)).
+    #[error(
+        "{0} may not be used: a port below 1024 needs CAP_NET_BIND_SERVICE; choose another port, or let systemd \
+         listen: ListenStream= in a socket unit"
+    )]
+    Denied(Bind),
     /// The path exists and is not a socket.
     #[error("{0} exists and is not a socket; remove it or choose another path")]
     NotASocket(Bind),
@@ -230,13 +236,15 @@ fn bind_tcp(bind: &Bind, host: &str, port: u16) -> Result<TcpListener, BindError
         .to_socket_addrs()
         .map_err(|source| BindError::Resolve { bind: bind.clone(), source })?
         .collect();
-    let Some(address) = addresses.first() else {
+    // gunicorn resolves names to IPv4, and so do most proxies: `localhost` is 127.0.0.1.
+    let Some(address) = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()) else {
         let source = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         return Err(BindError::Resolve { bind: bind.clone(), source });
     };
     listen_tcp(*address).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse(bind.clone()),
         io::ErrorKind::AddrNotAvailable => BindError::NotAvailable(bind.clone()),
+        io::ErrorKind::PermissionDenied => BindError::Denied(bind.clone()),
         _ => BindError::System { bind: bind.clone(), source },
     })
 }
