@@ -26,6 +26,18 @@ pub(crate) struct ResponseHead {
 pub(crate) const HEAD_OVERHEAD_BYTES: usize = 32 + 16 * 8 + (3 + 20);
 
 impl ResponseHead {
+    /// Returns whether responses with this status have no content, whatever the application sends
+    /// (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
+    pub(crate) fn has_no_content(&self) -> bool {
+        matches!(self.status, 204 | 205 | 304)
+    }
+
+    /// Returns whether a Content-Length of the application is left out: a 204 has none (RFC 9110
+    /// §8.6), and that of a 205 is 0.
+    pub(crate) fn ignores_length(&self) -> bool {
+        matches!(self.status, 204 | 205)
+    }
+
     /// Appends a Content-Length to the encoded `fields`, unless the status does not allow one.
     pub(crate) fn add_content_length(&mut self, length: u64, fields: &mut Vec<u8>) -> PyResult<()> {
         // RFC 9110 §8.6: a 204 has no Content-Length. In a 304 it would be the length of the 200,
@@ -33,6 +45,7 @@ impl ResponseHead {
         if matches!(self.status, 204 | 304) {
             return Ok(());
         }
+        let length = if self.status == 205 { 0 } else { length };
         let name = index_of(b"content-length").expect("in the table");
         encode_known_field(name, length.to_string().as_bytes(), fields)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;

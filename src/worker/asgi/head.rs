@@ -4,6 +4,8 @@
 //! Error texts are uvicorn's. Connection-specific headers are dropped silently: many frameworks
 //! send `connection` and `transfer-encoding`.
 
+use std::sync::atomic::AtomicBool;
+
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -14,6 +16,7 @@ use rgun_channel::header::{NAMES, index_of};
 use super::last_head::LastHead;
 use crate::gil_cell::GilCell;
 use crate::head::{ResponseHead, is_control, is_token, parse_content_length};
+use crate::python::warn_once;
 
 /// Returns the status code of a message after checking it.
 pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<u16> {
@@ -173,6 +176,13 @@ static KNOWN_ROLES: [FieldRole; NAMES.len()] = {
     roles
 };
 
+fn warn_close(py: Python<'_>) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    let text = "the application sent Connection: close, which is dropped: the daemon decides when a client's \
+                connection ends (logged once)";
+    warn_once(py, &WARNED, text);
+}
+
 /// Checks one header and appends it to the encoded `fields`.
 fn append_header(
     name: &Bound<'_, PyBytes>,
@@ -180,6 +190,7 @@ fn append_header(
     head: &mut ResponseHead,
     fields: &mut Vec<u8>,
 ) -> PyResult<()> {
+    let py = name.py();
     let (name, value) = (name.as_bytes(), value.as_bytes());
     // Most names are in the table, whose names are lower-case tokens.
     let known = index_of(name);
@@ -203,14 +214,18 @@ fn append_header(
     }
     match known.map_or_else(|| FieldRole::of(name), |index| KNOWN_ROLES[usize::from(index)]) {
         FieldRole::EndToEnd => {}
-        FieldRole::ConnectionSpecific => return Ok(()),
+        FieldRole::ConnectionSpecific => {
+            if name == b"connection" && value.eq_ignore_ascii_case(b"close") {
+                warn_close(py);
+            }
+            return Ok(());
+        }
         FieldRole::ContentLength => {
             let length = parse_content_length(value)?;
             if head.length.is_some_and(|other| other != length) {
                 return Err(PyRuntimeError::new_err("two Content-Length headers that differ"));
             }
-            // RFC 9110 §8.6: a 204 has no Content-Length.
-            if head.length.is_some() || head.status == 204 {
+            if head.length.is_some() || head.ignores_length() {
                 return Ok(());
             }
             head.length = Some(length);

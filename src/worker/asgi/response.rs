@@ -308,10 +308,10 @@ impl ExchangeState {
         DeferredDrops { task: self.task.take(), pending, parts, exchange, functions }
     }
 
-    /// Returns whether the response has no body: a response to HEAD, a 204 or a 304 (RFC 9110
-    /// §9.3.2, §15.3.5, §15.4.5).
+    /// Returns whether the response has no body: a response to HEAD (RFC 9110 §9.3.2), or one whose
+    /// status allows none.
     pub(super) fn is_bodyless(&self) -> bool {
-        self.response.is_for_head || matches!(self.response.head.status, 204 | 304)
+        self.response.is_for_head || self.response.head.has_no_content()
     }
 
     /// Returns whether the client has read enough for more to be sent. Otherwise announces to the

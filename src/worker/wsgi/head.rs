@@ -163,8 +163,7 @@ impl HeadEncoder {
             }
             HeaderName::Other(name) => encode_field(name, value, fields).map(|()| EncodedField::Sent),
             HeaderName::ContentLength(index) => {
-                // RFC 9110 §8.6: a 204 has no Content-Length.
-                if head.status == 204 || head.length.is_some() {
+                if head.ignores_length() || head.length.is_some() {
                     return Ok(EncodedField::Length);
                 }
                 encode_known_field(*index, value, fields).map(|()| EncodedField::Length)
@@ -179,7 +178,7 @@ impl HeadEncoder {
                 if head.length.is_some_and(|other| other != length) {
                     return Err(PyValueError::new_err("two Content-Length headers that differ"));
                 }
-                if head.length.is_none() && head.status != 204 {
+                if head.length.is_none() && !head.ignores_length() {
                     head.n_fields += 1;
                     head.length = Some(length);
                 }

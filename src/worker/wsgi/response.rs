@@ -347,9 +347,9 @@ impl Response {
         start_response_missing()
     }
 
-    /// Returns whether the response has no body (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
+    /// Returns whether the response has no body (RFC 9110 §9.3.2).
     fn is_bodyless(&self) -> bool {
-        self.is_for_head || matches!(self.head.status, 204 | 304)
+        self.is_for_head || self.head.has_no_content()
     }
 
     /// Counts body bytes, and cuts off those beyond Content-Length.
