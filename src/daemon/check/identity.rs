@@ -14,7 +14,7 @@ use crate::pool::{
     Credentials, UserAccount, UserIdentity, WORKER_USER_CAPABILITIES, find_group, find_worker_identity,
     look_up_worker_identity,
 };
-use crate::run::StartupError;
+use crate::run::{StartupError, check_group};
 
 use super::unit::Unit;
 
@@ -61,6 +61,30 @@ impl CheckContext {
             }
         }
         Ok(Some(workers))
+    }
+
+    /// Checks `control.group`.
+    ///
+    /// # Errors
+    /// The group does not exist, or the daemon of the unit is not in it and so may not give it the
+    /// control socket.
+    pub(super) fn check_control_group(&self) -> Result<(), StartupError> {
+        let found = check_group(&self.invocation)
+            .map_err(|errors| StartupError::config_reason(errors.to_string()))?;
+        let (Some(gid), Some(daemon), Some(unit)) = (found, &self.identity, &self.unit) else {
+            return Ok(());
+        };
+        let Credentials { uid, gid: own, groups } = &daemon.credentials;
+        if uid.is_root() || *own == gid || groups.contains(&gid) {
+            return Ok(());
+        }
+        let group = self.invocation.config.control.group.as_deref().unwrap_or_default();
+        Err(StartupError::config_reason(format!(
+            "{} = \"{group}\": {} may not give its control socket to this group: write SupplementaryGroups={group} \
+             and SystemCallFilter=@chown into a drop-in (systemctl edit)",
+            name::CONTROL_GROUP,
+            unit.name
+        )))
     }
 }
 

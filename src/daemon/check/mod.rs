@@ -20,7 +20,7 @@ use rgun_channel::control::{Command, Hooks, Preload, Report, Role};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::cli::{CheckIdentity, Invocation, UnreadInvocation};
-use crate::config::{Config, MaxTasks};
+use crate::config::{self, Config, MaxTasks};
 use crate::dispatch::{Dispatcher, Notice, Policy};
 use crate::edge::register;
 use crate::error_chain::Chain;
@@ -93,6 +93,7 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
     let tls = load_tls(config, None).map_err(|error| StartupError::config_reason(error.to_string()))?;
     warnings.extend(tls.map(|tls| tls.warnings).unwrap_or_default());
     let workers = context.find_worker_identity(config)?;
+    context.check_control_group()?;
     let app_user = workers.as_ref().or(identity.as_ref());
     let as_workers =
         workers.as_ref().map(|user| format!("; its workers as {}", user.user)).unwrap_or_default();
@@ -175,9 +176,9 @@ fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String
         let finished = boot.run(control);
         match config.timeouts.boot {
             Some(limit) => tokio::time::timeout(limit, finished).await.unwrap_or_else(|_| {
-                let target = &config.app.target;
                 Err(StartupError::config_reason(format!(
-                    "{target} did not finish importing within timeouts.boot ({limit:?})"
+                    "{} did not finish importing within timeouts.boot ({limit:?})",
+                    imported(config)
                 )))
             }),
             None => finished.await,
@@ -275,15 +276,15 @@ impl Boot<'_> {
     }
 }
 
-/// Explains why the worker closed its control socket without a report. `booted`: the worker's
+/// Explains why the worker closed its worker socket without a report. `booted`: the worker's
 /// interpreter had loaded the extension.
 async fn explain_death(pool: &mut Pool, config: &Config, booted: bool) -> String {
     let how = match tokio::time::timeout(EXIT_TIMEOUT, wait_for_exit(pool)).await {
         Ok(how) => how.to_string(),
-        Err(_) => "closed its control socket".to_owned(),
+        Err(_) => "closed its worker socket".to_owned(),
     };
     if booted {
-        format!("the worker {how} while it imported {}", config.app.target)
+        format!("the worker {how} while it imported {}", imported(config))
     } else {
         let python = &config.app.python;
         format!(
@@ -291,6 +292,15 @@ async fn explain_death(pool: &mut Pool, config: &Config, booted: bool) -> String
             python.path.display(),
             python.source
         )
+    }
+}
+
+/// Names what a booting worker imports.
+fn imported(config: &Config) -> String {
+    let target = &config.app.target;
+    match &config.workers.preload {
+        config::Preload::Modules(_) => format!("{target} or a module of workers.preload"),
+        config::Preload::Off | config::Preload::Application => target.to_string(),
     }
 }
 

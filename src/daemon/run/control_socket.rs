@@ -22,7 +22,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::messages::MainMessage;
 use super::peer_check::{PeerCheck, PeerRefusal};
 use super::stack_calls::StackCalls;
-use crate::config::name;
+use crate::cli::Invocation;
+use crate::config::{ConfigError, ConfigErrors, name};
 use crate::control::{self, Access};
 
 /// The main loop's data about clients of the control socket.
@@ -80,7 +81,7 @@ impl ControlSocket {
             let text = format!("{}: {error}", path.display());
             ControlError::System { source: io::Error::new(error.kind(), text) }
         };
-        let gid = group.map(find_group).transpose()?;
+        let gid = find_group(group)?;
         // A killed daemon leaves its file behind. No other daemon uses this unit's directory.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(error)),
@@ -116,9 +117,29 @@ impl Drop for ControlSocket {
     }
 }
 
-fn find_group(name: &str) -> Result<Gid, ControlError> {
+/// Finds the group of a configuration that the next start will use: a wrong one would end it. Returns
+/// `None` if `control.group` is not set.
+///
+/// # Errors
+/// There is no such group.
+pub(crate) fn check_group(invocation: &Invocation) -> Result<Option<Gid>, ConfigErrors> {
+    find_group(invocation.config.control.group.as_deref()).map_err(|_no_group| {
+        ConfigErrors(vec![ConfigError {
+            origin: invocation
+                .file()
+                .map_or_else(|| "RGUN_CONTROL_GROUP".to_owned(), |file| file.display().to_string()),
+            key: name::CONTROL_GROUP.to_owned(),
+            value: invocation.config.control.group.as_ref().map(|group| format!("\"{group}\"")),
+            reason: "there is no such group".to_owned(),
+            hint: Some("create it with groupadd --system, or name another one".to_owned()),
+        }])
+    })
+}
+
+fn find_group(name: Option<&str>) -> Result<Option<Gid>, ControlError> {
+    let Some(name) = name else { return Ok(None) };
     let found = Group::from_name(name).ok().flatten();
-    found.map(|group| group.gid).ok_or_else(|| ControlError::NoGroup { group: name.to_owned() })
+    found.map(|group| Some(group.gid)).ok_or_else(|| ControlError::NoGroup { group: name.to_owned() })
 }
 
 /// Returns the access of a process that has connected, or the reason why the process has none.

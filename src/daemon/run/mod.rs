@@ -104,6 +104,7 @@ use crate::systemd::notify;
 
 use self::conf_hooks::ConfHooks;
 use self::control_socket::ControlClients;
+pub(crate) use self::control_socket::check_group;
 pub(crate) use self::error::StartupError;
 pub use self::error::refuse_start;
 use self::generations::Generations;

@@ -2,6 +2,7 @@
 //! going live, the reply.
 
 use super::buffer_limits::BufferLimits;
+use super::control_socket::check_group;
 use super::messages::{MainMessage, Reread};
 use super::operator_text::describe_reload;
 use super::system::{self, spool_directory};
@@ -63,6 +64,7 @@ impl Daemon {
             Ok(invocation) => {
                 let loaded = self.load_tls(&invocation.config).and_then(|tls| {
                     let identity = self.generations.worker_users.find(&invocation.config)?;
+                    check_group(&invocation)?;
                     Ok((tls, identity))
                 });
                 let (tls, identity) = match loaded {
