@@ -1,6 +1,6 @@
 //! An exchange: one request on its way to a worker, and the response on its way back to the client.
 //!
-//! `receive` stores the worker's completions, `deliver` hands the response to the client,
+//! `transfer` stores the worker's completions and hands the response to the client;
 //! `websocket_messages` does both for an accepted WebSocket. The dispatcher's other files move an
 //! exchange from one [`ExchangeState`] to the next.
 
