@@ -115,8 +115,8 @@ impl MemoryMonitor {
                 false
             }
         });
-        // The system's OOM killer may also kill a worker without a limit; `was_oom_killed` notices
-        // this at the worker's exit.
+        // The system's OOM killer may also kill a worker without a limit; `WorkerProcess::oom_cause`
+        // notices this at the worker's exit.
         let watch_id = self.watch.as_ref().filter(|_| soft.is_some()).and_then(|watch| {
             let added = watch.add(cgroup);
             added
