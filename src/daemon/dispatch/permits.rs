@@ -17,7 +17,7 @@ impl Dispatcher {
     }
 
     /// Applies a policy to new and waiting requests. Running requests keep the deadline that they
-    /// started with.
+    /// started with; their limit for client waits changes at once.
     pub fn set_policy(&self, policy: Policy) {
         let mut state = self.lock();
         let now = Instant::now();
@@ -56,7 +56,8 @@ impl State {
         }
         self.policy = policy;
         // Queued and running requests get a permit, even if the new rule allows fewer. Running
-        // requests keep their deadlines, which are in the `Worker`.
+        // requests keep their deadlines, which are in the `Worker`: `timeout` then limits client waits
+        // only.
         let mut held = Vec::new();
         for exchange in self.exchanges.iter_mut() {
             exchange.permit = None;
