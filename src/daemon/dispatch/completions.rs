@@ -281,14 +281,12 @@ impl Worker {
         let is_head = kind == CompletionKind::Respond;
         if is_head && exchange.is_accepted_websocket() {
             // A WebSocket past its deadline is being cancelled, and keeps its slot until it ends.
-            let can_park = !exchange.attempt.deadline_exceeded;
-            if can_park {
-                self.load.park(exchange.id, exchange.position(), now);
-            }
+            let has_freed_slot =
+                !exchange.attempt.deadline_exceeded && self.load.park(exchange.id, exchange.position(), now);
             if self.is_retiring {
                 exchange.begin_close(Duration::ZERO);
             }
-            return can_park;
+            return has_freed_slot;
         }
         let is_part = is_head || kind == CompletionKind::Body;
         if is_part && !exchange.has_ended() && !exchange.is_accepted_websocket() {

@@ -167,14 +167,16 @@ impl WorkerLoad {
     }
 
     /// Parks an accepted WebSocket, which frees its slot, unless the maximum number is parked
-    /// already. The WebSocket has no deadline from then on.
-    pub(crate) fn park(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
-        if self.websockets.len() < self.offered.websockets as usize {
+    /// already. The WebSocket has no deadline from then on. Returns whether a slot was freed.
+    pub(crate) fn park(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) -> bool {
+        let has_room = self.websockets.len() < self.offered.websockets as usize;
+        if has_room {
             self.remove(position, now);
             self.websockets.insert(id);
         } else {
             self.running.remove_deadline(position);
         }
+        has_room
     }
 
     /// Removes the deadline of an exchange: its application has taken over the connection.
