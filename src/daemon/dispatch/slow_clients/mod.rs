@@ -32,7 +32,6 @@ use crate::dispatch::data::{Buffers, Data};
 use crate::dispatch::exchange::{ClientWait, Exchange, ExchangeState};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::slow_clients::spill::{MIN_SPILL_BYTES, SpillJob, SpillResult, WatchedExchange};
-use crate::dispatch::tick_rate::TickRate;
 use crate::dispatch::worker::Worker;
 use crate::dispatch::{Dispatcher, State};
 
@@ -330,10 +329,7 @@ impl Dispatcher {
         if exchange.should_watch(self.buffers) {
             state.drain_exchange(id, self.buffers, now);
         }
-        if state.tick_rate != TickRate::Fast {
-            state.tick_rate = TickRate::Fast;
-            self.timer_wakeup.notify_one();
-        }
+        self.tick_fast(&mut state.tick_rate);
     }
 }
 
