@@ -202,8 +202,8 @@ impl Edge {
     }
 
     /// Stops accepting and lets the connections finish; [`EdgeNotice::Drained`] follows when none
-    /// is left. The remaining connections are closed at the deadline. A second call only changes
-    /// the deadline.
+    /// is left. The remaining connections are closed at the deadline. A further call replaces all
+    /// arguments of the first, and restarts its time.
     ///
     /// Up to `hand_over` connections are detached instead of closed as soon as they are idle, for
     /// [`Edge::take_detached`]. Requests that have not started at half of the time, or that no worker
@@ -280,10 +280,9 @@ impl Edge {
     /// Ends the thread and waits for it.
     pub fn stop(mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the edge thread panicked");
+        if let Some(thread) = self.thread.take() {
+            // A panic has aborted the process.
+            drop(thread.join());
         }
     }
 }

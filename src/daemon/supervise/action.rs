@@ -102,7 +102,7 @@ pub enum Action {
     /// progress.
     ExtendTimeout(Duration),
     /// Stop accepting connections and answer the queued and running requests. Answered by
-    /// `EdgeDrained`. A repetition only changes the deadline.
+    /// `EdgeDrained`. A repetition replaces the deadline.
     DrainEdge {
         /// When the remaining connections are closed.
         deadline: Instant,
