@@ -133,8 +133,8 @@ pub enum Count {
 }
 
 impl Count {
-    /// The minimum and maximum on a machine with `cores` usable cores (sched_getaffinity(2), not
-    /// the installed ones).
+    /// The minimum and maximum on a machine with `cores` usable cores, which the affinity mask
+    /// and the cgroup's CPU quota limit.
     pub fn bounds(self, cores: usize) -> (NonZeroU16, NonZeroU16) {
         match self {
             Self::Range { min, max } => (min, max),

@@ -158,7 +158,8 @@ fn check_names(config: &Config, inherited: &[InheritedListener]) -> Result<(), S
     Ok(())
 }
 
-/// Cores this process may use (sched_getaffinity(2)).
+/// Returns the number of cores that this process may use, by its affinity mask and the cgroup's CPU
+/// quota.
 pub(super) fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
