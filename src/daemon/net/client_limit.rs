@@ -69,7 +69,7 @@ impl ClientLimit {
         }
     }
 
-    /// Counts a closed connection.
+    /// Removes a closed connection from its client's count.
     pub(super) fn remove(&mut self, peer: &Peer) {
         if self.max_per_client.is_none() {
             return;

@@ -233,8 +233,8 @@ impl<C> Registry<C> {
         self.lock().clients.has_unreported_rejection()
     }
 
-    /// Announces that the sweep is about to rest if the connections are all parked, and is woken otherwise by
-    /// [`Registry::wake_sweep`], also by a call before [`Registry::sweep_work`].
+    /// Announces that the sweep may rest. From now on, [`Registry::wake_sweep`] wakes it, even if called
+    /// before [`Registry::sweep_work`] is awaited.
     pub(super) fn announce_rest(&self) {
         self.sweep_rests.store(true, Ordering::Relaxed);
     }

@@ -212,8 +212,8 @@ impl ConnectionTracker {
         (!is_busy).then(|| self.registry.unused_for())
     }
 
-    /// Checks the timeouts of all connections, forever, and returns the memory to the kernel that they and their
-    /// requests have freed. Rests while all connections are parked.
+    /// Checks the timeouts of all connections, forever, and returns to the kernel the memory that they and
+    /// their requests have freed. Rests while all connections are parked.
     pub async fn sweep(self: Arc<Self>) {
         // All memory that was free has returned to the kernel.
         let mut is_purged = false;
@@ -235,8 +235,8 @@ impl ConnectionTracker {
         }
     }
 
-    /// Waits until the sweep has work again, and then for [`SWEEP_INTERVAL`], at the latest until `limit` has passed.
-    /// Returns false if it has passed.
+    /// Waits for work, at most for `limit`, and then for [`SWEEP_INTERVAL`]. Returns false, without the
+    /// second wait, if no work came.
     async fn rest(&self, limit: Duration) -> bool {
         let has_work = tokio::time::timeout(limit, self.registry.sweep_work()).await.is_ok();
         if has_work {
