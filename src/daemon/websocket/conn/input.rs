@@ -117,7 +117,7 @@ impl<T: Transport> WebSocketConn<T> {
                 Err(error) => {
                     match self.state {
                         CloseState::Open => self.fail(error),
-                        // Our close frame is sent already.
+                        // Our close frame is already queued or sent.
                         CloseState::Closing | CloseState::Flushing => self.state = CloseState::Flushing,
                     }
                     return progress + 1;
