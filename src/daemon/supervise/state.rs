@@ -394,7 +394,7 @@ pub(super) struct NotifyState {
     pub(super) extend_at: Option<Instant>,
 }
 
-/// Returns `now + wait`, for waits as long as the configuration allows.
+/// Returns `now + wait`, or a time about a year from now if the sum overflows.
 pub(super) fn after(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or(now + MAX_WAIT)
 }
