@@ -41,15 +41,15 @@ const STEPS: [SwitchStep; 5] =
 pub(super) fn try_credentials(user: &Credentials) -> Result<(), TrialFault> {
     let system = |errno: Errno| TrialFault::System(errno.into());
     let (result, result_end) = pipe2(OFlag::O_CLOEXEC).map_err(system)?;
-    // The process runs until this process has closed `held`.
-    let (hold, held) = pipe2(OFlag::O_CLOEXEC).map_err(system)?;
+    // The process runs until its parent closes `release_tx`.
+    let (release_rx, release_tx) = pipe2(OFlag::O_CLOEXEC).map_err(system)?;
     // SAFETY: the child makes async-signal-safe calls only and ends by _exit(2).
     match unsafe { fork() }.map_err(system)? {
-        ForkResult::Child => run_child(user, &result_end, &hold, &held),
+        ForkResult::Child => run_child(user, &result_end, &release_rx, &release_tx),
         ForkResult::Parent { child } => {
-            drop((result_end, hold));
+            drop((result_end, release_rx));
             let outcome = read_result(&result).and_then(|()| kill(child, None).map_err(TrialFault::Signal));
-            drop(held);
+            drop(release_tx);
             reap(child);
             outcome
         }
@@ -57,8 +57,8 @@ pub(super) fn try_credentials(user: &Credentials) -> Result<(), TrialFault> {
 }
 
 /// Becomes the user, sends the number of the step that failed (0 for success) and its errno, and
-/// waits until the parent has closed its end of `hold`.
-fn run_child(user: &Credentials, result: &OwnedFd, hold: &OwnedFd, held: &OwnedFd) -> ! {
+/// waits until the parent has closed its copy of `release_tx`.
+fn run_child(user: &Credentials, result: &OwnedFd, release_rx: &OwnedFd, release_tx: &OwnedFd) -> ! {
     let [step, errno] = match user.assume() {
         Ok(()) => [0, 0],
         Err(SwitchFault { step, errno }) => {
@@ -71,9 +71,9 @@ fn run_child(user: &Credentials, result: &OwnedFd, hold: &OwnedFd, held: &OwnedF
     message[..4].copy_from_slice(&step.to_ne_bytes());
     message[4..].copy_from_slice(&errno.to_ne_bytes());
     // SAFETY: this is the forked child, which has its own copy of the descriptor and does not use it.
-    unsafe { libc::close(held.as_raw_fd()) };
+    unsafe { libc::close(release_tx.as_raw_fd()) };
     if write(result, &message).is_ok() {
-        while read(hold, &mut [0; 1]) == Err(Errno::EINTR) {}
+        while read(release_rx, &mut [0; 1]) == Err(Errno::EINTR) {}
     }
     // SAFETY: ends the process without running destructors or handlers, whose locks another thread
     // of the parent may have held.
