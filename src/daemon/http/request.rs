@@ -185,10 +185,10 @@ fn submit_bodiless<B: ClientBody>(
     parts: request::Parts,
     meta: &mut RequestMeta,
 ) -> RequestProgress {
-    let ConnContext { server, connection, .. } = context;
+    let server = &context.server;
     let empty = RequestBytes::Inline(bytes::Bytes::new());
     let frame_meta = meta.frame_meta(context);
-    let submitted = submit::<B>(server, connection, &parts, empty, frame_meta, meta.received_at);
+    let submitted = submit::<B>(server, &parts, empty, frame_meta, meta.received_at);
     let progress = match submitted {
         Ok(ticket) if server.dispatcher.awaits_first_worker() => {
             match FirstBoot::new(ticket, &parts, server.boot_page) {
@@ -285,10 +285,9 @@ async fn find_or_submit<B: ClientBody>(
     if has_body {
         return receive_and_submit(context, RequestHead { parts, id, origin, received_at }, incoming).await;
     }
-    let tls = context.tls.as_deref();
-    let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), tls, received_at };
+    let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), context: &context, received_at };
     let empty = RequestBytes::Inline(bytes::Bytes::new());
-    submit::<B>(&context.server, &context.connection, &parts, empty, frame_meta, Instant::now())
+    submit::<B>(&context.server, &parts, empty, frame_meta, Instant::now())
         .map(Admitted::Ticket)
         .map_err(|refusal| LateRefusal { refusal, format })
 }
@@ -329,8 +328,7 @@ async fn receive_and_submit<B: ClientBody>(
     incoming: B,
 ) -> Result<Admitted, LateRefusal> {
     let RequestHead { mut parts, id, origin, received_at } = request;
-    let tls = context.tls.as_deref();
-    let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), tls, received_at };
+    let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), context: &context, received_at };
     let submitted = submit_streamed_or_whole(&context, &mut parts, incoming, frame_meta).await;
     submitted
         .map(Admitted::Ticket)
@@ -358,7 +356,7 @@ async fn submit_streamed_or_whole<B: ClientBody>(
         }
     }
     let body = receive_body(server, parts, incoming).await?;
-    submit::<B>(server, connection, parts, body, frame_meta, Instant::now())
+    submit::<B>(server, parts, body, frame_meta, Instant::now())
 }
 
 /// Receives the body; sets `Content-Length` if it was chunked.
@@ -396,7 +394,7 @@ fn submit_streaming<B: ClientBody>(
     let frame = frame::Request {
         body_len: body_len.unwrap_or(frame::UNKNOWN_LENGTH),
         body_streams: true,
-        ..build_frame(server, connection, parts, frame_meta)
+        ..build_frame(parts, frame_meta)
     };
     let submitted = submit_frame::<B>(server, &frame, &parts.headers, None, now);
     let (connection, dispatcher) = (Arc::clone(connection), server.dispatcher);
@@ -421,29 +419,28 @@ fn start_handshake<B: ClientBody>(
     parts: request::Parts,
     meta: &mut RequestMeta,
 ) -> Result<(RequestProgress, Option<Handshake>), Refusal> {
-    let ConnContext { server, connection, .. } = &**context;
+    let server = &context.server;
     meta.error_format = head::error_format(&parts.headers);
     let is_takeover = !B::IS_STREAM && !server.dispatcher.accepts_handshakes();
     let handshake =
         if is_takeover { None } else { Some(Handshake::new(&parts, server.websocket.compression)?) };
     if !B::IS_STREAM {
         let (frame_meta, now) = (meta.frame_meta(context), meta.received_at);
-        let ticket = submit_handshake::<B>(server, connection, &parts, frame_meta, is_takeover, now)?;
+        let ticket = submit_handshake::<B>(server, &parts, frame_meta, is_takeover, now)?;
         return Ok((RequestProgress::Submitted(Ok(ticket)), handshake));
     }
     let (context, id) = (Arc::clone(context), meta.id.clone());
     let (origin, received_at, format) = (meta.origin.clone(), meta.received_at, meta.error_format);
     let submitting = async move {
-        let ConnContext { server, connection, .. } = &*context;
+        let server = &context.server;
         let refuse = |refusal| LateRefusal { refusal, format };
         let is_known = server.dispatcher.wait_for_interface().await;
         is_known.map_err(|fault| refuse(Refusal::Exchange(fault)))?;
         if !server.dispatcher.accepts_handshakes() {
             return Err(refuse(Refusal::Client(RequestFault::Protocol)));
         }
-        let tls = context.tls.as_deref();
-        let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), tls, received_at };
-        let submitted = submit_handshake::<B>(server, connection, &parts, frame_meta, false, Instant::now());
+        let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), context: &context, received_at };
+        let submitted = submit_handshake::<B>(server, &parts, frame_meta, false, Instant::now());
         submitted.map(Admitted::Ticket).map_err(refuse)
     };
     Ok((RequestProgress::Receiving(Box::pin(submitting)), handshake))
@@ -452,13 +449,12 @@ fn start_handshake<B: ClientBody>(
 /// Submits a handshake. `now` is the time of the submission.
 fn submit_handshake<B: ClientBody>(
     server: &Server,
-    connection: &Connection,
     parts: &request::Parts,
     frame_meta: FrameMeta<'_>,
     is_takeover: bool,
     now: Instant,
 ) -> Result<Ticket, Refusal> {
-    let frame = build_frame(server, connection, parts, frame_meta);
+    let frame = build_frame(parts, frame_meta);
     let frame = frame::Request { websocket: true, body_is_fd: is_takeover, ..frame };
     submit_frame::<B>(server, &frame, &parts.headers, None, now)
 }

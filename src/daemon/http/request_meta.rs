@@ -10,7 +10,6 @@ use crate::journal::requests::AccessDetails;
 use crate::journal::trace_ids::TraceIds;
 use crate::negotiation::{Coding, ErrorFormat};
 use crate::net::Peer;
-use crate::tls::TlsSession;
 
 use super::compression::policy::has_weak_tag;
 use super::context::{ConnContext, Server};
@@ -111,8 +110,7 @@ impl RequestMeta {
 
     /// Returns the parts of the request's frame that do not come from its head.
     pub(super) fn frame_meta<'a>(&'a self, context: &'a ConnContext) -> FrameMeta<'a> {
-        let tls = context.tls.as_deref();
-        FrameMeta { id: &self.id, origin: self.origin.as_deref(), tls, received_at: self.received_at }
+        FrameMeta { id: &self.id, origin: self.origin.as_deref(), context, received_at: self.received_at }
     }
 }
 
@@ -158,8 +156,7 @@ impl RequestOrigin {
 pub(super) struct FrameMeta<'a> {
     pub(super) id: &'a RequestId,
     pub(super) origin: Option<&'a RequestOrigin>,
-    /// The TLS session of the connection.
-    pub(super) tls: Option<&'a TlsSession>,
+    pub(super) context: &'a ConnContext,
     /// Time at which the head was complete.
     pub(super) received_at: Instant,
 }

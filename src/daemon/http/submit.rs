@@ -8,12 +8,11 @@ use rgun_channel::frame;
 use rgun_channel::frame::ExchangeId;
 
 use crate::dispatch::{RequestBody, Ticket};
-use crate::net::Connection;
 use crate::tls::TlsSession;
 
 use super::body::client::ClientBody;
 use super::body::receive::RequestBytes;
-use super::context::Server;
+use super::context::{ConnContext, Server};
 use super::fault::Refusal;
 use super::head;
 use super::request_meta::{FrameMeta, path};
@@ -26,7 +25,6 @@ const MIN_SEPARATE_BODY: usize = 16 * 1024;
 /// Submits a whole request. `complete` is the time at which all of it was received.
 pub(super) fn submit<B: ClientBody>(
     server: &Server,
-    connection: &Connection,
     parts: &request::Parts,
     body: RequestBytes,
     frame_meta: FrameMeta<'_>,
@@ -42,7 +40,7 @@ pub(super) fn submit<B: ClientBody>(
         body_len,
         body_is_fd: matches!(body, Some(RequestBody::Spooled(_))),
         body: &small,
-        ..build_frame(server, connection, parts, frame_meta)
+        ..build_frame(parts, frame_meta)
     };
     submit_frame::<B>(server, &frame, &parts.headers, body, complete)
 }
@@ -67,11 +65,10 @@ pub(super) fn submit_frame<B: ClientBody>(
 
 /// Builds a request's frame without its body.
 pub(super) fn build_frame<'p>(
-    server: &Server,
-    connection: &'p Connection,
     parts: &'p request::Parts,
-    FrameMeta { id, origin, tls, received_at }: FrameMeta<'p>,
+    FrameMeta { id, origin, context, received_at }: FrameMeta<'p>,
 ) -> frame::Request<'p> {
+    let ConnContext { server, connection, tls, .. } = context;
     let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
     frame::Request {
         received: server.clock.monotonic_ns(received_at),
@@ -82,10 +79,10 @@ pub(super) fn build_frame<'p>(
         query: parts.uri.query().unwrap_or_default().as_bytes(),
         peer: client.address.as_bytes(),
         peer_port: client.port,
-        https: origin.and_then(|origin| origin.https).unwrap_or(tls.is_some() || connection.https),
+        https: origin.and_then(|origin| origin.https).unwrap_or(context.is_https()),
         server_port: origin.and_then(|origin| origin.port).unwrap_or(0),
         root_path: origin.and_then(|origin| origin.root_path.as_deref()).unwrap_or_default(),
-        tls: tls.map_or(b"", TlsSession::block),
+        tls: tls.as_deref().map_or(b"", TlsSession::block),
         request_id: id.as_bytes(),
         ..frame::Request::new(ExchangeId(0))
     }
