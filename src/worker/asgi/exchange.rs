@@ -10,7 +10,7 @@ use rgun_channel::{ProtocolError, cancel_report};
 
 use super::awaitable;
 use super::state::{Application, Exchange, ExchangeState, Stage};
-use crate::python::{FormattedError, exit_if_forked_child};
+use crate::python::{FormattedError, exit_if_forked_child, type_name};
 
 impl Exchange {
     /// Handles a part of the request body.
@@ -244,7 +244,7 @@ impl Application {
 /// Returns the fault of an application that returned a value.
 fn unexpected_result(result: &Bound<'_, PyAny>) -> Option<FormattedError> {
     (!result.is_none()).then(|| {
-        let text = result.str().map_or_else(|_| super::head::type_name(result), |text| text.to_string());
+        let text = result.str().map_or_else(|_| type_name(result), |text| text.to_string());
         FormattedError::from_message(format!("ASGI callable should return None, but returned '{text}'."))
     })
 }

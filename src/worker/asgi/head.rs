@@ -16,7 +16,7 @@ use rgun_channel::header::{NAMES, index_of};
 use super::last_head::LastHead;
 use crate::gil_cell::GilCell;
 use crate::head::{ResponseHead, is_control, is_token, parse_content_length};
-use crate::python::warn_once;
+use crate::python::{type_name, warn_once};
 
 /// Returns the status code of a message after checking it.
 pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<u16> {
@@ -296,9 +296,4 @@ pub(super) fn to_bytes<'py>(value: Bound<'py, PyAny>, what: &str) -> PyResult<Bo
             Err(PyTypeError::new_err(format!("{what} is {}, not bytes", type_name(&value))))
         }
     }
-}
-
-/// Returns the name of the value's type for an error text.
-pub(super) fn type_name(value: &Bound<'_, PyAny>) -> String {
-    value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
 }

@@ -8,10 +8,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::awaitable;
-use super::head::{self, type_name};
+use super::head;
 use super::state::{Exchange, ExchangeState, Stage};
 use crate::fault::Fault;
-use crate::python::values_of;
+use crate::python::{type_name, values_of};
 
 /// Processes the start of a response, which may be a response that denies a WebSocket. The head is
 /// sent later ([`super::deferred_heads`]).

@@ -12,7 +12,7 @@ use rgun_channel::frame::{Body, Completion, CompletionKind};
 
 use super::constants::WebSocketMessageTypes;
 use super::{CLOSE_ABNORMAL, ClientDisconnected};
-use crate::asgi::head::{self, to_bytes, type_name};
+use crate::asgi::head::{self, to_bytes};
 use crate::asgi::message::{
     borrow_unchanged, finish_message, flag, is_type, item, required, start_response, type_text,
 };
@@ -20,6 +20,7 @@ use crate::asgi::response::NO_FIELDS;
 use crate::asgi::state::{Exchange, ExchangeState, PayloadKind, Stage};
 use crate::fault::Fault;
 use crate::head::ResponseHead;
+use crate::python::type_name;
 
 /// Processes a message.
 pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()> {
