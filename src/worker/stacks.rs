@@ -22,7 +22,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyModule};
-use rgun_channel::control::{CONTROL_FD, STACKS_SIGNAL};
+use rgun_channel::control::{CONTROL_FD, Report, STACKS_SIGNAL};
 use rustix::fs::OFlags;
 use rustix::net::SendFlags;
 
@@ -79,9 +79,6 @@ fn install_handler() -> std::io::Result<()> {
     }
 }
 
-/// `Report::StacksDumped(true)`, in bytes that need no allocation.
-const STACKS_DUMPED: [u8; 2] = [b'k', 1];
-
 extern "C" fn on_stacks_signal(signal: libc::c_int) {
     // Set before this handler was installed; reading it takes no lock.
     if let Some(write_stacks) = WRITE_STACKS.get() {
@@ -95,7 +92,7 @@ extern "C" fn on_stacks_signal(signal: libc::c_int) {
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
     // One system call, which leaves errno alone. If the socket is full, the daemon does not read:
     // ignored.
-    let _ = rustix::net::send(control, &STACKS_DUMPED, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    let _ = rustix::net::send(control, &Report::STACKS_DUMPED, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
 /// Writes the stacks of all threads except this one.

@@ -195,6 +195,9 @@ impl Command {
 }
 
 impl Report {
+    /// The encoding of `StacksDumped(true)`, for a signal handler, which must not allocate.
+    pub const STACKS_DUMPED: [u8; 2] = [b'k', 1];
+
     /// Encodes the message; long texts are truncated.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -374,6 +377,11 @@ mod tests {
         ] {
             assert_eq!(Report::decode(&report.encode()).unwrap(), report);
         }
+    }
+
+    #[test]
+    fn stacks_dumped_has_its_encoding() {
+        assert_eq!(Report::StacksDumped(true).encode(), Report::STACKS_DUMPED);
     }
 
     #[test]
