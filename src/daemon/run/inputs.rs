@@ -21,7 +21,7 @@ use crate::supervise::{
     BootFailure, BootFailureKind, Event, RecycleReason, SpawnFault, WorkerSnapshot, WorkerState,
 };
 
-/// Time allowed between the close of a worker's control socket and the worker's exit. The kernel
+/// Time allowed between the close of a worker socket and the worker's exit. The kernel
 /// may write a core dump meanwhile.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -125,7 +125,7 @@ impl Daemon {
         entry.map(|entry| entry.generation)
     }
 
-    /// Handles a message that a worker sent over its control socket.
+    /// Handles a message that a worker sent over its worker socket.
     fn on_report(&mut self, worker: WorkerId, report: control::Report) -> Vec<Event> {
         match report {
             control::Report::StacksDumped(written) => {
@@ -257,12 +257,12 @@ impl Daemon {
         events
     }
 
-    /// Reports workers that closed their control socket and did not exit within [`EXIT_TIMEOUT`].
+    /// Reports workers that closed their worker socket and did not exit within [`EXIT_TIMEOUT`].
     pub(super) fn expire_exit_waits(&mut self) -> Vec<Event> {
         let now = Instant::now();
         let is_overdue = |(_, deadline): &mut (WorkerId, Instant)| *deadline <= now;
         let overdue: Vec<_> = self.awaiting_exit.extract_if(.., is_overdue).collect();
-        let why = "closed its control socket (descriptor 3) and did not exit";
+        let why = "closed its worker socket (descriptor 3) and did not exit";
         overdue.into_iter().map(|(worker, _)| misbehaved(worker, why)).collect()
     }
 

@@ -213,7 +213,7 @@ struct Daemon {
     status: StatusLine,
     timers: Timers,
     memory: MemoryWatch,
-    /// Workers that closed their control socket and have not exited yet, each with its deadline.
+    /// Workers that closed their worker socket and have not exited yet, each with its deadline.
     awaiting_exit: Vec<(WorkerId, Instant)>,
     /// The hooks of gunicorn's arbiter.
     conf_hooks: ConfHooks,

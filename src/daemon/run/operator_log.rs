@@ -32,7 +32,7 @@ pub(super) struct OperatorLog {
     pids: HashMap<WorkerId, u32>,
     /// Workers that sent a message, which shows that `app.python` is a working interpreter.
     reported: HashSet<WorkerId>,
-    /// The requests that a worker was running when its control socket closed.
+    /// The requests that a worker was running when its worker socket closed.
     lost_requests: HashMap<WorkerId, Vec<RequestInfo>>,
     /// Workers in whose cgroup the OOM killer has killed a process, each with the last cause.
     oom_kills: HashMap<WorkerId, OomCause>,

@@ -5,7 +5,7 @@
 //! timeouts ([`StackDumps::on_timeout`]) and the worker's exit ([`StackDumps::on_exit`]). A dump
 //! ends with a [`StackDumpResult`], which `stack_log` logs.
 //!
-//! The first request goes over the control socket: the worker writes its stacks under the GIL,
+//! The first request goes over the worker socket: the worker writes its stacks under the GIL,
 //! which is safe. If C code holds the GIL, no answer comes. A worker that is going to be replaced
 //! anyway then gets a signal, after [`REQUEST_TIMEOUT`], and writes its stacks without the GIL. The
 //! slow log never sends the signal.
@@ -21,7 +21,7 @@ use crate::pool::Pool;
 
 use super::operator_log::seat_field;
 
-/// Maximum wait for an answer over the control socket, before the signal is sent.
+/// Maximum wait for an answer over the worker socket, before the signal is sent.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Maximum wait for an answer after the signal.
@@ -109,14 +109,14 @@ struct StackDump {
 /// The current step of a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DumpStep {
-    /// The stacks of all threads were requested over the control socket. Next: the signal.
+    /// The stacks of all threads were requested over the worker socket. Next: the signal.
     Requested,
     /// Like `Requested`, but without the signal: the worker cancels a task, or goes on serving.
     /// Ends with the stacks, or becomes `Requested` if the worker has to be replaced after all.
     WithoutSignal,
     /// The signal was sent. Ends with the stacks that the worker has written so far.
     Signalled,
-    /// The stack of one request's thread was requested over the control socket. Ends with the
+    /// The stack of one request's thread was requested over the worker socket. Ends with the
     /// answer.
     OneThread,
 }

@@ -74,7 +74,7 @@ fn main() {
 
 /// Receives Start, executes the behaviours of `RGUN_FAKE`, and serves until Stop.
 fn boot() -> Outcome {
-    #[expect(unsafe_code, reason = "the control socket is inherited by number")]
+    #[expect(unsafe_code, reason = "the worker socket is inherited by number")]
     // SAFETY: the daemon has opened this descriptor before exec; nothing else in this process owns
     // it.
     let socket = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };

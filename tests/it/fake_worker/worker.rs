@@ -47,7 +47,7 @@ pub(crate) fn serve(worker: &Arc<Worker>, ignores_stop: bool) -> Outcome {
     loop {
         let received = receive(worker.socket.as_fd(), &mut buffer)?;
         if received.len == 0 {
-            quit(0, "the daemon has closed the control socket");
+            quit(0, "the daemon has closed the worker socket");
         }
         match Command::decode(&buffer[..received.len])? {
             Command::Start(_) => return Err("a second Start".into()),
@@ -282,7 +282,7 @@ impl Worker {
     }
 
     /// Returns the descriptor of a request's body. It was sent before the frame, but the thread
-    /// that reads the control socket may not have received it yet.
+    /// that reads the worker socket may not have received it yet.
     pub(crate) fn body(&self, exchange: ExchangeId) -> Outcome<OwnedFd> {
         let bodies = lock(&self.bodies);
         let (mut bodies, _) = self
