@@ -56,7 +56,7 @@ impl Daemon {
             Action::NotifyReady => {
                 notify::ready();
                 let now = Instant::now();
-                self.timers.ready_at = Some(now);
+                self.timers.last_ready_at = Some(now);
                 self.timers.restart_reset = Some(now + RESTART_RESET_DELAY);
                 self.conf_hooks.on_ready();
             }

@@ -34,7 +34,7 @@ impl Daemon {
             self.timers.unused = None;
             return None;
         };
-        let idle_for = self.timers.ready_at.zip(self.edge.unused_for()).map(|(ready_at, unused_for)| {
+        let idle_for = self.timers.last_ready_at.zip(self.edge.unused_for()).map(|(ready_at, unused_for)| {
             now.saturating_duration_since(ready_at).min(unused_for).min(self.dispatcher.idle_for())
         });
         let rest = idle_for.map_or(RETRY_INTERVAL, |idle_for| limit.saturating_sub(idle_for));

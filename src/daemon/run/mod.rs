@@ -219,7 +219,7 @@ struct Daemon {
     conf_hooks: ConfHooks,
 }
 
-/// When periodic work is due; `None` while there is none.
+/// When work is due (`None` while there is none), and when the daemon was last ready.
 #[derive(Debug, Default)]
 struct Timers {
     /// To measure the load for the supervisor.
@@ -227,7 +227,7 @@ struct Timers {
     /// To check whether the daemon is used (`daemon.idle_exit`).
     unused: Option<Instant>,
     /// Time of the last READY=1, at the end of the start or of a reload. `None` before the first.
-    ready_at: Option<Instant>,
+    last_ready_at: Option<Instant>,
     /// To tell systemd that the start was a success.
     restart_reset: Option<Instant>,
     /// To compare the workers' memory with its limit.
@@ -324,9 +324,9 @@ impl Daemon {
         if !self.operator_log.is_on_terminal() || !stops.begins_drain(effect) {
             return stops.on_signal(effect);
         }
-        let n_requests = self.dispatcher.load();
+        let load = self.dispatcher.load();
         let drain = generations::drain_timeout(self.generations.live());
-        terminal_log::show_stopping(n_requests.assigned + n_requests.queued, drain, is_interrupt);
+        terminal_log::show_stopping(load.assigned + load.queued, drain, is_interrupt);
         stops.note_stop()
     }
 
