@@ -46,8 +46,8 @@ pub(crate) struct MetricsFault {
     pub(super) address: String,
     /// The failure, and its remedy if that is known.
     pub(super) reason: String,
-    /// `"then "` if the reason says what to do before a restart; else empty.
-    pub(super) remedy: &'static str,
+    /// The reason says what to do before a restart.
+    pub(super) reason_has_remedy: bool,
 }
 
 /// Returns a sink that passes the dispatcher's notices to the main loop.

@@ -77,10 +77,11 @@ fn report_rows() -> impl Iterator<Item = Row> {
 impl Daemon {
     /// Reports an address without metrics. The application is served.
     pub(super) fn on_metrics_failed(&mut self, fault: &MetricsFault) -> Vec<Event> {
-        let MetricsFault { address, reason, remedy } = fault;
+        let MetricsFault { address, reason, reason_has_remedy } = fault;
+        let then = if *reason_has_remedy { "then " } else { "" };
         tracing::error!(
             message_id = OperatorEvent::MetricsFailed.id(),
-            "the application is served, but {NO_METRICS}{address}: {reason}; {remedy}{}",
+            "the application is served, but {NO_METRICS}{address}: {reason}; {then}{}",
             self.host.restart
         );
         self.status.add_no_metrics(format!("{NO_METRICS}{address}: {reason}"));

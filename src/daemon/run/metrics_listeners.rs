@@ -63,9 +63,9 @@ pub(super) fn listen(
         let bind = |address| {
             Listener::bind(address, None)
                 .map_err(|error| {
-                    let remedy = if matches!(error, BindError::InUse(_)) { "then " } else { "" };
+                    let reason_has_remedy = matches!(error, BindError::InUse(_));
                     let StartupError { reason, .. } = bind_error(name::METRICS_BIND, &error);
-                    let fault = MetricsFault { address: address.to_string(), reason, remedy };
+                    let fault = MetricsFault { address: address.to_string(), reason, reason_has_remedy };
                     // Fails only when the main loop has ended.
                     drop(messages.send(MainMessage::MetricsFailed(fault)));
                 })
@@ -94,7 +94,7 @@ pub(super) fn listen(
             let scraped = messages.clone();
             if let Err(error) = metrics::serve(listener, move || scrape(scraped.clone()), open).await {
                 let reason = format!("cannot accept connections: {}", Chain(&error));
-                let fault = MetricsFault { address, reason, remedy: "" };
+                let fault = MetricsFault { address, reason, reason_has_remedy: false };
                 // Fails only when the main loop has ended.
                 drop(messages.send(MainMessage::MetricsFailed(fault)));
             }
