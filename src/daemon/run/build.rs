@@ -61,21 +61,21 @@ impl Daemon {
         let tls = load_tls(config)?;
         let worker_users = WorkerUsers::default();
         let identity = worker_users.find(config).map_err(|errors| StartupError::settings(&errors))?;
-        let is_socket_activated = !inherited.listeners.is_empty();
+        let passed = PassedSockets { app: !inherited.listeners.is_empty(), metrics: !for_metrics.is_empty() };
         let listeners = listeners(config, inherited.listeners, tls.as_ref())?;
         let extension =
             pool::find_extension().map_err(|error| StartupError::config_reason(error.to_string()))?;
         let operator_log = log_start(config, &listeners, destination);
         let delegation = system::delegation(destination);
         let files = system::raise_file_limit();
-        let host = host(config, &files, &listeners, [is_socket_activated, !for_metrics.is_empty()]);
+        let host = host(config, &files, &listeners, &passed);
         let (messages_tx, messages_rx) = unbounded_channel();
         let control = listen_for_commands(config, &messages_tx, delegation.as_ref(), &worker_users)?;
         let metrics = metrics_listeners::listen(config, for_metrics, &messages_tx, destination);
         let reloads = Reloads::new(host.is_supervised);
         let stored = hand_over::take_over(inherited.stored, &listeners, &config.listen);
         let (edge, dispatcher, journal) =
-            start_edge(config, host.auto_limits, listeners, stored, &messages_tx, &reloads)?;
+            start_edge(config, &host, listeners, stored, &messages_tx, &reloads)?;
         let pressure = PressureWatch::open(delegation.as_ref(), host.is_supervised);
         let pool = start_pool(extension, delegation, &files, output);
         let memory_events = pool
@@ -180,18 +180,22 @@ fn log_start(config: &Config, listeners: &[Listener], destination: Destination) 
     OperatorLog::new(is_terminal.then(|| TerminalLog::new(config, listeners)))
 }
 
-/// Returns the facts about the host. `from_systemd`: whether systemd passed the listening sockets, and
-/// those for metrics.
-fn host(config: &Config, files: &FileLimit, listeners: &[Listener], from_systemd: [bool; 2]) -> Host {
-    let [is_socket_activated, has_metrics_socket] = from_systemd;
+/// Which sockets systemd has passed: those that serve the application, and those that serve metrics.
+struct PassedSockets {
+    app: bool,
+    metrics: bool,
+}
+
+/// Returns the facts about the host.
+fn host(config: &Config, files: &FileLimit, listeners: &[Listener], passed: &PassedSockets) -> Host {
     let cores = system::available_cores();
     Host {
         started_at: SystemTime::now(),
         cores,
         is_supervised: notify::is_enabled(),
         restart: system::restart_instruction(notify::is_enabled(), cgroup::own_unit()),
-        is_socket_activated,
-        has_metrics_socket,
+        is_socket_activated: passed.app,
+        has_metrics_socket: passed.metrics,
         listeners: listeners.iter().map(Listener::info).collect::<Vec<ListenerInfo>>(),
         auto_limits: AutoLimits::new(files.own, config.workers.count.resolve(cores)),
         hand_over: hand_over::capacity(files.inherited),
@@ -201,7 +205,7 @@ fn host(config: &Config, files: &FileLimit, listeners: &[Listener], from_systemd
 /// Starts the journal thread and the edge thread, and creates the dispatcher.
 fn start_edge(
     config: &Config,
-    auto_limits: AutoLimits,
+    host: &Host,
     listeners: Vec<Listener>,
     stored: Vec<StoredConnection>,
     messages: &UnboundedSender<MainMessage>,
@@ -211,12 +215,12 @@ fn start_edge(
         Journal::start().map_err(StartupError::system("start the journal thread"))?;
     let buffers = BufferLimits::measure(&config.limits, system::spool_directory());
     let dispatcher = Dispatcher::new(
-        generations::dispatch_policy(config, auto_limits, &buffers),
-        system::available_cores(),
+        generations::dispatch_policy(config, host.auto_limits, &buffers),
+        host.cores,
         Reactor::new().map_err(StartupError::system("create the reactor's shared page"))?,
         notice_sink(messages),
     );
-    let connections = ConnectionTracker::new(generations::net_limits(config, auto_limits));
+    let connections = ConnectionTracker::new(generations::net_limits(config, host.auto_limits));
     let settings = reloads.http_settings(config, &buffers);
     for listener in &listeners {
         listener.proxy_protocol.set(generations::proxy_senders(config, &listener.name));
