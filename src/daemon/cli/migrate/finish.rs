@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::defaults;
+use super::directories;
 use super::inputs::InputFile;
 use super::plan::Plan;
 use super::server::ReplacedServer;
@@ -22,12 +23,13 @@ pub(super) fn add_defaults(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
     if plan.has_socket_unit {
         // The old socket unit sets the owner, and the mode unless that is systemd's default.
         plan.set_socket_mode_of_systemd();
+        directories::move_socket_directories(plan);
     } else {
         let umask = servers.last().map_or(Some(0), |server| server.socket_umask());
         plan.set_socket_mode(plan.socket_umask.or(umask));
+        directories::move_socket_directories(plan);
         plan.set_socket_owner();
     }
-    plan.preserve_runtime_directory();
     note_missing_files(inputs, cwd, plan);
     plan.deduplicate();
 }

@@ -17,6 +17,7 @@ mod command;
 mod compose;
 mod container;
 mod defaults;
+mod directories;
 mod env_file;
 mod fastapi;
 mod finish;

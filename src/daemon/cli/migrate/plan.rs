@@ -278,23 +278,6 @@ impl Plan {
         }
     }
 
-    /// Keeps the service's runtime directory when the service stops, if a socket of `rgun.socket` is
-    /// in it: systemd would remove the directory with the socket, and no client could connect after
-    /// a restart.
-    pub(super) fn preserve_runtime_directory(&mut self) {
-        let values = |part: DropIn, key: &'static str| {
-            let wanted = self.directives.iter().filter(move |(of, name, _)| *of == part && name == key);
-            wanted.flat_map(|(.., value)| value.split_whitespace())
-        };
-        let is_inside = |directory: &str| {
-            let prefix = format!("/run/{directory}/");
-            values(DropIn::Socket, "ListenStream").any(|path| path.starts_with(&prefix))
-        };
-        if values(DropIn::Service, "RuntimeDirectory").any(is_inside) {
-            self.directive(DropIn::Service, "RuntimeDirectoryPreserve", "yes");
-        }
-    }
-
     /// Adds a note about something that is not in the result, with the reason.
     pub(super) fn left_out(&mut self, origin: &str, text: &str) {
         self.left_out.push(format!("{origin}: {text}"));
@@ -366,18 +349,6 @@ mod tests {
         plan.set_socket_owner();
         let of_socket = plan.directives.iter().filter(|(part, ..)| *part == DropIn::Socket);
         of_socket.map(|(_, name, value)| format!("{name}={value}")).collect()
-    }
-
-    #[test]
-    fn runtime_directory_with_a_socket_is_preserved() {
-        for (path, is_preserved) in [("/run/shop/a.sock", true), ("/run/shop.sock", false)] {
-            let mut plan = Plan::default();
-            plan.directive(DropIn::Service, "RuntimeDirectory", "other shop");
-            plan.directive(DropIn::Socket, "ListenStream", path);
-            plan.preserve_runtime_directory();
-            let has_line = plan.directives.iter().any(|(_, name, _)| name == "RuntimeDirectoryPreserve");
-            assert_eq!(has_line, is_preserved, "{path}");
-        }
     }
 
     #[test]
