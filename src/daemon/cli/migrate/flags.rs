@@ -107,11 +107,14 @@ fn add_unit_flag(flag: &str, value: &str, origin: &str, plan: &mut Plan) {
         "backlog" => plan.directive(DropIn::Socket, "Backlog", value),
         "umask" => match compat::gunicorn::parse_umask(value) {
             Some(mask) => {
+                // Gunicorn applies it to its sockets only, not to the files of the application.
                 plan.socket_umask = Some(mask);
-                plan.directive(DropIn::Service, "UMask", &format!("{mask:04o}"));
             }
             None => {
-                plan.left_out(origin, &format!("umask {value}: is not a number; write UMask= in the unit"));
+                plan.left_out(
+                    origin,
+                    &format!("umask {value}: is not a number; write SocketMode= in the socket unit"),
+                );
             }
         },
         "env-file" => add_env_file(value, origin, plan),

@@ -251,6 +251,15 @@ impl Plan {
         self.directive(DropIn::Socket, "SocketMode", &format!("{:04o}", 0o666 & !umask));
     }
 
+    /// Keeps the default umask of systemd and supervisord, unless the old service sets one:
+    /// `UMask=0027` of `rgun.service` would deny a web server the files that the application creates
+    /// for it, such as uploads.
+    pub(super) fn set_umask(&mut self) {
+        if self.values(DropIn::Service, "UMask").is_empty() {
+            self.directive(DropIn::Service, "UMask", "0022");
+        }
+    }
+
     /// Keeps systemd's default mode of unix sockets, unless the old socket unit sets the mode.
     pub(super) fn set_socket_mode_of_systemd(&mut self) {
         if self.values(DropIn::Socket, "SocketMode").is_empty() {
@@ -349,6 +358,18 @@ mod tests {
         plan.set_socket_owner();
         let of_socket = plan.directives.iter().filter(|(part, ..)| *part == DropIn::Socket);
         of_socket.map(|(_, name, value)| format!("{name}={value}")).collect()
+    }
+
+    #[test]
+    fn umask_of_the_old_service_is_kept() {
+        for (old, expected) in [(None, "0022"), (Some("0077"), "0077")] {
+            let mut plan = Plan::default();
+            if let Some(umask) = old {
+                plan.directive(DropIn::Service, "UMask", umask);
+            }
+            plan.set_umask();
+            assert_eq!(plan.values(DropIn::Service, "UMask"), [expected]);
+        }
     }
 
     #[test]

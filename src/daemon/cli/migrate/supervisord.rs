@@ -85,6 +85,7 @@ pub(super) fn migrate(text: &str, label: &str, path: &str, plan: &mut Plan) -> V
                 }
             }
             add_settings(&program, label, &mut service);
+            service.set_umask();
             servers.push(service);
         } else {
             let text = "is not a server that rgun replaces; leave it to supervisord, or write a systemd unit";

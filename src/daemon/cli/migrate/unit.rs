@@ -162,6 +162,7 @@ fn add_command(UnitLine { value, line, .. }: &UnitLine, label: &str, plan: &mut 
     let command = value.trim_start_matches(['@', '-', ':', '+', '!', '|']);
     if shell::migrate_line(command, Syntax::Unit, &Scope::default(), &origin, plan) {
         plan.changed.push(WRITABLE.to_owned());
+        plan.set_umask();
     } else if plan.configurations.iter().all(|(_, of)| *of != origin) {
         plan.programs.push((command.to_owned(), origin));
     }
