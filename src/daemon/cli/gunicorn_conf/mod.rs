@@ -78,7 +78,7 @@ pub(super) fn read(
 
 /// Makes workers run the configuration, if none of its functions is a hook: adds a hook that names
 /// the configuration but no function. `origin` is the setting that needs this.
-fn run_in_workers(location: &ConfLocation, origin: &str, layer: &mut Layer) {
+pub(super) fn run_in_workers(location: &ConfLocation, origin: &str, layer: &mut Layer) {
     const HOOKS: [&str; 5] =
         [name::POST_FORK, name::POST_WORKER_INIT, name::WORKER_EXIT, name::WORKER_ABORT, name::CHILD_EXIT];
     let run = location.function("");

@@ -445,9 +445,9 @@ fn add_configuration(
         let text = "rgun.toml has no such hook; ExecStartPre=, ExecStartPost= or ExecStopPost= run a command";
         plan.left_out(&format!("{origin}: {hook}"), text);
     }
-    for setting in arguments.worker_settings {
-        let text = format!("workers apply it when they run the file: write hooks.post_fork = \"{origin}:\"");
-        plan.left_out(&format!("{origin}: {setting}"), &text);
+    if let Some(setting) = arguments.worker_settings.first() {
+        let origin = format!("{origin}: {setting}");
+        gunicorn_conf::run_in_workers(&location, &origin, &mut plan.settings);
     }
     plan.changed.push(format!("{origin}: values that the file computes were computed now, on this machine"));
     plan.servers.push(ReplacedServer::Gunicorn);

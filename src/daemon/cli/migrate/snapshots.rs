@@ -90,6 +90,30 @@ fn configuration_runs_with_the_variables_of_the_unit() {
     assert!(text.contains(&format!("HERE\" = \"{shown}\"")), "{text}");
 }
 
+/// Returns what is printed about a `gunicorn.conf.py` with this text, and the path of the file.
+fn printed_for_configuration(text: &str) -> (String, String) {
+    let place = config::testing::TestDir::new();
+    let file = place.file("gunicorn.conf.py", text.as_bytes(), 0o644);
+    let path = file.display().to_string();
+    let python = Some("/usr/bin/python3".into());
+    let request = MigrateRequest { files: vec![file], write: None, yes: false, python };
+    match migrate(&request, &Environment::default(), place.path()) {
+        Ok(migration) => (migration.text, path),
+        Err((text, status)) => panic!("{status}: {text}"),
+    }
+}
+
+#[test]
+fn workers_run_a_configuration_with_functions_for_requests() {
+    let pre_request = "def pre_request(worker, req): pass\n";
+    let (text, path) = printed_for_configuration(pre_request);
+    assert!(text.contains(&format!("+post_fork = \"{path}:\"\n")), "{text}");
+    let post_fork = format!("{pre_request}def post_fork(server, worker): pass\n");
+    let (text, path) = printed_for_configuration(&post_fork);
+    assert!(text.contains(&format!("+post_fork = \"{path}:post_fork\"\n")), "{text}");
+    assert!(!text.contains(&format!("\"{path}:\"")), "the function stays: {text}");
+}
+
 #[test]
 fn file_of_an_unknown_kind_is_a_usage_error() {
     let place = config::testing::TestDir::new();
