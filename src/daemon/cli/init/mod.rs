@@ -327,6 +327,29 @@ mod tests {
     }
 
     #[test]
+    fn socket_unit_of_the_old_service_is_taken_over() {
+        let place = place();
+        let project = fs::canonicalize(place.join("p")).unwrap();
+        let units = place.join("root/etc/systemd/system");
+        fs::create_dir_all(&units).unwrap();
+        let service = format!(
+            "[Unit]\nRequires=gunicorn.socket\n[Service]\nUser=nobody-here\nGroup=www-data\nWorkingDirectory={}\nExecStart=/usr/bin/gunicorn mysite.wsgi\n",
+            project.display()
+        );
+        fs::write(units.join("gunicorn.service"), service).unwrap();
+        fs::write(units.join("gunicorn.socket"), "[Socket]\nListenStream=/run/gunicorn.sock\n").unwrap();
+        let proposal = proposed(&request(&place, Some("shop")));
+        assert_eq!(proposal.address, "/run/gunicorn.sock");
+        let notes = proposal.notes.join("\n");
+        assert!(!notes.contains("pass this file too"), "{notes}");
+        assert!(notes.contains("disable gunicorn.socket with the old service"), "{notes}");
+        assert!(
+            notes.contains("the primary group is nobody-here, which may read /etc/rgun/shop.toml"),
+            "{notes}"
+        );
+    }
+
+    #[test]
     fn procfile_names_application_and_settings() {
         let place = place();
         let lines = "api: uvicorn api.main:app --workers 2\nweb: gunicorn mysite.asgi -k uvicorn.workers.UvicornWorker -w 3 -b 0.0.0.0:$PORT\nworker: celery -A mysite worker\n";

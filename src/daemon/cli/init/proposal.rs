@@ -80,10 +80,7 @@ pub(super) fn propose(
     let service = &request.service;
     let user = choose_user(request, &mut plan, &project, owner.as_ref(), &mut notes);
     let is_own_user = user == service.user();
-    if !is_own_user {
-        plan.directive(DropIn::Service, "User", &user);
-        plan.directive(DropIn::Service, "Group", &group_of(&user));
-    }
+    set_user(&mut plan, request, &user);
     add_places(&mut plan, &project, root);
     if let Some(address) = &request.bind {
         plan.directives.retain(|(part, ..)| *part != DropIn::Socket);
@@ -265,6 +262,22 @@ fn choose_user(
             owner.name.clone()
         }
         None => request.service.user(),
+    }
+}
+
+/// Sets the user of the service and its primary group, and names the group in the notes about the
+/// old one.
+fn set_user(plan: &mut Plan, request: &InitRequest, user: &str) {
+    let is_own_user = user == request.service.user();
+    let group = if is_own_user { user.to_owned() } else { group_of(user) };
+    let path = request.service.configuration();
+    let text = format!("the primary group is {group}, which may read {} and owns new files", path.display());
+    for note in &mut plan.changed {
+        *note = note.replace(migrate::PRIMARY_GROUP, &text);
+    }
+    if !is_own_user {
+        plan.directive(DropIn::Service, "User", user);
+        plan.directive(DropIn::Service, "Group", &group);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 
-use super::plan::{DropIn, Plan};
+use super::plan::{DropIn, PRIMARY_GROUP, Plan};
 use crate::cli::compat;
 use crate::cli::flags::ParsedFlags;
 use crate::cli::foreign::FlagSource;
@@ -120,9 +120,8 @@ fn add_unit_flag(flag: &str, value: &str, origin: &str, plan: &mut Plan) {
         "env-file" => add_env_file(value, origin, plan),
         _ => {
             plan.directive(DropIn::Service, "SupplementaryGroups", value);
-            plan.changed.push(format!(
-                "{origin}: group {value} became a supplementary group; the primary group stays rgun, which may read /etc/rgun/rgun.toml"
-            ));
+            plan.changed
+                .push(format!("{origin}: group {value} became a supplementary group; {PRIMARY_GROUP}"));
         }
     }
 }

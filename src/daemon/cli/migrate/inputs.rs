@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::env_file::{self, EnvFile};
 use super::hypercorn;
 use super::server::ReplacedServer;
+use super::unit;
 use crate::exit_status::{EX_CONFIG, EX_USAGE};
 
 /// The kinds of files, in the order in which they are migrated: a file may depend on
@@ -61,10 +62,29 @@ pub(super) fn read(files: &[PathBuf], cwd: &Path) -> Result<Vec<InputFile>, (Str
             }
         }
     }
+    add_socket_units(&mut inputs);
     // A unit that starts nothing, such as a socket or a drop-in, comes before the unit that it
     // belongs to.
     inputs.sort_by_key(|input| (input.kind, input.kind == Kind::Unit && input.text.contains("ExecStart=")));
     if reasons.is_empty() { Ok(inputs) } else { Err((reasons.join("\nerror: "), status)) }
+}
+
+/// Adds the socket units of the services that are in the same directory: without them, the addresses
+/// of these services are unknown.
+fn add_socket_units(inputs: &mut Vec<InputFile>) {
+    let of_unit = |unit: &InputFile| {
+        let sockets = unit::sockets_of(&unit.text, &unit.label);
+        sockets.into_iter().map(|socket| unit.path.with_file_name(socket)).collect::<Vec<_>>()
+    };
+    let units = inputs.iter().filter(|input| input.kind == Kind::Unit);
+    for path in units.flat_map(of_unit).collect::<Vec<_>>() {
+        let label = label(&path, "");
+        // A note names a unit that cannot be read.
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        if inputs.iter().all(|input| input.label != label) && kind(&path, &text) == Some(Kind::Unit) {
+            inputs.push(InputFile { label, path, text, kind: Kind::Unit });
+        }
+    }
 }
 
 fn read_text(file: &Path, path: &Path) -> Result<String, String> {
@@ -228,6 +248,25 @@ mod tests {
             ("notes", "gunicorn-like text about uvicorn.run\n", None),
         ] {
             assert_eq!(kind(Path::new(name), text), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn socket_unit_of_the_service_is_read_too() {
+        let place = TestDir::new();
+        let service =
+            "[Unit]\nRequires=web.socket\n[Service]\nSockets=api.socket none.socket\nExecStart=gunicorn a\n";
+        place.file("web.service", service.as_bytes(), 0o644);
+        place.file("web.socket", b"[Socket]\nListenStream=/run/web.sock\n", 0o644);
+        place.file("api.socket", b"[Socket]\nListenStream=/run/api.sock\n", 0o644);
+        place.file("other.socket", b"[Socket]\nListenStream=/run/other.sock\n", 0o644);
+        for files in [&["web.service"][..], &["web.service", "web.socket"]] {
+            let files: Vec<_> = files.iter().map(PathBuf::from).collect();
+            let inputs = read(&files, place.path()).unwrap_or_default();
+            let mut labels: Vec<_> = inputs.iter().map(|input| input.label.as_str()).collect();
+            assert_eq!(labels.pop(), Some("web.service"));
+            labels.sort_unstable();
+            assert_eq!(labels, ["api.socket", "web.socket"]);
         }
     }
 

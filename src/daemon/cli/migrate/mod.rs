@@ -59,7 +59,7 @@ use crate::exit_status::{EX_CONFIG, EX_USAGE};
 pub(super) use command::UNKNOWN_INTERPRETER;
 use inputs::{InputFile, Kind};
 use plan::DropIn;
-pub(super) use plan::Plan;
+pub(super) use plan::{PRIMARY_GROUP, Plan};
 use server::ReplacedServer;
 
 /// The arguments of `rgun migrate`.

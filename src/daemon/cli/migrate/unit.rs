@@ -1,6 +1,6 @@
 //! A systemd unit whose `ExecStart=` is a server of Python applications.
 
-use super::plan::{DropIn, EnvPlace, Plan};
+use super::plan::{DropIn, EnvPlace, PRIMARY_GROUP, Plan};
 use super::shell;
 use super::tokens::Syntax;
 use super::words::Scope;
@@ -156,6 +156,23 @@ fn add_context(UnitLine { name: key, value, line, .. }: &UnitLine, label: &str, 
     }
 }
 
+/// Returns the socket units whose sockets the service gets: those of `Sockets=`, and the one of the
+/// service's name if the service needs it.
+pub(super) fn sockets_of(text: &str, label: &str) -> Vec<String> {
+    let own = label.strip_suffix(".service").map(|stem| format!("{stem}.socket"));
+    let mut sockets: Vec<String> = Vec::new();
+    for UnitLine { section, name, value, .. } in parse(text) {
+        let is_of_service = |unit: &String| match (section.as_str(), name.as_str()) {
+            ("Service", "Sockets") => unit.ends_with(".socket") && !unit.contains('/'),
+            ("Unit", "Requires" | "Wants" | "BindsTo") => Some(unit) == own.as_ref(),
+            _ => false,
+        };
+        let units = value.split_whitespace().map(|unit| resolve_specifiers(unit, label));
+        sockets.extend(units.filter(is_of_service));
+    }
+    sockets
+}
+
 /// Adds the settings of the command.
 fn add_command(UnitLine { value, line, .. }: &UnitLine, label: &str, plan: &mut Plan) {
     let origin = format!("{label}:{line}");
@@ -210,9 +227,8 @@ fn add(directive: &UnitLine, label: &str, plan: &mut Plan) {
     match (section.as_str(), key.as_str()) {
         ("Service", "Group") => {
             plan.directive(DropIn::Service, "SupplementaryGroups", value);
-            plan.changed.push(format!(
-                "{origin}: Group={value} became a supplementary group; the primary group stays rgun, which may read /etc/rgun/rgun.toml and owns new files"
-            ));
+            plan.changed
+                .push(format!("{origin}: Group={value} became a supplementary group; {PRIMARY_GROUP}"));
         }
         ("Service", "Sockets") => add_sockets(value, &origin, plan),
         ("Service", kept) if KEPT.contains(&kept) => plan.directive(DropIn::Service, kept, value),
@@ -336,6 +352,17 @@ mod tests {
             ("%t/a %S %h %% %", "a.service", "/run/a /var/lib %h %% %"),
         ] {
             assert_eq!(resolve_specifiers(text, unit), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn sockets_of_the_service_are_found() {
+        for (text, expected) in [
+            ("[Unit]\nRequires=a.socket docker.socket\n", &["a.socket"][..]),
+            ("[Unit]\nWants=%p.socket\n[Service]\nSockets=b.socket\n", &["a.socket", "b.socket"]),
+            ("[Unit]\nAfter=a.socket\n[Service]\nSockets=../b.socket\n", &[]),
+        ] {
+            assert_eq!(sockets_of(text, "a.service"), expected, "{text}");
         }
     }
 
