@@ -248,8 +248,13 @@ impl Unit {
     /// # Errors
     /// A sentence about a file that cannot be read.
     pub(super) fn variables(&self) -> Result<Vec<(OsString, OsString)>, String> {
-        let mut variables: Vec<(OsString, OsString)> =
-            self.environment.iter().filter_map(|line| split_assignment(line)).collect();
+        // Environment= overrides the variables with the unit's directories.
+        let mut variables: Vec<(OsString, OsString)> = Vec::new();
+        for (variable, paths) in &self.directories {
+            let paths: Vec<&OsStr> = paths.iter().map(|path| path.as_os_str()).collect();
+            variables.push(((*variable).into(), paths.join(OsStr::new(":"))));
+        }
+        variables.extend(self.environment.iter().filter_map(|line| split_assignment(line)));
         for (path, is_optional) in &self.environment_files {
             match fs::read(path) {
                 Ok(bytes) => {
@@ -263,10 +268,6 @@ impl Unit {
                     return Err(format!("EnvironmentFile={path} of {}: {error}", self.name));
                 }
             }
-        }
-        for (variable, paths) in &self.directories {
-            let paths: Vec<&OsStr> = paths.iter().map(|path| path.as_os_str()).collect();
-            variables.push(((*variable).into(), paths.join(OsStr::new(":"))));
         }
         Ok(variables)
     }
@@ -383,7 +384,7 @@ mod tests {
         assert_eq!(unit.environment_files, [("/etc/default/shop".into(), true)]);
         assert_eq!(
             text(&unit.variables().unwrap()),
-            ["A=1", "B=two words", "STATE_DIRECTORY=/var/lib/rgun:/var/lib/shop"]
+            ["STATE_DIRECTORY=/var/lib/rgun:/var/lib/shop", "A=1", "B=two words"]
         );
         assert!(!unit.hides_homes && !unit.dynamic_user);
         for (path, is_writable) in [
@@ -425,7 +426,7 @@ mod tests {
         assert_eq!(unit.supplementary, ["video"]);
         assert_eq!(
             text(&unit.variables().unwrap()),
-            ["C=3", "D=50%i shop", "STATE_DIRECTORY=/var/lib/shop:/var/lib/media"]
+            ["STATE_DIRECTORY=/var/lib/shop:/var/lib/media", "C=3", "D=50%i shop"]
         );
         assert_eq!(unit.writable, [Path::new("/srv/b")]);
         assert_eq!(unit.environment_files, [("/etc/default/shop".into(), true)]);

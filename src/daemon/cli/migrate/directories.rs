@@ -38,6 +38,43 @@ pub(super) fn move_socket_directories(plan: &mut Plan) {
     }
 }
 
+/// Keeps the modes of the service's directories, and the variables that name them: `rgun.service`
+/// sets modes, and systemd would add its directories to the variables.
+pub(super) fn keep_modes_and_variables(plan: &mut Plan) {
+    for (setting, parent, variable) in [
+        ("StateDirectory", "/var/lib", Some("STATE_DIRECTORY")),
+        ("CacheDirectory", "/var/cache", Some("CACHE_DIRECTORY")),
+        ("RuntimeDirectory", "/run", None),
+    ] {
+        let values = plan.values(DropIn::Service, setting).join(" ");
+        let paths: Vec<_> =
+            values.split_whitespace().map(|entry| format!("{parent}/{}", entry_path(entry))).collect();
+        if paths.is_empty() {
+            continue;
+        }
+        let mode = format!("{setting}Mode");
+        if plan.values(DropIn::Service, &mode).is_empty() {
+            plan.directive(DropIn::Service, &mode, "0755");
+        }
+        if let Some(variable) = variable {
+            set_variable(plan, variable, &paths.join(":"));
+        } else {
+            // The daemon needs its own directory in the variable.
+            plan.changed.push(format!("RuntimeDirectory={values}: $RUNTIME_DIRECTORY also has the directory of rgun.service, for example /run/rgun; the application must not use the whole value as a path"));
+        }
+    }
+}
+
+/// Sets a variable of systemd, unless the old service sets it. `Environment=` overrides systemd's
+/// value.
+fn set_variable(plan: &mut Plan, variable: &str, value: &str) {
+    let assignment = format!("{variable}={value}");
+    let is_set = |line: &String| line.trim_start_matches('"').starts_with(&format!("{variable}="));
+    if !plan.values(DropIn::Service, "Environment").iter().any(is_set) {
+        plan.directive(DropIn::Service, "Environment", &assignment);
+    }
+}
+
 /// Removes the permissions of the sockets that the mode of their old directory denied.
 fn restrict_socket(plan: &mut Plan) {
     let octal = |values: Vec<String>| u32::from_str_radix(values.last()?, 8).ok();
@@ -80,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn runtime_directory_with_a_socket_is_left_to_the_socket_unit() {
+    fn directory_of_a_socket_is_left_to_the_socket_unit() {
         let directories = [("RuntimeDirectory", "other shop:link"), ("RuntimeDirectoryMode", "0750")];
         let (lines, plan) = adapted(&directories, "/run/shop/a.sock", "0666");
         assert_eq!(lines, ["RuntimeDirectory=other", "RuntimeDirectoryMode=0750"]);
@@ -91,6 +128,35 @@ mod tests {
         let (lines, plan) = adapted(&directories, "/run/shop.sock", "0666");
         assert_eq!(lines, ["RuntimeDirectory=other shop:link", "RuntimeDirectoryMode=0750"]);
         assert!(plan.left_out.is_empty());
+    }
+
+    #[test]
+    fn directories_keep_their_modes_and_variables() {
+        let mut plan = Plan::default();
+        for (name, value) in [
+            ("StateDirectory", "shop shop/media:link"),
+            ("CacheDirectory", "shop"),
+            ("CacheDirectoryMode", "0750"),
+            ("RuntimeDirectory", "shop"),
+        ] {
+            plan.directive(DropIn::Service, name, value);
+        }
+        keep_modes_and_variables(&mut plan);
+        let value = |name: &str| plan.values(DropIn::Service, name);
+        assert_eq!(value("StateDirectoryMode"), ["0755"]);
+        assert_eq!(value("CacheDirectoryMode"), ["0750"]);
+        assert_eq!(value("RuntimeDirectoryMode"), ["0755"]);
+        assert_eq!(
+            value("Environment"),
+            ["STATE_DIRECTORY=/var/lib/shop:/var/lib/shop/media", "CACHE_DIRECTORY=/var/cache/shop"]
+        );
+        assert!(plan.changed[0].contains("$RUNTIME_DIRECTORY also has"), "{:?}", plan.changed);
+
+        let mut plan = Plan::default();
+        plan.directive(DropIn::Service, "StateDirectory", "shop");
+        plan.directive(DropIn::Service, "Environment", "STATE_DIRECTORY=/srv/state");
+        keep_modes_and_variables(&mut plan);
+        assert_eq!(plan.values(DropIn::Service, "Environment"), ["STATE_DIRECTORY=/srv/state"]);
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(super) fn add_defaults(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
         directories::move_socket_directories(plan);
         plan.set_socket_owner();
     }
+    directories::keep_modes_and_variables(plan);
     note_missing_files(inputs, cwd, plan);
     plan.deduplicate();
 }

@@ -10,7 +10,7 @@ use super::words::{Known, Scope};
 pub(super) use crate::cli::compat::peers::DropIn;
 use crate::config::{Environment, Layer, Setting, Value, name};
 
-/// What a note about the group of the old service says about the group of `rgun.service`.
+/// The part of a note about the group of the old service that names the group of `rgun.service`.
 pub(in crate::cli) const PRIMARY_GROUP: &str =
     "the primary group stays rgun, which may read /etc/rgun/rgun.toml and owns new files";
 
