@@ -291,7 +291,7 @@ def check_patches(is_wsgi, threads, is_zygote, preloads_modules):
             f"workers.threads = {threads}: {library} patches the application's standard library "
             "(monkey patching), and patched threads cannot serve requests; set workers.threads "
             "(--threads) to 1 and workers.count (--workers) to more, or remove the patching from the "
-            "application",
+            "application and its gunicorn.conf.py",
         ).outcome
     if not is_wsgi and library == "eventlet":
         return Failure(

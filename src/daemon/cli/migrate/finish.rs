@@ -5,9 +5,17 @@ use std::path::{Path, PathBuf};
 use super::defaults;
 use super::directories;
 use super::inputs::InputFile;
-use super::plan::Plan;
+use super::plan::{DropIn, Plan};
 use super::server::ReplacedServer;
 use crate::config::{Setting, Value, name};
+
+/// The note about the directories that `rgun.service` makes read-only.
+const WRITABLE: &str = "rgun.service has ProtectSystem=strict: the application can write below /var/lib/rgun and \
+     /var/cache/rgun only; for other directories (a database, uploads), add ReadWritePaths= to its drop-in";
+
+/// The note about the umask of `rgun.service`.
+const UMASK: &str = "rgun.service has UMask=0027: other users cannot read the files that the application creates; \
+     if a web server serves some of them (uploads), write UMask=0022 into its drop-in";
 
 /// Adds the defaults of the servers, moves addresses to the socket unit, and notes missing files.
 pub(super) fn add_defaults(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
@@ -31,8 +39,19 @@ pub(super) fn add_defaults(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
         plan.set_socket_owner();
     }
     directories::keep_modes_and_variables(plan);
+    if plan.is_server || !servers.is_empty() {
+        note_restrictions(plan);
+    }
     note_missing_files(inputs, cwd, plan);
     plan.deduplicate();
+}
+
+/// Notes what `rgun.service` denies the application, unlike most services.
+fn note_restrictions(plan: &mut Plan) {
+    plan.changed.push(WRITABLE.to_owned());
+    if plan.values(DropIn::Service, "UMask").is_empty() {
+        plan.changed.push(UMASK.to_owned());
+    }
 }
 
 /// Notes that the application or its directory is unknown.
@@ -56,6 +75,12 @@ fn listen(addresses: &[Value], origin: &str, server: Option<ReplacedServer>, pla
     });
     for address in texts {
         if plan.has_socket_unit && server == Some(ReplacedServer::Gunicorn) {
+            // An address that the socket unit has adds neither a directive nor a note.
+            let mut other = plan.clone();
+            other.listen(address, directory.as_deref(), origin);
+            if other.directives == plan.directives && other.left_out == plan.left_out {
+                continue;
+            }
             plan.left_out(
                 origin,
                 &format!("listen at {address}: gunicorn listens only on the sockets of the socket unit"),
@@ -91,6 +116,24 @@ fn note_missing_files(inputs: &[InputFile], cwd: &Path, plan: &mut Plan) {
             plan.left_out(&origin, &format!("{command}: starts no server that rgun knows; if the program starts one itself, as with uvicorn.run(), write app.target"));
         } else if !is_passed(Path::new(program)) {
             plan.left_out(&origin, &format!("{program}: is no server that rgun replaces; if it is a script that starts one, pass it too: rgun migrate … {program}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_of_the_socket_unit_needs_no_note() {
+        for (address, is_noted) in
+            [("unix:/run/a.sock", false), ("/run/a.sock", false), ("unix:a.sock", true), (":8000", true)]
+        {
+            let mut plan = Plan { has_socket_unit: true, ..Plan::default() };
+            plan.directive(DropIn::Socket, "ListenStream", "/run/a.sock");
+            listen(&[Value::text(address)], "a.service:2", Some(ReplacedServer::Gunicorn), &mut plan);
+            assert_eq!(!plan.left_out.is_empty(), is_noted, "{address}");
+            assert_eq!(plan.values(DropIn::Socket, "ListenStream"), ["/run/a.sock"]);
         }
     }
 }

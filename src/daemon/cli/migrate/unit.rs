@@ -85,10 +85,6 @@ const OWN: &[&str] = &[
     "Also",
 ];
 
-/// The note about the directories that `rgun.service` makes read-only.
-const WRITABLE: &str = "rgun.service has ProtectSystem=strict: the application can write below /var/lib/rgun and \
-     /var/cache/rgun only; for other directories (a database, uploads), add ReadWritePaths= to its drop-in";
-
 /// One directive: section, name, value, line.
 struct UnitLine {
     section: String,
@@ -181,7 +177,6 @@ fn add_command(UnitLine { value, line, .. }: &UnitLine, label: &str, plan: &mut 
     let origin = format!("{label}:{line}");
     let command = value.trim_start_matches(['@', '-', ':', '+', '!', '|']);
     if shell::migrate_line(command, Syntax::Unit, &Scope::default(), &origin, plan) {
-        plan.changed.push(WRITABLE.to_owned());
         plan.set_umask();
     } else if plan.configurations.iter().all(|(_, of)| *of != origin) {
         plan.programs.push((command.to_owned(), origin));
