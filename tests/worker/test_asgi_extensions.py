@@ -1,8 +1,10 @@
 """ASGI extensions for HTTP: pathsend, early hints, trailers."""
 
+import errno
 import os
 
 import pytest
+from support.asgi_exchanges import json_of
 from support.fake_channel import BODY, END, HINTS, RESPOND, TO_THE_END, TRAILERS
 
 APPLICATION = "asgi_cases"
@@ -77,6 +79,14 @@ def test_pathsend_of_a_missing_file_or_directory_raises(worker, path, why):
     answer = worker.fetch(path)
     assert answer.status == 0
     assert why in answer.raised[0]
+
+
+def test_pathsend_of_a_missing_file_raises_the_error_of_open(worker):
+    path = "/nowhere/at/all"
+    error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    attributes = json_of(worker.fetch(f"/file_error?{path}"))
+    assert attributes == ["FileNotFoundError", error.errno, error.strerror, path]
+    assert str(error) in worker.fetch("/no_file").raised[0]
 
 
 def test_pathsend_for_head_sends_no_file(worker):

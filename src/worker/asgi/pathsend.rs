@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use rgun_channel::control::{Report, send};
 use rgun_channel::frame::{Body, UNTIL_EOF};
@@ -22,7 +23,7 @@ use crate::file_length::{has_bytes, trusted_length};
 impl ExchangeState {
     /// Processes `http.response.pathsend`: sends the descriptor, then the frame that refers to it.
     pub(super) fn send_file(&mut self, py: Python<'_>, path: &Path) -> Result<(), Fault> {
-        let file = open_regular_file(path)?;
+        let file = open_regular_file(py, path)?;
         let len = self.file_length(py, &file)?;
         self.response.body_bytes = if len == UNTIL_EOF { 0 } else { len };
         let end = !self.response.has_trailers;
@@ -94,12 +95,27 @@ impl ExchangeState {
 
 /// Opens a regular file. Other kinds of files are refused without blocking: opening a FIFO would
 /// wait for its writer.
-fn open_regular_file(path: &Path) -> PyResult<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+fn open_regular_file(py: Python<'_>, path: &Path) -> PyResult<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| os_error(py, error, path))?;
     if file.metadata()?.is_file() {
         return Ok(file);
     }
     Err(PyValueError::new_err(format!("http.response.pathsend: {} is not a regular file", path.display())))
+}
+
+/// Returns the exception that Python's `open()` raises for this error: with `errno`, `strerror` and
+/// `filename`.
+fn os_error(py: Python<'_>, error: io::Error, path: &Path) -> PyErr {
+    let Some(errno) = error.raw_os_error() else { return error.into() };
+    let text = py.import(intern!(py, "os")).and_then(|os| os.call_method1(intern!(py, "strerror"), (errno,)));
+    text.map_or_else(
+        |error| error,
+        |text| PyOSError::new_err((errno, text.unbind(), path.as_os_str().to_owned())),
+    )
 }
 
 /// Returns whether the file has content although `stat` reports 0 bytes, as for files of procfs.

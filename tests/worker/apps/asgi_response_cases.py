@@ -1,5 +1,6 @@
 """ASGI response cases: parts, lengths, headers, extensions."""
 
+import json
 import os
 import tempfile
 
@@ -154,6 +155,17 @@ async def path(scope, receive, send):
 async def no_file(scope, receive, send):
     await start(send)
     await send({"type": "http.response.pathsend", "path": "/nowhere/at/all"})
+
+
+@case
+async def file_error(scope, receive, send):
+    """Sends the file of the query with pathsend, and answers the attributes of the `OSError`."""
+    await start(send)
+    try:
+        await send({"type": "http.response.pathsend", "path": scope["query_string"].decode()})
+    except OSError as error:
+        attributes = [type(error).__name__, error.errno, error.strerror, error.filename]
+        await finish(send, json.dumps(attributes).encode())
 
 
 @case
