@@ -54,4 +54,4 @@ pub use error::ProtocolError;
 /// Version of the protocol. Daemon and worker come from one package, but a package upgrade may
 /// replace the extension under a running daemon: the worker rejects a [`control::Start`] of another
 /// version.
-pub const PROTOCOL_VERSION: u32 = 9;
+pub const PROTOCOL_VERSION: u32 = 10;

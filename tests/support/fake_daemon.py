@@ -17,7 +17,7 @@ from .fake_channel import CHUNKS, COMPLETION, SUBMISSION, TOP, WORDS, Channel, R
 from .waiting import DEADLINE
 
 BOOTSTRAP = (TOP / "src/worker/bootstrap.py").read_text(encoding="utf-8")
-PROTOCOL = 9
+PROTOCOL = 10
 STACKS_SIGNAL = 50
 INTERFACES = {"auto": 0, "wsgi": 1, "asgi": 2}
 LIFESPANS = {"auto": 0, "on": 1, "off": 2}
@@ -98,6 +98,7 @@ class Start:
     concurrency: int = 8
     lifespan: str = "auto"
     loop: str = "asyncio"
+    pathsend: bool = True
     root_path: str = ""
     # Host, port, and the path of a unix socket.
     listener: tuple = ("127.0.0.1", "8000", "")
@@ -108,13 +109,13 @@ class Start:
     def encode(self, slots):
         """Returns the message; `slots` is the number of slots in the shared memory."""
         module, _, attribute = self.target.partition(":")
-        ways = INTERFACES[self.interface], 0, LIFESPANS[self.lifespan], LOOPS[self.loop]
+        ways = INTERFACES[self.interface], 0, LIFESPANS[self.lifespan], LOOPS[self.loop], self.pathsend
         limits = self.threads, self.concurrency
         return b"".join(
             [
                 b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, slots, 1),
                 struct.pack("<HQBB", self.number, self.incarnation, self.zygote, 1),
-                struct.pack("<BBBBBIIQ", self.report_sources, *ways, *limits, self.log_token),
+                struct.pack("<BBBBBBIIQ", self.report_sources, *ways, *limits, self.log_token),
                 *map(text, (module, attribute or "application", self.chdir, self.root_path)),
                 *(text(self.hooks.get(name, "")) for name in HOOKS),
                 b"\x01" + texts(self.preload) if self.preload else b"\x00" + text(self.warm_up),

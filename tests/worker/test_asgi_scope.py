@@ -46,6 +46,15 @@ def test_scope_has_the_keys_and_values_of_uvicorn(worker):
     }
 
 
+def test_without_app_pathsend_the_scope_lacks_the_extension(fake, python):
+    worker = spawn(fake, python, "asyncio", pathsend=False)
+    for _ in range(2):
+        extensions = json_of(worker.fetch("/scope"))["extensions"]
+        assert set(extensions) == {
+            *("rgun", "http.response.zerocopysend", "http.response.early_hint", "http.response.trailers"),
+        }
+
+
 def test_scope_values_are_not_taken_from_earlier_requests(worker):
     long = b"l" * 300
     for host, accept in [(b"a", b"x"), (b"a", b"x"), (b"b", b"x"), (b"b", long), (b"b", long), (b"a", None)]:

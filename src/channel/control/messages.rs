@@ -322,6 +322,7 @@ mod tests {
             concurrency: 1000,
             lifespan: Lifespan::On,
             event_loop: EventLoop::Uvloop,
+            pathsend: true,
             module: "mysite.wsgi".into(),
             attribute: "application".into(),
             factory: false,

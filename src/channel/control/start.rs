@@ -220,6 +220,8 @@ pub struct Start {
     pub lifespan: Lifespan,
     /// Event loop; ASGI only.
     pub event_loop: EventLoop,
+    /// The application is offered the extension `http.response.pathsend`; ASGI only.
+    pub pathsend: bool,
     /// Module to import.
     pub module: String,
     /// Dotted attribute of the module.
@@ -254,6 +256,7 @@ impl Start {
             u8::from(self.factory),
             self.lifespan as u8,
             self.event_loop as u8,
+            u8::from(self.pathsend),
         ]);
         out.extend_from_slice(&self.threads.to_le_bytes());
         out.extend_from_slice(&self.concurrency.to_le_bytes());
@@ -307,6 +310,7 @@ impl Start {
             factory: reader.u8()? != 0,
             lifespan: Lifespan::from_byte(reader.u8()?)?,
             event_loop: EventLoop::from_byte(reader.u8()?)?,
+            pathsend: reader.u8()? != 0,
             threads: reader.u32()?,
             concurrency: reader.u32()?,
             log_token: LogToken::from_wire(reader.u64()?),

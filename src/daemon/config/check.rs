@@ -14,9 +14,9 @@ use super::keys::name;
 use super::python::Search;
 use super::value::{Setting, Source};
 use super::{
-    AccessFormat, AccessLog, App, AppArgumentDefaults, Config, ConfigError, ConfigErrors, Control, Count,
-    DaemonSettings, Hooks, Http, Interface, Lifespan, Limits, Listen, Log, Loop, PathRule, Proxy, Python,
-    Reload, SendfileDirectory, StaticMount, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers,
+    AccessFormat, AccessLog, App, AppArgumentDefaults, Asgi, Config, ConfigError, ConfigErrors, Control,
+    Count, DaemonSettings, Hooks, Http, Interface, Limits, Listen, Log, PathRule, Proxy, Python, Reload,
+    SendfileDirectory, StaticMount, Target, Timeouts, TrustedProxies, ValueError, WebSocket, Workers,
     certificates, combinations, compression, control, credentials, error_pages, forwarding, health,
     idle_exit, listeners, mounts, on_change, paths, python, read, rules, trusted,
 };
@@ -46,7 +46,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
     let python = checker.python(directory.as_deref());
     // If the directory is invalid, the result is an error, so its replacement has no effect.
     let base = directory.as_deref().unwrap_or(layers.cwd);
-    let (interface, lifespan, event_loop, root_path) = checker.interface();
+    let (interface, asgi, root_path) = checker.interface();
     let pythonpath = start_message::read(&mut checker, base);
     let ((env, unknown_credentials), log_config) = (checker.env(), checker.log_config());
     let (sendfile_roots, static_mounts) = checker.files();
@@ -66,8 +66,7 @@ pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loa
                     directory,
                     python,
                     interface,
-                    lifespan,
-                    event_loop,
+                    asgi,
                     root_path,
                     env,
                     unknown_credentials,
@@ -110,13 +109,17 @@ pub(crate) fn find_interpreter(layers: &Layers<'_>) -> Result<Python, ConfigErro
 }
 
 impl Checker<'_> {
-    /// Returns the calling interface, the lifespan and event loop of ASGI, and the root path.
-    fn interface(&mut self) -> (Interface, Lifespan, Loop, String) {
+    /// Returns the calling interface, the settings of ASGI, and the root path.
+    fn interface(&mut self) -> (Interface, Asgi, String) {
+        let defaults = Asgi::default();
         let interface = self.read(name::INTERFACE, Interface::Auto, read::interface);
-        let lifespan = self.read(name::LIFESPAN, Lifespan::Auto, read::lifespan);
-        let event_loop = self.read(name::LOOP, Loop::Auto, read::event_loop);
+        let asgi = Asgi {
+            lifespan: self.read(name::LIFESPAN, defaults.lifespan, read::lifespan),
+            event_loop: self.read(name::LOOP, defaults.event_loop, read::event_loop),
+            pathsend: self.read(name::PATHSEND, defaults.pathsend, read::boolean),
+        };
         let root_path = self.read(name::ROOT_PATH, String::new(), read::root_path);
-        (interface, lifespan, event_loop, root_path)
+        (interface, asgi, root_path)
     }
 
     /// Returns the settings that concern the daemon and no application.

@@ -11,6 +11,7 @@ pub(crate) mod name {
     pub(crate) const INTERFACE: &str = "app.interface";
     pub(crate) const LIFESPAN: &str = "app.lifespan";
     pub(crate) const LOOP: &str = "app.loop";
+    pub(crate) const PATHSEND: &str = "app.pathsend";
     pub(crate) const ROOT_PATH: &str = "app.root_path";
     pub(crate) const ENV: &str = "app.env";
     pub(crate) const ENV_FROM_CREDENTIALS: &str = "app.env_from_credentials";
@@ -126,6 +127,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::INTERFACE,
     name::LIFESPAN,
     name::LOOP,
+    name::PATHSEND,
     name::ROOT_PATH,
     name::ENV,
     name::ENV_FROM_CREDENTIALS,

@@ -85,8 +85,8 @@ pub use reload::{OnChange, Reload};
 pub use responses::{Algorithm, Compression, Control, ErrorPage, ErrorStatus, Health};
 pub use restart::{PendingChange, SettingText, pending_changes};
 pub use settings::{
-    App, AppArgumentDefaults, Config, Hooks, Http, Interface, Lifespan, Limits, Loop, Python, PythonSource,
-    SearchedDirectory, Underscores, WebSocket,
+    App, AppArgumentDefaults, Asgi, Config, Hooks, Http, Interface, Lifespan, Limits, Loop, Python,
+    PythonSource, SearchedDirectory, Underscores, WebSocket,
 };
 pub(crate) use start_message::MAX_START_BYTES;
 pub use static_mounts::{FollowLinks, ImmutableFiles, SendfileDirectory, StaticFallback, StaticMount};

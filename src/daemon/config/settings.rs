@@ -82,10 +82,8 @@ pub struct App {
     pub python: Python,
     /// The application's calling convention.
     pub interface: Interface,
-    /// ASGI: whether the application's lifespan is run.
-    pub lifespan: Lifespan,
-    /// ASGI: the event loop.
-    pub event_loop: Loop,
+    /// Settings that concern ASGI only.
+    pub asgi: Asgi,
     /// SCRIPT_NAME (PEP 3333) or `root_path` (ASGI). Empty, or starts with `/` and does not end
     /// with one.
     pub root_path: String,
@@ -188,6 +186,23 @@ pub enum Interface {
     Wsgi,
     /// ASGI 3.
     Asgi,
+}
+
+/// The settings of `[app]` that concern ASGI only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asgi {
+    /// Whether the application's lifespan is run.
+    pub lifespan: Lifespan,
+    /// The event loop.
+    pub event_loop: Loop,
+    /// Whether the application is offered the extension `http.response.pathsend`.
+    pub pathsend: bool,
+}
+
+impl Default for Asgi {
+    fn default() -> Self {
+        Self { lifespan: Lifespan::Auto, event_loop: Loop::Auto, pathsend: true }
+    }
 }
 
 /// Whether an ASGI application's lifespan is run.

@@ -76,17 +76,8 @@ impl SpawnSpec<'_> {
 
     /// Builds the Start message.
     pub(super) fn start(&self, geometry: Geometry, log_token: Option<LogToken>) -> Start {
-        let config::App {
-            target,
-            directory,
-            interface,
-            lifespan,
-            event_loop,
-            root_path,
-            pythonpath,
-            log_config,
-            ..
-        } = self.app;
+        let config::App { target, directory, interface, asgi, root_path, pythonpath, log_config, .. } =
+            self.app;
         Start {
             protocol: rgun_channel::PROTOCOL_VERSION,
             geometry,
@@ -108,16 +99,17 @@ impl SpawnSpec<'_> {
             threads: self.threads,
             // The worker does not distinguish slots for requests from slots for WebSockets.
             concurrency: self.slots().concurrency + self.slots().websockets,
-            lifespan: match lifespan {
+            lifespan: match asgi.lifespan {
                 config::Lifespan::Auto => Lifespan::Auto,
                 config::Lifespan::On => Lifespan::On,
                 config::Lifespan::Off => Lifespan::Off,
             },
-            event_loop: match event_loop {
+            event_loop: match asgi.event_loop {
                 config::Loop::Auto => EventLoop::Auto,
                 config::Loop::Asyncio => EventLoop::Asyncio,
                 config::Loop::Uvloop => EventLoop::Uvloop,
             },
+            pathsend: asgi.pathsend,
             module: target.module.clone(),
             attribute: target.attribute.clone(),
             factory: target.factory,

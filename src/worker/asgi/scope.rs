@@ -191,13 +191,12 @@ struct ScopeKeys {
     tls: Py<PyString>,
 }
 
-/// The extensions of the ASGI HTTP specification that are offered.
-const HTTP_EXTENSIONS: [&str; 4] = [
-    "http.response.pathsend",
-    "http.response.zerocopysend",
-    "http.response.early_hint",
-    "http.response.trailers",
-];
+const PATHSEND: &str = "http.response.pathsend";
+
+/// The extensions of the ASGI HTTP specification that are offered; [`PATHSEND`] only with
+/// [`Start::pathsend`].
+const HTTP_EXTENSIONS: [&str; 4] =
+    [PATHSEND, "http.response.zerocopysend", "http.response.early_hint", "http.response.trailers"];
 
 impl ScopeBuilder {
     /// Prepares the templates. `asgi` is the scope's value for this key, `state` the state of
@@ -212,7 +211,9 @@ impl ScopeBuilder {
         let websocket_asgi = asgi.copy()?;
         // Since 2.4 `send()` may raise an `OSError` after a disconnect.
         websocket_asgi.set_item(string("spec_version"), string("2.4"))?;
-        let http = ScopeKind::new(py, start, ["http", "http", "https"], &HTTP_KEYS, asgi, &HTTP_EXTENSIONS)?;
+        let extensions: Vec<_> =
+            HTTP_EXTENSIONS.into_iter().filter(|name| start.pathsend || *name != PATHSEND).collect();
+        let http = ScopeKind::new(py, start, ["http", "http", "https"], &HTTP_KEYS, asgi, &extensions)?;
         let websocket = ScopeKind::new(
             py,
             start,

@@ -335,7 +335,7 @@ fn asgi_completions_have_their_golden_bytes() {
 #[test]
 fn commands_have_their_golden_bytes() {
     let start = Start {
-        protocol: 9,
+        protocol: 10,
         geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
         generation: 17,
         worker: 2,
@@ -358,6 +358,7 @@ fn commands_have_their_golden_bytes() {
         concurrency: 1000,
         lifespan: Lifespan::On,
         event_loop: EventLoop::Uvloop,
+        pathsend: true,
         module: "mysite.wsgi".into(),
         attribute: "application".into(),
         factory: false,

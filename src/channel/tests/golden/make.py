@@ -1,4 +1,4 @@
-"""Writes the golden bytes of the channel's protocol, version 9, from its tables.
+"""Writes the golden bytes of the channel's protocol, version 10, from its tables.
 
 The bytes are built with `struct` from the tables in `src/channel/frame/mod.rs` and `control/mod.rs`, not by
 the Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` has the same
@@ -8,7 +8,7 @@ values and compares them. Run this script by hand: `python3 src/channel/tests/go
 import struct
 from pathlib import Path
 
-HERE = Path(__file__).parent / "v9"
+HERE = Path(__file__).parent / "v10"
 
 # Indices of src/channel/header.rs, as numbers on purpose, so that a moved entry is noticed.
 HOST, COOKIE, CONTENT_TYPE, CONTENT_LENGTH, SET_COOKIE, LINK, ACCEPT_RANGES = 0, 6, 9, 10, 72, 76, 83
@@ -216,8 +216,8 @@ GOLDEN = {
         12, RAISED, END | DONE | ENDS_TAKEOVER, rest=text("ConnectionError") + text("")
     ),
     "command-start": b"S"
-    + struct.pack("<6I", 9, 262144, 131072, 64, 3, 17)
-    + struct.pack("<HQBBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 1, 0, ON, UVLOOP, 3, 1000)
+    + struct.pack("<6I", 10, 262144, 131072, 64, 3, 17)
+    + struct.pack("<HQBBBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 1, 0, ON, UVLOOP, 1, 3, 1000)
     + struct.pack("<Q", 0xFEDCBA9876543210)
     + text("mysite.wsgi")
     + text("application")

@@ -70,7 +70,7 @@ fn command_line_of_hypercorn_is_served() {
              --graceful-timeout 20 --read-timeout 9 --websocket-ping-interval 15",
         )
         .config;
-    assert_eq!(config.app.event_loop, config::Loop::Uvloop);
+    assert_eq!(config.app.asgi.event_loop, config::Loop::Uvloop);
     assert_eq!(config.workers.threads.get(), 1);
     assert_eq!((config.timeouts.body, config.websocket.ping_interval), seconds(9, 15));
     let text = shell.refused("main:app -k trio");

@@ -67,8 +67,7 @@ fn missing_keys_have_the_documented_defaults() {
             directory: app,
             interface: Interface::Auto,
             root_path: String::new(),
-            lifespan: Lifespan::Auto,
-            event_loop: Loop::Auto,
+            asgi: Asgi { lifespan: Lifespan::Auto, event_loop: Loop::Auto, pathsend: true },
             env: vec![],
             unknown_credentials: vec![],
             pythonpath: vec![],
@@ -412,6 +411,7 @@ fn environment_sets_every_kind_of_value() {
             VALID_APP,
             &[
                 ("RGUN_APP_TARGET", "other:app"),
+                ("RGUN_APP_PATHSEND", "off"),
                 ("RGUN_TIMEOUTS_REQUEST", "2m"),
                 ("RGUN_LIMITS_BODY", "off"),
                 ("RGUN_LIMITS_CONNECTIONS", "auto"),
@@ -433,7 +433,7 @@ fn environment_sets_every_kind_of_value() {
         )
         .unwrap()
         .config;
-    assert_eq!(config.app.target.to_string(), "other:app");
+    assert_eq!((config.app.target.to_string().as_str(), config.app.asgi.pathsend), ("other:app", false));
     assert_eq!(config.timeouts.request, Some(Duration::from_mins(2)));
     assert_eq!((config.limits.body, config.limits.connections), (None, None));
     assert_eq!((config.limits.queue, config.limits.connections_per_client), (None, NonZeroU32::new(20)));
