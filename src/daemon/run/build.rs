@@ -124,8 +124,13 @@ fn listen_for_commands(
         ControlError::System { source } => StartupError::system("listen on the control socket")(source),
         error => StartupError::config_reason(error.to_string()),
     })?;
-    if let Some(socket) = &socket {
-        tracing::debug!("listening for commands on {}", socket.path().display());
+    match &socket {
+        Some(socket) => tracing::debug!("listening for commands on {}", socket.path().display()),
+        None if notify::is_enabled() => tracing::info!(
+            "the unit has no RuntimeDirectory=, so there is no control socket: rgun reload, rgun status and others \
+             cannot reach this daemon"
+        ),
+        None => {}
     }
     Ok(ControlClients { _socket: socket, stack_calls: StackCalls::default() })
 }

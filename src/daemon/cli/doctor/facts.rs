@@ -28,11 +28,11 @@ pub(super) enum CheckOutcome {
 /// The control socket of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ControlState {
-    /// There is no socket, or this user may not use it.
+    /// There is no socket.
     Absent,
     /// A daemon listens, and has replied to Status.
     Answers(Box<StatusReply>),
-    /// A daemon listens, but does not reply to this user, or is another version.
+    /// This user may not use the socket, or the daemon is another version.
     Denies,
     /// A daemon listens, but has not replied within [`REPLY_TIMEOUT`].
     Silent,
@@ -143,6 +143,7 @@ fn control_state(path: &Path) -> ControlState {
     let mut client = match ControlClient::connect(path) {
         Ok(client) => client,
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return ControlState::Refuses,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return ControlState::Denies,
         Err(_) => return ControlState::Absent,
     };
     let reply = client

@@ -250,6 +250,15 @@ impl Findings<'_> {
                 format!("report it with: journalctl -u {unit}; then run: systemctl restart {unit}"),
             );
         }
+        if self.facts.control == ControlState::Absent && self.facts.service.is_active() {
+            self.problem(
+                format!("the daemon runs without {path}, so rgun reload, rgun status and others cannot reach it"),
+                format!(
+                    "write RuntimeDirectory={} into the unit (systemctl edit {unit}), then run: systemctl restart {unit}",
+                    self.names.user()
+                ),
+            );
+        }
         if self.facts.control == ControlState::Refuses {
             let remedy = if self.facts.service.is_active() {
                 format!("systemctl restart {unit}")

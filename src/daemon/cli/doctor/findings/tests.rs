@@ -183,6 +183,12 @@ fn wrong_configuration_is_a_problem() {
 }
 
 #[test]
+fn running_daemon_without_a_control_socket_is_a_problem() {
+    let facts = Facts { control: ControlState::Absent, ..facts("", "") };
+    assert!(only(&facts).1.contains("RuntimeDirectory=rgun-shop"));
+}
+
+#[test]
 fn socket_of_a_dead_daemon_is_a_problem() {
     let stale = Facts { control: ControlState::Refuses, ..facts("ActiveState=inactive\n", "") };
     assert!(only(&stale).1.contains("rm /run/rgun-shop/control"));
