@@ -1,6 +1,8 @@
 //! Checks of a request's head beyond its framing, and its conversion from the types of the `http`
 //! crate to the channel's.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Version, request};
 
@@ -92,7 +94,21 @@ pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: UnderscorePoli
     }
     let names: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
     for name in names {
+        if name == "script_name" {
+            warn_script_name();
+        }
         headers.remove(name);
+    }
+}
+
+/// Says how a proxy names the path prefix, once: gunicorn takes it from a field with an underscore.
+fn warn_script_name() {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if !WARNED.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            "a request has the field SCRIPT_NAME, which is dropped as all fields with an underscore: if the proxy sets \
+             it, write app.root_path, or let the proxy set X-Forwarded-Prefix and add that to proxy.fields (logged once)"
+        );
     }
 }
 
