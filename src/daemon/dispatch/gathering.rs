@@ -9,7 +9,7 @@
 //! medians and 99th percentiles. Not done after requests, which take longer: 64 clients of a FastAPI application
 //! cost 0.7 % more CPU time with it.
 
-/// Minimum number of parts that a turn publishes for one worker. As many parts of uploads do not fit into a ring.
+/// Minimum number of parts that a turn publishes for one worker. As many full parts of uploads do not fit into a ring.
 const MIN_PARTS: u32 = 16;
 
 /// The reactor's turns on a single core.
