@@ -79,7 +79,7 @@ def test_realistic_file_is_served_as_written(place):
     assert daemon.log().count("books is leaving") == workers
 
 
-def test_process_state_that_the_file_sets_reaches_the_application(place):
+def test_environment_and_path_of_the_file_reach_the_app(place):
     place.write(
         "gunicorn.conf.py",
         """

@@ -218,7 +218,7 @@ fn trailers_follow_a_file() {
 }
 
 #[test]
-fn reload_lets_an_application_with_an_endless_stream_clean_up() {
+fn endless_stream_may_clean_up_after_a_reload() {
     const APP: &str = "
 import asyncio
 import sys

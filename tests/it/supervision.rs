@@ -353,7 +353,7 @@ def application(environ, start_response):
 }
 
 #[test]
-fn zygote_of_listed_modules_does_not_import_the_application_for_a_hook() {
+fn zygote_of_modules_imports_no_application_for_a_hook() {
     const APP: &str = "
 import os
 import sys

@@ -23,7 +23,7 @@ pub(crate) enum MainMessage {
     /// Metrics are not served at an address.
     MetricsFailed(MetricsFault),
     /// The configuration was read again for a reload.
-    Reread(Box<Reread>),
+    Reread(Box<RereadConfig>),
     /// Files have changed, or the watcher asks for sources.
     FileWatch(WatchNotice),
     /// The probe of this worker has ended. `Err` has the reason why it failed.
@@ -32,7 +32,7 @@ pub(crate) enum MainMessage {
 
 /// A configuration that was read again for a reload.
 #[derive(Debug)]
-pub(crate) struct Reread {
+pub(crate) struct RereadConfig {
     /// Number of the reload, in the order in which reloads were requested.
     pub(super) nr: u64,
     pub(super) read: Result<Invocation, ConfigErrors>,

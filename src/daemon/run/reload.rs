@@ -3,7 +3,7 @@
 
 use super::buffer_limits::BufferLimits;
 use super::control_socket::check_group;
-use super::messages::{MainMessage, Reread};
+use super::messages::{MainMessage, RereadConfig};
 use super::operator_text::describe_reload;
 use super::system::{self, spool_directory};
 use super::{Daemon, generations, probe};
@@ -32,7 +32,7 @@ impl Daemon {
         self.reloads.n_rereads += 1;
         let nr = self.reloads.n_rereads;
         std::thread::spawn(move || {
-            let reread = Reread { nr, read: invocation.reread(), client };
+            let reread = RereadConfig { nr, read: invocation.reread(), client };
             // Fails only when the main loop has ended.
             drop(messages.send(MainMessage::Reread(Box::new(reread))));
         });
@@ -41,8 +41,8 @@ impl Daemon {
 
     /// Starts a reload with a configuration that was read again, unless a reload that was requested
     /// later has started: what this one has read may be older.
-    pub(super) fn on_reread(&mut self, reread: Reread) -> Vec<Event> {
-        let Reread { nr, read, client } = reread;
+    pub(super) fn on_reread(&mut self, reread: RereadConfig) -> Vec<Event> {
+        let RereadConfig { nr, read, client } = reread;
         if nr < self.reloads.last_reread {
             tracing::info!("a reload is skipped: a later one has read the configuration already");
             if let Some(client) = client {

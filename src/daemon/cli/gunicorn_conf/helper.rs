@@ -33,7 +33,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Changes the command that starts the interpreter, such as its user.
 pub(crate) type Adjust<'a> = &'a dyn Fn(&mut Command);
 
-/// What the file sets.
+/// The names and the process state that the file sets.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct ConfNames {
     /// Settings of gunicorn with their values, as `plain` in `helper.py` makes them.

@@ -352,7 +352,7 @@ fn worker_that_dies_during_a_reload_gets_old_code() {
 }
 
 #[test]
-fn old_worker_that_is_stuck_is_killed_and_one_that_is_overdue_exits() {
+fn stuck_worker_is_killed_and_overdue_one_may_clean_up() {
     let (mut harness, _) = reloading(1, policy(1));
     let stuck = worker(0, 1);
     assert_eq!(retires(&harness.boot(worker(0, 2))), [stuck]);
