@@ -1,5 +1,6 @@
 """Five guides, followed on a machine where `rgun` replaces one word of their units."""
 
+import contextlib
 import pathlib
 import pwd
 
@@ -224,13 +225,11 @@ def test_uvicorn_behind_nginx_serves_on_its_unix_socket(install, nginx):
     assert found["client"] == "127.0.0.1"
 
 
-def test_migrated_django_guide_serves_as_the_same_user(django_project, install, nginx, enabled):
-    service = guides.DJANGO_SERVICE.format(server=guides.DJANGO_PEER)
-    install(gunicorn__socket=guides.DJANGO_SOCKET, gunicorn__service=service)
-    units = [str(UNITS / name) for name in ("gunicorn.service", "gunicorn.socket")]
+@contextlib.contextmanager
+def migrated(units):
+    """Puts what `rgun migrate` writes into place, and yields what it prints and the service's drop-in."""
     host.run("rm", "-rf", "/root/migrated")
     printed = host.run("rgun", "migrate", "--write", "/root/migrated", *units).stdout
-    assert "Requires=gunicorn.socket" not in printed, "rgun.socket takes the address of that unit"
     before = host.CONFIG.read_text()
     drop_ins = [UNITS / f"{unit}.d/migrated.conf" for unit in (host.SERVICE, host.SOCKET)]
     host.systemctl("stop", host.SERVICE, host.SOCKET)
@@ -240,25 +239,55 @@ def test_migrated_django_guide_serves_as_the_same_user(django_project, install, 
             path.parent.mkdir(exist_ok=True)
             path.write_text(pathlib.Path("/root/migrated", path.relative_to(UNITS)).read_text())
         host.systemctl("daemon-reload")
-        checked = host.run("rgun", "check", check=False)
-        # The database is in the project.
-        assert checked.returncode == 78
-        assert "write ReadWritePaths=" in checked.stderr
-        with drop_ins[0].open("a") as drop_in:
-            drop_in.write(f"ReadWritePaths={django_project}\n")
-        host.systemctl("daemon-reload")
-        host.run("rgun", "check")
-        host.systemctl("start", host.SOCKET, host.SERVICE)
-        nginx("/run/gunicorn.sock")
-        assert facts() == expected_facts(django_project)
-        host.deploy(django_project, 2)
-        host.reload()
-        assert facts()["release"] == 2
+        yield printed, drop_ins[0]
     finally:
-        host.deploy(django_project, 1)
         host.systemctl("stop", host.SERVICE, host.SOCKET)
         for path in drop_ins:
             path.unlink(missing_ok=True)
         host.CONFIG.write_text(before)
         host.systemctl("daemon-reload")
-        pathlib.Path("/run/gunicorn.sock").unlink(missing_ok=True)
+
+
+def test_migrated_django_guide_serves_as_the_same_user(django_project, install, nginx, enabled):
+    service = guides.DJANGO_SERVICE.format(server=guides.DJANGO_PEER)
+    install(gunicorn__socket=guides.DJANGO_SOCKET, gunicorn__service=service)
+    with migrated([str(UNITS / name) for name in ("gunicorn.service", "gunicorn.socket")]) as files:
+        printed, drop_in = files
+        assert "Requires=gunicorn.socket" not in printed, "rgun.socket takes the address of that unit"
+        checked = host.run("rgun", "check", check=False)
+        # The database is in the project.
+        assert checked.returncode == 78
+        assert "write ReadWritePaths=" in checked.stderr
+        with drop_in.open("a") as file:
+            file.write(f"ReadWritePaths={django_project}\n")
+        host.systemctl("daemon-reload")
+        host.run("rgun", "check")
+        host.systemctl("start", host.SOCKET, host.SERVICE)
+        nginx("/run/gunicorn.sock")
+        assert facts() == expected_facts(django_project)
+        try:
+            host.deploy(django_project, 2)
+            host.reload()
+            assert facts()["release"] == 2
+        finally:
+            host.deploy(django_project, 1)
+
+
+def test_migrated_unit_keeps_its_socket_open_to_the_proxy(install, nginx, enabled):
+    directory = pathlib.Path("/home/sammy/myproject")
+    make_environment(directory / "myprojectenv")
+    write(directory / "wsgi.py", guides.WSGI.format(name="app"))
+    host.deploy(directory, 1)
+    # Sorted before the directory of rgun.service, which has the control socket.
+    service = guides.FLASK_SERVICE.format(umask="-m 007").replace(
+        "ExecStart=rgun", f"RuntimeDirectory=app\nExecStart={directory}/myprojectenv/bin/gunicorn"
+    )
+    install(myproject__service=service)
+    with migrated([str(UNITS / "myproject.service")]):
+        host.systemctl("start", host.SOCKET, host.SERVICE)
+        nginx("/run/myproject/myproject.sock")
+        assert facts()["uid"] == uid("sammy")
+        host.run("rgun", "status")
+        assert host.show("UMask") == "0022", "nginx reads what the application writes"
+        host.systemctl("restart", host.SERVICE)
+        assert facts()["uid"] == uid("sammy"), "the directory of the socket outlives the service"
