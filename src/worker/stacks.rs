@@ -1,7 +1,6 @@
 //! Python stacks of the process, written to a memfd of the daemon.
 //!
-//! The daemon requests them in two ways, and gets a
-//! [`Report::StacksDumped`](rgun_channel::control::Report::StacksDumped) for both:
+//! The daemon requests them in two ways, and gets a [`Report::StacksDumped`] for both:
 //!
 //! - [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks): written with the GIL held
 //!   ([`write_all`], [`write_one`]).
