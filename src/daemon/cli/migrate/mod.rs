@@ -427,7 +427,7 @@ fn add_configuration(
     let origin = location.to_string();
     if let Some(names) = arguments.take_variable_names() {
         // Not their values, which may be secrets that the file has read.
-        let text = format!("sets {names}: write them in app.env, or in a file that EnvironmentFile= names");
+        let text = format!("sets {names}: set the same in app.env, or in a file that EnvironmentFile= names");
         plan.left_out(&format!("{origin}: os.environ"), &text);
     }
     arguments.add_process_state();
