@@ -276,7 +276,7 @@ impl Boot<'_> {
     }
 }
 
-/// Explains why the worker closed its worker socket without a report. `booted`: the worker's
+/// Explains why the worker closed its socket without a report. `booted`: the worker's
 /// interpreter had loaded the extension.
 async fn explain_death(pool: &mut Pool, config: &Config, booted: bool) -> String {
     let how = match tokio::time::timeout(EXIT_TIMEOUT, wait_for_exit(pool)).await {

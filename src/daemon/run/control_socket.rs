@@ -117,8 +117,8 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Finds the group of a configuration that the next start will use: a wrong one would end it. Returns
-/// `None` if `control.group` is not set.
+/// Looks up `control.group` of a configuration that the next start will use: a wrong one would end
+/// it. Returns the group's id; `None` if the setting is off.
 ///
 /// # Errors
 /// There is no such group.

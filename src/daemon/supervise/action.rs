@@ -127,7 +127,7 @@ pub enum Action {
 /// The reason for aborting a worker's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortReason {
-    /// The retiring worker did not finish its requests within `timeouts.drain`.
+    /// A stuck request of the retiring worker did not end within `timeouts.drain`.
     DrainTimeout,
     /// The retiring worker had to make room for a replacement under the process limit.
     ProcessLimit,
