@@ -130,7 +130,9 @@ fn responses_aborted_by_a_drain_timeout_are_warnings() {
 #[test]
 fn requests_aborted_by_sigquit_are_logged() {
     let mut daemon = Rgun::fake().start_ready();
-    let _running = send_with_id(&daemon, "/hang", "stopped-running");
+    let mut running = send_with_id(&daemon, "/hang-mid-body", "stopped-running");
+    // An unclaimed request would be answered by a 503.
+    running.response_head();
     let _waiting = send_with_id(&daemon, "/hello", "stopped-queued");
     let mut sending = daemon.connect();
     sending.send("POST /body HTTP/1.1\r\nHost: test\r\nX-Request-Id: stopped-upload\r\n");
@@ -140,7 +142,7 @@ fn requests_aborted_by_sigquit_are_logged() {
     daemon.wait_exit();
     // The worker is killed at the same time: the entry names its death or the stop.
     let running = entry(&daemon, "stopped-running");
-    assert_has(&running, &["WARN", "GET /hang"]);
+    assert_has(&running, &["GET /hang-mid-body 200: aborted within the body: "]);
     assert!(
         ["the daemon stopped", "the worker was stopped"].iter().any(|why| running.contains(why)),
         "{running}"
